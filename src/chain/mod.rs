@@ -1,0 +1,89 @@
+//! The chain: which tokens a wallet owns, what each grants, and the transactions that change it.
+
+use alloy::primitives::{Address, B256};
+use async_trait::async_trait;
+
+use crate::types::TokenId;
+
+/// How a contract accounts for stored bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accounting {
+    /// Usage on chain is the live usage, from the metadata (`px-sync`): deleting frees space.
+    Absolute,
+    /// Usage on chain only grows, and each commit costs an upload unit (`px-v1`, `px-v2`).
+    Additive,
+}
+
+/// What the chain says of one token, read in one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// The token.
+    pub id: TokenId,
+    /// Who owns it.
+    pub owner: Address,
+    /// Package name.
+    pub package: String,
+    /// Epoch (0 on contracts that have none).
+    pub epoch: u64,
+    /// The name key assigned to the token; `None` when it is not registered.
+    pub name: Option<String>,
+    /// Quota in bytes.
+    pub size_bytes: u64,
+    /// Usage on chain in bytes.
+    pub usage_bytes: u64,
+    /// Upload units left; `None` where the contract has none.
+    pub uploads_left: Option<u64>,
+    /// Accounting rule.
+    pub accounting: Accounting,
+    /// Unix time of the last sync (`lastUpdateTimestamp`), seconds.
+    pub last_sync_s: u64,
+    /// Seconds a token may go without a sync; growth is locked when chain time is greater than
+    /// `last_sync_s + sync_window_s`.
+    pub sync_window_s: u64,
+    /// Sequence of the newest document that the chain has taken in this epoch; `None` before.
+    pub sequence: Option<u64>,
+    /// Digest of the root of that document; `None` for none.
+    pub root: Option<B256>,
+    /// Whether a sync request is open.
+    pub sync_open: bool,
+}
+
+/// The tokens of a wallet as one block had them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Block number.
+    pub block: u64,
+    /// Timestamp of that block, unix seconds.
+    pub timestamp_s: u64,
+    /// Owned tokens, by ascending id.
+    pub tokens: Vec<TokenInfo>,
+}
+
+/// What went wrong at the chain, by what the caller can do about it.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ChainError {
+    /// No such token, or not ours.
+    #[error("{0}")]
+    Missing(String),
+    /// Worth another try: the endpoint does not answer.
+    #[error("chain: {0}")]
+    Transient(String),
+    /// The endpoint or the contract is not what was asked for.
+    #[error("chain: {0}")]
+    Permanent(String),
+    /// A transaction failed or was reverted.
+    #[error("transaction: {0}")]
+    Reverted(String),
+    /// The oracle answered with an error, or not in time.
+    #[error("oracle: {0}")]
+    Oracle(String),
+}
+
+/// What the mount reads of the chain.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// All tokens of the wallet, read in one block.
+    async fn snapshot(&self) -> Result<Snapshot, ChainError>;
+    /// One token, whoever owns it.
+    async fn token(&self, id: TokenId) -> Result<TokenInfo, ChainError>;
+}

@@ -1,0 +1,7 @@
+//! pxfs mounts PollinationX storage NFTs as a drive.
+
+pub mod chain;
+pub mod clock;
+pub mod names;
+pub mod store;
+pub mod types;

@@ -1,0 +1,3 @@
+//! The `pxfs` command.
+
+fn main() {}

@@ -1,0 +1,55 @@
+//! The block store: where a volume's blocks live, addressed by CID.
+//!
+//! Invariant: no implementation hands out a byte that it has not verified against its CID, and
+//! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
+//! `fetch` (get).
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+
+/// One block: at most 1 MiB of bytes and the CID that names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// CIDv1 raw for leaves, CIDv0 (dag-pb) for nodes; nothing else is stored.
+    pub cid: Cid,
+    /// The bytes; their SHA-256 is in `cid`.
+    pub data: Bytes,
+}
+
+/// What went wrong at a store, by what the caller can do about it.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// The store does not have the block.
+    #[error("block {0} is missing")]
+    Missing(Cid),
+    /// Worth another try: the network, a timeout, a full disk.
+    #[error("storage node: {0}")]
+    Transient(String),
+    /// Another try will not help: refused, forbidden, not a node.
+    #[error("storage node: {0}")]
+    Permanent(String),
+    /// The store gave bytes that are not the block.
+    #[error("block {0} is corrupt: {1}")]
+    Corrupt(Cid, String),
+}
+
+/// A place for blocks.
+#[async_trait]
+pub trait BlockStore: Send + Sync {
+    /// Stores `blocks`; returns once every one of them is durable there. A block whose bytes do
+    /// not hash to its CID is refused ([`StoreError::Corrupt`]) and nothing is claimed for the rest.
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError>;
+    /// The verified bytes of `cid`.
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError>;
+    /// Whether the block is there, without reading it.
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
+    /// Pins `root` and all below it. `from`, when it is still pinned, is a root that shares most
+    /// blocks with it, so that only the difference is walked; it stays pinned.
+    /// [`StoreError::Missing`] when a block below `root` is not there.
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError>;
+    /// Releases the pin of `root`; no error when it was not pinned.
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError>;
+    /// The roots that are pinned recursively, in no order.
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError>;
+}
