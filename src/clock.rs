@@ -25,7 +25,9 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn wall_ns(&self) -> i64 {
         let now = clock_gettime(ClockId::Realtime);
-        now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+        now.tv_sec
+            .saturating_mul(1_000_000_000)
+            .saturating_add(now.tv_nsec)
     }
 
     fn boottime(&self) -> Duration {

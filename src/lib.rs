@@ -3,5 +3,6 @@
 pub mod chain;
 pub mod clock;
 pub mod names;
+pub mod pack;
 pub mod store;
 pub mod types;

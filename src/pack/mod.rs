@@ -1,0 +1,3 @@
+//! The volume format: pure functions between bytes and meaning. No disk, no network, no clock.
+
+pub mod cid;
