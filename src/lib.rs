@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod clock;
+pub mod fs;
 pub mod names;
 pub mod pack;
 pub mod store;
