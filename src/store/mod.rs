@@ -3,10 +3,22 @@
 //! Invariant: no implementation hands out a byte that it has not verified against its CID, and
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
+//!
+//! [`memory`] and [`embedded`] hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store;
+//! [`suite`] is what every one of them must pass.
+
+mod links;
+pub mod memory;
+mod walk;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
+
+use crate::pack::cid::{self as form, CidError};
+
+/// The greatest block that any store takes, in bytes.
+pub const MAX_BLOCK_BYTES: usize = 1 << 20;
 
 /// One block: at most 1 MiB of bytes and the CID that names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,4 +64,28 @@ pub trait BlockStore: Send + Sync {
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError>;
     /// The roots that are pinned recursively, in no order.
     async fn pins(&self) -> Result<Vec<Cid>, StoreError>;
+}
+
+impl Block {
+    /// Checks what every store demands before it takes a block: one of the two forms of CID
+    /// ([`StoreError::Permanent`]), at most [`MAX_BLOCK_BYTES`] ([`StoreError::Permanent`]), and
+    /// bytes that hash to the CID ([`StoreError::Corrupt`]).
+    pub fn check(&self) -> Result<(), StoreError> {
+        check_bytes(&self.cid, &self.data)
+    }
+}
+
+/// [`Block::check`] for bytes that are not in a block yet.
+pub(crate) fn check_bytes(cid: &Cid, data: &[u8]) -> Result<(), StoreError> {
+    form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
+    if data.len() > MAX_BLOCK_BYTES {
+        let why = format!("a block of {} bytes is above {MAX_BLOCK_BYTES}", data.len());
+        return Err(StoreError::Permanent(why));
+    }
+    form::verify(cid, data).map_err(|e| match e {
+        CidError::Mismatch { found, .. } => {
+            StoreError::Corrupt(*cid, format!("its {} bytes are {found}", data.len()))
+        }
+        CidError::Form(_) => StoreError::Permanent(e.to_string()),
+    })
 }

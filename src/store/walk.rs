@@ -1,0 +1,153 @@
+//! Walks of a tree of blocks: is it whole, and what does it hold?
+//!
+//! Invariant: no block is read twice in one walk. The walk of a tree that shares most blocks with
+//! another costs what the difference costs, not what the tree does. Called by `pin` and `collect`.
+
+use std::collections::HashSet;
+
+use cid::Cid;
+
+use super::StoreError;
+use crate::pack::cid::{self as form, Kind};
+
+/// What a walk reads of a store.
+pub(super) trait Source {
+    /// The children of a node, whose bytes were verified. [`StoreError::Missing`] when it is not there.
+    fn links(&mut self, node: &Cid) -> Result<Vec<Cid>, StoreError>;
+    /// Whether a leaf is there, without reading it.
+    fn has_leaf(&mut self, leaf: &Cid) -> Result<bool, StoreError>;
+}
+
+/// A CID in 33 bytes: kind ‖ digest. A walk of a volume holds one for each of its blocks.
+pub(super) type Key = [u8; 33];
+
+/// The key of `cid`; [`StoreError::Permanent`] when it is not one of the two forms.
+pub(super) fn key(cid: &Cid) -> Result<Key, StoreError> {
+    let refused = |e: form::CidError| StoreError::Permanent(e.to_string());
+    let mut key = [0; 33];
+    let (kind, digest) = key.split_at_mut(1);
+    kind.fill(match form::kind(cid).map_err(refused)? {
+        Kind::Leaf => 0,
+        Kind::Node => 1,
+    });
+    digest.copy_from_slice(&form::digest(cid).map_err(refused)?);
+    Ok(key)
+}
+
+/// Checks that `root` and all below it is there. What `whole`, a root whose tree is known to be
+/// there, covers is not looked at.
+///
+/// The two trees are unfolded level by level, always the one with the narrower front, and each
+/// drops from its front what the other has shown. So a subtree that both contain is never
+/// unfolded, wherever it stands: also when a page was split or joined, or the tree grew a level.
+pub(super) fn check_whole(
+    root: &Cid,
+    whole: Option<&Cid>,
+    source: &mut dyn Source,
+) -> Result<(), StoreError> {
+    let mut walk = Walk::default();
+    if let Some(whole) = whole {
+        walk.cover(*whole)?;
+    }
+    if walk.covered.contains(&key(root)?) {
+        return Ok(());
+    }
+    walk.seen.insert(key(root)?);
+    walk.front.push(*root);
+    while !walk.front.is_empty() {
+        if !walk.old.is_empty() && walk.old.len() <= walk.front.len() {
+            walk.unfold_old(source)?;
+        } else {
+            walk.unfold_new(source)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the keys of `root` and of all below it to `held`. What is in `held` already is taken to be
+/// there with all below it. A block that is missing or broken holds nothing: its key is added all
+/// the same, and the damage is the sampler's to report.
+pub(super) fn hold(
+    root: &Cid,
+    held: &mut HashSet<Key>,
+    source: &mut dyn Source,
+) -> Result<(), StoreError> {
+    let mut front = vec![*root];
+    while let Some(cid) = front.pop() {
+        if !held.insert(key(&cid)?) || form::kind(&cid) == Ok(Kind::Leaf) {
+            continue;
+        }
+        match source.links(&cid) {
+            Ok(links) => front.extend(links),
+            Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The state of [`check_whole`].
+#[derive(Default)]
+struct Walk {
+    /// Blocks of the new tree still to be looked at.
+    front: Vec<Cid>,
+    /// Nodes of the old tree still to be unfolded.
+    old: Vec<Cid>,
+    /// All that the new tree has shown.
+    seen: HashSet<Key>,
+    /// All that the old tree has shown.
+    covered: HashSet<Key>,
+}
+
+impl Walk {
+    /// Notes a block of the old tree.
+    fn cover(&mut self, cid: Cid) -> Result<(), StoreError> {
+        let key = key(&cid)?;
+        let is_new = self.covered.insert(key) && !self.seen.contains(&key);
+        if is_new && form::kind(&cid) == Ok(Kind::Node) {
+            self.old.push(cid);
+        }
+        Ok(())
+    }
+
+    /// Unfolds the old tree by a level.
+    fn unfold_old(&mut self, source: &mut dyn Source) -> Result<(), StoreError> {
+        for node in std::mem::take(&mut self.old) {
+            match source.links(&node) {
+                Ok(links) => links.into_iter().try_for_each(|c| self.cover(c))?,
+                // A node that cannot be read covers only itself.
+                Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let covered = &self.covered;
+        self.front
+            .retain(|c| key(c).is_ok_and(|key| !covered.contains(&key)));
+        Ok(())
+    }
+
+    /// Looks at the front of the new tree and unfolds it by a level.
+    fn unfold_new(&mut self, source: &mut dyn Source) -> Result<(), StoreError> {
+        for cid in std::mem::take(&mut self.front) {
+            if form::kind(&cid) == Ok(Kind::Leaf) {
+                if !source.has_leaf(&cid)? {
+                    return Err(StoreError::Missing(cid));
+                }
+                continue;
+            }
+            for child in source.links(&cid)? {
+                let key = key(&child)?;
+                if self.seen.insert(key) && !self.covered.contains(&key) {
+                    self.front.push(child);
+                }
+            }
+        }
+        let seen = &self.seen;
+        self.old
+            .retain(|c| key(c).is_ok_and(|key| !seen.contains(&key)));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
