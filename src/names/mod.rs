@@ -1,8 +1,17 @@
 //! The name store: mutable pointers (BTNS, IPNS) to immutable content.
 //!
 //! Records are signed here, by a key that no node holds, so any node can publish them.
+//!
+//! [`key`] makes name keys and names, [`record`] the signed records; [`memory`] and [`embedded`]
+//! keep records; [`fault`] wraps any store; [`suite`] is what every one of them must pass.
+
+pub mod key;
+pub mod memory;
+pub mod record;
 
 use async_trait::async_trait;
+
+use record::Record;
 
 /// What went wrong at a name store, by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -33,7 +42,50 @@ pub enum NameError {
 #[async_trait]
 pub trait NameStore: Send + Sync {
     /// Publishes the encoded record (IPNS protobuf, V1+V2) under `name`; durable there on return.
+    /// [`NameError::Stale`] unless it is the one held, or newer ([`Record::replaces`]);
+    /// [`NameError::Corrupt`] when it is not valid for `name`; [`NameError::Permanent`] when its end
+    /// of life has passed.
     async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError>;
-    /// The newest record that the store has for `name`, verified against the name.
+    /// The newest record that the store has for `name`, verified against the name. Its end of life
+    /// may have passed: the caller decides ([`Record::check_alive`]).
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError>;
+}
+
+/// What a store does with a record that is offered to it.
+enum Admission {
+    /// It is newer than what is held, or nothing valid is held.
+    Take,
+    /// It is what is held.
+    Held,
+}
+
+/// The rule of every store that keeps one record a name: `offered` must be valid for `name` and
+/// alive at `now_ns`, and replace `held`. A held record that is damaged protects nothing.
+fn admit(
+    name: &str,
+    offered: &[u8],
+    held: Option<&[u8]>,
+    now_ns: i64,
+) -> Result<Admission, NameError> {
+    let new = verify(name, offered)?;
+    new.check_alive(now_ns)
+        .map_err(|e| NameError::Permanent(e.to_string()))?;
+    let Some((bytes, old)) = held.and_then(|b| Some((b, Record::verify(name, b).ok()?))) else {
+        return Ok(Admission::Take);
+    };
+    if bytes == offered {
+        Ok(Admission::Held)
+    } else if new.replaces(&old) {
+        Ok(Admission::Take)
+    } else {
+        Err(NameError::Stale {
+            held: old.sequence,
+            offered: new.sequence,
+        })
+    }
+}
+
+/// [`Record::verify`] as a store reports it.
+fn verify(name: &str, bytes: &[u8]) -> Result<Record, NameError> {
+    Record::verify(name, bytes).map_err(|e| NameError::Corrupt(name.to_owned(), e.to_string()))
 }

@@ -1,0 +1,58 @@
+//! Name records in memory: the twin of the real stores for tests.
+//!
+//! Invariant: behaves as [`super::suite`] demands of every store; nothing survives the process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Admission, NameError, NameStore, admit, verify};
+use crate::clock::Clock;
+
+/// A name store that forgets.
+pub struct MemoryNames {
+    clock: Arc<dyn Clock>,
+    records: Mutex<HashMap<String, Vec<u8>>>,
+}
+
+impl MemoryNames {
+    /// An empty store; `clock` tells whether an offered record is alive.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            records: Mutex::default(),
+        }
+    }
+
+    /// Replaces the bytes under `name` without looking at them. A test's tool.
+    pub fn damage(&self, name: &str, bytes: Vec<u8>) {
+        self.records().insert(name.to_owned(), bytes);
+    }
+
+    fn records(&self) -> MutexGuard<'_, HashMap<String, Vec<u8>>> {
+        // Every change is one insert, so the map is whole after a panic too.
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl NameStore for MemoryNames {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+        let now_ns = self.clock.wall_ns();
+        let mut records = self.records();
+        let held = records.get(name).map(Vec::as_slice);
+        if let Admission::Take = admit(name, record, held, now_ns)? {
+            records.insert(name.to_owned(), record.to_vec());
+        }
+        Ok(())
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+        let bytes = self.records().get(name).cloned();
+        let bytes = bytes.ok_or_else(|| NameError::Missing(name.to_owned()))?;
+        verify(name, &bytes)?;
+        Ok(bytes)
+    }
+}
