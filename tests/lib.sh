@@ -1,0 +1,78 @@
+# Counting for tests/run and .ci/run: every step and every test ends in `passed` or `failed`.
+# shellcheck shell=bash
+
+passed=0
+failed=0
+failures=()
+
+# fail NAME: one more failure, told again at the end.
+fail() {
+    failed=$((failed + 1))
+    failures+=("$1")
+}
+
+# step NAME COMMAND…: one check that passes if the command does.
+step() {
+    local name=$1 begin=$SECONDS
+    shift
+    echo "== $name"
+    if "$@" </dev/null; then
+        passed=$((passed + 1))
+        echo "== $name: ok ($((SECONDS - begin)) s)"
+    else
+        fail "$name"
+        echo "== $name: FAILED ($((SECONDS - begin)) s)"
+    fi
+}
+
+# count LOG NAME STATUS: adds the results that `cargo test` wrote to LOG. STATUS is its exit code.
+count() {
+    local log=$1 name=$2 status=$3 p f i
+    # "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s"
+    read -r p f < <(awk '/^test result: / {
+        for (i = 2; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) }
+    } END { print p + 0, f + 0 }' "$log")
+    passed=$((passed + p))
+    failed=$((failed + f))
+    while read -r test; do
+        failures+=("$test")
+    done < <(sed -nE 's/^test (.+) \.\.\. FAILED$/\1/p' "$log")
+    # An ignored test is a test that did not run.
+    while read -r i; do
+        [ -n "$i" ] && fail "$i (ignored: only benchmarks may be)"
+    done < <(grep -E '^test .+ \.\.\. ignored' "$log" | grep -vE '\.\.\. ignored, benchmark' | sed -E 's/^test //')
+    # It did not build, crashed, or was stopped by the time limit: no test stands for that.
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then
+        fail "$name: cargo test ended with $status"
+    fi
+    # Nothing ran at all: that is no success either.
+    if [ "$status" -eq 0 ] && [ "$p" -eq 0 ] && ! grep -q '^test result: ' "$log"; then
+        fail "$name: no test ran"
+    fi
+}
+
+# cargo_tests NAME SECONDS ARGUMENTS…: `cargo test ARGUMENTS`, bounded in time, its results added up.
+cargo_tests() {
+    local name=$1 limit=$2 log status begin=$SECONDS
+    shift 2
+    log=$(mktemp)
+    echo "== $name"
+    timeout --kill-after=30 "$limit" cargo test --locked --no-fail-fast "$@" </dev/null 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    count "$log" "$name" "$status"
+    rm -f "$log"
+    echo "== $name: $((SECONDS - begin)) s"
+}
+
+# finish: lists the failures, prints the sum as the last line, and ends the script.
+finish() {
+    if [ ${#failures[@]} -gt 0 ]; then
+        echo
+        echo "failed:"
+        printf '  %s\n' "${failures[@]}"
+    fi
+    echo
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+    exit
+}
