@@ -5,6 +5,10 @@ use async_trait::async_trait;
 
 use crate::types::TokenId;
 
+mod keystore;
+pub mod memory;
+pub mod wallet;
+
 /// How a contract accounts for stored bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accounting {
@@ -77,6 +81,18 @@ pub enum ChainError {
     /// The oracle answered with an error, or not in time.
     #[error("oracle: {0}")]
     Oracle(String),
+    /// The wallet file cannot be used: missing, readable by others, or not a wallet.
+    #[error("wallet {0}")]
+    Wallet(String),
+    /// The wallet's password is wrong or missing.
+    #[error("wallet {0}")]
+    WrongPassword(String),
+    /// Another process owns the folder of the embedded chain.
+    #[error("embedded chain {0}")]
+    Busy(String),
+    /// The folder of the embedded chain is damaged, or cannot be read or written.
+    #[error("embedded chain {0}")]
+    Damaged(String),
 }
 
 /// What the mount reads of the chain.

@@ -1,0 +1,244 @@
+//! The wallet: one secp256k1 private key, from a keystore file or from 64 hex digits.
+//!
+//! Invariant: the key is never printed, is wiped when dropped, and never comes from a file that
+//! the group or others may read. Called by `transact` and `oracle` (signatures) and by the name
+//! keys and key slots (derivation).
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use alloy::primitives::{Address, B256};
+use alloy::signers::local::PrivateKeySigner;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use zeroize::Zeroizing;
+
+use super::ChainError;
+use super::keystore;
+
+/// The largest wallet file that is read, in bytes.
+const FILE_MAX: u64 = 64 * 1024;
+
+/// A private key that can sign, and from which other keys are derived.
+pub struct Wallet {
+    secret: Zeroizing<[u8; 32]>,
+    signer: PrivateKeySigner,
+}
+
+impl fmt::Debug for Wallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wallet({})", self.address())
+    }
+}
+
+impl Wallet {
+    /// The wallet in `path`: a keystore V3 file (opened by `password`) or 64 hex digits.
+    ///
+    /// # Errors
+    /// [`ChainError::Wallet`] when there is no such file, others may read it, or it is not a
+    /// wallet; [`ChainError::WrongPassword`] when a keystore's password is wrong or missing.
+    pub fn open(path: &Path, password: Option<&str>) -> Result<Self, ChainError> {
+        let text = read_private(path)?;
+        let secret = if text.trim_start().starts_with('{') {
+            keystore::open(&text, password).map_err(|fault| fault.at(path))?
+        } else {
+            parse_hex(text.trim()).ok_or_else(|| {
+                refuse(
+                    path,
+                    "is neither a keystore nor 64 hex digits: give another file",
+                )
+            })?
+        };
+        Self::from_secret(secret).ok_or_else(|| refuse(path, "holds no valid private key"))
+    }
+
+    /// Makes a new wallet from the system's randomness and writes it to `path` (mode 0600): as a
+    /// keystore when there is a `password`, else as 64 hex digits. The file appears whole or not
+    /// at all, and is durable on return; a file that exists is never overwritten.
+    ///
+    /// # Errors
+    /// [`ChainError::Wallet`] when the file exists or cannot be written.
+    pub fn create(path: &Path, password: Option<&str>) -> Result<Self, ChainError> {
+        let wallet = Self::random().map_err(|fault| refuse(path, &fault))?;
+        let text = match password {
+            Some(password) => keystore::seal(&wallet.secret, wallet.address(), password)
+                .map_err(|fault| refuse(path, &fault))?,
+            None => Zeroizing::new(HEXLOWER.encode(wallet.secret.as_slice()) + "\n"),
+        };
+        write_new(path, text.as_bytes()).map_err(|fault| match fault.kind() {
+            ErrorKind::AlreadyExists => refuse(path, "exists already: give another path"),
+            _ => refuse(path, &format!("cannot be written: {fault}")),
+        })?;
+        Ok(wallet)
+    }
+
+    /// A wallet that lives in memory alone.
+    ///
+    /// # Errors
+    /// One line, when the system gives no randomness.
+    pub fn random() -> Result<Self, String> {
+        // A random number is a valid key but for one case in 2^128.
+        for _ in 0..4 {
+            let mut secret = Zeroizing::new([0; 32]);
+            getrandom::fill(secret.as_mut_slice())
+                .map_err(|fault| format!("no randomness: {fault}"))?;
+            if let Some(wallet) = Self::from_secret(secret) {
+                return Ok(wallet);
+            }
+        }
+        Err("no randomness".to_owned())
+    }
+
+    /// The wallet of a private key; `None` when it is zero or above the curve's order.
+    #[must_use]
+    pub fn from_secret(secret: Zeroizing<[u8; 32]>) -> Option<Self> {
+        let signer = PrivateKeySigner::from_bytes(&B256::from(*secret)).ok()?;
+        Some(Self { secret, signer })
+    }
+
+    /// The account's address.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.signer.address()
+    }
+
+    /// The private key, for deriving other keys (HKDF) and nothing else.
+    #[must_use]
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// The signer of transactions and digests.
+    #[must_use]
+    pub fn signer(&self) -> &PrivateKeySigner {
+        &self.signer
+    }
+}
+
+pub(super) fn refuse(path: &Path, what: &str) -> ChainError {
+    ChainError::Wallet(format!("{} {what}", path.display()))
+}
+
+fn parse_hex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let bytes = Zeroizing::new(HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?);
+    let mut secret = Zeroizing::new([0; 32]);
+    if bytes.len() != secret.len() {
+        return None;
+    }
+    secret.copy_from_slice(&bytes);
+    Some(secret)
+}
+
+fn read_private(path: &Path) -> Result<Zeroizing<String>, ChainError> {
+    let broken = |fault: std::io::Error| match fault.kind() {
+        ErrorKind::NotFound => refuse(path, "does not exist: give --wallet FILE"),
+        _ => refuse(path, &format!("cannot be read: {fault}")),
+    };
+    // Without waiting: a FIFO given by mistake must not hang us.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(broken)?;
+    let meta = file.metadata().map_err(broken)?;
+    if !meta.is_file() {
+        return Err(refuse(path, "is not a file"));
+    }
+    if shared(&file, meta.mode()) {
+        return Err(refuse(
+            path,
+            &format!(
+                "may be read by group or others: run `chmod 600 {}`",
+                path.display()
+            ),
+        ));
+    }
+    // Taken whole at once, so that no growing buffer leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_MAX as usize + 1));
+    let mut limited = Read::by_ref(&mut file).take(FILE_MAX + 1);
+    limited.read_to_end(&mut bytes).map_err(broken)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(refuse(path, "is too large for a wallet"));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(refuse(path, "is neither a keystore nor 64 hex digits")),
+    }
+}
+
+/// Whether anybody but the owner, root and this user may use the file. systemd gives a service
+/// user its credential by an ACL entry, and then the group bits of the mode are the ACL's mask
+/// (acl(5)): the ACL tells what is true.
+fn shared(file: &File, mode: u32) -> bool {
+    if mode & 0o007 != 0 {
+        return true;
+    }
+    if mode & 0o070 == 0 {
+        return false;
+    }
+    let mut acl = [0; 1024];
+    match rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut acl[..]) {
+        Ok(length) => {
+            let uid = rustix::process::getuid().as_raw();
+            acl.get(..length).is_none_or(|acl| acl_shared(acl, uid))
+        }
+        Err(_) => true,
+    }
+}
+
+/// Reads `system.posix_acl_access`: u32le version 2, then entries of u16le tag, u16le permissions,
+/// u32le id (linux/posix_acl_xattr.h). True when another user or any group has a permission.
+fn acl_shared(acl: &[u8], uid: u32) -> bool {
+    const OWNER: u16 = 0x01;
+    const USER: u16 = 0x02;
+    const MASK: u16 = 0x10;
+    let Some((version, entries)) = acl.split_first_chunk::<4>() else {
+        return true;
+    };
+    if u32::from_le_bytes(*version) != 2 || entries.len() % 8 != 0 {
+        return true;
+    }
+    entries.chunks_exact(8).any(|entry| {
+        let [t0, t1, p0, p1, i0, i1, i2, i3] = *entry else {
+            return true;
+        };
+        let id = u32::from_le_bytes([i0, i1, i2, i3]);
+        let own = match u16::from_le_bytes([t0, t1]) {
+            OWNER | MASK => true,
+            USER => id == uid || id == 0,
+            _ => false,
+        };
+        !own && u16::from_le_bytes([p0, p1]) != 0
+    })
+}
+
+fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut tag = [0; 8];
+    getrandom::fill(&mut tag).map_err(|fault| std::io::Error::other(fault.to_string()))?;
+    let draft = folder.join(format!(".wallet-{}", HEXLOWER.encode(&tag)));
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        // A link, unlike a rename, never takes the place of a file that is there.
+        std::fs::hard_link(&draft, path)
+    })();
+    let cleaned = std::fs::remove_file(&draft);
+    written?;
+    cleaned?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;
