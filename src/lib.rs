@@ -1,5 +1,6 @@
 //! pxfs mounts PollinationX storage NFTs as a drive.
 
+pub mod cache;
 pub mod chain;
 pub mod clock;
 pub mod fs;
