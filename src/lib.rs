@@ -4,6 +4,7 @@ pub mod cache;
 pub mod chain;
 pub mod clock;
 pub mod fs;
+pub mod mount;
 pub mod names;
 pub mod pack;
 pub mod store;

@@ -1,0 +1,20 @@
+//! FUSE in, [`crate::fs::Drive`] out; no policy.
+//!
+//! A call comes in at `adapter`, which converts it (`convert`), asks the drive, and answers
+//! (`errno` is the one table of error numbers). What is not held on this machine moves with its
+//! reply into `miss`, which fetches and asks again within a deadline. `session` mounts, watches
+//! and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
+
+mod error;
+mod miss;
+mod mountpoint;
+mod notify;
+mod options;
+mod session;
+
+pub use error::MountError;
+pub use miss::Fetcher;
+pub use mountpoint::check_mountpoint;
+pub use notify::Notifier;
+pub use options::Options;
+pub use session::{Ended, Mounted, start};

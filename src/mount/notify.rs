@@ -1,0 +1,38 @@
+//! Telling the kernel that something it has cached has changed without it.
+//!
+//! Invariant: never called from a file-system call or an async task: the kernel takes the lock of
+//! the directory, which a call in progress may hold until it is answered. `run` calls it from a
+//! blocking task when tokens appear, vanish or change their state.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use fuser::INodeNo;
+
+use crate::types::Ino;
+
+/// A cheap handle; it outlives the mount, and then does nothing.
+#[derive(Clone, Debug)]
+pub struct Notifier(fuser::Notifier);
+
+impl Notifier {
+    pub(super) fn new(inner: fuser::Notifier) -> Self {
+        Self(inner)
+    }
+
+    /// The entry `name` of `parent` appeared, vanished or became another inode. Blocks while a
+    /// call that changes `parent` is in progress.
+    pub fn inval_entry(&self, parent: Ino, name: &[u8]) {
+        let name = OsStr::from_bytes(name);
+        if let Err(error) = self.0.inval_entry(INodeNo(parent.0), name) {
+            tracing::debug!(parent = parent.0, ?name, %error, "the kernel did not take an entry back");
+        }
+    }
+
+    /// Attributes and content of `ino` changed.
+    pub fn inval_inode(&self, ino: Ino) {
+        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), 0, 0) {
+            tracing::debug!(ino = ino.0, %error, "the kernel did not take an inode back");
+        }
+    }
+}
