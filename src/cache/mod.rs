@@ -5,20 +5,33 @@
 //! copy of anything. Nothing here fails: what cannot be cached is dropped and counted.
 //! Called by `fs` (read), `fetch` (all of it) and whoever settles a commit ([`Cache::adopt_file`]).
 
+mod content;
+mod files;
 mod key;
 mod recent;
+mod small;
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cid::Cid;
 
+use files::Files;
 use key::Key;
 use recent::{NODE, Recent};
+use small::Small;
 
 /// The step in which contents are cached: 1 MiB; the last chunk of a content may be shorter.
 pub const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Contents up to this length, in one leaf, stand together with the nodes.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// The folder of this version of the layout, in the cache's folder.
+const VERSION: &str = "v1";
 
 /// How much stays in memory of what the disk did not take.
 const RECENT_BYTES: usize = 32 << 20;
@@ -50,14 +63,41 @@ pub struct Usage {
 /// The cache of one daemon; share it in an `Arc`. All calls are synchronous and local.
 pub struct Cache {
     recent: Recent,
+    disk: Option<Disk>,
+    dropped_chunks: AtomicU64,
+}
+
+/// The part on disk.
+struct Disk {
+    cap_bytes: u64,
+    files: Files,
+    small: Small,
+    /// Locked as long as the cache is open.
+    _lock: File,
+}
+
+impl Disk {
+    /// What the contents of more than 64 KiB may take beside the small ones and the next of these.
+    fn files_limit(&self) -> u64 {
+        self.cap_bytes
+            .saturating_sub(self.small.bytes())
+            .saturating_sub(self.small.step_bytes())
+    }
 }
 
 impl Cache {
     /// Opens or creates the cache in `dir`, holding at most `cap_bytes` of disk. Contents are not
     /// read. An error (one line, with the folder) when the folder cannot be used or another process
     /// has it: go on with [`Cache::in_memory`] then.
-    pub fn open(_dir: &Path, _cap_bytes: u64) -> io::Result<Self> {
-        Ok(Self::in_memory())
+    pub fn open(dir: &Path, cap_bytes: u64) -> io::Result<Self> {
+        let disk = open_disk(dir, cap_bytes).map_err(|error| {
+            let text = format!("cache folder {}: {error}", dir.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        Ok(Self {
+            disk: Some(disk),
+            ..Self::in_memory()
+        })
     }
 
     /// A cache without a disk: recent chunks alone.
@@ -65,6 +105,8 @@ impl Cache {
     pub fn in_memory() -> Self {
         Self {
             recent: Recent::new(RECENT_BYTES),
+            disk: None,
+            dropped_chunks: AtomicU64::new(0),
         }
     }
 
@@ -75,43 +117,79 @@ impl Cache {
         let Some(key) = Key::of(cid) else {
             return false;
         };
-        for (chunk, from, part) in pieces(size, offset, buf) {
-            let Some(bytes) = self.recent.get(key, chunk) else {
-                return false;
-            };
-            let Some(found) = bytes.get(from..from.saturating_add(part.len())) else {
-                return false;
-            };
-            part.copy_from_slice(found);
+        if !in_bounds(size, offset, buf.len()) {
+            return false;
         }
-        in_bounds(size, offset, buf.len())
+        pieces(offset, buf).all(|(chunk, from, part)| self.read_piece(key, size, chunk, from, part))
     }
 
     /// What is known of chunk number `chunk` (in steps of [`CHUNK_BYTES`]).
-    pub fn presence(&self, cid: &Cid, _size: u64, chunk: u64) -> Presence {
-        match Key::of(cid).and_then(|key| self.recent.get(key, chunk)) {
-            Some(_) => Presence::Verified,
+    pub fn presence(&self, cid: &Cid, size: u64, chunk: u64) -> Presence {
+        let Some(key) = Key::of(cid) else {
+            return Presence::Absent;
+        };
+        if self.recent.get(key, chunk).is_some() {
+            return Presence::Verified;
+        }
+        match &self.disk {
+            Some(_) if is_small(key, size) => match self.small_content(key) {
+                Some(_) => Presence::Verified,
+                None => Presence::Absent,
+            },
+            Some(disk) => disk.files.presence(key, size, chunk),
             None => Presence::Absent,
         }
     }
 
     /// The bytes of a chunk that stood as [`Presence::Unverified`], for hashing. Answer with
     /// [`Cache::trust`] or [`Cache::discard`].
-    pub fn unverified(&self, _cid: &Cid, _size: u64, _chunk: u64) -> Option<Vec<u8>> {
-        None
+    pub fn unverified(&self, cid: &Cid, size: u64, chunk: u64) -> Option<Vec<u8>> {
+        let disk = self.disk.as_ref()?;
+        disk.files.unverified(Key::of(cid)?, size, chunk)
     }
 
     /// Takes a chunk as verified: what [`Cache::unverified`] gave hashed to its CID.
-    pub fn trust(&self, _cid: &Cid, _size: u64, _chunk: u64) {}
+    pub fn trust(&self, cid: &Cid, size: u64, chunk: u64) {
+        if let (Some(disk), Some(key)) = (&self.disk, Key::of(cid)) {
+            disk.files.trust(key, size, chunk);
+        }
+    }
 
     /// Drops a chunk: what [`Cache::unverified`] gave did not hash to its CID.
-    pub fn discard(&self, _cid: &Cid, _size: u64, _chunk: u64) {}
+    pub fn discard(&self, cid: &Cid, size: u64, chunk: u64) {
+        if let (Some(disk), Some(key)) = (&self.disk, Key::of(cid)) {
+            disk.files.discard(key, size, chunk);
+        }
+    }
 
-    /// Adds one verified chunk: `bytes` are all of chunk number `chunk` of the content.
+    /// Adds one verified chunk: `bytes` are all of chunk number `chunk` of the content. A read of
+    /// it right after this succeeds, with or without a disk.
     pub fn fill(&self, cid: &Cid, size: u64, chunk: u64, bytes: &[u8]) {
-        if let Some(key) = Key::of(cid)
-            && chunk_len(size, chunk) == Some(bytes.len() as u64)
-        {
+        let Some(key) = Key::of(cid) else {
+            return;
+        };
+        if chunk_len(size, chunk) != Some(bytes.len() as u64) {
+            return;
+        }
+        let taken = match &self.disk {
+            // Small contents stay in memory as well: their next reads need no hashing then.
+            Some(disk) if is_small(key, size) => {
+                put_small(disk, key, bytes);
+                false
+            }
+            Some(disk) => {
+                let limit = disk.files_limit();
+                // What is large beside the cap would only turn the cache over.
+                let taken = bytes.len() as u64 <= limit / 2
+                    && disk.files.fill(key, size, chunk, bytes, limit);
+                if !taken {
+                    self.dropped_chunks.fetch_add(1, Ordering::Relaxed);
+                }
+                taken
+            }
+            None => false,
+        };
+        if !taken {
             self.recent.put(key, chunk, Bytes::copy_from_slice(bytes));
         }
     }
@@ -119,18 +197,33 @@ impl Cache {
     /// Takes the file at `path`, whose bytes are the whole content `cid` (hashed by the caller in
     /// this process, and written to by nobody any more): renamed into the cache on the same file
     /// system, else copied. In every case `path` is gone afterwards.
-    pub fn adopt_file(&self, _cid: &Cid, _size: u64, path: &Path) {
+    pub fn adopt_file(&self, cid: &Cid, size: u64, path: &Path) {
+        if let (Some(disk), Some(key)) = (&self.disk, Key::of(cid)) {
+            let limit = disk.files_limit();
+            if is_small(key, size) || !disk.files.adopt(key, size, path, limit) {
+                self.copy_file(cid, size, path, limit);
+            }
+        }
         let _ = std::fs::remove_file(path);
     }
 
     /// The encoded bytes of a dag-pb node, verified.
     pub fn node(&self, cid: &Cid) -> Option<Bytes> {
-        self.recent.get(Key::of(cid)?, NODE)
+        let key = Key::of(cid)?;
+        if let Some(bytes) = self.recent.get(key, NODE) {
+            return Some(bytes);
+        }
+        let bytes = self.disk.as_ref()?.small.get(key)?;
+        self.recent.put(key, NODE, bytes.clone());
+        Some(bytes)
     }
 
     /// Adds the encoded bytes of a dag-pb node, verified by the caller.
     pub fn put_node(&self, cid: &Cid, bytes: &Bytes) {
-        if let Some(key) = Key::of(cid) {
+        if let Some(key) = Key::of(cid).filter(|key| key.is_node()) {
+            if let Some(disk) = &self.disk {
+                put_small(disk, key, bytes);
+            }
             self.recent.put(key, NODE, bytes.clone());
         }
     }
@@ -138,11 +231,100 @@ impl Cache {
     /// What the cache holds.
     #[must_use]
     pub fn usage(&self) -> Usage {
+        let disk = self.disk.as_ref();
+        if let Some(disk) = disk {
+            disk.small.look_now();
+        }
         Usage {
+            disk_bytes: disk.map_or(0, |disk| disk.files.bytes() + disk.small.bytes()),
+            cap_bytes: disk.map_or(0, |disk| disk.cap_bytes),
             memory_bytes: self.recent.bytes() as u64,
-            ..Usage::default()
+            dropped_chunks: self.dropped_chunks.load(Ordering::Relaxed),
         }
     }
+
+    fn read_piece(&self, key: Key, size: u64, chunk: u64, from: usize, part: &mut [u8]) -> bool {
+        let copy = |bytes: &Bytes, part: &mut [u8]| {
+            let found = bytes.get(from..from.saturating_add(part.len()));
+            found.is_some_and(|found| {
+                part.copy_from_slice(found);
+                true
+            })
+        };
+        if let Some(bytes) = self.recent.get(key, chunk) {
+            return copy(&bytes, part);
+        }
+        match &self.disk {
+            Some(_) if is_small(key, size) => self
+                .small_content(key)
+                .is_some_and(|bytes| copy(&bytes, part)),
+            Some(disk) => disk.files.read(key, size, chunk, from as u64, part),
+            None => false,
+        }
+    }
+
+    /// A small content from the disk, kept in memory from now on.
+    fn small_content(&self, key: Key) -> Option<Bytes> {
+        let bytes = self.disk.as_ref()?.small.get(key)?;
+        self.recent.put(key, 0, bytes.clone());
+        Some(bytes)
+    }
+
+    /// Copies a content that could not be renamed into the cache, when it is not large beside it.
+    fn copy_file(&self, cid: &Cid, size: u64, path: &Path, limit_bytes: u64) {
+        let Ok(file) = File::open(path) else {
+            return;
+        };
+        if size > limit_bytes / 4 || file.metadata().map_or(0, |data| data.len()) != size {
+            return;
+        }
+        for chunk in 0..size.div_ceil(CHUNK_BYTES) {
+            let len = chunk_len(size, chunk).and_then(|len| usize::try_from(len).ok());
+            let mut bytes = vec![0; len.unwrap_or(0)];
+            if std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, chunk * CHUNK_BYTES)
+                .is_err()
+            {
+                return;
+            }
+            self.fill(cid, size, chunk, &bytes);
+        }
+    }
+}
+
+/// Creates the folders, takes the lock, lists what is there.
+fn open_disk(dir: &Path, cap_bytes: u64) -> io::Result<Disk> {
+    std::fs::create_dir_all(dir)?;
+    let lock = File::create(dir.join("lock"))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            io::Error::new(io::ErrorKind::WouldBlock, "another pxfs is using it")
+        }
+        TryLockError::Error(error) => error,
+    })?;
+    let home = dir.join(VERSION);
+    let small = Small::open(&home.join("small"), cap_bytes / 4)?;
+    let disk = Disk {
+        cap_bytes,
+        files: Files::open(&home.join("files"))?,
+        small,
+        _lock: lock,
+    };
+    disk.files.shrink(disk.files_limit());
+    Ok(disk)
+}
+
+/// Puts a small content or a node on disk, the larger ones giving way.
+fn put_small(disk: &Disk, key: Key, bytes: &[u8]) {
+    disk.small.put(key, bytes);
+    let limit = disk.files_limit();
+    if disk.files.bytes() > limit {
+        disk.files.shrink(limit);
+    }
+}
+
+/// Whether a content stands with the small ones: one leaf that its own CID verifies.
+fn is_small(key: Key, size: u64) -> bool {
+    size <= SMALL_BYTES && !key.is_node()
 }
 
 /// Whether `len` bytes from `offset` lie within `size`.
@@ -160,12 +342,8 @@ fn chunk_len(size: u64, chunk: u64) -> Option<u64> {
 
 /// Cuts a buffer for the bytes from `offset` at chunk borders: chunk number, offset in the chunk,
 /// part of the buffer. Nothing when the range passes `size`.
-fn pieces(size: u64, offset: u64, buf: &mut [u8]) -> impl Iterator<Item = (u64, usize, &mut [u8])> {
-    let mut rest = if in_bounds(size, offset, buf.len()) {
-        buf
-    } else {
-        &mut []
-    };
+fn pieces(offset: u64, buf: &mut [u8]) -> impl Iterator<Item = (u64, usize, &mut [u8])> {
+    let mut rest = buf;
     let mut at = offset;
     std::iter::from_fn(move || {
         let within = at % CHUNK_BYTES;
@@ -181,3 +359,6 @@ fn pieces(size: u64, offset: u64, buf: &mut [u8]) -> impl Iterator<Item = (u64, 
         Some((chunk, usize::try_from(within).unwrap_or(usize::MAX), part))
     })
 }
+
+#[cfg(test)]
+mod tests;
