@@ -3,6 +3,8 @@
 pub mod cache;
 pub mod chain;
 pub mod clock;
+pub mod durable;
+pub mod fault;
 pub mod fs;
 pub mod mount;
 pub mod names;

@@ -7,8 +7,14 @@
 //! [`memory`] and [`embedded`] hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store;
 //! [`suite`] is what every one of them must pass.
 
+pub mod embedded;
+pub mod fault;
 mod links;
 pub mod memory;
+pub mod retry;
+#[doc(hidden)]
+pub mod suite;
+pub mod verify;
 mod walk;
 
 use async_trait::async_trait;
@@ -83,7 +89,7 @@ pub(crate) fn check_bytes(cid: &Cid, data: &[u8]) -> Result<(), StoreError> {
         return Err(StoreError::Permanent(why));
     }
     form::verify(cid, data).map_err(|e| match e {
-        CidError::Mismatch { found, .. } => {
+        CidError::Mismatch(found) => {
             StoreError::Corrupt(*cid, format!("its {} bytes are {found}", data.len()))
         }
         CidError::Form(_) => StoreError::Permanent(e.to_string()),

@@ -64,9 +64,8 @@ pub(super) fn check_whole(
     Ok(())
 }
 
-/// Adds the keys of `root` and of all below it to `held`. What is in `held` already is taken to be
-/// there with all below it. A block that is missing or broken holds nothing: its key is added all
-/// the same, and the damage is the sampler's to report.
+/// Adds the keys of `root` and of all below it to `held`; what is in `held` already is taken to be
+/// there with all below it. An error when a node is missing or damaged: what lies below is unknown.
 pub(super) fn hold(
     root: &Cid,
     held: &mut HashSet<Key>,
@@ -74,13 +73,8 @@ pub(super) fn hold(
 ) -> Result<(), StoreError> {
     let mut front = vec![*root];
     while let Some(cid) = front.pop() {
-        if !held.insert(key(&cid)?) || form::kind(&cid) == Ok(Kind::Leaf) {
-            continue;
-        }
-        match source.links(&cid) {
-            Ok(links) => front.extend(links),
-            Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {}
-            Err(e) => return Err(e),
+        if held.insert(key(&cid)?) && form::kind(&cid) == Ok(Kind::Node) {
+            front.extend(source.links(&cid)?);
         }
     }
     Ok(())

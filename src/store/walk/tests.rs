@@ -155,15 +155,22 @@ fn an_old_root_that_lost_a_node_covers_nothing_below_it() {
 }
 
 #[test]
-fn what_a_pin_holds_is_all_of_its_tree_even_a_damaged_one() {
+fn what_a_pin_holds_is_all_of_its_tree_or_is_not_known() {
     let mut tree = Tree::default();
     let root = tree.build(&(0..100).collect::<Vec<_>>(), 5);
-    let lost = leaf_cid(&50_usize.to_le_bytes());
-    tree.blocks.remove(&lost);
+    let lost_leaf = leaf_cid(&50_usize.to_le_bytes());
+    tree.blocks.remove(&lost_leaf);
     let mut held = HashSet::new();
     hold(&root, &mut held, &mut tree).unwrap();
     assert_eq!(held.len(), tree.blocks.len() + 1);
     assert!(tree.blocks.keys().all(|c| held.contains(&key(c).unwrap())));
+
+    let node = links(&root, &tree.blocks[&root]).unwrap()[0];
+    tree.blocks.remove(&node);
+    assert_eq!(
+        hold(&root, &mut HashSet::new(), &mut tree),
+        Err(StoreError::Missing(node))
+    );
 }
 
 #[test]

@@ -1,0 +1,189 @@
+//! Files that are whole and durable under their name, or not there at all.
+//!
+//! Invariant: bytes reach a name only by `rename`, after `fdatasync`; a crash leaves at most files
+//! in the folder for unfinished ones, which [`sweep`] empties. All of it blocks on the disk. Called
+//! by the embedded stores of blocks and of names.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+/// Numbers unfinished files.
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// A file whose bytes are durable and that has no name yet; removed when it is dropped so.
+#[derive(Debug)]
+pub struct Unnamed {
+    path: PathBuf,
+}
+
+impl Unnamed {
+    /// Writes `bytes` into a new file in `folder` (on the file system of the later name), sets its
+    /// time of change when one is given, and syncs it.
+    pub fn write(folder: &Path, bytes: &[u8], modified: Option<SystemTime>) -> io::Result<Self> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{}-{serial}", std::process::id()));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        // From here on the file goes when anything fails.
+        let unnamed = Self { path };
+        file.write_all(bytes)?;
+        if let Some(time) = modified {
+            file.set_modified(time)?;
+        }
+        file.sync_data()?;
+        Ok(unnamed)
+    }
+
+    /// Gives the file its name, in place of any file there. Durable after [`sync_folder`] of the
+    /// folder of `name`.
+    pub fn rename(self, name: &Path) -> io::Result<()> {
+        // On success the drop finds nothing to remove.
+        fs::rename(&self.path, name)
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // What cannot be removed here is swept at the next start.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the names in `folder` durable.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Creates `folder` where it is missing, its parents too, each durable.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && folder.is_dir() => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let parent = folder.parent().ok_or(e)?;
+            create_folder(parent)?;
+            fs::create_dir(folder)?;
+        }
+        Err(e) => return Err(e),
+    }
+    match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
+        _ => sync_folder(Path::new(".")),
+    }
+}
+
+/// Removes what a crash left unfinished in `folder`.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
+}
+
+/// Opens `folder` as one whose content has the form named by `format`, creating it where it is
+/// missing, and locks it against every other process until the file is dropped.
+///
+/// The folder then holds the files `lock` and `format`. [`ErrorKind::WouldBlock`] when it is
+/// locked, [`ErrorKind::InvalidData`] when its content has another form.
+pub fn open_folder(folder: &Path, format: &str) -> io::Result<File> {
+    create_folder(folder)?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(folder.join("lock"))?;
+    lock.try_lock().map_err(|e| match e {
+        fs::TryLockError::WouldBlock => io::Error::new(
+            ErrorKind::WouldBlock,
+            "the folder is in use by another pxfs",
+        ),
+        fs::TryLockError::Error(e) => e,
+    })?;
+    let line = format!("{format}\n");
+    match fs::read(folder.join("format")) {
+        Ok(found) if found == line.as_bytes() => {}
+        Ok(found) => {
+            let found = String::from_utf8_lossy(found.get(..64).unwrap_or(&found)).into_owned();
+            let why = format!("its format is `{}`, not `{format}`", found.trim_end());
+            return Err(io::Error::new(ErrorKind::InvalidData, why));
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            Unnamed::write(folder, line.as_bytes(), None)?.rename(&folder.join("format"))?;
+            sync_folder(folder)?;
+        }
+        Err(e) => return Err(e),
+    }
+    Ok(lock)
+}
+
+/// Whether another try may help: all but what the owner of the machine has to change.
+#[must_use]
+pub fn is_transient(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidFilename
+            | ErrorKind::Unsupported
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_got_its_name_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Unnamed::write(dir.path(), b"half", None).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_holds_the_old_bytes_or_the_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("name");
+        fs::write(&name, b"old").unwrap();
+        let new = Unnamed::write(dir.path(), b"new", None).unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"old");
+        new.rename(&name).unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_has_one_owner_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        let lock = open_folder(&folder, "pxfs test 1").unwrap();
+        let error = open_folder(&folder, "pxfs test 1").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        drop(lock);
+        open_folder(&folder, "pxfs test 1").unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_another_form_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_folder(dir.path(), "pxfs test 1").unwrap());
+        let error = open_folder(dir.path(), "pxfs test 2").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().contains("`pxfs test 1`"));
+        assert!(!is_transient(&error));
+    }
+
+    #[test]
+    fn a_full_disk_is_worth_another_try() {
+        assert!(is_transient(&ErrorKind::StorageFull.into()));
+        assert!(is_transient(&ErrorKind::QuotaExceeded.into()));
+        assert!(!is_transient(&ErrorKind::PermissionDenied.into()));
+    }
+}

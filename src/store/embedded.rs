@@ -1,0 +1,179 @@
+//! The embedded node: a folder of blocks by CID, and of pins.
+//!
+//! Invariant: a file under a CID is whole and durable, and is verified each time it is read; what a
+//! pin reaches is never collected. One process at a time owns the folder. Built by `run`, used
+//! through [`BlockStore`].
+//!
+//! ```text
+//! DIR/lock, DIR/format     one owner; `pxfs blocks 1`
+//! DIR/blocks/H/CID         H = last hex digit of the digest; time of change = last put
+//! DIR/pins/CID             an empty file for each root that is pinned
+//! DIR/new/                 files that have no name yet; emptied at open
+//! ```
+
+mod collect;
+mod folder;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, Semaphore};
+use tokio::task::spawn_blocking;
+
+pub use collect::Collected;
+use folder::{Folder, Placed};
+
+use super::{Block, BlockStore, StoreError, walk};
+use crate::clock::Clock;
+
+/// Files that one `put_many` writes and syncs at a time; also the most threads that writing takes.
+const WRITERS: usize = 8;
+/// The most threads that reading takes.
+const READERS: usize = 8;
+
+/// A store in a folder. Cheap to clone; clones share the folder.
+#[derive(Clone)]
+pub struct EmbeddedStore {
+    folder: Arc<Folder>,
+    writers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    /// Puts and pins share it; a collection takes it alone for each batch that it removes, so that
+    /// no block goes between the look that finds it there and the promise that it is. Readers do
+    /// not wait for it.
+    gate: Arc<RwLock<()>>,
+}
+
+/// What the folder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Blocks.
+    pub block_count: u64,
+    /// Their bytes.
+    pub block_bytes: u64,
+}
+
+impl EmbeddedStore {
+    /// Opens the folder `dir`, creates it where it is missing, and sweeps what a crash left
+    /// unfinished. Blocks on the disk. [`StoreError::Permanent`] when another process has it open.
+    pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Ok(Self {
+            folder: Arc::new(Folder::open(dir, clock)?),
+            writers: Arc::new(Semaphore::new(WRITERS)),
+            readers: Arc::new(Semaphore::new(READERS)),
+            gate: Arc::default(),
+        })
+    }
+
+    /// Counts blocks and their bytes; costs a look at each file.
+    pub async fn usage(&self) -> Result<Usage, StoreError> {
+        self.work(&self.readers, Folder::usage).await
+    }
+
+    /// Runs `work` on a thread that may block, at most as many at a time as `limit` has permits.
+    /// It runs to its end even when nobody waits for it any more.
+    async fn work<T: Send + 'static>(
+        &self,
+        limit: &Arc<Semaphore>,
+        work: impl FnOnce(&Folder) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let ended = |why: String| StoreError::Transient(format!("disk worker: {why}"));
+        let permit = limit.clone().acquire_owned().await;
+        let permit = permit.map_err(|e| ended(e.to_string()))?;
+        let folder = self.folder.clone();
+        spawn_blocking(move || {
+            let _permit = permit;
+            work(&folder)
+        })
+        .await
+        .map_err(|e| ended(e.to_string()))?
+    }
+
+    /// A share of the gate, to be moved into the work that needs it.
+    async fn share(&self) -> OwnedRwLockReadGuard<()> {
+        self.gate.clone().read_owned().await
+    }
+}
+
+#[async_trait]
+impl BlockStore for EmbeddedStore {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        let share = Arc::new(self.share().await);
+        let size = blocks.len().div_ceil(WRITERS).max(1);
+        let parts = blocks.chunks(size).map(|part| {
+            let (part, share) = (part.to_vec(), share.clone());
+            self.work(&self.writers, move |folder| {
+                let _share = share;
+                part.iter().map(|block| folder.place(block)).collect()
+            })
+        });
+        // All end before an error is told, so that nothing is written after it.
+        let placed = futures::future::join_all(parts).await;
+        let placed: Vec<Vec<Placed>> = placed.into_iter().collect::<Result<_, _>>()?;
+        let shared = share.clone();
+        let shards: BTreeSet<PathBuf> = self
+            .work(&self.writers, move |folder| {
+                let _share = shared;
+                placed
+                    .into_iter()
+                    .flatten()
+                    .map(|placed| folder.name(placed))
+                    .collect()
+            })
+            .await?;
+        let syncs = shards.into_iter().map(|shard| {
+            let share = share.clone();
+            self.work(&self.writers, move |folder| {
+                let _share = share;
+                folder.sync(&shard)
+            })
+        });
+        futures::future::join_all(syncs).await.into_iter().collect()
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let cid = *cid;
+        self.work(&self.readers, move |folder| folder.read(&cid))
+            .await
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let cid = *cid;
+        self.work(&self.readers, move |folder| folder.holds(&cid))
+            .await
+    }
+
+    /// A root that is pinned already is not walked again.
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        let (root, from, share) = (*root, from.copied(), self.share().await);
+        self.work(&self.writers, move |folder| {
+            let _share = share;
+            if folder.is_pinned(&root)? {
+                return Ok(());
+            }
+            let from = match from {
+                Some(from) if folder.is_pinned(&from)? => Some(from),
+                _ => None,
+            };
+            walk::check_whole(&root, from.as_ref(), &mut &*folder)?;
+            folder.pin(&root)
+        })
+        .await
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        let root = *root;
+        self.work(&self.writers, move |folder| folder.unpin(&root))
+            .await
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.work(&self.readers, Folder::pins).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
