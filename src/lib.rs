@@ -6,6 +6,7 @@ pub mod clock;
 pub mod durable;
 pub mod fault;
 pub mod fs;
+pub mod journal;
 pub mod mount;
 pub mod names;
 pub mod pack;

@@ -5,9 +5,29 @@
 //! `mount` calls [`Drive`]; `publish` cuts and settles a [`Volume`].
 
 mod attr;
+mod attributes;
+mod body;
+mod create;
+mod cut;
 mod drive;
 mod error;
+mod files;
+mod io;
+mod load;
+mod lookup;
+mod quota;
+mod ranges;
+mod remove;
+mod rename;
+mod report;
+mod settle;
+mod volume;
 
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
+pub use cut::{Built, Changes, Cut, CutFile};
 pub use drive::{Drive, Opened};
 pub use error::{FsError, Want};
+pub use load::LoadedEntry;
+pub use quota::{Access, Allowance, ChainTime, Quota};
+pub use report::{Labels, Pending};
+pub use volume::{Activity, Volume, VolumeOptions};

@@ -1,0 +1,197 @@
+//! Changing attributes: mode, owner, times, extended attributes. Only enlarging an extended
+//! attribute is growth.
+
+use super::create::xattrs_bytes;
+use super::volume::{Volume, signed};
+use super::{Attr, FsError, Kind, SetAttr};
+use crate::journal::record::{Inode, Xattr};
+use crate::journal::{Batch, key};
+use crate::pack::charge;
+use crate::pack::entry::MAX_XATTRS;
+use crate::types::Ino;
+
+/// `XATTR_CREATE` and `XATTR_REPLACE` of setxattr(2).
+const CREATE: i32 = 1;
+const REPLACE: i32 = 2;
+
+/// Prefix of the virtual attributes, which nobody sets.
+pub(super) const VIRTUAL: &[u8] = b"user.px.";
+
+impl Volume {
+    /// Changes what `set` names.
+    pub(super) fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr, FsError> {
+        self.quota().check_change()?;
+        if let Some(size) = set.size {
+            match Kind::from_number(self.inode(ino)?.kind)? {
+                Kind::File => self.with_file(ino, |file| self.resize(file, size))?,
+                Kind::Directory => return Err(FsError::IsDirectory),
+                _ => return Err(FsError::Invalid),
+            }
+        }
+        let touches_inode = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        if touches_inode || set.mtime_ns.is_some() || set.kill_set_id {
+            self.change_inode(ino, set)?;
+        }
+        self.getattr(ino)
+    }
+
+    fn change_inode(&self, ino: Ino, set: &SetAttr) -> Result<(), FsError> {
+        let now = self.clock.wall_ns();
+        let _names = self.lock_names();
+        let mut inode = self.inode(ino)?;
+        let kind = Kind::from_number(inode.kind)?;
+        let before = inode.clone();
+        if set.kill_set_id && kind == Kind::File {
+            inode.mode = without_set_id(inode.mode);
+        }
+        inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
+        inode.uid = set.uid.unwrap_or(inode.uid);
+        inode.gid = set.gid.unwrap_or(inode.gid);
+        if let Some(mtime_ns) = set.mtime_ns {
+            inode.mtime_ns = mtime_ns;
+            if kind == Kind::File {
+                self.set_content_time(ino, mtime_ns, now)?;
+            }
+        }
+        let killed_nothing = set.kill_set_id
+            && (set.mode, set.uid, set.gid, set.mtime_ns) == (None, None, None, None)
+            && inode == before;
+        if killed_nothing {
+            return Ok(());
+        }
+        inode.ctime_ns = now;
+        let mut batch = Batch::default();
+        batch.put(key::inode(ino), &inode);
+        batch.mark(key::dirty_inode(ino));
+        self.apply(batch)
+    }
+
+    /// A file's modification time goes with its content: at once where the content is saved, else
+    /// with the next save.
+    fn set_content_time(&self, ino: Ino, mtime_ns: i64, now_ns: i64) -> Result<(), FsError> {
+        self.with_file(ino, |file| self.set_times(file, mtime_ns, now_ns))
+    }
+
+    /// Set-id bits go when somebody else writes.
+    pub(super) fn kill_set_id(&self, ino: Ino) -> Result<(), FsError> {
+        let mode = self.inode(ino)?.mode;
+        if without_set_id(mode) == mode {
+            return Ok(());
+        }
+        let set = SetAttr {
+            kill_set_id: true,
+            ..SetAttr::default()
+        };
+        self.change_inode(ino, &set)
+    }
+
+    /// Sets an extended attribute.
+    pub(super) fn setxattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), FsError> {
+        if name.starts_with(VIRTUAL) {
+            return Err(FsError::NotPermitted);
+        }
+        if name.is_empty() || name.len() > 255 {
+            return Err(FsError::Invalid);
+        }
+        self.quota().check_change()?;
+        let _names = self.lock_names();
+        let mut inode = self.inode(ino)?;
+        let before = xattrs_bytes(&inode);
+        match inode
+            .xattrs
+            .binary_search_by(|x| x.name.as_slice().cmp(name))
+        {
+            Ok(_) if flags & CREATE != 0 => return Err(FsError::Exists),
+            Err(_) if flags & REPLACE != 0 => return Err(FsError::NoAttribute),
+            Ok(at) => {
+                if let Some(xattr) = inode.xattrs.get_mut(at) {
+                    xattr.value = value.to_vec();
+                }
+            }
+            Err(at) => inode.xattrs.insert(
+                at,
+                Xattr {
+                    name: name.to_vec(),
+                    value: value.to_vec(),
+                },
+            ),
+        }
+        if xattrs_bytes(&inode) > MAX_XATTRS {
+            return Err(FsError::AttributeTooLarge);
+        }
+        self.put_xattrs(ino, inode, before)
+    }
+
+    /// The value of an extended attribute.
+    pub(super) fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let inode = self.inode(ino)?;
+        let found = inode.xattrs.into_iter().find(|xattr| xattr.name == name);
+        found.map(|xattr| xattr.value).ok_or(FsError::NoAttribute)
+    }
+
+    /// The names of the extended attributes, each with a NUL behind it.
+    pub(super) fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let mut list = Vec::new();
+        for xattr in self.inode(ino)?.xattrs {
+            list.extend_from_slice(&xattr.name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Removes an extended attribute.
+    pub(super) fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
+        if name.starts_with(VIRTUAL) {
+            return Err(FsError::NotPermitted);
+        }
+        self.quota().check_change()?;
+        let _names = self.lock_names();
+        let mut inode = self.inode(ino)?;
+        let before = xattrs_bytes(&inode);
+        let kept = inode.xattrs.len();
+        inode.xattrs.retain(|xattr| xattr.name != name);
+        if inode.xattrs.len() == kept {
+            return Err(FsError::NoAttribute);
+        }
+        self.put_xattrs(ino, inode, before)
+    }
+
+    fn put_xattrs(&self, ino: Ino, mut inode: Inode, before: u64) -> Result<(), FsError> {
+        let cost = signed(charge::xattrs_charge(xattrs_bytes(&inode)))
+            - signed(charge::xattrs_charge(before));
+        {
+            let mut quota = self.quota();
+            match u64::try_from(cost) {
+                Ok(growth) if growth > 0 => {
+                    quota.check_write(self.clock.as_ref())?;
+                    quota.grow(growth)?;
+                }
+                _ => quota.adjust(cost),
+            }
+        }
+        inode.ctime_ns = self.clock.wall_ns();
+        let mut batch = Batch::default();
+        batch.put(key::inode(ino), &inode);
+        batch.mark(key::dirty_inode(ino));
+        batch.charge(cost);
+        self.apply(batch)
+            .inspect_err(|_| self.quota().adjust(-cost))
+    }
+}
+
+/// A file's mode after somebody else wrote to it: no set-user-id, and no set-group-id where the
+/// group may execute (without that bit it means mandatory locking).
+fn without_set_id(mode: u16) -> u16 {
+    let mode = mode & !0o4000;
+    if mode & 0o010 != 0 {
+        mode & !0o2000
+    } else {
+        mode
+    }
+}

@@ -1,0 +1,270 @@
+//! Reading and writing content, and its length.
+
+use std::sync::Arc;
+
+use super::body::{Body, INLINE_MAX, Source};
+use super::files::File;
+use super::volume::{Volume, signed};
+use super::{FsError, Quota, Want};
+use crate::journal::StageFile;
+use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
+use crate::types::Ino;
+
+/// `FALLOC_FL_KEEP_SIZE` of fallocate(2).
+const KEEP_SIZE: i32 = 1;
+
+/// Greatest number of hole chunks that one `fallocate` turns into data: each takes a record.
+const MAX_ALLOCATED_CHUNKS: u64 = 1 << 16;
+
+impl Volume {
+    /// Up to `len` bytes of a held file from `offset`.
+    pub(super) fn read(&self, file: &File, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
+        let body = file.body();
+        let end = offset.saturating_add(u64::from(len)).min(body.size);
+        if offset >= end {
+            return Ok(Vec::new());
+        }
+        if let Some(bytes) = &body.inline {
+            let range = offset as usize..end as usize;
+            return Ok(bytes.get(range).unwrap_or_default().to_vec());
+        }
+        let mut buffer = vec![0; (end - offset) as usize];
+        for (range, source) in body.sources(offset..end) {
+            let at = (range.start - offset) as usize..(range.end - offset) as usize;
+            let Some(part) = buffer.get_mut(at) else {
+                continue;
+            };
+            match (source, &body.stage, &body.base) {
+                (Source::Stage, Some(stage), _) => stage.read_at(part, range.start)?,
+                (Source::Base, _, Some(base)) => {
+                    let (cid, size) = (base.cid.0, base.size);
+                    if !self.cache.read(&cid, size, range.start, part) {
+                        return Err(FsError::NotLocal(Want::Content {
+                            cid,
+                            size,
+                            offset: range.start,
+                            len: range.end - range.start,
+                        }));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// Writes `data` at `offset` of a held file (at its end where `append`), as much of it as the
+    /// quota has room for.
+    pub(super) fn write(
+        &self,
+        file: &File,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+    ) -> Result<u32, FsError> {
+        self.quota().check_write(self.clock.as_ref())?;
+        self.check_room(data.len() as u64)?;
+        let mut body = file.body_mut();
+        let offset = if append { body.size } else { offset };
+        let wanted = data.len() as u64;
+        if offset.checked_add(wanted).is_none_or(|end| end > MAX_FILE) {
+            return Err(FsError::TooLarge);
+        }
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let (fits, cost) = self.reserve_write(file.ino, &body, offset, wanted)?;
+        let data = data.get(..fits as usize).unwrap_or(data);
+        match self.store(file.ino, &mut body, offset, data) {
+            Ok(()) => Ok(fits as u32),
+            Err(error) => {
+                // What was stored in part was not acknowledged and is mapped nowhere.
+                self.quota().adjust(-cost);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sets the length of a held file. Only a greater length is growth.
+    pub(super) fn resize(&self, file: &File, size: u64) -> Result<(), FsError> {
+        self.quota().check_change()?;
+        if size > MAX_FILE {
+            return Err(FsError::TooLarge);
+        }
+        let mut body = file.body_mut();
+        if size > body.size {
+            self.quota().check_write(self.clock.as_ref())?;
+            self.check_room(0)?;
+        }
+        let now = self.clock.wall_ns();
+        let cost = signed(body.charge_after_resize(size)) - signed(body.charge());
+        self.book(file.ino, cost)?;
+        let version = self.journal.next_version();
+        if size == 0 {
+            body.clear(version);
+        } else if size < body.size {
+            body.cut(size, version);
+        } else if size > body.size {
+            if !body.stays_inline(size) {
+                self.spill(&mut body, version)?;
+            }
+            body.extend(size, version);
+        }
+        (body.mtime_ns, body.ctime_ns) = (now, now);
+        body.unsaved = true;
+        drop(body);
+        self.note_unsaved(file.ino);
+        Ok(())
+    }
+
+    /// Allocates `len` bytes at `offset` of a held file: its holes there become data.
+    pub(super) fn allocate(
+        &self,
+        file: &File,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    ) -> Result<(), FsError> {
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE);
+        let end = end.ok_or(FsError::TooLarge)?;
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
+        if mode != 0 && mode != KEEP_SIZE {
+            return Err(FsError::NotSupported);
+        }
+        self.quota().check_write(self.clock.as_ref())?;
+        self.check_room(0)?;
+        let mut body = file.body_mut();
+        // What lies behind the end and is not to be seen needs no room of its own here: the quota
+        // is checked by the write that comes.
+        let end = if mode == KEEP_SIZE {
+            end.min(body.size)
+        } else {
+            end
+        };
+        if end <= offset {
+            return Ok(());
+        }
+        if (end - offset) / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
+            return Err(FsError::NotSupported);
+        }
+        let cost = signed(body.charge_after_write(offset, end - offset)) - signed(body.charge());
+        self.book(file.ino, cost)?;
+        let version = self.journal.next_version();
+        if end > body.size {
+            if !body.stays_inline(end) {
+                self.spill(&mut body, version)?;
+            }
+            body.extend(end, version);
+        }
+        body.allocate(offset..end, version);
+        body.ctime_ns = self.clock.wall_ns();
+        drop(body);
+        self.note_unsaved(file.ino);
+        Ok(())
+    }
+
+    /// `SEEK_DATA` or `SEEK_HOLE` of a held file.
+    pub(super) fn seek(&self, file: &File, offset: u64, hole: bool) -> Result<u64, FsError> {
+        file.body().seek(offset, hole).ok_or(FsError::NoData)
+    }
+
+    /// How many of `wanted` bytes fit into the quota, and what they were charged: reserved on
+    /// return. An unlinked file is charged nothing: nobody will publish it.
+    fn reserve_write(
+        &self,
+        ino: Ino,
+        body: &Body,
+        offset: u64,
+        wanted: u64,
+    ) -> Result<(u64, i64), FsError> {
+        if self.files.is_orphan(ino) {
+            return Ok((wanted, 0));
+        }
+        let before = signed(body.charge());
+        let cost = |len: u64| signed(body.charge_after_write(offset, len)) - before;
+        let mut quota = self.quota();
+        let take = |quota: &mut Quota, len: u64| match u64::try_from(cost(len)) {
+            Ok(growth) => quota.grow(growth).map(|()| (len, cost(len))),
+            Err(_) => {
+                quota.adjust(cost(len));
+                Ok((len, cost(len)))
+            }
+        };
+        if let Ok(all) = take(&mut quota, wanted) {
+            return Ok(all);
+        }
+        // The charge does not fall as more is written: the most that fits is found by halving.
+        let (mut fits, mut beyond) = (0, wanted);
+        while beyond - fits > 1 {
+            let middle = fits + (beyond - fits) / 2;
+            match take(&mut quota, middle) {
+                Ok((_, taken)) => {
+                    fits = middle;
+                    quota.adjust(-taken);
+                }
+                Err(_) => beyond = middle,
+            }
+        }
+        if fits == 0 {
+            return Err(FsError::Quota);
+        }
+        take(&mut quota, fits)
+    }
+
+    /// Books a change of a file's charge: growth is refused where it does not fit.
+    fn book(&self, ino: Ino, cost: i64) -> Result<(), FsError> {
+        if self.files.is_orphan(ino) {
+            return Ok(());
+        }
+        match u64::try_from(cost) {
+            Ok(growth) => self.quota().grow(growth),
+            Err(_) => {
+                self.quota().adjust(cost);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the bytes where they live until they are published.
+    fn store(&self, ino: Ino, body: &mut Body, offset: u64, data: &[u8]) -> Result<(), FsError> {
+        let end = offset + data.len() as u64;
+        let version = self.journal.next_version();
+        if body.stays_inline(end) {
+            if let Some(bytes) = &mut body.inline {
+                let (start, end) = (offset as usize, end as usize);
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                if let Some(part) = bytes.get_mut(start..end) {
+                    part.copy_from_slice(data);
+                }
+            }
+        } else {
+            let stage = self.spill(body, version)?;
+            self.keep_for_cut(ino, &stage, offset, data.len() as u64)?;
+            stage.write_at(data, offset)?;
+        }
+        body.written(offset, data.len() as u64, version);
+        let now = self.clock.wall_ns();
+        (body.mtime_ns, body.ctime_ns) = (now, now);
+        self.note_unsaved(ino);
+        Ok(())
+    }
+
+    /// The stage file of a body, which takes what was inline.
+    fn spill(&self, body: &mut Body, version: u64) -> Result<Arc<StageFile>, FsError> {
+        if let (Some(stage), None) = (&body.stage, &body.inline) {
+            return Ok(Arc::clone(stage));
+        }
+        let stage = self.stage.create(self.journal.next_stage())?;
+        debug_assert!(
+            body.inline
+                .as_ref()
+                .is_none_or(|b| b.len() as u64 <= INLINE_MAX)
+        );
+        body.spill(Arc::clone(&stage), version)?;
+        Ok(stage)
+    }
+}

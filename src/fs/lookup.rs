@@ -1,0 +1,200 @@
+//! Reading the tree: names, attributes, listings. No lock but the journal's own.
+
+use super::volume::Volume;
+use super::{Attr, DirItem, FsError, Kind, Want, body};
+use crate::journal::key;
+use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Record};
+use crate::pack::holes::Holes;
+use crate::types::Ino;
+
+/// Cookies of `.` and `..`; entries count from behind them.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+
+/// Entries read from the journal at a time.
+const STEP: usize = 256;
+
+impl Volume {
+    /// The attributes of the entry `name` of `dir`.
+    pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
+        self.getattr(Ino(entry.ino))
+    }
+
+    /// The attributes of `ino`.
+    pub(super) fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        self.attr_of(ino, &self.inode(ino)?)
+    }
+
+    /// The attributes of `ino`, whose record is at hand.
+    pub(super) fn attr_of(&self, ino: Ino, inode: &Inode) -> Result<Attr, FsError> {
+        let kind = Kind::from_number(inode.kind)?;
+        let mut attr = Attr {
+            ino,
+            kind,
+            size: 0,
+            blocks: 0,
+            mode: inode.mode,
+            nlink: inode.nlink,
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: inode.rdev,
+            atime_ns: inode.mtime_ns,
+            mtime_ns: inode.mtime_ns,
+            ctime_ns: inode.ctime_ns,
+            birth_ns: inode.birth_ns,
+        };
+        match kind {
+            Kind::File => self.fill_from_content(&mut attr)?,
+            Kind::Symlink => attr.size = inode.target.len() as u64,
+            Kind::Directory => attr.size = 4096,
+            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {}
+        }
+        Ok(attr)
+    }
+
+    fn fill_from_content(&self, attr: &mut Attr) -> Result<(), FsError> {
+        let (size, allocated, mtime_ns, ctime_ns);
+        if let Some(file) = self.files.peek(attr.ino) {
+            let body = file.body();
+            (size, allocated) = (body.size, body.allocated_bytes());
+            (mtime_ns, ctime_ns) = (body.mtime_ns, body.ctime_ns);
+        } else {
+            let content: Content = self
+                .journal
+                .record(&key::content(attr.ino))?
+                .ok_or(FsError::NotFound)?;
+            let holes: Holes = content
+                .holes
+                .iter()
+                .map(|&(start, end)| start..end)
+                .collect();
+            (size, allocated) = (content.size, body::allocated_bytes(content.size, &holes));
+            (mtime_ns, ctime_ns) = (content.mtime_ns, content.ctime_ns);
+        }
+        attr.size = size;
+        attr.blocks = allocated.div_ceil(512);
+        attr.mtime_ns = mtime_ns;
+        attr.atime_ns = mtime_ns;
+        attr.ctime_ns = attr.ctime_ns.max(ctime_ns);
+        Ok(())
+    }
+
+    /// The target of a symlink.
+    pub(super) fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let inode = self.inode(ino)?;
+        match Kind::from_number(inode.kind)? {
+            Kind::Symlink => Ok(inode.target),
+            _ => Err(FsError::Invalid),
+        }
+    }
+
+    /// Entries of `dir` behind `cookie`, until `add` answers false.
+    pub(super) fn readdir(
+        &self,
+        dir: Ino,
+        cookie: u64,
+        plus: bool,
+        add: &mut dyn FnMut(&DirItem, Option<&Attr>) -> bool,
+    ) -> Result<(), FsError> {
+        self.loaded_directory(dir)?;
+        for (own, name, ino) in [
+            (DOT, &b"."[..], dir),
+            (DOT_DOT, b"..", self.parent_of(dir)?),
+        ] {
+            let item = DirItem {
+                cookie: own,
+                ino,
+                kind: Kind::Directory,
+                name: name.to_vec(),
+            };
+            if cookie < own && !add(&item, None) {
+                return Ok(());
+            }
+        }
+        let prefix = key::cookies(dir);
+        let mut after = key::cookie(dir, cookie.max(DOT_DOT));
+        loop {
+            let step = self.journal.scan(&prefix, Some(&after), STEP)?;
+            for (found, bytes) in &step {
+                let entry = Cookie::from_bytes(bytes)?;
+                let item = DirItem {
+                    cookie: key::parse_second(found).unwrap_or(DOT_DOT),
+                    ino: Ino(entry.ino),
+                    kind: Kind::from_number(entry.kind)?,
+                    name: entry.name,
+                };
+                let attr = match plus.then(|| self.getattr(item.ino)) {
+                    Some(Err(FsError::NotFound)) => continue, // unlinked this moment
+                    Some(attr) => Some(attr?),
+                    None => None,
+                };
+                if !add(&item, attr.as_ref()) {
+                    return Ok(());
+                }
+            }
+            match step.last() {
+                Some((last, _)) => after.clone_from(last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The record of an inode.
+    pub(super) fn inode(&self, ino: Ino) -> Result<Inode, FsError> {
+        self.journal
+            .record(&key::inode(ino))?
+            .ok_or(FsError::NotFound)
+    }
+
+    /// The entry `name` of `dir`, which must be a loaded directory.
+    pub(super) fn entry(&self, dir: Ino, name: &[u8]) -> Result<Option<Entry>, FsError> {
+        if let Some(entry) = self.journal.record(&key::entry(dir, name))? {
+            return Ok(Some(entry));
+        }
+        self.loaded_directory(dir)?;
+        // It may have been loaded between the two looks.
+        Ok(self.journal.record(&key::entry(dir, name))?)
+    }
+
+    /// The state of a directory whose entries are here.
+    pub(super) fn loaded_directory(&self, dir: Ino) -> Result<Directory, FsError> {
+        let state: Directory =
+            self.journal
+                .record(&key::directory(dir))?
+                .ok_or_else(|| match self.inode(dir) {
+                    Ok(_) => FsError::NotDirectory,
+                    Err(error) => error,
+                })?;
+        if state.loaded {
+            Ok(state)
+        } else {
+            Err(FsError::NotLocal(Want::Directory { slot: 0, dir }))
+        }
+    }
+
+    /// The directory that a directory lies in; the root lies in itself.
+    pub(super) fn parent_of(&self, dir: Ino) -> Result<Ino, FsError> {
+        let links = self.journal.scan(&key::links(dir), None, 1)?;
+        Ok(links
+            .first()
+            .and_then(|(found, _)| key::parse_link(found))
+            .map_or(Ino::ROOT, |(parent, _)| parent))
+    }
+}
+
+impl Kind {
+    /// The kind that a record names by number.
+    pub(super) fn from_number(number: u8) -> Result<Self, FsError> {
+        Ok(match number {
+            1 => Self::File,
+            2 => Self::Directory,
+            3 => Self::Symlink,
+            4 => Self::Fifo,
+            5 => Self::Socket,
+            6 => Self::CharDevice,
+            7 => Self::BlockDevice,
+            other => return Err(FsError::Damaged(format!("kind {other} of an inode"))),
+        })
+    }
+}

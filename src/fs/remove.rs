@@ -1,0 +1,159 @@
+//! Names that go: unlink and rmdir. Never growth; open files live on without a name.
+
+use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
+use super::volume::{Volume, content_charge, signed};
+use super::{FsError, Kind};
+use crate::journal::record::{Content, Entry, Inode};
+use crate::journal::{Batch, key};
+use crate::pack::charge;
+use crate::types::Ino;
+
+impl Volume {
+    /// Removes the name `name` of anything but a directory.
+    pub(super) fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        self.quota().check_change()?;
+        let _names = self.lock_names();
+        let mut parent = self.inode(dir)?;
+        let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
+        if Kind::from_number(entry.kind)? == Kind::Directory {
+            return Err(FsError::IsDirectory);
+        }
+        let mut batch = Batch::default();
+        self.drop_name(&mut batch, dir, name, &entry)?;
+        touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
+        self.apply(batch)
+    }
+
+    /// Removes the empty directory `name`.
+    pub(super) fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        self.quota().check_change()?;
+        let _names = self.lock_names();
+        let mut parent = self.inode(dir)?;
+        let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
+        if Kind::from_number(entry.kind)? != Kind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        self.check_empty(Ino(entry.ino))?;
+        let mut batch = Batch::default();
+        self.drop_name(&mut batch, dir, name, &entry)?;
+        parent.nlink = parent.nlink.saturating_sub(1);
+        touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
+        self.apply(batch)
+    }
+
+    /// Refuses a directory that has entries; a directory that is not loaded knows by its sums.
+    pub(super) fn check_empty(&self, dir: Ino) -> Result<(), FsError> {
+        let state: crate::journal::record::Directory = self
+            .journal
+            .record(&key::directory(dir))?
+            .ok_or(FsError::NotDirectory)?;
+        let empty = if state.loaded {
+            self.journal.scan(&key::entries(dir), None, 1)?.is_empty()
+        } else {
+            state.published.is_none_or(|tree| tree.entries == 0)
+        };
+        if empty {
+            Ok(())
+        } else {
+            Err(FsError::NotEmpty)
+        }
+    }
+
+    /// Removes the records of a name and, with the last one, of its inode; books what gets free.
+    pub(super) fn drop_name(
+        &self,
+        batch: &mut Batch,
+        dir: Ino,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), FsError> {
+        let ino = Ino(entry.ino);
+        let mut inode = self.inode(ino)?;
+        let directory = inode.kind == Kind::Directory as u8;
+        self.take_name(batch, dir, name, entry);
+        let mut freed = signed(charge::entry_charge(name, 0, 0));
+        inode.nlink = inode.nlink.saturating_sub(1);
+        inode.ctime_ns = self.clock.wall_ns();
+        if inode.nlink > 0 && !directory {
+            batch.put(key::inode(ino), &inode);
+            batch.mark(key::dirty_inode(ino));
+        } else {
+            freed += attributes_charge(&inode);
+            if directory {
+                freed += signed(charge::DIRECTORY);
+                batch.remove(key::directory(ino));
+            }
+            batch.count_inodes(-1);
+            self.drop_inode(batch, ino, &inode)?;
+        }
+        batch.charge(-freed);
+        self.quota().adjust(-freed);
+        Ok(())
+    }
+
+    /// Removes the records that tie `name` to its inode.
+    pub(super) fn take_name(&self, batch: &mut Batch, dir: Ino, name: &[u8], entry: &Entry) {
+        batch.remove(key::entry(dir, name));
+        batch.remove(key::cookie(dir, entry.cookie));
+        batch.remove(key::link(Ino(entry.ino), dir, name));
+        batch.mark(key::dirty_entry(dir, name));
+    }
+
+    /// The last name of an inode is gone.
+    fn drop_inode(&self, batch: &mut Batch, ino: Ino, inode: &Inode) -> Result<(), FsError> {
+        if inode.hard {
+            // Its row of the inode table goes with the next commit.
+            batch.mark(key::dirty_inode(ino));
+        } else {
+            batch.remove(key::dirty_inode(ino));
+        }
+        if inode.kind != Kind::File as u8 {
+            batch.remove(key::inode(ino));
+            return Ok(());
+        }
+        let file = self.files.peek(ino);
+        let in_use = self.files.unlinked(ino);
+        // Whoever was writing has ended; whoever begins now charges nothing any more.
+        let record: Option<Content> = self.journal.record(&key::content(ino))?;
+        let charged = match &file {
+            Some(file) => {
+                let mut body = file.body_mut();
+                if !in_use {
+                    batch.retire(body.take_stages());
+                }
+                body.charge()
+            }
+            None => record.as_ref().map_or(0, content_charge),
+        };
+        self.quota().adjust(-signed(charged));
+        if in_use {
+            batch.put(key::inode(ino), inode);
+            batch.set(key::orphan(ino));
+            return Ok(());
+        }
+        if let Some(content) = record {
+            batch.charge(-signed(content_charge(&content)));
+            batch.retire(content.stage);
+        }
+        for (found, _) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
+            batch.remove(found);
+        }
+        batch.remove(key::content(ino));
+        batch.remove(key::inode(ino));
+        Ok(())
+    }
+}
+
+/// What an inode's attributes are charged besides its names.
+fn attributes_charge(inode: &Inode) -> i64 {
+    let plain = signed(charge::entry_charge(
+        b"",
+        xattrs_bytes(inode),
+        inode.target.len() as u64,
+    )) - signed(charge::entry_charge(b"", 0, 0));
+    if inode.hard {
+        plain + hard_surcharge(inode)
+    } else {
+        plain
+    }
+}

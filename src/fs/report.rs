@@ -1,0 +1,133 @@
+//! What a volume tells of itself: `statfs`, what is pending, the virtual attributes.
+
+use super::volume::{Volume, lock};
+use super::{FsError, Kind, StatFs};
+use crate::journal::key;
+use crate::journal::record::Content;
+use crate::types::Ino;
+
+/// What a token's directory tells in its virtual attributes; kept current by the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Token id, decimal.
+    pub token: String,
+    /// The token's name key (`k51…`); empty when it has none.
+    pub name: String,
+    /// CID of the last published root; empty before the first.
+    pub root: String,
+    /// State as `pxfs status` tells it.
+    pub state: String,
+}
+
+/// What is not published yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Regular files with content that is not published.
+    pub files: u64,
+    /// Their lengths, in bytes.
+    pub bytes: u64,
+    /// Anything at all that is not published, names and attributes too.
+    pub any: bool,
+}
+
+impl Volume {
+    /// Room and use of this token.
+    pub(super) fn statfs(&self) -> StatFs {
+        let (blocks, free, files_free) = self.quota().statfs();
+        let files = self.journal.counters().inodes;
+        StatFs {
+            blocks,
+            free,
+            files: files.saturating_add(files_free),
+            files_free,
+        }
+    }
+
+    /// Makes one inode, and every name, durable.
+    pub(super) fn fsync(&self, ino: Ino) -> Result<(), FsError> {
+        if let Some(reason) = self.poisoned() {
+            return Err(FsError::Disk(reason));
+        }
+        if let Some(held) = self.files.hold_known(ino) {
+            let saved = self.save(&held);
+            self.leave(held);
+            saved?;
+        }
+        self.sync_journal()
+    }
+
+    /// What is not published yet. Reads a record for each changed file.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn pending(&self) -> Result<Pending, FsError> {
+        let mut pending = Pending {
+            any: self.activity().is_some(),
+            ..Pending::default()
+        };
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let step = self
+                .journal
+                .scan(&key::dirty_inodes(), after.as_deref(), 1024)?;
+            for (found, _) in &step {
+                let Some(ino) = key::parse_ino(found) else {
+                    continue;
+                };
+                let content: Option<Content> = self.journal.record(&key::content(ino))?;
+                if let Some(content) = content.filter(|c| c.version != c.published) {
+                    pending.files += 1;
+                    pending.bytes += content.size;
+                }
+            }
+            match step.last() {
+                Some((last, _)) => after = Some(last.clone()),
+                None => return Ok(pending),
+            }
+        }
+    }
+
+    /// Sets what the token's directory tells in its virtual attributes.
+    pub fn set_labels(&self, labels: Labels) {
+        *lock(&self.labels) = labels;
+    }
+
+    /// The virtual attribute `user.px.FIELD` of an inode.
+    pub(super) fn virtual_attribute(&self, ino: Ino, field: &[u8]) -> Result<Vec<u8>, FsError> {
+        if ino == Ino::ROOT {
+            let labels = lock(&self.labels).clone();
+            let text = match field {
+                b"token" => labels.token,
+                b"name" => labels.name,
+                b"root" => labels.root,
+                b"state" => labels.state,
+                _ => String::new(),
+            };
+            return if text.is_empty() {
+                Err(FsError::NoAttribute)
+            } else {
+                Ok(text.into_bytes())
+            };
+        }
+        if Kind::from_number(self.inode(ino)?.kind)? != Kind::File {
+            return Err(FsError::NoAttribute);
+        }
+        let unsaved = self.files.peek(ino).is_some_and(|file| file.body().unsaved);
+        let content: Content = self
+            .journal
+            .record(&key::content(ino))?
+            .ok_or(FsError::NotFound)?;
+        let published = !unsaved && content.version == content.published;
+        match field {
+            b"state" if published => Ok(b"published".to_vec()),
+            b"state" if self.active_cut().is_some() => Ok(b"uploading".to_vec()),
+            b"state" => Ok(b"local".to_vec()),
+            b"cid" => content
+                .base
+                .filter(|_| published)
+                .map(|base| base.cid.0.to_string().into_bytes())
+                .ok_or(FsError::NoAttribute),
+            _ => Err(FsError::NoAttribute),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Settling: what a commit has published becomes clean here.
+//!
+//! Order: the records first, durably; then the bytes go (into the cache where they are whole). A
+//! crash in between publishes some of it once more, and loses nothing.
+
+use super::FsError;
+use super::cut::{Built, Changes, Cut};
+use super::volume::Volume;
+use crate::journal::record::{Base, CidBytes, Directory, Tree};
+use crate::journal::{Batch, key};
+use crate::pack::Child;
+use crate::types::Ino;
+
+/// Marks that are taken off at a time.
+const STEP: usize = 512;
+
+/// See [`Cut::settle`].
+pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), FsError> {
+    let volume = cut.volume();
+    for (dir, tree) in &built.directories {
+        settle_directory(volume, *dir, (*tree).into())?;
+    }
+    if let Some(table) = built.table {
+        let mut batch = Batch::default();
+        batch.put(key::meta("table"), &Tree::from(table));
+        volume.apply_quietly(batch)?;
+    }
+    let mut dirty = Vec::new();
+    for ino in &changes.files {
+        let clean = match built.files.get(ino) {
+            Some(content) => settle_file(cut, *ino, content)?,
+            None => false,
+        };
+        if !clean {
+            dirty.push(key::dirty_inode(*ino));
+        }
+    }
+    dirty.sort();
+    let mut marks = Vec::new();
+    for prefix in [key::dirty_entries(), key::dirty_inodes()] {
+        cut.snapshot().each(&prefix, |found, _| {
+            if dirty.binary_search_by(|k| k.as_slice().cmp(found)).is_err() {
+                marks.push(found.to_vec());
+            }
+            Ok(true)
+        })?;
+    }
+    for step in marks.chunks(STEP) {
+        volume.journal.unmark(step, cut.version())?;
+    }
+    volume.sync_journal()?;
+    if dirty.is_empty() {
+        volume.note_published(cut.activity());
+    }
+    Ok(())
+}
+
+fn settle_directory(volume: &Volume, dir: Ino, tree: Tree) -> Result<(), FsError> {
+    let _names = volume.lock_names();
+    let Some(state) = volume.journal.record::<Directory>(&key::directory(dir))? else {
+        return Ok(()); // removed since
+    };
+    let mut batch = Batch::default();
+    batch.put(
+        key::directory(dir),
+        &Directory {
+            published: Some(tree),
+            ..state
+        },
+    );
+    volume.apply_quietly(batch)
+}
+
+/// True when nothing of the file is left to publish, or a later change has marked it anew.
+fn settle_file(cut: &Cut, ino: Ino, content: &Child) -> Result<bool, FsError> {
+    let volume = cut.volume();
+    let file = cut.file(ino)?;
+    let then = file.content();
+    let held = match volume.hold(ino) {
+        Ok(held) => held,
+        Err(FsError::NotFound) => return Ok(true), // removed since
+        Err(error) => return Err(error),
+    };
+    let settled = {
+        let mut body = held.body_mut();
+        if body.cuts == then.cuts {
+            if let Some(bytes) = &file.inline {
+                volume.cache.fill(&content.cid, file.size, 0, bytes);
+            }
+            let base = Base {
+                cid: CidBytes(content.cid),
+                size: file.size,
+                valid: file.size,
+                tsize: content.tsize,
+                damaged: content.damaged,
+            };
+            let whole = body
+                .is_wholly_staged()
+                .then(|| body.stage.clone())
+                .flatten();
+            body.settle(base, then.version, |index| {
+                file.chunks.get(&index).map(|chunk| chunk.version)
+            });
+            if let (Some(stage), None, true) = (whole, &body.stage, body.size == file.size) {
+                super::volume::lock(&volume.adoptions)
+                    .insert(stage.number(), (content.cid, file.size));
+            }
+            true
+        } else {
+            // It was cut shorter since: the published content must not lie below it. All of it is
+            // still here, over the older base, and the next commit publishes it.
+            false
+        }
+    };
+    let result = if settled { volume.save(&held) } else { Ok(()) };
+    volume.leave(held);
+    result.map(|()| settled)
+}

@@ -1,0 +1,187 @@
+//! Keys of the journal's one table, ordered so that what is read together lies together.
+//!
+//! | tag | key behind the tag | value |
+//! |---|---|---|
+//! | 1 | inode u64be | [`super::record::Inode`] |
+//! | 2 | inode u64be | [`super::record::Content`] |
+//! | 3 | inode u64be, chunk u64be | [`super::record::Chunk`] |
+//! | 4 | directory u64be, name | [`super::record::Entry`] |
+//! | 5 | directory u64be, cookie u64be | [`super::record::Cookie`] |
+//! | 6 | inode u64be, directory u64be, name | nothing: a link of the inode |
+//! | 7 | inode u64be | [`super::record::Directory`] |
+//! | 8 | directory u64be, name | version u64be: the entry differs from the published one |
+//! | 9 | inode u64be | version u64be: the inode differs from the published one |
+//! | 10 | inode u64be | nothing: unlinked while open |
+//! | 11 | ASCII name | a value of the volume ([`super::record`]) |
+
+use crate::types::Ino;
+
+/// An encoded key: tag byte, then fixed-width big-endian numbers, then a name to the end.
+pub(crate) type Key = Vec<u8>;
+
+const INODE: u8 = 1;
+const CONTENT: u8 = 2;
+const CHUNK: u8 = 3;
+const ENTRY: u8 = 4;
+const COOKIE: u8 = 5;
+const LINK: u8 = 6;
+const DIRECTORY: u8 = 7;
+const DIRTY_ENTRY: u8 = 8;
+const DIRTY_INODE: u8 = 9;
+const ORPHAN: u8 = 10;
+const META: u8 = 11;
+
+fn with_number(tag: u8, number: u64, room: usize) -> Key {
+    let mut key = Vec::with_capacity(9 + room);
+    key.push(tag);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn with_name(tag: u8, number: u64, name: &[u8]) -> Key {
+    let mut key = with_number(tag, number, name.len());
+    key.extend_from_slice(name);
+    key
+}
+
+fn with_two(tag: u8, first: u64, second: u64) -> Key {
+    with_name(tag, first, &second.to_be_bytes())
+}
+
+/// The inode's attributes.
+pub(crate) fn inode(ino: Ino) -> Key {
+    with_number(INODE, ino.0, 0)
+}
+
+/// A regular file's content.
+pub(crate) fn content(ino: Ino) -> Key {
+    with_number(CONTENT, ino.0, 0)
+}
+
+/// One staged chunk of a file.
+pub(crate) fn chunk(ino: Ino, index: u64) -> Key {
+    with_two(CHUNK, ino.0, index)
+}
+
+/// Prefix of all staged chunks of a file.
+pub(crate) fn chunks(ino: Ino) -> Key {
+    with_number(CHUNK, ino.0, 0)
+}
+
+/// A directory's entry by name.
+pub(crate) fn entry(dir: Ino, name: &[u8]) -> Key {
+    with_name(ENTRY, dir.0, name)
+}
+
+/// Prefix of all entries of a directory by name.
+pub(crate) fn entries(dir: Ino) -> Key {
+    with_number(ENTRY, dir.0, 0)
+}
+
+/// A directory's entry by serial number.
+pub(crate) fn cookie(dir: Ino, cookie: u64) -> Key {
+    with_two(COOKIE, dir.0, cookie)
+}
+
+/// Prefix of all entries of a directory by serial number.
+pub(crate) fn cookies(dir: Ino) -> Key {
+    with_number(COOKIE, dir.0, 0)
+}
+
+/// One link of an inode.
+pub(crate) fn link(ino: Ino, dir: Ino, name: &[u8]) -> Key {
+    let mut key = with_two(LINK, ino.0, dir.0);
+    key.extend_from_slice(name);
+    key
+}
+
+/// Prefix of all links of an inode.
+pub(crate) fn links(ino: Ino) -> Key {
+    with_number(LINK, ino.0, 0)
+}
+
+/// Directory and name of a link key; `None` for any other key.
+pub(crate) fn parse_link(key: &[u8]) -> Option<(Ino, &[u8])> {
+    match key.first() {
+        Some(&LINK) => Some((Ino(number(key, 9)?), key.get(17..)?)),
+        _ => None,
+    }
+}
+
+/// A directory's state.
+pub(crate) fn directory(ino: Ino) -> Key {
+    with_number(DIRECTORY, ino.0, 0)
+}
+
+/// Mark of an entry that differs from the published one.
+pub(crate) fn dirty_entry(dir: Ino, name: &[u8]) -> Key {
+    with_name(DIRTY_ENTRY, dir.0, name)
+}
+
+/// Prefix of all marks of entries.
+pub(crate) fn dirty_entries() -> Key {
+    vec![DIRTY_ENTRY]
+}
+
+/// Directory and name of a mark of an entry; `None` for any other key.
+pub(crate) fn parse_dirty_entry(key: &[u8]) -> Option<(Ino, &[u8])> {
+    match key.first() {
+        Some(&DIRTY_ENTRY) => Some((Ino(number(key, 1)?), key.get(9..)?)),
+        _ => None,
+    }
+}
+
+/// Mark of an inode that differs from the published one.
+pub(crate) fn dirty_inode(ino: Ino) -> Key {
+    with_number(DIRTY_INODE, ino.0, 0)
+}
+
+/// Prefix of all marks of inodes.
+pub(crate) fn dirty_inodes() -> Key {
+    vec![DIRTY_INODE]
+}
+
+/// Mark of an inode that was unlinked while open.
+pub(crate) fn orphan(ino: Ino) -> Key {
+    with_number(ORPHAN, ino.0, 0)
+}
+
+/// Prefix of all orphans.
+pub(crate) fn orphans() -> Key {
+    vec![ORPHAN]
+}
+
+/// The inode of a key whose only number it is (orphans, marks of inodes).
+pub(crate) fn parse_ino(key: &[u8]) -> Option<Ino> {
+    number(key, 1).map(Ino)
+}
+
+/// The second number of a key: a chunk's index, an entry's cookie.
+pub(crate) fn parse_second(key: &[u8]) -> Option<u64> {
+    number(key, 9)
+}
+
+/// A value of the volume.
+pub(crate) fn meta(name: &str) -> Key {
+    let mut key = vec![META];
+    key.extend_from_slice(name.as_bytes());
+    key
+}
+
+/// The first key behind all keys that begin with `prefix`; `None` when there is none.
+pub(crate) fn end_of(prefix: &[u8]) -> Option<Key> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return Some(end);
+        }
+    }
+    None
+}
+
+fn number(key: &[u8], at: usize) -> Option<u64> {
+    key.get(at..at + 8)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+}

@@ -1,0 +1,596 @@
+//! The table of records: an overlay in memory above redb.
+//!
+//! Invariant: a batch is visible as a whole from the moment [`Journal::apply`] returns, and durable
+//! as a whole with every batch before it. Reads look into the active overlay, then the one being
+//! written, then redb. The mutex guards memory only; no disk is touched under it, except that a
+//! reader takes its handle of the table under it (so that a record is always in one of the three).
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
+
+use super::JournalError;
+use super::key::{self, Key};
+use super::record::{Counters, Record};
+
+const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
+
+/// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
+const MAX_OPS: usize = 20_000;
+const MAX_BYTES: usize = 32 << 20;
+
+/// Operations beyond which a commit in the background is due.
+const DUE_OPS: usize = 2_000;
+const DUE_BYTES: usize = 4 << 20;
+
+/// How long [`Journal::apply`] waits for room in the overlay before it says there is none.
+const APPLY_WAIT: Duration = Duration::from_secs(20);
+
+/// What one operation changes.
+#[derive(Debug, Default)]
+pub struct Batch {
+    puts: Vec<(Key, Option<Bytes>)>,
+    marks: Vec<Key>,
+    used_delta: i64,
+    inodes_delta: i64,
+    retired: Vec<u64>,
+}
+
+impl Batch {
+    /// Sets a record.
+    pub(crate) fn put(&mut self, key: Key, record: &impl Record) {
+        self.puts.push((key, Some(record.to_bytes())));
+    }
+
+    /// Sets a record without content: its key says it all.
+    pub(crate) fn set(&mut self, key: Key) {
+        self.puts.push((key, Some(Bytes::new())));
+    }
+
+    /// Sets raw bytes.
+    pub(crate) fn put_bytes(&mut self, key: Key, bytes: Bytes) {
+        self.puts.push((key, Some(bytes)));
+    }
+
+    /// Removes a record, whether there is one or not.
+    pub(crate) fn remove(&mut self, key: Key) {
+        self.puts.push((key, None));
+    }
+
+    /// Marks something as changed: the record becomes a version given to no other.
+    pub(crate) fn mark(&mut self, key: Key) {
+        self.marks.push(key);
+    }
+
+    /// Changes the nominal bytes that are charged.
+    pub(crate) fn charge(&mut self, delta: i64) {
+        self.used_delta += delta;
+    }
+
+    /// Changes the number of inodes.
+    pub(crate) fn count_inodes(&mut self, delta: i64) {
+        self.inodes_delta += delta;
+    }
+
+    /// Lets go of stage files: no record names them any more once this is applied.
+    pub(crate) fn retire(&mut self, stages: impl IntoIterator<Item = u64>) {
+        self.retired.extend(stages);
+    }
+
+    /// The stage files that it lets go of.
+    pub(crate) fn take_retired(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.retired)
+    }
+}
+
+#[derive(Default)]
+struct Overlay {
+    records: BTreeMap<Key, Option<Bytes>>,
+    ops: usize,
+    bytes: usize,
+}
+
+impl Overlay {
+    fn put(&mut self, key: Key, value: Option<Bytes>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 64;
+        self.records.insert(key, value);
+    }
+}
+
+type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+struct State {
+    active: Overlay,
+    frozen: Option<Arc<Overlay>>,
+    table: Arc<Table>,
+    counters: Counters,
+    /// Batches applied, and how many of them are durable.
+    applied: u64,
+    durable: u64,
+    committing: bool,
+    failed: Option<JournalError>,
+}
+
+/// The journal of one volume.
+pub struct Journal {
+    db: Database,
+    state: Mutex<State>,
+    /// A commit ended, or there is work for one.
+    changed: Condvar,
+}
+
+impl Journal {
+    /// Opens or creates the journal file at `path`, with `cache_bytes` of page cache.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] when the file is no journal; disk errors.
+    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, JournalError> {
+        let db = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create(path)
+            .map_err(|e| JournalError::Corrupt(format!("{}: {e}", path.display())))?;
+        let write = db.begin_write().map_err(disk)?;
+        write.open_table(TABLE).map_err(disk)?;
+        write.commit().map_err(disk)?;
+        let table = Arc::new(reader(&db)?);
+        let counters = match read(&table, &key::meta("counters"))? {
+            Some(bytes) => Counters::from_bytes(&bytes)?,
+            None => Counters {
+                version: 0,
+                next_ino: 2,
+                next_cookie: 3,
+                next_stage: 1,
+                used_bytes: 0,
+                inodes: 0,
+            },
+        };
+        Ok(Self {
+            db,
+            state: Mutex::new(State {
+                active: Overlay::default(),
+                frozen: None,
+                table,
+                counters,
+                applied: 0,
+                durable: 0,
+                committing: false,
+                failed: None,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// The record at `key`.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
+        let table = {
+            let state = self.lock();
+            if let Some(found) = state.overlaid(key) {
+                return Ok(found);
+            }
+            Arc::clone(&state.table)
+        };
+        read(&table, key)
+    }
+
+    /// The record at `key`, decoded.
+    pub(crate) fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, JournalError> {
+        self.get(key)?
+            .map(|bytes| R::from_bytes(&bytes))
+            .transpose()
+    }
+
+    /// Up to `limit` records whose keys begin with `prefix`, behind `after` (a whole key), in order
+    /// of keys.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Bytes)>, JournalError> {
+        let range = bounds(prefix, after);
+        let mut top = Vec::new();
+        let (table, frozen) = {
+            let state = self.lock();
+            let mut live = 0;
+            for (key, value) in state.active.records.range::<[u8], _>(as_slices(&range)) {
+                top.push(Ok((key.clone(), value.clone())));
+                live += usize::from(value.is_some());
+                if live == limit {
+                    break; // whatever lies below, no result lies behind this key
+                }
+            }
+            (Arc::clone(&state.table), state.frozen.clone())
+        };
+        let bottom = table
+            .range::<&[u8]>(as_slices(&range))
+            .map_err(disk)?
+            .map(|pair| {
+                let (key, value) = pair.map_err(disk)?;
+                Ok((
+                    key.value().to_vec(),
+                    Some(Bytes::copy_from_slice(value.value())),
+                ))
+            });
+        let middle = frozen
+            .iter()
+            .flat_map(|layer| layer.records.range::<[u8], _>(as_slices(&range)))
+            .map(|(key, value)| Ok((key.clone(), value.clone())));
+        merge(top.into_iter(), merge(middle, bottom))
+            .filter_map(|item| match item {
+                Ok((key, value)) => value.map(|value| Ok((key, value))),
+                Err(error) => Some(Err(error)),
+            })
+            .take(limit)
+            .collect()
+    }
+
+    /// Makes `batch` visible, all of it at once. Waits, within a bound, while too much is not
+    /// written yet.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
+    pub(crate) fn apply(&self, batch: Batch) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        if state.active.ops >= MAX_OPS || state.active.bytes >= MAX_BYTES {
+            state = self
+                .changed
+                .wait_timeout_while(state, APPLY_WAIT, |s| {
+                    s.failed.is_none() && (s.active.ops >= MAX_OPS || s.active.bytes >= MAX_BYTES)
+                })
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            if state.active.ops >= MAX_OPS || state.active.bytes >= MAX_BYTES {
+                return Err(state.failed.clone().unwrap_or(JournalError::NoRoom));
+            }
+        }
+        if let Some(failed) = &state.failed {
+            return Err(failed.clone());
+        }
+        for (key, value) in batch.puts {
+            state.active.put(key, value);
+        }
+        for key in batch.marks {
+            state.counters.version += 1;
+            let version = Bytes::copy_from_slice(&state.counters.version.to_be_bytes());
+            state.active.put(key, Some(version));
+        }
+        let counters = &mut state.counters;
+        counters.used_bytes = counters.used_bytes.saturating_add_signed(batch.used_delta);
+        counters.inodes = counters.inodes.saturating_add_signed(batch.inodes_delta);
+        state.applied += 1;
+        state.active.ops += 1;
+        if state.active.ops == DUE_OPS || state.active.bytes >= DUE_BYTES {
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Removes those marks that no change after `version` has renewed.
+    pub(crate) fn unmark(&self, keys: &[Key], version: u64) -> Result<(), JournalError> {
+        let old = |bytes: &[u8]| {
+            bytes
+                .try_into()
+                .is_ok_and(|v| u64::from_be_bytes(v) <= version)
+        };
+        loop {
+            let table = Arc::clone(&self.lock().table);
+            let below: Vec<bool> = keys
+                .iter()
+                .map(|key| Ok(read(&table, key)?.is_some_and(|bytes| old(&bytes))))
+                .collect::<Result<_, JournalError>>()?;
+            let mut state = self.lock();
+            if !Arc::ptr_eq(&state.table, &table) {
+                continue; // what was read below may be renewed: look again
+            }
+            for (key, below) in keys.iter().zip(below) {
+                let gone = match state.overlaid(key) {
+                    Some(above) => above.is_some_and(|bytes| old(&bytes)),
+                    None => below,
+                };
+                if gone {
+                    state.active.put(key.clone(), None);
+                }
+            }
+            state.applied += 1;
+            state.active.ops += 1;
+            return Ok(());
+        }
+    }
+
+    /// Makes everything that was applied before the call durable. Calls that meet share a commit.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`], after which it may be called again; any other error is final.
+    pub fn sync(&self) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        let target = state.applied;
+        loop {
+            if state.durable >= target {
+                return Ok(());
+            }
+            if let Some(failed) = &state.failed {
+                return Err(failed.clone());
+            }
+            if state.committing {
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(state);
+            self.commit(Durability::Immediate)?;
+            state = self.lock();
+        }
+    }
+
+    /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and
+    /// writes it (not yet durable: that is [`Journal::sync`]'s).
+    pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
+        let (state, _) = self
+            .changed
+            .wait_timeout_while(self.lock(), patience, |s| {
+                s.active.ops < DUE_OPS && s.active.bytes < DUE_BYTES
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let due = state.active.ops >= DUE_OPS || state.active.bytes >= DUE_BYTES;
+        drop(state);
+        if due {
+            self.commit(Durability::None)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A view of this moment that later changes do not touch. Everything in it is durable.
+    ///
+    /// # Errors
+    /// As [`Journal::sync`].
+    pub fn snapshot(&self) -> Result<Snapshot, JournalError> {
+        self.commit(Durability::Immediate)?;
+        let state = self.lock();
+        Ok(Snapshot {
+            table: Arc::clone(&state.table),
+        })
+    }
+
+    /// A version that is given to nothing else.
+    pub(crate) fn next_version(&self) -> u64 {
+        let mut state = self.lock();
+        state.counters.version += 1;
+        state.counters.version
+    }
+
+    /// A new inode number.
+    pub(crate) fn next_ino(&self) -> u64 {
+        let mut state = self.lock();
+        state.counters.next_ino += 1;
+        state.counters.next_ino - 1
+    }
+
+    /// `count` new serial numbers of entries; gives the first.
+    pub(crate) fn next_cookies(&self, count: u64) -> u64 {
+        let mut state = self.lock();
+        state.counters.next_cookie += count;
+        state.counters.next_cookie - count
+    }
+
+    /// A new number for a stage file.
+    pub(crate) fn next_stage(&self) -> u64 {
+        let mut state = self.lock();
+        state.counters.next_stage += 1;
+        state.counters.next_stage - 1
+    }
+
+    /// The counters of this moment.
+    pub(crate) fn counters(&self) -> Counters {
+        self.lock().counters
+    }
+
+    /// Sets what an adopted volume says of itself.
+    pub(crate) fn adopt(&self, next_ino: u64, used_bytes: u64, inodes: u64) {
+        let counters = &mut self.lock().counters;
+        counters.next_ino = counters.next_ino.max(next_ino);
+        counters.used_bytes = used_bytes;
+        counters.inodes = inodes;
+    }
+
+    /// Bytes in memory that are not written yet.
+    pub(crate) fn overlay_bytes(&self) -> u64 {
+        let state = self.lock();
+        (state.active.bytes + state.frozen.as_ref().map_or(0, |f| f.bytes)) as u64
+    }
+
+    /// Writes the active overlay as one transaction. Waits while another one is being written.
+    fn commit(&self, durability: Durability) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        while state.committing {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(failed) = &state.failed {
+            return Err(failed.clone());
+        }
+        if state.durable == state.applied {
+            return Ok(());
+        }
+        let counters = state.counters.to_bytes();
+        state.active.put(key::meta("counters"), Some(counters));
+        let frozen = Arc::new(std::mem::take(&mut state.active));
+        let target = state.applied;
+        state.frozen = Some(Arc::clone(&frozen));
+        state.committing = true;
+        drop(state);
+
+        let written = write(&self.db, &frozen, durability).and_then(|()| reader(&self.db));
+
+        let mut state = self.lock();
+        state.committing = false;
+        let result = match written {
+            Ok(table) => {
+                state.table = Arc::new(table);
+                state.frozen = None;
+                if matches!(durability, Durability::Immediate) {
+                    state.durable = target;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // What was frozen stays in sight: it is the newest that is known, and lost only
+                // with this process.
+                state.failed = Some(error.clone());
+                Err(error)
+            }
+        };
+        self.changed.notify_all();
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What the overlays say of `key`: nothing, that it is gone, or its record.
+    fn overlaid(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.active
+            .records
+            .get(key)
+            .or_else(|| {
+                self.frozen
+                    .as_ref()
+                    .and_then(|frozen| frozen.records.get(key))
+            })
+            .cloned()
+    }
+}
+
+/// The journal as it was at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    table: Arc<Table>,
+}
+
+impl Snapshot {
+    /// The counters of its moment.
+    pub(crate) fn counters(&self) -> Result<Counters, JournalError> {
+        self.record(&key::meta("counters"))?
+            .ok_or_else(|| JournalError::Corrupt("the journal has no counters".to_owned()))
+    }
+
+    /// The record at `key`, decoded.
+    pub(crate) fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, JournalError> {
+        self.get(key)?
+            .map(|bytes| R::from_bytes(&bytes))
+            .transpose()
+    }
+
+    /// The record at `key`.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
+        read(&self.table, key)
+    }
+
+    /// Calls `each` with the records whose keys begin with `prefix`, in order, until it answers
+    /// false.
+    pub(crate) fn each(
+        &self,
+        prefix: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, JournalError>,
+    ) -> Result<(), JournalError> {
+        let range = bounds(prefix, None);
+        for pair in self.table.range::<&[u8]>(as_slices(&range)).map_err(disk)? {
+            let (key, value) = pair.map_err(disk)?;
+            if !each(key.value(), value.value())? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Layered = Result<(Key, Option<Bytes>), JournalError>;
+
+/// Both in order of keys; where they have the same key, `upper` wins.
+fn merge(
+    upper: impl Iterator<Item = Layered>,
+    lower: impl Iterator<Item = Layered>,
+) -> impl Iterator<Item = Layered> {
+    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
+    std::iter::from_fn(move || match (upper.peek(), lower.peek()) {
+        (Some(Ok((over, _))), Some(Ok((under, _)))) => match over.cmp(under) {
+            std::cmp::Ordering::Greater => lower.next(),
+            std::cmp::Ordering::Less => upper.next(),
+            std::cmp::Ordering::Equal => {
+                lower.next();
+                upper.next()
+            }
+        },
+        (_, Some(Err(_))) | (None, _) => lower.next(),
+        (Some(_), _) => upper.next(),
+    })
+}
+
+type Range = (Bound<Key>, Bound<Key>);
+
+fn bounds(prefix: &[u8], after: Option<&[u8]>) -> Range {
+    (
+        after.map_or_else(
+            || Bound::Included(prefix.to_vec()),
+            |after| Bound::Excluded(after.to_vec()),
+        ),
+        key::end_of(prefix).map_or(Bound::Unbounded, Bound::Excluded),
+    )
+}
+
+fn as_slices(range: &Range) -> (Bound<&[u8]>, Bound<&[u8]>) {
+    (
+        range.0.as_ref().map(Vec::as_slice),
+        range.1.as_ref().map(Vec::as_slice),
+    )
+}
+
+fn write(db: &Database, overlay: &Overlay, durability: Durability) -> Result<(), JournalError> {
+    let mut transaction = db.begin_write().map_err(disk)?;
+    transaction.set_durability(durability).map_err(disk)?;
+    {
+        let mut table = transaction.open_table(TABLE).map_err(disk)?;
+        for (key, value) in &overlay.records {
+            match value {
+                Some(value) => table.insert(key.as_slice(), value.as_ref()).map(drop),
+                None => table.remove(key.as_slice()).map(drop),
+            }
+            .map_err(disk)?;
+        }
+    }
+    transaction.commit().map_err(disk)
+}
+
+fn reader(db: &Database) -> Result<Table, JournalError> {
+    db.begin_read()
+        .map_err(disk)?
+        .open_table(TABLE)
+        .map_err(disk)
+}
+
+fn read(table: &Table, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
+    Ok(table
+        .get(key)
+        .map_err(disk)?
+        .map(|value| Bytes::copy_from_slice(value.value())))
+}
+
+fn disk(error: impl Into<redb::Error>) -> JournalError {
+    match error.into() {
+        redb::Error::Io(io) => io.into(),
+        redb::Error::Corrupted(what) => JournalError::Corrupt(what),
+        other => JournalError::Disk(other.to_string()),
+    }
+}

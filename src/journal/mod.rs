@@ -1,0 +1,40 @@
+//! The journal: the durable local state of one volume, the seam between the two halves.
+//!
+//! [`Journal`] is a table of records with an overlay in memory: an operation changes the overlay as
+//! one [`Batch`]; batches reach the disk in the order they were applied, so what a crash leaves is
+//! a prefix. [`Stage`] holds the bytes that are not uploaded yet. Both speak to the disk alone: no
+//! network, no tokio. Called by `fs` and, for snapshots, by `publish`.
+
+mod disk;
+pub(crate) mod key;
+mod log;
+pub(crate) mod record;
+mod stage;
+
+pub use disk::{Disk, DiskFile, FolderDisk, MemoryDisk};
+pub use log::{Batch, Journal, Snapshot};
+pub use stage::Stage;
+pub(crate) use stage::StageFile;
+
+/// Why local state could not be read or made durable.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum JournalError {
+    /// The disk has no room; nothing was lost, try again when it has.
+    #[error("no room on the local disk")]
+    NoRoom,
+    /// The disk failed: what was not durable yet may never become it.
+    #[error("local disk: {0}")]
+    Disk(String),
+    /// A record is not what the format says.
+    #[error("local state is damaged: {0}")]
+    Corrupt(String),
+}
+
+impl From<std::io::Error> for JournalError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom,
+            _ => Self::Disk(error.to_string()),
+        }
+    }
+}

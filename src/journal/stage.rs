@@ -1,0 +1,166 @@
+//! Stage files: bytes beyond the small that are not uploaded yet, at their own offsets.
+//!
+//! Invariant: a stage file is removed only after the journal commit that dropped the last
+//! reference to it is durable ([`Stage::retire`] keeps it until [`Stage::sweep`]), and is never
+//! used again for another inode. What it holds is known from the journal alone.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::JournalError;
+use super::disk::{Disk, DiskFile};
+
+/// One stage file.
+pub(crate) struct StageFile {
+    number: u64,
+    file: Arc<dyn DiskFile>,
+    /// Whether its name in the folder is durable.
+    linked: AtomicBool,
+}
+
+impl StageFile {
+    /// Fills `buf` from `offset`.
+    pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), JournalError> {
+        self.file.read_at(buf, offset).map_err(Into::into)
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<(), JournalError> {
+        self.file.write_at(data, offset).map_err(Into::into)
+    }
+
+    /// Reads what there is of `len` bytes from `offset`: less where the file ends before.
+    pub(crate) fn read_some(&self, offset: u64, len: u64) -> Result<Vec<u8>, JournalError> {
+        let end = self.file.len()?.min(offset.saturating_add(len));
+        let mut bytes = vec![0; end.saturating_sub(offset) as usize];
+        self.file.read_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// Cuts the file to `len`.
+    pub(crate) fn set_len(&self, len: u64) -> Result<(), JournalError> {
+        self.file.set_len(len).map_err(Into::into)
+    }
+
+    /// The number that the journal knows it by.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// The stage of one volume.
+pub struct Stage {
+    disk: Arc<dyn Disk>,
+    open: Mutex<HashMap<u64, Arc<StageFile>>>,
+    retired: Mutex<Vec<u64>>,
+}
+
+impl Stage {
+    /// The stage in `disk`.
+    #[must_use]
+    pub fn new(disk: Arc<dyn Disk>) -> Self {
+        Self {
+            disk,
+            open: Mutex::default(),
+            retired: Mutex::default(),
+        }
+    }
+
+    /// A new, empty stage file.
+    pub(crate) fn create(&self, number: u64) -> Result<Arc<StageFile>, JournalError> {
+        let file = Arc::new(StageFile {
+            number,
+            file: self.disk.create(&name(number))?,
+            linked: AtomicBool::new(false),
+        });
+        lock(&self.open).insert(number, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// The stage file of that number.
+    pub(crate) fn get(&self, number: u64) -> Result<Arc<StageFile>, JournalError> {
+        if let Some(file) = lock(&self.open).get(&number) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(StageFile {
+            number,
+            file: self.disk.open(&name(number))?,
+            linked: AtomicBool::new(true),
+        });
+        Ok(Arc::clone(lock(&self.open).entry(number).or_insert(file)))
+    }
+
+    /// Makes the bytes of `file`, and its name, durable.
+    pub(crate) fn sync(&self, file: &StageFile) -> Result<(), JournalError> {
+        file.file.sync_data()?;
+        if !file.linked.load(Ordering::Acquire) {
+            self.disk.sync_folder()?;
+            file.linked.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The records in the overlay no longer name these files. They go at the next [`Stage::sweep`].
+    pub(crate) fn retire(&self, numbers: impl IntoIterator<Item = u64>) {
+        lock(&self.retired).extend(numbers);
+    }
+
+    /// Takes the list of retired files: call before the commit that makes their retirement durable,
+    /// and pass it to [`Stage::sweep`] after it.
+    pub(crate) fn take_retired(&self) -> Vec<u64> {
+        std::mem::take(&mut *lock(&self.retired))
+    }
+
+    /// Removes files whose last reference is durably gone.
+    pub(crate) fn sweep(&self, numbers: &[u64]) {
+        for number in numbers {
+            lock(&self.open).remove(number);
+            if let Err(error) = self.disk.remove(&name(*number)) {
+                tracing::warn!(number, %error, "a stage file could not be removed; the next start will");
+            }
+        }
+    }
+
+    /// At start: removes every file that `wanted` does not have, and cuts the others to the length
+    /// that it maps.
+    pub(crate) fn recover(&self, wanted: &HashMap<u64, u64>) -> Result<(), JournalError> {
+        for name_found in self.disk.list()? {
+            let number = name_found.parse::<u64>().ok();
+            match number.and_then(|number| wanted.get(&number)) {
+                Some(len) => {
+                    let file = self.disk.open(&name_found)?;
+                    if file.len()? > *len {
+                        file.set_len(*len)?;
+                    }
+                }
+                None => self.disk.remove(&name_found)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the disk below can still take.
+    pub(crate) fn free_bytes(&self) -> Result<u64, JournalError> {
+        self.disk.free_bytes().map_err(Into::into)
+    }
+
+    /// An empty file for bytes that need not survive a crash.
+    pub(crate) fn create_spool(&self) -> Result<Arc<dyn DiskFile>, JournalError> {
+        self.disk.create("spool").map_err(Into::into)
+    }
+
+    /// Where a stage file lies, if it is a real one.
+    pub(crate) fn path(&self, number: u64) -> Option<PathBuf> {
+        self.disk.path(&name(number))
+    }
+}
+
+fn name(number: u64) -> String {
+    number.to_string()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
