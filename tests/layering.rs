@@ -16,7 +16,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("mount", &["fs", "types", "clock"]),
     ("fs", &["journal", "types", "clock"]),
     ("journal", &["types", "clock"]),
-    ("pack", &["types"]),
+    // `store::Block`, the plain value that both speak of.
+    ("pack", &["store", "types"]),
     ("store", &["pack", "types", "clock", "durable", "fault"]),
     ("names", &["pack", "types", "clock", "durable", "fault"]),
     ("chain", &["store", "names", "pack", "types", "clock"]),
@@ -264,7 +265,8 @@ fn names(text: &str, word: &str) -> bool {
     })
 }
 
-/// Whether `text` names an errno constant of libc: `libc::EDQUOT`, or in `use libc::{EIO, …}`.
+/// Whether `text` names an errno constant: `libc::EDQUOT`, in `use libc::{EIO, …}`, or fuser's
+/// `Errno::EIO`. (rustix leaves the first E out; it is used to look at local errors.)
 fn names_errno(text: &str) -> bool {
     let constant = |name: &str| {
         name.len() > 1
@@ -273,7 +275,7 @@ fn names_errno(text: &str) -> bool {
                 .chars()
                 .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit())
     };
-    text.match_indices("libc::").any(|(at, prefix)| {
+    let follows = |(at, prefix): (usize, &str)| {
         let path = &text[at + prefix.len()..];
         let path = match path.strip_prefix('{') {
             Some(group) => group.split('}').next().unwrap_or(""),
@@ -285,7 +287,9 @@ fn names_errno(text: &str) -> bool {
             }
         };
         path.split(',').any(|name| constant(name.trim()))
-    })
+    };
+    text.match_indices("libc::").any(follows)
+        || (names(text, "fuser") && text.match_indices("Errno::").any(follows))
 }
 
 /// The module of a file: its first folder, or its own name at the top.
@@ -416,6 +420,10 @@ fn each_rule_can_fail() {
         ("journal/log.rs", "async fn f() { tokio::spawn(g()); }"),
         ("fs/tree.rs", "fn f() -> i32 { libc::EDQUOT }"),
         ("fs/tree.rs", "use libc::{EIO, c_int};"),
+        (
+            "mount/adapter.rs",
+            "use fuser::Errno; fn f() -> Errno { Errno::EIO }",
+        ),
         ("store/rpc.rs", "use fuser::Filesystem;"),
         ("chain/ledger.rs", "alloy::sol! { contract A {} }"),
         ("publish/commit.rs", "let s = EmbeddedStore::open(dir);"),
@@ -442,6 +450,10 @@ fn what_the_rules_allow_passes() {
             "use crate::fs::Volume; use fuser::Filesystem;",
         ),
         ("mount/errno.rs", "fn f() -> i32 { libc::EDQUOT }"),
+        (
+            "journal/disk.rs",
+            "use rustix::io::Errno; fn f(e: Errno) -> bool { e == Errno::EXIST }",
+        ),
         ("fs/io.rs", "use libc::c_int; use crate::journal::Log;"),
         (
             "fs/io.rs",
