@@ -14,10 +14,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("durable", &[]),
     ("fault", &[]),
     ("mount", &["fs", "types", "clock"]),
-    ("fs", &["journal", "types", "clock"]),
+    ("fs", &["journal", "pack", "cache", "types", "clock"]),
     ("journal", &["types", "clock"]),
-    // `store::Block`, the plain value that both speak of.
-    ("pack", &["store", "types"]),
+    ("pack", &["types"]),
     ("store", &["pack", "types", "clock", "durable", "fault"]),
     ("names", &["pack", "types", "clock", "durable", "fault"]),
     ("chain", &["store", "names", "pack", "types", "clock"]),
@@ -32,6 +31,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "fs", "journal", "pack", "store", "names", "chain", "types", "clock",
         ],
     ),
+];
+
+/// Plain values of a module that another may name, though nothing else of it.
+const VALUES: &[(&str, &str)] = &[
+    ("pack", "crate::store::Block"),
+    ("fs", "crate::chain::Accounting"),
+    ("fs", "crate::chain::TokenInfo"),
+    ("journal", "crate::pack::Child"),
+    ("journal", "crate::pack::entry::"),
 ];
 
 /// Modules at the top, which put the parts together: they may name any.
@@ -265,6 +273,20 @@ fn names(text: &str, word: &str) -> bool {
     })
 }
 
+/// `text` without the path `value`, where it is not the beginning of a longer name.
+fn without(text: &str, value: &str) -> String {
+    let mut parts = text.split(value);
+    let mut out = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        let goes_on = part.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        if goes_on && !value.ends_with(':') {
+            out.push_str(value);
+        }
+        out.push_str(part);
+    }
+    out
+}
+
 /// Whether `text` names an errno constant: `libc::EDQUOT`, in `use libc::{EIO, …}`, or fuser's
 /// `Errno::EIO`. (rustix leaves the first E out; it is used to look at local errors.)
 fn names_errno(text: &str) -> bool {
@@ -313,7 +335,11 @@ fn violations(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for Source { path, text } in sources {
         let module = module_of(path);
-        let named = crate_modules(text);
+        let mut imports = text.clone();
+        for (_, value) in VALUES.iter().filter(|(of, _)| *of == module) {
+            imports = without(&imports, value);
+        }
+        let named = crate_modules(&imports);
         if named.iter().any(|name| name == "*") {
             found.push(format!("{path}: imports everything (`use crate::*`)"));
         }
@@ -418,6 +444,8 @@ fn each_rule_can_fail() {
         ("fs/io.rs", "fn f() { crate::store::get(); }"),
         ("pack/tree.rs", "use tokio::sync::Mutex;"),
         ("journal/log.rs", "async fn f() { tokio::spawn(g()); }"),
+        ("fs/quota.rs", "use crate::chain::{TokenInfo, Ledger};"),
+        ("pack/tree.rs", "use crate::store::BlockStore;"),
         ("fs/tree.rs", "fn f() -> i32 { libc::EDQUOT }"),
         ("fs/tree.rs", "use libc::{EIO, c_int};"),
         (
@@ -455,6 +483,8 @@ fn what_the_rules_allow_passes() {
             "use rustix::io::Errno; fn f(e: Errno) -> bool { e == Errno::EXIST }",
         ),
         ("fs/io.rs", "use libc::c_int; use crate::journal::Log;"),
+        ("fs/quota.rs", "use crate::chain::Accounting;"),
+        ("pack/tree.rs", "use crate::store::Block;"),
         (
             "fs/io.rs",
             "// use crate::store::get\n/* tokio:: */ const A: &str = \"tokio::\"; const B: &str = r#\"sol!\"#;",
