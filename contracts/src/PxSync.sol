@@ -3,11 +3,9 @@ pragma solidity ^0.8.24;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {ERC721, ERC721Enumerable} from "@openzeppelin/contracts/token/ERC721/extensions/ERC721Enumerable.sol";
-import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
-import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
-import {Packages} from "./Packages.sol";
 import {SyncSettings} from "./SyncSettings.sol";
 import {TokenMetadata} from "./TokenMetadata.sol";
+import {Tokens} from "./Tokens.sol";
 import {IPxSync} from "./interfaces/IPxSync.sol";
 import {IReceiver} from "./interfaces/IReceiver.sol";
 
@@ -16,22 +14,7 @@ import {IReceiver} from "./interfaces/IReceiver.sol";
 /// that lies under the token's BTNS key; `sync` has an oracle read it, and the answer comes back
 /// through `onReport`. Nobody else writes usage or `lastUpdateTimestamp`, the contract's owner
 /// included. A token that was not synced within `syncWindow` may not upload until it is.
-contract PxSync is ERC721Enumerable, Packages, SyncSettings, Pausable, ReentrancyGuard, IReceiver {
-    struct Token {
-        uint64 packageId;
-        uint64 epoch;
-        uint64 buyTimestamp;
-        uint64 lastUpdateTimestamp;
-        uint64 usage;
-        uint64 sequence;
-        uint64 requestedAt;
-        /// Whether sequence and root mean something: a sync has landed in this epoch.
-        bool synced;
-        bytes32 root;
-        bytes32 requestId;
-        string btnsKey;
-    }
-
+contract PxSync is Tokens, IReceiver {
     /// @notice Seconds after which an open request may be renewed.
     uint256 public constant REQUEST_TIMEOUT = 5 minutes;
     /// The greatest integer of the usage metadata.
@@ -54,103 +37,11 @@ contract PxSync is ERC721Enumerable, Packages, SyncSettings, Pausable, Reentranc
     /// @notice The sequence is the stored one, and the root is not.
     uint8 public constant OTHER_ROOT = 131;
 
-    mapping(uint256 => Token) private _tokens;
     uint256 private _lastRequest;
-
-    /// @notice ERC-4906: what `tokenURI` answers has changed.
-    event MetadataUpdate(uint256 _tokenId);
-    /// @notice ERC-4906, never emitted here.
-    event BatchMetadataUpdate(uint256 _fromTokenId, uint256 _toTokenId);
-    event PackageUpgraded(uint256 indexed tokenId, uint256 packageId);
 
     /// @param owner_ Sets packages, prices, settings and the forwarder; takes the income.
     /// @param forwarder_ Delivers the oracle's reports; zero: nobody does, until it is set.
-    constructor(address owner_, address forwarder_)
-        ERC721("PollinationX Storage", "PXS")
-        Ownable(owner_)
-        SyncSettings(forwarder_)
-    {}
-
-    // ------------------------------------------------------------------------------- tokens
-
-    /// @inheritdoc IPxSync
-    function mint(uint256 packageId, string calldata key) external payable {
-        _checkKey(key);
-        _mintPackage(packageId, key);
-    }
-
-    /// @inheritdoc IPxSync
-    function mint(uint256 packageId) external payable {
-        _mintPackage(packageId, "");
-    }
-
-    /// @inheritdoc IPxSync
-    function register(uint256 tokenId, string calldata key) external {
-        require(_requireOwned(tokenId) == msg.sender, "!owner");
-        _checkKey(key);
-        Token storage token = _tokens[tokenId];
-        _beginEpoch(token);
-        token.btnsKey = key;
-        emit Registered(tokenId, token.epoch, key);
-    }
-
-    /// @notice Moves a token to a larger package; the value is that package's price. The token's
-    /// owner, or who is approved for it. Usage, deadline and epoch stay.
-    function upgradeTokenPackage(uint256 tokenId, uint256 packageId) external payable nonReentrant {
-        _checkAuthorized(_requireOwned(tokenId), msg.sender, tokenId);
-        Token storage token = _tokens[tokenId];
-        require(_sizeInBytes(packageId) > _sizeInBytes(token.packageId), "package not larger");
-        _buy(msg.sender, packageId);
-        token.packageId = uint64(packageId);
-        emit PackageUpgraded(tokenId, packageId);
-        emit MetadataUpdate(tokenId);
-    }
-
-    function _mintPackage(uint256 packageId, string memory key) private nonReentrant whenNotPaused {
-        _buy(msg.sender, packageId);
-        uint256 tokenId = totalSupply() + 1;
-        Token storage token = _tokens[tokenId];
-        token.packageId = uint64(packageId);
-        token.epoch = 1;
-        token.buyTimestamp = uint64(block.timestamp);
-        token.lastUpdateTimestamp = uint64(block.timestamp);
-        if (bytes(key).length != 0) {
-            token.btnsKey = key;
-            emit Registered(tokenId, 1, key);
-        }
-        _safeMint(msg.sender, tokenId);
-    }
-
-    /// Every transfer voids what the seller said about the token: key, documents, requests, and the
-    /// time until the next sync.
-    function _update(address to, uint256 tokenId, address auth) internal override returns (address from) {
-        from = super._update(to, tokenId, auth);
-        if (from != address(0)) {
-            Token storage token = _tokens[tokenId];
-            _beginEpoch(token);
-            delete token.requestedAt;
-            delete token.btnsKey;
-        }
-    }
-
-    function _beginEpoch(Token storage token) private {
-        ++token.epoch;
-        delete token.synced;
-        delete token.sequence;
-        delete token.root;
-        delete token.requestId;
-    }
-
-    /// A key is the base36 name of an ed25519 key: `k51` and 59 of `0-9a-z`.
-    function _checkKey(string calldata key) private pure {
-        bytes calldata text = bytes(key);
-        bool good = text.length == 62 && text[0] == "k" && text[1] == "5" && text[2] == "1";
-        for (uint256 i = 3; good && i < 62; ++i) {
-            bytes1 c = text[i];
-            good = (c >= "0" && c <= "9") || (c >= "a" && c <= "z");
-        }
-        require(good, "not a btns key");
-    }
+    constructor(address owner_, address forwarder_) Ownable(owner_) SyncSettings(forwarder_) {}
 
     // --------------------------------------------------------------------------------- sync
 
@@ -224,23 +115,7 @@ contract PxSync is ERC721Enumerable, Packages, SyncSettings, Pausable, Reentranc
         return 0;
     }
 
-    function _overdue(Token storage token) private view returns (bool) {
-        return block.timestamp > token.lastUpdateTimestamp + syncWindow;
-    }
-
     // -------------------------------------------------------------------------------- reads
-
-    /// @inheritdoc IPxSync
-    function btnsKey(uint256 tokenId) external view returns (string memory) {
-        _requireOwned(tokenId);
-        return _tokens[tokenId].btnsKey;
-    }
-
-    /// @inheritdoc IPxSync
-    function epoch(uint256 tokenId) external view returns (uint64) {
-        _requireOwned(tokenId);
-        return _tokens[tokenId].epoch;
-    }
 
     /// @inheritdoc IPxSync
     function tokenInfo(uint256 tokenId) public view returns (TokenInfo memory info) {
@@ -344,27 +219,5 @@ contract PxSync is ERC721Enumerable, Packages, SyncSettings, Pausable, Reentranc
 
     function _usedPercent(Token storage token) private view returns (uint256) {
         return uint256(token.usage) * 100 / _sizeInBytes(token.packageId);
-    }
-
-    // ----------------------------------------------------------------------- contract owner
-
-    /// @notice Stops minting, and nothing else. The contract's owner alone.
-    function pause() external onlyOwner {
-        _pause();
-    }
-
-    /// @notice Lets minting go on. The contract's owner alone.
-    function unpause() external onlyOwner {
-        _unpause();
-    }
-
-    /// @notice Sends the income to the contract's owner, who alone may call.
-    function withdraw() external onlyOwner nonReentrant {
-        _send(msg.sender, address(this).balance);
-    }
-
-    function _send(address to, uint256 value) private {
-        (bool sent,) = to.call{value: value}("");
-        require(sent, "payment refused");
     }
 }
