@@ -5,6 +5,7 @@ pub mod chain;
 pub mod clock;
 pub mod durable;
 pub mod fault;
+pub mod fetch;
 pub mod fs;
 pub mod journal;
 pub mod mount;

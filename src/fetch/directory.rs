@@ -1,0 +1,135 @@
+//! A published directory enters a volume: its pages are read in steps, names of inodes with more
+//! than one name get them from the inode table.
+//!
+//! Invariant: memory does not grow with the directory: one step of entries and a bounded number of
+//! pages. A directory that could not be read whole is not finished, and the next look begins anew.
+//! Called by [`super::Fetcher`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::source::{Held, Source, blocking};
+use crate::fs::{FsError, LoadedEntry, Volume};
+use crate::pack::entry::{Entry, TreeRef, row_key};
+use crate::pack::tree::{self, TreeKind};
+use crate::types::Ino;
+
+/// Entries that are read and entered in one step.
+const STEP: usize = 2000;
+/// Pages that are kept from one step to the next, in bytes, before all are let go.
+const HELD_BYTES: usize = 16 << 20;
+
+/// What takes the entries of published directories: a volume. All calls may wait for the local
+/// disk, and are made beside the runtime.
+pub trait DirectorySink: Send + Sync {
+    /// The published tree of a directory whose entries are not here yet; `None` when they are.
+    fn unloaded_tree(&self, dir: Ino) -> Result<Option<TreeRef>, FsError>;
+    /// The published inode table, if there is one.
+    fn published_table(&self) -> Result<Option<TreeRef>, FsError>;
+    /// Enters some entries; entering one twice does nothing.
+    fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError>;
+    /// All entries are in.
+    fn finish_loading(&self, dir: Ino) -> Result<(), FsError>;
+}
+
+impl DirectorySink for Volume {
+    fn unloaded_tree(&self, dir: Ino) -> Result<Option<TreeRef>, FsError> {
+        Self::unloaded_tree(self, dir)
+    }
+
+    fn published_table(&self) -> Result<Option<TreeRef>, FsError> {
+        Self::published_table(self)
+    }
+
+    fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError> {
+        Self::enter_loaded(self, dir, entries)
+    }
+
+    fn finish_loading(&self, dir: Ino) -> Result<(), FsError> {
+        Self::finish_loading(self, dir)
+    }
+}
+
+/// Loads `dir` into `sink`. Each block may take `patience`.
+pub(super) async fn load(
+    source: &Source,
+    sink: Arc<dyn DirectorySink>,
+    dir: Ino,
+    patience: Duration,
+) -> Result<(), FsError> {
+    let known = Arc::clone(&sink);
+    let trees = move || Ok::<_, FsError>((known.unloaded_tree(dir)?, known.published_table()?));
+    let (Some(pages), table) = blocking(trees).await?? else {
+        return Ok(());
+    };
+    let mut held = Held::new();
+    let mut rows = Held::new();
+    let mut after: Option<Bytes> = None;
+    loop {
+        let deadline = Instant::now() + patience;
+        let entries = source
+            .solve(&mut held, deadline, |held| {
+                tree::scan(TreeKind::Directory, &pages, after.as_deref(), STEP, held)
+            })
+            .await?;
+        let ended = entries.len() < STEP;
+        after = entries.last().map(|entry| entry.key.clone());
+        let mut loaded = Vec::with_capacity(entries.len());
+        for entry in entries {
+            loaded.push(resolve(source, table.as_ref(), &mut rows, entry, patience).await?);
+            bound(&mut rows);
+        }
+        bound(&mut held);
+        let taker = Arc::clone(&sink);
+        blocking(move || taker.enter_loaded(dir, &loaded)).await??;
+        if ended {
+            break;
+        }
+    }
+    blocking(move || sink.finish_loading(dir)).await?
+}
+
+/// An entry with its inode.
+async fn resolve(
+    source: &Source,
+    table: Option<&TreeRef>,
+    rows: &mut Held,
+    entry: Entry,
+    patience: Duration,
+) -> Result<LoadedEntry, FsError> {
+    let Entry { key, ino, inode } = entry;
+    if let Some(inode) = inode {
+        return Ok(LoadedEntry {
+            name: key,
+            ino,
+            inode,
+            hard: false,
+        });
+    }
+    let dangling = || FsError::Damaged(format!("inode {} is not in the inode table", ino.0));
+    let table = table.ok_or_else(dangling)?;
+    let deadline = Instant::now() + patience;
+    let row = row_key(ino);
+    let found = source
+        .solve(rows, deadline, |held| {
+            tree::lookup(TreeKind::Table, table, &row, held)
+        })
+        .await?;
+    let inode = found.and_then(|row| row.inode).ok_or_else(dangling)?;
+    Ok(LoadedEntry {
+        name: key,
+        ino,
+        inode,
+        hard: true,
+    })
+}
+
+/// Lets pages go when they are too many; those that are needed again come from the cache.
+fn bound(held: &mut Held) {
+    if held.values().map(Bytes::len).sum::<usize>() > HELD_BYTES {
+        held.clear();
+    }
+}

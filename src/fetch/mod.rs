@@ -1,0 +1,142 @@
+//! Bringing to this machine what a call needs and what is not here: chunks of published contents
+//! into the cache, entries of published directories into a volume, the root at a mount.
+//!
+//! Invariant: no byte and no entry arrives unverified, no call takes longer than the patience of
+//! the mount, and what many want at once is fetched once. Called by `mount` (by way of `run`).
+
+mod content;
+mod directory;
+mod flight;
+mod root;
+mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cid::Cid;
+use tokio::time::{Instant, timeout_at};
+
+use crate::cache::Cache;
+use crate::fs::{Drive, FsError, Want};
+use crate::pack::header::Header;
+use crate::pack::root::Root;
+use crate::store::BlockStore;
+use crate::types::{Ino, VolumeKey};
+
+pub use directory::DirectorySink;
+
+use content::{Content, Contents};
+use flight::Flights;
+use source::Source;
+
+/// A flight may take so many times what a caller waits.
+const FLIGHT_PATIENCE: u32 = 2;
+
+/// Who knows the volumes of a mount.
+pub trait Volumes: Send + Sync {
+    /// The volume in `slot` of the mount; `None` when it has gone.
+    fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>>;
+}
+
+impl Volumes for Drive {
+    fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>> {
+        Self::volume(self, slot).map(|volume| volume as Arc<dyn DirectorySink>)
+    }
+}
+
+/// Brings what is wanted; one a mount. It must be used within a tokio runtime with time.
+pub struct Fetcher {
+    source: Arc<Source>,
+    contents: Arc<Contents>,
+    directories: Flights<(u16, Ino)>,
+    volumes: Arc<dyn Volumes>,
+    patience: Duration,
+}
+
+impl Fetcher {
+    /// Fetches from `store` into `cache` and `volumes`; one call takes `patience` at most. `store`
+    /// need not verify nor try again.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn BlockStore>,
+        cache: Arc<Cache>,
+        volumes: Arc<dyn Volumes>,
+        patience: Duration,
+    ) -> Self {
+        let source = Arc::new(Source::new(store, cache, patience / 2));
+        Self {
+            contents: Arc::new(Contents::new(
+                Arc::clone(&source),
+                patience * FLIGHT_PATIENCE,
+            )),
+            source,
+            directories: Flights::new(),
+            volumes,
+            patience,
+        }
+    }
+
+    /// Brings `want` to this machine: the call that asked for it finds it afterwards. The future
+    /// may be dropped at any await; what it began goes on for a while.
+    ///
+    /// # Errors
+    /// [`FsError::Damaged`]: a block is missing, refused or not what it must be.
+    /// [`FsError::TimedOut`]: the store did not answer within the patience.
+    /// [`FsError::NotFound`]: the volume has gone. Errors of the volume's journal.
+    pub async fn fetch(&self, want: Want) -> Result<(), FsError> {
+        let work = async {
+            match want {
+                Want::Content {
+                    cid,
+                    size,
+                    offset,
+                    len,
+                } => {
+                    let content = Content { cid, size };
+                    self.contents.bring(content, offset, len).await
+                }
+                Want::Directory { slot, dir } => self.directory(slot, dir).await,
+            }
+        };
+        self.within(work).await
+    }
+
+    /// The root of `volume` whose CID is `cid`, and its header.
+    ///
+    /// # Errors
+    /// [`FsError::Damaged`]: missing, malformed, or of another token or epoch.
+    /// [`FsError::TimedOut`]: the store did not answer within the patience.
+    pub async fn load_root(
+        &self,
+        cid: &Cid,
+        volume: &VolumeKey,
+    ) -> Result<(Root, Header), FsError> {
+        let deadline = Instant::now() + self.patience;
+        self.within(root::load(&self.source, cid, volume, deadline))
+            .await
+    }
+
+    async fn directory(&self, slot: u16, dir: Ino) -> Result<(), FsError> {
+        let sink = self.volumes.volume(slot).ok_or(FsError::NotFound)?;
+        let source = Arc::clone(&self.source);
+        let patience = self.patience;
+        let work = async move { directory::load(&source, sink, dir, patience).await };
+        self.directories.join((slot, dir), work).await
+    }
+
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, FsError>>,
+    ) -> Result<T, FsError> {
+        timeout_at(Instant::now() + self.patience, work)
+            .await
+            .unwrap_or(Err(FsError::TimedOut))
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.contents.end();
+        self.directories.end();
+    }
+}

@@ -1,0 +1,145 @@
+//! Verified blocks, from the cache or the store, within a deadline; and the loop that serves `pack`.
+//!
+//! Invariant: a block that leaves here hashes to its CID, whatever the store gave; no call passes
+//! its deadline. Called by `content`, `directory` and `root`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::cache::Cache;
+use crate::fs::FsError;
+use crate::pack::{self, PackError};
+use crate::store::{BlockStore, StoreError};
+
+/// Blocks that are fetched at one time, by all together; each is 1 MiB at most.
+const BLOCKS_AT_ONCE: usize = 16;
+/// Rounds of the loop that serves `pack`: more than any tree has levels.
+const MOST_ROUNDS: usize = 64;
+/// The pause before the second try of what failed for the moment; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Blocks at hand for one call of `pack`, or for several that follow one another.
+pub(super) type Held = HashMap<Cid, Bytes>;
+
+/// Where blocks come from.
+pub(super) struct Source {
+    store: Arc<dyn BlockStore>,
+    pub(super) cache: Arc<Cache>,
+    /// How long one try may take at first; twice as long after each that took too long.
+    attempt: Duration,
+    room: Semaphore,
+}
+
+impl Source {
+    pub(super) fn new(store: Arc<dyn BlockStore>, cache: Arc<Cache>, attempt: Duration) -> Self {
+        Self {
+            store,
+            cache,
+            attempt,
+            room: Semaphore::new(BLOCKS_AT_ONCE),
+        }
+    }
+
+    /// The block `cid` from the store. What is transient is tried again until the deadline.
+    pub(super) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
+        let mut attempt = self.attempt;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let Ok(room) = timeout_at(deadline, self.room.acquire()).await else {
+                return Err(FsError::TimedOut);
+            };
+            let end = deadline.min(Instant::now() + attempt);
+            let answer = timeout_at(end, self.store.get(cid)).await;
+            drop(room);
+            match answer {
+                Ok(Ok(bytes)) => return verified(cid, bytes).await,
+                Ok(Err(StoreError::Transient(why))) => {
+                    tracing::debug!(%cid, why, "a block is tried again");
+                }
+                Ok(Err(error)) => return Err(FsError::Damaged(error.to_string())),
+                Err(_) => attempt = attempt.saturating_mul(2),
+            }
+            let next = Instant::now() + pause;
+            if next >= deadline {
+                return Err(FsError::TimedOut);
+            }
+            sleep_until(next).await;
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The node `cid`, from the cache or else from the store.
+    pub(super) async fn node(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
+        let (cache, wanted) = (Arc::clone(&self.cache), *cid);
+        if let Some(bytes) = blocking(move || cache.node(&wanted)).await? {
+            return Ok(bytes);
+        }
+        let bytes = self.block(cid, deadline).await?;
+        let (cache, kept, wanted) = (Arc::clone(&self.cache), bytes.clone(), *cid);
+        blocking(move || cache.put_node(&wanted, &kept)).await?;
+        Ok(bytes)
+    }
+
+    /// Calls `ask` with the blocks in `held` until it needs no more of them.
+    pub(super) async fn solve<T>(
+        &self,
+        held: &mut Held,
+        deadline: Instant,
+        mut ask: impl FnMut(&Held) -> Result<T, PackError>,
+    ) -> Result<T, FsError> {
+        for _ in 0..MOST_ROUNDS {
+            let needed = match ask(held) {
+                Ok(answer) => return Ok(answer),
+                Err(PackError::Need(needed)) => needed,
+                Err(error) => return Err(damaged(&error)),
+            };
+            if needed.is_empty() || needed.iter().any(|cid| held.contains_key(cid)) {
+                break;
+            }
+            let fetched: Vec<(Cid, Bytes)> = futures::stream::iter(needed)
+                .map(async |cid| Ok::<_, FsError>((cid, self.node(&cid, deadline).await?)))
+                .buffer_unordered(BLOCKS_AT_ONCE)
+                .try_collect()
+                .await?;
+            held.extend(fetched);
+        }
+        Err(FsError::Damaged(
+            "a tree of blocks without an end".to_owned(),
+        ))
+    }
+}
+
+/// What a refusal of `pack` means to a reader: what was published is not what it must be.
+pub(super) fn damaged(error: &PackError) -> FsError {
+    FsError::Damaged(error.to_string())
+}
+
+/// Runs what hashes, or waits for the local disk, beside the runtime.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, FsError> {
+    // It fails only when the work panicked or the runtime ends.
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| FsError::Disk(error.to_string()))
+}
+
+/// `bytes`, when they are what `cid` names.
+async fn verified(cid: &Cid, bytes: Bytes) -> Result<Bytes, FsError> {
+    let wanted = *cid;
+    blocking(move || {
+        pack::cid::verify(&wanted, &bytes)
+            .map(|()| bytes)
+            .map_err(|error| FsError::Damaged(format!("block {wanted}: {error}")))
+    })
+    .await?
+}
