@@ -5,9 +5,13 @@
 //! [`key`] makes name keys and names, [`record`] the signed records; [`memory`] and [`embedded`]
 //! keep records; [`fault`] wraps any store; [`suite`] is what every one of them must pass.
 
+pub mod embedded;
+pub mod fault;
 pub mod key;
 pub mod memory;
 pub mod record;
+#[doc(hidden)]
+pub mod suite;
 
 use async_trait::async_trait;
 

@@ -1,0 +1,226 @@
+//! The embedded name store: a folder of signed records.
+//!
+//! Invariant: a file under a name is whole and durable; it is verified each time it is read, and
+//! only a newer record takes its place. One process at a time owns the folder. Built by `run`, used
+//! through [`NameStore`].
+//!
+//! ```text
+//! DIR/lock, DIR/format     one owner; `pxfs names 1`
+//! DIR/records/NAME         the newest record of NAME, as it was published
+//! DIR/new/                 files that have no name yet; emptied at open
+//! ```
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+
+use super::key::public_key;
+use super::record::MAX_RECORD_BYTES;
+use super::{Admission, NameError, NameStore, admit, verify};
+use crate::clock::Clock;
+use crate::durable::{self, Unnamed};
+
+/// The form of the folder's content.
+const FORMAT: &str = "pxfs names 1";
+
+/// A name store in a folder. Cheap to clone; clones share the folder.
+#[derive(Clone)]
+pub struct EmbeddedNames {
+    folder: Arc<Folder>,
+    /// Publishing compares, then replaces: one at a time, in the order of arrival. Its holder only
+    /// waits for the local disk.
+    turn: Arc<Mutex<()>>,
+}
+
+impl EmbeddedNames {
+    /// Opens the folder `dir`, creates it where it is missing, and sweeps what a crash left
+    /// unfinished; `clock` tells whether an offered record is alive. Blocks on the disk.
+    /// [`NameError::Permanent`] when another process has it open.
+    pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, NameError> {
+        Ok(Self {
+            folder: Arc::new(Folder::open(dir, clock)?),
+            turn: Arc::default(),
+        })
+    }
+
+    /// Runs `work` on a thread that may block. It runs to its end even when nobody waits for it.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> Result<T, NameError> + Send + 'static,
+    ) -> Result<T, NameError> {
+        let folder = self.folder.clone();
+        spawn_blocking(move || work(&folder))
+            .await
+            .map_err(|e| NameError::Transient(format!("disk worker: {e}")))?
+    }
+}
+
+#[async_trait]
+impl NameStore for EmbeddedNames {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+        let (name, record) = (name.to_owned(), record.to_vec());
+        let turn = self.turn.clone().lock_owned().await;
+        self.work(move |folder| {
+            let _turn = turn;
+            folder.publish(&name, &record)
+        })
+        .await
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+        let name = name.to_owned();
+        self.work(move |folder| {
+            let held = folder.read(&name)?;
+            let bytes = held.ok_or_else(|| NameError::Missing(name.clone()))?;
+            verify(&name, &bytes)?;
+            Ok(bytes)
+        })
+        .await
+    }
+}
+
+/// An open folder: every call blocks on the disk.
+struct Folder {
+    records: PathBuf,
+    new: PathBuf,
+    clock: Arc<dyn Clock>,
+    /// Held as long as the folder is open.
+    _lock: File,
+}
+
+impl Folder {
+    fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, NameError> {
+        let failed = |e| trouble(dir, &e);
+        let lock = durable::open_folder(dir, FORMAT).map_err(|e| match e.kind() {
+            // Waiting does not help: the other one keeps it.
+            ErrorKind::WouldBlock => NameError::Permanent(format!("{}: {e}", dir.display())),
+            _ => failed(e),
+        })?;
+        let folder = Self {
+            records: dir.join("records"),
+            new: dir.join("new"),
+            clock,
+            _lock: lock,
+        };
+        durable::create_folder(&folder.records).map_err(failed)?;
+        durable::create_folder(&folder.new).map_err(failed)?;
+        durable::sweep(&folder.new).map_err(failed)?;
+        Ok(folder)
+    }
+
+    fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+        let held = self.read(name)?;
+        if let Admission::Take = admit(name, record, held.as_deref(), self.clock.wall_ns())? {
+            let path = self.records.join(name);
+            Unnamed::write(&self.new, record, None)
+                .and_then(|new| new.rename(&path))
+                .map_err(|e| trouble(&path, &e))?;
+        }
+        // Also of one that is held: whoever put it may not have got this far.
+        durable::sync_folder(&self.records).map_err(|e| trouble(&self.records, &e))
+    }
+
+    /// The bytes under `name`, not verified yet; `None` when there are none.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, NameError> {
+        // Only a name becomes part of a path.
+        public_key(name).map_err(|e| NameError::Permanent(e.to_string()))?;
+        let path = self.records.join(name);
+        let mut bytes = Vec::new();
+        // One byte more than a record has shows a file that is too long.
+        let limit = MAX_RECORD_BYTES as u64 + 1;
+        let read = File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(trouble(&path, &e)),
+        }
+    }
+}
+
+/// A disk error, by what can be done about it.
+fn trouble(path: &Path, error: &io::Error) -> NameError {
+    let text = format!("{}: {error}", path.display());
+    if durable::is_transient(error) {
+        NameError::Transient(text)
+    } else {
+        NameError::Permanent(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::names::key::NameKey;
+    use crate::names::suite::{self, NOW_NS, record};
+
+    fn open(dir: &TempDir) -> EmbeddedNames {
+        EmbeddedNames::open(dir.path(), Arc::new(ManualClock::at(NOW_NS))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_embedded_name_store_passes() {
+        let dir = tempfile::tempdir().unwrap();
+        suite::passes(Arc::new(open(&dir))).await;
+    }
+
+    #[tokio::test]
+    async fn a_record_is_there_after_a_restart_and_still_bars_older_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = NameKey::random().unwrap();
+        let (old, new) = (record(4, 1).sign(&key), record(5, 1).sign(&key));
+        open(&dir).publish(&key.name(), &new).await.unwrap();
+        fs::write(dir.path().join("new/77-1"), b"half a rec").unwrap();
+        let store = open(&dir);
+        assert_eq!(store.resolve(&key.name()).await, Ok(new));
+        assert!(matches!(
+            store.publish(&key.name(), &old).await,
+            Err(NameError::Stale {
+                held: 5,
+                offered: 4
+            })
+        ));
+        assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_told_and_healed_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let key = NameKey::random().unwrap();
+        let good = record(5, 1).sign(&key);
+        let path = dir.path().join("records").join(key.name());
+        let mut changed = good.clone();
+        changed[100] ^= 1;
+        for damage in [&changed[..], &good[..50], b"", &[0; 20 << 10]] {
+            store.publish(&key.name(), &good).await.unwrap();
+            fs::write(&path, damage).unwrap();
+            assert!(matches!(
+                store.resolve(&key.name()).await,
+                Err(NameError::Corrupt(name, _)) if name == key.name()
+            ));
+        }
+        store.publish(&key.name(), &good).await.unwrap();
+        assert_eq!(store.resolve(&key.name()).await, Ok(good));
+    }
+
+    #[tokio::test]
+    async fn a_folder_in_use_is_refused_in_one_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = open(&dir);
+        let second = EmbeddedNames::open(dir.path(), Arc::new(ManualClock::default()));
+        let Err(NameError::Permanent(why)) = second.map(|_| ()) else {
+            panic!("opened twice");
+        };
+        assert!(why.contains("in use by another pxfs") && !why.contains('\n'));
+    }
+}

@@ -1,0 +1,161 @@
+//! What every name store must do, as one suite that each implementation passes.
+//!
+//! Invariant: each case uses a name of its own, so that the suite also runs on a store that holds
+//! other records, more than once. Called by tests alone; a case that fails panics. The store's
+//! clock must stand within a year after [`NOW_NS`].
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::key::NameKey;
+use super::record::{Network, Record};
+use super::{NameError, NameStore};
+use crate::pack::cid::leaf_cid;
+
+/// 2026-11-21 00:00:00 UTC.
+pub const NOW_NS: i64 = 1_795_219_200_000_000_000;
+
+/// A record with this sequence that ends so many years after [`NOW_NS`].
+#[must_use]
+pub fn record(sequence: u64, years: i64) -> Record {
+    let life = SignedDuration::from_hours(years * 365 * 24);
+    let now = Timestamp::from_nanosecond(NOW_NS.into()).expect("a time");
+    Record {
+        network: Network::Btfs,
+        cid: leaf_cid(&sequence.to_le_bytes()),
+        sequence,
+        end_of_life: now.checked_add(life).expect("a time"),
+        ttl_ns: 60_000_000_000,
+    }
+}
+
+/// Runs every case on `store`.
+pub async fn passes(store: Arc<dyn NameStore>) {
+    let store = &*store;
+    records_come_back(store).await;
+    unknown_names_are_missing(store).await;
+    newer_records_win(store).await;
+    invalid_records_are_refused(store).await;
+    names_do_not_mix(store).await;
+}
+
+fn fresh_key() -> NameKey {
+    NameKey::random().expect("the system gives random bytes")
+}
+
+async fn records_come_back(store: &dyn NameStore) {
+    let key = fresh_key();
+    let bytes = record(7, 2).sign(&key);
+    for _ in 0..2 {
+        // The second time it is what the store holds.
+        assert_eq!(store.publish(&key.name(), &bytes).await, Ok(()));
+        assert_eq!(store.resolve(&key.name()).await.as_ref(), Ok(&bytes));
+    }
+}
+
+async fn unknown_names_are_missing(store: &dyn NameStore) {
+    let name = fresh_key().name();
+    let missing = Err(NameError::Missing(name.clone()));
+    assert_eq!(store.resolve(&name).await, missing);
+}
+
+async fn newer_records_win(store: &dyn NameStore) {
+    let key = fresh_key();
+    let name = key.name();
+    let publish = async |sequence, years| {
+        let bytes = record(sequence, years).sign(&key);
+        (store.publish(&name, &bytes).await, bytes)
+    };
+    let stale = |held, offered| Err(NameError::Stale { held, offered });
+
+    assert_eq!(publish(5, 3).await.0, Ok(()));
+    assert_eq!(publish(4, 9).await.0, stale(5, 4), "a lower sequence");
+    assert_eq!(publish(5, 2).await.0, stale(5, 5), "an earlier end of life");
+    let mut same_end = record(5, 3);
+    same_end.ttl_ns += 1;
+    let same_end = same_end.sign(&key);
+    assert_eq!(
+        store.publish(&name, &same_end).await,
+        stale(5, 5),
+        "other bytes, the same end of life"
+    );
+    let (renewed, bytes) = publish(5, 4).await;
+    assert_eq!(renewed, Ok(()), "a later end of life");
+    assert_eq!(store.resolve(&name).await, Ok(bytes));
+    let (next, bytes) = publish(6, 2).await;
+    assert_eq!(next, Ok(()), "a higher sequence, an earlier end of life");
+    assert_eq!(store.resolve(&name).await, Ok(bytes));
+}
+
+async fn invalid_records_are_refused(store: &dyn NameStore) {
+    let key = fresh_key();
+    let name = key.name();
+    let mut changed = record(1, 2).sign(&key);
+    changed[10] ^= 1;
+    let of_another_key = record(1, 2).sign(&fresh_key());
+    for bad in [&changed[..], &of_another_key, b"", &[0; 11 << 10]] {
+        let refused = store.publish(&name, bad).await;
+        assert!(
+            matches!(refused, Err(NameError::Corrupt(..))),
+            "{refused:?}"
+        );
+    }
+    let expired = record(9, -1).sign(&key);
+    let refused = store.publish(&name, &expired).await;
+    assert!(matches!(refused, Err(NameError::Permanent(_))));
+    let good = record(1, 2).sign(&key);
+    for no_name in ["", "../../etc/passwd", "k51", &name.to_uppercase()] {
+        assert!(store.publish(no_name, &good).await.is_err(), "{no_name}");
+        assert!(store.resolve(no_name).await.is_err(), "{no_name}");
+    }
+    assert!(matches!(
+        store.resolve(&name).await,
+        Err(NameError::Missing(_))
+    ));
+}
+
+async fn names_do_not_mix(store: &dyn NameStore) {
+    let keys = [fresh_key(), fresh_key(), fresh_key()];
+    let records: Vec<(String, Vec<u8>)> = keys
+        .iter()
+        .zip(1..)
+        .map(|(key, sequence)| (key.name(), record(sequence, 2).sign(key)))
+        .collect();
+    let publishes = records
+        .iter()
+        .map(|(name, bytes)| store.publish(name, bytes));
+    futures::future::try_join_all(publishes)
+        .await
+        .expect("records at the same time");
+    for (name, bytes) in &records {
+        assert_eq!(store.resolve(name).await.as_ref(), Ok(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::names::fault::{Call, Fault, FaultNames};
+    use crate::names::memory::MemoryNames;
+
+    fn memory() -> Arc<MemoryNames> {
+        Arc::new(MemoryNames::new(Arc::new(ManualClock::at(NOW_NS))))
+    }
+
+    #[tokio::test]
+    async fn the_twin_in_memory_passes_bare_and_wrapped() {
+        passes(memory()).await;
+        passes(Arc::new(FaultNames::new(memory()))).await;
+    }
+
+    /// Else the suite could not fail.
+    #[tokio::test]
+    #[should_panic(expected = "Missing")]
+    async fn a_store_that_forgets_does_not_pass() {
+        let store = FaultNames::new(memory());
+        store.set(Call::Publish, Fault::Drop, None);
+        passes(Arc::new(store)).await;
+    }
+}
