@@ -2,7 +2,10 @@
 
 pub mod cache;
 pub mod chain;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod control;
 pub mod durable;
 pub mod fault;
 pub mod fetch;
@@ -11,5 +14,6 @@ pub mod journal;
 pub mod mount;
 pub mod names;
 pub mod pack;
+pub mod status;
 pub mod store;
 pub mod types;

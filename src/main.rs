@@ -1,3 +1,5 @@
 //! The `pxfs` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pxfs::cli::main()
+}

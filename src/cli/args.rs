@@ -1,0 +1,276 @@
+//! The command line's grammar.
+//!
+//! Invariant: names here are an interface; an option that is not implemented is not accepted.
+//! Called by `cli` alone.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::{Color, Layer, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use crate::types::TokenId;
+
+/// Mount PollinationX storage NFTs as a drive.
+///
+/// Every option is also a key of the configuration file and a variable PXFS_…;
+/// a flag beats a variable beats the file.
+#[derive(Debug, Parser)]
+#[command(name = "pxfs", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A drive with nothing else installed: chain, storage node and wallet of its own
+    Demo {
+        /// Where the drive appears; made when it is missing
+        mountpoint: PathBuf,
+        /// The package of the first token
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        package: u64,
+    },
+    /// Mount every owned token
+    Mount {
+        /// An empty directory
+        mountpoint: PathBuf,
+        /// Stay in front
+        #[arg(short, long)]
+        foreground: bool,
+        /// The process that goes to the background: says on stdout when it is mounted.
+        #[arg(long, hide = true)]
+        ready: bool,
+    },
+    /// Publish everything, then unmount
+    Umount {
+        /// The drive
+        mountpoint: PathBuf,
+        /// Leave without publishing; what is pending is kept
+        #[arg(long)]
+        now: bool,
+    },
+    /// Return when everything written before is published
+    Flush {
+        /// The drive, or anything in it: then only that token
+        path: Option<PathBuf>,
+    },
+    /// Tokens, quota, what is pending, deadlines, node and chain
+    Status {
+        /// The drive
+        mountpoint: Option<PathBuf>,
+    },
+    /// The owned tokens
+    Tokens,
+    /// What can be minted
+    Packages,
+    /// Mint a token
+    Mint {
+        /// Which package (see `pxfs packages`)
+        #[arg(long, value_name = "N")]
+        package: u64,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        /// Show the transaction instead of sending it
+        #[arg(long)]
+        print: bool,
+    },
+    /// Give a token a name key
+    Register {
+        /// The token
+        token: TokenId,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        /// Show the transaction instead of sending it
+        #[arg(long)]
+        print: bool,
+    },
+    /// Have the oracle take a token's usage to the chain
+    Sync {
+        /// The token
+        token: TokenId,
+        /// Return after the transaction
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// For development
+    Dev {
+        #[command(subcommand)]
+        command: Dev,
+    },
+    /// Check what a drive needs, and say what to do
+    Doctor,
+    /// syncfs(2) of a path in a process of its own.
+    #[command(hide = true)]
+    Syncfs {
+        /// The drive
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dev {
+    /// Let chain time pass (embedded chain)
+    Advance {
+        /// For example 31d
+        duration: Span,
+    },
+}
+
+/// Options of every command.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Options {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Chain: https://…, or embedded:FOLDER; repeat for fallbacks
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) rpc_url: Vec<RpcUrl>,
+    /// File with one chain URL a line
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) rpc_url_file: Option<PathBuf>,
+    /// Token contract
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(crate) contract: Option<String>,
+    /// Refuse any other chain
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) chain_id: Option<u64>,
+    /// Keystore V3 JSON or 64 hex digits
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) wallet: Option<PathBuf>,
+    /// File with the wallet's password
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) wallet_password_file: Option<PathBuf>,
+    /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER
+    #[arg(long, global = true, value_name = "KIND=URL")]
+    pub(crate) node: Vec<NodeUrl>,
+    /// Mount only this token; may be repeated
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) token: Vec<TokenId>,
+    /// What a token without a volume gets
+    #[arg(long, global = true, value_name = "KIND")]
+    pub(crate) volume: Option<VolumeKind>,
+    /// Durable local state
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What can be fetched again
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Cap of the cache, for example 10GiB
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(crate) cache_size: Option<Size>,
+    /// Publish this long after the last change
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) commit_idle: Option<Span>,
+    /// Publish at the latest this long after the first change
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) commit_max: Option<Span>,
+    /// How long a read may wait for the network
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) read_timeout: Option<Span>,
+    /// ro, allow_other, uid=, gid=, umask=, fsname=
+    #[arg(short, global = true, value_name = "OPT,…", value_delimiter = ',')]
+    pub(crate) options: Vec<String>,
+    /// error, warn, info, debug, trace, or a filter
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+    /// Form of log lines
+    #[arg(long, global = true, value_name = "FORM")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN")]
+    pub(crate) color: Option<Color>,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say only errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// No progress
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
+    pub(crate) no_progress: bool,
+    /// A file that makes the storage node hang or fail.
+    #[arg(long, global = true, hide = true, value_name = "FILE")]
+    pub(crate) fault: Option<PathBuf>,
+}
+
+impl Options {
+    /// The layer that the flags give.
+    pub(crate) fn layer(&self) -> Layer {
+        Layer {
+            rpc_url: self.rpc_url.clone(),
+            rpc_url_file: self.rpc_url_file.clone(),
+            contract: self.contract.clone(),
+            chain_id: self.chain_id,
+            wallet: self.wallet.clone(),
+            wallet_password_file: self.wallet_password_file.clone(),
+            node: self.node.clone(),
+            token: self.token.clone(),
+            volume: self.volume,
+            state_dir: self.state_dir.clone(),
+            cache_dir: self.cache_dir.clone(),
+            cache_size: self.cache_size,
+            commit_idle: self.commit_idle,
+            commit_max: self.commit_max,
+            read_timeout: self.read_timeout,
+            options: self.options.clone(),
+            log: self.log.clone(),
+            log_format: self.log_format,
+            color: self.color,
+            fault: self.fault.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_before_or_behind_the_command() {
+        for line in [
+            "pxfs --json --state-dir /s status",
+            "pxfs status --json --state-dir /s",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert!(cli.options.json);
+            assert_eq!(cli.options.layer().state_dir, Some("/s".into()));
+        }
+    }
+
+    #[test]
+    fn the_commands_of_the_interface_are_understood() {
+        for line in [
+            "demo /m",
+            "demo /m --package 2 --node embedded=/n --volume plain --state-dir /s",
+            "mount /m -f -o ro,allow_other,umask=077,_netdev",
+            "umount /m --now",
+            "flush",
+            "flush /m/1",
+            "status /m",
+            "tokens --json",
+            "packages",
+            "mint --package 1 --yes",
+            "mint --package 1 --print",
+            "register 1",
+            "sync 1 --no-wait",
+            "dev advance 31d",
+            "doctor",
+        ] {
+            let words = std::iter::once("pxfs").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What goes to the user's eyes: answers on stdout, everything else on stderr.
+//!
+//! Invariant: stdout carries the answer and nothing else; a closed pipe is no panic. Called by the
+//! commands.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use serde_json::json;
+
+use super::exit::{Exit, Failure};
+
+/// Prints the error of a command.
+pub(super) fn report(failure: &Failure, json: bool) {
+    let line = match json {
+        true => json!({ "error": failure.message, "exit": failure.exit }).to_string(),
+        false => format!("pxfs: {}", failure.message),
+    };
+    // Nobody is left to tell when stderr is gone.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// clap's error in one line.
+pub(super) fn usage_line(fault: &clap::Error) -> String {
+    let text = fault.render().to_string();
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("Usage:"))
+        .take_while(|line| !line.starts_with("For more information"));
+    let first = lines.next().unwrap_or("this is not understood");
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let rest: Vec<&str> = lines.map(|line| line.trim_start_matches("tip: ")).collect();
+    let mut line = first.trim_end_matches(':').to_owned();
+    if !rest.is_empty() {
+        line.push_str(": ");
+        line.push_str(&rest.join(", "));
+    }
+    line.push_str(" (see `pxfs --help`)");
+    line
+}
+
+/// Prints a JSON answer.
+pub(super) fn json_answer(answer: &impl Serialize) -> anyhow::Result<Exit> {
+    text_answer(&serde_json::to_string_pretty(answer)?)
+}
+
+/// Prints a text answer.
+pub(super) fn text_answer(text: &str) -> anyhow::Result<Exit> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // `pxfs status | head -1` is no failure.
+        Err(fault) if fault.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Ok),
+        Err(fault) => Err(fault.into()),
+        Ok(()) => Ok(Exit::Ok),
+    }
+}
+
+/// A table with its heading, without borders.
+pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(heading.to_vec());
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// Bytes as people read them: `1.5 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    bytesize::ByteSize::b(count).display().iec().to_string()
+}
+
+/// Wei as people read them, in units of 10^18 without superfluous zeros: `0.05`.
+pub(super) fn coins(wei: &str) -> String {
+    let padded = format!("{wei:0>19}");
+    let (whole, part) = padded.split_at(padded.len().saturating_sub(18));
+    let part = part.trim_end_matches('0');
+    match part.is_empty() {
+        true => whole.to_owned(),
+        false => format!("{whole}.{part}"),
+    }
+}
+
+/// Asks on the terminal; false where there is none.
+pub(super) fn confirm(question: &str) -> bool {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return false;
+    }
+    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let mut line = String::new();
+    let read = stdin.read_line(&mut line);
+    read.is_ok() && matches!(line.trim(), "y" | "Y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_price_is_shown_to_the_last_wei() {
+        for (wei, shown) in [
+            ("0", "0"),
+            ("1", "0.000000000000000001"),
+            ("50000000000000000", "0.05"),
+            ("12000000000000000000", "12"),
+            (
+                "123456789012345678901234567890",
+                "123456789012.34567890123456789",
+            ),
+        ] {
+            assert_eq!(coins(wei), shown);
+        }
+    }
+
+    #[test]
+    fn bytes_are_shown_in_binary_units() {
+        assert_eq!(bytes(104_857_600), "100.0 MiB");
+        assert_eq!(bytes(0), "0 B");
+    }
+}

@@ -1,0 +1,115 @@
+//! The configuration: what a command was told by its flags, by `PXFS_…` variables, by TOML files,
+//! and what it takes where nothing was said. Plain data; nothing here opens anything but the file.
+//!
+//! Invariant: a key means the same as a flag, as a variable and in a file; flag > variable > file >
+//! default, key by key; a key that is not known is an error. Called by `cli`; read by `run`.
+
+mod env;
+mod folders;
+mod layer;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use folders::Folders;
+pub use layer::{ConfigError, Layer};
+pub use values::{Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+
+use crate::types::TokenId;
+
+/// What a command works with once all layers are merged and the defaults are filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the durable state lives.
+    pub state_dir: PathBuf,
+    /// Where bytes are kept that can be fetched again; `None` follows the state folder.
+    pub cache_dir: PathBuf,
+    /// The cache's cap in bytes.
+    pub cache_bytes: u64,
+    /// Chain endpoints, the first is asked first; empty when nothing was configured.
+    pub rpc: Vec<RpcUrl>,
+    /// Token contract, `0x…`; `None` means that of the embedded chain.
+    pub contract: Option<String>,
+    /// Refuse a chain with another id.
+    pub chain_id: Option<u64>,
+    /// The wallet file.
+    pub wallet: PathBuf,
+    /// The file with the wallet's password.
+    pub wallet_password_file: Option<PathBuf>,
+    /// Storage nodes; the first is written to. Empty when nothing was configured.
+    pub nodes: Vec<NodeUrl>,
+    /// Only these tokens; empty means all.
+    pub tokens: Vec<TokenId>,
+    /// What a token without a volume gets.
+    pub volume: VolumeKind,
+    /// A commit begins this long after the last change.
+    pub commit_idle: Duration,
+    /// A commit begins at the latest this long after the first change.
+    pub commit_max: Duration,
+    /// How long a read may wait for the network.
+    pub read_timeout: Duration,
+    /// The words of `-o`.
+    pub options: Vec<String>,
+    /// A file that makes the storage node hang or fail (tests).
+    pub fault: Option<PathBuf>,
+}
+
+/// Cap of the cache where nothing is said: 10 GiB.
+const CACHE_BYTES: u64 = 10 << 30;
+
+impl Config {
+    /// Fills what no layer says. `layer` is the merged one.
+    #[must_use]
+    pub fn resolve(layer: Layer, folders: &Folders) -> Self {
+        let state_dir = layer
+            .state_dir
+            .clone()
+            .unwrap_or_else(|| folders.state.clone());
+        let own_state = layer.state_dir.is_some();
+        let cache_dir = layer.cache_dir.unwrap_or_else(|| match own_state {
+            true => state_dir.join("cache"),
+            false => folders.cache.clone(),
+        });
+        let wallet = layer
+            .wallet
+            .or_else(|| folders.credential("wallet"))
+            .unwrap_or_else(|| state_dir.join("wallet"));
+        Self {
+            cache_dir,
+            wallet,
+            cache_bytes: layer.cache_size.map_or(CACHE_BYTES, |size| size.0),
+            rpc: layer.rpc_url,
+            contract: layer.contract,
+            chain_id: layer.chain_id,
+            wallet_password_file: layer.wallet_password_file,
+            nodes: layer.node,
+            tokens: layer.token,
+            volume: layer.volume.unwrap_or(VolumeKind::Sealed),
+            commit_idle: layer
+                .commit_idle
+                .map_or(Duration::from_secs(5), |span| span.0),
+            commit_max: layer
+                .commit_max
+                .map_or(Duration::from_secs(60), |span| span.0),
+            read_timeout: layer
+                .read_timeout
+                .map_or(Duration::from_secs(30), |span| span.0),
+            options: layer.options,
+            fault: layer.fault,
+            state_dir,
+        }
+    }
+
+    /// The folder of the embedded chain, when that is the chain.
+    #[must_use]
+    pub fn embedded_chain(&self) -> Option<&Path> {
+        match self.rpc.first() {
+            Some(RpcUrl::Embedded(folder)) => Some(folder),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The layer that the `PXFS_…` variables give.
+//!
+//! Invariant: the variable of a key is `PXFS_` and the flag's name in upper case with underscores;
+//! lists are separated by commas or spaces. Called by `cli`.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+
+use super::layer::{ConfigError, Layer};
+
+impl Layer {
+    /// What the variables that `get` answers say. An empty variable says nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError::Variable`], without the value: it may be secret.
+    pub fn from_env(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let env = Env { get };
+        Ok(Self {
+            rpc_url: env.many("PXFS_RPC_URL")?,
+            rpc_url_file: env.one("PXFS_RPC_URL_FILE")?,
+            contract: env.one("PXFS_CONTRACT")?,
+            chain_id: env.number("PXFS_CHAIN_ID")?,
+            wallet: env.one("PXFS_WALLET")?,
+            wallet_password_file: env.one("PXFS_WALLET_PASSWORD_FILE")?,
+            node: env.many("PXFS_NODE")?,
+            token: env.many("PXFS_TOKEN")?,
+            volume: env.one("PXFS_VOLUME")?,
+            state_dir: env.one("PXFS_STATE_DIR")?,
+            cache_dir: env.one("PXFS_CACHE_DIR")?,
+            cache_size: env.one("PXFS_CACHE_SIZE")?,
+            commit_idle: env.one("PXFS_COMMIT_IDLE")?,
+            commit_max: env.one("PXFS_COMMIT_MAX")?,
+            read_timeout: env.one("PXFS_READ_TIMEOUT")?,
+            options: env.many("PXFS_OPTIONS")?,
+            log: env.one("PXFS_LOG")?,
+            log_format: env.one("PXFS_LOG_FORMAT")?,
+            color: env.one("PXFS_COLOR")?,
+            fault: env.one("PXFS_FAULT")?,
+        })
+    }
+}
+
+struct Env<F> {
+    get: F,
+}
+
+impl<F: Fn(&str) -> Option<OsString>> Env<F> {
+    fn text(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        match (self.get)(name) {
+            None => Ok(None),
+            Some(value) if value.is_empty() => Ok(None),
+            Some(value) => value
+                .into_string()
+                .map(Some)
+                .map_err(|_| refuse(name, "is not UTF-8")),
+        }
+    }
+
+    fn one<T: FromStr>(&self, name: &str) -> Result<Option<T>, ConfigError>
+    where
+        T::Err: ToString,
+    {
+        self.text(name)?
+            .map(|text| {
+                text.parse()
+                    .map_err(|why: T::Err| refuse(name, &why.to_string()))
+            })
+            .transpose()
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, ConfigError> {
+        self.text(name)?
+            .map(|text| text.parse().map_err(|_| refuse(name, "is not a number")))
+            .transpose()
+    }
+
+    fn many<T: FromStr>(&self, name: &str) -> Result<Vec<T>, ConfigError>
+    where
+        T::Err: ToString,
+    {
+        let text = self.text(name)?.unwrap_or_default();
+        text.split([',', ' '])
+            .filter(|part| !part.is_empty())
+            .map(|part| {
+                part.parse()
+                    .map_err(|why: T::Err| refuse(name, &why.to_string()))
+            })
+            .collect()
+    }
+}
+
+fn refuse(name: &str, why: &str) -> ConfigError {
+    ConfigError::Variable(name.to_owned(), why.to_owned())
+}

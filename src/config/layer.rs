@@ -1,0 +1,230 @@
+//! One layer of the configuration, as a file, the variables or the flags give it, and how layers
+//! lie over each other.
+//!
+//! Invariant: a key that is absent says nothing (an empty list is absent). Called by `config` and
+//! `cli`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+
+use super::values::{Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use crate::types::TokenId;
+
+/// What one source says. The keys of the file are the names of the flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Layer {
+    /// Chain endpoints.
+    #[serde(deserialize_with = "one_or_many")]
+    pub rpc_url: Vec<RpcUrl>,
+    /// A file with one chain endpoint a line.
+    pub rpc_url_file: Option<PathBuf>,
+    /// Token contract.
+    pub contract: Option<String>,
+    /// The only chain id that is accepted.
+    pub chain_id: Option<u64>,
+    /// Wallet file.
+    pub wallet: Option<PathBuf>,
+    /// The file with its password.
+    pub wallet_password_file: Option<PathBuf>,
+    /// Storage nodes.
+    #[serde(deserialize_with = "one_or_many")]
+    pub node: Vec<NodeUrl>,
+    /// Mount only these.
+    #[serde(deserialize_with = "one_or_many")]
+    pub token: Vec<TokenId>,
+    /// Kind of a new volume.
+    pub volume: Option<VolumeKind>,
+    /// State folder.
+    pub state_dir: Option<PathBuf>,
+    /// Cache folder.
+    pub cache_dir: Option<PathBuf>,
+    /// Cap of the cache.
+    pub cache_size: Option<Size>,
+    /// Idle time before a commit.
+    pub commit_idle: Option<Span>,
+    /// Longest time before a commit.
+    pub commit_max: Option<Span>,
+    /// Deadline of a read that needs the network.
+    pub read_timeout: Option<Span>,
+    /// Words of `-o`.
+    #[serde(deserialize_with = "one_or_many")]
+    pub options: Vec<String>,
+    /// Log level or filter.
+    pub log: Option<String>,
+    /// Form of log lines.
+    pub log_format: Option<LogFormat>,
+    /// Use of colour.
+    pub color: Option<Color>,
+    /// Fault file (tests).
+    #[serde(skip)]
+    pub fault: Option<PathBuf>,
+}
+
+/// Why a layer cannot be used: one line.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The file cannot be read: path, reason.
+    #[error("config {0}: {1}")]
+    Unreadable(PathBuf, String),
+    /// The file is not what it should be: path, line (from 1) and reason.
+    #[error("config {0}, line {1}: {2}")]
+    Invalid(PathBuf, usize, String),
+    /// A variable holds what cannot be used: name, reason.
+    #[error("{0}: {1}")]
+    Variable(String, String),
+}
+
+impl Layer {
+    /// What the TOML file at `path` says; relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`] and [`ConfigError::Invalid`].
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |why: String| ConfigError::Unreadable(path.to_owned(), why);
+        let text = std::fs::read(path).map_err(|fault| unreadable(fault.to_string()))?;
+        let text = String::from_utf8(text).map_err(|_| unreadable("is not UTF-8 text".into()))?;
+        let mut layer = Self::parse(&text)
+            .map_err(|(line, why)| ConfigError::Invalid(path.to_owned(), line, why))?;
+        let folder = std::path::absolute(path).ok();
+        if let Some(folder) = folder.as_deref().and_then(Path::parent) {
+            layer.resolve_paths(folder);
+        }
+        Ok(layer)
+    }
+
+    /// The layer of a TOML text; an error has its line (from 1) and one line of reason.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        toml::from_str(text).map_err(|fault| {
+            let at = fault.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text
+                .get(..at)
+                .map_or(1, |head| head.matches('\n').count() + 1);
+            (line, fault.message().replace('\n', " "))
+        })
+    }
+
+    /// Makes relative paths absolute, from `folder` on.
+    pub fn resolve_paths(&mut self, folder: &Path) {
+        let paths = [
+            &mut self.rpc_url_file,
+            &mut self.wallet,
+            &mut self.wallet_password_file,
+            &mut self.state_dir,
+            &mut self.cache_dir,
+            &mut self.fault,
+        ];
+        for path in paths.into_iter().flatten() {
+            *path = folder.join(&*path);
+        }
+        for url in &mut self.rpc_url {
+            if let RpcUrl::Embedded(path) = url {
+                *path = folder.join(&*path);
+            }
+        }
+        for url in &mut self.node {
+            if let NodeUrl::Embedded(path) = url {
+                *path = folder.join(&*path);
+            }
+        }
+    }
+
+    /// This layer over `below`: what this one does not say is taken from there. A list is taken
+    /// whole.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        fn list<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
+            match upper.is_empty() {
+                true => lower,
+                false => upper,
+            }
+        }
+        // A file of endpoints and endpoints are one key.
+        let urls_here = !self.rpc_url.is_empty() || self.rpc_url_file.is_some();
+        let (rpc_url, rpc_url_file) = match urls_here {
+            true => (self.rpc_url, self.rpc_url_file),
+            false => (below.rpc_url, below.rpc_url_file),
+        };
+        Self {
+            rpc_url,
+            rpc_url_file,
+            contract: self.contract.or(below.contract),
+            chain_id: self.chain_id.or(below.chain_id),
+            wallet: self.wallet.or(below.wallet),
+            wallet_password_file: self.wallet_password_file.or(below.wallet_password_file),
+            node: list(self.node, below.node),
+            token: list(self.token, below.token),
+            volume: self.volume.or(below.volume),
+            state_dir: self.state_dir.or(below.state_dir),
+            cache_dir: self.cache_dir.or(below.cache_dir),
+            cache_size: self.cache_size.or(below.cache_size),
+            commit_idle: self.commit_idle.or(below.commit_idle),
+            commit_max: self.commit_max.or(below.commit_max),
+            read_timeout: self.read_timeout.or(below.read_timeout),
+            options: list(self.options, below.options),
+            log: self.log.or(below.log),
+            log_format: self.log_format.or(below.log_format),
+            color: self.color.or(below.color),
+            fault: self.fault.or(below.fault),
+        }
+    }
+
+    /// Reads the file of endpoints, if one is named, into `rpc_url`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`] and [`ConfigError::Invalid`]; never with the URL itself.
+    pub fn read_url_file(&mut self) -> Result<(), ConfigError> {
+        let Some(path) = self.rpc_url_file.take() else {
+            return Ok(());
+        };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|fault| ConfigError::Unreadable(path.clone(), fault.to_string()))?;
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let url = line
+                .parse()
+                .map_err(|why| ConfigError::Invalid(path.clone(), index + 1, why))?;
+            self.rpc_url.push(url);
+        }
+        Ok(())
+    }
+}
+
+fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr,
+    T::Err: ToString,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Number(u64),
+        Text(String),
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
+    enum Form {
+        One(Text),
+        Many(Vec<Text>),
+    }
+    let texts = match Form::deserialize(deserializer)? {
+        Form::One(text) => vec![text],
+        Form::Many(texts) => texts,
+    };
+    texts
+        .into_iter()
+        .map(|text| match text {
+            Text::Number(number) => number.to_string(),
+            Text::Text(text) => text,
+        })
+        .map(|text| {
+            text.parse()
+                .map_err(|why: T::Err| serde::de::Error::custom(why.to_string()))
+        })
+        .collect()
+}

@@ -1,0 +1,212 @@
+use std::collections::HashMap;
+use std::ffi::OsString;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn env(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
+    let map: HashMap<String, OsString> = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), OsString::from(value)))
+        .collect();
+    move |name| map.get(name).cloned()
+}
+
+fn file(text: &str) -> Result<Layer, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    Layer::from_file(&path)
+}
+
+fn home() -> Folders {
+    Folders::from_env(env(&[("HOME", "/home/a")]), 1000)
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
+    let file = file("commit-idle = '1s'\ncommit-max = '2s'\nread-timeout = '3s'\n").unwrap();
+    let variables = Layer::from_env(env(&[
+        ("PXFS_COMMIT_IDLE", "10s"),
+        ("PXFS_COMMIT_MAX", "20s"),
+    ]))
+    .unwrap();
+    let flags = Layer {
+        commit_idle: Some("100s".parse().unwrap()),
+        ..Layer::default()
+    };
+    let config = Config::resolve(flags.over(variables).over(file), &home());
+    assert_eq!(config.commit_idle, Duration::from_secs(100));
+    assert_eq!(config.commit_max, Duration::from_secs(20));
+    assert_eq!(config.read_timeout, Duration::from_secs(3));
+    assert_eq!(config.cache_bytes, 10 << 30);
+}
+
+#[test]
+fn every_key_of_the_file_is_taken() {
+    let layer = file(
+        "rpc-url = 'https://a.example/key'\ncontract = '0x01'\nchain-id = 5\nwallet = 'w'\n\
+         wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\n\
+         volume = 'plain'\nstate-dir = '/s'\ncache-dir = '/c'\ncache-size = '2GiB'\n\
+         commit-idle = '1s'\ncommit-max = '2m'\nread-timeout = '500ms'\noptions = ['ro', 'umask=077']\n\
+         log = 'debug'\nlog-format = 'json'\ncolor = 'never'\n",
+    )
+    .unwrap();
+    assert_eq!(layer.token, [TokenId::from(1), TokenId::from(2)]);
+    assert_eq!(layer.options, ["ro", "umask=077"]);
+    assert!(layer.wallet.as_ref().unwrap().is_absolute());
+    let config = Config::resolve(layer, &home());
+    assert_eq!(config.rpc, [RpcUrl::Http("https://a.example/key".into())]);
+    assert_eq!(config.cache_bytes, 2 << 30);
+    assert_eq!(config.read_timeout, Duration::from_millis(500));
+    assert_eq!(config.volume, VolumeKind::Plain);
+    assert_eq!(config.state_dir, PathBuf::from("/s"));
+}
+
+#[test]
+fn a_key_that_is_not_known_is_named_with_its_line() {
+    let error = file("log = 'info'\ncommit-idel = '5s'\n")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("line 2") && error.contains("commit-idel"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_line() {
+    let error = file("\n\nnode = 'embeded=x'\n").unwrap_err().to_string();
+    assert!(
+        error.contains("line 3") && error.contains("embedded=FOLDER"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_cut_anywhere_gives_one_line_or_what_is_there() {
+    let whole = "rpc-url = ['embedded:/a', 'https://b']\nvolume = 'plain'\ntoken = [1, 2]\n";
+    for cut in 0..whole.len() {
+        if let Err(error) = file(&whole[..cut]) {
+            assert_eq!(error.to_string().lines().count(), 1, "cut at {cut}");
+        }
+    }
+    assert!(file(&whole[..whole.len() - 2]).is_err());
+}
+
+#[test]
+fn a_missing_or_binary_file_is_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Layer::from_file(&dir.path().join("no")).unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable(..)));
+    let path = dir.path().join("bin");
+    std::fs::write(&path, [0xff, 0xfe, 0]).unwrap();
+    assert!(matches!(
+        Layer::from_file(&path),
+        Err(ConfigError::Unreadable(..))
+    ));
+}
+
+#[test]
+fn a_list_is_taken_whole_from_the_highest_layer_that_has_one() {
+    let upper = Layer::from_env(env(&[("PXFS_TOKEN", "7,8")])).unwrap();
+    let merged = upper.over(file("token = [1]\nnode = 'embedded=/n'\n").unwrap());
+    assert_eq!(merged.token, [TokenId::from(7), TokenId::from(8)]);
+    assert_eq!(merged.node.len(), 1);
+}
+
+#[test]
+fn a_bad_variable_is_named_and_its_value_is_not_shown() {
+    let error = Layer::from_env(env(&[("PXFS_RPC_URL", "ftp://h/secret")])).unwrap_err();
+    let line = error.to_string();
+    assert!(
+        line.starts_with("PXFS_RPC_URL: ") && !line.contains("secret"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_url_is_shown_without_its_keys() {
+    let url: RpcUrl = "https://user:pw@rpc.example:8545/v2/KEY?k=KEY"
+        .parse()
+        .unwrap();
+    assert_eq!(url.to_string(), "https://rpc.example:8545");
+    let url: NodeUrl = "ipfs=http://n?KEY".parse().unwrap();
+    assert_eq!(url.to_string(), "http://n");
+}
+
+#[test]
+fn folders_follow_the_xdg_variables_and_those_of_a_service() {
+    let folders = home();
+    assert_eq!(folders.state, PathBuf::from("/home/a/.local/state/pxfs"));
+    assert_eq!(
+        folders.config_file(),
+        PathBuf::from("/home/a/.config/pxfs/config.toml")
+    );
+    assert_eq!(
+        folders.runtime[0],
+        PathBuf::from("/home/a/.local/state/pxfs/run")
+    );
+    let folders = Folders::from_env(
+        env(&[
+            ("HOME", "/h"),
+            ("XDG_STATE_HOME", "/x"),
+            ("XDG_RUNTIME_DIR", "/r"),
+        ]),
+        0,
+    );
+    assert_eq!(folders.state, PathBuf::from("/x/pxfs"));
+    assert_eq!(folders.runtime[0], PathBuf::from("/r/pxfs"));
+    let folders = Folders::from_env(
+        env(&[
+            ("STATE_DIRECTORY", "/var/lib/pxfs:/b"),
+            ("RUNTIME_DIRECTORY", "/run/pxfs"),
+        ]),
+        0,
+    );
+    assert_eq!(folders.state, PathBuf::from("/var/lib/pxfs"));
+    assert_eq!(folders.runtime[0], PathBuf::from("/run/pxfs"));
+}
+
+#[test]
+fn a_state_folder_of_ones_own_brings_its_cache_and_wallet_along() {
+    let layer = Layer {
+        state_dir: Some("/s".into()),
+        ..Layer::default()
+    };
+    let config = Config::resolve(layer, &home());
+    assert_eq!(config.cache_dir, PathBuf::from("/s/cache"));
+    assert_eq!(config.wallet, PathBuf::from("/s/wallet"));
+}
+
+#[test]
+fn spans_and_sizes_are_read_as_people_write_them() {
+    let span = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
+    assert_eq!(span("31d"), Ok(31 * 86_400_000));
+    assert_eq!(span("1h30m"), Ok(5_400_000));
+    for bad in [
+        "",
+        "5",
+        "s",
+        "-1s",
+        "1.5h",
+        "5 s",
+        "99999999999999999999d",
+        "9999999999999999d9s",
+    ] {
+        assert!(span(bad).is_err(), "{bad}");
+    }
+    assert_eq!("10GiB".parse::<Size>().unwrap().0, 10 << 30);
+    assert!("ten".parse::<Size>().is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_text_in_a_file_makes_the_program_fall_over(text in "\\PC{0,200}") {
+        if let Err(error) = file(&text) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        }
+    }
+}

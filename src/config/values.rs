@@ -1,0 +1,271 @@
+//! The values that options take, as plain types with their one text form.
+//!
+//! Invariant: parsing never panics, and what is refused says what would be right. Called by
+//! `config` and by clap.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+/// A length of time: a number with `ms`, `s`, `m`, `h` or `d`; several may follow each other
+/// (`1h30m`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("`{text}` is not a duration: say 30s, 10m, 12h or 31d");
+        let mut rest = text;
+        let mut sum = Duration::ZERO;
+        while !rest.is_empty() {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let (number, tail) = rest.split_at(digits);
+            let number: u64 = number.parse().map_err(|_| refused())?;
+            let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
+            let (unit, tail) = tail.split_at(letters);
+            let millis = match unit {
+                "ms" => 1,
+                "s" => 1_000,
+                "m" | "min" => 60_000,
+                "h" => 3_600_000,
+                "d" => 86_400_000,
+                _ => return Err(refused()),
+            };
+            let part = number.checked_mul(millis).ok_or_else(refused)?;
+            sum = sum
+                .checked_add(Duration::from_millis(part))
+                .ok_or_else(refused)?;
+            rest = tail;
+        }
+        match text.is_empty() {
+            true => Err(refused()),
+            false => Ok(Self(sum)),
+        }
+    }
+}
+
+/// A number of bytes: `10GiB`, `500MB`, `4096`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_| format!("`{text}` is not a size: say 10GiB, 500MiB or a number of bytes"))
+    }
+}
+
+/// A chain endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RpcUrl {
+    /// JSON-RPC over HTTP or HTTPS: the URL.
+    Http(String),
+    /// The chain inside pxfs, in this folder.
+    Embedded(PathBuf),
+}
+
+impl FromStr for RpcUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(folder) = text
+            .strip_prefix("embedded:")
+            .filter(|rest| !rest.is_empty())
+        {
+            return Ok(Self::Embedded(PathBuf::from(folder)));
+        }
+        match text.starts_with("http://") || text.starts_with("https://") {
+            true => Ok(Self::Http(text.to_owned())),
+            // The value is not repeated: a key may stand in it.
+            false => Err("a chain is http://…, https://… or embedded:FOLDER".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for RpcUrl {
+    /// Scheme and host only: keys stand in paths and queries.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(url) => f.write_str(&host_only(url)),
+            Self::Embedded(folder) => write!(f, "embedded:{}", folder.display()),
+        }
+    }
+}
+
+/// A storage node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeUrl {
+    /// A BTFS node's RPC.
+    Btfs(String),
+    /// An IPFS node's RPC.
+    Ipfs(String),
+    /// The store inside pxfs, in this folder.
+    Embedded(PathBuf),
+}
+
+impl FromStr for NodeUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = "a node is btfs=http://HOST:PORT, ipfs=http://HOST:PORT or embedded=FOLDER";
+        let (kind, place) = text.split_once('=').ok_or(refused)?;
+        let http = place.starts_with("http://") || place.starts_with("https://");
+        match kind {
+            "embedded" if !place.is_empty() => Ok(Self::Embedded(PathBuf::from(place))),
+            "btfs" if http => Ok(Self::Btfs(place.to_owned())),
+            "ipfs" if http => Ok(Self::Ipfs(place.to_owned())),
+            _ => Err(refused.to_owned()),
+        }
+    }
+}
+
+impl NodeUrl {
+    /// `btfs`, `ipfs` or `embedded`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Btfs(_) => "btfs",
+            Self::Ipfs(_) => "ipfs",
+            Self::Embedded(_) => "embedded",
+        }
+    }
+}
+
+impl fmt::Display for NodeUrl {
+    /// Scheme and host only, or the folder.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Btfs(url) | Self::Ipfs(url) => f.write_str(&host_only(url)),
+            Self::Embedded(folder) => write!(f, "embedded:{}", folder.display()),
+        }
+    }
+}
+
+/// `scheme://host:port` of a URL, without user, path and query.
+fn host_only(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return String::new();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = rest.get(..end).unwrap_or_default();
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
+/// Whether a new volume is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum VolumeKind {
+    /// Nothing leaves the machine in the clear.
+    Sealed,
+    /// Content, names and attributes can be read by anybody.
+    Plain,
+}
+
+impl FromStr for VolumeKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sealed" => Ok(Self::Sealed),
+            "plain" => Ok(Self::Plain),
+            _ => Err(format!(
+                "`{text}` is not a kind of volume: say sealed or plain"
+            )),
+        }
+    }
+}
+
+impl VolumeKind {
+    /// `sealed` or `plain`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("`{text}` is not a log format: say text or json")),
+        }
+    }
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl FromStr for Color {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err(format!(
+                "`{text}` is not a colour mode: say auto, always or never"
+            )),
+        }
+    }
+}
+
+macro_rules! deserialize_from_text {
+    ($($type:ty),+) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )+};
+}
+deserialize_from_text!(Span, RpcUrl, NodeUrl, VolumeKind, LogFormat, Color);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Bytes(u64),
+            Text(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Bytes(bytes) => Ok(Self(bytes)),
+            Form::Text(text) => text.parse().map_err(D::Error::custom),
+        }
+    }
+}

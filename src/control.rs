@@ -1,0 +1,100 @@
+//! The daemon's socket: how one pxfs process asks another.
+//!
+//! Invariant: the socket is 0600 in a folder 0700, every request's peer is checked, every wait on
+//! either side has a bound. `cli` asks through [`Client`], `run` answers through [`serve`].
+
+mod client;
+mod frame;
+mod registry;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::Client;
+pub use registry::{Entry, Registration, find_all, private_folder};
+pub use server::{Handler, Progress, serve};
+
+use crate::types::TokenId;
+
+/// Version of the frames; a daemon of another version is not spoken to.
+pub const VERSION: u8 = 1;
+
+/// What a command asks of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Request {
+    /// Everything the daemon knows.
+    Status,
+    /// The owned tokens, freshly read.
+    Tokens,
+    /// What can be minted.
+    Packages,
+    /// Mint a token of a package; `print` sends nothing.
+    Mint {
+        /// Number of the package.
+        package: u64,
+        /// Only build the call.
+        print: bool,
+    },
+    /// Give a token a name key; `print` sends nothing.
+    Register {
+        /// The token.
+        token: TokenId,
+        /// Only build the call.
+        print: bool,
+    },
+    /// Sync a token.
+    Sync {
+        /// The token.
+        token: TokenId,
+        /// Wait for its effect on chain.
+        wait: bool,
+    },
+    /// Let chain time pass.
+    Advance {
+        /// Seconds.
+        seconds: u64,
+    },
+    /// Publish everything that was written before.
+    Flush {
+        /// Only this token's directory.
+        token: Option<String>,
+    },
+    /// Leave the mountpoint and end.
+    Umount {
+        /// Publish everything before.
+        flush: bool,
+    },
+}
+
+/// What the daemon says, one frame each; the last is `Done` or `Failed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Still at it.
+    Progress(Step),
+    /// The answer.
+    Done {
+        /// One of the shapes of `status`, or null.
+        answer: serde_json::Value,
+    },
+    /// What went wrong.
+    Failed {
+        /// One line.
+        error: String,
+        /// The exit code.
+        exit: crate::cli::exit::Exit,
+    },
+}
+
+/// How far a long request is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What is being done.
+    pub what: String,
+    /// Bytes that are not on the node yet.
+    pub pending_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests;

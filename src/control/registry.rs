@@ -1,0 +1,170 @@
+//! Which drives are mounted, and where their daemons listen.
+//!
+//! A daemon writes `ID.json` and listens at `ID.sock` in the runtime folder; ID is a hash of its
+//! state folder. Invariant: an entry is believed only from a folder that nobody else can write,
+//! and only while somebody listens. Called by `run` (announcing) and `cli` (finding).
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A drive that is, or was, mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The daemon's process.
+    pub pid: u32,
+    /// Its state folder.
+    pub state_dir: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
+}
+
+/// The entry of this process; withdrawn when dropped.
+#[derive(Debug)]
+pub struct Registration {
+    file: PathBuf,
+    socket: PathBuf,
+}
+
+impl Registration {
+    /// Announces a drive in `folder`, which is made when it is missing, and listens.
+    ///
+    /// # Errors
+    /// When the folder is not private or cannot be written.
+    pub fn announce(
+        folder: &Path,
+        state_dir: &Path,
+        mountpoint: &Path,
+    ) -> io::Result<(Self, UnixListener)> {
+        private_folder(folder)?;
+        let digest = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
+        let id = HEXLOWER.encode(digest.get(..8).unwrap_or_default());
+        let socket = folder.join(format!("{id}.sock"));
+        // Whoever held the state folder before is gone: its lock is ours.
+        match std::fs::remove_file(&socket) {
+            Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
+            _ => {}
+        }
+        let listener = listen(&socket)?;
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+        let entry = Entry {
+            pid: std::process::id(),
+            state_dir: state_dir.to_owned(),
+            mountpoint: mountpoint.to_owned(),
+            socket: socket.clone(),
+        };
+        let file = folder.join(format!("{id}.json"));
+        let draft = folder.join(format!("{id}.new"));
+        std::fs::write(&draft, serde_json::to_vec(&entry)?)?;
+        std::fs::rename(&draft, &file)?;
+        Ok((Self { file, socket }, listener))
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        for path in [&self.file, &self.socket] {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!(%error, path = %path.display(), "registry: withdraw");
+            }
+        }
+    }
+}
+
+/// The drives that are mounted now, by what the `folders` say. An entry whose daemon has ended is
+/// left out.
+#[must_use]
+pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
+    let mut found: Vec<Entry> = Vec::new();
+    for folder in folders.iter().filter(|folder| is_private(folder)) {
+        let Ok(files) = std::fs::read_dir(folder) else {
+            continue;
+        };
+        for file in files.flatten().map(|file| file.path()) {
+            if file.extension().is_none_or(|end| end != "json") {
+                continue;
+            }
+            let entry = std::fs::read(&file)
+                .ok()
+                .and_then(|bytes| serde_json::from_slice::<Entry>(&bytes).ok());
+            if let Some(entry) = entry
+                && !found.contains(&entry)
+                && connect(&entry.socket).is_ok()
+            {
+                found.push(entry);
+            }
+        }
+    }
+    found.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
+    found
+}
+
+/// Makes `folder` (0700) when it is missing, and refuses one that others can write or that is
+/// another user's.
+///
+/// # Errors
+/// `PermissionDenied` with one line of reason, or the disk's.
+pub fn private_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let meta = std::fs::metadata(folder)?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(denied(folder, "belongs to another user"));
+    }
+    if meta.mode() & 0o077 != 0 {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn denied(folder: &Path, why: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("{} {why}", folder.display()),
+    )
+}
+
+/// Whether entries in `folder` can be believed: it is ours (or root asks) and only ours to write.
+fn is_private(folder: &Path) -> bool {
+    let uid = rustix::process::geteuid().as_raw();
+    std::fs::metadata(folder)
+        .is_ok_and(|meta| meta.mode() & 0o022 == 0 && (meta.uid() == uid || uid == 0))
+}
+
+/// Listens at `socket`, however long its path is.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    with_short_path(socket, |path| UnixListener::bind(path))
+}
+
+/// Connects to `socket`, however long its path is.
+pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
+    with_short_path(socket, |path| UnixStream::connect(path))
+}
+
+/// A socket's address holds 108 bytes (unix(7)): a longer path goes through its folder's
+/// descriptor.
+fn with_short_path<T>(socket: &Path, call: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    if socket.as_os_str().len() < 100 {
+        return call(socket);
+    }
+    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return call(socket);
+    };
+    let folder = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(folder)?;
+    let short = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    call(&short.join(name))
+}

@@ -1,0 +1,129 @@
+//! The answering side of the socket.
+//!
+//! Invariant: a peer that is neither the daemon's user nor root is refused; a peer that says
+//! nothing, or does not read, is dropped after [`PATIENCE`]; one request has no effect on another's
+//! connection. Started by `run`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Reply, Request, Step, frame};
+use crate::cli::exit::{Exit, Failure};
+
+/// How long a peer may take to say or take a frame.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a request that is being worked on says that it is.
+const BEAT: Duration = Duration::from_millis(500);
+/// Connections served at once; more wait.
+const AT_ONCE: usize = 32;
+/// The longest request in bytes.
+const LONGEST_REQUEST: usize = 64 * 1024;
+
+/// What answers requests.
+#[async_trait]
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. Runs to its end even when the peer goes away.
+    async fn handle(
+        &self,
+        request: Request,
+        progress: &Progress,
+    ) -> Result<serde_json::Value, Failure>;
+}
+
+/// Where a handler says how far it is; sent on with the next beat.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Mutex<Step>>);
+
+impl Progress {
+    /// Says it.
+    pub fn set(&self, what: &str, pending_bytes: u64) {
+        let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        what.clone_into(&mut step.what);
+        step.pending_bytes = pending_bytes;
+    }
+
+    /// The last that was said.
+    #[must_use]
+    pub fn get(&self) -> Step {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Answers on `listener` until it is dropped with the task.
+pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
+    let uid = rustix::process::geteuid().as_raw();
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "socket: accept");
+                tokio::time::sleep(BEAT).await;
+                continue;
+            }
+        };
+        let handler = Arc::clone(&handler);
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, uid, handler).await {
+                tracing::debug!(%error, "socket: a peer went away");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    uid: u32,
+    handler: Arc<dyn Handler>,
+) -> std::io::Result<()> {
+    let request = timeout(PATIENCE, frame::read_async(&mut stream, LONGEST_REQUEST)).await??;
+    // At each request, not when the socket was made: its folder may have been opened up since.
+    let peer = stream.peer_cred()?.uid();
+    if peer != uid && peer != 0 {
+        let refused = Reply::Failed {
+            error: "this drive belongs to another user: ask as that user or as root".to_owned(),
+            exit: Exit::Failure,
+        };
+        return send(&mut stream, &refused).await;
+    }
+    let progress = Progress::default();
+    // A task of its own: a peer that goes away must not stop a transaction half way.
+    let mut work = tokio::spawn({
+        let progress = progress.clone();
+        async move { handler.handle(request, &progress).await }
+    });
+    let outcome = loop {
+        match timeout(BEAT, &mut work).await {
+            Ok(outcome) => break outcome,
+            Err(_) => send(&mut stream, &Reply::Progress(progress.get())).await?,
+        }
+    };
+    let reply = match outcome {
+        Ok(Ok(answer)) => Reply::Done { answer },
+        Ok(Err(Failure { exit, message })) => Reply::Failed {
+            error: message,
+            exit,
+        },
+        Err(_) => Reply::Failed {
+            error: "the request failed inside pxfs: see the daemon's log".to_owned(),
+            exit: Exit::Failure,
+        },
+    };
+    send(&mut stream, &reply).await
+}
+
+async fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
+    timeout(PATIENCE, frame::write_async(stream, reply)).await?
+}

@@ -1,0 +1,143 @@
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::cli::exit::{Exit, Failure};
+
+struct Echo;
+
+#[async_trait]
+impl Handler for Echo {
+    async fn handle(&self, request: Request, progress: &Progress) -> Result<Value, Failure> {
+        match request {
+            Request::Status => Ok(json!("here")),
+            Request::Flush { .. } => {
+                progress.set("flush", 42);
+                tokio::time::sleep(Duration::from_millis(1_200)).await;
+                Ok(Value::Null)
+            }
+            Request::Packages => panic!("a defect"),
+            _ => Err(Failure::new(Exit::Token, "token 9: not ours")),
+        }
+    }
+}
+
+fn daemon(folder: &Path, state: &Path) -> (Registration, tokio::runtime::Runtime) {
+    let (registration, listener) = Registration::announce(folder, state, Path::new("/m")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.spawn(async move {
+        let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+        serve(listener, Arc::new(Echo)).await;
+    });
+    (registration, runtime)
+}
+
+fn ask(entry: &Entry, request: &Request) -> Result<Value, Failure> {
+    Client::connect(&entry.socket).unwrap().ask(request, |_| {})
+}
+
+#[test]
+fn a_command_finds_the_daemon_and_gets_its_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let daemon = daemon(&folder, Path::new("/state"));
+    let found = find_all(&[dir.path().join("none"), folder.clone(), folder.clone()]);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].state_dir, Path::new("/state"));
+    assert_eq!(ask(&found[0], &Request::Status), Ok(json!("here")));
+    let refused = ask(&found[0], &Request::Tokens).unwrap_err();
+    assert_eq!(refused, Failure::new(Exit::Token, "token 9: not ours"));
+    drop(daemon.0);
+    assert!(find_all(&[folder]).is_empty());
+}
+
+#[test]
+fn a_long_request_says_how_far_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let _daemon = daemon(dir.path(), Path::new("/state"));
+    let entry = find_all(&[dir.path().to_owned()]).remove(0);
+    let mut steps = Vec::new();
+    Client::connect(&entry.socket)
+        .unwrap()
+        .ask::<Value>(&Request::Flush { token: None }, |step| {
+            steps.push(step.clone())
+        })
+        .unwrap();
+    assert_eq!(steps.first().map(|step| step.pending_bytes), Some(42));
+}
+
+#[test]
+fn a_defect_in_one_request_leaves_the_daemon_answering() {
+    let dir = tempfile::tempdir().unwrap();
+    let _daemon = daemon(dir.path(), Path::new("/state"));
+    let entry = find_all(&[dir.path().to_owned()]).remove(0);
+    assert!(ask(&entry, &Request::Packages).is_err());
+    assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
+}
+
+#[test]
+fn garbage_on_the_socket_leaves_the_daemon_answering() {
+    let dir = tempfile::tempdir().unwrap();
+    let _daemon = daemon(dir.path(), Path::new("/state"));
+    let entry = find_all(&[dir.path().to_owned()]).remove(0);
+    for garbage in [
+        &b"\xff\xff\xff\xff"[..],
+        b"\0\0\0\x03\x01{}",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let mut stream = StdStream::connect(&entry.socket).unwrap();
+        stream.write_all(garbage).unwrap();
+    }
+    assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
+}
+
+#[test]
+fn only_its_user_can_reach_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("run");
+    let _daemon = daemon(&folder, Path::new("/state"));
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let entry = find_all(std::slice::from_ref(&folder)).remove(0);
+    assert_eq!((mode(&folder), mode(&entry.socket)), (0o700, 0o600));
+}
+
+#[test]
+fn an_entry_in_a_folder_that_others_can_write_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let _daemon = daemon(dir.path(), Path::new("/state"));
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(find_all(&[dir.path().to_owned()]).is_empty());
+}
+
+#[test]
+fn a_long_state_path_does_not_keep_the_daemon_from_listening() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("x".repeat(150));
+    let _daemon = daemon(&folder, Path::new("/state"));
+    let entry = find_all(&[folder]).remove(0);
+    assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
+}
+
+#[test]
+fn a_daemon_that_takes_over_a_state_folder_takes_over_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = daemon(dir.path(), Path::new("/state"));
+    // As after kill -9: nobody withdrew the entry.
+    first.1.shutdown_background();
+    std::mem::forget(first.0);
+    let _second = daemon(dir.path(), Path::new("/state"));
+    let entry = find_all(&[dir.path().to_owned()]).remove(0);
+    assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
+}
