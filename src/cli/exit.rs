@@ -156,6 +156,10 @@ fn of_chain(error: &ChainError) -> Exit {
         ChainError::Transient(_) | ChainError::Permanent(_) => Exit::Chain,
         ChainError::Reverted(_) => Exit::Transaction,
         ChainError::Oracle(_) => Exit::Oracle,
+        ChainError::Wallet(_) => Exit::Usage,
+        ChainError::WrongPassword(_) => Exit::Key,
+        ChainError::Busy(_) => Exit::Locked,
+        ChainError::Damaged(_) => Exit::Failure,
     }
 }
 
