@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("durable", &[]),
     ("fault", &[]),
+    ("status", &["types"]),
     ("mount", &["fs", "types", "clock"]),
     ("fs", &["journal", "pack", "cache", "types", "clock"]),
     ("journal", &["types", "clock"]),
