@@ -5,8 +5,17 @@ use async_trait::async_trait;
 
 use crate::types::TokenId;
 
+mod contract;
+pub mod deploy;
+pub mod dialect;
+pub mod embedded;
+pub mod endpoint;
 mod keystore;
+pub mod ledger;
 pub mod memory;
+#[cfg(test)]
+mod tests;
+pub mod transact;
 pub mod wallet;
 
 /// How a contract accounts for stored bytes.

@@ -1,0 +1,263 @@
+//! The contracts' interfaces and code: the only file that knows the ABI.
+//!
+//! Invariant: what stands here is in the committed artifacts, function by function (a test compares
+//! them). Called by `dialect`, `ledger`, `transact`, `deploy`, `oracle`.
+
+use alloy::primitives::{Address, B256, Bytes, FixedBytes, U256, hex};
+use alloy::sol;
+use alloy::sol_types::{SolCall, SolValue};
+
+use super::ChainError;
+
+pub(super) use self::abi::IPxSync as PxSync;
+pub(super) use self::abi::OracleForwarder;
+
+#[allow(missing_docs, unreachable_pub, reason = "made by a macro")]
+mod abi {
+    use super::sol;
+
+    sol! {
+        /// The token contract of the dialect `px-sync`.
+        #[derive(Debug)]
+        interface IPxSync {
+            struct TokenInfo {
+                uint256 tokenId;
+                address owner;
+                uint256 packageId;
+                string packageName;
+                uint256 sizeInBytes;
+                uint256 usage;
+                uint64 buyTimestamp;
+                uint64 lastUpdateTimestamp;
+                uint256 syncWindow;
+                uint64 epoch;
+                string btnsKey;
+                bool synced;
+                uint64 sequence;
+                bytes32 root;
+                bytes32 requestId;
+                uint64 requestedAt;
+            }
+            struct Package {
+                uint256 id;
+                string name;
+                uint256 price;
+                uint256 size;
+                uint256 sizeInBytes;
+                string storageUnit;
+                uint256 bandwidthLimit;
+                bool active;
+            }
+
+            event SyncRequested(uint256 indexed tokenId, bytes32 indexed requestId, uint64 epoch, string btnsKey);
+            event Synced(uint256 indexed tokenId, uint256 usage, uint64 sequence, bytes32 root);
+            event SyncFailed(uint256 indexed tokenId, bytes32 indexed requestId, uint8 code);
+            event Transfer(address indexed from, address indexed to, uint256 indexed tokenId);
+
+            function mint(uint256 packageId, string calldata btnsKey) external payable;
+            function mint(uint256 packageId) external payable;
+            function register(uint256 tokenId, string calldata btnsKey) external;
+            function sync(uint256 tokenId) external payable returns (bytes32 requestId);
+            function btnsKey(uint256 tokenId) external view returns (string memory);
+            function epoch(uint256 tokenId) external view returns (uint64);
+            function syncFee() external view returns (uint256);
+            function minSyncInterval() external view returns (uint256);
+            function syncWindow() external view returns (uint256);
+            function tokenInfo(uint256 tokenId) external view returns (TokenInfo memory);
+            function tokensOf(address owner, uint256 from, uint256 limit) external view returns (TokenInfo[] memory);
+            function getAllPackages() external view returns (Package[] memory);
+            function upgradeTokenPackage(uint256 tokenId, uint256 packageId) external payable;
+            function transferFrom(address from, address to, uint256 tokenId) external;
+            function supportsInterface(bytes4 interfaceId) external view returns (bool);
+            function forwarder() external view returns (address);
+        }
+
+        /// The forwarder for chains where Chainlink's network does not run.
+        #[derive(Debug)]
+        interface OracleForwarder {
+            function deliver(address receiver, bytes calldata metadata, bytes calldata report, bytes[] calldata signatures) external;
+            function digest(address receiver, bytes calldata metadata, bytes calldata report) external view returns (bytes32);
+            function isOperator(address operator) external view returns (bool);
+            function threshold() external view returns (uint256);
+        }
+    }
+}
+
+/// ERC-165 identifier by which `px-sync` is told from other dialects: the selectors of
+/// `IPxSync.sol`, exclusive-ored.
+pub(super) const PX_SYNC_ID: FixedBytes<4> = FixedBytes(fold([
+    PxSync::mint_0Call::SELECTOR,
+    PxSync::mint_1Call::SELECTOR,
+    PxSync::registerCall::SELECTOR,
+    PxSync::syncCall::SELECTOR,
+    PxSync::btnsKeyCall::SELECTOR,
+    PxSync::epochCall::SELECTOR,
+    PxSync::syncFeeCall::SELECTOR,
+    PxSync::minSyncIntervalCall::SELECTOR,
+    PxSync::syncWindowCall::SELECTOR,
+    PxSync::tokenInfoCall::SELECTOR,
+    PxSync::tokensOfCall::SELECTOR,
+]));
+
+const fn fold<const N: usize>(selectors: [[u8; 4]; N]) -> [u8; 4] {
+    let mut id = [0; 4];
+    let mut at = 0;
+    while at < N * 4 {
+        id[at % 4] ^= selectors[at / 4][at % 4];
+        at += 1;
+    }
+    id
+}
+
+/// What the oracle reports to the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) request: B256,
+    pub(super) token: U256,
+    pub(super) epoch: u64,
+    pub(super) usage: u64,
+    pub(super) sequence: u64,
+    pub(super) root: B256,
+    /// 0, or a code of `SyncFailed` from 1 to 127.
+    pub(super) error: u8,
+}
+
+impl Report {
+    /// `abi.encode(requestId, tokenId, epoch, usage, sequence, root, error)`.
+    pub(super) fn encode(&self) -> Bytes {
+        let words = (
+            self.request,
+            self.token,
+            self.epoch,
+            U256::from(self.usage),
+            self.sequence,
+            self.root,
+            U256::from(self.error),
+        );
+        words.abi_encode_params().into()
+    }
+}
+
+/// What a code of `SyncFailed` means (`PxSync.sol`).
+pub(super) fn failure(code: u8) -> &'static str {
+    match code {
+        1 => "the token's name leads nowhere: flush, and try again",
+        2 => "the usage metadata cannot be fetched",
+        3 => "the usage metadata is not valid",
+        4 => "the usage metadata is of another chain, contract, token or epoch",
+        5 => "the token's key is not a name",
+        6 => "the oracle itself failed: try again later",
+        128 => "the report holds a number out of range",
+        129 => "the token was transferred or registered meanwhile",
+        130 => "the usage metadata is older than what the chain has",
+        131 => "the chain has another root at this sequence",
+        _ => "unknown code",
+    }
+}
+
+/// Creation code of the token contract, constructor arguments included.
+pub(super) fn token_code(owner: Address, forwarder: Address) -> Result<Bytes, ChainError> {
+    let arguments = (owner, forwarder).abi_encode_params();
+    creation(
+        include_str!("../../contracts/artifacts/PxSync.json"),
+        arguments,
+    )
+}
+
+/// Creation code of the forwarder, constructor arguments included. `operators` ascend.
+pub(super) fn forwarder_code(
+    owner: Address,
+    operators: &[Address],
+    threshold: u64,
+) -> Result<Bytes, ChainError> {
+    let arguments = (owner, operators.to_vec(), U256::from(threshold)).abi_encode_params();
+    creation(
+        include_str!("../../contracts/artifacts/OracleForwarder.json"),
+        arguments,
+    )
+}
+
+fn creation(artifact: &str, arguments: Vec<u8>) -> Result<Bytes, ChainError> {
+    let broken = || ChainError::Permanent("the built-in contract is damaged".to_owned());
+    let artifact: serde_json::Value = serde_json::from_str(artifact).map_err(|_| broken())?;
+    let code = artifact.get("bytecode").and_then(|code| code.as_str());
+    let mut code = hex::decode(code.ok_or_else(broken)?).map_err(|_| broken())?;
+    code.extend(arguments);
+    Ok(code.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use alloy::sol_types::{SolEvent, SolStruct};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// `name(type,…)` of every entry of `kind` in an artifact; for functions with their returns.
+    fn signatures(artifact: &str, kind: &str) -> BTreeSet<String> {
+        let artifact: Value = serde_json::from_str(artifact).unwrap();
+        let entries = artifact["abi"].as_array().unwrap().iter();
+        let entries = entries.filter(|entry| entry["type"] == kind);
+        entries
+            .map(|entry| {
+                let inputs = types(&entry["inputs"]);
+                format!("{}({inputs})", entry["name"].as_str().unwrap())
+            })
+            .collect()
+    }
+
+    fn types(list: &Value) -> String {
+        let types = list.as_array().unwrap().iter().map(|entry| {
+            let name = entry["type"].as_str().unwrap();
+            match name.strip_prefix("tuple") {
+                Some(array) => format!("({}){array}", types(&entry["components"])),
+                None => name.to_owned(),
+            }
+        });
+        types.collect::<Vec<_>>().join(",")
+    }
+
+    #[test]
+    fn every_function_and_event_is_in_the_committed_artifacts() {
+        let token = include_str!("../../contracts/artifacts/PxSync.json");
+        let forwarder = include_str!("../../contracts/artifacts/OracleForwarder.json");
+        let functions = signatures(token, "function");
+        for signature in PxSync::IPxSyncCalls::SIGNATURES {
+            assert!(functions.contains(*signature), "{signature}");
+        }
+        let events = signatures(token, "event");
+        for signature in [
+            PxSync::SyncRequested::SIGNATURE,
+            PxSync::Synced::SIGNATURE,
+            PxSync::SyncFailed::SIGNATURE,
+            PxSync::Transfer::SIGNATURE,
+        ] {
+            assert!(events.contains(signature), "{signature}");
+        }
+        let functions = signatures(forwarder, "function");
+        for signature in OracleForwarder::OracleForwarderCalls::SIGNATURES {
+            assert!(functions.contains(*signature), "{signature}");
+        }
+    }
+
+    #[test]
+    fn structs_have_the_fields_of_the_committed_artifacts() {
+        let artifact = include_str!("../../contracts/artifacts/PxSync.json");
+        let artifact: Value = serde_json::from_str(artifact).unwrap();
+        let returned = |function: &str| {
+            let mut entries = artifact["abi"].as_array().unwrap().iter();
+            let entry = entries.find(|entry| entry["name"] == function).unwrap();
+            let fields = entry["outputs"][0]["components"].as_array().unwrap().iter();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let fields = fields.map(|field| text(&field["type"]) + " " + &text(&field["name"]));
+            fields.collect::<Vec<_>>().join(",")
+        };
+        let info = PxSync::TokenInfo::eip712_encode_type();
+        let package = PxSync::Package::eip712_encode_type();
+        assert_eq!(format!("TokenInfo({})", returned("tokenInfo")), info);
+        assert_eq!(format!("TokenInfo({})", returned("tokensOf")), info);
+        assert_eq!(format!("Package({})", returned("getAllPackages")), package);
+    }
+}

@@ -1,0 +1,278 @@
+//! Where a chain is reached: one alloy provider, whatever lies below it (HTTP or embedded).
+//!
+//! Invariant: every request ends in bounded time, and no error or label tells more of a URL than
+//! scheme and host (keys stand in paths and queries). Called by `ledger`, `transact`, `deploy`,
+//! `oracle`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, Bytes, TxKind};
+use alloy::providers::{DynProvider, Provider, RootProvider};
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{ErrorPayload, RpcError};
+use alloy::rpc::types::{TransactionInput, TransactionRequest};
+use alloy::sol_types::SolCall;
+use alloy::transports::http::reqwest;
+use alloy::transports::{TransportError, TransportErrorKind};
+use tokio::sync::OnceCell;
+
+use super::ChainError;
+use super::embedded;
+
+/// How long one request over HTTP may take, and how long connecting to the server.
+const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A chain that can be asked. Cheap to clone.
+#[derive(Clone)]
+pub struct Endpoint {
+    provider: DynProvider,
+    label: Arc<str>,
+    embedded: bool,
+    chain_id: Arc<OnceCell<u64>>,
+    idle: Arc<OnceCell<bool>>,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({})", self.label)
+    }
+}
+
+impl Endpoint {
+    /// The chain behind a JSON-RPC URL; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`ChainError::Permanent`] when `url` is not an http or https URL.
+    pub fn http(url: &str) -> Result<Self, ChainError> {
+        let broken = |what: String| ChainError::Permanent(format!("--rpc-url {what}"));
+        let url =
+            reqwest::Url::parse(url).map_err(|fault| broken(format!("is not a URL: {fault}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(broken("is neither http:// nor https://".to_owned()));
+        }
+        let label = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
+            (Some(host), None) => format!("{}://{host}", url.scheme()),
+            (None, _) => return Err(broken("has no host".to_owned())),
+        };
+        let client = reqwest::Client::builder()
+            .timeout(REQUEST_LIMIT)
+            .connect_timeout(CONNECT_LIMIT)
+            .build()
+            .map_err(|fault| broken(format!("gets no client: {}", fault.without_url())))?;
+        let client = RpcClient::new_http_with_client(client, url);
+        Ok(Self::new(client, &label, false))
+    }
+
+    /// The chain inside this process.
+    #[must_use]
+    pub fn embedded(chain: &embedded::Handle) -> Self {
+        Self::new(RpcClient::new(chain.clone(), true), "embedded", true)
+    }
+
+    fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
+        Self {
+            provider: RootProvider::new(client).erased(),
+            label: label.into(),
+            embedded,
+            chain_id: Arc::default(),
+            idle: Arc::default(),
+        }
+    }
+
+    /// Scheme and host, or `embedded`.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The provider below, for anything that alloy can do.
+    #[must_use]
+    pub fn provider(&self) -> &DynProvider {
+        &self.provider
+    }
+
+    /// EIP-155 chain id, asked once.
+    ///
+    /// # Errors
+    /// As [`Endpoint::fault`].
+    pub async fn chain_id(&self) -> Result<u64, ChainError> {
+        let ask = || async { self.provider.get_chain_id().await };
+        let id = self.chain_id.get_or_try_init(ask).await;
+        id.copied().map_err(|fault| self.fault(fault))
+    }
+
+    /// Number of the newest block.
+    ///
+    /// # Errors
+    /// As [`Endpoint::fault`].
+    pub async fn height(&self) -> Result<u64, ChainError> {
+        let height = self.provider.get_block_number().await;
+        height.map_err(|fault| self.fault(fault))
+    }
+
+    /// Whether the chain mines only when there is a transaction, so that its time is ahead of its
+    /// newest block: embedded, or anvil. Asked once.
+    pub(super) async fn is_idle(&self) -> Result<bool, ChainError> {
+        let ask = || async {
+            if self.embedded {
+                return Ok(true);
+            }
+            // Not every provider answers this; those that do not are no development chains.
+            match self.provider.get_client_version().await {
+                Ok(version) => Ok(version.starts_with("anvil")),
+                Err(RpcError::ErrorResp(_)) => Ok(false),
+                Err(fault) => Err(self.fault(fault)),
+            }
+        };
+        self.idle.get_or_try_init(ask).await.copied()
+    }
+
+    /// Lets the time of a development chain (embedded, anvil) pass, and mines a block in it.
+    ///
+    /// # Errors
+    /// [`ChainError::Permanent`] on every other chain.
+    pub async fn advance(&self, step: Duration) -> Result<(), ChainError> {
+        let seconds = step.as_secs();
+        let client = self.provider.client();
+        let advanced = client
+            .request::<_, serde_json::Value>("evm_increaseTime", (seconds,))
+            .await;
+        advanced.map_err(|fault| match self.fault(fault) {
+            ChainError::Permanent(what) => {
+                ChainError::Permanent(format!("cannot advance the time of this chain: {what}"))
+            }
+            other => other,
+        })?;
+        let mined = client
+            .request_noparams::<serde_json::Value>("evm_mine")
+            .await;
+        mined.map(drop).map_err(|fault| self.fault(fault))
+    }
+
+    /// The answer of a contract's function that only reads.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] with the contract's reason, [`ChainError::Permanent`] when the
+    /// answer is not of this function, else as [`Endpoint::fault`].
+    pub async fn call<C: SolCall>(
+        &self,
+        contract: Address,
+        call: &C,
+        block: BlockId,
+    ) -> Result<C::Return, ChainError> {
+        let request = request(contract, call);
+        let output = self.provider.call(request).block(block).await;
+        let output = output.map_err(|fault| self.fault(fault))?;
+        self.read::<C>(contract, &output)
+    }
+
+    /// Reads what a function has answered.
+    pub(super) fn read<C: SolCall>(
+        &self,
+        contract: Address,
+        output: &Bytes,
+    ) -> Result<C::Return, ChainError> {
+        C::abi_decode_returns_validate(output).map_err(|_| {
+            ChainError::Permanent(format!(
+                "contract {contract} on {} does not answer `{}` as it should",
+                self.label,
+                C::SIGNATURE
+            ))
+        })
+    }
+
+    /// What an error of the transport means, in one line.
+    ///
+    /// [`ChainError::Reverted`] for a refusal of the contract or of the transaction,
+    /// [`ChainError::Transient`] when the endpoint does not answer or is too busy,
+    /// [`ChainError::Permanent`] for the rest.
+    #[must_use]
+    pub fn fault(&self, fault: TransportError) -> ChainError {
+        let at = &self.label;
+        match fault {
+            RpcError::ErrorResp(payload) => refusal(&payload, at),
+            RpcError::NullResp => ChainError::Permanent(format!("{at} gave an empty answer")),
+            RpcError::Transport(kind) => transport(&kind, at),
+            RpcError::UnsupportedFeature(what) => ChainError::Permanent(format!("{at}: {what}")),
+            RpcError::LocalUsageError(fault) => ChainError::Permanent(format!("{at}: {fault}")),
+            RpcError::SerError(_) | RpcError::DeserError { .. } => {
+                ChainError::Permanent(format!("{at} does not answer as a chain does"))
+            }
+        }
+    }
+}
+
+/// A call as `eth_call` takes it.
+pub(super) fn request<C: SolCall>(contract: Address, call: &C) -> TransactionRequest {
+    TransactionRequest {
+        to: Some(TxKind::Call(contract)),
+        input: TransactionInput::both(call.abi_encode().into()),
+        ..TransactionRequest::default()
+    }
+}
+
+fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
+    let message = payload.message.as_ref();
+    if let Some(reason) = message.strip_prefix("execution reverted") {
+        let words = reason.trim_start_matches([':', ' ']);
+        let words = words.strip_prefix("revert: ").unwrap_or(words);
+        let data = payload
+            .data
+            .as_ref()
+            .map(|data| data.get().trim_matches('"'));
+        return ChainError::Reverted(match (words, data) {
+            ("", Some(data)) if data.len() > 2 => format!("reverted with {data}"),
+            ("", _) => "reverted without a reason".to_owned(),
+            (words, _) => format!("reverted: {}", one_line(words)),
+        });
+    }
+    let line = one_line(message);
+    let lower = message.to_lowercase();
+    let of_transaction = [
+        "insufficient funds",
+        "nonce too",
+        "gas too low",
+        "fee cap",
+        "max fee per gas",
+    ];
+    if of_transaction.iter().any(|words| lower.contains(words)) {
+        ChainError::Reverted(line)
+    } else if payload.is_retry_err() {
+        ChainError::Transient(format!("{at} is busy: {line}"))
+    } else {
+        ChainError::Permanent(format!("{at} answered: {line}"))
+    }
+}
+
+fn transport(kind: &TransportErrorKind, at: &str) -> ChainError {
+    let what = match kind {
+        TransportErrorKind::HttpError(fault)
+        | TransportErrorKind::HttpErrorWithRetryAfter { error: fault, .. } => {
+            let line = format!("{at} answered with HTTP status {}", fault.status);
+            let busy = fault.status == 429 || fault.status >= 500;
+            return if busy {
+                ChainError::Transient(line)
+            } else {
+                ChainError::Permanent(line)
+            };
+        }
+        TransportErrorKind::Custom(fault) => match fault.downcast_ref::<reqwest::Error>() {
+            Some(fault) if fault.is_timeout() => "does not answer in time",
+            Some(fault) if fault.is_connect() => "cannot be reached",
+            _ => "broke the connection",
+        },
+        _ => "broke the connection",
+    };
+    ChainError::Transient(format!("{at} {what}"))
+}
+
+/// The first line of what others have written, at most 200 characters of it.
+fn one_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default().trim();
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
+}

@@ -1,0 +1,209 @@
+//! The ledger over a real contract: the tokens of a wallet and what each grants.
+//!
+//! Invariant: a snapshot is of one block, and costs two requests for up to 100 tokens. Called
+//! through [`Ledger`] by `run`, `mount` and `publish`; the list of packages by the command line.
+
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, U256};
+use alloy::providers::Provider;
+use alloy::rpc::client::BatchRequest;
+use alloy::rpc::types::Block;
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+
+use super::contract::PxSync;
+use super::dialect::Dialect;
+use super::endpoint::Endpoint;
+use super::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
+use crate::types::TokenId;
+
+/// Tokens of one request, and the most tokens of a wallet.
+const PAGE: u64 = 100;
+const TOKENS_MAX: u64 = 10_000;
+
+/// What can be minted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Its number, for `mint`.
+    pub id: u64,
+    /// Its name, such as `5GB`.
+    pub name: String,
+    /// Price in wei.
+    pub price: U256,
+    /// Quota in bytes.
+    pub size_bytes: u64,
+    /// Upload units; `None` where the contract has none.
+    pub uploads: Option<u64>,
+    /// Whether it can be bought now.
+    pub on_sale: bool,
+}
+
+/// The ledger of one contract, as one owner sees it.
+#[derive(Clone, Debug)]
+pub struct ContractLedger {
+    endpoint: Endpoint,
+    contract: Address,
+    owner: Address,
+    dialect: std::sync::Arc<OnceCell<Dialect>>,
+}
+
+impl ContractLedger {
+    /// The ledger of `contract` for the tokens of `owner`; nothing is asked yet.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, contract: Address, owner: Address) -> Self {
+        Self {
+            endpoint,
+            contract,
+            owner,
+            dialect: std::sync::Arc::default(),
+        }
+    }
+
+    /// The token contract.
+    #[must_use]
+    pub fn contract(&self) -> Address {
+        self.contract
+    }
+
+    /// What the contract speaks, asked once.
+    ///
+    /// # Errors
+    /// As [`Dialect::of`].
+    pub async fn dialect(&self) -> Result<Dialect, ChainError> {
+        let ask = || Dialect::of(&self.endpoint, self.contract);
+        self.dialect.get_or_try_init(ask).await.copied()
+    }
+
+    /// All packages, by ascending id, on sale or not.
+    ///
+    /// # Errors
+    /// [`ChainError::Transient`] or [`ChainError::Permanent`].
+    pub async fn packages(&self) -> Result<Vec<Package>, ChainError> {
+        match self.dialect().await? {
+            Dialect::PxSync => {
+                let call = PxSync::getAllPackagesCall {};
+                let packages = self.endpoint.call(self.contract, &call, BlockId::latest());
+                Ok(packages.await?.into_iter().map(package).collect())
+            }
+        }
+    }
+
+    /// The newest block, and chain time: that block's, but on a chain that mines only when there is
+    /// a transaction the time that a block mined now would have.
+    async fn newest(&self) -> Result<(u64, BlockId, u64), ChainError> {
+        let fault = |fault| self.endpoint.fault(fault);
+        let idle = self.endpoint.is_idle().await?;
+        let client = self.endpoint.provider().client();
+        let mut batch = BatchRequest::new(client);
+        let latest = batch.add_call("eth_getBlockByNumber", &("latest", false));
+        let latest = latest.map_err(fault)?;
+        let pending = match idle {
+            true => Some(
+                batch
+                    .add_call("eth_getBlockByNumber", &("pending", false))
+                    .map_err(fault)?,
+            ),
+            false => None,
+        };
+        batch.send().await.map_err(fault)?;
+        let latest: Block = latest.await.map_err(fault)?;
+        let timestamp = match pending {
+            Some(pending) => {
+                let pending: Block = pending.await.map_err(fault)?;
+                pending.header.timestamp.max(latest.header.timestamp)
+            }
+            None => latest.header.timestamp,
+        };
+        let at = BlockId::hash(latest.header.hash);
+        Ok((latest.header.number, at, timestamp))
+    }
+
+    async fn owned(&self, block: BlockId) -> Result<Vec<TokenInfo>, ChainError> {
+        let mut tokens = Vec::new();
+        for from in (0..TOKENS_MAX).step_by(usize::try_from(PAGE).unwrap_or(1)) {
+            let call = PxSync::tokensOfCall {
+                owner: self.owner,
+                from: U256::from(from),
+                limit: U256::from(PAGE),
+            };
+            let page = self.endpoint.call(self.contract, &call, block).await?;
+            let last = (page.len() as u64) < PAGE;
+            tokens.extend(page.into_iter().map(token));
+            if last {
+                tokens.sort_unstable_by_key(|token: &TokenInfo| token.id);
+                return Ok(tokens);
+            }
+        }
+        Err(ChainError::Permanent(format!(
+            "{} owns more than {TOKENS_MAX} tokens of {}",
+            self.owner, self.contract
+        )))
+    }
+}
+
+#[async_trait]
+impl Ledger for ContractLedger {
+    async fn snapshot(&self) -> Result<Snapshot, ChainError> {
+        match self.dialect().await? {
+            Dialect::PxSync => {
+                let (block, at, timestamp_s) = self.newest().await?;
+                Ok(Snapshot {
+                    block,
+                    timestamp_s,
+                    tokens: self.owned(at).await?,
+                })
+            }
+        }
+    }
+
+    async fn token(&self, id: TokenId) -> Result<TokenInfo, ChainError> {
+        match self.dialect().await? {
+            Dialect::PxSync => {
+                let call = PxSync::tokenInfoCall { tokenId: id.0 };
+                let found = self.endpoint.call(self.contract, &call, BlockId::latest());
+                match found.await {
+                    Ok(found) => Ok(token(found)),
+                    Err(ChainError::Reverted(_)) => Err(ChainError::Missing(format!(
+                        "token {id} does not exist on contract {}",
+                        self.contract
+                    ))),
+                    Err(fault) => Err(fault),
+                }
+            }
+        }
+    }
+}
+
+fn token(info: PxSync::TokenInfo) -> TokenInfo {
+    TokenInfo {
+        id: TokenId(info.tokenId),
+        owner: info.owner,
+        package: info.packageName,
+        epoch: info.epoch,
+        name: (!info.btnsKey.is_empty()).then_some(info.btnsKey),
+        size_bytes: saturate(info.sizeInBytes),
+        usage_bytes: saturate(info.usage),
+        uploads_left: None,
+        accounting: Accounting::Absolute,
+        last_sync_s: info.lastUpdateTimestamp,
+        sync_window_s: saturate(info.syncWindow),
+        sequence: info.synced.then_some(info.sequence),
+        root: (info.synced && !info.root.is_zero()).then_some(info.root),
+        sync_open: !info.requestId.is_zero(),
+    }
+}
+
+fn package(package: PxSync::Package) -> Package {
+    Package {
+        id: saturate(package.id),
+        name: package.name,
+        price: package.price,
+        size_bytes: saturate(package.sizeInBytes),
+        uploads: u64::try_from(package.bandwidthLimit).ok(),
+        on_sale: package.active,
+    }
+}
+
+fn saturate(value: U256) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
