@@ -9,10 +9,12 @@ mod disk;
 pub(crate) mod key;
 mod log;
 pub(crate) mod record;
+mod skip;
 mod stage;
 
 pub use disk::{Disk, DiskFile, FolderDisk, MemoryDisk};
 pub use log::{Batch, Journal, Snapshot};
+pub use skip::skip_one_of;
 pub use stage::Stage;
 pub(crate) use stage::StageFile;
 
