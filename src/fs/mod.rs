@@ -23,6 +23,9 @@ mod report;
 mod settle;
 mod volume;
 
+#[cfg(test)]
+mod tests;
+
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
 pub use cut::{Built, Changes, Cut, CutFile};
 pub use drive::{Drive, Opened};

@@ -1,0 +1,5 @@
+//! The file system against a reference in memory, and its promises one by one.
+
+mod model;
+mod promises;
+mod rig;

@@ -1,0 +1,222 @@
+//! The promises that need no mount to be shown.
+
+use std::time::Duration;
+
+use super::rig::{CALLER, QUOTA, READ_WRITE, Rig};
+use crate::fs::{Access, FsError, Kind, SetAttr};
+use crate::pack::charge;
+
+#[test]
+fn a_synced_file_survives_a_crash_and_its_name_too() {
+    let rig = Rig::new();
+    rig.put("kept", b"precious").unwrap();
+    rig.drive.fsync(rig.ino("kept"), false).unwrap();
+    let mut rig = rig.crash();
+    assert_eq!(rig.read("kept"), b"precious");
+}
+
+#[test]
+fn what_a_crash_takes_is_the_end_of_the_history_alone() {
+    let rig = Rig::new();
+    for i in 0..50 {
+        rig.put(&format!("f{i}"), b"x").unwrap();
+    }
+    rig.drive.fsync(rig.root, false).unwrap();
+    for i in 50..60 {
+        rig.put(&format!("f{i}"), b"x").unwrap();
+    }
+    let rig = rig.crash();
+    let there = |i: usize| rig.drive.lookup(rig.root, format!("f{i}").as_bytes()).is_ok();
+    assert!((0..50).all(there));
+    let first_gone = (50..60).find(|i| !there(*i)).unwrap_or(60);
+    assert!((first_gone..60).all(|i| !there(i)));
+}
+
+#[test]
+fn a_full_volume_takes_what_fits_and_still_lets_one_tidy_up() {
+    let mut rig = Rig::with_quota(QUOTA);
+    let (attr, opened) = rig.create("big");
+    let data = vec![7; 1 << 20];
+    let mut end = 0;
+    loop {
+        match rig.drive.write(attr.ino, opened.fh, end, &data, false) {
+            Ok(written) => end += u64::from(written),
+            Err(error) => {
+                assert_eq!(error, FsError::Quota);
+                break;
+            }
+        }
+    }
+    assert!(end as f64 >= 0.995 * QUOTA as f64, "only {end} bytes fit");
+    assert!(rig.used() <= QUOTA);
+    assert_eq!(
+        rig.drive.mkdir(CALLER, rig.root, b"d", 0o755),
+        Err(FsError::Quota)
+    );
+    // Overwriting what is paid for needs no room.
+    assert_eq!(rig.drive.write(attr.ino, opened.fh, 5, &data, false), Ok(1 << 20));
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    rig.drive.setattr(attr.ino, None, &set).unwrap();
+    let long = "n".repeat(255);
+    rig.drive.rename(rig.root, b"big", rig.root, long.as_bytes(), 0).unwrap();
+    assert_eq!(rig.drive.getattr(attr.ino).unwrap().size, end);
+    rig.drive.release(attr.ino, opened.fh);
+    rig.drive.sync().unwrap();
+    rig.reopen();
+    assert_eq!(rig.read(&long)[5..10], data[..5]);
+    rig.drive.unlink(rig.root, long.as_bytes()).unwrap();
+    assert_eq!(rig.used(), charge::VOLUME_OVERHEAD);
+    rig.put("again", b"fits").unwrap();
+}
+
+#[test]
+fn small_files_fill_97_percent() {
+    let rig = Rig::with_quota(10 << 20);
+    let data = vec![1; 10 << 10];
+    let mut count = 0_u64;
+    while rig.put(&format!("{count:080}"), &data).is_ok() {
+        count += 1;
+    }
+    // The last file may have been created and then not have fitted.
+    let reserve = rig.volume.with_quota(|quota| quota.reserve_bytes());
+    let share = (count * 10_240) as f64 / ((10 << 20) - reserve) as f64;
+    assert!(share >= 0.97, "{count} files: {share}");
+}
+
+#[test]
+fn an_overdue_sync_stops_growth_and_nothing_else() {
+    let mut rig = Rig::new();
+    rig.put("old", b"content").unwrap();
+    let ino = rig.ino("old");
+    let opened = rig.drive.open(ino, READ_WRITE).unwrap();
+    rig.clock.advance(Duration::from_secs(31 * 86_400));
+    let root = rig.root;
+    let grow = SetAttr { size: Some(100), ..SetAttr::default() };
+    let refused = [
+        rig.drive.write(ino, opened.fh, 0, b"c", false).map(drop),
+        rig.drive.setattr(ino, None, &grow).map(drop),
+        rig.drive.fallocate(ino, opened.fh, 0, 100, 0),
+        rig.drive.create(CALLER, root, b"n", 0o644, READ_WRITE).map(drop),
+        rig.drive.mkdir(CALLER, root, b"n", 0o755).map(drop),
+        rig.drive.mknod(CALLER, root, b"n", Kind::Fifo, 0o644, 0).map(drop),
+        rig.drive.symlink(CALLER, root, b"n", b"t").map(drop),
+        rig.drive.link(ino, root, b"n").map(drop),
+        rig.drive.setxattr(ino, b"user.a", b"1", 0),
+    ];
+    assert!(refused.iter().all(|r| *r == Err(FsError::Overdue)), "{refused:?}");
+    assert_eq!(rig.read("old"), b"content");
+    let shrink = SetAttr { size: Some(3), mode: Some(0o600), ..SetAttr::default() };
+    rig.drive.setattr(ino, None, &shrink).unwrap();
+    rig.drive.rename(root, b"old", root, b"new", 0).unwrap();
+    rig.drive.unlink(root, b"new").unwrap();
+    // It holds after a restart too.
+    rig.drive.release(ino, opened.fh);
+    rig.drive.sync().unwrap();
+    rig.reopen();
+    assert_eq!(rig.put("n", b""), Err(FsError::Overdue));
+}
+
+#[test]
+fn a_token_that_went_away_takes_no_change_at_all() {
+    let mut rig = Rig::new();
+    rig.put("f", b"1").unwrap();
+    rig.volume.set_access(Access::ReadOnly("transferred".to_owned()));
+    let gone = FsError::ReadOnly("transferred".to_owned());
+    assert_eq!(rig.put("g", b"1"), Err(gone.clone()));
+    assert_eq!(rig.drive.unlink(rig.root, b"f"), Err(gone.clone()));
+    assert_eq!(rig.drive.open(rig.ino("f"), READ_WRITE), Err(gone));
+    assert_eq!(rig.read("f"), b"1");
+}
+
+#[test]
+fn the_mount_root_takes_nothing() {
+    let rig = Rig::new();
+    let root = crate::types::Ino::ROOT;
+    assert_eq!(rig.drive.mkdir(CALLER, root, b"2", 0o755), Err(FsError::NotPermitted));
+    assert_eq!(rig.drive.rmdir(root, b"1"), Err(FsError::NotPermitted));
+    assert_eq!(rig.drive.unlink(root, b"1"), Err(FsError::NotPermitted));
+    assert_eq!(rig.drive.rename(root, b"1", root, b"2", 0), Err(FsError::NotPermitted));
+}
+
+#[test]
+fn an_unlinked_open_file_lives_until_it_is_closed() {
+    let mut rig = Rig::new();
+    let before = rig.used();
+    let (attr, opened) = rig.create("f");
+    rig.drive.write(attr.ino, opened.fh, 0, &vec![1; 200_000], false).unwrap();
+    rig.drive.unlink(rig.root, b"f").unwrap();
+    assert_eq!(rig.used(), before, "deleting frees at once");
+    rig.drive.write(attr.ino, opened.fh, 200_000, b"more", false).unwrap();
+    assert_eq!(rig.read_handle(attr.ino, opened.fh, 199_999, 5), b"\x01more");
+    rig.drive.release(attr.ino, opened.fh);
+    assert_eq!(rig.drive.getattr(attr.ino), Err(FsError::NotFound));
+    assert_eq!(rig.used(), before);
+    rig.drive.sync().unwrap();
+    rig.reopen();
+    assert_eq!(rig.used(), before);
+}
+
+#[test]
+fn readdir_neither_skips_nor_repeats_while_entries_come_and_go() {
+    let rig = Rig::new();
+    for i in 0..600 {
+        rig.put(&format!("f{i}"), b"").unwrap();
+    }
+    let mut seen = Vec::new();
+    let mut cookie = 0;
+    loop {
+        let mut step = Vec::new();
+        rig.drive
+            .readdir(rig.root, cookie, false, &mut |item, _| {
+                cookie = item.cookie;
+                step.push(item.name.clone());
+                step.len() < 50
+            })
+            .unwrap();
+        if step.is_empty() {
+            break;
+        }
+        let first = step[0].clone();
+        seen.extend(step);
+        if first.starts_with(b"f") {
+            let _ = rig.drive.unlink(rig.root, &first);
+            let _ = rig.put(&format!("new{}", seen.len()), b"");
+        }
+    }
+    for i in 0..600 {
+        let name = format!("f{i}").into_bytes();
+        assert_eq!(seen.iter().filter(|n| **n == name).count(), 1, "f{i}");
+    }
+}
+
+#[test]
+fn hard_links_share_one_charge_and_one_content() {
+    let mut rig = Rig::new();
+    let before = rig.used();
+    rig.put("a", &vec![5; 10_000]).unwrap();
+    let ino = rig.ino("a");
+    rig.drive.link(ino, rig.root, b"b").unwrap();
+    assert!(rig.used() < before + 12_000);
+    assert_eq!(rig.drive.getattr(ino).unwrap().nlink, 2);
+    rig.drive.unlink(rig.root, b"a").unwrap();
+    assert_eq!(rig.read("b"), vec![5; 10_000]);
+    rig.drive.unlink(rig.root, b"b").unwrap();
+    assert_eq!(rig.used(), before);
+}
+
+#[test]
+fn a_directory_cannot_move_below_itself_and_links_are_counted() {
+    let rig = Rig::new();
+    let a = rig.drive.mkdir(CALLER, rig.root, b"a", 0o755).unwrap().ino;
+    let b = rig.drive.mkdir(CALLER, a, b"b", 0o755).unwrap().ino;
+    assert_eq!(rig.drive.rename(rig.root, b"a", b, b"c", 0), Err(FsError::Invalid));
+    assert_eq!(rig.drive.rmdir(rig.root, b"a"), Err(FsError::NotEmpty));
+    let links = |ino| rig.drive.getattr(ino).unwrap().nlink;
+    assert_eq!((links(rig.root), links(a)), (3, 3));
+    rig.drive.rename(a, b"b", rig.root, b"b", 0).unwrap();
+    assert_eq!((links(rig.root), links(a)), (4, 2));
+    rig.drive.rename(rig.root, b"b", rig.root, b"a", 0).unwrap();
+    assert_eq!(links(rig.root), 3);
+    rig.drive.rmdir(rig.root, b"a").unwrap();
+    assert_eq!(rig.used(), charge::VOLUME_OVERHEAD);
+}
