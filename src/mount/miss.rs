@@ -1,8 +1,30 @@
-//! Calls that need what this machine does not hold.
+//! How a call is answered: at once where it comes in, or from the pool, once what it lacks was
+//! fetched, or once the local disk is done.
+//!
+//! Invariants: every call is answered exactly once, whatever panics; no call waits for the network
+//! beyond its deadline, counted from its arrival; a thread of the session never waits for the
+//! network, and at most half of them wait for a sync. Called by `adapter` alone.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fuser::Errno;
+use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::fs::{FsError, Want};
+use super::errno;
+use crate::fs::{Drive, FsError, Want};
+
+/// Calls that fetch at one time; others queue, within their deadlines.
+const FETCHES_MAX: usize = 32;
+
+/// The pause before fetching again what was there and is gone (a cache under pressure).
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Brings what a call lacks to this machine.
 pub trait Fetcher: Send + Sync {
@@ -10,3 +32,294 @@ pub trait Fetcher: Send + Sync {
     /// dropped at any await when the caller's deadline passes.
     fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>>;
 }
+
+/// Anything through which the kernel can be told an error: fuser's reply types.
+pub(super) trait Reply: Send + 'static {
+    /// Answers with an error.
+    fn fail(self, errno: Errno);
+}
+
+/// A reply that cannot be lost: dropped without an answer, by a panic or with the runtime, it
+/// answers [`errno::DEFECT`].
+pub(super) struct Pending<R: Reply> {
+    op: &'static str,
+    reply: Option<R>,
+}
+
+impl<R: Reply> Pending<R> {
+    fn new(op: &'static str, reply: R) -> Self {
+        Self {
+            op,
+            reply: Some(reply),
+        }
+    }
+
+    fn fail(mut self, error: &FsError) {
+        tracing::debug!(op = self.op, %error, "refused");
+        if let Some(reply) = self.reply.take() {
+            reply.fail(errno::of(error));
+        }
+    }
+
+    fn ask<T>(
+        &mut self,
+        drive: &Drive,
+        call: &mut impl FnMut(&Drive, &mut R) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        match &mut self.reply {
+            Some(reply) => call(drive, reply),
+            None => Err(FsError::BadHandle),
+        }
+    }
+
+    /// `send` answers, or panics and leaves the answer to fuser's own guard.
+    fn send<T>(mut self, send: impl FnOnce(R, T), value: T) {
+        if let Some(reply) = self.reply.take() {
+            send(reply, value);
+        }
+    }
+}
+
+impl<R: Reply> Drop for Pending<R> {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            tracing::error!(op = self.op, "a call ended without an answer");
+            reply.fail(errno::DEFECT);
+        }
+    }
+}
+
+/// What answers calls; one a mount.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    syncs_here: Arc<AtomicUsize>,
+    syncs_here_max: usize,
+}
+
+struct Shared {
+    drive: Arc<Drive>,
+    fetcher: Arc<dyn Fetcher>,
+    permits: Semaphore,
+    patience: Duration,
+}
+
+impl Pool {
+    /// `threads` is how many the session has; `patience` how long a call may wait for the network.
+    pub(super) fn new(
+        drive: Arc<Drive>,
+        fetcher: Arc<dyn Fetcher>,
+        runtime: Handle,
+        threads: usize,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                drive,
+                fetcher,
+                permits: Semaphore::new(FETCHES_MAX),
+                patience,
+            }),
+            runtime,
+            syncs_here: Arc::default(),
+            syncs_here_max: threads / 2,
+        }
+    }
+
+    /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
+    /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
+    pub(super) fn serve<R, T, C, S>(&self, op: &'static str, reply: R, mut call: C, send: S)
+    where
+        R: Reply,
+        T: Send + 'static,
+        C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+        S: FnOnce(R, T) + Send + 'static,
+    {
+        guarded(op, || {
+            let mut pending = Pending::new(op, reply);
+            let result = pending.ask(&self.shared.drive, &mut call);
+            self.finish(pending, result, move || call, send);
+        });
+    }
+
+    /// The same for a call that borrows from the request: `own` makes the call that can wait.
+    pub(super) fn serve_borrowed<R, T, C, S>(
+        &self,
+        op: &'static str,
+        reply: R,
+        first: impl FnOnce(&Drive) -> Result<T, FsError>,
+        own: impl FnOnce() -> C,
+        send: S,
+    ) where
+        R: Reply,
+        T: Send + 'static,
+        C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+        S: FnOnce(R, T) + Send + 'static,
+    {
+        guarded(op, || {
+            let pending = Pending::new(op, reply);
+            let result = first(&self.shared.drive);
+            self.finish(pending, result, own, send);
+        });
+    }
+
+    /// The same for a call that syncs the local disk. A sync answered here saves the way to another
+    /// thread, as long as it may stay; but when syncs hold half of the session's threads, the next
+    /// goes to the runtime's blocking threads, so that other calls find a thread.
+    pub(super) fn serve_sync<R, C>(&self, op: &'static str, reply: R, call: C, done: fn(R))
+    where
+        R: Reply,
+        C: FnMut(&Drive, &mut R) -> Result<(), FsError> + Send + 'static,
+    {
+        let slot = Slot::take(&self.syncs_here);
+        if slot.before < self.syncs_here_max {
+            self.serve(op, reply, call, move |reply, ()| done(reply));
+            return;
+        }
+        drop(slot);
+        guarded(op, || {
+            let pending = Pending::new(op, reply);
+            let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
+            self.runtime.spawn_blocking(move || {
+                guarded(op, move || {
+                    let (mut pending, mut call) = (pending, call);
+                    let result = pending.ask(&shared.drive, &mut call);
+                    let send = move |reply, ()| done(reply);
+                    finish(&shared, &runtime, pending, result, || call, send);
+                });
+            });
+        });
+    }
+
+    fn finish<R, T, C, S>(
+        &self,
+        pending: Pending<R>,
+        result: Result<T, FsError>,
+        call: impl FnOnce() -> C,
+        send: S,
+    ) where
+        R: Reply,
+        T: Send + 'static,
+        C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+        S: FnOnce(R, T) + Send + 'static,
+    {
+        finish(&self.shared, &self.runtime, pending, result, call, send);
+    }
+}
+
+/// Answers, or sends the call to fetch what it lacks.
+fn finish<R, T, C, S>(
+    shared: &Arc<Shared>,
+    runtime: &Handle,
+    pending: Pending<R>,
+    result: Result<T, FsError>,
+    call: impl FnOnce() -> C,
+    send: S,
+) where
+    R: Reply,
+    T: Send + 'static,
+    C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+    S: FnOnce(R, T) + Send + 'static,
+{
+    match result {
+        Ok(value) => pending.send(send, value),
+        Err(FsError::NotLocal(want)) => {
+            let deadline = Instant::now() + shared.patience;
+            let call = call();
+            runtime.spawn(Arc::clone(shared).resolve(deadline, want, pending, call, send));
+        }
+        Err(error) => pending.fail(&error),
+    }
+}
+
+impl Shared {
+    /// Fetches and calls again until the call has an answer, or the deadline has passed.
+    async fn resolve<R, T, C, S>(
+        self: Arc<Self>,
+        deadline: Instant,
+        mut want: Want,
+        mut pending: Pending<R>,
+        mut call: C,
+        send: S,
+    ) where
+        R: Reply,
+        T: Send + 'static,
+        C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+        S: FnOnce(R, T) + Send + 'static,
+    {
+        let op = pending.op;
+        loop {
+            tracing::debug!(op, ?want, "fetching");
+            if let Err(error) = self.fetch(deadline, want.clone()).await {
+                return pending.fail(&error);
+            }
+            let shared = Arc::clone(&self);
+            let again = tokio::task::spawn_blocking(move || {
+                let result = pending.ask(&shared.drive, &mut call);
+                (pending, call, result)
+            });
+            // No answer: the call panicked or the runtime ends, and `pending` has answered.
+            let Ok(answer) = again.await else {
+                return;
+            };
+            let result;
+            (pending, call, result) = answer;
+            match result {
+                Ok(value) => return pending.send(send, value),
+                Err(FsError::NotLocal(next)) => {
+                    if next == want {
+                        sleep(PAUSE).await;
+                    }
+                    want = next;
+                }
+                Err(error) => return pending.fail(&error),
+            }
+        }
+    }
+
+    /// One fetch, with the wait for its turn.
+    async fn fetch(&self, deadline: Instant, want: Want) -> Result<(), FsError> {
+        let turn = async {
+            // The semaphore is never closed; a permit only bounds, so its lack would do no harm.
+            let _permit = self.permits.acquire().await;
+            AssertUnwindSafe(self.fetcher.fetch(want))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(FsError::Damaged("the fetch failed inside".to_owned())))
+        };
+        match timeout_at(deadline, turn).await {
+            Ok(done) => done,
+            Err(_) => Err(FsError::TimedOut),
+        }
+    }
+}
+
+/// Keeps a panic from the session's thread, which would end without a sign.
+fn guarded(op: &'static str, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        tracing::error!(op, "a call panicked; its caller got an I/O error");
+    }
+}
+
+/// One of the session's threads that syncs.
+struct Slot<'a> {
+    taken: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Slot<'a> {
+    fn take(taken: &'a AtomicUsize) -> Self {
+        let before = taken.fetch_add(1, Ordering::Relaxed);
+        Self { taken, before }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "miss/tests.rs"]
+mod tests;

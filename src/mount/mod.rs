@@ -5,8 +5,13 @@
 //! reply into `miss`, which fetches and asks again within a deadline. `session` mounts, watches
 //! and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
 
+mod adapter;
+mod convert;
+mod device;
+mod errno;
 mod error;
 mod miss;
+mod mountinfo;
 mod mountpoint;
 mod notify;
 mod options;

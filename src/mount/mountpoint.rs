@@ -1,15 +1,206 @@
-//! Whether a directory can be mounted on.
+//! The directory below the mount: whether it can be mounted on, and that nobody writes into it by
+//! mistake.
+//!
+//! Invariant: no call here waits for a file system that does not answer. `cli` asks
+//! [`check_mountpoint`] before it starts anything slow, `session` asks again as it mounts.
 
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use super::MountError;
+use super::{MountError, device, mountinfo};
 
-/// Checks that `path` is an empty directory that nothing is mounted on, and gives its canonical
-/// form. A mount of a pxfs that has died is taken away first.
+/// Dead mounts of earlier runs that may lie on top of each other.
+const STALE_MAX: usize = 16;
+
+/// How long a file system that is mounted there already may take to say that it lives.
+const LIFE_SIGN: Duration = Duration::from_secs(5);
+
+/// Checks that `path` is an empty directory that no FUSE file system is mounted on, and gives its
+/// canonical form. The mount of a pxfs that has died is taken away first.
 ///
 /// # Errors
-/// By meaning: missing, not a directory, not empty, already mounted.
+/// [`MountError`] by meaning: missing, not a directory, not empty, already mounted.
 pub fn check_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
-    path.canonicalize()
-        .map_err(|source| MountError::io("use", path, source))
+    let canonical = path
+        .canonicalize()
+        .map_err(|error| refusal("use the mountpoint", path, error))?;
+    remove_stale(&canonical)?;
+    let about = canonical
+        .metadata()
+        .map_err(|error| refusal("look at the mountpoint", path, error))?;
+    if !about.is_dir() {
+        return Err(MountError::NotDirectory(path.to_owned()));
+    }
+    let mut entries = std::fs::read_dir(&canonical)
+        .map_err(|error| refusal("list the mountpoint", path, error))?;
+    match entries.next() {
+        None => Ok(canonical),
+        Some(_) => Err(MountError::NotEmpty(path.to_owned())),
+    }
+}
+
+fn refusal(doing: &'static str, path: &Path, error: io::Error) -> MountError {
+    match error.kind() {
+        io::ErrorKind::NotFound => MountError::NotFound(path.to_owned()),
+        io::ErrorKind::NotADirectory => MountError::NotDirectory(path.to_owned()),
+        _ => MountError::io(doing, path, error),
+    }
+}
+
+/// A daemon that was killed leaves its mount, and every call there fails with "transport endpoint
+/// is not connected"; only pxfs's own are taken away.
+fn remove_stale(path: &Path) -> Result<(), MountError> {
+    for _ in 0..STALE_MAX {
+        let top = mountinfo::top(path)
+            .map_err(|error| MountError::io("read what is mounted on", path, error))?;
+        match top {
+            Some(entry) if entry.kind == device::KIND && is_dead(path) => {
+                tracing::info!(path = %path.display(), "taking away the mount of a pxfs that has died");
+                device::unmount(path, device::How::Lazily)?;
+            }
+            Some(entry) if entry.kind.starts_with("fuse") => {
+                return Err(MountError::AlreadyMounted {
+                    path: path.to_owned(),
+                    kind: entry.kind,
+                });
+            }
+            // A disk or a bind mount is a directory like any other (containers share them).
+            Some(_) | None => return Ok(()),
+        }
+    }
+    Err(MountError::AlreadyMounted {
+        path: path.to_owned(),
+        kind: format!("{STALE_MAX} dead mounts"),
+    })
+}
+
+/// Whether the daemon behind the mount is gone. One that does not answer is not dead.
+fn is_dead(path: &Path) -> bool {
+    let (answer, answered) = mpsc::channel();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        let dead = path
+            .metadata()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        // Nobody listens any more when it came too late.
+        let _ = answer.send(dead);
+    });
+    answered.recv_timeout(LIFE_SIGN).unwrap_or(false)
+}
+
+/// The bare directory, held open from before it was mounted over.
+///
+/// While the drive is mounted it cannot be written by its owner: should the mount vanish without
+/// us (an `umount -l` by somebody, a restart after a crash), a backup that goes on fails instead of
+/// filling the disk below. Root is not held back by modes; against that stands that pxfs never
+/// unmounts by itself when it dies, so that calls fail with "not connected" until the next start.
+/// `chattr +i` would hold root back too, but would outlive a crash as a directory that cannot be
+/// removed, so it is left to the operator.
+pub(super) struct BareDirectory {
+    dir: File,
+    mode: u32,
+    ours: bool,
+}
+
+impl BareDirectory {
+    /// Opens it, and sees to it that `fusermount3` takes it: that asks for a writable mountpoint,
+    /// which one that was left behind by a killed pxfs is not.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let dir = File::open(path)?;
+        let about = dir.metadata()?;
+        let user = rustix::process::geteuid();
+        let bare = Self {
+            dir,
+            mode: about.mode() & 0o7777,
+            ours: about.uid() == user.as_raw(),
+        };
+        if bare.mode & 0o200 == 0 && !user.is_root() {
+            bare.set_mode(bare.mode | 0o200);
+        }
+        Ok(bare)
+    }
+
+    /// Takes the write permissions away; to be called once the mount covers it.
+    pub(super) fn seal(&self) {
+        self.set_mode(self.mode & !0o222);
+    }
+
+    /// Gives it back as it was found.
+    pub(super) fn restore(&self) {
+        self.set_mode(self.mode);
+    }
+
+    /// A directory of somebody else, or on a read-only disk, stays as it is: the mount does not
+    /// depend on it.
+    fn set_mode(&self, mode: u32) {
+        if !self.ours {
+            return;
+        }
+        if let Err(error) = self.dir.set_permissions(Permissions::from_mode(mode)) {
+            tracing::debug!(%error, "the mode of the mountpoint stays as it is");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &Path) -> MountError {
+        check_mountpoint(path).unwrap_err()
+    }
+
+    #[test]
+    fn an_empty_directory_is_taken_in_its_canonical_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(dir.path().join("mnt")).unwrap();
+        std::os::unix::fs::symlink("mnt", dir.path().join("link")).unwrap();
+        assert_eq!(
+            check_mountpoint(&dir.path().join("mnt/../mnt")).unwrap(),
+            real.join("mnt")
+        );
+        assert_eq!(
+            check_mountpoint(&dir.path().join("link")).unwrap(),
+            real.join("mnt")
+        );
+    }
+
+    #[test]
+    fn each_bad_mountpoint_gets_its_own_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"x").unwrap();
+        let errors = [
+            refused(&dir.path().join("missing")),
+            refused(&file),
+            refused(&file.join("below")),
+            refused(dir.path()),
+            refused(Path::new("/")),
+        ];
+        assert!(matches!(&errors[0], MountError::NotFound(_)));
+        assert!(matches!(&errors[1], MountError::NotDirectory(_)));
+        assert!(matches!(&errors[2], MountError::NotDirectory(_)));
+        assert!(matches!(&errors[3], MountError::NotEmpty(_)));
+        assert!(matches!(&errors[4], MountError::NotEmpty(_)));
+        for error in errors {
+            assert!(!error.to_string().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn the_bare_directory_is_closed_while_it_is_covered_and_as_before_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = || dir.path().metadata().unwrap().mode() & 0o7777;
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o1775)).unwrap();
+        let bare = BareDirectory::open(dir.path()).unwrap();
+        bare.seal();
+        assert_eq!(mode(), 0o1555);
+        bare.restore();
+        assert_eq!(mode(), 0o1775);
+    }
 }

@@ -1,10 +1,30 @@
 //! One mount: started, watched, ended.
+//!
+//! Invariants: it never unmounts by itself (a daemon that dies leaves calls failing with "not
+//! connected", not writing into the bare directory); it never unmounts what it has not mounted.
+//! `run` starts it and ends it.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Fetcher, MountError, Notifier, Options};
+use fuser::{Config, Session, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::adapter::Adapter;
+use super::convert::Presentation;
+use super::device::{self, How};
+use super::miss::Pool;
+use super::mountpoint::{self, BareDirectory};
+use super::{Fetcher, MountError, Notifier, Options, mountinfo};
+use crate::clock::{Clock, SystemClock};
 use crate::fs::Drive;
+
+/// Threads that read calls. With one, every call waits for the slowest; beyond eight nothing is
+/// gained, since what is slow leaves its thread (`miss`).
+const THREADS_MIN: usize = 4;
+const THREADS_MAX: usize = 8;
 
 /// How a mount ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +35,113 @@ pub enum Ended {
     Failed(String),
 }
 
-/// A mount that runs. Dropping it detaches the mount.
+/// A mount that runs. Dropping it takes the mount out of sight.
 pub struct Mounted {
     path: PathBuf,
+    /// Names our file system among those that may be mounted there by and by.
+    device: String,
+    bare: Arc<BareDirectory>,
     notifier: Notifier,
-    ended: tokio::sync::watch::Receiver<Option<Ended>>,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+/// Mounts `drive` on `mountpoint` and answers calls until it is unmounted. Blocks for some
+/// milliseconds (with `fusermount3` or a dead mount to take away, up to seconds); on return the
+/// mount answers. What a call lacks is fetched by tasks of `runtime`.
+///
+/// # Errors
+/// [`MountError`] by meaning; nothing is left mounted.
+pub fn start(
+    drive: Arc<Drive>,
+    fetcher: Arc<dyn Fetcher>,
+    runtime: Handle,
+    mountpoint: &Path,
+    options: &Options,
+) -> Result<Mounted, MountError> {
+    let path = mountpoint::check_mountpoint(mountpoint)?;
+    let bare = BareDirectory::open(&path)
+        .map_err(|error| MountError::io("open the mountpoint", &path, error))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.saturating_mul(2).clamp(THREADS_MIN, THREADS_MAX);
+    let pool = Pool::new(drive, fetcher, runtime, threads, options.read_timeout);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let adapter = Adapter::new(pool, Presentation::of(options), clock);
+
+    let connection = device::mount(&path, options)?;
+    serve(adapter, connection, path.clone(), bare, threads).inspect_err(|_| {
+        if let Err(error) = device::unmount(&path, How::Lazily) {
+            tracing::warn!(%error, "a mount that did not start stays");
+        }
+    })
+}
+
+/// Shakes hands over `connection` and starts the threads that serve it.
+fn serve(
+    adapter: Adapter,
+    connection: OwnedFd,
+    path: PathBuf,
+    bare: BareDirectory,
+    threads: usize,
+) -> Result<Mounted, MountError> {
+    let failed = |error| MountError::io("start the mount on", &path, error);
+    let mut config = Config::default();
+    config.n_threads = Some(threads);
+    config.clone_fd = device::can_clone();
+    // The kernel keeps other users out, unless `allow_other` lets them in. fuser's own check would
+    // do the same a second time, but fail the `close` of a program that has changed its user.
+    let acl = SessionACL::All;
+    let session = Session::from_fd(adapter, connection, acl, config).map_err(failed)?;
+    let notifier = Notifier::new(session.notifier());
+    let device = mountinfo::top(&path)
+        .map_err(failed)?
+        .filter(|entry| entry.kind == device::KIND)
+        .map(|entry| entry.device)
+        .ok_or_else(|| failed(std::io::Error::other("it is gone already")))?;
+    bare.seal();
+    let bare = Arc::new(bare);
+    let (end, ended) = watch::channel(None);
+    let watched = Watch {
+        end,
+        path: path.clone(),
+        bare: Arc::clone(&bare),
+    };
+    std::thread::Builder::new()
+        .name("fuse-session".to_owned())
+        .spawn(move || watched.run(session))
+        .map_err(failed)?;
+    Ok(Mounted {
+        path,
+        device,
+        bare,
+        notifier,
+        ended,
+    })
+}
+
+/// The thread that waits for the session's own threads.
+struct Watch {
+    end: watch::Sender<Option<Ended>>,
+    path: PathBuf,
+    bare: Arc<BareDirectory>,
+}
+
+impl Watch {
+    fn run(self, session: Session<Adapter>) {
+        let ended = match session.run() {
+            Ok(()) => Ended::Unmounted,
+            Err(error) => Ended::Failed(error.to_string()),
+        };
+        match &ended {
+            Ended::Unmounted => {
+                tracing::info!(path = %self.path.display(), "unmounted");
+                self.bare.restore();
+            }
+            Ended::Failed(error) => {
+                tracing::error!(path = %self.path.display(), error, "the mount broke");
+            }
+        }
+        self.end.send_replace(Some(ended));
+    }
 }
 
 impl Mounted {
@@ -41,7 +163,9 @@ impl Mounted {
         self.ended.borrow().clone()
     }
 
-    /// Returns once the mount has ended, whoever ended it (`umount /mnt` by somebody else, too).
+    /// Returns once the mount has ended, whoever ended it (somebody's `umount /mnt`, too). After
+    /// [`Mounted::unmount`] that is when the last copy of the mount in another mount namespace is
+    /// gone, so bound it.
     pub async fn wait(&self) -> Ended {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await.as_deref() {
@@ -50,37 +174,50 @@ impl Mounted {
         }
     }
 
-    /// Unmounts; blocks while the kernel writes its mapped pages back, so call it from a blocking
-    /// task. The daemon must go on answering meanwhile.
+    /// Unmounts. Blocks while the kernel writes mapped pages back, and these writes come here: call
+    /// it from a blocking task, with everything that answers calls still running. Without effect
+    /// when somebody else has unmounted it.
     ///
     /// # Errors
     /// [`MountError::Busy`] while files are open there; the mount then goes on.
     pub fn unmount(&self) -> Result<(), MountError> {
-        todo!()
+        self.take_away(How::Cleanly)
     }
 
-    /// Takes the mount out of sight at once; files still open go on until they are closed or the
-    /// daemon ends.
+    /// Takes the mount out of sight at once; what is open there goes on until it is closed or the
+    /// daemon ends. Without effect when it is not mounted any more.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn detach(&self) -> Result<(), MountError> {
-        todo!()
+        self.take_away(How::Lazily)
+    }
+
+    fn take_away(&self, how: How) -> Result<(), MountError> {
+        let top = mountinfo::top(&self.path)
+            .map_err(|error| MountError::io("read what is mounted on", &self.path, error))?;
+        match top {
+            Some(entry) if entry.device == self.device => {
+                device::unmount(&self.path, how)?;
+                self.bare.restore();
+                Ok(())
+            }
+            // Something else was mounted there since: over ours, or after it was unmounted.
+            Some(_) if self.ended().is_none() && how == How::Cleanly => {
+                Err(MountError::Busy(self.path.clone()))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
-/// Mounts `drive` on `mountpoint` and answers calls until it is unmounted. Blocks for some
-/// milliseconds; on return the mount answers.
-///
-/// # Errors
-/// [`MountError`] by meaning; nothing is left mounted.
-pub fn start(
-    drive: Arc<Drive>,
-    fetcher: Arc<dyn Fetcher>,
-    runtime: tokio::runtime::Handle,
-    mountpoint: &Path,
-    options: &Options,
-) -> Result<Mounted, MountError> {
-    let _ = (drive, fetcher, runtime, mountpoint, options);
-    todo!()
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.ended().is_some_and(|ended| ended == Ended::Unmounted) {
+            return;
+        }
+        if let Err(error) = self.detach() {
+            tracing::warn!(%error, "the mount stays behind");
+        }
+    }
 }

@@ -1,0 +1,668 @@
+//! The kernel's calls: each is trace, convert, call, answer, and nothing else.
+//!
+//! Invariant: no policy and no state; what a call means is `fs`'s to say, how it waits `miss`'s.
+//! Called by fuser's session threads, several at a time.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tracing::trace;
+
+use super::convert::{self, Change, Presentation};
+use super::errno;
+use super::miss::{Pool, Reply};
+use crate::clock::Clock;
+use crate::fs::{Attr, Caller, DirItem, Drive, FsError, Opened, StatFs};
+use crate::types::{Fh, Ino};
+
+/// Inode numbers are never used again, so every inode is the first generation.
+const FIRST: Generation = Generation(0);
+
+/// The greatest write that the kernel sends at once; fuser's threads keep a buffer of it resident.
+const WRITE_MAX: u32 = 1 << 20;
+
+/// Reads of the kernel's own (read-ahead) that may wait at a time.
+const BACKGROUND_MAX: u16 = 64;
+
+/// The file system that fuser serves.
+pub(super) struct Adapter {
+    pool: Pool,
+    show: Presentation,
+    clock: Arc<dyn Clock>,
+}
+
+impl Adapter {
+    pub(super) fn new(pool: Pool, show: Presentation, clock: Arc<dyn Clock>) -> Self {
+        Self { pool, show, clock }
+    }
+
+    /// The answer of every call that gives an entry of `parent`.
+    fn entry(&self, parent: Ino) -> impl FnOnce(ReplyEntry, Attr) + Send + 'static {
+        let show = self.show;
+        move |reply, attr| {
+            let (attr_ttl, entry_ttl) = (convert::attr_ttl(attr.ino), convert::entry_ttl(parent));
+            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
+        }
+    }
+
+    fn attr(&self) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
+        let show = self.show;
+        move |reply, attr| reply.attr(&convert::attr_ttl(attr.ino), &show.file_attr(&attr))
+    }
+}
+
+fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+fn fh(handle: FileHandle) -> Fh {
+    Fh(handle.0)
+}
+
+fn bytes(name: &OsStr) -> Vec<u8> {
+    name.as_bytes().to_vec()
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+    }
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    if opened.keep_cache {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::empty()
+    }
+}
+
+fn done(reply: ReplyEmpty) {
+    reply.ok();
+}
+
+fn empty(reply: ReplyEmpty, (): ()) {
+    reply.ok();
+}
+
+/// `size` is the room that the caller has; 0 asks how much it needs.
+fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
+    move |reply, value| match u32::try_from(value.len()) {
+        Ok(needed) if size == 0 => reply.size(needed),
+        Ok(needed) if needed <= size => reply.data(&value),
+        Ok(_) | Err(_) => reply.fail(errno::of(&FsError::AttributeTooLarge)),
+    }
+}
+
+impl Filesystem for Adapter {
+    /// Not asked for: `DONT_MASK` (the kernel applies the umask), `WRITEBACK_CACHE` (a write over
+    /// the quota would succeed), `ATOMIC_O_TRUNC` (`open` does not say whether set-id bits must go;
+    /// the truncation that the kernel sends instead does), `POSIX_LOCKS` and `FLOCK_LOCKS` (one
+    /// machine writes a token, so the kernel's own locks suffice), `AUTO_INVAL_DATA` (nothing
+    /// changes behind the kernel's back).
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for flag in [
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_ABORT_ERROR,
+        ] {
+            if config.add_capabilities(flag).is_err() {
+                tracing::info!(?flag, "this kernel does without");
+            }
+        }
+        // Both refuse only what is out of range, and these are not.
+        let _ = config.set_max_write(WRITE_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        trace!(parent = parent.0, ?name, "lookup");
+        let (parent, name) = (ino(parent), bytes(name));
+        let call = move |drive: &Drive, _: &mut _| drive.lookup(parent, &name);
+        self.pool.serve("lookup", reply, call, self.entry(parent));
+    }
+
+    fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        trace!(ino = of.0, "getattr");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.getattr(of);
+        self.pool.serve("getattr", reply, call, self.attr());
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        of: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        trace!(ino = of.0, ?mode, ?uid, ?gid, ?size, "setattr");
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        let set = change.to_set_attr(req.uid(), self.clock.wall_ns());
+        let (of, handle) = (ino(of), handle.map(fh));
+        let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
+        self.pool.serve("setattr", reply, call, self.attr());
+    }
+
+    fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
+        trace!(ino = of.0, "readlink");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.readlink(of);
+        let send = |reply: ReplyData, target: Vec<u8>| reply.data(&target);
+        self.pool.serve("readlink", reply, call, send);
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        trace!(parent = parent.0, ?name, mode, rdev, "mknod");
+        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let (kind, mode) = (convert::node_kind(mode), convert::permissions(mode));
+        let call = move |drive: &Drive, _: &mut _| {
+            let kind = kind.ok_or(FsError::NotPermitted)?;
+            drive.mknod(by, parent, &name, kind, mode, rdev)
+        };
+        self.pool.serve("mknod", reply, call, self.entry(parent));
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        trace!(parent = parent.0, ?name, mode, "mkdir");
+        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let mode = convert::permissions(mode);
+        let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
+        self.pool.serve("mkdir", reply, call, self.entry(parent));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        trace!(parent = parent.0, ?name, "unlink");
+        let (parent, name) = (ino(parent), bytes(name));
+        let call = move |drive: &Drive, _: &mut _| drive.unlink(parent, &name);
+        self.pool.serve("unlink", reply, call, empty);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        trace!(parent = parent.0, ?name, "rmdir");
+        let (parent, name) = (ino(parent), bytes(name));
+        let call = move |drive: &Drive, _: &mut _| drive.rmdir(parent, &name);
+        self.pool.serve("rmdir", reply, call, empty);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        trace!(parent = parent.0, ?name, ?target, "symlink");
+        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let target = bytes(target.as_os_str());
+        let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
+        self.pool.serve("symlink", reply, call, self.entry(parent));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        trace!(parent = parent.0, ?name, to = to.0, ?to_name, %flags, "rename");
+        let (parent, name) = (ino(parent), bytes(name));
+        let (to, to_name, flags) = (ino(to), bytes(to_name), flags.bits());
+        let call = move |drive: &Drive, _: &mut _| drive.rename(parent, &name, to, &to_name, flags);
+        self.pool.serve("rename", reply, call, empty);
+    }
+
+    fn link(&self, _req: &Request, of: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        trace!(ino = of.0, parent = parent.0, ?name, "link");
+        let (of, parent, name) = (ino(of), ino(parent), bytes(name));
+        let call = move |drive: &Drive, _: &mut _| drive.link(of, parent, &name);
+        self.pool.serve("link", reply, call, self.entry(parent));
+    }
+
+    fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        trace!(ino = of.0, flags = flags.0, "open");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.open(of, flags.0);
+        let send = |reply: ReplyOpen, opened: Opened| {
+            reply.opened(FileHandle(opened.fh.0), open_flags(&opened));
+        };
+        self.pool.serve("open", reply, call, send);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        trace!(parent = parent.0, ?name, mode, flags, "create");
+        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let (mode, show) = (convert::permissions(mode), self.show);
+        let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
+        // One time limit for entry and attributes here: the shorter.
+        let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
+            let ttl = convert::entry_ttl(parent).min(convert::attr_ttl(attr.ino));
+            let handle = FileHandle(opened.fh.0);
+            reply.created(
+                &ttl,
+                &show.file_attr(&attr),
+                FIRST,
+                handle,
+                open_flags(&opened),
+            );
+        };
+        self.pool.serve("create", reply, call, send);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        trace!(ino = of.0, fh = handle.0, offset, size, "read");
+        let (of, handle) = (ino(of), fh(handle));
+        let call = move |drive: &Drive, _: &mut _| drive.read(of, handle, offset, size);
+        let send = |reply: ReplyData, data: Vec<u8>| reply.data(&data);
+        self.pool.serve("read", reply, call, send);
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        trace!(ino = of.0, fh = handle.0, offset, len = data.len(), "write");
+        let (of, handle) = (ino(of), fh(handle));
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let first = |drive: &Drive| drive.write(of, handle, offset, data, kill);
+        let own = || {
+            let data = data.to_vec();
+            move |drive: &Drive, _: &mut _| drive.write(of, handle, offset, &data, kill)
+        };
+        self.pool
+            .serve_borrowed("write", reply, first, own, ReplyWrite::written);
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, fh = handle.0, "flush");
+        let (of, handle) = (ino(of), fh(handle));
+        let call = move |drive: &Drive, _: &mut _| drive.flush(of, handle);
+        self.pool.serve("flush", reply, call, empty);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, fh = handle.0, "release");
+        let (of, handle) = (ino(of), fh(handle));
+        let call = move |drive: &Drive, _: &mut _| {
+            drive.release(of, handle);
+            Ok(())
+        };
+        self.pool.serve("release", reply, call, empty);
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, fh = handle.0, data_only, "fsync");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.fsync(of, data_only);
+        self.pool.serve_sync("fsync", reply, call, done);
+    }
+
+    fn opendir(&self, _req: &Request, of: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        trace!(ino = of.0, "opendir");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.opendir(of);
+        let send =
+            |reply: ReplyOpen, handle: Fh| reply.opened(FileHandle(handle.0), FopenFlags::empty());
+        self.pool.serve("opendir", reply, call, send);
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        _fh: FileHandle,
+        cookie: u64,
+        reply: ReplyDirectory,
+    ) {
+        trace!(ino = of.0, cookie, "readdir");
+        let of = ino(of);
+        let call = move |drive: &Drive, reply: &mut ReplyDirectory| {
+            list(drive, of, cookie, false, |item, _| {
+                let kind = convert::file_type(item.kind);
+                let name = OsStr::from_bytes(&item.name);
+                !reply.add(INodeNo(item.ino.0), item.cookie, kind, name)
+            })
+        };
+        let send = |reply: ReplyDirectory, ()| reply.ok();
+        self.pool.serve("readdir", reply, call, send);
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        _fh: FileHandle,
+        cookie: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        trace!(ino = of.0, cookie, "readdirplus");
+        let (of, show) = (ino(of), self.show);
+        let call = move |drive: &Drive, reply: &mut ReplyDirectoryPlus| {
+            list(drive, of, cookie, true, |item, attr| {
+                let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
+                let ttl = convert::entry_ttl(of).min(convert::attr_ttl(item.ino));
+                let name = OsStr::from_bytes(&item.name);
+                !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST)
+            })
+        };
+        let send = |reply: ReplyDirectoryPlus, ()| reply.ok();
+        self.pool.serve("readdirplus", reply, call, send);
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, fh = handle.0, "releasedir");
+        let handle = fh(handle);
+        let call = move |drive: &Drive, _: &mut _| {
+            drive.releasedir(handle);
+            Ok(())
+        };
+        self.pool.serve("releasedir", reply, call, empty);
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        _fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, data_only, "fsyncdir");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.fsync(of, data_only);
+        self.pool.serve_sync("fsyncdir", reply, call, done);
+    }
+
+    fn statfs(&self, _req: &Request, of: INodeNo, reply: ReplyStatfs) {
+        trace!(ino = of.0, "statfs");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.statfs(of);
+        let send = |reply: ReplyStatfs, s: StatFs| {
+            reply.statfs(
+                s.blocks,
+                s.free,
+                s.free,
+                s.files,
+                s.files_free,
+                4096,
+                255,
+                4096,
+            );
+        };
+        self.pool.serve("statfs", reply, call, send);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, ?name, len = value.len(), flags, "setxattr");
+        let (of, name, value) = (ino(of), bytes(name), value.to_vec());
+        let call = move |drive: &Drive, _: &mut _| drive.setxattr(of, &name, &value, flags);
+        self.pool.serve("setxattr", reply, call, empty);
+    }
+
+    fn getxattr(&self, _req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        trace!(ino = of.0, ?name, size, "getxattr");
+        let (of, name) = (ino(of), bytes(name));
+        let call = move |drive: &Drive, _: &mut _| drive.getxattr(of, &name);
+        self.pool.serve("getxattr", reply, call, attribute(size));
+    }
+
+    fn listxattr(&self, _req: &Request, of: INodeNo, size: u32, reply: ReplyXattr) {
+        trace!(ino = of.0, size, "listxattr");
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| drive.listxattr(of);
+        self.pool.serve("listxattr", reply, call, attribute(size));
+    }
+
+    fn removexattr(&self, _req: &Request, of: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        trace!(ino = of.0, ?name, "removexattr");
+        let (of, name) = (ino(of), bytes(name));
+        let call = move |drive: &Drive, _: &mut _| drive.removexattr(of, &name);
+        self.pool.serve("removexattr", reply, call, empty);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        trace!(ino = of.0, fh = handle.0, offset, length, mode, "fallocate");
+        let (of, handle) = (ino(of), fh(handle));
+        let call =
+            move |drive: &Drive, _: &mut _| drive.fallocate(of, handle, offset, length, mode);
+        self.pool.serve("fallocate", reply, call, empty);
+    }
+
+    /// Only `SEEK_DATA` and `SEEK_HOLE` come here; the kernel knows the others.
+    fn lseek(
+        &self,
+        _req: &Request,
+        of: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        trace!(ino = of.0, fh = handle.0, offset, whence, "lseek");
+        let (of, handle) = (ino(of), fh(handle));
+        let call = move |drive: &Drive, _: &mut _| {
+            let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
+            let found = drive.lseek(of, handle, offset, whence)?;
+            i64::try_from(found).map_err(|_| FsError::TooLarge)
+        };
+        self.pool.serve("lseek", reply, call, ReplyLseek::offset);
+    }
+
+    /// The kernel then copies through the page cache, and asks no more.
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _from: INodeNo,
+        _from_fh: FileHandle,
+        _from_offset: u64,
+        _to: INodeNo,
+        _to_fh: FileHandle,
+        _to_offset: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(errno::NOT_IMPLEMENTED);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(errno::NO_SUCH_IOCTL);
+    }
+
+    /// The kernel then takes every file for ready, and asks no more.
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(errno::NOT_IMPLEMENTED);
+    }
+}
+
+/// Lists into a reply: `push` says whether an entry fitted. What stopped a listing that has entries
+/// already is told by the call that goes on behind them.
+fn list(
+    drive: &Drive,
+    dir: Ino,
+    cookie: u64,
+    plus: bool,
+    mut push: impl FnMut(&DirItem, Option<&Attr>) -> bool,
+) -> Result<(), FsError> {
+    let mut some = false;
+    let result = drive.readdir(dir, cookie, plus, &mut |item, attr| {
+        let fitted = push(item, attr);
+        some |= fitted;
+        fitted
+    });
+    if some { Ok(()) } else { result }
+}
+
+macro_rules! replies {
+    ($($reply:ty),+) => {
+        $(impl Reply for $reply {
+            fn fail(self, errno: Errno) {
+                self.error(errno);
+            }
+        })+
+    };
+}
+
+replies!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);

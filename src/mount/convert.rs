@@ -1,0 +1,191 @@
+//! Between what the drive says and what the kernel speaks: attributes, kinds, times, modes.
+//!
+//! Invariant: pure functions; what goes to the kernel and comes back is the same. Called by
+//! `adapter` alone.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+
+use super::Options;
+use crate::fs::{Attr, DirItem, Kind, SetAttr};
+use crate::types::Ino;
+
+/// How long the kernel may believe an entry or an attribute: only this daemon changes them, and it
+/// says so when it does.
+const TTL: Duration = Duration::from_secs(3600);
+
+/// The same for what the chain changes: the tokens in the mount root, and the state of each.
+const ROOT_TTL: Duration = Duration::from_secs(1);
+
+/// What is shown in place of what is stored (`-o uid=,gid=,umask=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Presentation {
+    uid: Option<u32>,
+    gid: Option<u32>,
+    umask: Option<u16>,
+}
+
+impl Presentation {
+    pub(super) fn of(options: &Options) -> Self {
+        Self {
+            uid: options.uid,
+            gid: options.gid,
+            umask: options.umask,
+        }
+    }
+
+    /// `attr` as the kernel gets it. `rdev` is Linux's own 32-bit encoding in both.
+    pub(super) fn file_attr(&self, attr: &Attr) -> FileAttr {
+        let mode = match self.umask {
+            Some(umask) => 0o777 & !umask,
+            None => attr.mode & 0o7777,
+        };
+        FileAttr {
+            ino: INodeNo(attr.ino.0),
+            size: attr.size,
+            blocks: attr.blocks,
+            atime: system_time(attr.atime_ns),
+            mtime: system_time(attr.mtime_ns),
+            ctime: system_time(attr.ctime_ns),
+            crtime: system_time(attr.birth_ns),
+            kind: file_type(attr.kind),
+            perm: mode,
+            nlink: attr.nlink,
+            uid: self.uid.unwrap_or(attr.uid),
+            gid: self.gid.unwrap_or(attr.gid),
+            rdev: attr.rdev,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+/// The attributes of an entry that has none (`.` and `..`): readdirplus needs number and kind, and
+/// the kernel looks at nothing else of these two.
+pub(super) fn bare_attr(item: &DirItem) -> FileAttr {
+    Presentation::default().file_attr(&Attr {
+        ino: item.ino,
+        kind: item.kind,
+        size: 0,
+        blocks: 0,
+        mode: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        atime_ns: 0,
+        mtime_ns: 0,
+        ctime_ns: 0,
+        birth_ns: 0,
+    })
+}
+
+/// How long an entry of `parent` may be believed.
+pub(super) fn entry_ttl(parent: Ino) -> Duration {
+    if parent == Ino::ROOT { ROOT_TTL } else { TTL }
+}
+
+/// How long the attributes of `ino` may be believed. The root of a volume has number 1 in it, below
+/// the 16 bits of its slot.
+pub(super) fn attr_ttl(ino: Ino) -> Duration {
+    if ino.0 & Ino::MAX.0 == Ino::ROOT.0 {
+        ROOT_TTL
+    } else {
+        TTL
+    }
+}
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// What `mknod(2)` is to make; `None` for what it cannot.
+pub(super) fn node_kind(mode: u32) -> Option<Kind> {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Some(Kind::File),
+        libc::S_IFIFO => Some(Kind::Fifo),
+        libc::S_IFSOCK => Some(Kind::Socket),
+        libc::S_IFCHR => Some(Kind::CharDevice),
+        libc::S_IFBLK => Some(Kind::BlockDevice),
+        _ => None,
+    }
+}
+
+/// The permission bits of a mode. Without `FUSE_DONT_MASK`, which is not asked for, the kernel has
+/// applied the caller's umask already.
+pub(super) fn permissions(mode: u32) -> u16 {
+    u16::try_from(mode & 0o7777).unwrap_or(0)
+}
+
+/// Every time that the drive can hold is one that the kernel understands.
+pub(super) fn system_time(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    if ns >= 0 {
+        UNIX_EPOCH + distance
+    } else {
+        UNIX_EPOCH - distance
+    }
+}
+
+/// Nanoseconds of a time that came from the kernel, saturating (years 1677 to 2262).
+///
+/// fuser 0.18 reads seconds and nanoseconds before the epoch as *minus (seconds plus
+/// nanoseconds)*, where the kernel means minus seconds, plus nanoseconds; that is undone here.
+pub(super) fn kernel_ns(time: SystemTime) -> i64 {
+    let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (i128::from(after.as_secs()), after.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            (-i128::from(before.as_secs()), before.subsec_nanos())
+        }
+    };
+    let ns = seconds * 1_000_000_000 + i128::from(nanoseconds);
+    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// What `setattr` brings, as fuser hands it over.
+pub(super) struct Change {
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) size: Option<u64>,
+    pub(super) atime: Option<TimeOrNow>,
+    pub(super) mtime: Option<TimeOrNow>,
+}
+
+impl Change {
+    /// `by` is the caller's uid. fuser does not hand `FATTR_KILL_SUIDGID` on; this is the rule by
+    /// which the kernel sets it (`fuse_do_setattr`): a change of owner takes the set-id bits, and a
+    /// truncation by whoever lacks `CAP_FSETID`, of which the uid is the best witness here. A mode
+    /// given in the same call is what the caller wants.
+    pub(super) fn to_set_attr(&self, by: u32, now_ns: i64) -> SetAttr {
+        let at = |time: TimeOrNow| match time {
+            TimeOrNow::SpecificTime(time) => kernel_ns(time),
+            TimeOrNow::Now => now_ns,
+        };
+        let owner = self.uid.is_some() || self.gid.is_some();
+        let cut = self.size.is_some() && by != 0;
+        SetAttr {
+            mode: self.mode.map(permissions),
+            uid: self.uid,
+            gid: self.gid,
+            size: self.size,
+            atime_ns: self.atime.map(at),
+            mtime_ns: self.mtime.map(at),
+            kill_set_id: self.mode.is_none() && (owner || cut),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "convert/tests.rs"]
+mod tests;

@@ -1,0 +1,353 @@
+//! Mounting and unmounting: by system call as root, through `fusermount3` for everybody else.
+//!
+//! fuser can mount too, but loses the error number, calls the type `fuse`, and unmounts a second
+//! time what somebody else has unmounted (it takes `POLLERR` for "still mounted"), which hits
+//! whatever is mounted there by then; so it is handed a connection that is mounted already.
+//! Called by `session` and `mountpoint`.
+
+use std::ffi::{CString, OsStr};
+use std::fs::OpenOptions;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::process::{getegid, geteuid};
+
+use super::{MountError, Options};
+
+/// The file system type that `mount` and `findmnt` show.
+pub(super) const KIND: &str = "fuse.pxfs";
+
+/// Where the kernel offers FUSE.
+const DEVICE: &str = "/dev/fuse";
+
+/// How long `fusermount3` may take to mount.
+const HELPER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long it may take to unmount: the kernel writes mapped pages back first, and each of these
+/// writes may wait for room.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Only if nothing is in use there.
+    Cleanly,
+    /// Out of sight at once, gone when the last user is.
+    Lazily,
+}
+
+/// Mounts on `path` (canonical) and gives the connection that the session is to serve.
+pub(super) fn mount(path: &Path, options: &Options) -> Result<OwnedFd, MountError> {
+    if geteuid().is_root() {
+        mount_as_root(path, options)
+    } else {
+        mount_as_user(path, options)
+    }
+}
+
+/// Takes away the topmost mount at `path`.
+pub(super) fn unmount(path: &Path, how: How) -> Result<(), MountError> {
+    if geteuid().is_root() {
+        let flags = match how {
+            How::Cleanly => UnmountFlags::NOFOLLOW,
+            How::Lazily => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
+        };
+        rustix::mount::unmount(path, flags).map_err(|error| unmount_error(path, error.into()))
+    } else {
+        unmount_as_user(path, how)
+    }
+}
+
+/// Whether a thread may have its own descriptor of the connection (`FUSE_DEV_IOC_CLONE` opens the
+/// device anew; a user behind `fusermount3` may lack the permission).
+pub(super) fn can_clone() -> bool {
+    open_device().is_ok()
+}
+
+fn open_device() -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+    Ok(file.into())
+}
+
+fn mount_as_root(path: &Path, options: &Options) -> Result<OwnedFd, MountError> {
+    let device = open_device().map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => no_privilege(path),
+        _ => MountError::NoDevice(error),
+    })?;
+    // user_id and group_id are the daemon's; `rootmode` is read for its file type alone.
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        geteuid().as_raw(),
+        getegid().as_raw()
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let data =
+        CString::new(data).map_err(|error| MountError::io("mount on", path, error.into()))?;
+    rustix::mount::mount(
+        options.fsname.as_str(),
+        path,
+        KIND,
+        flags(options),
+        data.as_c_str(),
+    )
+    .map_err(|error| {
+        let error = io::Error::from(error);
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => no_privilege(path),
+            _ => MountError::io("mount on", path, error),
+        }
+    })?;
+    Ok(device)
+}
+
+fn no_privilege(path: &Path) -> MountError {
+    MountError::Denied {
+        path: path.to_owned(),
+        reason: "root without CAP_SYS_ADMIN: give the container `--cap-add SYS_ADMIN --device /dev/fuse`"
+            .to_owned(),
+    }
+}
+
+fn flags(options: &Options) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NOEXEC, !options.exec);
+    flags.set(MountFlags::NOSUID, !options.suid);
+    flags.set(MountFlags::NODEV, !options.dev);
+    flags
+}
+
+/// The same for `fusermount3`, which takes words and lets nobody but root have `suid` and `dev`.
+fn words(options: &Options) -> String {
+    let mut words = vec![
+        if options.read_only { "ro" } else { "rw" },
+        if options.exec { "exec" } else { "noexec" },
+        "nosuid",
+        "nodev",
+        "default_permissions",
+        "subtype=pxfs",
+    ];
+    if options.allow_other {
+        words.push("allow_other");
+    }
+    format!("{},fsname={}", words.join(","), options.fsname)
+}
+
+/// `fusermount3` mounts and sends the connection over the socket that `_FUSE_COMMFD` names
+/// (libfuse, `util/fusermount.c`). It is handed over as standard input, so that no other program
+/// started at the same time inherits it.
+fn mount_as_user(path: &Path, options: &Options) -> Result<OwnedFd, MountError> {
+    let failed = |error| MountError::io("mount on", path, error);
+    if options.suid || options.dev {
+        return Err(MountError::Denied {
+            path: path.to_owned(),
+            reason: "only root may ask for `suid` or `dev`".to_owned(),
+        });
+    }
+    let helper = fusermount(path)?;
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    ours.set_read_timeout(Some(HELPER_PATIENCE))
+        .map_err(failed)?;
+    let child = Command::new(helper)
+        .args(["-o", &words(options), "--"])
+        .arg(path)
+        .env("_FUSE_COMMFD", "0")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let connection = receive_descriptor(&ours);
+    let said = finish(child, HELPER_PATIENCE).map_err(failed)?;
+    match connection.map_err(failed)? {
+        Some(connection) => Ok(connection),
+        None if said.text.contains("/dev/fuse") || said.text.contains("modprobe") => {
+            Err(MountError::NoDevice(io::Error::other(said.text)))
+        }
+        None => Err(MountError::Denied {
+            path: path.to_owned(),
+            reason: said.text,
+        }),
+    }
+}
+
+/// The descriptor that comes over `socket`; `None` when the other side closes without one.
+fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    Ok(control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
+}
+
+fn unmount_as_user(path: &Path, how: How) -> Result<(), MountError> {
+    let failed = |error| MountError::io("unmount", path, error);
+    let mode = match how {
+        How::Cleanly => "-u",
+        How::Lazily => "-uz",
+    };
+    let child = Command::new(fusermount(path)?)
+        .args([mode, "--"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let said = finish(child, UNMOUNT_PATIENCE).map_err(failed)?;
+    if said.success {
+        Ok(())
+    } else if said.text.contains("busy") {
+        Err(MountError::Busy(path.to_owned()))
+    } else {
+        Err(MountError::Denied {
+            path: path.to_owned(),
+            reason: said.text,
+        })
+    }
+}
+
+fn unmount_error(path: &Path, error: io::Error) -> MountError {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => MountError::Busy(path.to_owned()),
+        io::ErrorKind::PermissionDenied => no_privilege(path),
+        _ => MountError::io("unmount", path, error),
+    }
+}
+
+/// What a helper said.
+struct Said {
+    success: bool,
+    /// Its standard error in one line.
+    text: String,
+}
+
+/// Waits for `child`, and ends it when it takes longer than `patience`.
+fn finish(mut child: Child, patience: Duration) -> io::Result<Said> {
+    let until = Instant::now() + patience;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if Instant::now() >= until {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "fusermount3 does not come back",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let mut text = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        stderr.take(4096).read_to_end(&mut text)?;
+    }
+    let text = String::from_utf8_lossy(&text);
+    Ok(Said {
+        success: status.success(),
+        text: text.split_whitespace().collect::<Vec<_>>().join(" "),
+    })
+}
+
+/// The helper of libfuse 3, or that of libfuse 2, which speaks the same.
+fn fusermount(path: &Path) -> Result<PathBuf, MountError> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    find_helper(&search).ok_or_else(|| MountError::NoFusermount(path.to_owned()))
+}
+
+/// Services often have no `PATH` to speak of.
+fn find_helper(search: &OsStr) -> Option<PathBuf> {
+    let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
+    let dirs: Vec<PathBuf> = std::env::split_paths(search)
+        .filter(|dir| dir.is_absolute())
+        .chain(usual)
+        .collect();
+    ["fusermount3", "fusermount"]
+        .iter()
+        .flat_map(|name| dirs.iter().map(move |dir| dir.join(name)))
+        .find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_id_programs_and_devices_have_no_effect_unless_asked_for() {
+        let plain = flags(&Options::default());
+        assert_eq!(plain, MountFlags::NOSUID | MountFlags::NODEV);
+        let mut options = Options::default();
+        options.apply("ro,noexec,suid,dev").unwrap();
+        assert_eq!(flags(&options), MountFlags::RDONLY | MountFlags::NOEXEC);
+    }
+
+    #[test]
+    fn the_helper_is_told_what_the_kernel_would_be() {
+        let mut options = Options::default();
+        assert_eq!(
+            words(&options),
+            "rw,exec,nosuid,nodev,default_permissions,subtype=pxfs,fsname=pxfs"
+        );
+        options.apply("ro,noexec,allow_other,fsname=x y").unwrap();
+        assert_eq!(
+            words(&options),
+            "ro,noexec,nosuid,nodev,default_permissions,subtype=pxfs,allow_other,fsname=x y"
+        );
+    }
+
+    #[test]
+    fn the_helper_is_found_on_the_path_first_and_never_below_the_working_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("fusermount3"), b"").unwrap();
+        assert_eq!(
+            find_helper(dir.path().as_os_str()),
+            Some(dir.path().join("fusermount3"))
+        );
+        let found = find_helper(OsStr::new("."));
+        assert!(found.is_none_or(|program| program.is_absolute()));
+    }
+
+    #[test]
+    fn a_busy_mount_is_not_taken_for_a_forbidden_one() {
+        let path = Path::new("/mnt");
+        let busy = unmount_error(path, io::ErrorKind::ResourceBusy.into());
+        assert!(matches!(busy, MountError::Busy(_)));
+        let denied = unmount_error(path, io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(denied, MountError::Denied { .. }));
+    }
+
+    #[test]
+    fn a_helper_that_fails_is_heard_and_one_that_hangs_is_ended() {
+        let start = |script: &str| {
+            Command::new("/bin/sh")
+                .args(["-c", script])
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let said = finish(start("echo 'not\n allowed' >&2; exit 1"), HELPER_PATIENCE).unwrap();
+        assert!(!said.success);
+        assert_eq!(said.text, "not allowed");
+        let hung = finish(start("exec sleep 1000"), Duration::ZERO);
+        assert_eq!(hung.err().unwrap().kind(), io::ErrorKind::TimedOut);
+    }
+}
