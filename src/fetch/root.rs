@@ -26,9 +26,9 @@ pub(super) async fn load(
             found.token.token, found.token.contract, found.token.chain_id, found.epoch
         )));
     }
-    let data = source.block(&root.header, deadline).await?;
+    let data = source.block(&root.header.cid, deadline).await?;
     let header = Header::decode(&Block {
-        cid: root.header,
+        cid: root.header.cid,
         data,
     });
     Ok((root, header.map_err(|error| damaged(&error))?))

@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, HashMap};
 use ::cid::Cid;
 use bytes::Bytes;
 
+use crate::store::Block;
+
 pub mod charge;
 pub mod chunk;
 pub mod cid;
@@ -109,5 +111,11 @@ impl Child {
             tsize,
             damaged: false,
         }
+    }
+
+    /// What links to a leaf.
+    #[must_use]
+    pub fn leaf(leaf: &Block) -> Self {
+        Self::new(leaf.cid, leaf.data.len() as u64)
     }
 }

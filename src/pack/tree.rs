@@ -1,42 +1,85 @@
-//! The B+-tree of pages that directories and the inode table are kept in.
+//! The B+-tree of pages that directories (by name) and the inode table (by number) are kept in.
+//!
+//! Invariant: borders are stored, so a change touches the pages of its keys, the way to them, and
+//! small neighbours that they join, whatever the size of the tree. A plain directory is one block
+//! until that would pass 1 MiB, so that stock tools see it whole; beyond it an index over pages, in
+//! levels. Below a border are the keys from it up to the next; those before the first border belong
+//! to the first page. Called by a commit ([`update`]) and by a loader ([`scan`], [`lookup`]).
 
 use bytes::Bytes;
 
 use super::entry::{Entry, Sums, TreeRef};
-use super::{Blocks, PackError};
+use super::page::{Body, Row};
+use super::{Blocks, Child, PackError};
 use crate::store::Block;
 
-/// Which of the two trees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TreeKind {
-    /// Entries by name.
-    Directory,
-    /// Inodes by number.
-    Table,
-}
+mod update;
 
-/// One changed key: the new entry, or `None` where it is gone. Removing what is not there is no error.
+#[cfg(test)]
+mod tests;
+
+pub use super::entry::TreeKind;
+pub use update::update;
+
+/// One changed key: the new entry, or `None` where it is gone. Taking away what is not there is no
+/// error.
 pub type Change = (Bytes, Option<Entry>);
 
 /// The canonical empty tree; its block goes to `out`.
-#[allow(unused_variables)]
 pub fn empty(kind: TreeKind, out: &mut dyn FnMut(Block)) -> Result<TreeRef, PackError> {
-    todo!()
+    let (block, root) = Body::Entries(Vec::new()).encode(kind)?;
+    out(block);
+    Ok(TreeRef {
+        root,
+        sums: Sums::default(),
+    })
+}
+
+/// The tree whose topmost page is `root`, with its sums as that page tells them.
+pub fn open(kind: TreeKind, root: Child, blocks: &dyn Blocks) -> Result<TreeRef, PackError> {
+    let mut place = Place::top(&TreeRef {
+        root,
+        sums: Sums::default(),
+    });
+    place.sums = None;
+    let body = place
+        .load(kind, blocks)?
+        .ok_or_else(|| PackError::Need(vec![root.cid]))?;
+    Ok(TreeRef {
+        root,
+        sums: body.sums(kind),
+    })
 }
 
 /// The entry of `key`.
-#[allow(unused_variables)]
 pub fn lookup(
     kind: TreeKind,
     tree: &TreeRef,
     key: &[u8],
     blocks: &dyn Blocks,
 ) -> Result<Option<Entry>, PackError> {
-    todo!()
+    let mut place = Place::top(tree);
+    loop {
+        match place.load(kind, blocks)? {
+            None => return Err(PackError::Need(vec![place.child.cid])),
+            Some(Body::Entries(mut entries)) => {
+                let found = entries.binary_search_by(|entry| entry.key.as_ref().cmp(key));
+                return Ok(found.ok().map(|at| entries.swap_remove(at)));
+            }
+            Some(Body::Rows(level, rows)) => {
+                let behind = rows.partition_point(|row| row.border.as_ref() <= key);
+                let at = behind.saturating_sub(1);
+                let Some(next) = place.below(level, &rows, at) else {
+                    return Ok(None);
+                };
+                place = next;
+            }
+        }
+    }
 }
 
 /// Up to `limit` entries in key order behind `after` (`None`: from the first); fewer mean the end.
-#[allow(unused_variables)]
+/// [`PackError::Need`] names all pages that are sure to be needed, and perhaps the next ones.
 pub fn scan(
     kind: TreeKind,
     tree: &TreeRef,
@@ -44,25 +87,143 @@ pub fn scan(
     limit: usize,
     blocks: &dyn Blocks,
 ) -> Result<Vec<Entry>, PackError> {
-    todo!()
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    // Entries that missing pages will bring.
+    let mut expected = 0usize;
+    let mut below = vec![Place::top(tree)];
+    while let Some(place) = below.pop() {
+        if found.len().saturating_add(expected) >= limit {
+            break;
+        }
+        match place.load(kind, blocks)? {
+            None => {
+                missing.push(place.child.cid);
+                expected = expected.saturating_add(place.entries_at_least());
+            }
+            Some(Body::Entries(entries)) => {
+                let wanted = entries
+                    .into_iter()
+                    .filter(|e| after.is_none_or(|a| *e.key > *a));
+                found.extend(wanted.take(limit.saturating_sub(found.len())));
+            }
+            Some(Body::Rows(level, rows)) => {
+                let first = after.map_or(0, |after| {
+                    rows.partition_point(|row| *row.border <= *after)
+                        .saturating_sub(1)
+                });
+                below.extend(
+                    (first..rows.len())
+                        .rev()
+                        .filter_map(|i| place.below(level, &rows, i)),
+                );
+            }
+        }
+    }
+    if missing.is_empty() {
+        Ok(found)
+    } else {
+        Err(PackError::Need(missing))
+    }
 }
 
-/// The tree whose topmost page is `root`, with its sums as that page tells them.
-#[allow(unused_variables)]
-pub fn open(kind: TreeKind, root: super::Child, blocks: &dyn Blocks) -> Result<TreeRef, PackError> {
-    todo!()
+/// A page and what its parent says of it.
+#[derive(Clone, Debug)]
+struct Place {
+    child: Child,
+    /// Its sums; unknown of a tree that is being opened.
+    sums: Option<Sums>,
+    /// Weight of its items; unknown of the topmost.
+    weight: Option<u64>,
+    /// Its level; unknown of the topmost.
+    level: Option<u8>,
+    /// Its keys are not below this,
+    lower: Bytes,
+    /// and below this.
+    upper: Option<Bytes>,
 }
 
-/// The tree after `changes` (sorted by key, no key twice) to `tree` (`None`: to an empty one). Only pages
-/// with changed keys, the way to them, and small neighbours that they join are read and written.
-/// Blocks of new pages and of symlinks go to `out`, children before parents.
-#[allow(unused_variables)]
-pub fn update(
-    kind: TreeKind,
-    tree: Option<&TreeRef>,
-    changes: &[Change],
-    blocks: &dyn Blocks,
-    out: &mut dyn FnMut(Block),
-) -> Result<TreeRef, PackError> {
-    todo!()
+impl Place {
+    fn top(tree: &TreeRef) -> Self {
+        Self {
+            child: tree.root,
+            sums: Some(tree.sums),
+            weight: None,
+            level: None,
+            lower: Bytes::new(),
+            upper: None,
+        }
+    }
+
+    /// The place of row `at` of this page, an index of `level`.
+    fn below(&self, level: u8, rows: &[Row], at: usize) -> Option<Self> {
+        let row = rows.get(at)?;
+        let next = rows.get(at + 1).map(|row| row.border.clone());
+        Some(Self {
+            child: row.child,
+            sums: Some(row.sums),
+            weight: Some(row.weight),
+            level: Some(level.saturating_sub(1)),
+            lower: if at == 0 {
+                self.lower.clone()
+            } else {
+                row.border.clone()
+            },
+            upper: next.or_else(|| self.upper.clone()),
+        })
+    }
+
+    /// Reads and checks it; `None` when its block is not at hand.
+    fn load(&self, kind: TreeKind, blocks: &dyn Blocks) -> Result<Option<Body>, PackError> {
+        if self.child.damaged {
+            return Err(PackError::Damaged(self.child.cid));
+        }
+        match blocks.get(&self.child.cid) {
+            Some(bytes) => self.parse(kind, &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The page in `bytes`, which must be what its parent says of it.
+    fn parse(&self, kind: TreeKind, bytes: &Bytes) -> Result<Body, PackError> {
+        let refused = |why: &str| Err(PackError::Malformed(self.child.cid, why.to_owned()));
+        let body = Body::decode(kind, &self.child.cid, bytes)?;
+        let (first, last) = match &body {
+            Body::Entries(entries) => (
+                entries.first().map(|entry| &entry.key),
+                entries.last().map(|entry| &entry.key),
+            ),
+            Body::Rows(_, rows) => (
+                rows.first().map(|row| &row.border),
+                rows.last().map(|row| &row.border),
+            ),
+        };
+        let above = first.is_none_or(|key| *key >= self.lower);
+        let within = last.is_none_or(|key| self.upper.as_ref().is_none_or(|upper| key < upper));
+        if !above || !within {
+            return refused("a key is outside the borders of its page");
+        }
+        if self.level.is_some_and(|level| level != body.level()) {
+            return refused("a page is at the wrong level");
+        }
+        if self
+            .weight
+            .is_some_and(|weight| weight != body.weight(kind))
+        {
+            return refused("a page has another weight than its index says");
+        }
+        if self.sums.is_some_and(|sums| sums != body.sums(kind)) {
+            return refused("a page has other sums than its parent says");
+        }
+        Ok(body)
+    }
+
+    /// How many entries are below it, by a cautious guess from its weight.
+    fn entries_at_least(&self) -> usize {
+        let weight = usize::try_from(self.weight.unwrap_or(0)).unwrap_or(usize::MAX);
+        match self.level {
+            Some(0) => weight / 512,
+            _ => weight,
+        }
+    }
 }
