@@ -1,0 +1,74 @@
+//! `tests/run` counts right: nothing that failed, was ignored, or did not run at all may pass.
+
+use std::fs;
+use std::process::{Command, Output};
+
+/// What `tests/lib.sh` makes of a log of `cargo test` that ended with `status`.
+fn count(log: &str, status: i32) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("log");
+    fs::write(&file, log).expect("a log");
+    let script = format!(
+        ". tests/lib.sh; count '{}' suite {status}; finish",
+        file.display()
+    );
+    Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("bash runs")
+}
+
+/// The last line, and whether the script called it a success.
+fn verdict(log: &str, status: i32) -> (String, bool) {
+    let output = count(log, status);
+    let text = String::from_utf8(output.stdout).expect("text");
+    let last = text.lines().last().unwrap_or("").to_owned();
+    (last, output.status.success())
+}
+
+const FINE: &str = "test a ... ok\n\
+    test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+    test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 5 filtered out; finished in 0.01s\n";
+
+#[test]
+fn all_suites_are_added_up() {
+    assert_eq!(verdict(FINE, 0), ("15 passed, 0 failed".to_owned(), true));
+}
+
+#[test]
+fn a_failed_test_fails_the_run_and_is_named() {
+    let log = format!(
+        "{FINE}test mount::b ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured\n"
+    );
+    assert_eq!(
+        verdict(&log, 101),
+        ("16 passed, 1 failed".to_owned(), false)
+    );
+    let text = String::from_utf8(count(&log, 101).stdout).expect("text");
+    assert!(text.contains("\n  mount::b\n"), "{text}");
+}
+
+#[test]
+fn an_ignored_test_fails_the_run_unless_it_is_a_benchmark() {
+    let log = format!("{FINE}test c ... ignored, needs a network\n");
+    assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
+    let log = format!("{FINE}test c ... ignored\n");
+    assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
+    let log = format!("{FINE}test c ... ignored, benchmark: minutes\n");
+    assert_eq!(verdict(&log, 0), ("15 passed, 0 failed".to_owned(), true));
+}
+
+#[test]
+fn a_build_that_breaks_or_a_suite_that_crashes_or_hangs_fails_the_run() {
+    assert_eq!(
+        verdict("error: could not compile `pxfs`\n", 101),
+        ("0 passed, 1 failed".to_owned(), false)
+    );
+    // Killed by the time limit after two suites.
+    assert_eq!(
+        verdict(FINE, 124),
+        ("15 passed, 1 failed".to_owned(), false)
+    );
+    assert_eq!(verdict("", 0), ("0 passed, 1 failed".to_owned(), false));
+}
