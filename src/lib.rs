@@ -14,6 +14,7 @@ pub mod journal;
 pub mod mount;
 pub mod names;
 pub mod pack;
+pub mod publish;
 pub mod status;
 pub mod store;
 pub mod types;

@@ -8,7 +8,7 @@ mod content;
 mod directory;
 mod flight;
 mod root;
-mod source;
+pub(crate) mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +114,11 @@ impl Fetcher {
         let deadline = Instant::now() + self.patience;
         self.within(root::load(&self.source, cid, volume, deadline))
             .await
+    }
+
+    /// Where its blocks come from.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
     }
 
     async fn directory(&self, slot: u16, dir: Ino) -> Result<(), FsError> {

@@ -28,19 +28,19 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Blocks at hand for one call of `pack`, or for several that follow one another.
-pub(super) type Held = HashMap<Cid, Bytes>;
+pub(crate) type Held = HashMap<Cid, Bytes>;
 
 /// Where blocks come from.
-pub(super) struct Source {
+pub(crate) struct Source {
     store: Arc<dyn BlockStore>,
-    pub(super) cache: Arc<Cache>,
+    pub(crate) cache: Arc<Cache>,
     /// How long one try may take at first; twice as long after each that took too long.
     attempt: Duration,
     room: Semaphore,
 }
 
 impl Source {
-    pub(super) fn new(store: Arc<dyn BlockStore>, cache: Arc<Cache>, attempt: Duration) -> Self {
+    pub(crate) fn new(store: Arc<dyn BlockStore>, cache: Arc<Cache>, attempt: Duration) -> Self {
         Self {
             store,
             cache,
@@ -50,7 +50,7 @@ impl Source {
     }
 
     /// The block `cid` from the store. What is transient is tried again until the deadline.
-    pub(super) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
+    pub(crate) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let mut attempt = self.attempt;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -78,7 +78,7 @@ impl Source {
     }
 
     /// The node `cid`, from the cache or else from the store.
-    pub(super) async fn node(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
+    pub(crate) async fn node(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let (cache, wanted) = (Arc::clone(&self.cache), *cid);
         if let Some(bytes) = blocking(move || cache.node(&wanted)).await? {
             return Ok(bytes);
@@ -90,7 +90,7 @@ impl Source {
     }
 
     /// Calls `ask` with the blocks in `held` until it needs no more of them.
-    pub(super) async fn solve<T>(
+    pub(crate) async fn solve<T>(
         &self,
         held: &mut Held,
         deadline: Instant,
@@ -119,12 +119,12 @@ impl Source {
 }
 
 /// What a refusal of `pack` means to a reader: what was published is not what it must be.
-pub(super) fn damaged(error: &PackError) -> FsError {
+pub(crate) fn damaged(error: &PackError) -> FsError {
     FsError::Damaged(error.to_string())
 }
 
 /// Runs what hashes, or waits for the local disk, beside the runtime.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, FsError> {
     // It fails only when the work panicked or the runtime ends.

@@ -169,6 +169,14 @@ impl Volume {
         Ok(self.journal.record(&key::meta(name))?)
     }
 
+    /// A small value as its bytes.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub(crate) fn raw_meta(&self, name: &str) -> Result<Option<bytes::Bytes>, FsError> {
+        Ok(self.journal.get(&key::meta(name))?)
+    }
+
     /// Keeps small values durably, all or none; `None` removes one.
     ///
     /// # Errors

@@ -55,7 +55,12 @@ fn step() -> impl Strategy<Value = Step> {
 struct Run {
     rig: Rig,
     model: BTreeMap<String, Vec<u8>>,
-    cut: Option<(Cut, Changes, BTreeMap<String, Vec<u8>>, HashMap<Ino, String>)>,
+    cut: Option<(
+        Cut,
+        Changes,
+        BTreeMap<String, Vec<u8>>,
+        HashMap<Ino, String>,
+    )>,
 }
 
 fn name(file: u8) -> String {
@@ -65,7 +70,9 @@ fn name(file: u8) -> String {
 impl Run {
     fn take(&mut self, step: Step) {
         match step {
-            Step::Write(file, offset, len, byte) => self.write(&name(file), offset, &vec![byte; len as usize]),
+            Step::Write(file, offset, len, byte) => {
+                self.write(&name(file), offset, &vec![byte; len as usize])
+            }
             Step::Append(file, len, byte) => {
                 let end = self.model.get(&name(file)).map_or(0, Vec::len) as u64;
                 self.write(&name(file), end, &vec![byte; len as usize]);
@@ -73,8 +80,14 @@ impl Run {
             Step::Resize(file, size) => {
                 if let Some(bytes) = self.model.get_mut(&name(file)) {
                     bytes.resize(size as usize, 0);
-                    let set = SetAttr { size: Some(size), ..SetAttr::default() };
-                    self.rig.drive.setattr(self.rig.ino(&name(file)), None, &set).unwrap();
+                    let set = SetAttr {
+                        size: Some(size),
+                        ..SetAttr::default()
+                    };
+                    self.rig
+                        .drive
+                        .setattr(self.rig.ino(&name(file)), None, &set)
+                        .unwrap();
                 }
             }
             Step::Allocate(file, offset, len) => {
@@ -82,13 +95,19 @@ impl Run {
                     bytes.resize(bytes.len().max((offset + len) as usize), 0);
                     let ino = self.rig.ino(&name(file));
                     let opened = self.rig.drive.open(ino, READ_WRITE).unwrap();
-                    self.rig.drive.fallocate(ino, opened.fh, offset, len, 0).unwrap();
+                    self.rig
+                        .drive
+                        .fallocate(ino, opened.fh, offset, len, 0)
+                        .unwrap();
                     self.rig.drive.release(ino, opened.fh);
                 }
             }
             Step::Remove(file) => {
                 if self.model.remove(&name(file)).is_some() {
-                    self.rig.drive.unlink(self.rig.root, name(file).as_bytes()).unwrap();
+                    self.rig
+                        .drive
+                        .unlink(self.rig.root, name(file).as_bytes())
+                        .unwrap();
                 }
             }
             Step::Rename(from, to) => {
@@ -96,12 +115,18 @@ impl Run {
                     let bytes = self.model.remove(&name(from)).unwrap();
                     self.model.insert(name(to), bytes);
                     let (root, from, to) = (self.rig.root, name(from), name(to));
-                    self.rig.drive.rename(root, from.as_bytes(), root, to.as_bytes(), 0).unwrap();
+                    self.rig
+                        .drive
+                        .rename(root, from.as_bytes(), root, to.as_bytes(), 0)
+                        .unwrap();
                 }
             }
             Step::Save(file) => {
                 if self.model.contains_key(&name(file)) {
-                    self.rig.drive.fsync(self.rig.ino(&name(file)), true).unwrap();
+                    self.rig
+                        .drive
+                        .fsync(self.rig.ino(&name(file)), true)
+                        .unwrap();
                 }
             }
             Step::Restart => {
@@ -113,14 +138,21 @@ impl Run {
                 self.cut = None;
                 let cut = self.rig.volume.cut().unwrap();
                 let changes = cut.changes().unwrap();
-                let names = self.model.keys().map(|n| (Ino(self.rig.ino(n).0 & Ino::MAX.0), n.clone())).collect();
+                let names = self
+                    .model
+                    .keys()
+                    .map(|n| (Ino(self.rig.ino(n).0 & Ino::MAX.0), n.clone()))
+                    .collect();
                 self.cut = Some((cut, changes, self.model.clone(), names));
             }
             Step::Settle => {
                 if let Some((cut, changes, then, names)) = self.cut.take() {
                     let (built, contents) = self.rig.build(&cut, &changes);
                     for (ino, content) in contents {
-                        assert!(content == then[&names[&ino]], "a commit holds another instant");
+                        assert!(
+                            content == then[&names[&ino]],
+                            "a commit holds another instant"
+                        );
                     }
                     cut.settle(&changes, &built).unwrap();
                 }
@@ -143,7 +175,11 @@ impl Run {
         bytes.resize(bytes.len().max(end), 0);
         bytes[offset as usize..end].copy_from_slice(data);
         let opened = self.rig.drive.open(ino, READ_WRITE).unwrap();
-        let written = self.rig.drive.write(ino, opened.fh, offset, data, false).unwrap();
+        let written = self
+            .rig
+            .drive
+            .write(ino, opened.fh, offset, data, false)
+            .unwrap();
         assert_eq!(written as usize, data.len());
         self.rig.drive.flush(ino, opened.fh).unwrap();
         self.rig.drive.release(ino, opened.fh);
@@ -153,7 +189,10 @@ impl Run {
         let names: Vec<String> = self.model.keys().cloned().collect();
         for name in &names {
             let found = self.rig.read(name);
-            assert!(found == self.model[name], "{name} differs from what was written");
+            assert!(
+                found == self.model[name],
+                "{name} differs from what was written"
+            );
         }
         let mut listed = Vec::new();
         self.rig

@@ -26,7 +26,11 @@ fn what_a_crash_takes_is_the_end_of_the_history_alone() {
         rig.put(&format!("f{i}"), b"x").unwrap();
     }
     let rig = rig.crash();
-    let there = |i: usize| rig.drive.lookup(rig.root, format!("f{i}").as_bytes()).is_ok();
+    let there = |i: usize| {
+        rig.drive
+            .lookup(rig.root, format!("f{i}").as_bytes())
+            .is_ok()
+    };
     assert!((0..50).all(there));
     let first_gone = (50..60).find(|i| !there(*i)).unwrap_or(60);
     assert!((first_gone..60).all(|i| !there(i)));
@@ -54,11 +58,19 @@ fn a_full_volume_takes_what_fits_and_still_lets_one_tidy_up() {
         Err(FsError::Quota)
     );
     // Overwriting what is paid for needs no room.
-    assert_eq!(rig.drive.write(attr.ino, opened.fh, 5, &data, false), Ok(1 << 20));
-    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    assert_eq!(
+        rig.drive.write(attr.ino, opened.fh, 5, &data, false),
+        Ok(1 << 20)
+    );
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
     rig.drive.setattr(attr.ino, None, &set).unwrap();
     let long = "n".repeat(255);
-    rig.drive.rename(rig.root, b"big", rig.root, long.as_bytes(), 0).unwrap();
+    rig.drive
+        .rename(rig.root, b"big", rig.root, long.as_bytes(), 0)
+        .unwrap();
     assert_eq!(rig.drive.getattr(attr.ino).unwrap().size, end);
     rig.drive.release(attr.ino, opened.fh);
     rig.drive.sync().unwrap();
@@ -91,21 +103,35 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     let opened = rig.drive.open(ino, READ_WRITE).unwrap();
     rig.clock.advance(Duration::from_secs(31 * 86_400));
     let root = rig.root;
-    let grow = SetAttr { size: Some(100), ..SetAttr::default() };
+    let grow = SetAttr {
+        size: Some(100),
+        ..SetAttr::default()
+    };
     let refused = [
         rig.drive.write(ino, opened.fh, 0, b"c", false).map(drop),
         rig.drive.setattr(ino, None, &grow).map(drop),
         rig.drive.fallocate(ino, opened.fh, 0, 100, 0),
-        rig.drive.create(CALLER, root, b"n", 0o644, READ_WRITE).map(drop),
+        rig.drive
+            .create(CALLER, root, b"n", 0o644, READ_WRITE)
+            .map(drop),
         rig.drive.mkdir(CALLER, root, b"n", 0o755).map(drop),
-        rig.drive.mknod(CALLER, root, b"n", Kind::Fifo, 0o644, 0).map(drop),
+        rig.drive
+            .mknod(CALLER, root, b"n", Kind::Fifo, 0o644, 0)
+            .map(drop),
         rig.drive.symlink(CALLER, root, b"n", b"t").map(drop),
         rig.drive.link(ino, root, b"n").map(drop),
         rig.drive.setxattr(ino, b"user.a", b"1", 0),
     ];
-    assert!(refused.iter().all(|r| *r == Err(FsError::Overdue)), "{refused:?}");
+    assert!(
+        refused.iter().all(|r| *r == Err(FsError::Overdue)),
+        "{refused:?}"
+    );
     assert_eq!(rig.read("old"), b"content");
-    let shrink = SetAttr { size: Some(3), mode: Some(0o600), ..SetAttr::default() };
+    let shrink = SetAttr {
+        size: Some(3),
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
     rig.drive.setattr(ino, None, &shrink).unwrap();
     rig.drive.rename(root, b"old", root, b"new", 0).unwrap();
     rig.drive.unlink(root, b"new").unwrap();
@@ -120,7 +146,8 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
 fn a_token_that_went_away_takes_no_change_at_all() {
     let mut rig = Rig::new();
     rig.put("f", b"1").unwrap();
-    rig.volume.set_access(Access::ReadOnly("transferred".to_owned()));
+    rig.volume
+        .set_access(Access::ReadOnly("transferred".to_owned()));
     let gone = FsError::ReadOnly("transferred".to_owned());
     assert_eq!(rig.put("g", b"1"), Err(gone.clone()));
     assert_eq!(rig.drive.unlink(rig.root, b"f"), Err(gone.clone()));
@@ -132,10 +159,16 @@ fn a_token_that_went_away_takes_no_change_at_all() {
 fn the_mount_root_takes_nothing() {
     let rig = Rig::new();
     let root = crate::types::Ino::ROOT;
-    assert_eq!(rig.drive.mkdir(CALLER, root, b"2", 0o755), Err(FsError::NotPermitted));
+    assert_eq!(
+        rig.drive.mkdir(CALLER, root, b"2", 0o755),
+        Err(FsError::NotPermitted)
+    );
     assert_eq!(rig.drive.rmdir(root, b"1"), Err(FsError::NotPermitted));
     assert_eq!(rig.drive.unlink(root, b"1"), Err(FsError::NotPermitted));
-    assert_eq!(rig.drive.rename(root, b"1", root, b"2", 0), Err(FsError::NotPermitted));
+    assert_eq!(
+        rig.drive.rename(root, b"1", root, b"2", 0),
+        Err(FsError::NotPermitted)
+    );
 }
 
 #[test]
@@ -143,11 +176,18 @@ fn an_unlinked_open_file_lives_until_it_is_closed() {
     let mut rig = Rig::new();
     let before = rig.used();
     let (attr, opened) = rig.create("f");
-    rig.drive.write(attr.ino, opened.fh, 0, &vec![1; 200_000], false).unwrap();
+    rig.drive
+        .write(attr.ino, opened.fh, 0, &vec![1; 200_000], false)
+        .unwrap();
     rig.drive.unlink(rig.root, b"f").unwrap();
     assert_eq!(rig.used(), before, "deleting frees at once");
-    rig.drive.write(attr.ino, opened.fh, 200_000, b"more", false).unwrap();
-    assert_eq!(rig.read_handle(attr.ino, opened.fh, 199_999, 5), b"\x01more");
+    rig.drive
+        .write(attr.ino, opened.fh, 200_000, b"more", false)
+        .unwrap();
+    assert_eq!(
+        rig.read_handle(attr.ino, opened.fh, 199_999, 5),
+        b"\x01more"
+    );
     rig.drive.release(attr.ino, opened.fh);
     assert_eq!(rig.drive.getattr(attr.ino), Err(FsError::NotFound));
     assert_eq!(rig.used(), before);
@@ -209,7 +249,10 @@ fn a_directory_cannot_move_below_itself_and_links_are_counted() {
     let rig = Rig::new();
     let a = rig.drive.mkdir(CALLER, rig.root, b"a", 0o755).unwrap().ino;
     let b = rig.drive.mkdir(CALLER, a, b"b", 0o755).unwrap().ino;
-    assert_eq!(rig.drive.rename(rig.root, b"a", b, b"c", 0), Err(FsError::Invalid));
+    assert_eq!(
+        rig.drive.rename(rig.root, b"a", b, b"c", 0),
+        Err(FsError::Invalid)
+    );
     assert_eq!(rig.drive.rmdir(rig.root, b"a"), Err(FsError::NotEmpty));
     let links = |ino| rig.drive.getattr(ino).unwrap().nlink;
     assert_eq!((links(rig.root), links(a)), (3, 3));

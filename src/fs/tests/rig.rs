@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::cache::Cache;
 use crate::clock::{Clock, ManualClock};
 use crate::fs::{
-    Allowance, Attr, Built, Caller, Changes, ChainTime, Cut, Drive, FsError, Opened, Volume,
+    Allowance, Attr, Built, Caller, ChainTime, Changes, Cut, Drive, FsError, Opened, Volume,
     VolumeOptions, Want,
 };
 use crate::journal::FolderDisk;
@@ -146,7 +146,9 @@ impl Rig {
             let content = match &file.inline {
                 Some(bytes) => bytes.to_vec(),
                 None => {
-                    let below = file.base.map(|(child, _)| self.published[&child.cid].clone());
+                    let below = file
+                        .base
+                        .map(|(child, _)| self.published[&child.cid].clone());
                     let mut content = vec![0; file.size as usize];
                     for index in 0..chunk::count(file.size) {
                         let start = (index * CHUNK_SIZE) as usize;
@@ -172,7 +174,9 @@ impl Rig {
             };
             let cid = cids::leaf_cid(&content);
             self.published.insert(cid, content.clone());
-            built.files.insert(*ino, Child::new(cid, content.len() as u64));
+            built
+                .files
+                .insert(*ino, Child::new(cid, content.len() as u64));
             contents.insert(*ino, content);
         }
         for (dir, _) in &changes.directories {
@@ -187,7 +191,11 @@ impl Rig {
     }
 }
 
-fn open(folder: &TempDir, clock: &Arc<ManualClock>, cache: &Arc<Cache>) -> (Drive, Arc<Volume>, Ino) {
+fn open(
+    folder: &TempDir,
+    clock: &Arc<ManualClock>,
+    cache: &Arc<Cache>,
+) -> (Drive, Arc<Volume>, Ino) {
     let key = VolumeKey {
         token: TokenKey {
             chain_id: 31337,

@@ -1,0 +1,189 @@
+//! Building the blocks of a commit from a cut: contents, then directories from the leaves of the
+//! tree up, then the inode table. Reads and writes what differs and the way to it, nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use tokio::time::Instant;
+
+use super::PublishError;
+use super::upload::Upload;
+use crate::fetch::source::{Held, Source};
+use crate::fs::{Built, Changes, Cut, CutFile};
+use crate::pack::entry::TreeRef;
+use crate::pack::holes::Holes;
+use crate::pack::tree::{Change, TreeKind};
+use crate::pack::{Child, chunk, file, tree};
+use crate::store::Block;
+use crate::types::Ino;
+
+/// How long the blocks that one object is built from may take to come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Builds what differs and sends it. Gives what became of each object, the root directory and the
+/// inode table among them.
+pub(super) async fn build(
+    cut: &Arc<Cut>,
+    changes: &Arc<Changes>,
+    source: &Source,
+    upload: &mut Upload,
+) -> Result<Built, PublishError> {
+    let mut built = Built::default();
+    for ino in &changes.files {
+        let content = build_file(cut, *ino, source, upload).await?;
+        built.files.insert(*ino, content);
+    }
+    for (dir, names) in &changes.directories {
+        let mut edits: Vec<Change> = Vec::with_capacity(names.len());
+        for name in names {
+            edits.push((name.clone(), cut.entry(*dir, name, &built)?));
+        }
+        let old = cut.published_tree(*dir)?;
+        let tree = build_tree(TreeKind::Directory, old, edits, source, upload).await?;
+        built.directories.insert(*dir, tree);
+    }
+    let mut rows: Vec<Change> = Vec::with_capacity(changes.rows.len());
+    for ino in &changes.rows {
+        rows.push((crate::pack::entry::row_key(*ino), cut.row(*ino, &built)?));
+    }
+    let table = cut.table()?;
+    if table.is_none() || !rows.is_empty() {
+        built.table = Some(build_tree(TreeKind::Table, table, rows, source, upload).await?);
+    }
+    Ok(built)
+}
+
+async fn build_tree(
+    kind: TreeKind,
+    old: Option<TreeRef>,
+    edits: Vec<Change>,
+    source: &Source,
+    upload: &mut Upload,
+) -> Result<TreeRef, PublishError> {
+    let mut held = Held::new();
+    let (tree, blocks) = source
+        .solve(&mut held, Instant::now() + PATIENCE, |held| {
+            let mut blocks = Vec::new();
+            let mut out = |block| blocks.push(block);
+            let tree = if old.is_none() && edits.is_empty() {
+                tree::empty(kind, &mut out)?
+            } else {
+                tree::update(kind, old.as_ref(), &edits, held, &mut out)?
+            };
+            Ok((tree, blocks))
+        })
+        .await?;
+    for block in blocks {
+        // A page just written is read by the next commit.
+        source.cache.put_node(&block.cid, &block.data);
+        upload.push(block).await?;
+    }
+    Ok(tree)
+}
+
+async fn build_file(
+    cut: &Arc<Cut>,
+    ino: Ino,
+    source: &Source,
+    upload: &mut Upload,
+) -> Result<Child, PublishError> {
+    let file = cut.file(ino)?;
+    if let Some(bytes) = file.inline {
+        let block = chunk::leaf(bytes);
+        let child = Child::new(block.cid, block.data.len() as u64);
+        upload.push(block).await?;
+        return Ok(child);
+    }
+    let file = Arc::new(file);
+    let mut changed: BTreeMap<u64, Cid> = BTreeMap::new();
+    for index in file.changed() {
+        if file.holes.contains(index) || chunk::len(file.size, index) == 0 {
+            continue;
+        }
+        let below = if file.needs_below(index) {
+            Some(read_below(&file, index, source).await?)
+        } else {
+            None
+        };
+        let block = read_leaf(cut, &file, index, below).await?;
+        changed.insert(index, block.cid);
+        upload.push(block).await?;
+        cut.release_chunk(ino, index);
+    }
+    let old = file
+        .base
+        .filter(|(_, size)| *size > 0)
+        .map(|(root, size)| file::Content {
+            root,
+            size,
+            // Which of its chunks were holes is not kept: all holes of the new content are made anew.
+            holes: Holes::none(),
+        });
+    if file.size == 0 {
+        let block = chunk::leaf(Bytes::new());
+        let child = Child::new(block.cid, 0);
+        upload.push(block).await?;
+        return Ok(child);
+    }
+    let mut held = Held::new();
+    let (child, blocks) = source
+        .solve(&mut held, Instant::now() + PATIENCE, |held| {
+            let mut blocks = Vec::new();
+            let mut out = |block| blocks.push(block);
+            let (size, holes) = (file.size, &file.holes);
+            let child = file::rebuild(old.as_ref(), size, holes, &changed, held, &mut out)?;
+            Ok((child, blocks))
+        })
+        .await?;
+    for block in blocks {
+        upload.push(block).await?;
+    }
+    Ok(child)
+}
+
+/// Chunk `index` of the published content below a file.
+async fn read_below(file: &CutFile, index: u64, source: &Source) -> Result<Bytes, PublishError> {
+    let Some((root, size)) = file.base else {
+        return Ok(Bytes::new());
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let wanted = index..index + 1;
+    if let Some(bytes) = cached(source, root.cid, size, index) {
+        return Ok(bytes);
+    }
+    let mut held = Held::new();
+    let leaves = source
+        .solve(&mut held, deadline, |held| {
+            file::leaves(&root.cid, size, wanted.clone(), held)
+        })
+        .await?;
+    match leaves.first() {
+        Some((_, leaf)) => Ok(source.block(leaf, deadline).await?),
+        None => Ok(Bytes::new()),
+    }
+}
+
+fn cached(source: &Source, content: Cid, size: u64, index: u64) -> Option<Bytes> {
+    let mut bytes = vec![0; chunk::len(size, index) as usize];
+    let start = index.checked_mul(chunk::CHUNK_SIZE)?;
+    let found = !bytes.is_empty() && source.cache.read(&content, size, start, &mut bytes);
+    found.then(|| Bytes::from(bytes))
+}
+
+/// Reads and hashes one chunk, beside the runtime.
+async fn read_leaf(
+    cut: &Arc<Cut>,
+    file: &Arc<CutFile>,
+    index: u64,
+    below: Option<Bytes>,
+) -> Result<Block, PublishError> {
+    let (cut, file) = (Arc::clone(cut), Arc::clone(file));
+    let leaf = crate::fetch::source::blocking(move || {
+        let bytes = cut.read_chunk(&file, index, below.as_deref())?;
+        Ok::<_, PublishError>(chunk::leaf(Bytes::from(bytes)))
+    });
+    leaf.await?
+}

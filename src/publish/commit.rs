@@ -1,0 +1,490 @@
+//! One commit: an instant of the tree onto the node, and the name onto it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cid::Cid;
+use jiff::Timestamp;
+use minicbor::{CborLen, Decode, Encode};
+
+use super::PublishError;
+use super::build::build;
+use super::grace::Grace;
+use super::head::{self, Head, Own};
+use super::upload::{Receipts, Upload};
+use crate::clock::Clock;
+use crate::fetch::Fetcher;
+use crate::fetch::source::blocking;
+use crate::fs::{Built, Changes, Cut, Volume};
+use crate::journal::record::{CidBytes, Record as _};
+use crate::names::NameStore;
+use crate::names::key::NameKey;
+use crate::names::record::{Network, Record, ipns_sequence};
+use crate::pack::header::Header;
+use crate::pack::root::{Root, Version, WriterId};
+use crate::pack::tree::TreeKind;
+use crate::pack::usage::Usage;
+use crate::pack::{chunk, cid as form, tree};
+use crate::store::{Block, BlockStore, StoreError};
+use crate::types::Ino;
+
+/// Life of a name record, seconds: one year.
+const LIFE_S: u64 = 365 * 86_400;
+
+/// How long others may answer from a record without asking again: one minute.
+const TTL_NS: u64 = 60_000_000_000;
+
+/// Where a commit goes.
+#[derive(Clone)]
+pub struct Node {
+    /// Blocks.
+    pub store: Arc<dyn BlockStore>,
+    /// Names.
+    pub names: Arc<dyn NameStore>,
+    /// Reads what a commit builds upon.
+    pub fetcher: Arc<Fetcher>,
+    /// The namespace that records name content in.
+    pub network: Network,
+}
+
+/// What the commits of one volume need.
+#[derive(Clone)]
+pub struct Context {
+    /// The volume.
+    pub volume: Arc<Volume>,
+    /// Where it goes.
+    pub node: Node,
+    /// The key of the token's name.
+    pub key: NameKey,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Context {
+    /// Wall time, unix seconds.
+    pub(super) fn now_s(&self) -> u64 {
+        u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+    }
+}
+
+/// A commit that may have left: after a crash exactly these bytes are finished first.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Pending {
+    #[n(0)]
+    sequence: u64,
+    #[n(1)]
+    root: CidBytes,
+    /// The root's block.
+    #[n(2)]
+    root_bytes: minicbor::bytes::ByteVec,
+    /// The usage metadata.
+    #[n(3)]
+    document: minicbor::bytes::ByteVec,
+    /// The name record.
+    #[n(4)]
+    record: minicbor::bytes::ByteVec,
+    #[n(5)]
+    time_s: u64,
+    #[n(6)]
+    uploads: u64,
+}
+
+/// The version vector of the head: for each writer its last commit in the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Versions {
+    /// Writer id, sequence, root digest.
+    #[n(0)]
+    rows: Vec<VersionRow>,
+}
+
+/// One row of [`Versions`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+struct VersionRow {
+    #[n(0)]
+    writer: minicbor::bytes::ByteArray<16>,
+    #[n(1)]
+    sequence: u64,
+    #[n(2)]
+    root: minicbor::bytes::ByteArray<32>,
+}
+
+impl Versions {
+    /// What a tree made from `root` contains: its vector, and its own commit.
+    pub(super) fn of(root: &Root) -> Self {
+        let mut map = root.versions.clone();
+        if let Some(version) = root
+            .encode()
+            .ok()
+            .and_then(|block| version(root.sequence, &block.cid))
+        {
+            map.insert(root.writer, version);
+        }
+        Self::from_map(&map)
+    }
+
+    fn from_map(map: &BTreeMap<WriterId, Version>) -> Self {
+        let rows = map.iter().map(|(writer, version)| VersionRow {
+            writer: writer.0.into(),
+            sequence: version.sequence,
+            root: version.root.into(),
+        });
+        Self {
+            rows: rows.collect(),
+        }
+    }
+
+    fn to_map(&self) -> BTreeMap<WriterId, Version> {
+        let rows = self.rows.iter().map(|row| {
+            let version = Version {
+                sequence: row.sequence,
+                root: *row.root,
+            };
+            (WriterId(*row.writer), version)
+        });
+        rows.collect()
+    }
+}
+
+fn version(sequence: u64, root: &Cid) -> Option<Version> {
+    let root = form::digest(root).ok()?;
+    Some(Version { sequence, root })
+}
+
+/// What a commit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) sent_blocks: u64,
+    pub(super) sent_bytes: u64,
+    /// False when nothing differed from what is published.
+    pub(super) made: bool,
+}
+
+/// Finishes what a crash interrupted, then publishes what differs.
+pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
+    finish_pending(context, receipts).await?;
+    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    refuse_foreign(context, &head).await?;
+
+    let volume = Arc::clone(&context.volume);
+    let (cut, changes) = blocking(move || {
+        let cut = volume.cut()?;
+        let changes = cut.changes()?;
+        Ok::<_, PublishError>((Arc::new(cut), Arc::new(changes)))
+    })
+    .await??;
+    let nothing =
+        changes.files.is_empty() && changes.directories.is_empty() && changes.rows.is_empty();
+    if nothing && head.root.is_some() {
+        settle(&cut, &changes, Arc::default()).await?;
+        return Ok(Done::default());
+    }
+
+    let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone());
+    let source = context.node.fetcher.source();
+    let built = build(&cut, &changes, source, &mut upload).await?;
+    let (root, root_block) = build_root(context, &head, &cut, &built, &mut upload).await?;
+    upload.finish().await?;
+
+    let pending = prepare(context, &head, &root, root_block)?;
+    context
+        .volume
+        .keep(vec![("pending", Some(pending.to_bytes()))])?;
+    publish(context, &pending, &head, receipts).await?;
+    settle(&cut, &changes, Arc::new(built)).await?;
+    drop(cut);
+    take_as_head(context, &pending, &head).await?;
+    Ok(Done {
+        sent_blocks: upload.sent_blocks + 2,
+        sent_bytes: upload.sent_bytes,
+        made: true,
+    })
+}
+
+/// Puts the record of the last commit again, with a later end of life.
+pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
+    let Some(mut head) = context.volume.meta::<Head>("head")? else {
+        return Ok(());
+    };
+    let Some(document) = head.document else {
+        return Ok(());
+    };
+    refuse_foreign(context, &head).await?;
+    head.renewals += 1;
+    context.volume.keep(vec![("head", Some(head.to_bytes()))])?;
+    let bytes = record(context, document.0, head.sequence, head.renewals)?;
+    put_record(context, &bytes).await
+}
+
+/// A root that is not ours stops everything that would hide it.
+async fn refuse_foreign(context: &Context, head: &Head) -> Result<(), PublishError> {
+    let volume = context.volume.key();
+    let named = head::resolve(&context.node, volume, &context.key.name()).await?;
+    let Some(named) = named else { return Ok(()) };
+    let same = named.usage.sequence == head.sequence && named.usage.root == head.root.map(|r| r.0);
+    if same || named.usage.sequence < head.sequence {
+        return Ok(());
+    }
+    // A commit of ours that left before a crash, and was given up since, is no other machine's.
+    let given_up = named.usage.sequence < head.next && named.usage.root.is_none();
+    if given_up || (named.usage.root.is_none() && head.root.is_none()) {
+        return Ok(());
+    }
+    Err(head::conflict(named.usage.sequence))
+}
+
+async fn build_root(
+    context: &Context,
+    head: &Head,
+    cut: &Cut,
+    built: &Built,
+    upload: &mut Upload,
+) -> Result<(Root, Block), PublishError> {
+    let volume = &context.volume;
+    let mut empty = Vec::new();
+    let tree = match built.directories.get(&Ino::ROOT) {
+        Some(tree) => *tree,
+        None => match cut.published_tree(Ino::ROOT)? {
+            Some(tree) => tree,
+            None => tree::empty(TreeKind::Directory, &mut |block| empty.push(block))?,
+        },
+    };
+    let table = match (built.table, cut.table()?) {
+        (Some(table), _) | (None, Some(table)) => table,
+        (None, None) => tree::empty(TreeKind::Table, &mut |block| empty.push(block))?,
+    };
+    let header = header(volume)?;
+    upload.push(header.clone()).await?;
+    for block in empty {
+        upload.push(block).await?;
+    }
+    let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();
+    let mut root = Root {
+        volume: volume.key(),
+        sequence: head.next.max(1),
+        parent: head.root.map(|root| root.0),
+        versions: versions.to_map(),
+        writer: head::writer(volume)?,
+        time_ns: context.clock.wall_ns(),
+        next_inode: cut.next_ino(),
+        attr: cut.root_attr()?,
+        tree,
+        table,
+        header: header.cid,
+    };
+    if let Some(own) = head.own {
+        if let Some(version) = version(own.sequence, &own.root.0) {
+            let writer = root.writer;
+            root.note(writer, version);
+        }
+    }
+    if root.usage() != cut.used_bytes() {
+        tracing::warn!(
+            told = cut.used_bytes(),
+            built = root.usage(),
+            "the charge of the tree differs from what was counted"
+        );
+    }
+    let block = root.encode()?;
+    Ok((root, block))
+}
+
+/// The volume's header, made once.
+fn header(volume: &Volume) -> Result<Block, PublishError> {
+    if let Some(bytes) = volume.raw_meta("header")? {
+        return Ok(chunk::leaf(bytes));
+    }
+    let block = Header::plain(head::random()?).encode()?;
+    volume.keep(vec![("header", Some(block.data.clone()))])?;
+    Ok(block)
+}
+
+/// Document and record of a new root.
+fn prepare(
+    context: &Context,
+    head: &Head,
+    root: &Root,
+    block: Block,
+) -> Result<Pending, PublishError> {
+    let quota = context.volume.with_quota(|quota| quota.size_bytes());
+    let usage = Usage {
+        volume: root.volume,
+        quota,
+        usage: root.usage(),
+        uploads: head.uploads + 1,
+        cid: Some(root.tree.root.cid),
+        root: Some(block.cid),
+        sequence: root.sequence,
+        updated_s: context.now_s(),
+    };
+    let document = usage
+        .sign(context.key.signing_key())
+        .map_err(|e| PublishError::Refused(e.to_string()))?;
+    let document_cid = form::leaf_cid(&document);
+    let record = record(context, document_cid, root.sequence, 0)?;
+    Ok(Pending {
+        sequence: root.sequence,
+        root: CidBytes(block.cid),
+        root_bytes: block.data.to_vec().into(),
+        document: document.into(),
+        record: record.into(),
+        time_s: context.now_s(),
+        uploads: head.uploads + 1,
+    })
+}
+
+fn record(
+    context: &Context,
+    document: Cid,
+    sequence: u64,
+    renewal: u64,
+) -> Result<Vec<u8>, PublishError> {
+    let refused = |why: &str| PublishError::Refused(why.to_owned());
+    let end_s =
+        i64::try_from(context.now_s() + LIFE_S).map_err(|_| refused("the clock is wrong"))?;
+    let record = Record {
+        network: context.node.network,
+        cid: document,
+        sequence: ipns_sequence(sequence, renewal).ok_or_else(|| refused("no sequence is left"))?,
+        end_of_life: Timestamp::from_second(end_s).map_err(|_| refused("the clock is wrong"))?,
+        ttl_ns: TTL_NS,
+    };
+    Ok(record.sign(&context.key))
+}
+
+/// Pins and names a commit whose other blocks are on the node.
+async fn publish(
+    context: &Context,
+    pending: &Pending,
+    head: &Head,
+    receipts: &Receipts,
+) -> Result<(), PublishError> {
+    let store = &context.node.store;
+    let document = chunk::leaf(Bytes::copy_from_slice(&pending.document));
+    let root = Block {
+        cid: pending.root.0,
+        data: Bytes::copy_from_slice(&pending.root_bytes),
+    };
+    store.put_many(&[root, document.clone()]).await?;
+    let from = head.root.map(|root| root.0);
+    if let Err(error) = store.pin(&pending.root.0, from.as_ref()).await {
+        if let StoreError::Missing(_) = error {
+            receipts.forget();
+        }
+        return Err(error.into());
+    }
+    store.pin(&document.cid, None).await?;
+    let pins = store.pins().await?;
+    if !pins.contains(&pending.root.0) || !pins.contains(&document.cid) {
+        return Err(PublishError::Unverified(
+            "it does not list a pin that it acknowledged".into(),
+        ));
+    }
+    let back = store.get(&document.cid).await?;
+    if back != document.data {
+        return Err(PublishError::Unverified(
+            "the usage metadata came back changed".into(),
+        ));
+    }
+    put_record(context, &pending.record).await
+}
+
+/// Publishes a record and reads it back.
+async fn put_record(context: &Context, bytes: &[u8]) -> Result<(), PublishError> {
+    let name = context.key.name();
+    context.node.names.publish(&name, bytes).await?;
+    let back = context.node.names.resolve(&name).await?;
+    if back != bytes {
+        return Err(PublishError::Unverified(
+            "the name record did not come back".into(),
+        ));
+    }
+    Ok(())
+}
+
+async fn settle(
+    cut: &Arc<Cut>,
+    changes: &Arc<Changes>,
+    built: Arc<Built>,
+) -> Result<(), PublishError> {
+    let (cut, changes) = (Arc::clone(cut), Arc::clone(changes));
+    Ok(blocking(move || cut.settle(&changes, &built)).await??)
+}
+
+/// The commit is the head from here on; the old one goes into grace.
+async fn take_as_head(
+    context: &Context,
+    pending: &Pending,
+    old: &Head,
+) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+    let now_s = context.now_s();
+    for cid in [old.root, old.document].into_iter().flatten() {
+        grace.add(cid.0, now_s);
+    }
+    let document = form::leaf_cid(&pending.document);
+    grace.keep(&pending.root.0);
+    grace.keep(&document);
+    let head = Head {
+        sequence: pending.sequence,
+        root: Some(pending.root),
+        document: Some(CidBytes(document)),
+        uploads: pending.uploads,
+        renewals: 0,
+        time_s: pending.time_s,
+        next: pending.sequence + 1,
+        own: Some(Own {
+            sequence: pending.sequence,
+            root: pending.root,
+        }),
+    };
+    let root = Root::decode(&Block {
+        cid: pending.root.0,
+        data: Bytes::copy_from_slice(&pending.root_bytes),
+    })?;
+    volume.keep(vec![
+        ("head", Some(head.to_bytes())),
+        ("versions", Some(Versions::of(&root).to_bytes())),
+        ("pending", None),
+        ("grace", Some(grace.to_bytes())),
+    ])?;
+    grace.release(context.node.store.as_ref(), now_s).await;
+    volume
+        .keep(vec![("grace", Some(grace.to_bytes()))])
+        .map_err(Into::into)
+}
+
+/// A commit that a crash interrupted is finished, or given up for good where its blocks are gone
+/// and it was never named. What it held stays marked as changed and comes with the next commit.
+async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    let Some(pending) = volume.meta::<Pending>("pending")? else {
+        return Ok(());
+    };
+    let head: Head = volume.meta("head")?.unwrap_or_default();
+    match publish(context, &pending, &head, receipts).await {
+        Ok(()) => take_as_head(context, &pending, &head).await,
+        Err(PublishError::Store(StoreError::Missing(_))) => {
+            let name = context.key.name();
+            let held = context.node.names.resolve(&name).await.ok();
+            if held.is_some_and(|bytes| *bytes == **pending.record) {
+                return Err(PublishError::Unverified(format!(
+                    "it lost blocks of root {} that the name points at",
+                    pending.root.0
+                )));
+            }
+            // Its sequence may have been seen: no other root gets it.
+            let head = Head {
+                next: pending.sequence + 1,
+                ..head
+            };
+            let values = vec![("head", Some(head.to_bytes())), ("pending", None)];
+            Ok(volume.keep(values)?)
+        }
+        Err(error) => Err(error),
+    }
+}

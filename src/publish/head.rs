@@ -1,0 +1,276 @@
+//! The head: the newest commit of a volume, and which one that is.
+//!
+//! Invariant: a head never goes back. A state that is older than one that was seen, here or on
+//! chain, is refused; one that does not contain our own last commit is a conflict.
+
+use bytes::Bytes;
+use cid::Cid;
+use minicbor::{CborLen, Decode, Encode};
+
+use super::PublishError;
+use super::commit::{Context, Node};
+use crate::chain::TokenInfo;
+use crate::fs::Volume;
+use crate::journal::record::{CidBytes, Record as _};
+use crate::names::NameError;
+use crate::names::key::public_key;
+use crate::names::record::{Record, commit_of_ipns_sequence};
+use crate::pack::cid as form;
+use crate::pack::root::{Root, WriterId};
+use crate::pack::usage::Usage;
+use crate::types::VolumeKey;
+
+/// A record by another writer that is younger than this makes the mount read-only, seconds.
+const FRESH_S: u64 = 600;
+
+/// The newest commit that this state folder knows, as its journal keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Head {
+    /// Sequence of the commit.
+    #[n(0)]
+    pub(super) sequence: u64,
+    /// Its root; `None` where only a first document was published.
+    #[n(1)]
+    pub(super) root: Option<CidBytes>,
+    /// Its usage document.
+    #[n(2)]
+    pub(super) document: Option<CidBytes>,
+    /// Commits of this volume so far.
+    #[n(3)]
+    pub(super) uploads: u64,
+    /// How often its record was put again.
+    #[n(4)]
+    pub(super) renewals: u64,
+    /// When it was made, unix seconds.
+    #[n(5)]
+    pub(super) time_s: u64,
+    /// The lowest sequence that was never given to a root.
+    #[n(6)]
+    pub(super) next: u64,
+    /// Sequence and root digest of our own last commit; `None` before it.
+    #[n(7)]
+    pub(super) own: Option<Own>,
+}
+
+/// Our own last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Own {
+    #[n(0)]
+    pub(super) sequence: u64,
+    #[n(1)]
+    pub(super) root: CidBytes,
+}
+
+/// What a mount found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// The state folder is current.
+    Current,
+    /// Nothing was ever published.
+    New,
+    /// A fresh state folder has begun from this root.
+    Adopted(Cid),
+    /// Another machine has gone on from what is here, and nothing here is unpublished: remove the
+    /// volume's state folder and begin again, to take its work over.
+    Behind,
+    /// Nothing may be written, for this reason.
+    ReadOnly(String),
+}
+
+/// What a name points at.
+pub(super) struct Named {
+    pub(super) document: Cid,
+    pub(super) usage: Usage,
+}
+
+/// The document that the token's name points at; `None` when the name has no record.
+pub(super) async fn resolve(
+    node: &Node,
+    volume: VolumeKey,
+    name: &str,
+) -> Result<Option<Named>, PublishError> {
+    let bytes = match node.names.resolve(name).await {
+        Ok(bytes) => bytes,
+        Err(NameError::Missing(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let record = Record::verify(name, &bytes)
+        .map_err(|e| NameError::Corrupt(name.to_owned(), e.to_string()))?;
+    let document = node.store.get(&record.cid).await?;
+    form::verify(&record.cid, &document)
+        .map_err(|e| PublishError::Refused(format!("document {}: {e}", record.cid)))?;
+    let key = public_key(name).map_err(|e| PublishError::Refused(e.to_string()))?;
+    let usage = Usage::verify(&document, &key).map_err(|e| PublishError::Refused(e.to_string()))?;
+    if usage.volume != volume {
+        return Err(PublishError::Refused(format!(
+            "name {name} points at a document of another token or epoch"
+        )));
+    }
+    if commit_of_ipns_sequence(record.sequence) != usage.sequence {
+        return Err(PublishError::Refused(format!(
+            "the record of {name} and its document have different sequences"
+        )));
+    }
+    Ok(Some(Named {
+        document: record.cid,
+        usage,
+    }))
+}
+
+/// Finds the newest commit of the volume among this state folder, the name and the chain, and
+/// begins from it where this folder is fresh. `take_over` writes although another machine did a
+/// moment ago.
+///
+/// # Errors
+/// The node does not answer; what it gives is refused; two machines wrote: [`PublishError::Conflict`].
+pub async fn bootstrap(
+    context: &Context,
+    token: &TokenInfo,
+    take_over: bool,
+) -> Result<Bootstrap, PublishError> {
+    let volume = &context.volume;
+    let known: Option<Head> = volume.meta("head")?;
+    let named = resolve(&context.node, volume.key(), &context.key.name()).await?;
+    let chain = token.sequence.map(|sequence| {
+        let digest = token.root.map(|root| form::node_of_digest(root.0));
+        (sequence, digest)
+    });
+    let offered = newest(named.as_ref().map(|n| &n.usage), chain, token)?;
+    let Some((sequence, root)) = offered else {
+        return Ok(if known.is_some() {
+            Bootstrap::Current
+        } else {
+            Bootstrap::New
+        });
+    };
+    let Some(known) = known else {
+        return begin(context, named, sequence, root, take_over).await;
+    };
+    if sequence < known.sequence {
+        return Ok(Bootstrap::Current); // ours is newer: it is named again at start
+    }
+    if sequence == known.sequence {
+        if root != known.root.map(|root| root.0) {
+            return Err(conflict(sequence));
+        }
+        return Ok(Bootstrap::Current);
+    }
+    let root = root.ok_or_else(|| PublishError::Refused("a later document has no root".into()))?;
+    let (root_record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
+    let writer = writer(volume)?;
+    if !contains_ours(&root_record, writer, known.own) {
+        return Err(conflict(sequence));
+    }
+    let pending = volume.meta::<super::commit::Pending>("pending")?.is_some();
+    if pending || volume.activity().is_some() {
+        return Err(conflict(sequence));
+    }
+    Ok(Bootstrap::Behind)
+}
+
+/// The newer of what the name and the chain say, as sequence and root.
+fn newest(
+    named: Option<&Usage>,
+    chain: Option<(u64, Option<Cid>)>,
+    token: &TokenInfo,
+) -> Result<Option<(u64, Option<Cid>)>, PublishError> {
+    match (named, chain) {
+        (None, chain) => Ok(chain),
+        (Some(usage), None) => Ok(Some((usage.sequence, usage.root))),
+        (Some(usage), Some((sequence, root))) => {
+            if usage.sequence < sequence {
+                // The name was rolled back, or its record was lost; the chain knows better.
+                return Ok(Some((sequence, root)));
+            }
+            if usage.sequence == sequence && usage.root != root {
+                return Err(PublishError::Refused(format!(
+                    "token {}: the name points at another root than the chain has at sequence {sequence}",
+                    token.id
+                )));
+            }
+            Ok(Some((usage.sequence, usage.root)))
+        }
+    }
+}
+
+/// A fresh state folder begins from what was published.
+async fn begin(
+    context: &Context,
+    named: Option<Named>,
+    sequence: u64,
+    root: Option<Cid>,
+    take_over: bool,
+) -> Result<Bootstrap, PublishError> {
+    let volume = &context.volume;
+    let mut head = Head {
+        sequence,
+        root: root.map(CidBytes),
+        document: named.as_ref().map(|n| CidBytes(n.document)),
+        uploads: named.as_ref().map_or(0, |n| n.usage.uploads),
+        next: sequence + 1,
+        ..Head::default()
+    };
+    let Some(root) = root else {
+        volume.keep(vec![("head", Some(head.to_bytes()))])?;
+        return Ok(Bootstrap::New);
+    };
+    let (record, header) = context.node.fetcher.load_root(&root, &volume.key()).await?;
+    head.time_s = u64::try_from(record.time_ns / 1_000_000_000).unwrap_or(0);
+    let header = header.encode()?;
+    let foreign = record.writer != writer(volume)?;
+    volume.adopt_root(&record)?;
+    let versions = super::commit::Versions::of(&record);
+    volume.keep(vec![
+        ("head", Some(head.to_bytes())),
+        ("header", Some(header.data)),
+        ("versions", Some(versions.to_bytes())),
+    ])?;
+    let age_s = context.now_s().saturating_sub(head.time_s);
+    if foreign && age_s < FRESH_S && !take_over {
+        return Ok(Bootstrap::ReadOnly(format!(
+            "another machine wrote {age_s} s ago: wait until {FRESH_S} s have passed, or mount with --take-over"
+        )));
+    }
+    Ok(Bootstrap::Adopted(root))
+}
+
+/// Whether a root contains our own last commit.
+fn contains_ours(root: &Root, writer: WriterId, own: Option<Own>) -> bool {
+    let Some(own) = own else { return true };
+    let digest = form::digest(&own.root.0).ok();
+    if root.writer == writer {
+        return root.sequence == own.sequence;
+    }
+    root.versions
+        .get(&writer)
+        .is_some_and(|version| version.sequence == own.sequence && Some(version.root) == digest)
+}
+
+/// The id of this state folder as a writer, made at the first call.
+pub(super) fn writer(volume: &Volume) -> Result<WriterId, PublishError> {
+    if let Some(bytes) = volume.raw_meta("writer")? {
+        if let Ok(id) = <[u8; 16]>::try_from(bytes.as_ref()) {
+            return Ok(WriterId(id));
+        }
+    }
+    let id = random()?;
+    volume.keep(vec![("writer", Some(Bytes::copy_from_slice(&id)))])?;
+    Ok(WriterId(id))
+}
+
+/// 128 random bits.
+pub(super) fn random() -> Result<[u8; 16], PublishError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)
+        .map_err(|e| PublishError::Local(crate::fs::FsError::Disk(e.to_string())))?;
+    Ok(id)
+}
+
+pub(super) fn conflict(sequence: u64) -> PublishError {
+    PublishError::Conflict(format!(
+        "another machine published sequence {sequence} without what was written here; \
+         both are kept: copy what is needed from here, then remove this state folder and mount again"
+    ))
+}

@@ -1,0 +1,58 @@
+//! Publishing: what was written here goes to the node, and the token's name points at it.
+//!
+//! The way of a commit: cut (one instant of the tree) → build and upload the blocks that differ →
+//! pin the new root → usage metadata → name record → settle (what was published is clean here) →
+//! the old root into grace. Root, document and record are durable here before the first of them
+//! leaves, so that a crash is followed by exactly these. Nothing is named before it is pinned, and
+//! nothing settles on a promise: the record is read back.
+//!
+//! [`Publisher`] decides when; `commit` does it; `head` knows the last commit and what the name and
+//! the chain say of it. Called by `run`.
+
+mod build;
+mod commit;
+mod grace;
+mod head;
+mod queue;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use crate::fs::FsError;
+use crate::names::NameError;
+use crate::pack::PackError;
+use crate::store::StoreError;
+
+pub use commit::{Context, Node};
+pub use head::{Bootstrap, bootstrap};
+pub use queue::{Progress, PublishStatus, Publisher, Timing};
+
+/// Why a commit did not come to its end. Nothing is lost by any of these: it is tried again.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PublishError {
+    /// The storage node.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The name store.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// Local state.
+    #[error("{0}")]
+    Local(#[from] FsError),
+    /// The volume format refused what it was given.
+    #[error("volume format: {0}")]
+    Pack(#[from] PackError),
+    /// Another machine moved the name on.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// What the name points at cannot be believed.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The node did not do what it acknowledged.
+    #[error("storage node: {0}")]
+    Unverified(String),
+    /// The publisher has ended.
+    #[error("pxfs is stopping: not everything is published")]
+    Stopped,
+}

@@ -1,0 +1,287 @@
+//! When a commit is made: some time after the last change, a bounded time after the first, at once
+//! on demand; and again, with patience, after it failed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::PublishError;
+use super::commit::{Context, commit, renew};
+use super::head::Head;
+use super::upload::Receipts;
+use crate::fs::Access;
+
+/// How often the clock is looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A commit that takes longer than this is given up and begun anew: what the node has is not sent
+/// again.
+const STALL: Duration = Duration::from_secs(600);
+
+/// The pause after a failure: from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often the name record is put again.
+const RENEW: Duration = Duration::from_secs(12 * 3600);
+
+/// When commits are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// After the last change.
+    pub idle: Duration,
+    /// After the first change, at most.
+    pub most: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(5),
+            most: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the publisher tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishStatus {
+    /// Sequence of the last commit; 0 before the first.
+    pub sequence: u64,
+    /// Root of the last commit.
+    pub root: Option<cid::Cid>,
+    /// When it was made, unix seconds; 0 before the first.
+    pub last_commit_s: u64,
+    /// Why the last try failed, if it did.
+    pub last_error: Option<PublishError>,
+    /// Whether a commit is being made.
+    pub busy: bool,
+    /// Of the commits of this run.
+    pub progress: Progress,
+}
+
+/// What commits of this run have sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Commits made.
+    pub commits: u64,
+    /// Blocks sent.
+    pub sent_blocks: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+}
+
+type Reply = oneshot::Sender<Result<(), PublishError>>;
+
+/// The publisher of one volume. Dropping it ends it; what is unpublished stays.
+pub struct Publisher {
+    demands: mpsc::UnboundedSender<Reply>,
+    status: Arc<Mutex<PublishStatus>>,
+    stop: watch::Sender<bool>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Publisher {
+    /// Starts publishing.
+    #[must_use]
+    pub fn spawn(context: Context, timing: Timing, runtime: &Handle) -> Self {
+        let (demands, receiver) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let status = Arc::new(Mutex::new(PublishStatus::default()));
+        let worker = Worker {
+            context,
+            timing,
+            receipts: Receipts::new(),
+            status: Arc::clone(&status),
+            failures: 0,
+        };
+        worker.note_head();
+        let task = runtime.spawn(worker.run(receiver, stopped));
+        Self {
+            demands,
+            status,
+            stop,
+            task: Mutex::new(Some(task)),
+        }
+    }
+
+    /// Publishes everything that was acknowledged before the call. Tries once: the answer says why
+    /// it failed, and trying goes on in the background.
+    ///
+    /// # Errors
+    /// Not everything is published.
+    pub async fn flush(&self) -> Result<(), PublishError> {
+        let (reply, answer) = oneshot::channel();
+        self.demands
+            .send(reply)
+            .map_err(|_| PublishError::Stopped)?;
+        answer.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// What it has done and is doing.
+    #[must_use]
+    pub fn status(&self) -> PublishStatus {
+        lock(&self.status).clone()
+    }
+
+    /// Ends it; a commit under way is given up.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let task = lock(&self.task).take();
+        if let Some(task) = task {
+            let _ = timeout(Duration::from_secs(5), task).await;
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+struct Worker {
+    context: Context,
+    timing: Timing,
+    receipts: Receipts,
+    status: Arc<Mutex<PublishStatus>>,
+    failures: u32,
+}
+
+impl Worker {
+    async fn run(
+        mut self,
+        mut demands: mpsc::UnboundedReceiver<Reply>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        let mut renewed: Option<Instant> = None;
+        let mut not_before = Instant::now();
+        loop {
+            let mut waiting: Vec<Reply> = Vec::new();
+            tokio::select! {
+                _ = stopped.changed() => return,
+                demand = demands.recv() => match demand {
+                    Some(reply) => waiting.push(reply),
+                    None => return,
+                },
+                () = sleep(TICK) => {}
+            }
+            while let Ok(reply) = demands.try_recv() {
+                waiting.push(reply);
+            }
+            let due = Instant::now() >= not_before && (self.is_due() || self.has_pending());
+            if due || !waiting.is_empty() {
+                let result = tokio::select! {
+                    _ = stopped.changed() => Err(PublishError::Stopped),
+                    result = self.try_once() => result,
+                };
+                not_before = Instant::now() + self.pause();
+                for reply in waiting {
+                    let _ = reply.send(result.clone());
+                }
+                if *stopped.borrow() {
+                    return;
+                }
+            } else if renewed.is_none_or(|at| at.elapsed() >= RENEW) && Instant::now() >= not_before
+            {
+                let result = tokio::select! {
+                    _ = stopped.changed() => return,
+                    result = timeout(STALL, renew(&self.context)) => result,
+                };
+                match result {
+                    Ok(Ok(())) => renewed = Some(Instant::now()),
+                    Ok(Err(error)) => {
+                        self.note_failure(error);
+                        not_before = Instant::now() + self.pause();
+                    }
+                    Err(_) => not_before = Instant::now() + LONGEST_PAUSE,
+                }
+            }
+        }
+    }
+
+    async fn try_once(&mut self) -> Result<(), PublishError> {
+        if let Access::ReadOnly(reason) = self.context.volume.with_quota(|q| q.access().clone()) {
+            if self.context.volume.activity().is_none() {
+                return Ok(());
+            }
+            return Err(PublishError::Refused(reason));
+        }
+        lock(&self.status).busy = true;
+        let result = timeout(STALL, commit(&self.context, &self.receipts)).await;
+        let result = result.unwrap_or(Err(PublishError::Unverified("it does not answer".into())));
+        lock(&self.status).busy = false;
+        match result {
+            Ok(done) => {
+                self.failures = 0;
+                let mut status = lock(&self.status);
+                status.last_error = None;
+                status.progress.commits += u64::from(done.made);
+                status.progress.sent_blocks += done.sent_blocks;
+                status.progress.sent_bytes += done.sent_bytes;
+                drop(status);
+                self.note_head();
+                Ok(())
+            }
+            Err(error) => {
+                self.note_failure(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn note_failure(&mut self, error: PublishError) {
+        self.failures = self.failures.saturating_add(1);
+        let token = self.context.volume.key().token.token;
+        tracing::warn!(%token, %error, failures = self.failures, "not published; it is tried again");
+        lock(&self.status).last_error = Some(error);
+    }
+
+    fn note_head(&self) {
+        if let Ok(Some(head)) = self.context.volume.meta::<Head>("head") {
+            let mut status = lock(&self.status);
+            status.sequence = head.sequence;
+            status.root = head.root.map(|root| root.0);
+            status.last_commit_s = head.time_s;
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let Some(activity) = self.context.volume.activity() else {
+            return false;
+        };
+        let now = self.context.clock.boottime();
+        now.saturating_sub(activity.last) >= self.timing.idle
+            || now.saturating_sub(activity.first) >= self.timing.most
+    }
+
+    fn has_pending(&self) -> bool {
+        self.failures == 0
+            && self
+                .context
+                .volume
+                .raw_meta("pending")
+                .is_ok_and(|pending| pending.is_some())
+    }
+
+    /// Longer after each failure, and never the same for two machines.
+    fn pause(&self) -> Duration {
+        if self.failures == 0 {
+            return Duration::ZERO;
+        }
+        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
+        let mut noise = [0; 1];
+        let _ = getrandom::fill(&mut noise);
+        doubled
+            .min(LONGEST_PAUSE)
+            .mul_f64(0.5 + f64::from(noise[0]) / 512.0)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,136 @@
+//! Sending blocks: in batches, a few at a time, each block once.
+//!
+//! Invariant: [`Upload::finish`] returns only when every block given to [`Upload::push`] was
+//! acknowledged as durable. Memory is bounded by the batches in flight, whatever the volume's size.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cid::Cid;
+use lru::LruCache;
+use tokio::task::JoinSet;
+
+use super::PublishError;
+use crate::store::{Block, BlockStore};
+
+/// Blocks and bytes of one request.
+const BATCH_BLOCKS: usize = 128;
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Requests in flight.
+const IN_FLIGHT: usize = 3;
+
+/// How many acknowledged blocks are remembered.
+const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(100_000) {
+    Some(count) => count,
+    None => NonZeroUsize::MIN,
+};
+
+/// The blocks that the node has acknowledged, so that a commit taken up again sends nothing twice.
+/// A receipt is a hint: what was collected since is found when the root is pinned.
+#[derive(Clone)]
+pub(super) struct Receipts(Arc<Mutex<LruCache<Cid, ()>>>);
+
+impl Receipts {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(LruCache::new(RECEIPTS))))
+    }
+
+    fn has(&self, cid: &Cid) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(cid)
+            .is_some()
+    }
+
+    fn note(&self, cids: impl Iterator<Item = Cid>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for cid in cids {
+            known.put(cid, ());
+        }
+    }
+
+    /// The node lost blocks: no receipt counts any more.
+    pub(super) fn forget(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+/// The blocks of one commit on their way.
+pub(super) struct Upload {
+    store: Arc<dyn BlockStore>,
+    receipts: Receipts,
+    batch: Vec<Block>,
+    batch_bytes: usize,
+    flying: JoinSet<Result<(), PublishError>>,
+    /// Blocks and bytes sent so far.
+    pub(super) sent_blocks: u64,
+    pub(super) sent_bytes: u64,
+}
+
+impl Upload {
+    pub(super) fn new(store: Arc<dyn BlockStore>, receipts: Receipts) -> Self {
+        Self {
+            store,
+            receipts,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            flying: JoinSet::new(),
+            sent_blocks: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Sends `block`, sooner or later; waits while too much is in flight.
+    pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
+        if self.receipts.has(&block.cid) {
+            return Ok(());
+        }
+        self.batch_bytes += block.data.len();
+        self.batch.push(block);
+        if self.batch.len() >= BATCH_BLOCKS || self.batch_bytes >= BATCH_BYTES {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is acknowledged.
+    pub(super) async fn finish(&mut self) -> Result<(), PublishError> {
+        self.send().await?;
+        while let Some(landed) = self.flying.join_next().await {
+            land(landed)?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), PublishError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        while self.flying.len() >= IN_FLIGHT {
+            if let Some(landed) = self.flying.join_next().await {
+                land(landed)?;
+            }
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.sent_blocks += batch.len() as u64;
+        self.sent_bytes += std::mem::take(&mut self.batch_bytes) as u64;
+        let (store, receipts) = (Arc::clone(&self.store), self.receipts.clone());
+        self.flying.spawn(async move {
+            store.put_many(&batch).await?;
+            receipts.note(batch.iter().map(|block| block.cid));
+            Ok(())
+        });
+        Ok(())
+    }
+}
+
+fn land(
+    landed: Result<Result<(), PublishError>, tokio::task::JoinError>,
+) -> Result<(), PublishError> {
+    landed.unwrap_or(Err(PublishError::Stopped))
+}
