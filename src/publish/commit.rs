@@ -25,7 +25,7 @@ use crate::pack::header::Header;
 use crate::pack::root::{Root, Version, WriterId};
 use crate::pack::tree::TreeKind;
 use crate::pack::usage::Usage;
-use crate::pack::{chunk, cid as form, tree};
+use crate::pack::{Child, chunk, cid as form, tree};
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -273,7 +273,7 @@ async fn build_root(
         attr: cut.root_attr()?,
         tree,
         table,
-        header: header.cid,
+        header: Child::new(header.cid, header.data.len() as u64),
     };
     if let Some(own) = head.own {
         if let Some(version) = version(own.sequence, &own.root.0) {
