@@ -29,7 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "publish",
         &[
-            "fs", "journal", "pack", "store", "names", "chain", "types", "clock",
+            "fetch", "fs", "journal", "pack", "store", "names", "chain", "types", "clock",
         ],
     ),
 ];
