@@ -1,0 +1,17 @@
+//! Every rule of the contracts, held against the compiled artifacts that are committed.
+//!
+//! Each test takes a [`World`](world::World): a contract of its own, freshly deployed by the provider that
+//! [`harness`] hands out. Nothing here knows which chain that is.
+
+mod epochs;
+mod forwarder;
+mod harness;
+mod keys;
+mod packages;
+mod reads;
+mod reentrancy;
+mod report;
+mod roles;
+mod sync;
+mod workflow;
+mod world;

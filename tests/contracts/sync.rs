@@ -1,0 +1,211 @@
+//! `sync`: who may ask, what it costs, how often, and when a token is overdue.
+
+use alloy::primitives::{B256, U256};
+use alloy::providers::Provider;
+
+use crate::world::*;
+
+const TIMEOUT: u64 = 300;
+
+#[tokio::test]
+async fn anyone_may_sync_a_token_and_the_oracle_is_told_where_to_look() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let receipt = done(w.px.sync(token).from(w.bob)).await;
+    let event = the::<PxSync::SyncRequested>(&receipt);
+    assert_eq!(
+        (event.tokenId, event.epoch, event.btnsKey.as_str()),
+        (token, 1, KEY)
+    );
+    let info = w.info(token).await;
+    assert_eq!(info.requestId, event.requestId);
+    assert_eq!(info.requestedAt, w.now().await);
+
+    let nowhere = w.px.sync(U256::from(2)).from(w.bob);
+    assert!(refusal(nowhere).await.contains("ERC721NonexistentToken"));
+}
+
+#[tokio::test]
+async fn the_fee_is_kept_and_the_surplus_goes_back() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let gift = w.px.sync(token).value(U256::from(5)).from(w.bob);
+    done(gift).await;
+    let balance = async |who| w.chain.provider.get_balance(who).await.unwrap();
+    let at = *w.px.address();
+    assert_eq!(
+        balance(at).await,
+        U256::ZERO,
+        "a sync costs nothing unless a fee is set"
+    );
+
+    let fee = U256::from(1000);
+    done(w.px.setSyncFee(fee).from(w.owner)).await;
+    let token = w.mint(w.bob, 0).await;
+    for value in [U256::ZERO, fee - U256::ONE] {
+        assert_eq!(
+            refusal(w.px.sync(token).value(value).from(w.bob)).await,
+            "fee too low"
+        );
+    }
+    let before = balance(w.bob).await;
+    let receipt = done(w.px.sync(token).value(fee + U256::from(77)).from(w.bob)).await;
+    let gas = U256::from(receipt.effective_gas_price) * U256::from(receipt.gas_used);
+    assert_eq!(balance(w.bob).await, before - gas - fee);
+    assert_eq!(balance(at).await, fee);
+}
+
+#[tokio::test]
+async fn one_request_is_open_at_a_time_and_is_renewed_after_its_timeout() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let first = w.request(w.alice, token).await;
+    let asked = w.info(token).await.requestedAt;
+    let again = || w.px.sync(token).from(w.bob);
+    assert_eq!(refusal(again()).await, "sync already requested");
+    w.chain.mine_at(asked + TIMEOUT - 60).await;
+    assert_eq!(refusal(again()).await, "sync already requested");
+
+    w.chain.mine_at(asked + TIMEOUT).await;
+    let second = w.request(w.bob, token).await;
+    assert_ne!(first, second);
+
+    // The answer to the first comes late: it is ignored, and the second stays open.
+    let before = w.info(token).await;
+    let late = w.answer(first, token, 1, 1, ROOT).await;
+    assert!(w.deliver(&late).await.logs().is_empty());
+    assert_eq!(w.info(token).await, before);
+    let report = Report {
+        request: second,
+        ..late
+    };
+    the::<PxSync::Synced>(&w.deliver(&report).await);
+}
+
+#[tokio::test]
+async fn requests_of_two_tokens_do_not_hinder_each_other() {
+    let w = World::new().await;
+    let (one, two) = (w.mint(w.alice, 0).await, w.mint(w.bob, 0).await);
+    let (first, second) = (w.request(w.alice, one).await, w.request(w.alice, two).await);
+    assert_ne!(first, second);
+    // An answer with the other token's request answers neither.
+    let crossed = w.answer(first, two, 1, 1, ROOT).await;
+    assert!(w.deliver(&crossed).await.logs().is_empty());
+    let report = w.answer(second, two, 2, 1, ROOT).await;
+    the::<PxSync::Synced>(&w.deliver(&report).await);
+    assert_eq!(w.info(one).await.requestId, first);
+}
+
+#[tokio::test]
+async fn an_answer_after_the_timeout_counts_until_the_request_is_renewed() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let request = w.request(w.alice, token).await;
+    w.advance(2 * TIMEOUT).await;
+    let report = w.answer(request, token, 1, 1, ROOT).await;
+    the::<PxSync::Synced>(&w.deliver(&report).await);
+}
+
+#[tokio::test]
+async fn a_token_syncs_at_most_once_an_interval() {
+    let w = World::new().await;
+    done(w.px.setMinSyncInterval(U256::from(DAY)).from(w.owner)).await;
+    let token = w.mint(w.alice, 0).await;
+    w.synced(token, 1, 1, ROOT).await;
+    let asked = w.info(token).await.requestedAt;
+    let again = || w.px.sync(token).from(w.alice);
+    assert_eq!(refusal(again()).await, "synced too recently");
+    w.chain.mine_at(asked + DAY - 60).await;
+    assert_eq!(refusal(again()).await, "synced too recently");
+    w.chain.mine_at(asked + DAY).await;
+    let request = w.request(w.alice, token).await;
+
+    // A refused answer does not give the right back.
+    let report = Report {
+        error: U256::ONE,
+        ..w.answer(request, token, 1, 1, ROOT).await
+    };
+    assert_eq!(failure(&w.deliver(&report).await), 1);
+    assert_eq!(refusal(again()).await, "synced too recently");
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_is_renewed_before_the_interval_is_over() {
+    let w = World::new().await;
+    done(w.px.setMinSyncInterval(U256::from(DAY)).from(w.owner)).await;
+    let token = w.mint(w.alice, 0).await;
+    w.request(w.alice, token).await;
+    w.advance(TIMEOUT).await;
+    w.request(w.alice, token).await;
+}
+
+#[tokio::test]
+async fn an_overdue_token_need_not_wait_for_the_interval() {
+    let w = World::new().await;
+    done(w.px.setMinSyncInterval(U256::from(60 * DAY)).from(w.owner)).await;
+    let token = w.mint(w.alice, 0).await;
+    w.synced(token, 1, 1, ROOT).await;
+    w.advance(29 * DAY).await;
+    assert_eq!(
+        refusal(w.px.sync(token).from(w.alice)).await,
+        "synced too recently"
+    );
+    w.advance(2 * DAY).await;
+    w.synced(token, 1, 1, ROOT).await;
+    assert_eq!(
+        refusal(w.px.sync(token).from(w.alice)).await,
+        "synced too recently"
+    );
+}
+
+#[tokio::test]
+async fn a_token_locks_one_second_after_its_window_and_a_sync_opens_it() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let window = 30 * DAY;
+    assert_eq!(w.px.syncWindow().call().await.unwrap(), U256::from(window));
+    let deadline = w.info(token).await.lastUpdateTimestamp + window;
+    let can = || async {
+        let block = w.chain.provider.get_block_number().await.unwrap();
+        w.px.canUpload(token, U256::ONE)
+            .block(block.into())
+            .call()
+            .await
+            .unwrap()
+    };
+    w.chain.mine_at(deadline).await;
+    assert_eq!(w.now().await, deadline);
+    let answer = can().await;
+    assert!(
+        answer.can && !answer.timestampLock,
+        "the last second still counts"
+    );
+    w.chain.mine_at(deadline + 1).await;
+    let answer = can().await;
+    assert!(!answer.can && answer.timestampLock && !answer.sizeOrBandwidthExceeded);
+
+    // A request does not open it, an answer does.
+    let request = w.request(w.alice, token).await;
+    assert!(can().await.timestampLock);
+    let report = Report {
+        error: U256::ONE,
+        ..w.answer(request, token, 0, 0, B256::ZERO).await
+    };
+    w.deliver(&report).await;
+    assert!(can().await.timestampLock, "a failed sync does not");
+    w.synced(token, 0, 0, B256::ZERO).await;
+    assert!(can().await.can);
+}
+
+#[tokio::test]
+async fn a_new_window_counts_for_all_tokens_at_once() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    w.advance(10 * DAY).await;
+    done(w.px.setSyncWindow(U256::from(7 * DAY)).from(w.owner)).await;
+    let can = w.px.canUpload(token, U256::ONE);
+    assert!(can.call().await.unwrap().timestampLock);
+    assert_eq!(w.info(token).await.syncWindow, U256::from(7 * DAY));
+    done(w.px.setSyncWindow(U256::from(60 * DAY)).from(w.owner)).await;
+    assert!(can.call().await.unwrap().can);
+}
