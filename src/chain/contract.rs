@@ -5,7 +5,7 @@
 
 use alloy::primitives::{Address, B256, Bytes, FixedBytes, U256, hex};
 use alloy::sol;
-use alloy::sol_types::{SolCall, SolValue};
+use alloy::sol_types::{SolCall, SolInterface, SolStruct, SolValue, eip712_domain};
 
 use super::ChainError;
 
@@ -54,6 +54,11 @@ mod abi {
             event SyncFailed(uint256 indexed tokenId, bytes32 indexed requestId, uint8 code);
             event Transfer(address indexed from, address indexed to, uint256 indexed tokenId);
 
+            error ERC721NonexistentToken(uint256 tokenId);
+            error ERC721InsufficientApproval(address operator, uint256 tokenId);
+            error ERC721IncorrectOwner(address sender, uint256 tokenId, address owner);
+            error EnforcedPause();
+
             function mint(uint256 packageId, string calldata btnsKey) external payable;
             function mint(uint256 packageId) external payable;
             function register(uint256 tokenId, string calldata btnsKey) external;
@@ -70,6 +75,13 @@ mod abi {
             function transferFrom(address from, address to, uint256 tokenId) external;
             function supportsInterface(bytes4 interfaceId) external view returns (bool);
             function forwarder() external view returns (address);
+        }
+
+        /// What the operators sign.
+        struct Report {
+            address receiver;
+            bytes metadata;
+            bytes report;
         }
 
         /// The forwarder for chains where Chainlink's network does not run.
@@ -138,6 +150,47 @@ impl Report {
     }
 }
 
+/// What the operators sign (`OracleForwarder.digest`, EIP-712), computed here so that no node can
+/// have another one signed.
+pub(super) fn report_digest(
+    chain_id: u64,
+    forwarder: Address,
+    receiver: Address,
+    metadata: &Bytes,
+    report: &Bytes,
+) -> B256 {
+    let domain = eip712_domain! {
+        name: "PxOracleForwarder",
+        version: "1",
+        chain_id: chain_id,
+        verifying_contract: forwarder,
+    };
+    let signed = abi::Report {
+        receiver,
+        metadata: metadata.clone(),
+        report: report.clone(),
+    };
+    signed.eip712_signing_hash(&domain)
+}
+
+/// What an error of the contract without words means; `None` when it is not one of those known.
+pub(super) fn error_words(data: &[u8]) -> Option<String> {
+    use PxSync::IPxSyncErrors as Known;
+    Some(match Known::abi_decode(data).ok()? {
+        Known::ERC721NonexistentToken(fault) => format!("token {} does not exist", fault.tokenId),
+        Known::ERC721InsufficientApproval(fault) => {
+            format!(
+                "token {} is not {}'s to move",
+                fault.tokenId, fault.operator
+            )
+        }
+        Known::ERC721IncorrectOwner(fault) => {
+            format!("token {} is not of {}", fault.tokenId, fault.sender)
+        }
+        Known::EnforcedPause(_) => "the contract has paused minting".to_owned(),
+    })
+}
+
 /// What a code of `SyncFailed` means (`PxSync.sol`).
 pub(super) fn failure(code: u8) -> &'static str {
     match code {
@@ -190,7 +243,7 @@ fn creation(artifact: &str, arguments: Vec<u8>) -> Result<Bytes, ChainError> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use alloy::sol_types::{SolEvent, SolStruct};
+    use alloy::sol_types::SolEvent;
     use serde_json::Value;
 
     use super::*;

@@ -20,6 +20,7 @@ use alloy::transports::{TransportError, TransportErrorKind};
 use tokio::sync::OnceCell;
 
 use super::ChainError;
+use super::contract::error_words;
 use super::embedded;
 
 /// How long one request over HTTP may take, and how long connecting to the server.
@@ -219,17 +220,21 @@ pub(super) fn request<C: SolCall>(contract: Address, call: &C) -> TransactionReq
 fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     let message = payload.message.as_ref();
     if let Some(reason) = message.strip_prefix("execution reverted") {
-        let words = reason.trim_start_matches([':', ' ']);
-        let words = words.strip_prefix("revert: ").unwrap_or(words);
-        let data = payload
-            .data
-            .as_ref()
-            .map(|data| data.get().trim_matches('"'));
-        return ChainError::Reverted(match (words, data) {
-            ("", Some(data)) if data.len() > 2 => format!("reverted with {data}"),
-            ("", _) => "reverted without a reason".to_owned(),
-            (words, _) => format!("reverted: {}", one_line(words)),
-        });
+        let words = one_line(reason.trim_start_matches([':', ' ']));
+        let data: Option<Bytes> = payload.try_data_as().and_then(Result::ok);
+        let data = data.unwrap_or_default();
+        // An error without words is worded in another way by each node: by its data it is the same.
+        let line = match (error_words(&data), words.as_str()) {
+            (Some(words), _) => format!("reverted: {words}"),
+            (None, words) if words.is_empty() || words.starts_with("custom error") => {
+                match data.is_empty() {
+                    true => "reverted without a reason".to_owned(),
+                    false => format!("reverted with {data}"),
+                }
+            }
+            (None, words) => format!("reverted: {}", words.trim_start_matches("revert: ")),
+        };
+        return ChainError::Reverted(line);
     }
     let line = one_line(message);
     let lower = message.to_lowercase();

@@ -13,6 +13,7 @@ pub mod endpoint;
 mod keystore;
 pub mod ledger;
 pub mod memory;
+pub mod oracle;
 #[cfg(test)]
 mod tests;
 pub mod transact;

@@ -212,14 +212,11 @@ async fn what_would_revert_is_told_before_it_is_paid_for() {
     assert_eq!(
         reasons,
         [
-            "transaction: reverted: not a btns key".to_owned(),
-            format!(
-                "transaction: reverted with 0x7e273289{}",
-                alloy::hex::encode(U256::from(1).abi_encode())
-            ),
-            "transaction: reverted: free package already minted".to_owned(),
-            "transaction: reverted: sync already requested".to_owned(),
-            "transaction: reverted: !owner".to_owned(),
+            "transaction: reverted: not a btns key",
+            "transaction: reverted: token 1 does not exist",
+            "transaction: reverted: free package already minted",
+            "transaction: reverted: sync already requested",
+            "transaction: reverted: !owner",
         ]
     );
 }

@@ -116,11 +116,6 @@ impl Transactor {
         &self.endpoint
     }
 
-    /// The signer, for digests of the oracle.
-    pub(super) fn signer(&self) -> &PrivateKeySigner {
-        &self.signer
-    }
-
     /// The nonce of the account's next transaction; transactions that wait to be mined count. It is
     /// the index of the name key that `mint` or `register` sets (see `names::key`).
     ///
