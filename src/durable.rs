@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -28,6 +29,7 @@ impl Unnamed {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
+            .mode(0o600)
             .open(&path)?;
         // From here on the file goes when anything fails.
         let unnamed = Self { path };
@@ -59,15 +61,16 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Creates `folder` where it is missing, its parents too, each durable.
+/// Creates `folder` where it is missing, its parents too, each durable and for its owner alone.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
+    let create = || fs::DirBuilder::new().mode(0o700).create(folder);
+    match create() {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::AlreadyExists && folder.is_dir() => return Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let parent = folder.parent().ok_or(e)?;
             create_folder(parent)?;
-            fs::create_dir(folder)?;
+            create()?;
         }
         Err(e) => return Err(e),
     }
@@ -157,6 +160,21 @@ mod tests {
         new.rename(&name).unwrap();
         assert_eq!(fs::read(&name).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn others_on_the_machine_cannot_read_what_is_stored() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        create_folder(&folder).unwrap();
+        let name = folder.join("name");
+        Unnamed::write(&folder, b"x", None)
+            .and_then(|new| new.rename(&name))
+            .unwrap();
+        for path in [dir.path().join("a"), folder, name] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o077, 0);
+        }
     }
 
     #[test]

@@ -86,6 +86,7 @@ const CONCRETE: &[(&str, &str)] = &[
     ("MemoryStore", "store/"),
     ("MemoryNames", "names/"),
     ("FaultStore", "store/"),
+    ("FaultNames", "names/"),
 ];
 
 /// Lines of one file, without its tests, above which it has to be split.

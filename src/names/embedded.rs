@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::key::public_key;
@@ -25,6 +25,8 @@ use super::{Admission, NameError, NameStore, admit, verify};
 use crate::clock::Clock;
 use crate::durable::{self, Unnamed};
 
+/// The most threads that it takes.
+const WORKERS: usize = 4;
 /// The form of the folder's content.
 const FORMAT: &str = "pxfs names 1";
 
@@ -32,6 +34,7 @@ const FORMAT: &str = "pxfs names 1";
 #[derive(Clone)]
 pub struct EmbeddedNames {
     folder: Arc<Folder>,
+    workers: Arc<Semaphore>,
     /// Publishing compares, then replaces: one at a time, in the order of arrival. Its holder only
     /// waits for the local disk.
     turn: Arc<Mutex<()>>,
@@ -44,6 +47,7 @@ impl EmbeddedNames {
     pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, NameError> {
         Ok(Self {
             folder: Arc::new(Folder::open(dir, clock)?),
+            workers: Arc::new(Semaphore::new(WORKERS)),
             turn: Arc::default(),
         })
     }
@@ -53,10 +57,16 @@ impl EmbeddedNames {
         &self,
         work: impl FnOnce(&Folder) -> Result<T, NameError> + Send + 'static,
     ) -> Result<T, NameError> {
+        let ended = |why: String| NameError::Transient(format!("disk worker: {why}"));
+        let permit = self.workers.clone().acquire_owned().await;
+        let permit = permit.map_err(|e| ended(e.to_string()))?;
         let folder = self.folder.clone();
-        spawn_blocking(move || work(&folder))
-            .await
-            .map_err(|e| NameError::Transient(format!("disk worker: {e}")))?
+        spawn_blocking(move || {
+            let _permit = permit;
+            work(&folder)
+        })
+        .await
+        .map_err(|e| ended(e.to_string()))?
     }
 }
 

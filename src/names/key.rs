@@ -24,6 +24,8 @@ const SALT: &[u8] = b"pxfs v1";
 const PURPOSE: &[u8] = b"name";
 /// CIDv1, libp2p-key, identity multihash of 36 bytes, libp2p protobuf: ed25519, 32 bytes of key.
 const NAME_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+/// The most indices that a search derives, whatever a chain says of the wallet's nonce: 30 s of work.
+const MOST_INDICES: u64 = 1 << 20;
 /// Length of a name's text: `k51` and 59 more characters of base36.
 const NAME_CHARS: usize = 62;
 
@@ -63,7 +65,7 @@ impl NameKey {
     }
 
     /// Looks for the key of `name` among the indices 0 to `nonce` (the wallet's
-    /// `eth_getTransactionCount`), from the newest down. Costs about 30 µs an index.
+    /// `eth_getTransactionCount`, at most 2^20), from the newest down. Costs about 30 µs an index.
     #[must_use]
     pub fn find(
         name: &str,
@@ -74,7 +76,7 @@ impl NameKey {
     ) -> Option<(u64, Self)> {
         let wanted = public_key(name).ok()?;
         let deriver = Deriver::new(secret, chain_id, contract);
-        (0..=nonce)
+        (0..=nonce.min(MOST_INDICES))
             .rev()
             .map(|index| (index, deriver.key(index)))
             .find(|(_, key)| key.0.verifying_key() == wanted)
