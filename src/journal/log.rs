@@ -96,6 +96,10 @@ struct Overlay {
 }
 
 impl Overlay {
+    fn is_full(&self) -> bool {
+        self.ops >= MAX_OPS || self.bytes >= MAX_BYTES
+    }
+
     fn put(&mut self, key: Key, value: Option<Bytes>) {
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 64;
         self.records.insert(key, value);
@@ -229,23 +233,27 @@ impl Journal {
             .collect()
     }
 
-    /// Makes `batch` visible, all of it at once. Waits, within a bound, while too much is not
-    /// written yet.
+    /// Makes `batch` visible, all of it at once. Writes, or waits for, the batches before it while
+    /// too much is not written yet.
     ///
     /// # Errors
     /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
     pub(crate) fn apply(&self, batch: Batch) -> Result<(), JournalError> {
         let mut state = self.lock();
-        if state.active.ops >= MAX_OPS || state.active.bytes >= MAX_BYTES {
-            state = self
-                .changed
-                .wait_timeout_while(state, APPLY_WAIT, |s| {
-                    s.failed.is_none() && (s.active.ops >= MAX_OPS || s.active.bytes >= MAX_BYTES)
-                })
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            if state.active.ops >= MAX_OPS || state.active.bytes >= MAX_BYTES {
-                return Err(state.failed.clone().unwrap_or(JournalError::NoRoom));
+        while state.failed.is_none() && state.active.is_full() {
+            if state.committing {
+                let (woken, waited) = self
+                    .changed
+                    .wait_timeout(state, APPLY_WAIT)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                if waited.timed_out() {
+                    return Err(JournalError::NoRoom);
+                }
+            } else {
+                drop(state);
+                self.commit(Durability::None)?;
+                state = self.lock();
             }
         }
         if let Some(failed) = &state.failed {

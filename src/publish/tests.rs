@@ -1,1 +1,5 @@
+//! Commits against the stores' twins: what is published is what was written, once, whatever fails.
 
+mod faults;
+mod rig;
+mod trees;

@@ -1,0 +1,117 @@
+//! Commits that are interrupted, refused or overtaken.
+
+use super::rig::{Machine, Shared, second};
+use crate::fault::Fault;
+use crate::names::NameStore;
+use crate::publish::{Bootstrap, PublishError};
+use crate::store::StoreError;
+use crate::store::fault::Call;
+
+fn busy() -> Fault<StoreError> {
+    Fault::Before(StoreError::Transient("busy".to_owned()))
+}
+
+#[tokio::test]
+async fn whatever_call_fails_nothing_is_lost_and_the_next_try_ends_it() {
+    for call in [Call::PutMany, Call::Pin, Call::Pins, Call::Get] {
+        for after in [false, true] {
+            let shared = Shared::new();
+            let machine = Machine::new(&shared);
+            machine
+                .put(machine.root, "f", &[(0, &vec![9; 1_500_000])])
+                .await;
+            let error = StoreError::Transient("busy".to_owned());
+            let fault = if after {
+                Fault::After(error)
+            } else {
+                Fault::Before(error)
+            };
+            machine.store.set(call, fault, Some(1));
+            assert!(machine.commit().await.is_err(), "{call:?}");
+            let machine = machine.crash(&shared);
+            assert_eq!(machine.tree().await.len(), 1);
+            machine.commit().await.unwrap();
+            machine.commit().await.unwrap();
+            let other = second(&shared).await;
+            assert_eq!(other.tree().await, machine.tree().await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_sequence_never_names_two_roots() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let name = machine.context.key.name();
+    let mut records = vec![shared.names.resolve(&name).await.unwrap()];
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    machine.store.set(Call::Pin, busy(), Some(1));
+    assert!(machine.commit().await.is_err());
+    // More is written before the interrupted commit is finished: that is the commit after it.
+    let machine = machine.crash(&shared);
+    machine.put(machine.root, "g", &[(0, b"three")]).await;
+    machine.commit().await.unwrap();
+    records.push(shared.names.resolve(&name).await.unwrap());
+    let sequence = |bytes: &[u8]| {
+        crate::names::record::Record::verify(&name, bytes)
+            .unwrap()
+            .sequence
+            >> 20
+    };
+    assert_eq!(sequence(&records[0]), 1);
+    assert_eq!(sequence(&records[1]), 3);
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+}
+
+#[tokio::test]
+async fn two_machines_never_silently_lose_either_ones_tree() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    first.put(first.root, "mine", &[(0, b"mine")]).await;
+    other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+    first.commit().await.unwrap();
+    assert!(matches!(
+        other.commit().await,
+        Err(PublishError::Conflict(_))
+    ));
+    assert!(other.tree().await.contains_key("/theirs"));
+    assert!(matches!(
+        other.start().await,
+        Err(PublishError::Conflict(_))
+    ));
+    let third = second(&shared).await;
+    assert!(third.tree().await.contains_key("/mine"));
+}
+
+#[tokio::test]
+async fn a_machine_with_nothing_unpublished_takes_over_what_another_did() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+    other.commit().await.unwrap();
+    let first = first.crash(&shared);
+    assert_eq!(first.start().await.unwrap(), Bootstrap::Behind);
+}
+
+#[tokio::test]
+async fn lost_blocks_are_sent_again_from_here_or_told() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"content")]).await;
+    machine.store.set(Call::Pin, busy(), Some(1));
+    assert!(machine.commit().await.is_err());
+    // The node forgets what was not pinned before the commit is taken up.
+    shared.blocks.lose(&crate::pack::cid::leaf_cid(b"content"));
+    machine.commit().await.unwrap();
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+}

@@ -1,0 +1,291 @@
+//! A machine with one token: a drive, its publisher's context, and a node it may share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::cache::Cache;
+use crate::chain::{Accounting, TokenInfo};
+use crate::clock::{Clock, ManualClock};
+use crate::fetch::Fetcher;
+use crate::fs::{Allowance, Caller, Drive, FsError, Kind, SetAttr, Volume, VolumeOptions};
+use crate::journal::FolderDisk;
+use crate::names::key::NameKey;
+use crate::names::memory::MemoryNames;
+use crate::names::record::Network;
+use crate::publish::commit::{Done, commit};
+use crate::publish::upload::Receipts;
+use crate::publish::{Bootstrap, Context, Node, PublishError, bootstrap};
+use crate::store::BlockStore;
+use crate::store::fault::FaultStore;
+use crate::store::memory::MemoryStore;
+use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
+
+pub(super) const CALLER: Caller = Caller { uid: 5, gid: 6 };
+const READ_WRITE: i32 = 2;
+
+/// What several machines share.
+pub(super) struct Shared {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) blocks: Arc<MemoryStore>,
+    pub(super) names: Arc<MemoryNames>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        let clock = Arc::new(ManualClock::at(1_800_000_000_000_000_000));
+        Self {
+            names: Arc::new(MemoryNames::new(Arc::<ManualClock>::clone(&clock))),
+            blocks: Arc::new(MemoryStore::new()),
+            clock,
+        }
+    }
+}
+
+pub(super) struct Machine {
+    pub(super) drive: Arc<Drive>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) context: Context,
+    pub(super) store: Arc<FaultStore>,
+    pub(super) root: Ino,
+    folder: TempDir,
+    receipts: Receipts,
+}
+
+/// Everything about a file that a user could miss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    kind: Kind,
+    mode: u16,
+    owner: (u32, u32),
+    mtime_ns: i64,
+    nlink: u32,
+    rdev: u32,
+    content: Vec<u8>,
+    xattrs: Vec<u8>,
+}
+
+pub(super) fn token() -> TokenInfo {
+    TokenInfo {
+        id: TokenId::from(1),
+        owner: Default::default(),
+        package: "free".to_owned(),
+        epoch: 1,
+        name: Some(key().name()),
+        size_bytes: 1 << 30,
+        usage_bytes: 0,
+        uploads_left: None,
+        accounting: Accounting::Absolute,
+        last_sync_s: 1_800_000_000,
+        sync_window_s: 30 * 86_400,
+        sequence: None,
+        root: None,
+        sync_open: false,
+    }
+}
+
+fn key() -> NameKey {
+    NameKey::from_seed(&[7; 32])
+}
+
+impl Machine {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self::in_folder(shared, tempfile::tempdir().unwrap())
+    }
+
+    fn in_folder(shared: &Shared, folder: TempDir) -> Self {
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&shared.clock);
+        let cache = Arc::new(Cache::in_memory());
+        let key_of = VolumeKey {
+            token: TokenKey {
+                chain_id: 31337,
+                contract: Default::default(),
+                token: TokenId::from(1),
+            },
+            epoch: 1,
+        };
+        let volume = Volume::open(
+            folder.path(),
+            Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap()),
+            Arc::clone(&cache),
+            Arc::clone(&clock),
+            &VolumeOptions {
+                key: key_of,
+                journal_cache_bytes: 1 << 20,
+                owner: (0, 0),
+            },
+        )
+        .unwrap();
+        let allowance = Allowance::of(&token(), 1, 1_800_000_000, clock.as_ref());
+        volume.set_allowance(&allowance).unwrap();
+        let drive = Arc::new(Drive::new((0, 0), 0));
+        let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();
+        let store = Arc::new(FaultStore::new(Arc::<MemoryStore>::clone(&shared.blocks)));
+        let dyn_store: Arc<dyn BlockStore> = Arc::<FaultStore>::clone(&store);
+        let volumes: Arc<dyn crate::fetch::Volumes> = Arc::<Drive>::clone(&drive);
+        let patience = Duration::from_secs(5);
+        let fetcher = Arc::new(Fetcher::new(
+            Arc::clone(&dyn_store),
+            cache,
+            volumes,
+            patience,
+        ));
+        let context = Context {
+            volume: Arc::clone(&volume),
+            node: Node {
+                store: dyn_store,
+                names: Arc::<MemoryNames>::clone(&shared.names),
+                fetcher,
+                network: Network::Btfs,
+            },
+            key: key(),
+            clock,
+        };
+        Self {
+            drive,
+            volume,
+            context,
+            store,
+            root: Ino(u64::from(slot) << 48 | 1),
+            folder,
+            receipts: Receipts::new(),
+        }
+    }
+
+    /// As after a kill -9.
+    pub(super) fn crash(self, shared: &Shared) -> Self {
+        let Self {
+            folder,
+            drive,
+            volume,
+            context,
+            store,
+            ..
+        } = self;
+        drop((drive, volume, context, store));
+        Self::in_folder(shared, folder)
+    }
+
+    pub(super) async fn commit(&self) -> Result<Done, PublishError> {
+        commit(&self.context, &self.receipts).await
+    }
+
+    pub(super) async fn start(&self) -> Result<Bootstrap, PublishError> {
+        bootstrap(&self.context, &token(), true).await
+    }
+
+    /// Runs a call of the drive, fetching what it wants first.
+    pub(super) async fn call<T>(
+        &self,
+        call: impl Fn(&Drive) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        loop {
+            match call(&self.drive) {
+                Err(FsError::NotLocal(want)) => self.context.node.fetcher.fetch(want).await?,
+                other => return other,
+            }
+        }
+    }
+
+    pub(super) async fn dir(&self, parent: Ino, name: &str) -> Ino {
+        let made = self
+            .call(|d| d.mkdir(CALLER, parent, name.as_bytes(), 0o755))
+            .await;
+        made.unwrap().ino
+    }
+
+    pub(super) async fn put(&self, parent: Ino, name: &str, parts: &[(u64, &[u8])]) -> Ino {
+        let found = self.call(|d| d.lookup(parent, name.as_bytes())).await;
+        let ino = match found {
+            Ok(attr) => attr.ino,
+            Err(_) => {
+                let node = self
+                    .call(|d| d.mknod(CALLER, parent, name.as_bytes(), Kind::File, 0o640, 0))
+                    .await;
+                node.unwrap().ino
+            }
+        };
+        let opened = self.drive.open(ino, READ_WRITE).unwrap();
+        for (offset, bytes) in parts {
+            let written = self
+                .call(|d| d.write(ino, opened.fh, *offset, bytes, false))
+                .await;
+            assert_eq!(written.unwrap() as usize, bytes.len());
+        }
+        self.drive.flush(ino, opened.fh).unwrap();
+        self.drive.release(ino, opened.fh);
+        ino
+    }
+
+    pub(super) fn resize(&self, ino: Ino, size: u64) {
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        self.drive.setattr(ino, None, &set).unwrap();
+    }
+
+    /// The whole tree by path.
+    pub(super) async fn tree(&self) -> BTreeMap<String, Seen> {
+        let mut seen = BTreeMap::new();
+        let mut left = vec![(String::new(), self.root)];
+        while let Some((path, dir)) = left.pop() {
+            let items = self
+                .call(|d| {
+                    let mut items = Vec::new();
+                    d.readdir(dir, 2, false, &mut |item, _| {
+                        items.push(item.clone());
+                        true
+                    })?;
+                    Ok(items)
+                })
+                .await
+                .unwrap();
+            for item in items {
+                let path = format!("{path}/{}", String::from_utf8_lossy(&item.name));
+                let attr = self.drive.getattr(item.ino).unwrap();
+                let content = match attr.kind {
+                    Kind::File => {
+                        let opened = self.drive.open(item.ino, 0).unwrap();
+                        let read = self
+                            .call(|d| d.read(item.ino, opened.fh, 0, attr.size as u32))
+                            .await;
+                        self.drive.release(item.ino, opened.fh);
+                        read.unwrap()
+                    }
+                    Kind::Symlink => self.drive.readlink(item.ino).unwrap(),
+                    _ => Vec::new(),
+                };
+                if attr.kind == Kind::Directory {
+                    left.push((path.clone(), item.ino));
+                }
+                let one = Seen {
+                    kind: attr.kind,
+                    mode: attr.mode,
+                    owner: (attr.uid, attr.gid),
+                    mtime_ns: attr.mtime_ns,
+                    nlink: attr.nlink,
+                    rdev: attr.rdev,
+                    content,
+                    xattrs: self.drive.listxattr(item.ino).unwrap(),
+                };
+                seen.insert(path, one);
+            }
+        }
+        seen
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.volume.with_quota(|quota| quota.used_bytes())
+    }
+}
+
+/// Another machine with the same wallet and nothing else.
+pub(super) async fn second(shared: &Shared) -> Machine {
+    let machine = Machine::new(shared);
+    let found = machine.start().await.unwrap();
+    assert!(matches!(found, Bootstrap::Adopted(_)), "{found:?}");
+    machine
+}
