@@ -10,6 +10,7 @@ contract Reenterer is IERC721Receiver {
     address private _target;
     bytes private _armed;
     uint256 private _value;
+    bool private _refuses;
 
     /// @notice How often the armed call was sent.
     uint256 public attempts;
@@ -27,6 +28,11 @@ contract Reenterer is IERC721Receiver {
         succeeded = false;
     }
 
+    /// @notice From now on takes payments, or refuses them.
+    function refuse(bool refuses) external {
+        _refuses = refuses;
+    }
+
     function attempt(bytes calldata data, uint256 value) external payable {
         (bool ok, bytes memory answer) = _target.call{value: value}(data);
         if (!ok) {
@@ -37,6 +43,7 @@ contract Reenterer is IERC721Receiver {
     }
 
     receive() external payable {
+        require(!_refuses, "no, thank you");
         _reenter();
     }
 

@@ -23,7 +23,7 @@ mod typed {
 }
 
 /// Deploys a forwarder with these operators, given in any order.
-pub(crate) async fn deploy(w: &World, operators: &[Address], threshold: u64) -> Forwarder {
+async fn deploy(w: &World, operators: &[Address], threshold: u64) -> Forwarder {
     let mut operators = operators.to_vec();
     operators.sort_unstable();
     let call = OracleForwarder::deploy_builder(

@@ -124,16 +124,15 @@ async fn an_owner_contract_withdraws_the_income_once() {
 }
 
 #[tokio::test]
-async fn a_wallet_that_takes_no_payment_pays_the_exact_fee() {
+async fn a_surplus_that_cannot_be_paid_back_is_not_kept() {
     let w = World::new().await;
-    let token = w.mint(w.alice, 0).await;
-    // The forwarder's contract has no receive function: as a payer it can have no surplus back.
-    let payer = crate::forwarder::deploy(&w, &[w.oracle], 1).await;
-    let sync = w.px.sync(token).value(U256::ONE).from(*payer.address());
-    let error = sync.call().await.expect_err("the surplus cannot be paid");
-    let why = reason(&error);
-    assert!(
-        why == "payment refused" || why.contains("nsufficient"),
-        "{why}"
-    );
+    let wallet = wallet(&w).await;
+    let mint = w.px.mint_0(U256::ZERO, KEY.to_owned()).calldata().clone();
+    done(wallet.attempt(mint, U256::ZERO).from(w.bob)).await;
+    done(w.px.setSyncFee(U256::from(100)).from(w.owner)).await;
+    done(wallet.refuse(true).from(w.bob)).await;
+    let sync = w.px.sync(U256::ONE).calldata().clone();
+    let with_surplus = wallet.attempt(sync.clone(), U256::from(101));
+    assert_eq!(refusal(with_surplus.from(w.bob)).await, "payment refused");
+    done(wallet.attempt(sync, U256::from(100)).from(w.bob)).await;
 }

@@ -11,6 +11,7 @@ async fn a_report_writes_usage_timestamp_sequence_and_root() {
     w.advance(DAY).await;
     let request = w.request(w.alice, token).await;
     assert_eq!(w.info(token).await.requestId, request);
+    w.advance(60).await;
     let receipt = w
         .deliver(&w.answer(request, token, 1234, 7, ROOT).await)
         .await;
