@@ -3,23 +3,22 @@
 //! Invariant: an inode number of the mount is `slot << 48 | inode of the volume`; slot 0 is the
 //! mount root, which holds inode 1 alone. A slot is never given to another volume in one run.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+mod content;
+mod handles;
+mod root;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use handles::Handles;
+
 use super::create::NewInode;
-use super::files::{File, FileRef};
 use super::volume::Volume;
 use super::{Attr, Caller, DirItem, FsError, Kind, SetAttr, StatFs, Want};
 use crate::types::{Fh, Ino};
 
 /// Bits of an inode number that are the volume's.
 const INO_BITS: u32 = 48;
-
-/// The flags of open(2) that matter here (Linux, all architectures that fuser knows).
-const O_ACCMODE: i32 = 0o3;
-const O_TRUNC: i32 = 0o1000;
-const O_APPEND: i32 = 0o2000;
 
 /// What `open` and `create` answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,29 +35,10 @@ struct Attached {
     volume: Arc<Volume>,
 }
 
-/// An open file.
-struct Handle {
-    slot: u16,
-    volume: Arc<Volume>,
-    /// There until the handle is dropped.
-    file: Option<FileRef>,
-    append: bool,
-    writes: bool,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.volume.leave(file);
-        }
-    }
-}
-
 /// The mount.
 pub struct Drive {
     volumes: RwLock<BTreeMap<u16, Attached>>,
-    handles: RwLock<HashMap<Fh, Arc<Handle>>>,
-    next_fh: AtomicU64,
+    handles: Handles,
     owner: (u32, u32),
     born_ns: i64,
 }
@@ -69,8 +49,7 @@ impl Drive {
     pub fn new(owner: (u32, u32), now_ns: i64) -> Self {
         Self {
             volumes: RwLock::default(),
-            handles: RwLock::default(),
-            next_fh: AtomicU64::new(1),
+            handles: Handles::default(),
             owner,
             born_ns: now_ns,
         }
@@ -284,100 +263,6 @@ impl Drive {
             .map_err(|e| outer_error(slot, e))
     }
 
-    /// Opens a regular file; `flags` as open(2). `O_TRUNC` is applied here.
-    ///
-    /// # Errors
-    /// [`FsError::ReadOnly`] for writing where nothing may be changed.
-    pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
-        let (slot, volume, ino) = self.split(ino)?;
-        if flags & O_ACCMODE != 0 || flags & O_TRUNC != 0 {
-            volume.quota().check_change()?;
-        }
-        let file = volume.hold(ino)?;
-        if flags & O_TRUNC != 0 {
-            if let Err(error) = volume.resize(&file, 0) {
-                volume.leave(file);
-                return Err(error);
-            }
-        }
-        Ok(self.opened(slot, volume, file, flags))
-    }
-
-    /// Makes and opens a regular file.
-    ///
-    /// # Errors
-    /// Growth, as [`Drive::mknod`].
-    pub fn create(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        mode: u16,
-        flags: i32,
-    ) -> Result<(Attr, Opened), FsError> {
-        let attr = self.make(caller, parent, name, Kind::File, mode, 0, &[])?;
-        let (slot, volume, ino) = self.split(attr.ino)?;
-        let file = volume.hold(ino)?;
-        Ok((attr, self.opened(slot, volume, file, flags)))
-    }
-
-    /// Up to `len` bytes from `offset`; fewer at the end alone.
-    ///
-    /// # Errors
-    /// [`FsError::NotLocal`] when some must be fetched first.
-    pub fn read(&self, _ino: Ino, fh: Fh, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        self.with_handle(fh, |volume, _, file| volume.read(file, offset, len))
-    }
-
-    /// Writes. May write less than `data` when the quota has room for some bytes only.
-    ///
-    /// # Errors
-    /// [`FsError::Quota`] when it has room for none; [`FsError::Overdue`], [`FsError::NoRoom`].
-    pub fn write(
-        &self,
-        _ino: Ino,
-        fh: Fh,
-        offset: u64,
-        data: &[u8],
-        kill_set_id: bool,
-    ) -> Result<u32, FsError> {
-        self.with_handle(fh, |volume, handle, file| {
-            if !handle.writes {
-                return Err(FsError::BadHandle);
-            }
-            let written = volume.write(file, offset, data, handle.append)?;
-            if kill_set_id {
-                volume.kill_set_id(file.ino)?;
-            }
-            Ok(written)
-        })
-    }
-
-    /// `close(2)` of one descriptor: reports what went wrong locally with earlier writes.
-    ///
-    /// # Errors
-    /// Local errors.
-    pub fn flush(&self, _ino: Ino, fh: Fh) -> Result<(), FsError> {
-        self.with_handle(fh, |volume, handle, file| {
-            if let (true, Some(reason)) = (handle.writes, volume.poisoned()) {
-                return Err(FsError::Disk(reason));
-            }
-            // Small content goes into the journal's memory now, to be kept with the next batch.
-            let small = handle.writes && file.body().inline.is_some();
-            if small { volume.save(file) } else { Ok(()) }
-        })
-    }
-
-    /// The last descriptor of the handle is gone.
-    pub fn release(&self, _ino: Ino, fh: Fh) {
-        let handle = {
-            let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
-            handles.remove(&fh)
-        };
-        // A call that still runs on it lets go of it when it ends.
-        drop(handle);
-    }
-
     /// Makes an inode, and every name, durable on this machine.
     ///
     /// # Errors
@@ -401,7 +286,7 @@ impl Drive {
                 .loaded_directory(ino)
                 .map_err(|e| outer_error(slot, e))?;
         }
-        Ok(self.new_fh())
+        Ok(self.handles.next())
     }
 
     /// Entries behind `cookie` in cookie order (`.` and `..` first) until `add` answers false.
@@ -511,37 +396,6 @@ impl Drive {
         volume.removexattr(ino, name)
     }
 
-    /// Allocates; `mode` as fallocate(2): 0 or `FALLOC_FL_KEEP_SIZE`.
-    ///
-    /// # Errors
-    /// Growth; [`FsError::NotSupported`] for other modes.
-    pub fn fallocate(
-        &self,
-        _ino: Ino,
-        fh: Fh,
-        offset: u64,
-        len: u64,
-        mode: i32,
-    ) -> Result<(), FsError> {
-        self.with_handle(fh, |volume, handle, file| {
-            if !handle.writes {
-                return Err(FsError::BadHandle);
-            }
-            volume.allocate(file, offset, len, mode)
-        })
-    }
-
-    /// `whence` is `SEEK_DATA` (3) or `SEEK_HOLE` (4).
-    ///
-    /// # Errors
-    /// [`FsError::NoData`] behind the end.
-    pub fn lseek(&self, _ino: Ino, fh: Fh, offset: u64, whence: i32) -> Result<u64, FsError> {
-        if whence != 3 && whence != 4 {
-            return Err(FsError::Invalid);
-        }
-        self.with_handle(fh, |volume, _, file| volume.seek(file, offset, whence == 4))
-    }
-
     /// Makes everything that was acknowledged durable on this machine.
     ///
     /// # Errors
@@ -570,101 +424,6 @@ impl Drive {
             target,
         };
         self.on_inner(parent, |volume, dir| volume.create(caller, dir, name, &new))
-    }
-
-    fn root_attr(&self) -> Attr {
-        let tokens = self
-            .volumes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
-        Attr {
-            ino: Ino::ROOT,
-            kind: Kind::Directory,
-            size: 4096,
-            blocks: 0,
-            mode: 0o555,
-            nlink: u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(2),
-            uid: self.owner.0,
-            gid: self.owner.1,
-            rdev: 0,
-            atime_ns: self.born_ns,
-            mtime_ns: self.born_ns,
-            ctime_ns: self.born_ns,
-            birth_ns: self.born_ns,
-        }
-    }
-
-    fn read_root(
-        &self,
-        cookie: u64,
-        plus: bool,
-        add: &mut dyn FnMut(&DirItem, Option<&Attr>) -> bool,
-    ) -> Result<(), FsError> {
-        let dots =
-            [(1, &b"."[..]), (2, b"..")].map(|(own, name)| (own, name.to_vec(), Ino::ROOT, None));
-        let tokens = self.volumes().into_iter().map(|(slot, name, volume)| {
-            let ino = outer_ino(slot, Ino::ROOT);
-            (
-                u64::from(slot) + 2,
-                name.into_bytes(),
-                ino,
-                Some((slot, volume)),
-            )
-        });
-        for (own, name, ino, volume) in dots.into_iter().chain(tokens) {
-            if own <= cookie {
-                continue;
-            }
-            let attr = match volume.filter(|_| plus) {
-                Some((slot, volume)) => Some(outer_attr(slot, volume.getattr(Ino::ROOT)?)),
-                None => None,
-            };
-            let item = DirItem {
-                cookie: own,
-                ino,
-                kind: Kind::Directory,
-                name,
-            };
-            if !add(&item, attr.as_ref()) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn opened(&self, slot: u16, volume: Arc<Volume>, file: FileRef, flags: i32) -> Opened {
-        let fh = self.new_fh();
-        let handle = Handle {
-            slot,
-            volume,
-            file: Some(file),
-            append: flags & O_APPEND != 0,
-            writes: flags & O_ACCMODE != 0,
-        };
-        let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
-        handles.insert(fh, Arc::new(handle));
-        Opened {
-            fh,
-            keep_cache: true,
-        }
-    }
-
-    fn new_fh(&self) -> Fh {
-        Fh(self.next_fh.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn with_handle<T>(
-        &self,
-        fh: Fh,
-        call: impl FnOnce(&Volume, &Handle, &File) -> Result<T, FsError>,
-    ) -> Result<T, FsError> {
-        let handle = {
-            let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(handles.get(&fh).ok_or(FsError::BadHandle)?)
-        };
-        let file = handle.file.as_ref().ok_or(FsError::BadHandle)?;
-        call(&handle.volume, &handle, file).map_err(|error| outer_error(handle.slot, error))
     }
 
     /// Runs `call` on the volume of `ino`, and numbers the answer as the mount does.

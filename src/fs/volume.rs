@@ -10,17 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::body::{Body, Saved};
+use super::body::Body;
 use super::cut::ActiveCut;
 use super::files::{File, FileRef, Files, Left};
 use super::quota::{Access, Allowance, Quota};
-use super::{FsError, Kind};
+use super::FsError;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::journal::record::{Content, Directory, Inode, Record};
+use crate::journal::record::{Content, Record};
 use crate::journal::{Batch, Disk, Journal, JournalError, Stage, key};
-use crate::pack::charge::{VOLUME_OVERHEAD, file_charge};
-use crate::pack::chunk::CHUNK_SIZE;
+use crate::pack::charge::file_charge;
 use crate::types::{Ino, VolumeKey};
 
 /// Local room that is never given to new data, in bytes: the journal needs it to go on.
@@ -62,14 +61,14 @@ pub struct Volume {
     pub(super) names: Mutex<()>,
     pub(super) quota: Mutex<Quota>,
     /// Files whose content differs from the journal.
-    unsaved: Mutex<HashSet<Ino>>,
+    pub(super) unsaved: Mutex<HashSet<Ino>>,
     pub(super) cut: RwLock<Option<Arc<ActiveCut>>>,
     activity: Mutex<Option<Activity>>,
     /// Stage files that hold exactly a published content, with its CID and length.
     pub(super) adoptions: Mutex<HashMap<u64, (cid::Cid, u64)>>,
     pub(super) labels: Mutex<super::report::Labels>,
     room_waiters: AtomicUsize,
-    stopped: AtomicBool,
+    pub(super) stopped: AtomicBool,
     /// Why the volume takes nothing any more: a local sync failed.
     poison: Mutex<Option<String>>,
 }
@@ -90,7 +89,7 @@ impl Volume {
     ) -> Result<Arc<Self>, JournalError> {
         let journal = Journal::open(&folder.join("journal.redb"), options.journal_cache_bytes)?;
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
-            begin(&journal, options.owner, clock.wall_ns())?;
+            super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
         let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
         let volume = Arc::new(Self {
@@ -107,7 +106,7 @@ impl Volume {
             adoptions: Mutex::default(),
             labels: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
-            stopped: AtomicBool::new(false),
+            pub(super) stopped: AtomicBool::new(false),
             poison: Mutex::new(None),
             journal,
         });
@@ -193,94 +192,6 @@ impl Volume {
         self.sync_journal()
     }
 
-    /// Saves every changed file and makes everything acknowledged so far durable.
-    ///
-    /// # Errors
-    /// A local disk failed: the volume is poisoned, what was not durable may be lost.
-    pub fn sync(&self) -> Result<(), FsError> {
-        let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
-        let workers = unsaved.len().div_ceil(16).clamp(1, 4);
-        let next = AtomicUsize::new(0);
-        let run = || {
-            while let Some(ino) = unsaved.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.save_known(*ino)?;
-            }
-            Ok(())
-        };
-        if workers == 1 {
-            run()?;
-        } else {
-            std::thread::scope(|scope| {
-                let all: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
-                all.into_iter().try_for_each(|worker| {
-                    worker
-                        .join()
-                        .unwrap_or(Err(FsError::Disk("a worker died".to_owned())))
-                })
-            })?;
-        }
-        self.sync_journal()
-    }
-
-    /// Commits the journal, then removes the stage files that it durably let go of.
-    pub(super) fn sync_journal(&self) -> Result<(), FsError> {
-        let retired = self.stage.take_retired();
-        if let Err(error) = self.journal.sync() {
-            self.stage.retire(retired);
-            return Err(self.poison(error));
-        }
-        // A cut may still read what the tree has let go of.
-        if self.active_cut().is_some() {
-            self.stage.retire(retired);
-        } else {
-            self.let_go(&retired);
-        }
-        Ok(())
-    }
-
-    /// Stage files whose last reference is durably gone: whole published contents go into the
-    /// cache, the rest is removed.
-    fn let_go(&self, retired: &[u64]) {
-        for number in retired {
-            let adopted = lock(&self.adoptions).remove(number);
-            let (Some((cid, size)), Some(path)) = (adopted, self.stage.path(*number)) else {
-                continue;
-            };
-            // Bytes behind the end were cut off in the records alone.
-            if self
-                .stage
-                .get(*number)
-                .and_then(|file| file.set_len(size))
-                .is_ok()
-            {
-                self.cache.adopt_file(&cid, size, &path);
-            }
-        }
-        self.stage.sweep(retired);
-    }
-
-    /// Keeps the journal and the stage going until [`Volume::stop`]: writes batches as they fill,
-    /// and makes everything durable within 5 s. To be run on a thread of its own.
-    pub fn keep_durable(&self) {
-        let mut synced = self.clock.boottime();
-        while !self.stopped.load(Ordering::Acquire) {
-            if let Err(error) = self.journal.drain(Duration::from_millis(250)) {
-                self.poison(error);
-                return;
-            }
-            let now = self.clock.boottime();
-            if now.saturating_sub(synced) >= Duration::from_secs(3) {
-                synced = now;
-                if let Err(error) = self.sync() {
-                    tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
-                    if self.poisoned().is_some() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
     /// Ends [`Volume::keep_durable`].
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
@@ -334,104 +245,6 @@ impl Volume {
         self.journal.apply(batch)?;
         self.stage.retire(retired);
         Ok(())
-    }
-
-    /// Saves `ino` if it is in use: its bytes first, then its record.
-    fn save_known(&self, ino: Ino) -> Result<(), FsError> {
-        let Some(held) = self.files.hold_known(ino) else {
-            lock(&self.unsaved).remove(&ino);
-            return Ok(());
-        };
-        let result = self.save(&held);
-        self.leave(held);
-        result
-    }
-
-    /// Makes the bytes of a held file durable, then puts its record into the journal (in memory:
-    /// the caller commits).
-    pub(super) fn save(&self, file: &File) -> Result<(), FsError> {
-        let _one = lock(&file.saving);
-        lock(&self.unsaved).remove(&file.ino);
-        if self.files.is_orphan(file.ino) {
-            return Ok(());
-        }
-        let saved = {
-            let mut body = file.body_mut();
-            if !body.unsaved {
-                return Ok(());
-            }
-            body.save()
-        };
-        if let Some(stage) = &saved.stage {
-            if let Err(error) = self.stage.sync(stage) {
-                file.body_mut().unsaved = true;
-                return Err(self.poison(error));
-            }
-        }
-        self.put_content(file.ino, saved)
-    }
-
-    /// Sets the times of a held file: saved at once where all else is, else with the next save.
-    pub(super) fn set_times(
-        &self,
-        file: &File,
-        mtime_ns: i64,
-        ctime_ns: i64,
-    ) -> Result<(), FsError> {
-        let saving = file.saving.try_lock();
-        let saved = {
-            let mut body = file.body_mut();
-            let all_else_is_saved = !body.unsaved && saving.is_ok();
-            (body.mtime_ns, body.ctime_ns) = (mtime_ns, ctime_ns);
-            body.unsaved = true;
-            // No byte was written since the last save, so none is waited for.
-            (all_else_is_saved && !self.files.is_orphan(file.ino)).then(|| body.save())
-        };
-        match saved {
-            Some(saved) => self.put_content(file.ino, saved),
-            None => {
-                self.note_unsaved(file.ino);
-                Ok(())
-            }
-        }
-    }
-
-    fn put_content(&self, ino: Ino, saved: Saved) -> Result<(), FsError> {
-        let mut batch = Batch::default();
-        batch.put(key::content(ino), &saved.content);
-        for (index, chunk) in &saved.chunks {
-            batch.put(key::chunk(ino, *index), chunk);
-        }
-        for index in saved.dropped {
-            batch.remove(key::chunk(ino, index));
-        }
-        if saved.content.version != saved.content.published {
-            batch.mark(key::dirty_inode(ino));
-        }
-        batch.charge(saved.charge_delta);
-        batch.retire(saved.retired);
-        self.apply_quietly(batch)
-    }
-
-    /// Removes the records of an unlinked file, and lets go of its stage file.
-    pub(super) fn purge(&self, ino: Ino, stages: Vec<u64>) -> Result<(), FsError> {
-        let mut batch = Batch::default();
-        if let Some(content) = self.journal.record::<Content>(&key::content(ino))? {
-            batch.charge(-signed(content_charge(&content)));
-            batch.retire(content.stage);
-        }
-        batch.retire(stages);
-        for (found, _) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
-            batch.remove(found);
-        }
-        let inode: Option<Inode> = self.journal.record(&key::inode(ino))?;
-        if !inode.is_some_and(|inode| inode.hard) {
-            batch.remove(key::dirty_inode(ino));
-        }
-        batch.remove(key::content(ino));
-        batch.remove(key::inode(ino));
-        batch.remove(key::orphan(ino));
-        self.apply_quietly(batch)
     }
 
     /// Waits, within a bound, until the local disk has room for `len` more bytes.
@@ -496,7 +309,7 @@ impl Volume {
         }
     }
 
-    fn note_change(&self) {
+    pub(super) fn note_change(&self) {
         let now = self.clock.boottime();
         let mut activity = lock(&self.activity);
         let first = activity.map_or(now, |a| a.first);
@@ -520,96 +333,6 @@ impl Volume {
             .transpose()?;
         Ok(Body::from_record(&content, chunks, stage))
     }
-
-    /// What a crash left behind goes: unlinked files, stage files and parts of them that no record
-    /// names.
-    fn recover(&self) -> Result<(), JournalError> {
-        for (found, _) in self.journal.scan(&key::orphans(), None, usize::MAX)? {
-            if let Some(ino) = key::parse_ino(&found) {
-                self.purge(ino, Vec::new())
-                    .map_err(|e| JournalError::Corrupt(e.to_string()))?;
-            }
-        }
-        let mut wanted: HashMap<u64, u64> = HashMap::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let some = self
-                .journal
-                .scan(&key::dirty_inodes(), after.as_deref(), 1024)?;
-            for (found, _) in &some {
-                let Some(ino) = key::parse_ino(found) else {
-                    continue;
-                };
-                if let Some(content) = self.journal.record::<Content>(&key::content(ino))? {
-                    if let Some(stage) = content.stage {
-                        wanted.insert(stage, self.mapped_len(ino)?);
-                    }
-                }
-            }
-            match some.last() {
-                Some((last, _)) => after = Some(last.clone()),
-                None => break,
-            }
-        }
-        self.stage.recover(&wanted)?;
-        self.journal.sync()?;
-        self.quota()
-            .adjust(signed(self.journal.counters().used_bytes));
-        let dirty = !self.journal.scan(&key::dirty_inodes(), None, 1)?.is_empty()
-            || !self
-                .journal
-                .scan(&key::dirty_entries(), None, 1)?
-                .is_empty();
-        if dirty {
-            self.note_change();
-        }
-        Ok(())
-    }
-
-    /// One more than the last byte of a stage file that a record names.
-    fn mapped_len(&self, ino: Ino) -> Result<u64, JournalError> {
-        let mut end = 0;
-        for (found, bytes) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
-            let chunk: crate::journal::record::Chunk = Record::from_bytes(&bytes)?;
-            if let (Some(index), Some(&(_, last))) =
-                (key::parse_second(&found), chunk.ranges.last())
-            {
-                end = end.max(index * CHUNK_SIZE + u64::from(last));
-            }
-        }
-        Ok(end)
-    }
-}
-
-/// The first records of a new volume: its root directory, and nothing in it.
-fn begin(journal: &Journal, owner: (u32, u32), now_ns: i64) -> Result<(), JournalError> {
-    let root = Inode {
-        kind: Kind::Directory as u8,
-        mode: 0o755,
-        uid: owner.0,
-        gid: owner.1,
-        nlink: 2,
-        rdev: 0,
-        mtime_ns: now_ns,
-        ctime_ns: now_ns,
-        birth_ns: now_ns,
-        hard: false,
-        target: Vec::new(),
-        xattrs: Vec::new(),
-    };
-    let mut batch = Batch::default();
-    batch.put(key::inode(Ino::ROOT), &root);
-    batch.put(
-        key::directory(Ino::ROOT),
-        &Directory {
-            loaded: true,
-            published: None,
-        },
-    );
-    batch.charge(signed(VOLUME_OVERHEAD));
-    batch.count_inodes(1);
-    journal.apply(batch)?;
-    journal.sync()
 }
 
 /// Nominal bytes of a content record.

@@ -6,19 +6,18 @@
 //! reader takes its handle of the table under it (so that a record is always in one of the three).
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{Database, Durability};
 
 use super::JournalError;
+use super::batch::Batch;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
-
-const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
+use super::table::{self, Snapshot, TABLE, Table, as_slices, bounds, disk, read};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -30,63 +29,6 @@ const DUE_BYTES: usize = 4 << 20;
 
 /// How long [`Journal::apply`] waits for room in the overlay before it says there is none.
 const APPLY_WAIT: Duration = Duration::from_secs(20);
-
-/// What one operation changes.
-#[derive(Debug, Default)]
-pub struct Batch {
-    puts: Vec<(Key, Option<Bytes>)>,
-    marks: Vec<Key>,
-    used_delta: i64,
-    inodes_delta: i64,
-    retired: Vec<u64>,
-}
-
-impl Batch {
-    /// Sets a record.
-    pub(crate) fn put(&mut self, key: Key, record: &impl Record) {
-        self.puts.push((key, Some(record.to_bytes())));
-    }
-
-    /// Sets a record without content: its key says it all.
-    pub(crate) fn set(&mut self, key: Key) {
-        self.puts.push((key, Some(Bytes::new())));
-    }
-
-    /// Sets raw bytes.
-    pub(crate) fn put_bytes(&mut self, key: Key, bytes: Bytes) {
-        self.puts.push((key, Some(bytes)));
-    }
-
-    /// Removes a record, whether there is one or not.
-    pub(crate) fn remove(&mut self, key: Key) {
-        self.puts.push((key, None));
-    }
-
-    /// Marks something as changed: the record becomes a version given to no other.
-    pub(crate) fn mark(&mut self, key: Key) {
-        self.marks.push(key);
-    }
-
-    /// Changes the nominal bytes that are charged.
-    pub(crate) fn charge(&mut self, delta: i64) {
-        self.used_delta += delta;
-    }
-
-    /// Changes the number of inodes.
-    pub(crate) fn count_inodes(&mut self, delta: i64) {
-        self.inodes_delta += delta;
-    }
-
-    /// Lets go of stage files: no record names them any more once this is applied.
-    pub(crate) fn retire(&mut self, stages: impl IntoIterator<Item = u64>) {
-        self.retired.extend(stages);
-    }
-
-    /// The stage files that it lets go of.
-    pub(crate) fn take_retired(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.retired)
-    }
-}
 
 #[derive(Default)]
 struct Overlay {
@@ -105,8 +47,6 @@ impl Overlay {
         self.records.insert(key, value);
     }
 }
-
-type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 struct State {
     active: Overlay,
@@ -141,7 +81,7 @@ impl Journal {
         let write = db.begin_write().map_err(disk)?;
         write.open_table(TABLE).map_err(disk)?;
         write.commit().map_err(disk)?;
-        let table = Arc::new(reader(&db)?);
+        let table = Arc::new(table::reader(&db)?);
         let counters = match read(&table, &key::meta("counters"))? {
             Some(bytes) => Counters::from_bytes(&bytes)?,
             None => Counters {
@@ -440,7 +380,8 @@ impl Journal {
         state.committing = true;
         drop(state);
 
-        let written = write(&self.db, &frozen, durability).and_then(|()| reader(&self.db));
+        let written = table::write(&self.db, &frozen.records, durability)
+            .and_then(|()| table::reader(&self.db));
 
         let mut state = self.lock();
         state.committing = false;
@@ -484,49 +425,6 @@ impl State {
     }
 }
 
-/// The journal as it was at one moment.
-#[derive(Clone)]
-pub struct Snapshot {
-    table: Arc<Table>,
-}
-
-impl Snapshot {
-    /// The counters of its moment.
-    pub(crate) fn counters(&self) -> Result<Counters, JournalError> {
-        self.record(&key::meta("counters"))?
-            .ok_or_else(|| JournalError::Corrupt("the journal has no counters".to_owned()))
-    }
-
-    /// The record at `key`, decoded.
-    pub(crate) fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, JournalError> {
-        self.get(key)?
-            .map(|bytes| R::from_bytes(&bytes))
-            .transpose()
-    }
-
-    /// The record at `key`.
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
-        read(&self.table, key)
-    }
-
-    /// Calls `each` with the records whose keys begin with `prefix`, in order, until it answers
-    /// false.
-    pub(crate) fn each(
-        &self,
-        prefix: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, JournalError>,
-    ) -> Result<(), JournalError> {
-        let range = bounds(prefix, None);
-        for pair in self.table.range::<&[u8]>(as_slices(&range)).map_err(disk)? {
-            let (key, value) = pair.map_err(disk)?;
-            if !each(key.value(), value.value())? {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
-
 type Layered = Result<(Key, Option<Bytes>), JournalError>;
 
 /// Both in order of keys; where they have the same key, `upper` wins.
@@ -547,61 +445,4 @@ fn merge(
         (_, Some(Err(_))) | (None, _) => lower.next(),
         (Some(_), _) => upper.next(),
     })
-}
-
-type Range = (Bound<Key>, Bound<Key>);
-
-fn bounds(prefix: &[u8], after: Option<&[u8]>) -> Range {
-    (
-        after.map_or_else(
-            || Bound::Included(prefix.to_vec()),
-            |after| Bound::Excluded(after.to_vec()),
-        ),
-        key::end_of(prefix).map_or(Bound::Unbounded, Bound::Excluded),
-    )
-}
-
-fn as_slices(range: &Range) -> (Bound<&[u8]>, Bound<&[u8]>) {
-    (
-        range.0.as_ref().map(Vec::as_slice),
-        range.1.as_ref().map(Vec::as_slice),
-    )
-}
-
-fn write(db: &Database, overlay: &Overlay, durability: Durability) -> Result<(), JournalError> {
-    let mut transaction = db.begin_write().map_err(disk)?;
-    transaction.set_durability(durability).map_err(disk)?;
-    {
-        let mut table = transaction.open_table(TABLE).map_err(disk)?;
-        for (key, value) in &overlay.records {
-            match value {
-                Some(value) => table.insert(key.as_slice(), value.as_ref()).map(drop),
-                None => table.remove(key.as_slice()).map(drop),
-            }
-            .map_err(disk)?;
-        }
-    }
-    transaction.commit().map_err(disk)
-}
-
-fn reader(db: &Database) -> Result<Table, JournalError> {
-    db.begin_read()
-        .map_err(disk)?
-        .open_table(TABLE)
-        .map_err(disk)
-}
-
-fn read(table: &Table, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
-    Ok(table
-        .get(key)
-        .map_err(disk)?
-        .map(|value| Bytes::copy_from_slice(value.value())))
-}
-
-fn disk(error: impl Into<redb::Error>) -> JournalError {
-    match error.into() {
-        redb::Error::Io(io) => io.into(),
-        redb::Error::Corrupted(what) => JournalError::Corrupt(what),
-        other => JournalError::Disk(other.to_string()),
-    }
 }

@@ -5,18 +5,22 @@
 //! a prefix. [`Stage`] holds the bytes that are not uploaded yet. Both speak to the disk alone: no
 //! network, no tokio. Called by `fs` and, for snapshots, by `publish`.
 
+mod batch;
 mod disk;
 pub(crate) mod key;
 mod log;
 pub(crate) mod record;
 mod skip;
 mod stage;
+mod table;
 
+pub use batch::Batch;
 pub use disk::{Disk, DiskFile, FolderDisk, MemoryDisk};
-pub use log::{Batch, Journal, Snapshot};
+pub use log::Journal;
 pub use skip::skip_one_of;
 pub use stage::Stage;
 pub(crate) use stage::StageFile;
+pub use table::Snapshot;
 
 /// Why local state could not be read or made durable.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -1,0 +1,272 @@
+//! What differs between a cut and the last published tree, and the entries to publish.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{Built, Cut};
+use crate::fs::{FsError, Kind};
+use crate::journal::key;
+use crate::journal::record::{Content, Directory, Inode};
+use crate::pack;
+use crate::types::Ino;
+
+/// What differs from the last published tree.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Regular files whose content is to be built.
+    pub files: Vec<Ino>,
+    /// Directories with the names whose entries differ; children before parents, the root last.
+    pub directories: Vec<(Ino, BTreeSet<Bytes>)>,
+    /// Rows of the inode table that differ.
+    pub rows: BTreeSet<Ino>,
+}
+
+impl Cut {
+    /// What differs from the last published tree.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn changes(&self) -> Result<Changes, FsError> {
+        let mut changes = Changes::default();
+        let mut names: BTreeMap<Ino, BTreeSet<Bytes>> = BTreeMap::new();
+        self.snapshot.each(&key::dirty_entries(), |found, _| {
+            if let Some((dir, name)) = key::parse_dirty_entry(found) {
+                names
+                    .entry(dir)
+                    .or_default()
+                    .insert(Bytes::copy_from_slice(name));
+            }
+            Ok(true)
+        })?;
+        let mut inodes = Vec::new();
+        self.snapshot.each(&key::dirty_inodes(), |found, _| {
+            inodes.extend(key::parse_ino(found));
+            Ok(true)
+        })?;
+        for ino in inodes {
+            self.sort_inode(ino, &mut changes, &mut names)?;
+        }
+        // A changed directory changes the entry that names it, up to the root.
+        let mut above: Vec<Ino> = names.keys().copied().collect();
+        while let Some(dir) = above.pop() {
+            for (parent, name) in self.links(dir)? {
+                let known = names.contains_key(&parent);
+                names.entry(parent).or_default().insert(name);
+                if !known {
+                    above.push(parent);
+                }
+            }
+        }
+        let mut deep = Vec::new();
+        for (dir, names) in names {
+            if self.snapshot.get(&key::directory(dir))?.is_some() {
+                deep.push((self.depth(dir)?, dir, names));
+            }
+        }
+        deep.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        changes.directories = deep
+            .into_iter()
+            .map(|(_, dir, names)| (dir, names))
+            .collect();
+        Ok(changes)
+    }
+
+    fn sort_inode(
+        &self,
+        ino: Ino,
+        changes: &mut Changes,
+        names: &mut BTreeMap<Ino, BTreeSet<Bytes>>,
+    ) -> Result<(), FsError> {
+        let Some(inode) = self.inode(ino)? else {
+            changes.rows.insert(ino);
+            return Ok(());
+        };
+        if inode.hard {
+            changes.rows.insert(ino);
+        }
+        if inode.nlink == 0 {
+            return Ok(()); // unlinked and open
+        }
+        match Kind::from_number(inode.kind)? {
+            Kind::File => {
+                let content: Option<Content> = self.snapshot.record(&key::content(ino))?;
+                if content.is_some_and(|c| c.version != c.published || c.base.is_none()) {
+                    changes.files.push(ino);
+                }
+            }
+            Kind::Directory => {
+                let state: Option<Directory> = self.snapshot.record(&key::directory(ino))?;
+                if state.is_some_and(|state| state.published.is_none()) {
+                    names.entry(ino).or_default();
+                }
+            }
+            _ => {}
+        }
+        if ino == Ino::ROOT {
+            names.entry(ino).or_default();
+        }
+        if !inode.hard {
+            for (parent, name) in self.links(ino)? {
+                names.entry(parent).or_default().insert(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Directory and name of each link of an inode.
+    fn links(&self, ino: Ino) -> Result<Vec<(Ino, Bytes)>, FsError> {
+        let mut links = Vec::new();
+        self.snapshot.each(&key::links(ino), |found, _| {
+            if let Some((dir, name)) = key::parse_link(found) {
+                links.push((dir, Bytes::copy_from_slice(name)));
+            }
+            Ok(true)
+        })?;
+        Ok(links)
+    }
+
+    fn depth(&self, dir: Ino) -> Result<usize, FsError> {
+        let (mut depth, mut at) = (0, dir);
+        while at != Ino::ROOT {
+            let links = self.links(at)?;
+            let (parent, _) = links.first().ok_or(FsError::NotFound)?;
+            (depth, at) = (depth + 1, *parent);
+        }
+        Ok(depth)
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Option<Inode>, FsError> {
+        Ok(self.snapshot.record(&key::inode(ino))?)
+    }
+
+    /// Attributes of the root directory.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn root_attr(&self) -> Result<pack::entry::Attr, FsError> {
+        let inode = self.inode(Ino::ROOT)?.ok_or(FsError::NotFound)?;
+        Ok(attr_of(&inode, None))
+    }
+
+    /// The entry `name` of `dir` as it is to be published; `None` when it is gone. `built` has what
+    /// of this commit is built already (children come before parents).
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn entry(
+        &self,
+        dir: Ino,
+        name: &Bytes,
+        built: &Built,
+    ) -> Result<Option<pack::entry::Entry>, FsError> {
+        let found: Option<crate::journal::record::Entry> =
+            self.snapshot.record(&key::entry(dir, name))?;
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let ino = Ino(found.ino);
+        let inode = self.inode(ino)?.ok_or(FsError::NotFound)?;
+        let published = if inode.hard {
+            None
+        } else {
+            Some(self.published(ino, &inode, built)?)
+        };
+        Ok(Some(pack::entry::Entry {
+            key: name.clone(),
+            ino,
+            inode: published,
+        }))
+    }
+
+    /// The row of the inode table as it is to be published; `None` when the inode has none.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn row(&self, ino: Ino, built: &Built) -> Result<Option<pack::entry::Entry>, FsError> {
+        let inode = self
+            .inode(ino)?
+            .filter(|inode| inode.hard && inode.nlink > 0);
+        inode
+            .map(|inode| {
+                Ok(pack::entry::Entry {
+                    key: pack::entry::row_key(ino),
+                    ino,
+                    inode: Some(self.published(ino, &inode, built)?),
+                })
+            })
+            .transpose()
+    }
+
+    fn published(
+        &self,
+        ino: Ino,
+        inode: &Inode,
+        built: &Built,
+    ) -> Result<pack::entry::Inode, FsError> {
+        use pack::entry::Kind as Published;
+        let kind = Kind::from_number(inode.kind)?;
+        let mut content = None;
+        let published =
+            match kind {
+                Kind::File => {
+                    let file = self.file(ino)?;
+                    let below = file.base.map(|(child, _)| child);
+                    let child = built.files.get(&ino).copied().or(below).ok_or_else(|| {
+                        FsError::Damaged(format!("inode {} has no content", ino.0))
+                    })?;
+                    content = Some(file.content);
+                    Published::File {
+                        content: child,
+                        size: file.size,
+                        holes: file.holes,
+                    }
+                }
+                Kind::Directory => {
+                    let tree = built.directories.get(&ino).copied();
+                    let tree =
+                        tree.map_or_else(|| self.published_tree(ino), |tree| Ok(Some(tree)))?;
+                    Published::Directory(tree.ok_or_else(|| {
+                        FsError::Damaged(format!("directory {} has no tree", ino.0))
+                    })?)
+                }
+                Kind::Symlink => Published::Symlink(Bytes::copy_from_slice(&inode.target)),
+                Kind::Fifo => Published::Fifo,
+                Kind::Socket => Published::Socket,
+                Kind::CharDevice => Published::CharDevice(inode.rdev),
+                Kind::BlockDevice => Published::BlockDevice(inode.rdev),
+            };
+        Ok(pack::entry::Inode {
+            attr: attr_of(inode, content.as_ref()),
+            kind: published,
+            links: if kind == Kind::Directory {
+                1
+            } else {
+                inode.nlink
+            },
+        })
+    }
+}
+
+fn attr_of(inode: &Inode, content: Option<&Content>) -> pack::entry::Attr {
+    pack::entry::Attr {
+        mode: inode.mode,
+        uid: inode.uid,
+        gid: inode.gid,
+        mtime_ns: content.map_or(inode.mtime_ns, |content| content.mtime_ns),
+        ctime_ns: inode
+            .ctime_ns
+            .max(content.map_or(i64::MIN, |content| content.ctime_ns)),
+        birth_ns: inode.birth_ns,
+        xattrs: inode
+            .xattrs
+            .iter()
+            .map(|x| {
+                (
+                    Bytes::copy_from_slice(&x.name),
+                    Bytes::copy_from_slice(&x.value),
+                )
+            })
+            .collect(),
+    }
+}

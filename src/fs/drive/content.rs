@@ -1,0 +1,160 @@
+//! The calls on open files.
+
+use std::sync::Arc;
+
+use super::handles::Handle;
+use super::{Drive, outer_error};
+use crate::fs::files::{File, FileRef};
+use crate::fs::volume::Volume;
+use crate::fs::{Attr, Caller, FsError, Kind, Opened};
+use crate::types::{Fh, Ino};
+
+/// The flags of open(2) that matter here (Linux, all architectures that fuser knows).
+const O_ACCMODE: i32 = 0o3;
+const O_TRUNC: i32 = 0o1000;
+const O_APPEND: i32 = 0o2000;
+
+impl Drive {
+    /// Opens a regular file; `flags` as open(2). `O_TRUNC` is applied here.
+    ///
+    /// # Errors
+    /// [`FsError::ReadOnly`] for writing where nothing may be changed.
+    pub fn open(&self, ino: Ino, flags: i32) -> Result<Opened, FsError> {
+        let (slot, volume, ino) = self.split(ino)?;
+        if flags & O_ACCMODE != 0 || flags & O_TRUNC != 0 {
+            volume.quota().check_change()?;
+        }
+        let file = volume.hold(ino)?;
+        if flags & O_TRUNC != 0 {
+            if let Err(error) = volume.resize(&file, 0) {
+                volume.leave(file);
+                return Err(error);
+            }
+        }
+        Ok(self.opened(slot, volume, file, flags))
+    }
+
+    /// Makes and opens a regular file.
+    ///
+    /// # Errors
+    /// Growth, as [`Drive::mknod`].
+    pub fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        flags: i32,
+    ) -> Result<(Attr, Opened), FsError> {
+        let attr = self.make(caller, parent, name, Kind::File, mode, 0, &[])?;
+        let (slot, volume, ino) = self.split(attr.ino)?;
+        let file = volume.hold(ino)?;
+        Ok((attr, self.opened(slot, volume, file, flags)))
+    }
+
+    /// Up to `len` bytes from `offset`; fewer at the end alone.
+    ///
+    /// # Errors
+    /// [`FsError::NotLocal`] when some must be fetched first.
+    pub fn read(&self, _ino: Ino, fh: Fh, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
+        self.with_handle(fh, |volume, _, file| volume.read(file, offset, len))
+    }
+
+    /// Writes. May write less than `data` when the quota has room for some bytes only.
+    ///
+    /// # Errors
+    /// [`FsError::Quota`] when it has room for none; [`FsError::Overdue`], [`FsError::NoRoom`].
+    pub fn write(
+        &self,
+        _ino: Ino,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+        kill_set_id: bool,
+    ) -> Result<u32, FsError> {
+        self.with_handle(fh, |volume, handle, file| {
+            if !handle.writes {
+                return Err(FsError::BadHandle);
+            }
+            let written = volume.write(file, offset, data, handle.append)?;
+            if kill_set_id {
+                volume.kill_set_id(file.ino)?;
+            }
+            Ok(written)
+        })
+    }
+
+    /// `close(2)` of one descriptor: reports what went wrong locally with earlier writes.
+    ///
+    /// # Errors
+    /// Local errors.
+    pub fn flush(&self, _ino: Ino, fh: Fh) -> Result<(), FsError> {
+        self.with_handle(fh, |volume, handle, file| {
+            if let (true, Some(reason)) = (handle.writes, volume.poisoned()) {
+                return Err(FsError::Disk(reason));
+            }
+            // Small content goes into the journal's memory now, to be kept with the next batch.
+            let small = handle.writes && file.body().inline.is_some();
+            if small { volume.save(file) } else { Ok(()) }
+        })
+    }
+
+    /// The last descriptor of the handle is gone.
+    pub fn release(&self, _ino: Ino, fh: Fh) {
+        // A call that still runs on it lets go of it when it ends.
+        self.handles.remove(fh);
+    }
+
+    /// Allocates; `mode` as fallocate(2): 0 or `FALLOC_FL_KEEP_SIZE`.
+    ///
+    /// # Errors
+    /// Growth; [`FsError::NotSupported`] for other modes.
+    pub fn fallocate(
+        &self,
+        _ino: Ino,
+        fh: Fh,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    ) -> Result<(), FsError> {
+        self.with_handle(fh, |volume, handle, file| {
+            if !handle.writes {
+                return Err(FsError::BadHandle);
+            }
+            volume.allocate(file, offset, len, mode)
+        })
+    }
+
+    /// `whence` is `SEEK_DATA` (3) or `SEEK_HOLE` (4).
+    ///
+    /// # Errors
+    /// [`FsError::NoData`] behind the end.
+    pub fn lseek(&self, _ino: Ino, fh: Fh, offset: u64, whence: i32) -> Result<u64, FsError> {
+        if whence != 3 && whence != 4 {
+            return Err(FsError::Invalid);
+        }
+        self.with_handle(fh, |volume, _, file| volume.seek(file, offset, whence == 4))
+    }
+
+    fn opened(&self, slot: u16, volume: Arc<Volume>, file: FileRef, flags: i32) -> Opened {
+        let append = flags & O_APPEND != 0;
+        let writes = flags & O_ACCMODE != 0;
+        let fh = self
+            .handles
+            .insert(Handle::new(slot, volume, file, append, writes));
+        Opened {
+            fh,
+            keep_cache: true,
+        }
+    }
+
+    fn with_handle<T>(
+        &self,
+        fh: Fh,
+        call: impl FnOnce(&Volume, &Handle, &File) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let handle = self.handles.get(fh)?;
+        let file = handle.file.as_ref().ok_or(FsError::BadHandle)?;
+        call(&handle.volume, &handle, file).map_err(|error| outer_error(handle.slot, error))
+    }
+}

@@ -1,0 +1,85 @@
+//! The table of open files.
+//!
+//! Invariant: a handle holds its file until the last call on it has ended.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::fs::FsError;
+use crate::fs::files::FileRef;
+use crate::fs::volume::Volume;
+use crate::types::Fh;
+
+/// An open file.
+pub(super) struct Handle {
+    pub(super) slot: u16,
+    pub(super) volume: Arc<Volume>,
+    /// There until the handle is dropped.
+    pub(super) file: Option<FileRef>,
+    pub(super) append: bool,
+    pub(super) writes: bool,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.volume.leave(file);
+        }
+    }
+}
+
+impl Handle {
+    pub(super) fn new(
+        slot: u16,
+        volume: Arc<Volume>,
+        file: FileRef,
+        append: bool,
+        writes: bool,
+    ) -> Self {
+        Self {
+            slot,
+            volume,
+            file: Some(file),
+            append,
+            writes,
+        }
+    }
+}
+
+/// All open files of a mount.
+#[derive(Default)]
+pub(super) struct Handles {
+    open: RwLock<HashMap<Fh, Arc<Handle>>>,
+    given: AtomicU64,
+}
+
+impl Handles {
+    /// A number that no other handle has.
+    pub(super) fn next(&self) -> Fh {
+        Fh(self.given.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Opens `handle`.
+    pub(super) fn insert(&self, handle: Handle) -> Fh {
+        let fh = self.next();
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// The open file.
+    pub(super) fn get(&self, fh: Fh) -> Result<Arc<Handle>, FsError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(&fh).map(Arc::clone).ok_or(FsError::BadHandle)
+    }
+
+    /// Closes it.
+    pub(super) fn remove(&self, fh: Fh) {
+        let closed = {
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            open.remove(&fh)
+        };
+        drop(closed); // outside the lock: the last user of an unlinked file removes it
+    }
+}

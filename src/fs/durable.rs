@@ -1,0 +1,201 @@
+//! Making local state durable: bytes first, then the records that name them, then what the records
+//! let go of.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::FsError;
+use super::body::Saved;
+use super::files::File;
+use super::volume::{Volume, content_charge, lock, signed};
+use crate::journal::record::{Content, Inode};
+use crate::journal::{Batch, key};
+use crate::types::Ino;
+
+impl Volume {
+    /// Saves every changed file and makes everything acknowledged so far durable.
+    ///
+    /// # Errors
+    /// A local disk failed: the volume is poisoned, what was not durable may be lost.
+    pub fn sync(&self) -> Result<(), FsError> {
+        let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
+        let workers = unsaved.len().div_ceil(16).clamp(1, 4);
+        let next = AtomicUsize::new(0);
+        let run = || {
+            while let Some(ino) = unsaved.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.save_known(*ino)?;
+            }
+            Ok(())
+        };
+        if workers == 1 {
+            run()?;
+        } else {
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
+                all.into_iter().try_for_each(|worker| {
+                    worker
+                        .join()
+                        .unwrap_or(Err(FsError::Disk("a worker died".to_owned())))
+                })
+            })?;
+        }
+        self.sync_journal()
+    }
+
+    /// Commits the journal, then removes the stage files that it durably let go of.
+    pub(super) fn sync_journal(&self) -> Result<(), FsError> {
+        let retired = self.stage.take_retired();
+        if let Err(error) = self.journal.sync() {
+            self.stage.retire(retired);
+            return Err(self.poison(error));
+        }
+        // A cut may still read what the tree has let go of.
+        if self.active_cut().is_some() {
+            self.stage.retire(retired);
+        } else {
+            self.let_go(&retired);
+        }
+        Ok(())
+    }
+
+    /// Stage files whose last reference is durably gone: whole published contents go into the
+    /// cache, the rest is removed.
+    fn let_go(&self, retired: &[u64]) {
+        for number in retired {
+            let adopted = lock(&self.adoptions).remove(number);
+            let (Some((cid, size)), Some(path)) = (adopted, self.stage.path(*number)) else {
+                continue;
+            };
+            // Bytes behind the end were cut off in the records alone.
+            if self
+                .stage
+                .get(*number)
+                .and_then(|file| file.set_len(size))
+                .is_ok()
+            {
+                self.cache.adopt_file(&cid, size, &path);
+            }
+        }
+        self.stage.sweep(retired);
+    }
+
+    /// Keeps the journal and the stage going until [`Volume::stop`]: writes batches as they fill,
+    /// and makes everything durable within 5 s. To be run on a thread of its own.
+    pub fn keep_durable(&self) {
+        let mut synced = self.clock.boottime();
+        while !self.stopped.load(Ordering::Acquire) {
+            if let Err(error) = self.journal.drain(Duration::from_millis(250)) {
+                self.poison(error);
+                return;
+            }
+            let now = self.clock.boottime();
+            if now.saturating_sub(synced) >= Duration::from_secs(3) {
+                synced = now;
+                if let Err(error) = self.sync() {
+                    tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
+                    if self.poisoned().is_some() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Saves `ino` if it is in use: its bytes first, then its record.
+    fn save_known(&self, ino: Ino) -> Result<(), FsError> {
+        let Some(held) = self.files.hold_known(ino) else {
+            lock(&self.unsaved).remove(&ino);
+            return Ok(());
+        };
+        let result = self.save(&held);
+        self.leave(held);
+        result
+    }
+
+    /// Makes the bytes of a held file durable, then puts its record into the journal (in memory:
+    /// the caller commits).
+    pub(super) fn save(&self, file: &File) -> Result<(), FsError> {
+        let _one = lock(&file.saving);
+        lock(&self.unsaved).remove(&file.ino);
+        if self.files.is_orphan(file.ino) {
+            return Ok(());
+        }
+        let saved = {
+            let mut body = file.body_mut();
+            if !body.unsaved {
+                return Ok(());
+            }
+            body.save()
+        };
+        if let Some(stage) = &saved.stage {
+            if let Err(error) = self.stage.sync(stage) {
+                file.body_mut().unsaved = true;
+                return Err(self.poison(error));
+            }
+        }
+        self.put_content(file.ino, saved)
+    }
+
+    /// Sets the times of a held file: saved at once where all else is, else with the next save.
+    pub(super) fn set_times(
+        &self,
+        file: &File,
+        mtime_ns: i64,
+        ctime_ns: i64,
+    ) -> Result<(), FsError> {
+        let saving = file.saving.try_lock();
+        let saved = {
+            let mut body = file.body_mut();
+            let all_else_is_saved = !body.unsaved && saving.is_ok();
+            (body.mtime_ns, body.ctime_ns) = (mtime_ns, ctime_ns);
+            body.unsaved = true;
+            // No byte was written since the last save, so none is waited for.
+            (all_else_is_saved && !self.files.is_orphan(file.ino)).then(|| body.save())
+        };
+        match saved {
+            Some(saved) => self.put_content(file.ino, saved),
+            None => {
+                self.note_unsaved(file.ino);
+                Ok(())
+            }
+        }
+    }
+
+    fn put_content(&self, ino: Ino, saved: Saved) -> Result<(), FsError> {
+        let mut batch = Batch::default();
+        batch.put(key::content(ino), &saved.content);
+        for (index, chunk) in &saved.chunks {
+            batch.put(key::chunk(ino, *index), chunk);
+        }
+        for index in saved.dropped {
+            batch.remove(key::chunk(ino, index));
+        }
+        if saved.content.version != saved.content.published {
+            batch.mark(key::dirty_inode(ino));
+        }
+        batch.charge(saved.charge_delta);
+        batch.retire(saved.retired);
+        self.apply_quietly(batch)
+    }
+
+    /// Removes the records of an unlinked file, and lets go of its stage file.
+    pub(super) fn purge(&self, ino: Ino, stages: Vec<u64>) -> Result<(), FsError> {
+        let mut batch = Batch::default();
+        if let Some(content) = self.journal.record::<Content>(&key::content(ino))? {
+            batch.charge(-signed(content_charge(&content)));
+            batch.retire(content.stage);
+        }
+        batch.retire(stages);
+        for (found, _) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
+            batch.remove(found);
+        }
+        let inode: Option<Inode> = self.journal.record(&key::inode(ino))?;
+        if !inode.is_some_and(|inode| inode.hard) {
+            batch.remove(key::dirty_inode(ino));
+        }
+        batch.remove(key::content(ino));
+        batch.remove(key::inode(ino));
+        batch.remove(key::orphan(ino));
+        self.apply_quietly(batch)
+    }
+}
