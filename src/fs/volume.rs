@@ -106,7 +106,7 @@ impl Volume {
             adoptions: Mutex::default(),
             labels: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
-            pub(super) stopped: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             poison: Mutex::new(None),
             journal,
         });
