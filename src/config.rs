@@ -43,6 +43,8 @@ pub struct Config {
     pub tokens: Vec<TokenId>,
     /// What a token without a volume gets.
     pub volume: VolumeKind,
+    /// Write although another machine did a moment ago.
+    pub take_over: bool,
     /// A commit begins this long after the last change.
     pub commit_idle: Duration,
     /// A commit begins at the latest this long after the first change.
@@ -85,6 +87,7 @@ impl Config {
             wallet_password_file: layer.wallet_password_file,
             nodes: layer.node,
             tokens: layer.token,
+            take_over: layer.take_over.unwrap_or(false),
             volume: layer.volume.unwrap_or(VolumeKind::Sealed),
             commit_idle: layer
                 .commit_idle

@@ -15,6 +15,7 @@ pub mod mount;
 pub mod names;
 pub mod pack;
 pub mod publish;
+pub mod run;
 pub mod status;
 pub mod store;
 pub mod types;

@@ -152,6 +152,9 @@ pub(crate) struct Options {
     /// Mount only this token; may be repeated
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) token: Vec<TokenId>,
+    /// Write although another machine did within the last 10 minutes
+    #[arg(long, global = true)]
+    pub(crate) take_over: bool,
     /// What a token without a volume gets
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) volume: Option<VolumeKind>,
@@ -211,6 +214,7 @@ impl Options {
             wallet_password_file: self.wallet_password_file.clone(),
             node: self.node.clone(),
             token: self.token.clone(),
+            take_over: self.take_over.then_some(true),
             volume: self.volume,
             state_dir: self.state_dir.clone(),
             cache_dir: self.cache_dir.clone(),

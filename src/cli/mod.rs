@@ -4,17 +4,27 @@
 //! its code is in `exit`. Called by `main`.
 
 mod args;
+mod ask;
+mod chain;
+mod demo;
+mod doctor;
 pub mod exit;
+mod locate;
+mod mount;
 mod output;
+mod progress;
 mod setup;
+mod status;
+mod umount;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Dev};
 use exit::{Exit, Failure};
+use setup::Setup;
 
 /// Runs the command of this process.
 #[must_use]
@@ -45,11 +55,36 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
-    let setup = setup::Setup::of(&cli.options)?;
+    if let Command::Syncfs { path } = &cli.command {
+        return umount::syncfs(path);
+    }
+    let setup = Setup::of(&cli.options)?;
     match cli.command {
-        _ => {
-            let _ = setup;
-            exit::fail!(Failure, "not yet")
-        }
+        Command::Demo {
+            mountpoint,
+            package,
+        } => demo::run(&setup, &mountpoint, package),
+        Command::Mount {
+            mountpoint,
+            foreground,
+            ready,
+        } => mount::run(&setup, &mountpoint, foreground, ready),
+        Command::Umount { mountpoint, now } => umount::umount(&setup, &mountpoint, now),
+        Command::Flush { path } => umount::flush(&setup, path.as_deref()),
+        Command::Status { mountpoint } => status::run(&setup, mountpoint.as_deref()),
+        Command::Tokens => chain::tokens(&setup),
+        Command::Packages => chain::packages(&setup),
+        Command::Mint {
+            package,
+            yes,
+            print,
+        } => chain::mint(&setup, package, yes, print),
+        Command::Register { token, yes, print } => chain::register(&setup, token, yes, print),
+        Command::Sync { token, no_wait } => chain::sync(&setup, token, !no_wait),
+        Command::Dev {
+            command: Dev::Advance { duration },
+        } => chain::advance(&setup, duration),
+        Command::Doctor => doctor::run(&setup),
+        Command::Syncfs { .. } => Ok(Exit::Ok),
     }
 }

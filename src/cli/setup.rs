@@ -3,22 +3,34 @@
 //! Invariant: layers are read in one place and in one order. Called by `cli`.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::args::Options;
 use super::exit::{Exit, Failure};
 use crate::config::{Color, Config, ConfigError, Folders, Layer, LogFormat};
 
 /// The start of a command.
-#[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) folders: Folders,
+    /// Flags and variables.
+    pub(crate) explicit: Layer,
+    /// Flags, variables and the configuration file.
     pub(crate) layer: Layer,
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) progress: bool,
+    /// Where a new filter of the log goes.
+    log: OnceLock<Reload>,
+    /// The configuration file that was named.
+    named: Option<PathBuf>,
 }
+
+/// Sets another filter of the log.
+type Reload = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 
 impl Setup {
     /// Reads the layers: flags, variables, the file. The state folder's own file comes with
@@ -33,12 +45,14 @@ impl Setup {
             .config
             .clone()
             .or_else(|| std::env::var_os("PXFS_CONFIG").map(PathBuf::from));
-        let file = match named {
-            Some(path) => Layer::from_file(&path).map_err(usage)?,
-            None => optional(&folders.config_file())?,
-        };
+        let named = named.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let file = read_file(named.as_deref(), &folders)?;
+        let explicit = flags.over(variables);
         Ok(Self {
-            layer: flags.over(variables).over(file),
+            layer: explicit.clone().over(file),
+            explicit,
+            log: OnceLock::new(),
+            named,
             folders,
             json: options.json,
             quiet: options.quiet,
@@ -49,21 +63,32 @@ impl Setup {
     /// The configuration for the state folder that the layers name, with the file in that folder
     /// (which `pxfs demo` writes) below all others.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
-        self.config_in(None)
-    }
-
-    /// As [`Setup::config`], in `state_dir` when no layer names one.
-    pub(crate) fn config_in(&self, state_dir: Option<&Path>) -> anyhow::Result<Config> {
-        let mut layer = self.layer.clone();
-        if layer.state_dir.is_none() {
-            layer.state_dir = state_dir.map(Path::to_owned);
-        }
-        let state = layer
+        let state = self
+            .layer
             .state_dir
             .clone()
             .unwrap_or_else(|| self.folders.state.clone());
-        let mut layer = layer.over(optional(&state.join("config.toml"))?);
+        let mut layer = self
+            .layer
+            .clone()
+            .over(optional(&state.join("config.toml"))?);
         layer.read_url_file().map_err(usage)?;
+        Ok(Config::resolve(layer, &self.folders))
+    }
+
+    /// As [`Setup::config`]; where nothing at all is configured, that of the demo, if there is one.
+    pub(crate) fn config_or_demo(&self) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        let demo = self.folders.demo();
+        if !config.rpc.is_empty()
+            || self.layer.state_dir.is_some()
+            || !demo.join("config.toml").exists()
+        {
+            return Ok(config);
+        }
+        let mut layer = self.layer.clone();
+        layer.state_dir = Some(demo.clone());
+        let layer = layer.over(optional(&demo.join("config.toml"))?);
         Ok(Config::resolve(layer, &self.folders))
     }
 
@@ -73,27 +98,42 @@ impl Setup {
             true => "error",
             false => default,
         });
-        // A bare level is meant for pxfs; the libraries below are loud at debug.
-        let filter = match wanted.contains(['=', ',']) {
-            true => wanted.to_owned(),
-            false => format!("warn,pxfs={wanted}"),
-        };
-        let filter = EnvFilter::try_new(&filter).map_err(|_| {
-            Failure::new(
-                Exit::Usage,
-                format!("--log {wanted}: say error, warn, info, debug or trace"),
-            )
-        })?;
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let (filter, handle) = reload::Layer::new(filter(wanted)?);
+        let form = fmt::layer()
             .with_target(false)
             .with_ansi(self.colorful())
             .with_writer(std::io::stderr);
+        let registry = tracing_subscriber::registry().with(filter);
         let started = match self.layer.log_format.unwrap_or(LogFormat::Text) {
-            LogFormat::Text => log.try_init(),
-            LogFormat::Json => log.json().try_init(),
+            LogFormat::Text => registry.with(form).try_init(),
+            LogFormat::Json => registry.with(form.json()).try_init(),
         };
-        started.map_err(|fault| anyhow::anyhow!("log: {fault}"))
+        started.map_err(|fault| anyhow::anyhow!("log: {fault}"))?;
+        // A log that was started twice would have failed above.
+        let _ = self
+            .log
+            .set(Box::new(move |filter| handle.reload(filter).is_ok()));
+        Ok(())
+    }
+
+    /// Reads the configuration file again; of what it says, the log level takes effect at once.
+    pub(crate) fn reload_log(&self) {
+        let read = self.config_file().and_then(|file| {
+            let layer = self.explicit.clone().over(file);
+            filter(layer.log.as_deref().unwrap_or("info"))
+        });
+        match read {
+            Err(error) => tracing::error!("{error:#}: the configuration stays as it was"),
+            Ok(filter) => {
+                if self.log.get().is_some_and(|set| set(filter)) {
+                    tracing::info!("read the configuration again");
+                }
+            }
+        }
+    }
+
+    fn config_file(&self) -> anyhow::Result<Layer> {
+        read_file(self.named.as_deref(), &self.folders)
     }
 
     /// Whether to colour what goes to stderr.
@@ -107,6 +147,25 @@ impl Setup {
             }
         }
     }
+}
+
+fn read_file(named: Option<&Path>, folders: &Folders) -> anyhow::Result<Layer> {
+    match named {
+        Some(path) => Layer::from_file(path).map_err(usage),
+        None => optional(&folders.config_file()),
+    }
+}
+
+fn filter(wanted: &str) -> anyhow::Result<EnvFilter> {
+    // A bare level is meant for pxfs; the libraries below are loud at debug.
+    let text = match wanted.contains(['=', ',']) {
+        true => wanted.to_owned(),
+        false => format!("warn,pxfs={wanted}"),
+    };
+    EnvFilter::try_new(&text).map_err(|_| {
+        let line = format!("--log {wanted}: say error, warn, info, debug or trace");
+        Failure::new(Exit::Usage, line).into()
+    })
 }
 
 fn optional(path: &Path) -> anyhow::Result<Layer> {

@@ -24,6 +24,7 @@ impl Layer {
             wallet_password_file: env.one("PXFS_WALLET_PASSWORD_FILE")?,
             node: env.many("PXFS_NODE")?,
             token: env.many("PXFS_TOKEN")?,
+            take_over: env.flag("PXFS_TAKE_OVER")?,
             volume: env.one("PXFS_VOLUME")?,
             state_dir: env.one("PXFS_STATE_DIR")?,
             cache_dir: env.one("PXFS_CACHE_DIR")?,
@@ -72,6 +73,15 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
         self.text(name)?
             .map(|text| text.parse().map_err(|_| refuse(name, "is not a number")))
             .transpose()
+    }
+
+    fn flag(&self, name: &str) -> Result<Option<bool>, ConfigError> {
+        match self.text(name)?.as_deref() {
+            None => Ok(None),
+            Some("1" | "true" | "yes") => Ok(Some(true)),
+            Some("0" | "false" | "no") => Ok(Some(false)),
+            Some(_) => Err(refuse(name, "is neither true nor false")),
+        }
     }
 
     fn many<T: FromStr>(&self, name: &str) -> Result<Vec<T>, ConfigError>

@@ -34,6 +34,8 @@ pub struct Layer {
     /// Mount only these.
     #[serde(deserialize_with = "one_or_many")]
     pub token: Vec<TokenId>,
+    /// Write although another machine did within the last 10 minutes.
+    pub take_over: Option<bool>,
     /// Kind of a new volume.
     pub volume: Option<VolumeKind>,
     /// State folder.
@@ -155,6 +157,7 @@ impl Layer {
             wallet_password_file: self.wallet_password_file.or(below.wallet_password_file),
             node: list(self.node, below.node),
             token: list(self.token, below.token),
+            take_over: self.take_over.or(below.take_over),
             volume: self.volume.or(below.volume),
             state_dir: self.state_dir.or(below.state_dir),
             cache_dir: self.cache_dir.or(below.cache_dir),

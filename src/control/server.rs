@@ -33,6 +33,9 @@ pub trait Handler: Send + Sync + 'static {
         request: Request,
         progress: &Progress,
     ) -> Result<serde_json::Value, Failure>;
+
+    /// Called once the answer to a request was sent, or could not be.
+    fn replied(&self) {}
 }
 
 /// Where a handler says how far it is; sent on with the next beat.
@@ -101,7 +104,7 @@ async fn converse(
     let progress = Progress::default();
     // A task of its own: a peer that goes away must not stop a transaction half way.
     let mut work = tokio::spawn({
-        let progress = progress.clone();
+        let (progress, handler) = (progress.clone(), Arc::clone(&handler));
         async move { handler.handle(request, &progress).await }
     });
     let outcome = loop {
@@ -121,7 +124,9 @@ async fn converse(
             exit: Exit::Failure,
         },
     };
-    send(&mut stream, &reply).await
+    let sent = send(&mut stream, &reply).await;
+    handler.replied();
+    sent
 }
 
 async fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {

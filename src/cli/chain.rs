@@ -1,0 +1,158 @@
+//! `tokens`, `packages`, `mint`, `register`, `sync`, `dev advance`.
+//!
+//! Called by `cli`.
+
+use super::ask::answer;
+use super::exit::{Exit, fail};
+use super::output::{bytes, coins, confirm, json_answer, table, text_answer};
+use super::setup::Setup;
+use super::status::token_table;
+use crate::config::Span;
+use crate::control::Request;
+use crate::status::{
+    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokenStatus,
+};
+use crate::types::TokenId;
+
+/// `pxfs tokens`.
+pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
+    let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
+    match (setup.json, tokens.is_empty()) {
+        (true, _) => json_answer(&tokens),
+        (false, true) => text_answer("no tokens: `pxfs packages` shows what can be minted"),
+        (false, false) => text_answer(&token_table(&tokens)),
+    }
+}
+
+/// `pxfs packages`.
+pub(super) fn packages(setup: &Setup) -> anyhow::Result<Exit> {
+    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+    if setup.json {
+        return json_answer(&packages);
+    }
+    let rows = packages
+        .into_iter()
+        .map(|package| {
+            vec![
+                package.id.to_string(),
+                package.name,
+                bytes(package.size_bytes),
+                coins(&package.price_wei),
+                package
+                    .uploads
+                    .map_or_else(|| "not limited".to_owned(), |uploads| uploads.to_string()),
+            ]
+        })
+        .collect();
+    let heading = ["PACKAGE", "NAME", "SIZE", "PRICE", "UPLOADS"];
+    text_answer(&table(&heading, rows).to_string())
+}
+
+/// `pxfs mint`.
+pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyhow::Result<Exit> {
+    if print {
+        return show_call(setup, &Request::Mint { package, print });
+    }
+    if !yes {
+        let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+        let Some(wanted) = packages.iter().find(|known| known.id == package) else {
+            let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
+            fail!(
+                Token,
+                "package {package} cannot be minted: give one of {}",
+                known.join(", ")
+            );
+        };
+        let question = format!(
+            "Mint package {package} ({}, {}) for {} coins, and gas?",
+            wanted.name,
+            bytes(wanted.size_bytes),
+            coins(&wanted.price_wei)
+        );
+        if !confirm(&question) {
+            fail!(
+                Failure,
+                "mint: nothing was sent: say --yes where there is no terminal to ask on"
+            );
+        }
+    }
+    let minted: MintAnswer = answer(setup, &Request::Mint { package, print })?;
+    show_minted(setup, &minted, "minted")
+}
+
+/// `pxfs register`.
+pub(super) fn register(
+    setup: &Setup,
+    token: TokenId,
+    yes: bool,
+    print: bool,
+) -> anyhow::Result<Exit> {
+    if print {
+        return show_call(setup, &Request::Register { token, print });
+    }
+    if !yes {
+        let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
+        let named = tokens.iter().find(|known| known.id == token);
+        if named.is_some_and(|known| known.name.is_some())
+            && !confirm(&format!(
+                "Token {token} has a name key; another one begins a new, empty volume. Go on?"
+            ))
+        {
+            fail!(
+                Failure,
+                "register: nothing was sent: say --yes to replace the name key"
+            );
+        }
+    }
+    let registered: MintAnswer = answer(setup, &Request::Register { token, print })?;
+    show_minted(setup, &registered, "registered")
+}
+
+/// `pxfs sync`.
+pub(super) fn sync(setup: &Setup, token: TokenId, wait: bool) -> anyhow::Result<Exit> {
+    let synced: SyncAnswer = answer(setup, &Request::Sync { token, wait })?;
+    if setup.json {
+        return json_answer(&synced);
+    }
+    match (synced.usage, synced.sequence) {
+        (Some(usage), Some(sequence)) => text_answer(&format!(
+            "token {token} is synced: {} in use, sequence {sequence}",
+            bytes(usage)
+        )),
+        _ => text_answer(&format!(
+            "token {token}: the oracle is asked, in transaction {}",
+            synced.transaction
+        )),
+    }
+}
+
+/// `pxfs dev advance`.
+pub(super) fn advance(setup: &Setup, step: Span) -> anyhow::Result<Exit> {
+    let seconds = step.0.as_secs();
+    let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds })?;
+    match setup.json {
+        true => json_answer(&advanced),
+        false => text_answer(&format!("chain time is {} now", advanced.chain_time)),
+    }
+}
+
+fn show_minted(setup: &Setup, minted: &MintAnswer, done: &str) -> anyhow::Result<Exit> {
+    match setup.json {
+        true => json_answer(minted),
+        false => text_answer(&format!(
+            "token {} is {done}, in transaction {}\nits name is {}",
+            minted.token, minted.transaction, minted.name
+        )),
+    }
+}
+
+fn show_call(setup: &Setup, request: &Request) -> anyhow::Result<Exit> {
+    let call: CallAnswer = answer(setup, request)?;
+    match setup.json {
+        true => json_answer(&call),
+        false => text_answer(&format!(
+            "chain {}\nto    {}\nvalue {} wei\nnonce {} (the name key belongs to it)\nname  {}\ndata  {}",
+            call.chain_id, call.to, call.value_wei, call.nonce, call.name, call.data
+        )),
+    }
+}

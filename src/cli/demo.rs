@@ -1,0 +1,149 @@
+//! `pxfs demo`: a drive with nothing else installed.
+//!
+//! Called by `cli`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::exit::{Exit, fail};
+use super::mount::{hold, mount_options, runtime, runtime_dir};
+use super::output::{bytes, text_answer};
+use super::setup::Setup;
+use crate::chain::Ledger;
+use crate::config::{Config, NodeUrl, VolumeKind};
+use crate::mount;
+use crate::run::daemon::{Place, mount_failure};
+use crate::run::demo::{first_token, prepare};
+use crate::run::parts::Parts;
+use crate::run::state::StateDir;
+
+/// Runs the command.
+pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Result<Exit> {
+    // The configuration file is of a drive on a real chain: a demo has its own.
+    let mut layer = setup.explicit.clone();
+    if layer.volume == Some(VolumeKind::Sealed) {
+        fail!(
+            Usage,
+            "demo: sealed volumes come in a later version: leave --volume out, this version makes plain ones"
+        );
+    }
+    if let Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) = layer.node.first() {
+        fail!(
+            Usage,
+            "demo: BTFS and IPFS nodes come in a later version: leave --node out"
+        );
+    }
+    setup.start_log("warn")?;
+    make_mountpoint(mountpoint)?;
+    let mountpoint = mount::check_mountpoint(mountpoint).map_err(mount_failure)?;
+    let state = layer
+        .state_dir
+        .clone()
+        .unwrap_or_else(|| setup.folders.demo());
+    let state_dir = StateDir::open(&state)?;
+    let state = state_dir.path().to_owned();
+    layer.state_dir = Some(state.clone());
+    runtime()?.hold(async {
+        let layout = prepare(&state_dir, &state.join("wallet")).await?;
+        layer.rpc_url = vec![layout.rpc_url()];
+        layer.rpc_url_file = None;
+        (layer.contract, layer.chain_id) = (None, None);
+        layer.wallet = Some(layout.wallet.clone());
+        layer.wallet_password_file = None;
+        layer.volume = Some(VolumeKind::Plain);
+        if layer.node.is_empty() {
+            layer.node = vec![layout.node_url()];
+        }
+        let config = Config::resolve(layer, &setup.folders);
+        let options = mount_options(&config)?;
+        let parts = Arc::new(Parts::build(&config).await?);
+        first_token(&parts, package).await?;
+        let token = parts
+            .chain
+            .ledger
+            .snapshot()
+            .await?
+            .tokens
+            .into_iter()
+            .next();
+        let shown = token.map(|token| (token.id.to_string(), token.size_bytes));
+        let banner = banner(
+            &mountpoint,
+            &state,
+            shown,
+            setup.explicit.state_dir.is_some(),
+        );
+        let place = Place {
+            mountpoint,
+            options,
+            runtime_dir: runtime_dir(setup)?,
+        };
+        hold(setup, place, state_dir, parts, || match setup.quiet {
+            true => Ok(()),
+            false => text_answer(&banner).map(drop),
+        })
+        .await
+    })
+}
+
+/// Makes the mountpoint where it is missing; its parent must be there.
+fn make_mountpoint(path: &Path) -> anyhow::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(fault) if fault.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(fault) => fail!(
+            Usage,
+            "mountpoint {}: {fault}: name a directory that can be made",
+            path.display()
+        ),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn banner(
+    mountpoint: &Path,
+    state: &Path,
+    token: Option<(String, u64)>,
+    own_state: bool,
+) -> String {
+    let (id, size) = token.map_or_else(
+        || ("1".to_owned(), String::new()),
+        |(id, size)| (id, format!(", {}", bytes(size))),
+    );
+    let drive = mountpoint.join(&id);
+    let drive = drive.display();
+    let pxfs = program();
+    let with = match own_state {
+        true => format!(" --state-dir {}", state.display()),
+        false => String::new(),
+    };
+    let state = state.display();
+    format!(
+        "Token {id}{size}, is mounted on {drive}\n\
+         Its chain, node and wallet are in {state}; run the same command again and all is still there.\n\
+         This version makes plain volumes: what you store is NOT encrypted.\n\
+         In another terminal, try:\n\
+         \x20 cp -a /etc/ssl {drive}/        put something in; then look with ls, or df -h {drive}\n\
+         \x20 {pxfs} status{with}            quota, what is pending, the sync's deadline\n\
+         \x20 {pxfs} flush{with}             returns when all of it is on the node\n\
+         \x20 {pxfs} dev advance 31d{with}   let 31 days pass: the sync is overdue, nothing can grow\n\
+         \x20 {pxfs} sync {id}{with}            the oracle takes the usage to the chain: it can grow again\n\
+         Ctrl-C publishes what is pending, and unmounts."
+    )
+}
+
+/// How this program can be called from another terminal.
+fn program() -> String {
+    let here = std::env::current_exe().and_then(std::fs::canonicalize);
+    let Ok(here) = here else {
+        return "pxfs".to_owned();
+    };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths)
+        .map(|folder: PathBuf| folder.join("pxfs"))
+        .find(|candidate| candidate.exists())
+        .and_then(|candidate| candidate.canonicalize().ok());
+    match found {
+        Some(found) if found == here => "pxfs".to_owned(),
+        _ => here.display().to_string(),
+    }
+}

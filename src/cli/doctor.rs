@@ -1,0 +1,187 @@
+//! `pxfs doctor`: looks at everything a drive needs; each line is ok or says what to do.
+//!
+//! Invariant: changes nothing. Called by `cli`.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::exit::{Exit, one_line};
+use super::locate;
+use super::mount::{mount_options, runtime};
+use super::output::{json_answer, text_answer};
+use super::setup::Setup;
+use crate::chain::Ledger;
+use crate::config::Config;
+use crate::control::Request;
+use crate::run::parts::{Parts, open_wallet};
+use crate::status::{CheckAnswer, Status};
+
+/// Runs the command.
+pub(super) fn run(setup: &Setup) -> anyhow::Result<Exit> {
+    let mut checks = vec![fuse_device(), fusermount()];
+    match setup.config_or_demo() {
+        Err(error) => checks.push(bad("configuration", one_line(&error))),
+        Ok(config) => {
+            checks.push(good("configuration is understood".to_owned()));
+            checks.extend(of_config(setup, &config));
+        }
+    }
+    let well = checks.iter().all(|check| check.ok);
+    match setup.json {
+        true => json_answer(&checks)?,
+        false => text_answer(&render(&checks))?,
+    };
+    Ok(match well {
+        true => Exit::Ok,
+        false => Exit::Failure,
+    })
+}
+
+fn good(check: String) -> CheckAnswer {
+    CheckAnswer {
+        check,
+        ok: true,
+        fix: None,
+    }
+}
+
+fn bad(check: impl Into<String>, fix: impl Into<String>) -> CheckAnswer {
+    CheckAnswer {
+        check: check.into(),
+        ok: false,
+        fix: Some(fix.into()),
+    }
+}
+
+fn render(checks: &[CheckAnswer]) -> String {
+    checks
+        .iter()
+        .map(|check| match &check.fix {
+            None => format!("ok    {}", check.check),
+            Some(fix) => format!("FAIL  {}: {fix}", check.check),
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn fuse_device() -> CheckAnswer {
+    match std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+    {
+        Ok(_) => good("/dev/fuse can be opened".to_owned()),
+        Err(fault) => bad(
+            format!("/dev/fuse: {fault}"),
+            "run `modprobe fuse` as root, or pass the device to the container",
+        ),
+    }
+}
+
+fn fusermount() -> CheckAnswer {
+    if rustix::process::geteuid().is_root() {
+        return good("root mounts without fusermount3".to_owned());
+    }
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    match std::env::split_paths(&paths).any(|folder| folder.join("fusermount3").is_file()) {
+        true => good("fusermount3 is there".to_owned()),
+        false => bad("fusermount3 is missing", "install the package fuse3"),
+    }
+}
+
+fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
+    let mut checks = vec![folder("state folder", &config.state_dir)];
+    if let Err(failure) = mount_options(config) {
+        checks.push(bad("mount options", failure.message));
+    }
+    let wallet = open_wallet(config);
+    checks.push(match &wallet {
+        Ok(wallet) => good(format!("wallet {} opens", wallet.address())),
+        Err(error) => bad("wallet", one_line(error)),
+    });
+    // The daemon owns chain and node where it runs: it knows how they are.
+    match locate::find(setup, None) {
+        Ok(Some(entry)) => {
+            let status =
+                locate::connect(&entry).and_then(|client| client.ask(&Request::Status, |_| {}));
+            match status {
+                Ok(status) => checks.extend(of_status(&status)),
+                Err(failure) => checks.push(bad("the running pxfs", failure.message)),
+            }
+        }
+        Ok(None) if wallet.is_ok() => checks.extend(of_parts(config)),
+        Ok(None) => {}
+        Err(failure) => checks.push(bad("the running pxfs", failure.message)),
+    }
+    checks
+}
+
+fn folder(what: &str, path: &Path) -> CheckAnswer {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => {
+            good(format!("{what} {shown} will be made"))
+        }
+        Err(fault) => bad(
+            format!("{what} {shown}: {fault}"),
+            "give another --state-dir",
+        ),
+        Ok(meta) if !meta.is_dir() => bad(
+            format!("{what} {shown} is not a folder"),
+            "give another --state-dir",
+        ),
+        Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => bad(
+            format!("{what} {shown} belongs to user {}", meta.uid()),
+            "run as that user, or give another --state-dir",
+        ),
+        Ok(meta) if meta.mode() & 0o077 != 0 => bad(
+            format!("{what} {shown} can be entered by others"),
+            format!("run `chmod 700 {shown}`"),
+        ),
+        Ok(_) => good(format!("{what} {shown} is ours alone")),
+    }
+}
+
+fn of_status(status: &Status) -> Vec<CheckAnswer> {
+    let node = &status.node;
+    let chain = &status.chain;
+    vec![
+        good(format!("mounted on {}", status.mountpoint)),
+        match &chain.error {
+            None => good(format!("chain {} at {} answers", chain.id, chain.url)),
+            Some(error) => bad(format!("chain {}", chain.url), error),
+        },
+        match &node.error {
+            None => good(format!("node {} answers", node.url)),
+            Some(error) => bad(format!("node {}", node.url), error),
+        },
+    ]
+}
+
+fn of_parts(config: &Config) -> Vec<CheckAnswer> {
+    if !config.state_dir.exists() && config.rpc.is_empty() {
+        return vec![bad(
+            "chain",
+            "give --rpc-url, or try `pxfs demo MOUNTPOINT`",
+        )];
+    }
+    let looked = runtime().and_then(|runtime| {
+        runtime.hold(async {
+            let parts = Parts::build(config).await?;
+            let chain = format!(
+                "chain {} at {}, contract {}",
+                parts.chain.chain_id,
+                parts.chain.endpoint.label(),
+                parts.chain.contract
+            );
+            let owned = parts.chain.ledger.snapshot().await?.tokens.len();
+            let asked = crate::pack::cid::leaf_cid(b"");
+            parts.node.store.has(&asked).await?;
+            Ok(vec![
+                good(format!("{chain}: {owned} tokens are ours")),
+                good(format!("node {} answers", parts.node.label)),
+            ])
+        })
+    });
+    looked.unwrap_or_else(|error| vec![bad("chain and node", one_line(&error))])
+}

@@ -1,0 +1,197 @@
+//! Which daemon a command speaks to.
+//!
+//! Invariant: the mountpoint that was named, else the state folder that was named, else the only
+//! drive that is mounted; never a guess among several. Nothing here touches the file system behind
+//! a mount, whose daemon may not answer. Called by the commands.
+
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, Failure};
+use super::setup::Setup;
+use crate::control::{Client, Entry, find_all};
+
+/// The daemon that holds `path` (the drive, or anything in it), or that the options mean; `None`
+/// when there is none.
+pub(super) fn find(setup: &Setup, path: Option<&Path>) -> Result<Option<Entry>, Failure> {
+    let entries = find_all(&setup.folders.runtime);
+    let state_dir = setup.layer.state_dir.as_deref().map(canonical);
+    choose(
+        entries,
+        path.map(canonical).as_deref(),
+        state_dir.as_deref(),
+        &setup.folders.state,
+    )
+}
+
+/// As [`find`], when the command cannot do without.
+pub(super) fn require(setup: &Setup, path: Option<&Path>) -> Result<Entry, Failure> {
+    find(setup, path)?.ok_or_else(|| {
+        let line = match (path, &setup.layer.state_dir) {
+            (Some(path), _) => format!("{} is not mounted by pxfs", path.display()),
+            (None, Some(folder)) => {
+                format!(
+                    "nothing is mounted from the state folder {}",
+                    folder.display()
+                )
+            }
+            (None, None) => "nothing is mounted".to_owned(),
+        };
+        Failure::new(
+            Exit::Mounted,
+            format!("{line}: mount it with `pxfs mount MOUNTPOINT`, or try `pxfs demo MOUNTPOINT`"),
+        )
+    })
+}
+
+/// Connects to a daemon that was found.
+pub(super) fn connect(entry: &Entry) -> Result<Client, Failure> {
+    Client::connect(&entry.socket).map_err(|fault| {
+        Failure::new(
+            Exit::Mounted,
+            format!(
+                "the pxfs (process {}) that holds {} does not answer: {fault}",
+                entry.pid,
+                entry.mountpoint.display()
+            ),
+        )
+    })
+}
+
+/// Whether a pxfs is, or was, mounted at `path`, by what the kernel says.
+pub(super) fn is_mounted(path: &Path) -> bool {
+    let path = canonical(path);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let Some((head, tail)) = line.split_once(" - ") else {
+            return false;
+        };
+        let place = head.split(' ').nth(4).map(unescape);
+        place.is_some_and(|place| Path::new(&place) == path) && tail.starts_with("fuse.pxfs ")
+    })
+}
+
+/// proc_pid_mountinfo(5): space, tab, newline and backslash stand as `\\` and three octal digits.
+fn unescape(field: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(field.to_owned(), |text, (escaped, plain)| {
+        text.replace(escaped, plain)
+    })
+}
+
+fn choose(
+    mut entries: Vec<Entry>,
+    path: Option<&Path>,
+    state_dir: Option<&Path>,
+    default_state: &Path,
+) -> Result<Option<Entry>, Failure> {
+    if let Some(path) = path {
+        // The innermost, should one be mounted in another.
+        entries.retain(|entry| path.starts_with(&entry.mountpoint));
+        return Ok(entries
+            .into_iter()
+            .max_by_key(|entry| entry.mountpoint.as_os_str().len()));
+    }
+    if let Some(folder) = state_dir {
+        return Ok(entries.into_iter().find(|entry| entry.state_dir == folder));
+    }
+    if entries.len() > 1 {
+        let usual = entries
+            .iter()
+            .position(|entry| entry.state_dir == default_state);
+        return match usual {
+            Some(index) => Ok(Some(entries.swap_remove(index))),
+            None => {
+                let all: Vec<String> = entries
+                    .iter()
+                    .map(|entry| entry.mountpoint.display().to_string())
+                    .collect();
+                Err(Failure::new(
+                    Exit::Usage,
+                    format!(
+                        "several drives are mounted ({}): name one by --state-dir",
+                        all.join(", ")
+                    ),
+                ))
+            }
+        };
+    }
+    Ok(entries.pop())
+}
+
+/// The canonical form without a look at the last component, which may be a mount that does not
+/// answer.
+fn canonical(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => match parent.canonicalize() {
+            Ok(parent) => parent.join(name),
+            Err(_) => path,
+        },
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(mountpoint: &str, state: &str) -> Entry {
+        Entry {
+            pid: 1,
+            state_dir: state.into(),
+            mountpoint: mountpoint.into(),
+            socket: "/s".into(),
+        }
+    }
+
+    fn chosen(path: Option<&str>, state: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+        let entries = vec![
+            entry("/m/a", "/state/a"),
+            entry("/m/b", "/state/b"),
+            entry("/m/b/1/c", "/state/c"),
+        ];
+        let found = choose(
+            entries,
+            path.map(Path::new),
+            state.map(Path::new),
+            Path::new("/none"),
+        );
+        found.map(|entry| entry.map(|entry| entry.mountpoint))
+    }
+
+    #[test]
+    fn a_path_means_the_innermost_drive_that_holds_it() {
+        assert_eq!(chosen(Some("/m/b/1/x"), None), Ok(Some("/m/b".into())));
+        assert_eq!(
+            chosen(Some("/m/b/1/c/x"), None),
+            Ok(Some("/m/b/1/c".into()))
+        );
+        assert_eq!(chosen(Some("/m/bb"), None), Ok(None));
+    }
+
+    #[test]
+    fn a_state_folder_means_its_drive() {
+        assert_eq!(chosen(None, Some("/state/a")), Ok(Some("/m/a".into())));
+        assert_eq!(chosen(None, Some("/state/x")), Ok(None));
+    }
+
+    #[test]
+    fn several_drives_are_never_guessed_among() {
+        let refused = chosen(None, None).unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage);
+        assert!(refused.message.contains("/m/a, /m/b"), "{refused}");
+    }
+
+    #[test]
+    fn the_only_drive_needs_no_name() {
+        let only = vec![entry("/m/a", "/state/a")];
+        let found = choose(only, None, None, Path::new("/none")).unwrap();
+        assert_eq!(found.map(|entry| entry.mountpoint), Some("/m/a".into()));
+    }
+}

@@ -1,0 +1,278 @@
+//! `pxfs mount`: in the foreground, or by a process of its own that stays when it is mounted.
+//!
+//! Invariant: the background process is a new one (`exec`, never `fork` of threads); the command
+//! returns 0 only once the drive is there. Called by `cli`; [`hold`] by `demo` too.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
+
+use super::exit::{Exit, Failure, fail};
+use super::progress::Progress;
+use super::setup::Setup;
+use crate::config::{Config, VolumeKind};
+use crate::control::private_folder;
+use crate::mount;
+use crate::run::daemon::{Daemon, Place, mount_failure};
+use crate::run::parts::Parts;
+use crate::run::state::StateDir;
+
+/// The log of a background process is put aside at its start when it is larger, in bytes.
+const LOG_BYTES: u64 = 10 << 20;
+/// How long what still runs may hold up the end of the process.
+const LAST_TASKS: Duration = Duration::from_secs(2);
+
+/// The one line that a background process says to its parent.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Word {
+    /// It did not come to a mount.
+    Failed { error: String, exit: Exit },
+    /// The drive is there.
+    Ready { ready: bool },
+}
+
+/// Runs the command.
+pub(super) fn run(
+    setup: &Setup,
+    mountpoint: &Path,
+    foreground: bool,
+    ready: bool,
+) -> anyhow::Result<Exit> {
+    if ready {
+        return background(setup, mountpoint);
+    }
+    let config = setup.config()?;
+    let place = place(setup, &config, mountpoint)?;
+    if foreground {
+        return front(setup, config, place);
+    }
+    spawn(&config.state_dir, &place.mountpoint)
+}
+
+/// What is checked before anything slow begins.
+fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Place> {
+    if config.volume == VolumeKind::Sealed {
+        fail!(
+            Usage,
+            "sealed volumes come in a later version: say `--volume plain`, and know that what you store is not encrypted"
+        );
+    }
+    let options = mount_options(config)?;
+    let mountpoint = mount::check_mountpoint(mountpoint).map_err(mount_failure)?;
+    Ok(Place {
+        mountpoint,
+        options,
+        runtime_dir: runtime_dir(setup)?,
+    })
+}
+
+/// The words of `-o` and what else the mount is told.
+pub(super) fn mount_options(config: &Config) -> Result<mount::Options, Failure> {
+    let mut options = mount::Options::default();
+    for word in &config.options {
+        options.apply(word).map_err(mount_failure)?;
+    }
+    options.read_timeout = config.read_timeout;
+    Ok(options)
+}
+
+/// The first runtime folder that can be ours.
+pub(super) fn runtime_dir(setup: &Setup) -> Result<PathBuf, Failure> {
+    let mut why = String::new();
+    for folder in &setup.folders.runtime {
+        match private_folder(folder) {
+            Ok(()) => return Ok(folder.clone()),
+            Err(fault) => why = fault.to_string(),
+        }
+    }
+    Err(Failure::new(
+        Exit::Failure,
+        format!("no place for the socket: {why}: set XDG_RUNTIME_DIR"),
+    ))
+}
+
+fn front(setup: &Setup, config: Config, place: Place) -> anyhow::Result<Exit> {
+    setup.start_log("info")?;
+    let state_dir = StateDir::open(&config.state_dir)?;
+    runtime()?.hold(async {
+        let parts = Arc::new(Parts::build(&config).await?);
+        hold(setup, place, state_dir, parts, || Ok(())).await
+    })
+}
+
+/// Mounts, calls `ready`, and serves to the end.
+pub(super) async fn hold(
+    setup: &Setup,
+    place: Place,
+    state_dir: StateDir,
+    parts: Arc<Parts>,
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Exit> {
+    let shown = place.mountpoint.display().to_string();
+    let daemon = Daemon::start(place, state_dir, parts).await?;
+    ready()?;
+    notify(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("mounted on {shown}")),
+    ]);
+    tracing::info!("mounted on {shown}");
+    // Made when there is something to show: a bar at once would stand there for days.
+    let progress = std::sync::OnceLock::new();
+    let tell = |what: &str, pending_bytes: u64| {
+        progress
+            .get_or_init(|| Progress::new(setup.progress))
+            .set(what, pending_bytes);
+        notify(&[
+            NotifyState::Stopping,
+            NotifyState::Status(&format!("{what}: {pending_bytes} bytes are not published")),
+            NotifyState::ExtendTimeoutUsec(30_000_000),
+        ]);
+    };
+    daemon.serve(&tell, &|| setup.reload_log()).await
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "sd_notify");
+    }
+}
+
+/// Starts the process that stays, and waits for its word.
+fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
+    private_folder(state_dir)
+        .with_context(|| format!("state folder {}", state_dir.display()))
+        .map_err(|error| Failure::new(Exit::Usage, super::exit::one_line(&error)))?;
+    let log_path = state_dir.join("log");
+    let log = open_log(&log_path).with_context(|| log_path.display().to_string())?;
+    let mut child = Command::new("/proc/self/exe")
+        .args(std::env::args_os().skip(1))
+        .arg("--ready")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("the background process does not start")?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line)?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Word::Ready { .. }) => Ok(Exit::Ok),
+        Ok(Word::Failed { error, exit }) => {
+            // It has nothing left to do: no need to leave a zombie behind.
+            child.wait()?;
+            Err(Failure::new(exit, error).into())
+        }
+        Err(_) => fail!(
+            Failure,
+            "{}: the background process ended before it was mounted: see {}",
+            mountpoint.display(),
+            log_path.display()
+        ),
+    }
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    if std::fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES) {
+        std::fs::rename(path, path.with_extension("old"))?;
+    }
+    File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The process that stays.
+fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
+    let work = || {
+        setup.start_log("info")?;
+        let config = setup.config()?;
+        let place = place(setup, &config, mountpoint)?;
+        let state_dir = StateDir::open(&config.state_dir)?;
+        // A session of its own: closing the terminal, or Ctrl-C in it, is not meant for us. It
+        // fails for who leads one already, which is as good.
+        let _ = rustix::process::setsid();
+        rustix::process::chdir("/")?;
+        runtime()?.hold(async {
+            let parts = Arc::new(Parts::build(&config).await?);
+            hold(setup, place, state_dir, parts, || {
+                say(&Word::Ready { ready: true })
+            })
+            .await
+        })
+    };
+    let outcome = work();
+    if let Err(error) = &outcome {
+        let Failure { exit, message } = Failure::from_error(error);
+        tracing::error!("{message}");
+        // After the ready word nobody listens any more.
+        let _ = say(&Word::Failed {
+            error: message,
+            exit,
+        });
+    }
+    // The line is said: not again on the log.
+    Ok(outcome.unwrap_or_else(|error| super::exit::of(&error)))
+}
+
+fn say(word: &Word) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(word)?)?;
+    Ok(out.flush()?)
+}
+
+/// A runtime that ends in bounded time.
+pub(super) struct Runtime(tokio::runtime::Runtime);
+
+/// The runtime of a command or a daemon.
+pub(super) fn runtime() -> anyhow::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()
+        .context("no threads")?;
+    Ok(Runtime(runtime))
+}
+
+impl Runtime {
+    /// Runs `work`, then ends; what hangs is left behind.
+    pub(super) fn hold<T>(
+        self,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let outcome = self.0.block_on(work);
+        self.0.shutdown_timeout(LAST_TASKS);
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_background_process_is_understood_by_its_parent() {
+        for word in [
+            Word::Ready { ready: true },
+            Word::Failed {
+                error: "no".into(),
+                exit: Exit::Locked,
+            },
+        ] {
+            let line = serde_json::to_string(&word).unwrap();
+            assert_eq!(serde_json::from_str::<Word>(&line).unwrap(), word);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `pxfs status`: one table, and a line for the drive, the node and the chain.
+//!
+//! Called by `cli`.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::exit::Exit;
+use super::locate;
+use super::output::{bytes, json_answer, table, text_answer};
+use super::setup::Setup;
+use crate::control::Request;
+use crate::status::{Status, TokenStatus};
+
+/// Width of the quota bar.
+const BAR: u64 = 12;
+
+/// Runs the command.
+pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Exit> {
+    let entry = locate::require(setup, mountpoint)?;
+    let status: Status = locate::connect(&entry)?.ask(&Request::Status, |_| {})?;
+    match setup.json {
+        true => json_answer(&status),
+        false => text_answer(&render(&status)),
+    }
+}
+
+fn render(status: &Status) -> String {
+    let mut text = format!(
+        "{}, mounted for {}\n",
+        status.mountpoint,
+        elapsed(status.uptime_s)
+    );
+    let node = &status.node;
+    text += &format!(
+        "node   {}  {}\n",
+        node.url,
+        health(node.ok, node.error.as_deref())
+    );
+    let chain = &status.chain;
+    text += &format!(
+        "chain  {} ({}), block {}, seen {} ago  {}\n",
+        chain.id,
+        chain.url,
+        chain.block,
+        elapsed(chain.age_s),
+        health(chain.ok, chain.error.as_deref())
+    );
+    match status.tokens.is_empty() {
+        true => text + "\nno tokens: `pxfs packages` shows what can be minted",
+        false => text + "\n" + &token_table(&status.tokens),
+    }
+}
+
+/// The tokens, and below them why a state is not `ok`.
+pub(super) fn token_table(tokens: &[TokenStatus]) -> String {
+    let rows = tokens.iter().map(row).collect();
+    let heading = [
+        "TOKEN",
+        "STATE",
+        "QUOTA",
+        "USED",
+        "",
+        "FREE",
+        "PENDING",
+        "UPLOADS",
+        "SYNC BEFORE",
+    ];
+    let mut text = table(&heading, rows)
+        .to_string()
+        .lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n");
+    for token in tokens {
+        for line in [
+            token.reason.as_deref(),
+            token
+                .local
+                .as_ref()
+                .and_then(|local| local.last_error.as_deref()),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            text += &format!("\ntoken {}: {line}", token.id);
+        }
+    }
+    text
+}
+
+fn row(token: &TokenStatus) -> Vec<String> {
+    let local = token.local.as_ref();
+    let used = local.map_or(token.usage_on_chain_bytes, |local| local.used_bytes);
+    vec![
+        token.id.to_string(),
+        token.state.as_str().to_owned(),
+        bytes(token.quota_bytes),
+        bytes(used),
+        bar(used, token.quota_bytes),
+        local.map_or_else(String::new, |local| bytes(local.free_bytes)),
+        local.map_or_else(String::new, |local| match local.pending_files {
+            0 => "-".to_owned(),
+            files => format!("{} in {files} files", bytes(local.pending_bytes)),
+        }),
+        token
+            .uploads_left
+            .map_or_else(|| "-".to_owned(), |left| left.to_string()),
+        token.sync_deadline.map_or_else(|| "-".to_owned(), day),
+    ]
+}
+
+fn bar(used: u64, quota: u64) -> String {
+    let full = match quota {
+        0 => 0,
+        quota => (u128::from(used) * u128::from(BAR)).div_ceil(u128::from(quota)),
+    };
+    let full = usize::try_from(full)
+        .unwrap_or(usize::MAX)
+        .min(BAR as usize);
+    format!("[{}{}]", "#".repeat(full), ".".repeat(BAR as usize - full))
+}
+
+fn day(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+fn health(ok: bool, error: Option<&str>) -> String {
+    match (ok, error) {
+        (true, _) => "ok".to_owned(),
+        (false, Some(error)) => error.to_owned(),
+        (false, None) => "not seen yet".to_owned(),
+    }
+}
+
+fn elapsed(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{ChainStatus, LocalStatus, NodeStatus, State};
+    use crate::types::TokenId;
+
+    fn status() -> Status {
+        let token = TokenStatus {
+            id: TokenId::from(7),
+            contract: "0x01".into(),
+            dialect: "px-sync".into(),
+            path: Some("/m/7".into()),
+            volume: Some("plain".into()),
+            state: State::Overdue,
+            reason: Some("the sync is overdue: run `pxfs sync 7`".into()),
+            quota_bytes: 100 << 20,
+            local: Some(LocalStatus {
+                used_bytes: 25 << 20,
+                pending_bytes: 1 << 20,
+                pending_files: 3,
+                ..LocalStatus::default()
+            }),
+            uploads_left: None,
+            last_sync: None,
+            sync_deadline: Timestamp::from_second(86_400).ok(),
+            usage_on_chain_bytes: 0,
+            name: None,
+            epoch: 1,
+            sequence: None,
+            root: None,
+        };
+        Status {
+            version: "0".into(),
+            mountpoint: "/m".into(),
+            uptime_s: 61,
+            chain: ChainStatus {
+                id: 31337,
+                url: "embedded".into(),
+                ok: false,
+                block: 2,
+                age_s: 90_000,
+                error: Some("chain: embedded does not answer".into()),
+            },
+            node: NodeStatus {
+                kind: "embedded".into(),
+                url: "embedded:/n".into(),
+                ok: true,
+                error: None,
+            },
+            tokens: vec![token],
+        }
+    }
+
+    #[test]
+    fn a_status_shows_what_to_do_and_what_is_wrong() {
+        let text = render(&status());
+        for wanted in [
+            "overdue",
+            "100.0 MiB",
+            "25.0 MiB",
+            "[###.........]",
+            "1.0 MiB in 3 files",
+            "1970-01-02 00:00 UTC",
+            "token 7: the sync is overdue: run `pxfs sync 7`",
+            "does not answer",
+            "1 d 1 h ago",
+        ] {
+            assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_bar_is_full_at_the_quota_and_never_beyond() {
+        assert_eq!(bar(0, 100), "[............]");
+        assert_eq!(bar(1, 100), "[#...........]");
+        assert_eq!(bar(u64::MAX, 100), "[############]");
+        assert_eq!(bar(5, 0), "[............]");
+    }
+}

@@ -1,0 +1,160 @@
+//! `pxfs umount`, `pxfs flush`, and the hidden `pxfs syncfs`.
+//!
+//! Invariant: mapped pages are collected by syncfs(2) in this process, before the daemon is asked.
+//! Called by `cli`.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::exit::{Exit, fail};
+use super::locate;
+use super::progress::Progress;
+use super::setup::Setup;
+use crate::control::{Entry, Request, Step};
+use crate::mount::{self, MountError};
+
+/// How long syncfs(2) may take: mapped pages go to the daemon, never to the network.
+const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
+/// How long the daemon may take to end once it has unmounted.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
+/// `pxfs umount`.
+pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Result<Exit> {
+    let entry = match locate::find(setup, Some(mountpoint))? {
+        Some(entry) if is_mountpoint(&entry, mountpoint) => entry,
+        Some(_) | None => return without_daemon(mountpoint),
+    };
+    let progress = Progress::new(setup.progress);
+    if !now {
+        collect(&entry, &progress)?;
+    }
+    let asked = locate::connect(&entry)?.ask::<Value>(&Request::Umount { flush: !now }, |step| {
+        show(&progress, step);
+    });
+    let refused = asked
+        .as_ref()
+        .is_err_and(|failure| failure.exit != Exit::Unpublished);
+    if !refused {
+        progress.set("ending", 0);
+        wait_for_end(&entry.state_dir);
+    }
+    asked?;
+    Ok(Exit::Ok)
+}
+
+/// Nobody answers for the mountpoint: what a pxfs that has died left there is taken away.
+fn without_daemon(mountpoint: &Path) -> anyhow::Result<Exit> {
+    let shown = mountpoint.display();
+    if !locate::is_mounted(mountpoint) {
+        fail!(
+            Mounted,
+            "{shown} is not mounted by pxfs: nothing to unmount"
+        );
+    }
+    match mount::check_mountpoint(mountpoint) {
+        Err(MountError::AlreadyMounted { .. }) => fail!(
+            Mounted,
+            "the pxfs that holds {shown} cannot be found from here: ask as the user who mounted it"
+        ),
+        // What lies below is no longer our business.
+        _ => Ok(Exit::Ok),
+    }
+}
+
+/// `pxfs flush`.
+pub(super) fn flush(setup: &Setup, path: Option<&Path>) -> anyhow::Result<Exit> {
+    let entry = locate::require(setup, path)?;
+    let progress = Progress::new(setup.progress);
+    collect(&entry, &progress)?;
+    let token = path.and_then(|path| directory(&entry.mountpoint, path));
+    let request = Request::Flush { token };
+    locate::connect(&entry)?.ask::<Value>(&request, |step| show(&progress, step))?;
+    Ok(Exit::Ok)
+}
+
+/// `pxfs syncfs`: for the daemon, whose own threads must not wait for its mount.
+pub(super) fn syncfs(path: &Path) -> anyhow::Result<Exit> {
+    rustix::fs::syncfs(File::open(path)?)?;
+    Ok(Exit::Ok)
+}
+
+fn is_mountpoint(entry: &Entry, path: &Path) -> bool {
+    directory(&entry.mountpoint, path).is_none()
+}
+
+/// The first component of `path` below the mountpoint.
+fn directory(mountpoint: &Path, path: &Path) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    let below = match path.strip_prefix(mountpoint) {
+        Ok(below) => below.to_owned(),
+        // By way of a symlink.
+        Err(_) => {
+            let parent = path.parent()?.canonicalize().ok()?;
+            let whole = parent.join(path.file_name()?);
+            whole.strip_prefix(mountpoint).ok()?.to_owned()
+        }
+    };
+    let first = below.components().next()?;
+    Some(first.as_os_str().to_string_lossy().into_owned())
+}
+
+fn show(progress: &Progress, step: &Step) {
+    progress.set(&step.what, step.pending_bytes);
+}
+
+/// Has the kernel hand over the pages of mapped files.
+fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
+    progress.set("collecting mapped pages", 0);
+    let (done, is_done) = mpsc::channel();
+    let mountpoint: PathBuf = entry.mountpoint.clone();
+    // A thread that may stay behind: the call cannot be interrupted.
+    std::thread::spawn(move || {
+        let synced = File::open(mountpoint).and_then(|root| Ok(rustix::fs::syncfs(root)?));
+        // Nobody listens any more when it came too late.
+        let _ = done.send(synced);
+    });
+    match is_done.recv_timeout(SYNCFS_LIMIT) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(fault)) => fail!(
+            Failure,
+            "{}: mapped files cannot be collected: {fault}",
+            entry.mountpoint.display()
+        ),
+        Err(_) => fail!(
+            Failure,
+            "{}: mapped files are not collected after {} s: see the daemon's log",
+            entry.mountpoint.display(),
+            SYNCFS_LIMIT.as_secs()
+        ),
+    }
+}
+
+/// Waits until the daemon has let go of the state folder, so that the next mount finds it free.
+fn wait_for_end(state_dir: &Path) {
+    let until = Instant::now() + END_LIMIT;
+    let Ok(lock) = OpenOptions::new().read(true).open(state_dir.join("lock")) else {
+        return;
+    };
+    while lock.try_lock_shared().is_err() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flush_of_a_path_means_its_token() {
+        let directory = |path: &str| directory(Path::new("/m"), Path::new(path));
+        assert_eq!(directory("/m/7/a/b"), Some("7".into()));
+        assert_eq!(directory("/m/7"), Some("7".into()));
+        assert_eq!(directory("/m"), None);
+        assert_eq!(directory("/m/"), None);
+        assert_eq!(directory("/other"), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Counts what a storage node takes, so that somebody who waits can tell slow from stuck.
+//!
+//! Invariant: passes every call on as it is. Built by `parts`, read by `leave`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+
+use crate::names::{NameError, NameStore};
+use crate::store::{Block, BlockStore, StoreError};
+
+/// What a node has done since the start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    calls: AtomicU64,
+    sent_bytes: AtomicU64,
+}
+
+impl Counts {
+    /// Calls that succeeded.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of blocks that it took.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    fn note<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.is_ok() {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
+    }
+}
+
+/// A store of blocks or names whose calls are counted.
+pub(super) struct Counted<S: ?Sized> {
+    inner: Arc<S>,
+    counts: Arc<Counts>,
+}
+
+impl<S: ?Sized> Counted<S> {
+    pub(super) fn new(inner: Arc<S>, counts: &Arc<Counts>) -> Self {
+        Self {
+            inner,
+            counts: Arc::clone(counts),
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for Counted<dyn BlockStore> {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.counts.note(self.inner.put_many(blocks).await)?;
+        let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
+        self.counts.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.counts.note(self.inner.get(cid).await)
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        // Not counted: the watch over the node's health asks this all the time.
+        self.inner.has(cid).await
+    }
+
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.counts.note(self.inner.pin(root, from).await)
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.counts.note(self.inner.unpin(root).await)
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.counts.note(self.inner.pins().await)
+    }
+}
+
+#[async_trait]
+impl NameStore for Counted<dyn NameStore> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+        self.counts.note(self.inner.publish(name, record).await)
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+        self.counts.note(self.inner.resolve(name).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::cid::leaf_cid;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn what_a_node_takes_is_seen_to_move_and_what_it_refuses_is_not() {
+        let counts = Arc::new(Counts::default());
+        let inner: Arc<dyn BlockStore> = Arc::new(MemoryStore::default());
+        let store = Counted::new(inner, &counts);
+        let data = Bytes::from_static(b"abc");
+        let cid = leaf_cid(&data);
+        store.put_many(&[Block { cid, data }]).await.unwrap();
+        assert_eq!((counts.calls(), counts.sent_bytes()), (1, 3));
+        assert!(store.get(&leaf_cid(b"none")).await.is_err());
+        assert_eq!(counts.calls(), 1);
+        assert_eq!(store.get(&cid).await.unwrap(), Bytes::from_static(b"abc"));
+        assert_eq!(counts.calls(), 2);
+    }
+}

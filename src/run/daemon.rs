@@ -1,0 +1,308 @@
+//! The process that holds a mount: puts the parts together, serves until it is told to end.
+//!
+//! Invariant: whatever ends it, everything acknowledged is durable in the state folder before the
+//! process ends by itself. Called by `cli`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::desk::Desk;
+use super::leave::{self, Tell};
+use super::live::Ground;
+use super::parts::Parts;
+use super::session::Session;
+use super::signals::{Signal, Signals};
+use super::state::StateDir;
+use super::tokens::Tokens;
+use crate::cache::Cache;
+use crate::cli::exit::{Exit, Failure};
+use crate::control::{self, Registration};
+use crate::fetch::{DirectorySink, Fetcher, Volumes};
+use crate::fs::{Drive, FsError, Want};
+use crate::mount::{self, Ended, MountError, Mounted};
+
+/// How long the first look at the chain may hold up the mount.
+const FIRST_LOOK: Duration = Duration::from_secs(30);
+/// How long the answer to `pxfs umount` may take to leave.
+const LAST_WORD: Duration = Duration::from_secs(10);
+
+/// How a daemon mounts.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where: checked, canonical.
+    pub mountpoint: PathBuf,
+    /// The words of `-o`.
+    pub options: mount::Options,
+    /// Where it announces itself.
+    pub runtime_dir: PathBuf,
+}
+
+/// A mount that serves.
+pub struct Daemon {
+    session: Arc<Session>,
+    tasks: Vec<JoinHandle<()>>,
+    signals: Signals,
+    registration: Option<Registration>,
+    /// The lock goes last.
+    _state_dir: Arc<StateDir>,
+}
+
+impl Daemon {
+    /// Mounts, and answers.
+    ///
+    /// # Errors
+    /// One line each, with its exit code; nothing is left mounted.
+    pub async fn start(
+        place: Place,
+        state_dir: StateDir,
+        parts: Arc<Parts>,
+    ) -> anyhow::Result<Self> {
+        // Before anything is mounted: a signal that comes meanwhile must not kill the process.
+        let signals = Signals::new()?;
+        let state_dir = Arc::new(state_dir);
+        let config = &parts.config;
+        let cache = {
+            let (folder, cap) = (config.cache_dir.clone(), config.cache_bytes);
+            let what = format!("cache folder {}", folder.display());
+            let opened = tokio::task::spawn_blocking(move || Cache::open(&folder, cap)).await?;
+            Arc::new(opened.context(what)?)
+        };
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let drive = Arc::new(Drive::new(owner, parts.clock.wall_ns()));
+        let fetcher = Arc::new(Fetcher::new(
+            Arc::clone(&parts.node.store),
+            Arc::clone(&cache),
+            Arc::new(Shown(Arc::clone(&drive))),
+            config.read_timeout,
+        ));
+        let tokens = Arc::new(Tokens::new(Ground {
+            parts: Arc::clone(&parts),
+            state_dir: Arc::clone(&state_dir),
+            cache,
+            drive: Arc::clone(&drive),
+            fetcher: Arc::clone(&fetcher),
+        }));
+        timeout(FIRST_LOOK, tokens.refresh())
+            .await
+            .unwrap_or_else(|_| {
+                anyhow::bail!(
+                    "the chain and the node do not answer within {} s",
+                    FIRST_LOOK.as_secs()
+                )
+            })?;
+        let mounted = mount(drive, fetcher, &place).await;
+        let mounted = match mounted {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                stop(tokens).await;
+                return Err(error);
+            }
+        };
+        tokens.set_notifier(mounted.notifier());
+        let mut daemon = Self {
+            session: Arc::new(Session::new(parts, tokens, mounted, place.mountpoint)),
+            tasks: Vec::new(),
+            signals,
+            registration: None,
+            _state_dir: state_dir,
+        };
+        if let Err(error) = daemon.begin(&place.runtime_dir).await {
+            daemon.detach().await;
+            daemon.close().await;
+            return Err(error);
+        }
+        Ok(daemon)
+    }
+
+    /// Starts what runs beside the mount.
+    async fn begin(&mut self, runtime_dir: &Path) -> anyhow::Result<()> {
+        let session = &self.session;
+        let (registration, listener) =
+            Registration::announce(runtime_dir, self._state_dir.path(), &session.mountpoint)
+                .with_context(|| format!("socket in {}", runtime_dir.display()))?;
+        self.registration = Some(registration);
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let desk = Arc::new(Desk::new(Arc::clone(session)));
+        self.tasks
+            .push(tokio::spawn(control::serve(listener, desk)));
+        self.tasks
+            .push(tokio::spawn(Arc::clone(&session.tokens).run()));
+        self.tasks
+            .push(tokio::spawn(Arc::clone(session).watch_node()));
+        if let Some(oracle) = super::operate::oracle(&session.parts).await? {
+            self.tasks.push(tokio::spawn(oracle));
+        }
+        Ok(())
+    }
+
+    /// Serves until a signal, `pxfs umount`, or somebody else's `umount` ends it. `tell` hears how
+    /// far the last flush is; `reload` is called on HUP.
+    ///
+    /// # Errors
+    /// Not everything is published; the mount broke.
+    pub async fn serve(
+        mut self,
+        tell: Tell<'_>,
+        reload: &(dyn Fn() + Send + Sync),
+    ) -> anyhow::Result<Exit> {
+        let session = Arc::clone(&self.session);
+        let outcome = loop {
+            tokio::select! {
+                signal = self.signals.next() => match signal {
+                    Signal::Report => report(&session).await,
+                    Signal::Reload => reload(),
+                    Signal::End => break self.end_by_signal(tell).await,
+                },
+                ended = session.mounted.wait() => break self.end_by_mount(ended, tell).await,
+            }
+        };
+        self.close().await;
+        outcome
+    }
+
+    async fn end_by_signal(&mut self, tell: Tell<'_>) -> anyhow::Result<Exit> {
+        let session = Arc::clone(&self.session);
+        let flushed = tokio::select! {
+            flushed = leave::flush(&session, tell) => flushed,
+            // The second one: leave at once. The journal keeps what is pending.
+            () = self.signals.end() => leave::left_behind(&session).map_or(Ok(()), Err),
+        };
+        self.detach().await;
+        flushed?;
+        Ok(Exit::Ok)
+    }
+
+    async fn end_by_mount(&self, ended: Ended, tell: Tell<'_>) -> anyhow::Result<Exit> {
+        let session = &self.session;
+        if session.leaving.load(Ordering::Acquire) {
+            // `pxfs umount` gets its answer first.
+            let mut end = session.end.subscribe();
+            let exit = match timeout(LAST_WORD, end.wait_for(Option::is_some)).await {
+                Ok(Ok(exit)) => *exit,
+                Ok(Err(_)) | Err(_) => None,
+            };
+            return Ok(exit.unwrap_or(Exit::Ok));
+        }
+        if let Ended::Failed(why) = ended {
+            let line = format!("the mount on {} broke: {why}", session.mountpoint.display());
+            return Err(Failure::new(Exit::Failure, line).into());
+        }
+        // Somebody called umount(8).
+        leave::publish(session, None, tell).await?;
+        Ok(Exit::Ok)
+    }
+
+    /// Unmounts; what is in use is taken out of sight.
+    async fn detach(&self) {
+        let mounted = Arc::clone(&self.session.mounted);
+        let left =
+            tokio::task::spawn_blocking(move || mounted.unmount().or_else(|_| mounted.detach()));
+        match timeout(leave::UNMOUNT_LIMIT, left).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!("{error}"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!(path = %self.session.mountpoint.display(), "unmounting does not end");
+            }
+        }
+    }
+
+    /// Ends everything in order.
+    async fn close(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        stop(Arc::clone(&self.session.tokens)).await;
+        if let Some(chain) = self.session.parts.chain.embedded.clone() {
+            let closed = tokio::task::spawn_blocking(move || chain.close()).await;
+            if closed.is_err() {
+                tracing::error!("the embedded chain did not end in order");
+            }
+        }
+        self.registration = None;
+    }
+}
+
+async fn mount(drive: Arc<Drive>, fetcher: Arc<Fetcher>, place: &Place) -> anyhow::Result<Mounted> {
+    let runtime = tokio::runtime::Handle::current();
+    let (mountpoint, options) = (place.mountpoint.clone(), place.options.clone());
+    let mounted = tokio::task::spawn_blocking(move || {
+        mount::start(
+            drive,
+            Arc::new(Bringer(fetcher)),
+            runtime,
+            &mountpoint,
+            &options,
+        )
+    });
+    Ok(mounted.await?.map_err(mount_failure)?)
+}
+
+async fn stop(tokens: Arc<Tokens>) {
+    tokens.stop_publishing().await;
+    if tokio::task::spawn_blocking(move || tokens.stop())
+        .await
+        .is_err()
+    {
+        tracing::error!("the volumes did not end in order; the journal has what was synced");
+    }
+}
+
+async fn report(session: &Arc<Session>) {
+    let session = Arc::clone(session);
+    let status = tokio::task::spawn_blocking(move || session.status()).await;
+    let line = status
+        .map_err(anyhow::Error::from)
+        .and_then(|status| Ok(serde_json::to_string(&status)?));
+    match line {
+        Ok(status) => tracing::info!("status {status}"),
+        Err(error) => tracing::error!("status: {error:#}"),
+    }
+}
+
+/// The mount's view of the fetcher.
+struct Bringer(Arc<Fetcher>);
+
+impl mount::Fetcher for Bringer {
+    fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>> {
+        Box::pin(self.0.fetch(want))
+    }
+}
+
+/// The fetcher's view of the drive.
+struct Shown(Arc<Drive>);
+
+impl Volumes for Shown {
+    fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>> {
+        let volume = self.0.volume(slot)?;
+        Some(volume)
+    }
+}
+
+/// The exit code and line of a mount that is refused.
+#[must_use]
+pub fn mount_failure(error: MountError) -> Failure {
+    let exit = match &error {
+        MountError::NotFound(_)
+        | MountError::NotDirectory(_)
+        | MountError::NotEmpty(_)
+        | MountError::Option { .. } => Exit::Usage,
+        MountError::AlreadyMounted { .. } => Exit::Mounted,
+        MountError::NoFusermount(_)
+        | MountError::NoDevice(_)
+        | MountError::Denied { .. }
+        | MountError::Busy(_)
+        | MountError::Io { .. } => Exit::Failure,
+    };
+    Failure::new(exit, error.to_string())
+}

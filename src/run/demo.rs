@@ -1,0 +1,144 @@
+//! A state folder with everything inside: wallet, chain with the contracts, node, a first token.
+//!
+//! Invariant: each step is taken only where it was not taken before, so that a demo that was killed
+//! at any moment goes on where it stopped, and a second run finds everything. Called by `cli`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alloy::primitives::U256;
+use anyhow::Context;
+
+use super::operate;
+use super::parts::{self, Contracts, Parts};
+use super::state::StateDir;
+use crate::chain::embedded::{self, Genesis};
+use crate::chain::endpoint::Endpoint;
+use crate::chain::transact::Transactor;
+use crate::chain::wallet::Wallet;
+use crate::chain::{ChainError, Ledger, deploy};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{NodeUrl, RpcUrl};
+use crate::durable::{Unnamed, sync_folder};
+use crate::status::MintAnswer;
+
+/// What the accounts of a demo have: a thousand coins.
+const FUNDS_WEI: u128 = 1_000 * 1_000_000_000_000_000_000;
+
+/// The places of a demo in its state folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The embedded chain.
+    pub chain: PathBuf,
+    /// The embedded node.
+    pub node: PathBuf,
+    /// The wallet.
+    pub wallet: PathBuf,
+    /// The configuration that other commands find.
+    pub config: PathBuf,
+}
+
+impl Layout {
+    /// In `state`.
+    #[must_use]
+    pub fn of(state: &Path) -> Self {
+        Self {
+            chain: state.join("chain"),
+            node: state.join("node"),
+            wallet: state.join("wallet"),
+            config: state.join("config.toml"),
+        }
+    }
+
+    /// The chain, as `--rpc-url` takes it.
+    #[must_use]
+    pub fn rpc_url(&self) -> RpcUrl {
+        RpcUrl::Embedded(self.chain.clone())
+    }
+
+    /// The node, as `--node` takes it.
+    #[must_use]
+    pub fn node_url(&self) -> NodeUrl {
+        NodeUrl::Embedded(self.node.clone())
+    }
+}
+
+/// Makes wallet, chain and contracts where they are missing.
+///
+/// # Errors
+/// The disk refuses, or what is there is damaged.
+pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layout> {
+    let layout = Layout::of(state_dir.path());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let wallet = wallet.to_owned();
+    let files = layout.clone();
+    let (wallet, operator, handle) = tokio::task::spawn_blocking(move || {
+        let wallet = open_or_create(&wallet)?;
+        crate::control::private_folder(&files.chain)?;
+        // Before the chain: it is funded in the genesis.
+        let operator = open_or_create(&parts::operator_file(&files.chain))?;
+        let handle = match embedded::Handle::exists(&files.chain) {
+            true => embedded::Handle::open(&files.chain, clock)?,
+            false => {
+                let funded = [&wallet, &operator]
+                    .map(|account| (account.address(), U256::from(FUNDS_WEI)))
+                    .to_vec();
+                let genesis = Genesis {
+                    funded,
+                    ..Genesis::default()
+                };
+                embedded::Handle::create(&files.chain, &genesis, clock)?
+            }
+        };
+        anyhow::Ok((wallet, operator, handle))
+    })
+    .await??;
+    if Contracts::read(&layout.chain)?.is_none() {
+        let payer = Transactor::new(Endpoint::embedded(&handle), &wallet);
+        let deployed = deploy::deploy(&payer, &[operator.address()], 1).await?;
+        let text = serde_json::to_vec_pretty(&Contracts::of(&deployed))?;
+        write(&Contracts::file(&layout.chain), &text)?;
+    }
+    // The folder is opened again with the rest of the parts.
+    tokio::task::spawn_blocking(move || handle.close()).await?;
+    if !layout.config.try_exists()? {
+        write(&layout.config, config_text().as_bytes())?;
+    }
+    Ok(layout)
+}
+
+/// Mints the first token, where the wallet has none.
+///
+/// # Errors
+/// Unknown package, or the chain's.
+pub async fn first_token(parts: &Parts, package: u64) -> anyhow::Result<Option<MintAnswer>> {
+    let owned = parts.chain.ledger.snapshot().await?;
+    match owned.tokens.is_empty() {
+        true => Ok(Some(operate::mint(parts, package).await?)),
+        false => Ok(None),
+    }
+}
+
+fn config_text() -> &'static str {
+    "# Written by `pxfs demo`: what other commands need to find its parts.\n\
+     rpc-url = \"embedded:chain\"\n\
+     node = \"embedded=node\"\n\
+     wallet = \"wallet\"\n\
+     volume = \"plain\"\n"
+}
+
+fn open_or_create(path: &Path) -> Result<Wallet, ChainError> {
+    match path.try_exists() {
+        Ok(false) => Wallet::create(path, None),
+        _ => Wallet::open(path, None),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let what = || path.display().to_string();
+    let folder = path.parent().with_context(what)?;
+    Unnamed::write(folder, bytes, None)
+        .and_then(|file| file.rename(path))
+        .and_then(|()| sync_folder(folder))
+        .with_context(what)
+}

@@ -1,0 +1,105 @@
+//! Answers the socket's requests for a mount that runs.
+//!
+//! Invariant: each transaction is followed by a look at the chain before the answer goes out, so
+//! that its effect is seen in the drive at once. Called by `control`.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::session::Session;
+use super::{leave, operate};
+use crate::cli::exit::{Exit, Failure};
+use crate::control::{Handler, Progress, Request};
+
+/// The desk of one mount.
+pub(super) struct Desk {
+    session: Arc<Session>,
+    /// The exit code of an unmounting whose answer is not sent yet.
+    last: Mutex<Option<Exit>>,
+}
+
+impl Desk {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        Self {
+            session,
+            last: Mutex::default(),
+        }
+    }
+
+    async fn answer(&self, request: Request, progress: &Progress) -> anyhow::Result<Value> {
+        let parts = &self.session.parts;
+        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        match request {
+            Request::Status => {
+                let session = Arc::clone(&self.session);
+                let status = tokio::task::spawn_blocking(move || session.status()).await?;
+                Ok(serde_json::to_value(status)?)
+            }
+            Request::Flush { token } => {
+                leave::publish(&self.session, token.as_deref(), &tell).await?;
+                Ok(Value::Null)
+            }
+            Request::Umount { flush } => self.umount(flush, &tell).await,
+            other => {
+                let answer = operate::answer(parts, &other).await?;
+                self.look().await;
+                Ok(answer)
+            }
+        }
+    }
+
+    async fn umount(
+        &self,
+        flush: bool,
+        tell: &(dyn Fn(&str, u64) + Send + Sync),
+    ) -> anyhow::Result<Value> {
+        let published = match flush {
+            true => leave::publish(&self.session, None, tell).await,
+            false => Ok(()),
+        };
+        tell("unmounting", 0);
+        self.session.leaving.store(true, Ordering::Release);
+        if let Err(error) = leave::unmount(&self.session).await {
+            self.session.leaving.store(false, Ordering::Release);
+            return Err(error);
+        }
+        let exit = published
+            .as_ref()
+            .map_or_else(|failure| failure.exit, |()| Exit::Ok);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        published?;
+        Ok(Value::Null)
+    }
+
+    /// Brings the drive in step with the chain; that it cannot is no fault of the request.
+    async fn look(&self) {
+        if let Err(error) = self.session.tokens.refresh().await {
+            tracing::warn!("tokens: {error:#}");
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Desk {
+    async fn handle(&self, request: Request, progress: &Progress) -> Result<Value, Failure> {
+        self.answer(request, progress)
+            .await
+            .map_err(|error| Failure::from_error(&error))
+    }
+
+    fn replied(&self) {
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if last.is_some() {
+            self.session.end.send_replace(last);
+        }
+    }
+}

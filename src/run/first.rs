@@ -1,0 +1,73 @@
+//! The first document of a token: usage 0, no root, so that an unused token can sync.
+//!
+//! Invariant: it is published only where the name has no record and the chain has taken no
+//! document in this epoch; so it can be tried again at any time, and that is what makes it durable.
+//! Called after mint and register, by the token task, and before a sync.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::parts::NodeParts;
+use crate::chain::TokenInfo;
+use crate::clock::Clock;
+use crate::names::NameError;
+use crate::names::key::NameKey;
+use crate::names::record::{Network, Record, ipns_sequence};
+use crate::pack::cid::leaf_cid;
+use crate::pack::usage::Usage;
+use crate::store::Block;
+use crate::types::VolumeKey;
+
+/// How long a record lives: one year.
+const LIFE_S: i64 = 365 * 86_400;
+/// How long a cache may answer from it: five minutes.
+const TTL: Duration = Duration::from_secs(300);
+
+/// Publishes the first document of `token` under `key`, unless there is one. True when it did.
+///
+/// # Errors
+/// The node refuses, or does not answer.
+pub(super) async fn publish(
+    node: &NodeParts,
+    clock: &dyn Clock,
+    volume: VolumeKey,
+    token: &TokenInfo,
+    key: &NameKey,
+) -> anyhow::Result<bool> {
+    let name = key.name();
+    if token.sequence.is_some() {
+        return Ok(false);
+    }
+    match node.names.resolve(&name).await {
+        Err(NameError::Missing(_)) => {}
+        Err(fault) => return Err(fault.into()),
+        Ok(_) => return Ok(false),
+    }
+    let now_s = clock.wall_ns() / 1_000_000_000;
+    let document = Usage {
+        volume,
+        quota: token.size_bytes,
+        usage: 0,
+        uploads: 0,
+        cid: None,
+        root: None,
+        sequence: 0,
+        updated_s: u64::try_from(now_s).unwrap_or(0),
+    };
+    let data = Bytes::from(document.sign(key.signing_key())?);
+    let cid = leaf_cid(&data);
+    node.store.put_many(&[Block { cid, data }]).await?;
+    node.store.pin(&cid, None).await?;
+    let record = Record {
+        network: Network::Ipfs,
+        cid,
+        sequence: ipns_sequence(0, 0).unwrap_or(0),
+        end_of_life: Timestamp::from_second(now_s.saturating_add(LIFE_S))?,
+        ttl_ns: u64::try_from(TTL.as_nanos()).unwrap_or(u64::MAX),
+    };
+    node.names.publish(&name, &record.sign(key)).await?;
+    tracing::info!(token = %token.id, name, "published the first document");
+    Ok(true)
+}

@@ -1,0 +1,170 @@
+//! Publishing on demand, and the way out.
+//!
+//! Invariant: gives up only when nothing has moved for the session's patience, and then says what
+//! is kept; nothing here loses anything. Called by `desk` and `daemon`.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::live::Live;
+use super::session::Session;
+use crate::cli::exit::{Exit, Failure};
+
+/// How long unmounting may take: the kernel writes mapped pages back.
+pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
+/// How long syncfs(2) may take.
+const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
+/// Time between two looks whether it has ended.
+const LOOK: Duration = Duration::from_millis(10);
+/// Time between two looks at what is pending.
+const BEAT: Duration = Duration::from_millis(300);
+
+/// Who is told how far it is: what is being done, bytes that are not on the node yet.
+pub(super) type Tell<'a> = &'a (dyn Fn(&str, u64) + Send + Sync);
+
+/// Has the kernel hand over the pages of mapped files, then publishes everything.
+///
+/// # Errors
+/// As [`publish`].
+pub(super) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
+    tell("collecting mapped pages", session.tokens.pending_bytes());
+    syncfs(&session.mountpoint).await;
+    publish(session, None, tell).await
+}
+
+/// Publishes everything that was written before, of all tokens or of one directory.
+///
+/// # Errors
+/// [`Exit::Unpublished`] when nothing moves for the patience; [`Exit::Token`] for a directory that
+/// is not there.
+pub(super) async fn publish(
+    session: &Session,
+    only: Option<&str>,
+    tell: Tell<'_>,
+) -> Result<(), Failure> {
+    let all = session.tokens.all();
+    let chosen: Vec<Arc<Live>> = all
+        .into_iter()
+        .filter(|live| only.is_none_or(|name| name == live.directory))
+        .collect();
+    if let (Some(name), true) = (only, chosen.is_empty()) {
+        return Err(Failure::new(
+            Exit::Token,
+            format!(
+                "{}/{name}: no such token here",
+                session.mountpoint.display()
+            ),
+        ));
+    }
+    let work = async {
+        for live in &chosen {
+            live.flush().await?;
+        }
+        Ok(())
+    };
+    tokio::pin!(work);
+    let counts = &session.parts.node.counts;
+    let (mut last, sent_before) = (counts.calls(), counts.sent_bytes());
+    let mut moved = Instant::now();
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            outcome = &mut work => return outcome,
+            _ = beat.tick() => {
+                let pending: u64 = chosen.iter().map(|live| live.pending_bytes()).sum();
+                // What a commit under way has sent counts as pending until it is named.
+                let sent = counts.sent_bytes() - sent_before;
+                tell("publishing", pending.saturating_sub(sent));
+                if counts.calls() != last {
+                    (last, moved) = (counts.calls(), Instant::now());
+                }
+                if moved.elapsed() > session.patience {
+                    return Err(unpublished(session, &chosen));
+                }
+            }
+        }
+    }
+}
+
+fn unpublished(session: &Session, chosen: &[Arc<Live>]) -> Failure {
+    let waiting: Vec<String> = chosen
+        .iter()
+        .filter(|live| live.is_pending())
+        .map(|live| live.directory.clone())
+        .collect();
+    let why = chosen
+        .iter()
+        .find_map(|live| live.last_error())
+        .unwrap_or_else(|| "the storage node does not answer".to_owned());
+    Failure::new(
+        Exit::Unpublished,
+        format!(
+            "{}: not everything of token {} is published: {why}; it is kept, and sent after the next mount",
+            session.mountpoint.display(),
+            waiting.join(", "),
+        ),
+    )
+}
+
+/// What a second signal leaves behind; `None` when nothing is pending.
+pub(super) fn left_behind(session: &Session) -> Option<Failure> {
+    let all = session.tokens.all();
+    all.iter()
+        .any(|live| live.is_pending())
+        .then(|| unpublished(session, &all))
+}
+
+/// Unmounts; the mount goes on when it is in use.
+///
+/// # Errors
+/// It is busy, or does not end.
+pub(super) async fn unmount(session: &Session) -> anyhow::Result<()> {
+    let mounted = Arc::clone(&session.mounted);
+    let work = tokio::task::spawn_blocking(move || mounted.unmount());
+    match timeout(UNMOUNT_LIMIT, work).await {
+        Ok(done) => Ok(done?.map_err(super::daemon::mount_failure)?),
+        Err(_) => anyhow::bail!(
+            "{}: unmounting does not end: close what is open there",
+            session.mountpoint.display()
+        ),
+    }
+}
+
+/// syncfs(2) of the mount from another process: in this one, whose threads must answer the kernel
+/// meanwhile, a wait that cannot be interrupted would keep it from ending.
+async fn syncfs(mountpoint: &Path) {
+    let child = std::process::Command::new("/proc/self/exe")
+        .arg("syncfs")
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            tracing::warn!(%error, "syncfs cannot be run");
+            return;
+        }
+    };
+    let ended = async {
+        loop {
+            match child.try_wait() {
+                Ok(None) => tokio::time::sleep(LOOK).await,
+                Ok(Some(status)) => return Ok(status),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    match timeout(SYNCFS_LIMIT, ended).await {
+        Ok(Ok(status)) if status.success() => {}
+        Ok(Ok(status)) => tracing::warn!(%status, "syncfs failed"),
+        Ok(Err(error)) => tracing::warn!(%error, "syncfs"),
+        Err(_) => tracing::warn!("syncfs does not end"),
+    }
+}

@@ -1,0 +1,356 @@
+//! One token that is mounted: its volume, its directory, and what publishes it.
+//!
+//! Invariant: made whole by [`Live::start`] and ended in order by [`Live::stop`]; in between only
+//! its allowance, its access and its labels change. Called by `tokens` and `leave`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use sha2::{Digest, Sha256};
+
+use super::operate;
+use super::parts::Parts;
+use super::publishing::Publishing;
+use super::state::StateDir;
+use crate::cache::Cache;
+use crate::chain::{Snapshot, TokenInfo};
+use crate::cli::exit::{Exit, Failure};
+use crate::fetch::Fetcher;
+use crate::fs::{Access, Allowance, Drive, Labels, Volume, VolumeOptions};
+use crate::journal::FolderDisk;
+use crate::names::key::NameKey;
+use crate::status::{LocalStatus, State, TokenStatus};
+use crate::types::VolumeKey;
+
+/// Page cache of one journal, in bytes.
+const JOURNAL_CACHE_BYTES: usize = 32 << 20;
+
+/// What every token of a mount stands on.
+pub(super) struct Ground {
+    pub(super) parts: Arc<Parts>,
+    pub(super) state_dir: Arc<StateDir>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) drive: Arc<Drive>,
+    pub(super) fetcher: Arc<Fetcher>,
+}
+
+/// A mounted token.
+pub(super) struct Live {
+    pub(super) key: VolumeKey,
+    pub(super) directory: String,
+    pub(super) slot: u16,
+    pub(super) volume: Arc<Volume>,
+    publishing: Publishing,
+    durable: Mutex<Option<JoinHandle<()>>>,
+    seen: Mutex<Seen>,
+}
+
+/// What the chain last said of it.
+#[derive(Clone)]
+struct Seen {
+    token: TokenInfo,
+    timestamp_s: u64,
+    at: std::time::Duration,
+    access: Access,
+    state: State,
+}
+
+/// What the wallet has to say of a token's name.
+#[derive(Clone, Debug)]
+pub(super) enum Right {
+    /// The name is ours.
+    Ours(NameKey),
+    /// No name, another's name, or another's token: why nothing can be written.
+    None(State, String),
+}
+
+impl Right {
+    /// Why nothing can be written, if so.
+    fn barred(&self) -> Option<(State, String)> {
+        match self {
+            Self::Ours(_) => None,
+            Self::None(state, reason) => Some((*state, reason.clone())),
+        }
+    }
+}
+
+impl Live {
+    /// Opens the volume of `token`, and shows it in the drive.
+    pub(super) async fn start(
+        ground: &Ground,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        right: &Right,
+    ) -> anyhow::Result<Self> {
+        let parts = &ground.parts;
+        let key = operate::volume_key(parts, token);
+        let folder = ground.state_dir.volume(&key);
+        let options = VolumeOptions {
+            key,
+            journal_cache_bytes: JOURNAL_CACHE_BYTES,
+            owner: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+        };
+        let volume = {
+            let cache = Arc::clone(&ground.cache);
+            let (clock, own) = (Arc::clone(&parts.clock), folder.clone());
+            tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+                crate::durable::create_folder(&own)?;
+                let disk = Arc::new(FolderDisk::open(&own.join("stage"))?);
+                Ok(Volume::open(&own, disk, cache, clock, &options)?)
+            })
+            .await?
+            .with_context(|| format!("token {}: local state {}", token.id, folder.display()))?
+        };
+        let directory = token.id.to_string();
+        let live = Self {
+            key,
+            slot: 0,
+            publishing: Publishing::new(ground, &volume, right),
+            durable: Mutex::default(),
+            seen: Mutex::new(Seen {
+                token: token.clone(),
+                timestamp_s: 0,
+                at: std::time::Duration::ZERO,
+                access: Access::Open,
+                state: State::Ok,
+            }),
+            directory,
+            volume,
+        };
+        // A volume that was never used here begins from what was published: before it is shown.
+        live.publishing.begin(token).await?;
+        live.refresh(parts, snapshot, token, right).await?;
+        let durable = {
+            let volume = Arc::clone(&live.volume);
+            std::thread::Builder::new()
+                .name(format!("durable-{}", token.id))
+                .spawn(move || volume.keep_durable())?
+        };
+        let slot = ground.drive.attach(
+            &live.directory,
+            preferred_slot(&key),
+            Arc::clone(&live.volume),
+        )?;
+        Ok(Self {
+            slot,
+            durable: Mutex::new(Some(durable)),
+            ..live
+        })
+    }
+
+    /// Takes what the chain says now. True when the kernel's view of the directory is out of date.
+    pub(super) async fn refresh(
+        &self,
+        parts: &Parts,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        right: &Right,
+    ) -> anyhow::Result<bool> {
+        self.publishing.go_on(token).await;
+        let now = parts.clock.boottime();
+        let known = lock(&self.seen).clone();
+        // Writing the same allowance every two seconds would wear the disk for nothing; a clock of
+        // the chain that went another way than ours is news.
+        let expected_s = known.timestamp_s + now.saturating_sub(known.at).as_secs();
+        let jumped = snapshot.timestamp_s.abs_diff(expected_s) > 2;
+        let stale = now.saturating_sub(known.at).as_secs() >= 60;
+        let fresh = jumped || stale || known.token != *token;
+        if fresh {
+            let allowance =
+                Allowance::of(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
+            self.volume.set_allowance(&allowance)?;
+        }
+        let barred = right.barred().or_else(|| self.publishing.barred());
+        let access = match &barred {
+            None => Access::Open,
+            Some((_, reason)) => Access::ReadOnly(reason.clone()),
+        };
+        let turned = access != known.access;
+        if turned {
+            self.volume.set_access(access.clone());
+        }
+        let (state, _) = self.state_of(token, barred);
+        self.volume.set_labels(Labels {
+            token: token.id.to_string(),
+            name: token.name.clone().unwrap_or_default(),
+            root: self.root().unwrap_or_default(),
+            state: state.as_str().to_owned(),
+        });
+        let mut seen = lock(&self.seen);
+        if fresh {
+            (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
+        }
+        seen.token = token.clone();
+        (seen.access, seen.state) = (access, state);
+        Ok(turned)
+    }
+
+    /// What can be done with the token, most serious first.
+    fn state_of(
+        &self,
+        token: &TokenInfo,
+        barred: Option<(State, String)>,
+    ) -> (State, Option<String>) {
+        if let Some(why) = self.volume.poisoned() {
+            return (
+                State::Poisoned,
+                Some(format!("{why}: unmount, check the local disk, mount again")),
+            );
+        }
+        if let Some((state, reason)) = barred {
+            return (state, Some(reason));
+        }
+        if let Some(reason) = self.publishing.conflict() {
+            return (State::Conflict, Some(reason));
+        }
+        if self.volume.overdue() {
+            let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
+            return (State::Overdue, Some(operate::overdue(token.id, deadline_s)));
+        }
+        if token.sync_open {
+            return (State::Syncing, Some("a sync request is open".to_owned()));
+        }
+        if self.volume.with_quota(|quota| quota.room_bytes()) == 0 {
+            return (
+                State::Quota,
+                Some("the quota is used up: delete something, or mint another token".to_owned()),
+            );
+        }
+        (State::Ok, None)
+    }
+
+    /// Makes it read-only: it is no longer ours. True when it was not so already.
+    pub(super) fn close(&self, state: State, reason: &str) -> bool {
+        let access = Access::ReadOnly(reason.to_owned());
+        self.volume.set_access(access.clone());
+        let mut seen = lock(&self.seen);
+        let turned = seen.access != access;
+        seen.access = access;
+        seen.state = state;
+        turned
+    }
+
+    /// CID of the last published root.
+    fn root(&self) -> Option<String> {
+        self.publishing.status().root.map(|root| root.to_string())
+    }
+
+    /// Bytes that are not on the node yet.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        self.volume.pending().map_or(0, |pending| pending.bytes)
+    }
+
+    /// What the last commit failed of.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.publishing.error()
+    }
+
+    /// Returns when everything that was written before is published (P3), or when waiting has no
+    /// sense.
+    pub(super) async fn flush(&self) -> Result<(), Failure> {
+        match self.publishing.flush(&self.volume).await {
+            Ok(()) => Ok(()),
+            Err(why) => Err(Failure::new(
+                Exit::Unpublished,
+                format!(
+                    "token {}: not everything is published: {why}; it is kept",
+                    self.directory
+                ),
+            )),
+        }
+    }
+
+    /// Whether anything is not on the node yet.
+    pub(super) fn is_pending(&self) -> bool {
+        self.volume.pending().is_ok_and(|pending| pending.any)
+    }
+
+    /// What `status` tells.
+    pub(super) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
+        let seen = lock(&self.seen).clone();
+        let mut status = operate::describe(parts, &seen.token, seen.timestamp_s);
+        let barred = match seen.access {
+            Access::ReadOnly(reason) => Some((seen.state, reason)),
+            Access::Open => None,
+        };
+        // Asked anew: the deadline may have passed, and the quota been used up, since.
+        (status.state, status.reason) = self.state_of(&seen.token, barred);
+        let published = self.publishing.status();
+        let pending = self.volume.pending().unwrap_or_default();
+        let (used, reserved, room) = self.volume.with_quota(|quota| {
+            (
+                quota.used_bytes(),
+                quota.reserve_bytes(),
+                quota.room_bytes(),
+            )
+        });
+        status.path = Some(format!(
+            "{}/{}",
+            mountpoint.trim_end_matches('/'),
+            self.directory
+        ));
+        status.volume = Some("plain".to_owned());
+        status.local = Some(LocalStatus {
+            used_bytes: used,
+            reserved_bytes: reserved,
+            free_bytes: room,
+            pending_bytes: pending.bytes,
+            pending_files: pending.files,
+            last_commit: operate::instant(published.last_commit_s)
+                .filter(|_| published.last_commit_s > 0),
+            last_error: self.publishing.error(),
+        });
+        if published.root.is_some() {
+            status.sequence = Some(published.sequence);
+            status.root = published.root.map(|root| root.to_string());
+        }
+        status
+    }
+
+    /// Ends its publisher; a commit under way is finished after the next mount.
+    pub(super) async fn stop_publishing(&self) {
+        self.publishing.stop().await;
+    }
+
+    /// Ends what else runs for it; everything acknowledged is durable here afterwards. Blocks on
+    /// the disk.
+    pub(super) fn stop(&self) {
+        let synced = self.volume.sync();
+        self.volume.stop();
+        if let Err(error) = synced {
+            tracing::error!(%error, token = %self.key.token.token, "local state is not durable");
+        }
+        let thread = lock(&self.durable).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!(token = %self.key.token.token, "the thread that keeps local state durable ended in a panic");
+        }
+    }
+}
+
+/// The number that a token's inodes begin with: its id where that is small, else a hash.
+fn preferred_slot(key: &VolumeKey) -> u16 {
+    if let Some(small) = key
+        .token
+        .token
+        .as_u64()
+        .and_then(|id| u16::try_from(id).ok())
+        && (1..u16::MAX).contains(&small)
+    {
+        return small;
+    }
+    let digest = Sha256::digest(key.token.token.0.to_be_bytes::<32>());
+    match digest.as_slice() {
+        [a, b, ..] => u16::from_be_bytes([*a, *b]) % (u16::MAX - 1) + 1,
+        _ => 1,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,401 @@
+//! What commands do on the chain: list, mint, register, sync, let time pass.
+//!
+//! Invariant: the same code whether the daemon is asked or the command holds the state folder
+//! itself. Called by `handler` and by `cli`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::first;
+use super::parts::Parts;
+use crate::chain::oracle::{Operator, Reader};
+use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
+use crate::chain::{ChainError, Ledger, TokenInfo};
+use crate::cli::exit::fail;
+use crate::control::Request;
+use crate::names::key::NameKey;
+use crate::status::{
+    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, State, SyncAnswer, TokenStatus,
+};
+use crate::types::{TokenId, TokenKey, VolumeKey};
+
+/// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
+const SYNC_LIMIT: Duration = Duration::from_secs(300);
+/// How often the operator looks for requests; the chain is in this process.
+const ORACLE_PAUSE: Duration = Duration::from_millis(500);
+/// On the embedded chain the oracle is in this process.
+const EMBEDDED_SYNC_LIMIT: Duration = Duration::from_secs(60);
+
+/// Answers a request that needs the chain and the node alone.
+///
+/// # Errors
+/// Those of the operation; a request that needs a mount is refused.
+pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
+    match *request {
+        Request::Tokens => json(tokens(parts).await?),
+        Request::Packages => json(packages(parts).await?),
+        Request::Mint {
+            package,
+            print: true,
+        } => json(mint_call(parts, package).await?),
+        Request::Mint { package, .. } => json(mint(parts, package).await?),
+        Request::Register { token, print: true } => json(register_call(parts, token).await?),
+        Request::Register { token, .. } => json(register(parts, token).await?),
+        Request::Sync { token, wait } => json(sync(parts, token, wait).await?),
+        Request::Advance { seconds } => json(advance(parts, Duration::from_secs(seconds)).await?),
+        Request::Status | Request::Flush { .. } | Request::Umount { .. } => {
+            fail!(Mounted, "nothing is mounted")
+        }
+    }
+}
+
+fn json(answer: impl Serialize) -> anyhow::Result<Value> {
+    Ok(serde_json::to_value(answer)?)
+}
+
+/// What can be minted now.
+///
+/// # Errors
+/// The chain's.
+async fn packages(parts: &Parts) -> anyhow::Result<Vec<PackageAnswer>> {
+    let packages = parts.chain.ledger.packages().await?;
+    Ok(packages
+        .into_iter()
+        .filter(|package| package.on_sale)
+        .map(|package| PackageAnswer {
+            id: package.id,
+            name: package.name,
+            price_wei: package.price.to_string(),
+            size_bytes: package.size_bytes,
+            uploads: package.uploads,
+        })
+        .collect())
+}
+
+/// The owned tokens as the chain knows them.
+///
+/// # Errors
+/// The chain's.
+async fn tokens(parts: &Parts) -> anyhow::Result<Vec<TokenStatus>> {
+    let snapshot = parts.chain.ledger.snapshot().await?;
+    Ok(snapshot
+        .tokens
+        .iter()
+        .map(|token| describe(parts, token, snapshot.timestamp_s))
+        .collect())
+}
+
+/// A token as the chain alone knows it, at chain time `now_s`.
+pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenStatus {
+    let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
+    let (state, reason) = if token.name.is_none() {
+        (State::Unregistered, Some(unregistered(token.id)))
+    } else if now_s > deadline_s {
+        (State::Overdue, Some(overdue(token.id, deadline_s)))
+    } else if token.sync_open {
+        (State::Syncing, None)
+    } else {
+        (State::Ok, None)
+    };
+    TokenStatus {
+        id: token.id,
+        contract: format!("{:#x}", parts.chain.contract),
+        dialect: "px-sync".to_owned(),
+        path: None,
+        volume: None,
+        state,
+        reason,
+        quota_bytes: token.size_bytes,
+        local: None,
+        uploads_left: token.uploads_left,
+        last_sync: instant(token.last_sync_s),
+        sync_deadline: instant(deadline_s),
+        usage_on_chain_bytes: token.usage_bytes,
+        name: token.name.clone(),
+        epoch: token.epoch,
+        sequence: token.sequence,
+        root: token
+            .root
+            .map(|digest| crate::pack::cid::node_of_digest(digest.0).to_string()),
+    }
+}
+
+pub(super) fn unregistered(token: TokenId) -> String {
+    format!("token {token} has no name key: run `pxfs register {token}`")
+}
+
+pub(super) fn overdue(token: TokenId, deadline_s: u64) -> String {
+    let since = instant(deadline_s).map_or_else(String::new, |at| format!(" since {at}"));
+    format!("the sync is overdue{since}: run `pxfs sync {token}`; until then nothing can grow")
+}
+
+/// Unix seconds as a time; `None` when it is beyond what a calendar holds.
+pub(super) fn instant(unix_s: u64) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(unix_s).ok()?).ok()
+}
+
+/// The transaction that [`mint`] would send.
+///
+/// # Errors
+/// Unknown package; the chain's.
+async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
+    let chain = &parts.chain;
+    let price = chain.transactor.price(chain.contract, package).await?;
+    let nonce = chain.transactor.next_nonce().await?;
+    let name = name_key(parts, nonce).name();
+    Ok(CallAnswer {
+        chain_id: chain.chain_id,
+        to: chain.contract.to_string(),
+        value_wei: price.to_string(),
+        data: mint_calldata(package, &name).to_string(),
+        nonce,
+        name,
+    })
+}
+
+/// Mints a token with a name key of this wallet, and publishes its first document.
+///
+/// # Errors
+/// Unknown package, no money, or the chain's.
+pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
+    let chain = &parts.chain;
+    // The nonce can be taken between the two calls, by the same wallet elsewhere.
+    for attempt in 0.. {
+        let nonce = chain.transactor.next_nonce().await?;
+        let key = name_key(parts, nonce);
+        let minted = chain
+            .transactor
+            .mint(chain.contract, package, &key.name(), nonce)
+            .await;
+        let minted = match minted {
+            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
+                continue;
+            }
+            other => other?,
+        };
+        first_document(parts, minted.token, &key).await;
+        return Ok(MintAnswer {
+            token: minted.token,
+            contract: format!("{:#x}", chain.contract),
+            transaction: minted.mined.transaction.to_string(),
+            name: key.name(),
+        });
+    }
+    fail!(Transaction, "mint: the account is busy: try again")
+}
+
+/// The transaction that [`register`] would send.
+///
+/// # Errors
+/// The chain's.
+async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnswer> {
+    let chain = &parts.chain;
+    owned(parts, token).await?;
+    let nonce = chain.transactor.next_nonce().await?;
+    let name = name_key(parts, nonce).name();
+    Ok(CallAnswer {
+        chain_id: chain.chain_id,
+        to: chain.contract.to_string(),
+        value_wei: "0".to_owned(),
+        data: register_calldata(token, &name).to_string(),
+        nonce,
+        name,
+    })
+}
+
+/// Gives a token a name key of this wallet, and publishes its first document.
+///
+/// # Errors
+/// No such token, not ours, or the chain's.
+async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
+    let chain = &parts.chain;
+    owned(parts, token).await?;
+    for attempt in 0.. {
+        let nonce = chain.transactor.next_nonce().await?;
+        let key = name_key(parts, nonce);
+        let sent = chain
+            .transactor
+            .register(chain.contract, token, &key.name(), nonce)
+            .await;
+        let mined = match sent {
+            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
+                continue;
+            }
+            other => other?,
+        };
+        first_document(parts, token, &key).await;
+        return Ok(MintAnswer {
+            token,
+            contract: format!("{:#x}", chain.contract),
+            transaction: mined.transaction.to_string(),
+            name: key.name(),
+        });
+    }
+    fail!(Transaction, "register: the account is busy: try again")
+}
+
+/// Has the oracle sync a token; its first document is published before, where it is missing.
+///
+/// # Errors
+/// No such token, not ours, no name key, the chain's or the oracle's.
+async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
+    let chain = &parts.chain;
+    let info = owned(parts, token).await?;
+    let Some(name) = &info.name else {
+        fail!(Token, "{}", unregistered(token));
+    };
+    if let Some(key) = find_key(parts, name).await? {
+        let volume = volume_key(parts, &info);
+        first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
+    }
+    let request = chain.transactor.sync(chain.contract, token).await?;
+    let mut answer = SyncAnswer {
+        token,
+        transaction: request.mined.transaction.to_string(),
+        request: request.request.to_string(),
+        usage: None,
+        sequence: None,
+    };
+    if wait {
+        let limit = match chain.embedded {
+            Some(_) => EMBEDDED_SYNC_LIMIT,
+            None => SYNC_LIMIT,
+        };
+        let landed = chain
+            .transactor
+            .wait_synced(chain.contract, &request, limit)
+            .await?;
+        answer.usage = Some(landed.usage_bytes);
+        answer.sequence = Some(landed.sequence);
+    }
+    Ok(answer)
+}
+
+/// Lets chain time pass.
+///
+/// # Errors
+/// The chain is not one whose time can be moved.
+async fn advance(parts: &Parts, step: Duration) -> anyhow::Result<AdvanceAnswer> {
+    if step.as_secs() == 0 {
+        fail!(
+            Usage,
+            "dev advance: chain time passes in whole seconds: give at least 1s"
+        );
+    }
+    parts.chain.endpoint.advance(step).await?;
+    let now_s = parts.chain.ledger.snapshot().await?.timestamp_s;
+    match instant(now_s) {
+        Some(chain_time) => Ok(AdvanceAnswer { chain_time }),
+        None => fail!(
+            Failure,
+            "dev advance: chain time is beyond the calendar now"
+        ),
+    }
+}
+
+/// The oracle's operator, where this process is one: a task that never ends.
+///
+/// # Errors
+/// Its signature does not suffice; the chain's.
+pub async fn oracle(
+    parts: &Parts,
+) -> anyhow::Result<Option<impl Future<Output = ()> + Send + use<>>> {
+    let Some(operator) = &parts.chain.operator else {
+        return Ok(None);
+    };
+    let reader = Reader {
+        names: Arc::clone(&parts.node.names),
+        blocks: Arc::clone(&parts.node.store),
+        clock: Arc::clone(&parts.clock),
+    };
+    let payer = Transactor::new(parts.chain.endpoint.clone(), &operator.wallet);
+    let operator = Operator::new(
+        payer,
+        parts.chain.contract,
+        &[&operator.wallet],
+        reader,
+        operator.from_block,
+    );
+    operator.check().await.context("oracle")?;
+    Ok(Some(async move {
+        // Ends with the task: a request that is open then is answered after the next start.
+        let (_go_on, stop) = tokio::sync::watch::channel(false);
+        operator.run(ORACLE_PAUSE, stop).await;
+    }))
+}
+
+/// The token, if it is ours.
+async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<TokenInfo> {
+    let info = parts.chain.ledger.token(token).await?;
+    if info.owner != parts.chain.wallet.address() {
+        fail!(
+            Token,
+            "token {token} belongs to {}, not to this wallet ({})",
+            info.owner,
+            parts.chain.wallet.address()
+        );
+    }
+    Ok(info)
+}
+
+/// What names the volume of a token.
+pub(super) fn volume_key(parts: &Parts, token: &TokenInfo) -> VolumeKey {
+    VolumeKey {
+        token: TokenKey {
+            chain_id: parts.chain.chain_id,
+            contract: parts.chain.contract,
+            token: token.id,
+        },
+        epoch: token.epoch,
+    }
+}
+
+fn name_key(parts: &Parts, index: u64) -> NameKey {
+    let chain = &parts.chain;
+    NameKey::derive(
+        chain.wallet.secret(),
+        chain.chain_id,
+        &chain.contract,
+        index,
+    )
+}
+
+/// The key of `name`, when it is one of this wallet's.
+///
+/// # Errors
+/// The chain's.
+pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<NameKey>> {
+    let chain = &parts.chain;
+    let nonce = chain.transactor.next_nonce().await?;
+    let secret = zeroize::Zeroizing::new(*chain.wallet.secret());
+    let (chain_id, contract) = (chain.chain_id, chain.contract);
+    let name = name.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        NameKey::find(&name, &secret, chain_id, &contract, nonce)
+    });
+    Ok(found.await?.map(|(_, key)| key))
+}
+
+/// Whether the account has sent something since its next nonce was `nonce`.
+async fn moved_on(parts: &Parts, nonce: u64) -> bool {
+    let next = parts.chain.transactor.next_nonce().await;
+    next.is_ok_and(|next| next != nonce)
+}
+
+/// The transaction is mined: that the node does not answer now is no reason to say that it failed.
+/// Every later start, and `sync`, tries again.
+async fn first_document(parts: &Parts, token: TokenId, key: &NameKey) {
+    let published = async {
+        let info = parts.chain.ledger.token(token).await?;
+        let volume = volume_key(parts, &info);
+        first::publish(&parts.node, &*parts.clock, volume, &info, key).await
+    };
+    if let Err(error) = published.await {
+        tracing::warn!(%token, "the first document is not published yet: {error:#}");
+    }
+}

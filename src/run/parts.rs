@@ -1,0 +1,337 @@
+//! The concrete parts that a configuration names: chain, contract, wallet, node.
+//!
+//! Invariant: the only place that builds them, for the daemon and for commands without one. What
+//! is refused is refused here, with what to do. Called by `operate`, `daemon`, `demo`, `cli`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::Address;
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::counted::{Counted, Counts};
+use super::fault;
+use crate::chain::deploy::Deployment;
+use crate::chain::embedded;
+use crate::chain::endpoint::Endpoint;
+use crate::chain::ledger::ContractLedger;
+use crate::chain::transact::Transactor;
+use crate::chain::wallet::Wallet;
+use crate::cli::exit::fail;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, NodeUrl, RpcUrl};
+use crate::names::NameStore;
+use crate::names::embedded::EmbeddedNames;
+use crate::store::BlockStore;
+use crate::store::embedded::EmbeddedStore;
+
+/// How long the first answer of a chain may take before the next endpoint is tried.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// The chain, with the wallet that acts on it.
+pub struct ChainParts {
+    /// Where the chain is reached.
+    pub endpoint: Endpoint,
+    /// The chain inside this process, when that is the one.
+    pub embedded: Option<embedded::Handle>,
+    /// EIP-155 id.
+    pub chain_id: u64,
+    /// The token contract.
+    pub contract: Address,
+    /// The account.
+    pub wallet: Wallet,
+    /// What it owns.
+    pub ledger: ContractLedger,
+    /// What it sends.
+    pub transactor: Transactor,
+    /// The oracle's operator, where this process is one.
+    pub operator: Option<Operator>,
+}
+
+/// The oracle operator of the embedded chain.
+pub struct Operator {
+    /// Its account.
+    pub wallet: Wallet,
+    /// Nothing that concerns it is older than this block.
+    pub from_block: u64,
+}
+
+/// The storage node.
+#[derive(Clone)]
+pub struct NodeParts {
+    /// What it is, for `status`.
+    pub kind: &'static str,
+    /// Where it is, for `status`.
+    pub label: String,
+    /// Blocks.
+    pub store: Arc<dyn BlockStore>,
+    /// Names.
+    pub names: Arc<dyn NameStore>,
+    /// What both have done.
+    pub counts: Arc<Counts>,
+}
+
+/// Everything.
+pub struct Parts {
+    /// What was configured.
+    pub config: Config,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The chain.
+    pub chain: ChainParts,
+    /// The node.
+    pub node: NodeParts,
+}
+
+impl Parts {
+    /// Builds what `config` names.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn build(config: &Config) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let node = node(config, &clock).await?;
+        let chain = chain(config, &clock).await?;
+        Ok(Self {
+            config: config.clone(),
+            clock,
+            chain,
+            node,
+        })
+    }
+}
+
+/// What the folder of an embedded chain keeps of the contracts on it: `contracts.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contracts {
+    /// Version of this file, 1.
+    pub version: u8,
+    /// The token contract.
+    pub contract: Address,
+    /// The forwarder of the oracle's reports.
+    pub forwarder: Address,
+    /// Block of the token contract.
+    pub block: u64,
+}
+
+impl Contracts {
+    /// Of a deployment.
+    #[must_use]
+    pub fn of(deployment: &Deployment) -> Self {
+        Self {
+            version: 1,
+            contract: deployment.contract,
+            forwarder: deployment.forwarder,
+            block: deployment.block,
+        }
+    }
+
+    /// The file in a chain's folder.
+    #[must_use]
+    pub fn file(chain: &Path) -> PathBuf {
+        chain.join("contracts.json")
+    }
+
+    /// What the chain in `chain` has; `None` when nothing was deployed yet.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn read(chain: &Path) -> anyhow::Result<Option<Self>> {
+        let file = Self::file(chain);
+        let bytes = match std::fs::read(&file) {
+            Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(|| file.display().to_string())?,
+        };
+        let what = || format!("{}: damaged", file.display());
+        let read: Self = serde_json::from_slice(&bytes).with_context(what)?;
+        match read.version {
+            1 => Ok(Some(read)),
+            other => fail!(
+                Failure,
+                "{}: version {other} is not known: use a newer pxfs",
+                file.display()
+            ),
+        }
+    }
+}
+
+/// The file of the operator's key in the folder of an embedded chain.
+#[must_use]
+pub fn operator_file(chain: &Path) -> PathBuf {
+    chain.join("operator")
+}
+
+async fn node(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
+    let folder = match config.nodes.first() {
+        Some(NodeUrl::Embedded(folder)) => folder.clone(),
+        Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) => fail!(
+            Usage,
+            "--node: BTFS and IPFS nodes come in a later version: give embedded=FOLDER"
+        ),
+        None => fail!(
+            Usage,
+            "no storage node: give --node embedded=FOLDER, or try `pxfs demo MOUNTPOINT`"
+        ),
+    };
+    let (store, names) = {
+        let clock = Arc::clone(clock);
+        let folder = folder.clone();
+        tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+            let store = EmbeddedStore::open(&folder.join("blocks"), Arc::clone(&clock))?;
+            let names = EmbeddedNames::open(&folder.join("names"), clock)?;
+            Ok((store, names))
+        })
+        .await??
+    };
+    let mut store: Arc<dyn BlockStore> = Arc::new(store);
+    let mut names: Arc<dyn NameStore> = Arc::new(names);
+    if let Some(file) = &config.fault {
+        (store, names) = fault::wrap(store, names, file);
+    }
+    let counts = Arc::new(Counts::default());
+    let store: Arc<dyn BlockStore> = Arc::new(Counted::new(store, &counts));
+    let names: Arc<dyn NameStore> = Arc::new(Counted::new(names, &counts));
+    Ok(NodeParts {
+        counts,
+        kind: "embedded",
+        label: NodeUrl::Embedded(folder).to_string(),
+        store,
+        names,
+    })
+}
+
+async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainParts> {
+    let wallet = open_wallet(config)?;
+    let (endpoint, embedded, contracts) = match config.rpc.first() {
+        None => fail!(
+            Usage,
+            "no chain: give --rpc-url, or try `pxfs demo MOUNTPOINT`"
+        ),
+        Some(RpcUrl::Embedded(folder)) => {
+            let handle = open_embedded(folder, clock).await?;
+            let contracts = Contracts::read(folder)?;
+            (Endpoint::embedded(&handle), Some(handle), contracts)
+        }
+        Some(RpcUrl::Http(_)) => (first_endpoint(&config.rpc).await?, None, None),
+    };
+    let chain_id = endpoint.chain_id().await?;
+    if let Some(wanted) = config.chain_id
+        && wanted != chain_id
+    {
+        fail!(
+            Chain,
+            "chain {} has id {chain_id}, and --chain-id asks for {wanted}: give another --rpc-url",
+            endpoint.label()
+        );
+    }
+    let contract = match (&config.contract, &contracts) {
+        (Some(text), _) => parse_contract(text)?,
+        (None, Some(contracts)) => contracts.contract,
+        (None, None) => fail!(Usage, "no token contract: give --contract 0x…"),
+    };
+    let operator = match (config.embedded_chain(), contracts) {
+        (Some(folder), Some(contracts)) => Some(Operator {
+            wallet: Wallet::open(&operator_file(folder), None)?,
+            from_block: contracts.block,
+        }),
+        _ => None,
+    };
+    Ok(ChainParts {
+        ledger: ContractLedger::new(endpoint.clone(), contract, wallet.address()),
+        transactor: Transactor::new(endpoint.clone(), &wallet),
+        endpoint,
+        embedded,
+        chain_id,
+        contract,
+        wallet,
+        operator,
+    })
+}
+
+/// The wallet that `config` names, opened by the password file where one is given.
+///
+/// # Errors
+/// As [`Wallet::open`]; the password file cannot be read.
+pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
+    let password = match &config.wallet_password_file {
+        None => None,
+        Some(file) => match std::fs::read_to_string(file) {
+            Ok(text) => Some(zeroize::Zeroizing::new(
+                text.trim_end_matches(['\n', '\r']).to_owned(),
+            )),
+            Err(fault) => fail!(Usage, "wallet password file {}: {fault}", file.display()),
+        },
+    };
+    let password = password.as_deref().map(String::as_str);
+    Ok(Wallet::open(&config.wallet, password)?)
+}
+
+/// Opens the chain in `folder`.
+///
+/// # Errors
+/// There is none, it is damaged, or another process has it.
+pub async fn open_embedded(
+    folder: &Path,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<embedded::Handle> {
+    let folder = folder.to_owned();
+    let clock = Arc::clone(clock);
+    Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
+}
+
+/// The first endpoint that answers.
+async fn first_endpoint(urls: &[RpcUrl]) -> anyhow::Result<Endpoint> {
+    let mut last = anyhow::anyhow!("no chain");
+    for url in urls {
+        let RpcUrl::Http(url) = url else { continue };
+        let endpoint = Endpoint::http(url)?;
+        match tokio::time::timeout(FIRST_ANSWER, endpoint.chain_id()).await {
+            Ok(Ok(_)) => return Ok(endpoint),
+            Ok(Err(fault)) => last = fault.into(),
+            Err(_) => {
+                last = crate::chain::ChainError::Transient(format!(
+                    "{} does not answer within {} s",
+                    endpoint.label(),
+                    FIRST_ANSWER.as_secs()
+                ))
+                .into();
+            }
+        }
+    }
+    Err(last)
+}
+
+/// `[NAME=]ADDRESS`; the name matters with several contracts only, and there is one.
+fn parse_contract(text: &str) -> anyhow::Result<Address> {
+    let address = text.split_once('=').map_or(text, |(_, address)| address);
+    match address.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => fail!(Usage, "--contract {text}: give 0x and 40 hex digits"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contract_is_an_address_with_or_without_a_name() {
+        let plain = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
+        assert_eq!(
+            parse_contract(plain).unwrap(),
+            parse_contract(&format!("main={plain}")).unwrap()
+        );
+        assert!(parse_contract("0x12").is_err());
+    }
+
+    #[test]
+    fn a_damaged_list_of_contracts_is_no_missing_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Contracts::read(dir.path()).unwrap(), None);
+        std::fs::write(Contracts::file(dir.path()), "{").unwrap();
+        assert!(Contracts::read(dir.path()).is_err());
+    }
+}

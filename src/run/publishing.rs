@@ -1,0 +1,226 @@
+//! Whether, and from where, a mounted token is published.
+//!
+//! Invariant: nothing is published before it is known which root is the newest; a volume that was
+//! never used here is not shown before that. Called by `live`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::live::{Ground, Right};
+use crate::chain::TokenInfo;
+use crate::fs::Volume;
+use crate::names::record::Network;
+use crate::publish::{
+    Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap,
+};
+use crate::status::State;
+
+/// How long finding the newest root may take in one pass.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Time between two tries of a flush.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The publishing of one token.
+pub(super) struct Publishing {
+    context: Option<Context>,
+    timing: Timing,
+    take_over: bool,
+    stage: Mutex<Stage>,
+    /// One look for the newest root at a time.
+    look: tokio::sync::Mutex<()>,
+}
+
+enum Stage {
+    /// The name is not ours: never.
+    Never,
+    /// The newest root is not known yet; why not.
+    Waiting(Option<String>),
+    /// It is being published.
+    On(Arc<Publisher>),
+    /// Two machines wrote.
+    Conflict(String),
+    /// Not by us, not now.
+    Barred(String),
+    /// The mount is ending.
+    Ended,
+}
+
+impl Publishing {
+    pub(super) fn new(ground: &Ground, volume: &Arc<Volume>, right: &Right) -> Self {
+        let parts = &ground.parts;
+        let context = match right {
+            Right::None(..) => None,
+            Right::Ours(key) => Some(Context {
+                volume: Arc::clone(volume),
+                node: Node {
+                    store: Arc::clone(&parts.node.store),
+                    names: Arc::clone(&parts.node.names),
+                    fetcher: Arc::clone(&ground.fetcher),
+                    network: Network::Ipfs,
+                },
+                key: key.clone(),
+                clock: Arc::clone(&parts.clock),
+            }),
+        };
+        Self {
+            stage: Mutex::new(match context {
+                Some(_) => Stage::Waiting(None),
+                None => Stage::Never,
+            }),
+            context,
+            timing: Timing {
+                idle: parts.config.commit_idle,
+                most: parts.config.commit_max,
+            },
+            take_over: parts.config.take_over,
+            look: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Finds the newest root for a volume that is about to be shown. One that was used here before
+    /// can be shown from local state; the look goes on with [`Publishing::go_on`].
+    ///
+    /// # Errors
+    /// The volume was never used here, and what was published of it cannot be known now.
+    pub(super) async fn begin(&self, token: &TokenInfo) -> anyhow::Result<()> {
+        let Some(context) = &self.context else {
+            return Ok(());
+        };
+        let used = context.volume.raw_meta("head")?.is_some();
+        self.go_on(token).await;
+        match (&*lock(&self.stage), used) {
+            (Stage::Waiting(why), false) => anyhow::bail!(
+                "what was published of it is not known: {}",
+                why.as_deref().unwrap_or("the storage node does not answer")
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts publishing as soon as the newest root is known.
+    pub(super) async fn go_on(&self, token: &TokenInfo) {
+        let Some(context) = &self.context else { return };
+        let _one = self.look.lock().await;
+        if !matches!(*lock(&self.stage), Stage::Waiting(_)) {
+            return;
+        }
+        let found = timeout(PATIENCE, bootstrap(context, token, self.take_over)).await;
+        let stage = match found {
+            Ok(Ok(Bootstrap::Current | Bootstrap::New | Bootstrap::Adopted(_))) => {
+                let runtime = tokio::runtime::Handle::current();
+                Stage::On(Arc::new(Publisher::spawn(
+                    context.clone(),
+                    self.timing,
+                    &runtime,
+                )))
+            }
+            Ok(Ok(Bootstrap::Behind)) => Stage::Barred(
+                "another machine has gone on from here, and nothing here is unpublished: \
+                 unmount, remove the token's folder below `volumes` in the state folder, and mount again"
+                    .to_owned(),
+            ),
+            Ok(Ok(Bootstrap::ReadOnly(reason))) => Stage::Barred(reason),
+            Ok(Err(PublishError::Conflict(why))) => Stage::Conflict(why),
+            Ok(Err(error)) => Stage::Waiting(Some(error.to_string())),
+            Err(_) => Stage::Waiting(Some(format!(
+                "the storage node does not answer within {} s",
+                PATIENCE.as_secs()
+            ))),
+        };
+        let mut now = lock(&self.stage);
+        // Unless the mount is ending meanwhile.
+        if matches!(*now, Stage::Waiting(_)) {
+            *now = stage;
+        }
+    }
+
+    /// Why nothing may be written, if so.
+    pub(super) fn barred(&self) -> Option<(State, String)> {
+        match &*lock(&self.stage) {
+            Stage::Barred(reason) => Some((State::ReadOnly, reason.clone())),
+            _ => None,
+        }
+    }
+
+    /// What to do about two machines that wrote, if so.
+    pub(super) fn conflict(&self) -> Option<String> {
+        match &*lock(&self.stage) {
+            Stage::Conflict(why) => Some(why.clone()),
+            Stage::On(publisher) => match publisher.status().last_error {
+                Some(PublishError::Conflict(why)) => Some(why),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Why it is not published, if so.
+    pub(super) fn error(&self) -> Option<String> {
+        match &*lock(&self.stage) {
+            Stage::Never | Stage::Ended => None,
+            Stage::Waiting(why) => why.clone(),
+            Stage::Conflict(why) | Stage::Barred(why) => Some(why.clone()),
+            Stage::On(publisher) => publisher.status().last_error.map(|error| error.to_string()),
+        }
+    }
+
+    /// What its publisher tells.
+    pub(super) fn status(&self) -> PublishStatus {
+        match &*lock(&self.stage) {
+            Stage::On(publisher) => publisher.status(),
+            _ => PublishStatus::default(),
+        }
+    }
+
+    /// Returns when everything that was written before is published. What may still succeed is
+    /// tried again and again: whoever waits has a patience of his own.
+    ///
+    /// # Errors
+    /// Why no other try helps.
+    pub(super) async fn flush(&self, volume: &Volume) -> Result<(), String> {
+        loop {
+            let publisher = match &*lock(&self.stage) {
+                Stage::On(publisher) => Some(Arc::clone(publisher)),
+                Stage::Waiting(_) => None,
+                Stage::Never | Stage::Ended if volume.activity().is_none() => return Ok(()),
+                Stage::Never => return Err("its name is not ours".to_owned()),
+                Stage::Ended => return Err("the mount is ending".to_owned()),
+                Stage::Conflict(why) | Stage::Barred(why) => return Err(why.clone()),
+            };
+            if let Some(publisher) = publisher {
+                match publisher.flush().await {
+                    Ok(()) => return Ok(()),
+                    Err(
+                        error @ (PublishError::Conflict(_)
+                        | PublishError::Refused(_)
+                        | PublishError::Pack(_)
+                        | PublishError::Stopped),
+                    ) => return Err(error.to_string()),
+                    Err(
+                        PublishError::Store(_)
+                        | PublishError::Name(_)
+                        | PublishError::Local(_)
+                        | PublishError::Unverified(_),
+                    ) => {}
+                }
+            } else if volume.activity().is_none() {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(&self) {
+        let stage = std::mem::replace(&mut *lock(&self.stage), Stage::Ended);
+        if let Stage::On(publisher) = stage {
+            publisher.stop().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

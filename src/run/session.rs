@@ -1,0 +1,101 @@
+//! A mount while it runs: what the socket's desk, the signals and the way out all speak of.
+//!
+//! Invariant: its end is announced once, by whoever comes first. Called by `daemon`, `desk`, `leave`.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::parts::Parts;
+use super::tokens::Tokens;
+use crate::cli::exit::Exit;
+use crate::mount::Mounted;
+use crate::pack::cid::leaf_cid;
+use crate::status::{NodeStatus, Status};
+
+/// Time between two looks at the node, and how long one may take.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A mount that runs.
+pub(super) struct Session {
+    pub(super) parts: Arc<Parts>,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) mounted: Arc<Mounted>,
+    pub(super) mountpoint: PathBuf,
+    /// How long publishing may go without progress before leaving gives up.
+    pub(super) patience: Duration,
+    /// `pxfs umount` is on its way: the mount's end is no surprise.
+    pub(super) leaving: AtomicBool,
+    /// Set when the daemon is to end, with its exit code.
+    pub(super) end: watch::Sender<Option<Exit>>,
+    born: Duration,
+    node_error: Mutex<Option<String>>,
+}
+
+impl Session {
+    pub(super) fn new(
+        parts: Arc<Parts>,
+        tokens: Arc<Tokens>,
+        mounted: Mounted,
+        mountpoint: PathBuf,
+    ) -> Self {
+        Self {
+            patience: parts.config.read_timeout,
+            born: parts.clock.boottime(),
+            parts,
+            tokens,
+            mounted: Arc::new(mounted),
+            mountpoint,
+            leaving: AtomicBool::new(false),
+            end: watch::Sender::new(None),
+            node_error: Mutex::default(),
+        }
+    }
+
+    /// Looks whether the node answers, again and again; never returns.
+    pub(super) async fn watch_node(self: Arc<Self>) {
+        // Any block does: it is the answer that counts.
+        let asked = leaf_cid(b"");
+        loop {
+            let error = match timeout(LOOK, self.parts.node.store.has(&asked)).await {
+                Ok(Ok(_)) => None,
+                Ok(Err(fault)) => Some(fault.to_string()),
+                Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
+            };
+            *self
+                .node_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = error;
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    /// What `status` tells. Reads the journals: blocks on the disk.
+    pub(super) fn status(&self) -> Status {
+        let mountpoint = self.mountpoint.to_string_lossy().into_owned();
+        let now = self.parts.clock.boottime();
+        let error = self
+            .node_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: now.saturating_sub(self.born).as_secs(),
+            chain: self.tokens.chain_status(),
+            node: NodeStatus {
+                kind: self.parts.node.kind.to_owned(),
+                url: self.parts.node.label.clone(),
+                ok: error.is_none(),
+                error,
+            },
+            tokens: self.tokens.describe(&mountpoint),
+            mountpoint,
+        }
+    }
+}

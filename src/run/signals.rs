@@ -1,0 +1,50 @@
+//! The signals of a daemon: TERM and INT end it, HUP reloads, USR1 reports.
+//!
+//! Called by `daemon`.
+
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+/// What a signal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// Flush, unmount, end.
+    End,
+    /// Read the configuration again.
+    Reload,
+    /// Log the full status.
+    Report,
+}
+
+/// The signals of this process, from now on.
+pub(super) struct Signals {
+    term: Stream,
+    int: Stream,
+    hup: Stream,
+    usr1: Stream,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.term.recv() => Signal::End,
+            _ = self.int.recv() => Signal::End,
+            _ = self.hup.recv() => Signal::Reload,
+            _ = self.usr1.recv() => Signal::Report,
+        }
+    }
+
+    /// The next that ends.
+    pub(super) async fn end(&mut self) {
+        while self.next().await != Signal::End {}
+    }
+}

@@ -1,0 +1,313 @@
+//! Keeps the drive in step with the chain: new tokens appear, allowances move, lost tokens close.
+//!
+//! Invariant: one pass at a time; a chain that does not answer changes nothing but the age that
+//! `status` shows. Started by `daemon`; `desk` has it look after each transaction.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::live::{Ground, Live, Right};
+use super::{first, operate};
+use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
+use crate::mount::Notifier;
+use crate::names::key::NameKey;
+use crate::status::{ChainStatus, State, TokenStatus};
+use crate::types::{Ino, TokenId};
+
+/// Time between two looks at the chain inside this process, and at one over HTTP.
+const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
+const HTTP_PAUSE: Duration = Duration::from_secs(15);
+/// How long one look may take.
+const LOOK: Duration = Duration::from_secs(20);
+/// How long publishing a first document may take before the pass goes on.
+const FIRST_DOCUMENT: Duration = Duration::from_secs(5);
+
+/// The tokens of a mount.
+pub(super) struct Tokens {
+    ground: Ground,
+    notifier: Mutex<Option<Notifier>>,
+    live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
+    /// Keys by name; looking for one costs a derivation for each transaction of the wallet.
+    keys: Mutex<HashMap<String, Option<NameKey>>>,
+    /// Names whose first document is known to be there.
+    documented: Mutex<Vec<String>>,
+    view: Mutex<View>,
+    pass: tokio::sync::Mutex<()>,
+}
+
+/// How the chain looked last.
+#[derive(Default)]
+struct View {
+    block: u64,
+    seen: Option<Duration>,
+    error: Option<String>,
+}
+
+impl Tokens {
+    pub(super) fn new(ground: Ground) -> Self {
+        Self {
+            ground,
+            notifier: Mutex::default(),
+            live: Mutex::default(),
+            keys: Mutex::default(),
+            documented: Mutex::default(),
+            view: Mutex::default(),
+            pass: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// From now on the kernel is told what appears.
+    pub(super) fn set_notifier(&self, notifier: Notifier) {
+        *lock(&self.notifier) = Some(notifier);
+    }
+
+    /// Looks again and again; never returns.
+    pub(super) async fn run(self: Arc<Self>) {
+        let pause = match self.ground.parts.chain.embedded {
+            Some(_) => EMBEDDED_PAUSE,
+            None => HTTP_PAUSE,
+        };
+        loop {
+            tokio::time::sleep(pause).await;
+            if let Err(error) = self.refresh().await {
+                tracing::warn!("tokens: {error:#}");
+            }
+        }
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// The chain does not answer; a token that cannot be opened is told in the log, and the rest
+    /// goes on.
+    pub(super) async fn refresh(&self) -> anyhow::Result<()> {
+        let _one = self.pass.lock().await;
+        let looked = timeout(LOOK, self.ground.parts.chain.ledger.snapshot()).await;
+        let snapshot = match looked {
+            Ok(Ok(snapshot)) => snapshot,
+            Ok(Err(fault)) => return Err(self.blind(fault)),
+            Err(_) => {
+                let what = format!(
+                    "{} does not answer within {} s",
+                    self.ground.parts.chain.endpoint.label(),
+                    LOOK.as_secs()
+                );
+                return Err(self.blind(ChainError::Transient(what)));
+            }
+        };
+        *lock(&self.view) = View {
+            block: snapshot.block,
+            seen: Some(self.ground.parts.clock.boottime()),
+            error: None,
+        };
+        let wanted = &self.ground.parts.config.tokens;
+        let tokens = snapshot
+            .tokens
+            .iter()
+            .filter(|token| wanted.is_empty() || wanted.contains(&token.id));
+        for token in tokens {
+            if let Err(error) = self.take(&snapshot, token).await {
+                tracing::error!(token = %token.id, "cannot be shown: {error:#}");
+            }
+        }
+        for live in self.all() {
+            let id = live.key.token.token;
+            if !snapshot.tokens.iter().any(|token| token.id == id) {
+                self.close_lost(&live).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn blind(&self, fault: ChainError) -> anyhow::Error {
+        lock(&self.view).error = Some(fault.to_string());
+        fault.into()
+    }
+
+    /// Shows a token, or brings one that is shown up to date.
+    async fn take(&self, snapshot: &Snapshot, token: &TokenInfo) -> anyhow::Result<()> {
+        let right = self.right(token).await?;
+        if let Right::Ours(key) = &right {
+            self.document(token, key).await;
+        }
+        let known = self.get(token.id);
+        if let Some(live) = known {
+            if live.key.epoch == token.epoch {
+                let turned = live
+                    .refresh(&self.ground.parts, snapshot, token, &right)
+                    .await?;
+                if turned {
+                    self.tell_changed(&live).await;
+                }
+                return Ok(());
+            }
+            self.retire(&live).await;
+        }
+        let live = Live::start(&self.ground, snapshot, token, &right).await?;
+        tracing::info!(token = %token.id, epoch = token.epoch, "shown as a directory");
+        let live = Arc::new(live);
+        lock(&self.live).insert(token.id, Arc::clone(&live));
+        self.tell_changed(&live).await;
+        Ok(())
+    }
+
+    /// What this wallet may do with a token of its own.
+    async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
+        let Some(name) = &token.name else {
+            return Ok(Right::None(
+                State::Unregistered,
+                operate::unregistered(token.id),
+            ));
+        };
+        let known = lock(&self.keys).get(name).cloned();
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let key = operate::find_key(&self.ground.parts, name).await?;
+                lock(&self.keys).insert(name.clone(), key.clone());
+                key
+            }
+        };
+        Ok(match key {
+            Some(key) => Right::Ours(key),
+            None => Right::None(
+                State::ForeignKey,
+                format!(
+                    "the name key of token {0} is not one of this wallet's: `pxfs register {0}` gives it one, and begins a new volume",
+                    token.id
+                ),
+            ),
+        })
+    }
+
+    /// Publishes the first document where it is missing.
+    async fn document(&self, token: &TokenInfo, key: &NameKey) {
+        let name = key.name();
+        if lock(&self.documented).contains(&name) {
+            return;
+        }
+        let parts = &self.ground.parts;
+        let volume = operate::volume_key(parts, token);
+        let publishing = first::publish(&parts.node, &*parts.clock, volume, token, key);
+        match timeout(FIRST_DOCUMENT, publishing).await {
+            Ok(Ok(_)) => lock(&self.documented).push(name),
+            Ok(Err(error)) => tracing::warn!(token = %token.id, "first document: {error:#}"),
+            Err(_) => tracing::warn!(token = %token.id, "first document: the node does not answer"),
+        }
+    }
+
+    /// A token that was ours is shown read-only, with the reason, until the drive is unmounted.
+    async fn close_lost(&self, live: &Arc<Live>) {
+        let id = live.key.token.token;
+        let whose = match self.ground.parts.chain.ledger.token(id).await {
+            Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
+            Ok(token) => format!("token {id} belongs to {} now", token.owner),
+            Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
+            // Not known: nothing changes.
+            Err(_) => return,
+        };
+        let (state, reason) = match live.is_pending() {
+            true => (
+                State::Detached,
+                format!("{whose}; what was not published stays in the state folder"),
+            ),
+            false => (State::ReadOnly, whose),
+        };
+        if live.close(state, &reason) {
+            tracing::warn!(token = %id, "{reason}");
+            self.tell_changed(live).await;
+        }
+    }
+
+    /// A new epoch has begun: the volume of the old one is shown no longer. Its local state stays.
+    async fn retire(&self, live: &Arc<Live>) {
+        self.ground.drive.detach(live.slot);
+        lock(&self.live).remove(&live.key.token.token);
+        if live.is_pending() {
+            tracing::error!(
+                token = %live.key.token.token, epoch = live.key.epoch,
+                "a new epoch began before everything was published: it stays in the state folder"
+            );
+        }
+        self.tell_changed(live).await;
+        live.stop_publishing().await;
+        let live = Arc::clone(live);
+        let stopped = tokio::task::spawn_blocking(move || live.stop()).await;
+        if stopped.is_err() {
+            tracing::error!("a volume did not end in order");
+        }
+    }
+
+    /// Tells the kernel that a directory came, went or turned.
+    async fn tell_changed(&self, live: &Live) {
+        let Some(notifier) = lock(&self.notifier).clone() else {
+            return;
+        };
+        let name = live.directory.clone();
+        let told = tokio::task::spawn_blocking(move || {
+            notifier.inval_entry(Ino::ROOT, name.as_bytes());
+            notifier.inval_inode(Ino::ROOT);
+        });
+        // A call in progress there may hold it up; nobody waits for that.
+        drop(told);
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+        lock(&self.live).values().cloned().collect()
+    }
+
+    fn get(&self, id: TokenId) -> Option<Arc<Live>> {
+        lock(&self.live).get(&id).cloned()
+    }
+
+    /// Bytes that are not on the node yet, of all tokens.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        self.all().iter().map(|live| live.pending_bytes()).sum()
+    }
+
+    /// What `status` tells of the chain.
+    pub(super) fn chain_status(&self) -> ChainStatus {
+        let view = lock(&self.view);
+        let now = self.ground.parts.clock.boottime();
+        ChainStatus {
+            id: self.ground.parts.chain.chain_id,
+            url: self.ground.parts.chain.endpoint.label().to_owned(),
+            ok: view.error.is_none() && view.seen.is_some(),
+            block: view.block,
+            age_s: view
+                .seen
+                .map_or(0, |seen| now.saturating_sub(seen).as_secs()),
+            error: view.error.clone(),
+        }
+    }
+
+    /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
+    pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
+        self.all()
+            .iter()
+            .map(|live| live.describe(&self.ground.parts, mountpoint))
+            .collect()
+    }
+
+    /// Ends all publishers.
+    pub(super) async fn stop_publishing(&self) {
+        for live in self.all() {
+            live.stop_publishing().await;
+        }
+    }
+
+    /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
+    pub(super) fn stop(&self) {
+        let all = std::mem::take(&mut *lock(&self.live));
+        for live in all.into_values() {
+            live.stop();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
