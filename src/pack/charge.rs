@@ -95,7 +95,8 @@ pub fn file_charge(size: u64, whole_holes: u64) -> u64 {
     let nodes = if holes == 0 { u64::MAX } else { data + 2 };
     let mut charge = size - holes * CHUNK_SIZE;
     if holes > 0 {
-        charge += CHUNK_SIZE + 24 * holes.min(data + 1).min(MAX_RUNS as u64);
+        let runs = holes.min(data + 1).min(MAX_RUNS as u64);
+        charge = charge.saturating_add(CHUNK_SIZE + 24 * runs);
     }
     let mut below = chunks;
     while below > 1 {
@@ -158,6 +159,7 @@ mod tests {
     fn no_size_overflows() {
         assert!(file_charge(u64::MAX, 0) > chunk::MAX_FILE);
         assert!(file_charge(u64::MAX, u64::MAX) > 0);
+        assert_eq!(file_charge(u64::MAX, 1), u64::MAX);
     }
 
     proptest! {

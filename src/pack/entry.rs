@@ -15,14 +15,16 @@ use super::{Child, PackError, cid};
 use crate::types::Ino;
 
 mod codec;
+mod weight;
 
 #[cfg(test)]
 pub(super) mod tests;
 
 pub(super) use codec::{
-    array, bytes, child_len, link_of, read, read_attr, read_child, read_cid, read_sums, sums_len,
-    uint_len, weight, write, write_attr, write_sums,
+    array, bytes, link_of, read, read_attr, read_child, read_cid, read_sums, write, write_attr,
+    write_sums,
 };
+pub(super) use weight::{child_len, sums_len, uint_len, weight};
 
 /// Bytes of a name.
 pub const MAX_NAME: usize = 255;

@@ -87,7 +87,7 @@ impl Holes {
             start = start.min(run.start);
             end = end.max(run.end);
         }
-        self.runs.splice(from..to, [start..end]);
+        self.runs.splice(from..to, std::iter::once(start..end));
     }
 
     /// Takes the chunks of `range` out: they were written, or cut off.

@@ -13,6 +13,7 @@ use super::page::{Body, Row};
 use super::{Blocks, Child, PackError};
 use crate::store::Block;
 
+mod shape;
 mod update;
 
 #[cfg(test)]

@@ -83,12 +83,12 @@ fn metadata_charge(entry: &Entry, tree: TreeKind) -> u64 {
 
 #[test]
 fn no_entry_takes_more_than_its_charge() {
-    for len in [1, 2, 22, 23, 24, 80, 125, 126, 127, 128, 200, 255] {
+    for len in [1, 2, 23, 24, 80, 126, 127, 128, 255] {
         for first in [b'a', b'_', 0xff] {
             let mut name = vec![b'n'; len];
             name[0] = first;
             for mut entry in longest(&name) {
-                for xattrs in [0, 1, 40, 3000] {
+                for xattrs in [0, 1, 40] {
                     if let Some(inode) = &mut entry.inode {
                         inode.attr.xattrs = (0..xattrs)
                             .map(|i| (format!("{i:04}").into(), Bytes::new()))

@@ -25,7 +25,7 @@ fn zeros(size: u64) -> (Child, Store) {
     builder
         .push_holes(size / CHUNK_SIZE, &mut keep(&mut store))
         .unwrap();
-    if size % CHUNK_SIZE > 0 {
+    if !size.is_multiple_of(CHUNK_SIZE) {
         let last = chunk::zero_leaf(size % CHUNK_SIZE);
         builder
             .push(last.cid, size % CHUNK_SIZE, &mut keep(&mut store))
@@ -105,20 +105,8 @@ fn text_has_the_cids_that_stock_tools_print() {
     for (last, size, wanted) in cases {
         let mut builder = Builder::new();
         let mut text = Vec::new();
-        let mut digits = vec![b'0'];
-        for _ in 0..last {
-            // `seq`, without formatting: fast enough for the debug profile.
-            let kept = digits.iter().rposition(|d| *d != b'9');
-            let from = kept.map_or(0, |at| {
-                digits[at] += 1;
-                at + 1
-            });
-            digits[from..].fill(b'0');
-            if kept.is_none() {
-                digits.insert(0, b'1');
-            }
-            text.extend_from_slice(&digits);
-            text.push(b'\n');
+        for thousand in 0..=last / 1000 {
+            append_thousand(thousand, last, &mut text);
             if text.len() as u64 >= CHUNK_SIZE {
                 let rest = text.split_off(CHUNK_SIZE as usize);
                 builder
@@ -133,6 +121,33 @@ fn text_has_the_cids_that_stock_tools_print() {
         let (child, built) = builder.finish(&mut |_| {}).unwrap();
         assert_eq!((built, child.cid.to_string().as_str()), (size, wanted));
     }
+}
+
+/// The lines of `seq` from `thousand` × 1000 on, fewer than 1000 at both ends of the text. All have
+/// one form but for the first digits, else this would be slow without optimisation.
+fn append_thousand(thousand: u32, last: u32, text: &mut Vec<u8>) {
+    let from = (thousand * 1000).max(1);
+    if thousand == 0 || from + 999 > last {
+        let lines = (from..=last.min(thousand * 1000 + 999)).map(|n| format!("{n}\n"));
+        return text.extend(lines.flat_map(String::into_bytes));
+    }
+    let digits = thousand.to_string();
+    let at = text.len();
+    let ends = (0..1000).map(|n| format!("{digits}{n:03}\n"));
+    thread_local! {
+        static LINES: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    LINES.with_borrow_mut(|lines| {
+        let line = digits.len() + 4;
+        if lines.len() != 1000 * line {
+            *lines = ends.flat_map(String::into_bytes).collect();
+        }
+        for one in lines.chunks_exact_mut(line) {
+            one[..digits.len()].copy_from_slice(digits.as_bytes());
+        }
+        text.extend_from_slice(lines);
+    });
+    assert_eq!(text.len() - at, 1000 * (digits.len() + 4));
 }
 
 #[test]
@@ -283,13 +298,7 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let chunks = prop_oneof![
-        0u64..4,
-        170u64..180,
-        340u64..360,
-        30_270u64..30_290,
-        30_400u64..30_500,
-    ];
+    let chunks = prop_oneof![0u64..4, 170u64..180, 340u64..360, 30_270u64..30_290,];
     let step = (
         chunks,
         prop_oneof![Just(0), 1..CHUNK_SIZE],
@@ -312,7 +321,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Else the same bytes would have two CIDs, or a chunk would be lost on the way.
     #[test]

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ::cid::Cid;
 use proptest::prelude::*;
 
-use super::update::{Shape, shaped};
+use super::shape::Shape;
+use super::update::shaped;
 use super::*;
 use crate::pack::entry::{Kind, row_key};
-use crate::pack::page::FRAME;
 use crate::pack::tests::{named, small};
 use crate::pack::{MAX_BLOCK, cid};
 use crate::types::Ino;
@@ -25,6 +25,8 @@ const SMALL: Shape = Shape {
 };
 
 type Store = HashMap<Cid, Bytes>;
+/// A batch of changes: keys, each with a new stamp or gone.
+type Batch = BTreeMap<u16, Option<u64>>;
 
 /// Runs `call` with what it asked for, fetched from `store`; counts the rounds of fetching.
 fn fetched<T>(
@@ -78,8 +80,7 @@ fn put(store: &mut Store) -> impl FnMut(Block) + '_ {
     }
 }
 
-/// A batch of changes: keys, each with a new stamp or gone.
-fn batches() -> impl Strategy<Value = Vec<BTreeMap<u16, Option<u64>>>> {
+fn batches() -> impl Strategy<Value = Vec<Batch>> {
     let key = prop_oneof![0u16..400, (0u16..20).prop_map(|i| i * 20)];
     let spread =
         prop::collection::btree_map(key, prop::option::weighted(0.6, any::<u64>()), 0..120);
@@ -404,5 +405,4 @@ fn changes_that_contradict_each_other_are_refused() {
         let refused = update(TreeKind::Directory, None, &changes, &none, &mut |_| {});
         assert!(matches!(refused, Err(PackError::Contradiction(_))));
     }
-    assert!(FRAME < 64);
 }

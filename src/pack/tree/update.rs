@@ -11,38 +11,12 @@ use std::collections::HashSet;
 use ::cid::Cid;
 use bytes::Bytes;
 
+use super::shape::{PLAIN, Shape, append, cut};
 use super::{Change, Place};
 use crate::pack::entry::{Entry, Kind, TreeKind, TreeRef};
-use crate::pack::page::{Body, FRAME, MAX_ITEMS, Row};
-use crate::pack::{Blocks, Child, MAX_BLOCK, PackError, dagpb};
+use crate::pack::page::{Body, MAX_ITEMS, Row};
+use crate::pack::{Blocks, Child, PackError, dagpb};
 use crate::store::Block;
-
-/// When pages are cut and joined, by weight in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    /// Above this a page is cut,
-    pub(super) split: u64,
-    /// in parts of at most about this.
-    pub(super) part: u64,
-    /// Below this a page looks for a neighbour,
-    pub(super) join: u64,
-    /// with which it has at most this.
-    pub(super) joined: u64,
-    /// A topmost page of entries has at most this.
-    pub(super) single: u64,
-    /// A tree whose pages have together at most this becomes one page again.
-    pub(super) whole: u64,
-}
-
-/// The shape of plain volumes.
-const PLAIN: Shape = Shape {
-    split: 96 << 10,
-    part: 64 << 10,
-    join: 24 << 10,
-    joined: 72 << 10,
-    single: (MAX_BLOCK - FRAME) as u64,
-    whole: 512 << 10,
-};
 
 /// The tree after `changes` (sorted by key, no key twice, each entry under its key) to `tree`
 /// (`None`: to an empty one). Only pages with changed keys, the way to them, and small neighbours
@@ -410,72 +384,4 @@ fn merge(entries: Vec<Entry>, changes: &[Change]) -> Vec<Entry> {
     }
     merged.extend(old);
     merged
-}
-
-/// Puts the items of `right`, whose keys begin at `border`, behind those of `left`. Two pages that
-/// are neighbours have one level.
-fn append(left: &mut Body, right: Body, border: Bytes) {
-    match (left, right) {
-        (Body::Entries(left), Body::Entries(right)) => left.extend(right),
-        (Body::Rows(_, left), Body::Rows(_, mut right)) => {
-            // What lies before the first border of `right` belongs to its first child still.
-            if let Some(first) = right.first_mut() {
-                first.border = border;
-            }
-            left.extend(right);
-        }
-        _ => {}
-    }
-}
-
-/// A page cut into parts of equal weight, each with its border; itself when it is small enough.
-fn cut(shape: Shape, kind: TreeKind, border: Bytes, body: Body) -> Vec<(Bytes, Body)> {
-    let weights = body.weights(kind);
-    let total: u64 = weights.iter().map(|weight| *weight as u64).sum();
-    if total <= shape.split && body.len() <= MAX_ITEMS {
-        return vec![(border, body)];
-    }
-    let parts = total.div_ceil(shape.part).max(2);
-    let mut ends = Vec::new();
-    let (mut sum, mut passed) = (0, 0);
-    for (at, weight) in weights.iter().enumerate() {
-        sum += *weight as u64;
-        let marks = sum * parts / total.max(1);
-        if marks > passed {
-            passed = marks;
-            ends.push(at + 1);
-        }
-    }
-    match body {
-        Body::Entries(items) => divide(items, &ends, border, |entry| &entry.key, Body::Entries),
-        Body::Rows(level, items) => {
-            let rows = |items| Body::Rows(level, items);
-            divide(items, &ends, border, |row| &row.border, rows)
-        }
-    }
-}
-
-/// `items` up to each of `ends`, each part under its first key, the first under `border`.
-fn divide<T>(
-    mut items: Vec<T>,
-    ends: &[usize],
-    border: Bytes,
-    key: impl Fn(&T) -> &Bytes,
-    body: impl Fn(Vec<T>) -> Body,
-) -> Vec<(Bytes, Body)> {
-    let mut parts = Vec::with_capacity(ends.len());
-    let starts = ends.iter().rev().skip(1).copied().chain([0]);
-    for start in starts {
-        let part = items.split_off(start.min(items.len()));
-        if let Some(first) = part.first() {
-            let from = if start == 0 {
-                border.clone()
-            } else {
-                key(first).clone()
-            };
-            parts.push((from, body(part)));
-        }
-    }
-    parts.reverse();
-    parts
 }
