@@ -144,7 +144,11 @@ async fn a_token_is_minted_found_synced_and_given_away() {
         );
         assert!(snapshot.timestamp_s >= token.last_sync_s);
 
+        let open = site.payer.open_sync(suite.contract, minted.token).await;
+        assert_eq!(open.unwrap(), None);
         let request = site.payer.sync(suite.contract, minted.token).await.unwrap();
+        let open = site.payer.open_sync(suite.contract, minted.token).await;
+        assert_eq!(open.unwrap(), Some(request));
         assert!(ledger.token(minted.token).await.unwrap().sync_open);
         let waited = site
             .payer

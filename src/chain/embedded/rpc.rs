@@ -57,6 +57,9 @@ pub(super) fn answer(chain: &Chain, now: u64, method: &str, params: &Params) -> 
             json(&B256::from(view.slot(params.get(0)?, params.get(1)?)))
         }),
         "eth_call" => at(chain, now, params, 1, |view, setting| {
+            if params.optional::<Value>(2)?.is_some() {
+                return Err(Fault::params("a call here runs on the state as it is"));
+            }
             let request: TransactionRequest = params.get(0)?;
             let gas = request.gas.unwrap_or(BLOCK_GAS).min(BLOCK_GAS);
             match evm::call(view, &setting, &request, gas)?.end {

@@ -245,30 +245,40 @@ async fn chain_time_follows_the_wall_and_never_goes_back() {
     assert_eq!(latest(&Endpoint::embedded(&chain)).await, before);
 }
 
-#[tokio::test]
-async fn a_long_chain_opens_soon() {
-    let sample = sample().await;
-    // Ten thousand blocks with a mint's effects, made without a sync each.
-    let mut chain = None;
-    let mut content = Vec::new();
+/// Writes a chain of so many blocks, without a sync each; opens it; answers the CPU time of that.
+fn open_long(blocks: u64) -> Duration {
+    let cpu = || rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let folder = tempfile::tempdir().unwrap();
     let wallet = Wallet::random().unwrap();
     let genesis = Genesis::default().fund([wallet.address()]);
-    let template = Record::Genesis(genesis.clone(), 1_700_000_000);
-    content.extend(frame(&template.encode()));
-    let chain = chain.get_or_insert_with(|| Chain::new(&genesis, 1_700_000_000));
-    for nonce in 0..10_000_u64 {
+    let mut chain = Chain::new(&genesis, 1_700_000_000);
+    let mut content = frame(&Record::Genesis(genesis, 1_700_000_000).encode());
+    for nonce in 0..blocks {
         let raw = transfer(&wallet, nonce, chain.next_base_fee());
         let (_, block) = chain.mine(raw, 1_700_000_000 + nonce).unwrap();
         let record = Record::Block(Box::new(block));
         content.extend(frame(&record.encode()));
         chain.take(record).unwrap();
     }
-    std::fs::write(sample.folder.path().join("chain.log"), &content).unwrap();
-    let begun = std::time::Instant::now();
-    let opened = Handle::open(sample.folder.path(), system()).unwrap();
-    println!("{} bytes open in {:?}", content.len(), begun.elapsed());
-    assert_eq!(opened.height(), 10_000);
+    std::fs::write(folder.path().join("chain.log"), &content).unwrap();
+    let begun = cpu();
+    let opened = Handle::open(folder.path(), system()).unwrap();
+    let ended = cpu();
+    assert_eq!(opened.height(), blocks);
     assert_eq!(opened.inner.shared.read().tip().hash, chain.tip().hash);
+    let ns = |time: rustix::time::Timespec| time.tv_sec * 1_000_000_000 + time.tv_nsec;
+    Duration::from_nanos((ns(ended) - ns(begun)).unsigned_abs())
+}
+
+#[test]
+fn a_long_chain_comes_back_whole() {
+    open_long(500);
+}
+
+#[test]
+#[ignore = "benchmark: prints how long ten thousand blocks take to open"]
+fn a_long_chain_opens_soon() {
+    println!("10,000 blocks open in {:?} of CPU time", open_long(10_000));
 }
 
 fn transfer(wallet: &Wallet, nonce: u64, base_fee: u64) -> Bytes {
@@ -338,4 +348,71 @@ async fn requests_that_make_no_sense_are_refused_and_harm_nothing() {
         .get_transaction_receipt(B256::ZERO)
         .await;
     assert_eq!(absent.unwrap(), None);
+}
+
+/// Tells the process that [`a_killed_process_has_mined_what_it_has_reported`] starts that it is the
+/// one to be killed, and where its chain is.
+const VICTIM: &str = "PXFS_TEST_CHAIN_VICTIM";
+
+fn payer() -> Wallet {
+    Wallet::from_secret(zeroize::Zeroizing::new([7; 32])).unwrap()
+}
+
+/// Sends transactions and reports each, until it is killed.
+async fn victim(folder: &Path) {
+    let chain = Handle::open(folder, system()).unwrap();
+    let payer = Transactor::new(Endpoint::embedded(&chain), &payer());
+    for _ in 0..100_000 {
+        let to = Some(Address::repeat_byte(2));
+        let receipt = payer.send(to, Bytes::new(), U256::ONE, None).await.unwrap();
+        let (hash, block) = (receipt.transaction_hash, receipt.block_hash.unwrap());
+        println!("mined {hash} {block}");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_has_mined_what_it_has_reported() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    if let Some(folder) = std::env::var_os(VICTIM) {
+        return victim(Path::new(&folder)).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let genesis = Genesis::default().fund([payer().address()]);
+    Handle::create(folder.path(), &genesis, system())
+        .unwrap()
+        .close();
+    let mut reported = Vec::new();
+    for round in 0..6 {
+        let name = "chain::embedded::tests::a_killed_process_has_mined_what_it_has_reported";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(VICTIM, folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lines = lines.map_while(Result::ok);
+        let mut mined = lines.filter_map(|line| {
+            let (_, hashes) = line.split_once("mined ")?;
+            let (hash, block) = hashes.split_once(' ')?;
+            Some((hash.parse::<B256>().ok()?, block.parse::<B256>().ok()?))
+        });
+        let enough = mined.by_ref().take(1 + round * 5);
+        reported.extend(enough);
+        child.kill().unwrap();
+        reported.extend(mined);
+        child.wait().unwrap();
+        let chain = Handle::open(folder.path(), system()).unwrap();
+        let endpoint = Endpoint::embedded(&chain);
+        for (hash, block) in &reported {
+            let receipt = endpoint.provider().get_transaction_receipt(*hash).await;
+            assert_eq!(receipt.unwrap().unwrap().block_hash, Some(*block));
+        }
+        // One more may be mined that could not be reported any more.
+        assert!(chain.height() <= reported.len() as u64 + round as u64 + 1);
+        chain.close();
+    }
+    assert!(reported.len() >= 6);
 }
