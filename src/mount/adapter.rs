@@ -20,7 +20,7 @@ use tracing::trace;
 
 use super::convert::{self, Change, Presentation};
 use super::errno;
-use super::miss::{Pool, Reply};
+use super::miss::{Lane, Pool, Reply};
 use crate::clock::Clock;
 use crate::fs::{Attr, Caller, DirItem, Drive, FsError, Opened, StatFs};
 use crate::types::{Fh, Ino};
@@ -88,10 +88,6 @@ fn open_flags(opened: &Opened) -> FopenFlags {
     }
 }
 
-fn done(reply: ReplyEmpty) {
-    reply.ok();
-}
-
 fn empty(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
@@ -134,14 +130,16 @@ impl Filesystem for Adapter {
         trace!(parent = parent.0, ?name, "lookup");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.lookup(parent, &name);
-        self.pool.serve("lookup", reply, call, self.entry(parent));
+        self.pool
+            .serve(Lane::Look, "lookup", reply, call, self.entry(parent));
     }
 
     fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         trace!(ino = of.0, "getattr");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.getattr(of);
-        self.pool.serve("getattr", reply, call, self.attr());
+        self.pool
+            .serve(Lane::Look, "getattr", reply, call, self.attr());
     }
 
     fn setattr(
@@ -174,7 +172,8 @@ impl Filesystem for Adapter {
         let set = change.to_set_attr(req.uid(), self.clock.wall_ns());
         let (of, handle) = (ino(of), handle.map(fh));
         let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
-        self.pool.serve("setattr", reply, call, self.attr());
+        self.pool
+            .serve(Lane::Change, "setattr", reply, call, self.attr());
     }
 
     fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
@@ -182,7 +181,7 @@ impl Filesystem for Adapter {
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.readlink(of);
         let send = |reply: ReplyData, target: Vec<u8>| reply.data(&target);
-        self.pool.serve("readlink", reply, call, send);
+        self.pool.serve(Lane::Look, "readlink", reply, call, send);
     }
 
     fn mknod(
@@ -202,7 +201,8 @@ impl Filesystem for Adapter {
             let kind = kind.ok_or(FsError::NotPermitted)?;
             drive.mknod(by, parent, &name, kind, mode, rdev)
         };
-        self.pool.serve("mknod", reply, call, self.entry(parent));
+        self.pool
+            .serve(Lane::Change, "mknod", reply, call, self.entry(parent));
     }
 
     fn mkdir(
@@ -218,21 +218,22 @@ impl Filesystem for Adapter {
         let (by, parent, name) = (caller(req), ino(parent), bytes(name));
         let mode = convert::permissions(mode);
         let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
-        self.pool.serve("mkdir", reply, call, self.entry(parent));
+        self.pool
+            .serve(Lane::Change, "mkdir", reply, call, self.entry(parent));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(parent = parent.0, ?name, "unlink");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.unlink(parent, &name);
-        self.pool.serve("unlink", reply, call, empty);
+        self.pool.serve(Lane::Change, "unlink", reply, call, empty);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(parent = parent.0, ?name, "rmdir");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.rmdir(parent, &name);
-        self.pool.serve("rmdir", reply, call, empty);
+        self.pool.serve(Lane::Change, "rmdir", reply, call, empty);
     }
 
     fn symlink(
@@ -247,7 +248,8 @@ impl Filesystem for Adapter {
         let (by, parent, name) = (caller(req), ino(parent), bytes(name));
         let target = bytes(target.as_os_str());
         let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
-        self.pool.serve("symlink", reply, call, self.entry(parent));
+        self.pool
+            .serve(Lane::Change, "symlink", reply, call, self.entry(parent));
     }
 
     fn rename(
@@ -264,14 +266,15 @@ impl Filesystem for Adapter {
         let (parent, name) = (ino(parent), bytes(name));
         let (to, to_name, flags) = (ino(to), bytes(to_name), flags.bits());
         let call = move |drive: &Drive, _: &mut _| drive.rename(parent, &name, to, &to_name, flags);
-        self.pool.serve("rename", reply, call, empty);
+        self.pool.serve(Lane::Change, "rename", reply, call, empty);
     }
 
     fn link(&self, _req: &Request, of: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         trace!(ino = of.0, parent = parent.0, ?name, "link");
         let (of, parent, name) = (ino(of), ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.link(of, parent, &name);
-        self.pool.serve("link", reply, call, self.entry(parent));
+        self.pool
+            .serve(Lane::Change, "link", reply, call, self.entry(parent));
     }
 
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -281,7 +284,7 @@ impl Filesystem for Adapter {
         let send = |reply: ReplyOpen, opened: Opened| {
             reply.opened(FileHandle(opened.fh.0), open_flags(&opened));
         };
-        self.pool.serve("open", reply, call, send);
+        self.pool.serve(Lane::Look, "open", reply, call, send);
     }
 
     fn create(
@@ -310,7 +313,7 @@ impl Filesystem for Adapter {
                 open_flags(&opened),
             );
         };
-        self.pool.serve("create", reply, call, send);
+        self.pool.serve(Lane::Change, "create", reply, call, send);
     }
 
     fn read(
@@ -328,7 +331,7 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.read(of, handle, offset, size);
         let send = |reply: ReplyData, data: Vec<u8>| reply.data(&data);
-        self.pool.serve("read", reply, call, send);
+        self.pool.serve(Lane::Look, "read", reply, call, send);
     }
 
     fn write(
@@ -351,8 +354,14 @@ impl Filesystem for Adapter {
             let data = data.to_vec();
             move |drive: &Drive, _: &mut _| drive.write(of, handle, offset, &data, kill)
         };
-        self.pool
-            .serve_borrowed("write", reply, first, own, ReplyWrite::written);
+        self.pool.serve_borrowed(
+            Lane::Change,
+            "write",
+            reply,
+            first,
+            own,
+            ReplyWrite::written,
+        );
     }
 
     fn flush(
@@ -366,7 +375,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, fh = handle.0, "flush");
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.flush(of, handle);
-        self.pool.serve("flush", reply, call, empty);
+        self.pool.serve(Lane::Change, "flush", reply, call, empty);
     }
 
     fn release(
@@ -385,7 +394,7 @@ impl Filesystem for Adapter {
             drive.release(of, handle);
             Ok(())
         };
-        self.pool.serve("release", reply, call, empty);
+        self.pool.serve(Lane::Change, "release", reply, call, empty);
     }
 
     fn fsync(
@@ -399,7 +408,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, fh = handle.0, data_only, "fsync");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.fsync(of, data_only);
-        self.pool.serve_sync("fsync", reply, call, done);
+        self.pool.serve(Lane::Sync, "fsync", reply, call, empty);
     }
 
     fn opendir(&self, _req: &Request, of: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -408,7 +417,7 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, _: &mut _| drive.opendir(of);
         let send =
             |reply: ReplyOpen, handle: Fh| reply.opened(FileHandle(handle.0), FopenFlags::empty());
-        self.pool.serve("opendir", reply, call, send);
+        self.pool.serve(Lane::Look, "opendir", reply, call, send);
     }
 
     fn readdir(
@@ -429,7 +438,7 @@ impl Filesystem for Adapter {
             })
         };
         let send = |reply: ReplyDirectory, ()| reply.ok();
-        self.pool.serve("readdir", reply, call, send);
+        self.pool.serve(Lane::Look, "readdir", reply, call, send);
     }
 
     fn readdirplus(
@@ -451,7 +460,8 @@ impl Filesystem for Adapter {
             })
         };
         let send = |reply: ReplyDirectoryPlus, ()| reply.ok();
-        self.pool.serve("readdirplus", reply, call, send);
+        self.pool
+            .serve(Lane::Look, "readdirplus", reply, call, send);
     }
 
     fn releasedir(
@@ -468,7 +478,8 @@ impl Filesystem for Adapter {
             drive.releasedir(handle);
             Ok(())
         };
-        self.pool.serve("releasedir", reply, call, empty);
+        self.pool
+            .serve(Lane::Look, "releasedir", reply, call, empty);
     }
 
     fn fsyncdir(
@@ -482,7 +493,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, data_only, "fsyncdir");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.fsync(of, data_only);
-        self.pool.serve_sync("fsyncdir", reply, call, done);
+        self.pool.serve(Lane::Sync, "fsyncdir", reply, call, empty);
     }
 
     fn statfs(&self, _req: &Request, of: INodeNo, reply: ReplyStatfs) {
@@ -501,7 +512,7 @@ impl Filesystem for Adapter {
                 4096,
             );
         };
-        self.pool.serve("statfs", reply, call, send);
+        self.pool.serve(Lane::Look, "statfs", reply, call, send);
     }
 
     fn setxattr(
@@ -517,28 +528,32 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, ?name, len = value.len(), flags, "setxattr");
         let (of, name, value) = (ino(of), bytes(name), value.to_vec());
         let call = move |drive: &Drive, _: &mut _| drive.setxattr(of, &name, &value, flags);
-        self.pool.serve("setxattr", reply, call, empty);
+        self.pool
+            .serve(Lane::Change, "setxattr", reply, call, empty);
     }
 
     fn getxattr(&self, _req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         trace!(ino = of.0, ?name, size, "getxattr");
         let (of, name) = (ino(of), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.getxattr(of, &name);
-        self.pool.serve("getxattr", reply, call, attribute(size));
+        self.pool
+            .serve(Lane::Look, "getxattr", reply, call, attribute(size));
     }
 
     fn listxattr(&self, _req: &Request, of: INodeNo, size: u32, reply: ReplyXattr) {
         trace!(ino = of.0, size, "listxattr");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.listxattr(of);
-        self.pool.serve("listxattr", reply, call, attribute(size));
+        self.pool
+            .serve(Lane::Look, "listxattr", reply, call, attribute(size));
     }
 
     fn removexattr(&self, _req: &Request, of: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(ino = of.0, ?name, "removexattr");
         let (of, name) = (ino(of), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.removexattr(of, &name);
-        self.pool.serve("removexattr", reply, call, empty);
+        self.pool
+            .serve(Lane::Change, "removexattr", reply, call, empty);
     }
 
     fn fallocate(
@@ -555,7 +570,8 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let call =
             move |drive: &Drive, _: &mut _| drive.fallocate(of, handle, offset, length, mode);
-        self.pool.serve("fallocate", reply, call, empty);
+        self.pool
+            .serve(Lane::Change, "fallocate", reply, call, empty);
     }
 
     /// Only `SEEK_DATA` and `SEEK_HOLE` come here; the kernel knows the others.
@@ -575,7 +591,8 @@ impl Filesystem for Adapter {
             let found = drive.lseek(of, handle, offset, whence)?;
             i64::try_from(found).map_err(|_| FsError::TooLarge)
         };
-        self.pool.serve("lseek", reply, call, ReplyLseek::offset);
+        self.pool
+            .serve(Lane::Look, "lseek", reply, call, ReplyLseek::offset);
     }
 
     /// The kernel then copies through the page cache, and asks no more.

@@ -3,7 +3,7 @@
 //!
 //! Invariants: every call is answered exactly once, whatever panics; no call waits for the network
 //! beyond its deadline, counted from its arrival; a thread of the session never waits for the
-//! network, and at most half of them wait for a sync. Called by `adapter` alone.
+//! network, and one of them at least never for the disk. Called by `adapter` alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -89,12 +89,24 @@ impl<R: Reply> Drop for Pending<R> {
     }
 }
 
+/// What a call may wait for on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Nothing.
+    Look,
+    /// Now and then for room, in the journal or on the disk.
+    Change,
+    /// For the disk, always.
+    Sync,
+}
+
 /// What answers calls; one a mount.
 pub(super) struct Pool {
     shared: Arc<Shared>,
     runtime: Handle,
-    syncs_here: Arc<AtomicUsize>,
-    syncs_here_max: usize,
+    threads: usize,
+    /// How many of the threads run a call that may wait.
+    waiting: AtomicUsize,
 }
 
 struct Shared {
@@ -121,15 +133,21 @@ impl Pool {
                 patience,
             }),
             runtime,
-            syncs_here: Arc::default(),
-            syncs_here_max: threads / 2,
+            threads,
+            waiting: AtomicUsize::new(0),
         }
     }
 
     /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
     /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
-    pub(super) fn serve<R, T, C, S>(&self, op: &'static str, reply: R, mut call: C, send: S)
-    where
+    pub(super) fn serve<R, T, C, S>(
+        &self,
+        lane: Lane,
+        op: &'static str,
+        reply: R,
+        mut call: C,
+        send: S,
+    ) where
         R: Reply,
         T: Send + 'static,
         C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
@@ -137,14 +155,18 @@ impl Pool {
     {
         guarded(op, || {
             let mut pending = Pending::new(op, reply);
+            let Some(_slot) = self.enter(lane) else {
+                return self.hand_over(pending, call, send);
+            };
             let result = pending.ask(&self.shared.drive, &mut call);
-            self.finish(pending, result, move || call, send);
+            finish(&self.shared, &self.runtime, pending, result, || call, send);
         });
     }
 
     /// The same for a call that borrows from the request: `own` makes the call that can wait.
     pub(super) fn serve_borrowed<R, T, C, S>(
         &self,
+        lane: Lane,
         op: &'static str,
         reply: R,
         first: impl FnOnce(&Drive) -> Result<T, FsError>,
@@ -158,52 +180,44 @@ impl Pool {
     {
         guarded(op, || {
             let pending = Pending::new(op, reply);
+            let Some(_slot) = self.enter(lane) else {
+                return self.hand_over(pending, own(), send);
+            };
             let result = first(&self.shared.drive);
-            self.finish(pending, result, own, send);
+            finish(&self.shared, &self.runtime, pending, result, own, send);
         });
     }
 
-    /// The same for a call that syncs the local disk. A sync answered here saves the way to another
-    /// thread, as long as it may stay; but when syncs hold half of the session's threads, the next
-    /// goes to the runtime's blocking threads, so that other calls find a thread.
-    pub(super) fn serve_sync<R, C>(&self, op: &'static str, reply: R, call: C, done: fn(R))
+    /// Whether a call of `lane` may run on this thread. That saves it the way to another one, so it
+    /// may as long as enough threads stay free: half of them from syncs, one from everything that
+    /// may wait, so that looking always goes on.
+    fn enter(&self, lane: Lane) -> Option<Slot<'_>> {
+        let most = match lane {
+            Lane::Look => return Some(Slot(None)),
+            Lane::Change => self.threads.saturating_sub(1),
+            Lane::Sync => self.threads / 2,
+        };
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot(Some(&self.waiting));
+        (before < most).then_some(slot)
+    }
+
+    /// Runs a call that may wait on one of the runtime's blocking threads.
+    fn hand_over<R, T, C, S>(&self, pending: Pending<R>, call: C, send: S)
     where
-        R: Reply,
-        C: FnMut(&Drive, &mut R) -> Result<(), FsError> + Send + 'static,
-    {
-        let slot = Slot::take(&self.syncs_here);
-        if slot.before < self.syncs_here_max {
-            self.serve(op, reply, call, move |reply, ()| done(reply));
-            return;
-        }
-        drop(slot);
-        guarded(op, || {
-            let pending = Pending::new(op, reply);
-            let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
-            self.runtime.spawn_blocking(move || {
-                guarded(op, move || {
-                    let (mut pending, mut call) = (pending, call);
-                    let result = pending.ask(&shared.drive, &mut call);
-                    let send = move |reply, ()| done(reply);
-                    finish(&shared, &runtime, pending, result, || call, send);
-                });
-            });
-        });
-    }
-
-    fn finish<R, T, C, S>(
-        &self,
-        pending: Pending<R>,
-        result: Result<T, FsError>,
-        call: impl FnOnce() -> C,
-        send: S,
-    ) where
         R: Reply,
         T: Send + 'static,
         C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
         S: FnOnce(R, T) + Send + 'static,
     {
-        finish(&self.shared, &self.runtime, pending, result, call, send);
+        let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
+        self.runtime.spawn_blocking(move || {
+            guarded(pending.op, move || {
+                let (mut pending, mut call) = (pending, call);
+                let result = pending.ask(&shared.drive, &mut call);
+                finish(&shared, &runtime, pending, result, || call, send);
+            });
+        });
     }
 }
 
@@ -287,6 +301,10 @@ impl Shared {
                 .await
                 .unwrap_or_else(|_| Err(FsError::Damaged("the fetch failed inside".to_owned())))
         };
+        // A fetch that is done at once would be taken beyond the deadline, too.
+        if Instant::now() >= deadline {
+            return Err(FsError::TimedOut);
+        }
         match timeout_at(deadline, turn).await {
             Ok(done) => done,
             Err(_) => Err(FsError::TimedOut),
@@ -301,22 +319,14 @@ fn guarded(op: &'static str, handler: impl FnOnce()) {
     }
 }
 
-/// One of the session's threads that syncs.
-struct Slot<'a> {
-    taken: &'a AtomicUsize,
-    before: usize,
-}
-
-impl<'a> Slot<'a> {
-    fn take(taken: &'a AtomicUsize) -> Self {
-        let before = taken.fetch_add(1, Ordering::Relaxed);
-        Self { taken, before }
-    }
-}
+/// One of the session's threads, with a call that may wait.
+struct Slot<'a>(Option<&'a AtomicUsize>);
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.taken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(taken) = self.0 {
+            taken.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -134,6 +134,12 @@ impl BareDirectory {
         self.set_mode(self.mode);
     }
 
+    /// The mode that it has below the mount.
+    #[cfg(test)]
+    pub(super) fn mode_now(&self) -> u32 {
+        self.dir.metadata().map_or(0, |about| about.mode() & 0o7777)
+    }
+
     /// A directory of somebody else, or on a read-only disk, stays as it is: the mount does not
     /// depend on it.
     fn set_mode(&self, mode: u32) {

@@ -38,7 +38,7 @@ pub enum Ended {
 /// A mount that runs. Dropping it takes the mount out of sight.
 pub struct Mounted {
     path: PathBuf,
-    /// Names our file system among those that may be mounted there by and by.
+    /// Names our file system among those that may be mounted there, for as long as it lives.
     device: String,
     bare: Arc<BareDirectory>,
     notifier: Notifier,
@@ -194,6 +194,10 @@ impl Mounted {
     }
 
     fn take_away(&self, how: How) -> Result<(), MountError> {
+        // From then on our device number may be another's.
+        if self.ended() == Some(Ended::Unmounted) {
+            return Ok(());
+        }
         let top = mountinfo::top(&self.path)
             .map_err(|error| MountError::io("read what is mounted on", &self.path, error))?;
         match top {
@@ -202,10 +206,8 @@ impl Mounted {
                 self.bare.restore();
                 Ok(())
             }
-            // Something else was mounted there since: over ours, or after it was unmounted.
-            Some(_) if self.ended().is_none() && how == How::Cleanly => {
-                Err(MountError::Busy(self.path.clone()))
-            }
+            // Something else was mounted over ours.
+            Some(_) if how == How::Cleanly => Err(MountError::Busy(self.path.clone())),
             Some(_) | None => Ok(()),
         }
     }
@@ -213,11 +215,12 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if self.ended().is_some_and(|ended| ended == Ended::Unmounted) {
-            return;
-        }
         if let Err(error) = self.detach() {
             tracing::warn!(%error, "the mount stays behind");
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session/tests.rs"]
+mod tests;

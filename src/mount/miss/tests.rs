@@ -1,1 +1,291 @@
+//! Calls as fuser hands them over, but with replies that a test can read.
 
+use std::future::{pending, ready};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+use crate::types::Ino;
+
+/// What a caller sees.
+type Seen = Result<u32, i32>;
+
+struct Answer(Sender<Seen>);
+
+impl Reply for Answer {
+    fn fail(self, errno: Errno) {
+        self.0.send(Err(errno.code())).unwrap();
+    }
+}
+
+fn ok(reply: Answer, value: u32) {
+    reply.0.send(Ok(value)).unwrap();
+}
+
+/// A fetcher that notes what it is asked for, and how much at once.
+struct Node {
+    asked: Mutex<Vec<Want>>,
+    running: AtomicUsize,
+    most: AtomicUsize,
+    answer: fn() -> BoxFuture<'static, Result<(), FsError>>,
+}
+
+impl Node {
+    fn asked(&self) -> Vec<Want> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Fetcher for Node {
+    fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>> {
+        self.asked.lock().unwrap().push(want);
+        let now = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        let running = Slot(Some(&self.running));
+        async move {
+            let _running = running;
+            (self.answer)().await
+        }
+        .boxed()
+    }
+}
+
+fn brings() -> BoxFuture<'static, Result<(), FsError>> {
+    ready(Ok(())).boxed()
+}
+
+fn hangs() -> BoxFuture<'static, Result<(), FsError>> {
+    pending().boxed()
+}
+
+fn dir(number: u64) -> Want {
+    Want::Directory {
+        slot: 1,
+        dir: Ino(number),
+    }
+}
+
+/// Longer than any test runs: an answer that comes only with it is a test that hangs.
+const LONG: Duration = Duration::from_secs(600);
+
+/// For the tests that are about the deadline.
+const SHORT: Duration = Duration::from_millis(100);
+
+struct Rig {
+    pool: Arc<Pool>,
+    node: Arc<Node>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Rig {
+    /// As a session with two threads has it.
+    fn new(patience: Duration, answer: fn() -> BoxFuture<'static, Result<(), FsError>>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let node = Arc::new(Node {
+            asked: Mutex::default(),
+            running: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            answer,
+        });
+        let drive = Arc::new(Drive::new((0, 0), 0));
+        let fetcher: Arc<dyn Fetcher> = Arc::<Node>::clone(&node);
+        let pool = Pool::new(drive, fetcher, runtime.handle().clone(), 2, patience);
+        Self {
+            pool: Arc::new(pool),
+            node,
+            runtime,
+        }
+    }
+
+    fn serve(
+        &self,
+        lane: Lane,
+        call: impl FnMut() -> Result<u32, FsError> + Send + 'static,
+    ) -> Receiver<Seen> {
+        let (sender, seen) = channel();
+        let mut call = call;
+        self.pool
+            .serve(lane, "test", Answer(sender), move |_, _| call(), ok);
+        seen
+    }
+}
+
+/// Waits for the answer; a caller that gets none is what must never be.
+fn answer(seen: &Receiver<Seen>) -> Seen {
+    seen.recv_timeout(Duration::from_secs(60))
+        .expect("no call stays without an answer")
+}
+
+/// A call that lacks each of `wants` in turn.
+fn lacking(wants: Vec<Want>) -> impl FnMut() -> Result<u32, FsError> {
+    let mut wants = wants.into_iter();
+    move || match wants.next() {
+        Some(want) => Err(FsError::NotLocal(want)),
+        None => Ok(7),
+    }
+}
+
+#[test]
+fn what_is_here_is_answered_at_once() {
+    let rig = Rig::new(LONG, hangs);
+    // Nothing runs but this thread, so the answers are there on return.
+    assert_eq!(rig.serve(Lane::Look, || Ok(3)).try_recv().unwrap(), Ok(3));
+    let refused = rig.serve(Lane::Change, || Err(FsError::Quota));
+    assert_eq!(
+        refused.try_recv().unwrap(),
+        Err(errno::of(&FsError::Quota).code())
+    );
+    assert!(rig.node.asked().is_empty());
+}
+
+#[test]
+fn what_is_missing_is_fetched_one_after_the_other_and_then_answered() {
+    let rig = Rig::new(LONG, brings);
+    let seen = rig.serve(Lane::Look, lacking(vec![dir(1), dir(2), dir(2)]));
+    assert!(seen.try_recv().is_err());
+    assert_eq!(answer(&seen), Ok(7));
+    assert_eq!(rig.node.asked(), [dir(1), dir(2), dir(2)]);
+}
+
+#[test]
+fn a_node_that_hangs_ends_the_call_at_its_deadline() {
+    let rig = Rig::new(SHORT, hangs);
+    let seen = rig.serve(Lane::Look, lacking(vec![dir(1)]));
+    assert_eq!(answer(&seen), Err(errno::of(&FsError::TimedOut).code()));
+}
+
+#[test]
+fn more_calls_than_may_fetch_at_once_all_end_at_their_own_deadline() {
+    let rig = Rig::new(SHORT, hangs);
+    let all: Vec<_> = (0..3 * FETCHES_MAX)
+        .map(|_| rig.serve(Lane::Look, lacking(vec![dir(1)])))
+        .collect();
+    for seen in &all {
+        assert_eq!(answer(seen), Err(errno::of(&FsError::TimedOut).code()));
+    }
+    assert_eq!(rig.node.most.load(Ordering::SeqCst), FETCHES_MAX);
+}
+
+#[test]
+fn what_is_evicted_again_and_again_ends_at_the_deadline_too() {
+    let rig = Rig::new(SHORT, brings);
+    let seen = rig.serve(Lane::Look, || Err(FsError::NotLocal(dir(1))));
+    assert_eq!(answer(&seen), Err(errno::of(&FsError::TimedOut).code()));
+    // It pauses between the fetches.
+    let most = SHORT.as_millis() / PAUSE.as_millis() + 2;
+    assert!((rig.node.asked().len() as u128) <= most);
+}
+
+#[test]
+fn a_damaged_block_is_told_as_such_and_not_fetched_again() {
+    let rig = Rig::new(LONG, || {
+        ready(Err(FsError::Damaged("gone".to_owned()))).boxed()
+    });
+    let seen = rig.serve(Lane::Look, lacking(vec![dir(1)]));
+    let damaged = errno::of(&FsError::Damaged(String::new())).code();
+    assert_eq!(answer(&seen), Err(damaged));
+    assert_eq!(rig.node.asked().len(), 1);
+}
+
+#[test]
+fn a_panic_is_an_io_error_for_its_caller_and_nothing_for_the_others() {
+    let rig = Rig::new(LONG, brings);
+    let defect = Err(errno::DEFECT.code());
+    for lane in [Lane::Look, Lane::Change, Lane::Sync] {
+        let seen = rig.serve(lane, || panic!("a defect, on purpose"));
+        assert_eq!(seen.try_recv().unwrap(), defect);
+    }
+    let mut first = true;
+    let later = rig.serve(Lane::Look, move || {
+        if std::mem::take(&mut first) {
+            return Err(FsError::NotLocal(dir(1)));
+        }
+        panic!("a defect after the fetch, on purpose")
+    });
+    assert_eq!(answer(&later), defect);
+    assert_eq!(rig.serve(Lane::Sync, || Ok(1)).try_recv().unwrap(), Ok(1));
+}
+
+#[test]
+fn a_panic_of_the_fetcher_is_an_io_error_for_its_caller() {
+    let rig = Rig::new(LONG, || {
+        async { panic!("a defect of the fetcher, on purpose") }.boxed()
+    });
+    let seen = rig.serve(Lane::Look, lacking(vec![dir(1)]));
+    assert_eq!(answer(&seen), Err(errno::DEFECT.code()));
+}
+
+#[test]
+fn the_end_of_the_daemon_answers_what_still_waits() {
+    let Rig {
+        pool,
+        runtime,
+        node: _node,
+    } = Rig::new(LONG, hangs);
+    let (sender, seen) = channel();
+    let mut call = lacking(vec![dir(1)]);
+    let answer = Answer(sender);
+    pool.serve(Lane::Look, "test", answer, move |_, _| call(), ok);
+    assert!(seen.try_recv().is_err());
+    drop(runtime);
+    assert_eq!(seen.try_recv().unwrap(), Err(errno::DEFECT.code()));
+}
+
+#[test]
+fn a_write_that_lacks_something_keeps_its_bytes_until_it_can_go_on() {
+    let rig = Rig::new(LONG, brings);
+    let (sender, seen) = channel();
+    {
+        let request = vec![1_u8, 2, 3];
+        let own = || {
+            let bytes = request.clone();
+            move |_: &Drive, _: &mut Answer| Ok(u32::from(bytes.iter().sum::<u8>()))
+        };
+        let first = |_: &Drive| Err(FsError::NotLocal(dir(1)));
+        rig.pool
+            .serve_borrowed(Lane::Change, "test", Answer(sender), first, own, ok);
+    }
+    assert_eq!(answer(&seen), Ok(6));
+}
+
+#[test]
+fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
+    let rig = Rig::new(LONG, hangs);
+    let pool = Arc::clone(&rig.pool);
+    let (release, held) = channel::<()>();
+    let (entered, inside) = channel();
+    // The first of the two session threads waits for the disk.
+    let stuck = std::thread::spawn(move || {
+        let (sender, seen) = channel();
+        let call = move |_: &Drive, _: &mut Answer| {
+            entered.send(()).unwrap();
+            held.recv().unwrap();
+            Ok(1)
+        };
+        pool.serve(Lane::Sync, "test", Answer(sender), call, ok);
+        seen.recv().unwrap()
+    });
+    inside.recv().unwrap();
+    // The second, this one, takes no call that may wait: it is handed over.
+    let here = std::thread::current().id();
+    for lane in [Lane::Change, Lane::Sync] {
+        let seen = rig.serve(lane, move || {
+            Ok(u32::from(std::thread::current().id() == here))
+        });
+        assert_eq!(answer(&seen), Ok(0));
+    }
+    let seen = rig.serve(Lane::Look, move || {
+        Ok(u32::from(std::thread::current().id() == here))
+    });
+    assert_eq!(seen.try_recv().unwrap(), Ok(1));
+    release.send(()).unwrap();
+    assert_eq!(stuck.join().unwrap(), Ok(1));
+    let seen = rig.serve(Lane::Change, move || {
+        Ok(u32::from(std::thread::current().id() == here))
+    });
+    assert_eq!(seen.try_recv().unwrap(), Ok(1));
+}

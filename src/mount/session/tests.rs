@@ -1,0 +1,529 @@
+//! Real mounts: they need `/dev/fuse`, and root or `fusermount3`, and fail without.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tempfile::TempDir;
+
+use super::*;
+use crate::cache::Cache;
+use crate::fs::{Allowance, ChainTime, FsError, LoadedEntry, Volume, VolumeOptions, Want};
+use crate::journal::FolderDisk;
+use crate::pack::entry::{self, Inode, Sums, TreeRef};
+use crate::pack::holes::Holes;
+use crate::pack::root::{Root, WriterId};
+use crate::pack::{Child, cid};
+use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
+
+const PUBLISHED: &[u8] = b"published by another machine";
+const QUOTA: u64 = 1 << 30;
+
+/// What the node does when it is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Node {
+    Answers,
+    Hangs,
+    Panics,
+}
+
+/// A node that holds one directory (the root) with one file.
+struct OneFile {
+    volume: Arc<Volume>,
+    cache: Arc<Cache>,
+    node: Node,
+    asked: AtomicBool,
+}
+
+impl Fetcher for OneFile {
+    fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>> {
+        self.asked.store(true, Ordering::SeqCst);
+        match self.node {
+            Node::Answers => async move { self.bring(&want) }.boxed(),
+            Node::Hangs => std::future::pending().boxed(),
+            Node::Panics => async { panic!("a defect of the fetcher, on purpose") }.boxed(),
+        }
+    }
+}
+
+impl OneFile {
+    fn bring(&self, want: &Want) -> Result<(), FsError> {
+        match want {
+            Want::Directory { dir, .. } => {
+                let entry = LoadedEntry {
+                    name: Bytes::from_static(b"published"),
+                    ino: Ino(2),
+                    inode: Inode {
+                        attr: entry::Attr {
+                            mode: 0o644,
+                            ..entry::Attr::default()
+                        },
+                        kind: entry::Kind::File {
+                            content: Child::new(cid::leaf_cid(PUBLISHED), PUBLISHED.len() as u64),
+                            size: PUBLISHED.len() as u64,
+                            holes: Holes::none(),
+                        },
+                        links: 1,
+                    },
+                    hard: false,
+                };
+                self.volume.enter_loaded(*dir, &[entry])?;
+                self.volume.finish_loading(*dir)
+            }
+            Want::Content { cid, size, .. } => {
+                self.cache.fill(cid, *size, 0, PUBLISHED);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A mounted drive with one token, `1`.
+struct Rig {
+    mounted: Mounted,
+    fetcher: Arc<OneFile>,
+    runtime: tokio::runtime::Runtime,
+    folder: TempDir,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(Node::Answers, &Options::default(), false)
+    }
+
+    /// `elsewhere`: the token's tree is on the node, none of it here.
+    fn with(node: Node, options: &Options, elsewhere: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mountpoint = folder.path().join("mnt");
+        fs::create_dir(&mountpoint).unwrap();
+        let cache = Arc::new(Cache::in_memory());
+        let volume = volume(folder.path(), &cache, elsewhere);
+        let drive = Arc::new(Drive::new((0, 0), 0));
+        drive.attach("1", 1, Arc::clone(&volume)).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let fetcher = Arc::new(OneFile {
+            volume,
+            cache,
+            node,
+            asked: AtomicBool::new(false),
+        });
+        let fetch: Arc<dyn Fetcher> = Arc::<OneFile>::clone(&fetcher);
+        let handle = runtime.handle().clone();
+        let mounted = start(drive, fetch, handle, &mountpoint, options).unwrap();
+        Self {
+            mounted,
+            fetcher,
+            runtime,
+            folder,
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root().join("1").join(name)
+    }
+
+    /// Waits for the end of the mount; a test that would wait for ever fails instead.
+    fn end(&self) -> Ended {
+        let most = Duration::from_secs(60);
+        self.runtime
+            .block_on(async { tokio::time::timeout(most, self.mounted.wait()).await })
+            .expect("the mount ends")
+    }
+
+    fn kind(&self) -> Option<String> {
+        let root = self.root().canonicalize().unwrap();
+        mountinfo::top(&root).unwrap().map(|entry| entry.kind)
+    }
+}
+
+fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
+    let key = VolumeKey {
+        token: TokenKey {
+            chain_id: 31337,
+            contract: Default::default(),
+            token: TokenId::from(1),
+        },
+        epoch: 1,
+    };
+    let clock = SystemClock;
+    let (wall_ns, boot_id) = (clock.wall_ns(), clock.boot_id());
+    let volume = Volume::open(
+        folder,
+        Arc::new(FolderDisk::open(&folder.join("stage")).unwrap()),
+        Arc::clone(cache),
+        Arc::new(clock),
+        &VolumeOptions {
+            key,
+            journal_cache_bytes: 1 << 20,
+            owner: (0, 0),
+        },
+    )
+    .unwrap();
+    let allowance = Allowance {
+        size_bytes: QUOTA,
+        usage_on_chain_bytes: 0,
+        additive: false,
+        uploads_left: None,
+        last_sync_s: 1_000,
+        sync_window_s: 30 * 86_400,
+        seen: ChainTime {
+            block: 1,
+            timestamp_s: 1_000,
+            boottime_ns: u64::try_from(SystemClock.boottime().as_nanos()).unwrap(),
+            boot_id,
+            wall_ns,
+        },
+    };
+    volume.set_allowance(&allowance).unwrap();
+    if elsewhere {
+        let page = Child::new(cid::node_cid(b"page"), 4);
+        let tree = TreeRef {
+            root: page,
+            sums: Sums::default(),
+        };
+        let root = Root {
+            volume: key,
+            sequence: 1,
+            parent: None,
+            versions: Default::default(),
+            writer: WriterId([1; 16]),
+            time_ns: 0,
+            next_inode: Ino(3),
+            attr: entry::Attr {
+                mode: 0o755,
+                ..entry::Attr::default()
+            },
+            tree,
+            table: tree,
+            header: page.cid,
+        };
+        assert!(volume.adopt_root(&root).unwrap());
+    }
+    volume
+}
+
+fn sh(script: &str) -> std::process::Output {
+    Command::new("sh").args(["-c", script]).output().unwrap()
+}
+
+fn numbers(error: &io::Error) -> fuser::Errno {
+    fuser::Errno::from_i32(error.raw_os_error().unwrap_or(0))
+}
+
+#[test]
+fn files_directories_links_and_attributes_are_there_through_the_kernel() {
+    let rig = Rig::new();
+    fs::create_dir(rig.path("d")).unwrap();
+    fs::write(rig.path("d/file"), vec![7; 3_000_000]).unwrap();
+    fs::hard_link(rig.path("d/file"), rig.path("second")).unwrap();
+    std::os::unix::fs::symlink("d/file", rig.path("link")).unwrap();
+    fs::rename(rig.path("d/file"), rig.path("d/renamed")).unwrap();
+    assert_eq!(fs::read(rig.path("second")).unwrap(), vec![7; 3_000_000]);
+    assert_eq!(
+        fs::read_link(rig.path("link")).unwrap(),
+        Path::new("d/file")
+    );
+    assert_eq!(rig.path("second").metadata().unwrap().nlink(), 2);
+    let mut names: Vec<_> = fs::read_dir(rig.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["d", "link", "second"]);
+    fs::remove_file(rig.path("d/renamed")).unwrap();
+    fs::remove_dir(rig.path("d")).unwrap();
+    assert_eq!(rig.path("second").metadata().unwrap().nlink(), 1);
+    let error = fs::create_dir(rig.root().join("2")).unwrap_err();
+    assert_eq!(numbers(&error), fuser::Errno::EPERM);
+    let file = fs::File::options()
+        .write(true)
+        .open(rig.path("second"))
+        .unwrap();
+    file.set_len(5).unwrap();
+    file.sync_all().unwrap();
+    fs::File::open(rig.path("")).unwrap().sync_all().unwrap();
+    assert_eq!(fs::read(rig.path("second")).unwrap(), [7; 5]);
+}
+
+#[test]
+fn a_listing_has_every_entry_once_however_long_it_is() {
+    let rig = Rig::new();
+    let many = 3_000;
+    for number in 0..many {
+        fs::write(rig.path(&format!("file-{number:0100}")), b"").unwrap();
+    }
+    for _ in 0..2 {
+        let names: std::collections::BTreeSet<_> = fs::read_dir(rig.path(""))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), many);
+    }
+    let listed = sh(&format!(
+        "ls -f1 {0} | sort | uniq -d; ls -l {0} | wc -l",
+        rig.path("").display()
+    ));
+    assert_eq!(
+        String::from_utf8_lossy(&listed.stdout).trim(),
+        format!("{}", many + 1)
+    );
+}
+
+#[test]
+fn times_survive_the_way_to_the_drive_and_back_also_before_1970() {
+    let rig = Rig::new();
+    fs::write(rig.path("old"), b"x").unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(rig.path("old"))
+        .unwrap();
+    for time in [
+        UNIX_EPOCH - Duration::new(1, 200_000_000),
+        UNIX_EPOCH - Duration::new(86_400 * 365, 0),
+        UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789),
+    ] {
+        file.set_modified(time).unwrap();
+        assert_eq!(
+            rig.path("old").metadata().unwrap().modified().unwrap(),
+            time
+        );
+    }
+}
+
+#[test]
+fn the_callers_umask_is_applied_once() {
+    let rig = Rig::new();
+    let script = format!(
+        "cd {} && umask 027 && : > f && mkdir d && mkfifo p",
+        rig.path("").display()
+    );
+    assert!(sh(&script).status.success());
+    let mode = |name: &str| rig.path(name).metadata().unwrap().mode() & 0o7777;
+    assert_eq!((mode("f"), mode("d"), mode("p")), (0o640, 0o750, 0o640));
+}
+
+#[test]
+fn set_id_bits_go_with_a_new_owner_and_with_a_strangers_write() {
+    let mut options = Options::default();
+    options.apply("allow_other").unwrap();
+    let rig = Rig::with(Node::Answers, &options, false);
+    // The mountpoint lies in a folder that is closed to others.
+    fs::set_permissions(rig.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mode = |name: &str| rig.path(name).metadata().unwrap().mode() & 0o7777;
+    for name in ["owned", "written", "cut"] {
+        fs::write(rig.path(name), b"#!").unwrap();
+        fs::set_permissions(rig.path(name), fs::Permissions::from_mode(0o4777)).unwrap();
+        assert_eq!(mode(name), 0o4777);
+    }
+    std::os::unix::fs::chown(rig.path("owned"), Some(1), None).unwrap();
+    assert_eq!(mode("owned"), 0o777);
+    let stranger = "setpriv --reuid=65534 --regid=65534 --clear-groups sh -c";
+    let script = format!(
+        "cd {} && {stranger} 'echo x >> written && truncate -s 1 cut'",
+        rig.path("").display()
+    );
+    let done = sh(&script);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!((mode("written"), mode("cut")), (0o777, 0o777));
+}
+
+#[test]
+fn copying_locking_and_asking_for_flags_work_as_on_a_disk() {
+    let rig = Rig::new();
+    fs::write(rig.path("from"), vec![9; 300_000]).unwrap();
+    // std copies by copy_file_range(2).
+    assert_eq!(fs::copy(rig.path("from"), rig.path("to")).unwrap(), 300_000);
+    assert_eq!(fs::read(rig.path("to")).unwrap(), vec![9; 300_000]);
+    let file = fs::File::open(rig.path("to")).unwrap();
+    file.lock().unwrap();
+    let second = fs::File::open(rig.path("to")).unwrap();
+    assert!(second.try_lock().is_err());
+    file.unlock().unwrap();
+    second.try_lock().unwrap();
+    let flags = sh(&format!("lsattr {}", rig.path("to").display()));
+    assert!(
+        String::from_utf8_lossy(&flags.stderr).contains("Inappropriate ioctl"),
+        "{flags:?}"
+    );
+}
+
+#[test]
+fn statfs_tells_the_quota_of_the_token() {
+    let rig = Rig::new();
+    let token = rustix::fs::statvfs(rig.path("")).unwrap();
+    assert_eq!((token.f_bsize, token.f_frsize), (4096, 4096));
+    assert_eq!(token.f_blocks, QUOTA / 4096);
+    assert!(token.f_bavail <= token.f_blocks);
+}
+
+#[test]
+fn nothing_can_be_changed_through_a_read_only_mount() {
+    let mut options = Options::default();
+    options.apply("ro,fsname=archive").unwrap();
+    let rig = Rig::with(Node::Answers, &options, false);
+    let error = fs::write(rig.path("f"), b"x").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(rig.kind().as_deref(), Some("fuse.pxfs"));
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(table.contains(" - fuse.pxfs archive ro"));
+}
+
+#[test]
+fn what_is_on_the_node_alone_is_listed_and_read() {
+    let rig = Rig::with(Node::Answers, &Options::default(), true);
+    assert_eq!(fs::read(rig.path("published")).unwrap(), PUBLISHED);
+    assert!(rig.fetcher.asked.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_node_that_hangs_holds_nobody_up_but_its_reader_and_him_until_the_deadline() {
+    let options = Options {
+        read_timeout: Duration::from_millis(300),
+        ..Options::default()
+    };
+    let rig = Rig::with(Node::Hangs, &options, true);
+    let readers: Vec<_> = (0..20)
+        .map(|_| {
+            let path = rig.path("published");
+            std::thread::spawn(move || fs::read(path).unwrap_err())
+        })
+        .collect();
+    // Answered while twenty calls wait, which are more than there are threads.
+    rustix::fs::statvfs(rig.path("")).unwrap();
+    fs::read_dir(rig.root()).unwrap().for_each(drop);
+    for reader in readers {
+        assert_eq!(reader.join().unwrap().kind(), io::ErrorKind::TimedOut);
+    }
+}
+
+#[test]
+fn a_defect_is_an_io_error_and_the_mount_lives() {
+    let rig = Rig::with(Node::Panics, &Options::default(), true);
+    for _ in 0..2 * THREADS_MAX {
+        let error = fs::read(rig.path("published")).unwrap_err();
+        assert_eq!(numbers(&error), fuser::Errno::EIO);
+    }
+    assert!(rig.root().join("1").is_dir());
+    assert_eq!(rig.mounted.ended(), None);
+}
+
+#[test]
+fn a_busy_mount_stays_until_its_files_are_closed() {
+    let rig = Rig::new();
+    let file = fs::File::create(rig.path("open")).unwrap();
+    assert!(matches!(rig.mounted.unmount(), Err(MountError::Busy(_))));
+    assert_eq!(rig.mounted.ended(), None);
+    fs::write(rig.path("more"), b"x").unwrap();
+    drop(file);
+    rig.mounted.unmount().unwrap();
+    assert_eq!(rig.end(), Ended::Unmounted);
+    rig.mounted.unmount().unwrap();
+}
+
+#[test]
+fn a_detached_mount_is_gone_while_a_call_still_runs_and_the_call_ends() {
+    let options = Options {
+        read_timeout: Duration::from_millis(500),
+        ..Options::default()
+    };
+    let rig = Rig::with(Node::Hangs, &options, true);
+    let path = rig.path("published");
+    let reader = std::thread::spawn(move || fs::read(path).unwrap_err());
+    while !rig.fetcher.asked.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    assert!(matches!(rig.mounted.unmount(), Err(MountError::Busy(_))));
+    rig.mounted.detach().unwrap();
+    assert_eq!(rig.kind(), None);
+    assert_eq!(reader.join().unwrap().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(rig.end(), Ended::Unmounted);
+}
+
+#[test]
+fn somebody_elses_umount_is_noticed_and_what_is_mounted_there_next_is_left_alone() {
+    let rig = Rig::new();
+    let mode = || rig.root().metadata().unwrap().mode() & 0o777;
+    let root = rig.root().canonicalize().unwrap();
+    device::unmount(&root, How::Cleanly).unwrap();
+    assert_eq!(rig.end(), Ended::Unmounted);
+    assert_eq!(mode(), 0o755);
+    let next = device::mount(&root, &Options::default()).unwrap();
+    rig.mounted.unmount().unwrap();
+    rig.mounted.detach().unwrap();
+    assert_eq!(rig.kind().as_deref(), Some(device::KIND));
+    device::unmount(&root, How::Lazily).unwrap();
+    drop(next);
+}
+
+#[test]
+fn a_mountpoint_in_use_is_refused_and_one_of_a_dead_daemon_is_cleaned() {
+    let rig = Rig::new();
+    let root = rig.root();
+    assert!(matches!(
+        mountpoint::check_mountpoint(&root),
+        Err(MountError::AlreadyMounted { .. })
+    ));
+    rig.mounted.unmount().unwrap();
+    assert_eq!(rig.end(), Ended::Unmounted);
+    // Two daemons that died, one on top of the other.
+    let canonical = root.canonicalize().unwrap();
+    for _ in 0..2 {
+        drop(device::mount(&canonical, &Options::default()).unwrap());
+        assert_eq!(
+            root.metadata().unwrap_err().kind(),
+            io::ErrorKind::NotConnected
+        );
+    }
+    assert_eq!(mountpoint::check_mountpoint(&root).unwrap(), canonical);
+    assert_eq!(rig.kind(), None);
+}
+
+#[test]
+fn while_it_is_mounted_the_bare_directory_takes_nothing_from_its_owner() {
+    let rig = Rig::new();
+    let bare = rig.mounted.bare.mode_now();
+    assert_eq!(bare, 0o555);
+    rig.mounted.unmount().unwrap();
+    assert_eq!(rig.end(), Ended::Unmounted);
+    assert_eq!(rig.mounted.bare.mode_now(), 0o755);
+}
+
+#[test]
+fn a_daemon_that_gives_up_leaves_no_mount_behind() {
+    let rig = Rig::new();
+    let Rig {
+        mounted, folder, ..
+    } = rig;
+    let root = folder.path().join("mnt").canonicalize().unwrap();
+    drop(mounted);
+    assert_eq!(mountinfo::top(&root).unwrap(), None);
+}
+
+#[test]
+fn the_kernel_takes_back_what_it_is_told_has_changed() {
+    let rig = Rig::new();
+    fs::write(rig.path("f"), b"x").unwrap();
+    let attr = rig.path("f").metadata().unwrap();
+    let notifier = rig.mounted.notifier();
+    notifier.inval_inode(Ino(attr.ino()));
+    notifier.inval_entry(Ino::ROOT, b"1");
+    notifier.inval_entry(Ino::ROOT, b"never seen");
+    assert_eq!(rig.path("f").metadata().unwrap().ino(), attr.ino());
+    rig.mounted.unmount().unwrap();
+    assert_eq!(rig.end(), Ended::Unmounted);
+    notifier.inval_entry(Ino::ROOT, b"1");
+}
