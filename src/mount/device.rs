@@ -171,13 +171,22 @@ fn mount_as_user(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
     let said = finish(child, HELPER_PATIENCE).map_err(failed)?;
     match connection.map_err(failed)? {
         Some(connection) => Ok(connection),
-        None if said.text.contains("/dev/fuse") || said.text.contains("modprobe") => {
-            Err(MountError::NoDevice(io::Error::other(said.text)))
-        }
-        None => Err(MountError::Denied {
-            path: path.to_owned(),
-            reason: said.text,
-        }),
+        None => Err(refusal(path, said.text)),
+    }
+}
+
+/// What `fusermount3` said (it has one exit code for everything), by meaning.
+fn refusal(path: &Path, said: String) -> MountError {
+    let about_device = said.contains(DEVICE) || said.contains("modprobe");
+    let denied = said.contains("ermission denied");
+    let reason = match (about_device, denied) {
+        (true, false) => return MountError::NoDevice(io::Error::other(said)),
+        (true, true) => format!("{said}: everybody must be able to open it (mode 0666)"),
+        (false, _) => said,
+    };
+    MountError::Denied {
+        path: path.to_owned(),
+        reason,
     }
 }
 
@@ -333,6 +342,24 @@ mod tests {
         assert!(matches!(busy, MountError::Busy(_)));
         let denied = unmount_error(path, io::ErrorKind::PermissionDenied.into());
         assert!(matches!(denied, MountError::Denied { .. }));
+    }
+
+    #[test]
+    fn what_the_helper_refuses_comes_with_the_right_remedy() {
+        let path = Path::new("/mnt");
+        let closed = "fusermount3: failed to open /dev/fuse: Permission denied";
+        let closed = refusal(path, closed.to_owned()).to_string();
+        assert!(
+            closed.contains("0666") && !closed.contains("modprobe"),
+            "{closed}"
+        );
+        let missing = "fusermount3: fuse device not found, try 'modprobe fuse' first";
+        let missing = refusal(path, missing.to_owned());
+        assert!(matches!(missing, MountError::NoDevice(_)));
+        let config =
+            "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+        let config = refusal(path, config.to_owned()).to_string();
+        assert!(config.contains("user_allow_other"), "{config}");
     }
 
     #[test]
