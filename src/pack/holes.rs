@@ -1,6 +1,6 @@
 //! The holes of a file: runs of chunks that were never written and read as zeros.
 //!
-//! Invariant: runs are sorted, not empty, do not touch each other, and end by [`MAX_CHUNK`].
+//! Invariant: runs are sorted, not empty, do not touch each other, and end by 2^43.
 //! They are never walked chunk by chunk. Called by `fs` (which keeps them as files change), the
 //! charge and `file`.
 
