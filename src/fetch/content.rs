@@ -59,7 +59,7 @@ struct Reader {
 pub(super) struct Contents {
     source: Arc<Source>,
     /// By content and chunk.
-    flights: Flights<(Cid, u64)>,
+    flights: Flights<(Cid, u64), ()>,
     readers: Mutex<LruCache<Cid, Reader>>,
     ahead: Arc<Semaphore>,
     /// How long a flight may take: longer than a caller waits, so that a slow node is read from in

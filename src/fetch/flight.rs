@@ -15,14 +15,20 @@ use tokio::task::AbortHandle;
 use crate::fs::FsError;
 
 /// The answer of a flight, for everybody who waits.
-pub(super) type Answer = Shared<BoxFuture<'static, Result<(), FsError>>>;
+pub(super) type Answer<T> = Shared<BoxFuture<'static, Result<T, FsError>>>;
+
+type Table<K, T> = Arc<Mutex<HashMap<K, (AbortHandle, Answer<T>)>>>;
 
 /// What is on its way, by what it is.
-pub(super) struct Flights<K: Eq + Hash> {
-    under_way: Arc<Mutex<HashMap<K, (AbortHandle, Answer)>>>,
+pub(super) struct Flights<K: Eq + Hash, T> {
+    under_way: Table<K, T>,
 }
 
-impl<K: Eq + Hash + Copy + Send + 'static> Flights<K> {
+impl<K, T> Flights<K, T>
+where
+    K: Eq + Hash + Copy + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
     pub(super) fn new() -> Self {
         Self {
             under_way: Arc::default(),
@@ -38,8 +44,8 @@ impl<K: Eq + Hash + Copy + Send + 'static> Flights<K> {
     pub(super) fn join(
         &self,
         key: K,
-        work: impl Future<Output = Result<(), FsError>> + Send + 'static,
-    ) -> Answer {
+        work: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    ) -> Answer<T> {
         // The task's last act waits for this lock, so it cannot leave before it is entered.
         let mut under_way = lock(&self.under_way);
         if let Some((_, answer)) = under_way.get(&key) {
@@ -75,12 +81,12 @@ impl<K: Eq + Hash + Copy + Send + 'static> Flights<K> {
 }
 
 /// Takes a flight out of the table when it ends, also by a panic.
-struct Landing<K: Eq + Hash> {
+struct Landing<K: Eq + Hash, T> {
     key: K,
-    under_way: Arc<Mutex<HashMap<K, (AbortHandle, Answer)>>>,
+    under_way: Table<K, T>,
 }
 
-impl<K: Eq + Hash> Drop for Landing<K> {
+impl<K: Eq + Hash, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let landed = lock(&self.under_way).remove(&self.key);
         drop(landed);

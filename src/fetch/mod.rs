@@ -48,7 +48,7 @@ impl Volumes for Drive {
 pub struct Fetcher {
     source: Arc<Source>,
     contents: Arc<Contents>,
-    directories: Flights<(u16, Ino)>,
+    directories: Flights<(u16, Ino), ()>,
     volumes: Arc<dyn Volumes>,
     patience: Duration,
 }
@@ -143,5 +143,9 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.contents.end();
         self.directories.end();
+        self.source.end();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::flight::Flights;
 use crate::cache::Cache;
 use crate::fs::FsError;
 use crate::pack::{self, PackError};
@@ -30,13 +31,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Blocks at hand for one call of `pack`, or for several that follow one another.
 pub(crate) type Held = HashMap<Cid, Bytes>;
 
-/// Where blocks come from.
+/// Where blocks come from; a handle.
+#[derive(Clone)]
 pub(crate) struct Source {
     store: Arc<dyn BlockStore>,
     pub(crate) cache: Arc<Cache>,
     /// How long one try may take at first; twice as long after each that took too long.
     attempt: Duration,
-    room: Semaphore,
+    room: Arc<Semaphore>,
+    nodes: Arc<Flights<Cid, Bytes>>,
 }
 
 impl Source {
@@ -45,7 +48,8 @@ impl Source {
             store,
             cache,
             attempt,
-            room: Semaphore::new(BLOCKS_AT_ONCE),
+            room: Arc::new(Semaphore::new(BLOCKS_AT_ONCE)),
+            nodes: Arc::new(Flights::new()),
         }
     }
 
@@ -79,14 +83,30 @@ impl Source {
 
     /// The node `cid`, from the cache or else from the store.
     pub(crate) async fn node(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
-        let (cache, wanted) = (Arc::clone(&self.cache), *cid);
-        if let Some(bytes) = blocking(move || cache.node(&wanted)).await? {
-            return Ok(bytes);
+        let (me, wanted) = (self.clone(), *cid);
+        let flight = self.nodes.join(*cid, async move {
+            let cache = Arc::clone(&me.cache);
+            if let Some(bytes) = blocking(move || cache.node(&wanted)).await? {
+                return Ok(bytes);
+            }
+            let bytes = me.block(&wanted, deadline).await?;
+            let (cache, kept) = (Arc::clone(&me.cache), bytes.clone());
+            blocking(move || cache.put_node(&wanted, &kept)).await?;
+            Ok(bytes)
+        });
+        // Who began the flight may have had less time than this caller: then it is tried again.
+        match timeout_at(deadline, flight).await {
+            Ok(Err(FsError::TimedOut)) if Instant::now() < deadline => {
+                self.block(cid, deadline).await
+            }
+            Ok(answer) => answer,
+            Err(_) => Err(FsError::TimedOut),
         }
-        let bytes = self.block(cid, deadline).await?;
-        let (cache, kept, wanted) = (Arc::clone(&self.cache), bytes.clone(), *cid);
-        blocking(move || cache.put_node(&wanted, &kept)).await?;
-        Ok(bytes)
+    }
+
+    /// Ends everything that is on its way.
+    pub(super) fn end(&self) {
+        self.nodes.end();
     }
 
     /// Calls `ask` with the blocks in `held` until it needs no more of them.
