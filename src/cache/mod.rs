@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cid::Cid;
+use rustix::fs::fstatvfs;
 
 use files::Files;
 use key::Key;
@@ -32,6 +33,12 @@ const SMALL_BYTES: u64 = 64 << 10;
 
 /// The folder of this version of the layout, in the cache's folder.
 const VERSION: &str = "v1";
+
+/// Free bytes of the file system that are not for the cache (on a small one: a twentieth of it).
+const SPARE_BYTES: u64 = 256 << 20;
+
+/// The largest content that is copied where it cannot be renamed: a commit waits for it.
+const MOST_COPIED_BYTES: u64 = 64 << 20;
 
 /// How much stays in memory of what the disk did not take.
 const RECENT_BYTES: usize = 32 << 20;
@@ -72,16 +79,42 @@ struct Disk {
     cap_bytes: u64,
     files: Files,
     small: Small,
-    /// Locked as long as the cache is open.
-    _lock: File,
+    /// Locked as long as the cache is open; also tells how full its file system is.
+    lock: File,
 }
 
 impl Disk {
-    /// What the contents of more than 64 KiB may take beside the small ones and the next of these.
+    /// What the contents of more than 64 KiB may take: beside the small ones and the next of
+    /// these, and so that the file system keeps its spare room.
     fn files_limit(&self) -> u64 {
-        self.cap_bytes
+        let capped = self
+            .cap_bytes
             .saturating_sub(self.small.bytes())
-            .saturating_sub(self.small.step_bytes())
+            .saturating_sub(self.small.step_bytes());
+        let (free, spare) = self.free_and_spare();
+        capped.min((self.files.bytes() + free).saturating_sub(spare))
+    }
+
+    /// Puts a small content or a node on disk, the larger ones giving way.
+    fn put_small(&self, key: Key, bytes: &[u8]) {
+        let (free, spare) = self.free_and_spare();
+        if free <= spare {
+            return;
+        }
+        self.small.put(key, bytes);
+        let limit = self.files_limit();
+        if self.files.bytes() > limit {
+            self.files.shrink(limit);
+        }
+    }
+
+    /// Free bytes of the file system, and those of them that are not for the cache.
+    fn free_and_spare(&self) -> (u64, u64) {
+        fstatvfs(&self.lock).map_or((u64::MAX / 2, 0), |disk| {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let whole = disk.f_blocks.saturating_mul(disk.f_frsize);
+            (free, (whole / 20).min(SPARE_BYTES))
+        })
     }
 }
 
@@ -174,7 +207,7 @@ impl Cache {
         let taken = match &self.disk {
             // Small contents stay in memory as well: their next reads need no hashing then.
             Some(disk) if is_small(key, size) => {
-                put_small(disk, key, bytes);
+                disk.put_small(key, bytes);
                 false
             }
             Some(disk) => {
@@ -196,7 +229,7 @@ impl Cache {
 
     /// Takes the file at `path`, whose bytes are the whole content `cid` (hashed by the caller in
     /// this process, and written to by nobody any more): renamed into the cache on the same file
-    /// system, else copied. In every case `path` is gone afterwards.
+    /// system, else copied when it is not large. In every case `path` is gone afterwards.
     pub fn adopt_file(&self, cid: &Cid, size: u64, path: &Path) {
         if let (Some(disk), Some(key)) = (&self.disk, Key::of(cid)) {
             let limit = disk.files_limit();
@@ -205,6 +238,14 @@ impl Cache {
             }
         }
         let _ = std::fs::remove_file(path);
+    }
+
+    /// Gives `bytes` of disk back, or all of them: what is not uploaded yet needs the room.
+    pub fn give_way(&self, bytes: u64) {
+        if let Some(disk) = &self.disk {
+            let used = disk.files.bytes();
+            disk.files.shrink(used.saturating_sub(bytes));
+        }
     }
 
     /// The encoded bytes of a dag-pb node, verified.
@@ -222,7 +263,7 @@ impl Cache {
     pub fn put_node(&self, cid: &Cid, bytes: &Bytes) {
         if let Some(key) = Key::of(cid).filter(|key| key.is_node()) {
             if let Some(disk) = &self.disk {
-                put_small(disk, key, bytes);
+                disk.put_small(key, bytes);
             }
             self.recent.put(key, NODE, bytes.clone());
         }
@@ -275,7 +316,9 @@ impl Cache {
         let Ok(file) = File::open(path) else {
             return;
         };
-        if size > limit_bytes / 4 || file.metadata().map_or(0, |data| data.len()) != size {
+        if size > MOST_COPIED_BYTES.min(limit_bytes / 4)
+            || file.metadata().map_or(0, |data| data.len()) != size
+        {
             return;
         }
         for chunk in 0..size.div_ceil(CHUNK_BYTES) {
@@ -307,19 +350,10 @@ fn open_disk(dir: &Path, cap_bytes: u64) -> io::Result<Disk> {
         cap_bytes,
         files: Files::open(&home.join("files"))?,
         small,
-        _lock: lock,
+        lock,
     };
     disk.files.shrink(disk.files_limit());
     Ok(disk)
-}
-
-/// Puts a small content or a node on disk, the larger ones giving way.
-fn put_small(disk: &Disk, key: Key, bytes: &[u8]) {
-    disk.small.put(key, bytes);
-    let limit = disk.files_limit();
-    if disk.files.bytes() > limit {
-        disk.files.shrink(limit);
-    }
 }
 
 /// Whether a content stands with the small ones: one leaf that its own CID verifies.

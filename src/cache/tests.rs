@@ -381,6 +381,26 @@ fn a_published_file_is_taken_over_without_a_copy() {
 }
 
 #[test]
+fn the_cache_gives_way_to_what_is_not_uploaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), 64 * MIB).unwrap();
+    for content in 0..10 {
+        fill_all(&cache, content, 2 * MIB);
+    }
+    let before = disk_bytes(dir.path());
+    cache.give_way(5 * MIB);
+    assert!(disk_bytes(dir.path()) <= before - 5 * MIB);
+    assert_eq!(
+        read_chunk(&cache, 9, 2 * MIB, 0).unwrap(),
+        chunk_bytes(9, 2 * MIB, 0)
+    );
+    cache.give_way(u64::MAX);
+    assert_eq!(read_chunk(&cache, 9, 2 * MIB, 0), None);
+    fill_all(&cache, 9, 2 * MIB);
+    assert!(read_chunk(&cache, 9, 2 * MIB, 0).is_some());
+}
+
+#[test]
 fn an_unusable_folder_is_told_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
