@@ -192,8 +192,7 @@ impl Contents {
             return;
         }
         let me = Arc::clone(self);
-        // It runs without being waited for.
-        let _ = self.flights.join((content.cid, PLAN), async move {
+        let plan = self.flights.join((content.cid, PLAN), async move {
             for (chunk, leaf) in me.leaves(content, chunks).await? {
                 let key = (content.cid, chunk);
                 if me.flights.is_under_way(&key) {
@@ -203,14 +202,17 @@ impl Contents {
                     break;
                 };
                 let work = Arc::clone(&me).chunk(content, chunk, leaf);
-                // Who wants the chunk later hears of its failure.
-                let _ = me.flights.join(key, async move {
+                let answer = me.flights.join(key, async move {
                     let _room = room;
                     work.await
                 });
+                // Who wants the chunk later hears of its failure.
+                drop(answer);
             }
             Ok(())
         });
+        // It runs without being waited for.
+        drop(plan);
     }
 
     /// Ends everything that is on its way.

@@ -126,11 +126,14 @@ impl Stage {
     /// Reads a content from its first byte to its last, in steps as the kernel's.
     async fn read_all(&self, content: Published) {
         let mut at = 0;
+        let mut whole = Vec::new();
         while at < content.size {
             let len = STEP.min(content.size - at);
             let found = self.read(content, at, len).await.unwrap();
             let within = (at % MIB) as usize;
-            let whole = bytes_of(content.size, at / MIB);
+            if within == 0 {
+                whole = bytes_of(content.size, at / MIB);
+            }
             assert_eq!(found, whole[within..within + len as usize], "at {at}");
             at += len;
         }
@@ -180,9 +183,9 @@ async fn a_reader_who_goes_straight_on_costs_each_leaf_once() {
     let dir = tempfile::tempdir().unwrap();
     for cache in [on_disk(dir.path(), 128 * MIB), Cache::in_memory()] {
         let stage = Stage::new(cache);
-        let content = stage.publish(50 * MIB + 12_345).await;
+        let content = stage.publish(36 * MIB + 12_345).await;
         stage.read_all(content).await;
-        assert_eq!(stage.gets(), 1 + 51);
+        assert_eq!(stage.gets(), 1 + 37);
     }
 }
 
@@ -193,10 +196,11 @@ async fn what_a_reader_wants_next_is_on_its_way_before_he_asks() {
     stage.read(content, 0, STEP).await.unwrap();
     assert_eq!(stage.gets(), 2);
     stage.read(content, MIB, STEP).await.unwrap();
-    while !stage
-        .cache
-        .read(&content.cid, content.size, 3 * MIB, &mut [0])
-    {
+    let is_here = |index| {
+        let Published { cid, size } = content;
+        stage.cache.read(&cid, size, index * MIB, &mut [0])
+    };
+    while !(is_here(2) && is_here(3)) {
         tokio::task::yield_now().await;
     }
     stage.read(content, 2 * MIB, 2 * MIB).await.unwrap();
@@ -323,7 +327,7 @@ async fn a_cache_deleted_while_it_is_read_from_costs_bandwidth_alone() {
 async fn a_file_larger_than_the_cache_is_read_and_the_cap_holds() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::new(on_disk(dir.path(), 8 * MIB));
-    let content = stage.publish(40 * MIB).await;
+    let content = stage.publish(20 * MIB).await;
     for _ in 0..2 {
         stage.read_all(content).await;
         assert!(stage.cache.usage().disk_bytes <= 8 * MIB);
@@ -478,7 +482,7 @@ async fn a_large_directory_comes_whole_in_bounded_steps() {
         stage.fetcher.fetch(directory()),
     );
     assert_eq!(both.await, (Ok(()), Ok(())));
-    let entries = sink.entries.lock().unwrap();
+    let entries = sink.entries.lock().unwrap().clone();
     assert_eq!(entries.len() as u64, count, "loaded twice, or not whole");
     assert!(*sink.largest.lock().unwrap() <= 4000);
     let inos: BTreeSet<u64> = entries.iter().map(|entry| entry.ino.0).collect();
