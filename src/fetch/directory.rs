@@ -5,6 +5,7 @@
 //! pages. A directory that could not be read whole is not finished, and the next look begins anew.
 //! Called by [`super::Fetcher`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use super::source::{Held, Source, blocking};
 use crate::fs::{FsError, LoadedEntry, Volume};
-use crate::pack::entry::{Entry, TreeRef, row_key};
+use crate::pack::entry::{Entry, Inode, TreeRef, row_key};
 use crate::pack::tree::{self, TreeKind};
 use crate::types::Ino;
 
@@ -66,7 +67,7 @@ pub(super) async fn load(
         return Ok(());
     };
     let mut held = Held::new();
-    let mut rows = Held::new();
+    let mut rows = Rows::default();
     let mut after: Option<Bytes> = None;
     loop {
         let deadline = Instant::now() + patience;
@@ -77,11 +78,8 @@ pub(super) async fn load(
             .await?;
         let ended = entries.len() < STEP;
         after = entries.last().map(|entry| entry.key.clone());
-        let mut loaded = Vec::with_capacity(entries.len());
-        for entry in entries {
-            loaded.push(resolve(source, table.as_ref(), &mut rows, entry, patience).await?);
-            bound(&mut rows);
-        }
+        let table = table.as_ref();
+        let loaded = resolve(source, table, &mut rows, entries, patience).await?;
         bound(&mut held);
         let taker = Arc::clone(&sink);
         blocking(move || taker.enter_loaded(dir, &loaded)).await??;
@@ -92,39 +90,64 @@ pub(super) async fn load(
     blocking(move || sink.finish_loading(dir)).await?
 }
 
-/// An entry with its inode.
+/// Rows of the inode table that were read at once: neighbours are mostly wanted together.
+#[derive(Default)]
+struct Rows {
+    held: Held,
+    known: BTreeMap<Ino, Inode>,
+}
+
+/// The entries with their inodes, by ascending number.
 async fn resolve(
     source: &Source,
     table: Option<&TreeRef>,
-    rows: &mut Held,
-    entry: Entry,
+    rows: &mut Rows,
+    mut entries: Vec<Entry>,
     patience: Duration,
-) -> Result<LoadedEntry, FsError> {
-    let Entry { key, ino, inode } = entry;
-    if let Some(inode) = inode {
-        return Ok(LoadedEntry {
+) -> Result<Vec<LoadedEntry>, FsError> {
+    entries.sort_by_key(|entry| entry.ino);
+    let mut loaded = Vec::with_capacity(entries.len());
+    for Entry { key, ino, inode } in entries {
+        let hard = inode.is_none();
+        let inode = match inode {
+            Some(inode) => inode,
+            None => row(source, table, rows, ino, patience).await?,
+        };
+        loaded.push(LoadedEntry {
             name: key,
             ino,
             inode,
-            hard: false,
+            hard,
         });
     }
+    Ok(loaded)
+}
+
+/// The row of an inode.
+async fn row(
+    source: &Source,
+    table: Option<&TreeRef>,
+    rows: &mut Rows,
+    ino: Ino,
+    patience: Duration,
+) -> Result<Inode, FsError> {
     let dangling = || FsError::Damaged(format!("inode {} is not in the inode table", ino.0));
-    let table = table.ok_or_else(dangling)?;
-    let deadline = Instant::now() + patience;
-    let row = row_key(ino);
-    let found = source
-        .solve(rows, deadline, |held| {
-            tree::lookup(TreeKind::Table, table, &row, held)
-        })
-        .await?;
-    let inode = found.and_then(|row| row.inode).ok_or_else(dangling)?;
-    Ok(LoadedEntry {
-        name: key,
-        ino,
-        inode,
-        hard: true,
-    })
+    if !rows.known.contains_key(&ino) {
+        let table = table.ok_or_else(dangling)?;
+        let deadline = Instant::now() + patience;
+        let before = row_key(Ino(ino.0.saturating_sub(1)));
+        let found = source
+            .solve(&mut rows.held, deadline, |held| {
+                tree::scan(TreeKind::Table, table, Some(&before), STEP, held)
+            })
+            .await?;
+        bound(&mut rows.held);
+        rows.known = found
+            .into_iter()
+            .filter_map(|row| row.inode.map(|inode| (row.ino, inode)))
+            .collect();
+    }
+    rows.known.get(&ino).cloned().ok_or_else(dangling)
 }
 
 /// Lets pages go when they are too many; those that are needed again come from the cache.
