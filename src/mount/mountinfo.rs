@@ -29,8 +29,7 @@ fn top_of(table: &[u8], path: &Path) -> Option<Entry> {
     table
         .split(|byte| *byte == b'\n')
         .filter_map(parse)
-        .filter(|entry| entry.path == path)
-        .next_back()
+        .rfind(|entry| entry.path == path)
 }
 
 /// `id parent major:minor root path options [optional…] - type source options`
