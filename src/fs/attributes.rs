@@ -96,9 +96,10 @@ impl Volume {
         if name.starts_with(VIRTUAL) {
             return Err(FsError::NotPermitted);
         }
-        if name.is_empty() || name.len() > 255 {
+        if name.len() > 255 {
             return Err(FsError::Invalid);
         }
+        check_namespace(name)?;
         self.quota().check_change()?;
         let _names = self.lock_names();
         let mut inode = self.inode(ino)?;
@@ -130,6 +131,7 @@ impl Volume {
 
     /// The value of an extended attribute.
     pub(super) fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        check_namespace(name)?;
         let inode = self.inode(ino)?;
         let found = inode.xattrs.into_iter().find(|xattr| xattr.name == name);
         found.map(|xattr| xattr.value).ok_or(FsError::NoAttribute)
@@ -182,6 +184,20 @@ impl Volume {
         batch.charge(cost);
         self.apply(batch)
             .inspect_err(|_| self.quota().adjust(-cost))
+    }
+}
+
+/// Only these namespaces are kept. `system` holds POSIX ACLs, which nobody here would enforce, so
+/// they are not taken.
+fn check_namespace(name: &[u8]) -> Result<(), FsError> {
+    let kept = [&b"user."[..], b"trusted.", b"security."];
+    let known = kept
+        .iter()
+        .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
+    if known {
+        Ok(())
+    } else {
+        Err(FsError::NotSupported)
     }
 }
 

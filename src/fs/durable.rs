@@ -18,6 +18,12 @@ impl Volume {
     /// # Errors
     /// A local disk failed: the volume is poisoned, what was not durable may be lost.
     pub fn sync(&self) -> Result<(), FsError> {
+        self.save_all()?;
+        self.sync_journal()
+    }
+
+    /// Saves every changed file: bytes first, then records; several files at a time.
+    fn save_all(&self) -> Result<(), FsError> {
         let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
         let workers = unsaved.len().div_ceil(16).clamp(1, 4);
         let next = AtomicUsize::new(0);
@@ -28,24 +34,31 @@ impl Volume {
             Ok(())
         };
         if workers == 1 {
-            run()?;
-        } else {
-            std::thread::scope(|scope| {
-                let all: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
-                all.into_iter().try_for_each(|worker| {
-                    worker
-                        .join()
-                        .unwrap_or(Err(FsError::Disk("a worker died".to_owned())))
-                })
-            })?;
+            return run();
         }
-        self.sync_journal()
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
+            all.into_iter().try_for_each(|worker| {
+                worker
+                    .join()
+                    .unwrap_or(Err(FsError::Disk("a worker died".to_owned())))
+            })
+        })
     }
 
     /// Commits the journal, then removes the stage files that it durably let go of.
     pub(super) fn sync_journal(&self) -> Result<(), FsError> {
+        self.commit_journal(false)
+    }
+
+    fn commit_journal(&self, patiently: bool) -> Result<(), FsError> {
         let retired = self.stage.take_retired();
-        if let Err(error) = self.journal.sync() {
+        let committed = if patiently {
+            self.journal.sync_patiently()
+        } else {
+            self.journal.sync()
+        };
+        if let Err(error) = committed {
             self.stage.retire(retired);
             return Err(self.poison(error));
         }
@@ -91,7 +104,7 @@ impl Volume {
             let now = self.clock.boottime();
             if now.saturating_sub(synced) >= Duration::from_secs(3) {
                 synced = now;
-                if let Err(error) = self.sync() {
+                if let Err(error) = self.save_all().and_then(|()| self.commit_journal(true)) {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
                     if self.poisoned().is_some() {
                         return;

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::FsError;
 use super::body::Body;
 use super::cut::ActiveCut;
 use super::files::{File, FileRef, Files, Left};
 use super::quota::{Access, Allowance, Quota};
-use super::FsError;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Record};
@@ -195,6 +195,7 @@ impl Volume {
     /// Ends [`Volume::keep_durable`].
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
+        self.journal.end();
     }
 
     /// Holds a regular file.

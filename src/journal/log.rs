@@ -6,7 +6,8 @@
 //! reader takes its handle of the table under it (so that a record is always in one of the three).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use redb::{Database, Durability};
 
 use super::JournalError;
 use super::batch::Batch;
+use super::file::PatientFile;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, Snapshot, TABLE, Table, as_slices, bounds, disk, read};
@@ -26,6 +28,12 @@ const MAX_BYTES: usize = 32 << 20;
 /// Operations beyond which a commit in the background is due.
 const DUE_OPS: usize = 2_000;
 const DUE_BYTES: usize = 4 << 20;
+
+/// Local room, in bytes, with which a commit is sure not to wait.
+const COMMIT_ROOM: u64 = 4 << 20;
+
+/// How long [`Journal::sync`] waits for a commit that somebody else makes.
+const SYNC_WAIT: Duration = Duration::from_secs(20);
 
 /// How long [`Journal::apply`] waits for room in the overlay before it says there is none.
 const APPLY_WAIT: Duration = Duration::from_secs(20);
@@ -57,12 +65,17 @@ struct State {
     applied: u64,
     durable: u64,
     committing: bool,
+    /// Somebody waits for a durable commit that the background is to make.
+    wanted: bool,
     failed: Option<JournalError>,
 }
 
 /// The journal of one volume.
 pub struct Journal {
     db: Database,
+    folder: PathBuf,
+    /// Nothing waits for room on the disk any more.
+    ended: Arc<AtomicBool>,
     state: Mutex<State>,
     /// A commit ended, or there is work for one.
     changed: Condvar,
@@ -74,9 +87,11 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Corrupt`] when the file is no journal; disk errors.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, JournalError> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let file = PatientFile::open(path, Arc::clone(&ended))?;
         let db = Database::builder()
             .set_cache_size(cache_bytes)
-            .create(path)
+            .create_with_backend(file)
             .map_err(|e| JournalError::Corrupt(format!("{}: {e}", path.display())))?;
         let write = db.begin_write().map_err(disk)?;
         write.open_table(TABLE).map_err(disk)?;
@@ -95,6 +110,8 @@ impl Journal {
         };
         Ok(Self {
             db,
+            folder: path.parent().unwrap_or(Path::new(".")).to_owned(),
+            ended,
             state: Mutex::new(State {
                 active: Overlay::default(),
                 frozen: None,
@@ -103,6 +120,7 @@ impl Journal {
                 applied: 0,
                 durable: 0,
                 committing: false,
+                wanted: false,
                 failed: None,
             }),
             changed: Condvar::new(),
@@ -267,11 +285,19 @@ impl Journal {
             if let Some(failed) = &state.failed {
                 return Err(failed.clone());
             }
-            if state.committing {
-                state = self
+            // Where the disk is all but full a commit may have to wait for room: in the background,
+            // while the caller's patience is bounded.
+            if state.committing || !self.has_room() {
+                state.wanted = true;
+                self.changed.notify_all();
+                let (woken, waited) = self
                     .changed
-                    .wait(state)
+                    .wait_timeout(state, SYNC_WAIT)
                     .unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                if waited.timed_out() && state.durable < target {
+                    return Err(state.failed.clone().unwrap_or(JournalError::NoRoom));
+                }
                 continue;
             }
             drop(state);
@@ -280,21 +306,35 @@ impl Journal {
         }
     }
 
+    /// As [`Journal::sync`], by this thread and with all the patience that a full disk asks for.
+    pub(crate) fn sync_patiently(&self) -> Result<(), JournalError> {
+        self.commit(Durability::Immediate)
+    }
+
+    /// Lets nothing wait for room on the disk any more: the volume is being closed.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    fn has_room(&self) -> bool {
+        rustix::fs::statvfs(&self.folder)
+            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= COMMIT_ROOM)
+    }
+
     /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and
     /// writes it (not yet durable: that is [`Journal::sync`]'s).
     pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
-        let (state, _) = self
+        let (mut state, _) = self
             .changed
-            .wait_timeout_while(self.lock(), patience, |s| {
-                s.active.ops < DUE_OPS && s.active.bytes < DUE_BYTES
-            })
+            .wait_timeout_while(self.lock(), patience, |s| !s.is_due())
             .unwrap_or_else(PoisonError::into_inner);
-        let due = state.active.ops >= DUE_OPS || state.active.bytes >= DUE_BYTES;
+        let wanted = std::mem::take(&mut state.wanted);
+        let due = state.is_due();
         drop(state);
-        if due {
-            self.commit(Durability::None)
-        } else {
-            Ok(())
+        match (wanted, due) {
+            (true, _) => self.commit(Durability::Immediate),
+            (false, true) => self.commit(Durability::None),
+            (false, false) => Ok(()),
         }
     }
 
@@ -411,6 +451,10 @@ impl Journal {
 }
 
 impl State {
+    fn is_due(&self) -> bool {
+        self.wanted || self.active.ops >= DUE_OPS || self.active.bytes >= DUE_BYTES
+    }
+
     /// What the overlays say of `key`: nothing, that it is gone, or its record.
     fn overlaid(&self, key: &[u8]) -> Option<Option<Bytes>> {
         self.active

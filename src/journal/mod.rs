@@ -7,6 +7,7 @@
 
 mod batch;
 mod disk;
+mod file;
 pub(crate) mod key;
 mod log;
 pub(crate) mod record;

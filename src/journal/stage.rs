@@ -94,9 +94,11 @@ impl Stage {
 
     /// Makes the bytes of `file`, and its name, durable.
     pub(crate) fn sync(&self, file: &StageFile) -> Result<(), JournalError> {
-        file.file.sync_data()?;
+        // After a failed sync nobody knows what of it is on the disk, whatever the error was.
+        let failed = |error: std::io::Error| JournalError::Disk(error.to_string());
+        file.file.sync_data().map_err(failed)?;
         if !file.linked.load(Ordering::Acquire) {
-            self.disk.sync_folder()?;
+            self.disk.sync_folder().map_err(failed)?;
             file.linked.store(true, Ordering::Release);
         }
         Ok(())
