@@ -255,6 +255,8 @@ impl Volume {
         if has_room()? {
             return Ok(());
         }
+        // What can be fetched again makes room for what is nowhere else.
+        self.cache.give_way(needed);
         let waiting = self.room_waiters.fetch_add(1, Ordering::AcqRel);
         let step = Duration::from_millis(100);
         let mut waited = Duration::ZERO;
