@@ -45,7 +45,7 @@ pub(super) fn packages(setup: &Setup) -> anyhow::Result<Exit> {
         })
         .collect();
     let heading = ["PACKAGE", "NAME", "SIZE", "PRICE", "UPLOADS"];
-    text_answer(&table(&heading, rows).to_string())
+    text_answer(&table(&heading, rows))
 }
 
 /// `pxfs mint`.

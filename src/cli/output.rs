@@ -57,8 +57,8 @@ pub(super) fn text_answer(text: &str) -> anyhow::Result<Exit> {
     }
 }
 
-/// A table with its heading, without borders.
-pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
+/// A table with its heading, without borders and without blanks at the ends of lines.
+pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(heading.to_vec());
@@ -66,7 +66,9 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Table {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table
+    let text = table.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
 }
 
 /// Bytes as people read them: `1.5 MiB`.

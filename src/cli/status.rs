@@ -67,12 +67,7 @@ pub(super) fn token_table(tokens: &[TokenStatus]) -> String {
         "UPLOADS",
         "SYNC BEFORE",
     ];
-    let mut text = table(&heading, rows)
-        .to_string()
-        .lines()
-        .map(str::trim_end)
-        .collect::<Vec<_>>()
-        .join("\n");
+    let mut text = table(&heading, rows);
     for token in tokens {
         for line in [
             token.reason.as_deref(),

@@ -83,9 +83,9 @@ fn is_dead(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
     std::thread::spawn(move || {
-        let dead = path
-            .metadata()
-            .is_err_and(|error| error.kind() == io::ErrorKind::NotConnected);
+        // The kernel answers `stat` from its cache for an hour; `statfs` it has to ask.
+        let dead = rustix::fs::statfs(&path)
+            .is_err_and(|error| io::Error::from(error).kind() == io::ErrorKind::NotConnected);
         // Nobody listens any more when it came too late.
         let _ = answer.send(dead);
     });

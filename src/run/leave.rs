@@ -31,7 +31,7 @@ pub(super) type Tell<'a> = &'a (dyn Fn(&str, u64) + Send + Sync);
 /// # Errors
 /// As [`publish`].
 pub(super) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
-    tell("collecting mapped pages", session.tokens.pending_bytes());
+    tell("collecting mapped pages", 0);
     syncfs(&session.mountpoint).await;
     publish(session, None, tell).await
 }
@@ -76,7 +76,7 @@ pub(super) async fn publish(
         tokio::select! {
             outcome = &mut work => return outcome,
             _ = beat.tick() => {
-                let pending: u64 = chosen.iter().map(|live| live.pending_bytes()).sum();
+                let pending = pending_bytes(&chosen).await;
                 // What a commit under way has sent counts as pending until it is named.
                 let sent = counts.sent_bytes() - sent_before;
                 tell("publishing", pending.saturating_sub(sent));
@@ -89,6 +89,13 @@ pub(super) async fn publish(
             }
         }
     }
+}
+
+/// Bytes that are not on the node yet. Reads the journals, beside the runtime.
+async fn pending_bytes(chosen: &[Arc<Live>]) -> u64 {
+    let chosen = chosen.to_vec();
+    let sum = move || chosen.iter().map(|live| live.pending_bytes()).sum();
+    tokio::task::spawn_blocking(sum).await.unwrap_or(0)
 }
 
 fn unpublished(session: &Session, chosen: &[Arc<Live>]) -> Failure {

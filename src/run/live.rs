@@ -3,6 +3,7 @@
 //! Invariant: made whole by [`Live::start`] and ended in order by [`Live::stop`]; in between only
 //! its allowance, its access and its labels change. Called by `tokens` and `leave`.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -83,33 +84,23 @@ impl Live {
         token: &TokenInfo,
         right: &Right,
     ) -> anyhow::Result<Self> {
-        let parts = &ground.parts;
-        let key = operate::volume_key(parts, token);
+        let key = operate::volume_key(&ground.parts, token);
         let folder = ground.state_dir.volume(&key);
-        let options = VolumeOptions {
-            key,
-            journal_cache_bytes: JOURNAL_CACHE_BYTES,
-            owner: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
-        };
-        let volume = {
-            let cache = Arc::clone(&ground.cache);
-            let (clock, own) = (Arc::clone(&parts.clock), folder.clone());
-            tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-                crate::durable::create_folder(&own)?;
-                let disk = Arc::new(FolderDisk::open(&own.join("stage"))?);
-                Ok(Volume::open(&own, disk, cache, clock, &options)?)
-            })
-            .await?
-            .with_context(|| format!("token {}: local state {}", token.id, folder.display()))?
+        let (volume, publishing) = match open(ground, key, &folder, token, right).await? {
+            // Nothing here is unpublished: what the other machine wrote takes its place.
+            (volume, publishing) if publishing.is_behind() => {
+                drop((volume, publishing));
+                tracing::info!(token = %token.id, "another machine has gone on from here: taking its work over");
+                std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+                open(ground, key, &folder, token, right).await?
+            }
+            opened => opened,
         };
         let directory = token.id.to_string();
         let live = Self {
             key,
             slot: 0,
-            publishing: Publishing::new(ground, &volume, right),
+            publishing,
             durable: Mutex::default(),
             seen: Mutex::new(Seen {
                 token: token.clone(),
@@ -121,9 +112,7 @@ impl Live {
             directory,
             volume,
         };
-        // A volume that was never used here begins from what was published: before it is shown.
-        live.publishing.begin(token).await?;
-        live.refresh(parts, snapshot, token, right).await?;
+        live.refresh(&ground.parts, snapshot, token, right).await?;
         let durable = {
             let volume = Arc::clone(&live.volume);
             std::thread::Builder::new()
@@ -331,6 +320,36 @@ impl Live {
             tracing::error!(token = %self.key.token.token, "the thread that keeps local state durable ended in a panic");
         }
     }
+}
+
+/// Opens the volume in `folder`; one that was never used here begins from what was published.
+async fn open(
+    ground: &Ground,
+    key: VolumeKey,
+    folder: &Path,
+    token: &TokenInfo,
+    right: &Right,
+) -> anyhow::Result<(Arc<Volume>, Publishing)> {
+    let what = || format!("token {}: local state {}", token.id, folder.display());
+    let options = VolumeOptions {
+        key,
+        journal_cache_bytes: JOURNAL_CACHE_BYTES,
+        owner: (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+    };
+    let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
+    let own = folder.to_owned();
+    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        crate::durable::create_folder(&own)?;
+        let disk = Arc::new(FolderDisk::open(&own.join("stage"))?);
+        Ok(Volume::open(&own, disk, cache, clock, &options)?)
+    });
+    let volume = opened.await?.with_context(what)?;
+    let publishing = Publishing::new(ground, &volume, right);
+    publishing.begin(token).await?;
+    Ok((volume, publishing))
 }
 
 /// The number that a token's inodes begin with: its id where that is small, else a hash.

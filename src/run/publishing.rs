@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two tries of a flush.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// What is to be done when another machine has gone on.
+const BEHIND: &str = "another machine has gone on from here: unmount, and mount again";
+
 /// The publishing of one token.
 pub(super) struct Publishing {
     context: Option<Context>,
@@ -41,6 +44,8 @@ enum Stage {
     On(Arc<Publisher>),
     /// Two machines wrote.
     Conflict(String),
+    /// Another machine has gone on from here, and nothing here is unpublished.
+    Behind,
     /// Not by us, not now.
     Barred(String),
     /// The mount is ending.
@@ -116,11 +121,7 @@ impl Publishing {
                     &runtime,
                 )))
             }
-            Ok(Ok(Bootstrap::Behind)) => Stage::Barred(
-                "another machine has gone on from here, and nothing here is unpublished: \
-                 unmount, remove the token's folder below `volumes` in the state folder, and mount again"
-                    .to_owned(),
-            ),
+            Ok(Ok(Bootstrap::Behind)) => Stage::Behind,
             Ok(Ok(Bootstrap::ReadOnly(reason))) => Stage::Barred(reason),
             Ok(Err(PublishError::Conflict(why))) => Stage::Conflict(why),
             Ok(Err(error)) => Stage::Waiting(Some(error.to_string())),
@@ -136,9 +137,15 @@ impl Publishing {
         }
     }
 
+    /// Whether another machine has gone on from here: the volume is to be begun anew.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(*lock(&self.stage), Stage::Behind)
+    }
+
     /// Why nothing may be written, if so.
     pub(super) fn barred(&self) -> Option<(State, String)> {
         match &*lock(&self.stage) {
+            Stage::Behind => Some((State::ReadOnly, BEHIND.to_owned())),
             Stage::Barred(reason) => Some((State::ReadOnly, reason.clone())),
             _ => None,
         }
@@ -161,6 +168,7 @@ impl Publishing {
         match &*lock(&self.stage) {
             Stage::Never | Stage::Ended => None,
             Stage::Waiting(why) => why.clone(),
+            Stage::Behind => Some(BEHIND.to_owned()),
             Stage::Conflict(why) | Stage::Barred(why) => Some(why.clone()),
             Stage::On(publisher) => publisher.status().last_error.map(|error| error.to_string()),
         }
@@ -184,9 +192,10 @@ impl Publishing {
             let publisher = match &*lock(&self.stage) {
                 Stage::On(publisher) => Some(Arc::clone(publisher)),
                 Stage::Waiting(_) => None,
-                Stage::Never | Stage::Ended if volume.activity().is_none() => return Ok(()),
+                _ if volume.activity().is_none() => return Ok(()),
                 Stage::Never => return Err("its name is not ours".to_owned()),
                 Stage::Ended => return Err("the mount is ending".to_owned()),
+                Stage::Behind => return Err(BEHIND.to_owned()),
                 Stage::Conflict(why) | Stage::Barred(why) => return Err(why.clone()),
             };
             if let Some(publisher) = publisher {
@@ -205,8 +214,6 @@ impl Publishing {
                         | PublishError::Unverified(_),
                     ) => {}
                 }
-            } else if volume.activity().is_none() {
-                return Ok(());
             }
             sleep(PAUSE).await;
         }

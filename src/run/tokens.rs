@@ -263,11 +263,6 @@ impl Tokens {
         lock(&self.live).get(&id).cloned()
     }
 
-    /// Bytes that are not on the node yet, of all tokens.
-    pub(super) fn pending_bytes(&self) -> u64 {
-        self.all().iter().map(|live| live.pending_bytes()).sum()
-    }
-
     /// What `status` tells of the chain.
     pub(super) fn chain_status(&self) -> ChainStatus {
         let view = lock(&self.view);

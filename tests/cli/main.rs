@@ -1,5 +1,7 @@
-//! Every error that needs no daemon: one clear line, the right exit code, nothing lost, and with
+//! The command line. In `drive`: against a real mount. Here: every error that needs no daemon: one clear line, the right exit code, nothing lost, and with
 //! `--json` one object on stderr and an empty stdout. And what a command without a daemon does.
+
+mod drive;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
