@@ -20,3 +20,6 @@ mod session;
 mod signals;
 pub mod state;
 mod tokens;
+
+#[cfg(test)]
+mod tests;

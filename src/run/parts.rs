@@ -327,6 +327,29 @@ mod tests {
         assert!(parse_contract("0x12").is_err());
     }
 
+    /// Whoever changes this file's form leaves the chains of earlier versions without contracts.
+    #[test]
+    fn contracts_are_found_again_by_every_later_version() {
+        let golden = include_str!("../../tests/golden/state/contracts.json");
+        let contracts = Contracts {
+            version: 1,
+            contract: "0x5fbdb2315678afecb367f032d93f642f64180aa3"
+                .parse()
+                .unwrap(),
+            forwarder: "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512"
+                .parse()
+                .unwrap(),
+            block: 2,
+        };
+        assert_eq!(
+            serde_json::to_string_pretty(&contracts).unwrap(),
+            golden.trim_end()
+        );
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(Contracts::file(dir.path()), golden).unwrap();
+        assert_eq!(Contracts::read(dir.path()).unwrap(), Some(contracts));
+    }
+
     #[test]
     fn a_damaged_list_of_contracts_is_no_missing_one() {
         let dir = tempfile::tempdir().unwrap();
