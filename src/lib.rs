@@ -1,4 +1,24 @@
-//! pxfs mounts PollinationX storage NFTs as a drive.
+//! pxfs mounts PollinationX storage NFTs as a drive: each token that a wallet owns is a directory,
+//! what is written there goes to a storage node, and the chain says how much that may be.
+//!
+//! Two halves and one seam. The foreground is synchronous and local, the background speaks to the
+//! network, and the journal between them is all that they share.
+//!
+//! **The way of a write.** The kernel calls [`mount`] (convert, nothing else), which calls
+//! [`fs::Drive`] and there one [`fs::Volume`]: the quota takes what the write adds, the bytes go
+//! into the stage or, while a file is small, stay with it, the records into the overlay of
+//! [`journal`]; `fsync` and the next seconds make both durable. [`publish`] notices, cuts one
+//! instant of the tree, builds what differs as blocks of [`pack`], puts them into the [`store`],
+//! pins the new root, signs the usage metadata and the name record ([`names`]), reads it back, and
+//! settles: what was published is clean here. [`chain`] takes the usage at the next sync.
+//!
+//! **The way of a read.** `fs` lays the stage over the [`cache`]; what neither has is answered
+//! "not local", and `mount` has [`fetch`] bring it, verified, within a deadline, and asks again.
+//!
+//! **Around it.** [`cli`] is the grammar and what a user sees; [`run`] alone builds concrete parts
+//! and runs the daemon, which others reach through its socket, [`control`]; [`status`] is what it
+//! tells; [`config`], [`types`], [`clock`], [`durable`] (whole files) and [`fault`] (faults on
+//! demand) serve all.
 
 pub mod cache;
 pub mod chain;
