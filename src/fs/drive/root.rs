@@ -18,7 +18,7 @@ impl Drive {
             kind: Kind::Directory,
             size: 4096,
             blocks: 0,
-            mode: 0o555,
+            mode: 0o755,
             nlink: u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(2),
             uid: self.owner.0,
             gid: self.owner.1,
