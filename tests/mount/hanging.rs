@@ -1,0 +1,158 @@
+//! Whatever the node does, every call ends: what is local goes on, what needs the node ends by its
+//! deadline, and nothing is lost.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::harness::Machine;
+use crate::samples::{assert_pattern, pattern};
+
+/// More than any local call takes on a loaded machine, less than the default of a read.
+const LOCAL: Duration = Duration::from_secs(10);
+/// More than the read timeout that these tests set.
+const NETWORK: Duration = Duration::from_secs(20);
+
+/// Runs `call` in a thread of its own; the test fails if it does not end within `limit`.
+#[track_caller]
+fn ends<T: Send + 'static>(
+    what: &str,
+    limit: Duration,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || drop(answer.send(call())));
+    answered
+        .recv_timeout(limit)
+        .unwrap_or_else(|_| panic!("{what} did not end within {limit:?}"))
+}
+
+/// Every kind of call that needs no network, in `dir`, where `known` is a file.
+fn local_calls(dir: &Path) -> io::Result<()> {
+    fs::write(dir.join("new"), pattern(5, 0, 200_000))?;
+    File::open(dir.join("new"))?.sync_all()?;
+    fs::create_dir(dir.join("folder"))?;
+    symlink("new", dir.join("link"))?;
+    fs::hard_link(dir.join("new"), dir.join("folder/linked"))?;
+    fs::rename(dir.join("new"), dir.join("renamed"))?;
+    File::options()
+        .write(true)
+        .open(dir.join("renamed"))?
+        .set_len(100_000)?;
+    for entry in fs::read_dir(dir)? {
+        entry?.metadata()?;
+    }
+    rustix::fs::statvfs(dir)?;
+    assert!(fs::read(dir.join("renamed"))? == pattern(5, 0, 100_000));
+    fs::remove_file(dir.join("link"))?;
+    fs::remove_file(dir.join("folder/linked"))?;
+    fs::remove_dir(dir.join("folder"))?;
+    File::open(dir)?.sync_all()
+}
+
+/// A machine with one published file that it no longer holds itself, and short deadlines.
+fn with_a_remote_file() -> Machine {
+    let mut machine = Machine::demo_with(&["--read-timeout", "2s", "--commit-idle", "100ms"]);
+    fs::write(machine.dir().join("remote"), pattern(1, 0, 3_000_000)).expect("writable");
+    machine.stop();
+    drop(fs::remove_dir_all(machine.cache()));
+    machine.start();
+    machine
+}
+
+#[test]
+fn local_calls_go_on_while_the_node_hangs() {
+    let mut machine = with_a_remote_file();
+    machine.fault("all hang");
+    let dir = machine.dir();
+    ends("local calls", LOCAL, move || local_calls(&dir)).expect("local calls succeed");
+    ends("status", LOCAL, {
+        let state = machine.status();
+        move || assert!(state["tokens"].is_array())
+    });
+    // The node comes back: what was held up is published by itself.
+    machine.fault("");
+    machine.flush();
+    machine.restart();
+    assert_pattern(&machine.dir().join("renamed"), 5, 100_000);
+}
+
+#[test]
+fn a_read_that_needs_the_node_ends_by_its_deadline() {
+    let machine = with_a_remote_file();
+    let remote = machine.dir().join("remote");
+    let read = |what: &str| {
+        let path = remote.clone();
+        ends(what, NETWORK, move || fs::read(path)).map_err(|why| why.raw_os_error())
+    };
+    let timed_out = Err(Some(Errno::TIMEDOUT.raw_os_error()));
+    let failed = Err(Some(Errno::IO.raw_os_error()));
+    for (fault, expected) in [
+        ("get hang", vec![timed_out.clone()]),
+        ("get fail", vec![timed_out, failed.clone()]),
+        ("get corrupt", vec![failed.clone()]),
+        ("get drop", vec![failed]),
+    ] {
+        machine.fault(fault);
+        let result = read(fault);
+        assert!(
+            expected.contains(&result),
+            "{fault}: {:?}",
+            result.map(|bytes| bytes.len())
+        );
+    }
+    machine.fault("");
+    assert!(read("after the fault") == Ok(pattern(1, 0, 3_000_000)));
+}
+
+#[test]
+fn a_node_that_fails_before_or_after_doing_it_delays_a_commit_and_harms_nothing() {
+    let mut machine = with_a_remote_file();
+    for (n, fault) in [
+        "put-many fail 3",
+        "put-many fail-after 3",
+        "pin fail-after 1",
+        "publish fail 2",
+        "publish fail-after 1",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        machine.fault(fault);
+        fs::write(
+            machine.dir().join(format!("f{n}")),
+            pattern(n as u64, 0, 300_000),
+        )
+        .expect("writable");
+        machine.flush();
+    }
+    machine.fault("");
+    machine.restart();
+    for n in 0..5 {
+        assert_pattern(&machine.dir().join(format!("f{n}")), n, 300_000);
+    }
+}
+
+#[test]
+fn unmounting_with_a_node_that_hangs_ends_and_keeps_everything() {
+    let mut machine = with_a_remote_file();
+    machine.fault("all hang");
+    fs::write(machine.dir().join("pending"), pattern(7, 0, 500_000)).expect("writable");
+    let mountpoint = machine.mountpoint();
+    let mountpoint = mountpoint.to_str().expect("UTF-8");
+    machine.ask(&["umount", mountpoint]).exits(7).one_line();
+    machine.ended(LOCAL);
+    machine.clear_fault();
+    machine.start();
+    assert_pattern(&machine.dir().join("pending"), 7, 500_000);
+    machine.flush();
+    machine.stop();
+    let mut second = Machine::second(&machine);
+    assert_pattern(&second.dir().join("pending"), 7, 500_000);
+    second.stop();
+}

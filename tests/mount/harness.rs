@@ -1,0 +1,433 @@
+//! One machine with one daemon: starts it, asks it, stops or kills it, and cleans up after it.
+//!
+//! Invariant: whatever a test does, when its [`Machine`] is dropped the daemon is dead, nothing is
+//! mounted, and its folders are gone.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::command::{Answer, run, wait_until};
+
+/// The program under test.
+const PXFS: &str = env!("CARGO_BIN_EXE_pxfs");
+/// A start has to end within this time; a machine under load is slow.
+const START: Duration = Duration::from_secs(60);
+/// What the daemon logs of a token that it cannot show.
+const REFUSED: &str = "cannot be shown";
+/// A client command has to end within this time.
+const ASK: Duration = Duration::from_secs(120);
+
+/// A machine: folders, a mountpoint, and at most one daemon.
+pub(crate) struct Machine {
+    /// Where drive, state and cache are. Removed with the machine.
+    folder: TempDir,
+    /// Chain, node and wallet, which a second machine shares; those of the first one.
+    home: PathBuf,
+    /// The arguments of the daemon, without the common ones.
+    daemon_args: Vec<OsString>,
+    /// Environment of the daemon alone.
+    daemon_env: Vec<(OsString, OsString)>,
+    daemon: Option<Child>,
+}
+
+impl Machine {
+    /// A new drive by `pxfs demo`, mounted, with the free package of 100 MiB.
+    #[track_caller]
+    pub(crate) fn demo() -> Self {
+        Self::demo_with(&[])
+    }
+
+    /// A new drive by `pxfs demo` with more arguments, mounted.
+    #[track_caller]
+    pub(crate) fn demo_with(args: &[&str]) -> Self {
+        let mut machine = Self::prepared("demo");
+        machine.daemon_args.extend(args.iter().map(OsString::from));
+        machine.start();
+        machine
+    }
+
+    /// The folders and the arguments of a machine whose daemon has not been started.
+    pub(crate) fn prepared(command: &str) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("px-")
+            .tempdir()
+            .expect("a temporary folder");
+        fs::create_dir(folder.path().join("drive")).expect("a mountpoint");
+        let home = folder.path().join("state");
+        Self {
+            folder,
+            home,
+            daemon_args: vec![command.into()],
+            daemon_env: Vec::new(),
+            daemon: None,
+        }
+    }
+
+    /// Another machine of the same owner: fresh state and cache, the same wallet, chain and node.
+    /// The first one must have been stopped (an embedded chain belongs to one process).
+    #[track_caller]
+    pub(crate) fn second(first: &Self) -> Self {
+        let mut machine = Self::prepared_second(first);
+        machine.start();
+        machine
+    }
+
+    /// As [`Machine::second`], not started.
+    pub(crate) fn prepared_second(first: &Self) -> Self {
+        let mut machine = Self::prepared("mount");
+        machine.home.clone_from(&first.home);
+        machine.daemon_args.extend(machine.parts());
+        machine.daemon_args.push("-f".into());
+        machine
+    }
+
+    /// Makes the node behave as `script` says (see `docs/operations.md`); empty ends all faults.
+    /// Returns when the daemon has taken it up.
+    #[track_caller]
+    pub(crate) fn fault(&self, script: &str) {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let mark = format!("# script {}", SERIAL.fetch_add(1, Ordering::Relaxed));
+        let file = self.fault_file();
+        let new = file.with_extension("new");
+        fs::write(&new, format!("{mark}\n{script}\n")).expect("a fault file");
+        fs::rename(&new, &file).expect("a fault file");
+        let taken_up = || self.log().contains(&mark);
+        wait_until(
+            "the daemon takes up the fault",
+            Duration::from_secs(10),
+            taken_up,
+        );
+    }
+
+    /// Ends all faults for the next start of the daemon.
+    pub(crate) fn clear_fault(&self) {
+        drop(fs::write(self.fault_file(), ""));
+    }
+
+    fn fault_file(&self) -> PathBuf {
+        self.folder.path().join("fault")
+    }
+
+    /// The arguments that name the embedded parts of this machine's owner.
+    pub(crate) fn parts(&self) -> Vec<OsString> {
+        let named = |option: &str, prefix: &str, name: &str| {
+            let mut value = OsString::from(prefix);
+            value.push(self.home.join(name));
+            [OsString::from(option), value]
+        };
+        [
+            named("--rpc-url", "embedded:", "chain"),
+            named("--node", "embedded=", "node"),
+            named("--wallet", "", "wallet"),
+            [OsString::from("--volume"), OsString::from("plain")],
+        ]
+        .concat()
+    }
+
+    /// A variable that the daemon gets from its next start on.
+    pub(crate) fn set_env(&mut self, name: &str, value: impl AsRef<OsStr>) {
+        self.daemon_env.retain(|(known, _)| known != name);
+        self.daemon_env.push((name.into(), value.as_ref().into()));
+    }
+
+    /// The mountpoint.
+    pub(crate) fn mountpoint(&self) -> PathBuf {
+        self.folder.path().join("drive")
+    }
+
+    /// The state folder of this machine.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The cache folder of this machine.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    /// A folder on local disk that goes away with the machine.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        let folder = self.folder.path().join("scratch");
+        fs::create_dir_all(&folder).expect("a scratch folder");
+        folder
+    }
+
+    /// The folder of the embedded node.
+    pub(crate) fn node(&self) -> PathBuf {
+        self.home.join("node")
+    }
+
+    /// The directory of the first token.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.mountpoint().join("1")
+    }
+
+    /// A `pxfs` command line for this machine, not run yet: no variable of the caller reaches it.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(PXFS);
+        let kept = |name: &OsString| {
+            !name.as_bytes().starts_with(b"PXFS_") && !name.as_bytes().starts_with(b"XDG_")
+        };
+        command
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| kept(name)))
+            .env("HOME", self.folder.path())
+            .env("RUST_BACKTRACE", "1")
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// The folders as arguments.
+    fn folders(&self) -> [OsString; 4] {
+        [
+            "--state-dir".into(),
+            self.state().into(),
+            "--cache-dir".into(),
+            self.cache().into(),
+        ]
+    }
+
+    /// Starts the daemon and waits until the drive is there.
+    #[track_caller]
+    pub(crate) fn start(&mut self) {
+        if let Err(log) = self.try_start() {
+            panic!("the daemon ended before it had mounted:\n{log}");
+        }
+    }
+
+    /// Starts the daemon; its log when it ends, or refuses the token, instead of showing the drive.
+    #[track_caller]
+    pub(crate) fn try_start(&mut self) -> Result<(), String> {
+        let logged = self.log().len();
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .expect("a log file");
+        let (first, rest) = self.daemon_args.split_first().expect("a command");
+        let mut command = self.command();
+        command
+            .arg(first)
+            .arg(self.mountpoint())
+            .args(rest)
+            .args(self.folders())
+            .env("PXFS_FAULT", self.fault_file())
+            .env("PXFS_LOG", "info")
+            .envs(self.daemon_env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log);
+        self.daemon = Some(command.spawn().expect("pxfs starts"));
+        let begin = Instant::now();
+        loop {
+            if let Some(daemon) = &mut self.daemon
+                && daemon.try_wait().expect("our child").is_some()
+            {
+                self.daemon = None;
+                return Err(self.log());
+            }
+            if is_mounted(&self.mountpoint()) && self.dir().exists() {
+                return Ok(());
+            }
+            // Mounted, but the token is damaged: the log says how.
+            let log = self.log();
+            if log.get(logged..).is_some_and(|new| new.contains(REFUSED)) {
+                return Err(log);
+            }
+            assert!(
+                begin.elapsed() < START,
+                "not mounted after {START:?}:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Stops the daemon as `systemctl stop` does: everything is flushed, then it unmounts.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        let status = self.terminate();
+        assert!(
+            status.success(),
+            "stopping ended with {status}:\n{}",
+            self.log()
+        );
+        assert!(
+            !is_mounted(&self.mountpoint()),
+            "still mounted:\n{}",
+            self.log()
+        );
+    }
+
+    /// Sends SIGTERM and waits for the daemon's end.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended(ASK)
+    }
+
+    /// Waits for the daemon's end, at most `limit`.
+    #[track_caller]
+    pub(crate) fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let mut daemon = self.daemon.take().expect("a daemon");
+        let mut status = None;
+        let begin = Instant::now();
+        while status.is_none() && begin.elapsed() < limit {
+            status = daemon.try_wait().expect("our child");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        status.unwrap_or_else(|| {
+            self.daemon = Some(daemon);
+            panic!("the daemon did not end within {limit:?}:\n{}", self.log())
+        })
+    }
+
+    /// Kills the daemon as a crash would, and takes its dead mount away.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            drop(daemon.kill());
+            drop(daemon.wait());
+        }
+        // Nothing is mounted where the daemon had not come so far.
+        let _ = unmount(self.mountpoint(), UnmountFlags::DETACH);
+    }
+
+    /// Stops and starts the daemon.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
+    /// Sends a signal to the daemon.
+    #[track_caller]
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the daemon can be signalled");
+    }
+
+    /// The daemon's process.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(self.daemon.as_ref().expect("a daemon"))
+    }
+
+    /// Whether the daemon is alive.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.daemon
+            .as_mut()
+            .is_some_and(|daemon| daemon.try_wait().is_ok_and(|status| status.is_none()))
+    }
+
+    /// Runs a client command of this machine to its end.
+    #[track_caller]
+    pub(crate) fn ask(&self, args: &[&str]) -> Answer {
+        let mut command = self.command();
+        command.args(args).args(self.folders());
+        run(command, ASK)
+    }
+
+    /// `pxfs flush`, which has to succeed: what was written is published then.
+    #[track_caller]
+    pub(crate) fn flush(&self) {
+        self.ask(&["flush"]).ok();
+    }
+
+    /// `pxfs status --json`.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        self.ask(&["status", "--json"]).ok().json()
+    }
+
+    /// The row of `token` in `pxfs status --json`.
+    #[track_caller]
+    pub(crate) fn token(&self, token: &str) -> Value {
+        let status = self.status();
+        status["tokens"]
+            .as_array()
+            .and_then(|rows| rows.iter().find(|row| row["id"] == token))
+            .unwrap_or_else(|| panic!("no token {token} in {status:#}"))
+            .clone()
+    }
+
+    /// A number in the row of `token`.
+    #[track_caller]
+    pub(crate) fn number(&self, token: &str, field: &str) -> u64 {
+        let row = self.token(token);
+        row[field]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no number `{field}` in {row:#}"))
+    }
+
+    /// The daemon's memory in KiB: now (`VmRSS`) or at its most (`VmHWM`).
+    #[track_caller]
+    pub(crate) fn memory_kib(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let text = fs::read_to_string(path).expect("the daemon's status");
+        text.lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+            .expect("a figure")
+    }
+
+    /// Waits until the row of `token` has `field` at `value`.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, token: &str, field: &str, value: &str) {
+        let what = format!("`{field}` of token {token} becomes `{value}`");
+        wait_until(&what, Duration::from_secs(30), || {
+            self.token(token)[field] == value
+        });
+    }
+
+    /// What the daemon has logged, all its runs.
+    pub(crate) fn log(&self) -> String {
+        let text = fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("daemon.log")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let ended = self.daemon.as_mut().map(Child::try_wait);
+            eprintln!("--- the daemon ({ended:?}): its log, the end");
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+        self.kill();
+        if is_mounted(&self.mountpoint()) {
+            // Removing the folder now would delete what is on the drive.
+            eprintln!("{} is still mounted and stays", self.mountpoint().display());
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
+/// Whether something is mounted at `path`.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    // Field 5 is the mount point; a space in it is written \040, and our folders have none.
+    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else {
+        return false;
+    };
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .any(|point| Path::new(point) == path)
+}

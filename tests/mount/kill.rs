@@ -1,0 +1,159 @@
+//! kill -9 of the daemon at any moment: what was synced is there, the rest is a prefix, in order, of
+//! what was acknowledged, and no file has bytes that are not its own.
+
+mod load;
+mod model;
+#[cfg(test)]
+mod model_tests;
+
+use std::fs;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::harness::Machine;
+
+use load::{Counters, Dice, Load, read_folder};
+use model::{Worker, together};
+
+/// Threads that work at once.
+const THREADS: usize = 3;
+/// Moments of death, over all tests of this file that count.
+const KILLS: u32 = 100;
+
+/// A machine under load, and what each thread knows of its folder.
+struct Scene {
+    machine: Machine,
+    workers: Vec<Worker>,
+    counters: Counters,
+    dice: Dice,
+}
+
+impl Scene {
+    /// A fresh drive with a folder for each thread. Commits run all the time.
+    fn new(seed: u64) -> Self {
+        let machine = Machine::demo_with(&["--commit-idle", "50ms", "--commit-max", "200ms"]);
+        for thread in 0..THREADS {
+            fs::create_dir(machine.dir().join(thread.to_string())).expect("mkdir");
+        }
+        machine.flush();
+        Self {
+            machine,
+            workers: vec![Worker::default(); THREADS],
+            counters: Counters::default(),
+            dice: Dice(seed),
+        }
+    }
+
+    /// Works, dies at a random moment, comes back, and judges what is found.
+    fn live_and_die(&mut self) -> Result<(), String> {
+        let life = Duration::from_millis(50 + self.dice.below(500));
+        self.work_for(life);
+        // The cache may go at any moment; nothing may depend on it.
+        if self.dice.below(4) == 0 {
+            drop(fs::remove_dir_all(self.machine.cache()));
+        }
+        self.machine.start();
+        self.judge()
+    }
+
+    /// Runs all threads for `life`, then kills the daemon under them.
+    fn work_for(&mut self, life: Duration) {
+        let dir = self.machine.dir();
+        let counters = &self.counters;
+        let mut loads: Vec<Load<'_>> = Vec::new();
+        for (thread, worker) in self.workers.drain(..).enumerate() {
+            loads.push(Load {
+                folder: dir.join(thread.to_string()),
+                entries: worker.entries(),
+                worker,
+                dice: Dice(self.dice.below(u64::MAX)),
+                counters,
+            });
+        }
+        let (ended, any_ended) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for load in &mut loads {
+                let ended = ended.clone();
+                scope.spawn(move || {
+                    drop(ended.send(load.run()));
+                });
+            }
+            // A thread ends before the crash only when a call failed without one.
+            let early = any_ended.recv_timeout(life).ok();
+            let alive = self.machine.is_running();
+            self.machine.kill();
+            assert!(
+                early.is_none() && alive,
+                "failed before the kill (alive: {alive}): {early:?}"
+            );
+        });
+        self.workers = loads.into_iter().map(|load| load.worker).collect();
+    }
+
+    /// Holds what is on the drive against what the threads know, and makes it their new beginning.
+    fn judge(&mut self) -> Result<(), String> {
+        let dir = self.machine.dir();
+        let mut judged = Vec::new();
+        for (thread, worker) in self.workers.iter().enumerate() {
+            let found = read_folder(&dir.join(thread.to_string()))
+                .map_err(|why| format!("reading: {why}"))?;
+            let prefixes = worker
+                .recover(&found)
+                .map_err(|why| format!("thread {thread}: {why}"))?;
+            judged.push((found, prefixes));
+        }
+        let both: Vec<_> = self
+            .workers
+            .iter()
+            .zip(&judged)
+            .map(|(worker, (_, prefixes))| (worker, prefixes.as_slice()))
+            .collect();
+        together(&both)?;
+        for (thread, (worker, (found, prefixes))) in self.workers.iter_mut().zip(judged).enumerate()
+        {
+            let newest = prefixes.last().ok_or("no prefix")?;
+            for torn in worker.adopt(newest, &found) {
+                fs::remove_file(dir.join(thread.to_string()).join(&torn))
+                    .map_err(|why| format!("{torn}: {why}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lives and dies `KILLS` times; at the end everything is published and still right.
+fn survive(seed: u64) {
+    let mut scene = Scene::new(seed);
+    for life in 0..KILLS {
+        if let Err(why) = scene.live_and_die() {
+            panic!("seed {seed}, death {life}: {why}");
+        }
+    }
+    scene.machine.flush();
+    scene.machine.restart();
+    scene
+        .judge()
+        .unwrap_or_else(|why| panic!("seed {seed}, after the last flush: {why}"));
+}
+
+#[test]
+fn a_hundred_crashes_lose_nothing_that_was_synced() {
+    survive(1);
+}
+
+#[test]
+fn a_hundred_other_crashes_lose_nothing_that_was_synced() {
+    survive(2);
+}
+
+#[test]
+fn the_checker_notices_a_journal_that_skips_a_write() {
+    let mut scene = Scene::new(3);
+    scene.machine.set_env("PXFS_TEST_SKIP_JOURNAL", "2");
+    scene.machine.restart();
+    let noticed = (0..40).find_map(|_| scene.live_and_die().err());
+    assert!(
+        noticed.is_some(),
+        "40 crashes with a journal that forgets, and nothing was noticed"
+    );
+}

@@ -1,0 +1,387 @@
+//! What must be true of a folder after a crash, given what was acknowledged before it.
+//!
+//! One [`Worker`] is one thread's folder and what it did there, in order. After the crash
+//! [`Worker::recover`] looks for a prefix of its operations that explains what is found (P2) and
+//! that covers every `fsync` (P1), and compares each file's bytes with what may be there.
+//! [`together`] then holds the threads against each other: the namespace of all of them is one
+//! prefix, so nothing may be missing that was acknowledged before something found was begun.
+
+use std::collections::BTreeMap;
+
+use crate::samples::pattern;
+
+/// The unit in which data that was not synced may be missing from a file.
+const BLOCK: usize = 4096;
+
+/// One content of a file: the first `written` bytes of text `id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// Which text (see [`pattern`]).
+    pub id: u64,
+    /// Bytes that a `write` was called for.
+    pub written: u64,
+    /// Bytes that an acknowledged `fsync` covered.
+    pub synced: u64,
+    /// Whether an acknowledged `fsync` came after this content was begun.
+    pub sync_acked: bool,
+}
+
+/// One file over its names: the contents it had since it was last known, the newest last. A new
+/// one begins when the file is truncated to nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct File {
+    /// Never empty.
+    pub contents: Vec<Content>,
+}
+
+impl File {
+    /// A file with nothing in it, which will get text `id`.
+    pub(crate) fn new(id: u64) -> Self {
+        Self {
+            contents: vec![Content {
+                id,
+                written: 0,
+                synced: 0,
+                sync_acked: false,
+            }],
+        }
+    }
+
+    /// What is wrong with `found` as the content of this file after a crash.
+    fn fault(&self, found: &[u8]) -> Option<String> {
+        // Contents before the newest that was synced are gone for good.
+        let from = self
+            .contents
+            .iter()
+            .rposition(|content| content.sync_acked)
+            .unwrap_or(0);
+        let candidates = self.contents.get(from..).unwrap_or_default();
+        let faults: Vec<String> = candidates
+            .iter()
+            .map_while(|content| content.fault(found))
+            .collect();
+        (faults.len() == candidates.len()).then(|| faults.join("; or "))
+    }
+}
+
+impl Content {
+    /// What is wrong with `found` if it should be this content.
+    fn fault(&self, found: &[u8]) -> Option<String> {
+        let len = found.len() as u64;
+        let id = self.id;
+        if len < self.synced {
+            return Some(format!(
+                "text {id}: {len} bytes, {} were synced",
+                self.synced
+            ));
+        }
+        if len > self.written {
+            return Some(format!(
+                "text {id}: {len} bytes, only {} were written",
+                self.written
+            ));
+        }
+        let expected = pattern(id, 0, found.len());
+        for (n, (block, right)) in found.chunks(BLOCK).zip(expected.chunks(BLOCK)).enumerate() {
+            let begin = (n * BLOCK) as u64;
+            let durable = usize::try_from(self.synced.saturating_sub(begin))
+                .unwrap_or(BLOCK)
+                .min(block.len());
+            if block[..durable] != right[..durable] {
+                return Some(format!("text {id}: synced bytes are wrong in block {n}"));
+            }
+            // Beyond the synced bytes each may be missing (zero), but not another.
+            let foreign = block
+                .iter()
+                .zip(right)
+                .any(|(byte, right)| byte != right && *byte != 0);
+            if foreign {
+                return Some(format!("text {id}: foreign bytes in block {n}"));
+            }
+        }
+        None
+    }
+}
+
+/// The entries of a folder: path below it, and the file's number, or `None` for a directory.
+pub(crate) type Entries = BTreeMap<String, Option<usize>>;
+
+/// What is found in the folder: path, and the bytes, or `None` for a directory.
+pub(crate) type Found = BTreeMap<String, Option<Vec<u8>>>;
+
+/// How much of a file an operation promises: the first `len` bytes of its content number `content`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Covered {
+    /// The file's number.
+    pub file: usize,
+    /// Which of its contents.
+    pub content: usize,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// One operation on names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A new file with this number.
+    Create(String, usize),
+    /// A new directory.
+    Mkdir(String),
+    /// `unlink` or `rmdir`.
+    Remove(String),
+    /// `rename`, of a file or a whole directory.
+    Rename(String, String),
+    /// `rename` over a file: what had been written by then must be there with it.
+    Replace(String, String, Covered),
+    /// An acknowledged `fsync`: all before it is durable.
+    Sync,
+}
+
+/// An operation with its place in time, counted over all threads.
+#[derive(Clone, Debug)]
+pub(crate) struct Operation {
+    /// What was done.
+    pub step: Step,
+    /// When it was begun.
+    pub begun: u64,
+    /// When it was acknowledged; `None` if the crash came first.
+    pub acked: Option<u64>,
+}
+
+/// One thread: what its folder held for certain, and what it has done since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Worker {
+    /// The entries before the first of `operations`.
+    pub base: Entries,
+    /// All files that `base` and `operations` speak of, by number.
+    pub files: Vec<File>,
+    /// In order; only the last may be unacknowledged.
+    pub operations: Vec<Operation>,
+}
+
+/// A prefix that explains what was found: its length, and the entries it gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Prefix {
+    /// How many operations it holds.
+    pub len: usize,
+    /// What they lead to.
+    pub entries: Entries,
+}
+
+impl Step {
+    /// Applies the operation to `entries`.
+    pub(crate) fn apply(&self, entries: &mut Entries) {
+        match self {
+            Self::Create(path, file) => drop(entries.insert(path.clone(), Some(*file))),
+            Self::Mkdir(path) => drop(entries.insert(path.clone(), None)),
+            Self::Remove(path) => drop(entries.remove(path)),
+            Self::Rename(from, to) | Self::Replace(from, to, _) => {
+                let below = format!("{from}/");
+                let moved: Vec<String> = entries
+                    .keys()
+                    .filter(|path| *path == from || path.starts_with(&below))
+                    .cloned()
+                    .collect();
+                for path in moved {
+                    if let Some(entry) = entries.remove(&path) {
+                        entries.insert(format!("{to}{}", &path[from.len()..]), entry);
+                    }
+                }
+            }
+            Self::Sync => {}
+        }
+    }
+
+    /// Raises what must be in `files` once the operation is there.
+    fn cover(&self, files: &mut [File]) {
+        if let Self::Replace(_, _, covered) = self
+            && let Some(file) = files.get_mut(covered.file)
+            && let Some(content) = file.contents.get_mut(covered.content)
+        {
+            content.synced = content.synced.max(covered.len);
+        }
+    }
+}
+
+impl Worker {
+    /// The entries as acknowledged.
+    pub(crate) fn entries(&self) -> Entries {
+        let mut entries = self.base.clone();
+        for operation in self
+            .operations
+            .iter()
+            .filter(|operation| operation.acked.is_some())
+        {
+            operation.step.apply(&mut entries);
+        }
+        entries
+    }
+
+    /// All prefixes that explain `found`.
+    ///
+    /// # Errors
+    /// What is wrong, if there is none.
+    pub(crate) fn recover(&self, found: &Found) -> Result<Vec<Prefix>, String> {
+        let acked_sync =
+            |operation: &Operation| operation.step == Step::Sync && operation.acked.is_some();
+        let least = self
+            .operations
+            .iter()
+            .rposition(acked_sync)
+            .map_or(0, |last| last + 1);
+        let mut entries = self.base.clone();
+        let mut files = self.files.clone();
+        let mut prefixes = Vec::new();
+        let mut why = String::new();
+        for len in 0..=self.operations.len() {
+            if let Some(operation) = len
+                .checked_sub(1)
+                .and_then(|last| self.operations.get(last))
+            {
+                operation.step.apply(&mut entries);
+                operation.step.cover(&mut files);
+            }
+            if !same_names(&entries, found) {
+                continue;
+            }
+            if len < least {
+                why =
+                    format!("the names are those after {len} operations, but {least} were synced");
+                continue;
+            }
+            match content_fault(&files, &entries, found) {
+                Some(fault) => why = format!("after {len} operations: {fault}"),
+                None => prefixes.push(Prefix {
+                    len,
+                    entries: entries.clone(),
+                }),
+            }
+        }
+        if prefixes.is_empty() {
+            if why.is_empty() {
+                why = self.no_prefix(found);
+            }
+            return Err(why);
+        }
+        Ok(prefixes)
+    }
+
+    /// Says how `found` differs from what was acknowledged, when no prefix explains it.
+    fn no_prefix(&self, found: &Found) -> String {
+        let acked = self.entries();
+        let missing: Vec<&String> = acked
+            .keys()
+            .filter(|path| !found.contains_key(*path))
+            .collect();
+        let more: Vec<&String> = found
+            .keys()
+            .filter(|path| !acked.contains_key(*path))
+            .collect();
+        format!(
+            "no prefix of {} operations gives these names; against all acknowledged ones, missing {missing:?}, too many {more:?}",
+            self.operations.len()
+        )
+    }
+
+    /// Goes on from what was found: it is the base of the next run. Returns the paths of files that
+    /// are not whole; the caller must remove them before it goes on.
+    pub(crate) fn adopt(&mut self, prefix: &Prefix, found: &Found) -> Vec<String> {
+        let mut torn = Vec::new();
+        let mut files = Vec::new();
+        let mut base = Entries::new();
+        for (path, file) in &prefix.entries {
+            let Some(bytes) = found.get(path).and_then(Option::as_ref) else {
+                base.insert(path.clone(), None);
+                continue;
+            };
+            let contents = file
+                .and_then(|file| self.files.get(file))
+                .map(|file| &file.contents);
+            let whole = contents
+                .into_iter()
+                .flatten()
+                .rev()
+                .find(|content| pattern(content.id, 0, bytes.len()) == *bytes);
+            match whole {
+                Some(content) => {
+                    let len = bytes.len() as u64;
+                    let known = Content {
+                        id: content.id,
+                        written: len,
+                        synced: len,
+                        sync_acked: true,
+                    };
+                    base.insert(path.clone(), Some(files.len()));
+                    files.push(File {
+                        contents: vec![known],
+                    });
+                }
+                None => torn.push(path.clone()),
+            }
+        }
+        *self = Self {
+            base,
+            files,
+            operations: Vec::new(),
+        };
+        torn
+    }
+}
+
+/// The first file whose bytes cannot be what `entries` says.
+fn content_fault(files: &[File], entries: &Entries, found: &Found) -> Option<String> {
+    entries.iter().find_map(|(path, file)| {
+        let bytes = found.get(path)?.as_ref()?;
+        let fault = files.get((*file)?)?.fault(bytes)?;
+        Some(format!("{path}: {fault}"))
+    })
+}
+
+/// Whether the paths and kinds agree.
+fn same_names(entries: &Entries, found: &Found) -> bool {
+    entries.len() == found.len()
+        && entries
+            .iter()
+            .zip(found)
+            .all(|((path, file), (found_path, bytes))| {
+                path == found_path && file.is_some() == bytes.is_some()
+            })
+}
+
+/// Holds the threads against each other: whether one prefix of all operations can explain them.
+///
+/// # Errors
+/// Which operation is missing although a later one is there.
+pub(crate) fn together(workers: &[(&Worker, &[Prefix])]) -> Result<(), String> {
+    for (one, ones_prefixes) in workers {
+        // The least that this thread's names prove.
+        let least = ones_prefixes
+            .iter()
+            .map(|prefix| prefix.len)
+            .min()
+            .unwrap_or(0);
+        let Some(present) = least
+            .checked_sub(1)
+            .and_then(|last| one.operations.get(last))
+        else {
+            continue;
+        };
+        for (other, others_prefixes) in workers {
+            // The most that the other's names allow.
+            let most = others_prefixes
+                .iter()
+                .map(|prefix| prefix.len)
+                .max()
+                .unwrap_or(0);
+            if let Some(missing) = other.operations.get(most)
+                && missing.acked.is_some_and(|acked| acked < present.begun)
+            {
+                return Err(format!(
+                    "{:?} was acknowledged before {:?} was begun; the second is there, the first is not",
+                    missing.step, present.step
+                ));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! What a user sees: the real `pxfs` program, a real mount, real tools.
+//!
+//! Each test has its own daemon with its own folders (see [`harness`]), so they run side by side.
+//! They need `/dev/fuse`, and root or `fusermount3`; where that is missing they fail.
+//! One module for each kind of promise; `tests/run mount NAME` runs one.
+
+mod bad_input;
+mod calls;
+mod command;
+mod hanging;
+mod harness;
+mod kill;
+mod metadata;
+mod overdue;
+mod quota;
+mod samples;
+mod scale;
+mod tokens;
+mod tools;
+mod trees;

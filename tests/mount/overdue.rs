@@ -1,0 +1,132 @@
+//! A token whose sync is overdue grows no more until it is synced, and then at once.
+
+use std::ffi::CString;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, XattrFlags, fallocate, mknodat, setxattr};
+use rustix::io::Errno;
+
+use crate::harness::Machine;
+use crate::samples::{assert_pattern, pattern};
+
+/// Every call of the rule for growth, each on an entry of its own kind.
+fn growing_calls(dir: &Path) -> Vec<(&'static str, io::Result<()>)> {
+    let write = |name: &str, offset: u64| {
+        File::options()
+            .write(true)
+            .open(dir.join(name))
+            .and_then(|file| file.write_at(b"x", offset))
+            .map(drop)
+    };
+    let on_file = |act: &dyn Fn(&File) -> io::Result<()>| {
+        File::options()
+            .write(true)
+            .open(dir.join("file"))
+            .and_then(|file| act(&file))
+    };
+    let node = CString::new(dir.join("fifo").as_os_str().as_bytes()).expect("no NUL");
+    vec![
+        ("write at the end", write("file", 5000)),
+        ("write in place", write("file", 0)),
+        ("write into a hole", write("sparse", 4096)),
+        ("truncate up", on_file(&|file| file.set_len(9000))),
+        (
+            "fallocate",
+            on_file(&|file| Ok(fallocate(file, FallocateFlags::empty(), 0, 9000)?)),
+        ),
+        ("create", File::create_new(dir.join("new")).map(drop)),
+        ("mkdir", fs::create_dir(dir.join("new-folder"))),
+        (
+            "mknod",
+            mknodat(CWD, node, FileType::Fifo, Mode::RUSR, 0).map_err(io::Error::from),
+        ),
+        ("symlink", symlink("file", dir.join("new-link"))),
+        (
+            "link",
+            fs::hard_link(dir.join("file"), dir.join("new-name")),
+        ),
+        (
+            "setxattr that enlarges",
+            setxattr(
+                dir.join("file"),
+                "user.new",
+                &[b'x'; 100],
+                XattrFlags::empty(),
+            )
+            .map_err(io::Error::from),
+        ),
+    ]
+}
+
+#[track_caller]
+fn assert_growth_is_refused(dir: &Path) {
+    for (call, result) in growing_calls(dir) {
+        let code = result.err().and_then(|why| why.raw_os_error());
+        assert_eq!(
+            code,
+            Some(Errno::ACCESS.raw_os_error()),
+            "{call} while the sync is overdue"
+        );
+    }
+}
+
+#[test]
+fn an_overdue_sync_stops_growth_and_nothing_else() {
+    let mut machine = Machine::demo();
+    let dir = machine.dir();
+    fs::write(dir.join("file"), pattern(1, 0, 5000)).expect("writable");
+    for name in ["old", "doomed", "shrinking"] {
+        fs::write(dir.join(name), pattern(2, 0, 200_000)).expect("writable");
+    }
+    fs::create_dir(dir.join("doomed-folder")).expect("mkdir");
+    File::create(dir.join("sparse"))
+        .and_then(|file| file.set_len(100_000))
+        .expect("a sparse file");
+    // Accepted before the deadline, published after it.
+    fs::write(dir.join("accepted"), pattern(3, 0, 300_000)).expect("writable");
+
+    machine.ask(&["dev", "advance", "31d"]).ok();
+    machine.wait_for("1", "state", "overdue");
+    assert_growth_is_refused(&dir);
+
+    assert_pattern(&dir.join("file"), 1, 5000);
+    assert!(fs::read_dir(&dir).expect("listing").count() >= 6);
+    fs::rename(dir.join("old"), dir.join("renamed-to-something-longer")).expect("rename");
+    fs::set_permissions(dir.join("file"), Permissions::from_mode(0o600)).expect("chmod");
+    fs::remove_file(dir.join("doomed")).expect("unlink");
+    fs::remove_dir(dir.join("doomed-folder")).expect("rmdir");
+    File::options()
+        .write(true)
+        .open(dir.join("shrinking"))
+        .and_then(|file| file.set_len(100))
+        .expect("truncate down");
+    machine.flush();
+
+    // The deadline holds after a restart.
+    machine.restart();
+    machine.wait_for("1", "state", "overdue");
+    assert_growth_is_refused(&dir);
+    assert_pattern(&dir.join("accepted"), 3, 300_000);
+
+    // Emptying a file is not growth either; writing to it is.
+    let emptied = File::options()
+        .write(true)
+        .truncate(true)
+        .open(dir.join("accepted"))
+        .expect("O_TRUNC");
+    assert_eq!(emptied.metadata().expect("stat").len(), 0);
+
+    let answer = machine.ask(&["sync", "1", "--json"]).ok().json();
+    assert_eq!(answer["token"], "1");
+    for (call, result) in growing_calls(&dir) {
+        result.unwrap_or_else(|why| panic!("{call} right after the sync: {why}"));
+    }
+    emptied
+        .write_at(b"again", 0)
+        .expect("a handle that was open all the time writes again");
+    assert_eq!(machine.token("1")["state"], "ok");
+}

@@ -1,0 +1,184 @@
+//! The quota is the token's, to the byte: `df` shows it, writing ends at it, and nothing that was
+//! accepted is lost to it.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{StatVfs, statvfs};
+use rustix::io::Errno;
+
+use crate::harness::Machine;
+use crate::samples::{assert_pattern, pattern};
+
+/// The free package of the contracts.
+const FREE: u64 = 100 << 20;
+
+fn df(path: &Path) -> StatVfs {
+    statvfs(path).expect("statfs")
+}
+
+/// Bytes that `df` calls used.
+fn used(path: &Path) -> u64 {
+    let df = df(path);
+    (df.f_blocks - df.f_bfree) * df.f_frsize
+}
+
+/// Writes to `file` at `offset` until nothing more fits; how many bytes were accepted. The last
+/// piece that is accepted may be short; then the very next byte is refused.
+#[track_caller]
+fn fill(file: &File, id: u64, mut offset: u64) -> u64 {
+    loop {
+        let piece = pattern(id, offset, 1 << 20);
+        match file.write_at(&piece, offset) {
+            Ok(written) => {
+                offset += written as u64;
+                if written < piece.len() {
+                    let more = file.write_at(&piece[written..=written], offset);
+                    let why = more.expect_err("a short write means full");
+                    assert_eq!(why.raw_os_error(), Some(Errno::DQUOT.raw_os_error()));
+                    return offset;
+                }
+            }
+            Err(why) => {
+                assert_eq!(
+                    why.raw_os_error(),
+                    Some(Errno::DQUOT.raw_os_error()),
+                    "{why}"
+                );
+                return offset;
+            }
+        }
+    }
+}
+
+#[test]
+fn df_shows_the_package_and_the_root_the_sum() {
+    let machine = Machine::demo();
+    machine.ask(&["mint", "--package", "1"]).ok();
+    let second = machine.mountpoint().join("2");
+    crate::command::wait_until("token 2 appears", std::time::Duration::from_secs(5), || {
+        second.exists()
+    });
+    let first = df(&machine.dir());
+    assert_eq!(
+        (first.f_frsize, first.f_blocks * first.f_frsize),
+        (4096, FREE)
+    );
+    assert_eq!(df(&second).f_blocks * 4096, 1 << 30);
+    let root = df(&machine.mountpoint());
+    assert_eq!(root.f_blocks * root.f_frsize, FREE + (1 << 30));
+
+    let before = used(&machine.dir());
+    fs::write(machine.dir().join("file"), pattern(1, 0, 10 << 20)).expect("writable");
+    let after = used(&machine.dir());
+    assert!(
+        after >= before + (10 << 20) && after < before + (10 << 20) + (64 << 10),
+        "{before} {after}"
+    );
+    let told = machine.number("1", "used_bytes");
+    assert!(
+        after.abs_diff(told) < 8192,
+        "df says {after}, status says {told}"
+    );
+    assert_eq!(
+        used(&machine.mountpoint()) / 8192,
+        (after + used(&second)) / 8192
+    );
+}
+
+#[test]
+fn one_file_fills_the_quota_and_all_that_was_accepted_is_kept() {
+    let mut machine = Machine::demo();
+    let dir = machine.dir();
+    fs::write(dir.join("early"), pattern(9, 0, 100_000)).expect("writable");
+    let file = File::create(dir.join("filler")).expect("a new file");
+    let len = fill(&file, 1, 0);
+    file.sync_all().expect("fsync at a full quota");
+    drop(file);
+    assert!(
+        len + 100_000 >= FREE / 1000 * 995,
+        "only {len} of {FREE} bytes fit"
+    );
+    assert_eq!(fs::metadata(dir.join("filler")).expect("stat").len(), len);
+
+    // What is not growth goes on.
+    fs::set_permissions(dir.join("filler"), Permissions::from_mode(0o600)).expect("chmod");
+    let long = dir.join("l".repeat(250));
+    fs::rename(dir.join("filler"), &long).expect("rename to a long name");
+    fs::write(dir.join("one more"), b"").map_or_else(
+        |why| assert_eq!(why.raw_os_error(), Some(Errno::DQUOT.raw_os_error())),
+        |()| fs::remove_file(dir.join("one more")).expect("unlink"),
+    );
+
+    // A commit at a full quota succeeds.
+    machine.flush();
+    machine.restart();
+    assert_pattern(&long, 1, len);
+    assert_eq!(
+        fs::metadata(&long).expect("stat").permissions().mode() & 0o777,
+        0o600
+    );
+
+    // Deleting and truncating free at once.
+    let full = df(&dir).f_bavail;
+    fs::remove_file(dir.join("early")).expect("unlink at a full quota");
+    assert!(
+        df(&dir).f_bavail >= full + 24,
+        "deleting 100,000 bytes frees at once"
+    );
+    fs::write(dir.join("again"), pattern(3, 0, 90_000)).expect("what was freed can be used");
+    File::options()
+        .write(true)
+        .open(&long)
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("truncate");
+    assert!(df(&dir).f_bavail * 4096 > FREE / 10 * 9);
+    machine.flush();
+    machine.restart();
+    assert_pattern(&long, 1, 1 << 20);
+    assert_pattern(&dir.join("again"), 3, 90_000);
+}
+
+#[test]
+fn small_files_fill_the_quota_too() {
+    let mut machine = Machine::demo();
+    let dir = machine.dir();
+    let name = |n: u64| format!("{n:0>80}");
+    let mut count = 0;
+    'full: for folder in 0.. {
+        let folder = dir.join(folder.to_string());
+        match fs::create_dir(&folder) {
+            Err(why) if why.raw_os_error() == Some(Errno::DQUOT.raw_os_error()) => break,
+            other => other.expect("mkdir"),
+        }
+        for _ in 0..500 {
+            let written = File::create(folder.join(name(count)))
+                .and_then(|mut file| file.write_all(&pattern(count, 0, 10 << 10)));
+            match written {
+                Ok(()) => count += 1,
+                Err(why) => {
+                    assert_eq!(
+                        why.raw_os_error(),
+                        Some(Errno::DQUOT.raw_os_error()),
+                        "{why}"
+                    );
+                    break 'full;
+                }
+            }
+        }
+    }
+    let bytes = count * (10 << 10);
+    assert!(bytes >= FREE / 100 * 97, "only {bytes} of {FREE} bytes fit");
+    machine.flush();
+    machine.restart();
+    for n in (0..count).step_by(97) {
+        assert_pattern(&dir.join((n / 500).to_string()).join(name(n)), n, 10 << 10);
+    }
+    fs::remove_dir_all(dir.join("0")).expect("deleting a folder at a full quota");
+    assert!(
+        df(&dir).f_bavail * 4096 > 490 * (10 << 10),
+        "deleting frees at once"
+    );
+}

@@ -1,0 +1,104 @@
+//! Large directories and large files: their cost follows what changed, not what is there.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::harness::Machine;
+use crate::samples::{count_files, pattern};
+
+/// Creates `count` empty files in `folder`.
+fn crowd(folder: &Path, count: u32) {
+    fs::create_dir(folder).expect("mkdir");
+    for n in 0..count {
+        File::create(folder.join(format!("entry-{n:06}"))).expect("create");
+    }
+}
+
+/// How many blocks the node gets when one file of `folder` is touched and published.
+fn blocks_of_one_touch(machine: &Machine, folder: &Path) -> usize {
+    machine.flush();
+    let before = count_files(&machine.node());
+    let file = File::options()
+        .write(true)
+        .open(folder.join("entry-000500"))
+        .expect("open");
+    file.set_modified(std::time::UNIX_EPOCH).expect("touch");
+    drop(file);
+    machine.flush();
+    count_files(&machine.node()) - before
+}
+
+#[test]
+fn touching_one_file_among_many_costs_what_it_costs_among_few() {
+    let machine = Machine::demo_with(&["--package", "1"]);
+    let dir = machine.dir();
+    crowd(&dir.join("few"), 10_000);
+    let few = blocks_of_one_touch(&machine, &dir.join("few"));
+    crowd(&dir.join("many"), 100_000);
+    assert_eq!(
+        fs::read_dir(dir.join("many")).expect("listing").count(),
+        100_000
+    );
+    let many = blocks_of_one_touch(&machine, &dir.join("many"));
+    // Both directories are trees of pages; ten times the entries may make the tree one level deeper.
+    assert!(
+        few > 0 && many <= few + 1,
+        "{few} blocks among few, {many} among many"
+    );
+
+    // 200,000 inodes known.
+    crowd(&dir.join("more"), 90_000);
+    tool_ls(&dir);
+    let rss = machine.memory_kib("VmRSS");
+    assert!(rss <= 256 << 10, "the daemon holds {} MiB", rss >> 10);
+}
+
+/// Lists everything with attributes, so that the kernel and the daemon know every inode.
+fn tool_ls(dir: &Path) {
+    let mut known = 0;
+    for folder in fs::read_dir(dir).expect("listing") {
+        for entry in fs::read_dir(folder.expect("an entry").path()).expect("listing") {
+            entry.expect("an entry").metadata().expect("stat");
+            known += 1;
+        }
+    }
+    assert_eq!(known, 200_000);
+}
+
+#[test]
+fn a_large_file_is_never_held_in_memory() {
+    let mut machine = Machine::demo_with(&["--package", "2"]);
+    let path = machine.dir().join("large");
+    let pieces = 1024;
+    let mut file = File::create(&path).expect("create");
+    for n in 0..pieces {
+        // Every piece differs, so that no block can stand for another.
+        let mut piece = pattern(7, 0, 1 << 20);
+        piece[..8].copy_from_slice(&u64::to_le_bytes(n));
+        file.write_all(&piece).expect("write");
+    }
+    drop(file);
+    machine.flush();
+    let peak = machine.memory_kib("VmHWM");
+    assert!(
+        peak <= 256 << 10,
+        "writing and publishing took {} MiB",
+        peak >> 10
+    );
+
+    // From the node, not from what this machine has kept.
+    machine.stop();
+    drop(fs::remove_dir_all(machine.cache()));
+    machine.start();
+    let mut file = File::open(&path).expect("open");
+    let expected = pattern(7, 0, 1 << 20);
+    let mut piece = vec![0; 1 << 20];
+    for n in 0..pieces {
+        file.read_exact(&mut piece).expect("read");
+        assert_eq!(piece[..8], u64::to_le_bytes(n));
+        assert!(piece[8..] == expected[8..], "piece {n}");
+    }
+    let peak = machine.memory_kib("VmHWM");
+    assert!(peak <= 256 << 10, "reading took {} MiB", peak >> 10);
+}
