@@ -64,6 +64,11 @@ impl Daemon {
         state_dir: StateDir,
         parts: Arc<Parts>,
     ) -> anyhow::Result<Self> {
+        if cfg!(debug_assertions)
+            && let Some(every) = std::env::var("PXFS_TEST_SKIP_JOURNAL").ok()
+        {
+            crate::journal::skip_one_of(every.parse()?);
+        }
         // Before anything is mounted: a signal that comes meanwhile must not kill the process.
         let signals = Signals::new()?;
         let state_dir = Arc::new(state_dir);

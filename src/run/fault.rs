@@ -55,6 +55,7 @@ fn read(file: &PathBuf) -> String {
 }
 
 fn apply(text: &str, store: &FaultStore, names: &FaultNames) {
+    tracing::info!(text, "the fault file");
     store.clear();
     names.clear();
     let lines = text
