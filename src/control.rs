@@ -55,6 +55,13 @@ pub enum Request {
         /// Seconds.
         seconds: u64,
     },
+    /// Send any call to the token contract.
+    Call {
+        /// The calldata.
+        data: alloy::primitives::Bytes,
+        /// Coins that go with it.
+        value_wei: alloy::primitives::U256,
+    },
     /// Publish everything that was written before.
     Flush {
         /// Only this token's directory.

@@ -119,6 +119,15 @@ pub(crate) enum Dev {
         /// For example 31d
         duration: Span,
     },
+    /// Send any call to the token contract.
+    #[command(hide = true)]
+    Call {
+        /// Calldata, 0x…
+        data: alloy::primitives::Bytes,
+        /// Wei that go with it
+        #[arg(long, default_value = "0", value_name = "WEI")]
+        value: alloy::primitives::U256,
+    },
 }
 
 /// Options of every command.

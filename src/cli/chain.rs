@@ -2,9 +2,11 @@
 //!
 //! Called by `cli`.
 
+use alloy::primitives::{B256, Bytes, U256};
+
 use super::ask::answer;
 use super::exit::{Exit, fail};
-use super::output::{bytes, coins, confirm, json_answer, table, text_answer};
+use super::output::{bytes, can_ask, coins, confirm, json_answer, table, text_answer};
 use super::setup::Setup;
 use super::status::token_table;
 use crate::config::Span;
@@ -53,7 +55,8 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
     if print {
         return show_call(setup, &Request::Mint { package, print });
     }
-    if !yes {
+    // A script that says what to mint has decided.
+    if !yes && can_ask() {
         let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
         let Some(wanted) = packages.iter().find(|known| known.id == package) else {
             let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
@@ -70,10 +73,7 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
             coins(&wanted.price_wei)
         );
         if !confirm(&question) {
-            fail!(
-                Failure,
-                "mint: nothing was sent: say --yes where there is no terminal to ask on"
-            );
+            fail!(Failure, "mint: nothing was sent");
         }
     }
     let minted: MintAnswer = answer(setup, &Request::Mint { package, print })?;
@@ -133,6 +133,15 @@ pub(super) fn advance(setup: &Setup, step: Span) -> anyhow::Result<Exit> {
     match setup.json {
         true => json_answer(&advanced),
         false => text_answer(&format!("chain time is {} now", advanced.chain_time)),
+    }
+}
+
+/// `pxfs dev call`.
+pub(super) fn call(setup: &Setup, data: Bytes, value_wei: U256) -> anyhow::Result<Exit> {
+    let hash: B256 = answer(setup, &Request::Call { data, value_wei })?;
+    match setup.json {
+        true => json_answer(&hash),
+        false => text_answer(&format!("transaction {hash}")),
     }
 }
 

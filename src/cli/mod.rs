@@ -84,6 +84,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev {
             command: Dev::Advance { duration },
         } => chain::advance(&setup, duration),
+        Command::Dev {
+            command: Dev::Call { data, value },
+        } => chain::call(&setup, data, value),
         Command::Doctor => doctor::run(&setup),
         Command::Syncfs { .. } => Ok(Exit::Ok),
     }

@@ -87,12 +87,17 @@ pub(super) fn coins(wei: &str) -> String {
     }
 }
 
+/// Whether somebody is there to be asked.
+pub(super) fn can_ask() -> bool {
+    std::io::stdin().is_terminal()
+}
+
 /// Asks on the terminal; false where there is none.
 pub(super) fn confirm(question: &str) -> bool {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+    if !can_ask() {
         return false;
     }
+    let stdin = std::io::stdin();
     let _ = write!(std::io::stderr(), "{question} [y/N] ");
     let mut line = String::new();
     let read = stdin.read_line(&mut line);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::primitives::{B256, Bytes, U256};
 use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -48,6 +49,10 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
         Request::Register { token, .. } => json(register(parts, token).await?),
         Request::Sync { token, wait } => json(sync(parts, token, wait).await?),
         Request::Advance { seconds } => json(advance(parts, Duration::from_secs(seconds)).await?),
+        Request::Call {
+            ref data,
+            value_wei,
+        } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status | Request::Flush { .. } | Request::Umount { .. } => {
             fail!(Mounted, "nothing is mounted")
         }
@@ -274,6 +279,19 @@ async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncA
         answer.sequence = Some(landed.sequence);
     }
     Ok(answer)
+}
+
+/// Sends a call to the token contract; the transaction.
+///
+/// # Errors
+/// The chain's.
+async fn call(parts: &Parts, data: Bytes, value_wei: U256) -> anyhow::Result<B256> {
+    let chain = &parts.chain;
+    let receipt = chain
+        .transactor
+        .send(Some(chain.contract), data, value_wei, None)
+        .await?;
+    Ok(receipt.transaction_hash)
 }
 
 /// Lets chain time pass.
