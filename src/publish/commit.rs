@@ -73,9 +73,9 @@ impl Context {
 #[cbor(array)]
 pub(super) struct Pending {
     #[n(0)]
-    sequence: u64,
+    pub(super) sequence: u64,
     #[n(1)]
-    root: CidBytes,
+    pub(super) root: CidBytes,
     /// The root's block.
     #[n(2)]
     root_bytes: minicbor::bytes::ByteVec,

@@ -8,7 +8,7 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
-use super::commit::{Context, Node};
+use super::commit::{Context, Node, Pending};
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
@@ -158,13 +158,20 @@ pub async fn bootstrap(
         return Ok(Bootstrap::Current);
     }
     let root = root.ok_or_else(|| PublishError::Refused("a later document has no root".into()))?;
+    let pending: Option<Pending> = volume.meta("pending")?;
+    let cut_off = pending
+        .as_ref()
+        .is_some_and(|pending| pending.sequence == sequence && pending.root.0 == root);
+    if cut_off {
+        // Ours: a crash came between its name and its head, and it is finished first.
+        return Ok(Bootstrap::Current);
+    }
     let (root_record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
     let writer = writer(volume)?;
     if !contains_ours(&root_record, writer, known.own) {
         return Err(conflict(sequence));
     }
-    let pending = volume.meta::<super::commit::Pending>("pending")?.is_some();
-    if pending || volume.activity().is_some() {
+    if pending.is_some() || volume.activity().is_some() {
         return Err(conflict(sequence));
     }
     Ok(Bootstrap::Behind)

@@ -1,8 +1,11 @@
 //! Commits that are interrupted, refused or overtaken.
 
+use std::sync::Arc;
+
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
-use crate::names::NameStore;
+use crate::names::fault::FaultNames;
+use crate::names::{self, NameError, NameStore};
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::StoreError;
 use crate::store::fault::Call;
@@ -36,6 +39,27 @@ async fn whatever_call_fails_nothing_is_lost_and_the_next_try_ends_it() {
             assert_eq!(other.tree().await, machine.tree().await);
         }
     }
+}
+
+#[tokio::test]
+async fn a_crash_right_after_naming_is_no_other_machines_work() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let mut machine = machine;
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    let names = FaultNames::new(machine.context.node.names.clone());
+    let lost = Fault::After(NameError::Transient("connection reset".to_owned()));
+    names.set(names::fault::Call::Publish, lost, Some(1));
+    machine.context.node.names = Arc::new(names);
+    assert!(machine.commit().await.is_err());
+    let machine = machine.crash(&shared);
+    assert_eq!(machine.start().await, Ok(Bootstrap::Current));
+    machine.put(machine.root, "g", &[(0, b"three")]).await;
+    machine.commit().await.unwrap();
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
 }
 
 #[tokio::test]
