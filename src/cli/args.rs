@@ -104,6 +104,13 @@ pub(crate) enum Command {
     },
     /// Check what a drive needs, and say what to do
     Doctor,
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
     /// syncfs(2) of a path in a process of its own.
     #[command(hide = true)]
     Syncfs {
@@ -281,6 +288,8 @@ mod tests {
             "sync 1 --no-wait",
             "dev advance 31d",
             "doctor",
+            "completions bash",
+            "man",
         ] {
             let words = std::iter::once("pxfs").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

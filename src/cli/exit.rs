@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::ChainError;
+use crate::journal::JournalError;
 use crate::names::NameError;
 use crate::store::StoreError;
 
@@ -129,6 +130,7 @@ pub fn of(error: &anyhow::Error) -> Exit {
                 .or_else(|| cause.downcast_ref().map(of_chain))
                 .or_else(|| cause.downcast_ref().map(of_store))
                 .or_else(|| cause.downcast_ref().map(of_names))
+                .or_else(|| cause.downcast_ref().map(of_journal))
         })
         .unwrap_or(Exit::Failure)
 }
@@ -160,6 +162,13 @@ fn of_chain(error: &ChainError) -> Exit {
         ChainError::WrongPassword(_) => Exit::Key,
         ChainError::Busy(_) => Exit::Locked,
         ChainError::Damaged(_) => Exit::Failure,
+    }
+}
+
+fn of_journal(error: &JournalError) -> Exit {
+    match error {
+        JournalError::Corrupt(_) => Exit::Damage,
+        JournalError::NoRoom | JournalError::Disk(_) => Exit::Failure,
     }
 }
 

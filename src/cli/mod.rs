@@ -55,8 +55,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
-    if let Command::Syncfs { path } = &cli.command {
-        return umount::syncfs(path);
+    // These need no configuration, and must not fail for a broken one.
+    match &cli.command {
+        Command::Syncfs { path } => return umount::syncfs(path),
+        Command::Completions { shell } => return output::completions(*shell),
+        Command::Man => return output::manual(),
+        _ => {}
     }
     let setup = Setup::of(&cli.options)?;
     match cli.command {
@@ -88,6 +92,6 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             command: Dev::Call { data, value },
         } => chain::call(&setup, data, value),
         Command::Doctor => doctor::run(&setup),
-        Command::Syncfs { .. } => Ok(Exit::Ok),
+        Command::Syncfs { .. } | Command::Completions { .. } | Command::Man => Ok(Exit::Ok),
     }
 }

@@ -5,10 +5,12 @@
 
 use std::io::{IsTerminal, Write};
 
+use clap::CommandFactory;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
+use super::args::Cli;
 use super::exit::{Exit, Failure};
 
 /// Prints the error of a command.
@@ -55,6 +57,20 @@ pub(super) fn text_answer(text: &str) -> anyhow::Result<Exit> {
         Err(fault) => Err(fault.into()),
         Ok(()) => Ok(Exit::Ok),
     }
+}
+
+/// Prints the completions of a shell.
+pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "pxfs", &mut text);
+    text_answer(String::from_utf8_lossy(&text).trim_end())
+}
+
+/// Prints the manual page.
+pub(super) fn manual() -> anyhow::Result<Exit> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    text_answer(String::from_utf8_lossy(&text).trim_end())
 }
 
 /// A table with its heading, without borders and without blanks at the ends of lines.

@@ -105,6 +105,10 @@ impl Daemon {
                     FIRST_LOOK.as_secs()
                 )
             })?;
+        if let Some(failure) = tokens.all_failed() {
+            return Err(failure.into());
+        }
+        let read_only = place.options.read_only;
         let mounted = mount(drive, fetcher, &place).await;
         let mounted = match mounted {
             Ok(mounted) => mounted,
@@ -115,7 +119,13 @@ impl Daemon {
         };
         tokens.set_notifier(mounted.notifier());
         let mut daemon = Self {
-            session: Arc::new(Session::new(parts, tokens, mounted, place.mountpoint)),
+            session: Arc::new(Session::new(
+                parts,
+                tokens,
+                mounted,
+                place.mountpoint,
+                read_only,
+            )),
             tasks: Vec::new(),
             signals,
             registration: None,

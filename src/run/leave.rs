@@ -3,6 +3,7 @@
 //! Invariant: gives up only when nothing has moved for the session's patience, and then says what
 //! is kept; nothing here loses anything. Called by `desk` and `daemon`.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -151,6 +152,8 @@ async fn syncfs(mountpoint: &Path) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // Ctrl-C in the terminal is meant for us, not for it.
+        .process_group(0)
         .spawn();
     let mut child = match child {
         Ok(child) => child,

@@ -24,8 +24,9 @@ use crate::names::key::NameKey;
 use crate::status::{LocalStatus, State, TokenStatus};
 use crate::types::VolumeKey;
 
-/// Page cache of one journal, in bytes.
-const JOURNAL_CACHE_BYTES: usize = 32 << 20;
+/// Page cache of all journals, and the least of one, in bytes.
+const JOURNALS_CACHE_BYTES: usize = 32 << 20;
+const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
 
 /// What every token of a mount stands on.
 pub(super) struct Ground {
@@ -86,13 +87,23 @@ impl Live {
     ) -> anyhow::Result<Self> {
         let key = operate::volume_key(&ground.parts, token);
         let folder = ground.state_dir.volume(&key);
-        let (volume, publishing) = match open(ground, key, &folder, token, right).await? {
+        let cache_bytes =
+            (JOURNALS_CACHE_BYTES / snapshot.tokens.len().max(1)).max(JOURNAL_CACHE_MIN_BYTES);
+        let options = VolumeOptions {
+            key,
+            journal_cache_bytes: cache_bytes,
+            owner: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+        };
+        let (volume, publishing) = match open(ground, &options, &folder, token, right).await? {
             // Nothing here is unpublished: what the other machine wrote takes its place.
             (volume, publishing) if publishing.is_behind() => {
                 drop((volume, publishing));
                 tracing::info!(token = %token.id, "another machine has gone on from here: taking its work over");
                 std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-                open(ground, key, &folder, token, right).await?
+                open(ground, &options, &folder, token, right).await?
             }
             opened => opened,
         };
@@ -325,19 +336,16 @@ impl Live {
 /// Opens the volume in `folder`; one that was never used here begins from what was published.
 async fn open(
     ground: &Ground,
-    key: VolumeKey,
+    options: &VolumeOptions,
     folder: &Path,
     token: &TokenInfo,
     right: &Right,
 ) -> anyhow::Result<(Arc<Volume>, Publishing)> {
     let what = || format!("token {}: local state {}", token.id, folder.display());
     let options = VolumeOptions {
-        key,
-        journal_cache_bytes: JOURNAL_CACHE_BYTES,
-        owner: (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        ),
+        key: options.key,
+        journal_cache_bytes: options.journal_cache_bytes,
+        owner: options.owner,
     };
     let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
     let own = folder.to_owned();

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::live::{Ground, Right};
 use crate::chain::TokenInfo;
+use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::names::record::Network;
 use crate::publish::{
@@ -96,8 +97,10 @@ impl Publishing {
         let used = context.volume.raw_meta("head")?.is_some();
         self.go_on(token).await;
         match (&*lock(&self.stage), used) {
-            (Stage::Waiting(why), false) => anyhow::bail!(
-                "what was published of it is not known: {}",
+            (Stage::Waiting(why), false) => fail!(
+                Node,
+                "token {}: what was published of it is not known: {}",
+                token.id,
                 why.as_deref().unwrap_or("the storage node does not answer")
             ),
             _ => Ok(()),

@@ -15,7 +15,7 @@ use super::tokens::Tokens;
 use crate::cli::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
-use crate::status::{NodeStatus, Status};
+use crate::status::{NodeStatus, State, Status};
 
 /// Time between two looks at the node, and how long one may take.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) leaving: AtomicBool,
     /// Set when the daemon is to end, with its exit code.
     pub(super) end: watch::Sender<Option<Exit>>,
+    /// Mounted with `-o ro`.
+    read_only: bool,
     born: Duration,
     node_error: Mutex<Option<String>>,
 }
@@ -43,6 +45,7 @@ impl Session {
         tokens: Arc<Tokens>,
         mounted: Mounted,
         mountpoint: PathBuf,
+        read_only: bool,
     ) -> Self {
         Self {
             patience: parts.config.read_timeout,
@@ -51,6 +54,7 @@ impl Session {
             tokens,
             mounted: Arc::new(mounted),
             mountpoint,
+            read_only,
             leaving: AtomicBool::new(false),
             end: watch::Sender::new(None),
             node_error: Mutex::default(),
@@ -84,6 +88,13 @@ impl Session {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let mut tokens = self.tokens.describe(&mountpoint);
+        for token in &mut tokens {
+            if self.read_only && token.state == State::Ok {
+                token.state = State::ReadOnly;
+                token.reason = Some("mounted with `-o ro`".to_owned());
+            }
+        }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.saturating_sub(self.born).as_secs(),
@@ -94,7 +105,7 @@ impl Session {
                 ok: error.is_none(),
                 error,
             },
-            tokens: self.tokens.describe(&mountpoint),
+            tokens,
             mountpoint,
         }
     }

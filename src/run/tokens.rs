@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::live::{Ground, Live, Right};
 use super::{first, operate};
 use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
+use crate::cli::exit::Failure;
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
 use crate::status::{ChainStatus, State, TokenStatus};
@@ -30,6 +31,8 @@ pub(super) struct Tokens {
     ground: Ground,
     notifier: Mutex<Option<Notifier>>,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
+    /// Owned tokens that cannot be shown, as the chain has them, and why.
+    failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
     /// Keys by name; looking for one costs a derivation for each transaction of the wallet.
     keys: Mutex<HashMap<String, Option<NameKey>>>,
     /// Names whose first document is known to be there.
@@ -52,6 +55,7 @@ impl Tokens {
             ground,
             notifier: Mutex::default(),
             live: Mutex::default(),
+            failed: Mutex::default(),
             keys: Mutex::default(),
             documented: Mutex::default(),
             view: Mutex::default(),
@@ -109,10 +113,14 @@ impl Tokens {
             .iter()
             .filter(|token| wanted.is_empty() || wanted.contains(&token.id));
         for token in tokens {
-            if let Err(error) = self.take(&snapshot, token).await {
-                tracing::error!(token = %token.id, "cannot be shown: {error:#}");
+            match self.take(&snapshot, token).await {
+                Ok(()) => {
+                    lock(&self.failed).remove(&token.id);
+                }
+                Err(error) => self.note_failed(&snapshot, token, &error),
             }
         }
+        lock(&self.failed).retain(|id, _| snapshot.tokens.iter().any(|token| token.id == *id));
         for live in self.all() {
             let id = live.key.token.token;
             if !snapshot.tokens.iter().any(|token| token.id == id) {
@@ -120,6 +128,26 @@ impl Tokens {
             }
         }
         Ok(())
+    }
+
+    /// Tries go on with every pass; the log hears of it once.
+    fn note_failed(&self, snapshot: &Snapshot, token: &TokenInfo, error: &anyhow::Error) {
+        let failure = Failure::from_error(error);
+        let mut status = operate::describe(&self.ground.parts, token, snapshot.timestamp_s);
+        status.state = State::ReadOnly;
+        status.reason = Some(format!("cannot be shown: {failure}"));
+        let mut failed = lock(&self.failed);
+        if failed.get(&token.id).is_none_or(|known| known.1 != failure) {
+            tracing::error!(token = %token.id, "cannot be shown: {failure}");
+        }
+        failed.insert(token.id, (status, failure));
+    }
+
+    /// Why not one of the tokens can be shown, if so.
+    pub(super) fn all_failed(&self) -> Option<Failure> {
+        let failed = lock(&self.failed);
+        let first = failed.values().next()?;
+        lock(&self.live).is_empty().then(|| first.1.clone())
     }
 
     fn blind(&self, fault: ChainError) -> anyhow::Error {
@@ -281,10 +309,18 @@ impl Tokens {
 
     /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
     pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
-        self.all()
+        let shown = self.all();
+        let mut tokens: Vec<TokenStatus> = shown
             .iter()
             .map(|live| live.describe(&self.ground.parts, mountpoint))
-            .collect()
+            .collect();
+        tokens.extend(
+            lock(&self.failed)
+                .values()
+                .map(|(status, _)| status.clone()),
+        );
+        tokens.sort_by_key(|token| token.id);
+        tokens
     }
 
     /// Ends all publishers.

@@ -308,3 +308,83 @@ fn a_drive_in_use_is_not_unmounted_and_goes_on() {
     world.succeeds(&["umount", "px"]);
     assert_eq!(ended(&mut demo), 0);
 }
+
+#[test]
+fn a_damaged_journal_is_refused_in_one_line_and_left_as_it_is() {
+    let world = World::new();
+    let mut demo = world.demo();
+    fs::write(world.token("1").join("file"), "x").unwrap();
+    world.succeeds(&["umount", "px"]);
+    assert_eq!(ended(&mut demo), 0);
+    let volumes = world.state_dir().join("volumes");
+    let volume = fs::read_dir(volumes).unwrap().next().unwrap().unwrap();
+    let journal = volume.path().join("journal.redb");
+    fs::write(&journal, "no journal").unwrap();
+    let state = format!("--state-dir={}", world.state_dir().display());
+    let line = world.fails(9, &["mount", "px", &state]);
+    assert!(
+        line.contains("token 1") && line.contains("damaged"),
+        "{line}"
+    );
+    assert_eq!(fs::read_to_string(&journal).unwrap(), "no journal");
+    assert!(!world.is_mounted());
+}
+
+#[test]
+fn a_read_only_drive_takes_nothing_and_says_why() {
+    let world = World::new();
+    let mut demo = world.demo();
+    fs::write(world.token("1").join("file"), "x").unwrap();
+    world.succeeds(&["umount", "px"]);
+    assert_eq!(ended(&mut demo), 0);
+    world.mount(&["-o", "ro"]);
+    let refused = refusal(&world.token("1").join("new"));
+    assert_eq!(refused, std::io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(
+        fs::read_to_string(world.token("1").join("file")).unwrap(),
+        "x"
+    );
+    assert_eq!(world.state_of("1"), "read-only");
+    world.succeeds(&["umount", "px"]);
+}
+
+#[test]
+fn a_second_signal_leaves_at_once_and_keeps_what_is_pending() {
+    let world = World::new();
+    let mut demo = world.demo();
+    world.succeeds(&["umount", "px"]);
+    assert_eq!(ended(&mut demo), 0);
+    let fault = world.path("fault");
+    fs::write(&fault, "all hang").unwrap();
+    let state = format!("--state-dir={}", world.state_dir().display());
+    let flag = format!("--fault={}", fault.display());
+    let mut held = world
+        .command(&["mount", "-f", "px", &state, &flag, "--read-timeout=1h"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + PATIENCE;
+    while !world.run(&["status"]).status.success() {
+        assert!(Instant::now() < until, "it does not mount");
+    }
+    fs::write(world.token("1").join("kept"), "kept").unwrap();
+    world.signal("-TERM");
+    // The first is taken, and waits for a node that hangs: only another ends it.
+    let begun = Instant::now();
+    while held.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < PATIENCE, "it does not leave");
+        let _ = Command::new("kill")
+            .args(["-TERM", &held.id().to_string()])
+            .output();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(ended(&mut held), 7);
+    assert!(!world.is_mounted());
+    world.mount(&[]);
+    assert_eq!(
+        fs::read_to_string(world.token("1").join("kept")).unwrap(),
+        "kept"
+    );
+    world.succeeds(&["umount", "px"]);
+}

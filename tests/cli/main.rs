@@ -329,8 +329,13 @@ fn doctor_says_what_to_do_and_fails_when_something_is_amiss() {
 #[test]
 fn help_and_version_are_answers() {
     let home = Home::new();
-    for words in [["--help"], ["--version"]] {
-        let output = home.run(&words);
+    for words in [
+        &["--help"][..],
+        &["--version"],
+        &["man"],
+        &["completions", "bash"],
+    ] {
+        let output = home.run(words);
         assert_eq!(output.status.code(), Some(0));
         assert!(!output.stdout.is_empty() && output.stderr.is_empty());
     }
