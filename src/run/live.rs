@@ -123,7 +123,7 @@ impl Live {
             directory,
             volume,
         };
-        live.refresh(&ground.parts, snapshot, token, right).await?;
+        live.refresh(&ground.parts, snapshot, token, right)?;
         let durable = {
             let volume = Arc::clone(&live.volume);
             std::thread::Builder::new()
@@ -143,14 +143,13 @@ impl Live {
     }
 
     /// Takes what the chain says now. True when the kernel's view of the directory is out of date.
-    pub(super) async fn refresh(
+    pub(super) fn refresh(
         &self,
         parts: &Parts,
         snapshot: &Snapshot,
         token: &TokenInfo,
         right: &Right,
     ) -> anyhow::Result<bool> {
-        self.publishing.go_on(token).await;
         let now = parts.clock.boottime();
         let known = lock(&self.seen).clone();
         // Writing the same allowance every two seconds would wear the disk for nothing; a clock of
@@ -187,6 +186,14 @@ impl Live {
         seen.token = token.clone();
         (seen.access, seen.state) = (access, state);
         Ok(turned)
+    }
+
+    /// Looks for the newest root beside the pass, where that is not known yet.
+    pub(super) fn go_on(self: &Arc<Self>, token: &TokenInfo) {
+        if self.publishing.is_waiting() {
+            let (live, token) = (Arc::clone(self), token.clone());
+            tokio::spawn(async move { live.publishing.go_on(&token).await });
+        }
     }
 
     /// What can be done with the token, most serious first.

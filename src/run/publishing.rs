@@ -20,6 +20,8 @@ use crate::status::State;
 
 /// How long finding the newest root may take in one pass.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may hold up showing a volume that was used here before.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two tries of a flush.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -95,7 +97,13 @@ impl Publishing {
             return Ok(());
         };
         let used = context.volume.raw_meta("head")?.is_some();
-        self.go_on(token).await;
+        let patience = match used {
+            true => KNOWN_PATIENCE,
+            false => PATIENCE,
+        };
+        if timeout(patience, self.go_on(token)).await.is_err() {
+            tracing::debug!(token = %token.id, "the newest root is not known yet");
+        }
         match (&*lock(&self.stage), used) {
             (Stage::Waiting(why), false) => fail!(
                 Node,
@@ -107,10 +115,13 @@ impl Publishing {
         }
     }
 
-    /// Starts publishing as soon as the newest root is known.
+    /// Starts publishing as soon as the newest root is known. One look at a time; another one
+    /// meanwhile returns at once.
     pub(super) async fn go_on(&self, token: &TokenInfo) {
         let Some(context) = &self.context else { return };
-        let _one = self.look.lock().await;
+        let Ok(_one) = self.look.try_lock() else {
+            return;
+        };
         if !matches!(*lock(&self.stage), Stage::Waiting(_)) {
             return;
         }
@@ -138,6 +149,11 @@ impl Publishing {
         if matches!(*now, Stage::Waiting(_)) {
             *now = stage;
         }
+    }
+
+    /// Whether the newest root is still to be found.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(*lock(&self.stage), Stage::Waiting(_))
     }
 
     /// Whether another machine has gone on from here: the volume is to be begun anew.

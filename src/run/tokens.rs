@@ -3,7 +3,7 @@
 //! Invariant: one pass at a time; a chain that does not answer changes nothing but the age that
 //! `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +23,8 @@ const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
 const HTTP_PAUSE: Duration = Duration::from_secs(15);
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(20);
-/// How long publishing a first document may take before the pass goes on.
-const FIRST_DOCUMENT: Duration = Duration::from_secs(5);
+/// How long publishing a first document may take before it is tried anew.
+const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
 /// The tokens of a mount.
 pub(super) struct Tokens {
@@ -35,8 +35,8 @@ pub(super) struct Tokens {
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
     /// Keys by name; looking for one costs a derivation for each transaction of the wallet.
     keys: Mutex<HashMap<String, Option<NameKey>>>,
-    /// Names whose first document is known to be there.
-    documented: Mutex<Vec<String>>,
+    /// Names whose first document is there, or on its way.
+    documented: Arc<Mutex<HashSet<String>>>,
     view: Mutex<View>,
     pass: tokio::sync::Mutex<()>,
 }
@@ -57,7 +57,7 @@ impl Tokens {
             live: Mutex::default(),
             failed: Mutex::default(),
             keys: Mutex::default(),
-            documented: Mutex::default(),
+            documented: Arc::default(),
             view: Mutex::default(),
             pass: tokio::sync::Mutex::default(),
         }
@@ -159,14 +159,13 @@ impl Tokens {
     async fn take(&self, snapshot: &Snapshot, token: &TokenInfo) -> anyhow::Result<()> {
         let right = self.right(token).await?;
         if let Right::Ours(key) = &right {
-            self.document(token, key).await;
+            self.document(token, key);
         }
         let known = self.get(token.id);
         if let Some(live) = known {
             if live.key.epoch == token.epoch {
-                let turned = live
-                    .refresh(&self.ground.parts, snapshot, token, &right)
-                    .await?;
+                live.go_on(token);
+                let turned = live.refresh(&self.ground.parts, snapshot, token, &right)?;
                 if turned {
                     self.tell_changed(&live).await;
                 }
@@ -211,20 +210,25 @@ impl Tokens {
         })
     }
 
-    /// Publishes the first document where it is missing.
-    async fn document(&self, token: &TokenInfo, key: &NameKey) {
+    /// Publishes the first document where it is missing, beside the pass.
+    fn document(&self, token: &TokenInfo, key: &NameKey) {
         let name = key.name();
-        if lock(&self.documented).contains(&name) {
+        if !lock(&self.documented).insert(name.clone()) {
             return;
         }
-        let parts = &self.ground.parts;
-        let volume = operate::volume_key(parts, token);
-        let publishing = first::publish(&parts.node, &*parts.clock, volume, token, key);
-        match timeout(FIRST_DOCUMENT, publishing).await {
-            Ok(Ok(_)) => lock(&self.documented).push(name),
-            Ok(Err(error)) => tracing::warn!(token = %token.id, "first document: {error:#}"),
-            Err(_) => tracing::warn!(token = %token.id, "first document: the node does not answer"),
-        }
+        let (parts, documented) = (Arc::clone(&self.ground.parts), Arc::clone(&self.documented));
+        let (token, key) = (token.clone(), key.clone());
+        tokio::spawn(async move {
+            let volume = operate::volume_key(&parts, &token);
+            let publishing = first::publish(&parts.node, &*parts.clock, volume, &token, &key);
+            let why = match timeout(FIRST_DOCUMENT, publishing).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "the node does not answer".to_owned(),
+            };
+            tracing::warn!(token = %token.id, "first document: {why}; it is tried again");
+            lock(&documented).remove(&name);
+        });
     }
 
     /// A token that was ours is shown read-only, with the reason, until the drive is unmounted.
