@@ -21,6 +21,7 @@ impl Volume {
     /// Changes what `set` names.
     pub(super) fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr, FsError> {
         self.quota().check_change()?;
+        self.journal.wait_for_room()?;
         if let Some(size) = set.size {
             match Kind::from_number(self.inode(ino)?.kind)? {
                 Kind::File => self.with_file(ino, |file| self.resize(file, size))?,
@@ -101,6 +102,7 @@ impl Volume {
         }
         check_namespace(name)?;
         self.quota().check_change()?;
+        self.journal.wait_for_room()?;
         let _names = self.lock_names();
         let mut inode = self.inode(ino)?;
         let before = xattrs_bytes(&inode);
@@ -153,6 +155,7 @@ impl Volume {
             return Err(FsError::NotPermitted);
         }
         self.quota().check_change()?;
+        self.journal.wait_for_room()?;
         let _names = self.lock_names();
         let mut inode = self.inode(ino)?;
         let before = xattrs_bytes(&inode);
@@ -167,6 +170,8 @@ impl Volume {
     fn put_xattrs(&self, ino: Ino, mut inode: Inode, before: u64) -> Result<(), FsError> {
         let cost = signed(charge::xattrs_charge(xattrs_bytes(&inode)))
             - signed(charge::xattrs_charge(before));
+        // What has no name any more is charged nothing.
+        let cost = if inode.nlink == 0 { 0 } else { cost };
         {
             let mut quota = self.quota();
             match u64::try_from(cost) {

@@ -229,6 +229,7 @@ impl Body {
             staged.ranges.insert(0..len);
             staged.fresh = true;
         }
+        self.changed(version);
         Ok(())
     }
 
@@ -274,6 +275,7 @@ impl Body {
                     self.touch(index, version).fresh = true;
                 }
             }
+            self.limit_holes(version);
         }
         self.changed(version);
     }
@@ -413,6 +415,23 @@ impl Body {
         self.saved_charge = charge;
         self.unsaved = false;
         saved
+    }
+
+    /// Takes back a save whose record did not get into the journal.
+    pub(crate) fn unsave(&mut self, saved: Saved) {
+        self.unsaved = true;
+        self.saved_charge = self.saved_charge.saturating_add_signed(-saved.charge_delta);
+        self.retired.extend(saved.retired);
+        for (index, _) in saved.chunks {
+            if let Some(staged) = self.staged.get_mut(&index) {
+                staged.unsaved = true;
+            }
+        }
+        let gone = saved
+            .dropped
+            .into_iter()
+            .filter(|index| !self.staged.contains_key(index));
+        self.dropped.extend(gone);
     }
 
     /// The stage files that it used, when it goes for good.

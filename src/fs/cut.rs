@@ -43,9 +43,9 @@ pub(crate) struct ActiveCut {
 
 #[derive(Default)]
 struct Kept {
-    /// Chunks that need no copy any more: where their bytes are in the spool (offset, length), or
-    /// `None` when the commit has read them.
-    chunks: HashMap<(Ino, u64), Option<(u64, u64)>>,
+    /// Chunks of stage files that need no copy any more: where their bytes are in the spool (offset,
+    /// length), or `None` when the commit has read them.
+    chunks: HashMap<(u64, u64), Option<(u64, u64)>>,
     spooled: u64,
 }
 
@@ -134,7 +134,6 @@ impl Volume {
     /// there is copied to its spool.
     pub(super) fn keep_for_cut(
         &self,
-        ino: Ino,
         stage: &StageFile,
         offset: u64,
         len: u64,
@@ -142,11 +141,14 @@ impl Volume {
         let Some(cut) = self.active_cut() else {
             return Ok(());
         };
-        if stage.number() >= cut.first_young_stage.load(Ordering::Acquire) {
+        // While the snapshot is being taken nothing is kept: a write that meets it belongs to either
+        // side, and its chunk has a version that the snapshot does not settle.
+        let young = cut.first_young_stage.load(Ordering::Acquire);
+        if young == u64::MAX || stage.number() >= young {
             return Ok(());
         }
         for index in offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE) {
-            cut.keep(ino, index, stage)?;
+            cut.keep(index, stage)?;
         }
         Ok(())
     }
@@ -157,8 +159,11 @@ impl Volume {
 }
 
 impl ActiveCut {
-    fn keep(&self, ino: Ino, index: u64, stage: &StageFile) -> Result<(), FsError> {
-        if lock(&self.kept).chunks.contains_key(&(ino, index)) {
+    fn keep(&self, index: u64, stage: &StageFile) -> Result<(), FsError> {
+        if lock(&self.kept)
+            .chunks
+            .contains_key(&(stage.number(), index))
+        {
             return Ok(());
         }
         // The file's lock is held: nobody else keeps this chunk meanwhile.
@@ -168,7 +173,7 @@ impl ActiveCut {
             let at = kept.spooled;
             kept.spooled += bytes.len() as u64;
             kept.chunks
-                .insert((ino, index), Some((at, bytes.len() as u64)));
+                .insert((stage.number(), index), Some((at, bytes.len() as u64)));
             at
         };
         if at + bytes.len() as u64 > MAX_SPOOL || self.spool.write_at(&bytes, at).is_err() {
@@ -308,7 +313,7 @@ impl Cut {
         };
         let result = {
             let body = held.as_ref().map(|held| held.body());
-            self.read_unchanged(ino, index, number, body.as_deref())
+            self.read_unchanged(index, number, body.as_deref())
         };
         if let Some(held) = held {
             self.volume.leave(held);
@@ -319,12 +324,14 @@ impl Cut {
     /// The file's lock is held, so no writer is between keeping and writing.
     fn read_unchanged(
         &self,
-        ino: Ino,
         index: u64,
         number: u64,
         _locked: Option<&Body>,
     ) -> Result<Vec<u8>, FsError> {
-        let known = lock(&self.active.kept).chunks.get(&(ino, index)).copied();
+        let known = lock(&self.active.kept)
+            .chunks
+            .get(&(number, index))
+            .copied();
         if self.active.void.load(Ordering::Acquire) {
             return Err(FsError::Invalid);
         }
@@ -341,11 +348,11 @@ impl Cut {
     }
 
     /// The chunk was read for good, and is uploaded or will be from memory: writers need not copy it.
-    pub fn release_chunk(&self, ino: Ino, index: u64) {
-        lock(&self.active.kept)
-            .chunks
-            .entry((ino, index))
-            .or_insert(None);
+    pub fn release_chunk(&self, file: &CutFile, index: u64) {
+        if let Some(number) = file.content.stage {
+            let mut kept = lock(&self.active.kept);
+            kept.chunks.entry((number, index)).or_insert(None);
+        }
     }
 
     /// Takes the commit as published: what was not changed since the cut is clean from here on.

@@ -129,24 +129,31 @@ impl Volume {
     /// the caller commits).
     pub(super) fn save(&self, file: &File) -> Result<(), FsError> {
         let _one = lock(&file.saving);
-        lock(&self.unsaved).remove(&file.ino);
         if self.files.is_orphan(file.ino) {
+            lock(&self.unsaved).remove(&file.ino);
             return Ok(());
         }
         let saved = {
             let mut body = file.body_mut();
             if !body.unsaved {
+                lock(&self.unsaved).remove(&file.ino);
                 return Ok(());
             }
             body.save()
         };
         if let Some(stage) = &saved.stage {
             if let Err(error) = self.stage.sync(stage) {
-                file.body_mut().unsaved = true;
+                file.body_mut().unsave(saved);
                 return Err(self.poison(error));
             }
         }
-        self.put_content(file.ino, saved)
+        self.put_content(file, saved)?;
+        // Until here whoever wants everything saved had to wait for this.
+        let body = file.body();
+        if !body.unsaved {
+            lock(&self.unsaved).remove(&file.ino);
+        }
+        Ok(())
     }
 
     /// Sets the times of a held file: saved at once where all else is, else with the next save.
@@ -166,7 +173,7 @@ impl Volume {
             (all_else_is_saved && !self.files.is_orphan(file.ino)).then(|| body.save())
         };
         match saved {
-            Some(saved) => self.put_content(file.ino, saved),
+            Some(saved) => self.put_content(file, saved),
             None => {
                 self.note_unsaved(file.ino);
                 Ok(())
@@ -174,21 +181,32 @@ impl Volume {
         }
     }
 
-    fn put_content(&self, ino: Ino, saved: Saved) -> Result<(), FsError> {
+    /// Puts what was saved into the journal; where that fails the file counts as unsaved again.
+    fn put_content(&self, file: &File, saved: Saved) -> Result<(), FsError> {
+        let ino = file.ino;
         let mut batch = Batch::default();
         batch.put(key::content(ino), &saved.content);
         for (index, chunk) in &saved.chunks {
             batch.put(key::chunk(ino, *index), chunk);
         }
-        for index in saved.dropped {
-            batch.remove(key::chunk(ino, index));
+        for index in &saved.dropped {
+            batch.remove(key::chunk(ino, *index));
         }
-        if saved.content.version != saved.content.published {
+        let unpublished = saved.content.version != saved.content.published;
+        if unpublished {
             batch.mark(key::dirty_inode(ino));
         }
         batch.charge(saved.charge_delta);
-        batch.retire(saved.retired);
-        self.apply_quietly(batch)
+        batch.retire(saved.retired.iter().copied());
+        if let Err(error) = self.apply_quietly(batch) {
+            file.body_mut().unsave(saved);
+            lock(&self.unsaved).insert(ino);
+            return Err(error);
+        }
+        if unpublished {
+            self.note_change();
+        }
+        Ok(())
     }
 
     /// Removes the records of an unlinked file, and lets go of its stage file.

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::FsError;
 use super::body::Body;
 use crate::types::Ino;
 
@@ -51,6 +52,8 @@ struct Table {
     slots: HashMap<Ino, Slot>,
     /// Counts what left the table or was unlinked: a body loaded before may be old.
     departures: u64,
+    /// The file that was unlinked last, nobody using it: its records may still be there.
+    gone: Option<Ino>,
 }
 
 /// A file held in the table.
@@ -79,11 +82,11 @@ pub(crate) enum Left {
 
 impl Files {
     /// Holds the file `ino`, from the table or as `load` gives it.
-    pub(crate) fn hold<E>(
+    pub(crate) fn hold(
         &self,
         ino: Ino,
-        load: impl Fn() -> Result<Body, E>,
-    ) -> Result<FileRef, E> {
+        load: impl Fn() -> Result<Body, FsError>,
+    ) -> Result<FileRef, FsError> {
         loop {
             let departures = match self.lock().try_hold(ino) {
                 Ok(held) => return Ok(held),
@@ -91,6 +94,9 @@ impl Files {
             };
             let body = load()?;
             let mut table = self.lock();
+            if table.gone == Some(ino) {
+                return Err(FsError::NotFound);
+            }
             if table.departures != departures && !table.slots.contains_key(&ino) {
                 continue;
             }
@@ -151,11 +157,11 @@ impl Files {
                 slot.orphan = true;
                 true
             }
-            Some(_) => {
+            _ => {
                 table.slots.remove(&ino);
+                table.gone = Some(ino);
                 false
             }
-            None => false,
         }
     }
 

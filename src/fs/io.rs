@@ -106,7 +106,8 @@ impl Volume {
             body.cut(size, version);
         } else if size > body.size {
             if !body.stays_inline(size) {
-                self.spill(&mut body, version)?;
+                self.spill(file.ino, &mut body, version)
+                    .inspect_err(|_| self.give_back(file.ino, cost))?;
             }
             body.extend(size, version);
         }
@@ -154,7 +155,8 @@ impl Volume {
         let version = self.journal.next_version();
         if end > body.size {
             if !body.stays_inline(end) {
-                self.spill(&mut body, version)?;
+                self.spill(file.ino, &mut body, version)
+                    .inspect_err(|_| self.give_back(file.ino, cost))?;
             }
             body.extend(end, version);
         }
@@ -227,6 +229,13 @@ impl Volume {
         }
     }
 
+    /// Takes back what [`Volume::book`] booked.
+    fn give_back(&self, ino: Ino, cost: i64) {
+        if !self.files.is_orphan(ino) {
+            self.quota().adjust(-cost);
+        }
+    }
+
     /// Puts the bytes where they live until they are published.
     fn store(&self, ino: Ino, body: &mut Body, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let end = offset + data.len() as u64;
@@ -242,8 +251,8 @@ impl Volume {
                 }
             }
         } else {
-            let stage = self.spill(body, version)?;
-            self.keep_for_cut(ino, &stage, offset, data.len() as u64)?;
+            let stage = self.spill(ino, body, version)?;
+            self.keep_for_cut(&stage, offset, data.len() as u64)?;
             stage.write_at(data, offset)?;
         }
         body.written(offset, data.len() as u64, version);
@@ -254,7 +263,7 @@ impl Volume {
     }
 
     /// The stage file of a body, which takes what was inline.
-    fn spill(&self, body: &mut Body, version: u64) -> Result<Arc<StageFile>, FsError> {
+    fn spill(&self, ino: Ino, body: &mut Body, version: u64) -> Result<Arc<StageFile>, FsError> {
         if let (Some(stage), None) = (&body.stage, &body.inline) {
             return Ok(Arc::clone(stage));
         }
@@ -265,6 +274,7 @@ impl Volume {
                 .is_none_or(|b| b.len() as u64 <= INLINE_MAX)
         );
         body.spill(Arc::clone(&stage), version)?;
+        self.note_unsaved(ino);
         Ok(stage)
     }
 }

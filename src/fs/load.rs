@@ -97,6 +97,7 @@ impl Volume {
     /// The journal cannot be written.
     pub fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError> {
         for step in entries.chunks(STEP) {
+            self.journal.wait_for_room()?;
             let _names = self.lock_names();
             if self.unloaded_tree(dir)?.is_none() {
                 return Ok(());

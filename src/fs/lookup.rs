@@ -1,4 +1,5 @@
-//! Reading the tree: names, attributes, listings. No lock but the journal's own.
+//! Reading the tree: names, attributes, listings. No lock but the journal's own and, for a
+//! file in use, its body's to read.
 
 use super::volume::Volume;
 use super::{Attr, DirItem, FsError, Kind, Want, body};

@@ -12,6 +12,7 @@ impl Volume {
     /// Removes the name `name` of anything but a directory.
     pub(super) fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.quota().check_change()?;
+        self.journal.wait_for_room()?;
         let _names = self.lock_names();
         let mut parent = self.inode(dir)?;
         let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
@@ -27,6 +28,7 @@ impl Volume {
     /// Removes the empty directory `name`.
     pub(super) fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.quota().check_change()?;
+        self.journal.wait_for_room()?;
         let _names = self.lock_names();
         let mut parent = self.inode(dir)?;
         let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;

@@ -1,7 +1,7 @@
 //! Rename: atomic, over what is there or not, or exchanging both.
 //!
 //! The bytes of a file that replaces another are made durable before the batch that replaces it
-//! (`DESIGN`: a file replaced by rename is the old one or the new one, never an empty one).
+//! (a file replaced by rename is the old one or the new one, never an empty one).
 
 use super::create::{check_name, touch_directory};
 use super::volume::{Volume, signed};
@@ -38,6 +38,7 @@ impl Volume {
             return Err(FsError::Invalid);
         }
         self.quota().check_change()?;
+        self.journal.wait_for_room()?;
         self.save_before_replacing(dir, name, to, to_name)?;
         let _names = self.lock_names();
         let from = self.end(dir, name)?.ok_or(FsError::NotFound)?;

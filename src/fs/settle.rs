@@ -18,6 +18,7 @@ const STEP: usize = 512;
 pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), FsError> {
     let volume = cut.volume();
     for (dir, tree) in &built.directories {
+        volume.journal.wait_for_room()?;
         settle_directory(volume, *dir, (*tree).into())?;
     }
     if let Some(table) = built.table {
@@ -27,6 +28,7 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
     }
     let mut dirty = Vec::new();
     for ino in &changes.files {
+        volume.journal.wait_for_room()?;
         let clean = match built.files.get(ino) {
             Some(content) => settle_file(cut, *ino, content)?,
             None => false,
@@ -46,6 +48,7 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
         })?;
     }
     for step in marks.chunks(STEP) {
+        volume.journal.wait_for_room()?;
         volume.journal.unmark(step, cut.version())?;
     }
     volume.sync_journal()?;

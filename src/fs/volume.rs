@@ -250,6 +250,7 @@ impl Volume {
 
     /// Waits, within a bound, until the local disk has room for `len` more bytes.
     pub(super) fn check_room(&self, len: u64) -> Result<(), FsError> {
+        self.journal.wait_for_room()?;
         let needed = SPARE_BYTES + len + 3 * self.journal.overlay_bytes();
         let has_room = || Ok::<bool, FsError>(self.stage.free_bytes()? >= needed);
         if has_room()? {

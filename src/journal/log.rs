@@ -191,21 +191,23 @@ impl Journal {
             .collect()
     }
 
-    /// Makes `batch` visible, all of it at once. Writes, or waits for, the batches before it while
-    /// too much is not written yet.
+    /// Waits, within a bound, while too much is in memory only. To be called before an operation
+    /// changes anything, and without a lock: [`Journal::apply`] itself refuses nothing for that.
     ///
     /// # Errors
     /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
-    pub(crate) fn apply(&self, batch: Batch) -> Result<(), JournalError> {
+    pub(crate) fn wait_for_room(&self) -> Result<(), JournalError> {
         let mut state = self.lock();
         while state.failed.is_none() && state.active.is_full() {
-            if state.committing {
+            if state.committing || !self.has_room(&state) {
+                state.wanted = true;
+                self.changed.notify_all();
                 let (woken, waited) = self
                     .changed
                     .wait_timeout(state, APPLY_WAIT)
                     .unwrap_or_else(PoisonError::into_inner);
                 state = woken;
-                if waited.timed_out() {
+                if waited.timed_out() && state.active.is_full() {
                     return Err(JournalError::NoRoom);
                 }
             } else {
@@ -214,6 +216,15 @@ impl Journal {
                 state = self.lock();
             }
         }
+        state.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Makes `batch` visible, all of it at once.
+    ///
+    /// # Errors
+    /// The first error of a failed commit.
+    pub(crate) fn apply(&self, batch: Batch) -> Result<(), JournalError> {
+        let mut state = self.lock();
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
         }
@@ -287,7 +298,7 @@ impl Journal {
             }
             // Where the disk is all but full a commit may have to wait for room: in the background,
             // while the caller's patience is bounded.
-            if state.committing || !self.has_room() {
+            if state.committing || !self.has_room(&state) {
                 state.wanted = true;
                 self.changed.notify_all();
                 let (woken, waited) = self
@@ -316,9 +327,11 @@ impl Journal {
         self.ended.store(true, Ordering::Release);
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether a commit of what is in memory is sure not to wait for the disk's room.
+    fn has_room(&self, state: &State) -> bool {
+        let needed = COMMIT_ROOM + 3 * state.active.bytes as u64;
         rustix::fs::statvfs(&self.folder)
-            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= COMMIT_ROOM)
+            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= needed)
     }
 
     /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::JournalError;
 use super::disk::{Disk, DiskFile};
@@ -53,7 +53,10 @@ impl StageFile {
 /// The stage of one volume.
 pub struct Stage {
     disk: Arc<dyn Disk>,
-    open: Mutex<HashMap<u64, Arc<StageFile>>>,
+    /// Files that somebody holds; the others are closed.
+    open: Mutex<HashMap<u64, Weak<StageFile>>>,
+    /// How many were held when the closed ones were last forgotten.
+    swept_at: AtomicUsize,
     retired: Mutex<Vec<u64>>,
 }
 
@@ -64,6 +67,7 @@ impl Stage {
         Self {
             disk,
             open: Mutex::default(),
+            swept_at: AtomicUsize::new(0),
             retired: Mutex::default(),
         }
     }
@@ -75,21 +79,40 @@ impl Stage {
             file: self.disk.create(&name(number))?,
             linked: AtomicBool::new(false),
         });
-        lock(&self.open).insert(number, Arc::clone(&file));
+        self.remember(&file);
         Ok(file)
     }
 
     /// The stage file of that number.
     pub(crate) fn get(&self, number: u64) -> Result<Arc<StageFile>, JournalError> {
-        if let Some(file) = lock(&self.open).get(&number) {
-            return Ok(Arc::clone(file));
+        if let Some(file) = self.held(number) {
+            return Ok(file);
         }
         let file = Arc::new(StageFile {
             number,
             file: self.disk.open(&name(number))?,
             linked: AtomicBool::new(true),
         });
-        Ok(Arc::clone(lock(&self.open).entry(number).or_insert(file)))
+        let mut open = lock(&self.open);
+        // Somebody may have opened it meanwhile: there is one of it, which knows if it is linked.
+        if let Some(first) = open.get(&number).and_then(Weak::upgrade) {
+            return Ok(first);
+        }
+        open.insert(number, Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    fn held(&self, number: u64) -> Option<Arc<StageFile>> {
+        lock(&self.open).get(&number).and_then(Weak::upgrade)
+    }
+
+    fn remember(&self, file: &Arc<StageFile>) {
+        let mut open = lock(&self.open);
+        open.insert(file.number, Arc::downgrade(file));
+        if open.len() > 2 * self.swept_at.load(Ordering::Relaxed) + 1024 {
+            open.retain(|_, file| file.strong_count() > 0);
+            self.swept_at.store(open.len(), Ordering::Relaxed);
+        }
     }
 
     /// Makes the bytes of `file`, and its name, durable.

@@ -111,7 +111,7 @@ async fn build_file(
         let block = read_leaf(cut, &file, index, below).await?;
         changed.insert(index, block.cid);
         upload.push(block).await?;
-        cut.release_chunk(ino, index);
+        cut.release_chunk(&file, index);
     }
     let old = file
         .base

@@ -18,9 +18,9 @@ use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
 use crate::fs::{Built, Changes, Cut, Volume};
 use crate::journal::record::{CidBytes, Record as _};
-use crate::names::NameStore;
 use crate::names::key::NameKey;
 use crate::names::record::{Network, Record, ipns_sequence};
+use crate::names::{NameError, NameStore};
 use crate::pack::header::Header;
 use crate::pack::root::{Root, Version, WriterId};
 use crate::pack::tree::TreeKind;
@@ -167,7 +167,7 @@ pub(super) struct Done {
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
     finish_pending(context, receipts).await?;
     let head: Head = context.volume.meta("head")?.unwrap_or_default();
-    refuse_foreign(context, &head).await?;
+    refuse_foreign(context, &head, None).await?;
 
     let volume = Arc::clone(&context.volume);
     let (cut, changes) = blocking(move || {
@@ -212,7 +212,7 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     let Some(document) = head.document else {
         return Ok(());
     };
-    refuse_foreign(context, &head).await?;
+    refuse_foreign(context, &head, None).await?;
     head.renewals += 1;
     context.volume.keep(vec![("head", Some(head.to_bytes()))])?;
     let bytes = record(context, document.0, head.sequence, head.renewals)?;
@@ -220,10 +220,17 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
 }
 
 /// A root that is not ours stops everything that would hide it.
-async fn refuse_foreign(context: &Context, head: &Head) -> Result<(), PublishError> {
+async fn refuse_foreign(
+    context: &Context,
+    head: &Head,
+    ours: Option<Cid>,
+) -> Result<(), PublishError> {
     let volume = context.volume.key();
     let named = head::resolve(&context.node, volume, &context.key.name()).await?;
     let Some(named) = named else { return Ok(()) };
+    if ours.is_some() && named.usage.root == ours {
+        return Ok(());
+    }
     let same = named.usage.sequence == head.sequence && named.usage.root == head.root.map(|r| r.0);
     if same || named.usage.sequence < head.sequence {
         return Ok(());
@@ -389,13 +396,18 @@ async fn publish(
             "the usage metadata came back changed".into(),
         ));
     }
+    // Building and sending took a while: whose is the name now?
+    refuse_foreign(context, head, Some(pending.root.0)).await?;
     put_record(context, &pending.record).await
 }
 
 /// Publishes a record and reads it back.
 async fn put_record(context: &Context, bytes: &[u8]) -> Result<(), PublishError> {
     let name = context.key.name();
-    context.node.names.publish(&name, bytes).await?;
+    match context.node.names.publish(&name, bytes).await {
+        Err(NameError::Stale { held, .. }) => return Err(head::conflict(held >> 20)),
+        other => other?,
+    }
     let back = context.node.names.resolve(&name).await?;
     if back != bytes {
         return Err(PublishError::Unverified(
@@ -470,7 +482,11 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
         Ok(()) => take_as_head(context, &pending, &head).await,
         Err(PublishError::Store(StoreError::Missing(_))) => {
             let name = context.key.name();
-            let held = context.node.names.resolve(&name).await.ok();
+            let held = match context.node.names.resolve(&name).await {
+                Ok(bytes) => Some(bytes),
+                Err(NameError::Missing(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
             if held.is_some_and(|bytes| *bytes == **pending.record) {
                 return Err(PublishError::Unverified(format!(
                     "it lost blocks of root {} that the name points at",

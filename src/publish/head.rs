@@ -145,6 +145,14 @@ pub async fn bootstrap(
             Bootstrap::New
         });
     };
+    let pending: Option<Pending> = volume.meta("pending")?;
+    let cut_off = pending
+        .as_ref()
+        .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
+    if cut_off {
+        // Ours: a crash came between its name and its head, and it is finished first.
+        return Ok(Bootstrap::Current);
+    }
     let Some(known) = known else {
         return begin(context, named, sequence, root, take_over).await;
     };
@@ -158,14 +166,6 @@ pub async fn bootstrap(
         return Ok(Bootstrap::Current);
     }
     let root = root.ok_or_else(|| PublishError::Refused("a later document has no root".into()))?;
-    let pending: Option<Pending> = volume.meta("pending")?;
-    let cut_off = pending
-        .as_ref()
-        .is_some_and(|pending| pending.sequence == sequence && pending.root.0 == root);
-    if cut_off {
-        // Ours: a crash came between its name and its head, and it is finished first.
-        return Ok(Bootstrap::Current);
-    }
     let (root_record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
     let writer = writer(volume)?;
     if !contains_ours(&root_record, writer, known.own) {

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
-use super::commit::{Context, commit, renew};
+use super::commit::{Context, Done, commit, renew};
 use super::head::Head;
 use super::upload::Receipts;
 use crate::fs::Access;
@@ -212,8 +212,7 @@ impl Worker {
             return Err(PublishError::Refused(reason));
         }
         lock(&self.status).busy = true;
-        let result = timeout(STALL, commit(&self.context, &self.receipts)).await;
-        let result = result.unwrap_or(Err(PublishError::Unverified("it does not answer".into())));
+        let result = self.while_it_moves().await;
         lock(&self.status).busy = false;
         match result {
             Ok(done) => {
@@ -230,6 +229,19 @@ impl Worker {
             Err(error) => {
                 self.note_failure(error.clone());
                 Err(error)
+            }
+        }
+    }
+
+    /// A commit, for as long as it comes on: how long it takes in all is its size's affair.
+    async fn while_it_moves(&self) -> Result<Done, PublishError> {
+        let mut work = std::pin::pin!(commit(&self.context, &self.receipts));
+        loop {
+            let before = self.receipts.pulse();
+            match timeout(STALL, &mut work).await {
+                Ok(result) => return result,
+                Err(_) if self.receipts.pulse() != before => {}
+                Err(_) => return Err(PublishError::Unverified("it does not answer".into())),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! acknowledged as durable. Memory is bounded by the batches in flight, whatever the volume's size.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cid::Cid;
@@ -21,7 +22,7 @@ const BATCH_BYTES: usize = 8 << 20;
 const IN_FLIGHT: usize = 3;
 
 /// How many acknowledged blocks are remembered.
-const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(100_000) {
+const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(1_000_000) {
     Some(count) => count,
     None => NonZeroUsize::MIN,
 };
@@ -29,15 +30,31 @@ const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(100_000) {
 /// The blocks that the node has acknowledged, so that a commit taken up again sends nothing twice.
 /// A receipt is a hint: what was collected since is found when the root is pinned.
 #[derive(Clone)]
-pub(super) struct Receipts(Arc<Mutex<LruCache<Cid, ()>>>);
+pub(super) struct Receipts {
+    known: Arc<Mutex<LruCache<Cid, ()>>>,
+    /// Moves with every block that is built or acknowledged: a commit that stands still is stuck.
+    pulse: Arc<AtomicU64>,
+}
 
 impl Receipts {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(LruCache::new(RECEIPTS))))
+        Self {
+            known: Arc::new(Mutex::new(LruCache::new(RECEIPTS))),
+            pulse: Arc::default(),
+        }
+    }
+
+    /// What moves while a commit comes on.
+    pub(super) fn pulse(&self) -> u64 {
+        self.pulse.load(Ordering::Relaxed)
+    }
+
+    fn beat(&self) {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
     }
 
     fn has(&self, cid: &Cid) -> bool {
-        self.0
+        self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(cid)
@@ -45,7 +62,7 @@ impl Receipts {
     }
 
     fn note(&self, cids: impl Iterator<Item = Cid>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for cid in cids {
             known.put(cid, ());
         }
@@ -53,7 +70,7 @@ impl Receipts {
 
     /// The node lost blocks: no receipt counts any more.
     pub(super) fn forget(&self) {
-        self.0
+        self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
@@ -87,6 +104,7 @@ impl Upload {
 
     /// Sends `block`, sooner or later; waits while too much is in flight.
     pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
+        self.receipts.beat();
         if self.receipts.has(&block.cid) {
             return Ok(());
         }
@@ -122,6 +140,7 @@ impl Upload {
         let (store, receipts) = (Arc::clone(&self.store), self.receipts.clone());
         self.flying.spawn(async move {
             store.put_many(&batch).await?;
+            receipts.beat();
             receipts.note(batch.iter().map(|block| block.cid));
             Ok(())
         });

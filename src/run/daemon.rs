@@ -71,6 +71,7 @@ impl Daemon {
         }
         // Before anything is mounted: a signal that comes meanwhile must not kill the process.
         let signals = Signals::new()?;
+        allow_many_files();
         let state_dir = Arc::new(state_dir);
         let config = &parts.config;
         let cache = {
@@ -320,4 +321,17 @@ pub fn mount_failure(error: MountError) -> Failure {
         | MountError::Io { .. } => Exit::Failure,
     };
     Failure::new(exit, error.to_string())
+}
+
+/// Takes as many open files as this process may have: every file that is being written has one.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }

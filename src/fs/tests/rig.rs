@@ -166,7 +166,7 @@ impl Rig {
                         }
                         let base = base.filter(|_| file.needs_below(index));
                         let bytes = cut.read_chunk(&file, index, base).unwrap();
-                        cut.release_chunk(*ino, index);
+                        cut.release_chunk(&file, index);
                         content[start..end].copy_from_slice(&bytes);
                     }
                     content

@@ -1,11 +1,9 @@
 //! Commits that are interrupted, refused or overtaken.
 
-use std::sync::Arc;
-
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
-use crate::names::fault::FaultNames;
-use crate::names::{self, NameError, NameStore};
+use crate::names::fault::Call as NameCall;
+use crate::names::{NameError, NameStore};
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::StoreError;
 use crate::store::fault::Call;
@@ -39,27 +37,6 @@ async fn whatever_call_fails_nothing_is_lost_and_the_next_try_ends_it() {
             assert_eq!(other.tree().await, machine.tree().await);
         }
     }
-}
-
-#[tokio::test]
-async fn a_crash_right_after_naming_is_no_other_machines_work() {
-    let shared = Shared::new();
-    let machine = Machine::new(&shared);
-    machine.put(machine.root, "f", &[(0, b"one")]).await;
-    machine.commit().await.unwrap();
-    let mut machine = machine;
-    machine.put(machine.root, "f", &[(0, b"two")]).await;
-    let names = FaultNames::new(machine.context.node.names.clone());
-    let lost = Fault::After(NameError::Transient("connection reset".to_owned()));
-    names.set(names::fault::Call::Publish, lost, Some(1));
-    machine.context.node.names = Arc::new(names);
-    assert!(machine.commit().await.is_err());
-    let machine = machine.crash(&shared);
-    assert_eq!(machine.start().await, Ok(Bootstrap::Current));
-    machine.put(machine.root, "g", &[(0, b"three")]).await;
-    machine.commit().await.unwrap();
-    let other = second(&shared).await;
-    assert_eq!(other.tree().await, machine.tree().await);
 }
 
 #[tokio::test]
@@ -136,6 +113,40 @@ async fn lost_blocks_are_sent_again_from_here_or_told() {
     // The node forgets what was not pinned before the commit is taken up.
     shared.blocks.lose(&crate::pack::cid::leaf_cid(b"content"));
     machine.commit().await.unwrap();
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+}
+
+#[tokio::test]
+async fn a_crash_right_after_naming_is_no_conflict_with_oneself() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    for round in 0..2_u8 {
+        machine.put(machine.root, "f", &[(0, &[round; 100])]).await;
+        let lost = NameError::Transient("the answer was lost".to_owned());
+        machine
+            .names
+            .set(NameCall::Publish, Fault::After(lost), Some(1));
+        assert!(machine.commit().await.is_err());
+        assert_eq!(machine.start().await.unwrap(), Bootstrap::Current);
+        machine.commit().await.unwrap();
+        let other = second(&shared).await;
+        assert_eq!(other.tree().await, machine.tree().await);
+    }
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_a_file_that_is_being_saved() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let ino = machine
+        .put(machine.root, "big", &[(0, &vec![1; 200_000])])
+        .await;
+    machine.drive.fsync(ino, false).unwrap();
+    machine.put(machine.root, "big", &[(0, b"later")]).await;
+    machine.volume.sync().unwrap();
+    machine.commit().await.unwrap();
+    assert!(machine.volume.activity().is_none());
     let other = second(&shared).await;
     assert_eq!(other.tree().await, machine.tree().await);
 }

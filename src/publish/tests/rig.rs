@@ -12,6 +12,7 @@ use crate::clock::{Clock, ManualClock};
 use crate::fetch::Fetcher;
 use crate::fs::{Allowance, Caller, Drive, FsError, Kind, SetAttr, Volume, VolumeOptions};
 use crate::journal::FolderDisk;
+use crate::names::fault::FaultNames;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
@@ -49,6 +50,7 @@ pub(super) struct Machine {
     pub(super) volume: Arc<Volume>,
     pub(super) context: Context,
     pub(super) store: Arc<FaultStore>,
+    pub(super) names: Arc<FaultNames>,
     pub(super) root: Ino,
     folder: TempDir,
     receipts: Receipts,
@@ -132,11 +134,12 @@ impl Machine {
             volumes,
             patience,
         ));
+        let names = Arc::new(FaultNames::new(Arc::<MemoryNames>::clone(&shared.names)));
         let context = Context {
             volume: Arc::clone(&volume),
             node: Node {
                 store: dyn_store,
-                names: Arc::<MemoryNames>::clone(&shared.names),
+                names: Arc::<FaultNames>::clone(&names),
                 fetcher,
                 network: Network::Btfs,
             },
@@ -148,6 +151,7 @@ impl Machine {
             volume,
             context,
             store,
+            names,
             root: Ino(u64::from(slot) << 48 | 1),
             folder,
             receipts: Receipts::new(),
@@ -162,9 +166,10 @@ impl Machine {
             volume,
             context,
             store,
+            names,
             ..
         } = self;
-        drop((drive, volume, context, store));
+        drop((drive, volume, context, store, names));
         Self::in_folder(shared, folder)
     }
 
