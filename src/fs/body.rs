@@ -463,7 +463,7 @@ impl Body {
     fn grow_to(&mut self, size: u64, version: u64) {
         if self.inline.is_none() {
             let end = self.end_chunk();
-            if self.size % CHUNK_SIZE != 0 && !self.holes.contains(end - 1) {
+            if !self.size.is_multiple_of(CHUNK_SIZE) && !self.holes.contains(end - 1) {
                 self.touch(end - 1, version);
             }
             self.holes.insert(end..count(size));

@@ -141,11 +141,11 @@ impl Volume {
             }
             body.save()
         };
-        if let Some(stage) = &saved.stage {
-            if let Err(error) = self.stage.sync(stage) {
-                file.body_mut().unsave(saved);
-                return Err(self.poison(error));
-            }
+        if let Some(stage) = &saved.stage
+            && let Err(error) = self.stage.sync(stage)
+        {
+            file.body_mut().unsave(saved);
+            return Err(self.poison(error));
         }
         self.put_content(file, saved)?;
         // Until here whoever wants everything saved had to wait for this.

@@ -31,10 +31,10 @@ impl Volume {
                 let Some(ino) = key::parse_ino(found) else {
                     continue;
                 };
-                if let Some(content) = self.journal.record::<Content>(&key::content(ino))? {
-                    if let Some(stage) = content.stage {
-                        wanted.insert(stage, self.mapped_len(ino)?);
-                    }
+                if let Some(content) = self.journal.record::<Content>(&key::content(ino))?
+                    && let Some(stage) = content.stage
+                {
+                    wanted.insert(stage, self.mapped_len(ino)?);
                 }
             }
             match some.last() {

@@ -18,5 +18,7 @@ pub fn skip_one_of(every: u64) {
 /// Whether the sync that begins now is to be skipped.
 pub(super) fn this_one() -> bool {
     let every = EVERY.load(Ordering::Relaxed);
-    cfg!(debug_assertions) && every > 0 && SYNCS.fetch_add(1, Ordering::Relaxed) % every == 0
+    cfg!(debug_assertions)
+        && every > 0
+        && SYNCS.fetch_add(1, Ordering::Relaxed).is_multiple_of(every)
 }

@@ -282,11 +282,11 @@ async fn build_root(
         table,
         header: Child::new(header.cid, header.data.len() as u64),
     };
-    if let Some(own) = head.own {
-        if let Some(version) = version(own.sequence, &own.root.0) {
-            let writer = root.writer;
-            root.note(writer, version);
-        }
+    if let Some(own) = head.own
+        && let Some(version) = version(own.sequence, &own.root.0)
+    {
+        let writer = root.writer;
+        root.note(writer, version);
     }
     if root.usage() != cut.used_bytes() {
         tracing::warn!(

@@ -257,10 +257,10 @@ fn contains_ours(root: &Root, writer: WriterId, own: Option<Own>) -> bool {
 
 /// The id of this state folder as a writer, made at the first call.
 pub(super) fn writer(volume: &Volume) -> Result<WriterId, PublishError> {
-    if let Some(bytes) = volume.raw_meta("writer")? {
-        if let Ok(id) = <[u8; 16]>::try_from(bytes.as_ref()) {
-            return Ok(WriterId(id));
-        }
+    if let Some(bytes) = volume.raw_meta("writer")?
+        && let Ok(id) = <[u8; 16]>::try_from(bytes.as_ref())
+    {
+        return Ok(WriterId(id));
     }
     let id = random()?;
     volume.keep(vec![("writer", Some(Bytes::copy_from_slice(&id)))])?;

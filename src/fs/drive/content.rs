@@ -25,11 +25,11 @@ impl Drive {
             volume.quota().check_change()?;
         }
         let file = volume.hold(ino)?;
-        if flags & O_TRUNC != 0 {
-            if let Err(error) = volume.resize(&file, 0) {
-                volume.leave(file);
-                return Err(error);
-            }
+        if flags & O_TRUNC != 0
+            && let Err(error) = volume.resize(&file, 0)
+        {
+            volume.leave(file);
+            return Err(error);
         }
         Ok(self.opened(slot, volume, file, flags))
     }

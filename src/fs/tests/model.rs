@@ -55,13 +55,16 @@ fn step() -> impl Strategy<Value = Step> {
 struct Run {
     rig: Rig,
     model: BTreeMap<String, Vec<u8>>,
-    cut: Option<(
-        Cut,
-        Changes,
-        BTreeMap<String, Vec<u8>>,
-        HashMap<Ino, String>,
-    )>,
+    cut: Option<Taken>,
 }
+
+/// A cut, what it changes, the files as they were then, and their names.
+type Taken = (
+    Cut,
+    Changes,
+    BTreeMap<String, Vec<u8>>,
+    HashMap<Ino, String>,
+);
 
 fn name(file: u8) -> String {
     format!("f{file}")
