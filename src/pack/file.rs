@@ -3,7 +3,7 @@
 //!
 //! Invariant: the tree is balanced: all leaves at one depth, every node but the last of its level
 //! full with [`LINKS`] links; inner nodes are CIDv0. So the CID is a function of the bytes alone,
-//! however the content came to be. Called by a commit ([`rebuild`]), a reader ([`leaves`]) and who
+//! however the content came to be. Called by a commit ([`rebuild()`]), a reader ([`leaves`]) and who
 //! makes a file at once ([`Builder`]).
 
 use std::ops::Range;

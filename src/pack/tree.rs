@@ -4,7 +4,7 @@
 //! small neighbours that they join, whatever the size of the tree. A plain directory is one block
 //! until that would pass 1 MiB, so that stock tools see it whole; beyond it an index over pages, in
 //! levels. Below a border are the keys from it up to the next; those before the first border belong
-//! to the first page. Called by a commit ([`update`]) and by a loader ([`scan`], [`lookup`]).
+//! to the first page. Called by a commit ([`update()`]) and by a loader ([`scan`], [`lookup`]).
 
 use bytes::Bytes;
 
