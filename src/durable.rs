@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Numbers unfinished files.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -88,6 +88,21 @@ pub fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Locks `file` against every other process. Tries for half a second: a program that another thread
+/// is just starting holds our descriptors, and the locks on them, for a moment.
+///
+/// # Errors
+/// Somebody else has it; it cannot be locked.
+pub fn lock_whole(file: &File) -> Result<(), fs::TryLockError> {
+    for _ in 0..10 {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+    file.try_lock()
+}
+
 /// Opens `folder` as one whose content has the form named by `format`, creating it where it is
 /// missing, and locks it against every other process until the file is dropped.
 ///
@@ -100,7 +115,7 @@ pub fn open_folder(folder: &Path, format: &str) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .open(folder.join("lock"))?;
-    lock.try_lock().map_err(|e| match e {
+    lock_whole(&lock).map_err(|e| match e {
         fs::TryLockError::WouldBlock => io::Error::new(
             ErrorKind::WouldBlock,
             "the folder is in use by another pxfs",

@@ -20,8 +20,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pack", &["types"]),
     ("store", &["pack", "types", "clock", "durable", "fault"]),
     ("names", &["pack", "types", "clock", "durable", "fault"]),
-    ("chain", &["store", "names", "pack", "types", "clock"]),
-    ("cache", &["store", "pack", "types", "clock"]),
+    ("chain", &["store", "names", "pack", "types", "clock", "durable"]),
+    ("cache", &["store", "pack", "types", "clock", "durable"]),
     (
         "fetch",
         &["fs", "journal", "store", "pack", "cache", "types", "clock"],

@@ -338,7 +338,7 @@ impl Cache {
 fn open_disk(dir: &Path, cap_bytes: u64) -> io::Result<Disk> {
     std::fs::create_dir_all(dir)?;
     let lock = File::create(dir.join("lock"))?;
-    lock.try_lock().map_err(|error| match error {
+    crate::durable::lock_whole(&lock).map_err(|error| match error {
         TryLockError::WouldBlock => {
             io::Error::new(io::ErrorKind::WouldBlock, "another pxfs is using it")
         }

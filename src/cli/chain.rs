@@ -6,7 +6,7 @@ use alloy::primitives::{B256, Bytes, U256};
 
 use super::ask::answer;
 use super::exit::{Exit, fail};
-use super::output::{bytes, can_ask, coins, confirm, json_answer, table, text_answer};
+use super::output::{bytes, coins, confirm, json_answer, table, text_answer};
 use super::setup::Setup;
 use super::status::token_table;
 use crate::config::Span;
@@ -55,8 +55,7 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
     if print {
         return show_call(setup, &Request::Mint { package, print });
     }
-    // A script that says what to mint has decided.
-    if !yes && can_ask() {
+    if !yes {
         let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
         let Some(wanted) = packages.iter().find(|known| known.id == package) else {
             let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
@@ -73,7 +72,10 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
             coins(&wanted.price_wei)
         );
         if !confirm(&question) {
-            fail!(Failure, "mint: nothing was sent");
+            fail!(
+                Failure,
+                "mint: nothing was sent: say --yes where there is no terminal to ask on"
+            );
         }
     }
     let minted: MintAnswer = answer(setup, &Request::Mint { package, print })?;

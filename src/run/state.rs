@@ -52,7 +52,7 @@ impl StateDir {
             .mode(0o600)
             .open(path.join("lock"))
             .map_err(unusable)?;
-        match lock.try_lock() {
+        match crate::durable::lock_whole(&lock) {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => return Err(locked(&path, &mut lock)),
             Err(std::fs::TryLockError::Error(fault)) => return Err(unusable(fault)),

@@ -56,7 +56,7 @@ fn fill(file: &File, id: u64, mut offset: u64) -> u64 {
 #[test]
 fn df_shows_the_package_and_the_root_the_sum() {
     let machine = Machine::demo();
-    machine.ask(&["mint", "--package", "1"]).ok();
+    machine.ask(&["mint", "--package", "1", "--yes"]).ok();
     let second = machine.mountpoint().join("2");
     crate::command::wait_until("token 2 appears", std::time::Duration::from_secs(5), || {
         second.exists()

@@ -11,16 +11,16 @@
 //! `chain.log` is frames and nothing else; the first is the genesis. `lock` is held by flock(2)
 //! for as long as the log is open.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use super::super::ChainError;
 use super::record::Record;
+use crate::durable::lock_whole;
 
 const HEAD_BYTES: usize = 8;
 const SUM_BYTES: usize = 8;
@@ -179,13 +179,15 @@ fn lock(folder: &Path) -> Result<File, ChainError> {
         .mode(0o600)
         .open(folder.join("lock"))
         .map_err(|fault| damaged(folder, format!("cannot be locked: {fault}")))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match lock_whole(&file) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
+        Err(TryLockError::WouldBlock) => {
             let what = format!("{} is in use by another pxfs", folder.display());
             Err(ChainError::Busy(what))
         }
-        Err(fault) => Err(damaged(folder, format!("cannot be locked: {fault}"))),
+        Err(TryLockError::Error(fault)) => {
+            Err(damaged(folder, format!("cannot be locked: {fault}")))
+        }
     }
 }
 
