@@ -20,7 +20,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("pack", &["types"]),
     ("store", &["pack", "types", "clock", "durable", "fault"]),
     ("names", &["pack", "types", "clock", "durable", "fault"]),
-    ("chain", &["store", "names", "pack", "types", "clock", "durable"]),
+    (
+        "chain",
+        &["store", "names", "pack", "types", "clock", "durable"],
+    ),
     ("cache", &["store", "pack", "types", "clock", "durable"]),
     (
         "fetch",

@@ -168,7 +168,7 @@ fn of_chain(error: &ChainError) -> Exit {
 fn of_journal(error: &JournalError) -> Exit {
     match error {
         JournalError::Corrupt(_) => Exit::Damage,
-        JournalError::NoRoom | JournalError::Disk(_) => Exit::Failure,
+        JournalError::NoRoom | JournalError::TooLarge | JournalError::Disk(_) => Exit::Failure,
     }
 }
 

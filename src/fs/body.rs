@@ -380,12 +380,21 @@ impl Body {
 
     /// Whether the stage file holds every byte of the content.
     pub(crate) fn is_wholly_staged(&self) -> bool {
+        let whole = |index: u64, staged: &Staged| {
+            let len = chunk::len(self.size, index) as u32;
+            staged
+                .ranges
+                .parts(0..len)
+                .iter()
+                .all(|(_, inside)| *inside)
+        };
         self.size > 0
             && self.inline.is_none()
+            && self.staged.len() as u64 == count(self.size)
             && self
-                .sources(0..self.size)
+                .staged
                 .iter()
-                .all(|(_, source)| *source == Source::Stage)
+                .all(|(index, staged)| whole(*index, staged))
     }
 
     /// What the journal must take now; the body counts as saved from here on.

@@ -280,7 +280,7 @@ impl Volume {
     /// Turns a failed write of local state into an error, and closes the volume for changes unless
     /// it was want of room.
     pub(super) fn poison(&self, error: JournalError) -> FsError {
-        if error != JournalError::NoRoom {
+        if !matches!(error, JournalError::NoRoom | JournalError::TooLarge) {
             let reason = format!("local state cannot be made durable ({error}); restart pxfs");
             lock(&self.poison).get_or_insert_with(|| reason.clone());
             self.set_access(Access::ReadOnly(reason));
@@ -357,6 +357,7 @@ impl From<JournalError> for FsError {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::NoRoom => Self::NoRoom,
+            JournalError::TooLarge => Self::TooLarge,
             JournalError::Disk(what) => Self::Disk(what),
             JournalError::Corrupt(what) => Self::Damaged(what),
         }

@@ -29,6 +29,9 @@ pub enum JournalError {
     /// The disk has no room; nothing was lost, try again when it has.
     #[error("no room on the local disk")]
     NoRoom,
+    /// The local file system has no larger files.
+    #[error("too large for the local file system")]
+    TooLarge,
     /// The disk failed: what was not durable yet may never become it.
     #[error("local disk: {0}")]
     Disk(String),
@@ -41,6 +44,7 @@ impl From<std::io::Error> for JournalError {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom,
+            std::io::ErrorKind::FileTooLarge => Self::TooLarge,
             _ => Self::Disk(error.to_string()),
         }
     }

@@ -161,3 +161,31 @@ async fn an_unchanged_tree_is_not_published_again() {
     assert_eq!(machine.volume.meta::<Head>("head").unwrap().unwrap(), head);
     assert!(machine.volume.activity().is_none());
 }
+
+#[tokio::test]
+async fn sixteen_tebibytes_of_hole_cost_a_handful_of_blocks() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let ino = machine
+        .put(machine.root, "sparse", &[(100_000, b"near")])
+        .await;
+    machine.resize(ino, 1 << 44);
+    machine.store.reset_counts();
+    machine.commit().await.unwrap();
+    assert!(
+        machine.store.block_count() < 40,
+        "{} blocks",
+        machine.store.block_count()
+    );
+    machine
+        .put(machine.root, "sparse", &[((1 << 43) - 9, b"far")])
+        .await;
+    machine.commit().await.unwrap();
+    let other = second(&shared).await;
+    let attr = other
+        .call(|drive| drive.lookup(other.root, b"sparse"))
+        .await
+        .unwrap();
+    assert_eq!(attr.size, 1 << 44);
+    assert_eq!(other.used(), machine.used());
+}
