@@ -50,14 +50,22 @@ impl Adapter {
     fn entry(&self, parent: Ino) -> impl FnOnce(ReplyEntry, Attr) + Send + 'static {
         let show = self.show;
         move |reply, attr| {
-            let (attr_ttl, entry_ttl) = (convert::attr_ttl(attr.ino), convert::entry_ttl(parent));
+            let (attr_ttl, entry_ttl) = (
+                convert::attr_ttl(attr.ino, attr.mode),
+                convert::entry_ttl(parent),
+            );
             reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
         }
     }
 
     fn attr(&self) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
         let show = self.show;
-        move |reply, attr| reply.attr(&convert::attr_ttl(attr.ino), &show.file_attr(&attr))
+        move |reply, attr| {
+            reply.attr(
+                &convert::attr_ttl(attr.ino, attr.mode),
+                &show.file_attr(&attr),
+            )
+        }
     }
 }
 
@@ -303,7 +311,7 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
         // One time limit for entry and attributes here: the shorter.
         let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
-            let ttl = convert::entry_ttl(parent).min(convert::attr_ttl(attr.ino));
+            let ttl = convert::entry_ttl(parent).min(convert::attr_ttl(attr.ino, attr.mode));
             let handle = FileHandle(opened.fh.0);
             reply.created(
                 &ttl,
@@ -454,7 +462,8 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, reply: &mut ReplyDirectoryPlus| {
             list(drive, of, cookie, true, |item, attr| {
                 let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
-                let ttl = convert::entry_ttl(of).min(convert::attr_ttl(item.ino));
+                let ttl = convert::entry_ttl(of)
+                    .min(convert::attr_ttl(item.ino, attr.map_or(0, |a| a.mode)));
                 let name = OsStr::from_bytes(&item.name);
                 !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST)
             })

@@ -213,13 +213,29 @@ async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnsw
     })
 }
 
+/// Another name key begins another epoch, and an empty volume with it: what the token holds now
+/// would be out of reach. A key that this wallet has is not lost, so it is not replaced.
+async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
+    if let Some(name) = &info.name {
+        if find_key(parts, name).await?.is_some() {
+            fail!(
+                Failure,
+                "register: token {} has the name key {name} of this wallet, and its volume hangs on \
+                 it: copy what it holds to another token first, or keep the key",
+                info.id
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Gives a token a name key of this wallet, and publishes its first document.
 ///
 /// # Errors
 /// No such token, not ours, or the chain's.
 async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
-    owned(parts, token).await?;
+    refuse_live(parts, &owned(parts, token).await?).await?;
     for attempt in 0.. {
         let nonce = chain.transactor.next_nonce().await?;
         let key = name_key(parts, nonce);

@@ -100,9 +100,10 @@ fn new_tokens_are_seen_at_once_and_files_are_cached_long() {
     let token_root = Ino(7 << 48 | 1);
     assert_eq!(entry_ttl(Ino::ROOT), ROOT_TTL);
     assert_eq!(entry_ttl(token_root), TTL);
-    assert_eq!(attr_ttl(Ino::ROOT), ROOT_TTL);
-    assert_eq!(attr_ttl(token_root), ROOT_TTL);
-    assert_eq!(attr_ttl(ATTR.ino), TTL);
+    assert_eq!(attr_ttl(Ino::ROOT, 0o755), ROOT_TTL);
+    assert_eq!(attr_ttl(token_root, 0o755), ROOT_TTL);
+    assert_eq!(attr_ttl(ATTR.ino, 0o755), TTL);
+    assert_eq!(attr_ttl(ATTR.ino, 0o4755), Duration::ZERO);
     assert!(ROOT_TTL <= Duration::from_secs(1));
 }
 
