@@ -23,6 +23,10 @@ use crate::types::Ino;
 /// How long the blocks that one object is built from may take to come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Entries that are built and applied at a time: what a commit needs of memory does not grow with a
+/// directory. A page at a border is written twice.
+const STEP: usize = 8192;
+
 /// Builds what differs and sends it. Gives what became of each object, the root directory and the
 /// inode table among them.
 pub(super) async fn build(
@@ -37,48 +41,68 @@ pub(super) async fn build(
         built.files.insert(*ino, content);
     }
     for (dir, names) in &changes.directories {
-        let mut edits: Vec<Change> = Vec::with_capacity(names.len());
-        for name in names {
-            edits.push((name.clone(), cut.entry(*dir, name, &built)?));
+        let names: Vec<&Bytes> = names.iter().collect();
+        let mut tree = cut.published_tree(*dir)?;
+        let mut held = Held::new();
+        for step in names.chunks(STEP) {
+            let mut edits: Vec<Change> = Vec::with_capacity(step.len());
+            for name in step {
+                edits.push(((*name).clone(), cut.entry(*dir, name, &built)?));
+            }
+            tree = Some(edit(TreeKind::Directory, tree, &edits, &mut held, source, upload).await?);
         }
-        let old = cut.published_tree(*dir)?;
-        let tree = build_tree(TreeKind::Directory, old, edits, source, upload).await?;
+        let tree = match tree {
+            Some(tree) => tree,
+            None => edit(TreeKind::Directory, None, &[], &mut held, source, upload).await?,
+        };
         built.directories.insert(*dir, tree);
     }
-    let mut rows: Vec<Change> = Vec::with_capacity(changes.rows.len());
-    for ino in &changes.rows {
-        rows.push((crate::pack::entry::row_key(*ino), cut.row(*ino, &built)?));
+    let rows: Vec<Ino> = changes.rows.iter().copied().collect();
+    let mut table = cut.table()?;
+    let mut held = Held::new();
+    for step in rows.chunks(STEP) {
+        let mut edits: Vec<Change> = Vec::with_capacity(step.len());
+        for ino in step {
+            edits.push((crate::pack::entry::row_key(*ino), cut.row(*ino, &built)?));
+        }
+        table = Some(edit(TreeKind::Table, table, &edits, &mut held, source, upload).await?);
     }
-    let table = cut.table()?;
     if table.is_none() || !rows.is_empty() {
-        built.table = Some(build_tree(TreeKind::Table, table, rows, source, upload).await?);
+        built.table = Some(match table {
+            Some(table) => table,
+            None => edit(TreeKind::Table, None, &[], &mut held, source, upload).await?,
+        });
     }
     Ok(built)
 }
 
-async fn build_tree(
+/// Applies `edits` to a tree. `held` has what the edits before have written, and afterwards what
+/// these have.
+async fn edit(
     kind: TreeKind,
     old: Option<TreeRef>,
-    edits: Vec<Change>,
+    edits: &[Change],
+    held: &mut Held,
     source: &Source,
     upload: &mut Upload,
 ) -> Result<TreeRef, PublishError> {
-    let mut held = Held::new();
     let (tree, blocks) = source
-        .solve(&mut held, Instant::now() + PATIENCE, |held| {
+        .solve(held, Instant::now() + PATIENCE, |held| {
             let mut blocks = Vec::new();
             let mut out = |block| blocks.push(block);
             let tree = if old.is_none() && edits.is_empty() {
                 tree::empty(kind, &mut out)?
             } else {
-                tree::update(kind, old.as_ref(), &edits, held, &mut out)?
+                tree::update(kind, old.as_ref(), edits, held, &mut out)?
             };
             Ok((tree, blocks))
         })
         .await?;
+    held.clear();
     for block in blocks {
         // A page just written is read by the next commit.
         source.cache.put_node(&block.cid, &block.data);
+        held.insert(block.cid, block.data.clone());
         upload.push(block).await?;
     }
     Ok(tree)

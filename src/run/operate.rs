@@ -216,15 +216,15 @@ async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnsw
 /// Another name key begins another epoch, and an empty volume with it: what the token holds now
 /// would be out of reach. A key that this wallet has is not lost, so it is not replaced.
 async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
-    if let Some(name) = &info.name {
-        if find_key(parts, name).await?.is_some() {
-            fail!(
-                Failure,
-                "register: token {} has the name key {name} of this wallet, and its volume hangs on \
-                 it: copy what it holds to another token first, or keep the key",
-                info.id
-            );
-        }
+    if let Some(name) = &info.name
+        && find_key(parts, name).await?.is_some()
+    {
+        fail!(
+            Failure,
+            "register: token {} has the name key {name} of this wallet, and its volume hangs on \
+             it: copy what it holds to another token first, or keep the key",
+            info.id
+        );
     }
     Ok(())
 }
