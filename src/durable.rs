@@ -139,7 +139,21 @@ pub fn open_folder(folder: &Path, format: &str) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Whether another try may help: all but what the owner of the machine has to change.
+/// As [`open_folder`], with the folders `below` in it, and one called `new`, which is emptied: for
+/// what has no name yet.
+pub fn open_store(folder: &Path, format: &str, below: &[&str]) -> io::Result<File> {
+    let lock = open_folder(folder, format)?;
+    for name in below {
+        create_folder(&folder.join(name))?;
+    }
+    let new = folder.join("new");
+    create_folder(&new)?;
+    sweep(&new)?;
+    Ok(lock)
+}
+
+/// Whether another try may help: all but what the owner of the machine has to change, and the
+/// lock of another process, which keeps it.
 #[must_use]
 pub fn is_transient(error: &io::Error) -> bool {
     !matches!(
@@ -151,6 +165,7 @@ pub fn is_transient(error: &io::Error) -> bool {
             | ErrorKind::InvalidData
             | ErrorKind::InvalidFilename
             | ErrorKind::Unsupported
+            | ErrorKind::WouldBlock
     )
 }
 

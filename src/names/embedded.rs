@@ -105,22 +105,13 @@ struct Folder {
 
 impl Folder {
     fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, NameError> {
-        let failed = |e| trouble(dir, &e);
-        let lock = durable::open_folder(dir, FORMAT).map_err(|e| match e.kind() {
-            // Waiting does not help: the other one keeps it.
-            ErrorKind::WouldBlock => NameError::Permanent(format!("{}: {e}", dir.display())),
-            _ => failed(e),
-        })?;
-        let folder = Self {
+        let lock = durable::open_store(dir, FORMAT, &["records"]).map_err(|e| trouble(dir, &e))?;
+        Ok(Self {
             records: dir.join("records"),
             new: dir.join("new"),
             clock,
             _lock: lock,
-        };
-        durable::create_folder(&folder.records).map_err(failed)?;
-        durable::create_folder(&folder.new).map_err(failed)?;
-        durable::sweep(&folder.new).map_err(failed)?;
-        Ok(folder)
+        })
     }
 
     fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {

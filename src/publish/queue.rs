@@ -62,6 +62,9 @@ pub struct PublishStatus {
     pub busy: bool,
     /// Of the commits of this run.
     pub progress: Progress,
+    /// Since when blocks may be on the node that no pin holds yet, unix seconds; 0 where a crash
+    /// interrupted a commit. A collection must leave what was put from then on.
+    pub unpinned_since_s: Option<u64>,
 }
 
 /// What commits of this run have sent.
@@ -81,6 +84,7 @@ type Reply = oneshot::Sender<Result<(), PublishError>>;
 pub struct Publisher {
     demands: mpsc::UnboundedSender<Reply>,
     status: Arc<Mutex<PublishStatus>>,
+    receipts: Receipts,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -92,18 +96,23 @@ impl Publisher {
         let (demands, receiver) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
         let status = Arc::new(Mutex::new(PublishStatus::default()));
+        let receipts = Receipts::new();
         let worker = Worker {
             context,
             timing,
-            receipts: Receipts::new(),
+            receipts: receipts.clone(),
             status: Arc::clone(&status),
             failures: 0,
         };
         worker.note_head();
+        if worker.has_pending() {
+            lock(&status).unpinned_since_s = Some(0);
+        }
         let task = runtime.spawn(worker.run(receiver, stopped));
         Self {
             demands,
             status,
+            receipts,
             stop,
             task: Mutex::new(Some(task)),
         }
@@ -126,6 +135,11 @@ impl Publisher {
     #[must_use]
     pub fn status(&self) -> PublishStatus {
         lock(&self.status).clone()
+    }
+
+    /// The node removed blocks that nothing held: what it acknowledged once may be gone.
+    pub fn forget_receipts(&self) {
+        self.receipts.forget();
     }
 
     /// Ends it; a commit under way is given up.
@@ -211,7 +225,12 @@ impl Worker {
             }
             return Err(PublishError::Refused(reason));
         }
-        lock(&self.status).busy = true;
+        let now_s = self.context.now_s();
+        {
+            let mut status = lock(&self.status);
+            status.busy = true;
+            status.unpinned_since_s.get_or_insert(now_s);
+        }
         let result = self.while_it_moves().await;
         lock(&self.status).busy = false;
         match result {
@@ -219,6 +238,7 @@ impl Worker {
                 self.failures = 0;
                 let mut status = lock(&self.status);
                 status.last_error = None;
+                status.unpinned_since_s = None;
                 status.progress.commits += u64::from(done.made);
                 status.progress.sent_blocks += done.sent_blocks;
                 status.progress.sent_bytes += done.sent_bytes;

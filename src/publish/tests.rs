@@ -1,5 +1,6 @@
 //! Commits against the stores' twins: what is published is what was written, once, whatever fails.
 
+mod collect;
 mod faults;
 mod rig;
 mod trees;

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::collection;
 use super::desk::Desk;
 use super::leave::{self, Tell};
 use super::live::Ground;
@@ -156,6 +157,14 @@ impl Daemon {
             .push(tokio::spawn(Arc::clone(&session.tokens).run()));
         self.tasks
             .push(tokio::spawn(Arc::clone(session).watch_node()));
+        if let Some(store) = session.parts.node.embedded.clone() {
+            let (tokens, clock) = (
+                Arc::clone(&session.tokens),
+                Arc::clone(&session.parts.clock),
+            );
+            self.tasks
+                .push(tokio::spawn(collection::run(store, clock, tokens)));
+        }
         if let Some(oracle) = super::operate::oracle(&session.parts).await? {
             self.tasks.push(tokio::spawn(oracle));
         }

@@ -43,7 +43,7 @@ pub(super) struct Live {
     pub(super) directory: String,
     pub(super) slot: u16,
     pub(super) volume: Arc<Volume>,
-    publishing: Publishing,
+    pub(super) publishing: Publishing,
     durable: Mutex<Option<JoinHandle<()>>>,
     seen: Mutex<Seen>,
 }

@@ -5,6 +5,7 @@
 //! [`tokens`] keeping the drive in step with the chain. [`demo`] prepares a state folder that has
 //! all of it inside.
 
+mod collection;
 mod counted;
 pub mod daemon;
 pub mod demo;

@@ -71,6 +71,8 @@ pub struct NodeParts {
     pub names: Arc<dyn NameStore>,
     /// What both have done.
     pub counts: Arc<Counts>,
+    /// The node inside this process, which collects its garbage when it is told to.
+    pub embedded: Option<EmbeddedStore>,
 }
 
 /// Everything.
@@ -186,6 +188,7 @@ async fn node(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodePar
         })
         .await??
     };
+    let embedded = Some(store.clone());
     let mut store: Arc<dyn BlockStore> = Arc::new(store);
     let mut names: Arc<dyn NameStore> = Arc::new(names);
     if let Some(file) = &config.fault {
@@ -196,6 +199,7 @@ async fn node(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodePar
     let names: Arc<dyn NameStore> = Arc::new(Counted::new(names, &counts));
     Ok(NodeParts {
         counts,
+        embedded,
         kind: "embedded",
         label: NodeUrl::Embedded(folder).to_string(),
         store,

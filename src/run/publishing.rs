@@ -193,6 +193,22 @@ impl Publishing {
         }
     }
 
+    /// Since when blocks may be on the node that no pin holds yet (0: it is not known), unix seconds.
+    pub(super) fn unpinned_since_s(&self) -> Option<u64> {
+        match &*lock(&self.stage) {
+            Stage::On(publisher) => publisher.status().unpinned_since_s,
+            Stage::Waiting(_) => Some(0),
+            _ => None,
+        }
+    }
+
+    /// The node removed blocks that nothing held.
+    pub(super) fn forget_receipts(&self) {
+        if let Stage::On(publisher) = &*lock(&self.stage) {
+            publisher.forget_receipts();
+        }
+    }
+
     /// What its publisher tells.
     pub(super) fn status(&self) -> PublishStatus {
         match &*lock(&self.stage) {

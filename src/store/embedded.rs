@@ -9,6 +9,7 @@
 //! DIR/blocks/H/CID         H = last hex digit of the digest; time of change = last put
 //! DIR/pins/CID             an empty file for each root that is pinned
 //! DIR/new/                 files that have no name yet; emptied at open
+//! DIR/collected            empty; time of change = end of the last collection
 //! ```
 
 mod collect;

@@ -10,6 +10,7 @@ mod command;
 mod hanging;
 mod harness;
 mod kill;
+mod lost;
 mod metadata;
 mod overdue;
 mod quota;

@@ -20,6 +20,7 @@ use crate::publish::commit::{Done, commit};
 use crate::publish::upload::Receipts;
 use crate::publish::{Bootstrap, Context, Node, PublishError, bootstrap};
 use crate::store::BlockStore;
+use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::FaultStore;
 use crate::store::memory::MemoryStore;
 use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
@@ -30,7 +31,10 @@ const READ_WRITE: i32 = 2;
 /// What several machines share.
 pub(super) struct Shared {
     pub(super) clock: Arc<ManualClock>,
+    /// Where blocks are, unless in `node`.
     pub(super) blocks: Arc<MemoryStore>,
+    /// The embedded node, where it is the one, and its folder.
+    pub(super) node: Option<(EmbeddedStore, TempDir)>,
     pub(super) names: Arc<MemoryNames>,
 }
 
@@ -40,7 +44,27 @@ impl Shared {
         Self {
             names: Arc::new(MemoryNames::new(Arc::<ManualClock>::clone(&clock))),
             blocks: Arc::new(MemoryStore::new()),
+            node: None,
             clock,
+        }
+    }
+
+    /// With an embedded node.
+    pub(super) fn embedded() -> Self {
+        let shared = Self::new();
+        let folder = tempfile::tempdir().unwrap();
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&shared.clock);
+        let store = EmbeddedStore::open(folder.path(), clock).unwrap();
+        Self {
+            node: Some((store, folder)),
+            ..shared
+        }
+    }
+
+    fn store(&self) -> Arc<dyn BlockStore> {
+        match &self.node {
+            Some((store, _)) => Arc::new(store.clone()),
+            None => Arc::<MemoryStore>::clone(&self.blocks),
         }
     }
 }
@@ -124,7 +148,7 @@ impl Machine {
         volume.set_allowance(&allowance).unwrap();
         let drive = Arc::new(Drive::new((0, 0), 0));
         let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();
-        let store = Arc::new(FaultStore::new(Arc::<MemoryStore>::clone(&shared.blocks)));
+        let store = Arc::new(FaultStore::new(shared.store()));
         let dyn_store: Arc<dyn BlockStore> = Arc::<FaultStore>::clone(&store);
         let volumes: Arc<dyn crate::fetch::Volumes> = Arc::<Drive>::clone(&drive);
         let patience = Duration::from_secs(5);

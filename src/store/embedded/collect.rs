@@ -103,6 +103,17 @@ impl EmbeddedStore {
                 collected.removed_bytes += removed.removed_bytes;
             }
         }
+        self.work(&self.writers, Folder::note_collected).await?;
         Ok(collected)
+    }
+
+    /// Whether the last collection ended longer than `period` ago, or never. A clock that went
+    /// back makes it due.
+    pub async fn is_collection_due(&self, period: Duration) -> Result<bool, StoreError> {
+        let now = self.folder.now();
+        let last = self.work(&self.readers, Folder::collected).await?;
+        Ok(last.is_none_or(|last| {
+            now.duration_since(last).is_ok_and(|age| age >= period) || last > now
+        }))
     }
 }

@@ -28,6 +28,7 @@ pub(super) struct Folder {
     blocks: PathBuf,
     pins: PathBuf,
     new: PathBuf,
+    collected: PathBuf,
     clock: Arc<dyn Clock>,
     /// Held as long as the folder is open.
     _lock: File,
@@ -43,27 +44,21 @@ pub(super) enum Placed {
 
 impl Folder {
     pub(super) fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let failed = |e| trouble(dir, &e);
-        let lock = durable::open_folder(dir, FORMAT).map_err(|e| match e.kind() {
-            // Waiting does not help: the other one keeps it.
-            ErrorKind::WouldBlock => StoreError::Permanent(format!("{}: {e}", dir.display())),
-            _ => failed(e),
-        })?;
-        let folder = Self {
+        let shards: Vec<String> = SHARDS
+            .chars()
+            .map(|digit| format!("blocks/{digit}"))
+            .collect();
+        let mut below = vec!["blocks", "pins"];
+        below.extend(shards.iter().map(String::as_str));
+        let lock = durable::open_store(dir, FORMAT, &below).map_err(|e| trouble(dir, &e))?;
+        Ok(Self {
             blocks: dir.join("blocks"),
             pins: dir.join("pins"),
             new: dir.join("new"),
+            collected: dir.join("collected"),
             clock,
             _lock: lock,
-        };
-        for digit in SHARDS.chars() {
-            let shard = folder.blocks.join(digit.to_string());
-            durable::create_folder(&shard).map_err(failed)?;
-        }
-        durable::create_folder(&folder.pins).map_err(failed)?;
-        durable::create_folder(&folder.new).map_err(failed)?;
-        durable::sweep(&folder.new).map_err(failed)?;
-        Ok(folder)
+        })
     }
 
     /// Makes the bytes of `block` durable, unless they are there already; a damaged file is
@@ -204,6 +199,23 @@ impl Folder {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             other => other.map_err(|e| trouble(&path, &e)),
         }
+    }
+
+    /// When the last collection ended; `None` before the first.
+    pub(super) fn collected(&self) -> Result<Option<SystemTime>, StoreError> {
+        let modified = fs::metadata(&self.collected).and_then(|data| data.modified());
+        match modified {
+            Ok(at) => Ok(Some(at)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(trouble(&self.collected, &e)),
+        }
+    }
+
+    /// A collection ended now. Not made durable: one too many does no harm.
+    pub(super) fn note_collected(&self) -> Result<(), StoreError> {
+        File::create(&self.collected)
+            .and_then(|file| file.set_modified(self.now()))
+            .map_err(|e| trouble(&self.collected, &e))
     }
 
     /// The time by the clock that was handed in.

@@ -1,0 +1,77 @@
+//! The room of old roots comes back, and nothing that somebody can reach goes with it.
+
+use std::time::Duration;
+
+use super::rig::{Machine, Shared, second};
+use crate::fault::Fault;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::fault::Call;
+
+const DAY: Duration = Duration::from_secs(24 * 3600 + 1);
+const BIG: usize = 3 << 20;
+
+/// Bytes that no other seed gives.
+fn content(seed: u8) -> Vec<u8> {
+    let chunk = |i: usize| [seed, (i >> 20) as u8, (i >> 12) as u8, (i >> 4) as u8];
+    (0..BIG).map(|i| chunk(i)[i % 4]).collect()
+}
+
+async fn stored_bytes(shared: &Shared) -> u64 {
+    let (store, _) = shared.node.as_ref().unwrap();
+    store.usage().await.unwrap().block_bytes
+}
+
+#[tokio::test]
+async fn room_of_what_was_overwritten_comes_back_and_all_that_is_left_can_be_read() {
+    let shared = Shared::embedded();
+    let (store, _) = shared.node.as_ref().unwrap();
+    let machine = Machine::new(&shared);
+    machine
+        .put(machine.root, "kept", &[(0, &content(200))])
+        .await;
+    for seed in 0..4 {
+        machine.put(machine.root, "f", &[(0, &content(seed))]).await;
+        machine.commit().await.unwrap();
+    }
+    // In grace: readers of old roots still find everything.
+    shared.clock.advance(Duration::from_secs(7200));
+    store.collect(EmbeddedStore::GRACE).await.unwrap();
+    assert!(stored_bytes(&shared).await > 5 * BIG as u64);
+    shared.clock.advance(DAY);
+    machine
+        .put(machine.root, "small", &[(0, b"a change")])
+        .await;
+    machine.commit().await.unwrap();
+    store.collect(EmbeddedStore::GRACE).await.unwrap();
+    let left = stored_bytes(&shared).await;
+    // The last but one root has only just left: its content is the newest one's.
+    assert!(left < 2 * BIG as u64 + (1 << 20), "{left} bytes are left");
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+}
+
+#[tokio::test]
+async fn a_collection_beside_a_commit_takes_nothing_that_the_commit_names() {
+    let shared = Shared::embedded();
+    let (store, _) = shared.node.as_ref().unwrap();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, &content(1))]).await;
+    machine.commit().await.unwrap();
+    machine.put(machine.root, "f", &[(0, &content(2))]).await;
+    machine.put(machine.root, "g", &[(0, &content(3))]).await;
+    // Everything is put, and the pin does not come: the worst moment.
+    machine.store.set(Call::Pin, Fault::Hang, None);
+    let committing = machine.commit();
+    let collecting = async {
+        while machine.store.count(Call::Pin) < 3 {
+            tokio::task::yield_now().await;
+        }
+        store.collect(EmbeddedStore::GRACE).await.unwrap();
+        machine.store.clear();
+    };
+    let (committed, ()) = tokio::join!(committing, collecting);
+    committed.unwrap();
+    shared.clock.advance(DAY);
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+}
