@@ -43,8 +43,10 @@ pub struct Config {
     pub tokens: Vec<TokenId>,
     /// What a token without a volume gets.
     pub volume: VolumeKind,
-    /// Write although another machine did a moment ago.
+    /// Write although another machine did a moment ago; in a conflict, publish what is here.
     pub take_over: bool,
+    /// In a conflict, take what another machine published.
+    pub give_way: bool,
     /// A commit begins this long after the last change.
     pub commit_idle: Duration,
     /// A commit begins at the latest this long after the first change.
@@ -88,6 +90,7 @@ impl Config {
             nodes: layer.node,
             tokens: layer.token,
             take_over: layer.take_over.unwrap_or(false),
+            give_way: layer.give_way.unwrap_or(false),
             volume: layer.volume.unwrap_or(VolumeKind::Sealed),
             commit_idle: layer
                 .commit_idle

@@ -168,9 +168,13 @@ pub(crate) struct Options {
     /// Mount only this token; may be repeated
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) token: Vec<TokenId>,
-    /// Write although another machine did within the last 10 minutes
+    /// Write although another machine did within the last 10 minutes; in a conflict, publish what is
+    /// here over it
     #[arg(long, global = true)]
     pub(crate) take_over: bool,
+    /// In a conflict, show what another machine published, and set aside what is here
+    #[arg(long, global = true, conflicts_with = "take_over")]
+    pub(crate) give_way: bool,
     /// What a token without a volume gets
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) volume: Option<VolumeKind>,
@@ -231,6 +235,7 @@ impl Options {
             node: self.node.clone(),
             token: self.token.clone(),
             take_over: self.take_over.then_some(true),
+            give_way: self.give_way.then_some(true),
             volume: self.volume,
             state_dir: self.state_dir.clone(),
             cache_dir: self.cache_dir.clone(),

@@ -25,6 +25,7 @@ impl Layer {
             node: env.many("PXFS_NODE")?,
             token: env.many("PXFS_TOKEN")?,
             take_over: env.flag("PXFS_TAKE_OVER")?,
+            give_way: env.flag("PXFS_GIVE_WAY")?,
             volume: env.one("PXFS_VOLUME")?,
             state_dir: env.one("PXFS_STATE_DIR")?,
             cache_dir: env.one("PXFS_CACHE_DIR")?,

@@ -36,6 +36,8 @@ pub struct Layer {
     pub token: Vec<TokenId>,
     /// Write although another machine did within the last 10 minutes.
     pub take_over: Option<bool>,
+    /// In a conflict, take what another machine published.
+    pub give_way: Option<bool>,
     /// Kind of a new volume.
     pub volume: Option<VolumeKind>,
     /// State folder.
@@ -158,6 +160,7 @@ impl Layer {
             node: list(self.node, below.node),
             token: list(self.token, below.token),
             take_over: self.take_over.or(below.take_over),
+            give_way: self.give_way.or(below.give_way),
             volume: self.volume.or(below.volume),
             state_dir: self.state_dir.or(below.state_dir),
             cache_dir: self.cache_dir.or(below.cache_dir),

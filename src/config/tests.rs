@@ -47,7 +47,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 fn every_key_of_the_file_is_taken() {
     let layer = file(
         "rpc-url = 'https://a.example/key'\ncontract = '0x01'\nchain-id = 5\nwallet = 'w'\n\
-         wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\ntake-over = true\n\
+         wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\ntake-over = true\ngive-way = false\n\
          volume = 'plain'\nstate-dir = '/s'\ncache-dir = '/c'\ncache-size = '2GiB'\n\
          commit-idle = '1s'\ncommit-max = '2m'\nread-timeout = '500ms'\noptions = ['ro', 'umask=077']\n\
          log = 'debug'\nlog-format = 'json'\ncolor = 'never'\n",

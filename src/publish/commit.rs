@@ -22,7 +22,7 @@ use crate::names::key::NameKey;
 use crate::names::record::{Network, Record, ipns_sequence};
 use crate::names::{NameError, NameStore};
 use crate::pack::header::Header;
-use crate::pack::root::{Root, Version, WriterId};
+use crate::pack::root::{MAX_WRITERS, Root, Version, WriterId};
 use crate::pack::tree::TreeKind;
 use crate::pack::usage::Usage;
 use crate::pack::{Child, chunk, cid as form, tree};
@@ -126,8 +126,24 @@ impl Versions {
         Self::from_map(&map)
     }
 
+    /// Both: of each writer its later commit.
+    pub(super) fn with(&self, other: &Self) -> Self {
+        let mut map = self.to_map();
+        for (writer, version) in other.to_map() {
+            let known = map.entry(writer).or_insert(version);
+            if known.sequence < version.sequence {
+                *known = version;
+            }
+        }
+        Self::from_map(&map)
+    }
+
+    /// As many as a root takes, the latest.
     fn from_map(map: &BTreeMap<WriterId, Version>) -> Self {
-        let rows = map.iter().map(|(writer, version)| VersionRow {
+        let mut latest: Vec<_> = map.iter().collect();
+        latest.sort_by_key(|(_, version)| std::cmp::Reverse(version.sequence));
+        latest.truncate(MAX_WRITERS);
+        let rows = latest.into_iter().map(|(writer, version)| VersionRow {
             writer: writer.0.into(),
             sequence: version.sequence,
             root: version.root.into(),
@@ -178,7 +194,8 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     .await??;
     let nothing =
         changes.files.is_empty() && changes.directories.is_empty() && changes.rows.is_empty();
-    if nothing && head.root.is_some() {
+    let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();
+    if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
         return Ok(Done::default());
     }
@@ -240,7 +257,10 @@ async fn refuse_foreign(
     if given_up || (named.usage.root.is_none() && head.root.is_none()) {
         return Ok(());
     }
-    Err(head::conflict(named.usage.sequence))
+    Err(head::conflict(
+        named.usage.sequence,
+        named.usage.root.as_ref(),
+    ))
 }
 
 async fn build_root(
@@ -405,7 +425,7 @@ async fn publish(
 async fn put_record(context: &Context, bytes: &[u8]) -> Result<(), PublishError> {
     let name = context.key.name();
     match context.node.names.publish(&name, bytes).await {
-        Err(NameError::Stale { held, .. }) => return Err(head::conflict(held >> 20)),
+        Err(NameError::Stale { held, .. }) => return Err(head::conflict(held >> 20, None)),
         other => other?,
     }
     let back = context.node.names.resolve(&name).await?;
@@ -462,6 +482,7 @@ async fn take_as_head(
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
         ("pending", None),
+        (head::TAKEN_OVER, None),
         ("grace", Some(grace.to_bytes())),
     ])?;
     grace.release(context.node.store.as_ref(), now_s).await;

@@ -8,7 +8,8 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
-use super::commit::{Context, Node, Pending};
+use super::commit::{Context, Node, Pending, Versions};
+use super::grace::Grace;
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
@@ -19,6 +20,9 @@ use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
 use crate::types::VolumeKey;
+
+/// The value of a volume that stands from a take-over to the commit that ends it.
+pub(super) const TAKEN_OVER: &str = "taken-over";
 
 /// A record by another writer that is younger than this makes the mount read-only, seconds.
 const FRESH_S: u64 = 600;
@@ -121,7 +125,7 @@ pub(super) async fn resolve(
 
 /// Finds the newest commit of the volume among this state folder, the name and the chain, and
 /// begins from it where this folder is fresh. `take_over` writes although another machine did a
-/// moment ago.
+/// moment ago, and ends a conflict: what is here becomes the next commit, over the other one's.
 ///
 /// # Errors
 /// The node does not answer; what it gives is refused; two machines wrote: [`PublishError::Conflict`].
@@ -159,22 +163,74 @@ pub async fn bootstrap(
     if sequence < known.sequence {
         return Ok(Bootstrap::Current); // ours is newer: it is named again at start
     }
-    if sequence == known.sequence {
-        if root != known.root.map(|root| root.0) {
-            return Err(conflict(sequence));
-        }
+    if sequence == known.sequence && root == known.root.map(|root| root.0) {
         return Ok(Bootstrap::Current);
     }
     let root = root.ok_or_else(|| PublishError::Refused("a later document has no root".into()))?;
-    let (root_record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
-    let writer = writer(volume)?;
-    if !contains_ours(&root_record, writer, known.own) {
-        return Err(conflict(sequence));
+    let (record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
+    let nothing_here = pending.is_none() && volume.activity().is_none();
+    if sequence > known.sequence
+        && nothing_here
+        && contains_ours(&record, writer(volume)?, known.own)
+    {
+        return Ok(Bootstrap::Behind);
     }
-    if pending.is_some() || volume.activity().is_some() {
-        return Err(conflict(sequence));
+    if !take_over {
+        return Err(conflict(sequence, Some(&root)));
     }
-    Ok(Bootstrap::Behind)
+    let document = named.filter(|named| named.usage.root == Some(root));
+    let theirs = Theirs {
+        root,
+        record,
+        document: document.map(|named| named.document),
+    };
+    supersede(context, &known, pending.as_ref(), &theirs)?;
+    Ok(Bootstrap::Current)
+}
+
+/// What another machine published.
+struct Theirs {
+    root: Cid,
+    record: Root,
+    document: Option<Cid>,
+}
+
+/// Makes what another machine published the parent of our next commit, which then comes in any
+/// case. Its blocks stay for as long as those of any old root.
+fn supersede(
+    context: &Context,
+    known: &Head,
+    pending: Option<&Pending>,
+    theirs: &Theirs,
+) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    let sequence = theirs.record.sequence;
+    let given = pending.map_or(0, |pending| pending.sequence + 1);
+    let head = Head {
+        sequence,
+        root: Some(CidBytes(theirs.root)),
+        document: theirs.document.map(CidBytes),
+        next: known.next.max(given).max(sequence + 1),
+        ..known.clone()
+    };
+    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+    let unnamed = pending.map(|pending| pending.root);
+    for cid in [known.root, known.document, unnamed].into_iter().flatten() {
+        grace.add(cid.0, context.now_s());
+    }
+    let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();
+    let versions = versions.with(&Versions::of(&theirs.record));
+    tracing::warn!(
+        token = %volume.key().token.token, root = %theirs.root, sequence,
+        "taken over: what is here is published over what another machine wrote"
+    );
+    Ok(volume.keep(vec![
+        ("head", Some(head.to_bytes())),
+        ("versions", Some(versions.to_bytes())),
+        ("pending", None),
+        ("grace", Some(grace.to_bytes())),
+        (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
+    ])?)
 }
 
 /// The newer of what the name and the chain say, as sequence and root.
@@ -228,7 +284,7 @@ async fn begin(
     let header = header.encode()?;
     let foreign = record.writer != writer(volume)?;
     volume.adopt_root(&record)?;
-    let versions = super::commit::Versions::of(&record);
+    let versions = Versions::of(&record);
     volume.keep(vec![
         ("head", Some(head.to_bytes())),
         ("header", Some(header.data)),
@@ -275,9 +331,12 @@ pub(super) fn random() -> Result<[u8; 16], PublishError> {
     Ok(id)
 }
 
-pub(super) fn conflict(sequence: u64) -> PublishError {
+pub(super) fn conflict(sequence: u64, root: Option<&Cid>) -> PublishError {
+    let root = root.map_or_else(String::new, |root| format!(" (root {root})"));
     PublishError::Conflict(format!(
-        "another machine published sequence {sequence} without what was written here; \
-         both are kept: copy what is needed from here, then remove this state folder and mount again"
+        "another machine published sequence {sequence}{root} without what was written here; both are \
+         kept, and nothing is published from here. To publish this tree over the other one: unmount, \
+         mount again with --take-over. To go on from the other one: copy what is needed from here, \
+         unmount, mount again with --give-way, which sets this one aside in the state folder"
     ))
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
 use super::commit::{Context, Done, commit, renew};
-use super::head::Head;
+use super::head::{self, Head};
 use super::upload::Receipts;
 use crate::fs::Access;
 
@@ -187,7 +187,8 @@ impl Worker {
             while let Ok(reply) = demands.try_recv() {
                 waiting.push(reply);
             }
-            let due = Instant::now() >= not_before && (self.is_due() || self.has_pending());
+            let due = Instant::now() >= not_before
+                && (self.is_due() || self.has_pending() || self.has(head::TAKEN_OVER));
             if due || !waiting.is_empty() {
                 let result = tokio::select! {
                     _ = stopped.changed() => Err(PublishError::Stopped),
@@ -292,12 +293,12 @@ impl Worker {
     }
 
     fn has_pending(&self) -> bool {
-        self.failures == 0
-            && self
-                .context
-                .volume
-                .raw_meta("pending")
-                .is_ok_and(|pending| pending.is_some())
+        self.failures == 0 && self.has("pending")
+    }
+
+    fn has(&self, value: &str) -> bool {
+        let value = self.context.volume.raw_meta(value);
+        value.is_ok_and(|value| value.is_some())
     }
 
     /// Longer after each failure, and never the same for two machines.

@@ -105,6 +105,17 @@ impl Live {
                 std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
                 open(ground, &options, &folder, token, right).await?
             }
+            (volume, publishing) if ground.parts.config.give_way && publishing.is_conflict() => {
+                drop((volume, publishing));
+                let now_s = u64::try_from(ground.parts.clock.wall_ns() / 1_000_000_000);
+                let place = ground.state_dir.set_aside(&key, now_s.unwrap_or(0));
+                let place = place.with_context(|| folder.display().to_string())?;
+                tracing::warn!(
+                    token = %token.id, place = %place.display(),
+                    "gave way to what another machine published: what was here is set aside"
+                );
+                open(ground, &options, &folder, token, right).await?
+            }
             opened => opened,
         };
         let directory = token.id.to_string();

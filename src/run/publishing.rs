@@ -161,6 +161,11 @@ impl Publishing {
         matches!(*lock(&self.stage), Stage::Behind)
     }
 
+    /// Whether two machines wrote, and the name has the other one's tree.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(*lock(&self.stage), Stage::Conflict(_))
+    }
+
     /// Why nothing may be written, if so.
     pub(super) fn barred(&self) -> Option<(State, String)> {
         match &*lock(&self.stage) {

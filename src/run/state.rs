@@ -5,6 +5,7 @@
 //! DIR/config.toml        written by `pxfs demo`; below all other layers
 //! DIR/wallet             the wallet, unless another is named
 //! DIR/volumes/KEY/       one volume: chain id, contract, token, epoch
+//! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
 //! DIR/log                what a daemon in the background says
 //! ```
 //!
@@ -72,12 +73,28 @@ impl StateDir {
     /// The folder of a volume.
     #[must_use]
     pub fn volume(&self, key: &VolumeKey) -> PathBuf {
-        let name = format!(
-            "{}-{:#x}-{}-{}",
-            key.token.chain_id, key.token.contract, key.token.token, key.epoch
-        );
-        self.path.join("volumes").join(name)
+        self.path.join("volumes").join(name_of(key))
     }
+
+    /// Moves the folder of a volume that nobody has open out of the way, whole; where it is then.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_aside(&self, key: &VolumeKey, now_s: u64) -> io::Result<PathBuf> {
+        let aside = self.path.join("set-aside");
+        crate::durable::create_folder(&aside)?;
+        let place = aside.join(format!("{}-{now_s}", name_of(key)));
+        std::fs::rename(self.volume(key), &place)?;
+        crate::durable::sync_folder(&aside)?;
+        Ok(place)
+    }
+}
+
+fn name_of(key: &VolumeKey) -> String {
+    format!(
+        "{}-{:#x}-{}-{}",
+        key.token.chain_id, key.token.contract, key.token.token, key.epoch
+    )
 }
 
 fn locked(path: &Path, lock: &mut File) -> Failure {

@@ -7,6 +7,7 @@
 mod bad_input;
 mod calls;
 mod command;
+mod conflict;
 mod hanging;
 mod harness;
 mod kill;

@@ -4,9 +4,14 @@ use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
 use crate::names::fault::Call as NameCall;
 use crate::names::{NameError, NameStore};
+use crate::publish::head::Head;
 use crate::publish::{Bootstrap, PublishError};
-use crate::store::StoreError;
 use crate::store::fault::Call;
+use crate::store::{BlockStore, StoreError};
+
+fn head_of(machine: &Machine) -> Head {
+    machine.volume.meta("head").unwrap().unwrap()
+}
 
 fn busy() -> Fault<StoreError> {
     Fault::Before(StoreError::Transient("busy".to_owned()))
@@ -87,6 +92,67 @@ async fn two_machines_never_silently_lose_either_ones_tree() {
         Err(PublishError::Conflict(_))
     ));
     let third = second(&shared).await;
+    assert!(third.tree().await.contains_key("/mine"));
+}
+
+#[tokio::test]
+async fn taking_over_publishes_this_tree_and_keeps_the_other_ones_blocks() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    first.put(first.root, "mine", &[(0, b"mine")]).await;
+    other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+    first.commit().await.unwrap();
+    let theirs = head_of(&first).root.unwrap().0;
+    let Err(PublishError::Conflict(why)) = other.commit().await else {
+        panic!("no conflict");
+    };
+    // The way out is told, and what it is about.
+    for word in ["--take-over", "--give-way", &theirs.to_string()] {
+        assert!(why.contains(word), "{word}: {why}");
+    }
+    // Nothing is published before somebody asks for it, and a crash loses nothing of it.
+    other.volume.sync().unwrap();
+    let other = other.crash(&shared);
+    assert!(other.start().await.is_err());
+    assert_eq!(other.take_over().await.unwrap(), Bootstrap::Current);
+    let other = other.crash(&shared);
+    assert_eq!(other.start().await.unwrap(), Bootstrap::Current);
+    other.commit().await.unwrap();
+    let third = second(&shared).await;
+    assert_eq!(third.tree().await, other.tree().await);
+    assert!(third.tree().await.contains_key("/theirs"));
+    assert!(!third.tree().await.contains_key("/mine"));
+    assert!(shared.blocks.pins().await.unwrap().contains(&theirs));
+    // The machine that lost sees it, and goes on from there.
+    assert_eq!(first.start().await.unwrap(), Bootstrap::Behind);
+}
+
+#[tokio::test]
+async fn taking_over_with_nothing_unpublished_still_puts_this_tree_in_place() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    // Both published in one moment, and the record of `first` was overtaken.
+    other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+    other.commit().await.unwrap();
+    first.put(first.root, "mine", &[(0, b"mine")]).await;
+    first.names.set(
+        NameCall::Resolve,
+        Fault::Before(NameError::Missing("k".into())),
+        Some(2),
+    );
+    let _ = first.commit().await;
+    let named = first.start().await;
+    assert!(matches!(named, Err(PublishError::Conflict(_))), "{named:?}");
+    assert_eq!(first.take_over().await.unwrap(), Bootstrap::Current);
+    first.commit().await.unwrap();
+    let third = second(&shared).await;
+    assert_eq!(third.tree().await, first.tree().await);
     assert!(third.tree().await.contains_key("/mine"));
 }
 

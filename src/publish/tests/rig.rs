@@ -202,7 +202,17 @@ impl Machine {
     }
 
     pub(super) async fn start(&self) -> Result<Bootstrap, PublishError> {
+        bootstrap(&self.context, &token(), self.fresh()).await
+    }
+
+    /// As a mount with `--take-over`.
+    pub(super) async fn take_over(&self) -> Result<Bootstrap, PublishError> {
         bootstrap(&self.context, &token(), true).await
+    }
+
+    /// A folder that was never used may write although another machine did a moment ago.
+    fn fresh(&self) -> bool {
+        self.volume.raw_meta("head").unwrap().is_none()
     }
 
     /// Runs a call of the drive, fetching what it wants first.

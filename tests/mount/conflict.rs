@@ -1,0 +1,108 @@
+//! Two machines write one token: neither loses anything, and the owner says which one goes on.
+
+use std::fs;
+
+use crate::harness::Machine;
+use crate::samples::{assert_pattern, pattern};
+
+/// `CLI.md`: not everything is published.
+const UNPUBLISHED: i32 = 7;
+const LEN: u64 = 200_000;
+
+fn write(machine: &Machine, name: &str, id: u64) {
+    let bytes = pattern(id, 0, usize::try_from(LEN).expect("small"));
+    fs::write(machine.dir().join(name), bytes).expect("writable");
+}
+
+/// Two machines that both went on from `base`: the first has `mine` unpublished, the second has
+/// published `theirs`. Both are stopped.
+fn parted() -> (Machine, Machine) {
+    let mut first = Machine::prepared("demo");
+    // How long leaving waits for a node that does not answer.
+    first.set_env("PXFS_READ_TIMEOUT", "3s");
+    first.start();
+    write(&first, "base", 1);
+    first.stop();
+    let mut second = Machine::prepared_second(&first);
+    second.set_env("PXFS_TAKE_OVER", "1");
+    second.start();
+    second.stop();
+    first.start();
+    first.fault("all fail");
+    write(&first, "mine", 2);
+    assert_eq!(
+        first.terminate().code(),
+        Some(UNPUBLISHED),
+        "{}",
+        first.log()
+    );
+    first.clear_fault();
+    second.start();
+    write(&second, "theirs", 3);
+    second.stop();
+    (first, second)
+}
+
+#[test]
+fn in_a_conflict_the_drive_goes_on_here_and_the_status_says_the_ways_out() {
+    let (mut first, _second) = parted();
+    first.start();
+    first.wait_for("1", "state", "conflict");
+    let reason = first.token("1")["reason"]
+        .as_str()
+        .expect("a reason")
+        .to_owned();
+    for word in ["--take-over", "--give-way", "Qm"] {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    assert_pattern(&first.dir().join("mine"), 2, LEN);
+    write(&first, "more", 4);
+    fs::File::open(first.dir().join("more"))
+        .and_then(|file| file.sync_all())
+        .expect("durable on this machine all the same");
+    let flushed = first.ask(&["flush"]);
+    assert_eq!(flushed.code, Some(UNPUBLISHED), "{flushed:?}");
+    assert!(flushed.stderr.contains("conflict") || flushed.stderr.contains("another machine"));
+    assert_eq!(first.terminate().code(), Some(UNPUBLISHED));
+}
+
+#[test]
+fn taking_over_puts_this_machines_tree_in_place_on_both() {
+    let (mut first, mut second) = parted();
+    first.set_env("PXFS_TAKE_OVER", "1");
+    first.start();
+    first.flush();
+    first.wait_for("1", "state", "ok");
+    assert_pattern(&first.dir().join("mine"), 2, LEN);
+    assert!(!first.dir().join("theirs").exists());
+    first.stop();
+    second.start();
+    assert_pattern(&second.dir().join("base"), 1, LEN);
+    assert_pattern(&second.dir().join("mine"), 2, LEN);
+    second.stop();
+}
+
+#[test]
+fn giving_way_shows_the_other_tree_and_sets_this_one_aside() {
+    let (mut first, _second) = parted();
+    first.set_env("PXFS_GIVE_WAY", "1");
+    first.start();
+    assert_pattern(&first.dir().join("theirs"), 3, LEN);
+    assert!(!first.dir().join("mine").exists());
+    first.stop();
+    // What was here can be taken out again: put back, it is shown as it was.
+    let state = first.state();
+    let aside = fs::read_dir(state.join("set-aside"))
+        .and_then(|mut all| all.next().expect("one volume"))
+        .expect("a folder");
+    let name = aside.file_name().into_string().expect("UTF-8");
+    let (volume, _) = name.rsplit_once('-').expect("a time at the end");
+    let place = state.join("volumes").join(volume);
+    fs::remove_dir_all(&place).expect("the newer one");
+    fs::rename(aside.path(), &place).expect("back");
+    first.set_env("PXFS_GIVE_WAY", "");
+    first.start();
+    first.wait_for("1", "state", "conflict");
+    assert_pattern(&first.dir().join("mine"), 2, LEN);
+    first.terminate();
+}
