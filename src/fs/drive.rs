@@ -6,11 +6,12 @@
 mod content;
 mod handles;
 mod root;
+mod slots;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use handles::Handles;
+use slots::Slots;
 
 use super::create::NewInode;
 use super::volume::Volume;
@@ -29,15 +30,9 @@ pub struct Opened {
     pub keep_cache: bool,
 }
 
-/// A token's directory.
-struct Attached {
-    name: Vec<u8>,
-    volume: Arc<Volume>,
-}
-
 /// The mount.
 pub struct Drive {
-    volumes: RwLock<BTreeMap<u16, Attached>>,
+    slots: Slots,
     handles: Handles,
     owner: (u32, u32),
     born_ns: i64,
@@ -48,69 +43,11 @@ impl Drive {
     #[must_use]
     pub fn new(owner: (u32, u32), now_ns: i64) -> Self {
         Self {
-            volumes: RwLock::default(),
+            slots: Slots::default(),
             handles: Handles::default(),
             owner,
             born_ns: now_ns,
         }
-    }
-
-    /// Shows `volume` as the directory `name`. `preferred` is the slot to number its inodes by, if
-    /// it is free (1 to 65,534), else the next free one is taken; the slot is the answer.
-    ///
-    /// # Errors
-    /// [`FsError::Exists`] when the name is taken, [`FsError::NoRoom`] when every slot is.
-    pub fn attach(&self, name: &str, preferred: u16, volume: Arc<Volume>) -> Result<u16, FsError> {
-        let mut volumes = self.volumes.write().unwrap_or_else(PoisonError::into_inner);
-        if volumes
-            .values()
-            .any(|attached| attached.name == name.as_bytes())
-        {
-            return Err(FsError::Exists);
-        }
-        let slot = (0..u16::MAX - 1)
-            .map(|step| {
-                (u32::from(preferred.max(1)) - 1 + u32::from(step)) % (u32::from(u16::MAX) - 1) + 1
-            })
-            .filter_map(|slot| u16::try_from(slot).ok())
-            .find(|slot| !volumes.contains_key(slot))
-            .ok_or(FsError::NoRoom)?;
-        let name = name.as_bytes().to_vec();
-        volumes.insert(slot, Attached { name, volume });
-        Ok(slot)
-    }
-
-    /// Shows the volume in `slot` no longer. Open handles keep it.
-    pub fn detach(&self, slot: u16) {
-        self.volumes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&slot);
-    }
-
-    /// The volumes that are shown, by slot, with their directories' names.
-    #[must_use]
-    pub fn volumes(&self) -> Vec<(u16, String, Arc<Volume>)> {
-        let volumes = self.volumes.read().unwrap_or_else(PoisonError::into_inner);
-        volumes
-            .iter()
-            .map(|(slot, a)| {
-                (
-                    *slot,
-                    String::from_utf8_lossy(&a.name).into_owned(),
-                    Arc::clone(&a.volume),
-                )
-            })
-            .collect()
-    }
-
-    /// The volume in `slot`.
-    #[must_use]
-    pub fn volume(&self, slot: u16) -> Option<Arc<Volume>> {
-        let volumes = self.volumes.read().unwrap_or_else(PoisonError::into_inner);
-        volumes
-            .get(&slot)
-            .map(|attached| Arc::clone(&attached.volume))
     }
 
     /// The entry `name` of `parent`.
@@ -119,12 +56,7 @@ impl Drive {
     /// [`FsError::NotFound`]; [`FsError::NotLocal`] when the directory must be loaded first.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         if parent == Ino::ROOT {
-            let volumes = self.volumes.read().unwrap_or_else(PoisonError::into_inner);
-            let found = volumes.iter().find(|(_, attached)| attached.name == name);
-            let (slot, volume) = found
-                .map(|(slot, attached)| (*slot, Arc::clone(&attached.volume)))
-                .ok_or(FsError::NotFound)?;
-            drop(volumes);
+            let (slot, volume) = self.slots.find(name).ok_or(FsError::NotFound)?;
             return Ok(outer_attr(slot, volume.getattr(Ino::ROOT)?));
         }
         self.on(parent, |volume, dir| volume.lookup(dir, name))
@@ -325,14 +257,24 @@ impl Drive {
     /// Closes a directory.
     pub fn releasedir(&self, _fh: Fh) {}
 
-    /// Room and use: of the token that `ino` lies in, or of all.
+    /// Room and use: of the token that `ino` lies in, or of all that are not set aside.
     ///
     /// # Errors
     /// [`FsError::NotFound`] when the token is not shown any more.
     pub fn statfs(&self, ino: Ino) -> Result<StatFs, FsError> {
         if ino != Ino::ROOT {
-            let (_, volume, _) = self.split(ino)?;
-            return Ok(volume.statfs());
+            let (slot, volume, _) = self.split(ino)?;
+            let stat = volume.statfs();
+            return Ok(match self.slots.is_aside(slot) {
+                false => stat,
+                // Nothing more is granted than what lies there.
+                true => StatFs {
+                    blocks: stat.blocks.saturating_sub(stat.free),
+                    free: 0,
+                    files: stat.files.saturating_sub(stat.files_free),
+                    files_free: 0,
+                },
+            });
         }
         let mut sum = StatFs {
             blocks: 0,
@@ -340,7 +282,10 @@ impl Drive {
             files: 1,
             files_free: 0,
         };
-        for (_, _, volume) in self.volumes() {
+        for (slot, _, volume) in self.volumes() {
+            if self.slots.is_aside(slot) {
+                continue;
+            }
             let one = volume.statfs();
             sum.blocks = sum.blocks.saturating_add(one.blocks);
             sum.free = sum.free.saturating_add(one.free);

@@ -1,5 +1,7 @@
 //! What a volume tells of itself: `statfs`, what is pending, the virtual attributes.
 
+use std::collections::HashSet;
+
 use super::volume::{Volume, lock};
 use super::{FsError, Kind, StatFs};
 use crate::journal::key;
@@ -65,13 +67,23 @@ impl Volume {
             any: self.activity().is_some(),
             ..Pending::default()
         };
+        // Files in use differ from their records until they are saved.
+        let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
+        let mut known = HashSet::new();
+        for ino in unsaved {
+            if let Some(file) = self.files.peek(ino).filter(|_| !self.files.is_orphan(ino)) {
+                known.insert(ino);
+                pending.files += 1;
+                pending.bytes += file.body().size;
+            }
+        }
         let mut after: Option<Vec<u8>> = None;
         loop {
             let step = self
                 .journal
                 .scan(&key::dirty_inodes(), after.as_deref(), 1024)?;
             for (found, _) in &step {
-                let Some(ino) = key::parse_ino(found) else {
+                let Some(ino) = key::parse_ino(found).filter(|ino| !known.contains(ino)) else {
                     continue;
                 };
                 let content: Option<Content> = self.journal.record(&key::content(ino))?;

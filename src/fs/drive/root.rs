@@ -1,18 +1,12 @@
 //! The root of the mount: a read-only directory with one entry a token.
 
-use std::sync::PoisonError;
-
 use super::{Drive, outer_attr, outer_ino};
 use crate::fs::{Attr, DirItem, FsError, Kind};
 use crate::types::Ino;
 
 impl Drive {
     pub(super) fn root_attr(&self) -> Attr {
-        let tokens = self
-            .volumes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
+        let tokens = self.volumes().len();
         Attr {
             ino: Ino::ROOT,
             kind: Kind::Directory,

@@ -263,3 +263,56 @@ fn a_directory_cannot_move_below_itself_and_links_are_counted() {
     rig.drive.rmdir(rig.root, b"a").unwrap();
     assert_eq!(rig.used(), charge::VOLUME_OVERHEAD);
 }
+
+#[test]
+fn files_of_an_old_epoch_are_never_taken_for_those_of_the_new_one() {
+    let old = Rig::new();
+    old.put("file", b"old").unwrap();
+    let slot = old.drive.volumes()[0].0;
+    old.drive.set_aside(slot, "1.detached").unwrap();
+    let new = Rig::new();
+    let given = old.drive.attach("1", slot, new.volume.clone()).unwrap();
+    assert_ne!(given, slot);
+    // Not even when the old one is gone: the kernel may still hold pages of its files.
+    old.drive.detach(slot);
+    let third = Rig::new();
+    let given = old.drive.attach("2", slot, third.volume.clone()).unwrap();
+    assert_ne!(given, slot);
+}
+
+#[test]
+fn room_that_is_granted_no_more_is_not_told_as_free() {
+    let rig = Rig::new();
+    rig.put("file", &vec![1; 200_000]).unwrap();
+    let root = rig.drive.statfs(crate::types::Ino::ROOT).unwrap();
+    assert_eq!(root.blocks, QUOTA / 4096);
+    rig.drive
+        .set_aside(rig.drive.volumes()[0].0, "1.detached")
+        .unwrap();
+    let root = rig.drive.statfs(crate::types::Ino::ROOT).unwrap();
+    assert_eq!((root.blocks, root.free), (0, 0));
+    let own = rig.drive.statfs(rig.root).unwrap();
+    assert_eq!(own.free, 0);
+    assert!(own.blocks >= 200_000 / 4096, "{own:?}");
+    assert!(rig.drive.lookup(crate::types::Ino::ROOT, b"1").is_err());
+}
+
+#[test]
+fn what_is_not_published_counts_before_it_is_saved_and_once_after() {
+    let rig = Rig::new();
+    let (attr, opened) = rig.create("large");
+    let data = vec![1; 200_000];
+    rig.drive
+        .write(attr.ino, opened.fh, 0, &data, false)
+        .unwrap();
+    for _ in 0..2 {
+        let pending = rig.volume.pending().unwrap();
+        assert_eq!((pending.files, pending.bytes), (1, 200_000));
+        rig.volume.sync().unwrap();
+    }
+    rig.drive.unlink(rig.root, b"large").unwrap();
+    rig.drive
+        .write(attr.ino, opened.fh, 0, &data, false)
+        .unwrap();
+    assert_eq!(rig.volume.pending().unwrap().files, 0);
+}
