@@ -69,20 +69,23 @@ pub(super) fn token_table(tokens: &[TokenStatus]) -> String {
     ];
     let mut text = table(&heading, rows);
     for token in tokens {
-        for line in [
-            token.reason.as_deref(),
-            token
-                .local
-                .as_ref()
-                .and_then(|local| local.last_error.as_deref()),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        let error = token
+            .local
+            .as_ref()
+            .and_then(|local| local.last_error.as_deref());
+        let reason = token.reason.as_deref();
+        // What is the reason already is not said twice.
+        let error = error.filter(|error| reason.is_none_or(|reason| !alike(reason, error)));
+        for line in [reason, error].into_iter().flatten() {
             text += &format!("\ntoken {}: {line}", token.id);
         }
     }
     text
+}
+
+/// Whether one of two lines holds the other.
+fn alike(one: &str, other: &str) -> bool {
+    one.contains(other) || other.contains(one)
 }
 
 fn row(token: &TokenStatus) -> Vec<String> {
@@ -207,6 +210,22 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_reason_stands_once() {
+        let mut status = status();
+        let token = &mut status.tokens[0];
+        token.reason = Some("another machine published".into());
+        if let Some(local) = &mut token.local {
+            local.last_error = Some("conflict: another machine published".into());
+        }
+        let text = render(&status);
+        assert_eq!(
+            text.matches("another machine published").count(),
+            1,
+            "{text}"
+        );
     }
 
     #[test]

@@ -2,12 +2,15 @@
 //!
 //! Invariant: passes every call on as it is. Built by `parts`, read by `leave`.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
+use tokio::time::Instant;
 
 use crate::names::{NameError, NameStore};
 use crate::store::{Block, BlockStore, StoreError};
@@ -17,6 +20,18 @@ use crate::store::{Block, BlockStore, StoreError};
 pub struct Counts {
     calls: AtomicU64,
     sent_bytes: AtomicU64,
+    /// When the calls that have no answer yet began.
+    open: Mutex<BTreeMap<u64, Instant>>,
+    begun: AtomicU64,
+}
+
+/// A call that has no answer yet.
+struct Open<'a>(&'a Counts, u64);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open().remove(&self.1);
+    }
 }
 
 impl Counts {
@@ -32,11 +47,34 @@ impl Counts {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
-    fn note<T, E>(&self, outcome: Result<T, E>) -> Result<T, E> {
+    /// How long the oldest call that has no answer yet has been waiting for it.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let open = self.open();
+        open.first_key_value()
+            .map_or(Duration::ZERO, |(_, begun)| begun.elapsed())
+    }
+
+    /// Waits for the answer to a call, and counts it when it succeeded.
+    async fn note<T, E>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let outcome = self.watch(call).await;
         if outcome.is_ok() {
             self.calls.fetch_add(1, Ordering::Relaxed);
         }
         outcome
+    }
+
+    /// Waits for the answer to a call.
+    async fn watch<T>(&self, call: impl Future<Output = T>) -> T {
+        let serial = self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open().insert(serial, Instant::now());
+        // Also when nobody waits for the answer any more.
+        let _open = Open(self, serial);
+        call.await
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,42 +96,42 @@ impl<S: ?Sized> Counted<S> {
 #[async_trait]
 impl BlockStore for Counted<dyn BlockStore> {
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.counts.note(self.inner.put_many(blocks).await)?;
+        self.counts.note(self.inner.put_many(blocks)).await?;
         let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
         self.counts.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.counts.note(self.inner.get(cid).await)
+        self.counts.note(self.inner.get(cid)).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         // Not counted: the watch over the node's health asks this all the time.
-        self.inner.has(cid).await
+        self.counts.watch(self.inner.has(cid)).await
     }
 
     async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.counts.note(self.inner.pin(root, from).await)
+        self.counts.note(self.inner.pin(root, from)).await
     }
 
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.counts.note(self.inner.unpin(root).await)
+        self.counts.note(self.inner.unpin(root)).await
     }
 
     async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.counts.note(self.inner.pins().await)
+        self.counts.note(self.inner.pins()).await
     }
 }
 
 #[async_trait]
 impl NameStore for Counted<dyn NameStore> {
     async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
-        self.counts.note(self.inner.publish(name, record).await)
+        self.counts.note(self.inner.publish(name, record)).await
     }
 
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
-        self.counts.note(self.inner.resolve(name).await)
+        self.counts.note(self.inner.resolve(name)).await
     }
 }
 
@@ -116,5 +154,24 @@ mod tests {
         assert_eq!(counts.calls(), 1);
         assert_eq!(store.get(&cid).await.unwrap(), Bytes::from_static(b"abc"));
         assert_eq!(counts.calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_silent_is_seen_to_be_and_a_call_given_up_is_forgotten() {
+        let counts = Arc::new(Counts::default());
+        assert_eq!(counts.silence(), Duration::ZERO);
+        let asked = Arc::clone(&counts);
+        let hangs = tokio::spawn(async move {
+            let never = std::future::pending::<Result<(), ()>>();
+            asked.note(never).await
+        });
+        let pause = Duration::from_millis(20);
+        tokio::time::sleep(2 * pause).await;
+        // What is answered meanwhile does not speak for what is not.
+        counts.note(async { Ok::<_, ()>(()) }).await.unwrap();
+        assert!(counts.silence() >= pause, "{:?}", counts.silence());
+        hangs.abort();
+        assert!(hangs.await.is_err());
+        assert_eq!(counts.silence(), Duration::ZERO);
     }
 }

@@ -20,6 +20,8 @@ use crate::status::{NodeStatus, State, Status};
 /// Time between two looks at the node, and how long one may take.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(5);
+/// A node that has not answered a call for so long hangs.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// A mount that runs.
 pub(super) struct Session {
@@ -79,6 +81,18 @@ impl Session {
         }
     }
 
+    /// What is amiss with the node, if it has been silent for `silent`, or the last look failed.
+    pub(super) fn node_fault(&self, silent: Duration) -> Option<String> {
+        let silence = self.parts.node.counts.silence();
+        if silence >= silent {
+            let waited = silence.as_secs();
+            return Some(format!("the storage node has not answered for {waited} s"));
+        }
+        let error = self.node_error.lock();
+        let error = error.unwrap_or_else(PoisonError::into_inner).clone();
+        error.map(|error| format!("the storage node: {error}"))
+    }
+
     /// What `status` tells. Reads the journals: blocks on the disk.
     pub(super) fn status(&self) -> Status {
         let mountpoint = self.mountpoint.to_string_lossy().into_owned();
@@ -93,6 +107,14 @@ impl Session {
             if self.read_only && token.state == State::Ok {
                 token.state = State::ReadOnly;
                 token.reason = Some("mounted with `-o ro`".to_owned());
+            }
+            // A commit that hangs has failed of nothing yet, and never ends to tell.
+            if let Some(local) = &mut token.local
+                && local.last_error.is_none()
+                && local.pending_files > 0
+                && token.state != State::Detached
+            {
+                local.last_error = self.node_fault(SILENT);
             }
         }
         Status {
