@@ -42,6 +42,8 @@ pub enum Request {
         token: TokenId,
         /// Only build the call.
         print: bool,
+        /// Also where it has one of this wallet's: another volume begins.
+        new_volume: bool,
     },
     /// Sync a token.
     Sync {
@@ -61,6 +63,13 @@ pub enum Request {
         data: alloy::primitives::Bytes,
         /// Coins that go with it.
         value_wei: alloy::primitives::U256,
+    },
+    /// End the local state of a token that is no longer this wallet's.
+    Detach {
+        /// A token, or a directory.
+        name: String,
+        /// Copy everything into this folder first.
+        save: Option<std::path::PathBuf>,
     },
     /// Publish everything that was written before.
     Flush {

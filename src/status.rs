@@ -221,6 +221,21 @@ pub struct SyncAnswer {
     pub sequence: Option<u64>,
 }
 
+/// Answer of `detach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachAnswer {
+    /// The token.
+    pub token: TokenId,
+    /// The directory that was ended.
+    pub directory: String,
+    /// Where it was saved; null when it was discarded.
+    pub saved: Option<String>,
+    /// Files that were saved.
+    pub files: u64,
+    /// Their bytes, without holes.
+    pub bytes: u64,
+}
+
 /// Answer of `dev advance`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvanceAnswer {

@@ -82,12 +82,31 @@ pub(crate) enum Command {
     Register {
         /// The token
         token: TokenId,
+        /// Also where it has one of this wallet's: begins an empty volume, takes nothing along
+        #[arg(long)]
+        new_volume: bool,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
         /// Show the transaction instead of sending it
         #[arg(long)]
         print: bool,
+    },
+    /// Save, or give up, what a token that is no longer this wallet's had not published
+    #[command(group(clap::ArgGroup::new("end").required(true).args(["save", "discard"])))]
+    Detach {
+        /// The token, or its directory: 7, or 7.detached-3 where there are several
+        #[arg(value_name = "TOKEN")]
+        name: String,
+        /// Copy everything into this folder (missing or empty), then remove it here
+        #[arg(long, value_name = "DIR")]
+        save: Option<PathBuf>,
+        /// Remove it without a copy
+        #[arg(long)]
+        discard: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Have the oracle take a token's usage to the chain
     Sync {
@@ -276,6 +295,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_dropped_that_was_not_said_to_be() {
+        for line in ["pxfs detach 1", "pxfs detach 1 --save /d --discard"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn the_commands_of_the_interface_are_understood() {
         for line in [
             "demo /m",
@@ -290,6 +316,9 @@ mod tests {
             "mint --package 1 --yes",
             "mint --package 1 --print",
             "register 1",
+            "register 1 --new-volume --yes",
+            "detach 1 --save /d",
+            "detach 1.detached-3 --discard --yes",
             "sync 1 --no-wait",
             "dev advance 31d",
             "doctor",

@@ -86,18 +86,24 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
 pub(super) fn register(
     setup: &Setup,
     token: TokenId,
+    new_volume: bool,
     yes: bool,
     print: bool,
 ) -> anyhow::Result<Exit> {
+    let request = Request::Register {
+        token,
+        print,
+        new_volume,
+    };
     if print {
-        return show_call(setup, &Request::Register { token, print });
+        return show_call(setup, &request);
     }
     if !yes {
         let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
         let named = tokens.iter().find(|known| known.id == token);
         if named.is_some_and(|known| known.name.is_some())
             && !confirm(&format!(
-                "Token {token} has a name key; another one begins a new, empty volume. Go on?"
+                "Token {token} has a name key; another one begins a new, empty volume, and takes nothing along. Go on?"
             ))
         {
             fail!(
@@ -106,7 +112,7 @@ pub(super) fn register(
             );
         }
     }
-    let registered: MintAnswer = answer(setup, &Request::Register { token, print })?;
+    let registered: MintAnswer = answer(setup, &request)?;
     show_minted(setup, &registered, "registered")
 }
 

@@ -10,7 +10,7 @@ use super::mount::{hold, mount_options, runtime, runtime_dir};
 use super::output::{bytes, text_answer};
 use super::setup::Setup;
 use crate::chain::Ledger;
-use crate::config::{Config, NodeUrl, VolumeKind};
+use crate::config::{Config, Layer, NodeUrl, VolumeKind};
 use crate::mount;
 use crate::run::daemon::{Place, mount_failure};
 use crate::run::demo::{first_token, prepare};
@@ -42,6 +42,8 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
         .unwrap_or_else(|| setup.folders.demo());
     let state_dir = StateDir::open(&state)?;
     let state = state_dir.path().to_owned();
+    // Not used here, but by every other command: better told now than by those.
+    check_file(&state.join("config.toml"))?;
     layer.state_dir = Some(state.clone());
     runtime()?.hold(async {
         let layout = prepare(&state_dir, &state.join("wallet")).await?;
@@ -86,6 +88,27 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
     })
 }
 
+/// Refuses a configuration that the demo wrote and that does not say any more what it wrote.
+fn check_file(file: &Path) -> anyhow::Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let why = match Layer::from_file(file) {
+        Err(error) => error.to_string(),
+        Ok(layer) if layer.rpc_url.is_empty() || layer.node.is_empty() => {
+            format!(
+                "{}: names no chain or no node: it is cut short",
+                file.display()
+            )
+        }
+        Ok(_) => return Ok(()),
+    };
+    fail!(
+        Usage,
+        "{why}: mend it, or remove it and the demo writes it anew"
+    )
+}
+
 /// Makes the mountpoint where it is missing; its parent must be there.
 fn make_mountpoint(path: &Path) -> anyhow::Result<()> {
     match std::fs::create_dir(path) {
@@ -105,10 +128,14 @@ fn banner(
     token: Option<(String, u64)>,
     own_state: bool,
 ) -> String {
-    let (id, size) = token.map_or_else(
-        || ("1".to_owned(), String::new()),
-        |(id, size)| (id, format!(", {}", bytes(size))),
-    );
+    let Some((id, size)) = token else {
+        return format!(
+            "This wallet has no token any more: `{} packages` shows what can be minted.\n\
+             Ctrl-C publishes what is pending, and unmounts.",
+            program()
+        );
+    };
+    let size = format!(", {}", bytes(size));
     let drive = mountpoint.join(&id);
     let drive = drive.display();
     let pxfs = program();

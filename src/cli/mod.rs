@@ -7,6 +7,7 @@ mod args;
 mod ask;
 mod chain;
 mod demo;
+mod detach;
 mod doctor;
 pub mod exit;
 mod locate;
@@ -83,7 +84,18 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             yes,
             print,
         } => chain::mint(&setup, package, yes, print),
-        Command::Register { token, yes, print } => chain::register(&setup, token, yes, print),
+        Command::Register {
+            token,
+            new_volume,
+            yes,
+            print,
+        } => chain::register(&setup, token, new_volume, yes, print),
+        Command::Detach {
+            name,
+            save,
+            discard: _,
+            yes,
+        } => detach::run(&setup, &name, save.as_deref(), yes),
         Command::Sync { token, no_wait } => chain::sync(&setup, token, !no_wait),
         Command::Dev {
             command: Dev::Advance { duration },

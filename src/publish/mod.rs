@@ -26,7 +26,7 @@ use crate::store::StoreError;
 
 pub use commit::{Context, Node};
 pub use head::{Bootstrap, bootstrap};
-pub use queue::{Progress, PublishStatus, Publisher, Timing};
+pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle};
 
 /// Why a commit did not come to its end. Nothing is lost by any of these: it is tried again.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

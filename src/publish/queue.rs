@@ -13,7 +13,7 @@ use super::PublishError;
 use super::commit::{Context, Done, commit, renew};
 use super::head::{self, Head};
 use super::upload::Receipts;
-use crate::fs::Access;
+use crate::fs::{Access, Volume};
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -156,6 +156,14 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         self.stop.send_replace(true);
     }
+}
+
+/// Whether a volume has nothing to publish, and no commit that a crash or a take-over has left to
+/// be made.
+#[must_use]
+pub fn is_idle(volume: &Volume) -> bool {
+    let left = |name| !volume.raw_meta(name).is_ok_and(|value| value.is_none());
+    volume.activity().is_none() && !left("pending") && !left(head::TAKEN_OVER)
 }
 
 struct Worker {

@@ -15,17 +15,16 @@ use tokio::time::timeout;
 
 use super::collection;
 use super::desk::Desk;
+use super::ground::Ground;
 use super::leave::{self, Tell};
-use super::live::Ground;
 use super::parts::Parts;
 use super::session::Session;
 use super::signals::{Signal, Signals};
 use super::state::StateDir;
 use super::tokens::Tokens;
-use crate::cache::Cache;
 use crate::cli::exit::{Exit, Failure};
 use crate::control::{self, Registration};
-use crate::fetch::{DirectorySink, Fetcher, Volumes};
+use crate::fetch::Fetcher;
 use crate::fs::{Drive, FsError, Want};
 use crate::mount::{self, Ended, MountError, Mounted};
 
@@ -74,31 +73,12 @@ impl Daemon {
         let signals = Signals::new()?;
         allow_many_files();
         let state_dir = Arc::new(state_dir);
-        let config = &parts.config;
-        let cache = {
-            let (folder, cap) = (config.cache_dir.clone(), config.cache_bytes);
-            let what = format!("cache folder {}", folder.display());
-            let opened = tokio::task::spawn_blocking(move || Cache::open(&folder, cap)).await?;
-            Arc::new(opened.context(what)?)
-        };
-        let owner = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
-        let drive = Arc::new(Drive::new(owner, parts.clock.wall_ns()));
-        let fetcher = Arc::new(Fetcher::new(
-            Arc::clone(&parts.node.store),
-            Arc::clone(&cache),
-            Arc::new(Shown(Arc::clone(&drive))),
-            config.read_timeout,
-        ));
-        let tokens = Arc::new(Tokens::new(Ground {
-            parts: Arc::clone(&parts),
-            state_dir: Arc::clone(&state_dir),
-            cache,
-            drive: Arc::clone(&drive),
-            fetcher: Arc::clone(&fetcher),
-        }));
+        state_dir.claim(parts.chain.wallet.address())?;
+        let swept = Arc::clone(&state_dir);
+        tokio::task::spawn_blocking(move || swept.empty_trash()).await?;
+        let ground = Ground::build(Arc::clone(&parts), Arc::clone(&state_dir)).await?;
+        let (drive, fetcher) = (Arc::clone(&ground.drive), Arc::clone(&ground.fetcher));
+        let tokens = Arc::new(Tokens::new(ground));
         timeout(FIRST_LOOK, tokens.refresh())
             .await
             .unwrap_or_else(|_| {
@@ -301,16 +281,6 @@ struct Bringer(Arc<Fetcher>);
 impl mount::Fetcher for Bringer {
     fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>> {
         Box::pin(self.0.fetch(want))
-    }
-}
-
-/// The fetcher's view of the drive.
-struct Shown(Arc<Drive>);
-
-impl Volumes for Shown {
-    fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>> {
-        let volume = self.0.volume(slot)?;
-        Some(volume)
     }
 }
 

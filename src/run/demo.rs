@@ -17,10 +17,12 @@ use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::chain::{ChainError, Ledger, deploy};
+use crate::cli::exit::fail;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{NodeUrl, RpcUrl};
 use crate::durable::{Unnamed, sync_folder};
 use crate::status::MintAnswer;
+use crate::types::TokenId;
 
 /// What the accounts of a demo have: a thousand coins.
 const FUNDS_WEI: u128 = 1_000 * 1_000_000_000_000_000_000;
@@ -69,11 +71,14 @@ impl Layout {
 /// The disk refuses, or what is there is damaged.
 pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layout> {
     let layout = Layout::of(state_dir.path());
+    refuse_orphaned(state_dir, &layout, wallet)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let wallet = wallet.to_owned();
     let files = layout.clone();
+    let wallet = tokio::task::spawn_blocking(move || open_or_create(&wallet)).await??;
+    // Before the chain, whose coins are this wallet's alone.
+    state_dir.claim(wallet.address())?;
     let (wallet, operator, handle) = tokio::task::spawn_blocking(move || {
-        let wallet = open_or_create(&wallet)?;
         crate::control::private_folder(&files.chain)?;
         // Before the chain: it is funded in the genesis.
         let operator = open_or_create(&parts::operator_file(&files.chain))?;
@@ -107,15 +112,38 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
     Ok(layout)
 }
 
-/// Mints the first token, where the wallet has none.
+/// A new wallet would own nothing of what is here, and could pay for nothing.
+fn refuse_orphaned(state_dir: &StateDir, layout: &Layout, wallet: &Path) -> anyhow::Result<()> {
+    if wallet.try_exists()?
+        || (!embedded::Handle::exists(&layout.chain) && state_dir.volumes()?.is_empty())
+    {
+        return Ok(());
+    }
+    let owner = match state_dir.owner()? {
+        Some(owner) => format!("wallet {owner}"),
+        None => "another wallet".to_owned(),
+    };
+    fail!(
+        Usage,
+        "wallet {} is missing, and the state folder {} belongs to {owner}: put the wallet back, or give another --state-dir",
+        wallet.display(),
+        state_dir.path().display()
+    )
+}
+
+/// Mints the first token, where none was ever minted: one that was given away is not made up for.
 ///
 /// # Errors
 /// Unknown package, or the chain's.
 pub async fn first_token(parts: &Parts, package: u64) -> anyhow::Result<Option<MintAnswer>> {
     let owned = parts.chain.ledger.snapshot().await?;
-    match owned.tokens.is_empty() {
-        true => Ok(Some(operate::mint(parts, package).await?)),
-        false => Ok(None),
+    if !owned.tokens.is_empty() {
+        return Ok(None);
+    }
+    match parts.chain.ledger.token(TokenId::from(1)).await {
+        Err(ChainError::Missing(_)) => Ok(Some(operate::mint(parts, package).await?)),
+        Err(fault) => Err(fault.into()),
+        Ok(_) => Ok(None),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: each transaction is followed by a look at the chain before the answer goes out, so
 //! that its effect is seen in the drive at once. Called by `control`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use super::session::Session;
 use super::{leave, operate};
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Handler, Progress, Request};
 
 /// The desk of one mount.
@@ -45,12 +46,34 @@ impl Desk {
                 Ok(Value::Null)
             }
             Request::Umount { flush } => self.umount(flush, &tell).await,
+            Request::Detach { name, save } => {
+                if let Some(folder) = &save {
+                    self.refuse_own(folder)?;
+                }
+                let tokens = &self.session.tokens;
+                let ended = tokens.detach(&name, save.as_deref(), &tell).await?;
+                Ok(serde_json::to_value(ended)?)
+            }
             other => {
                 let answer = operate::answer(parts, &other).await?;
                 self.look().await;
                 Ok(answer)
             }
         }
+    }
+
+    /// This process answers for the drive: it must not wait for it.
+    fn refuse_own(&self, folder: &Path) -> anyhow::Result<()> {
+        let mountpoint = &self.session.mountpoint;
+        if folder.starts_with(mountpoint) {
+            fail!(
+                Usage,
+                "--save {}: lies in the drive itself: name a folder outside of {}",
+                folder.display(),
+                mountpoint.display()
+            );
+        }
+        Ok(())
     }
 
     async fn umount(

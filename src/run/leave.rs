@@ -52,7 +52,11 @@ pub(super) async fn publish(
         .into_iter()
         .filter(|live| only.is_none_or(|name| name == live.directory))
         .collect();
+    let left = left_over(session, only).await;
     if let (Some(name), true) = (only, chosen.is_empty()) {
+        if session.tokens.leftovers.has(name) {
+            return left.map_or(Ok(()), Err);
+        }
         return Err(Failure::new(
             Exit::Token,
             format!(
@@ -75,7 +79,8 @@ pub(super) async fn publish(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            outcome = &mut work => return outcome,
+            // What nobody can publish is said last: the rest is published all the same.
+            outcome = &mut work => return outcome.and(left.map_or(Ok(()), Err)),
             _ = beat.tick() => {
                 let pending = pending_bytes(&chosen).await;
                 // What a commit under way has sent counts as pending until it is named.
@@ -85,11 +90,21 @@ pub(super) async fn publish(
                     (last, moved) = (counts.calls(), Instant::now());
                 }
                 if moved.elapsed() > session.patience {
-                    return Err(unpublished(session, &chosen));
+                    let waited = session.patience.as_secs();
+                    let why = format!("nothing has moved for {waited} s: see the daemon's log");
+                    return Err(unpublished(session, &chosen, &why));
                 }
             }
         }
     }
+}
+
+/// What earlier epochs have left unpublished, in all or in one directory. Reads the journals,
+/// beside the runtime.
+async fn left_over(session: &Session, only: Option<&str>) -> Option<Failure> {
+    let (tokens, only) = (Arc::clone(&session.tokens), only.map(str::to_owned));
+    let look = move || tokens.leftovers.unpublished(only.as_deref());
+    tokio::task::spawn_blocking(look).await.unwrap_or(None)
 }
 
 /// Bytes that are not on the node yet. Reads the journals, beside the runtime.
@@ -99,22 +114,21 @@ async fn pending_bytes(chosen: &[Arc<Live>]) -> u64 {
     tokio::task::spawn_blocking(sum).await.unwrap_or(0)
 }
 
-fn unpublished(session: &Session, chosen: &[Arc<Live>]) -> Failure {
-    let waiting: Vec<String> = chosen
-        .iter()
-        .filter(|live| live.is_pending())
-        .map(|live| live.directory.clone())
-        .collect();
-    let why = chosen
-        .iter()
-        .find_map(|live| live.last_error())
-        .unwrap_or_else(|| "the storage node does not answer".to_owned());
+/// What is told of `chosen`; `else_why` where neither node nor commits say why.
+fn unpublished(session: &Session, chosen: &[Arc<Live>], else_why: &str) -> Failure {
+    let waiting: Vec<&Arc<Live>> = chosen.iter().filter(|live| live.is_pending()).collect();
+    // A call without an answer is why nothing moves; what failed before may be long past.
+    let why = session
+        .node_fault(session.patience / 2)
+        .or_else(|| waiting.iter().find_map(|live| live.last_error()))
+        .unwrap_or_else(|| else_why.to_owned());
+    let names: Vec<&str> = waiting.iter().map(|live| &*live.directory).collect();
     Failure::new(
         Exit::Unpublished,
         format!(
             "{}: not everything of token {} is published: {why}; it is kept, and sent after the next mount",
             session.mountpoint.display(),
-            waiting.join(", "),
+            names.join(", "),
         ),
     )
 }
@@ -124,7 +138,8 @@ pub(super) fn left_behind(session: &Session) -> Option<Failure> {
     let all = session.tokens.all();
     all.iter()
         .any(|live| live.is_pending())
-        .then(|| unpublished(session, &all))
+        .then(|| unpublished(session, &all, "it was told to leave at once"))
+        .or_else(|| session.tokens.leftovers.unpublished(None))
 }
 
 /// Unmounts; the mount goes on when it is in use.

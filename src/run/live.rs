@@ -3,39 +3,26 @@
 //! Invariant: made whole by [`Live::start`] and ended in order by [`Live::stop`]; in between only
 //! its allowance, its access and its labels change. Called by `tokens` and `leave`.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
+use super::ground::Ground;
+use super::keeper::{self, Keeper};
 use super::operate;
 use super::parts::Parts;
 use super::publishing::Publishing;
-use super::state::StateDir;
-use crate::cache::Cache;
 use crate::chain::{Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
-use crate::fetch::Fetcher;
-use crate::fs::{Access, Allowance, Drive, Labels, Volume, VolumeOptions};
-use crate::journal::FolderDisk;
+use crate::fs::{Access, Allowance, Labels, Volume};
 use crate::names::key::NameKey;
 use crate::status::{LocalStatus, State, TokenStatus};
 use crate::types::VolumeKey;
 
 /// Page cache of all journals, and the least of one, in bytes.
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
-const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
-
-/// What every token of a mount stands on.
-pub(super) struct Ground {
-    pub(super) parts: Arc<Parts>,
-    pub(super) state_dir: Arc<StateDir>,
-    pub(super) cache: Arc<Cache>,
-    pub(super) drive: Arc<Drive>,
-    pub(super) fetcher: Arc<Fetcher>,
-}
+pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
 
 /// A mounted token.
 pub(super) struct Live {
@@ -44,7 +31,7 @@ pub(super) struct Live {
     pub(super) slot: u16,
     pub(super) volume: Arc<Volume>,
     pub(super) publishing: Publishing,
-    durable: Mutex<Option<JoinHandle<()>>>,
+    pub(super) keeper: Arc<Keeper>,
     seen: Mutex<Seen>,
 }
 
@@ -86,35 +73,28 @@ impl Live {
         right: &Right,
     ) -> anyhow::Result<Self> {
         let key = operate::volume_key(&ground.parts, token);
-        let folder = ground.state_dir.volume(&key);
         let cache_bytes =
             (JOURNALS_CACHE_BYTES / snapshot.tokens.len().max(1)).max(JOURNAL_CACHE_MIN_BYTES);
-        let options = VolumeOptions {
-            key,
-            journal_cache_bytes: cache_bytes,
-            owner: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
-        };
-        let (volume, publishing) = match open(ground, &options, &folder, token, right).await? {
+        let (volume, publishing) = match open(ground, key, cache_bytes, token, right).await? {
             // Nothing here is unpublished: what the other machine wrote takes its place.
             (volume, publishing) if publishing.is_behind() => {
                 drop((volume, publishing));
                 tracing::info!(token = %token.id, "another machine has gone on from here: taking its work over");
-                std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
-                open(ground, &options, &folder, token, right).await?
+                let state_dir = Arc::clone(&ground.state_dir);
+                let dropped = tokio::task::spawn_blocking(move || state_dir.drop_volume(&key));
+                dropped.await?.context("state folder")?;
+                open(ground, key, cache_bytes, token, right).await?
             }
             (volume, publishing) if ground.parts.config.give_way && publishing.is_conflict() => {
                 drop((volume, publishing));
                 let now_s = u64::try_from(ground.parts.clock.wall_ns() / 1_000_000_000);
                 let place = ground.state_dir.set_aside(&key, now_s.unwrap_or(0));
-                let place = place.with_context(|| folder.display().to_string())?;
+                let place = place.context("state folder")?;
                 tracing::warn!(
                     token = %token.id, place = %place.display(),
                     "gave way to what another machine published: what was here is set aside"
                 );
-                open(ground, &options, &folder, token, right).await?
+                open(ground, key, cache_bytes, token, right).await?
             }
             opened => opened,
         };
@@ -123,7 +103,7 @@ impl Live {
             key,
             slot: 0,
             publishing,
-            durable: Mutex::default(),
+            keeper: Keeper::start(&volume)?,
             seen: Mutex::new(Seen {
                 token: token.clone(),
                 timestamp_s: 0,
@@ -134,23 +114,19 @@ impl Live {
             directory,
             volume,
         };
-        live.refresh(&ground.parts, snapshot, token, right)?;
-        let durable = {
-            let volume = Arc::clone(&live.volume);
-            std::thread::Builder::new()
-                .name(format!("durable-{}", token.id))
-                .spawn(move || volume.keep_durable())?
-        };
-        let slot = ground.drive.attach(
-            &live.directory,
-            preferred_slot(&key),
-            Arc::clone(&live.volume),
-        )?;
-        Ok(Self {
-            slot,
-            durable: Mutex::new(Some(durable)),
-            ..live
-        })
+        let shown = live
+            .refresh(&ground.parts, snapshot, token, right)
+            .and_then(|_| {
+                let (volume, slot) = (Arc::clone(&live.volume), preferred_slot(&key));
+                Ok(ground.drive.attach(&live.directory, slot, volume)?)
+            });
+        match shown {
+            Ok(slot) => Ok(Self { slot, ..live }),
+            Err(error) => {
+                live.keeper.abandon();
+                Err(error)
+            }
+        }
     }
 
     /// Takes what the chain says now. True when the kernel's view of the directory is out of date.
@@ -242,14 +218,19 @@ impl Live {
     }
 
     /// Makes it read-only: it is no longer ours. True when it was not so already.
-    pub(super) fn close(&self, state: State, reason: &str) -> bool {
+    pub(super) fn close(&self, reason: &str) -> bool {
         let access = Access::ReadOnly(reason.to_owned());
         self.volume.set_access(access.clone());
         let mut seen = lock(&self.seen);
         let turned = seen.access != access;
         seen.access = access;
-        seen.state = state;
+        seen.state = State::ReadOnly;
         turned
+    }
+
+    /// What the chain last said of it.
+    pub(super) fn token(&self) -> TokenInfo {
+        lock(&self.seen).token.clone()
     }
 
     /// CID of the last published root.
@@ -337,42 +318,19 @@ impl Live {
     /// Ends what else runs for it; everything acknowledged is durable here afterwards. Blocks on
     /// the disk.
     pub(super) fn stop(&self) {
-        let synced = self.volume.sync();
-        self.volume.stop();
-        if let Err(error) = synced {
-            tracing::error!(%error, token = %self.key.token.token, "local state is not durable");
-        }
-        let thread = lock(&self.durable).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!(token = %self.key.token.token, "the thread that keeps local state durable ended in a panic");
-        }
+        self.keeper.stop();
     }
 }
 
-/// Opens the volume in `folder`; one that was never used here begins from what was published.
+/// Opens the volume; one that was never used here begins from what was published.
 async fn open(
     ground: &Ground,
-    options: &VolumeOptions,
-    folder: &Path,
+    key: VolumeKey,
+    journal_cache_bytes: usize,
     token: &TokenInfo,
     right: &Right,
 ) -> anyhow::Result<(Arc<Volume>, Publishing)> {
-    let what = || format!("token {}: local state {}", token.id, folder.display());
-    let options = VolumeOptions {
-        key: options.key,
-        journal_cache_bytes: options.journal_cache_bytes,
-        owner: options.owner,
-    };
-    let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
-    let own = folder.to_owned();
-    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        crate::durable::create_folder(&own)?;
-        let disk = Arc::new(FolderDisk::open(&own.join("stage"))?);
-        Ok(Volume::open(&own, disk, cache, clock, &options)?)
-    });
-    let volume = opened.await?.with_context(what)?;
+    let volume = keeper::open(ground, key, journal_cache_bytes).await?;
     let publishing = Publishing::new(ground, &volume, right);
     publishing.begin(token).await?;
     Ok((volume, publishing))

@@ -2,21 +2,27 @@
 //!
 //! [`parts`] builds chain, wallet and node from the configuration; [`operate`] is what commands do
 //! with them (mint, register, sync); [`daemon`] mounts and serves until it is told to end, with
-//! [`tokens`] keeping the drive in step with the chain. [`demo`] prepares a state folder that has
-//! all of it inside.
+//! [`tokens`] keeping the drive in step with the chain, and [`leftovers`] what earlier epochs left.
+//! [`demo`] prepares a state folder that has all of it inside.
 
 mod collection;
 mod counted;
 pub mod daemon;
 pub mod demo;
 mod desk;
+pub mod detach;
+mod detached;
 mod fault;
 mod first;
+mod ground;
+mod keeper;
 mod leave;
+mod leftovers;
 mod live;
 pub mod operate;
 pub mod parts;
 mod publishing;
+mod save;
 mod session;
 mod signals;
 pub mod state;

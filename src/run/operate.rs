@@ -45,15 +45,30 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             print: true,
         } => json(mint_call(parts, package).await?),
         Request::Mint { package, .. } => json(mint(parts, package).await?),
-        Request::Register { token, print: true } => json(register_call(parts, token).await?),
-        Request::Register { token, .. } => json(register(parts, token).await?),
+        Request::Register {
+            token,
+            print,
+            new_volume,
+        } => {
+            let info = owned(parts, token).await?;
+            if !new_volume {
+                refuse_live(parts, &info).await?;
+            }
+            match print {
+                true => json(register_call(parts, token).await?),
+                false => json(register(parts, token).await?),
+            }
+        }
         Request::Sync { token, wait } => json(sync(parts, token, wait).await?),
         Request::Advance { seconds } => json(advance(parts, Duration::from_secs(seconds)).await?),
         Request::Call {
             ref data,
             value_wei,
         } => json(call(parts, data.clone(), value_wei).await?),
-        Request::Status | Request::Flush { .. } | Request::Umount { .. } => {
+        Request::Status
+        | Request::Flush { .. }
+        | Request::Umount { .. }
+        | Request::Detach { .. } => {
             fail!(Mounted, "nothing is mounted")
         }
     }
@@ -200,7 +215,6 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
 /// The chain's.
 async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    owned(parts, token).await?;
     let nonce = chain.transactor.next_nonce().await?;
     let name = name_key(parts, nonce).name();
     Ok(CallAnswer {
@@ -214,7 +228,7 @@ async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnsw
 }
 
 /// Another name key begins another epoch, and an empty volume with it: what the token holds now
-/// would be out of reach. A key that this wallet has is not lost, so it is not replaced.
+/// is not taken along. A key that this wallet has is not lost, so that must be meant.
 async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
     if let Some(name) = &info.name
         && find_key(parts, name).await?.is_some()
@@ -222,7 +236,7 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
         fail!(
             Failure,
             "register: token {} has the name key {name} of this wallet, and its volume hangs on \
-             it: copy what it holds to another token first, or keep the key",
+             it: copy what it holds to another token, then say --new-volume to begin an empty one",
             info.id
         );
     }
@@ -232,10 +246,9 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
 /// Gives a token a name key of this wallet, and publishes its first document.
 ///
 /// # Errors
-/// No such token, not ours, or the chain's.
+/// The chain's.
 async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
-    refuse_live(parts, &owned(parts, token).await?).await?;
     for attempt in 0.. {
         let nonce = chain.transactor.next_nonce().await?;
         let key = name_key(parts, nonce);

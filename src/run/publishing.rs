@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::live::{Ground, Right};
+use super::ground::Ground;
+use super::live::Right;
 use crate::chain::TokenInfo;
 use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::names::record::Network;
 use crate::publish::{
-    Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap,
+    Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap, is_idle,
 };
 use crate::status::State;
 
@@ -229,10 +230,15 @@ impl Publishing {
     /// Why no other try helps.
     pub(super) async fn flush(&self, volume: &Volume) -> Result<(), String> {
         loop {
+            let idle = is_idle(volume);
             let publisher = match &*lock(&self.stage) {
+                // An empty volume gets its first root all the same.
+                Stage::On(publisher) if !idle || publisher.status().root.is_none() => {
+                    Some(Arc::clone(publisher))
+                }
+                _ if idle => return Ok(()),
                 Stage::On(publisher) => Some(Arc::clone(publisher)),
                 Stage::Waiting(_) => None,
-                _ if volume.activity().is_none() => return Ok(()),
                 Stage::Never => return Err("its name is not ours".to_owned()),
                 Stage::Ended => return Err("the mount is ending".to_owned()),
                 Stage::Behind => return Err(BEHIND.to_owned()),

@@ -4,8 +4,10 @@
 //! DIR/lock               held (flock) by the process that owns the folder; its process id
 //! DIR/config.toml        written by `pxfs demo`; below all other layers
 //! DIR/wallet             the wallet, unless another is named
+//! DIR/address            the wallet that everything here belongs to, one line: 0x and 40 hex digits
 //! DIR/volumes/KEY/       one volume: chain id, contract, token, epoch
 //! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
+//! DIR/trash/             volumes that are being removed; emptied at the next start
 //! DIR/log                what a daemon in the background says
 //! ```
 //!
@@ -16,9 +18,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use alloy::primitives::Address;
+
 use crate::cli::exit::{Exit, Failure};
 use crate::control::private_folder;
-use crate::types::VolumeKey;
+use crate::durable::{Unnamed, create_folder, sync_folder};
+use crate::types::{TokenKey, VolumeKey};
 
 /// A state folder that this process owns.
 #[derive(Debug)]
@@ -82,11 +87,117 @@ impl StateDir {
     /// The disk's.
     pub fn set_aside(&self, key: &VolumeKey, now_s: u64) -> io::Result<PathBuf> {
         let aside = self.path.join("set-aside");
-        crate::durable::create_folder(&aside)?;
+        create_folder(&aside)?;
         let place = aside.join(format!("{}-{now_s}", name_of(key)));
         std::fs::rename(self.volume(key), &place)?;
-        crate::durable::sync_folder(&aside)?;
+        sync_folder(&aside)?;
         Ok(place)
+    }
+
+    /// The volumes that have a folder here, in order.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn volumes(&self) -> io::Result<Vec<VolumeKey>> {
+        let entries = match std::fs::read_dir(self.path.join("volumes")) {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            // What has another name is not ours to judge.
+            found.extend(entry?.file_name().to_str().and_then(key_of));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// Removes the folder of a volume: after a crash it is whole, or gone from
+    /// [`StateDir::volumes`].
+    ///
+    /// # Errors
+    /// The disk's: it is still there.
+    pub fn drop_volume(&self, key: &VolumeKey) -> io::Result<()> {
+        let trash = self.path.join("trash");
+        create_folder(&trash)?;
+        let folder = self.volume(key);
+        let gone = (0..u32::MAX)
+            .map(|serial| trash.join(format!("{}.{serial}", name_of(key))))
+            .find(|name| !name.exists())
+            .unwrap_or_else(|| trash.clone());
+        match std::fs::rename(&folder, &gone) {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        sync_folder(&trash)?;
+        sync_folder(&self.path.join("volumes"))?;
+        if let Err(error) = std::fs::remove_dir_all(&gone) {
+            tracing::warn!(%error, path = %gone.display(), "not removed yet: the next start does it");
+        }
+        Ok(())
+    }
+
+    /// Removes what a crash left of volumes that were dropped.
+    pub fn empty_trash(&self) {
+        match std::fs::remove_dir_all(self.path.join("trash")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "the trash of the state folder cannot be emptied");
+            }
+            _ => {}
+        }
+    }
+
+    /// The wallet that this folder belongs to, once one has used it.
+    ///
+    /// # Errors
+    /// The note of it cannot be read.
+    pub fn owner(&self) -> Result<Option<Address>, Failure> {
+        let file = self.path.join("address");
+        let damaged = |why: String| {
+            let line = format!(
+                "{}: {why}: write the wallet's address there",
+                file.display()
+            );
+            Failure::new(Exit::Usage, line)
+        };
+        match std::fs::read_to_string(&file) {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(fault) => Err(damaged(fault.to_string())),
+            Ok(text) => match text.trim().parse() {
+                Ok(address) => Ok(Some(address)),
+                Err(_) => Err(damaged("no address".to_owned())),
+            },
+        }
+    }
+
+    /// Ties the folder to `wallet`, for as long as it holds a volume or a chain: with another wallet
+    /// all of its tokens would look as if they were given away.
+    ///
+    /// # Errors
+    /// [`Exit::Key`] when it is another's; the disk's.
+    pub fn claim(&self, wallet: Address) -> Result<(), Failure> {
+        let owner = self.owner()?;
+        if owner == Some(wallet) {
+            return Ok(());
+        }
+        let unusable = |fault: io::Error| {
+            Failure::new(Exit::Failure, format!("{}: {fault}", self.path.display()))
+        };
+        if let Some(owner) = owner
+            && (!self.volumes().map_err(unusable)?.is_empty() || self.path.join("chain").exists())
+        {
+            return Err(Failure::new(
+                Exit::Key,
+                format!(
+                    "state folder {} belongs to wallet {owner}, and this is {wallet}: put that wallet back, or give another --state-dir",
+                    self.path.display()
+                ),
+            ));
+        }
+        Unnamed::write(&self.path, format!("{wallet}\n").as_bytes(), None)
+            .and_then(|file| file.rename(&self.path.join("address")))
+            .and_then(|()| sync_folder(&self.path))
+            .map_err(unusable)
     }
 }
 
@@ -95,6 +206,21 @@ fn name_of(key: &VolumeKey) -> String {
         "{}-{:#x}-{}-{}",
         key.token.chain_id, key.token.contract, key.token.token, key.epoch
     )
+}
+
+/// The volume whose folder has this name.
+fn key_of(name: &str) -> Option<VolumeKey> {
+    let mut parts = name.split('-');
+    let key = VolumeKey {
+        token: TokenKey {
+            chain_id: parts.next()?.parse().ok()?,
+            contract: parts.next()?.parse().ok()?,
+            token: parts.next()?.parse().ok()?,
+        },
+        epoch: parts.next()?.parse().ok()?,
+    };
+    // One name a volume: what reads the same but is written in another way is a stranger.
+    (parts.next().is_none() && name_of(&key) == name).then_some(key)
 }
 
 fn locked(path: &Path, lock: &mut File) -> Failure {
@@ -140,6 +266,73 @@ mod tests {
         let held = StateDir::open(&path).unwrap();
         let mode = std::fs::metadata(held.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    fn key(epoch: u64) -> VolumeKey {
+        VolumeKey {
+            token: TokenKey {
+                chain_id: 31337,
+                contract: Address::repeat_byte(0x1c),
+                token: crate::types::TokenId(alloy::primitives::U256::MAX),
+            },
+            epoch,
+        }
+    }
+
+    #[test]
+    fn a_volume_is_found_by_its_name_and_a_stranger_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert_eq!(state.volumes().unwrap(), []);
+        for epoch in [3, 1] {
+            create_folder(&state.volume(&key(epoch))).unwrap();
+        }
+        let strange = ["notes", "1-2-3", "01-0x1c-1-1", "31337-0X1c-1-1"];
+        for name in strange {
+            create_folder(&dir.path().join("volumes").join(name)).unwrap();
+        }
+        assert_eq!(state.volumes().unwrap(), [key(1), key(3)]);
+    }
+
+    #[test]
+    fn a_volume_that_was_dropped_is_gone_and_its_neighbour_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        for epoch in [1, 2] {
+            create_folder(&state.volume(&key(epoch)).join("stage")).unwrap();
+        }
+        // What a crash left of an earlier one is not in the way.
+        create_folder(
+            &dir.path()
+                .join("trash")
+                .join(format!("{}.0", name_of(&key(1)))),
+        )
+        .unwrap();
+        state.drop_volume(&key(1)).unwrap();
+        state.drop_volume(&key(1)).unwrap();
+        assert_eq!(state.volumes().unwrap(), [key(2)]);
+        state.empty_trash();
+        state.empty_trash();
+        assert!(!dir.path().join("trash").exists());
+        assert!(state.volume(&key(2)).join("stage").exists());
+    }
+
+    #[test]
+    fn another_wallet_does_not_take_what_a_state_folder_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let (mine, other) = (Address::repeat_byte(1), Address::repeat_byte(2));
+        state.claim(mine).unwrap();
+        state.claim(other).unwrap();
+        state.claim(mine).unwrap();
+        create_folder(&state.volume(&key(1))).unwrap();
+        state.claim(mine).unwrap();
+        let refused = state.claim(other).unwrap_err();
+        assert_eq!(refused.exit, Exit::Key);
+        assert!(refused.message.contains(&mine.to_string()), "{refused}");
+        assert_eq!(state.owner().unwrap(), Some(mine));
+        std::fs::write(dir.path().join("address"), "0x12").unwrap();
+        assert_eq!(state.claim(mine).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

@@ -1,42 +1,34 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use alloy::primitives::Address;
 
-use super::live::Ground;
+use super::ground::Ground;
 use super::parts::{ChainParts, Parts};
 use super::state::StateDir;
 use super::tokens::Tokens;
 use super::{demo, operate};
-use crate::cache::Cache;
 use crate::chain::Ledger;
 use crate::config::{Config, Folders, Layer, VolumeKind};
 use crate::control::Request;
-use crate::fetch::{DirectorySink, Fetcher, Volumes};
-use crate::fs::Drive;
+use crate::fs::{Caller, FsError};
 use crate::names::key::NameKey;
 use crate::status::{State, TokenStatus};
-use crate::types::TokenId;
-
-struct Nobody;
-
-impl Volumes for Nobody {
-    fn volume(&self, _: u16) -> Option<Arc<dyn DirectorySink>> {
-        None
-    }
-}
+use crate::types::{Ino, TokenId};
 
 /// A drive on embedded parts with its tokens, not mounted.
 struct World {
     parts: Arc<Parts>,
     tokens: Tokens,
-    drive: Arc<Drive>,
-    _dir: tempfile::TempDir,
+    ground: Arc<Ground>,
+    dir: tempfile::TempDir,
 }
 
 impl World {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::begin(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn begin(dir: tempfile::TempDir) -> Self {
         let state = dir.path().join("state");
         let state_dir = StateDir::open(&state).unwrap();
         let layout = demo::prepare(&state_dir, &state.join("wallet"))
@@ -51,27 +43,20 @@ impl World {
         };
         let config = Config::resolve(layer, &Folders::from_env(|_| None, 0));
         let parts = Arc::new(Parts::build(&config).await.unwrap());
-        let cache = Arc::new(Cache::in_memory());
-        let drive = Arc::new(Drive::new((0, 0), 0));
-        let fetcher = Arc::new(Fetcher::new(
-            Arc::clone(&parts.node.store),
-            Arc::clone(&cache),
-            Arc::new(Nobody),
-            Duration::from_secs(30),
-        ));
-        let tokens = Tokens::new(Ground {
-            parts: Arc::clone(&parts),
-            state_dir: Arc::new(state_dir),
-            cache,
-            drive: Arc::clone(&drive),
-            fetcher,
-        });
+        let ground = Ground::build(Arc::clone(&parts), Arc::new(state_dir));
+        let ground = ground.await.unwrap();
         Self {
             parts,
-            tokens,
-            drive,
-            _dir: dir,
+            tokens: Tokens::new(Arc::clone(&ground)),
+            ground,
+            dir,
         }
+    }
+
+    /// The process ends and begins again, the drive is unmounted in between.
+    async fn again(self) -> Self {
+        let dir = self.end().await;
+        Self::begin(dir).await
     }
 
     fn chain(&self) -> &ChainParts {
@@ -91,15 +76,46 @@ impl World {
     }
 
     fn directories(&self) -> Vec<String> {
-        let volumes = self.drive.volumes();
+        let volumes = self.ground.drive.volumes();
         volumes.into_iter().map(|(_, name, _)| name).collect()
     }
 
-    async fn end(self) {
+    /// Writes a file into a directory of the drive.
+    fn write(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<(), FsError> {
+        let drive = &self.ground.drive;
+        let dir = drive.lookup(Ino::ROOT, directory.as_bytes())?.ino;
+        let caller = Caller { uid: 0, gid: 0 };
+        let (attr, opened) = drive.create(caller, dir, name.as_bytes(), 0o640, 2)?;
+        drive.write(attr.ino, opened.fh, 0, bytes, false)?;
+        drive.flush(attr.ino, opened.fh)?;
+        drive.release(attr.ino, opened.fh);
+        Ok(())
+    }
+
+    /// Somebody else gets a token.
+    async fn give_away(&self, token: TokenId) {
+        let chain = self.chain();
+        let other = Address::repeat_byte(0x77);
+        let sent = chain.transactor.transfer(chain.contract, token, other);
+        sent.await.unwrap();
+    }
+
+    async fn statuses(&self) -> Vec<TokenStatus> {
+        self.tokens.refresh().await.unwrap();
+        self.tokens.describe("/m")
+    }
+
+    async fn end(self) -> tempfile::TempDir {
         self.tokens.stop_publishing().await;
-        tokio::task::spawn_blocking(move || self.tokens.stop())
+        let tokens = self.tokens;
+        tokio::task::spawn_blocking(move || tokens.stop())
             .await
             .unwrap();
+        let chain = self.parts.chain.embedded.clone().unwrap();
+        tokio::task::spawn_blocking(move || chain.close())
+            .await
+            .unwrap();
+        self.dir
     }
 }
 
@@ -111,18 +127,19 @@ async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
     assert_eq!(status.state, State::Unregistered);
     assert!(status.reason.unwrap().contains("pxfs register 1"));
     assert_eq!(world.directories(), ["1"]);
-    let volume = world.drive.volumes().remove(0).2;
+    let volume = world.ground.drive.volumes().remove(0).2;
     assert!(volume.with_quota(|quota| quota.check_change()).is_err());
 
     let request = Request::Register {
         token,
         print: false,
+        new_volume: false,
     };
     operate::answer(&world.parts, &request).await.unwrap();
     let status = world.look(token).await;
     assert_eq!((status.state, status.reason), (State::Ok, None));
     assert_eq!(world.directories(), ["1"]);
-    let volume = world.drive.volumes().remove(0).2;
+    let volume = world.ground.drive.volumes().remove(0).2;
     assert!(volume.with_quota(|quota| quota.check_change()).is_ok());
     world.end().await;
 }
@@ -141,7 +158,7 @@ async fn a_token_given_away_turns_read_only_and_says_to_whom() {
     let status = world.look(minted.token).await;
     assert_eq!(status.state, State::ReadOnly);
     assert!(status.reason.unwrap().contains(&other.to_string()));
-    let volume = world.drive.volumes().remove(0).2;
+    let volume = world.ground.drive.volumes().remove(0).2;
     assert!(volume.with_quota(|quota| quota.check_change()).is_err());
     world.end().await;
 }
@@ -196,6 +213,7 @@ async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
         Request::Register {
             token,
             print: false,
+            new_volume: false,
         },
     ] {
         let error = operate::answer(&world.parts, &request).await.unwrap_err();
@@ -211,5 +229,171 @@ async fn a_demo_that_is_prepared_twice_has_one_contract_and_one_token() {
     assert!(demo::first_token(&world.parts, 0).await.unwrap().is_none());
     let owned = world.chain().ledger.snapshot().await.unwrap();
     assert_eq!(owned.tokens.len(), 1);
+    world.end().await;
+}
+
+/// What a token that was given away had not published, from the moment on until it is saved.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.write("1", "mine", b"precious").unwrap();
+    world.give_away(token).await;
+    let statuses = world.statuses().await;
+    assert_eq!(world.directories(), ["1.detached"]);
+    let [status] = statuses.as_slice() else {
+        panic!("{statuses:?}")
+    };
+    assert_eq!(status.state, State::Detached);
+    let reason = status.reason.clone().unwrap();
+    assert!(
+        reason.contains("`pxfs detach 1 --save DIR | --discard`"),
+        "{reason}"
+    );
+    let local = status.local.clone().unwrap();
+    assert_eq!((local.pending_files, local.pending_bytes), (1, 8));
+    let refused = world.write("1.detached", "more", b"x").unwrap_err();
+    assert!(matches!(refused, FsError::ReadOnly(_)), "{refused}");
+
+    // Also after the next start.
+    let world = world.again().await;
+    world.statuses().await;
+    assert_eq!(world.directories(), ["1.detached"]);
+    let folder = world.dir.path().join("saved");
+    let quiet = |_: &str, _: u64| {};
+    let ended = world
+        .tokens
+        .detach("1", Some(&folder), &quiet)
+        .await
+        .unwrap();
+    assert_eq!((ended.files, ended.bytes), (1, 8));
+    assert_eq!(std::fs::read(folder.join("mine")).unwrap(), b"precious");
+    assert_eq!(world.directories(), Vec::<String>::new());
+    assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
+    let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
+    assert_eq!(
+        crate::cli::exit::of(&refused),
+        crate::cli::exit::Exit::Token
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_published() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.write("1", "old", b"first").unwrap();
+    let register = |new_volume| Request::Register {
+        token,
+        print: false,
+        new_volume,
+    };
+    // Not by mistake.
+    let refused = operate::answer(&world.parts, &register(false)).await;
+    assert!(refused.unwrap_err().to_string().contains("--new-volume"));
+    assert_eq!(world.look(token).await.epoch, 1);
+
+    for _ in 0..2 {
+        operate::answer(&world.parts, &register(true))
+            .await
+            .unwrap();
+        world.look(token).await;
+        world.write("1", "new", b"second").unwrap();
+    }
+    let mut directories = world.directories();
+    directories.sort();
+    assert_eq!(directories, ["1", "1.detached", "1.detached-2"]);
+    let world = world.again().await;
+    world.look(token).await;
+    let mut directories = world.directories();
+    directories.sort();
+    assert_eq!(directories, ["1", "1.detached", "1.detached-2"]);
+    let quiet = |_: &str, _: u64| {};
+    let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
+    assert!(refused.to_string().contains("1.detached-2"), "{refused}");
+    world
+        .tokens
+        .detach("1.detached", None, &quiet)
+        .await
+        .unwrap();
+    world.tokens.detach("1", None, &quiet).await.unwrap();
+    assert_eq!(world.directories(), ["1"]);
+    let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("is this wallet's"),
+        "{refused}"
+    );
+    world.write("1", "still", b"writable").unwrap();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_of_which_all_is_published_leaves_nothing_behind() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.write("1", "mine", b"published").unwrap();
+    world.tokens.all()[0].flush().await.unwrap();
+    world.give_away(token).await;
+    let statuses = world.statuses().await;
+    // It can be read for as long as it is shown.
+    assert_eq!(world.directories(), ["1"]);
+    assert_eq!(statuses[0].state, State::ReadOnly);
+    assert_eq!(world.ground.state_dir.volumes().unwrap().len(), 1);
+    let world = world.again().await;
+    assert!(world.statuses().await.is_empty());
+    assert_eq!(world.directories(), Vec::<String>::new());
+    assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
+    world.end().await;
+}
+
+/// A chain that was reset, or lags behind, is no reason to remove anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_chain_does_not_know_of_is_never_removed() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    let known = world.ground.state_dir.volumes().unwrap()[0];
+    let (mut later, mut other) = (known, known);
+    later.epoch = 7;
+    other.token.token = TokenId::from(99);
+    let world = world.again().await;
+    for key in [later, other] {
+        crate::durable::create_folder(&world.ground.state_dir.volume(&key)).unwrap();
+    }
+    world.look(token).await;
+    assert_eq!(world.directories(), ["1"]);
+    assert_eq!(
+        world.ground.state_dir.volumes().unwrap(),
+        [known, later, other]
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    let key = world.ground.state_dir.volumes().unwrap()[0];
+    world.give_away(token).await;
+    let world = world.again().await;
+    let journal = world.ground.state_dir.volume(&key).join("journal.redb");
+    std::fs::write(&journal, vec![7; 100_000]).unwrap();
+    let statuses = world.statuses().await;
+    assert_eq!(statuses[0].state, State::Detached);
+    let quiet = |_: &str, _: u64| {};
+    let folder = world.dir.path().join("saved");
+    let refused = world.tokens.detach("1", Some(&folder), &quiet).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        crate::cli::exit::of(&refused),
+        crate::cli::exit::Exit::Damage
+    );
+    assert!(journal.exists());
+    world.tokens.detach("1", None, &quiet).await.unwrap();
+    assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
     world.end().await;
 }

@@ -1,21 +1,25 @@
-//! Keeps the drive in step with the chain: new tokens appear, allowances move, lost tokens close.
+//! Keeps the drive in step with the chain: new tokens appear, allowances move, lost tokens close,
+//! and what they had not published is set aside.
 //!
 //! Invariant: one pass at a time; a chain that does not answer changes nothing but the age that
 //! `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::live::{Ground, Live, Right};
-use super::{first, operate};
+use super::ground::Ground;
+use super::leftovers::{Leftovers, other_epoch};
+use super::live::{Live, Right};
+use super::{first, operate, save};
 use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
-use crate::status::{ChainStatus, State, TokenStatus};
+use crate::status::{ChainStatus, DetachAnswer, State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
 /// Time between two looks at the chain inside this process, and at one over HTTP.
@@ -28,7 +32,9 @@ const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
 /// The tokens of a mount.
 pub(super) struct Tokens {
-    ground: Ground,
+    ground: Arc<Ground>,
+    /// What earlier epochs have left.
+    pub(super) leftovers: Leftovers,
     notifier: Mutex<Option<Notifier>>,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
     /// Owned tokens that cannot be shown, as the chain has them, and why.
@@ -50,8 +56,9 @@ struct View {
 }
 
 impl Tokens {
-    pub(super) fn new(ground: Ground) -> Self {
+    pub(super) fn new(ground: Arc<Ground>) -> Self {
         Self {
+            leftovers: Leftovers::new(Arc::clone(&ground)),
             ground,
             notifier: Mutex::default(),
             live: Mutex::default(),
@@ -127,6 +134,9 @@ impl Tokens {
                 self.close_lost(&live).await;
             }
         }
+        let open = self.all().iter().map(|live| live.key).collect();
+        let appeared = self.leftovers.look(&snapshot, &open).await?;
+        self.tell_changed(appeared);
         Ok(())
     }
 
@@ -143,11 +153,12 @@ impl Tokens {
         failed.insert(token.id, (status, failure));
     }
 
-    /// Why not one of the tokens can be shown, if so.
+    /// Why nothing at all can be shown, if so.
     pub(super) fn all_failed(&self) -> Option<Failure> {
         let failed = lock(&self.failed);
         let first = failed.values().next()?;
-        lock(&self.live).is_empty().then(|| first.1.clone())
+        let none = lock(&self.live).is_empty() && !self.leftovers.any_shown();
+        none.then(|| first.1.clone())
     }
 
     fn blind(&self, fault: ChainError) -> anyhow::Error {
@@ -167,17 +178,27 @@ impl Tokens {
                 live.go_on(token);
                 let turned = live.refresh(&self.ground.parts, snapshot, token, &right)?;
                 if turned {
-                    self.tell_changed(&live).await;
+                    self.tell_changed([live.directory.clone()]);
                 }
                 return Ok(());
             }
-            self.retire(&live).await;
+            self.retire(&live, token.epoch).await?;
+        }
+        if self
+            .leftovers
+            .holds(&operate::volume_key(&self.ground.parts, token))
+        {
+            fail!(
+                Failure,
+                "token {}: the chain has gone back to an earlier epoch: unmount, and mount again",
+                token.id
+            );
         }
         let live = Live::start(&self.ground, snapshot, token, &right).await?;
         tracing::info!(token = %token.id, epoch = token.epoch, "shown as a directory");
         let live = Arc::new(live);
         lock(&self.live).insert(token.id, Arc::clone(&live));
-        self.tell_changed(&live).await;
+        self.tell_changed([live.directory.clone()]);
         Ok(())
     }
 
@@ -231,56 +252,100 @@ impl Tokens {
         });
     }
 
-    /// A token that was ours is shown read-only, with the reason, until the drive is unmounted.
+    /// A token that was ours is read-only from now on. Where it holds what is not published, that
+    /// is set aside; else it is shown until the drive is unmounted.
     async fn close_lost(&self, live: &Arc<Live>) {
         let id = live.key.token.token;
-        let whose = match self.ground.parts.chain.ledger.token(id).await {
+        let why = match self.ground.parts.chain.ledger.token(id).await {
             Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
             Ok(token) => format!("token {id} belongs to {} now", token.owner),
             Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
             // Not known: nothing changes.
             Err(_) => return,
         };
-        let (state, reason) = match live.is_pending() {
-            true => (
-                State::Detached,
-                format!("{whose}; what was not published stays in the state folder"),
-            ),
-            false => (State::ReadOnly, whose),
-        };
-        if live.close(state, &reason) {
-            tracing::warn!(token = %id, "{reason}");
-            self.tell_changed(live).await;
+        let reason = format!("{why}: it can be read until the drive is unmounted");
+        if live.close(&reason) {
+            tracing::warn!("{reason}");
+            self.tell_changed([live.directory.clone()]);
+        }
+        // Again with every pass: a write that was under way may have come in since.
+        if live.is_pending()
+            && let Err(error) = self.set_aside(live, &why).await
+        {
+            tracing::error!(token = %id, "cannot be set aside: {error:#}");
         }
     }
 
-    /// A new epoch has begun: the volume of the old one is shown no longer. Its local state stays.
-    async fn retire(&self, live: &Arc<Live>) {
+    /// A new epoch has begun: the volume of the old one makes room for the new one's.
+    async fn retire(&self, live: &Arc<Live>, epoch: u64) -> anyhow::Result<()> {
+        let why = other_epoch(live.key.token.token, live.key.epoch, epoch);
+        live.close(&why);
+        live.stop_publishing().await;
+        // What was under way when it was closed counts too.
+        if !make_durable(live).await || live.is_pending() {
+            return self.set_aside(live, &why).await;
+        }
+        tracing::info!("{why}; all of it was published: it is shown no longer");
+        self.leftovers.note_spent(live.key);
         self.ground.drive.detach(live.slot);
         lock(&self.live).remove(&live.key.token.token);
-        if live.is_pending() {
-            tracing::error!(
-                token = %live.key.token.token, epoch = live.key.epoch,
-                "a new epoch began before everything was published: it stays in the state folder"
-            );
-        }
-        self.tell_changed(live).await;
-        live.stop_publishing().await;
+        self.tell_changed([live.directory.clone()]);
         let live = Arc::clone(live);
-        let stopped = tokio::task::spawn_blocking(move || live.stop()).await;
-        if stopped.is_err() {
-            tracing::error!("a volume did not end in order");
-        }
+        tokio::task::spawn_blocking(move || live.stop()).await?;
+        Ok(())
     }
 
-    /// Tells the kernel that a directory came, went or turned.
-    async fn tell_changed(&self, live: &Live) {
-        let Some(notifier) = lock(&self.notifier).clone() else {
+    /// Shows what was a token's directory under another name from now on.
+    async fn set_aside(&self, live: &Arc<Live>, why: &str) -> anyhow::Result<()> {
+        live.stop_publishing().await;
+        make_durable(live).await;
+        let name = self.leftovers.take(live, why)?;
+        lock(&self.live).remove(&live.key.token.token);
+        self.tell_changed([live.directory.clone(), name]);
+        Ok(())
+    }
+
+    /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.
+    ///
+    /// # Errors
+    /// It is this wallet's, or not there; something could not be saved.
+    pub(super) async fn detach(
+        &self,
+        name: &str,
+        save: Option<&Path>,
+        tell: save::Tell<'_>,
+    ) -> anyhow::Result<DetachAnswer> {
+        let live = self.all().into_iter().find(|live| live.directory == name);
+        if let Some(live) = live
+            && !self.leftovers.concerns_token(live.key.token.token)
+        {
+            let token = live.token();
+            match self.ground.parts.chain.ledger.token(token.id).await?.owner {
+                owner if owner == self.ground.parts.chain.wallet.address() => fail!(
+                    Token,
+                    "detach {name}: token {name} is this wallet's, and nothing of it was left unpublished by an earlier epoch"
+                ),
+                owner => fail!(
+                    Token,
+                    "detach {name}: token {name} belongs to {owner} now, and all of it was published: it can be read until the drive is unmounted"
+                ),
+            }
+        }
+        let ended = self.leftovers.end(name, save, tell).await?;
+        self.tell_changed([ended.directory.clone()]);
+        Ok(ended)
+    }
+
+    /// Tells the kernel that directories came, went or turned.
+    fn tell_changed(&self, names: impl IntoIterator<Item = String>) {
+        let names: Vec<String> = names.into_iter().collect();
+        let Some(notifier) = lock(&self.notifier).clone().filter(|_| !names.is_empty()) else {
             return;
         };
-        let name = live.directory.clone();
         let told = tokio::task::spawn_blocking(move || {
-            notifier.inval_entry(Ino::ROOT, name.as_bytes());
+            for name in names {
+                notifier.inval_entry(Ino::ROOT, name.as_bytes());
+            }
             notifier.inval_inode(Ino::ROOT);
         });
         // A call in progress there may hold it up; nobody waits for that.
@@ -323,6 +388,7 @@ impl Tokens {
                 .values()
                 .map(|(status, _)| status.clone()),
         );
+        tokens.extend(self.leftovers.describe(mountpoint));
         tokens.sort_by_key(|token| token.id);
         tokens
     }
@@ -339,6 +405,23 @@ impl Tokens {
         let all = std::mem::take(&mut *lock(&self.live));
         for live in all.into_values() {
             live.stop();
+        }
+        self.leftovers.stop();
+    }
+}
+
+/// Whether everything of it is on the local disk now.
+async fn make_durable(live: &Live) -> bool {
+    let (volume, id) = (Arc::clone(&live.volume), live.key.token.token);
+    match tokio::task::spawn_blocking(move || volume.sync()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::error!(token = %id, %error, "local state is not durable");
+            false
+        }
+        Err(error) => {
+            tracing::error!(token = %id, %error, "local state is not durable");
+            false
         }
     }
 }

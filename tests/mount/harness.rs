@@ -205,9 +205,22 @@ impl Machine {
         }
     }
 
+    /// As [`Machine::start`], where the first token has no directory.
+    #[track_caller]
+    pub(crate) fn start_without_token(&mut self) {
+        if let Err(log) = self.try_start_until(|_| true) {
+            panic!("the daemon ended before it had mounted:\n{log}");
+        }
+    }
+
     /// Starts the daemon; its log when it ends, or refuses the token, instead of showing the drive.
     #[track_caller]
     pub(crate) fn try_start(&mut self) -> Result<(), String> {
+        self.try_start_until(|machine| machine.dir().exists())
+    }
+
+    #[track_caller]
+    fn try_start_until(&mut self, is_there: impl Fn(&Self) -> bool) -> Result<(), String> {
         let logged = self.log().len();
         assert!(self.daemon.is_none(), "the daemon runs already");
         let log = File::options()
@@ -237,7 +250,7 @@ impl Machine {
                 self.daemon = None;
                 return Err(self.log());
             }
-            if is_mounted(&self.mountpoint()) && self.dir().exists() {
+            if is_mounted(&self.mountpoint()) && is_there(self) {
                 return Ok(());
             }
             // Mounted, but the token is damaged: the log says how.

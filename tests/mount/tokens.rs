@@ -1,15 +1,20 @@
 //! Tokens come, go and lack a key while the drive is mounted.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use alloy::primitives::{Address, U256, hex, keccak256};
 use pxfs::chain::wallet::Wallet;
+use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
+use tempfile::TempDir;
 
-use crate::command::wait_until;
+use crate::command::{tool, wait_until};
 use crate::harness::Machine;
-use crate::samples::{assert_pattern, pattern};
+use crate::samples::{assert_pattern, assert_same, pattern};
 
 /// As the promise says.
 const SOON: Duration = Duration::from_secs(5);
@@ -133,4 +138,261 @@ fn a_token_without_a_key_is_read_only_until_it_is_registered() {
     });
     machine.flush();
     assert_eq!(machine.token("2")["state"], "ok");
+}
+
+/// Whatever comes later, all of this is to be there.
+fn write_unpublished(dir: &Path) {
+    fs::create_dir_all(dir.join("a/b")).expect("folders");
+    fs::write(dir.join("a/b/large"), pattern(2, 0, 3_000_000)).expect("a file");
+    fs::write(dir.join("small"), pattern(3, 0, 300)).expect("a file");
+    let mode = fs::Permissions::from_mode(0o4750);
+    fs::set_permissions(dir.join("small"), mode).expect("a mode");
+    fs::hard_link(dir.join("small"), dir.join("a/linked")).expect("a hard link");
+    symlink("a/b/large", dir.join("link")).expect("a symlink");
+    setxattr(dir.join("small"), "user.note", b"kept", XattrFlags::empty()).expect("an attribute");
+    let sparse = File::create(dir.join("sparse")).expect("a file");
+    sparse.write_all_at(b"end", 5_000_000).expect("a byte");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o620),
+        0,
+    )
+    .expect("a fifo");
+}
+
+/// A machine of which nothing reaches the node by itself, with a published file, `published`, and
+/// what [`write_unpublished`] makes; the token has been given away.
+#[track_caller]
+fn given_away_with_unpublished_data() -> (Machine, TempDir) {
+    let machine = Machine::demo_with(&[
+        "--commit-idle",
+        "1h",
+        "--commit-max",
+        "1h",
+        "--read-timeout",
+        "2s",
+    ]);
+    fs::write(machine.dir().join("published"), pattern(1, 0, 2_000_000)).expect("writable");
+    machine.flush();
+    write_unpublished(&machine.dir());
+    let reference = tempfile::tempdir().expect("a folder");
+    tool("cp", &[Path::new("-a"), &machine.dir(), reference.path()]);
+    give_away(&machine, 1);
+    wait_until("it is set aside", SOON, || detached(&machine).is_dir());
+    (machine, reference)
+}
+
+fn detached(machine: &Machine) -> PathBuf {
+    machine.mountpoint().join("1.detached")
+}
+
+#[track_caller]
+fn is_read_only(dir: &Path) {
+    let refused = fs::write(dir.join("more"), "x").expect_err("read-only");
+    assert_eq!(refused.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+}
+
+#[test]
+fn what_a_token_given_away_had_not_published_stays_readable_until_it_is_saved() {
+    let (mut machine, reference) = given_away_with_unpublished_data();
+    let original = reference.path().join("1");
+    assert!(!machine.dir().exists(), "it has another name now");
+    is_read_only(&detached(&machine));
+    assert_same(&original, &detached(&machine));
+    let row = machine.token("1");
+    assert_eq!(row["state"], "detached", "{row:#}");
+    let reason = row["reason"].as_str().unwrap_or("");
+    let remedy = "`pxfs detach 1 --save DIR | --discard`";
+    assert!(reason.contains(remedy), "{reason}");
+    assert!(row["pending_files"].as_u64() >= Some(3), "{row:#}");
+    assert!(row["pending_bytes"].as_u64() >= Some(3_000_000), "{row:#}");
+    let told = machine.ask(&["flush"]).exits(7).one_line();
+    assert!(told.stderr.contains(remedy), "{}", told.stderr);
+
+    // A crash, and a node that does not answer: what is here is read all the same.
+    machine.kill();
+    machine.start_without_token();
+    machine.fault("all hang");
+    let dir = detached(&machine);
+    assert_pattern(&dir.join("a/b/large"), 2, 3_000_000);
+    assert_pattern(&dir.join("small"), 3, 300);
+    is_read_only(&dir);
+    machine.fault("");
+
+    let saved = machine.scratch().join("saved");
+    let folder = saved.to_str().expect("UTF-8");
+    let answer = machine.ask(&["detach", "1", "--save", folder, "--json"]);
+    let answer = answer.ok().json();
+    assert_eq!(answer["directory"], "1.detached");
+    assert_eq!(answer["saved"], folder);
+    assert_same(&original, &saved);
+    let meta = fs::metadata(saved.join("sparse")).expect("stat");
+    assert!(meta.blocks() * 512 < 1_000_000, "a hole stays a hole");
+    assert!(!detached(&machine).exists(), "it is gone at once");
+    machine
+        .ask(&["detach", "1", "--save", folder])
+        .exits(5)
+        .one_line();
+    machine.ask(&["flush"]).ok();
+    let volumes = machine.state().join("volumes");
+    assert_eq!(fs::read_dir(volumes).expect("listing").count(), 0);
+    machine.stop();
+}
+
+#[test]
+fn a_save_that_fails_in_part_drops_nothing_and_names_the_files() {
+    let (mut machine, reference) = given_away_with_unpublished_data();
+    machine.kill();
+    // The published file is on the node alone.
+    drop(fs::remove_dir_all(machine.cache()));
+    machine.start_without_token();
+    machine.fault("get fail");
+    let scratch = machine.scratch();
+    let at = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
+    let answer = machine.ask(&["detach", "1", "--save", &at("part")]);
+    let answer = answer.exits(1).one_line();
+    assert!(answer.stderr.contains("published"), "{}", answer.stderr);
+    // What was never published is in the copy, and still on the drive.
+    for dir in [detached(&machine), scratch.join("part")] {
+        assert_pattern(&dir.join("a/b/large"), 2, 3_000_000);
+        assert_pattern(&dir.join("small"), 3, 300);
+    }
+    machine.fault("");
+    // Not over what is there, not into the drive or the state folder.
+    for folder in [
+        at("part"),
+        detached(&machine)
+            .join("x")
+            .to_str()
+            .expect("UTF-8")
+            .to_owned(),
+        machine
+            .state()
+            .join("x")
+            .to_str()
+            .expect("UTF-8")
+            .to_owned(),
+        at("no/such/parent"),
+    ] {
+        machine
+            .ask(&["detach", "1", "--save", &folder])
+            .exits(2)
+            .one_line();
+    }
+    machine
+        .ask(&["detach", "1", "--discard"])
+        .exits(1)
+        .one_line();
+    assert_same(&reference.path().join("1"), &detached(&machine));
+    let whole = at("whole");
+    machine
+        .ask(&["detach", "1.detached", "--save", &whole])
+        .ok();
+    assert_same(&reference.path().join("1"), Path::new(&whole));
+}
+
+#[test]
+fn what_was_left_can_be_saved_or_given_up_without_a_mount() {
+    let (mut machine, reference) = given_away_with_unpublished_data();
+    machine.kill();
+    let saved = machine.scratch().join("saved");
+    let folder = saved.to_str().expect("UTF-8");
+    machine
+        .ask(&["detach", "7", "--save", folder])
+        .exits(5)
+        .one_line();
+    assert!(!saved.exists(), "nothing is made for what is not there");
+    machine.ask(&["detach", "1", "--save", folder]).ok();
+    assert_same(&reference.path().join("1"), &saved);
+    machine
+        .ask(&["detach", "1", "--discard", "--yes"])
+        .exits(5)
+        .one_line();
+    machine.start_without_token();
+    assert!(!detached(&machine).exists());
+
+    // The other way.
+    let (mut machine, _reference) = given_away_with_unpublished_data();
+    machine.kill();
+    machine
+        .ask(&["detach", "1", "--discard"])
+        .exits(1)
+        .one_line();
+    machine.ask(&["detach", "1", "--discard", "--yes"]).ok();
+    machine.start_without_token();
+    assert!(!detached(&machine).exists());
+}
+
+#[test]
+fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_published() {
+    let mut machine = Machine::demo_with(&["--commit-idle", "1h", "--commit-max", "1h"]);
+    fs::write(machine.dir().join("old"), pattern(1, 0, 200_000)).expect("writable");
+    let mut open = File::open(machine.dir().join("old")).expect("readable");
+    // Not without saying so.
+    let told = machine.ask(&["register", "1", "--yes"]).exits(1).one_line();
+    assert!(told.stderr.contains("--new-volume"), "{}", told.stderr);
+    assert_eq!(machine.token("1")["epoch"], 1);
+
+    machine
+        .ask(&["register", "1", "--new-volume", "--yes"])
+        .ok();
+    assert_eq!(fs::read_dir(machine.dir()).expect("listing").count(), 0);
+    fs::write(machine.dir().join("new"), pattern(2, 0, 200_000)).expect("writable");
+    machine
+        .ask(&["flush", machine.dir().to_str().expect("UTF-8")])
+        .ok();
+    // Who had it open goes on reading the old one.
+    let mut bytes = Vec::new();
+    open.read_to_end(&mut bytes).expect("readable");
+    assert!(bytes == pattern(1, 0, 200_000), "bytes of another volume");
+    drop(open);
+    for round in 0..2 {
+        assert_pattern(&detached(&machine).join("old"), 1, 200_000);
+        is_read_only(&detached(&machine));
+        assert_pattern(&machine.dir().join("new"), 2, 200_000);
+        assert!(!machine.dir().join("old").exists());
+        if round == 0 {
+            machine.kill();
+            machine.start();
+        }
+    }
+    let status = machine.status();
+    let rows = status["tokens"].as_array().expect("rows");
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (&row["epoch"], &row["state"]))
+        .collect();
+    assert_eq!(
+        told,
+        [(&2.into(), &"ok".into()), (&1.into(), &"detached".into())]
+    );
+    machine.ask(&["detach", "1", "--discard", "--yes"]).ok();
+    assert!(!detached(&machine).exists());
+    fs::write(machine.dir().join("more"), "x").expect("the new one goes on");
+    machine.stop();
+}
+
+#[test]
+fn a_token_given_away_with_all_published_is_gone_after_the_next_mount() {
+    let mut machine = Machine::demo();
+    fs::write(machine.dir().join("mine"), pattern(1, 0, 5000)).expect("writable");
+    machine.flush();
+    give_away(&machine, 1);
+    wait_until("it turns read-only", SOON, || {
+        machine.token("1")["state"] == "read-only"
+    });
+    assert_pattern(&machine.dir().join("mine"), 1, 5000);
+    machine
+        .ask(&["detach", "1", "--discard", "--yes"])
+        .exits(5)
+        .one_line();
+    machine.stop();
+    machine.start_without_token();
+    let left = fs::read_dir(machine.mountpoint()).expect("listing").count();
+    assert_eq!(left, 0);
+    let volumes = machine.state().join("volumes");
+    assert_eq!(fs::read_dir(volumes).expect("listing").count(), 0);
+    machine.stop();
 }

@@ -1,0 +1,153 @@
+//! `pxfs detach`: saves, or gives up, what a token that is no longer ours had not published.
+//!
+//! Called by `cli`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::exit::{Exit, fail};
+use super::locate;
+use super::mount::runtime;
+use super::output::{bytes, confirm, json_answer, text_answer};
+use super::progress::Progress;
+use super::setup::Setup;
+use crate::control::Request;
+use crate::run::detach;
+use crate::run::parts::Parts;
+use crate::run::state::StateDir;
+use crate::status::DetachAnswer;
+use crate::types::TokenId;
+
+/// Runs the command; without a folder to save to, what there is is given up.
+pub(super) fn run(
+    setup: &Setup,
+    name: &str,
+    save: Option<&Path>,
+    yes: bool,
+) -> anyhow::Result<Exit> {
+    check_name(name)?;
+    let save = save.map(whole).transpose()?;
+    if save.is_none()
+        && !yes
+        && !confirm(&format!(
+            "Remove what was never published of {name}? Nobody can bring it back."
+        ))
+    {
+        fail!(
+            Failure,
+            "detach: nothing was removed: say --yes where there is no terminal to ask on"
+        );
+    }
+    let progress = Progress::new(setup.progress);
+    let answer = match locate::find(setup, None)? {
+        Some(entry) => {
+            let request = Request::Detach {
+                name: name.to_owned(),
+                save,
+            };
+            locate::connect(&entry)?.ask(&request, |step| {
+                progress.set(&step.what, step.pending_bytes);
+            })?
+        }
+        None => here(setup, name, save.as_deref(), &progress)?,
+    };
+    drop(progress);
+    show(setup, &answer)
+}
+
+/// In this process: nothing is mounted.
+fn here(
+    setup: &Setup,
+    name: &str,
+    save: Option<&Path>,
+    progress: &Progress,
+) -> anyhow::Result<DetachAnswer> {
+    setup.start_log("error")?;
+    let config = setup.config_or_demo()?;
+    let state_dir = StateDir::open(&config.state_dir)?;
+    runtime()?.hold(async {
+        let parts = Arc::new(Parts::build(&config).await?);
+        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let ended = detach::end(Arc::clone(&parts), state_dir, name, save, &tell).await;
+        if let Some(chain) = parts.chain.embedded.clone() {
+            tokio::task::spawn_blocking(move || chain.close()).await?;
+        }
+        ended
+    })
+}
+
+/// `TOKEN`, `TOKEN.detached` or `TOKEN.detached-EPOCH`.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let (token, rest) = name.split_once('.').unwrap_or((name, "detached"));
+    let epoch = rest.strip_prefix("detached");
+    let known = epoch.is_some_and(|epoch| {
+        epoch.is_empty()
+            || epoch
+                .strip_prefix('-')
+                .is_some_and(|number| number.parse::<u64>().is_ok())
+    });
+    match token.parse::<TokenId>() {
+        Ok(_) if known => Ok(()),
+        _ => fail!(
+            Usage,
+            "detach {name}: name a token, or a directory such as 7.detached"
+        ),
+    }
+}
+
+/// The folder as the daemon, which is elsewhere, can name it too.
+fn whole(folder: &Path) -> anyhow::Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    let shown = folder.display();
+    if folder.exists() {
+        return Ok(folder.canonicalize()?);
+    }
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
+        fail!(Usage, "--save {shown}: name a folder");
+    };
+    match parent.canonicalize() {
+        Ok(parent) => Ok(parent.join(name)),
+        Err(fault) => fail!(
+            Usage,
+            "--save {shown}: {fault}: name a folder that can be made"
+        ),
+    }
+}
+
+fn show(setup: &Setup, answer: &DetachAnswer) -> anyhow::Result<Exit> {
+    if setup.json {
+        return json_answer(answer);
+    }
+    match &answer.saved {
+        Some(folder) => text_answer(&format!(
+            "{} is saved in {folder}: {} files, {}; it is gone from here",
+            answer.directory,
+            answer.files,
+            bytes(answer.bytes)
+        )),
+        None => text_answer(&format!("{} is gone", answer.directory)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_named_as_status_shows_it() {
+        for name in ["1", "1.detached", "1.detached-3"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "one",
+            "1.",
+            "1.detached-",
+            "1.detached-x",
+            "../1",
+            "1.det",
+        ] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

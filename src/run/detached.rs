@@ -1,0 +1,208 @@
+//! A volume that is no token's of this wallet any more, and holds what was never published: shown
+//! read-only under a name of its own, until it is saved or given up.
+//!
+//! Invariant: nothing of it is changed or published; its state folder stays until
+//! [`Detached::drop_state`]. Called by `leftovers`.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::ground::Ground;
+use super::keeper::{self, Keeper};
+use super::live::{JOURNAL_CACHE_MIN_BYTES, Live};
+use crate::fs::{Access, Labels, Volume};
+use crate::status::{LocalStatus, State, TokenStatus};
+use crate::types::{Ino, VolumeKey};
+
+/// One of them.
+pub(super) struct Detached {
+    pub(super) key: VolumeKey,
+    /// `TOKEN.detached`, or `TOKEN.detached-EPOCH` beside another.
+    pub(super) directory: String,
+    slot: u16,
+    volume: Arc<Volume>,
+    keeper: Arc<Keeper>,
+    reason: String,
+}
+
+/// Opens what is left of `key`.
+///
+/// # Errors
+/// Its local state is damaged.
+pub(super) async fn open(ground: &Ground, key: VolumeKey) -> anyhow::Result<Arc<Volume>> {
+    let volume = keeper::open(ground, key, JOURNAL_CACHE_MIN_BYTES).await?;
+    volume.set_access(Access::ReadOnly("no longer this wallet's".to_owned()));
+    Ok(volume)
+}
+
+impl Detached {
+    /// Shows a volume that was opened for it.
+    ///
+    /// # Errors
+    /// There is no room for another directory, or no thread.
+    pub(super) fn show(
+        ground: &Ground,
+        volume: Arc<Volume>,
+        directory: String,
+        why: &str,
+    ) -> anyhow::Result<Self> {
+        let key = volume.key();
+        let slot = ground
+            .drive
+            .attach(&directory, preferred_slot(&key), Arc::clone(&volume))?;
+        ground.drive.set_aside(slot, &directory)?;
+        let keeper = match Keeper::start(&volume) {
+            Ok(keeper) => keeper,
+            Err(fault) => {
+                ground.drive.detach(slot);
+                return Err(fault.into());
+            }
+        };
+        Ok(Self::of(key, directory, slot, volume, keeper, why))
+    }
+
+    /// Shows what was a token's directory until now as this: whoever has files open there goes on
+    /// reading.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub(super) fn take(
+        ground: &Ground,
+        live: &Live,
+        directory: String,
+        why: &str,
+    ) -> anyhow::Result<Self> {
+        ground.drive.set_aside(live.slot, &directory)?;
+        let (volume, keeper) = (Arc::clone(&live.volume), Arc::clone(&live.keeper));
+        Ok(Self::of(
+            live.key, directory, live.slot, volume, keeper, why,
+        ))
+    }
+
+    fn of(
+        key: VolumeKey,
+        directory: String,
+        slot: u16,
+        volume: Arc<Volume>,
+        keeper: Arc<Keeper>,
+        why: &str,
+    ) -> Self {
+        let reason = format!(
+            "{why}; what was not published stands in {directory}: {}",
+            remedy(&directory)
+        );
+        volume.set_access(Access::ReadOnly(reason.clone()));
+        volume.set_labels(Labels {
+            token: key.token.token.to_string(),
+            state: State::Detached.as_str().to_owned(),
+            ..Labels::default()
+        });
+        Self {
+            key,
+            directory,
+            slot,
+            volume,
+            keeper,
+            reason,
+        }
+    }
+
+    /// Its root directory, as the mount numbers it.
+    pub(super) fn root(&self, ground: &Ground) -> Option<Ino> {
+        let found = ground.drive.lookup(Ino::ROOT, self.directory.as_bytes());
+        found.ok().map(|attr| attr.ino)
+    }
+
+    /// Bytes in it, by the rule of the quota.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.volume.with_quota(|quota| quota.used_bytes())
+    }
+
+    /// Whether it holds anything that was not published.
+    pub(super) fn is_pending(&self) -> bool {
+        is_pending(&self.volume)
+    }
+
+    /// What `status` tells. Reads the journal: blocks on the disk.
+    pub(super) fn describe(&self, mountpoint: &str) -> TokenStatus {
+        let pending = self.volume.pending().unwrap_or_default();
+        TokenStatus {
+            path: Some(format!(
+                "{}/{}",
+                mountpoint.trim_end_matches('/'),
+                self.directory
+            )),
+            volume: Some("plain".to_owned()),
+            quota_bytes: self.volume.with_quota(|quota| quota.size_bytes()),
+            local: Some(LocalStatus {
+                used_bytes: self.used_bytes(),
+                pending_bytes: pending.bytes,
+                pending_files: pending.files,
+                ..LocalStatus::default()
+            }),
+            ..bare_status(&self.key, self.reason.clone())
+        }
+    }
+
+    /// Ends it; it is shown again by the next mount. Blocks on the disk.
+    pub(super) fn stop(&self) {
+        self.keeper.stop();
+    }
+
+    /// Ends it for good: its state folder goes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The disk's: it is still there, and still shown.
+    pub(super) fn drop_state(&self, ground: &Ground) -> std::io::Result<()> {
+        ground.state_dir.drop_volume(&self.key)?;
+        ground.drive.detach(self.slot);
+        self.keeper.abandon();
+        Ok(())
+    }
+}
+
+/// Whether a volume holds anything that was not published. One that cannot tell does.
+pub(super) fn is_pending(volume: &Volume) -> bool {
+    volume.pending().map_or(true, |pending| pending.any)
+}
+
+/// What ends a directory.
+pub(super) fn remedy(directory: &str) -> String {
+    let named = directory.strip_suffix(".detached").unwrap_or(directory);
+    format!("`pxfs detach {named} --save DIR | --discard`")
+}
+
+/// The status of what cannot be looked into.
+pub(super) fn bare_status(key: &VolumeKey, reason: String) -> TokenStatus {
+    TokenStatus {
+        id: key.token.token,
+        contract: format!("{:#x}", key.token.contract),
+        dialect: "px-sync".to_owned(),
+        path: None,
+        volume: None,
+        state: State::Detached,
+        reason: Some(reason),
+        quota_bytes: 0,
+        local: None,
+        uploads_left: None,
+        last_sync: None,
+        sync_deadline: None,
+        usage_on_chain_bytes: 0,
+        name: None,
+        epoch: key.epoch,
+        sequence: None,
+        root: None,
+    }
+}
+
+/// Far from the slots of tokens with small ids, and the same at every mount.
+fn preferred_slot(key: &VolumeKey) -> u16 {
+    let mut hash = Sha256::new();
+    hash.update(key.token.token.0.to_be_bytes::<32>());
+    hash.update(key.epoch.to_be_bytes());
+    match hash.finalize().as_slice() {
+        [a, b, ..] => u16::from_be_bytes([*a, *b]) | 0x8000,
+        _ => u16::MAX,
+    }
+}

@@ -1,0 +1,90 @@
+//! A volume that is open, with the thread that keeps its local state durable.
+//!
+//! Invariant: a volume's folder is opened once at a time. Called by `live` and `detached`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+
+use super::ground::Ground;
+use crate::fs::{Volume, VolumeOptions};
+use crate::journal::FolderDisk;
+use crate::types::VolumeKey;
+
+/// The thread of one volume.
+pub(super) struct Keeper {
+    volume: Arc<Volume>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Keeper {
+    /// Keeps `volume` durable from now on.
+    pub(super) fn start(volume: &Arc<Volume>) -> std::io::Result<Arc<Self>> {
+        let kept = Arc::clone(volume);
+        let thread = std::thread::Builder::new()
+            .name(format!("durable-{}", volume.key().token.token))
+            .spawn(move || kept.keep_durable())?;
+        Ok(Arc::new(Self {
+            volume: Arc::clone(volume),
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    /// Ends it; everything acknowledged is durable afterwards. Blocks on the disk.
+    pub(super) fn stop(&self) {
+        if let Err(error) = self.volume.sync() {
+            let token = self.volume.key().token.token;
+            tracing::error!(%error, %token, "local state is not durable");
+        }
+        self.abandon();
+    }
+
+    /// Ends it as it is.
+    pub(super) fn abandon(&self) {
+        self.volume.stop();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            let token = self.volume.key().token.token;
+            tracing::error!(%token, "the thread that keeps local state durable ended in a panic");
+        }
+    }
+}
+
+/// Opens the volume `key` of the state folder, or begins an empty one.
+///
+/// # Errors
+/// Its local state is damaged, or the disk fails.
+pub(super) async fn open(
+    ground: &Ground,
+    key: VolumeKey,
+    journal_cache_bytes: usize,
+) -> anyhow::Result<Arc<Volume>> {
+    let folder = ground.state_dir.volume(&key);
+    let what = format!(
+        "token {}: local state {}",
+        key.token.token,
+        folder.display()
+    );
+    let options = VolumeOptions {
+        key,
+        journal_cache_bytes,
+        owner: (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+    };
+    let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
+    let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        crate::durable::create_folder(&folder)?;
+        let disk = Arc::new(FolderDisk::open(&folder.join("stage"))?);
+        Ok(Volume::open(&folder, disk, cache, clock, &options)?)
+    });
+    opened.await?.context(what)
+}

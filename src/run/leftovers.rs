@@ -1,0 +1,357 @@
+//! What earlier epochs have left in the state folder: removed where all of it is published, shown
+//! as `TOKEN.detached` where not.
+//!
+//! Invariant: a folder goes only when nothing in it is unpublished and the chain is past its
+//! epoch, or when its owner says so; a volume that this process has open is not opened again.
+//! Called by `tokens`, and by `detach` where nothing is mounted.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::detached::{self, Detached, bare_status, is_pending, remedy};
+use super::ground::Ground;
+use super::live::Live;
+use super::save;
+use crate::chain::{ChainError, Ledger, Snapshot};
+use crate::cli::exit::{Exit, Failure, fail};
+use crate::status::{DetachAnswer, TokenStatus};
+use crate::types::{TokenId, VolumeKey};
+
+/// One volume that was left.
+#[derive(Clone)]
+enum Leftover {
+    Shown(Arc<Detached>),
+    /// It cannot be opened: its name, and why.
+    Broken(String, Failure),
+}
+
+impl Leftover {
+    fn directory(&self) -> &str {
+        match self {
+            Self::Shown(one) => &one.directory,
+            Self::Broken(directory, _) => directory,
+        }
+    }
+}
+
+/// Why a volume is no token's any more.
+struct Ending {
+    why: String,
+    /// The chain is past its epoch: that will not be taken back.
+    past: bool,
+}
+
+/// All of one state folder.
+pub(super) struct Leftovers {
+    ground: Arc<Ground>,
+    known: Mutex<BTreeMap<VolumeKey, Leftover>>,
+    /// Volumes that were shown in this run and are not to be opened again in it.
+    spent: Mutex<HashSet<VolumeKey>>,
+    /// Whether all folders have been judged.
+    looked: Mutex<bool>,
+    /// One is ended at a time.
+    ending: tokio::sync::Mutex<()>,
+}
+
+impl Leftovers {
+    pub(super) fn new(ground: Arc<Ground>) -> Self {
+        Self {
+            ground,
+            known: Mutex::default(),
+            spent: Mutex::default(),
+            looked: Mutex::default(),
+            ending: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Looks at every folder once; again with the next pass at those that the chain does not tell
+    /// enough of. `open` are the volumes of the tokens that are shown. The names that appeared.
+    ///
+    /// # Errors
+    /// The state folder cannot be read.
+    pub(super) async fn look(
+        &self,
+        snapshot: &Snapshot,
+        open: &BTreeSet<VolumeKey>,
+    ) -> anyhow::Result<Vec<String>> {
+        if *lock(&self.looked) {
+            return Ok(Vec::new());
+        }
+        let mut all_judged = true;
+        let mut appeared = Vec::new();
+        for key in self.ground.state_dir.volumes()? {
+            if !self.concerns(&key) || open.contains(&key) || self.holds(&key) {
+                continue;
+            }
+            match self.judge(snapshot, &key).await {
+                Ok(None) => {}
+                Ok(Some(ending)) => appeared.extend(self.admit(key, &ending).await),
+                Err(error) => {
+                    tracing::warn!(token = %key.token.token, epoch = key.epoch, "what is left of it: {error}");
+                    all_judged = false;
+                }
+            }
+        }
+        *lock(&self.looked) = all_judged;
+        Ok(appeared)
+    }
+
+    fn concerns(&self, key: &VolumeKey) -> bool {
+        let parts = &self.ground.parts;
+        let wanted = &parts.config.tokens;
+        key.token.chain_id == parts.chain.chain_id
+            && key.token.contract == parts.chain.contract
+            && (wanted.is_empty() || wanted.contains(&key.token.token))
+    }
+
+    /// Whether a volume is one that must not be opened as a token's in this run.
+    pub(super) fn holds(&self, key: &VolumeKey) -> bool {
+        lock(&self.known).contains_key(key) || lock(&self.spent).contains(key)
+    }
+
+    /// A volume that was shown goes out of sight; it is judged by the next mount.
+    pub(super) fn note_spent(&self, key: VolumeKey) {
+        lock(&self.spent).insert(key);
+    }
+
+    /// Why a volume is no token's of this wallet; `None` when it is.
+    async fn judge(
+        &self,
+        snapshot: &Snapshot,
+        key: &VolumeKey,
+    ) -> Result<Option<Ending>, ChainError> {
+        let (id, chain) = (key.token.token, &self.ground.parts.chain);
+        let owned = snapshot.tokens.iter().find(|token| token.id == id);
+        if let Some(token) = owned {
+            return Ok((token.epoch != key.epoch).then(|| Ending {
+                why: other_epoch(id, key.epoch, token.epoch),
+                past: token.epoch > key.epoch,
+            }));
+        }
+        match chain.ledger.token(id).await {
+            Ok(token) if token.owner == chain.wallet.address() => Err(ChainError::Transient(
+                format!("token {id} has just become this wallet's"),
+            )),
+            Ok(token) => Ok(Some(Ending {
+                why: format!("token {id} belongs to {} now", token.owner),
+                past: token.epoch > key.epoch,
+            })),
+            // Not for certain: an endpoint may lag behind, a chain may have been reset.
+            Err(ChainError::Missing(_)) => Ok(Some(Ending {
+                why: format!("token {id} does not exist"),
+                past: false,
+            })),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes a volume of which everything is published, or shows it; its name then.
+    async fn admit(&self, key: VolumeKey, ending: &Ending) -> Option<String> {
+        let directory = self.name_for(&key);
+        let leftover = match detached::open(&self.ground, key).await {
+            Err(error) => Leftover::Broken(directory.clone(), Failure::from_error(&error)),
+            Ok(volume) => {
+                let asked = Arc::clone(&volume);
+                let pending = tokio::task::spawn_blocking(move || is_pending(&asked)).await;
+                if !pending.unwrap_or(true) {
+                    drop(volume);
+                    if ending.past {
+                        self.remove(key, &ending.why).await;
+                    }
+                    return None;
+                }
+                match Detached::show(&self.ground, volume, directory.clone(), &ending.why) {
+                    Ok(shown) => Leftover::Shown(Arc::new(shown)),
+                    Err(error) => Leftover::Broken(directory.clone(), Failure::from_error(&error)),
+                }
+            }
+        };
+        match &leftover {
+            Leftover::Shown(_) => tracing::warn!(
+                "{}; what was not published is shown as {directory}",
+                ending.why
+            ),
+            Leftover::Broken(_, failure) => {
+                tracing::warn!("{}; {directory} cannot be shown: {failure}", ending.why);
+            }
+        }
+        lock(&self.known).insert(key, leftover);
+        Some(directory)
+    }
+
+    async fn remove(&self, key: VolumeKey, why: &str) {
+        let ground = Arc::clone(&self.ground);
+        let dropped = tokio::task::spawn_blocking(move || ground.state_dir.drop_volume(&key)).await;
+        match dropped {
+            Ok(Ok(())) => tracing::info!(
+                epoch = key.epoch,
+                "{why}; all of it was published: its local state is removed"
+            ),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, epoch = key.epoch, "{why}; its local state stays")
+            }
+            Err(error) => tracing::warn!(%error, "its local state stays"),
+        }
+    }
+
+    /// Takes over what was a token's directory until now. Its name then.
+    ///
+    /// # Errors
+    /// Another directory has its name.
+    pub(super) fn take(&self, live: &Live, why: &str) -> anyhow::Result<String> {
+        let directory = self.name_for(&live.key);
+        let taken = Detached::take(&self.ground, live, directory.clone(), why)?;
+        tracing::warn!("{why}; what was not published is shown as {directory}");
+        lock(&self.known).insert(live.key, Leftover::Shown(Arc::new(taken)));
+        Ok(directory)
+    }
+
+    /// `TOKEN.detached`; with the epoch where another of this token has that name.
+    fn name_for(&self, key: &VolumeKey) -> String {
+        let known = lock(&self.known);
+        let plain = format!("{}.detached", key.token.token);
+        match known.values().any(|one| one.directory() == plain) {
+            true => format!("{plain}-{}", key.epoch),
+            false => plain,
+        }
+    }
+
+    /// Whether anything of them is shown.
+    pub(super) fn any_shown(&self) -> bool {
+        let known = lock(&self.known);
+        known.values().any(|one| matches!(one, Leftover::Shown(_)))
+    }
+
+    /// What `status` tells of them. Reads the journals: blocks on the disk.
+    pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
+        let known = lock(&self.known).clone();
+        let tell = |(key, one): (VolumeKey, Leftover)| match one {
+            Leftover::Shown(one) => one.describe(mountpoint),
+            Leftover::Broken(directory, failure) => {
+                let reason = format!("cannot be shown: {failure}; {}", remedy(&directory));
+                bare_status(&key, reason)
+            }
+        };
+        known.into_iter().map(tell).collect()
+    }
+
+    /// Why not everything of the drive, or of the directory `only`, is published, if so. Reads the
+    /// journals: blocks on the disk.
+    pub(super) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
+        let known = lock(&self.known).clone();
+        let waiting = known
+            .values()
+            .filter(|one| only.is_none_or(|name| name == one.directory()))
+            .find(|one| match one {
+                Leftover::Shown(one) => one.is_pending(),
+                Leftover::Broken(..) => true,
+            })?;
+        let directory = waiting.directory();
+        Some(Failure::new(
+            Exit::Unpublished,
+            format!(
+                "{directory} holds what was not published, and is no longer this wallet's to publish: {}",
+                remedy(directory)
+            ),
+        ))
+    }
+
+    /// Whether anything of this token is one of them.
+    pub(super) fn concerns_token(&self, token: TokenId) -> bool {
+        lock(&self.known).keys().any(|key| key.token.token == token)
+    }
+
+    /// Whether a directory of this name is one of them.
+    pub(super) fn has(&self, directory: &str) -> bool {
+        lock(&self.known)
+            .values()
+            .any(|one| one.directory() == directory)
+    }
+
+    /// Ends what `name` means (a token, or a directory): saves it first, where a folder is given.
+    ///
+    /// # Errors
+    /// There is none, or more than one; something of it could not be saved: then all is still there.
+    pub(super) async fn end(
+        &self,
+        name: &str,
+        save: Option<&Path>,
+        tell: save::Tell<'_>,
+    ) -> anyhow::Result<DetachAnswer> {
+        let _one = self.ending.lock().await;
+        let (key, leftover) = self.find(name)?;
+        let mut answer = DetachAnswer {
+            token: key.token.token,
+            directory: leftover.directory().to_owned(),
+            saved: None,
+            files: 0,
+            bytes: 0,
+        };
+        if let Some(folder) = save {
+            let one = match &leftover {
+                Leftover::Shown(one) => one,
+                Leftover::Broken(directory, failure) => {
+                    fail!(Damage, "{directory} cannot be read: {failure}");
+                }
+            };
+            let saved = save::save(&self.ground, one, folder, tell).await?;
+            answer.saved = Some(folder.display().to_string());
+            (answer.files, answer.bytes) = (saved.files, saved.bytes);
+        }
+        tell("removing local state", 0);
+        let ground = Arc::clone(&self.ground);
+        tokio::task::spawn_blocking(move || match leftover {
+            Leftover::Shown(one) => one.drop_state(&ground),
+            Leftover::Broken(..) => ground.state_dir.drop_volume(&key),
+        })
+        .await??;
+        self.note_spent(key);
+        lock(&self.known).remove(&key);
+        tracing::info!("{} is ended", answer.directory);
+        Ok(answer)
+    }
+
+    fn find(&self, name: &str) -> anyhow::Result<(VolumeKey, Leftover)> {
+        let known = lock(&self.known);
+        let token = name.parse::<TokenId>().ok();
+        let found: Vec<_> = known
+            .iter()
+            .filter(|(key, one)| one.directory() == name || token == Some(key.token.token))
+            .collect();
+        match found.as_slice() {
+            [] => fail!(
+                Token,
+                "detach {name}: there is nothing of it that was left unpublished"
+            ),
+            [(key, one)] => Ok((**key, (*one).clone())),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(_, one)| one.directory()).collect();
+                fail!(
+                    Usage,
+                    "detach {name}: there are several: name one of {}",
+                    names.join(", ")
+                );
+            }
+        }
+    }
+
+    /// Ends all of them; the next mount shows them again. Blocks on the disk.
+    pub(super) fn stop(&self) {
+        let all = std::mem::take(&mut *lock(&self.known));
+        for one in all.into_values() {
+            if let Leftover::Shown(one) = one {
+                one.stop();
+            }
+        }
+    }
+}
+
+/// What is said of a volume of another epoch than the token's.
+pub(super) fn other_epoch(id: TokenId, left: u64, now: u64) -> String {
+    format!("token {id} is in epoch {now}, and this is of epoch {left}")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
