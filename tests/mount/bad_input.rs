@@ -4,6 +4,8 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use pxfs::chain::wallet::Wallet;
+
 use crate::command::{Answer, run, tool};
 use crate::harness::{Machine, is_mounted};
 use crate::samples::{assert_pattern, pattern};
@@ -396,4 +398,52 @@ impl Drop for Unmount {
     fn drop(&mut self) {
         let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
+}
+
+#[test]
+fn a_drive_whose_wallet_is_missing_or_another_says_whose_it_is() {
+    let mut machine = stopped();
+    let wallet = machine.state().join("wallet");
+    let address = Wallet::open(&wallet, None).expect("the wallet").address();
+    let address = address.to_string();
+    let kept = machine.scratch().join("wallet");
+    fs::rename(&wallet, &kept).expect("rename");
+    let told = machine.try_start().expect_err("it is refused");
+    let last = told.trim_end().lines().last().unwrap_or("").to_owned();
+    for word in ["wallet", &*address, "--state-dir"] {
+        assert!(last.contains(word), "{word} is not in: {last}");
+    }
+    assert!(!wallet.exists(), "no new one is made");
+    // Another one, whose tokens these are not.
+    Wallet::create(&wallet, None).expect("a wallet");
+    let mountpoint = machine.mountpoint();
+    for answer in [
+        mount(&machine, &mountpoint, &[]),
+        machine.ask(&["detach", "1", "--discard", "--yes"]),
+    ] {
+        let answer = answer.exits(8).one_line();
+        assert!(answer.stderr.contains(&address), "{}", answer.stderr);
+    }
+    let told = machine.try_start().expect_err("it is refused");
+    let last = told.trim_end().lines().last().unwrap_or("").to_owned();
+    assert!(last.contains(&address), "{last}");
+    fs::rename(&kept, &wallet).expect("rename");
+    nothing_lost(&mut machine);
+}
+
+#[test]
+fn a_demo_whose_configuration_is_cut_short_says_so_and_loses_nothing() {
+    let mut machine = stopped();
+    let file = machine.state().join("config.toml");
+    let text = fs::read(&file).expect("the configuration");
+    for len in [0, text.len() / 2, text.len() - 3] {
+        fs::write(&file, &text[..len]).expect("writable");
+        let told = machine.try_start().expect_err("it is refused");
+        let last = told.trim_end().lines().last().unwrap_or("").to_owned();
+        assert!(last.contains("config.toml"), "{last}");
+    }
+    // As the line says: it is made anew.
+    fs::remove_file(&file).expect("unlink");
+    nothing_lost(&mut machine);
+    assert_eq!(fs::read(&file).expect("the configuration"), text);
 }

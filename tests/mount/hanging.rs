@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::command::wait_until;
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
 
@@ -155,4 +156,45 @@ fn unmounting_with_a_node_that_hangs_ends_and_keeps_everything() {
     let mut second = Machine::second(&machine);
     assert_pattern(&second.dir().join("pending"), 7, 500_000);
     second.stop();
+}
+
+#[test]
+fn a_commit_that_hangs_is_told_and_the_node_is_blamed_for_it() {
+    let machine = with_a_remote_file();
+    machine.fault("put-many hang");
+    fs::write(machine.dir().join("pending"), pattern(7, 0, 500_000)).expect("writable");
+    let told = || machine.token("1")["last_error"].as_str().map(str::to_owned);
+    wait_until("status tells of the node", NETWORK, || told().is_some());
+    let told = told().unwrap_or_default();
+    assert!(told.contains("storage node has not answered"), "{told}");
+    let answer = machine.ask(&["flush"]).exits(7).one_line();
+    let blamed = answer.stderr.contains("storage node has not answered");
+    assert!(blamed, "{}", answer.stderr);
+    machine.fault("");
+    machine.flush();
+    assert!(machine.token("1")["last_error"].is_null());
+}
+
+#[test]
+fn a_machine_with_nothing_to_publish_leaves_in_peace_whatever_the_node_does() {
+    let mut machine = with_a_remote_file();
+    machine.stop();
+    // The first one has just written: this one may only read.
+    let mut second = Machine::second(&machine);
+    assert_eq!(second.token("1")["state"], "read-only");
+    assert_pattern(&second.dir().join("remote"), 1, 3_000_000);
+    second.fault("all hang");
+    let mountpoint = second.mountpoint();
+    second
+        .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
+        .ok();
+    assert!(second.ended(LOCAL).success());
+    // Nor one that may write, and has not.
+    machine.start();
+    machine.fault("all hang");
+    let mountpoint = machine.mountpoint();
+    machine
+        .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
+        .ok();
+    assert!(machine.ended(LOCAL).success());
 }
