@@ -5,11 +5,11 @@
 //! that the commit has not read yet copies what was there to the spool first (at most one chunk a
 //! write). Stage files that the tree lets go of meanwhile are kept until the cut ends.
 
+mod active;
 mod changes;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
@@ -17,37 +17,17 @@ use super::FsError;
 use super::body::Body;
 use super::files::FileRef;
 use super::ranges::Ranges;
-use super::volume::{Activity, Volume, lock};
+use super::volume::{Activity, Volume};
 use crate::journal::record::{Chunk, Content, Counters, Directory, Record, Tree};
-use crate::journal::{DiskFile, Snapshot, StageFile, key};
+use crate::journal::{Snapshot, key};
 use crate::pack;
 use crate::pack::Child;
 use crate::pack::chunk::{self, CHUNK_SIZE};
 use crate::pack::entry::TreeRef;
 use crate::types::Ino;
 
-/// Greatest size of the spool in bytes: a cut that needs more is given up and made anew.
-const MAX_SPOOL: u64 = 256 << 20;
-
+pub(super) use active::ActiveCut;
 pub use changes::Changes;
-
-/// What writers must know of a cut.
-pub(crate) struct ActiveCut {
-    /// Stage files from this number on are younger than the cut.
-    first_young_stage: AtomicU64,
-    spool: Arc<dyn DiskFile>,
-    kept: Mutex<Kept>,
-    /// The spool could not take what it should: the cut is void.
-    void: AtomicBool,
-}
-
-#[derive(Default)]
-struct Kept {
-    /// Chunks of stage files that need no copy any more: where their bytes are in the spool (offset,
-    /// length), or `None` when the commit has read them.
-    chunks: HashMap<(u64, u64), Option<(u64, u64)>>,
-    spooled: u64,
-}
 
 /// One instant of the tree.
 pub struct Cut {
@@ -97,12 +77,7 @@ impl Volume {
     pub fn cut(self: &Arc<Self>) -> Result<Cut, FsError> {
         let activity = self.activity();
         self.sync()?;
-        let active = Arc::new(ActiveCut {
-            first_young_stage: AtomicU64::new(u64::MAX),
-            spool: self.stage.create_spool()?,
-            kept: Mutex::default(),
-            void: AtomicBool::new(false),
-        });
+        let active = Arc::new(ActiveCut::new(self.stage.create_spool()?));
         {
             let mut current = self.cut.write().unwrap_or_else(PoisonError::into_inner);
             if current.is_some() {
@@ -118,9 +93,7 @@ impl Volume {
             self.end_cut();
             self.poison(error)
         })?;
-        active
-            .first_young_stage
-            .store(counters.next_stage, Ordering::Release);
+        active.begin(counters.next_stage);
         Ok(Cut {
             volume: Arc::clone(self),
             snapshot,
@@ -130,56 +103,8 @@ impl Volume {
         })
     }
 
-    /// Before `len` bytes at `offset` of a stage file are overwritten: what a cut still has to read
-    /// there is copied to its spool.
-    pub(super) fn keep_for_cut(
-        &self,
-        stage: &StageFile,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), FsError> {
-        let Some(cut) = self.active_cut() else {
-            return Ok(());
-        };
-        // While the snapshot is being taken nothing is kept: a write that meets it belongs to either
-        // side, and its chunk has a version that the snapshot does not settle.
-        let young = cut.first_young_stage.load(Ordering::Acquire);
-        if young == u64::MAX || stage.number() >= young {
-            return Ok(());
-        }
-        for index in offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE) {
-            cut.keep(index, stage)?;
-        }
-        Ok(())
-    }
-
     fn end_cut(&self) {
         *self.cut.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
-impl ActiveCut {
-    fn keep(&self, index: u64, stage: &StageFile) -> Result<(), FsError> {
-        if lock(&self.kept)
-            .chunks
-            .contains_key(&(stage.number(), index))
-        {
-            return Ok(());
-        }
-        // The file's lock is held: nobody else keeps this chunk meanwhile.
-        let bytes = stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?;
-        let at = {
-            let mut kept = lock(&self.kept);
-            let at = kept.spooled;
-            kept.spooled += bytes.len() as u64;
-            kept.chunks
-                .insert((stage.number(), index), Some((at, bytes.len() as u64)));
-            at
-        };
-        if at + bytes.len() as u64 > MAX_SPOOL || self.spool.write_at(&bytes, at).is_err() {
-            self.void.store(true, Ordering::Release);
-        }
-        Ok(())
     }
 }
 
@@ -328,19 +253,7 @@ impl Cut {
         number: u64,
         _locked: Option<&Body>,
     ) -> Result<Vec<u8>, FsError> {
-        let known = lock(&self.active.kept)
-            .chunks
-            .get(&(number, index))
-            .copied();
-        if self.active.void.load(Ordering::Acquire) {
-            return Err(FsError::Invalid);
-        }
-        if let Some(Some((at, len))) = known {
-            let mut bytes = vec![0; len as usize];
-            self.active
-                .spool
-                .read_at(&mut bytes, at)
-                .map_err(|e| FsError::Disk(e.to_string()))?;
+        if let Some(bytes) = self.active.kept(number, index)? {
             return Ok(bytes);
         }
         let stage = self.volume.stage.get(number)?;
@@ -350,8 +263,7 @@ impl Cut {
     /// The chunk was read for good, and is uploaded or will be from memory: writers need not copy it.
     pub fn release_chunk(&self, file: &CutFile, index: u64) {
         if let Some(number) = file.content.stage {
-            let mut kept = lock(&self.active.kept);
-            kept.chunks.entry((number, index)).or_insert(None);
+            self.active.release(number, index);
         }
     }
 
@@ -366,6 +278,12 @@ impl Cut {
 
     pub(super) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// How much of what the commit holds of a file still lies below the file, given that it was cut
+    /// shorter since: see [`ActiveCut::lowest`].
+    pub(super) fn lowest(&self, ino: Ino) -> Option<u64> {
+        self.active.lowest(ino)
     }
 
     pub(super) fn version(&self) -> u64 {

@@ -100,6 +100,9 @@ impl Volume {
         let cost = signed(body.charge_after_resize(size)) - signed(body.charge());
         self.book(file.ino, cost)?;
         let version = self.journal.next_version();
+        if size < body.size {
+            self.note_shorter(file.ino, size);
+        }
         if size == 0 {
             body.clear(version);
         } else if size < body.size {

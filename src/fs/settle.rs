@@ -86,33 +86,39 @@ fn settle_file(cut: &Cut, ino: Ino, content: &Child) -> Result<bool, FsError> {
     };
     let settled = {
         let mut body = held.body_mut();
-        if body.cuts == then.cuts {
-            if let Some(bytes) = &file.inline {
-                volume.cache.fill(&content.cid, file.size, 0, bytes);
-            }
-            let base = Base {
-                cid: CidBytes(content.cid),
-                size: file.size,
-                valid: file.size,
-                tsize: content.tsize,
-                damaged: content.damaged,
-            };
-            let whole = body
-                .is_wholly_staged()
-                .then(|| body.stage.clone())
-                .flatten();
-            body.settle(base, then.version, |index| {
-                file.chunks.get(&index).map(|chunk| chunk.version)
-            });
-            if let (Some(stage), None, true) = (whole, &body.stage, body.size == file.size) {
-                super::volume::lock(&volume.adoptions)
-                    .insert(stage.number(), (content.cid, file.size));
-            }
-            true
+        let uncut = body.cuts == then.cuts;
+        let valid = if uncut {
+            Some(file.size)
         } else {
-            // It was cut shorter since: the published content must not lie below it. All of it is
-            // still here, over the older base, and the next commit publishes it.
-            false
+            cut.lowest(ino).map(|low| low.min(file.size))
+        };
+        // Nothing of it lies below a file that was cut to nothing since, and nobody knows how much
+        // does of one that was cut in the moment of the snapshot: what the file has stays as it is,
+        // and the next commit publishes it.
+        match valid.filter(|&valid| uncut || valid > 0) {
+            None => false,
+            Some(valid) => {
+                if let Some(bytes) = &file.inline {
+                    volume.cache.fill(&content.cid, file.size, 0, bytes);
+                }
+                let base = Base {
+                    cid: CidBytes(content.cid),
+                    size: file.size,
+                    valid,
+                    tsize: content.tsize,
+                    damaged: content.damaged,
+                };
+                let whole = body.is_wholly_staged() && uncut && body.size == file.size;
+                let whole = whole.then(|| body.stage.clone()).flatten();
+                body.settle(base, then.version, |index| {
+                    file.chunks.get(&index).map(|chunk| chunk.version)
+                });
+                if let (Some(stage), None) = (whole, &body.stage) {
+                    super::volume::lock(&volume.adoptions)
+                        .insert(stage.number(), (content.cid, file.size));
+                }
+                true
+            }
         }
     };
     let result = if settled { volume.save(&held) } else { Ok(()) };

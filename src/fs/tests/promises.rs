@@ -316,3 +316,36 @@ fn what_is_not_published_counts_before_it_is_saved_and_once_after() {
         .unwrap();
     assert_eq!(rig.volume.pending().unwrap().files, 0);
 }
+
+#[test]
+fn a_file_that_is_cut_shorter_during_every_commit_needs_no_root_older_than_the_last() {
+    let mut rig = Rig::new();
+    rig.put("log", &vec![7; 3 << 20]).unwrap();
+    let ino = rig.ino("log");
+    let mut last = None;
+    for round in 0..4_u8 {
+        let cut = rig.volume.cut().unwrap();
+        let changes = cut.changes().unwrap();
+        if let Some(last) = last {
+            let file = cut.file(changes.files[0]).unwrap();
+            assert_eq!(file.base.map(|(child, _)| child.cid), Some(last));
+        }
+        let (built, _) = rig.build(&cut, &changes);
+        let kept = (2 << 20) - u64::from(round) * 1000;
+        for size in [kept, 3 << 20] {
+            let set = SetAttr {
+                size: Some(size),
+                ..SetAttr::default()
+            };
+            rig.drive.setattr(ino, None, &set).unwrap();
+        }
+        cut.settle(&changes, &built).unwrap();
+        drop(cut);
+        let newest = built.files[&changes.files[0]].cid;
+        rig.published.retain(|cid, _| *cid == newest);
+        last = Some(newest);
+        let mut expected = vec![7; kept as usize];
+        expected.resize(3 << 20, 0);
+        assert!(rig.read("log") == expected);
+    }
+}

@@ -1,0 +1,149 @@
+//! What writers and a cut must know of each other while both are at work.
+//!
+//! Invariant: the methods that name a file's stage or inode are called with that file's lock held, so
+//! that for one file they come one after another.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::fs::FsError;
+use crate::fs::volume::{Volume, lock};
+use crate::journal::{DiskFile, StageFile};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::Ino;
+
+/// Greatest size of the spool in bytes: a cut that needs more is given up and made anew.
+const MAX_SPOOL: u64 = 256 << 20;
+
+/// The snapshot of the cut is not taken yet.
+const NOT_BEGUN: u64 = u64::MAX;
+
+/// The side of a cut that writers see.
+pub(in crate::fs) struct ActiveCut {
+    /// Stage files from this number on are younger than the cut.
+    first_young_stage: AtomicU64,
+    spool: Arc<dyn DiskFile>,
+    kept: Mutex<Kept>,
+    /// The spool could not take what it should: the cut is void.
+    void: AtomicBool,
+    /// For each file that was cut shorter since: the least length that it has had, in bytes, or
+    /// `None` when that happened while the snapshot was being taken, so that nobody can tell.
+    lowest: Mutex<HashMap<Ino, Option<u64>>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Chunks of stage files that need no copy any more: where their bytes are in the spool (offset,
+    /// length), or `None` when the commit has read them.
+    chunks: HashMap<(u64, u64), Option<(u64, u64)>>,
+    spooled: u64,
+}
+
+impl Volume {
+    /// Before `len` bytes at `offset` of a stage file are overwritten: what a cut still has to read
+    /// there is copied to its spool.
+    pub(in crate::fs) fn keep_for_cut(
+        &self,
+        stage: &StageFile,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
+        let Some(cut) = self.active_cut() else {
+            return Ok(());
+        };
+        // While the snapshot is being taken nothing is kept: a write that meets it belongs to either
+        // side, and its chunk has a version that the snapshot does not settle.
+        let young = cut.first_young_stage.load(Ordering::Acquire);
+        if young == NOT_BEGUN || stage.number() >= young {
+            return Ok(());
+        }
+        for index in offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE) {
+            cut.keep(index, stage)?;
+        }
+        Ok(())
+    }
+
+    /// Before a file is cut to `size` bytes.
+    pub(in crate::fs) fn note_shorter(&self, ino: Ino, size: u64) {
+        if let Some(cut) = self.active_cut() {
+            cut.note_shorter(ino, size);
+        }
+    }
+}
+
+impl ActiveCut {
+    pub(super) fn new(spool: Arc<dyn DiskFile>) -> Self {
+        Self {
+            first_young_stage: AtomicU64::new(NOT_BEGUN),
+            spool,
+            kept: Mutex::default(),
+            void: AtomicBool::new(false),
+            lowest: Mutex::default(),
+        }
+    }
+
+    /// The snapshot has been taken: it knows the stage files below `next_stage`.
+    pub(super) fn begin(&self, next_stage: u64) {
+        self.first_young_stage.store(next_stage, Ordering::Release);
+    }
+
+    fn note_shorter(&self, ino: Ino, size: u64) {
+        let begun = self.first_young_stage.load(Ordering::Acquire) != NOT_BEGUN;
+        let lowest = begun.then_some(size);
+        lock(&self.lowest)
+            .entry(ino)
+            .and_modify(|known| *known = known.zip(lowest).map(|(a, b)| a.min(b)))
+            .or_insert(lowest);
+    }
+
+    /// The least length in bytes that a file has been cut to since; `None` when nobody can tell.
+    pub(super) fn lowest(&self, ino: Ino) -> Option<u64> {
+        lock(&self.lowest).get(&ino).copied().flatten()
+    }
+
+    fn keep(&self, index: u64, stage: &StageFile) -> Result<(), FsError> {
+        let chunk = (stage.number(), index);
+        if lock(&self.kept).chunks.contains_key(&chunk) {
+            return Ok(());
+        }
+        let bytes = stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?;
+        let len = bytes.len() as u64;
+        let at = {
+            let mut kept = lock(&self.kept);
+            let at = kept.spooled;
+            kept.spooled += len;
+            kept.chunks.insert(chunk, Some((at, len)));
+            at
+        };
+        if at + len > MAX_SPOOL || self.spool.write_at(&bytes, at).is_err() {
+            self.void.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// What was kept of a chunk; `None` when the stage file still has it as it was.
+    ///
+    /// # Errors
+    /// [`FsError::Invalid`] when the cut is void; the spool cannot be read.
+    pub(super) fn kept(&self, stage: u64, index: u64) -> Result<Option<Vec<u8>>, FsError> {
+        let known = lock(&self.kept).chunks.get(&(stage, index)).copied();
+        if self.void.load(Ordering::Acquire) {
+            return Err(FsError::Invalid);
+        }
+        let Some(Some((at, len))) = known else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; len as usize];
+        self.spool
+            .read_at(&mut bytes, at)
+            .map_err(|e| FsError::Disk(e.to_string()))?;
+        Ok(Some(bytes))
+    }
+
+    /// The commit needs a chunk no more: writers need not copy it.
+    pub(super) fn release(&self, stage: u64, index: u64) {
+        let mut kept = lock(&self.kept);
+        kept.chunks.entry((stage, index)).or_insert(None);
+    }
+}
