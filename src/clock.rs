@@ -3,6 +3,7 @@
 //! Invariant: nothing else in the crate asks the operating system for the time of a promise
 //! (deadlines, times of inodes); sleeping and benchmarking are no promises.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -39,9 +40,15 @@ impl Clock for SystemClock {
     }
 
     fn boot_id(&self) -> String {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map(|id| id.trim().to_owned())
-            .unwrap_or_default()
+        // One process lives in one boot, and a write asks for this each time.
+        static BOOT_ID: OnceLock<String> = OnceLock::new();
+        BOOT_ID
+            .get_or_init(|| {
+                std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                    .map(|id| id.trim().to_owned())
+                    .unwrap_or_default()
+            })
+            .clone()
     }
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// One file.
 #[allow(clippy::len_without_is_empty)]
@@ -43,10 +44,18 @@ pub trait Disk: Send + Sync {
     fn path(&self, name: &str) -> Option<PathBuf>;
 }
 
+/// Free bytes that nobody uses up within [`BELIEVED`].
+const PLENTY: u64 = 4 << 30;
+
+/// For how long a disk with [`PLENTY`] is not asked again.
+const BELIEVED: Duration = Duration::from_millis(100);
+
 /// A real folder.
 #[derive(Debug)]
 pub struct FolderDisk {
     folder: PathBuf,
+    /// The last answer to [`Disk::free_bytes`], when it was plenty: each write asks.
+    plenty: Mutex<Option<(Instant, u64)>>,
 }
 
 impl FolderDisk {
@@ -62,6 +71,7 @@ impl FolderDisk {
             .create(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
+            plenty: Mutex::default(),
         })
     }
 }
@@ -125,8 +135,14 @@ impl Disk for FolderDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
+        let mut plenty = self.plenty.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes)) = plenty.filter(|(seen, _)| seen.elapsed() < BELIEVED) {
+            return Ok(bytes);
+        }
         let stat = rustix::fs::statvfs(&self.folder)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        *plenty = (bytes >= PLENTY).then(|| (Instant::now(), bytes));
+        Ok(bytes)
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

@@ -83,11 +83,14 @@ fn mount_as_root(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
     })?;
     // user_id and group_id are the daemon's; `rootmode` is read for its file type alone.
     let mut data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
         geteuid().as_raw(),
         getegid().as_raw()
     );
+    if checks_permissions(options) {
+        data.push_str(",default_permissions");
+    }
     if options.allow_other {
         data.push_str(",allow_other");
     }
@@ -108,6 +111,13 @@ fn mount_as_root(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
         }
     })?;
     Ok(device)
+}
+
+/// Whether the kernel is to compare modes and owners. Where nobody but root enters it need not: root
+/// passes each of these checks, and they cost a call to the daemon for every entry that is made or
+/// removed (the kernel forgets a directory's attributes with each change of it).
+fn checks_permissions(options: &Options) -> bool {
+    options.allow_other || options.default_permissions
 }
 
 fn no_privilege(path: &Path) -> MountError {
@@ -307,6 +317,17 @@ mod tests {
         let mut options = Options::default();
         options.apply("ro,noexec,suid,dev").unwrap();
         assert_eq!(flags(&options), MountFlags::RDONLY | MountFlags::NOEXEC);
+    }
+
+    #[test]
+    fn permissions_are_checked_wherever_somebody_but_root_may_enter() {
+        let mut options = Options::default();
+        assert!(!checks_permissions(&options));
+        options.apply("default_permissions").unwrap();
+        assert!(checks_permissions(&options));
+        let mut options = Options::default();
+        options.apply("allow_other").unwrap();
+        assert!(checks_permissions(&options));
     }
 
     #[test]

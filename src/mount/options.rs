@@ -14,6 +14,9 @@ pub struct Options {
     pub read_only: bool,
     /// Users other than the daemon's may enter (`allow_other`).
     pub allow_other: bool,
+    /// The kernel checks permissions also where nobody but root may enter (`default_permissions`);
+    /// everywhere else it always does.
+    pub default_permissions: bool,
     /// Owner shown for every file instead of the stored one (`uid=`).
     pub uid: Option<u32>,
     /// Group shown for every file instead of the stored one (`gid=`).
@@ -37,6 +40,7 @@ impl Default for Options {
         Self {
             read_only: false,
             allow_other: false,
+            default_permissions: false,
             uid: None,
             gid: None,
             umask: None,
@@ -78,6 +82,7 @@ impl Options {
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
             "allow_other" => self.allow_other = true,
+            "default_permissions" => self.default_permissions = true,
             "exec" => self.exec = true,
             "noexec" => self.exec = false,
             "suid" => self.suid = true,
@@ -85,23 +90,9 @@ impl Options {
             "dev" => self.dev = true,
             "nodev" => self.dev = false,
             // For mount(8), fstab and systemd. Access times are kept in memory only and never
-            // forced out, and permissions are always checked by the kernel, so these ask for what is.
-            "defaults"
-            | "_netdev"
-            | "nofail"
-            | "auto"
-            | "noauto"
-            | "user"
-            | "users"
-            | "nouser"
-            | "owner"
-            | "group"
-            | "async"
-            | "atime"
-            | "noatime"
-            | "relatime"
-            | "nodiratime"
-            | "default_permissions" => {}
+            // forced out, so these ask for what is.
+            "defaults" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "users" | "nouser"
+            | "owner" | "group" | "async" | "atime" | "noatime" | "relatime" | "nodiratime" => {}
             word if word.starts_with("x-") => {}
             _ => return Err(unknown(word)),
         }
@@ -112,7 +103,7 @@ impl Options {
 fn unknown(word: &str) -> MountError {
     refuse(
         word,
-        "unknown; known are ro, rw, allow_other, uid=, gid=, umask=, fsname=, [no]exec, [no]suid, [no]dev",
+        "unknown; known are ro, rw, allow_other, default_permissions, uid=, gid=, umask=, fsname=, [no]exec, [no]suid, [no]dev",
     )
 }
 
