@@ -1,0 +1,188 @@
+//! What changes the content: writes, lengths, allocation, and a commit that becomes the base.
+//!
+//! Invariant: the caller has reserved the difference of charge, and bytes that [`Body::written`] books
+//! are in the stage file (or inline) already.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Body, Staged, chunks_of, count, within};
+use crate::journal::record::Base;
+use crate::journal::{JournalError, StageFile};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::pack::holes::Holes;
+
+impl Body {
+    /// Moves inline content into `stage`.
+    pub(crate) fn spill(
+        &mut self,
+        stage: Arc<StageFile>,
+        version: u64,
+    ) -> Result<(), JournalError> {
+        let bytes = self.inline.as_deref().unwrap_or_default();
+        if !bytes.is_empty() {
+            stage.write_at(bytes, 0)?;
+        }
+        let len = bytes.len() as u32;
+        self.stage = Some(stage);
+        self.inline = None;
+        if len > 0 {
+            let staged = self.touch(0, version);
+            staged.ranges.insert(0..len);
+            staged.fresh = true;
+        }
+        self.changed(version);
+        Ok(())
+    }
+
+    /// Books `len` bytes at `offset` that were written inline or into the stage file.
+    pub(crate) fn written(&mut self, offset: u64, len: u64, version: u64) {
+        let end = offset + len;
+        let inline = self.inline.is_some();
+        if end > self.size || offset > self.size {
+            self.grow_to(end.max(self.size), version);
+        }
+        for index in chunks_of(offset, len) {
+            let hole = self.holes.contains(index);
+            self.holes.remove(index..index + 1);
+            if !inline {
+                let inside = within(&(offset..end), index);
+                let staged = self.touch(index, version);
+                staged.fresh |= hole;
+                staged.ranges.insert(inside);
+            }
+        }
+        self.limit_holes(version);
+        self.changed(version);
+    }
+
+    /// Extends the length to `size`: what is new reads as zeros.
+    pub(crate) fn extend(&mut self, size: u64, version: u64) {
+        if let Some(bytes) = &mut self.inline {
+            bytes.resize(size as usize, 0);
+            self.size = size;
+        } else {
+            self.grow_to(size, version);
+            self.limit_holes(version);
+        }
+        self.changed(version);
+    }
+
+    /// Makes the chunks of `range` data: allocated, read as before.
+    pub(crate) fn allocate(&mut self, range: Range<u64>, version: u64) {
+        if self.inline.is_none() {
+            for index in chunks_of(range.start, range.end - range.start) {
+                if self.holes.contains(index) {
+                    self.holes.remove(index..index + 1);
+                    self.touch(index, version).fresh = true;
+                }
+            }
+            self.limit_holes(version);
+        }
+        self.changed(version);
+    }
+
+    /// Cuts the length to `size`, above 0.
+    pub(crate) fn cut(&mut self, size: u64, version: u64) {
+        if let Some(bytes) = &mut self.inline {
+            bytes.truncate(size as usize);
+        } else {
+            let kept = count(size);
+            for index in self.staged.split_off(&kept).into_keys() {
+                self.dropped.insert(index);
+            }
+            self.holes.truncate(kept);
+            let last = kept - 1;
+            let inside = (size - last * CHUNK_SIZE) as u32;
+            if !self.holes.contains(last) {
+                self.touch(last, version).ranges.truncate(inside);
+            }
+            if let Some(base) = &mut self.base {
+                base.valid = base.valid.min(size);
+            }
+        }
+        self.size = size;
+        self.cuts += 1;
+        self.changed(version);
+    }
+
+    /// Cuts the length to 0: the content begins anew, in a stage file of its own.
+    pub(crate) fn clear(&mut self, version: u64) {
+        self.dropped
+            .extend(std::mem::take(&mut self.staged).into_keys());
+        self.retired
+            .extend(self.stage.take().map(|stage| stage.number()));
+        self.holes = Holes::none();
+        self.base = None;
+        self.inline = Some(Vec::new());
+        self.size = 0;
+        self.cuts += 1;
+        self.changed(version);
+    }
+
+    /// Takes a published base: the commit held the content of `version`, as it was after `cuts`
+    /// cuts, with the chunks at these versions. What was changed since stays staged.
+    pub(crate) fn settle(
+        &mut self,
+        base: Base,
+        version: u64,
+        chunk_version: impl Fn(u64) -> Option<u64>,
+    ) {
+        self.published = version;
+        self.unsaved = true;
+        if self.version == version && self.inline.is_some() {
+            self.inline = None;
+        }
+        if self.inline.is_some() {
+            return;
+        }
+        self.base = Some(base);
+        let clean: Vec<u64> = self
+            .staged
+            .iter()
+            .filter(|(index, staged)| chunk_version(**index) == Some(staged.version))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in clean {
+            self.staged.remove(&index);
+            self.dropped.insert(index);
+        }
+        if self.staged.is_empty() {
+            self.retired
+                .extend(self.stage.take().map(|stage| stage.number()));
+        }
+    }
+
+    /// Marks the content as changed.
+    fn changed(&mut self, version: u64) {
+        self.version = version;
+        self.unsaved = true;
+    }
+
+    fn touch(&mut self, index: u64, version: u64) -> &mut Staged {
+        self.dropped.remove(&index);
+        let staged = self.staged.entry(index).or_default();
+        staged.version = version;
+        staged.unsaved = true;
+        staged
+    }
+
+    fn grow_to(&mut self, size: u64, version: u64) {
+        if self.inline.is_none() {
+            let end = self.end_chunk();
+            if !self.size.is_multiple_of(CHUNK_SIZE) && !self.holes.contains(end - 1) {
+                self.touch(end - 1, version);
+            }
+            self.holes.insert(end..count(size));
+        }
+        self.size = size;
+    }
+
+    fn limit_holes(&mut self, version: u64) {
+        for run in self.holes.limit() {
+            for index in run {
+                self.touch(index, version).fresh = true;
+            }
+        }
+    }
+}
