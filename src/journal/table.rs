@@ -118,3 +118,25 @@ pub(super) fn disk(error: impl Into<redb::Error>) -> JournalError {
         other => JournalError::Disk(other.to_string()),
     }
 }
+
+pub(super) type Layered = Result<(Key, Option<Bytes>), JournalError>;
+
+/// Both in order of keys; where they have the same key, `upper` wins.
+pub(super) fn merge(
+    upper: impl Iterator<Item = Layered>,
+    lower: impl Iterator<Item = Layered>,
+) -> impl Iterator<Item = Layered> {
+    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
+    std::iter::from_fn(move || match (upper.peek(), lower.peek()) {
+        (Some(Ok((over, _))), Some(Ok((under, _)))) => match over.cmp(under) {
+            std::cmp::Ordering::Greater => lower.next(),
+            std::cmp::Ordering::Less => upper.next(),
+            std::cmp::Ordering::Equal => {
+                lower.next();
+                upper.next()
+            }
+        },
+        (_, Some(Err(_))) | (None, _) => lower.next(),
+        (Some(_), _) => upper.next(),
+    })
+}

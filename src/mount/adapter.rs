@@ -21,8 +21,9 @@ use tracing::trace;
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::miss::{Lane, Pool, Reply};
+use super::reply::{attribute, bytes, caller, empty, fh, ino, open_flags};
 use crate::clock::Clock;
-use crate::fs::{Attr, Caller, DirItem, Drive, FsError, Opened, StatFs};
+use crate::fs::{Attr, DirItem, Drive, FsError, Opened, StatFs};
 use crate::types::{Fh, Ino};
 
 /// Inode numbers are never used again, so every inode is the first generation.
@@ -66,46 +67,6 @@ impl Adapter {
                 &show.file_attr(&attr),
             )
         }
-    }
-}
-
-fn ino(number: INodeNo) -> Ino {
-    Ino(number.0)
-}
-
-fn fh(handle: FileHandle) -> Fh {
-    Fh(handle.0)
-}
-
-fn bytes(name: &OsStr) -> Vec<u8> {
-    name.as_bytes().to_vec()
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-    }
-}
-
-fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.keep_cache {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::empty()
-    }
-}
-
-fn empty(reply: ReplyEmpty, (): ()) {
-    reply.ok();
-}
-
-/// `size` is the room that the caller has; 0 asks how much it needs.
-fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
-    move |reply, value| match u32::try_from(value.len()) {
-        Ok(needed) if size == 0 => reply.size(needed),
-        Ok(needed) if needed <= size => reply.data(&value),
-        Ok(_) | Err(_) => reply.fail(errno::of(&FsError::AttributeTooLarge)),
     }
 }
 

@@ -15,6 +15,7 @@ mod mountinfo;
 mod mountpoint;
 mod notify;
 mod options;
+mod reply;
 mod session;
 
 pub use error::MountError;
