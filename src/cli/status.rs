@@ -11,7 +11,7 @@ use super::locate;
 use super::output::{bytes, json_answer, table, text_answer};
 use super::setup::Setup;
 use crate::control::Request;
-use crate::status::{Status, TokenStatus};
+use crate::status::{State, Status, TokenStatus};
 
 /// Width of the quota bar.
 const BAR: u64 = 12;
@@ -91,8 +91,18 @@ fn alike(one: &str, other: &str) -> bool {
 fn row(token: &TokenStatus) -> Vec<String> {
     let local = token.local.as_ref();
     let used = local.map_or(token.usage_on_chain_bytes, |local| local.used_bytes);
+    // A token may have several rows: those of earlier epochs go by their directories.
+    let directory = token
+        .path
+        .as_deref()
+        .map(Path::new)
+        .and_then(Path::file_name);
+    let name = match (token.state, directory) {
+        (State::Detached, Some(directory)) => directory.to_string_lossy().into_owned(),
+        _ => token.id.to_string(),
+    };
     vec![
-        token.id.to_string(),
+        name,
         token.state.as_str().to_owned(),
         bytes(token.quota_bytes),
         bytes(used),
@@ -144,7 +154,7 @@ fn elapsed(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{ChainStatus, LocalStatus, NodeStatus, State};
+    use crate::status::{ChainStatus, LocalStatus, NodeStatus};
     use crate::types::TokenId;
 
     fn status() -> Status {
@@ -210,6 +220,18 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_an_old_epoch_left_is_told_from_the_token_of_today() {
+        let mut status = status();
+        let mut left = status.tokens[0].clone();
+        left.state = State::Detached;
+        left.path = Some("/m/7.detached".into());
+        status.tokens.push(left);
+        let text = render(&status);
+        assert!(text.contains("\n7  "), "{text}");
+        assert!(text.contains("\n7.detached  "), "{text}");
     }
 
     #[test]

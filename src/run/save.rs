@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,7 +153,18 @@ fn make_empty(folder: &Path) -> anyhow::Result<()> {
             folder.display()
         ),
     }
-    match std::fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
+    let empty = || {
+        let empty = std::fs::read_dir(folder)?.next().is_none();
+        if std::fs::metadata(folder)?.uid() != rustix::process::geteuid().as_raw() {
+            // Its owner could change what is below our feet.
+            return Err(io::Error::other("belongs to another user"));
+        }
+        if empty {
+            std::fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        }
+        Ok(empty)
+    };
+    match empty() {
         Ok(true) => Ok(()),
         Ok(false) => fail!(
             Usage,
@@ -374,8 +385,12 @@ impl Saver {
         Ok(bytes)
     }
 
-    /// Sets extended attributes, owner, mode and times. Only root can give things away.
+    /// Sets owner, extended attributes, mode and times, in this order: a change of owner takes
+    /// capabilities and set-id bits away. Only root can give things away.
     fn attributes(&self, attr: &Attr, path: &Path) -> Done {
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(path, Some(attr.uid), Some(attr.gid))?;
+        }
         let drive = &self.ground.drive;
         let names = drive.listxattr(attr.ino)?;
         for name in names
@@ -384,9 +399,6 @@ impl Saver {
         {
             let value = drive.getxattr(attr.ino, name)?;
             lsetxattr(path, name, &value, XattrFlags::empty())?;
-        }
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::lchown(path, Some(attr.uid), Some(attr.gid))?;
         }
         if attr.kind != Kind::Symlink {
             std::fs::set_permissions(path, Permissions::from_mode(u32::from(attr.mode)))?;

@@ -8,6 +8,7 @@ use super::state::StateDir;
 use super::tokens::Tokens;
 use super::{demo, operate};
 use crate::chain::Ledger;
+use crate::chain::transact::Transactor;
 use crate::config::{Config, Folders, Layer, VolumeKind};
 use crate::control::Request;
 use crate::fs::{Caller, FsError};
@@ -395,5 +396,74 @@ async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
     assert!(journal.exists());
     world.tokens.detach("1", None, &quiet).await.unwrap();
     assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_published() {
+    for seen in [true, false] {
+        let mut world = World::new().await;
+        let token = operate::mint(&world.parts, 0).await.unwrap().token;
+        world.look(token).await;
+        world.write("1", "mine", b"precious").unwrap();
+        if !seen {
+            // All of it happens while nothing is mounted.
+            let dir = world.end().await;
+            world = World::begin(dir).await;
+        }
+        let chain = world.chain();
+        let (mine, buyer) = (chain.wallet.address(), chain.operator.as_ref().unwrap());
+        let sold = chain
+            .transactor
+            .transfer(chain.contract, token, buyer.wallet.address());
+        sold.await.unwrap();
+        if seen {
+            world.statuses().await;
+        }
+        let payer = Transactor::new(chain.endpoint.clone(), &buyer.wallet);
+        payer.transfer(chain.contract, token, mine).await.unwrap();
+
+        let statuses = world.statuses().await;
+        let told: Vec<_> = statuses.iter().map(|one| (one.epoch, one.state)).collect();
+        assert_eq!(told, [(3, State::Unregistered), (1, State::Detached)]);
+        let mut directories = world.directories();
+        directories.sort();
+        assert_eq!(directories, ["1", "1.detached"]);
+        let request = Request::Register {
+            token,
+            print: false,
+            new_volume: false,
+        };
+        operate::answer(&world.parts, &request).await.unwrap();
+        world.look(token).await;
+        world.write("1", "mine", b"new").unwrap();
+        let folder = world.dir.path().join("saved");
+        let quiet = |_: &str, _: u64| {};
+        world
+            .tokens
+            .detach("1", Some(&folder), &quiet)
+            .await
+            .unwrap();
+        assert_eq!(std::fs::read(folder.join("mine")).unwrap(), b"precious");
+        assert_eq!(world.directories(), ["1"]);
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.give_away(token).await;
+    world.statuses().await;
+    assert_eq!(world.directories(), ["1"]);
+    // As one that had passed the check when the token was closed.
+    let volume = world.ground.drive.volumes().remove(0).2;
+    volume.set_access(crate::fs::Access::Open);
+    world.write("1", "late", b"accepted").unwrap();
+    let statuses = world.statuses().await;
+    assert_eq!(statuses[0].state, State::Detached);
+    assert_eq!(world.directories(), ["1.detached"]);
     world.end().await;
 }

@@ -190,8 +190,9 @@ impl Tokens {
         {
             fail!(
                 Failure,
-                "token {}: the chain has gone back to an earlier epoch: unmount, and mount again",
-                token.id
+                "token {}: its volume of epoch {} was closed before the chain came to it again: unmount, and mount again",
+                token.id,
+                token.epoch
             );
         }
         let live = Live::start(&self.ground, snapshot, token, &right).await?;

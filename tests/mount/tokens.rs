@@ -212,9 +212,9 @@ fn what_a_token_given_away_had_not_published_stays_readable_until_it_is_saved() 
     assert!(told.stderr.contains(remedy), "{}", told.stderr);
 
     // A crash, and a node that does not answer: what is here is read all the same.
+    machine.fault("all hang");
     machine.kill();
     machine.start_without_token();
-    machine.fault("all hang");
     let dir = detached(&machine);
     assert_pattern(&dir.join("a/b/large"), 2, 3_000_000);
     assert_pattern(&dir.join("small"), 3, 300);
@@ -395,4 +395,43 @@ fn a_token_given_away_with_all_published_is_gone_after_the_next_mount() {
     let volumes = machine.state().join("volumes");
     assert_eq!(fs::read_dir(volumes).expect("listing").count(), 0);
     machine.stop();
+}
+
+#[test]
+fn a_detach_that_is_cut_off_leaves_all_of_it_or_nothing() {
+    let (mut machine, reference) = given_away_with_unpublished_data();
+    // While it is being saved: the published file comes from a node that hangs.
+    machine.kill();
+    drop(fs::remove_dir_all(machine.cache()));
+    machine.start_without_token();
+    machine.fault("get hang");
+    let part = machine.scratch().join("part");
+    let mut saving = machine.command();
+    saving
+        .args(["detach", "1", "--save"])
+        .arg(&part)
+        .arg("--state-dir")
+        .arg(machine.state());
+    let saving = saving.stderr(std::process::Stdio::null()).spawn();
+    let mut saving = saving.expect("pxfs starts");
+    let begun = || part.is_dir();
+    wait_until("the copy is begun", SOON, begun);
+    machine.kill();
+    assert!(!saving.wait().expect("our child").success());
+    machine.clear_fault();
+    machine.start_without_token();
+    assert_same(&reference.path().join("1"), &detached(&machine));
+
+    // Once it is on its way out: whatever was not removed yet is removed by the next start.
+    machine.kill();
+    let volumes = machine.state().join("volumes");
+    let trash = machine.state().join("trash");
+    fs::create_dir(&trash).expect("a folder");
+    for entry in fs::read_dir(volumes).expect("listing") {
+        let entry = entry.expect("an entry");
+        fs::rename(entry.path(), trash.join(entry.file_name())).expect("rename");
+    }
+    machine.start_without_token();
+    assert!(!detached(&machine).exists());
+    assert!(!trash.exists(), "the room comes back");
 }
