@@ -230,13 +230,11 @@ impl Publishing {
     /// Why no other try helps.
     pub(super) async fn flush(&self, volume: &Volume) -> Result<(), String> {
         loop {
-            let idle = is_idle(volume);
+            // Whoever has nothing to publish needs neither node nor name for that.
+            if is_idle(volume) {
+                return Ok(());
+            }
             let publisher = match &*lock(&self.stage) {
-                // An empty volume gets its first root all the same.
-                Stage::On(publisher) if !idle || publisher.status().root.is_none() => {
-                    Some(Arc::clone(publisher))
-                }
-                _ if idle => return Ok(()),
                 Stage::On(publisher) => Some(Arc::clone(publisher)),
                 Stage::Waiting(_) => None,
                 Stage::Never => return Err("its name is not ours".to_owned()),

@@ -189,12 +189,17 @@ fn a_machine_with_nothing_to_publish_leaves_in_peace_whatever_the_node_does() {
         .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
         .ok();
     assert!(second.ended(LOCAL).success());
-    // Nor one that may write, and has not.
-    machine.start();
-    machine.fault("all hang");
-    let mountpoint = machine.mountpoint();
-    machine
-        .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
-        .ok();
-    assert!(machine.ended(LOCAL).success());
+    drop(second);
+    // Nor one that may write and has not, or was told not to.
+    let mut reader = Machine::prepared_second(&machine).with_args(&["-o", "ro", "--take-over"]);
+    for machine in [&mut machine, &mut reader] {
+        machine.start();
+        machine.fault("all hang");
+        let mountpoint = machine.mountpoint();
+        machine
+            .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
+            .ok();
+        assert!(machine.ended(LOCAL).success());
+        machine.clear_fault();
+    }
 }

@@ -91,6 +91,12 @@ impl Machine {
         machine
     }
 
+    /// With more arguments for its daemon.
+    pub(crate) fn with_args(mut self, args: &[&str]) -> Self {
+        self.daemon_args.extend(args.iter().map(OsString::from));
+        self
+    }
+
     /// Makes the node behave as `script` says (see `docs/operations.md`); empty ends all faults.
     /// Returns when the daemon has taken it up.
     #[track_caller]
