@@ -43,6 +43,7 @@ pub enum Request {
         /// Only build the call.
         print: bool,
         /// Also where it has one of this wallet's: another volume begins.
+        #[serde(default)]
         new_volume: bool,
     },
     /// Sync a token.

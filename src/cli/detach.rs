@@ -120,10 +120,10 @@ fn show(setup: &Setup, answer: &DetachAnswer) -> anyhow::Result<Exit> {
     }
     match &answer.saved {
         Some(folder) => text_answer(&format!(
-            "{} is saved in {folder}: {} files, {}; it is gone from here",
+            "{} is saved in {folder}: {} of files ({}); it is gone from here",
             answer.directory,
-            answer.files,
-            bytes(answer.bytes)
+            bytes(answer.bytes),
+            answer.files
         )),
         None => text_answer(&format!("{} is gone", answer.directory)),
     }

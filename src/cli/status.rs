@@ -77,7 +77,10 @@ pub(super) fn token_table(tokens: &[TokenStatus]) -> String {
         // What is the reason already is not said twice.
         let error = error.filter(|error| reason.is_none_or(|reason| !alike(reason, error)));
         for line in [reason, error].into_iter().flatten() {
-            text += &format!("\ntoken {}: {line}", token.id);
+            text += &match named(token) {
+                Some(directory) => format!("\n{directory}: {line}"),
+                None => format!("\ntoken {}: {line}", token.id),
+            };
         }
     }
     text
@@ -91,18 +94,8 @@ fn alike(one: &str, other: &str) -> bool {
 fn row(token: &TokenStatus) -> Vec<String> {
     let local = token.local.as_ref();
     let used = local.map_or(token.usage_on_chain_bytes, |local| local.used_bytes);
-    // A token may have several rows: those of earlier epochs go by their directories.
-    let directory = token
-        .path
-        .as_deref()
-        .map(Path::new)
-        .and_then(Path::file_name);
-    let name = match (token.state, directory) {
-        (State::Detached, Some(directory)) => directory.to_string_lossy().into_owned(),
-        _ => token.id.to_string(),
-    };
     vec![
-        name,
+        named(token).unwrap_or_else(|| token.id.to_string()),
         token.state.as_str().to_owned(),
         bytes(token.quota_bytes),
         bytes(used),
@@ -117,6 +110,16 @@ fn row(token: &TokenStatus) -> Vec<String> {
             .map_or_else(|| "-".to_owned(), |left| left.to_string()),
         token.sync_deadline.map_or_else(|| "-".to_owned(), day),
     ]
+}
+
+/// The directory, where a token's id would not tell which: an earlier epoch's.
+fn named(token: &TokenStatus) -> Option<String> {
+    let path = token
+        .path
+        .as_deref()
+        .filter(|_| token.state == State::Detached)?;
+    let name = Path::new(path).file_name()?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 fn bar(used: u64, quota: u64) -> String {

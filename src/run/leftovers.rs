@@ -251,7 +251,7 @@ impl Leftovers {
         Some(Failure::new(
             Exit::Unpublished,
             format!(
-                "{directory} holds what was not published, and is no longer this wallet's to publish: {}",
+                "{directory} holds what was not published when its epoch ended, and cannot be any more: {}",
                 remedy(directory)
             ),
         ))

@@ -225,6 +225,14 @@ impl Live {
         let turned = seen.access != access;
         seen.access = access;
         seen.state = State::ReadOnly;
+        let name = seen.token.name.clone().unwrap_or_default();
+        drop(seen);
+        self.volume.set_labels(Labels {
+            token: self.directory.clone(),
+            name,
+            root: self.root().unwrap_or_default(),
+            state: State::ReadOnly.as_str().to_owned(),
+        });
         turned
     }
 

@@ -6,6 +6,7 @@
 //! [`demo`] prepares a state folder that has all of it inside.
 
 mod collection;
+mod copy;
 mod counted;
 pub mod daemon;
 pub mod demo;

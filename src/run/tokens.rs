@@ -4,22 +4,23 @@
 //! Invariant: one pass at a time; a chain that does not answer changes nothing but the age that
 //! `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
+mod lost;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::ground::Ground;
-use super::leftovers::{Leftovers, other_epoch};
+use super::leftovers::Leftovers;
 use super::live::{Live, Right};
-use super::{first, operate, save};
+use super::{first, operate};
 use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
-use crate::status::{ChainStatus, DetachAnswer, State, TokenStatus};
+use crate::status::{ChainStatus, State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
 /// Time between two looks at the chain inside this process, and at one over HTTP.
@@ -253,90 +254,6 @@ impl Tokens {
         });
     }
 
-    /// A token that was ours is read-only from now on. Where it holds what is not published, that
-    /// is set aside; else it is shown until the drive is unmounted.
-    async fn close_lost(&self, live: &Arc<Live>) {
-        let id = live.key.token.token;
-        let why = match self.ground.parts.chain.ledger.token(id).await {
-            Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
-            Ok(token) => format!("token {id} belongs to {} now", token.owner),
-            Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
-            // Not known: nothing changes.
-            Err(_) => return,
-        };
-        let reason = format!("{why}: it can be read until the drive is unmounted");
-        if live.close(&reason) {
-            tracing::warn!("{reason}");
-            self.tell_changed([live.directory.clone()]);
-        }
-        // Again with every pass: a write that was under way may have come in since.
-        if live.is_pending()
-            && let Err(error) = self.set_aside(live, &why).await
-        {
-            tracing::error!(token = %id, "cannot be set aside: {error:#}");
-        }
-    }
-
-    /// A new epoch has begun: the volume of the old one makes room for the new one's.
-    async fn retire(&self, live: &Arc<Live>, epoch: u64) -> anyhow::Result<()> {
-        let why = other_epoch(live.key.token.token, live.key.epoch, epoch);
-        live.close(&why);
-        live.stop_publishing().await;
-        // What was under way when it was closed counts too.
-        if !make_durable(live).await || live.is_pending() {
-            return self.set_aside(live, &why).await;
-        }
-        tracing::info!("{why}; all of it was published: it is shown no longer");
-        self.leftovers.note_spent(live.key);
-        self.ground.drive.detach(live.slot);
-        lock(&self.live).remove(&live.key.token.token);
-        self.tell_changed([live.directory.clone()]);
-        let live = Arc::clone(live);
-        tokio::task::spawn_blocking(move || live.stop()).await?;
-        Ok(())
-    }
-
-    /// Shows what was a token's directory under another name from now on.
-    async fn set_aside(&self, live: &Arc<Live>, why: &str) -> anyhow::Result<()> {
-        live.stop_publishing().await;
-        make_durable(live).await;
-        let name = self.leftovers.take(live, why)?;
-        lock(&self.live).remove(&live.key.token.token);
-        self.tell_changed([live.directory.clone(), name]);
-        Ok(())
-    }
-
-    /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.
-    ///
-    /// # Errors
-    /// It is this wallet's, or not there; something could not be saved.
-    pub(super) async fn detach(
-        &self,
-        name: &str,
-        save: Option<&Path>,
-        tell: save::Tell<'_>,
-    ) -> anyhow::Result<DetachAnswer> {
-        let live = self.all().into_iter().find(|live| live.directory == name);
-        if let Some(live) = live
-            && !self.leftovers.concerns_token(live.key.token.token)
-        {
-            let token = live.token();
-            match self.ground.parts.chain.ledger.token(token.id).await?.owner {
-                owner if owner == self.ground.parts.chain.wallet.address() => fail!(
-                    Token,
-                    "detach {name}: token {name} is this wallet's, and nothing of it was left unpublished by an earlier epoch"
-                ),
-                owner => fail!(
-                    Token,
-                    "detach {name}: token {name} belongs to {owner} now, and all of it was published: it can be read until the drive is unmounted"
-                ),
-            }
-        }
-        let ended = self.leftovers.end(name, save, tell).await?;
-        self.tell_changed([ended.directory.clone()]);
-        Ok(ended)
-    }
-
     /// Tells the kernel that directories came, went or turned.
     fn tell_changed(&self, names: impl IntoIterator<Item = String>) {
         let names: Vec<String> = names.into_iter().collect();
@@ -408,22 +325,6 @@ impl Tokens {
             live.stop();
         }
         self.leftovers.stop();
-    }
-}
-
-/// Whether everything of it is on the local disk now.
-async fn make_durable(live: &Live) -> bool {
-    let (volume, id) = (Arc::clone(&live.volume), live.key.token.token);
-    match tokio::task::spawn_blocking(move || volume.sync()).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::error!(token = %id, %error, "local state is not durable");
-            false
-        }
-        Err(error) => {
-            tracing::error!(token = %id, %error, "local state is not durable");
-            false
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tokens come, go and lack a key while the drive is mounted.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -330,6 +330,8 @@ fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_publishe
     let mut machine = Machine::demo_with(&["--commit-idle", "1h", "--commit-max", "1h"]);
     fs::write(machine.dir().join("old"), pattern(1, 0, 200_000)).expect("writable");
     let mut open = File::open(machine.dir().join("old")).expect("readable");
+    let writer = File::options().append(true).open(machine.dir().join("old"));
+    let mut writer = writer.expect("writable");
     // Not without saying so.
     let told = machine.ask(&["register", "1", "--yes"]).exits(1).one_line();
     assert!(told.stderr.contains("--new-volume"), "{}", told.stderr);
@@ -343,7 +345,10 @@ fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_publishe
     machine
         .ask(&["flush", machine.dir().to_str().expect("UTF-8")])
         .ok();
-    // Who had it open goes on reading the old one.
+    // Who had it open goes on reading the old one, and writes into neither.
+    let refused = writer.write_all(b"more").expect_err("read-only");
+    assert_eq!(refused.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+    drop(writer);
     let mut bytes = Vec::new();
     open.read_to_end(&mut bytes).expect("readable");
     assert!(bytes == pattern(1, 0, 200_000), "bytes of another volume");
@@ -354,10 +359,23 @@ fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_publishe
         assert_pattern(&machine.dir().join("new"), 2, 200_000);
         assert!(!machine.dir().join("old").exists());
         if round == 0 {
-            machine.kill();
+            // It says that something stays behind, and leaves all the same.
+            let mountpoint = machine.mountpoint();
+            let mountpoint = mountpoint.to_str().expect("UTF-8");
+            let told = machine.ask(&["umount", mountpoint]).exits(7).one_line();
+            assert!(told.stderr.contains("1.detached"), "{}", told.stderr);
+            machine.ended(SOON);
             machine.start();
         }
     }
+    let left = detached(&machine);
+    let left = left.to_str().expect("UTF-8");
+    machine.ask(&["flush", left]).exits(7).one_line();
+    let table = machine.ask(&["status"]).ok().stdout;
+    assert!(
+        table.contains("\n1.detached: token 1 is in epoch 2"),
+        "{table}"
+    );
     let status = machine.status();
     let rows = status["tokens"].as_array().expect("rows");
     let told: Vec<_> = rows

@@ -1,0 +1,118 @@
+//! Tokens that are lost, or begin a new epoch: closed at once, and what they had not published is
+//! set aside.
+//!
+//! Invariant: a volume is closed for changes, and what it took by then durable, before it is judged
+//! whether anything of it is unpublished. Called by `tokens` and `desk`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Tokens, lock};
+use crate::chain::{ChainError, Ledger};
+use crate::cli::exit::fail;
+use crate::run::leftovers::other_epoch;
+use crate::run::live::Live;
+use crate::run::save::Tell;
+use crate::status::DetachAnswer;
+
+impl Tokens {
+    /// A token that was ours is read-only from now on. Where it holds what is not published, that
+    /// is set aside; else it is shown until the drive is unmounted.
+    pub(super) async fn close_lost(&self, live: &Arc<Live>) {
+        let id = live.key.token.token;
+        let why = match self.ground.parts.chain.ledger.token(id).await {
+            Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
+            Ok(token) => format!("token {id} belongs to {} now", token.owner),
+            Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
+            // Not known: nothing changes.
+            Err(_) => return,
+        };
+        let reason = format!("{why}: it can be read until the drive is unmounted");
+        if live.close(&reason) {
+            tracing::warn!("{reason}");
+            self.tell_changed([live.directory.clone()]);
+        }
+        // Again with every pass: a write that was under way may have come in since.
+        if live.is_pending()
+            && let Err(error) = self.set_aside(live, &why).await
+        {
+            tracing::error!(token = %id, "cannot be set aside: {error:#}");
+        }
+    }
+
+    /// A new epoch has begun: the volume of the old one makes room for the new one's.
+    pub(super) async fn retire(&self, live: &Arc<Live>, epoch: u64) -> anyhow::Result<()> {
+        let why = other_epoch(live.key.token.token, live.key.epoch, epoch);
+        live.close(&why);
+        live.stop_publishing().await;
+        // What was under way when it was closed counts too.
+        if !make_durable(live).await || live.is_pending() {
+            return self.set_aside(live, &why).await;
+        }
+        tracing::info!("{why}; all of it was published: it is shown no longer");
+        self.leftovers.note_spent(live.key);
+        self.ground.drive.detach(live.slot);
+        lock(&self.live).remove(&live.key.token.token);
+        self.tell_changed([live.directory.clone()]);
+        let live = Arc::clone(live);
+        tokio::task::spawn_blocking(move || live.stop()).await?;
+        Ok(())
+    }
+
+    /// Shows what was a token's directory under another name from now on.
+    async fn set_aside(&self, live: &Arc<Live>, why: &str) -> anyhow::Result<()> {
+        live.stop_publishing().await;
+        make_durable(live).await;
+        let name = self.leftovers.take(live, why)?;
+        lock(&self.live).remove(&live.key.token.token);
+        self.tell_changed([live.directory.clone(), name]);
+        Ok(())
+    }
+
+    /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.
+    ///
+    /// # Errors
+    /// It is this wallet's, or not there; something could not be saved.
+    pub(in crate::run) async fn detach(
+        &self,
+        name: &str,
+        save: Option<&Path>,
+        tell: Tell<'_>,
+    ) -> anyhow::Result<DetachAnswer> {
+        let live = self.all().into_iter().find(|live| live.directory == name);
+        if let Some(live) = live
+            && !self.leftovers.concerns_token(live.key.token.token)
+        {
+            let token = live.token();
+            match self.ground.parts.chain.ledger.token(token.id).await?.owner {
+                owner if owner == self.ground.parts.chain.wallet.address() => fail!(
+                    Token,
+                    "detach {name}: token {name} is this wallet's, and nothing of it was left unpublished by an earlier epoch"
+                ),
+                owner => fail!(
+                    Token,
+                    "detach {name}: token {name} belongs to {owner} now, and all of it was published: it can be read until the drive is unmounted"
+                ),
+            }
+        }
+        let ended = self.leftovers.end(name, save, tell).await?;
+        self.tell_changed([ended.directory.clone()]);
+        Ok(ended)
+    }
+}
+
+/// Whether everything of it is on the local disk now.
+async fn make_durable(live: &Live) -> bool {
+    let (volume, id) = (Arc::clone(&live.volume), live.key.token.token);
+    match tokio::task::spawn_blocking(move || volume.sync()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::error!(token = %id, %error, "local state is not durable");
+            false
+        }
+        Err(error) => {
+            tracing::error!(token = %id, %error, "local state is not durable");
+            false
+        }
+    }
+}
