@@ -159,6 +159,21 @@ pub struct LocalStatus {
     pub last_commit: Option<Timestamp>,
     /// What the last commit failed of.
     pub last_error: Option<String>,
+    /// Files and directories that the node has lost blocks of, as far as that is known: the first
+    /// hundred.
+    #[serde(default)]
+    pub damaged: Vec<DamagedFile>,
+}
+
+/// A file or directory that the node has lost a block of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    /// Where it is below the token's directory.
+    pub path: String,
+    /// The block.
+    pub cid: String,
+    /// What that means, and what to do.
+    pub reason: String,
 }
 
 /// A package, of `pxfs packages --json`.
@@ -270,7 +285,14 @@ mod tests {
             state: State::ForeignKey,
             reason: None,
             quota_bytes: 104_857_600,
-            local: Some(LocalStatus::default()),
+            local: Some(LocalStatus {
+                damaged: vec![DamagedFile {
+                    path: "a/b".into(),
+                    cid: "Qm".into(),
+                    reason: "why".into(),
+                }],
+                ..LocalStatus::default()
+            }),
             uploads_left: None,
             last_sync: Some(Timestamp::from_second(1).unwrap()),
             sync_deadline: None,
@@ -316,7 +338,8 @@ mod tests {
                 "pending_bytes": 0, "pending_files": 0, "uploads_left": null,
                 "last_sync": "1970-01-01T00:00:01Z", "sync_deadline": null, "usage_on_chain_bytes": 0,
                 "name": null, "epoch": 1, "sequence": 7, "root": null,
-                "last_commit": null, "last_error": null
+                "last_commit": null, "last_error": null,
+                "damaged": [{"path": "a/b", "cid": "Qm", "reason": "why"}]
             }]
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), wanted);

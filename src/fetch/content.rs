@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::flight::Flights;
 use super::source::{Held, Source, blocking};
 use crate::cache::{CHUNK_BYTES, Presence};
-use crate::fs::FsError;
+use crate::fs::{FsError, LostBlock};
 use crate::pack::{chunk, cid, file};
 
 const _: () = assert!(CHUNK_BYTES == chunk::CHUNK_SIZE);
@@ -147,7 +147,13 @@ impl Contents {
         if blocking(move || is_here(&cache, content, chunk, &leaf)).await? {
             return Ok(());
         }
-        let bytes = self.source.block(&leaf, deadline).await?;
+        let bytes = match self.source.block(&leaf, deadline).await {
+            Err(FsError::Lost(lost)) => {
+                let chunk = Some(chunk);
+                return Err(FsError::Lost(LostBlock { chunk, ..lost }));
+            }
+            other => other?,
+        };
         if bytes.len() as u64 != chunk::len(content.size, chunk) {
             let cid = content.cid;
             let text = format!("leaf {leaf} of {cid} has {} bytes", bytes.len());

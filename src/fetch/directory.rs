@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cid::Cid;
 use tokio::time::Instant;
 
 use super::source::{Held, Source, blocking};
-use crate::fs::{FsError, LoadedEntry, Volume};
+use crate::fs::{FsError, LoadedEntry, LostBlock, Volume};
 use crate::pack::entry::{Entry, Inode, TreeRef, row_key};
 use crate::pack::tree::{self, TreeKind};
 use crate::types::Ino;
@@ -32,6 +33,8 @@ pub trait DirectorySink: Send + Sync {
     fn published_table(&self) -> Result<Option<TreeRef>, FsError>;
     /// Enters some entries; entering one twice does nothing.
     fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError>;
+    /// The node has lost a block of what `ino` has published as `of`.
+    fn note_lost(&self, ino: Ino, of: &Cid, lost: &LostBlock);
     /// All entries are in.
     fn finish_loading(&self, dir: Ino) -> Result<(), FsError>;
 }
@@ -49,6 +52,10 @@ impl DirectorySink for Volume {
         Self::enter_loaded(self, dir, entries)
     }
 
+    fn note_lost(&self, ino: Ino, of: &Cid, lost: &LostBlock) {
+        Self::note_lost(self, ino, of, lost);
+    }
+
     fn finish_loading(&self, dir: Ino) -> Result<(), FsError> {
         Self::finish_loading(self, dir)
     }
@@ -63,9 +70,11 @@ pub(super) async fn load(
 ) -> Result<(), FsError> {
     let known = Arc::clone(&sink);
     let trees = move || Ok::<_, FsError>((known.unloaded_tree(dir)?, known.published_table()?));
-    let (Some(pages), table) = blocking(trees).await?? else {
+    let (Some(mut pages), table) = blocking(trees).await?? else {
         return Ok(());
     };
+    // Marked as damaged or not: what is there can be read.
+    pages.root.damaged = false;
     let mut held = Held::new();
     let mut rows = Rows::default();
     let mut after: Option<Bytes> = None;
@@ -75,7 +84,12 @@ pub(super) async fn load(
             .solve(&mut held, deadline, |held| {
                 tree::scan(TreeKind::Directory, &pages, after.as_deref(), STEP, held)
             })
-            .await?;
+            .await;
+        if let Err(FsError::Lost(lost)) = &entries {
+            let (taker, of, lost) = (Arc::clone(&sink), pages.root.cid, lost.clone());
+            blocking(move || taker.note_lost(dir, &of, &lost)).await?;
+        }
+        let entries = entries?;
         let ended = entries.len() < STEP;
         after = entries.last().map(|entry| entry.key.clone());
         let table = table.as_ref();
@@ -140,7 +154,12 @@ async fn row(
             .solve(&mut rows.held, deadline, |held| {
                 tree::scan(TreeKind::Table, table, Some(&before), STEP, held)
             })
-            .await?;
+            .await
+            .map_err(|error| match error {
+                // It is the table that lacks it, not the directory.
+                FsError::Lost(lost) => FsError::Damaged(format!("inode table: {}", lost.why)),
+                other => other,
+            })?;
         bound(&mut rows.held);
         rows.known = found
             .into_iter()

@@ -80,20 +80,30 @@ impl Fetcher {
     /// may be dropped at any await; what it began goes on for a while.
     ///
     /// # Errors
-    /// [`FsError::Damaged`]: a block is missing, refused or not what it must be.
+    /// [`FsError::Lost`]: a block is missing or not what it must be; the volume has noted it.
+    /// [`FsError::Damaged`]: what was published is refused.
     /// [`FsError::TimedOut`]: the store did not answer within the patience.
     /// [`FsError::NotFound`]: the volume has gone. Errors of the volume's journal.
     pub async fn fetch(&self, want: Want) -> Result<(), FsError> {
         let work = async {
             match want {
                 Want::Content {
+                    slot,
+                    ino,
                     cid,
                     size,
                     offset,
                     len,
                 } => {
                     let content = Content { cid, size };
-                    self.contents.bring(content, offset, len).await
+                    let brought = self.contents.bring(content, offset, len).await;
+                    if let (Err(FsError::Lost(lost)), Some(sink)) =
+                        (&brought, self.volumes.volume(slot))
+                    {
+                        let lost = lost.clone();
+                        source::blocking(move || sink.note_lost(ino, &cid, &lost)).await?;
+                    }
+                    brought
                 }
                 Want::Directory { slot, dir } => self.directory(slot, dir).await,
             }

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::flight::Flights;
 use crate::cache::Cache;
-use crate::fs::FsError;
+use crate::fs::{FsError, LostBlock};
+use crate::pack::cid::Kind;
 use crate::pack::{self, PackError};
 use crate::store::{BlockStore, StoreError};
 
@@ -69,6 +70,9 @@ impl Source {
                 Ok(Err(StoreError::Transient(why))) => {
                     tracing::debug!(%cid, why, "a block is tried again");
                 }
+                Ok(Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..)))) => {
+                    return Err(lost(cid, error.to_string()));
+                }
                 Ok(Err(error)) => return Err(FsError::Damaged(error.to_string())),
                 Err(_) => attempt = attempt.saturating_mul(2),
             }
@@ -102,6 +106,34 @@ impl Source {
             Ok(answer) => answer,
             Err(_) => Err(FsError::TimedOut),
         }
+    }
+
+    /// The block `cid`, verified, from the cache alone: as a node, or as chunk `chunk` (looked for
+    /// where it is not known) of the content `of`, whose length is `size`.
+    pub(crate) async fn cached(
+        &self,
+        cid: &Cid,
+        of: &Cid,
+        size: Option<u64>,
+        chunk: Option<u64>,
+    ) -> Result<Option<Bytes>, FsError> {
+        let (cache, cid, of) = (Arc::clone(&self.cache), *cid, *of);
+        let work = move || {
+            let Some(size) = size.filter(|_| pack::cid::kind(&cid) == Ok(Kind::Leaf)) else {
+                return cache.node(&cid);
+            };
+            let chunk = chunk.or_else(|| leaf_at(&cache, &cid, &of, size))?;
+            let len = usize::try_from(pack::chunk::len(size, chunk)).ok()?;
+            let mut bytes = vec![0; len];
+            let start = chunk.checked_mul(pack::chunk::CHUNK_SIZE)?;
+            if !cache.read(&of, size, start, &mut bytes) {
+                // From an earlier run: it is verified below.
+                bytes = cache.unverified(&of, size, chunk)?;
+            }
+            Some(Bytes::from(bytes))
+        };
+        let found = blocking(work).await?;
+        Ok(found.filter(|bytes| pack::cid::verify(&cid, bytes).is_ok()))
     }
 
     /// Ends everything that is on its way.
@@ -138,9 +170,38 @@ impl Source {
     }
 }
 
+/// Which chunk of a content a leaf is, as far as the content's nodes are in the cache.
+fn leaf_at(cache: &Cache, leaf: &Cid, of: &Cid, size: u64) -> Option<u64> {
+    let mut held = Held::new();
+    for _ in 0..MOST_ROUNDS {
+        match pack::file::leaves(of, size, 0..u64::MAX, &held) {
+            Ok(leaves) => {
+                let found = leaves.iter().find(|(_, cid)| cid == leaf);
+                return found.map(|(chunk, _)| *chunk);
+            }
+            Err(PackError::Need(needed)) => {
+                for cid in needed {
+                    held.insert(cid, cache.node(&cid)?);
+                }
+            }
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
 /// What a refusal of `pack` means to a reader: what was published is not what it must be.
 pub(crate) fn damaged(error: &PackError) -> FsError {
     FsError::Damaged(error.to_string())
+}
+
+/// The node does not have `cid`, or not as it was.
+fn lost(cid: &Cid, why: String) -> FsError {
+    FsError::Lost(LostBlock {
+        cid: *cid,
+        chunk: None,
+        why,
+    })
 }
 
 /// Runs what hashes, or waits for the local disk, beside the runtime.
@@ -159,7 +220,7 @@ async fn verified(cid: &Cid, bytes: Bytes) -> Result<Bytes, FsError> {
     blocking(move || {
         pack::cid::verify(&wanted, &bytes)
             .map(|()| bytes)
-            .map_err(|error| FsError::Damaged(format!("block {wanted}: {error}")))
+            .map_err(|error| lost(&wanted, format!("block {wanted}: {error}")))
     })
     .await?
 }

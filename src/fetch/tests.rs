@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::cache::CHUNK_BYTES;
-use crate::fs::LoadedEntry;
+use crate::fs::{LoadedEntry, LostBlock};
 use crate::pack::cid::leaf_cid;
 use crate::pack::entry::{Attr, Entry, Inode, Kind, TreeRef, row_key};
 use crate::pack::tree::{self, TreeKind};
@@ -113,6 +113,8 @@ impl Stage {
                 return Ok(buf);
             }
             let want = Want::Content {
+                slot: 0,
+                ino: Ino(2),
                 cid,
                 size,
                 offset,
@@ -225,7 +227,7 @@ async fn other_bytes_than_the_block_s_are_damage_and_never_read() {
     stage.read(content, 0, 1).await.unwrap();
     stage.store.set(Call::Get, Fault::Corrupt, None);
     let answer = stage.read(content, 2 * MIB, 1).await;
-    assert!(matches!(answer, Err(FsError::Damaged(_))), "{answer:?}");
+    assert!(matches!(answer, Err(FsError::Lost(_))), "{answer:?}");
     stage.store.clear();
     let whole = stage.read(content, 2 * MIB, MIB).await.unwrap();
     assert_eq!(whole, bytes_of(content.size, 2));
@@ -233,7 +235,7 @@ async fn other_bytes_than_the_block_s_are_damage_and_never_read() {
     let other = stage.publish(2 * MIB).await;
     stage.store.set(Call::Get, Fault::Corrupt, None);
     let answer = stage.read(other, 0, 1).await;
-    assert!(matches!(answer, Err(FsError::Damaged(_))), "{answer:?}");
+    assert!(matches!(answer, Err(FsError::Lost(_))), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,7 +245,10 @@ async fn a_lost_block_is_named() {
     let leaf = leaf_cid(&bytes_of(content.size, 1));
     assert!(stage.memory.lose(&leaf));
     match stage.read(content, MIB, 1).await {
-        Err(FsError::Damaged(text)) => assert!(text.contains(&leaf.to_string()), "{text}"),
+        Err(FsError::Lost(lost)) => {
+            assert_eq!((lost.cid, lost.chunk), (leaf, Some(1)));
+            assert!(lost.why.contains(&leaf.to_string()), "{lost:?}");
+        }
         other => panic!("{other:?}"),
     }
     // The rest of the file is still read, straight on up to the loss and behind it.
@@ -381,9 +386,14 @@ struct Sink {
     entries: Mutex<Vec<LoadedEntry>>,
     largest: Mutex<usize>,
     finished: Mutex<bool>,
+    lost: Mutex<Vec<(Ino, Cid, Cid)>>,
 }
 
 impl DirectorySink for Sink {
+    fn note_lost(&self, ino: Ino, of: &Cid, lost: &LostBlock) {
+        self.lost.lock().unwrap().push((ino, *of, lost.cid));
+    }
+
     fn unloaded_tree(&self, dir: Ino) -> Result<Option<TreeRef>, FsError> {
         assert_eq!(dir, Ino(42));
         Ok(*self.tree.lock().unwrap())
@@ -509,7 +519,9 @@ async fn a_damaged_directory_is_not_taken_for_a_whole_one() {
     let (tree, table) = stage.directory(12_000, |ino| ino == 11_000).await;
     *sink.tree.lock().unwrap() = Some(tree);
     let fails = async |what: &str| match stage.fetcher.fetch(directory()).await {
-        Err(FsError::Damaged(_)) => assert!(!*sink.finished.lock().unwrap(), "{what}"),
+        Err(FsError::Damaged(_) | FsError::Lost(_)) => {
+            assert!(!*sink.finished.lock().unwrap(), "{what}");
+        }
         other => panic!("{what}: {other:?}"),
     };
     fails("an inode that no table has").await;

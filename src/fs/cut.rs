@@ -13,11 +13,11 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
-use super::FsError;
 use super::body::Body;
 use super::files::FileRef;
 use super::ranges::Ranges;
 use super::volume::{Activity, Volume};
+use super::{FsError, LostBlock};
 use crate::journal::record::{Chunk, Content, Counters, Directory, Record, Tree};
 use crate::journal::{Snapshot, key};
 use crate::pack;
@@ -258,6 +258,21 @@ impl Cut {
         }
         let stage = self.volume.stage.get(number)?;
         Ok(stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?)
+    }
+
+    /// The content of a file cannot be built for want of a block that the node has lost.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn note_stuck(&self, ino: Ino, lost: &LostBlock) -> Result<(), FsError> {
+        let file = self.file(ino)?;
+        match file.base {
+            Some((base, _)) => {
+                let version = file.content.version;
+                self.volume.note_stuck(ino, &base.cid, lost, version)
+            }
+            None => Err(FsError::Lost(lost.clone())),
+        }
     }
 
     /// The chunk was read for good, and is uploaded or will be from memory: writers need not copy it.

@@ -426,6 +426,21 @@ fn outer_error(slot: u16, error: FsError) -> FsError {
         FsError::NotLocal(Want::Directory { dir, .. }) => {
             FsError::NotLocal(Want::Directory { slot, dir })
         }
+        FsError::NotLocal(Want::Content {
+            ino,
+            cid,
+            size,
+            offset,
+            len,
+            ..
+        }) => FsError::NotLocal(Want::Content {
+            slot,
+            ino,
+            cid,
+            size,
+            offset,
+            len,
+        }),
         other => other,
     }
 }

@@ -17,6 +17,10 @@ pub enum Want {
     },
     /// A range of a file's published content.
     Content {
+        /// As in [`Want::Directory`].
+        slot: u16,
+        /// The file.
+        ino: Ino,
         /// CID of the whole content.
         cid: Cid,
         /// Length of the whole content in bytes.
@@ -26,6 +30,17 @@ pub enum Want {
         /// Number of bytes wanted.
         len: u64,
     },
+}
+
+/// A block that the node has lost, or gives otherwise than it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostBlock {
+    /// The block.
+    pub cid: Cid,
+    /// The chunk of a file that it is; `None` for a node, and where that is not known.
+    pub chunk: Option<u64>,
+    /// What the node says.
+    pub why: String,
 }
 
 /// Why a call was refused or failed.
@@ -94,15 +109,18 @@ pub enum FsError {
     /// A local disk failed; what it was doing.
     #[error("local disk: {0}")]
     Disk(String),
-    /// A block is missing on the node or does not verify.
+    /// What was published is not what it must be.
     #[error("damaged: {0}")]
     Damaged(String),
+    /// A block is missing on the node or does not verify.
+    #[error("damaged: {}", .0.why)]
+    Lost(LostBlock),
     /// The network's deadline passed.
     #[error("timed out")]
     TimedOut,
-    /// Another machine moved the name on.
-    #[error("conflict: {0}")]
-    Conflict(String),
+    /// The inode is not in the tree that another machine has published since.
+    #[error("another machine has published another tree")]
+    Stale,
     /// Not held locally: fetch this and call again.
     #[error("not local")]
     NotLocal(Want),

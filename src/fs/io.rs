@@ -40,6 +40,8 @@ impl Volume {
                     let (cid, size) = (base.cid.0, base.size);
                     if !self.cache.read(&cid, size, range.start, part) {
                         return Err(FsError::NotLocal(Want::Content {
+                            slot: 0,
+                            ino: file.ino,
                             cid,
                             size,
                             offset: range.start,

@@ -9,6 +9,7 @@ mod attributes;
 mod body;
 mod create;
 mod cut;
+mod damage;
 mod drive;
 mod durable;
 mod error;
@@ -30,8 +31,9 @@ mod tests;
 
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
 pub use cut::{Built, Changes, Cut, CutFile};
+pub use damage::Loss;
 pub use drive::{Drive, Opened};
-pub use error::{FsError, Want};
+pub use error::{FsError, LostBlock, Want};
 pub use load::LoadedEntry;
 pub use quota::{Access, Allowance, ChainTime, Quota};
 pub use report::{Labels, Pending};

@@ -37,6 +37,12 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
             dirty.push(key::dirty_inode(*ino));
         }
     }
+    for ino in &changes.stuck {
+        dirty.push(key::dirty_inode(*ino));
+        if cut.file(*ino)?.base.is_some_and(|(base, _)| base.damaged) {
+            volume.note_told(*ino)?;
+        }
+    }
     dirty.sort();
     let mut marks = Vec::new();
     for prefix in [key::dirty_entries(), key::dirty_inodes()] {

@@ -13,6 +13,7 @@
 //! | 9 | inode u64be | version u64be: the inode differs from the published one |
 //! | 10 | inode u64be | nothing: unlinked while open |
 //! | 11 | ASCII name | a value of the volume ([`super::record`]) |
+//! | 12 | inode u64be | [`super::record::Lost`] |
 
 use crate::types::Ino;
 
@@ -30,6 +31,7 @@ const DIRTY_ENTRY: u8 = 8;
 const DIRTY_INODE: u8 = 9;
 const ORPHAN: u8 = 10;
 const META: u8 = 11;
+const LOST: u8 = 12;
 
 fn with_number(tag: u8, number: u64, room: usize) -> Key {
     let mut key = Vec::with_capacity(9 + room);
@@ -151,7 +153,17 @@ pub(crate) fn orphans() -> Key {
     vec![ORPHAN]
 }
 
-/// The inode of a key whose only number it is (orphans, marks of inodes).
+/// What is known to be lost of a file or directory.
+pub(crate) fn lost(ino: Ino) -> Key {
+    with_number(LOST, ino.0, 0)
+}
+
+/// Prefix of everything that is known to be lost.
+pub(crate) fn all_lost() -> Key {
+    vec![LOST]
+}
+
+/// The inode of a key whose only number it is (orphans, marks of inodes, losses).
 pub(crate) fn parse_ino(key: &[u8]) -> Option<Ino> {
     number(key, 1).map(Ino)
 }

@@ -304,6 +304,30 @@ impl From<Tree> for TreeRef {
     }
 }
 
+/// A block that the node has lost, of what one file or directory has published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(crate) struct Lost {
+    /// The block.
+    #[n(0)]
+    pub block: CidBytes,
+    /// The published content, or tree, that needs it: it is lost for no other.
+    #[n(1)]
+    pub of: CidBytes,
+    /// Which chunk of the content it is; `None` for a node.
+    #[n(2)]
+    pub chunk: Option<u64>,
+    /// Since when that is known, unix seconds.
+    #[n(3)]
+    pub since_s: u64,
+    /// [`Content::version`] that cannot be published for want of the block; 0: none.
+    #[n(4)]
+    pub stuck: u64,
+    /// Whether the published entry says that it is damaged, while the content is stuck.
+    #[n(5)]
+    pub told: bool,
+}
+
 /// Counters of the volume, written with every batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(array)]

@@ -45,8 +45,9 @@ pub(super) fn of(error: &FsError) -> Errno {
         FsError::NoRoom => Errno::ENOSPC,
         FsError::Disk(_) => Errno::EIO,
         FsError::Damaged(_) => Errno::EIO,
+        FsError::Lost(_) => Errno::EIO,
         FsError::TimedOut => Errno::ETIMEDOUT,
-        FsError::Conflict(_) => Errno::ESTALE,
+        FsError::Stale => Errno::ESTALE,
         // `miss` fetches instead of answering; what comes here all the same is a defect.
         FsError::NotLocal(_) => DEFECT,
     }
@@ -55,8 +56,16 @@ pub(super) fn of(error: &FsError) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::Want;
+    use crate::fs::{LostBlock, Want};
     use crate::types::Ino;
+
+    fn lost() -> LostBlock {
+        LostBlock {
+            cid: crate::pack::cid::leaf_cid(b""),
+            chunk: None,
+            why: "why".to_owned(),
+        }
+    }
 
     /// Every variant with the number that the user's guide promises. A variant missing here is
     /// found by the last test.
@@ -89,8 +98,9 @@ mod tests {
             (FsError::NoRoom, Errno::ENOSPC),
             (FsError::Disk(why()), Errno::EIO),
             (FsError::Damaged(why()), Errno::EIO),
+            (FsError::Lost(lost()), Errno::EIO),
             (FsError::TimedOut, Errno::ETIMEDOUT),
-            (FsError::Conflict(why()), Errno::ESTALE),
+            (FsError::Stale, Errno::ESTALE),
             (FsError::NotLocal(want), Errno::EIO),
         ]
     }
@@ -112,7 +122,7 @@ mod tests {
             FsError::NotPermitted,
             FsError::TimedOut,
             FsError::Damaged(String::new()),
-            FsError::Conflict(String::new()),
+            FsError::Stale,
         ]
         .map(|error| of(&error).code());
         let distinct: std::collections::BTreeSet<_> = told.iter().collect();

@@ -1,7 +1,7 @@
 //! Building the blocks of a commit from a cut: contents, then directories from the leaves of the
 //! tree up, then the inode table. Reads and writes what differs and the way to it, nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::PublishError;
 use super::upload::Upload;
 use crate::fetch::source::{Held, Source};
-use crate::fs::{Built, Changes, Cut, CutFile};
+use crate::fs::{Built, Changes, Cut, CutFile, FsError, LostBlock};
 use crate::pack::entry::TreeRef;
 use crate::pack::holes::Holes;
 use crate::pack::tree::{Change, TreeKind};
@@ -37,23 +37,33 @@ pub(super) async fn build(
 ) -> Result<Built, PublishError> {
     let mut built = Built::default();
     for ino in &changes.files {
-        let content = build_file(cut, *ino, source, upload).await?;
-        built.files.insert(*ino, content);
+        let content = match build_file(cut, *ino, source, upload).await {
+            Ok(content) => match is_whole(cut, *ino, &content, upload).await? {
+                None => Ok(content),
+                Some(lost) => Err(lost),
+            },
+            Err(PublishError::Local(FsError::Lost(lost))) => Err(lost),
+            Err(error) => return Err(error),
+        };
+        match content {
+            Ok(content) => drop(built.files.insert(*ino, content)),
+            // All else is published. What was written stays here.
+            Err(lost) => cut.note_stuck(*ino, &lost)?,
+        }
     }
     for (dir, names) in &changes.directories {
-        let names: Vec<&Bytes> = names.iter().collect();
-        let mut tree = cut.published_tree(*dir)?;
-        let mut held = Held::new();
-        for step in names.chunks(STEP) {
-            let mut edits: Vec<Change> = Vec::with_capacity(step.len());
-            for name in step {
-                edits.push(((*name).clone(), cut.entry(*dir, name, &built)?));
+        let old = match changes.rebuilt.contains(dir) {
+            true => None,
+            false => cut.published_tree(*dir)?,
+        };
+        let tree = match build_directory(cut, *dir, old, names, &built, source, upload).await {
+            Err(PublishError::Local(FsError::Lost(lost))) if cut.is_loaded(*dir)? => {
+                tracing::warn!(dir = dir.0, why = lost.why, "a directory is published anew");
+                upload.forget_receipts();
+                let all = cut.names(*dir)?;
+                build_directory(cut, *dir, None, &all, &built, source, upload).await?
             }
-            tree = Some(edit(TreeKind::Directory, tree, &edits, &mut held, source, upload).await?);
-        }
-        let tree = match tree {
-            Some(tree) => tree,
-            None => edit(TreeKind::Directory, None, &[], &mut held, source, upload).await?,
+            other => other?,
         };
         built.directories.insert(*dir, tree);
     }
@@ -74,6 +84,47 @@ pub(super) async fn build(
         });
     }
     Ok(built)
+}
+
+/// Applies what is under `names` now to the tree of a directory.
+async fn build_directory(
+    cut: &Cut,
+    dir: Ino,
+    old: Option<TreeRef>,
+    names: &BTreeSet<Bytes>,
+    built: &Built,
+    source: &Source,
+    upload: &mut Upload,
+) -> Result<TreeRef, PublishError> {
+    let names: Vec<&Bytes> = names.iter().collect();
+    let mut tree = old;
+    let mut held = Held::new();
+    for step in names.chunks(STEP) {
+        let mut edits: Vec<Change> = Vec::with_capacity(step.len());
+        for name in step {
+            edits.push(((*name).clone(), cut.entry(dir, name, built)?));
+        }
+        tree = Some(edit(TreeKind::Directory, tree, &edits, &mut held, source, upload).await?);
+    }
+    match tree {
+        Some(tree) => Ok(tree),
+        None => edit(TreeKind::Directory, None, &[], &mut held, source, upload).await,
+    }
+}
+
+/// What a content that was made over a damaged one still lacks: nothing that is linked may be
+/// lost, or the root cannot be pinned.
+async fn is_whole(
+    cut: &Cut,
+    ino: Ino,
+    content: &Child,
+    upload: &mut Upload,
+) -> Result<Option<LostBlock>, PublishError> {
+    if !cut.file(ino)?.base.is_some_and(|(base, _)| base.damaged) {
+        return Ok(None);
+    }
+    upload.finish().await?;
+    super::heal::lost_below(cut.volume(), upload.store(), &content.cid).await
 }
 
 /// Applies `edits` to a tree. `held` has what the edits before have written, and afterwards what
@@ -163,6 +214,8 @@ async fn build_file(
         })
         .await?;
     for block in blocks {
+        // As long as the cache has it, it can be put again.
+        source.cache.put_node(&block.cid, &block.data);
         upload.push(block).await?;
     }
     Ok(child)

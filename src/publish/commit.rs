@@ -12,6 +12,7 @@ use super::PublishError;
 use super::build::build;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
+use super::heal::{self, Salvage, heal};
 use super::upload::{Receipts, Upload};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
@@ -171,12 +172,14 @@ fn version(sequence: u64, root: &Cid) -> Option<Version> {
 }
 
 /// What a commit did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Done {
     pub(super) sent_blocks: u64,
     pub(super) sent_bytes: u64,
     /// False when nothing differed from what is published.
     pub(super) made: bool,
+    /// Files that cannot be published, in one line, where there are any.
+    pub(super) stuck: Option<String>,
 }
 
 /// Finishes what a crash interrupted, then publishes what differs.
@@ -185,6 +188,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let head: Head = context.volume.meta("head")?.unwrap_or_default();
     refuse_foreign(context, &head, None).await?;
 
+    heal(context, receipts).await?;
     let volume = Arc::clone(&context.volume);
     let (cut, changes) = blocking(move || {
         let cut = volume.cut()?;
@@ -197,7 +201,11 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();
     if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
-        return Ok(Done::default());
+        let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
+        return Ok(Done {
+            stuck,
+            ..Done::default()
+        });
     }
 
     let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone());
@@ -211,6 +219,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         .volume
         .keep(vec![("pending", Some(pending.to_bytes()))])?;
     publish(context, &pending, &head, receipts).await?;
+    let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     settle(&cut, &changes, Arc::new(built)).await?;
     drop(cut);
     take_as_head(context, &pending, &head).await?;
@@ -218,6 +227,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         sent_blocks: upload.sent_blocks + 2,
         sent_bytes: upload.sent_bytes,
         made: true,
+        stuck: heal::stuck(&context.volume, is_stuck).await?,
     })
 }
 
@@ -455,8 +465,11 @@ async fn take_as_head(
     let volume = &context.volume;
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     let now_s = context.now_s();
+    let kept: Salvage = volume.meta("salvage")?.unwrap_or_default();
     for cid in [old.root, old.document].into_iter().flatten() {
-        grace.add(cid.0, now_s);
+        if !kept.holds(&cid.0) {
+            grace.add(cid.0, now_s);
+        }
     }
     let document = form::leaf_cid(&pending.document);
     grace.keep(&pending.root.0);

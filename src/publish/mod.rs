@@ -13,6 +13,7 @@ mod build;
 mod commit;
 mod grace;
 mod head;
+mod heal;
 mod queue;
 mod upload;
 
@@ -52,6 +53,9 @@ pub enum PublishError {
     /// The node did not do what it acknowledged.
     #[error("storage node: {0}")]
     Unverified(String),
+    /// All else is published: files that the node has lost blocks of, and that were written to.
+    #[error("damaged: {0}")]
+    Damaged(String),
     /// The publisher has ended.
     #[error("pxfs is stopping: not everything is published")]
     Stopped,

@@ -245,6 +245,7 @@ impl Worker {
         match result {
             Ok(done) => {
                 self.failures = 0;
+                let stuck = done.stuck.clone();
                 let mut status = lock(&self.status);
                 status.last_error = None;
                 status.unpinned_since_s = None;
@@ -253,7 +254,13 @@ impl Worker {
                 status.progress.sent_bytes += done.sent_bytes;
                 drop(status);
                 self.note_head();
-                Ok(())
+                match stuck.map(PublishError::Damaged) {
+                    None => Ok(()),
+                    Some(error) => {
+                        self.note_failure(error.clone());
+                        Err(error)
+                    }
+                }
             }
             Err(error) => {
                 self.note_failure(error.clone());

@@ -1,6 +1,7 @@
 //! Commits against the stores' twins: what is published is what was written, once, whatever fails.
 
 mod collect;
+mod damage;
 mod faults;
 mod rig;
 mod trees;

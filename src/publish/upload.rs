@@ -116,6 +116,16 @@ impl Upload {
         Ok(())
     }
 
+    /// Where it goes.
+    pub(super) fn store(&self) -> &Arc<dyn BlockStore> {
+        &self.store
+    }
+
+    /// The node lost blocks: from here on everything is sent.
+    pub(super) fn forget_receipts(&self) {
+        self.receipts.forget();
+    }
+
     /// Waits until everything is acknowledged.
     pub(super) async fn finish(&mut self) -> Result<(), PublishError> {
         self.send().await?;

@@ -15,11 +15,13 @@ use super::parts::Parts;
 use super::publishing::Publishing;
 use crate::chain::{Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
-use crate::fs::{Access, Allowance, Labels, Volume};
+use crate::fs::{Access, Allowance, Labels, Loss, Volume};
 use crate::names::key::NameKey;
-use crate::status::{LocalStatus, State, TokenStatus};
+use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
 use crate::types::VolumeKey;
 
+/// Damaged files that `status` names.
+const MOST_DAMAGED: usize = 100;
 /// Page cache of all journals, and the least of one, in bytes.
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
 pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
@@ -310,12 +312,46 @@ impl Live {
             last_commit: operate::instant(published.last_commit_s)
                 .filter(|_| published.last_commit_s > 0),
             last_error: self.publishing.error(),
+            damaged: self.damaged(),
         });
+        if let (State::Ok, Some(local)) = (status.state, &status.local)
+            && let Some(first) = local.damaged.first()
+        {
+            let others = local.damaged.len() - 1;
+            let more = match others {
+                0 => String::new(),
+                others => format!(" (and {others} more, see --json)"),
+            };
+            status.reason = Some(format!(
+                "the node has lost block {} of {}{more}: {}",
+                first.cid, first.path, first.reason
+            ));
+        }
         if published.root.is_some() {
             status.sequence = Some(published.sequence);
             status.root = published.root.map(|root| root.to_string());
         }
         status
+    }
+
+    /// What the node has lost, as far as that is known. Reads the journal.
+    fn damaged(&self) -> Vec<DamagedFile> {
+        let losses = self.volume.losses(MOST_DAMAGED).unwrap_or_default();
+        let tell = |loss: Loss| {
+            DamagedFile {
+            path: loss.path,
+            cid: loss.block.to_string(),
+            reason: match (loss.size, loss.stuck) {
+                (None, _) => "what is in it cannot be listed; the node may find the block again",
+                (_, false) => "reading it fails there; write it anew, or delete it",
+                (_, true) => {
+                    "what was written since is kept here and not published: write all of it anew, or delete it"
+                }
+            }
+            .to_owned(),
+        }
+        };
+        losses.into_iter().map(tell).collect()
     }
 
     /// Ends its publisher; a commit under way is finished after the next mount.

@@ -249,6 +249,7 @@ impl Publishing {
                         error @ (PublishError::Conflict(_)
                         | PublishError::Refused(_)
                         | PublishError::Pack(_)
+                        | PublishError::Damaged(_)
                         | PublishError::Stopped),
                     ) => return Err(error.to_string()),
                     Err(

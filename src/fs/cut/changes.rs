@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Built, Cut};
 use crate::fs::{FsError, Kind};
 use crate::journal::key;
-use crate::journal::record::{Content, Directory, Inode};
+use crate::journal::record::{Content, Directory, Inode, Lost};
 use crate::pack;
 use crate::types::Ino;
 
@@ -20,6 +20,10 @@ pub struct Changes {
     pub directories: Vec<(Ino, BTreeSet<Bytes>)>,
     /// Rows of the inode table that differ.
     pub rows: BTreeSet<Ino>,
+    /// Those of the directories that are built from nothing: the node has lost pages of them.
+    pub rebuilt: BTreeSet<Ino>,
+    /// Files whose content differs and cannot be built, for want of a block that the node has lost.
+    pub stuck: Vec<Ino>,
 }
 
 impl Cut {
@@ -59,10 +63,14 @@ impl Cut {
             }
         }
         let mut deep = Vec::new();
-        for (dir, names) in names {
-            if self.snapshot.get(&key::directory(dir))?.is_some() {
-                deep.push((self.depth(dir)?, dir, names));
+        for (dir, mut names) in names {
+            let state: Option<Directory> = self.snapshot.record(&key::directory(dir))?;
+            let Some(state) = state else { continue };
+            if self.is_lost(dir, &state)? {
+                names = self.names(dir)?;
+                changes.rebuilt.insert(dir);
             }
+            deep.push((self.depth(dir)?, dir, names));
         }
         deep.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         changes.directories = deep
@@ -82,26 +90,35 @@ impl Cut {
             changes.rows.insert(ino);
             return Ok(());
         };
+        let kind = Kind::from_number(inode.kind)?;
+        let content: Option<Content> = match kind {
+            Kind::File if inode.nlink > 0 => self.snapshot.record(&key::content(ino))?,
+            _ => None,
+        };
+        if let Some(content) = content.filter(|c| c.version != c.published || c.base.is_none()) {
+            match self.stuck(ino, &content)? {
+                None => changes.files.push(ino),
+                Some(told) => {
+                    changes.stuck.push(ino);
+                    if told {
+                        return Ok(());
+                    }
+                }
+            }
+        }
         if inode.hard {
             changes.rows.insert(ino);
         }
         if inode.nlink == 0 {
             return Ok(()); // unlinked and open
         }
-        match Kind::from_number(inode.kind)? {
-            Kind::File => {
-                let content: Option<Content> = self.snapshot.record(&key::content(ino))?;
-                if content.is_some_and(|c| c.version != c.published || c.base.is_none()) {
-                    changes.files.push(ino);
-                }
+        if kind == Kind::Directory {
+            let state: Option<Directory> = self.snapshot.record(&key::directory(ino))?;
+            if let Some(state) = state
+                && (state.published.is_none() || self.is_lost(ino, &state)?)
+            {
+                names.entry(ino).or_default();
             }
-            Kind::Directory => {
-                let state: Option<Directory> = self.snapshot.record(&key::directory(ino))?;
-                if state.is_some_and(|state| state.published.is_none()) {
-                    names.entry(ino).or_default();
-                }
-            }
-            _ => {}
         }
         if ino == Ino::ROOT {
             names.entry(ino).or_default();
@@ -112,6 +129,48 @@ impl Cut {
             }
         }
         Ok(())
+    }
+
+    /// Whether a content cannot be built for want of a lost block, and if so, whether the published
+    /// entry says that it is damaged.
+    fn stuck(&self, ino: Ino, content: &Content) -> Result<Option<bool>, FsError> {
+        let lost: Option<Lost> = self.snapshot.record(&key::lost(ino))?;
+        let of = content.base.map(|base| base.cid);
+        Ok(lost
+            .filter(|lost| lost.stuck == content.version && Some(lost.of) == of)
+            .map(|lost| lost.told))
+    }
+
+    /// Whether the node has lost pages of a directory whose entries are here.
+    fn is_lost(&self, dir: Ino, state: &Directory) -> Result<bool, FsError> {
+        let Some(tree) = state.published.filter(|_| state.loaded) else {
+            return Ok(false);
+        };
+        let lost: Option<Lost> = self.snapshot.record(&key::lost(dir))?;
+        Ok(tree.damaged || lost.is_some_and(|lost| lost.of == tree.cid))
+    }
+
+    /// Whether the entries of a directory are here.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn is_loaded(&self, dir: Ino) -> Result<bool, FsError> {
+        let state: Option<Directory> = self.snapshot.record(&key::directory(dir))?;
+        Ok(state.is_some_and(|state| state.loaded))
+    }
+
+    /// All names in a directory whose entries are here.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn names(&self, dir: Ino) -> Result<BTreeSet<Bytes>, FsError> {
+        let prefix = key::entries(dir);
+        let mut names = BTreeSet::new();
+        self.snapshot.each(&prefix, |found, _| {
+            names.extend(found.get(prefix.len()..).map(Bytes::copy_from_slice));
+            Ok(true)
+        })?;
+        Ok(names)
     }
 
     /// Directory and name of each link of an inode.
@@ -215,11 +274,20 @@ impl Cut {
                     let child = built.files.get(&ino).copied().or(below).ok_or_else(|| {
                         FsError::Damaged(format!("inode {} has no content", ino.0))
                     })?;
+                    let (mut size, mut holes) = (file.size, file.holes);
+                    let changed = file.content.version != file.content.published;
+                    if changed
+                        && !built.files.contains_key(&ino)
+                        && let Some((_, below)) = file.base
+                    {
+                        // Stuck: what was published before stands. Its holes are not known any more.
+                        (size, holes) = (below, pack::holes::Holes::none());
+                    }
                     content = Some(file.content);
                     Published::File {
                         content: child,
-                        size: file.size,
-                        holes: file.holes,
+                        size,
+                        holes,
                     }
                 }
                 Kind::Directory => {

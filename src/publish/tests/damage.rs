@@ -1,0 +1,304 @@
+//! The node loses blocks: what can be mended is, what cannot is told, all else goes on.
+
+use super::rig::{Machine, Shared, second};
+use crate::fs::{FsError, Loss, LostBlock};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::pack::cid::leaf_cid;
+use crate::publish::head::Head;
+use crate::store::{Block, BlockStore};
+use crate::types::Ino;
+
+const CHUNK: usize = CHUNK_SIZE as usize;
+
+/// Three chunks, no two equal.
+fn content(seed: u8) -> Vec<u8> {
+    let chunk = |i: usize| [seed, (i / CHUNK) as u8, (i >> 12) as u8, (i >> 4) as u8];
+    (0..3 * CHUNK).map(|i| chunk(i)[i % 4]).collect()
+}
+
+/// The leaf of one chunk of [`content`].
+fn leaf(seed: u8, chunk: usize) -> Block {
+    let data = content(seed)[chunk * CHUNK..(chunk + 1) * CHUNK].to_vec();
+    Block {
+        cid: leaf_cid(&data),
+        data: data.into(),
+    }
+}
+
+/// What `machine` reads of `name`, from `offset`.
+async fn read(
+    machine: &Machine,
+    name: &str,
+    offset: usize,
+    len: usize,
+) -> Result<Vec<u8>, FsError> {
+    let root = machine.root;
+    let attr = machine.call(|d| d.lookup(root, name.as_bytes())).await?;
+    let opened = machine.drive.open(attr.ino, 0)?;
+    let (offset, len) = (offset as u64, len as u32);
+    let read = machine
+        .call(|d| d.read(attr.ino, opened.fh, offset, len))
+        .await;
+    machine.drive.release(attr.ino, opened.fh);
+    read
+}
+
+fn losses(machine: &Machine) -> Vec<Loss> {
+    machine.volume.losses(10).unwrap()
+}
+
+fn head(machine: &Machine) -> Head {
+    machine.volume.meta("head").unwrap().unwrap()
+}
+
+/// That everything a root links is on the node: it can be pinned anew by any node.
+async fn assert_whole(shared: &Shared, machine: &Machine) {
+    let root = head(machine).root.unwrap().0;
+    shared.blocks.unpin(&root).await.unwrap();
+    shared.blocks.pin(&root, None).await.unwrap();
+}
+
+/// A machine that has published `f` and `g`, another one with nothing in its cache, and the node
+/// without the second chunk of `f`, which the other one has found out.
+async fn lost(shared: &Shared) -> (Machine, Ino) {
+    let first = Machine::new(shared);
+    first.put(first.root, "f", &[(0, &content(1))]).await;
+    first.put(first.root, "g", &[(0, &content(2))]).await;
+    first.commit().await.unwrap();
+    drop(first);
+    let machine = second(shared).await;
+    assert!(shared.blocks.lose(&leaf(1, 1).cid));
+    let failed = read(&machine, "f", CHUNK, CHUNK).await;
+    assert!(matches!(failed, Err(FsError::Lost(_))), "{failed:?}");
+    let root = machine.root;
+    let ino = machine.call(|d| d.lookup(root, b"f")).await.unwrap().ino;
+    (machine, ino)
+}
+
+#[tokio::test]
+async fn a_lost_block_is_told_by_path_and_cid_and_costs_nothing_else() {
+    let shared = Shared::new();
+    let (machine, _) = lost(&shared).await;
+    let told = losses(&machine);
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (told[0].path.as_str(), told[0].block),
+        ("f", leaf(1, 1).cid)
+    );
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    machine.commit().await.unwrap();
+    assert_whole(&shared, &machine).await;
+    for reader in [second(&shared).await, machine] {
+        assert!(read(&reader, "f", CHUNK, 10).await.is_err());
+        assert_eq!(
+            read(&reader, "f", 0, CHUNK).await.unwrap(),
+            &content(1)[..CHUNK]
+        );
+        assert_eq!(read(&reader, "new", 0, 10).await.unwrap(), b"new");
+        assert_eq!(read(&reader, "g", 0, 3 * CHUNK).await.unwrap(), content(2));
+        assert_eq!(losses(&reader).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_damaged_file_outlives_the_grace_of_old_roots() {
+    let shared = Shared::new();
+    let (machine, _) = lost(&shared).await;
+    let whole = head(&machine).root.unwrap().0;
+    for round in 0..3_u8 {
+        machine.put(machine.root, "new", &[(0, &[round])]).await;
+        machine.commit().await.unwrap();
+        shared.clock.advance(std::time::Duration::from_secs(90_000));
+    }
+    assert!(shared.blocks.pins().await.unwrap().contains(&whole));
+    // Once nothing is damaged, it goes.
+    let root = machine.root;
+    machine.call(|d| d.unlink(root, b"f")).await.unwrap();
+    for round in 0..3_u8 {
+        machine.put(machine.root, "new", &[(0, &[9, round])]).await;
+        machine.commit().await.unwrap();
+        shared.clock.advance(std::time::Duration::from_secs(90_000));
+    }
+    assert!(!shared.blocks.pins().await.unwrap().contains(&whole));
+}
+
+#[tokio::test]
+async fn a_damaged_file_can_be_renamed_deleted_and_written_anew() {
+    let shared = Shared::new();
+    let (machine, ino) = lost(&shared).await;
+    machine.put(machine.root, "other", &[(0, b"x")]).await;
+    machine.commit().await.unwrap();
+    let root = machine.root;
+    machine
+        .call(|d| d.rename(root, b"f", root, b"renamed", 0))
+        .await
+        .unwrap();
+    machine.commit().await.unwrap();
+    assert_eq!(losses(&machine)[0].path, "renamed");
+    assert_eq!(machine.drive.getattr(ino).unwrap().size, 3 * CHUNK_SIZE);
+    assert!(
+        read(&second(&shared).await, "renamed", 0, CHUNK)
+            .await
+            .is_ok()
+    );
+    machine.resize(ino, 0);
+    machine.put(root, "renamed", &[(0, &content(3))]).await;
+    machine.commit().await.unwrap();
+    assert!(losses(&machine).is_empty());
+    let other = second(&shared).await;
+    assert_eq!(
+        read(&other, "renamed", 0, 3 * CHUNK).await.unwrap(),
+        content(3)
+    );
+    assert!(losses(&other).is_empty());
+    machine.call(|d| d.unlink(root, b"renamed")).await.unwrap();
+    machine.commit().await.unwrap();
+    assert_whole(&shared, &machine).await;
+}
+
+#[tokio::test]
+async fn writing_over_all_that_was_lost_ends_the_damage() {
+    let shared = Shared::new();
+    let (machine, _) = lost(&shared).await;
+    machine.put(machine.root, "other", &[(0, b"x")]).await;
+    machine.commit().await.unwrap();
+    let mut wanted = content(1);
+    wanted[CHUNK..2 * CHUNK].fill(7);
+    let part = vec![7; CHUNK];
+    machine.put(machine.root, "f", &[(CHUNK_SIZE, &part)]).await;
+    let done = machine.commit().await.unwrap();
+    assert_eq!(done.stuck, None);
+    assert!(losses(&machine).is_empty());
+    assert_whole(&shared, &machine).await;
+    let other = second(&shared).await;
+    assert_eq!(read(&other, "f", 0, 3 * CHUNK).await.unwrap(), wanted);
+}
+
+#[tokio::test]
+async fn what_is_written_beside_a_lost_block_is_kept_here_and_all_else_is_published() {
+    let shared = Shared::new();
+    let (machine, _) = lost(&shared).await;
+    // Into the lost chunk, and beside it.
+    let edits: [(u64, &[u8]); 2] = [(CHUNK_SIZE + 5, b"edit"), (0, b"begin")];
+    machine.put(machine.root, "f", &edits).await;
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    let mut sequences = Vec::new();
+    for _ in 0..5 {
+        let done = machine.commit().await.unwrap();
+        assert!(done.stuck.unwrap().contains("of f:"));
+        sequences.push(head(&machine).sequence);
+    }
+    // One commit for the change, one more for the mark, and no more for nothing.
+    assert_eq!(sequences[2..], [sequences[1]; 3]);
+    assert!(machine.volume.activity().is_some());
+    assert_whole(&shared, &machine).await;
+    assert_eq!(read(&machine, "f", 0, 5).await.unwrap(), b"begin");
+    let other = second(&shared).await;
+    assert_eq!(read(&other, "new", 0, 3).await.unwrap(), b"new");
+    assert_eq!(read(&other, "f", 0, 5).await.unwrap(), &content(1)[..5]);
+    // The block is found again: everything goes on as if nothing had been.
+    shared.blocks.put_many(&[leaf(1, 1)]).await.unwrap();
+    machine.volume.sync().unwrap();
+    let machine = machine.crash(&shared);
+    assert_eq!(machine.commit().await.unwrap().stuck, None);
+    assert!(losses(&machine).is_empty() && machine.volume.activity().is_none());
+    let mut wanted = content(1);
+    wanted[..5].copy_from_slice(b"begin");
+    wanted[CHUNK + 5..CHUNK + 9].copy_from_slice(b"edit");
+    let other = second(&shared).await;
+    assert_eq!(read(&other, "f", 0, 3 * CHUNK).await.unwrap(), wanted);
+    assert_whole(&shared, &machine).await;
+}
+
+#[tokio::test]
+async fn a_file_that_lost_two_blocks_is_not_taken_for_whole_when_one_is_back() {
+    let shared = Shared::new();
+    let (machine, _) = lost(&shared).await;
+    assert!(shared.blocks.lose(&leaf(1, 2).cid));
+    for round in 0..3_u8 {
+        machine.put(machine.root, "new", &[(0, &[round])]).await;
+        machine.commit().await.unwrap();
+        assert_whole(&shared, &machine).await;
+        match round {
+            0 => shared.blocks.put_many(&[leaf(1, 1)]).await.unwrap(),
+            _ => shared.blocks.put_many(&[leaf(1, 2)]).await.unwrap(),
+        }
+        if round == 1 {
+            assert_eq!(losses(&machine)[0].block, leaf(1, 2).cid);
+        }
+    }
+    assert!(losses(&machine).is_empty());
+    let other = second(&shared).await;
+    assert_eq!(read(&other, "f", 0, 3 * CHUNK).await.unwrap(), content(1));
+}
+
+#[tokio::test]
+async fn a_directory_that_is_lost_is_told_and_costs_nothing_beside_it() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    let dir = first.dir(first.root, "dir").await;
+    first.put(dir, "f", &[(0, b"in a directory")]).await;
+    first.put(first.root, "g", &[(0, b"beside")]).await;
+    first.commit().await.unwrap();
+    let machine = second(&shared).await;
+    let root = machine.root;
+    let attr = machine.call(|d| d.lookup(root, b"dir")).await.unwrap();
+    let tree = machine
+        .volume
+        .unloaded_tree(Ino(attr.ino.0 & Ino::MAX.0))
+        .unwrap()
+        .unwrap();
+    assert!(shared.blocks.lose(&tree.root.cid));
+    let look = machine.call(|d| d.lookup(attr.ino, b"f")).await;
+    assert!(matches!(look, Err(FsError::Lost(_))), "{look:?}");
+    assert_eq!(losses(&machine)[0].path, "dir");
+    machine.put(root, "g", &[(0, b"changed")]).await;
+    machine.commit().await.unwrap();
+    assert_whole(&shared, &machine).await;
+    drop(machine);
+    let third = second(&shared).await;
+    assert_eq!(read(&third, "g", 0, 7).await.unwrap(), b"changed");
+    let root = third.root;
+    let attr = third.call(|d| d.lookup(root, b"dir")).await.unwrap();
+    assert!(third.call(|d| d.lookup(attr.ino, b"f")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_whose_page_is_lost_is_published_anew_by_who_knows_what_is_in_it() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let dir = machine.dir(machine.root, "dir").await;
+    for name in ["a", "b", "c"] {
+        machine.put(dir, name, &[(0, name.as_bytes())]).await;
+    }
+    machine.commit().await.unwrap();
+    let inner = Ino(dir.0 & Ino::MAX.0);
+    let page = published(&machine, inner);
+    assert!(shared.blocks.lose(&page));
+    // Found out by a commit that needs the page, with nothing in the cache.
+    let machine = machine.crash(&shared);
+    machine.put(dir, "more", &[(0, b"more")]).await;
+    machine.commit().await.unwrap();
+    assert_whole(&shared, &machine).await;
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+    // Found out by a look at the node: the same page has the same name.
+    let page = published(&machine, inner);
+    assert!(shared.blocks.lose(&page));
+    let machine = machine.crash(&shared);
+    let lost = LostBlock {
+        cid: page,
+        chunk: None,
+        why: "gone".to_owned(),
+    };
+    machine.volume.note_lost(inner, &page, &lost);
+    machine.commit().await.unwrap();
+    machine.commit().await.unwrap();
+    assert!(losses(&machine).is_empty());
+    assert!(shared.blocks.has(&page).await.unwrap());
+    assert_whole(&shared, &machine).await;
+}
+
+fn published(machine: &Machine, dir: Ino) -> cid::Cid {
+    let cut = machine.volume.cut().unwrap();
+    cut.published_tree(dir).unwrap().unwrap().root.cid
+}
