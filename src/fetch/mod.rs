@@ -126,6 +126,16 @@ impl Fetcher {
             .await
     }
 
+    /// Loads a directory into a volume that is not shown, perhaps.
+    pub(crate) async fn load_directory(
+        &self,
+        volume: Arc<dyn DirectorySink>,
+        dir: Ino,
+    ) -> Result<(), FsError> {
+        self.within(directory::load(&self.source, volume, dir, self.patience))
+            .await
+    }
+
     /// Where its blocks come from.
     pub(crate) fn source(&self) -> &Source {
         &self.source

@@ -584,7 +584,7 @@ async fn a_root_of_another_volume_is_not_mounted() {
         other => panic!("{other:?}"),
     }
     stage.memory.lose(&header_block.cid);
-    assert!(matches!(load(2).await, Err(FsError::Damaged(_))));
+    assert!(matches!(load(2).await, Err(FsError::Lost(_))));
     let not_a_root = stage.fetcher.load_root(&tree.root.cid, &volume(2)).await;
     assert!(matches!(not_a_root, Err(FsError::Damaged(_))));
 }

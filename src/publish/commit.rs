@@ -495,6 +495,12 @@ async fn take_as_head(
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
         ("pending", None),
+        // What stands above the tree can be put again without any cache.
+        (
+            "root-block",
+            Some(Bytes::copy_from_slice(&pending.root_bytes)),
+        ),
+        ("document", Some(Bytes::copy_from_slice(&pending.document))),
         (head::TAKEN_OVER, None),
         ("grace", Some(grace.to_bytes())),
     ])?;

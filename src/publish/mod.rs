@@ -6,7 +6,8 @@
 //! leaves, so that a crash is followed by exactly these. Nothing is named before it is pinned, and
 //! nothing settles on a promise: the record is read back.
 //!
-//! [`Publisher`] decides when; `commit` does it; `head` knows the last commit and what the name and
+//! [`Publisher`] decides when; `commit` does it; `sample` looks whether the node still has it, `heal`
+//! mends and marks what it has lost; `head` knows the last commit and what the name and
 //! the chain say of it. Called by `run`.
 
 mod build;
@@ -15,6 +16,7 @@ mod grace;
 mod head;
 mod heal;
 mod queue;
+mod sample;
 mod upload;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! When a commit is made: some time after the last change, a bounded time after the first, at once
 //! on demand; and again, with patience, after it failed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::PublishError;
 use super::commit::{Context, Done, commit, renew};
 use super::head::{self, Head};
+use super::sample::Sampler;
 use super::upload::Receipts;
 use crate::fs::{Access, Volume};
 
@@ -25,6 +27,10 @@ const STALL: Duration = Duration::from_secs(600);
 /// The pause after a failure: from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Before the first look at what the node has, and between two.
+const FIRST_SAMPLE: Duration = Duration::from_secs(10);
+const SAMPLE: Duration = Duration::from_secs(60);
 
 /// How often the name record is put again.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
@@ -87,6 +93,7 @@ pub struct Publisher {
     receipts: Receipts,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
+    sampler: JoinHandle<()>,
 }
 
 impl Publisher {
@@ -97,8 +104,11 @@ impl Publisher {
         let (stop, stopped) = watch::channel(false);
         let status = Arc::new(Mutex::new(PublishStatus::default()));
         let receipts = Receipts::new();
+        let wanted = Arc::new(AtomicBool::new(false));
+        let sampler = runtime.spawn(sample(context.clone(), Arc::clone(&wanted)));
         let worker = Worker {
             context,
+            wanted,
             timing,
             receipts: receipts.clone(),
             status: Arc::clone(&status),
@@ -114,6 +124,7 @@ impl Publisher {
             status,
             receipts,
             stop,
+            sampler,
             task: Mutex::new(Some(task)),
         }
     }
@@ -145,6 +156,7 @@ impl Publisher {
     /// Ends it; a commit under way is given up.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
+        self.sampler.abort();
         let task = lock(&self.task).take();
         if let Some(task) = task {
             let _ = timeout(Duration::from_secs(5), task).await;
@@ -154,6 +166,7 @@ impl Publisher {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
+        self.sampler.abort();
         self.stop.send_replace(true);
     }
 }
@@ -166,8 +179,26 @@ pub fn is_idle(volume: &Volume) -> bool {
     volume.activity().is_none() && !left("pending") && !left(head::TAKEN_OVER)
 }
 
+/// Looks at some of what is published, again and again; sets `wanted` when something is lost.
+async fn sample(context: Context, wanted: Arc<AtomicBool>) {
+    let mut sampler = Sampler::begin(&context.volume);
+    let mut pause = FIRST_SAMPLE;
+    loop {
+        sleep(pause).await;
+        pause = SAMPLE;
+        match timeout(SAMPLE, sampler.step(&context)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(_)) => wanted.store(true, Ordering::Release),
+            Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be looked at now"),
+            Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
+        }
+    }
+}
+
 struct Worker {
     context: Context,
+    /// The sampler has found a loss: the next commit looks after it.
+    wanted: Arc<AtomicBool>,
     timing: Timing,
     receipts: Receipts,
     status: Arc<Mutex<PublishStatus>>,
@@ -196,7 +227,10 @@ impl Worker {
                 waiting.push(reply);
             }
             let due = Instant::now() >= not_before
-                && (self.is_due() || self.has_pending() || self.has(head::TAKEN_OVER));
+                && (self.is_due()
+                    || self.has_pending()
+                    || self.has(head::TAKEN_OVER)
+                    || self.wanted.swap(false, Ordering::AcqRel));
             if due || !waiting.is_empty() {
                 let result = tokio::select! {
                     _ = stopped.changed() => Err(PublishError::Stopped),

@@ -37,6 +37,12 @@ impl MemoryStore {
         self.state().blocks.len()
     }
 
+    /// All of them. A test's tool.
+    #[must_use]
+    pub fn all(&self) -> Vec<Cid> {
+        self.state().blocks.keys().copied().collect()
+    }
+
     /// Loses a block, as a damaged node does; whether it was there. A test's tool.
     pub fn lose(&self, cid: &Cid) -> bool {
         self.state().blocks.remove(cid).is_some()

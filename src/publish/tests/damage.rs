@@ -1,10 +1,12 @@
 //! The node loses blocks: what can be mended is, what cannot is told, all else goes on.
 
-use super::rig::{Machine, Shared, second};
+use super::rig::{CALLER, Machine, Shared, second};
 use crate::fs::{FsError, Loss, LostBlock};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
+use crate::publish::sample::Sampler;
+use crate::store::fault::Call;
 use crate::store::{Block, BlockStore};
 use crate::types::Ino;
 
@@ -301,4 +303,100 @@ async fn a_directory_whose_page_is_lost_is_published_anew_by_who_knows_what_is_i
 fn published(machine: &Machine, dir: Ino) -> cid::Cid {
     let cut = machine.volume.cut().unwrap();
     cut.published_tree(dir).unwrap().unwrap().root.cid
+}
+
+/// Steps of a sampler; the most calls of the node that one of them has made.
+async fn sample(machine: &Machine, steps: usize) -> u64 {
+    let mut sampler = Sampler::begin(&machine.volume);
+    let mut most = 0;
+    for _ in 0..steps {
+        machine.store.reset_counts();
+        sampler.step(&machine.context).await.unwrap();
+        most = most.max(machine.store.count(Call::Has) + machine.store.count(Call::Get));
+    }
+    most
+}
+
+#[tokio::test]
+async fn a_block_that_the_node_loses_in_silence_is_put_again_from_the_cache() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let dir = machine.dir(machine.root, "dir").await;
+    let ino = machine.put(dir, "f", &[(0, &content(1))]).await;
+    machine.call(|d| d.link(ino, dir, b"second")).await.unwrap();
+    machine.put(dir, "small", &[(0, b"small")]).await;
+    machine
+        .call(|d| d.symlink(CALLER, dir, b"link", b"target"))
+        .await
+        .unwrap();
+    machine.commit().await.unwrap();
+    // Its cache has what was read.
+    let wanted = machine.tree().await;
+    let all = shared.blocks.all();
+    assert!(all.len() > 9, "{}", all.len());
+    for cid in &all {
+        shared.blocks.lose(cid);
+    }
+    sample(&machine, 3).await;
+    assert!(losses(&machine).is_empty());
+    assert_whole(&shared, &machine).await;
+    assert_eq!(second(&shared).await.tree().await, wanted);
+}
+
+#[tokio::test]
+async fn a_loss_that_nobody_has_read_is_found_by_the_sampler_and_marked() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    let dir = first.dir(first.root, "dir").await;
+    let sub = first.dir(dir, "sub").await;
+    first.put(sub, "f", &[(0, &content(1))]).await;
+    first.commit().await.unwrap();
+    drop(first);
+    let machine = second(&shared).await;
+    shared.blocks.lose(&leaf(1, 2).cid);
+    sample(&machine, 3).await;
+    let told = losses(&machine);
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        (told[0].path.as_str(), told[0].block),
+        ("dir/sub/f", leaf(1, 2).cid)
+    );
+    machine.commit().await.unwrap();
+    assert!(losses(&machine)[0].marked);
+    assert_whole(&shared, &machine).await;
+    // It comes back, from wherever: nobody has to do anything.
+    shared.blocks.put_many(&[leaf(1, 2)]).await.unwrap();
+    machine.commit().await.unwrap();
+    assert!(losses(&machine).is_empty());
+    assert_whole(&shared, &machine).await;
+}
+
+#[tokio::test]
+async fn a_step_costs_the_same_in_a_volume_of_any_size_and_the_round_leaves_nothing_out() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    for i in 0..300 {
+        let name = format!("f{i}");
+        let parent = match i % 3 {
+            0 => machine.root,
+            _ => machine.dir(machine.root, &format!("d{i}")).await,
+        };
+        machine.put(parent, &name, &[(0, name.as_bytes())]).await;
+    }
+    // A terabyte of nothing, with something at its end.
+    let end = vec![8; CHUNK];
+    machine
+        .put(machine.root, "sparse", &[(1 << 40, &end)])
+        .await;
+    machine.commit().await.unwrap();
+    let machine = machine.crash(&shared);
+    for lost in [&b"f0"[..], b"f1", b"f150", b"f299", &end] {
+        assert!(shared.blocks.lose(&leaf_cid(lost)));
+    }
+    // Of 502 entries with 202 pages: what a step may ask for, and what lies on the way.
+    let most = sample(&machine, 40).await;
+    assert!(most < 64, "{most} calls in one step");
+    let mut told: Vec<String> = losses(&machine).into_iter().map(|loss| loss.path).collect();
+    told.sort();
+    assert_eq!(told, ["d1/f1", "d299/f299", "f0", "f150", "sparse"]);
 }

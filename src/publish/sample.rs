@@ -1,0 +1,399 @@
+//! The sampler: asks the node, some blocks a minute, whether it still has what is published. A pin
+//! proves nothing about blocks that a commit did not change.
+//!
+//! Invariant: goes round the whole tree, then the inode table, in order; a step asks for [`BLOCKS`]
+//! blocks and reads the pages on the way to them, whatever the volume's size. A block that is lost is
+//! put again from the cache, else noted. Called by `queue`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cid::Cid;
+use minicbor::bytes::ByteVec;
+use minicbor::{CborLen, Decode, Encode};
+use tokio::time::Instant;
+
+use super::PublishError;
+use super::commit::Context;
+use super::head::Head;
+use super::heal::is_there;
+use crate::fetch::source::Held;
+use crate::fs::{FsError, LostBlock, Volume};
+use crate::journal::record::Record as _;
+use crate::pack::entry::{Entry, Kind, TreeRef};
+use crate::pack::root::Root;
+use crate::pack::tree::{self, TreeKind};
+use crate::pack::{chunk, cid as form, dagpb, file};
+use crate::store::Block;
+use crate::types::Ino;
+
+/// Blocks that a step asks for.
+const BLOCKS: u64 = 32;
+/// Steps after which the place is kept.
+const KEEP_AFTER: u32 = 16;
+/// How long the blocks on the way to a place may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How far the round is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+struct Place {
+    /// In the inode table, which comes after the tree.
+    #[n(0)]
+    table: bool,
+    /// The directory, as names from the root.
+    #[n(1)]
+    dirs: Vec<ByteVec>,
+    /// The last entry of it that is done.
+    #[n(2)]
+    after: Option<ByteVec>,
+    /// The first chunk of the next entry that is not done.
+    #[n(3)]
+    chunk: u64,
+}
+
+/// A round under way.
+pub(super) struct Sampler {
+    place: Place,
+    /// Blocks that this step may still ask for.
+    left: u64,
+    /// Losses found in this step.
+    found: u64,
+    /// The directory of the place and those above it, from the root.
+    above: Vec<Ino>,
+    steps: u32,
+}
+
+/// What a block is needed for.
+#[derive(Clone, Copy)]
+struct Need {
+    ino: Ino,
+    /// The content or tree.
+    of: Cid,
+    /// Length of the content.
+    size: Option<u64>,
+}
+
+impl Sampler {
+    /// Goes on where an earlier run was.
+    pub(super) fn begin(volume: &Volume) -> Self {
+        Self {
+            place: volume.meta("sample").ok().flatten().unwrap_or_default(),
+            left: 0,
+            found: 0,
+            above: Vec::new(),
+            steps: 0,
+        }
+    }
+
+    /// A step; how many losses it has found.
+    pub(super) async fn step(&mut self, context: &Context) -> Result<u64, PublishError> {
+        (self.left, self.found) = (BLOCKS, 0);
+        let head: Option<Head> = context.volume.meta("head")?;
+        let Some(cid) = head.and_then(|head| head.root) else {
+            return Ok(0);
+        };
+        if self.place == Place::default() {
+            self.top(context).await?;
+        }
+        let source = context.node.fetcher.source();
+        let data = source.node(&cid.0, Instant::now() + PATIENCE).await?;
+        let root = Root::decode(&Block { cid: cid.0, data })?;
+        while self.left > 0 {
+            let ended = match self.place.table {
+                false => self.directory(context, root.tree).await?,
+                true => self.table(context, root.table).await?,
+            };
+            if ended {
+                break;
+            }
+        }
+        self.steps += 1;
+        if self.steps.is_multiple_of(KEEP_AFTER) {
+            context
+                .volume
+                .keep(vec![("sample", Some(self.place.to_bytes()))])?;
+        }
+        Ok(self.found)
+    }
+
+    /// Asks for what stands above the tree, all of which is kept here.
+    async fn top(&mut self, context: &Context) -> Result<(), PublishError> {
+        let store = &context.node.store;
+        for name in ["root-block", "document", "header"] {
+            let Some(data) = context.volume.raw_meta(name)? else {
+                continue;
+            };
+            let cid = match name {
+                "root-block" => form::node_cid(&data),
+                _ => form::leaf_cid(&data),
+            };
+            self.left = self.left.saturating_sub(1);
+            if !store.has(&cid).await? {
+                store.put_many(&[Block { cid, data }]).await?;
+                tracing::info!(block = %cid, name, "a lost block is put again");
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on in a directory. True when the step has done enough.
+    async fn directory(&mut self, context: &Context, root: TreeRef) -> Result<bool, PublishError> {
+        let Some(tree) = self.descend(context, root).await? else {
+            return Ok(false);
+        };
+        let ino = self.above.last().copied().unwrap_or(Ino::ROOT);
+        let Some(entries) = self
+            .entries(context, TreeKind::Directory, ino, tree)
+            .await?
+        else {
+            self.leave();
+            return Ok(false);
+        };
+        if entries.is_empty() {
+            self.leave();
+            return Ok(false);
+        }
+        for entry in entries {
+            let below = entry.inode.as_ref().map(|inode| &inode.kind);
+            if let Some(Kind::Directory(tree)) = below
+                && !tree.root.damaged
+            {
+                self.place.dirs.push(entry.key.to_vec().into());
+                self.place.after = None;
+                return Ok(false);
+            }
+            if !self.entry(context, &entry).await? {
+                return Ok(true);
+            }
+            self.place.after = Some(entry.key.to_vec().into());
+            if self.left == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes on in the inode table, at whose end the round ends.
+    async fn table(&mut self, context: &Context, table: TreeRef) -> Result<bool, PublishError> {
+        self.above.clear();
+        let entries = self
+            .entries(context, TreeKind::Table, Ino::ROOT, table)
+            .await?;
+        let entries = entries.unwrap_or_default();
+        if entries.is_empty() {
+            self.place = Place::default();
+            return Ok(true);
+        }
+        for entry in entries {
+            if !self.entry(context, &entry).await? {
+                return Ok(true);
+            }
+            self.place.after = Some(entry.key.to_vec().into());
+            if self.left == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The directory of the place; `None` when it is gone, and the place one above it.
+    async fn descend(
+        &mut self,
+        context: &Context,
+        root: TreeRef,
+    ) -> Result<Option<TreeRef>, PublishError> {
+        let source = context.node.fetcher.source();
+        let mut tree = root;
+        self.above = vec![Ino::ROOT];
+        for (depth, name) in self.place.dirs.clone().into_iter().enumerate() {
+            let found = source
+                .solve(&mut Held::new(), Instant::now() + PATIENCE, |held| {
+                    tree::lookup(TreeKind::Directory, &tree, &name, held)
+                })
+                .await?;
+            match found.map(|entry| (entry.ino, entry.inode.map(|inode| inode.kind))) {
+                Some((ino, Some(Kind::Directory(below)))) if !below.root.damaged => {
+                    self.above.push(ino);
+                    tree = below;
+                }
+                _ => {
+                    self.place.dirs.truncate(depth + 1);
+                    self.leave();
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(tree))
+    }
+
+    /// The next entries of a tree, whose pages are asked for; `None` when they cannot be read.
+    async fn entries(
+        &mut self,
+        context: &Context,
+        kind: TreeKind,
+        ino: Ino,
+        tree: TreeRef,
+    ) -> Result<Option<Vec<Entry>>, PublishError> {
+        let limit = usize::try_from(self.left).unwrap_or(1).max(1);
+        let after = self.place.after.clone();
+        let mut held = Held::new();
+        let source = context.node.fetcher.source();
+        let entries = source
+            .solve(&mut held, Instant::now() + PATIENCE, |held| {
+                let after = after.as_ref().map(|after| after.as_slice());
+                tree::scan(kind, &tree, after, limit, held)
+            })
+            .await;
+        let need = Need {
+            ino,
+            of: tree.root.cid,
+            size: None,
+        };
+        match entries {
+            Ok(entries) => {
+                for page in held.keys() {
+                    self.ask(context, need, page, None).await?;
+                }
+                Ok(Some(entries))
+            }
+            Err(FsError::Lost(lost)) => {
+                self.note(context, need, &lost).await;
+                Ok(None)
+            }
+            Err(FsError::Damaged(why)) => {
+                tracing::warn!(why, "a page of the tree cannot be read");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for the blocks of an entry's own. False when there are more than this step may ask for.
+    async fn entry(&mut self, context: &Context, entry: &Entry) -> Result<bool, PublishError> {
+        match entry.inode.as_ref().map(|inode| &inode.kind) {
+            Some(Kind::Symlink(target)) => {
+                let (block, _) = dagpb::symlink(target)?;
+                self.left = self.left.saturating_sub(1);
+                if !context.node.store.has(&block.cid).await? {
+                    context.node.store.put_many(&[block]).await?;
+                }
+                Ok(true)
+            }
+            Some(Kind::File {
+                content,
+                size,
+                holes,
+            }) if !content.damaged => {
+                let first = self.place.chunk;
+                let runs = || holes.runs().iter().filter(|run| run.end > first + 1);
+                // Of a hole all leaves are one.
+                let first = match runs().next() {
+                    Some(run) if run.start <= first => run.end - 1,
+                    _ => first,
+                };
+                let next_hole = runs().map(|run| run.start + 1).find(|end| *end > first);
+                let count = chunk::count(*size);
+                let end = count
+                    .min(first.saturating_add(self.left.max(1)))
+                    .min(next_hole.unwrap_or(u64::MAX));
+                let need = Need {
+                    ino: entry.ino,
+                    of: content.cid,
+                    size: Some(*size),
+                };
+                let whole = self.file(context, need, first..end).await?;
+                self.place.chunk = if whole && end < count { end } else { 0 };
+                Ok(self.place.chunk == 0)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Asks for some chunks of a file, and the nodes above them. False at the first that is lost.
+    async fn file(
+        &mut self,
+        context: &Context,
+        need: Need,
+        chunks: std::ops::Range<u64>,
+    ) -> Result<bool, PublishError> {
+        let mut held = Held::new();
+        let source = context.node.fetcher.source();
+        let leaves = source
+            .solve(&mut held, Instant::now() + PATIENCE, |held| {
+                file::leaves(&need.of, need.size.unwrap_or(0), chunks.clone(), held)
+            })
+            .await;
+        let leaves = match leaves {
+            Err(FsError::Lost(lost)) => {
+                self.note(context, need, &lost).await;
+                return Ok(false);
+            }
+            other => other?,
+        };
+        let nodes = held.keys().map(|cid| (None, *cid));
+        let leaves = leaves.into_iter().map(|(chunk, cid)| (Some(chunk), cid));
+        for (chunk, cid) in nodes.chain(leaves) {
+            if !self.ask(context, need, &cid, chunk).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks for one block; one of eight is read. What is lost is put again, or noted: then false.
+    async fn ask(
+        &mut self,
+        context: &Context,
+        need: Need,
+        cid: &Cid,
+        chunk: Option<u64>,
+    ) -> Result<bool, PublishError> {
+        self.left = self.left.saturating_sub(1);
+        let store = &context.node.store;
+        let mut dice = [0];
+        let _ = getrandom::fill(&mut dice);
+        let there = match dice[0] < 32 {
+            true => is_there(store.as_ref(), cid).await?,
+            false => store.has(cid).await?,
+        };
+        if there {
+            return Ok(true);
+        }
+        let source = context.node.fetcher.source();
+        if let Some(data) = source.cached(cid, &need.of, need.size, chunk).await? {
+            store.put_many(&[Block { cid: *cid, data }]).await?;
+            tracing::info!(block = %cid, "a lost block is put again");
+            return Ok(true);
+        }
+        let lost = LostBlock {
+            cid: *cid,
+            chunk,
+            why: format!("block {cid} is missing"),
+        };
+        self.note(context, need, &lost).await;
+        Ok(false)
+    }
+
+    /// Notes a loss. The directories that lead to it come here before: its entry is to be written.
+    async fn note(&mut self, context: &Context, need: Need, lost: &LostBlock) {
+        self.found += 1;
+        for dir in self.above.iter().filter(|dir| **dir != need.ino) {
+            let volume = Arc::clone(&context.volume);
+            if let Err(error) = context.node.fetcher.load_directory(volume, *dir).await {
+                tracing::debug!(%error, "the directory of what is lost cannot be read");
+                break;
+            }
+        }
+        context.volume.note_lost(need.ino, &need.of, lost);
+    }
+
+    /// Leaves a directory that is done; the inode table comes after the root.
+    fn leave(&mut self) {
+        self.place.chunk = 0;
+        match self.place.dirs.pop() {
+            Some(done) => self.place.after = Some(done),
+            None => (self.place.table, self.place.after) = (true, None),
+        }
+    }
+}
