@@ -1,6 +1,7 @@
 //! What the node must lose, and what it loses: garbage, and blocks that somebody needs.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -55,4 +56,78 @@ fn the_node_gives_back_the_room_of_what_nothing_holds_while_the_drive_is_in_use(
     assert_pattern(&machine.dir().join("kept"), 1, 3 * MIB as u64);
     assert_pattern(&machine.dir().join("new"), 2, 3 * MIB as u64);
     machine.stop();
+}
+
+/// A machine with `f` of 3 MiB and `g`, published, whose daemon is stopped.
+fn published() -> Machine {
+    let mut machine = Machine::demo();
+    fs::write(machine.dir().join("f"), pattern(1, 0, 3 * MIB)).expect("writable");
+    fs::create_dir(machine.dir().join("dir")).expect("a directory");
+    fs::write(machine.dir().join("dir/g"), pattern(2, 0, 100_000)).expect("writable");
+    machine.stop();
+    machine
+}
+
+#[test]
+fn a_block_that_the_node_loses_in_silence_comes_back_from_this_machine() {
+    let mut machine = published();
+    let leaf = leaf_file(&machine, &pattern(1, MIB as u64, MIB));
+    fs::remove_file(&leaf).expect("a leaf");
+    machine.start();
+    wait_until("the block is back", SOON, || leaf.exists());
+    machine.stop();
+    fs::remove_dir_all(machine.cache()).expect("a cache");
+    let mut second = Machine::second(&machine);
+    assert_pattern(&second.dir().join("f"), 1, 3 * MIB as u64);
+    second.stop();
+}
+
+#[test]
+fn a_lost_block_costs_its_file_and_the_status_names_it_until_it_is_written_anew() {
+    let mut machine = published();
+    fs::remove_dir_all(machine.cache()).expect("a cache");
+    let lost = pattern(1, MIB as u64, MIB);
+    fs::remove_file(leaf_file(&machine, &lost)).expect("a leaf");
+    machine.start();
+    let path = machine.dir().join("f");
+    let file = File::open(&path).expect("listed and opened as ever");
+    let mut byte = [0];
+    let read = file.read_exact_at(&mut byte, MIB as u64 + 5);
+    let errno = read.expect_err("a lost chunk").raw_os_error();
+    assert_eq!(errno, Some(rustix::io::Errno::IO.raw_os_error()));
+    file.read_exact_at(&mut byte, 2 * MIB as u64)
+        .expect("a chunk that is there");
+    let row = machine.token("1");
+    assert_eq!(row["damaged"][0]["path"], "f", "{row:#}");
+    assert_eq!(row["damaged"][0]["cid"], leaf_cid(&lost).to_string());
+    let told = machine.ask(&["status"]).ok().stdout;
+    assert!(told.contains("lost block"), "{told}");
+    // Everything else goes on, and is published.
+    fs::write(machine.dir().join("new"), pattern(3, 0, 100_000)).expect("writable");
+    machine.flush();
+    // What is written into the file beside the loss stays here, and flushing says so.
+    let file = File::options().write(true).open(&path).expect("writable");
+    file.write_all_at(b"edit", MIB as u64 + 7).expect("written");
+    file.sync_all().expect("durable on this machine");
+    let flushed = machine.ask(&["flush"]);
+    assert_eq!(flushed.code, Some(7), "{flushed:?}");
+    assert!(flushed.stderr.contains("lost blocks of f"), "{flushed:?}");
+    drop(file);
+    machine.terminate();
+    // Also for a machine that knows nothing of it.
+    let mut second = Machine::second(&machine);
+    let read = fs::read(second.dir().join("f")).expect_err("a lost chunk");
+    assert_eq!(read.raw_os_error(), errno);
+    assert_pattern(&second.dir().join("new"), 3, 100_000);
+    assert_pattern(&second.dir().join("dir/g"), 2, 100_000);
+    second.terminate();
+    drop(second);
+    machine.start();
+    fs::write(&path, pattern(9, 0, 2 * MIB)).expect("written anew");
+    machine.flush();
+    assert_eq!(machine.token("1")["damaged"], serde_json::json!([]));
+    machine.stop();
+    let mut second = Machine::second(&machine);
+    assert_pattern(&second.dir().join("f"), 9, 2 * MIB as u64);
+    second.stop();
 }
