@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::flight::Flights;
 use super::source::{Held, Source, blocking};
 use crate::cache::{CHUNK_BYTES, Presence};
-use crate::fs::{FsError, LostBlock};
+use crate::fs::FsError;
 use crate::pack::{chunk, cid, file};
 
 const _: () = assert!(CHUNK_BYTES == chunk::CHUNK_SIZE);
@@ -148,9 +148,9 @@ impl Contents {
             return Ok(());
         }
         let bytes = match self.source.block(&leaf, deadline).await {
-            Err(FsError::Lost(lost)) => {
-                let chunk = Some(chunk);
-                return Err(FsError::Lost(LostBlock { chunk, ..lost }));
+            Err(FsError::Lost(mut lost)) => {
+                lost.chunk = Some(chunk);
+                return Err(FsError::Lost(lost));
             }
             other => other?,
         };

@@ -197,11 +197,11 @@ pub(crate) fn damaged(error: &PackError) -> FsError {
 
 /// The node does not have `cid`, or not as it was.
 fn lost(cid: &Cid, why: String) -> FsError {
-    FsError::Lost(LostBlock {
+    FsError::Lost(Box::new(LostBlock {
         cid: *cid,
         chunk: None,
         why,
-    })
+    }))
 }
 
 /// Runs what hashes, or waits for the local disk, beside the runtime.

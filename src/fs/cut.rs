@@ -271,7 +271,7 @@ impl Cut {
                 let version = file.content.version;
                 self.volume.note_stuck(ino, &base.cid, lost, version)
             }
-            None => Err(FsError::Lost(lost.clone())),
+            None => Err(FsError::Lost(Box::new(lost.clone()))),
         }
     }
 

@@ -423,24 +423,12 @@ fn outer_attr(slot: u16, attr: Attr) -> Attr {
 
 fn outer_error(slot: u16, error: FsError) -> FsError {
     match error {
-        FsError::NotLocal(Want::Directory { dir, .. }) => {
-            FsError::NotLocal(Want::Directory { slot, dir })
+        FsError::NotLocal(mut want) => {
+            match want.as_mut() {
+                Want::Directory { slot: of, .. } | Want::Content { slot: of, .. } => *of = slot,
+            }
+            FsError::NotLocal(want)
         }
-        FsError::NotLocal(Want::Content {
-            ino,
-            cid,
-            size,
-            offset,
-            len,
-            ..
-        }) => FsError::NotLocal(Want::Content {
-            slot,
-            ino,
-            cid,
-            size,
-            offset,
-            len,
-        }),
         other => other,
     }
 }

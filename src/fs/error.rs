@@ -114,7 +114,7 @@ pub enum FsError {
     Damaged(String),
     /// A block is missing on the node or does not verify.
     #[error("damaged: {}", .0.why)]
-    Lost(LostBlock),
+    Lost(Box<LostBlock>),
     /// The network's deadline passed.
     #[error("timed out")]
     TimedOut,
@@ -123,5 +123,5 @@ pub enum FsError {
     Stale,
     /// Not held locally: fetch this and call again.
     #[error("not local")]
-    NotLocal(Want),
+    NotLocal(Box<Want>),
 }

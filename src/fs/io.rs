@@ -39,14 +39,14 @@ impl Volume {
                 (Source::Base, _, Some(base)) => {
                     let (cid, size) = (base.cid.0, base.size);
                     if !self.cache.read(&cid, size, range.start, part) {
-                        return Err(FsError::NotLocal(Want::Content {
+                        return Err(FsError::NotLocal(Box::new(Want::Content {
                             slot: 0,
                             ino: file.ino,
                             cid,
                             size,
                             offset: range.start,
                             len: range.end - range.start,
-                        }));
+                        })));
                     }
                 }
                 _ => {}

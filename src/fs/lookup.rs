@@ -170,7 +170,10 @@ impl Volume {
         if state.loaded {
             Ok(state)
         } else {
-            Err(FsError::NotLocal(Want::Directory { slot: 0, dir }))
+            Err(FsError::NotLocal(Box::new(Want::Directory {
+                slot: 0,
+                dir,
+            })))
         }
     }
 

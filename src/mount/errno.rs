@@ -98,10 +98,10 @@ mod tests {
             (FsError::NoRoom, Errno::ENOSPC),
             (FsError::Disk(why()), Errno::EIO),
             (FsError::Damaged(why()), Errno::EIO),
-            (FsError::Lost(lost()), Errno::EIO),
+            (FsError::Lost(Box::new(lost())), Errno::EIO),
             (FsError::TimedOut, Errno::ETIMEDOUT),
             (FsError::Stale, Errno::ESTALE),
-            (FsError::NotLocal(want), Errno::EIO),
+            (FsError::NotLocal(Box::new(want)), Errno::EIO),
         ]
     }
 

@@ -238,6 +238,7 @@ fn finish<R, T, C, S>(
     match result {
         Ok(value) => pending.send(send, value),
         Err(FsError::NotLocal(want)) => {
+            let want = *want;
             let deadline = Instant::now() + shared.patience;
             let call = call();
             runtime.spawn(Arc::clone(shared).resolve(deadline, want, pending, call, send));
@@ -281,6 +282,7 @@ impl Shared {
             match result {
                 Ok(value) => return pending.send(send, value),
                 Err(FsError::NotLocal(next)) => {
+                    let next = *next;
                     if next == want {
                         sleep(PAUSE).await;
                     }

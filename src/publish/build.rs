@@ -42,7 +42,7 @@ pub(super) async fn build(
                 None => Ok(content),
                 Some(lost) => Err(lost),
             },
-            Err(PublishError::Local(FsError::Lost(lost))) => Err(lost),
+            Err(PublishError::Local(FsError::Lost(lost))) => Err(*lost),
             Err(error) => return Err(error),
         };
         match content {

@@ -144,7 +144,7 @@ impl Copier {
         for _ in 0..TRIES {
             match call() {
                 Err(FsError::NotLocal(want)) => {
-                    self.runtime.block_on(self.ground.fetcher.fetch(want))?;
+                    self.runtime.block_on(self.ground.fetcher.fetch(*want))?;
                 }
                 other => return other,
             }

@@ -121,7 +121,10 @@ impl Rig {
         loop {
             match self.drive.read(ino, fh, offset, len) {
                 Ok(bytes) => return bytes,
-                Err(FsError::NotLocal(Want::Content { cid, size, .. })) => {
+                Err(FsError::NotLocal(want)) => {
+                    let Want::Content { cid, size, .. } = *want else {
+                        panic!("{want:?}");
+                    };
                     let content = self.published.get(&cid).expect("published content");
                     assert_eq!(content.len() as u64, size);
                     for (index, part) in content.chunks(CHUNK_SIZE as usize).enumerate() {

@@ -124,7 +124,7 @@ fn answer(seen: &Receiver<Seen>) -> Seen {
 fn lacking(wants: Vec<Want>) -> impl FnMut() -> Result<u32, FsError> {
     let mut wants = wants.into_iter();
     move || match wants.next() {
-        Some(want) => Err(FsError::NotLocal(want)),
+        Some(want) => Err(FsError::NotLocal(Box::new(want))),
         None => Ok(7),
     }
 }
@@ -173,7 +173,7 @@ fn more_calls_than_may_fetch_at_once_all_end_at_their_own_deadline() {
 #[test]
 fn what_is_evicted_again_and_again_ends_at_the_deadline_too() {
     let rig = Rig::new(SHORT, brings);
-    let seen = rig.serve(Lane::Look, || Err(FsError::NotLocal(dir(1))));
+    let seen = rig.serve(Lane::Look, || Err(FsError::NotLocal(Box::new(dir(1)))));
     assert_eq!(answer(&seen), Err(errno::of(&FsError::TimedOut).code()));
     // It pauses between the fetches.
     let most = SHORT.as_millis() / PAUSE.as_millis() + 2;
@@ -202,7 +202,7 @@ fn a_panic_is_an_io_error_for_its_caller_and_nothing_for_the_others() {
     let mut first = true;
     let later = rig.serve(Lane::Look, move || {
         if std::mem::take(&mut first) {
-            return Err(FsError::NotLocal(dir(1)));
+            return Err(FsError::NotLocal(Box::new(dir(1))));
         }
         panic!("a defect after the fetch, on purpose")
     });
@@ -245,7 +245,7 @@ fn a_write_that_lacks_something_keeps_its_bytes_until_it_can_go_on() {
             let bytes = request.clone();
             move |_: &Drive, _: &mut Answer| Ok(u32::from(bytes.iter().sum::<u8>()))
         };
-        let first = |_: &Drive| Err(FsError::NotLocal(dir(1)));
+        let first = |_: &Drive| Err(FsError::NotLocal(Box::new(dir(1))));
         rig.pool
             .serve_borrowed(Lane::Change, "test", Answer(sender), first, own, ok);
     }

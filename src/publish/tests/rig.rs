@@ -222,7 +222,7 @@ impl Machine {
     ) -> Result<T, FsError> {
         loop {
             match call(&self.drive) {
-                Err(FsError::NotLocal(want)) => self.context.node.fetcher.fetch(want).await?,
+                Err(FsError::NotLocal(want)) => self.context.node.fetcher.fetch(*want).await?,
                 other => return other,
             }
         }
