@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Reply, Request, Step, frame};
@@ -27,7 +27,8 @@ const LONGEST_REQUEST: usize = 64 * 1024;
 /// What answers requests.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. Runs to its end even when the peer goes away.
+    /// Answers one request. Runs to its end even when the peer goes away, which
+    /// [`Progress::peer_left`] tells.
     async fn handle(
         &self,
         request: Request,
@@ -38,14 +39,18 @@ pub trait Handler: Send + Sync + 'static {
     fn replied(&self) {}
 }
 
-/// Where a handler says how far it is; sent on with the next beat.
+/// Where a handler says how far it is, which is sent on with the next beat, and hears that nobody
+/// listens any more.
 #[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<Mutex<Step>>);
+pub struct Progress {
+    step: Arc<Mutex<Step>>,
+    left: Arc<watch::Sender<bool>>,
+}
 
 impl Progress {
     /// Says it.
     pub fn set(&self, what: &str, pending_bytes: u64) {
-        let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         what.clone_into(&mut step.what);
         step.pending_bytes = pending_bytes;
     }
@@ -53,10 +58,16 @@ impl Progress {
     /// The last that was said.
     #[must_use]
     pub fn get(&self) -> Step {
-        self.0
+        self.step
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Returns when the peer has gone away.
+    pub async fn peer_left(&self) {
+        // Its sender lives as long as it does.
+        drop(self.left.subscribe().wait_for(|left| *left).await);
     }
 }
 
@@ -102,7 +113,8 @@ async fn converse(
         return send(&mut stream, &refused).await;
     }
     let progress = Progress::default();
-    // A task of its own: a peer that goes away must not stop a transaction half way.
+    // A task of its own: a peer that goes away must not stop a transaction half way. What may end
+    // for that listens to `Progress::peer_left`.
     let mut work = tokio::spawn({
         let (progress, handler) = (progress.clone(), Arc::clone(&handler));
         async move { handler.handle(request, &progress).await }
@@ -110,7 +122,13 @@ async fn converse(
     let outcome = loop {
         match timeout(BEAT, &mut work).await {
             Ok(outcome) => break outcome,
-            Err(_) => send(&mut stream, &Reply::Progress(progress.get())).await?,
+            Err(_) => {
+                let beat = Reply::Progress(progress.get());
+                if send(&mut stream, &beat).await.is_err() {
+                    progress.left.send_replace(true);
+                    break work.await;
+                }
+            }
         }
     };
     let reply = match outcome {

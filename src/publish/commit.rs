@@ -30,6 +30,9 @@ use crate::pack::{Child, chunk, cid as form, tree};
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
+/// The value of a volume that stands from before a commit leaves until it is the head.
+pub(super) const PENDING: &str = "pending";
+
 /// Life of a name record, seconds: one year.
 const LIFE_S: u64 = 365 * 86_400;
 
@@ -79,17 +82,17 @@ pub(super) struct Pending {
     pub(super) root: CidBytes,
     /// The root's block.
     #[n(2)]
-    root_bytes: minicbor::bytes::ByteVec,
+    pub(super) root_bytes: minicbor::bytes::ByteVec,
     /// The usage metadata.
     #[n(3)]
-    document: minicbor::bytes::ByteVec,
+    pub(super) document: minicbor::bytes::ByteVec,
     /// The name record.
     #[n(4)]
-    record: minicbor::bytes::ByteVec,
+    pub(super) record: minicbor::bytes::ByteVec,
     #[n(5)]
-    time_s: u64,
+    pub(super) time_s: u64,
     #[n(6)]
-    uploads: u64,
+    pub(super) uploads: u64,
 }
 
 /// The version vector of the head: for each writer its last commit in the tree.
@@ -217,7 +220,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let pending = prepare(context, &head, &root, root_block)?;
     context
         .volume
-        .keep(vec![("pending", Some(pending.to_bytes()))])?;
+        .keep(vec![(PENDING, Some(pending.to_bytes()))])?;
     publish(context, &pending, &head, receipts).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     settle(&cut, &changes, Arc::new(built)).await?;
@@ -494,7 +497,7 @@ async fn take_as_head(
     volume.keep(vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
-        ("pending", None),
+        (PENDING, None),
         // What stands above the tree can be put again without any cache.
         (
             "root-block",
@@ -514,7 +517,7 @@ async fn take_as_head(
 /// and it was never named. What it held stays marked as changed and comes with the next commit.
 async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let Some(pending) = volume.meta::<Pending>("pending")? else {
+    let Some(pending) = volume.meta::<Pending>(PENDING)? else {
         return Ok(());
     };
     let head: Head = volume.meta("head")?.unwrap_or_default();
@@ -538,7 +541,7 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
                 next: pending.sequence + 1,
                 ..head
             };
-            let values = vec![("head", Some(head.to_bytes())), ("pending", None)];
+            let values = vec![("head", Some(head.to_bytes())), (PENDING, None)];
             Ok(volume.keep(values)?)
         }
         Err(error) => Err(error),

@@ -8,7 +8,7 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
-use super::commit::{Context, Node, Pending, Versions};
+use super::commit::{Context, Node, PENDING, Pending, Versions};
 use super::grace::Grace;
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
@@ -149,7 +149,7 @@ pub async fn bootstrap(
             Bootstrap::New
         });
     };
-    let pending: Option<Pending> = volume.meta("pending")?;
+    let pending: Option<Pending> = volume.meta(PENDING)?;
     let cut_off = pending
         .as_ref()
         .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
@@ -227,7 +227,7 @@ fn supersede(
     Ok(volume.keep(vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
-        ("pending", None),
+        (PENDING, None),
         ("grace", Some(grace.to_bytes())),
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
     ])?)

@@ -62,3 +62,30 @@ pub enum PublishError {
     #[error("pxfs is stopping: not everything is published")]
     Stopped,
 }
+
+impl PublishError {
+    /// Whether another try may help before somebody has done something about it.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => !matches!(error, StoreError::Permanent(_)),
+            Self::Name(error) => !matches!(error, NameError::Permanent(_)),
+            // Room comes back, a cut is made anew, what was slow may be fast, what was lost is put
+            // again where it can be.
+            Self::Local(error) => matches!(
+                error,
+                FsError::NoRoom
+                    | FsError::Invalid
+                    | FsError::TimedOut
+                    | FsError::NotLocal(_)
+                    | FsError::Lost(_)
+            ),
+            Self::Unverified(_) => true,
+            Self::Pack(_)
+            | Self::Conflict(_)
+            | Self::Refused(_)
+            | Self::Damaged(_)
+            | Self::Stopped => false,
+        }
+    }
+}

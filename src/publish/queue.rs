@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
-use super::commit::{Context, Done, commit, renew};
+use super::commit::{Context, Done, PENDING, commit, renew};
 use super::head::{self, Head};
 use super::sample::Sampler;
 use super::upload::Receipts;
@@ -25,8 +25,10 @@ const TICK: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_secs(600);
 
 /// The pause after a failure: from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest while somebody waits for the end.
+const AWAITED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Before the first look at what the node has, and between two.
 const FIRST_SAMPLE: Duration = Duration::from_secs(10);
@@ -115,7 +117,7 @@ impl Publisher {
             failures: 0,
         };
         worker.note_head();
-        if worker.has_pending() {
+        if worker.has(PENDING) {
             lock(&status).unpinned_since_s = Some(0);
         }
         let task = runtime.spawn(worker.run(receiver, stopped));
@@ -129,11 +131,12 @@ impl Publisher {
         }
     }
 
-    /// Publishes everything that was acknowledged before the call. Tries once: the answer says why
-    /// it failed, and trying goes on in the background.
+    /// Publishes everything that was acknowledged before the call: at once, and again with the
+    /// publisher's own patience for as long as another try may help. Whoever has waited long enough
+    /// drops it.
     ///
     /// # Errors
-    /// Not everything is published.
+    /// Why no other try helps. Trying goes on in the background all the same.
     pub async fn flush(&self) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
         self.demands
@@ -146,6 +149,12 @@ impl Publisher {
     #[must_use]
     pub fn status(&self) -> PublishStatus {
         lock(&self.status).clone()
+    }
+
+    /// Moves while publishing comes nearer to its end, and stands still while tries fail.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.receipts.moved()
     }
 
     /// The node removed blocks that nothing held: what it acknowledged once may be gone.
@@ -176,7 +185,7 @@ impl Drop for Publisher {
 #[must_use]
 pub fn is_idle(volume: &Volume) -> bool {
     let left = |name| !volume.raw_meta(name).is_ok_and(|value| value.is_none());
-    volume.activity().is_none() && !left("pending") && !left(head::TAKEN_OVER)
+    volume.activity().is_none() && !left(PENDING) && !left(head::TAKEN_OVER)
 }
 
 /// Looks at some of what is published, again and again; sets `wanted` when something is lost.
@@ -213,8 +222,9 @@ impl Worker {
     ) {
         let mut renewed: Option<Instant> = None;
         let mut not_before = Instant::now();
+        let mut waiting: Vec<Reply> = Vec::new();
         loop {
-            let mut waiting: Vec<Reply> = Vec::new();
+            let known = waiting.len();
             tokio::select! {
                 _ = stopped.changed() => return,
                 demand = demands.recv() => match demand {
@@ -226,23 +236,32 @@ impl Worker {
             while let Ok(reply) = demands.try_recv() {
                 waiting.push(reply);
             }
+            // A new demand is tried at once, one that waits by the pauses below.
+            let asked = waiting.len() > known;
+            waiting.retain(|reply| !reply.is_closed());
             let due = Instant::now() >= not_before
-                && (self.is_due()
-                    || self.has_pending()
+                && (!waiting.is_empty()
+                    || self.is_due()
+                    || self.has(PENDING)
                     || self.has(head::TAKEN_OVER)
                     || self.wanted.swap(false, Ordering::AcqRel));
-            if due || !waiting.is_empty() {
+            if due || asked {
                 let result = tokio::select! {
                     _ = stopped.changed() => Err(PublishError::Stopped),
                     result = self.try_once() => result,
                 };
-                not_before = Instant::now() + self.pause();
-                for reply in waiting {
-                    let _ = reply.send(result.clone());
-                }
                 if *stopped.borrow() {
                     return;
                 }
+                if result
+                    .as_ref()
+                    .map_or_else(|error| !error.may_pass(), |()| true)
+                {
+                    for reply in waiting.drain(..) {
+                        let _ = reply.send(result.clone());
+                    }
+                }
+                not_before = Instant::now() + self.pause(!waiting.is_empty());
             } else if renewed.is_none_or(|at| at.elapsed() >= RENEW) && Instant::now() >= not_before
             {
                 let result = tokio::select! {
@@ -253,7 +272,7 @@ impl Worker {
                     Ok(Ok(())) => renewed = Some(Instant::now()),
                     Ok(Err(error)) => {
                         self.note_failure(error);
-                        not_before = Instant::now() + self.pause();
+                        not_before = Instant::now() + self.pause(false);
                     }
                     Err(_) => not_before = Instant::now() + LONGEST_PAUSE,
                 }
@@ -280,6 +299,7 @@ impl Worker {
             Ok(done) => {
                 self.failures = 0;
                 let stuck = done.stuck.clone();
+                self.receipts.note_end(true);
                 let mut status = lock(&self.status);
                 status.last_error = None;
                 status.unpinned_since_s = None;
@@ -318,9 +338,14 @@ impl Worker {
 
     fn note_failure(&mut self, error: PublishError) {
         self.failures = self.failures.saturating_add(1);
-        let token = self.context.volume.key().token.token;
-        tracing::warn!(%token, %error, failures = self.failures, "not published; it is tried again");
-        lock(&self.status).last_error = Some(error);
+        self.receipts.note_end(false);
+        let (token, failures) = (self.context.volume.key().token.token, self.failures);
+        let before = lock(&self.status).last_error.replace(error.clone());
+        if before.as_ref() == Some(&error) {
+            tracing::debug!(%token, %error, failures, "not published; it is tried again");
+        } else {
+            tracing::warn!(%token, %error, failures, "not published; it is tried again");
+        }
     }
 
     fn note_head(&self) {
@@ -341,25 +366,26 @@ impl Worker {
             || now.saturating_sub(activity.first) >= self.timing.most
     }
 
-    fn has_pending(&self) -> bool {
-        self.failures == 0 && self.has("pending")
-    }
-
     fn has(&self, value: &str) -> bool {
         let value = self.context.volume.raw_meta(value);
         value.is_ok_and(|value| value.is_some())
     }
 
     /// Longer after each failure, and never the same for two machines.
-    fn pause(&self) -> Duration {
+    fn pause(&self, is_awaited: bool) -> Duration {
         if self.failures == 0 {
             return Duration::ZERO;
         }
-        let doubled = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
+        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.failures - 1).min(10));
         let mut noise = [0; 1];
         let _ = getrandom::fill(&mut noise);
+        let longest = if is_awaited {
+            AWAITED_PAUSE
+        } else {
+            LONGEST_PAUSE
+        };
         doubled
-            .min(LONGEST_PAUSE)
+            .min(longest)
             .mul_f64(0.5 + f64::from(noise[0]) / 512.0)
     }
 }

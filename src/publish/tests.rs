@@ -3,5 +3,6 @@
 mod collect;
 mod damage;
 mod faults;
+mod queue;
 mod rig;
 mod trees;

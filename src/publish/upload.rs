@@ -4,8 +4,8 @@
 //! acknowledged as durable. Memory is bounded by the batches in flight, whatever the volume's size.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cid::Cid;
 use lru::LruCache;
@@ -31,17 +31,50 @@ const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(1_000_000) {
 /// A receipt is a hint: what was collected since is found when the root is pinned.
 #[derive(Clone)]
 pub(super) struct Receipts {
-    known: Arc<Mutex<LruCache<Cid, ()>>>,
+    known: Arc<Mutex<Known>>,
     /// Moves with every block that is built or acknowledged: a commit that stands still is stuck.
     pulse: Arc<AtomicU64>,
+    /// See [`Receipts::moved`].
+    moved: Arc<AtomicU64>,
+    /// Whether no try has failed since the last commit: then building is coming on.
+    fresh: Arc<AtomicBool>,
+}
+
+struct Known {
+    blocks: LruCache<Cid, Receipt>,
+    /// Receipts of an earlier age count no more.
+    age: u64,
+}
+
+struct Receipt {
+    age: u64,
+    /// How often the block was acknowledged.
+    times: u32,
 }
 
 impl Receipts {
     pub(super) fn new() -> Self {
         Self {
-            known: Arc::new(Mutex::new(LruCache::new(RECEIPTS))),
+            known: Arc::new(Mutex::new(Known {
+                blocks: LruCache::new(RECEIPTS),
+                age: 0,
+            })),
             pulse: Arc::default(),
+            moved: Arc::new(AtomicU64::new(1)),
+            fresh: Arc::new(AtomicBool::new(true)),
         }
+    }
+
+    /// Moves while publishing comes nearer to its end: with commits, with blocks that the node did
+    /// not have, and with what a first try builds. Not with what a try that fails does again.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// A commit was made, or a try has failed.
+    pub(super) fn note_end(&self, is_made: bool) {
+        self.fresh.store(is_made, Ordering::Relaxed);
+        self.moved.fetch_add(u64::from(is_made), Ordering::Relaxed);
     }
 
     /// What moves while a commit comes on.
@@ -53,27 +86,39 @@ impl Receipts {
         self.pulse.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn note_built(&self) {
+        self.beat();
+        let fresh = self.fresh.load(Ordering::Relaxed);
+        self.moved.fetch_add(u64::from(fresh), Ordering::Relaxed);
+    }
+
     fn has(&self, cid: &Cid) -> bool {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(cid)
-            .is_some()
+        let mut known = self.known();
+        let age = known.age;
+        let receipt = known.blocks.get(cid);
+        receipt.is_some_and(|receipt| receipt.age == age)
     }
 
     fn note(&self, cids: impl Iterator<Item = Cid>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
+        let age = known.age;
         for cid in cids {
-            known.put(cid, ());
+            let before = known.blocks.get(&cid).map_or(0, |receipt| receipt.times);
+            let times = before + 1;
+            known.blocks.put(cid, Receipt { age, times });
+            // What a node has lost comes again; one that loses it every time gets nowhere.
+            let moved = u64::from(times <= 2);
+            self.moved.fetch_add(moved, Ordering::Relaxed);
         }
     }
 
     /// The node lost blocks: no receipt counts any more.
     pub(super) fn forget(&self) {
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.known().age += 1;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +149,7 @@ impl Upload {
 
     /// Sends `block`, sooner or later; waits while too much is in flight.
     pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
-        self.receipts.beat();
+        self.receipts.note_built();
         if self.receipts.has(&block.cid) {
             return Ok(());
         }

@@ -42,10 +42,12 @@ impl Desk {
                 Ok(serde_json::to_value(status)?)
             }
             Request::Flush { token } => {
-                leave::publish(&self.session, token.as_deref(), &tell).await?;
+                if let Some(published) = self.publish(token.as_deref(), progress).await {
+                    published?;
+                }
                 Ok(Value::Null)
             }
-            Request::Umount { flush } => self.umount(flush, &tell).await,
+            Request::Umount { flush } => self.umount(flush, progress).await,
             Request::Detach { name, save } => {
                 if let Some(folder) = &save {
                     self.refuse_own(folder)?;
@@ -76,16 +78,29 @@ impl Desk {
         Ok(())
     }
 
-    async fn umount(
+    /// Publishes, for as long as somebody waits for it: `None` when nobody does any more.
+    async fn publish(
         &self,
-        flush: bool,
-        tell: &(dyn Fn(&str, u64) + Send + Sync),
-    ) -> anyhow::Result<Value> {
+        only: Option<&str>,
+        progress: &Progress,
+    ) -> Option<Result<(), Failure>> {
+        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        tokio::select! {
+            published = leave::publish(&self.session, only, &tell) => Some(published),
+            () = progress.peer_left() => None,
+        }
+    }
+
+    async fn umount(&self, flush: bool, progress: &Progress) -> anyhow::Result<Value> {
         let published = match flush {
-            true => leave::publish(&self.session, None, tell).await,
-            false => Ok(()),
+            true => self.publish(None, progress).await,
+            false => Some(Ok(())),
         };
-        tell("unmounting", 0);
+        let Some(published) = published else {
+            // Whoever asked has thought better of it: the drive stays.
+            fail!(Unpublished, "umount: nobody waits for it any more");
+        };
+        progress.set("unmounting", 0);
         self.session.leaving.store(true, Ordering::Release);
         if let Err(error) = leave::unmount(&self.session).await {
             self.session.leaving.store(false, Ordering::Release);

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::live::Live;
@@ -40,8 +41,8 @@ pub(super) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failu
 /// Publishes everything that was written before, of all tokens or of one directory.
 ///
 /// # Errors
-/// [`Exit::Unpublished`] when nothing moves for the patience; [`Exit::Token`] for a directory that
-/// is not there.
+/// [`Exit::Unpublished`] when nothing moves for the patience, or no other try helps;
+/// [`Exit::Token`] for a directory that is not there.
 pub(super) async fn publish(
     session: &Session,
     only: Option<&str>,
@@ -65,16 +66,14 @@ pub(super) async fn publish(
             ),
         ));
     }
-    let work = async {
-        for live in &chosen {
-            live.flush().await?;
-        }
-        Ok(())
-    };
+    // All of them: that one cannot be published keeps no other from it.
+    let flushes = join_all(chosen.iter().map(|live| live.flush()));
+    let work = async { flushes.await.into_iter().collect::<Result<(), Failure>>() };
     tokio::pin!(work);
-    let counts = &session.parts.node.counts;
-    let (mut last, sent_before) = (counts.calls(), counts.sent_bytes());
-    let mut moved = Instant::now();
+    let moved = || chosen.iter().map(|live| live.moved()).sum::<u64>();
+    let sent_bytes = || session.parts.node.counts.sent_bytes();
+    let (mut last, sent_before) = (moved(), sent_bytes());
+    let mut moved_at = Instant::now();
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -84,12 +83,12 @@ pub(super) async fn publish(
             _ = beat.tick() => {
                 let pending = pending_bytes(&chosen).await;
                 // What a commit under way has sent counts as pending until it is named.
-                let sent = counts.sent_bytes() - sent_before;
+                let sent = sent_bytes() - sent_before;
                 tell("publishing", pending.saturating_sub(sent));
-                if counts.calls() != last {
-                    (last, moved) = (counts.calls(), Instant::now());
+                if moved() != last {
+                    (last, moved_at) = (moved(), Instant::now());
                 }
-                if moved.elapsed() > session.patience {
+                if moved_at.elapsed() > session.patience {
                     let waited = session.patience.as_secs();
                     let why = format!("nothing has moved for {waited} s: see the daemon's log");
                     return Err(unpublished(session, &chosen, &why));

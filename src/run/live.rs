@@ -253,6 +253,11 @@ impl Live {
         self.volume.pending().map_or(0, |pending| pending.bytes)
     }
 
+    /// Moves while publishing comes nearer to its end.
+    pub(super) fn moved(&self) -> u64 {
+        self.publishing.moved()
+    }
+
     /// What the last commit failed of.
     pub(super) fn last_error(&self) -> Option<String> {
         self.publishing.error()

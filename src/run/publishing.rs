@@ -23,7 +23,7 @@ use crate::status::State;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may hold up showing a volume that was used here before.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
-/// Time between two tries of a flush.
+/// Time between two looks of a flush whether the newest root is known.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is to be done when another machine has gone on.
@@ -223,6 +223,14 @@ impl Publishing {
         }
     }
 
+    /// Moves while publishing comes nearer to its end.
+    pub(super) fn moved(&self) -> u64 {
+        match &*lock(&self.stage) {
+            Stage::On(publisher) => publisher.moved(),
+            _ => 0,
+        }
+    }
+
     /// Returns when everything that was written before is published. What may still succeed is
     /// tried again and again: whoever waits has a patience of his own.
     ///
@@ -243,22 +251,7 @@ impl Publishing {
                 Stage::Conflict(why) | Stage::Barred(why) => return Err(why.clone()),
             };
             if let Some(publisher) = publisher {
-                match publisher.flush().await {
-                    Ok(()) => return Ok(()),
-                    Err(
-                        error @ (PublishError::Conflict(_)
-                        | PublishError::Refused(_)
-                        | PublishError::Pack(_)
-                        | PublishError::Damaged(_)
-                        | PublishError::Stopped),
-                    ) => return Err(error.to_string()),
-                    Err(
-                        PublishError::Store(_)
-                        | PublishError::Name(_)
-                        | PublishError::Local(_)
-                        | PublishError::Unverified(_),
-                    ) => {}
-                }
+                return publisher.flush().await.map_err(|error| error.to_string());
             }
             sleep(PAUSE).await;
         }

@@ -6,9 +6,10 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::command::wait_until;
 use crate::harness::Machine;
@@ -156,6 +157,94 @@ fn unmounting_with_a_node_that_hangs_ends_and_keeps_everything() {
     let mut second = Machine::second(&machine);
     assert_pattern(&second.dir().join("pending"), 7, 500_000);
     second.stop();
+}
+
+/// What a node may answer to a commit, for ever: the call, and what it does.
+const REFUSALS: [&str; 6] = [
+    "put-many refuse",
+    "put-many fail",
+    "pin refuse",
+    "pin fail",
+    "publish refuse",
+    "publish fail",
+];
+
+#[test]
+fn a_flush_to_a_node_that_refuses_ends_and_says_why() {
+    let mut machine = with_a_remote_file();
+    for (n, fault) in REFUSALS.into_iter().enumerate() {
+        machine.fault(fault);
+        fs::write(
+            machine.dir().join(format!("f{n}")),
+            pattern(n as u64, 0, 2 << 20),
+        )
+        .expect("writable");
+        let begun = Instant::now();
+        let answer = machine.ask(&["flush"]).exits(7).one_line();
+        assert!(begun.elapsed() < NETWORK, "{fault}: {:?}", begun.elapsed());
+        assert!(answer.stderr.contains("told to"), "{}", answer.stderr);
+    }
+    // It thinks better of it: somebody who asks need not wait for the next try.
+    machine.fault("");
+    let begun = Instant::now();
+    machine.flush();
+    assert!(begun.elapsed() < LOCAL, "{:?}", begun.elapsed());
+    machine.restart();
+    for n in 0..REFUSALS.len() {
+        assert_pattern(&machine.dir().join(format!("f{n}")), n as u64, 2 << 20);
+    }
+}
+
+#[test]
+fn leaving_a_node_that_refuses_ends_and_keeps_everything() {
+    let mut machine = with_a_remote_file();
+    for (n, fault) in REFUSALS.into_iter().enumerate() {
+        machine.fault(fault);
+        fs::write(
+            machine.dir().join(format!("f{n}")),
+            pattern(n as u64, 0, 2 << 20),
+        )
+        .expect("writable");
+        let status = if n % 2 == 0 {
+            machine.signal(Signal::TERM);
+            machine.ended(NETWORK)
+        } else {
+            let mountpoint = machine.mountpoint();
+            let mountpoint = mountpoint.to_str().expect("UTF-8");
+            let begun = Instant::now();
+            machine.ask(&["umount", mountpoint]).exits(7).one_line();
+            assert!(begun.elapsed() < NETWORK, "{fault}: {:?}", begun.elapsed());
+            machine.ended(LOCAL)
+        };
+        assert_eq!(status.code(), Some(7), "{fault}");
+        machine.clear_fault();
+        machine.start();
+    }
+    for n in 0..REFUSALS.len() {
+        assert_pattern(&machine.dir().join(format!("f{n}")), n as u64, 2 << 20);
+    }
+    machine.flush();
+    machine.stop();
+}
+
+#[test]
+fn who_no_longer_waits_for_an_unmount_keeps_the_drive() {
+    let machine = Machine::demo_with(&["--read-timeout", "20s", "--commit-idle", "100ms"]);
+    machine.fault("put-many fail");
+    fs::write(machine.dir().join("pending"), pattern(7, 0, 500_000)).expect("writable");
+    let mut command = machine.command();
+    command.arg("umount").arg(machine.mountpoint());
+    command.arg("--state-dir").arg(machine.state());
+    let mut client = command.spawn().expect("pxfs starts");
+    std::thread::sleep(Duration::from_secs(2));
+    client.kill().expect("still waiting");
+    client.wait().expect("our child");
+    std::thread::sleep(Duration::from_secs(2));
+    // Were it still leaving, it would be gone now.
+    machine.fault("");
+    machine.flush();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_pattern(&machine.dir().join("pending"), 7, 500_000);
 }
 
 #[test]

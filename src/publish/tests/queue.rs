@@ -1,0 +1,148 @@
+//! The publisher: what it does by itself, and for somebody who waits.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+
+use super::rig::{Machine, Shared};
+use crate::fault::Fault;
+use crate::journal::record::{CidBytes, Record as _};
+use crate::names::NameStore;
+use crate::names::record::Record;
+use crate::publish::commit::{PENDING, Pending};
+use crate::publish::head::Head;
+use crate::publish::{PublishError, Publisher, Timing};
+use crate::store::fault::Call;
+use crate::store::{BlockStore, StoreError};
+
+/// More than anything here takes on a loaded machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn busy() -> Fault<StoreError> {
+    Fault::Before(StoreError::Transient("busy".to_owned()))
+}
+
+fn spawn(machine: &Machine) -> Publisher {
+    Publisher::spawn(
+        machine.context.clone(),
+        Timing::default(),
+        &Handle::current(),
+    )
+}
+
+/// Puts the journal back to the moment between the settling of the last commit and its being taken
+/// as the head, which was `before`.
+async fn between_settling_and_head(machine: &Machine, before: Option<Vec<u8>>) {
+    let head: Head = machine.volume.meta("head").unwrap().unwrap();
+    let root = head.root.unwrap().0;
+    let name = machine.context.key.name();
+    let record = machine.names.resolve(&name).await.unwrap();
+    let document = Record::verify(&name, &record).unwrap().cid;
+    let pending = Pending {
+        sequence: head.sequence,
+        root: CidBytes(root),
+        root_bytes: machine.store.get(&root).await.unwrap().to_vec().into(),
+        document: machine.store.get(&document).await.unwrap().to_vec().into(),
+        record: record.into(),
+        time_s: head.time_s,
+        uploads: head.uploads,
+    };
+    let values = vec![
+        ("head", before.map(Into::into)),
+        (PENDING, Some(pending.to_bytes())),
+    ];
+    machine.volume.keep(values).unwrap();
+    assert!(machine.volume.activity().is_none());
+}
+
+#[tokio::test]
+async fn a_commit_that_only_lacks_its_head_is_finished_after_a_stumble_and_is_no_conflict() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let before = machine.volume.raw_meta("head").unwrap();
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    machine.commit().await.unwrap();
+    let head: Head = machine.volume.meta("head").unwrap().unwrap();
+    between_settling_and_head(&machine, before.map(|bytes| bytes.to_vec())).await;
+
+    machine.store.set(Call::Pin, busy(), Some(1));
+    let publisher = spawn(&machine);
+    let finished = async {
+        while machine.volume.raw_meta(PENDING).unwrap().is_some() {
+            sleep(Duration::from_millis(20)).await;
+            let error = publisher.status().last_error;
+            let conflict = matches!(error, Some(PublishError::Conflict(_)));
+            assert!(!conflict, "{error:?}");
+        }
+    };
+    timeout(LIMIT, finished).await.expect("it is tried again");
+    let now: Head = machine.volume.meta("head").unwrap().unwrap();
+    assert_eq!((now.sequence, now.root), (head.sequence, head.root));
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_hears_of_a_refusal_at_once_and_of_a_stumble_never() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let publisher = spawn(&machine);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    let refused = StoreError::Permanent("forbidden".to_owned());
+    let fault = Fault::Before(refused.clone());
+    machine.store.set(Call::PutMany, fault, None);
+    let answer = timeout(LIMIT, publisher.flush()).await.expect("an answer");
+    assert_eq!(answer, Err(PublishError::Store(refused)));
+    // The next one need not wait for the pause after the failure, nor begin anew by himself.
+    machine.store.set(Call::PutMany, busy(), Some(2));
+    let answer = timeout(LIMIT, publisher.flush()).await.expect("an answer");
+    assert_eq!(answer, Ok(()));
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn tries_that_fail_are_no_progress_and_get_rare_when_nobody_waits() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let publisher = spawn(&machine);
+    machine
+        .put(machine.root, "f", &[(0, &vec![7; 1_500_000])])
+        .await;
+    machine.store.set(Call::Pin, busy(), None);
+    let limit = Duration::from_secs(3);
+    assert!(timeout(limit, publisher.flush()).await.is_err());
+    let (moved, tries) = (publisher.moved(), machine.store.count(Call::Pin));
+    assert!((1..=8).contains(&tries), "{tries} tries in {limit:?}");
+    sleep(limit).await;
+    let more = machine.store.count(Call::Pin) - tries;
+    assert!(more <= 3, "{more} tries in {limit:?} that nobody waits for");
+    assert!(timeout(limit, publisher.flush()).await.is_err());
+    assert!(machine.store.count(Call::Pin) > tries + more);
+    assert_eq!(publisher.moved(), moved);
+    machine.store.clear();
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+    assert!(publisher.moved() > moved);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_loses_everything_each_time_gets_nowhere() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let publisher = spawn(&machine);
+    machine
+        .put(machine.root, "f", &[(0, &vec![7; 1_500_000])])
+        .await;
+    machine.store.set(Call::PutMany, Fault::Drop, None);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        drop(timeout(Duration::from_secs(1), publisher.flush()).await);
+        seen.push(publisher.moved());
+    }
+    assert_eq!(seen[4], seen[5], "{seen:?}");
+    machine.store.clear();
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+    publisher.stop().await;
+}
