@@ -41,7 +41,7 @@ impl Volume {
         self.check_room(0)?;
         let _names = self.lock_names();
         let mut parent = self.inode(dir)?;
-        if self.entry(dir, name)?.is_some() {
+        if self.entry_to_change(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
         let directory = new.kind == Kind::Directory;
@@ -127,7 +127,7 @@ impl Volume {
         if inode.nlink >= MAX_LINKS {
             return Err(FsError::TooManyLinks);
         }
-        if self.entry(dir, name)?.is_some() {
+        if self.entry_to_change(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
         let now = self.clock.wall_ns();

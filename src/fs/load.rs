@@ -60,9 +60,9 @@ impl Volume {
             },
         );
         batch.put(key::meta("table"), &Tree::from(root.table));
-        self.apply_quietly(batch)?;
         let inodes = 1 + root.tree.sums.inodes + root.table.sums.inodes;
-        self.journal.adopt(root.next_inode.0, root.usage(), inodes);
+        batch.adopt(root.next_inode.0, root.usage(), inodes);
+        self.apply_quietly(batch)?;
         let mut quota = self.quota();
         let delta = super::volume::signed(root.usage()) - super::volume::signed(quota.used_bytes());
         quota.adjust(delta);

@@ -148,13 +148,21 @@ impl Volume {
             .ok_or(FsError::NotFound)
     }
 
-    /// The entry `name` of `dir`, which must be a loaded directory.
+    /// The entry `name` of `dir`, as soon as it is here: also while the rest of `dir` is still being
+    /// loaded. What changes a directory takes [`Volume::entry_to_change`].
     pub(super) fn entry(&self, dir: Ino, name: &[u8]) -> Result<Option<Entry>, FsError> {
         if let Some(entry) = self.journal.record(&key::entry(dir, name))? {
             return Ok(Some(entry));
         }
         self.loaded_directory(dir)?;
         // It may have been loaded between the two looks.
+        Ok(self.journal.record(&key::entry(dir, name))?)
+    }
+
+    /// The entry `name` of `dir`, all of whose entries are here: what is removed from a directory that
+    /// is still being loaded would come back with its next part.
+    pub(super) fn entry_to_change(&self, dir: Ino, name: &[u8]) -> Result<Option<Entry>, FsError> {
+        self.loaded_directory(dir)?;
         Ok(self.journal.record(&key::entry(dir, name))?)
     }
 

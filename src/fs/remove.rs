@@ -15,7 +15,7 @@ impl Volume {
         self.journal.wait_for_room()?;
         let _names = self.lock_names();
         let mut parent = self.inode(dir)?;
-        let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
+        let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
         if Kind::from_number(entry.kind)? == Kind::Directory {
             return Err(FsError::IsDirectory);
         }
@@ -31,7 +31,7 @@ impl Volume {
         self.journal.wait_for_room()?;
         let _names = self.lock_names();
         let mut parent = self.inode(dir)?;
-        let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
+        let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
         if Kind::from_number(entry.kind)? != Kind::Directory {
             return Err(FsError::NotDirectory);
         }

@@ -1,6 +1,6 @@
 //! Rename: atomic, over what is there or not, or exchanging both.
 //!
-//! The bytes of a file that replaces another are made durable before the batch that replaces it
+//! The bytes of a file that takes the place of another are made durable before the batch that does it
 //! (a file replaced by rename is the old one or the new one, never an empty one).
 
 use super::create::{check_name, touch_directory};
@@ -39,7 +39,7 @@ impl Volume {
         }
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        self.save_before_replacing(dir, name, to, to_name)?;
+        self.save_before_replacing((dir, name), (to, to_name), flags & EXCHANGE != 0)?;
         let _names = self.lock_names();
         let from = self.end(dir, name)?.ok_or(FsError::NotFound)?;
         let target = self.end(to, to_name)?;
@@ -64,26 +64,29 @@ impl Volume {
         }
     }
 
+    /// Makes the bytes of what takes another's place durable; in an exchange both do.
     fn save_before_replacing(
         &self,
-        dir: Ino,
-        name: &[u8],
-        to: Ino,
-        to_name: &[u8],
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        exchange: bool,
     ) -> Result<(), FsError> {
-        let (Some(from), Some(_)) = (self.entry(dir, name)?, self.entry(to, to_name)?) else {
+        let entry = |(dir, name)| self.entry_to_change(dir, name);
+        let (Some(from), Some(to)) = (entry(from)?, entry(to)?) else {
             return Ok(());
         };
-        let Some(held) = self.files.hold_known(Ino(from.ino)) else {
-            return Ok(());
-        };
-        let saved = self.save(&held);
-        self.leave(held);
-        saved
+        for placed in [Some(from), exchange.then_some(to)].into_iter().flatten() {
+            if let Some(held) = self.files.hold_known(Ino(placed.ino)) {
+                let saved = self.save(&held);
+                self.leave(held);
+                saved?;
+            }
+        }
+        Ok(())
     }
 
     fn end<'a>(&self, dir: Ino, name: &'a [u8]) -> Result<Option<End<'a>>, FsError> {
-        let Some(entry) = self.entry(dir, name)? else {
+        let Some(entry) = self.entry_to_change(dir, name)? else {
             return Ok(None);
         };
         Ok(Some(End {

@@ -12,7 +12,16 @@ pub struct Batch {
     pub(super) marks: Vec<Key>,
     pub(super) used_delta: i64,
     pub(super) inodes_delta: i64,
+    pub(super) adopted: Option<Adopted>,
     retired: Vec<u64>,
+}
+
+/// What a volume that was never used here takes over from its published root.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) next_ino: u64,
+    pub(super) used_bytes: u64,
+    pub(super) inodes: u64,
 }
 
 impl Batch {
@@ -49,6 +58,15 @@ impl Batch {
     /// Changes the number of inodes.
     pub(crate) fn count_inodes(&mut self, delta: i64) {
         self.inodes_delta += delta;
+    }
+
+    /// Sets what an adopted volume says of itself.
+    pub(crate) fn adopt(&mut self, next_ino: u64, used_bytes: u64, inodes: u64) {
+        self.adopted = Some(Adopted {
+            next_ino,
+            used_bytes,
+            inodes,
+        });
     }
 
     /// Lets go of stage files: no record names them any more once this is applied.

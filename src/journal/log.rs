@@ -201,6 +201,11 @@ impl Journal {
             state.active.put(key, Some(version));
         }
         let counters = &mut state.counters;
+        if let Some(adopted) = batch.adopted {
+            counters.next_ino = counters.next_ino.max(adopted.next_ino);
+            counters.used_bytes = adopted.used_bytes;
+            counters.inodes = adopted.inodes;
+        }
         counters.used_bytes = counters.used_bytes.saturating_add_signed(batch.used_delta);
         counters.inodes = counters.inodes.saturating_add_signed(batch.inodes_delta);
         state.applied += 1;
@@ -274,14 +279,6 @@ impl Journal {
     /// The counters of this moment.
     pub(crate) fn counters(&self) -> Counters {
         self.lock().counters
-    }
-
-    /// Sets what an adopted volume says of itself.
-    pub(crate) fn adopt(&self, next_ino: u64, used_bytes: u64, inodes: u64) {
-        let counters = &mut self.lock().counters;
-        counters.next_ino = counters.next_ino.max(next_ino);
-        counters.used_bytes = used_bytes;
-        counters.inodes = inodes;
     }
 
     /// Bytes in memory that are not written yet.

@@ -189,7 +189,9 @@ impl Cut {
         let (mut depth, mut at) = (0, dir);
         while at != Ino::ROOT {
             let links = self.links(at)?;
-            let (parent, _) = links.first().ok_or(FsError::NotFound)?;
+            let (parent, _) = links
+                .first()
+                .ok_or_else(|| FsError::Damaged(format!("directory {} lies in no other", at.0)))?;
             (depth, at) = (depth + 1, *parent);
         }
         Ok(depth)
@@ -225,7 +227,13 @@ impl Cut {
             return Ok(None);
         };
         let ino = Ino(found.ino);
-        let inode = self.inode(ino)?.ok_or(FsError::NotFound)?;
+        let inode = self.inode(ino)?.ok_or_else(|| {
+            let name = String::from_utf8_lossy(name);
+            FsError::Damaged(format!(
+                "{name:?} in directory {} names inode {}, which is not there",
+                dir.0, ino.0
+            ))
+        })?;
         let published = if inode.hard {
             None
         } else {

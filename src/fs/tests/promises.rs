@@ -1,10 +1,15 @@
 //! The promises that need no mount to be shown.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::rig::{CALLER, QUOTA, READ_WRITE, Rig};
-use crate::fs::{Access, FsError, Kind, SetAttr};
-use crate::pack::charge;
+use crate::fs::{Access, FsError, Kind, LoadedEntry, SetAttr};
+use crate::pack::cid::{leaf_cid, node_cid};
+use crate::pack::entry::{Attr, Inode, Kind as Published, Sums, TreeRef};
+use crate::pack::root::{Root, WriterId};
+use crate::pack::{Child, charge};
+use crate::types::Ino;
 
 #[test]
 fn a_synced_file_survives_a_crash_and_its_name_too() {
@@ -348,4 +353,94 @@ fn a_file_that_is_cut_shorter_during_every_commit_needs_no_root_older_than_the_l
         expected.resize(3 << 20, 0);
         assert!(rig.read("log") == expected);
     }
+}
+
+/// Two entries of a published root directory with three, as a second machine gets them.
+fn half_loaded(rig: &Rig) -> Vec<LoadedEntry> {
+    let attr = Attr {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 1,
+        ctime_ns: 1,
+        birth_ns: 1,
+        xattrs: BTreeMap::new(),
+    };
+    let empty = Child::new(leaf_cid(b""), 0);
+    let tree = |entries| TreeRef {
+        root: Child::new(node_cid(b"tree"), 0),
+        sums: Sums {
+            bytes: 1000,
+            inodes: entries,
+            entries,
+            subdirs: 0,
+        },
+    };
+    let root = Root {
+        volume: rig.volume.key(),
+        sequence: 1,
+        parent: None,
+        versions: BTreeMap::new(),
+        writer: WriterId([1; 16]),
+        time_ns: 1,
+        next_inode: Ino(10),
+        attr: attr.clone(),
+        tree: tree(3),
+        table: tree(0),
+        header: empty,
+    };
+    assert!(rig.volume.adopt_root(&root).unwrap());
+    let entry = |name: &'static str, ino| LoadedEntry {
+        name: name.into(),
+        ino: Ino(ino),
+        inode: Inode {
+            attr: attr.clone(),
+            kind: Published::Symlink(b"target".as_slice().into()),
+            links: 1,
+        },
+        hard: false,
+    };
+    let entries = vec![entry("one", 2), entry("two", 3)];
+    rig.volume.enter_loaded(Ino::ROOT, &entries).unwrap();
+    entries
+}
+
+#[test]
+fn what_is_removed_while_its_directory_is_being_loaded_does_not_come_back() {
+    let rig = Rig::new();
+    let entries = half_loaded(&rig);
+    let (root, drive) = (rig.root, &rig.drive);
+    assert!(drive.lookup(root, b"one").is_ok(), "it is here already");
+    for attempt in [
+        drive.unlink(root, b"one"),
+        drive.rename(root, b"one", root, b"three", 0),
+        drive.rmdir(root, b"one"),
+    ] {
+        assert!(matches!(attempt, Err(FsError::NotLocal(_))), "{attempt:?}");
+    }
+    rig.volume.enter_loaded(Ino::ROOT, &entries).unwrap();
+    rig.volume.finish_loading(Ino::ROOT).unwrap();
+    drive.unlink(root, b"one").unwrap();
+    drive.rename(root, b"two", root, b"three", 0).unwrap();
+    rig.volume.enter_loaded(Ino::ROOT, &entries).unwrap();
+    assert!(drive.lookup(root, b"one").is_err());
+    assert!(drive.lookup(root, b"two").is_err());
+    assert!(drive.lookup(root, b"three").is_ok());
+}
+
+#[test]
+fn files_that_were_exchanged_keep_both_contents_through_a_crash() {
+    let rig = Rig::new();
+    let (old, new) = (vec![1; 300_000], vec![2; 300_000]);
+    rig.put("current", &old).unwrap();
+    rig.drive.fsync(rig.ino("current"), false).unwrap();
+    rig.put("next", &new).unwrap();
+    let (root, exchange) = (rig.root, 2);
+    rig.drive
+        .rename(root, b"current", root, b"next", exchange)
+        .unwrap();
+    rig.drive.fsync(root, false).unwrap();
+    let mut rig = rig.crash();
+    assert!(rig.read("current") == new);
+    assert!(rig.read("next") == old);
 }
