@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("status", &["types"]),
     ("mount", &["fs", "types", "clock"]),
     ("fs", &["journal", "pack", "cache", "types", "clock"]),
-    ("journal", &["types", "clock"]),
+    ("journal", &["types", "clock", "durable"]),
     ("pack", &["types"]),
     ("store", &["pack", "types", "clock", "durable", "fault"]),
     ("names", &["pack", "types", "clock", "durable", "fault"]),

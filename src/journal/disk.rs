@@ -64,11 +64,7 @@ impl FolderDisk {
     /// # Errors
     /// The folder cannot be made.
     pub fn open(folder: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        crate::durable::create_folder(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
             plenty: Mutex::default(),

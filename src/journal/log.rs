@@ -6,21 +6,26 @@
 //! reader takes its handle of the table under it (so that a record is always in one of the three).
 
 mod commit;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use redb::Database;
 
 use super::JournalError;
 use super::batch::Batch;
+use super::check::{check, guard};
 use super::file::PatientFile;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
-use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, read};
+use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
+use crate::durable::sync_folder;
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -29,6 +34,9 @@ const MAX_BYTES: usize = 32 << 20;
 /// Operations beyond which a commit in the background is due.
 const DUE_OPS: usize = 2_000;
 const DUE_BYTES: usize = 4 << 20;
+
+/// How long a call waits at most, before it says that there is no room.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct Overlay {
@@ -66,6 +74,10 @@ struct State {
 pub struct Journal {
     db: Database,
     folder: PathBuf,
+    /// Bytes that can still be written in a folder.
+    room_bytes: fn(&Path) -> std::io::Result<u64>,
+    /// How long a call waits for a commit that somebody else makes, or for room in the overlay.
+    patience: Duration,
     /// Nothing waits for room on the disk any more.
     ended: Arc<AtomicBool>,
     state: Mutex<State>,
@@ -79,30 +91,18 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Corrupt`] when the file is no journal; disk errors.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, JournalError> {
+        check(path, cache_bytes)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
         let ended = Arc::new(AtomicBool::new(false));
         let file = PatientFile::open(path, Arc::clone(&ended))?;
-        let db = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create_with_backend(file)
-            .map_err(|e| JournalError::Corrupt(format!("{}: {e}", path.display())))?;
-        let write = db.begin_write().map_err(disk)?;
-        write.open_table(TABLE).map_err(disk)?;
-        write.commit().map_err(disk)?;
-        let table = Arc::new(table::reader(&db)?);
-        let counters = match read(&table, &key::meta("counters"))? {
-            Some(bytes) => Counters::from_bytes(&bytes)?,
-            None => Counters {
-                version: 0,
-                next_ino: 2,
-                next_cookie: 3,
-                next_stage: 1,
-                used_bytes: 0,
-                inodes: 0,
-            },
-        };
+        let (db, table, counters) = guard(|| begin(file, cache_bytes))?;
+        // The file's name is as durable as what is in it.
+        sync_folder(folder)?;
         Ok(Self {
             db,
-            folder: path.parent().unwrap_or(Path::new(".")).to_owned(),
+            folder: folder.to_owned(),
+            room_bytes,
+            patience: PATIENCE,
             ended,
             state: Mutex::new(State {
                 active: Overlay::default(),
@@ -160,27 +160,27 @@ impl Journal {
             }
             (Arc::clone(&state.table), state.frozen.clone())
         };
-        let bottom = table
-            .range::<&[u8]>(as_slices(&range))
-            .map_err(disk)?
-            .map(|pair| {
-                let (key, value) = pair.map_err(disk)?;
-                Ok((
-                    key.value().to_vec(),
-                    Some(Bytes::copy_from_slice(value.value())),
-                ))
-            });
-        let middle = frozen
-            .iter()
-            .flat_map(|layer| layer.records.range::<[u8], _>(as_slices(&range)))
-            .map(|(key, value)| Ok((key.clone(), value.clone())));
-        merge(top.into_iter(), merge(middle, bottom))
-            .filter_map(|item| match item {
-                Ok((key, value)) => value.map(|value| Ok((key, value))),
-                Err(error) => Some(Err(error)),
-            })
-            .take(limit)
-            .collect()
+        guard(|| {
+            let bottom = table
+                .range::<&[u8]>(as_slices(&range))
+                .map_err(disk)?
+                .map(|pair| {
+                    let (key, value) = pair.map_err(disk)?;
+                    let record = opened(key.value(), value.value())?;
+                    Ok((key.value().to_vec(), Some(Bytes::copy_from_slice(record))))
+                });
+            let middle = frozen
+                .iter()
+                .flat_map(|layer| layer.records.range::<[u8], _>(as_slices(&range)))
+                .map(|(key, value)| Ok((key.clone(), value.clone())));
+            merge(top.into_iter(), merge(middle, bottom))
+                .filter_map(|item| match item {
+                    Ok((key, value)) => value.map(|value| Ok((key, value))),
+                    Err(error) => Some(Err(error)),
+                })
+                .take(limit)
+                .collect()
+        })
     }
 
     /// Makes `batch` visible, all of it at once.
@@ -290,6 +290,39 @@ impl Journal {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// See [`Journal::room_bytes`].
+fn room_bytes(folder: &Path) -> std::io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Opens the table, and reads what it says of itself.
+fn begin(
+    file: PatientFile,
+    cache_bytes: usize,
+) -> Result<(Database, Arc<Table>, Counters), JournalError> {
+    let db = Database::builder()
+        .set_cache_size(cache_bytes)
+        .create_with_backend(file)
+        .map_err(|error| JournalError::Corrupt(error.to_string()))?;
+    let write = db.begin_write().map_err(disk)?;
+    write.open_table(TABLE).map_err(disk)?;
+    write.commit().map_err(disk)?;
+    let table = Arc::new(table::reader(&db)?);
+    let counters = match read(&table, &key::meta("counters"))? {
+        Some(bytes) => Counters::from_bytes(&bytes)?,
+        None => Counters {
+            version: 0,
+            next_ino: 2,
+            next_cookie: 3,
+            next_stage: 1,
+            used_bytes: 0,
+            inodes: 0,
+        },
+    };
+    Ok((db, table, counters))
 }
 
 impl State {

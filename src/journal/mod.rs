@@ -6,6 +6,7 @@
 //! network, no tokio. Called by `fs` and, for snapshots, by `publish`.
 
 mod batch;
+mod check;
 mod disk;
 mod file;
 pub(crate) mod key;

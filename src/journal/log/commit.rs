@@ -1,27 +1,24 @@
 //! From the overlay into redb: who waits for whom, and for how long.
 //!
 //! Invariant: one commit at a time, each of everything that was applied before it; the foreground goes
-//! on into a new overlay meanwhile. Waiting for the disk's room is bounded wherever a call waits.
+//! on into a new overlay meanwhile. A caller commits by itself only where the disk has plenty of room:
+//! else the background does, which may wait for room as long as it takes, and the caller's own wait has
+//! an end.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use redb::Durability;
 
 use super::{Journal, State};
+use crate::journal::check::guard;
 use crate::journal::record::Record;
 use crate::journal::table::{self, Snapshot};
 use crate::journal::{JournalError, key};
 
-/// Local room, in bytes, with which a commit is sure not to wait.
-const COMMIT_ROOM: u64 = 4 << 20;
-
-/// How long [`Journal::sync`] waits for a commit that somebody else makes.
-const SYNC_WAIT: Duration = Duration::from_secs(20);
-
-/// How long [`Journal::apply`] waits for room in the overlay before it says there is none.
-const APPLY_WAIT: Duration = Duration::from_secs(20);
+/// Local room, in bytes, with which a commit does not wait, whoever else writes there meanwhile.
+const COMMIT_ROOM: u64 = 64 << 20;
 
 impl Journal {
     /// Waits, within a bound, while too much is in memory only. To be called before an operation
@@ -31,21 +28,13 @@ impl Journal {
     /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
     pub(crate) fn wait_for_room(&self) -> Result<(), JournalError> {
         let mut state = self.lock();
+        let deadline = Instant::now() + self.patience;
         while state.failed.is_none() && state.active.is_full() {
             if state.committing || !self.has_room(&state) {
-                state.wanted = true;
-                self.changed.notify_all();
-                let (woken, waited) = self
-                    .changed
-                    .wait_timeout(state, APPLY_WAIT)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state = woken;
-                if waited.timed_out() && state.active.is_full() {
-                    return Err(JournalError::NoRoom);
-                }
+                state = self.wait(state, deadline).ok_or(JournalError::NoRoom)?;
             } else {
                 drop(state);
-                self.commit(Durability::None)?;
+                self.commit(Durability::None, Some(deadline))?;
                 state = self.lock();
             }
         }
@@ -62,6 +51,7 @@ impl Journal {
         }
         let mut state = self.lock();
         let target = state.applied;
+        let deadline = Instant::now() + self.patience;
         loop {
             if state.durable >= target {
                 return Ok(());
@@ -69,30 +59,40 @@ impl Journal {
             if let Some(failed) = &state.failed {
                 return Err(failed.clone());
             }
-            // Where the disk is all but full a commit may have to wait for room: in the background,
-            // while the caller's patience is bounded.
             if state.committing || !self.has_room(&state) {
-                state.wanted = true;
-                self.changed.notify_all();
-                let (woken, waited) = self
-                    .changed
-                    .wait_timeout(state, SYNC_WAIT)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state = woken;
-                if waited.timed_out() && state.durable < target {
-                    return Err(state.failed.clone().unwrap_or(JournalError::NoRoom));
-                }
-                continue;
+                state = self.wait(state, deadline).ok_or(JournalError::NoRoom)?;
+            } else {
+                drop(state);
+                self.commit(Durability::Immediate, Some(deadline))?;
+                state = self.lock();
             }
-            drop(state);
-            self.commit(Durability::Immediate)?;
-            state = self.lock();
         }
+    }
+
+    /// Waits for the commit that is being made or, where there is little room on the disk, for one that
+    /// the background is to make. `None` at the deadline.
+    fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Instant,
+    ) -> Option<MutexGuard<'a, State>> {
+        // Whoever waits here is woken with the background: told twice, two of them would wake each
+        // other for ever.
+        if !state.committing && !state.wanted {
+            state.wanted = true;
+            self.changed.notify_all();
+        }
+        let left = deadline.checked_duration_since(Instant::now())?;
+        let (state, _) = self
+            .changed
+            .wait_timeout(state, left)
+            .unwrap_or_else(PoisonError::into_inner);
+        Some(state)
     }
 
     /// As [`Journal::sync`], by this thread and with all the patience that a full disk asks for.
     pub(crate) fn sync_patiently(&self) -> Result<(), JournalError> {
-        self.commit(Durability::Immediate)
+        self.commit(Durability::Immediate, None)
     }
 
     /// Lets nothing wait for room on the disk any more: the volume is being closed.
@@ -103,8 +103,7 @@ impl Journal {
     /// Whether a commit of what is in memory is sure not to wait for the disk's room.
     fn has_room(&self, state: &State) -> bool {
         let needed = COMMIT_ROOM + 3 * state.active.bytes as u64;
-        rustix::fs::statvfs(&self.folder)
-            .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= needed)
+        (self.room_bytes)(&self.folder).is_ok_and(|room| room >= needed)
     }
 
     /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and
@@ -118,8 +117,8 @@ impl Journal {
         let due = state.is_due();
         drop(state);
         match (wanted, due) {
-            (true, _) => self.commit(Durability::Immediate),
-            (false, true) => self.commit(Durability::None),
+            (true, _) => self.commit(Durability::Immediate, None),
+            (false, true) => self.commit(Durability::None, None),
             (false, false) => Ok(()),
         }
     }
@@ -129,21 +128,29 @@ impl Journal {
     /// # Errors
     /// As [`Journal::sync`].
     pub fn snapshot(&self) -> Result<Snapshot, JournalError> {
-        self.commit(Durability::Immediate)?;
+        self.commit(Durability::Immediate, None)?;
         let state = self.lock();
         Ok(Snapshot {
             table: Arc::clone(&state.table),
         })
     }
 
-    /// Writes the active overlay as one transaction. Waits while another one is being written.
-    fn commit(&self, durability: Durability) -> Result<(), JournalError> {
+    /// Writes the active overlay as one transaction. Waits while another one is being written, until
+    /// `deadline` where there is one.
+    fn commit(
+        &self,
+        durability: Durability,
+        deadline: Option<Instant>,
+    ) -> Result<(), JournalError> {
         let mut state = self.lock();
         while state.committing {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = match deadline {
+                Some(deadline) => self.wait(state, deadline).ok_or(JournalError::NoRoom)?,
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+            };
         }
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
@@ -159,8 +166,10 @@ impl Journal {
         state.committing = true;
         drop(state);
 
-        let written = table::write(&self.db, &frozen.records, durability)
-            .and_then(|()| table::reader(&self.db));
+        let written = guard(|| {
+            table::write(&self.db, &frozen.records, durability)?;
+            table::reader(&self.db)
+        });
 
         let mut state = self.lock();
         state.committing = false;

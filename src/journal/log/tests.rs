@@ -1,0 +1,98 @@
+//! What the journal does when its disk is full, or when somebody changed its file.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Journal;
+use crate::journal::{Batch, JournalError, key};
+use crate::types::Ino;
+
+const CACHE: usize = 1 << 20;
+
+fn record(number: u64) -> Bytes {
+    Bytes::from(number.to_be_bytes().repeat(1 + (number % 40) as usize))
+}
+
+fn put(journal: &Journal, number: u64) {
+    let mut batch = Batch::default();
+    batch.put_bytes(key::inode(Ino(number)), record(number));
+    journal.apply(batch).unwrap();
+}
+
+#[test]
+fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(&dir.path().join("journal"), CACHE).unwrap();
+    journal.room_bytes = |_| Ok(0);
+    journal.patience = Duration::from_millis(300);
+    put(&journal, 1);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| journal.sync())).collect();
+        for call in calls {
+            assert_eq!(call.join().unwrap(), Err(JournalError::NoRoom));
+        }
+    });
+    assert!(began.elapsed() < Duration::from_secs(20));
+    // The background has all the patience that is asked for, and then all goes on.
+    journal.drain(Duration::ZERO).unwrap();
+    assert_eq!(journal.sync(), Ok(()));
+}
+
+/// A journal that was closed cleanly, with records 0 to 299 in it.
+fn closed(dir: &tempfile::TempDir) -> PathBuf {
+    let path = dir.path().join("journal");
+    let journal = Journal::open(&path, CACHE).unwrap();
+    for number in 0..300 {
+        put(&journal, number);
+    }
+    journal.sync().unwrap();
+    path
+}
+
+#[test]
+fn a_changed_byte_of_the_journal_is_told_and_never_taken_for_a_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = closed(&dir);
+    let good = std::fs::read(&path).unwrap();
+    let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
+    let mut told = 0;
+    for at in used.iter().step_by(used.len() / 150) {
+        let mut bad = good.clone();
+        bad[*at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bad).unwrap();
+        match Journal::open(&path, CACHE) {
+            Err(JournalError::Corrupt(_)) => {
+                told += 1;
+                let left = std::fs::read(&path).unwrap();
+                assert!(left == bad, "byte {at}: a damaged file was written to");
+            }
+            Err(other) => panic!("byte {at}: {other}"),
+            // A byte that means nothing any more.
+            Ok(journal) => {
+                for number in 0..300 {
+                    let found = journal.get(&key::inode(Ino(number))).unwrap();
+                    assert_eq!(found, Some(record(number)), "byte {at}");
+                }
+            }
+        }
+    }
+    assert!(told > 50, "only {told} of 150 changes were told");
+}
+
+#[test]
+fn a_journal_that_lost_its_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = closed(&dir);
+    let good = std::fs::read(&path).unwrap();
+    for kept in [1, 100, 4096, good.len() / 2, good.len() - 4096] {
+        std::fs::write(&path, &good[..kept]).unwrap();
+        let opened = Journal::open(&path, CACHE);
+        assert!(
+            matches!(opened, Err(JournalError::Corrupt(_))),
+            "{kept} bytes"
+        );
+    }
+}
