@@ -20,6 +20,9 @@ use crate::journal::{JournalError, key};
 /// Local room, in bytes, with which a commit does not wait, whoever else writes there meanwhile.
 const COMMIT_ROOM: u64 = 64 << 20;
 
+/// Local room, in bytes, without which a volume is not opened.
+const OPENING_ROOM: u64 = 4 << 20;
+
 impl Journal {
     /// Waits, within a bound, while too much is in memory only. To be called before an operation
     /// changes anything, and without a lock: [`Journal::apply`] itself refuses nothing for that.
@@ -90,6 +93,17 @@ impl Journal {
         Some(state)
     }
 
+    /// As [`Journal::sync`], while the volume is being opened and no background is there to wait for.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`] at once where the disk is all but full; any other error is final.
+    pub(crate) fn sync_alone(&self) -> Result<(), JournalError> {
+        if !self.has(OPENING_ROOM, &self.lock()) {
+            return Err(JournalError::NoRoom);
+        }
+        self.commit(Durability::Immediate, None)
+    }
+
     /// As [`Journal::sync`], by this thread and with all the patience that a full disk asks for.
     pub(crate) fn sync_patiently(&self) -> Result<(), JournalError> {
         self.commit(Durability::Immediate, None)
@@ -102,7 +116,11 @@ impl Journal {
 
     /// Whether a commit of what is in memory is sure not to wait for the disk's room.
     fn has_room(&self, state: &State) -> bool {
-        let needed = COMMIT_ROOM + 3 * state.active.bytes as u64;
+        self.has(COMMIT_ROOM, state)
+    }
+
+    fn has(&self, room_bytes: u64, state: &State) -> bool {
+        let needed = room_bytes + 3 * state.active.bytes as u64;
         (self.room_bytes)(&self.folder).is_ok_and(|room| room >= needed)
     }
 
