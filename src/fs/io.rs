@@ -158,12 +158,9 @@ impl Volume {
         let cost = signed(body.charge_after_write(offset, end - offset)) - signed(body.charge());
         self.book(file.ino, cost)?;
         let version = self.journal.next_version();
-        if end > body.size {
-            if !body.stays_inline(end) {
-                self.spill(file.ino, &mut body, version)
-                    .inspect_err(|_| self.give_back(file.ino, cost))?;
-            }
-            body.extend(end, version);
+        if end > body.size && !body.stays_inline(end) {
+            self.spill(file.ino, &mut body, version)
+                .inspect_err(|_| self.give_back(file.ino, cost))?;
         }
         body.allocate(offset..end, version);
         body.ctime_ns = self.clock.wall_ns();

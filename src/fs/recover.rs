@@ -43,7 +43,7 @@ impl Volume {
             }
         }
         self.stage.recover(&wanted)?;
-        self.journal.sync_alone()?;
+        self.journal.sync()?;
         self.quota()
             .adjust(signed(self.journal.counters().used_bytes));
         let dirty = !self.journal.scan(&key::dirty_inodes(), None, 1)?.is_empty()
@@ -100,5 +100,5 @@ pub(super) fn begin(journal: &Journal, owner: (u32, u32), now_ns: i64) -> Result
     batch.charge(signed(VOLUME_OVERHEAD));
     batch.count_inodes(1);
     journal.apply(batch)?;
-    journal.sync_alone()
+    journal.sync()
 }

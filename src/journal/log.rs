@@ -65,6 +65,8 @@ struct State {
     applied: u64,
     durable: u64,
     committing: bool,
+    /// There is a background that commits ([`Journal::drain`]).
+    attended: bool,
     /// Somebody waits for a durable commit that the background is to make.
     wanted: bool,
     failed: Option<JournalError>,
@@ -112,6 +114,7 @@ impl Journal {
                 applied: 0,
                 durable: 0,
                 committing: false,
+                attended: false,
                 wanted: false,
                 failed: None,
             }),

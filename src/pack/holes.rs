@@ -142,6 +142,9 @@ impl Holes {
     /// are data now, sorted. To be called after each change, before the charge is computed.
     pub fn limit(&mut self) -> Vec<Range<u64>> {
         let excess = self.runs.len().saturating_sub(MAX_RUNS);
+        if excess == 0 {
+            return Vec::new();
+        }
         let mut order: Vec<Range<u64>> = self.runs.clone();
         order.sort_by_key(|run| (run.end - run.start, run.start));
         order.truncate(excess);

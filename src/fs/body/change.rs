@@ -68,9 +68,15 @@ impl Body {
         self.changed(version);
     }
 
-    /// Makes the chunks of `range` data: allocated, read as before.
+    /// Makes the chunks of `range` data: allocated, read as before, or as zeros behind the old end.
     pub(crate) fn allocate(&mut self, range: Range<u64>, version: u64) {
-        if self.inline.is_none() {
+        if let Some(bytes) = &mut self.inline {
+            self.size = self.size.max(range.end);
+            bytes.resize(self.size as usize, 0);
+        } else {
+            if range.end > self.size {
+                self.grow_to(range.end, version);
+            }
             for index in chunks_of(range.start, range.end - range.start) {
                 if self.holes.contains(index) {
                     self.holes.remove(index..index + 1);

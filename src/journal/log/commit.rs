@@ -20,7 +20,7 @@ use crate::journal::{JournalError, key};
 /// Local room, in bytes, with which a commit does not wait, whoever else writes there meanwhile.
 const COMMIT_ROOM: u64 = 64 << 20;
 
-/// Local room, in bytes, without which a volume is not opened.
+/// The same while no background is there yet that could wait: a volume is being opened.
 const OPENING_ROOM: u64 = 4 << 20;
 
 impl Journal {
@@ -73,7 +73,7 @@ impl Journal {
     }
 
     /// Waits for the commit that is being made or, where there is little room on the disk, for one that
-    /// the background is to make. `None` at the deadline.
+    /// the background is to make. `None` at the deadline, or when there is nobody to wait for.
     fn wait<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
@@ -81,6 +81,9 @@ impl Journal {
     ) -> Option<MutexGuard<'a, State>> {
         // Whoever waits here is woken with the background: told twice, two of them would wake each
         // other for ever.
+        if !state.committing && !state.attended {
+            return None;
+        }
         if !state.committing && !state.wanted {
             state.wanted = true;
             self.changed.notify_all();
@@ -91,17 +94,6 @@ impl Journal {
             .wait_timeout(state, left)
             .unwrap_or_else(PoisonError::into_inner);
         Some(state)
-    }
-
-    /// As [`Journal::sync`], while the volume is being opened and no background is there to wait for.
-    ///
-    /// # Errors
-    /// [`JournalError::NoRoom`] at once where the disk is all but full; any other error is final.
-    pub(crate) fn sync_alone(&self) -> Result<(), JournalError> {
-        if !self.has(OPENING_ROOM, &self.lock()) {
-            return Err(JournalError::NoRoom);
-        }
-        self.commit(Durability::Immediate, None)
     }
 
     /// As [`Journal::sync`], by this thread and with all the patience that a full disk asks for.
@@ -116,20 +108,23 @@ impl Journal {
 
     /// Whether a commit of what is in memory is sure not to wait for the disk's room.
     fn has_room(&self, state: &State) -> bool {
-        self.has(COMMIT_ROOM, state)
-    }
-
-    fn has(&self, room_bytes: u64, state: &State) -> bool {
-        let needed = room_bytes + 3 * state.active.bytes as u64;
+        let spare = if state.attended {
+            COMMIT_ROOM
+        } else {
+            OPENING_ROOM
+        };
+        let needed = spare + 3 * state.active.bytes as u64;
         (self.room_bytes)(&self.folder).is_ok_and(|room| room >= needed)
     }
 
     /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and
     /// writes it (not yet durable: that is [`Journal::sync`]'s).
     pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        state.attended = true;
         let (mut state, _) = self
             .changed
-            .wait_timeout_while(self.lock(), patience, |s| !s.is_due())
+            .wait_timeout_while(state, patience, |s| !s.is_due())
             .unwrap_or_else(PoisonError::into_inner);
         let wanted = std::mem::take(&mut state.wanted);
         let due = state.is_due();

@@ -28,6 +28,12 @@ fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
     journal.room_bytes = |_| Ok(0);
     journal.patience = Duration::from_millis(300);
     put(&journal, 1);
+    assert_eq!(
+        journal.sync(),
+        Err(JournalError::NoRoom),
+        "nobody to wait for"
+    );
+    journal.drain(Duration::ZERO).unwrap();
     let began = Instant::now();
     std::thread::scope(|scope| {
         let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| journal.sync())).collect();
