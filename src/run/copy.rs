@@ -4,10 +4,12 @@
 //! the rest is copied all the same. Reads by the calls of the mount's callbacks, on a thread that
 //! may wait. Called by `save`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,11 +24,13 @@ use tokio::runtime::Handle;
 
 use super::ground::Ground;
 use crate::durable::sync_folder;
-use crate::fs::{Attr, FsError, Kind};
+use crate::fs::{Attr, FsError, Kind, Want};
 use crate::types::{Fh, Ino};
 
 /// Bytes that are read at a time.
-const STEP: u32 = 1 << 20;
+const STEP: u64 = 1 << 20;
+/// So many deadlines in a row, and the node is asked no more: each is half a minute long.
+const DEADLINES: u32 = 3;
 /// How often what a call lacks is fetched before it is given up: a cache may lose it again.
 const TRIES: usize = 64;
 /// `SEEK_DATA` and `SEEK_HOLE` of lseek(2).
@@ -46,6 +50,8 @@ pub(super) struct Saved {
 pub(super) struct Copier {
     ground: Arc<Ground>,
     runtime: Handle,
+    /// Fetches in a row that passed their deadline.
+    deadlines: Cell<u32>,
     /// Where the first name of an inode with several was copied to.
     links: HashMap<Ino, PathBuf>,
     /// What could not be copied, and why.
@@ -97,6 +103,7 @@ impl Copier {
         Self {
             ground: Arc::clone(ground),
             runtime: Handle::current(),
+            deadlines: Cell::default(),
             links: HashMap::new(),
             failed: Vec::new(),
             saved: Saved::default(),
@@ -142,12 +149,19 @@ impl Copier {
     /// Calls the drive; fetches what is not on this machine.
     fn ask<T>(&self, call: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
         for _ in 0..TRIES {
-            match call() {
-                Err(FsError::NotLocal(want)) => {
-                    self.runtime.block_on(self.ground.fetcher.fetch(*want))?;
-                }
+            let want = match call() {
+                Err(FsError::NotLocal(want)) => want,
                 other => return other,
+            };
+            if self.deadlines.get() >= DEADLINES {
+                break;
             }
+            let fetched = self.runtime.block_on(self.ground.fetcher.fetch(*want));
+            self.deadlines.set(match fetched {
+                Err(FsError::TimedOut) => self.deadlines.get() + 1,
+                _ => 0,
+            });
+            fetched?;
         }
         Err(FsError::TimedOut)
     }
@@ -223,6 +237,8 @@ impl Copier {
         Ok(())
     }
 
+    /// Copies a file. Where the node does not give what was published of it, what is on this machine
+    /// alone is in the copy all the same.
     fn file(&mut self, attr: &Attr, path: &Path) -> Done {
         let drive = Arc::clone(&self.ground.drive);
         let file = OpenOptions::new()
@@ -233,40 +249,63 @@ impl Copier {
         let opened = self.ask(|| drive.open(attr.ino, 0))?;
         let copied = self.content(attr, opened.fh, &file);
         drive.release(attr.ino, opened.fh);
-        let bytes = copied?;
+        let (bytes, missing) = copied?;
         self.attributes(attr, path)?;
         file.sync_all()?;
+        if let Some(error) = missing {
+            return Err(error.into());
+        }
         self.saved.files += 1;
         self.saved.bytes += bytes;
         Ok(())
     }
 
-    /// Copies what is no hole; how many bytes that was.
-    fn content(&self, attr: &Attr, fh: Fh, file: &File) -> Result<u64, Why> {
+    /// Copies what is no hole; how many bytes that was, and why some are missing, if so.
+    fn content(&self, attr: &Attr, fh: Fh, file: &File) -> Result<(u64, Option<FsError>), Why> {
         let drive = &self.ground.drive;
-        let mut bytes = 0;
+        let (mut bytes, mut missing) = (0, None);
         let mut at = 0;
         while at < attr.size {
-            at = match self.ask(|| drive.lseek(attr.ino, fh, at, SEEK_DATA)) {
+            at = match drive.lseek(attr.ino, fh, at, SEEK_DATA) {
                 Err(FsError::NoData) => break,
                 other => other?,
             };
-            let hole = self.ask(|| drive.lseek(attr.ino, fh, at, SEEK_HOLE))?;
+            let hole = drive.lseek(attr.ino, fh, at, SEEK_HOLE)?;
             while at < hole {
-                let len = u32::try_from(hole - at).unwrap_or(STEP).min(STEP);
-                let data = self.ask(|| drive.read(attr.ino, fh, at, len))?;
-                if data.is_empty() {
-                    let why = format!("ends after {at} of {} bytes", attr.size);
-                    return Err(FsError::Damaged(why).into());
+                let mut len = STEP.min(hole - at);
+                let read = |len| drive.read(attr.ino, fh, at, u32::try_from(len).unwrap_or(0));
+                let data = match missing {
+                    None => self.ask(|| read(len)),
+                    // The node was asked once for this file: what is here is picked out.
+                    Some(_) => match read(len) {
+                        Err(error) if lacking(&error).is_some_and(|lost| lost.start > at) => {
+                            len = lacking(&error).map_or(len, |lost| lost.start - at);
+                            read(len)
+                        }
+                        other => other,
+                    },
+                };
+                match data {
+                    Ok(data) if data.len() as u64 == len => {
+                        file.write_all_at(&data, at)?;
+                        bytes += len;
+                    }
+                    Ok(_) => return Err(FsError::Damaged("ends too early".to_owned()).into()),
+                    Err(error) if missing.is_none() => {
+                        missing = Some(error);
+                        continue;
+                    }
+                    Err(error) => {
+                        let lost = lacking(&error).map_or(len, |lost| lost.end - lost.start);
+                        len = lost.clamp(1, len);
+                    }
                 }
-                file.write_all_at(&data, at)?;
-                at += data.len() as u64;
-                bytes += data.len() as u64;
-                self.copied.fetch_add(data.len() as u64, Ordering::Relaxed);
+                at += len;
+                self.copied.fetch_add(len, Ordering::Relaxed);
             }
         }
         file.set_len(attr.size)?;
-        Ok(bytes)
+        Ok((bytes, missing))
     }
 
     /// Sets owner, extended attributes, mode and times, in this order: a change of owner takes
@@ -292,6 +331,17 @@ impl Copier {
             last_modification: timespec(attr.mtime_ns),
         };
         Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}
+
+/// The bytes of a file that a read lacked.
+fn lacking(error: &FsError) -> Option<Range<u64>> {
+    let FsError::NotLocal(want) = error else {
+        return None;
+    };
+    match **want {
+        Want::Content { offset, len, .. } => Some(offset..offset + len),
+        Want::Directory { .. } => None,
     }
 }
 

@@ -174,9 +174,19 @@ fn given_away_with_unpublished_data() -> (Machine, TempDir) {
         "--read-timeout",
         "2s",
     ]);
-    fs::write(machine.dir().join("published"), pattern(1, 0, 2_000_000)).expect("writable");
+    for name in ["published", "changed"] {
+        fs::write(machine.dir().join(name), pattern(1, 0, 2_000_000)).expect("writable");
+    }
     machine.flush();
     write_unpublished(&machine.dir());
+    let changed = File::options()
+        .write(true)
+        .open(machine.dir().join("changed"));
+    let changed = changed.expect("writable");
+    changed
+        .write_all_at(&pattern(4, 0, 50_000), 1_500_000)
+        .expect("writable");
+    drop(changed);
     let reference = tempfile::tempdir().expect("a folder");
     tool("cp", &[Path::new("-a"), &machine.dir(), reference.path()]);
     give_away(&machine, 1);
@@ -253,8 +263,14 @@ fn a_save_that_fails_in_part_drops_nothing_and_names_the_files() {
     let at = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let answer = machine.ask(&["detach", "1", "--save", &at("part")]);
     let answer = answer.exits(1).one_line();
-    assert!(answer.stderr.contains("published"), "{}", answer.stderr);
+    for name in ["published", "changed"] {
+        assert!(answer.stderr.contains(name), "{}", answer.stderr);
+    }
     // What was never published is in the copy, and still on the drive.
+    let changed = fs::read(scratch.join("part/changed")).expect("readable");
+    assert_eq!(changed.len(), 2_000_000);
+    let copied = changed.get(1_500_000..1_550_000);
+    assert!(copied == Some(&pattern(4, 0, 50_000)), "to the last byte");
     for dir in [detached(&machine), scratch.join("part")] {
         assert_pattern(&dir.join("a/b/large"), 2, 3_000_000);
         assert_pattern(&dir.join("small"), 3, 300);
