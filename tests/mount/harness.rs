@@ -256,7 +256,7 @@ impl Machine {
                 self.daemon = None;
                 return Err(self.log());
             }
-            if is_mounted(&self.mountpoint()) && is_there(self) {
+            if is_mounted(&self.mountpoint()) && self.is_announced() && is_there(self) {
                 return Ok(());
             }
             // Mounted, but the token is damaged: the log says how.
@@ -271,6 +271,23 @@ impl Machine {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Whether the daemon can be asked: it mounts first, and listens then.
+    fn is_announced(&self) -> bool {
+        let pid = self.daemon.as_ref().map(Child::id);
+        let entries = fs::read_dir(self.folder.path().join(".local/state/pxfs/run"));
+        let files = entries.into_iter().flatten().flatten();
+        files
+            .filter_map(|file| fs::read(file.path()).ok())
+            .filter_map(|text| serde_json::from_slice::<Value>(&text).ok())
+            .any(|entry| {
+                entry["pid"]
+                    .as_u64()
+                    .map(u32::try_from)
+                    .and_then(Result::ok)
+                    == pid
+            })
     }
 
     /// Stops the daemon as `systemctl stop` does: everything is flushed, then it unmounts.
