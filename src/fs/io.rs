@@ -239,7 +239,13 @@ impl Volume {
     }
 
     /// Puts the bytes where they live until they are published.
-    fn store(&self, ino: Ino, body: &mut Body, offset: u64, data: &[u8]) -> Result<(), FsError> {
+    pub(super) fn store(
+        &self,
+        ino: Ino,
+        body: &mut Body,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), FsError> {
         let end = offset + data.len() as u64;
         let version = self.journal.next_version();
         if body.stays_inline(end) {

@@ -15,6 +15,7 @@ mod durable;
 mod error;
 mod files;
 mod io;
+mod late;
 mod load;
 mod lookup;
 mod quota;

@@ -55,7 +55,8 @@ impl Volume {
             self.leave(held);
             saved?;
         }
-        self.sync_journal()
+        self.sync_journal()?;
+        self.check_late(ino)
     }
 
     /// What is not published yet. Reads a record for each changed file.

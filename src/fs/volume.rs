@@ -4,7 +4,7 @@
 //! charge plus what files in use have grown since they were saved. The operations are in the
 //! files beside this one: `lookup`, `create`, `remove`, `rename`, `attributes`, `io`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -66,6 +66,8 @@ pub struct Volume {
     activity: Mutex<Option<Activity>>,
     /// Stage files that hold exactly a published content, with its CID and length.
     pub(super) adoptions: Mutex<HashMap<u64, (cid::Cid, u64)>>,
+    /// Files with mapped pages that came when growth was refused.
+    pub(super) late: Mutex<BTreeSet<Ino>>,
     pub(super) labels: Mutex<super::report::Labels>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
@@ -104,6 +106,7 @@ impl Volume {
             cut: RwLock::new(None),
             activity: Mutex::new(None),
             adoptions: Mutex::default(),
+            late: Mutex::default(),
             labels: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),

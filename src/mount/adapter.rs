@@ -318,10 +318,18 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, fh = handle.0, offset, len = data.len(), "write");
         let (of, handle) = (ino(of), fh(handle));
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let first = |drive: &Drive| drive.write(of, handle, offset, data, kill);
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let write = move |drive: &Drive, data: &[u8]| {
+            if mapped {
+                drive.write_mapped(of, handle, offset, data)
+            } else {
+                drive.write(of, handle, offset, data, kill)
+            }
+        };
+        let first = |drive: &Drive| write(drive, data);
         let own = || {
             let data = data.to_vec();
-            move |drive: &Drive, _: &mut _| drive.write(of, handle, offset, &data, kill)
+            move |drive: &Drive, _: &mut _| write(drive, &data)
         };
         self.pool.serve_borrowed(
             Lane::Change,

@@ -199,6 +199,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         Ok::<_, PublishError>((Arc::new(cut), Arc::new(changes)))
     })
     .await??;
+    // More than was bought is never published: the token could not be synced.
+    if let Some(why) = context.volume.over_quota(cut.used_bytes()) {
+        return Err(PublishError::OverQuota(why));
+    }
     let nothing =
         changes.files.is_empty() && changes.directories.is_empty() && changes.rows.is_empty();
     let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();

@@ -52,6 +52,9 @@ pub enum PublishError {
     /// What the name points at cannot be believed.
     #[error("refused: {0}")]
     Refused(String),
+    /// Mapped pages took more than the quota has.
+    #[error("over the quota: {0}")]
+    OverQuota(String),
     /// The node did not do what it acknowledged.
     #[error("storage node: {0}")]
     Unverified(String),
@@ -84,6 +87,7 @@ impl PublishError {
             Self::Pack(_)
             | Self::Conflict(_)
             | Self::Refused(_)
+            | Self::OverQuota(_)
             | Self::Damaged(_)
             | Self::Stopped => false,
         }

@@ -210,7 +210,12 @@ impl Live {
         if token.sync_open {
             return (State::Syncing, Some("a sync request is open".to_owned()));
         }
-        if self.volume.with_quota(|quota| quota.room_bytes()) == 0 {
+        let (used, room) =
+            (self.volume).with_quota(|quota| (quota.used_bytes(), quota.room_bytes()));
+        if let Some(why) = self.volume.over_quota(used) {
+            return (State::Quota, Some(why));
+        }
+        if room == 0 {
             return (
                 State::Quota,
                 Some("the quota is used up: delete something, or mint another token".to_owned()),

@@ -12,6 +12,7 @@ mod hanging;
 mod harness;
 mod kill;
 mod lost;
+mod mapped;
 mod metadata;
 mod overdue;
 mod quota;

@@ -84,6 +84,26 @@ impl Drive {
         })
     }
 
+    /// As [`Drive::write`] for pages that the kernel writes back from a shared mapping: where they lie
+    /// is the kernel's word also for a descriptor that appends, and they are never refused for quota.
+    ///
+    /// # Errors
+    /// Local errors; the volume takes no change at all.
+    pub fn write_mapped(
+        &self,
+        _ino: Ino,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<u32, FsError> {
+        self.with_handle(fh, |volume, handle, file| {
+            if !handle.writes {
+                return Err(FsError::BadHandle);
+            }
+            volume.write_mapped(file, offset, data)
+        })
+    }
+
     /// `close(2)` of one descriptor: reports what went wrong locally with earlier writes.
     ///
     /// # Errors
@@ -95,7 +115,13 @@ impl Drive {
             }
             // Small content goes into the journal's memory now, to be kept with the next batch.
             let small = handle.writes && file.body().inline.is_some();
-            if small { volume.save(file) } else { Ok(()) }
+            if small {
+                volume.save(file)?;
+            }
+            if handle.writes {
+                volume.check_late(file.ino)?;
+            }
+            Ok(())
         })
     }
 

@@ -1,0 +1,102 @@
+//! Pages that were stored through a shared mapping, and reach the daemon later.
+//!
+//! Invariant: such a page is refused for neither quota nor deadline: whoever stored it was told nothing
+//! then, and would lose it. It is kept and charged, beyond the quota where it must be; `msync`, `fsync`
+//! and `close` of the file tell, and nothing of the volume is published while more is used than was
+//! bought. Called by `drive`, and by `publish` before it takes a commit further.
+
+use super::files::File;
+use super::volume::{Volume, lock, signed};
+use super::{FsError, Quota};
+use crate::pack::chunk::MAX_FILE;
+use crate::types::Ino;
+
+/// Files that a line names; the others are counted.
+const NAMED: usize = 3;
+
+impl Volume {
+    /// Keeps `data`, which the kernel wrote back from a mapping, at `offset` of a held file.
+    pub(super) fn write_mapped(
+        &self,
+        file: &File,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<u32, FsError> {
+        self.quota().check_change()?;
+        self.check_room(data.len() as u64)?;
+        let mut body = file.body_mut();
+        let len = data.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {
+            return Err(FsError::TooLarge);
+        }
+        let cost = if self.files.is_orphan(file.ino) || len == 0 {
+            0
+        } else {
+            signed(body.charge_after_write(offset, len)) - signed(body.charge())
+        };
+        let granted = {
+            let mut quota = self.quota();
+            let fits = force(&mut quota, cost);
+            fits && !quota.overdue(self.clock.as_ref())
+        };
+        if !granted {
+            lock(&self.late).insert(file.ino);
+        }
+        if let Err(error) = self.store(file.ino, &mut body, offset, data) {
+            self.quota().adjust(-cost);
+            return Err(error);
+        }
+        Ok(data.len() as u32)
+    }
+
+    /// What `fsync` and `close` of a file have to tell, all of whose bytes are kept.
+    pub(super) fn check_late(&self, ino: Ino) -> Result<(), FsError> {
+        if !lock(&self.late).contains(&ino) {
+            return Ok(());
+        }
+        let mut quota = self.quota();
+        if quota.overdue(self.clock.as_ref()) {
+            return Err(FsError::Overdue);
+        }
+        if quota.room_bytes() == 0 {
+            return Err(FsError::Quota);
+        }
+        drop(quota);
+        lock(&self.late).remove(&ino);
+        Ok(())
+    }
+
+    /// Why nothing can be published while `used_bytes` are in use: one line that names the files; `None`
+    /// while they are no more than the quota.
+    #[must_use]
+    pub fn over_quota(&self, used_bytes: u64) -> Option<String> {
+        let size_bytes = self.with_quota(|quota| quota.allowance().map(|a| a.size_bytes))?;
+        let over = used_bytes
+            .checked_sub(size_bytes)
+            .filter(|&over| over > 0)?;
+        let late: Vec<Ino> = lock(&self.late).iter().copied().collect();
+        let mut names: Vec<String> = late.iter().take(NAMED).map(|&i| self.path_of(i)).collect();
+        if late.len() > NAMED {
+            names.push(format!("{} more", late.len() - NAMED));
+        }
+        let from = if names.is_empty() {
+            String::new()
+        } else {
+            format!(" of {}", names.join(", "))
+        };
+        Some(format!(
+            "mapped pages{from} took {over} bytes more than the quota has: delete something, nothing is published until then"
+        ))
+    }
+}
+
+/// Books `cost` whatever is left; false when it was growth that does not fit.
+fn force(quota: &mut Quota, cost: i64) -> bool {
+    if let Ok(growth) = u64::try_from(cost)
+        && quota.grow(growth).is_ok()
+    {
+        return true;
+    }
+    quota.adjust(cost);
+    cost <= 0
+}
