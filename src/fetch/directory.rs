@@ -31,12 +31,13 @@ pub trait DirectorySink: Send + Sync {
     fn unloaded_tree(&self, dir: Ino) -> Result<Option<TreeRef>, FsError>;
     /// The published inode table, if there is one.
     fn published_table(&self) -> Result<Option<TreeRef>, FsError>;
-    /// Enters some entries; entering one twice does nothing.
-    fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError>;
+    /// Enters some entries of the tree `of`; entering one twice does nothing, nor does entering any
+    /// where that is not the directory's tree any more.
+    fn enter_loaded(&self, dir: Ino, of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError>;
     /// The node has lost a block of what `ino` has published as `of`.
     fn note_lost(&self, ino: Ino, of: &Cid, lost: &LostBlock);
-    /// All entries are in.
-    fn finish_loading(&self, dir: Ino) -> Result<(), FsError>;
+    /// All entries of the tree `of` are in.
+    fn finish_loading(&self, dir: Ino, of: &Cid) -> Result<(), FsError>;
 }
 
 impl DirectorySink for Volume {
@@ -48,16 +49,16 @@ impl DirectorySink for Volume {
         Self::published_table(self)
     }
 
-    fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError> {
-        Self::enter_loaded(self, dir, entries)
+    fn enter_loaded(&self, dir: Ino, of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError> {
+        Self::enter_loaded(self, dir, of, entries)
     }
 
     fn note_lost(&self, ino: Ino, of: &Cid, lost: &LostBlock) {
         Self::note_lost(self, ino, of, lost);
     }
 
-    fn finish_loading(&self, dir: Ino) -> Result<(), FsError> {
-        Self::finish_loading(self, dir)
+    fn finish_loading(&self, dir: Ino, of: &Cid) -> Result<(), FsError> {
+        Self::finish_loading(self, dir, of)
     }
 }
 
@@ -75,6 +76,7 @@ pub(super) async fn load(
     };
     // Marked as damaged or not: what is there can be read.
     pages.root.damaged = false;
+    let of = pages.root.cid;
     let mut held = Held::new();
     let mut rows = Rows::default();
     let mut after: Option<Bytes> = None;
@@ -86,7 +88,7 @@ pub(super) async fn load(
             })
             .await;
         if let Err(FsError::Lost(lost)) = &entries {
-            let (taker, of, lost) = (Arc::clone(&sink), pages.root.cid, lost.clone());
+            let (taker, lost) = (Arc::clone(&sink), lost.clone());
             blocking(move || taker.note_lost(dir, &of, &lost)).await?;
         }
         let entries = entries?;
@@ -96,12 +98,12 @@ pub(super) async fn load(
         let loaded = resolve(source, table, &mut rows, entries, patience).await?;
         bound(&mut held);
         let taker = Arc::clone(&sink);
-        blocking(move || taker.enter_loaded(dir, &loaded)).await??;
+        blocking(move || taker.enter_loaded(dir, &of, &loaded)).await??;
         if ended {
             break;
         }
     }
-    blocking(move || sink.finish_loading(dir)).await?
+    blocking(move || sink.finish_loading(dir, &of)).await?
 }
 
 /// Rows of the inode table that were read at once: neighbours are mostly wanted together.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cid::Cid;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Cache;
@@ -36,6 +37,12 @@ const FLIGHT_PATIENCE: u32 = 2;
 pub trait Volumes: Send + Sync {
     /// The volume in `slot` of the mount; `None` when it has gone.
     fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>>;
+    /// Whether another machine's newer tree has just taken the place of the volume in `slot`, which
+    /// misses a block: then the call is made again.
+    fn renew(&self, slot: u16) -> BoxFuture<'_, bool> {
+        let _ = slot;
+        Box::pin(std::future::ready(false))
+    }
 }
 
 impl Volumes for Drive {
@@ -97,6 +104,9 @@ impl Fetcher {
                 } => {
                     let content = Content { cid, size };
                     let brought = self.contents.bring(content, offset, len).await;
+                    if matches!(brought, Err(FsError::Lost(_))) && self.volumes.renew(slot).await {
+                        return Ok(());
+                    }
                     if let (Err(FsError::Lost(lost)), Some(sink)) =
                         (&brought, self.volumes.volume(slot))
                     {
@@ -105,7 +115,13 @@ impl Fetcher {
                     }
                     brought
                 }
-                Want::Directory { slot, dir } => self.directory(slot, dir).await,
+                Want::Directory { slot, dir } => {
+                    let loaded = self.directory(slot, dir).await;
+                    if matches!(loaded, Err(FsError::Lost(_))) && self.volumes.renew(slot).await {
+                        return Ok(());
+                    }
+                    loaded
+                }
             }
         };
         self.within(work).await

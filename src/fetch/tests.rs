@@ -403,7 +403,7 @@ impl DirectorySink for Sink {
         Ok(*self.table.lock().unwrap())
     }
 
-    fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError> {
+    fn enter_loaded(&self, dir: Ino, _of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError> {
         assert_eq!(dir, Ino(42));
         let mut largest = self.largest.lock().unwrap();
         *largest = (*largest).max(entries.len());
@@ -411,7 +411,7 @@ impl DirectorySink for Sink {
         Ok(())
     }
 
-    fn finish_loading(&self, dir: Ino) -> Result<(), FsError> {
+    fn finish_loading(&self, dir: Ino, _of: &Cid) -> Result<(), FsError> {
         assert_eq!(dir, Ino(42));
         *self.finished.lock().unwrap() = true;
         *self.tree.lock().unwrap() = None;

@@ -216,7 +216,7 @@ impl Drive {
             let (slot, volume, ino) = self.split(ino)?;
             volume
                 .loaded_directory(ino)
-                .map_err(|e| outer_error(slot, e))?;
+                .map_err(|e| outer_error(slot, volume.or_stale(ino, e)))?;
         }
         Ok(self.handles.next())
     }
@@ -251,7 +251,7 @@ impl Drive {
         };
         volume
             .readdir(dir, cookie, plus, &mut add_outer)
-            .map_err(|e| outer_error(slot, e))
+            .map_err(|e| outer_error(slot, volume.or_stale(dir, e)))
     }
 
     /// Closes a directory.
@@ -380,7 +380,7 @@ impl Drive {
         let (slot, volume, ino) = self.split(ino)?;
         match call(&volume, ino) {
             Ok(attr) => Ok(outer_attr(slot, attr)),
-            Err(error) => Err(outer_error(slot, error)),
+            Err(error) => Err(outer_error(slot, volume.or_stale(ino, error))),
         }
     }
 

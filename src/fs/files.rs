@@ -115,6 +115,16 @@ impl Files {
         }
     }
 
+    /// All files in use, without holding them.
+    pub(crate) fn all(&self) -> Vec<Arc<File>> {
+        let table = self.lock();
+        table
+            .slots
+            .values()
+            .map(|slot| Arc::clone(&slot.file))
+            .collect()
+    }
+
     /// Holds the file `ino` if it is in use.
     pub(crate) fn hold_known(&self, ino: Ino) -> Option<FileRef> {
         self.lock().try_hold(ino).ok()

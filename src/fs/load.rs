@@ -2,6 +2,7 @@
 //! look into them.
 
 use bytes::Bytes;
+use cid::Cid;
 
 use super::quota::Access;
 use super::volume::Volume;
@@ -48,9 +49,18 @@ impl Volume {
         if !untouched {
             return Ok(false);
         }
+        let mut batch = Batch::default();
+        self.enter_root(&mut batch, root);
+        self.apply_quietly(batch)?;
+        self.take_counts(root);
+        self.sync_journal()?;
+        Ok(true)
+    }
+
+    /// The records of a published root.
+    pub(super) fn enter_root(&self, batch: &mut Batch, root: &Root) {
         let mut inode = inode_record(&root.attr, Kind::Directory);
         inode.nlink = links_of(&root.tree);
-        let mut batch = Batch::default();
         batch.put(key::inode(Ino::ROOT), &inode);
         batch.put(
             key::directory(Ino::ROOT),
@@ -62,13 +72,13 @@ impl Volume {
         batch.put(key::meta("table"), &Tree::from(root.table));
         let inodes = 1 + root.tree.sums.inodes + root.table.sums.inodes;
         batch.adopt(root.next_inode.0, root.usage(), inodes);
-        self.apply_quietly(batch)?;
+    }
+
+    /// What a published root counts: after its records.
+    pub(super) fn take_counts(&self, root: &Root) {
         let mut quota = self.quota();
         let delta = super::volume::signed(root.usage()) - super::volume::signed(quota.used_bytes());
         quota.adjust(delta);
-        drop(quota);
-        self.sync_journal()?;
-        Ok(true)
     }
 
     /// The published tree of a directory whose entries are not here yet; `None` when they are.
@@ -91,15 +101,17 @@ impl Volume {
         Ok(self.meta::<Tree>("table")?.map(Into::into))
     }
 
-    /// Enters entries of a directory that is being loaded. Entering one twice does nothing.
+    /// Enters entries of a directory whose tree `of` is being loaded. Entering one twice does nothing,
+    /// nor does entering any where another tree has taken that one's place.
     ///
     /// # Errors
     /// The journal cannot be written.
-    pub fn enter_loaded(&self, dir: Ino, entries: &[LoadedEntry]) -> Result<(), FsError> {
+    pub fn enter_loaded(&self, dir: Ino, of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError> {
         for step in entries.chunks(STEP) {
             self.journal.wait_for_room()?;
             let _names = self.lock_names();
-            if self.unloaded_tree(dir)?.is_none() {
+            let tree = self.unloaded_tree(dir)?;
+            if tree.is_none_or(|tree| tree.root.cid != *of) {
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -118,9 +130,10 @@ impl Volume {
     ///
     /// # Errors
     /// The journal cannot be written.
-    pub fn finish_loading(&self, dir: Ino) -> Result<(), FsError> {
+    pub fn finish_loading(&self, dir: Ino, of: &Cid) -> Result<(), FsError> {
         let _names = self.lock_names();
-        let Some(tree) = self.unloaded_tree(dir)? else {
+        let tree = self.unloaded_tree(dir)?;
+        let Some(tree) = tree.filter(|tree| tree.root.cid == *of) else {
             return Ok(());
         };
         let mut batch = Batch::default();

@@ -14,6 +14,7 @@ mod drive;
 mod durable;
 mod error;
 mod files;
+mod follow;
 mod io;
 mod late;
 mod load;

@@ -71,6 +71,12 @@ pub struct Volume {
     pub(super) labels: Mutex<super::report::Labels>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
+    /// Another machine's tree has taken this one's place since the volume was opened.
+    pub(super) followed: AtomicBool,
+    /// It is doing so.
+    pub(super) following: AtomicBool,
+    /// The files that were in use when it did, until the kernel is told.
+    pub(super) followed_files: Mutex<Option<Vec<Ino>>>,
     /// Why the volume takes nothing any more: a local sync failed.
     poison: Mutex<Option<String>>,
 }
@@ -110,6 +116,9 @@ impl Volume {
             labels: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
+            followed: AtomicBool::new(false),
+            following: AtomicBool::new(false),
+            followed_files: Mutex::default(),
             poison: Mutex::new(None),
             journal,
         });
@@ -323,7 +332,7 @@ impl Volume {
         *activity = Some(Activity { first, last: now });
     }
 
-    fn load_body(&self, ino: Ino) -> Result<Body, FsError> {
+    pub(super) fn load_body(&self, ino: Ino) -> Result<Body, FsError> {
         let content = self
             .journal
             .record::<Content>(&key::content(ino))?

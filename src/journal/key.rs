@@ -115,6 +115,14 @@ pub(crate) fn directory(ino: Ino) -> Key {
     with_number(DIRECTORY, ino.0, 0)
 }
 
+/// The inode of a directory's state; `None` for any other key.
+pub(crate) fn parse_directory(key: &[u8]) -> Option<Ino> {
+    match key.first() {
+        Some(&DIRECTORY) => Some(Ino(number(key, 1)?)),
+        _ => None,
+    }
+}
+
 /// Mark of an entry that differs from the published one.
 pub(crate) fn dirty_entry(dir: Ino, name: &[u8]) -> Key {
     with_name(DIRTY_ENTRY, dir.0, name)
@@ -161,6 +169,11 @@ pub(crate) fn lost(ino: Ino) -> Key {
 /// Prefix of everything that is known to be lost.
 pub(crate) fn all_lost() -> Key {
     vec![LOST]
+}
+
+/// Prefixes of everything but the values of the volume.
+pub(crate) fn tree() -> impl Iterator<Item = Key> {
+    (INODE..=ORPHAN).chain([LOST]).map(|tag| vec![tag])
 }
 
 /// The inode of a key whose only number it is (orphans, marks of inodes, losses).

@@ -10,6 +10,7 @@ use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
 use super::build::build;
+use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
@@ -188,9 +189,7 @@ pub(super) struct Done {
 /// Finishes what a crash interrupted, then publishes what differs.
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
     finish_pending(context, receipts).await?;
-    let head: Head = context.volume.meta("head")?.unwrap_or_default();
-    refuse_foreign(context, &head, None).await?;
-
+    let head = newest_head(context).await?;
     heal(context, receipts).await?;
     let volume = Arc::clone(&context.volume);
     let (cut, changes) = blocking(move || {
@@ -238,15 +237,26 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     })
 }
 
+/// The head. Where another machine has gone on from it, and nothing here is unpublished, its tree is
+/// taken over first.
+async fn newest_head(context: &Context) -> Result<Head, PublishError> {
+    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    match refuse_foreign(context, &head, None).await {
+        Ok(()) => Ok(head),
+        Err(PublishError::Conflict(why)) => match follow(context).await? {
+            true => Ok(context.volume.meta("head")?.unwrap_or_default()),
+            false => Err(PublishError::Conflict(why)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
 /// Puts the record of the last commit again, with a later end of life.
 pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
-    let Some(mut head) = context.volume.meta::<Head>("head")? else {
-        return Ok(());
-    };
+    let mut head = newest_head(context).await?;
     let Some(document) = head.document else {
         return Ok(());
     };
-    refuse_foreign(context, &head, None).await?;
     head.renewals += 1;
     context.volume.keep(vec![("head", Some(head.to_bytes()))])?;
     let bytes = record(context, document.0, head.sequence, head.renewals)?;

@@ -300,7 +300,7 @@ async fn begin(
 }
 
 /// Whether a root contains our own last commit.
-fn contains_ours(root: &Root, writer: WriterId, own: Option<Own>) -> bool {
+pub(super) fn contains_ours(root: &Root, writer: WriterId, own: Option<Own>) -> bool {
     let Some(own) = own else { return true };
     let digest = form::digest(&own.root.0).ok();
     if root.writer == writer {

@@ -12,6 +12,7 @@
 
 mod build;
 mod commit;
+mod follow;
 mod grace;
 mod head;
 mod heal;
@@ -28,6 +29,7 @@ use crate::pack::PackError;
 use crate::store::StoreError;
 
 pub use commit::{Context, Node};
+pub use follow::follow;
 pub use head::{Bootstrap, bootstrap};
 pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle};
 

@@ -3,6 +3,7 @@
 mod collect;
 mod damage;
 mod faults;
+mod follow;
 mod queue;
 mod rig;
 mod trees;

@@ -78,7 +78,8 @@ impl Daemon {
         tokio::task::spawn_blocking(move || swept.empty_trash()).await?;
         let ground = Ground::build(Arc::clone(&parts), Arc::clone(&state_dir)).await?;
         let (drive, fetcher) = (Arc::clone(&ground.drive), Arc::clone(&ground.fetcher));
-        let tokens = Arc::new(Tokens::new(ground));
+        let tokens = Arc::new(Tokens::new(Arc::clone(&ground)));
+        ground.renew_by(&tokens);
         timeout(FIRST_LOOK, tokens.refresh())
             .await
             .unwrap_or_else(|_| {

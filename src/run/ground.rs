@@ -2,12 +2,14 @@
 //!
 //! Invariant: one a state folder. Built by `daemon` and `detach`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use anyhow::Context;
+use futures::future::BoxFuture;
 
 use super::parts::Parts;
 use super::state::StateDir;
+use super::tokens::Tokens;
 use crate::cache::Cache;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::Drive;
@@ -19,6 +21,7 @@ pub(super) struct Ground {
     pub(super) cache: Arc<Cache>,
     pub(super) drive: Arc<Drive>,
     pub(super) fetcher: Arc<Fetcher>,
+    shown: Arc<Shown>,
 }
 
 impl Ground {
@@ -40,10 +43,15 @@ impl Ground {
             rustix::process::getegid().as_raw(),
         );
         let drive = Arc::new(Drive::new(owner, parts.clock.wall_ns()));
+        let shown = Arc::new(Shown {
+            drive: Arc::clone(&drive),
+            tokens: OnceLock::new(),
+        });
+        let volumes: Arc<dyn Volumes> = Arc::<Shown>::clone(&shown);
         let fetcher = Arc::new(Fetcher::new(
             Arc::clone(&parts.node.store),
             Arc::clone(&cache),
-            Arc::new(Shown(Arc::clone(&drive))),
+            volumes,
             config.read_timeout,
         ));
         Ok(Arc::new(Self {
@@ -52,16 +60,35 @@ impl Ground {
             cache,
             drive,
             fetcher,
+            shown,
         }))
+    }
+
+    /// From now on `tokens` is asked for newer trees.
+    pub(super) fn renew_by(&self, tokens: &Arc<Tokens>) {
+        // Once a mount.
+        let _ = self.shown.tokens.set(Arc::downgrade(tokens));
     }
 }
 
 /// The fetcher's view of the drive.
-struct Shown(Arc<Drive>);
+struct Shown {
+    drive: Arc<Drive>,
+    tokens: OnceLock<Weak<Tokens>>,
+}
 
 impl Volumes for Shown {
     fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>> {
-        let volume = self.0.volume(slot)?;
+        let volume = self.drive.volume(slot)?;
         Some(volume)
+    }
+
+    fn renew(&self, slot: u16) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            match self.tokens.get().and_then(Weak::upgrade) {
+                Some(tokens) => tokens.renew(slot).await,
+                None => false,
+            }
+        })
     }
 }

@@ -200,6 +200,9 @@ impl Live {
         if let Some((state, reason)) = barred {
             return (state, Some(reason));
         }
+        if let Some(reason) = self.volume.following() {
+            return (State::ReadOnly, Some(reason));
+        }
         if let Some(reason) = self.publishing.conflict() {
             return (State::Conflict, Some(reason));
         }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ground::Ground;
 use super::live::Right;
@@ -15,7 +15,8 @@ use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::names::record::Network;
 use crate::publish::{
-    Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap, is_idle,
+    Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap, follow,
+    is_idle,
 };
 use crate::status::State;
 
@@ -23,6 +24,8 @@ use crate::status::State;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may hold up showing a volume that was used here before.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks whether another machine has gone on, for blocks that are missing.
+const RENEW_PAUSE: Duration = Duration::from_secs(5);
 /// Time between two looks of a flush whether the newest root is known.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -37,6 +40,8 @@ pub(super) struct Publishing {
     stage: Mutex<Stage>,
     /// One look for the newest root at a time.
     look: tokio::sync::Mutex<()>,
+    /// When the name was resolved for a block that is missing.
+    renewed: Mutex<Option<Instant>>,
 }
 
 enum Stage {
@@ -85,6 +90,7 @@ impl Publishing {
             },
             take_over: parts.config.take_over,
             look: tokio::sync::Mutex::default(),
+            renewed: Mutex::default(),
         }
     }
 
@@ -149,6 +155,33 @@ impl Publishing {
         // Unless the mount is ending meanwhile.
         if matches!(*now, Stage::Waiting(_)) {
             *now = stage;
+        }
+    }
+
+    /// A block is missing: whether another machine has gone on, and its tree has just taken this
+    /// one's place. Asked once in a while; it goes on when nobody waits for it.
+    pub(super) async fn renew(&self) -> bool {
+        let Some(context) = self.context.clone() else {
+            return false;
+        };
+        if matches!(*lock(&self.stage), Stage::Conflict(_) | Stage::Ended) {
+            return false;
+        }
+        {
+            let mut renewed = lock(&self.renewed);
+            if renewed.is_some_and(|at| at.elapsed() < RENEW_PAUSE) {
+                return false;
+            }
+            *renewed = Some(Instant::now());
+        }
+        let followed = tokio::spawn(async move { follow(&context).await });
+        match followed.await {
+            Ok(Ok(followed)) => followed,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "whether another machine has gone on is not known");
+                false
+            }
+            Err(_) => false,
         }
     }
 

@@ -177,6 +177,7 @@ impl Tokens {
         if let Some(live) = known {
             if live.key.epoch == token.epoch {
                 live.go_on(token);
+                self.tell_followed(&live);
                 let turned = live.refresh(&self.ground.parts, snapshot, token, &right)?;
                 if turned {
                     self.tell_changed([live.directory.clone()]);
@@ -267,6 +268,34 @@ impl Tokens {
             notifier.inval_inode(Ino::ROOT);
         });
         // A call in progress there may hold it up; nobody waits for that.
+        drop(told);
+    }
+
+    /// The volume in `slot` misses a block: whether a newer tree has just taken its place.
+    pub(super) async fn renew(&self, slot: u16) -> bool {
+        let Some(live) = self.all().into_iter().find(|live| live.slot == slot) else {
+            return false;
+        };
+        let renewed = live.publishing.renew().await;
+        self.tell_followed(&live);
+        renewed
+    }
+
+    /// Tells the kernel that another tree has taken the place of the one that it knows, if so.
+    fn tell_followed(&self, live: &Live) {
+        let Some(files) = live.volume.take_followed() else {
+            return;
+        };
+        self.tell_changed([live.directory.clone()]);
+        let Some(notifier) = lock(&self.notifier).clone() else {
+            return;
+        };
+        let slot = u64::from(live.slot) << 48;
+        let told = tokio::task::spawn_blocking(move || {
+            for ino in files {
+                notifier.inval_inode(Ino(slot | ino.0));
+            }
+        });
         drop(told);
     }
 

@@ -24,7 +24,7 @@ impl Drive {
         if flags & O_ACCMODE != 0 || flags & O_TRUNC != 0 {
             volume.quota().check_change()?;
         }
-        let file = volume.hold(ino)?;
+        let file = volume.hold(ino).map_err(|e| volume.or_stale(ino, e))?;
         if flags & O_TRUNC != 0
             && let Err(error) = volume.resize(&file, 0)
         {

@@ -401,7 +401,9 @@ fn half_loaded(rig: &Rig) -> Vec<LoadedEntry> {
         hard: false,
     };
     let entries = vec![entry("one", 2), entry("two", 3)];
-    rig.volume.enter_loaded(Ino::ROOT, &entries).unwrap();
+    rig.volume
+        .enter_loaded(Ino::ROOT, &node_cid(b"tree"), &entries)
+        .unwrap();
     entries
 }
 
@@ -418,11 +420,17 @@ fn what_is_removed_while_its_directory_is_being_loaded_does_not_come_back() {
     ] {
         assert!(matches!(attempt, Err(FsError::NotLocal(_))), "{attempt:?}");
     }
-    rig.volume.enter_loaded(Ino::ROOT, &entries).unwrap();
-    rig.volume.finish_loading(Ino::ROOT).unwrap();
+    rig.volume
+        .enter_loaded(Ino::ROOT, &node_cid(b"tree"), &entries)
+        .unwrap();
+    rig.volume
+        .finish_loading(Ino::ROOT, &node_cid(b"tree"))
+        .unwrap();
     drive.unlink(root, b"one").unwrap();
     drive.rename(root, b"two", root, b"three", 0).unwrap();
-    rig.volume.enter_loaded(Ino::ROOT, &entries).unwrap();
+    rig.volume
+        .enter_loaded(Ino::ROOT, &node_cid(b"tree"), &entries)
+        .unwrap();
     assert!(drive.lookup(root, b"one").is_err());
     assert!(drive.lookup(root, b"two").is_err());
     assert!(drive.lookup(root, b"three").is_ok());

@@ -74,8 +74,10 @@ impl OneFile {
                     },
                     hard: false,
                 };
-                self.volume.enter_loaded(*dir, &[entry])?;
-                self.volume.finish_loading(*dir)
+                let tree = self.volume.unloaded_tree(*dir)?.expect("a tree");
+                let of = tree.root.cid;
+                self.volume.enter_loaded(*dir, &of, &[entry])?;
+                self.volume.finish_loading(*dir, &of)
             }
             Want::Content { cid, size, .. } => {
                 self.cache.fill(cid, *size, 0, PUBLISHED);

@@ -1,15 +1,16 @@
 //! A machine with one token: a drive, its publisher's context, and a node it may share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tempfile::TempDir;
 
 use crate::cache::Cache;
 use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, ManualClock};
-use crate::fetch::Fetcher;
+use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Allowance, Caller, Drive, FsError, Kind, SetAttr, Volume, VolumeOptions};
 use crate::journal::FolderDisk;
 use crate::names::fault::FaultNames;
@@ -18,7 +19,7 @@ use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
 use crate::publish::commit::{Done, commit};
 use crate::publish::upload::Receipts;
-use crate::publish::{Bootstrap, Context, Node, PublishError, bootstrap};
+use crate::publish::{Bootstrap, Context, Node, PublishError, bootstrap, follow};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::FaultStore;
@@ -78,6 +79,53 @@ pub(super) struct Machine {
     pub(super) root: Ino,
     folder: TempDir,
     receipts: Receipts,
+}
+
+/// What the fetcher sees of a machine, as the daemon does it.
+struct Reader {
+    drive: Arc<Drive>,
+    context: OnceLock<Weaken>,
+}
+
+/// A context that keeps nothing open.
+struct Weaken {
+    volume: Weak<Volume>,
+    fetcher: Weak<Fetcher>,
+    store: Arc<dyn BlockStore>,
+    names: Arc<FaultNames>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Weaken {
+    fn context(&self) -> Option<Context> {
+        Some(Context {
+            volume: self.volume.upgrade()?,
+            node: Node {
+                store: Arc::clone(&self.store),
+                names: Arc::<FaultNames>::clone(&self.names),
+                fetcher: self.fetcher.upgrade()?,
+                network: Network::Btfs,
+            },
+            key: key(),
+            clock: Arc::clone(&self.clock),
+        })
+    }
+}
+
+impl Volumes for Reader {
+    fn volume(&self, slot: u16) -> Option<Arc<dyn DirectorySink>> {
+        let volume = self.drive.volume(slot)?;
+        Some(volume)
+    }
+
+    fn renew(&self, _slot: u16) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            match self.context.get().and_then(Weaken::context) {
+                Some(context) => follow(&context).await.unwrap_or(false),
+                None => false,
+            }
+        })
+    }
 }
 
 /// Everything about a file that a user could miss.
@@ -150,7 +198,11 @@ impl Machine {
         let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();
         let store = Arc::new(FaultStore::new(shared.store()));
         let dyn_store: Arc<dyn BlockStore> = Arc::<FaultStore>::clone(&store);
-        let volumes: Arc<dyn crate::fetch::Volumes> = Arc::<Drive>::clone(&drive);
+        let reader = Arc::new(Reader {
+            drive: Arc::clone(&drive),
+            context: OnceLock::new(),
+        });
+        let volumes: Arc<dyn crate::fetch::Volumes> = Arc::<Reader>::clone(&reader);
         let patience = Duration::from_secs(5);
         let fetcher = Arc::new(Fetcher::new(
             Arc::clone(&dyn_store),
@@ -170,6 +222,14 @@ impl Machine {
             key: key(),
             clock,
         };
+        let weak = Weaken {
+            volume: Arc::downgrade(&context.volume),
+            fetcher: Arc::downgrade(&context.node.fetcher),
+            store: Arc::clone(&context.node.store),
+            names: Arc::clone(&names),
+            clock: Arc::clone(&context.clock),
+        };
+        let _ = reader.context.set(weak);
         Self {
             drive,
             volume,

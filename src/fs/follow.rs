@@ -1,0 +1,163 @@
+//! Another machine's newer tree in the place of this one, while it is mounted.
+//!
+//! Invariant: only where nothing here is unpublished, and then whole, in one batch. While it is done
+//! nothing can be changed; files in use get their new content before that ends. Called by
+//! `publish`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::files::File;
+use super::quota::Access;
+use super::volume::{Volume, lock};
+use super::{FsError, Kind};
+use crate::journal::record::{Directory, Entry, Record as _};
+use crate::journal::{Batch, key};
+use crate::pack::root::Root;
+use crate::types::Ino;
+
+/// Records that are let go of at once; with more, the next mount follows.
+const MOST_RECORDS: usize = 200_000;
+
+/// A tree that has taken the place of another, and whose files in use are still the old ones.
+pub(crate) struct Followed {
+    /// What could be done before.
+    access: Access,
+    /// Directories that were loaded, and may be wanted again.
+    loaded: HashSet<Ino>,
+    files: Vec<Arc<File>>,
+}
+
+impl Volume {
+    /// Puts the tree of `root` in the place of this one; `None` where anything here is unpublished,
+    /// or too much is here. [`Volume::finish_following`] comes next, and until then nothing can be
+    /// changed.
+    pub(crate) fn begin_following(&self, root: &Root) -> Result<Option<Followed>, FsError> {
+        if self.poisoned().is_some() || self.following.swap(true, Ordering::AcqRel) {
+            return Ok(None);
+        }
+        let access = self.with_quota(|quota| quota.access().clone());
+        self.set_access(Access::ReadOnly(
+            "another machine has gone on, and its work is being taken over; if this stays: unmount, \
+             and mount again"
+                .to_owned(),
+        ));
+        let taken = self.take_tree(root, &access);
+        if !matches!(taken, Ok(Some(_))) {
+            self.set_access(access);
+            self.following.store(false, Ordering::Release);
+        }
+        taken
+    }
+
+    /// Why nothing can be changed for as long as another tree is taken over, if so.
+    #[must_use]
+    pub fn following(&self) -> Option<String> {
+        let access = self.with_quota(|quota| quota.access().clone());
+        match access {
+            Access::ReadOnly(reason) if self.following.load(Ordering::Acquire) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether another tree has taken this one's place since the last call: the files that were in
+    /// use then.
+    #[must_use]
+    pub fn take_followed(&self) -> Option<Vec<Ino>> {
+        lock(&self.followed_files).take()
+    }
+
+    fn take_tree(&self, root: &Root, access: &Access) -> Result<Option<Followed>, FsError> {
+        let _names = self.lock_names();
+        let files = self.files.all();
+        // Writers that were let in before have ended when their files' locks are here.
+        let bodies: Vec<_> = files.iter().map(|file| file.body_mut()).collect();
+        let busy = bodies.iter().any(|body| body.unsaved)
+            || !lock(&self.unsaved).is_empty()
+            || self.activity().is_some()
+            || self.active_cut().is_some();
+        if busy {
+            return Ok(None);
+        }
+        let mut batch = Batch::default();
+        let mut loaded = HashSet::new();
+        let mut count = 0;
+        for prefix in key::tree() {
+            let found = self.journal.scan(&prefix, None, MOST_RECORDS + 1)?;
+            count += found.len();
+            let marked = [key::dirty_entries(), key::dirty_inodes(), key::orphans()];
+            if count > MOST_RECORDS || (marked.contains(&prefix) && !found.is_empty()) {
+                return Ok(None);
+            }
+            for (found, bytes) in found {
+                if let Some(dir) = key::parse_directory(&found)
+                    && Directory::from_bytes(&bytes)?.loaded
+                {
+                    loaded.insert(dir);
+                }
+                batch.remove(found);
+            }
+        }
+        self.enter_root(&mut batch, root);
+        self.followed.store(true, Ordering::Release);
+        self.apply_quietly(batch)?;
+        self.take_counts(root);
+        drop(bodies);
+        self.sync_journal()?;
+        Ok(Some(Followed {
+            access: access.clone(),
+            loaded,
+            files,
+        }))
+    }
+
+    /// The directories in `dir` that were loaded in the tree before.
+    pub(crate) fn once_loaded(&self, followed: &Followed, dir: Ino) -> Result<Vec<Ino>, FsError> {
+        let mut found = Vec::new();
+        for (_, bytes) in self.journal.scan(&key::entries(dir), None, usize::MAX)? {
+            let entry = Entry::from_bytes(&bytes)?;
+            let is_dir = Kind::from_number(entry.kind)? == Kind::Directory;
+            if is_dir && followed.loaded.contains(&Ino(entry.ino)) {
+                found.push(Ino(entry.ino));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Files in use get what they are in the new tree, and changes are let in again. Those that are
+    /// no more live on, unlinked.
+    pub(crate) fn finish_following(&self, followed: Followed) -> Result<(), FsError> {
+        let mut inos = Vec::new();
+        for file in &followed.files {
+            let mut body = file.body_mut();
+            match self.load_body(file.ino) {
+                Ok(new) => *body = new,
+                Err(FsError::NotFound) => {
+                    drop(body);
+                    self.files.unlinked(file.ino);
+                }
+                Err(error) => return Err(error),
+            }
+            inos.push(file.ino);
+        }
+        *lock(&self.followed_files) = Some(inos);
+        self.set_access(followed.access);
+        self.following.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// What became of `error`, which was answered for `ino`: an inode that a newer tree has taken
+    /// away, or not shown yet, is looked for anew by its name.
+    pub(super) fn or_stale(&self, ino: Ino, error: FsError) -> FsError {
+        let gone = || {
+            self.journal
+                .get(&key::inode(ino))
+                .is_ok_and(|found| found.is_none())
+        };
+        match error {
+            FsError::NotFound if self.followed.load(Ordering::Acquire) && gone() => FsError::Stale,
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! One machine reads what another goes on writing, over one embedded node that collects its garbage.
+
+use std::time::Duration;
+
+use super::rig::{CALLER, Machine, Shared, second};
+use crate::fs::FsError;
+use crate::publish::PublishError;
+use crate::publish::follow;
+use crate::store::embedded::EmbeddedStore;
+
+const MIB: usize = 1 << 20;
+
+/// Three chunks, no two equal.
+fn content(seed: u8) -> Vec<u8> {
+    let chunk = |i: usize| [seed, (i >> 20) as u8, (i >> 12) as u8, (i >> 4) as u8];
+    (0..3 * MIB).map(|i| chunk(i)[i % 4]).collect()
+}
+
+/// A writer and a reader that knows what was published first and has read nothing of it.
+async fn two(shared: &Shared) -> (Machine, Machine) {
+    let writer = Machine::new(shared);
+    let dir = writer.dir(writer.root, "dir").await;
+    writer.put(dir, "f", &[(0, &content(1))]).await;
+    writer.put(dir, "gone", &[(0, &content(2))]).await;
+    writer.dir(writer.root, "unseen").await;
+    writer.put(writer.root, "same", &[(0, &content(3))]).await;
+    writer.commit().await.unwrap();
+    let reader = second(shared).await;
+    let root = reader.root;
+    let dir = reader.call(|d| d.lookup(root, b"dir")).await.unwrap().ino;
+    reader.call(|d| d.lookup(dir, b"f")).await.unwrap();
+    (writer, reader)
+}
+
+/// The writer goes on, and the node keeps nothing of what was before.
+async fn go_on(shared: &Shared, writer: &Machine) {
+    let root = writer.root;
+    let dir = writer.call(|d| d.lookup(root, b"dir")).await.unwrap().ino;
+    writer.put(dir, "f", &[(0, &content(4))]).await;
+    writer.call(|d| d.unlink(dir, b"gone")).await.unwrap();
+    let unseen = writer
+        .call(|d| d.lookup(root, b"unseen"))
+        .await
+        .unwrap()
+        .ino;
+    writer.put(unseen, "new", &[(0, b"new")]).await;
+    writer.commit().await.unwrap();
+    for round in 0..2_u8 {
+        shared.clock.advance(Duration::from_secs(25 * 3600));
+        writer.put(root, "tick", &[(0, &[round])]).await;
+        writer.commit().await.unwrap();
+    }
+    let (store, _) = shared.node.as_ref().unwrap();
+    let collected = store.collect(EmbeddedStore::GRACE).await.unwrap();
+    assert!(collected.removed_bytes > 5 * MIB as u64, "{collected:?}");
+}
+
+async fn all_of(
+    machine: &Machine,
+    fh: crate::types::Fh,
+    ino: crate::types::Ino,
+) -> Result<Vec<u8>, FsError> {
+    machine.call(|d| d.read(ino, fh, 0, 3 * MIB as u32)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_misses_a_block_reads_what_is_published_now() {
+    let shared = Shared::embedded();
+    let (writer, reader) = two(&shared).await;
+    let root = reader.root;
+    let dir = reader.call(|d| d.lookup(root, b"dir")).await.unwrap().ino;
+    let f = reader.call(|d| d.lookup(dir, b"f")).await.unwrap().ino;
+    let gone = reader.call(|d| d.lookup(dir, b"gone")).await.unwrap().ino;
+    let (open, open_gone) = (
+        reader.drive.open(f, 0).unwrap(),
+        reader.drive.open(gone, 0).unwrap(),
+    );
+    go_on(&shared, &writer).await;
+    // In one open file, by one read: no error, and no bytes of two states.
+    assert!(all_of(&reader, open.fh, f).await.unwrap() == content(4));
+    assert_eq!(reader.tree().await, writer.tree().await);
+    assert!(reader.volume.losses(9).unwrap().is_empty());
+    // What is deleted is gone: its blocks are nowhere.
+    assert!(all_of(&reader, open_gone.fh, gone).await.is_err());
+    reader.drive.release(gone, open_gone.fh);
+    reader.drive.release(f, open.fh);
+    assert!(reader.volume.take_followed().is_some());
+    // And it may write from here on.
+    reader.put(root, "answer", &[(0, b"answer")]).await;
+    reader.commit().await.unwrap();
+    assert_eq!(second(&shared).await.tree().await, reader.tree().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_never_looked_into_is_the_one_of_now() {
+    let shared = Shared::embedded();
+    let (writer, reader) = two(&shared).await;
+    let root = reader.root;
+    let unseen = reader
+        .call(|d| d.lookup(root, b"unseen"))
+        .await
+        .unwrap()
+        .ino;
+    go_on(&shared, &writer).await;
+    let found = reader.call(|d| d.lookup(unseen, b"new")).await;
+    assert_eq!(found.unwrap().size, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unpublished_here_is_never_given_up_for_what_is_newer() {
+    let shared = Shared::embedded();
+    let (writer, reader) = two(&shared).await;
+    reader.put(reader.root, "mine", &[(0, b"mine")]).await;
+    go_on(&shared, &writer).await;
+    assert!(!follow(&reader.context).await.unwrap());
+    let root = reader.root;
+    let dir = reader.call(|d| d.lookup(root, b"dir")).await.unwrap().ino;
+    let f = reader.call(|d| d.lookup(dir, b"f")).await.unwrap().ino;
+    let open = reader.drive.open(f, 0).unwrap();
+    assert!(matches!(
+        all_of(&reader, open.fh, f).await,
+        Err(FsError::Lost(_))
+    ));
+    assert!(matches!(
+        reader.commit().await,
+        Err(PublishError::Conflict(_))
+    ));
+    let mine = reader.call(|d| d.lookup(root, b"mine")).await.unwrap();
+    assert_eq!(mine.size, 4);
+    reader.put(root, "more", &[(0, b"more")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_with_nothing_to_publish_goes_on_instead_of_calling_it_a_conflict() {
+    let shared = Shared::embedded();
+    let (writer, reader) = two(&shared).await;
+    go_on(&shared, &writer).await;
+    reader.commit().await.unwrap();
+    assert_eq!(reader.tree().await, writer.tree().await);
+    // An inode that the kernel still knows and the tree does not is looked for by name.
+    let stale = crate::types::Ino(reader.root.0 + 4711);
+    assert_eq!(reader.drive.getattr(stale), Err(FsError::Stale));
+    let root = reader.root;
+    let made = reader.call(|d| d.mkdir(CALLER, root, b"mine", 0o755)).await;
+    made.unwrap();
+    reader.commit().await.unwrap();
+    // Both go on in turn.
+    writer.commit().await.unwrap();
+    assert_eq!(reader.tree().await, writer.tree().await);
+}
