@@ -144,9 +144,11 @@ impl Volume {
         Ok(())
     }
 
-    /// Opens or closes the volume for every change.
+    /// Opens or closes the volume for every change. One whose local sync has failed stays closed.
     pub fn set_access(&self, access: Access) {
-        self.quota().set_access(access);
+        let mut quota = self.quota();
+        let access = self.poisoned().map_or(access, Access::ReadOnly);
+        quota.set_access(access);
     }
 
     /// Looks at the quota.

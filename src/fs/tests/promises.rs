@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::rig::{CALLER, QUOTA, READ_WRITE, Rig};
 use crate::fs::{Access, FsError, Kind, LoadedEntry, SetAttr};
+use crate::journal::JournalError;
 use crate::pack::cid::{leaf_cid, node_cid};
 use crate::pack::entry::{Attr, Inode, Kind as Published, Sums, TreeRef};
 use crate::pack::root::{Root, WriterId};
@@ -39,6 +40,21 @@ fn what_a_crash_takes_is_the_end_of_the_history_alone() {
     assert!((0..50).all(there));
     let first_gone = (50..60).find(|i| !there(*i)).unwrap_or(60);
     assert!((first_gone..60).all(|i| !there(i)));
+}
+
+#[test]
+fn a_volume_whose_local_sync_failed_takes_nothing_whatever_the_chain_says_later() {
+    let rig = Rig::new();
+    rig.put("before", b"x").unwrap();
+    rig.volume
+        .poison(JournalError::Disk("input/output error".to_owned()));
+    let refused = rig.put("after", b"x").unwrap_err();
+    assert!(matches!(refused, FsError::ReadOnly(_)), "{refused:?}");
+    let elsewhere = Access::ReadOnly("another machine writes".to_owned());
+    for access in [elsewhere, Access::Open] {
+        rig.volume.set_access(access);
+        assert_eq!(rig.put("after", b"x"), Err(refused.clone()));
+    }
 }
 
 #[test]
