@@ -14,7 +14,7 @@ use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
-use super::upload::{Receipts, Upload};
+use super::upload::{Receipts, Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
@@ -219,6 +219,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let built = build(&cut, &changes, source, &mut upload).await?;
     let (root, root_block) = build_root(context, &head, &cut, &built, &mut upload).await?;
     upload.finish().await?;
+    upload.verify().await?;
 
     let pending = prepare(context, &head, &root, root_block)?;
     context
@@ -437,11 +438,8 @@ async fn publish(
             "it does not list a pin that it acknowledged".into(),
         ));
     }
-    let back = store.get(&document.cid).await?;
-    if back != document.data {
-        return Err(PublishError::Unverified(
-            "the usage metadata came back changed".into(),
-        ));
+    for cid in [&pending.root.0, &document.cid] {
+        read_back(store, cid).await?;
     }
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;

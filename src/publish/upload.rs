@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cid::Cid;
+use futures::future::try_join_all;
 use lru::LruCache;
 use tokio::task::JoinSet;
 
 use super::PublishError;
-use crate::store::{Block, BlockStore};
+use crate::pack::cid as form;
+use crate::store::{Block, BlockStore, StoreError};
 
 /// Blocks and bytes of one request.
 const BATCH_BLOCKS: usize = 128;
@@ -20,6 +22,9 @@ const BATCH_BYTES: usize = 8 << 20;
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 3;
+
+/// How many blocks of a commit are read back.
+const SAMPLE: usize = 8;
 
 /// How many acknowledged blocks are remembered.
 const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(1_000_000) {
@@ -129,6 +134,9 @@ pub(super) struct Upload {
     batch: Vec<Block>,
     batch_bytes: usize,
     flying: JoinSet<Result<(), PublishError>>,
+    /// Some of the blocks, any of them as likely as any other, and how many there were.
+    sample: Vec<Cid>,
+    pushed: u64,
     /// Blocks and bytes sent so far.
     pub(super) sent_blocks: u64,
     pub(super) sent_bytes: u64,
@@ -142,6 +150,8 @@ impl Upload {
             batch: Vec::new(),
             batch_bytes: 0,
             flying: JoinSet::new(),
+            sample: Vec::new(),
+            pushed: 0,
             sent_blocks: 0,
             sent_bytes: 0,
         }
@@ -150,6 +160,7 @@ impl Upload {
     /// Sends `block`, sooner or later; waits while too much is in flight.
     pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
         self.receipts.note_built();
+        self.choose(block.cid);
         if self.receipts.has(&block.cid) {
             return Ok(());
         }
@@ -180,6 +191,31 @@ impl Upload {
         Ok(())
     }
 
+    /// Reads some of the blocks back, also of those that an earlier try has sent. Where one is not
+    /// what was acknowledged, the next try sends everything again.
+    pub(super) async fn verify(&self) -> Result<(), PublishError> {
+        let looks = self.sample.iter().map(|cid| read_back(&self.store, cid));
+        let result = try_join_all(looks).await;
+        if let Err(PublishError::Unverified(_)) = result {
+            self.receipts.forget();
+        }
+        result.map(drop)
+    }
+
+    /// Takes a block into the sample, or not.
+    fn choose(&mut self, cid: Cid) {
+        self.pushed += 1;
+        if self.sample.len() < SAMPLE {
+            self.sample.push(cid);
+            return;
+        }
+        let place = getrandom::u64().unwrap_or(0) % self.pushed;
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        if let Some(old) = self.sample.get_mut(place) {
+            *old = cid;
+        }
+    }
+
     async fn send(&mut self) -> Result<(), PublishError> {
         if self.batch.is_empty() {
             return Ok(());
@@ -200,6 +236,21 @@ impl Upload {
             Ok(())
         });
         Ok(())
+    }
+}
+
+/// Whatever the node acknowledged: it must have the block, and whole.
+pub(super) async fn read_back(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<(), PublishError> {
+    let why = match store.get(cid).await {
+        Ok(bytes) => form::verify(cid, &bytes).err().map(|e| e.to_string()),
+        Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..))) => Some(error.to_string()),
+        Err(error) => return Err(error.into()),
+    };
+    match why {
+        None => Ok(()),
+        Some(why) => Err(PublishError::Unverified(format!(
+            "it does not give back what it took: {why}"
+        ))),
     }
 }
 

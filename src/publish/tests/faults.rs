@@ -1,13 +1,20 @@
 //! Commits that are interrupted, refused or overtaken.
 
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
 use crate::names::fault::Call as NameCall;
 use crate::names::{NameError, NameStore};
+use crate::pack::cid as form;
 use crate::publish::head::Head;
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::fault::Call;
-use crate::store::{BlockStore, StoreError};
+use crate::store::{Block, BlockStore, StoreError};
 
 fn head_of(machine: &Machine) -> Head {
     machine.volume.meta("head").unwrap().unwrap()
@@ -181,6 +188,89 @@ async fn lost_blocks_are_sent_again_from_here_or_told() {
     machine.commit().await.unwrap();
     let other = second(&shared).await;
     assert_eq!(other.tree().await, machine.tree().await);
+}
+
+/// A node that pins without looking, and tells what it pinned.
+struct Careless {
+    inner: Arc<dyn BlockStore>,
+    pinned: Mutex<Vec<Cid>>,
+    /// Acknowledges large blocks, and does not keep them.
+    loses: bool,
+    /// From the first pin on nodes come back with other bytes.
+    rots: bool,
+}
+
+impl Careless {
+    fn before(machine: &mut Machine, loses: bool, rots: bool) {
+        let node = &mut machine.context.node;
+        node.store = Arc::new(Self {
+            inner: Arc::clone(&node.store),
+            pinned: Mutex::default(),
+            loses,
+            rots,
+        });
+    }
+}
+
+#[async_trait]
+impl BlockStore for Careless {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        let is_kept = |block: &&Block| !self.loses || block.data.len() < 100_000;
+        let kept: Vec<Block> = blocks.iter().filter(is_kept).cloned().collect();
+        self.inner.put_many(&kept).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let bytes = self.inner.get(cid).await?;
+        let is_node = form::kind(cid) == Ok(form::Kind::Node);
+        if self.rots && is_node && !self.pinned.lock().unwrap().is_empty() {
+            return Ok([&bytes[..], b"rot"].concat().into());
+        }
+        Ok(bytes)
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.inner.has(cid).await
+    }
+
+    async fn pin(&self, root: &Cid, _: Option<&Cid>) -> Result<(), StoreError> {
+        self.pinned.lock().unwrap().push(*root);
+        Ok(())
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.inner.unpin(root).await
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        Ok(self.pinned.lock().unwrap().clone())
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_named_that_the_node_does_not_give_back() {
+    for (loses, rots) in [(true, false), (false, true)] {
+        let shared = Shared::new();
+        let mut machine = Machine::new(&shared);
+        machine
+            .put(machine.root, "f", &[(0, &vec![9; 1_500_000])])
+            .await;
+        let honest = Arc::clone(&machine.context.node.store);
+        Careless::before(&mut machine, loses, rots);
+        let refused = machine.commit().await;
+        assert!(
+            matches!(refused, Err(PublishError::Unverified(_))),
+            "{refused:?}"
+        );
+        let name = machine.context.key.name();
+        let named = shared.names.resolve(&name).await;
+        assert!(matches!(named, Err(NameError::Missing(_))), "{named:?}");
+        // What was lost is sent again.
+        machine.context.node.store = honest;
+        machine.commit().await.unwrap();
+        let other = second(&shared).await;
+        assert_eq!(other.tree().await, machine.tree().await);
+    }
 }
 
 #[tokio::test]
