@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::body::Body;
 use super::files::FileRef;
 use super::ranges::Ranges;
-use super::volume::{Activity, Volume};
+use super::volume::{Activity, Volume, content_charge};
 use super::{FsError, LostBlock};
 use crate::journal::record::{Chunk, Content, Counters, Directory, Record, Tree};
 use crate::journal::{Snapshot, key};
@@ -115,10 +115,23 @@ impl Cut {
         &self.volume
     }
 
-    /// Nominal bytes of this instant.
-    #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        self.counters.used_bytes
+    /// Nominal bytes of what has a name in this instant.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn used_bytes(&self) -> Result<u64, FsError> {
+        let mut unlinked = Vec::new();
+        self.snapshot.each(&key::orphans(), |found, _| {
+            unlinked.extend(key::parse_ino(found));
+            Ok(true)
+        })?;
+        let mut used = self.counters.used_bytes;
+        // The journal counts them until they are closed.
+        for ino in unlinked {
+            let content: Option<Content> = self.snapshot.record(&key::content(ino))?;
+            used = used.saturating_sub(content.as_ref().map_or(0, content_charge));
+        }
+        Ok(used)
     }
 
     /// The next inode number.

@@ -199,7 +199,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     })
     .await??;
     // More than was bought is never published: the token could not be synced.
-    if let Some(why) = context.volume.over_quota(cut.used_bytes()) {
+    if let Some(why) = context.volume.over_quota(cut.used_bytes()?) {
         return Err(PublishError::OverQuota(why));
     }
     let nothing =
@@ -336,9 +336,10 @@ async fn build_root(
         let writer = root.writer;
         root.note(writer, version);
     }
-    if root.usage() != cut.used_bytes() {
+    let told = cut.used_bytes()?;
+    if root.usage() != told {
         tracing::warn!(
-            told = cut.used_bytes(),
+            told,
             built = root.usage(),
             "the charge of the tree differs from what was counted"
         );

@@ -38,6 +38,21 @@ async fn fill(machine: &Machine) {
 }
 
 #[tokio::test]
+async fn what_a_commit_is_charged_leaves_out_files_that_were_unlinked_and_are_open() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "kept", &[(0, b"kept")]).await;
+    for (name, len) in [("small", 1_000), ("large", 300_000)] {
+        let ino = machine.put(machine.root, name, &[(0, &vec![7; len])]).await;
+        machine.drive.fsync(ino, false).unwrap();
+        machine.drive.open(ino, 2).unwrap();
+        machine.drive.unlink(machine.root, name.as_bytes()).unwrap();
+    }
+    let cut = machine.volume.cut().unwrap();
+    assert_eq!(cut.used_bytes().unwrap(), machine.used());
+}
+
+#[tokio::test]
 async fn a_second_machine_sees_the_whole_tree() {
     let shared = Shared::new();
     let first = Machine::new(&shared);
