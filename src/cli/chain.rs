@@ -8,7 +8,7 @@ use super::ask::answer;
 use super::exit::{Exit, fail};
 use super::output::{bytes, coins, confirm, json_answer, table, text_answer};
 use super::setup::Setup;
-use super::status::token_table;
+use super::status::chain_table;
 use crate::config::Span;
 use crate::control::Request;
 use crate::status::{
@@ -22,7 +22,7 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
     match (setup.json, tokens.is_empty()) {
         (true, _) => json_answer(&tokens),
         (false, true) => text_answer("no tokens: `pxfs packages` shows what can be minted"),
-        (false, false) => text_answer(&token_table(&tokens)),
+        (false, false) => text_answer(&chain_table(&tokens)),
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
             );
         };
         let question = format!(
-            "Mint package {package} ({}, {}) for {} coins, and gas?",
+            "Mint package {package} ({}, {}) for {}, and gas?",
             wanted.name,
             bytes(wanted.size_bytes),
             coins(&wanted.price_wei)

@@ -92,14 +92,14 @@ pub(super) fn bytes(count: u64) -> String {
     bytesize::ByteSize::b(count).display().iec().to_string()
 }
 
-/// Wei as people read them, in units of 10^18 without superfluous zeros: `0.05`.
+/// Wei as people read them, in units of 10^18 without superfluous zeros: `0.05 coins`.
 pub(super) fn coins(wei: &str) -> String {
     let padded = format!("{wei:0>19}");
     let (whole, part) = padded.split_at(padded.len().saturating_sub(18));
     let part = part.trim_end_matches('0');
     match part.is_empty() {
-        true => whole.to_owned(),
-        false => format!("{whole}.{part}"),
+        true => format!("{whole} coins"),
+        false => format!("{whole}.{part} coins"),
     }
 }
 
@@ -127,13 +127,13 @@ mod tests {
     #[test]
     fn a_price_is_shown_to_the_last_wei() {
         for (wei, shown) in [
-            ("0", "0"),
-            ("1", "0.000000000000000001"),
-            ("50000000000000000", "0.05"),
-            ("12000000000000000000", "12"),
+            ("0", "0 coins"),
+            ("1", "0.000000000000000001 coins"),
+            ("50000000000000000", "0.05 coins"),
+            ("12000000000000000000", "12 coins"),
             (
                 "123456789012345678901234567890",
-                "123456789012.34567890123456789",
+                "123456789012.34567890123456789 coins",
             ),
         ] {
             assert_eq!(coins(wei), shown);

@@ -54,7 +54,7 @@ fn render(status: &Status) -> String {
 }
 
 /// The tokens, and below them why a state is not `ok`.
-pub(super) fn token_table(tokens: &[TokenStatus]) -> String {
+fn token_table(tokens: &[TokenStatus]) -> String {
     let rows = tokens.iter().map(row).collect();
     let heading = [
         "TOKEN",
@@ -67,7 +67,12 @@ pub(super) fn token_table(tokens: &[TokenStatus]) -> String {
         "UPLOADS",
         "SYNC BEFORE",
     ];
-    let mut text = table(&heading, rows);
+    table(&heading, rows) + &reasons(tokens)
+}
+
+/// A line for each thing that is amiss.
+fn reasons(tokens: &[TokenStatus]) -> String {
+    let mut text = String::new();
     for token in tokens {
         let error = token
             .local
@@ -91,25 +96,55 @@ fn alike(one: &str, other: &str) -> bool {
     one.contains(other) || other.contains(one)
 }
 
+/// The tokens as the chain alone knows them.
+pub(super) fn chain_table(tokens: &[TokenStatus]) -> String {
+    let rows = tokens.iter().map(|token| {
+        vec![
+            token.id.to_string(),
+            token.state.as_str().to_owned(),
+            bytes(token.quota_bytes),
+            bytes(token.usage_on_chain_bytes),
+            uploads(token),
+            deadline(token),
+        ]
+    });
+    let heading = [
+        "TOKEN",
+        "STATE",
+        "QUOTA",
+        "AT LAST SYNC",
+        "UPLOADS",
+        "SYNC BEFORE",
+    ];
+    table(&heading, rows.collect()) + &reasons(tokens)
+}
+
 fn row(token: &TokenStatus) -> Vec<String> {
     let local = token.local.as_ref();
-    let used = local.map_or(token.usage_on_chain_bytes, |local| local.used_bytes);
+    let used = local.map(|local| local.used_bytes);
     vec![
         named(token).unwrap_or_else(|| token.id.to_string()),
         token.state.as_str().to_owned(),
         bytes(token.quota_bytes),
-        bytes(used),
-        bar(used, token.quota_bytes),
+        used.map_or_else(String::new, bytes),
+        used.map_or_else(String::new, |used| bar(used, token.quota_bytes)),
         local.map_or_else(String::new, |local| bytes(local.free_bytes)),
         local.map_or_else(String::new, |local| match local.pending_files {
             0 => "-".to_owned(),
             files => format!("{} in {files} files", bytes(local.pending_bytes)),
         }),
-        token
-            .uploads_left
-            .map_or_else(|| "-".to_owned(), |left| left.to_string()),
-        token.sync_deadline.map_or_else(|| "-".to_owned(), day),
+        uploads(token),
+        deadline(token),
     ]
+}
+
+fn uploads(token: &TokenStatus) -> String {
+    let left = token.uploads_left;
+    left.map_or_else(|| "-".to_owned(), |left| left.to_string())
+}
+
+fn deadline(token: &TokenStatus) -> String {
+    token.sync_deadline.map_or_else(|| "-".to_owned(), day)
 }
 
 /// The directory, where a token's id would not tell which: an earlier epoch's.
@@ -235,6 +270,23 @@ mod tests {
         let text = render(&status);
         assert!(text.contains("\n7  "), "{text}");
         assert!(text.contains("\n7.detached  "), "{text}");
+    }
+
+    #[test]
+    fn what_the_chain_knows_is_not_shown_as_what_is_used() {
+        let mut token = status().tokens.remove(0);
+        token.local = None;
+        token.usage_on_chain_bytes = 3 << 20;
+        let text = chain_table(std::slice::from_ref(&token));
+        assert!(!text.contains("USED") && !text.contains("FREE"), "{text}");
+        assert!(
+            text.contains("AT LAST SYNC") && text.contains("3.0 MiB"),
+            "{text}"
+        );
+        assert!(text.contains("token 7: the sync is overdue"), "{text}");
+        // Nor in a mount that cannot show the token: what it uses is not known there.
+        let text = token_table(&[token]);
+        assert!(!text.contains("3.0 MiB") && !text.contains('['), "{text}");
     }
 
     #[test]
