@@ -4,16 +4,18 @@
 //! state folder. Invariant: an entry is believed only from a folder that nobody else can write,
 //! and only while somebody listens. Called by `run` (announcing) and `cli` (finding).
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::durable::create_folder;
 
 /// A drive that is, or was, mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,10 +116,8 @@ pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
 /// # Errors
 /// `PermissionDenied` with one line of reason, or the disk's.
 pub fn private_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
+    // What is lost with its name is lost: the names above it are durable first.
+    create_folder(folder)?;
     let meta = std::fs::metadata(folder)?;
     if meta.uid() != rustix::process::geteuid().as_raw() {
         return Err(denied(folder, "belongs to another user"));

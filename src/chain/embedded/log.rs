@@ -13,14 +13,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::super::ChainError;
 use super::record::Record;
-use crate::durable::lock_whole;
+use crate::durable::{create_folder, lock_whole};
 
 const HEAD_BYTES: usize = 8;
 const SUM_BYTES: usize = 8;
@@ -46,11 +46,7 @@ impl Log {
     /// Makes the folder (0700) and a log that begins with `genesis`.
     pub(super) fn create(folder: &Path, genesis: &Record) -> Result<Self, ChainError> {
         let fault = |fault| damaged(folder, format!("cannot be made: {fault}"));
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(fault)?;
+        create_folder(folder).map_err(fault)?;
         let lock = lock(folder)?;
         if Self::exists(folder) {
             return Err(damaged(folder, "holds a chain already".to_owned()));
