@@ -5,9 +5,10 @@
 //! `publish`.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, RwLockWriteGuard};
 
+use super::body::Body;
 use super::files::File;
 use super::quota::Access;
 use super::volume::{Volume, lock};
@@ -54,10 +55,25 @@ impl Volume {
     /// Why nothing can be changed for as long as another tree is taken over, if so.
     #[must_use]
     pub fn following(&self) -> Option<String> {
-        let access = self.with_quota(|quota| quota.access().clone());
-        match access {
-            Access::ReadOnly(reason) if self.following.load(Ordering::Acquire) => Some(reason),
-            _ => None,
+        if !self.following.load(Ordering::Acquire) {
+            return None;
+        }
+        match self.with_quota(|quota| quota.access().clone()) {
+            Access::ReadOnly(reason) => Some(reason),
+            Access::Open => Some("another machine has gone on".to_owned()),
+        }
+    }
+
+    /// The content of a held file, to change. Whoever waited for it while another tree was taken over
+    /// is refused: what was asked for before is not what is there now.
+    pub(super) fn body_to_change<'a>(
+        &self,
+        file: &'a File,
+    ) -> Result<RwLockWriteGuard<'a, Body>, FsError> {
+        let body = file.body_mut();
+        match self.following() {
+            None => Ok(body),
+            Some(reason) => Err(FsError::ReadOnly(reason)),
         }
     }
 

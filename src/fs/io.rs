@@ -66,7 +66,7 @@ impl Volume {
     ) -> Result<u32, FsError> {
         self.quota().check_write(self.clock.as_ref())?;
         self.check_room(data.len() as u64)?;
-        let mut body = file.body_mut();
+        let mut body = self.body_to_change(file)?;
         let offset = if append { body.size } else { offset };
         let wanted = data.len() as u64;
         if offset.checked_add(wanted).is_none_or(|end| end > MAX_FILE) {
@@ -93,7 +93,7 @@ impl Volume {
         if size > MAX_FILE {
             return Err(FsError::TooLarge);
         }
-        let mut body = file.body_mut();
+        let mut body = self.body_to_change(file)?;
         if size > body.size {
             self.quota().check_write(self.clock.as_ref())?;
             self.check_room(0)?;
@@ -141,7 +141,7 @@ impl Volume {
         }
         self.quota().check_write(self.clock.as_ref())?;
         self.check_room(0)?;
-        let mut body = file.body_mut();
+        let mut body = self.body_to_change(file)?;
         // What lies behind the end and is not to be seen needs no room of its own here: the quota
         // is checked by the write that comes.
         let end = if mode == KEEP_SIZE {

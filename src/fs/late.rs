@@ -24,7 +24,7 @@ impl Volume {
     ) -> Result<u32, FsError> {
         self.quota().check_change()?;
         self.check_room(data.len() as u64)?;
-        let mut body = file.body_mut();
+        let mut body = self.body_to_change(file)?;
         let len = data.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);

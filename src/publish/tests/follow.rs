@@ -148,3 +148,35 @@ async fn a_machine_with_nothing_to_publish_goes_on_instead_of_calling_it_a_confl
     writer.commit().await.unwrap();
     assert_eq!(reader.tree().await, writer.tree().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_a_newer_tree_is_taken_over_is_refused_or_kept() {
+    let shared = Shared::embedded();
+    let (writer, reader) = two(&shared).await;
+    let root = reader.root;
+    let same = reader.call(|d| d.lookup(root, b"same")).await.unwrap().ino;
+    let open = reader.drive.open(same, 2).unwrap();
+    go_on(&shared, &writer).await;
+    let following = tokio::spawn({
+        let context = reader.context.clone();
+        async move { follow(&context).await }
+    });
+    let mut kept = Vec::new();
+    for i in 0..20_000_u64 {
+        let byte = [i as u8];
+        match reader.drive.write(same, open.fh, i % 1000, &byte, false) {
+            Ok(_) => kept.push((i % 1000, byte[0])),
+            Err(error) => assert!(matches!(error, FsError::ReadOnly(_)), "{error:?}"),
+        }
+        if following.is_finished() {
+            break;
+        }
+    }
+    following.await.unwrap().unwrap();
+    let mut wanted = content(3);
+    for (at, byte) in kept {
+        wanted[at as usize] = byte;
+    }
+    assert!(all_of(&reader, open.fh, same).await.unwrap() == wanted);
+    reader.drive.release(same, open.fh);
+}
