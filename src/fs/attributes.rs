@@ -30,7 +30,8 @@ impl Volume {
             }
         }
         let touches_inode = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
-        if touches_inode || set.mtime_ns.is_some() || set.kill_set_id {
+        let touches_times = set.mtime_ns.is_some() || set.atime_ns.is_some();
+        if touches_inode || touches_times || set.kill_set_id {
             self.change_inode(ino, set)?;
         }
         self.getattr(ino)
@@ -48,15 +49,16 @@ impl Volume {
         inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
+        inode.atime_ns = set.atime_ns.unwrap_or(inode.atime_ns);
         if let Some(mtime_ns) = set.mtime_ns {
             inode.mtime_ns = mtime_ns;
             if kind == Kind::File {
                 self.set_content_time(ino, mtime_ns, now)?;
             }
         }
-        let killed_nothing = set.kill_set_id
-            && (set.mode, set.uid, set.gid, set.mtime_ns) == (None, None, None, None)
-            && inode == before;
+        let touches_others = (set.mode, set.uid, set.gid) != (None, None, None)
+            || (set.mtime_ns, set.atime_ns) != (None, None);
+        let killed_nothing = set.kill_set_id && !touches_others && inode == before;
         if killed_nothing {
             return Ok(());
         }

@@ -74,6 +74,7 @@ impl Volume {
             hard: false,
             target: new.target.to_vec(),
             xattrs: Vec::new(),
+            atime_ns: now,
         };
         let mut batch = Batch::default();
         batch.put(key::inode(ino), &inode);

@@ -262,6 +262,7 @@ fn inode_record(attr: &pack::entry::Attr, kind: Kind) -> Inode {
         mtime_ns: attr.mtime_ns,
         ctime_ns: attr.ctime_ns,
         birth_ns: attr.birth_ns,
+        atime_ns: attr.mtime_ns,
         hard: false,
         target: Vec::new(),
         xattrs: attr

@@ -1,6 +1,7 @@
 //! Reading the tree: names, attributes, listings. No lock but the journal's own and, for a
 //! file in use, its body's to read.
 
+use super::create::MAX_NAME;
 use super::volume::Volume;
 use super::{Attr, DirItem, FsError, Kind, Want, body};
 use crate::journal::key;
@@ -18,6 +19,9 @@ const STEP: usize = 256;
 impl Volume {
     /// The attributes of the entry `name` of `dir`.
     pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        if name.len() > MAX_NAME {
+            return Err(FsError::NameTooLong);
+        }
         let entry = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
         self.getattr(Ino(entry.ino))
     }
@@ -40,7 +44,7 @@ impl Volume {
             uid: inode.uid,
             gid: inode.gid,
             rdev: inode.rdev,
-            atime_ns: inode.mtime_ns,
+            atime_ns: inode.atime_ns,
             mtime_ns: inode.mtime_ns,
             ctime_ns: inode.ctime_ns,
             birth_ns: inode.birth_ns,
@@ -76,7 +80,6 @@ impl Volume {
         attr.size = size;
         attr.blocks = allocated.div_ceil(512);
         attr.mtime_ns = mtime_ns;
-        attr.atime_ns = mtime_ns;
         attr.ctime_ns = attr.ctime_ns.max(ctime_ns);
         Ok(())
     }

@@ -87,6 +87,7 @@ pub(super) fn begin(journal: &Journal, owner: (u32, u32), now_ns: i64) -> Result
         hard: false,
         target: Vec::new(),
         xattrs: Vec::new(),
+        atime_ns: now_ns,
     };
     let mut batch = Batch::default();
     batch.put(key::inode(Ino::ROOT), &root);

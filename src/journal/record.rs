@@ -114,6 +114,9 @@ pub(crate) struct Inode {
     /// Extended attributes, sorted by name.
     #[n(11)]
     pub xattrs: Vec<Xattr>,
+    /// Access time, ns: of its creation or as it was set, moved by no read; kept here alone.
+    #[n(12)]
+    pub atime_ns: i64,
 }
 
 /// One extended attribute.
