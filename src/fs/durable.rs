@@ -12,24 +12,33 @@ use crate::journal::record::{Content, Inode};
 use crate::journal::{Batch, key};
 use crate::types::Ino;
 
+/// For how long a file that was emptied, and is open, is taken to be written anew. Until then the
+/// journal keeps the old content, so that a crash leaves the old one or the new one.
+const REWRITE: Duration = Duration::from_secs(2);
+/// Time between two looks whether it is.
+const REWRITE_STEP: Duration = Duration::from_millis(5);
+
 impl Volume {
-    /// Saves every changed file and makes everything acknowledged so far durable.
+    /// Saves every changed file and makes everything acknowledged so far durable. Waits a little for
+    /// files that are being written anew.
     ///
     /// # Errors
     /// A local disk failed: the volume is poisoned, what was not durable may be lost.
     pub fn sync(&self) -> Result<(), FsError> {
-        self.save_all()?;
+        self.save_all(REWRITE)?;
         self.sync_journal()
     }
 
-    /// Saves every changed file: bytes first, then records; several files at a time.
-    fn save_all(&self) -> Result<(), FsError> {
+    /// Saves every changed file: bytes first, then records; several files at a time. One that is
+    /// being written anew is waited for, at most for `patience`, or left to the next time where that
+    /// is zero.
+    fn save_all(&self, patience: Duration) -> Result<(), FsError> {
         let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
         let workers = unsaved.len().div_ceil(16).clamp(1, 4);
         let next = AtomicUsize::new(0);
         let run = || {
             while let Some(ino) = unsaved.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.save_known(*ino)?;
+                self.save_known(*ino, patience)?;
             }
             Ok(())
         };
@@ -104,7 +113,10 @@ impl Volume {
             let now = self.clock.boottime();
             if now.saturating_sub(synced) >= Duration::from_secs(3) {
                 synced = now;
-                if let Err(error) = self.save_all().and_then(|()| self.commit_journal(true)) {
+                if let Err(error) = self
+                    .save_all(Duration::ZERO)
+                    .and_then(|()| self.commit_journal(true))
+                {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
                     if self.poisoned().is_some() {
                         return;
@@ -114,13 +126,38 @@ impl Volume {
         }
     }
 
+    /// A file was cut to nothing. Its lock is held.
+    pub(super) fn note_emptied(&self, ino: Ino) {
+        lock(&self.emptied).insert(ino, self.clock.boottime());
+    }
+
+    /// Whether a file was emptied a moment ago, and not saved since.
+    pub(super) fn was_just_emptied(&self, ino: Ino) -> bool {
+        let now = self.clock.boottime();
+        let emptied = lock(&self.emptied);
+        let since = emptied.get(&ino);
+        since.is_some_and(|since| now.saturating_sub(*since) < REWRITE)
+    }
+
     /// Saves `ino` if it is in use: its bytes first, then its record.
-    fn save_known(&self, ino: Ino) -> Result<(), FsError> {
+    fn save_known(&self, ino: Ino, patience: Duration) -> Result<(), FsError> {
         let Some(held) = self.files.hold_known(ino) else {
             lock(&self.unsaved).remove(&ino);
+            lock(&self.emptied).remove(&ino);
             return Ok(());
         };
-        let result = self.save(&held);
+        let mut waited = Duration::ZERO;
+        let result = loop {
+            let is_over = || !self.was_just_emptied(ino) || !self.files.is_shared(ino);
+            match self.save_if(&held, is_over) {
+                Ok(false) if patience.is_zero() => break Ok(()),
+                Ok(false) if waited >= patience => break self.save(&held),
+                Ok(false) => {}
+                other => break other.map(drop),
+            }
+            std::thread::sleep(REWRITE_STEP);
+            waited += REWRITE_STEP;
+        };
         self.leave(held);
         result
     }
@@ -128,17 +165,27 @@ impl Volume {
     /// Makes the bytes of a held file durable, then puts its record into the journal (in memory:
     /// the caller commits).
     pub(super) fn save(&self, file: &File) -> Result<(), FsError> {
+        self.save_if(file, || true).map(drop)
+    }
+
+    /// As [`Volume::save`]; false where `may` forbids it, which is asked under the file's lock.
+    fn save_if(&self, file: &File, may: impl FnOnce() -> bool) -> Result<bool, FsError> {
         let _one = lock(&file.saving);
         if self.files.is_orphan(file.ino) {
             lock(&self.unsaved).remove(&file.ino);
-            return Ok(());
+            lock(&self.emptied).remove(&file.ino);
+            return Ok(true);
         }
         let saved = {
             let mut body = file.body_mut();
             if !body.unsaved {
                 lock(&self.unsaved).remove(&file.ino);
-                return Ok(());
+                return Ok(true);
             }
+            if !may() {
+                return Ok(false);
+            }
+            lock(&self.emptied).remove(&file.ino);
             body.save()
         };
         if let Some(stage) = &saved.stage
@@ -153,7 +200,7 @@ impl Volume {
         if !body.unsaved {
             lock(&self.unsaved).remove(&file.ino);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sets the times of a held file: saved at once where all else is, else with the next save.

@@ -175,6 +175,14 @@ impl Files {
         }
     }
 
+    /// Whether somebody besides the caller, who does, holds the file.
+    pub(crate) fn is_shared(&self, ino: Ino) -> bool {
+        self.lock()
+            .slots
+            .get(&ino)
+            .is_some_and(|slot| slot.users > 1)
+    }
+
     /// Whether the file was unlinked.
     pub(crate) fn is_orphan(&self, ino: Ino) -> bool {
         self.lock().slots.get(&ino).is_some_and(|slot| slot.orphan)

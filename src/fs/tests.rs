@@ -2,4 +2,5 @@
 
 mod model;
 mod promises;
+mod rewrites;
 mod rig;

@@ -62,6 +62,8 @@ pub struct Volume {
     pub(super) quota: Mutex<Quota>,
     /// Files whose content differs from the journal.
     pub(super) unsaved: Mutex<HashSet<Ino>>,
+    /// When files were emptied, by [`Clock::boottime`], that were not saved since.
+    pub(super) emptied: Mutex<HashMap<Ino, Duration>>,
     pub(super) cut: RwLock<Option<Arc<ActiveCut>>>,
     activity: Mutex<Option<Activity>>,
     /// Stage files that hold exactly a published content, with its CID and length.
@@ -109,6 +111,7 @@ impl Volume {
             names: Mutex::new(()),
             quota: Mutex::new(Quota::new(allowance, 0)),
             unsaved: Mutex::default(),
+            emptied: Mutex::default(),
             cut: RwLock::new(None),
             activity: Mutex::new(None),
             adoptions: Mutex::default(),

@@ -66,6 +66,9 @@ impl Volume {
 
     /// Before a file is cut to `size` bytes.
     pub(in crate::fs) fn note_shorter(&self, ino: Ino, size: u64) {
+        if size == 0 {
+            self.note_emptied(ino);
+        }
         if let Some(cut) = self.active_cut() {
             cut.note_shorter(ino, size);
         }

@@ -113,9 +113,11 @@ impl Drive {
             if let (true, Some(reason)) = (handle.writes, volume.poisoned()) {
                 return Err(FsError::Disk(reason));
             }
-            // Small content goes into the journal's memory now, to be kept with the next batch.
+            // Small content goes into the journal's memory now, to be kept with the next batch. Not
+            // that of a file which is being written anew: this may be the shell's descriptor, or
+            // that of a child which another thread has just started.
             let small = handle.writes && file.body().inline.is_some();
-            if small {
+            if small && !volume.was_just_emptied(file.ino) {
                 volume.save(file)?;
             }
             if handle.writes {
