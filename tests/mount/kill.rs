@@ -1,6 +1,8 @@
 //! kill -9 of the daemon at any moment: what was synced is there, the rest is a prefix, in order, of
 //! what was acknowledged, and no file has bytes that are not its own.
 
+mod bytes;
+mod content;
 mod load;
 mod model;
 #[cfg(test)]
@@ -26,6 +28,8 @@ struct Scene {
     workers: Vec<Worker>,
     counters: Counters,
     dice: Dice,
+    /// Length of the largest file that was found after a crash.
+    largest: usize,
 }
 
 impl Scene {
@@ -41,6 +45,7 @@ impl Scene {
             workers: vec![Worker::default(); THREADS],
             counters: Counters::default(),
             dice: Dice(seed),
+            largest: 0,
         }
     }
 
@@ -109,13 +114,10 @@ impl Scene {
             .map(|(worker, (_, prefixes))| (worker, prefixes.as_slice()))
             .collect();
         together(&both)?;
-        for (thread, (worker, (found, prefixes))) in self.workers.iter_mut().zip(judged).enumerate()
-        {
-            let newest = prefixes.last().ok_or("no prefix")?;
-            for torn in worker.adopt(newest, &found) {
-                fs::remove_file(dir.join(thread.to_string()).join(&torn))
-                    .map_err(|why| format!("{torn}: {why}"))?;
-            }
+        for (worker, (found, prefixes)) in self.workers.iter_mut().zip(judged) {
+            worker.adopt(prefixes.last().ok_or("no prefix")?, &found);
+            let sizes = found.values().flatten().map(Vec::len);
+            self.largest = self.largest.max(sizes.max().unwrap_or(0));
         }
         Ok(())
     }
@@ -129,6 +131,8 @@ fn survive(seed: u64) {
             panic!("seed {seed}, death {life}: {why}");
         }
     }
+    // Small files alone would leave out stage files, chunks and the spool.
+    assert!(scene.largest > 1 << 20, "{} bytes", scene.largest);
     scene.machine.flush();
     scene.machine.restart();
     scene

@@ -1,14 +1,13 @@
-//! The load: threads that create, append, fsync, rename, replace, empty and delete until the drive
-//! is gone, and write down what they did.
+//! The load: threads that create, write, fsync, rename, replace and delete until the drive is gone,
+//! and write down what they did. What they do with bytes is in `bytes`.
 
 use std::fs::{self, File as OsFile};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::model::{Content, Covered, Entries, File, Found, Operation, Step, Worker};
-use crate::samples::pattern;
+use super::bytes::Place;
+use super::model::{Covered, Entries, File, Found, Operation, Step, Worker};
 
 /// Files that a thread keeps at most; beyond it deletes.
 const MOST_FILES: usize = 40;
@@ -25,7 +24,7 @@ impl Counters {
         self.time.fetch_add(1, Ordering::SeqCst)
     }
 
-    fn text(&self) -> u64 {
+    pub(super) fn text(&self) -> u64 {
         self.text.fetch_add(1, Ordering::SeqCst) + 1
     }
 }
@@ -44,7 +43,7 @@ impl Dice {
         (x ^ (x >> 31)) % bound.max(1)
     }
 
-    fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
+    pub(super) fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
         let n = usize::try_from(self.below(of.len() as u64)).unwrap_or(0);
         of.get(n).cloned()
     }
@@ -82,13 +81,15 @@ impl Load<'_> {
             return self.remove(&files);
         }
         match self.dice.below(100) {
-            0..25 => self.create(),
-            25..50 => self.append(&files),
-            50..60 => self.replace(&files),
-            60..67 => self.rewrite(&files),
-            67..77 => self.rename(&files),
-            77..82 => self.rename_folder(),
-            82..90 => self.remove(&files),
+            0..22 => self.create(),
+            22..34 => self.append(&files),
+            34..48 => self.overwrite(&files),
+            48..56 => self.resize(&files),
+            56..64 => self.replace(&files),
+            64..72 => self.rewrite(&files),
+            72..79 => self.rename(&files),
+            79..83 => self.rename_folder(),
+            83..90 => self.remove(&files),
             90..94 => self.mkdir(),
             94..97 => self.rmdir(),
             _ => self.sync_folder(),
@@ -118,7 +119,11 @@ impl Load<'_> {
     }
 
     /// Does `act` on names and writes it down.
-    fn step(&mut self, step: Step, act: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn step(
+        &mut self,
+        step: Step,
+        act: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
         let begun = self.counters.tick();
         self.worker.operations.push(Operation {
             step,
@@ -137,7 +142,7 @@ impl Load<'_> {
     /// Makes a new file at `path`; its number.
     fn new_file(&mut self, path: &str) -> io::Result<(usize, OsFile)> {
         let number = self.worker.files.len();
-        self.worker.files.push(File::new(self.counters.text()));
+        self.worker.files.push(File::new());
         let mut made = None;
         self.step(Step::Create(path.to_owned(), number), |folder| {
             made = Some(OsFile::create_new(folder.join(path))?);
@@ -146,62 +151,10 @@ impl Load<'_> {
         Ok((number, made.expect("made just now")))
     }
 
-    /// Appends to a file, in one to three writes, and syncs it now and then.
-    fn write(&mut self, number: usize, file: &OsFile) -> io::Result<()> {
-        for _ in 0..=self.dice.below(3) {
-            let len = match self.dice.below(10) {
-                0 => self.dice.below(300_000),
-                1..4 => self.dice.below(40_000),
-                _ => self.dice.below(5_000),
-            };
-            let content = self.newest(number);
-            let (id, at) = (content.id, content.written);
-            // Before the call: some of it may be there even if the call never returns.
-            content.written += len;
-            file.write_all_at(&pattern(id, at, usize::try_from(len).unwrap_or(0)), at)?;
-        }
-        if self.dice.below(3) == 0 {
-            self.sync(number, file)?;
-        }
-        Ok(())
-    }
-
-    fn newest(&mut self, number: usize) -> &mut Content {
-        self.worker.files[number]
-            .contents
-            .last_mut()
-            .expect("a file has a content")
-    }
-
-    /// `fsync` of a file: its bytes and all names before it are durable.
-    fn sync(&mut self, number: usize, file: &OsFile) -> io::Result<()> {
-        self.step(Step::Sync, |_| match number % 2 {
-            0 => file.sync_all(),
-            _ => file.sync_data(),
-        })?;
-        let content = self.newest(number);
-        content.synced = content.written;
-        content.sync_acked = true;
-        Ok(())
-    }
-
     fn create(&mut self) -> io::Result<()> {
         let path = self.fresh("f");
         let (number, file) = self.new_file(&path)?;
-        self.write(number, &file)
-    }
-
-    fn append(&mut self, files: &[String]) -> io::Result<()> {
-        let Some(path) = self.dice.pick(files) else {
-            return Ok(());
-        };
-        let Some(Some(number)) = self.entries.get(&path).copied() else {
-            return Ok(());
-        };
-        let file = OsFile::options()
-            .write(true)
-            .open(self.folder.join(&path))?;
-        self.write(number, &file)
+        self.write_some(number, &file, Place::End)
     }
 
     /// Writes a new file and renames it over an old one.
@@ -211,34 +164,17 @@ impl Load<'_> {
         };
         let temporary = self.fresh("t");
         let (number, file) = self.new_file(&temporary)?;
-        self.write(number, &file)?;
+        self.write_some(number, &file, Place::End)?;
         drop(file);
         let covered = Covered {
             file: number,
             content: 0,
-            len: self.newest(number).written,
+            changes: self.newest(number).changes.len(),
         };
         self.step(
             Step::Replace(temporary.clone(), path.clone(), covered),
             |folder| fs::rename(folder.join(&temporary), folder.join(&path)),
         )
-    }
-
-    /// Empties a file and writes another text into it.
-    fn rewrite(&mut self, files: &[String]) -> io::Result<()> {
-        let Some(path) = self.dice.pick(files) else {
-            return Ok(());
-        };
-        let Some(Some(number)) = self.entries.get(&path).copied() else {
-            return Ok(());
-        };
-        let next = File::new(self.counters.text());
-        self.worker.files[number].contents.extend(next.contents);
-        let file = OsFile::options()
-            .write(true)
-            .truncate(true)
-            .open(self.folder.join(&path))?;
-        self.write(number, &file)
     }
 
     fn move_to(&mut self, from: &str, to: &str) -> io::Result<()> {

@@ -8,100 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::samples::pattern;
-
-/// The unit in which data that was not synced may be missing from a file.
-const BLOCK: usize = 4096;
-
-/// One content of a file: the first `written` bytes of text `id`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Content {
-    /// Which text (see [`pattern`]).
-    pub id: u64,
-    /// Bytes that a `write` was called for.
-    pub written: u64,
-    /// Bytes that an acknowledged `fsync` covered.
-    pub synced: u64,
-    /// Whether an acknowledged `fsync` came after this content was begun.
-    pub sync_acked: bool,
-}
-
-/// One file over its names: the contents it had since it was last known, the newest last. A new
-/// one begins when the file is truncated to nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct File {
-    /// Never empty.
-    pub contents: Vec<Content>,
-}
-
-impl File {
-    /// A file with nothing in it, which will get text `id`.
-    pub(crate) fn new(id: u64) -> Self {
-        Self {
-            contents: vec![Content {
-                id,
-                written: 0,
-                synced: 0,
-                sync_acked: false,
-            }],
-        }
-    }
-
-    /// What is wrong with `found` as the content of this file after a crash.
-    fn fault(&self, found: &[u8]) -> Option<String> {
-        // Contents before the newest that was synced are gone for good.
-        let from = self
-            .contents
-            .iter()
-            .rposition(|content| content.sync_acked)
-            .unwrap_or(0);
-        let candidates = self.contents.get(from..).unwrap_or_default();
-        let faults: Vec<String> = candidates
-            .iter()
-            .map_while(|content| content.fault(found))
-            .collect();
-        (faults.len() == candidates.len()).then(|| faults.join("; or "))
-    }
-}
-
-impl Content {
-    /// What is wrong with `found` if it should be this content.
-    fn fault(&self, found: &[u8]) -> Option<String> {
-        let len = found.len() as u64;
-        let id = self.id;
-        if len < self.synced {
-            return Some(format!(
-                "text {id}: {len} bytes, {} were synced",
-                self.synced
-            ));
-        }
-        if len > self.written {
-            return Some(format!(
-                "text {id}: {len} bytes, only {} were written",
-                self.written
-            ));
-        }
-        let expected = pattern(id, 0, found.len());
-        for (n, (block, right)) in found.chunks(BLOCK).zip(expected.chunks(BLOCK)).enumerate() {
-            let begin = (n * BLOCK) as u64;
-            let durable = usize::try_from(self.synced.saturating_sub(begin))
-                .unwrap_or(BLOCK)
-                .min(block.len());
-            if block[..durable] != right[..durable] {
-                return Some(format!("text {id}: synced bytes are wrong in block {n}"));
-            }
-            // Beyond the synced bytes each may be missing (zero), but not another.
-            let foreign = block
-                .iter()
-                .zip(right)
-                .any(|(byte, right)| byte != right && *byte != 0);
-            if foreign {
-                return Some(format!("text {id}: foreign bytes in block {n}"));
-            }
-        }
-        None
-    }
-}
+pub(crate) use super::content::File;
 
 /// The entries of a folder: path below it, and the file's number, or `None` for a directory.
 pub(crate) type Entries = BTreeMap<String, Option<usize>>;
@@ -109,15 +16,15 @@ pub(crate) type Entries = BTreeMap<String, Option<usize>>;
 /// What is found in the folder: path, and the bytes, or `None` for a directory.
 pub(crate) type Found = BTreeMap<String, Option<Vec<u8>>>;
 
-/// How much of a file an operation promises: the first `len` bytes of its content number `content`.
+/// How much of a file an operation promises: so many changes of its content number `content`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Covered {
     /// The file's number.
     pub file: usize,
     /// Which of its contents.
     pub content: usize,
-    /// Bytes.
-    pub len: u64,
+    /// How many.
+    pub changes: usize,
 }
 
 /// One operation on names.
@@ -198,7 +105,7 @@ impl Step {
             && let Some(file) = files.get_mut(covered.file)
             && let Some(content) = file.contents.get_mut(covered.content)
         {
-            content.synced = content.synced.max(covered.len);
+            content.cover(covered.changes);
         }
     }
 }
@@ -283,48 +190,19 @@ impl Worker {
         )
     }
 
-    /// Goes on from what was found: it is the base of the next run. Returns the paths of files that
-    /// are not whole; the caller must remove them before it goes on.
-    pub(crate) fn adopt(&mut self, prefix: &Prefix, found: &Found) -> Vec<String> {
-        let mut torn = Vec::new();
-        let mut files = Vec::new();
-        let mut base = Entries::new();
+    /// Goes on from what was found: it is the base of the next run.
+    pub(crate) fn adopt(&mut self, prefix: &Prefix, found: &Found) {
+        let mut next = Self::default();
         for (path, file) in &prefix.entries {
-            let Some(bytes) = found.get(path).and_then(Option::as_ref) else {
-                base.insert(path.clone(), None);
-                continue;
-            };
-            let contents = file
-                .and_then(|file| self.files.get(file))
-                .map(|file| &file.contents);
-            let whole = contents
-                .into_iter()
-                .flatten()
-                .rev()
-                .find(|content| pattern(content.id, 0, bytes.len()) == *bytes);
-            match whole {
-                Some(content) => {
-                    let len = bytes.len() as u64;
-                    let known = Content {
-                        id: content.id,
-                        written: len,
-                        synced: len,
-                        sync_acked: true,
-                    };
-                    base.insert(path.clone(), Some(files.len()));
-                    files.push(File {
-                        contents: vec![known],
-                    });
-                }
-                None => torn.push(path.clone()),
-            }
+            let bytes = found.get(path).and_then(Option::as_ref);
+            let known = file.and_then(|file| Some(self.files.get(file)?.known(bytes?)));
+            let file = known.map(|known| {
+                next.files.push(known);
+                next.files.len() - 1
+            });
+            next.base.insert(path.clone(), file);
         }
-        *self = Self {
-            base,
-            files,
-            operations: Vec::new(),
-        };
-        torn
+        *self = next;
     }
 }
 
