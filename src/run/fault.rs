@@ -2,6 +2,7 @@
 //! the file says, and go on as soon as the file says otherwise.
 //!
 //! One rule a line, `CALL FAULT [TIMES]`; `#` begins a comment; a missing or empty file is no fault.
+//! Each change of the file is logged, with the number of blocks that were sent by then.
 //!
 //! | word | values |
 //! |---|---|
@@ -55,7 +56,8 @@ fn read(file: &PathBuf) -> String {
 }
 
 fn apply(text: &str, store: &FaultStore, names: &FaultNames) {
-    tracing::info!(text, "the fault file");
+    let blocks = store.block_count();
+    tracing::info!(blocks, text, "the fault file");
     store.clear();
     names.clear();
     let lines = text

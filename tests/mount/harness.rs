@@ -115,6 +115,19 @@ impl Machine {
         );
     }
 
+    /// How many blocks this run of the daemon has offered to the node. Ends all faults.
+    #[track_caller]
+    pub(crate) fn blocks_sent(&self) -> u64 {
+        self.fault("");
+        let log = self.log();
+        let told = log.lines().rev().find_map(|line| {
+            let (_, count) = line.split_once("the fault file")?.1.split_once("blocks=")?;
+            let digits = count.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse().ok()
+        });
+        told.unwrap_or_else(|| panic!("the log does not tell how many:\n{log}"))
+    }
+
     /// Ends all faults for the next start of the daemon.
     pub(crate) fn clear_fault(&self) {
         drop(fs::write(self.fault_file(), ""));

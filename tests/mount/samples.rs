@@ -178,8 +178,3 @@ pub(crate) fn assert_pattern(path: &Path, id: u64, len: u64) {
     }
     assert_eq!(at, len, "length of {}", path.display());
 }
-
-/// The number of regular files below `folder`.
-pub(crate) fn count_files(folder: &Path) -> usize {
-    measure(folder).0
-}
