@@ -8,7 +8,7 @@ use pxfs::chain::wallet::Wallet;
 
 use crate::command::{Answer, run, tool};
 use crate::harness::{Machine, is_mounted};
-use crate::samples::{assert_pattern, pattern};
+use crate::samples::{assert_pattern, files_below, pattern};
 
 /// A machine that has been set up and stopped: its drive holds one file, `kept`, published.
 fn stopped() -> Machine {
@@ -192,92 +192,6 @@ fn an_unknown_package_and_a_foreign_token_are_told_so() {
         .exits(5)
         .one_line();
     fs::write(machine.dir().join("still"), "writable").expect("the drive goes on");
-}
-
-/// All regular files below `folder`, with their length.
-fn files_below(folder: &Path) -> Vec<(PathBuf, u64)> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("listing") {
-            let entry = entry.expect("an entry");
-            let meta = entry.metadata().expect("stat");
-            if meta.is_dir() {
-                folders.push(entry.path());
-            } else {
-                files.push((entry.path(), meta.len()));
-            }
-        }
-    }
-    files.sort();
-    files
-}
-
-/// Changes one byte in the middle of a file; gives the old content.
-fn flip(path: &Path) -> Vec<u8> {
-    let old = fs::read(path).expect("readable");
-    let mut new = old.clone();
-    let middle = new.len() / 2;
-    if let Some(byte) = new.get_mut(middle) {
-        *byte ^= 0x20;
-    }
-    let mode = fs::metadata(path).expect("stat").permissions();
-    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("a mode");
-    fs::write(path, new).expect("writable");
-    fs::set_permissions(path, mode).expect("a mode");
-    old
-}
-
-#[test]
-fn no_changed_byte_on_the_node_is_ever_given_to_a_reader() {
-    let mut machine = Machine::demo();
-    let dir = machine.dir();
-    fs::create_dir(dir.join("folder")).expect("mkdir");
-    fs::write(dir.join("folder/small"), pattern(1, 0, 3_000)).expect("writable");
-    fs::write(dir.join("large"), pattern(2, 0, 2_500_000)).expect("writable");
-    machine.stop();
-    let blocks = files_below(&machine.node());
-    assert!(
-        blocks.len() >= 6,
-        "leaves, pages, root, header, document, record: {blocks:?}"
-    );
-    let mut noticed = 0;
-    for (path, len) in blocks.iter().filter(|(_, len)| *len > 0) {
-        let old = flip(path);
-        // A second machine knows nothing but what the node says.
-        let mut second = Machine::prepared_second(&machine);
-        let mut wrong = second.try_start().is_err();
-        if !wrong {
-            let small = fs::read(second.dir().join("folder/small"));
-            let large = fs::read(second.dir().join("large"));
-            wrong = small.is_err() || large.is_err();
-            // What is read is right, whatever else is broken.
-            if let Ok(bytes) = small {
-                assert!(bytes == pattern(1, 0, 3_000), "{} ({len})", path.display());
-            }
-            if let Ok(bytes) = large {
-                assert!(
-                    bytes == pattern(2, 0, 2_500_000),
-                    "{} ({len})",
-                    path.display()
-                );
-            }
-        }
-        noticed += usize::from(wrong);
-        second.kill();
-        drop(second);
-        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("a mode");
-        fs::write(path, old).expect("writable");
-    }
-    // Old roots and documents in grace may be broken unseen; what the newest root holds may not.
-    assert!(
-        noticed >= 5,
-        "only {noticed} of {} changed files were noticed",
-        blocks.len()
-    );
-    let mut second = Machine::second(&machine);
-    assert_pattern(&second.dir().join("large"), 2, 2_500_000);
-    second.stop();
 }
 
 #[test]

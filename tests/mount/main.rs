@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod calls;
+mod changed;
 mod command;
 mod conflict;
 mod hanging;

@@ -178,3 +178,22 @@ pub(crate) fn assert_pattern(path: &Path, id: u64, len: u64) {
     }
     assert_eq!(at, len, "length of {}", path.display());
 }
+
+/// All regular files below `folder`, with their length.
+pub(crate) fn files_below(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("listing") {
+            let entry = entry.expect("an entry");
+            let meta = entry.metadata().expect("stat");
+            if meta.is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push((entry.path(), meta.len()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
