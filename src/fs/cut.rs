@@ -310,8 +310,8 @@ impl Cut {
 
     /// How much of what the commit holds of a file still lies below the file, given that it was cut
     /// shorter since: see [`ActiveCut::lowest`].
-    pub(super) fn lowest(&self, ino: Ino) -> Option<u64> {
-        self.active.lowest(ino)
+    pub(super) fn lowest(&self, ino: Ino, times: u64) -> Option<u64> {
+        self.active.lowest(ino, times)
     }
 
     pub(super) fn version(&self) -> u64 {

@@ -96,10 +96,11 @@ fn settle_file(cut: &Cut, ino: Ino, content: &Child) -> Result<bool, FsError> {
         let valid = if uncut {
             Some(file.size)
         } else {
-            cut.lowest(ino).map(|low| low.min(file.size))
+            cut.lowest(ino, body.cuts.wrapping_sub(then.cuts))
+                .map(|low| low.min(file.size))
         };
         // Nothing of it lies below a file that was cut to nothing since, and nobody knows how much
-        // does of one that was cut in the moment of the snapshot: what the file has stays as it is,
+        // does of one that was cut while the cut was being made: what the file has stays as it is,
         // and the next commit publishes it.
         match valid.filter(|&valid| uncut || valid > 0) {
             None => false,

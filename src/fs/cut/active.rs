@@ -27,9 +27,16 @@ pub(in crate::fs) struct ActiveCut {
     kept: Mutex<Kept>,
     /// The spool could not take what it should: the cut is void.
     void: AtomicBool,
-    /// For each file that was cut shorter since: the least length that it has had, in bytes, or
-    /// `None` when that happened while the snapshot was being taken, so that nobody can tell.
-    lowest: Mutex<HashMap<Ino, Option<u64>>>,
+    shorter: Mutex<HashMap<Ino, Shorter>>,
+}
+
+/// A file was cut shorter, with the snapshot taken.
+#[derive(Clone, Copy)]
+struct Shorter {
+    /// How often.
+    times: u64,
+    /// The least length that it has had, in bytes.
+    lowest: u64,
 }
 
 #[derive(Default)]
@@ -82,7 +89,7 @@ impl ActiveCut {
             spool,
             kept: Mutex::default(),
             void: AtomicBool::new(false),
-            lowest: Mutex::default(),
+            shorter: Mutex::default(),
         }
     }
 
@@ -92,17 +99,27 @@ impl ActiveCut {
     }
 
     fn note_shorter(&self, ino: Ino, size: u64) {
-        let begun = self.first_young_stage.load(Ordering::Acquire) != NOT_BEGUN;
-        let lowest = begun.then_some(size);
-        lock(&self.lowest)
+        if self.first_young_stage.load(Ordering::Acquire) == NOT_BEGUN {
+            return;
+        }
+        lock(&self.shorter)
             .entry(ino)
-            .and_modify(|known| *known = known.zip(lowest).map(|(a, b)| a.min(b)))
-            .or_insert(lowest);
+            .and_modify(|known| {
+                known.times += 1;
+                known.lowest = known.lowest.min(size);
+            })
+            .or_insert(Shorter {
+                times: 1,
+                lowest: size,
+            });
     }
 
-    /// The least length in bytes that a file has been cut to since; `None` when nobody can tell.
-    pub(super) fn lowest(&self, ino: Ino) -> Option<u64> {
-        lock(&self.lowest).get(&ino).copied().flatten()
+    /// The least length in bytes that a file has been cut to since, given that it was cut `times` times
+    /// more than its record in the snapshot says. `None` when not all of these were seen: one came
+    /// while the cut was being made, and nobody can tell how much of the snapshot's content it left.
+    pub(super) fn lowest(&self, ino: Ino, times: u64) -> Option<u64> {
+        let shorter = lock(&self.shorter).get(&ino).copied()?;
+        (shorter.times == times).then_some(shorter.lowest)
     }
 
     fn keep(&self, index: u64, stage: &StageFile) -> Result<(), FsError> {
@@ -148,5 +165,26 @@ impl ActiveCut {
     pub(super) fn release(&self, stage: u64, index: u64) {
         let mut kept = lock(&self.kept);
         kept.chunks.entry((stage, index)).or_insert(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Disk, MemoryDisk};
+
+    #[test]
+    fn a_length_that_was_not_seen_is_never_guessed() {
+        let disk = MemoryDisk::default();
+        let cut = ActiveCut::new(disk.create("spool").unwrap());
+        let ino = Ino(7);
+        cut.note_shorter(ino, 100); // while the snapshot is being taken
+        assert_eq!(cut.lowest(ino, 1), None);
+        cut.begin(1);
+        cut.note_shorter(ino, 500);
+        cut.note_shorter(ino, 900);
+        assert_eq!(cut.lowest(ino, 2), Some(500));
+        // Once more than was seen: shorter than 500 perhaps.
+        assert_eq!(cut.lowest(ino, 3), None);
     }
 }

@@ -1,0 +1,165 @@
+//! The suites that file systems are judged by, on a real mount.
+//!
+//! They are programs of their own; `tests/run setup` builds them into `target/tools`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::command::run;
+use crate::harness::Machine;
+
+/// What pjdfstest cannot ask of this mount: it would remount it read-only by a program that is
+/// installed (`mount::calls` has `-o ro`), and the number of links has no limit to reach.
+const NOT_ASKED: [&str; 14] = [
+    "chmod::erofs_named",
+    "chown::erofs_named",
+    "chown::lchown::erofs_named",
+    "link::erofs_named",
+    "link::link_count_max",
+    "mkdir::erofs_new_file",
+    "mkfifo::erofs_new_file",
+    "open::erofs_named",
+    "open::erofs_new_file",
+    "rename::erofs_named",
+    "rmdir::erofs_named",
+    "symlink::erofs_new_file",
+    "truncate::erofs_named",
+    "unlink::erofs_named",
+];
+
+fn suite(name: &str) -> Command {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("target/tools/bin")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `tests/run setup`",
+        path.display()
+    );
+    Command::new(path)
+}
+
+#[test]
+fn every_call_answers_as_posix_says() {
+    let machine = Machine::demo_with(&["-o", "allow_other,dev,suid"]);
+    // Other users walk here too.
+    for folder in [machine.mountpoint().join(".."), machine.dir()] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    let config = machine.scratch().join("pjdfstest.toml");
+    let text = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utimensat = {}
+utime_now = {}
+[settings]
+naptime = 0.01
+allow_remount = false
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
+"#;
+    fs::write(&config, text).expect("a file");
+    let elsewhere = tempfile::Builder::new()
+        .prefix("px-other-")
+        .tempdir_in("/dev/shm")
+        .expect("a folder on another file system");
+    let mut command = suite("pjdfstest");
+    command
+        .arg("-c")
+        .arg(&config)
+        .arg("-p")
+        .arg(machine.dir())
+        .arg("-s")
+        .arg(elsewhere.path());
+    let answer = run(command, Duration::from_secs(300));
+    let with = |end: &str| -> Vec<String> {
+        let mut names: Vec<String> = answer
+            .stdout
+            .lines()
+            .filter_map(|line| line.strip_suffix(end))
+            .map(|name| name.trim().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(with("FAILED"), [""; 0], "{}", answer.stdout);
+    assert_eq!(with("skipped"), NOT_ASKED);
+    assert!(with("ok").len() > 380, "{}", answer.stdout);
+}
+
+/// A history of `fsx` is told by its seed: `fsx -f CONFIG -S SEED` repeats it.
+fn random_history(machine: &Machine, seed: u32) {
+    let config = machine.scratch().join("fsx.toml");
+    let text = r#"
+flen = 6291456
+[opsize]
+max = 200000
+[weights]
+close_open = 1
+read = 10
+write = 10
+mapread = 5
+mapwrite = 5
+truncate = 3
+fsync = 0.1
+fdatasync = 0.1
+invalidate = 1
+posix_fallocate = 1
+sendfile = 1
+"#;
+    fs::write(&config, text).expect("a file");
+    let mut command = suite("fsx");
+    command
+        .arg("-f")
+        .arg(&config)
+        .args(["-S", &seed.to_string(), "-N", "5000", "-P"])
+        .arg(machine.scratch())
+        .arg(machine.dir().join("fsx"));
+    let answer = run(command, Duration::from_secs(300)).ok();
+    let all = format!("{}{}", answer.stdout, answer.stderr);
+    assert!(all.contains("All operations completed A-OK"), "{all}");
+}
+
+#[test]
+fn every_byte_of_a_random_history_reads_as_it_was_written() {
+    let machine = Machine::demo();
+    random_history(&machine, 1);
+    random_history(&machine, 2);
+}
+
+#[test]
+fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
+    let machine = Machine::demo_with(&["--cache-size", "2MiB"]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(|| {
+            let mut commits = 0;
+            while !done.load(Ordering::Relaxed) {
+                machine.flush();
+                commits += 1;
+            }
+            commits
+        });
+        {
+            let _end = Ended(&done);
+            random_history(&machine, 3);
+            random_history(&machine, 4);
+        }
+        let commits = commits.join().expect("every flush succeeds");
+        assert!(commits > 5, "only {commits} commits ran beside it");
+    });
+}
+
+/// Says so when it goes, also by a panic.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
