@@ -2,14 +2,21 @@
 //!
 //! Invariant: such a page is refused for neither quota nor deadline: whoever stored it was told nothing
 //! then, and would lose it. It is kept and charged, beyond the quota where it must be; `msync`, `fsync`
-//! and `close` of the file tell, and nothing of the volume is published while more is used than was
-//! bought. Called by `drive`, and by `publish` before it takes a commit further.
+//! and `close` of the file tell, and nothing of the volume is published while such pages take more than
+//! was bought. Which files have such pages stands in the journal. Called by `drive`, and by `publish`
+//! before it takes a commit further.
+
+use std::collections::BTreeSet;
 
 use super::files::File;
 use super::volume::{Volume, lock, signed};
 use super::{FsError, Quota};
+use crate::journal::{Batch, JournalError, key};
 use crate::pack::chunk::MAX_FILE;
 use crate::types::Ino;
+
+/// The record of the files with such pages: their numbers, 8 bytes each, big-endian.
+const LATE: &str = "late";
 
 /// Files that a line names; the others are counted.
 const NAMED: usize = 3;
@@ -40,7 +47,7 @@ impl Volume {
             fits && !quota.overdue(self.clock.as_ref())
         };
         if !granted {
-            lock(&self.late).insert(file.ino);
+            self.change_late(|late| late.insert(file.ino))?;
         }
         if let Err(error) = self.store(file.ino, &mut body, offset, data) {
             self.quota().adjust(-cost);
@@ -62,31 +69,65 @@ impl Volume {
             return Err(FsError::Quota);
         }
         drop(quota);
-        lock(&self.late).remove(&ino);
-        Ok(())
+        self.change_late(|late| late.remove(&ino))
     }
 
-    /// Why nothing can be published while `used_bytes` are in use: one line that names the files; `None`
-    /// while they are no more than the quota.
+    /// Why nothing can be published while `used_bytes` are in use: one line that names the files. `None`
+    /// while they are no more than the quota, or when no mapped page is the reason: names that grew
+    /// are never refused, and what they take is told to the chain as it is.
     #[must_use]
     pub fn over_quota(&self, used_bytes: u64) -> Option<String> {
+        let late: Vec<Ino> = lock(&self.late).iter().copied().collect();
+        if late.is_empty() {
+            return None;
+        }
         let size_bytes = self.with_quota(|quota| quota.allowance().map(|a| a.size_bytes))?;
         let over = used_bytes
             .checked_sub(size_bytes)
             .filter(|&over| over > 0)?;
-        let late: Vec<Ino> = lock(&self.late).iter().copied().collect();
         let mut names: Vec<String> = late.iter().take(NAMED).map(|&i| self.path_of(i)).collect();
         if late.len() > NAMED {
             names.push(format!("{} more", late.len() - NAMED));
         }
-        let from = if names.is_empty() {
-            String::new()
-        } else {
-            format!(" of {}", names.join(", "))
-        };
         Some(format!(
-            "mapped pages{from} took {over} bytes more than the quota has: delete something, nothing is published until then"
+            "with mapped pages of {} {over} bytes more are used than the quota has: delete something, nothing is published until then",
+            names.join(", ")
         ))
+    }
+
+    /// A commit of `used_bytes` begins: pages that fit now are as good as any other.
+    ///
+    /// # Errors
+    /// The journal takes nothing.
+    pub fn admit_late(&self, used_bytes: u64) -> Result<(), FsError> {
+        let fit = {
+            let mut quota = self.quota();
+            used_bytes <= quota.size_bytes() && !quota.overdue(self.clock.as_ref())
+        };
+        if fit {
+            self.change_late(|late| !std::mem::take(late).is_empty())?;
+        }
+        Ok(())
+    }
+
+    /// The files that the journal has with such pages.
+    pub(super) fn load_late(&self) -> Result<(), JournalError> {
+        if let Some(bytes) = self.journal.get(&key::meta(LATE))? {
+            let numbers = bytes.chunks_exact(8).filter_map(|b| b.try_into().ok());
+            *lock(&self.late) = numbers.map(|b| Ino(u64::from_be_bytes(b))).collect();
+        }
+        Ok(())
+    }
+
+    fn change_late(&self, change: impl FnOnce(&mut BTreeSet<Ino>) -> bool) -> Result<(), FsError> {
+        let mut late = lock(&self.late);
+        if change(&mut late) {
+            let bytes: Vec<u8> = late.iter().flat_map(|ino| ino.0.to_be_bytes()).collect();
+            let mut batch = Batch::default();
+            batch.put_bytes(key::meta(LATE), bytes.into());
+            self.journal.apply(batch)?;
+        }
+        Ok(())
     }
 }
 

@@ -126,6 +126,7 @@ impl Volume {
             journal,
         });
         volume.recover()?;
+        volume.load_late()?;
         Ok(volume)
     }
 

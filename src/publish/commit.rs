@@ -198,8 +198,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         Ok::<_, PublishError>((Arc::new(cut), Arc::new(changes)))
     })
     .await??;
-    // More than was bought is never published: the token could not be synced.
-    if let Some(why) = context.volume.over_quota(cut.used_bytes()?) {
+    // What nobody could be refused waits until there is room for it.
+    let used_bytes = cut.used_bytes()?;
+    context.volume.admit_late(used_bytes)?;
+    if let Some(why) = context.volume.over_quota(used_bytes) {
         return Err(PublishError::OverQuota(why));
     }
     let nothing =

@@ -63,7 +63,7 @@ fn what_is_stored_through_a_mapping_at_a_full_quota_is_kept_and_told() {
     assert!(reason.contains("sparse"), "{reason}");
     let refused = machine.ask(&["flush"]).exits(7).one_line();
     assert!(
-        refused.stderr.contains("more than the quota has"),
+        refused.stderr.contains("more are used than the quota has"),
         "{}",
         refused.stderr
     );
@@ -74,6 +74,7 @@ fn what_is_stored_through_a_mapping_at_a_full_quota_is_kept_and_told() {
     machine.kill();
     machine.start();
     check(&sparse);
+    machine.ask(&["flush"]).exits(7);
     fs::remove_file(&filler).expect("deleting goes on");
     wait_until("there is room", Duration::from_secs(5), || {
         machine.token("1")["state"] == "ok"

@@ -142,6 +142,32 @@ fn one_file_fills_the_quota_and_all_that_was_accepted_is_kept() {
 }
 
 #[test]
+fn a_thousand_longer_names_at_a_full_quota_are_published() {
+    let machine = Machine::demo();
+    let dir = machine.dir();
+    for id in 0..1200 {
+        fs::write(dir.join(format!("n{id}")), b"x").expect("writable");
+    }
+    let file = File::create(dir.join("filler")).expect("a new file");
+    fill(&file, 1, 0);
+    drop(file);
+    machine.flush();
+    for id in 0..1200 {
+        let long = format!("n{id}{}", "l".repeat(240));
+        fs::rename(dir.join(format!("n{id}")), dir.join(long)).expect("a longer name");
+    }
+    machine.flush();
+    let used = machine.number("1", "used_bytes");
+    assert!(
+        used > FREE,
+        "only {used} bytes are used: the reserve sufficed"
+    );
+    fs::remove_file(dir.join("filler")).expect("unlink");
+    machine.flush();
+    fs::write(dir.join("again"), pattern(3, 0, 90_000)).expect("there is room");
+}
+
+#[test]
 fn small_files_fill_the_quota_too() {
     let mut machine = Machine::demo();
     let dir = machine.dir();
