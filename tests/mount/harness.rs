@@ -91,6 +91,15 @@ impl Machine {
         machine
     }
 
+    /// As [`Machine::prepared_second`], without a word of the wallet: whoever starts it has to give it.
+    pub(crate) fn prepared_service(first: &Self) -> Self {
+        let mut machine = Self::prepared_second(first);
+        let wallet = machine.daemon_args.iter().position(|arg| arg == "--wallet");
+        let at = wallet.expect("the wallet is named");
+        machine.daemon_args.drain(at..at + 2);
+        machine
+    }
+
     /// With more arguments for its daemon.
     pub(crate) fn with_args(mut self, args: &[&str]) -> Self {
         self.daemon_args.extend(args.iter().map(OsString::from));

@@ -19,6 +19,7 @@ mod overdue;
 mod quota;
 mod samples;
 mod scale;
+mod service;
 mod suites;
 mod tokens;
 mod tools;
