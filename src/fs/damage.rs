@@ -4,9 +4,11 @@
 //! published anew, the loss ends with it (it is dropped at the next look). Noted by `fetch`
 //! (reads) and `publish` (commits, the sampler), told by `status`.
 
+use std::collections::BTreeSet;
+
 use cid::Cid;
 
-use super::volume::Volume;
+use super::volume::{Volume, lock};
 use super::{FsError, Kind, LostBlock};
 use crate::journal::record::{CidBytes, Content, Directory, Inode, Lost};
 use crate::journal::{Batch, key};
@@ -14,6 +16,17 @@ use crate::types::Ino;
 
 /// Most directories above a file that a path is told with.
 const MOST_ABOVE: usize = 4096;
+/// Losses that are read from the journal at once.
+const STEP: usize = 256;
+
+/// How far the looks at what is lost are. Not kept: the next mount begins anew.
+#[derive(Default)]
+pub(super) struct Looks {
+    /// The last loss that was looked at, of those not marked and of those marked as damaged.
+    after: [Option<Ino>; 2],
+    /// Damaged entries whose lost block is there.
+    back: BTreeSet<Ino>,
+}
 
 /// A file or directory that a lost block is needed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,29 +111,96 @@ impl Volume {
     /// # Errors
     /// The journal fails.
     pub fn losses(&self, limit: usize) -> Result<Vec<Loss>, FsError> {
+        self.losses_after(None, limit, |_| true)
+    }
+
+    /// The first `most` of the losses that `wanted` takes, which sees no paths, and the count of all
+    /// of them.
+    ///
+    /// # Errors
+    /// The journal fails.
+    pub fn counted_losses(
+        &self,
+        most: usize,
+        wanted: impl Fn(&Loss) -> bool,
+    ) -> Result<(Vec<Loss>, usize), FsError> {
+        let mut count = 0;
+        let losses = self.losses_after(None, usize::MAX, |loss| {
+            count += usize::from(wanted(loss));
+            wanted(loss) && count <= most
+        })?;
+        Ok((losses, count))
+    }
+
+    /// The next losses that are marked as damaged, or that are not: round and round, from behind the
+    /// last that [`Volume::note_looked`] was told of.
+    pub(crate) fn next_losses(&self, marked: bool, limit: usize) -> Result<Vec<Loss>, FsError> {
+        let after = lock(&self.looks).after.get(usize::from(marked)).copied();
+        self.losses_after(after.flatten(), limit, |loss| loss.marked == marked)
+    }
+
+    /// The next look begins behind this one.
+    pub(crate) fn note_looked(&self, loss: &Loss) {
+        if let Some(after) = lock(&self.looks).after.get_mut(usize::from(loss.marked)) {
+            *after = Some(loss.ino);
+        }
+    }
+
+    /// The lost block of a damaged entry is there: the next commit finds out whether it is whole.
+    pub(crate) fn note_back(&self, ino: Ino) {
+        lock(&self.looks).back.insert(ino);
+    }
+
+    /// Damaged entries whose lost block is there, as far as that is known.
+    pub(crate) fn back(&self) -> Vec<Ino> {
+        lock(&self.looks).back.iter().copied().collect()
+    }
+
+    /// The loss of a damaged entry whose block is there, which is looked after now.
+    pub(crate) fn take_back(&self, ino: Ino) -> Result<Option<Loss>, FsError> {
+        lock(&self.looks).back.remove(&ino);
+        Ok(self.loss(ino)?.filter(|loss| loss.marked))
+    }
+
+    /// At most `limit` of the losses that `wanted` takes: from behind `after` to the last, then from
+    /// the first. `wanted` sees no paths.
+    fn losses_after(
+        &self,
+        after: Option<Ino>,
+        limit: usize,
+        mut wanted: impl FnMut(&Loss) -> bool,
+    ) -> Result<Vec<Loss>, FsError> {
         let mut losses = Vec::new();
-        let mut after: Option<Vec<u8>> = None;
-        while losses.len() < limit {
-            let step = self
-                .journal
-                .scan(&key::all_lost(), after.as_deref(), limit.min(256))?;
-            let Some((last, _)) = step.last() else { break };
-            after = Some(last.clone());
-            for (found, _) in &step {
-                let Some(ino) = key::parse_ino(found) else {
-                    continue;
-                };
-                match self.loss(ino)? {
-                    Some(loss) => losses.push(loss),
-                    None => self.forget_loss(ino)?,
+        let place = after.map(key::lost);
+        let mut rounds = vec![(place.clone(), None)];
+        rounds.extend(place.map(|place| (None, Some(place))));
+        for (mut at, until) in rounds {
+            'round: loop {
+                let step = self.journal.scan(&key::all_lost(), at.as_deref(), STEP)?;
+                let Some((last, _)) = step.last() else { break };
+                at = Some(last.clone());
+                for (found, _) in &step {
+                    if losses.len() >= limit || until.as_ref().is_some_and(|until| found > until) {
+                        break 'round;
+                    }
+                    let Some(ino) = key::parse_ino(found) else {
+                        continue;
+                    };
+                    match self.loss(ino)? {
+                        Some(loss) if wanted(&loss) => losses.push(loss),
+                        Some(_) => {}
+                        None => self.forget_loss(ino)?,
+                    }
                 }
             }
         }
-        losses.truncate(limit);
+        for loss in &mut losses {
+            loss.path = self.path_of(loss.ino);
+        }
         Ok(losses)
     }
 
-    /// The loss of an inode, while what needs the block is published still.
+    /// The loss of an inode, without its path, while what needs the block is published still.
     fn loss(&self, ino: Ino) -> Result<Option<Loss>, FsError> {
         let (Some(lost), Some(inode)) = (
             self.journal.record::<Lost>(&key::lost(ino))?,
@@ -156,7 +236,7 @@ impl Volume {
         };
         Ok(found.map(|(size, marked)| Loss {
             ino,
-            path: self.path_of(ino),
+            path: String::new(),
             block: lost.block.0,
             of,
             size,
@@ -168,6 +248,7 @@ impl Volume {
 
     /// The block is there again, or nobody needs it any more.
     pub(crate) fn forget_loss(&self, ino: Ino) -> Result<(), FsError> {
+        lock(&self.looks).back.remove(&ino);
         let mut batch = Batch::default();
         batch.remove(key::lost(ino));
         self.apply_quietly(batch)
@@ -183,7 +264,11 @@ impl Volume {
         if loss.size.is_some() {
             let held = self.hold(loss.ino)?;
             {
-                let mut body = held.body_mut();
+                // Of a tree that is given up nothing is marked.
+                let Ok(mut body) = self.body_to_change(&held) else {
+                    self.leave(held);
+                    return Ok(());
+                };
                 if let Some(base) = body.base.as_mut().filter(|base| base.cid.0 == loss.of) {
                     base.damaged = damaged;
                     body.unsaved = true;

@@ -71,6 +71,7 @@ pub struct Volume {
     /// Files with mapped pages that came when growth was refused.
     pub(super) late: Mutex<BTreeSet<Ino>>,
     pub(super) labels: Mutex<super::report::Labels>,
+    pub(super) looks: Mutex<super::damage::Looks>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
     /// Another machine's tree has taken this one's place since the volume was opened.
@@ -117,6 +118,7 @@ impl Volume {
             adoptions: Mutex::default(),
             late: Mutex::default(),
             labels: Mutex::default(),
+            looks: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             followed: AtomicBool::new(false),

@@ -190,7 +190,7 @@ pub(super) struct Done {
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
     finish_pending(context, receipts).await?;
     let head = newest_head(context).await?;
-    heal(context, receipts).await?;
+    heal(context, receipts, heal::PATIENCE).await?;
     let volume = Arc::clone(&context.volume);
     let (cut, changes) = blocking(move || {
         let cut = volume.cut()?;

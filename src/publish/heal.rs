@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
 use super::commit::Context;
@@ -25,8 +26,14 @@ use crate::store::{Block, BlockStore, StoreError};
 
 /// Losses that are looked at before one commit.
 const MOST: usize = 256;
-/// How long the node may take to say whether it has one of them.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Damaged entries that one step of the sampler looks at.
+const MOST_MARKED: usize = 32;
+/// Looks under way at a time.
+const AT_ONCE: usize = 8;
+/// How long all looks before one commit, or in one step of the sampler, may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the node may take to say whether all of a content is there.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(60);
 /// Roots that are kept for what is left of damaged contents.
 const MOST_ROOTS: usize = 32;
 /// Paths that one line names.
@@ -47,45 +54,138 @@ impl Salvage {
     }
 }
 
-/// Looks after what is known to be lost. What cannot be known now stays as it is.
-pub(super) async fn heal(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
-    let losses = losses(&context.volume).await?;
-    if losses.is_empty() {
+/// Looks after what is known to be lost: after what is not marked, and what is marked and there
+/// again. What cannot be known now stays as it is, and the next time goes on from there.
+/// `patience` is for all looks together.
+pub(super) async fn heal(
+    context: &Context,
+    receipts: &Receipts,
+    patience: Duration,
+) -> Result<(), PublishError> {
+    let volume = Arc::clone(&context.volume);
+    if blocking(move || volume.losses(1)).await??.is_empty() {
         return release(context);
     }
     // What was acknowledged once may be among it.
     receipts.forget();
-    for loss in &losses {
-        look(context, loss).await?;
+    let deadline = Instant::now() + patience;
+    for (loss, found) in look(context, false, MOST, deadline, || receipts.note_step()).await? {
+        match found {
+            Found::There => context.volume.forget_loss(loss.ino)?,
+            Found::Lost => {
+                keep_head(context)?;
+                mark(&context.volume, &loss, true).await?;
+            }
+            Found::Unknown => {}
+        }
+    }
+    for ino in context.volume.back() {
+        if Instant::now() >= deadline {
+            break;
+        }
+        if let Some(loss) = context.volume.take_back(ino)? {
+            restore(context, &loss).await?;
+            receipts.note_step();
+        }
     }
     Ok(())
 }
 
-/// One loss.
-async fn look(context: &Context, loss: &Loss) -> Result<(), PublishError> {
-    let volume = &context.volume;
-    let store = &context.node.store;
-    let there = match timeout(PATIENCE, is_there(store.as_ref(), &loss.block)).await {
-        Ok(Ok(there)) => there,
-        Ok(Err(_)) | Err(_) => return Ok(()), // not known
-    };
-    if !there && !put_again(context, loss).await? {
-        if !loss.marked {
-            keep_head(context)?;
-            mark(volume, loss, true).await?;
+/// Looks whether some of what is marked as damaged is there again, which the next commit looks
+/// after: for how much it has to. Called by the sampler.
+pub(super) async fn look_at_marked(
+    context: &Context,
+    patience: Duration,
+) -> Result<u64, PublishError> {
+    let deadline = Instant::now() + patience;
+    for (loss, found) in look(context, true, MOST_MARKED, deadline, || ()).await? {
+        if found == Found::There {
+            context.volume.note_back(loss.ino);
         }
-        return Ok(());
     }
-    if !loss.marked {
-        return Ok(volume.forget_loss(loss.ino)?);
+    Ok(context.volume.back().len() as u64)
+}
+
+/// What a look at a loss has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// The block is there, again or still.
+    There,
+    /// It is neither on the node nor here.
+    Lost,
+    /// The node did not say.
+    Unknown,
+}
+
+/// Looks at the next losses, a few at a time, until the deadline; `note` hears of each. Those that
+/// did not come to their end begin the next time, unless none did.
+async fn look(
+    context: &Context,
+    marked: bool,
+    limit: usize,
+    deadline: Instant,
+    note: impl Fn(),
+) -> Result<Vec<(Loss, Found)>, PublishError> {
+    let volume = Arc::clone(&context.volume);
+    let losses = blocking(move || volume.next_losses(marked, limit)).await??;
+    let mut left = losses.iter().cloned().enumerate();
+    let mut flying = JoinSet::new();
+    let (mut seen, mut last) = (Vec::new(), None);
+    loop {
+        while flying.len() < AT_ONCE
+            && let Some((at, loss)) = left.next()
+        {
+            let context = context.clone();
+            flying.spawn(async move { (at, look_at(&context, &loss).await) });
+        }
+        match timeout_at(deadline, flying.join_next()).await {
+            Ok(Some(Ok((at, found)))) => {
+                note();
+                last = last.max(Some(at));
+                seen.extend(losses.get(at).map(|loss| (loss.clone(), found)));
+            }
+            Ok(Some(Err(_))) => {}
+            Ok(None) | Err(_) => break,
+        }
     }
-    match lost_below(volume, store, &loss.of).await? {
-        None => {
+    let last = last.or_else(|| losses.len().checked_sub(1).map(|end| end.min(AT_ONCE - 1)));
+    if let Some(loss) = last.and_then(|last| losses.get(last)) {
+        context.volume.note_looked(loss);
+    }
+    Ok(seen)
+}
+
+/// One loss. What is here is put again.
+async fn look_at(context: &Context, loss: &Loss) -> Found {
+    match is_there(context.node.store.as_ref(), &loss.block).await {
+        Ok(true) => return Found::There,
+        Ok(false) => {}
+        Err(_) => return Found::Unknown,
+    }
+    match put_again(context, loss).await {
+        Ok(true) => Found::There,
+        Ok(false) => Found::Lost,
+        Err(error) => {
+            tracing::debug!(%error, block = %loss.block, "a lost block cannot be put again now");
+            Found::Unknown
+        }
+    }
+}
+
+/// The lost block of a damaged entry is there: it is whole again, or something else is lost.
+async fn restore(context: &Context, loss: &Loss) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    let below = lost_below(volume, &context.node.store, &loss.of);
+    match timeout(RESTORE_PATIENCE, below).await {
+        Ok(Ok(None)) => {
             mark(volume, loss, false).await?;
             volume.forget_loss(loss.ino)?;
-            tracing::info!(path = loss.path, "whole again");
+            let path = volume.path_of(loss.ino);
+            tracing::info!(path, "whole again");
         }
-        Some(next) => volume.replace_loss(loss, &next)?,
+        Ok(Ok(Some(next))) => volume.replace_loss(loss, &next)?,
+        Ok(Err(error)) => tracing::debug!(%error, "whether it is whole again is not known"),
+        Err(_) => tracing::debug!("the node does not say whether it is whole again"),
     }
     Ok(())
 }
@@ -181,14 +281,11 @@ pub(super) async fn stuck(volume: &Arc<Volume>, any: bool) -> Result<Option<Stri
     if !any {
         return Ok(None);
     }
-    let losses = losses(volume).await?;
-    let mut paths: Vec<&str> = losses
-        .iter()
-        .filter(|loss| loss.stuck)
-        .map(|loss| loss.path.as_str())
-        .collect();
-    let more = paths.len().saturating_sub(MOST_TOLD);
-    paths.truncate(MOST_TOLD);
+    let taker = Arc::clone(volume);
+    let (losses, count) =
+        blocking(move || taker.counted_losses(MOST_TOLD, |loss| loss.stuck)).await??;
+    let paths: Vec<&str> = losses.iter().map(|loss| loss.path.as_str()).collect();
+    let more = count.saturating_sub(paths.len());
     let more = match more {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -198,11 +295,6 @@ pub(super) async fn stuck(volume: &Arc<Volume>, any: bool) -> Result<Option<Stri
          whole file is written anew, or deleted",
         paths.join(", ")
     )))
-}
-
-async fn losses(volume: &Arc<Volume>) -> Result<Vec<Loss>, PublishError> {
-    let volume = Arc::clone(volume);
-    Ok(blocking(move || volume.losses(MOST)).await??)
 }
 
 async fn mark(volume: &Arc<Volume>, loss: &Loss, damaged: bool) -> Result<(), PublishError> {

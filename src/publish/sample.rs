@@ -3,7 +3,8 @@
 //!
 //! Invariant: goes round the whole tree, then the inode table, in order; a step asks for [`BLOCKS`]
 //! blocks and reads the pages on the way to them, whatever the volume's size. A block that is lost is
-//! put again from the cache, else noted. Called by `queue`.
+//! put again from the cache, else noted. What is marked as damaged already is looked at beside that.
+//! Called by `queue`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
-use super::heal::is_there;
+use super::heal::{self, is_there, look_at_marked};
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
 use crate::journal::record::Record as _;
@@ -57,7 +58,7 @@ pub(super) struct Sampler {
     place: Place,
     /// Blocks that this step may still ask for.
     left: u64,
-    /// Losses found in this step.
+    /// Losses found in this step, and what is there again.
     found: u64,
     /// The directory of the place and those above it, from the root.
     above: Vec<Ino>,
@@ -86,13 +87,14 @@ impl Sampler {
         }
     }
 
-    /// A step; how many losses it has found.
+    /// A step; how many losses it has found, and damaged entries that may be whole again.
     pub(super) async fn step(&mut self, context: &Context) -> Result<u64, PublishError> {
         (self.left, self.found) = (BLOCKS, 0);
         let head: Option<Head> = context.volume.meta("head")?;
         let Some(cid) = head.and_then(|head| head.root) else {
             return Ok(0);
         };
+        self.found += look_at_marked(context, heal::PATIENCE).await?;
         if self.place == Place::default() {
             self.top(context).await?;
         }

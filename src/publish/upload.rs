@@ -91,7 +91,8 @@ impl Receipts {
         self.pulse.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn note_built(&self) {
+    /// A block is built, or a lost one looked at.
+    pub(super) fn note_step(&self) {
         self.beat();
         let fresh = self.fresh.load(Ordering::Relaxed);
         self.moved.fetch_add(u64::from(fresh), Ordering::Relaxed);
@@ -159,7 +160,7 @@ impl Upload {
 
     /// Sends `block`, sooner or later; waits while too much is in flight.
     pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
-        self.receipts.note_built();
+        self.receipts.note_step();
         self.choose(block.cid);
         if self.receipts.has(&block.cid) {
             return Ok(());

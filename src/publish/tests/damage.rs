@@ -1,13 +1,22 @@
 //! The node loses blocks: what can be mended is, what cannot is told, all else goes on.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+
 use super::rig::{CALLER, Machine, Shared, second};
 use crate::fs::{FsError, Loss, LostBlock};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
+use crate::publish::heal::{heal, look_at_marked};
 use crate::publish::sample::Sampler;
 use crate::store::fault::Call;
-use crate::store::{Block, BlockStore};
+use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
 const CHUNK: usize = CHUNK_SIZE as usize;
@@ -202,6 +211,7 @@ async fn what_is_written_beside_a_lost_block_is_kept_here_and_all_else_is_publis
     shared.blocks.put_many(&[leaf(1, 1)]).await.unwrap();
     machine.volume.sync().unwrap();
     let machine = machine.crash(&shared);
+    sample(&machine, 1).await;
     assert_eq!(machine.commit().await.unwrap().stuck, None);
     assert!(losses(&machine).is_empty() && machine.volume.activity().is_none());
     let mut wanted = content(1);
@@ -219,6 +229,7 @@ async fn a_file_that_lost_two_blocks_is_not_taken_for_whole_when_one_is_back() {
     assert!(shared.blocks.lose(&leaf(1, 2).cid));
     for round in 0..3_u8 {
         machine.put(machine.root, "new", &[(0, &[round])]).await;
+        sample(&machine, 1).await;
         machine.commit().await.unwrap();
         assert_whole(&shared, &machine).await;
         match round {
@@ -366,9 +377,16 @@ async fn a_loss_that_nobody_has_read_is_found_by_the_sampler_and_marked() {
     assert_whole(&shared, &machine).await;
     // It comes back, from wherever: nobody has to do anything.
     shared.blocks.put_many(&[leaf(1, 2)]).await.unwrap();
+    assert_eq!(step(&machine).await, 1);
     machine.commit().await.unwrap();
     assert!(losses(&machine).is_empty());
     assert_whole(&shared, &machine).await;
+    assert_eq!(step(&machine).await, 0);
+}
+
+async fn step(machine: &Machine) -> u64 {
+    let mut sampler = Sampler::begin(&machine.volume);
+    sampler.step(&machine.context).await.unwrap()
 }
 
 #[tokio::test]
@@ -399,4 +417,150 @@ async fn a_step_costs_the_same_in_a_volume_of_any_size_and_the_round_leaves_noth
     let mut told: Vec<String> = losses(&machine).into_iter().map(|loss| loss.path).collect();
     told.sort();
     assert_eq!(told, ["d1/f1", "d299/f299", "f0", "f150", "sparse"]);
+}
+
+/// As long as a test waits for a node that never answers.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// A node that never says what it has of some blocks.
+struct Mute {
+    inner: Arc<dyn BlockStore>,
+    about: HashSet<Cid>,
+    asked: Mutex<HashSet<Cid>>,
+}
+
+#[async_trait]
+impl BlockStore for Mute {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.inner.put_many(blocks).await
+    }
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.asked.lock().unwrap().insert(*cid);
+        if self.about.contains(cid) {
+            std::future::pending::<()>().await;
+        }
+        self.inner.get(cid).await
+    }
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.inner.has(cid).await
+    }
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.inner.pin(root, from).await
+    }
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.inner.unpin(root).await
+    }
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.inner.pins().await
+    }
+}
+
+/// Puts a node that is mute about `about` in the place of the machine's.
+fn mute(machine: &mut Machine, about: HashSet<Cid>) -> Arc<Mute> {
+    let mute = Arc::new(Mute {
+        inner: Arc::clone(&machine.context.node.store),
+        about,
+        asked: Mutex::default(),
+    });
+    machine.context.node.store = Arc::<Mute>::clone(&mute);
+    mute
+}
+
+/// A machine that knows `count` files as lost, none of them marked, and their blocks.
+async fn many(shared: &Shared, count: usize) -> (Machine, Vec<Cid>) {
+    let machine = Machine::new(shared);
+    let mut files = Vec::new();
+    for i in 0..count {
+        let name = format!("f{i}");
+        let parts: [(u64, &[u8]); 1] = [(0, name.as_bytes())];
+        let ino = machine.put(machine.root, &name, &parts).await;
+        files.push((Ino(ino.0 & Ino::MAX.0), leaf_cid(name.as_bytes())));
+    }
+    machine.commit().await.unwrap();
+    let machine = machine.crash(shared);
+    for (ino, cid) in &files {
+        assert!(shared.blocks.lose(cid));
+        let lost = LostBlock {
+            cid: *cid,
+            chunk: Some(0),
+            why: "gone".to_owned(),
+        };
+        machine.volume.note_lost(*ino, cid, &lost);
+    }
+    assert_eq!(machine.volume.losses(count + 1).unwrap().len(), count);
+    (machine, files.into_iter().map(|(_, cid)| cid).collect())
+}
+
+fn unmarked(machine: &Machine) -> usize {
+    let losses = machine.volume.losses(usize::MAX).unwrap();
+    losses.iter().filter(|loss| !loss.marked).count()
+}
+
+#[tokio::test]
+async fn of_many_losses_each_gets_its_turn_and_is_a_step_of_the_commit() {
+    let shared = Shared::new();
+    let (machine, _) = many(&shared, 300).await;
+    let (pulse, moved) = (machine.receipts.pulse(), machine.receipts.moved());
+    // The first cannot be pinned: not all that is lost is known to be so.
+    let _ = machine.commit().await;
+    assert_eq!(unmarked(&machine), 44);
+    assert!(machine.receipts.pulse() >= pulse + 256);
+    assert!(machine.receipts.moved() >= moved + 256);
+    machine.commit().await.unwrap();
+    assert_eq!(unmarked(&machine), 0);
+    assert_whole(&shared, &machine).await;
+    // The line that names some counts the others.
+    let (told, count) = machine.volume.counted_losses(3, |_| true).unwrap();
+    assert_eq!((told.len(), count), (3, 300));
+}
+
+#[tokio::test]
+async fn a_commit_asks_for_nothing_that_is_marked_as_damaged() {
+    let shared = Shared::new();
+    let (mut machine, _) = lost(&shared).await;
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    machine.commit().await.unwrap();
+    assert!(losses(&machine)[0].marked);
+    let block = leaf(1, 1).cid;
+    let node = mute(&mut machine, HashSet::from([block]));
+    machine.put(machine.root, "more", &[(0, b"more")]).await;
+    machine.commit().await.unwrap();
+    assert!(!node.asked.lock().unwrap().contains(&block));
+    // The sampler does.
+    let back = look_at_marked(&machine.context, SHORT).await.unwrap();
+    assert_eq!(back, 0);
+    assert!(node.asked.lock().unwrap().contains(&block));
+}
+
+#[tokio::test]
+async fn a_node_that_is_mute_about_what_is_lost_holds_no_commit_up() {
+    let shared = Shared::new();
+    let (mut machine, blocks) = many(&shared, 40).await;
+    shared.blocks.put_many(&again(40)).await.unwrap();
+    let node = mute(&mut machine, blocks.into_iter().collect());
+    // No look ever comes to its end; each was asked for in its turn.
+    let all = || node.about.is_subset(&node.asked.lock().unwrap());
+    for _ in 0..100 {
+        heal(&machine.context, &machine.receipts, SHORT)
+            .await
+            .unwrap();
+        if all() {
+            break;
+        }
+    }
+    assert!(all());
+    // What is not known stays as it was.
+    assert_eq!(unmarked(&machine), 40);
+}
+
+/// The blocks of what [`many`] has lost.
+fn again(count: usize) -> Vec<Block> {
+    let block = |i: usize| {
+        let data = format!("f{i}").into_bytes();
+        Block {
+            cid: leaf_cid(&data),
+            data: data.into(),
+        }
+    };
+    (0..count).map(block).collect()
 }

@@ -78,7 +78,7 @@ pub(super) struct Machine {
     pub(super) names: Arc<FaultNames>,
     pub(super) root: Ino,
     folder: TempDir,
-    receipts: Receipts,
+    pub(super) receipts: Receipts,
 }
 
 /// What the fetcher sees of a machine, as the daemon does it.
