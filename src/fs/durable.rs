@@ -212,7 +212,7 @@ impl Volume {
     ) -> Result<(), FsError> {
         let saving = file.saving.try_lock();
         let saved = {
-            let mut body = file.body_mut();
+            let mut body = self.body_to_change(file)?;
             let all_else_is_saved = !body.unsaved && saving.is_ok();
             (body.mtime_ns, body.ctime_ns) = (mtime_ns, ctime_ns);
             body.unsaved = true;

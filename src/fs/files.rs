@@ -50,7 +50,8 @@ pub(crate) struct Files {
 #[derive(Default)]
 struct Table {
     slots: HashMap<Ino, Slot>,
-    /// Counts what left the table or was unlinked: a body loaded before may be old.
+    /// Counts what left the table or was unlinked, and trees taken over: a body loaded before may be
+    /// old.
     departures: u64,
     /// The file that was unlinked last, nobody using it: its records may still be there.
     gone: Option<Ino>,
@@ -173,6 +174,14 @@ impl Files {
                 false
             }
         }
+    }
+
+    /// All records are other ones now: no body that was loaded before is believed any more, and what
+    /// was unlinked may be there again.
+    pub(crate) fn forget_past(&self) {
+        let mut table = self.lock();
+        table.departures += 1;
+        table.gone = None;
     }
 
     /// Whether somebody besides the caller, who does, holds the file.

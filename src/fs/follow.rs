@@ -21,22 +21,64 @@ use crate::types::Ino;
 /// Records that are let go of at once; with more, the next mount follows.
 const MOST_RECORDS: usize = 200_000;
 
-/// A tree that has taken the place of another, and whose files in use are still the old ones.
+/// A tree that has taken the place of another, and whose files in use are still the old ones. Dropped
+/// before the end it is kept in the volume, and the next one to follow goes on.
 pub(crate) struct Followed {
+    volume: Arc<Volume>,
+    half: Half,
+    is_done: bool,
+}
+
+/// What is needed to end a take-over that was begun.
+#[derive(Clone)]
+pub(super) struct Half {
     /// What could be done before.
     access: Access,
     /// Directories that were loaded, and may be wanted again.
     loaded: HashSet<Ino>,
-    files: Vec<Arc<File>>,
+}
+
+impl Followed {
+    /// Whether the directory was loaded in the tree before.
+    pub(super) fn was_loaded(&self, dir: Ino) -> bool {
+        self.half.loaded.contains(&dir)
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        if !self.is_done {
+            *lock(&self.volume.half_followed) = Some(self.half.clone());
+        }
+    }
 }
 
 impl Volume {
     /// Puts the tree of `root` in the place of this one; `None` where anything here is unpublished,
-    /// or too much is here. [`Volume::finish_following`] comes next, and until then nothing can be
-    /// changed.
-    pub(crate) fn begin_following(&self, root: &Root) -> Result<Option<Followed>, FsError> {
-        if self.poisoned().is_some() || self.following.swap(true, Ordering::AcqRel) {
+    /// too much is here, or another is at it. [`Volume::finish_following`] comes next, and until then
+    /// nothing can be changed. One that was begun and came to no end is begun anew.
+    pub(crate) fn begin_following(
+        self: &Arc<Self>,
+        root: &Root,
+    ) -> Result<Option<Followed>, FsError> {
+        if self.poisoned().is_some() {
             return Ok(None);
+        }
+        let with = |half| Followed {
+            volume: Arc::clone(self),
+            half,
+            is_done: false,
+        };
+        if self.following.swap(true, Ordering::AcqRel) {
+            let Some(half) = lock(&self.half_followed).take() else {
+                return Ok(None);
+            };
+            let mut followed = with(half);
+            let Some(loaded) = self.take_tree(root)? else {
+                return Ok(None);
+            };
+            followed.half.loaded.extend(loaded);
+            return Ok(Some(followed));
         }
         let access = self.with_quota(|quota| quota.access().clone());
         self.set_access(Access::ReadOnly(
@@ -44,12 +86,20 @@ impl Volume {
              and mount again"
                 .to_owned(),
         ));
-        let taken = self.take_tree(root, &access);
-        if !matches!(taken, Ok(Some(_))) {
-            self.set_access(access);
-            self.following.store(false, Ordering::Release);
+        match self.take_tree(root) {
+            Ok(Some(loaded)) => Ok(Some(with(Half { access, loaded }))),
+            other => {
+                self.set_access(access);
+                self.following.store(false, Ordering::Release);
+                other.map(|_| None)
+            }
         }
-        taken
+    }
+
+    /// Whether a take-over was begun and came to no end.
+    #[must_use]
+    pub fn is_half_followed(&self) -> bool {
+        lock(&self.half_followed).is_some()
     }
 
     /// Why nothing can be changed for as long as another tree is taken over, if so.
@@ -84,7 +134,8 @@ impl Volume {
         lock(&self.followed_files).take()
     }
 
-    fn take_tree(&self, root: &Root, access: &Access) -> Result<Option<Followed>, FsError> {
+    /// The directories that were loaded; `None` where this tree is to stay.
+    fn take_tree(&self, root: &Root) -> Result<Option<HashSet<Ino>>, FsError> {
         let _names = self.lock_names();
         let files = self.files.all();
         // Writers that were let in before have ended when their files' locks are here.
@@ -118,14 +169,11 @@ impl Volume {
         self.enter_root(&mut batch, root);
         self.followed.store(true, Ordering::Release);
         self.apply_quietly(batch)?;
+        self.files.forget_past();
         self.take_counts(root);
         drop(bodies);
         self.sync_journal()?;
-        Ok(Some(Followed {
-            access: access.clone(),
-            loaded,
-            files,
-        }))
+        Ok(Some(loaded))
     }
 
     /// The directories in `dir` that were loaded in the tree before.
@@ -134,7 +182,7 @@ impl Volume {
         for (_, bytes) in self.journal.scan(&key::entries(dir), None, usize::MAX)? {
             let entry = Entry::from_bytes(&bytes)?;
             let is_dir = Kind::from_number(entry.kind)? == Kind::Directory;
-            if is_dir && followed.loaded.contains(&Ino(entry.ino)) {
+            if is_dir && followed.was_loaded(Ino(entry.ino)) {
                 found.push(Ino(entry.ino));
             }
         }
@@ -143,9 +191,10 @@ impl Volume {
 
     /// Files in use get what they are in the new tree, and changes are let in again. Those that are
     /// no more live on, unlinked.
-    pub(crate) fn finish_following(&self, followed: Followed) -> Result<(), FsError> {
+    pub(crate) fn finish_following(&self, mut followed: Followed) -> Result<(), FsError> {
         let mut inos = Vec::new();
-        for file in &followed.files {
+        // Some may have come since, with what was before.
+        for file in &self.files.all() {
             let mut body = file.body_mut();
             match self.load_body(file.ino) {
                 Ok(new) => *body = new,
@@ -158,7 +207,8 @@ impl Volume {
             inos.push(file.ino);
         }
         *lock(&self.followed_files) = Some(inos);
-        self.set_access(followed.access);
+        followed.is_done = true;
+        self.set_access(followed.half.access.clone());
         self.following.store(false, Ordering::Release);
         Ok(())
     }

@@ -78,6 +78,8 @@ pub struct Volume {
     pub(super) followed: AtomicBool,
     /// It is doing so.
     pub(super) following: AtomicBool,
+    /// What a take-over has left that came to no end.
+    pub(super) half_followed: Mutex<Option<super::follow::Half>>,
     /// The files that were in use when it did, until the kernel is told.
     pub(super) followed_files: Mutex<Option<Vec<Ino>>>,
     /// Why the volume takes nothing any more: a local sync failed.
@@ -123,6 +125,7 @@ impl Volume {
             stopped: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
+            half_followed: Mutex::default(),
             followed_files: Mutex::default(),
             poison: Mutex::new(None),
             journal,

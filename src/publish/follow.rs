@@ -3,7 +3,7 @@
 //!
 //! Invariant: only a root that contains our own last commit is followed, and only where nothing here
 //! is unpublished. The head is the last to change: after a crash in between, the next mount begins
-//! from the new root. Called by `commit` and `run`.
+//! from the new root; after an error the next call goes on. Called by `commit`, `queue` and `run`.
 
 use std::sync::Arc;
 
@@ -24,7 +24,9 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
     let known: Head = volume.meta("head")?.unwrap_or_default();
     let named = head::resolve(&context.node, volume.key(), &context.key.name()).await?;
     let Some(named) = named else { return Ok(false) };
-    let (Some(cid), true) = (named.usage.root, named.usage.sequence > known.sequence) else {
+    // One that came to no end may have come as far as to the head.
+    let least = known.sequence + u64::from(!volume.is_half_followed());
+    let (Some(cid), true) = (named.usage.root, named.usage.sequence >= least) else {
         return Ok(false);
     };
     let fetcher = &context.node.fetcher;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
 use super::commit::{Context, Done, PENDING, commit, renew};
+use super::follow::follow;
 use super::head::{self, Head};
 use super::sample::Sampler;
 use super::upload::Receipts;
@@ -244,6 +245,7 @@ impl Worker {
                     || self.is_due()
                     || self.has(PENDING)
                     || self.has(head::TAKEN_OVER)
+                    || self.context.volume.is_half_followed()
                     || self.wanted.swap(false, Ordering::AcqRel));
             if due || asked {
                 let result = tokio::select! {
@@ -281,6 +283,9 @@ impl Worker {
     }
 
     async fn try_once(&mut self) -> Result<(), PublishError> {
+        if self.context.volume.is_half_followed() {
+            self.go_on_following().await?;
+        }
         if let Access::ReadOnly(reason) = self.context.volume.with_quota(|q| q.access().clone()) {
             if self.context.volume.activity().is_none() {
                 return Ok(());
@@ -315,6 +320,28 @@ impl Worker {
                         Err(error)
                     }
                 }
+            }
+            Err(error) => {
+                self.note_failure(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// A take-over was begun that came to no end: until it does nothing can be changed.
+    async fn go_on_following(&mut self) -> Result<(), PublishError> {
+        let followed = timeout(STALL, follow(&self.context)).await;
+        match followed.unwrap_or(Err(PublishError::Unverified("it does not answer".into()))) {
+            Ok(true) => {
+                self.failures = 0;
+                lock(&self.status).last_error = None;
+                self.note_head();
+                Ok(())
+            }
+            // It is not what was named any more, or another is at it.
+            Ok(false) => {
+                self.failures = self.failures.saturating_add(1);
+                Ok(())
             }
             Err(error) => {
                 self.note_failure(error.clone());

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::rig::{CALLER, Machine, Shared, second};
 use crate::fs::FsError;
-use crate::publish::PublishError;
-use crate::publish::follow;
+use crate::publish::{PublishError, Publisher, Timing, follow};
 use crate::store::embedded::EmbeddedStore;
+use crate::store::{Block, BlockStore};
+use crate::types::Ino;
 
 const MIB: usize = 1 << 20;
 
@@ -179,4 +180,57 @@ async fn what_is_written_while_a_newer_tree_is_taken_over_is_refused_or_kept() {
     }
     assert!(all_of(&reader, open.fh, same).await.unwrap() == wanted);
     reader.drive.release(same, open.fh);
+}
+
+/// A reader that has begun to take over what a writer has published since, and misses a block that it
+/// needs for that; the block.
+async fn half_way(shared: &Shared) -> (Machine, Machine, Block) {
+    let (writer, reader) = two(shared).await;
+    let root = writer.root;
+    let dir = writer.call(|d| d.lookup(root, b"dir")).await.unwrap().ino;
+    writer.put(dir, "f", &[(0, &content(4))]).await;
+    writer.commit().await.unwrap();
+    let cut = writer.volume.cut().unwrap();
+    let cid = cut.published_tree(Ino::ROOT).unwrap().unwrap().root.cid;
+    drop(cut);
+    let data = shared.blocks.get(&cid).await.unwrap();
+    assert!(shared.blocks.lose(&cid));
+    follow(&reader.context).await.unwrap_err();
+    assert!(reader.volume.following().is_some());
+    (writer, reader, Block { cid, data })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_that_the_node_did_not_let_come_to_its_end_goes_on_the_next_time() {
+    let shared = Shared::new();
+    let (writer, reader, block) = half_way(&shared).await;
+    shared.blocks.put_many(&[block]).await.unwrap();
+    assert!(follow(&reader.context).await.unwrap());
+    assert_eq!(reader.volume.following(), None);
+    assert_eq!(reader.tree().await, writer.tree().await);
+    reader.put(reader.root, "answer", &[(0, b"answer")]).await;
+    reader.commit().await.unwrap();
+    assert_eq!(second(&shared).await.tree().await, reader.tree().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_publisher_ends_a_take_over_that_came_to_no_end() {
+    let shared = Shared::new();
+    let (writer, reader, block) = half_way(&shared).await;
+    let publisher = Publisher::spawn(
+        reader.context.clone(),
+        Timing::default(),
+        &tokio::runtime::Handle::current(),
+    );
+    shared.blocks.put_many(&[block]).await.unwrap();
+    let ended = async {
+        while reader.volume.following().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    publisher.stop().await;
+    ended.unwrap();
+    assert_eq!(reader.tree().await, writer.tree().await);
+    reader.put(reader.root, "answer", &[(0, b"answer")]).await;
 }

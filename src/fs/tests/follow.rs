@@ -1,0 +1,169 @@
+//! Another machine's newer tree in the place of this one: nothing of the old one comes back.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::rig::Rig;
+use crate::fs::body::Body;
+use crate::fs::{FsError, LoadedEntry};
+use crate::pack::Child;
+use crate::pack::cid::{leaf_cid, node_cid};
+use crate::pack::entry::{Attr, Inode, Kind, Sums, TreeRef};
+use crate::pack::root::{Root, WriterId};
+use crate::types::Ino;
+
+static OLD: [u8; 100_000] = [1; 100_000];
+static NEW: [u8; 5_000] = [2; 5_000];
+
+/// A drive whose file `f` is published, and nothing else to publish.
+fn published() -> (Rig, Ino) {
+    let mut rig = Rig::new();
+    rig.put("f", &OLD).unwrap();
+    let ino = Ino(rig.ino("f").0 & Ino::MAX.0);
+    publish(&mut rig);
+    (rig, ino)
+}
+
+fn publish(rig: &mut Rig) {
+    rig.volume.sync().unwrap();
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let (built, _) = rig.build(&cut, &changes);
+    cut.settle(&changes, &built).unwrap();
+    drop(cut);
+    assert!(rig.volume.activity().is_none());
+}
+
+fn attr() -> Attr {
+    Attr {
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime_ns: 1,
+        ctime_ns: 1,
+        birth_ns: 1,
+        xattrs: BTreeMap::new(),
+    }
+}
+
+/// What the other machine has published.
+fn newer(rig: &Rig) -> Root {
+    let tree = |name: &[u8], entries| TreeRef {
+        root: Child::new(node_cid(name), 0),
+        sums: Sums {
+            bytes: 1000,
+            inodes: entries,
+            entries,
+            subdirs: 0,
+        },
+    };
+    Root {
+        volume: rig.volume.key(),
+        sequence: 2,
+        parent: None,
+        versions: BTreeMap::new(),
+        writer: WriterId([1; 16]),
+        time_ns: 1,
+        next_inode: Ino(10),
+        attr: attr(),
+        tree: tree(b"newer", 1),
+        table: tree(b"table", 0),
+        header: Child::new(leaf_cid(b""), 0),
+    }
+}
+
+/// Its directory with `f`, as the fetcher enters it.
+fn enter(rig: &Rig, ino: Ino) {
+    let content = Child::new(leaf_cid(&NEW), NEW.len() as u64);
+    let entry = LoadedEntry {
+        name: b"f".as_slice().into(),
+        ino,
+        inode: Inode {
+            attr: attr(),
+            kind: Kind::File {
+                content,
+                size: NEW.len() as u64,
+                holes: std::iter::empty().collect(),
+            },
+            links: 1,
+        },
+        hard: false,
+    };
+    let of = node_cid(b"newer");
+    rig.volume.enter_loaded(Ino::ROOT, &of, &[entry]).unwrap();
+    rig.volume.finish_loading(Ino::ROOT, &of).unwrap();
+}
+
+fn is_new(body: &Body) -> bool {
+    body.base.is_some_and(|base| base.cid.0 == leaf_cid(&NEW))
+}
+
+#[test]
+fn a_body_that_was_loaded_before_a_newer_tree_came_is_not_believed() {
+    let (rig, ino) = published();
+    let followed = RefCell::new(None);
+    let held = rig.volume.files.hold(ino, || {
+        let body = rig.volume.load_body(ino)?;
+        if followed.borrow().is_none() {
+            *followed.borrow_mut() = rig.volume.begin_following(&newer(&rig))?;
+            enter(&rig, ino);
+        }
+        Ok(body)
+    });
+    assert!(is_new(&held.unwrap().body()));
+}
+
+#[test]
+fn a_file_that_came_into_use_meanwhile_gets_its_new_content_too() {
+    let (rig, ino) = published();
+    let old = RefCell::new(Some(rig.volume.load_body(ino).unwrap()));
+    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    enter(&rig, ino);
+    let load = || old.borrow_mut().take().ok_or(FsError::NotFound);
+    let held = rig.volume.files.hold(ino, load).unwrap();
+    assert!(!is_new(&held.body()));
+    rig.volume.finish_following(followed).unwrap();
+    assert!(is_new(&held.body()));
+}
+
+#[test]
+fn times_set_on_what_was_before_do_not_bring_it_back() {
+    let (rig, ino) = published();
+    let held = rig.volume.hold(ino).unwrap();
+    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    enter(&rig, ino);
+    let set = rig.volume.set_times(&held, 1, 1);
+    assert!(matches!(set, Err(FsError::ReadOnly(_))), "{set:?}");
+    rig.volume.finish_following(followed).unwrap();
+    assert!(is_new(&rig.volume.load_body(ino).unwrap()));
+    assert!(is_new(&held.body()));
+}
+
+#[test]
+fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
+    let (mut rig, ino) = published();
+    rig.drive.unlink(rig.root, b"f").unwrap();
+    publish(&mut rig);
+    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    enter(&rig, ino);
+    rig.volume.finish_following(followed).unwrap();
+    assert!(is_new(&rig.volume.hold(ino).unwrap().body()));
+}
+
+#[test]
+fn a_take_over_that_came_to_no_end_is_begun_anew_and_changes_are_let_in_again() {
+    let (rig, ino) = published();
+    let followed = rig.volume.begin_following(&newer(&rig)).unwrap();
+    // One at a time.
+    assert!(rig.volume.begin_following(&newer(&rig)).unwrap().is_none());
+    drop(followed);
+    assert!(rig.volume.is_half_followed() && rig.volume.following().is_some());
+    assert!(rig.put("g", b"g").is_err());
+    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    enter(&rig, ino);
+    // What was loaded before it was begun is known still.
+    assert!(followed.was_loaded(Ino::ROOT));
+    rig.volume.finish_following(followed).unwrap();
+    assert_eq!(rig.volume.following(), None);
+    rig.put("g", b"g").unwrap();
+}
