@@ -155,12 +155,17 @@ pub struct LocalStatus {
     pub pending_bytes: u64,
     /// Files that are not on the node yet.
     pub pending_files: u64,
+    /// Whether anything at all is not published yet: names and attributes too.
+    #[serde(default)]
+    pub pending: bool,
     /// When the last commit was published.
     pub last_commit: Option<Timestamp>,
     /// What the last commit failed of.
     pub last_error: Option<String>,
-    /// Files and directories that the node has lost blocks of, as far as that is known: the first
-    /// hundred.
+    /// How many files and directories the node has lost blocks of, as far as that is known.
+    #[serde(default)]
+    pub damaged_files: u64,
+    /// The first hundred of them.
     #[serde(default)]
     pub damaged: Vec<DamagedFile>,
 }
@@ -286,6 +291,7 @@ mod tests {
             reason: None,
             quota_bytes: 104_857_600,
             local: Some(LocalStatus {
+                damaged_files: 1,
                 damaged: vec![DamagedFile {
                     path: "a/b".into(),
                     cid: "Qm".into(),
@@ -335,11 +341,11 @@ mod tests {
                 "id": "1", "contract": "0x01", "dialect": "px-sync", "path": "/m/1", "volume": "plain",
                 "state": "foreign-key", "reason": null,
                 "quota_bytes": 104_857_600, "used_bytes": 0, "reserved_bytes": 0, "free_bytes": 0,
-                "pending_bytes": 0, "pending_files": 0, "uploads_left": null,
+                "pending_bytes": 0, "pending_files": 0, "pending": false, "uploads_left": null,
                 "last_sync": "1970-01-01T00:00:01Z", "sync_deadline": null, "usage_on_chain_bytes": 0,
                 "name": null, "epoch": 1, "sequence": 7, "root": null,
                 "last_commit": null, "last_error": null,
-                "damaged": [{"path": "a/b", "cid": "Qm", "reason": "why"}]
+                "damaged_files": 1, "damaged": [{"path": "a/b", "cid": "Qm", "reason": "why"}]
             }]
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), wanted);

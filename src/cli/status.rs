@@ -130,6 +130,7 @@ fn row(token: &TokenStatus) -> Vec<String> {
         used.map_or_else(String::new, |used| bar(used, token.quota_bytes)),
         local.map_or_else(String::new, |local| bytes(local.free_bytes)),
         local.map_or_else(String::new, |local| match local.pending_files {
+            0 if local.pending => "names".to_owned(),
             0 => "-".to_owned(),
             files => format!("{} in {files} files", bytes(local.pending_bytes)),
         }),
@@ -258,6 +259,20 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn names_that_are_not_published_are_shown_as_pending() {
+        let mut token = status().tokens.remove(0);
+        let shown = |token: &TokenStatus| row(token)[6].clone();
+        if let Some(local) = &mut token.local {
+            (local.pending_files, local.pending_bytes, local.pending) = (0, 0, true);
+        }
+        assert_eq!(shown(&token), "names");
+        if let Some(local) = &mut token.local {
+            local.pending = false;
+        }
+        assert_eq!(shown(&token), "-");
     }
 
     #[test]

@@ -139,6 +139,7 @@ impl Detached {
                 used_bytes: self.used_bytes(),
                 pending_bytes: pending.bytes,
                 pending_files: pending.files,
+                pending: pending.any,
                 ..LocalStatus::default()
             }),
             ..bare_status(&self.key, self.reason.clone())

@@ -316,29 +316,22 @@ impl Live {
             self.directory
         ));
         status.volume = Some("plain".to_owned());
+        let (damaged, damaged_files) = self.damaged();
         status.local = Some(LocalStatus {
             used_bytes: used,
             reserved_bytes: reserved,
             free_bytes: room,
             pending_bytes: pending.bytes,
             pending_files: pending.files,
+            pending: pending.any,
             last_commit: operate::instant(published.last_commit_s)
                 .filter(|_| published.last_commit_s > 0),
             last_error: self.publishing.error(),
-            damaged: self.damaged(),
+            damaged_files,
+            damaged,
         });
-        if let (State::Ok, Some(local)) = (status.state, &status.local)
-            && let Some(first) = local.damaged.first()
-        {
-            let others = local.damaged.len() - 1;
-            let more = match others {
-                0 => String::new(),
-                others => format!(" (and {others} more, see --json)"),
-            };
-            status.reason = Some(format!(
-                "the node has lost block {} of {}{more}: {}",
-                first.cid, first.path, first.reason
-            ));
+        if let (State::Ok, Some(local)) = (status.state, &status.local) {
+            status.reason = lost(local);
         }
         if published.root.is_some() {
             status.sequence = Some(published.sequence);
@@ -347,9 +340,11 @@ impl Live {
         status
     }
 
-    /// What the node has lost, as far as that is known. Reads the journal.
-    fn damaged(&self) -> Vec<DamagedFile> {
-        let losses = self.volume.losses(MOST_DAMAGED).unwrap_or_default();
+    /// What the node has lost, as far as that is known: the first of it, and how much in all. Reads
+    /// the journal.
+    fn damaged(&self) -> (Vec<DamagedFile>, u64) {
+        let known = self.volume.counted_losses(MOST_DAMAGED, |_| true);
+        let (losses, count) = known.unwrap_or_default();
         let tell = |loss: Loss| {
             DamagedFile {
             path: loss.path,
@@ -364,7 +359,7 @@ impl Live {
             .to_owned(),
         }
         };
-        losses.into_iter().map(tell).collect()
+        (losses.into_iter().map(tell).collect(), count as u64)
     }
 
     /// Ends its publisher; a commit under way is finished after the next mount.
@@ -393,6 +388,19 @@ async fn open(
     Ok((volume, publishing))
 }
 
+/// What to say of a token that the node has lost blocks of, if it has.
+fn lost(local: &LocalStatus) -> Option<String> {
+    let first = local.damaged.first()?;
+    let more = match local.damaged_files.saturating_sub(1) {
+        0 => String::new(),
+        others => format!(" (and {others} more, see --json)"),
+    };
+    Some(format!(
+        "the node has lost block {} of {}{more}: {}",
+        first.cid, first.path, first.reason
+    ))
+}
+
 /// The number that a token's inodes begin with: its id where that is small, else a hash.
 fn preferred_slot(key: &VolumeKey) -> u16 {
     if let Some(small) = key
@@ -413,4 +421,27 @@ fn preferred_slot(key: &VolumeKey) -> u16 {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_damaged_files_are_counted_and_not_only_those_that_are_listed() {
+        let file = DamagedFile {
+            path: "f".into(),
+            cid: "Qm".into(),
+            reason: "why".into(),
+        };
+        let mut local = LocalStatus {
+            damaged: vec![file; MOST_DAMAGED],
+            damaged_files: 5_000,
+            ..LocalStatus::default()
+        };
+        let line = lost(&local).unwrap();
+        assert!(line.contains("(and 4999 more, see --json)"), "{line}");
+        (local.damaged_files, local.damaged) = (0, Vec::new());
+        assert_eq!(lost(&local), None);
+    }
 }

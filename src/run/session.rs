@@ -111,7 +111,7 @@ impl Session {
             // A commit that hangs has failed of nothing yet, and never ends to tell.
             if let Some(local) = &mut token.local
                 && local.last_error.is_none()
-                && local.pending_files > 0
+                && (local.pending || local.pending_files > 0)
                 && token.state != State::Detached
             {
                 local.last_error = self.node_fault(SILENT);
