@@ -215,7 +215,7 @@ pub(crate) struct Options {
     /// How long a read may wait for the network
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
-    /// ro, allow_other, uid=, gid=, umask=, fsname=
+    /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=
     #[arg(short, global = true, value_name = "OPT,…", value_delimiter = ',')]
     pub(crate) options: Vec<String>,
     /// error, warn, info, debug, trace, or a filter

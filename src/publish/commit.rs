@@ -1,12 +1,10 @@
 //! One commit: an instant of the tree onto the node, and the name onto it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
 use jiff::Timestamp;
-use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
 use super::build::build;
@@ -14,6 +12,7 @@ use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
+use super::pending::{PENDING, Pending, Versions, version};
 use super::upload::{Receipts, Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
@@ -24,15 +23,12 @@ use crate::names::key::NameKey;
 use crate::names::record::{Network, Record, ipns_sequence};
 use crate::names::{NameError, NameStore};
 use crate::pack::header::Header;
-use crate::pack::root::{MAX_WRITERS, Root, Version, WriterId};
+use crate::pack::root::Root;
 use crate::pack::tree::TreeKind;
 use crate::pack::usage::Usage;
 use crate::pack::{Child, chunk, cid as form, tree};
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
-
-/// The value of a volume that stands from before a commit leaves until it is the head.
-pub(super) const PENDING: &str = "pending";
 
 /// Life of a name record, seconds: one year.
 const LIFE_S: u64 = 365 * 86_400;
@@ -71,108 +67,6 @@ impl Context {
     pub(super) fn now_s(&self) -> u64 {
         u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
     }
-}
-
-/// A commit that may have left: after a crash exactly these bytes are finished first.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(array)]
-pub(super) struct Pending {
-    #[n(0)]
-    pub(super) sequence: u64,
-    #[n(1)]
-    pub(super) root: CidBytes,
-    /// The root's block.
-    #[n(2)]
-    pub(super) root_bytes: minicbor::bytes::ByteVec,
-    /// The usage metadata.
-    #[n(3)]
-    pub(super) document: minicbor::bytes::ByteVec,
-    /// The name record.
-    #[n(4)]
-    pub(super) record: minicbor::bytes::ByteVec,
-    #[n(5)]
-    pub(super) time_s: u64,
-    #[n(6)]
-    pub(super) uploads: u64,
-}
-
-/// The version vector of the head: for each writer its last commit in the tree.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(array)]
-pub(super) struct Versions {
-    /// Writer id, sequence, root digest.
-    #[n(0)]
-    rows: Vec<VersionRow>,
-}
-
-/// One row of [`Versions`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
-#[cbor(array)]
-struct VersionRow {
-    #[n(0)]
-    writer: minicbor::bytes::ByteArray<16>,
-    #[n(1)]
-    sequence: u64,
-    #[n(2)]
-    root: minicbor::bytes::ByteArray<32>,
-}
-
-impl Versions {
-    /// What a tree made from `root` contains: its vector, and its own commit.
-    pub(super) fn of(root: &Root) -> Self {
-        let mut map = root.versions.clone();
-        if let Some(version) = root
-            .encode()
-            .ok()
-            .and_then(|block| version(root.sequence, &block.cid))
-        {
-            map.insert(root.writer, version);
-        }
-        Self::from_map(&map)
-    }
-
-    /// Both: of each writer its later commit.
-    pub(super) fn with(&self, other: &Self) -> Self {
-        let mut map = self.to_map();
-        for (writer, version) in other.to_map() {
-            let known = map.entry(writer).or_insert(version);
-            if known.sequence < version.sequence {
-                *known = version;
-            }
-        }
-        Self::from_map(&map)
-    }
-
-    /// As many as a root takes, the latest.
-    fn from_map(map: &BTreeMap<WriterId, Version>) -> Self {
-        let mut latest: Vec<_> = map.iter().collect();
-        latest.sort_by_key(|(_, version)| std::cmp::Reverse(version.sequence));
-        latest.truncate(MAX_WRITERS);
-        let rows = latest.into_iter().map(|(writer, version)| VersionRow {
-            writer: writer.0.into(),
-            sequence: version.sequence,
-            root: version.root.into(),
-        });
-        Self {
-            rows: rows.collect(),
-        }
-    }
-
-    fn to_map(&self) -> BTreeMap<WriterId, Version> {
-        let rows = self.rows.iter().map(|row| {
-            let version = Version {
-                sequence: row.sequence,
-                root: *row.root,
-            };
-            (WriterId(*row.writer), version)
-        });
-        rows.collect()
-    }
-}
-
-fn version(sequence: u64, root: &Cid) -> Option<Version> {
-    let root = form::digest(root).ok()?;
-    Some(Version { sequence, root })
 }
 
 /// What a commit did.

@@ -8,8 +8,9 @@
 use std::sync::Arc;
 
 use super::PublishError;
-use super::commit::{Context, Versions};
+use super::commit::Context;
 use super::head::{self, Head};
+use super::pending::Versions;
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::types::Ino;

@@ -8,8 +8,9 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
-use super::commit::{Context, Node, PENDING, Pending, Versions};
+use super::commit::{Context, Node};
 use super::grace::Grace;
+use super::pending::{PENDING, Pending, Versions};
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};

@@ -11,9 +11,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
-use super::commit::{Context, Done, PENDING, commit, renew};
+use super::commit::{Context, Done, commit, renew};
 use super::follow::follow;
 use super::head::{self, Head};
+use super::pending::PENDING;
 use super::sample::Sampler;
 use super::upload::Receipts;
 use crate::fs::{Access, Volume};

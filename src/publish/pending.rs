@@ -1,0 +1,118 @@
+//! What of a commit is kept in the journal: the one that is on its way, and what the head contains.
+//!
+//! Invariant: a [`Pending`] is durable before the first of its bytes leaves, and goes only when its root
+//! is the head. Called by `commit`, `head` and `follow`.
+
+use std::collections::BTreeMap;
+
+use cid::Cid;
+use minicbor::{CborLen, Decode, Encode};
+
+use crate::journal::record::CidBytes;
+use crate::pack::cid as form;
+use crate::pack::root::{MAX_WRITERS, Root, Version, WriterId};
+
+/// The value of a volume that stands from before a commit leaves until it is the head.
+pub(super) const PENDING: &str = "pending";
+
+/// A commit that may have left: after a crash exactly these bytes are finished first.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Pending {
+    #[n(0)]
+    pub(super) sequence: u64,
+    #[n(1)]
+    pub(super) root: CidBytes,
+    /// The root's block.
+    #[n(2)]
+    pub(super) root_bytes: minicbor::bytes::ByteVec,
+    /// The usage metadata.
+    #[n(3)]
+    pub(super) document: minicbor::bytes::ByteVec,
+    /// The name record.
+    #[n(4)]
+    pub(super) record: minicbor::bytes::ByteVec,
+    #[n(5)]
+    pub(super) time_s: u64,
+    #[n(6)]
+    pub(super) uploads: u64,
+}
+
+/// The version vector of the head: for each writer its last commit in the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Versions {
+    /// Writer id, sequence, root digest.
+    #[n(0)]
+    rows: Vec<VersionRow>,
+}
+
+/// One row of [`Versions`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+struct VersionRow {
+    #[n(0)]
+    writer: minicbor::bytes::ByteArray<16>,
+    #[n(1)]
+    sequence: u64,
+    #[n(2)]
+    root: minicbor::bytes::ByteArray<32>,
+}
+
+impl Versions {
+    /// What a tree made from `root` contains: its vector, and its own commit.
+    pub(super) fn of(root: &Root) -> Self {
+        let mut map = root.versions.clone();
+        if let Some(version) = root
+            .encode()
+            .ok()
+            .and_then(|block| version(root.sequence, &block.cid))
+        {
+            map.insert(root.writer, version);
+        }
+        Self::from_map(&map)
+    }
+
+    /// Both: of each writer its later commit.
+    pub(super) fn with(&self, other: &Self) -> Self {
+        let mut map = self.to_map();
+        for (writer, version) in other.to_map() {
+            let known = map.entry(writer).or_insert(version);
+            if known.sequence < version.sequence {
+                *known = version;
+            }
+        }
+        Self::from_map(&map)
+    }
+
+    /// As many as a root takes, the latest.
+    pub(super) fn from_map(map: &BTreeMap<WriterId, Version>) -> Self {
+        let mut latest: Vec<_> = map.iter().collect();
+        latest.sort_by_key(|(_, version)| std::cmp::Reverse(version.sequence));
+        latest.truncate(MAX_WRITERS);
+        let rows = latest.into_iter().map(|(writer, version)| VersionRow {
+            writer: writer.0.into(),
+            sequence: version.sequence,
+            root: version.root.into(),
+        });
+        Self {
+            rows: rows.collect(),
+        }
+    }
+
+    pub(super) fn to_map(&self) -> BTreeMap<WriterId, Version> {
+        let rows = self.rows.iter().map(|row| {
+            let version = Version {
+                sequence: row.sequence,
+                root: *row.root,
+            };
+            (WriterId(*row.writer), version)
+        });
+        rows.collect()
+    }
+}
+
+pub(super) fn version(sequence: u64, root: &Cid) -> Option<Version> {
+    let root = form::digest(root).ok()?;
+    Some(Version { sequence, root })
+}
