@@ -77,14 +77,8 @@ impl Volume {
         }
         let (fits, cost) = self.reserve_write(file.ino, &body, offset, wanted)?;
         let data = data.get(..fits as usize).unwrap_or(data);
-        match self.store(file.ino, &mut body, offset, data) {
-            Ok(()) => Ok(fits as u32),
-            Err(error) => {
-                // What was stored in part was not acknowledged and is mapped nowhere.
-                self.quota().adjust(-cost);
-                Err(error)
-            }
-        }
+        self.store_charged(file.ino, &mut body, offset, data, cost)?;
+        Ok(fits as u32)
     }
 
     /// Sets the length of a held file. Only a greater length is growth.
@@ -238,14 +232,21 @@ impl Volume {
         }
     }
 
-    /// Puts the bytes where they live until they are published.
-    pub(super) fn store(
+    /// Puts bytes that were charged `cost` where they live until they are published.
+    pub(super) fn store_charged(
         &self,
         ino: Ino,
         body: &mut Body,
         offset: u64,
         data: &[u8],
+        cost: i64,
     ) -> Result<(), FsError> {
+        // What was stored in part was not acknowledged and is mapped nowhere.
+        self.store(ino, body, offset, data)
+            .inspect_err(|_| self.quota().adjust(-cost))
+    }
+
+    fn store(&self, ino: Ino, body: &mut Body, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let end = offset + data.len() as u64;
         let version = self.journal.next_version();
         if body.stays_inline(end) {

@@ -47,12 +47,10 @@ impl Volume {
             fits && !quota.overdue(self.clock.as_ref())
         };
         if !granted {
-            self.change_late(|late| late.insert(file.ino))?;
+            self.change_late(|late| late.insert(file.ino))
+                .inspect_err(|_| self.quota().adjust(-cost))?;
         }
-        if let Err(error) = self.store(file.ino, &mut body, offset, data) {
-            self.quota().adjust(-cost);
-            return Err(error);
-        }
+        self.store_charged(file.ino, &mut body, offset, data, cost)?;
         Ok(data.len() as u32)
     }
 
