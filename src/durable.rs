@@ -80,6 +80,12 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Bytes that can still be written on the file system of `folder`.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Removes what a crash left unfinished in `folder`.
 pub fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {

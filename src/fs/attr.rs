@@ -72,6 +72,14 @@ pub struct SetAttr {
     pub kill_set_id: bool,
 }
 
+impl SetAttr {
+    /// Whether it sets a mode, an owner or a time.
+    pub(super) fn sets_attributes(&self) -> bool {
+        (self.mode, self.uid, self.gid) != (None, None, None)
+            || (self.mtime_ns, self.atime_ns) != (None, None)
+    }
+}
+
 /// Who makes a call: what new inodes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {

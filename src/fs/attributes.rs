@@ -29,9 +29,7 @@ impl Volume {
                 _ => return Err(FsError::Invalid),
             }
         }
-        let touches_inode = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
-        let touches_times = set.mtime_ns.is_some() || set.atime_ns.is_some();
-        if touches_inode || touches_times || set.kill_set_id {
+        if set.sets_attributes() || set.kill_set_id {
             self.change_inode(ino, set)?;
         }
         self.getattr(ino)
@@ -56,9 +54,7 @@ impl Volume {
                 self.set_content_time(ino, mtime_ns, now)?;
             }
         }
-        let touches_others = (set.mode, set.uid, set.gid) != (None, None, None)
-            || (set.mtime_ns, set.atime_ns) != (None, None);
-        let killed_nothing = set.kill_set_id && !touches_others && inode == before;
+        let killed_nothing = set.kill_set_id && !set.sets_attributes() && inode == before;
         if killed_nothing {
             return Ok(());
         }

@@ -135,8 +135,7 @@ impl Disk for FolderDisk {
         if let Some((_, bytes)) = plenty.filter(|(seen, _)| seen.elapsed() < BELIEVED) {
             return Ok(bytes);
         }
-        let stat = rustix::fs::statvfs(&self.folder)?;
-        let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let bytes = crate::durable::free_bytes(&self.folder)?;
         *plenty = (bytes >= PLENTY).then(|| (Instant::now(), bytes));
         Ok(bytes)
     }

@@ -25,7 +25,7 @@ use super::file::PatientFile;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
-use crate::durable::sync_folder;
+use crate::durable::{free_bytes, sync_folder};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -103,7 +103,7 @@ impl Journal {
         Ok(Self {
             db,
             folder: folder.to_owned(),
-            room_bytes,
+            room_bytes: free_bytes,
             patience: PATIENCE,
             ended,
             state: Mutex::new(State {
@@ -293,12 +293,6 @@ impl Journal {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// See [`Journal::room_bytes`].
-fn room_bytes(folder: &Path) -> std::io::Result<u64> {
-    let stat = rustix::fs::statvfs(folder)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Opens the table, and reads what it says of itself.

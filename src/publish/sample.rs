@@ -156,24 +156,7 @@ impl Sampler {
             self.leave();
             return Ok(false);
         }
-        for entry in entries {
-            let below = entry.inode.as_ref().map(|inode| &inode.kind);
-            if let Some(Kind::Directory(tree)) = below
-                && !tree.root.damaged
-            {
-                self.place.dirs.push(entry.key.to_vec().into());
-                self.place.after = None;
-                return Ok(false);
-            }
-            if !self.entry(context, &entry).await? {
-                return Ok(true);
-            }
-            self.place.after = Some(entry.key.to_vec().into());
-            if self.left == 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.walk(context, entries).await
     }
 
     /// Goes on in the inode table, at whose end the round ends.
@@ -187,7 +170,21 @@ impl Sampler {
             self.place = Place::default();
             return Ok(true);
         }
+        self.walk(context, entries).await
+    }
+
+    /// Asks for what these entries need, up to the first directory, which it goes down into; the inode
+    /// table has none. True when the step has done enough.
+    async fn walk(&mut self, context: &Context, entries: Vec<Entry>) -> Result<bool, PublishError> {
         for entry in entries {
+            let below = entry.inode.as_ref().map(|inode| &inode.kind);
+            if let Some(Kind::Directory(tree)) = below
+                && !tree.root.damaged
+            {
+                self.place.dirs.push(entry.key.to_vec().into());
+                self.place.after = None;
+                return Ok(false);
+            }
             if !self.entry(context, &entry).await? {
                 return Ok(true);
             }

@@ -30,18 +30,9 @@ impl Journal {
     /// # Errors
     /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
     pub(crate) fn wait_for_room(&self) -> Result<(), JournalError> {
-        let mut state = self.lock();
-        let deadline = Instant::now() + self.patience;
-        while state.failed.is_none() && state.active.is_full() {
-            if state.committing || !self.has_room(&state) {
-                state = self.wait(state, deadline).ok_or(JournalError::NoRoom)?;
-            } else {
-                drop(state);
-                self.commit(Durability::None, Some(deadline))?;
-                state = self.lock();
-            }
-        }
-        state.failed.clone().map_or(Ok(()), Err)
+        self.commit_until(Durability::None, |state| {
+            state.failed.is_none() && !state.active.is_full()
+        })
     }
 
     /// Makes everything that was applied before the call durable. Calls that meet share a commit.
@@ -52,13 +43,19 @@ impl Journal {
         if crate::journal::skip::this_one() {
             return Ok(());
         }
-        let mut state = self.lock();
-        let target = state.applied;
+        let target = self.lock().applied;
+        self.commit_until(Durability::Immediate, |state| state.durable >= target)
+    }
+
+    /// Commits, or waits for the commits of others, until `done` says so.
+    fn commit_until(
+        &self,
+        durability: Durability,
+        done: impl Fn(&State) -> bool,
+    ) -> Result<(), JournalError> {
         let deadline = Instant::now() + self.patience;
-        loop {
-            if state.durable >= target {
-                return Ok(());
-            }
+        let mut state = self.lock();
+        while !done(&state) {
             if let Some(failed) = &state.failed {
                 return Err(failed.clone());
             }
@@ -66,10 +63,11 @@ impl Journal {
                 state = self.wait(state, deadline).ok_or(JournalError::NoRoom)?;
             } else {
                 drop(state);
-                self.commit(Durability::Immediate, Some(deadline))?;
+                self.commit(durability, Some(deadline))?;
                 state = self.lock();
             }
         }
+        Ok(())
     }
 
     /// Waits for the commit that is being made or, where there is little room on the disk, for one that
