@@ -91,6 +91,7 @@ impl StateDir {
         let place = aside.join(format!("{}-{now_s}", name_of(key)));
         std::fs::rename(self.volume(key), &place)?;
         sync_folder(&aside)?;
+        sync_folder(&self.path.join("volumes"))?;
         Ok(place)
     }
 
