@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ground::Ground;
+use super::leave::Tell;
 use super::leftovers::Leftovers;
 use super::parts::Parts;
-use super::save::Tell;
 use super::state::StateDir;
 use crate::chain::Ledger;
 use crate::status::DetachAnswer;

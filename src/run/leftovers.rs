@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::detached::{self, Detached, bare_status, is_pending, remedy};
 use super::ground::Ground;
+use super::leave::Tell;
 use super::live::Live;
 use super::save;
 use crate::chain::{ChainError, Ledger, Snapshot};
@@ -277,7 +278,7 @@ impl Leftovers {
         &self,
         name: &str,
         save: Option<&Path>,
-        tell: save::Tell<'_>,
+        tell: Tell<'_>,
     ) -> anyhow::Result<DetachAnswer> {
         let _one = self.ending.lock().await;
         let (key, leftover) = self.find(name)?;

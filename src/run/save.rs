@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::copy::{Copier, Saved};
 use super::detached::Detached;
 use super::ground::Ground;
+use super::leave::Tell;
 use crate::cli::exit::fail;
 use crate::durable::sync_folder;
 
@@ -24,9 +25,6 @@ use crate::durable::sync_folder;
 const NAMED: usize = 10;
 /// Time between two words of progress.
 const BEAT: Duration = Duration::from_millis(300);
-
-/// Who is told how far it is: what is being done, bytes that are still to come.
-pub(super) type Tell<'a> = &'a (dyn Fn(&str, u64) + Send + Sync);
 
 /// Copies all of `one` into `folder`, which must be missing or empty.
 ///

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use super::{Tokens, lock};
 use crate::chain::{ChainError, Ledger};
 use crate::cli::exit::fail;
+use crate::run::leave::Tell;
 use crate::run::leftovers::other_epoch;
 use crate::run::live::Live;
-use crate::run::save::Tell;
 use crate::status::DetachAnswer;
 
 impl Tokens {
