@@ -10,24 +10,23 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use tracing::trace;
 
 use super::convert::{self, Change, Presentation};
 use super::errno;
-use super::miss::{Lane, Pool, Reply};
-use super::reply::{attribute, bytes, caller, empty, fh, ino, open_flags};
+use super::miss::{Lane, Pool};
+use super::reply::{
+    FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, open_flags,
+};
 use crate::clock::Clock;
-use crate::fs::{Attr, DirItem, Drive, FsError, Opened, StatFs};
-use crate::types::{Fh, Ino};
-
-/// Inode numbers are never used again, so every inode is the first generation.
-const FIRST: Generation = Generation(0);
+use crate::fs::{Attr, Drive, FsError, Opened, StatFs};
+use crate::types::Fh;
 
 /// The greatest write that the kernel sends at once; fuser's threads keep a buffer of it resident.
 const WRITE_MAX: u32 = 1 << 20;
@@ -45,28 +44,6 @@ pub(super) struct Adapter {
 impl Adapter {
     pub(super) fn new(pool: Pool, show: Presentation, clock: Arc<dyn Clock>) -> Self {
         Self { pool, show, clock }
-    }
-
-    /// The answer of every call that gives an entry of `parent`.
-    fn entry(&self, parent: Ino) -> impl FnOnce(ReplyEntry, Attr) + Send + 'static {
-        let show = self.show;
-        move |reply, attr| {
-            let (attr_ttl, entry_ttl) = (
-                convert::attr_ttl(attr.ino, attr.mode),
-                convert::entry_ttl(parent),
-            );
-            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
-        }
-    }
-
-    fn attr(&self) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
-        let show = self.show;
-        move |reply, attr| {
-            reply.attr(
-                &convert::attr_ttl(attr.ino, attr.mode),
-                &show.file_attr(&attr),
-            )
-        }
     }
 }
 
@@ -100,7 +77,7 @@ impl Filesystem for Adapter {
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.lookup(parent, &name);
         self.pool
-            .serve(Lane::Look, "lookup", reply, call, self.entry(parent));
+            .serve(Lane::Look, "lookup", reply, call, entry(self.show, parent));
     }
 
     fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -108,7 +85,7 @@ impl Filesystem for Adapter {
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.getattr(of);
         self.pool
-            .serve(Lane::Look, "getattr", reply, call, self.attr());
+            .serve(Lane::Look, "getattr", reply, call, attr(self.show));
     }
 
     fn setattr(
@@ -142,7 +119,7 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), handle.map(fh));
         let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
         self.pool
-            .serve(Lane::Change, "setattr", reply, call, self.attr());
+            .serve(Lane::Change, "setattr", reply, call, attr(self.show));
     }
 
     fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
@@ -171,7 +148,7 @@ impl Filesystem for Adapter {
             drive.mknod(by, parent, &name, kind, mode, rdev)
         };
         self.pool
-            .serve(Lane::Change, "mknod", reply, call, self.entry(parent));
+            .serve(Lane::Change, "mknod", reply, call, entry(self.show, parent));
     }
 
     fn mkdir(
@@ -188,7 +165,7 @@ impl Filesystem for Adapter {
         let mode = convert::permissions(mode);
         let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
         self.pool
-            .serve(Lane::Change, "mkdir", reply, call, self.entry(parent));
+            .serve(Lane::Change, "mkdir", reply, call, entry(self.show, parent));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -217,8 +194,13 @@ impl Filesystem for Adapter {
         let (by, parent, name) = (caller(req), ino(parent), bytes(name));
         let target = bytes(target.as_os_str());
         let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
-        self.pool
-            .serve(Lane::Change, "symlink", reply, call, self.entry(parent));
+        self.pool.serve(
+            Lane::Change,
+            "symlink",
+            reply,
+            call,
+            entry(self.show, parent),
+        );
     }
 
     fn rename(
@@ -243,7 +225,7 @@ impl Filesystem for Adapter {
         let (of, parent, name) = (ino(of), ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.link(of, parent, &name);
         self.pool
-            .serve(Lane::Change, "link", reply, call, self.entry(parent));
+            .serve(Lane::Change, "link", reply, call, entry(self.show, parent));
     }
 
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -618,46 +600,3 @@ impl Filesystem for Adapter {
         reply.error(errno::NOT_IMPLEMENTED);
     }
 }
-
-/// Lists into a reply: `push` says whether an entry fitted. What stopped a listing that has entries
-/// already is told by the call that goes on behind them.
-fn list(
-    drive: &Drive,
-    dir: Ino,
-    cookie: u64,
-    plus: bool,
-    mut push: impl FnMut(&DirItem, Option<&Attr>) -> bool,
-) -> Result<(), FsError> {
-    let mut some = false;
-    let result = drive.readdir(dir, cookie, plus, &mut |item, attr| {
-        let fitted = push(item, attr);
-        some |= fitted;
-        fitted
-    });
-    if some { Ok(()) } else { result }
-}
-
-macro_rules! replies {
-    ($($reply:ty),+) => {
-        $(impl Reply for $reply {
-            fn fail(self, errno: Errno) {
-                self.error(errno);
-            }
-        })+
-    };
-}
-
-replies!(
-    ReplyAttr,
-    ReplyCreate,
-    ReplyData,
-    ReplyDirectory,
-    ReplyDirectoryPlus,
-    ReplyEmpty,
-    ReplyEntry,
-    ReplyLseek,
-    ReplyOpen,
-    ReplyStatfs,
-    ReplyWrite,
-    ReplyXattr
-);

@@ -1,16 +1,24 @@
-//! Small change between fuser's types and ours: numbers, names, callers, and plain answers.
+//! Small change between fuser's types and ours: numbers, names, callers, and answers.
 //!
 //! Invariant: nothing is decided here. Called by [`super::adapter`] alone.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use fuser::{FileHandle, FopenFlags, INodeNo, ReplyEmpty, ReplyXattr, Request};
+use fuser::{
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request,
+};
 
+use super::convert::{self, Presentation};
 use super::errno;
 use super::miss::Reply;
-use crate::fs::{Caller, FsError, Opened};
+use crate::fs::{Attr, Caller, DirItem, Drive, FsError, Opened};
 use crate::types::{Fh, Ino};
+
+/// Inode numbers are never used again, so every inode is the first generation.
+pub(super) const FIRST: Generation = Generation(0);
 
 pub(super) fn ino(number: INodeNo) -> Ino {
     Ino(number.0)
@@ -51,3 +59,70 @@ pub(super) fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 
         Ok(_) | Err(_) => reply.fail(errno::of(&FsError::AttributeTooLarge)),
     }
 }
+
+/// The answer of every call that gives an entry of `parent`.
+pub(super) fn entry(
+    show: Presentation,
+    parent: Ino,
+) -> impl FnOnce(ReplyEntry, Attr) + Send + 'static {
+    move |reply, attr| {
+        let (attr_ttl, entry_ttl) = (
+            convert::attr_ttl(attr.ino, attr.mode),
+            convert::entry_ttl(parent),
+        );
+        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
+    }
+}
+
+/// The answer of every call that gives attributes.
+pub(super) fn attr(show: Presentation) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
+    move |reply, attr| {
+        reply.attr(
+            &convert::attr_ttl(attr.ino, attr.mode),
+            &show.file_attr(&attr),
+        )
+    }
+}
+
+/// Lists into a reply: `push` says whether an entry fitted. What stopped a listing that has entries
+/// already is told by the call that goes on behind them.
+pub(super) fn list(
+    drive: &Drive,
+    dir: Ino,
+    cookie: u64,
+    plus: bool,
+    mut push: impl FnMut(&DirItem, Option<&Attr>) -> bool,
+) -> Result<(), FsError> {
+    let mut some = false;
+    let result = drive.readdir(dir, cookie, plus, &mut |item, attr| {
+        let fitted = push(item, attr);
+        some |= fitted;
+        fitted
+    });
+    if some { Ok(()) } else { result }
+}
+
+macro_rules! replies {
+    ($($reply:ty),+) => {
+        $(impl Reply for $reply {
+            fn fail(self, errno: Errno) {
+                self.error(errno);
+            }
+        })+
+    };
+}
+
+replies!(
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyStatfs,
+    ReplyWrite,
+    ReplyXattr
+);
