@@ -5,7 +5,6 @@
 //! files beside this one: `lookup`, `create`, `remove`, `rename`, `attributes`, `io`.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -87,27 +86,27 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Opens the volume that `folder` holds, or begins an empty one: the journal as
-    /// `folder/journal.redb`, the stage on `disk`. Unlinked files and unmapped bytes that a crash
-    /// left are removed.
+    /// Opens the volume that `home` holds, or begins an empty one: the journal in its file
+    /// `journal.redb`, the stage files on `stage`. Unlinked files and unmapped bytes that a crash left
+    /// are removed.
     ///
     /// # Errors
     /// The journal cannot be opened or is damaged; the disk fails.
     pub fn open(
-        folder: &Path,
-        disk: Arc<dyn Disk>,
+        home: Arc<dyn Disk>,
+        stage: Arc<dyn Disk>,
         cache: Arc<Cache>,
         clock: Arc<dyn Clock>,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, JournalError> {
-        let journal = Journal::open(&folder.join("journal.redb"), options.journal_cache_bytes)?;
+        let journal = Journal::open(home, "journal.redb", options.journal_cache_bytes)?;
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
         let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
         let volume = Arc::new(Self {
             key: options.key,
-            stage: Stage::new(disk),
+            stage: Stage::new(stage),
             cache,
             clock,
             files: Files::default(),

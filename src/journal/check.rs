@@ -6,32 +6,29 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use redb::{Database, StorageBackend};
 
-use super::JournalError;
+use super::{DiskFile, JournalError};
 
 /// Unit in which a draft keeps what was changed, in bytes.
 const PAGE: u64 = 4096;
 
-/// Reads all of the journal at `path` and compares the sums of its pages, with `cache_bytes` of memory.
-/// A file that is not there, or empty, is well.
+/// Reads all of the journal in `file`, called `name`, and compares the sums of its pages, with
+/// `cache_bytes` of memory. An empty file is well.
 ///
 /// # Errors
 /// [`JournalError::Corrupt`]; the file cannot be read.
-pub(super) fn check(path: &Path, cache_bytes: usize) -> Result<(), JournalError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let len = file.metadata()?.len();
+pub(super) fn check(
+    file: Arc<dyn DiskFile>,
+    name: &str,
+    cache_bytes: usize,
+) -> Result<(), JournalError> {
+    let len = file.len()?;
     if len == 0 {
         return Ok(());
     }
@@ -43,7 +40,7 @@ pub(super) fn check(path: &Path, cache_bytes: usize) -> Result<(), JournalError>
             pages: BTreeMap::new(),
         }),
     };
-    let corrupt = |what: String| JournalError::Corrupt(format!("{}: {what}", path.display()));
+    let corrupt = |what: String| JournalError::Corrupt(format!("{name}: {what}"));
     let well = guard(|| {
         Database::builder()
             .set_cache_size(cache_bytes)
@@ -92,7 +89,7 @@ pub(super) fn guard<T>(work: impl FnOnce() -> Result<T, JournalError>) -> Result
 /// A file that is read from the disk and changed in memory.
 #[derive(Debug)]
 struct Draft {
-    file: File,
+    file: Arc<dyn DiskFile>,
     state: Mutex<Changed>,
 }
 
@@ -114,7 +111,7 @@ impl Draft {
         let mut page = vec![0; PAGE as usize];
         let there = kept.saturating_sub(index * PAGE).min(PAGE) as usize;
         if let Some(part) = page.get_mut(..there) {
-            self.file.read_exact_at(part, index * PAGE)?;
+            self.file.read_at(part, index * PAGE)?;
         }
         Ok(page)
     }

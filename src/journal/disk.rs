@@ -1,19 +1,21 @@
-//! The folder of stage files, as a border: a real folder, or one in memory.
+//! A folder of files, as a border: a real one, or one in memory. All durable local state of a volume
+//! lies behind it: the journal's file in one, the stage files in another.
 //!
 //! Invariant: nothing is durable before `sync_data` of the file and, for a file just created,
-//! `sync_folder` have returned. Called by [`super::Stage`] alone.
+//! `sync_folder` have returned. Called by [`super::Journal`] and [`super::Stage`] alone.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One file.
 #[allow(clippy::len_without_is_empty)]
-pub trait DiskFile: Send + Sync {
+pub trait DiskFile: fmt::Debug + Send + Sync {
     /// Fills `buf` from `offset`; an error when the file ends before.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `data` at `offset`.
@@ -22,7 +24,7 @@ pub trait DiskFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Cuts the file to `len`.
+    /// Cuts the file to `len`, or extends it by zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 }
 
@@ -101,6 +103,7 @@ impl Disk for FolderDisk {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(0o600)
             .open(self.folder.join(name))?;
         Ok(Arc::new(file))
     }
@@ -152,7 +155,7 @@ pub struct MemoryDisk {
     free_bytes: Mutex<Option<u64>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct MemoryFile(Mutex<Vec<u8>>);
 
 impl MemoryDisk {

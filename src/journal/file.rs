@@ -3,15 +3,14 @@
 //! redb takes nothing more after an I/O error until it is opened again. Want of room is no such
 //! error: what waits here is still in memory, in sight of readers, and goes on when there is room.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redb::StorageBackend;
+
+use super::DiskFile;
 
 /// How often a write that found no room is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -19,21 +18,14 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// The journal's file.
 #[derive(Debug)]
 pub(super) struct PatientFile {
-    file: File,
+    file: Arc<dyn DiskFile>,
     ended: Arc<AtomicBool>,
 }
 
 impl PatientFile {
-    /// Opens or creates the file, mode 0600. Once `ended` is true nothing waits any more.
-    pub(super) fn open(path: &Path, ended: Arc<AtomicBool>) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
-        Ok(Self { file, ended })
+    /// Once `ended` is true nothing waits any more.
+    pub(super) fn new(file: Arc<dyn DiskFile>, ended: Arc<AtomicBool>) -> Self {
+        Self { file, ended }
     }
 
     fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
@@ -57,11 +49,11 @@ fn full(error: &io::Error) -> bool {
 
 impl StorageBackend for PatientFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        self.file.read_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -73,6 +65,6 @@ impl StorageBackend for PatientFile {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.patiently(|| self.file.write_all_at(data, offset))
+        self.patiently(|| self.file.write_at(data, offset))
     }
 }

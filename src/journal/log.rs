@@ -10,7 +10,7 @@ mod commit;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,14 +18,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use redb::Database;
 
-use super::JournalError;
 use super::batch::Batch;
 use super::check::{check, guard};
 use super::file::PatientFile;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
-use crate::durable::{free_bytes, sync_folder};
+use super::{Disk, JournalError};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -75,9 +74,7 @@ struct State {
 /// The journal of one volume.
 pub struct Journal {
     db: Database,
-    folder: PathBuf,
-    /// Bytes that can still be written in a folder.
-    room_bytes: fn(&Path) -> std::io::Result<u64>,
+    disk: Arc<dyn Disk>,
     /// How long a call waits for a commit that somebody else makes, or for room in the overlay.
     patience: Duration,
     /// Nothing waits for room on the disk any more.
@@ -88,22 +85,26 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens or creates the journal file at `path`, with `cache_bytes` of page cache.
+    /// Opens or creates the journal in the file `name` of `disk`, with `cache_bytes` of page cache.
     ///
     /// # Errors
     /// [`JournalError::Corrupt`] when the file is no journal; disk errors.
-    pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, JournalError> {
-        check(path, cache_bytes)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
+    pub fn open(disk: Arc<dyn Disk>, name: &str, cache_bytes: usize) -> Result<Self, JournalError> {
+        let file = match disk.open(name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => disk.create(name)?,
+            other => other?,
+        };
+        let path = disk.path(name);
+        let called = path.map_or_else(|| name.to_owned(), |path| path.display().to_string());
+        check(Arc::clone(&file), &called, cache_bytes)?;
         let ended = Arc::new(AtomicBool::new(false));
-        let file = PatientFile::open(path, Arc::clone(&ended))?;
+        let file = PatientFile::new(file, Arc::clone(&ended));
         let (db, table, counters) = guard(|| begin(file, cache_bytes))?;
         // The file's name is as durable as what is in it.
-        sync_folder(folder)?;
+        disk.sync_folder()?;
         Ok(Self {
             db,
-            folder: folder.to_owned(),
-            room_bytes: free_bytes,
+            disk,
             patience: PATIENCE,
             ended,
             state: Mutex::new(State {

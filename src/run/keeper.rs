@@ -82,9 +82,9 @@ pub(super) async fn open(
     };
     let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-        crate::durable::create_folder(&folder)?;
-        let disk = Arc::new(FolderDisk::open(&folder.join("stage"))?);
-        Ok(Volume::open(&folder, disk, cache, clock, &options)?)
+        let home = Arc::new(FolderDisk::open(&folder)?);
+        let stage = Arc::new(FolderDisk::open(&folder.join("stage"))?);
+        Ok(Volume::open(home, stage, cache, clock, &options)?)
     });
     opened.await?.context(what)
 }

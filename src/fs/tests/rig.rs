@@ -208,7 +208,7 @@ fn open(
         epoch: 1,
     };
     let volume = Volume::open(
-        folder.path(),
+        Arc::new(FolderDisk::open(folder.path()).unwrap()),
         Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap()),
         Arc::clone(cache),
         Arc::<ManualClock>::clone(clock),

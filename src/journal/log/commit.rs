@@ -112,7 +112,7 @@ impl Journal {
             OPENING_ROOM
         };
         let needed = spare + 3 * state.active.bytes as u64;
-        (self.room_bytes)(&self.folder).is_ok_and(|room| room >= needed)
+        self.disk.free_bytes().is_ok_and(|room| room >= needed)
     }
 
     /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and

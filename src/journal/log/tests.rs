@@ -1,12 +1,13 @@
 //! What the journal does when its disk is full, or when somebody changed its file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::Journal;
-use crate::journal::{Batch, JournalError, key};
+use crate::journal::{Batch, Disk, FolderDisk, JournalError, MemoryDisk, key};
 use crate::types::Ino;
 
 const CACHE: usize = 1 << 20;
@@ -23,9 +24,9 @@ fn put(journal: &Journal, number: u64) {
 
 #[test]
 fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(&dir.path().join("journal"), CACHE).unwrap();
-    journal.room_bytes = |_| Ok(0);
+    let disk = Arc::new(MemoryDisk::default());
+    let mut journal = Journal::open(disk.clone(), "journal", CACHE).unwrap();
+    disk.set_free_bytes(0);
     journal.patience = Duration::from_millis(300);
     put(&journal, 1);
     assert_eq!(
@@ -47,15 +48,19 @@ fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
     assert_eq!(journal.sync(), Ok(()));
 }
 
+fn open(folder: &Path) -> Result<Journal, JournalError> {
+    let disk: Arc<dyn Disk> = Arc::new(FolderDisk::open(folder).unwrap());
+    Journal::open(disk, "journal", CACHE)
+}
+
 /// A journal that was closed cleanly, with records 0 to 299 in it.
 fn closed(dir: &tempfile::TempDir) -> PathBuf {
-    let path = dir.path().join("journal");
-    let journal = Journal::open(&path, CACHE).unwrap();
+    let journal = open(dir.path()).unwrap();
     for number in 0..300 {
         put(&journal, number);
     }
     journal.sync().unwrap();
-    path
+    dir.path().join("journal")
 }
 
 #[test]
@@ -69,7 +74,7 @@ fn a_changed_byte_of_the_journal_is_told_and_never_taken_for_a_record() {
         let mut bad = good.clone();
         bad[*at] ^= 1 << (at % 8);
         std::fs::write(&path, &bad).unwrap();
-        match Journal::open(&path, CACHE) {
+        match open(dir.path()) {
             Err(JournalError::Corrupt(_)) => {
                 told += 1;
                 let left = std::fs::read(&path).unwrap();
@@ -95,7 +100,7 @@ fn a_journal_that_lost_its_end_is_told() {
     let good = std::fs::read(&path).unwrap();
     for kept in [1, 100, 4096, good.len() / 2, good.len() - 4096] {
         std::fs::write(&path, &good[..kept]).unwrap();
-        let opened = Journal::open(&path, CACHE);
+        let opened = open(dir.path());
         assert!(
             matches!(opened, Err(JournalError::Corrupt(_))),
             "{kept} bytes"

@@ -171,7 +171,7 @@ fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
     let clock = SystemClock;
     let (wall_ns, boot_id) = (clock.wall_ns(), clock.boot_id());
     let volume = Volume::open(
-        folder,
+        Arc::new(FolderDisk::open(folder).unwrap()),
         Arc::new(FolderDisk::open(&folder.join("stage")).unwrap()),
         Arc::clone(cache),
         Arc::new(clock),

@@ -181,7 +181,7 @@ impl Machine {
             epoch: 1,
         };
         let volume = Volume::open(
-            folder.path(),
+            Arc::new(FolderDisk::open(folder.path()).unwrap()),
             Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap()),
             Arc::clone(&cache),
             Arc::clone(&clock),
