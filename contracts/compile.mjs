@@ -13,6 +13,8 @@ const wanted = {
   PxSync: "src/PxSync.sol",
   OracleForwarder: "src/OracleForwarder.sol",
   Reenterer: "test/Reenterer.sol",
+  PxV1: "test/PxV1.sol",
+  PxV2: "test/PxV2.sol",
 };
 /** EIP-170. */
 const maxCodeBytes = 24576;

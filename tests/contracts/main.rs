@@ -3,6 +3,8 @@
 //! Each test takes a [`World`](world::World): a contract of its own, freshly deployed by the provider that
 //! [`harness`] hands out. Nothing here knows which chain that is.
 
+mod additive;
+mod additive_world;
 mod epochs;
 mod forwarder;
 mod harness;
