@@ -1,7 +1,7 @@
 //! One suite for every transport: what holds on the embedded chain holds on a chain over HTTP.
 //!
-//! The tests run on the embedded chain, and also on the anvil at `PXFS_TEST_RPC` when that is set;
-//! then what both saw must be equal: addresses, gas, reverts, logs.
+//! Each test runs on an embedded chain and on an anvil of its own; what both saw must be equal:
+//! addresses, gas, reverts, logs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use alloy::rpc::types::{Filter, TransactionRequest};
 use alloy::sol_types::{SolEvent, SolValue};
 use zeroize::Zeroizing;
 
+use self::anvil::Anvil;
 use super::contract::PxSync;
 use super::deploy::{Deployment, deploy};
 use super::embedded::{Genesis, Handle};
@@ -30,28 +31,32 @@ const RICH: B256 = b256!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d
 /// A name that the contract takes.
 const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
 
+#[path = "../../tests/common/anvil.rs"]
+mod anvil;
+
 /// A chain under test, with a fresh account that has a thousand coins.
 struct Site {
     endpoint: Endpoint,
     payer: Transactor,
     wallet: Wallet,
+    /// The process behind it, if there is one.
+    _anvil: Option<Anvil>,
 }
 
 /// The same fresh account on every chain, so that addresses are the same.
 async fn sites() -> Vec<Site> {
     let secret = *Wallet::random().unwrap().secret();
-    let mut endpoints = vec![embedded()];
-    if let Ok(url) = std::env::var("PXFS_TEST_RPC") {
-        endpoints.push(Endpoint::http(&url).unwrap());
-    }
+    let anvil = Anvil::start(&[]);
+    let over_http = Endpoint::http(anvil.url()).unwrap();
     let mut sites = Vec::new();
-    for endpoint in endpoints {
+    for (endpoint, anvil) in [(embedded(), None), (over_http, Some(anvil))] {
         let wallet = Wallet::from_secret(Zeroizing::new(secret)).unwrap();
         give(&endpoint, wallet.address()).await;
         sites.push(Site {
             payer: Transactor::new(endpoint.clone(), &wallet),
             endpoint,
             wallet,
+            _anvil: anvil,
         });
     }
     sites
@@ -66,17 +71,12 @@ fn embedded() -> Endpoint {
     Endpoint::embedded(&Handle::memory(&genesis, Arc::new(SystemClock)).unwrap())
 }
 
-/// A thousand coins. Tests share anvil's account, so its nonce may be taken meanwhile.
+/// A thousand coins.
 async fn give(endpoint: &Endpoint, to: Address) {
     let coins = U256::from(10).pow(U256::from(21));
     let rich = Transactor::new(endpoint.clone(), &rich());
-    for _ in 0..50 {
-        match rich.send(Some(to), Bytes::new(), coins, None).await {
-            Ok(_) => return,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
-    panic!("no money from the chain's first account");
+    let given = rich.send(Some(to), Bytes::new(), coins, None).await;
+    given.expect("the chain's first account pays");
 }
 
 /// Runs `test` on every chain; what it answers must be the same on all.
@@ -361,31 +361,33 @@ async fn alloys_own_fillers_and_receipts_work() {
 
 #[tokio::test]
 async fn time_that_passes_without_a_block_is_seen_at_once() {
-    // Only here: anvil's time is shared by all tests.
-    let endpoint = embedded();
-    let payer = Transactor::new(endpoint.clone(), &rich());
-    let suite = deploy(&payer, &[payer.address()], 1).await.unwrap();
-    let minted = payer.mint_bare(suite.contract, 0).await.unwrap();
-    let ledger = ContractLedger::new(endpoint.clone(), suite.contract, payer.address());
-    let overdue = async || {
-        let snapshot = ledger.snapshot().await.unwrap();
-        let token = &snapshot.tokens[0];
-        snapshot.timestamp_s > token.last_sync_s + token.sync_window_s
-    };
-    assert!(!overdue().await);
-    let client = endpoint.provider().client();
-    let step = Duration::from_secs(31 * 86_400);
-    let _: u64 = client
-        .request("evm_increaseTime", (step.as_secs(),))
-        .await
-        .unwrap();
-    assert!(overdue().await);
-    let can = can_upload(&endpoint, suite.contract, minted.token).await;
-    assert!(!can, "the contract sees it in a call");
-    endpoint.advance(step).await.unwrap();
-    let block = endpoint.provider().get_block(BlockId::latest()).await;
-    let ahead = block.unwrap().unwrap().header.timestamp;
-    assert!(ahead >= ledger.token(minted.token).await.unwrap().last_sync_s + 2 * step.as_secs());
+    everywhere(async |site| {
+        let endpoint = &site.endpoint;
+        let suite = suite(site).await;
+        let minted = site.payer.mint_bare(suite.contract, 0).await.unwrap();
+        let ledger = ContractLedger::new(endpoint.clone(), suite.contract, site.payer.address());
+        let overdue = async || {
+            let snapshot = ledger.snapshot().await.unwrap();
+            let token = &snapshot.tokens[0];
+            snapshot.timestamp_s > token.last_sync_s + token.sync_window_s
+        };
+        assert!(!overdue().await);
+        let client = endpoint.provider().client();
+        let step = Duration::from_secs(31 * 86_400);
+        let _: serde_json::Value = client
+            .request("evm_increaseTime", (step.as_secs(),))
+            .await
+            .unwrap();
+        assert!(overdue().await);
+        let can = can_upload(endpoint, suite.contract, minted.token).await;
+        assert!(!can, "the contract sees it in a call");
+        endpoint.advance(step).await.unwrap();
+        let block = endpoint.provider().get_block(BlockId::latest()).await;
+        let ahead = block.unwrap().unwrap().header.timestamp;
+        let last = ledger.token(minted.token).await.unwrap().last_sync_s;
+        assert!(ahead >= last + 2 * step.as_secs());
+    })
+    .await;
 }
 
 async fn can_upload(endpoint: &Endpoint, contract: Address, token: TokenId) -> bool {
@@ -401,26 +403,27 @@ async fn can_upload(endpoint: &Endpoint, contract: Address, token: TokenId) -> b
 
 #[tokio::test]
 async fn a_reverted_state_is_as_it_was() {
-    // Only here: going back would take other tests' transactions with it.
-    let endpoint = embedded();
-    let payer = Transactor::new(endpoint.clone(), &rich());
-    let suite = deploy(&payer, &[payer.address()], 1).await.unwrap();
-    let ledger = ContractLedger::new(endpoint.clone(), suite.contract, payer.address());
-    let client = endpoint.provider().client();
-    let before = ledger.snapshot().await.unwrap();
-    let nonce = payer.next_nonce().await.unwrap();
-    let snapshot: U256 = client.request_noparams("evm_snapshot").await.unwrap();
-    payer.mint_bare(suite.contract, 0).await.unwrap();
-    endpoint.advance(Duration::from_secs(1000)).await.unwrap();
-    let done: bool = client.request("evm_revert", (snapshot,)).await.unwrap();
-    assert!(done);
-    let after = ledger.snapshot().await.unwrap();
-    assert_eq!((after.block, after.tokens), (before.block, before.tokens));
-    assert!(after.timestamp_s - before.timestamp_s < 500);
-    assert_eq!(payer.next_nonce().await.unwrap(), nonce);
-    let again: bool = client.request("evm_revert", (snapshot,)).await.unwrap();
-    assert!(!again, "a snapshot is used up");
-    payer.mint_bare(suite.contract, 0).await.unwrap();
+    everywhere(async |site| {
+        let (endpoint, payer) = (&site.endpoint, &site.payer);
+        let suite = suite(site).await;
+        let ledger = ContractLedger::new(endpoint.clone(), suite.contract, payer.address());
+        let client = endpoint.provider().client();
+        let before = ledger.snapshot().await.unwrap();
+        let nonce = payer.next_nonce().await.unwrap();
+        let snapshot: U256 = client.request_noparams("evm_snapshot").await.unwrap();
+        payer.mint_bare(suite.contract, 0).await.unwrap();
+        endpoint.advance(Duration::from_secs(1000)).await.unwrap();
+        let done: bool = client.request("evm_revert", (snapshot,)).await.unwrap();
+        assert!(done);
+        let after = ledger.snapshot().await.unwrap();
+        assert_eq!((after.block, after.tokens), (before.block, before.tokens));
+        assert!(after.timestamp_s - before.timestamp_s < 500);
+        assert_eq!(payer.next_nonce().await.unwrap(), nonce);
+        let again: bool = client.request("evm_revert", (snapshot,)).await.unwrap();
+        assert!(!again, "a snapshot is used up");
+        payer.mint_bare(suite.contract, 0).await.unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]

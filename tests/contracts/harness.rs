@@ -18,6 +18,8 @@ use pxfs::chain::embedded::{Genesis, Handle};
 use pxfs::clock::ManualClock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+/// The variable that names the chain.
+pub(crate) const RPC: &str = "PXFS_TEST_RPC";
 /// The first account of the development chains' common mnemonic.
 const DEV_KEY: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 /// What a signer owns: enough for the largest package and all gas.
@@ -43,7 +45,7 @@ enum Time {
 
 /// A chain on which `signers` are new and own coins.
 pub(crate) async fn chain(signers: &[PrivateKeySigner]) -> Chain {
-    match std::env::var("PXFS_TEST_RPC") {
+    match std::env::var(RPC) {
         Ok(url) => over_rpc(&url, signers).await,
         Err(_) => embedded(signers),
     }
