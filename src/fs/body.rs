@@ -221,6 +221,26 @@ fn chunks_of(offset: u64, len: u64) -> Range<u64> {
     offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE)
 }
 
+/// The chunks that `range` covers as far as a file of `size` bytes has them.
+fn whole_chunks(range: &Range<u64>, size: u64) -> Range<u64> {
+    let first = range.start.div_ceil(CHUNK_SIZE);
+    let end = if range.end >= size {
+        count(size)
+    } else {
+        range.end / CHUNK_SIZE
+    };
+    first..end.max(first)
+}
+
+/// What of `range` lies in chunks that it covers in part, in a file of `size` bytes.
+pub(crate) fn edges(range: &Range<u64>, size: u64) -> [Range<u64>; 2] {
+    let end = range.end.min(size);
+    let whole = whole_chunks(range, size);
+    let first = (whole.start.saturating_mul(CHUNK_SIZE)).min(end);
+    let last = (whole.end.saturating_mul(CHUNK_SIZE)).clamp(first, end.max(first));
+    [range.start.min(first)..first, last..end.max(last)]
+}
+
 /// The part of `range` that lies in chunk `index`, as offsets within the chunk.
 fn within(range: &Range<u64>, index: u64) -> Range<u32> {
     let start = index * CHUNK_SIZE;

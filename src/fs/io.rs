@@ -7,14 +7,8 @@ use super::files::File;
 use super::volume::{Volume, signed};
 use super::{FsError, Quota, Want};
 use crate::journal::StageFile;
-use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
+use crate::pack::chunk::MAX_FILE;
 use crate::types::Ino;
-
-/// `FALLOC_FL_KEEP_SIZE` of fallocate(2).
-const KEEP_SIZE: i32 = 1;
-
-/// Greatest number of hole chunks that one `fallocate` turns into data: each takes a record.
-const MAX_ALLOCATED_CHUNKS: u64 = 1 << 16;
 
 impl Volume {
     /// Up to `len` bytes of a held file from `offset`.
@@ -117,52 +111,6 @@ impl Volume {
         Ok(())
     }
 
-    /// Allocates `len` bytes at `offset` of a held file: its holes there become data.
-    pub(super) fn allocate(
-        &self,
-        file: &File,
-        offset: u64,
-        len: u64,
-        mode: i32,
-    ) -> Result<(), FsError> {
-        let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE);
-        let end = end.ok_or(FsError::TooLarge)?;
-        if len == 0 {
-            return Err(FsError::Invalid);
-        }
-        if mode != 0 && mode != KEEP_SIZE {
-            return Err(FsError::NotSupported);
-        }
-        self.quota().check_write(self.clock.as_ref())?;
-        self.check_room(0)?;
-        let mut body = self.body_to_change(file)?;
-        // What lies behind the end and is not to be seen needs no room of its own here: the quota
-        // is checked by the write that comes.
-        let end = if mode == KEEP_SIZE {
-            end.min(body.size)
-        } else {
-            end
-        };
-        if end <= offset {
-            return Ok(());
-        }
-        if (end - offset) / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
-            return Err(FsError::NotSupported);
-        }
-        let cost = signed(body.charge_after_write(offset, end - offset)) - signed(body.charge());
-        self.book(file.ino, cost)?;
-        let version = self.journal.next_version();
-        if end > body.size && !body.stays_inline(end) {
-            self.spill(file.ino, &mut body, version)
-                .inspect_err(|_| self.give_back(file.ino, cost))?;
-        }
-        body.allocate(offset..end, version);
-        body.ctime_ns = self.clock.wall_ns();
-        drop(body);
-        self.note_unsaved(file.ino);
-        Ok(())
-    }
-
     /// `SEEK_DATA` or `SEEK_HOLE` of a held file.
     pub(super) fn seek(&self, file: &File, offset: u64, hole: bool) -> Result<u64, FsError> {
         file.body().seek(offset, hole).ok_or(FsError::NoData)
@@ -212,7 +160,7 @@ impl Volume {
     }
 
     /// Books a change of a file's charge: growth is refused where it does not fit.
-    fn book(&self, ino: Ino, cost: i64) -> Result<(), FsError> {
+    pub(super) fn book(&self, ino: Ino, cost: i64) -> Result<(), FsError> {
         if self.files.is_orphan(ino) {
             return Ok(());
         }
@@ -226,7 +174,7 @@ impl Volume {
     }
 
     /// Takes back what [`Volume::book`] booked.
-    fn give_back(&self, ino: Ino, cost: i64) {
+    pub(super) fn give_back(&self, ino: Ino, cost: i64) {
         if !self.files.is_orphan(ino) {
             self.quota().adjust(-cost);
         }
@@ -272,7 +220,12 @@ impl Volume {
     }
 
     /// The stage file of a body, which takes what was inline.
-    fn spill(&self, ino: Ino, body: &mut Body, version: u64) -> Result<Arc<StageFile>, FsError> {
+    pub(super) fn spill(
+        &self,
+        ino: Ino,
+        body: &mut Body,
+        version: u64,
+    ) -> Result<Arc<StageFile>, FsError> {
         if let (Some(stage), None) = (&body.stage, &body.inline) {
             return Ok(Arc::clone(stage));
         }

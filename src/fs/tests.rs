@@ -1,6 +1,7 @@
 //! The file system against a reference in memory, and its promises one by one.
 
 mod follow;
+mod holes;
 mod model;
 mod promises;
 mod rewrites;

@@ -518,7 +518,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         of: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -527,9 +527,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         trace!(ino = of.0, fh = handle.0, offset, length, mode, "fallocate");
-        let (of, handle) = (ino(of), fh(handle));
+        let (of, handle, kill) = (ino(of), fh(handle), convert::kills_set_id(req.uid()));
         let call =
-            move |drive: &Drive, _: &mut _| drive.fallocate(of, handle, offset, length, mode);
+            move |drive: &Drive, _: &mut _| drive.fallocate(of, handle, offset, length, mode, kill);
         self.pool
             .serve(Lane::Change, "fallocate", reply, call, empty);
     }

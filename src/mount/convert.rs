@@ -159,6 +159,12 @@ pub(super) fn kernel_ns(time: SystemTime) -> i64 {
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }
 
+/// Whether a change of content by the user `by` takes set-id bits, where the call does not say so: it
+/// does for whoever lacks `CAP_FSETID`, of which the uid is the best witness here.
+pub(super) fn kills_set_id(by: u32) -> bool {
+    by != 0
+}
+
 /// What `setattr` brings, as fuser hands it over.
 pub(super) struct Change {
     pub(super) mode: Option<u32>,
@@ -172,15 +178,14 @@ pub(super) struct Change {
 impl Change {
     /// `by` is the caller's uid. fuser does not hand `FATTR_KILL_SUIDGID` on; this is the rule by
     /// which the kernel sets it (`fuse_do_setattr`): a change of owner takes the set-id bits, and a
-    /// truncation by whoever lacks `CAP_FSETID`, of which the uid is the best witness here. A mode
-    /// given in the same call is what the caller wants.
+    /// truncation as [`kills_set_id`] says. A mode given in the same call is what the caller wants.
     pub(super) fn to_set_attr(&self, by: u32, now_ns: i64) -> SetAttr {
         let at = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => kernel_ns(time),
             TimeOrNow::Now => now_ns,
         };
         let owner = self.uid.is_some() || self.gid.is_some();
-        let cut = self.size.is_some() && by != 0;
+        let cut = self.size.is_some() && kills_set_id(by);
         SetAttr {
             mode: self.mode.map(permissions),
             uid: self.uid,

@@ -119,13 +119,24 @@ fn preallocated_room_is_charged_and_reads_as_zeros() {
     assert!(before - free(&path) >= 2048, "8 MiB are charged");
     assert_eq!(fs::metadata(&path).expect("stat").len(), 8 << 20);
     assert!(fs::read(&path).expect("read").iter().all(|byte| *byte == 0));
-    let punched = fallocate(
-        &file,
-        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        0,
-        4096,
+    // Behind the end nothing is kept, and nothing charged.
+    let now = free(&path);
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 8 << 20, 8 << 20).expect("fallocate");
+    assert_eq!(
+        (now, 8 << 20),
+        (free(&path), fs::metadata(&path).expect("stat").len())
     );
-    assert_eq!(punched, Err(Errno::OPNOTSUPP));
+    for mode in [
+        FallocateFlags::COLLAPSE_RANGE,
+        FallocateFlags::INSERT_RANGE,
+        FallocateFlags::PUNCH_HOLE,
+    ] {
+        assert_eq!(
+            fallocate(&file, mode, 0, 1 << 20),
+            Err(Errno::OPNOTSUPP),
+            "{mode:?}"
+        );
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod quota;
 mod samples;
 mod scale;
 mod service;
+mod sparse;
 mod suites;
 mod tokens;
 mod tools;

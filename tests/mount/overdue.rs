@@ -38,6 +38,10 @@ fn growing_calls(dir: &Path) -> Vec<(&'static str, io::Result<()>)> {
             "fallocate",
             on_file(&|file| Ok(fallocate(file, FallocateFlags::empty(), 0, 9000)?)),
         ),
+        (
+            "zeroing a range",
+            on_file(&|file| Ok(fallocate(file, FallocateFlags::ZERO_RANGE, 0, 100)?)),
+        ),
         ("create", File::create_new(dir.join("new")).map(drop)),
         ("mkdir", fs::create_dir(dir.join("new-folder"))),
         (
@@ -102,8 +106,12 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     File::options()
         .write(true)
         .open(dir.join("shrinking"))
-        .and_then(|file| file.set_len(100))
-        .expect("truncate down");
+        .and_then(|file| {
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&file, punch, 0, 65_536)?;
+            file.set_len(100)
+        })
+        .expect("punching and truncating down");
     machine.flush();
 
     // The deadline holds after a restart.

@@ -111,6 +111,9 @@ fdatasync = 0.1
 invalidate = 1
 posix_fallocate = 1
 sendfile = 1
+punch_hole = 3
+posix_fadvise = 1
+copy_file_range = 3
 "#;
     fs::write(&config, text).expect("a file");
     let mut command = suite("fsx");

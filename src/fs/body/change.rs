@@ -6,7 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Body, Staged, chunks_of, count, within};
+use super::{Body, Staged, chunks_of, count, whole_chunks, within};
+use crate::fs::ranges::Ranges;
 use crate::journal::record::Base;
 use crate::journal::{JournalError, StageFile};
 use crate::pack::chunk::CHUNK_SIZE;
@@ -88,6 +89,34 @@ impl Body {
         self.changed(version);
     }
 
+    /// Makes the chunks that `range` covers zeros that are data. Inline content is zeroed by who writes it.
+    pub(crate) fn blank(&mut self, range: &Range<u64>, version: u64) {
+        if self.inline.is_none() {
+            for index in whole_chunks(range, self.size) {
+                let staged = self.touch(index, version);
+                staged.ranges = Ranges::default();
+                staged.fresh = true;
+            }
+        }
+        self.changed(version);
+    }
+
+    /// Makes the chunks that `range` covers holes: nothing staged or published of them counts any more.
+    pub(crate) fn punch(&mut self, range: &Range<u64>, version: u64) {
+        if self.inline.is_none() {
+            let chunks = whole_chunks(range, self.size);
+            let staged: Vec<u64> = self.staged.range(chunks.clone()).map(|(i, _)| *i).collect();
+            for index in staged {
+                self.staged.remove(&index);
+                self.dropped.insert(index);
+            }
+            self.holes.insert(chunks);
+            self.limit_holes(version);
+            self.retire_unused();
+        }
+        self.changed(version);
+    }
+
     /// Cuts the length to `size`, above 0.
     pub(crate) fn cut(&mut self, size: u64, version: u64) {
         if let Some(bytes) = &mut self.inline {
@@ -153,6 +182,11 @@ impl Body {
             self.staged.remove(&index);
             self.dropped.insert(index);
         }
+        self.retire_unused();
+    }
+
+    /// Lets go of a stage file that nothing is staged in.
+    fn retire_unused(&mut self) {
         if self.staged.is_empty() {
             self.retired
                 .extend(self.stage.take().map(|stage| stage.number()));

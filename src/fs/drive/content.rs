@@ -133,10 +133,12 @@ impl Drive {
         self.handles.remove(fh);
     }
 
-    /// Allocates; `mode` as fallocate(2): 0 or `FALLOC_FL_KEEP_SIZE`.
+    /// Allocates, zeroes or punches; `mode` as fallocate(2): 0, `FALLOC_FL_ZERO_RANGE`, each also with
+    /// `FALLOC_FL_KEEP_SIZE`, or `FALLOC_FL_PUNCH_HOLE` with it.
     ///
     /// # Errors
-    /// Growth; [`FsError::NotSupported`] for other modes.
+    /// Growth, but for punching; [`FsError::NotSupported`] for other modes.
+    #[allow(clippy::too_many_arguments)]
     pub fn fallocate(
         &self,
         _ino: Ino,
@@ -144,12 +146,17 @@ impl Drive {
         offset: u64,
         len: u64,
         mode: i32,
+        kill_set_id: bool,
     ) -> Result<(), FsError> {
         self.with_handle(fh, |volume, handle, file| {
             if !handle.writes {
                 return Err(FsError::BadHandle);
             }
-            volume.allocate(file, offset, len, mode)
+            volume.fallocate(file, offset, len, mode)?;
+            if kill_set_id {
+                volume.kill_set_id(file.ino)?;
+            }
+            Ok(())
         })
     }
 

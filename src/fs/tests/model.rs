@@ -15,7 +15,8 @@ enum Step {
     Write(u8, u64, u32, u8),
     Append(u8, u32, u8),
     Resize(u8, u64),
-    Allocate(u8, u64, u64),
+    /// `mode` as fallocate(2).
+    Allocate(u8, u64, u64, i32),
     Remove(u8),
     Rename(u8, u8),
     Save(u8),
@@ -41,7 +42,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (file.clone(), 1..80_000_u32, 1..255_u8).prop_map(|(f, l, b)| Step::Append(f, l, b)),
         3 => (file.clone(), offset()).prop_map(|(f, s)| Step::Resize(f, s)),
         1 => (file.clone(), Just(0)).prop_map(|(f, s)| Step::Resize(f, s)),
-        1 => (file.clone(), offset(), 1..2_000_000_u64).prop_map(|(f, o, l)| Step::Allocate(f, o, l)),
+        1 => (file.clone(), offset(), 1..2_000_000_u64).prop_map(|(f, o, l)| Step::Allocate(f, o, l, 0)),
+        3 => (file.clone(), offset(), 1..3_000_000_u64, prop::sample::select(vec![1, 3, 16, 17])).prop_map(|(f, o, l, m)| Step::Allocate(f, o, l, m)),
         1 => file.clone().prop_map(Step::Remove),
         1 => (file.clone(), file.clone()).prop_map(|(a, b)| Step::Rename(a, b)),
         1 => file.prop_map(Step::Save),
@@ -93,15 +95,24 @@ impl Run {
                         .unwrap();
                 }
             }
-            Step::Allocate(file, offset, len) => {
+            Step::Allocate(file, offset, len, mode) => {
                 if let Some(bytes) = self.model.get_mut(&name(file)) {
-                    bytes.resize(bytes.len().max((offset + len) as usize), 0);
+                    let (keeps_size, zeroes) = (mode & 1 != 0, mode & 18 != 0);
+                    if !keeps_size {
+                        bytes.resize(bytes.len().max((offset + len) as usize), 0);
+                    }
+                    if zeroes {
+                        let end = bytes.len().min((offset + len) as usize);
+                        let part = bytes.get_mut(offset as usize..end);
+                        part.unwrap_or_default().fill(0);
+                    }
                     let ino = self.rig.ino(&name(file));
                     let opened = self.rig.drive.open(ino, READ_WRITE).unwrap();
-                    self.rig
+                    let done = self
+                        .rig
                         .drive
-                        .fallocate(ino, opened.fh, offset, len, 0)
-                        .unwrap();
+                        .fallocate(ino, opened.fh, offset, len, mode, false);
+                    assert_eq!(done, Ok(()));
                     self.rig.drive.release(ino, opened.fh);
                 }
             }

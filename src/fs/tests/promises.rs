@@ -131,7 +131,7 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     let refused = [
         rig.drive.write(ino, opened.fh, 0, b"c", false).map(drop),
         rig.drive.setattr(ino, None, &grow).map(drop),
-        rig.drive.fallocate(ino, opened.fh, 0, 100, 0),
+        rig.drive.fallocate(ino, opened.fh, 0, 100, 0, false),
         rig.drive
             .create(CALLER, root, b"n", 0o644, READ_WRITE)
             .map(drop),

@@ -88,6 +88,22 @@ impl Rig {
         (self.drive, self.volume, self.root) = (drive, volume, root);
     }
 
+    /// As if the cache folder had been deleted.
+    pub(super) fn forget_cache(&mut self) {
+        self.cache = Arc::new(Cache::in_memory());
+        self.drive.sync().unwrap();
+        self.reopen();
+    }
+
+    /// How many files the stage has on the disk.
+    pub(super) fn stage_files(&self) -> usize {
+        let stage = self.folder.path().join("stage");
+        let files = std::fs::read_dir(stage).unwrap();
+        files
+            .filter(|f| f.as_ref().unwrap().file_name() != "spool")
+            .count()
+    }
+
     pub(super) fn create(&self, name: &str) -> (Attr, Opened) {
         self.drive
             .create(CALLER, self.root, name.as_bytes(), 0o644, READ_WRITE)

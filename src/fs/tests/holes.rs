@@ -1,0 +1,148 @@
+//! Holes that are punched, and ranges that are zeroed.
+
+use std::time::Duration;
+
+use super::rig::{READ_WRITE, Rig};
+use crate::fs::FsError;
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::pack::holes::MAX_RUNS;
+
+const PUNCH: i32 = 3;
+const ZERO: i32 = 16;
+
+const LEN: usize = 5 * CHUNK_SIZE as usize + 1000;
+
+/// A file of five chunks and a bit.
+fn content() -> Vec<u8> {
+    (0..LEN).map(|at| (at / 1000) as u8 | 1).collect()
+}
+
+fn fallocate(rig: &Rig, name: &str, offset: u64, len: u64, mode: i32) -> Result<(), FsError> {
+    let ino = rig.ino(name);
+    let opened = rig.drive.open(ino, READ_WRITE)?;
+    let done = rig
+        .drive
+        .fallocate(ino, opened.fh, offset, len, mode, false);
+    rig.drive.release(ino, opened.fh);
+    done
+}
+
+fn publish(rig: &mut Rig) {
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let (built, _) = rig.build(&cut, &changes);
+    cut.settle(&changes, &built).unwrap();
+}
+
+#[test]
+fn punching_goes_on_at_a_full_quota_and_while_a_sync_is_overdue_and_frees_at_once() {
+    let rig = Rig::with_quota(8 << 20);
+    rig.put("f", &content()).unwrap();
+    let free = rig.volume.with_quota(|quota| quota.room_bytes());
+    rig.volume.with_quota(|quota| quota.grow(free)).unwrap();
+    rig.clock.advance(Duration::from_secs(31 * 86_400));
+    assert_eq!(fallocate(&rig, "f", 0, 100, ZERO), Err(FsError::Overdue));
+    let before = rig.used();
+    // The first hole of a file is stored as one chunk of zeros; its run takes some bytes.
+    fallocate(&rig, "f", 0, CHUNK_SIZE, PUNCH).unwrap();
+    assert_eq!(rig.used(), before + 24);
+    fallocate(&rig, "f", CHUNK_SIZE - 7, 3 * CHUNK_SIZE + 9, PUNCH).unwrap();
+    assert!(rig.used() <= before - 3 * CHUNK_SIZE + 100);
+    let attr = rig.drive.getattr(rig.ino("f")).unwrap();
+    assert_eq!(
+        (attr.size, attr.blocks),
+        (LEN as u64, (CHUNK_SIZE + 1000).div_ceil(512))
+    );
+}
+
+#[test]
+fn punching_needs_nothing_of_what_is_published() {
+    let mut rig = Rig::new();
+    rig.put("f", &content()).unwrap();
+    publish(&mut rig);
+    rig.forget_cache();
+    fallocate(&rig, "f", 100, 3 * CHUNK_SIZE, PUNCH).unwrap();
+    // The short last chunk up to the end, and what lies behind, which is nothing.
+    fallocate(&rig, "f", 5 * CHUNK_SIZE, CHUNK_SIZE, PUNCH).unwrap();
+    fallocate(&rig, "f", LEN as u64, 1, PUNCH).unwrap();
+    let mut expected = content();
+    expected[100..100 + 3 * CHUNK_SIZE as usize].fill(0);
+    expected[5 * CHUNK_SIZE as usize..].fill(0);
+    assert!(rig.read("f") == expected);
+    rig.drive.sync().unwrap();
+    rig = rig.crash();
+    assert!(rig.read("f") == expected, "a hole did not survive");
+    publish(&mut rig);
+    assert!(rig.read("f") == expected, "a hole was not published");
+}
+
+#[test]
+fn a_commit_does_not_bring_back_what_was_punched_meanwhile() {
+    let mut rig = Rig::new();
+    let bytes = content();
+    rig.put("f", &bytes).unwrap();
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let chunk = CHUNK_SIZE as usize;
+    fallocate(&rig, "f", CHUNK_SIZE, 2 * CHUNK_SIZE, PUNCH).unwrap();
+    fallocate(&rig, "f", 3 * CHUNK_SIZE, CHUNK_SIZE, ZERO).unwrap();
+    fallocate(&rig, "f", 10, 20, PUNCH).unwrap();
+    let ino = rig.ino("f");
+    let opened = rig.drive.open(ino, READ_WRITE).unwrap();
+    let at = 2 * CHUNK_SIZE + 5;
+    rig.drive.write(ino, opened.fh, at, b"new", false).unwrap();
+    rig.drive.release(ino, opened.fh);
+    let mut expected = bytes.clone();
+    expected[chunk..4 * chunk].fill(0);
+    expected[10..30].fill(0);
+    expected[2 * chunk + 5..2 * chunk + 8].copy_from_slice(b"new");
+
+    let (built, contents) = rig.build(&cut, &changes);
+    assert!(
+        contents.values().any(|then| *then == bytes),
+        "the commit is of another instant"
+    );
+    cut.settle(&changes, &built).unwrap();
+    drop(cut);
+    assert!(rig.read("f") == expected, "after the commit");
+    rig.drive.sync().unwrap();
+    rig = rig.crash();
+    assert!(rig.read("f") == expected, "after a restart");
+    publish(&mut rig);
+    rig.forget_cache();
+    assert!(rig.read("f") == expected, "after the next commit");
+}
+
+#[test]
+fn no_file_passes_the_limit_of_holes() {
+    let rig = Rig::with_quota(64 << 30);
+    let (attr, opened) = rig.create("f");
+    let chunks = 2 * MAX_RUNS as u64 + 20;
+    let whole = |mode| fallocate(&rig, "f", 0, chunks * CHUNK_SIZE, mode);
+    whole(ZERO).unwrap();
+    for chunk in 0..chunks / 2 {
+        let at = 2 * chunk * CHUNK_SIZE;
+        rig.drive
+            .fallocate(attr.ino, opened.fh, at, CHUNK_SIZE, PUNCH, false)
+            .unwrap();
+    }
+    let data = rig.drive.getattr(attr.ino).unwrap().blocks * 512 / CHUNK_SIZE;
+    assert_eq!(data, chunks - MAX_RUNS as u64);
+    whole(PUNCH).unwrap();
+    assert_eq!(rig.drive.getattr(attr.ino).unwrap().blocks, 0);
+    let more = fallocate(&rig, "f", 0, 1 << 40, ZERO);
+    assert_eq!(more, Err(FsError::NotSupported), "a record each");
+    fallocate(&rig, "f", 0, 1 << 40, PUNCH).unwrap();
+}
+
+#[test]
+fn a_file_that_is_punched_whole_leaves_no_bytes_on_the_local_disk() {
+    let rig = Rig::new();
+    rig.put("f", &content()).unwrap();
+    rig.drive.sync().unwrap();
+    assert_eq!(rig.stage_files(), 1);
+    fallocate(&rig, "f", 0, 1 << 30, PUNCH).unwrap();
+    assert_eq!(rig.stage_files(), 1, "not before that is durable");
+    rig.drive.sync().unwrap();
+    assert_eq!(rig.stage_files(), 0);
+}
