@@ -7,6 +7,7 @@
 
 mod change;
 mod save;
+mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

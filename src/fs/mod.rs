@@ -8,6 +8,7 @@ mod allocate;
 mod attr;
 mod attributes;
 mod body;
+mod copy;
 mod create;
 mod cut;
 mod damage;

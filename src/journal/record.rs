@@ -170,7 +170,8 @@ pub(crate) struct Content {
     /// [`Content::version`] that the base holds; equal when nothing is unpublished.
     #[n(3)]
     pub published: u64,
-    /// How often the file was cut: a base built before a cut must not be taken after it.
+    /// How often the file was cut, or took over what another one has published: a base built before
+    /// must not be taken after it.
     #[n(4)]
     pub cuts: u64,
     /// Chunks that are holes, as runs (start, end).

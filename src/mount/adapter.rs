@@ -555,21 +555,37 @@ impl Filesystem for Adapter {
             .serve(Lane::Look, "lseek", reply, call, ReplyLseek::offset);
     }
 
-    /// The kernel then copies through the page cache, and asks no more.
     fn copy_file_range(
         &self,
-        _req: &Request,
-        _from: INodeNo,
-        _from_fh: FileHandle,
-        _from_offset: u64,
-        _to: INodeNo,
-        _to_fh: FileHandle,
-        _to_offset: u64,
-        _len: u64,
+        req: &Request,
+        from: INodeNo,
+        from_fh: FileHandle,
+        from_offset: u64,
+        to: INodeNo,
+        to_fh: FileHandle,
+        to_offset: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(errno::NOT_IMPLEMENTED);
+        trace!(
+            from = from.0,
+            from_offset,
+            to = to.0,
+            to_offset,
+            len,
+            "copy_file_range"
+        );
+        let (from, to) = ((fh(from_fh), from_offset), (fh(to_fh), to_offset));
+        let kill = convert::kills_set_id(req.uid());
+        let call = move |drive: &Drive, _: &mut _| drive.copy_file_range(from, to, len, kill);
+        self.pool.serve(
+            Lane::Change,
+            "copy_file_range",
+            reply,
+            call,
+            ReplyWrite::written,
+        );
     }
 
     fn ioctl(

@@ -7,8 +7,7 @@ use fuser::Errno;
 
 use crate::fs::FsError;
 
-/// A call that the kernel is to handle by itself, and not to ask again (`poll`: always ready;
-/// `copy_file_range`: copied through the page cache).
+/// A call that the kernel is to handle by itself, and not to ask again (`poll`: always ready).
 pub(super) const NOT_IMPLEMENTED: Errno = Errno::ENOSYS;
 
 /// An `ioctl` that files here do not have. Not [`NOT_IMPLEMENTED`], which the kernel hands on to

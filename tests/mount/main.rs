@@ -9,6 +9,7 @@ mod calls;
 mod changed;
 mod command;
 mod conflict;
+mod copies;
 mod hanging;
 mod harness;
 mod kill;

@@ -3,6 +3,7 @@
 //! They are programs of their own; `tests/run setup` builds them into `target/tools`.
 
 use std::fs;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -92,10 +93,11 @@ entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
     assert!(with("ok").len() > 380, "{}", answer.stdout);
 }
 
-/// A history of `fsx` is told by its seed: `fsx -f CONFIG -S SEED` repeats it.
-fn random_history(machine: &Machine, seed: u32) {
-    let config = machine.scratch().join("fsx.toml");
-    let text = r#"
+/// Operations of one history.
+const OPERATIONS: &str = "20000";
+
+/// What they are, and how often each. `invalidate` and `posix_fadvise` have the kernel forget its pages.
+const HISTORY: &str = r#"
 flen = 6291456
 [opsize]
 max = 200000
@@ -109,30 +111,42 @@ truncate = 3
 fsync = 0.1
 fdatasync = 0.1
 invalidate = 1
-posix_fallocate = 1
-sendfile = 1
-punch_hole = 3
 posix_fadvise = 1
+posix_fallocate = 1
+punch_hole = 3
+sendfile = 1
 copy_file_range = 3
 "#;
-    fs::write(&config, text).expect("a file");
-    let mut command = suite("fsx");
-    command
-        .arg("-f")
-        .arg(&config)
-        .args(["-S", &seed.to_string(), "-N", "5000", "-P"])
-        .arg(machine.scratch())
-        .arg(machine.dir().join("fsx"));
-    let answer = run(command, Duration::from_secs(300)).ok();
-    let all = format!("{}{}", answer.stdout, answer.stderr);
-    assert!(all.contains("All operations completed A-OK"), "{all}");
+
+/// Histories of `fsx`, side by side, each on a file of its own. One is told by its seed:
+/// `fsx -f CONFIG -S SEED` repeats it.
+fn random_histories(machine: &Machine, seeds: Range<u32>) {
+    let config = machine.scratch().join("fsx.toml");
+    fs::write(&config, HISTORY).expect("a file");
+    std::thread::scope(|scope| {
+        for seed in seeds {
+            let mut command = suite("fsx");
+            command
+                .arg("-f")
+                .arg(&config)
+                .args(["-S", &seed.to_string(), "-N", OPERATIONS, "-P"])
+                .arg(machine.scratch())
+                .arg(machine.dir().join(format!("fsx-{seed}")));
+            scope.spawn(move || {
+                let answer = run(command, Duration::from_secs(600)).ok();
+                let all = format!("{}{}", answer.stdout, answer.stderr);
+                assert!(
+                    all.contains("All operations completed A-OK"),
+                    "seed {seed}: {all}"
+                );
+            });
+        }
+    });
 }
 
 #[test]
 fn every_byte_of_a_random_history_reads_as_it_was_written() {
-    let machine = Machine::demo();
-    random_history(&machine, 1);
-    random_history(&machine, 2);
+    random_histories(&Machine::demo(), 1..7);
 }
 
 #[test]
@@ -150,8 +164,7 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
         });
         {
             let _end = Ended(&done);
-            random_history(&machine, 3);
-            random_history(&machine, 4);
+            random_histories(&machine, 7..13);
         }
         let commits = commits.join().expect("every flush succeeds");
         assert!(commits > 5, "only {commits} commits ran beside it");

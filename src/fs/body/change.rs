@@ -186,7 +186,7 @@ impl Body {
     }
 
     /// Lets go of a stage file that nothing is staged in.
-    fn retire_unused(&mut self) {
+    pub(super) fn retire_unused(&mut self) {
         if self.staged.is_empty() {
             self.retired
                 .extend(self.stage.take().map(|stage| stage.number()));
@@ -194,7 +194,7 @@ impl Body {
     }
 
     /// Marks the content as changed.
-    fn changed(&mut self, version: u64) {
+    pub(super) fn changed(&mut self, version: u64) {
         self.version = version;
         self.unsaved = true;
     }
@@ -207,7 +207,7 @@ impl Body {
         staged
     }
 
-    fn grow_to(&mut self, size: u64, version: u64) {
+    pub(super) fn grow_to(&mut self, size: u64, version: u64) {
         if self.inline.is_none() {
             let end = self.end_chunk();
             if !self.size.is_multiple_of(CHUNK_SIZE) && !self.holes.contains(end - 1) {
@@ -218,7 +218,7 @@ impl Body {
         self.size = size;
     }
 
-    fn limit_holes(&mut self, version: u64) {
+    pub(super) fn limit_holes(&mut self, version: u64) {
         for run in self.holes.limit() {
             for index in run {
                 self.touch(index, version).fresh = true;

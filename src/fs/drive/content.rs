@@ -160,6 +160,35 @@ impl Drive {
         })
     }
 
+    /// Copies up to `len` bytes from one open file at an offset to another; how many.
+    ///
+    /// # Errors
+    /// Growth; [`FsError::NotSupported`] between tokens, and for what is not on this machine: then it is
+    /// to be copied by reading and writing.
+    pub fn copy_file_range(
+        &self,
+        from: (Fh, u64),
+        to: (Fh, u64),
+        len: u64,
+        kill_set_id: bool,
+    ) -> Result<u32, FsError> {
+        let source = self.handles.get(from.0)?;
+        let read = source.file.as_ref().ok_or(FsError::BadHandle)?;
+        self.with_handle(to.0, |volume, handle, file| {
+            if !handle.writes {
+                return Err(FsError::BadHandle);
+            }
+            if source.slot != handle.slot {
+                return Err(FsError::NotSupported);
+            }
+            let copied = volume.copy(read, from.1, file, to.1, len)?;
+            if kill_set_id {
+                volume.kill_set_id(file.ino)?;
+            }
+            Ok(copied)
+        })
+    }
+
     /// `whence` is `SEEK_DATA` (3) or `SEEK_HOLE` (4).
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 
 use super::rig::{READ_WRITE, Rig};
-use crate::fs::{Changes, Cut, Kind, SetAttr};
+use crate::fs::{Changes, Cut, FsError, Kind, SetAttr};
 use crate::pack::charge;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
@@ -17,6 +17,8 @@ enum Step {
     Resize(u8, u64),
     /// `mode` as fallocate(2).
     Allocate(u8, u64, u64, i32),
+    /// From one file to another or to itself, from here to there.
+    Copy(u8, u8, u64, u64, u64),
     Remove(u8),
     Rename(u8, u8),
     Save(u8),
@@ -44,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (file.clone(), Just(0)).prop_map(|(f, s)| Step::Resize(f, s)),
         1 => (file.clone(), offset(), 1..2_000_000_u64).prop_map(|(f, o, l)| Step::Allocate(f, o, l, 0)),
         3 => (file.clone(), offset(), 1..3_000_000_u64, prop::sample::select(vec![1, 3, 16, 17])).prop_map(|(f, o, l, m)| Step::Allocate(f, o, l, m)),
+        2 => (file.clone(), file.clone(), offset(), offset(), 1..3_000_000_u64).prop_map(|(a, b, o, t, l)| Step::Copy(a, b, o, t, l)),
+        4 => (file.clone(), file.clone(), 0..3_u64, 1..5_u64).prop_map(|(a, b, o, l)| Step::Copy(a, b, o * CHUNK_SIZE, o * CHUNK_SIZE, l * CHUNK_SIZE)),
         1 => file.clone().prop_map(Step::Remove),
         1 => (file.clone(), file.clone()).prop_map(|(a, b)| Step::Rename(a, b)),
         1 => file.prop_map(Step::Save),
@@ -116,6 +120,12 @@ impl Run {
                     self.rig.drive.release(ino, opened.fh);
                 }
             }
+            Step::Copy(from, to, offset, at, len) => {
+                let apart = from != to || offset + len <= at || at + len <= offset;
+                if apart && self.model.contains_key(&name(from)) {
+                    self.copy(&name(from), &name(to), offset, at, len);
+                }
+            }
             Step::Remove(file) => {
                 if self.model.remove(&name(file)).is_some() {
                     self.rig
@@ -173,6 +183,43 @@ impl Run {
             }
             Step::GiveUp => self.cut = None,
         }
+    }
+
+    /// As the kernel and a program do: call after call, and past what cannot be copied so.
+    fn copy(&mut self, from: &str, to: &str, mut offset: u64, mut at: u64, len: u64) {
+        let all = self.model[from].clone();
+        let end = all.len().min((offset + len) as usize);
+        if offset as usize >= end {
+            return;
+        }
+        if !self.model.contains_key(to) {
+            self.write(to, 0, &[]);
+        }
+        let data = &all[offset as usize..end];
+        let bytes = self.model.get_mut(to).unwrap();
+        let to_end = at as usize + data.len();
+        bytes.resize(bytes.len().max(to_end), 0);
+        bytes[at as usize..to_end].copy_from_slice(data);
+        let (from, to) = (self.rig.ino(from), self.rig.ino(to));
+        let source = self.rig.drive.open(from, READ_WRITE).unwrap().fh;
+        let target = self.rig.drive.open(to, READ_WRITE).unwrap().fh;
+        while (offset as usize) < end {
+            let left = end as u64 - offset;
+            let (a, b) = ((source, offset), (target, at));
+            let copied = match self.rig.drive.copy_file_range(a, b, left, false) {
+                Ok(copied) => copied,
+                Err(error) => {
+                    assert_eq!(error, FsError::NotSupported);
+                    let bytes = self.rig.read_handle(from, source, offset, left as u32);
+                    self.rig.drive.write(to, target, at, &bytes, false).unwrap()
+                }
+            };
+            assert!(copied > 0, "no end");
+            offset += u64::from(copied);
+            at += u64::from(copied);
+        }
+        self.rig.drive.release(from, source);
+        self.rig.drive.release(to, target);
     }
 
     fn write(&mut self, name: &str, offset: u64, data: &[u8]) {
