@@ -26,8 +26,8 @@ const INO_BITS: u32 = 48;
 pub struct Opened {
     /// The handle.
     pub fh: Fh,
-    /// Whether pages of an earlier open may be kept (`FOPEN_KEEP_CACHE`).
-    pub keep_cache: bool,
+    /// Whether it was opened to write.
+    pub writes: bool,
 }
 
 /// The mount.

@@ -18,12 +18,11 @@ use fuser::{
 };
 use tracing::trace;
 
+use super::caching::{CAPABILITY, Caching};
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::miss::{Lane, Pool};
-use super::reply::{
-    FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, open_flags,
-};
+use super::reply::{FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up};
 use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError, Opened, StatFs};
 use crate::types::Fh;
@@ -39,11 +38,22 @@ pub(super) struct Adapter {
     pool: Pool,
     show: Presentation,
     clock: Arc<dyn Clock>,
+    caching: Arc<Caching>,
 }
 
 impl Adapter {
-    pub(super) fn new(pool: Pool, show: Presentation, clock: Arc<dyn Clock>) -> Self {
-        Self { pool, show, clock }
+    pub(super) fn new(
+        pool: Pool,
+        show: Presentation,
+        clock: Arc<dyn Clock>,
+        caching: Arc<Caching>,
+    ) -> Self {
+        Self {
+            pool,
+            show,
+            clock,
+            caching,
+        }
     }
 }
 
@@ -66,6 +76,12 @@ impl Filesystem for Adapter {
                 tracing::info!(?flag, "this kernel does without");
             }
         }
+        if config
+            .add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
+            .is_ok()
+        {
+            self.caching.allow_direct();
+        }
         // Both refuse only what is out of range, and these are not.
         let _ = config.set_max_write(WRITE_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
@@ -75,9 +91,17 @@ impl Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         trace!(parent = parent.0, ?name, "lookup");
         let (parent, name) = (ino(parent), bytes(name));
-        let call = move |drive: &Drive, _: &mut _| drive.lookup(parent, &name);
-        self.pool
-            .serve(Lane::Look, "lookup", reply, call, entry(self.show, parent));
+        let call = move |drive: &Drive, _: &mut _| match drive.lookup(parent, &name) {
+            Err(FsError::NotFound) => Ok(None),
+            found => found.map(Some),
+        };
+        self.pool.serve(
+            Lane::Look,
+            "lookup",
+            reply,
+            call,
+            looked_up(self.show, parent),
+        );
     }
 
     fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -230,10 +254,15 @@ impl Filesystem for Adapter {
 
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         trace!(ino = of.0, flags = flags.0, "open");
-        let of = ino(of);
-        let call = move |drive: &Drive, _: &mut _| drive.open(of, flags.0);
-        let send = |reply: ReplyOpen, opened: Opened| {
-            reply.opened(FileHandle(opened.fh.0), open_flags(&opened));
+        let (of, caching) = (ino(of), Arc::clone(&self.caching));
+        let call = move |drive: &Drive, _: &mut _| {
+            let opened = drive.open(of, flags.0)?;
+            let capable = opened.writes && drive.getxattr(of, CAPABILITY).is_ok();
+            Ok((opened, capable))
+        };
+        let send = move |reply: ReplyOpen, (opened, capable): (Opened, bool)| {
+            let how = caching.opened(of, opened.fh, flags.0, capable);
+            reply.opened(FileHandle(opened.fh.0), how);
         };
         self.pool.serve(Lane::Look, "open", reply, call, send);
     }
@@ -251,18 +280,14 @@ impl Filesystem for Adapter {
         trace!(parent = parent.0, ?name, mode, flags, "create");
         let (by, parent, name) = (caller(req), ino(parent), bytes(name));
         let (mode, show) = (convert::permissions(mode), self.show);
+        let caching = Arc::clone(&self.caching);
         let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
         // One time limit for entry and attributes here: the shorter.
         let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
             let ttl = convert::entry_ttl(parent).min(convert::attr_ttl(attr.ino, attr.mode));
             let handle = FileHandle(opened.fh.0);
-            reply.created(
-                &ttl,
-                &show.file_attr(&attr),
-                FIRST,
-                handle,
-                open_flags(&opened),
-            );
+            let how = caching.opened(attr.ino, opened.fh, flags, false);
+            reply.created(&ttl, &show.file_attr(&attr), FIRST, handle, how);
         };
         self.pool.serve(Lane::Change, "create", reply, call, send);
     }
@@ -293,7 +318,7 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -301,26 +326,47 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let caching = Arc::clone(&self.caching);
         let write = move |drive: &Drive, data: &[u8]| {
             if mapped {
-                drive.write_mapped(of, handle, offset, data)
-            } else {
-                drive.write(of, handle, offset, data, kill)
+                let written = drive.write_mapped(of, handle, offset, data)?;
+                return Ok((written, false));
             }
+            let written = drive.write(of, handle, offset, data, kill)?;
+            let due = caching.after_write(of, handle, flags.0);
+            if due.capability {
+                match drive.removexattr(of, CAPABILITY) {
+                    Ok(()) | Err(FsError::NoAttribute) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if due.sync {
+                drive.fsync(of, true)?;
+            }
+            Ok((written, due.pages))
         };
         let first = |drive: &Drive| write(drive, data);
         let own = || {
-            let data = data.to_vec();
+            let (write, data) = (write.clone(), data.to_vec());
             move |drive: &Drive, _: &mut _| write(drive, &data)
         };
-        self.pool.serve_borrowed(
-            Lane::Change,
-            "write",
-            reply,
-            first,
-            own,
-            ReplyWrite::written,
-        );
+        let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
+        let send = move |reply: ReplyWrite, (written, pages): (u32, bool)| {
+            if !pages {
+                return reply.written(written);
+            }
+            aside.run("write", move || {
+                caching.drop_pages(of, offset, written);
+                reply.written(written);
+            });
+        };
+        let lane = if self.caching.syncs(of, handle, flags.0) {
+            Lane::Sync
+        } else {
+            Lane::Change
+        };
+        self.pool
+            .serve_borrowed(lane, "write", reply, first, own, send);
     }
 
     fn flush(
@@ -349,6 +395,7 @@ impl Filesystem for Adapter {
     ) {
         trace!(ino = of.0, fh = handle.0, "release");
         let (of, handle) = (ino(of), fh(handle));
+        self.caching.closed(of, handle);
         let call = move |drive: &Drive, _: &mut _| {
             drive.release(of, handle);
             Ok(())
@@ -487,7 +534,14 @@ impl Filesystem for Adapter {
     ) {
         trace!(ino = of.0, ?name, len = value.len(), flags, "setxattr");
         let (of, name, value) = (ino(of), bytes(name), value.to_vec());
-        let call = move |drive: &Drive, _: &mut _| drive.setxattr(of, &name, &value, flags);
+        let caching = Arc::clone(&self.caching);
+        let call = move |drive: &Drive, _: &mut _| {
+            drive.setxattr(of, &name, &value, flags)?;
+            if name == CAPABILITY {
+                caching.note_capability(of);
+            }
+            Ok(())
+        };
         self.pool
             .serve(Lane::Change, "setxattr", reply, call, empty);
     }

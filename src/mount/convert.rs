@@ -64,9 +64,18 @@ impl Presentation {
 /// The attributes of an entry that has none (`.` and `..`): readdirplus needs number and kind, and
 /// the kernel looks at nothing else of these two.
 pub(super) fn bare_attr(item: &DirItem) -> FileAttr {
+    numbered(item.ino, item.kind)
+}
+
+/// The attributes of an entry that is not there: the kernel looks at the number alone, which is 0.
+pub(super) fn no_attr() -> FileAttr {
+    numbered(Ino(0), Kind::File)
+}
+
+fn numbered(ino: Ino, kind: Kind) -> FileAttr {
     Presentation::default().file_attr(&Attr {
-        ino: item.ino,
-        kind: item.kind,
+        ino,
+        kind,
         size: 0,
         blocks: 0,
         mode: 0,

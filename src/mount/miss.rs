@@ -188,6 +188,11 @@ impl Pool {
         });
     }
 
+    /// Where an answer can be given that has to wait for other calls.
+    pub(super) fn aside(&self) -> Aside {
+        Aside(self.runtime.clone())
+    }
+
     /// Whether a call of `lane` may run on this thread. That saves it the way to another one, so it
     /// may as long as enough threads stay free: half of them from syncs, one from everything that
     /// may wait, so that looking always goes on.
@@ -218,6 +223,15 @@ impl Pool {
                 finish(&shared, &runtime, pending, result, || call, send);
             });
         });
+    }
+}
+
+/// Threads that answer no call.
+pub(super) struct Aside(Handle);
+
+impl Aside {
+    pub(super) fn run(self, op: &'static str, work: impl FnOnce() + Send + 'static) {
+        self.0.spawn_blocking(move || guarded(op, work));
     }
 }
 

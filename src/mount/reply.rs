@@ -6,15 +6,15 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request,
+    Errno, FileHandle, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request,
 };
 
 use super::convert::{self, Presentation};
 use super::errno;
 use super::miss::Reply;
-use crate::fs::{Attr, Caller, DirItem, Drive, FsError, Opened};
+use crate::fs::{Attr, Caller, DirItem, Drive, FsError};
 use crate::types::{Fh, Ino};
 
 /// Inode numbers are never used again, so every inode is the first generation.
@@ -36,14 +36,6 @@ pub(super) fn caller(req: &Request) -> Caller {
     Caller {
         uid: req.uid(),
         gid: req.gid(),
-    }
-}
-
-pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.keep_cache {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::empty()
     }
 }
 
@@ -71,6 +63,21 @@ pub(super) fn entry(
             convert::entry_ttl(parent),
         );
         reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
+    }
+}
+
+/// The answer of `lookup`: also that there is no such entry is believed for a while. Who makes one
+/// goes through the kernel, or tells it.
+pub(super) fn looked_up(
+    show: Presentation,
+    parent: Ino,
+) -> impl FnOnce(ReplyEntry, Option<Attr>) + Send + 'static {
+    move |reply, found| match found {
+        Some(attr) => entry(show, parent)(reply, attr),
+        None => {
+            let ttl = convert::entry_ttl(parent);
+            reply.entry_with_ttls(&ttl, &ttl, &convert::no_attr(), FIRST);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::adapter::Adapter;
+use super::caching::Caching;
 use super::convert::Presentation;
 use super::device::{self, How};
 use super::miss::Pool;
@@ -65,10 +66,12 @@ pub fn start(
     let threads = cores.saturating_mul(2).clamp(THREADS_MIN, THREADS_MAX);
     let pool = Pool::new(drive, fetcher, runtime, threads, options.read_timeout);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let adapter = Adapter::new(pool, Presentation::of(options), clock);
+    let caching = Arc::new(Caching::default());
+    let show = Presentation::of(options);
+    let adapter = Adapter::new(pool, show, clock, Arc::clone(&caching));
 
     let connection = device::mount(&path, options)?;
-    serve(adapter, connection, path.clone(), bare, threads).inspect_err(|_| {
+    serve(adapter, &caching, connection, path.clone(), bare, threads).inspect_err(|_| {
         if let Err(error) = device::unmount(&path, How::Lazily) {
             tracing::warn!(%error, "a mount that did not start stays");
         }
@@ -78,6 +81,7 @@ pub fn start(
 /// Shakes hands over `connection` and starts the threads that serve it.
 fn serve(
     adapter: Adapter,
+    caching: &Caching,
     connection: OwnedFd,
     path: PathBuf,
     bare: BareDirectory,
@@ -92,6 +96,7 @@ fn serve(
     let acl = SessionACL::All;
     let session = Session::from_fd(adapter, connection, acl, config).map_err(failed)?;
     let notifier = Notifier::new(session.notifier());
+    caching.tell_through(notifier.clone());
     let device = mountinfo::top(&path)
         .map_err(failed)?
         .filter(|entry| entry.kind == device::KIND)

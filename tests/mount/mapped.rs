@@ -120,3 +120,85 @@ with mmap.mmap(fd, 200000) as m:
     file.read_exact_at(&mut found, 4096).expect("readable");
     assert_eq!(&found, b"replaced");
 }
+
+/// Writes through a descriptor that only writes, which goes past the page cache, and looks after each
+/// write at what a mapping and another descriptor have, while others keep reading the pages in.
+const WRITE_BESIDE_READERS: &str = r#"
+import mmap, os, signal, sys
+path, rounds, size = sys.argv[1], int(sys.argv[2]), 1 << 20
+w = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+os.pwrite(w, bytes(size), 0)
+readers = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        fd = os.open(path, os.O_RDONLY)
+        while True:
+            os.pread(fd, 8, size - 8)
+            os.pread(fd, 8, size // 2)
+    readers.append(pid)
+try:
+    r = os.open(path, os.O_RDONLY)
+    m = mmap.mmap(r, size, prot=mmap.PROT_READ)
+    missed = 0
+    for i in range(1, rounds + 1):
+        stamp = i.to_bytes(8, "little")
+        os.pwrite(w, stamp * (size // 8), 0)
+        if m[size-8:] != stamp or os.pread(r, 8, size // 2) != stamp:
+            missed += 1
+finally:
+    for pid in readers:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+print(missed)
+"#;
+
+#[test]
+fn a_page_never_stays_older_than_a_write_that_was_answered() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("beside");
+    let python = ["-c", WRITE_BESIDE_READERS].map(Path::new);
+    let rounds = Path::new("500");
+    let told = tool("python3", &[python[0], python[1], &path, rounds]);
+    assert_eq!(told.stdout.trim(), "0", "writes that a reader missed");
+
+    // Nor when it is opened again: what was read in meanwhile was kept.
+    let stamps = 500_u64.to_le_bytes().repeat(1 << 17);
+    assert!(fs::read(&path).expect("the file") == stamps);
+}
+
+#[test]
+fn a_write_takes_a_files_capabilities_away() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("capable");
+    let writer = File::create(&path).expect("a file");
+    let set = |value: &str| {
+        let path = path.to_str().expect("UTF-8");
+        tool(
+            "python3",
+            &[
+                Path::new("-c"),
+                Path::new(
+                    "import os, sys; os.setxattr(sys.argv[1], 'security.capability', bytes.fromhex(sys.argv[2]))",
+                ),
+                Path::new(path),
+                Path::new(value),
+            ],
+        );
+    };
+    let capable = || {
+        let mut value = [0; 64];
+        rustix::fs::getxattr(&path, "security.capability", &mut value[..]).is_ok()
+    };
+    // Revision 2, CAP_NET_RAW permitted and effective.
+    let net_raw = "0100000200200000000000000000000000000000";
+    set(net_raw);
+    assert!(capable());
+    writer.write_at(b"other code", 0).expect("a write");
+    assert!(!capable(), "past the page cache");
+    drop(writer);
+    set(net_raw);
+    let writer = File::options().write(true).open(&path).expect("a file");
+    writer.write_at(b"more of it", 0).expect("a write");
+    assert!(!capable(), "opened with them");
+}

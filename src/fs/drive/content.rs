@@ -206,10 +206,7 @@ impl Drive {
         let fh = self
             .handles
             .insert(Handle::new(slot, volume, file, append, writes));
-        Opened {
-            fh,
-            keep_cache: true,
-        }
+        Opened { fh, writes }
     }
 
     fn with_handle<T>(

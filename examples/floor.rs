@@ -356,14 +356,7 @@ impl Filesystem for Floor {
         reply.ok();
     }
 
-    fn fsync(
-        &self,
-        _req: &Request,
-        _of: INodeNo,
-        _fh: FileHandle,
-        _data: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsync(&self, _req: &Request, _of: INodeNo, _fh: FileHandle, _data: bool, reply: ReplyEmpty) {
         reply.ok();
     }
 
