@@ -107,6 +107,14 @@ impl Volume {
 
     /// The virtual attribute `user.px.FIELD` of an inode.
     pub(super) fn virtual_attribute(&self, ino: Ino, field: &[u8]) -> Result<Vec<u8>, FsError> {
+        if field == b"birth" {
+            let birth_ns = self.inode(ino)?.birth_ns;
+            // Every number of nanoseconds that a record can hold is such a time.
+            let birth = jiff::Timestamp::from_nanosecond(birth_ns.into());
+            return birth
+                .map(|birth| format!("{birth:.9}").into_bytes())
+                .map_err(|_| FsError::NoAttribute);
+        }
         if ino == Ino::ROOT {
             let labels = lock(&self.labels).clone();
             let text = match field {

@@ -10,6 +10,7 @@ mod changed;
 mod command;
 mod conflict;
 mod copies;
+mod corners;
 mod hanging;
 mod harness;
 mod kill;

@@ -1,0 +1,164 @@
+//! Calls and flags that few programs use: each answers as `docs/semantics.md` says.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, getxattr, inotify, ioctl_getflags,
+    ioctl_setflags, open, statx,
+};
+use rustix::io::Errno;
+
+use crate::command::tool;
+use crate::harness::Machine;
+use crate::samples::pattern;
+
+fn birth(path: &Path) -> String {
+    let mut value = [0; 64];
+    let len = getxattr(path, "user.px.birth", &mut value).expect("a time of birth");
+    String::from_utf8_lossy(&value[..len]).into_owned()
+}
+
+#[test]
+fn the_time_of_birth_is_an_attribute_since_statx_cannot_tell_it() {
+    let mut machine = Machine::demo();
+    let path = machine.dir().join("file");
+    let before = jiff::Timestamp::now();
+    fs::write(&path, "x").expect("write");
+    let born = birth(&path);
+    let time: jiff::Timestamp = born.parse().expect("RFC 3339");
+    assert!(before <= time && time <= jiff::Timestamp::now(), "{born}");
+    assert_eq!(born.len(), "2026-01-02T03:04:05.123456789Z".len(), "{born}");
+    // The kernel asks for it by a call that fuser does not know, and shows none.
+    let told = statx(CWD, &path, AtFlags::empty(), StatxFlags::BTIME).expect("statx");
+    assert!(!StatxFlags::from_bits_retain(told.stx_mask).contains(StatxFlags::BTIME));
+
+    fs::write(&path, "changed").expect("write");
+    fs::rename(&path, machine.dir().join("renamed")).expect("rename");
+    let path = machine.dir().join("renamed");
+    assert_eq!(birth(&path), born);
+    assert!(birth(&machine.dir()) < born, "a directory has one too");
+    machine.flush();
+    machine.stop();
+    let mut second = Machine::prepared_second(&machine);
+    second.start();
+    assert_eq!(birth(&second.dir().join("renamed")), born, "from the node");
+}
+
+#[test]
+fn direct_io_reads_and_writes_the_same_bytes() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .custom_flags(direct)
+        .open(&path)
+        .expect("create");
+    let mut expected = pattern(1, 0, 3_000_000);
+    file.write_all_at(&expected, 0).expect("write");
+    // Neither offset nor length nor memory has to be aligned.
+    file.write_all_at(b"odd", 4097).expect("write");
+    expected[4097..4100].copy_from_slice(b"odd");
+    let mut found = vec![0; 1_000_001];
+    file.read_exact_at(&mut found, 7).expect("read");
+    assert!(found == expected[7..1_000_008]);
+    // Pages that others have are not shown when they are old.
+    assert!(fs::read(&path).expect("read") == expected);
+    file.write_all_at(b"again", 10_000).expect("write");
+    expected[10_000..10_005].copy_from_slice(b"again");
+    assert!(fs::read(&path).expect("read") == expected);
+    File::options()
+        .write(true)
+        .open(&path)
+        .expect("open")
+        .write_all_at(b"cached", 20_000)
+        .expect("write");
+    let mut found = [0; 6];
+    file.read_exact_at(&mut found, 20_000).expect("read");
+    assert_eq!(&found, b"cached");
+}
+
+#[test]
+fn who_watches_a_folder_sees_what_happens_on_this_machine() {
+    let machine = Machine::demo();
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("inotify");
+    let flags = inotify::WatchFlags::CREATE
+        | inotify::WatchFlags::MODIFY
+        | inotify::WatchFlags::MOVED_TO
+        | inotify::WatchFlags::DELETE;
+    inotify::add_watch(&watch, machine.dir(), flags).expect("a watch");
+    let path = machine.dir().join("file");
+    fs::write(&path, "x").expect("write");
+    fs::rename(&path, machine.dir().join("renamed")).expect("rename");
+    fs::remove_file(machine.dir().join("renamed")).expect("unlink");
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let mut seen = Vec::new();
+    while let Ok(event) = events.next() {
+        let name = event
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        seen.push((event.events(), name.unwrap_or_default()));
+    }
+    let expected = [
+        (inotify::ReadFlags::CREATE, "file"),
+        (inotify::ReadFlags::MODIFY, "file"),
+        (inotify::ReadFlags::MOVED_TO, "renamed"),
+        (inotify::ReadFlags::DELETE, "renamed"),
+    ];
+    assert_eq!(seen, expected.map(|(event, name)| (event, name.to_owned())));
+}
+
+#[test]
+fn files_without_a_name_flags_and_quota_calls_are_refused_as_told() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    fs::write(&path, "x").expect("write");
+    let unnamed = open(machine.dir(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR);
+    assert_eq!(unnamed.map(drop), Err(Errno::OPNOTSUPP));
+    // As the programs that want one do then.
+    let mut unnamed = tempfile::tempfile_in(machine.dir()).expect("a file that was unlinked");
+    unnamed.write_all(b"x").expect("write");
+    let file = File::open(&path).expect("open");
+    assert_eq!(ioctl_getflags(file.as_fd()), Err(Errno::NOTTY));
+    assert_eq!(
+        ioctl_setflags(file.as_fd(), IFlags::IMMUTABLE),
+        Err(Errno::NOTTY)
+    );
+    let program = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+Q_GETQUOTA, SYS_quotactl_fd = 0x800007, 443
+libc.syscall(SYS_quotactl_fd, fd, Q_GETQUOTA << 8, 0, ctypes.create_string_buffer(256))
+print(ctypes.get_errno())
+"#;
+    let told = tool(
+        "python3",
+        &[Path::new("-c"), Path::new(program), &machine.dir()],
+    );
+    assert_eq!(told.stdout.trim(), Errno::NOSYS.raw_os_error().to_string());
+}
+
+#[test]
+fn a_file_is_always_ready() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    fs::write(&path, "x").expect("write");
+    let program = r#"
+import os, select, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+poll = select.poll()
+poll.register(fd, select.POLLIN | select.POLLOUT | select.POLLPRI)
+print(poll.poll(5000) == [(fd, select.POLLIN | select.POLLOUT)])
+print(select.select([fd], [fd], [fd], 5) == ([fd], [fd], []))
+"#;
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &path]);
+    assert_eq!(told.stdout.trim(), "True\nTrue");
+}
