@@ -18,6 +18,7 @@ mod lost;
 mod mapped;
 mod metadata;
 mod overdue;
+mod permissions;
 mod quota;
 mod samples;
 mod scale;
