@@ -14,6 +14,7 @@ mod corners;
 mod hanging;
 mod harness;
 mod kill;
+mod limits;
 mod lost;
 mod mapped;
 mod metadata;
