@@ -202,3 +202,109 @@ fn a_write_takes_a_files_capabilities_away() {
     writer.write_at(b"more of it", 0).expect("a write");
     assert!(!capable(), "opened with them");
 }
+
+/// Runs a program of Python that is given the paths `args`, and has to succeed.
+#[track_caller]
+fn python(program: &str, args: &[&Path]) -> String {
+    let mut all = vec![Path::new("-c"), Path::new(program)];
+    all.extend(args);
+    tool("python3", &all).stdout.trim().to_owned()
+}
+
+/// A child touches a byte of a mapping; the name of the signal that it died of.
+const TOUCH: &str = r#"
+import mmap, os, signal, sys
+def touch(m, at, value=None):
+    child = os.fork()
+    if child == 0:
+        if value is None:
+            os._exit(m[at])
+        m[at] = value
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+fd = os.open(sys.argv[1], os.O_RDWR)
+"#;
+
+#[test]
+fn a_mapping_ends_where_its_file_is_cut_and_is_zeros_when_it_grows_again() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    let program = format!(
+        "{TOUCH}{}",
+        r#"
+os.pwrite(fd, b"\x07" * 3_000_000, 0)
+shared = mmap.mmap(fd, 3_000_000)
+private = mmap.mmap(fd, 3_000_000, flags=mmap.MAP_PRIVATE)
+print(shared[2_500_000], private[2_500_000], touch(shared, 2_500_000))
+os.ftruncate(fd, 1_000_100)
+# The rest of the last page is zeros; behind it there is nothing, in either mapping.
+print(shared[1_000_099], shared[1_000_100], touch(shared, 1_000_100), private[1_000_100])
+print(touch(shared, 2_500_000), touch(private, 2_500_000), touch(shared, 2_500_000, 1))
+os.ftruncate(fd, 3_000_000)
+print(touch(shared, 2_500_000), private[2_500_000], shared[1_000_099], shared[1_000_100])
+shared[2_500_000] = 9
+shared.flush()
+print(os.pread(fd, 2, 2_500_000), private[2_500_000])
+"#
+    );
+    fs::write(&path, "").expect("writable");
+    let expected = "7 7 7\n7 0 0 0\nSIGBUS SIGBUS SIGBUS\n0 0 7 0\nb'\\t\\x00' 9";
+    assert_eq!(python(&program, &[&path]), expected);
+    machine.flush();
+    let mut expected = vec![7; 1_000_100];
+    expected.resize(3_000_000, 0);
+    expected[2_500_000] = 9;
+    assert!(fs::read(&path).expect("readable") == expected);
+}
+
+#[test]
+fn what_is_stored_into_a_private_mapping_stays_with_its_program() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    fs::write(&path, pattern(1, 0, 300_000)).expect("writable");
+    let program = r#"
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+m = mmap.mmap(fd, 300000, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+before = os.pread(fd, 10, 70000)
+m[70000:70010] = b"privately!"
+m.flush()
+print(os.pread(fd, 10, 70000) == before, m[70000:70010])
+"#;
+    assert_eq!(python(program, &[&path]), "True b'privately!'");
+    assert!(fs::read(&path).expect("readable") == pattern(1, 0, 300_000));
+}
+
+#[test]
+fn mappings_see_what_is_punched_zeroed_copied_and_written_below_them() {
+    let machine = Machine::demo();
+    let (path, source) = (machine.dir().join("file"), machine.dir().join("source"));
+    fs::write(&path, vec![7; 5 << 20]).expect("writable");
+    fs::write(&source, vec![8; 5 << 20]).expect("writable");
+    machine.flush();
+    let program = r#"
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+MIB = 1 << 20
+fd, source = os.open(sys.argv[1], os.O_RDWR), os.open(sys.argv[2], os.O_RDONLY)
+m = mmap.mmap(fd, 5 * MIB)
+at = [5, MIB + 5, 2 * MIB + 5, 3 * MIB + 5, 4 * MIB + 5]
+seen = lambda: [m[i] for i in at]
+print(sum(m[i] for i in range(0, 5 * MIB, 4096)) == 7 * 1280)
+# Stored, not written back yet: what is done to the file comes after.
+m[MIB + 5] = 1
+m[3 * MIB + 5] = 1
+assert libc.fallocate(fd, 3, ctypes.c_long(MIB), ctypes.c_long(MIB)) == 0
+assert libc.fallocate(fd, 16, ctypes.c_long(2 * MIB + 1), ctypes.c_long(100)) == 0
+print(seen())
+print(os.copy_file_range(source, fd, 2 * MIB, 3 * MIB, 3 * MIB) > 0)
+os.pwrite(fd, b"\x02", 5)
+print(seen()[:4])
+m[MIB + 6] = 3
+m.flush()
+print(list(os.pread(fd, 3, MIB + 5)))
+"#;
+    let expected = "True\n[7, 0, 0, 1, 7]\nTrue\n[2, 0, 0, 8]\n[0, 3, 0]";
+    assert_eq!(python(program, &[&path, &source]), expected);
+}
