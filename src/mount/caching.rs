@@ -6,8 +6,9 @@
 //!
 //! Invariant: a page in the cache has the bytes of every write that was answered. The kernel drops
 //! the pages that a direct write meets before it, but not every kernel does so after it, and one that
-//! is read in between has the old bytes. So where a handle that can fill the cache is open beside it,
-//! these pages are dropped once more before the write is answered ([`Caching::after_write`]).
+//! is read in between has the old bytes. So where a handle that can fill the cache was open beside it,
+//! if only for a moment, these pages are dropped once more before the write is answered
+//! ([`Caching::after_write`]).
 //! Called by `adapter` alone.
 
 use std::collections::HashMap;
@@ -44,6 +45,9 @@ struct Open {
     direct: Vec<Fh>,
     /// How many other handles.
     cached: usize,
+    /// One of them was open beside a direct one: it may have read, and be gone, while a write was on
+    /// its way.
+    met: bool,
     /// Was given [`CAPABILITY`] while open.
     capable: bool,
 }
@@ -91,6 +95,7 @@ impl Caching {
         } else {
             open.cached += 1;
         }
+        open.met |= open.cached > 0 && !open.direct.is_empty();
         if access == O_RDONLY {
             // Nothing can have gone wrong that `close` would have to tell.
             how |= FopenFlags::FOPEN_NOFLUSH;
@@ -108,6 +113,7 @@ impl Caching {
             Some(at) => drop(open.direct.swap_remove(at)),
             None => open.cached = open.cached.saturating_sub(1),
         }
+        open.met &= !open.direct.is_empty();
         if open.cached == 0 && open.direct.is_empty() {
             table.remove(&ino);
         }
@@ -126,7 +132,7 @@ impl Caching {
         let mut table = self.lock();
         match table.get_mut(&ino).filter(|open| open.has(fh)) {
             Some(open) => Due {
-                pages: open.cached > 0,
+                pages: open.met,
                 capability: std::mem::take(&mut open.capable),
                 sync: flags & O_DSYNC != 0,
             },
@@ -181,8 +187,12 @@ mod tests {
             // What goes through the cache changes the pages itself.
             assert!(!caching.after_write(FILE, Fh(2), 0).pages);
             caching.closed(FILE, Fh(2));
-            assert!(!caching.after_write(FILE, Fh(1), 0).pages);
+            // It may have read while a write was on its way.
+            assert!(caching.after_write(FILE, Fh(1), 0).pages);
         }
+        caching.closed(FILE, Fh(1));
+        assert!(is_direct(caching.opened(FILE, Fh(3), O_WRONLY, false)));
+        assert!(!caching.after_write(FILE, Fh(3), 0).pages);
     }
 
     #[test]
