@@ -205,8 +205,8 @@ pub struct MintAnswer {
     pub contract: String,
     /// Hash of the transaction.
     pub transaction: String,
-    /// The name key's name.
-    pub name: String,
+    /// The name key's name; null where the contract keeps none.
+    pub name: Option<String>,
 }
 
 /// Answer of `mint --print` and `register --print`: the transaction that is to be sent by other means.
@@ -222,8 +222,8 @@ pub struct CallAnswer {
     pub data: String,
     /// The account nonce that the name key belongs to.
     pub nonce: u64,
-    /// The name key's name.
-    pub name: String,
+    /// The name key's name; null where the contract keeps none.
+    pub name: Option<String>,
 }
 
 /// Answer of `sync`.
@@ -233,8 +233,8 @@ pub struct SyncAnswer {
     pub token: TokenId,
     /// Hash of the transaction.
     pub transaction: String,
-    /// The request.
-    pub request: String,
+    /// The request; null where no oracle is asked.
+    pub request: Option<String>,
     /// Usage that the chain took; null when it was not waited for.
     pub usage: Option<u64>,
     /// Sequence that the chain took; null when it was not waited for.

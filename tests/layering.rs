@@ -75,7 +75,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("fuser::", &["mount/"]),
     ("redb::", &["journal/"]),
     ("revm::", &["chain/"]),
-    ("sol!", &["chain/contract.rs"]),
+    ("sol!", &["chain/contract.rs", "chain/contract/"]),
 ];
 
 /// The one table of errno constants.

@@ -11,6 +11,9 @@ use super::ChainError;
 
 pub(super) use self::abi::IPxSync as PxSync;
 pub(super) use self::abi::OracleForwarder;
+pub(super) use self::additive::{IPxV1 as PxV1, IPxV2 as PxV2};
+
+mod additive;
 
 #[allow(missing_docs, unreachable_pub, reason = "made by a macro")]
 mod abi {
@@ -230,7 +233,7 @@ pub(super) fn forwarder_code(
     )
 }
 
-fn creation(artifact: &str, arguments: Vec<u8>) -> Result<Bytes, ChainError> {
+pub(super) fn creation(artifact: &str, arguments: Vec<u8>) -> Result<Bytes, ChainError> {
     let broken = || ChainError::Permanent("the built-in contract is damaged".to_owned());
     let artifact: serde_json::Value = serde_json::from_str(artifact).map_err(|_| broken())?;
     let code = artifact.get("bytecode").and_then(|code| code.as_str());
@@ -295,18 +298,62 @@ mod tests {
         }
     }
 
+    /// What a function answers, as the ABI has it.
+    fn answers(artifact: &str, function: &str) -> String {
+        let artifact: Value = serde_json::from_str(artifact).unwrap();
+        let mut entries = artifact["abi"].as_array().unwrap().iter();
+        let entry = entries.find(|entry| entry["name"] == function).unwrap();
+        types(&entry["outputs"])
+    }
+
+    #[test]
+    fn the_older_dialects_are_those_of_the_contracts_that_behave_so() {
+        use alloy::sol_types::{SolCall, SolType};
+        let v1 = include_str!("../../contracts/artifacts/PxV1.json");
+        let v2 = include_str!("../../contracts/artifacts/PxV2.json");
+        let (functions, older) = (signatures(v2, "function"), signatures(v1, "function"));
+        for signature in PxV2::IPxV2Calls::SIGNATURES {
+            assert!(functions.contains(*signature), "{signature}");
+        }
+        for signature in PxV1::IPxV1Calls::SIGNATURES {
+            assert!(older.contains(*signature), "{signature}");
+        }
+        fn answered<C: SolCall>() -> String {
+            let name = <C::ReturnTuple<'static> as SolType>::SOL_NAME;
+            name.trim_start_matches('(')
+                .trim_end_matches(')')
+                .to_owned()
+        }
+        assert_eq!(answers(v2, "pxStorage"), answered::<PxV2::pxStorageCall>());
+        assert_eq!(answers(v1, "pxStorage"), answered::<PxV1::pxStorageCall>());
+        assert_eq!(answers(v2, "canUpload"), answered::<PxV2::canUploadCall>());
+        let package = PxV2::Package::eip712_encode_type();
+        assert_eq!(
+            format!("Package({})", listed(v2, "getAllPackages")),
+            package
+        );
+        let package = PxV1::Package::eip712_encode_type();
+        assert_eq!(
+            format!("Package({})", listed(v1, "getAllPackages")),
+            package
+        );
+    }
+
+    /// Types and names of the fields of the struct that a function answers.
+    fn listed(artifact: &str, function: &str) -> String {
+        let artifact: Value = serde_json::from_str(artifact).unwrap();
+        let mut entries = artifact["abi"].as_array().unwrap().iter();
+        let entry = entries.find(|entry| entry["name"] == function).unwrap();
+        let fields = entry["outputs"][0]["components"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let fields = fields.map(|field| text(&field["type"]) + " " + &text(&field["name"]));
+        fields.collect::<Vec<_>>().join(",")
+    }
+
     #[test]
     fn structs_have_the_fields_of_the_committed_artifacts() {
         let artifact = include_str!("../../contracts/artifacts/PxSync.json");
-        let artifact: Value = serde_json::from_str(artifact).unwrap();
-        let returned = |function: &str| {
-            let mut entries = artifact["abi"].as_array().unwrap().iter();
-            let entry = entries.find(|entry| entry["name"] == function).unwrap();
-            let fields = entry["outputs"][0]["components"].as_array().unwrap().iter();
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            let fields = fields.map(|field| text(&field["type"]) + " " + &text(&field["name"]));
-            fields.collect::<Vec<_>>().join(",")
-        };
+        let returned = |function| listed(artifact, function);
         let info = PxSync::TokenInfo::eip712_encode_type();
         let package = PxSync::Package::eip712_encode_type();
         assert_eq!(format!("TokenInfo({})", returned("tokenInfo")), info);

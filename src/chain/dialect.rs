@@ -1,21 +1,29 @@
 //! Which dialect a token contract speaks.
 //!
-//! Invariant: a contract is told by what it says of itself (ERC-165), never by its address. Called
-//! by `ledger`, once for each contract.
+//! Invariant: a contract is told by what it answers (ERC-165, the shape of its answers), never by
+//! its address, nor by the words of a refusal. Called by `ledger`, once for each contract.
 
 use alloy::eips::BlockId;
-use alloy::primitives::Address;
+use alloy::primitives::{Address, Bytes, FixedBytes, U256, hex};
+use alloy::providers::Provider;
+use alloy::sol_types::SolCall;
 
-use super::ChainError;
-use super::contract::{PX_SYNC_ID, PxSync};
+use super::contract::{PX_SYNC_ID, PxSync, PxV1, PxV2};
 use super::endpoint::Endpoint;
+use super::{Accounting, ChainError};
 
-/// The dialects of the token contract. `px-v2` and `px-v1` have no ERC-165 id of their own and come
-/// later: they will be told by the shape of `pxStorage`.
+/// ERC-165 identifier of ERC-721.
+const ERC721_ID: FixedBytes<4> = FixedBytes(hex!("80ac58cd"));
+
+/// The dialects of the token contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// The protocol with name keys, epochs and an oracle.
     PxSync,
+    /// The contracts that count uploads, and add usage up.
+    PxV2,
+    /// The older ones, which add usage up and count no uploads.
+    PxV1,
 }
 
 impl Dialect {
@@ -24,6 +32,17 @@ impl Dialect {
     pub fn name(self) -> &'static str {
         match self {
             Self::PxSync => "px-sync",
+            Self::PxV2 => "px-v2",
+            Self::PxV1 => "px-v1",
+        }
+    }
+
+    /// How it accounts for stored bytes.
+    #[must_use]
+    pub fn accounting(self) -> Accounting {
+        match self {
+            Self::PxSync => Accounting::Absolute,
+            Self::PxV2 | Self::PxV1 => Accounting::Additive,
         }
     }
 
@@ -33,7 +52,6 @@ impl Dialect {
     /// [`ChainError::Permanent`] when there is no contract, or it speaks no dialect that is known
     /// here; [`ChainError::Transient`] when the chain does not answer.
     pub async fn of(endpoint: &Endpoint, contract: Address) -> Result<Self, ChainError> {
-        use alloy::providers::Provider;
         let code = endpoint.provider().get_code_at(contract).await;
         if code.map_err(|fault| endpoint.fault(fault))?.is_empty() {
             let id = endpoint.chain_id().await?;
@@ -42,15 +60,79 @@ impl Dialect {
                 endpoint.label()
             )));
         }
-        let question = PxSync::supportsInterfaceCall {
-            interfaceId: PX_SYNC_ID,
+        let speaks = async |id| {
+            let question = PxSync::supportsInterfaceCall { interfaceId: id };
+            let answer = asked(endpoint, contract, &question).await?;
+            // Exactly one word that is 1: a fallback that answers anything is no answer.
+            Ok::<_, ChainError>(answer.is_some_and(|answer| one_word(&answer) == Some(U256::ONE)))
         };
-        match endpoint.call(contract, &question, BlockId::latest()).await {
-            Ok(true) => Ok(Self::PxSync),
-            Err(fault @ ChainError::Transient(_)) => Err(fault),
-            Ok(false) | Err(_) => Err(ChainError::Permanent(format!(
-                "contract {contract} does not speak px-sync, the only dialect that is supported yet"
-            ))),
+        // By ERC-165 nobody speaks this one: who says so says yes to everything.
+        let honest = !speaks(FixedBytes([0xff; 4])).await?;
+        if honest && speaks(PX_SYNC_ID).await? {
+            return Ok(Self::PxSync);
         }
+        let older = match honest && speaks(ERC721_ID).await? {
+            true => older(endpoint, contract).await?,
+            false => None,
+        };
+        older.ok_or_else(|| {
+            ChainError::Permanent(format!(
+                "contract {contract} speaks none of px-sync, px-v2 and px-v1: check --contract"
+            ))
+        })
     }
+}
+
+/// Which of the older dialects, if one: these answer about tokens that do not exist, too.
+async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>, ChainError> {
+    let can = PxV2::canUploadCall {
+        tokenId: U256::ZERO,
+        newUsage: U256::ZERO,
+    };
+    let can = asked(endpoint, contract, &can).await?;
+    if !can.is_some_and(|answer| matches!(answer.len(), 32 | 96)) {
+        return Ok(None);
+    }
+    let read = PxV2::pxStorageCall {
+        tokenId: U256::ZERO,
+    };
+    let Some(read) = asked(endpoint, contract, &read).await? else {
+        return Ok(None);
+    };
+    // Both forms begin with the offset of the first text, which lies right behind the fields.
+    let fields = read
+        .first_chunk()
+        .map(|word| U256::from_be_bytes::<32>(*word));
+    Ok(
+        if fields == Some(U256::from(9 * 32)) && whole::<PxV2::pxStorageCall>(&read) {
+            Some(Dialect::PxV2)
+        } else if fields == Some(U256::from(8 * 32)) && whole::<PxV1::pxStorageCall>(&read) {
+            Some(Dialect::PxV1)
+        } else {
+            None
+        },
+    )
+}
+
+/// What the contract answers; `None` when it refuses.
+async fn asked<C: SolCall>(
+    endpoint: &Endpoint,
+    contract: Address,
+    question: &C,
+) -> Result<Option<Bytes>, ChainError> {
+    let data = question.abi_encode().into();
+    match endpoint.call_raw(contract, data, BlockId::latest()).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(ChainError::Reverted(_)) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn one_word(answer: &Bytes) -> Option<U256> {
+    let word: [u8; 32] = answer.as_ref().try_into().ok()?;
+    Some(U256::from_be_bytes(word))
+}
+
+fn whole<C: SolCall>(answer: &Bytes) -> bool {
+    C::abi_decode_returns_validate(answer).is_ok()
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, TxKind};
 use alloy::providers::{DynProvider, Provider, RootProvider};
-use alloy::rpc::client::RpcClient;
+use alloy::rpc::client::{BatchRequest, RpcClient};
 use alloy::rpc::json_rpc::{ErrorPayload, RpcError};
-use alloy::rpc::types::{TransactionInput, TransactionRequest};
-use alloy::sol_types::SolCall;
+use alloy::rpc::types::{Filter, Log, TransactionInput, TransactionRequest};
+use alloy::sol_types::{Revert, SolCall, SolError};
 use alloy::transports::http::reqwest;
 use alloy::transports::{TransportError, TransportErrorKind};
 use tokio::sync::OnceCell;
@@ -23,9 +23,13 @@ use super::ChainError;
 use super::contract::error_words;
 use super::embedded;
 
+mod busy;
+
 /// How long one request over HTTP may take, and how long connecting to the server.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Calls of one request: what public endpoints let through.
+const BATCH: usize = 100;
 
 /// A chain that can be asked. Cheap to clone.
 #[derive(Clone)]
@@ -75,7 +79,8 @@ impl Endpoint {
         Self::new(RpcClient::new(chain.clone(), true), "embedded", true)
     }
 
-    fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
+    /// The chain behind any client.
+    pub(super) fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
         Self {
             provider: RootProvider::new(client).erased(),
             label: label.into(),
@@ -166,10 +171,55 @@ impl Endpoint {
         call: &C,
         block: BlockId,
     ) -> Result<C::Return, ChainError> {
-        let request = request(contract, call);
-        let output = self.provider.call(request).block(block).await;
-        let output = output.map_err(|fault| self.fault(fault))?;
+        let output = self
+            .call_raw(contract, call.abi_encode().into(), block)
+            .await?;
         self.read::<C>(contract, &output)
+    }
+
+    /// The bytes that a contract answers to `data`.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] with the contract's reason, else as [`Endpoint::fault`].
+    pub(super) async fn call_raw(
+        &self,
+        contract: Address,
+        data: Bytes,
+        block: BlockId,
+    ) -> Result<Bytes, ChainError> {
+        let output = self.provider.call(request(contract, data)).block(block);
+        output.await.map_err(|fault| self.fault(fault))
+    }
+
+    /// What a contract answers to each of `calls`, in as few requests as are allowed; those that it
+    /// refuses are [`ChainError::Reverted`], each in its place.
+    ///
+    /// # Errors
+    /// As [`Endpoint::fault`], when one has no answer at all.
+    pub(super) async fn call_many(
+        &self,
+        contract: Address,
+        calls: &[Bytes],
+        block: BlockId,
+    ) -> Result<Vec<Result<Bytes, ChainError>>, ChainError> {
+        let fault = |fault| self.fault(fault);
+        let mut answers = Vec::with_capacity(calls.len());
+        for some in calls.chunks(BATCH) {
+            let mut batch = BatchRequest::new(self.provider.client());
+            let mut waiting = Vec::with_capacity(some.len());
+            for data in some {
+                let call = (request(contract, data.clone()), block);
+                waiting.push(batch.add_call("eth_call", &call).map_err(fault)?);
+            }
+            batch.send().await.map_err(fault)?;
+            for answer in waiting {
+                answers.push(match answer.await.map_err(fault) {
+                    Err(refused @ ChainError::Reverted(_)) => Err(refused),
+                    answer => Ok(answer?),
+                });
+            }
+        }
+        Ok(answers)
     }
 
     /// Reads what a function has answered.
@@ -184,6 +234,33 @@ impl Endpoint {
                 self.label,
                 C::SIGNATURE
             ))
+        })
+    }
+
+    /// The logs that `filter` asks for.
+    ///
+    /// # Errors
+    /// [`LogsFault::TooMuch`] when the endpoint does not give so many, or so old ones, at once.
+    pub(super) async fn logs(&self, filter: &Filter) -> Result<Vec<Log>, LogsFault> {
+        let fault = match self.provider.get_logs(filter).await {
+            Ok(logs) => return Ok(logs),
+            Err(fault) => fault,
+        };
+        // Endpoints word it in a hundred ways, so whatever refuses these blocks alone counts.
+        let too_much = match &fault {
+            RpcError::ErrorResp(payload) => !busy::is_later(payload),
+            RpcError::Transport(TransportErrorKind::HttpError(fault)) => {
+                matches!(fault.status, 400 | 413 | 422)
+            }
+            RpcError::Transport(TransportErrorKind::Custom(fault)) => fault
+                .downcast_ref::<reqwest::Error>()
+                .is_some_and(reqwest::Error::is_timeout),
+            _ => false,
+        };
+        let fault = self.fault(fault);
+        Err(match too_much {
+            true => LogsFault::TooMuch(fault.to_string()),
+            false => LogsFault::Other(fault),
         })
     }
 
@@ -208,22 +285,39 @@ impl Endpoint {
     }
 }
 
+/// Why there are no logs.
+#[derive(Debug)]
+pub(super) enum LogsFault {
+    /// Fewer blocks may do.
+    TooMuch(String),
+    /// It has nothing to do with the blocks.
+    Other(ChainError),
+}
+
 /// A call as `eth_call` takes it.
-pub(super) fn request<C: SolCall>(contract: Address, call: &C) -> TransactionRequest {
+fn request(contract: Address, data: Bytes) -> TransactionRequest {
     TransactionRequest {
         to: Some(TxKind::Call(contract)),
-        input: TransactionInput::both(call.abi_encode().into()),
+        input: TransactionInput::both(data),
         ..TransactionRequest::default()
     }
 }
 
 fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     let message = payload.message.as_ref();
-    if let Some(reason) = message.strip_prefix("execution reverted") {
-        let words = one_line(reason.trim_start_matches([':', ' ']));
-        let data: Option<Bytes> = payload.try_data_as().and_then(Result::ok);
+    if let Some(reason) = reverted(payload) {
+        let words = one_line(reason);
+        let data = payload
+            .data
+            .as_ref()
+            .and_then(|data| revert_data(data.get()));
         let data = data.unwrap_or_default();
         // An error without words is worded in another way by each node: by its data it is the same.
+        let told = Revert::abi_decode(&data).map(|told| one_line(&told.reason));
+        let words = match told {
+            Ok(told) if words.is_empty() => told,
+            _ => words,
+        };
         let line = match (error_words(&data), words.as_str()) {
             (Some(words), _) => format!("reverted: {words}"),
             (None, words) if words.is_empty() || words.starts_with("custom error") => {
@@ -247,10 +341,42 @@ fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     ];
     if of_transaction.iter().any(|words| lower.contains(words)) {
         ChainError::Reverted(line)
-    } else if payload.is_retry_err() {
+    } else if busy::is_later(payload) {
         ChainError::Transient(format!("{at} is busy: {line}"))
     } else {
         ChainError::Permanent(format!("{at} answered: {line}"))
+    }
+}
+
+/// The bytes that a contract refused with, out of an error's `data`: hex, or text that ends in it,
+/// or an object that holds it somewhere.
+fn revert_data(json: &str) -> Option<Bytes> {
+    fn find(value: &serde_json::Value) -> Option<Bytes> {
+        match value {
+            serde_json::Value::String(text) => text.rsplit(' ').next()?.parse().ok(),
+            serde_json::Value::Object(fields) => fields.values().find_map(find),
+            _ => None,
+        }
+    }
+    find(&serde_json::from_str(json).ok()?)
+}
+
+/// What follows the word that a contract refused, as each kind of node says it.
+fn reverted(payload: &ErrorPayload) -> Option<&str> {
+    let message = payload.message.as_ref();
+    let known = [
+        "execution reverted",
+        "Execution reverted",
+        "VM Exception while processing transaction: revert",
+        // OpenEthereum and Nethermind tell the rest in the data.
+        "VM execution error",
+        "reverted",
+    ];
+    let rest = known.iter().find_map(|known| message.strip_prefix(known));
+    match rest {
+        Some(rest) => Some(rest.trim_start_matches([':', ' ', '.', ','])),
+        // Code 3 is what geth gives this, whatever the words.
+        None => (payload.code == 3).then_some(""),
     }
 }
 

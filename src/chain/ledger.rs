@@ -1,7 +1,11 @@
-//! The ledger over a real contract: the tokens of a wallet and what each grants.
+//! The ledger over a real contract: the tokens of a wallet and what each grants, whatever the
+//! dialect.
 //!
-//! Invariant: a snapshot is of one block, and costs two requests for up to 100 tokens. Called
+//! Invariant: a snapshot is of one block, and costs a few requests for up to 100 tokens. Called
 //! through [`Ledger`] by `run`, `mount` and `publish`; the list of packages by the command line.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, U256};
@@ -11,11 +15,17 @@ use alloy::rpc::types::Block;
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
-use super::contract::PxSync;
+use self::owned::Owned;
+use super::contract::{PxSync, PxV1, PxV2};
 use super::dialect::Dialect;
 use super::endpoint::Endpoint;
 use super::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::types::TokenId;
+
+mod additive;
+mod owned;
+#[cfg(test)]
+mod tests;
 
 /// Tokens of one request, and the most tokens of a wallet.
 const PAGE: u64 = 100;
@@ -44,7 +54,9 @@ pub struct ContractLedger {
     endpoint: Endpoint,
     contract: Address,
     owner: Address,
-    dialect: std::sync::Arc<OnceCell<Dialect>>,
+    dialect: Arc<OnceCell<Dialect>>,
+    /// What was found where the contract does not list a wallet's tokens.
+    found: Arc<Owned>,
 }
 
 impl ContractLedger {
@@ -55,7 +67,19 @@ impl ContractLedger {
             endpoint,
             contract,
             owner,
-            dialect: std::sync::Arc::default(),
+            dialect: Arc::default(),
+            found: Arc::default(),
+        }
+    }
+
+    /// The same, keeping between runs, in `folder`, which tokens it has found. (Only contracts that
+    /// do not list a wallet's tokens need that; nothing is lost with the file.)
+    #[must_use]
+    pub fn remember(self, chain_id: u64, folder: &Path) -> Self {
+        let file = format!("{chain_id}-{:#x}-{:#x}.json", self.contract, self.owner);
+        Self {
+            found: Arc::new(Owned::kept(folder.join(file))),
+            ..self
         }
     }
 
@@ -79,13 +103,25 @@ impl ContractLedger {
     /// # Errors
     /// [`ChainError::Transient`] or [`ChainError::Permanent`].
     pub async fn packages(&self) -> Result<Vec<Package>, ChainError> {
-        match self.dialect().await? {
+        let latest = BlockId::latest();
+        let (endpoint, contract) = (&self.endpoint, self.contract);
+        Ok(match self.dialect().await? {
             Dialect::PxSync => {
                 let call = PxSync::getAllPackagesCall {};
-                let packages = self.endpoint.call(self.contract, &call, BlockId::latest());
-                Ok(packages.await?.into_iter().map(package).collect())
+                let all = endpoint.call(contract, &call, latest).await?;
+                all.into_iter().map(package).collect()
             }
-        }
+            Dialect::PxV2 => {
+                let call = PxV2::getAllPackagesCall {};
+                let all = endpoint.call(contract, &call, latest).await?;
+                all.into_iter().map(Package::from).collect()
+            }
+            Dialect::PxV1 => {
+                let call = PxV1::getAllPackagesCall {};
+                let all = endpoint.call(contract, &call, latest).await?;
+                all.into_iter().map(Package::from).collect()
+            }
+        })
     }
 
     /// The newest block, and chain time: that block's, but on a chain that mines only when there is
@@ -144,32 +180,38 @@ impl ContractLedger {
 #[async_trait]
 impl Ledger for ContractLedger {
     async fn snapshot(&self) -> Result<Snapshot, ChainError> {
-        match self.dialect().await? {
-            Dialect::PxSync => {
-                let (block, at, timestamp_s) = self.newest().await?;
-                Ok(Snapshot {
-                    block,
-                    timestamp_s,
-                    tokens: self.owned(at).await?,
-                })
-            }
-        }
+        let dialect = self.dialect().await?;
+        let (block, at, timestamp_s) = self.newest().await?;
+        let tokens = match dialect {
+            Dialect::PxSync => self.owned(at).await?,
+            Dialect::PxV2 | Dialect::PxV1 => self.owned_additive(dialect, block, at).await?,
+        };
+        Ok(Snapshot {
+            block,
+            timestamp_s,
+            tokens,
+        })
     }
 
     async fn token(&self, id: TokenId) -> Result<TokenInfo, ChainError> {
-        match self.dialect().await? {
-            Dialect::PxSync => {
-                let call = PxSync::tokenInfoCall { tokenId: id.0 };
-                let found = self.endpoint.call(self.contract, &call, BlockId::latest());
-                match found.await {
-                    Ok(found) => Ok(token(found)),
-                    Err(ChainError::Reverted(_)) => Err(ChainError::Missing(format!(
-                        "token {id} does not exist on contract {}",
-                        self.contract
-                    ))),
-                    Err(fault) => Err(fault),
-                }
-            }
+        let absent = || {
+            ChainError::Missing(format!(
+                "token {id} does not exist on contract {}",
+                self.contract
+            ))
+        };
+        let dialect = self.dialect().await?;
+        if dialect != Dialect::PxSync {
+            let ids = [id.0];
+            let read = self.read_additive(dialect, &ids, BlockId::latest());
+            return read.await?.pop().ok_or_else(absent);
+        }
+        let call = PxSync::tokenInfoCall { tokenId: id.0 };
+        let found = self.endpoint.call(self.contract, &call, BlockId::latest());
+        match found.await {
+            Ok(found) => Ok(token(found)),
+            Err(ChainError::Reverted(_)) => Err(absent()),
+            Err(fault) => Err(fault),
         }
     }
 }

@@ -12,6 +12,8 @@ pub mod embedded;
 pub mod endpoint;
 mod keystore;
 pub mod ledger;
+#[cfg(test)]
+mod meddle;
 pub mod memory;
 pub mod oracle;
 #[cfg(test)]

@@ -32,13 +32,13 @@ const RICH: B256 = b256!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d
 const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
 
 #[path = "../../tests/common/anvil.rs"]
-mod anvil;
+pub(super) mod anvil;
 
 /// A chain under test, with a fresh account that has a thousand coins.
-struct Site {
-    endpoint: Endpoint,
-    payer: Transactor,
-    wallet: Wallet,
+pub(super) struct Site {
+    pub(super) endpoint: Endpoint,
+    pub(super) payer: Transactor,
+    pub(super) wallet: Wallet,
     /// The process behind it, if there is one.
     _anvil: Option<Anvil>,
 }
@@ -62,13 +62,18 @@ async fn sites() -> Vec<Site> {
     sites
 }
 
-fn rich() -> Wallet {
+pub(super) fn rich() -> Wallet {
     Wallet::from_secret(Zeroizing::new(RICH.0)).unwrap()
 }
 
-fn embedded() -> Endpoint {
+/// An embedded chain in memory, on which [`rich`] has coins.
+pub(super) fn embedded_handle() -> Handle {
     let genesis = Genesis::default().fund([rich().address()]);
-    Endpoint::embedded(&Handle::memory(&genesis, Arc::new(SystemClock)).unwrap())
+    Handle::memory(&genesis, Arc::new(SystemClock)).unwrap()
+}
+
+fn embedded() -> Endpoint {
+    Endpoint::embedded(&embedded_handle())
 }
 
 /// A thousand coins.
@@ -80,7 +85,9 @@ async fn give(endpoint: &Endpoint, to: Address) {
 }
 
 /// Runs `test` on every chain; what it answers must be the same on all.
-async fn everywhere<T: PartialEq + std::fmt::Debug>(test: impl AsyncFn(&Site) -> T) -> T {
+pub(super) async fn everywhere<T: PartialEq + std::fmt::Debug>(
+    test: impl AsyncFn(&Site) -> T,
+) -> T {
     let mut seen: Option<T> = None;
     for site in sites().await {
         let here = test(&site).await;
@@ -92,7 +99,7 @@ async fn everywhere<T: PartialEq + std::fmt::Debug>(test: impl AsyncFn(&Site) ->
     seen.unwrap()
 }
 
-async fn suite(site: &Site) -> Deployment {
+pub(super) async fn suite(site: &Site) -> Deployment {
     let operators = [site.payer.address()];
     deploy(&site.payer, &operators, 1).await.unwrap()
 }
@@ -432,7 +439,7 @@ async fn an_address_that_is_no_token_contract_is_named() {
         let suite = suite(site).await;
         for (address, words) in [
             (Address::repeat_byte(0xee), "there is no contract at 0x"),
-            (suite.forwarder, "does not speak px-sync"),
+            (suite.forwarder, "speaks none of px-sync, px-v2 and px-v1"),
         ] {
             let ledger = ContractLedger::new(site.endpoint.clone(), address, Address::ZERO);
             let fault = ledger.snapshot().await.unwrap_err();

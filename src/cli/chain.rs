@@ -127,6 +127,10 @@ pub(super) fn sync(setup: &Setup, token: TokenId, wait: bool) -> anyhow::Result<
             "token {token} is synced: {} in use, sequence {sequence}",
             bytes(usage)
         )),
+        _ if synced.request.is_none() => text_answer(&format!(
+            "token {token} is up to date, by transaction {}",
+            synced.transaction
+        )),
         _ => text_answer(&format!(
             "token {token}: the oracle is asked, in transaction {}",
             synced.transaction
@@ -154,22 +158,28 @@ pub(super) fn call(setup: &Setup, data: Bytes, value_wei: U256) -> anyhow::Resul
 }
 
 fn show_minted(setup: &Setup, minted: &MintAnswer, done: &str) -> anyhow::Result<Exit> {
-    match setup.json {
-        true => json_answer(minted),
-        false => text_answer(&format!(
-            "token {} is {done}, in transaction {}\nits name is {}",
-            minted.token, minted.transaction, minted.name
-        )),
+    if setup.json {
+        return json_answer(minted);
     }
+    let (token, transaction) = (minted.token, &minted.transaction);
+    let mut text = format!("token {token} is {done}, in transaction {transaction}");
+    if let Some(name) = &minted.name {
+        text += &format!("\nits name is {name}");
+    }
+    text_answer(&text)
 }
 
 fn show_call(setup: &Setup, request: &Request) -> anyhow::Result<Exit> {
     let call: CallAnswer = answer(setup, request)?;
-    match setup.json {
-        true => json_answer(&call),
-        false => text_answer(&format!(
-            "chain {}\nto    {}\nvalue {} wei\nnonce {} (the name key belongs to it)\nname  {}\ndata  {}",
-            call.chain_id, call.to, call.value_wei, call.nonce, call.name, call.data
-        )),
+    if setup.json {
+        return json_answer(&call);
     }
+    let name = call.name.as_ref().map_or_else(String::new, |name| {
+        let nonce = call.nonce;
+        format!("\nnonce {nonce} (the name key belongs to it)\nname  {name}")
+    });
+    text_answer(&format!(
+        "chain {}\nto    {}\nvalue {} wei{name}\ndata  {}",
+        call.chain_id, call.to, call.value_wei, call.data
+    ))
 }

@@ -169,10 +169,11 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
         runtime.hold(async {
             let parts = Parts::build(config).await?;
             let chain = format!(
-                "chain {} at {}, contract {}",
+                "chain {} at {}, contract {} ({})",
                 parts.chain.chain_id,
                 parts.chain.endpoint.label(),
-                parts.chain.contract
+                parts.chain.contract,
+                parts.chain.dialect.name()
             );
             let owned = parts.chain.ledger.snapshot().await?.tokens.len();
             let asked = crate::pack::cid::leaf_cid(b"");

@@ -2,6 +2,7 @@
 //!
 //! Called by `cli`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -40,9 +41,10 @@ fn render(status: &Status) -> String {
     );
     let chain = &status.chain;
     text += &format!(
-        "chain  {} ({}), block {}, seen {} ago  {}\n",
+        "chain  {} ({}){}, block {}, seen {} ago  {}\n",
         chain.id,
         chain.url,
+        dialects(&status.tokens),
         chain.block,
         elapsed(chain.age_s),
         health(chain.ok, chain.error.as_deref())
@@ -51,6 +53,15 @@ fn render(status: &Status) -> String {
         true => text + "\nno tokens: `pxfs packages` shows what can be minted",
         false => text + "\n" + &token_table(&status.tokens),
     }
+}
+
+/// What the tokens' contracts speak, as it is put behind the chain.
+fn dialects(tokens: &[TokenStatus]) -> String {
+    let spoken: BTreeSet<&str> = tokens.iter().map(|token| token.dialect.as_str()).collect();
+    spoken
+        .iter()
+        .map(|dialect| format!(", {dialect}"))
+        .collect()
 }
 
 /// The tokens, and below them why a state is not `ok`.
@@ -256,6 +267,7 @@ mod tests {
             "token 7: the sync is overdue: run `pxfs sync 7`",
             "does not answer",
             "1 d 1 h ago",
+            "chain  31337 (embedded), px-sync, block 2",
         ] {
             assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
         }

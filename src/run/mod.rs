@@ -20,6 +20,7 @@ mod keeper;
 mod leave;
 mod leftovers;
 mod live;
+mod older;
 pub mod operate;
 pub mod parts;
 mod publishing;

@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::first;
 use super::parts::Parts;
+use super::{first, older};
 use crate::chain::oracle::{Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
-use crate::chain::{ChainError, Ledger, TokenInfo};
+use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::cli::exit::fail;
 use crate::control::Request;
 use crate::names::key::NameKey;
@@ -37,6 +37,9 @@ const EMBEDDED_SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// Those of the operation; a request that needs a mount is refused.
 pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
+    if let Some(answer) = older::answer(parts, request).await? {
+        return Ok(answer);
+    }
     match *request {
         Request::Tokens => json(tokens(parts).await?),
         Request::Packages => json(packages(parts).await?),
@@ -74,7 +77,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     }
 }
 
-fn json(answer: impl Serialize) -> anyhow::Result<Value> {
+pub(super) fn json(answer: impl Serialize) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(answer)?)
 }
 
@@ -113,7 +116,8 @@ async fn tokens(parts: &Parts) -> anyhow::Result<Vec<TokenStatus>> {
 /// A token as the chain alone knows it, at chain time `now_s`.
 pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenStatus {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
-    let (state, reason) = if token.name.is_none() {
+    let registers = token.accounting == Accounting::Absolute;
+    let (state, reason) = if registers && token.name.is_none() {
         (State::Unregistered, Some(unregistered(token.id)))
     } else if now_s > deadline_s {
         (State::Overdue, Some(overdue(token.id, deadline_s)))
@@ -125,7 +129,7 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
     TokenStatus {
         id: token.id,
         contract: format!("{:#x}", parts.chain.contract),
-        dialect: "px-sync".to_owned(),
+        dialect: parts.chain.dialect.name().to_owned(),
         path: None,
         volume: None,
         state,
@@ -174,7 +178,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
         value_wei: price.to_string(),
         data: mint_calldata(package, &name).to_string(),
         nonce,
-        name,
+        name: Some(name),
     })
 }
 
@@ -203,7 +207,7 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
             token: minted.token,
             contract: format!("{:#x}", chain.contract),
             transaction: minted.mined.transaction.to_string(),
-            name: key.name(),
+            name: Some(key.name()),
         });
     }
     fail!(Transaction, "mint: the account is busy: try again")
@@ -223,7 +227,7 @@ async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnsw
         value_wei: "0".to_owned(),
         data: register_calldata(token, &name).to_string(),
         nonce,
-        name,
+        name: Some(name),
     })
 }
 
@@ -267,7 +271,7 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
             token,
             contract: format!("{:#x}", chain.contract),
             transaction: mined.transaction.to_string(),
-            name: key.name(),
+            name: Some(key.name()),
         });
     }
     fail!(Transaction, "register: the account is busy: try again")
@@ -291,7 +295,7 @@ async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncA
     let mut answer = SyncAnswer {
         token,
         transaction: request.mined.transaction.to_string(),
-        request: request.request.to_string(),
+        request: Some(request.request.to_string()),
         usage: None,
         sequence: None,
     };
@@ -377,7 +381,7 @@ pub async fn oracle(
 }
 
 /// The token, if it is ours.
-async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<TokenInfo> {
+pub(super) async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<TokenInfo> {
     let info = parts.chain.ledger.token(token).await?;
     if info.owner != parts.chain.wallet.address() {
         fail!(

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::counted::{Counted, Counts};
 use super::fault;
 use crate::chain::deploy::Deployment;
+use crate::chain::dialect::Dialect;
 use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
@@ -44,6 +45,8 @@ pub struct ChainParts {
     pub wallet: Wallet,
     /// What it owns.
     pub ledger: ContractLedger,
+    /// What the contract speaks.
+    pub dialect: Dialect,
     /// What it sends.
     pub transactor: Transactor,
     /// The oracle's operator, where this process is one.
@@ -243,8 +246,11 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
         }),
         _ => None,
     };
+    let ledger = ContractLedger::new(endpoint.clone(), contract, wallet.address())
+        .remember(chain_id, &config.state_dir.join("owned"));
     Ok(ChainParts {
-        ledger: ContractLedger::new(endpoint.clone(), contract, wallet.address()),
+        dialect: ledger.dialect().await?,
+        ledger,
         transactor: Transactor::new(endpoint.clone(), &wallet),
         endpoint,
         embedded,

@@ -182,7 +182,15 @@ async fn a_key_made_elsewhere_is_not_written_under() {
 async fn an_unused_token_can_sync_because_its_first_document_is_there() {
     let world = World::new().await;
     let minted = operate::mint(&world.parts, 0).await.unwrap();
-    assert!(world.parts.node.names.resolve(&minted.name).await.is_ok());
+    assert!(
+        world
+            .parts
+            .node
+            .names
+            .resolve(&minted.name.unwrap())
+            .await
+            .is_ok()
+    );
     let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let request = Request::Sync {

@@ -16,7 +16,7 @@ use super::ground::Ground;
 use super::leftovers::Leftovers;
 use super::live::{Live, Right};
 use super::{first, operate};
-use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
+use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
@@ -207,6 +207,11 @@ impl Tokens {
 
     /// What this wallet may do with a token of its own.
     async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
+        if token.accounting == Accounting::Additive {
+            let dialect = self.ground.parts.chain.dialect.name();
+            let why = format!("tokens of {dialect} contracts can only be looked at yet");
+            return Ok(Right::None(State::ReadOnly, why));
+        }
         let Some(name) = &token.name else {
             return Ok(Right::None(
                 State::Unregistered,

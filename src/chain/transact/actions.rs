@@ -13,7 +13,8 @@ use alloy::sol_types::{SolCall, SolEvent};
 use tokio::time::Instant;
 
 use super::super::ChainError;
-use super::super::contract::{PxSync, failure};
+use super::super::contract::{PxSync, PxV1, PxV2, failure};
+use super::super::dialect::Dialect;
 use super::{Look, Mined, Transactor, mined};
 use crate::types::TokenId;
 
@@ -61,8 +62,9 @@ impl Transactor {
         name: &str,
         nonce: u64,
     ) -> Result<Minted, ChainError> {
+        let price = self.price(contract, package).await?;
         let data = mint_calldata(package, name);
-        self.buy(contract, package, data, Some(nonce)).await
+        self.buy(contract, price, data, Some(nonce)).await
     }
 
     /// Mints a token of `package` that has no name key yet, as a block explorer does.
@@ -70,18 +72,60 @@ impl Transactor {
     /// # Errors
     /// As [`Transactor::mint`].
     pub async fn mint_bare(&self, contract: Address, package: u64) -> Result<Minted, ChainError> {
+        let price = self.price(contract, package).await?;
+        self.mint_for(contract, package, price).await
+    }
+
+    /// Mints a token of `package`, whose price in wei is known, without a name key: the one way on
+    /// `px-v1` and `px-v2`.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] with the reason.
+    pub async fn mint_for(
+        &self,
+        contract: Address,
+        package: u64,
+        price: U256,
+    ) -> Result<Minted, ChainError> {
         let data = mint_bare_calldata(package);
-        self.buy(contract, package, data, None).await
+        self.buy(contract, price, data, None).await
+    }
+
+    /// Tells a contract of `px-v1` or `px-v2` that nothing was uploaded, which renews the time of
+    /// the last update. Sent twice it does no more than once.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] with the reason: `No bandwidth` where no upload units are left.
+    pub async fn renew(
+        &self,
+        contract: Address,
+        dialect: Dialect,
+        token: TokenId,
+    ) -> Result<Mined, ChainError> {
+        let data = match dialect {
+            Dialect::PxV1 => PxV1::updateStorageUsageCall {
+                tokenId: token.0,
+                usageInBytes: U256::ZERO,
+            }
+            .abi_encode(),
+            Dialect::PxV2 | Dialect::PxSync => PxV2::updateStorageUsageCall {
+                tokenId: token.0,
+                usageInBytes: U256::ZERO,
+                bandwidth: U256::ZERO,
+            }
+            .abi_encode(),
+        };
+        let sent = self.send(Some(contract), data.into(), U256::ZERO, None);
+        Ok(mined(&sent.await?))
     }
 
     async fn buy(
         &self,
         contract: Address,
-        package: u64,
+        price: U256,
         data: Bytes,
         nonce: Option<u64>,
     ) -> Result<Minted, ChainError> {
-        let price = self.price(contract, package).await?;
         let receipt = self.send(Some(contract), data, price, nonce).await?;
         let logs = receipt
             .logs()

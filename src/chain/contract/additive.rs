@@ -1,0 +1,56 @@
+//! The interfaces of the older dialects, `px-v2` and `px-v1`.
+//!
+//! Invariant: as those of the newest one, they are in the committed artifacts (of the test contracts
+//! that behave as the deployed ones). Called by `dialect`, `ledger`, `transact`.
+
+#![allow(missing_docs, unreachable_pub, reason = "made by a macro")]
+
+use alloy::sol;
+
+sol! {
+    /// `px-v2`, and what `px-v1` has in common with it.
+    #[derive(Debug)]
+    interface IPxV2 {
+        struct Package {
+            uint256 id;
+            string name;
+            uint256 price;
+            uint256 size;
+            uint256 sizeInBytes;
+            string storageUnit;
+            uint256 bandwidthLimit;
+            uint256 active;
+        }
+
+        function _tokenIds() external view returns (uint256);
+        function balanceOf(address owner) external view returns (uint256);
+        function ownerOf(uint256 tokenId) external view returns (address);
+        function pxStorage(uint256 tokenId) external view returns (
+            string memory name, uint256 usage, uint256 usagePercentage, uint256 size, uint256 sizeInBytes,
+            string memory storageUnit, uint256 buyTimestamp, uint256 lastUpdateTimestamp, uint256 bandwidth);
+        function canUpload(uint256 tokenId, uint256 newUsage) external view
+            returns (bool can, bool sizeOrBandwidthExceeded, bool timestampLock);
+        function updateStorageUsage(uint256 tokenId, uint256 usageInBytes, uint256 bandwidth) external;
+        function getAllPackages() external view returns (Package[] memory);
+    }
+
+    /// Where `px-v1` differs.
+    #[derive(Debug)]
+    interface IPxV1 {
+        struct Package {
+            uint256 id;
+            string name;
+            uint256 price;
+            uint256 size;
+            uint256 sizeInBytes;
+            string storageUnit;
+            uint256 active;
+        }
+
+        function pxStorage(uint256 tokenId) external view returns (
+            string memory name, uint256 usage, uint256 usagePercentage, uint256 size, uint256 sizeInBytes,
+            string memory storageUnit, uint256 buyTimestamp, uint256 lastUpdateTimestamp);
+        function updateStorageUsage(uint256 tokenId, uint256 usageInBytes) external;
+        function getAllPackages() external view returns (Package[] memory);
+    }
+}

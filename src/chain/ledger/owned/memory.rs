@@ -1,0 +1,146 @@
+//! What the search for a wallet's tokens remembers between runs: a small file.
+//!
+//! Form: JSON, `{"version": 1, "tokens": ["7"], "from": 100, "to": 200, "range": 2000}`; the golden
+//! file is `tests/golden/state/owned.json`. Invariant: it only says where to look, so a file that is
+//! damaged, or of another version, is as good as none. Called by `owned`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use alloy::primitives::U256;
+use serde::{Deserialize, Serialize};
+
+use super::RANGE_FIRST;
+use crate::durable::{Unnamed, create_folder};
+use crate::types::TokenId;
+
+/// The version of the file.
+const VERSION: u8 = 1;
+
+/// Blocks without news that are worth a write.
+const BLOCKS_NEWS: u64 = 10_000;
+
+/// What is remembered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Tokens that came to the wallet at some time, or were found to be its own.
+    pub(super) tokens: BTreeSet<U256>,
+    /// The oldest and the newest block of those whose logs were read.
+    pub(super) from: Option<u64>,
+    pub(super) to: Option<u64>,
+    /// Blocks of the next question.
+    pub(super) range: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u8,
+    tokens: Vec<TokenId>,
+    from: Option<u64>,
+    to: Option<u64>,
+    range: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            tokens: BTreeSet::new(),
+            from: None,
+            to: None,
+            range: RANGE_FIRST,
+        }
+    }
+}
+
+impl Memory {
+    /// What `file` holds; nothing when it is not there, or not whole.
+    pub(super) fn read(file: &Path) -> Self {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        let written = serde_json::from_slice::<Written>(&bytes).ok();
+        let written = written.filter(|written| written.version == VERSION);
+        written.map_or_else(Self::default, |written| Self {
+            tokens: written.tokens.into_iter().map(|token| token.0).collect(),
+            from: written.from,
+            to: written.to,
+            range: written.range,
+        })
+    }
+
+    /// Whether it says enough more than `before` to be written. That nothing has come in some blocks
+    /// more is told again soon enough.
+    pub(super) fn is_news(&self, before: &Self) -> bool {
+        let to = |memory: &Self| memory.to.unwrap_or(0);
+        let passed = to(self).abs_diff(to(before)) >= BLOCKS_NEWS;
+        passed || self.tokens != before.tokens || self.from != before.from
+    }
+
+    /// Puts it into `file`, whole. Nothing is written where there is no state folder.
+    pub(super) fn write(&self, file: &Path) -> io::Result<()> {
+        let Some(folder) = file.parent() else {
+            return Ok(());
+        };
+        if !folder.parent().is_some_and(Path::exists) {
+            return Ok(());
+        }
+        let written = Written {
+            version: VERSION,
+            tokens: self.tokens.iter().map(|&id| TokenId(id)).collect(),
+            from: self.from,
+            to: self.to,
+            range: self.range,
+        };
+        create_folder(folder)?;
+        let mut bytes = serde_json::to_vec(&written)?;
+        bytes.push(b'\n');
+        Unnamed::write(folder, &bytes, None)?.rename(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever changes this file's form makes every wallet's tokens be searched for anew.
+    #[test]
+    fn found_tokens_are_found_again_by_every_later_version() {
+        let golden = include_str!("../../../../tests/golden/state/owned.json");
+        let memory = Memory {
+            tokens: [3, 70].map(U256::from).into(),
+            from: Some(100),
+            to: Some(2_000),
+            range: 512,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("owned").join("1.json");
+        memory.write(&file).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), golden);
+        assert_eq!(Memory::read(&file), memory);
+    }
+
+    #[test]
+    fn a_damaged_file_costs_a_search_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("1.json");
+        for damaged in [
+            "",
+            "{",
+            "[]",
+            r#"{"version":2,"tokens":[],"from":0,"to":0,"range":1}"#,
+        ] {
+            std::fs::write(&file, damaged).unwrap();
+            assert_eq!(Memory::read(&file), Memory::default());
+        }
+        assert_eq!(Memory::read(&dir.path().join("none")), Memory::default());
+    }
+
+    #[test]
+    fn where_there_is_no_state_folder_none_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let file = state.join("owned").join("1.json");
+        Memory::default().write(&file).unwrap();
+        assert!(!state.exists());
+    }
+}

@@ -1,0 +1,362 @@
+//! The ledger over every dialect, on every chain.
+
+use alloy::primitives::{Address, Bytes};
+use alloy::sol;
+use alloy::sol_types::SolCall;
+use alloy::transports::BoxTransport;
+
+use super::*;
+use crate::chain::contract::creation;
+use crate::chain::meddle::Meddler;
+use crate::chain::tests::{Site, embedded_handle, everywhere, rich, suite};
+use crate::chain::transact::Transactor;
+
+sol! {
+    function addNewPackage(uint256 price, uint256 size) external;
+    function addNewPackageV2(uint256 price, uint256 size, uint256 units) external;
+}
+
+const BOTH: [Dialect; 2] = [Dialect::PxV1, Dialect::PxV2];
+
+/// Deploys the contract that behaves as `dialect`.
+async fn older(payer: &Transactor, dialect: Dialect) -> Address {
+    let artifact = match dialect {
+        Dialect::PxV1 => include_str!("../../../contracts/artifacts/PxV1.json"),
+        _ => include_str!("../../../contracts/artifacts/PxV2.json"),
+    };
+    let code = creation(artifact, Vec::new()).unwrap();
+    let receipt = payer.send(None, code, U256::ZERO, None).await.unwrap();
+    receipt.contract_address.unwrap()
+}
+
+/// Puts package 1 on sale: 1 GiB, 50 uploads, for nothing.
+async fn add_package(payer: &Transactor, contract: Address, dialect: Dialect) {
+    let (price, size) = (U256::ZERO, U256::ONE);
+    let data: Bytes = match dialect {
+        Dialect::PxV1 => addNewPackageCall { price, size }.abi_encode().into(),
+        _ => {
+            let units = U256::from(50);
+            let call = addNewPackageV2Call { price, size, units }.abi_encode();
+            let selector = alloy::primitives::keccak256("addNewPackage(uint256,uint256,uint256)");
+            [&selector[..4], &call[4..]].concat().into()
+        }
+    };
+    send(payer, contract, data).await;
+}
+
+async fn send(payer: &Transactor, contract: Address, data: Bytes) {
+    let sent = payer.send(Some(contract), data, U256::ZERO, None).await;
+    sent.unwrap();
+}
+
+/// Charges an upload.
+async fn charge(
+    payer: &Transactor,
+    contract: Address,
+    dialect: Dialect,
+    token: TokenId,
+    bytes: u64,
+) {
+    let (id, bytes) = (token.0, U256::from(bytes));
+    let data = match dialect {
+        Dialect::PxV1 => PxV1::updateStorageUsageCall {
+            tokenId: id,
+            usageInBytes: bytes,
+        }
+        .abi_encode(),
+        _ => PxV2::updateStorageUsageCall {
+            tokenId: id,
+            usageInBytes: bytes,
+            bandwidth: U256::ONE,
+        }
+        .abi_encode(),
+    };
+    send(payer, contract, data.into()).await;
+}
+
+fn ids(snapshot: &Snapshot) -> Vec<TokenId> {
+    snapshot.tokens.iter().map(|token| token.id).collect()
+}
+
+#[tokio::test]
+async fn every_dialect_is_told_by_what_the_contract_answers() {
+    everywhere(async |site| {
+        let newest = suite(site).await.contract;
+        let mut told = Vec::new();
+        for contract in [
+            newest,
+            older(&site.payer, Dialect::PxV2).await,
+            older(&site.payer, Dialect::PxV1).await,
+        ] {
+            let dialect = Dialect::of(&site.endpoint, contract).await.unwrap();
+            told.push((dialect.name(), dialect.accounting()));
+        }
+        assert_eq!(
+            told,
+            [
+                ("px-sync", Accounting::Absolute),
+                ("px-v2", Accounting::Additive),
+                ("px-v1", Accounting::Additive)
+            ]
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_of_an_older_contract_shows_what_it_grants() {
+    for dialect in BOTH {
+        everywhere(async |site| shows_what_it_grants(site, dialect).await).await;
+    }
+}
+
+async fn shows_what_it_grants(site: &Site, dialect: Dialect) {
+    let (payer, owner) = (&site.payer, site.payer.address());
+    let contract = older(payer, dialect).await;
+    let ledger = ContractLedger::new(site.endpoint.clone(), contract, owner);
+    assert_eq!(ledger.snapshot().await.unwrap().tokens, []);
+    add_package(payer, contract, dialect).await;
+    let packages = ledger.packages().await.unwrap();
+    let units = |units: u64| (dialect == Dialect::PxV2).then_some(units);
+    let told: Vec<_> = packages
+        .iter()
+        .map(|package| {
+            (
+                package.id,
+                package.size_bytes,
+                package.uploads,
+                package.on_sale,
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (0, 100 << 20, units(25), true),
+            (1, 1 << 30, units(50), true)
+        ]
+    );
+
+    let free = payer.mint_for(contract, 0, U256::ZERO).await.unwrap().token;
+    let large = payer.mint_for(contract, 1, U256::ZERO).await.unwrap().token;
+    charge(payer, contract, dialect, large, 1000).await;
+    charge(payer, contract, dialect, large, 1000).await;
+    let snapshot = ledger.snapshot().await.unwrap();
+    assert_eq!(ids(&snapshot), [free, large]);
+    let token = &snapshot.tokens[1];
+    assert_eq!(token, &ledger.token(large).await.unwrap());
+    assert_eq!(
+        (token.size_bytes, token.usage_bytes, token.uploads_left),
+        (1 << 30, 2000, units(48))
+    );
+    assert_eq!((token.accounting, token.epoch), (Accounting::Additive, 0));
+    assert_eq!(token.sync_window_s, 30 * 86_400);
+    let renewed = token.last_sync_s;
+    assert!(renewed <= snapshot.timestamp_s && renewed + 100 > snapshot.timestamp_s);
+
+    // What is given away goes, and what comes is found.
+    let other = Address::repeat_byte(9);
+    payer.transfer(contract, free, other).await.unwrap();
+    assert_eq!(ids(&ledger.snapshot().await.unwrap()), [large]);
+    assert_eq!(ledger.token(free).await.unwrap().owner, other);
+    let late = payer.mint_for(contract, 1, U256::ZERO).await.unwrap().token;
+    assert_eq!(ids(&ledger.snapshot().await.unwrap()), [large, late]);
+    let absent = ledger.token(TokenId::from(99)).await;
+    assert!(matches!(absent, Err(ChainError::Missing(_))));
+}
+
+#[tokio::test]
+async fn an_update_of_nothing_charges_nothing_and_renews_the_time() {
+    everywhere(async |site| {
+        for dialect in BOTH {
+            let payer = &site.payer;
+            let contract = older(payer, dialect).await;
+            let ledger = ContractLedger::new(site.endpoint.clone(), contract, payer.address());
+            let token = payer.mint_for(contract, 0, U256::ZERO).await.unwrap().token;
+            charge(payer, contract, dialect, token, 5).await;
+            let before = ledger.token(token).await.unwrap();
+            let month = std::time::Duration::from_secs(31 * 86_400);
+            site.endpoint.advance(month).await.unwrap();
+            payer.renew(contract, dialect, token).await.unwrap();
+            let after = ledger.token(token).await.unwrap();
+            assert!(after.last_sync_s >= before.last_sync_s + month.as_secs());
+            let charged = |token: &TokenInfo| (token.usage_bytes, token.uploads_left);
+            assert_eq!(charged(&after), charged(&before));
+        }
+    })
+    .await;
+}
+
+/// An embedded chain that is meddled with, a contract on it with one token, and 1,200 blocks above.
+struct Old {
+    meddler: Meddler,
+    payer: Transactor,
+    contract: Address,
+    token: TokenId,
+}
+
+async fn old(dialect: Dialect) -> Old {
+    let meddler = Meddler::new(BoxTransport::new(embedded_handle()));
+    let payer = Transactor::new(meddler.endpoint(), &rich());
+    let contract = older(&payer, dialect).await;
+    let token = payer.mint_for(contract, 0, U256::ZERO).await.unwrap().token;
+    let endpoint = meddler.endpoint();
+    let client = endpoint.provider().client();
+    let mined = client.request::<_, serde_json::Value>("anvil_mine", ("0x4b0",));
+    mined.await.unwrap();
+    meddler.asked();
+    Old {
+        meddler,
+        payer,
+        contract,
+        token,
+    }
+}
+
+impl Old {
+    fn ledger(&self) -> ContractLedger {
+        ContractLedger::new(self.meddler.endpoint(), self.contract, self.payer.address())
+    }
+
+    /// The ranges of logs that were asked for since the last time, in blocks.
+    fn ranges(&self) -> Vec<u64> {
+        let asked = self.meddler.asked();
+        asked
+            .iter()
+            .filter_map(|asked| asked.log_blocks())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_found_where_logs_are_given_a_hundred_blocks_at_a_time() {
+    let old = old(Dialect::PxV2).await;
+    old.meddler.refuse(|asked| {
+        let refused = asked.log_blocks().is_some_and(|blocks| blocks > 100);
+        let counted = asked.calls(PxV2::_tokenIdsCall::SELECTOR);
+        (refused || counted).then_some((-32602, "eth_getLogs is limited to a 100 range"))
+    });
+    assert_eq!(ids(&old.ledger().snapshot().await.unwrap()), [old.token]);
+    let ranges = old.ranges();
+    assert!(ranges.iter().any(|&blocks| blocks > 100), "{ranges:?}");
+    let given = ranges.iter().filter(|&&blocks| blocks <= 100);
+    assert!(given.sum::<u64>() >= 1_200, "{ranges:?}");
+    assert!(ranges.len() < 60, "{ranges:?}");
+}
+
+#[tokio::test]
+async fn ranges_grow_again_when_the_endpoint_gives_more() {
+    let old = old(Dialect::PxV2).await;
+    let strict = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(8));
+    let left = std::sync::Arc::clone(&strict);
+    old.meddler.refuse(move |asked| {
+        use std::sync::atomic::Ordering::Relaxed;
+        let blocks = asked.log_blocks()?;
+        let most = if left.load(Relaxed) > 0 { 50 } else { 100_000 };
+        left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+            .ok();
+        (blocks > most).then_some((-32005, "query returned more than 10000 results"))
+    });
+    assert_eq!(ids(&old.ledger().snapshot().await.unwrap()), [old.token]);
+    let ranges = old.ranges();
+    let smallest = ranges.iter().position(|&blocks| blocks <= 50).unwrap();
+    assert!(
+        ranges[..=smallest]
+            .windows(2)
+            .all(|pair| pair[1] <= pair[0] / 2 + 1),
+        "{ranges:?}"
+    );
+    assert!(
+        ranges[smallest..].iter().any(|&blocks| blocks >= 200),
+        "{ranges:?}"
+    );
+}
+
+#[tokio::test]
+async fn tokens_are_found_where_old_logs_are_gone() {
+    for dialect in BOTH {
+        let old = old(dialect).await;
+        old.meddler.refuse(|asked| {
+            let gone = asked.method == "eth_getLogs";
+            gone.then_some((-32000, "pruned history unavailable"))
+        });
+        assert_eq!(ids(&old.ledger().snapshot().await.unwrap()), [old.token]);
+        // A contract that does not say how many tokens there are.
+        old.meddler.refuse(|asked| {
+            let gone = asked.method == "eth_getLogs";
+            let private = asked.calls(PxV2::_tokenIdsCall::SELECTOR);
+            (gone || private).then_some((3, "execution reverted"))
+        });
+        assert_eq!(ids(&old.ledger().snapshot().await.unwrap()), [old.token]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_found_is_not_searched_for_again() {
+    let old = old(Dialect::PxV1).await;
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().join("owned");
+    let ledger = || old.ledger().remember(31337, &folder);
+    assert_eq!(ids(&ledger().snapshot().await.unwrap()), [old.token]);
+    assert!(!old.ranges().is_empty());
+    let kept = ledger();
+    assert_eq!(ids(&kept.snapshot().await.unwrap()), [old.token]);
+    assert_eq!(old.ranges(), [0; 0], "remembered between runs");
+
+    // What comes later is in the newest blocks: no more is looked at.
+    let (payer, contract) = (&old.payer, old.contract);
+    add_package(payer, contract, Dialect::PxV1).await;
+    let late = payer.mint_for(contract, 1, U256::ZERO).await.unwrap().token;
+    old.meddler.asked();
+    assert_eq!(ids(&kept.snapshot().await.unwrap()), [old.token, late]);
+    assert!(old.ranges().iter().sum::<u64>() < 200);
+
+    // The file only says where to look: what is not ours in it is not shown.
+    let file = std::fs::read_dir(&folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lied = text.replace(r#""tokens":["#, r#""tokens":["77","#);
+    assert_ne!(text, lied);
+    std::fs::write(&file, lied).unwrap();
+    assert_eq!(ids(&ledger().snapshot().await.unwrap()), [old.token, late]);
+}
+
+#[tokio::test]
+async fn a_search_that_is_cut_short_goes_on_and_shows_nothing_wrong() {
+    let old = old(Dialect::PxV2).await;
+    let ledger = old.ledger();
+    old.meddler.refuse(|asked| {
+        let down = asked.method == "eth_getLogs";
+        down.then_some((429, "rate limit exceeded"))
+    });
+    let fault = ledger.snapshot().await.unwrap_err();
+    assert!(matches!(fault, ChainError::Transient(_)), "{fault}");
+    old.meddler.refuse(|_| None);
+    assert_eq!(ids(&ledger.snapshot().await.unwrap()), [old.token]);
+}
+
+#[tokio::test]
+async fn a_contract_that_answers_anything_is_of_no_dialect() {
+    let handle = embedded_handle();
+    let endpoint = Endpoint::embedded(&handle);
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    // Returns one word, 1, to every call; returns 96 bytes of ones; refuses everything.
+    for code in [
+        "600160005260206000f3",
+        "60016000526001602052600160405260606000f3",
+        "60006000fd",
+    ] {
+        let code = alloy::hex::decode(code).unwrap();
+        let mut creation = vec![0x60, u8::try_from(code.len()).unwrap(), 0x80, 0x60, 0x0b];
+        creation.extend([0x60, 0x00, 0x39, 0x60, 0x00, 0xf3]);
+        creation.extend(&code);
+        let made = payer.send(None, creation.into(), U256::ZERO, None).await;
+        let contract = made.unwrap().contract_address.unwrap();
+        let told = Dialect::of(&endpoint, contract).await;
+        assert!(matches!(told, Err(ChainError::Permanent(_))), "{told:?}");
+    }
+}

@@ -1,0 +1,155 @@
+//! A transport that the tests put before a chain: it notes what is asked, and refuses what it is
+//! told to.
+//!
+//! Invariant: what it does not refuse goes through as it is. Called by the tests of `ledger`.
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{
+    ErrorPayload, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest,
+};
+use alloy::transports::{BoxTransport, TransportError, TransportFut};
+use serde_json::Value;
+use tower::Service;
+
+use super::endpoint::Endpoint;
+
+/// Why a request is refused: code and words.
+pub(super) type Refusal = (i64, &'static str);
+type Rule = dyn Fn(&Asked) -> Option<Refusal> + Send + Sync;
+
+/// A request as it was seen.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) method: String,
+    pub(super) params: Value,
+}
+
+impl Asked {
+    fn of(request: &SerializedRequest) -> Self {
+        let params = request.params().map(|params| params.get());
+        Self {
+            method: request.method().to_owned(),
+            params: params.map_or(Value::Null, |json| serde_json::from_str(json).unwrap()),
+        }
+    }
+
+    /// How many blocks logs are asked of.
+    pub(super) fn log_blocks(&self) -> Option<u64> {
+        let filter = self
+            .params
+            .get(0)
+            .filter(|_| self.method == "eth_getLogs")?;
+        let number = |key: &str| {
+            let hex = filter[key].as_str()?.strip_prefix("0x")?;
+            u64::from_str_radix(hex, 16).ok()
+        };
+        Some(number("toBlock")? - number("fromBlock")? + 1)
+    }
+
+    /// Whether it calls this function of a contract.
+    pub(super) fn calls(&self, selector: [u8; 4]) -> bool {
+        let data = self.params[0]["input"].as_str().unwrap_or_default();
+        self.method == "eth_call" && data.starts_with(&alloy::hex::encode_prefixed(selector))
+    }
+}
+
+/// The transport.
+#[derive(Clone)]
+pub(super) struct Meddler {
+    below: BoxTransport,
+    rule: Arc<Mutex<Arc<Rule>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Meddler {
+    pub(super) fn new(below: BoxTransport) -> Self {
+        Self {
+            below,
+            rule: Arc::new(Mutex::new(Arc::new(|_| None))),
+            asked: Arc::default(),
+        }
+    }
+
+    /// Refuses by `rule` from now on.
+    pub(super) fn refuse(&self, rule: impl Fn(&Asked) -> Option<Refusal> + Send + Sync + 'static) {
+        *self.rule.lock().unwrap() = Arc::new(rule);
+    }
+
+    /// What was asked since the last time.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    /// The chain through it.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        Endpoint::new(RpcClient::new(self.clone(), true), "meddled", true)
+    }
+
+    fn refusal(&self, request: &SerializedRequest) -> Option<Response> {
+        let asked = Asked::of(request);
+        let rule = self.rule.lock().unwrap().clone();
+        let refusal = rule(&asked);
+        self.asked.lock().unwrap().push(asked);
+        let (code, words) = refusal?;
+        let payload = ErrorPayload {
+            code,
+            message: words.into(),
+            data: None,
+        };
+        Some(Response {
+            id: request.id().clone(),
+            payload: ResponsePayload::Failure(payload),
+        })
+    }
+}
+
+impl Service<RequestPacket> for Meddler {
+    type Response = ResponsePacket;
+    type Error = TransportError;
+    type Future = TransportFut<'static>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let requests = match packet {
+                RequestPacket::Single(request) => {
+                    if let Some(refusal) = this.refusal(&request) {
+                        return Ok(ResponsePacket::Single(refusal));
+                    }
+                    return this
+                        .below
+                        .clone()
+                        .call(RequestPacket::Single(request))
+                        .await;
+                }
+                RequestPacket::Batch(requests) => requests,
+            };
+            let (mut refused, mut passed) = (Vec::new(), Vec::new());
+            for request in requests {
+                match this.refusal(&request) {
+                    Some(refusal) => refused.push(refusal),
+                    None => passed.push(request),
+                }
+            }
+            if !passed.is_empty() {
+                let answers = this
+                    .below
+                    .clone()
+                    .call(RequestPacket::Batch(passed))
+                    .await?;
+                match answers {
+                    ResponsePacket::Single(one) => refused.push(one),
+                    ResponsePacket::Batch(all) => refused.extend(all),
+                }
+            }
+            Ok(ResponsePacket::Batch(refused))
+        })
+    }
+}
