@@ -1,7 +1,10 @@
 //! The command line. In `drive`: against a real mount. Here: every error that needs no daemon: one clear line, the right exit code, nothing lost, and with
 //! `--json` one object on stderr and an empty stdout. And what a command without a daemon does.
 
+#[path = "../common/anvil.rs"]
+mod anvil;
 mod drive;
+mod older;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,0 +1,112 @@
+//! Commands on a chain over HTTP, with a contract of an older dialect.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use alloy::primitives::{U256, hex};
+use pxfs::chain::endpoint::Endpoint;
+use pxfs::chain::transact::Transactor;
+use pxfs::chain::wallet::Wallet;
+use serde_json::{Value, json};
+
+use crate::Home;
+use crate::anvil::Anvil;
+
+/// The first account of anvil.
+const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+
+/// Deploys a compiled contract, as the wallet in `wallet`; answers its address.
+fn deploy(url: &str, wallet: &Path, artifact: &str) -> String {
+    let artifact: Value = serde_json::from_str(artifact).unwrap();
+    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let wallet = Wallet::open(wallet, None).unwrap();
+        let payer = Transactor::new(Endpoint::http(url).unwrap(), &wallet);
+        let receipt = payer.send(None, code.into(), U256::ZERO, None).await;
+        receipt.unwrap().contract_address.unwrap().to_string()
+    })
+}
+
+#[test]
+fn tokens_of_older_contracts_are_minted_listed_and_kept_open_over_http() {
+    for (dialect, uploads, artifact) in [
+        (
+            "px-v1",
+            Value::Null,
+            include_str!("../../contracts/artifacts/PxV1.json"),
+        ),
+        (
+            "px-v2",
+            json!(25),
+            include_str!("../../contracts/artifacts/PxV2.json"),
+        ),
+    ] {
+        let anvil = Anvil::start(&[]);
+        let home = Home::new();
+        let wallet = home.path("wallet");
+        fs::write(&wallet, RICH).unwrap();
+        fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).unwrap();
+        let contract = deploy(anvil.url(), &wallet, artifact);
+        let parts = [
+            format!("--rpc-url={}", anvil.url()),
+            format!("--contract={contract}"),
+            format!("--wallet={}", wallet.display()),
+            format!("--node=embedded={}", home.path("node").display()),
+            "--json".to_owned(),
+        ];
+        let ask = |words: &[&str]| -> Value {
+            let words: Vec<&str> = words
+                .iter()
+                .copied()
+                .chain(parts.iter().map(String::as_str))
+                .collect();
+            let output = home.run(&words);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{words:?}: {told}");
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        let token = || ask(&["tokens"])[0].clone();
+
+        assert_eq!(ask(&["packages"])[0]["uploads"], uploads);
+        let call = ask(&["mint", "--package", "0", "--print"]);
+        assert_eq!(
+            (&call["name"], &call["value_wei"]),
+            (&Value::Null, &json!("0"))
+        );
+        let minted = ask(&["mint", "--package", "0", "--yes"]);
+        assert_eq!(
+            (&minted["token"], &minted["name"]),
+            (&json!("1"), &Value::Null)
+        );
+        let owned = token();
+        assert_eq!(
+            (&owned["id"], &owned["dialect"], &owned["state"]),
+            (&json!("1"), &json!(dialect), &json!("ok"))
+        );
+        assert_eq!(owned["uploads_left"], uploads);
+
+        ask(&["dev", "advance", "31d"]);
+        assert_eq!(token()["state"], "overdue");
+        let synced = ask(&["sync", "1"]);
+        assert_eq!(
+            (&synced["request"], &synced["usage"]),
+            (&Value::Null, &json!(0))
+        );
+        assert_eq!(
+            (&token()["state"], &token()["uploads_left"]),
+            (&json!("ok"), &uploads)
+        );
+
+        let mut words = vec!["register", "1", "--yes"];
+        words.extend(
+            parts
+                .iter()
+                .map(String::as_str)
+                .filter(|part| *part != "--json"),
+        );
+        let refused = home.refused(1, &words);
+        assert!(refused.contains("keeps no name keys"), "{refused}");
+    }
+}
