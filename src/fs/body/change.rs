@@ -165,10 +165,12 @@ impl Body {
     ) {
         self.published = version;
         self.unsaved = true;
-        if self.version == version && self.inline.is_some() {
+        let unchanged = self.version == version;
+        // What is empty goes on as a new file does: what is written to it next may be small.
+        if unchanged && self.size > 0 {
             self.inline = None;
         }
-        if self.inline.is_some() {
+        if self.inline.is_some() && !unchanged {
             return;
         }
         self.base = Some(base);

@@ -37,7 +37,10 @@ impl Body {
             published: content.published,
             cuts: content.cuts,
             base: content.base,
-            inline: content.inline.as_ref().map(|bytes| bytes.to_vec()),
+            inline: match &content.inline {
+                Some(bytes) => Some(bytes.to_vec()),
+                None => (content.size == 0).then(Vec::new),
+            },
             stage,
             holes: content
                 .holes
