@@ -88,7 +88,12 @@ impl Volume {
         }
         let now = self.clock.wall_ns();
         let cost = signed(body.charge_after_resize(size)) - signed(body.charge());
-        self.book(file.ino, cost)?;
+        if size > body.size {
+            self.book(file.ino, cost)?;
+        } else {
+            // Never refused, also where what was a hole at the end is a short chunk of zeros now.
+            self.give_back(file.ino, -cost);
+        }
         let version = self.journal.next_version();
         if size < body.size {
             self.note_shorter(file.ino, size);
