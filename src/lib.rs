@@ -20,6 +20,10 @@
 //! tells; [`config`], [`types`], [`clock`], [`durable`] (whole files) and [`fault`] (faults on
 //! demand) serve all.
 
+// What tests of the crate and of the program share says `pxfs` in both.
+#[cfg(test)]
+extern crate self as pxfs;
+
 pub mod cache;
 pub mod chain;
 pub mod cli;

@@ -240,6 +240,12 @@ impl Cache {
         let _ = std::fs::remove_file(path);
     }
 
+    /// Forgets what is in memory, as when other contents had pushed it out.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.recent.clear();
+    }
+
     /// Gives `bytes` of disk back, or all of them: what is not uploaded yet needs the room.
     pub fn give_way(&self, bytes: u64) {
         if let Some(disk) = &self.disk {

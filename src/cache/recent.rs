@@ -56,6 +56,14 @@ impl Recent {
         }
     }
 
+    /// Drops all of it.
+    #[cfg(test)]
+    pub(super) fn clear(&self) {
+        let mut held = self.lock();
+        held.chunks.clear();
+        held.bytes = 0;
+    }
+
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
         self.lock().bytes

@@ -1,9 +1,13 @@
 //! The file system against a reference in memory, and its promises one by one.
 
 mod copies;
+mod core;
 mod follow;
 mod holes;
 mod model;
+mod planted;
 mod promises;
+#[path = "../../tests/model/mod.rs"]
+mod reference;
 mod rewrites;
 mod rig;

@@ -18,7 +18,7 @@ pub(super) const NO_SUCH_IOCTL: Errno = Errno::ENOTTY;
 pub(super) const DEFECT: Errno = Errno::EIO;
 
 /// What the caller of a failed call sees.
-pub(super) fn of(error: &FsError) -> Errno {
+pub(crate) fn of(error: &FsError) -> Errno {
     match error {
         FsError::NotFound => Errno::ENOENT,
         FsError::Exists => Errno::EEXIST,

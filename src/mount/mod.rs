@@ -19,6 +19,8 @@ mod options;
 mod reply;
 mod session;
 
+#[cfg(test)]
+pub(crate) use errno::of as errno_of;
 pub use error::MountError;
 pub use miss::Fetcher;
 pub use mountpoint::check_mountpoint;

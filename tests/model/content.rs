@@ -1,0 +1,218 @@
+//! The content of a file in the reference: which text stands where, and which chunks are data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use pxfs::pack::charge::file_charge;
+use pxfs::pack::chunk::CHUNK_SIZE;
+
+use super::call::Allocation;
+use super::pattern;
+
+/// A file up to this length is kept whole, so its bytes are data although nobody wrote them.
+const SMALL: u64 = 64 << 10;
+
+/// Texts over zeros. Invariant: pieces do not overlap and end by `size`; chunks of `data` begin
+/// before `size`, all others are holes.
+#[derive(Clone, Default)]
+pub(crate) struct Content {
+    pub size: u64,
+    /// Start, to end and phase of the text.
+    pieces: BTreeMap<u64, (u64, u64)>,
+    data: BTreeSet<u64>,
+}
+
+impl Content {
+    pub(super) fn write(&mut self, offset: u64, len: u64, text: u8) {
+        if len == 0 {
+            return;
+        }
+        self.grow(offset + len);
+        self.erase(offset..offset + len);
+        self.pieces
+            .insert(offset, (offset + len, pattern::phase(text)));
+        self.data.extend(chunks(&(offset..offset + len)));
+    }
+
+    /// Writes what `from` has in `range` at `to`.
+    pub(super) fn copy(&mut self, from: &Self, range: &Range<u64>, to: u64) {
+        self.write(to, range.end - range.start, 0);
+        self.erase(to..to + (range.end - range.start));
+        for (&start, &(end, phase)) in from.pieces.range(..range.end) {
+            let (start, end) = (start.max(range.start), end.min(range.end));
+            if start < end {
+                let at = start - range.start + to;
+                let phase = pattern::moved(phase, start, at);
+                self.pieces.insert(at, (at + (end - start), phase));
+            }
+        }
+    }
+
+    /// Whether all of `range`, as far as the file goes, is data.
+    pub(super) fn is_data(&self, range: &Range<u64>) -> bool {
+        let end = range.end.min(self.size);
+        chunks(&(range.start.min(end)..end)).all(|chunk| self.data.contains(&chunk))
+    }
+
+    pub(super) fn resize(&mut self, size: u64) {
+        if size > self.size {
+            self.grow(size);
+        } else {
+            self.erase(size..u64::MAX);
+            self.size = size;
+            self.data.retain(|chunk| chunk * CHUNK_SIZE < size);
+        }
+    }
+
+    /// False where nothing changes.
+    pub(super) fn allocate(&mut self, range: &Range<u64>, how: Allocation) -> bool {
+        let end = match how {
+            Allocation::Grow | Allocation::Zero => range.end,
+            _ => range.end.min(self.size),
+        };
+        let range = range.start..end;
+        if range.is_empty() {
+            return false;
+        }
+        if how == Allocation::Punch {
+            let whole = self.whole_chunks(&range);
+            self.data.retain(|chunk| !whole.contains(chunk));
+        } else {
+            self.grow(end);
+            self.data.extend(chunks(&range));
+        }
+        if matches!(
+            how,
+            Allocation::Punch | Allocation::Zero | Allocation::ZeroKeep
+        ) {
+            self.erase(range);
+        }
+        true
+    }
+
+    /// The chunks that `range` covers, the last one up to the end of the file.
+    fn whole_chunks(&self, range: &Range<u64>) -> Range<u64> {
+        let end = if range.end >= self.size {
+            self.size.div_ceil(CHUNK_SIZE)
+        } else {
+            range.end / CHUNK_SIZE
+        };
+        range.start.div_ceil(CHUNK_SIZE)..end
+    }
+
+    /// Whether punching `range` makes a hole or leaves zeros depends on whether the file was
+    /// published: one that is kept whole has no chunks.
+    pub(super) fn is_open_what_punching_leaves(&self, range: &Range<u64>) -> bool {
+        self.size <= SMALL && !self.whole_chunks(range).is_empty()
+    }
+
+    fn grow(&mut self, size: u64) {
+        if self.size == 0 && size <= SMALL && size > 0 {
+            self.data.insert(0);
+        }
+        self.size = self.size.max(size);
+    }
+
+    /// Makes a range read as zeros.
+    fn erase(&mut self, range: Range<u64>) {
+        let touched: Vec<(u64, (u64, u64))> = self
+            .pieces
+            .range(..range.end)
+            .filter(|(_, (end, _))| *end > range.start)
+            .map(|(start, rest)| (*start, *rest))
+            .collect();
+        for (start, (end, phase)) in touched {
+            self.pieces.remove(&start);
+            if start < range.start {
+                self.pieces.insert(start, (range.start, phase));
+            }
+            if end > range.end {
+                self.pieces.insert(range.end, (end, phase));
+            }
+        }
+    }
+
+    /// Up to `len` bytes at `offset`.
+    pub(super) fn read(&self, offset: u64, len: u64) -> Vec<u8> {
+        let end = offset.saturating_add(len).min(self.size);
+        let mut bytes = vec![0; end.saturating_sub(offset) as usize];
+        for (&start, &(stop, phase)) in self.pieces.range(..end) {
+            let (from, to) = (start.max(offset), stop.min(end));
+            if from < to {
+                let part = (from - offset) as usize..(to - offset) as usize;
+                pattern::fill(phase, from, &mut bytes[part]);
+            }
+        }
+        bytes
+    }
+
+    /// Whether nothing but zeros stands in `range`.
+    fn is_zero(&self, range: &Range<u64>) -> bool {
+        let mut below = self.pieces.range(..range.end);
+        range.is_empty() || !below.any(|(_, (end, _))| *end > range.start)
+    }
+
+    /// Where something may be wrong that is worth reading: all of a short file; of a long one its
+    /// texts with what surrounds them, and both ends.
+    pub(super) fn worth_reading(&self) -> Vec<(u64, u64)> {
+        const ALL: u64 = 16 << 20;
+        if self.size <= ALL {
+            return vec![(0, self.size)];
+        }
+        let around = |start: u64, end: u64| {
+            let start = start.saturating_sub(5000);
+            (start, end - start + 5000)
+        };
+        let texts = self
+            .pieces
+            .iter()
+            .map(|(start, (end, _))| around(*start, *end));
+        texts
+            .chain([(0, 5000), around(self.size, self.size)])
+            .collect()
+    }
+
+    /// Why `found` is no answer to `SEEK_DATA` or `SEEK_HOLE` at `offset`, if it is none.
+    pub(super) fn wrong_seek(&self, offset: u64, hole: bool, found: Option<u64>) -> Option<String> {
+        let wrong = match (found, hole) {
+            (None, _) if offset >= self.size => return None,
+            (None, true) => true,
+            (None, false) => !self.is_zero(&(offset..self.size)),
+            (Some(at), _) if at < offset || at > self.size || offset >= self.size => true,
+            (Some(at), false) => at == self.size || !self.is_zero(&(offset..at)),
+            (Some(at), true) => at < self.size && !self.is_zero(&(at..at + 1)),
+        };
+        wrong.then(|| format!("from {offset}, hole: {hole}, to {found:?} in {self:?}"))
+    }
+
+    /// Bytes that are not in holes.
+    pub(super) fn allocated(&self) -> u64 {
+        let of = |chunk: &u64| (self.size - chunk * CHUNK_SIZE).min(CHUNK_SIZE);
+        self.data.iter().map(of).sum()
+    }
+
+    pub(super) fn charge(&self) -> u64 {
+        let full = self.size / CHUNK_SIZE;
+        let data = self.data.range(..full).count() as u64;
+        file_charge(self.size, full - data)
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let texts: Vec<_> = self
+            .pieces
+            .iter()
+            .map(|(start, (end, _))| *start..*end)
+            .collect();
+        write!(
+            f,
+            "{} bytes, text at {texts:?}, data in {:?}",
+            self.size, self.data
+        )
+    }
+}
+
+fn chunks(range: &Range<u64>) -> Range<u64> {
+    range.start / CHUNK_SIZE..range.end.div_ceil(CHUNK_SIZE)
+}

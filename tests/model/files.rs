@@ -1,0 +1,259 @@
+//! Open files and directories in the reference.
+
+use rustix::io::Errno;
+
+use super::call::{Access, Allocation, Call, How};
+use super::content::Content;
+use super::node::{Body, Id, Stamp};
+use super::oracle::{Answer, Outcome, Reference};
+use super::scan::Scan;
+
+/// An open file.
+#[derive(Clone, Debug)]
+pub(crate) struct Open {
+    pub file: Id,
+    pub access: Access,
+    pub append: bool,
+}
+
+impl Reference {
+    pub(super) fn open(&mut self, at: usize, path: &[u8], access: Access, how: How) -> Outcome {
+        // Opening takes the slot, also where it fails.
+        if self.files[at].is_some() {
+            self.close(at)?;
+        }
+        let (dir, name, found) = self.place(path)?;
+        let file = match found {
+            None if !how.create => return Err(Errno::NOENT),
+            None => self.make_at(dir, name, Body::File(Content::default()), 0o644)?,
+            Some(_) if how.create && how.exclusive => return Err(Errno::EXIST),
+            Some(id) => {
+                match self.node(id).body {
+                    Body::File(_) => {}
+                    Body::Directory(_) => return Err(Errno::ISDIR),
+                    Body::Symlink(_) => return Err(Errno::LOOP),
+                    Body::Special(_) => return Err(Errno::NXIO),
+                }
+                if how.truncate {
+                    self.resize(id, 0)?;
+                }
+                id
+            }
+        };
+        self.files[at] = Some(Open {
+            file,
+            access,
+            append: how.append,
+        });
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn open_file(&self, at: usize) -> Result<Open, Errno> {
+        self.files[at].clone().ok_or(Errno::BADF)
+    }
+
+    fn writable(&self, at: usize, otherwise: Errno) -> Result<Open, Errno> {
+        let open = self.open_file(at)?;
+        match open.access {
+            Access::Read => Err(otherwise),
+            _ => Ok(open),
+        }
+    }
+
+    pub(super) fn close(&mut self, at: usize) -> Outcome {
+        let open = self.files[at].take().ok_or(Errno::BADF)?;
+        self.collect(open.file);
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn close_all(&mut self) {
+        for open in std::mem::take(&mut self.files).into_iter().flatten() {
+            self.collect(open.file);
+        }
+        self.scans = Default::default();
+    }
+
+    pub(super) fn read(&self, at: usize, offset: u64, len: u32) -> Outcome {
+        let open = self.open_file(at)?;
+        match open.access {
+            Access::Write => Err(Errno::BADF),
+            _ => Ok(Answer::Content(open.file, offset, u64::from(len))),
+        }
+    }
+
+    pub(super) fn write(&mut self, at: usize, offset: u64, len: u32, text: u8) -> Outcome {
+        let open = self.writable(at, Errno::BADF)?;
+        let len = u64::from(len);
+        if len == 0 {
+            return Ok(Answer::Count(0));
+        }
+        let offset = match (open.append, self.content(open.file)) {
+            (true, Some(content)) => content.size,
+            _ => offset,
+        };
+        let write = |content: &mut Content, len| content.write(offset, len, text);
+        self.put_what_fits(open.file, len, write)
+    }
+
+    /// Makes the change of as many of `len` bytes as the quota has room for.
+    fn put_what_fits(&mut self, file: Id, len: u64, change: impl Fn(&mut Content, u64)) -> Outcome {
+        let fits = |len: u64| {
+            let changed = self.changed(file, |content| change(content, len));
+            self.fits(file, &changed).then_some(changed)
+        };
+        let (mut least, mut beyond) = (0, len + 1);
+        let mut done = None;
+        let mut tried = len;
+        while beyond - least > 1 {
+            match fits(tried) {
+                Some(changed) => (least, done) = (tried, Some(changed)),
+                None => beyond = tried,
+            }
+            tried = least + (beyond - least) / 2;
+        }
+        self.put(file, done.ok_or(Errno::DQUOT)?, true);
+        Ok(Answer::Count(least))
+    }
+
+    pub(super) fn copy(&mut self, from: (usize, u64), to: (usize, u64), len: u64) -> Outcome {
+        let (source, target) = (self.open_file(from.0)?, self.writable(to.0, Errno::BADF)?);
+        if source.access == Access::Write || target.append {
+            return Err(Errno::BADF);
+        }
+        let content = self.content(source.file).cloned().unwrap_or_default();
+        let len = len.min(content.size.saturating_sub(from.1));
+        let apart = from.1 + len <= to.1 || to.1 + len <= from.1;
+        if source.file == target.file && !apart {
+            return Err(Errno::INVAL);
+        }
+        if len == 0 {
+            return Ok(Answer::Count(0));
+        }
+        self.put_what_fits(target.file, len, |changed, len| {
+            changed.copy(&content, &(from.1..from.1 + len), to.1);
+        })
+    }
+
+    pub(super) fn resize_open(&mut self, at: usize, size: u64) -> Outcome {
+        let open = self.writable(at, Errno::INVAL)?;
+        self.resize(open.file, size)
+    }
+
+    /// Sets the length of a file.
+    pub(super) fn resize(&mut self, file: Id, size: u64) -> Outcome {
+        let changed = self.changed(file, |content| content.resize(size));
+        // Down is never refused, also where a hole at the end counts as data then.
+        if size > self.node(file).size() && !self.fits(file, &changed) {
+            return Err(Errno::DQUOT);
+        }
+        self.put(file, changed, true);
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn allocate(
+        &mut self,
+        at: usize,
+        offset: u64,
+        len: u64,
+        how: Allocation,
+    ) -> Outcome {
+        let open = self.writable(at, Errno::BADF)?;
+        if len == 0 {
+            return Err(Errno::INVAL);
+        }
+        let range = offset..offset + len;
+        let mut changes = false;
+        let changed = self.changed(open.file, |content| changes = content.allocate(&range, how));
+        if how != Allocation::Punch && !self.fits(open.file, &changed) {
+            return Err(Errno::DQUOT);
+        }
+        if changes {
+            let modified = !matches!(how, Allocation::Grow | Allocation::Keep);
+            self.put(open.file, changed, modified);
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Whether it can be told what a call must answer.
+    pub(super) fn is_told(&self, call: &Call) -> bool {
+        match call {
+            Call::Allocate {
+                at,
+                offset,
+                len,
+                how: Allocation::Punch,
+            } => {
+                let file = self.open_file(*at).map(|open| open.file);
+                let content = file.ok().and_then(|file| self.content(file));
+                let range = *offset..offset + len;
+                content.is_none_or(|content| !content.is_open_what_punching_leaves(&range))
+            }
+            // Holes of what is published stay holes; else they are zeros.
+            Call::Copy {
+                from: (at, offset),
+                len,
+                ..
+            } => {
+                let file = self.open_file(*at).map(|open| open.file);
+                let content = file.ok().and_then(|file| self.content(file));
+                content.is_none_or(|content| content.is_data(&(*offset..offset + len)))
+            }
+            _ => true,
+        }
+    }
+
+    pub(super) fn seek(&self, at: usize, offset: u64, hole: bool) -> Outcome {
+        let open = self.open_file(at)?;
+        Ok(Answer::Place(open.file, offset, hole))
+    }
+
+    /// The content of a file after a change.
+    fn changed(&self, file: Id, change: impl FnOnce(&mut Content)) -> Content {
+        let mut content = self.content(file).cloned().unwrap_or_default();
+        change(&mut content);
+        content
+    }
+
+    /// Whether the quota has room for a content; what has no name is charged nothing.
+    fn fits(&self, file: Id, content: &Content) -> bool {
+        let before = self.content(file).map_or(0, Content::charge);
+        self.node(file).nlink == 0 || self.has_room(before, content.charge())
+    }
+
+    fn put(&mut self, file: Id, content: Content, modified: bool) {
+        let now = Stamp::Step(self.now);
+        let node = self.node_mut(file);
+        node.body = Body::File(content);
+        node.ctime = now;
+        if modified {
+            node.mtime = now;
+        }
+    }
+
+    pub(super) fn open_dir(&mut self, at: usize, path: &[u8]) -> Outcome {
+        self.scans[at] = None;
+        let dir = self.find(path)?;
+        let entries = self.entries(dir).ok_or(match self.node(dir).body {
+            Body::Symlink(_) => Errno::LOOP,
+            _ => Errno::NOTDIR,
+        })?;
+        self.scans[at] = Some(Scan::new(dir, entries.keys().copied()));
+        Ok(Answer::Done)
+    }
+
+    pub(super) fn scan(&self, at: usize) -> Result<&Scan, Errno> {
+        self.scans[at].as_ref().ok_or(Errno::BADF)
+    }
+
+    /// An open directory.
+    pub(crate) fn open_scan(&self, at: usize) -> Option<&Scan> {
+        self.scans[at].as_ref()
+    }
+
+    pub(super) fn read_dir(&self, at: usize) -> Outcome {
+        let dir = self.scan(at)?.dir;
+        // Removed meanwhile.
+        self.nodes.get(&dir).ok_or(Errno::NOENT)?;
+        Ok(Answer::Items(at))
+    }
+}

@@ -1,0 +1,185 @@
+//! The reference: what POSIX, `docs/semantics.md` and the charge rule say of each call.
+//!
+//! The calls on names are in `tree`, on open files in `files`, on attributes in `attributes`. A call
+//! that fails changes nothing.
+
+use std::collections::BTreeMap;
+
+use rustix::io::Errno;
+
+use super::call::{Call, Event, FILES, SCANS};
+use super::content::Content;
+use super::files::Open;
+use super::node::{Body, Id, Node};
+use super::scan::Scan;
+
+/// What a call must answer.
+pub(crate) type Outcome = Result<Answer, Errno>;
+
+/// An answer, as far as it is known: some can be told only from what is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Done,
+    Count(u64),
+    /// What that file has there.
+    Content(Id, u64, u64),
+    /// Data or a hole of that file, from an offset.
+    Place(Id, u64, bool),
+    Attr(Id),
+    /// A symlink's target of that length.
+    Target(u16),
+    /// Length and text of an extended attribute.
+    Value(u32, u8),
+    /// Numbers of extended attributes.
+    Names(Vec<usize>),
+    /// Some more entries of that open directory.
+    Items(usize),
+}
+
+/// The directory of the sequence.
+pub(super) const ROOT: Id = 0;
+
+/// A file system in memory.
+#[derive(Clone)]
+pub(crate) struct Reference {
+    pub(super) nodes: BTreeMap<Id, Node>,
+    pub(super) files: [Option<Open>; FILES],
+    pub(super) scans: [Option<Scan>; SCANS],
+    /// Calls made so far: the time.
+    pub(super) now: u32,
+    next: Id,
+    /// Bytes that growth may take beyond what is used by [`Reference::used`].
+    quota: u64,
+}
+
+impl Reference {
+    /// Nothing but an empty directory, in a volume with `quota` bytes of which `overhead` are used.
+    pub(super) fn new(quota: u64, overhead: u64) -> Self {
+        let root = Node::new(Body::Directory(BTreeMap::new()), 0o755, 0);
+        let reserve = (quota / 1000).max(64 << 10);
+        Self {
+            nodes: BTreeMap::from([(ROOT, root)]),
+            files: Default::default(),
+            scans: Default::default(),
+            now: 0,
+            next: ROOT + 1,
+            quota: quota.saturating_sub(reserve + overhead),
+        }
+    }
+
+    /// Makes a call.
+    pub(crate) fn call(&mut self, call: &Call) -> Outcome {
+        self.now += 1;
+        match call {
+            Call::Open {
+                at,
+                path,
+                access,
+                how,
+            } => self.open(*at, path, *access, *how),
+            Call::Close(at) => self.close(*at),
+            Call::Read { at, offset, len } => self.read(*at, *offset, *len),
+            Call::Write {
+                at,
+                offset,
+                len,
+                text,
+            } => self.write(*at, *offset, *len, *text),
+            Call::Resize { at, size } => self.resize_open(*at, *size),
+            Call::Allocate {
+                at,
+                offset,
+                len,
+                how,
+            } => self.allocate(*at, *offset, *len, *how),
+            Call::Seek { at, offset, hole } => self.seek(*at, *offset, *hole),
+            Call::Copy { from, to, len } => self.copy(*from, *to, *len),
+            Call::Sync(at) => self.open_file(*at).map(|_| Answer::Done),
+            Call::StatOpen(at) => self.open_file(*at).map(|open| Answer::Attr(open.file)),
+            Call::Truncate(path, size) => self.truncate(path, *size),
+            Call::Stat(path) => self.find(path).map(Answer::Attr),
+            Call::Chmod(path, mode) => self.chmod(path, *mode),
+            Call::Chown(path, uid, gid) => self.chown(path, *uid, *gid),
+            Call::Touch(path, atime, mtime) => self.touch(path, *atime, *mtime),
+            Call::Mkdir(path) => self.make(path, Body::Directory(BTreeMap::new()), 0o755),
+            Call::Rmdir(path) => self.rmdir(path),
+            Call::Unlink(path) => self.unlink(path),
+            Call::Link(from, to) => self.link(from, to),
+            Call::Symlink(path, len) => self.symlink(path, *len),
+            Call::Readlink(path) => self.readlink(path),
+            Call::Mknod(path, kind) => self.mknod(path, *kind),
+            Call::Rename(from, to, flags) => self.rename(from, to, *flags),
+            Call::SetXattr(path, name, len, text, mode) => {
+                self.set_xattr(path, *name, (*len, *text), *mode)
+            }
+            Call::GetXattr(path, name) => self.get_xattr(path, *name),
+            Call::RemoveXattr(path, name) => self.remove_xattr(path, *name),
+            Call::ListXattrs(path) => self.list_xattrs(path),
+            Call::OpenDir { at, path } => self.open_dir(*at, path),
+            Call::ReadDir { at, .. } => self.read_dir(*at),
+            Call::Mark(at) => self.scan(*at).map(|_| Answer::Done),
+            Call::Back(at) => self.scan(*at).map(|_| Answer::Done),
+            Call::CloseDir(at) => {
+                self.scan(*at)?;
+                self.scans[*at] = None;
+                Ok(Answer::Done)
+            }
+            Call::Event(event) => {
+                if *event == Event::Restart {
+                    self.close_all();
+                }
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    /// Nominal bytes of all that is there.
+    pub(crate) fn used(&self) -> u64 {
+        let directory = pxfs::pack::charge::DIRECTORY; // counted as overhead
+        self.nodes.values().map(Node::charge).sum::<u64>() - directory
+    }
+
+    /// Takes `bytes` more of the quota, if they are there.
+    pub(super) fn grow(&self, bytes: u64) -> Result<(), Errno> {
+        match self.used().saturating_add(bytes) > self.quota {
+            true if bytes > 0 => Err(Errno::DQUOT),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a change of `charge` from one to the other has room.
+    pub(super) fn has_room(&self, before: u64, after: u64) -> bool {
+        self.grow(after.saturating_sub(before)).is_ok()
+    }
+
+    pub(super) fn add_node(&mut self, node: Node) -> Id {
+        let id = self.next;
+        self.next += 1;
+        self.nodes.insert(id, node);
+        id
+    }
+
+    pub(crate) fn node(&self, id: Id) -> &Node {
+        &self.nodes[&id]
+    }
+
+    pub(super) fn node_mut(&mut self, id: Id) -> &mut Node {
+        self.nodes.get_mut(&id).expect("a node of the reference")
+    }
+
+    /// The content of a regular file.
+    pub(crate) fn content(&self, id: Id) -> Option<&Content> {
+        match &self.node(id).body {
+            Body::File(content) => Some(content),
+            _ => None,
+        }
+    }
+
+    /// Forgets an inode that has neither a name nor a user.
+    pub(super) fn collect(&mut self, id: Id) {
+        let used = self.files.iter().flatten().any(|open| open.file == id);
+        if !used && self.nodes.get(&id).is_some_and(|node| node.nlink == 0) {
+            self.nodes.remove(&id);
+        }
+    }
+}
