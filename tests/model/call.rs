@@ -243,7 +243,7 @@ pub(crate) enum Reply {
 /// A file system under test. Where the kernel refuses a call before the file system sees it, an
 /// implementation below the kernel does so too.
 pub(crate) trait System: Sized + 'static {
-    /// Events with their weights, among calls that weigh 100 together.
+    /// Events with their weights, among calls that weigh 1000 together.
     const EVENTS: &'static [(u32, Event)];
     /// Quotas in bytes that a sequence may have.
     const QUOTAS: &'static [u64];

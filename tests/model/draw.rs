@@ -139,18 +139,18 @@ pub(super) fn call<T: System>(reference: &Reference) -> BoxedStrategy<Call> {
         .map(|(weight, event)| (*weight, Just(Call::Event(*event))));
     let is_open = |at: &usize| reference.open_file(*at).is_ok();
     let open: Vec<usize> = (0..FILES).filter(is_open).collect();
-    let on_files = if open.is_empty() { 2 } else { 45 };
+    let on_files = if open.is_empty() { 20 } else { 450 };
     let scans: Vec<usize> = (0..SCANS)
         .filter(|at| reference.open_scan(*at).is_some())
         .collect();
     prop_oneof![
-        16 => opening(&paths),
+        160 => opening(&paths),
         on_files => on_open_files::<T>(reference, &open),
-        2 => (paths.files.clone(), prop_oneof![1 => Just(0), 3 => offset::<T>()])
+        20 => (paths.files.clone(), prop_oneof![1 => Just(0), 3 => offset::<T>()])
             .prop_map(|(path, size)| Call::Truncate(path, size)),
-        22 => on_names(&paths),
-        12 => on_attributes(&paths),
-        10 => on_directories(&paths, &scans),
+        220 => on_names(&paths),
+        120 => on_attributes(&paths),
+        100 => on_directories(&paths, &scans),
         events => prop::strategy::Union::new_weighted(event.collect()),
     ]
     .boxed()

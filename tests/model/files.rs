@@ -157,10 +157,11 @@ impl Reference {
         len: u64,
         how: Allocation,
     ) -> Outcome {
-        let open = self.writable(at, Errno::BADF)?;
+        self.open_file(at)?;
         if len == 0 {
             return Err(Errno::INVAL);
         }
+        let open = self.writable(at, Errno::BADF)?;
         let range = offset..offset + len;
         let mut changes = false;
         let changed = self.changed(open.file, |content| changes = content.allocate(&range, how));

@@ -18,6 +18,7 @@ mod limits;
 mod lost;
 mod mapped;
 mod metadata;
+mod model;
 mod overdue;
 mod permissions;
 mod quota;

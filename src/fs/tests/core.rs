@@ -64,12 +64,12 @@ pub(super) struct Core {
 
 impl System for Core {
     const EVENTS: &'static [(u32, Event)] = &[
-        (1, Event::Save),
-        (4, Event::Cut),
-        (4, Event::Settle),
-        (1, Event::GiveUp),
-        (2, Event::Evict),
-        (1, Event::Restart),
+        (10, Event::Save),
+        (40, Event::Cut),
+        (40, Event::Settle),
+        (10, Event::GiveUp),
+        (20, Event::Evict),
+        (10, Event::Restart),
     ];
     // Most with room for all; some that are soon full.
     const QUOTAS: &'static [u64] = &[QUOTA, QUOTA, QUOTA, QUOTA, 3 << 20, 300_000, 100_000];
@@ -178,6 +178,9 @@ impl Core {
                 how,
             } => {
                 let open = self.opened(*at)?;
+                if *len == 0 {
+                    return Err(Errno::INVAL.into());
+                }
                 let (ino, fh, mode) = (open.ino, open.fh, how.mode());
                 done(
                     self.rig
