@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,21 @@ pub(crate) fn tool<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Answer {
     let mut command = Command::new(program);
     command.args(args);
     run(command, Duration::from_secs(120)).ok()
+}
+
+/// Runs git in `folder` under no configuration but ours; it has to succeed.
+#[track_caller]
+pub(crate) fn git(folder: &Path, args: &[&str]) -> Answer {
+    let mut command = Command::new("git");
+    command
+        .current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null")
+        .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
+        .args(["-c", "safe.directory=*", "-c", "gc.auto=0"])
+        .args(["-c", "core.autocrlf=false"])
+        .args(args);
+    run(command, Duration::from_secs(300)).ok()
 }
 
 /// Waits until `condition` holds, at most `limit`, else fails the test saying `what`.

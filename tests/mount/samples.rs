@@ -82,6 +82,27 @@ fn measure(folder: &Path) -> (usize, u64) {
     sum
 }
 
+/// A small tree with all that copies lose first, and a few hundred plain files.
+pub(crate) fn odd_tree(folder: &Path) {
+    plain_tree(&folder.join("plain"));
+    odd_entries(&folder.join("odd"));
+}
+
+/// A tree of nothing but files and folders that every tool can name.
+pub(crate) fn plain_tree(folder: &Path) {
+    for group in 0..10_u64 {
+        let below = folder.join(group.to_string());
+        fs::create_dir_all(&below).expect("a folder");
+        for number in 0..20_u64 {
+            let id = group * 100 + number;
+            let len = usize::try_from(id * id % 30_000).expect("small");
+            fs::write(below.join(format!("file {number}")), pattern(id, 0, len)).expect("a file");
+        }
+    }
+    fs::write(folder.join("large"), pattern(7, 0, 3_500_000)).expect("a file");
+    fs::write(folder.join("ünï.txt"), "unicode").expect("a file");
+}
+
 /// What real trees have here and there, and copies lose first.
 fn odd_entries(odd: &Path) {
     let at = |name: &str| odd.join(name);

@@ -1,99 +1,26 @@
-//! Programs that people trust their data to: restic, SQLite, mapped files, editors.
+//! Programs that people trust their data to: what they write can be verified and read back, at once and
+//! after the daemon has started anew without a cache.
+
+mod archives;
+mod backups;
+mod builds;
+mod databases;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
 
-use crate::command::{Answer, run, tool};
+use crate::command::tool;
 use crate::harness::Machine;
-use crate::samples::{assert_pattern, assert_same, pattern, source_tree};
+use crate::samples::{assert_pattern, pattern};
 
-#[test]
-fn a_restic_backup_can_be_checked_and_restored() {
-    let mut machine = Machine::demo_with(&["--package", "1"]);
-    let repository = machine.dir().join("backup");
-    let scratch = machine.scratch();
-    let restic = |args: &[&str]| {
-        let mut command = Command::new("restic");
-        command
-            .env("RESTIC_PASSWORD", "x")
-            .env("RESTIC_REPOSITORY", &repository)
-            .env("RESTIC_CACHE_DIR", scratch.join("restic-cache"))
-            .current_dir(source_tree())
-            .args(args);
-        run(command, Duration::from_secs(180)).ok()
-    };
-    restic(&["init"]);
-    restic(&["backup", "--quiet", "."]);
-    restic(&["check", "--read-data"]);
-    machine.flush();
-    machine.restart();
-    restic(&["check", "--read-data"]);
-    let restored = scratch.join("restored");
-    restic(&[
-        "restore",
-        "latest",
-        "--quiet",
-        "--target",
-        restored.to_str().expect("UTF-8"),
-    ]);
-    assert_same(source_tree(), &restored);
-}
-
-/// A thousand transactions of their own, each with a row that depends on the one before.
-fn transactions(journal_mode: &str) -> String {
-    let mut script = format!("PRAGMA journal_mode={journal_mode};\nPRAGMA synchronous=FULL;\n");
-    script += "CREATE TABLE t(id INTEGER PRIMARY KEY, sum INTEGER, text TEXT);\n";
-    script += "INSERT INTO t VALUES(0, 0, '');\n";
-    for id in 1..=1000 {
-        script += &format!(
-            "INSERT INTO t SELECT {id}, sum + {id}, hex(zeroblob({})) FROM t WHERE id = {};\n",
-            id % 200,
-            id - 1
-        );
-    }
-    script
-}
-
+/// Publishes everything, and starts the daemon anew with its cache folder gone.
 #[track_caller]
-fn sqlite(database: &Path, script: &str) -> Answer {
-    let mut input = tempfile::NamedTempFile::new().expect("a file");
-    input.write_all(script.as_bytes()).expect("a script");
-    let mut command = Command::new("sqlite3");
-    command
-        .arg("-bail")
-        .arg(database)
-        .arg(format!(".read {}", input.path().display()));
-    run(command, Duration::from_secs(180)).ok()
-}
-
-fn a_thousand_transactions(journal_mode: &str) {
-    let mut machine = Machine::demo();
-    let database = machine.dir().join("data.sqlite");
-    sqlite(&database, &transactions(journal_mode));
-    let check = |database: &Path| {
-        let answer = sqlite(
-            database,
-            "PRAGMA integrity_check;\nSELECT max(id), max(sum), count(*) FROM t;\n",
-        );
-        assert_eq!(answer.stdout, "ok\n1000|500500|1001\n");
-    };
-    check(&database);
+fn start_anew(machine: &mut Machine) {
     machine.flush();
-    machine.restart();
-    check(&database);
-}
-
-#[test]
-fn sqlite_keeps_a_thousand_transactions_with_a_rollback_journal() {
-    a_thousand_transactions("DELETE");
-}
-
-#[test]
-fn sqlite_keeps_a_thousand_transactions_with_a_write_ahead_log() {
-    a_thousand_transactions("WAL");
+    machine.stop();
+    drop(fs::remove_dir_all(machine.cache()));
+    machine.start();
 }
 
 #[test]

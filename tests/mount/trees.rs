@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::command::tool;
+use crate::command::{git, tool};
 use crate::harness::Machine;
 use crate::samples::{assert_same, source_tree};
 
@@ -81,25 +81,4 @@ fn a_tree_from_tar_and_git_comes_out_the_same() {
         git(&dir.join("git"), &["update-index", "--really-refresh"]);
         git(&dir.join("git"), &["diff", "--exit-code", "HEAD"]);
     });
-}
-
-/// Runs git in `folder` under no configuration but ours.
-#[track_caller]
-fn git(folder: &Path, args: &[&str]) {
-    let mut command = std::process::Command::new("git");
-    command
-        .current_dir(folder)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_SYSTEM", "/dev/null")
-        .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
-        .args([
-            "-c",
-            "safe.directory=*",
-            "-c",
-            "gc.auto=0",
-            "-c",
-            "core.autocrlf=false",
-        ])
-        .args(args);
-    crate::command::run(command, std::time::Duration::from_secs(300)).ok();
 }
