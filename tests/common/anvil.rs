@@ -3,19 +3,18 @@
 //! Invariant: each [`Anvil`] is a process of its own on a port of its own, and ends with its value,
 //! or with this process, however that ends. Shared, as a file, by the library's tests and the suites.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+#[path = "keeper.rs"]
+mod keeper;
 
-/// Runs its arguments beside itself until its own input ends, which it does with whoever holds the
-/// other end.
-const KEEPER: &str = r#""$@" </dev/null & cat >/dev/null; kill -KILL $!; wait"#;
+use std::path::Path;
+
+use keeper::Kept;
 
 /// An anvil that runs: chain 31337, a block for each transaction.
 #[derive(Debug)]
 pub(crate) struct Anvil {
-    keeper: Child,
     url: String,
+    _kept: Kept,
 }
 
 impl Anvil {
@@ -26,15 +25,8 @@ impl Anvil {
             Path::new(&program).exists(),
             "{program} is missing: run `tests/run setup`, or name it in PXFS_TEST_ANVIL"
         );
-        let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh", &program])
-            .args(["--host", "127.0.0.1", "--port", "0"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell");
-        let mut lines = BufReader::new(keeper.stdout.take().expect("a pipe")).lines();
+        let fixed = ["--host", "127.0.0.1", "--port", "0"];
+        let (kept, mut lines) = Kept::start(&program, &[&fixed, options].concat(), &[]);
         let listening = lines.by_ref().map_while(Result::ok).find_map(|line| {
             let address = line.strip_prefix("Listening on ")?;
             Some(format!("http://{address}"))
@@ -43,21 +35,13 @@ impl Anvil {
         std::thread::spawn(move || lines.for_each(drop));
         Self {
             url: listening.expect("anvil listens"),
-            keeper,
+            _kept: kept,
         }
     }
 
     /// Where it listens.
     pub(crate) fn url(&self) -> &str {
         &self.url
-    }
-}
-
-impl Drop for Anvil {
-    fn drop(&mut self) {
-        drop(self.keeper.stdin.take());
-        // It ends by itself; waiting leaves no zombie.
-        let _ = self.keeper.wait();
     }
 }
 

@@ -1,0 +1,119 @@
+//! An IPFS node for the tests: kubo, which `tests/run setup` builds.
+//!
+//! Invariant: each [`Kubo`] has a repository and ports of its own, knows no other node, and ends with
+//! its value, or with this process, however that ends. Nothing leaves the loopback interface.
+
+#[path = "../common/keeper.rs"]
+mod keeper;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use keeper::Kept;
+use tempfile::TempDir;
+
+/// A node that runs, unless it was killed.
+pub(crate) struct Kubo {
+    folder: TempDir,
+    url: String,
+    kept: Option<Kept>,
+}
+
+impl Kubo {
+    /// A fresh node, ready.
+    pub(crate) fn start() -> Self {
+        assert!(
+            program().exists(),
+            "{} is missing: run `tests/run setup`",
+            program().display()
+        );
+        let folder = tempfile::Builder::new().prefix("px-ipfs-").tempdir();
+        let mut node = Self {
+            folder: folder.expect("a folder"),
+            url: String::new(),
+            kept: None,
+        };
+        node.ipfs(&["init", "--empty-repo", "--profile=test"]);
+        node.run();
+        node
+    }
+
+    /// Ends it as `kill -9` does. Its repository stays.
+    pub(crate) fn kill(&mut self) {
+        self.kept = None;
+        let _ = std::fs::remove_file(self.repo().join("api"));
+    }
+
+    /// Starts it after [`Kubo::kill`], at another address.
+    pub(crate) fn run(&mut self) {
+        let repo = self.repo();
+        let env = [
+            ("IPFS_PATH", repo.to_str().expect("a path")),
+            ("IPFS_TELEMETRY", "off"),
+        ];
+        let program = program();
+        let program = program.to_str().expect("a path");
+        let (kept, lines) = Kept::start(program, &["daemon"], &env);
+        let mut lines = lines.map_while(Result::ok);
+        let mut said = String::new();
+        let ready = lines.any(|line| {
+            said.push_str(&line);
+            said.push('\n');
+            line == "Daemon is ready"
+        });
+        assert!(ready, "the node ended at its start:\n{said}");
+        // What it writes later must go somewhere, or it stops.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = std::fs::read_to_string(repo.join("api")).expect("its address");
+        let mut words = address.trim().split('/');
+        let (Some(host), Some(port)) = (words.nth(2), words.nth(1)) else {
+            panic!("the node's address is {address}");
+        };
+        self.url = format!("http://{host}:{port}");
+        self.kept = Some(kept);
+    }
+
+    /// Where its RPC listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Connects it to another.
+    pub(crate) fn connect(&self, other: &Self) {
+        let id: serde_json::Value =
+            serde_json::from_str(&other.ipfs(&["id"])).expect("the node says who it is");
+        let address = id["Addresses"][0].as_str().expect("an address");
+        self.ipfs(&["swarm", "connect", address]);
+    }
+
+    /// What the node's own command line answers.
+    #[track_caller]
+    pub(crate) fn ipfs(&self, args: &[&str]) -> String {
+        let output = self.try_ipfs(args);
+        assert!(
+            output.status.success(),
+            "ipfs {}: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// As [`Kubo::ipfs`], also when it fails.
+    pub(crate) fn try_ipfs(&self, args: &[&str]) -> Output {
+        Command::new(program())
+            .args(args)
+            .env("IPFS_PATH", self.repo())
+            .env("IPFS_TELEMETRY", "off")
+            .output()
+            .expect("ipfs runs")
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.folder.path().join("repo")
+    }
+}
+
+fn program() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin/ipfs")
+}
