@@ -39,6 +39,7 @@ pub mod mount;
 pub mod names;
 pub mod pack;
 pub mod publish;
+pub mod rpc;
 pub mod run;
 pub mod status;
 pub mod store;

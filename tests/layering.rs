@@ -18,8 +18,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("fs", &["journal", "pack", "cache", "types", "clock"]),
     ("journal", &["types", "clock", "durable"]),
     ("pack", &["types"]),
-    ("store", &["pack", "types", "clock", "durable", "fault"]),
-    ("names", &["pack", "types", "clock", "durable", "fault"]),
+    ("rpc", &[]),
+    (
+        "store",
+        &["rpc", "pack", "types", "clock", "durable", "fault"],
+    ),
+    (
+        "names",
+        &["rpc", "pack", "types", "clock", "durable", "fault"],
+    ),
     (
         "chain",
         &["store", "names", "pack", "types", "clock", "durable"],
@@ -62,6 +69,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "control/",
             "chain/",
             "fault.rs",
+            "rpc.rs",
+            "rpc/",
             "store/",
             "names/",
             "publish/",
@@ -88,7 +97,9 @@ const CONCRETE: &[(&str, &str)] = &[
     ("EmbeddedChain", "chain/"),
     ("MemoryStore", "store/"),
     ("MemoryNames", "names/"),
+    ("RpcStore", "store/"),
     ("FaultStore", "store/"),
+    ("RpcNames", "names/"),
     ("FaultNames", "names/"),
 ];
 

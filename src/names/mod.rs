@@ -2,14 +2,15 @@
 //!
 //! Records are signed here, by a key that no node holds, so any node can publish them.
 //!
-//! [`key`] makes name keys and names, [`record`] the signed records; [`memory`] and [`embedded`]
-//! keep records; [`fault`] wraps any store; [`suite`] is what every one of them must pass.
+//! [`key`] makes name keys and names, [`record`] the signed records; [`memory`], [`embedded`] and
+//! [`rpc`] (a BTFS or IPFS node) keep records; [`fault`] wraps any store; [`suite`] is what every one of them must pass.
 
 pub mod embedded;
 pub mod fault;
 pub mod key;
 pub mod memory;
 pub mod record;
+pub mod rpc;
 #[doc(hidden)]
 pub mod suite;
 

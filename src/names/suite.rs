@@ -1,8 +1,7 @@
 //! What every name store must do, as one suite that each implementation passes.
 //!
 //! Invariant: each case uses a name of its own, so that the suite also runs on a store that holds
-//! other records, more than once. Called by tests alone; a case that fails panics. The store's
-//! clock must stand within a year after [`NOW_NS`].
+//! other records, more than once. Called by tests alone; a case that fails panics.
 
 use std::sync::Arc;
 
@@ -16,37 +15,69 @@ use crate::pack::cid::leaf_cid;
 /// 2026-11-21 00:00:00 UTC.
 pub const NOW_NS: i64 = 1_795_219_200_000_000_000;
 
-/// A record with this sequence that ends so many years after [`NOW_NS`].
-#[must_use]
-pub fn record(sequence: u64, years: i64) -> Record {
-    let life = SignedDuration::from_hours(years * 365 * 24);
-    let now = Timestamp::from_nanosecond(NOW_NS.into()).expect("a time");
-    Record {
-        network: Network::Btfs,
-        cid: leaf_cid(&sequence.to_le_bytes()),
-        sequence,
-        end_of_life: now.checked_add(life).expect("a time"),
-        ttl_ns: 60_000_000_000,
+/// What the store under test expects of records.
+#[derive(Clone, Copy, Debug)]
+pub struct World {
+    /// The network of their values.
+    pub network: Network,
+    /// The store's clock stands within a year after this.
+    pub now_ns: i64,
+}
+
+impl Default for World {
+    /// BTFS, at [`NOW_NS`].
+    fn default() -> Self {
+        Self {
+            network: Network::Btfs,
+            now_ns: NOW_NS,
+        }
     }
 }
 
-/// Runs every case on `store`.
+impl World {
+    /// A record with this sequence that ends so many years from now.
+    #[must_use]
+    pub fn record(&self, sequence: u64, years: i64) -> Record {
+        let life = SignedDuration::from_hours(years * 365 * 24);
+        let now = Timestamp::from_nanosecond(self.now_ns.into()).expect("a time");
+        Record {
+            network: self.network,
+            cid: leaf_cid(&sequence.to_le_bytes()),
+            sequence,
+            end_of_life: now.checked_add(life).expect("a time"),
+            ttl_ns: 60_000_000_000,
+        }
+    }
+}
+
+/// A record of the default world.
+#[must_use]
+pub fn record(sequence: u64, years: i64) -> Record {
+    World::default().record(sequence, years)
+}
+
+/// Runs every case on `store`, which is of the default world.
 pub async fn passes(store: Arc<dyn NameStore>) {
-    let store = &*store;
-    records_come_back(store).await;
+    passes_in(World::default(), store).await;
+}
+
+/// Runs every case on `store`.
+pub async fn passes_in(world: World, store: Arc<dyn NameStore>) {
+    let (world, store) = (&world, &*store);
+    records_come_back(world, store).await;
     unknown_names_are_missing(store).await;
-    newer_records_win(store).await;
-    invalid_records_are_refused(store).await;
-    names_do_not_mix(store).await;
+    newer_records_win(world, store).await;
+    invalid_records_are_refused(world, store).await;
+    names_do_not_mix(world, store).await;
 }
 
 fn fresh_key() -> NameKey {
     NameKey::random().expect("the system gives random bytes")
 }
 
-async fn records_come_back(store: &dyn NameStore) {
+async fn records_come_back(world: &World, store: &dyn NameStore) {
     let key = fresh_key();
-    let bytes = record(7, 2).sign(&key);
+    let bytes = world.record(7, 2).sign(&key);
     for _ in 0..2 {
         // The second time it is what the store holds.
         assert_eq!(store.publish(&key.name(), &bytes).await, Ok(()));
@@ -60,11 +91,11 @@ async fn unknown_names_are_missing(store: &dyn NameStore) {
     assert_eq!(store.resolve(&name).await, missing);
 }
 
-async fn newer_records_win(store: &dyn NameStore) {
+async fn newer_records_win(world: &World, store: &dyn NameStore) {
     let key = fresh_key();
     let name = key.name();
     let publish = async |sequence, years| {
-        let bytes = record(sequence, years).sign(&key);
+        let bytes = world.record(sequence, years).sign(&key);
         (store.publish(&name, &bytes).await, bytes)
     };
     let stale = |held, offered| Err(NameError::Stale { held, offered });
@@ -72,7 +103,7 @@ async fn newer_records_win(store: &dyn NameStore) {
     assert_eq!(publish(5, 3).await.0, Ok(()));
     assert_eq!(publish(4, 9).await.0, stale(5, 4), "a lower sequence");
     assert_eq!(publish(5, 2).await.0, stale(5, 5), "an earlier end of life");
-    let mut same_end = record(5, 3);
+    let mut same_end = world.record(5, 3);
     same_end.ttl_ns += 1;
     let same_end = same_end.sign(&key);
     assert_eq!(
@@ -88,12 +119,12 @@ async fn newer_records_win(store: &dyn NameStore) {
     assert_eq!(store.resolve(&name).await, Ok(bytes));
 }
 
-async fn invalid_records_are_refused(store: &dyn NameStore) {
+async fn invalid_records_are_refused(world: &World, store: &dyn NameStore) {
     let key = fresh_key();
     let name = key.name();
-    let mut changed = record(1, 2).sign(&key);
+    let mut changed = world.record(1, 2).sign(&key);
     changed[10] ^= 1;
-    let of_another_key = record(1, 2).sign(&fresh_key());
+    let of_another_key = world.record(1, 2).sign(&fresh_key());
     for bad in [&changed[..], &of_another_key, b"", &[0; 11 << 10]] {
         let refused = store.publish(&name, bad).await;
         assert!(
@@ -101,10 +132,10 @@ async fn invalid_records_are_refused(store: &dyn NameStore) {
             "{refused:?}"
         );
     }
-    let expired = record(9, -1).sign(&key);
+    let expired = world.record(9, -1).sign(&key);
     let refused = store.publish(&name, &expired).await;
     assert!(matches!(refused, Err(NameError::Permanent(_))));
-    let good = record(1, 2).sign(&key);
+    let good = world.record(1, 2).sign(&key);
     for no_name in ["", "../../etc/passwd", "k51", &name.to_uppercase()] {
         assert!(store.publish(no_name, &good).await.is_err(), "{no_name}");
         assert!(store.resolve(no_name).await.is_err(), "{no_name}");
@@ -115,12 +146,12 @@ async fn invalid_records_are_refused(store: &dyn NameStore) {
     ));
 }
 
-async fn names_do_not_mix(store: &dyn NameStore) {
+async fn names_do_not_mix(world: &World, store: &dyn NameStore) {
     let keys = [fresh_key(), fresh_key(), fresh_key()];
     let records: Vec<(String, Vec<u8>)> = keys
         .iter()
         .zip(1..)
-        .map(|(key, sequence)| (key.name(), record(sequence, 2).sign(key)))
+        .map(|(key, sequence)| (key.name(), world.record(sequence, 2).sign(key)))
         .collect();
     let publishes = records
         .iter()

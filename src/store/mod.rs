@@ -4,7 +4,7 @@
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
 //!
-//! [`memory`] and [`embedded`] hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store;
+//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store;
 //! [`suite`] is what every one of them must pass.
 
 pub mod embedded;
@@ -12,6 +12,7 @@ pub mod fault;
 mod links;
 pub mod memory;
 pub mod retry;
+pub mod rpc;
 #[doc(hidden)]
 pub mod suite;
 pub mod verify;

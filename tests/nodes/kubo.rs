@@ -109,7 +109,8 @@ impl Kubo {
             .expect("ipfs runs")
     }
 
-    fn repo(&self) -> PathBuf {
+    /// Its repository.
+    pub(crate) fn repo(&self) -> PathBuf {
         self.folder.path().join("repo")
     }
 }

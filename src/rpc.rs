@@ -1,0 +1,43 @@
+//! The HTTP RPC of storage nodes: one client for BTFS and IPFS nodes.
+//!
+//! Invariant: every call ends by its deadline; an answer counts only when it came whole, without an
+//! error in its trailer; no secret (token, password, path or query of the URL) stands in an error or
+//! a log line. Called by `store::rpc` and `names::rpc`, built by `run`.
+//!
+//! [`client`] sends calls and reads answers, [`auth`] logs in where a node wants it, [`probe`] asks
+//! a node what it is and how it is set up. `docs/nodes.md` has the facts that this relies on.
+
+pub mod auth;
+pub mod client;
+pub mod probe;
+
+pub use auth::Login;
+pub use client::{Client, File, RpcError};
+
+/// Which of the two kinds of node this is: they share most calls, not their names and arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// go-btfs.
+    Btfs,
+    /// kubo.
+    Ipfs,
+}
+
+impl Dialect {
+    /// `btfs` or `ipfs`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Btfs => "btfs",
+            Self::Ipfs => "ipfs",
+        }
+    }
+
+    /// What every call's path begins with. A BTFS node opens some calls without a login under `v1` alone.
+    fn base(self) -> &'static str {
+        match self {
+            Self::Btfs => "api/v1",
+            Self::Ipfs => "api/v0",
+        }
+    }
+}

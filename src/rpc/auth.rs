@@ -1,0 +1,71 @@
+//! The login that a BTFS node wants: a token for a day, which a restart of the node makes void.
+//!
+//! Invariant: password and token are never shown, also not by `Debug`. Called by `client`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use zeroize::Zeroizing;
+
+/// What to log in with.
+#[derive(Clone, Default)]
+pub enum Login {
+    /// Nothing: the node must be open to us.
+    #[default]
+    Open,
+    /// A file with a token, which somebody keeps fresh: read again when the node refuses.
+    TokenFile(PathBuf),
+    /// A file with the node's password.
+    PasswordFile(PathBuf),
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "Open",
+            Self::TokenFile(_) => "TokenFile",
+            Self::PasswordFile(_) => "PasswordFile",
+        })
+    }
+}
+
+impl Login {
+    /// The first line of its file; the error is one line, with the file's name.
+    pub(super) fn secret(&self) -> Result<Zeroizing<String>, String> {
+        let (what, file) = match self {
+            Self::Open => return Err("the node wants a login: give --node-password-file".into()),
+            Self::TokenFile(file) => ("--node-token-file", file),
+            Self::PasswordFile(file) => ("--node-password-file", file),
+        };
+        let named = |why: &str| format!("{what} {}: {why}", file.display());
+        let text = std::fs::read_to_string(file).map_err(|fault| named(&fault.to_string()))?;
+        let text = Zeroizing::new(text);
+        match text.lines().next().map(str::trim) {
+            Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
+            _ => Err(named("is empty")),
+        }
+    }
+}
+
+/// The token in use.
+#[derive(Default)]
+pub(super) struct Token {
+    current: Mutex<Option<Zeroizing<String>>>,
+    /// One login at a time: many calls are refused at once when a token ends.
+    pub(super) renewing: tokio::sync::Mutex<()>,
+}
+
+impl Token {
+    pub(super) fn get(&self) -> Option<Zeroizing<String>> {
+        self.lock().clone()
+    }
+
+    pub(super) fn set(&self, token: Zeroizing<String>) {
+        *self.lock() = Some(token);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Zeroizing<String>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,209 @@
+//! What a node is and how it is set up, by asking it.
+//!
+//! Invariant: asks only; what is not answered is not guessed. Called by `run` at a mount and by
+//! `doctor`.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Client, Dialect, RpcError};
+
+/// How long each question may take.
+const ASK: Duration = Duration::from_secs(5);
+/// The longest answer: a configuration may have many peers in it.
+const ANSWER: usize = 4 << 20;
+
+/// What a node said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Which kind it is.
+    pub dialect: Dialect,
+    /// Its name and version: `kubo/0.42.0`.
+    pub agent: String,
+}
+
+/// A setting that endangers data, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What was found.
+    pub what: String,
+    /// What to do.
+    pub fix: String,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    #[serde(rename = "AgentVersion")]
+    agent: String,
+    /// Only BTFS nodes have it.
+    #[serde(rename = "BttcAddress")]
+    bttc_address: Option<String>,
+}
+
+/// Asks the node what it is, whatever it is taken for. This call wants no login.
+///
+/// # Errors
+/// Those of the call; [`RpcError::Refused`] when it is neither kind of node.
+pub async fn identify(client: &Client) -> Result<Found, RpcError> {
+    let answer = match client.call_as(Dialect::Btfs, "id", ANSWER, ASK).await {
+        // IPFS nodes have no v1.
+        Err(RpcError::Unknown(_)) => client.call_as(Dialect::Ipfs, "id", ANSWER, ASK).await?,
+        other => other?,
+    };
+    let id: Id = serde_json::from_slice(&answer)
+        .map_err(|_| RpcError::Refused("is neither a BTFS nor an IPFS node".into()))?;
+    let is_btfs = id.bttc_address.is_some() || id.agent.starts_with("go-btfs/");
+    Ok(Found {
+        dialect: match is_btfs {
+            true => Dialect::Btfs,
+            false => Dialect::Ipfs,
+        },
+        agent: id
+            .agent
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(60)
+            .collect(),
+    })
+}
+
+/// Looks at the node's configuration. `needed_bytes` is the sum of the quotas that it has to hold.
+///
+/// # Errors
+/// Those of the call.
+pub async fn warnings(client: &Client, needed_bytes: u64) -> Result<Vec<Warning>, RpcError> {
+    let answer = client.call("config/show", &[], &[], ANSWER, ASK).await?;
+    let config: Value = serde_json::from_slice(&answer)
+        .map_err(|_| RpcError::Failed("its configuration is no JSON".into()))?;
+    Ok(judge(&config, client.dialect(), needed_bytes))
+}
+
+fn judge(config: &Value, dialect: Dialect, needed_bytes: u64) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |what: String, fix: &str| {
+        warnings.push(Warning {
+            what,
+            fix: fix.to_owned(),
+        });
+    };
+    let api = &config["Addresses"]["API"];
+    let addresses = match api {
+        Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
+        one => one.as_str().into_iter().collect::<Vec<_>>(),
+    };
+    let public = addresses.iter().find(|address| !is_local(address));
+    let is_guarded = match dialect {
+        Dialect::Btfs => config["API"]["EnableTokenAuth"] == true,
+        Dialect::Ipfs => config["API"]["Authorizations"]
+            .as_object()
+            .is_some_and(|rules| !rules.is_empty()),
+    };
+    if let Some(address) = public
+        && !is_guarded
+    {
+        warn(
+            format!("its RPC is open to others at {address:.60}"),
+            match dialect {
+                Dialect::Btfs => "let Addresses.API be on 127.0.0.1, or set API.EnableTokenAuth",
+                Dialect::Ipfs => "let Addresses.API be on 127.0.0.1, or set API.Authorizations",
+            },
+        );
+    }
+    let store = &config["Datastore"];
+    let most = store["StorageMax"]
+        .as_str()
+        .and_then(|text| text.parse::<ByteSize>().ok())
+        .map(|size| size.as_u64());
+    if let Some(most) = most {
+        let mark = store["StorageGCWatermark"].as_u64().unwrap_or(90).min(100);
+        let room = most / 100 * mark;
+        if room < needed_bytes {
+            warn(
+                format!(
+                    "it collects garbage from {} on, and the tokens may hold {}",
+                    ByteSize(room),
+                    ByteSize(needed_bytes)
+                ),
+                "raise Datastore.StorageMax above the sum of the quotas, and do not run the node \
+                 with --enable-gc",
+            );
+        }
+    }
+    if has_unsynced(&store["Spec"]) {
+        warn(
+            "it does not wait for its disk: a power cut there can take what it has acknowledged"
+                .to_owned(),
+            "set `sync` of the flatfs datastore to true in Datastore.Spec and in the file \
+             datastore_spec, or keep the node on a machine whose power does not fail",
+        );
+    }
+    warnings
+}
+
+/// Whether a listening address is of this machine alone.
+fn is_local(address: &str) -> bool {
+    [
+        "/ip4/127.",
+        "/ip6/::1/",
+        "/unix/",
+        "/dns/localhost/",
+        "/dns4/localhost/",
+    ]
+    .iter()
+    .any(|local| address.starts_with(local))
+}
+
+/// Whether a datastore of the tree writes without syncing.
+fn has_unsynced(spec: &Value) -> bool {
+    let here = ["sync", "syncWrites"].iter().any(|key| spec[key] == false);
+    let below = spec["mounts"].as_array().into_iter().flatten();
+    here || has_unsynced_child(&spec["child"]) || below.into_iter().any(has_unsynced)
+}
+
+fn has_unsynced_child(child: &Value) -> bool {
+    child.is_object() && has_unsynced(child)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(api: Value, auth: bool, most: &str, sync: bool) -> Value {
+        json!({
+            "Addresses": {"API": api},
+            "API": {"EnableTokenAuth": auth},
+            "Datastore": {"StorageMax": most, "StorageGCWatermark": 90, "Spec": {"mounts": [
+                {"child": {"type": "flatfs", "sync": sync}, "mountpoint": "/blocks"},
+                {"child": {"type": "levelds"}, "mountpoint": "/"}
+            ]}}
+        })
+    }
+
+    fn told(config: &Value, needed: u64) -> String {
+        let warnings = judge(config, Dialect::Btfs, needed);
+        warnings.iter().map(|w| format!("{}\n", w.what)).collect()
+    }
+
+    #[test]
+    fn each_setting_that_endangers_data_is_told_and_no_other() {
+        let local = json!(["/ip4/127.0.0.1/tcp/5001"]);
+        assert_eq!(
+            told(&config(local.clone(), false, "32GB", true), 1 << 30),
+            ""
+        );
+        let open = config(json!("/ip4/0.0.0.0/tcp/5001"), false, "32GB", true);
+        assert!(told(&open, 0).contains("open to others at /ip4/0.0.0.0"));
+        let guarded = config(json!("/ip4/0.0.0.0/tcp/5001"), true, "32GB", true);
+        assert_eq!(told(&guarded, 0), "");
+        let small = config(local.clone(), true, "1GB", true);
+        assert!(told(&small, 950_000_000).contains("collects garbage"));
+        let unsynced = config(local, true, "32GB", false);
+        assert!(told(&unsynced, 0).contains("does not wait for its disk"));
+        assert_eq!(told(&json!({}), 1), "", "what is not said is not guessed");
+    }
+}

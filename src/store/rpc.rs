@@ -1,0 +1,324 @@
+//! The blocks of a storage node, by its RPC: BTFS or IPFS.
+//!
+//! Invariant: a block counts as put only when the node has named it in its answer, or has counted it
+//! in one that came to its end; what it gives is verified; every call ends by a deadline of its own.
+//! A root that is pinned is never pinned again: an IPFS node that does not find a block of it then
+//! drops the pin that it had. Built by `run`; wire facts: `docs/nodes.md`.
+
+mod batch;
+mod car;
+mod pin;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+use serde::Deserialize;
+
+use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, check_bytes};
+use crate::pack::cid::{self as form, Kind};
+use crate::rpc::{Client, Dialect, File, RpcError};
+use batch::Pace;
+
+/// A question that a node answers from its own disk.
+const ASK: Duration = Duration::from_secs(30);
+/// Added to what the node itself was told to keep to, so that its own error comes first.
+const GRACE: Duration = Duration::from_secs(2);
+/// The longest answer to a question.
+const ANSWER: usize = 1 << 20;
+/// The longest list of pins: about half a million.
+const PIN_LIST: usize = 64 << 20;
+
+/// How long a node may look for what it has not got.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// In the network, for one block; zero: it is not asked to.
+    pub network: Duration,
+    /// For all that is below a root that is to be pinned.
+    pub pin: Duration,
+    /// How long a pin may take before it is looked whether a block is missing.
+    pub doubt: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            network: Duration::from_secs(8),
+            pin: Duration::from_secs(600),
+            doubt: Duration::from_secs(3),
+        }
+    }
+}
+
+/// A node as a store.
+#[derive(Clone)]
+pub struct RpcStore {
+    client: Client,
+    patience: Patience,
+    pace: std::sync::Arc<Pace>,
+}
+
+/// A line of `block/put`.
+#[derive(Deserialize)]
+struct PutLine {
+    #[serde(rename = "Key")]
+    key: String,
+}
+
+/// A line of `dag/import` with `stats`.
+#[derive(Deserialize)]
+struct ImportLine {
+    #[serde(rename = "Stats")]
+    stats: Option<ImportStats>,
+}
+
+#[derive(Deserialize)]
+struct ImportStats {
+    #[serde(rename = "BlockCount")]
+    blocks: usize,
+    #[serde(rename = "BlockBytesCount")]
+    bytes: u64,
+}
+
+impl RpcStore {
+    /// The node behind `client`.
+    #[must_use]
+    pub fn new(client: Client, patience: Patience) -> Self {
+        Self {
+            client,
+            patience,
+            pace: std::sync::Arc::default(),
+        }
+    }
+
+    /// Sends a batch, in whatever form the node takes.
+    async fn put(&self, blocks: Vec<Block>, limit: Duration) -> Result<(), StoreError> {
+        match self.client.dialect() {
+            Dialect::Ipfs => self.import(&blocks, limit).await,
+            Dialect::Btfs => {
+                for (kind, name) in [(Kind::Leaf, "raw"), (Kind::Node, "v0")] {
+                    let part: Vec<&Block> = blocks
+                        .iter()
+                        .filter(|block| form::kind(&block.cid) == Ok(kind))
+                        .collect();
+                    if !part.is_empty() {
+                        self.put_parts(&part, name, limit).await?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// One archive, of which the node tells how many blocks it held.
+    async fn import(&self, blocks: &[Block], limit: Duration) -> Result<(), StoreError> {
+        let args = [
+            ("pin-roots", "false"),
+            ("stats", "true"),
+            ("fast-provide-root", "false"),
+        ];
+        let answer = self
+            .client
+            .call("dag/import", &args, &[car::archive(blocks)], ANSWER, limit)
+            .await
+            .map_err(plain)?;
+        let stats = lines::<ImportLine>(&answer)?
+            .into_iter()
+            .find_map(|line| line.stats)
+            .ok_or_else(|| unfinished("the count of blocks is missing in its answer"))?;
+        let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
+        match (stats.blocks, stats.bytes) == (blocks.len(), bytes) {
+            true => Ok(()),
+            false => Err(unfinished(&format!(
+                "it took {} blocks of {} bytes, and {} of {bytes} were sent",
+                stats.blocks,
+                stats.bytes,
+                blocks.len()
+            ))),
+        }
+    }
+
+    /// Many files, each of which the node names by its CID.
+    async fn put_parts(
+        &self,
+        blocks: &[&Block],
+        format: &str,
+        limit: Duration,
+    ) -> Result<(), StoreError> {
+        let files: Vec<File> = blocks
+            .iter()
+            .map(|block| File::new(block.data.clone()))
+            .collect();
+        let args = [("format", format)];
+        let (answer, error) = self
+            .client
+            .stream("block/put", &args, &files, ANSWER, limit)
+            .await
+            .map_err(plain)?;
+        let mut named: HashMap<String, usize> = HashMap::new();
+        for line in lines::<PutLine>(&answer)? {
+            *named.entry(line.key).or_default() += 1;
+        }
+        let unnamed = blocks
+            .iter()
+            .find(|block| named.remove(&block.cid.to_string()) != Some(1));
+        match (unnamed, named.keys().next(), error) {
+            (None, None, None) => Ok(()),
+            (_, _, Some(error)) => Err(unfinished(&error)),
+            (_, Some(other), _) => Err(unfinished(&format!(
+                "it stored a block as {other:.80}, which none of ours is"
+            ))),
+            (Some(block), None, _) => Err(unfinished(&format!(
+                "it does not say that it took {}",
+                block.cid
+            ))),
+        }
+    }
+
+    /// The block from the node's own disk.
+    async fn local(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let args = [("arg", cid.to_string()), ("offline", "true".into())];
+        self.block(cid, &args, ASK).await
+    }
+
+    async fn block(
+        &self,
+        cid: &Cid,
+        args: &[(&str, String)],
+        limit: Duration,
+    ) -> Result<Bytes, StoreError> {
+        let args: Vec<(&str, &str)> = args.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let most = MAX_BLOCK_BYTES;
+        let answer = self.client.call("block/get", &args, &[], most, limit);
+        let data = answer.await.map_err(|error| of_block(cid, error))?;
+        if data.is_empty() && form::verify(cid, &data).is_err() {
+            return Err(unfinished("its answer is empty"));
+        }
+        check_bytes(cid, &data)?;
+        Ok(data)
+    }
+}
+
+#[async_trait]
+impl BlockStore for RpcStore {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        blocks.iter().try_for_each(Block::check)?;
+        self.pace
+            .send(blocks, |batch, limit| self.put(batch, limit))
+            .await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
+        match self.local(cid).await {
+            Err(StoreError::Missing(_)) if !self.patience.network.is_zero() => {}
+            other => return other,
+        }
+        // Another node may have it.
+        let patience = self.patience.network;
+        let args = [("arg", cid.to_string()), ("timeout", span(patience))];
+        match self.block(cid, &args, patience + GRACE).await {
+            Err(StoreError::Transient(_)) => Err(StoreError::Missing(*cid)),
+            other => other,
+        }
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
+        let text = cid.to_string();
+        let args = [("arg", text.as_str()), ("offline", "true")];
+        match self
+            .client
+            .call("block/stat", &args, &[], ANSWER, ASK)
+            .await
+        {
+            Ok(answer)
+                if lines::<PutLine>(&answer)?
+                    .first()
+                    .is_some_and(|line| line.key == text) =>
+            {
+                Ok(true)
+            }
+            Ok(_) => Err(unfinished("its answer to `block/stat` is of another block")),
+            Err(error) => match of_block(cid, error) {
+                StoreError::Missing(_) => Ok(false),
+                other => Err(other),
+            },
+        }
+    }
+
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.pin_whole(root, from).await
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        let text = root.to_string();
+        match self
+            .client
+            .call("pin/rm", &[("arg", &text)], &[], ANSWER, ASK)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(RpcError::Failed(why))
+                if why.contains("not pinned") || why.contains("indirect") =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(plain(error)),
+        }
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        let args = [("type", "recursive"), ("stream", "true")];
+        let answer = self
+            .client
+            .call("pin/ls", &args, &[], PIN_LIST, 2 * ASK)
+            .await;
+        let listed = lines::<pin::PinLine>(&answer.map_err(plain)?)?;
+        // Others may have pinned what we would not.
+        Ok(listed
+            .into_iter()
+            .filter_map(|line| form::parse(&line.cid).ok())
+            .collect())
+    }
+}
+
+/// One JSON value a line; an error when the last one is cut.
+fn lines<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Vec<T>, StoreError> {
+    serde_json::Deserializer::from_slice(answer)
+        .into_iter::<T>()
+        .collect::<Result<_, _>>()
+        .map_err(|fault| unfinished(&format!("its answer is not what it should be: {fault}")))
+}
+
+/// A length of time as a node reads it.
+fn span(span: Duration) -> String {
+    format!("{}ms", span.as_millis())
+}
+
+fn unfinished(why: &str) -> StoreError {
+    StoreError::Transient(why.to_owned())
+}
+
+/// What an error of a call means where no block is asked for.
+fn plain(error: RpcError) -> StoreError {
+    match error {
+        RpcError::Refused(_) | RpcError::Unknown(_) => StoreError::Permanent(error.to_string()),
+        RpcError::Transport(_)
+        | RpcError::Broken(_)
+        | RpcError::TimedOut(_)
+        | RpcError::Failed(_) => StoreError::Transient(error.to_string()),
+    }
+}
+
+/// What it means where `cid` is asked for.
+fn of_block(cid: &Cid, error: RpcError) -> StoreError {
+    match &error {
+        RpcError::Failed(why) if why.contains("could not find") || why.contains("not found") => {
+            StoreError::Missing(*cid)
+        }
+        _ => plain(error),
+    }
+}

@@ -1,0 +1,129 @@
+//! Pinning at a node: never what is pinned already, and never without an end.
+//!
+//! Invariant: `pin/add` is sent only for a root that `pin/ls` does not list. A node waits for a block
+//! that it has not got, and does not say which: where a pin takes long, the tree is walked here, over
+//! what the node has on its own disk, and what is missing is told.
+
+use std::sync::{Arc, Weak};
+
+use cid::Cid;
+use serde::Deserialize;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::{ANSWER, ASK, GRACE, RpcStore, lines, plain, span, unfinished};
+use crate::rpc::RpcError;
+use crate::store::walk::{self, Source};
+use crate::store::{BlockStore, StoreError, links};
+
+/// A line of `pin/ls` with `stream`.
+#[derive(Deserialize)]
+pub(super) struct PinLine {
+    #[serde(rename = "Cid")]
+    pub(super) cid: String,
+}
+
+impl RpcStore {
+    /// [`BlockStore::pin`].
+    pub(super) async fn pin_whole(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        if self.is_pinned(root).await? {
+            return Ok(());
+        }
+        let from = match from {
+            Some(from) if from != root && self.is_pinned(from).await? => Some(*from),
+            _ => None,
+        };
+        let asked = self.ask_pin(root, from.as_ref());
+        tokio::pin!(asked);
+        tokio::select! {
+            answer = &mut asked => return answer,
+            () = sleep(self.patience.doubt) => {}
+        }
+        // The walk ends with this call: it is of use to nobody else.
+        let call = Arc::new(());
+        let mut disk = OnDisk {
+            store: self.clone(),
+            handle: Handle::current(),
+            call: Arc::downgrade(&call),
+        };
+        let root = *root;
+        let walk = spawn_blocking(move || walk::check_whole(&root, from.as_ref(), &mut disk));
+        tokio::select! {
+            answer = &mut asked => return answer,
+            walked = walk => {
+                if let Ok(Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..)))) = walked {
+                    return Err(error);
+                }
+            }
+        }
+        // Whole, or not known: the node has the word.
+        asked.await
+    }
+
+    async fn is_pinned(&self, root: &Cid) -> Result<bool, StoreError> {
+        let text = root.to_string();
+        let args = [
+            ("arg", text.as_str()),
+            ("type", "recursive"),
+            ("stream", "true"),
+        ];
+        match self.client.call("pin/ls", &args, &[], ANSWER, ASK).await {
+            Ok(answer) => Ok(lines::<PinLine>(&answer)?
+                .iter()
+                .any(|line| line.cid == text)),
+            Err(RpcError::Failed(why)) if why.contains("not pinned") => Ok(false),
+            Err(error) => Err(plain(error)),
+        }
+    }
+
+    async fn ask_pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        let patience = self.patience.pin;
+        let (root, limit) = (root.to_string(), span(patience));
+        let from = from.map(Cid::to_string);
+        let (path, args) = match &from {
+            Some(from) => (
+                "pin/update",
+                vec![
+                    ("arg", from.as_str()),
+                    ("arg", &root),
+                    ("unpin", "false"),
+                    ("timeout", &limit),
+                ],
+            ),
+            None => ("pin/add", vec![("arg", root.as_str()), ("timeout", &limit)]),
+        };
+        let asked = self.client.call(path, &args, &[], ANSWER, patience + GRACE);
+        asked.await.map(drop).map_err(plain)
+    }
+}
+
+/// A walk's view of what the node has on its disk. For threads that may block.
+struct OnDisk {
+    store: RpcStore,
+    handle: Handle,
+    /// Lives as long as the call that began the walk.
+    call: Weak<()>,
+}
+
+impl OnDisk {
+    fn go_on(&self) -> Result<(), StoreError> {
+        match self.call.strong_count() {
+            0 => Err(unfinished("nobody waits for it any more")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Source for OnDisk {
+    fn links(&mut self, node: &Cid) -> Result<Vec<Cid>, StoreError> {
+        self.go_on()?;
+        let data = self.handle.block_on(self.store.local(node))?;
+        links::links(node, &data)
+    }
+
+    fn has_leaf(&mut self, leaf: &Cid) -> Result<bool, StoreError> {
+        self.go_on()?;
+        self.handle.block_on(self.store.has(leaf))
+    }
+}

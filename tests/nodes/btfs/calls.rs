@@ -1,0 +1,426 @@
+//! The RPC calls of the stand-in: paths, logins, arguments, answers, errors.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use cid::Cid;
+use http_body_util::BodyExt;
+use multihash::Multihash;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Node, TOKEN_LIFE, names};
+
+/// Paths that want no login: under v1, and no other.
+const OPEN: [&str; 6] = [
+    "/api/v1/id",
+    "/api/v1/config/show",
+    "/api/v1/dashboard/check",
+    "/api/v1/dashboard/set",
+    "/api/v1/dashboard/login",
+    "/api/v1/dashboard/reset",
+];
+/// From so many files a request on, the connection is closed after it.
+const MANY_FILES: usize = 20;
+
+type Args = Vec<(String, String)>;
+
+pub(super) fn router(node: Arc<Node>) -> Router {
+    // The limit of axum is none of go-btfs.
+    let no_limit = DefaultBodyLimit::disable();
+    Router::new()
+        .fallback(call)
+        .layer(no_limit)
+        .with_state(node)
+}
+
+async fn call(
+    State(node): State<Arc<Node>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    Query(args): Query<Args>,
+    request: Request,
+) -> Response {
+    if method != Method::POST {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "405 - Method Not Allowed\n");
+    }
+    let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
+    let foreign = [header::ORIGIN, header::REFERER]
+        .iter()
+        .any(|name| headers.contains_key(name));
+    if foreign || agent.is_some_and(|agent| agent.starts_with(b"Mozilla")) {
+        return plain(StatusCode::FORBIDDEN, "403 - Forbidden\n");
+    }
+    let path = uri.path();
+    if let Some(refusal) = refuse(&node, path, &args) {
+        return refusal;
+    }
+    let below = ["/api/v1/", "/api/v0/", "/api/latest/"]
+        .iter()
+        .find_map(|base| path.strip_prefix(base));
+    let Some(command) = below else {
+        return plain(StatusCode::NOT_FOUND, "404 page not found\n");
+    };
+    let mut response = answer(&node, command, &args, request).await;
+    let server = HeaderValue::from_static("go-btfs/3.3.0");
+    response.headers_mut().insert(header::SERVER, server);
+    response
+}
+
+/// Turns away who has not logged in.
+fn refuse(node: &Node, path: &str, args: &Args) -> Option<Response> {
+    if !node.auth || OPEN.contains(&path) {
+        return None;
+    }
+    let login = node.login.lock().expect("a lock");
+    let token = get(args, "token").unwrap_or_default();
+    let is_good = login
+        .tokens
+        .get(token)
+        .is_some_and(|end| *end > Instant::now());
+    let text = match (login.anybody, is_good) {
+        (true, true) => return None,
+        (true, false) => "invalid token\n",
+        (false, _) => "please login\n",
+    };
+    Some(plain(StatusCode::UNAUTHORIZED, text))
+}
+
+async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) -> Response {
+    let arg = get(args, "arg").unwrap_or_default();
+    match command {
+        "id" => lines(&[json!({
+            "ID": "16Uiu2HAmStandIn", "AgentVersion": "go-btfs/3.3.0/stand-in",
+            "BttcAddress": "0x0", "TronAddress": "T0", "VaultAddress": "0x0",
+            "ChainID": 199, "SimpleMode": true
+        })]),
+        "version" => lines(&[json!({"Version": "3.3.0", "Repo": "10", "System": "stand-in"})]),
+        "config/show" => lines(&[json!({
+            "Addresses": {"API": [format!("/ip4/127.0.0.1/tcp/{}", node.address.port())]},
+            "API": {"EnableTokenAuth": node.auth},
+            "Datastore": {"StorageMax": "32GB", "StorageGCWatermark": 90, "Spec": {"mounts": [
+                {"child": {"type": "flatfs", "sync": true}, "mountpoint": "/blocks"}
+            ]}}
+        })]),
+        "dashboard/login" => log_in(node, arg),
+        "block/put" => put(node, args, request).await,
+        "block/get" | "block/stat" => {
+            with_cid(arg, async |cid| {
+                let data = match wait(args, || node.disk.get(&cid)).await {
+                    Ok(data) => data,
+                    Err(Late::Offline) => return missing(&cid),
+                    Err(Late::Deadline) => return failed("context deadline exceeded"),
+                };
+                match command {
+                    "block/get" => ([("X-Stream-Output", "1")], data).into_response(),
+                    _ => lines(&[json!({"Key": cid.to_string(), "Size": data.len()})]),
+                }
+            })
+            .await
+        }
+        "pin/add" => with_cid(arg, async |cid| pin(node, args, cid, None).await).await,
+        "pin/update" => update(node, args).await,
+        "pin/rm" => {
+            with_cid(arg, async |cid| match node.disk.unpin(&cid) {
+                true => lines(&[json!({"Pins": [cid.to_string()]})]),
+                false => failed("not pinned or pinned indirectly"),
+            })
+            .await
+        }
+        "pin/ls" => list(node, arg).await,
+        "repo/gc" => match node.disk.collect() {
+            Ok(gone) => lines(
+                &gone
+                    .iter()
+                    .map(|key| json!({"Key": key}))
+                    .collect::<Vec<_>>(),
+            ),
+            Err(why) => failed(&why),
+        },
+        "repo/stat" => lines(&[json!({"RepoSize": 0, "StorageMax": 32_000_000_000_u64})]),
+        "dag/import" => {
+            // A nil node in a goroutine of its own: the process ends.
+            node.die();
+            std::future::pending().await
+        }
+        "dht/put" => {
+            let record = match files(request).await {
+                (mut files, None) if !files.is_empty() => files.swap_remove(0),
+                _ => return plain(StatusCode::BAD_REQUEST, "file argument is required\n"),
+            };
+            match names::put(&node.disk, arg, &record) {
+                None => failed("invalid key"),
+                Some(false) => lines(&[]),
+                Some(true) => lines(&[event(3, "failed to find any peer in table")]),
+            }
+        }
+        "dht/get" => match names::get(&node.disk, arg) {
+            None => failed("invalid key"),
+            Some(Some(record)) => lines(&[event(5, &data_encoding::BASE64.encode(&record))]),
+            Some(None) => {
+                let why = "routing: not found";
+                trailed(&[event(3, why)], why)
+            }
+        },
+        "name/resolve" => match names::resolve(&node.disk, arg.trim_start_matches("/btns/")) {
+            Some(path) => lines(&[json!({"Path": path})]),
+            None => failed("could not resolve name"),
+        },
+        "cat" => {
+            let path = match arg.strip_prefix("/btns/") {
+                Some(name) => names::resolve(&node.disk, name).unwrap_or_default(),
+                None => arg.to_owned(),
+            };
+            with_cid(
+                path.trim_start_matches("/btfs/"),
+                async |cid| match content(node, &cid) {
+                    Some(data) => ([("X-Stream-Output", "1")], data).into_response(),
+                    None => missing(&cid),
+                },
+            )
+            .await
+        }
+        _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+fn log_in(node: &Node, password: &str) -> Response {
+    let right = std::fs::read_to_string(node.disk.folder().join("password"));
+    if right.is_ok_and(|right| right == password) {
+        let mut login = node.login.lock().expect("a lock");
+        let token = format!("stand+in/{}==", login.tokens.len() + 1);
+        let random = getrandom::u64().expect("the system gives random bytes");
+        let token = format!("{token}{random}");
+        login
+            .tokens
+            .insert(token.clone(), Instant::now() + TOKEN_LIFE);
+        login.anybody = true;
+        return lines(&[json!({"Success": true, "Text": token})]);
+    }
+    lines(&[json!({"Success": false, "Text": "password is not correct"})])
+}
+
+/// What a request brings, up to where it is cut, and the error there.
+async fn files(request: Request) -> (Vec<Bytes>, Option<String>) {
+    let mut files = Vec::new();
+    let mut multipart = match Multipart::from_request(request, &()).await {
+        Ok(multipart) => multipart,
+        Err(refused) => return (files, Some(refused.body_text())),
+    };
+    loop {
+        match multipart.next_field().await {
+            Ok(None) => return (files, None),
+            Ok(Some(field)) => match field.bytes().await {
+                Ok(bytes) => files.push(bytes),
+                Err(_) => return (files, Some("unexpected EOF".into())),
+            },
+            Err(_) => return (files, Some("multipart: NextPart: EOF".into())),
+        }
+    }
+}
+
+async fn put(node: &Node, args: &Args, request: Request) -> Response {
+    let (files, error) = files(request).await;
+    let version_and_codec = match get(args, "format") {
+        None | Some("v0") => (0, 0x70),
+        Some("raw") => (1, 0x55),
+        Some("protobuf") => (1, 0x70),
+        Some(other) => return failed(&format!("unrecognized format: {other}")),
+    };
+    let mut told = Vec::new();
+    for data in &files {
+        let hash = Multihash::wrap(0x12, &Sha256::digest(data)).expect("a hash");
+        let cid = match version_and_codec {
+            (0, _) => Cid::new_v0(hash).expect("a hash"),
+            (_, codec) => Cid::new_v1(codec, hash),
+        };
+        node.disk.put(&cid, data);
+        told.push(json!({"Key": cid.to_string(), "Size": data.len()}));
+    }
+    let mut response = match error {
+        None => lines(&told),
+        Some(error) => trailed(&told, &error),
+    };
+    if files.len() >= MANY_FILES {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
+}
+
+/// Pins what is not pinned yet; waits for what is missing.
+async fn pin(node: &Node, args: &Args, root: Cid, from: Option<Cid>) -> Response {
+    if from.is_none() && node.disk.is_pinned(&root) {
+        return lines(&[json!({"Pins": [root.to_string()]})]);
+    }
+    // What the old root has is not looked at.
+    let known = from.map_or_else(HashSet::new, |from| node.disk.found_below(&from));
+    // `offline` does not help: the pinner asks the network all the same.
+    let patient: Args = args
+        .iter()
+        .filter(|(name, _)| name != "offline")
+        .cloned()
+        .collect();
+    let whole = wait(&patient, || {
+        let _one = node.disk.gate.lock().expect("a lock");
+        node.disk.below(&root, &known)?;
+        node.disk.pin(&root);
+        Some(())
+    });
+    match whole.await {
+        Ok(()) => lines(&[json!({"Pins": [root.to_string()]})]),
+        Err(_) => failed("context deadline exceeded"),
+    }
+}
+
+async fn update(node: &Node, args: &Args) -> Response {
+    let cids: Vec<Cid> = args
+        .iter()
+        .filter(|(name, _)| name == "arg")
+        .filter_map(|(_, text)| text.parse().ok())
+        .collect();
+    let [from, to] = cids[..] else {
+        return plain(
+            StatusCode::BAD_REQUEST,
+            "argument \"to-path\" is required\n",
+        );
+    };
+    if !node.disk.is_pinned(&from) {
+        return failed("'from' cid was not recursively pinned already");
+    }
+    let response = pin(node, args, to, Some(from)).await;
+    if response.status() == StatusCode::OK && get(args, "unpin") != Some("false") {
+        node.disk.unpin(&from);
+    }
+    response
+}
+
+async fn list(node: &Node, arg: &str) -> Response {
+    let line = |cid: &Cid| json!({"Cid": cid.to_string(), "Type": "recursive"});
+    if arg.is_empty() {
+        return lines(&node.disk.pins().iter().map(line).collect::<Vec<_>>());
+    }
+    with_cid(arg, async |cid| match node.disk.is_pinned(&cid) {
+        true => lines(&[line(&cid)]),
+        false => failed(&format!("path '{cid}' is not pinned")),
+    })
+    .await
+}
+
+/// The bytes of a file: a leaf, or the leaves below a node.
+fn content(node: &Node, cid: &Cid) -> Option<Vec<u8>> {
+    if cid.codec() == 0x55 {
+        return node.disk.get(cid);
+    }
+    let mut all = Vec::new();
+    for link in node.disk.links(cid)? {
+        all.extend(content(node, &link)?);
+    }
+    Some(all)
+}
+
+/// Why something did not come.
+enum Late {
+    Offline,
+    Deadline,
+}
+
+/// Looks until it is there: at once with `offline`, until `timeout`, or for ever.
+async fn wait<T>(args: &Args, look: impl Fn() -> Option<T>) -> Result<T, Late> {
+    let begin = Instant::now();
+    let patience = get(args, "timeout").map(duration);
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if get(args, "offline") == Some("true") {
+            return Err(Late::Offline);
+        }
+        if patience.is_some_and(|patience| begin.elapsed() >= patience) {
+            return Err(Late::Deadline);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A Go duration in its simple forms.
+fn duration(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let number: f64 = number.parse().expect("a duration");
+    let unit = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        other => panic!("a duration in {other}"),
+    };
+    Duration::from_secs_f64(number * unit)
+}
+
+async fn with_cid(text: &str, work: impl AsyncFnOnce(Cid) -> Response) -> Response {
+    match text.parse() {
+        Ok(cid) => work(cid).await,
+        Err(_) => failed(&format!(
+            "invalid path \"{text}\": selected encoding not supported"
+        )),
+    }
+}
+
+fn get<'a>(args: &'a Args, name: &str) -> Option<&'a str> {
+    let found = args.iter().find(|(key, _)| key == name);
+    found.map(|(_, value)| value.as_str())
+}
+
+fn event(kind: u8, extra: &str) -> Value {
+    json!({"Extra": extra, "ID": "", "Responses": null, "Type": kind})
+}
+
+fn text_of(values: &[Value]) -> String {
+    values.iter().map(|value| format!("{value}\n")).collect()
+}
+
+fn lines(values: &[Value]) -> Response {
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("X-Chunked-Output", "1"),
+    ];
+    (headers, text_of(values)).into_response()
+}
+
+/// Lines, and an error after them.
+fn trailed(values: &[Value], error: &str) -> Response {
+    let mut trailers = HeaderMap::new();
+    let error = HeaderValue::from_str(error).expect("text");
+    trailers.insert("X-Stream-Error", error);
+    // Of unknown length: only then are there trailers.
+    let text = Ok::<_, std::convert::Infallible>(text_of(values));
+    let body = Body::from_stream(futures::stream::iter([text]));
+    let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Trailer", "X-Stream-Error"),
+    ];
+    (headers, Body::new(body)).into_response()
+}
+
+fn failed(message: &str) -> Response {
+    let body = json!({"Message": message, "Code": 0, "Type": "error"}).to_string();
+    let headers = [("Content-Type", "application/json")];
+    (StatusCode::INTERNAL_SERVER_ERROR, headers, body).into_response()
+}
+
+fn missing(cid: &Cid) -> Response {
+    failed(&format!(
+        "block was not found locally (offline): ipld: could not find {cid}"
+    ))
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response {
+    (status, text).into_response()
+}

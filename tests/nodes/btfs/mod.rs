@@ -1,0 +1,159 @@
+//! A stand-in for a BTFS node: it speaks the dialect of go-btfs 3.3 and 4.0 as real ones were seen to
+//! speak it, with their defects, in front of a folder. It is no BTFS node: it has no peers, no chain,
+//! and knows only the calls that pxfs, or a test of it, makes. `AgentVersion` says so.
+//!
+//! Invariant: what was answered is in the folder, and there after a restart; logins are not. It ends
+//! with its value. [`calls`] are the RPC calls, [`disk`] the folder, [`names`] the records.
+
+mod calls;
+mod disk;
+mod names;
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+use disk::Disk;
+
+/// How long a token lives.
+const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// The stand-in: runs, unless it was killed.
+pub(crate) struct Btfs {
+    folder: TempDir,
+    address: SocketAddr,
+    auth: bool,
+    running: Option<(Arc<Node>, JoinHandle<()>)>,
+}
+
+/// What the calls see.
+struct Node {
+    disk: Disk,
+    address: SocketAddr,
+    auth: bool,
+    login: Mutex<Login>,
+    /// The node has crashed, or is told to end.
+    end: Notify,
+    dead: AtomicBool,
+}
+
+/// Who has logged in since the start.
+#[derive(Default)]
+struct Login {
+    tokens: HashMap<String, Instant>,
+    anybody: bool,
+}
+
+impl Btfs {
+    /// A fresh node that wants no login.
+    pub(crate) fn start() -> Self {
+        Self::begin(false)
+    }
+
+    /// A fresh node as it is set up by default: every call wants a token; `password` is set.
+    pub(crate) fn guarded(password: &str) -> Self {
+        let node = Self::begin(true);
+        std::fs::write(node.folder.path().join("password"), password).expect("a password");
+        node
+    }
+
+    fn begin(auth: bool) -> Self {
+        let folder = tempfile::Builder::new().prefix("px-btfs-").tempdir();
+        let mut node = Self {
+            folder: folder.expect("a folder"),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            auth,
+            running: None,
+        };
+        node.run();
+        node
+    }
+
+    /// Where its RPC listens: the same after a restart.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends it as `kill -9` does: all connections break.
+    pub(crate) fn kill(&mut self) {
+        if let Some((node, thread)) = self.running.take() {
+            node.die();
+            thread.join().expect("the stand-in ends");
+        }
+    }
+
+    /// Starts it after [`Btfs::kill`], or after it has crashed.
+    pub(crate) fn run(&mut self) {
+        self.kill();
+        let listener = TcpListener::bind(self.address).expect("its address is free");
+        self.address = listener.local_addr().expect("an address");
+        let node = Arc::new(Node {
+            disk: Disk::open(self.folder.path()),
+            address: self.address,
+            auth: self.auth,
+            login: Mutex::default(),
+            end: Notify::new(),
+            dead: AtomicBool::new(false),
+        });
+        let served = Arc::clone(&node);
+        let thread = std::thread::spawn(move || serve(&served, listener));
+        self.running = Some((node, thread));
+    }
+
+    /// Whether it has not crashed.
+    pub(crate) fn is_alive(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|(node, _)| !node.dead.load(Ordering::SeqCst))
+    }
+
+    /// Makes all tokens void, as a day does.
+    pub(crate) fn expire_tokens(&self) {
+        let (node, _) = self.running.as_ref().expect("it runs");
+        node.login.lock().expect("a lock").tokens.clear();
+    }
+
+    /// Loses a block behind its pins.
+    pub(crate) fn lose(&self, cid: &cid::Cid) {
+        let (node, _) = self.running.as_ref().expect("it runs");
+        node.disk.remove(cid);
+    }
+}
+
+impl Drop for Btfs {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Node {
+    /// Ends at once.
+    fn die(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+        self.end.notify_one();
+    }
+}
+
+fn serve(node: &Arc<Node>, listener: TcpListener) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+        let app = calls::router(Arc::clone(node));
+        tokio::select! {
+            served = axum::serve(listener, app).into_future() => served.expect("it serves"),
+            () = node.end.notified() => {}
+        }
+    });
+    // All connections break.
+    runtime.shutdown_timeout(Duration::from_secs(5));
+}

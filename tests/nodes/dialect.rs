@@ -1,0 +1,242 @@
+//! The dialect of BTFS nodes as pxfs relies on it: held against the stand-in, and against the real
+//! node that `PXFS_TEST_BTFS=URL` names. What differs there is wrong here.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pxfs::names::key::NameKey;
+use pxfs::names::suite::World;
+use pxfs::pack::cid::node_cid;
+use pxfs::rpc::{Client, Dialect, File, Login, RpcError, probe};
+use pxfs::store::suite::{node, unique_leaf};
+
+use crate::btfs::Btfs;
+use crate::kubo::Kubo;
+use crate::stores::given_login;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Calls with the answer as text, beside the error in its trailer.
+async fn ask(
+    client: &Client,
+    path: &str,
+    args: &[(&str, &str)],
+    files: &[Bytes],
+) -> Result<(String, Option<String>), RpcError> {
+    let files: Vec<File> = files.iter().cloned().map(File::new).collect();
+    let (answer, error) = client.stream(path, args, &files, 1 << 20, SOON).await?;
+    Ok((String::from_utf8_lossy(&answer).into_owned(), error))
+}
+
+async fn holds(client: &Client) {
+    let unknown = ask(client, "no/such/call", &[], &[]).await;
+    assert_eq!(unknown, Err(RpcError::Unknown("no/such/call".into())));
+
+    // Without a format a block is a node, with CIDv0.
+    let leaf = unique_leaf(10);
+    let page = node(&[leaf.cid]);
+    let (told, _) = ask(client, "block/put", &[], std::slice::from_ref(&page.data))
+        .await
+        .expect("put");
+    assert!(told.contains(&page.cid.to_string()), "{told}");
+
+    let root = page.cid.to_string();
+    let missing = ask(
+        client,
+        "block/get",
+        &[("arg", &leaf.cid.to_string()), ("offline", "true")],
+        &[],
+    )
+    .await;
+    assert!(
+        matches!(&missing, Err(RpcError::Failed(why)) if why.contains("could not find")),
+        "{missing:?}"
+    );
+    // A pin waits for what is missing, offline or not.
+    let args = [
+        ("arg", root.as_str()),
+        ("offline", "true"),
+        ("timeout", "300ms"),
+    ];
+    let late = ask(client, "pin/add", &args, &[]).await;
+    assert!(
+        matches!(&late, Err(RpcError::Failed(why)) if why.contains("deadline exceeded")),
+        "{late:?}"
+    );
+    let listed = ask(client, "pin/ls", &[("arg", &root)], &[]).await;
+    assert!(
+        matches!(&listed, Err(RpcError::Failed(why)) if why.contains("is not pinned")),
+        "{listed:?}"
+    );
+    let unpinned = ask(client, "pin/rm", &[("arg", &root)], &[]).await;
+    assert!(
+        matches!(&unpinned, Err(RpcError::Failed(why)) if why.contains("not pinned")),
+        "{unpinned:?}"
+    );
+    let other = unique_leaf(10).cid.to_string();
+    let update = [("arg", other.as_str()), ("arg", root.as_str())];
+    let moved = ask(client, "pin/update", &update, &[]).await;
+    assert!(
+        matches!(&moved, Err(RpcError::Failed(why)) if why.contains("not recursively pinned")),
+        "{moved:?}"
+    );
+
+    // A record that is refused is refused in silence, and one that is taken comes back.
+    let key = NameKey::random().expect("a key");
+    let route = format!("/btns/{}", key.name());
+    let (told, error) = ask(client, "dht/get", &[("arg", &route)], &[])
+        .await
+        .expect("an answer");
+    assert!(told.contains("routing: not found"), "{told}");
+    assert_eq!(error.as_deref(), Some("routing: not found"));
+    let world = World {
+        now_ns: now_ns(),
+        ..World::default()
+    };
+    let mut bad = world.record(1, 1).sign(&key);
+    bad[60] ^= 1;
+    let (told, error) = ask(client, "dht/put", &[("arg", &route)], &[bad.into()])
+        .await
+        .expect("200");
+    assert_eq!((told.trim(), error), ("", None));
+    let old = world.record(1, -1).sign(&key);
+    let (told, _) = ask(client, "dht/put", &[("arg", &route)], &[old.into()])
+        .await
+        .expect("200");
+    assert_eq!(told.trim(), "");
+    let good = world.record(1, 1).sign(&key);
+    let (told, _) = ask(
+        client,
+        "dht/put",
+        &[("arg", &route)],
+        &[good.clone().into()],
+    )
+    .await
+    .expect("200");
+    assert_ne!(told.trim(), "");
+    let (told, _) = ask(client, "dht/get", &[("arg", &route)], &[])
+        .await
+        .expect("an answer");
+    assert!(
+        told.contains(&data_encoding::BASE64.encode(&good)),
+        "{told}"
+    );
+    let foreign = format!("/ipns/{}", key.name());
+    let refused = ask(client, "dht/put", &[("arg", &foreign)], &[good.into()]).await;
+    assert!(
+        matches!(&refused, Err(RpcError::Failed(why)) if why.contains("invalid key")),
+        "{refused:?}"
+    );
+}
+
+fn now_ns() -> i64 {
+    use pxfs::clock::Clock;
+    pxfs::clock::SystemClock.wall_ns()
+}
+
+#[tokio::test]
+async fn the_stand_in_speaks_it() {
+    let node = Btfs::start();
+    holds(&Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client")).await;
+}
+
+#[tokio::test]
+async fn the_node_that_is_given_speaks_it() {
+    match std::env::var("PXFS_TEST_BTFS") {
+        Ok(url) => {
+            let login = given_login(Dialect::Btfs);
+            holds(&Client::new(&url, Dialect::Btfs, login).expect("a client")).await;
+        }
+        Err(_) => println!("PXFS_TEST_BTFS is not set: no such node"),
+    }
+}
+
+/// Nobody who uses a node for other things is made to crash it by the stand-in's defects: these are
+/// looked at on the stand-in alone.
+#[tokio::test]
+async fn the_stand_in_has_the_defects_of_btfs_nodes() {
+    let mut btfs = Btfs::start();
+    let client = Client::new(&btfs.url(), Dialect::Btfs, Login::Open).expect("a client");
+    // A pinned node with a CIDv1 is collected, stays listed, and the next collection fails.
+    let leaf = unique_leaf(10);
+    let page = node(&[leaf.cid]);
+    ask(
+        &client,
+        "block/put",
+        &[("format", "raw")],
+        std::slice::from_ref(&leaf.data),
+    )
+    .await
+    .expect("put");
+    ask(
+        &client,
+        "block/put",
+        &[("format", "protobuf")],
+        std::slice::from_ref(&page.data),
+    )
+    .await
+    .expect("put");
+    let v1 = node_cid(&page.data).into_v1().expect("a CIDv1").to_string();
+    ask(&client, "pin/add", &[("arg", &v1)], &[])
+        .await
+        .expect("pinned");
+    ask(&client, "repo/gc", &[], &[]).await.expect("collected");
+    let gone = ask(
+        &client,
+        "block/get",
+        &[("arg", &v1), ("offline", "true")],
+        &[],
+    )
+    .await;
+    assert!(matches!(gone, Err(RpcError::Failed(_))), "{gone:?}");
+    let listed = ask(&client, "pin/ls", &[("arg", &v1)], &[]).await;
+    assert!(listed.is_ok_and(|(lines, _)| lines.contains(&v1)));
+    assert!(ask(&client, "repo/gc", &[], &[]).await.is_err());
+
+    let import = ask(&client, "dag/import", &[], &[Bytes::from_static(b"car")]).await;
+    assert!(
+        matches!(import, Err(RpcError::Transport(_) | RpcError::Broken(_))),
+        "{import:?}"
+    );
+    assert!(!btfs.is_alive());
+    btfs.run();
+    let back = ask(
+        &client,
+        "block/get",
+        &[("arg", &leaf.cid.to_string()), ("offline", "true")],
+        &[],
+    )
+    .await;
+    assert!(back.is_ok(), "{back:?}");
+}
+
+#[tokio::test]
+async fn a_node_says_which_kind_it_is_whatever_it_is_taken_for() {
+    let (ipfs, btfs) = (Kubo::start(), Btfs::guarded("secret"));
+    for taken_for in [Dialect::Btfs, Dialect::Ipfs] {
+        for (url, is) in [(ipfs.url(), Dialect::Ipfs), (&btfs.url(), Dialect::Btfs)] {
+            let client = Client::new(url, taken_for, Login::Open).expect("a client");
+            let found = probe::identify(&client).await.expect("it says");
+            assert_eq!(found.dialect, is, "{}", found.agent);
+        }
+    }
+    let client = Client::new(ipfs.url(), Dialect::Ipfs, Login::Open).expect("a client");
+    let told = probe::warnings(&client, 100 << 30)
+        .await
+        .expect("its configuration");
+    let told: Vec<&str> = told.iter().map(|warning| warning.what.as_str()).collect();
+    assert!(
+        told.iter().any(|what| what.contains("collects garbage")),
+        "{told:?}"
+    );
+    assert!(
+        told.iter()
+            .any(|what| what.contains("does not wait for its disk")),
+        "{told:?}"
+    );
+    let client = Client::new(&btfs.url(), Dialect::Btfs, Login::Open).expect("a client");
+    let told = probe::warnings(&client, 1 << 30)
+        .await
+        .expect("open without a login");
+    assert_eq!(told, []);
+}

@@ -1,0 +1,234 @@
+//! Every node is a store: the suite that the embedded one passes, over the RPC.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pxfs::rpc::{Client, Dialect, Login};
+use pxfs::store::rpc::{Patience, RpcStore};
+use pxfs::store::suite::{self, unique_leaf, unique_tree};
+use pxfs::store::{BlockStore, StoreError};
+
+use crate::btfs::Btfs;
+use crate::kubo::Kubo;
+
+/// What a test waits for a block that is nowhere.
+pub(crate) const PATIENCE: Patience = Patience {
+    network: Duration::ZERO,
+    pin: Duration::from_secs(60),
+    doubt: Duration::from_millis(200),
+};
+
+/// The node at `url` as a store.
+pub(crate) fn store(url: &str, dialect: Dialect, login: Login) -> Arc<RpcStore> {
+    let client = Client::new(url, dialect, login).expect("a client");
+    Arc::new(RpcStore::new(client, PATIENCE))
+}
+
+#[tokio::test]
+async fn an_ipfs_node_passes() {
+    let node = Kubo::start();
+    suite::passes(store(node.url(), Dialect::Ipfs, Login::Open)).await;
+}
+
+#[tokio::test]
+async fn a_btfs_node_passes() {
+    let node = Btfs::start();
+    suite::passes(store(&node.url(), Dialect::Btfs, Login::Open)).await;
+    assert!(node.is_alive());
+}
+
+#[tokio::test]
+async fn a_btfs_node_that_wants_a_login_passes_also_after_its_restart() {
+    let mut node = Btfs::guarded("a password & more");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "a password & more\n").expect("a file");
+    let login = Login::PasswordFile(file.path().to_owned());
+    let store = store(&node.url(), Dialect::Btfs, login);
+    suite::passes(store.clone()).await;
+    let block = unique_leaf(100);
+    let put = store.put_many(std::slice::from_ref(&block)).await;
+    put.expect("put");
+    for restart in [false, true] {
+        match restart {
+            true => node.run(),
+            false => node.expire_tokens(),
+        }
+        assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
+    }
+    std::fs::write(file.path(), "another").expect("a file");
+    node.expire_tokens();
+    let refused = store
+        .get(&block.cid)
+        .await
+        .expect_err("the password is wrong");
+    assert!(matches!(&refused, StoreError::Permanent(why) if why.contains("password")));
+    assert!(!refused.to_string().contains("another"));
+}
+
+/// The sampler of a commit is not what finds this: the pin says which block it is.
+#[tokio::test]
+async fn a_block_that_a_btfs_node_lost_is_named_by_the_next_pin() {
+    let node = Btfs::start();
+    let store = store(&node.url(), Dialect::Btfs, Login::Open);
+    let tree = unique_tree(3);
+    store.put_many(&tree).await.expect("put");
+    node.lose(&tree[0].cid);
+    let root = tree.last().expect("a root").cid;
+    let pinned = store.pin(&root, None).await;
+    assert_eq!(pinned, Err(StoreError::Missing(tree[0].cid)));
+}
+
+#[tokio::test]
+async fn a_btfs_node_collects_nothing_of_a_pinned_volume() {
+    let node = Btfs::start();
+    let store = store(&node.url(), Dialect::Btfs, Login::Open);
+    let (kept, gone) = (unique_tree(4), unique_leaf(100));
+    store.put_many(&kept).await.expect("put");
+    let put = store.put_many(std::slice::from_ref(&gone)).await;
+    put.expect("put");
+    let root = kept.last().expect("a root").cid;
+    store.pin(&root, None).await.expect("pin");
+    Client::new(&node.url(), Dialect::Btfs, Login::Open)
+        .expect("a client")
+        .call("repo/gc", &[], &[], 1 << 20, Duration::from_secs(10))
+        .await
+        .expect("it collects");
+    for block in &kept {
+        assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
+    }
+    assert_eq!(store.has(&gone.cid).await, Ok(false));
+}
+
+/// `PXFS_TEST_IPFS=URL` and `PXFS_TEST_BTFS=URL` name nodes of the one who runs this; where they
+/// want a login, `PXFS_TEST_BTFS_PASSWORD_FILE=FILE` has the password.
+#[tokio::test]
+async fn the_nodes_that_are_given_pass() {
+    for (variable, dialect) in [
+        ("PXFS_TEST_IPFS", Dialect::Ipfs),
+        ("PXFS_TEST_BTFS", Dialect::Btfs),
+    ] {
+        let Ok(url) = std::env::var(variable) else {
+            println!("{variable} is not set: no such node");
+            continue;
+        };
+        suite::passes(store(&url, dialect, given_login(dialect))).await;
+    }
+}
+
+/// The login of a node that is given.
+pub(crate) fn given_login(dialect: Dialect) -> Login {
+    match (dialect, std::env::var_os("PXFS_TEST_BTFS_PASSWORD_FILE")) {
+        (Dialect::Btfs, Some(file)) => Login::PasswordFile(file.into()),
+        _ => Login::Open,
+    }
+}
+
+#[tokio::test]
+async fn what_is_pinned_survives_collection_and_what_is_not_goes() {
+    let node = Kubo::start();
+    let store = store(node.url(), Dialect::Ipfs, Login::Open);
+    let (kept, gone) = (unique_tree(5), unique_tree(2));
+    store.put_many(&kept).await.expect("put");
+    store.put_many(&gone).await.expect("put");
+    let root = kept.last().expect("a root").cid;
+    store.pin(&root, None).await.expect("pin");
+    node.ipfs(&["repo", "gc"]);
+    for block in &kept {
+        assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
+    }
+    for block in &gone {
+        assert_eq!(store.has(&block.cid).await, Ok(false));
+    }
+}
+
+/// An IPFS node drops a pin that it is asked for again and cannot complete.
+#[tokio::test]
+async fn a_volume_that_lost_a_block_keeps_its_pin() {
+    let node = Kubo::start();
+    let store = store(node.url(), Dialect::Ipfs, Login::Open);
+    let tree = unique_tree(4);
+    store.put_many(&tree).await.expect("put");
+    let root = tree.last().expect("a root").cid;
+    store.pin(&root, None).await.expect("pin");
+    let lost = tree[0].cid.to_string();
+    node.ipfs(&["pin", "rm", &root.to_string()]);
+    node.ipfs(&["block", "rm", &lost]);
+    // As a damaged disk leaves it: listed, and not whole.
+    store.put_many(&tree[..1]).await.expect("put");
+    store.pin(&root, None).await.expect("pin");
+    remove_block_file(&node, &lost);
+    store.pin(&root, None).await.expect("it is pinned");
+    assert!(store.pins().await.expect("pins").contains(&root));
+    node.ipfs(&["repo", "gc"]);
+    assert_eq!(store.has(&tree[1].cid).await, Ok(true));
+}
+
+/// Takes a block from the node's disk behind its back.
+fn remove_block_file(node: &Kubo, cid: &str) {
+    let key = node.ipfs(&[
+        "cid",
+        "format",
+        "-f",
+        "%M",
+        "-b",
+        "base32upper",
+        "--mc",
+        "raw",
+        cid,
+    ]);
+    let name = format!("{}.data", key.trim().trim_start_matches('B'));
+    let file = walk(&node.repo().join("blocks")).into_iter().find(|file| {
+        file.file_name()
+            .is_some_and(|n| n.to_string_lossy() == name)
+    });
+    std::fs::remove_file(file.unwrap_or_else(|| panic!("no file {name}"))).expect("removed");
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        match entry.path().is_dir() {
+            true => files.extend(walk(&entry.path())),
+            false => files.push(entry.path()),
+        }
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_is_transient_and_what_it_had_comes_back() {
+    let mut node = Kubo::start();
+    let block = unique_leaf(5000);
+    let before = store(node.url(), Dialect::Ipfs, Login::Open);
+    before
+        .put_many(std::slice::from_ref(&block))
+        .await
+        .expect("put");
+    node.kill();
+    let put = before.put_many(&[unique_leaf(10)]).await;
+    assert!(matches!(put, Err(StoreError::Transient(_))), "{put:?}");
+    let get = before.get(&block.cid).await;
+    assert!(matches!(get, Err(StoreError::Transient(_))), "{get:?}");
+    node.run();
+    let after = store(node.url(), Dialect::Ipfs, Login::Open);
+    assert_eq!(after.get(&block.cid).await, Ok(block.data));
+}
+
+#[tokio::test]
+async fn a_block_that_only_another_node_has_is_found_through_the_network() {
+    let (a, b) = (Kubo::start(), Kubo::start());
+    let block = unique_leaf(5000);
+    store(a.url(), Dialect::Ipfs, Login::Open)
+        .put_many(std::slice::from_ref(&block))
+        .await
+        .expect("put");
+    a.connect(&b);
+    let client = Client::new(b.url(), Dialect::Ipfs, Login::Open).expect("a client");
+    let patient = Patience {
+        network: Duration::from_secs(20),
+        ..PATIENCE
+    };
+    let far = RpcStore::new(client, patient);
+    assert_eq!(far.has(&block.cid).await, Ok(false));
+    assert_eq!(far.get(&block.cid).await, Ok(block.data));
+}
