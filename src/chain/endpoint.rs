@@ -15,19 +15,14 @@ use alloy::rpc::client::{BatchRequest, RpcClient};
 use alloy::rpc::json_rpc::{ErrorPayload, RpcError};
 use alloy::rpc::types::{Filter, Log, TransactionInput, TransactionRequest};
 use alloy::sol_types::{Revert, SolCall, SolError};
-use alloy::transports::http::reqwest;
 use alloy::transports::{TransportError, TransportErrorKind};
 use tokio::sync::OnceCell;
 
 use super::ChainError;
 use super::contract::error_words;
-use super::embedded;
+use super::http::{HttpFault, Kind, Limits, Servers};
+use super::{busy, embedded};
 
-mod busy;
-
-/// How long one request over HTTP may take, and how long connecting to the server.
-const REQUEST_LIMIT: Duration = Duration::from_secs(15);
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Calls of one request: what public endpoints let through.
 const BATCH: usize = 100;
 
@@ -36,6 +31,7 @@ const BATCH: usize = 100;
 pub struct Endpoint {
     provider: DynProvider,
     label: Arc<str>,
+    servers: Option<Servers>,
     embedded: bool,
     chain_id: Arc<OnceCell<u64>>,
     idle: Arc<OnceCell<bool>>,
@@ -53,24 +49,26 @@ impl Endpoint {
     /// # Errors
     /// [`ChainError::Permanent`] when `url` is not an http or https URL.
     pub fn http(url: &str) -> Result<Self, ChainError> {
-        let broken = |what: String| ChainError::Permanent(format!("--rpc-url {what}"));
-        let url =
-            reqwest::Url::parse(url).map_err(|fault| broken(format!("is not a URL: {fault}")))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(broken("is neither http:// nor https://".to_owned()));
+        Self::over_http(&[url], None)
+    }
+
+    /// The chain behind several JSON-RPC URLs, of which the first that is well is asked; of the
+    /// chain with this id, where one is given. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`ChainError::Permanent`] when there is none, or one is not an http or https URL.
+    pub fn over_http(urls: &[&str], chain_id: Option<u64>) -> Result<Self, ChainError> {
+        let servers = Servers::new(urls, chain_id, Limits::default())?;
+        Ok(Self::over(servers))
+    }
+
+    /// The chain behind these servers.
+    pub(super) fn over(servers: Servers) -> Self {
+        let client = RpcClient::new(servers.clone(), false);
+        Self {
+            servers: Some(servers.clone()),
+            ..Self::new(client, &servers.current(), false)
         }
-        let label = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
-            (Some(host), None) => format!("{}://{host}", url.scheme()),
-            (None, _) => return Err(broken("has no host".to_owned())),
-        };
-        let client = reqwest::Client::builder()
-            .timeout(REQUEST_LIMIT)
-            .connect_timeout(CONNECT_LIMIT)
-            .build()
-            .map_err(|fault| broken(format!("gets no client: {}", fault.without_url())))?;
-        let client = RpcClient::new_http_with_client(client, url);
-        Ok(Self::new(client, &label, false))
     }
 
     /// The chain inside this process.
@@ -84,6 +82,7 @@ impl Endpoint {
         Self {
             provider: RootProvider::new(client).erased(),
             label: label.into(),
+            servers: None,
             embedded,
             chain_id: Arc::default(),
             idle: Arc::default(),
@@ -94,6 +93,13 @@ impl Endpoint {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Scheme and host of the server that answered last, or `embedded`.
+    #[must_use]
+    pub fn current(&self) -> Arc<str> {
+        let servers = self.servers.as_ref();
+        servers.map_or_else(|| Arc::clone(&self.label), Servers::current)
     }
 
     /// The provider below, for anything that alloy can do.
@@ -249,12 +255,12 @@ impl Endpoint {
         // Endpoints word it in a hundred ways, so whatever refuses these blocks alone counts.
         let too_much = match &fault {
             RpcError::ErrorResp(payload) => !busy::is_later(payload),
-            RpcError::Transport(TransportErrorKind::HttpError(fault)) => {
-                matches!(fault.status, 400 | 413 | 422)
+            RpcError::Transport(TransportErrorKind::Custom(fault)) => {
+                fault.downcast_ref::<HttpFault>().is_some_and(|fault| {
+                    use Kind::{Slow, Status, TooLarge};
+                    matches!(fault.kind, Slow | TooLarge | Status(400 | 413 | 422))
+                })
             }
-            RpcError::Transport(TransportErrorKind::Custom(fault)) => fault
-                .downcast_ref::<reqwest::Error>()
-                .is_some_and(reqwest::Error::is_timeout),
             _ => false,
         };
         let fault = self.fault(fault);
@@ -381,25 +387,17 @@ fn reverted(payload: &ErrorPayload) -> Option<&str> {
 }
 
 fn transport(kind: &TransportErrorKind, at: &str) -> ChainError {
-    let what = match kind {
-        TransportErrorKind::HttpError(fault)
-        | TransportErrorKind::HttpErrorWithRetryAfter { error: fault, .. } => {
-            let line = format!("{at} answered with HTTP status {}", fault.status);
-            let busy = fault.status == 429 || fault.status >= 500;
-            return if busy {
-                ChainError::Transient(line)
-            } else {
-                ChainError::Permanent(line)
-            };
-        }
-        TransportErrorKind::Custom(fault) => match fault.downcast_ref::<reqwest::Error>() {
-            Some(fault) if fault.is_timeout() => "does not answer in time",
-            Some(fault) if fault.is_connect() => "cannot be reached",
-            _ => "broke the connection",
-        },
-        _ => "broke the connection",
+    let TransportErrorKind::Custom(fault) = kind else {
+        return ChainError::Transient(format!("{at} broke the connection"));
     };
-    ChainError::Transient(format!("{at} {what}"))
+    match fault.downcast_ref::<HttpFault>() {
+        Some(HttpFault { what, kind }) => match kind {
+            Kind::OtherChain(_) => ChainError::Permanent(what.clone()),
+            Kind::Status(status) if *status < 500 => ChainError::Permanent(what.clone()),
+            _ => ChainError::Transient(what.clone()),
+        },
+        None => ChainError::Transient(format!("{at} broke the connection")),
+    }
 }
 
 /// The first line of what others have written, at most 200 characters of it.

@@ -5,11 +5,13 @@ use async_trait::async_trait;
 
 use crate::types::TokenId;
 
+mod busy;
 mod contract;
 pub mod deploy;
 pub mod dialect;
 pub mod embedded;
 pub mod endpoint;
+mod http;
 mod keystore;
 pub mod ledger;
 #[cfg(test)]

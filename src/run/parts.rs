@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use alloy::primitives::Address;
 use anyhow::Context;
@@ -27,9 +26,6 @@ use crate::names::NameStore;
 use crate::names::embedded::EmbeddedNames;
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
-
-/// How long the first answer of a chain may take before the next endpoint is tried.
-const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
 /// The chain, with the wallet that acts on it.
 pub struct ChainParts {
@@ -222,7 +218,14 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
             let contracts = Contracts::read(folder)?;
             (Endpoint::embedded(&handle), Some(handle), contracts)
         }
-        Some(RpcUrl::Http(_)) => (first_endpoint(&config.rpc).await?, None, None),
+        Some(RpcUrl::Http(_)) => {
+            let urls = config.rpc.iter().filter_map(|url| match url {
+                RpcUrl::Http(url) => Some(url.as_str()),
+                RpcUrl::Embedded(_) => None,
+            });
+            let urls: Vec<&str> = urls.collect();
+            (Endpoint::over_http(&urls, config.chain_id)?, None, None)
+        }
     };
     let chain_id = endpoint.chain_id().await?;
     if let Some(wanted) = config.chain_id
@@ -290,28 +293,6 @@ pub async fn open_embedded(
     let folder = folder.to_owned();
     let clock = Arc::clone(clock);
     Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
-}
-
-/// The first endpoint that answers.
-async fn first_endpoint(urls: &[RpcUrl]) -> anyhow::Result<Endpoint> {
-    let mut last = anyhow::anyhow!("no chain");
-    for url in urls {
-        let RpcUrl::Http(url) = url else { continue };
-        let endpoint = Endpoint::http(url)?;
-        match tokio::time::timeout(FIRST_ANSWER, endpoint.chain_id()).await {
-            Ok(Ok(_)) => return Ok(endpoint),
-            Ok(Err(fault)) => last = fault.into(),
-            Err(_) => {
-                last = crate::chain::ChainError::Transient(format!(
-                    "{} does not answer within {} s",
-                    endpoint.label(),
-                    FIRST_ANSWER.as_secs()
-                ))
-                .into();
-            }
-        }
-    }
-    Err(last)
 }
 
 /// `[NAME=]ADDRESS`; the name matters with several contracts only, and there is one.

@@ -26,6 +26,8 @@ use crate::types::{Ino, TokenId};
 /// Time between two looks at the chain inside this process, and at one over HTTP.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
 const HTTP_PAUSE: Duration = Duration::from_secs(15);
+/// The age of a chain's newest block at which something is wrong.
+const OLD_BLOCK: Duration = Duration::from_secs(300);
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(20);
 /// How long publishing a first document may take before it is tried anew.
@@ -113,7 +115,7 @@ impl Tokens {
         *lock(&self.view) = View {
             block: snapshot.block,
             seen: Some(self.ground.parts.clock.boottime()),
-            error: None,
+            error: self.lag(&snapshot),
         };
         let wanted = &self.ground.parts.config.tokens;
         let tokens = snapshot
@@ -139,6 +141,20 @@ impl Tokens {
         let appeared = self.leftovers.look(&snapshot, &open).await?;
         self.tell_changed(appeared);
         Ok(())
+    }
+
+    /// What is to be said of a chain whose newest block is old: its server may have stopped.
+    fn lag(&self, snapshot: &Snapshot) -> Option<String> {
+        let parts = &self.ground.parts;
+        let now_s = u64::try_from(parts.clock.wall_ns() / 1_000_000_000).ok()?;
+        let age_s = now_s.saturating_sub(snapshot.timestamp_s);
+        (age_s > OLD_BLOCK.as_secs()).then(|| {
+            format!(
+                "{}: its newest block is {} min old: give another --rpc-url too",
+                parts.chain.endpoint.current(),
+                age_s / 60
+            )
+        })
     }
 
     /// Tries go on with every pass; the log hears of it once.
@@ -318,7 +334,7 @@ impl Tokens {
         let now = self.ground.parts.clock.boottime();
         ChainStatus {
             id: self.ground.parts.chain.chain_id,
-            url: self.ground.parts.chain.endpoint.label().to_owned(),
+            url: self.ground.parts.chain.endpoint.current().to_string(),
             ok: view.error.is_none() && view.seen.is_some(),
             block: view.block,
             age_s: view

@@ -1,7 +1,7 @@
 //! Which refusals of an endpoint mean "later", and which mean "less".
 //!
 //! Invariant: a refusal that asks for fewer blocks or logs is never taken for one that asks for
-//! time, whatever its code: providers give both the same. Called by `endpoint`.
+//! time, whatever its code: providers give both the same. Called by `endpoint` and `http`.
 
 use alloy::rpc::json_rpc::ErrorPayload;
 

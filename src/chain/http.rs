@@ -1,0 +1,278 @@
+//! A chain over HTTP: one or several servers behind one transport.
+//!
+//! A request goes to the first server that is well, in the order they were given. One that fails
+//! rests for a while (longer each time) and is then tried again, so a first choice that comes back
+//! is used again. With several, all are looked at once a minute: one that is of another chain is
+//! refused, one whose newest block is behind the others' is put last.
+//!
+//! Invariant: every request ends within [`Limits::total`], holds at most [`Limits::answer_bytes`],
+//! and is answered by a server of the wanted chain, or not at all; transactions may reach several
+//! servers, which is one transaction still. Called by `endpoint`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use alloy::rpc::json_rpc::{RequestPacket, ResponsePacket};
+use alloy::transports::http::reqwest;
+use alloy::transports::{TransportError, TransportErrorKind, TransportFut};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tower::Service;
+
+use self::server::Server;
+pub(super) use self::server::{HttpFault, Kind};
+use super::ChainError;
+use super::busy;
+
+#[cfg(test)]
+mod proxy;
+mod server;
+#[cfg(test)]
+mod tests;
+
+/// How long, and how much.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// One request, over all servers.
+    pub(super) total: Duration,
+    /// One try, where there is another server.
+    pub(super) attempt: Duration,
+    /// Connecting to a server.
+    pub(super) connect: Duration,
+    /// How long a server rests after its first failure, and at most.
+    pub(super) rest_min: Duration,
+    pub(super) rest_max: Duration,
+    /// Between two looks at all servers.
+    pub(super) probe: Duration,
+    /// How far behind a server may be, in seconds of block time.
+    pub(super) behind_s: u64,
+    /// The largest answer.
+    pub(super) answer_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            total: Duration::from_secs(15),
+            attempt: Duration::from_secs(5),
+            connect: Duration::from_secs(5),
+            rest_min: Duration::from_secs(1),
+            rest_max: Duration::from_secs(60),
+            probe: Duration::from_secs(60),
+            behind_s: 60,
+            answer_bytes: 16 << 20,
+        }
+    }
+}
+
+/// The servers of one chain, as a transport. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Servers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    servers: Vec<Server>,
+    limits: Limits,
+    /// When all were looked at last.
+    probed: Mutex<Option<Instant>>,
+    /// Index of the server that answered last.
+    current: AtomicUsize,
+}
+
+impl Servers {
+    /// The servers at `urls`, of the chain with id `wanted` where that is known; nothing is asked.
+    ///
+    /// # Errors
+    /// [`ChainError::Permanent`] when there is none, or one is not an http or https URL.
+    pub(super) fn new(
+        urls: &[&str],
+        wanted: Option<u64>,
+        limits: Limits,
+    ) -> Result<Self, ChainError> {
+        let broken = |what: String| ChainError::Permanent(format!("--rpc-url {what}"));
+        // Configured, or that of the first server that answers.
+        let id = Arc::new(wanted.map_or_else(OnceLock::new, OnceLock::from));
+        // Without redirects: whoever gives them may send the question, and its key, anywhere.
+        let client = reqwest::Client::builder()
+            .timeout(limits.total)
+            .connect_timeout(limits.connect)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|fault| broken(format!("gets no client: {}", fault.without_url())))?;
+        let servers = urls
+            .iter()
+            .map(|url| Server::new(url, client.clone(), limits, Arc::clone(&id)).map_err(broken))
+            .collect::<Result<Vec<_>, _>>()?;
+        if servers.is_empty() {
+            return Err(broken("is missing".to_owned()));
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                servers,
+                limits,
+                probed: Mutex::default(),
+                current: AtomicUsize::new(0),
+            }),
+        })
+    }
+
+    /// Scheme and host of the server that answered last.
+    pub(super) fn current(&self) -> Arc<str> {
+        let index = self.inner.current.load(Ordering::Relaxed);
+        Arc::clone(&self.inner.servers[index].label)
+    }
+
+    async fn ask(&self, packet: &RequestPacket) -> Result<ResponsePacket, TransportError> {
+        let inner = &*self.inner;
+        let deadline = Instant::now() + inner.limits.total;
+        self.probe().await;
+        let mut tried = vec![false; inner.servers.len()];
+        let mut last = None;
+        loop {
+            let now = Instant::now();
+            let Some(index) = inner.pick(&tried, now) else {
+                // Whoever asked for time only may be asked again.
+                let Some((index, due)) = inner.busy_until().filter(|(_, due)| *due < deadline)
+                else {
+                    break;
+                };
+                sleep_until(due).await;
+                tried[index] = false;
+                continue;
+            };
+            tried[index] = true;
+            let others = inner.pick(&tried, now).is_some();
+            let until = match others {
+                true => deadline.min(now + inner.limits.attempt),
+                false => deadline,
+            };
+            let server = &inner.servers[index];
+            let answer = timeout_at(until, server.ask(packet)).await;
+            let answer = answer.unwrap_or_else(|_| Err(server.fault(Kind::Slow)));
+            let fault = match answer {
+                Ok(answer) if answer.iter_errors().any(busy::is_later) => {
+                    last = Some(Ok(answer));
+                    server.fault(Kind::Busy(None))
+                }
+                Ok(answer) => {
+                    server.well();
+                    inner.note(index);
+                    return Ok(answer);
+                }
+                Err(fault) => {
+                    last = Some(Err(fault.clone()));
+                    fault
+                }
+            };
+            server.rest(&fault);
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        let rests = || Err(inner.servers[0].resting());
+        let last = last.unwrap_or_else(rests);
+        last.map_err(TransportErrorKind::custom)
+    }
+
+    /// Looks at all servers, where there are several and the last look is a while ago. The first
+    /// look is waited for: the first choice may be wrong.
+    async fn probe(&self) {
+        let inner = &self.inner;
+        if inner.servers.len() < 2 {
+            return;
+        }
+        let now = Instant::now();
+        let before = {
+            let mut probed = inner.probed.lock().unwrap_or_else(PoisonError::into_inner);
+            if probed.is_some_and(|last| now < last + inner.limits.probe) {
+                return;
+            }
+            probed.replace(now)
+        };
+        let this = self.clone();
+        let looking = async move { this.look().await };
+        match before {
+            None => looking.await,
+            // Nobody waits for it, and it ends by itself.
+            Some(_) => drop(tokio::spawn(looking)),
+        }
+    }
+
+    async fn look(&self) {
+        let inner = &self.inner;
+        let until = Instant::now() + inner.limits.attempt;
+        let heads = inner.servers.iter().map(|server| async move {
+            if !server.may_be_looked_at() {
+                return None;
+            }
+            let head = timeout_at(until, server.head()).await;
+            match head.unwrap_or_else(|_| Err(server.fault(Kind::Slow))) {
+                Ok(head) => Some(head),
+                Err(fault) => {
+                    server.rest(&fault);
+                    None
+                }
+            }
+        });
+        let heads = futures::future::join_all(heads).await;
+        let newest = heads.iter().flatten().max().copied().unwrap_or(0);
+        for (server, head) in inner.servers.iter().zip(heads) {
+            let Some(head) = head else { continue };
+            let behind_s = newest.saturating_sub(head);
+            match behind_s > inner.limits.behind_s {
+                true => server.rest(&server.fault(Kind::Behind(behind_s))),
+                false => server.is_level(),
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The server to try next: the first that does not rest; where all do, one of those that may
+    /// have recovered.
+    fn pick(&self, tried: &[bool], now: Instant) -> Option<usize> {
+        let open = |index: &usize| !tried[*index];
+        let all = || (0..self.servers.len()).filter(open);
+        let well = all().find(|&index| self.servers[index].is_well(now));
+        // Better an old block than none, and better a try than none.
+        let behind = || all().find(|&index| self.servers[index].is_behind());
+        let any = || {
+            let first = !tried.contains(&true);
+            all().find(|&index| first && self.servers[index].may_be_tried())
+        };
+        well.or_else(behind).or_else(any)
+    }
+
+    /// The first server that asked for time to be ready again, and when.
+    fn busy_until(&self) -> Option<(usize, Instant)> {
+        let servers = self.servers.iter().enumerate();
+        let busy = servers.filter_map(|(index, server)| Some((index, server.busy_until()?)));
+        busy.min_by_key(|(_, due)| *due)
+    }
+
+    /// Another server answers than before: that is said once.
+    fn note(&self, index: usize) {
+        let before = self.current.swap(index, Ordering::Relaxed);
+        if before != index {
+            let (from, to) = (&self.servers[before].label, &self.servers[index].label);
+            tracing::warn!("chain: {to} is asked now instead of {from}");
+        }
+    }
+}
+
+impl Service<RequestPacket> for Servers {
+    type Response = ResponsePacket;
+    type Error = TransportError;
+    type Future = TransportFut<'static>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.ask(&packet).await })
+    }
+}

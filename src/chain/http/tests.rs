@@ -1,0 +1,273 @@
+//! A chain that misbehaves: what is told, what goes on, and that everything ends.
+
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, Bytes, U256};
+use alloy::providers::Provider;
+use alloy::rpc::types::Filter;
+
+use super::proxy::{Mode, Proxy};
+use super::*;
+use crate::chain::Ledger;
+use crate::chain::deploy::deploy;
+use crate::chain::endpoint::{Endpoint, LogsFault};
+use crate::chain::ledger::ContractLedger;
+use crate::chain::tests::anvil::Anvil;
+use crate::chain::tests::rich;
+use crate::chain::transact::Transactor;
+
+/// Bounds that a test can wait for.
+fn limits() -> Limits {
+    Limits {
+        total: Duration::from_secs(4),
+        attempt: Duration::from_millis(1_500),
+        connect: Duration::from_millis(1_500),
+        rest_min: Duration::from_millis(100),
+        rest_max: Duration::from_millis(400),
+        probe: Duration::from_millis(200),
+        ..Limits::default()
+    }
+}
+
+fn servers(urls: &[&str], wanted: Option<u64>) -> (Servers, Endpoint) {
+    let servers = Servers::new(urls, wanted, limits()).unwrap();
+    let endpoint = Endpoint::over(servers.clone());
+    (servers, endpoint)
+}
+
+/// An anvil and a server before it.
+async fn site() -> (Anvil, Proxy) {
+    let anvil = Anvil::start(&[]);
+    let proxy = Proxy::before(anvil.url()).await;
+    (anvil, proxy)
+}
+
+/// Waits until a condition holds; the test ends by its runner's bound if it never does.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    while !holds().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Everything that one server can do wrong.
+fn faults() -> Vec<Mode> {
+    vec![
+        Mode::Status(500, None),
+        Mode::Status(502, None),
+        Mode::Status(401, None),
+        Mode::Status(429, None),
+        Mode::Status(429, Some(9)),
+        Mode::Status(503, Some(9)),
+        Mode::Refuse(-32005, "limit exceeded"),
+        Mode::Refuse(-32016, "daily request count exceeded, request rate limited"),
+        Mode::Hang,
+        Mode::Close,
+        Mode::Say(""),
+        Mode::Say("<html>Welcome to nginx!</html>"),
+        Mode::Say("[]"),
+        Mode::Say("{\"jsonrpc\":\"2.0\",\"id\":12345,\"result\":\"0x1\"}"),
+        Mode::Say("\u{0}\u{1}\u{2}"),
+        Mode::Flood,
+        Mode::ChainId(1),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_first_server_does_the_second_answers_and_the_first_is_used_again() {
+    let anvil = Anvil::start(&[]);
+    let all = faults().into_iter().map(|fault| fails_over(&anvil, fault));
+    futures::future::join_all(all).await;
+}
+
+async fn fails_over(anvil: &Anvil, fault: Mode) {
+    let (first, second) = (
+        Proxy::before(anvil.url()).await,
+        Proxy::before(anvil.url()).await,
+    );
+    let (servers, endpoint) = servers(&[&first.url, &second.url], Some(31337));
+    endpoint.height().await.unwrap();
+    assert_eq!(*servers.current(), *first.url);
+    // It fails while it is in use; that it is of another chain now is seen when it has failed.
+    first.set(fault.clone());
+    if matches!(fault, Mode::ChainId(_)) {
+        let first = &servers.inner.servers[0];
+        first.rest(&first.fault(Kind::Broken));
+    }
+    let answered_by = async |url: &str| {
+        let height = endpoint.height().await;
+        assert!(height.is_ok(), "{fault:?}: {height:?}");
+        *servers.current() == *url
+    };
+    until(async || answered_by(&second.url).await).await;
+    first.set(Mode::Well);
+    until(async || answered_by(&first.url).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_only_server_does_the_call_ends_with_one_line() {
+    let anvil = Anvil::start(&[]);
+    let all = faults().into_iter().map(|fault| ends(&anvil, fault));
+    futures::future::join_all(all).await;
+}
+
+async fn ends(anvil: &Anvil, fault: Mode) {
+    let proxy = Proxy::before(anvil.url()).await;
+    let (_, endpoint) = servers(&[&proxy.url], Some(31337));
+    proxy.set(fault.clone());
+    // Far beyond what it may take, and far below for ever.
+    let told = tokio::time::timeout(limits().total * 10, endpoint.height()).await;
+    let told = told.expect("it ends").unwrap_err();
+    let line = told.to_string();
+    assert!(line.contains(&proxy.url), "{fault:?}: {line}");
+    assert!(line.lines().count() == 1 && line.len() < 200, "{line}");
+    let permanent = matches!(fault, Mode::ChainId(_) | Mode::Status(401, _));
+    let is_permanent = matches!(told, ChainError::Permanent(_));
+    assert_eq!(is_permanent, permanent, "{fault:?}: {line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_chain_is_asked_for_nothing_else() {
+    let (anvil, proxy) = site().await;
+    proxy.set(Mode::ChainId(100));
+    let (_, alone) = servers(&[&proxy.url], Some(31337));
+    let told = alone.height().await.unwrap_err().to_string();
+    assert!(told.contains("is of chain 100, not of 31337"), "{told}");
+    let (_, endpoint) = servers(&[&proxy.url, anvil.url()], Some(31337));
+    for _ in 0..3 {
+        endpoint.height().await.unwrap();
+        tokio::time::sleep(limits().probe).await;
+    }
+    let asked = proxy.asked();
+    assert!(
+        asked.len() >= 2 && asked.iter().all(|method| method == "eth_chainId"),
+        "{asked:?}"
+    );
+    // Where no id is configured, that of the first that answers counts for all.
+    let (_, endpoint) = servers(&[anvil.url(), &proxy.url], None);
+    assert_eq!(endpoint.chain_id().await.unwrap(), 31337);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_is_waited_for_and_not_hammered() {
+    let (_anvil, proxy) = site().await;
+    let (_, endpoint) = servers(&[&proxy.url], None);
+    endpoint.height().await.unwrap();
+    for busy in [
+        Mode::Status(429, Some(1)),
+        Mode::Refuse(-32005, "limit exceeded"),
+        Mode::Refuse(
+            429,
+            "Your app has exceeded its compute units per second capacity",
+        ),
+    ] {
+        proxy.asked();
+        proxy.set(Mode::Times(2, Box::new(busy.clone())));
+        let height = endpoint.height().await;
+        assert!(height.is_ok(), "{busy:?}: {height:?}");
+        assert_eq!(proxy.asked().len(), 3, "{busy:?}");
+    }
+    // While it rests nobody asks it, however many want to.
+    proxy.set(Mode::Status(429, Some(3600)));
+    proxy.asked();
+    let wants = (0..20).map(|_| endpoint.height());
+    let all = futures::future::join_all(wants).await;
+    assert!(all.iter().all(Result::is_err));
+    let asked = proxy.asked().len();
+    assert!(asked < 20 * 12, "{asked} questions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_cut() {
+    let (_anvil, proxy) = site().await;
+    let (_, endpoint) = servers(&[&proxy.url], None);
+    endpoint.height().await.unwrap();
+    proxy.set(Mode::Flood);
+    let told = endpoint.height().await.unwrap_err().to_string();
+    assert!(told.contains("more than 16 MiB"), "{told}");
+    assert!(proxy.sent_bytes() < 40 << 20, "{}", proxy.sent_bytes());
+    // Of logs fewer may be asked for.
+    let logs = endpoint.logs(&Filter::new()).await;
+    assert!(matches!(logs, Err(LogsFault::TooMuch(_))), "{logs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_behind_is_not_believed_until_it_has_caught_up() {
+    let (old, new) = (Anvil::start(&[]), Anvil::start(&[]));
+    let advance = async |anvil: &Anvil| {
+        let endpoint = Endpoint::http(anvil.url()).unwrap();
+        endpoint.advance(Duration::from_secs(1_000)).await.unwrap();
+    };
+    advance(&new).await;
+    let (servers, endpoint) = servers(&[old.url(), new.url()], None);
+    assert_eq!(endpoint.height().await.unwrap(), 1, "the newer one's");
+    assert_eq!(*servers.current(), *new.url());
+    let told = servers.inner.servers[0].resting().to_string();
+    assert!(
+        told.contains("is behind") && told.contains(" s old"),
+        "{told}"
+    );
+    advance(&old).await;
+    until(async || {
+        endpoint.height().await.unwrap();
+        *servers.current() == *old.url()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_behind_is_better_than_none() {
+    let (old, new) = (Anvil::start(&[]), Anvil::start(&[]));
+    let newest = Endpoint::http(new.url()).unwrap();
+    newest.advance(Duration::from_secs(1_000)).await.unwrap();
+    let (_, endpoint) = servers(&[old.url(), new.url()], None);
+    assert_eq!(endpoint.height().await.unwrap(), 1);
+    drop(new);
+    assert_eq!(endpoint.height().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_too_large_are_sent_in_parts() {
+    let (anvil, proxy) = site().await;
+    let (_, endpoint) = servers(&[&proxy.url], None);
+    let payer = Transactor::new(Endpoint::http(anvil.url()).unwrap(), &rich());
+    let suite = deploy(&payer, &[payer.address()], 1).await.unwrap();
+    payer.mint_bare(suite.contract, 0).await.unwrap();
+    let ledger = ContractLedger::new(endpoint.clone(), suite.contract, payer.address());
+    let calls: Vec<Bytes> = (0..7)
+        .map(|_| Bytes::from(vec![0x18, 0x16, 0x0d, 0xdd]))
+        .collect();
+    for most in [0, 1, 2, 5] {
+        proxy.set(Mode::Batches(most));
+        let answers = endpoint
+            .call_many(suite.contract, &calls, BlockId::latest())
+            .await;
+        let answers: Result<Vec<_>, _> = answers.unwrap().into_iter().collect();
+        let one = U256::ONE.to_be_bytes::<32>();
+        assert!(
+            answers.unwrap().iter().all(|answer| answer[..] == one),
+            "{most}"
+        );
+        assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_reaches_two_servers_is_one() {
+    let (anvil, first) = site().await;
+    let (_, endpoint) = servers(&[&first.url, anvil.url()], None);
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    let to = Address::repeat_byte(5);
+    for _ in 0..3 {
+        // The first server takes each question on its way, and its answer is lost.
+        let sent = payer.send(Some(to), Bytes::new(), U256::ONE, None);
+        let breaking = async {
+            for _ in 0..20 {
+                first.set(Mode::Times(1, Box::new(Mode::Close)));
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+        };
+        let (sent, ()) = tokio::join!(sent, breaking);
+        sent.unwrap();
+    }
+    let got = endpoint.provider().get_balance(to).await.unwrap();
+    assert_eq!(got, U256::from(3));
+}
