@@ -9,7 +9,7 @@ use super::body::Saved;
 use super::files::File;
 use super::volume::{Volume, content_charge, lock, signed};
 use crate::journal::record::{Content, Inode};
-use crate::journal::{Batch, key};
+use crate::journal::{Barrier, Batch, key};
 use crate::types::Ino;
 
 /// For how long a file that was emptied, and is open, is taken to be written anew. Until then the
@@ -62,6 +62,9 @@ impl Volume {
 
     fn commit_journal(&self, patiently: bool) -> Result<(), FsError> {
         let retired = self.stage.take_retired();
+        if self.without.lacks(Barrier::RecordsFirst) && self.active_cut().is_none() {
+            self.let_go(&retired);
+        }
         let committed = if patiently {
             self.journal.sync_patiently()
         } else {
@@ -113,10 +116,7 @@ impl Volume {
             let now = self.clock.boottime();
             if now.saturating_sub(synced) >= Duration::from_secs(3) {
                 synced = now;
-                if let Err(error) = self
-                    .save_all(Duration::ZERO)
-                    .and_then(|()| self.commit_journal(true))
-                {
+                if let Err(error) = self.save_changed() {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
                     if self.poisoned().is_some() {
                         return;
@@ -124,6 +124,12 @@ impl Volume {
                 }
             }
         }
+    }
+
+    /// What [`Volume::keep_durable`] does every 3 s.
+    pub(super) fn save_changed(&self) -> Result<(), FsError> {
+        self.save_all(Duration::ZERO)?;
+        self.commit_journal(true)
     }
 
     /// A file was cut to nothing. Its lock is held.
@@ -137,6 +143,7 @@ impl Volume {
         let emptied = lock(&self.emptied);
         let since = emptied.get(&ino);
         since.is_some_and(|since| now.saturating_sub(*since) < REWRITE)
+            && !self.without.lacks(Barrier::Rewrite)
     }
 
     /// Saves `ino` if it is in use: its bytes first, then its record.
@@ -188,7 +195,16 @@ impl Volume {
             lock(&self.emptied).remove(&file.ino);
             body.save()
         };
-        if let Some(stage) = &saved.stage
+        let stage = saved.stage.clone();
+        if self.without.lacks(Barrier::BytesFirst) {
+            self.put_content(file, saved)?;
+            self.journal.sync()?;
+            return stage.map_or(Ok(true), |stage| {
+                self.stage.sync(&stage).map_err(FsError::from)?;
+                Ok(true)
+            });
+        }
+        if let Some(stage) = &stage
             && let Err(error) = self.stage.sync(stage)
         {
             file.body_mut().unsave(saved);

@@ -7,7 +7,7 @@ use super::create::{check_name, touch_directory};
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Cookie, Entry, Inode};
-use crate::journal::{Batch, key};
+use crate::journal::{Barrier, Batch, key};
 use crate::pack::charge;
 use crate::types::Ino;
 
@@ -71,6 +71,9 @@ impl Volume {
         to: (Ino, &[u8]),
         exchange: bool,
     ) -> Result<(), FsError> {
+        if self.without.lacks(Barrier::RenameSource) {
+            return Ok(());
+        }
         let entry = |(dir, name)| self.entry_to_change(dir, name);
         let (Some(from), Some(to)) = (entry(from)?, entry(to)?) else {
             return Ok(());

@@ -7,7 +7,7 @@ use super::FsError;
 use super::cut::{Built, Changes, Cut};
 use super::volume::Volume;
 use crate::journal::record::{Base, CidBytes, Directory, Tree};
-use crate::journal::{Batch, key};
+use crate::journal::{Barrier, Batch, key};
 use crate::pack::Child;
 use crate::types::Ino;
 
@@ -57,7 +57,9 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
         volume.journal.wait_for_room()?;
         volume.journal.unmark(step, cut.version())?;
     }
-    volume.sync_journal()?;
+    if !volume.without.lacks(Barrier::Settle) {
+        volume.sync_journal()?;
+    }
     if dirty.is_empty() {
         volume.note_published(cut.activity());
     }

@@ -17,7 +17,7 @@ use super::quota::{Access, Allowance, Quota};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::journal::record::{Content, Record};
-use crate::journal::{Batch, Disk, Journal, JournalError, Stage, key};
+use crate::journal::{Batch, Disk, Journal, JournalError, Stage, Without, key};
 use crate::pack::charge::file_charge;
 use crate::types::{Ino, VolumeKey};
 
@@ -36,6 +36,8 @@ pub struct VolumeOptions {
     pub journal_cache_bytes: usize,
     /// Owner and group of a new volume's root directory.
     pub owner: (u32, u32),
+    /// What is left out, for tests: nothing.
+    pub without: Without,
 }
 
 /// When a volume was changed, by [`Clock::boottime`]; `None` when nothing is unpublished.
@@ -52,6 +54,7 @@ pub struct Volume {
     pub(super) key: VolumeKey,
     pub(super) journal: Journal,
     pub(super) stage: Stage,
+    pub(super) without: Without,
     pub(super) cache: Arc<Cache>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) files: Files,
@@ -99,14 +102,20 @@ impl Volume {
         clock: Arc<dyn Clock>,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, JournalError> {
-        let journal = Journal::open(home, "journal.redb", options.journal_cache_bytes)?;
+        let journal = Journal::open(
+            home,
+            "journal.redb",
+            options.journal_cache_bytes,
+            options.without,
+        )?;
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
         let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
         let volume = Arc::new(Self {
             key: options.key,
-            stage: Stage::new(stage),
+            stage: Stage::new(stage, options.without),
+            without: options.without,
             cache,
             clock,
             files: Files::default(),

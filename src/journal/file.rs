@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use redb::StorageBackend;
 
-use super::DiskFile;
+use super::{Barrier, DiskFile, Without};
 
 /// How often a write that found no room is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -20,12 +20,17 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) struct PatientFile {
     file: Arc<dyn DiskFile>,
     ended: Arc<AtomicBool>,
+    without: Without,
 }
 
 impl PatientFile {
     /// Once `ended` is true nothing waits any more.
-    pub(super) fn new(file: Arc<dyn DiskFile>, ended: Arc<AtomicBool>) -> Self {
-        Self { file, ended }
+    pub(super) fn new(file: Arc<dyn DiskFile>, ended: Arc<AtomicBool>, without: Without) -> Self {
+        Self {
+            file,
+            ended,
+            without,
+        }
     }
 
     fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
@@ -61,6 +66,9 @@ impl StorageBackend for PatientFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.without.lacks(Barrier::JournalBytes) {
+            return Ok(());
+        }
         self.file.sync_data()
     }
 

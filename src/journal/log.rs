@@ -24,7 +24,7 @@ use super::file::PatientFile;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
-use super::{Disk, JournalError};
+use super::{Barrier, Disk, JournalError, Without};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -75,6 +75,7 @@ struct State {
 pub struct Journal {
     db: Database,
     disk: Arc<dyn Disk>,
+    without: Without,
     /// How long a call waits for a commit that somebody else makes, or for room in the overlay.
     patience: Duration,
     /// Nothing waits for room on the disk any more.
@@ -89,7 +90,12 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError::Corrupt`] when the file is no journal; disk errors.
-    pub fn open(disk: Arc<dyn Disk>, name: &str, cache_bytes: usize) -> Result<Self, JournalError> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        name: &str,
+        cache_bytes: usize,
+        without: Without,
+    ) -> Result<Self, JournalError> {
         let file = match disk.open(name) {
             Err(error) if error.kind() == ErrorKind::NotFound => disk.create(name)?,
             other => other?,
@@ -98,13 +104,16 @@ impl Journal {
         let called = path.map_or_else(|| name.to_owned(), |path| path.display().to_string());
         check(Arc::clone(&file), &called, cache_bytes)?;
         let ended = Arc::new(AtomicBool::new(false));
-        let file = PatientFile::new(file, Arc::clone(&ended));
+        let file = PatientFile::new(file, Arc::clone(&ended), without);
         let (db, table, counters) = guard(|| begin(file, cache_bytes))?;
         // The file's name is as durable as what is in it.
-        disk.sync_folder()?;
+        if !without.lacks(Barrier::JournalName) {
+            disk.sync_folder()?;
+        }
         Ok(Self {
             db,
             disk,
+            without,
             patience: PATIENCE,
             ended,
             state: Mutex::new(State {

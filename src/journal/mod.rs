@@ -5,6 +5,7 @@
 //! a prefix. [`Stage`] holds the bytes that are not uploaded yet. Both speak to the disk alone: no
 //! network, no tokio. Called by `fs` and, for snapshots, by `publish`.
 
+mod barrier;
 mod batch;
 mod check;
 mod disk;
@@ -12,14 +13,13 @@ mod file;
 pub(crate) mod key;
 mod log;
 pub(crate) mod record;
-mod skip;
 mod stage;
 mod table;
 
+pub use barrier::{Barrier, Without};
 pub use batch::Batch;
 pub use disk::{Disk, DiskFile, FolderDisk, MemoryDisk};
 pub use log::Journal;
-pub use skip::skip_one_of;
 pub use stage::Stage;
 pub(crate) use stage::StageFile;
 pub use table::Snapshot;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::JournalError;
 use super::disk::{Disk, DiskFile};
+use super::{Barrier, JournalError, Without};
 
 /// One stage file.
 pub(crate) struct StageFile {
@@ -53,6 +53,7 @@ impl StageFile {
 /// The stage of one volume.
 pub struct Stage {
     disk: Arc<dyn Disk>,
+    without: Without,
     /// Files that somebody holds; the others are closed.
     open: Mutex<HashMap<u64, Weak<StageFile>>>,
     /// How many were held when the closed ones were last forgotten.
@@ -63,9 +64,10 @@ pub struct Stage {
 impl Stage {
     /// The stage in `disk`.
     #[must_use]
-    pub fn new(disk: Arc<dyn Disk>) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, without: Without) -> Self {
         Self {
             disk,
+            without,
             open: Mutex::default(),
             swept_at: AtomicUsize::new(0),
             retired: Mutex::default(),
@@ -119,8 +121,10 @@ impl Stage {
     pub(crate) fn sync(&self, file: &StageFile) -> Result<(), JournalError> {
         // After a failed sync nobody knows what of it is on the disk, whatever the error was.
         let failed = |error: std::io::Error| JournalError::Disk(error.to_string());
-        file.file.sync_data().map_err(failed)?;
-        if !file.linked.load(Ordering::Acquire) {
+        if !self.without.lacks(Barrier::StageBytes) {
+            file.file.sync_data().map_err(failed)?;
+        }
+        if !file.linked.load(Ordering::Acquire) && !self.without.lacks(Barrier::StageName) {
             self.disk.sync_folder().map_err(failed)?;
             file.linked.store(true, Ordering::Release);
         }

@@ -64,11 +64,6 @@ impl Daemon {
         state_dir: StateDir,
         parts: Arc<Parts>,
     ) -> anyhow::Result<Self> {
-        if cfg!(debug_assertions)
-            && let Some(every) = std::env::var("PXFS_TEST_SKIP_JOURNAL").ok()
-        {
-            crate::journal::skip_one_of(every.parse()?);
-        }
         // Before anything is mounted: a signal that comes meanwhile must not kill the process.
         let signals = Signals::new()?;
         allow_many_files();

@@ -10,13 +10,14 @@
 //! | FAULT | `hang`, `fail`, `fail-after`, `refuse`, `delay=500ms`, `corrupt`, `drop` |
 //!
 //! Invariant: a rule that is not understood is told in the log and changes nothing. Called by
-//! `parts`.
+//! `parts`, and `keeper` for what is left out of making local state durable.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Span;
+use crate::journal::{Barrier, Without};
 use crate::names::fault::{self as names, FaultNames};
 use crate::names::{NameError, NameStore};
 use crate::store::fault::{Call, Fault, FaultStore};
@@ -49,6 +50,17 @@ pub(super) fn wrap(
         }
     });
     (store, names)
+}
+
+/// What of making local state durable is left out: in debug builds that whose name (see
+/// [`Barrier`]) is the value of `PXFS_TEST_WITHOUT`.
+pub(super) fn without() -> anyhow::Result<Without> {
+    let named = std::env::var("PXFS_TEST_WITHOUT").ok();
+    let named = named.filter(|_| cfg!(debug_assertions));
+    let barrier: Option<Barrier> = named
+        .map(|name| name.parse().map_err(anyhow::Error::msg))
+        .transpose()?;
+    Ok(barrier.map_or_else(Without::default, Without::the))
 }
 
 fn read(file: &PathBuf) -> String {

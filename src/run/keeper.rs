@@ -79,6 +79,7 @@ pub(super) async fn open(
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         ),
+        without: super::fault::without()?,
     };
     let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {

@@ -157,7 +157,7 @@ fn other_crashes_lose_nothing_that_was_synced() {
 #[test]
 fn the_checker_notices_a_journal_that_skips_a_write() {
     let mut scene = Scene::new(3);
-    scene.machine.set_env("PXFS_TEST_SKIP_JOURNAL", "2");
+    scene.machine.set_env("PXFS_TEST_WITHOUT", "JournalCommit");
     scene.machine.restart();
     let noticed = (0..40).find_map(|_| scene.live_and_die().err());
     assert!(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cid::Cid;
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use crate::fs::{
     Allowance, Attr, Built, Caller, ChainTime, Changes, Cut, Drive, FsError, Opened, Volume,
     VolumeOptions, Want,
 };
-use crate::journal::FolderDisk;
+use crate::journal::{Disk, FolderDisk, JournalError, Without};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::entry::{Sums, TreeRef};
 use crate::pack::{Child, chunk, cid as cids};
@@ -21,6 +22,9 @@ use crate::types::{Fh, Ino, TokenId, TokenKey, VolumeKey};
 pub(super) const CALLER: Caller = Caller { uid: 0, gid: 0 };
 pub(super) const QUOTA: u64 = 104_857_600;
 pub(super) const READ_WRITE: i32 = 2;
+
+/// How many contents were built.
+static BUILT: AtomicU64 = AtomicU64::new(0);
 
 pub(super) struct Rig {
     pub(super) drive: Drive,
@@ -42,22 +46,8 @@ impl Rig {
         let folder = scratch();
         let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
         let cache = Arc::new(Cache::in_memory());
-        let (drive, volume, root) = open(&folder, &clock, &cache);
-        let allowance = Allowance {
-            size_bytes,
-            usage_on_chain_bytes: 0,
-            additive: false,
-            uploads_left: None,
-            last_sync_s: 1_000,
-            sync_window_s: 30 * 86_400,
-            seen: ChainTime {
-                block: 1,
-                timestamp_s: 1_000,
-                boottime_ns: 0,
-                boot_id: clock.boot_id(),
-                wall_ns: clock.wall_ns(),
-            },
-        };
+        let (drive, volume, root) = open_in(&folder, &clock, &cache);
+        let allowance = allowance(&clock, size_bytes);
         volume.set_allowance(&allowance).unwrap();
         Self {
             drive,
@@ -78,12 +68,12 @@ impl Rig {
 
     pub(super) fn reopen(&mut self) {
         let spare = scratch();
-        let (drive, volume, root) = open(&spare, &self.clock, &self.cache);
+        let (drive, volume, root) = open_in(&spare, &self.clock, &self.cache);
         self.drive = drive;
         self.volume = volume;
         let (drive, volume, root) = {
             let _ = root;
-            open(&self.folder, &self.clock, &self.cache)
+            open_in(&self.folder, &self.clock, &self.cache)
         };
         (self.drive, self.volume, self.root) = (drive, volume, root);
     }
@@ -163,57 +153,7 @@ impl Rig {
 
     /// Builds the contents of a cut as a commit would; gives them by inode.
     pub(super) fn build(&mut self, cut: &Cut, changes: &Changes) -> (Built, HashMap<Ino, Vec<u8>>) {
-        let mut built = Built::default();
-        let mut contents = HashMap::new();
-        for ino in &changes.files {
-            let file = cut.file(*ino).unwrap();
-            let content = match &file.inline {
-                Some(bytes) => bytes.to_vec(),
-                None => {
-                    let below = file
-                        .base
-                        .map(|(child, _)| self.published[&child.cid].clone());
-                    let mut content = vec![0; file.size as usize];
-                    for index in 0..chunk::count(file.size) {
-                        let start = (index * CHUNK_SIZE) as usize;
-                        let end = start + chunk::len(file.size, index) as usize;
-                        if file.holes.contains(index) {
-                            continue;
-                        }
-                        let base = below.as_ref().map(|b| &b[start.min(b.len())..]);
-                        if !file.chunks.contains_key(&index) {
-                            let base = base.expect("an unchanged chunk has a base");
-                            let valid = (file.base_valid as usize).saturating_sub(start);
-                            let have = base.len().min(end - start).min(valid);
-                            content[start..start + have].copy_from_slice(&base[..have]);
-                            continue;
-                        }
-                        let base = base.filter(|_| file.needs_below(index));
-                        let bytes = cut.read_chunk(&file, index, base).unwrap();
-                        cut.release_chunk(&file, index);
-                        content[start..end].copy_from_slice(&bytes);
-                    }
-                    content
-                }
-            };
-            // No two are the same here, so their number does for a hash.
-            let number = self.published.len().to_be_bytes();
-            let cid = cids::leaf_cid(&[b"content", &number[..]].concat());
-            self.published.insert(cid, content.clone());
-            built
-                .files
-                .insert(*ino, Child::new(cid, content.len() as u64));
-            contents.insert(*ino, content);
-        }
-        for (dir, _) in &changes.directories {
-            let cid = cids::node_cid(&dir.0.to_be_bytes());
-            let tree = TreeRef {
-                root: Child::new(cid, 0),
-                sums: Sums::default(),
-            };
-            built.directories.insert(*dir, tree);
-        }
-        (built, contents)
+        build(&mut self.published, cut, changes)
     }
 }
 
@@ -222,11 +162,24 @@ fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-fn open(
+fn open_in(
     folder: &TempDir,
     clock: &Arc<ManualClock>,
     cache: &Arc<Cache>,
 ) -> (Drive, Arc<Volume>, Ino) {
+    let home = Arc::new(FolderDisk::open(folder.path()).unwrap());
+    let stage = Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap());
+    open(home, stage, clock, cache, Without::default()).unwrap()
+}
+
+/// A drive with the volume that `home` and `stage` hold, and its root directory.
+pub(super) fn open(
+    home: Arc<dyn Disk>,
+    stage: Arc<dyn Disk>,
+    clock: &Arc<ManualClock>,
+    cache: &Arc<Cache>,
+    without: Without,
+) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
     let key = VolumeKey {
         token: TokenKey {
             chain_id: 31337,
@@ -236,18 +189,95 @@ fn open(
         epoch: 1,
     };
     let volume = Volume::open(
-        Arc::new(FolderDisk::open(folder.path()).unwrap()),
-        Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap()),
+        home,
+        stage,
         Arc::clone(cache),
         Arc::<ManualClock>::clone(clock),
         &VolumeOptions {
             key,
             journal_cache_bytes: 1 << 20,
             owner: (0, 0),
+            without,
         },
-    )
-    .unwrap();
+    )?;
     let drive = Drive::new((0, 0), 0);
     let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();
-    (drive, volume, Ino(u64::from(slot) << 48 | 1))
+    Ok((drive, volume, Ino(u64::from(slot) << 48 | 1)))
+}
+
+/// Builds the contents of a cut as a commit would, over what is `published`, and adds them to it; gives
+/// them by inode.
+pub(super) fn build(
+    published: &mut HashMap<Cid, Vec<u8>>,
+    cut: &Cut,
+    changes: &Changes,
+) -> (Built, HashMap<Ino, Vec<u8>>) {
+    let mut built = Built::default();
+    let mut contents = HashMap::new();
+    for ino in &changes.files {
+        let file = cut.file(*ino).unwrap();
+        let content = match &file.inline {
+            Some(bytes) => bytes.to_vec(),
+            None => {
+                let below = file.base.map(|(child, _)| published[&child.cid].clone());
+                let mut content = vec![0; file.size as usize];
+                for index in 0..chunk::count(file.size) {
+                    let start = (index * CHUNK_SIZE) as usize;
+                    let end = start + chunk::len(file.size, index) as usize;
+                    if file.holes.contains(index) {
+                        continue;
+                    }
+                    let base = below.as_ref().map(|b| &b[start.min(b.len())..]);
+                    if !file.chunks.contains_key(&index) {
+                        let base = base.expect("an unchanged chunk has a base");
+                        let valid = (file.base_valid as usize).saturating_sub(start);
+                        let have = base.len().min(end - start).min(valid);
+                        content[start..start + have].copy_from_slice(&base[..have]);
+                        continue;
+                    }
+                    let base = base.filter(|_| file.needs_below(index));
+                    let bytes = cut.read_chunk(&file, index, base).unwrap();
+                    cut.release_chunk(&file, index);
+                    content[start..end].copy_from_slice(&bytes);
+                }
+                content
+            }
+        };
+        // No two are the same here, so a number does for a hash.
+        let number = BUILT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let cid = cids::leaf_cid(&[b"content", &number[..]].concat());
+        published.insert(cid, content.clone());
+        built
+            .files
+            .insert(*ino, Child::new(cid, content.len() as u64));
+        contents.insert(*ino, content);
+    }
+    for (dir, _) in &changes.directories {
+        let cid = cids::node_cid(&dir.0.to_be_bytes());
+        let tree = TreeRef {
+            root: Child::new(cid, 0),
+            sums: Sums::default(),
+        };
+        built.directories.insert(*dir, tree);
+    }
+    (built, contents)
+}
+
+/// What the chain grants: `size_bytes`.
+pub(super) fn allowance(clock: &ManualClock, size_bytes: u64) -> Allowance {
+    Allowance {
+        size_bytes,
+        usage_on_chain_bytes: 0,
+        additive: false,
+        uploads_left: None,
+        last_sync_s: 1_000,
+        sync_window_s: 30 * 86_400,
+        seen: ChainTime {
+            block: 1,
+            timestamp_s: 1_000,
+            boottime_ns: 0,
+            boot_id: clock.boot_id(),
+            wall_ns: clock.wall_ns(),
+        },
+    }
 }

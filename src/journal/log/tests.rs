@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::Journal;
-use crate::journal::{Batch, Disk, FolderDisk, JournalError, MemoryDisk, key};
+use crate::journal::{Batch, Disk, FolderDisk, JournalError, MemoryDisk, Without, key};
 use crate::types::Ino;
 
 const CACHE: usize = 1 << 20;
@@ -25,7 +25,7 @@ fn put(journal: &Journal, number: u64) {
 #[test]
 fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
     let disk = Arc::new(MemoryDisk::default());
-    let mut journal = Journal::open(disk.clone(), "journal", CACHE).unwrap();
+    let mut journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
     disk.set_free_bytes(0);
     journal.patience = Duration::from_millis(300);
     put(&journal, 1);
@@ -50,7 +50,7 @@ fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
 
 fn open(folder: &Path) -> Result<Journal, JournalError> {
     let disk: Arc<dyn Disk> = Arc::new(FolderDisk::open(folder).unwrap());
-    Journal::open(disk, "journal", CACHE)
+    Journal::open(disk, "journal", CACHE, Without::default())
 }
 
 /// A journal that was closed cleanly, with records 0 to 299 in it.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::cache::Cache;
 use crate::fs::{Allowance, ChainTime, FsError, LoadedEntry, Volume, VolumeOptions, Want};
-use crate::journal::FolderDisk;
+use crate::journal::{FolderDisk, Without};
 use crate::pack::entry::{self, Inode, Sums, TreeRef};
 use crate::pack::holes::Holes;
 use crate::pack::root::{Root, WriterId};
@@ -179,6 +179,7 @@ fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
             key,
             journal_cache_bytes: 1 << 20,
             owner: us(),
+            without: Without::default(),
         },
     )
     .unwrap();

@@ -12,7 +12,7 @@ use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, ManualClock};
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Allowance, Caller, Drive, FsError, Kind, SetAttr, Volume, VolumeOptions};
-use crate::journal::FolderDisk;
+use crate::journal::{FolderDisk, Without};
 use crate::names::fault::FaultNames;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
@@ -189,6 +189,7 @@ impl Machine {
                 key: key_of,
                 journal_cache_bytes: 1 << 20,
                 owner: (0, 0),
+                without: Without::default(),
             },
         )
         .unwrap();
