@@ -19,7 +19,7 @@ use super::{DiskFile, JournalError};
 const PAGE: u64 = 4096;
 
 /// Reads all of the journal in `file`, called `name`, and compares the sums of its pages, with
-/// `cache_bytes` of memory. An empty file is well.
+/// `cache_bytes` of memory.
 ///
 /// # Errors
 /// [`JournalError::Corrupt`]; the file cannot be read.
@@ -29,9 +29,6 @@ pub(super) fn check(
     cache_bytes: usize,
 ) -> Result<(), JournalError> {
     let len = file.len()?;
-    if len == 0 {
-        return Ok(());
-    }
     let draft = Draft {
         file,
         state: Mutex::new(Changed {

@@ -96,16 +96,35 @@ impl Journal {
         cache_bytes: usize,
         without: Without,
     ) -> Result<Self, JournalError> {
-        let file = match disk.open(name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => disk.create(name)?,
-            other => other?,
+        let found = match disk.open(name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            other => {
+                let file = other?;
+                (file.len()? > 0).then_some(file)
+            }
         };
-        let path = disk.path(name);
-        let called = path.map_or_else(|| name.to_owned(), |path| path.display().to_string());
-        check(Arc::clone(&file), &called, cache_bytes)?;
         let ended = Arc::new(AtomicBool::new(false));
-        let file = PatientFile::new(file, Arc::clone(&ended), without);
-        let (db, table, counters) = guard(|| begin(file, cache_bytes))?;
+        let begin = |file| {
+            let file = PatientFile::new(file, Arc::clone(&ended), without);
+            guard(|| begin(file, cache_bytes))
+        };
+        let (db, table, counters) = match found {
+            Some(file) => {
+                let path = disk.path(name);
+                let called =
+                    path.map_or_else(|| name.to_owned(), |path| path.display().to_string());
+                check(Arc::clone(&file), &called, cache_bytes)?;
+                begin(file)?
+            }
+            // Under its name it is whole from the first moment: half of a new one would be taken for
+            // a damaged one.
+            None => {
+                let new = format!("{name}.new");
+                let begun = begin(disk.create(&new)?)?;
+                disk.rename(&new, name)?;
+                begun
+            }
+        };
         // The file's name is as durable as what is in it.
         if !without.lacks(Barrier::JournalName) {
             disk.sync_folder()?;

@@ -13,6 +13,8 @@ mod file;
 pub(crate) mod key;
 mod log;
 pub(crate) mod record;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod stage;
 mod table;
 

@@ -1,0 +1,285 @@
+//! A disk whose power can be cut, for tests.
+//!
+//! [`Power`] is the machine: it writes down, in order, what its disks were asked to do, and answers
+//! with errors where a test wants that. An [`Image`] plays such a record back, and tells what a cut of
+//! the power leaves.
+
+mod image;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::disk::{Disk, DiskFile};
+pub(crate) use image::{Image, Kept};
+
+/// Folders of one machine.
+pub(crate) const FOLDERS: usize = 2;
+
+/// What is on the disks when there is power again: the files of each folder.
+pub(crate) type Left = [BTreeMap<String, Vec<u8>>; FOLDERS];
+
+/// What a disk was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Create,
+    Open,
+    Len,
+    Rename,
+    Remove,
+    Read,
+    Write,
+    SetLen,
+    SyncData,
+    SyncFolder,
+}
+
+/// What has changed on a disk, or became durable. Files have numbers, each its own.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Create(usize, String, usize),
+    Remove(usize, String),
+    Rename(usize, String, String),
+    Write(usize, u64, Arc<[u8]>),
+    SetLen(usize, u64),
+    SyncData(usize),
+    SyncFailed(usize),
+    SyncFolder(usize),
+}
+
+/// Answers a call with an error instead of doing it: folder, name of the file, call.
+pub(crate) type Fault = Box<dyn FnMut(usize, &str, Call) -> Option<io::ErrorKind> + Send>;
+
+/// A machine with its disks.
+#[derive(Default)]
+pub(crate) struct Power(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    events: Vec<Event>,
+    names: [BTreeMap<String, usize>; FOLDERS],
+    files: Vec<Vec<u8>>,
+    fault: Option<Fault>,
+}
+
+/// One folder of a machine.
+pub(crate) struct SimulatedDisk {
+    power: Arc<Power>,
+    folder: usize,
+}
+
+struct SimulatedFile {
+    power: Arc<Power>,
+    folder: usize,
+    name: String,
+    number: usize,
+}
+
+impl fmt::Debug for SimulatedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Power {
+    /// A machine that finds `left` on its disks.
+    pub(crate) fn on(left: Left) -> Arc<Self> {
+        let mut state = State::default();
+        for (names, files) in state.names.iter_mut().zip(left) {
+            for (name, bytes) in files {
+                names.insert(name, state.files.len());
+                state.files.push(bytes);
+            }
+        }
+        Arc::new(Self(Mutex::new(state)))
+    }
+
+    /// One of its folders.
+    pub(crate) fn disk(self: &Arc<Self>, folder: usize) -> Arc<dyn Disk> {
+        Arc::new(SimulatedDisk {
+            power: Arc::clone(self),
+            folder,
+        })
+    }
+
+    /// How much has happened.
+    pub(crate) fn now(&self) -> usize {
+        self.lock().events.len()
+    }
+
+    /// All that has happened.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.lock().events.clone()
+    }
+
+    /// From now on `fault` is asked before each call.
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        self.lock().fault = fault;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter(&mut self, folder: usize, name: &str, call: Call) -> io::Result<()> {
+        let fault = self.fault.as_mut();
+        match fault.and_then(|fault| fault(folder, name, call)) {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, number: usize, offset: u64, data: &[u8]) {
+        overwrite(&mut self.files[number], index(offset), data);
+        self.events
+            .push(Event::Write(number, offset, Arc::from(data)));
+    }
+}
+
+fn index(at: u64) -> usize {
+    usize::try_from(at).expect("files of tests fit the memory")
+}
+
+fn overwrite(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    let end = at + data.len();
+    bytes.resize(bytes.len().max(end), 0);
+    bytes[at..end].copy_from_slice(data);
+}
+
+impl DiskFile for SimulatedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, &self.name, Call::Read)?;
+        if buf.is_empty() {
+            return Ok(());
+        }
+        let start = index(offset);
+        let found = state.files[self.number].get(start..start + buf.len());
+        buf.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.power.lock();
+        let entered = state.enter(self.folder, &self.name, Call::Write);
+        // A write that fails may have been done in part.
+        let done = match entered {
+            Ok(()) => data,
+            Err(_) => &data[..data.len() / 2],
+        };
+        if !done.is_empty() {
+            state.write(self.number, offset, done);
+        }
+        entered
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.power.lock();
+        let entered = state.enter(self.folder, &self.name, Call::SyncData);
+        state.events.push(match entered {
+            Ok(()) => Event::SyncData(self.number),
+            Err(_) => Event::SyncFailed(self.number),
+        });
+        entered
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, &self.name, Call::Len)?;
+        Ok(state.files[self.number].len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, &self.name, Call::SetLen)?;
+        state.files[self.number].resize(index(len), 0);
+        state.events.push(Event::SetLen(self.number, len));
+        Ok(())
+    }
+}
+
+impl SimulatedDisk {
+    fn file(&self, name: &str, number: usize) -> Arc<dyn DiskFile> {
+        Arc::new(SimulatedFile {
+            power: Arc::clone(&self.power),
+            folder: self.folder,
+            name: name.to_owned(),
+            number,
+        })
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, name, Call::Create)?;
+        let number = match state.names[self.folder].get(name).copied() {
+            Some(number) => {
+                state.files[number].clear();
+                state.events.push(Event::SetLen(number, 0));
+                number
+            }
+            None => {
+                let number = state.files.len();
+                state.files.push(Vec::new());
+                state.names[self.folder].insert(name.to_owned(), number);
+                let event = Event::Create(self.folder, name.to_owned(), number);
+                state.events.push(event);
+                number
+            }
+        };
+        Ok(self.file(name, number))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, name, Call::Open)?;
+        let number = state.names[self.folder].get(name).copied();
+        Ok(self.file(name, number.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, name, Call::Rename)?;
+        let names = &mut state.names[self.folder];
+        let number = names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        names.insert(to.to_owned(), number);
+        let event = Event::Rename(self.folder, name.to_owned(), to.to_owned());
+        state.events.push(event);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, name, Call::Remove)?;
+        if state.names[self.folder].remove(name).is_some() {
+            let event = Event::Remove(self.folder, name.to_owned());
+            state.events.push(event);
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let state = self.power.lock();
+        Ok(state.names[self.folder].keys().cloned().collect())
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        let mut state = self.power.lock();
+        state.enter(self.folder, "", Call::SyncFolder)?;
+        state.events.push(Event::SyncFolder(self.folder));
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn path(&self, _: &str) -> Option<PathBuf> {
+        None
+    }
+}
