@@ -9,6 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::bytes::Place;
 use super::model::{Covered, Entries, File, Found, Operation, Step, Worker};
 
+#[path = "../../shared/dice.rs"]
+mod dice;
+
+pub(crate) use dice::Dice;
+
 /// Files that a thread keeps at most; beyond it deletes.
 const MOST_FILES: usize = 40;
 
@@ -26,26 +31,6 @@ impl Counters {
 
     pub(super) fn text(&self) -> u64 {
         self.text.fetch_add(1, Ordering::SeqCst) + 1
-    }
-}
-
-/// A small random number generator (splitmix64), so that a failing run can be told by its seed.
-#[derive(Clone, Debug)]
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    /// A number below `bound`.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % bound.max(1)
-    }
-
-    pub(super) fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
-        let n = usize::try_from(self.below(of.len() as u64)).unwrap_or(0);
-        of.get(n).cloned()
     }
 }
 

@@ -1,0 +1,237 @@
+//! A volume on a machine whose power can be cut, and all that can be seen of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cid::Cid;
+
+use super::model::{Found, Node, Tree};
+use crate::cache::Cache;
+use crate::clock::ManualClock;
+use crate::fs::create::{hard_surcharge, xattrs_bytes};
+use crate::fs::tests::rig;
+use crate::fs::volume::{content_charge, signed};
+use crate::fs::{Drive, FsError, Kind, Volume, Want};
+use crate::journal::record::{Content, Inode, Record};
+use crate::journal::simulated::{Left, Power};
+use crate::journal::{JournalError, Without, key};
+use crate::pack::charge;
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::Ino;
+
+/// A volume in use.
+pub(super) struct World {
+    pub(super) power: Arc<Power>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) cache: Arc<Cache>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) drive: Drive,
+    pub(super) root: Ino,
+}
+
+impl World {
+    /// The volume that `left` holds, or a new one.
+    pub(super) fn open(
+        left: Left,
+        cache: Arc<Cache>,
+        clock: &Arc<ManualClock>,
+        without: Without,
+    ) -> Result<Self, JournalError> {
+        let power = Power::on(left);
+        let disks = (power.disk(0), power.disk(1));
+        let (drive, volume, root) = rig::open(disks.0, disks.1, clock, &cache, without)?;
+        volume
+            .set_allowance(&rig::allowance(clock, rig::QUOTA))
+            .expect("an allowance");
+        Ok(Self {
+            power,
+            clock: Arc::clone(clock),
+            cache,
+            volume,
+            drive,
+            root,
+        })
+    }
+
+    /// All that a user sees.
+    ///
+    /// # Errors
+    /// What cannot be read, or contradicts itself.
+    pub(super) fn found(&self, has: &dyn Fn(&Cid) -> Option<Vec<u8>>) -> Result<Found, String> {
+        let told = |error: FsError| error.to_string();
+        let mut found = Found::default();
+        let mut links: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut dirs = vec![self.root];
+        while let Some(dir) = dirs.pop() {
+            self.note(&mut found.tree, &mut links, dir)?;
+            let mut items = Vec::new();
+            self.drive
+                .readdir(dir, 2, false, &mut |item, _| {
+                    items.push(item.clone());
+                    true
+                })
+                .map_err(told)?;
+            for item in items {
+                let name = String::from_utf8(item.name.clone()).map_err(|e| e.to_string())?;
+                let looked = self.drive.lookup(dir, &item.name).map_err(told)?;
+                if (looked.ino, looked.kind) != (item.ino, item.kind) {
+                    return Err(format!("{name}: readdir and lookup disagree"));
+                }
+                found.tree.entries.insert((dir.0, name.clone()), item.ino.0);
+                if item.kind == Kind::Directory {
+                    dirs.push(item.ino);
+                } else {
+                    self.note(&mut found.tree, &mut links, item.ino)?;
+                }
+                if item.kind == Kind::File && !found.bytes.contains_key(&item.ino.0) {
+                    let bytes = self.read(item.ino, looked.size, has);
+                    let bytes = bytes.map_err(|why| format!("{name}: {why}"))?;
+                    found.bytes.insert(item.ino.0, bytes);
+                }
+            }
+        }
+        for (ino, told) in links {
+            let counted = found.tree.links(ino);
+            if counted != told as usize {
+                return Err(format!("inode {ino} has {counted} links and says {told}"));
+            }
+        }
+        Ok(found)
+    }
+
+    fn note(
+        &self,
+        tree: &mut Tree,
+        links: &mut BTreeMap<u64, u32>,
+        ino: Ino,
+    ) -> Result<(), String> {
+        let told = |error: FsError| error.to_string();
+        let attr = self.drive.getattr(ino).map_err(told)?;
+        let target = match attr.kind {
+            Kind::Symlink => self.drive.readlink(ino).map_err(told)?,
+            _ => Vec::new(),
+        };
+        let mut xattrs = BTreeMap::new();
+        for name in self
+            .drive
+            .listxattr(ino)
+            .map_err(told)?
+            .split(|byte| *byte == 0)
+        {
+            if !name.is_empty() {
+                let value = self.drive.getxattr(ino, name).map_err(told)?;
+                xattrs.insert(name.to_vec(), value);
+            }
+        }
+        let is_dir = attr.kind == Kind::Directory;
+        let node = Node {
+            kind: attr.kind,
+            mode: attr.mode,
+            target,
+            xattrs,
+            mtime_ns: if is_dir { attr.mtime_ns } else { 0 },
+        };
+        links.insert(ino.0, attr.nlink);
+        tree.nodes.insert(ino.0, node);
+        Ok(())
+    }
+
+    /// The bytes of a file; what is published is fetched from what the node `has`.
+    pub(super) fn read(
+        &self,
+        ino: Ino,
+        size: u64,
+        has: &dyn Fn(&Cid) -> Option<Vec<u8>>,
+    ) -> Result<Vec<u8>, String> {
+        let opened = self.drive.open(ino, 0).map_err(|e| e.to_string())?;
+        let result = loop {
+            match self.drive.read(ino, opened.fh, 0, size as u32) {
+                Ok(bytes) => break Ok(bytes),
+                Err(FsError::NotLocal(want)) => {
+                    let Want::Content { cid, size, .. } = *want else {
+                        break Err(format!("{want:?}"));
+                    };
+                    let Some(content) = has(&cid) else {
+                        break Err(format!("the node does not have {cid} of {size} bytes"));
+                    };
+                    for (index, part) in content.chunks(CHUNK_SIZE as usize).enumerate() {
+                        self.cache.fill(&cid, size, index as u64, part);
+                    }
+                }
+                Err(error) => break Err(error.to_string()),
+            }
+        };
+        self.drive.release(ino, opened.fh);
+        result
+    }
+
+    /// Whether the books are right: the charge, the inodes, and the files of the stage, just opened.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn audit(&self) -> Result<(), String> {
+        let (mut charged, mut inodes) = (signed(charge::VOLUME_OVERHEAD), 0);
+        let mut staged = BTreeSet::new();
+        let scan = |prefix: &[u8]| self.volume.journal.scan(prefix, None, usize::MAX);
+        let decoded = |error: JournalError| error.to_string();
+        for prefix in key::tree() {
+            for (found, bytes) in scan(&prefix).map_err(decoded)? {
+                if found[0] == key::entry(Ino(0), b"")[0] {
+                    charged += signed(charge::entry_charge(&found[9..], 0, 0));
+                } else if found[0] == key::inode(Ino(0))[0] {
+                    let inode = Inode::from_bytes(&bytes).map_err(decoded)?;
+                    inodes += 1;
+                    charged += attributes_charge(&inode, key::parse_ino(&found) == Some(Ino::ROOT));
+                } else if found[0] == key::content(Ino(0))[0] {
+                    let content = Content::from_bytes(&bytes).map_err(decoded)?;
+                    charged += signed(content_charge(&content));
+                    staged.extend(content.stage.map(|number| number.to_string()));
+                } else if found[0] == key::orphans()[0] {
+                    return Err("an unlinked file was left".to_owned());
+                }
+            }
+        }
+        let used = self.volume.with_quota(|quota| quota.used_bytes());
+        if signed(used) != charged {
+            return Err(format!(
+                "{used} bytes are in use, the charges make {charged}"
+            ));
+        }
+        if self.volume.journal.counters().inodes != inodes {
+            let counted = self.volume.journal.counters().inodes;
+            return Err(format!("{counted} inodes are counted, there are {inodes}"));
+        }
+        let there: BTreeSet<String> = self
+            .power
+            .disk(1)
+            .list()
+            .expect("names")
+            .into_iter()
+            .collect();
+        if there != staged {
+            return Err(format!(
+                "stage files {there:?}, of which records name {staged:?}"
+            ));
+        }
+        match self.volume.poisoned() {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
+    }
+}
+
+fn attributes_charge(inode: &Inode, is_root: bool) -> i64 {
+    if is_root {
+        return 0;
+    }
+    let target = inode.target.len() as u64;
+    let own = signed(charge::entry_charge(b"", xattrs_bytes(inode), target))
+        - signed(charge::entry_charge(b"", 0, 0));
+    let hard = if inode.hard { hard_surcharge(inode) } else { 0 };
+    let directory = if inode.kind == Kind::Directory as u8 {
+        signed(charge::DIRECTORY)
+    } else {
+        0
+    };
+    own + hard + directory
+}
