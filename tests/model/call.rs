@@ -93,7 +93,7 @@ pub(crate) enum XattrMode {
     Replace,
 }
 
-/// What happens to the system between calls. None of it changes what is there; a restart closes
+/// What happens to the system between calls. None of it changes what is there; a restart or a move closes
 /// what is open. A system makes of each what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -109,6 +109,8 @@ pub(crate) enum Event {
     Evict,
     /// The daemon ends in order and starts again.
     Restart,
+    /// As a restart on another machine: nothing is here but what was published.
+    Move,
 }
 
 /// One call. A file or directory slot that is taken is closed when it is opened anew.

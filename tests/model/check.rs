@@ -66,7 +66,7 @@ impl<T: System> Checked<T> {
             Call::OpenDir { at, .. } => self.met[*at] = Met::default(),
             Call::Mark(at) => self.met[*at].marked = self.met[*at].names.clone(),
             Call::Back(at) => self.met[*at].names = self.met[*at].marked.clone(),
-            Call::Event(Event::Settle | Event::Restart) => self.all(reference)?,
+            Call::Event(Event::Settle | Event::Restart | Event::Move) => self.all(reference)?,
             _ => {}
         }
         let used = self.system.used();
@@ -178,6 +178,7 @@ impl<T: System> Checked<T> {
             ("ctime", node.ctime, attr.ctime_ns),
         ] {
             let (from, to) = match stamp {
+                Stamp::Lost => continue,
                 Stamp::Set(ns) => (ns, ns),
                 Stamp::Step(step) => self.spans[step as usize],
             };

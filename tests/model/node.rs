@@ -17,6 +17,8 @@ pub(crate) enum Stamp {
     Step(u32),
     /// As it was set, ns.
     Set(i64),
+    /// Nobody knows any more.
+    Lost,
 }
 
 /// An inode.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::call::{Call, Event, FILES, SCANS};
 use super::content::Content;
 use super::files::Open;
-use super::node::{Body, Id, Node};
+use super::node::{Body, Id, Node, Stamp};
 use super::scan::Scan;
 
 /// What a call must answer.
@@ -125,8 +125,13 @@ impl Reference {
                 Ok(Answer::Done)
             }
             Call::Event(event) => {
-                if *event == Event::Restart {
+                if matches!(event, Event::Restart | Event::Move) {
                     self.close_all();
+                }
+                if *event == Event::Move {
+                    // It is not published.
+                    let all = self.nodes.values_mut();
+                    all.for_each(|node| node.atime = Stamp::Lost);
                 }
                 Ok(Answer::Done)
             }

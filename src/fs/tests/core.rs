@@ -103,7 +103,14 @@ impl System for Core {
     }
 
     fn used(&mut self) -> RangeInclusive<u64> {
-        let used = self.rig.used() - Self::overhead();
+        let (used, quota) = self
+            .rig
+            .volume
+            .with_quota(|q| (q.used_bytes(), q.size_bytes()));
+        let told = self.rig.drive.statfs(self.root).unwrap();
+        assert_eq!(told.blocks, quota / 4096);
+        assert_eq!(told.free, quota.saturating_sub(used) / 4096);
+        let used = used - Self::overhead();
         used..=used
     }
 
@@ -592,6 +599,7 @@ impl Core {
             }
             Event::GiveUp => self.commit = None,
             Event::Evict => self.rig.evict(),
+            Event::Move => unreachable!("the rig publishes no names"),
             Event::Restart => {
                 self.commit = None;
                 for open in std::mem::take(&mut self.files).into_iter().flatten() {

@@ -40,14 +40,20 @@ pub(super) trait Pace: 'static {
 pub(super) struct Calm;
 
 impl Pace for Calm {
-    const ARGUMENTS: &'static [&'static str] = &[];
+    const ARGUMENTS: &'static [&'static str] = &["--take-over"];
 }
 
 /// All the time.
 pub(super) struct Restless;
 
 impl Pace for Restless {
-    const ARGUMENTS: &'static [&'static str] = &["--commit-idle", "20ms", "--commit-max", "100ms"];
+    const ARGUMENTS: &'static [&'static str] = &[
+        "--take-over",
+        "--commit-idle",
+        "20ms",
+        "--commit-max",
+        "100ms",
+    ];
 }
 
 thread_local! {
@@ -86,6 +92,7 @@ impl<P: Pace> System for Mount<P> {
         (8, Event::Settle),
         (8, Event::Evict),
         (1, Event::Restart),
+        (1, Event::Move),
     ];
     const QUOTAS: &'static [u64] = &[QUOTA];
     const LONGEST: u64 = 4 << 40;
@@ -436,12 +443,15 @@ impl<P: Pace> Mount<P> {
                 fs::write("/proc/sys/vm/drop_caches", "2").expect("drop_caches");
                 let _ = fs::remove_dir_all(with_machine(|machine| machine.cache()));
             }
-            Event::Restart => {
+            Event::Restart | Event::Move => {
                 self.files = Default::default();
                 self.scans = Default::default();
                 with_machine(|machine| {
                     machine.stop();
                     drop(fs::remove_dir_all(machine.cache()));
+                    if event == Event::Move {
+                        fs::remove_dir_all(machine.state().join("volumes")).expect("rm -r");
+                    }
                     machine.start();
                 });
             }
