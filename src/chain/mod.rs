@@ -18,6 +18,7 @@ pub mod ledger;
 mod meddle;
 pub mod memory;
 pub mod oracle;
+pub mod outbox;
 #[cfg(test)]
 mod tests;
 pub mod transact;
