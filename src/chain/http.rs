@@ -17,7 +17,7 @@ use std::time::Duration;
 use alloy::rpc::json_rpc::{RequestPacket, ResponsePacket};
 use alloy::transports::http::reqwest;
 use alloy::transports::{TransportError, TransportErrorKind, TransportFut};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tower::Service;
 
 use self::server::Server;
@@ -127,7 +127,8 @@ impl Servers {
     async fn ask(&self, packet: &RequestPacket) -> Result<ResponsePacket, TransportError> {
         let inner = &*self.inner;
         let deadline = Instant::now() + inner.limits.total;
-        self.probe().await;
+        // What it has not found by then is found at the next look.
+        let _ = timeout_at(deadline, self.probe()).await;
         let mut tried = vec![false; inner.servers.len()];
         let mut last = None;
         loop {
@@ -202,6 +203,16 @@ impl Servers {
 
     async fn look(&self) {
         let inner = &self.inner;
+        // Where no chain is configured, that of the first choice counts: no other may say it sooner.
+        for server in &inner.servers {
+            if server.chain_is_known() {
+                break;
+            }
+            let asked = timeout(inner.limits.attempt, server.check()).await;
+            if let Err(fault) = asked.unwrap_or_else(|_| Err(server.fault(Kind::Slow))) {
+                server.rest(&fault);
+            }
+        }
         let until = Instant::now() + inner.limits.attempt;
         let heads = inner.servers.iter().map(|server| async move {
             if !server.may_be_looked_at() {

@@ -128,7 +128,13 @@ impl Server {
         Ok(block.timestamp.to())
     }
 
-    async fn check(&self) -> Result<(), HttpFault> {
+    /// Whether it is said which chain is wanted, by the configuration or by a server.
+    pub(super) fn chain_is_known(&self) -> bool {
+        self.wanted.get().is_some()
+    }
+
+    /// Asks for its chain, if that is not known since it last failed.
+    pub(super) async fn check(&self) -> Result<(), HttpFault> {
         if self.health().known {
             return Ok(());
         }

@@ -141,9 +141,11 @@ async fn a_server_of_another_chain_is_asked_for_nothing_else() {
         asked.len() >= 2 && asked.iter().all(|method| method == "eth_chainId"),
         "{asked:?}"
     );
-    // Where no id is configured, that of the first that answers counts for all.
-    let (_, endpoint) = servers(&[anvil.url(), &proxy.url], None);
-    assert_eq!(endpoint.chain_id().await.unwrap(), 31337);
+    // Where no id is configured, that of the first choice counts, not that of the fastest.
+    for _ in 0..20 {
+        let (_, endpoint) = servers(&[anvil.url(), &proxy.url], None);
+        assert_eq!(endpoint.chain_id().await.unwrap(), 31337);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
