@@ -2,6 +2,7 @@
 
 mod copies;
 mod core;
+mod costs;
 mod crash;
 mod follow;
 mod holes;

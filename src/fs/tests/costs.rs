@@ -1,0 +1,236 @@
+//! What calls cost the local disk, counted: a sync more is a call that waits twice as long.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::rig::{CALLER, READ_WRITE, allowance, open};
+use crate::cache::Cache;
+use crate::clock::ManualClock;
+use crate::fs::{Drive, Volume};
+use crate::journal::{Disk, DiskFile, MemoryDisk, Without};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::{Fh, Ino};
+
+/// What was done to a disk.
+#[derive(Debug, Default)]
+struct Counts {
+    syncs: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
+/// A disk that counts.
+#[derive(Default)]
+struct Counted {
+    disk: MemoryDisk,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug)]
+struct CountedFile {
+    file: Arc<dyn DiskFile>,
+    counts: Arc<Counts>,
+}
+
+impl Counted {
+    fn syncs(&self) -> u64 {
+        self.counts.syncs.load(Ordering::Relaxed)
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.counts.written_bytes.load(Ordering::Relaxed)
+    }
+
+    fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let counts = Arc::clone(&self.counts);
+        Arc::new(CountedFile { file, counts })
+    }
+}
+
+impl DiskFile for CountedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let written = &self.counts.written_bytes;
+        written.fetch_add(data.len() as u64, Ordering::Relaxed);
+        self.file.write_at(data, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
+
+impl Disk for Counted {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.disk.create(name)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.disk.open(name)?))
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(name, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
+        self.disk.sync_folder()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.disk.path(name)
+    }
+}
+
+/// A drive, and what it costs the two disks below.
+struct Meter {
+    drive: Drive,
+    volume: Arc<Volume>,
+    root: Ino,
+    journal: Arc<Counted>,
+    stage: Arc<Counted>,
+}
+
+impl Meter {
+    fn new() -> Self {
+        let (journal, stage) = (Arc::<Counted>::default(), Arc::<Counted>::default());
+        let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+        let cache = Arc::new(Cache::in_memory());
+        let (drive, volume, root) = open(
+            Arc::<Counted>::clone(&journal),
+            Arc::<Counted>::clone(&stage),
+            &clock,
+            &cache,
+            Without::default(),
+        )
+        .unwrap();
+        let allowance = allowance(&clock, 1 << 40);
+        volume.set_allowance(&allowance).unwrap();
+        drive.sync().unwrap();
+        Self {
+            drive,
+            volume,
+            root,
+            journal,
+            stage,
+        }
+    }
+
+    fn create(&self, name: &str) -> (Ino, Fh) {
+        let (attr, opened) = self
+            .drive
+            .create(CALLER, self.root, name.as_bytes(), 0o644, READ_WRITE)
+            .unwrap();
+        (attr.ino, opened.fh)
+    }
+
+    fn write(&self, (ino, fh): (Ino, Fh), offset: u64, bytes: &[u8]) {
+        let written = self.drive.write(ino, fh, offset, bytes, false).unwrap();
+        assert_eq!(written as usize, bytes.len());
+    }
+
+    /// Syncs of the journal and of the stage that `call` took.
+    fn syncs(&self, call: impl FnOnce()) -> (u64, u64) {
+        let before = (self.journal.syncs(), self.stage.syncs());
+        call();
+        let after = (self.journal.syncs(), self.stage.syncs());
+        (after.0 - before.0, after.1 - before.1)
+    }
+}
+
+#[test]
+fn nothing_but_fsync_waits_for_the_disk() {
+    let meter = Meter::new();
+    let before = meter.journal.written_bytes();
+    let taken = meter.syncs(|| {
+        for n in 0..500 {
+            let name = format!("file-{n}");
+            let file = meter.create(&name);
+            meter.write(file, 0, &[7; 4096]);
+            meter.drive.flush(file.0, file.1).unwrap();
+            meter.drive.release(file.0, file.1);
+            meter.drive.lookup(meter.root, name.as_bytes()).unwrap();
+            meter.drive.getattr(file.0).unwrap();
+            if n % 2 == 0 {
+                meter.drive.unlink(meter.root, name.as_bytes()).unwrap();
+            }
+        }
+    });
+    assert_eq!(taken, (0, 0));
+    assert_eq!(meter.journal.written_bytes(), before);
+}
+
+#[test]
+fn an_fsync_waits_for_one_sync_of_the_journal_and_one_of_its_own_bytes() {
+    let meter = Meter::new();
+    let (small, large, other) = (
+        meter.create("small"),
+        meter.create("large"),
+        meter.create("other"),
+    );
+    meter.drive.sync().unwrap();
+    let fsync = |file: (Ino, Fh)| meter.drive.fsync(file.0, false).unwrap();
+
+    meter.write(small, 0, &[1; 4096]);
+    assert_eq!(meter.syncs(|| fsync(small)), (1, 0));
+    // The `fsync` of the directory behind it finds everything durable.
+    let of_root = meter.syncs(|| meter.drive.fsync(meter.root, false).unwrap());
+    assert_eq!(of_root, (0, 0));
+
+    // A new stage file: its bytes, its name, its record. What another file has is not waited for.
+    meter.write(large, 0, &vec![2; 1 << 20]);
+    meter.write(other, 0, &vec![3; 1 << 20]);
+    assert_eq!(meter.syncs(|| fsync(large)), (1, 2));
+    meter.write(large, 1 << 20, &vec![2; 1 << 20]);
+    assert_eq!(meter.syncs(|| fsync(large)), (1, 1));
+    assert_eq!(meter.syncs(|| fsync(large)), (0, 0));
+}
+
+#[test]
+fn a_write_while_a_commit_runs_copies_its_chunk_once_and_never_the_file() {
+    let meter = Meter::new();
+    let file = meter.create("image");
+    for index in 0..8 {
+        meter.write(file, index * CHUNK_SIZE, &vec![1; CHUNK_SIZE as usize]);
+    }
+    let cut = meter.volume.cut().unwrap();
+    let written = |offset: u64, len: usize| {
+        let before = meter.stage.written_bytes();
+        meter.write(file, offset, &vec![2; len]);
+        meter.stage.written_bytes() - before
+    };
+    assert_eq!(written(3 * CHUNK_SIZE + 8192, 4096), CHUNK_SIZE + 4096);
+    assert_eq!(written(3 * CHUNK_SIZE + 65_536, 4096), 4096);
+    // Over a border: the two chunks that it meets.
+    assert_eq!(written(6 * CHUNK_SIZE - 2048, 4096), 2 * CHUNK_SIZE + 4096);
+    // Behind the end nothing was published.
+    assert_eq!(written(8 * CHUNK_SIZE, 4096), 4096);
+    drop(cut);
+    assert_eq!(written(CHUNK_SIZE, 4096), 4096);
+}
