@@ -4,6 +4,7 @@
 mod content;
 #[path = "../../../tests/shared/dice.rs"]
 mod dice;
+mod faults;
 mod history;
 mod model;
 mod shelf;

@@ -1,0 +1,147 @@
+//! Disks that fail under a volume: whatever was acknowledged as durable is there when it is opened
+//! again, and nothing is called durable that is not.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use super::dice::Dice;
+use super::text::pattern;
+use super::world::World;
+use crate::cache::Cache;
+use crate::clock::ManualClock;
+use crate::fs::FsError;
+use crate::fs::tests::rig::{CALLER, READ_WRITE};
+use crate::journal::Without;
+use crate::journal::simulated::{Call, Image, Kept, Left};
+
+/// The folder of the journal, and that of the stage files.
+const HOME: usize = 0;
+const STAGE: usize = 1;
+
+fn open(left: Left) -> World {
+    let clock = Arc::new(ManualClock::at(super::BEGIN_NS));
+    let cache = Arc::new(Cache::in_memory());
+    World::open(left, cache, &clock, Without::default()).expect("it opens")
+}
+
+/// Writes a new file of `len` bytes and syncs it.
+fn put(world: &World, number: u64, len: usize) -> Result<(), FsError> {
+    let (drive, name) = (&world.drive, format!("f{number}"));
+    let (attr, opened) = drive.create(CALLER, world.root, name.as_bytes(), 0o644, READ_WRITE)?;
+    let bytes = pattern(number, 0, len);
+    let done = drive
+        .write(attr.ino, opened.fh, 0, &bytes, false)
+        .and_then(|_| drive.fsync(attr.ino, false));
+    drive.release(attr.ino, opened.fh);
+    done
+}
+
+/// Whether the file is there, whole.
+fn has(world: &World, number: u64, len: usize) -> bool {
+    let attr = world
+        .drive
+        .lookup(world.root, format!("f{number}").as_bytes());
+    let read = attr.map(|attr| world.read(attr.ino, attr.size, &|_| None));
+    read.is_ok_and(|bytes| bytes == Ok(pattern(number, 0, len)))
+}
+
+/// What is found after the power was cut now, with any luck.
+fn cut_power(world: &World, luck: u64) -> World {
+    let mut image = Image::of(&Left::default());
+    world
+        .power
+        .events()
+        .iter()
+        .for_each(|event| image.play(event));
+    let mut dice = Dice(luck);
+    open(image.cut(Kept::Some, 512, &mut |bound| dice.below(bound)))
+}
+
+#[test]
+fn a_sync_that_failed_is_told_for_ever_and_loses_nothing_that_was_synced_before() {
+    for (folder, call) in [
+        (STAGE, Call::SyncData),
+        (STAGE, Call::SyncFolder),
+        (HOME, Call::SyncData),
+    ] {
+        let world = open(Left::default());
+        put(&world, 1, 200_000).unwrap();
+        let strikes = move |at, met| at == folder && met == call;
+        world.power.set_fault(Some(Box::new(move |at, _, met| {
+            strikes(at, met).then_some(ErrorKind::Other)
+        })));
+        let failed = put(&world, 2, 200_000);
+        assert!(matches!(failed, Err(FsError::Disk(_))), "{failed:?}");
+        // The disk works again; nobody knows what of it is there.
+        world.power.set_fault(None);
+        assert!(world.volume.poisoned().is_some(), "{folder} {call:?}");
+        let root = world.drive.fsync(world.root, false);
+        assert!(matches!(root, Err(FsError::Disk(_))), "{root:?}");
+        let refused = put(&world, 3, 10);
+        assert!(matches!(refused, Err(FsError::ReadOnly(_))), "{refused:?}");
+        assert!(has(&world, 1, 200_000), "reading goes on");
+        for luck in 0..20 {
+            let world = cut_power(&world, luck);
+            world.audit().unwrap();
+            assert!(has(&world, 1, 200_000), "{folder} {call:?} {luck}");
+            put(&world, 4, 100_000).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_once_at_any_call_loses_nothing_that_was_acknowledged() {
+    let lens = [200_000, 100, 70_000, 30_000, 1_100_000];
+    for kind in [
+        ErrorKind::Other,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::UnexpectedEof,
+    ] {
+        for strike in 0..70 {
+            let world = open(Left::default());
+            let mut met = 0;
+            world.power.set_fault(Some(Box::new(move |_, _, call| {
+                let counts = !matches!(call, Call::Len | Call::Open);
+                met += u32::from(counts);
+                (counts && met == strike + 1).then_some(kind)
+            })));
+            let numbers = 0..lens.len() as u64;
+            let kept: Vec<(u64, usize)> = numbers
+                .zip(lens)
+                .filter(|(number, len)| put(&world, *number, *len).is_ok())
+                .collect();
+            let world = cut_power(&world, u64::from(strike));
+            world.audit().unwrap();
+            for (number, len) in kept {
+                assert!(
+                    has(&world, number, len),
+                    "{kind:?} at call {strike}: f{number}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_is_told_or_waited_for_and_all_goes_on() {
+    for folder in [HOME, STAGE] {
+        let world = open(Left::default());
+        put(&world, 1, 200_000).unwrap();
+        let mut full = 3;
+        world.power.set_fault(Some(Box::new(move |at, _, call| {
+            let strikes = at == folder && matches!(call, Call::Write | Call::Create) && full > 0;
+            full -= u32::from(strikes);
+            strikes.then_some(ErrorKind::StorageFull)
+        })));
+        let mut number = 2;
+        while let Err(error) = put(&world, number, 200_000) {
+            assert_eq!(error, FsError::NoRoom);
+            number += 1;
+            assert!(number < 10, "there is room again");
+        }
+        assert_eq!(world.volume.poisoned(), None);
+        let world = cut_power(&world, 1);
+        world.audit().unwrap();
+        assert!(has(&world, 1, 200_000) && has(&world, number, 200_000));
+    }
+}
