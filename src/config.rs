@@ -39,6 +39,10 @@ pub struct Config {
     pub wallet_password_file: Option<PathBuf>,
     /// Storage nodes; the first is written to. Empty when nothing was configured.
     pub nodes: Vec<NodeUrl>,
+    /// The file with a token that the node takes.
+    pub node_token_file: Option<PathBuf>,
+    /// The file with the node's password.
+    pub node_password_file: Option<PathBuf>,
     /// Only these tokens; empty means all.
     pub tokens: Vec<TokenId>,
     /// What a token without a volume gets.
@@ -88,6 +92,8 @@ impl Config {
             chain_id: layer.chain_id,
             wallet_password_file: layer.wallet_password_file,
             nodes: layer.node,
+            node_token_file: layer.node_token_file,
+            node_password_file: layer.node_password_file,
             tokens: layer.token,
             take_over: layer.take_over.unwrap_or(false),
             give_way: layer.give_way.unwrap_or(false),

@@ -184,6 +184,17 @@ pub(crate) struct Options {
     /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER
     #[arg(long, global = true, value_name = "KIND=URL")]
     pub(crate) node: Vec<NodeUrl>,
+    /// File with a token that the node takes
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) node_token_file: Option<PathBuf>,
+    /// File with the node's password
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "node_token_file"
+    )]
+    pub(crate) node_password_file: Option<PathBuf>,
     /// Mount only this token; may be repeated
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) token: Vec<TokenId>,
@@ -252,6 +263,8 @@ impl Options {
             wallet: self.wallet.clone(),
             wallet_password_file: self.wallet_password_file.clone(),
             node: self.node.clone(),
+            node_token_file: self.node_token_file.clone(),
+            node_password_file: self.node_password_file.clone(),
             token: self.token.clone(),
             take_over: self.take_over.then_some(true),
             give_way: self.give_way.then_some(true),

@@ -10,7 +10,7 @@ use super::mount::{hold, mount_options, runtime, runtime_dir};
 use super::output::{bytes, text_answer};
 use super::setup::Setup;
 use crate::chain::Ledger;
-use crate::config::{Config, Layer, NodeUrl, VolumeKind};
+use crate::config::{Config, Layer, VolumeKind};
 use crate::mount;
 use crate::run::daemon::{Place, mount_failure};
 use crate::run::demo::{first_token, prepare};
@@ -25,12 +25,6 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
         fail!(
             Usage,
             "demo: sealed volumes come in a later version: leave --volume out, this version makes plain ones"
-        );
-    }
-    if let Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) = layer.node.first() {
-        fail!(
-            Usage,
-            "demo: BTFS and IPFS nodes come in a later version: leave --node out"
         );
     }
     setup.start_log("warn")?;

@@ -13,6 +13,7 @@ use super::setup::Setup;
 use crate::chain::Ledger;
 use crate::config::Config;
 use crate::control::Request;
+use crate::run::node;
 use crate::run::parts::{Parts, open_wallet};
 use crate::status::{CheckAnswer, Status};
 
@@ -105,7 +106,11 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
             let status =
                 locate::connect(&entry).and_then(|client| client.ask(&Request::Status, |_| {}));
             match status {
-                Ok(status) => checks.extend(of_status(&status)),
+                Ok(status) => {
+                    checks.extend(of_status(&status));
+                    let quotas = status.tokens.iter().map(|token| token.quota_bytes);
+                    checks.extend(of_node(config, quotas.fold(0, u64::saturating_add)));
+                }
                 Err(failure) => checks.push(bad("the running pxfs", failure.message)),
             }
         }
@@ -175,14 +180,40 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
                 parts.chain.contract,
                 parts.chain.dialect.name()
             );
-            let owned = parts.chain.ledger.snapshot().await?.tokens.len();
+            let tokens = parts.chain.ledger.snapshot().await?.tokens;
+            let quotas = tokens.iter().map(|token| token.size_bytes);
+            let needed_bytes = quotas.fold(0, u64::saturating_add);
+            let owned = tokens.len();
             let asked = crate::pack::cid::leaf_cid(b"");
             parts.node.store.has(&asked).await?;
-            Ok(vec![
+            let checks = vec![
                 good(format!("{chain}: {owned} tokens are ours")),
                 good(format!("node {} answers", parts.node.label)),
-            ])
+            ];
+            Ok((checks, needed_bytes))
         })
     });
+    let looked = looked.map(|(mut checks, needed_bytes)| {
+        checks.extend(of_node(config, needed_bytes));
+        checks
+    });
     looked.unwrap_or_else(|error| vec![bad("chain and node", one_line(&error))])
+}
+
+/// What a real node is, and which of its settings endanger data.
+fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
+    let looked = runtime().and_then(|runtime| runtime.hold(node::look(config, needed_bytes)));
+    match looked {
+        Ok(None) => Vec::new(),
+        Ok(Some((found, warnings))) => {
+            let is = format!("the node is {} ({})", found.agent, found.dialect.as_str());
+            let warnings = warnings.into_iter();
+            std::iter::once(good(is))
+                .chain(
+                    warnings.map(|warning| bad(format!("the node: {}", warning.what), warning.fix)),
+                )
+                .collect()
+        }
+        Err(error) => vec![bad("the node", one_line(&error))],
+    }
 }

@@ -23,6 +23,8 @@ impl Layer {
             wallet: env.one("PXFS_WALLET")?,
             wallet_password_file: env.one("PXFS_WALLET_PASSWORD_FILE")?,
             node: env.many("PXFS_NODE")?,
+            node_token_file: env.one("PXFS_NODE_TOKEN_FILE")?,
+            node_password_file: env.one("PXFS_NODE_PASSWORD_FILE")?,
             token: env.many("PXFS_TOKEN")?,
             take_over: env.flag("PXFS_TAKE_OVER")?,
             give_way: env.flag("PXFS_GIVE_WAY")?,

@@ -31,6 +31,10 @@ pub struct Layer {
     /// Storage nodes.
     #[serde(deserialize_with = "one_or_many")]
     pub node: Vec<NodeUrl>,
+    /// The file with a token that the node takes.
+    pub node_token_file: Option<PathBuf>,
+    /// The file with the node's password.
+    pub node_password_file: Option<PathBuf>,
     /// Mount only these.
     #[serde(deserialize_with = "one_or_many")]
     pub token: Vec<TokenId>,
@@ -115,6 +119,8 @@ impl Layer {
             &mut self.rpc_url_file,
             &mut self.wallet,
             &mut self.wallet_password_file,
+            &mut self.node_token_file,
+            &mut self.node_password_file,
             &mut self.state_dir,
             &mut self.cache_dir,
             &mut self.fault,
@@ -158,6 +164,8 @@ impl Layer {
             wallet: self.wallet.or(below.wallet),
             wallet_password_file: self.wallet_password_file.or(below.wallet_password_file),
             node: list(self.node, below.node),
+            node_token_file: self.node_token_file.or(below.node_token_file),
+            node_password_file: self.node_password_file.or(below.node_password_file),
             token: list(self.token, below.token),
             take_over: self.take_over.or(below.take_over),
             give_way: self.give_way.or(below.give_way),

@@ -20,7 +20,9 @@ use crate::fetch::source::blocking;
 use crate::fs::{Built, Changes, Cut, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::key::NameKey;
-use crate::names::record::{Network, Record, ipns_sequence};
+use crate::names::record::{
+    BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence, ipns_sequence,
+};
 use crate::names::{NameError, NameStore};
 use crate::pack::header::Header;
 use crate::pack::root::Root;
@@ -32,6 +34,9 @@ use crate::types::Ino;
 
 /// Life of a name record, seconds: one year.
 const LIFE_S: u64 = 365 * 86_400;
+
+/// The value of a volume that says when its last record ends: unix seconds, 8 bytes, big-endian.
+const RECORD_END: &str = "record-end";
 
 /// How long others may answer from a record without asking again: one minute.
 const TTL_NS: u64 = 60_000_000_000;
@@ -117,10 +122,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     upload.finish().await?;
     upload.verify().await?;
 
-    let pending = prepare(context, &head, &root, root_block)?;
+    let (pending, end_s) = prepare(context, &head, &root, root_block).await?;
     context
         .volume
-        .keep(vec![(PENDING, Some(pending.to_bytes()))])?;
+        .keep(vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)])?;
     publish(context, &pending, &head, receipts).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     settle(&cut, &changes, Arc::new(built)).await?;
@@ -155,8 +160,9 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
         return Ok(());
     };
     head.renewals += 1;
-    context.volume.keep(vec![("head", Some(head.to_bytes()))])?;
-    let bytes = record(context, document.0, head.sequence, head.renewals)?;
+    let (bytes, end_s) = record(context, document.0, head.sequence, head.renewals).await?;
+    let head = ("head", Some(head.to_bytes()));
+    context.volume.keep(vec![head, end_value(end_s)])?;
     put_record(context, &bytes).await
 }
 
@@ -254,13 +260,13 @@ fn header(volume: &Volume) -> Result<Block, PublishError> {
     Ok(block)
 }
 
-/// Document and record of a new root.
-fn prepare(
+/// Document and record of a new root, and when the record ends.
+async fn prepare(
     context: &Context,
     head: &Head,
     root: &Root,
     block: Block,
-) -> Result<Pending, PublishError> {
+) -> Result<(Pending, u64), PublishError> {
     let quota = context.volume.with_quota(|quota| quota.size_bytes());
     let usage = Usage {
         volume: root.volume,
@@ -276,8 +282,8 @@ fn prepare(
         .sign(context.key.signing_key())
         .map_err(|e| PublishError::Refused(e.to_string()))?;
     let document_cid = form::leaf_cid(&document);
-    let record = record(context, document_cid, root.sequence, 0)?;
-    Ok(Pending {
+    let (record, end_s) = record(context, document_cid, root.sequence, 0).await?;
+    let pending = Pending {
         sequence: root.sequence,
         root: CidBytes(block.cid),
         root_bytes: block.data.to_vec().into(),
@@ -285,26 +291,60 @@ fn prepare(
         record: record.into(),
         time_s: context.now_s(),
         uploads: head.uploads + 1,
-    })
+    };
+    Ok((pending, end_s))
 }
 
-fn record(
+/// A record of `document`, signed, and when it ends, unix seconds.
+async fn record(
     context: &Context,
     document: Cid,
     sequence: u64,
     renewal: u64,
-) -> Result<Vec<u8>, PublishError> {
+) -> Result<(Vec<u8>, u64), PublishError> {
     let refused = |why: &str| PublishError::Refused(why.to_owned());
-    let end_s =
-        i64::try_from(context.now_s() + LIFE_S).map_err(|_| refused("the clock is wrong"))?;
+    let network = context.node.network;
+    let mut end_s = context.now_s() + LIFE_S;
+    let sequence = match network {
+        Network::Ipfs => {
+            ipns_sequence(sequence, renewal).ok_or_else(|| refused("no sequence is left"))?
+        }
+        // There the end of life alone says which record is newer: each ends later than the last.
+        Network::Btfs => {
+            end_s = end_s.max(last_end_s(context).await?.saturating_add(1));
+            BTNS_SEQUENCE
+        }
+    };
+    let end = i64::try_from(end_s).ok();
+    let end = end.and_then(|end| Timestamp::from_second(end).ok());
     let record = Record {
-        network: context.node.network,
+        network,
         cid: document,
-        sequence: ipns_sequence(sequence, renewal).ok_or_else(|| refused("no sequence is left"))?,
-        end_of_life: Timestamp::from_second(end_s).map_err(|_| refused("the clock is wrong"))?,
+        sequence,
+        end_of_life: end.ok_or_else(|| refused("the clock is wrong"))?,
         ttl_ns: TTL_NS,
     };
-    Ok(record.sign(&context.key))
+    Ok((record.sign(&context.key), end_s))
+}
+
+/// When the latest record of the name ends that is known here or at the node, unix seconds, rounded up.
+async fn last_end_s(context: &Context) -> Result<u64, PublishError> {
+    let kept = context.volume.raw_meta(RECORD_END)?;
+    let kept = kept.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+    let name = context.key.name();
+    let held = match context.node.names.resolve(&name).await {
+        Ok(bytes) => Record::verify(&name, &bytes).ok(),
+        Err(NameError::Missing(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let held = held.map_or(0, |held| held.end_of_life.as_second().saturating_add(1));
+    Ok(kept.unwrap_or(0).max(u64::try_from(held).unwrap_or(0)))
+}
+
+/// [`RECORD_END`] as it is kept.
+fn end_value(end_s: u64) -> (&'static str, Option<Bytes>) {
+    let bytes = Bytes::copy_from_slice(&end_s.to_be_bytes());
+    (RECORD_END, Some(bytes))
 }
 
 /// Pins and names a commit whose other blocks are on the node.
@@ -347,7 +387,13 @@ async fn publish(
 async fn put_record(context: &Context, bytes: &[u8]) -> Result<(), PublishError> {
     let name = context.key.name();
     match context.node.names.publish(&name, bytes).await {
-        Err(NameError::Stale { held, .. }) => return Err(head::conflict(held >> 20, None)),
+        Err(NameError::Stale { held, .. }) => {
+            let volume = context.volume.key();
+            return Err(match head::resolve(&context.node, volume, &name).await {
+                Ok(Some(named)) => head::conflict(named.usage.sequence, named.usage.root.as_ref()),
+                _ => head::conflict(commit_of_ipns_sequence(held), None),
+            });
+        }
         other => other?,
     }
     let back = context.node.names.resolve(&name).await?;

@@ -16,7 +16,7 @@ use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::NameError;
 use crate::names::key::public_key;
-use crate::names::record::{Record, commit_of_ipns_sequence};
+use crate::names::record::{BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
@@ -113,7 +113,12 @@ pub(super) async fn resolve(
             "name {name} points at a document of another token or epoch"
         )));
     }
-    if commit_of_ipns_sequence(record.sequence) != usage.sequence {
+    let agrees = match record.network {
+        Network::Ipfs => commit_of_ipns_sequence(record.sequence) == usage.sequence,
+        // Nobody signs it there.
+        Network::Btfs => record.sequence == BTNS_SEQUENCE,
+    };
+    if !agrees {
         return Err(PublishError::Refused(format!(
             "the record of {name} and its document have different sequences"
         )));

@@ -136,8 +136,7 @@ fn judge(config: &Value, dialect: Dialect, needed_bytes: u64) -> Vec<Warning> {
         warn(
             "it does not wait for its disk: a power cut there can take what it has acknowledged"
                 .to_owned(),
-            "set `sync` of the flatfs datastore to true in Datastore.Spec and in the file \
-             datastore_spec, or keep the node on a machine whose power does not fail",
+            "set `sync` of the flatfs datastore to true in Datastore.Spec, or keep the node on a machine whose power does not fail",
         );
     }
     warnings

@@ -17,6 +17,7 @@ use super::collection;
 use super::desk::Desk;
 use super::ground::Ground;
 use super::leave::{self, Tell};
+use super::node;
 use super::parts::Parts;
 use super::session::Session;
 use super::signals::{Signal, Signals};
@@ -133,6 +134,11 @@ impl Daemon {
             .push(tokio::spawn(Arc::clone(&session.tokens).run()));
         self.tasks
             .push(tokio::spawn(Arc::clone(session).watch_node()));
+        let asked = Arc::clone(session);
+        let needed_bytes = tokio::task::spawn_blocking(move || asked.quota_bytes()).await?;
+        let config = session.parts.config.clone();
+        self.tasks
+            .push(tokio::spawn(node::look_over(config, needed_bytes)));
         if let Some(store) = session.parts.node.embedded.clone() {
             let (tokens, clock) = (
                 Arc::clone(&session.tokens),

@@ -14,7 +14,7 @@ use crate::chain::TokenInfo;
 use crate::clock::Clock;
 use crate::names::NameError;
 use crate::names::key::NameKey;
-use crate::names::record::{Network, Record, ipns_sequence};
+use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
 use crate::pack::cid::leaf_cid;
 use crate::pack::usage::Usage;
 use crate::store::Block;
@@ -61,9 +61,12 @@ pub(super) async fn publish(
     node.store.put_many(&[Block { cid, data }]).await?;
     node.store.pin(&cid, None).await?;
     let record = Record {
-        network: Network::Ipfs,
+        network: node.network,
         cid,
-        sequence: ipns_sequence(0, 0).unwrap_or(0),
+        sequence: match node.network {
+            Network::Btfs => BTNS_SEQUENCE,
+            Network::Ipfs => ipns_sequence(0, 0).unwrap_or(0),
+        },
         end_of_life: Timestamp::from_second(now_s.saturating_add(LIFE_S))?,
         ttl_ns: u64::try_from(TTL.as_nanos()).unwrap_or(u64::MAX),
     };

@@ -20,6 +20,7 @@ mod keeper;
 mod leave;
 mod leftovers;
 mod live;
+pub mod node;
 mod older;
 pub mod operate;
 pub mod parts;

@@ -10,8 +10,8 @@ use alloy::primitives::Address;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::counted::{Counted, Counts};
-use super::fault;
+use super::counted::Counts;
+use super::node;
 use crate::chain::deploy::Deployment;
 use crate::chain::dialect::Dialect;
 use crate::chain::embedded;
@@ -21,9 +21,9 @@ use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::cli::exit::fail;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, NodeUrl, RpcUrl};
+use crate::config::{Config, RpcUrl};
 use crate::names::NameStore;
-use crate::names::embedded::EmbeddedNames;
+use crate::names::record::Network;
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 
@@ -64,6 +64,8 @@ pub struct NodeParts {
     pub kind: &'static str,
     /// Where it is, for `status`.
     pub label: String,
+    /// The namespace that its records name content in.
+    pub network: Network,
     /// Blocks.
     pub store: Arc<dyn BlockStore>,
     /// Names.
@@ -93,7 +95,7 @@ impl Parts {
     /// One line each, with its exit code.
     pub async fn build(config: &Config) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let node = node(config, &clock).await?;
+        let node = node::open(config, &clock).await?;
         let chain = chain(config, &clock).await?;
         Ok(Self {
             config: config.clone(),
@@ -163,47 +165,6 @@ impl Contracts {
 #[must_use]
 pub fn operator_file(chain: &Path) -> PathBuf {
     chain.join("operator")
-}
-
-async fn node(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
-    let folder = match config.nodes.first() {
-        Some(NodeUrl::Embedded(folder)) => folder.clone(),
-        Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) => fail!(
-            Usage,
-            "--node: BTFS and IPFS nodes come in a later version: give embedded=FOLDER"
-        ),
-        None => fail!(
-            Usage,
-            "no storage node: give --node embedded=FOLDER, or try `pxfs demo MOUNTPOINT`"
-        ),
-    };
-    let (store, names) = {
-        let clock = Arc::clone(clock);
-        let folder = folder.clone();
-        tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
-            let store = EmbeddedStore::open(&folder.join("blocks"), Arc::clone(&clock))?;
-            let names = EmbeddedNames::open(&folder.join("names"), clock)?;
-            Ok((store, names))
-        })
-        .await??
-    };
-    let embedded = Some(store.clone());
-    let mut store: Arc<dyn BlockStore> = Arc::new(store);
-    let mut names: Arc<dyn NameStore> = Arc::new(names);
-    if let Some(file) = &config.fault {
-        (store, names) = fault::wrap(store, names, file);
-    }
-    let counts = Arc::new(Counts::default());
-    let store: Arc<dyn BlockStore> = Arc::new(Counted::new(store, &counts));
-    let names: Arc<dyn NameStore> = Arc::new(Counted::new(names, &counts));
-    Ok(NodeParts {
-        counts,
-        embedded,
-        kind: "embedded",
-        label: NodeUrl::Embedded(folder).to_string(),
-        store,
-        names,
-    })
 }
 
 async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainParts> {

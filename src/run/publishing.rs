@@ -13,7 +13,6 @@ use super::live::Right;
 use crate::chain::TokenInfo;
 use crate::cli::exit::fail;
 use crate::fs::Volume;
-use crate::names::record::Network;
 use crate::publish::{
     Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap, follow,
     is_idle,
@@ -72,7 +71,7 @@ impl Publishing {
                     store: Arc::clone(&parts.node.store),
                     names: Arc::clone(&parts.node.names),
                     fetcher: Arc::clone(&ground.fetcher),
-                    network: Network::Ipfs,
+                    network: parts.node.network,
                 },
                 key: key.clone(),
                 clock: Arc::clone(&parts.clock),

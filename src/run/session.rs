@@ -93,6 +93,13 @@ impl Session {
         error.map(|error| format!("the storage node: {error}"))
     }
 
+    /// What all tokens may hold, in bytes. Reads the journals: blocks on the disk.
+    pub(super) fn quota_bytes(&self) -> u64 {
+        let tokens = self.tokens.describe("");
+        let quotas = tokens.iter().map(|token| token.quota_bytes);
+        quotas.fold(0, u64::saturating_add)
+    }
+
     /// What `status` tells. Reads the journals: blocks on the disk.
     pub(super) fn status(&self) -> Status {
         let mountpoint = self.mountpoint.to_string_lossy().into_owned();

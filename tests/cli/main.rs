@@ -259,10 +259,10 @@ fn what_this_version_cannot_do_is_refused_in_one_line() {
     );
     let line = home.refused(2, &["demo", mnt, "--volume", "sealed"]);
     assert!(line.contains("sealed") && line.contains("later"), "{line}");
-    let line = home.refused(2, &["demo", mnt, "--node", "ipfs=http://127.0.0.1:5001"]);
-    assert!(line.contains("later"), "{line}");
-    let line = home.refused(2, &["tokens", "--node", "btfs=http://127.0.0.1:5001"]);
-    assert!(line.contains("later"), "{line}");
+    let node = "ipfs=http://127.0.0.1:1";
+    let password = ["--node-password-file", "f"];
+    let line = home.refused(2, &["tokens", "--node", node, password[0], password[1]]);
+    assert!(line.contains("--node-token-file"), "{line}");
     let line = home.refused(2, &["mount", "-f", mnt, "--volume", "plain", "-o", "suger"]);
     assert!(line.contains("suger"), "{line}");
 }

@@ -91,6 +91,14 @@ impl Machine {
         machine
     }
 
+    /// With another node than it has been given.
+    pub(crate) fn with_node(mut self, node: &str) -> Self {
+        let at = self.daemon_args.iter().position(|arg| arg == "--node");
+        let at = at.expect("a node is named");
+        self.daemon_args[at + 1] = node.into();
+        self
+    }
+
     /// As [`Machine::prepared_second`], without a word of the wallet: whoever starts it has to give it.
     pub(crate) fn prepared_service(first: &Self) -> Self {
         let mut machine = Self::prepared_second(first);

@@ -19,6 +19,7 @@ mod lost;
 mod mapped;
 mod metadata;
 mod model;
+mod nodes;
 mod overdue;
 mod permissions;
 mod quota;

@@ -7,11 +7,14 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::rig::{Machine, Shared, second};
+use crate::clock::Clock;
 use crate::fault::Fault;
 use crate::names::fault::Call as NameCall;
+use crate::names::record::{BTNS_SEQUENCE, Record};
 use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
-use crate::publish::head::Head;
+use crate::publish::commit::renew;
+use crate::publish::head::{Head, resolve};
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::fault::Call;
 use crate::store::{Block, BlockStore, StoreError};
@@ -57,8 +60,12 @@ async fn one_sequence_never_names_two_roots() {
     let machine = Machine::new(&shared);
     machine.put(machine.root, "f", &[(0, b"one")]).await;
     machine.commit().await.unwrap();
-    let name = machine.context.key.name();
-    let mut records = vec![shared.names.resolve(&name).await.unwrap()];
+    let sequence = async |machine: &Machine| {
+        let (volume, name) = (machine.volume.key(), machine.context.key.name());
+        let named = resolve(&machine.context.node, volume, &name).await;
+        named.unwrap().unwrap().usage.sequence
+    };
+    assert_eq!(sequence(&machine).await, 1);
     machine.put(machine.root, "f", &[(0, b"two")]).await;
     machine.store.set(Call::Pin, busy(), Some(1));
     assert!(machine.commit().await.is_err());
@@ -66,17 +73,44 @@ async fn one_sequence_never_names_two_roots() {
     let machine = machine.crash(&shared);
     machine.put(machine.root, "g", &[(0, b"three")]).await;
     machine.commit().await.unwrap();
-    records.push(shared.names.resolve(&name).await.unwrap());
-    let sequence = |bytes: &[u8]| {
-        crate::names::record::Record::verify(&name, bytes)
-            .unwrap()
-            .sequence
-            >> 20
-    };
-    assert_eq!(sequence(&records[0]), 1);
-    assert_eq!(sequence(&records[1]), 3);
+    assert_eq!(sequence(&machine).await, 3);
     let other = second(&shared).await;
     assert_eq!(other.tree().await, machine.tree().await);
+}
+
+/// BTFS nodes take the record that ends later, and refuse any other without a word.
+#[tokio::test]
+async fn a_btns_record_ends_later_than_the_one_before_whatever_the_clock_says() {
+    let shared = Shared::new();
+    let mut machine = Machine::new(&shared);
+    let name = machine.context.key.name();
+    let day_ns = 86_400_000_000_000;
+    let begin_ns = shared.clock.wall_ns();
+    let mut last: Option<Record> = None;
+    for (commit, wall_ns) in [
+        begin_ns,
+        begin_ns,
+        begin_ns - day_ns,
+        begin_ns + 30 * day_ns,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        shared.clock.set_wall(wall_ns);
+        machine
+            .put(machine.root, &format!("f{commit}"), &[(0, b"x")])
+            .await;
+        machine.commit().await.unwrap();
+        renew(&machine.context).await.unwrap();
+        let bytes = shared.names.resolve(&name).await.unwrap();
+        let record = Record::verify(&name, &bytes).unwrap();
+        assert_eq!(record.sequence, BTNS_SEQUENCE);
+        if let Some(last) = &last {
+            assert!(record.replaces(last), "{record:?} after {last:?}");
+        }
+        last = Some(record);
+        machine = machine.crash(&shared);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,173 @@
+//! A drive on a real node: what was written can be had without pxfs, survives the node's collection
+//! and its restarts, and is there on another machine.
+
+#[allow(dead_code, reason = "shared with the suite of nodes")]
+#[path = "../nodes/btfs/mod.rs"]
+mod btfs;
+#[path = "../nodes/front.rs"]
+mod front;
+#[allow(dead_code, reason = "shared with the suite of nodes")]
+#[path = "../nodes/kubo.rs"]
+mod kubo;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use pxfs::rpc::{Client, Dialect, Login};
+use serde_json::Value;
+
+use crate::command::run;
+use crate::harness::Machine;
+use btfs::Btfs;
+use front::Front;
+use kubo::Kubo;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Small and great files, an empty one, a deep one, a link.
+fn write_tree(folder: &Path) {
+    fs::create_dir_all(folder.join("a/b/c")).expect("folders");
+    let random = |length: usize| {
+        let mut bytes = vec![0; length];
+        getrandom::fill(&mut bytes).expect("the system gives random bytes");
+        bytes
+    };
+    fs::write(folder.join("empty"), b"").expect("a file");
+    fs::write(folder.join("a/great"), random((3 << 20) + 7)).expect("a file");
+    for i in 0..40_usize {
+        fs::write(folder.join(format!("a/b/small-{i}")), random(i * 97)).expect("a file");
+    }
+    fs::write(folder.join("a/b/c/deep ünï"), b"deep").expect("a file");
+    symlink("a/great", folder.join("link")).expect("a link");
+}
+
+/// Fails the test unless two trees are the same, links as links.
+#[track_caller]
+fn assert_same(a: &Path, b: &Path) {
+    let mut command = Command::new("diff");
+    command.args(["-r", "--no-dereference"]).arg(a).arg(b);
+    run(command, SOON).ok();
+}
+
+/// The text that a token's name is.
+fn name(machine: &Machine) -> String {
+    let row = machine.token("1");
+    row["name"].as_str().expect("a name").to_owned()
+}
+
+/// Everything of `machine` is published; another one that has the wallet alone has it all.
+#[track_caller]
+fn assert_found_elsewhere(mut machine: Machine, node: &str, more: &[&str], tree: &Path) {
+    machine.stop();
+    let mut second = Machine::prepared_second(&machine)
+        .with_node(node)
+        .with_args(&["--take-over"])
+        .with_args(more);
+    second.start();
+    assert_same(tree, &second.dir().join("tree"));
+    fs::write(second.dir().join("from the second"), b"too").expect("written");
+    second.flush();
+}
+
+#[test]
+fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
+    let mut node = Kubo::start();
+    let front = Front::of(node.url());
+    let url = format!("ipfs={}", front.url());
+    let machine = Machine::demo_with(&["--node", &url]);
+    let local = machine.scratch().join("tree");
+    write_tree(&local);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&local).arg(machine.dir());
+    run(copy, SOON).ok();
+    machine.flush();
+
+    // What an operator should know of the node.
+    let node_args = ["doctor", "--node", &url];
+    let told = machine.ask(&node_args).stdout;
+    assert!(told.contains("the node is kubo/0.42.0"), "{told}");
+    assert!(told.contains("does not wait for its disk"), "{told}");
+
+    let document = node.ipfs(&["cat", &format!("/ipns/{}", name(&machine))]);
+    let document: Value = serde_json::from_str(&document).expect("the usage metadata");
+    assert_eq!(document["tokenId"], "1");
+    let root = document["root"].as_str().expect("a root");
+    assert!(node.ipfs(&["pin", "ls", "--type=recursive"]).contains(root));
+    let listed = node.ipfs(&["ls", &format!("{root}/tree")]);
+    assert!(listed.contains("tree/"), "{listed}");
+    let out = machine.scratch().join("got");
+    let out_text = out.to_str().expect("a path");
+    node.ipfs(&["get", "-o", out_text, &format!("{root}/tree/tree")]);
+    assert_same(&local, &out);
+
+    node.ipfs(&["repo", "gc"]);
+    assert_same(&local, &machine.dir().join("tree"));
+
+    // Away, and back: nothing that was written meanwhile is lost.
+    front.close();
+    node.kill();
+    fs::write(machine.dir().join("tree/while away"), b"written").expect("written without a node");
+    fs::write(local.join("while away"), b"written").expect("a file");
+    node.run();
+    front.lead_to(node.url());
+    machine.flush();
+    node.ipfs(&["repo", "gc"]);
+    assert_found_elsewhere(machine, &url, &[], &local);
+}
+
+#[test]
+fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_new_machine() {
+    let mut node = Btfs::guarded("the node's password");
+    let url = format!("btfs={}", node.url());
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(secret.path(), "the node's password\n").expect("a password");
+    let file = secret.path().to_str().expect("a path");
+    let login = ["--node-password-file", file];
+    let machine = Machine::demo_with(&["--node", &url, login[0], login[1]]);
+    let local = machine.scratch().join("tree");
+    write_tree(&local);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&local).arg(machine.dir());
+    run(copy, SOON).ok();
+    machine.flush();
+
+    let asked = Login::PasswordFile(secret.path().to_owned());
+    let client = Client::new(&node.url(), Dialect::Btfs, asked).expect("a client");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let ask = |path: &str, arg: &str| {
+        let args = [("arg", arg)];
+        let call = client.call(path, &args, &[], 64 << 20, SOON);
+        runtime.block_on(call).expect("the node answers")
+    };
+    let document = ask("cat", &format!("/btns/{}", name(&machine)));
+    let document: Value = serde_json::from_slice(&document).expect("the usage metadata");
+    assert_eq!(document["tokenId"], "1");
+    ask("repo/gc", "");
+    assert_same(&local, &machine.dir().join("tree"));
+
+    node.kill();
+    fs::write(machine.dir().join("tree/while away"), b"written").expect("written without a node");
+    fs::write(local.join("while away"), b"written").expect("a file");
+    node.run();
+    machine.flush();
+    node.expire_tokens();
+    fs::write(machine.dir().join("tree/token ended"), b"written").expect("written");
+    fs::write(local.join("token ended"), b"written").expect("a file");
+    machine.flush();
+    ask("repo/gc", "");
+    assert!(node.is_alive());
+    assert!(!machine.log().contains("the node's password"));
+    assert_found_elsewhere(machine, &url, &login, &local);
+}
+
+#[test]
+fn a_node_of_the_other_kind_is_refused_with_what_to_do() {
+    let node = Btfs::start();
+    let url = format!("ipfs={}", node.url());
+    let mut machine = Machine::prepared("demo").with_args(&["--node", &url]);
+    let log = machine.try_start().expect_err("it is no IPFS node");
+    assert!(log.contains("give --node btfs="), "{log}");
+}
