@@ -303,12 +303,13 @@ fn each_barrier_that_is_left_out_is_noticed() {
     for barrier in Barrier::ALL {
         let plan = |seed: u64| Plan {
             seed,
-            steps: 80,
-            cuts: 60,
+            steps: 150,
+            cuts: 150,
             attended: false,
             without: Without::the(barrier),
         };
-        let noticed = all((1_000..1_040).map(plan).collect());
+        // Ends with the first that notices.
+        let noticed = all((1_000..1_200).map(plan).collect());
         assert!(noticed.is_err(), "without {barrier:?} nothing is noticed");
     }
 }
