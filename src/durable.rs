@@ -65,8 +65,9 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     let create = || fs::DirBuilder::new().mode(0o700).create(folder);
     match create() {
+        // Whoever made it may have ended before its name was durable.
         Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && folder.is_dir() => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && folder.is_dir() => {}
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let parent = folder.parent().ok_or(e)?;
             create_folder(parent)?;

@@ -163,8 +163,8 @@ impl Volume {
             }
             let len = part.end - part.start;
             let stage = self.spill(ino, body, version)?;
-            self.keep_for_cut(&stage, part.start, len)?;
-            stage.write_at(&vec![0; len as usize], part.start)?;
+            let zeros = vec![0; len as usize];
+            self.stage_bytes(ino, body, &stage, part.start, &zeros, version)?;
             body.written(part.start, len, version);
         }
         Ok(())

@@ -75,6 +75,10 @@ impl Volume {
     /// # Errors
     /// Local state cannot be made durable; [`FsError::Invalid`] while another cut lives.
     pub fn cut(self: &Arc<Self>) -> Result<Cut, FsError> {
+        // Its spool is the one that a new cut would empty.
+        if self.active_cut().is_some() {
+            return Err(FsError::Invalid);
+        }
         let activity = self.activity();
         self.sync()?;
         let active = Arc::new(ActiveCut::new(self.stage.create_spool()?));

@@ -2,7 +2,7 @@
 //! let go of.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::FsError;
 use super::body::Saved;
@@ -18,6 +18,13 @@ const REWRITE: Duration = Duration::from_secs(2);
 /// Time between two looks whether it is.
 const REWRITE_STEP: Duration = Duration::from_millis(5);
 
+/// Time between two saves in the background: with [`REWRITE`] less than the 5 s that are promised.
+const SAVE_EACH: Duration = Duration::from_millis(2500);
+/// How long names, and what is saved already, wait for the bytes of a large file.
+const COMMIT_EACH: Duration = Duration::from_secs(1);
+/// Time between two looks whether the save has ended.
+const SAVE_STEP: Duration = Duration::from_millis(2);
+
 impl Volume {
     /// Saves every changed file and makes everything acknowledged so far durable. Waits a little for
     /// files that are being written anew.
@@ -25,33 +32,32 @@ impl Volume {
     /// # Errors
     /// A local disk failed: the volume is poisoned, what was not durable may be lost.
     pub fn sync(&self) -> Result<(), FsError> {
-        self.save_all(REWRITE)?;
-        self.sync_journal()
+        let saved = self.save_all(REWRITE);
+        self.sync_journal().and(saved)
     }
 
     /// Saves every changed file: bytes first, then records; several files at a time. One that is
     /// being written anew is waited for, at most for `patience`, or left to the next time where that
-    /// is zero.
+    /// is zero. The first error is told when all have been tried.
     fn save_all(&self, patience: Duration) -> Result<(), FsError> {
         let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
-        let workers = unsaved.len().div_ceil(16).clamp(1, 4);
+        let workers = unsaved.len().clamp(1, 4);
         let next = AtomicUsize::new(0);
         let run = || {
+            let mut all = Ok(());
             while let Some(ino) = unsaved.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.save_known(*ino, patience)?;
+                all = all.and(self.save_known(*ino, patience));
             }
-            Ok(())
+            all
         };
         if workers == 1 {
             return run();
         }
         std::thread::scope(|scope| {
             let all: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
-            all.into_iter().try_for_each(|worker| {
-                worker
-                    .join()
-                    .unwrap_or(Err(FsError::Disk("a worker died".to_owned())))
-            })
+            all.into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|_| Err(died())))
+                .fold(Ok(()), Result::and)
         })
     }
 
@@ -114,7 +120,7 @@ impl Volume {
                 return;
             }
             let now = self.clock.boottime();
-            if now.saturating_sub(synced) >= Duration::from_secs(3) {
+            if now.saturating_sub(synced) >= SAVE_EACH {
                 synced = now;
                 if let Err(error) = self.save_changed() {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
@@ -126,15 +132,29 @@ impl Volume {
         }
     }
 
-    /// What [`Volume::keep_durable`] does every 3 s.
+    /// What [`Volume::keep_durable`] does again and again. Names, and files that are saved, do not wait
+    /// for the bytes of others; nor does one that cannot be saved keep the rest from it.
     pub(super) fn save_changed(&self) -> Result<(), FsError> {
-        self.save_all(Duration::ZERO)?;
-        self.commit_journal(true)
+        let saved = std::thread::scope(|scope| {
+            let saving = scope.spawn(|| self.save_all(Duration::ZERO));
+            let mut committed = Instant::now();
+            while !saving.is_finished() {
+                std::thread::sleep(SAVE_STEP);
+                if committed.elapsed() >= COMMIT_EACH {
+                    self.commit_journal(true)?;
+                    committed = Instant::now();
+                }
+            }
+            saving.join().unwrap_or_else(|_| Err(died()))
+        });
+        self.commit_journal(true).and(saved)
     }
 
-    /// A file was cut to nothing. Its lock is held.
+    /// A file was cut to nothing. Its lock is held. What counts is the first time since it was saved:
+    /// one that is rewritten again and again is saved too.
     pub(super) fn note_emptied(&self, ino: Ino) {
-        lock(&self.emptied).insert(ino, self.clock.boottime());
+        let now = self.clock.boottime();
+        lock(&self.emptied).entry(ino).or_insert(now);
     }
 
     /// Whether a file was emptied a moment ago, and not saved since.
@@ -292,4 +312,8 @@ impl Volume {
         batch.remove(key::orphan(ino));
         self.apply_quietly(batch)
     }
+}
+
+fn died() -> FsError {
+    FsError::Disk("a worker died".to_owned())
 }

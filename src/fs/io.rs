@@ -214,13 +214,33 @@ impl Volume {
             }
         } else {
             let stage = self.spill(ino, body, version)?;
-            self.keep_for_cut(&stage, offset, data.len() as u64)?;
-            stage.write_at(data, offset)?;
+            self.stage_bytes(ino, body, &stage, offset, data, version)?;
         }
         body.written(offset, data.len() as u64, version);
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);
         self.note_unsaved(ino);
+        Ok(())
+    }
+
+    /// Writes into the stage file of a body, which does not name the bytes yet.
+    pub(super) fn stage_bytes(
+        &self,
+        ino: Ino,
+        body: &mut Body,
+        stage: &StageFile,
+        offset: u64,
+        data: &[u8],
+        version: u64,
+    ) -> Result<(), FsError> {
+        let len = data.len() as u64;
+        self.keep_for_cut(stage, offset, len)?;
+        if let Err(error) = stage.write_at(data, offset) {
+            // A part of it may have taken the place of bytes that the body names.
+            body.disturbed(offset, len, version);
+            self.note_unsaved(ino);
+            return Err(error.into());
+        }
         Ok(())
     }
 

@@ -39,10 +39,18 @@ impl Volume {
         }
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        self.save_before_replacing((dir, name), (to, to_name), flags & EXCHANGE != 0)?;
-        let _names = self.lock_names();
-        let from = self.end(dir, name)?.ok_or(FsError::NotFound)?;
-        let target = self.end(to, to_name)?;
+        let (_names, from, target) = loop {
+            let saved =
+                self.save_before_replacing((dir, name), (to, to_name), flags & EXCHANGE != 0)?;
+            let names = self.lock_names();
+            let from = self.end(dir, name)?.ok_or(FsError::NotFound)?;
+            let target = self.end(to, to_name)?;
+            // Somebody may have given the names to other files meanwhile.
+            let found = target.as_ref().map(|to| (from.entry.ino, to.entry.ino));
+            if found.is_none() || found == saved {
+                break (names, from, target);
+            }
+        };
         if from.kind == Kind::Directory {
             self.refuse_cycle(Ino(from.entry.ino), to)?;
         }
@@ -64,20 +72,22 @@ impl Volume {
         }
     }
 
-    /// Makes the bytes of what takes another's place durable; in an exchange both do.
+    /// Makes the bytes of what takes another's place durable; in an exchange both do. Gives the two
+    /// inodes, where there are two.
     fn save_before_replacing(
         &self,
         from: (Ino, &[u8]),
         to: (Ino, &[u8]),
         exchange: bool,
-    ) -> Result<(), FsError> {
-        if self.without.lacks(Barrier::RenameSource) {
-            return Ok(());
-        }
+    ) -> Result<Option<(u64, u64)>, FsError> {
         let entry = |(dir, name)| self.entry_to_change(dir, name);
         let (Some(from), Some(to)) = (entry(from)?, entry(to)?) else {
-            return Ok(());
+            return Ok(None);
         };
+        let both = Some((from.ino, to.ino));
+        if self.without.lacks(Barrier::RenameSource) {
+            return Ok(both);
+        }
         for placed in [Some(from), exchange.then_some(to)].into_iter().flatten() {
             if let Some(held) = self.files.hold_known(Ino(placed.ino)) {
                 let saved = self.save(&held);
@@ -85,7 +95,7 @@ impl Volume {
                 saved?;
             }
         }
-        Ok(())
+        Ok(both)
     }
 
     fn end<'a>(&self, dir: Ino, name: &'a [u8]) -> Result<Option<End<'a>>, FsError> {

@@ -69,7 +69,11 @@ impl StorageBackend for PatientFile {
         if self.without.lacks(Barrier::JournalBytes) {
             return Ok(());
         }
-        self.file.sync_data()
+        // After a failed sync nobody knows what of it is on the disk, whatever the error was: want of
+        // room too ends the journal.
+        self.file
+            .sync_data()
+            .map_err(|error| io::Error::other(error.to_string()))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

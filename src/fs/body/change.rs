@@ -57,6 +57,17 @@ impl Body {
         self.changed(version);
     }
 
+    /// Bytes of `len` at `offset` may have changed in the stage file, where a write failed: the chunks
+    /// that have any there are not what was saved or published.
+    pub(crate) fn disturbed(&mut self, offset: u64, len: u64, version: u64) {
+        for index in chunks_of(offset, len) {
+            if self.staged.contains_key(&index) {
+                self.touch(index, version);
+            }
+        }
+        self.changed(version);
+    }
+
     /// Extends the length to `size`: what is new reads as zeros.
     pub(crate) fn extend(&mut self, size: u64, version: u64) {
         if let Some(bytes) = &mut self.inline {
