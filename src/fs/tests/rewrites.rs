@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::rig::{READ_WRITE, Rig};
 use crate::clock::Clock;
+use crate::fs::SetAttr;
 use crate::types::{Fh, Ino};
 
 /// A file `f` that was synced with `old`; opened anew, emptied, and begun with `new`.
@@ -89,4 +90,22 @@ fn a_file_that_is_written_anew_for_long_is_durable_all_the_same() {
     rewriting(&rig, &[1; 1_000], &[2; 500]);
     rig.drive.fsync(rig.ino("f"), false).unwrap();
     assert_eq!(rig.crash().read("f"), [2; 500]);
+}
+
+#[test]
+fn a_file_that_is_written_anew_each_second_is_durable_all_the_same() {
+    let rig = Rig::new();
+    let (ino, fh) = rewriting(&rig, &[1; 1_000], &[2; 500]);
+    let emptied = SetAttr {
+        size: Some(0),
+        ..SetAttr::default()
+    };
+    for second in 3..9 {
+        rig.clock.advance(Duration::from_secs(1));
+        rig.volume.save_changed().unwrap();
+        rig.drive.setattr(ino, Some(fh), &emptied).unwrap();
+        rig.drive.write(ino, fh, 0, &[second; 500], false).unwrap();
+    }
+    let found = rig.crash().read("f");
+    assert!(found[0] > 4, "older than 5 s: {}", found[0]);
 }

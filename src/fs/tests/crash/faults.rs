@@ -59,16 +59,19 @@ fn cut_power(world: &World, luck: u64) -> World {
 
 #[test]
 fn a_sync_that_failed_is_told_for_ever_and_loses_nothing_that_was_synced_before() {
-    for (folder, call) in [
-        (STAGE, Call::SyncData),
-        (STAGE, Call::SyncFolder),
-        (HOME, Call::SyncData),
+    for (folder, call, kind) in [
+        (STAGE, Call::SyncData, ErrorKind::Other),
+        (STAGE, Call::SyncFolder, ErrorKind::Other),
+        (HOME, Call::SyncData, ErrorKind::Other),
+        // What was written may be gone then too, whatever room there is later.
+        (STAGE, Call::SyncData, ErrorKind::StorageFull),
+        (HOME, Call::SyncData, ErrorKind::StorageFull),
     ] {
         let world = open(Left::default());
         put(&world, 1, 200_000).unwrap();
         let strikes = move |at, met| at == folder && met == call;
         world.power.set_fault(Some(Box::new(move |at, _, met| {
-            strikes(at, met).then_some(ErrorKind::Other)
+            strikes(at, met).then_some(kind)
         })));
         let failed = put(&world, 2, 200_000);
         assert!(matches!(failed, Err(FsError::Disk(_))), "{failed:?}");
@@ -87,6 +90,34 @@ fn a_sync_that_failed_is_told_for_ever_and_loses_nothing_that_was_synced_before(
             put(&world, 4, 100_000).unwrap();
         }
     }
+}
+
+#[test]
+fn a_file_that_cannot_be_saved_keeps_no_other_from_it() {
+    let world = open(Left::default());
+    let mut left = 1;
+    world.power.set_fault(Some(Box::new(move |at, _, call| {
+        let strikes = at == STAGE && call == Call::SyncData && left > 0;
+        left -= u32::from(strikes);
+        strikes.then_some(ErrorKind::Other)
+    })));
+    for number in 0..5 {
+        let name = format!("f{number}");
+        let made = world
+            .drive
+            .create(CALLER, world.root, name.as_bytes(), 0o644, READ_WRITE);
+        let (attr, opened) = made.unwrap();
+        let bytes = pattern(number, 0, 100_000);
+        let written = world.drive.write(attr.ino, opened.fh, 0, &bytes, false);
+        assert_eq!(written, Ok(100_000));
+        world.drive.release(attr.ino, opened.fh);
+    }
+    let failed = world.volume.save_changed();
+    assert!(matches!(failed, Err(FsError::Disk(_))), "{failed:?}");
+    assert!(world.volume.poisoned().is_some());
+    let world = cut_power(&world, 1);
+    let whole = (0..5).filter(|number| has(&world, *number, 100_000));
+    assert_eq!(whole.count(), 4);
 }
 
 #[test]
