@@ -43,7 +43,7 @@ pub struct Attr {
     pub gid: u32,
     /// Device number of a device node.
     pub rdev: u32,
-    /// Access time, ns since the epoch. Kept in memory only (see `docs/semantics.md`).
+    /// Access time, ns since the epoch: this machine's (see `docs/semantics.md`).
     pub atime_ns: i64,
     /// Time of the last change of content.
     pub mtime_ns: i64,

@@ -62,7 +62,9 @@ impl Volume {
         let mut batch = Batch::default();
         batch.put(key::inode(ino), &inode);
         batch.mark(key::dirty_inode(ino));
-        self.apply(batch)
+        self.apply(batch)?;
+        self.forget_access(ino, set.atime_ns.is_some());
+        Ok(())
     }
 
     /// A file's modification time goes with its content: at once where the content is saved, else

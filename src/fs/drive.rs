@@ -9,6 +9,7 @@ mod root;
 mod slots;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use handles::Handles;
 use slots::Slots;
@@ -36,6 +37,9 @@ pub struct Drive {
     handles: Handles,
     owner: (u32, u32),
     born_ns: i64,
+    /// Whether reads move access times, of anything and of folders.
+    access_times: AtomicBool,
+    folder_access_times: AtomicBool,
 }
 
 impl Drive {
@@ -47,7 +51,16 @@ impl Drive {
             handles: Handles::default(),
             owner,
             born_ns: now_ns,
+            access_times: AtomicBool::new(true),
+            folder_access_times: AtomicBool::new(true),
         }
+    }
+
+    /// Whether reads move access times (`noatime`), and listing those of folders (`nodiratime`).
+    pub fn keep_access_times(&self, of_anything: bool, of_folders: bool) {
+        self.access_times.store(of_anything, Ordering::Relaxed);
+        self.folder_access_times
+            .store(of_anything && of_folders, Ordering::Relaxed);
     }
 
     /// The entry `name` of `parent`.
@@ -87,7 +100,11 @@ impl Drive {
     /// [`FsError::Invalid`] for anything else.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
         let (_, volume, ino) = self.split(ino)?;
-        volume.readlink(ino)
+        let target = volume.readlink(ino)?;
+        if self.access_times.load(Ordering::Relaxed) {
+            volume.note_access(ino);
+        }
+        Ok(target)
     }
 
     /// Makes a node: `kind` is anything but a directory or symlink; `mode` has the umask applied.
@@ -251,7 +268,11 @@ impl Drive {
         };
         volume
             .readdir(dir, cookie, plus, &mut add_outer)
-            .map_err(|e| outer_error(slot, volume.or_stale(dir, e)))
+            .map_err(|e| outer_error(slot, volume.or_stale(dir, e)))?;
+        if cookie == 0 && self.folder_access_times.load(Ordering::Relaxed) {
+            volume.note_access(dir);
+        }
+        Ok(())
     }
 
     /// Closes a directory.

@@ -24,6 +24,8 @@ const SAVE_EACH: Duration = Duration::from_millis(2500);
 const COMMIT_EACH: Duration = Duration::from_secs(1);
 /// Time between two looks whether the save has ended.
 const SAVE_STEP: Duration = Duration::from_millis(2);
+/// How long access times stay in memory alone.
+const ACCESSES: Duration = Duration::from_secs(60);
 
 impl Volume {
     /// Saves every changed file and makes everything acknowledged so far durable. Waits a little for
@@ -32,6 +34,7 @@ impl Volume {
     /// # Errors
     /// A local disk failed: the volume is poisoned, what was not durable may be lost.
     pub fn sync(&self) -> Result<(), FsError> {
+        self.save_accesses()?;
         let saved = self.save_all(REWRITE);
         self.sync_journal().and(saved)
     }
@@ -114,6 +117,7 @@ impl Volume {
     /// and makes everything durable within 5 s. To be run on a thread of its own.
     pub fn keep_durable(&self) {
         let mut synced = self.clock.boottime();
+        let mut accesses_saved = synced;
         while !self.stopped.load(Ordering::Acquire) {
             if let Err(error) = self.journal.drain(Duration::from_millis(250)) {
                 self.poison(error);
@@ -122,7 +126,14 @@ impl Volume {
             let now = self.clock.boottime();
             if now.saturating_sub(synced) >= SAVE_EACH {
                 synced = now;
-                if let Err(error) = self.save_changed() {
+                let accesses = match now.saturating_sub(accesses_saved) {
+                    since if since < ACCESSES => Ok(()),
+                    _ => {
+                        accesses_saved = now;
+                        self.save_accesses()
+                    }
+                };
+                if let Err(error) = accesses.and_then(|()| self.save_changed()) {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
                     if self.poisoned().is_some() {
                         return;

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::FsError;
@@ -20,6 +21,8 @@ pub(crate) struct File {
     body: RwLock<Body>,
     /// Held while the content is made durable and saved: one at a time, in order.
     pub(crate) saving: Mutex<()>,
+    /// Its access time as far as it is known, ns: reads look at it first.
+    pub(super) atime_ns: AtomicI64,
 }
 
 impl File {
@@ -106,6 +109,7 @@ impl Files {
                     ino,
                     body: RwLock::new(body),
                     saving: Mutex::new(()),
+                    atime_ns: AtomicI64::new(super::access::UNKNOWN),
                 }),
                 users: 0,
                 orphan: false,

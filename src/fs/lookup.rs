@@ -44,7 +44,7 @@ impl Volume {
             uid: inode.uid,
             gid: inode.gid,
             rdev: inode.rdev,
-            atime_ns: inode.atime_ns,
+            atime_ns: self.access_time(ino, inode.atime_ns),
             mtime_ns: inode.mtime_ns,
             ctime_ns: inode.ctime_ns,
             birth_ns: inode.birth_ns,

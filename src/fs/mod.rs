@@ -4,6 +4,7 @@
 //! answered with [`FsError::NotLocal`]; the caller has `fetch` bring it and calls again.
 //! `mount` calls [`Drive`]; `publish` cuts and settles a [`Volume`].
 
+mod access;
 mod allocate;
 mod attr;
 mod attributes;

@@ -1,5 +1,6 @@
 //! The file system against a reference in memory, and its promises one by one.
 
+mod access;
 mod copies;
 mod core;
 mod costs;

@@ -72,6 +72,8 @@ pub struct Volume {
     pub(super) adoptions: Mutex<HashMap<u64, (cid::Cid, u64)>>,
     /// Files with mapped pages that came when growth was refused.
     pub(super) late: Mutex<BTreeSet<Ino>>,
+    /// Access times that the journal does not have yet, ns.
+    pub(super) accesses: Mutex<HashMap<Ino, i64>>,
     pub(super) labels: Mutex<super::report::Labels>,
     pub(super) looks: Mutex<super::damage::Looks>,
     room_waiters: AtomicUsize,
@@ -127,6 +129,7 @@ impl Volume {
             activity: Mutex::new(None),
             adoptions: Mutex::default(),
             late: Mutex::default(),
+            accesses: Mutex::default(),
             labels: Mutex::default(),
             looks: Mutex::default(),
             room_waiters: AtomicUsize::new(0),

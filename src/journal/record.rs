@@ -114,7 +114,7 @@ pub(crate) struct Inode {
     /// Extended attributes, sorted by name.
     #[n(11)]
     pub xattrs: Vec<Xattr>,
-    /// Access time, ns: of its creation or as it was set, moved by no read; kept here alone.
+    /// Access time, ns, as `relatime` has it; kept here alone.
     #[n(12)]
     pub atime_ns: i64,
 }

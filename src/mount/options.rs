@@ -31,6 +31,10 @@ pub struct Options {
     pub suid: bool,
     /// Device nodes have an effect (`dev`, `nodev`); only root can ask for it.
     pub dev: bool,
+    /// Reads move access times (`relatime`, `noatime`).
+    pub access_times: bool,
+    /// Listing a folder does, too (`diratime`, `nodiratime`).
+    pub folder_access_times: bool,
     /// How long a call may wait for the network. Not a word of `-o`: `--read-timeout` sets it.
     pub read_timeout: Duration,
 }
@@ -48,6 +52,8 @@ impl Default for Options {
             exec: true,
             suid: false,
             dev: false,
+            access_times: true,
+            folder_access_times: true,
             read_timeout: Duration::from_secs(30),
         }
     }
@@ -89,10 +95,13 @@ impl Options {
             "nosuid" => self.suid = false,
             "dev" => self.dev = true,
             "nodev" => self.dev = false,
-            // For mount(8), fstab and systemd. Access times are kept in memory only and never
-            // forced out, so these ask for what is.
+            "atime" | "relatime" => self.access_times = true,
+            "noatime" => self.access_times = false,
+            "diratime" => self.folder_access_times = true,
+            "nodiratime" => self.folder_access_times = false,
+            // For mount(8), fstab and systemd.
             "defaults" | "_netdev" | "nofail" | "auto" | "noauto" | "user" | "users" | "nouser"
-            | "owner" | "group" | "async" | "atime" | "noatime" | "relatime" | "nodiratime" => {}
+            | "owner" | "group" | "async" => {}
             word if word.starts_with("x-") => {}
             _ => return Err(unknown(word)),
         }
@@ -103,7 +112,7 @@ impl Options {
 fn unknown(word: &str) -> MountError {
     refuse(
         word,
-        "unknown; known are ro, rw, allow_other, default_permissions, uid=, gid=, umask=, fsname=, [no]exec, [no]suid, [no]dev",
+        "unknown; known are ro, rw, allow_other, default_permissions, uid=, gid=, umask=, fsname=, [no]exec, [no]suid, [no]dev, relatime, noatime, [no]diratime",
     )
 }
 
@@ -162,8 +171,9 @@ mod tests {
         assert_eq!((options.uid, options.gid), (Some(1000), Some(100)));
         assert_eq!(options.umask, Some(0o027));
         assert_eq!(options.fsname, "my drive");
-        let options = parsed("noexec,suid,dev").unwrap();
+        let options = parsed("noexec,suid,dev,noatime,nodiratime").unwrap();
         assert!(!options.exec && options.suid && options.dev);
+        assert!(!options.access_times && !options.folder_access_times);
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub fn start(
         .map_err(|error| MountError::io("open the mountpoint", &path, error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.saturating_mul(2).clamp(THREADS_MIN, THREADS_MAX);
+    drive.keep_access_times(options.access_times, options.folder_access_times);
     let pool = Pool::new(drive, fetcher, runtime, threads, options.read_timeout);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let caching = Arc::new(Caching::default());

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{
@@ -46,6 +46,31 @@ fn the_time_of_birth_is_an_attribute_since_statx_cannot_tell_it() {
     let mut second = Machine::prepared_second(&machine);
     second.start();
     assert_eq!(birth(&second.dir().join("renamed")), born, "from the node");
+}
+
+#[test]
+fn a_first_read_moves_the_access_time_and_further_ones_do_not() {
+    for (options, moves) in [("relatime", true), ("noatime", false)] {
+        let machine = Machine::demo_with(&["-o", options]);
+        let path = machine.dir().join("file");
+        fs::write(&path, "content").expect("write");
+        let accessed = || {
+            // What the kernel has in its cache is read without asking.
+            fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
+            assert_eq!(fs::read(&path).expect("read"), b"content");
+            let meta = fs::metadata(&path).expect("stat");
+            (meta.atime(), meta.atime_nsec())
+        };
+        let meta = fs::metadata(&path).expect("stat");
+        let (made, changed) = (
+            (meta.atime(), meta.atime_nsec()),
+            (meta.mtime(), meta.mtime_nsec()),
+        );
+        let first = accessed();
+        assert_eq!(first > changed, moves, "{options}");
+        assert_eq!(first > made, moves, "{options}");
+        assert_eq!(accessed(), first, "{options}");
+    }
 }
 
 #[test]

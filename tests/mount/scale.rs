@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Instant;
 
 use crate::harness::Machine;
 use crate::samples::pattern;
@@ -104,4 +105,69 @@ fn a_large_file_is_never_held_in_memory() {
     }
     let peak = machine.memory_kib("VmHWM");
     assert!(peak <= 256 << 10, "reading took {} MiB", peak >> 10);
+}
+
+#[test]
+#[ignore = "benchmark: some minutes; `cargo test --release --test mount -- --ignored --nocapture million`"]
+fn a_million_entries_in_one_directory_are_made_listed_published_and_found_again() {
+    let mut machine = Machine::demo_with(&["--package", "1"]);
+    let folder = machine.dir().join("million");
+    let told = |machine: &Machine, what: &str, begin: Instant| {
+        let (now, most) = (machine.memory_kib("VmRSS"), machine.memory_kib("VmHWM"));
+        eprintln!(
+            "{what}: {:.1?}; daemon {} MiB, at most {} MiB",
+            begin.elapsed(),
+            now >> 10,
+            most >> 10
+        );
+    };
+    let list = || fs::read_dir(&folder).expect("listing").count();
+    let stat_all = || {
+        let entries = fs::read_dir(&folder).expect("listing");
+        entries
+            .map(|entry| entry.expect("an entry").metadata().expect("stat").len())
+            .sum::<u64>()
+    };
+
+    let begin = Instant::now();
+    crowd(&folder, 1_000_000);
+    told(&machine, "create", begin);
+    let begin = Instant::now();
+    assert_eq!(list(), 1_000_000);
+    told(&machine, "list", begin);
+    let begin = Instant::now();
+    assert_eq!(stat_all(), 0);
+    told(&machine, "list and stat", begin);
+    let begin = Instant::now();
+    machine.flush();
+    told(&machine, "publish", begin);
+    let begin = Instant::now();
+    machine.restart();
+    told(&machine, "stop and start", begin);
+    let begin = Instant::now();
+    assert_eq!(list(), 1_000_000);
+    told(&machine, "list again", begin);
+
+    // Another machine has nothing of it.
+    machine.stop();
+    let mut second = Machine::prepared_second(&machine);
+    let begin = Instant::now();
+    second.start();
+    told(&second, "mount on another machine", begin);
+    let folder = second.dir().join("million");
+    let begin = Instant::now();
+    assert!(folder.join("entry-777777").is_file());
+    told(&second, "first look into the folder there", begin);
+    let begin = Instant::now();
+    assert_eq!(fs::read_dir(&folder).expect("listing").count(), 1_000_000);
+    told(&second, "list there", begin);
+    let begin = Instant::now();
+    fs::remove_file(folder.join("entry-000001")).expect("unlink");
+    second.flush();
+    told(&second, "remove one and publish", begin);
+    let begin = Instant::now();
+    fs::remove_dir_all(&folder).expect("rm -r");
+    told(&second, "remove all", begin);
+    let most = second.memory_kib("VmHWM");
+    assert!(most <= 256 << 10, "the daemon held {} MiB", most >> 10);
 }

@@ -1,18 +1,17 @@
 //! The calls on open files.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::handles::Handle;
+use super::handles::{Handle, O_ACCMODE};
 use super::{Drive, outer_error};
 use crate::fs::files::{File, FileRef};
 use crate::fs::volume::Volume;
 use crate::fs::{Attr, Caller, FsError, Kind, Opened};
 use crate::types::{Fh, Ino};
 
-/// The flags of open(2) that matter here (Linux, all architectures that fuser knows).
-const O_ACCMODE: i32 = 0o3;
+/// The flag of open(2) that empties the file.
 const O_TRUNC: i32 = 0o1000;
-const O_APPEND: i32 = 0o2000;
 
 impl Drive {
     /// Opens a regular file; `flags` as open(2). `O_TRUNC` is applied here.
@@ -57,7 +56,13 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotLocal`] when some must be fetched first.
     pub fn read(&self, _ino: Ino, fh: Fh, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        self.with_handle(fh, |volume, _, file| volume.read(file, offset, len))
+        self.with_handle(fh, |volume, handle, file| {
+            let bytes = volume.read(file, offset, len)?;
+            if handle.notes_access && self.access_times.load(Ordering::Relaxed) {
+                volume.note_read(file);
+            }
+            Ok(bytes)
+        })
     }
 
     /// Writes. May write less than `data` when the quota has room for some bytes only.
@@ -201,11 +206,8 @@ impl Drive {
     }
 
     fn opened(&self, slot: u16, volume: Arc<Volume>, file: FileRef, flags: i32) -> Opened {
-        let append = flags & O_APPEND != 0;
         let writes = flags & O_ACCMODE != 0;
-        let fh = self
-            .handles
-            .insert(Handle::new(slot, volume, file, append, writes));
+        let fh = self.handles.insert(Handle::new(slot, volume, file, flags));
         Opened { fh, writes }
     }
 

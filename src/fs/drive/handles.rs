@@ -11,6 +11,11 @@ use crate::fs::files::FileRef;
 use crate::fs::volume::Volume;
 use crate::types::Fh;
 
+/// The flags of open(2) that matter here (Linux, all architectures that fuser knows).
+pub(super) const O_ACCMODE: i32 = 0o3;
+const O_APPEND: i32 = 0o2000;
+const O_NOATIME: i32 = 0o1_000_000;
+
 /// An open file.
 pub(super) struct Handle {
     pub(super) slot: u16,
@@ -19,6 +24,8 @@ pub(super) struct Handle {
     pub(super) file: Option<FileRef>,
     pub(super) append: bool,
     pub(super) writes: bool,
+    /// A read moves the access time.
+    pub(super) notes_access: bool,
 }
 
 impl Drop for Handle {
@@ -30,19 +37,14 @@ impl Drop for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(
-        slot: u16,
-        volume: Arc<Volume>,
-        file: FileRef,
-        append: bool,
-        writes: bool,
-    ) -> Self {
+    pub(super) fn new(slot: u16, volume: Arc<Volume>, file: FileRef, flags: i32) -> Self {
         Self {
             slot,
             volume,
             file: Some(file),
-            append,
-            writes,
+            append: flags & O_APPEND != 0,
+            writes: flags & O_ACCMODE != 0,
+            notes_access: flags & O_NOATIME == 0,
         }
     }
 }
