@@ -3,12 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, IFlags, Mode, OFlags, StatxFlags, getxattr, inotify, ioctl_getflags,
-    ioctl_setflags, open, statx,
+    AtFlags, CWD, IFlags, Mode, OFlags, RenameFlags, StatxFlags, XattrFlags, getxattr, inotify,
+    ioctl_getflags, ioctl_setflags, open, renameat_with, setxattr, statx,
 };
 use rustix::io::Errno;
 
@@ -183,7 +183,138 @@ poll = select.poll()
 poll.register(fd, select.POLLIN | select.POLLOUT | select.POLLPRI)
 print(poll.poll(5000) == [(fd, select.POLLIN | select.POLLOUT)])
 print(select.select([fd], [fd], [fd], 5) == ([fd], [fd], []))
+epoll = select.epoll()
+epoll.register(fd, select.EPOLLIN)
+print(epoll.poll(5) == [(fd, select.EPOLLIN)])
 "#;
     let told = tool("python3", &[Path::new("-c"), Path::new(program), &path]);
-    assert_eq!(told.stdout.trim(), "True\nTrue");
+    assert_eq!(told.stdout.trim(), "True\nTrue\nTrue");
+}
+
+#[test]
+fn calls_that_go_too_far_are_refused_by_the_number_that_is_told() {
+    let machine = Machine::demo();
+    let dir = machine.dir();
+    let (file, other) = (dir.join("file"), dir.join("other"));
+    fs::write(&file, "x")
+        .and_then(|()| fs::write(&other, "y"))
+        .expect("write");
+    for flags in [
+        RenameFlags::WHITEOUT,
+        RenameFlags::NOREPLACE | RenameFlags::EXCHANGE,
+    ] {
+        assert_eq!(
+            renameat_with(CWD, &file, CWD, &other, flags),
+            Err(Errno::INVAL)
+        );
+    }
+    let target = "t".repeat(4095);
+    symlink(&target, dir.join("link")).expect("symlink");
+    assert_eq!(
+        fs::read_link(dir.join("link"))
+            .expect("readlink")
+            .as_os_str(),
+        target.as_str()
+    );
+    let longer = symlink("t".repeat(4096), dir.join("longer"));
+    assert_eq!(
+        longer.expect_err("too long").raw_os_error(),
+        Some(Errno::NAMETOOLONG.raw_os_error())
+    );
+    // All attributes of an inode together.
+    let set = |name: &str, len| setxattr(&file, name, &vec![1; len], XattrFlags::empty());
+    set("user.large", 60_000).expect("setxattr");
+    assert_eq!(set("user.more", 6_000), Err(Errno::RANGE));
+    assert_eq!(set("system.other", 1), Err(Errno::OPNOTSUPP));
+    set("trusted.a", 1)
+        .and_then(|()| set("security.a", 1))
+        .expect("root may");
+    assert_eq!(set("user.px.birth", 1), Err(Errno::PERM));
+    let opened = File::options().write(true).open(&file).expect("open");
+    let beyond = opened.write_at(b"x", 1 << 62);
+    let code = beyond.err().and_then(|why| why.raw_os_error());
+    assert_eq!(code, Some(Errno::FBIG.raw_os_error()));
+    let program = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.truncate(sys.argv[1].encode(), ctypes.c_long(5))
+print(ctypes.get_errno())
+"#;
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &dir]);
+    assert_eq!(told.stdout.trim(), Errno::ISDIR.raw_os_error().to_string());
+}
+
+#[test]
+fn record_locks_keep_processes_of_this_machine_apart_byte_by_byte() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    fs::write(&path, "0123456789").expect("write");
+    let program = r#"
+import fcntl, os, struct, sys
+path = sys.argv[1]
+one = os.open(path, os.O_RDWR)
+fcntl.lockf(one, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 0)
+child = os.fork()
+if child == 0:
+    other = os.open(path, os.O_RDWR)
+    fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 5)
+    try:
+        fcntl.lockf(other, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 4)
+    except BlockingIOError:
+        os._exit(7)
+    os._exit(0)
+print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+# Locks of an open file keep apart what one process has opened twice.
+F_OFD_SETLK = 37
+whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 6, 0, 0)
+fcntl.fcntl(one, F_OFD_SETLK, whole)
+try:
+    fcntl.fcntl(os.open(path, os.O_RDWR), F_OFD_SETLK, whole)
+except BlockingIOError:
+    print("apart")
+"#;
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &path]);
+    assert_eq!(told.stdout.trim(), "7\napart");
+}
+
+#[test]
+fn a_place_in_a_folder_is_found_again_after_it_has_changed() {
+    let machine = Machine::demo();
+    let folder = machine.dir().join("folder");
+    fs::create_dir(&folder).expect("mkdir");
+    for n in 0..3000 {
+        File::create(folder.join(format!("{n:04}"))).expect("create");
+    }
+    // `telldir` in the middle, then everything before is removed and as much is added.
+    let program = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p
+libc.telldir.restype = ctypes.c_long
+for call in (libc.readdir, libc.telldir, libc.rewinddir, libc.closedir):
+    call.argtypes = [ctypes.c_void_p]
+libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+folder = sys.argv[1]
+stream = libc.opendir(folder.encode())
+def names():
+    while entry := libc.readdir(stream):
+        yield ctypes.string_at(entry + 19).decode()
+seen = []
+listing = names()
+while len(seen) < 1500:
+    seen.append(next(listing))
+place = libc.telldir(stream)
+rest = list(listing)
+for name in seen:
+    if name not in (".", ".."):
+        os.unlink(os.path.join(folder, name))
+        open(os.path.join(folder, "new-" + name), "w").close()
+libc.seekdir(stream, place)
+again = list(names())
+print([name for name in again if not name.startswith("new-")] == rest, len(again) == len(set(again)))
+libc.rewinddir(stream)
+print(len(list(names())))
+"#;
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &folder]);
+    assert_eq!(told.stdout.trim(), "True True\n3002");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::rig::{CALLER, QUOTA, READ_WRITE, Rig};
 use crate::fs::{Access, FsError, Kind, LoadedEntry, SetAttr};
-use crate::journal::JournalError;
+use crate::journal::{Batch, JournalError, key};
 use crate::pack::cid::{leaf_cid, node_cid};
 use crate::pack::entry::{Attr, Inode, Kind as Published, Sums, TreeRef};
 use crate::pack::root::{Root, WriterId};
@@ -467,4 +467,22 @@ fn files_that_were_exchanged_keep_both_contents_through_a_crash() {
     let mut rig = rig.crash();
     assert!(rig.read("current") == new);
     assert!(rig.read("next") == old);
+}
+
+#[test]
+fn an_inode_has_65000_names_at_most() {
+    let rig = Rig::new();
+    rig.put("f", b"content").unwrap();
+    let ino = rig.ino("f");
+    let inner = Ino(ino.0 & Ino::MAX.0);
+    let mut inode = rig.volume.inode(inner).unwrap();
+    inode.nlink = 64_999;
+    let mut batch = Batch::default();
+    batch.put(key::inode(inner), &inode);
+    rig.volume.apply(batch).unwrap();
+    let attr = rig.drive.link(ino, rig.root, b"last").unwrap();
+    assert_eq!(attr.nlink, 65_000);
+    let used = rig.used();
+    let more = rig.drive.link(ino, rig.root, b"more");
+    assert_eq!((more, rig.used()), (Err(FsError::TooManyLinks), used));
 }
