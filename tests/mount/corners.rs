@@ -318,3 +318,75 @@ print(len(list(names())))
     let told = tool("python3", &[Path::new("-c"), Path::new(program), &folder]);
     assert_eq!(told.stdout.trim(), "True True\n3002");
 }
+
+#[test]
+fn nothing_can_be_changed_on_a_drive_that_is_mounted_read_only() {
+    let mut machine = Machine::demo();
+    fs::write(machine.dir().join("file"), "kept").expect("write");
+    fs::create_dir(machine.dir().join("folder")).expect("mkdir");
+    machine.flush();
+    machine.stop();
+    let mut machine = machine.with_args(&["-o", "ro"]);
+    machine.start();
+    let dir = machine.dir();
+    let (file, folder, new) = (dir.join("file"), dir.join("folder"), dir.join("new"));
+    let (node, now) = (rustix::fs::FileType::Fifo, std::time::SystemTime::now());
+    let errno = |result: std::io::Result<()>| result.map_err(|e| e.raw_os_error());
+    let refused = [
+        (
+            "chmod",
+            errno(fs::set_permissions(
+                &file,
+                fs::metadata(&file).expect("stat").permissions(),
+            )),
+        ),
+        (
+            "chown",
+            errno(std::os::unix::fs::chown(&file, Some(1), None)),
+        ),
+        (
+            "lchown",
+            errno(std::os::unix::fs::lchown(&file, Some(1), None)),
+        ),
+        ("link", errno(fs::hard_link(&file, &new))),
+        ("mkdir", errno(fs::create_dir(&new))),
+        (
+            "mkfifo",
+            errno(rustix::fs::mknodat(CWD, &new, node, Mode::RUSR, 0).map_err(Into::into)),
+        ),
+        ("creat", errno(File::create(&new).map(drop))),
+        (
+            "open to write",
+            errno(File::options().write(true).open(&file).map(drop)),
+        ),
+        ("rename", errno(fs::rename(&file, &new))),
+        ("rmdir", errno(fs::remove_dir(&folder))),
+        ("symlink", errno(std::os::unix::fs::symlink("file", &new))),
+        (
+            "truncate",
+            errno(
+                OpenOptions::new()
+                    .write(true)
+                    .truncate(true)
+                    .open(&file)
+                    .map(drop),
+            ),
+        ),
+        ("unlink", errno(fs::remove_file(&file))),
+        (
+            "times",
+            errno(File::open(&file).and_then(|f| f.set_modified(now))),
+        ),
+        (
+            "xattr",
+            errno(
+                rustix::fs::setxattr(&file, "user.a", b"b", rustix::fs::XattrFlags::empty())
+                    .map_err(Into::into),
+            ),
+        ),
+    ];
+    for (call, answer) in refused {
+        assert_eq!(answer, Err(Some(Errno::ROFS.raw_os_error())), "{call}");
+    }
+    assert_eq!(fs::read(&file).expect("read"), b"kept");
+}

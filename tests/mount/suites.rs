@@ -14,7 +14,8 @@ use crate::command::run;
 use crate::harness::Machine;
 
 /// What pjdfstest cannot ask of this mount: it would remount it read-only by a program that is
-/// installed (`mount::calls` has `-o ro`), and the number of links has no limit to reach.
+/// installed (`mount::corners` makes these calls on a drive that is mounted so), and it knows no number
+/// of links to reach where `pathconf` gives the least that POSIX allows (`fs::tests::promises` does).
 const NOT_ASKED: [&str; 14] = [
     "chmod::erofs_named",
     "chown::erofs_named",
