@@ -31,3 +31,4 @@ mod suites;
 mod tokens;
 mod tools;
 mod trees;
+mod upcalls;
