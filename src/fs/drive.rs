@@ -212,6 +212,16 @@ impl Drive {
             .map_err(|e| outer_error(slot, e))
     }
 
+    /// Which tree an inode is looked up in; `None` while another takes its place. What was found is to be
+    /// remembered only if this was the same before and after.
+    #[must_use]
+    pub fn turn(&self, ino: Ino) -> Option<usize> {
+        match self.split(ino) {
+            Ok((_, volume, _)) => volume.turn(),
+            Err(_) => Some(0),
+        }
+    }
+
     /// Makes an inode, and every name, durable on this machine.
     ///
     /// # Errors

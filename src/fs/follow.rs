@@ -114,6 +114,12 @@ impl Volume {
         }
     }
 
+    /// How many trees have taken this one's place; `None` while one does.
+    pub(super) fn turn(&self) -> Option<usize> {
+        let turns = self.turns.load(Ordering::Acquire);
+        (!self.following.load(Ordering::Acquire)).then_some(turns)
+    }
+
     /// The content of a held file, to change. Whoever waited for it while another tree was taken over
     /// is refused: what was asked for before is not what is there now.
     pub(super) fn body_to_change<'a>(
@@ -209,6 +215,7 @@ impl Volume {
         *lock(&self.followed_files) = Some(inos);
         followed.is_done = true;
         self.set_access(followed.half.access.clone());
+        self.turns.fetch_add(1, Ordering::AcqRel);
         self.following.store(false, Ordering::Release);
         Ok(())
     }

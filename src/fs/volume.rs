@@ -28,6 +28,9 @@ const SPARE_BYTES: u64 = 8 << 20;
 const ROOM_WAIT: Duration = Duration::from_secs(3);
 const ROOM_WAITERS: usize = 2;
 
+/// The journal's file.
+const JOURNAL: &str = "journal.redb";
+
 /// How a volume is opened.
 pub struct VolumeOptions {
     /// Which volume it is.
@@ -82,6 +85,8 @@ pub struct Volume {
     pub(super) followed: AtomicBool,
     /// It is doing so.
     pub(super) following: AtomicBool,
+    /// How often it has.
+    pub(super) turns: AtomicUsize,
     /// What a take-over has left that came to no end.
     pub(super) half_followed: Mutex<Option<super::follow::Half>>,
     /// The files that were in use when it did, until the kernel is told.
@@ -96,7 +101,7 @@ impl Volume {
     /// are removed.
     ///
     /// # Errors
-    /// The journal cannot be opened or is damaged; the disk fails.
+    /// The journal cannot be opened or is damaged, or has gone from beside its stage files; the disk fails.
     pub fn open(
         home: Arc<dyn Disk>,
         stage: Arc<dyn Disk>,
@@ -104,19 +109,22 @@ impl Volume {
         clock: Arc<dyn Clock>,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, JournalError> {
-        let journal = Journal::open(
-            home,
-            "journal.redb",
-            options.journal_cache_bytes,
-            options.without,
-        )?;
+        let stage = Stage::new(stage, options.without);
+        // Begun anew it would take them for what a crash has left.
+        if !Journal::exists(home.as_ref(), JOURNAL)? && stage.has_files()? {
+            return Err(JournalError::Corrupt(format!(
+                "{JOURNAL} is missing or empty, and the stage beside it holds bytes that were not published: put \
+                 the file back from a copy, or move the folder `stage` away to begin without them"
+            )));
+        }
+        let journal = Journal::open(home, JOURNAL, options.journal_cache_bytes, options.without)?;
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
         let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
         let volume = Arc::new(Self {
             key: options.key,
-            stage: Stage::new(stage, options.without),
+            stage,
             without: options.without,
             cache,
             clock,
@@ -136,6 +144,7 @@ impl Volume {
             stopped: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
+            turns: AtomicUsize::new(0),
             half_followed: Mutex::default(),
             followed_files: Mutex::default(),
             poison: Mutex::new(None),

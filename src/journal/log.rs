@@ -24,7 +24,7 @@ use super::file::PatientFile;
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
-use super::{Barrier, Disk, JournalError, Without};
+use super::{Barrier, Disk, DiskFile, JournalError, Without};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -86,6 +86,14 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Whether there is a journal in the file `name` of `disk`, or what is left of one.
+    ///
+    /// # Errors
+    /// Disk errors.
+    pub(crate) fn exists(disk: &dyn Disk, name: &str) -> Result<bool, JournalError> {
+        find(disk, name).map(|found| found.is_some())
+    }
+
     /// Opens or creates the journal in the file `name` of `disk`, with `cache_bytes` of page cache.
     ///
     /// # Errors
@@ -96,13 +104,7 @@ impl Journal {
         cache_bytes: usize,
         without: Without,
     ) -> Result<Self, JournalError> {
-        let found = match disk.open(name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            other => {
-                let file = other?;
-                (file.len()? > 0).then_some(file)
-            }
-        };
+        let found = find(disk.as_ref(), name)?;
         let ended = Arc::new(AtomicBool::new(false));
         let begin = |file| {
             let file = PatientFile::new(file, Arc::clone(&ended), without);
@@ -321,6 +323,17 @@ impl Journal {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The file `name`, if it is there and not empty.
+fn find(disk: &dyn Disk, name: &str) -> Result<Option<Arc<dyn DiskFile>>, JournalError> {
+    match disk.open(name) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => {
+            let file = other?;
+            Ok((file.len()? > 0).then_some(file))
+        }
     }
 }
 

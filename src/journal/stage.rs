@@ -152,6 +152,12 @@ impl Stage {
         }
     }
 
+    /// Whether there are files with bytes of the journal's.
+    pub(crate) fn has_files(&self) -> Result<bool, JournalError> {
+        let names = self.disk.list()?;
+        Ok(names.iter().any(|name| name.parse::<u64>().is_ok()))
+    }
+
     /// At start: removes every file that `wanted` does not have, and cuts the others to the length
     /// that it maps.
     pub(crate) fn recover(&self, wanted: &HashMap<u64, u64>) -> Result<(), JournalError> {

@@ -18,11 +18,13 @@ use fuser::{
 };
 use tracing::trace;
 
-use super::caching::{CAPABILITY, Caching};
+use super::caching::{Answered, CAPABILITY, Caching};
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::miss::{Lane, Pool};
-use super::reply::{FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up};
+use super::reply::{
+    FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up, wrote,
+};
 use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError, Opened, StatFs};
 use crate::types::Fh;
@@ -91,9 +93,13 @@ impl Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         trace!(parent = parent.0, ?name, "lookup");
         let (parent, name) = (ino(parent), bytes(name));
-        let call = move |drive: &Drive, _: &mut _| match drive.lookup(parent, &name) {
-            Err(FsError::NotFound) => Ok(None),
-            found => found.map(Some),
+        let call = move |drive: &Drive, _: &mut _| {
+            let turn = drive.turn(parent);
+            let found = match drive.lookup(parent, &name) {
+                Err(FsError::NotFound) => None,
+                found => Some(found?),
+            };
+            Ok((found, turn.is_some() && turn == drive.turn(parent)))
         };
         self.pool.serve(
             Lane::Look,
@@ -284,7 +290,7 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
         // One time limit for entry and attributes here: the shorter.
         let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
-            let ttl = convert::entry_ttl(parent).min(convert::attr_ttl(attr.ino, attr.mode));
+            let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(attr.ino, attr.mode));
             let handle = FileHandle(opened.fh.0);
             let how = caching.opened(attr.ino, opened.fh, flags, false);
             reply.created(&ttl, &show.file_attr(&attr), FIRST, handle, how);
@@ -330,20 +336,16 @@ impl Filesystem for Adapter {
         let write = move |drive: &Drive, data: &[u8]| {
             if mapped {
                 let written = drive.write_mapped(of, handle, offset, data)?;
-                return Ok((written, false));
+                return Ok(Answered::plainly(Ok(written)));
             }
-            let written = drive.write(of, handle, offset, data, kill)?;
-            let due = caching.after_write(of, handle, flags.0);
-            if due.capability {
-                match drive.removexattr(of, CAPABILITY) {
-                    Ok(()) | Err(FsError::NoAttribute) => {}
-                    Err(error) => return Err(error),
-                }
+            let written = drive.write(of, handle, offset, data, kill);
+            // Nothing was done yet: this call comes again.
+            if let Err(FsError::NotLocal(want)) = written {
+                return Err(FsError::NotLocal(want));
             }
-            if due.sync {
-                drive.fsync(of, true)?;
-            }
-            Ok((written, due.pages))
+            let take_away = || drive.removexattr(of, CAPABILITY);
+            let sync = || drive.fsync(of, true);
+            Ok(caching.after_write(of, handle, flags.0, written, take_away, sync))
         };
         let first = |drive: &Drive| write(drive, data);
         let own = || {
@@ -351,13 +353,14 @@ impl Filesystem for Adapter {
             move |drive: &Drive, _: &mut _| write(drive, &data)
         };
         let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
-        let send = move |reply: ReplyWrite, (written, pages): (u32, bool)| {
-            if !pages {
-                return reply.written(written);
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let send = move |reply: ReplyWrite, answered: Answered| {
+            if !answered.pages {
+                return wrote(reply, answered.written);
             }
             aside.run("write", move || {
-                caching.drop_pages(of, offset, written);
-                reply.written(written);
+                caching.drop_pages(of, offset, len);
+                wrote(reply, answered.written);
             });
         };
         let lane = if self.caching.syncs(of, handle, flags.0) {
@@ -458,9 +461,11 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, cookie, "readdirplus");
         let (of, show) = (ino(of), self.show);
         let call = move |drive: &Drive, reply: &mut ReplyDirectoryPlus| {
+            let turn = drive.turn(of);
             list(drive, of, cookie, true, |item, attr| {
                 let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
-                let ttl = convert::entry_ttl(of)
+                let stays = turn.is_some() && turn == drive.turn(of);
+                let ttl = convert::entry_ttl(of, stays)
                     .min(convert::attr_ttl(item.ino, attr.map_or(0, |a| a.mode)));
                 let name = OsStr::from_bytes(&item.name);
                 !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST)

@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use fuser::FopenFlags;
 
 use super::Notifier;
+use crate::fs::FsError;
 use crate::types::{Fh, Ino};
 
 /// The flags of open(2) that matter here.
@@ -52,15 +53,24 @@ struct Open {
     capable: bool,
 }
 
-/// What a write leaves to be done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Due {
-    /// Drop the pages that it met: [`Caching::drop_pages`].
+/// How a write ended, all but its pages.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    /// What its caller is told.
+    pub(super) written: Result<u32, FsError>,
+    /// Drop the pages that it met first: [`Caching::drop_pages`]. Also where it is an error that is told:
+    /// some of the bytes, or all, may be there.
     pub(super) pages: bool,
-    /// Take [`CAPABILITY`] away.
-    pub(super) capability: bool,
-    /// Make the file durable, as whoever writes with `O_DSYNC` is promised.
-    pub(super) sync: bool,
+}
+
+impl Answered {
+    /// With nothing left to be done.
+    pub(super) fn plainly(written: Result<u32, FsError>) -> Self {
+        Self {
+            written,
+            pages: false,
+        }
+    }
 }
 
 impl Open {
@@ -126,18 +136,35 @@ impl Caching {
         }
     }
 
-    /// What a write that `fh` has just done leaves to be done before it is answered. `flags` are
-    /// those of the write, in the words of open(2).
-    pub(super) fn after_write(&self, ino: Ino, fh: Fh, flags: i32) -> Due {
-        let mut table = self.lock();
-        match table.get_mut(&ino).filter(|open| open.has(fh)) {
-            Some(open) => Due {
-                pages: open.met,
-                capability: std::mem::take(&mut open.capable),
-                sync: flags & O_DSYNC != 0,
-            },
-            None => Due::default(),
+    /// Does what a write by `fh` leaves to be done, which has just ended as `written`: takes
+    /// [`CAPABILITY`] away by `take_away`, and makes the file durable by `sync`, as whoever writes with
+    /// `O_DSYNC` is promised. `flags` are those of the write, in the words of open(2).
+    pub(super) fn after_write(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        flags: i32,
+        written: Result<u32, FsError>,
+        take_away: impl FnOnce() -> Result<(), FsError>,
+        sync: impl FnOnce() -> Result<(), FsError>,
+    ) -> Answered {
+        let (pages, capable) = match self.lock().get_mut(&ino).filter(|open| open.has(fh)) {
+            Some(open) => (open.met, std::mem::take(&mut open.capable)),
+            None => return Answered::plainly(written),
+        };
+        if capable
+            && let Err(error) = take_away()
+            && error != FsError::NoAttribute
+        {
+            self.note_capability(ino);
+            let written = written.and(Err(error));
+            return Answered { written, pages };
         }
+        let written = written.and_then(|written| match flags & O_DSYNC {
+            0 => Ok(written),
+            _ => sync().map(|()| written),
+        });
+        Answered { written, pages }
     }
 
     /// Whether a write by `fh` with `flags` is to be made durable here.
@@ -172,6 +199,21 @@ mod tests {
         caching
     }
 
+    /// How a write ends that leaves nothing undone, and whether it was made durable.
+    fn write(caching: &Caching, fh: Fh, flags: i32) -> (Answered, bool) {
+        let mut synced = false;
+        let sync = || {
+            synced = true;
+            Ok(())
+        };
+        let answered = caching.after_write(FILE, fh, flags, Ok(1), || Ok(()), sync);
+        (answered, synced)
+    }
+
+    fn drops_pages(caching: &Caching, fh: Fh) -> bool {
+        write(caching, fh, 0).0.pages
+    }
+
     fn is_direct(how: FopenFlags) -> bool {
         how.contains(FopenFlags::FOPEN_DIRECT_IO)
     }
@@ -180,19 +222,19 @@ mod tests {
     fn a_reader_beside_a_direct_writer_never_keeps_old_pages() {
         let caching = caching();
         assert!(is_direct(caching.opened(FILE, Fh(1), O_WRONLY, false)));
-        assert_eq!(caching.after_write(FILE, Fh(1), 0), Due::default());
+        assert!(!drops_pages(&caching, Fh(1)));
         for flags in [O_RDONLY, RDWR] {
             assert!(!is_direct(caching.opened(FILE, Fh(2), flags, false)));
-            assert!(caching.after_write(FILE, Fh(1), 0).pages);
+            assert!(drops_pages(&caching, Fh(1)));
             // What goes through the cache changes the pages itself.
-            assert!(!caching.after_write(FILE, Fh(2), 0).pages);
+            assert!(!drops_pages(&caching, Fh(2)));
             caching.closed(FILE, Fh(2));
             // It may have read while a write was on its way.
-            assert!(caching.after_write(FILE, Fh(1), 0).pages);
+            assert!(drops_pages(&caching, Fh(1)));
         }
         caching.closed(FILE, Fh(1));
         assert!(is_direct(caching.opened(FILE, Fh(3), O_WRONLY, false)));
-        assert!(!caching.after_write(FILE, Fh(3), 0).pages);
+        assert!(!drops_pages(&caching, Fh(3)));
     }
 
     #[test]
@@ -215,8 +257,16 @@ mod tests {
         caching.closed(FILE, Fh(1));
         assert!(is_direct(caching.opened(FILE, Fh(2), O_WRONLY, false)));
         caching.note_capability(FILE);
-        assert!(caching.after_write(FILE, Fh(2), 0).capability);
-        assert!(!caching.after_write(FILE, Fh(2), 0).capability);
+        let mut asked = Vec::new();
+        for answer in [Err(FsError::ReadOnly(String::new())), Ok(()), Ok(())] {
+            let taken = || {
+                asked.push(answer.is_ok());
+                answer
+            };
+            caching.after_write(FILE, Fh(2), 0, Ok(1), taken, || Ok(()));
+        }
+        // Tried again while it fails, and then no more.
+        assert_eq!(asked, [false, true]);
     }
 
     #[test]
@@ -224,11 +274,32 @@ mod tests {
         let caching = caching();
         let flags = O_WRONLY | O_DSYNC;
         assert!(is_direct(caching.opened(FILE, Fh(1), flags, false)));
-        assert!(caching.after_write(FILE, Fh(1), flags).sync);
-        assert!(!caching.after_write(FILE, Fh(1), O_WRONLY).sync);
+        assert!(write(&caching, Fh(1), flags).1);
+        assert!(!write(&caching, Fh(1), O_WRONLY).1);
         caching.opened(FILE, Fh(2), O_RDONLY, false);
         caching.opened(FILE, Fh(3), flags, false);
-        assert!(!caching.after_write(FILE, Fh(3), flags).sync);
+        assert!(!write(&caching, Fh(3), flags).1);
+    }
+
+    #[test]
+    fn a_write_that_fails_behind_its_bytes_leaves_no_reader_old_pages() {
+        let caching = caching();
+        caching.opened(FILE, Fh(1), O_WRONLY | O_DSYNC, false);
+        caching.opened(FILE, Fh(2), O_RDONLY, false);
+        let disk = || FsError::Disk("it broke".to_owned());
+        let failed = Answered {
+            written: Err(disk()),
+            pages: true,
+        };
+        let fails = || Err(disk());
+        let unsynced = caching.after_write(FILE, Fh(1), O_DSYNC, Ok(1), || Ok(()), fails);
+        assert_eq!(unsynced, failed);
+        caching.note_capability(FILE);
+        let capable = caching.after_write(FILE, Fh(1), O_DSYNC, Ok(1), fails, || Ok(()));
+        assert_eq!(capable, failed);
+        // Nor one that fails itself: it may have come half way.
+        let halfway = caching.after_write(FILE, Fh(1), 0, Err(disk()), || Ok(()), || Ok(()));
+        assert_eq!(halfway, failed);
     }
 
     #[test]

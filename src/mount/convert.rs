@@ -90,9 +90,13 @@ fn numbered(ino: Ino, kind: Kind) -> FileAttr {
     })
 }
 
-/// How long an entry of `parent` may be believed.
-pub(super) fn entry_ttl(parent: Ino) -> Duration {
-    if parent == Ino::ROOT { ROOT_TTL } else { TTL }
+/// How long an entry of `parent` may be believed, or that there is none; not at all where it `stays` not.
+pub(super) fn entry_ttl(parent: Ino, stays: bool) -> Duration {
+    match parent {
+        _ if !stays => Duration::ZERO,
+        Ino::ROOT => ROOT_TTL,
+        _ => TTL,
+    }
 }
 
 /// Set-user-id and set-group-id bits.

@@ -31,6 +31,7 @@ impl Notifier {
 
     /// `len` bytes at `offset` of `ino` changed. Blocks while pages there are being read.
     pub(super) fn drop_pages(&self, ino: Ino, offset: u64, len: u32) {
+        tracing::trace!(ino = ino.0, offset, len, "drop pages");
         let offset = i64::try_from(offset).unwrap_or(i64::MAX);
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), offset, len.into()) {
             tracing::debug!(ino = ino.0, %error, "the kernel did not take pages back");

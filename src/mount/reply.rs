@@ -43,6 +43,17 @@ pub(super) fn empty(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
+/// The answer of `write`, as it ended.
+pub(super) fn wrote(reply: ReplyWrite, written: Result<u32, FsError>) {
+    match written {
+        Ok(written) => reply.written(written),
+        Err(error) => {
+            tracing::debug!(op = "write", %error, "refused");
+            reply.fail(errno::of(&error));
+        }
+    }
+}
+
 /// `size` is the room that the caller has; 0 asks how much it needs.
 pub(super) fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
     move |reply, value| match u32::try_from(value.len()) {
@@ -60,24 +71,30 @@ pub(super) fn entry(
     move |reply, attr| {
         let (attr_ttl, entry_ttl) = (
             convert::attr_ttl(attr.ino, attr.mode),
-            convert::entry_ttl(parent),
+            convert::entry_ttl(parent, true),
         );
         reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
     }
 }
+
+/// What a lookup has found, and whether that is to be believed for a while: not where another tree
+/// has meanwhile begun to take the place of the one that was looked at.
+pub(super) type Looked = (Option<Attr>, bool);
 
 /// The answer of `lookup`: also that there is no such entry is believed for a while. Who makes one
 /// goes through the kernel, or tells it.
 pub(super) fn looked_up(
     show: Presentation,
     parent: Ino,
-) -> impl FnOnce(ReplyEntry, Option<Attr>) + Send + 'static {
-    move |reply, found| match found {
-        Some(attr) => entry(show, parent)(reply, attr),
-        None => {
-            let ttl = convert::entry_ttl(parent);
-            reply.entry_with_ttls(&ttl, &ttl, &convert::no_attr(), FIRST);
-        }
+) -> impl FnOnce(ReplyEntry, Looked) + Send + 'static {
+    move |reply, (found, stays)| {
+        let Some(attr) = found else {
+            let ttl = convert::entry_ttl(parent, stays);
+            return reply.entry_with_ttls(&ttl, &ttl, &convert::no_attr(), FIRST);
+        };
+        let entry_ttl = convert::entry_ttl(parent, stays);
+        let attr_ttl = convert::attr_ttl(attr.ino, attr.mode).min(entry_ttl);
+        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
     }
 }
 

@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(20);
 /// How long publishing a first document may take before it is tried anew.
 const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
+/// Time within which a program has surely been given what the kernel was answered.
+const ANSWERED: Duration = Duration::from_secs(5);
+
 /// The tokens of a mount.
 pub(super) struct Tokens {
     ground: Arc<Ground>,
@@ -311,6 +314,13 @@ impl Tokens {
         let Some(notifier) = lock(&self.notifier).clone() else {
             return;
         };
+        // Once more when whoever asked before has surely read the answer, and keeps it no longer.
+        let (again, name) = (notifier.clone(), live.directory.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERED).await;
+            let tell = move || again.inval_entry(Ino::ROOT, name.as_bytes());
+            drop(tokio::task::spawn_blocking(tell));
+        });
         let slot = u64::from(live.slot) << 48;
         let told = tokio::task::spawn_blocking(move || {
             for ino in files {

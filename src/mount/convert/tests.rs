@@ -98,8 +98,9 @@ fn uid_gid_and_umask_of_the_mount_are_shown_instead() {
 #[test]
 fn new_tokens_are_seen_at_once_and_files_are_cached_long() {
     let token_root = Ino(7 << 48 | 1);
-    assert_eq!(entry_ttl(Ino::ROOT), ROOT_TTL);
-    assert_eq!(entry_ttl(token_root), TTL);
+    assert_eq!(entry_ttl(Ino::ROOT, true), ROOT_TTL);
+    assert_eq!(entry_ttl(token_root, true), TTL);
+    assert_eq!(entry_ttl(token_root, false), Duration::ZERO);
     assert_eq!(attr_ttl(Ino::ROOT, 0o755), ROOT_TTL);
     assert_eq!(attr_ttl(token_root, 0o755), ROOT_TTL);
     assert_eq!(attr_ttl(ATTR.ino, 0o755), TTL);

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cache::Cache;
-use crate::fs::{Allowance, ChainTime, FsError, LoadedEntry, Volume, VolumeOptions, Want};
+use crate::fs::{Allowance, Caller, ChainTime, FsError, LoadedEntry, Volume, VolumeOptions, Want};
 use crate::journal::{FolderDisk, Without};
 use crate::pack::entry::{self, Inode, Sums, TreeRef};
 use crate::pack::holes::Holes;
@@ -90,6 +90,7 @@ impl OneFile {
 /// A mounted drive with one token, `1`.
 struct Rig {
     mounted: Mounted,
+    drive: Arc<Drive>,
     fetcher: Arc<OneFile>,
     runtime: tokio::runtime::Runtime,
     folder: TempDir,
@@ -122,9 +123,10 @@ impl Rig {
         });
         let fetch: Arc<dyn Fetcher> = Arc::<OneFile>::clone(&fetcher);
         let handle = runtime.handle().clone();
-        let mounted = start(drive, fetch, handle, &mountpoint, options).unwrap();
+        let mounted = start(Arc::clone(&drive), fetch, handle, &mountpoint, options).unwrap();
         Self {
             mounted,
+            drive,
             fetcher,
             runtime,
             folder,
@@ -200,32 +202,36 @@ fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
     };
     volume.set_allowance(&allowance).unwrap();
     if elsewhere {
-        let page = Child::new(cid::node_cid(b"page"), 4);
-        let tree = TreeRef {
-            root: page,
-            sums: Sums::default(),
-        };
-        let root = Root {
-            volume: key,
-            sequence: 1,
-            parent: None,
-            versions: Default::default(),
-            writer: WriterId([1; 16]),
-            time_ns: 0,
-            next_inode: Ino(3),
-            attr: entry::Attr {
-                mode: 0o755,
-                uid: us().0,
-                gid: us().1,
-                ..entry::Attr::default()
-            },
-            tree,
-            table: tree,
-            header: page,
-        };
-        assert!(volume.adopt_root(&root).unwrap());
+        assert!(volume.adopt_root(&root_of(key)).unwrap());
     }
     volume
+}
+
+/// What another machine has published.
+fn root_of(key: VolumeKey) -> Root {
+    let page = Child::new(cid::node_cid(b"page"), 4);
+    let tree = TreeRef {
+        root: page,
+        sums: Sums::default(),
+    };
+    Root {
+        volume: key,
+        sequence: 1,
+        parent: None,
+        versions: Default::default(),
+        writer: WriterId([1; 16]),
+        time_ns: 0,
+        next_inode: Ino(3),
+        attr: entry::Attr {
+            mode: 0o755,
+            uid: us().0,
+            gid: us().1,
+            ..entry::Attr::default()
+        },
+        tree,
+        table: tree,
+        header: page,
+    }
 }
 
 fn sh(script: &str) -> std::process::Output {
@@ -538,4 +544,25 @@ fn the_kernel_takes_back_what_it_is_told_has_changed() {
     rig.mounted.unmount().unwrap();
     assert_eq!(rig.end(), Ended::Unmounted);
     notifier.inval_entry(Ino::ROOT, b"1");
+}
+
+#[test]
+fn what_was_looked_up_while_another_tree_came_is_not_believed_later() {
+    let rig = Rig::with(Node::Answers, &Options::default(), true);
+    let volume = &rig.fetcher.volume;
+    let mut newer = root_of(volume.key());
+    newer.sequence = 2;
+    let followed = volume.begin_following(&newer).unwrap().unwrap();
+    assert!(!rig.path("later").exists());
+    assert!(rig.path("published").exists());
+    volume.finish_following(followed).unwrap();
+    // As it may be in the newer tree: nothing that goes through the kernel.
+    let dir = Ino(rig.path("").metadata().unwrap().ino());
+    let by = Caller { uid: 0, gid: 0 };
+    rig.drive
+        .mknod(by, dir, b"later", crate::fs::Kind::Fifo, 0o600, 0)
+        .unwrap();
+    rig.drive.unlink(dir, b"published").unwrap();
+    assert!(rig.path("later").exists());
+    assert!(!rig.path("published").exists());
 }

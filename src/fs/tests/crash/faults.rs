@@ -12,7 +12,7 @@ use crate::clock::ManualClock;
 use crate::fs::FsError;
 use crate::fs::tests::rig::{CALLER, READ_WRITE};
 use crate::journal::Without;
-use crate::journal::simulated::{Call, Image, Kept, Left};
+use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 
 /// The folder of the journal, and that of the stage files.
 const HOME: usize = 0;
@@ -175,4 +175,32 @@ fn a_disk_that_is_full_for_a_while_is_told_or_waited_for_and_all_goes_on() {
         world.audit().unwrap();
         assert!(has(&world, 1, 200_000) && has(&world, number, 200_000));
     }
+}
+
+#[test]
+fn a_journal_that_is_gone_takes_no_staged_byte_with_it() {
+    let world = open(Left::default());
+    put(&world, 1, 200_000).unwrap();
+    let mut image = Image::of(&Left::default());
+    let events = world.power.events();
+    events.iter().for_each(|event| image.play(event));
+    let left = image.cut(Kept::All, 512, &mut |_| 0);
+    for is_empty in [false, true] {
+        let mut without = left.clone();
+        let journal = without[HOME].insert("journal.redb".to_owned(), Vec::new());
+        assert!(journal.is_some_and(|bytes| !bytes.is_empty()));
+        if !is_empty {
+            without[HOME].clear();
+        }
+        let (clock, cache) = (
+            Arc::new(ManualClock::at(super::BEGIN_NS)),
+            Arc::new(Cache::in_memory()),
+        );
+        let power = Power::on(without.clone());
+        let refused = World::on(power.clone(), cache, &clock, Without::default());
+        let why = refused.err().expect("nothing is begun anew").to_string();
+        assert!(why.contains("put the file back"), "{why}");
+        assert!(power.events().is_empty(), "the disk is left as it is");
+    }
+    assert!(has(&open(left), 1, 200_000));
 }

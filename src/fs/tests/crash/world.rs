@@ -37,7 +37,16 @@ impl World {
         clock: &Arc<ManualClock>,
         without: Without,
     ) -> Result<Self, JournalError> {
-        let power = Power::on(left);
+        Self::on(Power::on(left), cache, clock, without)
+    }
+
+    /// The volume on the disks of `power`, or a new one.
+    pub(super) fn on(
+        power: Arc<Power>,
+        cache: Arc<Cache>,
+        clock: &Arc<ManualClock>,
+        without: Without,
+    ) -> Result<Self, JournalError> {
         let disks = (power.disk(0), power.disk(1));
         let (drive, volume, root) = rig::open(disks.0, disks.1, clock, &cache, without)?;
         volume
