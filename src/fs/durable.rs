@@ -22,6 +22,8 @@ const REWRITE_STEP: Duration = Duration::from_millis(5);
 const SAVE_EACH: Duration = Duration::from_millis(2500);
 /// How long names, and what is saved already, wait for the bytes of a large file.
 const COMMIT_EACH: Duration = Duration::from_secs(1);
+/// Time between two marks of a large journal; the first comes when it has rested for once.
+const REST_EACH: Duration = Duration::from_secs(60);
 /// Time between two looks whether the save has ended.
 const SAVE_STEP: Duration = Duration::from_millis(2);
 /// How long access times stay in memory alone.
@@ -118,6 +120,7 @@ impl Volume {
     pub fn keep_durable(&self) {
         let mut synced = self.clock.boottime();
         let mut accesses_saved = synced;
+        let (mut applied, mut rested) = (0, None);
         while !self.stopped.load(Ordering::Acquire) {
             if let Err(error) = self.journal.drain(Duration::from_millis(250)) {
                 self.poison(error);
@@ -137,6 +140,18 @@ impl Volume {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
                     if self.poisoned().is_some() {
                         return;
+                    }
+                }
+                let before = std::mem::replace(&mut applied, self.journal.applied());
+                let is_due = rested.is_none_or(|at| now.saturating_sub(at) >= REST_EACH);
+                if applied == before && is_due {
+                    match self.journal.rest() {
+                        Ok(true) => rested = Some(now),
+                        Ok(false) => {}
+                        Err(error) => {
+                            self.poison(error);
+                            return;
+                        }
                     }
                 }
             }

@@ -1,54 +1,93 @@
-//! Whether a journal file can be believed: asked once, before it is used.
+//! Opening a journal that is there: whether it can be believed is asked before anything is taken from it.
 //!
-//! Invariant: the file itself is only read. redb mends what it finds wrong by going back to an older
-//! state, which would lose acknowledged changes in silence; so it looks at a draft, whose changes stay
-//! in memory, and a file that needed mending is told and left as it is. Called by [`super::Journal`].
+//! Invariant: nothing is used that was not compared with a sum. Where there is a mark of the file as it is
+//! ([`super::sums`]) that is done as blocks are read; else the whole file is compared at once with the
+//! sums that redb keeps of its pages. Until it is believed the file is only read. redb mends what it
+//! finds wrong by going back to an older state, which would lose acknowledged changes in silence; where
+//! that is not what a power cut explains it is told, and the file is left as it is. Called by
+//! [`super::Journal`].
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
-use std::io;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
-use redb::{Database, StorageBackend};
+use redb::Database;
 
+use super::file::{Backend, JournalFile, Place};
 use super::{DiskFile, JournalError};
 
-/// Unit in which a draft keeps what was changed, in bytes.
-const PAGE: u64 = 4096;
-
-/// Reads all of the journal in `file`, called `name`, and compares the sums of its pages, with
-/// `cache_bytes` of memory.
+/// Opens the journal in `file`, with `cache_bytes` of memory.
 ///
 /// # Errors
-/// [`JournalError::Corrupt`]; the file cannot be read.
-pub(super) fn check(
-    file: Arc<dyn DiskFile>,
-    name: &str,
+/// [`JournalError::Corrupt`]; the file cannot be read or written.
+pub(super) fn open(
+    file: &Arc<dyn DiskFile>,
+    place: &Place,
     cache_bytes: usize,
-) -> Result<(), JournalError> {
-    let len = file.len()?;
-    let draft = Draft {
-        file,
-        state: Mutex::new(Changed {
-            kept: len,
-            len,
-            pages: BTreeMap::new(),
-        }),
-    };
-    let corrupt = |what: String| JournalError::Corrupt(format!("{name}: {what}"));
-    let well = guard(|| {
+) -> Result<(Database, Arc<JournalFile>), JournalError> {
+    if let Some(marked) = JournalFile::found(Arc::clone(file), place.clone(), true)? {
+        match open_marked(&marked, cache_bytes) {
+            Ok(db) => {
+                marked.accept()?;
+                return Ok((db, marked));
+            }
+            Err(error) => tracing::debug!(%error, "the journal's mark is no help"),
+        }
+    }
+    let called = place.disk.path(&place.name);
+    let called = called.map_or_else(|| place.name.clone(), |path| path.display().to_string());
+    let found = JournalFile::found(Arc::clone(file), place.clone(), false)?;
+    let found = found.ok_or_else(|| JournalError::Corrupt(called.clone()))?;
+    let db = check(&found, cache_bytes).map_err(|error| match error {
+        JournalError::Corrupt(what) => JournalError::Corrupt(format!("{called}: {what}")),
+        other => other,
+    })?;
+    found.accept()?;
+    Ok((db, found))
+}
+
+/// As it was closed, or left alone: not where redb would have to walk through all of it.
+fn open_marked(file: &Arc<JournalFile>, cache_bytes: usize) -> Result<Database, JournalError> {
+    guard(|| {
         Database::builder()
             .set_cache_size(cache_bytes)
-            .create_with_backend(draft)
-            .and_then(|mut db| db.check_integrity())
-            .map_err(|error| corrupt(error.to_string()))
-    })?;
-    match well {
-        true => Ok(()),
-        false => Err(corrupt("the sums of its pages are wrong".to_owned())),
+            .set_repair_callback(|repair| repair.abort())
+            .create_with_backend(Backend(Arc::clone(file)))
+            .map_err(|error| JournalError::Corrupt(error.to_string()))
+    })
+}
+
+/// Reads all that the journal holds, and compares the sums of its pages.
+fn check(file: &Arc<JournalFile>, cache_bytes: usize) -> Result<Database, JournalError> {
+    let went_back = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&went_back);
+    let open = || {
+        guard(|| {
+            Database::builder()
+                .set_cache_size(cache_bytes)
+                .set_check_integrity_on_open(true)
+                .set_repair_callback(move |repair| {
+                    // Between the first walk and the second lies going back to the commit before.
+                    let going_back = (0.2..0.5).contains(&repair.progress());
+                    told.fetch_or(going_back, Ordering::AcqRel);
+                })
+                .create_with_backend(Backend(Arc::clone(file)))
+                .map_err(|error| JournalError::Corrupt(error.to_string()))
+        })
+    };
+    let db = if file.is_marked() {
+        std::thread::scope(|scope| {
+            scope.spawn(|| file.read_ahead());
+            open()
+        })?
+    } else {
+        open()?
+    };
+    if went_back.load(Ordering::Acquire) {
+        tracing::warn!("the last commit of the journal was not whole: the one before it counts");
     }
+    Ok(db)
 }
 
 thread_local! {
@@ -81,116 +120,4 @@ pub(super) fn guard<T>(work: impl FnOnce() -> Result<T, JournalError>) -> Result
         let line = what.lines().next().unwrap_or(what);
         Err(JournalError::Corrupt(line.to_owned()))
     })
-}
-
-/// A file that is read from the disk and changed in memory.
-#[derive(Debug)]
-struct Draft {
-    file: Arc<dyn DiskFile>,
-    state: Mutex<Changed>,
-}
-
-#[derive(Debug)]
-struct Changed {
-    /// So many bytes of the file still count.
-    kept: u64,
-    len: u64,
-    pages: BTreeMap<u64, Vec<u8>>,
-}
-
-impl Draft {
-    fn lock(&self) -> MutexGuard<'_, Changed> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The page `index` as the file has it.
-    fn original(&self, index: u64, kept: u64) -> io::Result<Vec<u8>> {
-        let mut page = vec![0; PAGE as usize];
-        let there = kept.saturating_sub(index * PAGE).min(PAGE) as usize;
-        if let Some(part) = page.get_mut(..there) {
-            self.file.read_at(part, index * PAGE)?;
-        }
-        Ok(page)
-    }
-}
-
-/// The pages that `len` bytes at `offset` lie in, each with the part of the page and of the bytes.
-fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>, Range<usize>)> {
-    let end = offset + len as u64;
-    (offset / PAGE..end.div_ceil(PAGE)).map(move |index| {
-        let start = index * PAGE;
-        let (from, to) = (offset.max(start), end.min(start + PAGE));
-        let within = (from - start) as usize..(to - start) as usize;
-        (
-            index,
-            within,
-            (from - offset) as usize..(to - offset) as usize,
-        )
-    })
-}
-
-fn copy(to: Option<&mut [u8]>, from: Option<&[u8]>) -> io::Result<()> {
-    match (to, from) {
-        (Some(to), Some(from)) if to.len() == from.len() => {
-            to.copy_from_slice(from);
-            Ok(())
-        }
-        _ => Err(io::ErrorKind::InvalidInput.into()),
-    }
-}
-
-impl StorageBackend for Draft {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.lock().len)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.lock();
-        if offset + out.len() as u64 > state.len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        for (index, within, part) in parts(offset, out.len()) {
-            match state.pages.get(&index) {
-                Some(page) => copy(out.get_mut(part), page.get(within))?,
-                None => {
-                    let page = self.original(index, state.kept)?;
-                    copy(out.get_mut(part), page.get(within))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.lock();
-        state.len = len;
-        state.kept = state.kept.min(len);
-        state.pages.split_off(&len.div_ceil(PAGE));
-        let last = len / PAGE;
-        if let Some(part) = state
-            .pages
-            .get_mut(&last)
-            .and_then(|page| page.get_mut((len - last * PAGE) as usize..))
-        {
-            part.fill(0);
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.lock();
-        for (index, within, part) in parts(offset, data.len()) {
-            if !state.pages.contains_key(&index) {
-                let page = self.original(index, state.kept)?;
-                state.pages.insert(index, page);
-            }
-            let page = state.pages.get_mut(&index);
-            copy(page.and_then(|page| page.get_mut(within)), data.get(part))?;
-        }
-        Ok(())
-    }
 }

@@ -16,11 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redb::Database;
+use redb::{Database, ReadableDatabase, TableError};
 
 use super::batch::Batch;
-use super::check::{check, guard};
-use super::file::PatientFile;
+use super::check::{self, guard};
+use super::file::{Backend, JournalFile, Place};
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
@@ -33,6 +33,9 @@ const MAX_BYTES: usize = 32 << 20;
 /// Operations beyond which a commit in the background is due.
 const DUE_OPS: usize = 2_000;
 const DUE_BYTES: usize = 4 << 20;
+
+/// Bytes from which on a journal has a mark: a smaller one is read whole within a moment.
+const MARKED_FROM: u64 = 32 << 20;
 
 /// How long a call waits at most, before it says that there is no room.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,6 +66,8 @@ struct State {
     /// Batches applied, and how many of them are durable.
     applied: u64,
     durable: u64,
+    /// How many of them the mark of the file has, if there is one of this run.
+    marked: Option<u64>,
     committing: bool,
     /// There is a background that commits ([`Journal::drain`]).
     attended: bool,
@@ -74,6 +79,7 @@ struct State {
 /// The journal of one volume.
 pub struct Journal {
     db: Database,
+    file: Arc<JournalFile>,
     disk: Arc<dyn Disk>,
     without: Without,
     /// How long a call waits for a commit that somebody else makes, or for room in the overlay.
@@ -104,35 +110,46 @@ impl Journal {
         cache_bytes: usize,
         without: Without,
     ) -> Result<Self, JournalError> {
+        Self::open_marked(disk, name, cache_bytes, without, MARKED_FROM)
+    }
+
+    /// As [`Journal::open`], with a mark where the file has at least `marked_from` bytes.
+    pub(super) fn open_marked(
+        disk: Arc<dyn Disk>,
+        name: &str,
+        cache_bytes: usize,
+        without: Without,
+        marked_from: u64,
+    ) -> Result<Self, JournalError> {
         let found = find(disk.as_ref(), name)?;
         let ended = Arc::new(AtomicBool::new(false));
-        let begin = |file| {
-            let file = PatientFile::new(file, Arc::clone(&ended), without);
-            guard(|| begin(file, cache_bytes))
+        let place = Place {
+            disk: Arc::clone(&disk),
+            name: name.to_owned(),
+            marked_from,
+            ended: Arc::clone(&ended),
+            without,
         };
-        let (db, table, counters) = match found {
-            Some(file) => {
-                let path = disk.path(name);
-                let called =
-                    path.map_or_else(|| name.to_owned(), |path| path.display().to_string());
-                check(Arc::clone(&file), &called, cache_bytes)?;
-                begin(file)?
-            }
+        let (db, file) = match found {
+            Some(file) => check::open(&file, &place, cache_bytes)?,
             // Under its name it is whole from the first moment: half of a new one would be taken for
             // a damaged one.
             None => {
                 let new = format!("{name}.new");
-                let begun = begin(disk.create(&new)?)?;
+                let file = JournalFile::new(disk.create(&new)?, place);
+                let db = guard(|| begin(Backend(Arc::clone(&file)), cache_bytes))?;
                 disk.rename(&new, name)?;
-                begun
+                (db, file)
             }
         };
+        let (table, counters) = guard(|| first_look(&db))?;
         // The file's name is as durable as what is in it.
         if !without.lacks(Barrier::JournalName) {
             disk.sync_folder()?;
         }
         Ok(Self {
             db,
+            file,
             disk,
             without,
             patience: PATIENCE,
@@ -144,6 +161,7 @@ impl Journal {
                 counters,
                 applied: 0,
                 durable: 0,
+                marked: None,
                 committing: false,
                 attended: false,
                 wanted: false,
@@ -337,20 +355,30 @@ fn find(disk: &dyn Disk, name: &str) -> Result<Option<Arc<dyn DiskFile>>, Journa
     }
 }
 
-/// Opens the table, and reads what it says of itself.
-fn begin(
-    file: PatientFile,
-    cache_bytes: usize,
-) -> Result<(Database, Arc<Table>, Counters), JournalError> {
+/// A new journal.
+fn begin(file: Backend, cache_bytes: usize) -> Result<Database, JournalError> {
     let db = Database::builder()
         .set_cache_size(cache_bytes)
         .create_with_backend(file)
         .map_err(|error| JournalError::Corrupt(error.to_string()))?;
+    create_table(&db)?;
+    Ok(db)
+}
+
+fn create_table(db: &Database) -> Result<(), JournalError> {
     let write = db.begin_write().map_err(disk)?;
     write.open_table(TABLE).map_err(disk)?;
-    write.commit().map_err(disk)?;
-    let table = Arc::new(table::reader(&db)?);
-    let counters = match read(&table, &key::meta("counters"))? {
+    write.commit().map_err(disk)
+}
+
+/// Opens the table, and reads what it says of itself.
+fn first_look(db: &Database) -> Result<(Arc<Table>, Counters), JournalError> {
+    let read = db.begin_read().map_err(disk)?;
+    if let Err(TableError::TableDoesNotExist(_)) = read.open_table(TABLE) {
+        create_table(db)?;
+    }
+    let table = Arc::new(table::reader(db)?);
+    let counters = match table::read(&table, &key::meta("counters"))? {
         Some(bytes) => Counters::from_bytes(&bytes)?,
         None => Counters {
             version: 0,
@@ -361,7 +389,7 @@ fn begin(
             inodes: 0,
         },
     };
-    Ok((db, table, counters))
+    Ok((table, counters))
 }
 
 impl State {

@@ -9,6 +9,7 @@ mod barrier;
 mod batch;
 mod check;
 mod disk;
+mod draft;
 mod file;
 pub(crate) mod key;
 mod log;
@@ -16,6 +17,7 @@ pub(crate) mod record;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod stage;
+mod sums;
 mod table;
 
 pub use barrier::{Barrier, Without};
@@ -48,6 +50,7 @@ impl From<std::io::Error> for JournalError {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::NoRoom,
             std::io::ErrorKind::FileTooLarge => Self::TooLarge,
+            std::io::ErrorKind::InvalidData => Self::Corrupt(error.to_string()),
             _ => Self::Disk(error.to_string()),
         }
     }

@@ -91,13 +91,17 @@ pub(super) fn as_slices(range: &Range) -> (Bound<&[u8]>, Bound<&[u8]>) {
     )
 }
 
+/// Writes `records` as one transaction; with `restful` so that opening the file after it needs no walk
+/// through all of it, which costs a sync more and the map of its pages.
 pub(super) fn write(
     db: &Database,
     records: &BTreeMap<Key, Option<Bytes>>,
     durability: Durability,
+    restful: bool,
 ) -> Result<(), JournalError> {
     let mut transaction = db.begin_write().map_err(disk)?;
     transaction.set_durability(durability).map_err(disk)?;
+    transaction.set_quick_repair(restful);
     {
         let mut table = transaction.open_table(TABLE).map_err(disk)?;
         for (key, value) in records {

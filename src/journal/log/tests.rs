@@ -169,3 +169,149 @@ fn a_journal_that_lost_its_end_is_told() {
         );
     }
 }
+
+/// As [`open`], with a mark from the first byte on.
+fn open_marked(folder: &Path) -> Result<Journal, JournalError> {
+    let disk: Arc<dyn Disk> = Arc::new(FolderDisk::open(folder).unwrap());
+    Journal::open_marked(disk, "journal", CACHE, Without::default(), 0)
+}
+
+#[test]
+fn a_changed_byte_of_a_marked_journal_is_told_when_it_is_read_and_never_taken_for_a_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open_marked(dir.path()).unwrap();
+    for number in 0..300 {
+        put(&journal, number);
+    }
+    journal.sync().unwrap();
+    drop(journal);
+    let path = dir.path().join("journal");
+    let (good, mark) = (
+        std::fs::read(&path).unwrap(),
+        std::fs::read(dir.path().join("journal.sums")).unwrap(),
+    );
+    let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
+    let mut told = 0;
+    for at in used.iter().step_by(used.len() / 150) {
+        let mut bad = good.clone();
+        bad[*at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bad).unwrap();
+        std::fs::write(dir.path().join("journal.sums"), &mark).unwrap();
+        let read = open_marked(dir.path()).and_then(|journal| {
+            for number in 0..300 {
+                let found = journal.get(&key::inode(Ino(number)))?;
+                assert_eq!(found, Some(record(number)), "byte {at}");
+            }
+            Ok(())
+        });
+        match read {
+            Ok(()) => {} // a byte that means nothing any more
+            Err(JournalError::Corrupt(_)) => told += 1,
+            Err(other) => panic!("byte {at}: {other}"),
+        }
+    }
+    assert!(told > 50, "only {told} of 150 changes were told");
+}
+
+fn on(power: &Arc<Power>) -> Journal {
+    Journal::open_marked(power.disk(0), "journal", CACHE, Without::default(), 0).unwrap()
+}
+
+fn fill(journal: &Journal, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        put(journal, number);
+    }
+    journal.sync().unwrap();
+}
+
+/// How a journal comes to its end.
+type End = fn(Journal);
+
+#[test]
+fn a_large_journal_that_was_closed_or_killed_at_rest_is_opened_without_reading_all_of_it() {
+    for end in [drop as End, std::mem::forget as End] {
+        let power = Power::on(Left::default());
+        let journal = on(&power);
+        fill(&journal, 0..500);
+        assert!(journal.rest().unwrap());
+        assert!(!journal.rest().unwrap(), "nothing has changed");
+        end(journal);
+        // As often as it is opened: that alone changes the file.
+        for _ in 0..3 {
+            let journal = on(&power);
+            assert!(journal.file.is_trusted());
+            let last = journal.get(&key::inode(Ino(499))).unwrap();
+            assert_eq!(last, Some(record(499)));
+            journal.rest().unwrap();
+            end(journal);
+        }
+        // Killed amid work it is read whole, and as good.
+        let journal = on(&power);
+        fill(&journal, 500..501);
+        std::mem::forget(journal);
+        let journal = on(&power);
+        assert!(!journal.file.is_trusted());
+        let last = journal.get(&key::inode(Ino(500))).unwrap();
+        assert_eq!(last, Some(record(500)));
+    }
+}
+
+#[test]
+fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_was_not_written() {
+    let power = Power::on(Left::default());
+    let mut synced = Vec::new();
+    let journal = on(&power);
+    for round in 0..12_u64 {
+        fill(&journal, round * 10..round * 10 + 10);
+        synced.push((power.now(), round * 10 + 10));
+        if round % 3 == 1 {
+            assert!(journal.rest().unwrap());
+        }
+        if round % 4 == 2 {
+            put(&journal, round * 10 + 10);
+            journal.write_undurably();
+        }
+    }
+    drop(journal);
+    fill(&on(&power), 120..130);
+    let events = power.events();
+    let mut image = Image::of(&Left::default());
+    let (mut durable, mut trusted) = (0, 0);
+    for (moment, event) in events.iter().enumerate() {
+        image.play(event);
+        while synced.get(durable).is_some_and(|(at, _)| *at <= moment + 1) {
+            durable += 1;
+        }
+        if moment % 3 != 0 {
+            continue;
+        }
+        let count = durable.checked_sub(1).map_or(0, |last| synced[last].1);
+        for (kept, sector) in [
+            (Kept::None, 512),
+            (Kept::All, 512),
+            (Kept::Some, 512),
+            (Kept::Some, 4096),
+        ] {
+            let mut luck = moment as u64;
+            let left = image.cut(kept, sector, &mut |bound| {
+                luck = luck
+                    .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                    .wrapping_add(0x1405_7b7e_f767_814f);
+                (luck >> 33) % bound
+            });
+            let power = Power::on(left);
+            let journal = on(&power);
+            trusted += usize::from(journal.file.is_trusted());
+            for number in 0..130 {
+                let found = journal.get(&key::inode(Ino(number))).unwrap();
+                match found {
+                    Some(found) => assert_eq!(found, record(number), "{kept:?} after {moment}"),
+                    None => assert!(number >= count, "{number}: {kept:?} after {moment}"),
+                }
+            }
+            // It goes on from there.
+            fill(&journal, 1000..1010);
+        }
+    }
+    assert!(trusted > 3, "a mark counted {trusted} times");
+}
