@@ -50,13 +50,15 @@ fn a_failed_test_fails_the_run_and_is_named() {
 }
 
 #[test]
-fn an_ignored_test_fails_the_run_unless_it_is_a_benchmark() {
+fn an_ignored_test_fails_the_run_unless_it_is_a_benchmark_or_of_a_given_node() {
     let log = format!("{FINE}test c ... ignored, needs a network\n");
     assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
     let log = format!("{FINE}test c ... ignored\n");
     assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
-    let log = format!("{FINE}test c ... ignored, benchmark: minutes\n");
-    assert_eq!(verdict(&log, 0), ("15 passed, 0 failed".to_owned(), true));
+    for reason in ["benchmark: minutes", "given: runs where a node is named"] {
+        let log = format!("{FINE}test c ... ignored, {reason}\n");
+        assert_eq!(verdict(&log, 0), ("15 passed, 0 failed".to_owned(), true));
+    }
 }
 
 #[test]

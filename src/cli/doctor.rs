@@ -202,10 +202,13 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
 
 /// What a real node is, and which of its settings endanger data.
 fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
-    let looked = runtime().and_then(|runtime| runtime.hold(node::look(config, needed_bytes)));
-    match looked {
-        Ok(None) => Vec::new(),
-        Ok(Some((found, warnings))) => {
+    let client = match node::real(config) {
+        Ok(Some(client)) => client,
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![bad("the node", one_line(&error))],
+    };
+    match runtime().and_then(|runtime| runtime.hold(node::look(&client, needed_bytes))) {
+        Ok((found, warnings)) => {
             let is = format!("the node is {} ({})", found.agent, found.dialect.as_str());
             let warnings = warnings.into_iter();
             std::iter::once(good(is))

@@ -19,10 +19,8 @@ use super::{Admission, NameError, NameStore, admit, verify};
 use crate::clock::Clock;
 use crate::rpc::{Client, Dialect, File, RpcError};
 
-/// How long a node may ask others.
+/// How long a node may ask others, in one call.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Added to it, so that the node's own error comes first.
-const GRACE: Duration = Duration::from_secs(2);
 /// The longest answer: a routing call tells a line for each peer it has asked.
 const ANSWER: usize = 4 << 20;
 /// The kind of a routing event that carries a value.
@@ -34,6 +32,7 @@ const FAILED: i64 = 3;
 pub struct RpcNames {
     client: Client,
     clock: Arc<dyn Clock>,
+    patience: Duration,
 }
 
 /// A line of a routing call.
@@ -49,7 +48,21 @@ impl RpcNames {
     /// The node behind `client`; `clock` tells whether an offered record is alive.
     #[must_use]
     pub fn new(client: Client, clock: Arc<dyn Clock>) -> Self {
-        Self { client, clock }
+        Self {
+            client,
+            clock,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same; each call to the node ends after `patience`.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self {
+            client: self.client.clone(),
+            clock: Arc::clone(&self.clock),
+            patience,
+        }
     }
 
     /// What the node calls the name, and the calls that read and write it.
@@ -66,10 +79,9 @@ impl RpcNames {
         args: &[(&str, &str)],
         files: &[File],
     ) -> Result<(Bytes, Option<String>), RpcError> {
-        let limit = format!("{}ms", PATIENCE.as_millis());
-        let args = [args, &[("timeout", limit.as_str())]].concat();
-        let limit = PATIENCE + GRACE;
-        self.client.stream(path, &args, files, ANSWER, limit).await
+        self.client
+            .search(path, args, files, ANSWER, self.patience)
+            .await
     }
 
     /// The bytes that the node has for `name`, as they are; `None` when it has none.
@@ -172,12 +184,10 @@ fn corrupt(name: &str, why: &str) -> NameError {
     NameError::Corrupt(name.to_owned(), why.to_owned())
 }
 
+/// What a failed call means.
 fn plain(error: RpcError) -> NameError {
-    match error {
-        RpcError::Refused(_) | RpcError::Unknown(_) => NameError::Permanent(error.to_string()),
-        RpcError::Transport(_)
-        | RpcError::Broken(_)
-        | RpcError::TimedOut(_)
-        | RpcError::Failed(_) => NameError::Transient(error.to_string()),
+    match error.is_permanent() {
+        true => NameError::Permanent(error.to_string()),
+        false => NameError::Transient(error.to_string()),
     }
 }

@@ -136,9 +136,10 @@ impl Daemon {
             .push(tokio::spawn(Arc::clone(session).watch_node()));
         let asked = Arc::clone(session);
         let needed_bytes = tokio::task::spawn_blocking(move || asked.quota_bytes()).await?;
-        let config = session.parts.config.clone();
-        self.tasks
-            .push(tokio::spawn(node::look_over(config, needed_bytes)));
+        if let Some(client) = session.parts.node.client.clone() {
+            self.tasks
+                .push(tokio::spawn(node::look_over(client, needed_bytes)));
+        }
         if let Some(store) = session.parts.node.embedded.clone() {
             let (tokens, clock) = (
                 Arc::clone(&session.tokens),

@@ -32,6 +32,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
             "no storage node: give --node btfs=URL, ipfs=URL or embedded=FOLDER, or try `pxfs demo MOUNTPOINT`"
         )
     };
+    let mut real = None;
     let (store, names, embedded): (Arc<dyn BlockStore>, Arc<dyn NameStore>, _) = match url {
         NodeUrl::Embedded(folder) => {
             let (folder, clock) = (folder.clone(), Arc::clone(clock));
@@ -46,6 +47,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         NodeUrl::Btfs(_) | NodeUrl::Ipfs(_) => {
             let client = client(config)?;
             meet(url, &client).await?;
+            real = Some(client.clone());
             let store = RpcStore::new(client.clone(), Patience::default());
             let names = RpcNames::new(client, Arc::clone(clock));
             (Arc::new(store), Arc::new(names), None)
@@ -67,33 +69,26 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         names: Arc::new(Counted::new(names, &counts)),
         counts,
         embedded,
+        client: real,
     })
 }
 
 /// What the node says of itself, and which of its settings endanger data where the tokens may hold
-/// `needed_bytes`; `None` for the one inside this process.
+/// `needed_bytes`.
 ///
 /// # Errors
-/// Its URL is none; it does not answer, or refuses.
-pub async fn look(
-    config: &Config,
-    needed_bytes: u64,
-) -> anyhow::Result<Option<(Found, Vec<Warning>)>> {
-    let Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) = config.nodes.first() else {
-        return Ok(None);
-    };
-    let client = client(config)?;
+/// It does not answer, or refuses.
+pub async fn look(client: &Client, needed_bytes: u64) -> anyhow::Result<(Found, Vec<Warning>)> {
     let unwell = |error: RpcError| anyhow::anyhow!("node {}: {error}", client.label());
-    let found = probe::identify(&client).await.map_err(unwell)?;
-    let warnings = probe::warnings(&client, needed_bytes).await;
-    Ok(Some((found, warnings.map_err(unwell)?)))
+    let found = probe::identify(client).await.map_err(unwell)?;
+    let warnings = probe::warnings(client, needed_bytes).await;
+    Ok((found, warnings.map_err(unwell)?))
 }
 
 /// Looks over the node of a mount, and tells in the log what was found.
-pub(super) async fn look_over(config: Config, needed_bytes: u64) {
-    match look(&config, needed_bytes).await {
-        Ok(None) => {}
-        Ok(Some((found, warnings))) => {
+pub(super) async fn look_over(client: Client, needed_bytes: u64) {
+    match look(&client, needed_bytes).await {
+        Ok((found, warnings)) => {
             tracing::info!(
                 node = found.agent,
                 kind = found.dialect.as_str(),
@@ -104,6 +99,17 @@ pub(super) async fn look_over(config: Config, needed_bytes: u64) {
             }
         }
         Err(error) => tracing::warn!("{error:#}"),
+    }
+}
+
+/// A client of the first node, where that is a real one.
+///
+/// # Errors
+/// Its URL is none; what it is to be asked with does not fit it.
+pub fn real(config: &Config) -> anyhow::Result<Option<Client>> {
+    match config.nodes.first() {
+        Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) => client(config).map(Some),
+        _ => Ok(None),
     }
 }
 

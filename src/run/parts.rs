@@ -24,6 +24,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RpcUrl};
 use crate::names::NameStore;
 use crate::names::record::Network;
+use crate::rpc::Client;
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 
@@ -74,6 +75,8 @@ pub struct NodeParts {
     pub counts: Arc<Counts>,
     /// The node inside this process, which collects its garbage when it is told to.
     pub embedded: Option<EmbeddedStore>,
+    /// The way to the node, where it is a process of its own.
+    pub client: Option<Client>,
 }
 
 /// Everything.

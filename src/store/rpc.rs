@@ -19,21 +19,20 @@ use serde::Deserialize;
 
 use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, check_bytes};
 use crate::pack::cid::{self as form, Kind};
+use crate::rpc::client::whole;
 use crate::rpc::{Client, Dialect, File, RpcError};
 use batch::Pace;
 
-/// A question that a node answers from its own disk.
-const ASK: Duration = Duration::from_secs(30);
-/// Added to what the node itself was told to keep to, so that its own error comes first.
-const GRACE: Duration = Duration::from_secs(2);
 /// The longest answer to a question.
 const ANSWER: usize = 1 << 20;
 /// The longest list of pins: about half a million.
 const PIN_LIST: usize = 64 << 20;
 
-/// How long a node may look for what it has not got.
+/// How long a node may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
+    /// For what it answers from its own disk; for what is sent to it, beside the time for its bytes.
+    pub ask: Duration,
     /// In the network, for one block; zero: it is not asked to.
     pub network: Duration,
     /// For all that is below a root that is to be pinned.
@@ -45,6 +44,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
+            ask: Duration::from_secs(30),
             network: Duration::from_secs(8),
             pin: Duration::from_secs(600),
             doubt: Duration::from_secs(3),
@@ -89,7 +89,7 @@ impl RpcStore {
         Self {
             client,
             patience,
-            pace: std::sync::Arc::default(),
+            pace: std::sync::Arc::new(Pace::new(patience.ask)),
         }
     }
 
@@ -179,25 +179,25 @@ impl RpcStore {
 
     /// The block from the node's own disk.
     async fn local(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        let args = [("arg", cid.to_string()), ("offline", "true".into())];
-        self.block(cid, &args, ASK).await
+        let text = cid.to_string();
+        let args = [("arg", text.as_str()), ("offline", "true")];
+        let answer = self
+            .client
+            .call("block/get", &args, &[], MAX_BLOCK_BYTES, self.patience.ask);
+        checked(cid, answer.await)
     }
 
-    async fn block(
-        &self,
-        cid: &Cid,
-        args: &[(&str, String)],
-        limit: Duration,
-    ) -> Result<Bytes, StoreError> {
-        let args: Vec<(&str, &str)> = args.iter().map(|(k, v)| (*k, v.as_str())).collect();
-        let most = MAX_BLOCK_BYTES;
-        let answer = self.client.call("block/get", &args, &[], most, limit);
-        let data = answer.await.map_err(|error| of_block(cid, error))?;
-        if data.is_empty() && form::verify(cid, &data).is_err() {
-            return Err(unfinished("its answer is empty"));
+    /// The block from another node. That it is missing only the node can say: not one that is away.
+    async fn far(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let (text, patience) = (cid.to_string(), self.patience.network);
+        let args = [("arg", text.as_str())];
+        let answer = self
+            .client
+            .search("block/get", &args, &[], MAX_BLOCK_BYTES, patience);
+        match answer.await.and_then(whole) {
+            Err(error) if error.is_search_over() => Err(StoreError::Missing(*cid)),
+            answer => checked(cid, answer),
         }
-        check_bytes(cid, &data)?;
-        Ok(data)
     }
 }
 
@@ -216,13 +216,7 @@ impl BlockStore for RpcStore {
             Err(StoreError::Missing(_)) if !self.patience.network.is_zero() => {}
             other => return other,
         }
-        // Another node may have it.
-        let patience = self.patience.network;
-        let args = [("arg", cid.to_string()), ("timeout", span(patience))];
-        match self.block(cid, &args, patience + GRACE).await {
-            Err(StoreError::Transient(_)) => Err(StoreError::Missing(*cid)),
-            other => other,
-        }
+        self.far(cid).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
@@ -231,7 +225,7 @@ impl BlockStore for RpcStore {
         let args = [("arg", text.as_str()), ("offline", "true")];
         match self
             .client
-            .call("block/stat", &args, &[], ANSWER, ASK)
+            .call("block/stat", &args, &[], ANSWER, self.patience.ask)
             .await
         {
             Ok(answer)
@@ -257,7 +251,7 @@ impl BlockStore for RpcStore {
         let text = root.to_string();
         match self
             .client
-            .call("pin/rm", &[("arg", &text)], &[], ANSWER, ASK)
+            .call("pin/rm", &[("arg", &text)], &[], ANSWER, self.patience.ask)
             .await
         {
             Ok(_) => Ok(()),
@@ -274,7 +268,7 @@ impl BlockStore for RpcStore {
         let args = [("type", "recursive"), ("stream", "true")];
         let answer = self
             .client
-            .call("pin/ls", &args, &[], PIN_LIST, 2 * ASK)
+            .call("pin/ls", &args, &[], PIN_LIST, 2 * self.patience.ask)
             .await;
         let listed = lines::<pin::PinLine>(&answer.map_err(plain)?)?;
         // Others may have pinned what we would not.
@@ -293,32 +287,32 @@ fn lines<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Vec<T>, StoreErr
         .map_err(|fault| unfinished(&format!("its answer is not what it should be: {fault}")))
 }
 
-/// A length of time as a node reads it.
-fn span(span: Duration) -> String {
-    format!("{}ms", span.as_millis())
-}
-
 fn unfinished(why: &str) -> StoreError {
     StoreError::Transient(why.to_owned())
 }
 
 /// What an error of a call means where no block is asked for.
 fn plain(error: RpcError) -> StoreError {
-    match error {
-        RpcError::Refused(_) | RpcError::Unknown(_) => StoreError::Permanent(error.to_string()),
-        RpcError::Transport(_)
-        | RpcError::Broken(_)
-        | RpcError::TimedOut(_)
-        | RpcError::Failed(_) => StoreError::Transient(error.to_string()),
+    match error.is_permanent() {
+        true => StoreError::Permanent(error.to_string()),
+        false => StoreError::Transient(error.to_string()),
     }
 }
 
 /// What it means where `cid` is asked for.
 fn of_block(cid: &Cid, error: RpcError) -> StoreError {
-    match &error {
-        RpcError::Failed(why) if why.contains("could not find") || why.contains("not found") => {
-            StoreError::Missing(*cid)
-        }
-        _ => plain(error),
+    match error.is_absence() {
+        true => StoreError::Missing(*cid),
+        false => plain(error),
     }
+}
+
+/// The block `cid`, if that is what was answered.
+fn checked(cid: &Cid, answer: Result<Bytes, RpcError>) -> Result<Bytes, StoreError> {
+    let data = answer.map_err(|error| of_block(cid, error))?;
+    if data.is_empty() && form::verify(cid, &data).is_err() {
+        return Err(unfinished("its answer is empty"));
+    }
+    check_bytes(cid, &data)?;
+    Ok(data)
 }

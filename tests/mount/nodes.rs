@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "shared with the suite of nodes")]
 #[path = "../nodes/btfs/mod.rs"]
 mod btfs;
+#[allow(dead_code, reason = "shared with the suite of nodes")]
 #[path = "../nodes/front.rs"]
 mod front;
 #[allow(dead_code, reason = "shared with the suite of nodes")]

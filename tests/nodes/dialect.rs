@@ -12,7 +12,6 @@ use pxfs::store::suite::{node, unique_leaf};
 
 use crate::btfs::Btfs;
 use crate::kubo::Kubo;
-use crate::stores::given_login;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -28,7 +27,7 @@ async fn ask(
     Ok((String::from_utf8_lossy(&answer).into_owned(), error))
 }
 
-async fn holds(client: &Client) {
+pub(crate) async fn holds(client: &Client) {
     let unknown = ask(client, "no/such/call", &[], &[]).await;
     assert_eq!(unknown, Err(RpcError::Unknown("no/such/call".into())));
 
@@ -138,17 +137,6 @@ fn now_ns() -> i64 {
 async fn the_stand_in_speaks_it() {
     let node = Btfs::start();
     holds(&Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client")).await;
-}
-
-#[tokio::test]
-async fn the_node_that_is_given_speaks_it() {
-    match std::env::var("PXFS_TEST_BTFS") {
-        Ok(url) => {
-            let login = given_login(Dialect::Btfs);
-            holds(&Client::new(&url, Dialect::Btfs, login).expect("a client")).await;
-        }
-        Err(_) => println!("PXFS_TEST_BTFS is not set: no such node"),
-    }
 }
 
 /// Nobody who uses a node for other things is made to crash it by the stand-in's defects: these are

@@ -12,10 +12,9 @@ use pxfs::rpc::{Client, Dialect, Login};
 
 use crate::btfs::Btfs;
 use crate::kubo::Kubo;
-use crate::stores::given_login;
 
 /// The names of the node at `url`, and what it expects of records.
-fn names(url: &str, dialect: Dialect, login: Login) -> (World, Arc<RpcNames>) {
+pub(crate) fn names(url: &str, dialect: Dialect, login: Login) -> (World, Arc<RpcNames>) {
     let client = Client::new(url, dialect, login).expect("a client");
     let world = World {
         network: match dialect {
@@ -42,22 +41,6 @@ async fn a_btfs_node_passes() {
     let node = Btfs::start();
     let (world, store) = names(&node.url(), Dialect::Btfs, Login::Open);
     passes_in(world, store).await;
-}
-
-/// As the stores of the same variables.
-#[tokio::test]
-async fn the_nodes_that_are_given_pass() {
-    for (variable, dialect) in [
-        ("PXFS_TEST_IPFS", Dialect::Ipfs),
-        ("PXFS_TEST_BTFS", Dialect::Btfs),
-    ] {
-        let Ok(url) = std::env::var(variable) else {
-            println!("{variable} is not set: no such node");
-            continue;
-        };
-        let (world, store) = names(&url, dialect, given_login(dialect));
-        passes_in(world, store).await;
-    }
 }
 
 #[tokio::test]

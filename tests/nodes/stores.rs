@@ -13,6 +13,7 @@ use crate::kubo::Kubo;
 
 /// What a test waits for a block that is nowhere.
 pub(crate) const PATIENCE: Patience = Patience {
+    ask: Duration::from_secs(30),
     network: Duration::ZERO,
     pin: Duration::from_secs(60),
     doubt: Duration::from_millis(200),
@@ -20,8 +21,12 @@ pub(crate) const PATIENCE: Patience = Patience {
 
 /// The node at `url` as a store.
 pub(crate) fn store(url: &str, dialect: Dialect, login: Login) -> Arc<RpcStore> {
-    let client = Client::new(url, dialect, login).expect("a client");
-    Arc::new(RpcStore::new(client, PATIENCE))
+    Arc::new(RpcStore::new(client(url, dialect, login), PATIENCE))
+}
+
+/// A client of the node at `url`.
+pub(crate) fn client(url: &str, dialect: Dialect, login: Login) -> Client {
+    Client::new(url, dialect, login).expect("a client")
 }
 
 #[tokio::test]
@@ -97,30 +102,6 @@ async fn a_btfs_node_collects_nothing_of_a_pinned_volume() {
         assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
     }
     assert_eq!(store.has(&gone.cid).await, Ok(false));
-}
-
-/// `PXFS_TEST_IPFS=URL` and `PXFS_TEST_BTFS=URL` name nodes of the one who runs this; where they
-/// want a login, `PXFS_TEST_BTFS_PASSWORD_FILE=FILE` has the password.
-#[tokio::test]
-async fn the_nodes_that_are_given_pass() {
-    for (variable, dialect) in [
-        ("PXFS_TEST_IPFS", Dialect::Ipfs),
-        ("PXFS_TEST_BTFS", Dialect::Btfs),
-    ] {
-        let Ok(url) = std::env::var(variable) else {
-            println!("{variable} is not set: no such node");
-            continue;
-        };
-        suite::passes(store(&url, dialect, given_login(dialect))).await;
-    }
-}
-
-/// The login of a node that is given.
-pub(crate) fn given_login(dialect: Dialect) -> Login {
-    match (dialect, std::env::var_os("PXFS_TEST_BTFS_PASSWORD_FILE")) {
-        (Dialect::Btfs, Some(file)) => Login::PasswordFile(file.into()),
-        _ => Login::Open,
-    }
 }
 
 #[tokio::test]

@@ -25,8 +25,7 @@ const IN_FLIGHT: usize = 4;
 /// that by a smaller one.
 const SHORT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(15);
-/// The time of a request: this, and its bytes at the least speed.
-const LIMIT: Duration = Duration::from_secs(30);
+/// What every node bears: so long is waited for the bytes of a request.
 const LEAST_BYTES_PER_S: usize = 8 << 10;
 
 /// The pace of one node.
@@ -35,18 +34,19 @@ pub(super) struct Pace {
     /// Bytes of the next request.
     bytes: AtomicUsize,
     room: Semaphore,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            bytes: AtomicUsize::new(FIRST_BYTES),
-            room: Semaphore::new(IN_FLIGHT),
-        }
-    }
+    /// How long a request may take beside the time for its bytes.
+    ask: Duration,
 }
 
 impl Pace {
+    pub(super) fn new(ask: Duration) -> Self {
+        Self {
+            bytes: AtomicUsize::new(FIRST_BYTES),
+            room: Semaphore::new(IN_FLIGHT),
+            ask,
+        }
+    }
+
     /// Sends `blocks`, each once, in requests by `put`, which is told how long it may take. The first
     /// error ends it.
     pub(super) async fn send<F>(
@@ -69,7 +69,7 @@ impl Pace {
             let _room = self.room.acquire().await;
             let bytes = batch.iter().map(|block| block.data.len()).sum();
             let begin = Instant::now();
-            let result = put(batch, limit(bytes)).await;
+            let result = put(batch, self.limit(bytes)).await;
             self.note(bytes, begin.elapsed(), result.is_ok());
             result
         });
@@ -89,12 +89,12 @@ impl Pace {
         let next = next.clamp(LEAST_BYTES, MOST_BYTES);
         self.bytes.store(next, Ordering::Relaxed);
     }
-}
 
-/// How long a request of so many bytes may take.
-fn limit(bytes: usize) -> Duration {
-    let slowest = u64::try_from(bytes / LEAST_BYTES_PER_S).unwrap_or(u64::MAX);
-    LIMIT + Duration::from_secs(slowest)
+    /// How long a request of so many bytes may take.
+    fn limit(&self, bytes: usize) -> Duration {
+        let slowest = u64::try_from(bytes / LEAST_BYTES_PER_S).unwrap_or(u64::MAX);
+        self.ask + Duration::from_secs(slowest)
+    }
 }
 
 /// Batches of at most `bytes` and [`MOST_BLOCKS`], or of one block.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_slow_node_gets_less_at_a_time_and_a_fast_one_more() {
-        let pace = Pace::default();
+        let pace = Pace::new(Duration::from_secs(30));
         let bytes = || pace.bytes.load(Ordering::Relaxed);
         for _ in 0..10 {
             pace.note(bytes(), Duration::from_millis(10), true);
@@ -154,12 +154,12 @@ mod tests {
         pace.note(10, Duration::ZERO, true);
         assert_eq!(bytes(), LEAST_BYTES, "a small one says nothing");
         // The greatest block still has its time over a line of 10 KiB/s.
-        assert!(limit(1 << 20) > Duration::from_secs(105));
+        assert!(pace.limit(1 << 20) > Duration::from_secs(105));
     }
 
     #[tokio::test]
     async fn a_block_that_is_given_twice_is_sent_once() {
-        let pace = Pace::default();
+        let pace = Pace::new(Duration::from_secs(30));
         let (a, b) = (unique_leaf(100), unique_leaf(100));
         let sent = std::sync::Mutex::new(Vec::new());
         let put = |batch: Vec<Block>, _: Duration| {

@@ -12,8 +12,9 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::{ANSWER, ASK, GRACE, RpcStore, lines, plain, span, unfinished};
+use super::{ANSWER, RpcStore, lines, plain, unfinished};
 use crate::rpc::RpcError;
+use crate::rpc::client::whole;
 use crate::store::walk::{self, Source};
 use crate::store::{BlockStore, StoreError, links};
 
@@ -68,33 +69,34 @@ impl RpcStore {
             ("type", "recursive"),
             ("stream", "true"),
         ];
-        match self.client.call("pin/ls", &args, &[], ANSWER, ASK).await {
-            Ok(answer) => Ok(lines::<PinLine>(&answer)?
-                .iter()
-                .any(|line| line.cid == text)),
+        match self
+            .client
+            .call("pin/ls", &args, &[], ANSWER, self.patience.ask)
+            .await
+        {
+            // What it does not list it refuses to list: nothing at all is no answer.
+            Ok(answer) => match lines::<PinLine>(&answer)?.as_slice() {
+                [line] if line.cid == text => Ok(true),
+                _ => Err(unfinished("its answer to `pin/ls` is of another root")),
+            },
             Err(RpcError::Failed(why)) if why.contains("not pinned") => Ok(false),
             Err(error) => Err(plain(error)),
         }
     }
 
     async fn ask_pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        let patience = self.patience.pin;
-        let (root, limit) = (root.to_string(), span(patience));
-        let from = from.map(Cid::to_string);
+        let (root, from) = (root.to_string(), from.map(Cid::to_string));
         let (path, args) = match &from {
             Some(from) => (
                 "pin/update",
-                vec![
-                    ("arg", from.as_str()),
-                    ("arg", &root),
-                    ("unpin", "false"),
-                    ("timeout", &limit),
-                ],
+                vec![("arg", from.as_str()), ("arg", &root), ("unpin", "false")],
             ),
-            None => ("pin/add", vec![("arg", root.as_str()), ("timeout", &limit)]),
+            None => ("pin/add", vec![("arg", root.as_str())]),
         };
-        let asked = self.client.call(path, &args, &[], ANSWER, patience + GRACE);
-        asked.await.map(drop).map_err(plain)
+        let asked = self
+            .client
+            .search(path, &args, &[], ANSWER, self.patience.pin);
+        asked.await.and_then(whole).map(drop).map_err(plain)
     }
 }
 

@@ -1,0 +1,190 @@
+//! One HTTP request to a node, and what comes back: body up to a bound, status, trailer.
+//!
+//! Invariant: an answer is here whole, or there is none; no secret (token, password, path or query of
+//! the URL) stands in an error. Called by `client`.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use reqwest::multipart::{Form, Part};
+use reqwest::{Body, StatusCode, Url};
+use zeroize::Zeroizing;
+
+use super::Dialect;
+use super::error::{RpcError, one_line, told};
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A connection whose other side acknowledges nothing for so long is dead.
+const DEAD: Duration = Duration::from_secs(30);
+/// Idle connections are kept so long: less than nodes keep them.
+const IDLE: Duration = Duration::from_secs(20);
+/// The trailer of an error that came after the answer had begun.
+const STREAM_ERROR: &str = "x-stream-error";
+
+/// A file to send: its bytes in pieces, none of which is copied.
+#[derive(Clone, Debug, Default)]
+pub struct File(Vec<Bytes>);
+
+impl File {
+    /// A file of one piece.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        Self(vec![bytes])
+    }
+
+    /// A file of several.
+    #[must_use]
+    pub fn of(pieces: Vec<Bytes>) -> Self {
+        Self(pieces)
+    }
+
+    fn part(&self) -> Result<Part, RpcError> {
+        let length = self.0.iter().map(|piece| piece.len() as u64).sum();
+        let body = match self.0.as_slice() {
+            [piece] => Body::from(piece.clone()),
+            _ => {
+                let pieces = self.0.clone().into_iter();
+                let pieces = pieces.map(Ok::<_, std::convert::Infallible>);
+                Body::wrap_stream(futures::stream::iter(pieces))
+            }
+        };
+        Part::stream_with_length(body, length)
+            .file_name("file")
+            .mime_str("application/octet-stream")
+            .map_err(|fault| RpcError::Transport(fault.to_string()))
+    }
+}
+
+/// What goes out.
+pub(super) struct Call<'a> {
+    pub(super) dialect: Dialect,
+    pub(super) path: &'a str,
+    pub(super) args: &'a [(&'a str, &'a str)],
+    pub(super) files: &'a [File],
+    /// Bytes of the answer.
+    pub(super) most: usize,
+}
+
+impl Call<'_> {
+    /// One that wants the same login, and costs nothing.
+    pub(super) fn small(&self) -> Self {
+        Self {
+            path: "version",
+            args: &[],
+            files: &[],
+            ..*self
+        }
+    }
+}
+
+/// What came back over HTTP.
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+    pub(super) trailer: Option<String>,
+}
+
+/// The way to one node.
+pub(super) struct Http {
+    http: reqwest::Client,
+    base: Url,
+    /// Scheme, host and port: what may be shown.
+    pub(super) label: String,
+}
+
+impl Http {
+    /// To the node at `url`.
+    pub(super) fn new(url: &str) -> Result<Self, RpcError> {
+        let refused = |why: String| RpcError::Refused(why);
+        let mut base =
+            Url::parse(url).map_err(|fault| refused(format!("the node's URL: {fault}")))?;
+        if base.host_str().is_none() || base.cannot_be_a_base() {
+            return Err(refused("the node's URL has no host".into()));
+        }
+        base.set_fragment(None);
+        let port = base
+            .port()
+            .map_or_else(String::new, |port| format!(":{port}"));
+        let host = base.host_str().unwrap_or_default();
+        let label = format!("{}://{host}{port}", base.scheme());
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("pxfs/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .tcp_keepalive(DEAD / 2)
+            .tcp_user_timeout(DEAD)
+            .pool_idle_timeout(IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            // A node stands on this machine or in its network.
+            .no_proxy()
+            .build()
+            .map_err(|fault| refused(told(&fault)))?;
+        Ok(Self { http, base, label })
+    }
+
+    /// Sends `call`, with `token` as nodes of its dialect want it.
+    pub(super) async fn send(
+        &self,
+        call: &Call<'_>,
+        token: Option<&Zeroizing<String>>,
+    ) -> Result<Reply, RpcError> {
+        let Call {
+            dialect,
+            path,
+            args,
+            files,
+            most,
+        } = *call;
+        let mut url = self.base.clone();
+        let below = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{below}/{}/{path}", dialect.base()));
+        for (name, value) in args {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+        let bearer = match (token, dialect) {
+            (Some(token), Dialect::Btfs) => {
+                url.query_pairs_mut().append_pair("token", token);
+                None
+            }
+            (token, _) => token,
+        };
+        let mut request = self.http.post(url).header("TE", "trailers");
+        if let Some(token) = bearer {
+            request = request.bearer_auth(token.as_str());
+        }
+        if !files.is_empty() {
+            let mut form = Form::new();
+            for file in files {
+                form = form.part("file", file.part()?);
+            }
+            request = request.multipart(form);
+        }
+        let broken = |fault: reqwest::Error| match fault.is_connect() {
+            true => RpcError::Transport(told(&fault)),
+            false => RpcError::Broken(told(&fault)),
+        };
+        let response = request.send().await.map_err(broken)?;
+        let status = response.status();
+        let mut body = reqwest::Body::from(response);
+        let (mut bytes, mut trailer) = (BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(broken)?;
+            if let Some(data) = frame.data_ref() {
+                if bytes.len() + data.len() > most {
+                    return Err(RpcError::Transport(format!(
+                        "its answer to `{path}` is longer than {most} bytes"
+                    )));
+                }
+                bytes.extend_from_slice(data);
+            } else if let Some(error) = frame.trailers_ref().and_then(|t| t.get(STREAM_ERROR)) {
+                trailer = Some(one_line(error.as_bytes()));
+            }
+        }
+        Ok(Reply {
+            status,
+            body: bytes.freeze(),
+            trailer: trailer.filter(|text| !text.is_empty()),
+        })
+    }
+}

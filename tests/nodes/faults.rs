@@ -1,0 +1,245 @@
+//! A node that is away, slow, unwell or lying is told as what it is: nothing counts as stored that is
+//! not, nothing as lost that is there, no wrong byte is given out, no call takes longer than its bound;
+//! and when the node is well again, the same client goes on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pxfs::names::key::NameKey;
+use pxfs::names::{NameError, NameStore};
+use pxfs::rpc::{Client, Dialect, Login};
+use pxfs::store::rpc::{Patience, RpcStore};
+use pxfs::store::suite::{unique_leaf, unique_tree};
+use pxfs::store::{BlockStore, StoreError};
+use tokio::time::timeout;
+
+use crate::btfs::Btfs;
+use crate::front::{Fault, Front};
+use crate::kubo::Kubo;
+use crate::names::names;
+use crate::stores::{self, client};
+
+/// Every fault, once.
+const FAULTS: [Fault; 19] = [
+    Fault::Refused,
+    Fault::HangsAtOnce,
+    Fault::HangsBeforeItsAnswer,
+    Fault::HangsInItsAnswer,
+    Fault::ResetAtOnce,
+    Fault::ResetBeforeItsAnswer,
+    Fault::ResetInItsAnswer,
+    Fault::Empty,
+    Fault::Trailer,
+    Fault::Truncated,
+    Fault::WrongBytes,
+    Fault::WrongCid,
+    Fault::Status(401),
+    Fault::Status(403),
+    Fault::Status(404),
+    Fault::Status(429),
+    Fault::Status(500),
+    Fault::Status(502),
+    Fault::Slow(10 << 10),
+];
+
+const PATIENCE: Patience = Patience {
+    ask: Duration::from_secs(1),
+    network: Duration::from_millis(300),
+    pin: Duration::from_secs(1),
+    doubt: Duration::from_millis(100),
+};
+/// Far beyond what any call may take by its patience, and far below for ever.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Whether a fault leaves what is small, and has no CID in it, as it is.
+fn may_do(fault: Fault) -> bool {
+    matches!(fault, Fault::Slow(_) | Fault::WrongCid)
+}
+
+/// What can be told of a node that does this: that another try may help, that none does.
+fn told(fault: Fault, error: &StoreError) -> bool {
+    match fault {
+        Fault::Status(401 | 403 | 404) => matches!(error, StoreError::Permanent(_)),
+        Fault::WrongBytes | Fault::WrongCid | Fault::Truncated => {
+            matches!(error, StoreError::Transient(_) | StoreError::Corrupt(..))
+        }
+        _ => matches!(error, StoreError::Transient(_)),
+    }
+}
+
+async fn within<T>(fault: Fault, call: impl Future<Output = T>) -> T {
+    let ended = timeout(BOUND, call).await;
+    ended.unwrap_or_else(|_| panic!("{fault:?}: the call does not end"))
+}
+
+/// One row of the table: `store` goes through the front, `direct` does not.
+async fn bears(fault: Fault, front: &Front, client: Client, direct: &RpcStore) {
+    let tree = unique_tree(2);
+    let (root, leaf) = (tree[tree.len() - 1].cid, &tree[0]);
+    let hasty = RpcStore::new(client.clone(), PATIENCE);
+    let store = RpcStore::new(client, stores::PATIENCE);
+    store.put_many(&tree).await.expect("put");
+    store.pin(&root, None).await.expect("pinned");
+    front.set(Some(fault));
+
+    match within(fault, hasty.get(&leaf.cid)).await {
+        Ok(data) => assert!(data == leaf.data, "{fault:?}"),
+        Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
+    }
+    match within(fault, hasty.has(&leaf.cid)).await {
+        Ok(there) => assert!(there, "{fault:?}: it is there"),
+        Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
+    }
+    let new = unique_tree(2);
+    let new_root = new[new.len() - 1].cid;
+    match within(fault, hasty.put_many(&new)).await {
+        Ok(()) => {
+            for block in &new {
+                assert_eq!(direct.has(&block.cid).await, Ok(true), "{fault:?}");
+            }
+        }
+        Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
+    }
+    let other = unique_tree(2);
+    let other_root = other[other.len() - 1].cid;
+    direct.put_many(&other).await.expect("put");
+    match within(fault, hasty.pin(&other_root, Some(&root))).await {
+        Ok(()) => {
+            let pins = direct.pins().await.expect("pins");
+            assert!(pins.contains(&other_root), "{fault:?}");
+        }
+        Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
+    }
+    match within(fault, hasty.pins()).await {
+        // A list of nothing is an answer too: a commit misses its own root in it.
+        Ok(pins) => assert!(
+            pins.contains(&root)
+                || matches!(fault, Fault::Empty | Fault::WrongBytes | Fault::WrongCid),
+            "{fault:?}"
+        ),
+        Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
+    }
+
+    front.set(None);
+    store.put_many(&new).await.expect("put when it is well");
+    store.pin(&new_root, Some(&root)).await.expect("pinned");
+    for block in tree.iter().chain(&new) {
+        assert_eq!(
+            store.get(&block.cid).await,
+            Ok(block.data.clone()),
+            "{fault:?}"
+        );
+    }
+    for root in [root, new_root, other_root] {
+        store.unpin(&root).await.expect("unpinned");
+    }
+    // Too much for a slow line is told as that, and not as lost.
+    if let Fault::Slow(_) = fault {
+        let great = unique_leaf(200_000);
+        let put = direct.put_many(std::slice::from_ref(&great)).await;
+        put.expect("put");
+        front.set(Some(fault));
+        match within(fault, hasty.get(&great.cid)).await {
+            Ok(data) => assert!(data == great.data),
+            Err(error) => assert!(matches!(error, StoreError::Transient(_)), "{error:?}"),
+        }
+        front.set(None);
+    }
+}
+
+/// The same for a name.
+async fn names_bear(fault: Fault, front: &Front, dialect: Dialect) {
+    let (world, store) = names(&front.url(), dialect, Login::Open);
+    let hasty = store.with_patience(Duration::from_secs(1));
+    let key = NameKey::random().expect("a key");
+    let name = key.name();
+    let (first, second) = (world.record(1, 2).sign(&key), world.record(2, 3).sign(&key));
+    store.publish(&name, &first).await.expect("published");
+    front.set(Some(fault));
+    let is_told = |error: &NameError| match fault {
+        Fault::Status(401 | 403 | 404) => matches!(error, NameError::Permanent(_)),
+        Fault::WrongBytes | Fault::WrongCid | Fault::Truncated => {
+            matches!(error, NameError::Transient(_) | NameError::Corrupt(..))
+        }
+        _ => matches!(error, NameError::Transient(_)),
+    };
+    match within(fault, hasty.resolve(&name)).await {
+        Ok(record) => assert!(record == first, "{fault:?}"),
+        Err(error) => assert!(is_told(&error), "{fault:?}: {error:?}"),
+    }
+    let published = within(fault, hasty.publish(&name, &second)).await;
+    match &published {
+        Ok(()) => assert!(may_do(fault), "{fault:?}"),
+        Err(error) => assert!(is_told(error), "{fault:?}: {error:?}"),
+    }
+    front.set(None);
+    assert_eq!(store.publish(&name, &second).await, Ok(()), "{fault:?}");
+    assert_eq!(store.resolve(&name).await, Ok(second), "{fault:?}");
+}
+
+async fn bears_all(url: &str, dialect: Dialect) {
+    // Each fault has its own front, so that all are borne at one time.
+    let rows = FAULTS.map(|fault| async move {
+        let front = Front::of(url);
+        let direct = RpcStore::new(client(url, dialect, Login::Open), stores::PATIENCE);
+        let through = client(&front.url(), dialect, Login::Open);
+        bears(fault, &front, through, &direct).await;
+        names_bear(fault, &front, dialect).await;
+    });
+    futures::future::join_all(rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_an_ipfs_node_does_nothing_is_lost_nor_told_as_lost() {
+    let node = Kubo::start();
+    bears_all(node.url(), Dialect::Ipfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_btfs_node_does_nothing_is_lost_nor_told_as_lost() {
+    let node = Btfs::start();
+    bears_all(&node.url(), Dialect::Btfs).await;
+    assert!(node.is_alive());
+}
+
+/// A node that has not got a block asks others: while it is away in that, the block is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_away_while_it_searches_has_lost_nothing() {
+    let node = Kubo::start();
+    let absent = unique_leaf(100).cid;
+    let patience = Patience {
+        network: Duration::from_secs(2),
+        ..PATIENCE
+    };
+    let rows = FAULTS.map(|fault| {
+        let front = Arc::new(Front::of(node.url()));
+        let store = RpcStore::new(client(&front.url(), Dialect::Ipfs, Login::Open), patience);
+        async move {
+            // The first call says that it is not on the node's disk; the fault meets the search.
+            let setting = Arc::clone(&front);
+            let set = tokio::task::spawn_blocking(move || {
+                let (mut asked, begin) = (0, Instant::now());
+                while asked < 2 && begin.elapsed() < BOUND {
+                    asked += setting.asked().len();
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                setting.set(Some(fault));
+            });
+            let got = timeout(BOUND, store.get(&absent)).await.expect("it ends");
+            set.await.expect("set");
+            let is_told = match fault {
+                // The node itself says that it has not found the block.
+                Fault::Slow(_) | Fault::WrongCid => {
+                    matches!(got, Err(StoreError::Missing(_) | StoreError::Transient(_)))
+                }
+                _ => got.as_ref().is_err_and(|error| told(fault, error)),
+            };
+            assert!(is_told, "{fault:?}: {got:?}");
+        }
+    });
+    futures::future::join_all(rows).await;
+    let store = RpcStore::new(client(node.url(), Dialect::Ipfs, Login::Open), PATIENCE);
+    let missing: Result<Bytes, _> = Err(StoreError::Missing(absent));
+    assert_eq!(store.get(&absent).await, missing, "the node itself says so");
+}
