@@ -11,6 +11,7 @@ mod command;
 mod conflict;
 mod copies;
 mod corners;
+mod faults;
 mod hanging;
 mod harness;
 mod kill;

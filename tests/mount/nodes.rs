@@ -3,13 +3,13 @@
 
 #[allow(dead_code, reason = "shared with the suite of nodes")]
 #[path = "../nodes/btfs/mod.rs"]
-mod btfs;
+pub(crate) mod btfs;
 #[allow(dead_code, reason = "shared with the suite of nodes")]
 #[path = "../nodes/front.rs"]
-mod front;
+pub(crate) mod front;
 #[allow(dead_code, reason = "shared with the suite of nodes")]
 #[path = "../nodes/kubo.rs"]
-mod kubo;
+pub(crate) mod kubo;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -4,6 +4,7 @@
 //! Invariant: without a fault, and with a node, an exchange passes unchanged. Each connection is for
 //! one exchange, so a fault strikes from the moment it is set; what is on its way then breaks.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,9 +42,16 @@ pub(crate) enum Fault {
     WrongCid,
     /// This status, and nothing reaches the node.
     Status(u16),
+    /// An error as nodes tell their own, and nothing reaches the node.
+    Says(&'static str),
+    /// What it answered to the same call when [`Front::remember`] was called.
+    Replays,
     /// So many bytes a second, both ways.
     Slow(usize),
 }
+
+/// The calls whose answers are kept, to be replayed: those that read a name.
+const KEPT: [&str; 2] = ["routing/get", "dht/get"];
 
 /// An address in front of a node.
 pub(crate) struct Front {
@@ -55,6 +63,11 @@ pub(crate) struct Front {
 struct State {
     node: Mutex<Option<String>>,
     fault: Mutex<Option<Fault>>,
+    /// Only calls whose path ends in one of these meet the fault; none for all.
+    paths: Mutex<&'static [&'static str]>,
+    /// By path, the last answer, and the one that is replayed.
+    answers: Mutex<HashMap<String, Vec<u8>>>,
+    old: Mutex<HashMap<String, Vec<u8>>>,
     /// Both ends of all connections, to break them.
     open: Mutex<Vec<TcpStream>>,
     /// Paths of the exchanges that began.
@@ -96,12 +109,24 @@ impl Front {
 
     /// From now on exchanges meet `fault`, or none; what is on its way breaks.
     pub(crate) fn set(&self, fault: Option<Fault>) {
+        self.set_for(&[], fault);
+    }
+
+    /// As [`Front::set`], for the calls whose paths end in one of `paths`.
+    pub(crate) fn set_for(&self, paths: &'static [&'static str], fault: Option<Fault>) {
+        *lock(&self.state.paths) = paths;
         *lock(&self.state.fault) = fault;
         let is_to_listen = fault != Some(Fault::Refused);
         while self.state.listens.load(Ordering::SeqCst) != is_to_listen {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.break_all();
+    }
+
+    /// From now on [`Fault::Replays`] gives what was answered last.
+    pub(crate) fn remember(&self) {
+        let answers = lock(&self.state.answers).clone();
+        *lock(&self.state.old) = answers;
     }
 
     /// The paths that were asked for since the last time: `/api/v0/block/get`.
@@ -149,15 +174,17 @@ fn listen(state: &Arc<State>, listener: TcpListener) {
         client.set_nonblocking(false).expect("a socket");
         let state = Arc::clone(state);
         std::thread::spawn(move || {
+            let end = client.try_clone().expect("a socket");
             // Whoever asked, or the node, has gone: nobody is left to be told.
             let _ = exchange(&state, client);
+            let _ = end.shutdown(Shutdown::Both);
         });
     }
 }
 
 /// One call and its answer.
 fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
-    let fault = *lock(&state.fault);
+    let mut fault = *lock(&state.fault);
     let keep = |end: &TcpStream| -> io::Result<()> {
         lock(&state.open).push(end.try_clone()?);
         Ok(())
@@ -169,17 +196,28 @@ fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
     let mut call = Vec::new();
     let head = head(&mut client, &mut call)?;
     let text = String::from_utf8_lossy(&call[..head]).into_owned();
-    let path = text.split([' ', '?']).nth(1).unwrap_or_default();
-    lock(&state.asked).push(path.to_owned());
+    let path = text.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
+    lock(&state.asked).push(path.clone());
+    let paths = *lock(&state.paths);
+    if !paths.is_empty() && !paths.iter().any(|end| path.ends_with(end)) {
+        fault = None;
+    }
+    let old = lock(&state.old).get(&path).cloned();
     match fault {
         Some(Fault::ResetAtOnce) => return reset(&client),
         Some(Fault::Status(status)) => {
-            // The rest of the call is read, or the status is lost in a reset.
+            // The rest of the call is read, or the answer is lost in a reset.
             body(&mut client, &text, call.split_off(head), None, |_| Ok(()))?;
-            let told = format!(
-                "HTTP/1.1 {status} Status\r\nconnection: close\r\ncontent-length: 4\r\n\r\nno\r\n"
-            );
-            return client.write_all(told.as_bytes());
+            return answer(&mut client, status, "no");
+        }
+        Some(Fault::Says(why)) => {
+            body(&mut client, &text, call.split_off(head), None, |_| Ok(()))?;
+            let told = format!(r#"{{"Message":"{why}","Code":0,"Type":"error"}}"#);
+            return answer(&mut client, 500, &told);
+        }
+        Some(Fault::Replays) if old.is_some() => {
+            body(&mut client, &text, call.split_off(head), None, |_| Ok(()))?;
+            return client.write_all(&old.unwrap_or_default());
         }
         _ => {}
     }
@@ -199,12 +237,25 @@ fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
             sender.write_all(part)
         })
     });
-    let mut answer = Vec::new();
-    if fault.is_none() || rate.is_some() {
+    let is_kept = KEPT.iter().any(|end| path.ends_with(end));
+    if rate.is_some() || (fault.is_none() && !is_kept) {
         return copy(&mut node, &mut client, rate);
     }
-    node.read_to_end(&mut answer)?;
-    spoil(fault, &answer, &mut client)
+    let mut told = Vec::new();
+    node.read_to_end(&mut told)?;
+    if is_kept {
+        lock(&state.answers).insert(path, told.clone());
+    }
+    spoil(fault, &told, &mut client)
+}
+
+/// An answer of this status.
+fn answer(client: &mut TcpStream, status: u16, body: &str) -> io::Result<()> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} Status\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    client.write_all(format!("{head}{body}").as_bytes())
 }
 
 /// Gives an answer on, as `fault` wants it.
@@ -273,6 +324,8 @@ fn spoil(fault: Option<Fault>, answer: &[u8], client: &mut TcpStream) -> io::Res
         | Fault::HangsAtOnce
         | Fault::ResetAtOnce
         | Fault::Status(_)
+        | Fault::Says(_)
+        | Fault::Replays
         | Fault::Slow(_) => client.write_all(answer),
     }
 }

@@ -7,6 +7,7 @@
 mod btfs;
 mod dialect;
 mod faults;
+#[allow(dead_code, reason = "shared with the suite of mounts")]
 mod front;
 mod given;
 mod kubo;

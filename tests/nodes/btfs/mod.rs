@@ -91,7 +91,7 @@ impl Btfs {
     /// Starts it after [`Btfs::kill`], or after it has crashed.
     pub(crate) fn run(&mut self) {
         self.kill();
-        let listener = TcpListener::bind(self.address).expect("its address is free");
+        let listener = bind(self.address);
         self.address = listener.local_addr().expect("an address");
         let node = Arc::new(Node {
             disk: Disk::open(self.folder.path()),
@@ -136,6 +136,20 @@ impl Node {
     fn die(&self) {
         self.dead.store(true, Ordering::SeqCst);
         self.end.notify_one();
+    }
+}
+
+/// Listens again where it has listened before: somebody's connection may have the port for a moment.
+fn bind(address: SocketAddr) -> TcpListener {
+    let begin = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(error) if begin.elapsed() > Duration::from_secs(20) => {
+                panic!("{address} is not free: {error}")
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
     }
 }
 

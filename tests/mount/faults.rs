@@ -1,0 +1,319 @@
+//! A drive on a node that does everything that nodes do wrong: what was acknowledged is read back at
+//! any time, a flush says what is true, and when the node is well again all is published and another
+//! machine has it.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use crate::harness::Machine;
+use crate::nodes::btfs::Btfs;
+use crate::nodes::front::{Fault, Front};
+use crate::nodes::kubo::Kubo;
+use crate::samples::{assert_pattern, pattern};
+
+/// Every fault, once.
+const FAULTS: [Fault; 18] = [
+    Fault::Refused,
+    Fault::HangsAtOnce,
+    Fault::HangsBeforeItsAnswer,
+    Fault::HangsInItsAnswer,
+    Fault::ResetAtOnce,
+    Fault::ResetBeforeItsAnswer,
+    Fault::ResetInItsAnswer,
+    Fault::Empty,
+    Fault::Trailer,
+    Fault::Truncated,
+    Fault::WrongBytes,
+    Fault::WrongCid,
+    Fault::Status(401),
+    Fault::Status(403),
+    Fault::Status(429),
+    Fault::Status(500),
+    Fault::Says("write /repo/blocks: no space left on device"),
+    Fault::Slow(10 << 10),
+];
+
+/// Length of a file that goes through the stage, and of one that does not.
+const GREAT: usize = 150_000;
+const SMALL: usize = 900;
+
+/// Much more than a read may take by its timeout of 2 s, on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// The arguments of all machines here: short waits.
+const HASTY: [&str; 4] = ["--read-timeout", "2s", "--commit-idle", "50ms"];
+
+/// Bytes of file `kind` of row `n`.
+fn seed(kind: u64, n: usize) -> u64 {
+    kind * 1000 + n as u64
+}
+
+/// A machine behind `front` that holds nothing itself of what is published: a great file a row.
+fn remote(front: &Front, kind: &str, rows: usize) -> Machine {
+    let node = format!("{kind}={}", front.url());
+    let mut first = Machine::demo_with(&["--node", &node]);
+    for n in 0..rows {
+        let file = first.dir().join(format!("old-{n}"));
+        fs::write(file, pattern(seed(1, n), 0, GREAT)).expect("written");
+    }
+    first.flush();
+    first.stop();
+    drop(fs::remove_dir_all(first.cache()));
+    let mut machine = first.with_args(&HASTY);
+    machine.start();
+    machine
+}
+
+/// One row: everything that a user does, while the node has `fault`.
+fn bears(machine: &Machine, front: &Front, n: usize, fault: Fault) {
+    let dir = machine.dir();
+    front.set(Some(fault));
+    let (great, small) = (dir.join(format!("new-{n}")), dir.join(format!("small-{n}")));
+    fs::write(&great, pattern(seed(2, n), 0, GREAT)).expect("written");
+    fs::write(&small, pattern(seed(3, n), 0, SMALL)).expect("written");
+    File::open(&great)
+        .and_then(|file| file.sync_all())
+        .expect("synced");
+    fs::rename(&small, dir.join(format!("renamed-{n}"))).expect("renamed");
+
+    // What is not here: right, or an error in time; never other bytes.
+    let begin = Instant::now();
+    match fs::read(dir.join(format!("old-{n}"))) {
+        Ok(bytes) => {
+            assert!(bytes == pattern(seed(1, n), 0, GREAT), "{fault:?}");
+            assert!(
+                matches!(fault, Fault::Slow(_)),
+                "{fault:?}: it was not asked"
+            );
+        }
+        Err(error) => {
+            let known = [Errno::IO, Errno::TIMEDOUT].map(|errno| Some(errno.raw_os_error()));
+            assert!(known.contains(&error.raw_os_error()), "{fault:?}: {error}");
+        }
+    }
+    assert!(begin.elapsed() < BOUND, "{fault:?}: {:?}", begin.elapsed());
+
+    let flushed = machine.ask(&["flush"]);
+    let is_published = machine.token("1")["pending_bytes"] == 0;
+    match flushed.code {
+        Some(0) => assert!(
+            matches!(fault, Fault::Slow(_) | Fault::WrongCid),
+            "{fault:?}"
+        ),
+        _ => {
+            flushed.exits(7).one_line();
+            assert!(
+                !is_published,
+                "{fault:?}: all is published, and a flush says it is not"
+            );
+        }
+    }
+    assert_row(&dir, n, false);
+    front.set(None);
+    machine.flush();
+    assert_row(&dir, n, true);
+}
+
+/// What a row has written, and what was there before it.
+#[track_caller]
+fn assert_row(dir: &Path, n: usize, is_well: bool) {
+    assert_pattern(&dir.join(format!("new-{n}")), seed(2, n), GREAT as u64);
+    assert_pattern(&dir.join(format!("renamed-{n}")), seed(3, n), SMALL as u64);
+    if is_well {
+        assert_pattern(&dir.join(format!("old-{n}")), seed(1, n), GREAT as u64);
+    }
+}
+
+/// All rows on one drive, and then a machine that has the wallet alone.
+fn bears_all(url: &str, kind: &str, faults: &[Fault]) {
+    let front = Front::of(url);
+    let mut machine = remote(&front, kind, faults.len());
+    for (n, fault) in faults.iter().enumerate() {
+        bears(&machine, &front, n, *fault);
+    }
+    machine.stop();
+    let node = format!("{kind}={url}");
+    let mut second = Machine::prepared_second(&machine)
+        .with_node(&node)
+        .with_args(&["--take-over"]);
+    second.start();
+    for n in 0..faults.len() {
+        assert_row(&second.dir(), n, true);
+    }
+    assert!(second.token("1")["last_error"].is_null());
+}
+
+#[test]
+fn an_ipfs_node_that_does_not_answer_costs_nothing() {
+    let node = Kubo::start();
+    bears_all(node.url(), "ipfs", &FAULTS[..7]);
+}
+
+#[test]
+fn an_ipfs_node_that_answers_wrong_costs_nothing() {
+    let node = Kubo::start();
+    bears_all(node.url(), "ipfs", &FAULTS[7..]);
+}
+
+#[test]
+fn a_btfs_node_that_does_not_answer_costs_nothing() {
+    let node = Btfs::start();
+    bears_all(&node.url(), "btfs", &FAULTS[..7]);
+}
+
+#[test]
+fn a_btfs_node_that_answers_wrong_costs_nothing() {
+    let node = Btfs::start();
+    bears_all(&node.url(), "btfs", &FAULTS[7..]);
+}
+
+/// A node as tests use both kinds.
+trait Node {
+    fn begin() -> Self;
+    fn place(&self) -> String;
+    fn kill_and_run(&mut self);
+    const KIND: &'static str;
+    /// The calls that read its names.
+    const NAMES: &'static [&'static str];
+}
+
+impl Node for Kubo {
+    fn begin() -> Self {
+        Self::start()
+    }
+    fn place(&self) -> String {
+        self.url().to_owned()
+    }
+    fn kill_and_run(&mut self) {
+        self.kill();
+        self.run();
+    }
+    const KIND: &'static str = "ipfs";
+    const NAMES: &'static [&'static str] = &["routing/get"];
+}
+
+impl Node for Btfs {
+    fn begin() -> Self {
+        Self::start()
+    }
+    fn place(&self) -> String {
+        self.url()
+    }
+    fn kill_and_run(&mut self) {
+        self.kill();
+        self.run();
+    }
+    const KIND: &'static str = "btfs";
+    const NAMES: &'static [&'static str] = &["dht/get"];
+}
+
+/// A drive with some published files, on a node behind a front.
+fn drive<N: Node>(patience: &str) -> (N, Front, Machine) {
+    let node = N::begin();
+    let front = Front::of(&node.place());
+    let url = format!("{}={}", N::KIND, front.url());
+    // A node waits for a block that it has lost: a while goes by until that is told.
+    let patience = ["--read-timeout", patience, "--commit-idle", "50ms"];
+    let args = [&["--node", url.as_str()][..], &patience].concat();
+    let machine = Machine::demo_with(&args);
+    fs::create_dir(machine.dir().join("folder")).expect("a folder");
+    for n in 0..10 {
+        let file = machine.dir().join(format!("folder/old-{n}"));
+        fs::write(file, pattern(seed(1, n), 0, GREAT)).expect("written");
+    }
+    machine.flush();
+    (node, front, machine)
+}
+
+/// A machine that has the wallet alone finds `more` great files of seed 2, and what [`drive`] wrote.
+fn assert_elsewhere<N: Node>(mut machine: Machine, node: &N, more: usize) {
+    machine.stop();
+    let mut second = Machine::prepared_second(&machine)
+        .with_node(&format!("{}={}", N::KIND, node.place()))
+        .with_args(&["--take-over"]);
+    second.start();
+    for n in 0..10 {
+        let file = second.dir().join(format!("folder/old-{n}"));
+        assert_pattern(&file, seed(1, n), GREAT as u64);
+    }
+    for n in 0..more {
+        assert_pattern(
+            &second.dir().join(format!("new-{n}")),
+            seed(2, n),
+            GREAT as u64,
+        );
+    }
+}
+
+fn write_new(machine: &Machine, n: usize) {
+    let file = machine.dir().join(format!("new-{n}"));
+    fs::write(file, pattern(seed(2, n), 0, GREAT)).expect("written");
+}
+
+fn killed_in_a_commit<N: Node>() {
+    let (mut node, front, machine) = drive::<N>("2s");
+    for n in 0..6 {
+        write_new(&machine, n);
+        // The node dies at another place of a commit each time.
+        let flushing = std::thread::spawn({
+            let mut flush = machine.command();
+            flush.arg("flush").arg(machine.mountpoint());
+            move || flush.output()
+        });
+        std::thread::sleep(Duration::from_millis(20 * n as u64));
+        node.kill_and_run();
+        front.lead_to(&node.place());
+        flushing.join().expect("a thread").expect("it ends");
+    }
+    machine.flush();
+    assert_elsewhere(machine, &node, 6);
+}
+
+#[test]
+fn an_ipfs_node_that_is_killed_in_a_commit_costs_nothing() {
+    killed_in_a_commit::<Kubo>();
+}
+
+#[test]
+fn a_btfs_node_that_is_killed_in_a_commit_costs_nothing() {
+    killed_in_a_commit::<Btfs>();
+}
+
+/// What a name does not say, or says of yesterday, never takes back what was published.
+fn withholds_and_replays<N: Node>() {
+    let (node, front, machine) = drive::<N>("2s");
+    front.remember();
+    for n in 0..2 {
+        write_new(&machine, n);
+        machine.flush();
+    }
+    let sequence = machine.token("1")["sequence"].as_u64();
+    for (n, fault) in [(2, Fault::Says("routing: not found")), (3, Fault::Replays)] {
+        front.set_for(N::NAMES, Some(fault));
+        write_new(&machine, n);
+        // What cannot be read back is not published.
+        machine.ask(&["flush"]).exits(7).one_line();
+        assert_pattern(
+            &machine.dir().join(format!("new-{n}")),
+            seed(2, n),
+            GREAT as u64,
+        );
+        front.set(None);
+        machine.flush();
+    }
+    assert!(machine.token("1")["sequence"].as_u64() > sequence);
+    assert_elsewhere(machine, &node, 4);
+}
+
+#[test]
+fn an_ipfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_back() {
+    withholds_and_replays::<Kubo>();
+}
+
+#[test]
+fn a_btfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_back() {
+    withholds_and_replays::<Btfs>();
+}
