@@ -14,9 +14,10 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 
 use super::body::Body;
+use super::content::content_charge;
 use super::files::FileRef;
 use super::ranges::Ranges;
-use super::volume::{Activity, Volume, content_charge};
+use super::volume::{Activity, Volume};
 use super::{FsError, LostBlock};
 use crate::journal::record::{Chunk, Content, Counters, Directory, Record, Tree};
 use crate::journal::{Snapshot, key};
@@ -174,12 +175,14 @@ impl Cut {
             .record(&key::content(ino))?
             .ok_or(FsError::NotFound)?;
         let mut chunks = BTreeMap::new();
-        self.snapshot.each(&key::chunks(ino), |found, bytes| {
-            if let Some(index) = key::parse_second(found) {
-                chunks.insert(index, Chunk::from_bytes(bytes)?);
-            }
-            Ok(true)
-        })?;
+        if content.staged {
+            self.snapshot.each(&key::chunks(ino), |found, bytes| {
+                if let Some(index) = key::parse_second(found) {
+                    chunks.insert(index, Chunk::from_bytes(bytes)?);
+                }
+                Ok(true)
+            })?;
+        }
         Ok(CutFile {
             ino,
             size: content.size,

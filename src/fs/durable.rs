@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::FsError;
 use super::body::Saved;
 use super::files::File;
-use super::volume::{Volume, content_charge, lock, signed};
+use super::volume::{Volume, lock};
 use crate::journal::record::{Content, Inode};
 use crate::journal::{Barrier, Batch, key};
 use crate::types::Ino;
@@ -322,18 +322,13 @@ impl Volume {
     pub(super) fn purge(&self, ino: Ino, stages: Vec<u64>) -> Result<(), FsError> {
         let mut batch = Batch::default();
         if let Some(content) = self.journal.record::<Content>(&key::content(ino))? {
-            batch.charge(-signed(content_charge(&content)));
-            batch.retire(content.stage);
+            self.drop_content(&mut batch, ino, &content)?;
         }
         batch.retire(stages);
-        for (found, _) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
-            batch.remove(found);
-        }
         let inode: Option<Inode> = self.journal.record(&key::inode(ino))?;
         if !inode.is_some_and(|inode| inode.hard) {
             batch.remove(key::dirty_inode(ino));
         }
-        batch.remove(key::content(ino));
         batch.remove(key::inode(ino));
         batch.remove(key::orphan(ino));
         self.apply_quietly(batch)

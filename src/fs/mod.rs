@@ -9,6 +9,7 @@ mod allocate;
 mod attr;
 mod attributes;
 mod body;
+mod content;
 mod copy;
 mod create;
 mod cut;

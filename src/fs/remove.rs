@@ -1,7 +1,8 @@
 //! Names that go: unlink and rmdir. Never growth; open files live on without a name.
 
+use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
-use super::volume::{Volume, content_charge, signed};
+use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
 use crate::journal::{Batch, key};
@@ -134,13 +135,8 @@ impl Volume {
             return Ok(());
         }
         if let Some(content) = record {
-            batch.charge(-signed(content_charge(&content)));
-            batch.retire(content.stage);
+            self.drop_content(batch, ino, &content)?;
         }
-        for (found, _) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
-            batch.remove(found);
-        }
-        batch.remove(key::content(ino));
         batch.remove(key::inode(ino));
         Ok(())
     }

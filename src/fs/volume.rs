@@ -10,15 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::FsError;
-use super::body::Body;
 use super::cut::ActiveCut;
 use super::files::{File, FileRef, Files, Left};
 use super::quota::{Access, Allowance, Quota};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::journal::record::{Content, Record};
+use crate::journal::record::Record;
 use crate::journal::{Batch, Disk, Journal, JournalError, Stage, Without, key};
-use crate::pack::charge::file_charge;
 use crate::types::{Ino, VolumeKey};
 
 /// Local room that is never given to new data, in bytes: the journal needs it to go on.
@@ -362,30 +360,6 @@ impl Volume {
         let first = activity.map_or(now, |a| a.first);
         *activity = Some(Activity { first, last: now });
     }
-
-    pub(super) fn load_body(&self, ino: Ino) -> Result<Body, FsError> {
-        let content = self
-            .journal
-            .record::<Content>(&key::content(ino))?
-            .ok_or(FsError::NotFound)?;
-        let mut chunks = Vec::new();
-        for (key, bytes) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
-            if let Some(index) = key::parse_second(&key) {
-                chunks.push((index, Record::from_bytes(&bytes)?));
-            }
-        }
-        let stage = content
-            .stage
-            .map(|number| self.stage.get(number))
-            .transpose()?;
-        Ok(Body::from_record(&content, chunks, stage))
-    }
-}
-
-/// Nominal bytes of a content record.
-pub(super) fn content_charge(content: &Content) -> u64 {
-    let holes: crate::pack::holes::Holes = content.holes.iter().map(|&(s, e)| s..e).collect();
-    file_charge(content.size, holes.whole(content.size))
 }
 
 pub(super) fn signed(bytes: u64) -> i64 {

@@ -189,6 +189,9 @@ pub(crate) struct Content {
     /// Time of the last change of content, ns; the inode's own change time may be later.
     #[n(9)]
     pub ctime_ns: i64,
+    /// Whether there are records of its chunks ([`Chunk`]): most files have none, and need not be asked.
+    #[n(10)]
+    pub staged: bool,
 }
 
 /// One chunk whose bytes, or whose length, differ from the base.

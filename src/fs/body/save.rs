@@ -84,6 +84,7 @@ impl Body {
             stage: self.stage.as_ref().map(|stage| stage.number()),
             inline: self.inline.clone().map(Into::into),
             ctime_ns: self.ctime_ns,
+            staged: !self.staged.is_empty(),
         }
     }
 
