@@ -105,7 +105,8 @@ impl Receipts {
         receipt.is_some_and(|receipt| receipt.age == age)
     }
 
-    fn note(&self, cids: impl Iterator<Item = Cid>) {
+    /// The node has acknowledged these.
+    pub(super) fn note(&self, cids: impl Iterator<Item = Cid>) {
         let mut known = self.known();
         let age = known.age;
         for cid in cids {
