@@ -429,9 +429,27 @@ impl Worker {
         let Some(activity) = self.context.volume.activity() else {
             return false;
         };
+        if self
+            .next_commit_s()
+            .is_some_and(|at| self.context.now_s() < at)
+        {
+            return false;
+        }
         let now = self.context.clock.boottime();
         now.saturating_sub(activity.last) >= self.timing.idle
             || now.saturating_sub(activity.first) >= self.timing.most
+    }
+
+    /// Where uploads are counted: the earliest time of the next commit that nobody asks for, unix
+    /// seconds, so that those that are left last until the next sync is due.
+    fn next_commit_s(&self) -> Option<u64> {
+        let units = self.context.volume.with_quota(|quota| quota.units_left())?;
+        let last_s = lock(&self.status).last_commit_s;
+        if last_s == 0 {
+            return None;
+        }
+        let left_s = self.context.volume.seconds_left()?;
+        Some(last_s.saturating_add(left_s / units.max(1)))
     }
 
     fn has(&self, value: &str) -> bool {
