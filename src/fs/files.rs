@@ -96,8 +96,16 @@ impl Files {
                 Ok(held) => return Ok(held),
                 Err(departures) => departures,
             };
-            let body = load()?;
+            let body = load();
             let mut table = self.lock();
+            let body = match body {
+                Ok(body) => body,
+                // Its records may have been others than its stage file: settled meanwhile.
+                Err(_) if table.departures != departures || table.slots.contains_key(&ino) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if table.gone == Some(ino) {
                 return Err(FsError::NotFound);
             }

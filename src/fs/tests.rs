@@ -14,3 +14,4 @@ mod promises;
 mod reference;
 mod rewrites;
 mod rig;
+mod settled;
