@@ -72,6 +72,9 @@ impl Volume {
     }
 
     fn commit_journal(&self, patiently: bool) -> Result<(), FsError> {
+        if self.owes_room() {
+            self.save_all(REWRITE)?;
+        }
         let retired = self.stage.take_retired();
         if self.without.lacks(Barrier::RecordsFirst) && self.active_cut().is_none() {
             self.let_go(&retired);
@@ -94,21 +97,24 @@ impl Volume {
         Ok(())
     }
 
+    /// Whether files that were cut, and are not saved yet, have given room in the quota to what would
+    /// become durable before: a crash would bring them back beside it, and more than the quota has.
+    fn owes_room(&self) -> bool {
+        let journaled = self.journal.counters().used_bytes;
+        let quota = self.quota();
+        journaled > quota.size_bytes() && journaled > quota.used_bytes()
+    }
+
     /// Stage files whose last reference is durably gone: whole published contents go into the
     /// cache, the rest is removed.
     fn let_go(&self, retired: &[u64]) {
         for number in retired {
-            let adopted = lock(&self.adoptions).remove(number);
-            let (Some((cid, size)), Some(path)) = (adopted, self.stage.path(*number)) else {
+            let Some((cid, size)) = lock(&self.adoptions).remove(number) else {
                 continue;
             };
             // Bytes behind the end were cut off in the records alone.
-            if self
-                .stage
-                .get(*number)
-                .and_then(|file| file.set_len(size))
-                .is_ok()
-            {
+            let cut = self.stage.get(*number).and_then(|file| file.set_len(size));
+            if let (Ok(()), Some(path)) = (cut, self.stage.path(*number)) {
                 self.cache.adopt_file(&cid, size, &path);
             }
         }
