@@ -25,7 +25,7 @@ use crate::types::TokenId;
 mod additive;
 mod owned;
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
 
 /// Tokens of one request, and the most tokens of a wallet.
 const PAGE: u64 = 100;

@@ -9,7 +9,6 @@ mod allocate;
 mod attr;
 mod attributes;
 mod body;
-mod charges;
 mod content;
 mod copy;
 mod create;

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use minicbor::{CborLen, Decode, Encode};
 
-mod additive;
-
 use super::FsError;
 use crate::chain::Accounting;
 use crate::clock::Clock;
@@ -133,7 +131,6 @@ pub struct Quota {
     allowance: Option<Allowance>,
     used_bytes: u64,
     access: Access,
-    unsettled: additive::Unsettled,
     /// The latest chain time ever estimated; time on chain does not go back.
     latest_s: u64,
 }
@@ -146,7 +143,6 @@ impl Quota {
             allowance,
             used_bytes,
             access: Access::Open,
-            unsettled: additive::Unsettled::default(),
             latest_s: 0,
         }
     }
@@ -196,10 +192,7 @@ impl Quota {
     /// Bytes that `statfs` calls free.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
-        match self.is_additive() {
-            true => self.additive_free_bytes(),
-            false => self.size_bytes().saturating_sub(self.used_bytes),
-        }
+        self.size_bytes().saturating_sub(self.used_bytes)
     }
 
     /// What growth leaves alone, in bytes.
@@ -217,13 +210,6 @@ impl Quota {
         self.latest_s > allowance.deadline_s()
     }
 
-    /// Seconds until the sync is overdue; `None` while no allowance is known.
-    pub fn seconds_left(&mut self, clock: &dyn Clock) -> Option<u64> {
-        self.overdue(clock);
-        let deadline_s = self.allowance.as_ref()?.deadline_s();
-        Some(deadline_s.saturating_sub(self.latest_s))
-    }
-
     /// Refuses every change of a volume that takes none.
     ///
     /// # Errors
@@ -239,13 +225,14 @@ impl Quota {
     /// takes none.
     ///
     /// # Errors
-    /// [`FsError::ReadOnly`], [`FsError::Overdue`]; [`FsError::Quota`] where no upload unit is left.
+    /// [`FsError::ReadOnly`], [`FsError::Overdue`].
     pub fn check_write(&mut self, clock: &dyn Clock) -> Result<(), FsError> {
         self.check_change()?;
         if self.overdue(clock) {
-            return Err(FsError::Overdue);
+            Err(FsError::Overdue)
+        } else {
+            Ok(())
         }
-        self.check_units()
     }
 
     /// Bytes that growth may still take.
@@ -263,20 +250,12 @@ impl Quota {
             return Err(FsError::Quota);
         }
         self.used_bytes = self.used_bytes.saturating_add(bytes);
-        self.take(bytes);
         Ok(())
-    }
-
-    /// Gives back what [`Quota::grow`] took a moment ago, or books again what was freed.
-    pub fn undo(&mut self, delta: i64) {
-        self.used_bytes = self.used_bytes.saturating_add_signed(-delta);
-        self.untake(u64::try_from(delta).unwrap_or(0));
     }
 
     /// Books a change that is not growth, up or down: never refused.
     pub fn adjust(&mut self, delta: i64) {
         self.used_bytes = self.used_bytes.saturating_add_signed(delta);
-        self.take(u64::try_from(delta).unwrap_or(0));
     }
 
     /// (blocks, free blocks, free inodes) of `statfs`.
@@ -296,13 +275,13 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
     const DAY: u64 = 86_400;
 
-    pub(in crate::fs) fn allowance(clock: &dyn Clock, size_bytes: u64) -> Allowance {
+    fn allowance(clock: &dyn Clock, size_bytes: u64) -> Allowance {
         Allowance {
             size_bytes,
             usage_on_chain_bytes: 0,

@@ -10,10 +10,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, DiskFile};
 pub(crate) use image::{Image, Kept};
+
+/// What is written at once, in bytes, also where a write fails on its way.
+const PAGE: u64 = 4096;
 
 /// Folders of one machine.
 pub(crate) const FOLDERS: usize = 2;
@@ -52,9 +56,19 @@ pub(crate) enum Event {
 /// Answers a call with an error instead of doing it: folder, name of the file, call.
 pub(crate) type Fault = Box<dyn FnMut(usize, &str, Call) -> Option<io::ErrorKind> + Send>;
 
+/// Runs before each sync, in the thread that asks for it.
+pub(crate) type Pause = Arc<dyn Fn() + Send + Sync>;
+
 /// A machine with its disks.
 #[derive(Default)]
-pub(crate) struct Power(Mutex<State>);
+pub(crate) struct Power {
+    state: Mutex<State>,
+    pause: Mutex<Option<Pause>>,
+    /// A real folder: files of the second disk can be had there by their path, as they are.
+    shown: Mutex<Option<PathBuf>>,
+    /// How many were asked for.
+    asked: AtomicUsize,
+}
 
 #[derive(Default)]
 struct State {
@@ -93,7 +107,10 @@ impl Power {
                 state.files.push(bytes);
             }
         }
-        Arc::new(Self(Mutex::new(state)))
+        Arc::new(Self {
+            state: Mutex::new(state),
+            ..Self::default()
+        })
     }
 
     /// One of its folders.
@@ -119,9 +136,36 @@ impl Power {
         self.lock().fault = fault;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// From now on `pause` runs before each sync.
+    pub(crate) fn set_pause(&self, pause: Option<Pause>) {
+        *lock(&self.pause) = pause;
     }
+
+    /// From now on the files of the second disk have paths, in `folder`: what is done to a file there
+    /// is not done to the one on the disk.
+    pub(crate) fn show_in(&self, folder: PathBuf) {
+        *lock(&self.shown) = Some(folder);
+    }
+
+    /// How many files were shown.
+    pub(crate) fn shown(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn pause(&self) {
+        let pause = lock(&self.pause).clone();
+        if let Some(pause) = pause {
+            pause();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
@@ -166,10 +210,13 @@ impl DiskFile for SimulatedFile {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.power.lock();
         let entered = state.enter(self.folder, &self.name, Call::Write);
-        // A write that fails may have been done in part.
+        // A write that fails may have been done in part: so many pages.
         let done = match entered {
             Ok(()) => data,
-            Err(_) => &data[..data.len() / 2],
+            Err(_) => {
+                let half = (offset + data.len() as u64 / 2) / PAGE * PAGE;
+                &data[..index(half.saturating_sub(offset))]
+            }
         };
         if !done.is_empty() {
             state.write(self.number, offset, done);
@@ -178,6 +225,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.power.pause();
         let mut state = self.power.lock();
         let entered = state.enter(self.folder, &self.name, Call::SyncData);
         state.events.push(match entered {
@@ -269,6 +317,7 @@ impl Disk for SimulatedDisk {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
+        self.power.pause();
         let mut state = self.power.lock();
         state.enter(self.folder, "", Call::SyncFolder)?;
         state.events.push(Event::SyncFolder(self.folder));
@@ -279,7 +328,16 @@ impl Disk for SimulatedDisk {
         Ok(u64::MAX)
     }
 
-    fn path(&self, _: &str) -> Option<PathBuf> {
-        None
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        let folder = lock(&self.power.shown)
+            .clone()
+            .filter(|_| self.folder == 1)?;
+        let state = self.power.lock();
+        let bytes = &state.files[*state.names[1].get(name)?];
+        std::fs::create_dir_all(&folder).ok()?;
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).ok()?;
+        self.power.asked.fetch_add(1, Ordering::Relaxed);
+        Some(path)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,7 +18,6 @@ use super::pending::PENDING;
 use super::sample::Sampler;
 use super::upload::Receipts;
 use crate::fs::{Access, Volume};
-use crate::store::StoreError;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -36,9 +35,6 @@ const AWAITED_PAUSE: Duration = Duration::from_secs(5);
 /// Before the first look at what the node has, and between two.
 const FIRST_SAMPLE: Duration = Duration::from_secs(10);
 const SAMPLE: Duration = Duration::from_secs(60);
-
-/// Between two while all is looked at and the node does not answer.
-const SWEEP_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often the name record is put again.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
@@ -112,12 +108,11 @@ impl Publisher {
         let (stop, stopped) = watch::channel(false);
         let status = Arc::new(Mutex::new(PublishStatus::default()));
         let receipts = Receipts::new();
-        let signs = Arc::new(Signs::default());
-        let sampler = Sampler::begin(&context.volume, receipts.clone());
-        let sampler = runtime.spawn(sample(context.clone(), sampler, Arc::clone(&signs)));
+        let wanted = Arc::new(AtomicBool::new(false));
+        let sampler = runtime.spawn(sample(context.clone(), Arc::clone(&wanted)));
         let worker = Worker {
             context,
-            signs,
+            wanted,
             timing,
             receipts: receipts.clone(),
             status: Arc::clone(&status),
@@ -195,44 +190,17 @@ pub fn is_idle(volume: &Volume) -> bool {
     volume.activity().is_none() && !left(PENDING) && !left(head::TAKEN_OVER)
 }
 
-/// What sampler and worker tell one another.
-#[derive(Default)]
-struct Signs {
-    /// The sampler has found a loss: the next commit looks after it.
-    lost: AtomicBool,
-    /// The node has come back without the name record, perhaps.
-    nameless: AtomicBool,
-    /// A commit has missed blocks that it did not send: all is to be looked at.
-    sweep: Notify,
-}
-
-/// Looks at some of what is published, again and again.
-async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
+/// Looks at some of what is published, again and again; sets `wanted` when something is lost.
+async fn sample(context: Context, wanted: Arc<AtomicBool>) {
+    let mut sampler = Sampler::begin(&context.volume);
     let mut pause = FIRST_SAMPLE;
     loop {
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = signs.sweep.notified() => sampler.sweep(),
-        }
+        sleep(pause).await;
         pause = SAMPLE;
         match timeout(SAMPLE, sampler.step(&context)).await {
-            Ok(Ok(found)) => {
-                if found > 0 {
-                    signs.lost.store(true, Ordering::Release);
-                }
-                if sampler.take_returned() {
-                    signs.nameless.store(true, Ordering::Release);
-                }
-                if sampler.is_sweeping() {
-                    pause = Duration::ZERO;
-                }
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "what is published cannot be looked at now");
-                if sampler.is_sweeping() {
-                    pause = SWEEP_PAUSE;
-                }
-            }
+            Ok(Ok(0)) => {}
+            Ok(Ok(_)) => wanted.store(true, Ordering::Release),
+            Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be looked at now"),
             Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
         }
     }
@@ -240,7 +208,8 @@ async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
 
 struct Worker {
     context: Context,
-    signs: Arc<Signs>,
+    /// The sampler has found a loss: the next commit looks after it.
+    wanted: Arc<AtomicBool>,
     timing: Timing,
     receipts: Receipts,
     status: Arc<Mutex<PublishStatus>>,
@@ -278,7 +247,7 @@ impl Worker {
                     || self.has(PENDING)
                     || self.has(head::TAKEN_OVER)
                     || self.context.volume.is_half_followed()
-                    || self.signs.lost.swap(false, Ordering::AcqRel));
+                    || self.wanted.swap(false, Ordering::AcqRel));
             if due || asked {
                 let result = tokio::select! {
                     _ = stopped.changed() => Err(PublishError::Stopped),
@@ -296,8 +265,6 @@ impl Worker {
                     }
                 }
                 not_before = Instant::now() + self.pause(!waiting.is_empty());
-            } else if self.signs.nameless.swap(false, Ordering::AcqRel) {
-                renewed = None;
             } else if renewed.is_none_or(|at| at.elapsed() >= RENEW) && Instant::now() >= not_before
             {
                 let result = tokio::select! {
@@ -398,13 +365,6 @@ impl Worker {
     }
 
     fn note_failure(&mut self, error: PublishError) {
-        let misses = matches!(
-            error,
-            PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)
-        );
-        if misses {
-            self.signs.sweep.notify_one();
-        }
         self.failures = self.failures.saturating_add(1);
         self.receipts.note_end(false);
         let (token, failures) = (self.context.volume.key().token.token, self.failures);
@@ -429,27 +389,9 @@ impl Worker {
         let Some(activity) = self.context.volume.activity() else {
             return false;
         };
-        if self
-            .next_commit_s()
-            .is_some_and(|at| self.context.now_s() < at)
-        {
-            return false;
-        }
         let now = self.context.clock.boottime();
         now.saturating_sub(activity.last) >= self.timing.idle
             || now.saturating_sub(activity.first) >= self.timing.most
-    }
-
-    /// Where uploads are counted: the earliest time of the next commit that nobody asks for, unix
-    /// seconds, so that those that are left last until the next sync is due.
-    fn next_commit_s(&self) -> Option<u64> {
-        let units = self.context.volume.with_quota(|quota| quota.units_left())?;
-        let last_s = lock(&self.status).last_commit_s;
-        if last_s == 0 {
-            return None;
-        }
-        let left_s = self.context.volume.seconds_left()?;
-        Some(last_s.saturating_add(left_s / units.max(1)))
     }
 
     fn has(&self, value: &str) -> bool {

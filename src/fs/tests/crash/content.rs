@@ -27,6 +27,7 @@ impl fmt::Debug for Change {
 impl Change {
     fn len_after(&self, len: u64) -> u64 {
         match self {
+            Self::Write(_, data) if data.is_empty() => len,
             Self::Write(offset, data) => len.max(offset + data.len() as u64),
             Self::Resize(len) => *len,
         }
@@ -194,6 +195,9 @@ fn runs(part: &[u8]) -> String {
 pub(super) struct File {
     contents: Vec<Content>,
     edges: BTreeSet<u64>,
+    /// The modification times that it had since it was durable last, and how many before.
+    times: Vec<i64>,
+    first_time: usize,
 }
 
 /// So much of a file must be there where something else is.
@@ -202,11 +206,13 @@ pub(super) struct Need {
     pub(super) ino: u64,
     content: usize,
     total: usize,
+    /// The last of its modification times by then.
+    time: usize,
 }
 
 impl File {
-    /// One of which it is known what it holds.
-    pub(super) fn known(bytes: &[u8]) -> Self {
+    /// One of which it is known what it holds, and when that was changed.
+    pub(super) fn known(bytes: &[u8], mtime_ns: i64) -> Self {
         Self {
             contents: vec![Content {
                 solid: bytes.to_vec(),
@@ -216,15 +222,29 @@ impl File {
                 whole: Some(0),
             }],
             edges: BTreeSet::new(),
+            times: vec![mtime_ns],
+            first_time: 0,
         }
     }
 
     /// The same file, of which it is known now what it holds.
-    pub(super) fn known_again(&self, bytes: &[u8]) -> Self {
+    pub(super) fn known_again(&self, bytes: &[u8], mtime_ns: i64) -> Self {
         Self {
             edges: self.edges.clone(),
-            ..Self::known(bytes)
+            ..Self::known(bytes, mtime_ns)
         }
+    }
+
+    /// It has this modification time from now on.
+    pub(super) fn note_time(&mut self, mtime_ns: i64) {
+        self.times.push(mtime_ns);
+    }
+
+    /// Whether it may have this modification time after a power cut.
+    pub(super) fn may_be_of(&self, needs: &[Need], mtime_ns: i64) -> bool {
+        let least = needs.iter().map(|need| need.time).max().unwrap_or(0);
+        let from = least.saturating_sub(self.first_time);
+        self.times[from..].contains(&mtime_ns)
     }
 
     fn newest(&mut self) -> &mut Content {
@@ -271,20 +291,15 @@ impl File {
             .is_some_and(|content| content.whole.is_none())
     }
 
-    /// All of it is durable.
-    pub(super) fn cover(&mut self) {
-        self.is_whole();
-        let newest = self.newest();
-        newest.synced = true;
-        newest.cover(newest.total());
-    }
-
     /// So much of it is durable.
     pub(super) fn cover_as(&mut self, need: &Need) {
         if let Some(content) = self.contents.get_mut(need.content) {
             content.synced = true;
             content.cover(need.total);
         }
+        let gone = need.time.saturating_sub(self.first_time);
+        self.times.drain(..gone);
+        self.first_time += gone;
     }
 
     /// What it holds now, as what else is done may need it.
@@ -293,6 +308,7 @@ impl File {
             ino,
             content: self.contents.len() - 1,
             total: self.contents.last().map_or(0, Content::total),
+            time: self.first_time + self.times.len() - 1,
         }
     }
 

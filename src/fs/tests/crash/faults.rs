@@ -10,7 +10,7 @@ use super::world::World;
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::FsError;
-use crate::fs::tests::rig::{CALLER, READ_WRITE};
+use crate::fs::tests::rig::{CALLER, QUOTA, READ_WRITE};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 
@@ -21,7 +21,7 @@ const STAGE: usize = 1;
 fn open(left: Left) -> World {
     let clock = Arc::new(ManualClock::at(super::BEGIN_NS));
     let cache = Arc::new(Cache::in_memory());
-    World::open(left, cache, &clock, Without::default()).expect("it opens")
+    World::open(left, cache, &clock, Without::default(), QUOTA).expect("it opens")
 }
 
 /// Writes a new file of `len` bytes and syncs it.
@@ -197,7 +197,7 @@ fn a_journal_that_is_gone_takes_no_staged_byte_with_it() {
             Arc::new(Cache::in_memory()),
         );
         let power = Power::on(without.clone());
-        let refused = World::on(power.clone(), cache, &clock, Without::default());
+        let refused = World::on(Arc::clone(&power), cache, &clock, Without::default(), QUOTA);
         let why = refused.err().expect("nothing is begun anew").to_string();
         assert!(why.contains("put the file back"), "{why}");
         assert!(power.events().is_empty(), "the disk is left as it is");

@@ -5,26 +5,35 @@ mod names;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use cid::Cid;
 use tempfile::TempDir;
 
+use super::beside::Beside;
 use super::dice::Dice;
-use super::model::{Act, Model, Node, Op, Place, Step};
+use super::log::Log;
+use super::model::{Act, Model, Node, Place, Step};
 use super::shelf::{Shelf, publish};
+use super::text::pattern;
 use super::world::World;
 use crate::clock::Clock;
 use crate::fs::tests::rig::{CALLER, READ_WRITE};
-use crate::fs::{Attr, Changes, Cut, Kind};
+use crate::fs::{Attr, Changes, Cut, FsError, Kind};
 use crate::journal::key;
 use crate::journal::record::{Content, Record};
 use crate::types::{Fh, Ino};
 
+/// How a step ends: with an error that nobody has refused it by, the history does too.
+type Done<T = ()> = Result<T, FsError>;
+
 /// No file grows beyond this, nor all of them together beyond the second.
 const LONGEST: u64 = 2_300_000;
 const MOST_BYTES: u64 = 6 << 20;
+/// What saves everything waits for 2 s until a file has been written anew, and not for one that has taken
+/// nearly so long.
+const LATE: Duration = Duration::from_millis(1_500);
 /// Files, directories and handles that are kept at most.
 const MOST_FILES: usize = 12;
 const MOST_DIRS: usize = 4;
@@ -44,18 +53,29 @@ struct Handle {
 pub(super) struct History<'a> {
     pub(super) world: &'a World,
     pub(super) dice: Dice,
+    /// What this user knows of: as acknowledged.
     pub(super) model: Model,
-    pub(super) ops: Vec<Op>,
+    pub(super) log: &'a Mutex<Log>,
+    /// The directory that this user works in.
+    home: u64,
     pub(super) shelf: &'a Mutex<Shelf>,
     /// The cache's folder, which goes now and then.
     pub(super) cache: Option<&'a TempDir>,
     /// Others bring the tree to the disk and to the node.
     pub(super) attended: bool,
+    /// Who works while calls wait for the disk.
+    pub(super) beside: Option<Arc<Beside>>,
     handles: Vec<Handle>,
     cut: Option<(Cut, Changes, BTreeMap<u64, Vec<u8>>)>,
     /// When files were emptied.
     emptied: HashMap<u64, Duration>,
+    /// The calls that have emptied files, with the time, until they are written anew.
+    rewriting: HashMap<u64, (usize, i64)>,
     fresh: u64,
+    /// The number of the last call.
+    last: usize,
+    /// Calls that were refused for want of quota.
+    pub(super) refused: usize,
 }
 
 impl<'a> History<'a> {
@@ -63,6 +83,7 @@ impl<'a> History<'a> {
         world: &'a World,
         dice: Dice,
         model: Model,
+        log: &'a Mutex<Log>,
         shelf: &'a Mutex<Shelf>,
         cache: Option<&'a TempDir>,
     ) -> Self {
@@ -70,28 +91,45 @@ impl<'a> History<'a> {
             world,
             dice,
             model,
-            ops: Vec::new(),
+            log,
+            home: world.root.0,
             shelf,
             cache,
             attended: false,
+            beside: None,
             handles: Vec::new(),
             cut: None,
             emptied: HashMap::new(),
+            rewriting: HashMap::new(),
             fresh: 0,
+            last: 0,
+            refused: 0,
         }
     }
 
-    /// Makes `steps` random calls.
-    pub(super) fn run(&mut self, steps: usize) {
+    /// The same user, who works in the directory `home` alone, beside another.
+    pub(super) fn in_home(mut self, home: u64) -> Self {
+        self.home = home;
+        self.attended = true;
+        self.fresh = 1 << 32;
+        self
+    }
+
+    /// Makes `steps` random calls, until one fails.
+    ///
+    /// # Errors
+    /// That of the call, but want of quota, which it may be refused for.
+    pub(super) fn run(&mut self, steps: usize) -> Done {
         for _ in 0..steps {
             self.world.clock.advance(Duration::from_millis(10));
-            self.one();
+            self.one()?;
         }
+        Ok(())
     }
 
     /// As [`History::run`], with others at work beside: one makes all durable now and then, the other
     /// commits all the time.
-    pub(super) fn run_attended(&mut self, steps: usize) {
+    pub(super) fn run_attended(&mut self, steps: usize) -> Done {
         self.attended = true;
         let (world, shelf) = (self.world, self.shelf);
         let stop = AtomicBool::new(false);
@@ -99,7 +137,8 @@ impl<'a> History<'a> {
             scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
                     world.volume.save_changed().expect("a disk that works");
-                    world.volume.journal.write_undurably();
+                    let written = world.volume.journal.write_undurably();
+                    written.expect("a disk that works");
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
@@ -107,22 +146,23 @@ impl<'a> History<'a> {
                 while !stop.load(Ordering::Acquire) {
                     let cut = world.volume.cut().expect("a cut");
                     let changes = cut.changes().expect("changes");
-                    publish(world, shelf, &cut, &changes);
+                    publish(world, shelf, &cut, &changes).expect("a disk that works");
                 }
             });
-            self.run(steps);
+            let done = self.run(steps);
             stop.store(true, Ordering::Release);
-        });
+            done
+        })
     }
 
-    fn one(&mut self) {
+    pub(super) fn one(&mut self) -> Done {
         match self.dice.below(100) {
             0..13 => self.create(),
             13..21 => self.open(),
-            21..43 => self.write(),
-            43..49 => self.resize(),
-            49..55 => self.rewrite(),
-            55..58 => self.allocate(),
+            21..42 => self.write(),
+            42..48 => self.resize(),
+            48..54 => self.rewrite(),
+            54..58 => self.allocate(),
             58..60 => self.copy(),
             60..64 => self.sync_file(),
             64..67 => self.sync_dir(),
@@ -130,10 +170,10 @@ impl<'a> History<'a> {
             69..74 => self.replace(),
             74..76 => self.exchange(),
             76..78 => self.link(),
-            78..83 => self.unlink(),
-            83..85 => self.folders(),
-            85..86 => self.special(),
-            86..88 => self.attributes(),
+            78..82 => self.unlink(),
+            82..84 => self.folders(),
+            84..85 => self.special(),
+            85..88 => self.attributes(),
             88..92 => self.close(),
             92..97 => self.publishing(),
             97..99 => self.background(),
@@ -141,24 +181,66 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Writes down a call that is done.
-    fn noted(&mut self, begun: usize, act: Act) {
-        let op = Op {
-            begun,
-            acked: self.world.power.now(),
-            now_ns: self.world.clock.wall_ns(),
-            act,
-        };
-        self.model.begin(&op);
-        self.model.acknowledge(&op);
-        self.ops.push(op);
+    fn lock_log(&self) -> MutexGuard<'a, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a call, which does `act`.
-    fn call(&mut self, act: Act, call: impl FnOnce(&World)) {
-        let begun = self.world.power.now();
-        call(self.world);
-        self.noted(begun, act);
+    /// Makes a call that may do `act`, and has done what `did` says of its answer. Nothing where it was
+    /// refused for want of quota.
+    fn doing<T>(
+        &mut self,
+        act: Option<Act>,
+        call: impl FnOnce(&World) -> Done<T>,
+        did: impl FnOnce(&Self, &T) -> Option<Act>,
+    ) -> Done<Option<T>> {
+        let world = self.world;
+        let number = self.lock_log().begin(&world.power);
+        if let Some(beside) = &self.beside {
+            beside.let_in(act.as_ref().is_none_or(Act::is_sync));
+        }
+        let begun = Instant::now();
+        let result = call(world);
+        if begun.elapsed() > LATE {
+            self.forgive();
+        }
+        if let Some(beside) = &self.beside {
+            beside.meet();
+        }
+        let now_ns = world.clock.wall_ns();
+        let (act, answer) = match result {
+            Ok(answer) => (did(self, &answer), Some(answer)),
+            Err(FsError::Quota) => {
+                self.refused += 1;
+                (None, None)
+            }
+            Err(error) => {
+                self.lock_log().fail(number, act, now_ns);
+                return Err(error);
+            }
+        };
+        if let Some(act) = &act {
+            self.model.begin(number, act, now_ns);
+            self.model.acknowledge(number);
+        }
+        self.lock_log().end(number, act, now_ns, &world.power);
+        self.last = number;
+        Ok(answer)
+    }
+
+    /// Whatever was being written anew was waited for as long as that is done: by the real clock, which
+    /// nobody here moves.
+    fn forgive(&mut self) {
+        let mut log = self.lock_log();
+        for (ino, (number, now_ns)) in &self.rewriting {
+            log.correct(*number, Act::Empty(*ino, *now_ns, true));
+        }
+    }
+
+    /// Makes a call, which does `act` unless it is refused; whether it was done.
+    fn call(&mut self, act: Act, call: impl FnOnce(&World) -> Done) -> Done<bool> {
+        let done = act.clone();
+        let answer = self.doing(Some(act), call, |_, ()| Some(done))?;
+        Ok(answer.is_some())
     }
 
     fn places(&self, is_wanted: impl Fn(Kind) -> bool) -> Vec<(Place, u64)> {
@@ -176,7 +258,7 @@ impl<'a> History<'a> {
 
     fn dirs(&self) -> Vec<u64> {
         let dirs = self.places(|kind| kind == Kind::Directory);
-        let root = std::iter::once(self.world.root.0);
+        let root = std::iter::once(self.home);
         root.chain(dirs.into_iter().map(|(_, ino)| ino)).collect()
     }
 
@@ -198,128 +280,191 @@ impl<'a> History<'a> {
         (!self.model.tree.entries.contains_key(&place)).then_some(place)
     }
 
-    fn made(&mut self, begun: usize, place: Place, attr: &Attr, target: &[u8]) {
-        let node = Node {
-            kind: attr.kind,
-            mode: attr.mode,
-            target: target.to_vec(),
-            xattrs: BTreeMap::new(),
-            mtime_ns: match attr.kind {
-                Kind::Directory => self.world.clock.wall_ns(),
-                _ => 0,
-            },
-        };
-        let step = Step::Make(place, attr.ino.0, Box::new(node));
-        self.noted(begun, Act::Names(step));
+    /// Makes a node at `place` by `call`.
+    fn make<T>(
+        &mut self,
+        place: &Place,
+        target: &[u8],
+        call: impl FnOnce(&World) -> Done<T>,
+        attr: impl Fn(&T) -> &Attr,
+    ) -> Done<Option<T>> {
+        let now_ns = self.world.clock.wall_ns();
+        self.doing(None, call, |_, made| {
+            let attr = attr(made);
+            let node = Node {
+                kind: attr.kind,
+                mode: attr.mode,
+                owner: (attr.uid, attr.gid),
+                target: target.to_vec(),
+                xattrs: BTreeMap::new(),
+                mtime_ns: match attr.kind {
+                    Kind::Directory => now_ns,
+                    _ => 0,
+                },
+            };
+            let step = Step::Make(place.clone(), attr.ino.0, Box::new(node));
+            Some(Act::Names(step))
+        })
     }
 
-    fn create(&mut self) {
+    /// Makes and opens a file; its number and its handle.
+    fn make_file(&mut self, place: &Place, flags: i32) -> Done<Option<(u64, Fh)>> {
+        let (dir, name) = (Ino(place.0), place.1.clone());
+        let create = |world: &World| {
+            let drive = &world.drive;
+            drive.create(CALLER, dir, name.as_bytes(), 0o644, READ_WRITE | flags)
+        };
+        let made = self.make(place, &[], create, |(attr, _)| attr)?;
+        let Some((attr, opened)) = made else {
+            return Ok(None);
+        };
+        self.keep_handle(attr.ino.0, opened.fh, flags & O_APPEND != 0)?;
+        Ok(Some((attr.ino.0, opened.fh)))
+    }
+
+    fn create(&mut self) -> Done {
         let Some(place) = self.free_place() else {
-            return;
+            return Ok(());
         };
         if self.files().len() >= MOST_FILES {
             return self.unlink();
         }
-        let begun = self.world.power.now();
-        let (dir, name) = (Ino(place.0), place.1.clone());
         let append = self.dice.below(4) == 0;
-        let flags = READ_WRITE | if append { O_APPEND } else { 0 };
-        let drive = &self.world.drive;
-        let made = drive.create(CALLER, dir, name.as_bytes(), 0o644, flags);
-        let (attr, opened) = made.expect("create");
-        self.made(begun, place, &attr, &[]);
-        self.keep_handle(attr.ino.0, opened.fh, append);
+        let flags = if append { O_APPEND } else { 0 };
+        let Some((ino, fh)) = self.make_file(&place, flags)? else {
+            return Ok(());
+        };
         for _ in 0..self.dice.below(3) {
-            self.write_at(attr.ino.0, opened.fh, append);
+            self.write_at(ino, fh, append)?;
         }
+        Ok(())
     }
 
-    fn keep_handle(&mut self, ino: u64, fh: Fh, append: bool) {
+    fn keep_handle(&mut self, ino: u64, fh: Fh, append: bool) -> Done {
         self.handles.push(Handle { ino, fh, append });
         if self.handles.len() > MOST_HANDLES {
-            self.close_number(0);
+            self.close_number(0)?;
         }
+        Ok(())
     }
 
-    fn open(&mut self) {
+    fn open(&mut self) -> Done {
         let Some((_, ino)) = self.pick_file() else {
-            return;
+            return Ok(());
         };
         let append = self.dice.below(3) == 0;
         let flags = READ_WRITE | if append { O_APPEND } else { 0 };
-        let opened = self.world.drive.open(Ino(ino), flags).expect("open");
-        self.keep_handle(ino, opened.fh, append);
-        self.write_at(ino, opened.fh, append);
+        let opened = self.world.drive.open(Ino(ino), flags)?;
+        self.keep_handle(ino, opened.fh, append)?;
+        self.write_at(ino, opened.fh, append)
     }
 
-    fn sync_ino(&mut self, ino: u64) {
+    fn sync_ino(&mut self, ino: u64) -> Done {
         self.call(Act::Sync(Some(ino)), |world| {
-            world.drive.fsync(Ino(ino), false).expect("fsync");
-        });
+            world.drive.fsync(Ino(ino), false)
+        })?;
+        Ok(())
     }
 
-    fn sync_file(&mut self) {
-        if let Some((_, ino)) = self.pick_file() {
-            self.sync_ino(ino);
+    fn sync_file(&mut self) -> Done {
+        match self.pick_file() {
+            Some((_, ino)) => self.sync_ino(ino),
+            None => Ok(()),
         }
     }
 
-    fn sync_dir(&mut self) {
+    fn sync_dir(&mut self) -> Done {
         let dirs = self.dirs();
-        let dir = self.dice.pick(&dirs).unwrap_or(self.world.root.0);
-        self.call(Act::Sync(None), |world| {
-            world.drive.fsync(Ino(dir), false).expect("fsync");
-        });
+        let dir = self.dice.pick(&dirs).unwrap_or(self.home);
+        self.call(Act::Sync(None), |world| world.drive.fsync(Ino(dir), false))?;
+        Ok(())
     }
 
-    fn close(&mut self) {
+    fn close(&mut self) -> Done {
         let count = self.handles.len() as u64;
         if count > 0 {
             let number = self.dice.below(count) as usize;
-            self.close_number(number);
+            self.close_number(number)?;
         }
+        Ok(())
     }
 
-    fn close_number(&mut self, number: usize) {
+    fn close_number(&mut self, number: usize) -> Done {
         let Handle { ino, fh, .. } = self.handles.remove(number);
         let is_last = !self.handles.iter().any(|handle| handle.ino == ino);
-        let begun = self.world.power.now();
-        self.world.drive.flush(Ino(ino), fh).expect("close");
-        self.world.drive.release(Ino(ino), fh);
+        let closed = is_last.then_some(Act::Closed(ino));
         if is_last {
-            self.noted(begun, Act::Closed(ino));
+            self.rewriting.remove(&ino);
         }
+        let close = |world: &World| {
+            let closed = world.drive.flush(Ino(ino), fh);
+            world.drive.release(Ino(ino), fh);
+            closed
+        };
+        self.doing(closed.clone(), close, |_, ()| closed)?;
+        Ok(())
     }
 
     /// A commit begins, ends, or is given up.
-    fn publishing(&mut self) {
+    fn publishing(&mut self) -> Done {
         if self.attended {
-            return;
+            return Ok(());
         }
         match self.cut.take() {
             None => {
-                self.wait(Duration::from_secs(2));
-                let begun = self.world.power.now();
-                let cut = self.world.volume.cut().expect("a cut");
-                let changes = cut.changes().expect("changes");
-                self.noted(begun, Act::SyncAll);
+                self.wait(Duration::from_secs(2))?;
+                let begin = |world: &World| {
+                    let cut = world.volume.cut()?;
+                    let changes = cut.changes()?;
+                    Ok((cut, changes))
+                };
+                let cut = self.doing(Some(Act::SyncAll), begin, |_, _| Some(Act::SyncAll))?;
+                let Some((cut, changes)) = cut else {
+                    return Ok(());
+                };
                 let files = changes.files.iter().filter_map(|ino| {
                     let outer = ino.0 | self.world.root.0 & !Ino::MAX.0;
                     Some((ino.0, self.model.files.get(&outer)?.bytes()))
                 });
                 let then = files.collect();
                 self.cut = Some((cut, changes, then));
+                let text = self.fresh();
+                self.keep(vec![("pending", Some(pattern(text, 0, 8)))])
             }
-            Some(_) if self.dice.below(4) == 0 => {}
+            Some(_) if self.dice.below(4) == 0 => Ok(()),
             Some((cut, changes, then)) => {
-                let contents = publish(self.world, self.shelf, &cut, &changes);
+                let shelf = self.shelf;
+                let put = |world: &World| publish(world, shelf, &cut, &changes);
+                let contents = self.doing(None, put, |_, _| None)?.unwrap_or_default();
                 for (ino, content) in contents {
-                    assert!(content == then[&ino.0], "a commit holds another instant");
+                    // The other user's are not known here.
+                    if let Some(then) = then.get(&ino.0) {
+                        assert!(content == *then, "a commit holds another instant");
+                    }
                 }
                 drop(cut);
-                self.forget_unneeded();
+                // What another user has just let go of is needed until that is durable.
+                if self.beside.is_none() {
+                    self.forget_unneeded();
+                }
+                let text = self.fresh();
+                let head = Some(pattern(text, 0, 8));
+                self.keep(vec![("head", head), ("pending", None)])
             }
         }
+    }
+
+    /// What a commit keeps beside the tree.
+    fn keep(&mut self, values: Vec<(&'static str, Option<Vec<u8>>)>) -> Done {
+        let kept = values.iter().map(|(name, value)| {
+            let bytes = value.clone().map(::bytes::Bytes::from);
+            (*name, bytes)
+        });
+        let kept = kept.collect();
+        self.call(Act::Kept(Step::Keep(values.clone())), |world| {
+            world.volume.keep(kept)
+        })?;
+        Ok(())
     }
 
     /// What no record names any more goes from the node.
@@ -344,23 +489,24 @@ impl<'a> History<'a> {
         shelf.note(now, gone, false);
     }
 
-    fn wait(&mut self, time: Duration) {
+    fn wait(&mut self, time: Duration) -> Done {
         self.world.clock.advance(time);
-        self.call(Act::Late, |_| ());
+        self.call(Act::Late, |_| Ok(()))?;
+        Ok(())
     }
 
     /// What happens by itself.
-    fn background(&mut self) {
+    fn background(&mut self) -> Done {
         match self.dice.below(4) {
             _ if self.attended => {}
-            0 => self.world.volume.journal.write_undurably(),
+            0 => self.world.volume.journal.write_undurably()?,
             1 => drop(
                 self.cache
                     .map(|cache| std::fs::remove_dir_all(cache.path())),
             ),
             luck => {
                 if luck == 2 {
-                    self.wait(Duration::from_secs(3));
+                    self.wait(Duration::from_secs(3))?;
                 }
                 let open: Vec<u64> = self.handles.iter().map(|handle| handle.ino).collect();
                 let now = self.world.clock.boottime();
@@ -369,17 +515,16 @@ impl<'a> History<'a> {
                     emptied.is_some_and(|when| now - *when < Duration::from_secs(2))
                 };
                 let left = open.into_iter().filter(young).collect();
-                self.call(Act::Flush(left), |world| {
-                    world.volume.save_changed().expect("a disk that works");
-                });
+                self.call(Act::Flush(left), |world| world.volume.save_changed())?;
             }
         }
+        Ok(())
     }
 
     /// Reads a file while all is well.
-    fn look(&mut self) {
+    fn look(&mut self) -> Done {
         let Some((place, ino)) = self.pick_file() else {
-            return;
+            return Ok(());
         };
         let expected = self.model.files[&ino].bytes();
         let has = |cid: &Cid| {
@@ -391,10 +536,11 @@ impl<'a> History<'a> {
             found.as_ref() == Ok(&expected),
             "{place:?} is not what was written"
         );
+        Ok(())
     }
 
     /// `fsync` of some file, or of the root directory: what was done so far is not all in vain.
-    pub(super) fn sync_one(&mut self) {
+    pub(super) fn sync_one(&mut self) -> Done {
         match self.pick_file() {
             Some((_, ino)) => self.sync_ino(ino),
             None => self.sync_dir(),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::content::{self, File, Need};
+use super::violation::{Lost, Violation};
 use crate::fs::Kind;
 
 /// An inode.
@@ -13,6 +14,7 @@ use crate::fs::Kind;
 pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) mode: u16,
+    pub(super) owner: (u32, u32),
     pub(super) target: Vec<u8>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Of a directory: when its entries were changed last.
@@ -24,7 +26,12 @@ pub(super) struct Node {
 pub(super) struct Tree {
     pub(super) entries: BTreeMap<(u64, String), u64>,
     pub(super) nodes: BTreeMap<u64, Node>,
+    /// What a commit keeps beside the tree, of [`KEPT`].
+    pub(super) kept: BTreeMap<&'static str, Vec<u8>>,
 }
+
+/// The values that a commit keeps: what is on its way to the node, and what was published.
+pub(super) const KEPT: [&str; 2] = ["pending", "head"];
 
 /// A name in a directory.
 pub(super) type Place = (u64, String);
@@ -38,7 +45,9 @@ pub(super) enum Step {
     Rename(Place, Place),
     Exchange(Place, Place),
     Mode(u64, u16),
+    Owner(u64, (u32, u32)),
     Xattr(u64, Vec<u8>, Option<Vec<u8>>),
+    Keep(Vec<(&'static str, Option<Vec<u8>>)>),
 }
 
 impl Tree {
@@ -119,6 +128,19 @@ impl Tree {
                     node.mode = *mode;
                 }
             }
+            Step::Owner(ino, owner) => {
+                if let Some(node) = self.nodes.get_mut(ino) {
+                    node.owner = *owner;
+                }
+            }
+            Step::Keep(values) => {
+                for (name, value) in values {
+                    match value {
+                        Some(value) => self.kept.insert(name, value.clone()),
+                        None => self.kept.remove(name),
+                    };
+                }
+            }
             Step::Xattr(ino, name, value) => {
                 if let Some(node) = self.nodes.get_mut(ino) {
                     match value {
@@ -131,11 +153,12 @@ impl Tree {
     }
 }
 
-/// What is on a volume.
+/// What is on a volume. Of files it has what lies in their inodes apart: that goes its own ways.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     pub(super) tree: Tree,
     pub(super) bytes: BTreeMap<u64, Vec<u8>>,
+    pub(super) mtimes_ns: BTreeMap<u64, i64>,
 }
 
 /// What a call does.
@@ -145,10 +168,13 @@ pub(super) enum Act {
     Names(Step),
     /// Puts files in the place of others: they must be whole where the names are.
     Replace(Step, Vec<u64>),
-    /// Changes the bytes of a file.
-    Bytes(u64, content::Change),
-    /// Empties a file.
-    Empty(u64),
+    /// Changes the bytes of a file, which has this modification time then.
+    Bytes(u64, content::Change, i64),
+    /// Sets the modification time of a file.
+    Time(u64, i64),
+    /// Empties a file, which has this modification time then. It is written anew; for so long, where
+    /// that is said, that it may be found at any point of it.
+    Empty(u64, i64, bool),
     /// The last descriptor of a file is closed.
     Closed(u64),
     /// What was emptied long ago may stand.
@@ -159,23 +185,37 @@ pub(super) enum Act {
     /// ago, and open.
     SyncAll,
     Flush(Vec<u64>),
+    /// Keeps values durably.
+    Kept(Step),
 }
 
-/// A call in its place: begun and acknowledged when so much had reached the disk, at this time.
+impl Act {
+    /// Whether it promises that something is durable, and does nothing else before.
+    pub(super) fn is_sync(&self) -> bool {
+        matches!(
+            self,
+            Self::Sync(_) | Self::SyncAll | Self::Flush(_) | Self::Kept(_)
+        )
+    }
+}
+
+/// What a call promises when it returns: so many operations on names, and so much of files.
 #[derive(Clone, Debug)]
-pub(super) struct Op {
-    pub(super) begun: usize,
-    pub(super) acked: usize,
-    pub(super) now_ns: i64,
-    pub(super) act: Act,
+struct Promise {
+    steps: usize,
+    needs: Vec<Need>,
 }
 
 /// What was acknowledged, and what of it is durable.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    /// What of names is durable, and the operations since, each with what it needs.
+    /// What of names is durable, by how many operations, and the operations since, each with what it
+    /// needs.
     solid: Tree,
+    solid_steps: usize,
     loose: Vec<(Step, i64, Vec<Need>)>,
+    /// Of calls that have begun, by their numbers.
+    promises: BTreeMap<usize, Promise>,
     /// Names as acknowledged.
     pub(super) tree: Tree,
     pub(super) files: BTreeMap<u64, File>,
@@ -184,14 +224,15 @@ pub(super) struct Model {
 impl Model {
     /// A volume of which it is known what it holds.
     pub(super) fn of(found: &Found) -> Self {
-        let files = found.bytes.iter();
+        let known = |(ino, bytes): (&u64, &Vec<u8>)| {
+            let mtime_ns = found.mtimes_ns.get(ino).copied().unwrap_or(0);
+            (*ino, File::known(bytes, mtime_ns))
+        };
         Self {
             solid: found.tree.clone(),
-            loose: Vec::new(),
             tree: found.tree.clone(),
-            files: files
-                .map(|(ino, bytes)| (*ino, File::known(bytes)))
-                .collect(),
+            files: found.bytes.iter().map(known).collect(),
+            ..Self::default()
         }
     }
 
@@ -200,56 +241,80 @@ impl Model {
         let mut next = Self::of(found);
         for (ino, bytes) in &found.bytes {
             if let Some(file) = self.files.get(ino) {
-                next.files.insert(*ino, file.known_again(bytes));
+                let mtime_ns = found.mtimes_ns.get(ino).copied().unwrap_or(0);
+                next.files.insert(*ino, file.known_again(bytes, mtime_ns));
             }
         }
         next
     }
 
-    /// A call begins: from here on what it does may be there.
-    pub(super) fn begin(&mut self, op: &Op) {
-        match &op.act {
-            Act::Names(step) => self.step(step, op.now_ns, Vec::new()),
+    /// The call `number` begins: from here on what it does may be there.
+    pub(super) fn begin(&mut self, number: usize, act: &Act, now_ns: i64) {
+        let mut needs = Vec::new();
+        match act {
+            Act::Names(step) | Act::Kept(step) => self.step(step, now_ns, Vec::new()),
             Act::Replace(step, whole) => {
-                let mut needs = Vec::new();
                 for ino in whole {
                     if let Some(file) = self.files.get_mut(ino) {
                         file.is_whole();
                         needs.push(file.need(*ino));
                     }
                 }
-                self.step(step, op.now_ns, needs);
+                self.step(step, now_ns, std::mem::take(&mut needs));
             }
-            Act::Bytes(ino, change) => self.file(*ino).change(change.clone()),
-            Act::Empty(ino) => self.file(*ino).empty(),
-            Act::Closed(ino) | Act::Sync(Some(ino)) => self.file(*ino).is_whole(),
-            Act::Late | Act::SyncAll => self.files.values_mut().for_each(File::may_stand),
-            Act::Sync(None) | Act::Flush(_) => {}
+            Act::Bytes(ino, change, mtime_ns) => {
+                let file = self.file(*ino);
+                file.change(change.clone());
+                file.note_time(*mtime_ns);
+            }
+            Act::Time(ino, mtime_ns) => self.file(*ino).note_time(*mtime_ns),
+            Act::Empty(ino, mtime_ns, is_late) => {
+                let file = self.file(*ino);
+                file.empty();
+                file.note_time(*mtime_ns);
+                if *is_late {
+                    file.may_stand();
+                }
+            }
+            Act::Closed(ino) => self.file(*ino).is_whole(),
+            Act::Sync(Some(ino)) => {
+                let file = self.file(*ino);
+                file.is_whole();
+                needs.push(file.need(*ino));
+            }
+            Act::Late => self.files.values_mut().for_each(File::may_stand),
+            Act::SyncAll => {
+                self.files.values_mut().for_each(File::may_stand);
+                needs.extend(self.files.iter().map(|(ino, file)| file.need(*ino)));
+            }
+            Act::Flush(open) => {
+                let files = self.files.iter();
+                let over = files.filter(|(ino, file)| !file.is_begun() && !open.contains(ino));
+                needs.extend(over.map(|(ino, file)| file.need(*ino)));
+            }
+            Act::Sync(None) => {}
+        }
+        if act.is_sync() {
+            let steps = self.solid_steps + self.loose.len();
+            self.promises.insert(number, Promise { steps, needs });
         }
     }
 
-    /// A call has returned: what it promised holds.
-    pub(super) fn acknowledge(&mut self, op: &Op) {
-        match &op.act {
-            Act::Sync(ino) => {
-                if let Some(ino) = ino {
-                    self.file(*ino).cover();
-                }
-            }
-            Act::SyncAll => self.files.values_mut().for_each(File::cover),
-            Act::Flush(open) => {
-                let files = self.files.iter_mut();
-                let over = files.filter(|(ino, file)| !file.is_begun() && !open.contains(ino));
-                over.for_each(|(_, file)| file.cover());
-            }
-            _ => return,
-        }
-        for (step, now_ns, needs) in std::mem::take(&mut self.loose) {
+    /// It has returned: what it promised holds.
+    pub(super) fn acknowledge(&mut self, number: usize) {
+        let Some(promise) = self.promises.remove(&number) else {
+            return;
+        };
+        let count = promise.steps.saturating_sub(self.solid_steps);
+        let mut needs = promise.needs;
+        for (step, now_ns, more) in self.loose.drain(..count) {
             self.solid.apply(&step, now_ns);
-            for need in needs {
-                if let Some(file) = self.files.get_mut(&need.ino) {
-                    file.cover_as(&need);
-                }
+            needs.extend(more);
+        }
+        self.solid_steps += count;
+        for need in needs {
+            if let Some(file) = self.files.get_mut(&need.ino) {
+                file.cover_as(&need);
             }
         }
     }
@@ -259,7 +324,7 @@ impl Model {
         if let Step::Make(_, ino, node) = step
             && node.kind == Kind::File
         {
-            self.files.insert(*ino, File::known(&[]));
+            self.files.insert(*ino, File::known(&[], now_ns));
         }
         self.loose.push((step.clone(), now_ns, needs));
     }
@@ -269,10 +334,10 @@ impl Model {
     }
 
     /// What is wrong with `found` after a power cut, on a disk that writes `block` bytes whole.
-    pub(super) fn check(&self, found: &Found, block: u64) -> Result<(), String> {
+    pub(super) fn check(&self, found: &Found, block: u64) -> Result<(), Violation> {
         let mut tree = self.solid.clone();
         let mut needs: Vec<Need> = Vec::new();
-        let mut why = String::new();
+        let mut violation = None;
         for count in 0..=self.loose.len() {
             if let Some(last) = count.checked_sub(1) {
                 let (step, now_ns, more) = &self.loose[last];
@@ -280,34 +345,44 @@ impl Model {
                 needs.extend(more);
             }
             if tree == found.tree {
-                match self.content_fault(&needs, found, block) {
-                    Some(fault) => {
-                        why = format!("with {count} of {} steps: {fault}", self.loose.len())
+                match self.check_files(&needs, found, block) {
+                    Err(fault) => {
+                        let context = format!("with {count} of {} steps", self.loose.len());
+                        violation = Some(fault.within(&context));
                     }
-                    None => return Ok(()),
+                    Ok(()) => return Ok(()),
                 }
             }
         }
-        if why.is_empty() {
-            why = format!(
-                "no prefix gives these names\n found {:?}\n synced {:?}\n then {:?}",
-                found.tree,
-                self.solid,
-                self.loose.iter().map(|(step, ..)| step).collect::<Vec<_>>()
-            );
-        }
-        Err(why)
+        Err(violation.unwrap_or_else(|| {
+            Violation::new(
+                Lost::Names,
+                format!(
+                    "no prefix gives these names\n found {:?}\n synced {:?}\n then {:?}",
+                    found.tree,
+                    self.solid,
+                    self.loose.iter().map(|(step, ..)| step).collect::<Vec<_>>()
+                ),
+            )
+        }))
     }
 
-    fn content_fault(&self, needs: &[Need], found: &Found, block: u64) -> Option<String> {
-        found.bytes.iter().find_map(|(ino, bytes)| {
-            let needs: Vec<Need> = needs
-                .iter()
-                .filter(|need| need.ino == *ino)
-                .copied()
-                .collect();
-            let fault = self.files.get(ino)?.fault(&needs, block, bytes)?;
-            Some(format!("inode {}: {fault}", ino & 0xffff_ffff_ffff))
-        })
+    fn check_files(&self, needs: &[Need], found: &Found, block: u64) -> Result<(), Violation> {
+        for (ino, bytes) in &found.bytes {
+            let Some(file) = self.files.get(ino) else {
+                continue;
+            };
+            let needs: Vec<Need> = needs.iter().filter(|n| n.ino == *ino).copied().collect();
+            let told = |fault: String| format!("inode {}: {fault}", ino & 0xffff_ffff_ffff);
+            if let Some(fault) = file.fault(&needs, block, bytes) {
+                return Err(Violation::new(Lost::Bytes, told(fault)));
+            }
+            let mtime_ns = found.mtimes_ns.get(ino).copied().unwrap_or(0);
+            if !file.may_be_of(&needs, mtime_ns) {
+                let fault = format!("changed at {mtime_ns}, it says: {file:?}");
+                return Err(Violation::new(Lost::Time, told(fault)));
+            }
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use cid::Cid;
 
 use super::world::World;
 use crate::fs::tests::rig::build;
-use crate::fs::{Changes, Cut};
+use crate::fs::{Changes, Cut, FsError};
 use crate::types::Ino;
 
 /// What the node has, and since when, or until when: so much had reached the disk.
@@ -56,7 +56,7 @@ pub(super) fn publish(
     shelf: &Mutex<Shelf>,
     cut: &Cut,
     changes: &Changes,
-) -> HashMap<Ino, Vec<u8>> {
+) -> Result<HashMap<Ino, Vec<u8>>, FsError> {
     let (built, contents) = {
         let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
         let (built, contents) = build(&mut shelf.contents, cut, changes);
@@ -64,6 +64,6 @@ pub(super) fn publish(
         shelf.note(now, built.files.values().map(|child| child.cid), true);
         (built, contents)
     };
-    cut.settle(changes, &built).expect("settle");
-    contents
+    cut.settle(changes, &built)?;
+    Ok(contents)
 }

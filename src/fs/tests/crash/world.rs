@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cid::Cid;
 
-use super::model::{Found, Node, Tree};
+use super::model::{Found, KEPT, Node};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::content::content_charge;
@@ -13,7 +13,7 @@ use crate::fs::create::{hard_surcharge, xattrs_bytes};
 use crate::fs::tests::rig;
 use crate::fs::volume::signed;
 use crate::fs::{Drive, FsError, Kind, Volume, Want};
-use crate::journal::record::{Content, Inode, Record};
+use crate::journal::record::{Chunk, Content, Inode, Record};
 use crate::journal::simulated::{Left, Power};
 use crate::journal::{JournalError, Without, key};
 use crate::pack::charge;
@@ -28,6 +28,8 @@ pub(super) struct World {
     pub(super) volume: Arc<Volume>,
     pub(super) drive: Drive,
     pub(super) root: Ino,
+    /// Calls may be refused for want of quota.
+    pub(super) is_tight: bool,
 }
 
 impl World {
@@ -37,8 +39,9 @@ impl World {
         cache: Arc<Cache>,
         clock: &Arc<ManualClock>,
         without: Without,
+        quota: u64,
     ) -> Result<Self, JournalError> {
-        Self::on(Power::on(left), cache, clock, without)
+        Self::on(Power::on(left), cache, clock, without, quota)
     }
 
     /// The volume on the disks of `power`, or a new one.
@@ -47,11 +50,12 @@ impl World {
         cache: Arc<Cache>,
         clock: &Arc<ManualClock>,
         without: Without,
+        quota: u64,
     ) -> Result<Self, JournalError> {
         let disks = (power.disk(0), power.disk(1));
         let (drive, volume, root) = rig::open(disks.0, disks.1, clock, &cache, without)?;
         volume
-            .set_allowance(&rig::allowance(clock, rig::QUOTA))
+            .set_allowance(&rig::allowance(clock, quota))
             .expect("an allowance");
         Ok(Self {
             power,
@@ -60,6 +64,7 @@ impl World {
             volume,
             drive,
             root,
+            is_tight: quota < rig::QUOTA,
         })
     }
 
@@ -73,7 +78,7 @@ impl World {
         let mut links: BTreeMap<u64, u32> = BTreeMap::new();
         let mut dirs = vec![self.root];
         while let Some(dir) = dirs.pop() {
-            self.note(&mut found.tree, &mut links, dir)?;
+            self.note(&mut found, &mut links, dir)?;
             let mut items = Vec::new();
             self.drive
                 .readdir(dir, 2, false, &mut |item, _| {
@@ -91,13 +96,19 @@ impl World {
                 if item.kind == Kind::Directory {
                     dirs.push(item.ino);
                 } else {
-                    self.note(&mut found.tree, &mut links, item.ino)?;
+                    self.note(&mut found, &mut links, item.ino)?;
                 }
                 if item.kind == Kind::File && !found.bytes.contains_key(&item.ino.0) {
                     let bytes = self.read(item.ino, looked.size, has);
                     let bytes = bytes.map_err(|why| format!("{name}: {why}"))?;
                     found.bytes.insert(item.ino.0, bytes);
                 }
+            }
+        }
+        for name in KEPT {
+            let value = self.volume.raw_meta(name).map_err(told)?;
+            if let Some(value) = value {
+                found.tree.kept.insert(name, value.to_vec());
             }
         }
         for (ino, told) in links {
@@ -111,7 +122,7 @@ impl World {
 
     fn note(
         &self,
-        tree: &mut Tree,
+        found: &mut Found,
         links: &mut BTreeMap<u64, u32>,
         ino: Ino,
     ) -> Result<(), String> {
@@ -134,15 +145,19 @@ impl World {
             }
         }
         let is_dir = attr.kind == Kind::Directory;
+        if attr.kind == Kind::File {
+            found.mtimes_ns.insert(ino.0, attr.mtime_ns);
+        }
         let node = Node {
             kind: attr.kind,
             mode: attr.mode,
+            owner: (attr.uid, attr.gid),
             target,
             xattrs,
             mtime_ns: if is_dir { attr.mtime_ns } else { 0 },
         };
         links.insert(ino.0, attr.nlink);
-        tree.nodes.insert(ino.0, node);
+        found.tree.nodes.insert(ino.0, node);
         Ok(())
     }
 
@@ -195,7 +210,10 @@ impl World {
                 } else if found[0] == key::content(Ino(0))[0] {
                     let content = Content::from_bytes(&bytes).map_err(decoded)?;
                     charged += signed(content_charge(&content));
-                    staged.extend(content.stage.map(|number| number.to_string()));
+                    if let Some((number, ino)) = content.stage.zip(key::parse_ino(&found)) {
+                        staged.insert(number.to_string());
+                        self.audit_length(number, ino).map_err(decoded)??;
+                    }
                 } else if found[0] == key::orphans()[0] {
                     return Err("an unlinked file was left".to_owned());
                 }
@@ -206,6 +224,10 @@ impl World {
             return Err(format!(
                 "{used} bytes are in use, the charges make {charged}"
             ));
+        }
+        let bought = self.volume.with_quota(|quota| quota.size_bytes());
+        if used > bought {
+            return Err(format!("{used} bytes are in use, of {bought}"));
         }
         if self.volume.journal.counters().inodes != inodes {
             let counted = self.volume.journal.counters().inodes;
@@ -227,6 +249,33 @@ impl World {
             Some(reason) => Err(reason),
             None => Ok(()),
         }
+    }
+}
+
+impl World {
+    /// Whether a stage file ends where its last byte is mapped: what lay behind is nobody's.
+    fn audit_length(&self, number: u64, ino: Ino) -> Result<Result<(), String>, JournalError> {
+        let mut mapped = 0;
+        for (found, bytes) in self
+            .volume
+            .journal
+            .scan(&key::chunks(ino), None, usize::MAX)?
+        {
+            let last = Chunk::from_bytes(&bytes)?
+                .ranges
+                .last()
+                .map(|range| range.1);
+            if let Some((index, end)) = key::parse_second(&found).zip(last) {
+                mapped = mapped.max(index * CHUNK_SIZE + u64::from(end));
+            }
+        }
+        let len = self.power.disk(1).open(&number.to_string())?.len()?;
+        Ok(match len <= mapped {
+            true => Ok(()),
+            false => Err(format!(
+                "stage file {number} has {len} bytes, {mapped} mapped"
+            )),
+        })
     }
 }
 

@@ -1,37 +1,72 @@
 //! The user's calls on the bytes of files.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Handle, History, LONGEST, MOST_BYTES, O_TRUNC};
+use super::{Done, Handle, History, LATE, LONGEST, MOST_BYTES, O_TRUNC};
 use crate::clock::Clock;
-use crate::fs::SetAttr;
 use crate::fs::tests::crash::content::Change;
 use crate::fs::tests::crash::model::Act;
 use crate::fs::tests::crash::text::pattern;
 use crate::fs::tests::crash::world::World;
 use crate::fs::tests::rig::READ_WRITE;
+use crate::fs::{FsError, SetAttr};
 use crate::types::{Fh, Ino};
 
 /// `FALLOC_FL_PUNCH_HOLE` with `FALLOC_FL_KEEP_SIZE`, and `FALLOC_FL_ZERO_RANGE`, of fallocate(2).
 const PUNCH: i32 = 0x03;
 const ZERO_RANGE: i32 = 0x10;
+const KEEP_SIZE: i32 = 0x01;
+
+/// The unit in which the kernel writes a mapping back.
+const PAGE: u64 = 4096;
 
 impl History<'_> {
-    pub(super) fn write(&mut self) {
+    pub(super) fn write(&mut self) -> Done {
         let count = self.handles.len() as u64;
         if count == 0 {
             return self.open();
         }
         let number = self.dice.below(count) as usize;
         let Handle { ino, fh, append } = self.handles[number];
-        self.write_at(ino, fh, append);
+        self.write_at(ino, fh, append)?;
         // Not for too long without, as most programs do.
-        if self.dice.below(4) == 0 {
-            self.sync_ino(ino);
+        match self.dice.below(4) {
+            0 => self.sync_ino(ino),
+            _ => Ok(()),
         }
     }
 
-    pub(super) fn write_at(&mut self, ino: u64, fh: Fh, append: bool) {
+    /// Bytes of all files that are there: under a name, or open.
+    fn bytes_there(&self) -> u64 {
+        let is_open = |ino: &u64| self.handles.iter().any(|handle| handle.ino == *ino);
+        let nodes = &self.model.tree.nodes;
+        let files = self.model.files.iter();
+        let there = files.filter(|(ino, _)| nodes.contains_key(ino) || is_open(ino));
+        there.map(|(_, file)| file.len()).sum()
+    }
+
+    /// Makes a call that changes the bytes of a file, as `change` says of its answer.
+    fn change<T>(
+        &mut self,
+        ino: u64,
+        expected: Change,
+        call: impl FnOnce(&World) -> Done<T>,
+        change: impl FnOnce(&T) -> Change,
+    ) -> Done<bool> {
+        let now_ns = self.world.clock.wall_ns();
+        let told = |world: &World| {
+            let answer = call(world)?;
+            Ok((answer, world.drive.getattr(Ino(ino))?.mtime_ns))
+        };
+        let act = Act::Bytes(ino, expected, now_ns);
+        let done = self.doing(Some(act), told, |_, (answer, mtime_ns)| {
+            Some(Act::Bytes(ino, change(answer), *mtime_ns))
+        })?;
+        Ok(done.is_some())
+    }
+
+    pub(super) fn write_at(&mut self, ino: u64, fh: Fh, append: bool) -> Done {
         let len = 1 + match self.dice.below(24) {
             0..13 => self.dice.below(6_000),
             13..18 => self.dice.below(66_000),
@@ -46,160 +81,189 @@ impl History<'_> {
             7 => (1 << 20) - self.dice.below(5_000),
             _ => self.dice.below(end + 1),
         };
-        let all: u64 = self.model.files.values().map(|file| file.len()).sum();
-        if offset + len > LONGEST || all + len > MOST_BYTES {
-            return;
+        if offset + len > LONGEST || self.bytes_there() + len > MOST_BYTES {
+            return Ok(());
         }
         let text = self.fresh();
-        let data: Arc<[u8]> = pattern(text, offset, len as usize).into();
-        let change = Change::Write(offset, Arc::clone(&data));
-        self.call(Act::Bytes(ino, change), |world| {
+        let of = |offset: u64, len: u64| pattern(text, offset, len as usize);
+        if self.dice.below(8) == 0 && end > 0 && !self.world.is_tight {
+            // The kernel writes back pages of a mapping: up to the end, where that comes before.
+            let page = offset.min(end - 1) / PAGE * PAGE;
+            let data: Arc<[u8]> = of(page, len.min(end - page)).into();
+            let change = Change::Write(page, Arc::clone(&data));
+            let write = |world: &World| world.drive.write_mapped(Ino(ino), fh, page, &data);
+            self.change(ino, change.clone(), write, |_| change)?;
+            return Ok(());
+        }
+        let data: Arc<[u8]> = of(offset, len).into();
+        let write = |world: &World| {
             let told = if append { 0 } else { offset };
-            let written = world.drive.write(Ino(ino), fh, told, &data, false);
-            assert_eq!(written.expect("write"), len as u32);
-        });
+            world.drive.write(Ino(ino), fh, told, &data, false)
+        };
+        let expected = Change::Write(offset, Arc::clone(&data));
+        self.change(ino, expected, write, |written| {
+            Change::Write(offset, data[..*written as usize].into())
+        })?;
+        Ok(())
     }
 
-    pub(super) fn resize(&mut self) {
+    pub(super) fn resize(&mut self) -> Done {
         let Some((_, ino)) = self.pick_file() else {
-            return;
+            return Ok(());
         };
         let len = self.model.files[&ino].len();
         let to = match self.dice.below(4) {
             0 => (len + self.dice.below(300_000)).min(LONGEST),
             _ => 1 + self.dice.below(len),
         };
-        self.call(Act::Bytes(ino, Change::Resize(to)), |world| {
-            set_len(world, ino, to)
-        });
-        if self.dice.below(2) == 0 {
-            self.open_and_write(ino);
+        let change = Change::Resize(to);
+        self.change(
+            ino,
+            change.clone(),
+            |world| set_len(world, ino, to),
+            |()| change,
+        )?;
+        match self.dice.below(2) {
+            0 => self.open_and_write(ino),
+            _ => Ok(()),
         }
     }
 
-    pub(super) fn open_and_write(&mut self, ino: u64) {
-        let opened = self.world.drive.open(Ino(ino), READ_WRITE).expect("open");
-        self.keep_handle(ino, opened.fh, false);
-        self.write_at(ino, opened.fh, false);
+    pub(super) fn open_and_write(&mut self, ino: u64) -> Done {
+        let opened = self.world.drive.open(Ino(ino), READ_WRITE)?;
+        self.keep_handle(ino, opened.fh, false)?;
+        self.write_at(ino, opened.fh, false)
     }
 
     /// Empties a file and writes it anew; sometimes much is done before that is over.
-    pub(super) fn rewrite(&mut self) {
+    pub(super) fn rewrite(&mut self) -> Done {
         let Some((_, ino)) = self.pick_file() else {
-            return;
+            return Ok(());
         };
         while let Some(number) = self.handles.iter().position(|handle| handle.ino == ino) {
-            self.close_number(number);
+            self.close_number(number)?;
         }
         self.emptied.insert(ino, self.world.clock.boottime());
+        let now_ns = self.world.clock.wall_ns();
+        let emptied = Act::Empty(ino, now_ns, false);
         if self.dice.below(5) == 0 {
-            self.call(Act::Empty(ino), |world| set_len(world, ino, 0));
-            return self.call(Act::Closed(ino), |_| ());
+            self.call(emptied, |world| set_len(world, ino, 0))?;
+            self.call(Act::Closed(ino), |_| Ok(()))?;
+            return Ok(());
         }
-        let begun = self.world.power.now();
-        let opened = self
-            .world
-            .drive
-            .open(Ino(ino), READ_WRITE | O_TRUNC)
-            .expect("open");
-        self.noted(begun, Act::Empty(ino));
-        if self.attended {
-            // Whoever commits waits for so long, by a clock that nobody here moves.
-            self.call(Act::Late, |_| ());
-        }
+        let begun = Instant::now();
+        let open = |world: &World| world.drive.open(Ino(ino), READ_WRITE | O_TRUNC);
+        let did = emptied.clone();
+        let opened = self.doing(Some(emptied), open, |_, _| Some(did))?;
+        let Some(opened) = opened else {
+            return Ok(());
+        };
+        self.rewriting.insert(ino, (self.last, now_ns));
         self.handles.push(Handle {
             ino,
             fh: opened.fh,
             append: false,
         });
         for _ in 0..=self.dice.below(2) {
-            self.write_at(ino, opened.fh, false);
+            self.write_at(ino, opened.fh, false)?;
             if self.attended {
                 continue;
             }
             match self.dice.below(5) {
-                0 => self.background(),
-                1 => self.sync_dir(),
-                2 => self.create(),
+                0 => self.background()?,
+                1 => self.sync_dir()?,
+                2 => self.create()?,
                 _ => {}
             }
+        }
+        if begun.elapsed() > LATE {
+            self.forgive();
         }
         let place = self
             .handles
             .iter()
             .position(|handle| handle.fh == opened.fh);
         if let Some(number) = place.filter(|_| self.attended || self.dice.below(4) > 0) {
-            self.close_number(number);
+            self.close_number(number)?;
         }
+        Ok(())
     }
 
     /// `fallocate`: room taken, a range zeroed, or a hole punched.
-    pub(super) fn allocate(&mut self) {
+    pub(super) fn allocate(&mut self) -> Done {
         let Some((_, ino)) = self.pick_file() else {
-            return;
+            return Ok(());
         };
         let len = self.model.files[&ino].len();
         let (offset, more) = (self.dice.below(len + 1), 1 + self.dice.below(1_500_000));
         if offset + more > LONGEST {
-            return;
+            return Ok(());
         }
-        let (mode, change) = match self.dice.below(3) {
+        let (mode, change) = match self.dice.below(4) {
             0 => (0, Change::Resize(len.max(offset + more))),
+            // What is there stays.
+            1 => (KEEP_SIZE, Change::Write(0, Arc::new([]))),
             luck => {
-                let mode = if luck == 1 { PUNCH } else { ZERO_RANGE };
+                let mode = if luck == 2 { PUNCH } else { ZERO_RANGE };
                 let end = match mode {
                     PUNCH => len.min(offset + more),
                     _ => offset + more,
                 };
                 if end <= offset {
-                    return;
+                    return Ok(());
                 }
                 let zeros = vec![0; (end - offset) as usize];
                 (mode, Change::Write(offset, zeros.into()))
             }
         };
-        let opened = self.world.drive.open(Ino(ino), READ_WRITE).expect("open");
-        self.call(Act::Bytes(ino, change), |world| {
+        let opened = self.world.drive.open(Ino(ino), READ_WRITE)?;
+        let allocate = |world: &World| {
             let drive = &world.drive;
-            let done = drive.fallocate(Ino(ino), opened.fh, offset, more, mode, false);
-            done.expect("fallocate");
-        });
-        self.keep_handle(ino, opened.fh, false);
+            drive.fallocate(Ino(ino), opened.fh, offset, more, mode, false)
+        };
+        self.change(ino, change.clone(), allocate, |()| change)?;
+        self.keep_handle(ino, opened.fh, false)
     }
 
     /// `copy_file_range` between two files, often of all of the first.
-    pub(super) fn copy(&mut self) {
+    pub(super) fn copy(&mut self) -> Done {
         let (Some((_, from)), Some((_, to))) = (self.pick_file(), self.pick_file()) else {
-            return;
+            return Ok(());
         };
         let len = self.model.files[&from].len();
         if from == to || len == 0 {
-            return;
+            return Ok(());
         }
         let (offset, place) = match self.dice.below(3) {
             0 => (self.dice.below(len), self.dice.below(100_000)),
             _ => (0, 0),
         };
         let drive = &self.world.drive;
-        let source = drive.open(Ino(from), 0).expect("open").fh;
-        let target = drive.open(Ino(to), READ_WRITE).expect("open").fh;
-        let begun = self.world.power.now();
-        let copied = drive.copy_file_range((source, offset), (target, place), len - offset, false);
-        // What is not here is read and written by the caller.
-        if let Ok(copied) = copied {
-            let end = (offset + u64::from(copied)) as usize;
-            let data = self.model.files[&from].bytes()[offset as usize..end].into();
-            self.noted(begun, Act::Bytes(to, Change::Write(place, data)));
-        }
-        drive.release(Ino(from), source);
-        self.keep_handle(to, target, false);
+        let source = drive.open(Ino(from), 0)?.fh;
+        let target = drive.open(Ino(to), READ_WRITE)?.fh;
+        let bytes = self.model.files[&from].bytes();
+        let data = |copied: u32| bytes[offset as usize..offset as usize + copied as usize].into();
+        let copy = |world: &World| {
+            let drive = &world.drive;
+            match drive.copy_file_range((source, offset), (target, place), len - offset, false) {
+                // What is not here is read and written by the caller.
+                Err(FsError::NotSupported | FsError::NotLocal(_)) => Ok(0),
+                copied => copied,
+            }
+        };
+        let expected = Change::Write(place, bytes[offset as usize..].into());
+        self.change(to, expected, copy, |copied| {
+            Change::Write(place, data(*copied))
+        })?;
+        self.world.drive.release(Ino(from), source);
+        self.keep_handle(to, target, false)
     }
 }
 
-fn set_len(world: &World, ino: u64, len: u64) {
+fn set_len(world: &World, ino: u64, len: u64) -> Done {
     let set = SetAttr {
         size: Some(len),
         ..SetAttr::default()
     };
-    world.drive.setattr(Ino(ino), None, &set).expect("truncate");
+    world.drive.setattr(Ino(ino), None, &set).map(drop)
 }
