@@ -25,7 +25,7 @@ use crate::types::TokenId;
 mod additive;
 mod owned;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Tokens of one request, and the most tokens of a wallet.
 const PAGE: u64 = 100;

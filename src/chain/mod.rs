@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use crate::types::TokenId;
 
 mod busy;
+pub mod charges;
 mod contract;
 pub mod deploy;
 pub mod dialect;
@@ -93,6 +94,9 @@ pub enum ChainError {
     /// A transaction failed or was reverted.
     #[error("transaction: {0}")]
     Reverted(String),
+    /// What was sent, or is to be sent, cannot be written down or read.
+    #[error("outbox: {0}")]
+    Outbox(String),
     /// The oracle answered with an error, or not in time.
     #[error("oracle: {0}")]
     Oracle(String),

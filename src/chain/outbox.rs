@@ -9,25 +9,28 @@
 //!
 //! Invariant: of all that was ever signed for a purpose, what could still be mined has one nonce.
 //! The caller writes an [`Entry`] down, durably, before the first of its bytes leaves, and whatever it
-//! signs for it later before that leaves. Pure: the chain is looked at elsewhere. Not yet called: the
-//! charges of `px-v1` and `px-v2` are its first user.
+//! signs for it later before that leaves. Pure: the chain is looked at elsewhere. Called by `transact`,
+//! which keeps entries on a [`shelf`].
 
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, Bytes, U256};
 
+pub mod shelf;
 #[cfg(test)]
 mod tests;
 
 /// What must happen once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Purpose {
-    /// The contract.
-    pub to: Address,
+    /// The contract; `None` to create one.
+    pub to: Option<Address>,
     /// The call.
     pub data: Bytes,
     /// Wei that go with it.
     pub value: U256,
+    /// Whether the call was made for one nonce (name keys are), and has no sense at another.
+    pub bound: bool,
 }
 
 /// One signed transaction.
@@ -37,8 +40,12 @@ pub struct Signed {
     pub hash: B256,
     /// Its bytes, as they are sent.
     pub raw: Bytes,
+    /// The most gas it may use.
+    pub gas: u64,
     /// The most it pays for one gas, in wei.
     pub max_fee: u128,
+    /// What of that goes to whoever mines it, in wei; `None` on chains without EIP-1559.
+    pub tip: Option<u128>,
 }
 
 /// What was signed for a purpose at one nonce: the first, and what replaced it by a higher fee.
@@ -46,6 +53,8 @@ pub struct Signed {
 pub struct Try {
     /// The account's nonce.
     pub nonce: u64,
+    /// The newest block when it was signed: nobody has the nonce in it.
+    pub since: u64,
     /// In the order they were signed; at least one.
     pub signed: Vec<Signed>,
 }
@@ -81,6 +90,9 @@ pub struct Look {
     /// Who has the nonce of the last try, and whether that block is final; `None` when nobody has,
     /// or when that could not be told.
     pub taken: Option<(Taker, bool)>,
+    /// Whether it has happened at a nonce that is none of its own (another program that charges for
+    /// the same commit); `None` when that could not be told. Counts where another has the nonce.
+    pub elsewhere: Option<bool>,
     /// What the chain wants for one gas now, in wei.
     pub fee: u128,
     /// Time since the last try was last sent.
@@ -116,6 +128,8 @@ pub enum Outcome {
     Happened,
     /// It was mined and refused, for good: it took no effect. Whoever wants it still begins anew.
     Refused,
+    /// Another transaction has the nonce that it was made for, for good: it will not happen.
+    Lost,
 }
 
 /// What to do next.
@@ -170,8 +184,14 @@ impl Entry {
             }
             // The one case in which a second nonce is safe: nothing signed for the first can come.
             Some((Taker::Other, true)) => {
-                let nonce = look.next.max(last.nonce + 1);
-                return Step::Sign { nonce };
+                return match look.elsewhere {
+                    _ if self.purpose.bound => Step::Over(Outcome::Lost),
+                    None => Step::Wait(Wait::Unseen),
+                    Some(true) => Step::Over(Outcome::Happened),
+                    Some(false) => Step::Sign {
+                        nonce: look.next.max(last.nonce + 1),
+                    },
+                };
             }
             Some((_, false)) => return Step::Wait(Wait::NotFinal),
             None if look.next > last.nonce => return Step::Wait(Wait::Unseen),

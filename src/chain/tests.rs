@@ -425,6 +425,8 @@ async fn a_reverted_state_is_as_it_was() {
         let after = ledger.snapshot().await.unwrap();
         assert_eq!((after.block, after.tokens), (before.block, before.tokens));
         assert!(after.timestamp_s - before.timestamp_s < 500);
+        // One that does not bring back what the chain has lost.
+        let payer = Transactor::new(endpoint.clone(), &site.wallet);
         assert_eq!(payer.next_nonce().await.unwrap(), nonce);
         let again: bool = client.request("evm_revert", (snapshot,)).await.unwrap();
         assert!(!again, "a snapshot is used up");

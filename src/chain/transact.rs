@@ -1,46 +1,83 @@
-//! Transactions: signed here, sent, and waited for.
+//! Transactions: signed here, written down, sent, and waited for.
 //!
-//! Invariant: what a transaction would revert with is told before it is sent and paid for; one
-//! account sends one transaction at a time; every wait has an end. Called by the command line, by
-//! the daemon (sync) and by the oracle.
+//! Invariant: what a transaction would revert with is told before it is signed and paid for; what is
+//! signed is on the shelf before it leaves, and is looked after until its block is final (`carry`);
+//! every wait has an end. Called by the command line, by the daemon (sync, charges) and by the oracle.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use alloy::consensus::TxEnvelope;
-use alloy::eips::eip2718::Encodable2718;
-use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
-use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::Provider;
-use alloy::rpc::types::{TransactionInput, TransactionReceipt, TransactionRequest};
+use alloy::rpc::types::TransactionReceipt;
 use alloy::signers::local::PrivateKeySigner;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ChainError;
 use super::endpoint::Endpoint;
+use super::outbox::shelf::{MemoryShelf, Shelf};
+use super::outbox::{Outcome, Purpose};
 use super::wallet::Wallet;
 
 mod actions;
+mod calldata;
+mod carry;
+mod look;
+mod sign;
+mod sync;
+#[cfg(test)]
+mod tests;
 
-pub use actions::{
-    Minted, SyncRequest, Synced, mint_bare_calldata, mint_calldata, register_calldata,
-    sync_calldata, upgrade_calldata,
+pub use actions::{Minted, Registered};
+pub use calldata::{
+    mint_bare_calldata, mint_calldata, register_calldata, sync_calldata, update_calldata,
+    upgrade_calldata,
 };
+pub use carry::Posted;
+pub use sync::{SyncRequest, Synced};
+
+use carry::{Desk, Progress};
 
 /// How long a transaction may take to be mined, unless told otherwise.
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
+/// How long what was sent is left alone before it is sent again, or for more.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at all that concerns a transaction that is waited for.
+const STEP: Duration = Duration::from_secs(2);
 /// First and longest pause between two looks.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Sends transactions of one account. Clones share its queue: use clones of one for one account.
+/// Sends transactions of one account. Clones share its outbox: use clones of one for one account.
 #[derive(Clone)]
 pub struct Transactor {
     endpoint: Endpoint,
     signer: PrivateKeySigner,
     limit: Duration,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    patience: Duration,
+    /// The most that the gas of one transaction may cost, in wei.
+    gas_cost_max: Option<U256>,
+    place: Place,
+    outbox: Arc<Outbox>,
+}
+
+/// Where its shelf is.
+#[derive(Clone)]
+enum Place {
+    Folder(PathBuf),
+    Shelf(Arc<dyn Shelf>),
+}
+
+/// What the clones of a transactor share.
+#[derive(Default)]
+struct Outbox {
+    /// One at a time looks, signs and sends; `None` until the shelf is read.
+    desk: tokio::sync::Mutex<Option<Desk>>,
+    /// What somebody in this process waits for, by serial number.
+    awaited: Mutex<BTreeSet<u64>>,
 }
 
 impl fmt::Debug for Transactor {
@@ -58,15 +95,55 @@ pub struct Mined {
     pub block: u64,
 }
 
+/// A transaction that took effect, with its receipt.
+#[derive(Debug)]
+struct Sent {
+    receipt: TransactionReceipt,
+    /// The nonce that it was first signed for.
+    nonce: u64,
+}
+
+impl Sent {
+    fn mined(&self) -> Mined {
+        Mined {
+            transaction: self.receipt.transaction_hash,
+            block: self.receipt.block_number.unwrap_or_default(),
+        }
+    }
+}
+
 impl Transactor {
-    /// Sends from the account of `wallet`.
+    /// Sends from the account of `wallet`; what was sent is forgotten with the process.
     #[must_use]
     pub fn new(endpoint: Endpoint, wallet: &Wallet) -> Self {
         Self {
             endpoint,
             signer: wallet.signer().clone(),
             limit: RECEIPT_LIMIT,
-            turn: Arc::default(),
+            patience: PATIENCE,
+            gas_cost_max: None,
+            place: Place::Shelf(Arc::new(MemoryShelf::default())),
+            outbox: Arc::default(),
+        }
+    }
+
+    /// The same, keeping in `folder`, which one process has, what is on its way.
+    #[must_use]
+    pub fn kept_in(self, folder: &Path) -> Self {
+        self.over(Place::Folder(folder.to_owned()))
+    }
+
+    /// The same, with another shelf.
+    #[must_use]
+    pub fn with_shelf(self, shelf: Arc<dyn Shelf>) -> Self {
+        self.over(Place::Shelf(shelf))
+    }
+
+    fn over(self, place: Place) -> Self {
+        Self {
+            place,
+            outbox: Arc::default(),
+            ..self
         }
     }
 
@@ -74,6 +151,21 @@ impl Transactor {
     #[must_use]
     pub fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
+    }
+
+    /// The same with another time after which something is sent again.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same with a bound on what the gas of one transaction may cost, in wei.
+    #[must_use]
+    pub fn with_gas_cost_max(self, gas_cost_max: Option<U256>) -> Self {
+        Self {
+            gas_cost_max,
+            ..self
+        }
     }
 
     /// The account.
@@ -94,18 +186,14 @@ impl Transactor {
     /// # Errors
     /// [`ChainError::Transient`] or [`ChainError::Permanent`].
     pub async fn next_nonce(&self) -> Result<u64, ChainError> {
-        let nonce = self
-            .endpoint
-            .provider()
-            .get_transaction_count(self.address());
-        nonce
-            .pending()
-            .await
-            .map_err(|fault| self.endpoint.fault(fault))
+        let desk = self.desk().await?;
+        self.free_nonce(desk.get()?).await
     }
 
     /// Signs and sends a transaction (`to` is `None` to create a contract) and waits until it is
-    /// mined. Without a `nonce` it takes the account's next.
+    /// mined. Without a `nonce` it takes the account's next; one that was made for a `nonce` is never
+    /// signed at another. The same transaction that an earlier process has left on its way is waited
+    /// for, and not sent once more.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with the reason, [`ChainError::Transient`] when `nonce` is not the
@@ -117,95 +205,119 @@ impl Transactor {
         value: U256,
         nonce: Option<u64>,
     ) -> Result<TransactionReceipt, ChainError> {
-        let _turn = self.turn.lock().await;
-        let next = self.next_nonce().await?;
-        if nonce.is_some_and(|nonce| nonce != next) {
-            return Err(ChainError::Transient(format!(
-                "{} has sent another transaction meanwhile: try again",
-                self.address()
-            )));
-        }
-        let request = TransactionRequest {
-            from: Some(self.address()),
-            to: Some(to.map_or(TxKind::Create, TxKind::Call)),
-            value: Some(value),
-            input: TransactionInput::new(data),
-            nonce: Some(next),
-            chain_id: Some(self.endpoint.chain_id().await?),
-            ..TransactionRequest::default()
+        let to_whom = to.map(Address::into_array).unwrap_or_default();
+        let parts = [&to_whom[..], &value.to_be_bytes::<32>(), &data];
+        let tag = format!("call {}", keccak256(parts.concat()));
+        let purpose = Purpose {
+            to,
+            data,
+            value,
+            bound: nonce.is_some(),
         };
-        let envelope = self.sign(self.price_gas(request).await?).await?;
-        let hash = *envelope.tx_hash();
-        let provider = self.endpoint.provider();
-        match provider
-            .send_raw_transaction(&envelope.encoded_2718())
-            .await
-        {
-            Ok(_) => {}
-            Err(fault) => match self.endpoint.fault(fault) {
-                // It may have arrived although no answer came.
-                ChainError::Transient(_) => {}
-                ChainError::Permanent(what) if what.contains("already") => {}
-                fault => return Err(fault),
-            },
-        }
-        self.receipt(hash).await
+        Ok(self.send_as(tag, purpose, nonce).await?.receipt)
     }
 
-    /// Adds gas and fees. A node runs the transaction for that, so here a revert comes out.
-    async fn price_gas(
+    /// The same under a `tag` that says what it is, whatever its bytes.
+    async fn send_as(
         &self,
-        mut request: TransactionRequest,
-    ) -> Result<TransactionRequest, ChainError> {
-        let provider = self.endpoint.provider();
-        let gas = provider.estimate_gas(request.clone()).await;
-        let gas = gas.map_err(|fault| self.endpoint.fault(fault))?;
-        // The state may be another when it is mined; what is not used is not paid.
-        request.set_gas_limit(gas + gas / 4);
-        match provider.estimate_eip1559_fees().await {
-            Ok(fees) => {
-                request.set_max_fee_per_gas(fees.max_fee_per_gas);
-                request.set_max_priority_fee_per_gas(fees.max_priority_fee_per_gas);
-            }
-            // A chain without EIP-1559.
-            Err(_) => {
-                let price = provider.get_gas_price().await;
-                request.set_gas_price(price.map_err(|fault| self.endpoint.fault(fault))?);
-            }
+        tag: String,
+        purpose: Purpose,
+        nonce: Option<u64>,
+    ) -> Result<Sent, ChainError> {
+        let (awaited, first, hashes) = {
+            let mut desk = self.desk().await?;
+            let desk = desk.get_mut()?;
+            let orphan = desk.orphan(&tag, &lock(&self.outbox.awaited));
+            let serial = match orphan {
+                Some(serial) => serial,
+                None => self.begin(desk, tag, purpose, None, nonce).await?,
+            };
+            let (first, hashes) = desk.signed(serial)?;
+            (Awaited::new(&self.outbox, serial), first, hashes)
+        };
+        let receipt = self.wait(awaited.serial, hashes).await?;
+        let hash = receipt.transaction_hash;
+        self.tell(awaited.serial).await;
+        if !receipt.status() {
+            let used = receipt.gas_used;
+            let line = format!("{hash} was reverted, after {used} gas");
+            return Err(ChainError::Reverted(line));
         }
-        Ok(request)
+        Ok(Sent {
+            receipt,
+            nonce: first,
+        })
     }
 
-    async fn sign(&self, request: TransactionRequest) -> Result<TxEnvelope, ChainError> {
-        let wallet = EthereumWallet::from(self.signer.clone());
-        let signed = request.build(&wallet).await;
-        signed.map_err(|fault| ChainError::Permanent(format!("cannot be signed: {fault}")))
-    }
-
-    async fn receipt(&self, hash: B256) -> Result<TransactionReceipt, ChainError> {
+    async fn wait(
+        &self,
+        serial: u64,
+        mut hashes: Vec<B256>,
+    ) -> Result<TransactionReceipt, ChainError> {
         let mut look = Look::until(Instant::now() + self.limit);
+        let mut stepped = Instant::now();
         loop {
-            let receipt = self.endpoint.provider().get_transaction_receipt(hash);
-            match look.bound(receipt).await {
-                Some(Ok(Some(receipt))) if receipt.status() => return Ok(receipt),
-                Some(Ok(Some(receipt))) => {
-                    let used = receipt.gas_used;
-                    let line = format!("{hash} was reverted, after {used} gas");
-                    return Err(ChainError::Reverted(line));
+            for hash in &hashes {
+                let receipt = self.endpoint.provider().get_transaction_receipt(*hash);
+                match look.bound(receipt).await {
+                    Some(Ok(Some(receipt))) => return Ok(receipt),
+                    Some(Err(fault)) => match self.endpoint.fault(fault) {
+                        ChainError::Transient(_) => {}
+                        fault => return Err(fault),
+                    },
+                    Some(Ok(None)) | None => {}
                 }
-                Some(Err(fault)) => match self.endpoint.fault(fault) {
-                    ChainError::Transient(_) => {}
-                    fault => return Err(fault),
-                },
-                Some(Ok(None)) | None => {}
+            }
+            if stepped.elapsed() >= STEP.min(self.patience) {
+                match look.bound(self.step(serial)).await {
+                    Some(Ok(Progress::Open(now))) => hashes = now,
+                    Some(Ok(Progress::Mined(receipt))) => return Ok(*receipt),
+                    Some(Ok(Progress::Over(Outcome::Lost))) => {
+                        return Err(ChainError::Transient(format!(
+                            "{} has sent another transaction meanwhile: try again",
+                            self.address()
+                        )));
+                    }
+                    Some(Ok(Progress::Over(_))) => {
+                        return Err(ChainError::Permanent(
+                            "the transaction is mined, and its receipt is not to be had".into(),
+                        ));
+                    }
+                    Some(Err(ChainError::Transient(_))) | None => {}
+                    Some(Err(fault)) => return Err(fault),
+                }
+                stepped = Instant::now();
             }
             if !look.again().await {
+                let hash = hashes.first().copied().unwrap_or_default();
                 return Err(ChainError::Transient(format!(
                     "transaction {hash} is not mined after {} s; it may be later",
                     self.limit.as_secs()
                 )));
             }
         }
+    }
+}
+
+/// Somebody waits for an entry: nobody else takes it over.
+struct Awaited {
+    outbox: Arc<Outbox>,
+    serial: u64,
+}
+
+impl Awaited {
+    fn new(outbox: &Arc<Outbox>, serial: u64) -> Self {
+        lock(&outbox.awaited).insert(serial);
+        Self {
+            outbox: Arc::clone(outbox),
+            serial,
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        lock(&self.outbox.awaited).remove(&self.serial);
     }
 }
 
@@ -239,9 +351,6 @@ impl Look {
     }
 }
 
-fn mined(receipt: &TransactionReceipt) -> Mined {
-    Mined {
-        transaction: receipt.transaction_hash,
-        block: receipt.block_number.unwrap_or_default(),
-    }
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -161,7 +161,7 @@ fn of_chain(error: &ChainError) -> Exit {
         ChainError::Wallet(_) => Exit::Usage,
         ChainError::WrongPassword(_) => Exit::Key,
         ChainError::Busy(_) => Exit::Locked,
-        ChainError::Damaged(_) => Exit::Failure,
+        ChainError::Damaged(_) | ChainError::Outbox(_) => Exit::Failure,
     }
 }
 

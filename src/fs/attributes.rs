@@ -187,8 +187,7 @@ impl Volume {
         batch.put(key::inode(ino), &inode);
         batch.mark(key::dirty_inode(ino));
         batch.charge(cost);
-        self.apply(batch)
-            .inspect_err(|_| self.quota().adjust(-cost))
+        self.apply(batch).inspect_err(|_| self.quota().undo(cost))
     }
 }
 

@@ -106,7 +106,7 @@ impl Volume {
         batch.charge(signed(cost));
         batch.count_inodes(1);
         self.apply(batch)
-            .inspect_err(|_| self.quota().adjust(-signed(cost)))?;
+            .inspect_err(|_| self.quota().undo(signed(cost)))?;
         self.attr_of(ino, &inode)
     }
 
@@ -150,8 +150,7 @@ impl Volume {
         self.add_name(&mut batch, dir, name, ino, kind);
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(cost);
-        self.apply(batch)
-            .inspect_err(|_| self.quota().adjust(-cost))?;
+        self.apply(batch).inspect_err(|_| self.quota().undo(cost))?;
         self.attr_of(ino, &inode)
     }
 

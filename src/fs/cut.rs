@@ -98,6 +98,7 @@ impl Volume {
             self.end_cut();
             self.poison(error)
         })?;
+        self.quota().begin_cut();
         active.begin(counters.next_stage);
         Ok(Cut {
             volume: Arc::clone(self),

@@ -69,6 +69,9 @@ impl Volume {
         if wanted == 0 {
             return Ok(0);
         }
+        if !self.files.is_orphan(file.ino) {
+            self.quota().rewrite(file.ino, offset, wanted, body.size)?;
+        }
         let (fits, cost) = self.reserve_write(file.ino, &body, offset, wanted)?;
         let data = data.get(..fits as usize).unwrap_or(data);
         self.store_charged(file.ino, &mut body, offset, data, cost)?;
@@ -153,7 +156,7 @@ impl Volume {
             match take(&mut quota, middle) {
                 Ok((_, taken)) => {
                     fits = middle;
-                    quota.adjust(-taken);
+                    quota.undo(taken);
                 }
                 Err(_) => beyond = middle,
             }
@@ -196,7 +199,7 @@ impl Volume {
     ) -> Result<(), FsError> {
         // What was stored in part was not acknowledged and is mapped nowhere.
         self.store(ino, body, offset, data)
-            .inspect_err(|_| self.quota().adjust(-cost))
+            .inspect_err(|_| self.quota().undo(cost))
     }
 
     fn store(&self, ino: Ino, body: &mut Body, offset: u64, data: &[u8]) -> Result<(), FsError> {

@@ -9,6 +9,7 @@ mod allocate;
 mod attr;
 mod attributes;
 mod body;
+mod charges;
 mod content;
 mod copy;
 mod create;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use minicbor::{CborLen, Decode, Encode};
 
+mod additive;
+
 use super::FsError;
 use crate::chain::Accounting;
 use crate::clock::Clock;
@@ -131,6 +133,7 @@ pub struct Quota {
     allowance: Option<Allowance>,
     used_bytes: u64,
     access: Access,
+    unsettled: additive::Unsettled,
     /// The latest chain time ever estimated; time on chain does not go back.
     latest_s: u64,
 }
@@ -143,6 +146,7 @@ impl Quota {
             allowance,
             used_bytes,
             access: Access::Open,
+            unsettled: additive::Unsettled::default(),
             latest_s: 0,
         }
     }
@@ -192,7 +196,10 @@ impl Quota {
     /// Bytes that `statfs` calls free.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
-        self.size_bytes().saturating_sub(self.used_bytes)
+        match self.is_additive() {
+            true => self.additive_free_bytes(),
+            false => self.size_bytes().saturating_sub(self.used_bytes),
+        }
     }
 
     /// What growth leaves alone, in bytes.
@@ -210,6 +217,13 @@ impl Quota {
         self.latest_s > allowance.deadline_s()
     }
 
+    /// Seconds until the sync is overdue; `None` while no allowance is known.
+    pub fn seconds_left(&mut self, clock: &dyn Clock) -> Option<u64> {
+        self.overdue(clock);
+        let deadline_s = self.allowance.as_ref()?.deadline_s();
+        Some(deadline_s.saturating_sub(self.latest_s))
+    }
+
     /// Refuses every change of a volume that takes none.
     ///
     /// # Errors
@@ -225,14 +239,13 @@ impl Quota {
     /// takes none.
     ///
     /// # Errors
-    /// [`FsError::ReadOnly`], [`FsError::Overdue`].
+    /// [`FsError::ReadOnly`], [`FsError::Overdue`]; [`FsError::Quota`] where no upload unit is left.
     pub fn check_write(&mut self, clock: &dyn Clock) -> Result<(), FsError> {
         self.check_change()?;
         if self.overdue(clock) {
-            Err(FsError::Overdue)
-        } else {
-            Ok(())
+            return Err(FsError::Overdue);
         }
+        self.check_units()
     }
 
     /// Bytes that growth may still take.
@@ -250,12 +263,20 @@ impl Quota {
             return Err(FsError::Quota);
         }
         self.used_bytes = self.used_bytes.saturating_add(bytes);
+        self.take(bytes);
         Ok(())
+    }
+
+    /// Gives back what [`Quota::grow`] took a moment ago, or books again what was freed.
+    pub fn undo(&mut self, delta: i64) {
+        self.used_bytes = self.used_bytes.saturating_add_signed(-delta);
+        self.untake(u64::try_from(delta).unwrap_or(0));
     }
 
     /// Books a change that is not growth, up or down: never refused.
     pub fn adjust(&mut self, delta: i64) {
         self.used_bytes = self.used_bytes.saturating_add_signed(delta);
+        self.take(u64::try_from(delta).unwrap_or(0));
     }
 
     /// (blocks, free blocks, free inodes) of `statfs`.
@@ -275,13 +296,13 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::ManualClock;
 
     const DAY: u64 = 86_400;
 
-    fn allowance(clock: &dyn Clock, size_bytes: u64) -> Allowance {
+    pub(in crate::fs) fn allowance(clock: &dyn Clock, size_bytes: u64) -> Allowance {
         Allowance {
             size_bytes,
             usage_on_chain_bytes: 0,

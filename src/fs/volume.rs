@@ -63,6 +63,9 @@ pub struct Volume {
     /// order of locks. Nothing waits for a disk under it but for pages of the journal.
     pub(super) names: Mutex<()>,
     pub(super) quota: Mutex<Quota>,
+    /// Commits whose charge is not known to be final; locked across the write that keeps them, and by
+    /// nothing that a call waits for.
+    pub(super) charges: Mutex<Vec<(u64, u64)>>,
     /// Files whose content differs from the journal.
     pub(super) unsaved: Mutex<HashSet<Ino>>,
     /// When files were emptied, by [`Clock::boottime`], that were not saved since.
@@ -135,6 +138,7 @@ impl Volume {
             activity: Mutex::new(None),
             adoptions: Mutex::default(),
             late: Mutex::default(),
+            charges: Mutex::default(),
             accesses: Mutex::default(),
             labels: Mutex::default(),
             looks: Mutex::default(),
@@ -149,6 +153,7 @@ impl Volume {
             journal,
         });
         volume.recover()?;
+        volume.load_charges()?;
         volume.load_late()?;
         Ok(volume)
     }
@@ -187,6 +192,12 @@ impl Volume {
     #[must_use]
     pub fn overdue(&self) -> bool {
         self.quota().overdue(self.clock.as_ref())
+    }
+
+    /// Seconds until growth is locked, where an allowance is known.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        self.quota().seconds_left(self.clock.as_ref())
     }
 
     /// When the volume was changed, if anything is unpublished.

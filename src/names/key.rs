@@ -24,6 +24,8 @@ const SALT: &[u8] = b"pxfs v1";
 const PURPOSE: &[u8] = b"name";
 /// CIDv1, libp2p-key, identity multihash of 36 bytes, libp2p protobuf: ed25519, 32 bytes of key.
 const NAME_PREFIX: [u8; 8] = [0x01, 0x72, 0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+/// Purpose of the name key of a token on a contract that keeps none; its index is the token.
+const TOKEN_PURPOSE: &[u8] = b"token name";
 /// The most indices that a search derives, whatever a chain says of the wallet's nonce: 30 s of work.
 const MOST_INDICES: u64 = 1 << 20;
 /// Length of a name's text: `k51` and 59 more characters of base36.
@@ -62,6 +64,18 @@ impl NameKey {
     #[must_use]
     pub fn derive(secret: &[u8; 32], chain_id: u64, contract: &Address, index: u64) -> Self {
         Deriver::new(secret, chain_id, contract).key(index)
+    }
+
+    /// The name key of `token` on a contract that keeps no name keys: as [`NameKey::derive`], with the
+    /// purpose `token name` and the token as index.
+    #[must_use]
+    pub fn derive_of_token(
+        secret: &[u8; 32],
+        chain_id: u64,
+        contract: &Address,
+        token: u64,
+    ) -> Self {
+        Deriver::with_purpose(TOKEN_PURPOSE, secret, chain_id, contract).key(token)
     }
 
     /// Looks for the key of `name` among the indices 0 to `nonce` (the wallet's
@@ -148,22 +162,18 @@ impl fmt::Debug for NameKey {
 /// Derives the keys of one wallet for one contract.
 struct Deriver {
     extracted: Hkdf<Sha256>,
-    info: [u8; 41],
+    /// What stands before the index.
+    info: Vec<u8>,
 }
 
 impl Deriver {
     fn new(secret: &[u8; 32], chain_id: u64, contract: &Address) -> Self {
-        let mut info = [0; 41];
-        let head = PURPOSE
-            .iter()
-            .chain(&[0])
-            .chain(&chain_id.to_be_bytes())
-            .chain(contract.as_slice())
-            .copied()
-            .collect::<Vec<u8>>();
-        for (to, from) in info.iter_mut().zip(head) {
-            *to = from;
-        }
+        Self::with_purpose(PURPOSE, secret, chain_id, contract)
+    }
+
+    fn with_purpose(purpose: &[u8], secret: &[u8; 32], chain_id: u64, contract: &Address) -> Self {
+        let info = [purpose, &[0], &chain_id.to_be_bytes(), contract.as_slice()];
+        let info = info.concat();
         Self {
             extracted: Hkdf::new(Some(SALT), secret),
             info,
@@ -171,9 +181,7 @@ impl Deriver {
     }
 
     fn key(&self, index: u64) -> NameKey {
-        let mut info = self.info;
-        let (_, tail) = info.split_at_mut(33);
-        tail.copy_from_slice(&index.to_be_bytes());
+        let info = [self.info.as_slice(), &index.to_be_bytes()].concat();
         let mut seed = Zeroizing::new([0; 32]);
         // Only an output above 255 hashes is refused; this is one.
         let _ = self.extracted.expand(&info, seed.as_mut());
@@ -260,11 +268,12 @@ mod tests {
             NameKey::derive(&SECRET, 138, &CONTRACT, 5),
             NameKey::derive(&SECRET, 137, &Address::repeat_byte(0x12), 5),
             NameKey::derive(&[8; 32], 137, &CONTRACT, 5),
+            NameKey::derive_of_token(&SECRET, 137, &CONTRACT, 5),
         ]
         .iter()
         .map(NameKey::name)
         .collect();
-        assert_eq!(names.len(), 5);
+        assert_eq!(names.len(), 6);
     }
 
     #[test]

@@ -108,6 +108,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();
     if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
+        context.volume.keep_charged(Vec::new(), None)?;
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {
             stuck,
@@ -115,6 +116,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         });
     }
 
+    check_units(context)?;
     let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone());
     let source = context.node.fetcher.source();
     let built = build(&cut, &changes, source, &mut upload).await?;
@@ -122,7 +124,8 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     upload.finish().await?;
     upload.verify().await?;
 
-    let (pending, end_s) = prepare(context, &head, &root, root_block).await?;
+    let (mut pending, end_s) = prepare(context, &head, &root, root_block).await?;
+    pending.charge_bytes = charge(context, &pending, upload.built_bytes)?;
     context
         .volume
         .keep(vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)])?;
@@ -291,8 +294,38 @@ async fn prepare(
         record: record.into(),
         time_s: context.now_s(),
         uploads: head.uploads + 1,
+        charge_bytes: None,
     };
     Ok((pending, end_s))
+}
+
+/// On a contract that counts uploads a commit needs one.
+fn check_units(context: &Context) -> Result<(), PublishError> {
+    match context.volume.with_quota(|quota| quota.units_left()) {
+        Some(0) => Err(PublishError::OverQuota(
+            "no upload units are left: buy uploads or a larger package; what is here is kept"
+                .into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What the commit is charged, where each one is: all that it has sent.
+fn charge(
+    context: &Context,
+    pending: &Pending,
+    built_bytes: u64,
+) -> Result<Option<u64>, PublishError> {
+    let bytes = built_bytes + pending.root_bytes.len() as u64 + pending.document.len() as u64;
+    let (additive, left) =
+        (context.volume).with_quota(|quota| (quota.is_additive(), quota.chargeable_bytes()));
+    if additive && bytes > left {
+        return Err(PublishError::OverQuota(format!(
+            "the commit takes {bytes} bytes and {left} are left on chain: get a larger package; what \
+             is here is kept"
+        )));
+    }
+    Ok(additive.then_some(bytes))
 }
 
 /// A record of `document`, signed, and when it ends, unix seconds.
@@ -449,7 +482,7 @@ async fn take_as_head(
         cid: pending.root.0,
         data: Bytes::copy_from_slice(&pending.root_bytes),
     })?;
-    volume.keep(vec![
+    let values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
         (PENDING, None),
@@ -461,7 +494,9 @@ async fn take_as_head(
         ("document", Some(Bytes::copy_from_slice(&pending.document))),
         (head::TAKEN_OVER, None),
         ("grace", Some(grace.to_bytes())),
-    ])?;
+    ];
+    let charge = pending.charge_bytes.map(|bytes| (pending.sequence, bytes));
+    volume.keep_charged(values, charge)?;
     grace.release(context.node.store.as_ref(), now_s).await;
     volume
         .keep(vec![("grace", Some(grace.to_bytes()))])

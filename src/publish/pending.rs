@@ -36,6 +36,9 @@ pub(super) struct Pending {
     pub(super) time_s: u64,
     #[n(6)]
     pub(super) uploads: u64,
+    /// What it is charged, in bytes, on a contract that charges each commit.
+    #[n(7)]
+    pub(super) charge_bytes: Option<u64>,
 }
 
 /// The version vector of the head: for each writer its last commit in the tree.

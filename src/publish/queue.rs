@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,6 +18,7 @@ use super::pending::PENDING;
 use super::sample::Sampler;
 use super::upload::Receipts;
 use crate::fs::{Access, Volume};
+use crate::store::StoreError;
 
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -35,6 +36,9 @@ const AWAITED_PAUSE: Duration = Duration::from_secs(5);
 /// Before the first look at what the node has, and between two.
 const FIRST_SAMPLE: Duration = Duration::from_secs(10);
 const SAMPLE: Duration = Duration::from_secs(60);
+
+/// Between two while all is looked at and the node does not answer.
+const SWEEP_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often the name record is put again.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
@@ -108,11 +112,12 @@ impl Publisher {
         let (stop, stopped) = watch::channel(false);
         let status = Arc::new(Mutex::new(PublishStatus::default()));
         let receipts = Receipts::new();
-        let wanted = Arc::new(AtomicBool::new(false));
-        let sampler = runtime.spawn(sample(context.clone(), Arc::clone(&wanted)));
+        let signs = Arc::new(Signs::default());
+        let sampler = Sampler::begin(&context.volume, receipts.clone());
+        let sampler = runtime.spawn(sample(context.clone(), sampler, Arc::clone(&signs)));
         let worker = Worker {
             context,
-            wanted,
+            signs,
             timing,
             receipts: receipts.clone(),
             status: Arc::clone(&status),
@@ -190,17 +195,44 @@ pub fn is_idle(volume: &Volume) -> bool {
     volume.activity().is_none() && !left(PENDING) && !left(head::TAKEN_OVER)
 }
 
-/// Looks at some of what is published, again and again; sets `wanted` when something is lost.
-async fn sample(context: Context, wanted: Arc<AtomicBool>) {
-    let mut sampler = Sampler::begin(&context.volume);
+/// What sampler and worker tell one another.
+#[derive(Default)]
+struct Signs {
+    /// The sampler has found a loss: the next commit looks after it.
+    lost: AtomicBool,
+    /// The node has come back without the name record, perhaps.
+    nameless: AtomicBool,
+    /// A commit has missed blocks that it did not send: all is to be looked at.
+    sweep: Notify,
+}
+
+/// Looks at some of what is published, again and again.
+async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
     let mut pause = FIRST_SAMPLE;
     loop {
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = signs.sweep.notified() => sampler.sweep(),
+        }
         pause = SAMPLE;
         match timeout(SAMPLE, sampler.step(&context)).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(_)) => wanted.store(true, Ordering::Release),
-            Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be looked at now"),
+            Ok(Ok(found)) => {
+                if found > 0 {
+                    signs.lost.store(true, Ordering::Release);
+                }
+                if sampler.take_returned() {
+                    signs.nameless.store(true, Ordering::Release);
+                }
+                if sampler.is_sweeping() {
+                    pause = Duration::ZERO;
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "what is published cannot be looked at now");
+                if sampler.is_sweeping() {
+                    pause = SWEEP_PAUSE;
+                }
+            }
             Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
         }
     }
@@ -208,8 +240,7 @@ async fn sample(context: Context, wanted: Arc<AtomicBool>) {
 
 struct Worker {
     context: Context,
-    /// The sampler has found a loss: the next commit looks after it.
-    wanted: Arc<AtomicBool>,
+    signs: Arc<Signs>,
     timing: Timing,
     receipts: Receipts,
     status: Arc<Mutex<PublishStatus>>,
@@ -247,7 +278,7 @@ impl Worker {
                     || self.has(PENDING)
                     || self.has(head::TAKEN_OVER)
                     || self.context.volume.is_half_followed()
-                    || self.wanted.swap(false, Ordering::AcqRel));
+                    || self.signs.lost.swap(false, Ordering::AcqRel));
             if due || asked {
                 let result = tokio::select! {
                     _ = stopped.changed() => Err(PublishError::Stopped),
@@ -265,6 +296,8 @@ impl Worker {
                     }
                 }
                 not_before = Instant::now() + self.pause(!waiting.is_empty());
+            } else if self.signs.nameless.swap(false, Ordering::AcqRel) {
+                renewed = None;
             } else if renewed.is_none_or(|at| at.elapsed() >= RENEW) && Instant::now() >= not_before
             {
                 let result = tokio::select! {
@@ -365,6 +398,13 @@ impl Worker {
     }
 
     fn note_failure(&mut self, error: PublishError) {
+        let misses = matches!(
+            error,
+            PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)
+        );
+        if misses {
+            self.signs.sweep.notify_one();
+        }
         self.failures = self.failures.saturating_add(1);
         self.receipts.note_end(false);
         let (token, failures) = (self.context.volume.key().token.token, self.failures);
@@ -389,9 +429,27 @@ impl Worker {
         let Some(activity) = self.context.volume.activity() else {
             return false;
         };
+        if self
+            .next_commit_s()
+            .is_some_and(|at| self.context.now_s() < at)
+        {
+            return false;
+        }
         let now = self.context.clock.boottime();
         now.saturating_sub(activity.last) >= self.timing.idle
             || now.saturating_sub(activity.first) >= self.timing.most
+    }
+
+    /// Where uploads are counted: the earliest time of the next commit that nobody asks for, unix
+    /// seconds, so that those that are left last until the next sync is due.
+    fn next_commit_s(&self) -> Option<u64> {
+        let units = self.context.volume.with_quota(|quota| quota.units_left())?;
+        let last_s = lock(&self.status).last_commit_s;
+        if last_s == 0 {
+            return None;
+        }
+        let left_s = self.context.volume.seconds_left()?;
+        Some(last_s.saturating_add(left_s / units.max(1)))
     }
 
     fn has(&self, value: &str) -> bool {

@@ -4,7 +4,7 @@
 //! Invariant: goes round the whole tree, then the inode table, in order; a step asks for [`BLOCKS`]
 //! blocks and reads the pages on the way to them, whatever the volume's size. A block that is lost is
 //! put again from the cache, else noted. What is marked as damaged already is looked at beside that.
-//! Called by `queue`.
+//! Where much may be lost it sweeps: one round without a pause, from the begin. Called by `queue`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, is_there, look_at_marked};
+use super::upload::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
 use crate::journal::record::Record as _;
@@ -30,6 +31,8 @@ use crate::types::Ino;
 
 /// Blocks that a step asks for.
 const BLOCKS: u64 = 32;
+/// The same while it sweeps.
+const SWEPT_BLOCKS: u64 = 512;
 /// Steps after which the place is kept.
 const KEEP_AFTER: u32 = 16;
 /// How long the blocks on the way to a place may take.
@@ -63,6 +66,16 @@ pub(super) struct Sampler {
     /// The directory of the place and those above it, from the root.
     above: Vec<Ino>,
     steps: u32,
+    /// A round without a pause is under way.
+    sweeps: bool,
+    /// The node has lost the root: it comes back when all below it is there.
+    rootless: bool,
+    /// It is back, and its name record may have gone with it.
+    returned: bool,
+    /// Something was found in this round that cannot be put again.
+    lossy: bool,
+    /// Told of what is put again: publishing comes nearer to its end by it.
+    receipts: Receipts,
 }
 
 /// What a block is needed for.
@@ -77,19 +90,45 @@ struct Need {
 
 impl Sampler {
     /// Goes on where an earlier run was.
-    pub(super) fn begin(volume: &Volume) -> Self {
+    pub(super) fn begin(volume: &Volume, receipts: Receipts) -> Self {
         Self {
             place: volume.meta("sample").ok().flatten().unwrap_or_default(),
             left: 0,
             found: 0,
             above: Vec::new(),
             steps: 0,
+            sweeps: false,
+            rootless: false,
+            returned: false,
+            lossy: false,
+            receipts,
         }
+    }
+
+    /// Much may be lost: goes round once without a pause, unless it does already.
+    pub(super) fn sweep(&mut self) {
+        if !self.sweeps {
+            (self.sweeps, self.lossy) = (true, false);
+            self.place = Place::default();
+        }
+    }
+
+    /// Whether the next step is to come at once.
+    pub(super) fn is_sweeping(&self) -> bool {
+        self.sweeps
+    }
+
+    /// Whether a root that had gone is back since this was asked last.
+    pub(super) fn take_returned(&mut self) -> bool {
+        std::mem::take(&mut self.returned)
     }
 
     /// A step; how many losses it has found, and damaged entries that may be whole again.
     pub(super) async fn step(&mut self, context: &Context) -> Result<u64, PublishError> {
         (self.left, self.found) = (BLOCKS, 0);
+        if self.sweeps {
+            self.left = SWEPT_BLOCKS;
+        }
         let head: Option<Head> = context.volume.meta("head")?;
         let Some(cid) = head.and_then(|head| head.root) else {
             return Ok(0);
@@ -106,6 +145,9 @@ impl Sampler {
                 false => self.directory(context, root.tree).await?,
                 true => self.table(context, root.table).await?,
             };
+            if ended && self.place == Place::default() {
+                self.end_round(context, &cid.0).await?;
+            }
             if ended {
                 break;
             }
@@ -132,10 +174,43 @@ impl Sampler {
             };
             self.left = self.left.saturating_sub(1);
             if !store.has(&cid).await? {
-                store.put_many(&[Block { cid, data }]).await?;
-                tracing::info!(block = %cid, name, "a lost block is put again");
+                self.put_again(context, Block { cid, data }).await?;
+                if name == "root-block" {
+                    let token = context.volume.key().token.token;
+                    tracing::warn!(
+                        %token,
+                        "the storage node has lost the root: was it emptied? What is here is put again"
+                    );
+                    self.rootless = true;
+                    self.sweep();
+                }
             }
         }
+        Ok(())
+    }
+
+    /// All was asked for. A root that had gone is pinned again, where nothing below it is lost.
+    async fn end_round(&mut self, context: &Context, root: &Cid) -> Result<(), PublishError> {
+        self.sweeps = false;
+        if !self.rootless || std::mem::take(&mut self.lossy) {
+            return Ok(());
+        }
+        let store = &context.node.store;
+        store.pin(root, None).await?;
+        if let Some(document) = context.volume.raw_meta("document")? {
+            store.pin(&form::leaf_cid(&document), None).await?;
+        }
+        (self.rootless, self.returned) = (false, true);
+        tracing::info!(%root, "the storage node has the root again");
+        Ok(())
+    }
+
+    /// Puts a lost block again.
+    async fn put_again(&self, context: &Context, block: Block) -> Result<(), PublishError> {
+        let cid = block.cid;
+        context.node.store.put_many(&[block]).await?;
+        self.receipts.note(std::iter::once(cid));
+        tracing::info!(block = %cid, "a lost block is put again");
         Ok(())
     }
 
@@ -352,7 +427,7 @@ impl Sampler {
         let store = &context.node.store;
         let mut dice = [0];
         let _ = getrandom::fill(&mut dice);
-        let there = match dice[0] < 32 {
+        let there = match dice[0] < 32 && !self.sweeps {
             true => is_there(store.as_ref(), cid).await?,
             false => store.has(cid).await?,
         };
@@ -361,8 +436,7 @@ impl Sampler {
         }
         let source = context.node.fetcher.source();
         if let Some(data) = source.cached(cid, &need.of, need.size, chunk).await? {
-            store.put_many(&[Block { cid: *cid, data }]).await?;
-            tracing::info!(block = %cid, "a lost block is put again");
+            self.put_again(context, Block { cid: *cid, data }).await?;
             return Ok(true);
         }
         let lost = LostBlock {
@@ -377,6 +451,7 @@ impl Sampler {
     /// Notes a loss. The directories that lead to it come here before: its entry is to be written.
     async fn note(&mut self, context: &Context, need: Need, lost: &LostBlock) {
         self.found += 1;
+        self.lossy = true;
         for dir in self.above.iter().filter(|dir| **dir != need.ino) {
             let volume = Arc::clone(&context.volume);
             if let Err(error) = context.node.fetcher.load_directory(volume, *dir).await {

@@ -105,7 +105,8 @@ impl Receipts {
         receipt.is_some_and(|receipt| receipt.age == age)
     }
 
-    fn note(&self, cids: impl Iterator<Item = Cid>) {
+    /// The node has acknowledged these.
+    pub(super) fn note(&self, cids: impl Iterator<Item = Cid>) {
         let mut known = self.known();
         let age = known.age;
         for cid in cids {
@@ -138,6 +139,8 @@ pub(super) struct Upload {
     /// Some of the blocks, any of them as likely as any other, and how many there were.
     sample: Vec<Cid>,
     pushed: u64,
+    /// Bytes of all blocks of the commit, also of those that an earlier try has sent.
+    pub(super) built_bytes: u64,
     /// Blocks and bytes sent so far.
     pub(super) sent_blocks: u64,
     pub(super) sent_bytes: u64,
@@ -153,6 +156,7 @@ impl Upload {
             flying: JoinSet::new(),
             sample: Vec::new(),
             pushed: 0,
+            built_bytes: 0,
             sent_blocks: 0,
             sent_bytes: 0,
         }
@@ -161,6 +165,7 @@ impl Upload {
     /// Sends `block`, sooner or later; waits while too much is in flight.
     pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
         self.receipts.note_step();
+        self.built_bytes += block.data.len() as u64;
         self.choose(block.cid);
         if self.receipts.has(&block.cid) {
             return Ok(());

@@ -23,6 +23,7 @@ use super::session::Session;
 use super::signals::{Signal, Signals};
 use super::state::StateDir;
 use super::tokens::Tokens;
+use crate::chain::transact::Transactor;
 use crate::cli::exit::{Exit, Failure};
 use crate::control::{self, Registration};
 use crate::fetch::Fetcher;
@@ -31,6 +32,8 @@ use crate::mount::{self, Ended, MountError, Mounted};
 
 /// How long the first look at the chain may hold up the mount.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+/// Between two looks at what was sent and is not final yet.
+const CARRY: Duration = Duration::from_secs(5);
 /// How long the answer to `pxfs umount` may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
@@ -148,6 +151,8 @@ impl Daemon {
             self.tasks
                 .push(tokio::spawn(collection::run(store, clock, tokens)));
         }
+        self.tasks
+            .push(tokio::spawn(carry(session.parts.chain.transactor.clone())));
         if let Some(oracle) = super::operate::oracle(&session.parts).await? {
             self.tasks.push(tokio::spawn(oracle));
         }
@@ -238,6 +243,21 @@ impl Daemon {
             }
         }
         self.registration = None;
+    }
+}
+
+/// Brings to its end what was sent, also by earlier processes; never returns.
+async fn carry(transactor: Transactor) {
+    let mut told = None;
+    loop {
+        let fault = transactor.carry().await.err();
+        if let Some(fault) = &fault
+            && told.as_ref() != Some(fault)
+        {
+            tracing::warn!("{fault}");
+        }
+        told = fault;
+        tokio::time::sleep(CARRY).await;
     }
 }
 

@@ -99,7 +99,8 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
     })
     .await??;
     if Contracts::read(&layout.chain)?.is_none() {
-        let payer = Transactor::new(Endpoint::embedded(&handle), &wallet);
+        let payer = Transactor::new(Endpoint::embedded(&handle), &wallet)
+            .kept_in(&parts::outbox(state_dir.path()));
         let deployed = deploy::deploy(&payer, &[operator.address()], 1).await?;
         let text = serde_json::to_vec_pretty(&Contracts::of(&deployed))?;
         write(&Contracts::file(&layout.chain), &text)?;

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::parts::Parts;
+use super::parts::{self, Parts};
 use super::{first, older};
 use crate::chain::oracle::{Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
@@ -202,6 +202,8 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
             }
             other => other?,
         };
+        // An earlier run may have sent it, with a key of its own.
+        let key = name_key(parts, minted.nonce);
         first_document(parts, minted.token, &key).await;
         return Ok(MintAnswer {
             token: minted.token,
@@ -260,17 +262,18 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
             .transactor
             .register(chain.contract, token, &key.name(), nonce)
             .await;
-        let mined = match sent {
+        let registered = match sent {
             Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
                 continue;
             }
             other => other?,
         };
+        let key = name_key(parts, registered.nonce);
         first_document(parts, token, &key).await;
         return Ok(MintAnswer {
             token,
             contract: format!("{:#x}", chain.contract),
-            transaction: mined.transaction.to_string(),
+            transaction: registered.mined.transaction.to_string(),
             name: Some(key.name()),
         });
     }
@@ -364,7 +367,8 @@ pub async fn oracle(
         blocks: Arc::clone(&parts.node.store),
         clock: Arc::clone(&parts.clock),
     };
-    let payer = Transactor::new(parts.chain.endpoint.clone(), &operator.wallet);
+    let outbox = parts::outbox(&parts.config.state_dir);
+    let payer = Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox);
     let operator = Operator::new(
         payer,
         parts.chain.contract,

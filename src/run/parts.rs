@@ -164,6 +164,12 @@ impl Contracts {
     }
 }
 
+/// What is on its way to the chain, in a state folder.
+#[must_use]
+pub fn outbox(state: &Path) -> PathBuf {
+    state.join("outbox")
+}
+
 /// The file of the operator's key in the folder of an embedded chain.
 #[must_use]
 pub fn operator_file(chain: &Path) -> PathBuf {
@@ -218,7 +224,7 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
     Ok(ChainParts {
         dialect: ledger.dialect().await?,
         ledger,
-        transactor: Transactor::new(endpoint.clone(), &wallet),
+        transactor: Transactor::new(endpoint.clone(), &wallet).kept_in(&outbox(&config.state_dir)),
         endpoint,
         embedded,
         chain_id,

@@ -7,6 +7,7 @@
 //! DIR/address            the wallet that everything here belongs to, one line: 0x and 40 hex digits
 //! DIR/volumes/KEY/       one volume: chain id, contract, token, epoch
 //! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
+//! DIR/outbox/            what was signed and is not final yet, an account and chain a folder
 //! DIR/trash/             volumes that are being removed; emptied at the next start
 //! DIR/log                what a daemon in the background says
 //! ```

@@ -282,6 +282,31 @@ fn a_btfs_node_that_is_killed_in_a_commit_costs_nothing() {
     killed_in_a_commit::<Btfs>();
 }
 
+fn comes_back_empty<N: Node>() {
+    let (_old, front, machine) = drive::<N>("15s");
+    let node = N::begin();
+    front.lead_to(&node.place());
+    front.set(None);
+    write_new(&machine, 0);
+    machine.flush();
+    assert!(
+        machine.log().contains("was it emptied?"),
+        "{}",
+        machine.log()
+    );
+    assert_elsewhere(machine, &node, 1);
+}
+
+#[test]
+fn a_btfs_node_that_comes_back_empty_gets_all_that_is_held_here() {
+    comes_back_empty::<Btfs>();
+}
+
+#[test]
+fn an_ipfs_node_that_comes_back_empty_gets_all_that_is_held_here() {
+    comes_back_empty::<Kubo>();
+}
+
 /// What a name does not say, or says of yesterday, never takes back what was published.
 fn withholds_and_replays<N: Node>() {
     let (node, front, machine) = drive::<N>("2s");

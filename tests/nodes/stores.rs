@@ -83,6 +83,28 @@ async fn a_block_that_a_btfs_node_lost_is_named_by_the_next_pin() {
     assert_eq!(pinned, Err(StoreError::Missing(tree[0].cid)));
 }
 
+/// An IPFS node that waits for a block does not always hear that it has come.
+#[tokio::test]
+async fn a_block_that_comes_while_a_pin_waits_for_it_ends_the_wait() {
+    let node = Kubo::start();
+    let patience = Patience {
+        doubt: Duration::from_secs(1),
+        ..PATIENCE
+    };
+    let client = client(node.url(), Dialect::Ipfs, Login::Open);
+    let store = RpcStore::new(client, patience);
+    let tree = unique_tree(3);
+    store.put_many(&tree[1..]).await.expect("put");
+    let root = tree.last().expect("a root").cid;
+    let late = async {
+        tokio::time::sleep(patience.doubt / 2).await;
+        store.put_many(&tree[..1]).await
+    };
+    let both = futures::future::join(store.pin(&root, None), late);
+    let both = tokio::time::timeout(patience.pin / 2, both).await;
+    assert_eq!(both.expect("it ends"), (Ok(()), Ok(())));
+}
+
 #[tokio::test]
 async fn a_btfs_node_collects_nothing_of_a_pinned_volume() {
     let node = Btfs::start();

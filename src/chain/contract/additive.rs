@@ -28,6 +28,7 @@ sol! {
         function pxStorage(uint256 tokenId) external view returns (
             string memory name, uint256 usage, uint256 usagePercentage, uint256 size, uint256 sizeInBytes,
             string memory storageUnit, uint256 buyTimestamp, uint256 lastUpdateTimestamp, uint256 bandwidth);
+        function getStorageUsageInBytes(uint256 tokenId) external view returns (uint256);
         function canUpload(uint256 tokenId, uint256 newUsage) external view
             returns (bool can, bool sizeOrBandwidthExceeded, bool timestampLock);
         function updateStorageUsage(uint256 tokenId, uint256 usageInBytes, uint256 bandwidth) external;

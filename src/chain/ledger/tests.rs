@@ -19,7 +19,7 @@ sol! {
 const BOTH: [Dialect; 2] = [Dialect::PxV1, Dialect::PxV2];
 
 /// Deploys the contract that behaves as `dialect`.
-async fn older(payer: &Transactor, dialect: Dialect) -> Address {
+pub(in crate::chain) async fn older(payer: &Transactor, dialect: Dialect) -> Address {
     let artifact = match dialect {
         Dialect::PxV1 => include_str!("../../../contracts/artifacts/PxV1.json"),
         _ => include_str!("../../../contracts/artifacts/PxV2.json"),
@@ -30,7 +30,7 @@ async fn older(payer: &Transactor, dialect: Dialect) -> Address {
 }
 
 /// Puts package 1 on sale: 1 GiB, 50 uploads, for nothing.
-async fn add_package(payer: &Transactor, contract: Address, dialect: Dialect) {
+pub(in crate::chain) async fn add_package(payer: &Transactor, contract: Address, dialect: Dialect) {
     let (price, size) = (U256::ZERO, U256::ONE);
     let data: Bytes = match dialect {
         Dialect::PxV1 => addNewPackageCall { price, size }.abi_encode().into(),

@@ -101,6 +101,7 @@ impl World {
         Look {
             next: self.next(),
             taken,
+            elsewhere: Some(false),
             fee: self.fee,
             waited,
         }
@@ -109,9 +110,10 @@ impl World {
 
 fn entry() -> Entry {
     Entry::new(Purpose {
-        to: Address::repeat_byte(1),
+        to: Some(Address::repeat_byte(1)),
         data: Bytes::from_static(b"charge"),
         value: U256::ZERO,
+        bound: false,
     })
 }
 
@@ -119,7 +121,9 @@ fn signed(max_fee: u128) -> Signed {
     Signed {
         hash: B256::ZERO,
         raw: Bytes::new(),
+        gas: 21_000,
         max_fee,
+        tip: None,
     }
 }
 
@@ -139,6 +143,7 @@ fn carry_out(
     match step {
         Step::Sign { nonce } => entry.tries.push(Try {
             nonce,
+            since: 0,
             signed: vec![signed(world.fee.max(1))],
         }),
         Step::Replace { max_fee } => {
@@ -247,6 +252,7 @@ fn sent() -> Entry {
     let mut sent = entry();
     sent.tries.push(Try {
         nonce: 7,
+        since: 0,
         signed: vec![signed(100)],
     });
     sent
@@ -256,6 +262,7 @@ fn look(next: u64, taken: Option<(Taker, bool)>) -> Look {
     Look {
         next,
         taken,
+        elsewhere: Some(false),
         fee: 100,
         waited: RULES.patience,
     }
@@ -321,4 +328,21 @@ fn a_fee_that_is_too_low_is_raised_up_to_the_cap_and_never_beyond() {
         ..look(7, None)
     };
     assert_eq!(sent().next(&soon, &RULES), Step::Wait(Wait::Sent));
+}
+
+#[test]
+fn what_happened_at_a_foreign_nonce_or_may_have_is_not_signed_again() {
+    let step = |elsewhere, bound| {
+        let mut sent = sent();
+        sent.purpose.bound = bound;
+        let look = Look {
+            elsewhere,
+            ..look(8, Some((Taker::Other, true)))
+        };
+        sent.next(&look, &RULES)
+    };
+    assert_eq!(step(Some(false), false), Step::Sign { nonce: 8 });
+    assert_eq!(step(Some(true), false), Step::Over(Outcome::Happened));
+    assert_eq!(step(None, false), Step::Wait(Wait::Unseen));
+    assert_eq!(step(Some(false), true), Step::Over(Outcome::Lost));
 }

@@ -1,21 +1,21 @@
-//! What is done with tokens: mint, register, upgrade, give away, sync.
+//! What is done with tokens: mint, register, upgrade, give away.
 //!
 //! Invariant: each waits until it is mined and took effect, and answers what the contract said in
-//! its events. Called by the command line and the daemon, and `--print` for the calldata alone.
-
-use std::time::Duration;
+//! its events. Called by the command line and the daemon.
 
 use alloy::eips::BlockId;
-use alloy::primitives::{Address, B256, Bytes, U256};
-use alloy::providers::Provider;
-use alloy::rpc::types::Filter;
-use alloy::sol_types::{SolCall, SolEvent};
-use tokio::time::Instant;
+use alloy::primitives::{Address, Bytes, U256};
+use alloy::sol_types::SolEvent;
 
-use super::super::ChainError;
-use super::super::contract::{PxSync, PxV1, PxV2, failure};
-use super::super::dialect::Dialect;
-use super::{Look, Mined, Transactor, mined};
+use super::calldata::{
+    mint_bare_calldata, mint_calldata, register_calldata, transfer_calldata, update_calldata,
+    upgrade_calldata,
+};
+use super::{Mined, Transactor};
+use crate::chain::ChainError;
+use crate::chain::contract::PxSync;
+use crate::chain::dialect::Dialect;
+use crate::chain::outbox::Purpose;
 use crate::types::TokenId;
 
 /// A token that was minted.
@@ -25,28 +25,17 @@ pub struct Minted {
     pub token: TokenId,
     /// The transaction.
     pub mined: Mined,
+    /// The nonce that its name key was made for, where it was minted with one.
+    pub nonce: u64,
 }
 
-/// A sync that was asked for.
+/// A token that was given a name key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SyncRequest {
-    /// The token.
-    pub token: TokenId,
-    /// The contract's id of the request.
-    pub request: B256,
+pub struct Registered {
     /// The transaction.
     pub mined: Mined,
-}
-
-/// A sync that has landed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Synced {
-    /// Usage that the chain has now, in bytes.
-    pub usage_bytes: u64,
-    /// Sequence of the document that it took.
-    pub sequence: u64,
-    /// Digest of the root of that document; `None` for none.
-    pub root: Option<B256>,
+    /// The nonce that the key was made for.
+    pub nonce: u64,
 }
 
 impl Transactor {
@@ -64,7 +53,8 @@ impl Transactor {
     ) -> Result<Minted, ChainError> {
         let price = self.price(contract, package).await?;
         let data = mint_calldata(package, name);
-        self.buy(contract, price, data, Some(nonce)).await
+        let what = (package, price);
+        self.buy(contract, what, data, Some(nonce)).await
     }
 
     /// Mints a token of `package` that has no name key yet, as a block explorer does.
@@ -88,7 +78,7 @@ impl Transactor {
         price: U256,
     ) -> Result<Minted, ChainError> {
         let data = mint_bare_calldata(package);
-        self.buy(contract, price, data, None).await
+        self.buy(contract, (package, price), data, None).await
     }
 
     /// Tells a contract of `px-v1` or `px-v2` that nothing was uploaded, which renews the time of
@@ -102,32 +92,46 @@ impl Transactor {
         dialect: Dialect,
         token: TokenId,
     ) -> Result<Mined, ChainError> {
-        let data = match dialect {
-            Dialect::PxV1 => PxV1::updateStorageUsageCall {
-                tokenId: token.0,
-                usageInBytes: U256::ZERO,
-            }
-            .abi_encode(),
-            Dialect::PxV2 | Dialect::PxSync => PxV2::updateStorageUsageCall {
-                tokenId: token.0,
-                usageInBytes: U256::ZERO,
-                bandwidth: U256::ZERO,
-            }
-            .abi_encode(),
+        let data = update_calldata(dialect, token, 0, 0);
+        let tag = format!("renew {contract} {token}");
+        self.act(tag, contract, data, U256::ZERO).await
+    }
+
+    /// Sends a call to `contract` under `tag`; the same that an earlier process left on its way is
+    /// waited for instead.
+    async fn act(
+        &self,
+        tag: String,
+        contract: Address,
+        data: Bytes,
+        value: U256,
+    ) -> Result<Mined, ChainError> {
+        let purpose = Purpose {
+            to: Some(contract),
+            data,
+            value,
+            bound: false,
         };
-        let sent = self.send(Some(contract), data.into(), U256::ZERO, None);
-        Ok(mined(&sent.await?))
+        Ok(self.send_as(tag, purpose, None).await?.mined())
     }
 
     async fn buy(
         &self,
         contract: Address,
-        price: U256,
+        (package, price): (u64, U256),
         data: Bytes,
         nonce: Option<u64>,
     ) -> Result<Minted, ChainError> {
-        let receipt = self.send(Some(contract), data, price, nonce).await?;
-        let logs = receipt
+        let purpose = Purpose {
+            to: Some(contract),
+            data,
+            value: price,
+            bound: nonce.is_some(),
+        };
+        let tag = format!("mint {contract} {package}");
+        let sent = self.send_as(tag, purpose, nonce).await?;
+        let logs = sent
+            .receipt
             .logs()
             .iter()
             .filter(|log| log.address() == contract);
@@ -138,7 +142,8 @@ impl Transactor {
         })?;
         Ok(Minted {
             token: TokenId(minted.tokenId),
-            mined: mined(&receipt),
+            mined: sent.mined(),
+            nonce: sent.nonce,
         })
     }
 
@@ -172,12 +177,20 @@ impl Transactor {
         token: TokenId,
         name: &str,
         nonce: u64,
-    ) -> Result<Mined, ChainError> {
+    ) -> Result<Registered, ChainError> {
         let data = register_calldata(token, name);
-        let receipt = self
-            .send(Some(contract), data, U256::ZERO, Some(nonce))
-            .await?;
-        Ok(mined(&receipt))
+        let tag = format!("register {contract} {token}");
+        let purpose = Purpose {
+            to: Some(contract),
+            data,
+            value: U256::ZERO,
+            bound: true,
+        };
+        let sent = self.send_as(tag, purpose, Some(nonce)).await?;
+        Ok(Registered {
+            mined: sent.mined(),
+            nonce: sent.nonce,
+        })
     }
 
     /// Moves `token` to a larger package.
@@ -192,8 +205,8 @@ impl Transactor {
     ) -> Result<Mined, ChainError> {
         let price = self.price(contract, package).await?;
         let data = upgrade_calldata(token, package);
-        let receipt = self.send(Some(contract), data, price, None).await?;
-        Ok(mined(&receipt))
+        let tag = format!("upgrade {contract} {token} {package}");
+        self.act(tag, contract, data, price).await
     }
 
     /// Gives `token` to another account.
@@ -206,185 +219,8 @@ impl Transactor {
         token: TokenId,
         to: Address,
     ) -> Result<Mined, ChainError> {
-        let call = PxSync::transferFromCall {
-            from: self.address(),
-            to,
-            tokenId: token.0,
-        };
-        let data = call.abi_encode().into();
-        let receipt = self.send(Some(contract), data, U256::ZERO, None).await?;
-        Ok(mined(&receipt))
+        let data = transfer_calldata(self.address(), to, token);
+        let tag = format!("transfer {contract} {token} {to}");
+        self.act(tag, contract, data, U256::ZERO).await
     }
-
-    /// Asks the oracle to sync `token`, and pays its fee.
-    ///
-    /// # Errors
-    /// [`ChainError::Reverted`] with the reason (`sync already requested`, `not registered`, …).
-    pub async fn sync(&self, contract: Address, token: TokenId) -> Result<SyncRequest, ChainError> {
-        let call = PxSync::syncFeeCall {};
-        let fee = self
-            .endpoint
-            .call(contract, &call, BlockId::latest())
-            .await?;
-        let receipt = self
-            .send(Some(contract), sync_calldata(token), fee, None)
-            .await?;
-        let logs = receipt
-            .logs()
-            .iter()
-            .filter(|log| log.address() == contract);
-        let mut requests =
-            logs.filter_map(|log| PxSync::SyncRequested::decode_log(&log.inner).ok());
-        let asked = requests.find(|log| log.tokenId == token.0);
-        let asked = asked.ok_or_else(|| {
-            ChainError::Permanent(format!(
-                "contract {contract} does not say what it has asked"
-            ))
-        })?;
-        Ok(SyncRequest {
-            token,
-            request: asked.requestId,
-            mined: mined(&receipt),
-        })
-    }
-
-    /// The sync of `token` that is open, to wait for it instead of asking again.
-    ///
-    /// # Errors
-    /// [`ChainError::Reverted`] when there is no such token.
-    pub async fn open_sync(
-        &self,
-        contract: Address,
-        token: TokenId,
-    ) -> Result<Option<SyncRequest>, ChainError> {
-        let call = PxSync::tokenInfoCall { tokenId: token.0 };
-        let info = self
-            .endpoint
-            .call(contract, &call, BlockId::latest())
-            .await?;
-        if info.requestId.is_zero() {
-            return Ok(None);
-        }
-        let filter = Filter::new()
-            .address(contract)
-            .from_block(0)
-            .event_signature(PxSync::SyncRequested::SIGNATURE_HASH)
-            .topic1(B256::from(token.0))
-            .topic2(info.requestId);
-        let logs = self.endpoint.provider().get_logs(&filter).await;
-        let logs = logs.map_err(|fault| self.endpoint.fault(fault))?;
-        let asked = logs.last().and_then(|log| {
-            Some(Mined {
-                transaction: log.transaction_hash?,
-                block: log.block_number?,
-            })
-        });
-        Ok(asked.map(|mined| SyncRequest {
-            token,
-            request: info.requestId,
-            mined,
-        }))
-    }
-
-    /// Waits until the sync has landed.
-    ///
-    /// # Errors
-    /// [`ChainError::Oracle`] when the oracle answers with an error, or not within `limit`.
-    pub async fn wait_synced(
-        &self,
-        contract: Address,
-        request: &SyncRequest,
-        limit: Duration,
-    ) -> Result<Synced, ChainError> {
-        let token = request.token;
-        let filter = Filter::new()
-            .address(contract)
-            .from_block(request.mined.block)
-            .event_signature(vec![
-                PxSync::Synced::SIGNATURE_HASH,
-                PxSync::SyncFailed::SIGNATURE_HASH,
-            ])
-            .topic1(B256::from(token.0));
-        let mut look = Look::until(Instant::now() + limit);
-        loop {
-            let logs = self.endpoint.provider().get_logs(&filter);
-            let logs = match look.bound(logs).await {
-                Some(Ok(logs)) => logs,
-                Some(Err(fault)) => match self.endpoint.fault(fault) {
-                    // Worth another look.
-                    ChainError::Transient(_) => Vec::new(),
-                    fault => return Err(fault),
-                },
-                None => Vec::new(),
-            };
-            for log in logs {
-                // A token has one open request, so what has landed since is the answer to ours.
-                if let Ok(synced) = PxSync::Synced::decode_log(&log.inner) {
-                    return Ok(Synced {
-                        usage_bytes: u64::try_from(synced.usage).unwrap_or(u64::MAX),
-                        sequence: synced.sequence,
-                        root: (!synced.root.is_zero()).then_some(synced.root),
-                    });
-                }
-                if let Ok(failed) = PxSync::SyncFailed::decode_log(&log.inner)
-                    && failed.requestId == request.request
-                {
-                    let (code, why) = (failed.code, failure(failed.code));
-                    let line = format!("token {token} is not synced: {why} (code {code})");
-                    return Err(ChainError::Oracle(line));
-                }
-            }
-            if !look.again().await {
-                return Err(ChainError::Oracle(format!(
-                    "no answer for token {token} within {} s: try again later",
-                    limit.as_secs()
-                )));
-            }
-        }
-    }
-}
-
-/// Calldata of `mint(package, name)`, for a wallet elsewhere.
-#[must_use]
-pub fn mint_calldata(package: u64, name: &str) -> Bytes {
-    let call = PxSync::mint_0Call {
-        packageId: U256::from(package),
-        btnsKey: name.to_owned(),
-    };
-    call.abi_encode().into()
-}
-
-/// Calldata of `mint(package)`, which sets no name key.
-#[must_use]
-pub fn mint_bare_calldata(package: u64) -> Bytes {
-    let call = PxSync::mint_1Call {
-        packageId: U256::from(package),
-    };
-    call.abi_encode().into()
-}
-
-/// Calldata of `register(token, name)`.
-#[must_use]
-pub fn register_calldata(token: TokenId, name: &str) -> Bytes {
-    let call = PxSync::registerCall {
-        tokenId: token.0,
-        btnsKey: name.to_owned(),
-    };
-    call.abi_encode().into()
-}
-
-/// Calldata of `upgradeTokenPackage(token, package)`.
-#[must_use]
-pub fn upgrade_calldata(token: TokenId, package: u64) -> Bytes {
-    let call = PxSync::upgradeTokenPackageCall {
-        tokenId: token.0,
-        packageId: U256::from(package),
-    };
-    call.abi_encode().into()
-}
-
-/// Calldata of `sync(token)`; its value is the contract's `syncFee()`.
-#[must_use]
-pub fn sync_calldata(token: TokenId) -> Bytes {
-    PxSync::syncCall { tokenId: token.0 }.abi_encode().into()
 }

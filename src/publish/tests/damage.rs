@@ -15,6 +15,7 @@ use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
 use crate::publish::heal::{heal, look_at_marked};
 use crate::publish::sample::Sampler;
+use crate::publish::upload::Receipts;
 use crate::store::fault::Call;
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
@@ -318,7 +319,7 @@ fn published(machine: &Machine, dir: Ino) -> cid::Cid {
 
 /// Steps of a sampler; the most calls of the node that one of them has made.
 async fn sample(machine: &Machine, steps: usize) -> u64 {
-    let mut sampler = Sampler::begin(&machine.volume);
+    let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
     let mut most = 0;
     for _ in 0..steps {
         machine.store.reset_counts();
@@ -355,6 +356,42 @@ async fn a_block_that_the_node_loses_in_silence_is_put_again_from_the_cache() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_emptied_gets_everything_again_without_a_pause_and_its_pins() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    for i in 0..700 {
+        let name = format!("f{i}");
+        machine
+            .put(machine.root, &name, &[(0, name.as_bytes())])
+            .await;
+    }
+    machine.commit().await.unwrap();
+    machine.tree().await;
+    let pins = shared.blocks.pins().await.unwrap();
+    for cid in &pins {
+        shared.blocks.unpin(cid).await.unwrap();
+    }
+    for cid in &shared.blocks.all() {
+        shared.blocks.lose(cid);
+    }
+    let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
+    let mut steps = 0;
+    while steps == 0 || sampler.is_sweeping() {
+        sampler.step(&machine.context).await.unwrap();
+        steps += 1;
+    }
+    assert!(steps < 10, "{steps} steps");
+    assert!(sampler.take_returned() && !sampler.take_returned());
+    assert!(losses(&machine).is_empty());
+    let back = shared.blocks.pins().await.unwrap();
+    assert!(
+        pins.iter().all(|cid| back.contains(cid)),
+        "{pins:?} {back:?}"
+    );
+    assert_whole(&shared, &machine).await;
+}
+
+#[tokio::test]
 async fn a_loss_that_nobody_has_read_is_found_by_the_sampler_and_marked() {
     let shared = Shared::new();
     let first = Machine::new(&shared);
@@ -385,7 +422,7 @@ async fn a_loss_that_nobody_has_read_is_found_by_the_sampler_and_marked() {
 }
 
 async fn step(machine: &Machine) -> u64 {
-    let mut sampler = Sampler::begin(&machine.volume);
+    let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
     sampler.step(&machine.context).await.unwrap()
 }
 

@@ -47,6 +47,7 @@ async fn between_settling_and_head(machine: &Machine, before: Option<Vec<u8>>) {
         record: record.into(),
         time_s: head.time_s,
         uploads: head.uploads,
+        charge_bytes: None,
     };
     let values = vec![
         ("head", before.map(Into::into)),

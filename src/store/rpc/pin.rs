@@ -18,6 +18,9 @@ use crate::rpc::client::whole;
 use crate::store::walk::{self, Source};
 use crate::store::{BlockStore, StoreError, links};
 
+/// How often a pin that takes long is asked for anew.
+const TRIES: usize = 3;
+
 /// A line of `pin/ls` with `stream`.
 #[derive(Deserialize)]
 pub(super) struct PinLine {
@@ -35,12 +38,29 @@ impl RpcStore {
             Some(from) if from != root && self.is_pinned(from).await? => Some(*from),
             _ => None,
         };
-        let asked = self.ask_pin(root, from.as_ref());
-        tokio::pin!(asked);
-        tokio::select! {
-            answer = &mut asked => return answer,
-            () = sleep(self.patience.doubt) => {}
+        for _ in 0..TRIES {
+            let asked = self.ask_pin(root, from.as_ref());
+            tokio::pin!(asked);
+            tokio::select! {
+                answer = &mut asked => return answer,
+                () = sleep(self.patience.doubt) => {}
+            }
+            tokio::select! {
+                answer = &mut asked => return answer,
+                walked = self.walk(root, from) => walked?,
+            }
+            // Whole, or not known: the node has the word. Whole for a while, it may wait for a block
+            // that has come since, and not hear of it.
+            tokio::select! {
+                answer = &mut asked => return answer,
+                () = sleep(self.patience.doubt) => {}
+            }
         }
+        self.ask_pin(root, from.as_ref()).await
+    }
+
+    /// Looks here whether the tree is whole on the node's disk: what is missing or corrupt, if so.
+    async fn walk(&self, root: &Cid, from: Option<Cid>) -> Result<(), StoreError> {
         // The walk ends with this call: it is of use to nobody else.
         let call = Arc::new(());
         let mut disk = OnDisk {
@@ -50,16 +70,10 @@ impl RpcStore {
         };
         let root = *root;
         let walk = spawn_blocking(move || walk::check_whole(&root, from.as_ref(), &mut disk));
-        tokio::select! {
-            answer = &mut asked => return answer,
-            walked = walk => {
-                if let Ok(Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..)))) = walked {
-                    return Err(error);
-                }
-            }
+        match walk.await {
+            Ok(Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..)))) => Err(error),
+            _ => Ok(()),
         }
-        // Whole, or not known: the node has the word.
-        asked.await
     }
 
     async fn is_pinned(&self, root: &Cid) -> Result<bool, StoreError> {

@@ -1,0 +1,171 @@
+//! Signing: gas and fees, whether the account can pay, and the bytes.
+//!
+//! Invariant: a transaction that the node would not run, that the account cannot pay for, or that
+//! costs more than was allowed is not signed. Called by `carry`.
+
+use alloy::consensus::TxEnvelope;
+use alloy::eips::eip2718::Encodable2718;
+use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
+use alloy::primitives::utils::format_ether;
+use alloy::primitives::{TxKind, U256};
+use alloy::providers::Provider;
+use alloy::rpc::types::{TransactionInput, TransactionRequest};
+
+use super::Transactor;
+use crate::chain::ChainError;
+use crate::chain::outbox::{Purpose, Signed};
+
+/// What the chain wants for one gas, in wei.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fees {
+    pub(super) max_fee: u128,
+    /// `None` on chains without EIP-1559.
+    pub(super) tip: Option<u128>,
+}
+
+impl Transactor {
+    /// What the chain wants now.
+    pub(super) async fn fees(&self) -> Result<Fees, ChainError> {
+        let provider = self.endpoint.provider();
+        match provider.estimate_eip1559_fees().await {
+            Ok(fees) => Ok(Fees {
+                max_fee: fees.max_fee_per_gas,
+                tip: Some(fees.max_priority_fee_per_gas),
+            }),
+            // A chain without EIP-1559.
+            Err(_) => {
+                let price = provider.get_gas_price().await;
+                Ok(Fees {
+                    max_fee: price.map_err(|fault| self.endpoint.fault(fault))?,
+                    tip: None,
+                })
+            }
+        }
+    }
+
+    /// Signs `purpose` at `nonce`, for what the chain wants now. A node runs it for that, so here a
+    /// revert comes out.
+    pub(super) async fn sign_new(
+        &self,
+        purpose: &Purpose,
+        nonce: u64,
+    ) -> Result<Signed, ChainError> {
+        let provider = self.endpoint.provider();
+        let balance = provider.get_balance(self.address()).await;
+        let balance = balance.map_err(|fault| self.endpoint.fault(fault))?;
+        self.can_pay(balance, purpose.value)?;
+        let request = self.request(purpose, nonce).await?;
+        let gas = provider.estimate_gas(request).await;
+        let gas = gas.map_err(|fault| self.endpoint.fault(fault))?;
+        // The state may be another when it is mined; what is not used is not paid.
+        let gas = gas + gas / 4;
+        let fees = self.fees().await?;
+        let cost = U256::from(gas) * U256::from(fees.max_fee);
+        if let Some(most) = self.gas_cost_max
+            && cost > most
+        {
+            return Err(ChainError::Reverted(format!(
+                "not sent: its gas may cost {}, and --max-fee allows {}: try later, or allow more",
+                format_ether(cost),
+                format_ether(most)
+            )));
+        }
+        self.can_pay(balance, purpose.value.saturating_add(cost))?;
+        self.sign_for(purpose, nonce, gas, fees).await
+    }
+
+    /// Signs `purpose` at `nonce` in place of `before`, for at most `max_fee` wei a gas.
+    pub(super) async fn sign_instead(
+        &self,
+        purpose: &Purpose,
+        nonce: u64,
+        before: &Signed,
+        max_fee: u128,
+    ) -> Result<Signed, ChainError> {
+        let fees = self.fees().await?;
+        // Nodes want more of both.
+        let tip = before.tip.map(|paid| {
+            let tip = fees.tip.unwrap_or_default();
+            tip.max(paid + paid / 8 + 1).min(max_fee)
+        });
+        let fees = Fees { max_fee, tip };
+        self.sign_for(purpose, nonce, before.gas, fees).await
+    }
+
+    /// A transfer of nothing to ourselves, for a nonce that must be had by something.
+    pub(super) async fn sign_nothing(&self, nonce: u64) -> Result<Signed, ChainError> {
+        let nothing = Purpose {
+            to: Some(self.address()),
+            data: alloy::primitives::Bytes::new(),
+            value: U256::ZERO,
+            bound: true,
+        };
+        self.sign_new(&nothing, nonce).await
+    }
+
+    /// The most that is paid for one gas of something of which `first` was signed first, in wei.
+    pub(super) fn fee_cap(&self, first: &Signed) -> u128 {
+        match self.gas_cost_max {
+            Some(most) => u128::try_from(most / U256::from(first.gas.max(1))).unwrap_or(u128::MAX),
+            None => first.max_fee.saturating_mul(10),
+        }
+    }
+
+    fn can_pay(&self, balance: U256, needed: U256) -> Result<(), ChainError> {
+        match needed.checked_sub(balance) {
+            None | Some(U256::ZERO) => Ok(()),
+            Some(missing) => Err(ChainError::Reverted(format!(
+                "insufficient funds: {} has {} and needs {}: {} is missing",
+                self.address(),
+                format_ether(balance),
+                format_ether(needed),
+                format_ether(missing)
+            ))),
+        }
+    }
+
+    async fn request(
+        &self,
+        purpose: &Purpose,
+        nonce: u64,
+    ) -> Result<TransactionRequest, ChainError> {
+        Ok(TransactionRequest {
+            from: Some(self.address()),
+            to: Some(purpose.to.map_or(TxKind::Create, TxKind::Call)),
+            value: Some(purpose.value),
+            input: TransactionInput::new(purpose.data.clone()),
+            nonce: Some(nonce),
+            chain_id: Some(self.endpoint.chain_id().await?),
+            ..TransactionRequest::default()
+        })
+    }
+
+    async fn sign_for(
+        &self,
+        purpose: &Purpose,
+        nonce: u64,
+        gas: u64,
+        fees: Fees,
+    ) -> Result<Signed, ChainError> {
+        let mut request = self.request(purpose, nonce).await?;
+        request.set_gas_limit(gas);
+        match fees.tip {
+            Some(tip) => {
+                request.set_max_fee_per_gas(fees.max_fee);
+                request.set_max_priority_fee_per_gas(tip);
+            }
+            None => request.set_gas_price(fees.max_fee),
+        }
+        let wallet = EthereumWallet::from(self.signer.clone());
+        let signed = request.build(&wallet).await;
+        let envelope: TxEnvelope =
+            signed.map_err(|fault| ChainError::Permanent(format!("cannot be signed: {fault}")))?;
+        Ok(Signed {
+            hash: *envelope.tx_hash(),
+            raw: envelope.encoded_2718().into(),
+            gas,
+            max_fee: fees.max_fee,
+            tip: fees.tip,
+        })
+    }
+}

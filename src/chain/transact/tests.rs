@@ -1,0 +1,508 @@
+//! Charges and syncs through everything that a network does, counted on chain.
+//!
+//! Each run is a life of a wallet on an anvil that mines when the test says so: the sender is killed at
+//! any call and at any write of its shelf, and begun anew from what was written; calls are dropped
+//! before or after they are carried out, doubled, delayed, or answered by a server that lags; blocks
+//! are replaced (`anvil_reorg`, snapshot and revert), what waits is lost, fees rise, and another program
+//! sends from the same account, at our nonces.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use alloy::network::TransactionBuilder;
+use alloy::rpc::client::RpcClient;
+use alloy::rpc::json_rpc::{RequestPacket, ResponsePacket};
+use alloy::rpc::types::{Filter, TransactionRequest};
+use alloy::sol_types::SolEvent;
+use alloy::transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tower::Service;
+
+use super::*;
+use crate::chain::charges::Charger;
+use crate::chain::contract::{PxSync, PxV2};
+use crate::chain::dialect::Dialect;
+use crate::chain::ledger::tests::{add_package, older};
+use crate::chain::tests::anvil::Anvil;
+use crate::chain::tests::rich;
+use crate::types::TokenId;
+
+/// Blocks above one that make it final: two epochs of the two slots that anvil is told of.
+const FINAL: u64 = 4;
+/// Runs of a test that nobody asked more of (`PXFS_OUTBOX_RUNS`).
+const RUNS: u64 = 12;
+/// Things that happen in a run before the network is calm, and at most.
+const WILD: u32 = 40;
+const MOST: u32 = 600;
+const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
+
+/// Numbers that look random and are the same at each run.
+struct Dice(Mutex<u64>);
+
+impl Dice {
+    fn new(seed: u64) -> Arc<Self> {
+        let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Arc::new(Self(Mutex::new(seed)))
+    }
+
+    fn roll(&self, sides: u64) -> u64 {
+        let mut state = self.0.lock().unwrap();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state % sides
+    }
+
+    fn one_in(&self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+/// What kills the sender and spoils its calls, until it is told to be calm.
+struct Evil {
+    dice: Arc<Dice>,
+    calm: AtomicBool,
+    killed: Notify,
+    deaths: Mutex<u64>,
+}
+
+impl Evil {
+    fn strikes(&self, sides: u64) -> bool {
+        !self.calm.load(Ordering::Relaxed) && self.dice.one_in(sides)
+    }
+
+    /// Now and then the end: whoever asks never goes on.
+    async fn may_kill(&self, sides: u64) {
+        if self.strikes(sides) {
+            *self.deaths.lock().unwrap() += 1;
+            self.killed.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A shelf whose writer dies before or after a write.
+struct MortalShelf {
+    below: Arc<MemoryShelf>,
+    evil: Arc<Evil>,
+}
+
+#[async_trait]
+impl Shelf for MortalShelf {
+    async fn load(&self) -> Result<BTreeMap<u64, Vec<u8>>, ChainError> {
+        self.below.load().await
+    }
+
+    async fn put(&self, serial: u64, bytes: Vec<u8>) -> Result<(), ChainError> {
+        self.evil.may_kill(8).await;
+        self.below.put(serial, bytes).await?;
+        self.evil.may_kill(8).await;
+        Ok(())
+    }
+
+    async fn remove(&self, serial: u64) -> Result<(), ChainError> {
+        self.evil.may_kill(8).await;
+        self.below.remove(serial).await?;
+        self.evil.may_kill(8).await;
+        Ok(())
+    }
+}
+
+/// A transport that loses, doubles, delays and kills.
+#[derive(Clone)]
+struct EvilTransport {
+    below: BoxTransport,
+    evil: Arc<Evil>,
+    /// The last counts of the newest block that were answered, for a server that lags.
+    counts: Arc<Mutex<Vec<ResponsePacket>>>,
+}
+
+impl EvilTransport {
+    async fn ask(mut self, packet: RequestPacket) -> Result<ResponsePacket, TransportError> {
+        let evil = Arc::clone(&self.evil);
+        let lost = || TransportErrorKind::custom_str("the line broke");
+        evil.may_kill(60).await;
+        if evil.strikes(15) {
+            return Err(lost());
+        }
+        if evil.strikes(10) {
+            sleep(Duration::from_millis(evil.dice.roll(4))).await;
+        }
+        let method = match &packet {
+            RequestPacket::Single(one) => one.method().to_owned(),
+            RequestPacket::Batch(_) => String::new(),
+        };
+        if method == "eth_sendRawTransaction" && evil.strikes(4) {
+            let _ = self.below.call(packet.clone()).await;
+        }
+        // What is asked of a block by its number is the same on all servers, or not there yet.
+        let newest = packet.as_single().is_some_and(|one| {
+            let params = one.params().map_or("", |params| params.get());
+            one.method() == "eth_getTransactionCount" && params.contains("latest")
+        });
+        let id = packet.as_single().map(|one| one.id().clone());
+        let answer = self.below.call(packet).await?;
+        if newest {
+            let mut counts = self.counts.lock().unwrap();
+            if evil.strikes(6)
+                && let Some(ResponsePacket::Single(old)) = counts.first().cloned()
+                && let Some(id) = id
+            {
+                let old = alloy::rpc::json_rpc::Response { id, ..old };
+                return Ok(ResponsePacket::Single(old));
+            }
+            counts.push(answer.clone());
+            if counts.len() > 6 {
+                counts.remove(0);
+            }
+        }
+        evil.may_kill(60).await;
+        if evil.strikes(15) {
+            return Err(lost());
+        }
+        Ok(answer)
+    }
+}
+
+impl Service<RequestPacket> for EvilTransport {
+    type Response = ResponsePacket;
+    type Error = TransportError;
+    type Future = TransportFut<'static>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), TransportError>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        Box::pin(self.clone().ask(packet))
+    }
+}
+
+/// A chain, and the contracts on it.
+struct Site {
+    _anvil: Anvil,
+    endpoint: Endpoint,
+    additive: Address,
+    syncing: Address,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let anvil = Anvil::start(&["--slots-in-an-epoch", "2"]);
+        let endpoint = Endpoint::http(anvil.url()).unwrap();
+        let payer = Transactor::new(endpoint.clone(), &rich());
+        let additive = older(&payer, Dialect::PxV2).await;
+        add_package(&payer, additive, Dialect::PxV2).await;
+        let operators = [payer.address()];
+        let suite = crate::chain::deploy::deploy(&payer, &operators, 1).await;
+        Self {
+            _anvil: anvil,
+            endpoint,
+            additive,
+            syncing: suite.unwrap().contract,
+        }
+    }
+
+    async fn rpc(&self, method: &'static str, params: Value) -> Value {
+        let client = self.endpoint.provider().client();
+        client.request(method, params).await.unwrap()
+    }
+
+    async fn mine(&self) {
+        self.rpc("evm_mine", json!([])).await;
+    }
+}
+
+/// One life.
+struct Life<'a> {
+    site: &'a Site,
+    dice: Arc<Dice>,
+    evil: Arc<Evil>,
+    wallet: Wallet,
+    shelf: Arc<MemoryShelf>,
+    token: TokenId,
+    synced: TokenId,
+    /// Commits that are not known to be charged: what a volume keeps.
+    commits: Vec<(u64, u64)>,
+    /// Whether the sync is known to have happened.
+    sync_open: bool,
+    /// A state to go back to, and its block.
+    snapshot: Option<(Value, u64)>,
+    /// The newest block that was ever final: it stays, also where newer ones go.
+    settled: u64,
+}
+
+impl Life<'_> {
+    fn transactor(&self) -> Transactor {
+        let below = self.site.endpoint.provider().client().transport().clone();
+        let transport = EvilTransport {
+            below: BoxTransport::new(below),
+            evil: Arc::clone(&self.evil),
+            counts: Arc::default(),
+        };
+        let client = RpcClient::new(transport, true);
+        let shelf = Arc::new(MortalShelf {
+            below: Arc::clone(&self.shelf),
+            evil: Arc::clone(&self.evil),
+        });
+        Transactor::new(Endpoint::new(client, "evil", false), &self.wallet)
+            .with_shelf(shelf)
+            .with_patience(Duration::from_millis(3))
+    }
+
+    fn sync_tag(&self) -> String {
+        format!("sync {}", self.synced)
+    }
+
+    /// What a daemon does again and again.
+    async fn pass(&mut self, sender: &Transactor) -> Result<bool, ChainError> {
+        let charger = Charger::new(
+            sender.clone(),
+            self.site.additive,
+            Dialect::PxV2,
+            self.token,
+        );
+        let report = charger.report(&self.commits).await?;
+        for sequence in report.done {
+            self.commits.retain(|(known, _)| *known != sequence);
+            self.evil.may_kill(8).await;
+            charger.forget(sequence).await?;
+        }
+        if self.sync_open {
+            let purpose = Purpose {
+                to: Some(self.site.syncing),
+                data: sync_calldata(self.synced),
+                value: U256::ZERO,
+                bound: false,
+            };
+            let posted = sender.post(&self.sync_tag(), purpose, None).await?;
+            if let Some(over) = posted.over {
+                assert_eq!(over, Outcome::Happened);
+                self.sync_open = false;
+                self.evil.may_kill(8).await;
+                sender.forget(&self.sync_tag()).await?;
+            }
+        }
+        let idle = sender.carry().await?;
+        Ok(idle && self.commits.is_empty() && !self.sync_open)
+    }
+
+    /// The other program sends something from the same account.
+    async fn foreign(&self) {
+        let provider = self.site.endpoint.provider();
+        let next = provider.get_transaction_count(self.wallet.address()).await;
+        let nonce = next.unwrap() + self.dice.roll(2);
+        let price = 1_u128 << (31 + self.dice.roll(6));
+        let request = TransactionRequest::default()
+            .with_from(self.wallet.address())
+            .with_to(Address::repeat_byte(9))
+            .with_value(U256::from(1 + self.dice.roll(1000)))
+            .with_nonce(nonce)
+            .with_chain_id(31337)
+            .with_gas_limit(21_000)
+            .with_max_fee_per_gas(price)
+            .with_max_priority_fee_per_gas(price / 2);
+        let wallet = alloy::network::EthereumWallet::from(self.wallet.signer().clone());
+        let signed = alloy::network::NetworkTransactionBuilder::build(request, &wallet).await;
+        let raw = alloy::eips::eip2718::Encodable2718::encoded_2718(&signed.unwrap());
+        // It may be too cheap for what waits there.
+        let _ = provider.send_raw_transaction(&raw).await;
+    }
+
+    /// Something that the network does.
+    async fn happen(&mut self) {
+        let site = self.site;
+        let height = site.endpoint.height().await.unwrap();
+        self.settled = self.settled.max(height.saturating_sub(FINAL));
+        match self.dice.roll(12) {
+            0 => {
+                let depth = self.dice.roll(FINAL).min(height - self.settled);
+                if depth > 0 {
+                    site.rpc("anvil_reorg", json!([depth, []])).await;
+                    self.snapshot = None;
+                }
+            }
+            1 | 2 => self.foreign().await,
+            3 => drop(site.rpc("anvil_dropAllTransactions", json!([])).await),
+            4 => {
+                let fee = format!("{:#x}", 1_u64 << (28 + self.dice.roll(4)));
+                let params = json!([fee]);
+                site.rpc("anvil_setNextBlockBaseFeePerGas", params).await;
+            }
+            5 => match self.snapshot.take() {
+                None => {
+                    let id = site.rpc("evm_snapshot", json!([])).await;
+                    self.snapshot = Some((id, height));
+                }
+                Some((id, at)) => {
+                    if at >= self.settled {
+                        site.rpc("evm_revert", json!([id])).await;
+                    }
+                }
+            },
+            _ => site.mine().await,
+        }
+    }
+
+    /// Until everything is done; how often it was killed.
+    async fn live(&mut self) -> u64 {
+        let mut sender = self.transactor();
+        for turn in 0..MOST {
+            if turn == WILD {
+                self.evil.calm.store(true, Ordering::Relaxed);
+            }
+            match turn < WILD {
+                true => self.happen().await,
+                false => self.site.mine().await,
+            }
+            let evil = Arc::clone(&self.evil);
+            let passed = {
+                let sender = sender.clone();
+                tokio::select! {
+                    passed = self.pass(&sender) => Some(passed),
+                    () = evil.killed.notified() => None,
+                }
+            };
+            match passed {
+                // What it knew is gone; what it wrote down is not.
+                None => sender = self.transactor(),
+                Some(Ok(true)) if turn >= WILD => return *self.evil.deaths.lock().unwrap(),
+                Some(_) => {}
+            }
+        }
+        panic!("it never ends: {:?} {}", self.commits, self.sync_open);
+    }
+}
+
+/// A life by this seed; how often its sender was killed.
+async fn run(site: &Site, seed: u64) -> u64 {
+    let dice = Dice::new(seed);
+    let wallet = Wallet::random().unwrap();
+    let funds = json!([wallet.address(), "0x56bc75e2d63100000"]);
+    site.rpc("anvil_setBalance", funds).await;
+    let payer = Transactor::new(site.endpoint.clone(), &wallet);
+    let token = payer.mint_for(site.additive, 1, U256::ZERO).await.unwrap();
+    let nonce = payer.next_nonce().await.unwrap();
+    let synced = payer.mint(site.syncing, 0, NAME, nonce).await.unwrap();
+    site.rpc("evm_setAutomine", json!([false])).await;
+    for _ in 0..=FINAL {
+        site.mine().await;
+    }
+    let commits: Vec<(u64, u64)> = (1..=1 + dice.roll(4))
+        .map(|sequence| (sequence, 4096 * (1 + dice.roll(2))))
+        .collect();
+    let (count, bytes) = (
+        commits.len() as u64,
+        commits.iter().map(|(_, bytes)| bytes).sum::<u64>(),
+    );
+    let since = site.endpoint.height().await.unwrap();
+    let mut life = Life {
+        site,
+        evil: Arc::new(Evil {
+            dice: Arc::clone(&dice),
+            calm: AtomicBool::new(false),
+            killed: Notify::new(),
+            deaths: Mutex::new(0),
+        }),
+        dice,
+        wallet,
+        shelf: Arc::default(),
+        token: token.token,
+        synced: synced.token,
+        commits,
+        sync_open: true,
+        snapshot: None,
+        settled: 0,
+    };
+    let deaths = life.live().await;
+    let call = PxV2::pxStorageCall {
+        tokenId: token.token.0,
+    };
+    let latest = alloy::eips::BlockId::latest();
+    let told = site.endpoint.call(site.additive, &call, latest).await;
+    let told = told.unwrap();
+    assert_eq!(told.usage, U256::from(bytes), "seed {seed}: bytes");
+    assert_eq!(told.bandwidth, U256::from(50 - count), "seed {seed}: units");
+    let asked = Filter::new()
+        .address(site.syncing)
+        .from_block(since)
+        .event_signature(PxSync::SyncRequested::SIGNATURE_HASH)
+        .topic1(B256::from(synced.token.0));
+    let asked = site.endpoint.provider().get_logs(&asked).await.unwrap();
+    assert_eq!(asked.len(), 1, "seed {seed}: syncs");
+    site.rpc("anvil_dropAllTransactions", json!([])).await;
+    site.rpc("evm_setAutomine", json!([true])).await;
+    deaths
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_commit_is_charged_twice_and_no_sync_is_lost_whatever_the_network_does() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let runs: u64 = number("PXFS_OUTBOX_RUNS").unwrap_or(RUNS);
+    let first: u64 = number("PXFS_OUTBOX_SEED").unwrap_or(1);
+    let site = Site::new().await;
+    let mut deaths = 0;
+    for seed in first..first + runs {
+        deaths += run(&site, seed).await;
+    }
+    println!("{runs} runs, {deaths} times killed: 0 double charges, 0 lost syncs");
+    // The lives are as bad as they are meant to be.
+    assert!(deaths >= runs, "{deaths} deaths in {runs} runs");
+}
+
+#[tokio::test]
+async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
+    let anvil = Anvil::start(&["--no-mining"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sender = || Transactor::new(endpoint.clone(), &rich()).kept_in(dir.path());
+    let whom = Address::repeat_byte(7);
+    let give = |sender: Transactor| async move {
+        let sent = sender.send(Some(whom), Bytes::new(), U256::ONE, None);
+        sent.await.map(|receipt| receipt.transaction_hash)
+    };
+    let hasty = sender().with_limit(Duration::from_millis(50));
+    assert!(matches!(give(hasty).await, Err(ChainError::Transient(_))));
+    let waiting = tokio::spawn(give(sender()));
+    let client = endpoint.provider().client();
+    let mine = async || {
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    };
+    while !waiting.is_finished() {
+        mine().await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    let first = waiting.await.unwrap().unwrap();
+    let given = async || endpoint.provider().get_balance(whom).await.unwrap();
+    assert_eq!(given().await, U256::ONE, "once, by two commands");
+    // Whoever knows that it was done, and asks again, means it.
+    let waiting = tokio::spawn(give(sender()));
+    while !waiting.is_finished() {
+        mine().await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(waiting.await.unwrap().unwrap(), first);
+    assert_eq!(given().await, U256::from(2));
+}
+
+#[tokio::test]
+async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_signed() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let wallet = Wallet::random().unwrap();
+    let poor = Transactor::new(endpoint.clone(), &wallet);
+    let coin = U256::from(10).pow(U256::from(18));
+    let sent = poor.send(Some(Address::ZERO), Bytes::new(), coin, None);
+    let words = sent.await.unwrap_err().to_string();
+    assert!(words.contains("1.000000000000000000 is missing"), "{words}");
+    let capped = Transactor::new(endpoint, &rich()).with_gas_cost_max(Some(U256::ONE));
+    let sent = capped.send(Some(Address::ZERO), Bytes::new(), coin, None);
+    let words = sent.await.unwrap_err().to_string();
+    assert!(words.contains("--max-fee allows"), "{words}");
+    assert_eq!(capped.next_nonce().await.unwrap(), 0);
+}

@@ -1,0 +1,110 @@
+//! Commits whose charge is not known to be final: what a volume of an additive contract keeps.
+//!
+//! Invariant: a charge is durable in the batch that makes its commit the head, and goes only when the
+//! chain has it for good. Called by `publish`, which adds them, and `run`, which sees to it that they are
+//! charged.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use minicbor::{CborLen, Decode, Encode};
+
+use super::FsError;
+use super::volume::{Volume, lock};
+use crate::journal::JournalError;
+use crate::journal::record::Record as _;
+
+/// The value of a volume that lists them.
+const CHARGES: &str = "charges";
+
+/// [`CHARGES`] as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+struct Charges {
+    #[n(0)]
+    list: Vec<Charge>,
+}
+
+/// One commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+struct Charge {
+    #[n(0)]
+    sequence: u64,
+    #[n(1)]
+    bytes: u64,
+}
+
+impl Volume {
+    /// Commits whose charge is not known to be final, in order: sequence and bytes.
+    #[must_use]
+    pub fn charges(&self) -> Vec<(u64, u64)> {
+        lock(&self.charges).clone()
+    }
+
+    /// Keeps `values` durably, and with them that the commit `charge` (sequence, bytes) is to be charged,
+    /// where there is one. The commit is at its end.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub(crate) fn keep_charged(
+        &self,
+        mut values: Vec<(&str, Option<Bytes>)>,
+        charge: Option<(u64, u64)>,
+    ) -> Result<(), FsError> {
+        let mut charges = lock(&self.charges);
+        let mut then = charges.clone();
+        if let Some(charge) = charge
+            && !then.iter().any(|(sequence, _)| *sequence == charge.0)
+        {
+            then.push(charge);
+            values.push((CHARGES, Some(to_bytes(&then))));
+        }
+        self.keep(values)?;
+        *charges = then.clone();
+        self.quota().end_cut(then);
+        Ok(())
+    }
+
+    /// The charges of the commits `done` are final; the others are in these blocks, or in none.
+    ///
+    /// # Errors
+    /// The journal cannot be written: nothing has changed.
+    pub fn settle_charges(&self, done: &[u64], mined: BTreeMap<u64, u64>) -> Result<(), FsError> {
+        let mut charges = lock(&self.charges);
+        if !done.is_empty() {
+            let mut then = charges.clone();
+            then.retain(|(sequence, _)| !done.contains(sequence));
+            self.keep(vec![(CHARGES, Some(to_bytes(&then)))])?;
+            *charges = then;
+        }
+        let mut quota = self.quota();
+        quota.set_charges(charges.clone());
+        quota.set_mined(mined);
+        Ok(())
+    }
+
+    /// What the journal has of them, and what is reserved for all that is not published.
+    pub(super) fn load_charges(&self) -> Result<(), JournalError> {
+        if let Some(kept) = self
+            .journal
+            .record::<Charges>(&crate::journal::key::meta(CHARGES))?
+        {
+            let list = kept.list.iter().map(|one| (one.sequence, one.bytes));
+            *lock(&self.charges) = list.collect();
+        }
+        let charges = self.charges();
+        self.quota().set_charges(charges);
+        Ok(())
+    }
+}
+
+fn to_bytes(charges: &[(u64, u64)]) -> Bytes {
+    let list = charges
+        .iter()
+        .map(|&(sequence, bytes)| Charge { sequence, bytes });
+    Charges {
+        list: list.collect(),
+    }
+    .to_bytes()
+}

@@ -1,0 +1,243 @@
+//! What additive accounting (`px-v1`, `px-v2`) adds to a quota: usage on chain only grows, each commit is
+//! charged what it sends, and costs an upload unit.
+//!
+//! Invariant: what was accepted since the last commit is reserved at what a commit sends of it (all of a
+//! chunk, where any of it changed), so free bytes never promise what a commit could not pay for. Called by
+//! `quota`, which answers as if all of it were its own.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Quota;
+use crate::fs::FsError;
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::Ino;
+
+/// Units that growth leaves: one, so that a commit of deletes can still be made.
+const HELD_UNITS: u64 = 1;
+
+/// Commits and reservations that the allowance does not hold.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled {
+    /// Charges that are not in a final block: sequence of the commit, bytes.
+    charges: Vec<(u64, u64)>,
+    /// Blocks that charges are in.
+    mined: BTreeMap<u64, u64>,
+    /// Reserved since the last cut, and for the commit that is on its way.
+    taken_bytes: u64,
+    cut_bytes: u64,
+    /// Chunks that are reserved since the last cut.
+    chunks: HashSet<(Ino, u64)>,
+}
+
+impl Quota {
+    /// Whether usage on chain only grows.
+    #[must_use]
+    pub fn is_additive(&self) -> bool {
+        self.allowance
+            .as_ref()
+            .is_some_and(|allowance| allowance.additive)
+    }
+
+    /// Upload units that are left when all commits so far are charged; `None` where there are none.
+    #[must_use]
+    pub fn units_left(&self) -> Option<u64> {
+        let left = self.allowance.as_ref()?.uploads_left?;
+        Some(left.saturating_sub(self.unreported().count() as u64))
+    }
+
+    /// Bytes that a commit may be charged now.
+    #[must_use]
+    pub fn chargeable_bytes(&self) -> u64 {
+        let used = self
+            .allowance
+            .as_ref()
+            .map_or(0, |allowance| allowance.usage_on_chain_bytes);
+        let unreported: u64 = self.unreported().fold(0, u64::saturating_add);
+        self.size_bytes()
+            .saturating_sub(used)
+            .saturating_sub(unreported)
+    }
+
+    /// Charges that the chain did not have in the block of the allowance, in bytes.
+    fn unreported(&self) -> impl Iterator<Item = u64> {
+        let seen = self.allowance.as_ref().map_or(0, |seen| seen.seen.block);
+        let unsettled = &self.unsettled;
+        let charges = unsettled.charges.iter().filter(move |(sequence, _)| {
+            let block = unsettled.mined.get(sequence);
+            block.is_none_or(|block| *block > seen)
+        });
+        charges.map(|(_, bytes)| *bytes)
+    }
+
+    pub(super) fn additive_free_bytes(&self) -> u64 {
+        let unsettled = &self.unsettled;
+        self.chargeable_bytes()
+            .saturating_sub(unsettled.taken_bytes)
+            .saturating_sub(unsettled.cut_bytes)
+    }
+
+    /// Refuses growth where no unit is left for it.
+    pub(super) fn check_units(&self) -> Result<(), FsError> {
+        match self.units_left() {
+            Some(left) if left <= HELD_UNITS => Err(FsError::Quota),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn take(&mut self, bytes: u64) {
+        if self.is_additive() {
+            let taken = &mut self.unsettled.taken_bytes;
+            *taken = taken.saturating_add(bytes);
+        }
+    }
+
+    pub(super) fn untake(&mut self, bytes: u64) {
+        let taken = &mut self.unsettled.taken_bytes;
+        *taken = taken.saturating_sub(bytes);
+    }
+
+    /// Reserves the chunks that a write of `len` bytes at `offset` touches, of a file of `size` bytes:
+    /// what they hold is sent once more.
+    ///
+    /// # Errors
+    /// [`FsError::Quota`] when they do not fit: nothing is reserved.
+    pub(in crate::fs) fn rewrite(
+        &mut self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        size: u64,
+    ) -> Result<(), FsError> {
+        if !self.is_additive() || len == 0 {
+            return Ok(());
+        }
+        let chunks = offset / CHUNK_SIZE..=(offset + len - 1) / CHUNK_SIZE;
+        let fresh: Vec<u64> = chunks
+            .filter(|index| !self.unsettled.chunks.contains(&(ino, *index)))
+            .collect();
+        let bytes = fresh.iter().map(|index| {
+            let start = index * CHUNK_SIZE;
+            size.saturating_sub(start).min(CHUNK_SIZE)
+        });
+        let bytes = bytes.sum();
+        if bytes > self.room_bytes() {
+            return Err(FsError::Quota);
+        }
+        self.take(bytes);
+        let fresh = fresh.into_iter().map(|index| (ino, index));
+        self.unsettled.chunks.extend(fresh);
+        Ok(())
+    }
+
+    /// What an earlier run has accepted and not published.
+    pub(in crate::fs) fn take_again(&mut self, bytes: u64) {
+        self.take(bytes);
+    }
+
+    /// A commit is cut: what changes from here on is paid for by the next one.
+    pub(in crate::fs) fn begin_cut(&mut self) {
+        let unsettled = &mut self.unsettled;
+        unsettled.cut_bytes = unsettled.cut_bytes.saturating_add(unsettled.taken_bytes);
+        unsettled.taken_bytes = 0;
+        unsettled.chunks.clear();
+    }
+
+    /// The commit is made (or there was none to make), and these charges are not known to be final.
+    pub(in crate::fs) fn end_cut(&mut self, charges: Vec<(u64, u64)>) {
+        self.unsettled.cut_bytes = 0;
+        self.unsettled.charges = charges;
+    }
+
+    /// These charges are not known to be final.
+    pub(in crate::fs) fn set_charges(&mut self, charges: Vec<(u64, u64)>) {
+        self.unsettled.charges = charges;
+    }
+
+    /// Where charges are mined: block by sequence.
+    pub(in crate::fs) fn set_mined(&mut self, mined: BTreeMap<u64, u64>) {
+        self.unsettled.mined = mined;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::allowance;
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const GIB: u64 = 1 << 30;
+
+    fn additive(units: u64) -> Quota {
+        let clock = ManualClock::at(0);
+        let allowance = super::super::Allowance {
+            additive: true,
+            uploads_left: Some(units),
+            usage_on_chain_bytes: GIB / 2,
+            ..allowance(&clock, GIB)
+        };
+        Quota::new(Some(allowance), 0)
+    }
+
+    #[test]
+    fn what_was_deleted_stays_paid_for_until_the_contract_says_otherwise() {
+        let mut quota = additive(9);
+        assert_eq!(quota.free_bytes(), GIB / 2);
+        quota.grow(1 << 20).unwrap();
+        quota.adjust(-(1 << 20));
+        assert_eq!(quota.free_bytes(), GIB / 2 - (1 << 20));
+        assert_eq!(quota.used_bytes(), 0);
+        quota.begin_cut();
+        assert_eq!(quota.free_bytes(), GIB / 2 - (1 << 20));
+        quota.end_cut(vec![(1, 4096)]);
+        assert_eq!(quota.free_bytes(), GIB / 2 - 4096);
+    }
+
+    #[test]
+    fn a_chunk_is_paid_for_once_a_commit_however_often_it_is_written() {
+        let mut quota = additive(9);
+        let size = 3 * CHUNK_SIZE / 2;
+        let before = quota.free_bytes();
+        for _ in 0..5 {
+            quota.rewrite(Ino(2), 10, CHUNK_SIZE, size).unwrap();
+        }
+        assert_eq!(before - quota.free_bytes(), size);
+        quota.begin_cut();
+        quota.rewrite(Ino(2), 10, 1, size).unwrap();
+        assert_eq!(before - quota.free_bytes(), size + CHUNK_SIZE);
+        assert_eq!(
+            quota.rewrite(Ino(3), 0, GIB, GIB),
+            Err(FsError::Quota),
+            "it does not fit"
+        );
+    }
+
+    #[test]
+    fn a_charge_counts_once_whether_the_chain_has_it_or_not() {
+        let mut quota = additive(9);
+        quota.set_charges(vec![(1, 4096), (2, 8192)]);
+        assert_eq!(
+            (quota.units_left(), quota.chargeable_bytes()),
+            (Some(7), GIB / 2 - 12288)
+        );
+        // The allowance was seen in block 7, and holds what was mined by then.
+        quota.set_mined(BTreeMap::from([(1, 7), (2, 8)]));
+        assert_eq!(
+            (quota.units_left(), quota.chargeable_bytes()),
+            (Some(8), GIB / 2 - 8192)
+        );
+        // A reorganisation took it back.
+        quota.set_mined(BTreeMap::new());
+        assert_eq!(quota.units_left(), Some(7));
+    }
+
+    #[test]
+    fn growth_leaves_one_unit_for_deletes() {
+        let clock = ManualClock::at(0);
+        assert_eq!(additive(2).check_write(&clock), Ok(()));
+        for units in [0, 1] {
+            let mut quota = additive(units);
+            assert_eq!(quota.check_write(&clock), Err(FsError::Quota));
+            assert_eq!(quota.check_change(), Ok(()), "deleting goes on");
+        }
+    }
+}
