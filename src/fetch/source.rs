@@ -54,6 +54,11 @@ impl Source {
         }
     }
 
+    /// Where blocks come from that are not here.
+    pub(crate) fn store(&self) -> &Arc<dyn BlockStore> {
+        &self.store
+    }
+
     /// The block `cid` from the store. What is transient is tried again until the deadline.
     pub(crate) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let mut attempt = self.attempt;

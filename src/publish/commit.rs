@@ -1,10 +1,13 @@
 //! One commit: an instant of the tree onto the node, and the name onto it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
+use futures::future::join_all;
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::PublishError;
 use super::build::build;
@@ -38,6 +41,9 @@ const LIFE_S: u64 = 365 * 86_400;
 /// The value of a volume that says when its last record ends: unix seconds, 8 bytes, big-endian.
 const RECORD_END: &str = "record-end";
 
+/// How long the other nodes may take to learn a name.
+const OTHERS: Duration = Duration::from_secs(5);
+
 /// How long others may answer from a record without asking again: one minute.
 const TTL_NS: u64 = 60_000_000_000;
 
@@ -51,6 +57,19 @@ pub struct Node {
     /// Reads what a commit builds upon.
     pub fetcher: Arc<Fetcher>,
     /// The namespace that records name content in.
+    pub network: Network,
+    /// Other nodes that are to know the name.
+    pub others: Vec<Other>,
+}
+
+/// A node beside the one that is written to.
+#[derive(Clone)]
+pub struct Other {
+    /// What it is called in the log.
+    pub label: String,
+    /// Its names.
+    pub names: Arc<dyn NameStore>,
+    /// The namespace of its records.
     pub network: Network,
 }
 
@@ -163,10 +182,22 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
         return Ok(());
     };
     head.renewals += 1;
-    let (bytes, end_s) = record(context, document.0, head.sequence, head.renewals).await?;
+    let (names, network) = (&context.node.names, context.node.network);
+    let (bytes, end_s) = record(
+        context,
+        names,
+        network,
+        document.0,
+        head.sequence,
+        head.renewals,
+    )
+    .await?;
+    let told = (document.0, head.sequence, head.renewals);
     let head = ("head", Some(head.to_bytes()));
     context.volume.keep(vec![head, end_value(end_s)])?;
-    put_record(context, &bytes).await
+    put_record(context, &bytes).await?;
+    tell_others(context, told).await;
+    Ok(())
 }
 
 /// A root that is not ours stops everything that would hide it.
@@ -285,7 +316,8 @@ async fn prepare(
         .sign(context.key.signing_key())
         .map_err(|e| PublishError::Refused(e.to_string()))?;
     let document_cid = form::leaf_cid(&document);
-    let (record, end_s) = record(context, document_cid, root.sequence, 0).await?;
+    let (names, network) = (&context.node.names, context.node.network);
+    let (record, end_s) = record(context, names, network, document_cid, root.sequence, 0).await?;
     let pending = Pending {
         sequence: root.sequence,
         root: CidBytes(block.cid),
@@ -331,12 +363,13 @@ fn charge(
 /// A record of `document`, signed, and when it ends, unix seconds.
 async fn record(
     context: &Context,
+    names: &Arc<dyn NameStore>,
+    network: Network,
     document: Cid,
     sequence: u64,
     renewal: u64,
 ) -> Result<(Vec<u8>, u64), PublishError> {
     let refused = |why: &str| PublishError::Refused(why.to_owned());
-    let network = context.node.network;
     let mut end_s = context.now_s() + LIFE_S;
     let sequence = match network {
         Network::Ipfs => {
@@ -344,7 +377,7 @@ async fn record(
         }
         // There the end of life alone says which record is newer: each ends later than the last.
         Network::Btfs => {
-            end_s = end_s.max(last_end_s(context).await?.saturating_add(1));
+            end_s = end_s.max(last_end_s(context, names).await?.saturating_add(1));
             BTNS_SEQUENCE
         }
     };
@@ -360,12 +393,12 @@ async fn record(
     Ok((record.sign(&context.key), end_s))
 }
 
-/// When the latest record of the name ends that is known here or at the node, unix seconds, rounded up.
-async fn last_end_s(context: &Context) -> Result<u64, PublishError> {
+/// When the latest record of the name ends that is known here or at a node, unix seconds, rounded up.
+async fn last_end_s(context: &Context, names: &Arc<dyn NameStore>) -> Result<u64, PublishError> {
     let kept = context.volume.raw_meta(RECORD_END)?;
     let kept = kept.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
     let name = context.key.name();
-    let held = match context.node.names.resolve(&name).await {
+    let held = match names.resolve(&name).await {
         Ok(bytes) => Record::verify(&name, &bytes).ok(),
         Err(NameError::Missing(_)) => None,
         Err(error) => return Err(error.into()),
@@ -413,7 +446,33 @@ async fn publish(
     }
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;
-    put_record(context, &pending.record).await
+    put_record(context, &pending.record).await?;
+    tell_others(context, (document.cid, pending.sequence, 0)).await;
+    Ok(())
+}
+
+/// Publishes a record of a document, its sequence and renewal on the other nodes, as far as they take
+/// it: nobody waits long for one that is away, and the next renewal tells it again.
+async fn tell_others(context: &Context, (document, sequence, renewal): (Cid, u64, u64)) {
+    let name = &context.key.name();
+    let told = context.node.others.iter().map(async |other| {
+        let publish = async {
+            let (names, network) = (&other.names, other.network);
+            let signed = record(context, names, network, document, sequence, renewal).await?;
+            Ok::<_, PublishError>(names.publish(name, &signed.0).await?)
+        };
+        match timeout(OTHERS, publish).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(node = other.label, %error, "it does not take the name")
+            }
+            Err(_) => tracing::warn!(
+                node = other.label,
+                "it does not answer: the name is not told"
+            ),
+        }
+    });
+    join_all(told).await;
 }
 
 /// Publishes a record and reads it back.
@@ -507,9 +566,19 @@ async fn take_as_head(
 /// and it was never named. What it held stays marked as changed and comes with the next commit.
 async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let Some(pending) = volume.meta::<Pending>(PENDING)? else {
+    let Some(mut pending) = volume.meta::<Pending>(PENDING)? else {
         return Ok(());
     };
+    let (names, network) = (&context.node.names, context.node.network);
+    let signed = Record::verify(&context.key.name(), &pending.record);
+    if signed.is_ok_and(|signed| signed.network != network) {
+        // Another kind of node is written to since.
+        let document = form::leaf_cid(&pending.document);
+        let (signed, end_s) =
+            record(context, names, network, document, pending.sequence, 0).await?;
+        pending.record = signed.into();
+        volume.keep(vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)])?;
+    }
     let head: Head = volume.meta("head")?.unwrap_or_default();
     match publish(context, &pending, &head, receipts).await {
         Ok(()) => take_as_head(context, &pending, &head).await,

@@ -3,9 +3,14 @@
 //! Invariant: a head never goes back. A state that is older than one that was seen, here or on
 //! chain, is refused; one that does not contain our own last commit is a conflict.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use cid::Cid;
+use futures::future::{join, join_all};
 use minicbor::{CborLen, Decode, Encode};
+use tokio::time::timeout;
 
 use super::PublishError;
 use super::commit::{Context, Node};
@@ -14,9 +19,9 @@ use super::pending::{PENDING, Pending, Versions};
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
-use crate::names::NameError;
 use crate::names::key::public_key;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence};
+use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
@@ -90,20 +95,52 @@ pub(super) struct Named {
     pub(super) usage: Usage,
 }
 
-/// The document that the token's name points at; `None` when the name has no record.
+/// How long the other nodes may take to say what they have of a name.
+const OTHERS: Duration = Duration::from_secs(5);
+
+/// The newest document that the token's name points at on any node; `None` when the name has no record.
 pub(super) async fn resolve(
     node: &Node,
     volume: VolumeKey,
     name: &str,
 ) -> Result<Option<Named>, PublishError> {
-    let bytes = match node.names.resolve(name).await {
+    let others = join_all(node.others.iter().map(async |other| {
+        let asked = resolve_at(node, &other.names, volume, name);
+        match timeout(OTHERS, asked).await {
+            Ok(Ok(named)) => named,
+            Ok(Err(error)) => {
+                tracing::debug!(node = other.label, %error, "what it has of the name is not known");
+                None
+            }
+            Err(_) => None,
+        }
+    }));
+    let (first, others) = join(resolve_at(node, &node.names, volume, name), others).await;
+    let all = first?.into_iter().chain(others.into_iter().flatten());
+    // The first of equals: the node that is written to.
+    Ok(all.reduce(
+        |newest, next| match next.usage.sequence > newest.usage.sequence {
+            true => next,
+            false => newest,
+        },
+    ))
+}
+
+/// [`resolve`] on one node.
+async fn resolve_at(
+    node: &Node,
+    names: &Arc<dyn NameStore>,
+    volume: VolumeKey,
+    name: &str,
+) -> Result<Option<Named>, PublishError> {
+    let bytes = match names.resolve(name).await {
         Ok(bytes) => bytes,
         Err(NameError::Missing(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let record = Record::verify(name, &bytes)
         .map_err(|e| NameError::Corrupt(name.to_owned(), e.to_string()))?;
-    let document = node.store.get(&record.cid).await?;
+    let document = node.fetcher.source().store().get(&record.cid).await?;
     form::verify(&record.cid, &document)
         .map_err(|e| PublishError::Refused(format!("document {}: {e}", record.cid)))?;
     let key = public_key(name).map_err(|e| PublishError::Refused(e.to_string()))?;

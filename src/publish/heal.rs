@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 use tokio::task::JoinSet;
@@ -199,13 +200,29 @@ pub(super) async fn is_there(store: &dyn BlockStore, cid: &Cid) -> Result<bool, 
     }
 }
 
-/// Puts the block again if the cache has it.
+/// `data`, or where there is none the block as another node has it.
+pub(super) async fn or_elsewhere(
+    context: &Context,
+    cid: &Cid,
+    data: Option<Bytes>,
+) -> Result<Option<Bytes>, PublishError> {
+    if data.is_some() || context.node.others.is_empty() {
+        return Ok(data);
+    }
+    match context.node.fetcher.source().store().get(cid).await {
+        Ok(data) => Ok(form::verify(cid, &data).is_ok().then_some(data)),
+        Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Puts the block again if the cache has it, or another node.
 async fn put_again(context: &Context, loss: &Loss) -> Result<bool, PublishError> {
     let source = context.node.fetcher.source();
-    let Some(data) = source
+    let data = source
         .cached(&loss.block, &loss.of, loss.size, loss.chunk)
-        .await?
-    else {
+        .await?;
+    let Some(data) = or_elsewhere(context, &loss.block, data).await? else {
         return Ok(false);
     };
     let block = Block {

@@ -29,7 +29,7 @@ use crate::names::NameError;
 use crate::pack::PackError;
 use crate::store::StoreError;
 
-pub use commit::{Context, Node};
+pub use commit::{Context, Node, Other};
 pub use follow::follow;
 pub use head::{Bootstrap, bootstrap};
 pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle};

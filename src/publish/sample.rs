@@ -435,7 +435,8 @@ impl Sampler {
             return Ok(true);
         }
         let source = context.node.fetcher.source();
-        if let Some(data) = source.cached(cid, &need.of, need.size, chunk).await? {
+        let data = source.cached(cid, &need.of, need.size, chunk).await?;
+        if let Some(data) = heal::or_elsewhere(context, cid, data).await? {
             self.put_again(context, Block { cid: *cid, data }).await?;
             return Ok(true);
         }

@@ -49,7 +49,7 @@ impl Ground {
         });
         let volumes: Arc<dyn Volumes> = Arc::<Shown>::clone(&shown);
         let fetcher = Arc::new(Fetcher::new(
-            Arc::clone(&parts.node.store),
+            Arc::clone(&parts.node.reads),
             Arc::clone(&cache),
             volumes,
             config.read_timeout,

@@ -1,4 +1,4 @@
-//! The storage node that a configuration names: built, asked what it is, looked over.
+//! The storage nodes that a configuration names: built, asked what they are, looked over.
 //!
 //! Invariant: a node of another kind than it is given as is refused; one that does not answer now is
 //! not, since what was written here waits for it. Called by `parts` and by `doctor`.
@@ -15,25 +15,77 @@ use crate::names::NameStore;
 use crate::names::embedded::EmbeddedNames;
 use crate::names::record::Network;
 use crate::names::rpc::RpcNames;
+use crate::publish::Other;
 use crate::rpc::probe::{self, Found, Warning};
 use crate::rpc::{Client, Dialect, Login, RpcError};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
+use crate::store::many::ManyStore;
 use crate::store::rpc::{Patience, RpcStore};
 
-/// Builds the first node of `config`.
+/// A node that is built.
+struct Opened {
+    store: Arc<dyn BlockStore>,
+    /// The same, which searches no network.
+    near: Arc<dyn BlockStore>,
+    names: Arc<dyn NameStore>,
+    network: Network,
+    embedded: Option<EmbeddedStore>,
+    client: Option<Client>,
+}
+
+/// Builds the nodes of `config`: the first is written to, and all are read from.
 ///
 /// # Errors
-/// There is none; its folder cannot be opened; it is something else than it is given as.
+/// There is none; a folder cannot be opened; one is something else than it is given as.
 pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
-    let Some(url) = config.nodes.first() else {
+    let Some((url, more)) = config.nodes.split_first() else {
         fail!(
             Usage,
             "no storage node: give --node btfs=URL, ipfs=URL or embedded=FOLDER, or try `pxfs demo MOUNTPOINT`"
         )
     };
-    let mut real = None;
-    let (store, names, embedded): (Arc<dyn BlockStore>, Arc<dyn NameStore>, _) = match url {
+    let first = open_one(config, url, clock).await?;
+    let (store, names) = match &config.fault {
+        Some(file) => fault::wrap(first.store, first.names, file),
+        None => (first.store, first.names),
+    };
+    let counts = Arc::new(Counts::default());
+    let store: Arc<dyn BlockStore> = Arc::new(Counted::new(store, &counts));
+    let near: Arc<dyn BlockStore> = Arc::new(Counted::new(first.near, &counts));
+    let (mut stores, mut others) = (vec![near], Vec::new());
+    for url in more {
+        let other = open_one(config, url, clock).await?;
+        stores.push(other.near);
+        others.push(Other {
+            label: url.to_string(),
+            names: other.names,
+            network: other.network,
+        });
+    }
+    Ok(NodeParts {
+        kind: url.kind(),
+        label: url.to_string(),
+        network: first.network,
+        reads: match others.is_empty() {
+            true => Arc::clone(&store),
+            false => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
+        },
+        others,
+        store,
+        names: Arc::new(Counted::new(names, &counts)),
+        counts,
+        embedded: first.embedded,
+        client: first.client,
+    })
+}
+
+async fn open_one(
+    config: &Config,
+    url: &NodeUrl,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Opened> {
+    let client = match url {
         NodeUrl::Embedded(folder) => {
             let (folder, clock) = (folder.clone(), Arc::clone(clock));
             let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -42,34 +94,30 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
                 Ok((store, names))
             });
             let (store, names) = opened.await??;
-            (Arc::new(store.clone()), Arc::new(names), Some(store))
+            return Ok(Opened {
+                store: Arc::new(store.clone()),
+                near: Arc::new(store.clone()),
+                names: Arc::new(names),
+                network: Network::Ipfs,
+                embedded: Some(store),
+                client: None,
+            });
         }
-        NodeUrl::Btfs(_) | NodeUrl::Ipfs(_) => {
-            let client = client(config)?;
-            meet(url, &client).await?;
-            real = Some(client.clone());
-            let store = RpcStore::new(client.clone(), Patience::default());
-            let names = RpcNames::new(client, Arc::clone(clock));
-            (Arc::new(store), Arc::new(names), None)
-        }
+        NodeUrl::Btfs(text) => client(config, text, Dialect::Btfs)?,
+        NodeUrl::Ipfs(text) => client(config, text, Dialect::Ipfs)?,
     };
-    let (store, names) = match &config.fault {
-        Some(file) => fault::wrap(store, names, file),
-        None => (store, names),
-    };
-    let counts = Arc::new(Counts::default());
-    Ok(NodeParts {
-        kind: url.kind(),
-        label: url.to_string(),
-        network: match url {
-            NodeUrl::Btfs(_) => Network::Btfs,
-            NodeUrl::Ipfs(_) | NodeUrl::Embedded(_) => Network::Ipfs,
+    meet(url, &client).await?;
+    let store = RpcStore::new(client.clone(), Patience::default());
+    Ok(Opened {
+        near: Arc::new(store.near()),
+        store: Arc::new(store),
+        names: Arc::new(RpcNames::new(client.clone(), Arc::clone(clock))),
+        network: match client.dialect() {
+            Dialect::Btfs => Network::Btfs,
+            Dialect::Ipfs => Network::Ipfs,
         },
-        store: Arc::new(Counted::new(store, &counts)),
-        names: Arc::new(Counted::new(names, &counts)),
-        counts,
-        embedded,
-        client: real,
+        embedded: None,
+        client: Some(client),
     })
 }
 
@@ -108,19 +156,26 @@ pub(super) async fn look_over(client: Client, needed_bytes: u64) {
 /// Its URL is none; what it is to be asked with does not fit it.
 pub fn real(config: &Config) -> anyhow::Result<Option<Client>> {
     match config.nodes.first() {
-        Some(NodeUrl::Btfs(_) | NodeUrl::Ipfs(_)) => client(config).map(Some),
+        Some(NodeUrl::Btfs(url)) => client(config, url, Dialect::Btfs).map(Some),
+        Some(NodeUrl::Ipfs(url)) => client(config, url, Dialect::Ipfs).map(Some),
         _ => Ok(None),
     }
 }
 
-/// A client of the first node, which is a real one.
-fn client(config: &Config) -> anyhow::Result<Client> {
-    let (url, dialect) = match config.nodes.first() {
-        Some(NodeUrl::Btfs(url)) => (url, Dialect::Btfs),
-        Some(NodeUrl::Ipfs(url)) => (url, Dialect::Ipfs),
-        _ => fail!(Usage, "no storage node: give --node btfs=URL or ipfs=URL"),
+/// A client of the node at `url`.
+fn client(config: &Config, url: &str, dialect: Dialect) -> anyhow::Result<Client> {
+    // A secret is for one of several nodes: a password for the first BTFS node, a token for the first.
+    let is_first = |node: &NodeUrl| match node {
+        NodeUrl::Btfs(first) | NodeUrl::Ipfs(first) => first == url,
+        NodeUrl::Embedded(_) => false,
     };
-    let login = match (&config.node_token_file, &config.node_password_file, dialect) {
+    let mut with_passwords = config.nodes.iter();
+    let with_password = with_passwords.find(|node| matches!(node, NodeUrl::Btfs(_)));
+    let token = config.node_token_file.as_ref();
+    let token = token.filter(|_| config.nodes.first().is_some_and(is_first));
+    let password = config.node_password_file.as_ref();
+    let password = password.filter(|_| with_password.is_none_or(is_first));
+    let login = match (token, password, dialect) {
         (Some(_), Some(_), _) => fail!(
             Usage,
             "--node-token-file and --node-password-file: give one of them"

@@ -364,7 +364,7 @@ pub async fn oracle(
     };
     let reader = Reader {
         names: Arc::clone(&parts.node.names),
-        blocks: Arc::clone(&parts.node.store),
+        blocks: Arc::clone(&parts.node.reads),
         clock: Arc::clone(&parts.clock),
     };
     let outbox = parts::outbox(&parts.config.state_dir);

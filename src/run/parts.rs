@@ -24,6 +24,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RpcUrl};
 use crate::names::NameStore;
 use crate::names::record::Network;
+use crate::publish::Other;
 use crate::rpc::Client;
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
@@ -69,6 +70,10 @@ pub struct NodeParts {
     pub network: Network,
     /// Blocks.
     pub store: Arc<dyn BlockStore>,
+    /// The same to read from, and from all other nodes.
+    pub reads: Arc<dyn BlockStore>,
+    /// The names of the other nodes.
+    pub others: Vec<Other>,
     /// Names.
     pub names: Arc<dyn NameStore>,
     /// What both have done.

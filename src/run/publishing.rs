@@ -72,6 +72,7 @@ impl Publishing {
                     names: Arc::clone(&parts.node.names),
                     fetcher: Arc::clone(&ground.fetcher),
                     network: parts.node.network,
+                    others: parts.node.others.clone(),
                 },
                 key: key.clone(),
                 clock: Arc::clone(&parts.clock),

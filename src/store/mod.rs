@@ -4,12 +4,14 @@
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
 //!
-//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store;
+//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store,
+//! [`many`] several;
 //! [`suite`] is what every one of them must pass.
 
 pub mod embedded;
 pub mod fault;
 mod links;
+pub mod many;
 pub mod memory;
 pub mod retry;
 pub mod rpc;

@@ -93,6 +93,14 @@ impl RpcStore {
         }
     }
 
+    /// The same node, which is not asked to look for what it has not got.
+    #[must_use]
+    pub fn near(&self) -> Self {
+        let mut near = self.clone();
+        near.patience.network = Duration::ZERO;
+        near
+    }
+
     /// Sends a batch, in whatever form the node takes.
     async fn put(&self, blocks: Vec<Block>, limit: Duration) -> Result<(), StoreError> {
         match self.client.dialect() {

@@ -172,3 +172,68 @@ fn a_node_of_the_other_kind_is_refused_with_what_to_do() {
     let log = machine.try_start().expect_err("it is no IPFS node");
     assert!(log.contains("give --node btfs="), "{log}");
 }
+
+/// What is on the old node, which is still there, comes onto the new one with the next commit; the name
+/// is told to both.
+fn moves_over(from: &str, to: &str) {
+    let machine = Machine::demo_with(&["--node", from]);
+    let local = machine.scratch().join("tree");
+    write_tree(&local);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&local).arg(machine.dir());
+    run(copy, SOON).ok();
+    machine.flush();
+    let mut first = machine;
+    first.stop();
+
+    // Another machine, which holds nothing, reads it through the new node.
+    let mut both =
+        Machine::prepared_second(&first)
+            .with_node(to)
+            .with_args(&["--node", from, "--take-over"]);
+    both.start();
+    assert_same(&local, &both.dir().join("tree"));
+    fs::write(both.dir().join("tree/more"), b"more").expect("written");
+    fs::write(local.join("more"), b"more").expect("a file");
+    both.flush();
+    both.stop();
+
+    for node in [to, from] {
+        let mut alone = Machine::prepared_second(&first)
+            .with_node(node)
+            .with_args(&["--take-over"]);
+        match node == to {
+            true => {
+                alone.start();
+                assert_same(&local, &alone.dir().join("tree"));
+                assert!(alone.token("1")["last_error"].is_null());
+                alone.stop();
+            }
+            // It knows of a newer tree, which it has not got: never the old one in its place.
+            false => {
+                let shown = alone.try_start().is_ok();
+                assert!(!shown || !alone.dir().join("tree").exists());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_volume_moves_from_a_btfs_node_to_an_ipfs_node() {
+    let (btfs, ipfs) = (Btfs::start(), Kubo::start());
+    let urls = (
+        format!("btfs={}", btfs.url()),
+        format!("ipfs={}", ipfs.url()),
+    );
+    moves_over(&urls.0, &urls.1);
+}
+
+#[test]
+fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
+    let (btfs, ipfs) = (Btfs::start(), Kubo::start());
+    let urls = (
+        format!("btfs={}", btfs.url()),
+        format!("ipfs={}", ipfs.url()),
+    );
+    moves_over(&urls.1, &urls.0);
+}

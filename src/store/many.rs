@@ -1,0 +1,169 @@
+//! Several nodes as one store to read from: what each has itself first, then what one finds in its
+//! network; the next is asked where one fails or is slow.
+//!
+//! Invariant: what is put or pinned, and whether it is there, is one store's affair alone; a block is
+//! missing only where every store says so. Built by `run` for readers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::sleep;
+
+use super::{Block, BlockStore, StoreError};
+
+/// How long a store may be silent before the next one is asked beside it.
+const HEDGE: Duration = Duration::from_secs(2);
+
+/// A store, and others that may have what it has not.
+pub struct ManyStore {
+    /// What is written to, and asked last: it may search for long.
+    first: Arc<dyn BlockStore>,
+    /// In the order in which they are asked.
+    near: Vec<Arc<dyn BlockStore>>,
+    hedge: Duration,
+}
+
+impl ManyStore {
+    /// `first` to write to. To read from: `near`, stores that answer from what they have, and then
+    /// `first`. None of them need verify.
+    #[must_use]
+    pub fn new(first: Arc<dyn BlockStore>, near: Vec<Arc<dyn BlockStore>>) -> Self {
+        Self {
+            first,
+            near,
+            hedge: HEDGE,
+        }
+    }
+}
+
+/// What is told when no store gave the block: that one may come back, else what the last said.
+fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
+    match (told, next) {
+        (Some(told @ StoreError::Transient(_)), _) => told,
+        (_, next @ StoreError::Transient(_)) => next,
+        (_, next) => next,
+    }
+}
+
+#[async_trait]
+impl BlockStore for ManyStore {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.first.put_many(blocks).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let mut left = self.near.iter().chain(std::iter::once(&self.first));
+        let mut asked = FuturesUnordered::new();
+        asked.extend(left.next().map(|store| store.get(cid)));
+        let (mut told, mut is_late) = (None, false);
+        while !asked.is_empty() {
+            let answer = tokio::select! {
+                answer = asked.next() => answer,
+                () = sleep(self.hedge), if !is_late => None,
+            };
+            match answer {
+                Some(Ok(data)) => match super::check_bytes(cid, &data) {
+                    Ok(()) => return Ok(data),
+                    Err(error) => told = Some(worse(told, error)),
+                },
+                Some(Err(error)) => told = Some(worse(told, error)),
+                None => {}
+            }
+            match left.next() {
+                Some(store) => asked.push(store.get(cid)),
+                None => is_late = true,
+            }
+        }
+        Err(told.unwrap_or(StoreError::Missing(*cid)))
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.first.has(cid).await
+    }
+
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.first.pin(root, from).await
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.first.unpin(root).await
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.first.pins().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::fault::{Call, Fault, FaultStore};
+    use crate::store::memory::MemoryStore;
+    use crate::store::suite::{self, unique_leaf};
+
+    fn stores() -> (Arc<FaultStore>, Arc<FaultStore>, ManyStore) {
+        let store = || Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
+        let (first, second) = (store(), store());
+        let mut many = ManyStore::new(
+            Arc::<FaultStore>::clone(&first),
+            vec![
+                Arc::<FaultStore>::clone(&first),
+                Arc::<FaultStore>::clone(&second),
+            ],
+        );
+        many.hedge = Duration::from_millis(20);
+        (first, second, many)
+    }
+
+    #[tokio::test]
+    async fn it_is_a_store_as_its_first_one_is() {
+        let (_, _, many) = stores();
+        suite::passes(Arc::new(many)).await;
+    }
+
+    #[tokio::test]
+    async fn whatever_is_wrong_with_the_first_node_another_one_that_has_the_block_gives_it() {
+        let (first, second, many) = stores();
+        let block = unique_leaf(100);
+        let blocks = std::slice::from_ref(&block);
+        second.put_many(blocks).await.unwrap();
+        let away = StoreError::Transient("away".into());
+        assert_eq!(
+            many.get(&block.cid).await,
+            Ok(block.data.clone()),
+            "missing"
+        );
+        first.put_many(blocks).await.unwrap();
+        for fault in [
+            Fault::Before(away.clone()),
+            Fault::Before(StoreError::Permanent("no".into())),
+            Fault::Corrupt,
+            Fault::Hang,
+        ] {
+            first.set(Call::Get, fault.clone(), None);
+            assert_eq!(
+                many.get(&block.cid).await,
+                Ok(block.data.clone()),
+                "{fault:?}"
+            );
+        }
+        // A node that may come back may have it.
+        first.clear();
+        let absent = unique_leaf(100).cid;
+        assert_eq!(many.get(&absent).await, Err(StoreError::Missing(absent)));
+        for store in [&first, &second] {
+            store.set(Call::Get, Fault::Before(away.clone()), None);
+            assert_eq!(many.get(&absent).await, Err(away.clone()));
+            store.clear();
+        }
+        // While it is well the others are left in peace.
+        second.reset_counts();
+        many.get(&block.cid).await.unwrap();
+        assert_eq!(second.count(Call::Get), 0);
+    }
+}
