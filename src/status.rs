@@ -160,6 +160,9 @@ pub struct LocalStatus {
     pub pending: bool,
     /// When the last commit was published.
     pub last_commit: Option<Timestamp>,
+    /// Where uploads are counted: when the next commit is made, unless `pxfs flush` asks for it sooner.
+    #[serde(default)]
+    pub next_commit: Option<Timestamp>,
     /// What the last commit failed of.
     pub last_error: Option<String>,
     /// How many files and directories the node has lost blocks of, as far as that is known.

@@ -70,6 +70,8 @@ pub struct PublishStatus {
     pub root: Option<cid::Cid>,
     /// When it was made, unix seconds; 0 before the first.
     pub last_commit_s: u64,
+    /// Where uploads are counted: the earliest time of the next commit that nobody asks for, unix seconds.
+    pub next_commit_s: Option<u64>,
     /// Why the last try failed, if it did.
     pub last_error: Option<PublishError>,
     /// Whether a commit is being made.
@@ -99,6 +101,7 @@ pub struct Publisher {
     demands: mpsc::UnboundedSender<Reply>,
     status: Arc<Mutex<PublishStatus>>,
     receipts: Receipts,
+    volume: Arc<Volume>,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
     sampler: JoinHandle<()>,
@@ -112,6 +115,7 @@ impl Publisher {
         let (stop, stopped) = watch::channel(false);
         let status = Arc::new(Mutex::new(PublishStatus::default()));
         let receipts = Receipts::new();
+        let volume = Arc::clone(&context.volume);
         let signs = Arc::new(Signs::default());
         let sampler = Sampler::begin(&context.volume, receipts.clone());
         let sampler = runtime.spawn(sample(context.clone(), sampler, Arc::clone(&signs)));
@@ -132,6 +136,7 @@ impl Publisher {
             demands,
             status,
             receipts,
+            volume,
             stop,
             sampler,
             task: Mutex::new(Some(task)),
@@ -155,7 +160,11 @@ impl Publisher {
     /// What it has done and is doing.
     #[must_use]
     pub fn status(&self) -> PublishStatus {
-        lock(&self.status).clone()
+        let status = lock(&self.status).clone();
+        PublishStatus {
+            next_commit_s: next_commit_s(&self.volume, status.last_commit_s),
+            ..status
+        }
     }
 
     /// Moves while publishing comes nearer to its end, and stands still while tries fail.
@@ -429,8 +438,7 @@ impl Worker {
         let Some(activity) = self.context.volume.activity() else {
             return false;
         };
-        if self
-            .next_commit_s()
+        if next_commit_s(&self.context.volume, lock(&self.status).last_commit_s)
             .is_some_and(|at| self.context.now_s() < at)
         {
             return false;
@@ -438,18 +446,6 @@ impl Worker {
         let now = self.context.clock.boottime();
         now.saturating_sub(activity.last) >= self.timing.idle
             || now.saturating_sub(activity.first) >= self.timing.most
-    }
-
-    /// Where uploads are counted: the earliest time of the next commit that nobody asks for, unix
-    /// seconds, so that those that are left last until the next sync is due.
-    fn next_commit_s(&self) -> Option<u64> {
-        let units = self.context.volume.with_quota(|quota| quota.units_left())?;
-        let last_s = lock(&self.status).last_commit_s;
-        if last_s == 0 {
-            return None;
-        }
-        let left_s = self.context.volume.seconds_left()?;
-        Some(last_s.saturating_add(left_s / units.max(1)))
     }
 
     fn has(&self, value: &str) -> bool {
@@ -474,6 +470,17 @@ impl Worker {
             .min(longest)
             .mul_f64(0.5 + f64::from(noise[0]) / 512.0)
     }
+}
+
+/// Where uploads are counted: the earliest time of the next commit that nobody asks for, unix seconds,
+/// so that those that are left last until the next sync is due.
+fn next_commit_s(volume: &Volume, last_commit_s: u64) -> Option<u64> {
+    let units = volume.with_quota(|quota| quota.units_left())?;
+    if last_commit_s == 0 {
+        return None;
+    }
+    let left_s = volume.seconds_left()?;
+    Some(last_commit_s.saturating_add(left_s / units.max(1)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::charges;
 use super::collection;
 use super::desk::Desk;
 use super::ground::Ground;
@@ -23,6 +24,7 @@ use super::session::Session;
 use super::signals::{Signal, Signals};
 use super::state::StateDir;
 use super::tokens::Tokens;
+use crate::chain::Accounting;
 use crate::chain::transact::Transactor;
 use crate::cli::exit::{Exit, Failure};
 use crate::control::{self, Registration};
@@ -153,6 +155,10 @@ impl Daemon {
         }
         self.tasks
             .push(tokio::spawn(carry(session.parts.chain.transactor.clone())));
+        if session.parts.chain.dialect.accounting() == Accounting::Additive {
+            let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
+            self.tasks.push(tokio::spawn(charges::run(parts, tokens)));
+        }
         if let Some(oracle) = super::operate::oracle(&session.parts).await? {
             self.tasks.push(tokio::spawn(oracle));
         }

@@ -35,6 +35,8 @@ pub(super) struct Live {
     pub(super) publishing: Publishing,
     pub(super) keeper: Arc<Keeper>,
     seen: Mutex<Seen>,
+    /// Why its commits are not charged, if so.
+    charge_error: Mutex<Option<String>>,
 }
 
 /// What the chain last said of it.
@@ -113,6 +115,7 @@ impl Live {
                 access: Access::Open,
                 state: State::Ok,
             }),
+            charge_error: Mutex::default(),
             directory,
             volume,
         };
@@ -218,6 +221,13 @@ impl Live {
         if let Some(why) = self.volume.over_quota(used) {
             return (State::Quota, Some(why));
         }
+        let units = self.volume.with_quota(|quota| quota.units_left());
+        if units.is_some_and(|left| left <= 1) {
+            return (
+                State::Quota,
+                Some("no upload units are left: buy uploads, or mint another token; deleting goes on".to_owned()),
+            );
+        }
         if room == 0 {
             return (
                 State::Quota,
@@ -249,6 +259,15 @@ impl Live {
     /// What the chain last said of it.
     pub(super) fn token(&self) -> TokenInfo {
         lock(&self.seen).token.clone()
+    }
+
+    /// Why its commits are not charged, if so.
+    pub(super) fn charge_error(&self) -> Option<String> {
+        lock(&self.charge_error).clone()
+    }
+
+    pub(super) fn set_charge_error(&self, error: Option<String>) {
+        *lock(&self.charge_error) = error;
     }
 
     /// CID of the last published root.
@@ -310,6 +329,9 @@ impl Live {
                 quota.room_bytes(),
             )
         });
+        if let Some(left) = self.volume.with_quota(|quota| quota.units_left()) {
+            status.uploads_left = Some(left);
+        }
         status.path = Some(format!(
             "{}/{}",
             mountpoint.trim_end_matches('/'),
@@ -326,7 +348,9 @@ impl Live {
             pending: pending.any,
             last_commit: operate::instant(published.last_commit_s)
                 .filter(|_| published.last_commit_s > 0),
-            last_error: self.publishing.error(),
+            next_commit: (published.next_commit_s.filter(|_| pending.any))
+                .and_then(operate::instant),
+            last_error: self.publishing.error().or_else(|| self.charge_error()),
             damaged_files,
             damaged,
         });

@@ -1,6 +1,6 @@
 //! What commands do on contracts of `px-v1` and `px-v2`: mint, and renew the time of the last update.
 //!
-//! Invariant: nothing here charges a token; what an upload costs is not sent by this version.
+//! Invariant: nothing here charges a token: that is done where its volume is (`charges`).
 //! Called by `operate`.
 
 use anyhow::Context;
@@ -80,7 +80,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     })
 }
 
-/// Nothing is unreported, so nothing is charged: the time of the last update is renewed.
+/// Charges nothing: the time of the last update is renewed.
 async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     owned(parts, token).await?;

@@ -189,7 +189,9 @@ impl Tokens {
     /// Shows a token, or brings one that is shown up to date.
     async fn take(&self, snapshot: &Snapshot, token: &TokenInfo) -> anyhow::Result<()> {
         let right = self.right(token).await?;
-        if let Right::Ours(key) = &right {
+        if let Right::Ours(key) = &right
+            && token.accounting == Accounting::Absolute
+        {
             self.document(token, key);
         }
         let known = self.get(token.id);
@@ -227,9 +229,22 @@ impl Tokens {
     /// What this wallet may do with a token of its own.
     async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
         if token.accounting == Accounting::Additive {
-            let dialect = self.ground.parts.chain.dialect.name();
-            let why = format!("tokens of {dialect} contracts can only be looked at yet");
-            return Ok(Right::None(State::ReadOnly, why));
+            // No name stands on chain: it follows from the token.
+            let chain = &self.ground.parts.chain;
+            let secret = chain.wallet.secret();
+            return Ok(match token.id.as_u64() {
+                Some(id) => {
+                    let (chain_id, contract) = (chain.chain_id, &chain.contract);
+                    Right::Ours(NameKey::derive_of_token(secret, chain_id, contract, id))
+                }
+                None => Right::None(
+                    State::ReadOnly,
+                    format!(
+                        "the number of token {} is too large for a name key",
+                        token.id
+                    ),
+                ),
+            });
         }
         let Some(name) = &token.name else {
             return Ok(Right::None(

@@ -4,6 +4,14 @@
 //! They need `/dev/fuse`, and root or `fusermount3`; where that is missing they fail.
 //! One module for each kind of promise; `tests/run mount NAME` runs one.
 
+#![allow(
+    clippy::duplicate_mod,
+    reason = "anvil and the nodes are kept alive by the same file"
+)]
+
+mod additive;
+#[path = "../common/anvil.rs"]
+mod anvil;
 mod bad_input;
 mod calls;
 mod changed;
