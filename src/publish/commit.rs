@@ -200,6 +200,18 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     Ok(())
 }
 
+/// Whether the node that is written to still says of the name what the last commit told it.
+pub(super) async fn is_named(context: &Context) -> Result<bool, PublishError> {
+    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    let name = context.key.name();
+    match context.node.names.resolve(&name).await {
+        Ok(bytes) => Ok(Record::verify(&name, &bytes)
+            .is_ok_and(|named| head.document.is_none_or(|told| told.0 == named.cid))),
+        Err(NameError::Missing(_)) => Ok(head.document.is_none()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A root that is not ours stops everything that would hide it.
 async fn refuse_foreign(
     context: &Context,

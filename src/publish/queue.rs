@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
-use super::commit::{Context, Done, commit, renew};
+use super::commit::{Context, Done, commit, is_named, renew};
 use super::follow::follow;
 use super::head::{self, Head};
 use super::pending::PENDING;
@@ -39,6 +39,10 @@ const SAMPLE: Duration = Duration::from_secs(60);
 
 /// Between two while all is looked at and the node does not answer.
 const SWEEP_PAUSE: Duration = Duration::from_secs(2);
+
+/// After a commit the name is read once more, so much later: a node may take a record and lose it, or
+/// another machine's commit may have met ours.
+const SECOND_LOOK: Duration = Duration::from_secs(60);
 
 /// How often the name record is put again.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
@@ -263,6 +267,7 @@ impl Worker {
         mut stopped: watch::Receiver<bool>,
     ) {
         let mut renewed: Option<Instant> = None;
+        let mut second_look: Option<Instant> = None;
         let mut not_before = Instant::now();
         let mut waiting: Vec<Reply> = Vec::new();
         loop {
@@ -289,10 +294,14 @@ impl Worker {
                     || self.context.volume.is_half_followed()
                     || self.signs.lost.swap(false, Ordering::AcqRel));
             if due || asked {
+                let before = lock(&self.status).progress.commits;
                 let result = tokio::select! {
                     _ = stopped.changed() => Err(PublishError::Stopped),
                     result = self.try_once() => result,
                 };
+                if lock(&self.status).progress.commits > before {
+                    second_look = Some(Instant::now() + SECOND_LOOK);
+                }
                 if *stopped.borrow() {
                     return;
                 }
@@ -307,6 +316,23 @@ impl Worker {
                 not_before = Instant::now() + self.pause(!waiting.is_empty());
             } else if self.signs.nameless.swap(false, Ordering::AcqRel) {
                 renewed = None;
+            } else if second_look.is_some_and(|at| Instant::now() >= at) {
+                let named = tokio::select! {
+                    _ = stopped.changed() => return,
+                    named = timeout(STALL, is_named(&self.context)) => named,
+                };
+                second_look = match named {
+                    Ok(Ok(named)) => {
+                        if !named {
+                            tracing::warn!(
+                                "the name does not say what it was told: it is told again"
+                            );
+                            renewed = None;
+                        }
+                        None
+                    }
+                    _ => Some(Instant::now() + SECOND_LOOK),
+                };
             } else if renewed.is_none_or(|at| at.elapsed() >= RENEW) && Instant::now() >= not_before
             {
                 let result = tokio::select! {

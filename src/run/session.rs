@@ -16,6 +16,7 @@ use crate::cli::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
 use crate::status::{NodeStatus, State, Status};
+use crate::store::StoreError;
 
 /// Time between two looks at the node, and how long one may take.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
@@ -70,6 +71,7 @@ impl Session {
         loop {
             let error = match timeout(LOOK, self.parts.node.store.has(&asked)).await {
                 Ok(Ok(_)) => None,
+                Ok(Err(StoreError::Transient(why) | StoreError::Permanent(why))) => Some(why),
                 Ok(Err(fault)) => Some(fault.to_string()),
                 Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
             };

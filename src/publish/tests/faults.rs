@@ -13,7 +13,7 @@ use crate::names::fault::Call as NameCall;
 use crate::names::record::{BTNS_SEQUENCE, Record};
 use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
-use crate::publish::commit::renew;
+use crate::publish::commit::{is_named, renew};
 use crate::publish::head::{Head, resolve};
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::fault::Call;
@@ -339,4 +339,32 @@ async fn a_flush_waits_for_a_file_that_is_being_saved() {
     assert!(machine.volume.activity().is_none());
     let other = second(&shared).await;
     assert_eq!(other.tree().await, machine.tree().await);
+}
+
+/// What the second look after a commit relies on.
+#[tokio::test]
+async fn a_name_that_a_node_has_lost_or_taken_back_is_noticed() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    assert_eq!(
+        is_named(&machine.context).await,
+        Ok(true),
+        "nothing was told"
+    );
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    assert_eq!(is_named(&machine.context).await, Ok(true));
+    machine.names.set(NameCall::Resolve, Fault::Drop, Some(1));
+    assert_eq!(is_named(&machine.context).await, Ok(false));
+    // Another machine's commit has met ours.
+    let other = second(&shared).await;
+    other.put(other.root, "g", &[(0, b"two")]).await;
+    other.commit().await.unwrap();
+    assert_eq!(is_named(&machine.context).await, Ok(false));
+    assert_eq!(is_named(&other.context).await, Ok(true));
+    let away = NameError::Transient("away".into());
+    machine
+        .names
+        .set(NameCall::Resolve, Fault::Before(away), Some(1));
+    assert!(is_named(&machine.context).await.is_err());
 }
