@@ -256,6 +256,7 @@ impl Files {
             };
             match (victim, filling) {
                 (Some((key, content)), _) => {
+                    tracing::trace!(bytes = content.end(), "evicted");
                     let _ = std::fs::remove_file(self.path(key));
                     self.give_back(content.end());
                 }
@@ -277,6 +278,7 @@ impl Files {
             punch_hole(&file, chunk * CHUNK_BYTES, len);
         }
         let freed = content.punched(chunk, chunk_room(len));
+        tracing::trace!(bytes = freed, "evicted");
         self.give_back(freed);
     }
 

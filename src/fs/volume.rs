@@ -16,7 +16,7 @@ use super::quota::{Access, Allowance, Quota};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::journal::record::Record;
-use crate::journal::{Batch, Disk, Journal, JournalError, Stage, Without, key};
+use crate::journal::{Barrier, Batch, Disk, Journal, JournalError, Stage, Without, key};
 use crate::types::{Ino, VolumeKey};
 
 /// Local room that is never given to new data, in bytes: the journal needs it to go on.
@@ -241,6 +241,9 @@ impl Volume {
             }
         }
         self.journal.apply(batch)?;
+        if self.without.lacks(Barrier::Keep) {
+            return Ok(());
+        }
         self.sync_journal()
     }
 

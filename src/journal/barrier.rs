@@ -29,11 +29,17 @@ pub enum Barrier {
     Rewrite,
     /// What a commit has published is durably so when it is settled.
     Settle,
+    /// What was applied is committed every few seconds, though nobody asks.
+    BackgroundCommit,
+    /// What a commit keeps beside the tree is durable before it goes on.
+    Keep,
+    /// At a start, stage files end where their last byte is mapped.
+    RecoveryCut,
 }
 
 impl Barrier {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::StageBytes,
         Self::StageName,
         Self::JournalName,
@@ -44,6 +50,9 @@ impl Barrier {
         Self::RenameSource,
         Self::Rewrite,
         Self::Settle,
+        Self::BackgroundCommit,
+        Self::Keep,
+        Self::RecoveryCut,
     ];
 }
 

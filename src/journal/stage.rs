@@ -166,7 +166,7 @@ impl Stage {
             match number.and_then(|number| wanted.get(&number)) {
                 Some(len) => {
                     let file = self.disk.open(&name_found)?;
-                    if file.len()? > *len {
+                    if file.len()? > *len && !self.without.lacks(Barrier::RecoveryCut) {
                         file.set_len(*len)?;
                     }
                 }

@@ -27,6 +27,7 @@ mod limits;
 mod lost;
 mod mapped;
 mod metadata;
+mod mixed;
 mod model;
 mod nodes;
 mod overdue;

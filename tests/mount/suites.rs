@@ -152,24 +152,31 @@ fn every_byte_of_a_random_history_reads_as_it_was_written() {
 
 #[test]
 fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
-    let machine = Machine::demo_with(&["--cache-size", "2MiB"]);
+    let machine = Machine::demo_with(&[
+        "--cache-size",
+        "6MiB",
+        "--log",
+        "warn,pxfs=info,pxfs::cache::files=trace",
+    ]);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let commits = scope.spawn(|| {
-            let mut commits = 0;
             while !done.load(Ordering::Relaxed) {
                 machine.flush();
-                commits += 1;
             }
-            commits
         });
         {
             let _end = Ended(&done);
             random_histories(&machine, 7..13);
         }
-        let commits = commits.join().expect("every flush succeeds");
-        assert!(commits > 5, "only {commits} commits ran beside it");
+        commits.join().expect("every flush succeeds");
     });
+    let commits = machine.number("1", "sequence");
+    let evicted = machine.log().matches("TRACE evicted").count();
+    assert!(
+        commits > 5 && evicted > 5,
+        "{commits} commits, {evicted} evicted"
+    );
 }
 
 /// Says so when it goes, also by a panic.

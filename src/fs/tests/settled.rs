@@ -1,8 +1,10 @@
-//! What a commit settles beside a user: nothing of it fails a call.
+//! What is done at once elsewhere: a commit settles what a user opens, a file grows into the room of
+//! another.
 
 use std::cell::RefCell;
 
 use super::rig::Rig;
+use crate::fs::SetAttr;
 use crate::journal::key;
 use crate::journal::record::Content;
 use crate::types::Ino;
@@ -34,4 +36,21 @@ fn a_file_that_is_settled_while_it_is_opened_opens() {
     volume.leave(held.unwrap());
     assert_eq!(rig.stage_files(), 0);
     assert_eq!(rig.read("f"), [7; 200_000]);
+}
+
+#[test]
+fn a_crash_brings_back_no_more_than_the_quota() {
+    let rig = Rig::with_quota(1 << 20);
+    rig.put("f", &[7; 600_000]).unwrap();
+    rig.volume.sync().unwrap();
+    let shorter = SetAttr {
+        size: Some(10),
+        ..SetAttr::default()
+    };
+    rig.drive.setattr(rig.ino("f"), None, &shorter).unwrap();
+    rig.put("g", &[8; 600_000]).unwrap();
+    rig.drive.fsync(rig.ino("g"), false).unwrap();
+    let mut rig = rig.crash();
+    assert!(rig.used() <= 1 << 20, "{} bytes", rig.used());
+    assert_eq!(rig.read("g"), [8; 600_000]);
 }

@@ -96,6 +96,9 @@ impl Journal {
 
     /// As [`Journal::sync`], by this thread and with all the patience that a full disk asks for.
     pub(crate) fn sync_patiently(&self) -> Result<(), JournalError> {
+        if self.without.lacks(Barrier::BackgroundCommit) {
+            return Ok(());
+        }
         self.commit(Durability::Immediate, None)
     }
 

@@ -1,6 +1,9 @@
 //! Each barrier that is left out is noticed, by what it is there to keep; with it the same histories
 //! keep all promises.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use super::violation::Lost;
 use super::{Plan, Scene, all};
 use crate::journal::{Barrier, Without};
@@ -19,6 +22,9 @@ fn kept_by(barrier: Barrier) -> &'static [Lost] {
         Barrier::RenameSource => &[Bytes],
         Barrier::Rewrite => &[Bytes],
         Barrier::Settle => &[Reading, Bytes, Books],
+        Barrier::BackgroundCommit => &[Names, Bytes, Time],
+        Barrier::Keep => &[Names],
+        Barrier::RecoveryCut => &[Books],
     }
 }
 
@@ -50,5 +56,140 @@ fn each_barrier_that_is_left_out_is_noticed() {
             "{}",
             well.err().map_or_else(String::new, |e| e.1.to_string())
         );
+    }
+}
+
+/// How the calls that make something durable are written.
+const SYNCS: [&str; 8] = [
+    "sync_data()",
+    "sync_data(self)",
+    "sync_all()",
+    "sync_folder(",
+    "sync_journal()",
+    "sync_patiently()",
+    "journal.sync()",
+    "stage.sync(",
+];
+
+/// What shows that the syncs of a file of `src/` are there.
+enum Held {
+    /// These, left out in turn.
+    By(&'static [Barrier]),
+    /// Nothing here, and why.
+    Not(&'static str),
+}
+
+const REAL: &str = "made on real files, below which no disk can be cut";
+
+/// Each file with syncs: how many, and what holds them.
+const HELD: [(&str, usize, Held); 22] = {
+    use Barrier as B;
+    use Held::{By, Not};
+    [
+        ("chain/embedded/log.rs", 4, Not(REAL)),
+        ("chain/outbox/shelf.rs", 2, Not(REAL)),
+        ("chain/wallet.rs", 2, Not(REAL)),
+        ("durable.rs", 5, Not(REAL)),
+        // `fsync`, the background, a cut; one more makes the order wrong on purpose.
+        (
+            "fs/durable.rs",
+            6,
+            By(&[
+                B::JournalCommit,
+                B::BackgroundCommit,
+                B::StageBytes,
+                B::BytesFirst,
+            ]),
+        ),
+        (
+            "fs/follow.rs",
+            1,
+            Not(
+                "nothing here is unpublished then: what a cut takes is on the node, and taken over again",
+            ),
+        ),
+        (
+            "fs/load.rs",
+            1,
+            Not("as that of `fs/follow.rs`: a root that is not durable is adopted again"),
+        ),
+        (
+            "fs/recover.rs",
+            2,
+            Not("what a start clears away, or begins with, the next one does again"),
+        ),
+        ("fs/report.rs", 1, By(&[B::JournalCommit])),
+        ("fs/settle.rs", 1, By(&[B::Settle])),
+        ("fs/volume.rs", 1, By(&[B::Keep])),
+        (
+            "journal/disk.rs",
+            2,
+            Not("they are what the simulated disk stands for"),
+        ),
+        ("journal/file.rs", 2, By(&[B::JournalBytes])),
+        ("journal/log.rs", 1, By(&[B::JournalName])),
+        ("journal/stage.rs", 2, By(&[B::StageBytes, B::StageName])),
+        ("names/embedded.rs", 1, Not(REAL)),
+        ("names/key.rs", 2, Not(REAL)),
+        ("run/copy.rs", 2, Not(REAL)),
+        ("run/demo.rs", 1, Not(REAL)),
+        ("run/save.rs", 1, Not(REAL)),
+        ("run/state.rs", 5, Not(REAL)),
+        ("store/embedded/folder.rs", 3, Not(REAL)),
+    ]
+};
+
+/// The syncs of a file: not those of its tests, of comments, and where one is defined.
+fn syncs(text: &str) -> usize {
+    let code = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text);
+    let calls = code
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with("//") && !line.contains("fn sync"));
+    calls
+        .map(|line| SYNCS.iter().filter(|sync| line.contains(*sync)).count())
+        .sum()
+}
+
+fn count(folder: &Path, name: &str, found: &mut BTreeMap<String, usize>) {
+    for entry in std::fs::read_dir(folder).expect("the sources") {
+        let entry = entry.expect("an entry");
+        let own = entry.file_name().to_string_lossy().into_owned();
+        let is_test = own.starts_with("tests") || own.starts_with("simulated");
+        if is_test {
+            continue;
+        }
+        let path = format!("{name}{own}");
+        if entry.path().is_dir() {
+            count(&entry.path(), &format!("{path}/"), found);
+        } else {
+            let text = std::fs::read_to_string(entry.path()).expect("a source");
+            found.insert(path, syncs(&text));
+        }
+    }
+    found.retain(|_, syncs| *syncs > 0);
+}
+
+#[test]
+fn no_sync_is_without_a_barrier_or_a_reason() {
+    let mut found = BTreeMap::new();
+    count(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        "",
+        &mut found,
+    );
+    let held = HELD
+        .iter()
+        .map(|(file, syncs, _)| ((*file).to_owned(), *syncs));
+    let held: BTreeMap<String, usize> = held.filter(|(_, syncs)| *syncs > 0).collect();
+    assert_eq!(found, held, "found in src/, and held by the table");
+    for (file, _, held) in &HELD {
+        match held {
+            Held::By(barriers) => assert!(barriers.iter().all(|b| Barrier::ALL.contains(b))),
+            Held::Not(why) => assert!(!why.is_empty(), "{file}"),
+        }
     }
 }

@@ -1,0 +1,196 @@
+//! Random histories of two files by descriptors of all kinds at once: those that only write, which go
+//! past the page cache, those that read and write, mappings, cuts, holes and copies, with readers that
+//! open, read and close in between. Each read is held against a reference in memory.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::command::tool;
+use crate::harness::Machine;
+
+/// Operations of one history, and histories side by side. `PXFS_MIXED_SEEDS` says otherwise how many.
+const OPERATIONS: &str = "1500";
+const SEEDS: u64 = 4;
+
+/// Makes a history, and ends with the first byte that reads as another one, and what led there.
+const HISTORY: &str = r#"
+import ctypes, mmap, os, random, sys
+base, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rnd, libc = random.Random(seed), ctypes.CDLL(None, use_errno=True)
+MOST, told = 3 << 20, []
+paths = [base + "-a", base + "-b"]
+ref = [bytearray(), bytearray()]
+for path in paths:
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+writers = [None, None]
+held = [None, None]
+stamp = 0
+
+def fresh(n):
+    global stamp
+    stamp += 1
+    return (stamp.to_bytes(4, "little") + b"\xff") * (n // 5 + 1)
+
+def put(f, at, data):
+    if len(ref[f]) < at:
+        ref[f].extend(bytes(at - len(ref[f])))
+    ref[f][at:at + len(data)] = data
+
+def place(f, longest=200_000):
+    at = rnd.choice([rnd.randrange(len(ref[f]) + 1), rnd.randrange(MOST), rnd.randrange(MOST) & ~4095])
+    n = 1 + rnd.randrange(rnd.choice([100, 5000, longest]))
+    return at, min(n, MOST - at)
+
+def check(f, at, n, how, read):
+    want = bytes(ref[f][at:at + n])
+    if read != want:
+        i = next((i for i in range(min(len(read), len(want))) if read[i] != want[i]), min(len(read), len(want)))
+        sys.exit(f"seed {seed}: {how} of file {f} at {at}+{i}: {len(read)} of {len(want)} bytes, "
+                 f"{read[i:i+8]} not {want[i:i+8]} after {told[-30:]}")
+
+def write_all(fd, data, at):
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], at + done)
+
+for _ in range(count):
+    f = rnd.randrange(2)
+    op = rnd.choice("wwwwWWrrrrrrmmmMtphcksoz")
+    at, n = place(f)
+    told.append((op, f, at, n))
+    if n <= 0:
+        continue
+    if op == "w":  # a descriptor that only writes, kept or opened for this
+        if writers[f] is None:
+            writers[f] = os.open(paths[f], os.O_WRONLY)
+        data = fresh(n)[:n]
+        write_all(writers[f], data, at)
+        put(f, at, data)
+        if rnd.randrange(2):
+            os.close(writers[f])
+            writers[f] = None
+    elif op == "W":
+        fd = os.open(paths[f], os.O_RDWR)
+        data = fresh(n)[:n]
+        write_all(fd, data, at)
+        put(f, at, data)
+        check(f, at, n, "read beside its write", os.pread(fd, n, at))
+        os.close(fd)
+    elif op == "r":
+        fd = os.open(paths[f], os.O_RDONLY)
+        check(f, at, n, "read", os.pread(fd, n, at))
+        os.close(fd)
+    elif op in "mM" and ref[f]:
+        fd = os.open(paths[f], os.O_RDWR)
+        size = len(ref[f])
+        m = mmap.mmap(fd, size)
+        at = min(at, size - 1)
+        n = min(n, size - at)
+        check(f, at, n, "mapped read", m[at:at + n])
+        if op == "M":
+            data = fresh(n)[:n]
+            m[at:at + n] = data
+            put(f, at, data)
+            if rnd.randrange(2):
+                m.flush()
+        m.close()
+        os.close(fd)
+    elif op == "t":
+        size = rnd.choice([at, 0 if rnd.randrange(4) == 0 else at])
+        os.truncate(paths[f], size)
+        ref[f][size:] = bytes(max(0, size - len(ref[f])))
+    elif op in "ph" and ref[f]:
+        fd = os.open(paths[f], rnd.choice([os.O_WRONLY, os.O_RDWR]))
+        mode = 3 if op == "p" else 0x11
+        at, n = rnd.choice([(at, n), (0, 1 << 20), (1 << 20, 2 << 20)])
+        assert libc.fallocate(fd, mode, ctypes.c_long(at), ctypes.c_long(n)) == 0, os.strerror(ctypes.get_errno())
+        end = min(at + n, len(ref[f]))
+        if end > at:
+            ref[f][at:end] = bytes(end - at)
+        os.close(fd)
+    elif op == "c":
+        to, source = 1 - f, os.open(paths[f], os.O_RDONLY)
+        target = os.open(paths[to], rnd.choice([os.O_WRONLY, os.O_RDWR]))
+        start, end, left = rnd.choice([(at, at, n), (0, 0, MOST), (at, rnd.randrange(MOST - n), n)])
+        while left:
+            copied = os.copy_file_range(source, target, left, start, end)
+            if copied == 0:
+                break
+            put(to, end, bytes(ref[f][start:start + copied]))
+            start, end, left = start + copied, end + copied, left - copied
+        os.close(source)
+        os.close(target)
+    elif op == "k":  # a reader that stays
+        if held[f] is not None:
+            os.close(held[f])
+            held[f] = None
+        else:
+            held[f] = os.open(paths[f], os.O_RDONLY)
+    elif op == "s":
+        fd = os.open(paths[f], os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    elif op == "o":
+        fd = os.open(paths[f], os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+    elif op == "z":
+        fd = os.open(paths[f], os.O_WRONLY | os.O_TRUNC)
+        data = fresh(n)[:n]
+        write_all(fd, data, 0)
+        ref[f][:] = data
+        os.close(fd)
+    if held[f] is not None:
+        check(f, at, n, "read by one that stays", os.pread(held[f], n, at))
+    assert os.stat(paths[f]).st_size == len(ref[f]), (seed, told[-5:], len(ref[f]))
+for f in range(2):
+    with open(paths[f], "rb") as whole:
+        check(f, 0, MOST, "read at the end", whole.read())
+print("well")
+"#;
+
+#[test]
+fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
+    let machine = Machine::demo();
+    let seeds = std::env::var("PXFS_MIXED_SEEDS").map_or(SEEDS, |n| n.parse().expect("a number"));
+    let first = std::env::var("PXFS_MODEL_SEED").map_or(0, |n| n.parse().expect("a number"));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let commits = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                machine.flush();
+                // What is published is fetched again, by whoever the kernel has no page for.
+                drop(std::fs::remove_dir_all(machine.cache()));
+            }
+        });
+        let workers: Vec<_> = (0..SEEDS.min(seeds))
+            .map(|worker| {
+                let machine = &machine;
+                scope.spawn(move || {
+                    for seed in (worker..seeds).step_by(SEEDS as usize) {
+                        let path = machine.dir().join(format!("mixed-{seed}"));
+                        let seed = (first * 10_000 + seed).to_string();
+                        let args = ["-c", HISTORY].map(Path::new);
+                        let told = tool(
+                            "python3",
+                            &[
+                                args[0],
+                                args[1],
+                                &path,
+                                Path::new(&seed),
+                                Path::new(OPERATIONS),
+                            ],
+                        );
+                        assert_eq!(told.stdout.trim(), "well");
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        commits.join().expect("every flush succeeds");
+        assert!(results.iter().all(Result::is_ok), "a history went wrong");
+    });
+    let commits = machine.number("1", "sequence");
+    assert!(commits > 5, "only {commits} commits ran beside it");
+}
