@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use crate::command::wait_until;
 use crate::harness::Machine;
 use crate::nodes::btfs::Btfs;
 use crate::nodes::front::{Fault, Front};
@@ -341,4 +342,30 @@ fn an_ipfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_bac
 #[test]
 fn a_btfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_back() {
     withholds_and_replays::<Btfs>();
+}
+
+/// As a collection does that forgets pinned blocks, or a disk: the pin stays listed.
+#[test]
+fn a_btfs_node_that_loses_pinned_blocks_gets_them_again() {
+    let (node, _front, machine) = drive::<Btfs>("2s");
+    let lost: Vec<cid::Cid> = (0..10)
+        .map(|n| pattern(seed(1, n), 0, GREAT))
+        .map(|bytes| pxfs::pack::cid::leaf_cid(&bytes))
+        .collect();
+    for cid in &lost {
+        node.lose(cid);
+    }
+    let is_back = || {
+        let log = machine.log();
+        let again = |cid: &cid::Cid| log.contains(&format!("put again block={cid}"));
+        lost.iter().all(again)
+    };
+    wait_until(
+        "the lost blocks are put again",
+        Duration::from_secs(90),
+        is_back,
+    );
+    write_new(&machine, 0);
+    machine.flush();
+    assert_elsewhere(machine, &node, 1);
 }
