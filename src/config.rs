@@ -9,12 +9,13 @@ mod folders;
 mod layer;
 mod values;
 
+use alloy::primitives::U256;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use folders::Folders;
 pub use layer::{ConfigError, Layer};
-pub use values::{Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+pub use values::{Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 
 use crate::types::TokenId;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub commit_idle: Duration,
     /// A commit begins at the latest this long after the first change.
     pub commit_max: Duration,
+    /// The most that the gas of one transaction may cost, in wei; `None` for no bound.
+    pub max_fee: Option<U256>,
     /// How long a read may wait for the network.
     pub read_timeout: Duration,
     /// The words of `-o`.
@@ -104,6 +107,7 @@ impl Config {
             commit_max: layer
                 .commit_max
                 .map_or(Duration::from_secs(60), |span| span.0),
+            max_fee: layer.max_fee.map(|most| most.0),
             read_timeout: layer
                 .read_timeout
                 .map_or(Duration::from_secs(30), |span| span.0),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::config::{Color, Layer, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use crate::config::{Coins, Color, Layer, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 use crate::types::TokenId;
 
 /// Mount PollinationX storage NFTs as a drive.
@@ -223,6 +223,9 @@ pub(crate) struct Options {
     /// Publish at the latest this long after the first change
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) commit_max: Option<Span>,
+    /// The most that the gas of one transaction may cost, in the chain's coins, for example 0.01
+    #[arg(long, global = true, value_name = "COINS")]
+    pub(crate) max_fee: Option<Coins>,
     /// How long a read may wait for the network
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
@@ -274,6 +277,7 @@ impl Options {
             cache_size: self.cache_size,
             commit_idle: self.commit_idle,
             commit_max: self.commit_max,
+            max_fee: self.max_fee,
             read_timeout: self.read_timeout,
             options: self.options.clone(),
             log: self.log.clone(),

@@ -34,6 +34,7 @@ impl Layer {
             cache_size: env.one("PXFS_CACHE_SIZE")?,
             commit_idle: env.one("PXFS_COMMIT_IDLE")?,
             commit_max: env.one("PXFS_COMMIT_MAX")?,
+            max_fee: env.one("PXFS_MAX_FEE")?,
             read_timeout: env.one("PXFS_READ_TIMEOUT")?,
             options: env.many("PXFS_OPTIONS")?,
             log: env.one("PXFS_LOG")?,

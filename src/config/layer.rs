@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-use super::values::{Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use super::values::{Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 use crate::types::TokenId;
 
 /// What one source says. The keys of the file are the names of the flags.
@@ -54,6 +54,8 @@ pub struct Layer {
     pub commit_idle: Option<Span>,
     /// Longest time before a commit.
     pub commit_max: Option<Span>,
+    /// The most that the gas of one transaction may cost.
+    pub max_fee: Option<Coins>,
     /// Deadline of a read that needs the network.
     pub read_timeout: Option<Span>,
     /// Words of `-o`.
@@ -175,6 +177,7 @@ impl Layer {
             cache_size: self.cache_size.or(below.cache_size),
             commit_idle: self.commit_idle.or(below.commit_idle),
             commit_max: self.commit_max.or(below.commit_max),
+            max_fee: self.max_fee.or(below.max_fee),
             read_timeout: self.read_timeout.or(below.read_timeout),
             options: list(self.options, below.options),
             log: self.log.or(below.log),

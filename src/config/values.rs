@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use alloy::primitives::U256;
+use alloy::primitives::utils::parse_ether;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -61,6 +63,23 @@ impl FromStr for Size {
         text.parse::<bytesize::ByteSize>()
             .map(|size| Self(size.as_u64()))
             .map_err(|_| format!("`{text}` is not a size: say 10GiB, 500MiB or a number of bytes"))
+    }
+}
+
+/// An amount of a chain's coins, in wei: `0.01`, `2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coins(pub U256);
+
+impl FromStr for Coins {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let any = text.bytes().any(|b| b.is_ascii_digit());
+        let parsed = parse_ether(text).ok().filter(|_| plain && any);
+        parsed
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is not an amount of coins: say 0.01 or 2"))
     }
 }
 
@@ -253,7 +272,7 @@ macro_rules! deserialize_from_text {
         }
     )+};
 }
-deserialize_from_text!(Span, RpcUrl, NodeUrl, VolumeKind, LogFormat, Color);
+deserialize_from_text!(Span, Coins, RpcUrl, NodeUrl, VolumeKind, LogFormat, Color);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

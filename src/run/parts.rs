@@ -229,7 +229,9 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
     Ok(ChainParts {
         dialect: ledger.dialect().await?,
         ledger,
-        transactor: Transactor::new(endpoint.clone(), &wallet).kept_in(&outbox(&config.state_dir)),
+        transactor: Transactor::new(endpoint.clone(), &wallet)
+            .kept_in(&outbox(&config.state_dir))
+            .with_gas_cost_max(config.max_fee),
         endpoint,
         embedded,
         chain_id,
