@@ -7,6 +7,7 @@
 
 mod active;
 mod changes;
+mod contents;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -29,6 +30,7 @@ use crate::types::Ino;
 
 pub(super) use active::ActiveCut;
 pub use changes::Changes;
+pub use contents::Contents;
 
 /// One instant of the tree.
 pub struct Cut {
@@ -37,6 +39,8 @@ pub struct Cut {
     counters: Counters,
     active: Arc<ActiveCut>,
     activity: Option<Activity>,
+    /// Told of each step of long work.
+    steps: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// A regular file of a cut.
@@ -63,7 +67,7 @@ pub struct CutFile {
 #[derive(Debug, Default)]
 pub struct Built {
     /// Content of each file of [`Changes::files`].
-    pub files: HashMap<Ino, Child>,
+    pub files: Contents,
     /// Tree of each directory of [`Changes::directories`].
     pub directories: HashMap<Ino, TreeRef>,
     /// The inode table.
@@ -106,6 +110,7 @@ impl Volume {
             counters,
             active,
             activity,
+            steps: None,
         })
     }
 
@@ -119,6 +124,26 @@ impl Cut {
     #[must_use]
     pub fn volume(&self) -> &Arc<Volume> {
         &self.volume
+    }
+
+    /// `told` is called again and again while [`Cut::changes`] and [`Cut::settle`] come on.
+    pub fn tell_steps(&mut self, told: impl Fn() + Send + Sync + 'static) {
+        self.steps = Some(Box::new(told));
+    }
+
+    pub(super) fn note_step(&self) {
+        if let Some(told) = &self.steps {
+            told();
+        }
+    }
+
+    /// A place for what is built of this cut.
+    #[must_use]
+    pub fn begin_build(&self) -> Built {
+        Built {
+            files: Contents::in_file(self.volume.stage.create_scratch()),
+            ..Built::default()
+        }
     }
 
     /// Nominal bytes of what has a name in this instant.

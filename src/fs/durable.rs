@@ -26,6 +26,8 @@ const COMMIT_EACH: Duration = Duration::from_secs(1);
 const REST_EACH: Duration = Duration::from_secs(60);
 /// Time between two looks whether the save has ended.
 const SAVE_STEP: Duration = Duration::from_millis(2);
+/// Records of an unlinked file that are removed at a time.
+const PURGED: usize = 1024;
 /// How long access times stay in memory alone.
 const ACCESSES: Duration = Duration::from_secs(60);
 
@@ -326,6 +328,24 @@ impl Volume {
 
     /// Removes the records of an unlinked file, and lets go of its stage file.
     pub(super) fn purge(&self, ino: Ino, stages: Vec<u64>) -> Result<(), FsError> {
+        self.purge_in(ino, stages, PURGED)
+    }
+
+    /// As [`Volume::purge`], so many records at a time. Its mark as unlinked goes with the last of
+    /// them, so that a crash in between leaves the rest to the next start.
+    pub(super) fn purge_in(&self, ino: Ino, stages: Vec<u64>, page: usize) -> Result<(), FsError> {
+        loop {
+            let chunks = self.journal.scan(&key::chunks(ino), None, page)?;
+            if chunks.is_empty() {
+                break;
+            }
+            let mut batch = Batch::default();
+            for (found, _) in chunks {
+                batch.remove(found);
+            }
+            self.journal.wait_for_room()?;
+            self.apply_quietly(batch)?;
+        }
         let mut batch = Batch::default();
         if let Some(content) = self.journal.record::<Content>(&key::content(ino))? {
             self.drop_content(&mut batch, ino, &content)?;

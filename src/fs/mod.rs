@@ -37,7 +37,7 @@ mod volume;
 mod tests;
 
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
-pub use cut::{Built, Changes, Cut, CutFile};
+pub use cut::{Built, Changes, Contents, Cut, CutFile};
 pub use damage::Loss;
 pub use drive::{Drive, Opened};
 pub use error::{FsError, LostBlock, Want};

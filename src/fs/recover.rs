@@ -1,7 +1,10 @@
 //! A volume's local state at start: the first records of a new one, and what a crash left of an old
 //! one.
+//!
+//! Invariant: memory does not grow with what there is to recover: records are read a page at a time, and stage files
+//! looked after so many at a time, by rising number.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::Kind;
 use super::volume::{Volume, signed};
@@ -11,38 +14,44 @@ use crate::pack::charge::VOLUME_OVERHEAD;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
 
+/// How much a recovery holds at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Records.
+    pub(super) page: usize,
+    /// Stage files.
+    pub(super) files: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            page: 1024,
+            files: 65_536,
+        }
+    }
+}
+
 impl Volume {
     /// What a crash left behind goes: unlinked files, stage files and parts of them that no record
     /// names.
-    pub(super) fn recover(&self) -> Result<(), JournalError> {
-        for (found, _) in self.journal.scan(&key::orphans(), None, usize::MAX)? {
-            if let Some(ino) = key::parse_ino(&found) {
-                self.purge(ino, Vec::new())
-                    .map_err(|e| JournalError::Corrupt(e.to_string()))?;
+    pub(super) fn recover(&self, bounds: Bounds) -> Result<(), JournalError> {
+        self.each_page(&key::orphans(), bounds.page, |found| {
+            self.journal.wait_for_room()?;
+            match key::parse_ino(found) {
+                Some(ino) => self
+                    .purge_in(ino, Vec::new(), bounds.page)
+                    .map_err(|e| JournalError::Corrupt(e.to_string())),
+                None => Ok(()),
             }
+        })?;
+        let mut from = Some(0);
+        while let Some(first) = from {
+            let (mapped, next) = self.mapped_from(first, bounds)?;
+            self.stage
+                .recover(first..next.unwrap_or(u64::MAX), &mapped)?;
+            from = next;
         }
-        let mut wanted: HashMap<u64, u64> = HashMap::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let some = self
-                .journal
-                .scan(&key::dirty_inodes(), after.as_deref(), 1024)?;
-            for (found, _) in &some {
-                let Some(ino) = key::parse_ino(found) else {
-                    continue;
-                };
-                if let Some(content) = self.journal.record::<Content>(&key::content(ino))?
-                    && let Some(stage) = content.stage
-                {
-                    wanted.insert(stage, self.mapped_len(ino)?);
-                }
-            }
-            match some.last() {
-                Some((last, _)) => after = Some(last.clone()),
-                None => break,
-            }
-        }
-        self.stage.recover(&wanted)?;
         self.journal.sync()?;
         self.quota()
             .adjust(signed(self.journal.counters().used_bytes));
@@ -59,18 +68,74 @@ impl Volume {
         Ok(())
     }
 
-    /// One more than the last byte of a stage file that a record names.
-    fn mapped_len(&self, ino: Ino) -> Result<u64, JournalError> {
-        let mut end = 0;
-        for (found, bytes) in self.journal.scan(&key::chunks(ino), None, usize::MAX)? {
-            let chunk: Chunk = Record::from_bytes(&bytes)?;
-            if let (Some(index), Some(&(_, last))) =
-                (key::parse_second(&found), chunk.ranges.last())
-            {
-                end = end.max(index * CHUNK_SIZE + u64::from(last));
+    /// Calls `each` with every key below `prefix`, in order; at most `page` of them are in memory.
+    fn each_page(
+        &self,
+        prefix: &[u8],
+        page: usize,
+        mut each: impl FnMut(&[u8]) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let some = self.journal.scan(prefix, after.as_deref(), page)?;
+            for (found, _) in &some {
+                each(found)?;
+            }
+            match some.into_iter().last() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
             }
         }
-        Ok(end)
+    }
+
+    /// The stage files from number `first` on that records name, with the length that is mapped in each:
+    /// so many as are looked after at a time, and the number behind them where there are more.
+    fn mapped_from(
+        &self,
+        first: u64,
+        bounds: Bounds,
+    ) -> Result<(BTreeMap<u64, u64>, Option<u64>), JournalError> {
+        let mut mapped = BTreeMap::new();
+        let mut end: Option<u64> = None;
+        self.each_page(&key::dirty_inodes(), bounds.page, |found| {
+            let Some(ino) = key::parse_ino(found) else {
+                return Ok(());
+            };
+            let content: Option<Content> = self.journal.record(&key::content(ino))?;
+            let stage = content.and_then(|content| content.stage);
+            let wanted = |stage: &u64| *stage >= first && end.is_none_or(|end| *stage < end);
+            let Some(stage) = stage.filter(wanted) else {
+                return Ok(());
+            };
+            mapped.insert(stage, self.mapped_len(ino, bounds.page)?);
+            if mapped.len() > bounds.files {
+                end = mapped.pop_last().map(|(greatest, _)| greatest);
+            }
+            Ok(())
+        })?;
+        Ok((mapped, end))
+    }
+
+    /// One more than the last byte of a stage file that a record names.
+    fn mapped_len(&self, ino: Ino, page: usize) -> Result<u64, JournalError> {
+        let (mut end, mut after) = (0, None::<Vec<u8>>);
+        loop {
+            let some = self
+                .journal
+                .scan(&key::chunks(ino), after.as_deref(), page)?;
+            for (found, bytes) in &some {
+                let chunk: Chunk = Record::from_bytes(bytes)?;
+                if let (Some(index), Some(&(_, last))) =
+                    (key::parse_second(found), chunk.ranges.last())
+                {
+                    end = end.max(index * CHUNK_SIZE + u64::from(last));
+                }
+            }
+            match some.into_iter().last() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(end),
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
     for (dir, tree) in &built.directories {
         volume.journal.wait_for_room()?;
         settle_directory(volume, *dir, (*tree).into())?;
+        cut.note_step();
     }
     if let Some(table) = built.table {
         let mut batch = Batch::default();
@@ -29,10 +30,11 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
     let mut dirty = Vec::new();
     for ino in &changes.files {
         volume.journal.wait_for_room()?;
-        let clean = match built.files.get(ino) {
-            Some(content) => settle_file(cut, *ino, content)?,
+        let clean = match built.files.get(*ino)? {
+            Some(content) => settle_file(cut, *ino, &content)?,
             None => false,
         };
+        cut.note_step();
         if !clean {
             dirty.push(key::dirty_inode(*ino));
         }
@@ -44,18 +46,20 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
         }
     }
     dirty.sort();
-    let mut marks = Vec::new();
     for prefix in [key::dirty_entries(), key::dirty_inodes()] {
-        cut.snapshot().each(&prefix, |found, _| {
-            if dirty.binary_search_by(|k| k.as_slice().cmp(found)).is_err() {
-                marks.push(found.to_vec());
-            }
-            Ok(true)
-        })?;
-    }
-    for step in marks.chunks(STEP) {
-        volume.journal.wait_for_room()?;
-        volume.journal.unmark(step, cut.version())?;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let found = cut.snapshot().scan(&prefix, after.as_deref(), STEP)?;
+            let Some((last, _)) = found.last() else { break };
+            after = Some(last.clone());
+            let marks = found.into_iter().map(|(key, _)| key);
+            let marks: Vec<_> = marks
+                .filter(|found| dirty.binary_search(found).is_err())
+                .collect();
+            volume.journal.wait_for_room()?;
+            volume.journal.unmark(&marks, cut.version())?;
+            cut.note_step();
+        }
     }
     if !volume.without.lacks(Barrier::Settle) {
         volume.sync_journal()?;

@@ -10,6 +10,7 @@ mod holes;
 mod model;
 mod planted;
 mod promises;
+mod recover;
 #[path = "../../tests/model/mod.rs"]
 mod reference;
 mod rewrites;

@@ -152,7 +152,7 @@ impl Volume {
             poison: Mutex::new(None),
             journal,
         });
-        volume.recover()?;
+        volume.recover(super::recover::Bounds::default())?;
         volume.load_charges()?;
         volume.load_late()?;
         Ok(volume)

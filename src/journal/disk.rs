@@ -41,6 +41,10 @@ pub trait Disk: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
+    /// Calls `each` with the name of each file, which it may remove; at most a few are in memory.
+    fn each(&self, each: &mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<()> {
+        self.list()?.iter().try_for_each(|name| each(name))
+    }
     /// Makes creations, renames and removals durable.
     fn sync_folder(&self) -> io::Result<()>;
     /// Bytes that can still be written.
@@ -134,6 +138,11 @@ impl Disk for FolderDisk {
         std::fs::read_dir(&self.folder)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect()
+    }
+
+    fn each(&self, each: &mut dyn FnMut(&str) -> io::Result<()>) -> io::Result<()> {
+        std::fs::read_dir(&self.folder)?
+            .try_for_each(|entry| each(&entry?.file_name().to_string_lossy()))
     }
 
     fn sync_folder(&self) -> io::Result<()> {

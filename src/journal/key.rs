@@ -133,6 +133,11 @@ pub(crate) fn dirty_entries() -> Key {
     vec![DIRTY_ENTRY]
 }
 
+/// Prefix of all marks of entries of a directory.
+pub(crate) fn dirty_entries_in(dir: Ino) -> Key {
+    with_number(DIRTY_ENTRY, dir.0, 0)
+}
+
 /// Directory and name of a mark of an entry; `None` for any other key.
 pub(crate) fn parse_dirty_entry(key: &[u8]) -> Option<(Ino, &[u8])> {
     match key.first() {

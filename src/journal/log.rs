@@ -89,6 +89,9 @@ pub struct Journal {
     state: Mutex<State>,
     /// A commit ended, or there is work for one.
     changed: Condvar,
+    /// How many records one scan has given at most.
+    #[cfg(test)]
+    pub(crate) longest_scan: std::sync::atomic::AtomicUsize,
 }
 
 impl Journal {
@@ -168,6 +171,8 @@ impl Journal {
                 failed: None,
             }),
             changed: Condvar::new(),
+            #[cfg(test)]
+            longest_scan: std::sync::atomic::AtomicUsize::new(0),
         })
     }
 
@@ -212,7 +217,7 @@ impl Journal {
             }
             (Arc::clone(&state.table), state.frozen.clone())
         };
-        guard(|| {
+        let found: Result<Vec<_>, JournalError> = guard(|| {
             let bottom = table
                 .range::<&[u8]>(as_slices(&range))
                 .map_err(disk)?
@@ -232,7 +237,13 @@ impl Journal {
                 })
                 .take(limit)
                 .collect()
-        })
+        });
+        #[cfg(test)]
+        if let Ok(found) = &found {
+            let order = std::sync::atomic::Ordering::Relaxed;
+            self.longest_scan.fetch_max(found.len(), order);
+        }
+        found
     }
 
     /// Makes `batch` visible, all of it at once.

@@ -4,7 +4,8 @@
 //! reference to it is durable ([`Stage::retire`] keeps it until [`Stage::sweep`]), and is never
 //! used again for another inode. What it holds is known from the journal alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -154,25 +155,37 @@ impl Stage {
 
     /// Whether there are files with bytes of the journal's.
     pub(crate) fn has_files(&self) -> Result<bool, JournalError> {
-        let names = self.disk.list()?;
-        Ok(names.iter().any(|name| name.parse::<u64>().is_ok()))
+        let mut any = false;
+        self.disk.each(&mut |name| {
+            any |= name.parse::<u64>().is_ok();
+            Ok(())
+        })?;
+        Ok(any)
     }
 
-    /// At start: removes every file that `wanted` does not have, and cuts the others to the length
-    /// that it maps.
-    pub(crate) fn recover(&self, wanted: &HashMap<u64, u64>) -> Result<(), JournalError> {
-        for name_found in self.disk.list()? {
-            let number = name_found.parse::<u64>().ok();
-            match number.and_then(|number| wanted.get(&number)) {
-                Some(len) => {
-                    let file = self.disk.open(&name_found)?;
-                    if file.len()? > *len && !self.without.lacks(Barrier::RecoveryCut) {
-                        file.set_len(*len)?;
-                    }
-                }
-                None => self.disk.remove(&name_found)?,
+    /// At start: of the files with a number in `numbers`, removes those that `mapped` does not have, and
+    /// cuts the others to the length that it maps. What has no number goes.
+    pub(crate) fn recover(
+        &self,
+        numbers: Range<u64>,
+        mapped: &BTreeMap<u64, u64>,
+    ) -> Result<(), JournalError> {
+        self.disk.each(&mut |found| {
+            let Ok(number) = found.parse::<u64>() else {
+                return self.disk.remove(found);
+            };
+            if !numbers.contains(&number) {
+                return Ok(());
             }
-        }
+            let Some(len) = mapped.get(&number) else {
+                return self.disk.remove(found);
+            };
+            let file = self.disk.open(found)?;
+            match file.len()? > *len && !self.without.lacks(Barrier::RecoveryCut) {
+                true => file.set_len(*len),
+                false => Ok(()),
+            }
+        })?;
         Ok(())
     }
 
@@ -184,6 +197,14 @@ impl Stage {
     /// An empty file for bytes that need not survive a crash.
     pub(crate) fn create_spool(&self) -> Result<Arc<dyn DiskFile>, JournalError> {
         self.disk.create("spool").map_err(Into::into)
+    }
+
+    /// An empty file, without a name, for what need not survive a crash and could be kept in memory;
+    /// `None` where there can be none.
+    pub(crate) fn create_scratch(&self) -> Option<Arc<dyn DiskFile>> {
+        let file = self.disk.create("scratch").ok()?;
+        self.disk.remove("scratch").ok()?;
+        Some(file)
     }
 
     /// Where a stage file lies, if it is a real one.

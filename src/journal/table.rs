@@ -52,6 +52,38 @@ impl Snapshot {
         read(&self.table, key)
     }
 
+    /// Up to `limit` records whose keys begin with `prefix`, behind `after` (a whole key), in order of
+    /// keys.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Bytes)>, JournalError> {
+        let range = bounds(prefix, after);
+        guard(|| {
+            self.table
+                .range::<&[u8]>(as_slices(&range))
+                .map_err(disk)?
+                .take(limit)
+                .map(|pair| {
+                    let (key, value) = pair.map_err(disk)?;
+                    let record = opened(key.value(), value.value())?;
+                    Ok((key.value().to_vec(), Bytes::copy_from_slice(record)))
+                })
+                .collect()
+        })
+    }
+
+    /// The first key that is not below `from`.
+    pub(crate) fn first_from(&self, from: &[u8]) -> Result<Option<Key>, JournalError> {
+        guard(|| {
+            let mut range = self.table.range::<&[u8]>(from..).map_err(disk)?;
+            let first = range.next().transpose().map_err(disk)?;
+            Ok(first.map(|(key, _)| key.value().to_vec()))
+        })
+    }
+
     /// Calls `each` with the records whose keys begin with `prefix`, in order, until it answers
     /// false.
     pub(crate) fn each(

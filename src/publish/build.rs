@@ -1,7 +1,7 @@
 //! Building the blocks of a commit from a cut: contents, then directories from the leaves of the
 //! tree up, then the inode table. Reads and writes what differs and the way to it, nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) async fn build(
     source: &Source,
     upload: &mut Upload,
 ) -> Result<Built, PublishError> {
-    let mut built = Built::default();
+    let mut built = cut.begin_build();
     for ino in &changes.files {
         let content = match build_file(cut, *ino, source, upload).await {
             Ok(content) => match is_whole(cut, *ino, &content, upload).await? {
@@ -46,22 +46,22 @@ pub(super) async fn build(
             Err(error) => return Err(error),
         };
         match content {
-            Ok(content) => drop(built.files.insert(*ino, content)),
+            Ok(content) => built.files.insert(*ino, content)?,
             // All else is published. What was written stays here.
             Err(lost) => cut.note_stuck(*ino, &lost)?,
         }
     }
-    for (dir, names) in &changes.directories {
+    for dir in &changes.directories {
         let old = match changes.rebuilt.contains(dir) {
             true => None,
             false => cut.published_tree(*dir)?,
         };
-        let tree = match build_directory(cut, *dir, old, names, &built, source, upload).await {
+        let which = Which::Changed(changes);
+        let tree = match build_directory(cut, *dir, old, which, &built, source, upload).await {
             Err(PublishError::Local(FsError::Lost(lost))) if cut.is_loaded(*dir)? => {
                 tracing::warn!(dir = dir.0, why = lost.why, "a directory is published anew");
                 upload.forget_receipts();
-                let all = cut.names(*dir)?;
-                build_directory(cut, *dir, None, &all, &built, source, upload).await?
+                build_directory(cut, *dir, None, Which::All, &built, source, upload).await?
             }
             other => other?,
         };
@@ -86,23 +86,37 @@ pub(super) async fn build(
     Ok(built)
 }
 
-/// Applies what is under `names` now to the tree of a directory.
+/// Which names of a directory are applied to its tree.
+#[derive(Clone, Copy)]
+enum Which<'a> {
+    Changed(&'a Changes),
+    All,
+}
+
+/// Applies what is under these names now to the tree of a directory.
 async fn build_directory(
     cut: &Cut,
     dir: Ino,
     old: Option<TreeRef>,
-    names: &BTreeSet<Bytes>,
+    which: Which<'_>,
     built: &Built,
     source: &Source,
     upload: &mut Upload,
 ) -> Result<TreeRef, PublishError> {
-    let names: Vec<&Bytes> = names.iter().collect();
     let mut tree = old;
     let mut held = Held::new();
-    for step in names.chunks(STEP) {
-        let mut edits: Vec<Change> = Vec::with_capacity(step.len());
-        for name in step {
-            edits.push(((*name).clone(), cut.entry(dir, name, built)?));
+    let mut after: Option<Bytes> = None;
+    loop {
+        let names = match which {
+            Which::Changed(changes) => cut.changed_names(changes, dir, after.as_deref(), STEP)?,
+            Which::All => cut.names(dir, after.as_deref(), STEP)?,
+        };
+        let Some(last) = names.last() else { break };
+        after = Some(last.clone());
+        let mut edits: Vec<Change> = Vec::with_capacity(names.len());
+        for name in names {
+            let entry = cut.entry(dir, &name, built)?;
+            edits.push((name, entry));
         }
         tree = Some(edit(TreeKind::Directory, tree, &edits, &mut held, source, upload).await?);
     }

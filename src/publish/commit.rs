@@ -109,9 +109,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     finish_pending(context, receipts).await?;
     let head = newest_head(context).await?;
     heal(context, receipts, heal::PATIENCE).await?;
-    let volume = Arc::clone(&context.volume);
+    let (volume, told) = (Arc::clone(&context.volume), receipts.clone());
     let (cut, changes) = blocking(move || {
-        let cut = volume.cut()?;
+        let mut cut = volume.cut()?;
+        cut.tell_steps(move || told.note_step());
         let changes = cut.changes()?;
         Ok::<_, PublishError>((Arc::new(cut), Arc::new(changes)))
     })

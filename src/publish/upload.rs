@@ -3,13 +3,12 @@
 //! Invariant: [`Upload::finish`] returns only when every block given to [`Upload::push`] was
 //! acknowledged as durable. Memory is bounded by the batches in flight, whatever the volume's size.
 
-use std::num::NonZeroUsize;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cid::Cid;
 use futures::future::try_join_all;
-use lru::LruCache;
 use tokio::task::JoinSet;
 
 use super::PublishError;
@@ -26,11 +25,8 @@ const IN_FLIGHT: usize = 3;
 /// How many blocks of a commit are read back.
 const SAMPLE: usize = 8;
 
-/// How many acknowledged blocks are remembered.
-const RECEIPTS: NonZeroUsize = match NonZeroUsize::new(1_000_000) {
-    Some(count) => count,
-    None => NonZeroUsize::MIN,
-};
+/// How many acknowledged blocks are remembered at least; at most twice as many.
+const RECEIPTS: usize = 250_000;
 
 /// The blocks that the node has acknowledged, so that a commit taken up again sends nothing twice.
 /// A receipt is a hint: what was collected since is found when the root is pinned.
@@ -45,14 +41,19 @@ pub(super) struct Receipts {
     fresh: Arc<AtomicBool>,
 }
 
+#[derive(Default)]
 struct Known {
-    blocks: LruCache<Cid, Receipt>,
+    /// By the beginning of the digest: what is taken for a block that it is not is missed at the pin.
+    blocks: HashMap<u128, Receipt>,
+    /// Those before: forgotten when the others are [`RECEIPTS`].
+    older: HashMap<u128, Receipt>,
     /// Receipts of an earlier age count no more.
-    age: u64,
+    age: u32,
 }
 
+#[derive(Clone, Copy)]
 struct Receipt {
-    age: u64,
+    age: u32,
     /// How often the block was acknowledged.
     times: u32,
 }
@@ -60,10 +61,7 @@ struct Receipt {
 impl Receipts {
     pub(super) fn new() -> Self {
         Self {
-            known: Arc::new(Mutex::new(Known {
-                blocks: LruCache::new(RECEIPTS),
-                age: 0,
-            })),
+            known: Arc::default(),
             pulse: Arc::default(),
             moved: Arc::new(AtomicU64::new(1)),
             fresh: Arc::new(AtomicBool::new(true)),
@@ -99,10 +97,9 @@ impl Receipts {
     }
 
     fn has(&self, cid: &Cid) -> bool {
-        let mut known = self.known();
-        let age = known.age;
-        let receipt = known.blocks.get(cid);
-        receipt.is_some_and(|receipt| receipt.age == age)
+        let known = self.known();
+        let receipt = known.receipt(cid);
+        receipt.is_some_and(|receipt| receipt.age == known.age)
     }
 
     /// The node has acknowledged these.
@@ -110,9 +107,9 @@ impl Receipts {
         let mut known = self.known();
         let age = known.age;
         for cid in cids {
-            let before = known.blocks.get(&cid).map_or(0, |receipt| receipt.times);
-            let times = before + 1;
-            known.blocks.put(cid, Receipt { age, times });
+            let before = known.receipt(&cid).map_or(0, |receipt| receipt.times);
+            let times = before.saturating_add(1);
+            known.remember(&cid, Receipt { age, times });
             // What a node has lost comes again; one that loses it every time gets nowhere.
             let moved = u64::from(times <= 2);
             self.moved.fetch_add(moved, Ordering::Relaxed);
@@ -127,6 +124,30 @@ impl Receipts {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Known {
+    fn receipt(&self, cid: &Cid) -> Option<Receipt> {
+        let key = short(cid);
+        self.blocks
+            .get(&key)
+            .or_else(|| self.older.get(&key))
+            .copied()
+    }
+
+    fn remember(&mut self, cid: &Cid, receipt: Receipt) {
+        if self.blocks.len() >= RECEIPTS {
+            self.older = std::mem::take(&mut self.blocks);
+        }
+        self.blocks.insert(short(cid), receipt);
+    }
+}
+
+/// Codec and beginning of the digest: the same bytes as a leaf and as a node are two blocks.
+fn short(cid: &Cid) -> u128 {
+    let begin = cid.hash().digest().iter().take(16);
+    let begin = begin.fold(0, |all, byte| all << 8 | u128::from(*byte));
+    begin ^ u128::from(cid.codec())
 }
 
 /// The blocks of one commit on their way.

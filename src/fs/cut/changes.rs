@@ -1,6 +1,9 @@
 //! What differs between a cut and the last published tree, and the entries to publish.
+//!
+//! Invariant: names are read in steps, from the marks in the snapshot; kept in memory are only those whose
+//! own entry has no mark, because what they name has changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
@@ -11,19 +14,72 @@ use crate::journal::record::{Content, Directory, Inode, Lost};
 use crate::pack;
 use crate::types::Ino;
 
+/// Marks that are looked at in one step.
+const STEP: usize = 1024;
+
 /// What differs from the last published tree.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Regular files whose content is to be built.
+    /// Regular files whose content is to be built, in order.
     pub files: Vec<Ino>,
-    /// Directories with the names whose entries differ; children before parents, the root last.
-    pub directories: Vec<(Ino, BTreeSet<Bytes>)>,
+    /// Directories with entries that differ ([`Cut::changed_names`]); children before parents, the root
+    /// last.
+    pub directories: Vec<Ino>,
     /// Rows of the inode table that differ.
     pub rows: BTreeSet<Ino>,
     /// Those of the directories that are built from nothing: the node has lost pages of them.
     pub rebuilt: BTreeSet<Ino>,
     /// Files whose content differs and cannot be built, for want of a block that the node has lost.
     pub stuck: Vec<Ino>,
+    /// Names without a mark of their own.
+    unmarked: Names,
+}
+
+/// Names in directories, as one piece of memory.
+#[derive(Debug, Default)]
+struct Names {
+    bytes: Vec<u8>,
+    /// Directory, and where in the bytes the name stands.
+    places: Vec<(Ino, u32, u32)>,
+}
+
+impl Names {
+    fn push(&mut self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
+        let start = u32::try_from(self.bytes.len()).ok();
+        let end = u32::try_from(self.bytes.len() + name.len()).ok();
+        let (Some(start), Some(end)) = (start, end) else {
+            return Err(FsError::TooLarge);
+        };
+        self.bytes.extend_from_slice(name);
+        self.places.push((dir, start, end));
+        Ok(())
+    }
+
+    fn name(&self, (_, start, end): (Ino, u32, u32)) -> &[u8] {
+        self.bytes
+            .get(start as usize..end as usize)
+            .unwrap_or_default()
+    }
+
+    /// In order of directories and names, each once.
+    fn sort(&mut self) {
+        let mut places = std::mem::take(&mut self.places);
+        places.sort_unstable_by(|a, b| (a.0, self.name(*a)).cmp(&(b.0, self.name(*b))));
+        places.dedup_by(|a, b| a.0 == b.0 && self.name(*a) == self.name(*b));
+        self.places = places;
+    }
+
+    /// Those in `dir` behind `after`.
+    fn behind(&self, dir: Ino, after: Option<&[u8]>) -> impl Iterator<Item = &[u8]> {
+        let begin = self.places.partition_point(|place| match after {
+            None => place.0 < dir,
+            Some(after) => (place.0, self.name(*place)) <= (dir, after),
+        });
+        let rest = self.places.get(begin..).unwrap_or_default();
+        rest.iter()
+            .take_while(move |place| place.0 == dir)
+            .map(|place| self.name(*place))
+    }
 }
 
 impl Cut {
@@ -33,58 +89,103 @@ impl Cut {
     /// The journal cannot be read.
     pub fn changes(&self) -> Result<Changes, FsError> {
         let mut changes = Changes::default();
-        let mut names: BTreeMap<Ino, BTreeSet<Bytes>> = BTreeMap::new();
-        self.snapshot.each(&key::dirty_entries(), |found, _| {
-            if let Some((dir, name)) = key::parse_dirty_entry(found) {
-                names
-                    .entry(dir)
-                    .or_default()
-                    .insert(Bytes::copy_from_slice(name));
+        let mut directories = self.marked_directories()?;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let step = self
+                .snapshot
+                .scan(&key::dirty_inodes(), after.as_deref(), STEP)?;
+            for (found, _) in &step {
+                if let Some(ino) = key::parse_ino(found) {
+                    self.sort_inode(ino, &mut changes, &mut directories)?;
+                }
             }
-            Ok(true)
-        })?;
-        let mut inodes = Vec::new();
-        self.snapshot.each(&key::dirty_inodes(), |found, _| {
-            inodes.extend(key::parse_ino(found));
-            Ok(true)
-        })?;
-        for ino in inodes {
-            self.sort_inode(ino, &mut changes, &mut names)?;
+            self.note_step();
+            match step.last() {
+                Some((last, _)) => after = Some(last.clone()),
+                None => break,
+            }
         }
         // A changed directory changes the entry that names it, up to the root.
-        let mut above: Vec<Ino> = names.keys().copied().collect();
+        let mut above: Vec<Ino> = directories.iter().copied().collect();
         while let Some(dir) = above.pop() {
             for (parent, name) in self.links(dir)? {
-                let known = names.contains_key(&parent);
-                names.entry(parent).or_default().insert(name);
-                if !known {
+                self.note_name(parent, &name, &mut changes)?;
+                if directories.insert(parent) {
                     above.push(parent);
                 }
             }
         }
-        let mut deep = Vec::new();
-        for (dir, mut names) in names {
+        changes.unmarked.sort();
+        let mut deep = Vec::with_capacity(directories.len());
+        for dir in directories {
             let state: Option<Directory> = self.snapshot.record(&key::directory(dir))?;
             let Some(state) = state else { continue };
             if self.is_lost(dir, &state)? {
-                names = self.names(dir)?;
                 changes.rebuilt.insert(dir);
             }
-            deep.push((self.depth(dir)?, dir, names));
+            deep.push((self.depth(dir)?, dir));
         }
         deep.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        changes.directories = deep
-            .into_iter()
-            .map(|(_, dir, names)| (dir, names))
-            .collect();
+        changes.directories = deep.into_iter().map(|(_, dir)| dir).collect();
         Ok(changes)
+    }
+
+    /// The directories that have marked entries: one look for each, however many entries.
+    fn marked_directories(&self) -> Result<BTreeSet<Ino>, FsError> {
+        let mut directories = BTreeSet::new();
+        let mut from = Some(key::dirty_entries());
+        while let Some(begin) = from {
+            let found = self.snapshot.first_from(&begin)?;
+            let dir = found.as_deref().and_then(key::parse_dirty_entry);
+            from = dir.and_then(|(dir, _)| {
+                directories.insert(dir);
+                key::end_of(&key::dirty_entries_in(dir))
+            });
+        }
+        Ok(directories)
+    }
+
+    /// Up to `limit` names of `dir` whose entries differ, in order, behind `after`.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn changed_names(
+        &self,
+        changes: &Changes,
+        dir: Ino,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Bytes>, FsError> {
+        if changes.rebuilt.contains(&dir) {
+            return self.names(dir, after, limit);
+        }
+        let marked = self.names_below(&key::dirty_entries_in(dir), after, limit)?;
+        let unmarked = changes.unmarked.behind(dir, after).take(limit);
+        let mut names: Vec<Bytes> = unmarked.map(Bytes::copy_from_slice).collect();
+        if names.is_empty() {
+            return Ok(marked);
+        }
+        names.extend(marked);
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(limit);
+        Ok(names)
+    }
+
+    /// Notes that the entry `name` of `dir` differs, unless its own mark says so.
+    fn note_name(&self, dir: Ino, name: &[u8], changes: &mut Changes) -> Result<(), FsError> {
+        match self.snapshot.get(&key::dirty_entry(dir, name))? {
+            Some(_) => Ok(()),
+            None => changes.unmarked.push(dir, name),
+        }
     }
 
     fn sort_inode(
         &self,
         ino: Ino,
         changes: &mut Changes,
-        names: &mut BTreeMap<Ino, BTreeSet<Bytes>>,
+        directories: &mut BTreeSet<Ino>,
     ) -> Result<(), FsError> {
         let Some(inode) = self.inode(ino)? else {
             changes.rows.insert(ino);
@@ -117,15 +218,16 @@ impl Cut {
             if let Some(state) = state
                 && (state.published.is_none() || self.is_lost(ino, &state)?)
             {
-                names.entry(ino).or_default();
+                directories.insert(ino);
             }
         }
         if ino == Ino::ROOT {
-            names.entry(ino).or_default();
+            directories.insert(ino);
         }
         if !inode.hard {
             for (parent, name) in self.links(ino)? {
-                names.entry(parent).or_default().insert(name);
+                directories.insert(parent);
+                self.note_name(parent, &name, changes)?;
             }
         }
         Ok(())
@@ -159,18 +261,30 @@ impl Cut {
         Ok(state.is_some_and(|state| state.loaded))
     }
 
-    /// All names in a directory whose entries are here.
+    /// Up to `limit` names in a directory whose entries are here, in order, behind `after`.
     ///
     /// # Errors
     /// The journal cannot be read.
-    pub fn names(&self, dir: Ino) -> Result<BTreeSet<Bytes>, FsError> {
-        let prefix = key::entries(dir);
-        let mut names = BTreeSet::new();
-        self.snapshot.each(&prefix, |found, _| {
-            names.extend(found.get(prefix.len()..).map(Bytes::copy_from_slice));
-            Ok(true)
-        })?;
-        Ok(names)
+    pub fn names(
+        &self,
+        dir: Ino,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Bytes>, FsError> {
+        self.names_below(&key::entries(dir), after, limit)
+    }
+
+    /// What stands behind `prefix` in up to `limit` keys, from `after` on.
+    fn names_below(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Bytes>, FsError> {
+        let after = after.map(|after| [prefix, after].concat());
+        let found = self.snapshot.scan(prefix, after.as_deref(), limit)?;
+        let names = found.iter().filter_map(|(key, _)| key.get(prefix.len()..));
+        Ok(names.map(Bytes::copy_from_slice).collect())
     }
 
     /// Directory and name of each link of an inode.
@@ -274,44 +388,45 @@ impl Cut {
         use pack::entry::Kind as Published;
         let kind = Kind::from_number(inode.kind)?;
         let mut content = None;
-        let published =
-            match kind {
-                Kind::File => {
-                    let file = self.file(ino)?;
-                    let below = file.base.map(|(child, _)| child);
-                    let child = built.files.get(&ino).copied().or(below).ok_or_else(|| {
-                        FsError::Damaged(format!("inode {} has no content", ino.0))
-                    })?;
-                    let (mut size, mut holes) = (file.size, file.holes);
-                    let changed = file.content.version != file.content.published;
-                    if changed
-                        && !built.files.contains_key(&ino)
-                        && let Some((_, below)) = file.base
-                    {
-                        // Stuck: what was published before stands. Its holes are not known any more.
-                        (size, holes) = (below, pack::holes::Holes::none());
-                    }
-                    content = Some(file.content);
-                    Published::File {
-                        content: child,
-                        size,
-                        holes,
-                    }
+        let published = match kind {
+            Kind::File => {
+                let file = self.file(ino)?;
+                let below = file.base.map(|(child, _)| child);
+                let own = built.files.get(ino)?;
+                let child = own
+                    .or(below)
+                    .ok_or_else(|| FsError::Damaged(format!("inode {} has no content", ino.0)))?;
+                let (mut size, mut holes) = (file.size, file.holes);
+                let changed = file.content.version != file.content.published;
+                if changed
+                    && own.is_none()
+                    && let Some((_, below)) = file.base
+                {
+                    // Stuck: what was published before stands. Its holes are not known any more.
+                    (size, holes) = (below, pack::holes::Holes::none());
                 }
-                Kind::Directory => {
-                    let tree = built.directories.get(&ino).copied();
-                    let tree =
-                        tree.map_or_else(|| self.published_tree(ino), |tree| Ok(Some(tree)))?;
-                    Published::Directory(tree.ok_or_else(|| {
+                content = Some(file.content);
+                Published::File {
+                    content: child,
+                    size,
+                    holes,
+                }
+            }
+            Kind::Directory => {
+                let tree = built.directories.get(&ino).copied();
+                let tree = tree.map_or_else(|| self.published_tree(ino), |tree| Ok(Some(tree)))?;
+                Published::Directory(
+                    tree.ok_or_else(|| {
                         FsError::Damaged(format!("directory {} has no tree", ino.0))
-                    })?)
-                }
-                Kind::Symlink => Published::Symlink(Bytes::copy_from_slice(&inode.target)),
-                Kind::Fifo => Published::Fifo,
-                Kind::Socket => Published::Socket,
-                Kind::CharDevice => Published::CharDevice(inode.rdev),
-                Kind::BlockDevice => Published::BlockDevice(inode.rdev),
-            };
+                    })?,
+                )
+            }
+            Kind::Symlink => Published::Symlink(Bytes::copy_from_slice(&inode.target)),
+            Kind::Fifo => Published::Fifo,
+            Kind::Socket => Published::Socket,
+            Kind::CharDevice => Published::CharDevice(inode.rdev),
+            Kind::BlockDevice => Published::BlockDevice(inode.rdev),
+        };
         Ok(pack::entry::Inode {
             attr: attr_of(inode, content.as_ref()),
             kind: published,

@@ -362,7 +362,7 @@ fn a_file_that_is_cut_shorter_during_every_commit_needs_no_root_older_than_the_l
         }
         cut.settle(&changes, &built).unwrap();
         drop(cut);
-        let newest = built.files[&changes.files[0]].cid;
+        let newest = built.files.get(changes.files[0]).unwrap().unwrap().cid;
         rig.published.retain(|cid, _| *cid == newest);
         last = Some(newest);
         let mut expected = vec![7; kept as usize];

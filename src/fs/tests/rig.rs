@@ -85,10 +85,14 @@ impl Rig {
         self.reopen();
     }
 
+    /// Where the stage's files are.
+    pub(super) fn stage(&self) -> std::path::PathBuf {
+        self.folder.path().join("stage")
+    }
+
     /// How many files the stage has on the disk.
     pub(super) fn stage_files(&self) -> usize {
-        let stage = self.folder.path().join("stage");
-        let files = std::fs::read_dir(stage).unwrap();
+        let files = std::fs::read_dir(self.stage()).unwrap();
         files
             .filter(|f| f.as_ref().unwrap().file_name() != "spool")
             .count()
@@ -212,7 +216,7 @@ pub(super) fn build(
     cut: &Cut,
     changes: &Changes,
 ) -> (Built, HashMap<Ino, Vec<u8>>) {
-    let mut built = Built::default();
+    let mut built = cut.begin_build();
     let mut contents = HashMap::new();
     for ino in &changes.files {
         let file = cut.file(*ino).unwrap();
@@ -247,12 +251,11 @@ pub(super) fn build(
         let number = BUILT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let cid = cids::leaf_cid(&[b"content", &number[..]].concat());
         published.insert(cid, content.clone());
-        built
-            .files
-            .insert(*ino, Child::new(cid, content.len() as u64));
+        let child = Child::new(cid, content.len() as u64);
+        built.files.insert(*ino, child).unwrap();
         contents.insert(*ino, content);
     }
-    for (dir, _) in &changes.directories {
+    for dir in &changes.directories {
         let cid = cids::node_cid(&dir.0.to_be_bytes());
         let tree = TreeRef {
             root: Child::new(cid, 0),

@@ -61,7 +61,8 @@ pub(super) fn publish(
         let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
         let (built, contents) = build(&mut shelf.contents, cut, changes);
         let now = world.power.now();
-        shelf.note(now, built.files.values().map(|child| child.cid), true);
+        let cids = built.files.all().into_iter().map(|(_, child)| child.cid);
+        shelf.note(now, cids, true);
         (built, contents)
     };
     cut.settle(changes, &built)?;

@@ -1,0 +1,96 @@
+//! What a start does with what a crash has left, and how much of it it holds at a time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use super::rig::Rig;
+use crate::fs::recover::Bounds;
+use crate::journal::key;
+use crate::types::Ino;
+
+const PAGE: usize = 8;
+
+fn bytes(seed: usize, len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|at| ((at / 7 + seed * 31) % 251) as u8)
+        .collect()
+}
+
+#[test]
+fn a_recovery_holds_a_page_of_records_at_a_time_and_cleans_all_that_a_crash_left() {
+    let rig = Rig::new();
+    // Staged files, one of them of many chunks.
+    for n in 0..40 {
+        rig.put(&format!("staged-{n}"), &bytes(n, 70_000 + n))
+            .unwrap();
+    }
+    let (attr, opened) = rig.create("sparse");
+    for n in 0..30_u64 {
+        let at = n * (1 << 20) + 5;
+        rig.drive
+            .write(attr.ino, opened.fh, at, b"here", false)
+            .unwrap();
+    }
+    rig.drive.release(attr.ino, opened.fh);
+    // Unlinked while open.
+    for n in 0..25 {
+        let name = format!("gone-{n}");
+        let (attr, opened) = rig.create(&name);
+        for chunk in 0..12_u64 {
+            let (at, bytes) = (chunk << 20, bytes(n, 70_000));
+            rig.drive
+                .write(attr.ino, opened.fh, at, &bytes, false)
+                .unwrap();
+        }
+        rig.drive.fsync(attr.ino, false).unwrap();
+        rig.drive.unlink(rig.root, name.as_bytes()).unwrap();
+    }
+    rig.drive.sync().unwrap();
+    let journal = &rig.volume.journal;
+    assert_eq!(journal.scan(&key::orphans(), None, 100).unwrap().len(), 25);
+    // What no record names: whole files, and the ends of others.
+    let stage = rig.stage();
+    let mut known = BTreeMap::new();
+    for entry in std::fs::read_dir(&stage).unwrap() {
+        let path = entry.unwrap().path();
+        known.insert(path.clone(), std::fs::metadata(&path).unwrap().len());
+        let file = std::fs::File::options().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut &file, &[7; 5000]).unwrap();
+    }
+    for n in 0..20 {
+        std::fs::write(stage.join(format!("{}", 900_000 + n)), b"nobody's").unwrap();
+    }
+    std::fs::write(stage.join("no-number"), b"nobody's").unwrap();
+
+    journal.longest_scan.store(0, Ordering::Relaxed);
+    let bounds = Bounds {
+        page: PAGE,
+        files: 6,
+    };
+    rig.volume.recover(bounds).unwrap();
+    let longest = rig.volume.journal.longest_scan.load(Ordering::Relaxed);
+    assert!(longest <= PAGE, "{longest} records at once");
+    assert_eq!(
+        rig.volume.journal.scan(&key::orphans(), None, 9),
+        Ok(vec![])
+    );
+
+    let left: Vec<_> = std::fs::read_dir(&stage).unwrap().collect();
+    assert_eq!(left.len(), 41, "the staged files and no other");
+    for entry in left {
+        let path = entry.unwrap().path();
+        let len = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(Some(&len), known.get(&path), "{}", path.display());
+    }
+    let mut rig = rig.crash();
+    for n in 0..40 {
+        assert!(
+            rig.read(&format!("staged-{n}")) == bytes(n, 70_000 + n),
+            "{n}"
+        );
+    }
+    let sparse = rig.read("sparse");
+    assert_eq!(&sparse[(29 << 20) + 5..], b"here");
+    let unlinked = rig.volume.journal.scan(&key::chunks(Ino(0)), None, 1);
+    assert_eq!(unlinked, Ok(vec![]));
+}
