@@ -3,6 +3,7 @@
 //! Invariant: an error is one line on stderr (with `--json` one object, and nothing on stdout), and
 //! its code is in `exit`. Called by `main`.
 
+mod arenas;
 mod args;
 mod ask;
 mod chain;
@@ -61,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Syncfs { path } => return umount::syncfs(path),
         Command::Completions { shell } => return output::completions(*shell),
         Command::Man => return output::manual(),
+        Command::Demo { .. } | Command::Mount { .. } => arenas::bound(),
         _ => {}
     }
     let setup = Setup::of(&cli.options)?;

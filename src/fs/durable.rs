@@ -22,8 +22,10 @@ const REWRITE_STEP: Duration = Duration::from_millis(5);
 const SAVE_EACH: Duration = Duration::from_millis(2500);
 /// How long names, and what is saved already, wait for the bytes of a large file.
 const COMMIT_EACH: Duration = Duration::from_secs(1);
-/// Time between two marks of a large journal; the first comes when it has rested for once.
-const REST_EACH: Duration = Duration::from_secs(60);
+/// Time between two marks of a large journal, at least. It gets one when it has rested for a while and
+/// nothing is unpublished, or has rested for so long with something that is.
+const REST_EACH: Duration = Duration::from_secs(15);
+const LONG_REST: Duration = Duration::from_secs(60);
 /// Time between two looks whether the save has ended.
 const SAVE_STEP: Duration = Duration::from_millis(2);
 /// Records of an unlinked file that are removed at a time.
@@ -128,7 +130,7 @@ impl Volume {
     pub fn keep_durable(&self) {
         let mut synced = self.clock.boottime();
         let mut accesses_saved = synced;
-        let (mut applied, mut rested) = (0, None);
+        let (mut applied, mut changed, mut rested) = (0, synced, None);
         while !self.stopped.load(Ordering::Acquire) {
             if let Err(error) = self.journal.drain(Duration::from_millis(250)) {
                 self.poison(error);
@@ -151,8 +153,13 @@ impl Volume {
                     }
                 }
                 let before = std::mem::replace(&mut applied, self.journal.applied());
-                let is_due = rested.is_none_or(|at| now.saturating_sub(at) >= REST_EACH);
-                if applied == before && is_due {
+                if applied != before {
+                    changed = now;
+                }
+                let since = |at| now.saturating_sub(at);
+                let is_quiet =
+                    applied == before && (self.activity().is_none() || since(changed) >= LONG_REST);
+                if is_quiet && rested.is_none_or(|at| since(at) >= REST_EACH) {
                     match self.journal.rest() {
                         Ok(true) => rested = Some(now),
                         Ok(false) => {}

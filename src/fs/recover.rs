@@ -62,7 +62,8 @@ impl Volume {
                 .is_empty();
         if dirty {
             self.note_change();
-            let unpublished_bytes = self.pending().map_or(0, |pending| pending.bytes);
+            let pending = self.pending_in(bounds.page);
+            let unpublished_bytes = pending.map_or(0, |pending| pending.bytes);
             self.quota().take_again(unpublished_bytes);
         }
         Ok(())

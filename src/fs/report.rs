@@ -64,6 +64,11 @@ impl Volume {
     /// # Errors
     /// The journal cannot be read.
     pub fn pending(&self) -> Result<Pending, FsError> {
+        self.pending_in(1024)
+    }
+
+    /// As [`Volume::pending`], with so many records at a time in memory.
+    pub(super) fn pending_in(&self, page: usize) -> Result<Pending, FsError> {
         let mut pending = Pending {
             any: self.activity().is_some(),
             ..Pending::default()
@@ -82,7 +87,7 @@ impl Volume {
         loop {
             let step = self
                 .journal
-                .scan(&key::dirty_inodes(), after.as_deref(), 1024)?;
+                .scan(&key::dirty_inodes(), after.as_deref(), page)?;
             for (found, _) in &step {
                 let Some(ino) = key::parse_ino(found).filter(|ino| !known.contains(ino)) else {
                     continue;

@@ -8,9 +8,9 @@ mod crash;
 mod follow;
 mod holes;
 mod model;
+mod pages;
 mod planted;
 mod promises;
-mod recover;
 #[path = "../../tests/model/mod.rs"]
 mod reference;
 mod rewrites;

@@ -125,6 +125,7 @@ impl Cut {
                 changes.rebuilt.insert(dir);
             }
             deep.push((self.depth(dir)?, dir));
+            self.note_step();
         }
         deep.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         changes.directories = deep.into_iter().map(|(_, dir)| dir).collect();

@@ -147,3 +147,18 @@ async fn a_node_that_loses_everything_each_time_gets_nowhere() {
     assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
     publisher.stop().await;
 }
+
+#[tokio::test]
+async fn a_flush_sees_a_long_commit_move_also_while_it_settles() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    for n in 0..300 {
+        let name = format!("file-{n}");
+        machine.put(machine.root, &name, &[(0, b"same")]).await;
+    }
+    let (pulse, moved) = (machine.receipts.pulse(), machine.receipts.moved());
+    machine.commit().await.unwrap();
+    // Each of them is built, and each is settled.
+    assert!(machine.receipts.moved() >= moved + 600);
+    assert!(machine.receipts.pulse() >= pulse + 600);
+}

@@ -1,4 +1,4 @@
-//! What a start does with what a crash has left, and how much of it it holds at a time.
+//! What is read a page at a time: what a crash has left, and what a commit is made of.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -93,4 +93,58 @@ fn a_recovery_holds_a_page_of_records_at_a_time_and_cleans_all_that_a_crash_left
     assert_eq!(&sparse[(29 << 20) + 5..], b"here");
     let unlinked = rig.volume.journal.scan(&key::chunks(Ino(0)), None, 1);
     assert_eq!(unlinked, Ok(vec![]));
+}
+
+#[test]
+fn a_commit_of_a_large_directory_reads_its_names_a_page_at_a_time_and_each_once() {
+    let rig = Rig::new();
+    for n in 0..50 {
+        rig.put(&format!("old-{n:02}"), b"old").unwrap();
+    }
+    let commit = |expected: Vec<String>| {
+        let cut = rig.volume.cut().unwrap();
+        let changes = cut.changes().unwrap();
+        assert_eq!(changes.directories, [Ino::ROOT]);
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let after = names.last().map(String::as_bytes);
+            let page = cut.changed_names(&changes, Ino::ROOT, after, PAGE).unwrap();
+            assert!(page.len() <= PAGE);
+            if page.is_empty() {
+                break;
+            }
+            names.extend(
+                page.iter()
+                    .map(|name| String::from_utf8_lossy(name).into_owned()),
+            );
+        }
+        assert_eq!(names, expected);
+        let built = super::rig::build(&mut Default::default(), &cut, &changes).0;
+        cut.settle(&changes, &built).unwrap();
+    };
+    commit((0..50).map(|n| format!("old-{n:02}")).collect());
+    // Names with a mark of their own, and names whose inode alone has changed, in between.
+    let mut expected = Vec::new();
+    for n in 0..50 {
+        let name = format!("old-{n:02}");
+        match n % 3 {
+            0 => {
+                let ino = rig.ino(&name);
+                let set = crate::fs::SetAttr {
+                    mode: Some(0o600),
+                    ..Default::default()
+                };
+                rig.drive.setattr(ino, None, &set).unwrap();
+                expected.push(name);
+            }
+            1 => {
+                rig.drive.unlink(rig.root, name.as_bytes()).unwrap();
+                rig.put(&format!("new-{n:02}"), b"new").unwrap();
+                expected.extend([name, format!("new-{n:02}")]);
+            }
+            _ => {}
+        }
+    }
+    expected.sort();
+    commit(expected);
 }
