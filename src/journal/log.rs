@@ -87,8 +87,10 @@ pub struct Journal {
     /// Nothing waits for room on the disk any more.
     ended: Arc<AtomicBool>,
     state: Mutex<State>,
-    /// A commit ended, or there is work for one.
-    changed: Condvar,
+    /// A commit ended.
+    committed: Condvar,
+    /// There is work for the background ([`Journal::drain`]), which sleeps through the commits of others.
+    due: Condvar,
     /// How many records one scan has given at most.
     #[cfg(test)]
     pub(crate) longest_scan: std::sync::atomic::AtomicUsize,
@@ -170,7 +172,8 @@ impl Journal {
                 wanted: false,
                 failed: None,
             }),
-            changed: Condvar::new(),
+            committed: Condvar::new(),
+            due: Condvar::new(),
             #[cfg(test)]
             longest_scan: std::sync::atomic::AtomicUsize::new(0),
         })
@@ -274,7 +277,7 @@ impl Journal {
         state.applied += 1;
         state.active.ops += 1;
         if state.active.ops == DUE_OPS || state.active.bytes >= DUE_BYTES {
-            self.changed.notify_all();
+            self.due.notify_one();
         }
         Ok(())
     }

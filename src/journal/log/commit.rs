@@ -77,18 +77,16 @@ impl Journal {
         mut state: MutexGuard<'a, State>,
         deadline: Instant,
     ) -> Option<MutexGuard<'a, State>> {
-        // Whoever waits here is woken with the background: told twice, two of them would wake each
-        // other for ever.
         if !state.committing && !state.attended {
             return None;
         }
         if !state.committing && !state.wanted {
             state.wanted = true;
-            self.changed.notify_all();
+            self.due.notify_one();
         }
         let left = deadline.checked_duration_since(Instant::now())?;
         let (state, _) = self
-            .changed
+            .committed
             .wait_timeout(state, left)
             .unwrap_or_else(PoisonError::into_inner);
         Some(state)
@@ -124,7 +122,7 @@ impl Journal {
         let mut state = self.lock();
         state.attended = true;
         let (mut state, _) = self
-            .changed
+            .due
             .wait_timeout_while(state, patience, |s| !s.is_due())
             .unwrap_or_else(PoisonError::into_inner);
         let wanted = std::mem::take(&mut state.wanted);
@@ -192,7 +190,7 @@ impl Journal {
             state = match deadline {
                 Some(deadline) => self.wait(state, deadline).ok_or(JournalError::NoRoom)?,
                 None => self
-                    .changed
+                    .committed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
             };
@@ -234,7 +232,7 @@ impl Journal {
                 Err(error)
             }
         };
-        self.changed.notify_all();
+        self.committed.notify_all();
         result
     }
 }
