@@ -8,8 +8,8 @@ use super::FsError;
 use super::body::Saved;
 use super::files::File;
 use super::volume::{Volume, lock};
-use crate::journal::record::{Content, Inode};
-use crate::journal::{Barrier, Batch, key};
+use crate::journal::record::{Content, Inode, Patch};
+use crate::journal::{Barrier, Batch, JournalError, StageFile, key};
 use crate::types::Ino;
 
 /// For how long a file that was emptied, and is open, is taken to be written anew. Until then the
@@ -117,7 +117,10 @@ impl Volume {
                 continue;
             };
             // Bytes behind the end were cut off in the records alone.
-            let cut = self.stage.get(*number).and_then(|file| file.set_len(size));
+            let cut = self.stage.get(*number).and_then(|file| {
+                file.set_len(size)?;
+                self.stage.sync_patched(&file)
+            });
             if let (Ok(()), Some(path)) = (cut, self.stage.path(*number)) {
                 self.cache.adopt_file(&cid, size, &path);
             }
@@ -258,20 +261,21 @@ impl Volume {
         };
         let stage = saved.stage.clone();
         if self.without.lacks(Barrier::BytesFirst) {
-            self.put_content(file, saved)?;
+            self.put_content(file, saved, None)?;
             self.journal.sync()?;
             return stage.map_or(Ok(true), |stage| {
                 self.stage.sync(&stage).map_err(FsError::from)?;
                 Ok(true)
             });
         }
-        if let Some(stage) = &stage
-            && let Err(error) = self.stage.sync(stage)
-        {
-            file.body_mut().unsave(saved);
-            return Err(self.poison(error));
-        }
-        self.put_content(file, saved)?;
+        let patches = match self.save_bytes(stage.as_deref()) {
+            Ok(patches) => patches,
+            Err(error) => {
+                file.body_mut().unsave(saved);
+                return Err(self.poison(error));
+            }
+        };
+        self.put_content(file, saved, patches)?;
         // Until here whoever wants everything saved had to wait for this.
         let body = file.body();
         if !body.unsaved {
@@ -297,7 +301,7 @@ impl Volume {
             (all_else_is_saved && !self.files.is_orphan(file.ino)).then(|| body.save())
         };
         match saved {
-            Some(saved) => self.put_content(file, saved),
+            Some(saved) => self.put_content(file, saved, Some(Vec::new())),
             None => {
                 self.note_unsaved(file.ino);
                 Ok(())
@@ -305,10 +309,32 @@ impl Volume {
         }
     }
 
-    /// Puts what was saved into the journal; where that fails the file counts as unsaved again.
-    fn put_content(&self, file: &File, saved: Saved) -> Result<(), FsError> {
+    /// Makes the bytes of a stage file durable that a record is to name: in the file, or, where they are
+    /// few, as patches that the record brings with it.
+    fn save_bytes(&self, stage: Option<&StageFile>) -> Result<Option<Vec<Patch>>, JournalError> {
+        let Some(stage) = stage else {
+            return Ok(None);
+        };
+        let patches = self.stage.patches_of(stage)?;
+        if patches.is_none() {
+            self.stage.sync(stage)?;
+        }
+        Ok(patches)
+    }
+
+    /// Puts what was saved into the journal, with the patches of its stage file; the earlier ones go where
+    /// there are none, since the file was synced. Where that fails the file counts as unsaved again.
+    fn put_content(
+        &self,
+        file: &File,
+        saved: Saved,
+        patches: Option<Vec<Patch>>,
+    ) -> Result<(), FsError> {
         let ino = file.ino;
         let mut batch = Batch::default();
+        if let Some(stage) = &saved.stage {
+            self.put_patches(&mut batch, stage.number(), patches);
+        }
         batch.put(key::content(ino), &saved.content);
         for (index, chunk) in &saved.chunks {
             batch.put(key::chunk(ino, *index), chunk);
@@ -331,6 +357,21 @@ impl Volume {
             self.note_change();
         }
         Ok(())
+    }
+
+    fn put_patches(&self, batch: &mut Batch, stage: u64, patches: Option<Vec<Patch>>) {
+        let Some(patches) = patches else {
+            for number in self.stage.take_patches(stage) {
+                batch.remove(key::patch(stage, number));
+            }
+            return;
+        };
+        for patch in patches {
+            let number = self.journal.next_version();
+            batch.put(key::patch(stage, number), &patch);
+            self.stage
+                .note_patch(stage, number, patch.bytes.len() as u64);
+        }
     }
 
     /// Removes the records of an unlinked file, and lets go of its stage file.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::Kind;
 use super::volume::{Volume, signed};
-use crate::journal::record::{Chunk, Content, Directory, Inode, Record};
+use crate::journal::record::{Chunk, Content, Directory, Inode, Patch, Record};
 use crate::journal::{Batch, Journal, JournalError, key};
 use crate::pack::charge::VOLUME_OVERHEAD;
 use crate::pack::chunk::CHUNK_SIZE;
@@ -32,10 +32,14 @@ impl Default for Bounds {
     }
 }
 
+/// Patches that are read at a time.
+const PATCHES: usize = 64;
+
 impl Volume {
     /// What a crash left behind goes: unlinked files, stage files and parts of them that no record
     /// names.
     pub(super) fn recover(&self, bounds: Bounds) -> Result<(), JournalError> {
+        self.patch_again()?;
         self.each_page(&key::orphans(), bounds.page, |found| {
             self.journal.wait_for_room()?;
             match key::parse_ino(found) {
@@ -115,6 +119,38 @@ impl Volume {
             Ok(())
         })?;
         Ok((mapped, end))
+    }
+
+    /// Writes all patches into their stage files: a crash may have left these without. The journal keeps
+    /// them until the files are synced.
+    fn patch_again(&self) -> Result<(), JournalError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let some = self
+                .journal
+                .scan(&key::patches(), after.as_deref(), PATCHES)?;
+            for (found, bytes) in &some {
+                let Some((stage, number)) = key::parse_patch(found) else {
+                    continue;
+                };
+                let patch: Patch = Record::from_bytes(bytes)?;
+                if self.stage.has(stage)? {
+                    let file = self.stage.get(stage)?;
+                    file.write_at(&patch.bytes, patch.offset)?;
+                    self.stage
+                        .note_patch(stage, number, patch.bytes.len() as u64);
+                } else {
+                    let mut batch = Batch::default();
+                    batch.remove(found.clone());
+                    self.journal.wait_for_room()?;
+                    self.journal.apply(batch)?;
+                }
+            }
+            match some.into_iter().last() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// One more than the last byte of a stage file that a record names.

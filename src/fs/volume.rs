@@ -298,6 +298,11 @@ impl Volume {
     /// Applies what is no change to publish.
     pub(super) fn apply_quietly(&self, mut batch: Batch) -> Result<(), FsError> {
         let retired = batch.take_retired();
+        for stage in &retired {
+            for number in self.stage.take_patches(*stage) {
+                batch.remove(key::patch(*stage, number));
+            }
+        }
         self.journal.apply(batch)?;
         self.stage.retire(retired);
         Ok(())

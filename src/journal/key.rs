@@ -14,6 +14,7 @@
 //! | 10 | inode u64be | nothing: unlinked while open |
 //! | 11 | ASCII name | a value of the volume ([`super::record`]) |
 //! | 12 | inode u64be | [`super::record::Lost`] |
+//! | 13 | stage file u64be, number u64be | [`super::record::Patch`] |
 
 use crate::types::Ino;
 
@@ -32,6 +33,7 @@ const DIRTY_INODE: u8 = 9;
 const ORPHAN: u8 = 10;
 const META: u8 = 11;
 const LOST: u8 = 12;
+const PATCH: u8 = 13;
 
 fn with_number(tag: u8, number: u64, room: usize) -> Key {
     let mut key = Vec::with_capacity(9 + room);
@@ -176,9 +178,27 @@ pub(crate) fn all_lost() -> Key {
     vec![LOST]
 }
 
+/// A patch of a stage file.
+pub(crate) fn patch(stage: u64, number: u64) -> Key {
+    with_two(PATCH, stage, number)
+}
+
+/// Prefix of all patches.
+pub(crate) fn patches() -> Key {
+    vec![PATCH]
+}
+
+/// Stage file and number of a patch; `None` for any other key.
+pub(crate) fn parse_patch(key: &[u8]) -> Option<(u64, u64)> {
+    match key.first() {
+        Some(&PATCH) => Some((number(key, 1)?, number(key, 9)?)),
+        _ => None,
+    }
+}
+
 /// Prefixes of everything but the values of the volume.
 pub(crate) fn tree() -> impl Iterator<Item = Key> {
-    (INODE..=ORPHAN).chain([LOST]).map(|tag| vec![tag])
+    (INODE..=ORPHAN).chain([LOST, PATCH]).map(|tag| vec![tag])
 }
 
 /// The inode of a key whose only number it is (orphans, marks of inodes, losses).

@@ -19,6 +19,7 @@ pub(crate) mod simulated;
 mod stage;
 mod sums;
 mod table;
+mod unsynced;
 
 pub use barrier::{Barrier, Without};
 pub use batch::Batch;

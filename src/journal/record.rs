@@ -209,6 +209,18 @@ pub(crate) struct Chunk {
     pub fresh: bool,
 }
 
+/// Bytes of a stage file that are durable here: the file itself was not synced since they were written.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(crate) struct Patch {
+    /// Where in the file they lie.
+    #[n(0)]
+    pub offset: u64,
+    /// The bytes.
+    #[n(1)]
+    pub bytes: minicbor::bytes::ByteVec,
+}
+
 /// A directory's entry by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(array)]

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::disk::{Disk, DiskFile};
+use super::record::Patch;
+use super::unsynced::{Patches, Unsynced};
 use super::{Barrier, JournalError, Without};
 
 /// One stage file.
@@ -19,6 +21,7 @@ pub(crate) struct StageFile {
     file: Arc<dyn DiskFile>,
     /// Whether its name in the folder is durable.
     linked: AtomicBool,
+    unsynced: Mutex<Unsynced>,
 }
 
 impl StageFile {
@@ -29,7 +32,10 @@ impl StageFile {
 
     /// Writes all of `data` at `offset`.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<(), JournalError> {
-        self.file.write_at(data, offset).map_err(Into::into)
+        let written = self.file.write_at(data, offset);
+        // Of a write that failed a part may be there.
+        lock(&self.unsynced).note(offset, data.len() as u64);
+        written.map_err(Into::into)
     }
 
     /// Reads what there is of `len` bytes from `offset`: less where the file ends before.
@@ -60,6 +66,7 @@ pub struct Stage {
     /// How many were held when the closed ones were last forgotten.
     swept_at: AtomicUsize,
     retired: Mutex<Vec<u64>>,
+    patches: Mutex<Patches>,
 }
 
 impl Stage {
@@ -72,6 +79,7 @@ impl Stage {
             open: Mutex::default(),
             swept_at: AtomicUsize::new(0),
             retired: Mutex::default(),
+            patches: Mutex::default(),
         }
     }
 
@@ -81,6 +89,7 @@ impl Stage {
             number,
             file: self.disk.create(&name(number))?,
             linked: AtomicBool::new(false),
+            unsynced: Mutex::default(),
         });
         self.remember(&file);
         Ok(file)
@@ -95,6 +104,7 @@ impl Stage {
             number,
             file: self.disk.open(&name(number))?,
             linked: AtomicBool::new(true),
+            unsynced: Mutex::default(),
         });
         let mut open = lock(&self.open);
         // Somebody may have opened it meanwhile: there is one of it, which knows if it is linked.
@@ -103,6 +113,15 @@ impl Stage {
         }
         open.insert(number, Arc::downgrade(&file));
         Ok(file)
+    }
+
+    /// Whether there is a stage file of that number.
+    pub(crate) fn has(&self, number: u64) -> Result<bool, JournalError> {
+        match self.disk.open(&name(number)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn held(&self, number: u64) -> Option<Arc<StageFile>> {
@@ -118,10 +137,50 @@ impl Stage {
         }
     }
 
+    /// What was written to `file` since it was durable, where it is little enough to become so in the
+    /// journal; `None` where the file is to be synced ([`Stage::sync`]).
+    pub(crate) fn patches_of(&self, file: &StageFile) -> Result<Option<Vec<Patch>>, JournalError> {
+        if !file.linked.load(Ordering::Acquire) || !lock(&self.patches).has_room(file.number) {
+            return Ok(None);
+        }
+        let Some(ranges) = lock(&file.unsynced).take() else {
+            *lock(&file.unsynced) = Unsynced::much();
+            return Ok(None);
+        };
+        let read = |range: Range<u64>| {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            file.read_at(&mut bytes, range.start)?;
+            Ok(Patch {
+                offset: range.start,
+                bytes: bytes.into(),
+            })
+        };
+        let patches: Result<Vec<Patch>, JournalError> = ranges.into_iter().map(read).collect();
+        if patches.is_err() {
+            *lock(&file.unsynced) = Unsynced::much();
+        }
+        patches.map(Some)
+    }
+
+    /// The journal has a patch of `len` bytes of that file.
+    pub(crate) fn note_patch(&self, stage: u64, number: u64, len: u64) {
+        lock(&self.patches).add(stage, number, len);
+    }
+
+    /// The numbers of that file's patches, which the caller removes from the journal.
+    pub(crate) fn take_patches(&self, stage: u64) -> Vec<u64> {
+        lock(&self.patches).take(stage)
+    }
+
     /// Makes the bytes of `file`, and its name, durable.
     pub(crate) fn sync(&self, file: &StageFile) -> Result<(), JournalError> {
         // After a failed sync nobody knows what of it is on the disk, whatever the error was.
-        let failed = |error: std::io::Error| JournalError::Disk(error.to_string());
+        let failed = |error: std::io::Error| {
+            *lock(&file.unsynced) = Unsynced::much();
+            JournalError::Disk(error.to_string())
+        };
+        // What is written from here on may be too late for this sync.
+        lock(&file.unsynced).take();
         if !self.without.lacks(Barrier::StageBytes) {
             file.file.sync_data().map_err(failed)?;
         }
@@ -129,7 +188,14 @@ impl Stage {
             self.disk.sync_folder().map_err(failed)?;
             file.linked.store(true, Ordering::Release);
         }
+        lock(&self.patches).synced(file.number);
         Ok(())
+    }
+
+    /// As [`Stage::sync`], where that file was not synced since a patch took its place.
+    pub(crate) fn sync_patched(&self, file: &StageFile) -> Result<(), JournalError> {
+        let unsynced = lock(&self.patches).is_unsynced(file.number);
+        if unsynced { self.sync(file) } else { Ok(()) }
     }
 
     /// The records in the overlay no longer name these files. They go at the next [`Stage::sweep`].
@@ -147,6 +213,7 @@ impl Stage {
     pub(crate) fn sweep(&self, numbers: &[u64]) {
         for number in numbers {
             lock(&self.open).remove(number);
+            lock(&self.patches).forget(*number);
             if let Err(error) = self.disk.remove(&name(*number)) {
                 tracing::warn!(number, %error, "a stage file could not be removed; the next start will");
             }
