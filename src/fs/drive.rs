@@ -40,6 +40,7 @@ pub struct Drive {
     /// Whether reads move access times, of anything and of folders.
     access_times: AtomicBool,
     folder_access_times: AtomicBool,
+    ended: AtomicBool,
 }
 
 impl Drive {
@@ -53,7 +54,20 @@ impl Drive {
             born_ns: now_ns,
             access_times: AtomicBool::new(true),
             folder_access_times: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Ends the drive: whoever answers a call says [`FsError::Ended`] from here on, whatever the call gave.
+    /// What was acknowledged before is in the volumes; what a call does after it was acknowledged to nobody,
+    /// so that a last [`Volume::sync`] behind this has all that counts.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the drive has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// Whether reads move access times (`noatime`), and listing those of folders (`nodiratime`).

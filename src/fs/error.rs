@@ -121,6 +121,9 @@ pub enum FsError {
     /// The inode is not in the tree that another machine has published since.
     #[error("another machine has published another tree")]
     Stale,
+    /// The drive has ended: nothing that is done now is kept.
+    #[error("the drive has ended")]
+    Ended,
     /// Not held locally: fetch this and call again.
     #[error("not local")]
     NotLocal(Box<Want>),

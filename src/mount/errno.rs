@@ -47,6 +47,8 @@ pub(crate) fn of(error: &FsError) -> Errno {
         FsError::Lost(_) => Errno::EIO,
         FsError::TimedOut => Errno::ETIMEDOUT,
         FsError::Stale => Errno::ESTALE,
+        // What the kernel says where no daemon is left.
+        FsError::Ended => Errno::ENOTCONN,
         // `miss` fetches instead of answering; what comes here all the same is a defect.
         FsError::NotLocal(_) => DEFECT,
     }
@@ -100,6 +102,7 @@ mod tests {
             (FsError::Lost(Box::new(lost())), Errno::EIO),
             (FsError::TimedOut, Errno::ETIMEDOUT),
             (FsError::Stale, Errno::ESTALE),
+            (FsError::Ended, Errno::ENOTCONN),
             (FsError::NotLocal(Box::new(want)), Errno::EIO),
         ]
     }

@@ -250,6 +250,7 @@ fn finish<R, T, C, S>(
     S: FnOnce(R, T) + Send + 'static,
 {
     match result {
+        _ if shared.drive.has_ended() => pending.fail(&FsError::Ended),
         Ok(value) => pending.send(send, value),
         Err(FsError::NotLocal(want)) => {
             let want = *want;
@@ -294,6 +295,7 @@ impl Shared {
             let result;
             (pending, call, result) = answer;
             match result {
+                _ if self.drive.has_ended() => return pending.fail(&FsError::Ended),
                 Ok(value) => return pending.send(send, value),
                 Err(FsError::NotLocal(next)) => {
                     let next = *next;

@@ -395,6 +395,8 @@ impl Tokens {
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
     pub(super) fn stop(&self) {
+        // A mount that is in use is only out of sight: who has something open there goes on calling.
+        self.ground.drive.end();
         let all = std::mem::take(&mut *lock(&self.live));
         for live in all.into_values() {
             live.stop();

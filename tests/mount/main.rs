@@ -37,6 +37,7 @@ mod samples;
 mod scale;
 mod service;
 mod sparse;
+mod stop;
 mod suites;
 mod tokens;
 mod tools;
