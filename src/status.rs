@@ -346,7 +346,7 @@ mod tests {
                 "quota_bytes": 104_857_600, "used_bytes": 0, "reserved_bytes": 0, "free_bytes": 0,
                 "pending_bytes": 0, "pending_files": 0, "pending": false, "uploads_left": null,
                 "last_sync": "1970-01-01T00:00:01Z", "sync_deadline": null, "usage_on_chain_bytes": 0,
-                "name": null, "epoch": 1, "sequence": 7, "root": null,
+                "next_commit": null, "name": null, "epoch": 1, "sequence": 7, "root": null,
                 "last_commit": null, "last_error": null,
                 "damaged_files": 1, "damaged": [{"path": "a/b", "cid": "Qm", "reason": "why"}]
             }]

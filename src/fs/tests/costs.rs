@@ -210,6 +210,9 @@ fn an_fsync_waits_for_one_sync_of_the_journal_and_one_of_its_own_bytes() {
     meter.write(large, 1 << 20, &vec![2; 1 << 20]);
     assert_eq!(meter.syncs(|| fsync(large)), (1, 1));
     assert_eq!(meter.syncs(|| fsync(large)), (0, 0));
+    // A few bytes go into the journal, beside the record.
+    meter.write(large, 77, &[4; 4096]);
+    assert_eq!(meter.syncs(|| fsync(large)), (1, 0));
 }
 
 #[test]

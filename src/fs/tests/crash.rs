@@ -385,7 +385,13 @@ impl Moment<'_> {
         let seed = dice.below(u64::MAX);
         let mut history = History::new(world, Dice(seed), before.clone(), &log, &shelf, None);
         let done = history.run(4).and_then(|()| history.sync_one());
-        done.map_err(|error| Violation::new(Lost::Sense, error.to_string()))?;
+        done.map_err(|error| {
+            let lost = match error {
+                FsError::Damaged(_) => Lost::Reading,
+                _ => Lost::Sense,
+            };
+            Violation::new(lost, error.to_string())
+        })?;
         drop(history);
         let past = Past {
             left: left.clone(),

@@ -59,6 +59,12 @@ pub(super) fn publish(
 ) -> Result<HashMap<Ino, Vec<u8>>, FsError> {
     let (built, contents) = {
         let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        for ino in &changes.files {
+            let base = cut.file(*ino)?.base;
+            if base.is_some_and(|(base, _)| !shelf.contents.contains_key(&base.cid)) {
+                return Err(FsError::Damaged(format!("{ino:?} lies over what is gone")));
+            }
+        }
         let (built, contents) = build(&mut shelf.contents, cut, changes);
         let now = world.power.now();
         let cids = built.files.all().into_iter().map(|(_, child)| child.cid);
