@@ -5,7 +5,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::quota::Access;
-use super::volume::Volume;
+use super::volume::{Volume, put_values};
 use super::{FsError, Kind};
 use crate::journal::record::{
     Base, CidBytes, Content, Cookie, Directory, Entry, Inode, Tree, Xattr,
@@ -33,11 +33,16 @@ pub struct LoadedEntry {
 }
 
 impl Volume {
-    /// Begins from a published root, if this volume was never used here. False when it was.
+    /// Begins from a published root and keeps small values with it, all or none, if this volume was
+    /// never used here. False when it was.
     ///
     /// # Errors
     /// The journal cannot be written.
-    pub fn adopt_root(&self, root: &Root) -> Result<bool, FsError> {
+    pub(crate) fn adopt_root(
+        &self,
+        root: &Root,
+        values: Vec<(&str, Option<bytes::Bytes>)>,
+    ) -> Result<bool, FsError> {
         let _names = self.lock_names();
         let state = self.loaded_directory(Ino::ROOT);
         let untouched = state.is_ok_and(|state| state.published.is_none())
@@ -51,6 +56,7 @@ impl Volume {
         }
         let mut batch = Batch::default();
         self.enter_root(&mut batch, root);
+        put_values(&mut batch, values);
         self.apply_quietly(batch)?;
         self.take_counts(root);
         self.sync_journal()?;

@@ -234,12 +234,7 @@ impl Volume {
     /// The journal cannot be written.
     pub(crate) fn keep(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
         let mut batch = Batch::default();
-        for (name, value) in values {
-            match value {
-                Some(bytes) => batch.put_bytes(key::meta(name), bytes),
-                None => batch.remove(key::meta(name)),
-            }
-        }
+        put_values(&mut batch, values);
         self.journal.apply(batch)?;
         if self.without.lacks(Barrier::Keep) {
             return Ok(());
@@ -378,6 +373,16 @@ impl Volume {
         let mut activity = lock(&self.activity);
         let first = activity.map_or(now, |a| a.first);
         *activity = Some(Activity { first, last: now });
+    }
+}
+
+/// Adds small values to what is applied; `None` removes one.
+pub(super) fn put_values(batch: &mut Batch, values: Vec<(&str, Option<bytes::Bytes>)>) {
+    for (name, value) in values {
+        match value {
+            Some(bytes) => batch.put_bytes(key::meta(name), bytes),
+            None => batch.remove(key::meta(name)),
+        }
     }
 }
 

@@ -112,6 +112,12 @@ pub fn commit_of_ipns_sequence(sequence: u64) -> u64 {
     sequence / RENEWALS
 }
 
+/// Which renewal of its commit an IPNS sequence is; 0 is the first record.
+#[must_use]
+pub fn renewal_of_ipns_sequence(sequence: u64) -> u64 {
+    sequence % RENEWALS
+}
+
 impl Record {
     /// The record's bytes, signed by `key`: the same bytes for the same record and key.
     #[must_use]

@@ -182,7 +182,10 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     let Some(document) = head.document else {
         return Ok(());
     };
-    head.renewals += 1;
+    // Whoever made the commit, or began from it as well, may have renewed it more often.
+    let named = head::resolve(&context.node, context.volume.key(), &context.key.name()).await?;
+    let held = named.filter(|named| named.usage.sequence == head.sequence);
+    head.renewals = held.map_or(0, |held| held.renewals).max(head.renewals) + 1;
     let (names, network) = (&context.node.names, context.node.network);
     let (bytes, end_s) = record(
         context,
@@ -194,9 +197,10 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     )
     .await?;
     let told = (document.0, head.sequence, head.renewals);
+    let root = head.root.map(|root| root.0);
     let head = ("head", Some(head.to_bytes()));
     context.volume.keep(vec![head, end_value(end_s)])?;
-    put_record(context, &bytes).await?;
+    put_record(context, &bytes, root).await?;
     tell_others(context, told).await;
     Ok(())
 }
@@ -459,7 +463,7 @@ async fn publish(
     }
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;
-    put_record(context, &pending.record).await?;
+    put_record(context, &pending.record, Some(pending.root.0)).await?;
     tell_others(context, (document.cid, pending.sequence, 0)).await;
     Ok(())
 }
@@ -488,13 +492,20 @@ async fn tell_others(context: &Context, (document, sequence, renewal): (Cid, u64
     join_all(told).await;
 }
 
-/// Publishes a record and reads it back.
-async fn put_record(context: &Context, bytes: &[u8]) -> Result<(), PublishError> {
+/// Publishes a record of `root` and reads it back.
+async fn put_record(
+    context: &Context,
+    bytes: &[u8],
+    root: Option<Cid>,
+) -> Result<(), PublishError> {
     let name = context.key.name();
     match context.node.names.publish(&name, bytes).await {
         Err(NameError::Stale { held, .. }) => {
             let volume = context.volume.key();
             return Err(match head::resolve(&context.node, volume, &name).await {
+                Ok(Some(named)) if named.usage.root == root => {
+                    PublishError::Unverified("it has a newer record of the same root".into())
+                }
                 Ok(Some(named)) => head::conflict(named.usage.sequence, named.usage.root.as_ref()),
                 _ => head::conflict(commit_of_ipns_sequence(held), None),
             });

@@ -9,18 +9,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use cid::Cid;
 use futures::future::{join, join_all};
+use jiff::Timestamp;
 use minicbor::{CborLen, Decode, Encode};
 use tokio::time::timeout;
 
 use super::PublishError;
 use super::commit::{Context, Node};
 use super::grace::Grace;
+use super::is_idle;
 use super::pending::{PENDING, Pending, Versions};
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::key::public_key;
-use crate::names::record::{BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence};
+use crate::names::record::{
+    BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence, renewal_of_ipns_sequence,
+};
 use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
@@ -85,7 +89,7 @@ pub enum Bootstrap {
     /// Another machine has gone on from what is here, and nothing here is unpublished: remove the
     /// volume's state folder and begin again, to take its work over.
     Behind,
-    /// Nothing may be written, for this reason.
+    /// The state folder is current, and nothing may be written yet, for this reason: see [`recent`].
     ReadOnly(String),
 }
 
@@ -93,6 +97,8 @@ pub enum Bootstrap {
 pub(super) struct Named {
     pub(super) document: Cid,
     pub(super) usage: Usage,
+    /// How often the record had been put again, where that can be told from it.
+    pub(super) renewals: u64,
 }
 
 /// How long the other nodes may take to say what they have of a name.
@@ -150,10 +156,13 @@ async fn resolve_at(
             "name {name} points at a document of another token or epoch"
         )));
     }
-    let agrees = match record.network {
-        Network::Ipfs => commit_of_ipns_sequence(record.sequence) == usage.sequence,
+    let (agrees, renewals) = match record.network {
+        Network::Ipfs => (
+            commit_of_ipns_sequence(record.sequence) == usage.sequence,
+            renewal_of_ipns_sequence(record.sequence),
+        ),
         // Nobody signs it there.
-        Network::Btfs => record.sequence == BTNS_SEQUENCE,
+        Network::Btfs => (record.sequence == BTNS_SEQUENCE, 0),
     };
     if !agrees {
         return Err(PublishError::Refused(format!(
@@ -163,6 +172,7 @@ async fn resolve_at(
     Ok(Some(Named {
         document: record.cid,
         usage,
+        renewals,
     }))
 }
 
@@ -173,6 +183,52 @@ async fn resolve_at(
 /// # Errors
 /// The node does not answer; what it gives is refused; two machines wrote: [`PublishError::Conflict`].
 pub async fn bootstrap(
+    context: &Context,
+    token: &TokenInfo,
+    take_over: bool,
+) -> Result<Bootstrap, PublishError> {
+    let found = find(context, token, take_over).await?;
+    Ok(match (&found, recent(context)?) {
+        (Bootstrap::Current | Bootstrap::Adopted(_), Some(reason)) if !take_over => {
+            Bootstrap::ReadOnly(reason)
+        }
+        _ => found,
+    })
+}
+
+/// Why nothing may be written yet, if so: another machine made the head that is known here less than
+/// ten minutes ago, and may be at it still. What was begun here all the same is never held back: it
+/// is published, or found to be in conflict. Asks the state folder alone.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn recent(context: &Context) -> Result<Option<String>, PublishError> {
+    let volume = &context.volume;
+    let Some(head) = volume.meta::<Head>("head")? else {
+        return Ok(None);
+    };
+    let own = head.own.map(|own| (own.sequence, own.root));
+    let foreign = head
+        .root
+        .is_some_and(|root| own != Some((head.sequence, root)));
+    let until_s = head.time_s.saturating_add(FRESH_S);
+    if !foreign || context.now_s() >= until_s || !is_idle(volume) {
+        return Ok(None);
+    }
+    let told = |unix_s: u64| {
+        let second = i64::try_from(unix_s).unwrap_or(i64::MAX);
+        Timestamp::from_second(second).unwrap_or(Timestamp::MAX)
+    };
+    Ok(Some(format!(
+        "another machine wrote at {}: it can be written here from {} on, or at once after a mount \
+         with --take-over",
+        told(head.time_s),
+        told(until_s)
+    )))
+}
+
+/// [`bootstrap`], whenever the other machine wrote.
+async fn find(
     context: &Context,
     token: &TokenInfo,
     take_over: bool,
@@ -200,8 +256,14 @@ pub async fn bootstrap(
         // Ours: a crash came between its name and its head, and it is finished first.
         return Ok(Bootstrap::Current);
     }
-    let Some(known) = known else {
-        return begin(context, named, sequence, root, take_over).await;
+    let known = match known {
+        Some(known) => known,
+        None => match begin(context, named.as_ref(), sequence, root).await? {
+            Some(begun) => return Ok(begun),
+            // Something was written here before anything was published: nothing that is published
+            // contains it.
+            None => Head::default(),
+        },
     };
     if sequence < known.sequence {
         return Ok(Bootstrap::Current); // ours is newer: it is named again at start
@@ -301,45 +363,38 @@ fn newest(
     }
 }
 
-/// A fresh state folder begins from what was published.
+/// A fresh state folder begins from what was published: tree and head in one, so that no crash
+/// leaves one without the other. `None` where the folder is not fresh.
 async fn begin(
     context: &Context,
-    named: Option<Named>,
+    named: Option<&Named>,
     sequence: u64,
     root: Option<Cid>,
-    take_over: bool,
-) -> Result<Bootstrap, PublishError> {
+) -> Result<Option<Bootstrap>, PublishError> {
     let volume = &context.volume;
     let mut head = Head {
         sequence,
         root: root.map(CidBytes),
-        document: named.as_ref().map(|n| CidBytes(n.document)),
-        uploads: named.as_ref().map_or(0, |n| n.usage.uploads),
+        document: named.map(|n| CidBytes(n.document)),
+        uploads: named.map_or(0, |n| n.usage.uploads),
         next: sequence + 1,
         ..Head::default()
     };
     let Some(root) = root else {
         volume.keep(vec![("head", Some(head.to_bytes()))])?;
-        return Ok(Bootstrap::New);
+        return Ok(Some(Bootstrap::New));
     };
     let (record, header) = context.node.fetcher.load_root(&root, &volume.key()).await?;
     head.time_s = u64::try_from(record.time_ns / 1_000_000_000).unwrap_or(0);
     let header = header.encode()?;
-    let foreign = record.writer != writer(volume)?;
-    volume.adopt_root(&record)?;
     let versions = Versions::of(&record);
-    volume.keep(vec![
+    let values = vec![
         ("head", Some(head.to_bytes())),
         ("header", Some(header.data)),
         ("versions", Some(versions.to_bytes())),
-    ])?;
-    let age_s = context.now_s().saturating_sub(head.time_s);
-    if foreign && age_s < FRESH_S && !take_over {
-        return Ok(Bootstrap::ReadOnly(format!(
-            "another machine wrote {age_s} s ago: wait until {FRESH_S} s have passed, or mount with --take-over"
-        )));
-    }
-    Ok(Bootstrap::Adopted(root))
+    ];
+    let adopted = volume.adopt_root(&record, values)?;
+    Ok(adopted.then_some(Bootstrap::Adopted(root)))
 }
 
 /// Whether a root contains our own last commit.

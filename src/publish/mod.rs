@@ -31,8 +31,8 @@ use crate::store::StoreError;
 
 pub use commit::{Context, Node, Other};
 pub use follow::follow;
-pub use head::{Bootstrap, bootstrap};
-pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle};
+pub use head::{Bootstrap, bootstrap, recent};
+pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle, standing};
 
 /// Why a commit did not come to its end. Nothing is lost by any of these: it is tried again.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -208,6 +208,22 @@ pub fn is_idle(volume: &Volume) -> bool {
     volume.activity().is_none() && !left(PENDING) && !left(head::TAKEN_OVER)
 }
 
+/// What is known of a volume that nobody publishes: its newest commit.
+#[must_use]
+pub fn standing(volume: &Volume) -> PublishStatus {
+    let mut status = PublishStatus::default();
+    note_head(volume, &mut status);
+    status
+}
+
+fn note_head(volume: &Volume, status: &mut PublishStatus) {
+    if let Ok(Some(head)) = volume.meta::<Head>("head") {
+        status.sequence = head.sequence;
+        status.root = head.root.map(|root| root.0);
+        status.last_commit_s = head.time_s;
+    }
+}
+
 /// What sampler and worker tell one another.
 #[derive(Default)]
 struct Signs {
@@ -452,12 +468,7 @@ impl Worker {
     }
 
     fn note_head(&self) {
-        if let Ok(Some(head)) = self.context.volume.meta::<Head>("head") {
-            let mut status = lock(&self.status);
-            status.sequence = head.sequence;
-            status.root = head.root.map(|root| root.0);
-            status.last_commit_s = head.time_s;
-        }
+        note_head(&self.context.volume, &mut lock(&self.status));
     }
 
     fn is_due(&self) -> bool {

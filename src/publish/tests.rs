@@ -4,6 +4,7 @@ mod collect;
 mod damage;
 mod faults;
 mod follow;
+mod guard;
 mod queue;
 mod rig;
 mod trees;

@@ -15,7 +15,7 @@ use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::publish::{
     Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap, follow,
-    is_idle,
+    is_idle, recent, standing,
 };
 use crate::status::State;
 
@@ -54,7 +54,7 @@ enum Stage {
     Conflict(String),
     /// Another machine has gone on from here, and nothing here is unpublished.
     Behind,
-    /// Not by us, not now.
+    /// Another machine wrote a moment ago: why not by us, not yet.
     Barred(String),
     /// The mount is ending.
     Ended,
@@ -122,17 +122,25 @@ impl Publishing {
         }
     }
 
-    /// Starts publishing as soon as the newest root is known. One look at a time; another one
-    /// meanwhile returns at once.
+    /// Starts publishing as soon as the newest root is known, and the moment after another machine's
+    /// commit has passed. One look at a time; another one meanwhile returns at once.
     pub(super) async fn go_on(&self, token: &TokenInfo) {
         let Some(context) = &self.context else { return };
         let Ok(_one) = self.look.try_lock() else {
             return;
         };
-        if !matches!(*lock(&self.stage), Stage::Waiting(_)) {
+        if !self.is_waiting() {
             return;
         }
-        let found = timeout(PATIENCE, bootstrap(context, token, self.take_over)).await;
+        let was_barred = matches!(*lock(&self.stage), Stage::Barred(_));
+        let look = async {
+            // What the other machine has written since is nothing to be mounted again for.
+            if was_barred {
+                follow(context).await?;
+            }
+            bootstrap(context, token, self.take_over).await
+        };
+        let found = timeout(PATIENCE, look).await;
         let stage = match found {
             Ok(Ok(Bootstrap::Current | Bootstrap::New | Bootstrap::Adopted(_))) => {
                 let runtime = tokio::runtime::Handle::current();
@@ -153,7 +161,7 @@ impl Publishing {
         };
         let mut now = lock(&self.stage);
         // Unless the mount is ending meanwhile.
-        if matches!(*now, Stage::Waiting(_)) {
+        if matches!(*now, Stage::Waiting(_) | Stage::Barred(_)) {
             *now = stage;
         }
     }
@@ -185,9 +193,25 @@ impl Publishing {
         }
     }
 
-    /// Whether the newest root is still to be found.
+    /// Whether the newest root is still to be found, or to be looked at again.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(*lock(&self.stage), Stage::Waiting(_))
+        match &*lock(&self.stage) {
+            Stage::Waiting(_) => true,
+            Stage::Barred(_) => self.recent().is_none(),
+            _ => false,
+        }
+    }
+
+    /// Why nothing may be written yet, by what the state folder knows.
+    fn recent(&self) -> Option<String> {
+        if self.take_over {
+            return None;
+        }
+        let context = self.context.as_ref()?;
+        recent(context).unwrap_or_else(|error| {
+            tracing::warn!(%error, "when another machine wrote is not known");
+            None
+        })
     }
 
     /// Whether another machine has gone on from here: the volume is to be begun anew.
@@ -204,7 +228,12 @@ impl Publishing {
     pub(super) fn barred(&self) -> Option<(State, String)> {
         match &*lock(&self.stage) {
             Stage::Behind => Some((State::ReadOnly, BEHIND.to_owned())),
-            Stage::Barred(reason) => Some((State::ReadOnly, reason.clone())),
+            Stage::Barred(reason) => {
+                let reason = self.recent().unwrap_or_else(|| reason.clone());
+                Some((State::ReadOnly, reason))
+            }
+            // Also where the node is slow to say more.
+            Stage::Waiting(_) => self.recent().map(|reason| (State::ReadOnly, reason)),
             _ => None,
         }
     }
@@ -252,7 +281,10 @@ impl Publishing {
     pub(super) fn status(&self) -> PublishStatus {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.status(),
-            _ => PublishStatus::default(),
+            _ => match &self.context {
+                Some(context) => standing(&context.volume),
+                None => PublishStatus::default(),
+            },
         }
     }
 

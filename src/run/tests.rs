@@ -9,12 +9,15 @@ use super::tokens::Tokens;
 use super::{demo, operate};
 use crate::chain::Ledger;
 use crate::chain::transact::Transactor;
+use crate::clock::Clock;
 use crate::config::{Config, Folders, Layer, VolumeKind};
 use crate::control::Request;
 use crate::fs::{Caller, FsError};
 use crate::names::key::NameKey;
 use crate::status::{State, TokenStatus};
 use crate::types::{Ino, TokenId};
+
+mod guard;
 
 /// A drive on embedded parts with its tokens, not mounted.
 struct World {
@@ -30,6 +33,11 @@ impl World {
     }
 
     async fn begin(dir: tempfile::TempDir) -> Self {
+        Self::begin_at(dir, None).await
+    }
+
+    /// With a clock of the test's own, where one is given.
+    async fn begin_at(dir: tempfile::TempDir, clock: Option<Arc<dyn Clock>>) -> Self {
         let state = dir.path().join("state");
         let state_dir = StateDir::open(&state).unwrap();
         let layout = demo::prepare(&state_dir, &state.join("wallet"))
@@ -43,7 +51,9 @@ impl World {
             ..Layer::default()
         };
         let config = Config::resolve(layer, &Folders::from_env(|_| None, 0));
-        let parts = Arc::new(Parts::build(&config).await.unwrap());
+        let mut parts = Parts::build(&config).await.unwrap();
+        parts.clock = clock.unwrap_or(parts.clock);
+        let parts = Arc::new(parts);
         let ground = Ground::build(Arc::clone(&parts), Arc::new(state_dir));
         let ground = ground.await.unwrap();
         Self {

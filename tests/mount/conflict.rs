@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustix::io::Errno;
+
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
 
@@ -105,4 +107,33 @@ fn giving_way_shows_the_other_tree_and_sets_this_one_aside() {
     first.wait_for("1", "state", "conflict");
     assert_pattern(&first.dir().join("mine"), 2, LEN);
     first.terminate();
+}
+
+#[test]
+fn a_moment_after_another_machine_wrote_no_mount_is_writable_until_somebody_takes_over() {
+    let mut first = Machine::prepared("demo");
+    first.start();
+    write(&first, "base", 1);
+    first.stop();
+    let mut second = Machine::prepared_second(&first);
+    for _ in 0..2 {
+        second.start();
+        second.wait_for("1", "state", "read-only");
+        let token = second.token("1");
+        let reason = token["reason"].as_str().expect("a reason");
+        assert!(reason.contains("--take-over"), "{reason}");
+        assert!(token["root"].is_string(), "{token}");
+        let refused = fs::write(second.dir().join("mine"), "mine").expect_err("read-only");
+        assert_eq!(refused.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+        assert_pattern(&second.dir().join("base"), 1, LEN);
+        second.stop();
+    }
+    second.set_env("PXFS_TAKE_OVER", "1");
+    second.start();
+    second.wait_for("1", "state", "ok");
+    write(&second, "mine", 2);
+    second.stop();
+    first.start();
+    assert_pattern(&first.dir().join("mine"), 2, LEN);
+    first.stop();
 }

@@ -405,7 +405,7 @@ fn half_loaded(rig: &Rig) -> Vec<LoadedEntry> {
         table: tree(0),
         header: empty,
     };
-    assert!(rig.volume.adopt_root(&root).unwrap());
+    assert!(rig.volume.adopt_root(&root, Vec::new()).unwrap());
     let entry = |name: &'static str, ino| LoadedEntry {
         name: name.into(),
         ino: Ino(ino),

@@ -202,7 +202,7 @@ fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
     };
     volume.set_allowance(&allowance).unwrap();
     if elsewhere {
-        assert!(volume.adopt_root(&root_of(key)).unwrap());
+        assert!(volume.adopt_root(&root_of(key), Vec::new()).unwrap());
     }
     volume
 }

@@ -268,6 +268,11 @@ impl Machine {
         bootstrap(&self.context, &token(), self.fresh()).await
     }
 
+    /// As a mount without `--take-over`.
+    pub(super) async fn mount(&self) -> Result<Bootstrap, PublishError> {
+        bootstrap(&self.context, &token(), false).await
+    }
+
     /// As a mount with `--take-over`.
     pub(super) async fn take_over(&self) -> Result<Bootstrap, PublishError> {
         bootstrap(&self.context, &token(), true).await
