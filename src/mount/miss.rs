@@ -43,6 +43,7 @@ pub(super) trait Reply: Send + 'static {
 /// answers [`errno::DEFECT`].
 pub(super) struct Pending<R: Reply> {
     op: &'static str,
+    arrived: Instant,
     reply: Option<R>,
 }
 
@@ -50,6 +51,7 @@ impl<R: Reply> Pending<R> {
     fn new(op: &'static str, reply: R) -> Self {
         Self {
             op,
+            arrived: Instant::now(),
             reply: Some(reply),
         }
     }
@@ -254,7 +256,7 @@ fn finish<R, T, C, S>(
         Ok(value) => pending.send(send, value),
         Err(FsError::NotLocal(want)) => {
             let want = *want;
-            let deadline = Instant::now() + shared.patience;
+            let deadline = pending.arrived + shared.patience;
             let call = call();
             runtime.spawn(Arc::clone(shared).resolve(deadline, want, pending, call, send));
         }

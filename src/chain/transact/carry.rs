@@ -173,7 +173,15 @@ impl Transactor {
                     let genesis = self.endpoint.provider();
                     let genesis = genesis.get_block_by_number(0.into()).await;
                     let genesis = genesis.map_err(|fault| self.endpoint.fault(fault))?;
-                    let genesis = genesis.map_or(B256::ZERO, |block| block.header.hash);
+                    // Another folder would be taken for one where nothing was signed yet.
+                    let genesis = genesis.ok_or_else(|| {
+                        let server = self.endpoint.current();
+                        ChainError::Permanent(format!(
+                            "{server} does not have the chain's first block, by which what was signed is found \
+                             again: give a server that has it as the first --rpc-url"
+                        ))
+                    })?;
+                    let genesis = genesis.header.hash;
                     let chain_id = self.endpoint.chain_id().await?;
                     Arc::new(FolderShelf::new(
                         folder,
