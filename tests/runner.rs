@@ -74,3 +74,11 @@ fn a_build_that_breaks_or_a_suite_that_crashes_or_hangs_fails_the_run() {
     );
     assert_eq!(verdict("", 0), ("0 passed, 1 failed".to_owned(), false));
 }
+
+#[test]
+fn a_filter_that_no_test_has_is_no_success() {
+    let log = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 12 filtered out; finished in 0.00s\n";
+    assert_eq!(verdict(log, 0), ("0 passed, 1 failed".to_owned(), false));
+    let log = format!("{FINE}test c ... ignored, given up for now\n");
+    assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
+}
