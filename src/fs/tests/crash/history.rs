@@ -69,8 +69,9 @@ pub(super) struct History<'a> {
     cut: Option<(Cut, Changes, BTreeMap<u64, Vec<u8>>)>,
     /// When files were emptied.
     emptied: HashMap<u64, Duration>,
-    /// The calls that have emptied files, with the time, until they are written anew.
-    rewriting: HashMap<u64, (usize, i64)>,
+    /// The calls that have emptied files, with the time, and when that began by the real clock, until they
+    /// are written anew.
+    rewriting: HashMap<u64, (usize, i64, Instant)>,
     fresh: u64,
     /// The number of the last call.
     last: usize,
@@ -198,11 +199,8 @@ impl<'a> History<'a> {
         if let Some(beside) = &self.beside {
             beside.let_in(act.as_ref().is_none_or(Act::is_sync));
         }
-        let begun = Instant::now();
         let result = call(world);
-        if begun.elapsed() > LATE {
-            self.forgive();
-        }
+        self.forgive();
         if let Some(beside) = &self.beside {
             beside.meet();
         }
@@ -230,9 +228,10 @@ impl<'a> History<'a> {
     /// Whatever was being written anew was waited for as long as that is done: by the real clock, which
     /// nobody here moves.
     fn forgive(&mut self) {
-        let mut log = self.lock_log();
-        for (ino, (number, now_ns)) in &self.rewriting {
-            log.correct(*number, Act::Empty(*ino, *now_ns, true));
+        let late = |(_, (_, _, begun)): &(&u64, &(usize, i64, Instant))| begun.elapsed() > LATE;
+        for (ino, (number, now_ns, _)) in self.rewriting.iter().filter(late) {
+            let forgiven = Act::Empty(*ino, *now_ns, true);
+            self.lock_log().correct(*number, forgiven);
         }
     }
 
@@ -393,15 +392,15 @@ impl<'a> History<'a> {
         let Handle { ino, fh, .. } = self.handles.remove(number);
         let is_last = !self.handles.iter().any(|handle| handle.ino == ino);
         let closed = is_last.then_some(Act::Closed(ino));
-        if is_last {
-            self.rewriting.remove(&ino);
-        }
         let close = |world: &World| {
             let closed = world.drive.flush(Ino(ino), fh);
             world.drive.release(Ino(ino), fh);
             closed
         };
         self.doing(closed.clone(), close, |_, ()| closed)?;
+        if is_last {
+            self.rewriting.remove(&ino);
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Done, Handle, History, LATE, LONGEST, MOST_BYTES, O_TRUNC};
+use super::{Done, Handle, History, LONGEST, MOST_BYTES, O_TRUNC};
 use crate::clock::Clock;
 use crate::fs::tests::crash::content::Change;
 use crate::fs::tests::crash::model::Act;
@@ -158,7 +158,7 @@ impl History<'_> {
         let Some(opened) = opened else {
             return Ok(());
         };
-        self.rewriting.insert(ino, (self.last, now_ns));
+        self.rewriting.insert(ino, (self.last, now_ns, begun));
         self.handles.push(Handle {
             ino,
             fh: opened.fh,
@@ -175,9 +175,6 @@ impl History<'_> {
                 2 => self.create()?,
                 _ => {}
             }
-        }
-        if begun.elapsed() > LATE {
-            self.forgive();
         }
         let place = self
             .handles
