@@ -134,8 +134,7 @@ impl Volume {
                     continue;
                 };
                 let patch: Patch = Record::from_bytes(bytes)?;
-                if self.stage.has(stage)? {
-                    let file = self.stage.get(stage)?;
+                if let Some(file) = self.stage.find(stage)? {
                     file.write_at(&patch.bytes, patch.offset)?;
                     self.stage
                         .note_patch(stage, number, patch.bytes.len() as u64);

@@ -23,7 +23,7 @@ use super::check::{self, guard};
 use super::file::{Backend, JournalFile, Place};
 use super::key::{self, Key};
 use super::record::{Counters, Record};
-use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, opened, read};
+use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, read, records};
 use super::{Barrier, Disk, DiskFile, JournalError, Without};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
@@ -221,14 +221,8 @@ impl Journal {
             (Arc::clone(&state.table), state.frozen.clone())
         };
         let found: Result<Vec<_>, JournalError> = guard(|| {
-            let bottom = table
-                .range::<&[u8]>(as_slices(&range))
-                .map_err(disk)?
-                .map(|pair| {
-                    let (key, value) = pair.map_err(disk)?;
-                    let record = opened(key.value(), value.value())?;
-                    Ok((key.value().to_vec(), Some(Bytes::copy_from_slice(record))))
-                });
+            let bottom = records(&table, &range)?;
+            let bottom = bottom.map(|item| item.map(|(key, record)| (key, Some(record))));
             let middle = frozen
                 .iter()
                 .flat_map(|layer| layer.records.range::<[u8], _>(as_slices(&range)))

@@ -95,8 +95,21 @@ impl Stage {
         Ok(file)
     }
 
+    /// The stage file of that number, if there is one.
+    pub(crate) fn find(&self, number: u64) -> Result<Option<Arc<StageFile>>, JournalError> {
+        match self.open(number) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The stage file of that number.
     pub(crate) fn get(&self, number: u64) -> Result<Arc<StageFile>, JournalError> {
+        self.open(number).map_err(Into::into)
+    }
+
+    fn open(&self, number: u64) -> std::io::Result<Arc<StageFile>> {
         if let Some(file) = self.held(number) {
             return Ok(file);
         }
@@ -113,15 +126,6 @@ impl Stage {
         }
         open.insert(number, Arc::downgrade(&file));
         Ok(file)
-    }
-
-    /// Whether there is a stage file of that number.
-    pub(crate) fn has(&self, number: u64) -> Result<bool, JournalError> {
-        match self.disk.open(&name(number)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn held(&self, number: u64) -> Option<Arc<StageFile>> {

@@ -61,18 +61,7 @@ impl Snapshot {
         limit: usize,
     ) -> Result<Vec<(Key, Bytes)>, JournalError> {
         let range = bounds(prefix, after);
-        guard(|| {
-            self.table
-                .range::<&[u8]>(as_slices(&range))
-                .map_err(disk)?
-                .take(limit)
-                .map(|pair| {
-                    let (key, value) = pair.map_err(disk)?;
-                    let record = opened(key.value(), value.value())?;
-                    Ok((key.value().to_vec(), Bytes::copy_from_slice(record)))
-                })
-                .collect()
-        })
+        guard(|| records(&self.table, &range)?.take(limit).collect())
     }
 
     /// The first key that is not below `from`.
@@ -164,6 +153,19 @@ pub(super) fn read(table: &Table, key: &[u8]) -> Result<Option<Bytes>, JournalEr
             .map(|value| Ok(Bytes::copy_from_slice(opened(key, value.value())?)))
             .transpose()
     })
+}
+
+/// The records of `range`, in order of keys.
+pub(super) fn records(
+    table: &Table,
+    range: &Range,
+) -> Result<impl Iterator<Item = Result<(Key, Bytes), JournalError>> + use<>, JournalError> {
+    let found = table.range::<&[u8]>(as_slices(range)).map_err(disk)?;
+    Ok(found.map(|pair| {
+        let (key, value) = pair.map_err(disk)?;
+        let record = opened(key.value(), value.value())?;
+        Ok((key.value().to_vec(), Bytes::copy_from_slice(record)))
+    }))
 }
 
 /// Length of the sum in front of a record, in bytes.

@@ -218,22 +218,24 @@ fn moves_over(from: &str, to: &str) {
     }
 }
 
-#[test]
-fn a_volume_moves_from_a_btfs_node_to_an_ipfs_node() {
+/// A node of each kind, as `--node` takes it.
+fn both() -> ((Btfs, String), (Kubo, String)) {
     let (btfs, ipfs) = (Btfs::start(), Kubo::start());
     let urls = (
         format!("btfs={}", btfs.url()),
         format!("ipfs={}", ipfs.url()),
     );
-    moves_over(&urls.0, &urls.1);
+    ((btfs, urls.0), (ipfs, urls.1))
+}
+
+#[test]
+fn a_volume_moves_from_a_btfs_node_to_an_ipfs_node() {
+    let ((_btfs, from), (_ipfs, to)) = both();
+    moves_over(&from, &to);
 }
 
 #[test]
 fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
-    let (btfs, ipfs) = (Btfs::start(), Kubo::start());
-    let urls = (
-        format!("btfs={}", btfs.url()),
-        format!("ipfs={}", ipfs.url()),
-    );
-    moves_over(&urls.1, &urls.0);
+    let ((_btfs, to), (_ipfs, from)) = both();
+    moves_over(&from, &to);
 }

@@ -50,6 +50,32 @@ pub(crate) enum Fault {
     Slow(usize),
 }
 
+impl Fault {
+    /// Nothing, or not all, of an answer arrives.
+    pub(crate) const SILENT: [Self; 7] = [
+        Self::Refused,
+        Self::HangsAtOnce,
+        Self::HangsBeforeItsAnswer,
+        Self::HangsInItsAnswer,
+        Self::ResetAtOnce,
+        Self::ResetBeforeItsAnswer,
+        Self::ResetInItsAnswer,
+    ];
+    /// An answer that is not the one, or is slow.
+    pub(crate) const WRONG: [Self; 10] = [
+        Self::Empty,
+        Self::Trailer,
+        Self::Truncated,
+        Self::WrongBytes,
+        Self::WrongCid,
+        Self::Status(401),
+        Self::Status(403),
+        Self::Status(429),
+        Self::Status(500),
+        Self::Slow(10 << 10),
+    ];
+}
+
 /// The calls whose answers are kept, to be replayed: those that read a name.
 const KEPT: [&str; 2] = ["routing/get", "dht/get"];
 

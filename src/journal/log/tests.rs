@@ -62,6 +62,26 @@ fn open(folder: &Path) -> Result<Journal, JournalError> {
     Journal::open(disk, "journal", CACHE, Without::default())
 }
 
+/// What cuts of the power in this moment may leave, one of each kind.
+fn lefts(image: &Image, moment: usize) -> [(Kept, Left); 4] {
+    let kinds = [
+        (Kept::None, 512),
+        (Kept::All, 512),
+        (Kept::Some, 512),
+        (Kept::Some, 4096),
+    ];
+    kinds.map(|(kept, sector)| {
+        let mut luck = moment as u64;
+        let left = image.cut(kept, sector, &mut |bound| {
+            luck = luck
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            (luck >> 33) % bound
+        });
+        (kept, left)
+    })
+}
+
 #[test]
 fn a_new_journal_that_lost_its_power_is_begun_anew_and_not_taken_for_a_damaged_one() {
     let power = Power::on(Left::default());
@@ -72,19 +92,7 @@ fn a_new_journal_that_lost_its_power_is_begun_anew_and_not_taken_for_a_damaged_o
     let mut image = Image::of(&Left::default());
     for (moment, event) in events.iter().enumerate() {
         image.play(event);
-        for (kept, sector) in [
-            (Kept::None, 512),
-            (Kept::All, 512),
-            (Kept::Some, 512),
-            (Kept::Some, 4096),
-        ] {
-            let mut luck = moment as u64;
-            let left = image.cut(kept, sector, &mut |bound| {
-                luck = luck
-                    .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                    .wrapping_add(0x1405_7b7e_f767_814f);
-                (luck >> 33) % bound
-            });
+        for (kept, left) in lefts(&image, moment) {
             let opened = begin(&Power::on(left));
             assert!(
                 opened.is_ok(),
@@ -286,19 +294,7 @@ fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_w
             continue;
         }
         let count = durable.checked_sub(1).map_or(0, |last| synced[last].1);
-        for (kept, sector) in [
-            (Kept::None, 512),
-            (Kept::All, 512),
-            (Kept::Some, 512),
-            (Kept::Some, 4096),
-        ] {
-            let mut luck = moment as u64;
-            let left = image.cut(kept, sector, &mut |bound| {
-                luck = luck
-                    .wrapping_mul(0x5851_f42d_4c95_7f2d)
-                    .wrapping_add(0x1405_7b7e_f767_814f);
-                (luck >> 33) % bound
-            });
+        for (kept, left) in lefts(&image, moment) {
             let power = Power::on(left);
             let journal = on(&power);
             trusted += usize::from(journal.file.is_trusted());
