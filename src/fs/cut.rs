@@ -80,13 +80,12 @@ impl Volume {
     /// # Errors
     /// Local state cannot be made durable; [`FsError::Invalid`] while another cut lives.
     pub fn cut(self: &Arc<Self>) -> Result<Cut, FsError> {
-        // Its spool is the one that a new cut would empty.
         if self.active_cut().is_some() {
             return Err(FsError::Invalid);
         }
         let activity = self.activity();
         self.sync()?;
-        let active = Arc::new(ActiveCut::new(self.stage.create_spool()?));
+        let active = Arc::new(ActiveCut::new(self.stage.create_scratch()?));
         {
             let mut current = self.cut.write().unwrap_or_else(PoisonError::into_inner);
             if current.is_some() {
@@ -141,7 +140,7 @@ impl Cut {
     #[must_use]
     pub fn begin_build(&self) -> Built {
         Built {
-            files: Contents::in_file(self.volume.stage.create_scratch()),
+            files: Contents::in_file(self.volume.stage.create_scratch().ok()),
             ..Built::default()
         }
     }
@@ -236,7 +235,7 @@ impl Cut {
     /// base, needed where [`CutFile::needs_below`] says so.
     ///
     /// # Errors
-    /// The stage cannot be read; [`FsError::Invalid`] when the cut is void: give it up, cut anew.
+    /// The stage cannot be read; [`FsError::NoRoom`] when the cut is void: give it up, cut anew.
     pub fn read_chunk(
         &self,
         file: &CutFile,

@@ -16,3 +16,4 @@ mod reference;
 mod rewrites;
 mod rig;
 mod settled;
+mod spool;

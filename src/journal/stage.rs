@@ -265,17 +265,12 @@ impl Stage {
         self.disk.free_bytes().map_err(Into::into)
     }
 
-    /// An empty file for bytes that need not survive a crash.
-    pub(crate) fn create_spool(&self) -> Result<Arc<dyn DiskFile>, JournalError> {
-        self.disk.create("spool").map_err(Into::into)
-    }
-
-    /// An empty file, without a name, for what need not survive a crash and could be kept in memory;
-    /// `None` where there can be none.
-    pub(crate) fn create_scratch(&self) -> Option<Arc<dyn DiskFile>> {
-        let file = self.disk.create("scratch").ok()?;
-        self.disk.remove("scratch").ok()?;
-        Some(file)
+    /// An empty file for what need not survive a crash. It has no name: nobody else meets its bytes, and
+    /// its room is free again when the last who holds it lets it go.
+    pub(crate) fn create_scratch(&self) -> Result<Arc<dyn DiskFile>, JournalError> {
+        let file = self.disk.create("scratch")?;
+        self.disk.remove("scratch")?;
+        Ok(file)
     }
 
     /// Where a stage file lies, if it is a real one.

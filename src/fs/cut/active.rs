@@ -13,9 +13,6 @@ use crate::journal::{DiskFile, StageFile};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
 
-/// Greatest size of the spool in bytes: a cut that needs more is given up and made anew.
-const MAX_SPOOL: u64 = 256 << 20;
-
 /// The snapshot of the cut is not taken yet.
 const NOT_BEGUN: u64 = u64::MAX;
 
@@ -69,6 +66,14 @@ impl Volume {
             cut.keep(index, stage)?;
         }
         Ok(())
+    }
+
+    /// The most that a write of `len` bytes may add to the spool of a cut, in bytes.
+    pub(in crate::fs) fn spool_room(&self, len: u64) -> u64 {
+        match self.active_cut() {
+            Some(_) => (len / CHUNK_SIZE + 2) * CHUNK_SIZE,
+            None => 0,
+        }
     }
 
     /// Before a file is cut to `size` bytes.
@@ -136,7 +141,7 @@ impl ActiveCut {
             kept.chunks.insert(chunk, Some((at, len)));
             at
         };
-        if at + len > MAX_SPOOL || self.spool.write_at(&bytes, at).is_err() {
+        if self.spool.write_at(&bytes, at).is_err() {
             self.void.store(true, Ordering::Release);
         }
         Ok(())
@@ -145,11 +150,11 @@ impl ActiveCut {
     /// What was kept of a chunk; `None` when the stage file still has it as it was.
     ///
     /// # Errors
-    /// [`FsError::Invalid`] when the cut is void; the spool cannot be read.
+    /// [`FsError::NoRoom`] when the cut is void; the spool cannot be read.
     pub(super) fn kept(&self, stage: u64, index: u64) -> Result<Option<Vec<u8>>, FsError> {
         let known = lock(&self.kept).chunks.get(&(stage, index)).copied();
         if self.void.load(Ordering::Acquire) {
-            return Err(FsError::Invalid);
+            return Err(FsError::NoRoom);
         }
         let Some(Some((at, len))) = known else {
             return Ok(None);

@@ -92,10 +92,7 @@ impl Rig {
 
     /// How many files the stage has on the disk.
     pub(super) fn stage_files(&self) -> usize {
-        let files = std::fs::read_dir(self.stage()).unwrap();
-        files
-            .filter(|f| f.as_ref().unwrap().file_name() != "spool")
-            .count()
+        std::fs::read_dir(self.stage()).unwrap().count()
     }
 
     /// Nothing of what was published is at hand any more.

@@ -1,0 +1,48 @@
+//! What a commit has not read yet, and is written over meanwhile.
+
+use super::rig::{CALLER, READ_WRITE, Rig};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::Ino;
+
+/// More than a spool once was allowed to have.
+const CHUNKS: u64 = 300;
+
+#[test]
+fn a_commit_ends_however_much_is_written_over_beside_it() {
+    let rig = Rig::with_quota(1 << 30);
+    let (attr, opened) = rig
+        .drive
+        .create(CALLER, rig.root, b"image", 0o644, READ_WRITE)
+        .unwrap();
+    let write_all = |byte: u8| {
+        for index in 0..CHUNKS {
+            let at = index * CHUNK_SIZE + 5;
+            let written = rig.drive.write(attr.ino, opened.fh, at, &[byte], false);
+            assert_eq!(written, Ok(1), "chunk {index}");
+        }
+    };
+    write_all(1);
+    let cut = rig.volume.cut().unwrap();
+    let file = cut.file(Ino(attr.ino.0 & Ino::MAX.0)).unwrap();
+    write_all(2);
+    for index in 0..CHUNKS {
+        let bytes = cut.read_chunk(&file, index, None).unwrap();
+        assert_eq!(bytes.get(5), Some(&1), "chunk {index}");
+        cut.release_chunk(&file, index);
+    }
+    rig.drive.release(attr.ino, opened.fh);
+}
+
+#[test]
+fn what_a_late_writer_keeps_for_an_ended_commit_meets_no_other() {
+    let rig = Rig::new();
+    let ended = rig.volume.stage.create_scratch().unwrap();
+    let next = rig.volume.stage.create_scratch().unwrap();
+    next.write_at(b"next", 0).unwrap();
+    ended.write_at(b"late", 0).unwrap();
+    let mut found = [0; 4];
+    next.read_at(&mut found, 0).unwrap();
+    assert_eq!(&found, b"next");
+    drop((ended, next));
+    assert_eq!(rig.stage_files(), 0);
+}
