@@ -13,6 +13,7 @@ const wanted = {
   PxSync: "src/PxSync.sol",
   OracleForwarder: "src/OracleForwarder.sol",
   Reenterer: "test/Reenterer.sol",
+  Multicall: "test/Multicall.sol",
   PxV1: "test/PxV1.sol",
   PxV2: "test/PxV2.sol",
 };

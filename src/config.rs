@@ -60,6 +60,8 @@ pub struct Config {
     pub max_fee: Option<U256>,
     /// How long a read may wait for the network.
     pub read_timeout: Duration,
+    /// Between two looks at a chain over HTTP.
+    pub refresh: Duration,
     /// The words of `-o`.
     pub options: Vec<String>,
     /// A file that makes the storage node hang or fail (tests).
@@ -111,6 +113,9 @@ impl Config {
             read_timeout: layer
                 .read_timeout
                 .map_or(Duration::from_secs(30), |span| span.0),
+            refresh: layer.refresh.map_or(Duration::from_secs(15), |span| {
+                span.0.max(Duration::from_secs(1))
+            }),
             options: layer.options,
             fault: layer.fault,
             state_dir,

@@ -9,6 +9,7 @@ use alloy::sol_types::{SolCall, SolInterface, SolStruct, SolValue, eip712_domain
 
 use super::ChainError;
 
+pub(super) use self::abi::IMulticall3 as Multicall;
 pub(super) use self::abi::IPxSync as PxSync;
 pub(super) use self::abi::OracleForwarder;
 pub(super) use self::additive::{IPxV1 as PxV1, IPxV2 as PxV2};
@@ -18,6 +19,23 @@ mod additive;
 #[allow(missing_docs, unreachable_pub, reason = "made by a macro")]
 mod abi {
     use super::sol;
+
+    sol! {
+        /// Many calls as one: what is needed of Multicall3.
+        interface IMulticall3 {
+            struct Call3 {
+                address target;
+                bool allowFailure;
+                bytes callData;
+            }
+            struct Result {
+                bool success;
+                bytes returnData;
+            }
+
+            function aggregate3(Call3[] calldata calls) external payable returns (Result[] memory results);
+        }
+    }
 
     sol! {
         /// The token contract of the dialect `px-sync`.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, TxKind};
 use alloy::providers::{DynProvider, Provider, RootProvider};
-use alloy::rpc::client::{BatchRequest, RpcClient};
+use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{ErrorPayload, RpcError};
 use alloy::rpc::types::{Filter, Log, TransactionInput, TransactionRequest};
 use alloy::sol_types::{Revert, SolCall, SolError};
@@ -21,10 +21,8 @@ use tokio::sync::OnceCell;
 use super::ChainError;
 use super::contract::error_words;
 use super::http::{HttpFault, Kind, Limits, Servers};
+use super::many::Many;
 use super::{busy, embedded};
-
-/// Calls of one request: what public endpoints let through.
-const BATCH: usize = 100;
 
 /// A chain that can be asked. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +33,7 @@ pub struct Endpoint {
     embedded: bool,
     chain_id: Arc<OnceCell<u64>>,
     idle: Arc<OnceCell<bool>>,
+    many: Arc<Many>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -86,7 +85,19 @@ impl Endpoint {
             embedded,
             chain_id: Arc::default(),
             idle: Arc::default(),
+            many: Arc::default(),
         }
+    }
+
+    /// What it knows of answering many calls at once.
+    pub(super) fn many(&self) -> &Many {
+        &self.many
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_many(self, many: Many) -> Self {
+        let many = Arc::new(many);
+        Self { many, ..self }
     }
 
     /// Scheme and host, or `embedded`.
@@ -197,37 +208,6 @@ impl Endpoint {
         output.await.map_err(|fault| self.fault(fault))
     }
 
-    /// What a contract answers to each of `calls`, in as few requests as are allowed; those that it
-    /// refuses are [`ChainError::Reverted`], each in its place.
-    ///
-    /// # Errors
-    /// As [`Endpoint::fault`], when one has no answer at all.
-    pub(super) async fn call_many(
-        &self,
-        contract: Address,
-        calls: &[Bytes],
-        block: BlockId,
-    ) -> Result<Vec<Result<Bytes, ChainError>>, ChainError> {
-        let fault = |fault| self.fault(fault);
-        let mut answers = Vec::with_capacity(calls.len());
-        for some in calls.chunks(BATCH) {
-            let mut batch = BatchRequest::new(self.provider.client());
-            let mut waiting = Vec::with_capacity(some.len());
-            for data in some {
-                let call = (request(contract, data.clone()), block);
-                waiting.push(batch.add_call("eth_call", &call).map_err(fault)?);
-            }
-            batch.send().await.map_err(fault)?;
-            for answer in waiting {
-                answers.push(match answer.await.map_err(fault) {
-                    Err(refused @ ChainError::Reverted(_)) => Err(refused),
-                    answer => Ok(answer?),
-                });
-            }
-        }
-        Ok(answers)
-    }
-
     /// Reads what a function has answered.
     pub(super) fn read<C: SolCall>(
         &self,
@@ -301,7 +281,7 @@ pub(super) enum LogsFault {
 }
 
 /// A call as `eth_call` takes it.
-fn request(contract: Address, data: Bytes) -> TransactionRequest {
+pub(super) fn request(contract: Address, data: Bytes) -> TransactionRequest {
     TransactionRequest {
         to: Some(TxKind::Call(contract)),
         input: TransactionInput::both(data),
@@ -312,29 +292,11 @@ fn request(contract: Address, data: Bytes) -> TransactionRequest {
 fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     let message = payload.message.as_ref();
     if let Some(reason) = reverted(payload) {
-        let words = one_line(reason);
         let data = payload
             .data
             .as_ref()
             .and_then(|data| revert_data(data.get()));
-        let data = data.unwrap_or_default();
-        // An error without words is worded in another way by each node: by its data it is the same.
-        let told = Revert::abi_decode(&data).map(|told| one_line(&told.reason));
-        let words = match told {
-            Ok(told) if words.is_empty() => told,
-            _ => words,
-        };
-        let line = match (error_words(&data), words.as_str()) {
-            (Some(words), _) => format!("reverted: {words}"),
-            (None, words) if words.is_empty() || words.starts_with("custom error") => {
-                match data.is_empty() {
-                    true => "reverted without a reason".to_owned(),
-                    false => format!("reverted with {data}"),
-                }
-            }
-            (None, words) => format!("reverted: {}", words.trim_start_matches("revert: ")),
-        };
-        return ChainError::Reverted(line);
+        return refused(&data.unwrap_or_default(), &one_line(reason));
     }
     let line = one_line(message);
     let lower = message.to_lowercase();
@@ -352,6 +314,26 @@ fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     } else {
         ChainError::Permanent(format!("{at} answered: {line}"))
     }
+}
+
+/// A contract has refused with `data`, which a node has put into `words`.
+pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
+    // An error without words is worded in another way by each node: by its data it is the same.
+    let told = Revert::abi_decode(data).map(|told| one_line(&told.reason));
+    let words = match told {
+        Ok(told) if words.is_empty() => told,
+        _ => words.to_owned(),
+    };
+    ChainError::Reverted(match (error_words(data), words.as_str()) {
+        (Some(words), _) => format!("reverted: {words}"),
+        (None, words) if words.is_empty() || words.starts_with("custom error") => {
+            match data.is_empty() {
+                true => "reverted without a reason".to_owned(),
+                false => format!("reverted with {data}"),
+            }
+        }
+        (None, words) => format!("reverted: {}", words.trim_start_matches("revert: ")),
+    })
 }
 
 /// The bytes that a contract refused with, out of an error's `data`: hex, or text that ends in it,

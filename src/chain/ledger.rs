@@ -1,17 +1,20 @@
 //! The ledger over a real contract: the tokens of a wallet and what each grants, whatever the
 //! dialect.
 //!
-//! Invariant: a snapshot is of one block, and costs a few requests for up to 100 tokens. Called
+//! Invariant: a snapshot is of one block, and costs two requests, whatever the number of tokens, where
+//! the wallet has those that it had before. Called
 //! through [`Ledger`] by `run`, `mount` and `publish`; the list of packages by the command line.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy::eips::BlockId;
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, Bytes, U256};
 use alloy::providers::Provider;
 use alloy::rpc::client::BatchRequest;
 use alloy::rpc::types::Block;
+use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
@@ -57,6 +60,8 @@ pub struct ContractLedger {
     dialect: Arc<OnceCell<Dialect>>,
     /// What was found where the contract does not list a wallet's tokens.
     found: Arc<Owned>,
+    /// How many tokens a contract that lists them had the last time.
+    count: Arc<AtomicU64>,
 }
 
 impl ContractLedger {
@@ -69,6 +74,7 @@ impl ContractLedger {
             owner,
             dialect: Arc::default(),
             found: Arc::default(),
+            count: Arc::default(),
         }
     }
 
@@ -154,21 +160,40 @@ impl ContractLedger {
         Ok((latest.header.number, at, timestamp))
     }
 
+    /// All pages that there were the last time are asked for at once.
     async fn owned(&self, block: BlockId) -> Result<Vec<TokenInfo>, ChainError> {
         let mut tokens = Vec::new();
-        for from in (0..TOKENS_MAX).step_by(usize::try_from(PAGE).unwrap_or(1)) {
-            let call = PxSync::tokensOfCall {
-                owner: self.owner,
-                from: U256::from(from),
-                limit: U256::from(PAGE),
-            };
-            let page = self.endpoint.call(self.contract, &call, block).await?;
-            let last = (page.len() as u64) < PAGE;
-            tokens.extend(page.into_iter().map(token));
-            if last {
+        let mut page = 0;
+        let mut pages = self.count.load(Ordering::Relaxed) / PAGE + 1;
+        while page * PAGE <= TOKENS_MAX {
+            let calls = (page..page + pages).map(|page| {
+                let call = PxSync::tokensOfCall {
+                    owner: self.owner,
+                    from: U256::from(page * PAGE),
+                    limit: U256::from(PAGE),
+                };
+                call.abi_encode().into()
+            });
+            let calls: Vec<Bytes> = calls.collect();
+            let mut is_last = false;
+            for answer in self
+                .endpoint
+                .call_many(self.contract, &calls, block)
+                .await?
+            {
+                let found = self
+                    .endpoint
+                    .read::<PxSync::tokensOfCall>(self.contract, &answer?)?;
+                is_last = (found.len() as u64) < PAGE;
+                tokens.extend(found.into_iter().map(token));
+            }
+            if is_last {
+                self.count.store(tokens.len() as u64, Ordering::Relaxed);
                 tokens.sort_unstable_by_key(|token: &TokenInfo| token.id);
                 return Ok(tokens);
             }
+            page += pages;
+            pages = page;
         }
         Err(ChainError::Permanent(format!(
             "{} owns more than {TOKENS_MAX} tokens of {}",

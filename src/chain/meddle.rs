@@ -3,6 +3,7 @@
 //!
 //! Invariant: what it does not refuse goes through as it is. Called by the tests of `ledger`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -62,6 +63,7 @@ pub(super) struct Meddler {
     below: BoxTransport,
     rule: Arc<Mutex<Arc<Rule>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    packets: Arc<AtomicU64>,
 }
 
 impl Meddler {
@@ -70,6 +72,7 @@ impl Meddler {
             below,
             rule: Arc::new(Mutex::new(Arc::new(|_| None))),
             asked: Arc::default(),
+            packets: Arc::default(),
         }
     }
 
@@ -81,6 +84,11 @@ impl Meddler {
     /// What was asked since the last time.
     pub(super) fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    /// Requests on the wire since the last time: a batch is one.
+    pub(super) fn packets(&self) -> u64 {
+        self.packets.swap(0, Ordering::Relaxed)
     }
 
     /// The chain through it.
@@ -116,6 +124,7 @@ impl Service<RequestPacket> for Meddler {
     }
 
     fn call(&mut self, packet: RequestPacket) -> Self::Future {
+        self.packets.fetch_add(1, Ordering::Relaxed);
         let this = self.clone();
         Box::pin(async move {
             let requests = match packet {

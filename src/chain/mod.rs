@@ -15,6 +15,7 @@ pub mod endpoint;
 mod http;
 mod keystore;
 pub mod ledger;
+mod many;
 #[cfg(test)]
 mod meddle;
 pub mod memory;

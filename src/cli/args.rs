@@ -229,6 +229,9 @@ pub(crate) struct Options {
     /// How long a read may wait for the network
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
+    /// Between two looks at a chain over HTTP (15s)
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) refresh: Option<Span>,
     /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=
     #[arg(short, global = true, value_name = "OPT,…", value_delimiter = ',')]
     pub(crate) options: Vec<String>,
@@ -279,6 +282,7 @@ impl Options {
             commit_max: self.commit_max,
             max_fee: self.max_fee,
             read_timeout: self.read_timeout,
+            refresh: self.refresh,
             options: self.options.clone(),
             log: self.log.clone(),
             log_format: self.log_format,

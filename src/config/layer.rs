@@ -58,6 +58,8 @@ pub struct Layer {
     pub max_fee: Option<Coins>,
     /// Deadline of a read that needs the network.
     pub read_timeout: Option<Span>,
+    /// Between two looks at the chain.
+    pub refresh: Option<Span>,
     /// Words of `-o`.
     #[serde(deserialize_with = "one_or_many")]
     pub options: Vec<String>,
@@ -179,6 +181,7 @@ impl Layer {
             commit_max: self.commit_max.or(below.commit_max),
             max_fee: self.max_fee.or(below.max_fee),
             read_timeout: self.read_timeout.or(below.read_timeout),
+            refresh: self.refresh.or(below.refresh),
             options: list(self.options, below.options),
             log: self.log.or(below.log),
             log_format: self.log_format.or(below.log_format),

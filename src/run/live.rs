@@ -47,6 +47,8 @@ struct Seen {
     at: std::time::Duration,
     access: Access,
     state: State,
+    /// Why it is this wallet's no more, if so.
+    lost: Option<String>,
 }
 
 /// What the wallet has to say of a token's name.
@@ -114,6 +116,7 @@ impl Live {
                 at: std::time::Duration::ZERO,
                 access: Access::Open,
                 state: State::Ok,
+                lost: None,
             }),
             charge_error: Mutex::default(),
             directory,
@@ -176,7 +179,7 @@ impl Live {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
         }
         seen.token = token.clone();
-        (seen.access, seen.state) = (access, state);
+        (seen.access, seen.state, seen.lost) = (access, state, None);
         Ok(turned)
     }
 
@@ -254,6 +257,15 @@ impl Live {
             state: State::ReadOnly.as_str().to_owned(),
         });
         turned
+    }
+
+    /// Why it is this wallet's no more, as far as that was asked for since it last was.
+    pub(super) fn lost(&self) -> Option<String> {
+        lock(&self.seen).lost.clone()
+    }
+
+    pub(super) fn set_lost(&self, why: &str) {
+        lock(&self.seen).lost = Some(why.to_owned());
     }
 
     /// What the chain last said of it.

@@ -23,9 +23,8 @@ use crate::names::key::NameKey;
 use crate::status::{ChainStatus, State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
-/// Time between two looks at the chain inside this process, and at one over HTTP.
+/// Time between two looks at the chain inside this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
-const HTTP_PAUSE: Duration = Duration::from_secs(15);
 /// The age of a chain's newest block at which something is wrong.
 const OLD_BLOCK: Duration = Duration::from_secs(300);
 /// How long one look may take.
@@ -85,7 +84,7 @@ impl Tokens {
     pub(super) async fn run(self: Arc<Self>) {
         let pause = match self.ground.parts.chain.embedded {
             Some(_) => EMBEDDED_PAUSE,
-            None => HTTP_PAUSE,
+            None => self.ground.parts.config.refresh,
         };
         loop {
             tokio::time::sleep(pause).await;

@@ -33,8 +33,8 @@ pub(super) enum Mode {
     Flood,
     /// Tells this chain id, and is well otherwise.
     ChainId(u64),
-    /// Gives one error for a batch of more.
-    Batches(usize),
+    /// Gives one error for a batch of more; as go-ethereum does, in a batch of one, where that is said.
+    Batches(usize, bool),
 }
 
 /// The server; ends with its value.
@@ -128,9 +128,13 @@ impl Shared {
                 self.answer(&mut stream, 200, "", answer.to_string().as_bytes())
                     .await;
             }
-            Mode::Batches(most) if asked.is_array() && all.len() > most => {
+            Mode::Batches(most, in_batch) if asked.is_array() && all.len() > most => {
                 let error = json!({"code": -32600, "message": "batch too large"});
-                let answer = json!({"jsonrpc": "2.0", "id": null, "error": error});
+                let mut answer = json!({"jsonrpc": "2.0", "id": null, "error": error});
+                if in_batch {
+                    answer["id"] = all[0]["id"].clone();
+                    answer = Value::Array(vec![answer]);
+                }
                 self.answer(&mut stream, 200, "", answer.to_string().as_bytes())
                     .await;
             }
@@ -141,7 +145,7 @@ impl Shared {
                 self.answer(&mut stream, 200, "", answer.to_string().as_bytes())
                     .await;
             }
-            Mode::Well | Mode::Times(..) | Mode::ChainId(_) | Mode::Batches(_) => {
+            Mode::Well | Mode::Times(..) | Mode::ChainId(_) | Mode::Batches(..) => {
                 let asked = self.client.post(&self.target).body(body);
                 let asked = asked.header("content-type", "application/json");
                 let answer = asked.send().await.ok()?.bytes().await.ok()?;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(super) struct Server {
     limits: Limits,
     wanted: Arc<OnceLock<u64>>,
     health: Mutex<Health>,
+    /// Requests of one batch that it takes; 0 where it takes no batches at all.
+    batch_most: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -101,6 +104,7 @@ impl Server {
             limits,
             wanted,
             health: Mutex::default(),
+            batch_most: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -110,7 +114,12 @@ impl Server {
         match packet {
             RequestPacket::Single(_) => self.exchange(packet).await,
             RequestPacket::Batch(requests) => {
-                Ok(ResponsePacket::Batch(self.batch(requests.clone()).await?))
+                let most = self.batch_most.load(Ordering::Relaxed);
+                let mut all = Vec::with_capacity(requests.len());
+                for some in requests.chunks(most.max(1)) {
+                    all.extend(self.batch(some.to_vec()).await?);
+                }
+                Ok(ResponsePacket::Batch(all))
             }
         }
     }
@@ -166,12 +175,15 @@ impl Server {
         result.ok_or_else(|| self.fault(Kind::Garbage))
     }
 
-    /// A batch, in halves where the server does not take it whole.
+    /// A batch, in halves where the server does not take it whole; what it takes is kept in mind.
     fn batch(
         &self,
         requests: Vec<SerializedRequest>,
     ) -> Pin<Box<dyn Future<Output = Result<Vec<Response>, HttpFault>> + Send + '_>> {
         Box::pin(async move {
+            if let ([one], 0) = (&*requests, self.batch_most.load(Ordering::Relaxed)) {
+                return self.alone(one).await;
+            }
             let packet = RequestPacket::Batch(requests);
             let refused = match self.exchange(&packet).await {
                 Ok(ResponsePacket::Batch(all)) => return Ok(all),
@@ -192,14 +204,22 @@ impl Server {
                 return Err(self.fault(Kind::Garbage));
             };
             if let [one] = requests.as_slice() {
-                let one = self.exchange(&RequestPacket::Single(one.clone())).await?;
-                return Ok(one.responses().to_vec());
+                let one = self.alone(one).await?;
+                self.batch_most.store(0, Ordering::Relaxed);
+                return Ok(one);
             }
-            let half = requests.split_off(requests.len() / 2);
+            let half = requests.split_off(requests.len().div_ceil(2));
+            let most = requests.len();
             let mut all = self.batch(requests).await?;
             all.extend(self.batch(half).await?);
+            self.batch_most.fetch_min(most, Ordering::Relaxed);
             Ok(all)
         })
+    }
+
+    async fn alone(&self, one: &SerializedRequest) -> Result<Vec<Response>, HttpFault> {
+        let one = self.exchange(&RequestPacket::Single(one.clone())).await?;
+        Ok(one.responses().to_vec())
     }
 
     /// One HTTP request; its answer fits it, or is one error for a whole batch.
@@ -212,6 +232,13 @@ impl Server {
             && one.payload.is_error()
         {
             return Ok(answer);
+        }
+        // go-ethereum gives it in a batch of one.
+        if let (RequestPacket::Batch(asked), ResponsePacket::Batch(told)) = (packet, &answer)
+            && let ([_, _, ..], [one]) = (asked.as_slice(), told.as_slice())
+            && one.payload.is_error()
+        {
+            return Ok(ResponsePacket::Single(one.clone()));
         }
         let asked: BTreeSet<_> = packet.requests().iter().map(|one| one.id()).collect();
         let told: BTreeSet<_> = answer.response_ids().collect();

@@ -237,8 +237,8 @@ async fn batches_that_are_too_large_are_sent_in_parts() {
     let calls: Vec<Bytes> = (0..7)
         .map(|_| Bytes::from(vec![0x18, 0x16, 0x0d, 0xdd]))
         .collect();
-    for most in [0, 1, 2, 5] {
-        proxy.set(Mode::Batches(most));
+    for (most, in_batch) in [(5, true), (2, false), (1, true), (0, false)] {
+        proxy.set(Mode::Batches(most, in_batch));
         let answers = endpoint
             .call_many(suite.contract, &calls, BlockId::latest())
             .await;
@@ -249,6 +249,11 @@ async fn batches_that_are_too_large_are_sent_in_parts() {
             "{most}"
         );
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 1);
+        // What it takes is kept in mind: nothing is refused again.
+        proxy.asked();
+        let answers = endpoint.call_many(suite.contract, &calls, BlockId::latest());
+        assert_eq!(answers.await.unwrap().len(), 7);
+        assert_eq!(proxy.asked().len(), 7, "at most {most}");
     }
 }
 

@@ -23,12 +23,32 @@ impl ContractLedger {
         block: u64,
         at: BlockId,
     ) -> Result<Vec<TokenInfo>, ChainError> {
+        let known = self.found.known().await;
+        let balance = PxV2::balanceOfCall { owner: self.owner };
+        let mut calls: Vec<Bytes> = vec![balance.abi_encode().into()];
+        calls.extend(known.iter().flat_map(|&id| token_calls(id)));
+        let answers = self.endpoint.call_many(self.contract, &calls, at).await?;
+        let Some((balance, answers)) = answers.split_first() else {
+            return Err(ChainError::Permanent("no answer to no question".to_owned()));
+        };
+        let balance = balance.as_ref().map_err(Clone::clone)?;
+        let balance = self
+            .endpoint
+            .read::<PxV2::balanceOfCall>(self.contract, balance)?;
+        let ours = |tokens: &mut Vec<TokenInfo>| tokens.retain(|token| token.owner == self.owner);
+        let mut tokens = self.tokens_additive(dialect, &known, answers)?;
+        ours(&mut tokens);
+        if U256::from(tokens.len()) == balance {
+            self.found.note_whole(block).await;
+            return Ok(tokens);
+        }
+        // Some have come: they are looked for.
         let owned = self
             .found
             .tokens(&self.endpoint, self.contract, self.owner, (block, at))
             .await?;
         let mut tokens = self.read_additive(dialect, &owned, at).await?;
-        tokens.retain(|token| token.owner == self.owner);
+        ours(&mut tokens);
         Ok(tokens)
     }
 
@@ -39,15 +59,18 @@ impl ContractLedger {
         ids: &[U256],
         at: BlockId,
     ) -> Result<Vec<TokenInfo>, ChainError> {
-        let calls: Vec<Bytes> = ids
-            .iter()
-            .flat_map(|&id| {
-                // Both dialects call it the same.
-                let read = PxV2::pxStorageCall { tokenId: id };
-                [owner_call(id), read.abi_encode().into()]
-            })
-            .collect();
+        let calls: Vec<Bytes> = ids.iter().flat_map(|&id| token_calls(id)).collect();
         let answers = self.endpoint.call_many(self.contract, &calls, at).await?;
+        self.tokens_additive(dialect, ids, &answers)
+    }
+
+    /// Those of `ids` that exist, by what was answered to the [`token_calls`] of each.
+    fn tokens_additive(
+        &self,
+        dialect: Dialect,
+        ids: &[U256],
+        answers: &[Result<Bytes, ChainError>],
+    ) -> Result<Vec<TokenInfo>, ChainError> {
         let mut tokens = Vec::with_capacity(ids.len());
         for (&id, answers) in ids.iter().zip(answers.chunks_exact(2)) {
             let [owner, read] = answers else { continue };
@@ -100,6 +123,13 @@ impl ContractLedger {
             sync_open: false,
         })
     }
+}
+
+/// What is asked of a token.
+fn token_calls(id: U256) -> [Bytes; 2] {
+    // Both dialects call it the same.
+    let read = PxV2::pxStorageCall { tokenId: id };
+    [owner_call(id), read.abi_encode().into()]
 }
 
 /// `ownerOf(id)`.

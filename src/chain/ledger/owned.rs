@@ -69,6 +69,31 @@ impl Owned {
         }
     }
 
+    /// Where to look first: the tokens that came at some time, by ascending id.
+    pub(super) async fn known(&self) -> Vec<U256> {
+        self.state.lock().await.tokens.iter().copied().collect()
+    }
+
+    /// All that there are in block `head` are among the known ones.
+    pub(super) async fn note_whole(&self, head: u64) {
+        let mut memory = self.state.lock().await;
+        let before = memory.clone();
+        memory.set_whole(head);
+        self.keep(&memory, &before).await;
+    }
+
+    /// Writes down what is news.
+    async fn keep(&self, memory: &Memory, before: &Memory) {
+        let Some(file) = self.file.clone().filter(|_| memory.is_news(before)) else {
+            return;
+        };
+        let memory = memory.clone();
+        let written = tokio::task::spawn_blocking(move || memory.write(&file));
+        if let Ok(Err(fault)) = written.await {
+            tracing::debug!("found tokens are not remembered: {fault}");
+        }
+    }
+
     /// The tokens that `owner` has in block `at`, which has number `head`; by ascending id.
     ///
     /// # Errors
@@ -100,13 +125,7 @@ impl Owned {
             owned: BTreeSet::new(),
         };
         let looked = look.find(&mut memory, head).await;
-        if let Some(file) = self.file.clone().filter(|_| memory.is_news(&before)) {
-            let memory = memory.clone();
-            let written = tokio::task::spawn_blocking(move || memory.write(&file));
-            if let Ok(Err(fault)) = written.await {
-                tracing::debug!("found tokens are not remembered: {fault}");
-            }
-        }
+        self.keep(&memory, &before).await;
         looked?;
         Ok(look.owned.into_iter().collect())
     }
@@ -129,8 +148,7 @@ impl Look<'_> {
         }
         let (have, all) = (self.owned.len(), self.balance);
         if self.is_whole() {
-            // Whatever comes from now on has a log in a block to come.
-            (memory.from, memory.to) = (Some(0), Some(head));
+            memory.set_whole(head);
             if memory.tokens.len() as u64 > TOKENS_MAX {
                 memory.tokens.clone_from(&self.owned);
             }

@@ -11,6 +11,8 @@ use crate::chain::meddle::Meddler;
 use crate::chain::tests::{Site, embedded_handle, everywhere, rich, suite};
 use crate::chain::transact::Transactor;
 
+mod refresh;
+
 sol! {
     function addNewPackage(uint256 price, uint256 size) external;
     function addNewPackageV2(uint256 price, uint256 size, uint256 units) external;

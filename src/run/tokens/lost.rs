@@ -20,13 +20,18 @@ impl Tokens {
     /// is set aside; else it is shown until the drive is unmounted.
     pub(super) async fn close_lost(&self, live: &Arc<Live>) {
         let id = live.key.token.token;
-        let why = match self.ground.parts.chain.ledger.token(id).await {
-            Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
-            Ok(token) => format!("token {id} belongs to {} now", token.owner),
-            Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
-            // Not known: nothing changes.
-            Err(_) => return,
+        let why = match live.lost() {
+            // Asked once: what is shown of lost tokens shall not cost a request at each look.
+            Some(why) => why,
+            None => match self.ground.parts.chain.ledger.token(id).await {
+                Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
+                Ok(token) => format!("token {id} belongs to {} now", token.owner),
+                Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
+                // Not known: nothing changes.
+                Err(_) => return,
+            },
         };
+        live.set_lost(&why);
         let reason = format!("{why}: it can be read until the drive is unmounted");
         if live.close(&reason) {
             tracing::warn!("{reason}");

@@ -68,6 +68,11 @@ impl Memory {
         })
     }
 
+    /// All tokens up to block `head` are known: whatever comes from now on has a log in a block to come.
+    pub(super) fn set_whole(&mut self, head: u64) {
+        (self.from, self.to) = (Some(0), Some(head));
+    }
+
     /// Whether it says enough more than `before` to be written. That nothing has come in some blocks
     /// more is told again soon enough.
     pub(super) fn is_news(&self, before: &Self) -> bool {
