@@ -33,6 +33,7 @@ sol! {
             returns (bool can, bool sizeOrBandwidthExceeded, bool timestampLock);
         function updateStorageUsage(uint256 tokenId, uint256 usageInBytes, uint256 bandwidth) external;
         function getAllPackages() external view returns (Package[] memory);
+        function paused() external view returns (uint256);
     }
 
     /// Where `px-v1` differs.

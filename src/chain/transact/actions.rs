@@ -13,7 +13,7 @@ use super::calldata::{
 };
 use super::{Mined, Transactor};
 use crate::chain::ChainError;
-use crate::chain::contract::PxSync;
+use crate::chain::contract::{PxSync, PxV2};
 use crate::chain::dialect::Dialect;
 use crate::chain::outbox::Purpose;
 use crate::types::TokenId;
@@ -78,7 +78,21 @@ impl Transactor {
         price: U256,
     ) -> Result<Minted, ChainError> {
         let data = mint_bare_calldata(package);
-        self.buy(contract, (package, price), data, None).await
+        let bought = self.buy(contract, (package, price), data, None).await;
+        if let Err(ChainError::Reverted(_)) = bought
+            && self.is_paused(contract).await
+        {
+            // The older contracts refuse it without a word.
+            let line = "the contract has paused minting: try later";
+            return Err(ChainError::Reverted(line.to_owned()));
+        }
+        bought
+    }
+
+    async fn is_paused(&self, contract: Address) -> bool {
+        let call = PxV2::pausedCall {};
+        let paused = self.endpoint.call(contract, &call, BlockId::latest());
+        paused.await.is_ok_and(|paused| !paused.is_zero())
     }
 
     /// Tells a contract of `px-v1` or `px-v2` that nothing was uploaded, which renews the time of

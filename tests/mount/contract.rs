@@ -1,0 +1,232 @@
+//! A chain over HTTP with one token contract, of any dialect, and what its users do there.
+//!
+//! Invariant: the account that the drive's wallet is has minted token 1, of the free package.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use alloy::eips::BlockId;
+use alloy::primitives::{Address, Bytes, U256, hex, keccak256};
+use alloy::providers::Provider;
+use alloy::rpc::types::{TransactionInput, TransactionRequest};
+use alloy::sol_types::SolValue;
+use pxfs::chain::deploy::deploy;
+use pxfs::chain::endpoint::Endpoint;
+use pxfs::chain::transact::{Transactor, upgrade_calldata};
+use pxfs::chain::wallet::Wallet;
+use pxfs::types::TokenId;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::anvil::Anvil;
+use crate::harness::Machine;
+
+/// The first two accounts of anvil.
+const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+const OTHER: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
+const V1: &str = include_str!("../../contracts/artifacts/PxV1.json");
+const V2: &str = include_str!("../../contracts/artifacts/PxV2.json");
+
+/// The dialects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    V1,
+    V2,
+    Sync,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Sync, Self::V2, Self::V1];
+}
+
+/// A chain with one contract, on which the wallet has minted the free package.
+pub(crate) struct Chain {
+    runtime: Runtime,
+    payer: Transactor,
+    contract: Address,
+    pub(crate) kind: Kind,
+    anvil: Anvil,
+}
+
+impl Chain {
+    pub(crate) fn new(kind: Kind) -> Self {
+        let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
+        let runtime = Runtime::new().expect("a runtime");
+        let payer = transactor(anvil.url(), RICH);
+        let contract = runtime.block_on(async {
+            let artifact = match kind {
+                Kind::Sync => {
+                    let made = deploy(&payer, &[payer.address()], 1).await;
+                    let contract = made.expect("contracts").contract;
+                    let minted = payer.mint_bare(contract, 0).await;
+                    minted.expect("a token");
+                    return contract;
+                }
+                Kind::V1 => V1,
+                Kind::V2 => V2,
+            };
+            let artifact: Value = serde_json::from_str(artifact).expect("JSON");
+            let code = hex::decode(artifact["bytecode"].as_str().expect("code")).expect("hex");
+            let made = payer.send(None, code.into(), U256::ZERO, None).await;
+            let contract = made
+                .expect("a contract")
+                .contract_address
+                .expect("its address");
+            let minted = payer.mint_for(contract, 0, U256::ZERO).await;
+            minted.expect("a token");
+            contract
+        });
+        Self {
+            runtime,
+            payer,
+            contract,
+            kind,
+            anvil,
+        }
+    }
+
+    /// A machine that mounts it, not started.
+    pub(crate) fn machine(&self, first: Option<&Machine>) -> Machine {
+        self.machine_with(first, &["--commit-idle", "500ms"])
+    }
+
+    /// The same, with these arguments instead of a commit that follows soon.
+    pub(crate) fn machine_with(&self, first: Option<&Machine>, more: &[&str]) -> Machine {
+        let machine = Machine::prepared("mount");
+        let wallet = machine.scratch().join("wallet");
+        fs::write(&wallet, RICH).expect("a wallet");
+        fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).expect("its mode");
+        let node = first.unwrap_or(&machine).node();
+        let (rpc, contract) = (self.anvil.url().to_owned(), self.contract.to_string());
+        let (wallet, node) = (wallet.display().to_string(), node.display().to_string());
+        let machine = machine.with_args(&[
+            "-f",
+            "--rpc-url",
+            &rpc,
+            "--contract",
+            &contract,
+            "--wallet",
+            &wallet,
+            "--node",
+            &format!("embedded={node}"),
+            "--volume",
+            "plain",
+        ]);
+        machine.with_args(more)
+    }
+
+    /// What the contract says of token 1: usage in bytes, and upload units left.
+    pub(crate) fn storage(&self) -> (u64, u64) {
+        let data = [
+            &keccak256("pxStorage(uint256)")[..4],
+            &U256::ONE.to_be_bytes::<32>(),
+        ]
+        .concat();
+        let request = TransactionRequest::default()
+            .to(self.contract)
+            .input(TransactionInput::both(data.into()));
+        let call = self.payer.endpoint().provider().call(request);
+        let answer = self
+            .runtime
+            .block_on(async { call.block(BlockId::latest()).await });
+        let answer = answer.expect("an answer");
+        let word = |index: usize| {
+            let word = answer.get(index * 32..index * 32 + 32).expect("a word");
+            u64::try_from(U256::from_be_slice(word)).expect("a number")
+        };
+        let is_v2 = self.kind == Kind::V2;
+        (word(1), if is_v2 { word(8) } else { 0 })
+    }
+
+    /// Another program charges the same token, from the same account.
+    pub(crate) fn charge(&self, bytes: u64, units: u64) {
+        let words = (U256::ONE, U256::from(bytes), U256::from(units)).abi_encode_params();
+        self.call("updateStorageUsage(uint256,uint256,uint256)", &words);
+    }
+
+    /// The contract's owner, who owns token 1 too, calls it.
+    pub(crate) fn call(&self, signature: &str, words: &[u8]) {
+        let data: Bytes = [&keccak256(signature)[..4], words].concat().into();
+        self.send(data, U256::ZERO);
+    }
+
+    fn send(&self, data: Bytes, value: U256) {
+        // With nothing of what it sent in mind: the chain may have been set back.
+        let payer = transactor(self.anvil.url(), RICH);
+        let sent = payer.send(Some(self.contract), data, value, None);
+        self.runtime.block_on(sent).expect("a transaction");
+    }
+
+    /// The first package that is larger than the free one; what it costs.
+    pub(crate) fn larger_package(&self) -> U256 {
+        match self.kind {
+            Kind::Sync => {
+                let price = self.payer.price(self.contract, 1);
+                return self.runtime.block_on(price).expect("a price");
+            }
+            Kind::V1 => {
+                let words = (U256::ZERO, U256::ONE).abi_encode_params();
+                self.call("addNewPackage(uint256,uint256)", &words);
+            }
+            Kind::V2 => {
+                let words = (U256::ZERO, U256::ONE, U256::from(50)).abi_encode_params();
+                self.call("addNewPackage(uint256,uint256,uint256)", &words);
+            }
+        }
+        U256::ZERO
+    }
+
+    /// Moves token 1 to the package of 1 GiB.
+    pub(crate) fn upgrade(&self, price: U256) {
+        self.send(upgrade_calldata(TokenId::from(1), 1), price);
+    }
+
+    /// Mints another token, of the package of 1 GiB.
+    pub(crate) fn mint(&self, price: U256) {
+        let words = U256::ONE.to_be_bytes::<32>();
+        let data = [&keccak256("mint(uint256)")[..4], &words].concat();
+        self.send(data.into(), price);
+    }
+
+    /// Gives token 1 to another account.
+    pub(crate) fn give_away(&self) {
+        let to = transactor(self.anvil.url(), OTHER).address();
+        let payer = transactor(self.anvil.url(), RICH);
+        let given = payer.transfer(self.contract, TokenId::from(1), to);
+        self.runtime.block_on(given).expect("it was ours");
+    }
+
+    /// That account gives it back.
+    pub(crate) fn give_back(&self) {
+        let other = transactor(self.anvil.url(), OTHER);
+        let given = other.transfer(self.contract, TokenId::from(1), self.payer.address());
+        self.runtime.block_on(given).expect("it was theirs");
+    }
+
+    /// The chain as it is now, to come back to once.
+    pub(crate) fn remember(&self) -> Value {
+        self.anvil_does("evm_snapshot", &())
+    }
+
+    /// Everything since is undone, as by a reorganisation.
+    pub(crate) fn set_back(&self, to: &Value) {
+        let done = self.anvil_does("evm_revert", &(to,));
+        assert_eq!(done, Value::Bool(true));
+    }
+
+    fn anvil_does<P: serde::Serialize + Clone + std::fmt::Debug + Send + Sync + Unpin>(
+        &self,
+        method: &str,
+        params: &P,
+    ) -> Value {
+        let client = self.payer.endpoint().provider().client();
+        let asked = client.request::<_, Value>(method.to_owned(), params.clone());
+        self.runtime.block_on(asked).expect("anvil does it")
+    }
+}
+
+fn transactor(url: &str, secret: &str) -> Transactor {
+    let secret: [u8; 32] = hex::decode_to_array(secret).expect("hex");
+    let wallet = Wallet::from_secret(secret.into()).expect("a key");
+    Transactor::new(Endpoint::http(url).expect("a URL"), &wallet)
+}
