@@ -63,13 +63,10 @@ impl Volume {
             return Err(FsError::NotSupported);
         }
         let cost = signed(body.charge_after_write(range.start, len)) - signed(body.charge());
-        self.book(file.ino, cost)?;
+        let booked = self.book(file.ino, cost)?;
         let version = self.journal.next_version();
-        let prepared = self.prepare(file.ino, &mut body, &range, zeroes, version);
-        if let Err(error) = prepared {
-            self.give_back(file.ino, cost);
-            return Err(error);
-        }
+        self.prepare(file.ino, &mut body, &range, zeroes, version)?;
+        booked.keep();
         body.allocate(range.clone(), version);
         let now = self.clock.wall_ns();
         body.ctime_ns = now;

@@ -172,22 +172,22 @@ impl Volume {
             - signed(charge::xattrs_charge(before));
         // What has no name any more is charged nothing.
         let cost = if inode.nlink == 0 { 0 } else { cost };
-        {
-            let mut quota = self.quota();
-            match u64::try_from(cost) {
-                Ok(growth) if growth > 0 => {
-                    quota.check_write(self.clock.as_ref())?;
-                    quota.grow(growth)?;
-                }
-                _ => quota.adjust(cost),
+        let mut booked = self.booking();
+        match u64::try_from(cost) {
+            Ok(growth) if growth > 0 => {
+                self.quota().check_write(self.clock.as_ref())?;
+                booked.grow(growth)?;
             }
+            _ => booked.adjust(cost),
         }
         inode.ctime_ns = self.clock.wall_ns();
         let mut batch = Batch::default();
         batch.put(key::inode(ino), &inode);
         batch.mark(key::dirty_inode(ino));
         batch.charge(cost);
-        self.apply(batch).inspect_err(|_| self.quota().undo(cost))
+        self.apply(batch)?;
+        booked.keep();
+        Ok(())
     }
 }
 

@@ -73,7 +73,7 @@ impl Volume {
         match self.book(to.ino, cost) {
             // As many bytes as fit are copied instead.
             Err(FsError::Quota) => return Ok(None),
-            other => other?,
+            other => other?.keep(),
         }
         body.share(&shared, self.journal.next_version());
         let now = self.clock.wall_ns();

@@ -47,7 +47,8 @@ impl Volume {
         let directory = new.kind == Kind::Directory;
         let cost = charge::entry_charge(name, 0, new.target.len() as u64)
             + if directory { charge::DIRECTORY } else { 0 };
-        self.quota().grow(cost)?;
+        let mut booked = self.booking();
+        booked.grow(cost)?;
 
         let now = self.clock.wall_ns();
         let ino = Ino(self.journal.next_ino());
@@ -105,8 +106,8 @@ impl Volume {
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(signed(cost));
         batch.count_inodes(1);
-        self.apply(batch)
-            .inspect_err(|_| self.quota().undo(signed(cost)))?;
+        self.apply(batch)?;
+        booked.keep();
         self.attr_of(ino, &inode)
     }
 
@@ -141,7 +142,8 @@ impl Volume {
         if !inode.hard {
             self.mark_names(&mut batch, ino)?;
         }
-        self.quota().grow(u64::try_from(cost).unwrap_or(0))?;
+        let mut booked = self.booking();
+        booked.grow(u64::try_from(cost).unwrap_or(0))?;
         inode.hard = true;
         inode.nlink += 1;
         inode.ctime_ns = now;
@@ -150,7 +152,8 @@ impl Volume {
         self.add_name(&mut batch, dir, name, ino, kind);
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(cost);
-        self.apply(batch).inspect_err(|_| self.quota().undo(cost))?;
+        self.apply(batch)?;
+        booked.keep();
         self.attr_of(ino, &inode)
     }
 

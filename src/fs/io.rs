@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::body::{Body, INLINE_MAX, Source};
+use super::booking::Booking;
 use super::files::File;
 use super::volume::{Volume, signed};
 use super::{FsError, Quota, Want};
@@ -69,12 +70,22 @@ impl Volume {
         if wanted == 0 {
             return Ok(0);
         }
+        let mut rewritten = self.booking();
         if !self.files.is_orphan(file.ino) {
-            self.quota().rewrite(file.ino, offset, wanted, body.size)?;
+            rewritten.rewrite(file.ino, offset, wanted, body.size)?;
         }
-        let (fits, cost) = self.reserve_write(file.ino, &body, offset, wanted)?;
+        let (fits, grown) = self.reserve_write(file.ino, &body, offset, wanted)?;
+        rewritten.ends_at(offset + fits);
         let data = data.get(..fits as usize).unwrap_or(data);
-        self.store_charged(file.ino, &mut body, offset, data, cost)?;
+        let before = body.version;
+        // What was stored in part was not acknowledged and is mapped nowhere.
+        let stored = self.store(file.ino, &mut body, offset, data);
+        if stored.is_ok() || body.version != before {
+            // Also what a failed write may have changed is sent once more.
+            rewritten.keep();
+        }
+        stored?;
+        grown.keep();
         Ok(fits as u32)
     }
 
@@ -91,12 +102,16 @@ impl Volume {
         }
         let now = self.clock.wall_ns();
         let cost = signed(body.charge_after_resize(size)) - signed(body.charge());
-        if size > body.size {
-            self.book(file.ino, cost)?;
+        let booked = if size > body.size {
+            self.book(file.ino, cost)?
         } else {
-            // Never refused, also where what was a hole at the end is a short chunk of zeros now.
-            self.give_back(file.ino, -cost);
-        }
+            let mut booked = self.booking();
+            if !self.files.is_orphan(file.ino) {
+                // Never refused, also where what was a hole at the end is a short chunk of zeros now.
+                booked.adjust(cost);
+            }
+            booked
+        };
         let version = self.journal.next_version();
         if size < body.size {
             self.note_shorter(file.ino, size);
@@ -107,11 +122,11 @@ impl Volume {
             body.cut(size, version);
         } else if size > body.size {
             if !body.stays_inline(size) {
-                self.spill(file.ino, &mut body, version)
-                    .inspect_err(|_| self.give_back(file.ino, cost))?;
+                self.spill(file.ino, &mut body, version)?;
             }
             body.extend(size, version);
         }
+        booked.keep();
         (body.mtime_ns, body.ctime_ns) = (now, now);
         body.unsaved = true;
         drop(body);
@@ -124,85 +139,31 @@ impl Volume {
         file.body().seek(offset, hole).ok_or(FsError::NoData)
     }
 
-    /// How many of `wanted` bytes fit into the quota, and what they were charged: reserved on
-    /// return. An unlinked file is charged nothing: nobody will publish it.
+    /// How many of `wanted` bytes fit into the quota: reserved on return. An unlinked file is charged
+    /// nothing: nobody will publish it.
     fn reserve_write(
         &self,
         ino: Ino,
         body: &Body,
         offset: u64,
         wanted: u64,
-    ) -> Result<(u64, i64), FsError> {
+    ) -> Result<(u64, Booking<'_>), FsError> {
+        let mut booked = self.booking();
         if self.files.is_orphan(ino) {
-            return Ok((wanted, 0));
+            return Ok((wanted, booked));
         }
-        let before = signed(body.charge());
-        let cost = |len: u64| signed(body.charge_after_write(offset, len)) - before;
-        let mut quota = self.quota();
-        let take = |quota: &mut Quota, len: u64| match u64::try_from(cost(len)) {
-            Ok(growth) => quota.grow(growth).map(|()| (len, cost(len))),
-            Err(_) => {
-                quota.adjust(cost(len));
-                Ok((len, cost(len)))
-            }
-        };
-        if let Ok(all) = take(&mut quota, wanted) {
-            return Ok(all);
-        }
-        // The charge does not fall as more is written: the most that fits is found by halving.
-        let (mut fits, mut beyond) = (0, wanted);
-        while beyond - fits > 1 {
-            let middle = fits + (beyond - fits) / 2;
-            match take(&mut quota, middle) {
-                Ok((_, taken)) => {
-                    fits = middle;
-                    quota.undo(taken);
-                }
-                Err(_) => beyond = middle,
-            }
-        }
-        if fits == 0 {
-            return Err(FsError::Quota);
-        }
-        take(&mut quota, fits)
+        let fits = booked.fit(|quota| most_that_fits(quota, body, offset, wanted))?;
+        Ok((fits, booked))
     }
 
-    /// Books a change of a file's charge: growth is refused where it does not fit.
-    pub(super) fn book(&self, ino: Ino, cost: i64) -> Result<(), FsError> {
-        if self.files.is_orphan(ino) {
-            return Ok(());
-        }
-        match u64::try_from(cost) {
-            Ok(growth) => self.quota().grow(growth),
-            Err(_) => {
-                self.quota().adjust(cost);
-                Ok(())
-            }
-        }
-    }
-
-    /// Takes back what [`Volume::book`] booked.
-    pub(super) fn give_back(&self, ino: Ino, cost: i64) {
-        if !self.files.is_orphan(ino) {
-            self.quota().adjust(-cost);
-        }
-    }
-
-    /// Puts bytes that were charged `cost` where they live until they are published.
-    pub(super) fn store_charged(
+    /// Puts bytes that were charged where they live until they are published.
+    pub(super) fn store(
         &self,
         ino: Ino,
         body: &mut Body,
         offset: u64,
         data: &[u8],
-        cost: i64,
     ) -> Result<(), FsError> {
-        // What was stored in part was not acknowledged and is mapped nowhere.
-        self.store(ino, body, offset, data)
-            .inspect_err(|_| self.quota().undo(cost))
-    }
-
-    fn store(&self, ino: Ino, body: &mut Body, offset: u64, data: &[u8]) -> Result<(), FsError> {
         let end = offset + data.len() as u64;
         let version = self.journal.next_version();
         if body.stays_inline(end) {
@@ -267,4 +228,41 @@ impl Volume {
         self.note_unsaved(ino);
         Ok(stage)
     }
+}
+
+/// The most of `wanted` bytes at `offset` that fits into the quota, and its charge, which is taken.
+fn most_that_fits(
+    quota: &mut Quota,
+    body: &Body,
+    offset: u64,
+    wanted: u64,
+) -> Result<(u64, i64), FsError> {
+    let before = signed(body.charge());
+    let cost = |len: u64| signed(body.charge_after_write(offset, len)) - before;
+    let take = |quota: &mut Quota, len: u64| match u64::try_from(cost(len)) {
+        Ok(growth) => quota.grow(growth).map(|()| (len, cost(len))),
+        Err(_) => {
+            quota.adjust(cost(len));
+            Ok((len, cost(len)))
+        }
+    };
+    if let Ok(all) = take(quota, wanted) {
+        return Ok(all);
+    }
+    // The charge does not fall as more is written: the most that fits is found by halving.
+    let (mut fits, mut beyond) = (0, wanted);
+    while beyond - fits > 1 {
+        let middle = fits + (beyond - fits) / 2;
+        match take(quota, middle) {
+            Ok((_, taken)) => {
+                fits = middle;
+                quota.undo(taken);
+            }
+            Err(_) => beyond = middle,
+        }
+    }
+    if fits == 0 {
+        return Err(FsError::Quota);
+    }
+    take(quota, fits)
 }

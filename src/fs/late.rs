@@ -8,9 +8,10 @@
 
 use std::collections::BTreeSet;
 
+use super::FsError;
+use super::booking::Booking;
 use super::files::File;
 use super::volume::{Volume, lock, signed};
-use super::{FsError, Quota};
 use crate::journal::{Batch, JournalError, key};
 use crate::pack::chunk::MAX_FILE;
 use crate::types::Ino;
@@ -41,16 +42,13 @@ impl Volume {
         } else {
             signed(body.charge_after_write(offset, len)) - signed(body.charge())
         };
-        let granted = {
-            let mut quota = self.quota();
-            let fits = force(&mut quota, cost);
-            fits && !quota.overdue(self.clock.as_ref())
-        };
-        if !granted {
-            self.change_late(|late| late.insert(file.ino))
-                .inspect_err(|_| self.quota().adjust(-cost))?;
+        let mut booked = self.booking();
+        let fits = force(&mut booked, cost);
+        if !fits || self.quota().overdue(self.clock.as_ref()) {
+            self.change_late(|late| late.insert(file.ino))?;
         }
-        self.store_charged(file.ino, &mut body, offset, data, cost)?;
+        self.store(file.ino, &mut body, offset, data)?;
+        booked.keep();
         Ok(data.len() as u32)
     }
 
@@ -130,12 +128,12 @@ impl Volume {
 }
 
 /// Books `cost` whatever is left; false when it was growth that does not fit.
-fn force(quota: &mut Quota, cost: i64) -> bool {
+fn force(booked: &mut Booking<'_>, cost: i64) -> bool {
     if let Ok(growth) = u64::try_from(cost)
-        && quota.grow(growth).is_ok()
+        && booked.grow(growth).is_ok()
     {
         return true;
     }
-    quota.adjust(cost);
+    booked.adjust(cost);
     cost <= 0
 }

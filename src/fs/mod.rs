@@ -9,6 +9,7 @@ mod allocate;
 mod attr;
 mod attributes;
 mod body;
+mod booking;
 mod charges;
 mod content;
 mod copy;

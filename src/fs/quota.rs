@@ -9,6 +9,8 @@ use minicbor::{CborLen, Decode, Encode};
 
 mod additive;
 
+pub(super) use additive::Taken;
+
 use super::FsError;
 use crate::chain::Accounting;
 use crate::clock::Clock;
@@ -267,7 +269,7 @@ impl Quota {
         Ok(())
     }
 
-    /// Gives back what [`Quota::grow`] took a moment ago, or books again what was freed.
+    /// Gives back what [`Quota::grow`] took a moment ago, under the same lock, or books again what was freed.
     pub fn undo(&mut self, delta: i64) {
         self.used_bytes = self.used_bytes.saturating_add_signed(-delta);
         self.untake(u64::try_from(delta).unwrap_or(0));

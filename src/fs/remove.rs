@@ -1,5 +1,6 @@
 //! Names that go: unlink and rmdir. Never growth; open files live on without a name.
 
+use super::booking::Booking;
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
 use super::volume::{Volume, signed};
@@ -20,10 +21,12 @@ impl Volume {
         if Kind::from_number(entry.kind)? == Kind::Directory {
             return Err(FsError::IsDirectory);
         }
-        let mut batch = Batch::default();
-        self.drop_name(&mut batch, dir, name, &entry)?;
+        let (mut batch, mut booked) = (Batch::default(), self.booking());
+        self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
-        self.apply(batch)
+        self.apply(batch)?;
+        booked.keep();
+        Ok(())
     }
 
     /// Removes the empty directory `name`.
@@ -37,11 +40,13 @@ impl Volume {
             return Err(FsError::NotDirectory);
         }
         self.check_empty(Ino(entry.ino))?;
-        let mut batch = Batch::default();
-        self.drop_name(&mut batch, dir, name, &entry)?;
+        let (mut batch, mut booked) = (Batch::default(), self.booking());
+        self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
         parent.nlink = parent.nlink.saturating_sub(1);
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
-        self.apply(batch)
+        self.apply(batch)?;
+        booked.keep();
+        Ok(())
     }
 
     /// Refuses a directory that has entries; a directory that is not loaded knows by its sums.
@@ -66,6 +71,7 @@ impl Volume {
     pub(super) fn drop_name(
         &self,
         batch: &mut Batch,
+        booked: &mut Booking<'_>,
         dir: Ino,
         name: &[u8],
         entry: &Entry,
@@ -87,10 +93,10 @@ impl Volume {
                 batch.remove(key::directory(ino));
             }
             batch.count_inodes(-1);
-            self.drop_inode(batch, ino, &inode)?;
+            self.drop_inode(batch, booked, ino, &inode)?;
         }
         batch.charge(-freed);
-        self.quota().adjust(-freed);
+        booked.adjust(-freed);
         Ok(())
     }
 
@@ -103,7 +109,13 @@ impl Volume {
     }
 
     /// The last name of an inode is gone.
-    fn drop_inode(&self, batch: &mut Batch, ino: Ino, inode: &Inode) -> Result<(), FsError> {
+    fn drop_inode(
+        &self,
+        batch: &mut Batch,
+        booked: &mut Booking<'_>,
+        ino: Ino,
+        inode: &Inode,
+    ) -> Result<(), FsError> {
         if inode.hard {
             // Its row of the inode table goes with the next commit.
             batch.mark(key::dirty_inode(ino));
@@ -128,7 +140,7 @@ impl Volume {
             }
             None => record.as_ref().map_or(0, content_charge),
         };
-        self.quota().adjust(-signed(charged));
+        booked.adjust(-signed(charged));
         if in_use {
             batch.put(key::inode(ino), inode);
             batch.set(key::orphan(ino));

@@ -131,9 +131,16 @@ impl Volume {
     ) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
         let ino = Ino(from.entry.ino);
-        let mut batch = Batch::default();
+        let (mut batch, mut booked) = (Batch::default(), self.booking());
+        let directory = from.kind == Kind::Directory;
+        let lost = i64::from(directory && replaced.is_some());
+        let moved = i64::from(directory && from.dir != to);
+        self.shift_links(&mut batch, from.dir, to, moved, lost, now)?;
+        self.touch_inode(&mut batch, ino, now)?;
+        // What may fail is done: from here on a file that is replaced counts as unlinked.
         if let Some(replaced) = replaced {
-            self.drop_name(&mut batch, replaced.dir, replaced.name, &replaced.entry)?;
+            let (dir, name) = (replaced.dir, replaced.name);
+            self.drop_name(&mut batch, &mut booked, dir, name, &replaced.entry)?;
         }
         self.take_name(&mut batch, from.dir, from.name, &from.entry);
         self.add_name(&mut batch, to, to_name, ino, from.kind);
@@ -141,14 +148,10 @@ impl Volume {
         let cost = signed(charge::entry_charge(to_name, 0, 0))
             - signed(charge::entry_charge(from.name, 0, 0));
         batch.charge(cost);
-        self.quota().adjust(cost);
-
-        let directory = from.kind == Kind::Directory;
-        let lost = i64::from(directory && replaced.is_some());
-        let moved = i64::from(directory && from.dir != to);
-        self.shift_links(&mut batch, from.dir, to, moved, lost, now)?;
-        self.touch_inode(&mut batch, ino, now)?;
-        self.apply(batch)
+        booked.adjust(cost);
+        self.apply(batch)?;
+        booked.keep();
+        Ok(())
     }
 
     fn exchange(&self, one: &End, other: &End) -> Result<(), FsError> {

@@ -13,6 +13,7 @@ mod planted;
 mod promises;
 #[path = "../../tests/model/mod.rs"]
 mod reference;
+mod refused;
 mod rewrites;
 mod rig;
 mod settled;

@@ -27,6 +27,32 @@ pub(super) struct Unsettled {
     cut_bytes: u64,
     /// Chunks that are reserved since the last cut.
     chunks: HashSet<(Ino, u64)>,
+    /// How often it was cut.
+    cuts: u64,
+}
+
+/// What one operation has taken, so that it can be given back.
+#[derive(Debug, Default)]
+pub(in crate::fs) struct Taken {
+    used_delta: i64,
+    bytes: u64,
+    /// Chunks that it was the first to reserve, and the bytes of each.
+    chunks: Vec<(Ino, u64, u64)>,
+    /// How often the volume had been cut before.
+    cuts: u64,
+}
+
+impl Taken {
+    /// Whether there is nothing to give back.
+    pub(in crate::fs) fn is_nothing(&self) -> bool {
+        self.used_delta == 0 && self.bytes == 0 && self.chunks.is_empty()
+    }
+
+    /// The charge moved by `delta`.
+    pub(in crate::fs) fn note(&mut self, delta: i64) {
+        self.used_delta = self.used_delta.saturating_add(delta);
+        self.bytes = self.bytes.saturating_add(u64::try_from(delta).unwrap_or(0));
+    }
 }
 
 impl Quota {
@@ -103,6 +129,7 @@ impl Quota {
     /// [`FsError::Quota`] when they do not fit: nothing is reserved.
     pub(in crate::fs) fn rewrite(
         &mut self,
+        taken: &mut Taken,
         ino: Ino,
         offset: u64,
         len: u64,
@@ -112,21 +139,55 @@ impl Quota {
             return Ok(());
         }
         let chunks = offset / CHUNK_SIZE..=(offset + len - 1) / CHUNK_SIZE;
-        let fresh: Vec<u64> = chunks
+        let fresh: Vec<(Ino, u64, u64)> = chunks
             .filter(|index| !self.unsettled.chunks.contains(&(ino, *index)))
+            .map(|index| {
+                let start = index * CHUNK_SIZE;
+                (ino, index, size.saturating_sub(start).min(CHUNK_SIZE))
+            })
             .collect();
-        let bytes = fresh.iter().map(|index| {
-            let start = index * CHUNK_SIZE;
-            size.saturating_sub(start).min(CHUNK_SIZE)
-        });
-        let bytes = bytes.sum();
+        let bytes = fresh.iter().map(|(_, _, bytes)| bytes).sum();
         if bytes > self.room_bytes() {
             return Err(FsError::Quota);
         }
         self.take(bytes);
-        let fresh = fresh.into_iter().map(|index| (ino, index));
-        self.unsettled.chunks.extend(fresh);
+        let chunks = fresh.iter().map(|(ino, index, _)| (*ino, *index));
+        self.unsettled.chunks.extend(chunks);
+        taken.chunks.extend(fresh);
         Ok(())
+    }
+
+    /// An operation begins to take.
+    pub(in crate::fs) fn begin_taking(&self) -> Taken {
+        Taken {
+            cuts: self.unsettled.cuts,
+            ..Taken::default()
+        }
+    }
+
+    /// The write that [`Quota::rewrite`] reserved chunks for ends at `end`: those behind it are free again.
+    pub(in crate::fs) fn end_rewrite(&mut self, taken: &mut Taken, end: u64) {
+        let behind = |chunk: &mut (Ino, u64, u64)| chunk.1 * CHUNK_SIZE >= end;
+        let chunks = taken.chunks.extract_if(.., behind).collect();
+        self.release(0, chunks, taken.cuts);
+    }
+
+    /// Gives back what an operation took that was not made.
+    pub(in crate::fs) fn give_back(&mut self, taken: &Taken) {
+        self.used_bytes = self.used_bytes.saturating_add_signed(-taken.used_delta);
+        self.release(taken.bytes, taken.chunks.clone(), taken.cuts);
+    }
+
+    /// What was cut meanwhile is reserved until the commit ends.
+    fn release(&mut self, bytes: u64, chunks: Vec<(Ino, u64, u64)>, cuts: u64) {
+        if cuts != self.unsettled.cuts {
+            return;
+        }
+        self.untake(bytes);
+        for (ino, index, bytes) in chunks {
+            self.unsettled.chunks.remove(&(ino, index));
+            self.untake(bytes);
+        }
     }
 
     /// What an earlier run has accepted and not published.
@@ -140,6 +201,7 @@ impl Quota {
         unsettled.cut_bytes = unsettled.cut_bytes.saturating_add(unsettled.taken_bytes);
         unsettled.taken_bytes = 0;
         unsettled.chunks.clear();
+        unsettled.cuts += 1;
     }
 
     /// The commit is made (or there was none to make), and these charges are not known to be final.
@@ -198,14 +260,18 @@ mod tests {
         let size = 3 * CHUNK_SIZE / 2;
         let before = quota.free_bytes();
         for _ in 0..5 {
-            quota.rewrite(Ino(2), 10, CHUNK_SIZE, size).unwrap();
+            quota
+                .rewrite(&mut Taken::default(), Ino(2), 10, CHUNK_SIZE, size)
+                .unwrap();
         }
         assert_eq!(before - quota.free_bytes(), size);
         quota.begin_cut();
-        quota.rewrite(Ino(2), 10, 1, size).unwrap();
+        quota
+            .rewrite(&mut Taken::default(), Ino(2), 10, 1, size)
+            .unwrap();
         assert_eq!(before - quota.free_bytes(), size + CHUNK_SIZE);
         assert_eq!(
-            quota.rewrite(Ino(3), 0, GIB, GIB),
+            quota.rewrite(&mut Taken::default(), Ino(3), 0, GIB, GIB),
             Err(FsError::Quota),
             "it does not fit"
         );

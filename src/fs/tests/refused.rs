@@ -1,0 +1,130 @@
+//! What a call that fails leaves behind: nothing, also of what it had taken from the quota.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use super::rig::{CALLER, QUOTA, READ_WRITE, allowance, open};
+use crate::cache::Cache;
+use crate::clock::ManualClock;
+use crate::fs::{Allowance, Drive, FsError, Volume};
+use crate::journal::Without;
+use crate::journal::simulated::{Call, Left, Power};
+use crate::types::Ino;
+
+/// Length of a file that has a stage file.
+const LARGE: usize = 100_000;
+
+/// A call on two directories.
+type Removal = fn(&Drive, Ino, Ino) -> Result<(), FsError>;
+
+fn mount(power: &Arc<Power>, clock: &Arc<ManualClock>) -> (Drive, Arc<Volume>, Ino) {
+    let cache = Arc::new(Cache::in_memory());
+    let (home, stage) = (power.disk(0), power.disk(1));
+    open(home, stage, clock, &cache, Without::default()).unwrap()
+}
+
+fn put(drive: &Drive, dir: Ino, name: &str, len: usize) {
+    let (attr, opened) = drive
+        .create(CALLER, dir, name.as_bytes(), 0o644, READ_WRITE)
+        .unwrap();
+    let written = drive.write(attr.ino, opened.fh, 0, &vec![7; len], false);
+    assert_eq!(written, Ok(len as u32));
+    drive.release(attr.ino, opened.fh);
+}
+
+fn used(volume: &Volume) -> u64 {
+    volume.with_quota(|quota| quota.used_bytes())
+}
+
+fn free(volume: &Volume) -> u64 {
+    volume.with_quota(|quota| quota.free_bytes())
+}
+
+#[test]
+fn an_unlink_or_a_rename_that_fails_on_its_way_gives_no_room_away() {
+    let power = Power::on(Left::default());
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+    {
+        let (drive, volume, root) = mount(&power, &clock);
+        volume.set_allowance(&allowance(&clock, QUOTA)).unwrap();
+        for dir in ["from", "to"] {
+            drive.mkdir(CALLER, root, dir.as_bytes(), 0o755).unwrap();
+        }
+        // More than the memory that the journal is given holds.
+        for i in 0..4000 {
+            put(&drive, root, &format!("{i:0>200}"), 10);
+        }
+        for (dir, name) in [("from", "new"), ("from", "gone"), ("to", "old")] {
+            let dir = drive.lookup(root, dir.as_bytes()).unwrap().ino;
+            put(&drive, dir, name, LARGE);
+        }
+        drive.sync().unwrap();
+    }
+    let unlink: Removal = |drive, from, _| drive.unlink(from, b"gone");
+    let rename: Removal = |drive, from, to| drive.rename(from, b"new", to, b"old", 0);
+    let calls: [Removal; 2] = [unlink, rename];
+    for call in calls {
+        let mut failed = 0;
+        for nth in 0.. {
+            // Nothing of the journal is in memory.
+            let (drive, volume, root) = mount(&power, &clock);
+            let dir = |name: &[u8]| drive.lookup(root, name).unwrap().ino;
+            let (from, to) = (dir(b"from"), dir(b"to"));
+            let before = used(&volume);
+            let mut reads = 0;
+            power.set_fault(Some(Box::new(move |_, _, call| {
+                reads += usize::from(call == Call::Read);
+                (call == Call::Read && reads > nth).then_some(ErrorKind::Other)
+            })));
+            let result = call(&drive, from, to);
+            power.set_fault(None);
+            if result.is_ok() {
+                break;
+            }
+            assert_eq!(used(&volume), before, "read {nth} failed");
+            failed += 1;
+        }
+        assert!(failed > 2, "the disk failed {failed} times");
+    }
+}
+
+#[test]
+fn a_write_that_is_refused_leaves_nothing_reserved_of_what_is_charged_by_the_commit() {
+    let power = Power::on(Left::default());
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+    let (drive, volume, root) = mount(&power, &clock);
+    let additive = |size_bytes| Allowance {
+        additive: true,
+        uploads_left: Some(9),
+        ..allowance(&clock, size_bytes)
+    };
+    volume.set_allowance(&additive(QUOTA)).unwrap();
+    put(&drive, root, "f", 1000);
+    drive.sync().unwrap();
+    volume.with_quota(|quota| {
+        quota.begin_cut();
+        quota.end_cut(Vec::new());
+    });
+    let ino = drive.lookup(root, b"f").unwrap().ino;
+    let fh = drive.open(ino, READ_WRITE).unwrap().fh;
+
+    let before = free(&volume);
+    power.set_fault(Some(Box::new(|folder, _, call| {
+        (folder == 1 && call == Call::Create).then_some(ErrorKind::Other)
+    })));
+    let refused = drive.write(ino, fh, LARGE as u64, b"x", false);
+    assert!(matches!(refused, Err(FsError::Disk(_))), "{refused:?}");
+    assert_eq!(free(&volume), before);
+    power.set_fault(None);
+
+    // Room for what is there already, sent once more, and for no byte beside it.
+    let reserve = volume.with_quota(|quota| quota.reserve_bytes());
+    let reserve = reserve.min(64 << 10);
+    volume.set_allowance(&additive(reserve + 1000)).unwrap();
+    let refused = drive.write(ino, fh, 1000, b"x", false);
+    assert_eq!(refused, Err(FsError::Quota));
+    assert_eq!(free(&volume), reserve + 1000);
+    assert_eq!(drive.write(ino, fh, 0, b"x", false), Ok(1));
+    assert_eq!(free(&volume), reserve);
+    drive.release(ino, fh);
+}
