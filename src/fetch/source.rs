@@ -127,7 +127,8 @@ impl Source {
             let Some(size) = size.filter(|_| pack::cid::kind(&cid) == Ok(Kind::Leaf)) else {
                 return cache.node(&cid);
             };
-            let chunk = chunk.or_else(|| leaf_at(&cache, &cid, &of, size))?;
+            let chunk =
+                chunk.or_else(|| pack::file::chunk_of(&of, size, &cid, &Nodes(cache.as_ref())))?;
             let len = usize::try_from(pack::chunk::len(size, chunk)).ok()?;
             let mut bytes = vec![0; len];
             let start = chunk.checked_mul(pack::chunk::CHUNK_SIZE)?;
@@ -175,24 +176,13 @@ impl Source {
     }
 }
 
-/// Which chunk of a content a leaf is, as far as the content's nodes are in the cache.
-fn leaf_at(cache: &Cache, leaf: &Cid, of: &Cid, size: u64) -> Option<u64> {
-    let mut held = Held::new();
-    for _ in 0..MOST_ROUNDS {
-        match pack::file::leaves(of, size, 0..u64::MAX, &held) {
-            Ok(leaves) => {
-                let found = leaves.iter().find(|(_, cid)| cid == leaf);
-                return found.map(|(chunk, _)| *chunk);
-            }
-            Err(PackError::Need(needed)) => {
-                for cid in needed {
-                    held.insert(cid, cache.node(&cid)?);
-                }
-            }
-            Err(_) => return None,
-        }
+/// The nodes that the cache has.
+struct Nodes<'a>(&'a Cache);
+
+impl pack::Blocks for Nodes<'_> {
+    fn get(&self, cid: &Cid) -> Option<Bytes> {
+        self.0.node(cid)
     }
-    None
 }
 
 /// What a refusal of `pack` means to a reader: what was published is not what it must be.

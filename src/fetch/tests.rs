@@ -1,16 +1,18 @@
 //! What a reader would lose if fetching were wrong: right bytes, an answer in time, or bandwidth.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 
 use bytes::Bytes;
 
+use super::source::Held;
 use super::*;
 use crate::cache::CHUNK_BYTES;
 use crate::fs::{LoadedEntry, LostBlock};
 use crate::pack::cid::leaf_cid;
 use crate::pack::entry::{Attr, Entry, Inode, Kind, TreeRef, row_key};
+use crate::pack::holes::Holes;
 use crate::pack::tree::{self, TreeKind};
 use crate::pack::{Blocks, Child, chunk, file};
 use crate::store::fault::{Call, Fault, FaultStore};
@@ -178,6 +180,45 @@ async fn a_reader_who_jumps_costs_one_block_a_miss() {
     assert_eq!(stage.gets(), 6);
     stage.read(content, 9 * MIB - 10, 20).await.unwrap();
     assert_eq!(stage.gets(), 8, "a range over two chunks");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sparse_file_of_16_tib_costs_a_few_blocks_wherever_it_is_read_elsewhere() {
+    let stage = Stage::new(Cache::in_memory());
+    let size = 16 << 40;
+    let at = 11_111_111;
+    let bytes = bytes_of(size, at);
+    let leaf = chunk::leaf(bytes.clone().into());
+    let mut holes = Holes::all(size);
+    holes.remove(at..at + 1);
+    let mut blocks = vec![leaf.clone()];
+    let child = file::rebuild(
+        None,
+        size,
+        &holes,
+        &BTreeMap::from([(at, leaf.cid)]),
+        &Held::new(),
+        &mut |block| blocks.push(block),
+    );
+    let content = Published {
+        cid: child.unwrap().cid,
+        size,
+    };
+    stage.put(&blocks).await;
+    for offset in [at * MIB + 5, 0, size - 100] {
+        stage.store.reset_counts();
+        let found = stage.read(content, offset, 100).await.unwrap();
+        let wanted = match offset / MIB == at {
+            true => bytes[5..105].to_vec(),
+            false => vec![0; 100],
+        };
+        assert!(found == wanted, "at {offset}");
+        assert!(stage.gets() <= 5, "{} blocks at {offset}", stage.gets());
+    }
+    // A leaf that the node loses is found again here, wherever in the file it lies.
+    let source = stage.fetcher.source();
+    let held = source.cached(&leaf.cid, &content.cid, Some(size), None);
+    assert!(held.await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

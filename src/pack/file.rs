@@ -6,6 +6,7 @@
 //! however the content came to be. Called by a commit ([`rebuild()`]), a reader ([`leaves`]) and who
 //! makes a file at once ([`Builder`]).
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use ::cid::Cid;
@@ -73,6 +74,28 @@ pub fn leaves(
         missing.dedup();
         Err(PackError::Need(missing))
     }
+}
+
+/// The first chunk whose leaf is `leaf`, as far as `blocks` has the nodes of the content `root` of `size`
+/// bytes. Subtrees that are equal are looked at once, and of the others one node at a time: a hole of any
+/// length costs a node a level.
+pub fn chunk_of(root: &Cid, size: u64, leaf: &Cid, blocks: &dyn Blocks) -> Option<u64> {
+    let count = chunk::count(size);
+    let mut seen = HashSet::new();
+    let mut below = vec![Place::new(root, height(count), 0..count, size)];
+    while let Some(place) = below.pop() {
+        if place.level == 0 {
+            if place.cid == *leaf {
+                return Some(place.span.start);
+            }
+        } else if seen.insert(place.cid)
+            && let Some(bytes) = blocks.get(&place.cid)
+            && let Ok(children) = place.children(&bytes)
+        {
+            below.extend(children.into_iter().rev());
+        }
+    }
+    None
 }
 
 /// A node or leaf of a file and where in the file it lies.

@@ -374,3 +374,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_leaf_of_a_sparse_file_of_16_tib_is_found_by_a_few_nodes() {
+    let size = 16 << 40;
+    let at = 11_111_111;
+    let leaf = chunk::leaf(vec![7; CHUNK_SIZE as usize].into());
+    let mut holes = Holes::all(size);
+    holes.remove(at..at + 1);
+    let mut store = Store::new();
+    let changed = BTreeMap::from([(at, leaf.cid)]);
+    let child = rebuild(
+        None,
+        size,
+        &holes,
+        &changed,
+        &Store::new(),
+        &mut keep(&mut store),
+    );
+    let root = child.unwrap().cid;
+    let blocks = Counted(&store, Cell::new(0));
+    assert_eq!(chunk_of(&root, size, &leaf.cid, &blocks), Some(at));
+    let zeros = chunk::zero_leaf(CHUNK_SIZE).cid;
+    assert_eq!(chunk_of(&root, size, &zeros, &blocks), Some(0));
+    let absent = leaf_cid(b"absent");
+    assert_eq!(chunk_of(&root, size, &absent, &blocks), None);
+    let asked = blocks.1.get();
+    assert!(asked <= 40, "{asked} nodes were read");
+}
