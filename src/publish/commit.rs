@@ -15,7 +15,7 @@ use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
-use super::pending::{PENDING, Pending, Versions, version};
+use super::pending::{PENDING, Pending, Versions, keep, keep_charged, version};
 use super::upload::{Receipts, Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
@@ -128,7 +128,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();
     if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
-        context.volume.keep_charged(Vec::new(), None)?;
+        keep_charged(&context.volume, Vec::new(), None).await?;
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {
             stuck,
@@ -146,9 +146,8 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
 
     let (mut pending, end_s) = prepare(context, &head, &root, root_block).await?;
     pending.charge_bytes = charge(context, &pending, upload.built_bytes)?;
-    context
-        .volume
-        .keep(vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)])?;
+    let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
+    keep(&context.volume, kept).await?;
     publish(context, &pending, &head, receipts).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     settle(&cut, &changes, Arc::new(built)).await?;
@@ -199,7 +198,7 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     let told = (document.0, head.sequence, head.renewals);
     let root = head.root.map(|root| root.0);
     let head = ("head", Some(head.to_bytes()));
-    context.volume.keep(vec![head, end_value(end_s)])?;
+    keep(&context.volume, vec![head, end_value(end_s)]).await?;
     put_record(context, &bytes, root).await?;
     tell_others(context, told).await;
     Ok(())
@@ -264,7 +263,7 @@ async fn build_root(
         (Some(table), _) | (None, Some(table)) => table,
         (None, None) => tree::empty(TreeKind::Table, &mut |block| empty.push(block))?,
     };
-    let header = header(volume)?;
+    let header = header(volume).await?;
     upload.push(header.clone()).await?;
     for block in empty {
         upload.push(block).await?;
@@ -275,7 +274,7 @@ async fn build_root(
         sequence: head.next.max(1),
         parent: head.root.map(|root| root.0),
         versions: versions.to_map(),
-        writer: head::writer(volume)?,
+        writer: head::writer(volume).await?,
         time_ns: context.clock.wall_ns(),
         next_inode: cut.next_ino(),
         attr: cut.root_attr()?,
@@ -302,12 +301,12 @@ async fn build_root(
 }
 
 /// The volume's header, made once.
-fn header(volume: &Volume) -> Result<Block, PublishError> {
+async fn header(volume: &Arc<Volume>) -> Result<Block, PublishError> {
     if let Some(bytes) = volume.raw_meta("header")? {
         return Ok(chunk::leaf(bytes));
     }
     let block = Header::plain(head::random()?).encode()?;
-    volume.keep(vec![("header", Some(block.data.clone()))])?;
+    keep(volume, vec![("header", Some(block.data.clone()))]).await?;
     Ok(block)
 }
 
@@ -579,11 +578,9 @@ async fn take_as_head(
         ("grace", Some(grace.to_bytes())),
     ];
     let charge = pending.charge_bytes.map(|bytes| (pending.sequence, bytes));
-    volume.keep_charged(values, charge)?;
+    keep_charged(volume, values, charge).await?;
     grace.release(context.node.store.as_ref(), now_s).await;
-    volume
-        .keep(vec![("grace", Some(grace.to_bytes()))])
-        .map_err(Into::into)
+    keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }
 
 /// A commit that a crash interrupted is finished, or given up for good where its blocks are gone
@@ -601,7 +598,8 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
         let (signed, end_s) =
             record(context, names, network, document, pending.sequence, 0).await?;
         pending.record = signed.into();
-        volume.keep(vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)])?;
+        let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
+        keep(volume, kept).await?;
     }
     let head: Head = volume.meta("head")?.unwrap_or_default();
     match publish(context, &pending, &head, receipts).await {
@@ -625,7 +623,7 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
                 ..head
             };
             let values = vec![("head", Some(head.to_bytes())), (PENDING, None)];
-            Ok(volume.keep(values)?)
+            keep(volume, values).await
         }
         Err(error) => Err(error),
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::PublishError;
 use super::commit::Context;
 use super::head::{self, Head};
-use super::pending::Versions;
+use super::pending::{Versions, keep};
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::types::Ino;
@@ -32,7 +32,7 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
     };
     let fetcher = &context.node.fetcher;
     let (root, header) = fetcher.load_root(&cid, &volume.key()).await?;
-    if !head::contains_ours(&root, head::writer(volume)?, known.own) {
+    if !head::contains_ours(&root, head::writer(volume).await?, known.own) {
         return Ok(false);
     }
     if volume.raw_meta("pending")?.is_some() || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
@@ -61,13 +61,14 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
         next: known.next.max(root.sequence + 1),
         own: known.own,
     };
-    volume.keep(vec![
+    let values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         ("header", Some(header.encode()?.data)),
         ("root-block", Some(root.encode()?.data)),
         ("document", None),
-    ])?;
+    ];
+    keep(volume, values).await?;
     let taker = Arc::clone(volume);
     blocking(move || taker.finish_following(followed)).await??;
     let token = volume.key().token.token;

@@ -17,8 +17,9 @@ use super::PublishError;
 use super::commit::{Context, Node};
 use super::grace::Grace;
 use super::is_idle;
-use super::pending::{PENDING, Pending, Versions};
+use super::pending::{PENDING, Pending, Versions, keep};
 use crate::chain::TokenInfo;
+use crate::fetch::source::blocking;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::key::public_key;
@@ -276,7 +277,7 @@ async fn find(
     let nothing_here = pending.is_none() && volume.activity().is_none();
     if sequence > known.sequence
         && nothing_here
-        && contains_ours(&record, writer(volume)?, known.own)
+        && contains_ours(&record, writer(volume).await?, known.own)
     {
         return Ok(Bootstrap::Behind);
     }
@@ -289,7 +290,7 @@ async fn find(
         record,
         document: document.map(|named| named.document),
     };
-    supersede(context, &known, pending.as_ref(), &theirs)?;
+    supersede(context, &known, pending.as_ref(), &theirs).await?;
     Ok(Bootstrap::Current)
 }
 
@@ -302,7 +303,7 @@ struct Theirs {
 
 /// Makes what another machine published the parent of our next commit, which then comes in any
 /// case. Its blocks stay for as long as those of any old root.
-fn supersede(
+async fn supersede(
     context: &Context,
     known: &Head,
     pending: Option<&Pending>,
@@ -329,13 +330,14 @@ fn supersede(
         token = %volume.key().token.token, root = %theirs.root, sequence,
         "taken over: what is here is published over what another machine wrote"
     );
-    Ok(volume.keep(vec![
+    let values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         (PENDING, None),
         ("grace", Some(grace.to_bytes())),
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
-    ])?)
+    ];
+    keep(volume, values).await
 }
 
 /// The newer of what the name and the chain say, as sequence and root.
@@ -381,7 +383,7 @@ async fn begin(
         ..Head::default()
     };
     let Some(root) = root else {
-        volume.keep(vec![("head", Some(head.to_bytes()))])?;
+        keep(volume, vec![("head", Some(head.to_bytes()))]).await?;
         return Ok(Some(Bootstrap::New));
     };
     let (record, header) = context.node.fetcher.load_root(&root, &volume.key()).await?;
@@ -393,7 +395,8 @@ async fn begin(
         ("header", Some(header.data)),
         ("versions", Some(versions.to_bytes())),
     ];
-    let adopted = volume.adopt_root(&record, values)?;
+    let taker = Arc::clone(volume);
+    let adopted = blocking(move || taker.adopt_root(&record, values)).await??;
     Ok(adopted.then_some(Bootstrap::Adopted(root)))
 }
 
@@ -410,14 +413,15 @@ pub(super) fn contains_ours(root: &Root, writer: WriterId, own: Option<Own>) -> 
 }
 
 /// The id of this state folder as a writer, made at the first call.
-pub(super) fn writer(volume: &Volume) -> Result<WriterId, PublishError> {
+pub(super) async fn writer(volume: &Arc<Volume>) -> Result<WriterId, PublishError> {
     if let Some(bytes) = volume.raw_meta("writer")?
         && let Ok(id) = <[u8; 16]>::try_from(bytes.as_ref())
     {
         return Ok(WriterId(id));
     }
     let id = random()?;
-    volume.keep(vec![("writer", Some(Bytes::copy_from_slice(&id)))])?;
+    let value = Bytes::copy_from_slice(&id);
+    keep(volume, vec![("writer", Some(value))]).await?;
     Ok(WriterId(id))
 }
 

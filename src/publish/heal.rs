@@ -18,6 +18,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::grace::Grace;
 use super::head::Head;
+use super::pending::keep;
 use super::upload::Receipts;
 use crate::fetch::source::blocking;
 use crate::fs::{Loss, LostBlock, Volume};
@@ -65,7 +66,7 @@ pub(super) async fn heal(
 ) -> Result<(), PublishError> {
     let volume = Arc::clone(&context.volume);
     if blocking(move || volume.losses(1)).await??.is_empty() {
-        return release(context);
+        return release(context).await;
     }
     // What was acknowledged once may be among it.
     receipts.forget();
@@ -74,7 +75,7 @@ pub(super) async fn heal(
         match found {
             Found::There => context.volume.forget_loss(loss.ino)?,
             Found::Lost => {
-                keep_head(context)?;
+                keep_head(context).await?;
                 mark(&context.volume, &loss, true).await?;
             }
             Found::Unknown => {}
@@ -237,7 +238,7 @@ async fn put_again(context: &Context, loss: &Loss) -> Result<bool, PublishError>
 /// A block below `root` that the node does not have. Finding none takes a pin, which goes with the
 /// old roots.
 pub(super) async fn lost_below(
-    volume: &Volume,
+    volume: &Arc<Volume>,
     store: &Arc<dyn BlockStore>,
     root: &Cid,
 ) -> Result<Option<LostBlock>, PublishError> {
@@ -245,7 +246,7 @@ pub(super) async fn lost_below(
         Ok(()) => {
             let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
             grace.add(*root, volume.now_s());
-            volume.keep(vec![("grace", Some(grace.to_bytes()))])?;
+            keep(volume, vec![("grace", Some(grace.to_bytes()))]).await?;
             return Ok(None);
         }
         Err(error) => error,
@@ -261,7 +262,7 @@ pub(super) async fn lost_below(
 }
 
 /// The head is the last root that links what becomes damaged now: it stays pinned.
-fn keep_head(context: &Context) -> Result<(), PublishError> {
+async fn keep_head(context: &Context) -> Result<(), PublishError> {
     let volume = &context.volume;
     let head: Head = volume.meta("head")?.unwrap_or_default();
     let mut kept: Salvage = volume.meta("salvage")?.unwrap_or_default();
@@ -273,14 +274,15 @@ fn keep_head(context: &Context) -> Result<(), PublishError> {
     while kept.roots.len() > MOST_ROOTS {
         grace.add(kept.roots.remove(0).0, context.now_s());
     }
-    Ok(volume.keep(vec![
+    let values = vec![
         ("salvage", Some(kept.to_bytes())),
         ("grace", Some(grace.to_bytes())),
-    ])?)
+    ];
+    keep(volume, values).await
 }
 
 /// Nothing is damaged any more: the roots that were kept for it go with the old ones.
-fn release(context: &Context) -> Result<(), PublishError> {
+async fn release(context: &Context) -> Result<(), PublishError> {
     let volume = &context.volume;
     let Some(kept) = volume.meta::<Salvage>("salvage")? else {
         return Ok(());
@@ -290,7 +292,8 @@ fn release(context: &Context) -> Result<(), PublishError> {
     for root in kept.roots.iter().filter(|root| Some(**root) != head.root) {
         grace.add(root.0, context.now_s());
     }
-    Ok(volume.keep(vec![("salvage", None), ("grace", Some(grace.to_bytes()))])?)
+    let values = vec![("salvage", None), ("grace", Some(grace.to_bytes()))];
+    keep(volume, values).await
 }
 
 /// The files that cannot be published, in one line; `None` where there are none.

@@ -4,16 +4,40 @@
 //! is the head. Called by `commit`, `head` and `follow`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
+use super::PublishError;
+use crate::fetch::source::blocking;
+use crate::fs::Volume;
 use crate::journal::record::CidBytes;
 use crate::pack::cid as form;
 use crate::pack::root::{MAX_WRITERS, Root, Version, WriterId};
 
 /// The value of a volume that stands from before a commit leaves until it is the head.
 pub(super) const PENDING: &str = "pending";
+
+/// Small values of a volume; `None` removes one.
+type Values = Vec<(&'static str, Option<Bytes>)>;
+
+/// [`Volume::keep`] beside the runtime: the local disk may take its time.
+pub(super) async fn keep(volume: &Arc<Volume>, values: Values) -> Result<(), PublishError> {
+    let volume = Arc::clone(volume);
+    Ok(blocking(move || volume.keep(values)).await??)
+}
+
+/// [`Volume::keep_charged`] beside the runtime.
+pub(super) async fn keep_charged(
+    volume: &Arc<Volume>,
+    values: Values,
+    charge: Option<(u64, u64)>,
+) -> Result<(), PublishError> {
+    let volume = Arc::clone(volume);
+    Ok(blocking(move || volume.keep_charged(values, charge)).await??)
+}
 
 /// A commit that may have left: after a crash exactly these bytes are finished first.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]

@@ -18,6 +18,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, is_there, look_at_marked};
+use super::pending::keep;
 use super::upload::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
@@ -154,9 +155,8 @@ impl Sampler {
         }
         self.steps += 1;
         if self.steps.is_multiple_of(KEEP_AFTER) {
-            context
-                .volume
-                .keep(vec![("sample", Some(self.place.to_bytes()))])?;
+            let place = vec![("sample", Some(self.place.to_bytes()))];
+            keep(&context.volume, place).await?;
         }
         Ok(self.found)
     }

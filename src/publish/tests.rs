@@ -7,4 +7,5 @@ mod follow;
 mod guard;
 mod queue;
 mod rig;
+mod stall;
 mod trees;

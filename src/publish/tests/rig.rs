@@ -12,7 +12,7 @@ use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, ManualClock};
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Allowance, Caller, Drive, FsError, Kind, SetAttr, Volume, VolumeOptions};
-use crate::journal::{FolderDisk, Without};
+use crate::journal::{Disk, FolderDisk, Without};
 use crate::names::fault::FaultNames;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
@@ -171,6 +171,18 @@ impl Machine {
     }
 
     fn in_folder(shared: &Shared, folder: TempDir) -> Self {
+        let home = Arc::new(FolderDisk::open(folder.path()).unwrap());
+        let stage = Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap());
+        Self::on(shared, folder, home, stage)
+    }
+
+    /// With its local state on these disks.
+    pub(super) fn on(
+        shared: &Shared,
+        folder: TempDir,
+        home: Arc<dyn Disk>,
+        stage: Arc<dyn Disk>,
+    ) -> Self {
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&shared.clock);
         let cache = Arc::new(Cache::in_memory());
         let key_of = VolumeKey {
@@ -182,8 +194,8 @@ impl Machine {
             epoch: 1,
         };
         let volume = Volume::open(
-            Arc::new(FolderDisk::open(folder.path()).unwrap()),
-            Arc::new(FolderDisk::open(&folder.path().join("stage")).unwrap()),
+            home,
+            stage,
             Arc::clone(&cache),
             Arc::clone(&clock),
             &VolumeOptions {
