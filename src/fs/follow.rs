@@ -78,7 +78,7 @@ impl Volume {
                 return Ok(None);
             };
             followed.half.loaded.extend(loaded);
-            return Ok(Some(followed));
+            return self.made_durable(followed);
         }
         let access = self.with_quota(|quota| quota.access().clone());
         self.set_access(Access::ReadOnly(
@@ -87,13 +87,22 @@ impl Volume {
                 .to_owned(),
         ));
         match self.take_tree(root) {
-            Ok(Some(loaded)) => Ok(Some(with(Half { access, loaded }))),
+            Ok(Some(loaded)) => {
+                // From here on it is to be ended, whatever the disk says.
+                self.made_durable(with(Half { access, loaded }))
+            }
             other => {
                 self.set_access(access);
                 self.following.store(false, Ordering::Release);
                 other.map(|_| None)
             }
         }
+    }
+
+    /// Makes the tree durable that was taken, without a lock.
+    fn made_durable(&self, followed: Followed) -> Result<Option<Followed>, FsError> {
+        self.sync_journal()?;
+        Ok(Some(followed))
     }
 
     /// Whether a take-over was begun and came to no end.
@@ -140,7 +149,7 @@ impl Volume {
         lock(&self.followed_files).take()
     }
 
-    /// The directories that were loaded; `None` where this tree is to stay.
+    /// The directories that were loaded; `None` where this tree is to stay. Not durable on return.
     fn take_tree(&self, root: &Root) -> Result<Option<HashSet<Ino>>, FsError> {
         let _names = self.lock_names();
         let files = self.files.all();
@@ -177,8 +186,6 @@ impl Volume {
         self.apply_quietly(batch)?;
         self.files.forget_past();
         self.take_counts(root);
-        drop(bodies);
-        self.sync_journal()?;
         Ok(Some(loaded))
     }
 

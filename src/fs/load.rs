@@ -43,7 +43,7 @@ impl Volume {
         root: &Root,
         values: Vec<(&str, Option<bytes::Bytes>)>,
     ) -> Result<bool, FsError> {
-        let _names = self.lock_names();
+        let names = self.lock_names();
         let state = self.loaded_directory(Ino::ROOT);
         let untouched = state.is_ok_and(|state| state.published.is_none())
             && self.activity().is_none()
@@ -59,6 +59,7 @@ impl Volume {
         put_values(&mut batch, values);
         self.apply_quietly(batch)?;
         self.take_counts(root);
+        drop(names);
         self.sync_journal()?;
         Ok(true)
     }

@@ -11,6 +11,7 @@ mod attributes;
 mod body;
 mod booking;
 mod charges;
+mod climb;
 mod content;
 mod copy;
 mod create;

@@ -4,10 +4,11 @@
 //! Invariant: memory does not grow with what there is to recover: records are read a page at a time, and stage files
 //! looked after so many at a time, by rising number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use super::Kind;
+use super::climb::climb;
 use super::volume::{Volume, signed};
+use super::{FsError, Kind};
 use crate::journal::record::{Chunk, Content, Directory, Inode, Patch, Record};
 use crate::journal::{Batch, Journal, JournalError, key};
 use crate::pack::charge::VOLUME_OVERHEAD;
@@ -32,6 +33,9 @@ impl Default for Bounds {
     }
 }
 
+/// Directories that are remembered as lying below the root.
+const KNOWN: usize = 4096;
+
 /// Patches that are read at a time.
 const PATCHES: usize = 64;
 
@@ -39,6 +43,7 @@ impl Volume {
     /// What a crash left behind goes: unlinked files, stage files and parts of them that no record
     /// names.
     pub(super) fn recover(&self, bounds: Bounds) -> Result<(), JournalError> {
+        self.check_ways()?;
         self.patch_again()?;
         self.each_page(&key::orphans(), bounds.page, |found| {
             self.journal.wait_for_room()?;
@@ -71,6 +76,42 @@ impl Volume {
             self.quota().take_again(unpublished_bytes);
         }
         Ok(())
+    }
+
+    /// Refuses a journal in which a directory that has names to publish does not lie below the root: one look
+    /// for each of them, and for those above it.
+    fn check_ways(&self) -> Result<(), JournalError> {
+        let (mut known, mut after) = (HashSet::new(), None::<Vec<u8>>);
+        loop {
+            let prefix = key::dirty_entries();
+            let some = self.journal.scan(&prefix, after.as_deref(), 1)?;
+            let marked = some.first();
+            let Some((dir, _)) = marked.and_then(|(found, _)| key::parse_dirty_entry(found)) else {
+                return Ok(());
+            };
+            let mut way = Vec::new();
+            let checked = climb(
+                dir,
+                |at| self.parent_of(at),
+                |at| {
+                    let new = !known.contains(&at);
+                    way.extend(new.then_some(at));
+                    Ok(new)
+                },
+            );
+            checked.map_err(|error| match error {
+                FsError::Damaged(what) => JournalError::Corrupt(what),
+                other => JournalError::Corrupt(other.to_string()),
+            })?;
+            if known.len() > KNOWN {
+                known.clear();
+            }
+            known.extend(way);
+            after = key::end_of(&key::dirty_entries_in(dir));
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Calls `each` with every key below `prefix`, in order; at most `page` of them are in memory.

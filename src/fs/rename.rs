@@ -3,6 +3,7 @@
 //! The bytes of a file that takes the place of another are made durable before the batch that does it
 //! (a file replaced by rename is the old one or the new one, never an empty one).
 
+use super::climb::climb;
 use super::create::{check_name, touch_directory};
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
@@ -112,14 +113,14 @@ impl Volume {
 
     /// A directory cannot move below itself.
     fn refuse_cycle(&self, moved: Ino, to: Ino) -> Result<(), FsError> {
-        let mut at = to;
-        while at != Ino::ROOT {
-            if at == moved {
-                return Err(FsError::Invalid);
-            }
-            at = self.parent_of(at)?;
-        }
-        Ok(())
+        climb(
+            to,
+            |at| self.parent_of(at),
+            |at| match at == moved {
+                true => Err(FsError::Invalid),
+                false => Ok(true),
+            },
+        )
     }
 
     fn move_name(

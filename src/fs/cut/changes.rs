@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::{Built, Cut};
+use crate::fs::climb::climb;
 use crate::fs::{FsError, Kind};
 use crate::journal::key;
 use crate::journal::record::{Content, Directory, Inode, Lost};
@@ -301,14 +302,17 @@ impl Cut {
     }
 
     fn depth(&self, dir: Ino) -> Result<usize, FsError> {
-        let (mut depth, mut at) = (0, dir);
-        while at != Ino::ROOT {
-            let links = self.links(at)?;
-            let (parent, _) = links
-                .first()
-                .ok_or_else(|| FsError::Damaged(format!("directory {} lies in no other", at.0)))?;
-            (depth, at) = (depth + 1, *parent);
-        }
+        let mut depth = 0;
+        let parent = |at: Ino| {
+            let links = self.snapshot.scan(&key::links(at), None, 1)?;
+            let link = links.first().and_then(|(found, _)| key::parse_link(found));
+            link.map(|(parent, _)| parent)
+                .ok_or_else(|| FsError::Damaged(format!("directory {} lies in no other", at.0)))
+        };
+        climb(dir, parent, |_| {
+            depth += 1;
+            Ok(true)
+        })?;
         Ok(depth)
     }
 

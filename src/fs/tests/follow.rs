@@ -2,10 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::rig::Rig;
+use super::rig::{Rig, open};
+use crate::cache::Cache;
+use crate::clock::ManualClock;
 use crate::fs::body::Body;
-use crate::fs::{FsError, LoadedEntry};
+use crate::fs::{FsError, LoadedEntry, Volume};
+use crate::journal::Without;
+use crate::journal::simulated::{Call, Left, Power};
 use crate::pack::Child;
 use crate::pack::cid::{leaf_cid, node_cid};
 use crate::pack::entry::{Attr, Inode, Kind, Sums, TreeRef};
@@ -47,7 +54,7 @@ fn attr() -> Attr {
 }
 
 /// What the other machine has published.
-fn newer(rig: &Rig) -> Root {
+fn newer(volume: &Volume) -> Root {
     let tree = |name: &[u8], entries| TreeRef {
         root: Child::new(node_cid(name), 0),
         sums: Sums {
@@ -58,7 +65,7 @@ fn newer(rig: &Rig) -> Root {
         },
     };
     Root {
-        volume: rig.volume.key(),
+        volume: volume.key(),
         sequence: 2,
         parent: None,
         versions: BTreeMap::new(),
@@ -105,7 +112,7 @@ fn a_body_that_was_loaded_before_a_newer_tree_came_is_not_believed() {
     let held = rig.volume.files.hold(ino, || {
         let body = rig.volume.load_body(ino)?;
         if followed.borrow().is_none() {
-            *followed.borrow_mut() = rig.volume.begin_following(&newer(&rig))?;
+            *followed.borrow_mut() = rig.volume.begin_following(&newer(&rig.volume))?;
             enter(&rig, ino);
         }
         Ok(body)
@@ -117,7 +124,11 @@ fn a_body_that_was_loaded_before_a_newer_tree_came_is_not_believed() {
 fn a_file_that_came_into_use_meanwhile_gets_its_new_content_too() {
     let (rig, ino) = published();
     let old = RefCell::new(Some(rig.volume.load_body(ino).unwrap()));
-    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    let followed = rig
+        .volume
+        .begin_following(&newer(&rig.volume))
+        .unwrap()
+        .unwrap();
     enter(&rig, ino);
     let load = || old.borrow_mut().take().ok_or(FsError::NotFound);
     let held = rig.volume.files.hold(ino, load).unwrap();
@@ -130,7 +141,11 @@ fn a_file_that_came_into_use_meanwhile_gets_its_new_content_too() {
 fn times_set_on_what_was_before_do_not_bring_it_back() {
     let (rig, ino) = published();
     let held = rig.volume.hold(ino).unwrap();
-    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    let followed = rig
+        .volume
+        .begin_following(&newer(&rig.volume))
+        .unwrap()
+        .unwrap();
     enter(&rig, ino);
     let set = rig.volume.set_times(&held, 1, 1);
     assert!(matches!(set, Err(FsError::ReadOnly(_))), "{set:?}");
@@ -144,7 +159,11 @@ fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
     let (mut rig, ino) = published();
     rig.drive.unlink(rig.root, b"f").unwrap();
     publish(&mut rig);
-    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    let followed = rig
+        .volume
+        .begin_following(&newer(&rig.volume))
+        .unwrap()
+        .unwrap();
     enter(&rig, ino);
     rig.volume.finish_following(followed).unwrap();
     assert!(is_new(&rig.volume.hold(ino).unwrap().body()));
@@ -153,17 +172,54 @@ fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
 #[test]
 fn a_take_over_that_came_to_no_end_is_begun_anew_and_changes_are_let_in_again() {
     let (rig, ino) = published();
-    let followed = rig.volume.begin_following(&newer(&rig)).unwrap();
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
     // One at a time.
-    assert!(rig.volume.begin_following(&newer(&rig)).unwrap().is_none());
+    assert!(
+        rig.volume
+            .begin_following(&newer(&rig.volume))
+            .unwrap()
+            .is_none()
+    );
     drop(followed);
     assert!(rig.volume.is_half_followed() && rig.volume.following().is_some());
     assert!(rig.put("g", b"g").is_err());
-    let followed = rig.volume.begin_following(&newer(&rig)).unwrap().unwrap();
+    let followed = rig
+        .volume
+        .begin_following(&newer(&rig.volume))
+        .unwrap()
+        .unwrap();
     enter(&rig, ino);
     // What was loaded before it was begun is known still.
     assert!(followed.was_loaded(Ino::ROOT));
     rig.volume.finish_following(followed).unwrap();
     assert_eq!(rig.volume.following(), None);
     rig.put("g", b"g").unwrap();
+}
+
+#[test]
+fn no_call_waits_for_the_disk_that_makes_another_tree_durable() {
+    let power = Power::on(Left::default());
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+    let cache = Arc::new(Cache::in_memory());
+    let (home, stage) = (power.disk(0), power.disk(1));
+    let (_drive, volume, _) = open(home, stage, &clock, &cache, Without::default()).unwrap();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let (looker, told) = (Arc::downgrade(&volume), Arc::clone(&syncs));
+    power.set_pause(Some(Arc::new(move || {
+        let volume = looker.upgrade().unwrap();
+        assert!(volume.names.try_lock().is_ok(), "names are locked");
+        told.fetch_add(1, Ordering::Relaxed);
+    })));
+    let followed = volume.begin_following(&newer(&volume)).unwrap().unwrap();
+    assert!(syncs.load(Ordering::Relaxed) > 0);
+    volume.finish_following(followed).unwrap();
+
+    // Where it cannot be made durable it is no tree to change, and to be ended.
+    power.set_pause(None);
+    power.set_fault(Some(Box::new(|_, _, call| {
+        (call == Call::SyncData).then_some(ErrorKind::Other)
+    })));
+    assert!(volume.begin_following(&newer(&volume)).is_err());
+    assert!(volume.is_half_followed() && volume.following().is_some());
+    power.set_fault(None);
 }

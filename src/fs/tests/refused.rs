@@ -3,12 +3,12 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::rig::{CALLER, QUOTA, READ_WRITE, allowance, open};
+use super::rig::{CALLER, QUOTA, READ_WRITE, allowance, open_with};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::{Allowance, Drive, FsError, Volume};
-use crate::journal::Without;
 use crate::journal::simulated::{Call, Left, Power};
+use crate::journal::{Batch, JournalError, Without, key};
 use crate::types::Ino;
 
 /// Length of a file that has a stage file.
@@ -18,9 +18,17 @@ const LARGE: usize = 100_000;
 type Removal = fn(&Drive, Ino, Ino) -> Result<(), FsError>;
 
 fn mount(power: &Arc<Power>, clock: &Arc<ManualClock>) -> (Drive, Arc<Volume>, Ino) {
+    try_mount(power, clock).unwrap()
+}
+
+fn try_mount(
+    power: &Arc<Power>,
+    clock: &Arc<ManualClock>,
+) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
     let cache = Arc::new(Cache::in_memory());
     let (home, stage) = (power.disk(0), power.disk(1));
-    open(home, stage, clock, &cache, Without::default()).unwrap()
+    // So little memory that nearly each record is read from the disk.
+    open_with(home, stage, clock, &cache, Without::default(), 1 << 14)
 }
 
 fn put(drive: &Drive, dir: Ino, name: &str, len: usize) {
@@ -50,13 +58,12 @@ fn an_unlink_or_a_rename_that_fails_on_its_way_gives_no_room_away() {
         for dir in ["from", "to"] {
             drive.mkdir(CALLER, root, dir.as_bytes(), 0o755).unwrap();
         }
-        // More than the memory that the journal is given holds.
-        for i in 0..4000 {
-            put(&drive, root, &format!("{i:0>200}"), 10);
-        }
         for (dir, name) in [("from", "new"), ("from", "gone"), ("to", "old")] {
             let dir = drive.lookup(root, dir.as_bytes()).unwrap().ino;
             put(&drive, dir, name, LARGE);
+        }
+        for i in 0..200 {
+            put(&drive, root, &format!("{i:0>200}"), 10);
         }
         drive.sync().unwrap();
     }
@@ -66,7 +73,6 @@ fn an_unlink_or_a_rename_that_fails_on_its_way_gives_no_room_away() {
     for call in calls {
         let mut failed = 0;
         for nth in 0.. {
-            // Nothing of the journal is in memory.
             let (drive, volume, root) = mount(&power, &clock);
             let dir = |name: &[u8]| drive.lookup(root, name).unwrap().ino;
             let (from, to) = (dir(b"from"), dir(b"to"));
@@ -127,4 +133,42 @@ fn a_write_that_is_refused_leaves_nothing_reserved_of_what_is_charged_by_the_com
     assert_eq!(drive.write(ino, fh, 0, b"x", false), Ok(1));
     assert_eq!(free(&volume), reserve);
     drive.release(ino, fh);
+}
+
+#[test]
+fn directories_that_lie_in_one_another_are_told_and_nothing_hangs() {
+    let power = Power::on(Left::default());
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+    let (drive, volume, root) = mount(&power, &clock);
+    volume.set_allowance(&allowance(&clock, QUOTA)).unwrap();
+    let outer = drive.mkdir(CALLER, root, b"outer", 0o755).unwrap().ino;
+    let inner = drive.mkdir(CALLER, outer, b"inner", 0o755).unwrap().ino;
+    drive.mkdir(CALLER, root, b"other", 0o755).unwrap();
+    put(&drive, inner, "f", 1);
+    // What no call can do, and a damaged file may say.
+    let local = |ino: Ino| Ino(ino.0 & Ino::MAX.0);
+    let mut batch = Batch::default();
+    batch.remove(key::link(local(outer), Ino::ROOT, b"outer"));
+    batch.set(key::link(local(outer), local(inner), b"outer"));
+    volume.journal.apply(batch).unwrap();
+
+    let told = |error: &str| error.contains("lies in itself");
+    let refused = drive.rename(root, b"other", inner, b"other", 0);
+    assert!(
+        matches!(&refused, Err(FsError::Damaged(why)) if told(why)),
+        "{refused:?}"
+    );
+    {
+        let cut = volume.cut().unwrap();
+        let refused = cut.changes();
+        assert!(
+            matches!(&refused, Err(FsError::Damaged(why)) if told(why)),
+            "{refused:?}"
+        );
+    }
+    drop((drive, volume));
+    match try_mount(&power, &clock) {
+        Err(JournalError::Corrupt(why)) => assert!(told(&why), "{why}"),
+        other => panic!("mounted: {}", other.is_ok()),
+    }
 }

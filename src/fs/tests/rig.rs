@@ -181,6 +181,18 @@ pub(super) fn open(
     cache: &Arc<Cache>,
     without: Without,
 ) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
+    open_with(home, stage, clock, cache, without, 1 << 20)
+}
+
+/// As [`open`], with so many bytes of memory for the journal.
+pub(super) fn open_with(
+    home: Arc<dyn Disk>,
+    stage: Arc<dyn Disk>,
+    clock: &Arc<ManualClock>,
+    cache: &Arc<Cache>,
+    without: Without,
+    journal_cache_bytes: usize,
+) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
     let key = VolumeKey {
         token: TokenKey {
             chain_id: 31337,
@@ -196,7 +208,7 @@ pub(super) fn open(
         Arc::<ManualClock>::clone(clock),
         &VolumeOptions {
             key,
-            journal_cache_bytes: 1 << 20,
+            journal_cache_bytes,
             owner: (0, 0),
             without,
         },
