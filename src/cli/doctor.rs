@@ -83,10 +83,9 @@ fn fusermount() -> CheckAnswer {
     if rustix::process::geteuid().is_root() {
         return good("root mounts without fusermount3".to_owned());
     }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&paths).any(|folder| folder.join("fusermount3").is_file()) {
-        true => good("fusermount3 is there".to_owned()),
-        false => bad("fusermount3 is missing", "install the package fuse3"),
+    match crate::mount::find_fusermount() {
+        Some(program) => good(format!("{} is there", program.display())),
+        None => bad("fusermount3 is missing", "install the package fuse3"),
     }
 }
 

@@ -59,29 +59,7 @@ pub(super) fn connect(entry: &Entry) -> Result<Client, Failure> {
 
 /// Whether a pxfs is, or was, mounted at `path`, by what the kernel says.
 pub(super) fn is_mounted(path: &Path) -> bool {
-    let path = canonical(path);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| {
-        let Some((head, tail)) = line.split_once(" - ") else {
-            return false;
-        };
-        let place = head.split(' ').nth(4).map(unescape);
-        place.is_some_and(|place| Path::new(&place) == path) && tail.starts_with("fuse.pxfs ")
-    })
-}
-
-/// proc_pid_mountinfo(5): space, tab, newline and backslash stand as `\\` and three octal digits.
-fn unescape(field: &str) -> String {
-    [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ]
-    .iter()
-    .fold(field.to_owned(), |text, (escaped, plain)| {
-        text.replace(escaped, plain)
-    })
+    crate::mount::is_mounted(&canonical(path))
 }
 
 fn choose(

@@ -289,8 +289,13 @@ fn finish(mut child: Child, patience: Duration) -> io::Result<Said> {
 
 /// The helper of libfuse 3, or that of libfuse 2, which speaks the same.
 fn fusermount(path: &Path) -> Result<PathBuf, MountError> {
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    find_helper(&search).ok_or_else(|| MountError::NoFusermount(path.to_owned()))
+    find_fusermount().ok_or_else(|| MountError::NoFusermount(path.to_owned()))
+}
+
+/// The program that mounts for everybody but root.
+#[must_use]
+pub fn find_fusermount() -> Option<PathBuf> {
+    find_helper(&std::env::var_os("PATH").unwrap_or_default())
 }
 
 /// Services often have no `PATH` to speak of.

@@ -19,10 +19,12 @@ mod options;
 mod reply;
 mod session;
 
+pub use device::find_fusermount;
 #[cfg(test)]
 pub(crate) use errno::of as errno_of;
 pub use error::MountError;
 pub use miss::Fetcher;
+pub use mountinfo::is_mounted;
 pub use mountpoint::check_mountpoint;
 pub use notify::Notifier;
 pub use options::Options;

@@ -1,7 +1,7 @@
 //! What is mounted where: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 //!
 //! Invariant: reading it asks no file system anything, so a hung one cannot hold the reader up.
-//! Called by `mountpoint` and `session`.
+//! Called by `mountpoint` and `session`, and by the commands that look for a drive.
 
 use std::ffi::OsString;
 use std::io;
@@ -22,6 +22,13 @@ pub(super) struct Entry {
 /// The topmost mount at exactly `path` (canonical), if there is one.
 pub(super) fn top(path: &Path) -> io::Result<Option<Entry>> {
     Ok(top_of(&std::fs::read("/proc/self/mountinfo")?, path))
+}
+
+/// Whether a drive of pxfs, alive or dead, is the topmost mount at `path`, which is canonical.
+#[must_use]
+pub fn is_mounted(path: &Path) -> bool {
+    let top = top(path).ok().flatten();
+    top.is_some_and(|entry| entry.kind == "fuse.pxfs")
 }
 
 /// Mounts on one path stand in the order in which they were stacked.
