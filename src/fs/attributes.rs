@@ -59,6 +59,9 @@ impl Volume {
             return Ok(());
         }
         inode.ctime_ns = now;
+        if self.removed.change(ino, &inode) {
+            return Ok(());
+        }
         let mut batch = Batch::default();
         batch.put(key::inode(ino), &inode);
         batch.mark(key::dirty_inode(ino));
@@ -97,10 +100,7 @@ impl Volume {
         if name.starts_with(VIRTUAL) {
             return Err(FsError::NotPermitted);
         }
-        if name.len() > 255 {
-            return Err(FsError::Invalid);
-        }
-        check_namespace(name)?;
+        check_attribute_name(name)?;
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
         let _names = self.lock_names();
@@ -126,14 +126,14 @@ impl Volume {
             ),
         }
         if xattrs_bytes(&inode) > MAX_XATTRS {
-            return Err(FsError::AttributeTooLarge);
+            return Err(FsError::AttributesFull);
         }
         self.put_xattrs(ino, inode, before)
     }
 
     /// The value of an extended attribute.
     pub(super) fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        check_namespace(name)?;
+        check_attribute_name(name)?;
         let inode = self.inode(ino)?;
         let found = inode.xattrs.into_iter().find(|xattr| xattr.name == name);
         found.map(|xattr| xattr.value).ok_or(FsError::NoAttribute)
@@ -154,6 +154,7 @@ impl Volume {
         if name.starts_with(VIRTUAL) {
             return Err(FsError::NotPermitted);
         }
+        check_attribute_name(name)?;
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
         let _names = self.lock_names();
@@ -181,6 +182,9 @@ impl Volume {
             _ => booked.adjust(cost),
         }
         inode.ctime_ns = self.clock.wall_ns();
+        if self.removed.change(ino, &inode) {
+            return Ok(());
+        }
         let mut batch = Batch::default();
         batch.put(key::inode(ino), &inode);
         batch.mark(key::dirty_inode(ino));
@@ -191,17 +195,20 @@ impl Volume {
     }
 }
 
-/// Only these namespaces are kept. `system` holds POSIX ACLs, which nobody here would enforce, so
-/// they are not taken.
-fn check_namespace(name: &[u8]) -> Result<(), FsError> {
+/// Greatest length of the name of an extended attribute, bytes (`XATTR_NAME_MAX`).
+const MAX_ATTRIBUTE_NAME: usize = 255;
+
+/// Only these namespaces are kept, and nothing in them without a name of its own. `system` holds POSIX ACLs, which
+/// nobody here would enforce, so they are not taken.
+fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
+    if name.is_empty() || name.len() > MAX_ATTRIBUTE_NAME {
+        return Err(FsError::AttributeTooLarge);
+    }
     let kept = [&b"user."[..], b"trusted.", b"security."];
-    let known = kept
-        .iter()
-        .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
-    if known {
-        Ok(())
-    } else {
-        Err(FsError::NotSupported)
+    match kept.iter().find_map(|space| name.strip_prefix(*space)) {
+        Some(b"") => Err(FsError::Invalid),
+        Some(_) => Ok(()),
+        None => Err(FsError::NotSupported),
     }
 }
 

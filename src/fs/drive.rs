@@ -100,6 +100,13 @@ impl Drive {
         self.on(ino, |volume, ino| volume.getattr(ino))
     }
 
+    /// The kernel holds `ino` no longer: what was removed, and kept for that alone, goes.
+    pub fn forget(&self, ino: Ino) {
+        if let Ok((_, volume, ino)) = self.split(ino) {
+            volume.forget(ino);
+        }
+    }
+
     /// Changes attributes.
     ///
     /// # Errors
@@ -256,7 +263,7 @@ impl Drive {
         if ino != Ino::ROOT {
             let (slot, volume, ino) = self.split(ino)?;
             volume
-                .loaded_directory(ino)
+                .open_directory(ino)
                 .map_err(|e| outer_error(slot, volume.or_stale(ino, e)))?;
         }
         Ok(self.handles.next())

@@ -82,9 +82,12 @@ pub enum FsError {
     /// No such extended attribute.
     #[error("no such attribute")]
     NoAttribute,
-    /// The attribute value does not fit the caller's buffer, or the limit of an inode.
+    /// The attribute value does not fit the caller's buffer, or its name is too long.
     #[error("attribute too large")]
     AttributeTooLarge,
+    /// All extended attributes of one inode would be more than they may be.
+    #[error("no room for more attributes of this file")]
+    AttributesFull,
     /// The call is not supported.
     #[error("not supported")]
     NotSupported,

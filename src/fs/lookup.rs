@@ -52,6 +52,7 @@ impl Volume {
         match kind {
             Kind::File => self.fill_from_content(&mut attr)?,
             Kind::Symlink => attr.size = inode.target.len() as u64,
+            Kind::Directory if inode.nlink == 0 => {} // removed
             Kind::Directory => attr.size = 4096,
             Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {}
         }
@@ -144,10 +145,11 @@ impl Volume {
         }
     }
 
-    /// The record of an inode.
+    /// The record of an inode, or what it was when its last name went, without links, while somebody holds it.
     pub(super) fn inode(&self, ino: Ino) -> Result<Inode, FsError> {
-        self.journal
-            .record(&key::inode(ino))?
+        let record = self.journal.record(&key::inode(ino))?;
+        record
+            .or_else(|| self.removed.get(ino))
             .ok_or(FsError::NotFound)
     }
 
@@ -175,6 +177,7 @@ impl Volume {
             self.journal
                 .record(&key::directory(dir))?
                 .ok_or_else(|| match self.inode(dir) {
+                    Ok(removed) if removed.kind == Kind::Directory as u8 => FsError::NotFound,
                     Ok(_) => FsError::NotDirectory,
                     Err(error) => error,
                 })?;

@@ -30,6 +30,7 @@ mod quota;
 mod ranges;
 mod recover;
 mod remove;
+mod removed;
 mod rename;
 mod report;
 mod settle;

@@ -123,6 +123,7 @@ impl Volume {
             batch.remove(key::dirty_inode(ino));
         }
         if inode.kind != Kind::File as u8 {
+            self.removed.keep(ino, inode);
             batch.remove(key::inode(ino));
             return Ok(());
         }

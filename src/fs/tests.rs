@@ -14,6 +14,7 @@ mod promises;
 #[path = "../../tests/model/mod.rs"]
 mod reference;
 mod refused;
+mod removed;
 mod rewrites;
 mod rig;
 mod settled;

@@ -13,6 +13,7 @@ use super::FsError;
 use super::cut::ActiveCut;
 use super::files::{File, FileRef, Files, Left};
 use super::quota::{Access, Allowance, Quota};
+use super::removed::Removed;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::journal::record::Record;
@@ -59,6 +60,7 @@ pub struct Volume {
     pub(super) cache: Arc<Cache>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) files: Files,
+    pub(super) removed: Removed,
     /// Held by every operation that changes names or inodes (not content): see `files` for the
     /// order of locks. Nothing waits for a disk under it but for pages of the journal.
     pub(super) names: Mutex<()>,
@@ -130,6 +132,7 @@ impl Volume {
             cache,
             clock,
             files: Files::default(),
+            removed: Removed::default(),
             names: Mutex::new(()),
             quota: Mutex::new(Quota::new(allowance, 0)),
             unsaved: Mutex::default(),

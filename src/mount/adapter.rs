@@ -110,6 +110,12 @@ impl Filesystem for Adapter {
         );
     }
 
+    /// Has no answer.
+    fn forget(&self, _req: &Request, of: INodeNo, _lookups: u64) {
+        trace!(ino = of.0, "forget");
+        self.pool.drive().forget(ino(of));
+    }
+
     fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         trace!(ino = of.0, "getattr");
         let of = ino(of);

@@ -34,6 +34,7 @@ pub(crate) fn of(error: &FsError) -> Errno {
         FsError::NoAttribute => Errno::ENODATA,
         // getxattr(2) and setxattr(2) name it for both meanings.
         FsError::AttributeTooLarge => Errno::ERANGE,
+        FsError::AttributesFull => Errno::ENOSPC,
         FsError::NotSupported => Errno::EOPNOTSUPP,
         // lseek(2): SEEK_DATA beyond the last data, either beyond the end.
         FsError::NoData => Errno::ENXIO,
@@ -90,6 +91,7 @@ mod tests {
             (FsError::TooManyLinks, Errno::EMLINK),
             (FsError::NoAttribute, Errno::ENODATA),
             (FsError::AttributeTooLarge, Errno::ERANGE),
+            (FsError::AttributesFull, Errno::ENOSPC),
             (FsError::NotSupported, Errno::EOPNOTSUPP),
             (FsError::NoData, Errno::ENXIO),
             (FsError::BadHandle, Errno::EBADF),

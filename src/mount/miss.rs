@@ -140,6 +140,11 @@ impl Pool {
         }
     }
 
+    /// The file system, for what has no answer and waits for nothing.
+    pub(super) fn drive(&self) -> &Drive {
+        &self.shared.drive
+    }
+
     /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
     /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
     pub(super) fn serve<R, T, C, S>(

@@ -92,7 +92,7 @@ impl Reference {
         let mut changed = self.node(id).clone();
         changed.xattrs.insert(name, value);
         if changed.xattrs_bytes() > MOST {
-            return Err(Errno::RANGE);
+            return Err(Errno::NOSPC);
         }
         if !self.has_room(self.node(id).charge(), changed.charge()) {
             return Err(Errno::DQUOT);
@@ -118,6 +118,9 @@ impl Reference {
         self.check_xattr(id, name, Errno::PERM)?;
         if XATTRS[name].starts_with("user.px.") {
             return Err(Errno::PERM);
+        }
+        if XATTRS[name].starts_with("system.") {
+            return Err(Errno::OPNOTSUPP);
         }
         self.node_mut(id)
             .xattrs

@@ -25,6 +25,7 @@ mod hanging;
 mod harness;
 mod kill;
 mod limits;
+mod local;
 mod lost;
 mod mapped;
 mod metadata;

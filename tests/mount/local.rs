@@ -1,0 +1,34 @@
+//! Calls that answer as on a local disk: the same program runs on a drive and on a plain folder beside it (in CI on
+//! ext4), and must tell the same.
+
+use std::fs;
+use std::path::Path;
+
+use crate::command::tool;
+use crate::harness::Machine;
+
+#[track_caller]
+fn tells_the_same(program: &str) {
+    let machine = Machine::demo();
+    let [here, there] = [machine.scratch(), machine.dir()].map(|folder| {
+        let folder = folder.join("folder");
+        fs::create_dir(&folder).expect("mkdir");
+        let told = tool("python3", &[Path::new("-c"), Path::new(program), &folder]);
+        told.stdout
+    });
+    assert!(here.lines().count() > 50, "{here}");
+    for (local, drive) in here.lines().zip(there.lines()) {
+        assert_eq!(local, drive, "local disk, drive\n{there}");
+    }
+    assert_eq!(here.lines().count(), there.lines().count(), "{there}");
+}
+
+#[test]
+fn what_is_removed_while_it_is_held_answers_as_on_a_local_disk() {
+    tells_the_same(include_str!("local/removed.py"));
+}
+
+#[test]
+fn attributes_that_are_too_many_or_make_no_sense_are_refused_as_on_a_local_disk() {
+    tells_the_same(include_str!("local/attributes.py"));
+}
