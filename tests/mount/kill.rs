@@ -3,6 +3,7 @@
 
 mod bytes;
 mod content;
+mod databases;
 mod load;
 mod model;
 #[cfg(test)]
@@ -123,12 +124,17 @@ impl Scene {
     }
 }
 
+/// How often a daemon dies.
+fn kills() -> u32 {
+    let said = std::env::var("PXFS_KILLS").ok();
+    said.map_or(KILLS, |kills| {
+        kills.parse().expect("PXFS_KILLS is a number")
+    })
+}
+
 /// Lives and dies; at the end everything is published and still right.
 fn survive(seed: u64) {
-    let said = std::env::var("PXFS_KILLS").ok();
-    let kills = said.map_or(KILLS, |kills| {
-        kills.parse().expect("PXFS_KILLS is a number")
-    });
+    let kills = kills();
     let mut scene = Scene::new(seed);
     for life in 0..kills {
         if let Err(why) = scene.live_and_die() {

@@ -35,6 +35,7 @@ mod nodes;
 mod overdue;
 mod ownership;
 mod permissions;
+mod postgres;
 mod quota;
 mod samples;
 mod scale;
