@@ -32,7 +32,7 @@ use crate::fetch::Fetcher;
 use crate::fs::{Drive, FsError, Want};
 use crate::mount::{self, Ended, MountError, Mounted};
 
-/// How long the first look at the chain may hold up the mount.
+/// How long the first look at chain and node may hold up the mount. A token that takes longer comes later.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// Between two looks at what was sent and is not final yet.
 const CARRY: Duration = Duration::from_secs(5);
@@ -81,14 +81,7 @@ impl Daemon {
         let (drive, fetcher) = (Arc::clone(&ground.drive), Arc::clone(&ground.fetcher));
         let tokens = Arc::new(Tokens::new(Arc::clone(&ground)));
         ground.renew_by(&tokens);
-        timeout(FIRST_LOOK, tokens.refresh())
-            .await
-            .unwrap_or_else(|_| {
-                anyhow::bail!(
-                    "the chain and the node do not answer within {} s",
-                    FIRST_LOOK.as_secs()
-                )
-            })?;
+        tokens.look_first(FIRST_LOOK).await?;
         if let Some(failure) = tokens.all_failed() {
             return Err(failure.into());
         }

@@ -1,6 +1,9 @@
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 use alloy::primitives::Address;
+use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use super::ground::Ground;
 use super::parts::{ChainParts, Parts};
@@ -14,10 +17,39 @@ use crate::config::{Config, Folders, Layer, VolumeKind};
 use crate::control::Request;
 use crate::fs::{Caller, FsError};
 use crate::names::key::NameKey;
+use crate::names::{NameError, NameStore};
 use crate::status::{State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
 mod guard;
+
+/// Names that answer once two of them were asked for at the same time.
+struct Together {
+    names: Arc<dyn NameStore>,
+    asked: Mutex<HashSet<String>>,
+    both: Notify,
+}
+
+#[async_trait]
+impl NameStore for Together {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+        self.names.publish(name, record).await
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+        let both = self.both.notified();
+        let asked = {
+            let mut asked = self.asked.lock().unwrap();
+            asked.insert(name.to_owned());
+            asked.len()
+        };
+        match asked {
+            1 => both.await,
+            _ => self.both.notify_waiters(),
+        }
+        self.names.resolve(name).await
+    }
+}
 
 /// A drive on embedded parts with its tokens, not mounted.
 struct World {
@@ -38,6 +70,14 @@ impl World {
 
     /// With a clock of the test's own, where one is given.
     async fn begin_at(dir: tempfile::TempDir, clock: Option<Arc<dyn Clock>>) -> Self {
+        Self::begin_with(dir, |parts| {
+            parts.clock = clock.unwrap_or_else(|| Arc::clone(&parts.clock));
+        })
+        .await
+    }
+
+    /// With parts that `change` has changed.
+    async fn begin_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Parts)) -> Self {
         let state = dir.path().join("state");
         let state_dir = StateDir::open(&state).unwrap();
         let layout = demo::prepare(&state_dir, &state.join("wallet"))
@@ -52,7 +92,7 @@ impl World {
         };
         let config = Config::resolve(layer, &Folders::from_env(|_| None, 0));
         let mut parts = Parts::build(&config).await.unwrap();
-        parts.clock = clock.unwrap_or(parts.clock);
+        change(&mut parts);
         let parts = Arc::new(parts);
         let ground = Ground::build(Arc::clone(&parts), Arc::new(state_dir));
         let ground = ground.await.unwrap();
@@ -484,4 +524,23 @@ async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
     assert_eq!(statuses[0].state, State::Detached);
     assert_eq!(world.directories(), ["1.detached"]);
     world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
+    let world = World::new().await;
+    for package in 0..2 {
+        operate::mint(&world.parts, package).await.unwrap();
+    }
+    let dir = world.end().await;
+    let world = World::begin_with(dir, |parts| {
+        parts.node.names = Arc::new(Together {
+            names: Arc::clone(&parts.node.names),
+            asked: Mutex::default(),
+            both: Notify::new(),
+        });
+    })
+    .await;
+    assert_eq!(world.statuses().await.len(), 2);
+    assert_eq!(world.directories(), ["1", "2"]);
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::ground::Ground;
@@ -29,6 +30,8 @@ const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
 const OLD_BLOCK: Duration = Duration::from_secs(300);
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(20);
+/// Tokens that are looked at side by side.
+const TOKENS_AT_ONCE: usize = 16;
 /// How long publishing a first document may take before it is tried anew.
 const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
@@ -94,7 +97,28 @@ impl Tokens {
         }
     }
 
-    /// One pass.
+    /// The first pass, for as long as `patience`. One that takes longer goes on by itself where a token is
+    /// shown already: the others appear when their nodes answer.
+    ///
+    /// # Errors
+    /// As [`Tokens::refresh`]; nothing is shown when the time is over.
+    pub(super) async fn look_first(self: &Arc<Self>, patience: Duration) -> anyhow::Result<()> {
+        let tokens = Arc::clone(self);
+        let mut pass = tokio::spawn(async move { tokens.refresh().await });
+        match timeout(patience, &mut pass).await {
+            Ok(ended) => ended?,
+            Err(_) if !lock(&self.live).is_empty() => Ok(()),
+            Err(_) => {
+                pass.abort();
+                anyhow::bail!(
+                    "the chain and the node do not answer within {} s",
+                    patience.as_secs()
+                )
+            }
+        }
+    }
+
+    /// One pass. All tokens are looked at side by side: one that takes its time keeps no other.
     ///
     /// # Errors
     /// The chain does not answer; a token that cannot be opened is told in the log, and the rest
@@ -124,14 +148,16 @@ impl Tokens {
             .tokens
             .iter()
             .filter(|token| wanted.is_empty() || wanted.contains(&token.id));
-        for token in tokens {
-            match self.take(&snapshot, token).await {
-                Ok(()) => {
-                    lock(&self.failed).remove(&token.id);
+        futures::stream::iter(tokens)
+            .for_each_concurrent(TOKENS_AT_ONCE, async |token| {
+                match self.take(&snapshot, token).await {
+                    Ok(()) => {
+                        lock(&self.failed).remove(&token.id);
+                    }
+                    Err(error) => self.note_failed(&snapshot, token, &error),
                 }
-                Err(error) => self.note_failed(&snapshot, token, &error),
-            }
-        }
+            })
+            .await;
         lock(&self.failed).retain(|id, _| snapshot.tokens.iter().any(|token| token.id == *id));
         for live in self.all() {
             let id = live.key.token.token;
