@@ -40,7 +40,19 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
         .is_err_and(|failure| failure.exit != Exit::Unpublished);
     if !refused {
         progress.set("ending", 0);
-        wait_for_end(&entry.state_dir);
+        let ended = wait_for_end(&entry.state_dir, END_LIMIT);
+        asked?;
+        if !ended {
+            fail!(
+                Failure,
+                "{}: unmounted, but its pxfs has not ended after {} s and holds {}: see its log, and mount \
+                 again when it has",
+                mountpoint.display(),
+                END_LIMIT.as_secs(),
+                entry.state_dir.display()
+            );
+        }
+        return Ok(Exit::Ok);
     }
     asked?;
     Ok(Exit::Ok)
@@ -133,20 +145,37 @@ fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until the daemon has let go of the state folder, so that the next mount finds it free.
-fn wait_for_end(state_dir: &Path) {
-    let until = Instant::now() + END_LIMIT;
+/// Waits until the daemon has let go of the state folder, so that the next mount finds it free; false where
+/// it still holds it at the end of `limit`.
+fn wait_for_end(state_dir: &Path, limit: Duration) -> bool {
+    let until = Instant::now() + limit;
     let Ok(lock) = OpenOptions::new().read(true).open(state_dir.join("lock")) else {
-        return;
+        return true;
     };
-    while lock.try_lock_shared().is_err() && Instant::now() < until {
+    while lock.try_lock_shared().is_err() {
+        if Instant::now() >= until {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_does_not_end_is_not_taken_for_one_that_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let brief = Duration::from_millis(1);
+        assert!(wait_for_end(folder.path(), brief), "there is no lock");
+        let held = File::create(folder.path().join("lock")).unwrap();
+        held.lock().unwrap();
+        assert!(!wait_for_end(folder.path(), brief));
+        drop(held);
+        assert!(wait_for_end(folder.path(), brief));
+    }
 
     #[test]
     fn flush_of_a_path_means_its_token() {

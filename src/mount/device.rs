@@ -32,7 +32,7 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long it may take to unmount: the kernel writes mapped pages back first, and each of these
 /// writes may wait for room.
-const UNMOUNT_PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const UNMOUNT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod options;
 mod reply;
 mod session;
 
+pub(crate) use device::UNMOUNT_PATIENCE;
 pub use device::find_fusermount;
 #[cfg(test)]
 pub(crate) use errno::of as errno_of;

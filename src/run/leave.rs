@@ -15,9 +15,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::live::Live;
 use super::session::Session;
 use crate::cli::exit::{Exit, Failure};
+use crate::mount::UNMOUNT_PATIENCE;
 
-/// How long unmounting may take: the kernel writes mapped pages back.
-pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(60);
+/// How long unmounting may take: as long as what does it is waited for, and a little more, so that its own
+/// answer is told.
+pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
 /// How long syncfs(2) may take.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// Time between two looks whether it has ended.
@@ -122,10 +124,16 @@ fn unpublished(session: &Session, chosen: &[Arc<Live>], else_why: &str) -> Failu
         .or_else(|| waiting.iter().find_map(|live| live.last_error()))
         .unwrap_or_else(|| else_why.to_owned());
     let names: Vec<&str> = waiting.iter().map(|live| &*live.directory).collect();
+    let kept = match waiting.iter().any(|live| live.volume.poisoned().is_some()) {
+        false => "it is kept, and sent after the next mount",
+        true => {
+            "what a fsync has covered is kept, and sent after the next mount; the rest may be lost"
+        }
+    };
     Failure::new(
         Exit::Unpublished,
         format!(
-            "{}: not everything of token {} is published: {why}; it is kept, and sent after the next mount",
+            "{}: not everything of token {} is published: {why}; {kept}",
             session.mountpoint.display(),
             names.join(", "),
         ),

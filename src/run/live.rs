@@ -310,8 +310,12 @@ impl Live {
             Err(why) => Err(Failure::new(
                 Exit::Unpublished,
                 format!(
-                    "token {}: not everything is published: {why}; it is kept",
-                    self.directory
+                    "token {}: not everything is published: {why}{}",
+                    self.directory,
+                    match self.volume.poisoned() {
+                        None => "; it is kept",
+                        Some(_) => "; what no fsync has covered may be lost",
+                    }
                 ),
             )),
         }
