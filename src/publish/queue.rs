@@ -17,7 +17,7 @@ use super::head::{self, Head};
 use super::pending::PENDING;
 use super::sample::Sampler;
 use super::upload::Receipts;
-use crate::fs::{Access, Volume};
+use crate::fs::{Access, FsError, Volume};
 use crate::store::StoreError;
 
 /// How often the clock is looked at.
@@ -30,7 +30,7 @@ const STALL: Duration = Duration::from_secs(600);
 /// The pause after a failure: from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest while somebody waits for the end.
+/// The longest while somebody waits for the end, or the local disk is full.
 const AWAITED_PAUSE: Duration = Duration::from_secs(5);
 
 /// Before the first look at what the node has, and between two.
@@ -498,7 +498,12 @@ impl Worker {
         let doubled = FIRST_PAUSE.saturating_mul(1 << (self.failures - 1).min(10));
         let mut noise = [0; 1];
         let _ = getrandom::fill(&mut noise);
-        let longest = if is_awaited {
+        // Room on the local disk may be there at any moment, and costs no node a call to find out.
+        let wants_room = matches!(
+            lock(&self.status).last_error,
+            Some(PublishError::Local(FsError::NoRoom))
+        );
+        let longest = if is_awaited || wants_room {
             AWAITED_PAUSE
         } else {
             LONGEST_PAUSE
