@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::FsError;
-use super::body::Body;
+use super::body::{Body, allocated_bytes};
 use super::volume::{Volume, signed};
 use crate::journal::key::Key;
 use crate::journal::record::{Content, Record};
@@ -55,6 +55,12 @@ impl Volume {
         batch.remove(key::content(ino));
         Ok(())
     }
+}
+
+/// Bytes of a content record that are not in holes.
+pub(super) fn data_bytes(content: &Content) -> u64 {
+    let holes = content.holes.iter().map(|&(start, end)| start..end);
+    allocated_bytes(content.size, &holes.collect())
 }
 
 /// Nominal bytes of a content record.

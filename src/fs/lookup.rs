@@ -1,12 +1,12 @@
 //! Reading the tree: names, attributes, listings. No lock but the journal's own and, for a
 //! file in use, its body's to read.
 
+use super::content::data_bytes;
 use super::create::MAX_NAME;
 use super::volume::Volume;
-use super::{Attr, DirItem, FsError, Kind, Want, body};
+use super::{Attr, DirItem, FsError, Kind, Want};
 use crate::journal::key;
 use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Record};
-use crate::pack::holes::Holes;
 use crate::types::Ino;
 
 /// Cookies of `.` and `..`; entries count from behind them.
@@ -70,12 +70,7 @@ impl Volume {
                 .journal
                 .record(&key::content(attr.ino))?
                 .ok_or(FsError::NotFound)?;
-            let holes: Holes = content
-                .holes
-                .iter()
-                .map(|&(start, end)| start..end)
-                .collect();
-            (size, allocated) = (content.size, body::allocated_bytes(content.size, &holes));
+            (size, allocated) = (content.size, data_bytes(&content));
             (mtime_ns, ctime_ns) = (content.mtime_ns, content.ctime_ns);
         }
         attr.size = size;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::content::data_bytes;
 use super::volume::{Volume, lock};
 use super::{FsError, Kind, StatFs};
 use crate::journal::key;
@@ -26,7 +27,7 @@ pub struct Labels {
 pub struct Pending {
     /// Regular files with content that is not published.
     pub files: u64,
-    /// Their lengths, in bytes.
+    /// Their data, in bytes: what is a hole in them does not count.
     pub bytes: u64,
     /// Anything at all that is not published, names and attributes too.
     pub any: bool,
@@ -80,7 +81,7 @@ impl Volume {
             if let Some(file) = self.files.peek(ino).filter(|_| !self.files.is_orphan(ino)) {
                 known.insert(ino);
                 pending.files += 1;
-                pending.bytes += file.body().size;
+                pending.bytes += file.body().allocated_bytes();
             }
         }
         let mut after: Option<Vec<u8>> = None;
@@ -95,7 +96,7 @@ impl Volume {
                 let content: Option<Content> = self.journal.record(&key::content(ino))?;
                 if let Some(content) = content.filter(|c| c.version != c.published) {
                     pending.files += 1;
-                    pending.bytes += content.size;
+                    pending.bytes += data_bytes(&content);
                 }
             }
             match step.last() {

@@ -146,3 +146,21 @@ fn a_file_that_is_punched_whole_leaves_no_bytes_on_the_local_disk() {
     rig.drive.sync().unwrap();
     assert_eq!(rig.stage_files(), 0);
 }
+
+#[test]
+fn what_is_pending_of_a_sparse_file_is_its_data_alone() {
+    let rig = Rig::new();
+    let (attr, opened) = rig.create("sparse");
+    let far = 1 << 43;
+    rig.drive
+        .write(attr.ino, opened.fh, far, b"here", false)
+        .unwrap();
+    for saved in [false, true] {
+        if saved {
+            rig.drive.sync().unwrap();
+        }
+        let pending = rig.volume.pending().unwrap();
+        assert_eq!((pending.files, pending.bytes), (1, 4));
+    }
+    rig.drive.release(attr.ino, opened.fh);
+}
