@@ -342,7 +342,8 @@ impl Cache {
 
 /// Creates the folders, takes the lock, lists what is there.
 fn open_disk(dir: &Path, cap_bytes: u64) -> io::Result<Disk> {
-    std::fs::create_dir_all(dir)?;
+    // What is in it is for its owner alone, whatever the umask.
+    crate::durable::create_folder(dir)?;
     let lock = File::create(dir.join("lock"))?;
     crate::durable::lock_whole(&lock).map_err(|error| match error {
         TryLockError::WouldBlock => {

@@ -415,3 +415,15 @@ fn an_unusable_folder_is_told_in_one_line() {
         "{error}"
     );
 }
+
+#[test]
+fn what_is_cached_is_for_its_owner_alone_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("new").join("cache");
+    let _cache = Cache::open(&dir, 64 * MIB).unwrap();
+    for made in [dir.parent().unwrap(), &dir] {
+        let mode = made.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", made.display());
+    }
+}
