@@ -47,8 +47,11 @@ impl Volume {
         self.quota().check_write(self.clock.as_ref())?;
         self.check_room(if zeroes { 2 * CHUNK_SIZE } else { 0 })?;
         let mut body = self.body_to_change(file)?;
-        // What lies behind the end and is not to be seen needs no room of its own here: the quota
-        // is checked by the write that comes.
+        // Room behind the end would have to be kept for a write that may come: nothing keeps it, and
+        // nobody is told so. Zeros are there as soon as the file grows.
+        if keeps_size && !zeroes && range.end > body.size {
+            return Err(FsError::NotSupported);
+        }
         let end = if keeps_size {
             range.end.min(body.size)
         } else {

@@ -62,7 +62,7 @@ pub(crate) enum Special {
 pub(crate) enum Allocation {
     /// Takes room, the file growing with it.
     Grow,
-    /// Takes room within the file's length.
+    /// Takes room within the file's length; refused beyond it.
     Keep,
     /// As [`Allocation::Grow`], and makes it zeros.
     Zero,

@@ -163,6 +163,10 @@ impl Reference {
         }
         let open = self.writable(at, Errno::BADF)?;
         let range = offset..offset + len;
+        let size = self.content(open.file).map_or(0, |content| content.size);
+        if how == Allocation::Keep && range.end > size {
+            return Err(Errno::OPNOTSUPP);
+        }
         let mut changes = false;
         let changed = self.changed(open.file, |content| changes = content.allocate(&range, how));
         if how != Allocation::Punch && !self.fits(open.file, &changed) {

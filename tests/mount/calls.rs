@@ -119,13 +119,26 @@ fn preallocated_room_is_charged_and_reads_as_zeros() {
     assert!(before - free(&path) >= 2048, "8 MiB are charged");
     assert_eq!(fs::metadata(&path).expect("stat").len(), 8 << 20);
     assert!(fs::read(&path).expect("read").iter().all(|byte| *byte == 0));
-    // Behind the end nothing is kept, and nothing charged.
+    // Nothing is kept behind the end, so nobody is told that it were.
     let now = free(&path);
-    fallocate(&file, FallocateFlags::KEEP_SIZE, 8 << 20, 8 << 20).expect("fallocate");
+    for (offset, len) in [(8 << 20, 8 << 20), (4 << 20, (4 << 20) + 1)] {
+        assert_eq!(
+            fallocate(&file, FallocateFlags::KEEP_SIZE, offset, len),
+            Err(Errno::OPNOTSUPP)
+        );
+    }
     assert_eq!(
         (now, 8 << 20),
         (free(&path), fs::metadata(&path).expect("stat").len())
     );
+    // A hole within the file is data from then on: writing there is growth no more.
+    file.set_len(16 << 20).expect("truncate");
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 8 << 20, 8 << 20).expect("fallocate");
+    let reserved = free(&path);
+    assert!(now - reserved >= 2048, "8 MiB more are charged");
+    file.write_all_at(&pattern(1, 0, 8 << 20), 8 << 20)
+        .expect("write");
+    assert_eq!(free(&path), reserved);
     for mode in [
         FallocateFlags::COLLAPSE_RANGE,
         FallocateFlags::INSERT_RANGE,

@@ -147,7 +147,9 @@ impl History<'_> {
         let now_ns = self.world.clock.wall_ns();
         let emptied = Act::Empty(ino, now_ns, false);
         if self.dice.below(5) == 0 {
-            self.call(emptied, |world| set_len(world, ino, 0))?;
+            // Nobody has it open, so nobody writes it anew: it may be saved as it is from this call on.
+            let over = Act::Empty(ino, now_ns, true);
+            self.call(over, |world| set_len(world, ino, 0))?;
             self.call(Act::Closed(ino), |_| Ok(()))?;
             return Ok(());
         }
@@ -199,7 +201,8 @@ impl History<'_> {
         let (mode, change) = match self.dice.below(4) {
             0 => (0, Change::Resize(len.max(offset + more))),
             // What is there stays.
-            1 => (KEEP_SIZE, Change::Write(0, Arc::new([]))),
+            1 if offset + more <= len => (KEEP_SIZE, Change::Write(0, Arc::new([]))),
+            1 => return Ok(()),
             luck => {
                 let mode = if luck == 2 { PUNCH } else { ZERO_RANGE };
                 let end = match mode {
