@@ -92,12 +92,14 @@ impl Desk {
     }
 
     async fn umount(&self, flush: bool, progress: &Progress) -> anyhow::Result<Value> {
+        tracing::info!("umount: asked to leave");
         let published = match flush {
             true => self.publish(None, progress).await,
             false => Some(Ok(())),
         };
         let Some(published) = published else {
-            // Whoever asked has thought better of it: the drive stays.
+            // Whoever asked has thought better of it.
+            tracing::info!("umount: nobody waits for it any more, the drive stays");
             fail!(Unpublished, "umount: nobody waits for it any more");
         };
         progress.set("unmounting", 0);

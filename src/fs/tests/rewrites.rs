@@ -1,11 +1,14 @@
 //! Files that are emptied and written anew: the old one or the new one, whenever it ends.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::rig::{READ_WRITE, Rig};
-use crate::clock::Clock;
 use crate::fs::SetAttr;
 use crate::types::{Fh, Ino};
+
+/// For how long a file counts as being written anew.
+const REWRITE: Duration = Duration::from_secs(2);
 
 /// A file `f` that was synced with `old`; opened anew, emptied, and begun with `new`.
 fn rewriting(rig: &Rig, old: &[u8], new: &[u8]) -> (Ino, Fh) {
@@ -21,55 +24,41 @@ fn rewriting(rig: &Rig, old: &[u8], new: &[u8]) -> (Ino, Fh) {
     (ino, opened.fh)
 }
 
-/// What the 3 s of the flusher make durable in this moment.
-fn flush_now(rig: &Rig) {
-    std::thread::scope(|scope| {
-        let volume = &rig.volume;
-        let flusher = scope.spawn(|| volume.keep_durable());
-        std::thread::sleep(Duration::from_millis(100));
-        rig.clock.advance(Duration::from_secs(3));
-        std::thread::sleep(Duration::from_millis(600));
-        volume.stop();
-        flusher.join().unwrap();
-    });
-}
-
 #[test]
 fn a_file_that_is_emptied_and_written_anew_is_the_old_or_the_new_one_after_a_crash() {
     for len in [1_000, 300_000] {
         let (old, new) = (vec![1; len], vec![2; len]);
-        // Emptied just before the flusher comes: 3 s is its step.
+        // Emptied just before the flusher comes, which takes all else.
         let rig = Rig::new();
-        let before = rig.clock.boottime();
-        std::thread::scope(|scope| {
-            let volume = &rig.volume;
-            let flusher = scope.spawn(|| volume.keep_durable());
-            std::thread::sleep(Duration::from_millis(100));
-            rig.clock.advance(Duration::from_millis(2_900));
-            rewriting(&rig, &old, &new[..len / 2]);
-            rig.clock.advance(Duration::from_millis(200));
-            std::thread::sleep(Duration::from_millis(600));
-            volume.stop();
-            flusher.join().unwrap();
-        });
-        assert_eq!(rig.clock.boottime() - before, Duration::from_millis(3_100));
-        assert!(rig.crash().read("f") == old, "half of the new one, {len}");
+        rewriting(&rig, &old, &new[..len / 2]);
+        rig.put("other", &old).unwrap();
+        rig.clock.advance(Duration::from_millis(200));
+        rig.volume.save_changed().unwrap();
+        let mut rig = rig.crash();
+        assert!(rig.read("other") == old, "{len}");
+        assert!(rig.read("f") == old, "half of the new one, {len}");
 
         // A commit waits for its end.
         let rig = Rig::new();
+        let begun = Instant::now();
         let (ino, fh) = rewriting(&rig, &old, &new[..len / 2]);
         let (half, rest) = (len as u64 / 2, &new[len / 2..]);
-        std::thread::scope(|scope| {
-            let synced = scope.spawn(|| rig.volume.sync());
+        let is_over = AtomicBool::new(false);
+        let waited = std::thread::scope(|scope| {
+            let synced = scope.spawn(|| {
+                rig.volume.sync().unwrap();
+                is_over.load(Ordering::SeqCst)
+            });
             std::thread::sleep(Duration::from_millis(100));
             rig.drive.write(ino, fh, half, rest, false).unwrap();
+            is_over.store(true, Ordering::SeqCst);
             rig.drive.release(ino, fh);
-            synced.join().unwrap().unwrap();
+            synced.join().unwrap()
         });
-        assert!(
-            rig.crash().read("f") == new,
-            "not all of the new one, {len}"
-        );
+        // It has an end itself, which a machine under load may meet.
+        assert!(waited || begun.elapsed() >= REWRITE, "{len}");
+        let found = rig.crash().read("f");
+        assert!(!waited || found == new, "not all of the new one, {len}");
     }
 }
 
@@ -77,8 +66,8 @@ fn a_file_that_is_emptied_and_written_anew_is_the_old_or_the_new_one_after_a_cra
 fn a_file_that_is_written_anew_for_long_is_durable_all_the_same() {
     let rig = Rig::new();
     rewriting(&rig, &[1; 1_000], &[2; 500]);
-    rig.clock.advance(Duration::from_secs(2));
-    flush_now(&rig);
+    rig.clock.advance(REWRITE);
+    rig.volume.save_changed().unwrap();
     assert_eq!(rig.crash().read("f"), [2; 500]);
     // Nor does it hold up for ever who wants everything durable.
     let rig = Rig::new();
