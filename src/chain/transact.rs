@@ -4,7 +4,7 @@
 //! signed is on the shelf before it leaves, and is looked after until its block is final (`carry`);
 //! every wait has an end. Called by the command line, by the daemon (sync, charges) and by the oracle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,7 @@ use super::wallet::Wallet;
 mod actions;
 mod calldata;
 mod carry;
+mod desk;
 mod look;
 mod sign;
 mod sync;
@@ -36,10 +37,10 @@ pub use calldata::{
     mint_bare_calldata, mint_calldata, register_calldata, sync_calldata, update_calldata,
     upgrade_calldata,
 };
-pub use carry::Posted;
+pub use desk::Posted;
 pub use sync::{SyncRequest, Synced};
 
-use carry::{Desk, Progress};
+use desk::{Desk, Progress};
 
 /// How long a transaction may take to be mined, unless told otherwise.
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
@@ -78,6 +79,8 @@ struct Outbox {
     desk: tokio::sync::Mutex<Option<Desk>>,
     /// What somebody in this process waits for, by serial number.
     awaited: Mutex<BTreeSet<u64>>,
+    /// How far the blocks were gone through for who has a nonce: the next one.
+    walked: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl fmt::Debug for Transactor {
@@ -224,17 +227,18 @@ impl Transactor {
         purpose: Purpose,
         nonce: Option<u64>,
     ) -> Result<Sent, ChainError> {
-        let (awaited, first, hashes) = {
-            let mut desk = self.desk().await?;
+        let begun = self.whole(|this| async move {
+            let mut desk = this.desk().await?;
             let desk = desk.get_mut()?;
-            let orphan = desk.orphan(&tag, &lock(&self.outbox.awaited));
+            let orphan = desk.orphan(&tag, &lock(&this.outbox.awaited));
             let serial = match orphan {
                 Some(serial) => serial,
-                None => self.begin(desk, tag, purpose, None, nonce).await?,
+                None => this.begin(desk, tag, purpose, None, nonce).await?,
             };
             let (first, hashes) = desk.signed(serial)?;
-            (Awaited::new(&self.outbox, serial), first, hashes)
-        };
+            Ok((Awaited::new(&this.outbox, serial), first, hashes))
+        });
+        let (awaited, first, hashes) = begun.await?;
         let receipt = self.wait(awaited.serial, hashes).await?;
         let hash = receipt.transaction_hash;
         self.tell(awaited.serial).await;

@@ -68,6 +68,8 @@ pub struct Volume {
     /// Commits whose charge is not known to be final; locked across the write that keeps them, and by
     /// nothing that a call waits for.
     pub(super) charges: Mutex<Vec<(u64, u64)>>,
+    /// Whoever changes them; taken before all others.
+    pub(super) charging: Mutex<()>,
     /// Files whose content differs from the journal.
     pub(super) unsaved: Mutex<HashSet<Ino>>,
     /// When files were emptied, by [`Clock::boottime`], that were not saved since.
@@ -142,6 +144,7 @@ impl Volume {
             adoptions: Mutex::default(),
             late: Mutex::default(),
             charges: Mutex::default(),
+            charging: Mutex::default(),
             accesses: Mutex::default(),
             labels: Mutex::default(),
             looks: Mutex::default(),

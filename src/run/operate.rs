@@ -368,7 +368,11 @@ pub async fn oracle(
         clock: Arc::clone(&parts.clock),
     };
     let outbox = parts::outbox(&parts.config.state_dir);
-    let payer = Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox);
+    // One account has one desk.
+    let payer = match operator.wallet.address() == parts.chain.wallet.address() {
+        true => parts.chain.transactor.clone(),
+        false => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
+    };
     let operator = Operator::new(
         payer,
         parts.chain.contract,

@@ -1,6 +1,7 @@
 //! Where what was signed is written down before it is sent, and found again after a crash.
 //!
-//! One file an entry: `DIR/CHAIN-GENESIS-ACCOUNT/SERIAL`, whole and durable under its name or not there.
+//! One file an entry: `DIR/CHAIN-GENESIS-ACCOUNT/SERIAL`, whole and durable under its name or not there;
+//! beside the folder, `….lock`, which one process has.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -12,8 +13,9 @@
 //! nothing: a purpose that is forgotten could be signed twice. Called by `transact`.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use alloy::primitives::{Address, B256, Bytes, U256};
 use async_trait::async_trait;
@@ -23,12 +25,14 @@ use sha2::{Digest, Sha256};
 
 use super::{Entry, Outcome, Purpose, Signed, Try};
 use crate::chain::ChainError;
-use crate::durable::{Unnamed, create_folder, sync_folder};
+use crate::durable::{Unnamed, create_folder, lock_whole, sync_folder};
 
 /// Version byte of a file.
 const VERSION: u8 = 1;
 /// Bytes of the sum at its end.
 const SUM: usize = 32;
+/// Tries to lock the folder, of half a second each.
+const LOCK_TRIES: u32 = 6;
 
 /// How a charge that happened elsewhere would show: usage of a token that has grown by as much.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,23 +73,59 @@ pub trait Shelf: Send + Sync {
     async fn remove(&self, serial: u64) -> Result<(), ChainError>;
 }
 
-/// A folder.
+/// A folder. Once it was read nobody else can read it until this is dropped: two that number what they
+/// sign by themselves would replace each other's files.
 #[derive(Debug)]
-pub struct FolderShelf(PathBuf);
+pub struct FolderShelf {
+    folder: PathBuf,
+    lock: Mutex<Option<File>>,
+}
 
 impl FolderShelf {
     /// The shelf of an account in `folder`; made when something is first put.
     #[must_use]
     pub fn new(folder: &Path, chain_id: u64, genesis: &B256, account: &Address) -> Self {
         let short = alloy::hex::encode(&genesis[..8]);
-        Self(folder.join(format!("{chain_id}-{short}-{account:#x}")))
+        Self {
+            folder: folder.join(format!("{chain_id}-{short}-{account:#x}")),
+            lock: Mutex::default(),
+        }
+    }
+
+    /// Locks it, unless it is locked by this one. Blocks.
+    fn lock(folder: &Path) -> std::io::Result<File> {
+        let file = folder.with_extension("lock");
+        if let Some(parent) = file.parent() {
+            create_folder(parent)?;
+        }
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(file)?;
+        // Whoever ends now may have a write to finish.
+        for _ in 0..LOCK_TRIES {
+            match lock_whole(&file) {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(fault)) => return Err(fault),
+            }
+        }
+        Err(std::io::Error::new(
+            std::io::ErrorKind::WouldBlock,
+            "another pxfs, or another account setting of this one, sends from the same account there",
+        ))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<File>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, ChainError> {
-        let folder = self.0.clone();
+        let folder = self.folder.clone();
         let done = tokio::task::spawn_blocking(move || work(&folder).map_err(|e| (folder, e)));
         match done.await {
             Ok(Ok(done)) => Ok(done),
@@ -101,6 +141,10 @@ impl FolderShelf {
 #[async_trait]
 impl Shelf for FolderShelf {
     async fn load(&self) -> Result<BTreeMap<u64, Vec<u8>>, ChainError> {
+        if self.held().is_none() {
+            let lock = self.work(Self::lock).await?;
+            self.held().replace(lock);
+        }
         self.work(|folder| {
             let entries = match std::fs::read_dir(folder) {
                 Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => {
@@ -406,10 +450,29 @@ mod tests {
         open().put(7, b"one".to_vec()).await.unwrap();
         open().put(8, b"two".to_vec()).await.unwrap();
         open().put(7, b"new".to_vec()).await.unwrap();
-        std::fs::write(open().0.join("123-0"), b"half").unwrap();
+        std::fs::write(open().folder.join("123-0"), b"half").unwrap();
         open().remove(8).await.unwrap();
         let found = open().load().await.unwrap();
         assert_eq!(found, BTreeMap::from([(7, b"new".to_vec())]));
+    }
+
+    #[tokio::test]
+    async fn two_that_send_from_one_account_do_not_replace_each_others_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || FolderShelf::new(dir.path(), 1, &B256::ZERO, &Address::ZERO);
+        let first = open();
+        first.load().await.unwrap();
+        first.load().await.unwrap();
+        let told = open().load().await.unwrap_err().to_string();
+        assert!(
+            told.contains("sends from the same account") && told.lines().count() == 1,
+            "{told}"
+        );
+        // Another account has a folder of its own.
+        let other = FolderShelf::new(dir.path(), 1, &B256::ZERO, &Address::repeat_byte(1));
+        other.load().await.unwrap();
+        drop(first);
+        open().load().await.unwrap();
     }
 
     #[test]

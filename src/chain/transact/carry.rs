@@ -4,209 +4,22 @@
 //! goes only when its block is final and nobody comes back for it. Called by [`Transactor`]'s senders,
 //! and by the daemon for all that is on its way.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::B256;
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
-use tokio::sync::MutexGuard;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::{Place, Transactor};
+use super::Transactor;
+use super::desk::{Desk, Item, Posted, Progress, missing};
 use crate::chain::ChainError;
-use crate::chain::outbox::shelf::{FolderShelf, Kept, Shelf, Watch};
-use crate::chain::outbox::{Entry, Look, Outcome, Purpose, Rules, Step, Taker, Try, Wait};
+use crate::chain::outbox::shelf::{Kept, Watch};
+use crate::chain::outbox::{Entry, Look, Purpose, Rules, Step, Taker, Try, Wait};
 
-/// The entries of an account, as they are on its shelf.
-pub(super) struct Desk {
-    shelf: Arc<dyn Shelf>,
-    items: BTreeMap<u64, Item>,
-}
-
-struct Item {
-    kept: Kept,
-    /// When it was last sent by this process.
-    sent: Option<Instant>,
-    /// Its block, once it is in one.
-    mined: Option<u64>,
-    error: Option<String>,
-}
-
-/// How far an entry is.
-pub(super) enum Progress {
-    /// On its way, under one of these hashes.
-    Open(Vec<B256>),
-    /// In a block.
-    Mined(Box<TransactionReceipt>),
-    /// It has ended.
-    Over(Outcome),
-}
-
-/// What is told of something that was posted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Posted {
-    /// Its tag.
-    pub tag: String,
-    /// The block that it is in, final or not.
-    pub mined: Option<u64>,
-    /// How it ended, for good.
-    pub over: Option<Outcome>,
-    /// Why it does not come on, if so.
-    pub error: Option<String>,
-}
-
-/// The desk, while nobody else has it.
-pub(super) struct Turn<'a>(MutexGuard<'a, Option<Desk>>);
-
-impl Turn<'_> {
-    pub(super) fn get(&self) -> Result<&Desk, ChainError> {
-        self.0.as_ref().ok_or_else(missing)
-    }
-
-    pub(super) fn get_mut(&mut self) -> Result<&mut Desk, ChainError> {
-        self.0.as_mut().ok_or_else(missing)
-    }
-}
-
-fn missing() -> ChainError {
-    ChainError::Outbox("it is not open".to_owned())
-}
-
-impl Desk {
-    /// What an earlier process has left on its way under `tag`, or one that stopped waiting.
-    pub(super) fn orphan(&self, tag: &str, awaited: &BTreeSet<u64>) -> Option<u64> {
-        let mut items = self.items.iter();
-        let found = items.find(|(serial, item)| {
-            item.kept.tag == tag
-                && !item.kept.claimed
-                && !item.kept.told
-                && item.kept.over.is_none()
-                && !awaited.contains(*serial)
-        });
-        found.map(|(serial, _)| *serial)
-    }
-
-    /// The first nonce of an entry, and the hashes that it may be mined under.
-    pub(super) fn signed(&self, serial: u64) -> Result<(u64, Vec<B256>), ChainError> {
-        let item = self.items.get(&serial).ok_or_else(missing)?;
-        let first = item.kept.entry.tries.first().ok_or_else(missing)?;
-        Ok((first.nonce, item.hashes()))
-    }
-
-    /// The nonces that all entries had or have.
-    fn nonces(&self) -> BTreeSet<u64> {
-        self.items.values().flat_map(Item::nonces).collect()
-    }
-
-    /// The entry that `nonce` is to be had by.
-    fn at_nonce(&self, nonce: u64) -> Option<u64> {
-        let mut items = self.items.iter();
-        let found = items.find(|(_, item)| {
-            let last = item.kept.entry.tries.last();
-            item.kept.over.is_none() && last.is_some_and(|last| last.nonce == nonce)
-        });
-        found.map(|(serial, _)| *serial)
-    }
-
-    async fn put(&mut self, serial: u64, kept: Kept) -> Result<(), ChainError> {
-        self.shelf.put(serial, kept.to_bytes()?).await?;
-        if let Some(item) = self.items.get_mut(&serial) {
-            item.kept = kept;
-        }
-        Ok(())
-    }
-
-    /// Removes what is over and wanted by nobody. What is still open must be able to tell the account's
-    /// own nonces from others', from its first one on; and a server that lags must not have a nonce
-    /// signed for once more: what has later nonces stays, and what has the last one.
-    async fn sweep(&mut self) -> Result<(), ChainError> {
-        let open = self.items.values().filter(|item| item.kept.over.is_none());
-        let first_open = open.filter_map(|item| item.nonces().next()).min();
-        let last = self.nonces().last().copied();
-        let needed =
-            |nonce: u64| first_open.is_some_and(|first| first <= nonce) || last == Some(nonce);
-        let done = self.items.iter().filter(|(_, item)| {
-            let kept = &item.kept;
-            kept.over.is_some() && (kept.told || !kept.claimed) && !item.nonces().any(needed)
-        });
-        let done: Vec<u64> = done.map(|(serial, _)| *serial).collect();
-        for serial in done {
-            self.shelf.remove(serial).await?;
-            self.items.remove(&serial);
-        }
-        Ok(())
-    }
-}
-
-impl Item {
-    /// The nonces that it had, the first first.
-    fn nonces(&self) -> impl Iterator<Item = u64> {
-        self.kept.entry.tries.iter().map(|one| one.nonce)
-    }
-
-    fn hashes(&self) -> Vec<B256> {
-        let last = self.kept.entry.tries.last();
-        let signed = last.map_or(&[][..], |last| &last.signed);
-        signed.iter().rev().map(|signed| signed.hash).collect()
-    }
-
-    fn posted(&self) -> Posted {
-        Posted {
-            tag: self.kept.tag.clone(),
-            mined: self.mined,
-            over: self.kept.over,
-            error: self.error.clone(),
-        }
-    }
-}
+/// How long the chain may be looked at for one entry: others wait for the desk meanwhile.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 impl Transactor {
-    /// The desk; the shelf is read at the first call.
-    pub(super) async fn desk(&self) -> Result<Turn<'_>, ChainError> {
-        let mut desk = self.outbox.desk.lock().await;
-        if desk.is_none() {
-            let shelf: Arc<dyn Shelf> = match &self.place {
-                Place::Shelf(shelf) => Arc::clone(shelf),
-                Place::Folder(folder) => {
-                    let genesis = self.endpoint.provider();
-                    let genesis = genesis.get_block_by_number(0.into()).await;
-                    let genesis = genesis.map_err(|fault| self.endpoint.fault(fault))?;
-                    // Another folder would be taken for one where nothing was signed yet.
-                    let genesis = genesis.ok_or_else(|| {
-                        let server = self.endpoint.current();
-                        ChainError::Permanent(format!(
-                            "{server} does not have the chain's first block, by which what was signed is found \
-                             again: give a server that has it as the first --rpc-url"
-                        ))
-                    })?;
-                    let genesis = genesis.header.hash;
-                    let chain_id = self.endpoint.chain_id().await?;
-                    Arc::new(FolderShelf::new(
-                        folder,
-                        chain_id,
-                        &genesis,
-                        &self.address(),
-                    ))
-                }
-            };
-            let mut items = BTreeMap::new();
-            for (serial, bytes) in shelf.load().await? {
-                let kept = Kept::from_bytes(&bytes)?;
-                let item = Item {
-                    kept,
-                    sent: None,
-                    mined: None,
-                    error: None,
-                };
-                items.insert(serial, item);
-            }
-            *desk = Some(Desk { shelf, items });
-        }
-        Ok(Turn(desk))
-    }
-
     /// Asks for `purpose`, under a `tag` of its own, and does not wait: [`Transactor::carry`] brings it
     /// to its end, in this process or the next. Asking again for the same changes nothing. Whoever
     /// asked comes back for the outcome, and then says [`Transactor::forget`].
@@ -220,20 +33,18 @@ impl Transactor {
         purpose: Purpose,
         watch: Option<Watch>,
     ) -> Result<Posted, ChainError> {
-        let mut desk = self.desk().await?;
-        let desk = desk.get_mut()?;
-        let known = |desk: &Desk| {
-            let mut items = desk.items.values();
-            let found =
-                items.find(|item| item.kept.claimed && !item.kept.told && item.kept.tag == tag);
-            found.map(Item::posted)
-        };
-        if let Some(posted) = known(desk) {
-            return Ok(posted);
-        }
-        self.begin(desk, tag.to_owned(), purpose, Some(watch), None)
-            .await?;
-        known(desk).ok_or_else(missing)
+        let tag = tag.to_owned();
+        self.whole(|this| async move {
+            let mut desk = this.desk().await?;
+            let desk = desk.get_mut()?;
+            if let Some(posted) = desk.claimed(&tag) {
+                return Ok(posted);
+            }
+            this.begin(desk, tag.clone(), purpose, Some(watch), None)
+                .await?;
+            desk.claimed(&tag).ok_or_else(missing)
+        })
+        .await
     }
 
     /// Everything that was posted and not forgotten, in order.
@@ -252,19 +63,21 @@ impl Transactor {
     /// # Errors
     /// The shelf cannot be written.
     pub async fn forget(&self, tag: &str) -> Result<(), ChainError> {
-        let mut desk = self.desk().await?;
-        let desk = desk.get_mut()?;
-        let mut items = desk.items.iter();
-        let found =
-            items.find(|(_, item)| item.kept.claimed && !item.kept.told && item.kept.tag == tag);
-        if let Some((&serial, item)) = found {
-            let kept = Kept {
-                told: true,
-                ..item.kept.clone()
-            };
-            desk.put(serial, kept).await?;
-        }
-        desk.sweep().await
+        let tag = tag.to_owned();
+        self.whole(|this| async move {
+            let mut desk = this.desk().await?;
+            let desk = desk.get_mut()?;
+            let mut items = desk.items.iter();
+            if let Some((&serial, item)) = items.find(|(_, item)| item.is_claimed(&tag)) {
+                let kept = Kept {
+                    told: true,
+                    ..item.kept.clone()
+                };
+                desk.put(serial, kept).await?;
+            }
+            desk.sweep().await
+        })
+        .await
     }
 
     /// Takes all that is on its way one step further; true when nothing is.
@@ -284,7 +97,8 @@ impl Transactor {
                 failed = Err(fault);
             }
         }
-        self.desk().await?.get_mut()?.sweep().await?;
+        self.whole(|this| async move { this.desk().await?.get_mut()?.sweep().await })
+            .await?;
         failed.map(|()| open.is_empty())
     }
 
@@ -325,13 +139,7 @@ impl Transactor {
         let last = desk.items.last_key_value();
         let serial = last.map_or(0, |(serial, _)| serial + 1);
         desk.shelf.put(serial, kept.to_bytes()?).await?;
-        let item = Item {
-            kept,
-            sent: None,
-            mined: None,
-            error: None,
-        };
-        desk.items.insert(serial, item);
+        desk.items.insert(serial, Item::new(kept));
         self.broadcast(desk, serial).await?;
         Ok(serial)
     }
@@ -364,16 +172,19 @@ impl Transactor {
     pub(super) async fn tell(&self, serial: u64) {
         let told = async {
             self.step(serial).await?;
-            let mut desk = self.desk().await?;
-            let desk = desk.get_mut()?;
-            if let Some(item) = desk.items.get(&serial) {
-                let kept = Kept {
-                    told: true,
-                    ..item.kept.clone()
-                };
-                desk.put(serial, kept).await?;
-            }
-            desk.sweep().await
+            self.whole(move |this| async move {
+                let mut desk = this.desk().await?;
+                let desk = desk.get_mut()?;
+                if let Some(item) = desk.items.get(&serial) {
+                    let kept = Kept {
+                        told: true,
+                        ..item.kept.clone()
+                    };
+                    desk.put(serial, kept).await?;
+                }
+                desk.sweep().await
+            })
+            .await
         };
         if let Err(fault) = told.await {
             tracing::debug!("outbox: {fault}");
@@ -382,13 +193,16 @@ impl Transactor {
 
     /// Looks at the chain, and does what is next for an entry.
     pub(super) async fn step(&self, serial: u64) -> Result<Progress, ChainError> {
-        let mut desk = self.desk().await?;
-        let desk = desk.get_mut()?;
-        let stepped = self.step_at(desk, serial).await;
-        if let Some(item) = desk.items.get_mut(&serial) {
-            item.error = stepped.as_ref().err().map(ToString::to_string);
-        }
-        stepped
+        self.whole(move |this| async move {
+            let mut desk = this.desk().await?;
+            let desk = desk.get_mut()?;
+            let stepped = this.step_at(desk, serial).await;
+            if let Some(item) = desk.items.get_mut(&serial) {
+                item.error = stepped.as_ref().err().map(ToString::to_string);
+            }
+            stepped
+        })
+        .await
     }
 
     async fn step_at(&self, desk: &mut Desk, serial: u64) -> Result<Progress, ChainError> {
@@ -404,7 +218,15 @@ impl Transactor {
             max_fee: self.fee_cap(first),
         };
         let waited = sent.map_or(Duration::MAX, |sent| sent.elapsed());
-        let (look, receipt) = self.look_at(desk, &kept, &last, waited).await?;
+        let looking = self.look_at(desk, &kept, &last, waited);
+        let looked = timeout(LOOK_LIMIT, looking).await.unwrap_or_else(|_| {
+            let (at, hash) = (self.endpoint.current(), first.hash);
+            Err(ChainError::Transient(format!(
+                "{at} does not tell within {} s what became of transaction {hash}",
+                LOOK_LIMIT.as_secs()
+            )))
+        });
+        let (look, receipt) = looked?;
         let step = kept.entry.next(&look, &rules);
         if let Some(item) = desk.items.get_mut(&serial) {
             item.mined = receipt.as_ref().and_then(|receipt| receipt.block_number);

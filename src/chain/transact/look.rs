@@ -14,7 +14,7 @@ use alloy::providers::Provider;
 use alloy::rpc::json_rpc::RpcError;
 use alloy::rpc::types::TransactionReceipt;
 
-use super::Transactor;
+use super::{Transactor, lock};
 use crate::chain::ChainError;
 use crate::chain::contract::PxV2;
 use crate::chain::outbox::shelf::{Kept, Watch};
@@ -24,6 +24,8 @@ use crate::chain::outbox::{Purpose, Taker, Try};
 const DEPTH: u64 = 64;
 /// Blocks that are gone through one by one where a server does not know an account's past.
 const WALK: u64 = 4096;
+/// Of these, how many at once: others wait for the desk meanwhile.
+const PORTION: usize = 64;
 /// Foreign nonces that are looked through for a purpose.
 const FOREIGN: u64 = 256;
 
@@ -226,11 +228,30 @@ impl Transactor {
         since: u64,
         until: u64,
     ) -> Result<Option<alloy::rpc::types::Transaction>, ChainError> {
-        for number in since.saturating_sub(DEPTH)..=until.min(since.saturating_add(WALK)) {
-            if let Some(found) = self.in_block(nonce, number).await? {
-                return Ok(Some(found));
+        let last = until.min(since.saturating_add(WALK));
+        let begun = lock(&self.outbox.walked).get(&nonce).copied();
+        let first = begun.unwrap_or_else(|| since.saturating_sub(DEPTH));
+        for number in (first..=last).take(PORTION) {
+            let found = self.in_block(nonce, number).await?;
+            if found.is_some() {
+                // It is there the next time too, unless blocks are replaced.
+                lock(&self.outbox.walked).insert(nonce, number);
+                return Ok(found);
             }
+            // Kept with each, since a walk that is cut off is gone on with.
+            lock(&self.outbox.walked).insert(nonce, number + 1);
         }
+        let next = lock(&self.outbox.walked).get(&nonce).copied();
+        if let Some(next) = next.filter(|next| *next <= last) {
+            return Err(ChainError::Transient(format!(
+                "who has nonce {nonce} of {} is looked for block by block, since {} does not know it: {} blocks \
+                 are left",
+                self.address(),
+                self.endpoint.current(),
+                last - next + 1
+            )));
+        }
+        lock(&self.outbox.walked).remove(&nonce);
         Ok(None)
     }
 

@@ -24,7 +24,9 @@ use super::*;
 use crate::chain::charges::Charger;
 use crate::chain::contract::{PxSync, PxV2};
 use crate::chain::dialect::Dialect;
+use crate::chain::http::{Limits, Servers};
 use crate::chain::ledger::tests::{add_package, older};
+use crate::chain::meddle::Meddler;
 use crate::chain::tests::anvil::Anvil;
 use crate::chain::tests::rich;
 use crate::types::TokenId;
@@ -505,4 +507,112 @@ async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_sign
     let words = sent.await.unwrap_err().to_string();
     assert!(words.contains("--max-fee allows"), "{words}");
     assert_eq!(capped.next_nonce().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for() {
+    let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let endpoint = meddler.endpoint();
+    let mine = async || {
+        let client = endpoint.provider().client();
+        let mined = client.request::<_, Value>("anvil_mine", ("0x12c",));
+        mined.await.unwrap();
+    };
+    let short = Duration::from_millis(1);
+    let sender = Transactor::new(endpoint.clone(), &rich()).with_patience(short);
+    let to = Address::repeat_byte(9);
+    let purpose = Purpose {
+        to: Some(to),
+        data: Bytes::new(),
+        value: U256::from(7),
+        bound: false,
+    };
+    // It is signed, is lost on its way, and another program has its nonce 300 blocks later.
+    meddler.refuse(|asked| {
+        let lost = asked.method == "eth_sendRawTransaction";
+        lost.then_some((-32005, "limit exceeded"))
+    });
+    sender.post("gift", purpose, None).await.unwrap();
+    meddler.refuse(|_| None);
+    mine().await;
+    let foreign = Transactor::new(Endpoint::http(anvil.url()).unwrap(), &rich());
+    let elsewhere = Some(Address::repeat_byte(8));
+    let sent = foreign.send(elsewhere, Bytes::new(), U256::ONE, None).await;
+    sent.unwrap();
+    mine().await;
+    meddler.refuse(|asked| {
+        let block = asked.params[1].as_str().unwrap_or_default();
+        let block = u64::from_str_radix(block.trim_start_matches("0x"), 16);
+        let is_old = block.is_ok_and(|block| block < 500);
+        let refused = asked.method == "eth_getTransactionCount" && is_old;
+        refused.then_some((-32000, "missing trie node"))
+    });
+    let mut rounds = 0;
+    while endpoint.provider().get_balance(to).await.unwrap() != U256::from(7) {
+        meddler.asked();
+        let told = sender.carry().await;
+        let asked = meddler.asked();
+        let blocks = asked
+            .iter()
+            .filter(|asked| asked.method == "eth_getBlockByNumber");
+        assert!(blocks.count() < 80, "a part of the past at a time");
+        if let Err(fault) = told {
+            assert!(fault.to_string().contains("block by block"), "{fault}");
+        }
+        // Others are served in between.
+        sender.next_nonce().await.unwrap();
+        rounds += 1;
+        assert!(rounds < 30, "it is found");
+    }
+    assert!(rounds > 3, "{rounds}: it was not looked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_twice() {
+    /// A shelf whose writes take a while.
+    struct SlowShelf(Arc<MemoryShelf>);
+
+    #[async_trait]
+    impl Shelf for SlowShelf {
+        async fn load(&self) -> Result<BTreeMap<u64, Vec<u8>>, ChainError> {
+            self.0.load().await
+        }
+        async fn put(&self, serial: u64, bytes: Vec<u8>) -> Result<(), ChainError> {
+            self.0.put(serial, bytes).await?;
+            sleep(Duration::from_millis(300)).await;
+            Ok(())
+        }
+        async fn remove(&self, serial: u64) -> Result<(), ChainError> {
+            self.0.remove(serial).await
+        }
+    }
+
+    let anvil = Anvil::start(&["--no-mining"]);
+    let shelf = Arc::new(MemoryShelf::default());
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let sender =
+        Transactor::new(endpoint, &rich()).with_shelf(Arc::new(SlowShelf(Arc::clone(&shelf))));
+    let purpose = |wei| Purpose {
+        to: Some(Address::repeat_byte(9)),
+        data: Bytes::new(),
+        value: U256::from(wei),
+        bound: false,
+    };
+    let posting = sender.post("first", purpose(1), None);
+    tokio::select! {
+        _ = posting => panic!("it takes a while"),
+        () = async { while shelf.load().await.unwrap().is_empty() { sleep(PAUSE_MIN).await } } => {}
+    }
+    sender.post("second", purpose(2), None).await.unwrap();
+    let tags: Vec<String> = (sender.posted().await.unwrap().into_iter())
+        .map(|posted| posted.tag)
+        .collect();
+    assert_eq!(tags, ["first", "second"]);
+    assert_eq!(
+        shelf.load().await.unwrap().len(),
+        2,
+        "neither took the other's place"
+    );
 }
