@@ -259,6 +259,19 @@ pub struct DetachAnswer {
     pub bytes: u64,
 }
 
+/// Answer of `deploy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployAnswer {
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// The token contract, `0x…`.
+    pub contract: String,
+    /// The forwarder that it trusts.
+    pub forwarder: String,
+    /// Block of the token contract.
+    pub block: u64,
+}
+
 /// Answer of `dev advance`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvanceAnswer {

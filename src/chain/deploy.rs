@@ -4,11 +4,11 @@
 //! constructors, so there is no moment in which the token contract trusts another. Called by
 //! `pxfs demo` and `pxfs deploy`.
 
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, Bytes, U256};
 
 use super::ChainError;
 use super::contract::{forwarder_code, token_code};
-use super::transact::Transactor;
+use super::transact::{Cost, Transactor};
 
 /// Where the contracts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,22 +23,45 @@ pub struct Deployment {
     pub block: u64,
 }
 
+/// The forwarder that a token contract trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forwarder {
+    /// One that is there, such as Chainlink's.
+    There(Address),
+    /// A new one, of which so many of these operators must sign a report.
+    New(Vec<Address>, u64),
+}
+
 /// Deploys both contracts, owned by the account that pays. `threshold` of the `operators` must sign
 /// a report.
 ///
 /// # Errors
-/// [`ChainError::Reverted`] when the money does not suffice or the operators are not acceptable
-/// (none, twice the same, more than 32, threshold out of range), else as [`Transactor::send`].
+/// As [`deploy_with`].
 pub async fn deploy(
     payer: &Transactor,
     operators: &[Address],
     threshold: u64,
 ) -> Result<Deployment, ChainError> {
-    let mut operators = operators.to_vec();
-    operators.sort_unstable();
-    let code = forwarder_code(payer.address(), &operators, threshold)?;
-    let forwarder = payer.send(None, code, U256::ZERO, None).await?;
-    let forwarder = created(forwarder.contract_address)?;
+    deploy_with(payer, &Forwarder::New(operators.to_vec(), threshold)).await
+}
+
+/// Deploys the token contract, owned by the account that pays, and before it the forwarder, where it is
+/// new.
+///
+/// # Errors
+/// [`ChainError::Reverted`] when the money does not suffice or the operators are not acceptable
+/// (none, twice the same, more than 32, threshold out of range), else as [`Transactor::send`].
+pub async fn deploy_with(
+    payer: &Transactor,
+    forwarder: &Forwarder,
+) -> Result<Deployment, ChainError> {
+    let forwarder = match new_forwarder(payer, forwarder)? {
+        Ok(code) => {
+            let receipt = payer.send(None, code, U256::ZERO, None).await?;
+            created(receipt.contract_address)?
+        }
+        Err(there) => there,
+    };
     let code = token_code(payer.address(), forwarder)?;
     let receipt = payer.send(None, code, U256::ZERO, None).await?;
     Ok(Deployment {
@@ -47,6 +70,39 @@ pub async fn deploy(
         forwarder,
         block: receipt.block_number.unwrap_or_default(),
     })
+}
+
+/// What that takes; the account has it.
+///
+/// # Errors
+/// As [`deploy_with`].
+pub async fn cost(payer: &Transactor, forwarder: &Forwarder) -> Result<Cost, ChainError> {
+    let (forwarder, first) = match new_forwarder(payer, forwarder)? {
+        Ok(code) => {
+            let nonce = payer.next_nonce().await?;
+            (payer.address().create(nonce), Some(code))
+        }
+        Err(there) => (there, None),
+    };
+    let codes = first
+        .into_iter()
+        .chain([token_code(payer.address(), forwarder)?]);
+    payer.cost(codes.map(|code| (None, code))).await
+}
+
+/// Creation code of the forwarder, or the one that is there.
+fn new_forwarder(
+    payer: &Transactor,
+    forwarder: &Forwarder,
+) -> Result<Result<Bytes, Address>, ChainError> {
+    match forwarder {
+        Forwarder::There(there) => Ok(Err(*there)),
+        Forwarder::New(operators, threshold) => {
+            let mut operators = operators.clone();
+            operators.sort_unstable();
+            forwarder_code(payer.address(), &operators, *threshold).map(Ok)
+        }
+    }
 }
 
 fn created(address: Option<Address>) -> Result<Address, ChainError> {

@@ -38,6 +38,7 @@ pub use calldata::{
     upgrade_calldata,
 };
 pub use desk::Posted;
+pub use sign::Cost;
 pub use sync::{SyncRequest, Synced};
 
 use desk::{Desk, Progress};

@@ -116,6 +116,21 @@ pub(crate) enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Deploy the contracts of px-sync
+    Deploy {
+        /// An account that signs the oracle's reports; repeat for several (the wallet's own)
+        #[arg(long, value_name = "ADDRESS")]
+        operator: Vec<alloy::primitives::Address>,
+        /// How many of them must sign (all)
+        #[arg(long, value_name = "K", requires = "operator")]
+        threshold: Option<u64>,
+        /// Trust a forwarder that is there, such as Chainlink's, and deploy none
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "operator")]
+        forwarder: Option<alloy::primitives::Address>,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// For development
     Dev {
         #[command(subcommand)]

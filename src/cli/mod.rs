@@ -8,6 +8,7 @@ mod args;
 mod ask;
 mod chain;
 mod demo;
+mod deploy;
 mod detach;
 mod doctor;
 pub mod exit;
@@ -99,6 +100,19 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             yes,
         } => detach::run(&setup, &name, save.as_deref(), yes),
         Command::Sync { token, no_wait } => chain::sync(&setup, token, !no_wait),
+        Command::Deploy {
+            operator,
+            threshold,
+            forwarder,
+            yes,
+        } => {
+            let trust = deploy::Trust {
+                operators: operator,
+                threshold,
+                forwarder,
+            };
+            deploy::run(&setup, &trust, yes)
+        }
         Command::Dev {
             command: Dev::Advance { duration },
         } => chain::advance(&setup, duration),

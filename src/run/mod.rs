@@ -11,6 +11,7 @@ mod copy;
 mod counted;
 pub mod daemon;
 pub mod demo;
+pub mod deploy;
 mod desk;
 pub mod detach;
 mod detached;

@@ -181,8 +181,23 @@ pub fn operator_file(chain: &Path) -> PathBuf {
     chain.join("operator")
 }
 
-async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainParts> {
-    let wallet = open_wallet(config)?;
+/// A chain that is reached, and is the one that was asked for.
+pub struct Reached {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// The chain inside this process, when that is the one.
+    pub embedded: Option<embedded::Handle>,
+    /// EIP-155 id.
+    pub chain_id: u64,
+    /// What an embedded chain has.
+    pub contracts: Option<Contracts>,
+}
+
+/// Reaches the chain that `config` names.
+///
+/// # Errors
+/// There is none, it does not answer, or has another id.
+pub async fn reach(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Reached> {
     let (endpoint, embedded, contracts) = match config.rpc.first() {
         None => fail!(
             Usage,
@@ -212,6 +227,22 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
             endpoint.label()
         );
     }
+    Ok(Reached {
+        endpoint,
+        embedded,
+        chain_id,
+        contracts,
+    })
+}
+
+async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainParts> {
+    let wallet = open_wallet(config)?;
+    let Reached {
+        endpoint,
+        embedded,
+        chain_id,
+        contracts,
+    } = reach(config, clock).await?;
     let contract = match (&config.contract, &contracts) {
         (Some(text), _) => parse_contract(text)?,
         (None, Some(contracts)) => contracts.contract,

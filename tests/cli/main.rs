@@ -3,6 +3,7 @@
 
 #[path = "../common/anvil.rs"]
 mod anvil;
+mod deploy;
 mod drive;
 mod older;
 

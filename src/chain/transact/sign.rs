@@ -7,7 +7,7 @@ use alloy::consensus::TxEnvelope;
 use alloy::eips::eip2718::Encodable2718;
 use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
 use alloy::primitives::utils::format_ether;
-use alloy::primitives::{TxKind, U256};
+use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::providers::Provider;
 use alloy::rpc::types::{TransactionInput, TransactionRequest};
 
@@ -21,6 +21,20 @@ pub(super) struct Fees {
     pub(super) max_fee: u128,
     /// `None` on chains without EIP-1559.
     pub(super) tip: Option<u128>,
+}
+
+/// What something costs at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Gas.
+    pub gas: u64,
+    /// Coins for it, in wei.
+    pub wei: U256,
+}
+
+/// The state may be another when it is mined; what is not used is not paid.
+fn spare(gas: u64) -> u64 {
+    gas + gas / 4
 }
 
 impl Transactor {
@@ -43,6 +57,41 @@ impl Transactor {
         }
     }
 
+    /// What it would cost to send these (to whom, or `None` to create a contract), one behind the other,
+    /// without value; the account has that much.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] with what is missing, or why the chain would refuse one; else as
+    /// [`Endpoint::fault`](crate::chain::endpoint::Endpoint::fault).
+    pub async fn cost(
+        &self,
+        calls: impl IntoIterator<Item = (Option<Address>, Bytes)>,
+    ) -> Result<Cost, ChainError> {
+        let provider = self.endpoint.provider();
+        let balance = provider.get_balance(self.address()).await;
+        let balance = balance.map_err(|fault| self.endpoint.fault(fault))?;
+        let fees = self.fees().await?;
+        let nonce = self.next_nonce().await?;
+        let mut gas = 0;
+        for (to, data) in calls {
+            let value = U256::ZERO;
+            let bound = false;
+            let purpose = Purpose {
+                to,
+                data,
+                value,
+                bound,
+            };
+            let request = self.request(&purpose, nonce).await?;
+            let estimated = provider.estimate_gas(request).await;
+            let estimated = estimated.map_err(|fault| self.endpoint.fault(fault))?;
+            gas += spare(estimated);
+        }
+        let wei = U256::from(gas) * U256::from(fees.max_fee);
+        self.can_pay(balance, wei)?;
+        Ok(Cost { gas, wei })
+    }
+
     /// Signs `purpose` at `nonce`, for what the chain wants now. A node runs it for that, so here a
     /// revert comes out.
     pub(super) async fn sign_new(
@@ -57,8 +106,7 @@ impl Transactor {
         let request = self.request(purpose, nonce).await?;
         let gas = provider.estimate_gas(request).await;
         let gas = gas.map_err(|fault| self.endpoint.fault(fault))?;
-        // The state may be another when it is mined; what is not used is not paid.
-        let gas = gas + gas / 4;
+        let gas = spare(gas);
         let fees = self.fees().await?;
         let cost = U256::from(gas) * U256::from(fees.max_fee);
         if let Some(most) = self.gas_cost_max
@@ -96,7 +144,7 @@ impl Transactor {
     pub(super) async fn sign_nothing(&self, nonce: u64) -> Result<Signed, ChainError> {
         let nothing = Purpose {
             to: Some(self.address()),
-            data: alloy::primitives::Bytes::new(),
+            data: Bytes::new(),
             value: U256::ZERO,
             bound: true,
         };

@@ -1,0 +1,60 @@
+//! `deploy`.
+//!
+//! Called by `cli`.
+
+use alloy::primitives::Address;
+
+use super::exit::{Exit, fail};
+use super::mount::runtime;
+use super::output::{coins, confirm, json_answer, text_answer};
+use super::setup::Setup;
+use crate::run::deploy::Deployer;
+use crate::run::state::StateDir;
+use crate::status::DeployAnswer;
+
+/// Which forwarder the contract trusts.
+pub(super) struct Trust {
+    pub(super) operators: Vec<Address>,
+    pub(super) threshold: Option<u64>,
+    pub(super) forwarder: Option<Address>,
+}
+
+/// `pxfs deploy`.
+pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exit> {
+    setup.start_log("warn")?;
+    let config = setup.config_or_demo()?;
+    // What was signed is kept there.
+    let _state_dir = StateDir::open(&config.state_dir)?;
+    let (operators, threshold) = (&trust.operators, trust.threshold);
+    let made: DeployAnswer = runtime()?.hold(async {
+        let deployer = Deployer::new(&config, operators, threshold, trust.forwarder).await?;
+        let made = async {
+            let price = deployer.price().await?;
+            let cost = coins(&price.cost_wei.to_string());
+            let what = format!(
+                "Deploy px-sync to chain {} ({}), owned and paid by {}: {} gas, at most {cost}",
+                price.chain_id, price.at, price.owner, price.gas
+            );
+            match yes {
+                true if !setup.quiet => eprintln!("{what}"),
+                true => {}
+                false if confirm(&format!("{what}. Go on?")) => {}
+                false => fail!(
+                    Failure,
+                    "deploy: nothing was sent ({what}): say --yes where there is no terminal to ask on"
+                ),
+            }
+            deployer.deploy().await
+        };
+        let made = made.await;
+        deployer.close().await;
+        made
+    })?;
+    if setup.json {
+        return json_answer(&made);
+    }
+    text_answer(&format!(
+        "contract  {}\nforwarder {}\nchain {}, block {}\nmint with `pxfs mint --contract {} --package 0`",
+        made.contract, made.forwarder, made.chain_id, made.block, made.contract
+    ))
+}

@@ -1,0 +1,114 @@
+//! Deploys the contracts of `px-sync` to the chain that is configured.
+//!
+//! Invariant: what it costs at most is known before anything is signed; a deployment that was cut off is
+//! gone on with by the same command. Called by `cli`.
+
+use std::sync::Arc;
+
+use alloy::primitives::{Address, U256};
+
+use super::parts::{self, Reached};
+use crate::chain::deploy::{self, Forwarder};
+use crate::chain::transact::Transactor;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::status::DeployAnswer;
+
+/// A deployment that can be begun.
+pub struct Deployer {
+    reached: Reached,
+    payer: Transactor,
+    forwarder: Forwarder,
+}
+
+/// What it takes.
+#[derive(Clone, Debug)]
+pub struct Price {
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// Where the chain is reached: scheme and host.
+    pub at: String,
+    /// Who pays, and owns the contracts.
+    pub owner: Address,
+    /// Gas, with some to spare.
+    pub gas: u64,
+    /// What that may cost, in wei.
+    pub cost_wei: U256,
+}
+
+impl Deployer {
+    /// Reaches the chain. Without `operators` the owner is the only one; with `forwarder` one that is
+    /// there is trusted, and none is deployed. The caller owns the state folder.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn new(
+        config: &Config,
+        operators: &[Address],
+        threshold: Option<u64>,
+        forwarder: Option<Address>,
+    ) -> anyhow::Result<Self> {
+        let wallet = parts::open_wallet(config)?;
+        let reached = parts::reach(config, &(Arc::new(SystemClock) as _)).await?;
+        let payer = Transactor::new(reached.endpoint.clone(), &wallet)
+            .kept_in(&parts::outbox(&config.state_dir))
+            .with_gas_cost_max(config.max_fee);
+        let forwarder = match forwarder {
+            Some(forwarder) => Forwarder::There(forwarder),
+            None => {
+                let operators = match operators.is_empty() {
+                    true => vec![payer.address()],
+                    false => operators.to_vec(),
+                };
+                let most = operators.len() as u64;
+                Forwarder::New(operators, threshold.unwrap_or(most))
+            }
+        };
+        Ok(Self {
+            reached,
+            payer,
+            forwarder,
+        })
+    }
+
+    /// What it takes; the account has that much.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`](crate::chain::ChainError) with what is missing, or why the chain would
+    /// refuse it; else as the chain's.
+    pub async fn price(&self) -> anyhow::Result<Price> {
+        let cost = deploy::cost(&self.payer, &self.forwarder).await?;
+        Ok(Price {
+            chain_id: self.reached.chain_id,
+            at: self.reached.endpoint.current().to_string(),
+            owner: self.payer.address(),
+            gas: cost.gas,
+            cost_wei: cost.wei,
+        })
+    }
+
+    /// Deploys.
+    ///
+    /// # Errors
+    /// As [`deploy::deploy_with`].
+    pub async fn deploy(&self) -> anyhow::Result<DeployAnswer> {
+        let made = deploy::deploy_with(&self.payer, &self.forwarder).await?;
+        Ok(DeployAnswer {
+            chain_id: made.chain_id,
+            contract: format!("{:#x}", made.contract),
+            forwarder: format!("{:#x}", made.forwarder),
+            block: made.block,
+        })
+    }
+
+    /// Lets go of the chain.
+    pub async fn close(self) {
+        drop(self.payer);
+        if let Some(chain) = self.reached.embedded {
+            let closed = tokio::task::spawn_blocking(move || chain.close()).await;
+            if closed.is_err() {
+                tracing::error!("the embedded chain did not end in order");
+            }
+        }
+    }
+}

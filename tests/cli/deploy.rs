@@ -1,0 +1,152 @@
+//! `pxfs deploy` on a chain over HTTP, and that no secret comes out on the way.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::Home;
+use crate::anvil::Anvil;
+
+/// The first account of anvil.
+const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+const POOR: &str = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
+
+fn parts(home: &Home, anvil: &Anvil, secret: &str) -> [String; 3] {
+    let wallet = home.path("wallet");
+    fs::write(&wallet, secret).unwrap();
+    fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).unwrap();
+    [
+        format!("--rpc-url={}", anvil.url()),
+        format!("--wallet={}", wallet.display()),
+        format!("--node=embedded={}", home.path("node").display()),
+    ]
+}
+
+fn with<'a>(words: &[&'a str], parts: &'a [String]) -> Vec<&'a str> {
+    let parts = parts.iter().map(String::as_str);
+    words.iter().copied().chain(parts).collect()
+}
+
+#[test]
+fn contracts_are_deployed_once_the_price_is_agreed_to_and_can_be_minted_on() {
+    let (home, anvil) = (Home::new(), Anvil::start(&[]));
+    let parts = parts(&home, &anvil, RICH);
+    // Nobody is there to be asked.
+    let line = home.refused(1, &with(&["deploy"], &parts));
+    for words in ["chain 31337", " gas, at most ", " coins", "--yes"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+    let line = home.refused(3, &with(&["deploy", "--yes", "--chain-id", "5"], &parts));
+    assert!(line.contains("31337"), "{line}");
+    let two = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
+    let twice = ["deploy", "--yes", "--operator", two, "--operator", two];
+    home.refused(6, &with(&twice, &parts));
+
+    let made = home.run(&with(&["deploy", "--yes", "--json"], &parts));
+    let told = String::from_utf8(made.stderr).unwrap();
+    assert!(
+        made.status.success() && told.contains(" gas, at most "),
+        "{told}"
+    );
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(made["chain_id"], 31337);
+    assert_ne!(made["forwarder"], made["contract"]);
+    let contract = made["contract"].as_str().unwrap();
+    let mint = [
+        "mint",
+        "--package",
+        "0",
+        "--yes",
+        "--json",
+        "--contract",
+        contract,
+    ];
+    let minted = home.run(&with(&mint, &parts));
+    let minted: Value = serde_json::from_slice(&minted.stdout).unwrap();
+    assert_eq!(minted["token"], "1");
+    assert!(minted["name"].as_str().unwrap().starts_with("k51"));
+
+    // One that is there is trusted, and none is made.
+    let there = ["deploy", "--yes", "--json", "--forwarder", two];
+    let made = home.run(&with(&there, &parts));
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(made["forwarder"], two.to_lowercase());
+}
+
+#[test]
+fn who_cannot_pay_is_told_how_much_is_missing_and_nothing_is_sent() {
+    let (home, anvil) = (Home::new(), Anvil::start(&[]));
+    let parts = parts(&home, &anvil, POOR);
+    let line = home.refused(6, &with(&["deploy", "--yes"], &parts));
+    assert!(
+        line.contains("has 0.0") && line.contains("is missing"),
+        "{line}"
+    );
+}
+
+#[test]
+fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
+    let (home, anvil) = (Home::new(), Anvil::start(&[]));
+    let parts = parts(&home, &anvil, RICH);
+    let mut said: Vec<Vec<u8>> = Vec::new();
+    let mut ask = |words: &[&str]| {
+        let output = home.run(&with(words, &parts));
+        let answer = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        said.extend([output.stdout, output.stderr]);
+        answer
+    };
+    let made = ask(&["deploy", "--yes", "--json", "--log", "trace"]);
+    let contract = made["contract"].as_str().unwrap().to_owned();
+    for level in ["error", "warn", "info", "debug", "trace"] {
+        for form in ["text", "json"] {
+            let more = [
+                "--log",
+                level,
+                "--log-format",
+                form,
+                "--contract",
+                &contract,
+            ];
+            for words in [
+                &["mint", "--package", "0", "--yes", "--json"][..],
+                &["mint", "--package", "1", "--print"],
+                &["tokens", "--json"],
+                &["register", "1", "--yes", "--new-volume"],
+                &["sync", "1", "--no-wait"],
+                &["doctor"],
+                // Refused.
+                &["sync", "77"],
+                &["mint", "--package", "99", "--yes"],
+            ] {
+                ask(&[words, &more].concat());
+            }
+        }
+    }
+    assert!(said.iter().any(|said| !said.is_empty()));
+    let mut files = vec![home.dir.path().to_owned()];
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if path != home.path("wallet") {
+            said.push(fs::read(&path).unwrap());
+        }
+    }
+    // As hex, as bytes, as base64, and as a debugger prints bytes.
+    let raw = alloy::hex::decode(RICH).unwrap();
+    let listed = format!("{raw:?}");
+    let forms: [&[u8]; 5] = [
+        RICH.as_bytes(),
+        &RICH.to_uppercase().into_bytes(),
+        &raw,
+        b"rAl0vsOaF+NrpKa00jj/lEustHjL7V78rnhNe/Ty/4A",
+        listed.trim_matches(['[', ']']).as_bytes(),
+    ];
+    for said in &said {
+        for form in forms {
+            let found = said.windows(form.len()).any(|bytes| bytes == form);
+            assert!(!found, "{}", String::from_utf8_lossy(said));
+        }
+    }
+}
