@@ -60,6 +60,8 @@ pub struct Config {
     pub max_fee: Option<U256>,
     /// How long a read may wait for the network.
     pub read_timeout: Duration,
+    /// Sync tokens unasked this long before their deadlines.
+    pub auto_sync: Option<Duration>,
     /// Between two looks at a chain over HTTP.
     pub refresh: Duration,
     /// The words of `-o`.
@@ -113,6 +115,7 @@ impl Config {
             read_timeout: layer
                 .read_timeout
                 .map_or(Duration::from_secs(30), |span| span.0),
+            auto_sync: layer.auto_sync.map(|span| span.0),
             refresh: layer.refresh.map_or(Duration::from_secs(15), |span| {
                 span.0.max(Duration::from_secs(1))
             }),

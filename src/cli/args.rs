@@ -244,6 +244,9 @@ pub(crate) struct Options {
     /// How long a read may wait for the network
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
+    /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) auto_sync: Option<Span>,
     /// Between two looks at a chain over HTTP (15s)
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) refresh: Option<Span>,
@@ -297,6 +300,7 @@ impl Options {
             commit_max: self.commit_max,
             max_fee: self.max_fee,
             read_timeout: self.read_timeout,
+            auto_sync: self.auto_sync,
             refresh: self.refresh,
             options: self.options.clone(),
             log: self.log.clone(),

@@ -36,6 +36,7 @@ impl Layer {
             commit_max: env.one("PXFS_COMMIT_MAX")?,
             max_fee: env.one("PXFS_MAX_FEE")?,
             read_timeout: env.one("PXFS_READ_TIMEOUT")?,
+            auto_sync: env.one("PXFS_AUTO_SYNC")?,
             refresh: env.one("PXFS_REFRESH")?,
             options: env.many("PXFS_OPTIONS")?,
             log: env.one("PXFS_LOG")?,

@@ -58,6 +58,8 @@ pub struct Layer {
     pub max_fee: Option<Coins>,
     /// Deadline of a read that needs the network.
     pub read_timeout: Option<Span>,
+    /// Sync unasked this long before a deadline.
+    pub auto_sync: Option<Span>,
     /// Between two looks at the chain.
     pub refresh: Option<Span>,
     /// Words of `-o`.
@@ -181,6 +183,7 @@ impl Layer {
             commit_max: self.commit_max.or(below.commit_max),
             max_fee: self.max_fee.or(below.max_fee),
             read_timeout: self.read_timeout.or(below.read_timeout),
+            auto_sync: self.auto_sync.or(below.auto_sync),
             refresh: self.refresh.or(below.refresh),
             options: list(self.options, below.options),
             log: self.log.or(below.log),

@@ -49,7 +49,7 @@ fn every_key_of_the_file_is_taken() {
         "rpc-url = 'https://a.example/key'\ncontract = '0x01'\nchain-id = 5\nwallet = 'w'\n\
          wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\ntake-over = true\ngive-way = false\n\
          volume = 'plain'\nstate-dir = '/s'\ncache-dir = '/c'\ncache-size = '2GiB'\n\
-         commit-idle = '1s'\ncommit-max = '2m'\nmax-fee = '0.25'\nread-timeout = '500ms'\nrefresh = '30s'\noptions = ['ro', 'umask=077']\n\
+         commit-idle = '1s'\ncommit-max = '2m'\nmax-fee = '0.25'\nread-timeout = '500ms'\nrefresh = '30s'\nauto-sync = '3d'\noptions = ['ro', 'umask=077']\n\
          log = 'debug'\nlog-format = 'json'\ncolor = 'never'\n",
     )
     .unwrap();
@@ -61,6 +61,7 @@ fn every_key_of_the_file_is_taken() {
     assert_eq!(config.cache_bytes, 2 << 30);
     assert_eq!(config.read_timeout, Duration::from_millis(500));
     assert_eq!(config.refresh, Duration::from_secs(30));
+    assert_eq!(config.auto_sync, Some(Duration::from_secs(3 * 86_400)));
     let quarter = alloy::primitives::U256::from(250_000_000_000_000_000_u64);
     assert_eq!(config.max_fee, Some(quarter));
     assert_eq!(config.volume, VolumeKind::Plain);

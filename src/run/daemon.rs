@@ -20,6 +20,7 @@ use super::ground::Ground;
 use super::leave::{self, Tell};
 use super::node;
 use super::parts::Parts;
+use super::renewal;
 use super::session::Session;
 use super::signals::{Signal, Signals};
 use super::state::StateDir;
@@ -151,6 +152,11 @@ impl Daemon {
         if session.parts.chain.dialect.accounting() == Accounting::Additive {
             let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
             self.tasks.push(tokio::spawn(charges::run(parts, tokens)));
+        }
+        if let Some(before) = session.parts.config.auto_sync {
+            let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
+            self.tasks
+                .push(tokio::spawn(renewal::run(parts, tokens, before)));
         }
         if let Some(oracle) = super::operate::oracle(&session.parts).await? {
             self.tasks.push(tokio::spawn(oracle));

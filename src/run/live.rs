@@ -13,8 +13,9 @@ use super::keeper::{self, Keeper};
 use super::operate;
 use super::parts::Parts;
 use super::publishing::Publishing;
-use crate::chain::{Snapshot, TokenInfo};
+use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
+use crate::clock::Clock;
 use crate::fs::{Access, Allowance, Labels, Loss, Volume};
 use crate::names::key::NameKey;
 use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
@@ -37,6 +38,8 @@ pub(super) struct Live {
     seen: Mutex<Seen>,
     /// Why its commits are not charged, if so.
     charge_error: Mutex<Option<String>>,
+    /// Why it could not be synced unasked, if so.
+    sync_error: Mutex<Option<String>>,
 }
 
 /// What the chain last said of it.
@@ -119,6 +122,7 @@ impl Live {
                 lost: None,
             }),
             charge_error: Mutex::default(),
+            sync_error: Mutex::default(),
             directory,
             volume,
         };
@@ -278,6 +282,21 @@ impl Live {
         lock(&self.charge_error).clone()
     }
 
+    pub(super) fn set_sync_error(&self, error: Option<String>) {
+        *lock(&self.sync_error) = error;
+    }
+
+    /// The token, and chain time now, where a sync could help it: it is ours, has a name if it needs one,
+    /// and no request is open.
+    pub(super) fn syncable(&self, clock: &dyn Clock) -> Option<(TokenInfo, u64)> {
+        let seen = lock(&self.seen);
+        let token = &seen.token;
+        let named = token.name.is_some() || token.accounting == Accounting::Additive;
+        let passed = clock.boottime().saturating_sub(seen.at).as_secs();
+        let can = named && !token.sync_open && seen.lost.is_none();
+        can.then(|| (token.clone(), seen.timestamp_s.saturating_add(passed)))
+    }
+
     pub(super) fn set_charge_error(&self, error: Option<String>) {
         *lock(&self.charge_error) = error;
     }
@@ -366,7 +385,11 @@ impl Live {
                 .filter(|_| published.last_commit_s > 0),
             next_commit: (published.next_commit_s.filter(|_| pending.any))
                 .and_then(operate::instant),
-            last_error: self.publishing.error().or_else(|| self.charge_error()),
+            last_error: self
+                .publishing
+                .error()
+                .or_else(|| self.charge_error())
+                .or_else(|| lock(&self.sync_error).clone()),
             damaged_files,
             damaged,
         });

@@ -27,6 +27,7 @@ mod older;
 pub mod operate;
 pub mod parts;
 mod publishing;
+mod renewal;
 mod save;
 mod session;
 mod signals;

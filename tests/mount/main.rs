@@ -37,6 +37,7 @@ mod ownership;
 mod permissions;
 mod postgres;
 mod quota;
+mod renewal;
 mod samples;
 mod scale;
 mod service;
