@@ -99,6 +99,10 @@ fn malleate(signature: &mut [u8; 64]) {
     }
 }
 
+/// Of R' = R + a point of order 8: verifies where the equation is taken times the cofactor.
+const MIXED_ORDER: &str = "3c61281b891b797c3a7cd5db840c7a2a4ce6c325e83bb8bca2f82326728cee76\
+    84b8d83045b0bbf49cbbf379979c50946121b6903ef93215ac5bf1efbc285a04";
+
 /// Every golden document by file name, and its verdict.
 fn golden() -> BTreeMap<String, (Vec<u8>, Verdict)> {
     use Verdict::{Form, Good, Signature, TooLong, Version};
@@ -139,6 +143,19 @@ fn golden() -> BTreeMap<String, (Vec<u8>, Verdict)> {
 
     let cases: Vec<(&str, Vec<u8>, Verdict)> = vec![
         ("good-usual", sign(usage()), Good),
+        // Rightly signed, for a token that is not the usual one's.
+        (
+            "good-other-chain",
+            with("\"chainId\":137", "\"chainId\":138"),
+            Good,
+        ),
+        (
+            "good-other-contract",
+            with("ff00112233\"", "ff00112234\""),
+            Good,
+        ),
+        ("good-other-token", with("\"42\"", "\"43\""), Good),
+        ("good-other-epoch", with("\"epoch\":3", "\"epoch\":4"), Good),
         ("good-first-of-an-epoch", sign(first), Good),
         ("good-greatest-values", sign(greatest), Good),
         ("good-zeros", sign(zero), Good),
@@ -422,6 +439,13 @@ fn golden() -> BTreeMap<String, (Vec<u8>, Verdict)> {
             Signature,
         ),
         ("bad-signature-malleated", resigned(malleate), Signature),
+        (
+            "bad-signature-mixed-order",
+            resigned(|s| {
+                HEXLOWER.decode_mut(MIXED_ORDER.as_bytes(), s).unwrap();
+            }),
+            Signature,
+        ),
         ("bad-signature-zeros", resigned(|s| s.fill(0)), Signature),
         (
             "bad-signature-identity",
@@ -497,6 +521,35 @@ fn golden_documents_get_their_verdicts() {
         seen += 1;
     }
     assert_eq!(seen, golden.len(), "files are missing");
+}
+
+#[test]
+fn golden_names_get_their_verdicts() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/usage/keys.txt");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut seen = 0;
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let [wanted, name, why] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        let found = crate::names::key::public_key(name);
+        assert_eq!(found.is_ok(), wanted == "good", "{why}: {found:?}");
+        seen += 1;
+    }
+    assert!(seen >= 12, "{seen} names");
+}
+
+#[test]
+fn golden_documents_of_other_tokens_are_told_from_ours() {
+    let golden = golden();
+    let volume = |file: &str| {
+        let document = Usage::verify(&golden[file].0, &key().verifying_key());
+        document.unwrap().volume
+    };
+    let ours = volume("good-usual.json");
+    for part in ["chain", "contract", "token", "epoch"] {
+        assert_ne!(volume(&format!("good-other-{part}.json")), ours, "{part}");
+    }
 }
 
 #[test]
