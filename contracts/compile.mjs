@@ -14,6 +14,7 @@ const wanted = {
   OracleForwarder: "src/OracleForwarder.sol",
   Reenterer: "test/Reenterer.sol",
   Multicall: "test/Multicall.sol",
+  Keystone: "test/Keystone.sol",
   PxV1: "test/PxV1.sol",
   PxV2: "test/PxV2.sol",
 };

@@ -65,6 +65,40 @@ cargo_tests() {
     echo "== $name: $((SECONDS - begin)) s"
 }
 
+# count_bun LOG NAME STATUS: the same of what `bun test` wrote: `(pass) NAME`, `(fail) NAME`, `(skip) NAME`, and
+# ` 12 pass`, ` 0 fail` as its sums.
+count_bun() {
+    local log=$1 name=$2 status=$3 p f test
+    read -r p f < <(awk '/^ +[0-9]+ pass$/ { p += $1 } /^ +[0-9]+ fail$/ { f += $1 } END { print p + 0, f + 0 }' "$log")
+    passed=$((passed + p))
+    failed=$((failed + f))
+    # bun lists its failures once more at the end.
+    while read -r test; do
+        failures+=("$test")
+    done < <(sed -nE 's/^\(fail\) (.+) \[[0-9.]+m?s\]$/\1/p' "$log" | sort -u)
+    while read -r test; do
+        fail "$test (did not run)"
+    done < <(sed -nE 's/^\((skip|todo)\) (.+)$/\2/p' "$log" | sort -u)
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then
+        fail "$name: bun test ended with $status"
+    fi
+    if [ "$status" -eq 0 ] && [ "$p" -eq 0 ]; then
+        fail "$name: no test ran"
+    fi
+}
+
+# bun_tests NAME SECONDS FOLDER: the tests of a package whose dependencies are installed, their results added up.
+bun_tests() {
+    local name=$1 limit=$2 folder=$3 log status begin=$SECONDS
+    log=$(mktemp)
+    echo "== $name"
+    (cd "$folder" && timeout --kill-after=10 "$limit" npm test --silent </dev/null 2>&1) | tee "$log"
+    status=${PIPESTATUS[0]}
+    count_bun "$log" "$name" "$status"
+    rm -f "$log"
+    echo "== $name: $((SECONDS - begin)) s"
+}
+
 # finish: lists the failures, prints the sum as the last line, and ends the script.
 finish() {
     if [ ${#failures[@]} -gt 0 ]; then

@@ -5,11 +5,16 @@ use std::process::{Command, Output};
 
 /// What `tests/lib.sh` makes of a log of `cargo test` that ended with `status`.
 fn count(log: &str, status: i32) -> Output {
+    count_by("count", log, status)
+}
+
+/// The same of a log that `function` of it reads.
+fn count_by(function: &str, log: &str, status: i32) -> Output {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("log");
     fs::write(&file, log).expect("a log");
     let script = format!(
-        ". tests/lib.sh; count '{}' suite {status}; finish",
+        ". tests/lib.sh; {function} '{}' suite {status}; finish",
         file.display()
     );
     Command::new("bash")
@@ -21,8 +26,11 @@ fn count(log: &str, status: i32) -> Output {
 
 /// The last line, and whether the script called it a success.
 fn verdict(log: &str, status: i32) -> (String, bool) {
-    let output = count(log, status);
-    let text = String::from_utf8(output.stdout).expect("text");
+    verdict_of(&count(log, status))
+}
+
+fn verdict_of(output: &Output) -> (String, bool) {
+    let text = String::from_utf8_lossy(&output.stdout);
     let last = text.lines().last().unwrap_or("").to_owned();
     (last, output.status.success())
 }
@@ -81,4 +89,23 @@ fn a_filter_that_no_test_has_is_no_success() {
     assert_eq!(verdict(log, 0), ("0 passed, 1 failed".to_owned(), false));
     let log = format!("{FINE}test c ... ignored, given up for now\n");
     assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
+}
+
+#[test]
+fn tests_of_the_oracle_workflow_count_as_the_others() {
+    let verdict = |log: &str, status| verdict_of(&count_by("count_bun", log, status));
+    let fine = "(pass) a [1.00ms]\n 3 pass\n 0 fail\n 9 expect() calls\nRan 3 tests across 1 file. [1.00s]\n";
+    assert_eq!(verdict(fine, 0), ("3 passed, 0 failed".to_owned(), true));
+    let broken = "(fail) b > c [1.00ms]\n 2 pass\n 1 fail\n";
+    assert_eq!(verdict(broken, 1), ("2 passed, 1 failed".to_owned(), false));
+    let text = count_by("count_bun", broken, 1).stdout;
+    assert!(String::from_utf8_lossy(&text).contains("\n  b > c\n"));
+    let skipped = format!("(skip) d\n{fine}");
+    assert_eq!(
+        verdict(&skipped, 0),
+        ("3 passed, 1 failed".to_owned(), false)
+    );
+    for (log, status) in [("", 0), ("", 127), (fine, 124)] {
+        assert!(!verdict(log, status).1, "{log} {status}");
+    }
 }
