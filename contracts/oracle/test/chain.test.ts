@@ -6,7 +6,16 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "@chainlink/cre-sdk/test";
-import { type Abi, createPublicClient, createWalletClient, encodeFunctionData, type Hex, http, parseEventLogs, toHex } from "viem";
+import {
+  type Abi,
+  createPublicClient,
+  createWalletClient,
+  encodeFunctionData,
+  type Hex,
+  http,
+  parseEventLogs,
+  toHex,
+} from "viem";
 import { privateKeyToAccount } from "viem/accounts";
 import { anvil as chain } from "viem/chains";
 import { Code } from "../usage.ts";
@@ -16,7 +25,8 @@ import { Gateway, type Kept, keep } from "./gateway.ts";
 import { play, type Request, type Written } from "./runtime.ts";
 
 const top = join(import.meta.dir, "../../..");
-const ANVIL = process.env.PXFS_TEST_ANVIL ?? join(top, "contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+const ANVIL =
+  process.env.PXFS_TEST_ANVIL ?? join(top, "contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
 const PXFS = process.env.PXFS_TEST_BINARY ?? join(top, "target/debug/pxfs");
 /** The first account of anvil. */
 const SECRET = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
@@ -78,9 +88,22 @@ async function send(functionName: string, args: unknown[]) {
   return reader().waitForTransactionReceipt({ hash });
 }
 
-type Info = { usage: bigint; sequence: bigint; root: Hex; requestId: Hex; synced: boolean; btnsKey: string; epoch: bigint };
+type Info = {
+  usage: bigint;
+  sequence: bigint;
+  root: Hex;
+  requestId: Hex;
+  synced: boolean;
+  btnsKey: string;
+  epoch: bigint;
+};
 const tokenInfo = async (tokenId: bigint) =>
-  (await reader().readContract({ address: contract, abi: PxSync.abi, functionName: "tokenInfo", args: [tokenId] })) as Info;
+  (await reader().readContract({
+    address: contract,
+    abi: PxSync.abi,
+    functionName: "tokenInfo",
+    args: [tokenId],
+  })) as Info;
 
 /** Calls `sync`, and answers with the request that the contract emitted. */
 async function requestSync(tokenId: bigint): Promise<Request> {
@@ -125,7 +148,11 @@ function deliver(rawReport: Uint8Array): Written {
 }
 
 function encodeReport(raw: Uint8Array): Hex {
-  return encodeFunctionData({ abi: Keystone.abi, functionName: "report", args: [contract, toHex(raw), "0x", ["0x00"]] });
+  return encodeFunctionData({
+    abi: Keystone.abi,
+    functionName: "report",
+    args: [contract, toHex(raw), "0x", ["0x00"]],
+  });
 }
 
 function config(gateways: string[]): Config {
@@ -165,7 +192,10 @@ test("a commit's usage gets on chain by the workflow, and once more after the ne
   const entry = config([gateway.names("ipns"), gateway.names("nowhere")]);
   let last = 0n;
   let first = "";
-  for (const [round, size] of [[1, 100_000], [2, 300_000]] as const) {
+  for (const [round, size] of [
+    [1, 100_000],
+    [2, 300_000],
+  ] as const) {
     writeFileSync(join(drive, "1", `file-${round}`), Buffer.alloc(size, round));
     await pxfs("flush", drive);
     const text = published(store, name);
@@ -189,7 +219,10 @@ test("a commit's usage gets on chain by the workflow, and once more after the ne
   // What cannot be had, and a gateway that holds back the newest commit, close the request and
   // change nothing else.
   const before = await tokenInfo(1n);
-  for (const [served, code] of [[{ status: 404 }, Code.noName], [{ text: first }, OLD_SEQUENCE]] as const) {
+  for (const [served, code] of [
+    [{ status: 404 }, Code.noName],
+    [{ text: first }, OLD_SEQUENCE],
+  ] as const) {
     await gateway.put(`/ipns/${name}`, served);
     play(bridge, entry, await requestSync(1n), { write: deliver });
     console.log(`gas of onReport, refused with code ${code}: ${processed?.gasUsed}`);

@@ -2,15 +2,36 @@
 import { create } from "@bufbuild/protobuf";
 import { anyPack, anyUnpack } from "@bufbuild/protobuf/wkt";
 import { type EVMLog, getNetwork, hexToBytes } from "@chainlink/cre-sdk";
-import { addContractMock, EvmMock, getTestCapabilityHandler, newTestRuntime, registerTestCapability } from "@chainlink/cre-sdk/test";
-import { decodeAbiParameters, encodeAbiParameters, type Hex, keccak256, pad, parseAbi, parseAbiParameters, toEventSelector, toHex } from "viem";
-import { RequestSchema, ResponseSchema } from "../node_modules/@chainlink/cre-sdk/dist/generated/capabilities/networking/http/v1alpha/client_pb.js";
+import {
+  addContractMock,
+  EvmMock,
+  getTestCapabilityHandler,
+  newTestRuntime,
+  registerTestCapability,
+} from "@chainlink/cre-sdk/test";
+import {
+  decodeAbiParameters,
+  encodeAbiParameters,
+  type Hex,
+  keccak256,
+  pad,
+  parseAbi,
+  parseAbiParameters,
+  toEventSelector,
+  toHex,
+} from "viem";
+import {
+  RequestSchema,
+  ResponseSchema,
+} from "../node_modules/@chainlink/cre-sdk/dist/generated/capabilities/networking/http/v1alpha/client_pb.js";
 import { LogSchema } from "../node_modules/@chainlink/cre-sdk/dist/generated/capabilities/blockchain/evm/v1alpha/client_pb.js";
 import { answer, type Config } from "../workflow.ts";
 import type { Bridge } from "./bridge.ts";
 
 const HTTP = "http-actions@1.0.0-alpha";
-const events = parseAbi(["event SyncRequested(uint256 indexed tokenId, bytes32 indexed requestId, uint64 epoch, string btnsKey)"]);
+const events = parseAbi([
+  "event SyncRequested(uint256 indexed tokenId, bytes32 indexed requestId, uint64 epoch, string btnsKey)",
+]);
 
 /** A report's seven words. */
 export type Report = readonly [Hex, bigint, bigint, bigint, bigint, Hex, number];
@@ -22,7 +43,14 @@ export type Options = {
   /** The nodes find no agreement. */
   disagree?: boolean;
 };
-export type Played = { requestId: Hex; report: Report; rawReport: Uint8Array; receiver: Hex; gasLimit: bigint; returned: string };
+export type Played = {
+  requestId: Hex;
+  report: Report;
+  rawReport: Uint8Array;
+  receiver: Hex;
+  gasLimit: bigint;
+  returned: string;
+};
 
 /** The calls of one test share its registry; what differs from play to play stands here. */
 let current: { bridge: Bridge; disagree: boolean };
@@ -38,7 +66,10 @@ export function play(bridge: Bridge, config: Config, request: Request, options: 
   const requestId = request.requestId ?? keccak256(toHex(request.name));
   contract.writeReport = ({ report: { rawReport }, receiver, gasConfig }) => {
     const body = toHex(rawReport.slice(109));
-    const report = decodeAbiParameters(parseAbiParameters("bytes32, uint256, uint64, uint256, uint64, bytes32, uint8"), body);
+    const report = decodeAbiParameters(
+      parseAbiParameters("bytes32, uint256, uint64, uint256, uint64, bytes32, uint8"),
+      body,
+    );
     played = { requestId, report, rawReport, receiver: toHex(receiver), gasLimit: gasConfig.gasLimit };
     return options.write?.(rawReport) ?? { txStatus: "TX_STATUS_SUCCESS", txHash: Buffer.alloc(32).toString("base64") };
   };
@@ -53,7 +84,11 @@ function disagreeing<T extends { runInNodeMode: (...args: never[]) => unknown }>
   return new Proxy(runtime, {
     get(target, property) {
       if (property === "runInNodeMode") {
-        return () => () => ({ result: () => { throw new Error("consensus failed: observations are not identical"); } });
+        return () => () => ({
+          result: () => {
+            throw new Error("consensus failed: observations are not identical");
+          },
+        });
       }
       const value = Reflect.get(target, property, target);
       return typeof value === "function" ? value.bind(target) : value;

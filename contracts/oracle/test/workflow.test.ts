@@ -1,11 +1,11 @@
 // The workflow in Chainlink's test runtime, fetching from a gateway over HTTP.
 import { afterAll, beforeAll, expect } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "@chainlink/cre-sdk/test";
 import { ed25519 } from "@noble/curves/ed25519.js";
-import { assertWorkflowTypecheck } from "../node_modules/@chainlink/cre-sdk/scripts/src/typecheck-workflow.ts";
-import { assertWorkflowRuntimeCompatibility } from "../node_modules/@chainlink/cre-sdk/scripts/src/validate-workflow-runtime-compat.ts";
+import { main as compileToJs } from "../node_modules/@chainlink/cre-sdk/scripts/src/compile-to-js.ts";
 import { Code } from "../usage.ts";
 import { configSchema, workflow } from "../workflow.ts";
 import { Bridge } from "./bridge.ts";
@@ -71,7 +71,13 @@ test("a valid document becomes a report of its usage, sequence and root", async 
 test("all gateways are asked at once, and the highest sequence wins", async () => {
   // Each holds its answer back until all five have been asked.
   const folders = ["a", "b", "c", "d", "e"];
-  const entries = [document(7), document(9, 11), document(8), text("bad-truncated.json"), text("good-other-epoch.json")];
+  const entries = [
+    document(7),
+    document(9, 11),
+    document(8),
+    text("bad-truncated.json"),
+    text("good-other-epoch.json"),
+  ];
   for (const [at, folder] of folders.entries()) {
     await gateway.put(`/${folder}/${NAME}`, { text: entries[at], together: 5 });
   }
@@ -118,7 +124,9 @@ test("the answer that tells most is reported where no gateway has a document", a
 });
 
 test("a key that is no name is looked up nowhere", async () => {
-  const lines = text("keys.txt").split("\n").filter((line) => line.startsWith("bad "));
+  const lines = text("keys.txt")
+    .split("\n")
+    .filter((line) => line.startsWith("bad "));
   const before = (await gateway.seen()).length;
   for (const line of lines) {
     const [, name = "", why] = line.split(" ");
@@ -144,7 +152,13 @@ test("a report that the contract did not take fails the run", async () => {
 });
 
 test("a configuration that could fetch from elsewhere is refused", () => {
-  for (const gateways of [[], ["https://example.org/ipns/"], ["file:///{name}"], ["https://e.org/{name}/{name}"], ["https://e.org/{name} "]]) {
+  for (const gateways of [
+    [],
+    ["https://example.org/ipns/"],
+    ["file:///{name}"],
+    ["https://e.org/{name}/{name}"],
+    ["https://e.org/{name} "],
+  ]) {
     expect(() => configured(gateways)).toThrow();
   }
   const six = Array.from({ length: 6 }, (_, at) => `https://${at}.example.org/{name}`);
@@ -161,8 +175,13 @@ test("the workflow listens for the requests of its contract alone", () => {
   expect(Buffer.from(entry?.trigger.configAsAny().value ?? []).toString("hex")).toContain(CONTRACT.slice(2));
 });
 
-test("the workflow type-checks, and uses nothing that its runtime lacks", () => {
-  const main = join(import.meta.dir, "../main.ts");
-  assertWorkflowTypecheck(main);
-  assertWorkflowRuntimeCompatibility(main);
+test("the workflow type-checks, uses nothing that its runtime lacks, and becomes one file", async () => {
+  // All that the SDK's compiler does before the step to WebAssembly, which fetches its own tools.
+  const folder = mkdtempSync(join(tmpdir(), "pxfs-bundle-"));
+  try {
+    const bundle = await compileToJs(join(import.meta.dir, "../main.ts"), join(folder, "main.js"));
+    expect(readFileSync(bundle ?? "", "utf8")).toContain("pxfs-usage-v1:");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
