@@ -9,7 +9,8 @@ use crate::command::tool;
 use crate::harness::Machine;
 
 /// Operations of one history, and histories side by side. `PXFS_MIXED_SEEDS` says otherwise how many.
-const OPERATIONS: &str = "1500";
+/// `PXFS_MIXED_SEED` and `PXFS_MIXED_OPERATIONS` repeat the one that a failure names, as far as it came, on all sides.
+const OPERATIONS: u64 = 1500;
 const SEEDS: u64 = 4;
 
 /// Makes a history, and ends with the first byte that reads as another one, and what led there.
@@ -45,8 +46,14 @@ def check(f, at, n, how, read):
     want = bytes(ref[f][at:at + n])
     if read != want:
         i = next((i for i in range(min(len(read), len(want))) if read[i] != want[i]), min(len(read), len(want)))
-        sys.exit(f"seed {seed}: {how} of file {f} at {at}+{i}: {len(read)} of {len(want)} bytes, "
-                 f"{read[i:i+8]} not {want[i:i+8]} after {told[-30:]}")
+        raise Exception(f"{how} of file {f} at {at}+{i}: {len(read)} of {len(want)} bytes, "
+                        f"{read[i:i+8]} not {want[i:i+8]}")
+
+def tell(kind, why, trace):
+    sys.__excepthook__(kind, why, trace)
+    print(f"seed {seed}, operation {len(told)}, the last of {told[-30:]}\n"
+          f"repeat: PXFS_MIXED_SEED={seed} PXFS_MIXED_OPERATIONS={len(told)} tests/run mount mixed", file=sys.stderr)
+sys.excepthook = tell
 
 def write_all(fd, data, at):
     done = 0
@@ -142,7 +149,7 @@ for _ in range(count):
         os.close(fd)
     if held[f] is not None:
         check(f, at, n, "read by one that stays", os.pread(held[f], n, at))
-    assert os.stat(paths[f]).st_size == len(ref[f]), (seed, told[-5:], len(ref[f]))
+    assert os.stat(paths[f]).st_size == len(ref[f]), (f, os.stat(paths[f]).st_size, len(ref[f]))
 for f in range(2):
     with open(paths[f], "rb") as whole:
         check(f, 0, MOST, "read at the end", whole.read())
@@ -152,8 +159,14 @@ print("well")
 #[test]
 fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
     let machine = Machine::demo();
-    let seeds = std::env::var("PXFS_MIXED_SEEDS").map_or(SEEDS, |n| n.parse().expect("a number"));
-    let first = std::env::var("PXFS_MODEL_SEED").map_or(0, |n| n.parse().expect("a number"));
+    let given = |name: &str| -> Option<u64> {
+        let told = std::env::var(name).ok()?;
+        Some(told.parse().expect("a number"))
+    };
+    let repeated = given("PXFS_MIXED_SEED");
+    let operations = given("PXFS_MIXED_OPERATIONS").unwrap_or(OPERATIONS);
+    let seeds = given("PXFS_MIXED_SEEDS").unwrap_or(SEEDS);
+    let first = given("PXFS_MODEL_SEED").unwrap_or(0);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let commits = scope.spawn(|| {
@@ -169,7 +182,8 @@ fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
                 scope.spawn(move || {
                     for seed in (worker..seeds).step_by(SEEDS as usize) {
                         let path = machine.dir().join(format!("mixed-{seed}"));
-                        let seed = (first * 10_000 + seed).to_string();
+                        let seed = repeated.unwrap_or(first * 10_000 + seed).to_string();
+                        let operations = operations.to_string();
                         let args = ["-c", HISTORY].map(Path::new);
                         let told = tool(
                             "python3",
@@ -178,7 +192,7 @@ fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
                                 args[1],
                                 &path,
                                 Path::new(&seed),
-                                Path::new(OPERATIONS),
+                                Path::new(&operations),
                             ],
                         );
                         assert_eq!(told.stdout.trim(), "well");
@@ -192,5 +206,8 @@ fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
         assert!(results.iter().all(Result::is_ok), "a history went wrong");
     });
     let commits = machine.number("1", "sequence");
-    assert!(commits > 5, "only {commits} commits ran beside it");
+    assert!(
+        repeated.is_some() || commits > 5,
+        "only {commits} commits ran beside it"
+    );
 }
