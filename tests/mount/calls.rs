@@ -142,6 +142,7 @@ fn preallocated_room_is_charged_and_reads_as_zeros() {
     for mode in [
         FallocateFlags::COLLAPSE_RANGE,
         FallocateFlags::INSERT_RANGE,
+        FallocateFlags::UNSHARE_RANGE,
         FallocateFlags::PUNCH_HOLE,
     ] {
         assert_eq!(

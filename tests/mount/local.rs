@@ -29,6 +29,11 @@ fn what_is_removed_while_it_is_held_answers_as_on_a_local_disk() {
 }
 
 #[test]
+fn odd_calls_are_answered_as_on_a_local_disk() {
+    tells_the_same(include_str!("local/calls.py"));
+}
+
+#[test]
 fn attributes_that_are_too_many_or_make_no_sense_are_refused_as_on_a_local_disk() {
     tells_the_same(include_str!("local/attributes.py"));
 }

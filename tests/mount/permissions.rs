@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::command::run;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::io::Errno;
+
+use crate::command::{run, tool};
 use crate::harness::Machine;
 
 /// Two users, each with a group of its own, and a group that only some processes are in.
@@ -289,4 +292,24 @@ fn what_somebody_else_changes_loses_its_set_id_bits() {
     by(OTHER, &[], &dir, "get('file')");
     by(ONE, &[], &dir, "os.utime('file')");
     assert_eq!(mode(&file), 0o4755);
+}
+
+#[test]
+fn devices_and_set_id_programs_have_an_effect_only_where_the_mount_says_so() {
+    for (options, effect) in [("allow_other", false), ("allow_other,dev,suid", true)] {
+        let machine = Machine::demo_with(&["-o", options]);
+        let (device, program) = (machine.dir().join("null"), machine.dir().join("id"));
+        let null = rustix::fs::makedev(1, 3);
+        mknodat(CWD, &device, FileType::CharacterDevice, Mode::RUSR, null).expect("mknod");
+        let opened = fs::File::open(&device).map(drop);
+        let refused = opened.err().and_then(|why| why.raw_os_error());
+        let expected = (!effect).then(|| Errno::ACCESS.raw_os_error());
+        assert_eq!(refused, expected, "{options}");
+        fs::copy("/usr/bin/id", &program).expect("copy");
+        chown(&program, Some(65_534), None).expect("chown");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("chmod");
+        let user = tool(program.to_str().expect("UTF-8"), &["-u"]);
+        let expected = if effect { "65534" } else { "0" };
+        assert_eq!(user.stdout.trim(), expected, "{options}");
+    }
 }

@@ -75,6 +75,20 @@ fn the_first_read_after_a_change_or_a_day_moves_the_access_time() {
 }
 
 #[test]
+fn listing_moves_the_access_time_of_a_folder_unless_it_is_not_to() {
+    let rig = Rig::new();
+    let folder = rig.drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap().ino;
+    for (of_folders, moves) in [(true, true), (false, false)] {
+        rig.drive.keep_access_times(true, of_folders);
+        rig.clock.advance(DAY);
+        let before = atime(&rig, folder);
+        let listed = rig.drive.readdir(folder, 0, false, &mut |_, _| true);
+        listed.unwrap();
+        assert_eq!(atime(&rig, folder) > before, moves);
+    }
+}
+
+#[test]
 fn reading_leaves_nothing_to_publish_and_brings_back_nothing_that_was_removed() {
     let mut rig = Rig::new();
     rig.put("f", b"content").unwrap();
