@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use cid::Cid;
 
-use super::quota::Access;
 use super::volume::{Volume, put_values};
 use super::{FsError, Kind};
 use crate::journal::record::{
@@ -152,11 +151,6 @@ impl Volume {
             },
         );
         self.apply_quietly(batch)
-    }
-
-    /// Closes the volume: nothing may be changed any more, for this reason.
-    pub fn close_for_changes(&self, reason: &str) {
-        self.set_access(Access::ReadOnly(reason.to_owned()));
     }
 
     fn enter_one(

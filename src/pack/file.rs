@@ -3,8 +3,8 @@
 //!
 //! Invariant: the tree is balanced: all leaves at one depth, every node but the last of its level
 //! full with [`LINKS`] links; inner nodes are CIDv0. So the CID is a function of the bytes alone,
-//! however the content came to be. Called by a commit ([`rebuild()`]), a reader ([`leaves`]) and who
-//! makes a file at once ([`Builder`]).
+//! however the content came to be. Called by a commit ([`rebuild()`]) and a reader
+//! ([`leaves`]); tests compare with a file that is made at once.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -18,13 +18,15 @@ use super::holes::Holes;
 use super::{Blocks, Child, PackError, cid};
 use crate::store::Block;
 
+#[cfg(test)]
 mod build;
 mod rebuild;
 
 #[cfg(test)]
 mod tests;
 
-pub use build::Builder;
+#[cfg(test)]
+pub(crate) use build::Builder;
 pub use rebuild::rebuild;
 
 /// Links of an inner node.

@@ -4,8 +4,7 @@
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
 //!
-//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`verify`], [`retry`] and [`fault`] wrap any store,
-//! [`many`] several;
+//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`fault`] wraps any store, [`many`] several;
 //! [`suite`] is what every one of them must pass.
 
 pub mod embedded;
@@ -13,11 +12,9 @@ pub mod fault;
 mod links;
 pub mod many;
 pub mod memory;
-pub mod retry;
 pub mod rpc;
 #[doc(hidden)]
 pub mod suite;
-pub mod verify;
 mod walk;
 
 use async_trait::async_trait;

@@ -219,8 +219,6 @@ mod tests {
     use super::*;
     use crate::store::fault::FaultStore;
     use crate::store::memory::MemoryStore;
-    use crate::store::retry::{Policy, RetryStore};
-    use crate::store::verify::VerifyStore;
 
     #[tokio::test]
     async fn the_twin_in_memory_passes() {
@@ -230,9 +228,7 @@ mod tests {
     #[tokio::test]
     async fn every_wrapper_passes() {
         let inner = || Arc::new(MemoryStore::new());
-        passes(Arc::new(VerifyStore::new(inner()))).await;
         passes(Arc::new(FaultStore::new(inner()))).await;
-        passes(Arc::new(RetryStore::new(inner(), Policy::default()))).await;
     }
 
     /// Else the suite could not fail.

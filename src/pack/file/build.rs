@@ -13,7 +13,7 @@ use crate::store::Block;
 
 /// Builds a file from its leaves in order; memory does not grow with the file.
 #[derive(Debug, Default)]
-pub struct Builder {
+pub(crate) struct Builder {
     /// For each level from the leaves up, what the unfinished node above it links, and its bytes.
     levels: Vec<Vec<(Child, u64)>>,
     chunks: u64,
@@ -24,19 +24,13 @@ pub struct Builder {
 impl Builder {
     /// A builder without leaves.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
-    }
-
-    /// Bytes so far.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.size
     }
 
     /// Adds the next leaf, of `len` bytes: [`CHUNK_SIZE`], or fewer and not none for the last. The
     /// leaf's block is the caller's; nodes that are complete go to `out`.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         leaf: Cid,
         len: u64,
@@ -52,7 +46,11 @@ impl Builder {
 
     /// Adds `count` chunks of zeros, as nodes that are made once a level; their blocks and the zero
     /// leaf go to `out`.
-    pub fn push_holes(&mut self, count: u64, out: &mut dyn FnMut(Block)) -> Result<(), PackError> {
+    pub(crate) fn push_holes(
+        &mut self,
+        count: u64,
+        out: &mut dyn FnMut(Block),
+    ) -> Result<(), PackError> {
         if count > MAX_FILE / CHUNK_SIZE {
             return Err(PackError::Limit("a file of 2^63 bytes".into()));
         }
@@ -70,7 +68,7 @@ impl Builder {
 
     /// Ends the file: what an entry links to, and its size. Without any leaf it is the empty leaf,
     /// which goes to `out`.
-    pub fn finish(mut self, out: &mut dyn FnMut(Block)) -> Result<(Child, u64), PackError> {
+    pub(crate) fn finish(mut self, out: &mut dyn FnMut(Block)) -> Result<(Child, u64), PackError> {
         if self.chunks == 0 {
             let empty = chunk::zero_leaf(0);
             let child = Child::new(empty.cid, 0);

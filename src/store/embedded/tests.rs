@@ -10,9 +10,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::pack::cid::leaf_cid;
 use crate::store::fault::FaultStore;
-use crate::store::retry::{Policy, RetryStore};
 use crate::store::suite::{self, node, unique_leaf, unique_tree};
-use crate::store::verify::VerifyStore;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -84,9 +82,7 @@ async fn the_embedded_node_passes() {
 async fn the_embedded_node_passes_behind_each_wrapper() {
     let fixture = Fixture::new();
     let inner = || Arc::new(fixture.store.clone());
-    suite::passes(Arc::new(VerifyStore::new(inner()))).await;
     suite::passes(Arc::new(FaultStore::new(inner()))).await;
-    suite::passes(Arc::new(RetryStore::new(inner(), Policy::default()))).await;
 }
 
 #[tokio::test]
