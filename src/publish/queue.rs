@@ -11,9 +11,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
-use super::commit::{Context, Done, commit, is_named, renew};
+use super::commit::{Context, Done, commit};
 use super::follow::follow;
 use super::head::{self, Head};
+use super::naming::{is_named, renew};
 use super::pending::PENDING;
 use super::sample::Sampler;
 use super::upload::Receipts;

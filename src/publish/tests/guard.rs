@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::rig::{Machine, Shared, second};
 use crate::names::record::Network;
-use crate::publish::commit::renew;
 use crate::publish::head::Head;
+use crate::publish::naming::renew;
 use crate::publish::{Bootstrap, PublishError, standing};
 
 fn head_of(machine: &Machine) -> Head {

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::rig::{Machine, Shared};
 use crate::journal::simulated::{Left, Power};
-use crate::publish::commit::renew;
+use crate::publish::naming::renew;
 use crate::publish::{Bootstrap, follow};
 
 fn machine(shared: &Shared, power: &Arc<Power>) -> Machine {
