@@ -79,7 +79,7 @@ impl Volume {
         if self.owes_room() {
             self.save_all(REWRITE)?;
         }
-        let retired = self.stage.take_retired();
+        let mut retired = self.stage.take_retired();
         if self.without.lacks(Barrier::RecordsFirst) && self.active_cut().is_none() {
             self.let_go(&retired);
         }
@@ -92,12 +92,12 @@ impl Volume {
             self.stage.retire(retired);
             return Err(self.poison(error));
         }
-        // A cut may still read what the tree has let go of.
-        if self.active_cut().is_some() {
-            self.stage.retire(retired);
-        } else {
-            self.let_go(&retired);
+        // A cut may still read what the tree has let go of. What came and went since then takes no room.
+        if let Some(cut) = self.active_cut() {
+            let read = retired.extract_if(.., |stage| cut.may_read(*stage));
+            self.stage.retire(read);
         }
+        self.let_go(&retired);
         Ok(())
     }
 

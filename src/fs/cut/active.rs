@@ -103,6 +103,11 @@ impl ActiveCut {
         self.first_young_stage.store(next_stage, Ordering::Release);
     }
 
+    /// Whether the cut may still read that stage file: one that is younger it does not know.
+    pub(in crate::fs) fn may_read(&self, stage: u64) -> bool {
+        stage < self.first_young_stage.load(Ordering::Acquire)
+    }
+
     fn note_shorter(&self, ino: Ino, size: u64) {
         if self.first_young_stage.load(Ordering::Acquire) == NOT_BEGUN {
             return;

@@ -46,3 +46,27 @@ fn what_a_late_writer_keeps_for_an_ended_commit_meets_no_other() {
     drop((ended, next));
     assert_eq!(rig.stage_files(), 0);
 }
+
+#[test]
+fn files_that_come_and_go_beside_a_commit_take_no_room_until_it_ends() {
+    let rig = Rig::new();
+    let large = vec![7; 100_000];
+    rig.put("old", &large).unwrap();
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    rig.drive.unlink(rig.root, b"old").unwrap();
+    for _ in 0..50 {
+        rig.put("new", &large).unwrap();
+        rig.drive.sync().unwrap();
+        rig.drive.unlink(rig.root, b"new").unwrap();
+        rig.drive.sync().unwrap();
+    }
+    // The one that the commit has still to read.
+    assert_eq!(rig.stage_files(), 1);
+    let old = cut.file(changes.files[0]).unwrap();
+    assert_eq!(cut.read_chunk(&old, 0, None).unwrap(), large);
+    drop(cut);
+    rig.put("last", b"x").unwrap();
+    rig.drive.sync().unwrap();
+    assert_eq!(rig.stage_files(), 0);
+}
