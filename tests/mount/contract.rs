@@ -50,7 +50,12 @@ pub(crate) struct Chain {
 
 impl Chain {
     pub(crate) fn new(kind: Kind) -> Self {
-        let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
+        Self::with(kind, &[])
+    }
+
+    /// The same, with more of anvil's options.
+    pub(crate) fn with(kind: Kind, options: &[&str]) -> Self {
+        let anvil = Anvil::start(&[&["--slots-in-an-epoch", "1"], options].concat());
         let runtime = Runtime::new().expect("a runtime");
         let payer = transactor(anvil.url(), RICH);
         let contract = runtime.block_on(async {
@@ -83,6 +88,11 @@ impl Chain {
             kind,
             anvil,
         }
+    }
+
+    /// It answers nobody from now on.
+    pub(crate) fn end(self) {
+        drop(self.anvil);
     }
 
     /// A machine that mounts it, not started.

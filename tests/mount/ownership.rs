@@ -201,3 +201,46 @@ fn a_contract_that_is_paused_mints_nothing_and_leaves_the_drive_alone() {
         machine.stop();
     }
 }
+
+#[test]
+fn a_chain_whose_blocks_are_old_is_told_and_the_drive_goes_on() {
+    let chain = Chain::with(Kind::V2, &["--timestamp", "1700000000"]);
+    let mut machine = chain.machine(None).with_args(&["--refresh", "1s"]);
+    machine.start();
+    let told = || machine.ask(&["status", "--json"]).ok().json()["chain"].clone();
+    let chain_said = told();
+    assert_eq!(chain_said["ok"], false, "{chain_said:#}");
+    let line = chain_said["error"].as_str().unwrap_or_default();
+    assert!(
+        line.contains("min old") && line.contains("--rpc-url"),
+        "{line}"
+    );
+    fs::write(machine.dir().join("file"), "x").expect("writable");
+    machine.flush();
+    machine.stop();
+}
+
+#[test]
+fn a_chain_that_is_gone_leaves_the_drive_as_it_was_and_its_age_is_told() {
+    for kind in Kind::ALL {
+        let (chain, mut machine) = mounted(kind, &["--commit-idle", "1h", "--commit-max", "1h"]);
+        let dir = machine.dir();
+        fs::write(dir.join("before"), pattern(1, 0, 5000)).expect("writable");
+        chain.end();
+        let told = || machine.ask(&["status", "--json"]).ok().json()["chain"].clone();
+        wait_until("it is told, with an age", SOON, || {
+            let chain = told();
+            chain["ok"] == false && chain["age_s"].as_u64() >= Some(2)
+        });
+        let line = told()["error"].as_str().unwrap_or_default().to_owned();
+        assert!(line.contains("cannot be reached"), "{line}");
+        assert_eq!(size_bytes(&dir), FREE_BYTES, "{kind:?}");
+        fs::write(dir.join("after"), pattern(2, 0, 5000)).expect("writable");
+        assert_pattern(&dir.join("before"), 1, 5000);
+        let too_much = File::create(dir.join("large")).expect("a file");
+        let grown = fallocate(&too_much, FallocateFlags::empty(), 0, 110 << 20);
+        assert_eq!(grown, Err(Errno::DQUOT), "the quota that was known counts");
+        machine.flush();
+        machine.stop();
+    }
+}

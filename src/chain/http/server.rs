@@ -27,6 +27,8 @@ use crate::chain::busy;
 pub(in crate::chain) enum Kind {
     /// No connection, or it broke.
     Unreachable,
+    /// It cannot be spoken to in secret: no TLS there, or no certificate that is trusted here.
+    Untrusted,
     Broken,
     /// No answer in time.
     Slow,
@@ -253,6 +255,8 @@ impl Server {
         let broken = |fault: reqwest::Error| {
             self.fault(if fault.is_timeout() {
                 Kind::Slow
+            } else if of_tls(&fault) {
+                Kind::Untrusted
             } else if fault.is_connect() {
                 Kind::Unreachable
             } else {
@@ -292,6 +296,9 @@ impl Server {
         let at = &self.label;
         let what = match kind {
             Kind::Unreachable => format!("{at} cannot be reached"),
+            Kind::Untrusted => format!(
+                "{at} has no TLS, or no certificate that is trusted here: check the URL and the clock"
+            ),
             Kind::Broken => format!("{at} broke the connection"),
             Kind::Slow => format!("{at} does not answer in time"),
             Kind::TooLarge => {
@@ -392,4 +399,21 @@ impl Server {
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a connection failed in the handshake: rustls gives what it does not like as invalid data.
+fn of_tls(fault: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(fault);
+    while let Some(one) = cause {
+        if one.downcast_ref().is_some_and(is_invalid) {
+            return fault.is_connect();
+        }
+        cause = one.source();
+    }
+    false
+}
+
+fn is_invalid(fault: &std::io::Error) -> bool {
+    let within = || fault.get_ref().and_then(|within| within.downcast_ref());
+    fault.kind() == std::io::ErrorKind::InvalidData || within().is_some_and(is_invalid)
 }

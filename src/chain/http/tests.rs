@@ -278,3 +278,38 @@ async fn a_transaction_that_reaches_two_servers_is_one() {
     let got = endpoint.provider().get_balance(to).await.unwrap();
     assert_eq!(got, U256::from(3));
 }
+
+/// A server that has no TLS to offer: it answers in the clear, or ends the handshake.
+async fn without_tls(answer: &'static [u8]) -> (String, tokio::task::JoinHandle<()>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut hello = [0; 1024];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    (url, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_tls_is_told_as_that_and_the_next_one_answers() {
+    let anvil = Anvil::start(&[]);
+    // A fatal alert, `handshake_failure`.
+    let alert: &[u8] = &[0x15, 3, 3, 0, 2, 2, 40];
+    for answer in [b"HTTP/1.1 400 Bad Request\r\n\r\n", alert] {
+        let (url, task) = without_tls(answer).await;
+        let (_, alone) = servers(&[&url], None);
+        let told = alone.height().await.unwrap_err();
+        assert!(matches!(told, ChainError::Transient(_)), "{told:?}");
+        let line = told.to_string();
+        assert!(line.contains(&url) && line.contains("TLS"), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let (servers, endpoint) = servers(&[&url, anvil.url()], Some(31337));
+        assert_eq!(endpoint.height().await.unwrap(), 0);
+        assert_eq!(*servers.current(), *anvil.url());
+        task.abort();
+    }
+}
