@@ -9,7 +9,9 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
 use super::FsError;
 use super::body::Body;
@@ -53,11 +55,19 @@ pub(crate) struct Files {
 #[derive(Default)]
 struct Table {
     slots: HashMap<Ino, Slot>,
-    /// Counts what left the table or was unlinked, and trees taken over: a body loaded before may be
-    /// old.
-    departures: u64,
+    /// The files that somebody loads.
+    loads: HashMap<Ino, Load>,
     /// The file that was unlinked last, nobody using it: its records may still be there.
     gone: Option<Ino>,
+}
+
+/// A file that is being loaded, by one or by several.
+#[derive(Default)]
+struct Load {
+    loaders: usize,
+    /// How often it left the table or was unlinked since, or all records became others: a body that was
+    /// loaded before may be old.
+    departures: u64,
 }
 
 /// A file held in the table.
@@ -92,24 +102,26 @@ impl Files {
         load: impl Fn() -> Result<Body, FsError>,
     ) -> Result<FileRef, FsError> {
         loop {
-            let departures = match self.lock().try_hold(ino) {
-                Ok(held) => return Ok(held),
-                Err(departures) => departures,
+            let departures = {
+                let mut table = self.lock();
+                if let Some(held) = table.try_hold(ino) {
+                    return Ok(held);
+                }
+                table.begin_load(ino)
             };
             let body = load();
             let mut table = self.lock();
+            let is_old = table.end_load(ino) != departures;
             let body = match body {
                 Ok(body) => body,
                 // Its records may have been others than its stage file: settled meanwhile.
-                Err(_) if table.departures != departures || table.slots.contains_key(&ino) => {
-                    continue;
-                }
+                Err(_) if is_old || table.slots.contains_key(&ino) => continue,
                 Err(error) => return Err(error),
             };
             if table.gone == Some(ino) {
                 return Err(FsError::NotFound);
             }
-            if table.departures != departures && !table.slots.contains_key(&ino) {
+            if is_old && !table.slots.contains_key(&ino) {
                 continue;
             }
             table.slots.entry(ino).or_insert_with(|| Slot {
@@ -122,7 +134,7 @@ impl Files {
                 users: 0,
                 orphan: false,
             });
-            if let Ok(held) = table.try_hold(ino) {
+            if let Some(held) = table.try_hold(ino) {
                 return Ok(held);
             }
         }
@@ -140,7 +152,7 @@ impl Files {
 
     /// Holds the file `ino` if it is in use.
     pub(crate) fn hold_known(&self, ino: Ino) -> Option<FileRef> {
-        self.lock().try_hold(ino).ok()
+        self.lock().try_hold(ino)
     }
 
     /// The file if it is in use, without holding it: good for a look, not for a change.
@@ -153,28 +165,41 @@ impl Files {
 
     /// Lets go of a file.
     pub(crate) fn leave(&self, held: FileRef) -> Left {
-        let mut table = self.lock();
-        let Some(slot) = table.slots.get_mut(&held.ino) else {
-            return Left::Gone;
-        };
-        slot.users = slot.users.saturating_sub(1);
-        if slot.users > 0 {
-            return Left::InUse;
+        loop {
+            let mut table = self.lock();
+            let Some(slot) = table.slots.get_mut(&held.ino) else {
+                return Left::Gone;
+            };
+            if slot.users > 1 {
+                slot.users -= 1;
+                return Left::InUse;
+            }
+            let orphan = slot.orphan;
+            let unsaved = match held.body.try_read() {
+                Ok(body) => body.unsaved,
+                Err(TryLockError::Poisoned(body)) => body.get_ref().unsaved,
+                // Who has it may come for the table next (a tree that is taken over locks all files
+                // first), so it is waited for without the table, and the file held as long.
+                Err(TryLockError::WouldBlock) => {
+                    drop(table);
+                    drop(held.body());
+                    continue;
+                }
+            };
+            slot.users = 0;
+            if !orphan && unsaved {
+                return Left::InUse;
+            }
+            table.slots.remove(&held.ino);
+            table.depart(held.ino);
+            return if orphan { Left::Orphan } else { Left::Gone };
         }
-        let orphan = slot.orphan;
-        // Nobody who could change the body is left, so this lock is free or shared with lookers.
-        if !orphan && held.body().unsaved {
-            return Left::InUse;
-        }
-        table.slots.remove(&held.ino);
-        table.departures += 1;
-        if orphan { Left::Orphan } else { Left::Gone }
     }
 
     /// The file was unlinked. True when somebody uses it, so that it must live on as an orphan.
     pub(crate) fn unlinked(&self, ino: Ino) -> bool {
         let mut table = self.lock();
-        table.departures += 1;
+        table.depart(ino);
         match table.slots.get_mut(&ino) {
             Some(slot) if slot.users > 0 => {
                 slot.orphan = true;
@@ -192,7 +217,9 @@ impl Files {
     /// was unlinked may be there again.
     pub(crate) fn forget_past(&self) {
         let mut table = self.lock();
-        table.departures += 1;
+        for load in table.loads.values_mut() {
+            load.departures += 1;
+        }
         table.gone = None;
     }
 
@@ -215,12 +242,111 @@ impl Files {
 }
 
 impl Table {
-    /// The file, held; the count of departures when it is not in use.
-    fn try_hold(&mut self, ino: Ino) -> Result<FileRef, u64> {
-        let slot = self.slots.get_mut(&ino).ok_or(self.departures)?;
+    /// The file, held, if it is in use.
+    fn try_hold(&mut self, ino: Ino) -> Option<FileRef> {
+        let slot = self.slots.get_mut(&ino)?;
         slot.users += 1;
-        Ok(FileRef {
+        Some(FileRef {
             file: Arc::clone(&slot.file),
         })
+    }
+
+    /// Somebody loads the file: the count of departures, to compare.
+    fn begin_load(&mut self, ino: Ino) -> u64 {
+        let load = self.loads.entry(ino).or_default();
+        load.loaders += 1;
+        load.departures
+    }
+
+    /// Has loaded it: the count of departures now.
+    fn end_load(&mut self, ino: Ino) -> u64 {
+        let Some(load) = self.loads.get_mut(&ino) else {
+            return 0;
+        };
+        let departures = load.departures;
+        load.loaders -= 1;
+        if load.loaders == 0 {
+            self.loads.remove(&ino);
+        }
+        departures
+    }
+
+    /// The file left the table, or was unlinked.
+    fn depart(&mut self, ino: Ino) {
+        if let Some(load) = self.loads.get_mut(&ino) {
+            load.departures += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::journal::record::Content;
+
+    fn empty() -> Body {
+        Body::from_record(&Content::default(), Vec::new(), None)
+    }
+
+    #[test]
+    fn a_file_is_loaded_once_whatever_else_is_closed_meanwhile() {
+        let files = Files::default();
+        let loads = Cell::new(0);
+        let held = files.hold(Ino(1), || {
+            loads.set(loads.get() + 1);
+            assert!(loads.get() < 5, "loaded again and again");
+            let other = files.hold(Ino(2), || Ok(empty())).unwrap();
+            assert_eq!(files.leave(other), Left::Gone);
+            Ok(empty())
+        });
+        assert_eq!(loads.get(), 1);
+        assert_eq!(files.leave(held.unwrap()), Left::Gone);
+        assert!(files.lock().loads.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_closed_while_it_was_loaded_is_loaded_again() {
+        let files = Files::default();
+        let loads = Cell::new(0);
+        let held = files.hold(Ino(1), || {
+            loads.set(loads.get() + 1);
+            if loads.get() == 1 {
+                let same = files.hold(Ino(1), || Ok(empty())).unwrap();
+                assert_eq!(files.leave(same), Left::Gone);
+            }
+            Ok(empty())
+        });
+        assert_eq!(loads.get(), 2);
+        assert_eq!(files.leave(held.unwrap()), Left::Gone);
+    }
+
+    #[test]
+    fn who_has_a_file_may_come_for_the_table_while_another_lets_go_of_it() {
+        let files = Arc::new(Files::default());
+        let held = files.hold(Ino(1), || Ok(empty())).unwrap();
+        let file = files.peek(Ino(1)).unwrap();
+        let body = file.body_mut();
+        let (begun, begins) = channel();
+        let (ended, ends) = channel();
+        let leaver = Arc::clone(&files);
+        std::thread::spawn(move || {
+            begun.send(()).unwrap();
+            leaver.leave(held)
+        });
+        begins.recv().unwrap();
+        // Not held against the promise: a leaver who comes later only makes the test easier.
+        std::thread::sleep(Duration::from_millis(50));
+        let comer = Arc::clone(&files);
+        std::thread::spawn(move || {
+            comer.forget_past();
+            ended.send(()).unwrap();
+        });
+        ends.recv_timeout(Duration::from_secs(20))
+            .expect("the table is locked by who waits for the file");
+        drop(body);
     }
 }
