@@ -14,9 +14,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
-use super::body::Body;
 use super::content::content_charge;
-use super::files::FileRef;
 use super::ranges::Ranges;
 use super::volume::{Activity, Volume};
 use super::{FsError, LostBlock};
@@ -95,14 +93,13 @@ impl Volume {
         }
         let taken = self
             .journal
-            .snapshot()
+            .snapshot(|next_stage| active.begin(next_stage))
             .and_then(|snapshot| Ok((snapshot.counters()?, snapshot)));
         let (counters, snapshot) = taken.map_err(|error| {
             self.end_cut();
             self.poison(error)
         })?;
         self.quota().begin_cut();
-        active.begin(counters.next_stage);
         Ok(Cut {
             volume: Arc::clone(self),
             snapshot,
@@ -259,7 +256,7 @@ impl Cut {
         let Some(number) = file.content.stage.filter(|_| !ranges.is_empty()) else {
             return Ok(bytes);
         };
-        let staged = self.staged_bytes(file.ino, index, number)?;
+        let staged = self.staged_bytes(file.ino, number, index)?;
         for (start, end) in ranges {
             let range = start as usize..(end as usize).min(len);
             match (bytes.get_mut(range.clone()), staged.get(range)) {
@@ -274,35 +271,18 @@ impl Cut {
         Ok(bytes)
     }
 
-    /// What the stage file has in chunk `index`, as it was at the cut.
-    fn staged_bytes(&self, ino: Ino, index: u64, number: u64) -> Result<Vec<u8>, FsError> {
-        let held: Option<FileRef> = match self.volume.hold(ino) {
-            Ok(held) => Some(held),
-            Err(FsError::NotFound) => None, // removed since: nobody writes it any more
-            Err(error) => return Err(error),
-        };
-        let result = {
-            let body = held.as_ref().map(|held| held.body());
-            self.read_unchanged(index, number, body.as_deref())
-        };
-        if let Some(held) = held {
-            self.volume.leave(held);
-        }
-        result
-    }
-
-    /// The file's lock is held, so no writer is between keeping and writing.
-    fn read_unchanged(
-        &self,
-        index: u64,
-        number: u64,
-        _locked: Option<&Body>,
-    ) -> Result<Vec<u8>, FsError> {
+    /// What the stage file has in chunk `index`, as it was at the cut, whatever is written there meanwhile.
+    fn staged_bytes(&self, ino: Ino, number: u64, index: u64) -> Result<Vec<u8>, FsError> {
+        // A write that was under way when the cut was made is to end first. Who comes later keeps.
+        let file = self.volume.files.peek(ino);
+        let _ended = file.as_ref().map(|file| file.body());
         if let Some(bytes) = self.active.kept(number, index)? {
             return Ok(bytes);
         }
         let stage = self.volume.stage.get(number)?;
-        Ok(stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?)
+        let bytes = stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?;
+        // A writer keeps what is there before it writes: whose write these bytes show has kept by now.
+        Ok(self.active.kept(number, index)?.unwrap_or(bytes))
     }
 
     /// The content of a file cannot be built for want of a block that the node has lost.

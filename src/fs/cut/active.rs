@@ -98,7 +98,7 @@ impl ActiveCut {
         }
     }
 
-    /// The snapshot has been taken: it knows the stage files below `next_stage`.
+    /// The snapshot is being taken: it knows no stage files from `next_stage` on.
     pub(super) fn begin(&self, next_stage: u64) {
         self.first_young_stage.store(next_stage, Ordering::Release);
     }
@@ -141,14 +141,15 @@ impl ActiveCut {
         let len = bytes.len() as u64;
         let at = {
             let mut kept = lock(&self.kept);
-            let at = kept.spooled;
             kept.spooled += len;
-            kept.chunks.insert(chunk, Some((at, len)));
-            at
+            kept.spooled - len
         };
         if self.spool.write_at(&bytes, at).is_err() {
             self.void.store(true, Ordering::Release);
         }
+        // Not before it can be read there; and not after what the caller writes.
+        let mut kept = lock(&self.kept);
+        kept.chunks.entry(chunk).or_insert(Some((at, len)));
         Ok(())
     }
 

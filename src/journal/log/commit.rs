@@ -135,13 +135,16 @@ impl Journal {
         }
     }
 
-    /// A view of this moment that later changes do not touch. Everything in it is durable.
+    /// A view of this moment that later changes do not touch. Everything in it is durable. `taken` is
+    /// called within the moment, with a number that no stage file in the view reaches: what is applied
+    /// afterwards comes after the call.
     ///
     /// # Errors
     /// As [`Journal::sync`].
-    pub fn snapshot(&self) -> Result<Snapshot, JournalError> {
+    pub fn snapshot(&self, taken: impl FnOnce(u64)) -> Result<Snapshot, JournalError> {
         self.commit(Durability::Immediate, None)?;
         let state = self.lock();
+        taken(state.counters.next_stage);
         Ok(Snapshot {
             table: Arc::clone(&state.table),
         })
