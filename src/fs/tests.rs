@@ -8,6 +8,7 @@ mod costs;
 mod crash;
 mod follow;
 mod holes;
+mod killed;
 mod model;
 mod pages;
 mod planted;

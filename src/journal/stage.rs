@@ -235,7 +235,7 @@ impl Stage {
     }
 
     /// At start: of the files with a number in `numbers`, removes those that `mapped` does not have, and
-    /// cuts the others to the length that it maps. What has no number goes.
+    /// cuts the others to the length that it maps, and makes their bytes durable. What has no number goes.
     pub(crate) fn recover(
         &self,
         numbers: Range<u64>,
@@ -252,10 +252,11 @@ impl Stage {
                 return self.disk.remove(found);
             };
             let file = self.disk.open(found)?;
-            match file.len()? > *len && !self.without.lacks(Barrier::RecoveryCut) {
-                true => file.set_len(*len),
-                false => Ok(()),
+            if file.len()? > *len && !self.without.lacks(Barrier::RecoveryCut) {
+                file.set_len(*len)?;
             }
+            // What a daemon that was killed wrote is seen, and may be on no disk yet: nobody else will sync it.
+            file.sync_data()
         })?;
         Ok(())
     }
