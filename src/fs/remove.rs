@@ -127,13 +127,17 @@ impl Volume {
             batch.remove(key::inode(ino));
             return Ok(());
         }
-        let file = self.files.peek(ino);
+        let known = self.files.peek(ino);
+        // Whoever is writing, and charges for it, ends first; whoever begins then charges nothing any more.
+        let writing = known.as_ref().map(|file| file.body_mut());
         let in_use = self.files.unlinked(ino);
-        // Whoever was writing has ended; whoever begins now charges nothing any more.
         let record: Option<Content> = self.journal.record(&key::content(ino))?;
-        let charged = match &file {
-            Some(file) => {
-                let mut body = file.body_mut();
+        let late = match &writing {
+            Some(_) => None,
+            None => self.files.peek(ino),
+        };
+        let charged = match writing.or_else(|| late.as_ref().map(|file| file.body_mut())) {
+            Some(mut body) => {
                 if !in_use {
                     batch.retire(body.take_stages());
                 }
