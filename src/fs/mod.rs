@@ -28,6 +28,7 @@ mod load;
 mod lookup;
 mod quota;
 mod ranges;
+mod receipts;
 mod recover;
 mod remove;
 mod removed;

@@ -15,6 +15,7 @@
 //! | 11 | ASCII name | a value of the volume ([`super::record`]) |
 //! | 12 | inode u64be | [`super::record::Lost`] |
 //! | 13 | stage file u64be, number u64be | [`super::record::Patch`] |
+//! | 14 | number u64be | unix seconds u64be ‖ 16 bytes a block that the node has acknowledged |
 
 use crate::types::Ino;
 
@@ -34,6 +35,7 @@ const ORPHAN: u8 = 10;
 const META: u8 = 11;
 const LOST: u8 = 12;
 const PATCH: u8 = 13;
+const RECEIPT: u8 = 14;
 
 fn with_number(tag: u8, number: u64, room: usize) -> Key {
     let mut key = Vec::with_capacity(9 + room);
@@ -196,7 +198,25 @@ pub(crate) fn parse_patch(key: &[u8]) -> Option<(u64, u64)> {
     }
 }
 
-/// Prefixes of everything but the values of the volume.
+/// A note of what the node has acknowledged.
+pub(crate) fn receipt(number: u64) -> Key {
+    with_number(RECEIPT, number, 0)
+}
+
+/// Prefix of all of them.
+pub(crate) fn receipts() -> Key {
+    vec![RECEIPT]
+}
+
+/// The number of one; `None` for any other key.
+pub(crate) fn parse_receipt(key: &[u8]) -> Option<u64> {
+    match key.first() {
+        Some(&RECEIPT) => number(key, 1),
+        _ => None,
+    }
+}
+
+/// Prefixes of everything but the values of the volume, and what of it the node has.
 pub(crate) fn tree() -> impl Iterator<Item = Key> {
     (INODE..=ORPHAN).chain([LOST, PATCH]).map(|tag| vec![tag])
 }

@@ -72,12 +72,13 @@ impl EmbeddedNames {
 
 #[async_trait]
 impl NameStore for EmbeddedNames {
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let (name, record) = (name.to_owned(), record.to_vec());
         let turn = self.turn.clone().lock_owned().await;
         self.work(move |folder| {
             let _turn = turn;
-            folder.publish(&name, &record)
+            folder.publish(&name, &record)?;
+            Ok(record)
         })
         .await
     }

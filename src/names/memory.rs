@@ -39,14 +39,14 @@ impl MemoryNames {
 
 #[async_trait]
 impl NameStore for MemoryNames {
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let now_ns = self.clock.wall_ns();
         let mut records = self.records();
         let held = records.get(name).map(Vec::as_slice);
         if let Admission::Take = admit(name, record, held, now_ns)? {
             records.insert(name.to_owned(), record.to_vec());
         }
-        Ok(())
+        Ok(record.to_vec())
     }
 
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {

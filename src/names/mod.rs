@@ -46,11 +46,13 @@ pub enum NameError {
 /// A place for signed name records. `name` is the text form: `k51…`, base36 CIDv1 libp2p-key.
 #[async_trait]
 pub trait NameStore: Send + Sync {
-    /// Publishes the encoded record (IPNS protobuf, V1+V2) under `name`; durable there on return.
-    /// [`NameError::Stale`] unless it is the one held, or newer ([`Record::replaces`]);
+    /// Publishes the encoded record (IPNS protobuf, V1+V2) under `name`; durable there on return. The
+    /// bytes that the store has for the name then: a caller that must not be lied to compares them.
+    /// [`NameError::Stale`] unless it is the one held, or newer ([`Record::replaces`]; of two that end
+    /// at one time a store may keep either);
     /// [`NameError::Corrupt`] when it is not valid for `name`; [`NameError::Permanent`] when its end
     /// of life has passed.
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError>;
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError>;
     /// The newest record that the store has for `name`, verified against the name. Its end of life
     /// may have passed: the caller decides ([`Record::check_alive`]).
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError>;

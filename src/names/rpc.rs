@@ -123,7 +123,8 @@ impl RpcNames {
         }
     }
 
-    async fn put(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    /// Offers the record to the node, which takes no older one.
+    async fn put(&self, name: &str, record: &[u8], now_ns: i64) -> Result<(), NameError> {
         let file = [File::new(Bytes::copy_from_slice(record))];
         let key = self.key(name);
         let sent = match self.client.dialect() {
@@ -132,10 +133,13 @@ impl RpcNames {
                 let args = [("arg", key.as_str()), ("allow-offline", "true")];
                 match self.routing("name/put", &args, &file).await {
                     // A renewal under the same sequence, or a node from before that call.
-                    Err(RpcError::Failed(why)) if why.contains("existing IPNS record") => {
-                        self.routing("routing/put", &args, &file).await
+                    Err(error) if is_unchecked(&error) => {
+                        let held = self.held(name).await?;
+                        match admit(name, record, held.as_deref(), now_ns)? {
+                            Admission::Held => return Ok(()),
+                            Admission::Take => self.routing("routing/put", &args, &file).await,
+                        }
                     }
-                    Err(RpcError::Unknown(_)) => self.routing("routing/put", &args, &file).await,
                     other => other,
                 }
             }
@@ -147,17 +151,13 @@ impl RpcNames {
 
 #[async_trait]
 impl NameStore for RpcNames {
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let now_ns = self.clock.wall_ns();
         // Before anything is asked: what is not valid is nobody's business.
         admit(name, record, None, now_ns)?;
-        let held = self.held(name).await?;
-        match admit(name, record, held.as_deref(), now_ns)? {
-            Admission::Held => return Ok(()),
-            Admission::Take => self.put(name, record).await?,
-        }
+        self.put(name, record, now_ns).await?;
         match self.held(name).await? {
-            Some(back) if back == record => Ok(()),
+            Some(back) if back == record => Ok(back),
             Some(other) => {
                 // Somebody else's, newer than ours, or one that the node would not part with.
                 admit(name, record, Some(&other), now_ns)?;
@@ -177,6 +177,15 @@ impl NameStore for RpcNames {
         let bytes = bytes.ok_or_else(|| NameError::Missing(name.to_owned()))?;
         verify(name, &bytes)?;
         Ok(bytes)
+    }
+}
+
+/// Whether the call that checks sequences leaves the record to us.
+fn is_unchecked(error: &RpcError) -> bool {
+    match error {
+        RpcError::Failed(why) => why.contains("existing IPNS record"),
+        RpcError::Unknown(_) => true,
+        _ => false,
     }
 }
 

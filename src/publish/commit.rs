@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cid::Cid;
+use futures::future::try_join_all;
 
 use super::PublishError;
 use super::build::build;
@@ -10,9 +12,10 @@ use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
-use super::naming::{end_value, put_record, record, refuse_foreign, tell_others};
+use super::naming::{end_value, held_end_s, put_record, record, refuse_foreign, tell_others};
 use super::pending::{PENDING, Pending, Versions, keep, keep_charged, version};
-use super::upload::{Receipts, Upload, read_back};
+use super::receipt::Receipts;
+use super::upload::{Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
@@ -32,6 +35,8 @@ use crate::types::Ino;
 /// Where a commit goes.
 #[derive(Clone)]
 pub struct Node {
+    /// What it is called; another node has another name.
+    pub label: String,
     /// Blocks.
     pub store: Arc<dyn BlockStore>,
     /// Names.
@@ -89,7 +94,7 @@ pub(super) struct Done {
 /// Finishes what a crash interrupted, then publishes what differs.
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
     finish_pending(context, receipts).await?;
-    let head = newest_head(context).await?;
+    let (head, named_end_s) = newest_head(context).await?;
     heal(context, receipts, heal::PATIENCE).await?;
     let (volume, told) = (Arc::clone(&context.volume), receipts.clone());
     let (cut, changes) = blocking(move || {
@@ -123,34 +128,42 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let source = context.node.fetcher.source();
     let built = build(&cut, &changes, source, &mut upload).await?;
     let (root, root_block) = build_root(context, &head, &cut, &built, &mut upload).await?;
-    upload.finish().await?;
-    upload.verify().await?;
-
-    let (mut pending, end_s) = prepare(context, &head, &root, root_block).await?;
+    let (mut pending, end_s) = prepare(context, &head, &root, root_block, named_end_s)?;
     pending.charge_bytes = charge(context, &pending, upload.built_bytes)?;
+    pending.sample = upload.sample().iter().copied().map(CidBytes).collect();
+    let volume = &context.volume;
     let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
-    keep(&context.volume, kept).await?;
-    publish(context, &pending, &head, receipts).await?;
+    keep(volume, kept).await?;
+    // What stands above the rest leaves with the last of it.
+    upload.finish_with(tops(&pending)).await?;
+    pending.unsent = false;
+    keep(volume, vec![(PENDING, Some(pending.to_bytes()))]).await?;
+    secure(context, &pending, &head, receipts).await?;
+    name(context, &pending, &head).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     settle(&cut, &changes, Arc::new(built)).await?;
     drop(cut);
     take_as_head(context, &pending, &head).await?;
     Ok(Done {
-        sent_blocks: upload.sent_blocks + 2,
+        sent_blocks: upload.sent_blocks,
         sent_bytes: upload.sent_bytes,
         made: true,
         stuck: heal::stuck(&context.volume, is_stuck).await?,
     })
 }
 
-/// The head. Where another machine has gone on from it, and nothing here is unpublished, its tree is
-/// taken over first.
-pub(super) async fn newest_head(context: &Context) -> Result<Head, PublishError> {
+/// The head, and when the records end that nodes have of it, unix seconds. Where another machine has
+/// gone on from it, and nothing here is unpublished, its tree is taken over first.
+pub(super) async fn newest_head(context: &Context) -> Result<(Head, u64), PublishError> {
     let head: Head = context.volume.meta("head")?.unwrap_or_default();
     match refuse_foreign(context, &head, None).await {
-        Ok(()) => Ok(head),
+        Ok(end_s) => Ok((head, end_s)),
         Err(PublishError::Conflict(why)) => match follow(context).await? {
-            true => Ok(context.volume.meta("head")?.unwrap_or_default()),
+            true => {
+                let head: Head = context.volume.meta("head")?.unwrap_or_default();
+                let end_s = refuse_foreign(context, &head, None).await?;
+                Ok((head, end_s))
+            }
             false => Err(PublishError::Conflict(why)),
         },
         Err(error) => Err(error),
@@ -225,11 +238,12 @@ async fn header(volume: &Arc<Volume>) -> Result<Block, PublishError> {
 }
 
 /// Document and record of a new root, and when the record ends.
-async fn prepare(
+fn prepare(
     context: &Context,
     head: &Head,
     root: &Root,
     block: Block,
+    named_end_s: u64,
 ) -> Result<(Pending, u64), PublishError> {
     let quota = context.volume.with_quota(|quota| quota.size_bytes());
     let usage = Usage {
@@ -246,8 +260,8 @@ async fn prepare(
         .sign(context.key.signing_key())
         .map_err(|e| PublishError::Refused(e.to_string()))?;
     let document_cid = form::leaf_cid(&document);
-    let (names, network) = (&context.node.names, context.node.network);
-    let (record, end_s) = record(context, names, network, document_cid, root.sequence, 0).await?;
+    let told = (document_cid, root.sequence, 0);
+    let (record, end_s) = record(context, context.node.network, told, named_end_s)?;
     let pending = Pending {
         sequence: root.sequence,
         root: CidBytes(block.cid),
@@ -257,6 +271,8 @@ async fn prepare(
         time_s: context.now_s(),
         uploads: head.uploads + 1,
         charge_bytes: None,
+        unsent: true,
+        sample: Vec::new(),
     };
     Ok((pending, end_s))
 }
@@ -290,41 +306,59 @@ fn charge(
     Ok(additive.then_some(bytes))
 }
 
-/// Pins and names a commit whose other blocks are on the node.
-async fn publish(
+/// What stands above the tree: the root and the usage metadata.
+fn tops(pending: &Pending) -> [Block; 2] {
+    let root = Block {
+        cid: pending.root.0,
+        data: Bytes::copy_from_slice(&pending.root_bytes),
+    };
+    let document = chunk::leaf(Bytes::copy_from_slice(&pending.document));
+    [root, document]
+}
+
+/// Pins a commit whose blocks are on the node, and reads some of them back: root and usage metadata
+/// always. What is not as it was acknowledged is sent again by the next try.
+async fn secure(
     context: &Context,
     pending: &Pending,
     head: &Head,
     receipts: &Receipts,
 ) -> Result<(), PublishError> {
     let store = &context.node.store;
-    let document = chunk::leaf(Bytes::copy_from_slice(&pending.document));
-    let root = Block {
-        cid: pending.root.0,
-        data: Bytes::copy_from_slice(&pending.root_bytes),
+    let [root, document] = tops(pending).map(|block| block.cid);
+    let check = async {
+        // From what stays pinned: only the difference is walked.
+        let from = |old: Option<CidBytes>| old.map(|old| old.0);
+        store.pin(&root, from(head.root).as_ref()).await?;
+        store.pin(&document, from(head.document).as_ref()).await?;
+        if !store.all_pinned(&[root, document]).await? {
+            return Err(PublishError::Unverified(
+                "it does not list a pin that it acknowledged".into(),
+            ));
+        }
+        let sample = pending.sample.iter().map(|cid| cid.0);
+        let cids: Vec<Cid> = [root, document].into_iter().chain(sample).collect();
+        try_join_all(cids.iter().map(|cid| read_back(store, cid))).await?;
+        Ok(())
     };
-    store.put_many(&[root, document.clone()]).await?;
-    let from = head.root.map(|root| root.0);
-    if let Err(error) = store.pin(&pending.root.0, from.as_ref()).await {
-        if let StoreError::Missing(_) = error {
+    let result = check.await;
+    match &result {
+        Ok(()) => receipts.note_verified(),
+        Err(PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)) => {
             receipts.forget();
         }
-        return Err(error.into());
+        Err(_) => {}
     }
-    store.pin(&document.cid, None).await?;
-    let pins = store.pins().await?;
-    if !pins.contains(&pending.root.0) || !pins.contains(&document.cid) {
-        return Err(PublishError::Unverified(
-            "it does not list a pin that it acknowledged".into(),
-        ));
-    }
-    for cid in [&pending.root.0, &document.cid] {
-        read_back(store, cid).await?;
-    }
+    result
+}
+
+/// Names a commit that is secured.
+async fn name(context: &Context, pending: &Pending, head: &Head) -> Result<(), PublishError> {
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;
     put_record(context, &pending.record, Some(pending.root.0)).await?;
-    tell_others(context, (document.cid, pending.sequence, 0)).await;
+    let document = form::leaf_cid(&pending.document);
+    tell_others(context, (document, pending.sequence, 0)).await;
     Ok(())
 }
 
@@ -391,30 +425,38 @@ async fn take_as_head(
     keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }
 
-/// A commit that a crash interrupted is finished, or given up for good where its blocks are gone
-/// and it was never named. What it held stays marked as changed and comes with the next commit.
+/// A commit that a crash interrupted is finished, or given up for good where its blocks are gone, or
+/// never all left, and it was never named. What it held stays marked as changed and comes with the next
+/// commit.
 async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
     let Some(mut pending) = volume.meta::<Pending>(PENDING)? else {
         return Ok(());
     };
+    if pending.unsent {
+        return give_up(context, &pending).await;
+    }
     let (names, network) = (&context.node.names, context.node.network);
     let signed = Record::verify(&context.key.name(), &pending.record);
     if signed.is_ok_and(|signed| signed.network != network) {
         // Another kind of node is written to since.
-        let document = form::leaf_cid(&pending.document);
-        let (signed, end_s) =
-            record(context, names, network, document, pending.sequence, 0).await?;
+        let told = (form::leaf_cid(&pending.document), pending.sequence, 0);
+        let held_end_s = held_end_s(context, names).await?;
+        let (signed, end_s) = record(context, network, told, held_end_s)?;
         pending.record = signed.into();
         let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
         keep(volume, kept).await?;
     }
     let head: Head = volume.meta("head")?.unwrap_or_default();
-    match publish(context, &pending, &head, receipts).await {
-        Ok(()) => take_as_head(context, &pending, &head).await,
-        Err(PublishError::Store(StoreError::Missing(_))) => {
+    context.node.store.put_many(&tops(&pending)).await?;
+    match secure(context, &pending, &head, receipts).await {
+        Ok(()) => {
+            name(context, &pending, &head).await?;
+            take_as_head(context, &pending, &head).await
+        }
+        Err(PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)) => {
             let name = context.key.name();
-            let held = match context.node.names.resolve(&name).await {
+            let held = match names.resolve(&name).await {
                 Ok(bytes) => Some(bytes),
                 Err(NameError::Missing(_)) => None,
                 Err(error) => return Err(error.into()),
@@ -425,14 +467,27 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
                     pending.root.0
                 )));
             }
-            // Its sequence may have been seen: no other root gets it.
-            let head = Head {
-                next: pending.sequence + 1,
-                ..head
-            };
-            let values = vec![("head", Some(head.to_bytes())), (PENDING, None)];
-            keep(volume, values).await
+            give_up(context, &pending).await
         }
         Err(error) => Err(error),
     }
+}
+
+/// Its sequence may have been seen: no other root gets it. What of it is pinned goes with the old roots.
+async fn give_up(context: &Context, pending: &Pending) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    let head: Head = volume.meta("head")?.unwrap_or_default();
+    let head = Head {
+        next: pending.sequence + 1,
+        ..head
+    };
+    let mut values = vec![("head", Some(head.to_bytes())), (PENDING, None)];
+    if !pending.unsent {
+        let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+        for top in tops(pending) {
+            grace.add(top.cid, context.now_s());
+        }
+        values.push(("grace", Some(grace.to_bytes())));
+    }
+    keep(volume, values).await
 }

@@ -23,7 +23,7 @@ use crate::types::Ino;
 pub async fn follow(context: &Context) -> Result<bool, PublishError> {
     let volume = &context.volume;
     let known: Head = volume.meta("head")?.unwrap_or_default();
-    let named = head::resolve(&context.node, volume.key(), &context.key.name()).await?;
+    let named = head::resolve(context).await?;
     let Some(named) = named else { return Ok(false) };
     // One that came to no end may have come as far as to the head.
     let least = known.sequence + u64::from(!volume.is_half_followed());

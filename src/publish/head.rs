@@ -14,7 +14,7 @@ use minicbor::{CborLen, Decode, Encode};
 use tokio::time::timeout;
 
 use super::PublishError;
-use super::commit::{Context, Node};
+use super::commit::Context;
 use super::grace::Grace;
 use super::is_idle;
 use super::pending::{PENDING, Pending, Versions, keep};
@@ -30,7 +30,6 @@ use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
-use crate::types::VolumeKey;
 
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";
@@ -100,19 +99,20 @@ pub(super) struct Named {
     pub(super) usage: Usage,
     /// How often the record had been put again, where that can be told from it.
     pub(super) renewals: u64,
+    /// When it ends, or one that another node has, unix seconds, rounded up.
+    pub(super) end_s: u64,
 }
 
 /// How long the other nodes may take to say what they have of a name.
 const OTHERS: Duration = Duration::from_secs(5);
 
 /// The newest document that the token's name points at on any node; `None` when the name has no record.
-pub(super) async fn resolve(
-    node: &Node,
-    volume: VolumeKey,
-    name: &str,
-) -> Result<Option<Named>, PublishError> {
+pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishError> {
+    let node = &context.node;
+    // Of our own last commit it is here.
+    let ours = context.volume.raw_meta("document")?;
     let others = join_all(node.others.iter().map(async |other| {
-        let asked = resolve_at(node, &other.names, volume, name);
+        let asked = resolve_at(context, &other.names, ours.as_ref());
         match timeout(OTHERS, asked).await {
             Ok(Ok(named)) => named,
             Ok(Err(error)) => {
@@ -122,24 +122,28 @@ pub(super) async fn resolve(
             Err(_) => None,
         }
     }));
-    let (first, others) = join(resolve_at(node, &node.names, volume, name), others).await;
+    let first = resolve_at(context, &node.names, ours.as_ref());
+    let (first, others) = join(first, others).await;
     let all = first?.into_iter().chain(others.into_iter().flatten());
     // The first of equals: the node that is written to.
-    Ok(all.reduce(
-        |newest, next| match next.usage.sequence > newest.usage.sequence {
+    Ok(all.reduce(|newest, next| {
+        let end_s = newest.end_s.max(next.end_s);
+        let newer = match next.usage.sequence > newest.usage.sequence {
             true => next,
             false => newest,
-        },
-    ))
+        };
+        Named { end_s, ..newer }
+    }))
 }
 
 /// [`resolve`] on one node.
 async fn resolve_at(
-    node: &Node,
+    context: &Context,
     names: &Arc<dyn NameStore>,
-    volume: VolumeKey,
-    name: &str,
+    ours: Option<&Bytes>,
 ) -> Result<Option<Named>, PublishError> {
+    let (node, volume) = (&context.node, context.volume.key());
+    let name = &context.key.name();
     let bytes = match names.resolve(name).await {
         Ok(bytes) => bytes,
         Err(NameError::Missing(_)) => return Ok(None),
@@ -147,7 +151,10 @@ async fn resolve_at(
     };
     let record = Record::verify(name, &bytes)
         .map_err(|e| NameError::Corrupt(name.to_owned(), e.to_string()))?;
-    let document = node.fetcher.source().store().get(&record.cid).await?;
+    let document = match ours.filter(|ours| form::leaf_cid(ours) == record.cid) {
+        Some(ours) => ours.clone(),
+        None => node.fetcher.source().store().get(&record.cid).await?,
+    };
     form::verify(&record.cid, &document)
         .map_err(|e| PublishError::Refused(format!("document {}: {e}", record.cid)))?;
     let key = public_key(name).map_err(|e| PublishError::Refused(e.to_string()))?;
@@ -174,7 +181,13 @@ async fn resolve_at(
         document: record.cid,
         usage,
         renewals,
+        end_s: end_s(&record),
     }))
+}
+
+/// When a record ends, unix seconds, rounded up.
+pub(super) fn end_s(record: &Record) -> u64 {
+    u64::try_from(record.end_of_life.as_second().saturating_add(1)).unwrap_or(0)
 }
 
 /// Finds the newest commit of the volume among this state folder, the name and the chain, and
@@ -236,7 +249,7 @@ async fn find(
 ) -> Result<Bootstrap, PublishError> {
     let volume = &context.volume;
     let known: Option<Head> = volume.meta("head")?;
-    let named = resolve(&context.node, volume.key(), &context.key.name()).await?;
+    let named = resolve(context).await?;
     let chain = token.sequence.map(|sequence| {
         let digest = token.root.map(|root| form::node_of_digest(root.0));
         (sequence, digest)

@@ -19,7 +19,7 @@ use super::commit::Context;
 use super::grace::Grace;
 use super::head::Head;
 use super::pending::keep;
-use super::upload::Receipts;
+use super::receipt::Receipts;
 use crate::fetch::source::blocking;
 use crate::fs::{Loss, LostBlock, Volume};
 use crate::journal::record::{CidBytes, Record as _};

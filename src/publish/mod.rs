@@ -19,6 +19,7 @@ mod heal;
 mod naming;
 mod pending;
 mod queue;
+mod receipt;
 mod sample;
 mod upload;
 

@@ -36,25 +36,17 @@ const OTHERS: Duration = Duration::from_secs(5);
 
 /// Puts the record of the last commit again, with a later end of life.
 pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
-    let mut head = newest_head(context).await?;
+    let (mut head, _) = newest_head(context).await?;
     let Some(document) = head.document else {
         return Ok(());
     };
     // Whoever made the commit, or began from it as well, may have renewed it more often.
-    let named = head::resolve(&context.node, context.volume.key(), &context.key.name()).await?;
+    let named = head::resolve(context).await?;
+    let held_end_s = named.as_ref().map_or(0, |named| named.end_s);
     let held = named.filter(|named| named.usage.sequence == head.sequence);
     head.renewals = held.map_or(0, |held| held.renewals).max(head.renewals) + 1;
-    let (names, network) = (&context.node.names, context.node.network);
-    let (bytes, end_s) = record(
-        context,
-        names,
-        network,
-        document.0,
-        head.sequence,
-        head.renewals,
-    )
-    .await?;
     let told = (document.0, head.sequence, head.renewals);
+    let (bytes, end_s) = record(context, context.node.network, told, held_end_s)?;
     let root = head.root.map(|root| root.0);
     let head = ("head", Some(head.to_bytes()));
     keep(&context.volume, vec![head, end_value(end_s)]).await?;
@@ -75,26 +67,26 @@ pub(super) async fn is_named(context: &Context) -> Result<bool, PublishError> {
     }
 }
 
-/// A root that is not ours stops everything that would hide it.
+/// A root that is not ours stops everything that would hide it. When the records end that nodes have
+/// of ours, unix seconds.
 pub(super) async fn refuse_foreign(
     context: &Context,
     head: &Head,
     ours: Option<Cid>,
-) -> Result<(), PublishError> {
-    let volume = context.volume.key();
-    let named = head::resolve(&context.node, volume, &context.key.name()).await?;
-    let Some(named) = named else { return Ok(()) };
+) -> Result<u64, PublishError> {
+    let named = head::resolve(context).await?;
+    let Some(named) = named else { return Ok(0) };
     if ours.is_some() && named.usage.root == ours {
-        return Ok(());
+        return Ok(named.end_s);
     }
     let same = named.usage.sequence == head.sequence && named.usage.root == head.root.map(|r| r.0);
     if same || named.usage.sequence < head.sequence {
-        return Ok(());
+        return Ok(named.end_s);
     }
     // A commit of ours that left before a crash, and was given up since, is no other machine's.
     let given_up = named.usage.sequence < head.next && named.usage.root.is_none();
     if given_up || (named.usage.root.is_none() && head.root.is_none()) {
-        return Ok(());
+        return Ok(named.end_s);
     }
     Err(head::conflict(
         named.usage.sequence,
@@ -102,14 +94,13 @@ pub(super) async fn refuse_foreign(
     ))
 }
 
-/// A record of `document`, signed, and when it ends, unix seconds.
-pub(super) async fn record(
+/// A record of a document, its sequence and renewal, signed, and when it ends, unix seconds: after
+/// `held_end_s`, when the one ends that the node has.
+pub(super) fn record(
     context: &Context,
-    names: &Arc<dyn NameStore>,
     network: Network,
-    document: Cid,
-    sequence: u64,
-    renewal: u64,
+    (document, sequence, renewal): (Cid, u64, u64),
+    held_end_s: u64,
 ) -> Result<(Vec<u8>, u64), PublishError> {
     let refused = |why: &str| PublishError::Refused(why.to_owned());
     let mut end_s = context.now_s() + LIFE_S;
@@ -119,7 +110,11 @@ pub(super) async fn record(
         }
         // There the end of life alone says which record is newer: each ends later than the last.
         Network::Btfs => {
-            end_s = end_s.max(last_end_s(context, names).await?.saturating_add(1));
+            let kept = context.volume.raw_meta(RECORD_END)?;
+            let kept =
+                kept.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+            let last_s = kept.unwrap_or(0).max(held_end_s);
+            end_s = end_s.max(last_s.saturating_add(1));
             BTNS_SEQUENCE
         }
     };
@@ -135,27 +130,26 @@ pub(super) async fn record(
     Ok((record.sign(&context.key), end_s))
 }
 
+/// When the record ends that a node has of the name, unix seconds, rounded up; 0 where it has none.
+pub(super) async fn held_end_s(
+    context: &Context,
+    names: &Arc<dyn NameStore>,
+) -> Result<u64, PublishError> {
+    let name = context.key.name();
+    match names.resolve(&name).await {
+        Ok(bytes) => Ok(Record::verify(&name, &bytes).map_or(0, |held| head::end_s(&held))),
+        Err(NameError::Missing(_)) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// [`RECORD_END`] as it is kept.
 pub(super) fn end_value(end_s: u64) -> (&'static str, Option<Bytes>) {
     let bytes = Bytes::copy_from_slice(&end_s.to_be_bytes());
     (RECORD_END, Some(bytes))
 }
 
-/// When the latest record of the name ends that is known here or at a node, unix seconds, rounded up.
-async fn last_end_s(context: &Context, names: &Arc<dyn NameStore>) -> Result<u64, PublishError> {
-    let kept = context.volume.raw_meta(RECORD_END)?;
-    let kept = kept.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
-    let name = context.key.name();
-    let held = match names.resolve(&name).await {
-        Ok(bytes) => Record::verify(&name, &bytes).ok(),
-        Err(NameError::Missing(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let held = held.map_or(0, |held| held.end_of_life.as_second().saturating_add(1));
-    Ok(kept.unwrap_or(0).max(u64::try_from(held).unwrap_or(0)))
-}
-
-/// Publishes a record of `root` and reads it back.
+/// Publishes a record of `root`, and looks at what is held then.
 pub(super) async fn put_record(
     context: &Context,
     bytes: &[u8],
@@ -163,39 +157,38 @@ pub(super) async fn put_record(
 ) -> Result<(), PublishError> {
     let name = context.key.name();
     match context.node.names.publish(&name, bytes).await {
-        Err(NameError::Stale { held, .. }) => {
-            let volume = context.volume.key();
-            return Err(match head::resolve(&context.node, volume, &name).await {
-                Ok(Some(named)) if named.usage.root == root => {
-                    PublishError::Unverified("it has a newer record of the same root".into())
-                }
-                Ok(Some(named)) => head::conflict(named.usage.sequence, named.usage.root.as_ref()),
-                _ => head::conflict(commit_of_ipns_sequence(held), None),
-            });
-        }
-        other => other?,
-    }
-    let back = context.node.names.resolve(&name).await?;
-    if back != bytes {
-        return Err(PublishError::Unverified(
+        Err(NameError::Stale { held, .. }) => Err(match head::resolve(context).await {
+            Ok(Some(named)) if named.usage.root == root => {
+                PublishError::Unverified("it has a newer record of the same root".into())
+            }
+            Ok(Some(named)) => head::conflict(named.usage.sequence, named.usage.root.as_ref()),
+            _ => head::conflict(commit_of_ipns_sequence(held), None),
+        }),
+        Ok(back) if back == bytes => Ok(()),
+        Ok(_) => Err(PublishError::Unverified(
             "the name record did not come back".into(),
-        ));
+        )),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 /// Publishes a record of a document, its sequence and renewal on the other nodes, as far as they take
 /// it: nobody waits long for one that is away, and the next renewal tells it again.
-pub(super) async fn tell_others(context: &Context, (document, sequence, renewal): (Cid, u64, u64)) {
+pub(super) async fn tell_others(context: &Context, told: (Cid, u64, u64)) {
     let name = &context.key.name();
-    let told = context.node.others.iter().map(async |other| {
+    let tellings = context.node.others.iter().map(async |other| {
         let publish = async {
             let (names, network) = (&other.names, other.network);
-            let signed = record(context, names, network, document, sequence, renewal).await?;
-            Ok::<_, PublishError>(names.publish(name, &signed.0).await?)
+            let end_s = held_end_s(context, names).await?;
+            let signed = record(context, network, told, end_s)?;
+            let back = names.publish(name, &signed.0).await?;
+            Ok::<_, PublishError>(back == signed.0)
         };
         match timeout(OTHERS, publish).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => {
+                tracing::warn!(node = other.label, "it holds another record of the name")
+            }
             Ok(Err(error)) => {
                 tracing::warn!(node = other.label, %error, "it does not take the name")
             }
@@ -205,5 +198,5 @@ pub(super) async fn tell_others(context: &Context, (document, sequence, renewal)
             ),
         }
     });
-    join_all(told).await;
+    join_all(tellings).await;
 }

@@ -1,7 +1,7 @@
 //! What of a commit is kept in the journal: the one that is on its way, and what the head contains.
 //!
 //! Invariant: a [`Pending`] is durable before the first of its bytes leaves, and goes only when its root
-//! is the head. Called by `commit`, `head` and `follow`.
+//! is the head, or is given up for good and was never named. Called by `commit`, `head` and `follow`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,6 +63,14 @@ pub(super) struct Pending {
     /// What it is charged, in bytes, on a contract that charges each commit.
     #[n(7)]
     pub(super) charge_bytes: Option<u64>,
+    /// Its blocks may not all have left: after a crash it is given up, and never was named.
+    #[n(8)]
+    #[cbor(default)]
+    pub(super) unsent: bool,
+    /// Some of its blocks, which are read back before it is named.
+    #[n(9)]
+    #[cbor(default)]
+    pub(super) sample: Vec<CidBytes>,
 }
 
 /// The version vector of the head: for each writer its last commit in the tree.

@@ -16,8 +16,8 @@ use super::follow::follow;
 use super::head::{self, Head};
 use super::naming::{is_named, renew};
 use super::pending::PENDING;
+use super::receipt::Receipts;
 use super::sample::Sampler;
-use super::upload::Receipts;
 use crate::fs::{Access, FsError, Volume};
 use crate::store::StoreError;
 
@@ -119,7 +119,7 @@ impl Publisher {
         let (demands, receiver) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
         let status = Arc::new(Mutex::new(PublishStatus::default()));
-        let receipts = Receipts::new();
+        let receipts = Receipts::of(&context.volume, &context.node.label);
         let volume = Arc::clone(&context.volume);
         let signs = Arc::new(Signs::default());
         let sampler = Sampler::begin(&context.volume, receipts.clone());

@@ -19,7 +19,7 @@ use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, is_there, look_at_marked};
 use super::pending::keep;
-use super::upload::Receipts;
+use super::receipt::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
 use crate::journal::record::Record as _;

@@ -1,17 +1,16 @@
 //! Sending blocks: in batches, a few at a time, each block once.
 //!
 //! Invariant: [`Upload::finish`] returns only when every block given to [`Upload::push`] was
-//! acknowledged as durable. Memory is bounded by the batches in flight, whatever the volume's size.
+//! acknowledged as durable, now or earlier. Memory is bounded by the batches in flight, whatever the
+//! volume's size. What was acknowledged earlier is in [`super::receipt`].
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use cid::Cid;
-use futures::future::try_join_all;
 use tokio::task::JoinSet;
 
 use super::PublishError;
+use super::receipt::Receipts;
 use crate::pack::cid as form;
 use crate::store::{Block, BlockStore, StoreError};
 
@@ -22,133 +21,11 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Requests in flight.
 const IN_FLIGHT: usize = 3;
 
-/// How many blocks of a commit are read back.
+/// How many blocks of a commit are read back beside its root and document.
 const SAMPLE: usize = 8;
-
-/// How many acknowledged blocks are remembered at least; at most twice as many.
-const RECEIPTS: usize = 250_000;
-
-/// The blocks that the node has acknowledged, so that a commit taken up again sends nothing twice.
-/// A receipt is a hint: what was collected since is found when the root is pinned.
-#[derive(Clone)]
-pub(super) struct Receipts {
-    known: Arc<Mutex<Known>>,
-    /// Moves with every block that is built or acknowledged: a commit that stands still is stuck.
-    pulse: Arc<AtomicU64>,
-    /// See [`Receipts::moved`].
-    moved: Arc<AtomicU64>,
-    /// Whether no try has failed since the last commit: then building is coming on.
-    fresh: Arc<AtomicBool>,
-}
-
-#[derive(Default)]
-struct Known {
-    /// By the beginning of the digest: what is taken for a block that it is not is missed at the pin.
-    blocks: HashMap<u128, Receipt>,
-    /// Those before: forgotten when the others are [`RECEIPTS`].
-    older: HashMap<u128, Receipt>,
-    /// Receipts of an earlier age count no more.
-    age: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Receipt {
-    age: u32,
-    /// How often the block was acknowledged.
-    times: u32,
-}
-
-impl Receipts {
-    pub(super) fn new() -> Self {
-        Self {
-            known: Arc::default(),
-            pulse: Arc::default(),
-            moved: Arc::new(AtomicU64::new(1)),
-            fresh: Arc::new(AtomicBool::new(true)),
-        }
-    }
-
-    /// Moves while publishing comes nearer to its end: with commits, with blocks that the node did
-    /// not have, and with what a first try builds. Not with what a try that fails does again.
-    pub(super) fn moved(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
-    }
-
-    /// A commit was made, or a try has failed.
-    pub(super) fn note_end(&self, is_made: bool) {
-        self.fresh.store(is_made, Ordering::Relaxed);
-        self.moved.fetch_add(u64::from(is_made), Ordering::Relaxed);
-    }
-
-    /// What moves while a commit comes on.
-    pub(super) fn pulse(&self) -> u64 {
-        self.pulse.load(Ordering::Relaxed)
-    }
-
-    fn beat(&self) {
-        self.pulse.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A block is built, or a lost one looked at.
-    pub(super) fn note_step(&self) {
-        self.beat();
-        let fresh = self.fresh.load(Ordering::Relaxed);
-        self.moved.fetch_add(u64::from(fresh), Ordering::Relaxed);
-    }
-
-    fn has(&self, cid: &Cid) -> bool {
-        let known = self.known();
-        let receipt = known.receipt(cid);
-        receipt.is_some_and(|receipt| receipt.age == known.age)
-    }
-
-    /// The node has acknowledged these.
-    pub(super) fn note(&self, cids: impl Iterator<Item = Cid>) {
-        let mut known = self.known();
-        let age = known.age;
-        for cid in cids {
-            let before = known.receipt(&cid).map_or(0, |receipt| receipt.times);
-            let times = before.saturating_add(1);
-            known.remember(&cid, Receipt { age, times });
-            // What a node has lost comes again; one that loses it every time gets nowhere.
-            let moved = u64::from(times <= 2);
-            self.moved.fetch_add(moved, Ordering::Relaxed);
-        }
-    }
-
-    /// The node lost blocks: no receipt counts any more.
-    pub(super) fn forget(&self) {
-        self.known().age += 1;
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn receipt(&self, cid: &Cid) -> Option<Receipt> {
-        let key = short(cid);
-        self.blocks
-            .get(&key)
-            .or_else(|| self.older.get(&key))
-            .copied()
-    }
-
-    fn remember(&mut self, cid: &Cid, receipt: Receipt) {
-        if self.blocks.len() >= RECEIPTS {
-            self.older = std::mem::take(&mut self.blocks);
-        }
-        self.blocks.insert(short(cid), receipt);
-    }
-}
-
-/// Codec and beginning of the digest: the same bytes as a leaf and as a node are two blocks.
-fn short(cid: &Cid) -> u128 {
-    let begin = cid.hash().digest().iter().take(16);
-    let begin = begin.fold(0, |all, byte| all << 8 | u128::from(*byte));
-    begin ^ u128::from(cid.codec())
-}
+/// The same after a commit that all came back of, for so many commits.
+const LATER_SAMPLE: usize = 1;
+const LATER: u32 = 15;
 
 /// The blocks of one commit on their way.
 pub(super) struct Upload {
@@ -159,6 +36,7 @@ pub(super) struct Upload {
     flying: JoinSet<Result<(), PublishError>>,
     /// Some of the blocks, any of them as likely as any other, and how many there were.
     sample: Vec<Cid>,
+    sample_size: usize,
     pushed: u64,
     /// Bytes of all blocks of the commit, also of those that an earlier try has sent.
     pub(super) built_bytes: u64,
@@ -169,9 +47,14 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn new(store: Arc<dyn BlockStore>, receipts: Receipts) -> Self {
+        let sample_size = match receipts.verified() % (LATER + 1) {
+            0 => SAMPLE,
+            _ => LATER_SAMPLE,
+        };
         Self {
             store,
             receipts,
+            sample_size,
             batch: Vec::new(),
             batch_bytes: 0,
             flying: JoinSet::new(),
@@ -194,7 +77,7 @@ impl Upload {
         self.batch_bytes += block.data.len();
         self.batch.push(block);
         if self.batch.len() >= BATCH_BLOCKS || self.batch_bytes >= BATCH_BYTES {
-            self.send().await?;
+            self.send(self.batch.len()).await?;
         }
         Ok(())
     }
@@ -209,30 +92,39 @@ impl Upload {
         self.receipts.forget();
     }
 
+    /// Waits until everything is acknowledged, these blocks too, which leave with the last of the others.
+    pub(super) async fn finish_with(
+        &mut self,
+        blocks: impl IntoIterator<Item = Block>,
+    ) -> Result<(), PublishError> {
+        // Each try has others of them: no receipts, or a try that fails would look like progress.
+        let noted = self.batch.len();
+        for block in blocks {
+            self.batch_bytes += block.data.len();
+            self.batch.push(block);
+        }
+        self.send(noted).await?;
+        self.finish().await
+    }
+
     /// Waits until everything is acknowledged.
     pub(super) async fn finish(&mut self) -> Result<(), PublishError> {
-        self.send().await?;
+        self.send(self.batch.len()).await?;
         while let Some(landed) = self.flying.join_next().await {
             land(landed)?;
         }
         Ok(())
     }
 
-    /// Reads some of the blocks back, also of those that an earlier try has sent. Where one is not
-    /// what was acknowledged, the next try sends everything again.
-    pub(super) async fn verify(&self) -> Result<(), PublishError> {
-        let looks = self.sample.iter().map(|cid| read_back(&self.store, cid));
-        let result = try_join_all(looks).await;
-        if let Err(PublishError::Unverified(_)) = result {
-            self.receipts.forget();
-        }
-        result.map(drop)
+    /// Some of the blocks, also of those that an earlier try has sent.
+    pub(super) fn sample(&self) -> &[Cid] {
+        &self.sample
     }
 
     /// Takes a block into the sample, or not.
     fn choose(&mut self, cid: Cid) {
         self.pushed += 1;
-        if self.sample.len() < SAMPLE {
+        if self.sample.len() < self.sample_size {
             self.sample.push(cid);
             return;
         }
@@ -243,7 +135,8 @@ impl Upload {
         }
     }
 
-    async fn send(&mut self) -> Result<(), PublishError> {
+    /// Sends the batch; of its first `noted` blocks there will be receipts.
+    async fn send(&mut self, noted: usize) -> Result<(), PublishError> {
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -259,7 +152,7 @@ impl Upload {
         self.flying.spawn(async move {
             store.put_many(&batch).await?;
             receipts.beat();
-            receipts.note(batch.iter().map(|block| block.cid));
+            receipts.note(batch.iter().take(noted).map(|block| block.cid));
             Ok(())
         });
         Ok(())

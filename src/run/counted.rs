@@ -105,11 +105,15 @@ impl BlockStore for Counted<dyn BlockStore> {
     async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
         self.counts.watch(self.inner.pins()).await
     }
+
+    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        self.counts.watch(self.inner.all_pinned(roots)).await
+    }
 }
 
 #[async_trait]
 impl NameStore for Counted<dyn NameStore> {
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         self.counts.watch(self.inner.publish(name, record)).await
     }
 

@@ -68,6 +68,7 @@ impl Publishing {
             Right::Ours(key) => Some(Context {
                 volume: Arc::clone(volume),
                 node: Node {
+                    label: parts.node.label.clone(),
                     store: Arc::clone(&parts.node.store),
                     names: Arc::clone(&parts.node.names),
                     fetcher: Arc::clone(&ground.fetcher),

@@ -32,7 +32,7 @@ struct Together {
 
 #[async_trait]
 impl NameStore for Together {
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         self.names.publish(name, record).await
     }
 

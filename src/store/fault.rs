@@ -27,7 +27,7 @@ pub enum Call {
     Pin,
     /// [`BlockStore::unpin`]
     Unpin,
-    /// [`BlockStore::pins`]
+    /// [`BlockStore::pins`], [`BlockStore::all_pinned`]
     Pins,
 }
 
@@ -171,6 +171,13 @@ impl BlockStore for FaultStore {
         match self.script.enter(Call::Pins).await? {
             Outcome::Drop => Ok(Vec::new()),
             outcome => answer(outcome, self.inner.pins().await),
+        }
+    }
+
+    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        match self.script.enter(Call::Pins).await? {
+            Outcome::Drop => Ok(roots.is_empty()),
+            outcome => answer(outcome, self.inner.all_pinned(roots).await),
         }
     }
 }

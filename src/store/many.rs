@@ -97,6 +97,10 @@ impl BlockStore for ManyStore {
     async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
         self.first.pins().await
     }
+
+    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        self.first.all_pinned(roots).await
+    }
 }
 
 #[cfg(test)]

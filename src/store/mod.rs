@@ -4,7 +4,7 @@
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
 //!
-//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`fault`] wraps any store, [`many`] several;
+//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`fault`] and [`retry`] wrap any store, [`many`] several;
 //! [`suite`] is what every one of them must pass.
 
 pub mod embedded;
@@ -12,6 +12,7 @@ pub mod fault;
 mod links;
 pub mod many;
 pub mod memory;
+pub mod retry;
 pub mod rpc;
 #[doc(hidden)]
 pub mod suite;
@@ -70,6 +71,11 @@ pub trait BlockStore: Send + Sync {
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError>;
     /// The roots that are pinned recursively, in no order.
     async fn pins(&self) -> Result<Vec<Cid>, StoreError>;
+    /// Whether each of `roots` is pinned recursively.
+    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        let pins = self.pins().await?;
+        Ok(roots.iter().all(|root| pins.contains(root)))
+    }
 }
 
 impl Block {

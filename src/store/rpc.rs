@@ -285,6 +285,10 @@ impl BlockStore for RpcStore {
             .filter_map(|line| form::parse(&line.cid).ok())
             .collect())
     }
+
+    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        self.lists(roots).await
+    }
 }
 
 /// One JSON value a line; an error when the last one is cut.

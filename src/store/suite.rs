@@ -171,6 +171,10 @@ async fn pins_are_listed_until_released(store: &dyn BlockStore) {
     }
     let pins = store.pins().await.expect("pins");
     assert!(!pins.contains(&tree[0].cid), "only roots are listed");
+    assert_eq!(store.all_pinned(&[leaf.cid, root]).await, Ok(true));
+    for below in [[leaf.cid, tree[0].cid], [tree[0].cid, leaf.cid]] {
+        assert_eq!(store.all_pinned(&below).await, Ok(false));
+    }
     store.unpin(&root).await.expect("unpin");
     let pins = store.pins().await.expect("pins");
     assert!(!pins.contains(&root) && pins.contains(&leaf.cid));

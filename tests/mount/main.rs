@@ -38,6 +38,7 @@ mod permissions;
 mod postgres;
 mod quota;
 mod renewal;
+mod round_trips;
 mod samples;
 mod scale;
 mod service;

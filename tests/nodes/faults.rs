@@ -106,6 +106,10 @@ async fn bears(fault: Fault, front: &Front, client: Client, direct: &RpcStore) {
         ),
         Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
     }
+    match within(fault, hasty.all_pinned(&[root])).await {
+        Ok(pinned) => assert!(pinned, "{fault:?}"),
+        Err(error) => assert!(told(fault, &error), "{fault:?}: {error:?}"),
+    }
 
     front.set(None);
     store.put_many(&new).await.expect("put when it is well");
@@ -156,11 +160,12 @@ async fn names_bear(fault: Fault, front: &Front, dialect: Dialect) {
     }
     let published = within(fault, hasty.publish(&name, &second)).await;
     match &published {
-        Ok(()) => assert!(may_do(fault), "{fault:?}"),
+        Ok(_) => assert!(may_do(fault), "{fault:?}"),
         Err(error) => assert!(is_told(error), "{fault:?}: {error:?}"),
     }
     front.set(None);
-    assert_eq!(store.publish(&name, &second).await, Ok(()), "{fault:?}");
+    let published = store.publish(&name, &second).await;
+    assert_eq!(published.as_ref(), Ok(&second), "{fault:?}");
     assert_eq!(store.resolve(&name).await, Ok(second), "{fault:?}");
 }
 

@@ -49,7 +49,7 @@ async fn a_name_is_still_there_after_the_node_was_killed() {
     let mut node = Kubo::start();
     let (world, store) = names(node.url(), Dialect::Ipfs, Login::Open);
     let record = world.record(7, 1).sign(&key);
-    assert_eq!(store.publish(&key.name(), &record).await, Ok(()));
+    assert_eq!(store.publish(&key.name(), &record).await.map(drop), Ok(()));
     node.kill();
     node.run();
     let (_, store) = names(node.url(), Dialect::Ipfs, Login::Open);
@@ -58,7 +58,7 @@ async fn a_name_is_still_there_after_the_node_was_killed() {
     let mut node = Btfs::start();
     let (world, store) = names(&node.url(), Dialect::Btfs, Login::Open);
     let record = world.record(7, 1).sign(&key);
-    assert_eq!(store.publish(&key.name(), &record).await, Ok(()));
+    assert_eq!(store.publish(&key.name(), &record).await.map(drop), Ok(()));
     node.run();
     assert_eq!(store.resolve(&key.name()).await, Ok(record));
 }
@@ -73,8 +73,14 @@ async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
     let name = key.name();
     let first = world.record(BTNS_SEQUENCE, 1);
     let second = world.record(BTNS_SEQUENCE, 2);
-    assert_eq!(store.publish(&name, &first.sign(&key)).await, Ok(()));
-    assert_eq!(store.publish(&name, &second.sign(&key)).await, Ok(()));
+    assert_eq!(
+        store.publish(&name, &first.sign(&key)).await.map(drop),
+        Ok(())
+    );
+    assert_eq!(
+        store.publish(&name, &second.sign(&key)).await.map(drop),
+        Ok(())
+    );
     // The first one again: with the sequence at its highest there is none above to forge.
     let replayed = store.publish(&name, &first.sign(&key)).await;
     assert!(
@@ -83,6 +89,6 @@ async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
     );
     assert_eq!(store.resolve(&name).await, Ok(second.sign(&key)));
     let third = world.record(BTNS_SEQUENCE, 3).sign(&key);
-    assert_eq!(store.publish(&name, &third).await, Ok(()));
+    assert_eq!(store.publish(&name, &third).await.map(drop), Ok(()));
     assert_eq!(store.resolve(&name).await, Ok(third));
 }

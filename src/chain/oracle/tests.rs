@@ -359,7 +359,7 @@ struct Flaky {
 
 #[async_trait]
 impl NameStore for Flaky {
-    async fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         self.inner.publish(name, record).await
     }
 

@@ -12,9 +12,11 @@ use crate::fault::Fault;
 use crate::names::fault::Call as NameCall;
 use crate::names::record::{BTNS_SEQUENCE, Record};
 use crate::names::{NameError, NameStore};
-use crate::pack::cid as form;
+use crate::pack::cid::{self as form, leaf_cid};
 use crate::publish::head::{Head, resolve};
 use crate::publish::naming::{is_named, renew};
+use crate::publish::pending::PENDING;
+use crate::publish::receipt::Receipts;
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::fault::Call;
 use crate::store::{Block, BlockStore, StoreError};
@@ -61,8 +63,7 @@ async fn one_sequence_never_names_two_roots() {
     machine.put(machine.root, "f", &[(0, b"one")]).await;
     machine.commit().await.unwrap();
     let sequence = async |machine: &Machine| {
-        let (volume, name) = (machine.volume.key(), machine.context.key.name());
-        let named = resolve(&machine.context.node, volume, &name).await;
+        let named = resolve(&machine.context).await;
         named.unwrap().unwrap().usage.sequence
     };
     assert_eq!(sequence(&machine).await, 1);
@@ -367,4 +368,63 @@ async fn a_name_that_a_node_has_lost_or_taken_back_is_noticed() {
         .names
         .set(NameCall::Resolve, Fault::Before(away), Some(1));
     assert!(is_named(&machine.context).await.is_err());
+}
+
+/// A kill in the middle of a great commit is followed by the rest of it.
+#[tokio::test]
+async fn what_a_node_took_before_a_restart_is_not_sent_again() {
+    let shared = Shared::new();
+    let mut machine = Machine::new(&shared);
+    for n in 0..400_u32 {
+        let bytes = n.to_be_bytes().repeat(50);
+        machine
+            .put(machine.root, &format!("f{n}"), &[(0, &bytes)])
+            .await;
+    }
+    machine.store.set(Call::Pin, busy(), Some(1));
+    assert!(machine.commit().await.is_err());
+    assert!(machine.store.block_count() > 400);
+    machine = machine.crash(&shared);
+    machine.put(machine.root, "more", &[(0, b"more")]).await;
+    machine.commit().await.unwrap();
+    let sent = machine.store.block_count();
+    assert!(sent < 20, "{sent} blocks");
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+
+    // Another node has none of it, and what was lost is no receipt.
+    let names = |machine: &Machine| Receipts::of(&machine.volume, "node").has(&leaf_cid(b"more"));
+    assert!(names(&machine));
+    machine.receipts.forget();
+    assert!(!names(&machine));
+    machine.receipts.note([leaf_cid(b"more")].into_iter());
+    assert!(names(&machine));
+    let elsewhere = Receipts::of(&machine.volume, "another");
+    assert!(!elsewhere.has(&leaf_cid(b"more")) && !names(&machine));
+}
+
+/// Nothing of a commit whose blocks did not all leave is ever named, and the next one is whole.
+#[tokio::test]
+async fn a_node_that_goes_while_the_last_blocks_leave_is_no_conflict_and_loses_nothing() {
+    let shared = Shared::new();
+    let mut machine = Machine::new(&shared);
+    for (round, after) in [(0_u8, false), (1, true), (2, false)] {
+        machine
+            .put(machine.root, "f", &[(0, &vec![round; 200_000])])
+            .await;
+        let lost = StoreError::Transient("reset".to_owned());
+        let fault = match after {
+            true => Fault::After(lost),
+            false => Fault::Before(lost),
+        };
+        machine.store.set(Call::PutMany, fault, Some(1));
+        assert!(machine.commit().await.is_err());
+        if round == 2 {
+            machine = machine.crash(&shared);
+        }
+        machine.commit().await.unwrap();
+        assert!(machine.volume.raw_meta(PENDING).unwrap().is_none());
+        let other = second(&shared).await;
+        assert_eq!(other.tree().await, machine.tree().await);
+    }
 }

@@ -48,6 +48,8 @@ async fn between_settling_and_head(machine: &Machine, before: Option<Vec<u8>>) {
         time_s: head.time_s,
         uploads: head.uploads,
         charge_bytes: None,
+        unsent: false,
+        sample: Vec::new(),
     };
     let values = vec![
         ("head", before.map(Into::into)),

@@ -18,7 +18,7 @@ use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
 use crate::publish::commit::{Done, commit};
-use crate::publish::upload::Receipts;
+use crate::publish::receipt::Receipts;
 use crate::publish::{Bootstrap, Context, Node, PublishError, bootstrap, follow};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
@@ -101,6 +101,7 @@ impl Weaken {
         Some(Context {
             volume: self.volume.upgrade()?,
             node: Node {
+                label: "node".to_owned(),
                 store: Arc::clone(&self.store),
                 names: Arc::<FaultNames>::clone(&self.names),
                 fetcher: self.fetcher.upgrade()?,
@@ -228,6 +229,7 @@ impl Machine {
         let context = Context {
             volume: Arc::clone(&volume),
             node: Node {
+                label: "node".to_owned(),
                 store: dyn_store,
                 names: Arc::<FaultNames>::clone(&names),
                 fetcher,
@@ -245,6 +247,7 @@ impl Machine {
             clock: Arc::clone(&context.clock),
         };
         let _ = reader.context.set(weak);
+        let receipts = Receipts::of(&volume, "node");
         Self {
             drive,
             volume,
@@ -253,7 +256,7 @@ impl Machine {
             names,
             root: Ino(u64::from(slot) << 48 | 1),
             folder,
-            receipts: Receipts::new(),
+            receipts,
         }
     }
 

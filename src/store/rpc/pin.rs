@@ -1,6 +1,7 @@
 //! Pinning at a node: never what is pinned already, and never without an end.
 //!
-//! Invariant: `pin/add` is sent only for a root that `pin/ls` does not list. A node waits for a block
+//! Invariant: `pin/add` is sent only for a root that `pin/ls` does not list (`pin/update` to one that is
+//! pinned does no harm). A node waits for a block
 //! that it has not got, and does not say which: where a pin takes long, the tree is walked here, over
 //! what the node has on its own disk, and what is missing is told.
 
@@ -31,13 +32,19 @@ pub(super) struct PinLine {
 impl RpcStore {
     /// [`BlockStore::pin`].
     pub(super) async fn pin_whole(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        if self.is_pinned(root).await? {
+        if let Some(from) = from.filter(|from| *from != root)
+            && self.pin_from(root, Some(*from)).await?
+        {
             return Ok(());
         }
-        let from = match from {
-            Some(from) if from != root && self.is_pinned(from).await? => Some(*from),
-            _ => None,
-        };
+        if !self.lists(&[*root]).await? {
+            self.pin_from(root, None).await?;
+        }
+        Ok(())
+    }
+
+    /// False where `from` is not pinned: then nothing was done.
+    async fn pin_from(&self, root: &Cid, from: Option<Cid>) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
             let asked = self.ask_pin(root, from.as_ref());
             tokio::pin!(asked);
@@ -76,29 +83,33 @@ impl RpcStore {
         }
     }
 
-    async fn is_pinned(&self, root: &Cid) -> Result<bool, StoreError> {
-        let text = root.to_string();
-        let args = [
-            ("arg", text.as_str()),
-            ("type", "recursive"),
-            ("stream", "true"),
-        ];
+    /// [`BlockStore::all_pinned`]: asked in one call.
+    pub(super) async fn lists(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        let texts: Vec<String> = roots.iter().map(Cid::to_string).collect();
+        let mut args: Vec<(&str, &str)> = texts.iter().map(|text| ("arg", text.as_str())).collect();
+        args.extend([("type", "recursive"), ("stream", "true")]);
         match self
             .client
             .call("pin/ls", &args, &[], ANSWER, self.patience.ask)
             .await
         {
             // What it does not list it refuses to list: nothing at all is no answer.
-            Ok(answer) => match lines::<PinLine>(&answer)?.as_slice() {
-                [line] if line.cid == text => Ok(true),
-                _ => Err(unfinished("its answer to `pin/ls` is of another root")),
-            },
+            Ok(answer) => {
+                let listed = lines::<PinLine>(&answer)?;
+                let listed: Vec<&str> = listed.iter().map(|line| line.cid.as_str()).collect();
+                match listed == texts {
+                    true => Ok(true),
+                    false => Err(unfinished("its answer to `pin/ls` is of other roots")),
+                }
+            }
             Err(RpcError::Failed(why)) if why.contains("not pinned") => Ok(false),
             Err(error) => Err(plain(error)),
         }
     }
 
-    async fn ask_pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+    /// False where `from` is not pinned. A node says so of a root that it was to pin and has, too: no
+    /// error.
+    async fn ask_pin(&self, root: &Cid, from: Option<&Cid>) -> Result<bool, StoreError> {
         let (root, from) = (root.to_string(), from.map(Cid::to_string));
         let (path, args) = match &from {
             Some(from) => (
@@ -110,7 +121,14 @@ impl RpcStore {
         let asked = self
             .client
             .search(path, &args, &[], ANSWER, self.patience.pin);
-        asked.await.and_then(whole).map(drop).map_err(plain)
+        match asked.await.and_then(whole) {
+            Ok(_) => Ok(true),
+            Err(RpcError::Failed(why)) if why.contains("'from' cid was not recursively pinned") => {
+                Ok(false)
+            }
+            Err(RpcError::Failed(why)) if why.contains("'to' cid was already") => Ok(true),
+            Err(error) => Err(plain(error)),
+        }
     }
 }
 

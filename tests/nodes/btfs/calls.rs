@@ -134,7 +134,7 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
             })
             .await
         }
-        "pin/ls" => list(node, arg).await,
+        "pin/ls" => list(node, args),
         "repo/gc" => match node.disk.collect() {
             Ok(gone) => lines(
                 &gone
@@ -302,16 +302,26 @@ async fn update(node: &Node, args: &Args) -> Response {
     response
 }
 
-async fn list(node: &Node, arg: &str) -> Response {
+fn list(node: &Node, args: &Args) -> Response {
     let line = |cid: &Cid| json!({"Cid": cid.to_string(), "Type": "recursive"});
-    if arg.is_empty() {
+    let asked: Vec<&str> = args
+        .iter()
+        .filter(|(name, _)| name == "arg")
+        .map(|(_, text)| text.as_str())
+        .collect();
+    if asked.is_empty() {
         return lines(&node.disk.pins().iter().map(line).collect::<Vec<_>>());
     }
-    with_cid(arg, async |cid| match node.disk.is_pinned(&cid) {
-        true => lines(&[line(&cid)]),
-        false => failed(&format!("path '{cid}' is not pinned")),
-    })
-    .await
+    let mut told = Vec::new();
+    for text in asked {
+        let pinned = text.parse().ok().filter(|cid| node.disk.is_pinned(cid));
+        match (pinned, told.is_empty()) {
+            (Some(cid), _) => told.push(line(&cid)),
+            (None, true) => return failed(&format!("path '{text}' is not pinned")),
+            (None, false) => return trailed(&told, &format!("path '{text}' is not pinned")),
+        }
+    }
+    lines(&told)
 }
 
 /// The bytes of a file: a leaf, or the leaves below a node.

@@ -1,0 +1,188 @@
+//! Retries around any store: what is transient is tried again, within a deadline.
+//!
+//! Invariant: no call takes longer than the deadline, also when the store within never answers;
+//! what is not transient is never tried twice. Built by `run`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Block, BlockStore, StoreError};
+
+/// When to try again.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// The longest pause before the second try; it doubles with each further one.
+    pub first_pause: Duration,
+    /// The longest pause of all.
+    pub longest_pause: Duration,
+    /// How long one call may take in all.
+    pub deadline: Duration,
+}
+
+impl Default for Policy {
+    /// Pauses from 0.1 s to 5 s, 60 s in all.
+    fn default() -> Self {
+        Self {
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_secs(5),
+            deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A store that tries again.
+pub struct RetryStore {
+    inner: Arc<dyn BlockStore>,
+    policy: Policy,
+}
+
+impl RetryStore {
+    /// Tries the calls of `inner` by `policy`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn BlockStore>, policy: Policy) -> Self {
+        Self { inner, policy }
+    }
+
+    /// Calls until the answer is not transient, or the deadline has come.
+    async fn run<'a, T>(
+        &self,
+        call: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let deadline = Instant::now() + self.policy.deadline;
+        let mut pause = self.policy.first_pause;
+        let mut last = "no answer".to_owned();
+        loop {
+            match timeout_at(deadline, call()).await {
+                Err(_) => break,
+                Ok(Err(StoreError::Transient(why))) => last = why,
+                Ok(answer) => return answer,
+            }
+            let wait = jittered(pause);
+            if Instant::now() + wait >= deadline {
+                break;
+            }
+            sleep(wait).await;
+            pause = pause.saturating_mul(2).min(self.policy.longest_pause);
+        }
+        let tried = self.policy.deadline.as_secs_f32();
+        Err(StoreError::Transient(format!("{last} (for {tried} s)")))
+    }
+}
+
+/// Between half of `pause` and all of it, so that many callers do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(0);
+    let half = pause / 2;
+    half + half.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[async_trait]
+impl BlockStore for RetryStore {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.run(|| self.inner.put_many(blocks)).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.run(|| self.inner.get(cid)).await
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.run(|| self.inner.has(cid)).await
+    }
+
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.run(|| self.inner.pin(root, from)).await
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.run(|| self.inner.unpin(root)).await
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.run(|| self.inner.pins()).await
+    }
+
+    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+        self.run(|| self.inner.all_pinned(roots)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::cid::leaf_cid;
+    use crate::store::fault::{Call, Fault, FaultStore};
+    use crate::store::memory::MemoryStore;
+
+    fn stores(deadline: Duration) -> (Arc<FaultStore>, RetryStore) {
+        let fault = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
+        let policy = Policy {
+            first_pause: Duration::from_micros(10),
+            longest_pause: Duration::from_micros(100),
+            deadline,
+        };
+        (fault.clone(), RetryStore::new(fault, policy))
+    }
+
+    fn block() -> Block {
+        Block {
+            cid: leaf_cid(b"bytes"),
+            data: Bytes::from_static(b"bytes"),
+        }
+    }
+
+    fn reset() -> StoreError {
+        StoreError::Transient("connection reset".into())
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stumbles_loses_nothing() {
+        let (fault, store) = stores(Duration::from_secs(60));
+        fault.set(Call::PutMany, Fault::Before(reset()), Some(3));
+        fault.set(Call::Get, Fault::After(reset()), Some(2));
+        store.put_many(&[block()]).await.unwrap();
+        assert_eq!(store.get(&block().cid).await, Ok(block().data));
+        assert_eq!((fault.count(Call::PutMany), fault.count(Call::Get)), (4, 3));
+    }
+
+    #[tokio::test]
+    async fn what_another_try_cannot_help_is_told_at_once() {
+        let (fault, store) = stores(Duration::from_secs(60));
+        for error in [
+            StoreError::Permanent("forbidden".into()),
+            StoreError::Missing(block().cid),
+            StoreError::Corrupt(block().cid, "bytes".into()),
+        ] {
+            fault.set(Call::Get, Fault::Before(error.clone()), None);
+            assert_eq!(store.get(&block().cid).await, Err(error));
+        }
+        assert_eq!(fault.count(Call::Get), 3);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stays_away_or_hangs_is_given_up_on_in_time() {
+        let (fault, store) = stores(Duration::from_millis(200));
+        fault.set_all(&Fault::Before(reset()));
+        let error = store.pins().await.unwrap_err();
+        assert!(matches!(&error, StoreError::Transient(why) if why.contains("connection reset")));
+        assert!(fault.count(Call::Pins) > 1);
+        fault.set_all(&Fault::Hang);
+        let error = store.put_many(&[block()]).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Transient(why) if why.contains("no answer")));
+        assert_eq!(fault.count(Call::PutMany), 1);
+    }
+
+    #[test]
+    fn pauses_are_spread() {
+        let pause = Duration::from_secs(8);
+        let pauses: Vec<Duration> = (0..64).map(|_| jittered(pause)).collect();
+        assert!(pauses.iter().all(|p| *p >= pause / 2 && *p <= pause));
+        assert!(pauses.iter().any(|p| *p != pauses[0]));
+    }
+}
