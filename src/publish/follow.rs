@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::PublishError;
 use super::commit::Context;
 use super::head::{self, Head};
+use super::judge;
 use super::pending::{Versions, keep};
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
@@ -25,14 +26,14 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
     let known: Head = volume.meta("head")?.unwrap_or_default();
     let named = head::resolve(context).await?;
     let Some(named) = named else { return Ok(false) };
-    // One that came to no end may have come as far as to the head.
-    let least = known.sequence + u64::from(!volume.is_half_followed());
-    let (Some(cid), true) = (named.usage.root, named.usage.sequence >= least) else {
+    let half = volume.is_half_followed();
+    let is_older = judge::is_current(&known, named.usage.sequence, named.usage.root.as_ref());
+    let Some(cid) = named.usage.root.filter(|_| half || !is_older) else {
         return Ok(false);
     };
     let fetcher = &context.node.fetcher;
     let (root, header) = fetcher.load_root(&cid, &volume.key()).await?;
-    if !head::contains_ours(&root, head::writer(volume).await?, known.own) {
+    if !judge::may_follow(&known, &root, head::writer(volume).await?, half) {
         return Ok(false);
     }
     if volume.raw_meta("pending")?.is_some() || volume.raw_meta(head::TAKEN_OVER)?.is_some() {

@@ -17,6 +17,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::grace::Grace;
 use super::is_idle;
+use super::judge;
 use super::pending::{PENDING, Pending, Versions, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
@@ -279,19 +280,14 @@ async fn find(
             None => Head::default(),
         },
     };
-    if sequence < known.sequence {
-        return Ok(Bootstrap::Current); // ours is newer: it is named again at start
-    }
-    if sequence == known.sequence && root == known.root.map(|root| root.0) {
+    // Where ours is newer it is named again at start.
+    if judge::is_current(&known, sequence, root.as_ref()) {
         return Ok(Bootstrap::Current);
     }
     let root = root.ok_or_else(|| PublishError::Refused("a later document has no root".into()))?;
     let (record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
     let nothing_here = pending.is_none() && volume.activity().is_none();
-    if sequence > known.sequence
-        && nothing_here
-        && contains_ours(&record, writer(volume).await?, known.own)
-    {
+    if nothing_here && judge::may_follow(&known, &record, writer(volume).await?, false) {
         return Ok(Bootstrap::Behind);
     }
     if !take_over {
@@ -411,18 +407,6 @@ async fn begin(
     let taker = Arc::clone(volume);
     let adopted = blocking(move || taker.adopt_root(&record, values)).await??;
     Ok(adopted.then_some(Bootstrap::Adopted(root)))
-}
-
-/// Whether a root contains our own last commit.
-pub(super) fn contains_ours(root: &Root, writer: WriterId, own: Option<Own>) -> bool {
-    let Some(own) = own else { return true };
-    let digest = form::digest(&own.root.0).ok();
-    if root.writer == writer {
-        return root.sequence == own.sequence;
-    }
-    root.versions
-        .get(&writer)
-        .is_some_and(|version| version.sequence == own.sequence && Some(version.root) == digest)
 }
 
 /// The id of this state folder as a writer, made at the first call.

@@ -16,6 +16,7 @@ mod follow;
 mod grace;
 mod head;
 mod heal;
+mod judge;
 mod naming;
 mod pending;
 mod queue;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::PublishError;
 use super::commit::{Context, newest_head};
 use super::head::{self, Head};
+use super::judge;
 use super::pending::keep;
 use crate::journal::record::Record as _;
 use crate::names::record::{
@@ -76,16 +77,8 @@ pub(super) async fn refuse_foreign(
 ) -> Result<u64, PublishError> {
     let named = head::resolve(context).await?;
     let Some(named) = named else { return Ok(0) };
-    if ours.is_some() && named.usage.root == ours {
-        return Ok(named.end_s);
-    }
-    let same = named.usage.sequence == head.sequence && named.usage.root == head.root.map(|r| r.0);
-    if same || named.usage.sequence < head.sequence {
-        return Ok(named.end_s);
-    }
-    // A commit of ours that left before a crash, and was given up since, is no other machine's.
-    let given_up = named.usage.sequence < head.next && named.usage.root.is_none();
-    if given_up || (named.usage.root.is_none() && head.root.is_none()) {
+    let (sequence, root) = (named.usage.sequence, named.usage.root);
+    if !judge::is_foreign(head, sequence, root.as_ref(), ours.as_ref()) {
         return Ok(named.end_s);
     }
     Err(head::conflict(

@@ -5,6 +5,7 @@ mod damage;
 mod faults;
 mod follow;
 mod guard;
+mod model;
 mod queue;
 mod rig;
 mod stall;
