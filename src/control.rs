@@ -72,6 +72,39 @@ pub enum Request {
         /// Copy everything into this folder first.
         save: Option<std::path::PathBuf>,
     },
+    /// Fetch one stored file.
+    Get {
+        /// Its CID.
+        cid: String,
+        /// A file that is not there yet.
+        file: std::path::PathBuf,
+    },
+    /// Keep one published file for itself.
+    Share {
+        /// Its CID.
+        cid: String,
+    },
+    /// Read all that is published of a token, and verify it.
+    Fsck {
+        /// The token.
+        token: TokenId,
+        /// Put again what is lost and held here.
+        repair: bool,
+    },
+    /// Write all blocks of a token's volume into a file.
+    Export {
+        /// The token.
+        token: TokenId,
+        /// A file that is not there yet.
+        file: std::path::PathBuf,
+    },
+    /// Put the blocks of such a file onto the node.
+    Import {
+        /// The token.
+        token: TokenId,
+        /// The file.
+        file: std::path::PathBuf,
+    },
     /// Publish everything that was written before.
     Flush {
         /// Only this token's directory.

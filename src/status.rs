@@ -272,6 +272,65 @@ pub struct DeployAnswer {
     pub block: u64,
 }
 
+/// Answer of `get`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetAnswer {
+    /// The file that was fetched.
+    pub cid: String,
+    /// Where it is now.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Answer of `share`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareAnswer {
+    /// The file's CID.
+    pub cid: String,
+}
+
+/// Answer of `export` and `import`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveAnswer {
+    /// The token.
+    pub token: TokenId,
+    /// The root of its volume.
+    pub root: String,
+    /// The archive.
+    pub file: String,
+    /// Blocks in it.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Answer of `fsck`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsckAnswer {
+    /// The token.
+    pub token: TokenId,
+    /// Blocks that were read, each once.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is lost, and was not put again.
+    pub damaged: Vec<DamagedBlock>,
+    /// Blocks that were put again.
+    pub repaired: u64,
+}
+
+/// A block that is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedBlock {
+    /// What needs it, below the token's directory.
+    pub path: String,
+    /// The block.
+    pub cid: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// Answer of `dev advance`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvanceAnswer {

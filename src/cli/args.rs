@@ -131,6 +131,40 @@ pub(crate) enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Fetch one stored file by its CID
+    Get {
+        /// The file: Qm… or bafkrei…
+        cid: String,
+        /// Where it is written; must not be there yet
+        file: PathBuf,
+    },
+    /// Publish one file of a drive, keep it for itself, print its CID
+    Share {
+        /// The file
+        path: PathBuf,
+    },
+    /// Read everything of a token from its node and verify it; 9 where something is lost
+    Fsck {
+        /// The token
+        token: TokenId,
+        /// Put again what is lost and held here, or on another node
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Write a token's whole volume into one file, as blocks (CARv1)
+    Export {
+        /// The token
+        token: TokenId,
+        /// Must not be there yet
+        file: PathBuf,
+    },
+    /// Put the blocks of such a file onto the node, and pin them
+    Import {
+        /// The token
+        token: TokenId,
+        /// The file
+        file: PathBuf,
+    },
     /// For development
     Dev {
         #[command(subcommand)]
@@ -360,6 +394,11 @@ mod tests {
             "detach 1 --save /d",
             "detach 1.detached-3 --discard --yes",
             "sync 1 --no-wait",
+            "get QmX /f",
+            "share /m/1/f",
+            "fsck 1 --repair --json",
+            "export 1 /f.car",
+            "import 1 /f.car",
             "dev advance 31d",
             "doctor",
             "completions bash",

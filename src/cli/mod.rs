@@ -19,6 +19,7 @@ mod progress;
 mod setup;
 mod status;
 mod umount;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -99,6 +100,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             discard: _,
             yes,
         } => detach::run(&setup, &name, save.as_deref(), yes),
+        Command::Get { cid, file } => volume::get(&setup, cid, &file),
+        Command::Share { path } => volume::share(&setup, &path),
+        Command::Fsck { token, repair } => volume::fsck(&setup, token, repair),
+        Command::Export { token, file } => volume::export(&setup, token, &file),
+        Command::Import { token, file } => volume::import(&setup, token, &file),
         Command::Sync { token, no_wait } => chain::sync(&setup, token, !no_wait),
         Command::Deploy {
             operator,

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::session::Session;
-use super::{leave, operate};
+use super::{blocks, leave, operate};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Handler, Progress, Request};
 
@@ -56,6 +56,20 @@ impl Desk {
                 let ended = tokens.detach(&name, save.as_deref(), &tell).await?;
                 Ok(serde_json::to_value(ended)?)
             }
+            Request::Get { .. }
+            | Request::Share { .. }
+            | Request::Fsck { .. }
+            | Request::Export { .. }
+            | Request::Import { .. } => {
+                if let Request::Get { file, .. } | Request::Export { file, .. } = &request {
+                    self.refuse_own(file)?;
+                }
+                let answer = tokio::select! {
+                    answer = blocks::answer(self.session.tokens.ground(), &request, &tell) => answer?,
+                    () = progress.peer_left() => None,
+                };
+                Ok(answer.unwrap_or_default())
+            }
             other => {
                 let answer = operate::answer(parts, &other).await?;
                 self.look().await;
@@ -70,7 +84,7 @@ impl Desk {
         if folder.starts_with(mountpoint) {
             fail!(
                 Usage,
-                "--save {}: lies in the drive itself: name a folder outside of {}",
+                "{}: lies in the drive itself: name a place outside of {}",
                 folder.display(),
                 mountpoint.display()
             );

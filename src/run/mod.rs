@@ -5,6 +5,7 @@
 //! [`tokens`] keeping the drive in step with the chain, and [`leftovers`] what earlier epochs left.
 //! [`demo`] prepares a state folder that has all of it inside.
 
+pub mod blocks;
 mod charges;
 mod collection;
 mod copy;

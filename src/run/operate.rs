@@ -69,6 +69,11 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             value_wei,
         } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status
+        | Request::Get { .. }
+        | Request::Share { .. }
+        | Request::Fsck { .. }
+        | Request::Export { .. }
+        | Request::Import { .. }
         | Request::Flush { .. }
         | Request::Umount { .. }
         | Request::Detach { .. } => {

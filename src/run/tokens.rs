@@ -64,6 +64,11 @@ struct View {
 }
 
 impl Tokens {
+    /// What they stand on.
+    pub(super) fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
     pub(super) fn new(ground: Arc<Ground>) -> Self {
         Self {
             leftovers: Leftovers::new(Arc::clone(&ground)),

@@ -30,7 +30,7 @@ struct PbLink {
 }
 
 /// The children of the block `cid` with the verified bytes `data`, in their order: none for a leaf.
-pub(super) fn links(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, StoreError> {
+pub(crate) fn links(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, StoreError> {
     let corrupt = |why: String| StoreError::Corrupt(*cid, why);
     match form::kind(cid) {
         Ok(Kind::Leaf) => return Ok(Vec::new()),

@@ -4,9 +4,11 @@
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
 //!
-//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`fault`] and [`retry`] wrap any store, [`many`] several;
+//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`fault`] and [`retry`] wrap any store,
+//! [`many`] several; [`car`] is an archive of blocks;
 //! [`suite`] is what every one of them must pass.
 
+pub mod car;
 pub mod embedded;
 pub mod fault;
 mod links;
@@ -23,6 +25,8 @@ use bytes::Bytes;
 use cid::Cid;
 
 use crate::pack::cid::{self as form, CidError};
+
+pub(crate) use links::links;
 
 /// The greatest block that any store takes, in bytes.
 pub const MAX_BLOCK_BYTES: usize = 1 << 20;

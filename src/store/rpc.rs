@@ -6,7 +6,6 @@
 //! drops the pin that it had. Built by `run`; wire facts: `docs/nodes.md`.
 
 mod batch;
-mod car;
 mod pin;
 
 use std::collections::HashMap;
@@ -17,7 +16,7 @@ use bytes::Bytes;
 use cid::Cid;
 use serde::Deserialize;
 
-use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, check_bytes};
+use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, car, check_bytes};
 use crate::pack::cid::{self as form, Kind};
 use crate::rpc::client::whole;
 use crate::rpc::{Client, Dialect, File, RpcError};

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(30);
 const MIB: usize = 1 << 20;
 
 /// The file in the embedded node that holds a leaf of these bytes.
-fn leaf_file(machine: &Machine, data: &[u8]) -> PathBuf {
+pub(crate) fn leaf_file(machine: &Machine, data: &[u8]) -> PathBuf {
     let cid = leaf_cid(data);
     let shard = format!("{:x}", digest(&cid).expect("a leaf")[31] & 0x0f);
     machine

@@ -13,6 +13,7 @@ mod additive;
 #[path = "../common/anvil.rs"]
 mod anvil;
 mod bad_input;
+mod blocks;
 mod calls;
 mod changed;
 mod command;

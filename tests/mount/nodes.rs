@@ -29,7 +29,7 @@ use kubo::Kubo;
 const SOON: Duration = Duration::from_secs(60);
 
 /// Small and great files, an empty one, a deep one, a link.
-fn write_tree(folder: &Path) {
+pub(crate) fn write_tree(folder: &Path) {
     fs::create_dir_all(folder.join("a/b/c")).expect("folders");
     let random = |length: usize| {
         let mut bytes = vec![0; length];
@@ -47,7 +47,7 @@ fn write_tree(folder: &Path) {
 
 /// Fails the test unless two trees are the same, links as links.
 #[track_caller]
-fn assert_same(a: &Path, b: &Path) {
+pub(crate) fn assert_same(a: &Path, b: &Path) {
     let mut command = Command::new("diff");
     command.args(["-r", "--no-dereference"]).arg(a).arg(b);
     run(command, SOON).ok();

@@ -1,0 +1,146 @@
+//! `pxfs get`, `share`, `fsck`, `export`, `import`: what is done with blocks.
+//!
+//! Called by `cli`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::exit::{Exit, fail};
+use super::locate;
+use super::mount::runtime;
+use super::output::{bytes, json_answer, text_answer};
+use super::progress::Progress;
+use super::setup::Setup;
+use super::umount;
+use crate::control::Request;
+use crate::run::blocks;
+use crate::run::parts::Parts;
+use crate::run::state::StateDir;
+use crate::status::{ArchiveAnswer, FsckAnswer, GetAnswer, ShareAnswer};
+use crate::types::TokenId;
+
+/// `pxfs get`.
+pub(super) fn get(setup: &Setup, cid: String, file: &Path) -> anyhow::Result<Exit> {
+    let file = absolute(file)?;
+    let answer: GetAnswer = ask(setup, &Request::Get { cid, file })?;
+    match setup.json {
+        true => json_answer(&answer),
+        false => text_answer(&format!("{}: {}", answer.file, bytes(answer.bytes))),
+    }
+}
+
+/// `pxfs share`.
+pub(super) fn share(setup: &Setup, path: &Path) -> anyhow::Result<Exit> {
+    let shown = path.display();
+    if !path.is_file() {
+        fail!(Usage, "share {shown}: name a file in a mounted drive");
+    }
+    locate::require(setup, Some(path))?;
+    umount::flush(setup, Some(path))?;
+    let mut cid = [0; 128];
+    let cid = match rustix::fs::getxattr(path, "user.px.cid", &mut cid) {
+        Ok(length) => String::from_utf8_lossy(&cid[..length]).into_owned(),
+        Err(fault) => fail!(
+            Unpublished,
+            "share {shown}: it is not published: {fault}: `pxfs flush` says why"
+        ),
+    };
+    let entry = locate::require(setup, Some(path))?;
+    let answer: ShareAnswer = locate::connect(&entry)?.ask(&Request::Share { cid }, |_| {})?;
+    match setup.json {
+        true => json_answer(&answer),
+        false => text_answer(&answer.cid),
+    }
+}
+
+/// `pxfs fsck`.
+pub(super) fn fsck(setup: &Setup, token: TokenId, repair: bool) -> anyhow::Result<Exit> {
+    let answer: FsckAnswer = ask(setup, &Request::Fsck { token, repair })?;
+    if setup.json {
+        json_answer(&answer)?;
+    } else {
+        let mut text = format!(
+            "token {token}: {} blocks, {} read and verified",
+            answer.blocks,
+            bytes(answer.bytes)
+        );
+        if answer.repaired > 0 {
+            text.push_str(&format!("\n{} put again", answer.repaired));
+        }
+        for block in &answer.damaged {
+            text.push_str(&format!("\n{}: {} {}", block.path, block.cid, block.reason));
+        }
+        text_answer(&text)?;
+    }
+    Ok(match answer.damaged.is_empty() {
+        true => Exit::Ok,
+        false => Exit::Damage,
+    })
+}
+
+/// `pxfs export`.
+pub(super) fn export(setup: &Setup, token: TokenId, file: &Path) -> anyhow::Result<Exit> {
+    let file = absolute(file)?;
+    let answer: ArchiveAnswer = ask(setup, &Request::Export { token, file })?;
+    show(setup, &answer, "is in")
+}
+
+/// `pxfs import`.
+pub(super) fn import(setup: &Setup, token: TokenId, file: &Path) -> anyhow::Result<Exit> {
+    let file = absolute(file)?;
+    let answer: ArchiveAnswer = ask(setup, &Request::Import { token, file })?;
+    show(setup, &answer, "is on the node, from")
+}
+
+fn show(setup: &Setup, answer: &ArchiveAnswer, where_it_is: &str) -> anyhow::Result<Exit> {
+    match setup.json {
+        true => json_answer(answer),
+        false => text_answer(&format!(
+            "token {} (root {}) {where_it_is} {}: {} blocks, {}",
+            answer.token,
+            answer.root,
+            answer.file,
+            answer.blocks,
+            bytes(answer.bytes)
+        )),
+    }
+}
+
+/// The file as the daemon, which is elsewhere, can name it too.
+fn absolute(file: &Path) -> anyhow::Result<PathBuf> {
+    let file = std::path::absolute(file)?;
+    let shown = file.display();
+    let (Some(parent), Some(name)) = (file.parent(), file.file_name()) else {
+        fail!(Usage, "{shown}: name a file");
+    };
+    match parent.canonicalize() {
+        Ok(parent) => Ok(parent.join(name)),
+        Err(fault) => fail!(Usage, "{shown}: {fault}"),
+    }
+}
+
+/// Has the daemon answer, or does it here where nothing is mounted.
+fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<T> {
+    let progress = Progress::new(setup.progress);
+    if let Some(entry) = locate::find(setup, None)? {
+        let answer = locate::connect(&entry)?.ask(request, |step| {
+            progress.set(&step.what, step.pending_bytes);
+        });
+        return Ok(answer?);
+    }
+    setup.start_log("error")?;
+    let config = setup.config_or_demo()?;
+    let state_dir = StateDir::open(&config.state_dir)?;
+    let answer = runtime()?.hold(async {
+        let parts = Arc::new(Parts::build(&config).await?);
+        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let answer = blocks::run(Arc::clone(&parts), state_dir, request, &tell).await;
+        if let Some(chain) = parts.chain.embedded.clone() {
+            tokio::task::spawn_blocking(move || chain.close()).await?;
+        }
+        answer
+    })?;
+    Ok(serde_json::from_value(answer)?)
+}

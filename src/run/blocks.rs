@@ -1,0 +1,267 @@
+//! What commands do with blocks: fetch a file, keep one that is shared, check a volume, take all of it
+//! out, put all of it back.
+//!
+//! Invariant: the same code whether the daemon is asked or the command holds the state folder itself;
+//! no byte is written or believed that was not verified. Called by `desk` and `cli`.
+
+mod archive;
+mod fsck;
+mod unixfs;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ::cid::Cid;
+use anyhow::Context;
+use serde_json::Value;
+
+use super::ground::Ground;
+use super::leave::Tell;
+use super::operate;
+use super::parts::Parts;
+use super::state::StateDir;
+use crate::chain::{Accounting, TokenInfo};
+use crate::cli::exit::fail;
+use crate::control::Request;
+use crate::names::NameError;
+use crate::names::key::{NameKey, public_key};
+use crate::names::record::Record;
+use crate::pack::cid as form;
+use crate::pack::root::Root;
+use crate::pack::usage::Usage;
+use crate::status::{GetAnswer, ShareAnswer};
+use crate::store::retry::{Policy, RetryStore};
+use crate::store::{Block, BlockStore, StoreError};
+use crate::types::{TokenId, VolumeKey};
+
+/// Answers a request about blocks where nothing is mounted.
+///
+/// # Errors
+/// Those of the operation.
+pub async fn run(
+    parts: Arc<Parts>,
+    state_dir: StateDir,
+    request: &Request,
+    tell: Tell<'_>,
+) -> anyhow::Result<Value> {
+    let ground = Ground::build(parts, Arc::new(state_dir)).await?;
+    match answer(&ground, request, tell).await? {
+        Some(answer) => Ok(answer),
+        None => fail!(Mounted, "nothing is mounted"),
+    }
+}
+
+/// Answers a request about blocks; `None` for any other.
+pub(super) async fn answer(
+    ground: &Ground,
+    request: &Request,
+    tell: Tell<'_>,
+) -> anyhow::Result<Option<Value>> {
+    let answer = match request {
+        Request::Get { cid, file } => operate::json(get(ground, cid, file, tell).await?),
+        Request::Share { cid } => operate::json(share(ground, cid).await?),
+        Request::Fsck { token, repair } => {
+            operate::json(fsck::check(ground, *token, *repair, tell).await?)
+        }
+        Request::Export { token, file } => {
+            operate::json(archive::export(ground, *token, file, tell).await?)
+        }
+        Request::Import { token, file } => {
+            operate::json(archive::import(ground, *token, file, tell).await?)
+        }
+        _ => return Ok(None),
+    };
+    answer.map(Some)
+}
+
+/// Fetches one stored file.
+async fn get(ground: &Ground, cid: &str, file: &Path, tell: Tell<'_>) -> anyhow::Result<GetAnswer> {
+    let cid = parse(cid)?;
+    let store = patient(&ground.parts.node.reads);
+    let mut new = NewFile::create(file)?;
+    let bytes = match unixfs::read(&store, &cid, &mut new, tell).await {
+        Err(error) if matches!(error.downcast_ref(), Some(StoreError::Missing(_))) => {
+            fail!(
+                Node,
+                "get {cid}: {error} on every node: add one that has it by --node"
+            )
+        }
+        read => read?,
+    };
+    new.finish()?;
+    Ok(GetAnswer {
+        cid: cid.to_string(),
+        file: file.display().to_string(),
+        bytes,
+    })
+}
+
+/// Pins a stored file for itself: it stays when its volume goes on.
+async fn share(ground: &Ground, cid: &str) -> anyhow::Result<ShareAnswer> {
+    let cid = parse(cid)?;
+    ground.parts.node.store.pin(&cid, None).await?;
+    Ok(ShareAnswer {
+        cid: cid.to_string(),
+    })
+}
+
+fn parse(cid: &str) -> anyhow::Result<Cid> {
+    match form::parse(cid) {
+        Ok(cid) => Ok(cid),
+        Err(why) => fail!(Usage, "{cid}: {why}: give a Qm… or a bafkrei…"),
+    }
+}
+
+/// The same store; what fails for the moment is tried again.
+fn patient(store: &Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
+    Arc::new(RetryStore::new(Arc::clone(store), Policy::default()))
+}
+
+/// What is published of a token.
+struct Published {
+    root: Block,
+    record: Root,
+    /// The usage metadata; not where the chain alone knows the root.
+    document: Option<Block>,
+}
+
+/// The newest root of a token that a node's name or the chain tells of.
+async fn published(ground: &Ground, token: TokenId) -> anyhow::Result<Published> {
+    let parts = &ground.parts;
+    let info = operate::owned(parts, token).await?;
+    let key = operate::volume_key(parts, &info);
+    let store = patient(&parts.node.reads);
+    let named = named(parts, &info, &key, &store).await?;
+    let chain = info.sequence.zip(info.root);
+    let chain = chain.filter(|(sequence, _)| {
+        let known = named.as_ref().map(|(usage, _)| usage.sequence);
+        known.is_none_or(|known| known < *sequence)
+    });
+    let (cid, document) = match (named, chain) {
+        (_, Some((_, root))) => (Some(form::node_of_digest(root.0)), None),
+        (Some((usage, document)), None) => (usage.root, Some(document)),
+        (None, None) => (None, None),
+    };
+    let Some(cid) = cid else {
+        fail!(
+            Token,
+            "token {token}: nothing of it is published: `pxfs flush` publishes"
+        );
+    };
+    let root = Block {
+        data: store.get(&cid).await.context("the root")?,
+        cid,
+    };
+    root.check()?;
+    let record = Root::decode(&root)?;
+    if record.volume != key {
+        fail!(
+            Damage,
+            "token {token}: root {cid} is of another token or epoch"
+        );
+    }
+    Ok(Published {
+        root,
+        record,
+        document,
+    })
+}
+
+/// The newest usage metadata that a node's name leads to.
+async fn named(
+    parts: &Parts,
+    info: &TokenInfo,
+    key: &VolumeKey,
+    store: &Arc<dyn BlockStore>,
+) -> anyhow::Result<Option<(Usage, Block)>> {
+    let chain = &parts.chain;
+    let name = match (info.accounting, info.id.as_u64(), &info.name) {
+        (Accounting::Additive, Some(id), _) => {
+            let secret = chain.wallet.secret();
+            NameKey::derive_of_token(secret, chain.chain_id, &chain.contract, id).name()
+        }
+        (_, _, Some(name)) => name.clone(),
+        _ => fail!(Token, "{}", operate::unregistered(info.id)),
+    };
+    let signer = public_key(&name)?;
+    let others = parts.node.others.iter().map(|other| &other.names);
+    let (mut newest, mut last_error) = (None::<(Usage, Block)>, None);
+    for names in std::iter::once(&parts.node.names).chain(others) {
+        let bytes = match names.resolve(&name).await {
+            Ok(bytes) => bytes,
+            Err(NameError::Missing(_)) => continue,
+            Err(error) => {
+                last_error = Some(error);
+                continue;
+            }
+        };
+        let cid = Record::verify(&name, &bytes)?.cid;
+        let document = Block {
+            data: store.get(&cid).await.context("the usage metadata")?,
+            cid,
+        };
+        document.check()?;
+        let usage = Usage::verify(&document.data, &signer)?;
+        if usage.volume != *key {
+            continue;
+        }
+        if newest
+            .as_ref()
+            .is_none_or(|(known, _)| known.sequence < usage.sequence)
+        {
+            newest = Some((usage, document));
+        }
+    }
+    match (newest, last_error) {
+        (None, Some(error)) => Err(error.into()),
+        (newest, _) => Ok(newest),
+    }
+}
+
+/// A file that was not there, and goes again unless it is finished.
+struct NewFile<'a> {
+    path: &'a Path,
+    file: std::fs::File,
+    finished: bool,
+}
+
+impl<'a> NewFile<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        match std::fs::File::create_new(path) {
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                finished: false,
+            }),
+            Err(fault) => fail!(
+                Usage,
+                "{}: {fault}: name a file that is not there yet",
+                path.display()
+            ),
+        }
+    }
+
+    /// Writes, beside the runtime.
+    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        use std::io::Write;
+        tokio::task::block_in_place(|| self.file.write_all(bytes))
+            .with_context(|| self.path.display().to_string())
+    }
+
+    /// Makes it durable.
+    fn finish(mut self) -> anyhow::Result<()> {
+        tokio::task::block_in_place(|| self.file.sync_all())
+            .with_context(|| self.path.display().to_string())?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What is half there is of no use; that it stays is no more than untidy.
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A whole volume as one archive of blocks (CARv1), and back onto a node.
+//!
+//! Invariant: an archive that was finished holds every block below the root, each verified; what is put back is
+//! verified before it is sent, and pinned before it is told as done. Called by `blocks`.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use ::cid::Cid;
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt};
+
+use super::{NewFile, patient, published};
+use crate::cli::exit::fail;
+use crate::pack::root::Root;
+use crate::run::ground::Ground;
+use crate::run::leave::Tell;
+use crate::run::operate;
+use crate::status::ArchiveAnswer;
+use crate::store::{Block, StoreError, car, links};
+use crate::types::TokenId;
+
+/// Blocks fetched at one time.
+const AT_ONCE: usize = 16;
+/// What is sent at one time.
+const BATCH_BLOCKS: usize = 128;
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Writes all blocks of a token's published volume, and its usage metadata, into a new file.
+pub(super) async fn export(
+    ground: &Ground,
+    token: TokenId,
+    file: &Path,
+    tell: Tell<'_>,
+) -> anyhow::Result<ArchiveAnswer> {
+    let published = published(ground, token).await?;
+    let store = patient(&ground.parts.node.reads);
+    let root = published.root.cid;
+    let document = published.document;
+    let roots: Vec<Cid> = std::iter::once(root)
+        .chain(document.as_ref().map(|block| block.cid))
+        .collect();
+    let mut out = NewFile::create(file)?;
+    out.write(&car::header(&roots))?;
+    let mut answer = ArchiveAnswer {
+        token,
+        root: root.to_string(),
+        file: file.display().to_string(),
+        blocks: 0,
+        bytes: 0,
+    };
+    let mut add = |out: &mut NewFile<'_>, block: &Block| -> anyhow::Result<()> {
+        out.write(&car::head(block))?;
+        out.write(&block.data)?;
+        answer.blocks += 1;
+        answer.bytes += block.data.len() as u64;
+        tell("exporting", 0);
+        Ok(())
+    };
+    if let Some(document) = &document {
+        add(&mut out, document)?;
+    }
+    let mut left = vec![root];
+    let mut seen = HashSet::from([root]);
+    while !left.is_empty() {
+        let next = left.split_off(left.len().saturating_sub(AT_ONCE));
+        let fetched: Vec<Block> = futures::stream::iter(next)
+            .map(|cid| {
+                let store = std::sync::Arc::clone(&store);
+                async move {
+                    let block = Block {
+                        cid,
+                        data: store.get(&cid).await?,
+                    };
+                    block.check()?;
+                    Ok::<_, StoreError>(block)
+                }
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        for block in fetched {
+            add(&mut out, &block)?;
+            let below = links(&block.cid, &block.data)?;
+            left.extend(below.into_iter().filter(|cid| seen.insert(*cid)));
+        }
+    }
+    out.finish()?;
+    Ok(answer)
+}
+
+/// Puts the blocks of an archive onto the node, and pins its roots.
+pub(super) async fn import(
+    ground: &Ground,
+    token: TokenId,
+    file: &Path,
+    tell: Tell<'_>,
+) -> anyhow::Result<ArchiveAnswer> {
+    let shown = file.display().to_string();
+    let info = operate::owned(&ground.parts, token).await?;
+    let volume = operate::volume_key(&ground.parts, &info);
+    let found = tokio::task::block_in_place(|| look(file)).with_context(|| shown.clone())?;
+    let roots = found.roots;
+    let Some((root, record)) = found.volume else {
+        fail!(
+            Usage,
+            "{shown}: holds no volume: make one with `pxfs export`"
+        );
+    };
+    if record.volume.token != volume.token {
+        let of = &record.volume.token;
+        fail!(
+            Usage,
+            "{shown}: is of token {} of {} on chain {}, not of token {token}",
+            of.token,
+            of.contract,
+            of.chain_id
+        );
+    }
+    let store = patient(&ground.parts.node.store);
+    let mut answer = ArchiveAnswer {
+        token,
+        root: root.to_string(),
+        file: shown.clone(),
+        blocks: 0,
+        bytes: 0,
+    };
+    let mut reader = open(file)?;
+    let mut more = true;
+    while more {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while more && batch.len() < BATCH_BLOCKS && bytes < BATCH_BYTES {
+            let next = tokio::task::block_in_place(|| reader.next_block());
+            match next.with_context(|| shown.clone())? {
+                Some(block) => {
+                    bytes += block.data.len();
+                    batch.push(block);
+                }
+                None => more = false,
+            }
+        }
+        store.put_many(&batch).await?;
+        answer.blocks += batch.len() as u64;
+        answer.bytes += bytes as u64;
+        tell("importing", 0);
+    }
+    for root in &roots {
+        store
+            .pin(root, None)
+            .await
+            .context("the archive is not whole")?;
+    }
+    if !store.all_pinned(&roots).await? {
+        fail!(
+            Node,
+            "the storage node does not list a pin that it acknowledged"
+        );
+    }
+    Ok(answer)
+}
+
+fn open(file: &Path) -> anyhow::Result<car::Reader<BufReader<File>>> {
+    let shown = || file.display().to_string();
+    match File::open(file) {
+        Ok(opened) => car::Reader::new(BufReader::new(opened)).with_context(shown),
+        Err(fault) => fail!(Usage, "{}: {fault}", shown()),
+    }
+}
+
+/// What an archive holds.
+struct Found {
+    roots: Vec<Cid>,
+    /// Which of them is a volume's.
+    volume: Option<(Cid, Root)>,
+}
+
+/// Verifies all blocks of an archive.
+fn look(file: &Path) -> anyhow::Result<Found> {
+    let mut reader = open(file)?;
+    let roots = reader.roots().to_vec();
+    let mut found = None;
+    while let Some(block) = reader.next_block()? {
+        if roots.contains(&block.cid)
+            && let Ok(root) = Root::decode(&block)
+        {
+            found = Some((block.cid, root));
+        }
+    }
+    Ok(Found {
+        roots,
+        volume: found,
+    })
+}
