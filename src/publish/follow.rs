@@ -58,7 +58,7 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
         document: Some(CidBytes(named.document)),
         uploads: named.usage.uploads,
         renewals: 0,
-        time_s: u64::try_from(root.time_ns / 1_000_000_000).unwrap_or(0),
+        time_s: head::made_s(context, &root),
         next: known.next.max(root.sequence + 1),
         own: known.own,
     };

@@ -186,6 +186,12 @@ async fn resolve_at(
     }))
 }
 
+/// When another machine's root was made, unix seconds; its clock may be ahead of ours.
+pub(super) fn made_s(context: &Context, root: &Root) -> u64 {
+    let made_s = u64::try_from(root.time_ns / 1_000_000_000).unwrap_or(0);
+    made_s.min(context.now_s())
+}
+
 /// When a record ends, unix seconds, rounded up.
 pub(super) fn end_s(record: &Record) -> u64 {
     u64::try_from(record.end_of_life.as_second().saturating_add(1)).unwrap_or(0)
@@ -396,7 +402,7 @@ async fn begin(
         return Ok(Some(Bootstrap::New));
     };
     let (record, header) = context.node.fetcher.load_root(&root, &volume.key()).await?;
-    head.time_s = u64::try_from(record.time_ns / 1_000_000_000).unwrap_or(0);
+    head.time_s = made_s(context, &record);
     let header = header.encode()?;
     let versions = Versions::of(&record);
     let values = vec![

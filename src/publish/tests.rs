@@ -1,5 +1,6 @@
 //! Commits against the stores' twins: what is published is what was written, once, whatever fails.
 
+mod clock;
 mod collect;
 mod damage;
 mod faults;

@@ -22,6 +22,7 @@ mod contract;
 mod copies;
 mod corners;
 mod faults;
+mod full;
 mod hanging;
 mod harness;
 mod kill;

@@ -14,7 +14,9 @@ use tempfile::TempDir;
 
 /// A node that runs, unless it was killed.
 pub(crate) struct Kubo {
-    folder: TempDir,
+    /// Goes with it.
+    _folder: Option<TempDir>,
+    repo: PathBuf,
     url: String,
     kept: Option<Kept>,
 }
@@ -28,8 +30,19 @@ impl Kubo {
             program().display()
         );
         let folder = tempfile::Builder::new().prefix("px-ipfs-").tempdir();
+        let folder = folder.expect("a folder");
+        let repo = folder.path().join("repo");
+        Self {
+            _folder: Some(folder),
+            ..Self::start_in(&repo)
+        }
+    }
+
+    /// A fresh node in this repository, ready.
+    pub(crate) fn start_in(repo: &Path) -> Self {
         let mut node = Self {
-            folder: folder.expect("a folder"),
+            _folder: None,
+            repo: repo.to_owned(),
             url: String::new(),
             kept: None,
         };
@@ -111,7 +124,7 @@ impl Kubo {
 
     /// Its repository.
     pub(crate) fn repo(&self) -> PathBuf {
-        self.folder.path().join("repo")
+        self.repo.clone()
     }
 }
 
