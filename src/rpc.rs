@@ -5,18 +5,20 @@
 //! a log line. Called by `store::rpc` and `names::rpc`, built by `run`.
 //!
 //! [`client`] makes calls, `http` sends one and reads its answer, [`error`] says what a failure means,
-//! [`auth`] logs in where a node wants it, [`probe`] asks a node what it is and how it is set up.
+//! [`Gateway`] gives blocks over GET, [`auth`] logs in where a node wants it, [`probe`] asks a node what it is and how it is set up.
 //! `docs/nodes.md` has the facts that this relies on.
 
 pub mod auth;
 pub mod client;
 pub mod error;
+mod gateway;
 mod http;
 pub mod probe;
 
 pub use auth::Login;
 pub use client::Client;
 pub use error::RpcError;
+pub use gateway::Gateway;
 pub use http::File;
 
 /// Which of the two kinds of node this is: they share most calls, not their names and arguments.

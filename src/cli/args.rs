@@ -230,7 +230,7 @@ pub(crate) struct Options {
     /// File with the wallet's password
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet_password_file: Option<PathBuf>,
-    /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER
+    /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER; behind the first also gateway=URL
     #[arg(long, global = true, value_name = "KIND=URL")]
     pub(crate) node: Vec<NodeUrl>,
     /// File with a token that the node takes

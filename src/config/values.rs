@@ -129,32 +129,36 @@ pub enum NodeUrl {
     Ipfs(String),
     /// The store inside pxfs, in this folder.
     Embedded(PathBuf),
+    /// A gateway, which gives blocks by CID and takes none.
+    Gateway(String),
 }
 
 impl FromStr for NodeUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refused = "a node is btfs=http://HOST:PORT, ipfs=http://HOST:PORT or embedded=FOLDER";
+        let refused = "a node is btfs=http://HOST:PORT, ipfs=http://HOST:PORT, embedded=FOLDER or gateway=https://HOST";
         let (kind, place) = text.split_once('=').ok_or(refused)?;
         let http = place.starts_with("http://") || place.starts_with("https://");
         match kind {
             "embedded" if !place.is_empty() => Ok(Self::Embedded(PathBuf::from(place))),
             "btfs" if http => Ok(Self::Btfs(place.to_owned())),
             "ipfs" if http => Ok(Self::Ipfs(place.to_owned())),
+            "gateway" if http => Ok(Self::Gateway(place.to_owned())),
             _ => Err(refused.to_owned()),
         }
     }
 }
 
 impl NodeUrl {
-    /// `btfs`, `ipfs` or `embedded`.
+    /// `btfs`, `ipfs`, `embedded` or `gateway`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Btfs(_) => "btfs",
             Self::Ipfs(_) => "ipfs",
             Self::Embedded(_) => "embedded",
+            Self::Gateway(_) => "gateway",
         }
     }
 }
@@ -163,7 +167,7 @@ impl fmt::Display for NodeUrl {
     /// Scheme and host only, or the folder.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Btfs(url) | Self::Ipfs(url) => f.write_str(&host_only(url)),
+            Self::Btfs(url) | Self::Ipfs(url) | Self::Gateway(url) => f.write_str(&host_only(url)),
             Self::Embedded(folder) => write!(f, "embedded:{}", folder.display()),
         }
     }

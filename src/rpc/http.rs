@@ -160,31 +160,55 @@ impl Http {
             }
             request = request.multipart(form);
         }
-        let broken = |fault: reqwest::Error| match fault.is_connect() {
-            true => RpcError::Transport(told(&fault)),
-            false => RpcError::Broken(told(&fault)),
-        };
         let response = request.send().await.map_err(broken)?;
-        let status = response.status();
-        let mut body = reqwest::Body::from(response);
-        let (mut bytes, mut trailer) = (BytesMut::new(), None);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(broken)?;
-            if let Some(data) = frame.data_ref() {
-                if bytes.len() + data.len() > most {
-                    return Err(RpcError::Transport(format!(
-                        "its answer to `{path}` is longer than {most} bytes"
-                    )));
-                }
-                bytes.extend_from_slice(data);
-            } else if let Some(error) = frame.trailers_ref().and_then(|t| t.get(STREAM_ERROR)) {
-                trailer = Some(one_line(error.as_bytes()));
-            }
-        }
-        Ok(Reply {
-            status,
-            body: bytes.freeze(),
-            trailer: trailer.filter(|text| !text.is_empty()),
-        })
+        read(path, response, most).await
     }
+
+    /// Fetches `path` (`ipfs/CID`) with this query, by GET.
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        query: (&str, &str),
+        most: usize,
+    ) -> Result<Reply, RpcError> {
+        let mut url = self.base.clone();
+        let below = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{below}/{path}"));
+        url.query_pairs_mut().append_pair(query.0, query.1);
+        let response = self.http.get(url).send().await.map_err(broken)?;
+        read(path, response, most).await
+    }
+}
+
+/// What became of a call that found its way, or did not.
+fn broken(fault: reqwest::Error) -> RpcError {
+    match fault.is_connect() {
+        true => RpcError::Transport(told(&fault)),
+        false => RpcError::Broken(told(&fault)),
+    }
+}
+
+/// The whole answer to a call of `path`, of at most `most` bytes.
+async fn read(path: &str, response: reqwest::Response, most: usize) -> Result<Reply, RpcError> {
+    let status = response.status();
+    let mut body = reqwest::Body::from(response);
+    let (mut bytes, mut trailer) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(broken)?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > most {
+                return Err(RpcError::Transport(format!(
+                    "its answer to `{path}` is longer than {most} bytes"
+                )));
+            }
+            bytes.extend_from_slice(data);
+        } else if let Some(error) = frame.trailers_ref().and_then(|t| t.get(STREAM_ERROR)) {
+            trailer = Some(one_line(error.as_bytes()));
+        }
+    }
+    Ok(Reply {
+        status,
+        body: bytes.freeze(),
+        trailer: trailer.filter(|text| !text.is_empty()),
+    })
 }

@@ -17,9 +17,10 @@ use crate::names::record::Network;
 use crate::names::rpc::RpcNames;
 use crate::publish::Other;
 use crate::rpc::probe::{self, Found, Warning};
-use crate::rpc::{Client, Dialect, Login, RpcError};
+use crate::rpc::{Client, Dialect, Gateway, Login, RpcError};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
+use crate::store::gateway::GatewayStore;
 use crate::store::many::ManyStore;
 use crate::store::rpc::{Patience, RpcStore};
 
@@ -55,6 +56,10 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let near: Arc<dyn BlockStore> = Arc::new(Counted::new(first.near, &counts));
     let (mut stores, mut others) = (vec![near], Vec::new());
     for url in more {
+        if let NodeUrl::Gateway(place) = url {
+            stores.push(Arc::new(GatewayStore::new(gateway(place)?)));
+            continue;
+        }
         let other = open_one(config, url, clock).await?;
         stores.push(other.near);
         others.push(Other {
@@ -67,9 +72,9 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         kind: url.kind(),
         label: url.to_string(),
         network: first.network,
-        reads: match others.is_empty() {
-            true => Arc::clone(&store),
-            false => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
+        reads: match stores.len() {
+            1 => Arc::clone(&store),
+            _ => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
         },
         others,
         store,
@@ -105,6 +110,10 @@ async fn open_one(
         }
         NodeUrl::Btfs(text) => client(config, text, Dialect::Btfs)?,
         NodeUrl::Ipfs(text) => client(config, text, Dialect::Ipfs)?,
+        NodeUrl::Gateway(_) => fail!(
+            Usage,
+            "--node gateway={url}: is only read from: name a node that is written to before it"
+        ),
     };
     meet(url, &client).await?;
     let store = RpcStore::new(client.clone(), Patience::default());
@@ -162,12 +171,19 @@ pub fn real(config: &Config) -> anyhow::Result<Option<Client>> {
     }
 }
 
+fn gateway(url: &str) -> anyhow::Result<Gateway> {
+    match Gateway::new(url) {
+        Ok(gateway) => Ok(gateway),
+        Err(error) => fail!(Usage, "--node: {error}"),
+    }
+}
+
 /// A client of the node at `url`.
 fn client(config: &Config, url: &str, dialect: Dialect) -> anyhow::Result<Client> {
     // A secret is for one of several nodes: a password for the first BTFS node, a token for the first.
     let is_first = |node: &NodeUrl| match node {
         NodeUrl::Btfs(first) | NodeUrl::Ipfs(first) => first == url,
-        NodeUrl::Embedded(_) => false,
+        NodeUrl::Embedded(_) | NodeUrl::Gateway(_) => false,
     };
     let mut with_passwords = config.nodes.iter();
     let with_password = with_passwords.find(|node| matches!(node, NodeUrl::Btfs(_)));

@@ -4,13 +4,15 @@
 //! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
 //! `fetch` (get).
 //!
-//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks; [`fault`] and [`retry`] wrap any store,
+//! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks, a [`gateway`] is read from alone; [`fault`] and
+//! [`retry`] wrap any store,
 //! [`many`] several; [`car`] is an archive of blocks;
 //! [`suite`] is what every one of them must pass.
 
 pub mod car;
 pub mod embedded;
 pub mod fault;
+pub mod gateway;
 mod links;
 pub mod many;
 pub mod memory;

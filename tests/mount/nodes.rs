@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::command::run;
 use crate::harness::Machine;
 use btfs::Btfs;
-use front::Front;
+use front::{Fault, Front};
 use kubo::Kubo;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -238,4 +238,40 @@ fn a_volume_moves_from_a_btfs_node_to_an_ipfs_node() {
 fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
     let ((_btfs, to), (_ipfs, from)) = both();
     moves_over(&from, &to);
+}
+
+/// The node has nothing of the volume; a gateway has, and is not believed.
+#[test]
+fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
+    let ipfs = Kubo::start();
+    let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
+    let local = machine.scratch().join("tree");
+    write_tree(&local);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&local).arg(machine.dir());
+    run(copy, SOON).ok();
+    machine.flush();
+    // A gateway tells no name: the chain does.
+    machine.ask(&["sync", "1"]).ok();
+    machine.stop();
+    let address = fs::read_to_string(ipfs.repo().join("gateway")).expect("it has a gateway");
+    let front = Front::of(address.trim());
+    let empty = Btfs::start();
+    let gateway = format!("gateway={}", front.url());
+    let mut second = Machine::prepared_second(&machine)
+        .with_node(&format!("btfs={}", empty.url()))
+        .with_args(&["--node", &gateway, "--take-over", "--read-timeout", "4s"]);
+    second.start();
+    assert_eq!(
+        fs::read(second.dir().join("tree/empty")).expect("read"),
+        b""
+    );
+    front.set(Some(Fault::WrongBytes));
+    let wrong = fs::read(second.dir().join("tree/a/great"));
+    assert!(wrong.is_err(), "bytes that nobody has written");
+    front.set(None);
+    assert_same(&local, &second.dir().join("tree"));
+    second.stop();
+    let alone = machine.ask(&["fsck", "1", "--node", &gateway]);
+    assert_eq!(alone.code, Some(2), "{alone:?}");
 }

@@ -1,0 +1,68 @@
+//! The blocks of a gateway: to read from, behind nodes.
+//!
+//! Invariant: what it gives is verified, and it is never asked to take or hold anything. Built by `run`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
+
+use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, check_bytes};
+use crate::rpc::Gateway;
+
+/// How long a gateway may take for one block.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A gateway as a store that is read from.
+pub struct GatewayStore(Gateway);
+
+impl GatewayStore {
+    /// What `gateway` has.
+    #[must_use]
+    pub fn new(gateway: Gateway) -> Self {
+        Self(gateway)
+    }
+}
+
+fn refused() -> StoreError {
+    StoreError::Permanent("a gateway is read from alone".to_owned())
+}
+
+#[async_trait]
+impl BlockStore for GatewayStore {
+    async fn put_many(&self, _: &[Block]) -> Result<(), StoreError> {
+        Err(refused())
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let answer = self
+            .0
+            .block(&cid.to_string(), MAX_BLOCK_BYTES, PATIENCE)
+            .await;
+        match answer.map_err(|error| StoreError::Transient(error.to_string()))? {
+            Some(data) => check_bytes(cid, &data).map(|()| data),
+            None => Err(StoreError::Missing(*cid)),
+        }
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        match self.get(cid).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pin(&self, _: &Cid, _: Option<&Cid>) -> Result<(), StoreError> {
+        Err(refused())
+    }
+
+    async fn unpin(&self, _: &Cid) -> Result<(), StoreError> {
+        Err(refused())
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        Ok(Vec::new())
+    }
+}
