@@ -28,6 +28,8 @@ const REST_EACH: Duration = Duration::from_secs(15);
 const LONG_REST: Duration = Duration::from_secs(60);
 /// Time between two looks whether the save has ended.
 const SAVE_STEP: Duration = Duration::from_millis(2);
+/// Stage files that wait to be removed at most, before a commit does it: 8 bytes of memory each.
+const MOST_GONE: usize = 65_536;
 /// Records of an unlinked file that are removed at a time.
 const PURGED: usize = 1024;
 /// How long access times stay in memory alone.
@@ -42,7 +44,9 @@ impl Volume {
     pub fn sync(&self) -> Result<(), FsError> {
         self.save_accesses()?;
         let saved = self.save_all(REWRITE);
-        self.sync_journal().and(saved)
+        let synced = self.sync_journal();
+        self.sweep();
+        synced.and(saved)
     }
 
     /// Saves every changed file: bytes first, then records; several files at a time. One that is
@@ -70,7 +74,8 @@ impl Volume {
         })
     }
 
-    /// Commits the journal, then removes the stage files that it durably let go of.
+    /// Commits the journal. The stage files that it durably let go of are left to [`Volume::sweep`]:
+    /// removing a large one takes longer than all else that an `fsync` waits for.
     pub(super) fn sync_journal(&self) -> Result<(), FsError> {
         self.commit_journal(false)
     }
@@ -79,7 +84,7 @@ impl Volume {
         if self.owes_room() {
             self.save_all(REWRITE)?;
         }
-        let mut retired = self.stage.take_retired();
+        let retired = self.stage.take_retired();
         if self.without.lacks(Barrier::RecordsFirst) && self.active_cut().is_none() {
             self.let_go(&retired);
         }
@@ -92,13 +97,25 @@ impl Volume {
             self.stage.retire(retired);
             return Err(self.poison(error));
         }
-        // A cut may still read what the tree has let go of. What came and went since then takes no room.
-        if let Some(cut) = self.active_cut() {
-            let read = retired.extract_if(.., |stage| cut.may_read(*stage));
-            self.stage.retire(read);
+        if self.stage.note_gone(retired) >= MOST_GONE {
+            self.sweep();
         }
-        self.let_go(&retired);
         Ok(())
+    }
+
+    /// Removes the stage files that the journal has durably let go of, but for those that a cut may still
+    /// read. For the background, and for calls that take their time anyway.
+    pub(super) fn sweep(&self) {
+        let mut gone = self.stage.take_gone();
+        if gone.is_empty() {
+            return;
+        }
+        // A cut that begins after this look does not know them.
+        if let Some(cut) = self.active_cut() {
+            let read = gone.extract_if(.., |stage| cut.may_read(*stage));
+            self.stage.hold_gone(read);
+        }
+        self.let_go(&gone);
     }
 
     /// Whether files that were cut, and are not saved yet, have given room in the quota to what would
@@ -139,6 +156,7 @@ impl Volume {
                 self.poison(error);
                 return;
             }
+            self.sweep();
             let now = self.clock.boottime();
             if now.saturating_sub(synced) >= SAVE_EACH {
                 synced = now;
@@ -174,6 +192,7 @@ impl Volume {
                 }
             }
         }
+        self.sweep();
     }
 
     /// What [`Volume::keep_durable`] does again and again. Names, and files that are saved, do not wait
@@ -186,12 +205,15 @@ impl Volume {
                 std::thread::sleep(SAVE_STEP);
                 if committed.elapsed() >= COMMIT_EACH {
                     self.commit_journal(true)?;
+                    self.sweep();
                     committed = Instant::now();
                 }
             }
             saving.join().unwrap_or_else(|_| Err(died()))
         });
-        self.commit_journal(true).and(saved)
+        let committed = self.commit_journal(true);
+        self.sweep();
+        committed.and(saved)
     }
 
     /// A file was cut to nothing. Its lock is held. What counts is the first time since it was saved:

@@ -245,7 +245,9 @@ impl Volume {
         if self.without.lacks(Barrier::Keep) {
             return Ok(());
         }
-        self.sync_journal()
+        let kept = self.sync_journal();
+        self.sweep();
+        kept
     }
 
     /// Ends [`Volume::keep_durable`].

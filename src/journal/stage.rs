@@ -1,7 +1,8 @@
 //! Stage files: bytes beyond the small that are not uploaded yet, at their own offsets.
 //!
 //! Invariant: a stage file is removed only after the journal commit that dropped the last
-//! reference to it is durable ([`Stage::retire`] keeps it until [`Stage::sweep`]), and is never
+//! reference to it is durable ([`Stage::retire`] keeps it until then, [`Stage::note_gone`] until
+//! somebody has time for [`Stage::sweep`]), and is never
 //! used again for another inode. What it holds is known from the journal alone.
 
 use std::collections::{BTreeMap, HashMap};
@@ -66,7 +67,16 @@ pub struct Stage {
     /// How many were held when the closed ones were last forgotten.
     swept_at: AtomicUsize,
     retired: Mutex<Vec<u64>>,
+    gone: Mutex<Gone>,
     patches: Mutex<Patches>,
+}
+
+/// Files whose last reference is durably gone.
+#[derive(Default)]
+struct Gone {
+    new: Vec<u64>,
+    /// Those that somebody may still read.
+    held: Vec<u64>,
 }
 
 impl Stage {
@@ -79,6 +89,7 @@ impl Stage {
             open: Mutex::default(),
             swept_at: AtomicUsize::new(0),
             retired: Mutex::default(),
+            gone: Mutex::default(),
             patches: Mutex::default(),
         }
     }
@@ -202,15 +213,36 @@ impl Stage {
         if unsynced { self.sync(file) } else { Ok(()) }
     }
 
-    /// The records in the overlay no longer name these files. They go at the next [`Stage::sweep`].
+    /// The records in the overlay no longer name these files.
     pub(crate) fn retire(&self, numbers: impl IntoIterator<Item = u64>) {
         lock(&self.retired).extend(numbers);
     }
 
     /// Takes the list of retired files: call before the commit that makes their retirement durable,
-    /// and pass it to [`Stage::sweep`] after it.
+    /// and pass it to [`Stage::note_gone`] after it.
     pub(crate) fn take_retired(&self) -> Vec<u64> {
         std::mem::take(&mut *lock(&self.retired))
+    }
+
+    /// No durable record names these files any more. Gives how many were noted since the last
+    /// [`Stage::take_gone`].
+    pub(crate) fn note_gone(&self, numbers: Vec<u64>) -> usize {
+        let new = &mut lock(&self.gone).new;
+        new.extend(numbers);
+        new.len()
+    }
+
+    /// Of those that were taken, these must stay for now.
+    pub(crate) fn hold_gone(&self, numbers: impl Iterator<Item = u64>) {
+        lock(&self.gone).held.extend(numbers);
+    }
+
+    /// Takes the list of files that are durably gone, to be passed to [`Stage::sweep`] or
+    /// [`Stage::hold_gone`].
+    pub(crate) fn take_gone(&self) -> Vec<u64> {
+        let Gone { mut new, held } = std::mem::take(&mut *lock(&self.gone));
+        new.extend(held);
+        new
     }
 
     /// Removes files whose last reference is durably gone.

@@ -17,6 +17,7 @@ use crate::types::{Fh, Ino};
 #[derive(Debug, Default)]
 struct Counts {
     syncs: AtomicU64,
+    removes: AtomicU64,
     written_bytes: AtomicU64,
 }
 
@@ -36,6 +37,10 @@ struct CountedFile {
 impl Counted {
     fn syncs(&self) -> u64 {
         self.counts.syncs.load(Ordering::Relaxed)
+    }
+
+    fn removes(&self) -> u64 {
+        self.counts.removes.load(Ordering::Relaxed)
     }
 
     fn written_bytes(&self) -> u64 {
@@ -87,6 +92,7 @@ impl Disk for Counted {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.counts.removes.fetch_add(1, Ordering::Relaxed);
         self.disk.remove(name)
     }
 
@@ -213,6 +219,32 @@ fn an_fsync_waits_for_one_sync_of_the_journal_and_one_of_its_own_bytes() {
     // A few bytes go into the journal, beside the record.
     meter.write(large, 77, &[4; 4096]);
     assert_eq!(meter.syncs(|| fsync(large)), (1, 0));
+}
+
+#[test]
+fn an_fsync_waits_for_no_removal_of_what_another_has_deleted() {
+    let meter = Meter::new();
+    let small = meter.create("small");
+    let delete = |name: &str| {
+        let file = meter.create(name);
+        meter.write(file, 0, &vec![1; 1 << 20]);
+        meter.drive.release(file.0, file.1);
+        meter.drive.sync().unwrap();
+        meter.drive.unlink(meter.root, name.as_bytes()).unwrap();
+        meter.write(small, 0, name.as_bytes());
+        let before = meter.stage.removes();
+        meter.drive.fsync(small.0, false).unwrap();
+        assert_eq!(meter.stage.removes(), before, "{name}");
+        before
+    };
+    // The background does it, and does what is left when it ends.
+    let before = delete("first");
+    meter.volume.save_changed().unwrap();
+    assert_eq!(meter.stage.removes(), before + 1);
+    let before = delete("second");
+    meter.volume.stop();
+    meter.volume.keep_durable();
+    assert_eq!(meter.stage.removes(), before + 1);
 }
 
 #[test]
