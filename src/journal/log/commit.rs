@@ -54,20 +54,29 @@ impl Journal {
         done: impl Fn(&State) -> bool,
     ) -> Result<(), JournalError> {
         let deadline = Instant::now() + self.patience;
-        let mut state = self.lock();
-        while !done(&state) {
+        let mut has_room = None;
+        loop {
+            let state = self.lock();
+            if done(&state) {
+                return Ok(());
+            }
             if let Some(failed) = &state.failed {
                 return Err(failed.clone());
             }
-            if state.committing || !self.has_room(&state) {
-                state = self.wait(state, deadline).ok_or(JournalError::NoRoom)?;
-            } else {
+            if !state.committing && has_room.is_none() {
+                let needed = state.needed_room();
+                drop(state);
+                // The disk is asked without the lock; then all is looked at again.
+                has_room = Some(self.disk.free_bytes().is_ok_and(|room| room >= needed));
+            } else if !state.committing && has_room == Some(true) {
                 drop(state);
                 self.commit(durability, Some(deadline))?;
-                state = self.lock();
+                has_room = None;
+            } else {
+                drop(self.wait(state, deadline).ok_or(JournalError::NoRoom)?);
+                has_room = None;
             }
         }
-        Ok(())
     }
 
     /// Waits for the commit that is being made or, where there is little room on the disk, for one that
@@ -103,17 +112,6 @@ impl Journal {
     /// Lets nothing wait for room on the disk any more: the volume is being closed.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
-    }
-
-    /// Whether a commit of what is in memory is sure not to wait for the disk's room.
-    fn has_room(&self, state: &State) -> bool {
-        let spare = if state.attended {
-            COMMIT_ROOM
-        } else {
-            OPENING_ROOM
-        };
-        let needed = spare + 3 * state.active.bytes as u64;
-        self.disk.free_bytes().is_ok_and(|room| room >= needed)
     }
 
     /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and
@@ -237,5 +235,17 @@ impl Journal {
         };
         self.committed.notify_all();
         result
+    }
+}
+
+impl State {
+    /// Local room, in bytes, with which a commit of what is in memory is sure not to wait.
+    fn needed_room(&self) -> u64 {
+        let spare = if self.attended {
+            COMMIT_ROOM
+        } else {
+            OPENING_ROOM
+        };
+        spare + 3 * self.active.bytes as u64
     }
 }

@@ -1,16 +1,17 @@
 //! What the journal does when its disk is full, or when somebody changed its file.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Journal;
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
-use crate::journal::{Batch, Disk, FolderDisk, JournalError, MemoryDisk, Without, key};
+use crate::journal::{Batch, Disk, DiskFile, FolderDisk, JournalError, MemoryDisk, Without, key};
 use crate::types::Ino;
 
 const CACHE: usize = 1 << 20;
@@ -30,6 +31,67 @@ fn put(journal: &Journal, number: u64) {
     let mut batch = Batch::default();
     batch.put_bytes(key::inode(Ino(number)), record(number));
     journal.apply(batch).unwrap();
+}
+
+/// A disk that is slow to say how much room it has.
+#[derive(Default)]
+struct Asked {
+    disk: MemoryDisk,
+    journal: OnceLock<Weak<Journal>>,
+    times: AtomicUsize,
+    locked: AtomicUsize,
+}
+
+impl Disk for Asked {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(name)
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(name, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.disk.sync_folder()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        if let Some(journal) = self.journal.get().and_then(Weak::upgrade) {
+            self.times.fetch_add(1, Ordering::Relaxed);
+            let is_locked = journal.state.try_lock().is_err();
+            self.locked
+                .fetch_add(usize::from(is_locked), Ordering::Relaxed);
+        }
+        self.disk.free_bytes()
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.disk.path(name)
+    }
+}
+
+#[test]
+fn nobody_waits_while_the_disk_is_asked_for_its_room() {
+    let disk = Arc::new(Asked::default());
+    let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
+    let journal = Arc::new(journal);
+    disk.journal.set(Arc::downgrade(&journal)).unwrap();
+    put(&journal, 1);
+    journal.sync().unwrap();
+    assert!(disk.times.load(Ordering::Relaxed) > 0);
+    assert_eq!(disk.locked.load(Ordering::Relaxed), 0);
 }
 
 #[test]
