@@ -3,7 +3,8 @@
 //! Invariant: what a [`Cut`] reads does not change. Records come from a snapshot of the journal.
 //! Bytes come from the stage files, in which writing goes on in place: the first write into a chunk
 //! that the commit has not read yet copies what was there to the spool first (at most one chunk a
-//! write). Stage files that the tree lets go of meanwhile are kept until the cut ends.
+//! write). Stage files that the tree lets go of meanwhile are kept until the cut ends, the journal's pages
+//! until they are worth a copy.
 
 mod active;
 mod changes;
@@ -127,7 +128,20 @@ impl Cut {
         self.steps = Some(Box::new(told));
     }
 
+    /// Whether [`Cut::relieve`] has something to do.
+    #[must_use]
+    pub fn is_due_to_move(&self) -> bool {
+        self.snapshot.is_due()
+    }
+
+    /// What is written beside a cut makes the journal longer, for it keeps what the cut reads. Where that
+    /// has become much the cut takes a copy of the journal and lets go of it. Blocks on the disk.
+    pub fn relieve(&self) {
+        self.snapshot.relieve(|| self.volume.stage.create_scratch());
+    }
+
     pub(super) fn note_step(&self) {
+        self.relieve();
         if let Some(told) = &self.steps {
             told();
         }
@@ -239,6 +253,7 @@ impl Cut {
         index: u64,
         below: Option<&[u8]>,
     ) -> Result<Vec<u8>, FsError> {
+        self.relieve();
         let len = chunk::len(file.size, index) as usize;
         let mut bytes = vec![0; len];
         let from_base = file.below_len(index).min(len);

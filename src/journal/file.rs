@@ -135,11 +135,14 @@ impl JournalFile {
         self.trusted
     }
 
+    /// Its length in bytes.
+    pub(super) fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
     /// Whether the journal is large enough for a mark.
     pub(super) fn is_marked(&self) -> bool {
-        self.file
-            .len()
-            .is_ok_and(|len| len >= self.place.marked_from)
+        self.len().is_ok_and(|len| len >= self.place.marked_from)
     }
 
     /// Writes down what the file holds now. A mark that cannot be written costs a check, no more.

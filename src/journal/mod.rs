@@ -16,6 +16,7 @@ mod log;
 pub(crate) mod record;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod snapshot;
 mod stage;
 mod sums;
 mod table;
@@ -25,9 +26,9 @@ pub use barrier::{Barrier, Without};
 pub use batch::Batch;
 pub use disk::{Disk, DiskFile, FolderDisk, MemoryDisk};
 pub use log::Journal;
+pub use snapshot::Snapshot;
 pub use stage::Stage;
 pub(crate) use stage::StageFile;
-pub use table::Snapshot;
 
 /// Why local state could not be read or made durable.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

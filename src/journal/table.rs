@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
@@ -21,77 +20,10 @@ use twox_hash::XxHash64;
 use super::JournalError;
 use super::check::guard;
 use super::key::{self, Key};
-use super::record::{Counters, Record};
 
 pub(super) const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
 
 pub(super) type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
-
-/// The journal as it was at one moment.
-#[derive(Clone)]
-pub struct Snapshot {
-    pub(super) table: Arc<Table>,
-}
-
-impl Snapshot {
-    /// The counters of its moment.
-    pub(crate) fn counters(&self) -> Result<Counters, JournalError> {
-        self.record(&key::meta("counters"))?
-            .ok_or_else(|| JournalError::Corrupt("the journal has no counters".to_owned()))
-    }
-
-    /// The record at `key`, decoded.
-    pub(crate) fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, JournalError> {
-        self.get(key)?
-            .map(|bytes| R::from_bytes(&bytes))
-            .transpose()
-    }
-
-    /// The record at `key`.
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, JournalError> {
-        read(&self.table, key)
-    }
-
-    /// Up to `limit` records whose keys begin with `prefix`, behind `after` (a whole key), in order of
-    /// keys.
-    pub(crate) fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Key, Bytes)>, JournalError> {
-        let range = bounds(prefix, after);
-        guard(|| records(&self.table, &range)?.take(limit).collect())
-    }
-
-    /// The first key that is not below `from`.
-    pub(crate) fn first_from(&self, from: &[u8]) -> Result<Option<Key>, JournalError> {
-        guard(|| {
-            let mut range = self.table.range::<&[u8]>(from..).map_err(disk)?;
-            let first = range.next().transpose().map_err(disk)?;
-            Ok(first.map(|(key, _)| key.value().to_vec()))
-        })
-    }
-
-    /// Calls `each` with the records whose keys begin with `prefix`, in order, until it answers
-    /// false.
-    pub(crate) fn each(
-        &self,
-        prefix: &[u8],
-        mut each: impl FnMut(&[u8], &[u8]) -> Result<bool, JournalError>,
-    ) -> Result<(), JournalError> {
-        let range = bounds(prefix, None);
-        guard(|| {
-            for pair in self.table.range::<&[u8]>(as_slices(&range)).map_err(disk)? {
-                let (key, value) = pair.map_err(disk)?;
-                if !each(key.value(), opened(key.value(), value.value())?)? {
-                    break;
-                }
-            }
-            Ok(())
-        })
-    }
-}
 
 pub(super) type Range = (Bound<Key>, Bound<Key>);
 

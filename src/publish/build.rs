@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::PublishError;
 use super::upload::Upload;
-use crate::fetch::source::{Held, Source};
+use crate::fetch::source::{Held, Source, blocking};
 use crate::fs::{Built, Changes, Cut, CutFile, FsError, LostBlock};
 use crate::pack::entry::TreeRef;
 use crate::pack::holes::Holes;
@@ -37,6 +37,7 @@ pub(super) async fn build(
 ) -> Result<Built, PublishError> {
     let mut built = cut.begin_build();
     for ino in &changes.files {
+        relieve(cut).await?;
         let content = match build_file(cut, *ino, source, upload).await {
             Ok(content) => match is_whole(cut, *ino, &content, upload).await? {
                 None => Ok(content),
@@ -71,6 +72,7 @@ pub(super) async fn build(
     let mut table = cut.table()?;
     let mut held = Held::new();
     for step in rows.chunks(STEP) {
+        relieve(cut).await?;
         let mut edits: Vec<Change> = Vec::with_capacity(step.len());
         for ino in step {
             edits.push((crate::pack::entry::row_key(*ino), cut.row(*ino, &built)?));
@@ -86,6 +88,15 @@ pub(super) async fn build(
     Ok(built)
 }
 
+/// Gives the journal its room back, where the cut has held it up for long.
+async fn relieve(cut: &Arc<Cut>) -> Result<(), PublishError> {
+    if cut.is_due_to_move() {
+        let cut = Arc::clone(cut);
+        blocking(move || cut.relieve()).await?;
+    }
+    Ok(())
+}
+
 /// Which names of a directory are applied to its tree.
 #[derive(Clone, Copy)]
 enum Which<'a> {
@@ -95,7 +106,7 @@ enum Which<'a> {
 
 /// Applies what is under these names now to the tree of a directory.
 async fn build_directory(
-    cut: &Cut,
+    cut: &Arc<Cut>,
     dir: Ino,
     old: Option<TreeRef>,
     which: Which<'_>,
@@ -107,6 +118,7 @@ async fn build_directory(
     let mut held = Held::new();
     let mut after: Option<Bytes> = None;
     loop {
+        relieve(cut).await?;
         let names = match which {
             Which::Changed(changes) => cut.changed_names(changes, dir, after.as_deref(), STEP)?,
             Which::All => cut.names(dir, after.as_deref(), STEP)?,
@@ -272,7 +284,7 @@ async fn read_leaf(
     below: Option<Bytes>,
 ) -> Result<Block, PublishError> {
     let (cut, file) = (Arc::clone(cut), Arc::clone(file));
-    let leaf = crate::fetch::source::blocking(move || {
+    let leaf = blocking(move || {
         let bytes = cut.read_chunk(&file, index, below.as_deref())?;
         Ok::<_, PublishError>(chunk::leaf(Bytes::from(bytes)))
     });

@@ -1,5 +1,7 @@
 //! What a commit has not read yet, and is written over meanwhile.
 
+use std::time::Duration;
+
 use super::rig::{CALLER, READ_WRITE, Rig};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
@@ -69,4 +71,41 @@ fn files_that_come_and_go_beside_a_commit_take_no_room_until_it_ends() {
     rig.put("last", b"x").unwrap();
     rig.drive.sync().unwrap();
     assert_eq!(rig.stage_files(), 0);
+}
+
+#[test]
+fn a_commit_that_gives_the_journal_its_room_back_publishes_what_it_has_cut() {
+    let mut rig = Rig::new();
+    rig.put("image", &[1; 200_000]).unwrap();
+    rig.put("gone", b"small").unwrap();
+    let cut = rig.volume.cut().unwrap();
+    let file = Ino(rig.ino("image").0 & Ino::MAX.0);
+    cut.snapshot().move_at(0);
+    rig.clock.advance(Duration::from_secs(1));
+    let attr = rig.drive.lookup(rig.root, b"image").unwrap();
+    let opened = rig.drive.open(attr.ino, READ_WRITE).unwrap();
+    rig.drive
+        .write(attr.ino, opened.fh, 7, &[2; 100_000], false)
+        .unwrap();
+    rig.drive.release(attr.ino, opened.fh);
+    rig.drive.unlink(rig.root, b"gone").unwrap();
+    rig.volume.sync().unwrap();
+    assert!(cut.is_due_to_move());
+    cut.relieve();
+    assert!(!cut.is_due_to_move());
+    let changes = cut.changes().unwrap();
+    let (built, contents) = rig.build(&cut, &changes);
+    assert_eq!(contents.get(&file), Some(&vec![1; 200_000]));
+    assert!(contents.values().any(|content| content == b"small"));
+    cut.settle(&changes, &built).unwrap();
+    drop(cut);
+    assert!(rig.volume.activity().is_some(), "what was changed since");
+    let mut rig = rig.crash();
+    let read = rig.read("image");
+    assert_eq!(read.get(6..8), Some(&[1, 2][..]));
+    assert_eq!(read.get(100_006..100_008), Some(&[2, 1][..]));
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let (_, contents) = rig.build(&cut, &changes);
+    assert_eq!(contents.get(&file), Some(&read));
 }

@@ -14,8 +14,7 @@ use redb::Durability;
 use super::{Journal, State};
 use crate::journal::check::guard;
 use crate::journal::record::Record;
-use crate::journal::table::{self, Snapshot};
-use crate::journal::{Barrier, JournalError, key};
+use crate::journal::{Barrier, JournalError, Snapshot, key, table};
 
 /// Local room, in bytes, with which a commit does not wait, whoever else writes there meanwhile.
 const COMMIT_ROOM: u64 = 64 << 20;
@@ -141,11 +140,12 @@ impl Journal {
     /// As [`Journal::sync`].
     pub fn snapshot(&self, taken: impl FnOnce(u64)) -> Result<Snapshot, JournalError> {
         self.commit(Durability::Immediate, None)?;
-        let state = self.lock();
-        taken(state.counters.next_stage);
-        Ok(Snapshot {
-            table: Arc::clone(&state.table),
-        })
+        let table = {
+            let state = self.lock();
+            taken(state.counters.next_stage);
+            Arc::clone(&state.table)
+        };
+        Ok(Snapshot::new(table, Arc::clone(&self.file)))
     }
 
     /// How many batches were applied.
