@@ -31,8 +31,6 @@ pub(crate) struct Staged {
     pub(crate) version: u64,
     pub(crate) ranges: Ranges,
     pub(crate) fresh: bool,
-    /// Differs from its record in the journal.
-    unsaved: bool,
 }
 
 /// Where a part of a read comes from.
@@ -60,6 +58,8 @@ pub(crate) struct Body {
     pub(crate) stage: Option<Arc<StageFile>>,
     holes: Holes,
     staged: BTreeMap<u64, Staged>,
+    /// Chunks that differ from their records in the journal, as far as they are staged.
+    touched: BTreeSet<u64>,
     /// Chunks whose records must go at the next save.
     dropped: BTreeSet<u64>,
     /// Stage files that the next save lets go of.

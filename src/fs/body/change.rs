@@ -214,9 +214,9 @@ impl Body {
 
     fn touch(&mut self, index: u64, version: u64) -> &mut Staged {
         self.dropped.remove(&index);
+        self.touched.insert(index);
         let staged = self.staged.entry(index).or_default();
         staged.version = version;
-        staged.unsaved = true;
         staged
     }
 

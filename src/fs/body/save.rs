@@ -20,6 +20,9 @@ pub(crate) struct Saved {
     pub(crate) retired: Vec<u64>,
     pub(crate) stage: Option<Arc<StageFile>>,
     pub(crate) charge_delta: i64,
+    /// How many chunks were looked at for it.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 impl Body {
@@ -48,6 +51,7 @@ impl Body {
                 .map(|&(start, end)| start..end)
                 .collect(),
             staged: BTreeMap::new(),
+            touched: BTreeSet::new(),
             dropped: BTreeSet::new(),
             retired: Vec::new(),
             unsaved: false,
@@ -58,7 +62,6 @@ impl Body {
                 version: chunk.version,
                 ranges: Ranges::from_stored(&chunk.ranges),
                 fresh: chunk.fresh,
-                unsaved: false,
             };
             body.staged.insert(index, staged);
         }
@@ -91,20 +94,21 @@ impl Body {
     /// What the journal must take now; the body counts as saved from here on.
     pub(crate) fn save(&mut self) -> Saved {
         let charge = self.charge();
+        let touched = std::mem::take(&mut self.touched);
         let saved = Saved {
             content: self.to_record(),
-            chunks: self
-                .staged
-                .iter_mut()
-                .filter_map(|(index, staged)| {
-                    std::mem::take(&mut staged.unsaved).then(|| {
-                        let record = record::Chunk {
-                            version: staged.version,
-                            ranges: staged.ranges.as_stored().to_vec(),
-                            fresh: staged.fresh,
-                        };
-                        (*index, record)
-                    })
+            #[cfg(test)]
+            looked_at: touched.len(),
+            chunks: touched
+                .into_iter()
+                .filter_map(|index| {
+                    let staged = self.staged.get(&index)?;
+                    let record = record::Chunk {
+                        version: staged.version,
+                        ranges: staged.ranges.as_stored().to_vec(),
+                        fresh: staged.fresh,
+                    };
+                    Some((index, record))
                 })
                 .collect(),
             dropped: std::mem::take(&mut self.dropped).into_iter().collect(),
@@ -123,8 +127,8 @@ impl Body {
         self.saved_charge = self.saved_charge.saturating_add_signed(-saved.charge_delta);
         self.retired.extend(saved.retired);
         for (index, _) in saved.chunks {
-            if let Some(staged) = self.staged.get_mut(&index) {
-                staged.unsaved = true;
+            if self.staged.contains_key(&index) {
+                self.touched.insert(index);
             }
         }
         let gone = saved
@@ -139,5 +143,47 @@ impl Body {
         let mut stages = std::mem::take(&mut self.retired);
         stages.extend(self.stage.take().map(|stage| stage.number()));
         stages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{MemoryDisk, Stage, Without};
+    use crate::pack::chunk::CHUNK_SIZE;
+
+    fn image(chunks: u64) -> Body {
+        let stage = Stage::new(Arc::new(MemoryDisk::default()), Without::default());
+        let mut body = Body::from_record(&record::Content::default(), Vec::new(), None);
+        body.spill(stage.create(1).unwrap(), 1).unwrap();
+        body.written(0, chunks * CHUNK_SIZE, 2);
+        body
+    }
+
+    #[test]
+    fn an_fsync_of_a_few_bytes_takes_no_longer_in_a_large_image() {
+        let mut body = image(50_000);
+        let all = body.save();
+        assert_eq!((all.chunks.len(), all.looked_at), (50_000, 50_000));
+        body.written(40_000 * CHUNK_SIZE + 5, 4096, 3);
+        let few = body.save();
+        assert_eq!((few.chunks.len(), few.looked_at), (1, 1));
+        assert_eq!(few.chunks.first().map(|(index, _)| *index), Some(40_000));
+    }
+
+    #[test]
+    fn a_save_that_failed_comes_again_with_what_was_changed_since() {
+        let mut body = image(10);
+        let _ = body.save();
+        body.written(3 * CHUNK_SIZE, 10, 3);
+        body.written(9 * CHUNK_SIZE, 10, 3);
+        let failed = body.save();
+        body.written(5 * CHUNK_SIZE, 10, 4);
+        body.cut(9 * CHUNK_SIZE, 5);
+        body.unsave(failed);
+        let again = body.save();
+        let indices: Vec<u64> = again.chunks.iter().map(|(index, _)| *index).collect();
+        assert_eq!((indices, again.dropped), (vec![3, 5, 8], vec![9]));
+        assert!(body.save().chunks.is_empty());
     }
 }

@@ -137,9 +137,9 @@ impl Body {
         }
         if same.is_none() {
             // There was no base below them.
-            for staged in self.staged.values_mut().filter(|staged| !staged.fresh) {
+            for (index, staged) in self.staged.iter_mut().filter(|(_, staged)| !staged.fresh) {
                 staged.fresh = true;
-                staged.unsaved = true;
+                self.touched.insert(*index);
             }
         }
         take_holes(&mut self.holes, shared);
