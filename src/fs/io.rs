@@ -60,7 +60,7 @@ impl Volume {
         append: bool,
     ) -> Result<u32, FsError> {
         self.quota().check_write(self.clock.as_ref())?;
-        self.check_room(data.len() as u64 + self.spool_room(data.len() as u64))?;
+        self.check_room(data.len() as u64)?;
         let mut body = self.body_to_change(file)?;
         let offset = if append { body.size } else { offset };
         let wanted = data.len() as u64;

@@ -31,7 +31,7 @@ impl Volume {
         data: &[u8],
     ) -> Result<u32, FsError> {
         self.quota().check_change()?;
-        self.check_room(data.len() as u64 + self.spool_room(data.len() as u64))?;
+        self.check_room(data.len() as u64)?;
         let mut body = self.body_to_change(file)?;
         let len = data.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {

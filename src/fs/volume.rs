@@ -311,10 +311,11 @@ impl Volume {
         Ok(())
     }
 
-    /// Waits, within a bound, until the local disk has room for `len` more bytes.
+    /// Waits, within a bound, until the local disk has room for `len` more bytes, and for what a running cut keeps
+    /// of what they are written over.
     pub(super) fn check_room(&self, len: u64) -> Result<(), FsError> {
         self.journal.wait_for_room()?;
-        let needed = SPARE_BYTES + len + 3 * self.journal.overlay_bytes();
+        let needed = SPARE_BYTES + len + self.spool_room(len) + 3 * self.journal.overlay_bytes();
         let has_room = || Ok::<bool, FsError>(self.stage.free_bytes()? >= needed);
         if has_room()? {
             return Ok(());

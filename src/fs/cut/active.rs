@@ -71,8 +71,8 @@ impl Volume {
     /// The most that a write of `len` bytes may add to the spool of a cut, in bytes.
     pub(in crate::fs) fn spool_room(&self, len: u64) -> u64 {
         match self.active_cut() {
-            Some(_) => (len / CHUNK_SIZE + 2) * CHUNK_SIZE,
-            None => 0,
+            Some(_) if len > 0 => (len / CHUNK_SIZE + 2) * CHUNK_SIZE,
+            _ => 0,
         }
     }
 
