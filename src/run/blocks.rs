@@ -23,6 +23,7 @@ use super::state::StateDir;
 use crate::chain::{Accounting, TokenInfo};
 use crate::cli::exit::fail;
 use crate::control::Request;
+use crate::durable;
 use crate::names::NameError;
 use crate::names::key::{NameKey, public_key};
 use crate::names::record::Record;
@@ -248,10 +249,17 @@ impl<'a> NewFile<'a> {
             .with_context(|| self.path.display().to_string())
     }
 
-    /// Makes it durable.
+    /// Makes it durable, its name too.
     fn finish(mut self) -> anyhow::Result<()> {
-        tokio::task::block_in_place(|| self.file.sync_all())
-            .with_context(|| self.path.display().to_string())?;
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let synced = tokio::task::block_in_place(|| {
+            self.file.sync_all()?;
+            durable::sync_folder(folder)
+        });
+        synced.with_context(|| self.path.display().to_string())?;
         self.finished = true;
         Ok(())
     }

@@ -151,7 +151,7 @@ const HELD: [(&str, usize, Held); 24] = {
         ),
         ("names/embedded.rs", 1, Not(REAL)),
         ("names/key.rs", 2, Not(REAL)),
-        ("run/blocks.rs", 1, Not(REAL)),
+        ("run/blocks.rs", 2, Not(REAL)),
         ("run/copy.rs", 2, Not(REAL)),
         ("run/demo.rs", 1, Not(REAL)),
         ("run/save.rs", 1, Not(REAL)),
