@@ -68,12 +68,8 @@ impl Transactor {
             let mut desk = this.desk().await?;
             let desk = desk.get_mut()?;
             let mut items = desk.items.iter();
-            if let Some((&serial, item)) = items.find(|(_, item)| item.is_claimed(&tag)) {
-                let kept = Kept {
-                    told: true,
-                    ..item.kept.clone()
-                };
-                desk.put(serial, kept).await?;
+            if let Some((&serial, _)) = items.find(|(_, item)| item.is_claimed(&tag)) {
+                desk.tell(serial).await?;
             }
             desk.sweep().await
         })
@@ -175,13 +171,7 @@ impl Transactor {
             self.whole(move |this| async move {
                 let mut desk = this.desk().await?;
                 let desk = desk.get_mut()?;
-                if let Some(item) = desk.items.get(&serial) {
-                    let kept = Kept {
-                        told: true,
-                        ..item.kept.clone()
-                    };
-                    desk.put(serial, kept).await?;
-                }
+                desk.tell(serial).await?;
                 desk.sweep().await
             })
             .await

@@ -126,6 +126,18 @@ impl Desk {
         Ok(())
     }
 
+    /// Whoever waited for an entry knows its outcome; nothing where there is no such entry.
+    pub(super) async fn tell(&mut self, serial: u64) -> Result<(), ChainError> {
+        let Some(item) = self.items.get(&serial) else {
+            return Ok(());
+        };
+        let kept = Kept {
+            told: true,
+            ..item.kept.clone()
+        };
+        self.put(serial, kept).await
+    }
+
     /// Removes what is over and wanted by nobody. What is still open must be able to tell the account's
     /// own nonces from others', from its first one on; and a server that lags must not have a nonce
     /// signed for once more: what has later nonces stays, and what has the last one.
