@@ -3,18 +3,16 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Command;
-use std::time::Duration;
 
 use cid::Cid;
 use pxfs::pack::cid::leaf_cid;
 
-use crate::command::{Answer, run};
+use crate::command::Answer;
 use crate::harness::Machine;
 use crate::lost::leaf_file;
 use crate::nodes::btfs::Btfs;
 use crate::nodes::kubo::Kubo;
-use crate::nodes::{assert_same, write_tree};
+use crate::nodes::{assert_same, publish_tree};
 use crate::samples::pattern;
 
 const MIB: usize = 1 << 20;
@@ -86,12 +84,7 @@ fn a_volume_goes_from_btfs_to_ipfs_and_back_as_an_archive_that_stock_tools_read_
     let (btfs, ipfs) = (Btfs::start(), Kubo::start());
     let from = format!("btfs={}", btfs.url());
     let mut machine = Machine::demo_with(&["--node", &from]);
-    let local = machine.scratch().join("tree");
-    write_tree(&local);
-    let mut copy = Command::new("cp");
-    copy.arg("-a").arg(&local).arg(machine.dir());
-    run(copy, Duration::from_secs(60)).ok();
-    machine.flush();
+    let local = publish_tree(&machine);
     // Another machine is to find the root through the chain alone.
     machine.ask(&["sync", "1"]).ok();
     let root = machine.token("1")["root"]

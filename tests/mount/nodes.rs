@@ -13,7 +13,7 @@ pub(crate) mod kubo;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use kubo::Kubo;
 const SOON: Duration = Duration::from_secs(60);
 
 /// Small and great files, an empty one, a deep one, a link.
-pub(crate) fn write_tree(folder: &Path) {
+fn write_tree(folder: &Path) {
     fs::create_dir_all(folder.join("a/b/c")).expect("folders");
     let random = |length: usize| {
         let mut bytes = vec![0; length];
@@ -43,6 +43,18 @@ pub(crate) fn write_tree(folder: &Path) {
     }
     fs::write(folder.join("a/b/c/deep ünï"), b"deep").expect("a file");
     symlink("a/great", folder.join("link")).expect("a link");
+}
+
+/// Puts such a tree into the drive as `tree`, and publishes it; where it lies outside.
+#[track_caller]
+pub(crate) fn publish_tree(machine: &Machine) -> PathBuf {
+    let local = machine.scratch().join("tree");
+    write_tree(&local);
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(&local).arg(machine.dir());
+    run(copy, SOON).ok();
+    machine.flush();
+    local
 }
 
 /// Fails the test unless two trees are the same, links as links.
@@ -79,12 +91,7 @@ fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
     let front = Front::of(node.url());
     let url = format!("ipfs={}", front.url());
     let machine = Machine::demo_with(&["--node", &url]);
-    let local = machine.scratch().join("tree");
-    write_tree(&local);
-    let mut copy = Command::new("cp");
-    copy.arg("-a").arg(&local).arg(machine.dir());
-    run(copy, SOON).ok();
-    machine.flush();
+    let local = publish_tree(&machine);
 
     // What an operator should know of the node.
     let node_args = ["doctor", "--node", &url];
@@ -128,12 +135,7 @@ fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_
     let file = secret.path().to_str().expect("a path");
     let login = ["--node-password-file", file];
     let machine = Machine::demo_with(&["--node", &url, login[0], login[1]]);
-    let local = machine.scratch().join("tree");
-    write_tree(&local);
-    let mut copy = Command::new("cp");
-    copy.arg("-a").arg(&local).arg(machine.dir());
-    run(copy, SOON).ok();
-    machine.flush();
+    let local = publish_tree(&machine);
 
     let asked = Login::PasswordFile(secret.path().to_owned());
     let client = Client::new(&node.url(), Dialect::Btfs, asked).expect("a client");
@@ -177,12 +179,7 @@ fn a_node_of_the_other_kind_is_refused_with_what_to_do() {
 /// is told to both.
 fn moves_over(from: &str, to: &str) {
     let machine = Machine::demo_with(&["--node", from]);
-    let local = machine.scratch().join("tree");
-    write_tree(&local);
-    let mut copy = Command::new("cp");
-    copy.arg("-a").arg(&local).arg(machine.dir());
-    run(copy, SOON).ok();
-    machine.flush();
+    let local = publish_tree(&machine);
     let mut first = machine;
     first.stop();
 
@@ -245,12 +242,7 @@ fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
 fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
     let ipfs = Kubo::start();
     let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
-    let local = machine.scratch().join("tree");
-    write_tree(&local);
-    let mut copy = Command::new("cp");
-    copy.arg("-a").arg(&local).arg(machine.dir());
-    run(copy, SOON).ok();
-    machine.flush();
+    let local = publish_tree(&machine);
     // A gateway tells no name: the chain does.
     machine.ask(&["sync", "1"]).ok();
     machine.stop();

@@ -434,6 +434,16 @@ impl World {
     }
 }
 
+impl World {
+    /// Takes steps, each of which is possible.
+    fn take_all(&mut self, steps: &[Step]) {
+        for &step in steps {
+            assert!(self.is_possible(step), "{step:?}");
+            self.take(step);
+        }
+    }
+}
+
 const STEPS: [Step; 17] = [
     Step::Write(0),
     Step::Write(1),
@@ -481,17 +491,14 @@ fn explore(begin: World) -> usize {
 /// Both machines have what the first one published.
 fn shared(network: Network) -> World {
     let mut world = World::new(network);
-    for step in [
+    world.take_all(&[
         Step::Write(0),
         Step::Build(0),
         Step::Look(0),
         Step::Put(0),
         Step::Sleep(1),
         Step::Return(1),
-    ] {
-        assert!(world.is_possible(step));
-        world.take(step);
-    }
+    ]);
     assert!(world.machines[1].head.is_some());
     world
 }
@@ -510,7 +517,7 @@ fn whatever_two_machines_and_a_node_do_no_tree_is_lost_in_silence() {
 fn a_machine_that_went_by_the_sequence_alone_would_lose_its_tree() {
     let mut world = shared(Network::Btfs);
     // Both look before either names: the later one hides the other, which must not follow it.
-    for step in [
+    world.take_all(&[
         Step::Write(0),
         Step::Write(1),
         Step::Build(0),
@@ -519,9 +526,7 @@ fn a_machine_that_went_by_the_sequence_alone_would_lose_its_tree() {
         Step::Look(1),
         Step::Put(0),
         Step::Sleep(1),
-    ] {
-        world.take(step);
-    }
+    ]);
     world.machines[1].pending.as_mut().unwrap().looked = true;
     world.machines[1].pending.as_mut().unwrap().end_s += 1;
     world.put(1);
