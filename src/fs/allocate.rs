@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::FsError;
 use super::body::{Body, Source, edges};
 use super::files::File;
-use super::volume::{Volume, signed};
+use super::volume::Volume;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
 
@@ -65,8 +65,7 @@ impl Volume {
         if len / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
             return Err(FsError::NotSupported);
         }
-        let cost = signed(body.charge_after_write(range.start, len)) - signed(body.charge());
-        let booked = self.book(file.ino, cost)?;
+        let booked = self.book(file, body.charge_after_write(range.start, len))?;
         let version = self.journal.next_version();
         self.prepare(file.ino, &mut body, &range, zeroes, version)?;
         booked.keep();
@@ -120,17 +119,15 @@ impl Volume {
         if range.is_empty() {
             return Ok(());
         }
-        let before = body.charge();
         let version = self.journal.next_version();
         let zeroed = parts_to_zero(&body, &range, body.size)
             .into_iter()
             .try_for_each(|part| self.write_zeros(file.ino, &mut body, part, version));
         if zeroed.is_ok() {
             body.punch(&range, version);
-            if !self.files.is_orphan(file.ino) {
-                let cost = signed(body.charge()) - signed(before);
-                self.quota().adjust(cost);
-            }
+            let mut booked = self.booking();
+            booked.force(file, body.charge());
+            booked.keep();
         }
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);

@@ -37,6 +37,12 @@ impl Volume {
 
     fn change_inode(&self, ino: Ino, set: &SetAttr) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
+        if let Some(mtime_ns) = set.mtime_ns
+            && self.inode(ino)?.kind == Kind::File as u8
+        {
+            // It goes with the content, for which this waits, and so without the names.
+            self.with_file(ino, |file| self.set_times(file, mtime_ns, now))?;
+        }
         let _names = self.lock_names();
         let mut inode = self.inode(ino)?;
         let kind = Kind::from_number(inode.kind)?;
@@ -48,12 +54,7 @@ impl Volume {
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         inode.atime_ns = set.atime_ns.unwrap_or(inode.atime_ns);
-        if let Some(mtime_ns) = set.mtime_ns {
-            inode.mtime_ns = mtime_ns;
-            if kind == Kind::File {
-                self.set_content_time(ino, mtime_ns, now)?;
-            }
-        }
+        inode.mtime_ns = set.mtime_ns.unwrap_or(inode.mtime_ns);
         let killed_nothing = set.kill_set_id && !set.sets_attributes() && inode == before;
         if killed_nothing {
             return Ok(());
@@ -68,12 +69,6 @@ impl Volume {
         self.apply(batch)?;
         self.forget_access(ino, set.atime_ns.is_some());
         Ok(())
-    }
-
-    /// A file's modification time goes with its content: at once where the content is saved, else
-    /// with the next save.
-    fn set_content_time(&self, ino: Ino, mtime_ns: i64, now_ns: i64) -> Result<(), FsError> {
-        self.with_file(ino, |file| self.set_times(file, mtime_ns, now_ns))
     }
 
     /// Set-id bits go when somebody else writes.

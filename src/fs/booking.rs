@@ -1,11 +1,13 @@
 //! What an operation has taken from the quota before it is sure to be made.
 //!
 //! Invariant: dropped before [`Booking::keep`] it gives back all that it took, so that an operation that
-//! fails on its way, wherever that is, leaves the quota as it was. Called by every operation that is
+//! fails on its way, wherever that is, leaves the quota as it was. What was booked for a file stands in its
+//! account; the file's body is locked until the booking ends. Called by every operation that is
 //! charged or gives room back.
 
 use std::sync::Mutex;
 
+use super::files::File;
 use super::quota::Taken;
 use super::volume::{Volume, lock, signed};
 use super::{FsError, Quota};
@@ -16,6 +18,8 @@ use crate::types::Ino;
 pub(super) struct Booking<'a> {
     quota: &'a Mutex<Quota>,
     taken: Taken,
+    /// The file that it was booked for, and what that was charged before.
+    file: Option<(&'a File, u64)>,
 }
 
 impl Volume {
@@ -24,24 +28,19 @@ impl Volume {
         Booking {
             quota: &self.quota,
             taken: self.quota().begin_taking(),
+            file: None,
         }
     }
 
-    /// Books a change of a file's charge: growth is refused where it does not fit. An unlinked file is
-    /// charged nothing: nobody will publish it.
-    pub(super) fn book(&self, ino: Ino, cost: i64) -> Result<Booking<'_>, FsError> {
+    /// Books that a file is charged `charge` bytes: growth is refused where it does not fit.
+    pub(super) fn book<'a>(&'a self, file: &'a File, charge: u64) -> Result<Booking<'a>, FsError> {
         let mut booked = self.booking();
-        if !self.files.is_orphan(ino) {
-            match u64::try_from(cost) {
-                Ok(growth) => booked.grow(growth)?,
-                Err(_) => booked.adjust(cost),
-            }
-        }
+        booked.charge(file, charge)?;
         Ok(booked)
     }
 }
 
-impl Booking<'_> {
+impl<'a> Booking<'a> {
     /// Takes `bytes` for growth.
     ///
     /// # Errors
@@ -58,14 +57,77 @@ impl Booking<'_> {
         self.taken.note(delta);
     }
 
-    /// Takes as much as `take` finds to fit: what that is, and its charge.
+    /// Books that `file` is charged `charge` bytes. One without a name is charged nothing: nobody will
+    /// publish it.
+    ///
+    /// # Errors
+    /// [`FsError::Quota`] when that is growth that does not fit.
+    pub(super) fn charge(&mut self, file: &'a File, charge: u64) -> Result<(), FsError> {
+        self.charge_as(file, charge, |booked, growth| booked.grow(growth))
+    }
+
+    /// As [`Booking::charge`], whatever is left.
+    pub(super) fn force(&mut self, file: &'a File, charge: u64) {
+        let forced = self.charge_as(file, charge, |booked, growth| {
+            booked.adjust(signed(growth));
+            Ok(())
+        });
+        debug_assert!(forced.is_ok());
+    }
+
+    fn charge_as(
+        &mut self,
+        file: &'a File,
+        charge: u64,
+        grow: impl FnOnce(&mut Self, u64) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        let mut account = lock(&file.account);
+        if account.is_closed() {
+            return Ok(());
+        }
+        let before = account.charged;
+        match charge.checked_sub(before) {
+            Some(growth) => grow(self, growth)?,
+            None => self.adjust(signed(charge) - signed(before)),
+        }
+        account.charged = charge;
+        self.file = Some((file, before));
+        Ok(())
+    }
+
+    /// Books as many of `wanted` bytes as fit, at least one; how many. With so many of them `file` is charged
+    /// what `charge` says, which does not fall as they become more.
+    ///
+    /// # Errors
+    /// [`FsError::Quota`] when none fits.
     pub(super) fn fit(
         &mut self,
-        take: impl FnOnce(&mut Quota) -> Result<(u64, i64), FsError>,
+        file: &'a File,
+        wanted: u64,
+        charge: impl Fn(u64) -> u64,
     ) -> Result<u64, FsError> {
-        let (fits, cost) = take(&mut lock(self.quota))?;
-        self.taken.note(cost);
-        Ok(fits)
+        loop {
+            if self.charge(file, charge(wanted)).is_ok() {
+                return Ok(wanted);
+            }
+            let before = lock(&file.account).charged;
+            let room = lock(self.quota).room_bytes();
+            let (mut fits, mut beyond) = (0, wanted);
+            while beyond - fits > 1 {
+                let middle = fits + (beyond - fits) / 2;
+                match charge(middle).saturating_sub(before) <= room {
+                    true => fits = middle,
+                    false => beyond = middle,
+                }
+            }
+            if fits == 0 {
+                return Err(FsError::Quota);
+            }
+            // Somebody else may have taken of the room meanwhile.
+            if self.charge(file, charge(fits)).is_ok() {
+                return Ok(fits);
+            }
+        }
     }
 
     /// Reserves what a write of `len` bytes at `offset` sends once more of a file of `size` bytes.
@@ -90,11 +152,21 @@ impl Booking<'_> {
     /// The operation is made.
     pub(super) fn keep(mut self) {
         self.taken = Taken::default();
+        self.file = None;
     }
 }
 
 impl Drop for Booking<'_> {
     fn drop(&mut self) {
+        let mut account = self
+            .file
+            .map(|(file, before)| (lock(&file.account), before));
+        match &mut account {
+            // With the last name all of it was given back.
+            Some((account, _)) if account.is_closed() => self.taken.forget_used(),
+            Some((account, before)) => account.charged = *before,
+            None => {}
+        }
         if !self.taken.is_nothing() {
             lock(self.quota).give_back(&self.taken);
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::FsError;
 use super::files::File;
-use super::volume::{Volume, signed};
+use super::volume::Volume;
 use crate::journal::key;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 
@@ -69,8 +69,7 @@ impl Volume {
         let Some(shared) = body.fitting(shared) else {
             return Ok(None);
         };
-        let cost = signed(body.charge_after_share(&shared)) - signed(body.charge());
-        match self.book(to.ino, cost) {
+        match self.book(to, body.charge_after_share(&shared)) {
             // As many bytes as fit are copied instead.
             Err(FsError::Quota) => return Ok(None),
             other => other?.keep(),

@@ -39,7 +39,7 @@ impl Volume {
         }
         self.quota().check_write(self.clock.as_ref())?;
         self.check_room(0)?;
-        let _names = self.lock_names();
+        let names = self.lock_names();
         let mut parent = self.inode(dir)?;
         if self.entry_to_change(dir, name)?.is_some() {
             return Err(FsError::Exists);
@@ -108,6 +108,7 @@ impl Volume {
         batch.count_inodes(1);
         self.apply(batch)?;
         booked.keep();
+        drop(names);
         self.attr_of(ino, &inode)
     }
 
@@ -116,7 +117,7 @@ impl Volume {
         check_name(name)?;
         self.quota().check_write(self.clock.as_ref())?;
         self.check_room(0)?;
-        let _names = self.lock_names();
+        let names = self.lock_names();
         let mut parent = self.inode(dir)?;
         let mut inode = self.inode(ino)?;
         let kind = Kind::from_number(inode.kind)?;
@@ -154,6 +155,7 @@ impl Volume {
         batch.charge(cost);
         self.apply(batch)?;
         booked.keep();
+        drop(names);
         self.attr_of(ino, &inode)
     }
 

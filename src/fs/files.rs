@@ -3,8 +3,7 @@
 //! Invariant: there is at most one [`File`] an inode, for as long as anybody holds a [`FileRef`] or
 //! its content differs from the journal. So whoever changes content sees all changes.
 //!
-//! Lock order: `Volume::names` before a file's `saving` before its `body` before the table here
-//! before the journal's and the quota's.
+//! The order of locks is told in `volume`.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -14,7 +13,9 @@ use std::sync::{
 };
 
 use super::FsError;
+use super::account::Account;
 use super::body::Body;
+use super::volume::lock;
 use crate::types::Ino;
 
 /// One regular file in use.
@@ -23,6 +24,8 @@ pub(crate) struct File {
     body: RwLock<Body>,
     /// Held while the content is made durable and saved: one at a time, in order.
     pub(crate) saving: Mutex<()>,
+    /// What it is charged.
+    pub(super) account: Mutex<Account>,
     /// Its access time as far as it is known, ns: reads look at it first.
     pub(super) atime_ns: AtomicI64,
 }
@@ -36,6 +39,12 @@ impl File {
     /// The content, to change.
     pub(crate) fn body_mut(&self) -> RwLockWriteGuard<'_, Body> {
         self.body.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the account says what the content does.
+    fn is_charged_as(&self, body: &Body) -> bool {
+        let account = lock(&self.account);
+        account.is_closed() || account.charged == body.charge()
     }
 }
 
@@ -83,6 +92,17 @@ impl Deref for FileRef {
     }
 }
 
+/// A file whose last name goes, as it was found.
+#[must_use]
+pub(crate) enum Unlinked {
+    /// Not in use: its records are all that there is.
+    Absent,
+    /// In the table for nobody, and there no more; with its stage files.
+    Idle(Arc<File>, Vec<u64>),
+    /// It lives on without a name until its last user lets go of it, the caller among them.
+    InUse(FileRef),
+}
+
 /// What became of a file that was let go of.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Left {
@@ -127,6 +147,7 @@ impl Files {
             table.slots.entry(ino).or_insert_with(|| Slot {
                 file: Arc::new(File {
                     ino,
+                    account: Mutex::new(Account::of(body.charge())),
                     body: RwLock::new(body),
                     saving: Mutex::new(()),
                     atime_ns: AtomicI64::new(super::access::UNKNOWN),
@@ -176,7 +197,10 @@ impl Files {
             }
             let orphan = slot.orphan;
             let unsaved = match held.body.try_read() {
-                Ok(body) => body.unsaved,
+                Ok(body) => {
+                    debug_assert!(held.is_charged_as(&body));
+                    body.unsaved
+                }
                 Err(TryLockError::Poisoned(body)) => body.get_ref().unsaved,
                 // Who has it may come for the table next (a tree that is taken over locks all files
                 // first), so it is waited for without the table, and the file held as long.
@@ -196,21 +220,34 @@ impl Files {
         }
     }
 
-    /// The file was unlinked. True when somebody uses it, so that it must live on as an orphan.
-    pub(crate) fn unlinked(&self, ino: Ino) -> bool {
+    /// The file was unlinked. Waits for nobody: one whose content is locked counts as one in use.
+    pub(crate) fn unlinked(&self, ino: Ino) -> Unlinked {
         let mut table = self.lock();
         table.depart(ino);
-        match table.slots.get_mut(&ino) {
-            Some(slot) if slot.users > 0 => {
-                slot.orphan = true;
-                true
-            }
-            _ => {
-                table.slots.remove(&ino);
-                table.gone = Some(ino);
-                false
-            }
+        let stages = match table.slots.get(&ino) {
+            Some(slot) if slot.users == 0 => match slot.file.body.try_write() {
+                Ok(mut body) => Some(body.take_stages()),
+                Err(TryLockError::Poisoned(body)) => Some(body.into_inner().take_stages()),
+                Err(TryLockError::WouldBlock) => None,
+            },
+            _ => None,
+        };
+        if stages.is_none()
+            && let Some(held) = table.try_hold(ino)
+        {
+            table.set_orphan(ino, true);
+            return Unlinked::InUse(held);
         }
+        table.gone = Some(ino);
+        match (table.slots.remove(&ino), stages) {
+            (Some(slot), Some(stages)) => Unlinked::Idle(slot.file, stages),
+            _ => Unlinked::Absent,
+        }
+    }
+
+    /// The file in use that was unlinked has its name still.
+    pub(crate) fn linked_again(&self, ino: Ino) {
+        self.lock().set_orphan(ino, false);
     }
 
     /// All records are other ones now: no body that was loaded before is believed any more, and what
@@ -249,6 +286,12 @@ impl Table {
         Some(FileRef {
             file: Arc::clone(&slot.file),
         })
+    }
+
+    fn set_orphan(&mut self, ino: Ino, orphan: bool) {
+        if let Some(slot) = self.slots.get_mut(&ino) {
+            slot.orphan = orphan;
+        }
     }
 
     /// Somebody loads the file: the count of departures, to compare.

@@ -8,8 +8,9 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLockWriteGuard};
 
+use super::account::Account;
 use super::body::Body;
-use super::files::File;
+use super::files::{File, Unlinked};
 use super::quota::Access;
 use super::volume::{Volume, lock};
 use super::{FsError, Kind};
@@ -151,10 +152,11 @@ impl Volume {
 
     /// The directories that were loaded; `None` where this tree is to stay. Not durable on return.
     fn take_tree(&self, root: &Root) -> Result<Option<HashSet<Ino>>, FsError> {
-        let _names = self.lock_names();
         let files = self.files.all();
-        // Writers that were let in before have ended when their files' locks are here.
+        // Writers that were let in before have ended when their files' locks are here; who comes with another
+        // file is refused.
         let bodies: Vec<_> = files.iter().map(|file| file.body_mut()).collect();
+        let _names = self.lock_names();
         let busy = bodies.iter().any(|body| body.unsaved)
             || !lock(&self.unsaved).is_empty()
             || self.activity().is_some()
@@ -210,10 +212,17 @@ impl Volume {
         for file in &self.files.all() {
             let mut body = file.body_mut();
             match self.load_body(file.ino) {
-                Ok(new) => *body = new,
+                Ok(new) => {
+                    // What all of the new tree is charged was taken over with it.
+                    *lock(&file.account) = Account::of(new.charge());
+                    *body = new;
+                }
                 Err(FsError::NotFound) => {
+                    *lock(&file.account) = Account::closed();
                     drop(body);
-                    self.files.unlinked(file.ino);
+                    if let Unlinked::InUse(held) = self.files.unlinked(file.ino) {
+                        self.leave(held);
+                    }
                 }
                 Err(error) => return Err(error),
             }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::body::{Body, INLINE_MAX, Source};
-use super::booking::Booking;
 use super::files::File;
-use super::volume::{Volume, signed};
-use super::{FsError, Quota, Want};
+use super::volume::{Volume, lock};
+use super::{FsError, Want};
 use crate::journal::StageFile;
 use crate::pack::chunk::MAX_FILE;
 use crate::types::Ino;
@@ -71,10 +70,11 @@ impl Volume {
             return Ok(0);
         }
         let mut rewritten = self.booking();
-        if !self.files.is_orphan(file.ino) {
+        if !lock(&file.account).is_closed() {
             rewritten.rewrite(file.ino, offset, wanted, body.size)?;
         }
-        let (fits, grown) = self.reserve_write(file.ino, &body, offset, wanted)?;
+        let mut grown = self.booking();
+        let fits = grown.fit(file, wanted, |len| body.charge_after_write(offset, len))?;
         rewritten.ends_at(offset + fits);
         let data = data.get(..fits as usize).unwrap_or(data);
         let before = body.version;
@@ -101,17 +101,14 @@ impl Volume {
             self.check_room(0)?;
         }
         let now = self.clock.wall_ns();
-        let cost = signed(body.charge_after_resize(size)) - signed(body.charge());
-        let booked = if size > body.size {
-            self.book(file.ino, cost)?
+        let charge = body.charge_after_resize(size);
+        let mut booked = self.booking();
+        if size > body.size {
+            booked.charge(file, charge)?;
         } else {
-            let mut booked = self.booking();
-            if !self.files.is_orphan(file.ino) {
-                // Never refused, also where what was a hole at the end is a short chunk of zeros now.
-                booked.adjust(cost);
-            }
-            booked
-        };
+            // Never refused, also where what was a hole at the end is a short chunk of zeros now.
+            booked.force(file, charge);
+        }
         let version = self.journal.next_version();
         if size < body.size {
             self.note_shorter(file.ino, size);
@@ -137,23 +134,6 @@ impl Volume {
     /// `SEEK_DATA` or `SEEK_HOLE` of a held file.
     pub(super) fn seek(&self, file: &File, offset: u64, hole: bool) -> Result<u64, FsError> {
         file.body().seek(offset, hole).ok_or(FsError::NoData)
-    }
-
-    /// How many of `wanted` bytes fit into the quota: reserved on return. An unlinked file is charged
-    /// nothing: nobody will publish it.
-    fn reserve_write(
-        &self,
-        ino: Ino,
-        body: &Body,
-        offset: u64,
-        wanted: u64,
-    ) -> Result<(u64, Booking<'_>), FsError> {
-        let mut booked = self.booking();
-        if self.files.is_orphan(ino) {
-            return Ok((wanted, booked));
-        }
-        let fits = booked.fit(|quota| most_that_fits(quota, body, offset, wanted))?;
-        Ok((fits, booked))
     }
 
     /// Puts bytes that were charged where they live until they are published.
@@ -228,41 +208,4 @@ impl Volume {
         self.note_unsaved(ino);
         Ok(stage)
     }
-}
-
-/// The most of `wanted` bytes at `offset` that fits into the quota, and its charge, which is taken.
-fn most_that_fits(
-    quota: &mut Quota,
-    body: &Body,
-    offset: u64,
-    wanted: u64,
-) -> Result<(u64, i64), FsError> {
-    let before = signed(body.charge());
-    let cost = |len: u64| signed(body.charge_after_write(offset, len)) - before;
-    let take = |quota: &mut Quota, len: u64| match u64::try_from(cost(len)) {
-        Ok(growth) => quota.grow(growth).map(|()| (len, cost(len))),
-        Err(_) => {
-            quota.adjust(cost(len));
-            Ok((len, cost(len)))
-        }
-    };
-    if let Ok(all) = take(quota, wanted) {
-        return Ok(all);
-    }
-    // The charge does not fall as more is written: the most that fits is found by halving.
-    let (mut fits, mut beyond) = (0, wanted);
-    while beyond - fits > 1 {
-        let middle = fits + (beyond - fits) / 2;
-        match take(quota, middle) {
-            Ok((_, taken)) => {
-                fits = middle;
-                quota.undo(taken);
-            }
-            Err(_) => beyond = middle,
-        }
-    }
-    if fits == 0 {
-        return Err(FsError::Quota);
-    }
-    take(quota, fits)
 }

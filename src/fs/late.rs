@@ -9,9 +9,8 @@
 use std::collections::BTreeSet;
 
 use super::FsError;
-use super::booking::Booking;
 use super::files::File;
-use super::volume::{Volume, lock, signed};
+use super::volume::{Volume, lock};
 use crate::journal::{Batch, JournalError, key};
 use crate::pack::chunk::MAX_FILE;
 use crate::types::Ino;
@@ -37,13 +36,15 @@ impl Volume {
         if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);
         }
-        let cost = if self.files.is_orphan(file.ino) || len == 0 {
-            0
-        } else {
-            signed(body.charge_after_write(offset, len)) - signed(body.charge())
+        let charge = match len {
+            0 => body.charge(),
+            _ => body.charge_after_write(offset, len),
         };
         let mut booked = self.booking();
-        let fits = force(&mut booked, cost);
+        let fits = booked.charge(file, charge).is_ok();
+        if !fits {
+            booked.force(file, charge);
+        }
         if !fits || self.quota().overdue(self.clock.as_ref()) {
             self.change_late(|late| late.insert(file.ino))?;
         }
@@ -125,15 +126,4 @@ impl Volume {
         }
         Ok(())
     }
-}
-
-/// Books `cost` whatever is left; false when it was growth that does not fit.
-fn force(booked: &mut Booking<'_>, cost: i64) -> bool {
-    if let Ok(growth) = u64::try_from(cost)
-        && booked.grow(growth).is_ok()
-    {
-        return true;
-    }
-    booked.adjust(cost);
-    cost <= 0
 }

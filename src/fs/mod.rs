@@ -5,6 +5,7 @@
 //! `mount` calls [`Drive`]; `publish` cuts and settles a [`Volume`].
 
 mod access;
+mod account;
 mod allocate;
 mod attr;
 mod attributes;

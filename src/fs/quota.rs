@@ -269,12 +269,6 @@ impl Quota {
         Ok(())
     }
 
-    /// Gives back what [`Quota::grow`] took a moment ago, under the same lock, or books again what was freed.
-    pub fn undo(&mut self, delta: i64) {
-        self.used_bytes = self.used_bytes.saturating_add_signed(-delta);
-        self.untake(u64::try_from(delta).unwrap_or(0));
-    }
-
     /// Books a change that is not growth, up or down: never refused.
     pub fn adjust(&mut self, delta: i64) {
         self.used_bytes = self.used_bytes.saturating_add_signed(delta);

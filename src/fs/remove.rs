@@ -1,8 +1,14 @@
 //! Names that go: unlink and rmdir. Never growth; open files live on without a name.
+//!
+//! Invariant: nobody's content is waited for, so a name goes while somebody writes below it. A file in use has its
+//! account closed and is let go of when the records are made.
+
+use std::sync::MutexGuard;
 
 use super::booking::Booking;
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
+use super::files::Unlinked;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
@@ -15,25 +21,23 @@ impl Volume {
     pub(super) fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        let _names = self.lock_names();
+        let names = self.lock_names();
         let mut parent = self.inode(dir)?;
         let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
         if Kind::from_number(entry.kind)? == Kind::Directory {
             return Err(FsError::IsDirectory);
         }
         let (mut batch, mut booked) = (Batch::default(), self.booking());
-        self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
+        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
-        self.apply(batch)?;
-        booked.keep();
-        Ok(())
+        self.end_removal(names, batch, booked, unlinked)
     }
 
     /// Removes the empty directory `name`.
     pub(super) fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        let _names = self.lock_names();
+        let names = self.lock_names();
         let mut parent = self.inode(dir)?;
         let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
         if Kind::from_number(entry.kind)? != Kind::Directory {
@@ -41,12 +45,10 @@ impl Volume {
         }
         self.check_empty(Ino(entry.ino))?;
         let (mut batch, mut booked) = (Batch::default(), self.booking());
-        self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
+        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
         parent.nlink = parent.nlink.saturating_sub(1);
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
-        self.apply(batch)?;
-        booked.keep();
-        Ok(())
+        self.end_removal(names, batch, booked, unlinked)
     }
 
     /// Refuses a directory that has entries; a directory that is not loaded knows by its sums.
@@ -67,7 +69,8 @@ impl Volume {
         }
     }
 
-    /// Removes the records of a name and, with the last one, of its inode; books what gets free.
+    /// Removes the records of a name and, with the last one, of its inode; books what gets free, but for what
+    /// [`Volume::end_removal`] does, which comes next.
     pub(super) fn drop_name(
         &self,
         batch: &mut Batch,
@@ -75,7 +78,7 @@ impl Volume {
         dir: Ino,
         name: &[u8],
         entry: &Entry,
-    ) -> Result<(), FsError> {
+    ) -> Result<Unlinked, FsError> {
         let ino = Ino(entry.ino);
         let mut inode = self.inode(ino)?;
         let directory = inode.kind == Kind::Directory as u8;
@@ -83,6 +86,7 @@ impl Volume {
         let mut freed = signed(charge::entry_charge(name, 0, 0));
         inode.nlink = inode.nlink.saturating_sub(1);
         inode.ctime_ns = self.clock.wall_ns();
+        let mut unlinked = Unlinked::Absent;
         if inode.nlink > 0 && !directory {
             batch.put(key::inode(ino), &inode);
             batch.mark(key::dirty_inode(ino));
@@ -93,11 +97,40 @@ impl Volume {
                 batch.remove(key::directory(ino));
             }
             batch.count_inodes(-1);
-            self.drop_inode(batch, booked, ino, &inode)?;
+            unlinked = self.drop_inode(batch, booked, ino, &inode)?;
         }
         batch.charge(-freed);
         booked.adjust(-freed);
-        Ok(())
+        Ok(unlinked)
+    }
+
+    /// Applies `batch`, with which a name goes, and lets go of the names. What has no name any more is charged
+    /// nothing from here on, and goes with its last user.
+    pub(super) fn end_removal(
+        &self,
+        names: MutexGuard<'_, ()>,
+        batch: Batch,
+        booked: Booking<'_>,
+        unlinked: Unlinked,
+    ) -> Result<(), FsError> {
+        let made = self.apply(batch);
+        if made.is_ok() {
+            booked.keep();
+        }
+        match unlinked {
+            Unlinked::Absent => {}
+            Unlinked::Idle(file, _) if made.is_ok() => self.close_account(&file),
+            Unlinked::Idle(..) => {}
+            Unlinked::InUse(held) => {
+                match made {
+                    Ok(()) => self.close_account(&held),
+                    Err(_) => self.files.linked_again(held.ino),
+                }
+                drop(names);
+                self.leave(held);
+            }
+        }
+        made
     }
 
     /// Removes the records that tie `name` to its inode.
@@ -115,7 +148,7 @@ impl Volume {
         booked: &mut Booking<'_>,
         ino: Ino,
         inode: &Inode,
-    ) -> Result<(), FsError> {
+    ) -> Result<Unlinked, FsError> {
         if inode.hard {
             // Its row of the inode table goes with the next commit.
             batch.mark(key::dirty_inode(ino));
@@ -125,37 +158,24 @@ impl Volume {
         if inode.kind != Kind::File as u8 {
             self.removed.keep(ino, inode);
             batch.remove(key::inode(ino));
-            return Ok(());
+            return Ok(Unlinked::Absent);
         }
-        let known = self.files.peek(ino);
-        // Whoever is writing, and charges for it, ends first; whoever begins then charges nothing any more.
-        let writing = known.as_ref().map(|file| file.body_mut());
-        let in_use = self.files.unlinked(ino);
-        let record: Option<Content> = self.journal.record(&key::content(ino))?;
-        let late = match &writing {
-            Some(_) => None,
-            None => self.files.peek(ino),
-        };
-        let charged = match writing.or_else(|| late.as_ref().map(|file| file.body_mut())) {
-            Some(mut body) => {
-                if !in_use {
-                    batch.retire(body.take_stages());
-                }
-                body.charge()
-            }
-            None => record.as_ref().map_or(0, content_charge),
-        };
-        booked.adjust(-signed(charged));
-        if in_use {
+        let mut unlinked = self.files.unlinked(ino);
+        if let Unlinked::InUse(_) = unlinked {
             batch.put(key::inode(ino), inode);
             batch.set(key::orphan(ino));
-            return Ok(());
+            return Ok(unlinked);
+        }
+        let record: Option<Content> = self.journal.record(&key::content(ino))?;
+        match &mut unlinked {
+            Unlinked::Idle(_, stages) => batch.retire(std::mem::take(stages)),
+            _ => booked.adjust(-signed(record.as_ref().map_or(0, content_charge))),
         }
         if let Some(content) = record {
             self.drop_content(batch, ino, &content)?;
         }
         batch.remove(key::inode(ino));
-        Ok(())
+        Ok(unlinked)
     }
 }
 

@@ -3,8 +3,11 @@
 //! The bytes of a file that takes the place of another are made durable before the batch that does it
 //! (a file replaced by rename is the old one or the new one, never an empty one).
 
+use std::sync::MutexGuard;
+
 use super::climb::climb;
 use super::create::{check_name, touch_directory};
+use super::files::Unlinked;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Cookie, Entry, Inode};
@@ -40,7 +43,7 @@ impl Volume {
         }
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        let (_names, from, target) = loop {
+        let (names, from, target) = loop {
             let saved =
                 self.save_before_replacing((dir, name), (to, to_name), flags & EXCHANGE != 0)?;
             let names = self.lock_names();
@@ -57,7 +60,7 @@ impl Volume {
         }
         match target {
             None if flags & EXCHANGE != 0 => Err(FsError::NotFound),
-            None => self.move_name(&from, to, to_name, None),
+            None => self.move_name(names, &from, to, to_name, None),
             Some(_) if flags & NO_REPLACE != 0 => Err(FsError::Exists),
             Some(target) if target.entry.ino == from.entry.ino => Ok(()),
             Some(target) if flags & EXCHANGE != 0 => self.exchange(&from, &target),
@@ -68,7 +71,7 @@ impl Volume {
                     (true, true) => self.check_empty(Ino(target.entry.ino))?,
                     (false, false) => {}
                 }
-                self.move_name(&from, to, to_name, Some(&target))
+                self.move_name(names, &from, to, to_name, Some(&target))
             }
         }
     }
@@ -125,6 +128,7 @@ impl Volume {
 
     fn move_name(
         &self,
+        names: MutexGuard<'_, ()>,
         from: &End,
         to: Ino,
         to_name: &[u8],
@@ -139,10 +143,12 @@ impl Volume {
         self.shift_links(&mut batch, from.dir, to, moved, lost, now)?;
         self.touch_inode(&mut batch, ino, now)?;
         // What may fail is done: from here on a file that is replaced counts as unlinked.
-        if let Some(replaced) = replaced {
-            let (dir, name) = (replaced.dir, replaced.name);
-            self.drop_name(&mut batch, &mut booked, dir, name, &replaced.entry)?;
-        }
+        let unlinked = match replaced {
+            Some(End {
+                dir, name, entry, ..
+            }) => self.drop_name(&mut batch, &mut booked, *dir, name, entry)?,
+            None => Unlinked::Absent,
+        };
         self.take_name(&mut batch, from.dir, from.name, &from.entry);
         self.add_name(&mut batch, to, to_name, ino, from.kind);
         // A longer name is not growth: the reserve takes it.
@@ -150,9 +156,7 @@ impl Volume {
             - signed(charge::entry_charge(from.name, 0, 0));
         batch.charge(cost);
         booked.adjust(cost);
-        self.apply(batch)?;
-        booked.keep();
-        Ok(())
+        self.end_removal(names, batch, booked, unlinked)
     }
 
     fn exchange(&self, one: &End, other: &End) -> Result<(), FsError> {

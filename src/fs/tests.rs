@@ -9,6 +9,8 @@ mod crash;
 mod follow;
 mod holes;
 mod killed;
+mod locks;
+mod meter;
 mod model;
 mod pages;
 mod planted;

@@ -3,6 +3,13 @@
 //! Invariant: every change is one batch in the journal; the quota in memory is the journal's
 //! charge plus what files in use have grown since they were saved. The operations are in the
 //! files beside this one: `lookup`, `create`, `remove`, `rename`, `attributes`, `io`.
+//!
+//! # The order of locks
+//! `charging` before a file's `saving` before its `body` before `names` before the table of files before a
+//! file's `account` before the quota's and the journal's own. A body is held across local I/O, by who writes, reads
+//! or saves, so it is never waited for with `names` held: what changes names needs none ([`super::account`]), what
+//! changes content and attributes does the one after the other, and who needs both (a tree that is
+//! taken over) takes the bodies first. Of several bodies only that one holds more than one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -61,8 +68,8 @@ pub struct Volume {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) files: Files,
     pub(super) removed: Removed,
-    /// Held by every operation that changes names or inodes (not content): see `files` for the
-    /// order of locks. Nothing waits for a disk under it but for pages of the journal.
+    /// Held by every operation that changes names or inodes (not content). Nothing waits for a disk under it
+    /// but for pages of the journal, nor for a file's content.
     pub(super) names: Mutex<()>,
     pub(super) quota: Mutex<Quota>,
     /// Commits whose charge is not known to be final; locked across the write that keeps them, and by

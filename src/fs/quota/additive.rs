@@ -48,6 +48,11 @@ impl Taken {
         self.used_delta == 0 && self.bytes == 0 && self.chunks.is_empty()
     }
 
+    /// What was used is given back already.
+    pub(in crate::fs) fn forget_used(&mut self) {
+        self.used_delta = 0;
+    }
+
     /// The charge moved by `delta`.
     pub(in crate::fs) fn note(&mut self, delta: i64) {
         self.used_delta = self.used_delta.saturating_add(delta);

@@ -1,0 +1,243 @@
+//! A write that the disk holds up holds up nobody else: no name of the token waits for a file's content.
+//!
+//! Each test hangs, and says so, where the order of locks is broken (`volume`).
+
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::meter::Meter;
+use super::rig::{CALLER, READ_WRITE};
+use crate::fs::{Drive, FsError, SetAttr};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::{Fh, Ino};
+
+/// Who does not come back by then hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Until when nobody is taken to wait for something, where nothing tells. Who is slower makes a test
+/// easier, never red.
+const LOOK: Duration = Duration::from_millis(30);
+
+/// Where writes stand still until it is opened.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// Of the stage of `meter`.
+    fn before(meter: &Meter) -> Arc<Self> {
+        let gate = Arc::<Self>::default();
+        let own = Arc::clone(&gate);
+        meter.stage.set_pause(Some(Arc::new(move || own.pass())));
+        gate
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 += 1;
+        self.changed.notify_all();
+        let opened = self.changed.wait_while(state, |state| !state.1);
+        drop(opened.unwrap());
+    }
+
+    /// Returns when somebody stands before it.
+    fn wait(&self) {
+        let state = self.state.lock().unwrap();
+        let waited = self
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| state.0 == 0);
+        assert!(!waited.unwrap().1.timed_out(), "nobody writes");
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Runs `call` in a thread of its own; whether it comes back within `patience`.
+fn comes_back(patience: Duration, call: impl FnOnce() + Send + 'static) -> bool {
+    let (told, tells) = channel();
+    thread::spawn(move || {
+        call();
+        told.send(()).unwrap();
+    });
+    tells.recv_timeout(patience).is_ok()
+}
+
+fn times(ns: i64) -> SetAttr {
+    SetAttr {
+        mtime_ns: Some(ns),
+        ..SetAttr::default()
+    }
+}
+
+/// What everybody else does meanwhile.
+fn work_elsewhere(drive: &Drive, root: Ino) {
+    let (attr, opened) = drive
+        .create(CALLER, root, b"new", 0o644, READ_WRITE)
+        .unwrap();
+    assert_eq!(drive.write(attr.ino, opened.fh, 0, b"small", false), Ok(5));
+    drive.setattr(attr.ino, None, &times(5)).unwrap();
+    drive.release(attr.ino, opened.fh);
+    let dir = drive.mkdir(CALLER, root, b"dir", 0o755).unwrap().ino;
+    drive.rename(root, b"new", dir, b"moved", 0).unwrap();
+    drive.link(attr.ino, root, b"again").unwrap();
+    assert_eq!(drive.getattr(attr.ino).unwrap().mtime_ns, 5);
+    drive.setxattr(attr.ino, b"user.a", b"1", 0).unwrap();
+    drive.unlink(dir, b"moved").unwrap();
+    drive.unlink(root, b"again").unwrap();
+    drive.rmdir(root, b"dir").unwrap();
+    assert_eq!(drive.lookup(root, b"new"), Err(FsError::NotFound));
+}
+
+/// A drive with the file `big`, a write into which the disk holds up; whoever waits for its end.
+struct Held {
+    meter: Arc<Meter>,
+    big: (Ino, Fh),
+    gate: Arc<Gate>,
+    writer: thread::JoinHandle<()>,
+}
+
+fn held_up() -> Held {
+    let meter = Arc::new(Meter::new());
+    let big = meter.create("big");
+    meter.write(big, 0, &vec![1; CHUNK_SIZE as usize]);
+    let small = meter.create("small");
+    meter.write(small, 0, b"small");
+    meter.drive.release(small.0, small.1);
+    meter.drive.sync().unwrap();
+    let gate = Gate::before(&meter);
+    let of_writer = Arc::clone(&meter);
+    let writer = thread::spawn(move || of_writer.write(big, CHUNK_SIZE, &[2; 4096]));
+    gate.wait();
+    Held {
+        meter,
+        big,
+        gate,
+        writer,
+    }
+}
+
+impl Held {
+    /// `call`, which is about the file itself, may wait or not; nobody else does.
+    fn with(&self, what: &str, waits: bool, call: impl FnOnce(&Meter, (Ino, Fh)) + Send + 'static) {
+        let (meter, big) = (Arc::clone(&self.meter), self.big);
+        let own = thread::spawn(move || call(&meter, big));
+        if waits {
+            thread::sleep(LOOK);
+        } else {
+            assert!(
+                comes_back(PATIENCE, move || own.join().unwrap()),
+                "{what} waits for a write into the file"
+            );
+        }
+        let meter = Arc::clone(&self.meter);
+        assert!(
+            comes_back(PATIENCE, move || work_elsewhere(&meter.drive, meter.root)),
+            "others wait for a write while there is a {what}"
+        );
+    }
+
+    fn end(self) -> Arc<Meter> {
+        self.gate.open();
+        let writer = self.writer;
+        assert!(comes_back(PATIENCE, move || writer.join().unwrap()));
+        self.meter.stage.set_pause(None);
+        self.meter
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_touch_of_a_file_that_is_being_written() {
+    let held = held_up();
+    let big = held.big;
+    held.with("touch", true, |meter, big| {
+        meter.drive.setattr(big.0, None, &times(77)).unwrap();
+    });
+    let meter = held.end();
+    // The one that was waited for, or the write's where the touch was overtaken.
+    meter.drive.setattr(big.0, None, &times(78)).unwrap();
+    assert_eq!(meter.drive.getattr(big.0).unwrap().mtime_ns, 78);
+    let cut = meter.volume.cut().unwrap();
+    let published = cut.file(Ino(big.0.0 & Ino::MAX.0)).unwrap();
+    assert_eq!(published.size, CHUNK_SIZE + 4096);
+    assert_eq!(published.content().mtime_ns, 78);
+}
+
+#[test]
+fn a_file_that_is_being_written_is_removed_replaced_and_linked_without_waiting() {
+    let used = |meter: &Meter| meter.volume.with_quota(|quota| quota.used_bytes());
+    let before = used(&Meter::new());
+    for replaced in [false, true] {
+        let held = held_up();
+        held.with("link", true, |meter, big| {
+            meter.drive.link(big.0, meter.root, b"second").unwrap();
+        });
+        held.with("removal of one of two names", false, |meter, _| {
+            meter.drive.unlink(meter.root, b"big").unwrap();
+        });
+        if replaced {
+            held.with("rename over it", false, |meter, _| {
+                let root = meter.root;
+                meter
+                    .drive
+                    .rename(root, b"small", root, b"second", 0)
+                    .unwrap();
+            });
+        } else {
+            held.with("removal", false, |meter, _| {
+                meter.drive.unlink(meter.root, b"second").unwrap();
+            });
+        }
+        let big = held.big;
+        let meter = held.end();
+        // What was written is there for who has it open, and is charged to nobody.
+        let read = meter.drive.read(big.0, big.1, CHUNK_SIZE, 4096).unwrap();
+        assert_eq!(read, [2; 4096]);
+        meter.write(big, 2 * CHUNK_SIZE, &[3; 100]);
+        if !replaced {
+            meter.drive.unlink(meter.root, b"small").unwrap();
+        } else {
+            meter.drive.unlink(meter.root, b"second").unwrap();
+        }
+        assert_eq!(used(&meter), before);
+        meter.drive.release(big.0, big.1);
+        assert_eq!(meter.drive.getattr(big.0), Err(FsError::NotFound));
+        meter.drive.sync().unwrap();
+        assert_eq!(used(&meter), before);
+        assert_eq!(meter.volume.journal.counters().used_bytes, before);
+    }
+}
+
+#[test]
+fn a_closed_file_is_removed_while_a_commit_reads_it() {
+    let meter = Arc::new(Meter::new());
+    let before = meter.volume.with_quota(|quota| quota.used_bytes());
+    let file = meter.create("f");
+    meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
+    meter.drive.sync().unwrap();
+    meter.write(file, 0, &[2; 10]);
+    meter.drive.release(file.0, file.1);
+    let ino = Ino(file.0.0 & Ino::MAX.0);
+    // As a commit has it for as long as it reads a chunk.
+    let in_use = meter.volume.files.peek(ino).unwrap();
+    let read = in_use.body();
+    let remover = Arc::clone(&meter);
+    let removal = thread::spawn(move || remover.drive.unlink(remover.root, b"f").unwrap());
+    thread::sleep(LOOK);
+    let other = Arc::clone(&meter);
+    assert!(comes_back(PATIENCE, move || work_elsewhere(
+        &other.drive,
+        other.root
+    )));
+    drop(read);
+    assert!(comes_back(PATIENCE, move || removal.join().unwrap()));
+    meter.drive.sync().unwrap();
+    assert_eq!(meter.volume.with_quota(|quota| quota.used_bytes()), before);
+    assert_eq!(meter.volume.journal.counters().used_bytes, before);
+}
