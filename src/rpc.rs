@@ -5,13 +5,14 @@
 //! a log line. Called by `store::rpc` and `names::rpc`, built by `run`.
 //!
 //! [`client`] makes calls, `http` sends one and reads its answer, [`error`] says what a failure means,
-//! [`Gateway`] gives blocks over GET, [`auth`] logs in where a node wants it, [`probe`] asks a node what it is and how it is set up.
+//! [`Gateway`] gives blocks over GET, [`guard`] fetches from strangers, [`auth`] logs in where a node wants it, [`probe`] asks a node what it is and how it is set up.
 //! `docs/nodes.md` has the facts that this relies on.
 
 pub mod auth;
 pub mod client;
 pub mod error;
 mod gateway;
+pub mod guard;
 mod http;
 pub mod probe;
 

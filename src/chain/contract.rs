@@ -110,7 +110,7 @@ mod abi {
         interface OracleForwarder {
             function deliver(address receiver, bytes calldata metadata, bytes calldata report, bytes[] calldata signatures) external;
             function digest(address receiver, bytes calldata metadata, bytes calldata report) external view returns (bytes32);
-            function isOperator(address operator) external view returns (bool);
+            function operators() external view returns (address[] memory);
             function threshold() external view returns (uint256);
         }
     }
@@ -168,6 +168,17 @@ impl Report {
             U256::from(self.error),
         );
         words.abi_encode_params().into()
+    }
+
+    /// Whether an encoded report is about this request.
+    pub(super) fn is_about(report: &[u8], request: B256, token: U256, epoch: u64) -> bool {
+        let first = (request, token, epoch).abi_encode_params();
+        report.len() == 7 * 32 && report.starts_with(&first)
+    }
+
+    /// The error of an encoded report.
+    pub(super) fn code(report: &[u8]) -> Option<u8> {
+        report.last().copied()
     }
 }
 

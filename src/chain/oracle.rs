@@ -1,36 +1,43 @@
 //! The oracle operator: answers the contract's sync requests where Chainlink's network does not run.
 //!
-//! Invariant: what it signs is what [`Reader`] has verified, or an error code; a request is answered
-//! until the chain shows it closed, also after a restart. Runs in the daemon on the embedded chain,
-//! and as `pxfs oracle`.
+//! Invariant: a request is answered until the chain shows it closed, also after a restart. Runs in the
+//! daemon on the embedded chain, and as `pxfs oracle`.
 //!
-//! An operator signs with all keys that it has been given. Operators on different machines do not
-//! yet exchange signatures, so one process must hold as many keys as the forwarder wants.
+//! An operator signs with all keys that it has been given. Where the forwarder wants more, it asks the
+//! [`Colleagues`] for theirs ([`agree`]).
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::eips::BlockId;
-use alloy::primitives::{Address, B256, Bytes, U256};
-use alloy::providers::Provider;
+use alloy::primitives::{Address, B256};
 use alloy::rpc::types::Filter;
-use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use alloy::sol_types::{SolCall, SolEvent};
-use tokio::sync::watch;
+use alloy::sol_types::SolEvent;
+use futures::future::join_all;
+use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::ChainError;
-use super::contract::{OracleForwarder, PxSync, Report, report_digest};
+use super::contract::PxSync;
+use super::endpoint::LogsFault;
 use super::transact::Transactor;
 use super::wallet::Wallet;
-use crate::types::{TokenId, TokenKey, VolumeKey};
+use crate::durable::{Unnamed, sync_folder};
+use crate::types::TokenId;
 
+pub mod agree;
+mod answer;
 mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use reader::{Finding, Reader, Refusal};
+pub use agree::{Board, Colleagues, Statement};
+use answer::Step;
+pub use reader::{Documents, Finding, NodeDocuments, Reader, Refusal};
 
 /// Blocks of one question for logs.
 const LOGS_RANGE: u64 = 5_000;
@@ -39,10 +46,20 @@ const LOGS_AGAIN: u64 = 16;
 /// Pauses between tries to answer one request.
 const TRY_MIN: Duration = Duration::from_millis(500);
 const TRY_MAX: Duration = Duration::from_secs(60);
+/// The longest pause while others are waited for.
+const OTHERS_MAX: Duration = Duration::from_secs(4);
+/// How long an operator leaves a request to each of those whose turn is before its own.
+const TURN: Duration = Duration::from_secs(10);
 /// How often a document that cannot be had is tried before the request is answered with that.
 const READS: u32 = 3;
 /// The longest that one request may take, so that it does not hold up the others for ever.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
+/// Requests that are worked on at once.
+const AT_ONCE: usize = 16;
+/// The longest pause after the chain did not answer.
+const FAULT_MAX: Duration = Duration::from_secs(60);
+/// The place is written down at the latest after so many blocks without a request.
+const KEEP_BLOCKS: u64 = 500;
 
 /// One operator.
 pub struct Operator {
@@ -50,9 +67,20 @@ pub struct Operator {
     contract: Address,
     signers: Vec<PrivateKeySigner>,
     reader: Reader,
+    colleagues: Option<Arc<dyn Colleagues>>,
+    board: Board,
+    tell: Option<Tell>,
+    /// Where the place is kept, and what stands there.
+    place: Option<(PathBuf, Option<u64>)>,
+    turn: Duration,
     next_block: u64,
+    /// Blocks of one question for logs, as the endpoint takes them.
+    range: u64,
     open: BTreeMap<B256, Open>,
 }
+
+/// Hears what became of requests.
+pub type Tell = Arc<dyn Fn(&Told) + Send + Sync>;
 
 /// A request that waits for its answer.
 #[derive(Clone, Debug)]
@@ -64,12 +92,78 @@ struct Open {
     reads: u32,
     pause: Duration,
     due: Instant,
+    seen: Instant,
+    /// Why it waits.
+    why: String,
 }
 
-/// What became of one try to answer.
-enum Step {
-    Closed,
-    Later(String),
+/// What became of a request, for whoever watches an operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// The contract's id of it.
+    pub request: B256,
+    /// The token.
+    pub token: TokenId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The contract has what the document says.
+    Synced {
+        /// Bytes in use.
+        usage: u64,
+        /// Sequence of the document.
+        sequence: u64,
+        /// The delivery.
+        transaction: B256,
+    },
+    /// The request was closed by a code of `SyncFailed`.
+    Failed {
+        /// The code.
+        code: u8,
+        /// What it means, and what was found.
+        reason: String,
+        /// The delivery.
+        transaction: B256,
+    },
+    /// It is tried again.
+    Waits {
+        /// Why.
+        reason: String,
+    },
+    /// It is no longer open: another operator has answered, or it was asked anew.
+    Elsewhere,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// A document that can be had.
+    Read,
+    /// The other operators.
+    Signatures,
+    /// An operator whose turn it is.
+    Turn,
+    /// The chain.
+    Chain,
+}
+
+impl Open {
+    fn told(&self, request: B256, outcome: Outcome) -> Told {
+        Told {
+            request,
+            token: self.token,
+            epoch: self.epoch,
+            outcome,
+        }
+    }
 }
 
 impl Operator {
@@ -88,7 +182,6 @@ impl Operator {
             .iter()
             .map(|wallet| wallet.signer().clone())
             .collect();
-        // The forwarder wants signatures in ascending order of their addresses.
         signers.sort_by_key(PrivateKeySigner::address);
         signers.dedup_by_key(|signer| signer.address());
         Self {
@@ -96,9 +189,55 @@ impl Operator {
             contract,
             signers,
             reader,
+            colleagues: None,
+            board: Board::default(),
+            tell: None,
+            place: None,
+            turn: TURN,
             next_block: from_block,
+            range: LOGS_RANGE,
             open: BTreeMap::new(),
         }
+    }
+
+    /// The same, with others whose signatures count beside its own.
+    #[must_use]
+    pub fn with_colleagues(self, colleagues: Arc<dyn Colleagues>) -> Self {
+        Self {
+            colleagues: Some(colleagues),
+            ..self
+        }
+    }
+
+    /// The same, whose outcomes are told.
+    #[must_use]
+    pub fn telling(self, tell: Tell) -> Self {
+        Self {
+            tell: Some(tell),
+            ..self
+        }
+    }
+
+    /// The same, which keeps its place in `file` and goes on from what stands there.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no block's number.
+    pub fn kept_in(self, file: PathBuf) -> io::Result<Self> {
+        let kept = match std::fs::read_to_string(&file) {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text?.trim().parse::<u64>().map_err(io::Error::other)?),
+        };
+        Ok(Self {
+            next_block: kept.unwrap_or(self.next_block),
+            place: Some((file, kept)),
+            ..self
+        })
+    }
+
+    /// What it says about open requests, for the others.
+    #[must_use]
+    pub fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// Where to go on after a restart: every request before this block is answered.
@@ -108,25 +247,31 @@ impl Operator {
         open.fold(self.next_block, u64::min)
     }
 
-    /// Checks that its signatures suffice.
+    /// Checks that it is an operator, and that its signatures suffice, or may with others'.
     ///
     /// # Errors
     /// [`ChainError::Permanent`] when they do not, or the contract has no forwarder.
     pub async fn check(&self) -> Result<(), ChainError> {
         let forwarder = self.forwarder().await?;
-        let endpoint = self.payer.endpoint();
-        let call = OracleForwarder::thresholdCall {};
-        let threshold = endpoint.call(forwarder, &call, BlockId::latest()).await?;
-        let mut accepted = 0_u64;
-        for signer in &self.signers {
-            let call = OracleForwarder::isOperatorCall {
-                operator: signer.address(),
-            };
-            accepted += u64::from(endpoint.call(forwarder, &call, BlockId::latest()).await?);
-        }
-        if U256::from(accepted) < threshold {
+        let council = self.council(forwarder).await?;
+        let (own, threshold) = (&self.signers, council.threshold);
+        let accepted = own.iter().map(PrivateKeySigner::address);
+        let accepted = accepted.filter(|own| council.operators.contains(own));
+        let accepted = accepted.count();
+        if accepted == 0 && threshold > 0 {
+            let who = own
+                .first()
+                .map(PrivateKeySigner::address)
+                .unwrap_or_default();
             return Err(ChainError::Permanent(format!(
-                "this oracle has {accepted} of the {threshold} signatures that forwarder {forwarder} wants"
+                "{who} is none of the operators of forwarder {forwarder} (0 of the {threshold} \
+                 signatures that it wants): its owner can name it by `setOperators`"
+            )));
+        }
+        if accepted < threshold && self.colleagues.is_none() {
+            return Err(ChainError::Permanent(format!(
+                "this oracle has {accepted} of the {threshold} signatures that forwarder \
+                 {forwarder} wants: name the other operators by --peer"
             )));
         }
         Ok(())
@@ -135,22 +280,58 @@ impl Operator {
     /// Answers requests until `stop` turns true (or its sender is gone), looking every `pause`.
     pub async fn run(mut self, pause: Duration, mut stop: watch::Receiver<bool>) {
         let mut last = None;
+        let mut rest = pause;
         while !*stop.borrow() {
             let stepped = tokio::select! {
                 stepped = self.step() => stepped,
-                _ = stop.changed() => continue,
+                changed = stop.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
             };
             let fault = stepped.err();
+            rest = match &fault {
+                Some(_) => (rest * 2).min(FAULT_MAX.max(pause)),
+                None => pause,
+            };
             if let Some(fault) = &fault
                 && last.as_ref() != Some(fault)
             {
                 tracing::warn!("oracle: {fault}");
             }
             last = fault;
+            self.keep(false).await;
+            let due = self.open.values().map(|open| open.due).min();
+            let until = Instant::now() + rest;
+            let until = due.map_or(until, |due| due.min(until).max(Instant::now() + TRY_MIN));
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                changed = stop.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(until) => {}
+                changed = stop.changed() => if changed.is_err() { break },
             }
+        }
+        self.keep(true).await;
+    }
+
+    /// Writes its place down, where that has moved.
+    async fn keep(&mut self, last: bool) {
+        let next = self.next_block();
+        let Some((file, kept)) = &mut self.place else {
+            return;
+        };
+        let moved = kept.map_or(u64::MAX, |kept| next.abs_diff(kept));
+        if moved == 0 || (moved < KEEP_BLOCKS && !last) {
+            return;
+        }
+        let to = file.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let folder = to.parent().ok_or_else(|| io::Error::other("no folder"))?;
+            let unnamed = Unnamed::write(folder, format!("{next}\n").as_bytes(), None)?;
+            unnamed.rename(&to)?;
+            sync_folder(folder)
+        });
+        match written.await.map_err(io::Error::other).flatten() {
+            Ok(()) => *kept = Some(next),
+            Err(fault) => tracing::warn!("oracle: {}: {fault}", file.display()),
         }
     }
 
@@ -162,31 +343,76 @@ impl Operator {
         self.look().await?;
         let now = Instant::now();
         let due = self.open.iter().filter(|(_, open)| open.due <= now);
-        let due: Vec<B256> = due.map(|(request, _)| *request).collect();
+        let due: Vec<(B256, Open)> = due
+            .map(|(request, open)| (*request, open.clone()))
+            .collect();
+        let hands = Semaphore::new(AT_ONCE);
+        let answers = due.iter().map(|(request, open)| async {
+            let _hand = hands.acquire().await;
+            let answer = timeout(ANSWER_LIMIT, self.answer(*request, open)).await;
+            match answer {
+                Ok(Ok(step)) => step,
+                Ok(Err(fault)) => Step::Later(Wait::Chain, fault.to_string()),
+                Err(_) => Step::Later(Wait::Chain, "it took too long".to_owned()),
+            }
+        });
+        let answers = join_all(answers).await;
         let mut closed = 0;
-        for request in due {
-            let Some(open) = self.open.get(&request).cloned() else {
-                continue;
-            };
-            let answer = timeout(ANSWER_LIMIT, self.answer(request, &open)).await;
-            match answer.unwrap_or_else(|_| Ok(Step::Later("took too long".to_owned()))) {
-                Ok(Step::Closed) => {
-                    self.open.remove(&request);
+        for ((request, _), answer) in due.iter().zip(answers) {
+            match answer {
+                Step::Closed(told) => {
+                    self.open.remove(request);
+                    self.board.take_down(*request);
+                    self.tell(&told);
                     closed += 1;
                 }
-                Ok(Step::Later(why)) => self.postpone(request, open.token, &why),
-                Err(fault) => self.postpone(request, open.token, &fault.to_string()),
+                Step::Later(wait, why) => self.postpone(*request, wait, why),
             }
         }
         Ok(closed)
     }
 
-    fn postpone(&mut self, request: B256, token: TokenId, why: &str) {
-        tracing::warn!("oracle: request {request} of token {token} waits: {why}");
-        if let Some(open) = self.open.get_mut(&request) {
-            open.reads += 1;
-            open.due = Instant::now() + open.pause;
-            open.pause = (open.pause * 2).min(TRY_MAX);
+    fn postpone(&mut self, request: B256, wait: Wait, why: String) {
+        let Some(open) = self.open.get_mut(&request) else {
+            return;
+        };
+        let most = match wait {
+            Wait::Read | Wait::Chain => TRY_MAX,
+            Wait::Signatures | Wait::Turn => OTHERS_MAX,
+        };
+        open.reads += u32::from(wait == Wait::Read);
+        open.pause = open.pause.min(most);
+        open.due = Instant::now() + open.pause;
+        open.pause = (open.pause * 2).min(most);
+        if open.why != why {
+            open.why.clone_from(&why);
+            let told = open.told(request, Outcome::Waits { reason: why });
+            self.tell(&told);
+        }
+    }
+
+    fn tell(&self, told: &Told) {
+        let Told { request, token, .. } = told;
+        match &told.outcome {
+            Outcome::Synced {
+                usage, sequence, ..
+            } => {
+                tracing::info!(
+                    "oracle: token {token} is synced: {usage} bytes, sequence {sequence}"
+                );
+            }
+            Outcome::Failed { code, reason, .. } => {
+                tracing::warn!("oracle: token {token}: {reason} (code {code})");
+            }
+            Outcome::Waits { reason } => {
+                tracing::warn!("oracle: request {request} of token {token} waits: {reason}");
+            }
+            Outcome::Elsewhere => {
+                tracing::info!("oracle: request {request} of token {token} is closed already");
+            }
+        }
+        if let Some(tell) = &self.tell {
+            tell(told);
         }
     }
 
@@ -198,15 +424,26 @@ impl Operator {
         let mut from = self.next_block.min(height + 1).saturating_sub(LOGS_AGAIN);
         let mut found: BTreeMap<TokenId, (B256, Open)> = BTreeMap::new();
         while from <= height {
-            let to = height.min(from + LOGS_RANGE - 1);
+            let to = height.min(from.saturating_add(self.range - 1));
             let filter = Filter::new()
                 .address(self.contract)
                 .event_signature(PxSync::SyncRequested::SIGNATURE_HASH)
                 .from_block(from)
                 .to_block(to);
-            let logs = endpoint.provider().get_logs(&filter).await;
-            for log in logs.map_err(|fault| endpoint.fault(fault))? {
+            let logs = match endpoint.logs(&filter).await {
+                Ok(logs) => logs,
+                Err(LogsFault::TooMuch(why)) if self.range == 1 => {
+                    return Err(ChainError::Transient(why));
+                }
+                Err(LogsFault::TooMuch(_)) => {
+                    self.range = (self.range / 2).max(1);
+                    continue;
+                }
+                Err(LogsFault::Other(fault)) => return Err(fault),
+            };
+            for log in logs {
                 if let Ok(asked) = PxSync::SyncRequested::decode_log(&log.inner) {
+                    let now = Instant::now();
                     let open = Open {
                         token: TokenId(asked.tokenId),
                         epoch: asked.epoch,
@@ -214,7 +451,9 @@ impl Operator {
                         block: log.block_number.unwrap_or(from),
                         reads: 0,
                         pause: TRY_MIN,
-                        due: Instant::now(),
+                        due: now,
+                        seen: now,
+                        why: String::new(),
                     };
                     found.insert(open.token, (asked.requestId, open));
                 }
@@ -222,102 +461,12 @@ impl Operator {
             from = to + 1;
         }
         for (request, open) in found.into_values() {
-            if !self.open.contains_key(&request) && self.is_open(request, open.token).await? {
+            let known = self.open.contains_key(&request);
+            if !known && self.open_info(request, open.token).await?.is_some() {
                 self.open.insert(request, open);
             }
         }
         self.next_block = height + 1;
         Ok(())
-    }
-
-    async fn is_open(&self, request: B256, token: TokenId) -> Result<bool, ChainError> {
-        let call = PxSync::tokenInfoCall { tokenId: token.0 };
-        let endpoint = self.payer.endpoint();
-        let info = endpoint.call(self.contract, &call, BlockId::latest()).await;
-        match info {
-            Ok(info) => Ok(info.requestId == request),
-            Err(ChainError::Reverted(_)) => Ok(false),
-            Err(fault) => Err(fault),
-        }
-    }
-
-    /// Reads the document, signs what it says, delivers.
-    async fn answer(&self, request: B256, open: &Open) -> Result<Step, ChainError> {
-        if !self.is_open(request, open.token).await? {
-            return Ok(Step::Closed);
-        }
-        let endpoint = self.payer.endpoint();
-        let volume = VolumeKey {
-            token: TokenKey {
-                chain_id: endpoint.chain_id().await?,
-                contract: self.contract,
-                token: open.token,
-            },
-            epoch: open.epoch,
-        };
-        let mut report = Report {
-            request,
-            token: open.token.0,
-            epoch: open.epoch,
-            usage: 0,
-            sequence: 0,
-            root: B256::ZERO,
-            error: 0,
-        };
-        match self.reader.read(&volume, &open.name).await {
-            Ok(finding) => {
-                report.usage = finding.usage_bytes;
-                report.sequence = finding.sequence;
-                report.root = finding.root.unwrap_or_default();
-            }
-            Err(refusal) if refusal.again && open.reads + 1 < READS => {
-                return Ok(Step::Later(refusal.why));
-            }
-            Err(refusal) => {
-                tracing::warn!("oracle: token {}: {}", open.token, refusal.why);
-                report.error = refusal.code;
-            }
-        }
-        self.deliver(volume.token.chain_id, report.encode()).await?;
-        Ok(Step::Closed)
-    }
-
-    async fn deliver(&self, chain_id: u64, report: Bytes) -> Result<(), ChainError> {
-        let forwarder = self.forwarder().await?;
-        let digest = report_digest(chain_id, forwarder, self.contract, &Bytes::new(), &report);
-        let signatures = self.signers.iter().map(|signer| {
-            let signature = signer.sign_hash_sync(&digest);
-            signature.map(|signature| Bytes::from(signature.as_bytes()))
-        });
-        let signatures: Result<Vec<_>, _> = signatures.collect();
-        let signatures = signatures
-            .map_err(|fault| ChainError::Permanent(format!("the oracle cannot sign: {fault}")))?;
-        let call = OracleForwarder::deliverCall {
-            receiver: self.contract,
-            metadata: Bytes::new(),
-            report,
-            signatures,
-        };
-        let data = call.abi_encode().into();
-        self.payer
-            .send(Some(forwarder), data, U256::ZERO, None)
-            .await?;
-        Ok(())
-    }
-
-    async fn forwarder(&self) -> Result<Address, ChainError> {
-        let call = PxSync::forwarderCall {};
-        let endpoint = self.payer.endpoint();
-        let forwarder = endpoint
-            .call(self.contract, &call, BlockId::latest())
-            .await?;
-        if forwarder.is_zero() {
-            let what = format!(
-                "contract {} has no forwarder: nobody can answer",
-                self.contract
-            );
-            return Err(ChainError::Permanent(what));
-        }
-        Ok(forwarder)
     }
 }

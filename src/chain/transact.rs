@@ -221,6 +221,15 @@ impl Transactor {
         Ok(self.send_as(tag, purpose, nonce).await?.receipt)
     }
 
+    /// The same for what `tag` names, whatever its bytes: what is on its way under it is waited for.
+    pub(super) async fn send_tagged(
+        &self,
+        tag: String,
+        purpose: Purpose,
+    ) -> Result<TransactionReceipt, ChainError> {
+        Ok(self.send_as(tag, purpose, None).await?.receipt)
+    }
+
     /// The same under a `tag` that says what it is, whatever its bytes.
     async fn send_as(
         &self,

@@ -131,6 +131,21 @@ pub(crate) enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Be an operator of the oracle: answer the contract's sync requests
+    Oracle {
+        /// Where the other operators can ask what this one has signed, for example 0.0.0.0:4010
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<std::net::SocketAddr>,
+        /// Another operator, where several must sign; repeat for each
+        #[arg(long, value_name = "URL")]
+        peer: Vec<String>,
+        /// Gateways and peers may have this private address, or one of 10.0.0.0/8; may be repeated
+        #[arg(long, value_name = "ADDRESS[/BITS]")]
+        allow_address: Vec<crate::rpc::guard::Prefix>,
+        /// The first block to look at (10,000 before the newest, or where it stopped)
+        #[arg(long, value_name = "N")]
+        from_block: Option<u64>,
+    },
     /// Fetch one stored file by its CID
     Get {
         /// The file: Qm… or bafkrei…

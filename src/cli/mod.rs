@@ -14,6 +14,7 @@ mod doctor;
 pub mod exit;
 mod locate;
 mod mount;
+mod oracle;
 mod output;
 mod progress;
 mod setup;
@@ -29,6 +30,8 @@ use clap::error::ErrorKind;
 use args::{Cli, Command, Dev};
 use exit::{Exit, Failure};
 use setup::Setup;
+
+use crate::run::oracle::Plan;
 
 /// Runs the command of this process.
 #[must_use]
@@ -118,6 +121,20 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
                 forwarder,
             };
             deploy::run(&setup, &trust, yes)
+        }
+        Command::Oracle {
+            listen,
+            peer,
+            allow_address,
+            from_block,
+        } => {
+            let plan = Plan {
+                listen,
+                peers: peer,
+                allowed: allow_address,
+                from_block,
+            };
+            oracle::run(&setup, &plan)
         }
         Command::Dev {
             command: Dev::Advance { duration },

@@ -141,7 +141,7 @@ pub(super) async fn hold(
 }
 
 /// Tells the service manager, if there is one.
-fn notify(states: &[NotifyState<'_>]) {
+pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "sd_notify");
     }

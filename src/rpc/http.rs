@@ -1,7 +1,7 @@
 //! One HTTP request to a node, and what comes back: body up to a bound, status, trailer.
 //!
 //! Invariant: an answer is here whole, or there is none; no secret (token, password, path or query of
-//! the URL) stands in an error. Called by `client`.
+//! the URL) stands in an error. Called by `client`, `gateway` and `guard`.
 
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ impl Http {
 }
 
 /// What became of a call that found its way, or did not.
-fn broken(fault: reqwest::Error) -> RpcError {
+pub(super) fn broken(fault: reqwest::Error) -> RpcError {
     match fault.is_connect() {
         true => RpcError::Transport(told(&fault)),
         false => RpcError::Broken(told(&fault)),
@@ -189,7 +189,11 @@ fn broken(fault: reqwest::Error) -> RpcError {
 }
 
 /// The whole answer to a call of `path`, of at most `most` bytes.
-async fn read(path: &str, response: reqwest::Response, most: usize) -> Result<Reply, RpcError> {
+pub(super) async fn read(
+    path: &str,
+    response: reqwest::Response,
+    most: usize,
+) -> Result<Reply, RpcError> {
     let status = response.status();
     let mut body = reqwest::Body::from(response);
     let (mut bytes, mut trailer) = (BytesMut::new(), None);

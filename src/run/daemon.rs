@@ -252,7 +252,7 @@ impl Daemon {
 }
 
 /// Brings to its end what was sent, also by earlier processes; never returns.
-async fn carry(transactor: Transactor) {
+pub(super) async fn carry(transactor: Transactor) {
     let mut told = None;
     loop {
         let fault = transactor.carry().await.err();

@@ -3,7 +3,7 @@
 //! [`parts`] builds chain, wallet and node from the configuration; [`operate`] is what commands do
 //! with them (mint, register, sync); [`daemon`] mounts and serves until it is told to end, with
 //! [`tokens`] keeping the drive in step with the chain, and [`leftovers`] what earlier epochs left.
-//! [`demo`] prepares a state folder that has all of it inside.
+//! [`oracle`] is an operator of the oracle in a process of its own. [`demo`] prepares a state folder that has all of it inside.
 
 pub mod blocks;
 mod charges;
@@ -26,6 +26,7 @@ mod live;
 pub mod node;
 mod older;
 pub mod operate;
+pub mod oracle;
 pub mod parts;
 mod publishing;
 mod renewal;

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use super::counted::{Counted, Counts};
 use super::fault;
 use super::parts::NodeParts;
+use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::cli::exit::fail;
 use crate::clock::Clock;
 use crate::config::{Config, NodeUrl};
 use crate::names::NameStore;
 use crate::names::embedded::EmbeddedNames;
+use crate::names::gateway::NameGateway;
 use crate::names::record::Network;
 use crate::names::rpc::RpcNames;
 use crate::publish::Other;
+use crate::rpc::guard::Guard;
 use crate::rpc::probe::{self, Found, Warning};
 use crate::rpc::{Client, Dialect, Gateway, Login, RpcError};
 use crate::store::BlockStore;
@@ -57,6 +60,10 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let (mut stores, mut others) = (vec![near], Vec::new());
     for url in more {
         if let NodeUrl::Gateway(place) = url {
+            // One that has a place for names gives no blocks.
+            if place.contains("{name}") {
+                continue;
+            }
             stores.push(Arc::new(GatewayStore::new(gateway(place)?)));
             continue;
         }
@@ -83,6 +90,46 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         embedded: first.embedded,
         client: first.client,
     })
+}
+
+/// Where an oracle reads usage metadata: all nodes and gateways of `config`, gateways by `guard`.
+///
+/// # Errors
+/// As [`open`].
+pub(super) async fn documents(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    guard: &Guard,
+) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
+    let mut sources: Vec<Arc<dyn Documents>> = gateways(config, guard)?;
+    for url in &config.nodes {
+        if !matches!(url, NodeUrl::Gateway(_)) {
+            let opened = open_one(config, url, clock).await?;
+            sources.push(Arc::new(NodeDocuments {
+                names: opened.names,
+                blocks: opened.store,
+                clock: Arc::clone(clock),
+            }));
+        }
+    }
+    Ok(sources)
+}
+
+/// The gateways of `config`, to look names up.
+///
+/// # Errors
+/// One is no URL.
+pub(super) fn gateways(config: &Config, guard: &Guard) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
+    let mut sources: Vec<Arc<dyn Documents>> = Vec::new();
+    for url in &config.nodes {
+        if let NodeUrl::Gateway(place) = url {
+            match NameGateway::new(place, guard.clone()) {
+                Ok(gateway) => sources.push(Arc::new(gateway)),
+                Err(error) => fail!(Usage, "--node gateway: {error}"),
+            }
+        }
+    }
+    Ok(sources)
 }
 
 async fn open_one(

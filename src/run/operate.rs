@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::parts::{self, Parts};
 use super::{first, older};
-use crate::chain::oracle::{Operator, Reader};
+use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::cli::exit::fail;
@@ -368,9 +368,7 @@ pub async fn oracle(
         return Ok(None);
     };
     let reader = Reader {
-        names: Arc::clone(&parts.node.names),
-        blocks: Arc::clone(&parts.node.reads),
-        clock: Arc::clone(&parts.clock),
+        sources: vec![own_node(parts)],
     };
     let outbox = parts::outbox(&parts.config.state_dir);
     // One account has one desk.
@@ -391,6 +389,15 @@ pub async fn oracle(
         let (_go_on, stop) = tokio::sync::watch::channel(false);
         operator.run(ORACLE_PAUSE, stop).await;
     }))
+}
+
+/// What the configured nodes give.
+fn own_node(parts: &Parts) -> Arc<dyn Documents> {
+    Arc::new(NodeDocuments {
+        names: Arc::clone(&parts.node.names),
+        blocks: Arc::clone(&parts.node.reads),
+        clock: Arc::clone(&parts.clock),
+    })
 }
 
 /// The token, if it is ours.

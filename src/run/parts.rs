@@ -304,7 +304,7 @@ pub async fn open_embedded(
 }
 
 /// `[NAME=]ADDRESS`; the name matters with several contracts only, and there is one.
-fn parse_contract(text: &str) -> anyhow::Result<Address> {
+pub(super) fn parse_contract(text: &str) -> anyhow::Result<Address> {
     let address = text.split_once('=').map_or(text, |(_, address)| address);
     match address.parse() {
         Ok(address) => Ok(address),

@@ -8,6 +8,7 @@
 //! DIR/volumes/KEY/       one volume: chain id, contract, token, epoch
 //! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
 //! DIR/outbox/            what was signed and is not final yet, an account and chain a folder
+//! DIR/oracle-CHAIN-CONTRACT   the next block of an oracle's operator
 //! DIR/trash/             volumes that are being removed; emptied at the next start
 //! DIR/log                what a daemon in the background says
 //! ```

@@ -6,6 +6,7 @@ mod anvil;
 mod deploy;
 mod drive;
 mod older;
+mod oracle;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -7,9 +7,12 @@ use async_trait::async_trait;
 use cid::Cid;
 use jiff::Timestamp;
 
+use alloy::eips::BlockId;
+use alloy::primitives::Bytes;
+
 use super::*;
 use crate::chain::Ledger;
-use crate::chain::contract::failure;
+use crate::chain::contract::{OracleForwarder, failure, report_digest};
 use crate::chain::deploy::deploy;
 use crate::chain::embedded::{Genesis, Handle};
 use crate::chain::endpoint::Endpoint;
@@ -24,6 +27,7 @@ use crate::pack::cid::{leaf_cid, node_of_digest};
 use crate::pack::usage::Usage;
 use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore};
+use crate::types::{TokenKey, VolumeKey};
 use std::sync::Arc;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -155,10 +159,17 @@ impl Scene {
 }
 
 fn reader(names: &Arc<MemoryNames>, blocks: &Arc<MemoryStore>) -> Reader {
-    Reader {
-        names: Arc::clone(names) as Arc<dyn NameStore>,
+    reader_of(Arc::clone(names) as Arc<dyn NameStore>, blocks)
+}
+
+fn reader_of(names: Arc<dyn NameStore>, blocks: &Arc<MemoryStore>) -> Reader {
+    let node = NodeDocuments {
+        names,
         blocks: Arc::clone(blocks) as Arc<dyn BlockStore>,
         clock: Arc::new(SystemClock),
+    };
+    Reader {
+        sources: vec![Arc::new(node)],
     }
 }
 
@@ -380,10 +391,11 @@ async fn a_store_that_is_down_for_a_moment_fails_no_sync() {
     for (failures, lands) in [(2, true), (1000, false)] {
         let mut scene = Scene::new().await;
         scene.publish_document(&scene.document()).await;
-        scene.operator.reader.names = Arc::new(Flaky {
+        let names = Arc::new(Flaky {
             inner: Arc::clone(&scene.names),
             failures: failures.into(),
         });
+        scene.operator.reader = reader_of(names, &scene.blocks);
         match lands {
             true => assert_eq!(scene.sync().await.unwrap().usage_bytes, 4711),
             false => scene.fails_with(6).await,

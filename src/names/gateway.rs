@@ -1,0 +1,152 @@
+//! What a name leads to, as a gateway gives it: the bytes alone, without the record.
+//!
+//! Invariant: nothing that it gives is believed here: whoever asks verifies it by the name's key.
+//! Only what has the form of a name gets into a URL. Called by the oracle, and before a sync.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{StatusCode, Url};
+
+use super::NameError;
+use super::key::public_key;
+use crate::rpc::RpcError;
+use crate::rpc::guard::Guard;
+
+/// How long a gateway may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The longest answer that is read. (What is longer than usage metadata may be is no metadata.)
+const MOST_BYTES: usize = 64 << 10;
+/// What stands for the name in a URL.
+const PLACE: &str = "{name}";
+
+/// A gateway that resolves names. Cheap to clone.
+#[derive(Clone)]
+pub struct NameGateway {
+    guard: Guard,
+    /// With [`PLACE`] in it.
+    url: String,
+    label: String,
+}
+
+impl fmt::Display for NameGateway {
+    /// Scheme and host.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+impl NameGateway {
+    /// The gateway at `url`, in which `{name}` stands for a name; without, names are below `/ipns/`.
+    ///
+    /// # Errors
+    /// [`RpcError::Refused`]: not a URL, or an address that may not be reached, in one line that does
+    /// not repeat it.
+    pub fn new(url: &str, guard: Guard) -> Result<Self, RpcError> {
+        let url = match url.matches(PLACE).count() {
+            0 => format!("{}/ipns/{PLACE}", url.trim_end_matches('/')),
+            1 => url.to_owned(),
+            _ => return Err(RpcError::Refused("its URL names {name} twice".to_owned())),
+        };
+        let parsed = parse(&url)?;
+        // A name in the host would have us ask whoever a name names.
+        let Some(host) = parsed.host_str().filter(|host| !host.contains(['{', '%'])) else {
+            return Err(RpcError::Refused("its URL has no host".to_owned()));
+        };
+        guard.check(&parsed)?;
+        let port = parsed.port().map(|port| format!(":{port}"));
+        let label = format!("{}://{host}{}", parsed.scheme(), port.unwrap_or_default());
+        Ok(Self { guard, url, label })
+    }
+
+    /// What `name` leads to: a small file.
+    ///
+    /// # Errors
+    /// [`NameError::Missing`] where it leads nowhere, [`NameError::Permanent`] where the gateway may
+    /// not be asked, else [`NameError::Transient`].
+    pub async fn fetch(&self, name: &str) -> Result<Bytes, NameError> {
+        let url = match public_key(name) {
+            Ok(_) => parse(&self.url.replace(PLACE, name)),
+            Err(fault) => Err(RpcError::Refused(fault.to_string())),
+        };
+        let fetched = match url {
+            Ok(url) => self.guard.get(&url, MOST_BYTES, PATIENCE).await,
+            Err(fault) => Err(fault),
+        };
+        match fetched {
+            Ok(fetched) => match fetched.status {
+                StatusCode::OK => Ok(fetched.body),
+                StatusCode::NOT_FOUND | StatusCode::GONE => {
+                    Err(NameError::Missing(name.to_owned()))
+                }
+                status => Err(NameError::Transient(format!("it answers {status}"))),
+            },
+            Err(fault) if fault.is_permanent() => Err(NameError::Permanent(fault.to_string())),
+            Err(fault) => Err(NameError::Transient(fault.to_string())),
+        }
+    }
+}
+
+fn parse(url: &str) -> Result<Url, RpcError> {
+    Url::parse(url).map_err(|fault| RpcError::Refused(format!("its URL: {fault}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::extract::Path;
+    use axum::routing::get;
+
+    use super::*;
+    use crate::names::key::NameKey;
+    use crate::rpc::guard::Reach;
+
+    #[tokio::test]
+    async fn names_are_asked_for_where_the_url_says_and_nothing_else_is() {
+        let name = NameKey::from_seed(&[3; 32]).name();
+        let given = name.clone();
+        let answer = move |Path(asked): Path<String>| async move {
+            match asked == given {
+                true => Ok("what it leads to"),
+                false => Err(StatusCode::NOT_FOUND),
+            }
+        };
+        let app = Router::new()
+            .route("/ipns/{name}", get(answer.clone()))
+            .route("/deep/btns/{name}/", get(answer))
+            .route("/broken/{name}", get(|| async { StatusCode::BAD_GATEWAY }));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let guard = Guard::new(Reach::Everywhere).unwrap();
+        let gateway = |url: String| NameGateway::new(&url, guard.clone()).unwrap();
+        for url in [
+            at.clone(),
+            format!("{at}/"),
+            format!("{at}/deep/btns/{{name}}/"),
+        ] {
+            let gateway = gateway(url);
+            assert_eq!(gateway.fetch(&name).await.unwrap(), "what it leads to");
+            let other = NameKey::from_seed(&[4; 32]).name();
+            let missing = NameError::Missing(other.clone());
+            assert_eq!(gateway.fetch(&other).await, Err(missing));
+            assert_eq!(gateway.to_string(), at);
+            for strange in ["../../secret", "k51?x", ""] {
+                let refused = gateway.fetch(strange).await;
+                assert!(matches!(refused, Err(NameError::Permanent(_))), "{strange}");
+            }
+        }
+        let broken = gateway(format!("{at}/broken/{{name}}"));
+        let fault = broken.fetch(&name).await.unwrap_err();
+        assert!(fault.to_string().contains("502"), "{fault}");
+        let shut = Guard::new(Reach::Public(Vec::new())).unwrap();
+        assert!(NameGateway::new(&at, shut.clone()).is_err());
+        let by_name = at.replace("127.0.0.1", "localhost");
+        let shut = NameGateway::new(&by_name, shut).unwrap().fetch(&name).await;
+        assert!(matches!(shut, Err(NameError::Permanent(_))), "{shut:?}");
+        for url in ["http://{name}.example", "http://a/{name}/{name}", "nowhere"] {
+            assert!(NameGateway::new(url, guard.clone()).is_err(), "{url}");
+        }
+    }
+}

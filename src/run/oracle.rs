@@ -1,0 +1,354 @@
+//! `pxfs oracle`: an operator in a process of its own, the others that it asks, and the counter where
+//! they read what it says.
+//!
+//! Invariant: the counter tells what the operator has already signed, and starts nothing: however often
+//! it is asked, nothing is fetched, signed or sent for that. Every connection to it is bounded in time
+//! and bytes, and so is their number. Called by `cli`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use alloy::primitives::{Address, B256};
+use anyhow::Context;
+use async_trait::async_trait;
+use futures::future::join_all;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+
+use super::parts::{self, Reached};
+use super::signals::Signals;
+use super::{daemon, node};
+use crate::chain::dialect::Dialect;
+use crate::chain::ledger::ContractLedger;
+use crate::chain::oracle::agree::{Board, Colleagues, Statement};
+use crate::chain::oracle::{Operator, Reader, Tell};
+use crate::chain::transact::Transactor;
+use crate::cli::exit::fail;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::rpc::guard::{Guard, Prefix, Reach};
+
+/// How far back a first start looks, in blocks: a request can be made anew after five minutes.
+const FIRST_LOOK: u64 = 10_000;
+/// How long a delivery may take to be mined, before others are looked at.
+const MINED: Duration = Duration::from_secs(60);
+/// How long another operator may take to say what it says, and how long that may be.
+const PEER: Duration = Duration::from_secs(5);
+const STATEMENT_BYTES: usize = 64 << 10;
+/// Connections to the counter at once, how long one may take, and the longest question.
+const GUESTS: usize = 64;
+const GUEST: Duration = Duration::from_secs(5);
+const QUESTION_BYTES: usize = 4 << 10;
+
+/// What an operator is told beside the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Where the others read what it says.
+    pub listen: Option<SocketAddr>,
+    /// Where it reads what the others say.
+    pub peers: Vec<String>,
+    /// Private addresses that gateways and peers may have.
+    pub allowed: Vec<Prefix>,
+    /// The first block that is looked at, where no place is kept.
+    pub from_block: Option<u64>,
+}
+
+/// An operator that is ready.
+pub struct Oracle {
+    operator: Operator,
+    payer: Transactor,
+    counter: Option<TcpListener>,
+    pause: Duration,
+    /// What it is.
+    pub start: Start,
+}
+
+/// What an operator says of itself at its start.
+#[derive(Clone, Debug, Serialize)]
+pub struct Start {
+    /// Whose signatures it gives.
+    pub operator: Address,
+    /// EIP-155 id.
+    pub chain_id: u64,
+    /// Whose requests it answers.
+    pub contract: Address,
+    /// The next block that it looks at.
+    pub next_block: u64,
+    /// Where the others can ask it.
+    pub listening: Option<SocketAddr>,
+}
+
+impl Oracle {
+    /// Reaches the chain, the nodes and gateways. The caller owns the state folder.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn new(config: &Config, plan: &Plan, tell: Tell) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let wallet = parts::open_wallet(config)?;
+        let Some(contract) = &config.contract else {
+            fail!(Usage, "oracle: no token contract: give --contract 0x…");
+        };
+        let contract = parts::parse_contract(contract)?;
+        let guard = Guard::new(Reach::Public(plan.allowed.clone()))?;
+        let sources = node::documents(config, &clock, &guard).await?;
+        if sources.is_empty() {
+            fail!(
+                Usage,
+                "oracle: nowhere to read from: give --node gateway=https://HOST, or a node"
+            );
+        }
+        let Reached {
+            endpoint,
+            embedded,
+            chain_id,
+            ..
+        } = parts::reach(config, &clock).await?;
+        if embedded.is_some() {
+            fail!(
+                Usage,
+                "oracle: on an embedded chain the daemon is the oracle: give --rpc-url http…"
+            );
+        }
+        let ledger = ContractLedger::new(endpoint.clone(), contract, wallet.address());
+        let dialect = ledger.dialect().await?;
+        if dialect != Dialect::PxSync {
+            fail!(
+                Usage,
+                "oracle: contract {contract} speaks {}, which asks no oracle",
+                dialect.name()
+            );
+        }
+        let payer = Transactor::new(endpoint.clone(), &wallet)
+            .kept_in(&parts::outbox(&config.state_dir))
+            .with_gas_cost_max(config.max_fee)
+            .with_limit(MINED);
+        let from_block = match plan.from_block {
+            Some(block) => block,
+            None => endpoint.height().await?.saturating_sub(FIRST_LOOK),
+        };
+        let place = config
+            .state_dir
+            .join(format!("oracle-{chain_id}-{contract:#x}"));
+        let reader = Reader { sources };
+        let operator = Operator::new(payer.clone(), contract, &[&wallet], reader, from_block)
+            .telling(tell)
+            .kept_in(place.clone())
+            .with_context(|| format!("{}: remove it to begin anew", place.display()))?;
+        let operator = match plan.peers.is_empty() {
+            true => operator,
+            false => operator.with_colleagues(Arc::new(Peers::new(&plan.peers, guard)?)),
+        };
+        operator.check().await.context("oracle")?;
+        let counter = match plan.listen {
+            None => None,
+            Some(at) => match TcpListener::bind(at).await {
+                Ok(listener) => Some(listener),
+                Err(fault) => fail!(Usage, "oracle: --listen {at}: {fault}"),
+            },
+        };
+        let listening = counter.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok(Self {
+            start: Start {
+                operator: payer.address(),
+                chain_id,
+                contract,
+                next_block: operator.next_block(),
+                listening,
+            },
+            operator,
+            payer,
+            counter,
+            pause: config.refresh,
+        })
+    }
+
+    /// Answers until a signal ends it.
+    ///
+    /// # Errors
+    /// Signals cannot be had.
+    pub async fn serve(self) -> anyhow::Result<()> {
+        let mut signals = Signals::new()?;
+        let (end, ended) = watch::channel(false);
+        let mut tasks = vec![tokio::spawn(daemon::carry(self.payer))];
+        if let Some(counter) = self.counter {
+            tasks.push(tokio::spawn(serve(counter, self.operator.board())));
+        }
+        let work = tokio::spawn(self.operator.run(self.pause, ended));
+        signals.end().await;
+        tracing::info!("oracle: asked to end; what is open is answered after the next start");
+        let _ = end.send(true);
+        let worked = work.await;
+        for task in tasks {
+            task.abort();
+        }
+        Ok(worked?)
+    }
+}
+
+/// The other operators, over HTTP.
+struct Peers {
+    guard: Guard,
+    /// With a slash at the end.
+    urls: Vec<(reqwest::Url, String)>,
+    /// Those that did not answer the last time, by their place.
+    silent: Mutex<BTreeSet<usize>>,
+}
+
+impl Peers {
+    fn new(urls: &[String], guard: Guard) -> anyhow::Result<Self> {
+        let mut parsed = Vec::new();
+        for text in urls {
+            let whole = format!("{}/", text.trim_end_matches('/'));
+            match reqwest::Url::parse(&whole) {
+                Ok(url) if url.has_host() => {
+                    let port = url.port().map(|port| format!(":{port}"));
+                    let host = url.host_str().unwrap_or_default().to_owned();
+                    parsed.push((url, host + &port.unwrap_or_default()));
+                }
+                _ => fail!(
+                    Usage,
+                    "oracle: --peer: say https://HOST or http://HOST:PORT"
+                ),
+            }
+        }
+        Ok(Self {
+            guard,
+            urls: parsed,
+            silent: Mutex::default(),
+        })
+    }
+
+    async fn ask(&self, at: usize, request: B256) -> Option<Statement> {
+        let (url, label) = self.urls.get(at)?;
+        let url = url.join(&format!("v1/{request}")).ok()?;
+        let answer = self.guard.get(&url, STATEMENT_BYTES, PEER).await;
+        let fault = match &answer {
+            Ok(answer) if matches!(answer.status.as_u16(), 200 | 404) => None,
+            Ok(answer) => Some(format!("it answers {}", answer.status)),
+            Err(fault) => Some(fault.to_string()),
+        };
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        match fault {
+            None if silent.remove(&at) => tracing::info!("oracle: peer {label} is back"),
+            Some(why) if silent.insert(at) => tracing::warn!("oracle: peer {label}: {why}"),
+            _ => {}
+        }
+        drop(silent);
+        let answer = answer.ok().filter(|answer| answer.status.as_u16() == 200)?;
+        let said = serde_json::from_slice(&answer.body);
+        if said.is_err() {
+            tracing::warn!("oracle: peer {label} says what is no statement");
+        }
+        said.ok()
+    }
+}
+
+#[async_trait]
+impl Colleagues for Peers {
+    async fn statements(&self, request: B256) -> Vec<Statement> {
+        let asked = (0..self.urls.len()).map(|at| self.ask(at, request));
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+}
+
+/// Tells what is on the board, `GET /v1/REQUEST`; never returns.
+async fn serve(counter: TcpListener, board: Board) {
+    let places = Arc::new(Semaphore::new(GUESTS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match counter.accept().await {
+            Ok((guest, _)) => {
+                let board = board.clone();
+                tokio::spawn(async move {
+                    let served = timeout(GUEST, tell(guest, &board)).await;
+                    drop((served, place));
+                });
+            }
+            Err(fault) => {
+                // No more files, say: the next may be served.
+                tracing::debug!("oracle: {fault}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn tell(mut guest: TcpStream, board: &Board) -> std::io::Result<()> {
+    let mut asked = Vec::new();
+    while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
+        if asked.len() > QUESTION_BYTES || guest.read_buf(&mut asked).await? == 0 {
+            return Ok(());
+        }
+    }
+    let (status, body) = match request_of(&asked).map(|request| board.get(request)) {
+        None => ("400 Bad Request", Vec::new()),
+        Some(None) => ("404 Not Found", Vec::new()),
+        Some(Some(statement)) => ("200 OK", serde_json::to_vec(&statement)?),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    guest.write_all(&[head.as_bytes(), &body].concat()).await?;
+    guest.shutdown().await
+}
+
+/// The request that a question is about.
+fn request_of(asked: &[u8]) -> Option<B256> {
+    let line = asked.split(|byte| *byte == b'\r').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split(' ');
+    let (method, path, protocol) = (words.next()?, words.next()?, words.next()?);
+    let plain = method == "GET" && protocol.starts_with("HTTP/1.") && words.next().is_none();
+    // Behind a proxy it may lie in a folder.
+    let (_, request) = path.rsplit_once("/v1/")?;
+    plain.then(|| request.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_is_none_gets_no_statement() {
+        let request = B256::repeat_byte(7);
+        let ask = |line: String| request_of(format!("{line}\r\nhost: x\r\n\r\n").as_bytes());
+        assert_eq!(ask(format!("GET /v1/{request} HTTP/1.1")), Some(request));
+        assert_eq!(ask(format!("GET /a/v1/{request} HTTP/1.0")), Some(request));
+        for line in [
+            format!("POST /v1/{request} HTTP/1.1"),
+            format!("GET /v2/{request} HTTP/1.1"),
+            format!("GET /v1/{request}0 HTTP/1.1"),
+            format!("GET /v1/{request} HTTP/1.1 more"),
+            "GET /v1/ HTTP/1.1".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(ask(line.clone()), None, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn guests_that_say_nothing_keep_nobody_else_out_for_long() {
+        let counter = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = counter.local_addr().unwrap();
+        let serving = tokio::spawn(serve(counter, Board::default()));
+        let mut silent = Vec::new();
+        for _ in 0..GUESTS + 10 {
+            silent.push(TcpStream::connect(at).await.unwrap());
+        }
+        let guard = Guard::new(Reach::Everywhere).unwrap();
+        let peers = Peers::new(&[format!("http://{at}")], guard.clone()).unwrap();
+        assert!(peers.statements(B256::ZERO).await.is_empty());
+        let url = reqwest::Url::parse(&format!("http://{at}/v1/{}", B256::ZERO)).unwrap();
+        let later = guard.get(&url, 100, GUEST * 4).await.unwrap();
+        assert_eq!(later.status.as_u16(), 404);
+        serving.abort();
+    }
+}
