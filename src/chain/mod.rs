@@ -65,8 +65,8 @@ pub struct TokenInfo {
     pub sequence: Option<u64>,
     /// Digest of the root of that document; `None` for none.
     pub root: Option<B256>,
-    /// Whether a sync request is open.
-    pub sync_open: bool,
+    /// Since when a sync request is open, Unix seconds; `None` when none is.
+    pub sync_asked_s: Option<u64>,
 }
 
 /// The tokens of a wallet as one block had them.

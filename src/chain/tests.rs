@@ -146,8 +146,8 @@ async fn a_token_is_minted_found_synced_and_given_away() {
             (100 << 20, 0, 1)
         );
         assert_eq!(
-            (token.sequence, token.root, token.sync_open),
-            (None, None, false)
+            (token.sequence, token.root, token.sync_asked_s),
+            (None, None, None)
         );
         assert!(snapshot.timestamp_s >= token.last_sync_s);
 
@@ -156,7 +156,8 @@ async fn a_token_is_minted_found_synced_and_given_away() {
         let request = site.payer.sync(suite.contract, minted.token).await.unwrap();
         let open = site.payer.open_sync(suite.contract, minted.token).await;
         assert_eq!(open.unwrap(), Some(request));
-        assert!(ledger.token(minted.token).await.unwrap().sync_open);
+        let asked_s = ledger.token(minted.token).await.unwrap().sync_asked_s;
+        assert!(asked_s >= Some(snapshot.timestamp_s), "{asked_s:?}");
         let waited = site
             .payer
             .wait_synced(suite.contract, &request, Duration::from_millis(50))

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::session::Session;
-use super::{blocks, leave, operate};
+use super::{blocks, leave, operate, sync};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Handler, Progress, Request};
 
@@ -69,6 +69,12 @@ impl Desk {
                     () = progress.peer_left() => None,
                 };
                 Ok(answer.unwrap_or_default())
+            }
+            Request::Sync { token, wait } => {
+                let tokens = &self.session.tokens;
+                let answer = sync::of_mount(parts, tokens, token, wait).await?;
+                self.look().await;
+                Ok(answer)
             }
             other => {
                 let answer = operate::answer(parts, &other).await?;

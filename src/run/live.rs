@@ -13,6 +13,7 @@ use super::keeper::{self, Keeper};
 use super::operate;
 use super::parts::Parts;
 use super::publishing::Publishing;
+use super::sync;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
@@ -171,7 +172,10 @@ impl Live {
         if turned {
             self.volume.set_access(access.clone());
         }
-        let (state, _) = self.state_of(token, barred);
+        let (state, _) = self.state_of(token, snapshot.timestamp_s, barred);
+        if token.last_sync_s > known.token.last_sync_s {
+            self.set_sync_error(None);
+        }
         self.volume.set_labels(Labels {
             token: token.id.to_string(),
             name: token.name.clone().unwrap_or_default(),
@@ -195,10 +199,11 @@ impl Live {
         }
     }
 
-    /// What can be done with the token, most serious first.
+    /// What can be done with the token at chain time `now_s`, most serious first.
     fn state_of(
         &self,
         token: &TokenInfo,
+        now_s: u64,
         barred: Option<(State, String)>,
     ) -> (State, Option<String>) {
         if let Some(why) = self.volume.poisoned() {
@@ -217,11 +222,11 @@ impl Live {
             return (State::Conflict, Some(reason));
         }
         if self.volume.overdue() {
-            let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
-            return (State::Overdue, Some(operate::overdue(token.id, deadline_s)));
+            return (State::Overdue, Some(operate::overdue(token, now_s)));
         }
-        if token.sync_open {
-            return (State::Syncing, Some("a sync request is open".to_owned()));
+        if let Some(asked_s) = token.sync_asked_s {
+            let why = sync::waiting(token.id, asked_s, now_s);
+            return (State::Syncing, Some(why));
         }
         let (used, room) =
             (self.volume).with_quota(|quota| (quota.used_bytes(), quota.room_bytes()));
@@ -287,18 +292,28 @@ impl Live {
     }
 
     /// The token, and chain time now, where a sync could help it: it is ours, has a name if it needs one,
-    /// and no request is open.
+    /// and no request is open that may still be answered.
     pub(super) fn syncable(&self, clock: &dyn Clock) -> Option<(TokenInfo, u64)> {
         let seen = lock(&self.seen);
         let token = &seen.token;
         let named = token.name.is_some() || token.accounting == Accounting::Additive;
         let passed = clock.boottime().saturating_sub(seen.at).as_secs();
-        let can = named && !token.sync_open && seen.lost.is_none();
-        can.then(|| (token.clone(), seen.timestamp_s.saturating_add(passed)))
+        let now_s = seen.timestamp_s.saturating_add(passed);
+        // One that nobody answered is no reason to let the deadline pass.
+        let open = token.sync_asked_s;
+        let open = open.is_some_and(|asked_s| now_s < asked_s + sync::REQUEST_TIMEOUT_S);
+        let can = named && !open && seen.lost.is_none();
+        can.then(|| (token.clone(), now_s))
     }
 
     pub(super) fn set_charge_error(&self, error: Option<String>) {
         *lock(&self.charge_error) = error;
+    }
+
+    /// Sequence of the newest document that was published from here, or taken over.
+    pub(super) fn published_sequence(&self) -> Option<u64> {
+        let published = self.publishing.status();
+        published.root.map(|_| published.sequence)
     }
 
     /// CID of the last published root.
@@ -354,7 +369,9 @@ impl Live {
             Access::Open => None,
         };
         // Asked anew: the deadline may have passed, and the quota been used up, since.
-        (status.state, status.reason) = self.state_of(&seen.token, barred);
+        let passed = parts.clock.boottime().saturating_sub(seen.at).as_secs();
+        let now_s = seen.timestamp_s.saturating_add(passed);
+        (status.state, status.reason) = self.state_of(&seen.token, now_s, barred);
         let published = self.publishing.status();
         let pending = self.volume.pending().unwrap_or_default();
         let (used, reserved, room) = self.volume.with_quota(|quota| {

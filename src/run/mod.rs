@@ -34,6 +34,7 @@ mod save;
 mod session;
 mod signals;
 pub mod state;
+mod sync;
 mod tokens;
 
 #[cfg(test)]

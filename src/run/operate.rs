@@ -13,25 +13,18 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::parts::{self, Parts};
-use super::{first, older};
+use super::{first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::cli::exit::fail;
 use crate::control::Request;
 use crate::names::key::NameKey;
-use crate::status::{
-    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, State, SyncAnswer, TokenStatus,
-};
+use crate::status::{AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, State, TokenStatus};
 use crate::types::{TokenId, TokenKey, VolumeKey};
 
-/// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
-const SYNC_LIMIT: Duration = Duration::from_secs(300);
 /// How often the operator looks for requests; the chain is in this process.
 const ORACLE_PAUSE: Duration = Duration::from_millis(500);
-/// On the embedded chain the oracle is in this process.
-const EMBEDDED_SYNC_LIMIT: Duration = Duration::from_secs(60);
-
 /// Answers a request that needs the chain and the node alone.
 ///
 /// # Errors
@@ -62,7 +55,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
                 false => json(register(parts, token).await?),
             }
         }
-        Request::Sync { token, wait } => json(sync(parts, token, wait).await?),
+        Request::Sync { token, wait } => json(sync::sync(parts, token, wait).await?),
         Request::Advance { seconds } => json(advance(parts, Duration::from_secs(seconds)).await?),
         Request::Call {
             ref data,
@@ -125,9 +118,12 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
     let (state, reason) = if registers && token.name.is_none() {
         (State::Unregistered, Some(unregistered(token.id)))
     } else if now_s > deadline_s {
-        (State::Overdue, Some(overdue(token.id, deadline_s)))
-    } else if token.sync_open {
-        (State::Syncing, None)
+        (State::Overdue, Some(overdue(token, now_s)))
+    } else if let Some(asked_s) = token.sync_asked_s {
+        (
+            State::Syncing,
+            Some(sync::waiting(token.id, asked_s, now_s)),
+        )
     } else {
         (State::Ok, None)
     };
@@ -158,9 +154,15 @@ pub(super) fn unregistered(token: TokenId) -> String {
     format!("token {token} has no name key: run `pxfs register {token}`")
 }
 
-pub(super) fn overdue(token: TokenId, deadline_s: u64) -> String {
+/// What is to be said of a token whose deadline has passed, at chain time `now_s`.
+pub(super) fn overdue(token: &TokenInfo, now_s: u64) -> String {
+    let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let since = instant(deadline_s).map_or_else(String::new, |at| format!(" since {at}"));
-    format!("the sync is overdue{since}: run `pxfs sync {token}`; until then nothing can grow")
+    let next = match token.sync_asked_s {
+        Some(asked_s) => sync::waiting(token.id, asked_s, now_s),
+        None => format!("run `pxfs sync {}`", token.id),
+    };
+    format!("the sync is overdue{since}: {next}; until then nothing can grow")
 }
 
 /// Unix seconds as a time; `None` when it is beyond what a calendar holds.
@@ -285,43 +287,6 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
     fail!(Transaction, "register: the account is busy: try again")
 }
 
-/// Has the oracle sync a token; its first document is published before, where it is missing.
-///
-/// # Errors
-/// No such token, not ours, no name key, the chain's or the oracle's.
-async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
-    let chain = &parts.chain;
-    let info = owned(parts, token).await?;
-    let Some(name) = &info.name else {
-        fail!(Token, "{}", unregistered(token));
-    };
-    if let Some(key) = find_key(parts, name).await? {
-        let volume = volume_key(parts, &info);
-        first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
-    }
-    let request = chain.transactor.sync(chain.contract, token).await?;
-    let mut answer = SyncAnswer {
-        token,
-        transaction: request.mined.transaction.to_string(),
-        request: Some(request.request.to_string()),
-        usage: None,
-        sequence: None,
-    };
-    if wait {
-        let limit = match chain.embedded {
-            Some(_) => EMBEDDED_SYNC_LIMIT,
-            None => SYNC_LIMIT,
-        };
-        let landed = chain
-            .transactor
-            .wait_synced(chain.contract, &request, limit)
-            .await?;
-        answer.usage = Some(landed.usage_bytes);
-        answer.sequence = Some(landed.sequence);
-    }
-    Ok(answer)
-}
-
 /// Sends a call to the token contract; the transaction.
 ///
 /// # Errors
@@ -392,7 +357,7 @@ pub async fn oracle(
 }
 
 /// What the configured nodes give.
-fn own_node(parts: &Parts) -> Arc<dyn Documents> {
+pub(super) fn own_node(parts: &Parts) -> Arc<dyn Documents> {
     Arc::new(NodeDocuments {
         names: Arc::clone(&parts.node.names),
         blocks: Arc::clone(&parts.node.reads),

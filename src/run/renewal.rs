@@ -11,10 +11,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::live::Live;
-use super::operate;
 use super::parts::Parts;
+use super::sync;
 use super::tokens::Tokens;
-use crate::control::Request;
 use crate::types::VolumeKey;
 
 /// Between two looks at what is due.
@@ -36,21 +35,19 @@ pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>, before: Duration
         let Some(live) = due else { continue };
         tried.insert(live.key, now);
         let token = live.key.token.token;
-        let request = Request::Sync { token, wait: false };
-        let error = match operate::answer(&parts, &request).await {
-            Ok(_) => None,
+        match sync::of_mount(&parts, &tokens, token, false).await {
+            Ok(_) => {
+                tracing::info!(%token, "auto-sync: sent");
+                if let Err(error) = tokens.refresh().await {
+                    tracing::debug!("tokens: {error:#}");
+                }
+            }
             Err(error) => {
                 tracing::warn!(%token, "auto-sync: {error:#}");
-                Some(format!("auto-sync failed, and is tried again: {error:#}"))
-            }
-        };
-        if error.is_none() {
-            tracing::info!(%token, "auto-sync: sent");
-            if let Err(error) = tokens.refresh().await {
-                tracing::debug!("tokens: {error:#}");
+                let why = format!("auto-sync failed, and is tried again: {error:#}");
+                live.set_sync_error(Some(why));
             }
         }
-        live.set_sync_error(error);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::status::{State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
 mod guard;
+mod sync;
 
 /// Names that answer once two of them were asked for at the same time.
 struct Together {

@@ -379,7 +379,7 @@ impl Tokens {
         lock(&self.live).values().cloned().collect()
     }
 
-    fn get(&self, id: TokenId) -> Option<Arc<Live>> {
+    pub(super) fn get(&self, id: TokenId) -> Option<Arc<Live>> {
         lock(&self.live).get(&id).cloned()
     }
 

@@ -120,7 +120,7 @@ impl ContractLedger {
             sync_window_s: LOCK_S,
             sequence: None,
             root: None,
-            sync_open: false,
+            sync_asked_s: None,
         })
     }
 }

@@ -187,7 +187,7 @@ async fn a_sync_brings_the_documents_values_onto_the_chain() {
         (info.usage_bytes, info.sequence, info.root),
         (4711, Some(5), Some(ROOT))
     );
-    assert!(!info.sync_open);
+    assert_eq!(info.sync_asked_s, None);
     // An idle token syncs again, and less usage frees space.
     scene.sync().await.unwrap();
     let less = Usage {

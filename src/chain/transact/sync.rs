@@ -18,6 +18,9 @@ use crate::chain::contract::{PxSync, failure};
 use crate::chain::outbox::Purpose;
 use crate::types::TokenId;
 
+/// How far back a request that is worth waiting for can lie, in blocks.
+const OPEN_BLOCKS: u64 = 5_000;
+
 /// A sync that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncRequest {
@@ -79,7 +82,8 @@ impl Transactor {
         })
     }
 
-    /// The sync of `token` that is open, to wait for it instead of asking again.
+    /// The sync of `token` that is open, to wait for it instead of asking again; `None` where none is,
+    /// or it was asked for thousands of blocks ago.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] when there is no such token.
@@ -96,9 +100,10 @@ impl Transactor {
         if info.requestId.is_zero() {
             return Ok(None);
         }
+        let height = self.endpoint.height().await?;
         let filter = Filter::new()
             .address(contract)
-            .from_block(0)
+            .from_block(height.saturating_sub(OPEN_BLOCKS))
             .event_signature(PxSync::SyncRequested::SIGNATURE_HASH)
             .topic1(B256::from(token.0))
             .topic2(info.requestId);
@@ -167,7 +172,7 @@ impl Transactor {
             }
             if !look.again().await {
                 return Err(ChainError::Oracle(format!(
-                    "no answer for token {token} within {} s: try again later",
+                    "no operator has answered for token {token} within {} s: look after the oracle, and try again",
                     limit.as_secs()
                 )));
             }

@@ -158,7 +158,7 @@ pub(super) fn token() -> TokenInfo {
         sync_window_s: 30 * 86_400,
         sequence: None,
         root: None,
-        sync_open: false,
+        sync_asked_s: None,
     }
 }
 

@@ -1,0 +1,331 @@
+//! `pxfs sync`: has the oracle take a token's usage to the chain, once that is sure to come to something.
+//!
+//! Invariant: nothing is sent, and nothing spent, unless what the oracle would read is valid and the
+//! newest there is; a request that is open already is waited for instead of being paid again; for a
+//! token of a mount every failure stands in `status` until a sync has landed. Called by `operate`, by
+//! the desk and by `renewal`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::live::Live;
+use super::parts::Parts;
+use super::tokens::Tokens;
+use super::{first, node, operate};
+use crate::chain::oracle::{Finding, Reader, Refusal};
+use crate::chain::transact::SyncRequest;
+use crate::chain::{Accounting, Ledger, TokenInfo};
+use crate::cli::exit::{Exit, Failure, fail};
+use crate::control::Request;
+use crate::rpc::guard::{Guard, Reach};
+use crate::status::SyncAnswer;
+use crate::types::TokenId;
+
+/// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
+const LIMIT: Duration = Duration::from_secs(REQUEST_TIMEOUT_S);
+/// On the embedded chain the oracle is in this process.
+const EMBEDDED_LIMIT: Duration = Duration::from_secs(60);
+/// After so many seconds of chain time an open request may be made anew (`PxSync.sol`).
+pub(super) const REQUEST_TIMEOUT_S: u64 = 300;
+
+/// A sync that is on its way, and what is said of it.
+pub(super) struct Asked {
+    pub(super) answer: SyncAnswer,
+    request: SyncRequest,
+}
+
+/// The same for a token of a mount: what comes of it is seen in `status`.
+///
+/// # Errors
+/// As [`sync`].
+pub(super) async fn of_mount(
+    parts: &Arc<Parts>,
+    tokens: &Tokens,
+    token: TokenId,
+    wait: bool,
+) -> anyhow::Result<Value> {
+    let Some(live) = tokens.get(token) else {
+        return operate::answer(parts, &Request::Sync { token, wait }).await;
+    };
+    let done = of_live(parts, &live, wait).await;
+    let fault = done.as_ref().err().map(|error| format!("sync: {error:#}"));
+    live.set_sync_error(fault);
+    done
+}
+
+async fn of_live(parts: &Arc<Parts>, live: &Arc<Live>, wait: bool) -> anyhow::Result<Value> {
+    let token = live.key.token.token;
+    if parts.chain.dialect.accounting() == Accounting::Additive {
+        return operate::answer(parts, &Request::Sync { token, wait }).await;
+    }
+    let asked = ask(parts, token, live.published_sequence()).await?;
+    if wait {
+        return operate::json(land(parts, asked).await?);
+    }
+    let answer = operate::json(&asked.answer)?;
+    let (parts, live) = (Arc::clone(parts), Arc::clone(live));
+    tokio::spawn(async move {
+        if let Err(error) = land(&parts, asked).await {
+            tracing::warn!(%token, "sync: {error:#}");
+            live.set_sync_error(Some(format!("sync: {error:#}")));
+        }
+    });
+    Ok(answer)
+}
+
+/// Has the oracle sync a token; its first document is published before, where it is missing.
+///
+/// # Errors
+/// No such token, not ours, no name key; the oracle would not find the newest; the chain's or the
+/// oracle's.
+pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
+    let asked = ask(parts, token, None).await?;
+    match wait {
+        true => land(parts, asked).await,
+        false => Ok(asked.answer),
+    }
+}
+
+/// Asks, unless the oracle would not find what is `published`, or something newer.
+async fn ask(parts: &Parts, token: TokenId, published: Option<u64>) -> anyhow::Result<Asked> {
+    let chain = &parts.chain;
+    let info = operate::owned(parts, token).await?;
+    let Some(name) = &info.name else {
+        fail!(Token, "{}", operate::unregistered(token));
+    };
+    if let Some(asked_s) = info.sync_asked_s {
+        let now_s = chain.ledger.snapshot().await?.timestamp_s;
+        let open = match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
+            true => chain.transactor.open_sync(chain.contract, token).await?,
+            false => None,
+        };
+        if let Some(request) = open {
+            tracing::info!(%token, "sync: a request is open, and waited for");
+            return Ok(Asked::new(request));
+        }
+    }
+    if let Some(key) = operate::find_key(parts, name).await? {
+        let volume = operate::volume_key(parts, &info);
+        first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
+    }
+    foresee(parts, &info, name, published).await?;
+    let request = chain.transactor.sync(chain.contract, token).await?;
+    Ok(Asked::new(request))
+}
+
+impl Asked {
+    fn new(request: SyncRequest) -> Self {
+        Self {
+            answer: SyncAnswer {
+                token: request.token,
+                transaction: request.mined.transaction.to_string(),
+                request: Some(request.request.to_string()),
+                usage: None,
+                sequence: None,
+            },
+            request,
+        }
+    }
+}
+
+/// Waits until it has landed.
+async fn land(parts: &Parts, asked: Asked) -> anyhow::Result<SyncAnswer> {
+    let chain = &parts.chain;
+    let limit = match chain.embedded {
+        Some(_) => EMBEDDED_LIMIT,
+        None => LIMIT,
+    };
+    let landed = chain
+        .transactor
+        .wait_synced(chain.contract, &asked.request, limit)
+        .await?;
+    Ok(SyncAnswer {
+        usage: Some(landed.usage_bytes),
+        sequence: Some(landed.sequence),
+        ..asked.answer
+    })
+}
+
+/// Refuses where the oracle, if it reads where we do, would not find the newest document.
+async fn foresee(
+    parts: &Parts,
+    info: &TokenInfo,
+    name: &str,
+    published: Option<u64>,
+) -> anyhow::Result<()> {
+    let volume = operate::volume_key(parts, info);
+    let own = Reader {
+        sources: vec![operate::own_node(parts)],
+    };
+    // Whoever configured them here stands for them.
+    let gateways = node::gateways(&parts.config, &Guard::new(Reach::Everywhere)?)?;
+    let from_gateways = !gateways.is_empty();
+    let gateways = Reader { sources: gateways };
+    let (own, found) = match from_gateways {
+        true => tokio::join!(own.read(&volume, name), gateways.read(&volume, name)),
+        false => {
+            let own = own.read(&volume, name).await;
+            (own.clone(), own)
+        }
+    };
+    let newest = own.ok().map(|own| own.sequence).max(published);
+    match unfit(info, newest, &found, from_gateways) {
+        None => Ok(()),
+        Some(why) => Err(Failure::new(
+            Exit::Oracle,
+            format!(
+                "token {} is not synced, and nothing was spent: {why}",
+                info.id
+            ),
+        )
+        .into()),
+    }
+}
+
+/// Why what the oracle would find is not to be paid for, and what to do.
+fn unfit(
+    info: &TokenInfo,
+    newest: Option<u64>,
+    found: &Result<Finding, Refusal>,
+    from_gateways: bool,
+) -> Option<String> {
+    let place = match from_gateways {
+        true => "the gateways",
+        false => "the node",
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(refusal) => {
+            let fix = match (refusal.code, from_gateways) {
+                (1 | 2, _) => "publish by `pxfs flush`, wait a few minutes, and try again",
+                (3 | 4, _) => {
+                    "publish by `pxfs flush`; if that does not help, name another gateway by --node gateway=URL"
+                }
+                (5, _) => "its name key is none: `pxfs register` gives it another",
+                (_, true) => "try again when one answers, or name another by --node gateway=URL",
+                (_, false) => "try again when it answers",
+            };
+            let why = &refusal.why;
+            return Some(format!(
+                "{place}: no usage metadata that the oracle would take ({why}): {fix}"
+            ));
+        }
+    };
+    let (sequence, chain) = (found.sequence, info.sequence.unwrap_or(0));
+    let newest = newest.unwrap_or(0).max(chain);
+    if sequence < newest {
+        let fix = match from_gateways {
+            true => {
+                "they may need minutes to see it: try again then, or name another by --node gateway=URL"
+            }
+            false => "look whether the node has lost its name record, `pxfs flush`, and try again",
+        };
+        return Some(format!(
+            "{place}: the usage metadata has sequence {sequence}, and {newest} is the newest: {fix}"
+        ));
+    }
+    let other_root = info.sequence == Some(sequence) && found.root != info.root;
+    other_root.then(|| {
+        format!(
+            "the chain has another root at sequence {sequence}: another machine wrote; publish something, and try again"
+        )
+    })
+}
+
+/// What is to be said of a request that is open since `asked_s`, at chain time `now_s`.
+pub(super) fn waiting(token: TokenId, asked_s: u64, now_s: u64) -> String {
+    let at = operate::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
+    match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
+        true => format!("the oracle has not answered the sync request{at} yet"),
+        false => format!(
+            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {token}` again"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::{Address, B256};
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn info(sequence: Option<u64>) -> TokenInfo {
+        TokenInfo {
+            id: TokenId::from(7),
+            owner: Address::ZERO,
+            package: String::new(),
+            epoch: 1,
+            name: None,
+            size_bytes: 0,
+            usage_bytes: 0,
+            uploads_left: None,
+            accounting: Accounting::Absolute,
+            last_sync_s: 0,
+            sync_window_s: 0,
+            sequence,
+            root: sequence.map(|_| B256::repeat_byte(1)),
+            sync_asked_s: None,
+        }
+    }
+
+    fn found(sequence: u64) -> Result<Finding, Refusal> {
+        Ok(Finding {
+            document: Bytes::new(),
+            usage_bytes: 0,
+            sequence,
+            root: Some(B256::repeat_byte(1)),
+        })
+    }
+
+    #[test]
+    fn only_the_newest_document_is_worth_a_fee() {
+        let why = |chain, newest, sequence| unfit(&info(chain), newest, &found(sequence), true);
+        assert_eq!(why(None, None, 0), None);
+        assert_eq!(why(Some(5), Some(6), 6), None);
+        assert_eq!(why(Some(5), Some(5), 5), None);
+        // The gateway is ahead of what we know: another machine went on.
+        assert_eq!(why(Some(5), Some(6), 7), None);
+        for (chain, newest, sequence) in [
+            (Some(5), None, 4),
+            (None, Some(6), 5),
+            (Some(9), Some(6), 7),
+        ] {
+            let why = why(chain, newest, sequence).unwrap();
+            assert!(why.contains("try again"), "{why}");
+        }
+        let mut other = info(Some(5));
+        other.root = None;
+        assert!(unfit(&other, None, &found(5), true).is_some());
+    }
+
+    #[test]
+    fn each_reason_that_the_oracle_would_give_says_what_to_do() {
+        for code in 1..=6 {
+            for from_gateways in [true, false] {
+                let refusal = Refusal {
+                    code,
+                    why: "WHY".to_owned(),
+                    again: false,
+                };
+                let why = unfit(&info(None), None, &Err(refusal), from_gateways).unwrap();
+                assert!(why.contains("WHY"), "{why}");
+                let told = ["again", "gateway=URL", "pxfs register"];
+                assert!(told.iter().any(|words| why.contains(words)), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_nobody_answers_is_told_as_that() {
+        let token = TokenId::from(7);
+        assert!(waiting(token, 1000, 1299).contains("yet"));
+        let late = waiting(token, 1000, 1300);
+        assert!(
+            late.contains("no operator") && late.contains("`pxfs sync 7`"),
+            "{late}"
+        );
+    }
+}

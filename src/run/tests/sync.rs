@@ -1,0 +1,170 @@
+//! A sync is paid for only where the gateways have what the oracle would take; each failure is told.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::routing::get;
+use serde_json::Value;
+
+use super::World;
+use crate::chain::Ledger;
+use crate::cli::exit::{Exit, of};
+use crate::config::NodeUrl;
+use crate::names::key::NameKey;
+use crate::names::record::Record;
+use crate::pack::cid::node_of_digest;
+use crate::pack::usage::Usage;
+use crate::run::{operate, sync};
+use crate::types::{TokenId, VolumeKey};
+
+/// What the gateway has; `None` makes it fail.
+type Shelf = Arc<Mutex<Option<Vec<u8>>>>;
+
+async fn gateway() -> (String, Shelf) {
+    async fn serve(Shared(shelf): Shared<Shelf>) -> Result<Vec<u8>, StatusCode> {
+        let found = shelf.lock().unwrap().clone();
+        found.ok_or(StatusCode::BAD_GATEWAY)
+    }
+    let shelf = Shelf::default();
+    let app = Router::new()
+        .route("/ipns/{name}", get(serve))
+        .with_state(Arc::clone(&shelf));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, shelf)
+}
+
+/// The document that the node has under the token's name.
+async fn published(world: &World, name: &str) -> Vec<u8> {
+    let record = world.parts.node.names.resolve(name).await.unwrap();
+    let record = Record::verify(name, &record).unwrap();
+    let block = world.parts.node.reads.get(&record.cid).await;
+    block.unwrap().to_vec()
+}
+
+async fn nonce(world: &World) -> u64 {
+    world.chain().transactor.next_nonce().await.unwrap()
+}
+
+fn document(volume: VolumeKey, sequence: u64, key: &NameKey) -> Vec<u8> {
+    let document = Usage {
+        volume,
+        quota: 100 << 20,
+        usage: 1,
+        uploads: 1,
+        cid: None,
+        root: Some(node_of_digest([1; 32])),
+        sequence,
+        updated_s: 1_790_000_000,
+    };
+    document.sign(key.signing_key()).unwrap()
+}
+
+impl World {
+    async fn sync(&self, token: TokenId) -> anyhow::Result<Value> {
+        sync::of_mount(&self.parts, &self.tokens, token, true).await
+    }
+
+    /// What `status` tells of failures of the one token.
+    async fn told(&self) -> Option<String> {
+        let status = self.statuses().await.remove(0);
+        status.local.and_then(|local| local.last_error)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
+    let (url, shelf) = gateway().await;
+    let world = World::begin_with(tempfile::tempdir().unwrap(), |parts| {
+        parts.config.nodes.push(NodeUrl::Gateway(url));
+    })
+    .await;
+    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let (token, name) = (minted.token, minted.name.unwrap());
+    world.look(token).await;
+    let first = published(&world, &name).await;
+    world.write("1", "mine", b"precious").unwrap();
+    world.tokens.get(token).unwrap().flush().await.unwrap();
+    let newest = published(&world, &name).await;
+    let info = world.chain().ledger.token(token).await.unwrap();
+    let volume = operate::volume_key(&world.parts, &info);
+    let key = operate::find_key(&world.parts, &name)
+        .await
+        .unwrap()
+        .unwrap();
+    let before = nonce(&world).await;
+
+    let mut other = volume;
+    other.epoch += 1;
+    let thief = NameKey::from_seed(&[66; 32]);
+    for (bytes, words) in [
+        (None, "502"),
+        (Some(first), "sequence 0, and 1 is the newest"),
+        (Some(document(volume, 9, &thief)), "not signed"),
+        (Some(document(other, 9, &key)), "another token or epoch"),
+        (Some(b"{}".to_vec()), "usage metadata"),
+    ] {
+        *shelf.lock().unwrap() = bytes;
+        let error = world.sync(token).await.unwrap_err();
+        let line = format!("{error:#}");
+        assert_eq!(of(&error), Exit::Oracle, "{line}");
+        assert!(
+            line.contains("nothing was spent") && line.contains(words),
+            "{words}: {line}"
+        );
+        let told = world.told().await.unwrap();
+        assert!(
+            told.contains(words) && told.contains("try again") || told.contains("--node"),
+            "{told}"
+        );
+    }
+    assert_eq!(nonce(&world).await, before, "something was sent");
+
+    *shelf.lock().unwrap() = Some(newest);
+    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    let oracle = tokio::spawn(oracle);
+    let answer = world.sync(token).await.unwrap();
+    assert_eq!(answer["sequence"], 1);
+    assert_eq!(world.told().await, None);
+    oracle.abort();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    // No operator runs yet.
+    let asked = sync::of_mount(&world.parts, &world.tokens, token, false);
+    let asked = asked.await.unwrap();
+    let status = world.look(token).await;
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("has not answered"), "{reason}");
+    let before = nonce(&world).await;
+    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    // The same account delivers, so what is asked again must not be asked before that is known.
+    let again = sync::of_mount(&world.parts, &world.tokens, token, false);
+    assert_eq!(again.await.unwrap()["request"], asked["request"]);
+    assert_eq!(nonce(&world).await, before);
+    let oracle = tokio::spawn(oracle);
+    world.sync(token).await.unwrap();
+    oracle.abort();
+
+    // Nobody answers: after five minutes that is said, and asked anew.
+    let open = sync::of_mount(&world.parts, &world.tokens, token, false);
+    let open = open.await.unwrap();
+    let minutes = std::time::Duration::from_secs(301);
+    world.chain().endpoint.advance(minutes).await.unwrap();
+    let reason = world.look(token).await.reason.unwrap();
+    assert!(
+        reason.contains("no operator") && reason.contains("`pxfs sync 1`"),
+        "{reason}"
+    );
+    let anew = sync::of_mount(&world.parts, &world.tokens, token, false);
+    assert_ne!(anew.await.unwrap()["request"], open["request"]);
+    world.end().await;
+}
