@@ -72,7 +72,7 @@ impl Desk {
             }
             Request::Sync { token, wait } => {
                 let tokens = &self.session.tokens;
-                let answer = sync::of_mount(parts, tokens, token, wait).await?;
+                let answer = sync::of_mount(parts, tokens, token, sync::By::User, wait).await?;
                 self.look().await;
                 Ok(answer)
             }

@@ -35,7 +35,7 @@ pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>, before: Duration
         let Some(live) = due else { continue };
         tried.insert(live.key, now);
         let token = live.key.token.token;
-        match sync::of_mount(&parts, &tokens, token, false).await {
+        match sync::of_mount(&parts, &tokens, token, sync::By::Itself, false).await {
             Ok(_) => {
                 tracing::info!(%token, "auto-sync: sent");
                 if let Err(error) = tokens.refresh().await {

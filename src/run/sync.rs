@@ -30,6 +30,19 @@ const EMBEDDED_LIMIT: Duration = Duration::from_secs(60);
 /// After so many seconds of chain time an open request may be made anew (`PxSync.sol`).
 pub(super) const REQUEST_TIMEOUT_S: u64 = 300;
 
+/// A drive that is written to all the time is always ahead of gateways, which keep what they have read
+/// for minutes. So a sync unasked, which is there for the deadline, takes what is no older than this.
+const RECENT_S: u64 = 900;
+
+/// Who wants a sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A user, who wants what is stored now to count.
+    User,
+    /// `--auto-sync`, which wants the deadline to be kept.
+    Itself,
+}
+
 /// A sync that is on its way, and what is said of it.
 pub(super) struct Asked {
     pub(super) answer: SyncAnswer,
@@ -44,23 +57,29 @@ pub(super) async fn of_mount(
     parts: &Arc<Parts>,
     tokens: &Tokens,
     token: TokenId,
+    by: By,
     wait: bool,
 ) -> anyhow::Result<Value> {
     let Some(live) = tokens.get(token) else {
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     };
-    let done = of_live(parts, &live, wait).await;
+    let done = of_live(parts, &live, by, wait).await;
     let fault = done.as_ref().err().map(|error| format!("sync: {error:#}"));
     live.set_sync_error(fault);
     done
 }
 
-async fn of_live(parts: &Arc<Parts>, live: &Arc<Live>, wait: bool) -> anyhow::Result<Value> {
+async fn of_live(
+    parts: &Arc<Parts>,
+    live: &Arc<Live>,
+    by: By,
+    wait: bool,
+) -> anyhow::Result<Value> {
     let token = live.key.token.token;
     if parts.chain.dialect.accounting() == Accounting::Additive {
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     }
-    let asked = ask(parts, token, live.published_sequence()).await?;
+    let asked = ask(parts, token, live.published_sequence(), by).await?;
     if wait {
         return operate::json(land(parts, asked).await?);
     }
@@ -81,7 +100,7 @@ async fn of_live(parts: &Arc<Parts>, live: &Arc<Live>, wait: bool) -> anyhow::Re
 /// No such token, not ours, no name key; the oracle would not find the newest; the chain's or the
 /// oracle's.
 pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
-    let asked = ask(parts, token, None).await?;
+    let asked = ask(parts, token, None, By::User).await?;
     match wait {
         true => land(parts, asked).await,
         false => Ok(asked.answer),
@@ -89,7 +108,12 @@ pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::R
 }
 
 /// Asks, unless the oracle would not find what is `published`, or something newer.
-async fn ask(parts: &Parts, token: TokenId, published: Option<u64>) -> anyhow::Result<Asked> {
+async fn ask(
+    parts: &Parts,
+    token: TokenId,
+    published: Option<u64>,
+    by: By,
+) -> anyhow::Result<Asked> {
     let chain = &parts.chain;
     let info = operate::owned(parts, token).await?;
     let Some(name) = &info.name else {
@@ -110,7 +134,7 @@ async fn ask(parts: &Parts, token: TokenId, published: Option<u64>) -> anyhow::R
         let volume = operate::volume_key(parts, &info);
         first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }
-    foresee(parts, &info, name, published).await?;
+    foresee(parts, &info, name, published, by).await?;
     let request = chain.transactor.sync(chain.contract, token).await?;
     Ok(Asked::new(request))
 }
@@ -154,6 +178,7 @@ async fn foresee(
     info: &TokenInfo,
     name: &str,
     published: Option<u64>,
+    by: By,
 ) -> anyhow::Result<()> {
     let volume = operate::volume_key(parts, info);
     let own = Reader {
@@ -171,6 +196,12 @@ async fn foresee(
         }
     };
     let newest = own.ok().map(|own| own.sequence).max(published);
+    let now_s = u64::try_from(parts.clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+    let recent = |found: &Finding| now_s.saturating_sub(found.updated_s) < RECENT_S;
+    let newest = match (&found, by) {
+        (Ok(found), By::Itself) if recent(found) => None,
+        _ => newest,
+    };
     match unfit(info, newest, &found, from_gateways) {
         None => Ok(()),
         Some(why) => Err(Failure::new(
@@ -276,6 +307,7 @@ mod tests {
             document: Bytes::new(),
             usage_bytes: 0,
             sequence,
+            updated_s: 0,
             root: Some(B256::repeat_byte(1)),
         })
     }

@@ -4,7 +4,7 @@
 //! or with this process, however that ends. Shared, as a file, by the library's tests and the suites.
 
 #[path = "keeper.rs"]
-mod keeper;
+pub(crate) mod keeper;
 
 use std::path::Path;
 

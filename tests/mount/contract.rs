@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, U256, hex, keccak256};
@@ -19,6 +20,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::anvil::Anvil;
+use crate::anvil::keeper::Kept;
 use crate::harness::Machine;
 
 /// The first two accounts of anvil.
@@ -61,7 +63,8 @@ impl Chain {
         let contract = runtime.block_on(async {
             let artifact = match kind {
                 Kind::Sync => {
-                    let made = deploy(&payer, &[payer.address()], 1).await;
+                    let operator = transactor(anvil.url(), OTHER).address();
+                    let made = deploy(&payer, &[operator], 1).await;
                     let contract = made.expect("contracts").contract;
                     let minted = payer.mint_bare(contract, 0).await;
                     minted.expect("a token");
@@ -222,6 +225,43 @@ impl Chain {
     pub(crate) fn set_back(&self, to: &Value) {
         let done = self.anvil_does("evm_revert", &(to,));
         assert_eq!(done, Value::Bool(true));
+    }
+
+    /// What the drive's wallet has from now on, in wei.
+    pub(crate) fn endow(&self, wei: u64) {
+        self.anvil_does("anvil_setBalance", &(self.payer.address(), U256::from(wei)));
+    }
+
+    /// The oracle's operator, a process of its own that reads from this gateway, with its state there.
+    pub(crate) fn operator(&self, gateway: &str, state: &Path) -> Kept {
+        fs::create_dir_all(state).expect("a folder");
+        let wallet = state.join("key");
+        fs::write(&wallet, OTHER).expect("a wallet");
+        fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).expect("its mode");
+        let (rpc, contract) = (self.anvil.url(), self.contract.to_string());
+        let state = state.join("state");
+        let args = [
+            "oracle",
+            "--json",
+            "--rpc-url",
+            rpc,
+            "--contract",
+            &contract,
+            "--wallet",
+            wallet.to_str().expect("a path"),
+            "--state-dir",
+            state.to_str().expect("a path"),
+            "--node",
+            &format!("gateway={gateway}"),
+            "--allow-address",
+            "127.0.0.1",
+            "--refresh",
+            "1s",
+        ];
+        let (kept, lines) = Kept::start(env!("CARGO_BIN_EXE_pxfs"), &args, &[]);
+        // What it tells must go somewhere, or it stops.
+        std::thread::spawn(move || lines.for_each(drop));
+        kept
     }
 
     fn anvil_does<P: serde::Serialize + Clone + std::fmt::Debug + Send + Sync + Unpin>(

@@ -33,6 +33,7 @@ mod mapped;
 mod metadata;
 mod mixed;
 mod model;
+mod month;
 mod nodes;
 mod overdue;
 mod ownership;

@@ -91,6 +91,13 @@ impl Kubo {
         &self.url
     }
 
+    /// Where its gateway listens.
+    #[allow(dead_code, reason = "the suite of nodes asks none")]
+    pub(crate) fn gateway(&self) -> String {
+        let said = std::fs::read_to_string(self.repo.join("gateway")).expect("its gateway");
+        said.trim().to_owned()
+    }
+
     /// Connects it to another.
     pub(crate) fn connect(&self, other: &Self) {
         let id: serde_json::Value =

@@ -65,6 +65,8 @@ pub struct Finding {
     pub usage_bytes: u64,
     /// Sequence of the document.
     pub sequence: u64,
+    /// When it was made, by its machine's clock, Unix seconds.
+    pub updated_s: u64,
     /// Digest of the volume's root; `None` for none.
     pub root: Option<B256>,
 }
@@ -145,6 +147,7 @@ pub(super) fn judge(
     Ok(Finding {
         usage_bytes: usage.usage,
         sequence: usage.sequence,
+        updated_s: usage.updated_s,
         root: root.map(B256::from),
         document,
     })

@@ -16,7 +16,8 @@ use crate::names::key::NameKey;
 use crate::names::record::Record;
 use crate::pack::cid::node_of_digest;
 use crate::pack::usage::Usage;
-use crate::run::{operate, sync};
+use crate::run::operate;
+use crate::run::sync::{self, By};
 use crate::types::{TokenId, VolumeKey};
 
 /// What the gateway has; `None` makes it fail.
@@ -65,7 +66,7 @@ fn document(volume: VolumeKey, sequence: u64, key: &NameKey) -> Vec<u8> {
 
 impl World {
     async fn sync(&self, token: TokenId) -> anyhow::Result<Value> {
-        sync::of_mount(&self.parts, &self.tokens, token, true).await
+        sync::of_mount(&self.parts, &self.tokens, token, By::User, true).await
     }
 
     /// What `status` tells of failures of the one token.
@@ -102,7 +103,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     let thief = NameKey::from_seed(&[66; 32]);
     for (bytes, words) in [
         (None, "502"),
-        (Some(first), "sequence 0, and 1 is the newest"),
+        (Some(first.clone()), "sequence 0, and 1 is the newest"),
         (Some(document(volume, 9, &thief)), "not signed"),
         (Some(document(other, 9, &key)), "another token or epoch"),
         (Some(b"{}".to_vec()), "usage metadata"),
@@ -123,6 +124,17 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     }
     assert_eq!(nonce(&world).await, before, "something was sent");
 
+    // Only for the deadline does a document do that was the newest a moment ago.
+    let unasked = |bytes: &[u8]| {
+        *shelf.lock().unwrap() = Some(bytes.to_vec());
+        sync::of_mount(&world.parts, &world.tokens, token, By::Itself, false)
+    };
+    let old = document(volume, 0, &key);
+    unasked(&old).await.unwrap_err();
+    assert_eq!(nonce(&world).await, before, "something was sent");
+    unasked(&first).await.unwrap();
+    assert_eq!(nonce(&world).await, before + 1);
+
     *shelf.lock().unwrap() = Some(newest);
     let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
@@ -139,7 +151,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     let token = operate::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     // No operator runs yet.
-    let asked = sync::of_mount(&world.parts, &world.tokens, token, false);
+    let asked = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     let asked = asked.await.unwrap();
     let status = world.look(token).await;
     let reason = status.reason.unwrap();
@@ -147,7 +159,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     let before = nonce(&world).await;
     let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
     // The same account delivers, so what is asked again must not be asked before that is known.
-    let again = sync::of_mount(&world.parts, &world.tokens, token, false);
+    let again = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     assert_eq!(again.await.unwrap()["request"], asked["request"]);
     assert_eq!(nonce(&world).await, before);
     let oracle = tokio::spawn(oracle);
@@ -155,7 +167,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     oracle.abort();
 
     // Nobody answers: after five minutes that is said, and asked anew.
-    let open = sync::of_mount(&world.parts, &world.tokens, token, false);
+    let open = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     let open = open.await.unwrap();
     let minutes = std::time::Duration::from_secs(301);
     world.chain().endpoint.advance(minutes).await.unwrap();
@@ -164,7 +176,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
         reason.contains("no operator") && reason.contains("`pxfs sync 1`"),
         "{reason}"
     );
-    let anew = sync::of_mount(&world.parts, &world.tokens, token, false);
+    let anew = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     assert_ne!(anew.await.unwrap()["request"], open["request"]);
     world.end().await;
 }
