@@ -53,6 +53,40 @@ struct Reader {
     end: u64,
     /// Chunks to read ahead.
     ahead: u64,
+    /// How far the last want lay from the one before it, in chunks; 0: there was none, or he goes straight on.
+    stride: i64,
+    /// How many wants of this stride were read ahead of the last one.
+    strides: u64,
+}
+
+impl Reader {
+    /// The reader after a want, and what he will want next of `count` chunks, where he goes on in equal
+    /// strides, forwards or backwards: with one that he makes for the second time, or over some that
+    /// were read ahead.
+    fn stride_to(self, wanted: &Range<u64>, count: u64) -> Option<(Self, Vec<Range<u64>>)> {
+        let distance = wanted.start.wrapping_sub(self.last).cast_signed();
+        let taken = u64::try_from(distance.checked_div(self.stride)?).ok()?;
+        if distance % self.stride != 0 || !(1..=self.strides + 1).contains(&taken) {
+            return None;
+        }
+        let ahead = (self.ahead * 2).clamp(2, MOST_AHEAD);
+        let done = self.strides.saturating_sub(taken);
+        let width = wanted.end - wanted.start;
+        let want = |step: u64| {
+            let chunks = self.stride.checked_mul(step.cast_signed())?;
+            let start = wanted.start.checked_add_signed(chunks)?;
+            (start < count).then(|| start..count.min(start + width))
+        };
+        let next = (done + 1..=ahead).filter_map(want).collect();
+        let reader = Self {
+            last: wanted.start,
+            end: wanted.end,
+            ahead,
+            strides: ahead,
+            ..self
+        };
+        Some((reader, next))
+    }
 }
 
 /// Contents on their way into the cache.
@@ -164,16 +198,22 @@ impl Contents {
     }
 
     /// Notes a want, and tells which chunks its reader will want next: none for one who jumps.
-    fn follow(&self, content: Content, wanted: Range<u64>) -> Range<u64> {
+    fn follow(&self, content: Content, wanted: Range<u64>) -> Vec<Range<u64>> {
         let count = chunk::count(content.size);
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let known = readers.get(&content.cid).copied();
+        if let Some((reader, next)) = known.and_then(|known| known.stride_to(&wanted, count)) {
+            readers.put(content.cid, reader);
+            return next;
+        }
         let reader = match known {
             // Straight on: behind the last want, as far as was read ahead.
             Some(known) if (known.last + 1..=known.end).contains(&wanted.start) => Reader {
                 last: wanted.start,
                 end: known.end.max(wanted.end),
                 ahead: (known.ahead * 2).clamp(2, MOST_AHEAD),
+                stride: 0,
+                strides: 0,
             },
             // The same chunk again: another reader beside the first, or a fetch that failed.
             Some(known) if known.last == wanted.start && wanted.end <= known.end => known,
@@ -181,6 +221,10 @@ impl Contents {
                 last: wanted.start,
                 end: wanted.end,
                 ahead: 0,
+                stride: known.map_or(0, |known| {
+                    wanted.start.wrapping_sub(known.last).cast_signed()
+                }),
+                strides: 0,
             },
         };
         let end = count.min((wanted.end + reader.ahead).max(reader.end));
@@ -189,17 +233,24 @@ impl Contents {
         while readers.len() > READERS {
             readers.pop_lru();
         }
-        next
+        match next.is_empty() {
+            true => Vec::new(),
+            false => vec![next],
+        }
     }
 
     /// Begins flights for `chunks`, as far as there is room for them; waits for none.
-    fn read_ahead(self: &Arc<Self>, content: Content, chunks: Range<u64>) {
+    fn read_ahead(self: &Arc<Self>, content: Content, chunks: Vec<Range<u64>>) {
         if self.ahead.available_permits() == 0 {
             return;
         }
         let me = Arc::clone(self);
         let plan = self.flights.join((content.cid, PLAN), async move {
-            for (chunk, leaf) in me.leaves(content, chunks).await? {
+            let mut leaves = Vec::new();
+            for chunks in chunks {
+                leaves.extend(me.leaves(content, chunks).await?);
+            }
+            for (chunk, leaf) in leaves {
                 let key = (content.cid, chunk);
                 if me.flights.is_under_way(&key) {
                     continue;

@@ -14,7 +14,7 @@ use cid::Cid;
 use tokio::time::Instant;
 
 use super::source::{Held, Source, blocking};
-use crate::fs::{FsError, LoadedEntry, LostBlock, Volume};
+use crate::fs::{Behind, FsError, LoadedEntry, LostBlock, Place, Volume};
 use crate::pack::entry::{Entry, Inode, TreeRef, row_key};
 use crate::pack::tree::{self, TreeKind};
 use crate::types::Ino;
@@ -38,6 +38,10 @@ pub trait DirectorySink: Send + Sync {
     fn note_lost(&self, ino: Ino, of: &Cid, lost: &LostBlock);
     /// All entries of the tree `of` are in.
     fn finish_loading(&self, dir: Ino, of: &Cid) -> Result<(), FsError>;
+    /// Where an inode stands; `None` when it has no name here.
+    fn place_of(&self, ino: Ino) -> Result<Option<Place>, FsError>;
+    /// Up to `most` entries behind `place` in its directory, as far as they are here.
+    fn behind(&self, place: Place, most: usize) -> Result<Vec<Behind>, FsError>;
 }
 
 impl DirectorySink for Volume {
@@ -59,6 +63,14 @@ impl DirectorySink for Volume {
 
     fn finish_loading(&self, dir: Ino, of: &Cid) -> Result<(), FsError> {
         Self::finish_loading(self, dir, of)
+    }
+
+    fn place_of(&self, ino: Ino) -> Result<Option<Place>, FsError> {
+        Self::place_of(self, ino)
+    }
+
+    fn behind(&self, place: Place, most: usize) -> Result<Vec<Behind>, FsError> {
+        Self::behind(self, place, most)
     }
 }
 

@@ -40,6 +40,13 @@ where
         lock(&self.under_way).contains_key(key)
     }
 
+    /// The flight of `key`, where there is one.
+    pub(super) fn find(&self, key: &K) -> Option<Answer<T>> {
+        lock(&self.under_way)
+            .get(key)
+            .map(|(_, answer)| answer.clone())
+    }
+
     /// Joins the flight of `key`, or begins it with `work`. Needs a tokio runtime.
     pub(super) fn join(
         &self,

@@ -9,6 +9,7 @@ mod directory;
 mod flight;
 mod root;
 pub(crate) mod source;
+mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Cache;
 use crate::fs::{Drive, FsError, Want};
+use crate::pack;
+use crate::pack::cid::Kind;
 use crate::pack::header::Header;
 use crate::pack::root::Root;
 use crate::store::BlockStore;
@@ -29,6 +32,7 @@ pub use directory::DirectorySink;
 use content::{Content, Contents};
 use flight::Flights;
 use source::Source;
+use walk::Walks;
 
 /// A flight may take so many times what a caller waits.
 const FLIGHT_PATIENCE: u32 = 2;
@@ -55,7 +59,8 @@ impl Volumes for Drive {
 pub struct Fetcher {
     source: Arc<Source>,
     contents: Arc<Contents>,
-    directories: Flights<(u16, Ino), ()>,
+    directories: Arc<Flights<(u16, Ino), ()>>,
+    walks: Arc<Walks>,
     volumes: Arc<dyn Volumes>,
     patience: Duration,
 }
@@ -71,13 +76,19 @@ impl Fetcher {
         patience: Duration,
     ) -> Self {
         let source = Arc::new(Source::new(store, cache, patience / 2));
+        let directories = Arc::new(Flights::new());
         Self {
+            walks: Arc::new(Walks::new(
+                Arc::clone(&source),
+                Arc::clone(&directories),
+                patience,
+            )),
             contents: Arc::new(Contents::new(
                 Arc::clone(&source),
                 patience * FLIGHT_PATIENCE,
             )),
             source,
-            directories: Flights::new(),
+            directories,
             volumes,
             patience,
         }
@@ -103,6 +114,12 @@ impl Fetcher {
                     len,
                 } => {
                     let content = Content { cid, size };
+                    if let (true, Some(sink)) = (is_leaf(&cid), self.volumes.volume(slot)) {
+                        self.walks.note(slot, ino, sink);
+                        if self.walks.has_brought(&cid).await {
+                            return Ok(());
+                        }
+                    }
                     let brought = self.contents.bring(content, offset, len).await;
                     if matches!(brought, Err(FsError::Lost(_))) && self.volumes.renew(slot).await {
                         return Ok(());
@@ -177,10 +194,16 @@ impl Fetcher {
 
 impl Drop for Fetcher {
     fn drop(&mut self) {
+        self.walks.end();
         self.contents.end();
         self.directories.end();
         self.source.end();
     }
+}
+
+/// Whether a content is one leaf.
+fn is_leaf(cid: &Cid) -> bool {
+    pack::cid::kind(cid) == Ok(Kind::Leaf)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::source::Held;
 use super::*;
 use crate::cache::CHUNK_BYTES;
-use crate::fs::{LoadedEntry, LostBlock};
+use crate::fs::{Behind, LoadedEntry, LostBlock, Place};
 use crate::pack::cid::leaf_cid;
 use crate::pack::entry::{Attr, Entry, Inode, Kind, TreeRef, row_key};
 use crate::pack::holes::Holes;
@@ -251,6 +251,47 @@ async fn what_a_reader_wants_next_is_on_its_way_before_he_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_reader_in_equal_strides_wants_next_is_on_its_way_before_he_asks() {
+    for order in [[0, 3, 6, 9, 12, 15, 18], [19, 16, 13, 10, 7, 4, 1]] {
+        let stage = Stage::new(Cache::in_memory());
+        let content = stage.publish(20 * MIB).await;
+        for index in &order[..3] {
+            stage.read(content, index * MIB, STEP).await.unwrap();
+        }
+        let is_here = |index| {
+            let Published { cid, size } = content;
+            stage.cache.read(&cid, size, index * MIB, &mut [0])
+        };
+        while !(is_here(order[3]) && is_here(order[4])) {
+            tokio::task::yield_now().await;
+        }
+        // The node above the leaves, and what is wanted, each once; at the end there is no more.
+        for index in &order[3..] {
+            stage.read(content, index * MIB, STEP).await.unwrap();
+        }
+        assert_eq!(stage.gets(), 1 + 7, "{order:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_turns_from_strides_to_going_straight_on_is_followed_and_who_jumps_is_not() {
+    let stage = Stage::new(Cache::in_memory());
+    let content = stage.publish(40 * MIB).await;
+    for index in [30, 7, 22, 1, 35, 13, 38, 5] {
+        stage.read(content, index * MIB, STEP).await.unwrap();
+    }
+    assert_eq!(stage.gets(), 1 + 8);
+    stage.read(content, 6 * MIB, STEP).await.unwrap();
+    let is_here = |index| {
+        let Published { cid, size } = content;
+        stage.cache.read(&cid, size, index * MIB, &mut [0])
+    };
+    while !is_here(8) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_who_miss_one_chunk_fetch_it_once() {
     let stage = Stage::new(Cache::in_memory());
     let content = stage.publish(4 * MIB).await;
@@ -457,6 +498,14 @@ impl DirectorySink for Sink {
         *self.finished.lock().unwrap() = true;
         *self.tree.lock().unwrap() = None;
         Ok(())
+    }
+
+    fn place_of(&self, _ino: Ino) -> Result<Option<Place>, FsError> {
+        Ok(None)
+    }
+
+    fn behind(&self, _place: Place, _most: usize) -> Result<Vec<Behind>, FsError> {
+        Ok(Vec::new())
     }
 }
 

@@ -9,6 +9,7 @@ mod account;
 mod allocate;
 mod attr;
 mod attributes;
+mod behind;
 mod body;
 mod booking;
 mod charges;
@@ -42,6 +43,7 @@ mod volume;
 mod tests;
 
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
+pub use behind::{Behind, Place, What};
 pub use cut::{Built, Changes, Contents, Cut, CutFile};
 pub use damage::Loss;
 pub use drive::{Drive, Opened};

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use anyhow::Context;
 use futures::future::BoxFuture;
 
+use super::commits::Commits;
 use super::parts::Parts;
 use super::state::StateDir;
 use super::tokens::Tokens;
@@ -21,6 +22,7 @@ pub(super) struct Ground {
     pub(super) cache: Arc<Cache>,
     pub(super) drive: Arc<Drive>,
     pub(super) fetcher: Arc<Fetcher>,
+    pub(super) commits: Commits,
     shown: Arc<Shown>,
 }
 
@@ -60,6 +62,7 @@ impl Ground {
             cache,
             drive,
             fetcher,
+            commits: Commits::begin()?,
             shown,
         }))
     }

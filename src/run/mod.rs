@@ -8,6 +8,7 @@
 pub mod blocks;
 mod charges;
 mod collection;
+mod commits;
 mod copy;
 mod counted;
 pub mod daemon;

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ground::Ground;
@@ -36,6 +37,8 @@ pub(super) struct Publishing {
     context: Option<Context>,
     timing: Timing,
     take_over: bool,
+    /// Where its commits run.
+    runtime: Handle,
     stage: Mutex<Stage>,
     /// One look for the newest root at a time.
     look: tokio::sync::Mutex<()>,
@@ -90,6 +93,7 @@ impl Publishing {
                 most: parts.config.commit_max,
             },
             take_over: parts.config.take_over,
+            runtime: ground.commits.handle(),
             look: tokio::sync::Mutex::default(),
             renewed: Mutex::default(),
         }
@@ -144,12 +148,9 @@ impl Publishing {
         let found = timeout(PATIENCE, look).await;
         let stage = match found {
             Ok(Ok(Bootstrap::Current | Bootstrap::New | Bootstrap::Adopted(_))) => {
-                let runtime = tokio::runtime::Handle::current();
-                Stage::On(Arc::new(Publisher::spawn(
-                    context.clone(),
-                    self.timing,
-                    &runtime,
-                )))
+                let context = context.clone();
+                let publisher = Publisher::spawn(context, self.timing, &self.runtime);
+                Stage::On(Arc::new(publisher))
             }
             Ok(Ok(Bootstrap::Behind)) => Stage::Behind,
             Ok(Ok(Bootstrap::ReadOnly(reason))) => Stage::Barred(reason),

@@ -25,6 +25,8 @@ mod walk;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::pack::cid::{self as form, CidError};
 
@@ -32,6 +34,9 @@ pub(crate) use links::links;
 
 /// The greatest block that any store takes, in bytes.
 pub const MAX_BLOCK_BYTES: usize = 1 << 20;
+
+/// Leaves that are asked for at one time where each takes a call of its own.
+const LEAVES_AT_ONCE: usize = 8;
 
 /// One block: at most 1 MiB of bytes and the CID that names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +72,12 @@ pub trait BlockStore: Send + Sync {
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError>;
     /// The verified bytes of `cid`.
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError>;
+    /// The verified bytes of some small leaves, of which the length is known too, in their order: in as
+    /// few calls as the store knows how to. The first error is told for all of them; then each may
+    /// still be had by itself.
+    async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
+        some_at_once(leaves.iter().map(|(cid, _)| self.get(cid)).collect()).await
+    }
     /// Whether the block is there, without reading it.
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
     /// Pins `root` and all below it. `from`, when it is still pinned, is a root that shares most
@@ -82,6 +93,14 @@ pub trait BlockStore: Send + Sync {
         let pins = self.pins().await?;
         Ok(roots.iter().all(|root| pins.contains(root)))
     }
+}
+
+/// The answers of many calls, in their order, or the first error.
+async fn some_at_once<T>(
+    calls: Vec<BoxFuture<'_, Result<T, StoreError>>>,
+) -> Result<Vec<T>, StoreError> {
+    let calls = futures::stream::iter(calls).buffered(LEAVES_AT_ONCE);
+    calls.try_collect().await
 }
 
 impl Block {

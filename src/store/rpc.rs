@@ -6,6 +6,7 @@
 //! drops the pin that it had. Built by `run`; wire facts: `docs/nodes.md`.
 
 mod batch;
+mod leaves;
 mod pin;
 
 use std::collections::HashMap;
@@ -224,6 +225,10 @@ impl BlockStore for RpcStore {
             other => return other,
         }
         self.far(cid).await
+    }
+
+    async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
+        self.cat(leaves).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {

@@ -16,6 +16,7 @@ use crate::pack::cid::{leaf_cid, node_cid};
 pub async fn passes(store: Arc<dyn BlockStore>) {
     let store = &*store;
     blocks_come_back(store).await;
+    leaves_come_back_together(store).await;
     missing_blocks_are_missing(store).await;
     wrong_blocks_are_refused(store).await;
     blocks_may_be_put_again(store).await;
@@ -81,6 +82,22 @@ async fn blocks_come_back(store: &dyn BlockStore) {
         assert_eq!(store.has(&block.cid).await, Ok(true));
     }
     assert_eq!(store.put_many(&[]).await, Ok(()), "nothing is taken too");
+}
+
+async fn leaves_come_back_together(store: &dyn BlockStore) {
+    let sizes = [100, MAX_BLOCK_BYTES, 16, 5000];
+    let mut leaves: Vec<Block> = sizes.iter().map(|size| unique_leaf(*size)).collect();
+    store.put_many(&leaves).await.expect("blocks are taken");
+    // One of them twice.
+    leaves.push(leaves[2].clone());
+    let named = |leaf: &Block| (leaf.cid, leaf.data.len() as u64);
+    let mut wanted: Vec<(Cid, u64)> = leaves.iter().map(named).collect();
+    let data: Vec<Bytes> = leaves.iter().map(|leaf| leaf.data.clone()).collect();
+    assert_eq!(store.get_leaves(&wanted).await, Ok(data));
+    assert_eq!(store.get_leaves(&[]).await, Ok(Vec::new()));
+    // One that is missing is not passed over.
+    wanted.insert(1, named(&unique_leaf(100)));
+    assert!(store.get_leaves(&wanted).await.is_err());
 }
 
 async fn missing_blocks_are_missing(store: &dyn BlockStore) {
