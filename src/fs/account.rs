@@ -1,17 +1,139 @@
-//! What the quota holds for one file in use.
+//! What the quota holds for one file in use: what its content is charged, and what is kept for bytes that
+//! are to come.
 //!
-//! Invariant: while nobody changes the file it is what its content is charged (`Body::charge`); who changes
-//! the content books the difference here before. The account of a file without a name is closed: all of it
-//! was given back, and nothing that is written there is charged. It is locked for a moment and never across
-//! a disk, so a name can be removed while somebody writes below it. Called by `booking` and `remove`.
+//! Invariant: while nobody changes the file it is what its content is charged (`Body::charge`) and, with room behind
+//! its end, what it would be charged with that room written (`Body::charge_with`): so a write into it takes
+//! nothing of the quota. Who changes the content books the difference here before. The account of a file
+//! without a name is closed: all of it was given back, and nothing that is written there is charged. It is locked
+//! for a moment and never across a disk, so a name can be removed while somebody writes below it. Nothing of it
+//! is kept beyond a run. Called by `booking`, `remove`, `follow`, and by `volume` when a file is let go of.
 
+use std::ops::Range;
+
+use super::body::{Body, chunks_of};
 use super::files::File;
 use super::volume::{Volume, lock, signed};
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::pack::holes::Holes;
 
-/// What one file is charged.
+/// What a file that is written in parts is charged beyond the whole at most: the run of its first hole.
+const BETWEEN: u64 = 24;
+
+/// Room for bytes that are to come, as `FALLOC_FL_KEEP_SIZE` asks for behind a file's end. Bytes that have
+/// come since count as well, until it ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    chunks: Holes,
+    end: u64,
+}
+
+impl Room {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// The chunks that it is for.
+    pub(super) fn chunks(&self) -> &Holes {
+        &self.chunks
+    }
+
+    /// The length that a file would have with it.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// With room for `range` too.
+    pub(super) fn with(&self, range: &Range<u64>) -> Self {
+        let mut room = self.clone();
+        if !range.is_empty() {
+            room.chunks
+                .insert(chunks_of(range.start, range.end - range.start));
+            room.end = room.end.max(range.end);
+        }
+        room
+    }
+
+    /// Without the chunks that `range` covers.
+    pub(super) fn without(&self, range: &Range<u64>) -> Self {
+        let mut room = self.clone();
+        let behind = match range.end >= self.end {
+            true => u64::MAX,
+            false => range.end / CHUNK_SIZE,
+        };
+        let first = range.start.div_ceil(CHUNK_SIZE);
+        room.chunks.remove(first..behind.max(first));
+        let last = room.chunks.runs().last();
+        room.end = room.end.min(last.map_or(0, |run| run.end * CHUNK_SIZE));
+        room
+    }
+}
+
+/// What an account holds of the quota, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// What the content is charged.
+    pub(super) charged: u64,
+    /// What is kept beside it.
+    pub(super) kept: u64,
+}
+
+impl Held {
+    pub(super) fn total(self) -> u64 {
+        self.charged.saturating_add(self.kept)
+    }
+}
+
+/// What an operation leaves in an account.
+pub(super) struct Due {
+    pub(super) held: Held,
+    /// The room, where it is another one then.
+    pub(super) room: Option<Room>,
+}
+
+impl Due {
+    /// The charge alone: what room there was has ended.
+    pub(super) fn without_room(charged: u64) -> Self {
+        Self {
+            held: Held { charged, kept: 0 },
+            room: Some(Room::default()),
+        }
+    }
+
+    /// After `written` was written, which may be empty, the room staying as it is.
+    pub(super) fn written(body: &Body, room: &Room, written: &Range<u64>) -> Self {
+        Self {
+            held: held(body, room, written),
+            room: None,
+        }
+    }
+
+    /// As [`Due::written`], with `room` from then on.
+    pub(super) fn with_room(body: &Body, room: Room, written: &Range<u64>) -> Self {
+        Self {
+            held: held(body, &room, written),
+            room: Some(room),
+        }
+    }
+}
+
+fn held(body: &Body, room: &Room, written: &Range<u64>) -> Held {
+    let charged = match written.is_empty() {
+        true => body.charge(),
+        false => body.charge_after_write(written.start, written.end - written.start),
+    };
+    let kept = match room.is_empty() {
+        true => 0,
+        false => (body.charge_with(room, written) + BETWEEN).saturating_sub(charged),
+    };
+    Held { charged, kept }
+}
+
+/// What one file is charged, and keeps.
 #[derive(Debug)]
 pub(crate) struct Account {
-    pub(super) charged: u64,
+    pub(super) held: Held,
+    pub(super) room: Room,
     is_closed: bool,
 }
 
@@ -19,7 +141,8 @@ impl Account {
     /// That of a file whose content is charged so many bytes.
     pub(crate) fn of(charged: u64) -> Self {
         Self {
-            charged,
+            held: Held { charged, kept: 0 },
+            room: Room::default(),
             is_closed: false,
         }
     }
@@ -27,8 +150,8 @@ impl Account {
     /// That of a file without a name.
     pub(super) fn closed() -> Self {
         Self {
-            charged: 0,
             is_closed: true,
+            ..Self::of(0)
         }
     }
 
@@ -39,10 +162,29 @@ impl Account {
 }
 
 impl Volume {
-    /// The last name of a file is gone: what was charged for it is free.
+    /// The last name of a file is gone: what was held for it is free.
     pub(super) fn close_account(&self, file: &File) {
         let mut account = lock(&file.account);
-        let then = std::mem::replace(&mut *account, Account::closed());
-        self.quota().adjust(-signed(then.charged));
+        let then = std::mem::replace(&mut *account, Account::closed()).held;
+        let mut quota = self.quota();
+        quota.adjust(-signed(then.charged));
+        quota.give_room_back(then.kept);
+    }
+
+    /// Another tree has taken the place of the one that the account was of, with what that is charged.
+    pub(super) fn replace_account(&self, file: &File, new: Account) {
+        let mut account = lock(&file.account);
+        let then = std::mem::replace(&mut *account, new).held;
+        self.quota().give_room_back(then.kept);
+    }
+
+    /// Nobody uses the file any more: the room that it keeps ends.
+    pub(super) fn end_room(&self, file: &File) {
+        let mut account = lock(&file.account);
+        account.room = Room::default();
+        let kept = std::mem::take(&mut account.held.kept);
+        if kept > 0 {
+            self.quota().give_room_back(kept);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! `fallocate`: room taken, ranges zeroed, holes punched.
+//! `fallocate`: room taken or kept, ranges zeroed, holes punched.
 //!
 //! Invariant: nothing of the published content is read or copied. Whole chunks change in the records
 //! alone; what is zeroed of the two chunks at the ends is written like any bytes. Called by `drive`.
@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use super::FsError;
+use super::account::{Due, Room};
 use super::body::{Body, Source, edges};
 use super::files::File;
-use super::volume::Volume;
+use super::volume::{Volume, lock};
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
 
@@ -41,31 +42,41 @@ impl Volume {
         }
     }
 
-    /// Makes the holes of `range` data. With [`ZERO_RANGE`] all of it is zeros then.
+    /// Makes the holes of `range` data. With [`ZERO_RANGE`] all of it is zeros then; with [`KEEP_SIZE`] room
+    /// is kept for what lies behind the end, as long as somebody has the file open.
     fn allocate(&self, file: &File, range: Range<u64>, mode: i32) -> Result<(), FsError> {
         let (keeps_size, zeroes) = (mode & KEEP_SIZE != 0, mode & ZERO_RANGE != 0);
         self.quota().check_write(self.clock.as_ref())?;
-        self.check_room(if zeroes { 2 * CHUNK_SIZE } else { 0 })?;
+        // What a write costs then depends on how many commits come before it.
+        let can_keep = keeps_size && !self.quota().is_additive();
+        let growth = match can_keep {
+            true => self.check_quota(file, &range)?,
+            false => 0,
+        };
+        self.check_room(growth + if zeroes { 2 * CHUNK_SIZE } else { 0 })?;
         let mut body = self.body_to_change(file)?;
-        // Room behind the end would have to be kept for a write that may come: nothing keeps it, and
-        // nobody is told so. Zeros are there as soon as the file grows.
-        if keeps_size && !zeroes && range.end > body.size {
+        if keeps_size && !can_keep && !zeroes && range.end > body.size {
             return Err(FsError::NotSupported);
         }
+        let asked = range.clone();
         let end = if keeps_size {
             range.end.min(body.size)
         } else {
             range.end
         };
-        let range = range.start..end;
-        if range.is_empty() {
-            return Ok(());
-        }
-        let len = range.end - range.start;
-        if len / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
+        let range = range.start.min(end)..end;
+        if (range.end - range.start) / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
             return Err(FsError::NotSupported);
         }
-        let booked = self.book(file, body.charge_after_write(range.start, len))?;
+        let mut booked = self.booking();
+        booked.charge(file, |room| match can_keep {
+            true => kept(&body, room, &asked),
+            false => Due::written(&body, room, &range),
+        })?;
+        if range.is_empty() {
+            booked.keep();
+            return Ok(());
+        }
         let version = self.journal.next_version();
         self.prepare(file.ino, &mut body, &range, zeroes, version)?;
         booked.keep();
@@ -79,6 +90,24 @@ impl Volume {
         drop(body);
         self.note_unsaved(file.ino);
         Ok(())
+    }
+
+    /// What `range` adds to what is held for a file, its length staying as it is.
+    ///
+    /// # Errors
+    /// [`FsError::Quota`] where that does not fit: the disk need not be asked for it.
+    fn check_quota(&self, file: &File, range: &Range<u64>) -> Result<u64, FsError> {
+        let body = file.body();
+        let account = lock(&file.account);
+        if account.is_closed() {
+            return Ok(0);
+        }
+        let due = kept(&body, &account.room, range);
+        let growth = due.held.total().saturating_sub(account.held.total());
+        match growth > self.quota().room_bytes() {
+            true => Err(FsError::Quota),
+            false => Ok(growth),
+        }
     }
 
     /// Does what may fail before the records change: content that grows beyond the small goes to the
@@ -115,8 +144,17 @@ impl Volume {
             false => self.journal.wait_for_room()?,
         }
         let mut body = self.body_to_change(file)?;
+        let punched = range.clone();
+        let give_back = |body: &Body| {
+            let mut booked = self.booking();
+            booked.force(file, |room| {
+                Due::with_room(body, room.without(&punched), &(0..0))
+            });
+            booked.keep();
+        };
         let range = range.start..range.end.min(body.size);
         if range.is_empty() {
+            give_back(&body);
             return Ok(());
         }
         let version = self.journal.next_version();
@@ -125,9 +163,7 @@ impl Volume {
             .try_for_each(|part| self.write_zeros(file.ino, &mut body, part, version));
         if zeroed.is_ok() {
             body.punch(&range, version);
-            let mut booked = self.booking();
-            booked.force(file, body.charge());
-            booked.keep();
+            give_back(&body);
         }
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);
@@ -166,6 +202,13 @@ impl Volume {
         }
         Ok(())
     }
+}
+
+/// After `range` was allocated as far as the file has it, and room is kept for the rest.
+fn kept(body: &Body, room: &Room, range: &Range<u64>) -> Due {
+    let end = range.end.min(body.size);
+    let behind = range.start.max(body.size)..range.end;
+    Due::with_room(body, room.with(&behind), &(range.start.min(end)..end))
 }
 
 /// What of `range` has to be zeroed byte by byte, in a file of `size` bytes: content that is inline has

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::account::Room;
 use super::ranges::Ranges;
 use crate::journal::StageFile;
 use crate::journal::record::Base;
@@ -90,6 +91,21 @@ impl Body {
         let mut holes = self.holes.clone();
         holes.insert(gap);
         holes.remove(touched);
+        holes.limit();
+        file_charge(size, holes.whole(size))
+    }
+
+    /// The charge with `room` written as well, after `written`, which may be empty, was.
+    pub(crate) fn charge_with(&self, room: &Room, written: &Range<u64>) -> u64 {
+        let size = self.size.max(room.end()).max(written.end);
+        let mut holes = self.holes.clone();
+        holes.insert(self.end_chunk()..count(size));
+        if !written.is_empty() {
+            holes.remove(chunks_of(written.start, written.end - written.start));
+        }
+        for run in room.chunks().runs() {
+            holes.remove(run.clone());
+        }
         holes.limit();
         file_charge(size, holes.whole(size))
     }
@@ -218,7 +234,7 @@ fn count(size: u64) -> u64 {
 }
 
 /// Chunks that `len` bytes at `offset` lie in.
-fn chunks_of(offset: u64, len: u64) -> Range<u64> {
+pub(super) fn chunks_of(offset: u64, len: u64) -> Range<u64> {
     offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE)
 }
 

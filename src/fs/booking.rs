@@ -7,6 +7,7 @@
 
 use std::sync::Mutex;
 
+use super::account::{Due, Held, Room};
 use super::files::File;
 use super::quota::Taken;
 use super::volume::{Volume, lock, signed};
@@ -18,8 +19,16 @@ use crate::types::Ino;
 pub(super) struct Booking<'a> {
     quota: &'a Mutex<Quota>,
     taken: Taken,
-    /// The file that it was booked for, and what that was charged before.
-    file: Option<(&'a File, u64)>,
+    file: Option<Booked<'a>>,
+}
+
+/// What was booked for a file.
+struct Booked<'a> {
+    file: &'a File,
+    /// What was held for it before.
+    before: Held,
+    /// Its room when the booking is kept, where that is another one.
+    room: Option<Room>,
 }
 
 impl Volume {
@@ -30,13 +39,6 @@ impl Volume {
             taken: self.quota().begin_taking(),
             file: None,
         }
-    }
-
-    /// Books that a file is charged `charge` bytes: growth is refused where it does not fit.
-    pub(super) fn book<'a>(&'a self, file: &'a File, charge: u64) -> Result<Booking<'a>, FsError> {
-        let mut booked = self.booking();
-        booked.charge(file, charge)?;
-        Ok(booked)
     }
 }
 
@@ -57,46 +59,52 @@ impl<'a> Booking<'a> {
         self.taken.note(delta);
     }
 
-    /// Books that `file` is charged `charge` bytes. One without a name is charged nothing: nobody will
+    /// Books what `due` makes of the room of `file`. One without a name is charged nothing: nobody will
     /// publish it.
     ///
     /// # Errors
     /// [`FsError::Quota`] when that is growth that does not fit.
-    pub(super) fn charge(&mut self, file: &'a File, charge: u64) -> Result<(), FsError> {
-        self.charge_as(file, charge, |booked, growth| booked.grow(growth))
+    pub(super) fn charge(
+        &mut self,
+        file: &'a File,
+        due: impl FnOnce(&Room) -> Due,
+    ) -> Result<(), FsError> {
+        self.charge_as(file, due, true)
     }
 
     /// As [`Booking::charge`], whatever is left.
-    pub(super) fn force(&mut self, file: &'a File, charge: u64) {
-        let forced = self.charge_as(file, charge, |booked, growth| {
-            booked.adjust(signed(growth));
-            Ok(())
-        });
+    pub(super) fn force(&mut self, file: &'a File, due: impl FnOnce(&Room) -> Due) {
+        let forced = self.charge_as(file, due, false);
         debug_assert!(forced.is_ok());
     }
 
     fn charge_as(
         &mut self,
         file: &'a File,
-        charge: u64,
-        grow: impl FnOnce(&mut Self, u64) -> Result<(), FsError>,
+        due: impl FnOnce(&Room) -> Due,
+        may_fail: bool,
     ) -> Result<(), FsError> {
         let mut account = lock(&file.account);
         if account.is_closed() {
             return Ok(());
         }
-        let before = account.charged;
-        match charge.checked_sub(before) {
-            Some(growth) => grow(self, growth)?,
-            None => self.adjust(signed(charge) - signed(before)),
-        }
-        account.charged = charge;
-        self.file = Some((file, before));
+        let (before, due) = (account.held, due(&account.room));
+        let used = signed(due.held.charged) - signed(before.charged);
+        let kept = signed(due.held.kept) - signed(before.kept);
+        lock(self.quota).hold(used, kept, may_fail)?;
+        self.taken.note(used);
+        self.taken.note_kept(kept);
+        account.held = due.held;
+        self.file = Some(Booked {
+            file,
+            before,
+            room: due.room,
+        });
         Ok(())
     }
 
-    /// Books as many of `wanted` bytes as fit, at least one; how many. With so many of them `file` is charged
-    /// what `charge` says, which does not fall as they become more.
+    /// Books as many of `wanted` bytes as fit, at least one; how many. `due` says what so many of them make of
+    /// the room, which does not fall as they become more.
     ///
     /// # Errors
     /// [`FsError::Quota`] when none fits.
@@ -104,18 +112,21 @@ impl<'a> Booking<'a> {
         &mut self,
         file: &'a File,
         wanted: u64,
-        charge: impl Fn(u64) -> u64,
+        due: impl Fn(&Room, u64) -> Due,
     ) -> Result<u64, FsError> {
         loop {
-            if self.charge(file, charge(wanted)).is_ok() {
+            if self.charge(file, |room| due(room, wanted)).is_ok() {
                 return Ok(wanted);
             }
-            let before = lock(&file.account).charged;
+            let (before, kept) = {
+                let account = lock(&file.account);
+                (account.held.total(), account.room.clone())
+            };
             let room = lock(self.quota).room_bytes();
             let (mut fits, mut beyond) = (0, wanted);
             while beyond - fits > 1 {
                 let middle = fits + (beyond - fits) / 2;
-                match charge(middle).saturating_sub(before) <= room {
+                match due(&kept, middle).held.total().saturating_sub(before) <= room {
                     true => fits = middle,
                     false => beyond = middle,
                 }
@@ -123,8 +134,8 @@ impl<'a> Booking<'a> {
             if fits == 0 {
                 return Err(FsError::Quota);
             }
-            // Somebody else may have taken of the room meanwhile.
-            if self.charge(file, charge(fits)).is_ok() {
+            // Somebody else may have taken of it meanwhile.
+            if self.charge(file, |room| due(room, fits)).is_ok() {
                 return Ok(fits);
             }
         }
@@ -152,19 +163,28 @@ impl<'a> Booking<'a> {
     /// The operation is made.
     pub(super) fn keep(mut self) {
         self.taken = Taken::default();
-        self.file = None;
+        if let Some(Booked {
+            file,
+            room: Some(room),
+            ..
+        }) = self.file.take()
+        {
+            let mut account = lock(&file.account);
+            if !account.is_closed() {
+                account.room = room;
+            }
+        }
     }
 }
 
 impl Drop for Booking<'_> {
     fn drop(&mut self) {
-        let mut account = self
-            .file
-            .map(|(file, before)| (lock(&file.account), before));
+        let of = self.file.as_ref();
+        let mut account = of.map(|of| (lock(&of.file.account), of.before));
         match &mut account {
             // With the last name all of it was given back.
             Some((account, _)) if account.is_closed() => self.taken.forget_used(),
-            Some((account, before)) => account.charged = *before,
+            Some((account, before)) => account.held = *before,
             None => {}
         }
         if !self.taken.is_nothing() {

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::FsError;
+use super::account::Due;
 use super::files::File;
-use super::volume::Volume;
+use super::volume::{Volume, lock};
 use crate::journal::key;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 
@@ -69,11 +70,18 @@ impl Volume {
         let Some(shared) = body.fitting(shared) else {
             return Ok(None);
         };
-        match self.book(to, body.charge_after_share(&shared)) {
+        // Where room is kept for what is to come, that is written.
+        if !lock(&to.account).room.is_empty() {
+            return Ok(None);
+        }
+        let charge = body.charge_after_share(&shared);
+        let mut booked = self.booking();
+        match booked.charge(to, |_| Due::without_room(charge)) {
             // As many bytes as fit are copied instead.
             Err(FsError::Quota) => return Ok(None),
-            other => other?.keep(),
+            other => other?,
         }
+        booked.keep();
         body.share(&shared, self.journal.next_version());
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);

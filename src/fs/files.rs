@@ -44,7 +44,7 @@ impl File {
     /// Whether the account says what the content does.
     fn is_charged_as(&self, body: &Body) -> bool {
         let account = lock(&self.account);
-        account.is_closed() || account.charged == body.charge()
+        account.is_closed() || account.held.charged == body.charge()
     }
 }
 
@@ -184,8 +184,8 @@ impl Files {
             .map(|slot| Arc::clone(&slot.file))
     }
 
-    /// Lets go of a file.
-    pub(crate) fn leave(&self, held: FileRef) -> Left {
+    /// Lets go of a file. The last user does `at_last` with it, before another can come.
+    pub(crate) fn leave(&self, held: FileRef, at_last: impl FnOnce(&File)) -> Left {
         loop {
             let mut table = self.lock();
             let Some(slot) = table.slots.get_mut(&held.ino) else {
@@ -211,6 +211,7 @@ impl Files {
                 }
             };
             slot.users = 0;
+            at_last(&held);
             if !orphan && unsaved {
                 return Left::InUse;
             }
@@ -343,11 +344,11 @@ mod tests {
             loads.set(loads.get() + 1);
             assert!(loads.get() < 5, "loaded again and again");
             let other = files.hold(Ino(2), || Ok(empty())).unwrap();
-            assert_eq!(files.leave(other), Left::Gone);
+            assert_eq!(files.leave(other, |_| ()), Left::Gone);
             Ok(empty())
         });
         assert_eq!(loads.get(), 1);
-        assert_eq!(files.leave(held.unwrap()), Left::Gone);
+        assert_eq!(files.leave(held.unwrap(), |_| ()), Left::Gone);
         assert!(files.lock().loads.is_empty());
     }
 
@@ -359,12 +360,12 @@ mod tests {
             loads.set(loads.get() + 1);
             if loads.get() == 1 {
                 let same = files.hold(Ino(1), || Ok(empty())).unwrap();
-                assert_eq!(files.leave(same), Left::Gone);
+                assert_eq!(files.leave(same, |_| ()), Left::Gone);
             }
             Ok(empty())
         });
         assert_eq!(loads.get(), 2);
-        assert_eq!(files.leave(held.unwrap()), Left::Gone);
+        assert_eq!(files.leave(held.unwrap(), |_| ()), Left::Gone);
     }
 
     #[test]
@@ -378,7 +379,7 @@ mod tests {
         let leaver = Arc::clone(&files);
         std::thread::spawn(move || {
             begun.send(()).unwrap();
-            leaver.leave(held)
+            leaver.leave(held, |_| ())
         });
         begins.recv().unwrap();
         // Not held against the promise: a leaver who comes later only makes the test easier.

@@ -214,11 +214,11 @@ impl Volume {
             match self.load_body(file.ino) {
                 Ok(new) => {
                     // What all of the new tree is charged was taken over with it.
-                    *lock(&file.account) = Account::of(new.charge());
+                    self.replace_account(file, Account::of(new.charge()));
                     *body = new;
                 }
                 Err(FsError::NotFound) => {
-                    *lock(&file.account) = Account::closed();
+                    self.replace_account(file, Account::closed());
                     drop(body);
                     if let Unlinked::InUse(held) = self.files.unlinked(file.ino) {
                         self.leave(held);

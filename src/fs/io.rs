@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::account::{Due, Room};
 use super::body::{Body, INLINE_MAX, Source};
 use super::files::File;
 use super::volume::{Volume, lock};
@@ -74,7 +75,8 @@ impl Volume {
             rewritten.rewrite(file.ino, offset, wanted, body.size)?;
         }
         let mut grown = self.booking();
-        let fits = grown.fit(file, wanted, |len| body.charge_after_write(offset, len))?;
+        let due = |room: &Room, len| Due::written(&body, room, &(offset..offset + len));
+        let fits = grown.fit(file, wanted, due)?;
         rewritten.ends_at(offset + fits);
         let data = data.get(..fits as usize).unwrap_or(data);
         let before = body.version;
@@ -89,7 +91,8 @@ impl Volume {
         Ok(fits as u32)
     }
 
-    /// Sets the length of a held file. Only a greater length is growth.
+    /// Sets the length of a held file. Only a greater length is growth. Room that was kept behind its end
+    /// ends.
     pub(super) fn resize(&self, file: &File, size: u64) -> Result<(), FsError> {
         self.quota().check_change()?;
         if size > MAX_FILE {
@@ -104,10 +107,10 @@ impl Volume {
         let charge = body.charge_after_resize(size);
         let mut booked = self.booking();
         if size > body.size {
-            booked.charge(file, charge)?;
+            booked.charge(file, |_| Due::without_room(charge))?;
         } else {
             // Never refused, also where what was a hole at the end is a short chunk of zeros now.
-            booked.force(file, charge);
+            booked.force(file, |_| Due::without_room(charge));
         }
         let version = self.journal.next_version();
         if size < body.size {

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::FsError;
+use super::account::{Due, Room};
 use super::files::File;
 use super::volume::{Volume, lock};
 use crate::journal::{Batch, JournalError, key};
@@ -36,14 +37,11 @@ impl Volume {
         if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);
         }
-        let charge = match len {
-            0 => body.charge(),
-            _ => body.charge_after_write(offset, len),
-        };
+        let due = |room: &Room| Due::written(&body, room, &(offset..offset + len));
         let mut booked = self.booking();
-        let fits = booked.charge(file, charge).is_ok();
+        let fits = booked.charge(file, due).is_ok();
         if !fits {
-            booked.force(file, charge);
+            booked.force(file, due);
         }
         if !fits || self.quota().overdue(self.clock.as_ref()) {
             self.change_late(|late| late.insert(file.ino))?;

@@ -134,6 +134,8 @@ pub enum Access {
 pub struct Quota {
     allowance: Option<Allowance>,
     used_bytes: u64,
+    /// Kept for bytes that files in use are to get, beside what is used.
+    kept_bytes: u64,
     access: Access,
     unsettled: additive::Unsettled,
     /// The latest chain time ever estimated; time on chain does not go back.
@@ -147,6 +149,7 @@ impl Quota {
         Self {
             allowance,
             used_bytes,
+            kept_bytes: 0,
             access: Access::Open,
             unsettled: additive::Unsettled::default(),
             latest_s: 0,
@@ -189,6 +192,12 @@ impl Quota {
         self.used_bytes
     }
 
+    /// Bytes that are kept beside them, for files in use.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
+    }
+
     /// The quota in bytes; 0 while none is known.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -200,7 +209,9 @@ impl Quota {
     pub fn free_bytes(&self) -> u64 {
         match self.is_additive() {
             true => self.additive_free_bytes(),
-            false => self.size_bytes().saturating_sub(self.used_bytes),
+            false => (self.size_bytes())
+                .saturating_sub(self.used_bytes)
+                .saturating_sub(self.kept_bytes),
         }
     }
 
@@ -267,6 +278,26 @@ impl Quota {
         self.used_bytes = self.used_bytes.saturating_add(bytes);
         self.take(bytes);
         Ok(())
+    }
+
+    /// Moves what is used and what is kept, by so many bytes each. Where `may_fail` both together are
+    /// growth.
+    ///
+    /// # Errors
+    /// [`FsError::Quota`] when that does not fit: nothing is moved.
+    pub(super) fn hold(&mut self, used: i64, kept: i64, may_fail: bool) -> Result<(), FsError> {
+        let growth = u64::try_from(used.saturating_add(kept)).unwrap_or(0);
+        if may_fail && growth > self.room_bytes() {
+            return Err(FsError::Quota);
+        }
+        self.kept_bytes = self.kept_bytes.saturating_add_signed(kept);
+        self.adjust(used);
+        Ok(())
+    }
+
+    /// Gives back `bytes` that were kept.
+    pub(super) fn give_room_back(&mut self, bytes: u64) {
+        self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
     }
 
     /// Books a change that is not growth, up or down: never refused.

@@ -21,5 +21,6 @@ mod refused;
 mod removed;
 mod rewrites;
 mod rig;
+mod room;
 mod settled;
 mod spool;

@@ -272,7 +272,7 @@ impl Volume {
     pub(super) fn leave(&self, held: FileRef) {
         let ino = held.ino;
         let file = self.files.peek(ino);
-        if self.files.leave(held) == Left::Orphan {
+        if self.files.leave(held, |file| self.end_room(file)) == Left::Orphan {
             let stages = file.map_or_else(Vec::new, |file| file.body_mut().take_stages());
             if let Err(error) = self.purge(ino, stages) {
                 tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed; the next start will");

@@ -62,7 +62,7 @@ pub(crate) enum Special {
 pub(crate) enum Allocation {
     /// Takes room, the file growing with it.
     Grow,
-    /// Takes room within the file's length; refused beyond it.
+    /// Takes room, which is kept behind the file's end.
     Keep,
     /// As [`Allocation::Grow`], and makes it zeros.
     Zero,
@@ -251,6 +251,9 @@ pub(crate) trait System: Sized + 'static {
     const QUOTAS: &'static [u64];
     /// No file is made longer, in bytes.
     const LONGEST: u64;
+    /// What a descriptor keeps has ended when its `close` returns. FUSE tells of it later, and not at all
+    /// before the file is opened again.
+    const CLOSES_AT_ONCE: bool;
 
     /// An empty directory in an otherwise empty volume.
     fn fresh(quota: u64) -> Self;

@@ -20,7 +20,13 @@ pub(crate) struct Content {
     /// Start, to end and phase of the text.
     pieces: BTreeMap<u64, (u64, u64)>,
     data: BTreeSet<u64>,
+    /// Chunks that room is kept for, and how far it goes.
+    kept: BTreeSet<u64>,
+    kept_end: u64,
 }
+
+/// What is kept beside the charge of all that room: the run of a hole in between.
+const BETWEEN: u64 = 24;
 
 impl Content {
     pub(super) fn write(&mut self, offset: u64, len: u64, text: u8) {
@@ -54,7 +60,36 @@ impl Content {
         chunks(&(range.start.min(end)..end)).all(|chunk| self.data.contains(&chunk))
     }
 
+    /// The room behind the end is kept no longer.
+    pub(super) fn end_room(&mut self) {
+        self.kept.clear();
+        self.kept_end = 0;
+    }
+
+    /// Keeps or gives back what of `range` lies behind the end.
+    fn keep(&mut self, range: &Range<u64>, how: Allocation) {
+        match how {
+            Allocation::Keep | Allocation::ZeroKeep if range.end > self.size => {
+                self.kept
+                    .extend(chunks(&(range.start.max(self.size)..range.end)));
+                self.kept_end = self.kept_end.max(range.end);
+            }
+            Allocation::Punch => {
+                let first = range.start.div_ceil(CHUNK_SIZE);
+                let behind = match range.end >= self.kept_end {
+                    true => u64::MAX,
+                    false => range.end / CHUNK_SIZE,
+                };
+                self.kept.retain(|chunk| *chunk < first || *chunk >= behind);
+                let last = self.kept.last().map_or(0, |last| (last + 1) * CHUNK_SIZE);
+                self.kept_end = self.kept_end.min(last);
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn resize(&mut self, size: u64) {
+        self.end_room();
         if size > self.size {
             self.grow(size);
         } else {
@@ -64,8 +99,9 @@ impl Content {
         }
     }
 
-    /// False where nothing changes.
+    /// False where nothing changes but what is kept.
     pub(super) fn allocate(&mut self, range: &Range<u64>, how: Allocation) -> bool {
+        self.keep(range, how);
         let end = match how {
             Allocation::Grow | Allocation::Zero => range.end,
             _ => range.end.min(self.size),
@@ -191,10 +227,13 @@ impl Content {
         self.data.iter().map(of).sum()
     }
 
+    /// With the room that is kept.
     pub(super) fn charge(&self) -> u64 {
-        let full = self.size / CHUNK_SIZE;
-        let data = self.data.range(..full).count() as u64;
-        file_charge(self.size, full - data)
+        let size = self.size.max(self.kept_end);
+        let full = size / CHUNK_SIZE;
+        let data = self.data.union(&self.kept).filter(|chunk| **chunk < full);
+        let between = if self.kept.is_empty() { 0 } else { BETWEEN };
+        file_charge(size, full - data.count() as u64) + between
     }
 }
 

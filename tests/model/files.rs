@@ -62,15 +62,27 @@ impl Reference {
 
     pub(super) fn close(&mut self, at: usize) -> Outcome {
         let open = self.files[at].take().ok_or(Errno::BADF)?;
-        self.collect(open.file);
+        self.let_go(open.file);
         Ok(Answer::Done)
     }
 
     pub(super) fn close_all(&mut self) {
         for open in std::mem::take(&mut self.files).into_iter().flatten() {
-            self.collect(open.file);
+            self.let_go(open.file);
         }
         self.scans = Default::default();
+    }
+
+    /// A descriptor of a file is closed.
+    fn let_go(&mut self, file: Id) {
+        let mut others = self.files.iter().flatten();
+        if !others.any(|open| open.file == file)
+            && let Some(node) = self.nodes.get_mut(&file)
+            && let Body::File(content) = &mut node.body
+        {
+            content.end_room();
+        }
+        self.collect(file);
     }
 
     pub(super) fn read(&self, at: usize, offset: u64, len: u32) -> Outcome {
@@ -163,16 +175,14 @@ impl Reference {
         }
         let open = self.writable(at, Errno::BADF)?;
         let range = offset..offset + len;
-        let size = self.content(open.file).map_or(0, |content| content.size);
-        if how == Allocation::Keep && range.end > size {
-            return Err(Errno::OPNOTSUPP);
-        }
         let mut changes = false;
         let changed = self.changed(open.file, |content| changes = content.allocate(&range, how));
         if how != Allocation::Punch && !self.fits(open.file, &changed) {
             return Err(Errno::DQUOT);
         }
-        if changes {
+        if !changes {
+            self.node_mut(open.file).body = Body::File(changed);
+        } else {
             let modified = !matches!(how, Allocation::Grow | Allocation::Keep);
             self.put(open.file, changed, modified);
         }
@@ -205,6 +215,22 @@ impl Reference {
             }
             _ => true,
         }
+    }
+
+    /// Whether a call asks for room behind the end of a file.
+    pub(super) fn keeps_room(&self, call: &Call) -> bool {
+        let Call::Allocate {
+            at,
+            offset,
+            len,
+            how: Allocation::Keep | Allocation::ZeroKeep,
+        } = call
+        else {
+            return false;
+        };
+        let file = self.open_file(*at).map(|open| open.file);
+        let content = file.ok().and_then(|file| self.content(file));
+        content.is_some_and(|content| offset + len > content.size)
     }
 
     pub(super) fn seek(&self, at: usize, offset: u64, hole: bool) -> Outcome {

@@ -56,7 +56,8 @@ impl<T: System> ReferenceStateMachine for Machine<T> {
     }
 
     fn preconditions(state: &State, call: &Call) -> bool {
-        state.reference.is_told(call)
+        let keeps = !T::CLOSES_AT_ONCE && state.reference.keeps_room(call);
+        state.reference.is_told(call) && !keeps
     }
 
     fn apply(mut state: State, call: &Call) -> State {

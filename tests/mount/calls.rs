@@ -7,6 +7,7 @@ use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
 };
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{
     CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps,
@@ -15,6 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::command::{tool, wait_until};
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
 
@@ -119,18 +121,7 @@ fn preallocated_room_is_charged_and_reads_as_zeros() {
     assert!(before - free(&path) >= 2048, "8 MiB are charged");
     assert_eq!(fs::metadata(&path).expect("stat").len(), 8 << 20);
     assert!(fs::read(&path).expect("read").iter().all(|byte| *byte == 0));
-    // Nothing is kept behind the end, so nobody is told that it were.
     let now = free(&path);
-    for (offset, len) in [(8 << 20, 8 << 20), (4 << 20, (4 << 20) + 1)] {
-        assert_eq!(
-            fallocate(&file, FallocateFlags::KEEP_SIZE, offset, len),
-            Err(Errno::OPNOTSUPP)
-        );
-    }
-    assert_eq!(
-        (now, 8 << 20),
-        (free(&path), fs::metadata(&path).expect("stat").len())
-    );
     // A hole within the file is data from then on: writing there is growth no more.
     file.set_len(16 << 20).expect("truncate");
     fallocate(&file, FallocateFlags::KEEP_SIZE, 8 << 20, 8 << 20).expect("fallocate");
@@ -151,6 +142,54 @@ fn preallocated_room_is_charged_and_reads_as_zeros() {
             "{mode:?}"
         );
     }
+}
+
+#[test]
+fn room_behind_the_end_is_kept_until_the_file_is_closed() {
+    let machine = Machine::demo();
+    let (path, filler) = (machine.dir().join("file"), machine.dir().join("filler"));
+    let free = || rustix::fs::statvfs(machine.dir()).expect("statfs").f_bavail;
+    let file = File::create_new(&path).expect("create");
+    file.write_all_at(b"begun", 0).expect("write");
+    let before = free();
+    // As a program of its own, which ends: nobody has it open then but this one.
+    let len = ["-n", "-o", "5", "-l", "30000000"];
+    let args: Vec<&Path> = len.map(Path::new).into_iter().chain([&*path]).collect();
+    tool("fallocate", &args);
+    let now = free();
+    assert!(before - now >= 30_000_000 / 4096, "{before} {now}");
+    let seen = fs::metadata(&path).expect("stat");
+    assert_eq!((seen.len(), seen.blocks()), (5, 1));
+    // Others fill what is left, and it can be written all the same.
+    let full = File::create_new(&filler).expect("create");
+    let mut at = 0;
+    let why = loop {
+        match full.write_at(&pattern(2, at, 1 << 20), at) {
+            Ok(written) => at += written as u64,
+            Err(why) => break why,
+        }
+    };
+    assert_eq!(why.raw_os_error(), Some(Errno::DQUOT.raw_os_error()));
+    assert!(at < 75 << 20, "{at} bytes were free for others");
+    file.write_all_at(&pattern(1, 5, 20_000_000), 5)
+        .expect("what was kept");
+    file.sync_all().expect("sync");
+    // The rest is the others' as soon as nobody has it open.
+    drop(file);
+    wait_until("the room is given back", Duration::from_secs(10), || {
+        full.write_at(&pattern(2, at, 5 << 20), at).is_ok()
+    });
+    drop(full);
+    machine.flush();
+    assert!(fs::read(&path).expect("read")[5..] == pattern(1, 5, 20_000_000));
+    // By a truncation, too.
+    fs::remove_file(&filler).expect("remove");
+    let file = File::options().write(true).open(&path).expect("open");
+    let before = free();
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 20_000_005, 20 << 20).expect("fallocate");
+    assert!(before - free() >= 20 << 8);
+    file.set_len(20_000_005).expect("truncate");
+    assert_eq!(free(), before);
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(super) struct Unsettled {
 #[derive(Debug, Default)]
 pub(in crate::fs) struct Taken {
     used_delta: i64,
+    kept_delta: i64,
     bytes: u64,
     /// Chunks that it was the first to reserve, and the bytes of each.
     chunks: Vec<(Ino, u64, u64)>,
@@ -45,12 +46,17 @@ pub(in crate::fs) struct Taken {
 impl Taken {
     /// Whether there is nothing to give back.
     pub(in crate::fs) fn is_nothing(&self) -> bool {
-        self.used_delta == 0 && self.bytes == 0 && self.chunks.is_empty()
+        (self.used_delta, self.kept_delta, self.bytes) == (0, 0, 0) && self.chunks.is_empty()
     }
 
-    /// What was used is given back already.
+    /// What was used and kept is given back already.
     pub(in crate::fs) fn forget_used(&mut self) {
-        self.used_delta = 0;
+        (self.used_delta, self.kept_delta) = (0, 0);
+    }
+
+    /// What is kept moved by `delta`.
+    pub(in crate::fs) fn note_kept(&mut self, delta: i64) {
+        self.kept_delta = self.kept_delta.saturating_add(delta);
     }
 
     /// The charge moved by `delta`.
@@ -105,6 +111,7 @@ impl Quota {
         self.chargeable_bytes()
             .saturating_sub(unsettled.taken_bytes)
             .saturating_sub(unsettled.cut_bytes)
+            .saturating_sub(self.kept_bytes)
     }
 
     /// Refuses growth where no unit is left for it.
@@ -180,6 +187,7 @@ impl Quota {
     /// Gives back what an operation took that was not made.
     pub(in crate::fs) fn give_back(&mut self, taken: &Taken) {
         self.used_bytes = self.used_bytes.saturating_add_signed(-taken.used_delta);
+        self.kept_bytes = self.kept_bytes.saturating_add_signed(-taken.kept_delta);
         self.release(taken.bytes, taken.chunks.clone(), taken.cuts);
     }
 

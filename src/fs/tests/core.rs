@@ -72,6 +72,7 @@ impl System for Core {
         (10, Event::Restart),
     ];
     // Most with room for all; some that are soon full.
+    const CLOSES_AT_ONCE: bool = true;
     const QUOTAS: &'static [u64] = &[QUOTA, QUOTA, QUOTA, QUOTA, 3 << 20, 300_000, 100_000];
     const LONGEST: u64 = 6 << 20;
 
@@ -108,7 +109,7 @@ impl System for Core {
         let (used, quota) = self
             .rig
             .volume
-            .with_quota(|q| (q.used_bytes(), q.size_bytes()));
+            .with_quota(|q| (q.used_bytes() + q.kept_bytes(), q.size_bytes()));
         let told = self.rig.drive.statfs(self.root).unwrap();
         assert_eq!(told.blocks, quota / 4096);
         assert_eq!(told.free, quota.saturating_sub(used) / 4096);
