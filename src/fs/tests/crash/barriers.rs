@@ -85,11 +85,12 @@ enum Held {
 const REAL: &str = "made on real files, below which no disk can be cut";
 
 /// Each file with syncs: how many, and what holds them.
-const HELD: [(&str, usize, Held); 24] = {
+const HELD: [(&str, usize, Held); 25] = {
     use Barrier as B;
     use Held::{By, Not, Partly};
     [
         ("chain/embedded/log.rs", 4, Not(REAL)),
+        ("chain/oracle.rs", 1, Not(REAL)),
         ("chain/outbox/shelf.rs", 2, Not(REAL)),
         ("chain/wallet.rs", 2, Not(REAL)),
         ("durable.rs", 5, Not(REAL)),
