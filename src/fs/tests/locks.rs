@@ -100,7 +100,8 @@ struct Held {
     meter: Arc<Meter>,
     big: (Ino, Fh),
     gate: Arc<Gate>,
-    writer: thread::JoinHandle<()>,
+    /// The writer, and who waits for it.
+    waiting: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 fn held_up() -> Held {
@@ -119,7 +120,7 @@ fn held_up() -> Held {
         meter,
         big,
         gate,
-        writer,
+        waiting: Mutex::new(vec![writer]),
     }
 }
 
@@ -130,6 +131,7 @@ impl Held {
         let own = thread::spawn(move || call(&meter, big));
         if waits {
             thread::sleep(LOOK);
+            self.waiting.lock().unwrap().push(own);
         } else {
             assert!(
                 comes_back(PATIENCE, move || own.join().unwrap()),
@@ -145,8 +147,9 @@ impl Held {
 
     fn end(self) -> Arc<Meter> {
         self.gate.open();
-        let writer = self.writer;
-        assert!(comes_back(PATIENCE, move || writer.join().unwrap()));
+        for waiting in self.waiting.into_inner().unwrap() {
+            assert!(comes_back(PATIENCE, move || waiting.join().unwrap()));
+        }
         self.meter.stage.set_pause(None);
         self.meter
     }
@@ -160,7 +163,7 @@ fn nobody_waits_for_a_touch_of_a_file_that_is_being_written() {
         meter.drive.setattr(big.0, None, &times(77)).unwrap();
     });
     let meter = held.end();
-    // The one that was waited for, or the write's where the touch was overtaken.
+    // The one that waited, or the write's where it did not come to that.
     meter.drive.setattr(big.0, None, &times(78)).unwrap();
     assert_eq!(meter.drive.getattr(big.0).unwrap().mtime_ns, 78);
     let cut = meter.volume.cut().unwrap();
@@ -178,6 +181,13 @@ fn a_file_that_is_being_written_is_removed_replaced_and_linked_without_waiting()
         held.with("link", true, |meter, big| {
             meter.drive.link(big.0, meter.root, b"second").unwrap();
         });
+        // It is there before the call has its answer, which waits.
+        let volume = Arc::clone(&held.meter.volume);
+        assert!(comes_back(PATIENCE, move || {
+            while volume.entry(Ino::ROOT, b"second") == Ok(None) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }));
         held.with("removal of one of two names", false, |meter, _| {
             meter.drive.unlink(meter.root, b"big").unwrap();
         });
