@@ -82,10 +82,9 @@ impl Volume {
         booked.keep();
         body.allocate(range.clone(), version);
         let now = self.clock.wall_ns();
-        body.ctime_ns = now;
+        (body.mtime_ns, body.ctime_ns) = (now, now);
         if zeroes {
             body.blank(&range, version);
-            body.mtime_ns = now;
         }
         drop(body);
         self.note_unsaved(file.ino);

@@ -82,6 +82,7 @@ impl Volume {
             other => other?,
         }
         booked.keep();
+        self.note_shared(to.ino);
         body.share(&shared, self.journal.next_version());
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);

@@ -1,6 +1,6 @@
 //! New names: files, directories, symlinks, nodes, links. All of them growth.
 
-use super::volume::{Volume, signed};
+use super::volume::{Volume, lock, signed};
 use super::{Attr, Caller, FsError, Kind};
 use crate::journal::record::{Content, Cookie, Directory, Entry, Inode};
 use crate::journal::{Batch, key};
@@ -159,9 +159,10 @@ impl Volume {
         self.attr_of(ino, &inode)
     }
 
-    /// Adds the records of a name.
+    /// Adds the records of a name, listed where it was if it was there a moment ago.
     pub(super) fn add_name(&self, batch: &mut Batch, dir: Ino, name: &[u8], ino: Ino, kind: Kind) {
-        let cookie = self.journal.next_cookies(1);
+        let before = lock(&self.places).take(dir, name);
+        let cookie = before.unwrap_or_else(|| self.journal.next_cookies(1));
         batch.put(
             key::entry(dir, name),
             &Entry {

@@ -187,6 +187,7 @@ impl Volume {
         self.followed.store(true, Ordering::Release);
         self.apply_quietly(batch)?;
         self.files.forget_past();
+        lock(&self.places).clear();
         self.take_counts(root);
         Ok(Some(loaded))
     }

@@ -28,6 +28,7 @@ mod io;
 mod late;
 mod load;
 mod lookup;
+mod places;
 mod quota;
 mod ranges;
 mod receipts;

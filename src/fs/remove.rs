@@ -9,7 +9,7 @@ use super::booking::Booking;
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
 use super::files::Unlinked;
-use super::volume::{Volume, signed};
+use super::volume::{Volume, lock, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
 use crate::journal::{Batch, key};
@@ -135,6 +135,7 @@ impl Volume {
 
     /// Removes the records that tie `name` to its inode.
     pub(super) fn take_name(&self, batch: &mut Batch, dir: Ino, name: &[u8], entry: &Entry) {
+        lock(&self.places).keep(dir, name, entry.cookie);
         batch.remove(key::entry(dir, name));
         batch.remove(key::cookie(dir, entry.cookie));
         batch.remove(key::link(Ino(entry.ino), dir, name));

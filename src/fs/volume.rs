@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::FsError;
 use super::cut::ActiveCut;
 use super::files::{File, FileRef, Files, Left};
+use super::places::Places;
 use super::quota::{Access, Allowance, Quota};
 use super::removed::Removed;
 use crate::cache::Cache;
@@ -71,6 +72,8 @@ pub struct Volume {
     /// Held by every operation that changes names or inodes (not content). Nothing waits for a disk under it
     /// but for pages of the journal, nor for a file's content.
     pub(super) names: Mutex<()>,
+    /// Where removed names were listed.
+    pub(super) places: Mutex<Places>,
     pub(super) quota: Mutex<Quota>,
     /// Commits whose charge is not known to be final; locked across the write that keeps them, and by
     /// nothing that a call waits for.
@@ -143,6 +146,7 @@ impl Volume {
             files: Files::default(),
             removed: Removed::default(),
             names: Mutex::new(()),
+            places: Mutex::default(),
             quota: Mutex::new(Quota::new(allowance, 0)),
             unsaved: Mutex::default(),
             emptied: Mutex::default(),

@@ -102,10 +102,10 @@ pub(super) fn entry_ttl(parent: Ino, stays: bool) -> Duration {
 /// Set-user-id and set-group-id bits.
 const SET_ID: u16 = 0o6000;
 
-/// How long the attributes of `ino` may be believed. The root of a volume has number 1 in it, below
-/// the 16 bits of its slot.
-/// Set-id bits go with somebody's write, which the kernel does not see: such attributes are asked
-/// for each time.
+/// How long the attributes of `ino`, which has `mode`, may be believed.
+///
+/// The root of a volume has number 1 in it, below the 16 bits of its slot. Set-id bits go with somebody's
+/// write, which the kernel does not see: such attributes are asked for each time.
 pub(super) fn attr_ttl(ino: Ino, mode: u16) -> Duration {
     if mode & SET_ID != 0 {
         Duration::ZERO

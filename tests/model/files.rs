@@ -123,7 +123,7 @@ impl Reference {
             }
             tried = least + (beyond - least) / 2;
         }
-        self.put(file, done.ok_or(Errno::DQUOT)?, true);
+        self.put(file, done.ok_or(Errno::DQUOT)?);
         Ok(Answer::Count(least))
     }
 
@@ -158,7 +158,7 @@ impl Reference {
         if size > self.node(file).size() && !self.fits(file, &changed) {
             return Err(Errno::DQUOT);
         }
-        self.put(file, changed, true);
+        self.put(file, changed);
         Ok(Answer::Done)
     }
 
@@ -180,11 +180,10 @@ impl Reference {
         if how != Allocation::Punch && !self.fits(open.file, &changed) {
             return Err(Errno::DQUOT);
         }
-        if !changes {
-            self.node_mut(open.file).body = Body::File(changed);
+        if changes {
+            self.put(open.file, changed);
         } else {
-            let modified = !matches!(how, Allocation::Grow | Allocation::Keep);
-            self.put(open.file, changed, modified);
+            self.node_mut(open.file).body = Body::File(changed);
         }
         Ok(Answer::Done)
     }
@@ -251,14 +250,11 @@ impl Reference {
         self.node(file).nlink == 0 || self.has_room(before, content.charge())
     }
 
-    fn put(&mut self, file: Id, content: Content, modified: bool) {
+    fn put(&mut self, file: Id, content: Content) {
         let now = Stamp::Step(self.now);
         let node = self.node_mut(file);
         node.body = Body::File(content);
-        node.ctime = now;
-        if modified {
-            node.mtime = now;
-        }
+        (node.mtime, node.ctime) = (now, now);
     }
 
     pub(super) fn open_dir(&mut self, at: usize, path: &[u8]) -> Outcome {

@@ -421,6 +421,17 @@ fn a_listing_skips_and_repeats_nothing_while_the_folder_changes() {
         if n < 2000 {
             fs::remove_file(folder.join(format!("goes-{n}"))).expect("unlink");
             File::create(folder.join(format!("comes-{n}"))).expect("create");
+            // As most programs save: a name that was listed, and one that was not, by turns.
+            let at = if n % 2 == 0 { n / 2 } else { 1999 - n / 2 };
+            let kept = folder.join(format!("stays-{at}"));
+            if n % 3 == 0 {
+                fs::remove_file(&kept).expect("unlink");
+                File::create(&kept).expect("create");
+            } else {
+                let saved = machine.dir().join("saved");
+                File::create(&saved).expect("create");
+                fs::rename(&saved, &kept).expect("rename");
+            }
         }
     }
     for n in 0..2000 {

@@ -69,7 +69,7 @@ impl Body {
         body
     }
 
-    /// The record of an empty file, for its creation.
+    /// The content but for its chunks, as the journal has it.
     pub(crate) fn to_record(&self) -> record::Content {
         record::Content {
             size: self.size,

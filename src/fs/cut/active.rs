@@ -27,7 +27,7 @@ pub(in crate::fs) struct ActiveCut {
     shorter: Mutex<HashMap<Ino, Shorter>>,
 }
 
-/// A file was cut shorter, with the snapshot taken.
+/// A file was cut shorter, with the snapshot taken; or got another base, as if it had been cut to nothing.
 #[derive(Clone, Copy)]
 struct Shorter {
     /// How often.
@@ -85,6 +85,14 @@ impl Volume {
             cut.note_shorter(ino, size);
         }
     }
+
+    /// Before a file takes over what another one has published: nothing that a cut holds of it may come to lie
+    /// below that.
+    pub(in crate::fs) fn note_shared(&self, ino: Ino) {
+        if let Some(cut) = self.active_cut() {
+            cut.note_shorter(ino, 0);
+        }
+    }
 }
 
 impl ActiveCut {
@@ -127,6 +135,10 @@ impl ActiveCut {
     /// The least length in bytes that a file has been cut to since, given that it was cut `times` times
     /// more than its record in the snapshot says. `None` when not all of these were seen: one came
     /// while the cut was being made, and nobody can tell how much of the snapshot's content it left.
+    ///
+    /// That the counts are equal says that these are the same cuts, since everything that a body counts is noted
+    /// from [`ActiveCut::begin`] on, and a file is saved with all of its cuts up to one of them: if one that was
+    /// not noted is missing in the snapshot, none that was noted is in it, and the file counts more of them.
     pub(super) fn lowest(&self, ino: Ino, times: u64) -> Option<u64> {
         let shorter = lock(&self.shorter).get(&ino).copied()?;
         (shorter.times == times).then_some(shorter.lowest)

@@ -76,6 +76,26 @@ fn a_copy_of_a_published_file_needs_no_byte_of_it_and_is_charged_in_full() {
 }
 
 #[test]
+fn a_commit_puts_nothing_below_a_copy_that_was_made_beside_it() {
+    let mut rig = published();
+    rig.put("to", &[7; 3000]).unwrap();
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let (built, _) = rig.build(&cut, &changes);
+    resize(&rig, "to", 1000);
+    assert_eq!(copy(&rig, 0, 1 << 40), Ok(LEN as u32));
+    // The file counts two cuts now: were one of them in what the commit holds, the other would be the copy.
+    let ino = crate::types::Ino(rig.ino("to").0 & crate::types::Ino::MAX.0);
+    assert_eq!(cut.lowest(ino, 1), None);
+    assert_eq!(cut.lowest(ino, 2), Some(0));
+    cut.settle(&changes, &built).unwrap();
+    drop(cut);
+    publish(&mut rig);
+    rig = rig.crash();
+    assert!(rig.read("to") == content());
+}
+
+#[test]
 fn a_copy_in_pieces_is_shared_too_with_holes_and_over_what_was_staged() {
     let mut rig = published();
     let from = rig.ino("from");

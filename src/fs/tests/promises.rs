@@ -251,6 +251,45 @@ fn readdir_neither_skips_nor_repeats_while_entries_come_and_go() {
 }
 
 #[test]
+fn a_name_that_is_replaced_or_made_again_is_listed_once() {
+    let rig = Rig::new();
+    for i in 0..400 {
+        rig.put(&format!("f{i}"), b"").unwrap();
+    }
+    let (mut seen, mut cookie) = (Vec::new(), 0);
+    loop {
+        let before = seen.len();
+        rig.drive
+            .readdir(rig.root, cookie, false, &mut |item, _| {
+                cookie = item.cookie;
+                seen.push(item.name.clone());
+                seen.len() < before + 20
+            })
+            .unwrap();
+        if seen.len() == before {
+            break;
+        }
+        // Behind the reader and before it.
+        for i in (0..400).step_by(7) {
+            let name = format!("f{i}");
+            if i % 2 == 0 {
+                rig.put("new", b"").unwrap();
+                rig.drive
+                    .rename(rig.root, b"new", rig.root, name.as_bytes(), 0)
+                    .unwrap();
+            } else {
+                rig.drive.unlink(rig.root, name.as_bytes()).unwrap();
+                rig.put(&name, b"").unwrap();
+            }
+        }
+    }
+    for i in 0..400 {
+        let name = format!("f{i}").into_bytes();
+        assert_eq!(seen.iter().filter(|n| **n == name).count(), 1, "f{i}");
+    }
+}
+
+#[test]
 fn hard_links_share_one_charge_and_one_content() {
     let mut rig = Rig::new();
     let before = rig.used();
