@@ -46,6 +46,26 @@ pub enum Request {
         #[serde(default)]
         new_volume: bool,
     },
+    /// What upload units can be bought.
+    UploadPackages,
+    /// Move a token to a larger package; `print` sends nothing.
+    Upgrade {
+        /// The token.
+        token: TokenId,
+        /// Number of the package.
+        package: u64,
+        /// Only build the call.
+        print: bool,
+    },
+    /// Buy upload units for a token; `print` sends nothing.
+    BuyUploads {
+        /// The token.
+        token: TokenId,
+        /// Number of the package of uploads.
+        package: u64,
+        /// Only build the call.
+        print: bool,
+    },
     /// Sync a token.
     Sync {
         /// The token.

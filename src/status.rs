@@ -212,7 +212,20 @@ pub struct MintAnswer {
     pub name: Option<String>,
 }
 
-/// Answer of `mint --print` and `register --print`: the transaction that is to be sent by other means.
+/// A package of upload units, of `pxfs packages --uploads --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadsAnswer {
+    /// Number of the package.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Price in wei, decimal.
+    pub price_wei: String,
+    /// Upload units.
+    pub uploads: u64,
+}
+
+/// Answer of `mint`, `register` and `upgrade` with `--print`: the transaction that is to be sent by other means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallAnswer {
     /// Chain id.
@@ -227,6 +240,12 @@ pub struct CallAnswer {
     pub nonce: u64,
     /// The name key's name; null where the contract keeps none.
     pub name: Option<String>,
+    /// Gas, with some to spare; null where the chain does not tell.
+    #[serde(default)]
+    pub gas: Option<u64>,
+    /// What that costs at most, in wei, decimal.
+    #[serde(default)]
+    pub gas_cost_wei: Option<String>,
 }
 
 /// Answer of `sync`.

@@ -361,6 +361,14 @@ mod tests {
             format!("Package({})", listed(v2, "getAllPackages")),
             package
         );
+        let uploads = PxV2::BandwidthPackage::eip712_encode_type();
+        assert_eq!(
+            format!(
+                "BandwidthPackage({})",
+                listed(v2, "getAllBandwidthPackages")
+            ),
+            uploads
+        );
         let package = PxV1::Package::eip712_encode_type();
         assert_eq!(
             format!("Package({})", listed(v1, "getAllPackages")),

@@ -51,6 +51,21 @@ pub struct Package {
     pub on_sale: bool,
 }
 
+/// Upload units that can be bought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadPackage {
+    /// Its number.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Price in wei.
+    pub price: U256,
+    /// Upload units.
+    pub uploads: u64,
+    /// Whether it can be bought now.
+    pub on_sale: bool,
+}
+
 /// The ledger of one contract, as one owner sees it.
 #[derive(Clone, Debug)]
 pub struct ContractLedger {
@@ -128,6 +143,24 @@ impl ContractLedger {
                 all.into_iter().map(Package::from).collect()
             }
         })
+    }
+
+    /// All packages of upload units, of a contract of `px-v2`.
+    ///
+    /// # Errors
+    /// [`ChainError::Transient`] or [`ChainError::Permanent`].
+    pub async fn upload_packages(&self) -> Result<Vec<UploadPackage>, ChainError> {
+        let call = PxV2::getAllBandwidthPackagesCall {};
+        let latest = BlockId::latest();
+        let all = self.endpoint.call(self.contract, &call, latest).await?;
+        let all = all.into_iter().map(|known| UploadPackage {
+            id: saturate(known.id),
+            name: known.name,
+            price: known.price,
+            uploads: saturate(known.bandwidth),
+            on_sale: !known.active.is_zero(),
+        });
+        Ok(all.collect())
     }
 
     /// The newest block, and chain time: that block's, but on a chain that mines only when there is

@@ -65,7 +65,11 @@ pub(crate) enum Command {
     /// The owned tokens
     Tokens,
     /// What can be minted
-    Packages,
+    Packages {
+        /// The packages of upload units instead, where the contract counts uploads
+        #[arg(long)]
+        uploads: bool,
+    },
     /// Mint a token
     Mint {
         /// Which package (see `pxfs packages`)
@@ -85,6 +89,24 @@ pub(crate) enum Command {
         /// Also where it has one of this wallet's: begins an empty volume, takes nothing along
         #[arg(long)]
         new_volume: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        /// Show the transaction instead of sending it
+        #[arg(long)]
+        print: bool,
+    },
+    /// Move a token to a larger package, or buy it upload units
+    #[command(group(clap::ArgGroup::new("more").required(true).args(["package", "uploads"])))]
+    Upgrade {
+        /// The token
+        token: TokenId,
+        /// The package (see `pxfs packages`)
+        #[arg(long, value_name = "N")]
+        package: Option<u64>,
+        /// The package of upload units (see `pxfs packages --uploads`)
+        #[arg(long, value_name = "N")]
+        uploads: Option<u64>,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

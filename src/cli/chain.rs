@@ -1,4 +1,4 @@
-//! `tokens`, `packages`, `mint`, `register`, `sync`, `dev advance`.
+//! `tokens`, `packages`, `mint`, `register`, `upgrade`, `sync`, `dev advance`.
 //!
 //! Called by `cli`.
 
@@ -12,7 +12,7 @@ use super::status::chain_table;
 use crate::config::Span;
 use crate::control::Request;
 use crate::status::{
-    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokenStatus,
+    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokenStatus, UploadsAnswer,
 };
 use crate::types::TokenId;
 
@@ -56,27 +56,12 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
         return show_call(setup, &Request::Mint { package, print });
     }
     if !yes {
-        let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
-        let Some(wanted) = packages.iter().find(|known| known.id == package) else {
-            let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
-            fail!(
-                Token,
-                "package {package} cannot be minted: give one of {}",
-                known.join(", ")
-            );
+        let what = format!("Mint {}", package_words(setup, package)?);
+        let print = Request::Mint {
+            package,
+            print: true,
         };
-        let question = format!(
-            "Mint package {package} ({}, {}) for {}, and gas?",
-            wanted.name,
-            bytes(wanted.size_bytes),
-            coins(&wanted.price_wei)
-        );
-        if !confirm(&question) {
-            fail!(
-                Failure,
-                "mint: nothing was sent: say --yes where there is no terminal to ask on"
-            );
-        }
+        agree(setup, "mint", &what, &print)?;
     }
     let minted: MintAnswer = answer(setup, &Request::Mint { package, print })?;
     show_minted(setup, &minted, "minted")
@@ -101,19 +86,117 @@ pub(super) fn register(
     if !yes {
         let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
         let named = tokens.iter().find(|known| known.id == token);
-        if named.is_some_and(|known| known.name.is_some())
-            && !confirm(&format!(
-                "Token {token} has a name key; another one begins a new, empty volume, and takes nothing along. Go on?"
-            ))
-        {
-            fail!(
-                Failure,
-                "register: nothing was sent: say --yes to replace the name key"
-            );
-        }
+        let what = match named.is_some_and(|known| known.name.is_some()) {
+            true => format!(
+                "Register token {token}, whose name key is replaced (another one begins a new, empty volume, and takes nothing along),"
+            ),
+            false => format!("Register token {token}"),
+        };
+        let print = Request::Register {
+            token,
+            print: true,
+            new_volume,
+        };
+        agree(setup, "register", &what, &print)?;
     }
     let registered: MintAnswer = answer(setup, &request)?;
     show_minted(setup, &registered, "registered")
+}
+
+/// `pxfs packages --uploads`.
+pub(super) fn upload_packages(setup: &Setup) -> anyhow::Result<Exit> {
+    let packages: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
+    if setup.json {
+        return json_answer(&packages);
+    }
+    let rows = packages.into_iter().map(|known| {
+        let (price, uploads) = (coins(&known.price_wei), known.uploads.to_string());
+        vec![known.id.to_string(), known.name, uploads, price]
+    });
+    text_answer(&table(
+        &["PACKAGE", "NAME", "UPLOADS", "PRICE"],
+        rows.collect(),
+    ))
+}
+
+/// `pxfs upgrade`: to a package, or by a package of uploads.
+pub(super) fn upgrade(
+    setup: &Setup,
+    token: TokenId,
+    (package, uploads): (Option<u64>, Option<u64>),
+    yes: bool,
+    print: bool,
+) -> anyhow::Result<Exit> {
+    let request = |print| match (package, uploads) {
+        (_, Some(package)) => Request::BuyUploads {
+            token,
+            package,
+            print,
+        },
+        (package, None) => Request::Upgrade {
+            token,
+            package: package.unwrap_or_default(),
+            print,
+        },
+    };
+    if print {
+        return show_call(setup, &request(true));
+    }
+    if !yes {
+        let what = match (package, uploads) {
+            (_, Some(package)) => {
+                let all: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
+                let wanted = all.iter().find(|known| known.id == package);
+                let words = wanted.map_or_else(String::new, |known| {
+                    format!(" ({} for {})", known.uploads, coins(&known.price_wei))
+                });
+                format!("Buy upload units{words} for token {token}")
+            }
+            (package, None) => format!(
+                "Upgrade token {token} to {}",
+                package_words(setup, package.unwrap_or_default())?
+            ),
+        };
+        agree(setup, "upgrade", &what, &request(true))?;
+    }
+    let upgraded: MintAnswer = answer(setup, &request(false))?;
+    show_minted(setup, &upgraded, "upgraded")
+}
+
+/// A package with its size and price.
+fn package_words(setup: &Setup, package: u64) -> anyhow::Result<String> {
+    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+    let Some(wanted) = packages.iter().find(|known| known.id == package) else {
+        let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
+        fail!(
+            Token,
+            "package {package} cannot be minted: give one of {}",
+            known.join(", ")
+        );
+    };
+    Ok(format!(
+        "package {package} ({}, {}) for {}",
+        wanted.name,
+        bytes(wanted.size_bytes),
+        coins(&wanted.price_wei)
+    ))
+}
+
+/// Asks whether `what` is to be done, with what its gas costs; `print` builds the transaction.
+fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<()> {
+    let call: CallAnswer = answer(setup, print)?;
+    let gas = match (&call.gas, &call.gas_cost_wei) {
+        (Some(gas), Some(wei)) => format!("{gas} gas, at most {}", coins(wei)),
+        _ => "gas".to_owned(),
+    };
+    let what = format!("{what}, and {gas}");
+    match confirm(&format!("{what}. Go on?")) {
+        true => Ok(()),
+        false => fail!(
+            Failure,
+            "{command}: nothing was sent ({what}): say --yes where there is no terminal to ask on"
+        ),
+    }
 }
 
 /// `pxfs sync`.

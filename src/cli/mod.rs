@@ -85,7 +85,15 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Flush { path } => umount::flush(&setup, path.as_deref()),
         Command::Status { mountpoint } => status::run(&setup, mountpoint.as_deref()),
         Command::Tokens => chain::tokens(&setup),
-        Command::Packages => chain::packages(&setup),
+        Command::Packages { uploads: false } => chain::packages(&setup),
+        Command::Packages { uploads: true } => chain::upload_packages(&setup),
+        Command::Upgrade {
+            token,
+            package,
+            uploads,
+            yes,
+            print,
+        } => chain::upgrade(&setup, token, (package, uploads), yes, print),
         Command::Mint {
             package,
             yes,

@@ -92,8 +92,11 @@ impl Setup {
         Ok(Config::resolve(layer, &self.folders))
     }
 
-    /// Starts the log on stderr.
+    /// Starts the log on stderr, once: a command that asks first comes here twice.
     pub(crate) fn start_log(&self, default: &str) -> anyhow::Result<()> {
+        if self.log.get().is_some() {
+            return Ok(());
+        }
         let wanted = self.layer.log.as_deref().unwrap_or(match self.quiet {
             true => "error",
             false => default,
@@ -109,7 +112,7 @@ impl Setup {
             LogFormat::Json => registry.with(form.json()).try_init(),
         };
         started.map_err(|fault| anyhow::anyhow!("log: {fault}"))?;
-        // A log that was started twice would have failed above.
+        // Nobody else starts one.
         let _ = self
             .log
             .set(Box::new(move |filter| handle.reload(filter).is_ok()));

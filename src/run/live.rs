@@ -237,13 +237,19 @@ impl Live {
         if units.is_some_and(|left| left <= 1) {
             return (
                 State::Quota,
-                Some("no upload units are left: buy uploads, or mint another token; deleting goes on".to_owned()),
+                Some(format!(
+                    "no upload units are left: buy some by `pxfs upgrade {} --uploads N`, or mint another token; deleting goes on",
+                    token.id
+                )),
             );
         }
         if room == 0 {
             return (
                 State::Quota,
-                Some("the quota is used up: delete something, or mint another token".to_owned()),
+                Some(format!(
+                    "the quota is used up: delete something, or take a larger package by `pxfs upgrade {} --package N`",
+                    token.id
+                )),
             );
         }
         (State::Ok, None)

@@ -6,6 +6,7 @@
 //! [`oracle`] is an operator of the oracle in a process of its own. [`demo`] prepares a state folder that has all of it inside.
 
 pub mod blocks;
+mod buy;
 mod charges;
 mod collection;
 mod commits;

@@ -6,6 +6,7 @@
 use anyhow::Context;
 use serde_json::Value;
 
+use super::buy::with_gas;
 use super::operate::{json, owned};
 use super::parts::Parts;
 use crate::chain::dialect::Dialect;
@@ -70,14 +71,17 @@ async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
 
 async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    Ok(CallAnswer {
+    let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
         value_wei: on_sale(parts, package).await?.price.to_string(),
         data: mint_bare_calldata(package).to_string(),
         nonce: chain.transactor.next_nonce().await?,
         name: None,
-    })
+        gas: None,
+        gas_cost_wei: None,
+    };
+    Ok(with_gas(parts, call).await)
 }
 
 /// Charges nothing: the time of the last update is renewed.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::parts::{self, Parts};
-use super::{first, older, sync};
+use super::{buy, first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
@@ -31,6 +31,9 @@ const ORACLE_PAUSE: Duration = Duration::from_millis(500);
 /// Those of the operation; a request that needs a mount is refused.
 pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     if let Some(answer) = older::answer(parts, request).await? {
+        return Ok(answer);
+    }
+    if let Some(answer) = buy::answer(parts, request).await? {
         return Ok(answer);
     }
     match *request {
@@ -62,6 +65,9 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             value_wei,
         } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status
+        | Request::UploadPackages
+        | Request::Upgrade { .. }
+        | Request::BuyUploads { .. }
         | Request::Get { .. }
         | Request::Share { .. }
         | Request::Fsck { .. }
@@ -179,14 +185,17 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     let price = chain.transactor.price(chain.contract, package).await?;
     let nonce = chain.transactor.next_nonce().await?;
     let name = name_key(parts, nonce).name();
-    Ok(CallAnswer {
+    let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
         value_wei: price.to_string(),
         data: mint_calldata(package, &name).to_string(),
         nonce,
         name: Some(name),
-    })
+        gas: None,
+        gas_cost_wei: None,
+    };
+    Ok(buy::with_gas(parts, call).await)
 }
 
 /// Mints a token with a name key of this wallet, and publishes its first document.
@@ -230,14 +239,17 @@ async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnsw
     let chain = &parts.chain;
     let nonce = chain.transactor.next_nonce().await?;
     let name = name_key(parts, nonce).name();
-    Ok(CallAnswer {
+    let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
         value_wei: "0".to_owned(),
         data: register_calldata(token, &name).to_string(),
         nonce,
         name: Some(name),
-    })
+        gas: None,
+        gas_cost_wei: None,
+    };
+    Ok(buy::with_gas(parts, call).await)
 }
 
 /// Another name key begins another epoch, and an empty volume with it: what the token holds now

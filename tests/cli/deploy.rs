@@ -9,10 +9,10 @@ use crate::Home;
 use crate::anvil::Anvil;
 
 /// The first account of anvil.
-const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub(crate) const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 const POOR: &str = "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318";
 
-fn parts(home: &Home, anvil: &Anvil, secret: &str) -> [String; 3] {
+pub(crate) fn parts(home: &Home, anvil: &Anvil, secret: &str) -> [String; 3] {
     let wallet = home.path("wallet");
     fs::write(&wallet, secret).unwrap();
     fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).unwrap();
@@ -23,7 +23,7 @@ fn parts(home: &Home, anvil: &Anvil, secret: &str) -> [String; 3] {
     ]
 }
 
-fn with<'a>(words: &[&'a str], parts: &'a [String]) -> Vec<&'a str> {
+pub(crate) fn with<'a>(words: &[&'a str], parts: &'a [String]) -> Vec<&'a str> {
     let parts = parts.iter().map(String::as_str);
     words.iter().copied().chain(parts).collect()
 }

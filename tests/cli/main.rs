@@ -7,6 +7,7 @@ mod deploy;
 mod drive;
 mod older;
 mod oracle;
+mod upgrade;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

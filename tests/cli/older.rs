@@ -17,7 +17,7 @@ use crate::anvil::Anvil;
 const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 
 /// Deploys a compiled contract, as the wallet in `wallet`; answers its address.
-fn deploy(url: &str, wallet: &Path, artifact: &str) -> String {
+pub(crate) fn deploy(url: &str, wallet: &Path, artifact: &str) -> String {
     let artifact: Value = serde_json::from_str(artifact).unwrap();
     let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -34,6 +34,17 @@ sol! {
         function updateStorageUsage(uint256 tokenId, uint256 usageInBytes, uint256 bandwidth) external;
         function getAllPackages() external view returns (Package[] memory);
         function paused() external view returns (uint256);
+
+        struct BandwidthPackage {
+            uint256 id;
+            string name;
+            uint256 price;
+            uint256 bandwidth;
+            uint256 active;
+        }
+
+        function getAllBandwidthPackages() external view returns (BandwidthPackage[] memory);
+        function buyMoreBandwidth(uint256 tokenId, uint256 bandwidthPackageId) external payable;
     }
 
     /// Where `px-v1` differs.

@@ -402,3 +402,85 @@ async fn a_store_that_is_down_for_a_moment_fails_no_sync() {
         }
     }
 }
+
+/// What the others say.
+#[derive(Default)]
+struct Others(std::sync::Mutex<Vec<Statement>>);
+
+#[async_trait]
+impl Colleagues for Others {
+    async fn statements(&self, _: B256) -> Vec<Statement> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn what_another_operator_says_counts_as_far_as_it_is_signed_and_no_further() {
+    use alloy::signers::SignerSync;
+    let scene = Scene::with_key(NameKey::from_seed(&[8; 32]), 2).await;
+    scene.publish_document(&scene.document()).await;
+    let others = Arc::new(Others::default());
+    let payer = scene.payer.clone();
+    let reader = reader(&scene.names, &scene.blocks);
+    let mut own = Operator::new(payer, scene.contract, &[&scene.signers[0]], reader, 0)
+        .with_colleagues(Arc::clone(&others) as Arc<dyn Colleagues>);
+    own.turn = Duration::ZERO;
+    own.check().await.unwrap();
+    let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    assert_eq!(own.step().await.unwrap(), 0);
+    let mine = own.board().get(request.request).unwrap();
+
+    let forwarder = own.forwarder().await.unwrap();
+    let sign = |wallet: &Wallet, report: &Bytes| {
+        let digest = report_digest(31337, forwarder, scene.contract, &Bytes::new(), report);
+        let signature = wallet.signer().sign_hash_sync(&digest).unwrap();
+        vec![Bytes::from(signature.as_bytes())]
+    };
+    let newer = Usage {
+        sequence: 9,
+        ..scene.document()
+    };
+    let forged = newer
+        .sign(NameKey::from_seed(&[1; 32]).signing_key())
+        .unwrap();
+    let mut other = mine.report.to_vec();
+    other[4 * 32 + 31] = 9;
+    let other = Bytes::from(other);
+    let mut failed = mine.report.to_vec();
+    failed[3 * 32..].fill(0);
+    failed[7 * 32 - 1] = 4;
+    let failed = Bytes::from(failed);
+    let stranger = Wallet::random().unwrap();
+    *others.0.lock().unwrap() = vec![
+        Statement {
+            signatures: sign(&scene.signers[1], &other),
+            report: other,
+            document: Some(String::from_utf8(forged).unwrap()),
+        },
+        Statement {
+            signatures: sign(&stranger, &mine.report),
+            ..mine.clone()
+        },
+        // Its own, come back.
+        mine.clone(),
+        Statement {
+            signatures: sign(&scene.signers[1], &failed),
+            report: failed,
+            document: None,
+        },
+    ];
+    tokio::time::sleep(TRY_MIN * 2).await;
+    assert_eq!(own.step().await.unwrap(), 0);
+    assert_eq!(own.board().get(request.request), Some(mine.clone()));
+
+    others.0.lock().unwrap().push(Statement {
+        signatures: sign(&scene.signers[1], &mine.report),
+        ..mine
+    });
+    while own.step().await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let synced = scene.payer.wait_synced(scene.contract, &request, LIMIT);
+    assert_eq!(synced.await.unwrap().sequence, 5);
+    assert_eq!(own.board().get(request.request), None);
+}

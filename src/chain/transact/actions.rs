@@ -220,6 +220,20 @@ impl Transactor {
         let price = self.price(contract, package).await?;
         let data = upgrade_calldata(token, package);
         let tag = format!("upgrade {contract} {token} {package}");
+        self.buy_for(contract, tag, data, price).await
+    }
+
+    /// Pays `price` for what `data` wants of `contract`; `tag` says what it is.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] with the reason.
+    pub async fn buy_for(
+        &self,
+        contract: Address,
+        tag: String,
+        data: Bytes,
+        price: U256,
+    ) -> Result<Mined, ChainError> {
         self.act(tag, contract, data, price).await
     }
 

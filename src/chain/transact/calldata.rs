@@ -48,6 +48,16 @@ pub fn upgrade_calldata(token: TokenId, package: u64) -> Bytes {
     call.abi_encode().into()
 }
 
+/// Calldata of `buyMoreBandwidth(token, package)`.
+#[must_use]
+pub fn uploads_calldata(token: TokenId, package: u64) -> Bytes {
+    let call = PxV2::buyMoreBandwidthCall {
+        tokenId: token.0,
+        bandwidthPackageId: U256::from(package),
+    };
+    call.abi_encode().into()
+}
+
 /// Calldata of `sync(token)`; its value is the contract's `syncFee()`.
 #[must_use]
 pub fn sync_calldata(token: TokenId) -> Bytes {

@@ -92,6 +92,24 @@ impl Transactor {
         Ok(Cost { gas, wei })
     }
 
+    /// What the gas of a call with `value` would cost at most, now.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] where the chain would refuse it, or the account cannot pay.
+    pub async fn gas_of(&self, to: Address, data: Bytes, value: U256) -> Result<Cost, ChainError> {
+        let purpose = Purpose {
+            to: Some(to),
+            data,
+            value,
+            bound: false,
+        };
+        let request = self.request(&purpose, self.next_nonce().await?).await?;
+        let gas = self.endpoint.provider().estimate_gas(request).await;
+        let gas = spare(gas.map_err(|fault| self.endpoint.fault(fault))?);
+        let wei = U256::from(gas) * U256::from(self.fees().await?.max_fee);
+        Ok(Cost { gas, wei })
+    }
+
     /// Signs `purpose` at `nonce`, for what the chain wants now. A node runs it for that, so here a
     /// revert comes out.
     pub(super) async fn sign_new(

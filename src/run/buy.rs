@@ -1,0 +1,145 @@
+//! What a token can be given more of: a larger package, upload units. And what anything costs.
+//!
+//! Invariant: what would have no effect is refused before anything is signed. Called by `operate`.
+
+use alloy::primitives::{Address, Bytes, U256};
+use serde_json::Value;
+
+use super::operate::{json, owned};
+use super::parts::Parts;
+use crate::chain::dialect::Dialect;
+use crate::chain::transact::{upgrade_calldata, uploads_calldata};
+use crate::cli::exit::fail;
+use crate::control::Request;
+use crate::status::{CallAnswer, MintAnswer, UploadsAnswer};
+use crate::types::TokenId;
+
+/// What is bought.
+struct Purchase {
+    /// Says what it is, whatever its bytes.
+    tag: String,
+    data: Bytes,
+    price: U256,
+}
+
+/// Answers a request of this kind; `None` for all others.
+///
+/// # Errors
+/// Those of the operation.
+pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
+    let (token, purchase, print) = match *request {
+        Request::UploadPackages => return json(upload_packages(parts).await?).map(Some),
+        Request::Upgrade {
+            token,
+            package,
+            print,
+        } => (token, larger(parts, token, package).await?, print),
+        Request::BuyUploads {
+            token,
+            package,
+            print,
+        } => (token, uploads(parts, token, package).await?, print),
+        _ => return Ok(None),
+    };
+    let chain = &parts.chain;
+    if print {
+        let call = CallAnswer {
+            chain_id: chain.chain_id,
+            to: chain.contract.to_string(),
+            value_wei: purchase.price.to_string(),
+            data: purchase.data.to_string(),
+            nonce: chain.transactor.next_nonce().await?,
+            name: None,
+            gas: None,
+            gas_cost_wei: None,
+        };
+        return json(with_gas(parts, call).await).map(Some);
+    }
+    let info = chain
+        .transactor
+        .buy_for(chain.contract, purchase.tag, purchase.data, purchase.price)
+        .await?;
+    json(MintAnswer {
+        token,
+        contract: format!("{:#x}", chain.contract),
+        transaction: info.transaction.to_string(),
+        name: owned(parts, token).await?.name,
+    })
+    .map(Some)
+}
+
+async fn larger(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<Purchase> {
+    let chain = &parts.chain;
+    let info = owned(parts, token).await?;
+    let all = chain.ledger.packages().await?;
+    let mut larger = all
+        .into_iter()
+        .filter(|known| known.on_sale && known.size_bytes > info.size_bytes);
+    let Some(found) = larger.find(|known| known.id == package) else {
+        fail!(
+            Token,
+            "upgrade: package {package} is none that is larger than what token {token} has ({} bytes): `pxfs packages` shows them",
+            info.size_bytes
+        );
+    };
+    Ok(Purchase {
+        tag: format!("upgrade {} {token} {package}", chain.contract),
+        data: upgrade_calldata(token, package),
+        price: found.price,
+    })
+}
+
+async fn upload_packages(parts: &Parts) -> anyhow::Result<Vec<UploadsAnswer>> {
+    let chain = &parts.chain;
+    if chain.dialect != Dialect::PxV2 {
+        fail!(
+            Failure,
+            "contract {} ({}) counts no uploads: there are none to buy",
+            chain.contract,
+            chain.dialect.name()
+        );
+    }
+    let all = chain.ledger.upload_packages().await?;
+    let on_sale = all.into_iter().filter(|known| known.on_sale);
+    let told = on_sale.map(|known| UploadsAnswer {
+        id: known.id,
+        name: known.name,
+        price_wei: known.price.to_string(),
+        uploads: known.uploads,
+    });
+    Ok(told.collect())
+}
+
+async fn uploads(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<Purchase> {
+    let chain = &parts.chain;
+    let all = upload_packages(parts).await?;
+    owned(parts, token).await?;
+    let Some(found) = all.into_iter().find(|known| known.id == package) else {
+        fail!(
+            Token,
+            "upgrade: there is no package {package} of uploads: `pxfs packages --uploads` shows them"
+        );
+    };
+    Ok(Purchase {
+        tag: format!("uploads {} {token} {package}", chain.contract),
+        data: uploads_calldata(token, package),
+        price: found.price_wei.parse()?,
+    })
+}
+
+/// The same call with what its gas costs, as far as the chain tells (it may not to who cannot pay).
+pub(super) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
+    let asked = async {
+        let to: Address = call.to.parse().ok()?;
+        let (data, value) = (call.data.parse().ok()?, call.value_wei.parse().ok()?);
+        parts.chain.transactor.gas_of(to, data, value).await.ok()
+    };
+    match asked.await {
+        Some(cost) => CallAnswer {
+            gas: Some(cost.gas),
+            gas_cost_wei: Some(cost.wei.to_string()),
+            ..call
+        },
+        None => call,
+    }
+}
