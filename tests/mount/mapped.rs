@@ -313,3 +313,34 @@ print(list(os.pread(fd, 3, MIB + 5)))
     let expected = "True\n[7, 0, 0, 1, 7]\nTrue\n[2, 0, 0, 8]\n[0, 3, 0]";
     assert_eq!(python(program, &[&path, &source]), expected);
 }
+
+#[test]
+fn a_mapped_file_that_is_removed_keeps_its_bytes_for_the_mapping_and_is_charged_to_nobody() {
+    let machine = Machine::demo();
+    let program = r#"
+import mmap, os, sys, time
+path, size = sys.argv[1], 3_000_000
+def used():
+    told = os.statvfs(os.path.dirname(path))
+    return told.f_blocks - told.f_bfree
+before = used()
+fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+os.write(fd, b"w" * size)
+m = mmap.mmap(fd, size)
+os.close(fd)
+m[5:9] = b"here"
+os.unlink(path)
+print(used() == before)
+m[1_000_000:1_000_004] = b"late"
+m.flush()
+with open("/proc/sys/vm/drop_caches", "w") as f:
+    f.write("3")
+print(m[3:11], m[999_999:1_000_005], m[size - 2:])
+print(used() == before)
+m.close()
+print(used() == before)
+"#;
+    let expected = "True\nb'wwhereww' b'wlatew' b'ww'\nTrue\nTrue";
+    assert_eq!(python(program, &[&machine.dir().join("file")]), expected);
+    machine.flush();
+}

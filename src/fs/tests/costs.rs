@@ -1,6 +1,9 @@
 //! What calls cost the local disk, counted: a sync more is a call that waits twice as long.
 
+use std::collections::HashMap;
+
 use super::meter::Meter;
+use super::rig::build;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::{Fh, Ino};
 
@@ -102,4 +105,31 @@ fn a_write_while_a_commit_runs_copies_its_chunk_once_and_never_the_file() {
     assert_eq!(written(8 * CHUNK_SIZE, 4096), 4096);
     drop(cut);
     assert_eq!(written(CHUNK_SIZE, 4096), 4096);
+}
+
+#[test]
+fn a_commit_of_a_closed_file_takes_few_batches_and_syncs() {
+    // Batches of the journal, syncs of it, syncs of the stage: to cut, and to settle.
+    for (name, len, to_cut, to_settle) in [
+        ("small", 100, (0, 1, 0), (4, 1, 0)),
+        ("large", 200_000, (1, 1, 2), (4, 1, 0)),
+    ] {
+        let meter = Meter::new();
+        let taken = |call: &mut dyn FnMut()| {
+            let before = meter.volume.journal.applied();
+            let (journal, stage) = meter.syncs(call);
+            (meter.volume.journal.applied() - before, journal, stage)
+        };
+        let file = meter.create(name);
+        meter.write(file, 0, &vec![1; len]);
+        meter.drive.flush(file.0, file.1).unwrap();
+        meter.drive.release(file.0, file.1);
+        let mut cut = None;
+        let cutting = taken(&mut || cut = Some(meter.volume.cut().unwrap()));
+        let cut = cut.unwrap();
+        let changes = cut.changes().unwrap();
+        let built = build(&mut HashMap::new(), &cut, &changes).0;
+        let settling = taken(&mut || cut.settle(&changes, &built).unwrap());
+        assert_eq!((cutting, settling), (to_cut, to_settle), "{name}");
+    }
 }

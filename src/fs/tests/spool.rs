@@ -1,8 +1,12 @@
 //! What a commit has not read yet, and is written over meanwhile.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::rig::{CALLER, READ_WRITE, Rig};
+use super::meter::Meter;
+use super::rig::{CALLER, READ_WRITE, Rig, build};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
 
@@ -108,4 +112,60 @@ fn a_commit_that_gives_the_journal_its_room_back_publishes_what_it_has_cut() {
     let changes = cut.changes().unwrap();
     let (_, contents) = rig.build(&cut, &changes);
     assert_eq!(contents.get(&file), Some(&read));
+}
+
+#[test]
+fn a_write_that_comes_while_a_commit_is_cut_is_in_it_whole_or_not_at_all_and_never_lost() {
+    let part = 4000..12_192_usize;
+    let of_one_kind = |content: &[u8]| {
+        let found = &content[part.clone()];
+        assert!(found.iter().all(|byte| *byte == found[0]), "torn");
+        found[0]
+    };
+    for nth in 0.. {
+        let meter = Arc::new(Meter::new());
+        let file = meter.create("f");
+        meter.write(file, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
+        meter.drive.fsync(file.0, false).unwrap();
+        meter.write(file, 3, &[1; 5]);
+        let came = Arc::new(AtomicUsize::new(0));
+        let (writer, told) = (Arc::downgrade(&meter), Arc::clone(&came));
+        // At each moment at which the journal writes something of the cut.
+        meter.journal.set_pause(Some(Arc::new(move || {
+            if told.fetch_add(1, Ordering::SeqCst) == nth {
+                writer.upgrade().unwrap().write(file, 4000, &[2; 8192]);
+            }
+        })));
+        let cut = meter.volume.cut().unwrap();
+        meter.journal.set_pause(None);
+        let moments = came.load(Ordering::SeqCst);
+        if moments <= nth {
+            assert!(nth > 2, "{moments} moments");
+            return;
+        }
+        let ino = Ino(file.0.0 & Ino::MAX.0);
+        let mut published = HashMap::new();
+        // What comes after the cut is copied before it changes what the commit reads.
+        meter.write(file, CHUNK_SIZE + 5, &[3; 100]);
+        let changes = cut.changes().unwrap();
+        let (built, contents) = build(&mut published, &cut, &changes);
+        let first = of_one_kind(&contents[&ino]);
+        assert_eq!(
+            contents[&ino][CHUNK_SIZE as usize + 5],
+            1,
+            "of another instant"
+        );
+        cut.settle(&changes, &built).unwrap();
+        drop(cut);
+        let cut = meter.volume.cut().unwrap();
+        let changes = cut.changes().unwrap();
+        let contents = build(&mut published, &cut, &changes).1;
+        let second = &contents[&ino];
+        assert_eq!(
+            (of_one_kind(second), second[CHUNK_SIZE as usize + 5]),
+            (2, 3),
+            "lost"
+        );
+        assert!(first == 1 || first == 2);
+    }
 }

@@ -204,3 +204,24 @@ async fn sixteen_tebibytes_of_hole_cost_a_handful_of_blocks() {
     assert_eq!(attr.size, 1 << 44);
     assert_eq!(other.used(), machine.used());
 }
+
+#[tokio::test]
+async fn a_commit_of_one_small_closed_file_asks_the_node_for_few_things() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    fill(&machine).await;
+    machine.commit().await.unwrap();
+    machine.put(machine.root, "small", &[(0, b"text")]).await;
+    machine.store.reset_counts();
+    machine.commit().await.unwrap();
+    let calls = Call::ALL.map(|call| (call, machine.store.count(call)));
+    let expected = [
+        (Call::PutMany, 1),
+        (Call::Get, 3),
+        (Call::Has, 0),
+        (Call::Pin, 2),
+        (Call::Unpin, 0),
+        (Call::Pins, 1),
+    ];
+    assert_eq!((calls, machine.store.block_count()), (expected, 4));
+}
