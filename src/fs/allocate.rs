@@ -77,8 +77,19 @@ impl Volume {
             booked.keep();
             return Ok(());
         }
+        let mut rewritten = self.booking();
+        let changed = match zeroes {
+            true => range.clone(),
+            false => range.end.min(body.size)..range.end,
+        };
+        rewritten.rewrite(file, &changed, body.size)?;
+        let before = body.version;
         let version = self.journal.next_version();
-        self.prepare(file.ino, &mut body, &range, zeroes, version)?;
+        let prepared = self.prepare(file.ino, &mut body, &range, zeroes, version);
+        if prepared.is_ok() || body.version != before {
+            rewritten.keep();
+        }
+        prepared?;
         booked.keep();
         body.allocate(range.clone(), version);
         let now = self.clock.wall_ns();
@@ -157,7 +168,13 @@ impl Volume {
             return Ok(());
         }
         let version = self.journal.next_version();
-        let zeroed = parts_to_zero(&body, &range, body.size)
+        let parts = parts_to_zero(&body, &range, body.size);
+        let mut rewritten = self.booking();
+        for part in &parts {
+            rewritten.force_rewrite(file, part, body.size);
+        }
+        rewritten.keep();
+        let zeroed = parts
             .into_iter()
             .try_for_each(|part| self.write_zeros(file.ino, &mut body, part, version));
         if zeroed.is_ok() {

@@ -5,6 +5,7 @@
 //! account; the file's body is locked until the booking ends. Called by every operation that is
 //! charged or gives room back.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use super::account::{Due, Held, Room};
@@ -12,7 +13,7 @@ use super::files::File;
 use super::quota::Taken;
 use super::volume::{Volume, lock, signed};
 use super::{FsError, Quota};
-use crate::types::Ino;
+use crate::pack::chunk::CHUNK_SIZE;
 
 /// What was taken, until it is kept.
 #[must_use]
@@ -141,18 +142,41 @@ impl<'a> Booking<'a> {
         }
     }
 
-    /// Reserves what a write of `len` bytes at `offset` sends once more of a file of `size` bytes.
+    /// Reserves what a change of `range` sends once more of `file`, which has `size` bytes: all of the chunks
+    /// that it touches, and of the last one where the file becomes longer.
     ///
     /// # Errors
     /// [`FsError::Quota`] when it does not fit.
     pub(super) fn rewrite(
         &mut self,
-        ino: Ino,
-        offset: u64,
-        len: u64,
+        file: &File,
+        range: &Range<u64>,
         size: u64,
     ) -> Result<(), FsError> {
-        lock(self.quota).rewrite(&mut self.taken, ino, offset, len, size)
+        self.rewrite_as(file, range, size, true)
+    }
+
+    /// As [`Booking::rewrite`], whatever is left.
+    pub(super) fn force_rewrite(&mut self, file: &File, range: &Range<u64>, size: u64) {
+        let forced = self.rewrite_as(file, range, size, false);
+        debug_assert!(forced.is_ok());
+    }
+
+    fn rewrite_as(
+        &mut self,
+        file: &File,
+        range: &Range<u64>,
+        size: u64,
+        may_fail: bool,
+    ) -> Result<(), FsError> {
+        if range.is_empty() || lock(&file.account).is_closed() {
+            return Ok(());
+        }
+        let mut quota = lock(self.quota);
+        if range.end > size && !size.is_multiple_of(CHUNK_SIZE) {
+            quota.rewrite(&mut self.taken, file.ino, &(size - 1..size), size, may_fail)?;
+        }
+        quota.rewrite(&mut self.taken, file.ino, range, size, may_fail)
     }
 
     /// The write ends at `end`: what was reserved for chunks behind it is given back.

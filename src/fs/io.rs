@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::account::{Due, Room};
 use super::body::{Body, INLINE_MAX, Source};
 use super::files::File;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use super::{FsError, Want};
 use crate::journal::StageFile;
-use crate::pack::chunk::MAX_FILE;
+use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
 
 impl Volume {
@@ -71,9 +71,7 @@ impl Volume {
             return Ok(0);
         }
         let mut rewritten = self.booking();
-        if !lock(&file.account).is_closed() {
-            rewritten.rewrite(file.ino, offset, wanted, body.size)?;
-        }
+        rewritten.rewrite(file, &(offset..offset + wanted), body.size)?;
         let mut grown = self.booking();
         let due = |room: &Room, len| Due::written(&body, room, &(offset..offset + len));
         let fits = grown.fit(file, wanted, due)?;
@@ -106,9 +104,16 @@ impl Volume {
         let now = self.clock.wall_ns();
         let charge = body.charge_after_resize(size);
         let mut booked = self.booking();
+        // The chunk at the end that is the shorter one, before or then, is sent once more.
+        let end = size.min(body.size);
+        let last = end - end % CHUNK_SIZE..end;
         if size > body.size {
+            booked.rewrite(file, &last, end)?;
             booked.charge(file, |_| Due::without_room(charge))?;
         } else {
+            if size < body.size {
+                booked.force_rewrite(file, &last, end);
+            }
             // Never refused, also where what was a hole at the end is a short chunk of zeros now.
             booked.force(file, |_| Due::without_room(charge));
         }

@@ -37,16 +37,24 @@ impl Volume {
         if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);
         }
-        let due = |room: &Room| Due::written(&body, room, &(offset..offset + len));
-        let mut booked = self.booking();
-        let fits = booked.charge(file, due).is_ok();
+        let range = offset..offset + len;
+        let (mut rewritten, mut booked) = (self.booking(), self.booking());
+        let due = |room: &Room| Due::written(&body, room, &range);
+        let fits =
+            rewritten.rewrite(file, &range, body.size).is_ok() && booked.charge(file, due).is_ok();
         if !fits {
+            rewritten.force_rewrite(file, &range, body.size);
             booked.force(file, due);
         }
         if !fits || self.quota().overdue(self.clock.as_ref()) {
             self.change_late(|late| late.insert(file.ino))?;
         }
-        self.store(file.ino, &mut body, offset, data)?;
+        let before = body.version;
+        let stored = self.store(file.ino, &mut body, offset, data);
+        if stored.is_ok() || body.version != before {
+            rewritten.keep();
+        }
+        stored?;
         booked.keep();
         Ok(data.len() as u32)
     }

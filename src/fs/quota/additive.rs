@@ -6,6 +6,7 @@
 //! `quota`, which answers as if all of it were its own.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 
 use super::Quota;
 use crate::fs::FsError;
@@ -134,23 +135,23 @@ impl Quota {
         *taken = taken.saturating_sub(bytes);
     }
 
-    /// Reserves the chunks that a write of `len` bytes at `offset` touches, of a file of `size` bytes:
-    /// what they hold is sent once more.
+    /// Reserves the chunks that a change of `range` touches, of a file of `size` bytes: what they hold is sent
+    /// once more.
     ///
     /// # Errors
-    /// [`FsError::Quota`] when they do not fit: nothing is reserved.
+    /// [`FsError::Quota`] when they do not fit, where it `may_fail`: nothing is reserved.
     pub(in crate::fs) fn rewrite(
         &mut self,
         taken: &mut Taken,
         ino: Ino,
-        offset: u64,
-        len: u64,
+        range: &Range<u64>,
         size: u64,
+        may_fail: bool,
     ) -> Result<(), FsError> {
-        if !self.is_additive() || len == 0 {
+        if !self.is_additive() || range.is_empty() {
             return Ok(());
         }
-        let chunks = offset / CHUNK_SIZE..=(offset + len - 1) / CHUNK_SIZE;
+        let chunks = range.start / CHUNK_SIZE..range.end.div_ceil(CHUNK_SIZE);
         let fresh: Vec<(Ino, u64, u64)> = chunks
             .filter(|index| !self.unsettled.chunks.contains(&(ino, *index)))
             .map(|index| {
@@ -159,7 +160,7 @@ impl Quota {
             })
             .collect();
         let bytes = fresh.iter().map(|(_, _, bytes)| bytes).sum();
-        if bytes > self.room_bytes() {
+        if may_fail && bytes > self.room_bytes() {
             return Err(FsError::Quota);
         }
         self.take(bytes);
@@ -274,17 +275,23 @@ mod tests {
         let before = quota.free_bytes();
         for _ in 0..5 {
             quota
-                .rewrite(&mut Taken::default(), Ino(2), 10, CHUNK_SIZE, size)
+                .rewrite(
+                    &mut Taken::default(),
+                    Ino(2),
+                    &(10..10 + CHUNK_SIZE),
+                    size,
+                    true,
+                )
                 .unwrap();
         }
         assert_eq!(before - quota.free_bytes(), size);
         quota.begin_cut();
         quota
-            .rewrite(&mut Taken::default(), Ino(2), 10, 1, size)
+            .rewrite(&mut Taken::default(), Ino(2), &(10..11), size, true)
             .unwrap();
         assert_eq!(before - quota.free_bytes(), size + CHUNK_SIZE);
         assert_eq!(
-            quota.rewrite(&mut Taken::default(), Ino(3), 0, GIB, GIB),
+            quota.rewrite(&mut Taken::default(), Ino(3), &(0..GIB), GIB, true),
             Err(FsError::Quota),
             "it does not fit"
         );

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::rig::{CALLER, QUOTA, READ_WRITE, allowance, open_with};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
-use crate::fs::{Allowance, Drive, FsError, Volume};
+use crate::fs::{Allowance, Drive, FsError, SetAttr, Volume};
 use crate::journal::simulated::{Call, Left, Power};
 use crate::journal::{Batch, JournalError, Without, key};
-use crate::types::Ino;
+use crate::types::{Fh, Ino};
 
 /// Length of a file that has a stage file.
 const LARGE: usize = 100_000;
@@ -132,6 +132,89 @@ fn a_write_that_is_refused_leaves_nothing_reserved_of_what_is_charged_by_the_com
     assert_eq!(free(&volume), reserve + 1000);
     assert_eq!(drive.write(ino, fh, 0, b"x", false), Ok(1));
     assert_eq!(free(&volume), reserve);
+    drive.release(ino, fh);
+}
+
+/// A change of an open file.
+type Change = fn(&Drive, Ino, Fh) -> Result<(), FsError>;
+
+#[test]
+fn what_a_commit_sends_once_more_is_reserved_whatever_has_changed_it() {
+    const MIB: u64 = 1 << 20;
+    let power = Power::on(Left::default());
+    let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+    let (drive, volume, root) = mount(&power, &clock);
+    let additive = |size_bytes| Allowance {
+        additive: true,
+        uploads_left: Some(9),
+        ..allowance(&clock, size_bytes)
+    };
+    volume.set_allowance(&additive(QUOTA)).unwrap();
+    put(&drive, root, "f", 3 << 20);
+    let ino = drive.lookup(root, b"f").unwrap().ino;
+    let fh = drive.open(ino, READ_WRITE).unwrap().fh;
+    let publish = || {
+        drive.sync().unwrap();
+        volume.with_quota(|quota| {
+            quota.begin_cut();
+            quota.end_cut(Vec::new());
+        });
+    };
+    let write: Change = |drive, ino, fh| drive.write(ino, fh, MIB - 5, &[1; 10], false).map(drop);
+    let mapped: Change = |drive, ino, fh| drive.write_mapped(ino, fh, 4096, &[1; 4096]).map(drop);
+    let zeroed: Change = |drive, ino, fh| drive.fallocate(ino, fh, 5, 2 << 20, 0x11, false);
+    let punched: Change = |drive, ino, fh| drive.fallocate(ino, fh, 5, 100, 3, false);
+    let resized = |drive: &Drive, ino, size| {
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        drive.setattr(ino, None, &set).map(drop)
+    };
+    for (what, change, sent) in [
+        ("write", write, 2 * MIB),
+        ("mapping", mapped, MIB),
+        ("zeroed range", zeroed, 3 * MIB),
+        ("punched edge", punched, MIB),
+    ] {
+        publish();
+        let before = free(&volume);
+        for _ in 0..3 {
+            change(&drive, ino, fh).unwrap();
+            assert_eq!(before - free(&volume), sent, "{what}");
+        }
+    }
+    publish();
+    let before = free(&volume);
+    resized(&drive, ino, 2 * MIB + 77).unwrap();
+    assert_eq!(before - free(&volume), 77, "shorter");
+    publish();
+    let (before, used_before) = (free(&volume), used(&volume));
+    resized(&drive, ino, 2 * MIB + 100).unwrap();
+    let growth = used(&volume) - used_before;
+    assert_eq!(before - free(&volume), 77 + growth, "longer");
+
+    // Without room a call is refused, and what nobody can refuse is kept and told.
+    publish();
+    let reserve = volume
+        .with_quota(|quota| quota.reserve_bytes())
+        .min(64 << 10);
+    volume.set_allowance(&additive(reserve + 100)).unwrap();
+    assert_eq!(zeroed(&drive, ino, fh), Err(FsError::Quota));
+    assert_eq!(write(&drive, ino, fh), Err(FsError::Quota));
+    assert_eq!(free(&volume), reserve + 100, "nothing of it stays reserved");
+    mapped(&drive, ino, fh).unwrap();
+    assert_eq!(drive.flush(ino, fh), Err(FsError::Quota));
+    assert_eq!(punched(&drive, ino, fh), Ok(()));
+    // Without a name nothing is sent.
+    volume.set_allowance(&additive(QUOTA)).unwrap();
+    publish();
+    drive.unlink(root, b"f").unwrap();
+    let before = free(&volume);
+    for change in [write, mapped, zeroed, punched] {
+        change(&drive, ino, fh).unwrap();
+    }
+    assert_eq!(free(&volume), before);
     drive.release(ino, fh);
 }
 
