@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::FsError;
 use super::account::Due;
 use super::files::File;
+use super::io::Terms;
 use super::volume::{Volume, lock};
 use crate::journal::key;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
@@ -50,7 +51,8 @@ impl Volume {
             Err(FsError::NotLocal(_)) => return Err(FsError::NotSupported),
             other => other?,
         };
-        self.write(to, to_offset, &bytes, false)
+        let copied = self.write(to, to_offset, &bytes, Terms::default())?;
+        Ok(copied.unwrap_or(0))
     }
 
     /// Has `to` take over what `from` has published of `range`; how many bytes of it. `None` where that

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
 };
@@ -28,6 +28,8 @@ pub(crate) struct File {
     pub(super) account: Mutex<Account>,
     /// Its access time as far as it is known, ns: reads look at it first.
     pub(super) atime_ns: AtomicI64,
+    /// How often its bytes were read. Counted with the body locked, so that it stands still for who changes it.
+    pub(super) reads: AtomicU64,
 }
 
 impl File {
@@ -151,6 +153,7 @@ impl Files {
                     body: RwLock::new(body),
                     saving: Mutex::new(()),
                     atime_ns: AtomicI64::new(super::access::UNKNOWN),
+                    reads: AtomicU64::new(0),
                 }),
                 users: 0,
                 orphan: false,

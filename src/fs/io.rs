@@ -1,6 +1,7 @@
 //! Reading and writing content, and its length.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::account::{Due, Room};
 use super::body::{Body, INLINE_MAX, Source};
@@ -11,10 +12,20 @@ use crate::journal::StageFile;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
 
+/// On what terms bytes are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The descriptor appends, now: the offset is the end of the file as the kernel knows it.
+    pub appends: bool,
+    /// Only as long as the file was not read oftener than so: see [`super::Drive::reads`].
+    pub reads: Option<u64>,
+}
+
 impl Volume {
     /// Up to `len` bytes of a held file from `offset`.
     pub(super) fn read(&self, file: &File, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
         let body = file.body();
+        file.reads.fetch_add(1, Ordering::SeqCst);
         let end = offset.saturating_add(u64::from(len)).min(body.size);
         if offset >= end {
             return Ok(Vec::new());
@@ -50,25 +61,34 @@ impl Volume {
         Ok(buffer)
     }
 
-    /// Writes `data` at `offset` of a held file (at its end where `append`), as much of it as the
-    /// quota has room for.
+    /// Writes `data` at `offset` of a held file, as much of it as the quota has room for. `None` where the
+    /// terms forbid it.
+    ///
+    /// The kernel lets one write to a file in at a time, and knows of every one that was answered: so the end
+    /// that it takes for one that appends is the true one, and it alone knows which do (`RWF_APPEND`,
+    /// `RWF_NOAPPEND`). It does not know how long the files are of a tree that took this one's place.
     pub(super) fn write(
         &self,
         file: &File,
         offset: u64,
         data: &[u8],
-        append: bool,
-    ) -> Result<u32, FsError> {
+        terms: Terms,
+    ) -> Result<Option<u32>, FsError> {
         self.quota().check_write(self.clock.as_ref())?;
         self.check_room(data.len() as u64)?;
         let mut body = self.body_to_change(file)?;
-        let offset = if append { body.size } else { offset };
+        let reads = file.reads.load(Ordering::SeqCst);
+        if terms.reads.is_some_and(|known| known != reads) {
+            return Ok(None);
+        }
+        let behind_the_kernel = terms.appends && self.followed.load(Ordering::Acquire);
+        let offset = if behind_the_kernel { body.size } else { offset };
         let wanted = data.len() as u64;
         if offset.checked_add(wanted).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);
         }
         if wanted == 0 {
-            return Ok(0);
+            return Ok(Some(0));
         }
         let mut rewritten = self.booking();
         rewritten.rewrite(file, &(offset..offset + wanted), body.size)?;
@@ -86,7 +106,7 @@ impl Volume {
         }
         stored?;
         grown.keep();
-        Ok(fits as u32)
+        Ok(Some(fits as u32))
     }
 
     /// Sets the length of a held file. Only a greater length is growth. Room that was kept behind its end

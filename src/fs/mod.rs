@@ -49,6 +49,7 @@ pub use cut::{Built, Changes, Contents, Cut, CutFile};
 pub use damage::Loss;
 pub use drive::{Drive, Opened};
 pub use error::{FsError, LostBlock, Want};
+pub use io::Terms;
 pub use load::LoadedEntry;
 pub use quota::{Access, Allowance, ChainTime, Quota};
 pub use report::{Labels, Pending};

@@ -18,15 +18,13 @@ use fuser::{
 };
 use tracing::trace;
 
-use super::caching::{Answered, CAPABILITY, Caching};
+use super::caching::{CAPABILITY, Caching, Way};
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::miss::{Lane, Pool};
-use super::reply::{
-    FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up, wrote,
-};
+use super::reply::{FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up};
 use crate::clock::Clock;
-use crate::fs::{Attr, Drive, FsError, Opened, StatFs};
+use crate::fs::{Attr, Drive, FsError, Opened, StatFs, Terms};
 use crate::types::Fh;
 
 /// The greatest write that the kernel sends at once; fuser's threads keep a buffer of it resident.
@@ -338,20 +336,34 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let caching = Arc::clone(&self.caching);
+        let appends = convert::appends(flags.0);
+        let terms = move |reads| Terms { appends, reads };
+        let end = {
+            let caching = Arc::clone(&self.caching);
+            move |drive: &Drive, written: u32| {
+                let take_away = || drive.removexattr(of, CAPABILITY);
+                let sync = || drive.fsync(of, true);
+                caching.after_write(of, handle, flags.0, take_away, sync)?;
+                Ok(written)
+            }
+        };
+        let (caching, end_beside) = (Arc::clone(&self.caching), end.clone());
         let write = move |drive: &Drive, data: &[u8]| {
             if mapped {
-                let written = drive.write_mapped(of, handle, offset, data)?;
-                return Ok(Answered::plainly(Ok(written)));
+                return drive.write_mapped(of, handle, offset, data).map(Ok);
             }
-            let written = drive.write(of, handle, offset, data, kill);
-            // Nothing was done yet: this call comes again.
-            if let Err(FsError::NotLocal(want)) = written {
-                return Err(FsError::NotLocal(want));
+            // Counted before it is asked who may read: see `caching`.
+            let reads = drive.reads(handle)?;
+            match caching.way(of, handle) {
+                Way::Cached => drive.write_on(handle, offset, data, kill, terms(None)),
+                Way::Alone => {
+                    let terms = terms(Some(reads));
+                    let written = drive.write_on(handle, offset, data, kill, terms)?;
+                    written.map(|written| end(drive, written)).transpose()
+                }
+                Way::Beside => Ok(None),
             }
-            let take_away = || drive.removexattr(of, CAPABILITY);
-            let sync = || drive.fsync(of, true);
-            Ok(caching.after_write(of, handle, flags.0, written, take_away, sync))
+            .map(|written| written.ok_or_else(|| data.to_vec()))
         };
         let first = |drive: &Drive| write(drive, data);
         let own = || {
@@ -359,15 +371,19 @@ impl Filesystem for Adapter {
             move |drive: &Drive, _: &mut _| write(drive, &data)
         };
         let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
-        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let send = move |reply: ReplyWrite, answered: Answered| {
-            if !answered.pages {
-                return wrote(reply, answered.written);
-            }
-            aside.run("write", move || {
-                caching.drop_pages(of, offset, len);
-                wrote(reply, answered.written);
-            });
+        let send = move |reply: ReplyWrite, written: Result<u32, Vec<u8>>| {
+            let data = match written {
+                Ok(written) => return reply.written(written),
+                Err(data) => data,
+            };
+            let work = move |drive: &Drive| {
+                let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                let reads = || drive.reads(handle);
+                let write = |reads| drive.write_on(handle, offset, &data, kill, terms(Some(reads)));
+                let written = caching.write_beside(of, offset, len, reads, write)?;
+                end_beside(drive, written)
+            };
+            aside.run("write", reply, work, ReplyWrite::written);
         };
         let lane = if self.caching.syncs(of, handle, flags.0) {
             Lane::Sync

@@ -4,12 +4,18 @@
 //! cache (`FOPEN_DIRECT_IO`): no second copy of what nobody reads back, and no question for
 //! privileges before the first write. All other handles are cached, and keep what earlier ones read.
 //!
-//! Invariant: a page in the cache has the bytes of every write that was answered. The kernel drops
-//! the pages that a direct write meets before it, but not every kernel does so after it, and one that
-//! is read in between has the old bytes. So where a handle that can fill the cache was open beside it,
-//! if only for a moment, these pages are dropped once more before the write is answered
-//! ([`Caching::after_write`]).
-//! Called by `adapter` alone.
+//! Invariant: at the moment in which a direct write takes effect there is no page in the cache of what it
+//! writes. So every page that is there afterwards was read afterwards, and has the written bytes: no reader
+//! sees older ones, and a page that is stored into through a mapping takes none back when it is written.
+//!
+//! What holds it up: one write to a file goes on in the kernel at a time, so only reads fill pages beside it.
+//! The kernel drops the pages that it meets before it sends a direct write. While no other handle is open,
+//! which is asked after the reads were counted, nobody reads ([`Way::Alone`]); where one is, or was, the
+//! pages are dropped again, after a count, which waits for the reads and write-backs that are under way
+//! ([`Caching::write_beside`]). Either way the write is made only if, with the file locked, the count of reads
+//! is still that one: else a page may have come, and it is done again.
+//! (A kernel before 6.16 does not wait for a page's write-back: there one that is on its way may still come
+//! behind the write.) Called by `adapter` alone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +32,9 @@ const O_ACCMODE: i32 = 0o3;
 const O_RDONLY: i32 = 0o0;
 const O_WRONLY: i32 = 0o1;
 const O_DSYNC: i32 = 0o10000;
+
+/// How often a write is tried beside readers: each time one of them has to come within microseconds.
+const TRIES: usize = 1000;
 
 /// The extended attribute that a write takes away. On the way through the page cache the kernel does
 /// so by itself, as it asks for an `fsync` where the write wants one; past it the file system must.
@@ -53,24 +62,15 @@ struct Open {
     capable: bool,
 }
 
-/// How a write ended, all but its pages.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answered {
-    /// What its caller is told.
-    pub(super) written: Result<u32, FsError>,
-    /// Drop the pages that it met first: [`Caching::drop_pages`]. Also where it is an error that is told:
-    /// some of the bytes, or all, may be there.
-    pub(super) pages: bool,
-}
-
-impl Answered {
-    /// With nothing left to be done.
-    pub(super) fn plainly(written: Result<u32, FsError>) -> Self {
-        Self {
-            written,
-            pages: false,
-        }
-    }
+/// How a write is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The kernel has changed its pages itself, or will.
+    Cached,
+    /// Past the cache, where nobody can fill it.
+    Alone,
+    /// Past the cache, by [`Caching::write_beside`].
+    Beside,
 }
 
 impl Open {
@@ -136,49 +136,78 @@ impl Caching {
         }
     }
 
-    /// Does what a write by `fh` leaves to be done, which has just ended as `written`: takes
-    /// [`CAPABILITY`] away by `take_away`, and makes the file durable by `sync`, as whoever writes with
-    /// `O_DSYNC` is promised. `flags` are those of the write, in the words of open(2).
+    /// How a write by `fh` is to be made.
+    pub(super) fn way(&self, ino: Ino, fh: Fh) -> Way {
+        match self.lock().get(&ino).filter(|open| open.has(fh)) {
+            None => Way::Cached,
+            Some(open) if open.met => Way::Beside,
+            Some(_) => Way::Alone,
+        }
+    }
+
+    /// Makes a direct write of `len` bytes at `offset` while no page of them is in the cache. `reads` counts the
+    /// reads of the file; `write` writes if there were not more than so many, else gives `None`. Waits for
+    /// reads and write-backs of the pages: not for a thread that answers them.
+    ///
+    /// # Errors
+    /// What `write` says; [`FsError::Disk`] where readers come between again and again.
+    pub(super) fn write_beside(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u32,
+        reads: impl Fn() -> Result<u64, FsError>,
+        mut write: impl FnMut(u64) -> Result<Option<u32>, FsError>,
+    ) -> Result<u32, FsError> {
+        for _ in 0..TRIES {
+            let known = reads()?;
+            if let Some(notifier) = self.notifier.get() {
+                notifier.drop_pages(ino, offset, len);
+            }
+            if let Some(written) = write(known)? {
+                return Ok(written);
+            }
+        }
+        Err(FsError::Disk(
+            "what is written is read again all the time".to_owned(),
+        ))
+    }
+
+    /// Does what a write by `fh` leaves to be done: takes [`CAPABILITY`] away by `take_away`, and makes the
+    /// file durable by `sync`, as whoever writes with `O_DSYNC` is promised. `flags` are those of the write, in
+    /// the words of open(2).
+    ///
+    /// # Errors
+    /// What these say.
     pub(super) fn after_write(
         &self,
         ino: Ino,
         fh: Fh,
         flags: i32,
-        written: Result<u32, FsError>,
         take_away: impl FnOnce() -> Result<(), FsError>,
         sync: impl FnOnce() -> Result<(), FsError>,
-    ) -> Answered {
-        let (pages, capable) = match self.lock().get_mut(&ino).filter(|open| open.has(fh)) {
-            Some(open) => (open.met, std::mem::take(&mut open.capable)),
-            None => return Answered::plainly(written),
+    ) -> Result<(), FsError> {
+        let capable = match self.lock().get_mut(&ino).filter(|open| open.has(fh)) {
+            Some(open) => std::mem::take(&mut open.capable),
+            None => return Ok(()),
         };
         if capable
             && let Err(error) = take_away()
             && error != FsError::NoAttribute
         {
             self.note_capability(ino);
-            let written = written.and(Err(error));
-            return Answered { written, pages };
+            return Err(error);
         }
-        let written = written.and_then(|written| match flags & O_DSYNC {
-            0 => Ok(written),
-            _ => sync().map(|()| written),
-        });
-        Answered { written, pages }
+        match flags & O_DSYNC {
+            0 => Ok(()),
+            _ => sync(),
+        }
     }
 
     /// Whether a write by `fh` with `flags` is to be made durable here.
     pub(super) fn syncs(&self, ino: Ino, fh: Fh, flags: i32) -> bool {
         let is_direct = || self.lock().get(&ino).is_some_and(|open| open.has(fh));
         flags & O_DSYNC != 0 && is_direct()
-    }
-
-    /// Drops the pages of `len` bytes at `offset`. Waits for reads of them that are under way: not
-    /// for a thread that answers them.
-    pub(super) fn drop_pages(&self, ino: Ino, offset: u64, len: u32) {
-        if let Some(notifier) = self.notifier.get() {
-            notifier.drop_pages(ino, offset, len);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Ino, Open>> {
@@ -199,19 +228,16 @@ mod tests {
         caching
     }
 
-    /// How a write ends that leaves nothing undone, and whether it was made durable.
-    fn write(caching: &Caching, fh: Fh, flags: i32) -> (Answered, bool) {
+    /// Whether a write that has come this far is made durable.
+    fn is_synced(caching: &Caching, fh: Fh, flags: i32) -> bool {
         let mut synced = false;
         let sync = || {
             synced = true;
             Ok(())
         };
-        let answered = caching.after_write(FILE, fh, flags, Ok(1), || Ok(()), sync);
-        (answered, synced)
-    }
-
-    fn drops_pages(caching: &Caching, fh: Fh) -> bool {
-        write(caching, fh, 0).0.pages
+        let ended = caching.after_write(FILE, fh, flags, || Ok(()), sync);
+        assert_eq!(ended, Ok(()));
+        synced
     }
 
     fn is_direct(how: FopenFlags) -> bool {
@@ -219,22 +245,40 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_beside_a_direct_writer_never_keeps_old_pages() {
+    fn a_reader_beside_a_direct_writer_is_never_forgotten() {
         let caching = caching();
         assert!(is_direct(caching.opened(FILE, Fh(1), O_WRONLY, false)));
-        assert!(!drops_pages(&caching, Fh(1)));
+        assert_eq!(caching.way(FILE, Fh(1)), Way::Alone);
         for flags in [O_RDONLY, RDWR] {
             assert!(!is_direct(caching.opened(FILE, Fh(2), flags, false)));
-            assert!(drops_pages(&caching, Fh(1)));
+            assert_eq!(caching.way(FILE, Fh(1)), Way::Beside);
             // What goes through the cache changes the pages itself.
-            assert!(!drops_pages(&caching, Fh(2)));
+            assert_eq!(caching.way(FILE, Fh(2)), Way::Cached);
             caching.closed(FILE, Fh(2));
             // It may have read while a write was on its way.
-            assert!(drops_pages(&caching, Fh(1)));
+            assert_eq!(caching.way(FILE, Fh(1)), Way::Beside);
         }
         caching.closed(FILE, Fh(1));
         assert!(is_direct(caching.opened(FILE, Fh(3), O_WRONLY, false)));
-        assert!(!drops_pages(&caching, Fh(3)));
+        assert_eq!(caching.way(FILE, Fh(3)), Way::Alone);
+    }
+
+    #[test]
+    fn a_write_is_never_made_over_a_page_that_was_read_meanwhile() {
+        let caching = caching();
+        let reads = std::cell::Cell::new(7);
+        let mut left = 3;
+        // Somebody reads between the first looks and the write.
+        let write = |known| {
+            reads.set(reads.get() + u64::from(left > 0));
+            left -= u32::from(left > 0);
+            Ok((known == reads.get()).then_some(5))
+        };
+        let written = caching.write_beside(FILE, 0, 5, || Ok(reads.get()), write);
+        assert_eq!((written, reads.get()), (Ok(5), 10));
+        // One who never lets it through is not waited for without end.
+        let never = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(None));
+        assert!(matches!(never, Err(FsError::Disk(_))));
     }
 
     #[test]
@@ -259,11 +303,13 @@ mod tests {
         caching.note_capability(FILE);
         let mut asked = Vec::new();
         for answer in [Err(FsError::ReadOnly(String::new())), Ok(()), Ok(())] {
+            let may = answer.is_ok();
             let taken = || {
-                asked.push(answer.is_ok());
+                asked.push(may);
                 answer
             };
-            caching.after_write(FILE, Fh(2), 0, Ok(1), taken, || Ok(()));
+            let ended = caching.after_write(FILE, Fh(2), 0, taken, || Ok(()));
+            assert_eq!(ended.is_ok(), may);
         }
         // Tried again while it fails, and then no more.
         assert_eq!(asked, [false, true]);
@@ -274,32 +320,11 @@ mod tests {
         let caching = caching();
         let flags = O_WRONLY | O_DSYNC;
         assert!(is_direct(caching.opened(FILE, Fh(1), flags, false)));
-        assert!(write(&caching, Fh(1), flags).1);
-        assert!(!write(&caching, Fh(1), O_WRONLY).1);
+        assert!(is_synced(&caching, Fh(1), flags));
+        assert!(!is_synced(&caching, Fh(1), O_WRONLY));
         caching.opened(FILE, Fh(2), O_RDONLY, false);
         caching.opened(FILE, Fh(3), flags, false);
-        assert!(!write(&caching, Fh(3), flags).1);
-    }
-
-    #[test]
-    fn a_write_that_fails_behind_its_bytes_leaves_no_reader_old_pages() {
-        let caching = caching();
-        caching.opened(FILE, Fh(1), O_WRONLY | O_DSYNC, false);
-        caching.opened(FILE, Fh(2), O_RDONLY, false);
-        let disk = || FsError::Disk("it broke".to_owned());
-        let failed = Answered {
-            written: Err(disk()),
-            pages: true,
-        };
-        let fails = || Err(disk());
-        let unsynced = caching.after_write(FILE, Fh(1), O_DSYNC, Ok(1), || Ok(()), fails);
-        assert_eq!(unsynced, failed);
-        caching.note_capability(FILE);
-        let capable = caching.after_write(FILE, Fh(1), O_DSYNC, Ok(1), fails, || Ok(()));
-        assert_eq!(capable, failed);
-        // Nor one that fails itself: it may have come half way.
-        let halfway = caching.after_write(FILE, Fh(1), 0, Err(disk()), || Ok(()), || Ok(()));
-        assert_eq!(halfway, failed);
+        assert!(!is_synced(&caching, Fh(3), flags));
     }
 
     #[test]

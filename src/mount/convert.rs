@@ -102,6 +102,14 @@ pub(super) fn entry_ttl(parent: Ino, stays: bool) -> Duration {
 /// Set-user-id and set-group-id bits.
 const SET_ID: u16 = 0o6000;
 
+/// `O_APPEND` of open(2).
+const O_APPEND: i32 = 0o2000;
+
+/// Whether a descriptor with these flags appends, as far as the single call does not say otherwise.
+pub(super) fn appends(flags: i32) -> bool {
+    flags & O_APPEND != 0
+}
+
 /// How long the attributes of `ino`, which has `mode`, may be believed.
 ///
 /// The root of a volume has number 1 in it, below the 16 bits of its slot. Set-id bits go with somebody's

@@ -197,7 +197,10 @@ impl Pool {
 
     /// Where an answer can be given that has to wait for other calls.
     pub(super) fn aside(&self) -> Aside {
-        Aside(self.runtime.clone())
+        Aside {
+            drive: Arc::clone(&self.shared.drive),
+            runtime: self.runtime.clone(),
+        }
     }
 
     /// Whether a call of `lane` may run on this thread. That saves it the way to another one, so it
@@ -234,11 +237,31 @@ impl Pool {
 }
 
 /// Threads that answer no call.
-pub(super) struct Aside(Handle);
+pub(super) struct Aside {
+    drive: Arc<Drive>,
+    runtime: Handle,
+}
 
 impl Aside {
-    pub(super) fn run(self, op: &'static str, work: impl FnOnce() + Send + 'static) {
-        self.0.spawn_blocking(move || guarded(op, work));
+    /// Answers `reply` with what `work` gives, there.
+    pub(super) fn run<R, T>(
+        self,
+        op: &'static str,
+        reply: R,
+        work: impl FnOnce(&Drive) -> Result<T, FsError> + Send + 'static,
+        send: impl FnOnce(R, T) + Send + 'static,
+    ) where
+        R: Reply,
+    {
+        let Self { drive, runtime } = self;
+        let pending = Pending::new(op, reply);
+        runtime.spawn_blocking(move || {
+            guarded(op, move || match work(&drive) {
+                _ if drive.has_ended() => pending.fail(&FsError::Ended),
+                Ok(value) => pending.send(send, value),
+                Err(error) => pending.fail(&error),
+            });
+        });
     }
 }
 

@@ -43,17 +43,6 @@ pub(super) fn empty(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
-/// The answer of `write`, as it ended.
-pub(super) fn wrote(reply: ReplyWrite, written: Result<u32, FsError>) {
-    match written {
-        Ok(written) => reply.written(written),
-        Err(error) => {
-            tracing::debug!(op = "write", %error, "refused");
-            reply.fail(errno::of(&error));
-        }
-    }
-}
-
 /// `size` is the room that the caller has; 0 asks how much it needs.
 pub(super) fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
     move |reply, value| match u32::try_from(value.len()) {

@@ -444,6 +444,99 @@ fn a_listing_skips_and_repeats_nothing_while_the_folder_changes() {
     );
 }
 
+/// What `write` and `pwrite` do with a descriptor that begins or ceases to append, and with a single write that
+/// says so for itself, each seen by the page cache and without it.
+const APPENDS_NOW: &str = r#"
+import fcntl, os, sys
+path = sys.argv[1]
+RWF_NOAPPEND, RWF_APPEND = 0x20, 0x10
+def found():
+    with open(path, "rb") as f:
+        warm = f.read()
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("1")
+    with open(path, "rb") as f:
+        cold = f.read()
+    return warm.decode() if warm == cold else (warm, cold)
+def opened(flags):
+    with open(path, "wb") as f:
+        f.write(b"0123456789")
+    return os.open(path, flags)
+for access in os.O_WRONLY, os.O_RDWR:
+    fd = opened(access | os.O_APPEND)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_APPEND)
+    os.pwrite(fd, b"AB", 2)
+    print("cleared", found())
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    os.lseek(fd, 0, 0)
+    os.write(fd, b"CD")
+    print("set", found())
+    os.pwritev(fd, [b"EF"], 4, RWF_NOAPPEND)
+    print("not this one", found())
+    os.close(fd)
+    fd = opened(access)
+    os.pwritev(fd, [b"GH"], 0, RWF_APPEND)
+    os.pwrite(fd, b"I", 0)
+    print("only this one", found())
+    os.close(fd)
+"#;
+
+#[test]
+fn a_write_lands_where_its_descriptor_appends_now() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("log");
+    let told = tool("python3", &[Path::new("-c"), Path::new(APPENDS_NOW), &path]);
+    let once = "cleared 01AB456789\nset 01AB456789CD\nnot this one 01ABEF6789CD\nonly this one I123456789GH";
+    assert_eq!(told.stdout.trim(), format!("{once}\n{once}"));
+}
+
+#[test]
+fn programs_that_append_to_one_file_lose_no_line() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("log");
+    let program = r#"
+import os, sys
+path = sys.argv[1]
+children = []
+for who, access in enumerate([os.O_WRONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR]):
+    pid = os.fork()
+    if pid == 0:
+        for n in range(500):
+            if n % 10 == 0:
+                fd = os.open(path, access | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(fd, b"%d %d\n" % (who, n))
+            if n % 10 == 9:
+                os.close(fd)
+        os._exit(0)
+    children.append(pid)
+for pid in children:
+    os.waitpid(pid, 0)
+with open(path) as f:
+    lines = [tuple(map(int, line.split())) for line in f]
+print(len(lines), all([n for who, n in lines if who == w] == list(range(500)) for w in range(4)))
+"#;
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &path]);
+    assert_eq!(told.stdout.trim(), "2000 True");
+}
+
+#[test]
+fn an_allocation_moves_the_time_of_the_last_change() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    fs::write(&path, pattern(1, 0, 200_000)).expect("write");
+    let file = rw(&path);
+    for (at, len) in [(0, 1000), (0, 300_000)] {
+        let past = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        file.set_modified(past).expect("utimens");
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), at, len)
+            .expect("fallocate");
+        let metadata = file.metadata().expect("fstat");
+        assert!(metadata.modified().expect("a time") > past, "{len} bytes");
+    }
+}
+
 #[test]
 fn locks_keep_programs_of_this_machine_apart() {
     let machine = Machine::demo();

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::handles::{Handle, O_ACCMODE};
 use super::{Drive, outer_error};
 use crate::fs::files::{File, FileRef};
+use crate::fs::io::Terms;
 use crate::fs::volume::Volume;
 use crate::fs::{Attr, Caller, FsError, Kind, Opened};
 use crate::types::{Fh, Ino};
@@ -77,16 +78,40 @@ impl Drive {
         data: &[u8],
         kill_set_id: bool,
     ) -> Result<u32, FsError> {
+        let written = self.write_on(fh, offset, data, kill_set_id, Terms::default())?;
+        Ok(written.unwrap_or(0))
+    }
+
+    /// As [`Drive::write`], on `terms`; `None` where these forbid it: nothing was done then.
+    ///
+    /// # Errors
+    /// As [`Drive::write`].
+    pub fn write_on(
+        &self,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+        kill_set_id: bool,
+        terms: Terms,
+    ) -> Result<Option<u32>, FsError> {
         self.with_handle(fh, |volume, handle, file| {
             if !handle.writes {
                 return Err(FsError::BadHandle);
             }
-            let written = volume.write(file, offset, data, handle.append)?;
-            if kill_set_id {
+            let written = volume.write(file, offset, data, terms)?;
+            if kill_set_id && written.is_some() {
                 volume.kill_set_id(file.ino)?;
             }
             Ok(written)
         })
+    }
+
+    /// How often the bytes of an open file were read, for [`Terms`]: who read them before has been counted.
+    ///
+    /// # Errors
+    /// There is no such handle.
+    pub fn reads(&self, fh: Fh) -> Result<u64, FsError> {
+        self.with_handle(fh, |_, _, file| Ok(file.reads.load(Ordering::SeqCst)))
     }
 
     /// As [`Drive::write`] for pages that the kernel writes back from a shared mapping: where they lie

@@ -13,7 +13,6 @@ use crate::types::Fh;
 
 /// The flags of open(2) that matter here (Linux, all architectures that fuser knows).
 pub(super) const O_ACCMODE: i32 = 0o3;
-const O_APPEND: i32 = 0o2000;
 const O_NOATIME: i32 = 0o1_000_000;
 
 /// An open file.
@@ -22,7 +21,6 @@ pub(super) struct Handle {
     pub(super) volume: Arc<Volume>,
     /// There until the handle is dropped.
     pub(super) file: Option<FileRef>,
-    pub(super) append: bool,
     pub(super) writes: bool,
     /// A read moves the access time.
     pub(super) notes_access: bool,
@@ -42,7 +40,6 @@ impl Handle {
             slot,
             volume,
             file: Some(file),
-            append: flags & O_APPEND != 0,
             writes: flags & O_ACCMODE != 0,
             notes_access: flags & O_NOATIME == 0,
         }

@@ -473,8 +473,9 @@ impl Core {
             return Err(Errno::BADF.into());
         }
         let size = self.rig.drive.getattr(open.ino)?.size;
-        // What an append writes is where it lands, so its text is the one of that place.
-        let data = pattern(text, if open.append { size } else { offset }, len);
+        // Where an append lands is the kernel's word; its text is the one of that place.
+        let offset = if open.append { size } else { offset };
+        let data = pattern(text, offset, len);
         let written = self
             .rig
             .drive

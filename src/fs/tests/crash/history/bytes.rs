@@ -96,10 +96,7 @@ impl History<'_> {
             return Ok(());
         }
         let data: Arc<[u8]> = of(offset, len).into();
-        let write = |world: &World| {
-            let told = if append { 0 } else { offset };
-            world.drive.write(Ino(ino), fh, told, &data, false)
-        };
+        let write = |world: &World| world.drive.write(Ino(ino), fh, offset, &data, false);
         let expected = Change::Write(offset, Arc::clone(&data));
         self.change(ino, expected, write, |written| {
             Change::Write(offset, data[..*written as usize].into())
