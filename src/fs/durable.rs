@@ -53,7 +53,15 @@ impl Volume {
     /// being written anew is waited for, at most for `patience`, or left to the next time where that
     /// is zero. The first error is told when all have been tried.
     fn save_all(&self, patience: Duration) -> Result<(), FsError> {
-        let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
+        self.save_each(&self.unsaved(), patience)
+    }
+
+    fn unsaved(&self) -> Vec<Ino> {
+        lock(&self.unsaved).iter().copied().collect()
+    }
+
+    /// As [`Volume::save_all`], for these files.
+    fn save_each(&self, unsaved: &[Ino], patience: Duration) -> Result<(), FsError> {
         let workers = unsaved.len().clamp(1, 4);
         let next = AtomicUsize::new(0);
         let run = || {
@@ -81,8 +89,12 @@ impl Volume {
     }
 
     fn commit_journal(&self, patiently: bool) -> Result<(), FsError> {
-        if self.owes_room() {
-            self.save_all(REWRITE)?;
+        // Those that may be saved as they are first; one that is being written anew is waited for only where
+        // that was not enough.
+        for patience in [Duration::ZERO, REWRITE] {
+            if self.owes_room() {
+                self.save_each(&self.owing(), patience)?;
+            }
         }
         let retired = self.stage.take_retired();
         if self.without.lacks(Barrier::RecordsFirst) && self.active_cut().is_none() {
@@ -124,6 +136,14 @@ impl Volume {
         let journaled = self.journal.counters().used_bytes;
         let quota = self.quota();
         journaled > quota.size_bytes() && journaled > quota.used_bytes()
+    }
+
+    /// The files that owe it: the journal has them charged with more than they have.
+    fn owing(&self) -> Vec<Ino> {
+        let mut unsaved = self.unsaved();
+        let owes = |file: &File| file.body().saved_too_long();
+        unsaved.retain(|ino| self.files.peek(*ino).is_some_and(|file| owes(&file)));
+        unsaved
     }
 
     /// Stage files whose last reference is durably gone: whole published contents go into the

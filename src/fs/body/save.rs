@@ -91,6 +91,11 @@ impl Body {
         }
     }
 
+    /// Whether the journal has it charged with more than it has now.
+    pub(crate) fn saved_too_long(&self) -> bool {
+        self.saved_charge > self.charge()
+    }
+
     /// What the journal must take now; the body counts as saved from here on.
     pub(crate) fn save(&mut self) -> Saved {
         let charge = self.charge();

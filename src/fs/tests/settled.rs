@@ -5,6 +5,7 @@ use std::cell::RefCell;
 
 use super::rig::Rig;
 use crate::fs::SetAttr;
+use crate::fs::volume::lock;
 use crate::journal::key;
 use crate::journal::record::Content;
 use crate::types::Ino;
@@ -53,4 +54,25 @@ fn a_crash_brings_back_no_more_than_the_quota() {
     let mut rig = rig.crash();
     assert!(rig.used() <= 1 << 20, "{} bytes", rig.used());
     assert_eq!(rig.read("g"), [8; 600_000]);
+}
+
+#[test]
+fn an_fsync_at_a_full_quota_saves_the_files_that_gave_the_room_and_no_other() {
+    let rig = Rig::with_quota(1 << 20);
+    rig.put("f", &[7; 600_000]).unwrap();
+    rig.volume.sync().unwrap();
+    let shorter = SetAttr {
+        size: Some(10),
+        ..SetAttr::default()
+    };
+    rig.drive.setattr(rig.ino("f"), None, &shorter).unwrap();
+    rig.put("g", &[8; 600_000]).unwrap();
+    rig.put("other", &[9; 200_000]).unwrap();
+    rig.drive.fsync(rig.ino("g"), false).unwrap();
+    let is_unsaved = |name| {
+        let ino = Ino(rig.ino(name).0 & Ino::MAX.0);
+        lock(&rig.volume.unsaved).contains(&ino)
+    };
+    let unsaved = ["f", "g", "other"].map(is_unsaved);
+    assert_eq!(unsaved, [false, false, true]);
 }
