@@ -269,9 +269,10 @@ impl Machine {
             context,
             store,
             names,
+            receipts,
             ..
         } = self;
-        drop((drive, volume, context, store, names));
+        drop((drive, volume, context, store, names, receipts));
         Self::in_folder(shared, folder)
     }
 
