@@ -1,5 +1,5 @@
 # Transactions without end; the number of each is printed when it is committed. Arguments: database, journal mode.
-import sqlite3, sys
+import os, sqlite3, sys
 path, mode = sys.argv[1:]
 base = sqlite3.connect(path, isolation_level=None, timeout=30)
 base.execute("PRAGMA journal_mode=" + mode)
@@ -28,4 +28,8 @@ while True:
         base.execute("UPDATE total SET n = n + 1")
         base.execute("INSERT INTO entry VALUES(?, '')", (n,))
     base.execute("COMMIT")
+    # A directory that cannot be opened, since the drive died at this moment, counts as synced for SQLite.
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
     print(n, flush=True)
