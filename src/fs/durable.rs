@@ -213,6 +213,9 @@ impl Volume {
             }
         }
         self.sweep();
+        if let Err(error) = self.journal.rest() {
+            tracing::debug!(%error, "the next start reads what the log has");
+        }
     }
 
     /// What [`Volume::keep_durable`] does again and again. Names, and files that are saved, do not wait

@@ -17,6 +17,8 @@ pub enum Barrier {
     JournalName,
     /// The journal's file is synced within each durable commit.
     JournalBytes,
+    /// The write-ahead log is synced with each frame.
+    LogBytes,
     /// What was applied is committed when somebody asks for it to be durable.
     JournalCommit,
     /// The bytes of a file are durable before the records that name them are written.
@@ -39,11 +41,12 @@ pub enum Barrier {
 
 impl Barrier {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::StageBytes,
         Self::StageName,
         Self::JournalName,
         Self::JournalBytes,
+        Self::LogBytes,
         Self::JournalCommit,
         Self::BytesFirst,
         Self::RecordsFirst,

@@ -35,8 +35,7 @@ pub(super) fn open(
             Err(error) => tracing::debug!(%error, "the journal's mark is no help"),
         }
     }
-    let called = place.disk.path(&place.name);
-    let called = called.map_or_else(|| place.name.clone(), |path| path.display().to_string());
+    let called = place.called(&place.name);
     let found = JournalFile::found(Arc::clone(file), place.clone(), false)?;
     let found = found.ok_or_else(|| JournalError::Corrupt(called.clone()))?;
     let db = check(&found, cache_bytes).map_err(|error| match error {

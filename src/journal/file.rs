@@ -130,7 +130,6 @@ impl JournalFile {
     }
 
     /// Whether it was opened by its mark.
-    #[cfg(test)]
     pub(super) fn is_trusted(&self) -> bool {
         self.trusted
     }
@@ -165,7 +164,6 @@ impl JournalFile {
         let new = format!("{name}.new");
         let file = disk.create(&new)?;
         file.write_at(&mark, 0)?;
-        file.sync_data()?;
         disk.rename(&new, &name)
     }
 
@@ -222,21 +220,36 @@ impl JournalFile {
     }
 
     fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        loop {
-            match write() {
-                Err(e) if full(&e) && !self.place.ended.load(Ordering::Acquire) => {
-                    std::thread::sleep(AGAIN);
-                }
-                other => {
-                    self.broken.fetch_or(other.is_err(), Ordering::AcqRel);
-                    return other;
-                }
-            }
-        }
+        let written = self.place.patiently(write);
+        self.broken.fetch_or(written.is_err(), Ordering::AcqRel);
+        written
     }
 }
 
 impl Place {
+    /// Tries `write` again while there is no room for it, until the volume is closed.
+    pub(super) fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        loop {
+            match write() {
+                Err(e) if full(&e) && !self.ended.load(Ordering::Acquire) => {
+                    std::thread::sleep(AGAIN);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// What the file `name` is called in what users read.
+    pub(super) fn called(&self, name: &str) -> String {
+        let path = self.disk.path(name);
+        path.map_or_else(|| name.to_owned(), |path| path.display().to_string())
+    }
+
+    /// The names of the two files of the write-ahead log: of its even and its odd generations.
+    pub(super) fn wal(&self) -> [String; 2] {
+        [0, 1].map(|n| format!("{}.wal{n}", self.name))
+    }
+
     /// The name of the mark.
     pub(super) fn mark(&self) -> String {
         format!("{}.sums", self.name)

@@ -1,9 +1,10 @@
-//! The table of records: an overlay in memory above redb.
+//! The table of records: an overlay in memory above redb, and a log of what redb has not.
 //!
 //! Invariant: a batch is visible as a whole from the moment [`Journal::apply`] returns, and durable
-//! as a whole with every batch before it. Reads look into the active overlay, then the one being
-//! written, then redb. The mutex guards memory only; no disk is touched under it, except that a
-//! reader takes its handle of the table under it (so that a record is always in one of the three).
+//! as a whole with every batch before it: in the log, or in redb. Reads look into the active overlay, then the
+//! one being written, then redb; the log is read at a start alone. The mutex guards memory only; no disk is
+//! touched under it, except that a reader takes its handle of the table under it (so that a record is always in
+//! one of the three).
 
 mod commit;
 #[cfg(test)]
@@ -16,26 +17,35 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, TableError};
+use redb::Database;
 
 use super::batch::Batch;
 use super::check::{self, guard};
 use super::file::{Backend, JournalFile, Place};
 use super::key::{self, Key};
 use super::record::{Counters, Record};
-use super::table::{self, TABLE, Table, as_slices, bounds, disk, merge, read, records};
+use super::table::{self, Table, as_slices, bounds, merge, read, records};
+use super::wal::{Put, Since, Wal};
 use super::{Barrier, Disk, DiskFile, JournalError, Without};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
 const MAX_BYTES: usize = 32 << 20;
 
-/// Operations beyond which a commit in the background is due.
-const DUE_OPS: usize = 2_000;
-const DUE_BYTES: usize = 4 << 20;
+/// Operations and bytes in the overlay, and bytes of the log, beyond which a commit in the background is due.
+const DUE_OPS: usize = 4_000;
+const DUE_BYTES: usize = 8 << 20;
+const DUE_LOG: u64 = 8 << 20;
+
+/// Bytes of the log beyond which whoever syncs commits to the table instead.
+const MAX_LOG: u64 = 32 << 20;
 
 /// Bytes from which on a journal has a mark: a smaller one is read whole within a moment.
 const MARKED_FROM: u64 = 32 << 20;
+
+/// Names of what the journal keeps for itself: its counters, and the first frame that the table has not.
+const COUNTERS: &str = "counters";
+const SINCE: &str = "wal";
 
 /// How long a call waits at most, before it says that there is no room.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,12 +73,20 @@ struct State {
     frozen: Option<Arc<Overlay>>,
     table: Arc<Table>,
     counters: Counters,
-    /// Batches applied, and how many of them are durable.
+    /// What was put, in order, and is in no frame of the log. So many at its beginning are frozen too: they need
+    /// none once the table has them.
+    unlogged: Vec<Put>,
+    covered: usize,
+    /// The next frame of the log.
+    next: Since,
+    /// Batches applied, how many of them are durable, and how many of these are in the table.
     applied: u64,
     durable: u64,
-    /// How many of them the mark of the file has, if there is one of this run.
-    marked: Option<u64>,
+    tabled: u64,
+    /// The table is being written.
     committing: bool,
+    /// The log is being written.
+    logging: bool,
     /// There is a background that commits ([`Journal::drain`]).
     attended: bool,
     /// Somebody waits for a durable commit that the background is to make.
@@ -79,6 +97,7 @@ struct State {
 /// The journal of one volume.
 pub struct Journal {
     db: Database,
+    wal: Wal,
     file: Arc<JournalFile>,
     disk: Arc<dyn Disk>,
     without: Without,
@@ -140,34 +159,50 @@ impl Journal {
             // Under its name it is whole from the first moment: half of a new one would be taken for
             // a damaged one.
             None => {
+                Wal::create(&place)?;
                 let new = format!("{name}.new");
-                let file = JournalFile::new(disk.create(&new)?, place);
+                let file = JournalFile::new(disk.create(&new)?, place.clone());
                 let db = guard(|| begin(Backend(Arc::clone(&file)), cache_bytes))?;
                 disk.rename(&new, name)?;
                 (db, file)
             }
         };
-        let (table, counters) = guard(|| first_look(&db))?;
+        let (table, since) = guard(|| first_look(&db))?;
+        let (mut active, mut ops) = (Overlay::default(), 0);
+        let (wal, end) = Wal::open(&place, since, |(key, value)| {
+            active.put(key, value);
+            ops += 1;
+        })?;
+        active.ops = ops;
+        let counters = match active.records.get(&key::meta(COUNTERS)) {
+            Some(Some(bytes)) => Counters::from_bytes(bytes)?,
+            _ => counters(&table)?,
+        };
         // The file's name is as durable as what is in it.
         if !without.lacks(Barrier::JournalName) {
             disk.sync_folder()?;
         }
-        Ok(Self {
+        let journal = Self {
             db,
+            wal,
             file,
             disk,
             without,
             patience: PATIENCE,
             ended,
             state: Mutex::new(State {
-                active: Overlay::default(),
+                active,
                 frozen: None,
                 table,
                 counters,
+                unlogged: Vec::new(),
+                covered: 0,
+                next: since,
                 applied: 0,
                 durable: 0,
-                marked: None,
+                tabled: 0,
                 committing: false,
+                logging: false,
                 attended: false,
                 wanted: false,
                 failed: None,
@@ -176,7 +211,12 @@ impl Journal {
             due: Condvar::new(),
             #[cfg(test)]
             longest_scan: std::sync::atomic::AtomicUsize::new(0),
-        })
+        };
+        let is_read_whole = journal.file.is_marked() && !journal.file.is_trusted();
+        if end.is_some() || is_read_whole {
+            journal.take_over(end.unwrap_or(since.frame))?;
+        }
+        Ok(journal)
     }
 
     /// The record at `key`.
@@ -253,12 +293,12 @@ impl Journal {
             return Err(failed.clone());
         }
         for (key, value) in batch.puts {
-            state.active.put(key, value);
+            state.put(key, value);
         }
         for key in batch.marks {
             state.counters.version += 1;
             let version = Bytes::copy_from_slice(&state.counters.version.to_be_bytes());
-            state.active.put(key, Some(version));
+            state.put(key, Some(version));
         }
         let counters = &mut state.counters;
         if let Some(adopted) = batch.adopted {
@@ -299,7 +339,7 @@ impl Journal {
                     None => below,
                 };
                 if gone {
-                    state.active.put(key.clone(), None);
+                    state.put(key.clone(), None);
                 }
             }
             state.applied += 1;
@@ -369,38 +409,42 @@ fn begin(file: Backend, cache_bytes: usize) -> Result<Database, JournalError> {
         .set_cache_size(cache_bytes)
         .create_with_backend(file)
         .map_err(|error| JournalError::Corrupt(error.to_string()))?;
-    create_table(&db)?;
+    let since = Since::first()?.to_bytes();
+    let records = BTreeMap::from([(key::meta(SINCE), Some(since))]);
+    table::write(&db, &records, false)?;
     Ok(db)
 }
 
-fn create_table(db: &Database) -> Result<(), JournalError> {
-    let write = db.begin_write().map_err(disk)?;
-    write.open_table(TABLE).map_err(disk)?;
-    write.commit().map_err(disk)
+/// Opens the table, and reads where it says that the log goes on.
+fn first_look(db: &Database) -> Result<(Arc<Table>, Since), JournalError> {
+    let table = Arc::new(table::reader(db)?);
+    match table::read(&table, &key::meta(SINCE))? {
+        Some(bytes) => Ok((table, Since::from_bytes(&bytes)?)),
+        None => Err(JournalError::Corrupt("the journal names no log".to_owned())),
+    }
 }
 
-/// Opens the table, and reads what it says of itself.
-fn first_look(db: &Database) -> Result<(Arc<Table>, Counters), JournalError> {
-    let read = db.begin_read().map_err(disk)?;
-    if let Err(TableError::TableDoesNotExist(_)) = read.open_table(TABLE) {
-        create_table(db)?;
-    }
-    let table = Arc::new(table::reader(db)?);
-    let counters = match table::read(&table, &key::meta("counters"))? {
-        Some(bytes) => Counters::from_bytes(&bytes)?,
-        None => Counters {
+/// The counters in the table.
+fn counters(table: &Table) -> Result<Counters, JournalError> {
+    match table::read(table, &key::meta(COUNTERS))? {
+        Some(bytes) => Counters::from_bytes(&bytes),
+        None => Ok(Counters {
             version: 0,
             next_ino: 2,
             next_cookie: 3,
             next_stage: 1,
             used_bytes: 0,
             inodes: 0,
-        },
-    };
-    Ok((table, counters))
+        }),
+    }
 }
 
 impl State {
+    fn put(&mut self, key: Key, value: Option<Bytes>) {
+        self.unlogged.push((key.clone(), value.clone()));
+        self.active.put(key, value);
+    }
+
     fn is_due(&self) -> bool {
         self.wanted || self.active.ops >= DUE_OPS || self.active.bytes >= DUE_BYTES
     }

@@ -1,9 +1,10 @@
 //! The journal: the durable local state of one volume, the seam between the two halves.
 //!
 //! [`Journal`] is a table of records with an overlay in memory: an operation changes the overlay as
-//! one [`Batch`]; batches reach the disk in the order they were applied, so what a crash leaves is
-//! a prefix. [`Stage`] holds the bytes that are not uploaded yet. Both speak to the disk alone: no
-//! network, no tokio. Called by `fs` and, for snapshots, by `publish`.
+//! one [`Batch`]; batches reach the disk in the order they were applied, a few of them in a log in front of
+//! the table, many of them in the table, so what a crash leaves is a prefix. [`Stage`] holds the bytes that are
+//! not uploaded yet. Both speak to the disk alone: no network, no tokio. Called by `fs` and, for snapshots, by
+//! `publish`.
 
 mod barrier;
 mod batch;
@@ -21,6 +22,7 @@ mod stage;
 mod sums;
 mod table;
 mod unsynced;
+mod wal;
 
 pub use barrier::{Barrier, Without};
 pub use batch::Batch;

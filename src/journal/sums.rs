@@ -2,15 +2,15 @@
 //!
 //! Invariant: a block's sum is that of what was written there last, or read in a check of the whole file;
 //! a block that neither happened to has none. Between two runs the sums lie in a file of their own, the
-//! mark, which counts for one state of the journal alone: the one whose first block (in it lie redb's two
-//! commit slots, so each durable commit changes it) and length the mark names. An old, torn or lost mark
+//! mark, which counts for one state of the journal alone: the one whose newest commit it names, also while
+//! the one after it is being written, since that touches no block of it. An old, torn or lost mark
 //! costs a check of the whole file, and never a record. Called by [`super::file`].
 //!
 //! ```text
 //! offset  bytes  field, big-endian
 //! 0       1      version: 1
 //! 1       8      length of the journal in bytes
-//! 9       8      XXH64 (seed 0) of its first block
+//! 9       8      XXH64 (seed 0) of its first block, without what the commit that comes changes ([`identity`])
 //! 17      8 n    sum of each block: XXH64 of it, the block's number as the seed; 0: none is known
 //! 17+8n   8      XXH64 (seed 0) of all before
 //! ```
@@ -26,6 +26,31 @@ pub(super) const BLOCK: u64 = 4096;
 const VERSION: u8 = 1;
 /// Bytes of a mark before the sums.
 const HEAD: usize = 17;
+
+/// Where redb's header has what changes before the next commit counts (redb's design document, "super-header"):
+/// in this byte, whether the file is open; the layout; and of two slots the one that the byte's lowest bit does
+/// not choose.
+const CHOICE: usize = 9;
+const OPENED: u8 = 2;
+const LAYOUT: Range<usize> = 24..32;
+const SLOTS: [Range<usize>; 2] = [64..192, 192..320];
+
+/// What of a journal's first block stays as it is until the next commit counts.
+fn identity(first: &[u8]) -> u64 {
+    let mut first = first.to_vec();
+    let [even, odd] = SLOTS;
+    let other = match first.get(CHOICE) {
+        Some(choice) if choice & 1 == 1 => even,
+        _ => odd,
+    };
+    if let Some(choice) = first.get_mut(CHOICE) {
+        *choice &= !OPENED;
+    }
+    for part in [LAYOUT, other] {
+        first.get_mut(part).unwrap_or_default().fill(0);
+    }
+    XxHash64::oneshot(0, &first)
+}
 
 /// The sums of a file's blocks; 0 where none is known.
 #[derive(Debug, Default)]
@@ -103,7 +128,7 @@ impl Sums {
         let mut mark = Vec::with_capacity(HEAD + 8 * sums.len() + 8);
         mark.push(VERSION);
         mark.extend_from_slice(&len.to_be_bytes());
-        mark.extend_from_slice(&XxHash64::oneshot(0, first).to_be_bytes());
+        mark.extend_from_slice(&identity(first).to_be_bytes());
         for sum in sums.iter() {
             mark.extend_from_slice(&sum.to_be_bytes());
         }
@@ -112,24 +137,28 @@ impl Sums {
         mark
     }
 
-    /// The sums of a mark; `None` where it is none, or not one of a journal of that length and
-    /// beginning.
+    /// The sums of a mark; `None` where it is none, or not one of a journal with that beginning and at most
+    /// that length: what a commit that was cut off has added is not in it.
     pub(super) fn from_mark(mark: &[u8], len: u64, first: &[u8]) -> Option<Self> {
         let (body, all) = mark.split_last_chunk::<8>()?;
         let (head, sums) = body.split_at_checked(HEAD)?;
-        let mut should = vec![VERSION];
-        should.extend_from_slice(&len.to_be_bytes());
-        should.extend_from_slice(&XxHash64::oneshot(0, first).to_be_bytes());
-        if head != should
+        let (version, head) = head.split_first()?;
+        let (marked, head) = head.split_first_chunk::<8>()?;
+        let marked = u64::from_be_bytes(*marked);
+        if *version != VERSION
+            || marked > len
+            || head != identity(first).to_be_bytes()
             || *all != XxHash64::oneshot(0, body).to_be_bytes()
-            || sums.len() as u64 / 8 > len / BLOCK
+            || sums.len() as u64 / 8 > marked / BLOCK
         {
             return None;
         }
         let (sums, []) = sums.as_chunks::<8>() else {
             return None;
         };
-        let sums = sums.iter().copied().map(u64::from_be_bytes).collect();
+        let mut sums: Vec<u64> = sums.iter().copied().map(u64::from_be_bytes).collect();
+        // The first block was compared already, as far as it stays.
+        sums.first_mut().into_iter().for_each(|sum| *sum = 0);
         Some(Self(RwLock::new(sums)))
     }
 }
@@ -177,9 +206,27 @@ mod tests {
         let (len, first) = (file.len() as u64, &file[..BLOCK as usize]);
         let mark = sums.to_mark(len, first);
         let back = Sums::from_mark(&mark, len, first).unwrap();
-        assert_eq!(back.to_mark(len, first), mark);
-        assert!(Sums::from_mark(&mark, len + BLOCK, first).is_none());
-        assert!(Sums::from_mark(&mark, len, &file[1..=BLOCK as usize]).is_none());
+        assert_eq!(back.differing(0, &file), None);
+        let mut changed = file.clone();
+        changed[BLOCK as usize] ^= 1;
+        assert_eq!(back.differing(0, &changed), Some(1));
+        assert!(Sums::from_mark(&mark, len + BLOCK, first).is_some());
+        assert!(Sums::from_mark(&mark, len - 1, first).is_none());
+        // A commit that is being written changes the layout and the other slot.
+        let mut opened = first.to_vec();
+        opened[CHOICE] ^= OPENED;
+        assert!(Sums::from_mark(&mark, len, &opened).is_some());
+        for at in 0..BLOCK as usize {
+            let mut first = first.to_vec();
+            first[at] ^= 0x40;
+            let is_same =
+                LAYOUT.contains(&at) || SLOTS[usize::from(first[CHOICE] & 1 == 0)].contains(&at);
+            assert_eq!(
+                Sums::from_mark(&mark, len, &first).is_some(),
+                is_same,
+                "byte {at}"
+            );
+        }
         for at in 0..mark.len() {
             let mut bad = mark.clone();
             bad[at] ^= 0x20;

@@ -14,7 +14,7 @@ use std::hash::Hasher;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use twox_hash::XxHash64;
 
 use super::JournalError;
@@ -44,16 +44,14 @@ pub(super) fn as_slices(range: &Range) -> (Bound<&[u8]>, Bound<&[u8]>) {
     )
 }
 
-/// Writes `records` as one transaction; with `restful` so that opening the file after it needs no walk
-/// through all of it, which costs a sync more and the map of its pages.
+/// Writes `records` as one transaction, durable on return; with `restful` so that opening the file after it
+/// needs no walk through all of it, which costs a sync more and the map of its pages.
 pub(super) fn write(
     db: &Database,
     records: &BTreeMap<Key, Option<Bytes>>,
-    durability: Durability,
     restful: bool,
 ) -> Result<(), JournalError> {
     let mut transaction = db.begin_write().map_err(disk)?;
-    transaction.set_durability(durability).map_err(disk)?;
     transaction.set_quick_repair(restful);
     {
         let mut table = transaction.open_table(TABLE).map_err(disk)?;

@@ -494,7 +494,7 @@ fn ten_thousand_power_cuts_lose_nothing_that_was_promised() {
         println!("{:?}", play(first..first + seeds, None));
         return;
     }
-    let tally = play(0..24, Some(300));
+    let tally = play(0..32, Some(300));
     println!("{tally:?}");
     assert!(tally.cuts >= 10_000, "{tally:?}");
     // What some of the histories are for has happened.

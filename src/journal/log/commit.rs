@@ -1,17 +1,16 @@
-//! From the overlay into redb: who waits for whom, and for how long.
+//! From the overlay into the log and into redb: who waits for whom, and for how long.
 //!
-//! Invariant: one commit at a time, each of everything that was applied before it; the foreground goes
-//! on into a new overlay meanwhile. A caller commits by itself only where the disk has plenty of room:
-//! else the background does, which may wait for room as long as it takes, and the caller's own wait has
-//! an end.
+//! Invariant: one frame and one commit at a time, each of everything that was applied before it; the foreground
+//! goes on into a new overlay meanwhile. What is synced goes into the log, which waits for no commit; what has
+//! gathered goes into redb, and the log begins anew behind it. A caller writes by itself only where the disk has
+//! plenty of room: else the background does, which may wait for room as long as it takes, and the caller's own
+//! wait has an end.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redb::Durability;
-
-use super::{Journal, State};
+use super::{COUNTERS, DUE_LOG, Journal, MAX_LOG, SINCE, State};
 use crate::journal::check::guard;
 use crate::journal::record::Record;
 use crate::journal::{Barrier, JournalError, Snapshot, key, table};
@@ -22,6 +21,15 @@ const COMMIT_ROOM: u64 = 64 << 20;
 /// The same while no background is there yet that could wait: a volume is being opened.
 const OPENING_ROOM: u64 = 4 << 20;
 
+/// What makes batches leave the memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// A frame of the log: they are durable.
+    Log,
+    /// A commit of the table: they are durable, and the overlay is empty.
+    Table,
+}
+
 impl Journal {
     /// Waits, within a bound, while too much is in memory only. To be called before an operation
     /// changes anything, and without a lock: [`Journal::apply`] itself refuses nothing for that.
@@ -29,12 +37,12 @@ impl Journal {
     /// # Errors
     /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
     pub(crate) fn wait_for_room(&self) -> Result<(), JournalError> {
-        self.commit_until(Durability::None, |state| {
+        self.work_until(Work::Table, |state| {
             state.failed.is_none() && !state.active.is_full()
         })
     }
 
-    /// Makes everything that was applied before the call durable. Calls that meet share a commit.
+    /// Makes everything that was applied before the call durable. Calls that meet share a frame.
     ///
     /// # Errors
     /// [`JournalError::NoRoom`], after which it may be called again; any other error is final.
@@ -43,18 +51,15 @@ impl Journal {
             return Ok(());
         }
         let target = self.lock().applied;
-        self.commit_until(Durability::Immediate, |state| state.durable >= target)
+        self.work_until(Work::Log, |state| state.durable >= target)
     }
 
-    /// Commits, or waits for the commits of others, until `done` says so.
-    fn commit_until(
-        &self,
-        durability: Durability,
-        done: impl Fn(&State) -> bool,
-    ) -> Result<(), JournalError> {
+    /// Does `work`, or waits for that of others, until `done` says so.
+    fn work_until(&self, work: Work, done: impl Fn(&State) -> bool) -> Result<(), JournalError> {
         let deadline = Instant::now() + self.patience;
         let mut has_room = None;
         loop {
+            let work = self.due_for(work);
             let state = self.lock();
             if done(&state) {
                 return Ok(());
@@ -62,33 +67,54 @@ impl Journal {
             if let Some(failed) = &state.failed {
                 return Err(failed.clone());
             }
-            if !state.committing && has_room.is_none() {
+            let is_busy = state.is_busy(work);
+            if !is_busy && has_room.is_none() {
                 let needed = state.needed_room();
                 drop(state);
                 // The disk is asked without the lock; then all is looked at again.
                 has_room = Some(self.disk.free_bytes().is_ok_and(|room| room >= needed));
-            } else if !state.committing && has_room == Some(true) {
+            } else if !is_busy && has_room == Some(true) {
                 drop(state);
-                self.commit(durability, Some(deadline))?;
+                self.work(work, Some(deadline))?;
                 has_room = None;
             } else {
-                drop(self.wait(state, deadline).ok_or(JournalError::NoRoom)?);
+                drop(
+                    self.wait(state, work, deadline)
+                        .ok_or(JournalError::NoRoom)?,
+                );
                 has_room = None;
             }
         }
     }
 
-    /// Waits for the commit that is being made or, where there is little room on the disk, for one that
-    /// the background is to make. `None` at the deadline, or when there is nobody to wait for.
+    /// A log that is too long is not made longer.
+    fn due_for(&self, work: Work) -> Work {
+        match work {
+            Work::Log if self.wal.bytes() < MAX_LOG => Work::Log,
+            _ => Work::Table,
+        }
+    }
+
+    fn work(&self, work: Work, deadline: Option<Instant>) -> Result<(), JournalError> {
+        match self.due_for(work) {
+            Work::Log => self.append(deadline),
+            Work::Table => self.commit(deadline),
+        }
+    }
+
+    /// Waits for the work of that kind that is being done or, where there is little room on the disk, for what
+    /// the background is to do. `None` at the deadline, or when there is nobody to wait for.
     fn wait<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
+        work: Work,
         deadline: Instant,
     ) -> Option<MutexGuard<'a, State>> {
-        if !state.committing && !state.attended {
+        let is_busy = state.is_busy(work);
+        if !is_busy && !state.attended {
             return None;
         }
-        if !state.committing && !state.wanted {
+        if !is_busy && !state.wanted {
             state.wanted = true;
             self.due.notify_one();
         }
@@ -100,12 +126,36 @@ impl Journal {
         Some(state)
     }
 
+    /// The state, once no work of that kind is being done.
+    fn idle(
+        &self,
+        work: Work,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'_, State>, JournalError> {
+        let mut state = self.lock();
+        while state.is_busy(work) {
+            state = match deadline {
+                Some(deadline) => self
+                    .wait(state, work, deadline)
+                    .ok_or(JournalError::NoRoom)?,
+                None => self
+                    .committed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        match &state.failed {
+            Some(failed) => Err(failed.clone()),
+            None => Ok(state),
+        }
+    }
+
     /// As [`Journal::sync`], by this thread and with all the patience that a full disk asks for.
     pub(crate) fn sync_patiently(&self) -> Result<(), JournalError> {
         if self.without.lacks(Barrier::BackgroundCommit) {
             return Ok(());
         }
-        self.commit(Durability::Immediate, None)
+        self.work(Work::Log, None)
     }
 
     /// Lets nothing wait for room on the disk any more: the volume is being closed.
@@ -113,22 +163,21 @@ impl Journal {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Waits until enough is in the overlay for a commit in the background, at most `patience`, and
-    /// writes it (not yet durable: that is [`Journal::sync`]'s).
+    /// Waits until there is enough for a commit in the background, at most `patience`, and makes it.
     pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
         let mut state = self.lock();
         state.attended = true;
+        let is_due = |state: &State| state.is_due() || self.wal.bytes() >= DUE_LOG;
         let (mut state, _) = self
             .due
-            .wait_timeout_while(state, patience, |s| !s.is_due())
+            .wait_timeout_while(state, patience, |state| !is_due(state))
             .unwrap_or_else(PoisonError::into_inner);
-        let wanted = std::mem::take(&mut state.wanted);
-        let due = state.is_due();
+        let due = is_due(&state);
+        state.wanted = false;
         drop(state);
-        match (wanted, due) {
-            (true, _) => self.commit(Durability::Immediate, None),
-            (false, true) => self.commit(Durability::None, None),
-            (false, false) => Ok(()),
+        match due {
+            true => self.commit(None),
+            false => Ok(()),
         }
     }
 
@@ -139,7 +188,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::sync`].
     pub fn snapshot(&self, taken: impl FnOnce(u64)) -> Result<Snapshot, JournalError> {
-        self.commit(Durability::Immediate, None)?;
+        self.commit(None)?;
         let table = {
             let state = self.lock();
             taken(state.counters.next_stage);
@@ -153,65 +202,92 @@ impl Journal {
         self.lock().applied
     }
 
-    /// Leaves a large file as one that is opened without reading all of it, also after a crash, for as
-    /// long as nothing changes. Durable on return. To be called when nothing has changed for a while:
-    /// it writes 1/500 of the file. False where there was nothing to do.
+    /// Puts into the table what the overlay and the log have. To be called when nothing has changed for a
+    /// while, and at the end: the next start has nothing to read then, and memory is free. False where there
+    /// was nothing to do.
     ///
     /// # Errors
     /// As [`Journal::sync`].
     pub(crate) fn rest(&self) -> Result<bool, JournalError> {
-        let applied = self.applied();
-        if !self.file.is_marked() || self.lock().marked == Some(applied) {
-            return Ok(false);
+        {
+            let state = self.lock();
+            if state.tabled == state.applied {
+                return Ok(false);
+            }
         }
-        self.write_out(Durability::Immediate, true, None)?;
-        self.file.mark();
-        self.lock().marked = Some(applied);
+        self.commit(None)?;
         Ok(true)
     }
 
-    /// Writes the active overlay as one transaction. Waits while another one is being written, until
+    /// Appends to the log what is in no frame yet. Waits while another frame is being written, until
     /// `deadline` where there is one.
-    pub(super) fn commit(
-        &self,
-        durability: Durability,
-        deadline: Option<Instant>,
-    ) -> Result<(), JournalError> {
-        self.write_out(durability, false, deadline)
-    }
-
-    fn write_out(
-        &self,
-        durability: Durability,
-        restful: bool,
-        deadline: Option<Instant>,
-    ) -> Result<(), JournalError> {
-        let mut state = self.lock();
-        while state.committing {
-            state = match deadline {
-                Some(deadline) => self.wait(state, deadline).ok_or(JournalError::NoRoom)?,
-                None => self
-                    .committed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-        if let Some(failed) = &state.failed {
-            return Err(failed.clone());
-        }
-        if state.durable == state.applied && !restful {
+    fn append(&self, deadline: Option<Instant>) -> Result<(), JournalError> {
+        let mut state = self.idle(Work::Log, deadline)?;
+        if state.durable == state.applied {
             return Ok(());
         }
         let counters = state.counters.to_bytes();
-        state.active.put(key::meta("counters"), Some(counters));
+        state.unlogged.push((key::meta(COUNTERS), Some(counters)));
+        let records = std::mem::take(&mut state.unlogged);
+        state.covered = 0;
+        let (frame, target) = (state.next, state.applied);
+        state.next.frame += 1;
+        state.logging = true;
+        drop(state);
+
+        let written = self.wal.append(frame.generation, frame.frame, &records);
+
+        let mut state = self.lock();
+        state.logging = false;
+        let result = state.note(written, target);
+        self.committed.notify_all();
+        if self.wal.bytes() >= DUE_LOG {
+            self.due.notify_one();
+        }
+        result
+    }
+
+    /// Writes the active overlay as one transaction of the table. Waits while another one is being written,
+    /// until `deadline` where there is one.
+    pub(super) fn commit(&self, deadline: Option<Instant>) -> Result<(), JournalError> {
+        let state = self.idle(Work::Table, deadline)?;
+        if state.tabled == state.applied {
+            return Ok(());
+        }
+        self.write(state)
+    }
+
+    /// Puts into the table what a start has found in the log, up to `frame`, and begins the log anew; a large
+    /// file has a mark behind it.
+    pub(super) fn take_over(&self, frame: u64) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        // One generation more than may lie in the files.
+        state.next.generation += 1;
+        state.next.frame = frame;
+        self.write(state)
+    }
+
+    fn write(&self, mut state: MutexGuard<'_, State>) -> Result<(), JournalError> {
+        // Frames from here on are behind what is frozen, or hold some of it again: putting that a second time
+        // changes nothing, since all that was put behind it is there too.
+        state.next.generation += 1;
+        self.wal.turn(state.next.generation);
+        let (since, counters) = (state.next.to_bytes(), state.counters.to_bytes());
+        state.active.put(key::meta(COUNTERS), Some(counters));
+        state.active.put(key::meta(SINCE), Some(since));
         let frozen = Arc::new(std::mem::take(&mut state.active));
         let target = state.applied;
         state.frozen = Some(Arc::clone(&frozen));
+        state.covered = state.unlogged.len();
         state.committing = true;
         drop(state);
 
         let written = guard(|| {
-            table::write(&self.db, &frozen.records, durability, restful)?;
+            let is_marked = self.file.is_marked();
+            table::write(&self.db, &frozen.records, is_marked)?;
+            if is_marked {
+                self.file.mark();
+            }
             table::reader(&self.db)
         });
 
@@ -221,17 +297,13 @@ impl Journal {
             Ok(table) => {
                 state.table = Arc::new(table);
                 state.frozen = None;
-                if matches!(durability, Durability::Immediate) {
-                    state.durable = target;
-                }
-                Ok(())
+                state.tabled = target;
+                let covered = std::mem::take(&mut state.covered);
+                state.unlogged.drain(..covered);
+                state.note(Ok(()), target)
             }
-            Err(error) => {
-                // What was frozen stays in sight: it is the newest that is known, and lost only
-                // with this process.
-                state.failed = Some(error.clone());
-                Err(error)
-            }
+            // What was frozen stays in sight: it is the newest that is known, and lost only with this process.
+            Err(error) => state.note(Err(error), target),
         };
         self.committed.notify_all();
         result
@@ -239,6 +311,22 @@ impl Journal {
 }
 
 impl State {
+    fn is_busy(&self, work: Work) -> bool {
+        match work {
+            Work::Log => self.logging,
+            Work::Table => self.committing,
+        }
+    }
+
+    /// The batches up to `target` are durable, or nothing will be any more.
+    fn note(&mut self, written: Result<(), JournalError>, target: u64) -> Result<(), JournalError> {
+        match &written {
+            Ok(()) => self.durable = self.durable.max(target),
+            Err(error) => self.failed = Some(error.clone()),
+        }
+        written
+    }
+
     /// Local room, in bytes, with which a commit of what is in memory is sure not to wait.
     fn needed_room(&self) -> u64 {
         let spare = if self.attended {

@@ -1,15 +1,15 @@
-//! What the journal does when its disk is full, or when somebody changed its file.
+//! What the journal does when its disk is full, when its power is cut, or when somebody changed its file.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Journal;
+use super::{Journal, MAX_LOG};
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 use crate::journal::{Batch, Disk, DiskFile, FolderDisk, JournalError, MemoryDisk, Without, key};
 use crate::types::Ino;
@@ -17,9 +17,9 @@ use crate::types::Ino;
 const CACHE: usize = 1 << 20;
 
 impl Journal {
-    /// Writes the overlay into the file, as the background does when it is full: not durably.
-    pub(crate) fn write_undurably(&self) -> Result<(), JournalError> {
-        self.commit(redb::Durability::None, None)
+    /// Writes the overlay into the table, as the background does when it is full.
+    pub(crate) fn write_table(&self) -> Result<(), JournalError> {
+        self.commit(None)
     }
 }
 
@@ -194,7 +194,7 @@ fn closed(dir: &tempfile::TempDir) -> PathBuf {
     for number in 0..300 {
         put(&journal, number);
     }
-    journal.sync().unwrap();
+    journal.rest().unwrap();
     dir.path().join("journal")
 }
 
@@ -203,7 +203,9 @@ fn a_changed_byte_of_the_journal_is_told_and_never_taken_for_a_record() {
     let dir = tempfile::tempdir().unwrap();
     let path = closed(&dir);
     let good = std::fs::read(&path).unwrap();
-    let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
+    // redb fills what it does not use, in a debug build.
+    let used = (0..good.len()).filter(|at| ![0, 0xff].contains(&good[*at]));
+    let used: Vec<usize> = used.collect();
     let mut told = 0;
     for at in used.iter().step_by(used.len() / 150) {
         let mut bad = good.clone();
@@ -256,14 +258,16 @@ fn a_changed_byte_of_a_marked_journal_is_told_when_it_is_read_and_never_taken_fo
     for number in 0..300 {
         put(&journal, number);
     }
-    journal.sync().unwrap();
+    journal.rest().unwrap();
     drop(journal);
     let path = dir.path().join("journal");
     let (good, mark) = (
         std::fs::read(&path).unwrap(),
         std::fs::read(dir.path().join("journal.sums")).unwrap(),
     );
-    let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
+    // redb fills what it does not use, in a debug build.
+    let used = (0..good.len()).filter(|at| ![0, 0xff].contains(&good[*at]));
+    let used: Vec<usize> = used.collect();
     let mut told = 0;
     for at in used.iter().step_by(used.len() / 150) {
         let mut bad = good.clone();
@@ -301,7 +305,7 @@ fn fill(journal: &Journal, numbers: std::ops::Range<u64>) {
 type End = fn(Journal);
 
 #[test]
-fn a_large_journal_that_was_closed_or_killed_at_rest_is_opened_without_reading_all_of_it() {
+fn a_large_journal_that_was_closed_or_killed_is_opened_without_reading_all_of_it() {
     for end in [drop as End, std::mem::forget as End] {
         let power = Power::on(Left::default());
         let journal = on(&power);
@@ -309,23 +313,20 @@ fn a_large_journal_that_was_closed_or_killed_at_rest_is_opened_without_reading_a
         assert!(journal.rest().unwrap());
         assert!(!journal.rest().unwrap(), "nothing has changed");
         end(journal);
-        // As often as it is opened: that alone changes the file.
-        for _ in 0..3 {
+        // As often as it is opened: that alone changes the file. At rest, amid work, and behind a commit.
+        for round in 0..6 {
             let journal = on(&power);
-            assert!(journal.file.is_trusted());
-            let last = journal.get(&key::inode(Ino(499))).unwrap();
-            assert_eq!(last, Some(record(499)));
-            journal.rest().unwrap();
+            assert!(journal.file.is_trusted(), "{round}");
+            let last = journal.get(&key::inode(Ino(499 + round))).unwrap();
+            assert_eq!(last, Some(record(499 + round)));
+            fill(&journal, 500 + round..501 + round);
+            match round % 3 {
+                0 => {}
+                1 => assert!(journal.rest().unwrap()),
+                _ => journal.write_table().unwrap(),
+            }
             end(journal);
         }
-        // Killed amid work it is read whole, and as good.
-        let journal = on(&power);
-        fill(&journal, 500..501);
-        std::mem::forget(journal);
-        let journal = on(&power);
-        assert!(!journal.file.is_trusted());
-        let last = journal.get(&key::inode(Ino(500))).unwrap();
-        assert_eq!(last, Some(record(500)));
     }
 }
 
@@ -342,14 +343,14 @@ fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_w
         }
         if round % 4 == 2 {
             put(&journal, round * 10 + 10);
-            journal.write_undurably().unwrap();
+            journal.write_table().unwrap();
         }
     }
     drop(journal);
     fill(&on(&power), 120..130);
     let events = power.events();
     let mut image = Image::of(&Left::default());
-    let (mut durable, mut trusted) = (0, 0);
+    let (mut durable, mut trusted, mut killed) = (0, 0, 0);
     for (moment, event) in events.iter().enumerate() {
         image.play(event);
         while synced.get(durable).is_some_and(|(at, _)| *at <= moment + 1) {
@@ -362,7 +363,10 @@ fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_w
         for (kept, left) in lefts(&image, moment) {
             let power = Power::on(left);
             let journal = on(&power);
-            trusted += usize::from(journal.file.is_trusted());
+            if kept == Kept::All {
+                killed += 1;
+                trusted += usize::from(journal.file.is_trusted());
+            }
             for number in 0..130 {
                 let found = journal.get(&key::inode(Ino(number))).unwrap();
                 match found {
@@ -374,5 +378,201 @@ fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_w
             fill(&journal, 1000..1010);
         }
     }
-    assert!(trusted > 3, "a mark counted {trusted} times");
+    // But for the moment in which a commit begins to count.
+    assert!(
+        2 * trusted > killed,
+        "a mark counted {trusted} times of {killed}"
+    );
+}
+
+/// A folder in which one file's sync waits until somebody lets it go on.
+#[derive(Default)]
+struct Stuck {
+    disk: MemoryDisk,
+    gate: Arc<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    is_shut: Mutex<bool>,
+    met: AtomicUsize,
+    opened: Condvar,
+}
+
+#[derive(Debug)]
+struct StuckFile(Arc<dyn DiskFile>, Arc<Gate>);
+
+impl Gate {
+    fn set(&self, is_shut: bool) {
+        *self.is_shut.lock().unwrap() = is_shut;
+        self.opened.notify_all();
+    }
+}
+
+impl DiskFile for StuckFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.1.met.fetch_add(1, Ordering::Relaxed);
+        let is_shut = self.1.is_shut.lock().unwrap();
+        drop(
+            self.1
+                .opened
+                .wait_while(is_shut, |is_shut| *is_shut)
+                .unwrap(),
+        );
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+impl Disk for Stuck {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.create(name)?;
+        Ok(match name {
+            "journal.new" => Arc::new(StuckFile(file, Arc::clone(&self.gate))),
+            _ => file,
+        })
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(name)
+    }
+
+    fn rename(&self, name: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(name, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.disk.sync_folder()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.disk.path(name)
+    }
+}
+
+#[test]
+fn who_syncs_waits_for_no_commit_of_the_table_and_a_start_finds_both() {
+    let disk = Arc::new(Stuck::default());
+    let open = |disk| Journal::open(disk, "journal", CACHE, Without::default()).unwrap();
+    let journal = Arc::new(open(Arc::<Stuck>::clone(&disk)));
+    (0..50).for_each(|number| put(&journal, number));
+    disk.gate.met.store(0, Ordering::Relaxed);
+    disk.gate.set(true);
+    let table = {
+        let journal = Arc::clone(&journal);
+        std::thread::spawn(move || journal.write_table())
+    };
+    while disk.gate.met.load(Ordering::Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    // What is being committed was in no frame yet, and is in this one.
+    (50..60).for_each(|number| put(&journal, number));
+    let (answer, answers) = channel();
+    let syncing = {
+        let journal = Arc::clone(&journal);
+        std::thread::spawn(move || answer.send(journal.sync()))
+    };
+    let answer = answers.recv_timeout(Duration::from_secs(60));
+    let left = MemoryDisk::default();
+    for name in disk.list().unwrap() {
+        let file = disk.open(&name).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        left.create(&name).unwrap().write_at(&bytes, 0).unwrap();
+    }
+    let crashed = open(Arc::new(left));
+    disk.gate.set(false);
+    assert_eq!(answer, Ok(Ok(())));
+    for number in 0..60 {
+        let found = crashed.get(&key::inode(Ino(number))).unwrap();
+        assert_eq!(found, Some(record(number)), "{number}");
+    }
+    syncing.join().unwrap().unwrap();
+    table.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_log_that_nobody_empties_does_not_fill_the_disk() {
+    let disk = Arc::new(MemoryDisk::default());
+    let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
+    for number in 0..10_000 {
+        put(&journal, number % 10);
+        journal.sync().unwrap();
+    }
+    for name in ["journal.wal0", "journal.wal1"] {
+        let len = disk.open(name).unwrap().len().unwrap();
+        assert!(len <= MAX_LOG + (2 << 20), "{name}: {len} bytes");
+    }
+}
+
+#[test]
+fn a_frame_that_was_changed_is_told_and_the_last_one_alone_may_be_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path()).unwrap();
+    for number in 0..4 {
+        put(&journal, number);
+        journal.sync().unwrap();
+    }
+    drop(journal);
+    let journal_bytes = std::fs::read(dir.path().join("journal")).unwrap();
+    let path = dir.path().join("journal.wal0");
+    let good = std::fs::read(&path).unwrap();
+    for frame in 0..4_u64 {
+        for at in [0, 9, 17, 25, 30, 40] {
+            let mut bad = good.clone();
+            bad[frame as usize * 4096 + at] ^= 4;
+            std::fs::write(&path, &bad).unwrap();
+            std::fs::write(dir.path().join("journal"), &journal_bytes).unwrap();
+            match open(dir.path()) {
+                Ok(journal) => {
+                    assert_eq!(frame, 3, "byte {at}");
+                    for number in 0..4 {
+                        let found = journal.get(&key::inode(Ino(number))).unwrap();
+                        let kept = (number < 3).then(|| record(number));
+                        assert_eq!(found, kept, "byte {at}");
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(frame < 3 && error.contains("journal.wal0"), "{error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_gone_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    std::fs::remove_file(dir.path().join("journal.wal1")).unwrap();
+    let why = open(dir.path()).err().unwrap().to_string();
+    assert!(why.contains("journal.wal1"), "{why}");
 }

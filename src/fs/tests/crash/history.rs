@@ -138,7 +138,7 @@ impl<'a> History<'a> {
             scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
                     world.volume.save_changed().expect("a disk that works");
-                    let written = world.volume.journal.write_undurably();
+                    let written = world.volume.journal.write_table();
                     written.expect("a disk that works");
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -498,7 +498,7 @@ impl<'a> History<'a> {
     fn background(&mut self) -> Done {
         match self.dice.below(4) {
             _ if self.attended => {}
-            0 => self.world.volume.journal.write_undurably()?,
+            0 => self.world.volume.journal.write_table()?,
             1 => drop(
                 self.cache
                     .map(|cache| std::fs::remove_dir_all(cache.path())),

@@ -1,0 +1,369 @@
+//! The write-ahead log: what an `fsync` makes durable before the table has it, appended in one piece.
+//!
+//! A frame holds the records that were put since the frame before it. Two files take turns: each durable
+//! commit of the table begins a generation of frames, in the file that the generation before it does not
+//! use, and names the first frame that it does not hold itself ([`Since`]). So whoever calls `fsync` while
+//! the table is being written waits for a block or two, and what is read at a start is what the last
+//! commit of the table has not.
+//!
+//! Invariant: a frame is begun when all frames before it are durable. So a crash leaves a prefix of them
+//! and at most one that is torn, and a frame that is missing before another was changed on the disk: that is
+//! told, and nothing is used. A frame counts for its generation and its place alone, so what an older one
+//! left in the file is never taken for one; nor is what a user wrote, since nobody knows the journal's salt.
+//! After a crash a new generation begins before anything is appended: what is torn stays behind. Called by
+//! [`super::Journal`].
+//!
+//! ```text
+//! offset  bytes  field, big-endian; a frame begins at a multiple of 4,096 bytes
+//! 0       8      XXH64 of all behind it (seed: the journal's salt, and where in the file it begins, added)
+//! 8       8      generation
+//! 16      8      number, without a gap over all generations
+//! 24      4      length of the records in bytes
+//! 28      n      the records, in the order they were put: length of the key (2 bytes), length of the value
+//!                (4 bytes; 2³² - 1: the record is removed), key, value
+//! ```
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
+use minicbor::{CborLen, Decode, Encode};
+use twox_hash::XxHash64;
+
+use super::file::Place;
+use super::key::Key;
+use super::sums::BLOCK;
+use super::{Barrier, DiskFile, JournalError};
+
+/// Bytes of a frame before its records.
+const HEAD: usize = 28;
+
+/// Stands for the length of a value that is removed.
+const REMOVED: u32 = u32::MAX;
+
+/// By how many bytes a file grows at a time, at most: blocks that are there already are synced in half the
+/// time, since the file system has nothing of its own to write.
+const GROWTH: u64 = 1 << 20;
+
+/// The same at first.
+const FIRST_GROWTH: u64 = 4 * BLOCK;
+
+/// A record that is put, or removed.
+pub(super) type Put = (Key, Option<Bytes>);
+
+/// The first frame that a commit of the table does not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Since {
+    /// Its generation.
+    #[n(0)]
+    pub(super) generation: u64,
+    /// Its number.
+    #[n(1)]
+    pub(super) frame: u64,
+    /// What the sums of all frames of this journal begin with.
+    #[n(2)]
+    pub(super) salt: u64,
+}
+
+impl Since {
+    /// The first of all, of a new journal.
+    pub(super) fn first() -> io::Result<Self> {
+        let salt = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Self {
+            generation: 0,
+            frame: 0,
+            salt,
+        })
+    }
+}
+
+/// The log of one journal.
+pub(super) struct Wal {
+    place: Place,
+    salt: u64,
+    files: [Arc<dyn DiskFile>; 2],
+    end: Mutex<End>,
+    /// The newest generation, and its bytes.
+    newest: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Where the next frame goes.
+struct End {
+    generation: u64,
+    offset: u64,
+}
+
+impl Wal {
+    /// The files of a journal that is made anew, empty and durable before it has a name.
+    pub(super) fn create(place: &Place) -> io::Result<()> {
+        for name in place.wal() {
+            place.disk.create(&name)?.sync_data()?;
+        }
+        match place.without.lacks(Barrier::JournalName) {
+            true => Ok(()),
+            false => place.disk.sync_folder(),
+        }
+    }
+
+    /// The log of a journal whose table says `since`; calls `each` with what was put since then, in order.
+    /// Gives the first frame that is not there, too, if any was found.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] where a frame is missing before another; the files cannot be read.
+    pub(super) fn open(
+        place: &Place,
+        since: Since,
+        mut each: impl FnMut(Put),
+    ) -> Result<(Self, Option<u64>), JournalError> {
+        let open = |name: String| match place.disk.open(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(JournalError::Corrupt(
+                format!("{} is missing", place.called(&name)),
+            )),
+            other => Ok(other?),
+        };
+        let [even, odd] = place.wal().map(open);
+        let wal = Self {
+            place: place.clone(),
+            salt: since.salt,
+            files: [even?, odd?],
+            end: Mutex::new(End {
+                generation: since.generation,
+                offset: 0,
+            }),
+            newest: AtomicU64::new(since.generation),
+            bytes: AtomicU64::new(0),
+        };
+        let (mut next, mut found) = (since.frame, false);
+        for generation in [since.generation, since.generation + 1] {
+            wal.frames(generation, |number, records| {
+                found = true;
+                match number.cmp(&next) {
+                    // The table has it.
+                    std::cmp::Ordering::Less => Ok(()),
+                    std::cmp::Ordering::Equal => {
+                        next += 1;
+                        decode(records, &mut each)
+                    }
+                    std::cmp::Ordering::Greater => Err(wal.damaged(generation, next)),
+                }
+            })?;
+        }
+        Ok((wal, found.then_some(next)))
+    }
+
+    /// Appends `records` as frame `number`. Durable on return.
+    ///
+    /// # Errors
+    /// Disk errors, all of them final: what the file holds is not known then.
+    pub(super) fn append(
+        &self,
+        generation: u64,
+        number: u64,
+        records: &[Put],
+    ) -> Result<(), JournalError> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        if end.generation != generation {
+            *end = End {
+                generation,
+                offset: 0,
+            };
+        }
+        let frame = encode(generation, number, records, self.seed(end.offset))?;
+        let file = self.file(generation);
+        let len = file.len()?;
+        let behind = end.offset + frame.len() as u64;
+        if behind > len {
+            let grown = len.clamp(FIRST_GROWTH, GROWTH);
+            let zeros = vec![0; grown as usize];
+            self.place.patiently(|| file.write_at(&zeros, behind))?;
+        }
+        self.place.patiently(|| file.write_at(&frame, end.offset))?;
+        if !self.place.without.lacks(Barrier::LogBytes) {
+            // After a failed sync nobody knows what of it is on the disk, whatever the error was.
+            let synced = file.sync_data();
+            synced.map_err(|error| JournalError::Disk(error.to_string()))?;
+        }
+        end.offset = behind;
+        if self.newest.load(Ordering::Acquire) == generation {
+            self.bytes.store(behind, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the newest generation: what a start would read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The frames that come are of `generation`.
+    pub(super) fn turn(&self, generation: u64) {
+        self.newest.store(generation, Ordering::Release);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    fn file(&self, generation: u64) -> &Arc<dyn DiskFile> {
+        let [even, odd] = &self.files;
+        if generation.is_multiple_of(2) {
+            even
+        } else {
+            odd
+        }
+    }
+
+    /// Calls `each` with the number and the records of each whole frame of `generation`, in order.
+    fn frames(
+        &self,
+        generation: u64,
+        mut each: impl FnMut(u64, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let file = self.file(generation);
+        let len = file.len()?;
+        let mut offset = 0;
+        while offset + BLOCK <= len {
+            let frame = self.frame(generation, offset, len)?;
+            offset += match &frame {
+                None => BLOCK,
+                Some((number, records)) => {
+                    each(*number, records)?;
+                    padded(HEAD + records.len()) as u64
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// The number and the records of the frame of `generation` at `offset`, if a whole one is there.
+    fn frame(&self, generation: u64, offset: u64, len: u64) -> io::Result<Option<(u64, Bytes)>> {
+        let file = self.file(generation);
+        let mut head = [0; HEAD];
+        file.read_at(&mut head, offset)?;
+        let mut fields = head.get(8..).unwrap_or_default();
+        let (found, number, size) = (fields.get_u64(), fields.get_u64(), fields.get_u32());
+        if found != generation || offset + HEAD as u64 + u64::from(size) > len {
+            return Ok(None);
+        }
+        let mut frame = vec![0; HEAD + size as usize];
+        file.read_at(&mut frame, offset)?;
+        let is_whole = frame
+            .split_first_chunk()
+            .is_some_and(|(found, rest)| *found == sum(self.seed(offset), rest));
+        Ok(is_whole.then(|| (number, Bytes::from(frame).split_off(HEAD))))
+    }
+
+    fn seed(&self, offset: u64) -> u64 {
+        self.salt.wrapping_add(offset)
+    }
+
+    fn damaged(&self, generation: u64, number: u64) -> JournalError {
+        let [even, odd] = self.place.wal();
+        let name = if generation.is_multiple_of(2) {
+            even
+        } else {
+            odd
+        };
+        let called = self.place.called(&name);
+        JournalError::Corrupt(format!("{called}: frame {number} was changed on the disk"))
+    }
+}
+
+/// Length of a frame of `len` bytes with what fills its last block.
+fn padded(len: usize) -> usize {
+    len.next_multiple_of(BLOCK as usize)
+}
+
+fn encode(
+    generation: u64,
+    number: u64,
+    records: &[Put],
+    seed: u64,
+) -> Result<Vec<u8>, JournalError> {
+    let too_long = |_| JournalError::TooLarge;
+    let size: usize = records
+        .iter()
+        .map(|(key, value)| 6 + key.len() + value.as_ref().map_or(0, Bytes::len))
+        .sum();
+    let mut frame = Vec::with_capacity(padded(HEAD + size));
+    frame.extend_from_slice(&[0; 8]);
+    frame.extend_from_slice(&generation.to_be_bytes());
+    frame.extend_from_slice(&number.to_be_bytes());
+    frame.extend_from_slice(&u32::try_from(size).map_err(too_long)?.to_be_bytes());
+    for (key, value) in records {
+        let key_len = u16::try_from(key.len()).map_err(too_long)?;
+        let value_len = match value {
+            Some(value) => u32::try_from(value.len()).map_err(too_long)?,
+            None => REMOVED,
+        };
+        frame.extend_from_slice(&key_len.to_be_bytes());
+        frame.extend_from_slice(&value_len.to_be_bytes());
+        frame.extend_from_slice(key);
+        frame.extend_from_slice(value.as_deref().unwrap_or_default());
+    }
+    let sum = sum(seed, frame.get(8..).unwrap_or_default());
+    if let Some(head) = frame.first_chunk_mut() {
+        *head = sum;
+    }
+    frame.resize(padded(frame.len()), 0);
+    Ok(frame)
+}
+
+fn sum(seed: u64, bytes: &[u8]) -> [u8; 8] {
+    XxHash64::oneshot(seed, bytes).to_be_bytes()
+}
+
+/// Calls `each` with the records of a frame.
+fn decode(mut records: &[u8], each: &mut impl FnMut(Put)) -> Result<(), JournalError> {
+    let odd = || JournalError::Corrupt("a frame of the log has no records".to_owned());
+    while records.has_remaining() {
+        let key_len = records.try_get_u16().map_err(|_| odd())?;
+        let value_len = records.try_get_u32().map_err(|_| odd())?;
+        let (key, rest) = records
+            .split_at_checked(usize::from(key_len))
+            .ok_or_else(odd)?;
+        let value_len = (value_len != REMOVED).then_some(value_len as usize);
+        let (value, rest) = rest
+            .split_at_checked(value_len.unwrap_or(0))
+            .ok_or_else(odd)?;
+        records = rest;
+        each((
+            key.to_vec(),
+            value_len.map(|_| Bytes::copy_from_slice(value)),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::key;
+
+    #[test]
+    fn a_frame_has_the_bytes_that_are_documented() {
+        let records = [
+            (key::meta("a"), Some(Bytes::from_static(b"value"))),
+            (key::meta("b"), None),
+        ];
+        let frame = encode(3, 7, &records, 4096).unwrap();
+        assert_eq!(frame.len(), 4096);
+        assert_eq!(frame[8..16], 3_u64.to_be_bytes());
+        assert_eq!(frame[16..24], 7_u64.to_be_bytes());
+        assert_eq!(frame[24..28], 21_u32.to_be_bytes());
+        assert_eq!(frame[28..34], [0, 2, 0, 0, 0, 5]);
+        assert_eq!(frame[34..41], *b"\x0bavalue");
+        assert_eq!(frame[41..47], [0, 2, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(frame[47..49], *b"\x0bb");
+        assert_eq!(frame[49..], [0; 4096 - 49]);
+        let sum = XxHash64::oneshot(4096, &frame[8..49]);
+        assert_eq!(frame[..8], sum.to_be_bytes());
+        let mut back = Vec::new();
+        decode(&frame[28..49], &mut |put| back.push(put)).unwrap();
+        assert_eq!(back, records);
+        for end in 29..49 {
+            let cut = decode(&frame[28..end], &mut |_| ());
+            assert!(cut.is_err() || end == 41, "{end}");
+        }
+    }
+}
