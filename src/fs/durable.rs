@@ -22,8 +22,8 @@ const REWRITE_STEP: Duration = Duration::from_millis(5);
 const SAVE_EACH: Duration = Duration::from_millis(2500);
 /// How long names, and what is saved already, wait for the bytes of a large file.
 const COMMIT_EACH: Duration = Duration::from_secs(1);
-/// Time between two marks of a large journal, at least. It gets one when it has rested for a while and
-/// nothing is unpublished, or has rested for so long with something that is.
+/// Time between two commits of the table for the sake of rest, at least: when nothing has changed for a while and
+/// nothing is unpublished, or for so long with something that is.
 const REST_EACH: Duration = Duration::from_secs(15);
 const LONG_REST: Duration = Duration::from_secs(60);
 /// Time between two looks whether the save has ended.

@@ -251,10 +251,6 @@ pub(crate) trait System: Sized + 'static {
     const QUOTAS: &'static [u64];
     /// No file is made longer, in bytes.
     const LONGEST: u64;
-    /// What a descriptor keeps has ended when its `close` returns. FUSE tells of it later, and not at all
-    /// before the file is opened again.
-    const CLOSES_AT_ONCE: bool;
-
     /// An empty directory in an otherwise empty volume.
     fn fresh(quota: u64) -> Self;
     /// What is charged for the volume and that directory, in bytes.

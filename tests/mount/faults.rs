@@ -40,8 +40,8 @@ fn seed(kind: u64, n: usize) -> u64 {
 fn remote(front: &Front, kind: &str, rows: usize) -> Machine {
     let node = format!("{kind}={}", front.url());
     let mut first = Machine::demo_with(&["--node", &node]);
-    for n in 0..rows {
-        let file = first.dir().join(format!("old-{n}"));
+    for n in (0..rows).rev() {
+        let file = first.dir().join(old(n));
         fs::write(file, pattern(seed(1, n), 0, GREAT)).expect("written");
     }
     first.flush();
@@ -50,6 +50,12 @@ fn remote(front: &Front, kind: &str, rows: usize) -> Machine {
     let mut machine = first.with_args(&HASTY);
     machine.start();
     machine
+}
+
+/// A file that is not here. Later ones come earlier in a listing: who reads them in turn goes against its order, and
+/// none is fetched ahead of him.
+fn old(n: usize) -> String {
+    format!("old-{:02}", 99 - n)
 }
 
 /// One row: everything that a user does, while the node has `fault`.
@@ -65,7 +71,7 @@ fn bears(machine: &Machine, front: &Front, n: usize, fault: Fault) {
     fs::rename(&small, dir.join(format!("renamed-{n}"))).expect("renamed");
 
     // What is not here: right, or an error in time; never other bytes.
-    let old = dir.join(format!("old-{n}"));
+    let old = dir.join(old(n));
     match ends("a read", BOUND, move || fs::read(old)) {
         Ok(bytes) => {
             assert!(bytes == pattern(seed(1, n), 0, GREAT), "{fault:?}");
@@ -107,7 +113,7 @@ fn assert_row(dir: &Path, n: usize, is_well: bool) {
     assert_pattern(&dir.join(format!("new-{n}")), seed(2, n), GREAT as u64);
     assert_pattern(&dir.join(format!("renamed-{n}")), seed(3, n), SMALL as u64);
     if is_well {
-        assert_pattern(&dir.join(format!("old-{n}")), seed(1, n), GREAT as u64);
+        assert_pattern(&dir.join(old(n)), seed(1, n), GREAT as u64);
     }
 }
 

@@ -72,7 +72,6 @@ impl System for Core {
         (10, Event::Restart),
     ];
     // Most with room for all; some that are soon full.
-    const CLOSES_AT_ONCE: bool = true;
     const QUOTAS: &'static [u64] = &[QUOTA, QUOTA, QUOTA, QUOTA, 3 << 20, 300_000, 100_000];
     const LONGEST: u64 = 6 << 20;
 

@@ -26,8 +26,6 @@ impl<D: Defect> System for Planted<D> {
     const EVENTS: &'static [(u32, Event)] = Core::EVENTS;
     const QUOTAS: &'static [u64] = Core::QUOTAS;
     const LONGEST: u64 = Core::LONGEST;
-    const CLOSES_AT_ONCE: bool = Core::CLOSES_AT_ONCE;
-
     fn fresh(quota: u64) -> Self {
         let core = Core::fresh(quota);
         let defect = D::default();

@@ -142,7 +142,12 @@ impl Load<'_> {
         let Some(Some(number)) = self.entries.get(&path).copied() else {
             return Ok(());
         };
+        let was_empty = self.newest(number).len() == 0;
         self.worker.files[number].contents.push(Content::default());
+        if was_empty {
+            // There is no old one to keep: it is a new file that grows.
+            self.newest(number).whole = Some(0);
+        }
         let begun = Instant::now();
         let opened = OsFile::options()
             .write(true)

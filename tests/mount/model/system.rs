@@ -95,7 +95,6 @@ impl<P: Pace> System for Mount<P> {
         (1, Event::Move),
     ];
     const QUOTAS: &'static [u64] = &[QUOTA];
-    const CLOSES_AT_ONCE: bool = false;
     const LONGEST: u64 = 4 << 40;
 
     fn fresh(_quota: u64) -> Self {
