@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use ::cid::Cid;
 use anyhow::Context;
+use ed25519_dalek::VerifyingKey;
 use serde_json::Value;
 
 use super::ground::Ground;
@@ -186,23 +187,24 @@ async fn named(
     };
     let signer = public_key(&name)?;
     let others = parts.node.others.iter().map(|other| &other.names);
-    let (mut newest, mut last_error) = (None::<(Usage, Block)>, None);
+    let (mut newest, mut last_error) = (None::<(Usage, Block)>, None::<anyhow::Error>);
     for names in std::iter::once(&parts.node.names).chain(others) {
         let bytes = match names.resolve(&name).await {
             Ok(bytes) => bytes,
             Err(NameError::Missing(_)) => continue,
             Err(error) => {
+                last_error = Some(error.into());
+                continue;
+            }
+        };
+        // One node's wrong answer is not the last word: another may have the right one.
+        let (usage, document) = match document_of(&name, &signer, &bytes, store).await {
+            Ok(found) => found,
+            Err(error) => {
                 last_error = Some(error);
                 continue;
             }
         };
-        let cid = Record::verify(&name, &bytes)?.cid;
-        let document = Block {
-            data: store.get(&cid).await.context("the usage metadata")?,
-            cid,
-        };
-        document.check()?;
-        let usage = Usage::verify(&document.data, &signer)?;
         if usage.volume != *key {
             continue;
         }
@@ -214,9 +216,25 @@ async fn named(
         }
     }
     match (newest, last_error) {
-        (None, Some(error)) => Err(error.into()),
+        (None, Some(error)) => Err(error),
         (newest, _) => Ok(newest),
     }
+}
+
+/// The usage metadata that the record `bytes` of `name` leads to, verified.
+async fn document_of(
+    name: &str,
+    signer: &VerifyingKey,
+    bytes: &[u8],
+    store: &Arc<dyn BlockStore>,
+) -> anyhow::Result<(Usage, Block)> {
+    let cid = Record::verify(name, bytes)?.cid;
+    let document = Block {
+        data: store.get(&cid).await.context("the usage metadata")?,
+        cid,
+    };
+    document.check()?;
+    Ok((Usage::verify(&document.data, signer)?, document))
 }
 
 /// A file that was not there, and goes again unless it is finished.
