@@ -92,6 +92,10 @@ impl Volume {
     pub(super) fn save_accesses(&self) -> Result<(), FsError> {
         let moved: Vec<(Ino, i64)> = lock(&self.accesses).iter().map(|(i, t)| (*i, *t)).collect();
         for step in moved.chunks(STEP) {
+            // What the disk has to be asked for is read before anybody waits for it.
+            for (ino, _) in step {
+                self.journal.get(&key::inode(*ino))?;
+            }
             let _names = self.lock_names();
             let mut batch = Batch::default();
             for (ino, atime_ns) in step {

@@ -30,12 +30,18 @@ impl Volume {
             }
         }
         if set.sets_attributes() || set.kill_set_id {
-            self.change_inode(ino, set)?;
+            let kept = if set.size.is_some() {
+                kept_by_writer
+            } else {
+                kept_by_owner
+            };
+            self.change_inode(ino, set, kept)?;
         }
         self.getattr(ino)
     }
 
-    fn change_inode(&self, ino: Ino, set: &SetAttr) -> Result<(), FsError> {
+    /// Where set-id bits go, `kept` says what stays of a file's mode.
+    fn change_inode(&self, ino: Ino, set: &SetAttr, kept: fn(u16) -> u16) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
         if let Some(mtime_ns) = set.mtime_ns
             && self.inode(ino)?.kind == Kind::File as u8
@@ -48,7 +54,7 @@ impl Volume {
         let kind = Kind::from_number(inode.kind)?;
         let before = inode.clone();
         if set.kill_set_id && kind == Kind::File {
-            inode.mode = without_set_id(inode.mode);
+            inode.mode = kept(inode.mode);
         }
         inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
         inode.uid = set.uid.unwrap_or(inode.uid);
@@ -74,14 +80,14 @@ impl Volume {
     /// Set-id bits go when somebody else writes.
     pub(super) fn kill_set_id(&self, ino: Ino) -> Result<(), FsError> {
         let mode = self.inode(ino)?.mode;
-        if without_set_id(mode) == mode {
+        if kept_by_writer(mode) == mode {
             return Ok(());
         }
         let set = SetAttr {
             kill_set_id: true,
             ..SetAttr::default()
         };
-        self.change_inode(ino, &set)
+        self.change_inode(ino, &set, kept_by_writer)
     }
 
     /// Sets an extended attribute.
@@ -207,13 +213,16 @@ fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
     }
 }
 
-/// A file's mode after somebody else wrote to it: no set-user-id, and no set-group-id where the
-/// group may execute (without that bit it means mandatory locking).
-fn without_set_id(mode: u16) -> u16 {
-    let mode = mode & !0o4000;
-    if mode & 0o010 != 0 {
-        mode & !0o2000
-    } else {
-        mode
+/// A file's mode after somebody without the privilege wrote to it. A set-group-id bit that the group cannot execute by
+/// stays on other file systems where the writer is in the group, which nobody here knows.
+fn kept_by_writer(mode: u16) -> u16 {
+    mode & !0o6000
+}
+
+/// A file's mode after its owner was changed, by root: no set-user-id, and no set-group-id where the group may execute.
+fn kept_by_owner(mode: u16) -> u16 {
+    match mode & 0o010 {
+        0 => mode & !0o4000,
+        _ => mode & !0o6000,
     }
 }

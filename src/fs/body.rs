@@ -65,6 +65,8 @@ pub(crate) struct Body {
     dropped: BTreeSet<u64>,
     /// Stage files that the next save lets go of.
     retired: Vec<u64>,
+    /// The stage file that the journal's record names, where that is known.
+    recorded: Option<u64>,
     /// Differs from the journal.
     pub(crate) unsaved: bool,
     /// The charge of what the journal holds.
@@ -187,6 +189,11 @@ impl Body {
     /// Bytes that are not in holes.
     pub(crate) fn allocated_bytes(&self) -> u64 {
         allocated_bytes(self.size, &self.holes)
+    }
+
+    /// Whether it has no holes.
+    pub(crate) fn is_dense(&self) -> bool {
+        self.holes.runs().is_empty()
     }
 
     /// Whether the stage file holds every byte of the content.

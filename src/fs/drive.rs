@@ -307,7 +307,11 @@ impl Drive {
     }
 
     /// Closes a directory.
-    pub fn releasedir(&self, _fh: Fh) {}
+    pub fn releasedir(&self, ino: Ino, _fh: Fh) {
+        if let (true, Ok((_, volume, ino))) = (ino != Ino::ROOT, self.split(ino)) {
+            volume.close_directory(ino);
+        }
+    }
 
     /// Room and use: of the token that `ino` lies in, or of all that are not set aside.
     ///
@@ -353,7 +357,8 @@ impl Drive {
     /// Growth, where it enlarges.
     pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<(), FsError> {
         let (_, volume, ino) = self.split_changed(ino)?;
-        volume.setxattr(ino, name, value, flags)
+        let set = volume.setxattr(ino, name, value, flags);
+        set.map_err(|e| volume.or_stale(ino, e))
     }
 
     /// The value of an extended attribute.
@@ -365,10 +370,11 @@ impl Drive {
             return Err(FsError::NoAttribute);
         }
         let (_, volume, ino) = self.split(ino)?;
-        match name.strip_prefix(super::attributes::VIRTUAL) {
+        let value = match name.strip_prefix(super::attributes::VIRTUAL) {
             Some(field) => volume.virtual_attribute(ino, field),
             None => volume.getxattr(ino, name),
-        }
+        };
+        value.map_err(|e| volume.or_stale(ino, e))
     }
 
     /// NUL-terminated names, as listxattr(2) gives them. Virtual attributes are not listed, so that
@@ -381,7 +387,7 @@ impl Drive {
             return Ok(Vec::new());
         }
         let (_, volume, ino) = self.split(ino)?;
-        volume.listxattr(ino)
+        volume.listxattr(ino).map_err(|e| volume.or_stale(ino, e))
     }
 
     /// Removes an extended attribute.
@@ -390,7 +396,8 @@ impl Drive {
     /// [`FsError::NoAttribute`].
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         let (_, volume, ino) = self.split_changed(ino)?;
-        volume.removexattr(ino, name)
+        let removed = volume.removexattr(ino, name);
+        removed.map_err(|e| volume.or_stale(ino, e))
     }
 
     /// Makes everything that was acknowledged durable on this machine.

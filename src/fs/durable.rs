@@ -30,6 +30,12 @@ const LONG_REST: Duration = Duration::from_secs(60);
 const SAVE_STEP: Duration = Duration::from_millis(2);
 /// Stage files that wait to be removed at most, before a commit does it: 8 bytes of memory each.
 const MOST_GONE: usize = 65_536;
+/// How often the background looks whether there is something to do.
+const STEP: Duration = Duration::from_millis(250);
+
+/// Free bytes of the disk that the journal is never to miss while the cache has some.
+const KEPT_ROOM: u64 = 128 << 20;
+
 /// Records of an unlinked file that are removed at a time.
 const PURGED: usize = 1024;
 /// How long access times stay in memory alone.
@@ -168,15 +174,52 @@ impl Volume {
     /// Keeps the journal and the stage going until [`Volume::stop`]: writes batches as they fill,
     /// and makes everything durable within 5 s. To be run on a thread of its own.
     pub fn keep_durable(&self) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.keep_draining());
+            scope.spawn(|| self.keep_ahead());
+            self.keep_saving();
+        });
+        self.sweep();
+        if let Err(error) = self.journal.rest() {
+            tracing::debug!(%error, "the next start reads what the log has");
+        }
+    }
+
+    /// Writes what fills the memory into the journal's table: it waits for no file's bytes, since others wait
+    /// for it.
+    fn keep_draining(&self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            if let Err(error) = self.journal.drain(STEP) {
+                self.poison(error);
+                break;
+            }
+        }
+        self.journal.unattend();
+    }
+
+    /// Gives back the room of what is not needed any more, and has what is written much of on its way to the disk
+    /// before somebody waits for it. It waits for no room itself.
+    fn keep_ahead(&self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            std::thread::sleep(STEP);
+            self.sweep();
+            self.make_room();
+            if let Err(error) = self.stage.sync_ahead() {
+                self.poison(error);
+                break;
+            }
+        }
+    }
+
+    fn keep_saving(&self) {
         let mut synced = self.clock.boottime();
         let mut accesses_saved = synced;
         let (mut applied, mut changed, mut rested) = (0, synced, None);
         while !self.stopped.load(Ordering::Acquire) {
-            if let Err(error) = self.journal.drain(Duration::from_millis(250)) {
-                self.poison(error);
+            std::thread::sleep(STEP);
+            if self.poisoned().is_some() {
                 return;
             }
-            self.sweep();
             let now = self.clock.boottime();
             if now.saturating_sub(synced) >= SAVE_EACH {
                 synced = now;
@@ -212,9 +255,14 @@ impl Volume {
                 }
             }
         }
-        self.sweep();
-        if let Err(error) = self.journal.rest() {
-            tracing::debug!(%error, "the next start reads what the log has");
+    }
+
+    /// Where the disk is so full that the journal's own writes would wait, what can be fetched again goes.
+    fn make_room(&self) {
+        match self.stage.free_bytes() {
+            Ok(free) if free < KEPT_ROOM => self.cache.give_way(KEPT_ROOM - free),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
         }
     }
 
@@ -313,7 +361,7 @@ impl Volume {
                 Ok(true)
             });
         }
-        let patches = match self.save_bytes(stage.as_deref()) {
+        let patches = match self.save_bytes(file, stage.as_deref()) {
             Ok(patches) => patches,
             Err(error) => {
                 file.body_mut().unsave(saved);
@@ -356,11 +404,19 @@ impl Volume {
 
     /// Makes the bytes of a stage file durable that a record is to name: in the file, or, where they are
     /// few, as patches that the record brings with it.
-    fn save_bytes(&self, stage: Option<&StageFile>) -> Result<Option<Vec<Patch>>, JournalError> {
+    fn save_bytes(
+        &self,
+        file: &File,
+        stage: Option<&StageFile>,
+    ) -> Result<Option<Vec<Patch>>, JournalError> {
         let Some(stage) = stage else {
             return Ok(None);
         };
-        let patches = self.stage.patches_of(stage)?;
+        // A patch has all of a write, or nothing: nobody is amid one.
+        let patches = {
+            let _still = file.body();
+            self.stage.patches_of(stage)?
+        };
         if patches.is_none() {
             self.stage.sync(stage)?;
         }
@@ -421,7 +477,16 @@ impl Volume {
 
     /// Removes the records of an unlinked file, and lets go of its stage file.
     pub(super) fn purge(&self, ino: Ino, stages: Vec<u64>) -> Result<(), FsError> {
-        self.purge_in(ino, stages, PURGED)
+        if self.journal.get(&key::orphan(ino))?.is_some() {
+            return self.purge_in(ino, stages, PURGED);
+        }
+        // They went with its name.
+        if stages.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.retire(stages);
+        self.apply_quietly(batch)
     }
 
     /// As [`Volume::purge`], so many records at a time. Its mark as unlinked goes with the last of

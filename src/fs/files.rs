@@ -6,7 +6,7 @@
 //! The order of locks is told in `volume`.
 
 use std::collections::HashMap;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
@@ -22,6 +22,8 @@ use crate::types::Ino;
 pub(crate) struct File {
     pub(crate) ino: Ino,
     body: RwLock<Body>,
+    /// What the last change has left for `stat` to tell.
+    seen: Mutex<Seen>,
     /// Held while the content is made durable and saved: one at a time, in order.
     pub(crate) saving: Mutex<()>,
     /// What it is charged.
@@ -32,15 +34,93 @@ pub(crate) struct File {
     pub(super) reads: AtomicU64,
 }
 
+/// What `stat` tells of a content.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) size: u64,
+    pub(crate) mtime_ns: i64,
+    pub(crate) ctime_ns: i64,
+    /// Bytes that are in no hole.
+    pub(crate) allocated_bytes: u64,
+}
+
+impl Seen {
+    fn of(body: &Body, allocated_bytes: u64) -> Self {
+        Self {
+            size: body.size,
+            mtime_ns: body.mtime_ns,
+            ctime_ns: body.ctime_ns,
+            allocated_bytes,
+        }
+    }
+}
+
+/// The content, locked for a change.
+pub(crate) struct BodyMut<'a> {
+    body: RwLockWriteGuard<'a, Body>,
+    seen: &'a Mutex<Seen>,
+}
+
+impl Deref for BodyMut<'_> {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        &self.body
+    }
+}
+
+impl DerefMut for BodyMut<'_> {
+    fn deref_mut(&mut self) -> &mut Body {
+        &mut self.body
+    }
+}
+
+impl Drop for BodyMut<'_> {
+    fn drop(&mut self) {
+        let mut seen = lock(self.seen);
+        // To count what is in holes may take as long as there are many.
+        let allocated_bytes = match self.body.is_dense() {
+            true => self.body.size,
+            false => seen.allocated_bytes,
+        };
+        *seen = Seen::of(&self.body, allocated_bytes);
+    }
+}
+
 impl File {
+    /// What `stat` tells. Waits for nobody: while the content is being changed, which may wait for the disk, it is
+    /// what was there before.
+    pub(crate) fn look(&self) -> Seen {
+        let body = match self.body.try_read() {
+            Ok(body) => body,
+            Err(TryLockError::Poisoned(body)) => body.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let seen = *lock(&self.seen);
+                // How much of it is in holes was not counted yet; a file without a block would be taken for one
+                // that is nothing else.
+                let allocated_bytes = seen.allocated_bytes.clamp(seen.size.min(1), seen.size);
+                return Seen {
+                    allocated_bytes,
+                    ..seen
+                };
+            }
+        };
+        let seen = Seen::of(&body, body.allocated_bytes());
+        *lock(&self.seen) = seen;
+        seen
+    }
+
     /// The content, to read.
     pub(crate) fn body(&self) -> RwLockReadGuard<'_, Body> {
         self.body.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The content, to change.
-    pub(crate) fn body_mut(&self) -> RwLockWriteGuard<'_, Body> {
-        self.body.write().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn body_mut(&self) -> BodyMut<'_> {
+        BodyMut {
+            body: self.body.write().unwrap_or_else(PoisonError::into_inner),
+            seen: &self.seen,
+        }
     }
 
     /// Whether the account says what the content does.
@@ -68,7 +148,7 @@ struct Table {
     slots: HashMap<Ino, Slot>,
     /// The files that somebody loads.
     loads: HashMap<Ino, Load>,
-    /// The file that was unlinked last, nobody using it: its records may still be there.
+    /// The file that was unlinked last without being in use: its records may still be there.
     gone: Option<Ino>,
 }
 
@@ -92,17 +172,6 @@ impl Deref for FileRef {
     fn deref(&self) -> &File {
         &self.file
     }
-}
-
-/// A file whose last name goes, as it was found.
-#[must_use]
-pub(crate) enum Unlinked {
-    /// Not in use: its records are all that there is.
-    Absent,
-    /// In the table for nobody, and there no more; with its stage files.
-    Idle(Arc<File>, Vec<u64>),
-    /// It lives on without a name until its last user lets go of it, the caller among them.
-    InUse(FileRef),
 }
 
 /// What became of a file that was let go of.
@@ -150,6 +219,7 @@ impl Files {
                 file: Arc::new(File {
                     ino,
                     account: Mutex::new(Account::of(body.charge())),
+                    seen: Mutex::new(Seen::of(&body, body.allocated_bytes())),
                     body: RwLock::new(body),
                     saving: Mutex::new(()),
                     atime_ns: AtomicI64::new(super::access::UNKNOWN),
@@ -224,34 +294,25 @@ impl Files {
         }
     }
 
-    /// The file was unlinked. Waits for nobody: one whose content is locked counts as one in use.
-    pub(crate) fn unlinked(&self, ino: Ino) -> Unlinked {
+    /// The file was unlinked. In use, it lives on without a name until its last user lets go of it, the caller
+    /// among them.
+    #[must_use]
+    pub(crate) fn unlinked(&self, ino: Ino) -> Option<FileRef> {
         let mut table = self.lock();
         table.depart(ino);
-        let stages = match table.slots.get(&ino) {
-            Some(slot) if slot.users == 0 => match slot.file.body.try_write() {
-                Ok(mut body) => Some(body.take_stages()),
-                Err(TryLockError::Poisoned(body)) => Some(body.into_inner().take_stages()),
-                Err(TryLockError::WouldBlock) => None,
-            },
-            _ => None,
-        };
-        if stages.is_none()
-            && let Some(held) = table.try_hold(ino)
-        {
-            table.set_orphan(ino, true);
-            return Unlinked::InUse(held);
+        let held = table.try_hold(ino);
+        match held {
+            Some(_) => table.set_orphan(ino, true),
+            None => table.gone = Some(ino),
         }
-        table.gone = Some(ino);
-        match (table.slots.remove(&ino), stages) {
-            (Some(slot), Some(stages)) => Unlinked::Idle(slot.file, stages),
-            _ => Unlinked::Absent,
-        }
+        held
     }
 
-    /// The file in use that was unlinked has its name still.
+    /// The file that counts as unlinked has its name still.
     pub(crate) fn linked_again(&self, ino: Ino) {
-        self.lock().set_orphan(ino, false);
+        let mut table = self.lock();
+        table.set_orphan(ino, false);
+        table.gone.take_if(|gone| *gone == ino);
     }
 
     /// All records are other ones now: no body that was loaded before is believed any more, and what
@@ -369,6 +430,24 @@ mod tests {
         });
         assert_eq!(loads.get(), 2);
         assert_eq!(files.leave(held.unwrap(), |_| ()), Left::Gone);
+    }
+
+    #[test]
+    fn who_looks_at_a_file_does_not_wait_for_who_changes_it() {
+        let files = Files::default();
+        let held = files.hold(Ino(1), || Ok(empty())).unwrap();
+        {
+            let mut body = held.body_mut();
+            body.size = 5;
+            body.mtime_ns = 7;
+        }
+        // What was changed is seen though nobody looked since, and what is being changed is not yet.
+        let mut body = held.body_mut();
+        body.size = 9;
+        let seen = held.look();
+        assert_eq!((seen.size, seen.mtime_ns), (5, 7));
+        drop(body);
+        assert_eq!(held.look().size, 9);
     }
 
     #[test]

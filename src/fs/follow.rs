@@ -5,12 +5,11 @@
 //! `publish`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, RwLockWriteGuard};
 
 use super::account::Account;
-use super::body::Body;
-use super::files::{File, Unlinked};
+use super::files::{BodyMut, File};
 use super::quota::Access;
 use super::volume::{Volume, lock};
 use super::{FsError, Kind};
@@ -132,10 +131,7 @@ impl Volume {
 
     /// The content of a held file, to change. Whoever waited for it while another tree was taken over
     /// is refused: what was asked for before is not what is there now.
-    pub(super) fn body_to_change<'a>(
-        &self,
-        file: &'a File,
-    ) -> Result<RwLockWriteGuard<'a, Body>, FsError> {
+    pub(super) fn body_to_change<'a>(&self, file: &'a File) -> Result<BodyMut<'a>, FsError> {
         let body = file.body_mut();
         match self.following() {
             None => Ok(body),
@@ -221,7 +217,7 @@ impl Volume {
                 Err(FsError::NotFound) => {
                     self.replace_account(file, Account::closed());
                     drop(body);
-                    if let Unlinked::InUse(held) = self.files.unlinked(file.ino) {
+                    if let Some(held) = self.files.unlinked(file.ino) {
                         self.leave(held);
                     }
                 }

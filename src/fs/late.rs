@@ -7,6 +7,8 @@
 //! before it takes a commit further.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::FsError;
 use super::account::{Due, Room};
@@ -18,6 +20,10 @@ use crate::types::Ino;
 
 /// The record of the files with such pages: their numbers, 8 bytes each, big-endian.
 const LATE: &str = "late";
+
+/// How long such pages wait for room on this machine, and how often they look.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Files that a line names; the others are counted.
 const NAMED: usize = 3;
@@ -31,7 +37,7 @@ impl Volume {
         data: &[u8],
     ) -> Result<u32, FsError> {
         self.quota().check_change()?;
-        self.check_room(data.len() as u64)?;
+        self.wait_for_mapped_room(data.len() as u64)?;
         let mut body = self.body_to_change(file)?;
         let len = data.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > MAX_FILE) {
@@ -57,6 +63,35 @@ impl Volume {
         stored?;
         booked.keep();
         Ok(data.len() as u32)
+    }
+
+    /// As [`Volume::check_room`], with more patience: where it ends, the kernel drops the page. All that wait have
+    /// one deadline, since the kernel sends a few at a time, and reads of other files wait behind them.
+    fn wait_for_mapped_room(&self, len: u64) -> Result<(), FsError> {
+        loop {
+            let has_memory = match self.journal.wait_for_room() {
+                Ok(()) => true,
+                Err(JournalError::NoRoom) => false,
+                Err(error) => return Err(error.into()),
+            };
+            let needed = self.needed_room(len);
+            if has_memory && self.stage.free_bytes()? >= needed {
+                lock(&self.full_since).take();
+                return Ok(());
+            }
+            let now = self.clock.boottime();
+            let (is_first, since) = {
+                let mut full_since = lock(&self.full_since);
+                (full_since.is_none(), *full_since.get_or_insert(now))
+            };
+            if is_first {
+                self.cache.give_way(needed);
+            }
+            if now.saturating_sub(since) >= PATIENCE || self.stopped.load(Ordering::Acquire) {
+                return Err(FsError::NoRoom);
+            }
+            std::thread::sleep(AGAIN);
+        }
     }
 
     /// What `fsync` and `close` of a file have to tell, all of whose bytes are kept.

@@ -62,9 +62,9 @@ impl Volume {
     fn fill_from_content(&self, attr: &mut Attr) -> Result<(), FsError> {
         let (size, allocated, mtime_ns, ctime_ns);
         if let Some(file) = self.files.peek(attr.ino) {
-            let body = file.body();
-            (size, allocated) = (body.size, body.allocated_bytes());
-            (mtime_ns, ctime_ns) = (body.mtime_ns, body.ctime_ns);
+            let seen = file.look();
+            (size, allocated) = (seen.size, seen.allocated_bytes);
+            (mtime_ns, ctime_ns) = (seen.mtime_ns, seen.ctime_ns);
         } else {
             let content: Content = self
                 .journal
@@ -74,7 +74,9 @@ impl Volume {
             (mtime_ns, ctime_ns) = (content.mtime_ns, content.ctime_ns);
         }
         attr.size = size;
-        attr.blocks = allocated.div_ceil(512);
+        // A file without a block is taken for one that is nothing but a hole, and not looked into (tar does so); what is
+        // stored through a mapping may be the kernel's alone for now.
+        attr.blocks = allocated.max(size.min(1)).div_ceil(512);
         attr.mtime_ns = mtime_ns;
         attr.ctime_ns = attr.ctime_ns.max(ctime_ns);
         Ok(())

@@ -1,14 +1,15 @@
 //! Names that go: unlink and rmdir. Never growth; open files live on without a name.
 //!
-//! Invariant: nobody's content is waited for, so a name goes while somebody writes below it. A file in use has its
-//! account closed and is let go of when the records are made.
+//! Invariant: nobody's content is waited for, so a name goes while somebody writes below it. A regular file that has no
+//! name any more is charged nothing from here on, and lives on until the kernel, too, has let go of it, since whoever
+//! has found it by name is about to call on it: in memory alone, or, where somebody has it open, with its records.
 
 use std::sync::MutexGuard;
 
 use super::booking::Booking;
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
-use super::files::Unlinked;
+use super::files::FileRef;
 use super::volume::{Volume, lock, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
@@ -78,7 +79,7 @@ impl Volume {
         dir: Ino,
         name: &[u8],
         entry: &Entry,
-    ) -> Result<Unlinked, FsError> {
+    ) -> Result<Option<FileRef>, FsError> {
         let ino = Ino(entry.ino);
         let mut inode = self.inode(ino)?;
         let directory = inode.kind == Kind::Directory as u8;
@@ -86,7 +87,7 @@ impl Volume {
         let mut freed = signed(charge::entry_charge(name, 0, 0));
         inode.nlink = inode.nlink.saturating_sub(1);
         inode.ctime_ns = self.clock.wall_ns();
-        let mut unlinked = Unlinked::Absent;
+        let mut unlinked = None;
         if inode.nlink > 0 && !directory {
             batch.put(key::inode(ino), &inode);
             batch.mark(key::dirty_inode(ino));
@@ -105,27 +106,25 @@ impl Volume {
     }
 
     /// Applies `batch`, with which a name goes, and lets go of the names. What has no name any more is charged
-    /// nothing from here on, and goes with its last user.
+    /// nothing from here on.
     pub(super) fn end_removal(
         &self,
         names: MutexGuard<'_, ()>,
         batch: Batch,
         booked: Booking<'_>,
-        unlinked: Unlinked,
+        unlinked: Option<FileRef>,
     ) -> Result<(), FsError> {
         let made = self.apply(batch);
         if made.is_ok() {
             booked.keep();
         }
-        match unlinked {
-            Unlinked::Absent => {}
-            Unlinked::Idle(file, _) if made.is_ok() => self.close_account(&file),
-            Unlinked::Idle(..) => {}
-            Unlinked::InUse(held) => {
-                match made {
-                    Ok(()) => self.close_account(&held),
-                    Err(_) => self.files.linked_again(held.ino),
-                }
+        if let Some(held) = unlinked {
+            if made.is_ok() {
+                self.close_account(&held);
+                self.keep_removed(held);
+            } else {
+                self.files.linked_again(held.ino);
+                self.note_unsaved(held.ino);
                 drop(names);
                 self.leave(held);
             }
@@ -149,7 +148,7 @@ impl Volume {
         booked: &mut Booking<'_>,
         ino: Ino,
         inode: &Inode,
-    ) -> Result<Unlinked, FsError> {
+    ) -> Result<Option<FileRef>, FsError> {
         if inode.hard {
             // Its row of the inode table goes with the next commit.
             batch.mark(key::dirty_inode(ino));
@@ -159,21 +158,40 @@ impl Volume {
         if inode.kind != Kind::File as u8 {
             self.removed.keep(ino, inode);
             batch.remove(key::inode(ino));
-            return Ok(Unlinked::Absent);
+            return Ok(None);
         }
-        let mut unlinked = self.files.unlinked(ino);
-        if let Unlinked::InUse(_) = unlinked {
+        let loaded = self.hold(ino);
+        let unlinked = self.files.unlinked(ino);
+        if let Ok(loaded) = loaded {
+            self.leave(loaded);
+        }
+        if unlinked.is_some() && self.files.is_shared(ino) {
             batch.put(key::inode(ino), inode);
             batch.set(key::orphan(ino));
             return Ok(unlinked);
         }
-        let record: Option<Content> = self.journal.record(&key::content(ino))?;
-        match &mut unlinked {
-            Unlinked::Idle(_, stages) => batch.retire(std::mem::take(stages)),
-            _ => booked.adjust(-signed(record.as_ref().map_or(0, content_charge))),
+        // Nobody but the kernel holds it, if that: its records go, and what it was is in memory. What cannot be
+        // loaded can be removed all the same.
+        let dropped = self.journal.record::<Content>(&key::content(ino));
+        let dropped = dropped.map_err(FsError::from).and_then(|content| {
+            content.map_or(Ok(()), |content| {
+                if unlinked.is_none() {
+                    booked.adjust(-signed(content_charge(&content)));
+                }
+                self.drop_content(batch, ino, &content)
+            })
+        });
+        if let Err(error) = dropped {
+            self.files.linked_again(ino);
+            self.note_unsaved(ino);
+            // It is let go of with the kernel's next word: not here, where others wait for the names.
+            unlinked
+                .into_iter()
+                .for_each(|held| self.keep_removed(held));
+            return Err(error);
         }
-        if let Some(content) = record {
-            self.drop_content(batch, ino, &content)?;
+        if unlinked.is_some() {
+            self.removed.keep(ino, inode);
         }
         batch.remove(key::inode(ino));
         Ok(unlinked)

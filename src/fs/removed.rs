@@ -1,35 +1,41 @@
-//! What was removed while the kernel holds it still: directories that are open or somebody's working directory, and
-//! FIFOs, sockets, devices and symlinks. (Regular files live on in `files`.)
+//! What was removed while the kernel holds it still: somebody has it open or works in it, or has just found it by its
+//! name, and is about to open it, look at it, or change it.
 //!
 //! Invariant: in memory alone, since nobody holds anything after a crash; an inode is here from the removal of its
-//! last name until the kernel forgets it, which it does at once where nobody holds it. What the journal has goes
-//! before what is here. Called by `remove`, `lookup`, `attributes`, and `drive`.
+//! last name until the kernel forgets it, which it does at once where nobody holds it. Its attributes are here, and what
+//! the journal has goes before them: the records of a regular file that somebody had open stay until the last has
+//! closed it. A regular file has one user more in `files`, which keeps its content. Called by `remove`, `lookup`,
+//! `attributes`, and `drive`.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::FsError;
+use super::files::FileRef;
 use super::volume::{Volume, lock};
 use crate::journal::record::Inode;
 use crate::types::Ino;
 
-/// The attributes of all of them.
+/// All of them.
 #[derive(Default)]
-pub(super) struct Removed(Mutex<HashMap<Ino, Inode>>);
+pub(super) struct Removed {
+    files: Mutex<HashMap<Ino, FileRef>>,
+    others: Mutex<HashMap<Ino, Inode>>,
+}
 
 impl Removed {
-    /// The last name of an inode goes.
+    /// The last name of an inode goes whose records go with it.
     pub(super) fn keep(&self, ino: Ino, inode: &Inode) {
         let inode = Inode {
             nlink: 0,
             ..inode.clone()
         };
-        lock(&self.0).insert(ino, inode);
+        lock(&self.others).insert(ino, inode);
     }
 
     /// The attributes of an inode that the journal does not have.
     pub(super) fn get(&self, ino: Ino) -> Option<Inode> {
-        lock(&self.0).get(&ino).cloned()
+        lock(&self.others).get(&ino).cloned()
     }
 
     /// Changes the attributes of a removed inode; false where they are the journal's to keep.
@@ -37,7 +43,7 @@ impl Removed {
         if inode.nlink > 0 {
             return false;
         }
-        match lock(&self.0).get_mut(&ino) {
+        match lock(&self.others).get_mut(&ino) {
             Some(kept) => {
                 kept.clone_from(inode);
                 true
@@ -46,28 +52,44 @@ impl Removed {
         }
     }
 
-    fn forget(&self, ino: Ino) {
-        lock(&self.0).remove(&ino);
-    }
-
     /// How many there are.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        lock(&self.0).len()
+        lock(&self.files).len() + lock(&self.others).len()
     }
 }
 
 impl Volume {
-    /// The kernel does not hold `ino` any more.
-    pub(super) fn forget(&self, ino: Ino) {
-        self.removed.forget(ino);
+    /// Holds a regular file until the kernel forgets it.
+    pub(super) fn keep_removed(&self, held: FileRef) {
+        let before = lock(&self.removed.files).insert(held.ino, held);
+        if let Some(held) = before {
+            self.leave(held);
+        }
     }
 
-    /// Refuses to open what is no directory, or is not here. One that was removed can be opened, not listed.
+    /// The kernel does not hold `ino` any more. May wait for room in the journal.
+    pub(super) fn forget(&self, ino: Ino) {
+        lock(&self.removed.others).remove(&ino);
+        let held = lock(&self.removed.files).remove(&ino);
+        if let Some(held) = held {
+            self.leave(held);
+        }
+    }
+
+    /// Opens a directory; refuses what is none, or is not here. One that was removed can be opened, not listed.
     pub(super) fn open_directory(&self, dir: Ino) -> Result<(), FsError> {
         match self.loaded_directory(dir) {
-            Err(FsError::NotFound) if self.removed.get(dir).is_some() => Ok(()),
-            other => other.map(drop),
+            Err(FsError::NotFound) if self.removed.get(dir).is_some() => {}
+            Err(error) => return Err(error),
+            Ok(_) => {}
         }
+        lock(&self.places).opened(dir);
+        Ok(())
+    }
+
+    /// A handle of a directory is gone.
+    pub(super) fn close_directory(&self, dir: Ino) {
+        lock(&self.places).closed(dir);
     }
 }

@@ -7,7 +7,6 @@ use std::sync::MutexGuard;
 
 use super::climb::climb;
 use super::create::{check_name, touch_directory};
-use super::files::Unlinked;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Cookie, Entry, Inode};
@@ -147,7 +146,7 @@ impl Volume {
             Some(End {
                 dir, name, entry, ..
             }) => self.drop_name(&mut batch, &mut booked, *dir, name, entry)?,
-            None => Unlinked::Absent,
+            None => None,
         };
         self.take_name(&mut batch, from.dir, from.name, &from.entry);
         self.add_name(&mut batch, to, to_name, ino, from.kind);

@@ -31,6 +31,9 @@ use crate::types::{Ino, VolumeKey};
 /// Local room that is never given to new data, in bytes: the journal needs it to go on.
 const SPARE_BYTES: u64 = 8 << 20;
 
+/// What the cache gives back where the disk is too full to open a volume.
+const OPENING_BYTES: u64 = 512 << 20;
+
 /// How long a writer waits for local room, and how many may wait at once.
 const ROOM_WAIT: Duration = Duration::from_secs(3);
 const ROOM_WAITERS: usize = 2;
@@ -90,6 +93,8 @@ pub struct Volume {
     pub(super) adoptions: Mutex<HashMap<u64, (cid::Cid, u64)>>,
     /// Files with mapped pages that came when growth was refused.
     pub(super) late: Mutex<BTreeSet<Ino>>,
+    /// Since when pages that were stored through mappings find no room on the disk.
+    pub(super) full_since: Mutex<Option<Duration>>,
     /// Access times that the journal does not have yet, ns.
     pub(super) accesses: Mutex<HashMap<Ino, i64>>,
     pub(super) labels: Mutex<super::report::Labels>,
@@ -132,7 +137,10 @@ impl Volume {
                  the file back from a copy, or move the folder `stage` away to begin without them"
             )));
         }
-        let journal = Journal::open(home, JOURNAL, options.journal_cache_bytes, options.without)?;
+        let journal = with_room(&cache, || {
+            let (home, bytes) = (Arc::clone(&home), options.journal_cache_bytes);
+            Journal::open(home, JOURNAL, bytes, options.without)
+        })?;
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
@@ -160,6 +168,7 @@ impl Volume {
             labels: Mutex::default(),
             looks: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
+            full_since: Mutex::default(),
             stopped: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
@@ -169,7 +178,9 @@ impl Volume {
             poison: Mutex::new(None),
             journal,
         });
-        volume.recover(super::recover::Bounds::default())?;
+        with_room(&volume.cache, || {
+            volume.recover(super::recover::Bounds::default())
+        })?;
         volume.load_charges()?;
         volume.load_late()?;
         Ok(volume)
@@ -326,7 +337,7 @@ impl Volume {
     /// of what they are written over.
     pub(super) fn check_room(&self, len: u64) -> Result<(), FsError> {
         self.journal.wait_for_room()?;
-        let needed = SPARE_BYTES + len + self.spool_room(len) + 3 * self.journal.overlay_bytes();
+        let needed = self.needed_room(len);
         let has_room = || Ok::<bool, FsError>(self.stage.free_bytes()? >= needed);
         if has_room()? {
             return Ok(());
@@ -350,6 +361,11 @@ impl Volume {
         };
         self.room_waiters.fetch_sub(1, Ordering::AcqRel);
         result
+    }
+
+    /// Local room, in bytes, with which `len` more are sure not to fill the disk.
+    pub(super) fn needed_room(&self, len: u64) -> u64 {
+        SPARE_BYTES + len + self.spool_room(len) + 3 * self.journal.overlay_bytes()
     }
 
     /// Turns a failed write of local state into an error, and closes the volume for changes unless
@@ -393,6 +409,21 @@ impl Volume {
         let mut activity = lock(&self.activity);
         let first = activity.map_or(now, |a| a.first);
         *activity = Some(Activity { first, last: now });
+    }
+}
+
+/// Does `work`, once more where the disk had no room for it: what can be fetched again makes room for what is nowhere
+/// else.
+fn with_room<T>(
+    cache: &Cache,
+    work: impl Fn() -> Result<T, JournalError>,
+) -> Result<T, JournalError> {
+    match work() {
+        Err(JournalError::NoRoom) => {
+            cache.give_way(OPENING_BYTES);
+            work()
+        }
+        done => done,
     }
 }
 

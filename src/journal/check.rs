@@ -3,11 +3,12 @@
 //! Invariant: nothing is used that was not compared with a sum. Where there is a mark of the file as it is
 //! ([`super::sums`]) that is done as blocks are read; else the whole file is compared at once with the
 //! sums that redb keeps of its pages. Until it is believed the file is only read. redb mends what it
-//! finds wrong by going back to an older state, which would lose acknowledged changes in silence; where
-//! that is not what a power cut explains it is told, and the file is left as it is. Called by
+//! finds wrong by going back to an older state, which would lose acknowledged changes in silence: that is told
+//! instead, and the file is left as it is. Called by
 //! [`super::Journal`].
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -53,7 +54,7 @@ fn open_marked(file: &Arc<JournalFile>, cache_bytes: usize) -> Result<Database, 
             .set_cache_size(cache_bytes)
             .set_repair_callback(|repair| repair.abort())
             .create_with_backend(Backend(Arc::clone(file)))
-            .map_err(|error| JournalError::Corrupt(error.to_string()))
+            .map_err(unopened)
     })
 }
 
@@ -72,7 +73,7 @@ fn check(file: &Arc<JournalFile>, cache_bytes: usize) -> Result<Database, Journa
                     told.fetch_or(going_back, Ordering::AcqRel);
                 })
                 .create_with_backend(Backend(Arc::clone(file)))
-                .map_err(|error| JournalError::Corrupt(error.to_string()))
+                .map_err(unopened)
         })
     };
     let db = if file.is_marked() {
@@ -83,10 +84,21 @@ fn check(file: &Arc<JournalFile>, cache_bytes: usize) -> Result<Database, Journa
     } else {
         open()?
     };
-    if went_back.load(Ordering::Acquire) {
-        tracing::warn!("the last commit of the journal was not whole: the one before it counts");
+    // A commit counts when all of it is durable: no power cut explains one that is not whole.
+    match went_back.load(Ordering::Acquire) {
+        true => Err(JournalError::Corrupt(
+            "its last commit was changed on the disk".to_owned(),
+        )),
+        false => Ok(db),
     }
-    Ok(db)
+}
+
+/// What redb says of a file that it does not open: damage, but for what the disk said of itself.
+pub(super) fn unopened(error: redb::DatabaseError) -> JournalError {
+    match redb::Error::from(error) {
+        redb::Error::Io(io) if io.kind() != ErrorKind::UnexpectedEof => io.into(),
+        other => JournalError::Corrupt(other.to_string()),
+    }
 }
 
 thread_local! {

@@ -47,6 +47,10 @@ pub trait Disk: Send + Sync {
     }
     /// Makes creations, renames and removals durable.
     fn sync_folder(&self) -> io::Result<()>;
+    /// Makes durable what was written to any of the files.
+    fn sync_all(&self) -> io::Result<()> {
+        self.each(&mut |name| self.open(name)?.sync_data())
+    }
     /// Bytes that can still be written.
     fn free_bytes(&self) -> io::Result<u64>;
     /// Where the file lies, if it is a real one.
@@ -147,6 +151,10 @@ impl Disk for FolderDisk {
 
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.folder)?.sync_all()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.folder)?)?)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::StorageBackend;
 
@@ -220,20 +220,26 @@ impl JournalFile {
     }
 
     fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        let written = self.place.patiently(write);
+        let written = self.place.patiently(None, write);
         self.broken.fetch_or(written.is_err(), Ordering::AcqRel);
         written
     }
 }
 
 impl Place {
-    /// Tries `write` again while there is no room for it, until the volume is closed.
-    pub(super) fn patiently(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    /// Tries `write` again while there is no room for it, until the volume is closed, or until `deadline`.
+    pub(super) fn patiently(
+        &self,
+        deadline: Option<Instant>,
+        write: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let may_wait = || {
+            !self.ended.load(Ordering::Acquire)
+                && deadline.is_none_or(|deadline| Instant::now() < deadline)
+        };
         loop {
             match write() {
-                Err(e) if full(&e) && !self.ended.load(Ordering::Acquire) => {
-                    std::thread::sleep(AGAIN);
-                }
+                Err(e) if full(&e) && may_wait() => std::thread::sleep(AGAIN),
                 other => return other,
             }
         }

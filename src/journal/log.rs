@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use super::file::{Backend, JournalFile, Place};
 use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, Table, as_slices, bounds, merge, read, records};
-use super::wal::{Put, Since, Wal};
+use super::wal::{Head, Put, Since, Wal};
 use super::{Barrier, Disk, DiskFile, JournalError, Without};
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
@@ -63,9 +63,14 @@ impl Overlay {
     }
 
     fn put(&mut self, key: Key, value: Option<Bytes>) {
-        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len) + 64;
+        self.bytes += footprint(&key, &value);
         self.records.insert(key, value);
     }
+}
+
+/// Bytes of memory that a record takes.
+fn footprint(key: &Key, value: &Option<Bytes>) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len) + 64
 }
 
 struct State {
@@ -77,8 +82,11 @@ struct State {
     /// none once the table has them.
     unlogged: Vec<Put>,
     covered: usize,
-    /// The next frame of the log.
+    /// The newest frame, where the disk had no room for it: it goes before the next.
+    refused: Option<Frame>,
+    /// The next frame of the log, and the generation that began with the newest commit of the table.
     next: Since,
+    base: u64,
     /// Batches applied, how many of them are durable, and how many of these are in the table.
     applied: u64,
     durable: u64,
@@ -92,6 +100,14 @@ struct State {
     /// Somebody waits for a durable commit that the background is to make.
     wanted: bool,
     failed: Option<JournalError>,
+}
+
+/// A frame on its way into the log.
+struct Frame {
+    head: Head,
+    records: Vec<Put>,
+    /// The batches that are durable with it.
+    target: u64,
 }
 
 /// The journal of one volume.
@@ -127,7 +143,8 @@ impl Journal {
     /// Opens or creates the journal in the file `name` of `disk`, with `cache_bytes` of page cache.
     ///
     /// # Errors
-    /// [`JournalError::Corrupt`] when the file is no journal; disk errors.
+    /// [`JournalError::Corrupt`] when the file is no journal; [`JournalError::NoRoom`] where there is none for what
+    /// a crash has left to do; disk errors.
     pub fn open(
         disk: Arc<dyn Disk>,
         name: &str,
@@ -146,7 +163,8 @@ impl Journal {
         marked_from: u64,
     ) -> Result<Self, JournalError> {
         let found = find(disk.as_ref(), name)?;
-        let ended = Arc::new(AtomicBool::new(false));
+        // Nobody is there yet who could say that a wait for room has an end.
+        let ended = Arc::new(AtomicBool::new(true));
         let place = Place {
             disk: Arc::clone(&disk),
             name: name.to_owned(),
@@ -174,6 +192,7 @@ impl Journal {
             ops += 1;
         })?;
         active.ops = ops;
+        active.bytes = active.records.iter().map(|(k, v)| footprint(k, v)).sum();
         let counters = match active.records.get(&key::meta(COUNTERS)) {
             Some(Some(bytes)) => Counters::from_bytes(bytes)?,
             _ => counters(&table)?,
@@ -197,7 +216,9 @@ impl Journal {
                 counters,
                 unlogged: Vec::new(),
                 covered: 0,
+                refused: None,
                 next: since,
+                base: since.generation,
                 applied: 0,
                 durable: 0,
                 tabled: 0,
@@ -216,6 +237,7 @@ impl Journal {
         if end.is_some() || is_read_whole {
             journal.take_over(end.unwrap_or(since.frame))?;
         }
+        journal.ended.store(false, Ordering::Release);
         Ok(journal)
     }
 
@@ -392,6 +414,13 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// redb writes when it is closed: nobody could end a wait for room any more.
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// The file `name`, if it is there and not empty.
 fn find(disk: &dyn Disk, name: &str) -> Result<Option<Arc<dyn DiskFile>>, JournalError> {
     match disk.open(name) {
@@ -408,7 +437,7 @@ fn begin(file: Backend, cache_bytes: usize) -> Result<Database, JournalError> {
     let db = Database::builder()
         .set_cache_size(cache_bytes)
         .create_with_backend(file)
-        .map_err(|error| JournalError::Corrupt(error.to_string()))?;
+        .map_err(check::unopened)?;
     let since = Since::first()?.to_bytes();
     let records = BTreeMap::from([(key::meta(SINCE), Some(since))]);
     table::write(&db, &records, false)?;

@@ -8,13 +8,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::disk::{Disk, DiskFile};
 use super::record::Patch;
 use super::unsynced::{Patches, Unsynced};
 use super::{Barrier, JournalError, Without};
+
+/// Files that are synced one by one at a start; more of them all at once, which syncs what others have written
+/// to the same file system too, but waits for the disk's own cache once.
+const FEW: usize = 64;
+
+/// Unsynced bytes of a file beyond which the background syncs it though nobody asks.
+const MUCH: u64 = 32 << 20;
 
 /// One stage file.
 pub(crate) struct StageFile {
@@ -23,6 +30,10 @@ pub(crate) struct StageFile {
     /// Whether its name in the folder is durable.
     linked: AtomicBool,
     unsynced: Mutex<Unsynced>,
+    /// Bytes that were written since the last sync began.
+    unsynced_bytes: AtomicU64,
+    /// Held while it is synced: the system tells a failure once.
+    syncing: Mutex<()>,
 }
 
 impl StageFile {
@@ -36,6 +47,8 @@ impl StageFile {
         let written = self.file.write_at(data, offset);
         // Of a write that failed a part may be there.
         lock(&self.unsynced).note(offset, data.len() as u64);
+        let len = data.len() as u64;
+        self.unsynced_bytes.fetch_add(len, Ordering::Relaxed);
         written.map_err(Into::into)
     }
 
@@ -69,6 +82,8 @@ pub struct Stage {
     retired: Mutex<Vec<u64>>,
     gone: Mutex<Gone>,
     patches: Mutex<Patches>,
+    /// Files of which a sync failed: they become durable no more, whatever later ones say.
+    broken: Mutex<HashMap<u64, JournalError>>,
 }
 
 /// Files whose last reference is durably gone.
@@ -91,6 +106,7 @@ impl Stage {
             retired: Mutex::default(),
             gone: Mutex::default(),
             patches: Mutex::default(),
+            broken: Mutex::default(),
         }
     }
 
@@ -101,6 +117,8 @@ impl Stage {
             file: self.disk.create(&name(number))?,
             linked: AtomicBool::new(false),
             unsynced: Mutex::default(),
+            unsynced_bytes: AtomicU64::new(0),
+            syncing: Mutex::default(),
         });
         self.remember(&file);
         Ok(file)
@@ -129,6 +147,8 @@ impl Stage {
             file: self.disk.open(&name(number))?,
             linked: AtomicBool::new(true),
             unsynced: Mutex::default(),
+            unsynced_bytes: AtomicU64::new(0),
+            syncing: Mutex::default(),
         });
         let mut open = lock(&self.open);
         // Somebody may have opened it meanwhile: there is one of it, which knows if it is linked.
@@ -192,10 +212,13 @@ impl Stage {
         // After a failed sync nobody knows what of it is on the disk, whatever the error was.
         let failed = |error: std::io::Error| {
             *lock(&file.unsynced) = Unsynced::much();
-            JournalError::Disk(error.to_string())
+            self.note_broken(file, &error)
         };
+        let _one = lock(&file.syncing);
+        self.refuse_broken(file)?;
         // What is written from here on may be too late for this sync.
         lock(&file.unsynced).take();
+        file.unsynced_bytes.store(0, Ordering::Relaxed);
         if !self.without.lacks(Barrier::StageBytes) {
             file.file.sync_data().map_err(failed)?;
         }
@@ -205,6 +228,39 @@ impl Stage {
         }
         lock(&self.patches).synced(file.number);
         Ok(())
+    }
+
+    /// Syncs the files that have much to sync: who wants one of them durable later waits for the rest alone, and
+    /// nobody for what a disk has gathered in a minute. They count as unsynced all the same: a record that names
+    /// their bytes may be written beside this.
+    pub(crate) fn sync_ahead(&self) -> Result<(), JournalError> {
+        let open: Vec<_> = lock(&self.open)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for file in open {
+            if file.unsynced_bytes.load(Ordering::Relaxed) >= MUCH {
+                let _one = lock(&file.syncing);
+                self.refuse_broken(&file)?;
+                file.unsynced_bytes.store(0, Ordering::Relaxed);
+                let synced = file.file.sync_data();
+                synced.map_err(|error| self.note_broken(&file, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_broken(&self, file: &StageFile) -> Result<(), JournalError> {
+        match lock(&self.broken).get(&file.number) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn note_broken(&self, file: &StageFile, error: &std::io::Error) -> JournalError {
+        let error = JournalError::Disk(error.to_string());
+        lock(&self.broken).insert(file.number, error.clone());
+        error
     }
 
     /// As [`Stage::sync`], where that file was not synced since a patch took its place.
@@ -267,12 +323,14 @@ impl Stage {
     }
 
     /// At start: of the files with a number in `numbers`, removes those that `mapped` does not have, and
-    /// cuts the others to the length that it maps, and makes their bytes durable. What has no number goes.
+    /// cuts the others to the length that it maps. What has no number goes. What a daemon that was killed wrote is
+    /// seen, and may be on no disk yet: since nobody else will sync it, the bytes of all are made durable.
     pub(crate) fn recover(
         &self,
         numbers: Range<u64>,
         mapped: &BTreeMap<u64, u64>,
     ) -> Result<(), JournalError> {
+        let mut left = Vec::new();
         self.disk.each(&mut |found| {
             let Ok(number) = found.parse::<u64>() else {
                 return self.disk.remove(found);
@@ -287,9 +345,16 @@ impl Stage {
             if file.len()? > *len && !self.without.lacks(Barrier::RecoveryCut) {
                 file.set_len(*len)?;
             }
-            // What a daemon that was killed wrote is seen, and may be on no disk yet: nobody else will sync it.
-            file.sync_data()
+            if left.len() <= FEW {
+                left.push(file);
+            }
+            Ok(())
         })?;
+        if left.len() > FEW {
+            self.disk.sync_all()?;
+        } else {
+            left.iter().try_for_each(|file| file.sync_data())?;
+        }
         Ok(())
     }
 

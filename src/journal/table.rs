@@ -45,13 +45,15 @@ pub(super) fn as_slices(range: &Range) -> (Bound<&[u8]>, Bound<&[u8]>) {
 }
 
 /// Writes `records` as one transaction, durable on return; with `restful` so that opening the file after it
-/// needs no walk through all of it, which costs a sync more and the map of its pages.
+/// needs no walk through all of it, which costs the map of its pages. In two phases: a transaction that has begun
+/// to count is whole, and one that is not whole was damaged ([`super::check`]).
 pub(super) fn write(
     db: &Database,
     records: &BTreeMap<Key, Option<Bytes>>,
     restful: bool,
 ) -> Result<(), JournalError> {
     let mut transaction = db.begin_write().map_err(disk)?;
+    transaction.set_two_phase_commit(true);
     transaction.set_quick_repair(restful);
     {
         let mut table = transaction.open_table(TABLE).map_err(disk)?;

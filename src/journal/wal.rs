@@ -10,22 +10,27 @@
 //! and at most one that is torn, and a frame that is missing before another was changed on the disk: that is
 //! told, and nothing is used. A frame counts for its generation and its place alone, so what an older one
 //! left in the file is never taken for one; nor is what a user wrote, since nobody knows the journal's salt.
-//! After a crash a new generation begins before anything is appended: what is torn stays behind. Called by
-//! [`super::Journal`].
+//! After a crash the log is begun anew, with a new generation, before anything is appended: what is torn stays
+//! behind. A whole frame that the table cannot know of says that one of the two was put back from a copy: that is
+//! told too. What cannot be told is a last frame that was changed on the disk from one that is torn, nor an older
+//! log that was put back. Called by [`super::Journal`].
 //!
 //! ```text
 //! offset  bytes  field, big-endian; a frame begins at a multiple of 4,096 bytes
 //! 0       8      XXH64 of all behind it (seed: the journal's salt, and where in the file it begins, added)
 //! 8       8      generation
 //! 16      8      number, without a gap over all generations
-//! 24      4      length of the records in bytes
-//! 28      n      the records, in the order they were put: length of the key (2 bytes), length of the value
+//! 24      8      what was drawn when the log was begun anew
+//! 32      8      generation of the newest commit of the table before it, without which it is not complete
+//! 40      4      length of the records in bytes
+//! 44      n      the records, in the order they were put: length of the key (2 bytes), length of the value
 //!                (4 bytes; 2³² - 1: the record is removed), key, value
 //! ```
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 use minicbor::{CborLen, Decode, Encode};
@@ -37,7 +42,7 @@ use super::sums::BLOCK;
 use super::{Barrier, DiskFile, JournalError};
 
 /// Bytes of a frame before its records.
-const HEAD: usize = 28;
+const HEAD: usize = 44;
 
 /// Stands for the length of a value that is removed.
 const REMOVED: u32 = u32::MAX;
@@ -52,7 +57,7 @@ const FIRST_GROWTH: u64 = 4 * BLOCK;
 /// A record that is put, or removed.
 pub(super) type Put = (Key, Option<Bytes>);
 
-/// The first frame that a commit of the table does not hold.
+/// The first frame that a commit of the table does not hold, and what begins with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(array)]
 pub(super) struct Since {
@@ -65,29 +70,72 @@ pub(super) struct Since {
     /// What the sums of all frames of this journal begin with.
     #[n(2)]
     pub(super) salt: u64,
+    /// What its frames carry, and those of no generation before the log was begun anew.
+    #[n(3)]
+    pub(super) draw: u64,
 }
 
 impl Since {
     /// The first of all, of a new journal.
     pub(super) fn first() -> io::Result<Self> {
-        let salt = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
         Ok(Self {
             generation: 0,
             frame: 0,
-            salt,
+            salt: draw()?,
+            draw: draw()?,
         })
     }
+
+    /// The frame that comes, where the newest commit of the table began generation `base`.
+    pub(super) fn head(self, base: u64) -> Head {
+        Head {
+            generation: self.generation,
+            number: self.frame,
+            draw: self.draw,
+            base,
+        }
+    }
+
+    /// Whether no crash leaves that frame beside a table that says this.
+    fn excludes(self, head: Head) -> bool {
+        head.base > self.generation
+            || (head.generation >= self.generation && head.draw != self.draw)
+    }
+
+    /// Frame `frame` as the first of a log that is begun anew, behind all generations that the files may hold.
+    pub(super) fn anew(self, frame: u64) -> io::Result<Self> {
+        Ok(Self {
+            generation: self.generation + 2,
+            frame,
+            salt: self.salt,
+            draw: draw()?,
+        })
+    }
+}
+
+fn draw() -> io::Result<u64> {
+    getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// The log of one journal.
 pub(super) struct Wal {
     place: Place,
     salt: u64,
+    names: [String; 2],
     files: [Arc<dyn DiskFile>; 2],
     end: Mutex<End>,
     /// The newest generation, and its bytes.
     newest: AtomicU64,
     bytes: AtomicU64,
+}
+
+/// Which frame it is.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    generation: u64,
+    number: u64,
+    draw: u64,
+    base: u64,
 }
 
 /// Where the next frame goes.
@@ -128,6 +176,7 @@ impl Wal {
         let wal = Self {
             place: place.clone(),
             salt: since.salt,
+            names: place.wal(),
             files: [even?, odd?],
             end: Mutex::new(End {
                 generation: since.generation,
@@ -138,9 +187,13 @@ impl Wal {
         };
         let (mut next, mut found) = (since.frame, false);
         for generation in [since.generation, since.generation + 1] {
-            wal.frames(generation, |number, records| {
+            wal.refuse_foreign(generation, since)?;
+            wal.frames(generation, since, |head, records| {
                 found = true;
-                match number.cmp(&next) {
+                if since.excludes(head) {
+                    return Err(wal.foreign(generation));
+                }
+                match head.number.cmp(&next) {
                     // The table has it.
                     std::cmp::Ordering::Less => Ok(()),
                     std::cmp::Ordering::Equal => {
@@ -154,16 +207,19 @@ impl Wal {
         Ok((wal, found.then_some(next)))
     }
 
-    /// Appends `records` as frame `number`. Durable on return.
+    /// Appends `records` as the frame `head`. Durable on return. Waits for room until `deadline`, where there is
+    /// one.
     ///
     /// # Errors
-    /// Disk errors, all of them final: what the file holds is not known then.
+    /// [`JournalError::NoRoom`], after which the same frame, and no other, may be appended again; all others are
+    /// final: what the file holds is not known then.
     pub(super) fn append(
         &self,
-        generation: u64,
-        number: u64,
+        head: Head,
         records: &[Put],
+        deadline: Option<Instant>,
     ) -> Result<(), JournalError> {
+        let generation = head.generation;
         let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
         if end.generation != generation {
             *end = End {
@@ -171,20 +227,13 @@ impl Wal {
                 offset: 0,
             };
         }
-        let frame = encode(generation, number, records, self.seed(end.offset))?;
-        let file = self.file(generation);
-        let len = file.len()?;
+        let frame = encode(head, records, self.seed(end.offset))?;
         let behind = end.offset + frame.len() as u64;
-        if behind > len {
-            let grown = len.clamp(FIRST_GROWTH, GROWTH);
-            let zeros = vec![0; grown as usize];
-            self.place.patiently(|| file.write_at(&zeros, behind))?;
-        }
-        self.place.patiently(|| file.write_at(&frame, end.offset))?;
+        let file = self.file(generation);
+        self.write(file.as_ref(), &frame, end.offset, deadline)?;
         if !self.place.without.lacks(Barrier::LogBytes) {
             // After a failed sync nobody knows what of it is on the disk, whatever the error was.
-            let synced = file.sync_data();
-            synced.map_err(|error| JournalError::Disk(error.to_string()))?;
+            file.sync_data().map_err(last)?;
         }
         end.offset = behind;
         if self.newest.load(Ordering::Acquire) == generation {
@@ -193,9 +242,38 @@ impl Wal {
         Ok(())
     }
 
+    fn write(
+        &self,
+        file: &dyn DiskFile,
+        frame: &[u8],
+        offset: u64,
+        deadline: Option<Instant>,
+    ) -> Result<(), JournalError> {
+        let write = |bytes: &[u8], at| {
+            let written = self.place.patiently(deadline, || file.write_at(bytes, at));
+            written.map_err(|error| match JournalError::from(error) {
+                JournalError::NoRoom => JournalError::NoRoom,
+                other => JournalError::Disk(other.to_string()),
+            })
+        };
+        let len = file.len().map_err(last)?;
+        let behind = offset + frame.len() as u64;
+        if behind > len {
+            let grown = len.clamp(FIRST_GROWTH, GROWTH);
+            write(&vec![0; grown as usize], behind)?;
+        }
+        write(frame, offset)
+    }
+
     /// Bytes of the newest generation: what a start would read.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// As if the newest generation had so many bytes.
+    #[cfg(test)]
+    pub(super) fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The frames that come are of `generation`.
@@ -213,21 +291,22 @@ impl Wal {
         }
     }
 
-    /// Calls `each` with the number and the records of each whole frame of `generation`, in order.
+    /// Calls `each` with each whole frame of `generation` since the log was begun anew, and its records, in order.
     fn frames(
         &self,
         generation: u64,
-        mut each: impl FnMut(u64, &[u8]) -> Result<(), JournalError>,
+        since: Since,
+        mut each: impl FnMut(Head, &[u8]) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         let file = self.file(generation);
         let len = file.len()?;
         let mut offset = 0;
         while offset + BLOCK <= len {
-            let frame = self.frame(generation, offset, len)?;
-            offset += match &frame {
+            let is_of = |head: Head| head.generation == generation && head.draw == since.draw;
+            offset += match self.frame(file.as_ref(), offset, len, is_of)? {
                 None => BLOCK,
-                Some((number, records)) => {
-                    each(*number, records)?;
+                Some((head, records)) => {
+                    each(head, &records)?;
                     padded(HEAD + records.len()) as u64
                 }
             };
@@ -235,14 +314,26 @@ impl Wal {
         Ok(())
     }
 
-    /// The number and the records of the frame of `generation` at `offset`, if a whole one is there.
-    fn frame(&self, generation: u64, offset: u64, len: u64) -> io::Result<Option<(u64, Bytes)>> {
-        let file = self.file(generation);
+    /// The frame at `offset` of `file`, which has `len` bytes, and its records, if a whole one is there that is
+    /// wanted.
+    fn frame(
+        &self,
+        file: &dyn DiskFile,
+        offset: u64,
+        len: u64,
+        is_wanted: impl Fn(Head) -> bool,
+    ) -> io::Result<Option<(Head, Bytes)>> {
         let mut head = [0; HEAD];
         file.read_at(&mut head, offset)?;
         let mut fields = head.get(8..).unwrap_or_default();
-        let (found, number, size) = (fields.get_u64(), fields.get_u64(), fields.get_u32());
-        if found != generation || offset + HEAD as u64 + u64::from(size) > len {
+        let head = Head {
+            generation: fields.get_u64(),
+            number: fields.get_u64(),
+            draw: fields.get_u64(),
+            base: fields.get_u64(),
+        };
+        let size = fields.get_u32();
+        if !is_wanted(head) || offset + HEAD as u64 + u64::from(size) > len {
             return Ok(None);
         }
         let mut frame = vec![0; HEAD + size as usize];
@@ -250,23 +341,49 @@ impl Wal {
         let is_whole = frame
             .split_first_chunk()
             .is_some_and(|(found, rest)| *found == sum(self.seed(offset), rest));
-        Ok(is_whole.then(|| (number, Bytes::from(frame).split_off(HEAD))))
+        Ok(is_whole.then(|| (head, Bytes::from(frame).split_off(HEAD))))
+    }
+
+    /// Refuses the file of `generation` where it begins with a frame that is not of the same journal and time.
+    fn refuse_foreign(&self, generation: u64, since: Since) -> Result<(), JournalError> {
+        let file = self.file(generation);
+        let len = file.len()?;
+        let is_foreign = |head| since.excludes(head);
+        match len >= BLOCK && self.frame(file.as_ref(), 0, len, is_foreign)?.is_some() {
+            true => Err(self.foreign(generation)),
+            false => Ok(()),
+        }
+    }
+
+    fn foreign(&self, generation: u64) -> JournalError {
+        JournalError::Corrupt(format!(
+            "{} and {} are not of one moment: one was put back without the other",
+            self.place.called(&self.place.name),
+            self.place.called(self.name(generation)),
+        ))
     }
 
     fn seed(&self, offset: u64) -> u64 {
         self.salt.wrapping_add(offset)
     }
 
-    fn damaged(&self, generation: u64, number: u64) -> JournalError {
-        let [even, odd] = self.place.wal();
-        let name = if generation.is_multiple_of(2) {
+    fn name(&self, generation: u64) -> &str {
+        let [even, odd] = &self.names;
+        if generation.is_multiple_of(2) {
             even
         } else {
             odd
-        };
-        let called = self.place.called(&name);
+        }
+    }
+
+    fn damaged(&self, generation: u64, number: u64) -> JournalError {
+        let called = self.place.called(self.name(generation));
         JournalError::Corrupt(format!("{called}: frame {number} was changed on the disk"))
     }
+}
+
+fn last(error: io::Error) -> JournalError {
+    JournalError::Disk(error.to_string())
 }
 
 /// Length of a frame of `len` bytes with what fills its last block.
@@ -274,12 +391,7 @@ fn padded(len: usize) -> usize {
     len.next_multiple_of(BLOCK as usize)
 }
 
-fn encode(
-    generation: u64,
-    number: u64,
-    records: &[Put],
-    seed: u64,
-) -> Result<Vec<u8>, JournalError> {
+fn encode(head: Head, records: &[Put], seed: u64) -> Result<Vec<u8>, JournalError> {
     let too_long = |_| JournalError::TooLarge;
     let size: usize = records
         .iter()
@@ -287,8 +399,9 @@ fn encode(
         .sum();
     let mut frame = Vec::with_capacity(padded(HEAD + size));
     frame.extend_from_slice(&[0; 8]);
-    frame.extend_from_slice(&generation.to_be_bytes());
-    frame.extend_from_slice(&number.to_be_bytes());
+    for field in [head.generation, head.number, head.draw, head.base] {
+        frame.extend_from_slice(&field.to_be_bytes());
+    }
     frame.extend_from_slice(&u32::try_from(size).map_err(too_long)?.to_be_bytes());
     for (key, value) in records {
         let key_len = u16::try_from(key.len()).map_err(too_long)?;
@@ -346,24 +459,32 @@ mod tests {
             (key::meta("a"), Some(Bytes::from_static(b"value"))),
             (key::meta("b"), None),
         ];
-        let frame = encode(3, 7, &records, 4096).unwrap();
+        let head = Head {
+            generation: 3,
+            number: 7,
+            draw: 9,
+            base: 2,
+        };
+        let frame = encode(head, &records, 4096).unwrap();
         assert_eq!(frame.len(), 4096);
         assert_eq!(frame[8..16], 3_u64.to_be_bytes());
         assert_eq!(frame[16..24], 7_u64.to_be_bytes());
-        assert_eq!(frame[24..28], 21_u32.to_be_bytes());
-        assert_eq!(frame[28..34], [0, 2, 0, 0, 0, 5]);
-        assert_eq!(frame[34..41], *b"\x0bavalue");
-        assert_eq!(frame[41..47], [0, 2, 0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(frame[47..49], *b"\x0bb");
-        assert_eq!(frame[49..], [0; 4096 - 49]);
-        let sum = XxHash64::oneshot(4096, &frame[8..49]);
+        assert_eq!(frame[24..32], 9_u64.to_be_bytes());
+        assert_eq!(frame[32..40], 2_u64.to_be_bytes());
+        assert_eq!(frame[40..44], 21_u32.to_be_bytes());
+        assert_eq!(frame[44..50], [0, 2, 0, 0, 0, 5]);
+        assert_eq!(frame[50..57], *b"\x0bavalue");
+        assert_eq!(frame[57..63], [0, 2, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(frame[63..65], *b"\x0bb");
+        assert_eq!(frame[65..], [0; 4096 - 65]);
+        let sum = XxHash64::oneshot(4096, &frame[8..65]);
         assert_eq!(frame[..8], sum.to_be_bytes());
         let mut back = Vec::new();
-        decode(&frame[28..49], &mut |put| back.push(put)).unwrap();
+        decode(&frame[44..65], &mut |put| back.push(put)).unwrap();
         assert_eq!(back, records);
-        for end in 29..49 {
-            let cut = decode(&frame[28..end], &mut |_| ());
-            assert!(cut.is_err() || end == 41, "{end}");
+        for end in 45..65 {
+            let cut = decode(&frame[44..end], &mut |_| ());
+            assert!(cut.is_err() || end == 57, "{end}");
         }
     }
 }

@@ -10,19 +10,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
 use tracing::trace;
 
-use super::caching::{CAPABILITY, Caching, Way};
+use super::caching::{CAPABILITY, Caching, Seek, Way};
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::miss::{Lane, Pool};
-use super::reply::{FIRST, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up};
+use super::reply::{
+    FIRST, NoReply, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up,
+};
 use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError, Opened, StatFs, Terms};
 use crate::types::Fh;
@@ -111,7 +113,13 @@ impl Filesystem for Adapter {
     /// Has no answer.
     fn forget(&self, _req: &Request, of: INodeNo, _lookups: u64) {
         trace!(ino = of.0, "forget");
-        self.pool.drive().forget(ino(of));
+        let of = ino(of);
+        let call = move |drive: &Drive, _: &mut _| {
+            drive.forget(of);
+            Ok(())
+        };
+        self.pool
+            .serve(Lane::Change, "forget", NoReply, call, |_, ()| ());
     }
 
     fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -154,6 +162,22 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
         self.pool
             .serve(Lane::Change, "setattr", reply, call, attr(self.show));
+    }
+
+    /// Comes where the kernel compares no modes (`device::mount`), for access(2) and chdir(2): only root is there,
+    /// whom everything is open to but running what nobody may run.
+    fn access(&self, _req: &Request, of: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        trace!(ino = of.0, %mask, "access");
+        let (of, show) = (ino(of), self.show);
+        let call = move |drive: &Drive, _: &mut _| match mask.contains(AccessFlags::X_OK) {
+            true => drive.getattr(of).map(|attr| show.can_be_run(&attr)),
+            false => Ok(true),
+        };
+        let send = |reply: ReplyEmpty, may: bool| match may {
+            true => reply.ok(),
+            false => reply.error(errno::NOT_RUNNABLE),
+        };
+        self.pool.serve(Lane::Look, "access", reply, call, send);
     }
 
     fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
@@ -274,7 +298,7 @@ impl Filesystem for Adapter {
             let how = caching.opened(of, opened.fh, flags.0, capable);
             reply.opened(FileHandle(opened.fh.0), how);
         };
-        self.pool.serve(Lane::Look, "open", reply, call, send);
+        self.pool.serve(Lane::Change, "open", reply, call, send);
     }
 
     fn create(
@@ -317,7 +341,7 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.read(of, handle, offset, size);
         let send = |reply: ReplyData, data: Vec<u8>| reply.data(&data);
-        self.pool.serve(Lane::Look, "read", reply, call, send);
+        self.pool.serve(Lane::Change, "read", reply, call, send);
     }
 
     fn write(
@@ -507,9 +531,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         trace!(ino = of.0, fh = handle.0, "releasedir");
-        let handle = fh(handle);
+        let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| {
-            drive.releasedir(handle);
+            drive.releasedir(of, handle);
             Ok(())
         };
         self.pool
@@ -581,10 +605,13 @@ impl Filesystem for Adapter {
             .serve(Lane::Look, "getxattr", reply, call, attribute(size));
     }
 
-    fn listxattr(&self, _req: &Request, of: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, of: INodeNo, size: u32, reply: ReplyXattr) {
         trace!(ino = of.0, size, "listxattr");
-        let of = ino(of);
-        let call = move |drive: &Drive, _: &mut _| drive.listxattr(of);
+        let (of, by) = (ino(of), req.uid());
+        let call = move |drive: &Drive, _: &mut _| {
+            let names = drive.listxattr(of)?;
+            Ok(convert::shown_attributes(names, by))
+        };
         self.pool
             .serve(Lane::Look, "listxattr", reply, call, attribute(size));
     }
@@ -627,13 +654,32 @@ impl Filesystem for Adapter {
     ) {
         trace!(ino = of.0, fh = handle.0, offset, whence, "lseek");
         let (of, handle) = (ino(of), fh(handle));
-        let call = move |drive: &Drive, _: &mut _| {
-            let offset = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-            let found = drive.lseek(of, handle, offset, whence)?;
-            i64::try_from(found).map_err(|_| FsError::TooLarge)
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(errno::of(&FsError::NoData));
         };
-        self.pool
-            .serve(Lane::Look, "lseek", reply, call, ReplyLseek::offset);
+        let seek = match whence {
+            libc::SEEK_DATA => Seek::Data(offset),
+            _ => Seek::Hole,
+        };
+        let ask = move |drive: &Drive| drive.lseek(of, handle, offset, whence);
+        let told = |found: u64| i64::try_from(found).map_err(|_| FsError::TooLarge);
+        let caching = Arc::clone(&self.caching);
+        let call = move |drive: &Drive, _: &mut _| {
+            let found = ask(drive);
+            match caching.doubts(of, seek, &found) {
+                true => Ok(None),
+                false => found.and_then(told).map(Some),
+            }
+        };
+        let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
+        let send = move |reply: ReplyLseek, found: Option<i64>| {
+            let work = move |drive: &Drive| caching.seek(of, seek, || ask(drive)).and_then(told);
+            match found {
+                Some(found) => reply.offset(found),
+                None => aside.run("lseek", reply, work, ReplyLseek::offset),
+            }
+        };
+        self.pool.serve(Lane::Change, "lseek", reply, call, send);
     }
 
     fn copy_file_range(

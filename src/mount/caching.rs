@@ -15,7 +15,11 @@
 //! ([`Caching::write_beside`]). Either way the write is made only if, with the file locked, the count of reads
 //! is still that one: else a page may have come, and it is done again.
 //! (A kernel before 6.16 does not wait for a page's write-back: there one that is on its way may still come
-//! behind the write.) Called by `adapter` alone.
+//! behind the write.)
+//!
+//! A page that is stored into through a mapping is the kernel's until it is written back, and may lie in what the drive
+//! takes for a hole. So whoever is about to be told of a hole, while a handle is open that can be mapped to store
+//! (a mapping keeps its own open), has it written back first ([`Caching::seek`]). Called by `adapter` alone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,10 +35,14 @@ use crate::types::{Fh, Ino};
 const O_ACCMODE: i32 = 0o3;
 const O_RDONLY: i32 = 0o0;
 const O_WRONLY: i32 = 0o1;
+const O_RDWR: i32 = 0o2;
 const O_DSYNC: i32 = 0o10000;
 
 /// How often a write is tried beside readers: each time one of them has to come within microseconds.
 const TRIES: usize = 1000;
+
+/// Pages that are written back at a time before a hole is believed, bytes: no hole is smaller.
+const HOLE: u64 = 1 << 20;
 
 /// The extended attribute that a write takes away. On the way through the page cache the kernel does
 /// so by itself, as it asks for an `fsync` where the write wants one; past it the file system must.
@@ -55,6 +63,8 @@ struct Open {
     direct: Vec<Fh>,
     /// How many other handles.
     cached: usize,
+    /// Those of them that can be mapped to store.
+    storing: Vec<Fh>,
     /// One of them was open beside a direct one: it may have read, and be gone, while a write was on
     /// its way.
     met: bool,
@@ -71,6 +81,30 @@ pub(super) enum Way {
     Alone,
     /// Past the cache, by [`Caching::write_beside`].
     Beside,
+}
+
+/// A question of lseek(2).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Seek {
+    /// For data at or behind an offset.
+    Data(u64),
+    /// For a hole.
+    Hole,
+}
+
+impl Seek {
+    /// The hole that the answer `found` tells of, as far as it has to be one for that; 0 bytes are all that follow.
+    fn hole(self, found: &Result<u64, FsError>) -> Option<(u64, u64)> {
+        match (self, found) {
+            (Self::Data(from), Ok(found)) => {
+                let len = found.checked_sub(from).filter(|len| *len > 0)?;
+                Some((from, len))
+            }
+            (Self::Data(from), Err(FsError::NoData)) => Some((from, 0)),
+            (Self::Hole, Ok(found)) => Some((*found, HOLE)),
+            (_, Err(_)) => None,
+        }
+    }
 }
 
 impl Open {
@@ -104,6 +138,7 @@ impl Caching {
             how |= FopenFlags::FOPEN_DIRECT_IO;
         } else {
             open.cached += 1;
+            open.storing.extend((access == O_RDWR).then_some(fh));
         }
         open.met |= open.cached > 0 && !open.direct.is_empty();
         if access == O_RDONLY {
@@ -123,6 +158,7 @@ impl Caching {
             Some(at) => drop(open.direct.swap_remove(at)),
             None => open.cached = open.cached.saturating_sub(1),
         }
+        open.storing.retain(|known| *known != fh);
         open.met &= !open.direct.is_empty();
         if open.cached == 0 && open.direct.is_empty() {
             table.remove(&ino);
@@ -162,7 +198,7 @@ impl Caching {
         for _ in 0..TRIES {
             let known = reads()?;
             if let Some(notifier) = self.notifier.get() {
-                notifier.drop_pages(ino, offset, len);
+                notifier.drop_pages(ino, offset, len.into());
             }
             if let Some(written) = write(known)? {
                 return Ok(written);
@@ -171,6 +207,39 @@ impl Caching {
         Err(FsError::Disk(
             "what is written is read again all the time".to_owned(),
         ))
+    }
+
+    /// Whether what `found` says, the answer to `seek`, may be otherwise for pages that only the kernel has.
+    pub(super) fn doubts(&self, ino: Ino, seek: Seek, found: &Result<u64, FsError>) -> bool {
+        let is_stored = self.lock().get(&ino).is_some_and(|o| !o.storing.is_empty());
+        is_stored && seek.hole(found).is_some()
+    }
+
+    /// Answers `seek` by `ask` when the hole that it tells of has no page that was stored into. Waits for
+    /// write-backs: not for a thread that answers them.
+    ///
+    /// # Errors
+    /// What `ask` says.
+    pub(super) fn seek(
+        &self,
+        ino: Ino,
+        seek: Seek,
+        ask: impl Fn() -> Result<u64, FsError>,
+    ) -> Result<u64, FsError> {
+        let mut found = ask();
+        for _ in 0..TRIES {
+            let Some((start, len)) = seek.hole(&found) else {
+                break;
+            };
+            if let Some(notifier) = self.notifier.get() {
+                notifier.drop_pages(ino, start, len);
+            }
+            let before = std::mem::replace(&mut found, ask());
+            if found == before {
+                break;
+            }
+        }
+        found
     }
 
     /// Does what a write by `fh` leaves to be done: takes [`CAPABILITY`] away by `take_away`, and makes the
@@ -220,7 +289,6 @@ mod tests {
     use super::*;
 
     const FILE: Ino = Ino(7);
-    const RDWR: i32 = 0o2;
 
     fn caching() -> Caching {
         let caching = Caching::default();
@@ -249,7 +317,7 @@ mod tests {
         let caching = caching();
         assert!(is_direct(caching.opened(FILE, Fh(1), O_WRONLY, false)));
         assert_eq!(caching.way(FILE, Fh(1)), Way::Alone);
-        for flags in [O_RDONLY, RDWR] {
+        for flags in [O_RDONLY, O_RDWR] {
             assert!(!is_direct(caching.opened(FILE, Fh(2), flags, false)));
             assert_eq!(caching.way(FILE, Fh(1)), Way::Beside);
             // What goes through the cache changes the pages itself.
@@ -279,6 +347,24 @@ mod tests {
         // One who never lets it through is not waited for without end.
         let never = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(None));
         assert!(matches!(never, Err(FsError::Disk(_))));
+    }
+
+    #[test]
+    fn a_hole_is_doubted_while_somebody_may_store_into_it() {
+        let caching = caching();
+        let (data, hole) = (Seek::Data(5), Seek::Hole);
+        let doubts = |found| [data, hole].map(|seek| caching.doubts(FILE, seek, &found));
+        caching.opened(FILE, Fh(1), O_RDONLY, false);
+        caching.opened(FILE, Fh(2), O_WRONLY, false);
+        assert_eq!(doubts(Ok(9)), [false, false]);
+        caching.opened(FILE, Fh(3), O_RDWR, false);
+        assert_eq!(doubts(Ok(9)), [true, true]);
+        assert_eq!(doubts(Ok(5)), [false, true], "data is data");
+        assert_eq!(doubts(Err(FsError::NoData)), [true, false]);
+        caching.closed(FILE, Fh(2));
+        assert_eq!(doubts(Ok(9)), [true, true]);
+        caching.closed(FILE, Fh(3));
+        assert_eq!(doubts(Ok(9)), [false, false]);
     }
 
     #[test]
@@ -336,7 +422,7 @@ mod tests {
     #[test]
     fn close_of_whoever_wrote_is_always_asked() {
         let caching = caching();
-        for (flags, asked) in [(O_RDONLY, false), (O_WRONLY, true), (RDWR, true)] {
+        for (flags, asked) in [(O_RDONLY, false), (O_WRONLY, true), (O_RDWR, true)] {
             let how = caching.opened(FILE, Fh(1), flags, false);
             assert_eq!(!how.contains(FopenFlags::FOPEN_NOFLUSH), asked);
         }

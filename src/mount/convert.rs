@@ -35,6 +35,11 @@ impl Presentation {
         }
     }
 
+    /// Whether anybody may run it, or pass through it: as what is shown says, and no user passes over.
+    pub(super) fn can_be_run(&self, attr: &Attr) -> bool {
+        attr.kind == Kind::Directory || self.file_attr(attr).perm & 0o111 != 0
+    }
+
     /// `attr` as the kernel gets it. `rdev` is Linux's own 32-bit encoding in both.
     pub(super) fn file_attr(&self, attr: &Attr) -> FileAttr {
         let mode = match self.umask {
@@ -186,6 +191,17 @@ pub(super) fn kills_set_id(by: u32) -> bool {
     by != 0
 }
 
+/// What the user `by` is shown of a list of extended attributes, each with a NUL behind it: `trusted` ones are root's.
+pub(super) fn shown_attributes(mut names: Vec<u8>, by: u32) -> Vec<u8> {
+    if by != 0 {
+        let shown = names
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| !name.starts_with(b"trusted."));
+        names = shown.flatten().copied().collect();
+    }
+    names
+}
+
 /// What `setattr` brings, as fuser hands it over.
 pub(super) struct Change {
     pub(super) mode: Option<u32>,
@@ -199,13 +215,16 @@ pub(super) struct Change {
 impl Change {
     /// `by` is the caller's uid. fuser does not hand `FATTR_KILL_SUIDGID` on; this is the rule by
     /// which the kernel sets it (`fuse_do_setattr`): a change of owner takes the set-id bits, and a
-    /// truncation as [`kills_set_id`] says. A mode given in the same call is what the caller wants.
+    /// truncation as [`kills_set_id`] says. A mode given in the same call is what the caller wants. Nothing at all is
+    /// what comes of a `chown` that changes neither owner nor group, and takes the bits as any.
     pub(super) fn to_set_attr(&self, by: u32, now_ns: i64) -> SetAttr {
         let at = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => kernel_ns(time),
             TimeOrNow::Now => now_ns,
         };
         let owner = self.uid.is_some() || self.gid.is_some();
+        let times = self.atime.is_some() || self.mtime.is_some();
+        let nothing = !owner && !times && self.size.is_none();
         let cut = self.size.is_some() && kills_set_id(by);
         SetAttr {
             mode: self.mode.map(permissions),
@@ -214,7 +233,7 @@ impl Change {
             size: self.size,
             atime_ns: self.atime.map(at),
             mtime_ns: self.mtime.map(at),
-            kill_set_id: self.mode.is_none() && (owner || cut),
+            kill_set_id: self.mode.is_none() && (owner || cut || nothing),
         }
     }
 }

@@ -14,6 +14,9 @@ pub(super) const NOT_IMPLEMENTED: Errno = Errno::ENOSYS;
 /// programs that know only this answer to "is it a terminal, has it flags".
 pub(super) const NO_SUCH_IOCTL: Errno = Errno::ENOTTY;
 
+/// `access` for running what nobody may run.
+pub(super) const NOT_RUNNABLE: Errno = Errno::EACCES;
+
 /// A call that ended without an answer: a defect of pxfs.
 pub(super) const DEFECT: Errno = Errno::EIO;
 

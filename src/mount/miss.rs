@@ -96,7 +96,7 @@ impl<R: Reply> Drop for Pending<R> {
 pub(super) enum Lane {
     /// Nothing.
     Look,
-    /// Now and then for room, in the journal or on the disk.
+    /// Now and then for room, in the journal or on the disk, or for who changes the same file.
     Change,
     /// For the disk, always.
     Sync,
@@ -138,11 +138,6 @@ impl Pool {
             threads,
             waiting: AtomicUsize::new(0),
         }
-    }
-
-    /// The file system, for what has no answer and waits for nothing.
-    pub(super) fn drive(&self) -> &Drive {
-        &self.shared.drive
     }
 
     /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks

@@ -29,11 +29,12 @@ impl Notifier {
         }
     }
 
-    /// `len` bytes at `offset` of `ino` changed. Blocks while pages there are being read.
-    pub(super) fn drop_pages(&self, ino: Ino, offset: u64, len: u32) {
+    /// `len` bytes at `offset` of `ino` changed, or all behind `offset` where `len` is 0; pages that were stored into
+    /// are written back first. Blocks while pages there are being read.
+    pub(super) fn drop_pages(&self, ino: Ino, offset: u64, len: u64) {
         tracing::trace!(ino = ino.0, offset, len, "drop pages");
-        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
-        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), offset, len.into()) {
+        let [offset, len] = [offset, len].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), offset, len) {
             tracing::debug!(ino = ino.0, %error, "the kernel did not take pages back");
         }
     }

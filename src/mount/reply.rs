@@ -115,6 +115,13 @@ pub(super) fn list(
     if some { Ok(()) } else { result }
 }
 
+/// The reply to a call that has none.
+pub(super) struct NoReply;
+
+impl Reply for NoReply {
+    fn fail(self, _: Errno) {}
+}
+
 macro_rules! replies {
     ($($reply:ty),+) => {
         $(impl Reply for $reply {

@@ -170,7 +170,7 @@ impl Copier {
         let drive = Arc::clone(&self.ground.drive);
         steps.push(Step::Leave(drive.getattr(dir)?, path.to_owned()));
         let fh = self.ask(|| drive.opendir(dir))?;
-        drive.releasedir(fh);
+        drive.releasedir(dir, fh);
         let mut cookie = 0;
         loop {
             let mut items = Vec::new();

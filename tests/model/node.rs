@@ -90,7 +90,7 @@ impl Node {
 
     pub(super) fn blocks(&self) -> u64 {
         match &self.body {
-            Body::File(content) => content.allocated().div_ceil(512),
+            Body::File(content) => content.allocated().max(self.size().min(1)).div_ceil(512),
             _ => 0,
         }
     }

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{
-    CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps,
-    XattrFlags, fallocate, flock, fstat, getxattr, listxattr, mknodat, removexattr, renameat_with,
-    seek, setxattr, utimensat,
+    CWD, FallocateFlags, FileType, FlockOperation, Mode, RenameFlags, Timespec, Timestamps,
+    XattrFlags, fallocate, flock, getxattr, listxattr, mknodat, removexattr, renameat_with, seek,
+    setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -387,11 +387,6 @@ fn an_open_file_outlives_its_name_and_its_bytes_are_free_at_once() {
     file.write_all_at(b"more", 10).expect("write");
     assert_eq!(file.metadata().expect("fstat").nlink(), 0);
     machine.flush();
-    // What was never opened for its bytes has nobody to keep them.
-    fs::write(&path, "x").expect("write");
-    let place = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).expect("open");
-    fs::remove_file(&path).expect("unlink");
-    assert_eq!(fstat(&place).map(drop), Err(Errno::NOENT));
 }
 
 #[test]

@@ -34,6 +34,7 @@ mod metadata;
 mod mixed;
 mod model;
 mod month;
+mod names;
 mod nodes;
 mod overdue;
 mod ownership;

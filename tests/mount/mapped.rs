@@ -394,3 +394,69 @@ print(used() == before)
     assert_eq!(python(program, &[&machine.dir().join("file")]), expected);
     machine.flush();
 }
+
+/// A child stores into a hole through a mapping that it keeps; what others are told of the file, and copy of it.
+const COPY_WHILE_MAPPED: &str = r#"
+import errno, mmap, os, subprocess, sys
+top, MIB = sys.argv[1], 1 << 20
+os.chdir(top)
+def child(name, work):
+    begun, begins = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        m = work(os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
+        os.write(begins[1], b"x")
+        os.read(begun[0], 1)
+        os._exit(0)
+    os.read(begins[0], 1)
+    return lambda: (os.write(begun[1], b"x"), os.waitpid(pid, 0))
+def first(fd):
+    os.ftruncate(fd, 8 * MIB)
+    m = mmap.mmap(fd, 8 * MIB)
+    m[3 * MIB + 5:3 * MIB + 9] = b"here"
+    m[8 * MIB - 1] = 7
+    return m
+def told(fd, at, whence):
+    try:
+        return os.lseek(fd, at, whence) / MIB
+    except OSError as why:
+        return errno.errorcode[why.errno]
+def content(name):
+    with open(name, "rb") as f:
+        found = f.read()
+    return len(found) / MIB, found[3 * MIB + 5:3 * MIB + 9], found[-1], found.count(0) == 8 * MIB - 5
+def whole(what, command):
+    end = child("f", first)
+    subprocess.run(command, shell=True, check=True)
+    end()
+    os.unlink("f")
+    print(what, content("g"))
+whole("cp", "cp f g")
+whole("sparse cp", "cp --sparse=always f g")
+# Its time is that of the write-back, so tar may end with 1: it was changed meanwhile.
+whole("tar", "{ tar -Scf a f || [ $? = 1 ]; } && tar -xOf a f > g")
+whole("after stat", "stat f > /dev/null && { tar -Scf a f || [ $? = 1 ]; } && tar -xOf a f > g")
+end = child("f", first)
+fd = os.open("f", os.O_RDONLY)
+print([told(fd, at * MIB, os.SEEK_DATA) for at in (0, 3, 4, 8)])
+print([told(fd, at * MIB, os.SEEK_HOLE) for at in (0, 3, 4, 7)])
+end()
+# It was there before, and nothing but a hole, and was looked at.
+with open("old", "wb") as f:
+    f.truncate(8 * MIB)
+os.stat("old")
+end = child("old", first)
+subprocess.run("{ tar -Scf a old || [ $? = 1 ]; } && tar -xOf a old > g", shell=True, check=True)
+end()
+print("old", content("g"))
+"#;
+
+#[test]
+fn a_copy_of_a_file_has_what_another_program_has_stored_into_a_hole() {
+    let machine = Machine::demo();
+    let whole = |what| format!("{what} (8.0, b'here', 7, True)\n");
+    let copied = ["cp", "sparse cp", "tar", "after stat"].map(whole).concat();
+    let sought = "[3.0, 3.0, 7.0, 'ENXIO']\n[0.0, 4.0, 4.0, 8.0]";
+    let told = python(COPY_WHILE_MAPPED, &[&machine.dir()]);
+    assert_eq!(told, format!("{copied}{sought}\n{}", whole("old").trim()));
+}

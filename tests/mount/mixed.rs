@@ -15,7 +15,7 @@ const SEEDS: u64 = 4;
 
 /// Makes a history, and ends with the first byte that reads as another one, and what led there.
 const HISTORY: &str = r#"
-import ctypes, mmap, os, random, sys
+import ctypes, errno, mmap, os, random, sys
 base, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 rnd, libc = random.Random(seed), ctypes.CDLL(None, use_errno=True)
 MOST, told = 3 << 20, []
@@ -25,6 +25,7 @@ for path in paths:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 writers = [None, None]
 held = [None, None]
+mapped = [None, None]
 stamp = 0
 
 def fresh(n):
@@ -62,7 +63,7 @@ def write_all(fd, data, at):
 
 for _ in range(count):
     f = rnd.randrange(2)
-    op = rnd.choice("wwwwWWrrrrrrmmmMtphcksoz")
+    op = rnd.choice("wwwwWWrrrrrrmmmMtphcksozdddn")
     at, n = place(f)
     told.append((op, f, at, n))
     if n <= 0:
@@ -133,6 +134,32 @@ for _ in range(count):
             held[f] = None
         else:
             held[f] = os.open(paths[f], os.O_RDONLY)
+    elif op == "n" and ref[f]:  # a mapping that stays, and is stored into
+        if mapped[f] is not None and rnd.randrange(2):
+            mapped[f].close()
+            mapped[f] = None
+        if mapped[f] is None:
+            fd = os.open(paths[f], os.O_RDWR)
+            mapped[f] = mmap.mmap(fd, len(ref[f]))
+            os.close(fd)
+        size = min(len(mapped[f]), len(ref[f]))
+        at = min(at, size - 1)
+        n = min(n, size - at, 5000)
+        data = fresh(n)[:n]
+        mapped[f][at:at + n] = data
+        put(f, at, data)
+    elif op == "d":  # what is skipped is zeros
+        fd = os.open(paths[f], os.O_RDONLY)
+        size, spot = len(ref[f]), 0
+        while spot < size:
+            try:
+                data = os.lseek(fd, spot, os.SEEK_DATA)
+            except OSError as why:
+                assert why.errno == errno.ENXIO, why
+                data = size
+            check(f, spot, data - spot, "a hole", bytes(data - spot))
+            spot = size if data == size else os.lseek(fd, data, os.SEEK_HOLE)
+        os.close(fd)
     elif op == "s":
         fd = os.open(paths[f], os.O_RDONLY)
         os.fsync(fd)

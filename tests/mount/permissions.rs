@@ -233,6 +233,26 @@ t(os.chmod, "mine", 0o640); t(os.chown, "mine", 65533, -1); t(os.utime, "mine", 
     assert_eq!(mode(&dir.join("mine")), 0o2755);
 }
 
+#[test]
+fn trusted_attributes_are_listed_to_root_alone() {
+    let (machine, dir) = open_to_all();
+    let local = machine.scratch().join("all");
+    make_dir(&local, 0, 0, 0o777);
+    own(&machine.scratch(), 0, 0, 0o755);
+    for dir in [local.as_path(), &dir] {
+        let set = r#"
+put("f")
+for name in ("user.b", "trusted.a", "trusted.c", "user.a"):
+    os.setxattr("f", name, b"1")
+print(sorted(os.listxattr("f")))
+"#;
+        let all = "['trusted.a', 'trusted.c', 'user.a', 'user.b']";
+        assert_eq!(by(0, &[], dir, set), all);
+        let list = "print(sorted(os.listxattr('f')))\nt(os.getxattr, 'f', 'trusted.a')";
+        assert_eq!(by(ONE, &[], dir, list), "['user.a', 'user.b'] ENODATA");
+    }
+}
+
 /// Ways to change the content of `file`. `source` is another one.
 const CHANGES: [(&str, &str); 8] = [
     ("write", "os.pwrite(os.open('file', os.O_WRONLY), b'y', 0)"),
@@ -261,27 +281,44 @@ const CHANGES: [(&str, &str); 8] = [
     ),
 ];
 
+/// The mode that a file of mode `before` has after `user` has run `program`, on a local disk and on the drive: the
+/// same.
+#[track_caller]
+fn mode_after(dirs: &[&Path; 2], before: u32, user: u32, program: &str) -> u32 {
+    let [local, drive] = dirs.map(|dir| {
+        let file = dir.join("file");
+        make_file(&file, 0, 0, before);
+        by(user, &[], dir, program);
+        mode(&file)
+    });
+    assert_eq!(local, drive, "local disk, drive: {program}");
+    drive
+}
+
 #[test]
 fn what_somebody_else_changes_loses_its_set_id_bits() {
     let (machine, dir) = open_to_all();
     let file = dir.join("file");
-    make_file(&dir.join("source"), 0, 0, 0o644);
+    let local = machine.scratch().join("all");
+    make_dir(&local, 0, 0, 0o777);
+    own(&machine.scratch(), 0, 0, 0o755);
+    let dirs = [local.as_path(), &dir];
+    for dir in dirs {
+        make_file(&dir.join("source"), 0, 0, 0o644);
+    }
     machine.flush();
     for (change, program) in CHANGES {
-        make_file(&file, 0, 0, 0o6777);
-        by(ONE, &[], &dir, program);
-        assert_eq!(mode(&file), 0o777, "{change}");
-        // Without an execute bit of the group, set-group-id means something else.
-        own(&file, 0, 0, 0o6767);
-        by(ONE, &[], &dir, program);
-        assert_eq!(
-            mode(&file),
-            0o2767,
-            "{change} of a file for mandatory locks"
-        );
-        own(&file, 0, 0, 0o6777);
-        by(0, &[], &dir, program);
-        assert_eq!(mode(&file), 0o6777, "{change} by root");
+        let after = |before, user| mode_after(&dirs, before, user, program);
+        assert_eq!(after(0o6777, ONE), 0o777, "{change}");
+        // Also where the group cannot execute by it.
+        assert_eq!(after(0o6767, ONE), 0o767, "{change}");
+        assert_eq!(after(0o6777, 0), 0o6777, "{change} by root");
+    }
+    // A change of owner takes them, also one that changes nobody.
+    for owners in ["0, 0", "65534, -1", "-1, 65500", "-1, -1"] {
+        let program = format!("os.chown('file', {owners})");
+        assert_eq!(mode_after(&dirs, 0o6777, 0, &program), 0o777, "{program}");
+        assert_eq!(mode_after(&dirs, 0o6767, 0, &program), 0o2767, "{program}");
     }
     // The owner is somebody without the privilege, too.
     own(&file, ONE, ONE, 0o4755);

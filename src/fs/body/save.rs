@@ -54,6 +54,7 @@ impl Body {
             touched: BTreeSet::new(),
             dropped: BTreeSet::new(),
             retired: Vec::new(),
+            recorded: content.stage,
             unsaved: false,
             saved_charge: 0,
         };
@@ -122,6 +123,7 @@ impl Body {
             charge_delta: signed(charge) - signed(self.saved_charge),
         };
         self.saved_charge = charge;
+        self.recorded = saved.content.stage;
         self.unsaved = false;
         saved
     }
@@ -129,6 +131,7 @@ impl Body {
     /// Takes back a save whose record did not get into the journal.
     pub(crate) fn unsave(&mut self, saved: Saved) {
         self.unsaved = true;
+        self.recorded = None;
         self.saved_charge = self.saved_charge.saturating_add_signed(-saved.charge_delta);
         self.retired.extend(saved.retired);
         for (index, _) in saved.chunks {
@@ -143,10 +146,11 @@ impl Body {
         self.dropped.extend(gone);
     }
 
-    /// The stage files that it used, when it goes for good.
+    /// The stage files that it used, when it goes for good, but for the one that goes with its record.
     pub(crate) fn take_stages(&mut self) -> Vec<u64> {
         let mut stages = std::mem::take(&mut self.retired);
         stages.extend(self.stage.take().map(|stage| stage.number()));
+        stages.retain(|stage| Some(*stage) != self.recorded);
         stages
     }
 }

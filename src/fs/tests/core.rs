@@ -263,7 +263,7 @@ impl Core {
             }
             Call::CloseDir(at) => {
                 let scan = self.scans[*at].take().ok_or(Errno::BADF)?;
-                self.rig.drive.releasedir(scan.fh);
+                self.rig.drive.releasedir(scan.ino, scan.fh);
                 Ok(Reply::Done)
             }
             Call::Event(event) => {

@@ -68,6 +68,7 @@ fn an_fsync_waits_for_no_removal_of_what_another_has_deleted() {
         meter.drive.release(file.0, file.1);
         meter.drive.sync().unwrap();
         meter.drive.unlink(meter.root, name.as_bytes()).unwrap();
+        meter.drive.forget(file.0);
         meter.write(small, 0, name.as_bytes());
         let before = meter.stage.removes();
         meter.drive.fsync(small.0, false).unwrap();
@@ -108,12 +109,45 @@ fn a_write_while_a_commit_runs_copies_its_chunk_once_and_never_the_file() {
 }
 
 #[test]
+fn a_file_that_was_removed_leaves_nothing_to_sync_when_the_kernel_forgets_it() {
+    let meter = Meter::new();
+    let file = meter.create("gone");
+    meter.write(file, 0, b"small");
+    meter.drive.release(file.0, file.1);
+    meter.drive.sync().unwrap();
+    meter.drive.unlink(meter.root, b"gone").unwrap();
+    meter.drive.fsync(meter.root, false).unwrap();
+    let forgotten = meter.syncs(|| {
+        meter.drive.forget(file.0);
+        meter.drive.fsync(meter.root, false).unwrap();
+    });
+    assert_eq!(forgotten, (0, 0));
+}
+
+#[test]
+fn what_is_written_much_of_is_on_its_way_to_the_disk_before_somebody_waits_for_it() {
+    let meter = Meter::new();
+    let file = meter.create("large");
+    meter.write(file, 0, &vec![1; 1 << 20]);
+    let ahead = || meter.volume.stage.sync_ahead().unwrap();
+    assert_eq!(meter.syncs(ahead), (0, 0), "a little");
+    for part in 1..40 {
+        meter.write(file, part << 20, &vec![1; 1 << 20]);
+    }
+    assert_eq!(meter.syncs(ahead), (0, 1));
+    assert_eq!(meter.syncs(ahead), (0, 0), "once");
+    // Nothing is promised by that.
+    let synced = meter.syncs(|| meter.drive.fsync(file.0, false).unwrap());
+    assert!(synced.1 > 0, "taken for durable");
+}
+
+#[test]
 fn a_commit_of_a_closed_file_takes_few_batches_and_syncs() {
     // Batches of the journal, syncs of it, syncs of the stage: to cut, and to settle. A cut appends to the log what
-    // is new, and then commits the table, which it reads.
+    // is new, and then commits the table, which it reads: in two phases, each with a sync.
     for (name, len, to_cut, to_settle) in [
-        ("small", 100, (0, 2, 0), (4, 1, 0)),
-        ("large", 200_000, (1, 2, 2), (4, 1, 0)),
+        ("small", 100, (0, 3, 0), (4, 1, 0)),
+        ("large", 200_000, (1, 3, 2), (4, 1, 0)),
     ] {
         let meter = Meter::new();
         let taken = |call: &mut dyn FnMut()| {

@@ -157,7 +157,9 @@ fn times_set_on_what_was_before_do_not_bring_it_back() {
 #[test]
 fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
     let (mut rig, ino) = published();
+    let file = rig.ino("f");
     rig.drive.unlink(rig.root, b"f").unwrap();
+    rig.drive.forget(file);
     publish(&mut rig);
     let followed = rig
         .volume

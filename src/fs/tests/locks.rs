@@ -206,17 +206,17 @@ fn a_file_that_is_being_written_is_removed_replaced_and_linked_without_waiting()
         }
         let big = held.big;
         let meter = held.end();
+        let name: &[u8] = if replaced { b"second" } else { b"small" };
+        let small = meter.drive.lookup(meter.root, name).unwrap().ino;
         // What was written is there for who has it open, and is charged to nobody.
         let read = meter.drive.read(big.0, big.1, CHUNK_SIZE, 4096).unwrap();
         assert_eq!(read, [2; 4096]);
         meter.write(big, 2 * CHUNK_SIZE, &[3; 100]);
-        if !replaced {
-            meter.drive.unlink(meter.root, b"small").unwrap();
-        } else {
-            meter.drive.unlink(meter.root, b"second").unwrap();
-        }
+        meter.drive.unlink(meter.root, name).unwrap();
         assert_eq!(used(&meter), before);
         meter.drive.release(big.0, big.1);
+        meter.drive.forget(big.0);
+        meter.drive.forget(small);
         assert_eq!(meter.drive.getattr(big.0), Err(FsError::NotFound));
         meter.drive.sync().unwrap();
         assert_eq!(used(&meter), before);
@@ -247,7 +247,98 @@ fn a_closed_file_is_removed_while_a_commit_reads_it() {
     )));
     drop(read);
     assert!(comes_back(PATIENCE, move || removal.join().unwrap()));
+    assert_eq!(meter.volume.with_quota(|quota| quota.used_bytes()), before);
+    meter.drive.forget(file.0);
     meter.drive.sync().unwrap();
     assert_eq!(meter.volume.with_quota(|quota| quota.used_bytes()), before);
     assert_eq!(meter.volume.journal.counters().used_bytes, before);
+}
+
+#[test]
+fn a_file_that_is_being_written_is_looked_at_without_waiting() {
+    let held = held_up();
+    let root = held.meter.root;
+    held.with("stat", false, move |meter, big| {
+        // The write is not done: nothing of it is told.
+        assert_eq!(meter.drive.getattr(big.0).unwrap().size, CHUNK_SIZE);
+        assert_eq!(meter.drive.lookup(root, b"big").unwrap().size, CHUNK_SIZE);
+        let mut sizes = Vec::new();
+        let mut add = |_: &crate::fs::DirItem, attr: Option<&crate::fs::Attr>| {
+            sizes.extend(attr.map(|attr| attr.size));
+            true
+        };
+        meter.drive.readdir(root, 0, true, &mut add).unwrap();
+        assert!(sizes.contains(&CHUNK_SIZE), "{sizes:?}");
+    });
+    let big = held.big;
+    let meter = held.end();
+    assert_eq!(meter.drive.getattr(big.0).unwrap().size, CHUNK_SIZE + 4096);
+}
+
+#[test]
+fn names_are_made_for_as_long_as_a_large_file_is_being_synced() {
+    let meter = Arc::new(Meter::new());
+    let big = meter.create("big");
+    meter.write(big, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
+    let gate = Arc::<Gate>::default();
+    let own = Arc::clone(&gate);
+    meter
+        .stage
+        .set_sync_pause(Some(Arc::new(move || own.pass())));
+    let keeper = {
+        let volume = Arc::clone(&meter.volume);
+        thread::spawn(move || volume.keep_durable())
+    };
+    // It is time to save what has changed.
+    while gate.state.lock().unwrap().0 == 0 {
+        meter.clock.advance(Duration::from_secs(6));
+        thread::sleep(Duration::from_millis(1));
+    }
+    // More than the journal keeps in memory, twice.
+    let made = {
+        let meter = Arc::clone(&meter);
+        move || {
+            for number in 0..1500_u32 {
+                let small = meter.create(&number.to_string());
+                meter.write(small, 0, &[7; 48 << 10]);
+                meter.drive.flush(small.0, small.1).unwrap();
+                meter.drive.release(small.0, small.1);
+            }
+        }
+    };
+    assert!(comes_back(PATIENCE, made), "names wait for a sync");
+    meter.stage.set_sync_pause(None);
+    gate.open();
+    meter.volume.stop();
+    keeper.join().unwrap();
+}
+
+#[test]
+fn a_page_that_was_stored_through_a_mapping_waits_for_room_and_is_not_dropped() {
+    let meter = Arc::new(Meter::new());
+    let big = meter.create("big");
+    meter.write(big, 0, &vec![1; CHUNK_SIZE as usize]);
+    meter.stage.set_free_bytes(0);
+    let (told, tells) = channel();
+    let writers: Vec<_> = (0..4)
+        .map(|number| {
+            let (meter, told) = (Arc::clone(&meter), told.clone());
+            thread::spawn(move || {
+                let stored = meter
+                    .drive
+                    .write_mapped(big.0, big.1, number * 4096, &[2; 4096]);
+                told.send(stored).unwrap();
+            })
+        })
+        .collect();
+    assert!(tells.recv_timeout(LOOK).is_err(), "refused at once");
+    meter.stage.set_free_bytes(1 << 40);
+    for writer in writers {
+        writer.join().unwrap();
+        assert_eq!(tells.recv_timeout(PATIENCE), Ok(Ok(4096)));
+    }
+    assert_eq!(
+        meter.drive.read(big.0, big.1, 0, 4 * 4096).unwrap(),
+        [2; 4 * 4096]
+    );
 }

@@ -20,6 +20,7 @@ struct Counts {
     removes: AtomicU64,
     written_bytes: AtomicU64,
     pause: Mutex<Option<Pause>>,
+    sync_pause: Mutex<Option<Pause>>,
 }
 
 impl fmt::Debug for Counts {
@@ -28,7 +29,7 @@ impl fmt::Debug for Counts {
     }
 }
 
-/// Runs before each write, in the thread that writes.
+/// Runs before each write, or each sync, in the thread that does it.
 type Pause = Arc<dyn Fn() + Send + Sync>;
 
 /// A disk that counts, and may stand still.
@@ -62,6 +63,16 @@ impl Counted {
         *self.counts.pause.lock().unwrap() = pause;
     }
 
+    /// The same before each sync of a file.
+    pub(super) fn set_sync_pause(&self, pause: Option<Pause>) {
+        *self.counts.sync_pause.lock().unwrap() = pause;
+    }
+
+    /// So many bytes are free.
+    pub(super) fn set_free_bytes(&self, bytes: u64) {
+        self.disk.set_free_bytes(bytes);
+    }
+
     fn file(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
         let counts = Arc::clone(&self.counts);
         Arc::new(CountedFile { file, counts })
@@ -84,6 +95,10 @@ impl DiskFile for CountedFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let pause = self.counts.sync_pause.lock().unwrap().clone();
+        if let Some(pause) = pause {
+            pause();
+        }
         self.counts.syncs.fetch_add(1, Ordering::Relaxed);
         self.file.sync_data()
     }
@@ -138,6 +153,7 @@ pub(super) struct Meter {
     pub(super) drive: Drive,
     pub(super) volume: Arc<Volume>,
     pub(super) root: Ino,
+    pub(super) clock: Arc<ManualClock>,
     pub(super) journal: Arc<Counted>,
     pub(super) stage: Arc<Counted>,
 }
@@ -162,6 +178,7 @@ impl Meter {
             drive,
             volume,
             root,
+            clock,
             journal,
             stage,
         }

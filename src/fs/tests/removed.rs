@@ -1,7 +1,70 @@
 //! What was removed while the kernel holds it.
 
-use super::rig::{CALLER, Rig};
+use super::rig::{CALLER, READ_WRITE, Rig};
+use crate::fs::volume::lock;
 use crate::fs::{FsError, Kind, SetAttr};
+
+#[test]
+fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
+    let mut rig = Rig::new();
+    let before = rig.used();
+    // Saved and closed, written and closed, and replaced: each is found, and its name goes.
+    for (name, saved) in [("saved", true), ("unsaved", false), ("replaced", true)] {
+        let large = vec![7; 100_000];
+        rig.put(name, &large).unwrap();
+        let found = rig.ino(name);
+        if saved {
+            rig.drive.sync().unwrap();
+        }
+        match name {
+            "replaced" => {
+                rig.put("new", b"").unwrap();
+                let (root, to) = (rig.root, name.as_bytes());
+                rig.drive.rename(root, b"new", root, to, 0).unwrap();
+                let new = rig.ino(name);
+                rig.drive.unlink(root, to).unwrap();
+                rig.drive.forget(new);
+            }
+            _ => rig.drive.unlink(rig.root, name.as_bytes()).unwrap(),
+        }
+        assert_eq!(rig.used(), before, "{name}");
+        let opened = rig.drive.open(found, READ_WRITE).unwrap();
+        let mode = SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        };
+        let attr = rig.drive.setattr(found, None, &mode).unwrap();
+        assert_eq!((attr.nlink, attr.mode, attr.size), (0, 0o600, 100_000));
+        assert_eq!(rig.drive.listxattr(found).unwrap(), b"");
+        let linked = rig.drive.link(found, rig.root, b"again");
+        assert_eq!(linked, Err(FsError::NotFound));
+        assert_eq!(rig.read_handle(found, opened.fh, 99_999, 5), [7]);
+        rig.drive
+            .write(found, opened.fh, 0, b"more", false)
+            .unwrap();
+        // The last of both lets it go, whichever it is.
+        if saved {
+            rig.drive.forget(found);
+            assert_eq!(rig.read_handle(found, opened.fh, 0, 4), b"more");
+            rig.drive.release(found, opened.fh);
+        } else {
+            rig.drive.release(found, opened.fh);
+            assert_eq!(rig.drive.getattr(found).unwrap().size, 100_000);
+            rig.drive.forget(found);
+        }
+        assert_eq!(rig.drive.getattr(found), Err(FsError::NotFound));
+        assert_eq!(rig.volume.removed.count(), 0);
+        rig.drive.sync().unwrap();
+        assert_eq!((rig.stage_files(), rig.used()), (0, before), "{name}");
+    }
+    // Nobody holds anything after a crash.
+    rig.put("f", &vec![1; 100_000]).unwrap();
+    rig.drive.sync().unwrap();
+    rig.drive.unlink(rig.root, b"f").unwrap();
+    rig.drive.sync().unwrap();
+    let rig = rig.crash();
+    assert_eq!((rig.stage_files(), rig.used()), (0, before));
+}
 
 #[test]
 fn a_removed_folder_is_there_for_who_holds_it_and_costs_nothing_when_nobody_does() {
@@ -50,4 +113,45 @@ fn a_removed_folder_is_there_for_who_holds_it_and_costs_nothing_when_nobody_does
     rig.drive.sync().unwrap();
     rig.reopen();
     assert_eq!(rig.drive.getattr(dir.ino), Err(FsError::NotFound));
+}
+
+#[test]
+fn names_that_are_removed_while_a_folder_is_open_keep_their_places_however_many_they_are() {
+    let rig = Rig::new();
+    let (dir, most) = (rig.root, 6000);
+    let name = |i: usize| format!("f{i}").into_bytes();
+    let make = |i| {
+        rig.drive
+            .mknod(CALLER, dir, &name(i), Kind::Fifo, 0o600, 0)
+            .unwrap();
+    };
+    (0..most).for_each(make);
+    let (fh, second) = (
+        rig.drive.opendir(dir).unwrap(),
+        rig.drive.opendir(dir).unwrap(),
+    );
+    let (mut seen, mut cookie) = (Vec::new(), 0);
+    let mut list = |until: usize| {
+        rig.drive
+            .readdir(dir, cookie, false, &mut |item, _| {
+                cookie = item.cookie;
+                seen.push(item.name.clone());
+                seen.len() < until
+            })
+            .unwrap();
+    };
+    list(5000);
+    for i in 0..most {
+        rig.drive.unlink(dir, &name(i)).unwrap();
+    }
+    rig.drive.releasedir(dir, second);
+    (0..most).for_each(make);
+    list(usize::MAX);
+    // And `.` and `..`.
+    assert_eq!(seen.len(), most + 2);
+    let seen: std::collections::HashSet<_> = seen.into_iter().collect();
+    assert!((0..most).all(|i| seen.contains(&name(i))));
+    rig.drive.unlink(dir, &name(0)).unwrap();
+    rig.drive.releasedir(dir, fh);
+    assert_eq!(lock(&rig.volume.places).count(), 0);
 }

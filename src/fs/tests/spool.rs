@@ -60,11 +60,16 @@ fn files_that_come_and_go_beside_a_commit_take_no_room_until_it_ends() {
     rig.put("old", &large).unwrap();
     let cut = rig.volume.cut().unwrap();
     let changes = cut.changes().unwrap();
-    rig.drive.unlink(rig.root, b"old").unwrap();
+    let remove = |name: &str| {
+        let file = rig.ino(name);
+        rig.drive.unlink(rig.root, name.as_bytes()).unwrap();
+        rig.drive.forget(file);
+    };
+    remove("old");
     for _ in 0..50 {
         rig.put("new", &large).unwrap();
         rig.drive.sync().unwrap();
-        rig.drive.unlink(rig.root, b"new").unwrap();
+        remove("new");
         rig.drive.sync().unwrap();
     }
     // The one that the commit has still to read.

@@ -2,15 +2,15 @@
 //!
 //! Invariant: one frame and one commit at a time, each of everything that was applied before it; the foreground
 //! goes on into a new overlay meanwhile. What is synced goes into the log, which waits for no commit; what has
-//! gathered goes into redb, and the log begins anew behind it. A caller writes by itself only where the disk has
-//! plenty of room: else the background does, which may wait for room as long as it takes, and the caller's own
+//! gathered goes into redb, and the log begins anew behind it. A caller writes to the log by itself where the
+//! disk has some room; all else is the background's, which may wait for room as long as it takes. The caller's own
 //! wait has an end.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{COUNTERS, DUE_LOG, Journal, MAX_LOG, SINCE, State};
+use super::{COUNTERS, DUE_LOG, Frame, Journal, MAX_LOG, SINCE, State};
 use crate::journal::check::guard;
 use crate::journal::record::Record;
 use crate::journal::{Barrier, JournalError, Snapshot, key, table};
@@ -20,6 +20,9 @@ const COMMIT_ROOM: u64 = 64 << 20;
 
 /// The same while no background is there yet that could wait: a volume is being opened.
 const OPENING_ROOM: u64 = 4 << 20;
+
+/// The same for a frame of the log.
+const LOG_ROOM: u64 = 4 << 20;
 
 /// What makes batches leave the memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,13 +70,15 @@ impl Journal {
             if let Some(failed) = &state.failed {
                 return Err(failed.clone());
             }
-            let is_busy = state.is_busy(work);
-            if !is_busy && has_room.is_none() {
-                let needed = state.needed_room();
+            // The background makes the commits of the table where there is one: none of those ends while the
+            // disk is full, and a call has to.
+            let is_left = state.is_busy(work) || (work == Work::Table && state.attended);
+            if !is_left && has_room.is_none() {
+                let needed = state.needed_room(work);
                 drop(state);
                 // The disk is asked without the lock; then all is looked at again.
                 has_room = Some(self.disk.free_bytes().is_ok_and(|room| room >= needed));
-            } else if !is_busy && has_room == Some(true) {
+            } else if !is_left && has_room == Some(true) {
                 drop(state);
                 self.work(work, Some(deadline))?;
                 has_room = None;
@@ -158,6 +163,12 @@ impl Journal {
         self.work(Work::Log, None)
     }
 
+    /// Nobody calls [`Journal::drain`] any more.
+    pub(crate) fn unattend(&self) {
+        self.lock().attended = false;
+        self.committed.notify_all();
+    }
+
     /// Lets nothing wait for room on the disk any more: the volume is being closed.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
@@ -167,7 +178,9 @@ impl Journal {
     pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
         let mut state = self.lock();
         state.attended = true;
-        let is_due = |state: &State| state.is_due() || self.wal.bytes() >= DUE_LOG;
+        let is_due = |state: &State| {
+            state.is_due() || (self.wal.bytes() >= DUE_LOG && state.tabled < state.applied)
+        };
         let (mut state, _) = self
             .due
             .wait_timeout_while(state, patience, |state| !is_due(state))
@@ -204,16 +217,20 @@ impl Journal {
 
     /// Puts into the table what the overlay and the log have. To be called when nothing has changed for a
     /// while, and at the end: the next start has nothing to read then, and memory is free. False where there
-    /// was nothing to do.
+    /// was nothing to do, or the disk has no room for it: it would be waited for.
     ///
     /// # Errors
     /// As [`Journal::sync`].
     pub(crate) fn rest(&self) -> Result<bool, JournalError> {
-        {
+        let needed = {
             let state = self.lock();
             if state.tabled == state.applied {
                 return Ok(false);
             }
+            state.needed_room(Work::Table)
+        };
+        if self.disk.free_bytes()? < needed {
+            return Ok(false);
         }
         self.commit(None)?;
         Ok(true)
@@ -222,29 +239,34 @@ impl Journal {
     /// Appends to the log what is in no frame yet. Waits while another frame is being written, until
     /// `deadline` where there is one.
     fn append(&self, deadline: Option<Instant>) -> Result<(), JournalError> {
-        let mut state = self.idle(Work::Log, deadline)?;
-        if state.durable == state.applied {
-            return Ok(());
-        }
-        let counters = state.counters.to_bytes();
-        state.unlogged.push((key::meta(COUNTERS), Some(counters)));
-        let records = std::mem::take(&mut state.unlogged);
-        state.covered = 0;
-        let (frame, target) = (state.next, state.applied);
-        state.next.frame += 1;
-        state.logging = true;
-        drop(state);
+        loop {
+            let mut state = self.idle(Work::Log, deadline)?;
+            // Also where the table has all of it meanwhile: it may say that the log goes on with this number.
+            let refused = state.refused.take();
+            let was_refused = refused.is_some();
+            let Some(frame) = refused.or_else(|| state.next_frame()) else {
+                return Ok(());
+            };
+            state.logging = true;
+            drop(state);
 
-        let written = self.wal.append(frame.generation, frame.frame, &records);
+            let written = self.wal.append(frame.head, &frame.records, deadline);
 
-        let mut state = self.lock();
-        state.logging = false;
-        let result = state.note(written, target);
-        self.committed.notify_all();
-        if self.wal.bytes() >= DUE_LOG {
-            self.due.notify_one();
+            let mut state = self.lock();
+            state.logging = false;
+            self.committed.notify_all();
+            if written == Err(JournalError::NoRoom) {
+                state.refused = Some(frame);
+                return written;
+            }
+            state.note(written, frame.target)?;
+            if self.wal.bytes() >= DUE_LOG {
+                self.due.notify_one();
+            }
+            if !was_refused {
+                return Ok(());
+            }
         }
-        result
     }
 
     /// Writes the active overlay as one transaction of the table. Waits while another one is being written,
@@ -259,11 +281,17 @@ impl Journal {
 
     /// Puts into the table what a start has found in the log, up to `frame`, and begins the log anew; a large
     /// file has a mark behind it.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`], with everything as it was found; disk errors.
     pub(super) fn take_over(&self, frame: u64) -> Result<(), JournalError> {
+        let needed = self.lock().needed_room(Work::Table);
+        if self.disk.free_bytes()? < needed {
+            return Err(JournalError::NoRoom);
+        }
+        let next = self.lock().next.anew(frame)?;
         let mut state = self.lock();
-        // One generation more than may lie in the files.
-        state.next.generation += 1;
-        state.next.frame = frame;
+        state.next = next;
         self.write(state)
     }
 
@@ -273,6 +301,7 @@ impl Journal {
         state.next.generation += 1;
         self.wal.turn(state.next.generation);
         let (since, counters) = (state.next.to_bytes(), state.counters.to_bytes());
+        let base = state.next.generation;
         state.active.put(key::meta(COUNTERS), Some(counters));
         state.active.put(key::meta(SINCE), Some(since));
         let frozen = Arc::new(std::mem::take(&mut state.active));
@@ -298,6 +327,7 @@ impl Journal {
                 state.table = Arc::new(table);
                 state.frozen = None;
                 state.tabled = target;
+                state.base = base;
                 let covered = std::mem::take(&mut state.covered);
                 state.unlogged.drain(..covered);
                 state.note(Ok(()), target)
@@ -311,6 +341,23 @@ impl Journal {
 }
 
 impl State {
+    /// The frame of what is in none yet.
+    fn next_frame(&mut self) -> Option<Frame> {
+        if self.durable == self.applied {
+            return None;
+        }
+        let counters = self.counters.to_bytes();
+        self.unlogged.push((key::meta(COUNTERS), Some(counters)));
+        self.covered = 0;
+        let frame = Frame {
+            head: self.next.head(self.base),
+            records: std::mem::take(&mut self.unlogged),
+            target: self.applied,
+        };
+        self.next.frame += 1;
+        Some(frame)
+    }
+
     fn is_busy(&self, work: Work) -> bool {
         match work {
             Work::Log => self.logging,
@@ -318,8 +365,13 @@ impl State {
         }
     }
 
-    /// The batches up to `target` are durable, or nothing will be any more.
+    /// The batches up to `target` are durable, or nothing will be any more: want of room and files that are too
+    /// large for the disk are no passing thing then.
     fn note(&mut self, written: Result<(), JournalError>, target: u64) -> Result<(), JournalError> {
+        let written = written.map_err(|error| match error {
+            JournalError::NoRoom | JournalError::TooLarge => JournalError::Disk(error.to_string()),
+            other => other,
+        });
         match &written {
             Ok(()) => self.durable = self.durable.max(target),
             Err(error) => self.failed = Some(error.clone()),
@@ -327,13 +379,13 @@ impl State {
         written
     }
 
-    /// Local room, in bytes, with which a commit of what is in memory is sure not to wait.
-    fn needed_room(&self) -> u64 {
-        let spare = if self.attended {
-            COMMIT_ROOM
-        } else {
-            OPENING_ROOM
-        };
-        spare + 3 * self.active.bytes as u64
+    /// Local room, in bytes, with which that work is sure not to wait.
+    fn needed_room(&self, work: Work) -> u64 {
+        let bytes = self.active.bytes as u64;
+        match work {
+            Work::Table if self.attended => COMMIT_ROOM + 3 * bytes,
+            Work::Table => OPENING_ROOM + 3 * bytes,
+            Work::Log => LOG_ROOM + bytes,
+        }
     }
 }

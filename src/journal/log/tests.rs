@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -390,6 +390,8 @@ fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_w
 struct Stuck {
     disk: MemoryDisk,
     gate: Arc<Gate>,
+    /// The log finds no room.
+    is_full: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -400,7 +402,7 @@ struct Gate {
 }
 
 #[derive(Debug)]
-struct StuckFile(Arc<dyn DiskFile>, Arc<Gate>);
+struct StuckFile(Arc<dyn DiskFile>, Arc<Gate>, Arc<AtomicBool>);
 
 impl Gate {
     fn set(&self, is_shut: bool) {
@@ -415,6 +417,9 @@ impl DiskFile for StuckFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        if self.2.load(Ordering::Relaxed) {
+            return Err(ErrorKind::QuotaExceeded.into());
+        }
         self.0.write_at(data, offset)
     }
 
@@ -443,13 +448,17 @@ impl Disk for Stuck {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.create(name)?;
         Ok(match name {
-            "journal.new" => Arc::new(StuckFile(file, Arc::clone(&self.gate))),
+            "journal.new" => Arc::new(StuckFile(file, Arc::clone(&self.gate), Arc::default())),
             _ => file,
         })
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(name)
+        let file = self.disk.open(name)?;
+        Ok(match name.contains("wal") {
+            true => Arc::new(StuckFile(file, Arc::default(), Arc::clone(&self.is_full))),
+            false => file,
+        })
     }
 
     fn rename(&self, name: &str, to: &str) -> io::Result<()> {
@@ -575,4 +584,244 @@ fn a_log_that_is_gone_is_told() {
     std::fs::remove_file(dir.path().join("journal.wal1")).unwrap();
     let why = open(dir.path()).err().unwrap().to_string();
     assert!(why.contains("journal.wal1"), "{why}");
+}
+
+#[test]
+fn a_start_after_a_crash_on_a_full_disk_says_so_and_loses_nothing() {
+    let power = Power::on(Left::default());
+    let open = || Journal::open(power.disk(0), "journal", CACHE, Without::default());
+    let journal = open().unwrap();
+    put(&journal, 1);
+    journal.sync().unwrap();
+    std::mem::forget(journal);
+    // Nobody could end a wait.
+    for call in [Call::Write, Call::SetLen] {
+        power.set_fault(Some(Box::new(move |_, _, met| {
+            (met == call).then_some(ErrorKind::StorageFull)
+        })));
+        let opened = open();
+        assert!(opened.is_err() || call == Call::SetLen);
+        drop(opened);
+        power.set_fault(None);
+    }
+    let journal = open().unwrap();
+    assert_eq!(journal.get(&key::inode(Ino(1))), Ok(Some(record(1))));
+    // It waits again once it is open.
+    assert!(!journal.ended.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_start_asks_for_room_before_it_writes() {
+    let disk = Arc::new(MemoryDisk::default());
+    let open = || Journal::open(disk.clone(), "journal", CACHE, Without::default());
+    let journal = open().unwrap();
+    put(&journal, 1);
+    journal.sync().unwrap();
+    std::mem::forget(journal);
+    disk.set_free_bytes(1 << 20);
+    assert_eq!(open().err(), Some(JournalError::NoRoom));
+    disk.set_free_bytes(u64::MAX);
+    let found = open().unwrap().get(&key::inode(Ino(1)));
+    assert_eq!(found, Ok(Some(record(1))));
+}
+
+/// Makes the bytes of `from` those of `to`.
+fn copy(from: &MemoryDisk, to: &MemoryDisk, names: &[&str]) {
+    for name in names {
+        let file = from.open(name).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_at(&mut bytes, 0).unwrap();
+        to.create(name).unwrap().write_at(&bytes, 0).unwrap();
+    }
+}
+
+#[test]
+fn an_old_journal_beside_a_newer_log_is_refused_or_goes_on_from_it_and_never_mixes_them() {
+    const ALL: [&str; 3] = ["journal", "journal.wal0", "journal.wal1"];
+    let disk = Arc::new(MemoryDisk::default());
+    let open = |disk: &Arc<MemoryDisk>| {
+        let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::clone(disk);
+        Journal::open(disk, "journal", CACHE, Without::default())
+    };
+    let (mut copies, mut refused) = (Vec::new(), 0);
+    let mut journal = open(&disk).unwrap();
+    for step in 0..40_u64 {
+        put(&journal, step);
+        match step % 7 {
+            2 => journal.write_table().unwrap(),
+            5 => {
+                journal.sync().unwrap();
+                std::mem::forget(journal);
+                journal = open(&disk).unwrap();
+            }
+            _ => journal.sync().unwrap(),
+        }
+        let copied = MemoryDisk::default();
+        copy(&disk, &copied, &["journal"]);
+        copies.push(copied);
+        // Each copy so far beside the log as it is now.
+        for (age, copied) in copies.iter().enumerate() {
+            let mixed = Arc::new(MemoryDisk::default());
+            copy(&disk, &mixed, &ALL);
+            copy(copied, &mixed, &["journal"]);
+            match open(&mixed) {
+                Err(JournalError::Corrupt(_)) => refused += 1,
+                Err(other) => panic!("{other}"),
+                Ok(opened) => {
+                    // It goes on, and dies.
+                    put(&opened, 1000 + step);
+                    opened.sync().unwrap();
+                    std::mem::forget(opened);
+                    let again = open(&mixed).unwrap();
+                    let found = |n| again.get(&key::inode(Ino(n))).unwrap().is_some();
+                    let there = (0..=step).take_while(|n| found(*n)).count() as u64;
+                    assert!((there..=step).all(|n| !found(n)), "{age} at {step}: a gap");
+                    assert!(found(1000 + step), "{age} at {step}: a record is missing");
+                }
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+#[test]
+fn a_log_that_is_full_of_what_the_table_has_is_left_alone() {
+    let disk = Arc::new(MemoryDisk::default());
+    let journal = Journal::open(disk, "journal", CACHE, Without::default()).unwrap();
+    put(&journal, 1);
+    journal.sync().unwrap();
+    journal.write_table().unwrap();
+    // As a large frame that was appended beside a commit leaves it.
+    journal.wal.set_bytes(super::DUE_LOG);
+    let began = std::time::Instant::now();
+    journal.drain(Duration::from_millis(50)).unwrap();
+    assert!(
+        began.elapsed() >= Duration::from_millis(50),
+        "it went round and round"
+    );
+}
+
+#[test]
+fn an_fsync_that_finds_no_room_has_an_end_and_is_made_up_for_in_order() {
+    let power = Power::on(Left::default());
+    let open = || Journal::open(power.disk(0), "journal", CACHE, Without::default()).unwrap();
+    let mut journal = open();
+    journal.patience = Duration::from_millis(300);
+    let refuse = |refused: bool| {
+        let fault = |_, name: &str, met| {
+            (met == Call::Write && name.contains("wal")).then_some(ErrorKind::QuotaExceeded)
+        };
+        power.set_fault(refused.then(|| Box::new(fault) as _));
+    };
+    put(&journal, 1);
+    journal.sync().unwrap();
+    // The disk says that it has room: a user's quota is nothing that it knows of.
+    refuse(true);
+    put(&journal, 2);
+    assert_eq!(journal.sync(), Err(JournalError::NoRoom));
+    put(&journal, 3);
+    assert_eq!(journal.sync(), Err(JournalError::NoRoom));
+    // A commit of the table that comes between leaves nothing out.
+    journal.write_table().unwrap();
+    put(&journal, 4);
+    assert_eq!(journal.sync(), Err(JournalError::NoRoom));
+    refuse(false);
+    journal.sync().unwrap();
+    put(&journal, 5);
+    journal.sync().unwrap();
+    std::mem::forget(journal);
+    let journal = open();
+    for number in 1..=5 {
+        assert_eq!(
+            journal.get(&key::inode(Ino(number))),
+            Ok(Some(record(number))),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn a_start_that_the_disk_refuses_is_not_called_damage() {
+    for (kind, error) in [
+        (ErrorKind::StorageFull, JournalError::NoRoom),
+        (ErrorKind::FileTooLarge, JournalError::TooLarge),
+    ] {
+        let power = Power::on(Left::default());
+        let open = || Journal::open(power.disk(0), "journal", CACHE, Without::default());
+        let refuse = || {
+            let fault = move |_, _: &str, met| (met == Call::Write).then_some(kind);
+            power.set_fault(Some(Box::new(fault)));
+        };
+        refuse();
+        assert_eq!(open().err(), Some(error.clone()), "a new one");
+        power.set_fault(None);
+        std::mem::forget(open().unwrap());
+        refuse();
+        assert_eq!(open().err(), Some(error), "one that was left alone");
+    }
+}
+
+#[test]
+fn a_file_that_the_disk_calls_too_large_ends_the_journal_for_good() {
+    let power = Power::on(Left::default());
+    let journal = Journal::open(power.disk(0), "journal", CACHE, Without::default()).unwrap();
+    put(&journal, 1);
+    power.set_fault(Some(Box::new(|_, _, met| {
+        (met == Call::Write).then_some(ErrorKind::FileTooLarge)
+    })));
+    let ended = |error| matches!(error, Err(JournalError::Disk(_)));
+    assert!(ended(journal.write_table()));
+    power.set_fault(None);
+    assert!(ended(journal.sync()), "said once more");
+}
+
+#[test]
+fn a_journal_comes_to_rest_only_where_it_need_not_wait_for_room() {
+    let disk = Arc::new(MemoryDisk::default());
+    let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
+    put(&journal, 1);
+    disk.set_free_bytes(0);
+    assert_eq!(journal.rest(), Ok(false));
+    disk.set_free_bytes(u64::MAX);
+    assert_eq!(journal.rest(), Ok(true));
+}
+
+#[test]
+fn a_frame_without_room_beside_a_commit_of_the_table_leaves_no_gap_behind_it() {
+    let disk = Arc::new(Stuck::default());
+    let open = |disk| Journal::open(disk, "journal", CACHE, Without::default()).unwrap();
+    let mut journal = open(Arc::<Stuck>::clone(&disk));
+    journal.patience = Duration::from_millis(300);
+    let journal = Arc::new(journal);
+    put(&journal, 1);
+    disk.gate.met.store(0, Ordering::Relaxed);
+    disk.gate.set(true);
+    let table = {
+        let journal = Arc::clone(&journal);
+        std::thread::spawn(move || journal.write_table())
+    };
+    while disk.gate.met.load(Ordering::Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    // Of what is being committed, and behind what the commit says of the log.
+    disk.is_full.store(true, Ordering::Relaxed);
+    assert_eq!(journal.sync(), Err(JournalError::NoRoom));
+    disk.gate.set(false);
+    table.join().unwrap().unwrap();
+    disk.is_full.store(false, Ordering::Relaxed);
+    put(&journal, 2);
+    journal.sync().unwrap();
+    let left = MemoryDisk::default();
+    copy(
+        &disk.disk,
+        &left,
+        &["journal", "journal.wal0", "journal.wal1"],
+    );
+    let crashed = open(Arc::new(left));
+    for number in [1, 2] {
+        assert_eq!(
+            crashed.get(&key::inode(Ino(number))),
+            Ok(Some(record(number)))
+        );
+    }
 }

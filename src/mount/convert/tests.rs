@@ -172,7 +172,13 @@ fn set_id_bits_do_not_survive_a_new_owner_or_a_strangers_truncation() {
     assert!(chgrp.to_set_attr(0, 0).kill_set_id);
     assert!(cut.to_set_attr(1000, 0).kill_set_id);
     assert!(!cut.to_set_attr(0, 0).kill_set_id);
-    assert!(!NOTHING.to_set_attr(1000, 0).kill_set_id);
+    // A chown to nobody is a chown.
+    assert!(NOTHING.to_set_attr(0, 0).kill_set_id);
+    let times = Change {
+        mtime: Some(TimeOrNow::Now),
+        ..NOTHING
+    };
+    assert!(!times.to_set_attr(1000, 0).kill_set_id);
     let set = chmod.to_set_attr(1000, 0);
     assert_eq!((set.mode, set.kill_set_id), (Some(0o4755), false));
 }

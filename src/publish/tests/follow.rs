@@ -38,7 +38,9 @@ async fn go_on(shared: &Shared, writer: &Machine) {
     let root = writer.root;
     let dir = writer.call(|d| d.lookup(root, b"dir")).await.unwrap().ino;
     writer.put(dir, "f", &[(0, &content(4))]).await;
+    let gone = writer.call(|d| d.lookup(dir, b"gone")).await.unwrap().ino;
     writer.call(|d| d.unlink(dir, b"gone")).await.unwrap();
+    writer.drive.forget(gone);
     let unseen = writer
         .call(|d| d.lookup(root, b"unseen"))
         .await

@@ -1,5 +1,5 @@
 # What a program is answered that calls in odd ways. Argument: an empty folder.
-import ctypes, errno, os, sys
+import ctypes, errno, fcntl, os, signal, struct, sys
 top = sys.argv[1]
 libc = ctypes.CDLL(None, use_errno=True)
 def told(what, call, *args, **named):
@@ -27,6 +27,15 @@ told("loop", os.open, path("loop"), os.O_RDONLY)
 told("no follow", os.open, path("loop"), os.O_RDONLY | os.O_NOFOLLOW)
 told("socket or fifo", os.open, path("fifo"), os.O_WRONLY | os.O_NONBLOCK)
 told("no access time", lambda: os.read(os.open(path("file"), os.O_RDONLY | os.O_NOATIME), 3))
+print("-- access")
+for name in ("file", "folder", "fifo"):
+    for mode in (0, 0o644, 0o611, 0o100, 0o010, 0o001):
+        os.chmod(path(name), mode)
+        print(name, oct(mode), [os.access(path(name), bits) for bits in (os.F_OK, os.R_OK, os.W_OK, os.X_OK, 7)])
+told("as a folder", os.chdir, path("file"))
+told("into a closed folder", os.chdir, path("folder"))
+told("out", os.chdir, "/")
+os.chmod(path("file"), 0o644)
 print("-- bytes")
 told("read of a writer", os.pread, write, 1, 0)
 told("write of a reader", os.pwrite, read, b"x", 0)
@@ -81,3 +90,25 @@ told("name too long", os.mkdir, path("n" * 256))
 told("any bytes", os.mkdir, top.encode() + b"/" + bytes([255, 1, 10]) + b"n" * 252)
 told("path too long", os.mkdir, path("n/" * 2500))
 told("listing", lambda: sorted(os.listdir(os.fsencode(top)))[:4])
+print("-- handles, leases, and being told")
+open(path("kept"), "w").write("0123456789")
+handle, mount = ctypes.create_string_buffer(8 + 128), ctypes.c_int()
+struct.pack_into("Ii", handle, 0, 128, 0)
+def by_handle():
+    fd = libc.open_by_handle_at(folder, handle, os.O_RDONLY)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "")
+    found = os.read(fd, 20)
+    os.close(fd)
+    return found
+folder = os.open(top, os.O_RDONLY)
+told("name to handle", libc.name_to_handle_at, -100, path("kept").encode(), handle, ctypes.byref(mount), 0)
+held = os.open(path("kept"), os.O_RDONLY)
+told("open by handle", by_handle)
+told("lease", lambda: (fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_RDLCK), fcntl.fcntl(held, fcntl.F_GETLEASE)))
+told("lease ends", lambda: fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_UNLCK))
+signals = []
+signal.signal(signal.SIGIO, lambda number, frame: signals.append(number))
+told("notify", lambda: fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_CREATE))
+open(path("new one"), "w").close()
+told("notified", lambda: len(signals))

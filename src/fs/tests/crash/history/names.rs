@@ -91,7 +91,9 @@ impl History<'_> {
             return Ok(());
         };
         self.call(Act::Names(Step::Remove(place.clone())), |world| {
-            world.drive.unlink(Ino(place.0), place.1.as_bytes())
+            world.drive.unlink(Ino(place.0), place.1.as_bytes())?;
+            world.drive.forget(Ino(ino));
+            Ok(())
         })?;
         let handle = self.handles.iter().find(|handle| handle.ino == ino);
         if let Some((fh, append)) = handle.map(|handle| (handle.fh, handle.append)) {
@@ -201,7 +203,12 @@ impl History<'_> {
 
 fn rename(world: &World, from: &Place, to: &Place, flags: u32) -> Done {
     let (dir, name) = (Ino(from.0), from.1.as_bytes());
+    let replaced = world.drive.lookup(Ino(to.0), to.1.as_bytes());
     world
         .drive
-        .rename(dir, name, Ino(to.0), to.1.as_bytes(), flags)
+        .rename(dir, name, Ino(to.0), to.1.as_bytes(), flags)?;
+    if let Ok(replaced) = replaced {
+        world.drive.forget(replaced.ino);
+    }
+    Ok(())
 }
