@@ -100,10 +100,11 @@ impl Drive {
         self.on(ino, |volume, ino| volume.getattr(ino))
     }
 
-    /// The kernel holds `ino` no longer: what was removed, and kept for that alone, goes.
-    pub fn forget(&self, ino: Ino) {
+    /// The kernel holds `ino` no longer: what was removed, and kept for that alone, goes. Unless `is_held`: it has been
+    /// given it again.
+    pub fn forget(&self, ino: Ino, is_held: impl Fn() -> bool) {
         if let Ok((_, volume, ino)) = self.split(ino) {
-            volume.forget(ino);
+            volume.forget(ino, is_held);
         }
     }
 

@@ -68,10 +68,11 @@ impl Volume {
         }
     }
 
-    /// The kernel does not hold `ino` any more. May wait for room in the journal.
-    pub(super) fn forget(&self, ino: Ino) {
-        lock(&self.removed.others).remove(&ino);
-        let held = lock(&self.removed.files).remove(&ino);
+    /// The kernel does not hold `ino` any more, unless `is_held`. May wait for room in the journal.
+    pub(super) fn forget(&self, ino: Ino, is_held: impl Fn() -> bool) {
+        // Asked while nothing is kept: who removes it meanwhile has been given it before, and that counts.
+        take(&mut lock(&self.removed.others), ino, &is_held);
+        let held = take(&mut lock(&self.removed.files), ino, &is_held);
         if let Some(held) = held {
             self.leave(held);
         }
@@ -91,5 +92,14 @@ impl Volume {
     /// A handle of a directory is gone.
     pub(super) fn close_directory(&self, dir: Ino) {
         lock(&self.places).closed(dir);
+    }
+}
+
+/// What is kept of `ino`, for nobody keeps it any more.
+fn take<T>(kept: &mut HashMap<Ino, T>, ino: Ino, is_held: impl Fn() -> bool) -> Option<T> {
+    if kept.contains_key(&ino) && !is_held() {
+        kept.remove(&ino)
+    } else {
+        None
     }
 }

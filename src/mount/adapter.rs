@@ -21,13 +21,14 @@ use tracing::trace;
 use super::caching::{CAPABILITY, Caching, Seek, Way};
 use super::convert::{self, Change, Presentation};
 use super::errno;
+use super::lookups::Lookups;
 use super::miss::{Lane, Pool};
 use super::reply::{
     FIRST, NoReply, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up,
 };
 use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError, Opened, StatFs, Terms};
-use crate::types::Fh;
+use crate::types::{Fh, Ino};
 
 /// The greatest write that the kernel sends at once; fuser's threads keep a buffer of it resident.
 const WRITE_MAX: u32 = 1 << 20;
@@ -41,6 +42,7 @@ pub(super) struct Adapter {
     show: Presentation,
     clock: Arc<dyn Clock>,
     caching: Arc<Caching>,
+    lookups: Arc<Lookups>,
 }
 
 impl Adapter {
@@ -55,7 +57,13 @@ impl Adapter {
             show,
             clock,
             caching,
+            lookups: Arc::default(),
         }
+    }
+
+    /// How a call answers that gives an entry of `parent`.
+    fn entry(&self, parent: Ino) -> impl FnOnce(ReplyEntry, Attr) + Send + use<> {
+        entry(self.show, &self.lookups, parent)
     }
 }
 
@@ -106,16 +114,20 @@ impl Filesystem for Adapter {
             "lookup",
             reply,
             call,
-            looked_up(self.show, parent),
+            looked_up(self.show, &self.lookups, parent),
         );
     }
 
     /// Has no answer.
-    fn forget(&self, _req: &Request, of: INodeNo, _lookups: u64) {
-        trace!(ino = of.0, "forget");
+    fn forget(&self, _req: &Request, of: INodeNo, times: u64) {
+        trace!(ino = of.0, times, "forget");
         let of = ino(of);
+        if !self.lookups.take_back(of, times) {
+            return;
+        }
+        let lookups = Arc::clone(&self.lookups);
         let call = move |drive: &Drive, _: &mut _| {
-            drive.forget(of);
+            drive.forget(of, || lookups.holds(of));
             Ok(())
         };
         self.pool
@@ -206,7 +218,7 @@ impl Filesystem for Adapter {
             drive.mknod(by, parent, &name, kind, mode, rdev)
         };
         self.pool
-            .serve(Lane::Change, "mknod", reply, call, entry(self.show, parent));
+            .serve(Lane::Change, "mknod", reply, call, self.entry(parent));
     }
 
     fn mkdir(
@@ -223,7 +235,7 @@ impl Filesystem for Adapter {
         let mode = convert::permissions(mode);
         let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
         self.pool
-            .serve(Lane::Change, "mkdir", reply, call, entry(self.show, parent));
+            .serve(Lane::Change, "mkdir", reply, call, self.entry(parent));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -252,13 +264,8 @@ impl Filesystem for Adapter {
         let (by, parent, name) = (caller(req), ino(parent), bytes(name));
         let target = bytes(target.as_os_str());
         let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
-        self.pool.serve(
-            Lane::Change,
-            "symlink",
-            reply,
-            call,
-            entry(self.show, parent),
-        );
+        self.pool
+            .serve(Lane::Change, "symlink", reply, call, self.entry(parent));
     }
 
     fn rename(
@@ -283,7 +290,7 @@ impl Filesystem for Adapter {
         let (of, parent, name) = (ino(of), ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.link(of, parent, &name);
         self.pool
-            .serve(Lane::Change, "link", reply, call, entry(self.show, parent));
+            .serve(Lane::Change, "link", reply, call, self.entry(parent));
     }
 
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -314,10 +321,11 @@ impl Filesystem for Adapter {
         trace!(parent = parent.0, ?name, mode, flags, "create");
         let (by, parent, name) = (caller(req), ino(parent), bytes(name));
         let (mode, show) = (convert::permissions(mode), self.show);
-        let caching = Arc::clone(&self.caching);
+        let (caching, lookups) = (Arc::clone(&self.caching), Arc::clone(&self.lookups));
         let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
         // One time limit for entry and attributes here: the shorter.
         let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
+            lookups.give(attr.ino);
             let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(attr.ino, attr.mode));
             let handle = FileHandle(opened.fh.0);
             let how = caching.opened(attr.ino, opened.fh, flags, false);
@@ -505,7 +513,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         trace!(ino = of.0, cookie, "readdirplus");
-        let (of, show) = (ino(of), self.show);
+        let (of, show, lookups) = (ino(of), self.show, Arc::clone(&self.lookups));
         let call = move |drive: &Drive, reply: &mut ReplyDirectoryPlus| {
             let turn = drive.turn(of);
             list(drive, of, cookie, true, |item, attr| {
@@ -514,7 +522,12 @@ impl Filesystem for Adapter {
                 let ttl = convert::entry_ttl(of, stays)
                     .min(convert::attr_ttl(item.ino, attr.map_or(0, |a| a.mode)));
                 let name = OsStr::from_bytes(&item.name);
-                !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST)
+                let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST);
+                // The kernel takes neither `.` nor `..` for an answer to a lookup.
+                if fitted && attr.is_some() {
+                    lookups.give(item.ino);
+                }
+                fitted
             })
         };
         let send = |reply: ReplyDirectoryPlus, ()| reply.ok();

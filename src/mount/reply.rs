@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use fuser::{
     Errno, FileHandle, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -13,6 +14,7 @@ use fuser::{
 
 use super::convert::{self, Presentation};
 use super::errno;
+use super::lookups::Lookups;
 use super::miss::Reply;
 use crate::fs::{Attr, Caller, DirItem, Drive, FsError};
 use crate::types::{Fh, Ino};
@@ -55,9 +57,12 @@ pub(super) fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 
 /// The answer of every call that gives an entry of `parent`.
 pub(super) fn entry(
     show: Presentation,
+    lookups: &Arc<Lookups>,
     parent: Ino,
-) -> impl FnOnce(ReplyEntry, Attr) + Send + 'static {
+) -> impl FnOnce(ReplyEntry, Attr) + Send + use<> {
+    let lookups = Arc::clone(lookups);
     move |reply, attr| {
+        lookups.give(attr.ino);
         let (attr_ttl, entry_ttl) = (
             convert::attr_ttl(attr.ino, attr.mode),
             convert::entry_ttl(parent, true),
@@ -74,13 +79,16 @@ pub(super) type Looked = (Option<Attr>, bool);
 /// goes through the kernel, or tells it.
 pub(super) fn looked_up(
     show: Presentation,
+    lookups: &Arc<Lookups>,
     parent: Ino,
-) -> impl FnOnce(ReplyEntry, Looked) + Send + 'static {
+) -> impl FnOnce(ReplyEntry, Looked) + Send + use<> {
+    let lookups = Arc::clone(lookups);
     move |reply, (found, stays)| {
         let Some(attr) = found else {
             let ttl = convert::entry_ttl(parent, stays);
             return reply.entry_with_ttls(&ttl, &ttl, &convert::no_attr(), FIRST);
         };
+        lookups.give(attr.ino);
         let entry_ttl = convert::entry_ttl(parent, stays);
         let attr_ttl = convert::attr_ttl(attr.ino, attr.mode).min(entry_ttl);
         reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);

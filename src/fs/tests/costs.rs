@@ -68,7 +68,7 @@ fn an_fsync_waits_for_no_removal_of_what_another_has_deleted() {
         meter.drive.release(file.0, file.1);
         meter.drive.sync().unwrap();
         meter.drive.unlink(meter.root, name.as_bytes()).unwrap();
-        meter.drive.forget(file.0);
+        meter.drive.forget(file.0, || false);
         meter.write(small, 0, name.as_bytes());
         let before = meter.stage.removes();
         meter.drive.fsync(small.0, false).unwrap();
@@ -118,7 +118,7 @@ fn a_file_that_was_removed_leaves_nothing_to_sync_when_the_kernel_forgets_it() {
     meter.drive.unlink(meter.root, b"gone").unwrap();
     meter.drive.fsync(meter.root, false).unwrap();
     let forgotten = meter.syncs(|| {
-        meter.drive.forget(file.0);
+        meter.drive.forget(file.0, || false);
         meter.drive.fsync(meter.root, false).unwrap();
     });
     assert_eq!(forgotten, (0, 0));

@@ -159,7 +159,7 @@ fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
     let (mut rig, ino) = published();
     let file = rig.ino("f");
     rig.drive.unlink(rig.root, b"f").unwrap();
-    rig.drive.forget(file);
+    rig.drive.forget(file, || false);
     publish(&mut rig);
     let followed = rig
         .volume

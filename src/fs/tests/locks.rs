@@ -215,8 +215,8 @@ fn a_file_that_is_being_written_is_removed_replaced_and_linked_without_waiting()
         meter.drive.unlink(meter.root, name).unwrap();
         assert_eq!(used(&meter), before);
         meter.drive.release(big.0, big.1);
-        meter.drive.forget(big.0);
-        meter.drive.forget(small);
+        meter.drive.forget(big.0, || false);
+        meter.drive.forget(small, || false);
         assert_eq!(meter.drive.getattr(big.0), Err(FsError::NotFound));
         meter.drive.sync().unwrap();
         assert_eq!(used(&meter), before);
@@ -248,7 +248,7 @@ fn a_closed_file_is_removed_while_a_commit_reads_it() {
     drop(read);
     assert!(comes_back(PATIENCE, move || removal.join().unwrap()));
     assert_eq!(meter.volume.with_quota(|quota| quota.used_bytes()), before);
-    meter.drive.forget(file.0);
+    meter.drive.forget(file.0, || false);
     meter.drive.sync().unwrap();
     assert_eq!(meter.volume.with_quota(|quota| quota.used_bytes()), before);
     assert_eq!(meter.volume.journal.counters().used_bytes, before);

@@ -210,7 +210,7 @@ fn an_unlinked_open_file_lives_until_it_is_closed() {
         b"\x01more"
     );
     rig.drive.release(attr.ino, opened.fh);
-    rig.drive.forget(attr.ino);
+    rig.drive.forget(attr.ino, || false);
     assert_eq!(rig.drive.getattr(attr.ino), Err(FsError::NotFound));
     assert_eq!(rig.used(), before);
     rig.drive.sync().unwrap();

@@ -23,7 +23,7 @@ fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
                 rig.drive.rename(root, b"new", root, to, 0).unwrap();
                 let new = rig.ino(name);
                 rig.drive.unlink(root, to).unwrap();
-                rig.drive.forget(new);
+                rig.drive.forget(new, || false);
             }
             _ => rig.drive.unlink(rig.root, name.as_bytes()).unwrap(),
         }
@@ -44,13 +44,14 @@ fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
             .unwrap();
         // The last of both lets it go, whichever it is.
         if saved {
-            rig.drive.forget(found);
+            rig.drive.forget(found, || false);
             assert_eq!(rig.read_handle(found, opened.fh, 0, 4), b"more");
             rig.drive.release(found, opened.fh);
         } else {
             rig.drive.release(found, opened.fh);
+            rig.drive.forget(found, || true);
             assert_eq!(rig.drive.getattr(found).unwrap().size, 100_000);
-            rig.drive.forget(found);
+            rig.drive.forget(found, || false);
         }
         assert_eq!(rig.drive.getattr(found), Err(FsError::NotFound));
         assert_eq!(rig.volume.removed.count(), 0);
@@ -98,10 +99,12 @@ fn a_removed_folder_is_there_for_who_holds_it_and_costs_nothing_when_nobody_does
     assert_eq!(drive.getxattr(dir.ino, b"user.a").unwrap(), b"1");
     assert_eq!(rig.volume.with_quota(|quota| quota.used_bytes()), used);
 
-    drive.forget(fifo.ino);
+    drive.forget(fifo.ino, || true);
+    assert_eq!(drive.getattr(fifo.ino).unwrap().nlink, 0);
+    drive.forget(fifo.ino, || false);
     assert_eq!(drive.getattr(fifo.ino), Err(FsError::NotFound));
     drive.getattr(dir.ino).unwrap();
-    drive.forget(dir.ino);
+    drive.forget(dir.ino, || false);
     assert_eq!(drive.getattr(dir.ino), Err(FsError::NotFound));
     assert_eq!(drive.opendir(dir.ino), Err(FsError::NotFound));
     assert_eq!(rig.volume.removed.count(), 0);

@@ -40,7 +40,7 @@ async fn go_on(shared: &Shared, writer: &Machine) {
     writer.put(dir, "f", &[(0, &content(4))]).await;
     let gone = writer.call(|d| d.lookup(dir, b"gone")).await.unwrap().ino;
     writer.call(|d| d.unlink(dir, b"gone")).await.unwrap();
-    writer.drive.forget(gone);
+    writer.drive.forget(gone, || false);
     let unseen = writer
         .call(|d| d.lookup(root, b"unseen"))
         .await

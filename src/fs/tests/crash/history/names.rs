@@ -92,7 +92,7 @@ impl History<'_> {
         };
         self.call(Act::Names(Step::Remove(place.clone())), |world| {
             world.drive.unlink(Ino(place.0), place.1.as_bytes())?;
-            world.drive.forget(Ino(ino));
+            world.drive.forget(Ino(ino), || false);
             Ok(())
         })?;
         let handle = self.handles.iter().find(|handle| handle.ino == ino);
@@ -208,7 +208,7 @@ fn rename(world: &World, from: &Place, to: &Place, flags: u32) -> Done {
         .drive
         .rename(dir, name, Ino(to.0), to.1.as_bytes(), flags)?;
     if let Ok(replaced) = replaced {
-        world.drive.forget(replaced.ino);
+        world.drive.forget(replaced.ino, || false);
     }
     Ok(())
 }
