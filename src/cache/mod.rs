@@ -11,8 +11,9 @@ mod key;
 mod recent;
 mod small;
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -251,6 +252,20 @@ impl Cache {
         if let Some(disk) = &self.disk {
             let used = disk.files.bytes();
             disk.files.shrink(used.saturating_sub(bytes));
+        }
+    }
+
+    /// Whether what the cache gives back is room in `folder`, too: both lie on one file system, or, as subvolumes and
+    /// datasets of one pool do, on two that have the same bytes free.
+    pub fn shares_room(&self, folder: &Path) -> bool {
+        let Some(disk) = &self.disk else {
+            return false;
+        };
+        let device = |meta: io::Result<Metadata>| meta.map(|meta| meta.dev()).ok();
+        let own = device(disk.lock.metadata());
+        own.is_none() || own == device(folder.metadata()) || {
+            let own = fstatvfs(&disk.lock).map(|stat| stat.f_bavail * stat.f_frsize);
+            own.is_ok_and(|own| crate::durable::free_bytes(folder).is_ok_and(|free| free == own))
         }
     }
 

@@ -401,6 +401,15 @@ fn the_cache_gives_way_to_what_is_not_uploaded() {
 }
 
 #[test]
+fn the_cache_has_no_room_to_give_on_another_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&dir.path().join("cache"), 64 * MIB).unwrap();
+    assert!(cache.shares_room(dir.path()));
+    assert!(!cache.shares_room(Path::new("/dev/shm")));
+    assert!(!Cache::in_memory().shares_room(dir.path()));
+}
+
+#[test]
 fn an_unusable_folder_is_told_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");

@@ -260,7 +260,7 @@ impl Volume {
     /// Where the disk is so full that the journal's own writes would wait, what can be fetched again goes.
     fn make_room(&self) {
         match self.stage.free_bytes() {
-            Ok(free) if free < KEPT_ROOM => self.cache.give_way(KEPT_ROOM - free),
+            Ok(free) if free < KEPT_ROOM => self.give_way(KEPT_ROOM - free),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "the disk does not say how full it is"),
         }

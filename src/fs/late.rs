@@ -85,7 +85,7 @@ impl Volume {
                 (full_since.is_none(), *full_since.get_or_insert(now))
             };
             if is_first {
-                self.cache.give_way(needed);
+                self.give_way(needed);
             }
             if now.saturating_sub(since) >= PATIENCE || self.stopped.load(Ordering::Acquire) {
                 return Err(FsError::NoRoom);

@@ -333,6 +333,14 @@ impl Volume {
         Ok(())
     }
 
+    /// What the cache can fetch again makes room for `bytes` on the disk of what is nowhere else, where it can.
+    pub(super) fn give_way(&self, bytes: u64) {
+        let folder = self.stage.folder();
+        if folder.is_none_or(|folder| self.cache.shares_room(&folder)) {
+            self.cache.give_way(bytes);
+        }
+    }
+
     /// Waits, within a bound, until the local disk has room for `len` more bytes, and for what a running cut keeps
     /// of what they are written over.
     pub(super) fn check_room(&self, len: u64) -> Result<(), FsError> {
@@ -342,8 +350,7 @@ impl Volume {
         if has_room()? {
             return Ok(());
         }
-        // What can be fetched again makes room for what is nowhere else.
-        self.cache.give_way(needed);
+        self.give_way(needed);
         let waiting = self.room_waiters.fetch_add(1, Ordering::AcqRel);
         let step = Duration::from_millis(100);
         let mut waited = Duration::ZERO;

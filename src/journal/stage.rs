@@ -375,6 +375,11 @@ impl Stage {
     pub(crate) fn path(&self, number: u64) -> Option<PathBuf> {
         self.disk.path(&name(number))
     }
+
+    /// The folder that they lie in, where it is a real one.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.disk.path("")
+    }
 }
 
 fn name(number: u64) -> String {
