@@ -186,7 +186,7 @@ impl<'a> Booking<'a> {
 
     /// The operation is made.
     pub(super) fn keep(mut self) {
-        self.taken = Taken::default();
+        lock(self.quota).keep(&std::mem::take(&mut self.taken));
         if let Some(Booked {
             file,
             room: Some(room),

@@ -10,9 +10,11 @@ use bytes::Bytes;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::FsError;
+use super::content::data_bytes;
 use super::volume::{Volume, lock};
-use crate::journal::JournalError;
-use crate::journal::record::Record as _;
+use crate::journal::record::{Content, Record as _};
+use crate::journal::{JournalError, key};
+use crate::types::Ino;
 
 /// The value of a volume that lists them.
 const CHARGES: &str = "charges";
@@ -61,36 +63,56 @@ impl Volume {
             then.push(charge);
             values.push((CHARGES, Some(to_bytes(&then))));
         }
-        self.keep(values)?;
+        self.note(values)?;
+        // The journal says so from here on, whether the disk has it yet or not.
         lock(&self.charges).clone_from(&then);
         self.quota().end_cut(then);
+        self.keep(Vec::new())
+    }
+
+    /// What is not published of these files is reserved for the next commit: the one that ends has not sent it.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub(crate) fn reserve_again(
+        &self,
+        files: impl IntoIterator<Item = Ino>,
+    ) -> Result<(), FsError> {
+        let mut bytes = 0;
+        for ino in files {
+            let content: Option<Content> = self.journal.record(&key::content(ino))?;
+            bytes += content.as_ref().map_or(0, data_bytes);
+        }
+        self.quota().take_again(bytes);
         Ok(())
     }
 
     /// The charges of the commits `done` are final; the others are in these blocks, or in none.
     ///
     /// # Errors
-    /// The journal cannot be written: nothing has changed.
+    /// The journal cannot be written.
     pub fn settle_charges(&self, done: &[u64], mined: BTreeMap<u64, u64>) -> Result<(), FsError> {
         let _one = lock(&self.charging);
         let mut then = self.charges();
         if !done.is_empty() {
             then.retain(|(sequence, _)| !done.contains(sequence));
-            self.keep(vec![(CHARGES, Some(to_bytes(&then)))])?;
+            self.note(vec![(CHARGES, Some(to_bytes(&then)))])?;
             lock(&self.charges).clone_from(&then);
         }
-        let mut quota = self.quota();
-        quota.set_charges(then);
-        quota.set_mined(mined);
-        Ok(())
+        {
+            let mut quota = self.quota();
+            quota.set_charges(then);
+            quota.set_mined(mined);
+        }
+        match done.is_empty() {
+            true => Ok(()),
+            false => self.keep(Vec::new()),
+        }
     }
 
     /// What the journal has of them, and what is reserved for all that is not published.
     pub(super) fn load_charges(&self) -> Result<(), JournalError> {
-        if let Some(kept) = self
-            .journal
-            .record::<Charges>(&crate::journal::key::meta(CHARGES))?
-        {
+        if let Some(kept) = self.journal.record::<Charges>(&key::meta(CHARGES))? {
             let list = kept.list.iter().map(|one| (one.sequence, one.bytes));
             *lock(&self.charges) = list.collect();
         }

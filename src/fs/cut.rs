@@ -83,6 +83,8 @@ impl Volume {
             return Err(FsError::Invalid);
         }
         let activity = self.activity();
+        // Before: what comes while this takes its time may be in no commit but the next.
+        self.quota().begin_cut();
         self.sync()?;
         let active = Arc::new(ActiveCut::new(self.stage.create_scratch()?));
         {
@@ -100,7 +102,6 @@ impl Volume {
             self.end_cut();
             self.poison(error)
         })?;
-        self.quota().begin_cut();
         Ok(Cut {
             volume: Arc::clone(self),
             snapshot,

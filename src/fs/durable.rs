@@ -1,6 +1,7 @@
 //! Making local state durable: bytes first, then the records that name them, then what the records
 //! let go of.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,11 +49,11 @@ impl Volume {
     /// # Errors
     /// A local disk failed: the volume is poisoned, what was not durable may be lost.
     pub fn sync(&self) -> Result<(), FsError> {
-        self.save_accesses()?;
+        let accesses = self.save_accesses();
         let saved = self.save_all(REWRITE);
         let synced = self.sync_journal();
         self.sweep();
-        synced.and(saved)
+        synced.and(saved).and(accesses)
     }
 
     /// Saves every changed file: bytes first, then records; several files at a time. One that is
@@ -230,7 +231,7 @@ impl Volume {
                         self.save_accesses()
                     }
                 };
-                if let Err(error) = accesses.and_then(|()| self.save_changed()) {
+                if let Err(error) = self.save_changed().and(accesses) {
                     tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
                     if self.poisoned().is_some() {
                         return;
@@ -306,8 +307,7 @@ impl Volume {
     /// Saves `ino` if it is in use: its bytes first, then its record.
     fn save_known(&self, ino: Ino, patience: Duration) -> Result<(), FsError> {
         let Some(held) = self.files.hold_known(ino) else {
-            lock(&self.unsaved).remove(&ino);
-            lock(&self.emptied).remove(&ino);
+            self.note_closed(ino);
             return Ok(());
         };
         let mut waited = Duration::ZERO;
@@ -326,6 +326,19 @@ impl Volume {
         result
     }
 
+    /// Nobody had `ino` open, and all of it was saved.
+    pub(super) fn note_closed(&self, ino: Ino) {
+        lock(&self.unsaved).remove(&ino);
+        let emptied = lock(&self.emptied).remove(&ino);
+        // Who has opened it since, and written, may have noted that before.
+        if self.files.peek(ino).is_some() {
+            lock(&self.unsaved).insert(ino);
+            if let Some(since) = emptied {
+                lock(&self.emptied).entry(ino).or_insert(since);
+            }
+        }
+    }
+
     /// Makes the bytes of a held file durable, then puts its record into the journal (in memory:
     /// the caller commits).
     pub(super) fn save(&self, file: &File) -> Result<(), FsError> {
@@ -338,6 +351,10 @@ impl Volume {
         if self.files.is_orphan(file.ino) {
             lock(&self.unsaved).remove(&file.ino);
             lock(&self.emptied).remove(&file.ino);
+            // It may have its name again: its removal failed.
+            if !self.files.is_orphan(file.ino) {
+                lock(&self.unsaved).insert(file.ino);
+            }
             return Ok(true);
         }
         let saved = {
@@ -434,7 +451,7 @@ impl Volume {
         let ino = file.ino;
         let mut batch = Batch::default();
         if let Some(stage) = &saved.stage {
-            self.put_patches(&mut batch, stage.number(), patches);
+            self.put_patches(&mut batch, stage, patches);
         }
         batch.put(key::content(ino), &saved.content);
         for (index, chunk) in &saved.chunks {
@@ -460,16 +477,16 @@ impl Volume {
         Ok(())
     }
 
-    fn put_patches(&self, batch: &mut Batch, stage: u64, patches: Option<Vec<Patch>>) {
+    fn put_patches(&self, batch: &mut Batch, stage: &Arc<StageFile>, patches: Option<Vec<Patch>>) {
         let Some(patches) = patches else {
-            for number in self.stage.take_patches(stage) {
-                batch.remove(key::patch(stage, number));
+            for number in self.stage.take_patches(stage.number()) {
+                batch.remove(key::patch(stage.number(), number));
             }
             return;
         };
         for patch in patches {
             let number = self.journal.next_version();
-            batch.put(key::patch(stage, number), &patch);
+            batch.put(key::patch(stage.number(), number), &patch);
             self.stage
                 .note_patch(stage, number, patch.bytes.len() as u64);
         }

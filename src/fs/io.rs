@@ -232,7 +232,11 @@ impl Volume {
                 .as_ref()
                 .is_none_or(|b| b.len() as u64 <= INLINE_MAX)
         );
-        body.spill(Arc::clone(&stage), version)?;
+        if let Err(error) = body.spill(Arc::clone(&stage), version) {
+            // No record names it.
+            self.stage.note_gone(vec![stage.number()]);
+            return Err(error.into());
+        }
         self.note_unsaved(ino);
         Ok(stage)
     }

@@ -24,6 +24,15 @@ const LATE: &str = "late";
 /// How long such pages wait for room on this machine, and how often they look.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
+/// Want of room that no such page has met for so long is over: longer than one of them is away between two looks.
+const OVER: Duration = Duration::from_secs(30);
+
+/// Want of room on this machine, as pages from mappings meet it.
+#[derive(Clone, Copy)]
+pub(super) struct Want {
+    since: Duration,
+    met: Duration,
+}
 
 /// Files that a line names; the others are counted.
 const NAMED: usize = 3;
@@ -76,13 +85,16 @@ impl Volume {
             };
             let needed = self.needed_room(len);
             if has_memory && self.stage.free_bytes()? >= needed {
-                lock(&self.full_since).take();
+                lock(&self.want).take();
                 return Ok(());
             }
             let now = self.clock.boottime();
             let (is_first, since) = {
-                let mut full_since = lock(&self.full_since);
-                (full_since.is_none(), *full_since.get_or_insert(now))
+                let mut want = lock(&self.want);
+                let known = want.filter(|want| now.saturating_sub(want.met) < OVER);
+                let since = known.map_or(now, |known| known.since);
+                *want = Some(Want { since, met: now });
+                (known.is_none(), since)
             };
             if is_first {
                 self.give_way(needed);

@@ -178,7 +178,7 @@ impl Volume {
                 if let Some(file) = self.stage.find(stage)? {
                     file.write_at(&patch.bytes, patch.offset)?;
                     self.stage
-                        .note_patch(stage, number, patch.bytes.len() as u64);
+                        .note_patch(&file, number, patch.bytes.len() as u64);
                 } else {
                     let mut batch = Batch::default();
                     batch.remove(found.clone());

@@ -9,6 +9,7 @@ mod crash;
 mod follow;
 mod holes;
 mod killed;
+mod late_comers;
 mod locks;
 mod meter;
 mod model;

@@ -94,7 +94,7 @@ pub struct Volume {
     /// Files with mapped pages that came when growth was refused.
     pub(super) late: Mutex<BTreeSet<Ino>>,
     /// Since when pages that were stored through mappings find no room on the disk.
-    pub(super) full_since: Mutex<Option<Duration>>,
+    pub(super) want: Mutex<Option<super::late::Want>>,
     /// Access times that the journal does not have yet, ns.
     pub(super) accesses: Mutex<HashMap<Ino, i64>>,
     pub(super) labels: Mutex<super::report::Labels>,
@@ -141,6 +141,8 @@ impl Volume {
             let (home, bytes) = (Arc::clone(&home), options.journal_cache_bytes);
             Journal::open(home, JOURNAL, bytes, options.without)
         })?;
+        // Nobody can stop it yet, and what a crash has left may be more than the disk has room for.
+        journal.end();
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
@@ -168,7 +170,7 @@ impl Volume {
             labels: Mutex::default(),
             looks: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
-            full_since: Mutex::default(),
+            want: Mutex::default(),
             stopped: AtomicBool::new(false),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
@@ -181,6 +183,7 @@ impl Volume {
         with_room(&volume.cache, || {
             volume.recover(super::recover::Bounds::default())
         })?;
+        volume.journal.begin();
         volume.load_charges()?;
         volume.load_late()?;
         Ok(volume)
@@ -261,15 +264,20 @@ impl Volume {
     /// # Errors
     /// The journal cannot be written.
     pub(crate) fn keep(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
-        let mut batch = Batch::default();
-        put_values(&mut batch, values);
-        self.journal.apply(batch)?;
+        self.note(values)?;
         if self.without.lacks(Barrier::Keep) {
             return Ok(());
         }
         let kept = self.sync_journal();
         self.sweep();
         kept
+    }
+
+    /// As [`Volume::keep`], durable with what is kept next.
+    pub(super) fn note(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
+        let mut batch = Batch::default();
+        put_values(&mut batch, values);
+        Ok(self.journal.apply(batch)?)
     }
 
     /// Ends [`Volume::keep_durable`].

@@ -26,6 +26,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Cuts the file to `len`, or extends it by zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Lets go of what the system has in memory of it and the disk has too: what is read from here on is on the disk.
+    fn read_anew(&self) {}
 }
 
 /// A folder of files.
@@ -104,6 +106,12 @@ impl DiskFile for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
+    }
+
+    fn read_anew(&self) {
+        if let Err(error) = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed) {
+            tracing::debug!(%error, "the system keeps what it has in memory of a file");
+        }
     }
 }
 

@@ -177,6 +177,7 @@ impl Journal {
             // Under its name it is whole from the first moment: half of a new one would be taken for
             // a damaged one.
             None => {
+                refuse_orphans(&place)?;
                 Wal::create(&place)?;
                 let new = format!("{name}.new");
                 let file = JournalFile::new(disk.create(&new)?, place.clone());
@@ -419,6 +420,21 @@ impl Drop for Journal {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Refuses to begin anew beside a log that has something: no crash leaves it without its journal.
+fn refuse_orphans(place: &Place) -> Result<(), JournalError> {
+    for log in place.wal() {
+        if find(place.disk.as_ref(), &log)?.is_some() {
+            return Err(JournalError::Corrupt(format!(
+                "{} is missing or empty, and {} beside it is not: put the file back from a copy, or move both away \
+                 to begin without what they hold",
+                place.called(&place.name),
+                place.called(&log),
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The file `name`, if it is there and not empty.

@@ -20,6 +20,9 @@ use super::{Barrier, JournalError, Without};
 /// to the same file system too, but waits for the disk's own cache once.
 const FEW: usize = 64;
 
+/// Files with patches that are held open at most; more of them are synced themselves.
+const PATCHED: usize = 1024;
+
 /// Unsynced bytes of a file beyond which the background syncs it though nobody asks.
 const MUCH: u64 = 32 << 20;
 
@@ -82,6 +85,9 @@ pub struct Stage {
     retired: Mutex<Vec<u64>>,
     gone: Mutex<Gone>,
     patches: Mutex<Patches>,
+    /// Files that were patched and not synced since, open until they are: where the disk fails to take what was
+    /// written to one, the system tells who has it open, and forgets it with the last of them.
+    patched: Mutex<HashMap<u64, Arc<StageFile>>>,
     /// Files of which a sync failed: they become durable no more, whatever later ones say.
     broken: Mutex<HashMap<u64, JournalError>>,
 }
@@ -106,6 +112,7 @@ impl Stage {
             retired: Mutex::default(),
             gone: Mutex::default(),
             patches: Mutex::default(),
+            patched: Mutex::default(),
             broken: Mutex::default(),
         }
     }
@@ -175,7 +182,12 @@ impl Stage {
     /// What was written to `file` since it was durable, where it is little enough to become so in the
     /// journal; `None` where the file is to be synced ([`Stage::sync`]).
     pub(crate) fn patches_of(&self, file: &StageFile) -> Result<Option<Vec<Patch>>, JournalError> {
-        if !file.linked.load(Ordering::Acquire) || !lock(&self.patches).has_room(file.number) {
+        let has_room = || {
+            let patched = lock(&self.patched);
+            (patched.len() < PATCHED || patched.contains_key(&file.number))
+                && lock(&self.patches).has_room(file.number)
+        };
+        if !file.linked.load(Ordering::Acquire) || !has_room() {
             return Ok(None);
         }
         let Some(ranges) = lock(&file.unsynced).take() else {
@@ -197,9 +209,10 @@ impl Stage {
         patches.map(Some)
     }
 
-    /// The journal has a patch of `len` bytes of that file.
-    pub(crate) fn note_patch(&self, stage: u64, number: u64, len: u64) {
-        lock(&self.patches).add(stage, number, len);
+    /// The journal has a patch of `len` bytes of `file`.
+    pub(crate) fn note_patch(&self, file: &Arc<StageFile>, number: u64, len: u64) {
+        lock(&self.patched).insert(file.number, Arc::clone(file));
+        lock(&self.patches).add(file.number, number, len);
     }
 
     /// The numbers of that file's patches, which the caller removes from the journal.
@@ -227,6 +240,7 @@ impl Stage {
             file.linked.store(true, Ordering::Release);
         }
         lock(&self.patches).synced(file.number);
+        lock(&self.patched).remove(&file.number);
         Ok(())
     }
 
@@ -306,6 +320,7 @@ impl Stage {
         for number in numbers {
             lock(&self.open).remove(number);
             lock(&self.patches).forget(*number);
+            lock(&self.patched).remove(number);
             if let Err(error) = self.disk.remove(&name(*number)) {
                 tracing::warn!(number, %error, "a stage file could not be removed; the next start will");
             }
@@ -355,6 +370,14 @@ impl Stage {
         } else {
             left.iter().try_for_each(|file| file.sync_data())?;
         }
+        // After a failed sync the system shows what it has in memory, which is on no disk, and says no more of it.
+        for number in mapped.keys() {
+            match self.disk.open(&name(*number)) {
+                Ok(file) => file.read_anew(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(())
     }
 
@@ -388,4 +411,43 @@ fn name(number: u64) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::MemoryDisk;
+
+    #[test]
+    fn a_patched_file_is_held_open_until_it_is_synced() {
+        let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+        let stage = Stage::new(disk, Without::default());
+        let file = stage.create(7).unwrap();
+        stage.sync(&file).unwrap();
+        file.write_at(b"patched", 0).unwrap();
+        let patches = stage.patches_of(&file).unwrap().unwrap();
+        stage.note_patch(&file, 1, patches[0].bytes.len() as u64);
+        drop(file);
+        let file = stage.held(7).expect("held");
+        stage.sync(&file).unwrap();
+        drop(file);
+        assert!(stage.held(7).is_none());
+    }
+
+    #[test]
+    fn no_more_files_are_held_open_for_their_patches_than_a_daemon_may_have() {
+        let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+        let stage = Stage::new(disk, Without::default());
+        let mut patched = 0;
+        for number in 0..PATCHED as u64 + 10 {
+            let file = stage.create(number).unwrap();
+            stage.sync(&file).unwrap();
+            file.write_at(b"x", 0).unwrap();
+            if let Some(patches) = stage.patches_of(&file).unwrap() {
+                patched += patches.len();
+                stage.note_patch(&file, number, 1);
+            }
+        }
+        assert_eq!(patched, PATCHED);
+    }
 }

@@ -115,6 +115,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     let taken_over = context.volume.raw_meta(head::TAKEN_OVER)?.is_some();
     if nothing && head.root.is_some() && !taken_over {
         settle(&cut, &changes, Arc::default()).await?;
+        reserve_stuck(context, &changes, &Built::default())?;
         keep_charged(&context.volume, Vec::new(), None).await?;
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {
@@ -141,8 +142,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     secure(context, &pending, &head, receipts).await?;
     name(context, &pending, &head).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
-    settle(&cut, &changes, Arc::new(built)).await?;
+    let built = Arc::new(built);
+    settle(&cut, &changes, Arc::clone(&built)).await?;
     drop(cut);
+    reserve_stuck(context, &changes, &built)?;
     take_as_head(context, &pending, &head).await?;
     Ok(Done {
         sent_blocks: upload.sent_blocks,
@@ -371,6 +374,19 @@ async fn settle(
     Ok(blocking(move || cut.settle(&changes, &built)).await??)
 }
 
+/// What a commit could not send is to be paid for by a later one.
+fn reserve_stuck(context: &Context, changes: &Changes, built: &Built) -> Result<(), PublishError> {
+    let mut stuck = changes.stuck.clone();
+    if built.files.len() < changes.files.len() {
+        for ino in &changes.files {
+            if built.files.get(*ino)?.is_none() {
+                stuck.push(*ino);
+            }
+        }
+    }
+    Ok(context.volume.reserve_again(stuck)?)
+}
+
 /// The commit is the head from here on; the old one goes into grace.
 async fn take_as_head(
     context: &Context,
@@ -436,6 +452,8 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     if pending.unsent {
         return give_up(context, &pending).await;
     }
+    // What is read here may be in memory alone, where the disk was full: it is to outlive what is said of it.
+    keep(volume, Vec::new()).await?;
     let (names, network) = (&context.node.names, context.node.network);
     let signed = Record::verify(&context.key.name(), &pending.record);
     if signed.is_ok_and(|signed| signed.network != network) {

@@ -185,6 +185,20 @@ impl Quota {
         self.release(0, chunks, taken.cuts);
     }
 
+    /// An operation is made. Where a commit was cut meanwhile it may have come too late for that, so what it took is
+    /// reserved for the next.
+    pub(in crate::fs) fn keep(&mut self, taken: &Taken) {
+        if taken.cuts == self.unsettled.cuts {
+            return;
+        }
+        self.take(taken.bytes);
+        for (ino, index, bytes) in &taken.chunks {
+            if self.unsettled.chunks.insert((*ino, *index)) {
+                self.take(*bytes);
+            }
+        }
+    }
+
     /// Gives back what an operation took that was not made.
     pub(in crate::fs) fn give_back(&mut self, taken: &Taken) {
         self.used_bytes = self.used_bytes.saturating_add_signed(-taken.used_delta);

@@ -19,6 +19,7 @@ struct Counts {
     syncs: AtomicU64,
     removes: AtomicU64,
     written_bytes: AtomicU64,
+    read_anew: AtomicU64,
     pause: Mutex<Option<Pause>>,
     sync_pause: Mutex<Option<Pause>>,
 }
@@ -56,6 +57,11 @@ impl Counted {
 
     pub(super) fn written_bytes(&self) -> u64 {
         self.counts.written_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How often a file was let go of that is in memory.
+    pub(super) fn read_anew(&self) -> u64 {
+        self.counts.read_anew.load(Ordering::Relaxed)
     }
 
     /// From now on `pause` runs before each write.
@@ -109,6 +115,10 @@ impl DiskFile for CountedFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn read_anew(&self) {
+        self.counts.read_anew.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -174,6 +174,11 @@ impl Journal {
         self.ended.store(true, Ordering::Release);
     }
 
+    /// Lets writes wait for room on the disk: somebody is there who can say that it has an end.
+    pub(crate) fn begin(&self) {
+        self.ended.store(false, Ordering::Release);
+    }
+
     /// Waits until there is enough for a commit in the background, at most `patience`, and makes it.
     pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
         let mut state = self.lock();
@@ -199,9 +204,13 @@ impl Journal {
     /// afterwards comes after the call.
     ///
     /// # Errors
-    /// As [`Journal::sync`].
+    /// As [`Journal::sync`]: it waits for no room, since nothing that is deleted beside it would give any.
     pub fn snapshot(&self, taken: impl FnOnce(u64)) -> Result<Snapshot, JournalError> {
-        self.commit(None)?;
+        let needed = OPENING_ROOM + 3 * self.lock().active.bytes as u64;
+        if self.disk.free_bytes()? < needed {
+            return Err(JournalError::NoRoom);
+        }
+        self.commit(Some(Instant::now() + self.patience))?;
         let table = {
             let state = self.lock();
             taken(state.counters.next_stage);
