@@ -175,11 +175,7 @@ impl Volume {
                     continue;
                 };
                 let patch: Patch = Record::from_bytes(bytes)?;
-                if let Some(file) = self.stage.find(stage)? {
-                    file.write_at(&patch.bytes, patch.offset)?;
-                    self.stage
-                        .note_patch(&file, number, patch.bytes.len() as u64);
-                } else {
+                if !self.stage.patch_again(stage, number, &patch)? {
                     let mut batch = Batch::default();
                     batch.remove(found.clone());
                     self.journal.wait_for_room()?;

@@ -215,6 +215,22 @@ impl Stage {
         lock(&self.patches).add(file.number, number, len);
     }
 
+    /// At a start: writes `patch`, which the journal has by `number`, into its file again; false where that is gone.
+    pub(crate) fn patch_again(
+        &self,
+        stage: u64,
+        number: u64,
+        patch: &Patch,
+    ) -> Result<bool, JournalError> {
+        let Some(file) = self.find(stage)? else {
+            return Ok(false);
+        };
+        // It is in the journal already, so it does not count as unsynced.
+        file.file.write_at(&patch.bytes, patch.offset)?;
+        self.note_patch(&file, number, patch.bytes.len() as u64);
+        Ok(true)
+    }
+
     /// The numbers of that file's patches, which the caller removes from the journal.
     pub(crate) fn take_patches(&self, stage: u64) -> Vec<u64> {
         lock(&self.patches).take(stage)
