@@ -21,6 +21,10 @@ use crate::types::Ino;
 /// Records that are let go of at once; with more, the next mount follows.
 const MOST_RECORDS: usize = 200_000;
 
+/// Why nothing can be changed meanwhile.
+pub(super) const TAKEN_OVER: &str = "another machine has gone on, and its work is being taken over; if this stays: \
+                                     unmount, and mount again";
+
 /// A tree that has taken the place of another, and whose files in use are still the old ones. Dropped
 /// before the end it is kept in the volume, and the next one to follow goes on.
 pub(crate) struct Followed {
@@ -32,8 +36,6 @@ pub(crate) struct Followed {
 /// What is needed to end a take-over that was begun.
 #[derive(Clone)]
 pub(super) struct Half {
-    /// What could be done before.
-    access: Access,
     /// Directories that were loaded, and may be wanted again.
     loaded: HashSet<Ino>,
 }
@@ -80,20 +82,15 @@ impl Volume {
             followed.half.loaded.extend(loaded);
             return self.made_durable(followed);
         }
-        let access = self.with_quota(|quota| quota.access().clone());
-        self.set_access(Access::ReadOnly(
-            "another machine has gone on, and its work is being taken over; if this stays: unmount, \
-             and mount again"
-                .to_owned(),
-        ));
+        self.renew_access();
         match self.take_tree(root) {
             Ok(Some(loaded)) => {
                 // From here on it is to be ended, whatever the disk says.
-                self.made_durable(with(Half { access, loaded }))
+                self.made_durable(with(Half { loaded }))
             }
             other => {
-                self.set_access(access);
                 self.following.store(false, Ordering::Release);
+                self.renew_access();
                 other.map(|_| None)
             }
         }
@@ -227,9 +224,9 @@ impl Volume {
         }
         *lock(&self.followed_files) = Some(inos);
         followed.is_done = true;
-        self.set_access(followed.half.access.clone());
         self.turns.fetch_add(1, Ordering::AcqRel);
         self.following.store(false, Ordering::Release);
+        self.renew_access();
         Ok(())
     }
 

@@ -101,6 +101,8 @@ pub struct Volume {
     pub(super) looks: Mutex<super::damage::Looks>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
+    /// What was last asked for by [`Volume::set_access`]; locked before the quota, which has what holds.
+    access: Mutex<Access>,
     /// Another machine's tree has taken this one's place since the volume was opened.
     pub(super) followed: AtomicBool,
     /// It is doing so.
@@ -170,6 +172,7 @@ impl Volume {
             room_waiters: AtomicUsize::new(0),
             full_since: Mutex::default(),
             stopped: AtomicBool::new(false),
+            access: Mutex::new(Access::Open),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
@@ -204,11 +207,26 @@ impl Volume {
         Ok(())
     }
 
-    /// Opens or closes the volume for every change. One whose local sync has failed stays closed.
+    /// Opens or closes the volume for every change. One whose local sync has failed stays closed, and one
+    /// that another tree is taking the place of until that has ended.
     pub fn set_access(&self, access: Access) {
-        let mut quota = self.quota();
-        let access = self.poisoned().map_or(access, Access::ReadOnly);
-        quota.set_access(access);
+        let mut asked = lock(&self.access);
+        *asked = access;
+        self.enforce(&asked);
+    }
+
+    /// What was asked for holds again, or no longer: a take-over has begun or ended.
+    pub(super) fn renew_access(&self) {
+        self.enforce(&lock(&self.access));
+    }
+
+    fn enforce(&self, asked: &Access) {
+        let taken_over = self.following.load(Ordering::Acquire);
+        let closed = self
+            .poisoned()
+            .or_else(|| taken_over.then(|| super::follow::TAKEN_OVER.to_owned()));
+        let access = closed.map_or_else(|| asked.clone(), Access::ReadOnly);
+        self.quota().set_access(access);
     }
 
     /// Looks at the quota.
@@ -380,8 +398,8 @@ impl Volume {
     pub(super) fn poison(&self, error: JournalError) -> FsError {
         if !matches!(error, JournalError::NoRoom | JournalError::TooLarge) {
             let reason = format!("local state cannot be made durable ({error}); restart pxfs");
-            lock(&self.poison).get_or_insert_with(|| reason.clone());
-            self.set_access(Access::ReadOnly(reason));
+            lock(&self.poison).get_or_insert(reason);
+            self.renew_access();
         }
         error.into()
     }
