@@ -270,6 +270,12 @@ fn a_file_that_is_being_written_is_looked_at_without_waiting() {
         meter.drive.readdir(root, 0, true, &mut add).unwrap();
         assert!(sizes.contains(&CHUNK_SIZE), "{sizes:?}");
     });
+    held.with("look at its state", false, |meter, big| {
+        let state = meter.drive.getxattr(big.0, b"user.px.state");
+        assert_eq!(state, Ok(b"local".to_vec()));
+        let cid = meter.drive.getxattr(big.0, b"user.px.cid");
+        assert_eq!(cid, Err(FsError::NoAttribute));
+    });
     let big = held.big;
     let meter = held.end();
     assert_eq!(meter.drive.getattr(big.0).unwrap().size, CHUNK_SIZE + 4096);
