@@ -208,6 +208,7 @@ impl Pool {
         Aside {
             drive: Arc::clone(&self.shared.drive),
             seats: self.aside.clone(),
+            patience: self.shared.patience,
         }
     }
 
@@ -252,23 +253,29 @@ impl Pool {
 pub(super) struct Aside {
     drive: Arc<Drive>,
     seats: Seats,
+    patience: Duration,
 }
 
 impl Aside {
-    /// Answers `reply` with what `work` gives, there.
+    /// Answers `reply` with what `work` gives, there; `work` is told its deadline.
     pub(super) fn run<R, T>(
         self,
         op: &'static str,
         reply: R,
-        work: impl FnOnce(&Drive) -> Result<T, FsError> + Send + 'static,
+        work: impl FnOnce(&Drive, Instant) -> Result<T, FsError> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) where
         R: Reply,
     {
-        let Self { drive, seats } = self;
+        let Self {
+            drive,
+            seats,
+            patience,
+        } = self;
         let pending = Pending::new(op, reply);
+        let deadline = pending.arrived + patience;
         seats.run(move || {
-            guarded(op, move || match work(&drive) {
+            guarded(op, move || match work(&drive, deadline) {
                 _ if drive.has_ended() => pending.fail(&FsError::Ended),
                 Ok(value) => pending.send(send, value),
                 Err(error) => pending.fail(&error),

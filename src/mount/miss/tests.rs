@@ -355,7 +355,7 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
     assert_eq!(answer(&rig.serve(Lane::Change, || Ok(8))), Ok(8));
     let (sender, seen) = channel();
     let aside = rig.pool.aside();
-    aside.run("test", Answer(sender), |_| Ok(9), ok);
+    aside.run("test", Answer(sender), |_, _| Ok(9), ok);
     assert_eq!(answer(&seen), Ok(9));
     // Each of them ends once, those too that had to wait for a thread.
     held.release.clear();
