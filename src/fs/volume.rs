@@ -111,8 +111,8 @@ pub struct Volume {
     pub(super) turns: AtomicUsize,
     /// What a take-over has left that came to no end.
     pub(super) half_followed: Mutex<Option<super::follow::Half>>,
-    /// The files that were in use when it did, until the kernel is told.
-    pub(super) followed_files: Mutex<Option<Vec<Ino>>>,
+    /// The inodes that were known when it did, until the kernel is told.
+    pub(super) followed_inodes: Mutex<Option<Vec<Ino>>>,
     /// Why the volume takes nothing any more: a local sync failed.
     poison: Mutex<Option<String>>,
 }
@@ -177,7 +177,7 @@ impl Volume {
             following: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
             half_followed: Mutex::default(),
-            followed_files: Mutex::default(),
+            followed_inodes: Mutex::default(),
             poison: Mutex::new(None),
             journal,
         });

@@ -200,6 +200,32 @@ fn a_take_over_that_came_to_no_end_is_begun_anew_and_changes_are_let_in_again() 
 }
 
 #[test]
+fn the_kernel_is_told_of_everything_that_it_may_remember_of_the_tree_before() {
+    let mut rig = Rig::new();
+    let drive = &rig.drive;
+    let dir = drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap();
+    let link = drive.symlink(CALLER, dir.ino, b"l", b"to").unwrap();
+    rig.put("f", &OLD).unwrap();
+    let file = rig.ino("f");
+    publish(&mut rig);
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+    assert_eq!(rig.volume.take_followed(), None, "before it is done");
+    enter(&rig, Ino(9));
+    // Also what one that came to no end has taken away.
+    drop(followed);
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+    rig.volume.finish_following(followed.unwrap()).unwrap();
+    let told = rig.volume.take_followed().unwrap();
+    for ino in [rig.root, dir.ino, link.ino, file] {
+        assert!(
+            told.contains(&Ino(ino.0 & Ino::MAX.0)),
+            "{ino:?} of {told:?}"
+        );
+    }
+    assert_eq!(rig.volume.take_followed(), None, "told once");
+}
+
+#[test]
 fn a_tree_that_is_half_taken_over_is_opened_by_nobody_and_then_to_what_was_last_asked_for() {
     let closed = || Access::ReadOnly("it is no longer ours".to_owned());
     for (before, meanwhile) in [(closed(), Access::Open), (Access::Open, closed())] {
