@@ -20,7 +20,7 @@ use super::progress::Progress;
 use super::setup::Setup;
 use crate::config::{Config, VolumeKind};
 use crate::control::private_folder;
-use crate::mount;
+use crate::mount::{self, CALL_THREADS};
 use crate::run::daemon::{Daemon, Place, mount_failure};
 use crate::run::parts::Parts;
 use crate::run::state::StateDir;
@@ -232,6 +232,9 @@ fn say(word: &Word) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
+/// Threads that may wait for a disk or hash, besides those that calls of the kernel have for themselves.
+const OTHER_THREADS: usize = 40;
+
 /// A runtime that ends in bounded time.
 pub(super) struct Runtime(tokio::runtime::Runtime);
 
@@ -239,7 +242,7 @@ pub(super) struct Runtime(tokio::runtime::Runtime);
 pub(super) fn runtime() -> anyhow::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
-        .max_blocking_threads(64)
+        .max_blocking_threads(CALL_THREADS + OTHER_THREADS)
         .enable_all()
         .build()
         .context("no threads")?;

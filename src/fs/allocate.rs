@@ -55,7 +55,7 @@ impl Volume {
         };
         self.check_room(growth + if zeroes { 2 * CHUNK_SIZE } else { 0 })?;
         let mut body = self.body_to_change(file)?;
-        if keeps_size && !can_keep && !zeroes && range.end > body.size {
+        if keeps_size && !can_keep && range.end > body.size {
             return Err(FsError::NotSupported);
         }
         let asked = range.clone();

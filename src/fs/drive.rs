@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use handles::Handles;
 use slots::Slots;
 
-use super::create::NewInode;
+use super::create::{MAX_NAME, NewInode};
 use super::volume::Volume;
 use super::{Attr, Caller, DirItem, FsError, Kind, SetAttr, StatFs, Want};
 use crate::types::{Fh, Ino};
@@ -83,6 +83,9 @@ impl Drive {
     /// [`FsError::NotFound`]; [`FsError::NotLocal`] when the directory must be loaded first.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
         if parent == Ino::ROOT {
+            if name.len() > MAX_NAME {
+                return Err(FsError::NameTooLong);
+            }
             let (slot, volume) = self.slots.find(name).ok_or(FsError::NotFound)?;
             return Ok(outer_attr(slot, volume.getattr(Ino::ROOT)?));
         }

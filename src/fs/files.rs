@@ -22,7 +22,7 @@ use crate::types::Ino;
 pub(crate) struct File {
     pub(crate) ino: Ino,
     body: RwLock<Body>,
-    /// What the last change has left for `stat` to tell.
+    /// What the last change has left to be told.
     seen: Mutex<Seen>,
     /// Held while the content is made durable and saved: one at a time, in order.
     pub(crate) saving: Mutex<()>,
@@ -34,7 +34,7 @@ pub(crate) struct File {
     pub(super) reads: AtomicU64,
 }
 
-/// What `stat` tells of a content.
+/// What is told of a content to who does not wait for it.
 #[derive(Clone, Copy)]
 pub(crate) struct Seen {
     pub(crate) size: u64,
@@ -42,6 +42,8 @@ pub(crate) struct Seen {
     pub(crate) ctime_ns: i64,
     /// Bytes that are in no hole.
     pub(crate) allocated_bytes: u64,
+    /// It differs from the journal.
+    pub(crate) unsaved: bool,
 }
 
 impl Seen {
@@ -51,6 +53,7 @@ impl Seen {
             mtime_ns: body.mtime_ns,
             ctime_ns: body.ctime_ns,
             allocated_bytes,
+            unsaved: body.unsaved,
         }
     }
 }
@@ -88,7 +91,7 @@ impl Drop for BodyMut<'_> {
 }
 
 impl File {
-    /// What `stat` tells. Waits for nobody: while the content is being changed, which may wait for the disk, it is
+    /// What `stat` tells, and the virtual attributes. Waits for nobody: while the content is being changed, which may wait for the disk, it is
     /// what was there before.
     pub(crate) fn look(&self) -> Seen {
         let body = match self.body.try_read() {

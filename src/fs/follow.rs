@@ -21,6 +21,10 @@ use crate::types::Ino;
 /// Records that are let go of at once; with more, the next mount follows.
 const MOST_RECORDS: usize = 200_000;
 
+/// Why nothing can be changed meanwhile.
+pub(super) const TAKEN_OVER: &str = "another machine has gone on, and its work is being taken over; if this stays: \
+                                     unmount, and mount again";
+
 /// A tree that has taken the place of another, and whose files in use are still the old ones. Dropped
 /// before the end it is kept in the volume, and the next one to follow goes on.
 pub(crate) struct Followed {
@@ -32,8 +36,8 @@ pub(crate) struct Followed {
 /// What is needed to end a take-over that was begun.
 #[derive(Clone)]
 pub(super) struct Half {
-    /// What could be done before.
-    access: Access,
+    /// Inodes that were known: the kernel may have attributes of them.
+    known: HashSet<Ino>,
     /// Directories that were loaded, and may be wanted again.
     loaded: HashSet<Ino>,
 }
@@ -74,26 +78,22 @@ impl Volume {
                 return Ok(None);
             };
             let mut followed = with(half);
-            let Some(loaded) = self.take_tree(root)? else {
+            let Some(taken) = self.take_tree(root)? else {
                 return Ok(None);
             };
-            followed.half.loaded.extend(loaded);
+            followed.half.loaded.extend(taken.loaded);
+            followed.half.known.extend(taken.known);
             return self.made_durable(followed);
         }
-        let access = self.with_quota(|quota| quota.access().clone());
-        self.set_access(Access::ReadOnly(
-            "another machine has gone on, and its work is being taken over; if this stays: unmount, \
-             and mount again"
-                .to_owned(),
-        ));
+        self.renew_access();
         match self.take_tree(root) {
-            Ok(Some(loaded)) => {
+            Ok(Some(half)) => {
                 // From here on it is to be ended, whatever the disk says.
-                self.made_durable(with(Half { access, loaded }))
+                self.made_durable(with(half))
             }
             other => {
-                self.set_access(access);
                 self.following.store(false, Ordering::Release);
+                self.renew_access();
                 other.map(|_| None)
             }
         }
@@ -139,15 +139,15 @@ impl Volume {
         }
     }
 
-    /// Whether another tree has taken this one's place since the last call: the files that were in
-    /// use then.
+    /// Whether another tree has taken this one's place since the last call: the inodes that the kernel may
+    /// have attributes of, or pages.
     #[must_use]
     pub fn take_followed(&self) -> Option<Vec<Ino>> {
-        lock(&self.followed_files).take()
+        lock(&self.followed_inodes).take()
     }
 
-    /// The directories that were loaded; `None` where this tree is to stay. Not durable on return.
-    fn take_tree(&self, root: &Root) -> Result<Option<HashSet<Ino>>, FsError> {
+    /// What was here; `None` where this tree is to stay. Not durable on return.
+    fn take_tree(&self, root: &Root) -> Result<Option<Half>, FsError> {
         let files = self.files.all();
         // Writers that were let in before have ended when their files' locks are here; who comes with another
         // file is refused.
@@ -161,7 +161,8 @@ impl Volume {
             return Ok(None);
         }
         let mut batch = Batch::default();
-        let mut loaded = HashSet::new();
+        let (mut loaded, mut known) = (HashSet::new(), HashSet::new());
+        let inodes = key::inode(Ino::ROOT);
         let mut count = 0;
         for prefix in key::tree() {
             let found = self.journal.scan(&prefix, None, MOST_RECORDS + 1)?;
@@ -176,6 +177,9 @@ impl Volume {
                 {
                     loaded.insert(dir);
                 }
+                if found.first() == inodes.first() {
+                    known.extend(key::parse_ino(&found));
+                }
                 batch.remove(found);
             }
         }
@@ -185,7 +189,7 @@ impl Volume {
         self.files.forget_past();
         lock(&self.places).clear();
         self.take_counts(root);
-        Ok(Some(loaded))
+        Ok(Some(Half { known, loaded }))
     }
 
     /// The directories in `dir` that were loaded in the tree before.
@@ -204,7 +208,7 @@ impl Volume {
     /// Files in use get what they are in the new tree, and changes are let in again. Those that are
     /// no more live on, unlinked.
     pub(crate) fn finish_following(&self, mut followed: Followed) -> Result<(), FsError> {
-        let mut inos = Vec::new();
+        let mut inos = std::mem::take(&mut followed.half.known);
         // Some may have come since, with what was before.
         for file in &self.files.all() {
             let mut body = file.body_mut();
@@ -223,13 +227,13 @@ impl Volume {
                 }
                 Err(error) => return Err(error),
             }
-            inos.push(file.ino);
+            inos.insert(file.ino);
         }
-        *lock(&self.followed_files) = Some(inos);
+        *lock(&self.followed_inodes) = Some(inos.into_iter().collect());
         followed.is_done = true;
-        self.set_access(followed.half.access.clone());
         self.turns.fetch_add(1, Ordering::AcqRel);
         self.following.store(false, Ordering::Release);
+        self.renew_access();
         Ok(())
     }
 

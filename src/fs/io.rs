@@ -116,11 +116,19 @@ impl Volume {
         if size > MAX_FILE {
             return Err(FsError::TooLarge);
         }
-        let mut body = self.body_to_change(file)?;
-        if size > body.size {
-            self.quota().check_write(self.clock.as_ref())?;
-            self.check_room(0)?;
-        }
+        let mut body = loop {
+            let grows = size > file.look().size;
+            if grows {
+                self.quota().check_write(self.clock.as_ref())?;
+                // May wait, so not with the content locked.
+                self.check_room(0)?;
+            }
+            let body = self.body_to_change(file)?;
+            // Unless it was made shorter since.
+            if grows || size <= body.size {
+                break body;
+            }
+        };
         let now = self.clock.wall_ns();
         let charge = body.charge_after_resize(size);
         let mut booked = self.booking();

@@ -15,7 +15,12 @@ use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
 use crate::journal::{Batch, key};
 use crate::pack::charge;
+use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
+
+/// Staged chunks whose records go at once with a file's last name. Those of a file with more go as
+/// where somebody has it open, when the kernel has let go of it.
+const MOST_CHUNKS: usize = 1024;
 
 impl Volume {
     /// Removes the name `name` of anything but a directory.
@@ -165,7 +170,8 @@ impl Volume {
         if let Ok(loaded) = loaded {
             self.leave(loaded);
         }
-        if unlinked.is_some() && self.files.is_shared(ino) {
+        let stays = |held: &FileRef| self.files.is_shared(ino) || self.has_many_chunks(held);
+        if unlinked.as_ref().is_some_and(stays) {
             batch.put(key::inode(ino), inode);
             batch.set(key::orphan(ino));
             return Ok(unlinked);
@@ -195,6 +201,17 @@ impl Volume {
         }
         batch.remove(key::inode(ino));
         Ok(unlinked)
+    }
+
+    /// Whether more of the file is staged than may be removed at once.
+    fn has_many_chunks(&self, file: &FileRef) -> bool {
+        // What cannot be read is told by who removes it.
+        let staged = || {
+            let chunks = key::chunks(file.ino);
+            self.journal.scan(&chunks, None, MOST_CHUNKS + 1)
+        };
+        file.look().size > MOST_CHUNKS as u64 * CHUNK_SIZE
+            && staged().is_ok_and(|staged| staged.len() > MOST_CHUNKS)
     }
 }
 

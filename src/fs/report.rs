@@ -139,7 +139,7 @@ impl Volume {
         if Kind::from_number(self.inode(ino)?.kind)? != Kind::File {
             return Err(FsError::NoAttribute);
         }
-        let unsaved = self.files.peek(ino).is_some_and(|file| file.body().unsaved);
+        let unsaved = self.files.peek(ino).is_some_and(|file| file.look().unsaved);
         let content: Content = self
             .journal
             .record(&key::content(ino))?

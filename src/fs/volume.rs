@@ -101,6 +101,8 @@ pub struct Volume {
     pub(super) looks: Mutex<super::damage::Looks>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
+    /// What was last asked for by [`Volume::set_access`]; locked before the quota, which has what holds.
+    access: Mutex<Access>,
     /// Another machine's tree has taken this one's place since the volume was opened.
     pub(super) followed: AtomicBool,
     /// It is doing so.
@@ -109,8 +111,8 @@ pub struct Volume {
     pub(super) turns: AtomicUsize,
     /// What a take-over has left that came to no end.
     pub(super) half_followed: Mutex<Option<super::follow::Half>>,
-    /// The files that were in use when it did, until the kernel is told.
-    pub(super) followed_files: Mutex<Option<Vec<Ino>>>,
+    /// The inodes that were known when it did, until the kernel is told.
+    pub(super) followed_inodes: Mutex<Option<Vec<Ino>>>,
     /// Why the volume takes nothing any more: a local sync failed.
     poison: Mutex<Option<String>>,
 }
@@ -172,11 +174,12 @@ impl Volume {
             room_waiters: AtomicUsize::new(0),
             want: Mutex::default(),
             stopped: AtomicBool::new(false),
+            access: Mutex::new(Access::Open),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
             half_followed: Mutex::default(),
-            followed_files: Mutex::default(),
+            followed_inodes: Mutex::default(),
             poison: Mutex::new(None),
             journal,
         });
@@ -207,11 +210,26 @@ impl Volume {
         Ok(())
     }
 
-    /// Opens or closes the volume for every change. One whose local sync has failed stays closed.
+    /// Opens or closes the volume for every change. One whose local sync has failed stays closed, and one
+    /// that another tree is taking the place of until that has ended.
     pub fn set_access(&self, access: Access) {
-        let mut quota = self.quota();
-        let access = self.poisoned().map_or(access, Access::ReadOnly);
-        quota.set_access(access);
+        let mut asked = lock(&self.access);
+        *asked = access;
+        self.enforce(&asked);
+    }
+
+    /// What was asked for holds again, or no longer: a take-over has begun or ended.
+    pub(super) fn renew_access(&self) {
+        self.enforce(&lock(&self.access));
+    }
+
+    fn enforce(&self, asked: &Access) {
+        let taken_over = self.following.load(Ordering::Acquire);
+        let closed = self
+            .poisoned()
+            .or_else(|| taken_over.then(|| super::follow::TAKEN_OVER.to_owned()));
+        let access = closed.map_or_else(|| asked.clone(), Access::ReadOnly);
+        self.quota().set_access(access);
     }
 
     /// Looks at the quota.
@@ -388,8 +406,8 @@ impl Volume {
     pub(super) fn poison(&self, error: JournalError) -> FsError {
         if !matches!(error, JournalError::NoRoom | JournalError::TooLarge) {
             let reason = format!("local state cannot be made durable ({error}); restart pxfs");
-            lock(&self.poison).get_or_insert_with(|| reason.clone());
-            self.set_access(Access::ReadOnly(reason));
+            lock(&self.poison).get_or_insert(reason);
+            self.renew_access();
         }
         error.into()
     }

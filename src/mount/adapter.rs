@@ -16,6 +16,7 @@ use fuser::{
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
+use tokio::time::Instant;
 use tracing::trace;
 
 use super::caching::{CAPABILITY, Caching, Seek, Way};
@@ -65,6 +66,11 @@ impl Adapter {
     fn entry(&self, parent: Ino) -> impl FnOnce(ReplyEntry, Attr) + Send + use<> {
         entry(self.show, &self.lookups, parent)
     }
+}
+
+/// Whether a call's deadline has passed.
+fn is_over(deadline: Instant) -> impl Fn() -> bool {
+    move || Instant::now() >= deadline
 }
 
 impl Filesystem for Adapter {
@@ -408,11 +414,12 @@ impl Filesystem for Adapter {
                 Ok(written) => return reply.written(written),
                 Err(data) => data,
             };
-            let work = move |drive: &Drive| {
+            let work = move |drive: &Drive, deadline| {
                 let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
                 let reads = || drive.reads(handle);
                 let write = |reads| drive.write_on(handle, offset, &data, kill, terms(Some(reads)));
-                let written = caching.write_beside(of, offset, len, reads, write)?;
+                let written =
+                    caching.write_beside(of, offset, len, reads, write, is_over(deadline))?;
                 end_beside(drive, written)
             };
             aside.run("write", reply, work, ReplyWrite::written);
@@ -686,7 +693,10 @@ impl Filesystem for Adapter {
         };
         let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
         let send = move |reply: ReplyLseek, found: Option<i64>| {
-            let work = move |drive: &Drive| caching.seek(of, seek, || ask(drive)).and_then(told);
+            let work = move |drive: &Drive, deadline| {
+                let found = caching.seek(of, seek, || ask(drive), is_over(deadline));
+                found.and_then(told)
+            };
             match found {
                 Some(found) => reply.offset(found),
                 None => aside.run("lseek", reply, work, ReplyLseek::offset),

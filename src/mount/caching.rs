@@ -186,7 +186,8 @@ impl Caching {
     /// reads and write-backs of the pages: not for a thread that answers them.
     ///
     /// # Errors
-    /// What `write` says; [`FsError::Disk`] where readers come between again and again.
+    /// What `write` says; [`FsError::Disk`] where readers come between again and again, and
+    /// [`FsError::TimedOut`] where they do until `is_over`.
     pub(super) fn write_beside(
         &self,
         ino: Ino,
@@ -194,6 +195,7 @@ impl Caching {
         len: u32,
         reads: impl Fn() -> Result<u64, FsError>,
         mut write: impl FnMut(u64) -> Result<Option<u32>, FsError>,
+        is_over: impl Fn() -> bool,
     ) -> Result<u32, FsError> {
         for _ in 0..TRIES {
             let known = reads()?;
@@ -202,6 +204,9 @@ impl Caching {
             }
             if let Some(written) = write(known)? {
                 return Ok(written);
+            }
+            if is_over() {
+                return Err(FsError::TimedOut);
             }
         }
         Err(FsError::Disk(
@@ -219,12 +224,13 @@ impl Caching {
     /// write-backs: not for a thread that answers them.
     ///
     /// # Errors
-    /// What `ask` says.
+    /// What `ask` says; [`FsError::TimedOut`] where pages come again and again until `is_over`.
     pub(super) fn seek(
         &self,
         ino: Ino,
         seek: Seek,
         ask: impl Fn() -> Result<u64, FsError>,
+        is_over: impl Fn() -> bool,
     ) -> Result<u64, FsError> {
         let mut found = ask();
         for _ in 0..TRIES {
@@ -237,6 +243,9 @@ impl Caching {
             let before = std::mem::replace(&mut found, ask());
             if found == before {
                 break;
+            }
+            if is_over() {
+                return Err(FsError::TimedOut);
             }
         }
         found
@@ -342,11 +351,38 @@ mod tests {
             left -= u32::from(left > 0);
             Ok((known == reads.get()).then_some(5))
         };
-        let written = caching.write_beside(FILE, 0, 5, || Ok(reads.get()), write);
+        let written = caching.write_beside(FILE, 0, 5, || Ok(reads.get()), write, || false);
         assert_eq!((written, reads.get()), (Ok(5), 10));
         // One who never lets it through is not waited for without end.
-        let never = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(None));
+        let never = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(None), || false);
         assert!(matches!(never, Err(FsError::Disk(_))));
+    }
+
+    #[test]
+    fn readers_that_come_again_and_again_hold_a_call_up_until_its_deadline_and_no_longer() {
+        let caching = caching();
+        let tries = std::cell::Cell::new(0);
+        let count = |most: u64| {
+            tries.set(tries.get() + 1);
+            assert!(tries.get() <= most, "behind the deadline");
+            tries.get()
+        };
+        let never = |_| {
+            count(3);
+            Ok(None)
+        };
+        let over = || tries.get() == 3;
+        let written = caching.write_beside(FILE, 0, 5, || Ok(0), never, over);
+        assert_eq!(written, Err(FsError::TimedOut));
+        // What is done is told, however late.
+        let written = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(Some(5)), || true);
+        assert_eq!(written, Ok(5));
+        // Holes that are filled as soon as they are found: it asks once before it doubts.
+        tries.set(0);
+        let found = caching.seek(FILE, Seek::Hole, || Ok(count(4) << 20), || tries.get() == 4);
+        assert_eq!(found, Err(FsError::TimedOut));
+        let found = caching.seek(FILE, Seek::Hole, || Ok(7), || true);
+        assert_eq!(found, Ok(7));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How a call is answered: at once where it comes in, or from the pool, once what it lacks was
 //! fetched, or once the local disk is done.
 //!
-//! Invariants: every call is answered exactly once, whatever panics; no call waits for the network
-//! beyond its deadline, counted from its arrival; a thread of the session never waits for the
+//! Invariants: every call is answered exactly once, whatever panics; no call waits for the network, or for a
+//! thread once it has what it lacked, beyond its deadline, counted from its arrival; a thread of the session never waits for the
 //! network, and one of them at least never for the disk. Called by `adapter` alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::errno;
+use super::seats::{self, Seats};
 use crate::fs::{Drive, FsError, Want};
 
 /// Calls that fetch at one time; others queue, within their deadlines.
@@ -109,12 +110,19 @@ pub(super) struct Pool {
     threads: usize,
     /// How many of the threads run a call that may wait.
     waiting: AtomicUsize,
+    /// For calls that the session's threads do not take.
+    syncs: Seats,
+    changes: Seats,
+    /// For those that wait for other calls.
+    aside: Seats,
 }
 
 struct Shared {
     drive: Arc<Drive>,
     fetcher: Arc<dyn Fetcher>,
     permits: Semaphore,
+    /// For calls that have what they lacked.
+    fetched: Seats,
     patience: Duration,
 }
 
@@ -127,16 +135,21 @@ impl Pool {
         threads: usize,
         patience: Duration,
     ) -> Self {
+        let seats = |count| Seats::new(count, runtime.clone());
         Self {
             shared: Arc::new(Shared {
                 drive,
                 fetcher,
                 permits: Semaphore::new(FETCHES_MAX),
+                fetched: seats(seats::FETCHED),
                 patience,
             }),
-            runtime,
             threads,
             waiting: AtomicUsize::new(0),
+            syncs: seats(seats::SYNCS),
+            changes: seats(seats::CHANGES),
+            aside: seats(seats::ASIDE),
+            runtime,
         }
     }
 
@@ -158,7 +171,7 @@ impl Pool {
         guarded(op, || {
             let mut pending = Pending::new(op, reply);
             let Some(_slot) = self.enter(lane) else {
-                return self.hand_over(pending, call, send);
+                return self.hand_over(lane, pending, call, send);
             };
             let result = pending.ask(&self.shared.drive, &mut call);
             finish(&self.shared, &self.runtime, pending, result, || call, send);
@@ -183,7 +196,7 @@ impl Pool {
         guarded(op, || {
             let pending = Pending::new(op, reply);
             let Some(_slot) = self.enter(lane) else {
-                return self.hand_over(pending, own(), send);
+                return self.hand_over(lane, pending, own(), send);
             };
             let result = first(&self.shared.drive);
             finish(&self.shared, &self.runtime, pending, result, own, send);
@@ -194,7 +207,8 @@ impl Pool {
     pub(super) fn aside(&self) -> Aside {
         Aside {
             drive: Arc::clone(&self.shared.drive),
-            runtime: self.runtime.clone(),
+            seats: self.aside.clone(),
+            patience: self.shared.patience,
         }
     }
 
@@ -213,7 +227,7 @@ impl Pool {
     }
 
     /// Runs a call that may wait on one of the runtime's blocking threads.
-    fn hand_over<R, T, C, S>(&self, pending: Pending<R>, call: C, send: S)
+    fn hand_over<R, T, C, S>(&self, lane: Lane, pending: Pending<R>, call: C, send: S)
     where
         R: Reply,
         T: Send + 'static,
@@ -221,7 +235,11 @@ impl Pool {
         S: FnOnce(R, T) + Send + 'static,
     {
         let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
-        self.runtime.spawn_blocking(move || {
+        let seats = match lane {
+            Lane::Sync => &self.syncs,
+            Lane::Look | Lane::Change => &self.changes,
+        };
+        seats.run(move || {
             guarded(pending.op, move || {
                 let (mut pending, mut call) = (pending, call);
                 let result = pending.ask(&shared.drive, &mut call);
@@ -234,24 +252,30 @@ impl Pool {
 /// Threads that answer no call.
 pub(super) struct Aside {
     drive: Arc<Drive>,
-    runtime: Handle,
+    seats: Seats,
+    patience: Duration,
 }
 
 impl Aside {
-    /// Answers `reply` with what `work` gives, there.
+    /// Answers `reply` with what `work` gives, there; `work` is told its deadline.
     pub(super) fn run<R, T>(
         self,
         op: &'static str,
         reply: R,
-        work: impl FnOnce(&Drive) -> Result<T, FsError> + Send + 'static,
+        work: impl FnOnce(&Drive, Instant) -> Result<T, FsError> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) where
         R: Reply,
     {
-        let Self { drive, runtime } = self;
+        let Self {
+            drive,
+            seats,
+            patience,
+        } = self;
         let pending = Pending::new(op, reply);
-        runtime.spawn_blocking(move || {
-            guarded(op, move || match work(&drive) {
+        let deadline = pending.arrived + patience;
+        seats.run(move || {
+            guarded(op, move || match work(&drive, deadline) {
                 _ if drive.has_ended() => pending.fail(&FsError::Ended),
                 Ok(value) => pending.send(send, value),
                 Err(error) => pending.fail(&error),
@@ -308,11 +332,15 @@ impl Shared {
             if let Err(error) = self.fetch(deadline, want.clone()).await {
                 return pending.fail(&error);
             }
+            // What was begun is not given up: it may have been done.
+            let Some(seat) = self.fetched.take_by(deadline).await else {
+                return pending.fail(&FsError::TimedOut);
+            };
             let shared = Arc::clone(&self);
-            let again = tokio::task::spawn_blocking(move || {
+            let again = tokio::task::spawn_blocking(seat.holding(move || {
                 let result = pending.ask(&shared.drive, &mut call);
                 (pending, call, result)
-            });
+            }));
             // No answer: the call panicked or the runtime ends, and `pending` has answered.
             let Ok(answer) = again.await else {
                 return;

@@ -18,6 +18,7 @@ mod mountpoint;
 mod notify;
 mod options;
 mod reply;
+mod seats;
 mod session;
 
 pub(crate) use device::UNMOUNT_PATIENCE;
@@ -30,4 +31,5 @@ pub use mountinfo::is_mounted;
 pub use mountpoint::check_mountpoint;
 pub use notify::Notifier;
 pub use options::Options;
+pub use seats::THREADS as CALL_THREADS;
 pub use session::{Ended, Mounted, start};

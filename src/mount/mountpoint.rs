@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+
 use super::{MountError, device, mountinfo};
 
 /// Dead mounts of earlier runs that may lie on top of each other.
@@ -106,6 +108,10 @@ pub(super) struct BareDirectory {
     ours: bool,
 }
 
+/// The extended attribute of a sealed directory with the mode that it is to be given back: who is killed does not
+/// come to that, and the next one does.
+const MODE: &str = "user.pxfs.mode";
+
 impl BareDirectory {
     /// Opens it, and sees to it that `fusermount3` takes it: that asks for a writable mountpoint,
     /// which one that was left behind by a killed pxfs is not.
@@ -113,24 +119,35 @@ impl BareDirectory {
         let dir = File::open(path)?;
         let about = dir.metadata()?;
         let user = rustix::process::geteuid();
+        let mode = about.mode() & 0o7777;
         let bare = Self {
+            mode: unsealed(&dir, mode),
             dir,
-            mode: about.mode() & 0o7777,
             ours: about.uid() == user.as_raw(),
         };
-        if bare.mode & 0o200 == 0 && !user.is_root() {
-            bare.set_mode(bare.mode | 0o200);
+        if mode & 0o200 == 0 && !user.is_root() {
+            bare.set_mode(mode | 0o200);
         }
         Ok(bare)
     }
 
     /// Takes the write permissions away; to be called once the mount covers it.
     pub(super) fn seal(&self) {
+        if self.ours && self.mode & 0o222 != 0 {
+            let mode = format!("{:o}", self.mode);
+            let kept = fsetxattr(&self.dir, MODE, mode.as_bytes(), XattrFlags::empty());
+            if let Err(error) = kept {
+                tracing::debug!(%error, "the mode of the mountpoint is not remembered");
+            }
+        }
         self.set_mode(self.mode & !0o222);
     }
 
     /// Gives it back as it was found.
     pub(super) fn restore(&self) {
+        self.set_mode(self.mode | 0o200);
+        // Most often there is none to be removed but ours; somebody else's directory has none.
+        let _ = fremovexattr(&self.dir, MODE);
         self.set_mode(self.mode);
     }
 
@@ -150,6 +167,17 @@ impl BareDirectory {
             tracing::debug!(%error, "the mode of the mountpoint stays as it is");
         }
     }
+}
+
+/// The mode that a directory had before it was sealed, which has `mode` now.
+fn unsealed(dir: &File, mode: u32) -> u32 {
+    let mut text = [0; 8];
+    let kept = fgetxattr(dir, MODE, &mut text[..])
+        .ok()
+        .and_then(|len| std::str::from_utf8(text.get(..len)?).ok())
+        .and_then(|text| u32::from_str_radix(text, 8).ok());
+    // Unless somebody has given it another one since.
+    kept.filter(|kept| kept & !0o222 == mode).unwrap_or(mode)
 }
 
 #[cfg(test)]
@@ -208,5 +236,33 @@ mod tests {
         assert_eq!(mode(), 0o1555);
         bare.restore();
         assert_eq!(mode(), 0o1775);
+    }
+
+    #[test]
+    fn the_bare_directory_gets_its_mode_back_from_the_next_one_after_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = || dir.path().metadata().unwrap().mode() & 0o7777;
+        let set = |mode| std::fs::set_permissions(dir.path(), Permissions::from_mode(mode));
+        set(0o1775).unwrap();
+        for _ in 0..2 {
+            // It is never restored.
+            BareDirectory::open(dir.path()).unwrap().seal();
+            assert_eq!(mode(), 0o1555);
+        }
+        let bare = BareDirectory::open(dir.path()).unwrap();
+        bare.seal();
+        bare.restore();
+        assert_eq!(mode(), 0o1775);
+        // What its owner gave it since is left, and one that was closed before stays closed.
+        bare.seal();
+        for given in [0o700, 0o500] {
+            set(given).unwrap();
+            let bare = BareDirectory::open(dir.path()).unwrap();
+            bare.seal();
+            bare.restore();
+            assert_eq!(mode(), given);
+        }
+        let mut left = [0; 100];
+        assert_eq!(rustix::fs::listxattr(dir.path(), &mut left[..]), Ok(0));
     }
 }

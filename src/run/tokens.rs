@@ -352,7 +352,7 @@ impl Tokens {
 
     /// Tells the kernel that another tree has taken the place of the one that it knows, if so.
     fn tell_followed(&self, live: &Live) {
-        let Some(files) = live.volume.take_followed() else {
+        let Some(inodes) = live.volume.take_followed() else {
             return;
         };
         self.tell_changed([live.directory.clone()]);
@@ -368,7 +368,7 @@ impl Tokens {
         });
         let slot = u64::from(live.slot) << 48;
         let told = tokio::task::spawn_blocking(move || {
-            for ino in files {
+            for ino in inodes {
                 notifier.inval_inode(Ino(slot | ino.0));
             }
         });

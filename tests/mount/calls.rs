@@ -363,6 +363,10 @@ fn renames_do_what_their_flags_say() {
     assert!(dir.join("other/two/three").is_dir());
     refused(fs::remove_dir(dir.join("other")), Errno::NOTEMPTY);
     refused(fs::write(dir.join("n".repeat(256)), ""), Errno::NAMETOOLONG);
+    let longest = machine.mountpoint().join("n".repeat(255));
+    refused(fs::metadata(longest), Errno::NOENT);
+    let too_long = machine.mountpoint().join("n".repeat(256));
+    refused(fs::metadata(too_long), Errno::NAMETOOLONG);
     refused(fs::create_dir(dir.join("other")), Errno::EXIST);
     refused(fs::read(dir.join("nowhere")), Errno::NOENT);
     refused(

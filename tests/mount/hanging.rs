@@ -44,7 +44,11 @@ fn local_calls(dir: &Path) -> io::Result<()> {
 
 /// A machine with one published file that it no longer holds itself, and short deadlines.
 fn with_a_remote_file() -> Machine {
-    let mut machine = Machine::demo_with(&["--read-timeout", "2s", "--commit-idle", "100ms"]);
+    with_a_remote_file_and(&["--read-timeout", "2s"])
+}
+
+fn with_a_remote_file_and(args: &[&str]) -> Machine {
+    let mut machine = Machine::demo_with(&[args, &["--commit-idle", "100ms"]].concat());
     fs::write(machine.dir().join("remote"), pattern(1, 0, 3_000_000)).expect("writable");
     machine.stop();
     drop(fs::remove_dir_all(machine.cache()));
@@ -54,7 +58,8 @@ fn with_a_remote_file() -> Machine {
 
 #[test]
 fn local_calls_go_on_while_the_node_hangs() {
-    let mut machine = with_a_remote_file();
+    // With the default deadline: who waits for the node is not back in time.
+    let mut machine = with_a_remote_file_and(&[]);
     machine.fault("all hang");
     let dir = machine.dir();
     ends("local calls", LOCAL, move || local_calls(&dir)).expect("local calls succeed");

@@ -146,6 +146,8 @@ try:
         os.pwrite(w, stamp * (size // 8), 0)
         if m[size-8:] != stamp or os.pread(r, 8, size // 2) != stamp:
             missed += 1
+    # They read still.
+    assert all(os.waitpid(pid, os.WNOHANG) == (0, 0) for pid in readers)
 finally:
     for pid in readers:
         os.kill(pid, signal.SIGKILL)
@@ -200,6 +202,8 @@ try:
         stored = struct.unpack("<Q", os.pread(r, 8, 0))[0]
         lost += stored < before
         before = stored
+    # It stores still.
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
 finally:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

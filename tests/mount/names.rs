@@ -44,6 +44,8 @@ try:
                 call()
             except OSError as why:
                 refused[at, errno.errorcode[why.errno]] += 1
+    # It was never refused either: it is at it still.
+    assert os.waitpid(pid, os.WNOHANG) == (0, 0)
 finally:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -7,11 +7,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use rustix::fs::{CWD, FallocateFlags, FileType, Mode, XattrFlags, fallocate, mknodat, setxattr};
+use rustix::fs::{
+    CWD, FallocateFlags, FileType, Mode, XattrFlags, copy_file_range, fallocate, mknodat, setxattr,
+};
 use rustix::io::Errno;
 
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
+
+/// Copies the first chunk of what is published, which is shared and not written.
+fn copy_chunk(dir: &Path) -> io::Result<()> {
+    let from = File::open(dir.join("published"))?;
+    let to = File::options().write(true).open(dir.join("copy"))?;
+    let copied = copy_file_range(from, None, to, None, 1 << 20)?;
+    assert_eq!(copied, 1 << 20);
+    Ok(())
+}
 
 /// Every call of the rule for growth, each on an entry of its own kind.
 fn growing_calls(dir: &Path) -> Vec<(&'static str, io::Result<()>)> {
@@ -42,6 +53,7 @@ fn growing_calls(dir: &Path) -> Vec<(&'static str, io::Result<()>)> {
             "zeroing a range",
             on_file(&|file| Ok(fallocate(file, FallocateFlags::ZERO_RANGE, 0, 100)?)),
         ),
+        ("a copy that shares", copy_chunk(dir)),
         ("create", File::create_new(dir.join("new")).map(drop)),
         ("mkdir", fs::create_dir(dir.join("new-folder"))),
         (
@@ -90,6 +102,9 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     File::create(dir.join("sparse"))
         .and_then(|file| file.set_len(100_000))
         .expect("a sparse file");
+    fs::write(dir.join("published"), pattern(4, 0, 2 << 20)).expect("writable");
+    File::create(dir.join("copy")).expect("an empty file");
+    machine.flush();
     // Accepted before the deadline, published after it.
     fs::write(dir.join("accepted"), pattern(3, 0, 300_000)).expect("writable");
 
@@ -133,6 +148,7 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     for (call, result) in growing_calls(&dir) {
         result.unwrap_or_else(|why| panic!("{call} right after the sync: {why}"));
     }
+    assert_pattern(&dir.join("copy"), 4, 1 << 20);
     emptied
         .write_at(b"again", 0)
         .expect("a handle that was open all the time writes again");

@@ -6,11 +6,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::rig::{Rig, open};
+use super::rig::{CALLER, Rig, open};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::body::Body;
-use crate::fs::{FsError, LoadedEntry, Volume};
+use crate::fs::follow::TAKEN_OVER;
+use crate::fs::{Access, FsError, LoadedEntry, Volume};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Left, Power};
 use crate::pack::Child;
@@ -196,6 +197,54 @@ fn a_take_over_that_came_to_no_end_is_begun_anew_and_changes_are_let_in_again() 
     rig.volume.finish_following(followed).unwrap();
     assert_eq!(rig.volume.following(), None);
     rig.put("g", b"g").unwrap();
+}
+
+#[test]
+fn the_kernel_is_told_of_everything_that_it_may_remember_of_the_tree_before() {
+    let mut rig = Rig::new();
+    let drive = &rig.drive;
+    let dir = drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap();
+    let link = drive.symlink(CALLER, dir.ino, b"l", b"to").unwrap();
+    rig.put("f", &OLD).unwrap();
+    let file = rig.ino("f");
+    publish(&mut rig);
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+    assert_eq!(rig.volume.take_followed(), None, "before it is done");
+    enter(&rig, Ino(9));
+    // Also what one that came to no end has taken away.
+    drop(followed);
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+    rig.volume.finish_following(followed.unwrap()).unwrap();
+    let told = rig.volume.take_followed().unwrap();
+    for ino in [rig.root, dir.ino, link.ino, file] {
+        assert!(
+            told.contains(&Ino(ino.0 & Ino::MAX.0)),
+            "{ino:?} of {told:?}"
+        );
+    }
+    assert_eq!(rig.volume.take_followed(), None, "told once");
+}
+
+#[test]
+fn a_tree_that_is_half_taken_over_is_opened_by_nobody_and_then_to_what_was_last_asked_for() {
+    let closed = || Access::ReadOnly("it is no longer ours".to_owned());
+    for (before, meanwhile) in [(closed(), Access::Open), (Access::Open, closed())] {
+        let (rig, ino) = published();
+        rig.volume.set_access(before);
+        drop(rig.volume.begin_following(&newer(&rig.volume)).unwrap());
+        rig.volume.set_access(meanwhile.clone());
+        let made = rig.drive.mkdir(CALLER, rig.root, b"d", 0o755);
+        assert_eq!(made, Err(FsError::ReadOnly(TAKEN_OVER.to_owned())));
+        // So it can be ended still.
+        let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+        enter(&rig, ino);
+        rig.volume.finish_following(followed.unwrap()).unwrap();
+        let made = rig.drive.mkdir(CALLER, rig.root, b"d", 0o755).map(drop);
+        match meanwhile {
+            Access::Open => assert_eq!(made, Ok(())),
+            Access::ReadOnly(why) => assert_eq!(made, Err(FsError::ReadOnly(why))),
+        }
+    }
 }
 
 #[test]

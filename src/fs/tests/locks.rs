@@ -270,6 +270,12 @@ fn a_file_that_is_being_written_is_looked_at_without_waiting() {
         meter.drive.readdir(root, 0, true, &mut add).unwrap();
         assert!(sizes.contains(&CHUNK_SIZE), "{sizes:?}");
     });
+    held.with("look at its state", false, |meter, big| {
+        let state = meter.drive.getxattr(big.0, b"user.px.state");
+        assert_eq!(state, Ok(b"local".to_vec()));
+        let cid = meter.drive.getxattr(big.0, b"user.px.cid");
+        assert_eq!(cid, Err(FsError::NoAttribute));
+    });
     let big = held.big;
     let meter = held.end();
     assert_eq!(meter.drive.getattr(big.0).unwrap().size, CHUNK_SIZE + 4096);
@@ -340,5 +346,43 @@ fn a_page_that_was_stored_through_a_mapping_waits_for_room_and_is_not_dropped() 
     assert_eq!(
         meter.drive.read(big.0, big.1, 0, 4 * 4096).unwrap(),
         [2; 4 * 4096]
+    );
+}
+
+#[test]
+fn a_file_that_is_made_longer_is_read_and_written_while_that_waits_for_room() {
+    let meter = Arc::new(Meter::new());
+    let file = meter.create("f");
+    meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
+    let gate = Arc::<Gate>::default();
+    let own = Arc::clone(&gate);
+    meter
+        .stage
+        .set_look_pause(Some(Arc::new(move || own.pass())));
+    let size = |size| SetAttr {
+        size: Some(size),
+        ..SetAttr::default()
+    };
+    let of_grower = Arc::clone(&meter);
+    let longer = size(2 * CHUNK_SIZE);
+    let grower = thread::spawn(move || of_grower.drive.setattr(file.0, None, &longer));
+    gate.wait();
+    meter.stage.set_look_pause(None);
+    let other = Arc::clone(&meter);
+    let goes_on = comes_back(PATIENCE, move || {
+        assert_eq!(other.drive.read(file.0, file.1, 0, 3).unwrap(), [1; 3]);
+        other.write(file, 0, &[2; 3]);
+        other.drive.setattr(file.0, None, &size(3)).unwrap();
+    });
+    gate.open();
+    assert!(
+        goes_on,
+        "who reads and writes waits for room that another needs"
+    );
+    let grown = grower.join().unwrap().unwrap();
+    assert_eq!(grown.size, 2 * CHUNK_SIZE);
+    assert_eq!(
+        meter.drive.read(file.0, file.1, 0, 5).unwrap(),
+        [2, 2, 2, 0, 0]
     );
 }

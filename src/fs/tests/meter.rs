@@ -22,6 +22,7 @@ struct Counts {
     read_anew: AtomicU64,
     pause: Mutex<Option<Pause>>,
     sync_pause: Mutex<Option<Pause>>,
+    look_pause: Mutex<Option<Pause>>,
 }
 
 impl fmt::Debug for Counts {
@@ -30,7 +31,7 @@ impl fmt::Debug for Counts {
     }
 }
 
-/// Runs before each write, or each sync, in the thread that does it.
+/// Runs before what is done to a disk, in the thread that does it.
 type Pause = Arc<dyn Fn() + Send + Sync>;
 
 /// A disk that counts, and may stand still.
@@ -72,6 +73,11 @@ impl Counted {
     /// The same before each sync of a file.
     pub(super) fn set_sync_pause(&self, pause: Option<Pause>) {
         *self.counts.sync_pause.lock().unwrap() = pause;
+    }
+
+    /// The same before each look at how much is free.
+    pub(super) fn set_look_pause(&self, pause: Option<Pause>) {
+        *self.counts.look_pause.lock().unwrap() = pause;
     }
 
     /// So many bytes are free.
@@ -150,6 +156,10 @@ impl Disk for Counted {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
+        let pause = self.counts.look_pause.lock().unwrap().clone();
+        if let Some(pause) = pause {
+            pause();
+        }
         self.disk.free_bytes()
     }
 

@@ -1,8 +1,12 @@
 //! What was removed while the kernel holds it.
 
+use super::meter::Meter;
 use super::rig::{CALLER, READ_WRITE, Rig};
 use crate::fs::volume::lock;
 use crate::fs::{FsError, Kind, SetAttr};
+use crate::journal::key;
+use crate::pack::chunk::CHUNK_SIZE;
+use crate::types::Ino;
 
 #[test]
 fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
@@ -157,4 +161,36 @@ fn names_that_are_removed_while_a_folder_is_open_keep_their_places_however_many_
     rig.drive.unlink(dir, &name(0)).unwrap();
     rig.drive.releasedir(dir, fh);
     assert_eq!(lock(&rig.volume.places).count(), 0);
+}
+
+#[test]
+fn a_file_of_many_chunks_is_removed_without_holding_up_who_changes_names() {
+    let meter = Meter::new();
+    let used = || meter.volume.with_quota(|quota| quota.used_bytes());
+    let before = used();
+    // So many records are there when the name has gone, and when the kernel has let go of the file.
+    for (name, chunks, kept) in [("few", 20, 0), ("many", 3000, 3000)] {
+        let (file, fh) = meter.create(name);
+        let len = chunks * CHUNK_SIZE;
+        meter.drive.fallocate(file, fh, 0, len, 0, false).unwrap();
+        meter.drive.release(file, fh);
+        meter.drive.sync().unwrap();
+        let staged = || {
+            let of = key::chunks(Ino(file.0 & Ino::MAX.0));
+            let found = meter.volume.journal.scan(&of, None, usize::MAX);
+            found.unwrap().len() as u64
+        };
+        assert_eq!(staged(), chunks, "{name}");
+        meter.drive.unlink(meter.root, name.as_bytes()).unwrap();
+        assert_eq!((staged(), used()), (kept, before), "{name}");
+        // Who has found it before opens it.
+        let fh = meter.drive.open(file, READ_WRITE).unwrap().fh;
+        assert_eq!(meter.drive.read(file, fh, len - 3, 9).unwrap(), [0; 3]);
+        meter.drive.release(file, fh);
+        meter.drive.forget(file, || false);
+        assert_eq!(meter.drive.getattr(file), Err(FsError::NotFound));
+        assert_eq!((staged(), used()), (0, before), "{name}");
+        meter.drive.sync().unwrap();
+        assert_eq!(meter.volume.journal.counters().used_bytes, before);
+    }
 }

@@ -55,6 +55,10 @@ fn resize(rig: &Rig, ino: Ino, size: u64) -> Result<(), FsError> {
     rig.drive.setattr(ino, None, &set).map(drop)
 }
 
+fn zero(rig: &Rig, (ino, fh): (Ino, Fh), offset: u64, len: u64) -> Result<(), FsError> {
+    rig.drive.fallocate(ino, fh, offset, len, ZERO_KEEP, false)
+}
+
 #[test]
 fn nobody_else_gets_the_room_that_a_file_keeps_and_it_can_be_written_at_a_full_quota() {
     // Small and inline, with chunks, and with the room apart from the end.
@@ -198,11 +202,15 @@ fn room_is_refused_where_there_is_none_of_it() {
         uploads_left: Some(9),
         ..allowance(&rig.clock, QUOTA)
     };
-    let rig = Rig::with_quota(QUOTA);
+    let mut rig = Rig::with_quota(QUOTA);
     rig.volume.set_allowance(&additive).unwrap();
     let file = opened(&rig, "f", 1000);
     assert_eq!(keep(&rig, file, 1000, 10), Err(FsError::NotSupported));
     assert_eq!(keep(&rig, file, 0, 1000), Ok(()));
+    assert_eq!(zero(&rig, file, 999, 2), Err(FsError::NotSupported));
+    assert_eq!(rig.read_handle(file.0, file.1, 999, 5), [1]);
+    assert_eq!(zero(&rig, file, 999, 1), Ok(()));
+    assert_eq!(rig.read_handle(file.0, file.1, 999, 5), [0]);
 }
 
 #[test]

@@ -82,6 +82,8 @@ impl Rig {
     fn new(patience: Duration, answer: fn() -> BoxFuture<'static, Result<(), FsError>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
+            // One is left for what is no call.
+            .max_blocking_threads(seats::THREADS + 1)
             .enable_time()
             .build()
             .unwrap();
@@ -288,4 +290,95 @@ fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
         Ok(u32::from(std::thread::current().id() == here))
     });
     assert_eq!(seen.try_recv().unwrap(), Ok(1));
+}
+
+/// Calls that wait until they are let go on, and how many of them have begun.
+struct Held {
+    begun: Receiver<()>,
+    release: Vec<Sender<()>>,
+    begins: Sender<()>,
+}
+
+impl Held {
+    fn new() -> Self {
+        let (begins, begun) = channel();
+        let release = Vec::new();
+        Self {
+            begun,
+            release,
+            begins,
+        }
+    }
+
+    /// One of them, as soon as it has what it lacks of `wants`.
+    fn call(&mut self, wants: Vec<Want>) -> impl FnMut() -> Result<u32, FsError> + use<> {
+        let (release, held) = channel();
+        self.release.push(release);
+        let begins = self.begins.clone();
+        let mut wants = wants.into_iter();
+        move || match wants.next() {
+            Some(want) => Err(FsError::NotLocal(Box::new(want))),
+            None => {
+                begins.send(()).unwrap();
+                // Let go on also when the test has failed.
+                let _ = held.recv();
+                Ok(1)
+            }
+        }
+    }
+
+    fn await_begun(&self, count: usize) {
+        for _ in 0..count {
+            let begun = self.begun.recv_timeout(Duration::from_secs(60));
+            begun.expect("it begins");
+        }
+    }
+}
+
+#[test]
+fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answered_aside() {
+    // Brings what is verified beside the runtime.
+    let rig = Rig::new(LONG, || {
+        async { drop(tokio::task::spawn_blocking(|| ()).await) }
+            .map(Ok)
+            .boxed()
+    });
+    // The session's threads are taken.
+    let slots = [rig.pool.enter(Lane::Sync), rig.pool.enter(Lane::Sync)];
+    let mut held = Held::new();
+    let syncs: Vec<_> = (0..3 * seats::SYNCS)
+        .map(|_| rig.serve(Lane::Sync, held.call(Vec::new())))
+        .collect();
+    held.await_begun(seats::SYNCS);
+    let read = rig.serve(Lane::Look, lacking(vec![dir(1), dir(2)]));
+    assert_eq!(answer(&read), Ok(7));
+    assert_eq!(answer(&rig.serve(Lane::Change, || Ok(8))), Ok(8));
+    let (sender, seen) = channel();
+    let aside = rig.pool.aside();
+    aside.run("test", Answer(sender), |_, _| Ok(9), ok);
+    assert_eq!(answer(&seen), Ok(9));
+    // Each of them ends once, those too that had to wait for a thread.
+    held.release.clear();
+    for seen in &syncs {
+        assert_eq!(answer(seen), Ok(1));
+        assert!(seen.recv().is_err(), "answered twice");
+    }
+    drop(slots);
+}
+
+#[test]
+fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_longer() {
+    let rig = Rig::new(SHORT, brings);
+    let mut held = Held::new();
+    let stuck: Vec<_> = (0..seats::FETCHED)
+        .map(|_| rig.serve(Lane::Change, held.call(vec![dir(1)])))
+        .collect();
+    held.await_begun(seats::FETCHED);
+    let late = rig.serve(Lane::Change, lacking(vec![dir(2)]));
+    assert_eq!(answer(&late), Err(errno::of(&FsError::TimedOut).code()));
+    // What has begun may have been done, so its answer is waited for.
+    held.release.clear();
+    for seen in &stuck {
+        assert_eq!(answer(seen), Ok(1));
+    }
 }

@@ -1,0 +1,73 @@
+//! Threads for calls that cannot be answered where they came in, counted by what they may wait for.
+//!
+//! Invariant: who waits for the one takes no thread from who waits for the other, nor, beyond [`THREADS`] of the
+//! runtime's, from what fetches, tells the status or unmounts. What finds no seat waits without a thread.
+//! Called by `miss` alone.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+/// Calls of each kind that run at a time.
+pub(super) const SYNCS: usize = 32;
+pub(super) const CHANGES: usize = 16;
+pub(super) const FETCHED: usize = 16;
+pub(super) const ASIDE: usize = 8;
+
+/// Blocking threads of the runtime that calls may have for themselves; everything else needs others.
+pub const THREADS: usize = SYNCS + CHANGES + FETCHED + ASIDE;
+
+/// The seats of one kind.
+#[derive(Clone)]
+pub(super) struct Seats {
+    free: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+/// One of them, taken.
+pub(super) struct Seat(OwnedSemaphorePermit);
+
+impl Seats {
+    pub(super) fn new(count: usize, runtime: Handle) -> Self {
+        let free = Arc::new(Semaphore::new(count));
+        Self { free, runtime }
+    }
+
+    /// Runs `work` on a blocking thread, at once or as soon as a seat is free. It is dropped where the runtime
+    /// ends before.
+    pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) {
+        if let Ok(seat) = Arc::clone(&self.free).try_acquire_owned() {
+            return self.begin(Seat(seat), work);
+        }
+        let seats = self.clone();
+        self.runtime.spawn(async move {
+            // The semaphore is never closed.
+            if let Ok(seat) = Arc::clone(&seats.free).acquire_owned().await {
+                seats.begin(Seat(seat), work);
+            }
+        });
+    }
+
+    /// A seat by `deadline`, if one becomes free.
+    pub(super) async fn take_by(&self, deadline: Instant) -> Option<Seat> {
+        let free = Arc::clone(&self.free).acquire_owned();
+        timeout_at(deadline, free).await.ok()?.ok().map(Seat)
+    }
+
+    fn begin(&self, seat: Seat, work: impl FnOnce() + Send + 'static) {
+        let work = seat.holding(work);
+        self.runtime.spawn_blocking(work);
+    }
+}
+
+impl Seat {
+    /// `work`, with the seat until it has ended.
+    pub(super) fn holding<T>(self, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        move || {
+            let _seat = self.0;
+            work()
+        }
+    }
+}
