@@ -424,7 +424,8 @@ impl Filesystem for Adapter {
             };
             aside.run("write", reply, work, ReplyWrite::written);
         };
-        let lane = if self.caching.syncs(of, handle, flags.0) {
+        // A page of a mapping waits long for room, rather than be dropped: not where others want to go on.
+        let lane = if mapped || self.caching.syncs(of, handle, flags.0) {
             Lane::Sync
         } else {
             Lane::Change
