@@ -62,6 +62,8 @@ pub struct Transactor {
     patience: Duration,
     /// The most that the gas of one transaction may cost, in wei.
     gas_cost_max: Option<U256>,
+    /// Whether what is sent was not asked for by anybody who saw its price.
+    unasked: bool,
     place: Place,
     outbox: Arc<Outbox>,
 }
@@ -126,6 +128,7 @@ impl Transactor {
             limit: RECEIPT_LIMIT,
             patience: PATIENCE,
             gas_cost_max: None,
+            unasked: false,
             place: Place::Shelf(Arc::new(MemoryShelf::default())),
             outbox: Arc::default(),
         }
@@ -169,6 +172,15 @@ impl Transactor {
         Self {
             gas_cost_max,
             ..self
+        }
+    }
+
+    /// The same for what nobody asks for each time: the bound counts the value that goes along, too.
+    #[must_use]
+    pub fn unasked(&self) -> Self {
+        Self {
+            unasked: true,
+            ..self.clone()
         }
     }
 

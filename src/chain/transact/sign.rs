@@ -127,7 +127,7 @@ impl Transactor {
         let gas = spare(gas);
         let fees = self.fees().await?;
         let cost = U256::from(gas) * U256::from(fees.max_fee);
-        if let Some(most) = self.gas_cost_max
+        if let Some(most) = self.gas_cap(purpose)?
             && cost > most
         {
             return Err(ChainError::Reverted(format!(
@@ -174,6 +174,22 @@ impl Transactor {
         match self.gas_cost_max {
             Some(most) => u128::try_from(most / U256::from(first.gas.max(1))).unwrap_or(u128::MAX),
             None => first.max_fee.saturating_mul(10),
+        }
+    }
+
+    /// The most that the gas of `purpose` may cost, in wei: what is sent unasked has no price that somebody
+    /// has seen and agreed to, so there the value counts too.
+    fn gas_cap(&self, purpose: &Purpose) -> Result<Option<U256>, ChainError> {
+        let Some(most) = self.gas_cost_max.filter(|_| self.unasked) else {
+            return Ok(self.gas_cost_max);
+        };
+        match most.checked_sub(purpose.value) {
+            Some(left) => Ok(Some(left)),
+            None => Err(ChainError::Reverted(format!(
+                "not sent: it costs {} and its gas, and --max-fee allows {} for both: allow more",
+                format_ether(purpose.value),
+                format_ether(most)
+            ))),
         }
     }
 

@@ -509,6 +509,35 @@ async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_sign
     assert_eq!(capped.next_nonce().await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_together() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    let suite = crate::chain::deploy::deploy(&payer, &[payer.address()], 1).await;
+    let contract = suite.unwrap().contract;
+    let nonce = payer.next_nonce().await.unwrap();
+    let token = payer.mint(contract, 0, NAME, nonce).await.unwrap().token;
+    let coin = U256::from(10).pow(U256::from(18));
+    let set_fee = [&keccak256("setSyncFee(uint256)")[..4], &coin.to_be_bytes::<32>()].concat();
+    let set = payer.send(Some(contract), set_fee.into(), U256::ZERO, None);
+    set.await.unwrap();
+    let before = payer.next_nonce().await.unwrap();
+    let sender = |most| payer.clone().with_gas_cost_max(Some(most));
+
+    // Half a coin is enough for the gas, and not for the fee of one.
+    let half = sender(coin / U256::from(2));
+    let words = half.unasked().sync(contract, token).await.unwrap_err();
+    let words = words.to_string();
+    assert!(words.contains("--max-fee allows 0.5"), "{words}");
+    let words = sender(coin).unasked().sync(contract, token).await.unwrap_err();
+    assert!(words.to_string().contains("--max-fee allows"), "{words}");
+    assert_eq!(payer.next_nonce().await.unwrap(), before, "something was sent");
+    let two = sender(coin * U256::from(2));
+    two.unasked().sync(contract, token).await.unwrap();
+    assert_eq!(payer.next_nonce().await.unwrap(), before + 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for() {
     let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
