@@ -64,6 +64,8 @@ pub struct Transactor {
     gas_cost_max: Option<U256>,
     /// Whether what is sent was not asked for by anybody who saw its price.
     unasked: bool,
+    /// The price that somebody has seen and agreed to, in wei.
+    price: Option<U256>,
     place: Place,
     outbox: Arc<Outbox>,
 }
@@ -129,6 +131,7 @@ impl Transactor {
             patience: PATIENCE,
             gas_cost_max: None,
             unasked: false,
+            price: None,
             place: Place::Shelf(Arc::new(MemoryShelf::default())),
             outbox: Arc::default(),
         }
@@ -173,6 +176,12 @@ impl Transactor {
             gas_cost_max,
             ..self
         }
+    }
+
+    /// The same for what a price was agreed to, in wei: nothing that costs more is begun.
+    #[must_use]
+    pub fn with_price(self, price: Option<U256>) -> Self {
+        Self { price, ..self }
     }
 
     /// The same for what nobody asks for each time: the bound counts the value that goes along, too.

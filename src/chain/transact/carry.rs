@@ -116,9 +116,11 @@ impl Transactor {
                 self.address()
             )));
         }
-        let signed = self.sign_new(&purpose, next).await?;
+        let gas_cost_max = self.gas_cap(&purpose)?;
+        let signed = self.sign_new(&purpose, next, gas_cost_max).await?;
         let kept = Kept {
             tag,
+            gas_cost_max,
             entry: Entry {
                 purpose,
                 tries: vec![Try {
@@ -203,9 +205,10 @@ impl Transactor {
         let (kept, sent) = (item.kept.clone(), item.sent);
         let last = kept.entry.tries.last().ok_or_else(missing)?.clone();
         let first = last.signed.first().ok_or_else(missing)?;
+        let gas_cost_max = kept.gas_cost_max.or(self.gas_cost_max);
         let rules = Rules {
             patience: self.patience,
-            max_fee: self.fee_cap(first),
+            max_fee: self.fee_cap(first, gas_cost_max),
         };
         let waited = sent.map_or(Duration::MAX, |sent| sent.elapsed());
         let looking = self.look_at(desk, &kept, &last, waited);
@@ -246,7 +249,8 @@ impl Transactor {
             Step::Sign { nonce } => {
                 let since = self.endpoint.height().await?;
                 let nonce = self.free_nonce(desk).await?.max(nonce);
-                let signed = self.sign_new(&kept.entry.purpose, nonce).await?;
+                let signed = self.sign_new(&kept.entry.purpose, nonce, gas_cost_max);
+                let signed = signed.await?;
                 let mut kept = kept;
                 kept.entry.tries.push(Try {
                     nonce,

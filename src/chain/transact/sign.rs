@@ -110,12 +110,14 @@ impl Transactor {
         Ok(Cost { gas, wei })
     }
 
-    /// Signs `purpose` at `nonce`, for what the chain wants now. A node runs it for that, so here a
+    /// Signs `purpose` at `nonce`, for what the chain wants now, where its gas does not cost more than
+    /// allowed. A node runs it for that, so here a
     /// revert comes out.
     pub(super) async fn sign_new(
         &self,
         purpose: &Purpose,
         nonce: u64,
+        gas_cost_max: Option<U256>,
     ) -> Result<Signed, ChainError> {
         let provider = self.endpoint.provider();
         let balance = provider.get_balance(self.address()).await;
@@ -127,7 +129,7 @@ impl Transactor {
         let gas = spare(gas);
         let fees = self.fees().await?;
         let cost = U256::from(gas) * U256::from(fees.max_fee);
-        if let Some(most) = self.gas_cap(purpose)?
+        if let Some(most) = gas_cost_max
             && cost > most
         {
             return Err(ChainError::Reverted(format!(
@@ -166,12 +168,12 @@ impl Transactor {
             value: U256::ZERO,
             bound: true,
         };
-        self.sign_new(&nothing, nonce).await
+        self.sign_new(&nothing, nonce, self.gas_cost_max).await
     }
 
     /// The most that is paid for one gas of something of which `first` was signed first, in wei.
-    pub(super) fn fee_cap(&self, first: &Signed) -> u128 {
-        match self.gas_cost_max {
+    pub(super) fn fee_cap(&self, first: &Signed, gas_cost_max: Option<U256>) -> u128 {
+        match gas_cost_max {
             Some(most) => u128::try_from(most / U256::from(first.gas.max(1))).unwrap_or(u128::MAX),
             None => first.max_fee.saturating_mul(10),
         }
@@ -179,7 +181,17 @@ impl Transactor {
 
     /// The most that the gas of `purpose` may cost, in wei: what is sent unasked has no price that somebody
     /// has seen and agreed to, so there the value counts too.
-    fn gas_cap(&self, purpose: &Purpose) -> Result<Option<U256>, ChainError> {
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] where the value is more than may be spent, or was agreed to.
+    pub(super) fn gas_cap(&self, purpose: &Purpose) -> Result<Option<U256>, ChainError> {
+        if let Some(price) = self.price.filter(|price| purpose.value > *price) {
+            return Err(ChainError::Reverted(format!(
+                "not sent: it costs {} by now, and {} was agreed to: ask again",
+                format_ether(purpose.value),
+                format_ether(price)
+            )));
+        }
         let Some(most) = self.gas_cost_max.filter(|_| self.unasked) else {
             return Ok(self.gas_cost_max);
         };

@@ -538,6 +538,57 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
     assert_eq!(payer.next_nonce().await.unwrap(), before + 1);
 }
 
+#[tokio::test]
+async fn what_costs_more_by_now_than_was_agreed_to_is_not_bought() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint, &rich());
+    let suite = crate::chain::deploy::deploy(&payer, &[payer.address()], 1).await;
+    let contract = suite.unwrap().contract;
+    let price = payer.price(contract, 1).await.unwrap();
+    let nonce = payer.next_nonce().await.unwrap();
+    let less = payer.clone().with_price(Some(price - U256::ONE));
+    let words = less.mint(contract, 1, NAME, nonce).await.unwrap_err();
+    assert!(words.to_string().contains("was agreed to"), "{words}");
+    assert_eq!(payer.next_nonce().await.unwrap(), nonce, "something was sent");
+    let agreed = payer.clone().with_price(Some(price));
+    agreed.mint(contract, 1, NAME, nonce).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_cap_of_a_command_is_kept_by_whoever_carries_its_transaction_on() {
+    let anvil = Anvil::start(&["--no-mining"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sender = || {
+        let sender = Transactor::new(endpoint.clone(), &rich()).kept_in(dir.path());
+        sender.with_patience(Duration::from_millis(1))
+    };
+    // Enough for 21,000 gas and some to spare now, and not when one costs some times as much.
+    let cap = U256::from(10).pow(U256::from(14));
+    let hasty = sender().with_gas_cost_max(Some(cap));
+    let hasty = hasty.with_limit(Duration::from_millis(50));
+    let whom = Some(Address::repeat_byte(7));
+    let sent = hasty.send(whom, Bytes::new(), U256::ONE, None).await;
+    assert!(matches!(sent, Err(ChainError::Transient(_))), "{sent:?}");
+    drop(hasty);
+    let client = endpoint.provider().client();
+    let ask = async |method: &'static str, params: Value| {
+        client.request::<_, Value>(method, params).await.unwrap();
+    };
+    ask("anvil_setNextBlockBaseFeePerGas", json!(["0x12a05f200"])).await;
+    ask("evm_mine", json!([])).await;
+    let daemon = sender();
+    // Twice: at first it is sent again as it is.
+    let mut told = daemon.carry().await;
+    if told.is_ok() {
+        sleep(Duration::from_millis(5)).await;
+        told = daemon.carry().await;
+    }
+    let words = told.unwrap_err().to_string();
+    assert!(words.contains("more than is allowed"), "{words}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for() {
     let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
