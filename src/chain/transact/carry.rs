@@ -52,10 +52,20 @@ impl Transactor {
     /// # Errors
     /// The shelf cannot be read; the chain does not answer at the first call.
     pub async fn posted(&self) -> Result<Vec<Posted>, ChainError> {
-        let desk = self.desk().await?;
-        let items = desk.get()?.items.values();
-        let claimed = items.filter(|item| item.kept.claimed && !item.kept.told);
-        Ok(claimed.map(Item::posted).collect())
+        let mut desk = self.desk().await?;
+        let items = || desk.get().map(|desk| desk.items.values());
+        let claimed = |item: &&Item| item.kept.claimed && !item.kept.told;
+        // What ended in an earlier process did so in a block that is known no more: not in a later one.
+        let blind = |item: &&Item| item.kept.over.is_some() && item.mined.is_none();
+        if items()?.filter(claimed).any(|item| blind(&item)) {
+            let height = self.endpoint.height().await?;
+            for item in desk.get_mut()?.items.values_mut() {
+                if blind(&&*item) {
+                    item.mined = Some(height);
+                }
+            }
+        }
+        Ok(desk.get()?.items.values().filter(claimed).map(Item::posted).collect())
     }
 
     /// The outcome of what was posted under `tag` is known: it may go.

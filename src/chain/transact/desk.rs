@@ -50,7 +50,7 @@ pub(super) enum Progress {
 pub struct Posted {
     /// Its tag.
     pub tag: String,
-    /// The block that it is in, final or not.
+    /// The block that it is in, final or not; of what has ended perhaps a later one.
     pub mined: Option<u64>,
     /// How it ended, for good.
     pub over: Option<Outcome>,

@@ -270,7 +270,7 @@ impl Life<'_> {
             self.token,
         );
         let report = charger.report(&self.commits).await?;
-        for sequence in report.done {
+        for (sequence, _) in report.done {
             self.commits.retain(|(known, _)| *known != sequence);
             self.evil.may_kill(8).await;
             charger.forget(sequence).await?;
