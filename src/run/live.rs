@@ -157,7 +157,9 @@ impl Live {
         let expected_s = known.timestamp_s + now.saturating_sub(known.at).as_secs();
         let jumped = snapshot.timestamp_s.abs_diff(expected_s) > 2;
         let stale = now.saturating_sub(known.at).as_secs() >= 60;
-        let fresh = jumped || stale || known.token != *token;
+        // A server that shows one block for ever has no news but of the token.
+        let newer = snapshot.timestamp_s != known.timestamp_s;
+        let fresh = newer && (jumped || stale) || known.token != *token;
         if fresh {
             let allowance =
                 Allowance::of(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
@@ -183,7 +185,7 @@ impl Live {
             state: state.as_str().to_owned(),
         });
         let mut seen = lock(&self.seen);
-        if fresh {
+        if fresh && newer {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
         }
         seen.token = token.clone();
