@@ -308,8 +308,8 @@ impl Transactor {
                     Some(Ok(Progress::Open(now))) => hashes = now,
                     Some(Ok(Progress::Mined(receipt))) => return Ok(*receipt),
                     Some(Ok(Progress::Over(Outcome::Lost))) => {
-                        return Err(ChainError::Transient(format!(
-                            "{} has sent another transaction meanwhile: try again",
+                        return Err(ChainError::Reverted(format!(
+                            "not done: another transaction of {} has its nonce, so it was cancelled or replaced: say it again if it is still wanted",
                             self.address()
                         )));
                     }

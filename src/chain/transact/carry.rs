@@ -219,6 +219,7 @@ impl Transactor {
         let rules = Rules {
             patience: self.patience,
             max_fee: self.fee_cap(first, gas_cost_max),
+            again: kept.claimed,
         };
         let waited = sent.map_or(Duration::MAX, |sent| sent.elapsed());
         let looking = self.look_at(desk, &kept, &last, waited);

@@ -27,6 +27,7 @@ use crate::chain::dialect::Dialect;
 use crate::chain::http::{Limits, Servers};
 use crate::chain::ledger::tests::{add_package, older};
 use crate::chain::meddle::Meddler;
+use crate::chain::outbox::Signed;
 use crate::chain::tests::anvil::Anvil;
 use crate::chain::tests::rich;
 use crate::types::TokenId;
@@ -587,6 +588,57 @@ async fn the_cap_of_a_command_is_kept_by_whoever_carries_its_transaction_on() {
     }
     let words = told.unwrap_err().to_string();
     assert!(words.contains("more than is allowed"), "{words}");
+}
+
+#[tokio::test]
+async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
+    let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "1"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let sender = Transactor::new(endpoint.clone(), &rich());
+    let sender = sender.with_patience(Duration::from_millis(5));
+    let whom = Address::repeat_byte(7);
+    let sending = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.send(Some(whom), Bytes::new(), U256::ONE, None).await }
+    });
+    let client = endpoint.provider().client();
+    let pending = async || -> U256 {
+        let block = json!([sender.address(), "pending"]);
+        client.request("eth_getTransactionCount", block).await.unwrap()
+    };
+    while pending().await.is_zero() {
+        sleep(PAUSE_MIN).await;
+    }
+    // The same account cancels it: nothing to itself, for more, at the same nonce.
+    let foreign = Transactor::new(endpoint.clone(), &rich());
+    let before = Signed {
+        gas: 21_000,
+        max_fee: 1 << 40,
+        tip: Some(1 << 39),
+        hash: B256::ZERO,
+        raw: Bytes::new(),
+    };
+    let nothing = Purpose {
+        to: Some(sender.address()),
+        data: Bytes::new(),
+        value: U256::ZERO,
+        bound: true,
+    };
+    let cancelled = foreign.sign_instead(&nothing, 0, &before, 1 << 40).await.unwrap();
+    let sent = endpoint.provider().send_raw_transaction(&cancelled.raw).await;
+    sent.unwrap();
+    while !sending.is_finished() {
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    let told = sending.await.unwrap().unwrap_err().to_string();
+    assert!(told.contains("cancelled"), "{told}");
+    for _ in 0..5 {
+        sender.carry().await.unwrap();
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    }
+    let given = endpoint.provider().get_balance(whom).await.unwrap();
+    assert_eq!(given, U256::ZERO, "it was sent again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
