@@ -104,11 +104,11 @@ pub struct Mined {
 }
 
 /// A transaction that took effect, with its receipt.
-#[derive(Debug)]
 struct Sent {
     receipt: TransactionReceipt,
     /// The nonce that it was first signed for.
     nonce: u64,
+    awaited: Awaited,
 }
 
 impl Sent {
@@ -230,16 +230,13 @@ impl Transactor {
         value: U256,
         nonce: Option<u64>,
     ) -> Result<TransactionReceipt, ChainError> {
-        let to_whom = to.map(Address::into_array).unwrap_or_default();
-        let parts = [&to_whom[..], &value.to_be_bytes::<32>(), &data];
-        let tag = format!("call {}", keccak256(parts.concat()));
         let purpose = Purpose {
             to,
             data,
             value,
             bound: nonce.is_some(),
         };
-        Ok(self.send_as(tag, purpose, nonce).await?.receipt)
+        Ok((self.send_as(call_tag(&purpose), purpose, nonce).await?).receipt)
     }
 
     /// The same for what `tag` names, whatever its bytes: what is on its way under it is waited for.
@@ -258,12 +255,60 @@ impl Transactor {
         purpose: Purpose,
         nonce: Option<u64>,
     ) -> Result<Sent, ChainError> {
+        let sent = self.send_for(tag, purpose, nonce).await?;
+        self.tell(sent.awaited.serial).await;
+        Ok(sent)
+    }
+
+    /// Makes contracts, one behind the other: `codes` gives the next creation code by the addresses of those
+    /// before it, and `None` at the end. The same call, cut off, goes on where it was.
+    ///
+    /// # Errors
+    /// As [`Transactor::send`].
+    pub async fn create_all(
+        &self,
+        mut codes: impl FnMut(&[Address]) -> Result<Option<Bytes>, ChainError>,
+    ) -> Result<Vec<(Address, Mined)>, ChainError> {
+        let (mut made, mut all) = (Vec::new(), Vec::new());
+        while let Some(code) = codes(&made)? {
+            let purpose = Purpose {
+                to: None,
+                data: code,
+                value: U256::ZERO,
+                bound: false,
+            };
+            let sent = self.send_for(call_tag(&purpose), purpose, None).await?;
+            let address = sent.receipt.contract_address;
+            made.push(address.ok_or_else(|| {
+                ChainError::Permanent("the chain does not say where the contract is".to_owned())
+            })?);
+            all.push(sent);
+        }
+        // Not before the last is there: who begins anew finds all of them again.
+        for sent in &all {
+            self.tell(sent.awaited.serial).await;
+        }
+        let mined = all.iter().map(Sent::mined);
+        Ok(made.into_iter().zip(mined).collect())
+    }
+
+    /// The same, whose outcome is told by the caller; a refusal is told here.
+    async fn send_for(
+        &self,
+        tag: String,
+        purpose: Purpose,
+        nonce: Option<u64>,
+    ) -> Result<Sent, ChainError> {
         let begun = self.whole(|this| async move {
             let mut desk = this.desk().await?;
             let desk = desk.get_mut()?;
             let orphan = desk.orphan(&tag, &lock(&this.outbox.awaited));
             let serial = match orphan {
-                Some(serial) => serial,
+                Some(serial) => {
+                    tracing::warn!("what an earlier command sent, and did not see the end of, is not sent once more");
+                    desk.reopen(serial);
+                    serial
+                }
                 None => this.begin(desk, tag, purpose, None, nonce).await?,
             };
             let (first, hashes) = desk.signed(serial)?;
@@ -272,8 +317,8 @@ impl Transactor {
         let (awaited, first, hashes) = begun.await?;
         let receipt = self.wait(awaited.serial, hashes).await?;
         let hash = receipt.transaction_hash;
-        self.tell(awaited.serial).await;
         if !receipt.status() {
+            self.tell(awaited.serial).await;
             let used = receipt.gas_used;
             let line = format!("{hash} was reverted, after {used} gas");
             return Err(ChainError::Reverted(line));
@@ -281,6 +326,7 @@ impl Transactor {
         Ok(Sent {
             receipt,
             nonce: first,
+            awaited,
         })
     }
 
@@ -332,6 +378,14 @@ impl Transactor {
             }
         }
     }
+}
+
+/// The tag of a call that has no name.
+fn call_tag(purpose: &Purpose) -> String {
+    let to_whom = purpose.to.map(Address::into_array).unwrap_or_default();
+    let value = purpose.value.to_be_bytes::<32>();
+    let parts = [&to_whom[..], &value, &purpose.data];
+    format!("call {}", keccak256(parts.concat()))
 }
 
 /// Somebody waits for an entry: nobody else takes it over.

@@ -76,17 +76,27 @@ pub(super) fn missing() -> ChainError {
 }
 
 impl Desk {
-    /// What an earlier process has left on its way under `tag`, or one that stopped waiting.
+    /// What an earlier process has left on its way under `tag`, or one that stopped waiting; or what has
+    /// ended and was not told to whoever paid for it.
     pub(super) fn orphan(&self, tag: &str, awaited: &BTreeSet<u64>) -> Option<u64> {
         let mut items = self.items.iter();
         let found = items.find(|(serial, item)| {
             item.kept.tag == tag
                 && !item.kept.claimed
                 && !item.kept.told
-                && item.kept.over.is_none()
+                && (item.kept.over.is_none() || item.is_unheard())
                 && !awaited.contains(*serial)
         });
         found.map(|(serial, _)| *serial)
+    }
+
+    /// Looks anew at what has ended, for somebody who wants to hear of it.
+    pub(super) fn reopen(&mut self, serial: u64) {
+        if let Some(item) = self.items.get_mut(&serial)
+            && !item.kept.claimed
+        {
+            item.kept.over = None;
+        }
     }
 
     /// The first nonce of an entry, and the hashes that it may be mined under.
@@ -138,7 +148,8 @@ impl Desk {
         self.put(serial, kept).await
     }
 
-    /// Removes what is over and wanted by nobody. What is still open must be able to tell the account's
+    /// Removes what is over and wanted by nobody: what was paid for, and whose sender was cut off before it
+    /// heard of it, waits for the same command. What is still open must be able to tell the account's
     /// own nonces from others', from its first one on; and a server that lags must not have a nonce
     /// signed for once more: what has later nonces stays, and what has the last one.
     pub(super) async fn sweep(&mut self) -> Result<(), ChainError> {
@@ -149,7 +160,8 @@ impl Desk {
             |nonce: u64| first_open.is_some_and(|first| first <= nonce) || last == Some(nonce);
         let done = self.items.iter().filter(|(_, item)| {
             let kept = &item.kept;
-            kept.over.is_some() && (kept.told || !kept.claimed) && !item.nonces().any(needed)
+            let wanted = !kept.told && (kept.claimed || item.is_unheard());
+            kept.over.is_some() && !wanted && !item.nonces().any(needed)
         });
         let done: Vec<u64> = done.map(|(serial, _)| *serial).collect();
         for serial in done {
@@ -173,6 +185,14 @@ impl Item {
             mined: None,
             error: None,
         }
+    }
+
+    /// Whether a command has done with it what must not be done once more for nothing (it paid, or made a
+    /// contract), and does not know.
+    fn is_unheard(&self) -> bool {
+        let (kept, purpose) = (&self.kept, &self.kept.entry.purpose);
+        let matters = !purpose.value.is_zero() || purpose.to.is_none();
+        matters && !kept.claimed && !kept.told && kept.over == Some(Outcome::Happened)
     }
 
     pub(super) fn is_claimed(&self, tag: &str) -> bool {

@@ -494,6 +494,80 @@ async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
 }
 
 #[tokio::test]
+async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_again() {
+    let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "1"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sender = || Transactor::new(endpoint.clone(), &rich()).kept_in(dir.path());
+    let whom = Address::repeat_byte(7);
+    let give = |sender: Transactor| async move {
+        let sent = sender.send(Some(whom), Bytes::new(), U256::ONE, None);
+        sent.await.map(|receipt| receipt.transaction_hash)
+    };
+    let hasty = sender().with_limit(Duration::from_millis(50));
+    assert!(matches!(give(hasty).await, Err(ChainError::Transient(_))));
+    let client = endpoint.provider().client();
+    let mine = async || {
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    };
+    // The next daemons look after it until its block is final, and other things are sent meanwhile.
+    for _ in 0..2 {
+        let daemon = sender();
+        while !daemon.carry().await.unwrap() {
+            mine().await;
+        }
+        let other = tokio::spawn({
+            let daemon = daemon.clone();
+            let to = Some(Address::repeat_byte(8));
+            async move { daemon.send(to, Bytes::new(), U256::ZERO, None).await.map(drop) }
+        });
+        while !other.is_finished() {
+            mine().await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        other.await.unwrap().unwrap();
+    }
+    let given = async || endpoint.provider().get_balance(whom).await.unwrap();
+    let told = timeout_at(Instant::now() + Duration::from_secs(20), give(sender())).await;
+    let first = told.expect("it is mined already").unwrap();
+    assert_eq!(given().await, U256::ONE, "it was paid twice");
+    // Whoever has heard of it, and asks again, means it.
+    let waiting = tokio::spawn(give(sender()));
+    while !waiting.is_finished() {
+        mine().await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(waiting.await.unwrap().unwrap(), first);
+    assert_eq!(given().await, U256::from(2));
+}
+
+#[tokio::test]
+async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there() {
+    let anvil = Anvil::start(&[]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let dir = tempfile::tempdir().unwrap();
+    let payer = || Transactor::new(meddler.endpoint(), &rich()).kept_in(dir.path());
+    let operators = [rich().address()];
+    // Cut off between the two.
+    let begun = Arc::new(AtomicBool::new(false));
+    meddler.refuse(move |asked| {
+        let sends = asked.method == "eth_sendRawTransaction";
+        let cut = begun.fetch_or(sends, Ordering::Relaxed) && asked.method == "eth_estimateGas";
+        cut.then_some((-32005, "limit exceeded"))
+    });
+    let cut = crate::chain::deploy::deploy(&payer(), &operators, 1).await;
+    assert!(matches!(cut, Err(ChainError::Transient(_))), "{cut:?}");
+    meddler.refuse(|_| None);
+    let made = crate::chain::deploy::deploy(&payer(), &operators, 1).await;
+    assert_eq!(made.unwrap().forwarder, rich().address().create(0));
+    assert_eq!(payer().next_nonce().await.unwrap(), 2);
+    // Said again when both are there, it means two others.
+    crate::chain::deploy::deploy(&payer(), &operators, 1).await.unwrap();
+    assert_eq!(payer().next_nonce().await.unwrap(), 4);
+}
+
+#[tokio::test]
 async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_signed() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
