@@ -9,6 +9,8 @@ use jiff::Timestamp;
 
 use alloy::eips::BlockId;
 use alloy::primitives::Bytes;
+use alloy::providers::Provider;
+use alloy::transports::BoxTransport;
 
 use super::*;
 use crate::chain::Ledger;
@@ -17,7 +19,8 @@ use crate::chain::deploy::deploy;
 use crate::chain::embedded::{Genesis, Handle};
 use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
-use crate::chain::transact::Synced;
+use crate::chain::meddle::{Asked, Meddler};
+use crate::chain::transact::{SyncRequest, Synced};
 use crate::clock::SystemClock;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
@@ -314,6 +317,56 @@ async fn a_request_made_while_the_oracle_was_away_is_answered_after_its_start() 
     assert_eq!(start(0).step().await.unwrap(), 0);
     assert_eq!(start(first.next_block()).step().await.unwrap(), 0);
     assert_eq!(scene.payer.next_nonce().await.unwrap(), before);
+}
+
+/// The payer of a scene behind an endpoint that refuses what `rule` says.
+fn refused(
+    scene: &Scene,
+    rule: impl Fn(&Asked) -> Option<(i64, &'static str)> + Send + Sync + 'static,
+) -> Transactor {
+    let below = scene.payer.endpoint().provider().client().transport().clone();
+    let meddler = Meddler::new(BoxTransport::new(below));
+    meddler.refuse(rule);
+    Transactor::new(meddler.endpoint(), &Wallet::random().unwrap())
+}
+
+#[tokio::test]
+async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_its_logs() {
+    let mut scene = Scene::new().await;
+    scene.publish_document(&scene.document()).await;
+    let few = |asked: &Asked| {
+        let many = asked.log_blocks().is_some_and(|blocks| blocks > 2);
+        many.then_some((-32005, "block range limit exceeded"))
+    };
+    let none = |asked: &Asked| {
+        let logs = asked.method == "eth_getLogs";
+        logs.then_some((-32601, "the method does not exist"))
+    };
+    let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    let open = refused(&scene, few).open_sync(scene.contract, scene.token);
+    assert_eq!(open.await.unwrap(), Some(request));
+    let short = Duration::from_millis(100);
+    let waited = refused(&scene, none).wait_synced(scene.contract, &request, short);
+    let told = waited.await.unwrap_err().to_string();
+    assert!(told.contains("no operator has answered"), "{told}");
+
+    while scene.operator.step().await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let landed = scene.payer.wait_synced(scene.contract, &request, LIMIT);
+    let landed = landed.await.unwrap();
+    let waited = refused(&scene, few).wait_synced(scene.contract, &request, LIMIT);
+    assert_eq!(waited.await.unwrap(), landed);
+    let waited = refused(&scene, none).wait_synced(scene.contract, &request, short);
+    assert_eq!(waited.await.unwrap(), landed);
+    // What landed before the request is no answer to it.
+    let again = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    let early = SyncRequest {
+        mined: request.mined,
+        ..again
+    };
+    let waited = scene.payer.wait_synced(scene.contract, &early, short);
+    assert!(matches!(waited.await, Err(ChainError::Oracle(_))));
 }
 
 #[tokio::test]
