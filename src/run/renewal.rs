@@ -69,10 +69,11 @@ impl Tries {
     /// Of those that may be tried the one whose last try is longest ago.
     fn next<T>(
         &self,
-        due: impl IntoIterator<Item = (VolumeKey, T)>,
-        token: impl Fn(&T) -> &TokenInfo,
-    ) -> Option<(VolumeKey, T)> {
-        let tried = |(key, one): &(VolumeKey, T)| self.of(key, token(one)).map(|tried| tried.at);
+        due: impl IntoIterator<Item = (VolumeKey, TokenInfo, T)>,
+    ) -> Option<(VolumeKey, TokenInfo, T)> {
+        let tried = |(key, token, _): &(VolumeKey, TokenInfo, T)| {
+            self.of(key, token).map(|tried| tried.at)
+        };
         due.into_iter().min_by_key(tried)
     }
 
@@ -98,9 +99,9 @@ pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>, before: Duration
             let token = due(&live, &parts, before, |token, now_s| {
                 tries.may(&live.key, token, now, now_s)
             })?;
-            Some((live.key, (live, token)))
+            Some((live.key, token, live))
         });
-        let Some((key, (live, info))) = tries.next(due, |(_, token)| token) else {
+        let Some((key, info, live)) = tries.next(due) else {
             continue;
         };
         let token = key.token.token;
@@ -230,13 +231,13 @@ mod tests {
 
     #[test]
     fn a_token_that_cannot_be_synced_keeps_no_other_from_it() {
-        let (mut tries, token) = (Tries::default(), info(5, None));
-        let mut seen = Vec::new();
+        let token = info(5, None);
+        let (mut tries, mut seen) = (Tries::default(), Vec::new());
         for minute in 0..30 {
             let now = Duration::from_secs(60 * minute);
             let due = (1..=3).map(key);
             let due = due.filter(|key| tries.may(key, &token, now, 0));
-            if let Some((key, ())) = tries.next(due.map(|key| (key, ())), |()| &token) {
+            if let Some((key, _, ())) = tries.next(due.map(|key| (key, token.clone(), ()))) {
                 tries.note(key, &token, now, false);
                 seen.push(key.token.token.as_u64().unwrap());
             }
@@ -249,7 +250,8 @@ mod tests {
             let now = AGAIN[0] * turn;
             let due = (1..=3).map(key);
             let due = due.filter(|key| tries.may(key, &token, now, 0));
-            let (key, ()) = (tries.next(due.map(|key| (key, ())), |()| &token)).unwrap();
+            let due = due.map(|key| (key, token.clone(), ()));
+            let (key, _, ()) = tries.next(due).unwrap();
             tries.note(key, &token, now, false);
             seen.push(key.token.token.as_u64().unwrap());
         }

@@ -343,10 +343,11 @@ async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_i
         logs.then_some((-32601, "the method does not exist"))
     };
     let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
-    let open = refused(&scene, few).open_sync(scene.contract, scene.token);
+    let (few, none) = (refused(&scene, few), refused(&scene, none));
+    let open = few.open_sync(scene.contract, scene.token);
     assert_eq!(open.await.unwrap(), Some(request));
     let short = Duration::from_millis(100);
-    let waited = refused(&scene, none).wait_synced(scene.contract, &request, short);
+    let waited = none.wait_synced(scene.contract, &request, short);
     let told = waited.await.unwrap_err().to_string();
     assert!(told.contains("no operator has answered"), "{told}");
 
@@ -355,9 +356,9 @@ async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_i
     }
     let landed = scene.payer.wait_synced(scene.contract, &request, LIMIT);
     let landed = landed.await.unwrap();
-    let waited = refused(&scene, few).wait_synced(scene.contract, &request, LIMIT);
+    let waited = few.wait_synced(scene.contract, &request, LIMIT);
     assert_eq!(waited.await.unwrap(), landed);
-    let waited = refused(&scene, none).wait_synced(scene.contract, &request, short);
+    let waited = none.wait_synced(scene.contract, &request, short);
     assert_eq!(waited.await.unwrap(), landed);
     // What landed before the request is no answer to it.
     let again = scene.payer.sync(scene.contract, scene.token).await.unwrap();

@@ -700,7 +700,7 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
     };
     let cancelled = foreign.sign_instead(&nothing, 0, &before, 1 << 40).await.unwrap();
     let sent = endpoint.provider().send_raw_transaction(&cancelled.raw).await;
-    sent.unwrap();
+    drop(sent.unwrap());
     while !sending.is_finished() {
         let _: Value = client.request("evm_mine", json!([])).await.unwrap();
         sleep(Duration::from_millis(20)).await;
