@@ -32,6 +32,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore};
 use crate::types::{TokenKey, VolumeKey};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const ROOT: B256 = b256!("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
@@ -368,6 +369,43 @@ async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_i
     };
     let waited = scene.payer.wait_synced(scene.contract, &early, short);
     assert!(matches!(waited.await, Err(ChainError::Oracle(_))));
+}
+
+#[tokio::test]
+async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
+    let scene = Scene::new().await;
+    let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    for _ in 0..40 {
+        let to = Some(Address::repeat_byte(9));
+        let sent = scene.payer.send(to, Bytes::new(), U256::ZERO, None);
+        sent.await.unwrap();
+    }
+    let busy = Arc::new(AtomicBool::new(true));
+    let rule = Arc::clone(&busy);
+    // Four blocks at once, and of the newer ones nothing for now.
+    let payer = refused(&scene, move |asked| {
+        let blocks = asked.log_blocks()?;
+        let from = asked.params[0]["fromBlock"].as_str()?.trim_start_matches("0x");
+        let is_new = u64::from_str_radix(from, 16).ok()? > 30;
+        match rule.load(Ordering::Relaxed) {
+            true if blocks > 4 => Some((-32005, "block range limit exceeded")),
+            true if is_new => Some((-32005, "rate limit exceeded")),
+            _ => None,
+        }
+    });
+    let refs: Vec<_> = scene.signers.iter().collect();
+    let sources = reader(&scene.names, &scene.blocks);
+    let mut operator = Operator::new(payer, scene.contract, &refs, sources, 0);
+    let fault = operator.look().await.unwrap_err();
+    assert!(matches!(fault, ChainError::Transient(_)), "{fault}");
+    assert!(operator.next_block > 25, "{}", operator.next_block);
+    assert!(operator.open.contains_key(&request.request));
+    assert_eq!(operator.next_block(), request.mined.block);
+    // And a server that gives more again is asked for more again.
+    busy.store(false, Ordering::Relaxed);
+    operator.next_block = 0;
+    operator.look().await.unwrap();
+    assert!(operator.range >= 16, "{}", operator.range);
 }
 
 #[tokio::test]
