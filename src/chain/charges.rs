@@ -82,7 +82,9 @@ impl Charger {
             };
             match posted.over {
                 Some(Outcome::Happened) => {
-                    report.done.extend(posted.mined.map(|block| (sequence, block)));
+                    report
+                        .done
+                        .extend(posted.mined.map(|block| (sequence, block)));
                 }
                 Some(Outcome::Refused | Outcome::Lost) => {
                     // It took no effect: it is asked for anew, and the chain says why it would not.
@@ -116,7 +118,10 @@ impl Charger {
     /// # Errors
     /// The outbox cannot be read or written.
     pub async fn sweep(&self, kept: &[(u64, u64)]) -> Result<(), ChainError> {
-        let kept: Vec<String> = kept.iter().map(|(sequence, _)| self.tag(*sequence)).collect();
+        let kept: Vec<String> = kept
+            .iter()
+            .map(|(sequence, _)| self.tag(*sequence))
+            .collect();
         let prefix = self.tag_prefix();
         let posted = self.transactor.posted().await?.into_iter();
         let left = posted.filter(|posted| {

@@ -71,9 +71,8 @@ impl Tries {
         &self,
         due: impl IntoIterator<Item = (VolumeKey, TokenInfo, T)>,
     ) -> Option<(VolumeKey, TokenInfo, T)> {
-        let tried = |(key, token, _): &(VolumeKey, TokenInfo, T)| {
-            self.of(key, token).map(|tried| tried.at)
-        };
+        let tried =
+            |(key, token, _): &(VolumeKey, TokenInfo, T)| self.of(key, token).map(|tried| tried.at);
         due.into_iter().min_by_key(tried)
     }
 

@@ -265,14 +265,21 @@ fn a_command_that_names_another_chain_contract_or_wallet_spends_nothing_of_the_d
         ] {
             let line = world.fails(exit, &[words, &[flag]].concat());
             let name = flag.split('=').next().unwrap();
-            assert!(line.contains(name) && line.contains("--state-dir"), "{line}");
+            assert!(
+                line.contains(name) && line.contains("--state-dir"),
+                "{line}"
+            );
         }
     }
     let output = (world.command(&["mint", "--package", "1", "--yes"]))
         .env("PXFS_CHAIN_ID", "5")
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(3), "a variable counts as its flag");
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "a variable counts as its flag"
+    );
     // What agrees is done, and the command's cap is the one that counts.
     let chain = format!("--chain-id={}", status["chain"]["id"]);
     let contract = status["tokens"][0]["contract"].as_str().unwrap();

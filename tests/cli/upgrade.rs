@@ -112,7 +112,8 @@ fn uploads_are_bought_where_the_contract_counts_them() {
     let id = offered.unwrap()["id"].to_string();
     let line = home.refused(1, &with(&["upgrade", "1", "--uploads", &id], &parts));
     assert!(
-        line.contains("40 upload units for token 1 for 0.01 coins") && line.contains(" gas, at most"),
+        line.contains("40 upload units for token 1 for 0.01 coins")
+            && line.contains(" gas, at most"),
         "{line}"
     );
     ask(&home, &["upgrade", "1", "--uploads", &id, "--yes"], &parts);

@@ -325,7 +325,13 @@ fn refused(
     scene: &Scene,
     rule: impl Fn(&Asked) -> Option<(i64, &'static str)> + Send + Sync + 'static,
 ) -> Transactor {
-    let below = scene.payer.endpoint().provider().client().transport().clone();
+    let below = scene
+        .payer
+        .endpoint()
+        .provider()
+        .client()
+        .transport()
+        .clone();
     let meddler = Meddler::new(BoxTransport::new(below));
     meddler.refuse(rule);
     Transactor::new(meddler.endpoint(), &Wallet::random().unwrap())
@@ -385,7 +391,9 @@ async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
     // Four blocks at once, and of the newer ones nothing for now.
     let payer = refused(&scene, move |asked| {
         let blocks = asked.log_blocks()?;
-        let from = asked.params[0]["fromBlock"].as_str()?.trim_start_matches("0x");
+        let from = asked.params[0]["fromBlock"]
+            .as_str()?
+            .trim_start_matches("0x");
         let is_new = u64::from_str_radix(from, 16).ok()? > 30;
         match rule.load(Ordering::Relaxed) {
             true if blocks > 4 => Some((-32005, "block range limit exceeded")),

@@ -358,7 +358,9 @@ impl Kept {
                 Outcome::Lost => 2,
             }),
             claimed: self.claimed,
-            gas_cost_max: self.gas_cost_max.map(|most| most.to_be_bytes::<32>().into()),
+            gas_cost_max: self
+                .gas_cost_max
+                .map(|most| most.to_be_bytes::<32>().into()),
         }
     }
 

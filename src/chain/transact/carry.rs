@@ -65,7 +65,13 @@ impl Transactor {
                 }
             }
         }
-        Ok(desk.get()?.items.values().filter(claimed).map(Item::posted).collect())
+        Ok(desk
+            .get()?
+            .items
+            .values()
+            .filter(claimed)
+            .map(Item::posted)
+            .collect())
     }
 
     /// The outcome of what was posted under `tag` is known: it may go.

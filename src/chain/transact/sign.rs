@@ -9,6 +9,7 @@ use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuild
 use alloy::primitives::utils::format_ether;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::providers::Provider;
+use alloy::providers::utils::{Eip1559Estimation, Eip1559Estimator, eip1559_default_estimator};
 use alloy::rpc::types::{TransactionInput, TransactionRequest};
 
 use super::Transactor;
@@ -34,14 +35,24 @@ pub struct Cost {
 
 /// The state may be another when it is mined; what is not used is not paid.
 fn spare(gas: u64) -> u64 {
-    gas + gas / 4
+    gas.saturating_add(gas / 4)
+}
+
+/// alloy's rule (twice the base fee, and the median of what was paid beside it), for whatever numbers a
+/// server has told.
+fn estimate(base_fee: u128, rewards: &[Vec<u128>]) -> Eip1559Estimation {
+    const MOST: u128 = u128::MAX >> 3;
+    let bounded = |reward: &Vec<u128>| reward.iter().map(|one| MOST.min(*one)).collect();
+    let rewards: Vec<Vec<u128>> = rewards.iter().map(bounded).collect();
+    eip1559_default_estimator(MOST.min(base_fee), &rewards)
 }
 
 impl Transactor {
     /// What the chain wants now.
     pub(super) async fn fees(&self) -> Result<Fees, ChainError> {
         let provider = self.endpoint.provider();
-        match provider.estimate_eip1559_fees().await {
+        let estimator = Eip1559Estimator::new(estimate);
+        match provider.estimate_eip1559_fees_with(estimator).await {
             Ok(fees) => Ok(Fees {
                 max_fee: fees.max_fee_per_gas,
                 tip: Some(fees.max_priority_fee_per_gas),
@@ -72,7 +83,7 @@ impl Transactor {
         let balance = balance.map_err(|fault| self.endpoint.fault(fault))?;
         let fees = self.fees().await?;
         let nonce = self.next_nonce().await?;
-        let mut gas = 0;
+        let mut gas = 0_u64;
         for (to, data) in calls {
             let value = U256::ZERO;
             let bound = false;
@@ -85,7 +96,7 @@ impl Transactor {
             let request = self.request(&purpose, nonce).await?;
             let estimated = provider.estimate_gas(request).await;
             let estimated = estimated.map_err(|fault| self.endpoint.fault(fault))?;
-            gas += spare(estimated);
+            gas = spare(estimated).saturating_add(gas);
         }
         let wei = U256::from(gas) * U256::from(fees.max_fee);
         self.can_pay(balance, wei)?;
@@ -261,5 +272,21 @@ impl Transactor {
             max_fee: fees.max_fee,
             tip: fees.tip,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_chain_has_stop_nothing() {
+        let most = u128::MAX;
+        let fees = estimate(most, &[vec![most], vec![most]]);
+        assert!(fees.max_fee_per_gas > most / 8);
+        let usual = estimate(7, &[vec![2], vec![4]]);
+        let tip = usual.max_priority_fee_per_gas;
+        assert_eq!((usual.max_fee_per_gas, tip), (17, 3));
+        assert_eq!((spare(100), spare(u64::MAX)), (125, u64::MAX));
     }
 }

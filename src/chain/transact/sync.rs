@@ -259,8 +259,6 @@ impl Transactor {
         token: TokenId,
     ) -> Result<PxSync::TokenInfo, ChainError> {
         let call = PxSync::tokenInfoCall { tokenId: token.0 };
-        self.endpoint
-            .call(contract, &call, BlockId::latest())
-            .await
+        self.endpoint.call(contract, &call, BlockId::latest()).await
     }
 }

@@ -519,7 +519,12 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
         let other = tokio::spawn({
             let daemon = daemon.clone();
             let to = Some(Address::repeat_byte(8));
-            async move { daemon.send(to, Bytes::new(), U256::ZERO, None).await.map(drop) }
+            async move {
+                daemon
+                    .send(to, Bytes::new(), U256::ZERO, None)
+                    .await
+                    .map(drop)
+            }
         });
         while !other.is_finished() {
             mine().await;
@@ -563,7 +568,9 @@ async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there(
     assert_eq!(made.unwrap().forwarder, rich().address().create(0));
     assert_eq!(payer().next_nonce().await.unwrap(), 2);
     // Said again when both are there, it means two others.
-    crate::chain::deploy::deploy(&payer(), &operators, 1).await.unwrap();
+    crate::chain::deploy::deploy(&payer(), &operators, 1)
+        .await
+        .unwrap();
     assert_eq!(payer().next_nonce().await.unwrap(), 4);
 }
 
@@ -594,7 +601,11 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
     let nonce = payer.next_nonce().await.unwrap();
     let token = payer.mint(contract, 0, NAME, nonce).await.unwrap().token;
     let coin = U256::from(10).pow(U256::from(18));
-    let set_fee = [&keccak256("setSyncFee(uint256)")[..4], &coin.to_be_bytes::<32>()].concat();
+    let set_fee = [
+        &keccak256("setSyncFee(uint256)")[..4],
+        &coin.to_be_bytes::<32>(),
+    ]
+    .concat();
     let set = payer.send(Some(contract), set_fee.into(), U256::ZERO, None);
     set.await.unwrap();
     let before = payer.next_nonce().await.unwrap();
@@ -605,9 +616,17 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
     let words = half.unasked().sync(contract, token).await.unwrap_err();
     let words = words.to_string();
     assert!(words.contains("--max-fee allows 0.5"), "{words}");
-    let words = sender(coin).unasked().sync(contract, token).await.unwrap_err();
+    let words = sender(coin)
+        .unasked()
+        .sync(contract, token)
+        .await
+        .unwrap_err();
     assert!(words.to_string().contains("--max-fee allows"), "{words}");
-    assert_eq!(payer.next_nonce().await.unwrap(), before, "something was sent");
+    assert_eq!(
+        payer.next_nonce().await.unwrap(),
+        before,
+        "something was sent"
+    );
     let two = sender(coin * U256::from(2));
     two.unasked().sync(contract, token).await.unwrap();
     assert_eq!(payer.next_nonce().await.unwrap(), before + 1);
@@ -625,7 +644,11 @@ async fn what_costs_more_by_now_than_was_agreed_to_is_not_bought() {
     let less = payer.clone().with_price(Some(price - U256::ONE));
     let words = less.mint(contract, 1, NAME, nonce).await.unwrap_err();
     assert!(words.to_string().contains("was agreed to"), "{words}");
-    assert_eq!(payer.next_nonce().await.unwrap(), nonce, "something was sent");
+    assert_eq!(
+        payer.next_nonce().await.unwrap(),
+        nonce,
+        "something was sent"
+    );
     let agreed = payer.clone().with_price(Some(price));
     agreed.mint(contract, 1, NAME, nonce).await.unwrap();
 }
@@ -678,7 +701,10 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
     let client = endpoint.provider().client();
     let pending = async || -> U256 {
         let block = json!([sender.address(), "pending"]);
-        client.request("eth_getTransactionCount", block).await.unwrap()
+        client
+            .request("eth_getTransactionCount", block)
+            .await
+            .unwrap()
     };
     while pending().await.is_zero() {
         sleep(PAUSE_MIN).await;
@@ -698,8 +724,14 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
         value: U256::ZERO,
         bound: true,
     };
-    let cancelled = foreign.sign_instead(&nothing, 0, &before, 1 << 40).await.unwrap();
-    let sent = endpoint.provider().send_raw_transaction(&cancelled.raw).await;
+    let cancelled = foreign
+        .sign_instead(&nothing, 0, &before, 1 << 40)
+        .await
+        .unwrap();
+    let sent = endpoint
+        .provider()
+        .send_raw_transaction(&cancelled.raw)
+        .await;
     drop(sent.unwrap());
     while !sending.is_finished() {
         let _: Value = client.request("evm_mine", json!([])).await.unwrap();
@@ -713,6 +745,25 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
     }
     let given = endpoint.provider().get_balance(whom).await.unwrap();
     assert_eq!(given, U256::ZERO, "it was sent again");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_not_taken_for_one_that_does_not_know_what_is_final() {
+    let anvil = Anvil::start(&[]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let refuse = |code, words| {
+        meddler.refuse(move |asked| {
+            let asks = asked.method == "eth_getBlockByNumber" && asked.params[0] == "finalized";
+            asks.then_some((code, words))
+        });
+    };
+    refuse(-32005, "limit exceeded");
+    let told = sender.final_block().await;
+    assert!(matches!(told, Err(ChainError::Transient(_))), "{told:?}");
+    refuse(-32602, "unknown block tag");
+    assert_eq!(sender.final_block().await, Ok(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

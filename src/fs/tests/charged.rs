@@ -22,9 +22,14 @@ fn seen(rig: &Rig, block: u64, used: u64) -> Allowance {
 #[test]
 fn what_was_charged_is_not_free_while_the_allowance_is_older_than_its_block() {
     let rig = Rig::new();
-    let left = || rig.volume.with_quota(|quota| (quota.chargeable_bytes(), quota.units_left()));
+    let left = || {
+        rig.volume
+            .with_quota(|quota| (quota.chargeable_bytes(), quota.units_left()))
+    };
     rig.volume.set_allowance(&seen(&rig, 7, 0)).unwrap();
-    rig.volume.keep_charged(Vec::new(), Some((1, 4096))).unwrap();
+    rig.volume
+        .keep_charged(Vec::new(), Some((1, 4096)))
+        .unwrap();
     let charged = (QUOTA - 4096, Some(8));
     assert_eq!(left(), charged);
     // It is final in block 9, and what is known of the chain is of block 7.
