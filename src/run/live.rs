@@ -410,11 +410,11 @@ impl Live {
                 .filter(|_| published.last_commit_s > 0),
             next_commit: (published.next_commit_s.filter(|_| pending.any))
                 .and_then(operate::instant),
-            last_error: self
-                .publishing
-                .error()
-                .or_else(|| self.charge_error())
-                .or_else(|| lock(&self.sync_error).clone()),
+            last_error: all_of([
+                self.publishing.error(),
+                self.charge_error(),
+                lock(&self.sync_error).clone(),
+            ]),
             damaged_files,
             damaged,
         });
@@ -476,6 +476,12 @@ async fn open(
     Ok((volume, publishing))
 }
 
+/// All that is amiss, in one line.
+fn all_of(errors: [Option<String>; 3]) -> Option<String> {
+    let errors: Vec<String> = errors.into_iter().flatten().collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
 /// What to say of a token that the node has lost blocks of, if it has.
 fn lost(local: &LocalStatus) -> Option<String> {
     let first = local.damaged.first()?;
@@ -514,6 +520,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_error_hides_another() {
+        let some = |text: &str| Some(text.to_owned());
+        let told = all_of([some("not published"), None, some("not synced")]);
+        assert_eq!(told, some("not published; not synced"));
+        assert_eq!(all_of([None, None, None]), None);
+    }
 
     #[test]
     fn all_damaged_files_are_counted_and_not_only_those_that_are_listed() {
