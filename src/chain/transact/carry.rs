@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use alloy::primitives::B256;
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
 use tokio::time::{Instant, timeout};
@@ -15,6 +16,13 @@ use super::desk::{Desk, Item, Posted, Progress, missing};
 use crate::chain::ChainError;
 use crate::chain::outbox::shelf::{Kept, Watch};
 use crate::chain::outbox::{Entry, Look, Purpose, Rules, Step, Taker, Try, Wait};
+
+/// What is said of a transaction that a server refuses when it is written down already.
+fn kept_all_the_same(why: &str) -> String {
+    format!(
+        "{why}: it stays written down, and is sent again by the daemon, or by the same command, which waits for it"
+    )
+}
 
 /// How long the chain may be looked at for one entry: others wait for the desk meanwhile.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
@@ -154,7 +162,13 @@ impl Transactor {
         let serial = last.map_or(0, |(serial, _)| serial + 1);
         desk.shelf.put(serial, kept.to_bytes()?).await?;
         desk.items.insert(serial, Item::new(kept));
-        self.broadcast(desk, serial).await?;
+        let left = self.broadcast(desk, serial).await;
+        left.map_err(|fault| match fault {
+            // It is not forgotten for that: a server may have passed it on.
+            ChainError::Reverted(why) => ChainError::Reverted(kept_all_the_same(&why)),
+            ChainError::Permanent(why) => ChainError::Permanent(kept_all_the_same(&why)),
+            fault => fault,
+        })?;
         Ok(serial)
     }
 
@@ -206,7 +220,8 @@ impl Transactor {
             let desk = desk.get_mut()?;
             let stepped = this.step_at(desk, serial).await;
             if let Some(item) = desk.items.get_mut(&serial) {
-                item.error = stepped.as_ref().err().map(ToString::to_string);
+                let stalled = item.stalled.take();
+                item.error = stepped.as_ref().err().map(ToString::to_string).or(stalled);
             }
             stepped
         })
@@ -240,6 +255,7 @@ impl Transactor {
         let step = kept.entry.next(&look, &rules);
         if let Some(item) = desk.items.get_mut(&serial) {
             item.mined = receipt.as_ref().and_then(|receipt| receipt.block_number);
+            item.stalled = self.stall(&step, last.nonce, &first.hash);
         }
         match step {
             Step::Wait(Wait::FeeCap) => {
@@ -300,6 +316,22 @@ impl Transactor {
             Some(receipt) => Progress::Mined(Box::new(receipt)),
             None => Progress::Open(hashes.unwrap_or_default()),
         })
+    }
+
+    /// What is to be said of a `step` that brings the transaction with `nonce` no further, though nothing
+    /// failed.
+    fn stall(&self, step: &Step, nonce: u64, hash: &B256) -> Option<String> {
+        match step {
+            Step::Wait(Wait::Unseen) => Some(format!(
+                "transaction {hash} waits: its nonce {nonce} is taken, and {} does not tell by what: give another --rpc-url too",
+                self.endpoint.current()
+            )),
+            Step::Fill { nonce: before } => Some(format!(
+                "transaction {hash} waits: nonce {before} of {}, before its own ({nonce}), is free again, and is filled",
+                self.address()
+            )),
+            _ => None,
+        }
     }
 
     async fn look_at(

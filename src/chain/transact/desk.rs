@@ -33,6 +33,8 @@ pub(super) struct Item {
     /// Its block, once it is in one.
     pub(super) mined: Option<u64>,
     pub(super) error: Option<String>,
+    /// Why nothing could be done at the last look, though nothing failed.
+    pub(super) stalled: Option<String>,
 }
 
 /// How far an entry is.
@@ -184,6 +186,7 @@ impl Item {
             sent: None,
             mined: None,
             error: None,
+            stalled: None,
         }
     }
 

@@ -627,9 +627,42 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
         before,
         "something was sent"
     );
+    // Nor is more spent unasked than a tenth of a coin where nothing is allowed.
+    let words = payer.unasked().sync(contract, token).await.unwrap_err();
+    assert!(words.to_string().contains("allows 0.1"), "{words}");
+    assert_eq!(
+        payer.next_nonce().await.unwrap(),
+        before,
+        "something was sent"
+    );
     let two = sender(coin * U256::from(2));
     two.unasked().sync(contract, token).await.unwrap();
     assert_eq!(payer.next_nonce().await.unwrap(), before + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let sender = Transactor::new(endpoint.clone(), &rich()).unasked();
+    let client = endpoint.provider().client();
+    let purpose = |wei| Purpose {
+        to: Some(Address::repeat_byte(9)),
+        data: Bytes::new(),
+        value: U256::from(wei),
+        bound: false,
+    };
+    sender.post("first", purpose(1), None).await.unwrap();
+    // 10,000 gwei for one gas: 0.5 coins for the least that there is.
+    let fee = json!(["0x9184e72a000"]);
+    let _: Value = client
+        .request("anvil_setNextBlockBaseFeePerGas", fee)
+        .await
+        .unwrap();
+    let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    let told = sender.post("second", purpose(2), None).await.unwrap_err();
+    assert!(told.to_string().contains("--max-fee allows 0.09"), "{told}");
+    assert_eq!(sender.posted().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -745,6 +778,59 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
     }
     let given = endpoint.provider().get_balance(whom).await.unwrap();
     assert_eq!(given, U256::ZERO, "it was sent again");
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_once_written_down_is_said_to_be_kept_and_is_sent_again() {
+    let anvil = Anvil::start(&[]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let sender = sender.with_patience(Duration::from_millis(1));
+    let whom = Address::repeat_byte(7);
+    let give = || sender.send(Some(whom), Bytes::new(), U256::ONE, None);
+    meddler.refuse(|asked| {
+        let sends = asked.method == "eth_sendRawTransaction";
+        sends.then_some((-32000, "internal error"))
+    });
+    let told = give().await.unwrap_err().to_string();
+    assert!(told.contains("the same command"), "{told}");
+    meddler.refuse(|_| None);
+    give().await.unwrap();
+    let given = meddler.endpoint().provider().get_balance(whom).await;
+    assert_eq!(given.unwrap(), U256::ONE, "once, by two commands");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_that_does_not_know_who_has_its_nonce_says_so() {
+    let anvil = Anvil::start(&["--no-mining"]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let purpose = Purpose {
+        to: Some(Address::repeat_byte(9)),
+        data: Bytes::new(),
+        value: U256::ONE,
+        bound: false,
+    };
+    sender.post("gift", purpose, None).await.unwrap();
+    let ask = async |method: &'static str, params: Value| -> Value {
+        let endpoint = meddler.endpoint();
+        endpoint
+            .provider()
+            .client()
+            .request(method, params)
+            .await
+            .unwrap()
+    };
+    // Its nonce is had by something that no block shows.
+    ask("anvil_dropAllTransactions", json!([])).await;
+    ask("anvil_setNonce", json!([sender.address(), "0x1"])).await;
+    ask("evm_mine", json!([])).await;
+    sender.carry().await.unwrap();
+    let error = sender.posted().await.unwrap().remove(0).error;
+    let error = error.expect("it says why");
+    assert!(error.contains("its nonce 0 is taken"), "{error}");
 }
 
 #[tokio::test]
