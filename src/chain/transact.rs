@@ -47,6 +47,9 @@ use desk::{Desk, Progress};
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
 /// How long what was sent is left alone before it is sent again, or for more.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a transaction that nobody asked for each time may cost in all where no bound is given: a tenth of a
+/// coin, in wei.
+const UNASKED_COST_MAX: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 /// Between two looks at all that concerns a transaction that is waited for.
 const STEP: Duration = Duration::from_secs(2);
 /// First and longest pause between two looks.
@@ -184,7 +187,8 @@ impl Transactor {
         Self { price, ..self }
     }
 
-    /// The same for what nobody asks for each time: the bound counts the value that goes along, too.
+    /// The same for what nobody asks for each time: the bound counts the value that goes along, too, and is a
+    /// tenth of a coin where none is given. A server that is asked for the fees cannot have more spent.
     #[must_use]
     pub fn unasked(&self) -> Self {
         Self {

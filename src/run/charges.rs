@@ -45,7 +45,7 @@ async fn settle(parts: &Parts, live: &Live, fresh: bool) -> Result<(), String> {
     }
     let chain = &parts.chain;
     let key = live.key.token;
-    let sender = chain.transactor.clone();
+    let sender = chain.transactor.unasked();
     let charger = Charger::new(sender.clone(), key.contract, chain.dialect, key.token);
     if fresh {
         charger.sweep(&commits).await.map_err(words)?;

@@ -8,7 +8,7 @@ use cid::Cid;
 use jiff::Timestamp;
 
 use alloy::eips::BlockId;
-use alloy::primitives::Bytes;
+use alloy::primitives::{Bytes, U256};
 use alloy::providers::Provider;
 use alloy::transports::BoxTransport;
 

@@ -12,7 +12,7 @@ use alloy::providers::Provider;
 use alloy::providers::utils::{Eip1559Estimation, Eip1559Estimator, eip1559_default_estimator};
 use alloy::rpc::types::{TransactionInput, TransactionRequest};
 
-use super::Transactor;
+use super::{Transactor, UNASKED_COST_MAX};
 use crate::chain::ChainError;
 use crate::chain::outbox::{Purpose, Signed};
 
@@ -203,9 +203,10 @@ impl Transactor {
                 format_ether(price)
             )));
         }
-        let Some(most) = self.gas_cost_max.filter(|_| self.unasked) else {
+        if !self.unasked {
             return Ok(self.gas_cost_max);
-        };
+        }
+        let most = self.gas_cost_max.unwrap_or(UNASKED_COST_MAX);
         match most.checked_sub(purpose.value) {
             Some(left) => Ok(Some(left)),
             None => Err(ChainError::Reverted(format!(
