@@ -12,7 +12,7 @@ use alloy::rpc::types::TransactionReceipt;
 use tokio::time::{Instant, timeout};
 
 use super::Transactor;
-use super::desk::{Desk, Item, Posted, Progress, missing};
+use super::desk::{Desk, Item, Posted, Progress, is_unheard, missing};
 use crate::chain::ChainError;
 use crate::chain::outbox::shelf::{Kept, Watch};
 use crate::chain::outbox::{Entry, Look, Purpose, Rules, Step, Taker, Try, Wait};
@@ -298,7 +298,7 @@ impl Transactor {
                     over: Some(over),
                     ..kept
                 };
-                let wanted = kept.claimed;
+                let wanted = kept.claimed || is_unheard(&kept);
                 if wanted {
                     desk.put(serial, kept).await?;
                 } else if let Some(item) = desk.items.get_mut(&serial) {

@@ -14,6 +14,7 @@ use alloy::rpc::types::TransactionReceipt;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
+use super::sync::SYNC_TAG;
 use super::{Place, Transactor};
 use crate::chain::ChainError;
 use crate::chain::outbox::Outcome;
@@ -86,7 +87,7 @@ impl Desk {
             item.kept.tag == tag
                 && !item.kept.claimed
                 && !item.kept.told
-                && (item.kept.over.is_none() || item.is_unheard())
+                && (item.kept.over.is_none() || is_unheard(&item.kept))
                 && !awaited.contains(*serial)
         });
         found.map(|(serial, _)| *serial)
@@ -162,7 +163,7 @@ impl Desk {
             |nonce: u64| first_open.is_some_and(|first| first <= nonce) || last == Some(nonce);
         let done = self.items.iter().filter(|(_, item)| {
             let kept = &item.kept;
-            let wanted = !kept.told && (kept.claimed || item.is_unheard());
+            let wanted = !kept.told && (kept.claimed || is_unheard(&item.kept));
             kept.over.is_some() && !wanted && !item.nonces().any(needed)
         });
         let done: Vec<u64> = done.map(|(serial, _)| *serial).collect();
@@ -172,6 +173,16 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// Whether a command has done with it what must not be done once more for nothing (it paid, or made a
+/// contract), and does not know. A sync that has ended is no answer to a later one, and the token itself
+/// shows whether it is open.
+pub(super) fn is_unheard(kept: &Kept) -> bool {
+    let purpose = &kept.entry.purpose;
+    let paid = !purpose.value.is_zero() && !kept.tag.starts_with(SYNC_TAG);
+    let matters = paid || purpose.to.is_none();
+    matters && !kept.claimed && !kept.told && kept.over == Some(Outcome::Happened)
 }
 
 impl Item {
@@ -188,14 +199,6 @@ impl Item {
             error: None,
             stalled: None,
         }
-    }
-
-    /// Whether a command has done with it what must not be done once more for nothing (it paid, or made a
-    /// contract), and does not know.
-    fn is_unheard(&self) -> bool {
-        let (kept, purpose) = (&self.kept, &self.kept.entry.purpose);
-        let matters = !purpose.value.is_zero() || purpose.to.is_none();
-        matters && !kept.claimed && !kept.told && kept.over == Some(Outcome::Happened)
     }
 
     pub(super) fn is_claimed(&self, tag: &str) -> bool {

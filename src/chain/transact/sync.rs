@@ -22,6 +22,8 @@ use crate::types::TokenId;
 
 /// How far back a request that is worth waiting for can lie, in blocks.
 const OPEN_BLOCKS: u64 = 5_000;
+/// What the tags of syncs begin with.
+pub(super) const SYNC_TAG: &str = "sync ";
 /// Blocks that are looked at again at each look.
 const LOGS_AGAIN: u64 = 64;
 /// How long the last look may take.
@@ -66,7 +68,7 @@ impl Transactor {
             value: fee,
             bound: false,
         };
-        let tag = format!("sync {contract} {token}");
+        let tag = format!("{SYNC_TAG}{contract} {token}");
         let sent = self.send_as(tag, purpose, None).await?;
         let logs = sent
             .receipt

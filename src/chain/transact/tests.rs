@@ -547,6 +547,37 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
 }
 
 #[tokio::test]
+async fn a_sync_that_was_cut_off_and_ended_long_ago_is_no_answer_to_a_later_one() {
+    let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    let suite = crate::chain::deploy::deploy(&payer, &[payer.address()], 1).await;
+    let contract = suite.unwrap().contract;
+    let nonce = payer.next_nonce().await.unwrap();
+    let token = payer.mint(contract, 0, NAME, nonce).await.unwrap().token;
+    let set_fee = [&keccak256("setSyncFee(uint256)")[..4], &[0; 31], &[1]].concat();
+    let set = payer.send(Some(contract), set_fee.into(), U256::ZERO, None);
+    set.await.unwrap();
+    let ask = async |method: &'static str, params: Value| {
+        let client = endpoint.provider().client();
+        client.request::<_, Value>(method, params).await.unwrap();
+    };
+    ask("evm_setAutomine", json!([false])).await;
+    let hasty = payer.clone().with_limit(Duration::from_millis(50));
+    let cut = hasty.sync(contract, token).await;
+    assert!(matches!(cut, Err(ChainError::Transient(_))), "{cut:?}");
+    while !payer.carry().await.unwrap() {
+        ask("evm_mine", json!([])).await;
+    }
+    ask("evm_setAutomine", json!([true])).await;
+    ask("evm_increaseTime", json!([301])).await;
+    ask("evm_mine", json!([])).await;
+    let since = endpoint.height().await.unwrap();
+    let later = payer.sync(contract, token).await.unwrap();
+    assert!(later.mined.block > since, "{later:?}");
+}
+
+#[tokio::test]
 async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there() {
     let anvil = Anvil::start(&[]);
     let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
