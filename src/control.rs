@@ -7,12 +7,14 @@ mod client;
 mod frame;
 mod registry;
 mod server;
+mod terms;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
 pub use registry::{Entry, Registration, find_all, private_folder};
 pub use server::{Handler, Progress, serve};
+pub use terms::Terms;
 
 use crate::types::TokenId;
 
@@ -23,6 +25,14 @@ pub const VERSION: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
+    /// What is asked, unless that contradicts the drive. A daemon that does not know of terms does not
+    /// answer it.
+    Under {
+        /// What it was asked for.
+        terms: Terms,
+        /// What is asked; not this again.
+        request: Box<Request>,
+    },
     /// Everything the daemon knows.
     Status,
     /// The owned tokens, freshly read.

@@ -240,6 +240,9 @@ pub struct CallAnswer {
     pub nonce: u64,
     /// The name key's name; null where the contract keeps none.
     pub name: Option<String>,
+    /// The account that sends it where pxfs does.
+    #[serde(default)]
+    pub account: Option<String>,
     /// Gas, with some to spare; null where the chain does not tell.
     #[serde(default)]
     pub gas: Option<u64>,

@@ -8,6 +8,8 @@ use alloy::rpc::json_rpc::ErrorPayload;
 /// Codes that say nothing but "later", whatever the words: HTTP's own; Cloudflare's; QuickNode's
 /// credits; a socket with too many requests.
 const CODES: [i64; 5] = [429, -32055, -32012, -32029, 1008];
+/// The code of a contract's refusal (geth).
+const REVERTED: i64 = 3;
 /// The code that providers took from EIP-1474 ("limit exceeded"), for requests and for results.
 const LIMIT_EXCEEDED: i64 = -32005;
 
@@ -58,6 +60,10 @@ const LESS: [&str; 12] = [
 /// Whether the same request may be answered later.
 pub(super) fn is_later(payload: &ErrorPayload) -> bool {
     let words = payload.message.to_lowercase();
+    // Whatever a contract says, it is no server that says it.
+    if payload.code == REVERTED || words.contains("revert") {
+        return false;
+    }
     let is_less = || LESS.iter().any(|less| words.contains(less));
     if CODES.contains(&payload.code) {
         return true;
@@ -159,6 +165,12 @@ mod tests {
         for (code, words) in [
             (-32601, "method not found"),
             (3, "execution reverted: Storage full"),
+            (3, "execution reverted: limit reached"),
+            (-32000, "execution reverted: over capacity"),
+            (
+                -32015,
+                "VM Exception while processing transaction: revert quota exceeded",
+            ),
             (-32000, "insufficient funds for gas * price + value"),
             (-32000, "nonce too low"),
             (-32000, "pruned history unavailable"),

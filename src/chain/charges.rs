@@ -31,9 +31,10 @@ pub struct Charger {
 /// How far the charges are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Commits (by sequence) whose charge is in a final block: keep them no longer, durably, and then
-    /// say [`Charger::forget`].
-    pub done: Vec<u64>,
+    /// Commits (by sequence) whose charge is in a final block, and a number that this block's is no greater
+    /// than. Where what the chain was seen to have is of such a block: keep them no longer, durably, and
+    /// then say [`Charger::forget`].
+    pub done: Vec<(u64, u64)>,
     /// Commits whose charge is in a block that is not final, and its number.
     pub mined: BTreeMap<u64, u64>,
     /// Why it does not come on, if so.
@@ -80,7 +81,11 @@ impl Charger {
                 },
             };
             match posted.over {
-                Some(Outcome::Happened) => report.done.push(sequence),
+                Some(Outcome::Happened) => {
+                    report
+                        .done
+                        .extend(posted.mined.map(|block| (sequence, block)));
+                }
                 Some(Outcome::Refused | Outcome::Lost) => {
                     // It took no effect: it is asked for anew, and the chain says why it would not.
                     self.transactor.forget(&tag).await?;
@@ -107,6 +112,27 @@ impl Charger {
         self.transactor.forget(&self.tag(sequence)).await
     }
 
+    /// Forgets what a crash has left over: charges that have ended, of commits that are none of `kept`, since
+    /// whoever kept them had done with them.
+    ///
+    /// # Errors
+    /// The outbox cannot be read or written.
+    pub async fn sweep(&self, kept: &[(u64, u64)]) -> Result<(), ChainError> {
+        let kept: Vec<String> = kept
+            .iter()
+            .map(|(sequence, _)| self.tag(*sequence))
+            .collect();
+        let prefix = self.tag_prefix();
+        let posted = self.transactor.posted().await?.into_iter();
+        let left = posted.filter(|posted| {
+            posted.over.is_some() && posted.tag.starts_with(&prefix) && !kept.contains(&posted.tag)
+        });
+        for posted in left {
+            self.transactor.forget(&posted.tag).await?;
+        }
+        Ok(())
+    }
+
     async fn charge(&self, tag: &str, bytes: u64) -> Result<Posted, ChainError> {
         let call = PxV2::getStorageUsageInBytesCall {
             tokenId: self.token.0,
@@ -128,6 +154,10 @@ impl Charger {
     }
 
     fn tag(&self, sequence: u64) -> String {
-        format!("charge {:#x} {} {sequence}", self.contract, self.token)
+        format!("{}{sequence}", self.tag_prefix())
+    }
+
+    fn tag_prefix(&self) -> String {
+        format!("charge {:#x} {} ", self.contract, self.token)
     }
 }

@@ -4,7 +4,7 @@
 //! constructors, so there is no moment in which the token contract trusts another. Called by
 //! `pxfs demo` and `pxfs deploy`.
 
-use alloy::primitives::{Address, Bytes, U256};
+use alloy::primitives::{Address, Bytes};
 
 use super::ChainError;
 use super::contract::{forwarder_code, token_code};
@@ -55,20 +55,29 @@ pub async fn deploy_with(
     payer: &Transactor,
     forwarder: &Forwarder,
 ) -> Result<Deployment, ChainError> {
-    let forwarder = match new_forwarder(payer, forwarder)? {
-        Ok(code) => {
-            let receipt = payer.send(None, code, U256::ZERO, None).await?;
-            created(receipt.contract_address)?
-        }
-        Err(there) => there,
+    let (there, first) = match new_forwarder(payer, forwarder)? {
+        Ok(code) => (None, Some(code)),
+        Err(there) => (Some(there), None),
     };
-    let code = token_code(payer.address(), forwarder)?;
-    let receipt = payer.send(None, code, U256::ZERO, None).await?;
+    let made = payer.create_all(|made| {
+        let forwarder = there.or(made.first().copied());
+        match (forwarder, &first) {
+            (None, Some(code)) => Ok(Some(code.clone())),
+            (Some(forwarder), first) if made.len() == usize::from(first.is_some()) => {
+                token_code(payer.address(), forwarder).map(Some)
+            }
+            _ => Ok(None),
+        }
+    });
+    let made = made.await?;
+    let missing = || ChainError::Permanent("no contract was deployed".to_owned());
+    let (contract, mined) = *made.last().ok_or_else(missing)?;
+    let first = made.first().map(|(address, _)| *address);
     Ok(Deployment {
         chain_id: payer.endpoint().chain_id().await?,
-        contract: created(receipt.contract_address)?,
-        forwarder,
-        block: receipt.block_number.unwrap_or_default(),
+        contract,
+        forwarder: there.or(first).ok_or_else(missing)?,
+        block: mined.block,
     })
 }
 
@@ -103,9 +112,4 @@ fn new_forwarder(
             forwarder_code(payer.address(), &operators, *threshold).map(Ok)
         }
     }
-}
-
-fn created(address: Option<Address>) -> Result<Address, ChainError> {
-    let what = || ChainError::Permanent("the chain does not say where the contract is".to_owned());
-    address.ok_or_else(what)
 }

@@ -77,7 +77,7 @@ impl Endpoint {
     }
 
     /// The chain behind any client.
-    pub(super) fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
+    pub(crate) fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
         Self {
             provider: RootProvider::new(client).erased(),
             label: label.into(),
@@ -140,7 +140,7 @@ impl Endpoint {
 
     /// Whether the chain mines only when there is a transaction, so that its time is ahead of its
     /// newest block: embedded, or anvil. Asked once.
-    pub(super) async fn is_idle(&self) -> Result<bool, ChainError> {
+    pub(crate) async fn is_idle(&self) -> Result<bool, ChainError> {
         let ask = || async {
             if self.embedded {
                 return Ok(true);

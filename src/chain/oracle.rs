@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
-use alloy::rpc::types::Filter;
+use alloy::rpc::types::{Filter, Log};
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::SolEvent;
 use futures::future::join_all;
@@ -422,7 +422,6 @@ impl Operator {
         let height = endpoint.height().await?;
         // A chain that was set back has new blocks where old ones were.
         let mut from = self.next_block.min(height + 1).saturating_sub(LOGS_AGAIN);
-        let mut found: BTreeMap<TokenId, (B256, Open)> = BTreeMap::new();
         while from <= height {
             let to = height.min(from.saturating_add(self.range - 1));
             let filter = Filter::new()
@@ -441,24 +440,38 @@ impl Operator {
                 }
                 Err(LogsFault::Other(fault)) => return Err(fault),
             };
-            for log in logs {
-                if let Ok(asked) = PxSync::SyncRequested::decode_log(&log.inner) {
-                    let now = Instant::now();
-                    let open = Open {
-                        token: TokenId(asked.tokenId),
-                        epoch: asked.epoch,
-                        name: asked.btnsKey.clone(),
-                        block: log.block_number.unwrap_or(from),
-                        reads: 0,
-                        pause: TRY_MIN,
-                        due: now,
-                        seen: now,
-                        why: String::new(),
-                    };
-                    found.insert(open.token, (asked.requestId, open));
-                }
+            self.take_in(&logs, from).await?;
+            // What was looked through is so also where what follows cannot be had now.
+            self.next_block = to + 1;
+            // Fewer blocks at once were wanted of a moment, or of these alone.
+            if to - from + 1 == self.range {
+                self.range = self.range.saturating_mul(2).min(LOGS_RANGE);
             }
             from = to + 1;
+        }
+        self.next_block = height + 1;
+        Ok(())
+    }
+
+    /// Takes in what was asked for in blocks from `from` on.
+    async fn take_in(&mut self, logs: &[Log], from: u64) -> Result<(), ChainError> {
+        let mut found: BTreeMap<TokenId, (B256, Open)> = BTreeMap::new();
+        for log in logs {
+            if let Ok(asked) = PxSync::SyncRequested::decode_log(&log.inner) {
+                let now = Instant::now();
+                let open = Open {
+                    token: TokenId(asked.tokenId),
+                    epoch: asked.epoch,
+                    name: asked.btnsKey.clone(),
+                    block: log.block_number.unwrap_or(from),
+                    reads: 0,
+                    pause: TRY_MIN,
+                    due: now,
+                    seen: now,
+                    why: String::new(),
+                };
+                found.insert(open.token, (asked.requestId, open));
+            }
         }
         for (request, open) in found.into_values() {
             let known = self.open.contains_key(&request);
@@ -466,7 +479,6 @@ impl Operator {
                 self.open.insert(request, open);
             }
         }
-        self.next_block = height + 1;
         Ok(())
     }
 }

@@ -106,6 +106,9 @@ pub struct Rules {
     pub patience: Duration,
     /// The most that is paid for one gas, in wei.
     pub max_fee: u128,
+    /// Whether it is signed at another nonce where another transaction has its own: so for what the daemon
+    /// owes. What a command has sent may have been cancelled in another wallet, and is not sent again.
+    pub again: bool,
 }
 
 /// Why nothing is done now.
@@ -185,7 +188,7 @@ impl Entry {
             // The one case in which a second nonce is safe: nothing signed for the first can come.
             Some((Taker::Other, true)) => {
                 return match look.elsewhere {
-                    _ if self.purpose.bound => Step::Over(Outcome::Lost),
+                    _ if self.purpose.bound || !rules.again => Step::Over(Outcome::Lost),
                     None => Step::Wait(Wait::Unseen),
                     Some(true) => Step::Over(Outcome::Happened),
                     Some(false) => Step::Sign {

@@ -47,6 +47,9 @@ use desk::{Desk, Progress};
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
 /// How long what was sent is left alone before it is sent again, or for more.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a transaction that nobody asked for each time may cost in all where no bound is given: a tenth of a
+/// coin, in wei.
+const UNASKED_COST_MAX: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 /// Between two looks at all that concerns a transaction that is waited for.
 const STEP: Duration = Duration::from_secs(2);
 /// First and longest pause between two looks.
@@ -62,6 +65,10 @@ pub struct Transactor {
     patience: Duration,
     /// The most that the gas of one transaction may cost, in wei.
     gas_cost_max: Option<U256>,
+    /// Whether what is sent was not asked for by anybody who saw its price.
+    unasked: bool,
+    /// The price that somebody has seen and agreed to, in wei.
+    price: Option<U256>,
     place: Place,
     outbox: Arc<Outbox>,
 }
@@ -100,11 +107,11 @@ pub struct Mined {
 }
 
 /// A transaction that took effect, with its receipt.
-#[derive(Debug)]
 struct Sent {
     receipt: TransactionReceipt,
     /// The nonce that it was first signed for.
     nonce: u64,
+    awaited: Awaited,
 }
 
 impl Sent {
@@ -126,6 +133,8 @@ impl Transactor {
             limit: RECEIPT_LIMIT,
             patience: PATIENCE,
             gas_cost_max: None,
+            unasked: false,
+            price: None,
             place: Place::Shelf(Arc::new(MemoryShelf::default())),
             outbox: Arc::default(),
         }
@@ -172,6 +181,22 @@ impl Transactor {
         }
     }
 
+    /// The same for what a price was agreed to, in wei: nothing that costs more is begun.
+    #[must_use]
+    pub fn with_price(self, price: Option<U256>) -> Self {
+        Self { price, ..self }
+    }
+
+    /// The same for what nobody asks for each time: the bound counts the value that goes along, too, and is a
+    /// tenth of a coin where none is given. A server that is asked for the fees cannot have more spent.
+    #[must_use]
+    pub fn unasked(&self) -> Self {
+        Self {
+            unasked: true,
+            ..self.clone()
+        }
+    }
+
     /// The account.
     #[must_use]
     pub fn address(&self) -> Address {
@@ -209,16 +234,13 @@ impl Transactor {
         value: U256,
         nonce: Option<u64>,
     ) -> Result<TransactionReceipt, ChainError> {
-        let to_whom = to.map(Address::into_array).unwrap_or_default();
-        let parts = [&to_whom[..], &value.to_be_bytes::<32>(), &data];
-        let tag = format!("call {}", keccak256(parts.concat()));
         let purpose = Purpose {
             to,
             data,
             value,
             bound: nonce.is_some(),
         };
-        Ok(self.send_as(tag, purpose, nonce).await?.receipt)
+        Ok((self.send_as(call_tag(&purpose), purpose, nonce).await?).receipt)
     }
 
     /// The same for what `tag` names, whatever its bytes: what is on its way under it is waited for.
@@ -237,12 +259,60 @@ impl Transactor {
         purpose: Purpose,
         nonce: Option<u64>,
     ) -> Result<Sent, ChainError> {
+        let sent = self.send_for(tag, purpose, nonce).await?;
+        self.tell(sent.awaited.serial).await;
+        Ok(sent)
+    }
+
+    /// Makes contracts, one behind the other: `codes` gives the next creation code by the addresses of those
+    /// before it, and `None` at the end. The same call, cut off, goes on where it was.
+    ///
+    /// # Errors
+    /// As [`Transactor::send`].
+    pub async fn create_all(
+        &self,
+        mut codes: impl FnMut(&[Address]) -> Result<Option<Bytes>, ChainError>,
+    ) -> Result<Vec<(Address, Mined)>, ChainError> {
+        let (mut made, mut all) = (Vec::new(), Vec::new());
+        while let Some(code) = codes(&made)? {
+            let purpose = Purpose {
+                to: None,
+                data: code,
+                value: U256::ZERO,
+                bound: false,
+            };
+            let sent = self.send_for(call_tag(&purpose), purpose, None).await?;
+            let address = sent.receipt.contract_address;
+            made.push(address.ok_or_else(|| {
+                ChainError::Permanent("the chain does not say where the contract is".to_owned())
+            })?);
+            all.push(sent);
+        }
+        // Not before the last is there: who begins anew finds all of them again.
+        for sent in &all {
+            self.tell(sent.awaited.serial).await;
+        }
+        let mined = all.iter().map(Sent::mined);
+        Ok(made.into_iter().zip(mined).collect())
+    }
+
+    /// The same, whose outcome is told by the caller; a refusal is told here.
+    async fn send_for(
+        &self,
+        tag: String,
+        purpose: Purpose,
+        nonce: Option<u64>,
+    ) -> Result<Sent, ChainError> {
         let begun = self.whole(|this| async move {
             let mut desk = this.desk().await?;
             let desk = desk.get_mut()?;
             let orphan = desk.orphan(&tag, &lock(&this.outbox.awaited));
             let serial = match orphan {
-                Some(serial) => serial,
+                Some(serial) => {
+                    tracing::warn!("what an earlier command sent, and did not see the end of, is not sent once more");
+                    desk.reopen(serial);
+                    serial
+                }
                 None => this.begin(desk, tag, purpose, None, nonce).await?,
             };
             let (first, hashes) = desk.signed(serial)?;
@@ -251,8 +321,8 @@ impl Transactor {
         let (awaited, first, hashes) = begun.await?;
         let receipt = self.wait(awaited.serial, hashes).await?;
         let hash = receipt.transaction_hash;
-        self.tell(awaited.serial).await;
         if !receipt.status() {
+            self.tell(awaited.serial).await;
             let used = receipt.gas_used;
             let line = format!("{hash} was reverted, after {used} gas");
             return Err(ChainError::Reverted(line));
@@ -260,6 +330,7 @@ impl Transactor {
         Ok(Sent {
             receipt,
             nonce: first,
+            awaited,
         })
     }
 
@@ -287,8 +358,8 @@ impl Transactor {
                     Some(Ok(Progress::Open(now))) => hashes = now,
                     Some(Ok(Progress::Mined(receipt))) => return Ok(*receipt),
                     Some(Ok(Progress::Over(Outcome::Lost))) => {
-                        return Err(ChainError::Transient(format!(
-                            "{} has sent another transaction meanwhile: try again",
+                        return Err(ChainError::Reverted(format!(
+                            "not done: another transaction of {} has its nonce, so it was cancelled or replaced: say it again if it is still wanted",
                             self.address()
                         )));
                     }
@@ -311,6 +382,14 @@ impl Transactor {
             }
         }
     }
+}
+
+/// The tag of a call that has no name.
+fn call_tag(purpose: &Purpose) -> String {
+    let to_whom = purpose.to.map(Address::into_array).unwrap_or_default();
+    let value = purpose.value.to_be_bytes::<32>();
+    let parts = [&to_whom[..], &value, &purpose.data];
+    format!("call {}", keccak256(parts.concat()))
 }
 
 /// Somebody waits for an entry: nobody else takes it over.

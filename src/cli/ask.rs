@@ -1,32 +1,59 @@
 //! Has a request answered: by the daemon that owns the state folder, else in this process.
 //!
-//! Invariant: one process owns a state folder, so what the daemon can answer is asked of it. Called
-//! by the commands.
+//! Invariant: one process owns a state folder, so what the daemon can answer is asked of it, and refused by
+//! it where the command was told of another chain, contract or account. Called by the commands.
 
 use std::sync::Arc;
 
+use alloy::primitives::U256;
 use serde::de::DeserializeOwned;
 
+use super::exit::{Exit, Failure};
 use super::locate;
 use super::mount::runtime;
 use super::setup::Setup;
-use crate::control::Request;
+use crate::control::{Request, Terms};
 use crate::run::operate;
-use crate::run::parts::Parts;
+use crate::run::parts::{Parts, open_wallet, parse_contract};
 use crate::run::state::StateDir;
 
 /// The answer to a request that needs no mount.
 pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<T> {
+    answer_for(setup, request, None)
+}
+
+/// The same for what a `price` (in wei) was agreed to; at another it is refused.
+pub(super) fn answer_for<T: DeserializeOwned>(
+    setup: &Setup,
+    request: &Request,
+    price: Option<U256>,
+) -> anyhow::Result<T> {
     if let Some(entry) = locate::find(setup, None)? {
-        return Ok(locate::connect(&entry)?.ask(request, |_| {})?);
+        let terms = Terms {
+            price,
+            ..terms(setup)?
+        };
+        let request = match terms.is_empty() {
+            true => request.clone(),
+            false => Request::Under {
+                terms,
+                request: Box::new(request.clone()),
+            },
+        };
+        return Ok(locate::connect(&entry)?.ask(&request, |_| {})?);
     }
     setup.start_log("warn")?;
     let config = setup.config_or_demo()?;
     let _state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let parts = Arc::new(Parts::build(&config).await?);
+        let built = Parts::build(&config).await?;
         // On the embedded chain nobody else is the oracle.
-        let oracle = operate::oracle(&parts).await?.map(tokio::spawn);
+        let oracle = operate::oracle(&built).await?.map(tokio::spawn);
+        let terms = Terms {
+            price,
+            ..Terms::default()
+        };
+        let parts = Arc::new(built.under(&terms)?);
         let answer = operate::answer(&parts, request).await;
         if let Some(oracle) = oracle {
             oracle.abort();
@@ -37,4 +64,25 @@ pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> a
         answer
     })?;
     Ok(serde_json::from_value(answer)?)
+}
+
+/// What this command was told of chain, contract, account and money: a drive that is another's must not
+/// carry it out.
+fn terms(setup: &Setup) -> anyhow::Result<Terms> {
+    let mut told = setup.told().clone();
+    told.read_url_file()
+        .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let contracts = told.contract.iter().map(|text| parse_contract(text));
+    let account = match &told.wallet {
+        Some(_) => Some(open_wallet(&setup.config()?)?.address()),
+        None => None,
+    };
+    Ok(Terms {
+        rpc: told.rpc_url.iter().map(Terms::digest).collect(),
+        chain_id: told.chain_id,
+        contracts: contracts.collect::<Result<_, _>>()?,
+        account,
+        max_fee: told.max_fee.map(|most| most.0),
+        price: None,
+    })
 }

@@ -4,7 +4,7 @@
 
 use alloy::primitives::{B256, Bytes, U256};
 
-use super::ask::answer;
+use super::ask::{answer, answer_for};
 use super::exit::{Exit, fail};
 use super::output::{bytes, coins, confirm, json_answer, table, text_answer};
 use super::setup::Setup;
@@ -55,15 +55,17 @@ pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyho
     if print {
         return show_call(setup, &Request::Mint { package, print });
     }
+    let mut price = None;
     if !yes {
         let what = format!("Mint {}", package_words(setup, package)?);
         let print = Request::Mint {
             package,
             print: true,
         };
-        agree(setup, "mint", &what, &print)?;
+        price = Some(agree(setup, "mint", &what, &print)?);
     }
-    let minted: MintAnswer = answer(setup, &Request::Mint { package, print })?;
+    let request = Request::Mint { package, print };
+    let minted: MintAnswer = answer_for(setup, &request, price)?;
     show_minted(setup, &minted, "minted")
 }
 
@@ -142,28 +144,27 @@ pub(super) fn upgrade(
     if print {
         return show_call(setup, &request(true));
     }
+    let mut price = None;
     if !yes {
         let what = match (package, uploads) {
             (_, Some(package)) => {
                 let all: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
                 let wanted = all.iter().find(|known| known.id == package);
-                let words = wanted.map_or_else(String::new, |known| {
-                    format!(" ({} for {})", known.uploads, coins(&known.price_wei))
-                });
-                format!("Buy upload units{words} for token {token}")
+                let count = wanted.map_or_else(String::new, |known| format!("{} ", known.uploads));
+                format!("Buy {count}upload units for token {token}")
             }
             (package, None) => format!(
                 "Upgrade token {token} to {}",
                 package_words(setup, package.unwrap_or_default())?
             ),
         };
-        agree(setup, "upgrade", &what, &request(true))?;
+        price = Some(agree(setup, "upgrade", &what, &request(true))?);
     }
-    let upgraded: MintAnswer = answer(setup, &request(false))?;
+    let upgraded: MintAnswer = answer_for(setup, &request(false), price)?;
     show_minted(setup, &upgraded, "upgraded")
 }
 
-/// A package with its size and price.
+/// A package with its size.
 fn package_words(setup: &Setup, package: u64) -> anyhow::Result<String> {
     let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
     let Some(wanted) = packages.iter().find(|known| known.id == package) else {
@@ -175,23 +176,27 @@ fn package_words(setup: &Setup, package: u64) -> anyhow::Result<String> {
         );
     };
     Ok(format!(
-        "package {package} ({}, {}) for {}",
+        "package {package} ({}, {})",
         wanted.name,
-        bytes(wanted.size_bytes),
-        coins(&wanted.price_wei)
+        bytes(wanted.size_bytes)
     ))
 }
 
-/// Asks whether `what` is to be done, with what its gas costs; `print` builds the transaction.
-fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<()> {
+/// Asks whether `what` is to be done, with where, by whom, its price and what its gas costs; `print` builds
+/// the transaction. The price that was agreed to, in wei.
+fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<U256> {
     let call: CallAnswer = answer(setup, print)?;
     let gas = match (&call.gas, &call.gas_cost_wei) {
         (Some(gas), Some(wei)) => format!("{gas} gas, at most {}", coins(wei)),
         _ => "gas".to_owned(),
     };
-    let what = format!("{what}, and {gas}");
+    let (price, account) = (coins(&call.value_wei), call.account.unwrap_or_default());
+    let what = format!(
+        "{what} for {price} and {gas}, on chain {} by contract {}, from account {account}",
+        call.chain_id, call.to
+    );
     match confirm(&format!("{what}. Go on?")) {
-        true => Ok(()),
+        true => Ok(call.value_wei.parse()?),
         false => fail!(
             Failure,
             "{command}: nothing was sent ({what}): say --yes where there is no terminal to ask on"

@@ -76,6 +76,14 @@ impl Setup {
         Ok(Config::resolve(layer, &self.folders))
     }
 
+    /// What this command was told itself: by flags, variables, and a file that was named for it.
+    pub(crate) fn told(&self) -> &Layer {
+        match self.named {
+            Some(_) => &self.layer,
+            None => &self.explicit,
+        }
+    }
+
     /// As [`Setup::config`]; where nothing at all is configured, that of the demo, if there is one.
     pub(crate) fn config_or_demo(&self) -> anyhow::Result<Config> {
         let config = self.config()?;

@@ -87,15 +87,26 @@ impl Volume {
         Ok(())
     }
 
-    /// The charges of the commits `done` are final; the others are in these blocks, or in none.
+    /// The charges of the commits `done` are final, in these blocks or before; the others are in the blocks
+    /// `mined`, or in none. A commit is kept until the allowance is of such a block: what was charged is
+    /// not free in between. The commits that are kept no longer.
     ///
     /// # Errors
     /// The journal cannot be written.
-    pub fn settle_charges(&self, done: &[u64], mined: BTreeMap<u64, u64>) -> Result<(), FsError> {
+    pub fn settle_charges(
+        &self,
+        done: &[(u64, u64)],
+        mut mined: BTreeMap<u64, u64>,
+    ) -> Result<Vec<u64>, FsError> {
         let _one = lock(&self.charging);
         let mut then = self.charges();
-        if !done.is_empty() {
-            then.retain(|(sequence, _)| !done.contains(sequence));
+        let seen = self.quota().allowance().map_or(0, |seen| seen.seen.block);
+        let (over, early): (Vec<(u64, u64)>, Vec<_>) =
+            done.iter().partition(|(_, block)| *block <= seen);
+        mined.extend(early);
+        let over: Vec<u64> = over.into_iter().map(|(sequence, _)| sequence).collect();
+        if !over.is_empty() {
+            then.retain(|(sequence, _)| !over.contains(sequence));
             self.note(vec![(CHARGES, Some(to_bytes(&then)))])?;
             lock(&self.charges).clone_from(&then);
         }
@@ -104,10 +115,10 @@ impl Volume {
             quota.set_charges(then);
             quota.set_mined(mined);
         }
-        match done.is_empty() {
-            true => Ok(()),
-            false => self.keep(Vec::new()),
+        if !over.is_empty() {
+            self.keep(Vec::new())?;
         }
+        Ok(over)
     }
 
     /// What the journal has of them, and what is reserved for all that is not published.

@@ -156,15 +156,20 @@ impl Quota {
         }
     }
 
-    /// Takes a newer allowance. A chain whose blocks begin anew (a development chain that was
-    /// reset) takes its time along; otherwise time does not go back.
-    pub fn set_allowance(&mut self, allowance: Allowance) {
-        let reset = self.allowance.as_ref().is_some_and(|old| {
-            allowance.seen.block < old.seen.block
-                && allowance.seen.timestamp_s + 3600 < old.seen.timestamp_s
-        });
-        if reset {
-            self.latest_s = 0;
+    /// Takes a newer allowance. Time on chain does not go back, unless by more than an hour: then it was a
+    /// block with a wrong time that set it, or the chain begins anew (a development chain that was reset).
+    /// While a chain shows no newer block, its time goes on from when the last one was first seen.
+    pub fn set_allowance(&mut self, mut allowance: Allowance) {
+        if let Some(old) = &self.allowance {
+            if allowance.seen.timestamp_s.saturating_add(3600) < old.seen.timestamp_s {
+                self.latest_s = 0;
+            }
+            if allowance.seen.timestamp_s == old.seen.timestamp_s {
+                allowance.seen = ChainTime {
+                    block: allowance.seen.block,
+                    ..old.seen.clone()
+                };
+            }
         }
         self.allowance = Some(allowance);
     }
@@ -372,6 +377,32 @@ pub(super) mod tests {
         clock.advance(Duration::from_secs(1));
         assert_eq!(quota.check_write(&clock), Err(FsError::Overdue));
         assert_eq!(quota.check_change(), Ok(()), "deleting goes on");
+    }
+
+    #[test]
+    fn time_goes_on_while_a_server_shows_one_old_block_for_ever() {
+        let clock = ManualClock::at(0);
+        let mut quota = Quota::new(Some(allowance(&clock, 1 << 30)), 0);
+        for _ in 0..31 {
+            clock.advance(Duration::from_secs(DAY));
+            // The same block, looked at once more.
+            quota.set_allowance(allowance(&clock, 1 << 30));
+        }
+        assert_eq!(quota.check_write(&clock), Err(FsError::Overdue));
+    }
+
+    #[test]
+    fn a_block_with_a_time_far_ahead_locks_nothing_once_the_next_one_has_the_right_time() {
+        let clock = ManualClock::at(0);
+        let mut quota = Quota::new(Some(allowance(&clock, 1 << 30)), 0);
+        let mut ahead = allowance(&clock, 1 << 30);
+        ahead.seen = ChainTime::now(8, 1_000_000 + 60 * DAY, &clock);
+        quota.set_allowance(ahead);
+        assert_eq!(quota.check_write(&clock), Err(FsError::Overdue));
+        let mut right = allowance(&clock, 1 << 30);
+        right.seen = ChainTime::now(9, 1_000_012, &clock);
+        quota.set_allowance(right);
+        assert_eq!(quota.check_write(&clock), Ok(()));
     }
 
     #[test]

@@ -203,9 +203,13 @@ impl Volume {
     /// # Errors
     /// The journal takes nothing.
     pub fn set_allowance(&self, allowance: &Allowance) -> Result<(), FsError> {
-        self.quota().set_allowance(allowance.clone());
+        let taken = {
+            let mut quota = self.quota();
+            quota.set_allowance(allowance.clone());
+            quota.allowance().cloned()
+        };
         let mut batch = Batch::default();
-        batch.put(key::meta("allowance"), allowance);
+        batch.put(key::meta("allowance"), taken.as_ref().unwrap_or(allowance));
         self.journal.apply(batch)?;
         Ok(())
     }

@@ -50,6 +50,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
             data: purchase.data.to_string(),
             nonce: chain.transactor.next_nonce().await?,
             name: None,
+            account: None,
             gas: None,
             gas_cost_wei: None,
         };
@@ -127,8 +128,13 @@ async fn uploads(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<
     })
 }
 
-/// The same call with what its gas costs, as far as the chain tells (it may not to who cannot pay).
+/// The same call with who sends it, and what its gas costs, as far as the chain tells (it may not to who
+/// cannot pay).
 pub(super) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
+    let call = CallAnswer {
+        account: Some(parts.chain.wallet.address().to_string()),
+        ..call
+    };
     let asked = async {
         let to: Address = call.to.parse().ok()?;
         let (data, value) = (call.data.parse().ok()?, call.value_wei.parse().ok()?);

@@ -33,7 +33,13 @@ impl Desk {
     }
 
     async fn answer(&self, request: Request, progress: &Progress) -> anyhow::Result<Value> {
-        let parts = &self.session.parts;
+        let (request, parts) = match request {
+            Request::Under { terms, request } => {
+                (*request, Arc::new(self.session.parts.under(&terms)?))
+            }
+            request => (request, Arc::clone(&self.session.parts)),
+        };
+        let parts = &parts;
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
         match request {
             Request::Status => {

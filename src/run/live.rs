@@ -157,7 +157,9 @@ impl Live {
         let expected_s = known.timestamp_s + now.saturating_sub(known.at).as_secs();
         let jumped = snapshot.timestamp_s.abs_diff(expected_s) > 2;
         let stale = now.saturating_sub(known.at).as_secs() >= 60;
-        let fresh = jumped || stale || known.token != *token;
+        // A server that shows one block for ever has no news but of the token.
+        let newer = snapshot.timestamp_s != known.timestamp_s;
+        let fresh = newer && (jumped || stale) || known.token != *token;
         if fresh {
             let allowance =
                 Allowance::of(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
@@ -183,7 +185,7 @@ impl Live {
             state: state.as_str().to_owned(),
         });
         let mut seen = lock(&self.seen);
-        if fresh {
+        if fresh && newer {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
         }
         seen.token = token.clone();
@@ -408,11 +410,11 @@ impl Live {
                 .filter(|_| published.last_commit_s > 0),
             next_commit: (published.next_commit_s.filter(|_| pending.any))
                 .and_then(operate::instant),
-            last_error: self
-                .publishing
-                .error()
-                .or_else(|| self.charge_error())
-                .or_else(|| lock(&self.sync_error).clone()),
+            last_error: all_of([
+                self.publishing.error(),
+                self.charge_error(),
+                lock(&self.sync_error).clone(),
+            ]),
             damaged_files,
             damaged,
         });
@@ -474,6 +476,12 @@ async fn open(
     Ok((volume, publishing))
 }
 
+/// All that is amiss, in one line.
+fn all_of(errors: [Option<String>; 3]) -> Option<String> {
+    let errors: Vec<String> = errors.into_iter().flatten().collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
 /// What to say of a token that the node has lost blocks of, if it has.
 fn lost(local: &LocalStatus) -> Option<String> {
     let first = local.damaged.first()?;
@@ -512,6 +520,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_error_hides_another() {
+        let some = |text: &str| Some(text.to_owned());
+        let told = all_of([some("not published"), None, some("not synced")]);
+        assert_eq!(told, some("not published; not synced"));
+        assert_eq!(all_of([None, None, None]), None);
+    }
 
     #[test]
     fn all_damaged_files_are_counted_and_not_only_those_that_are_listed() {

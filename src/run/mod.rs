@@ -37,6 +37,7 @@ mod session;
 mod signals;
 pub mod state;
 mod sync;
+mod terms;
 mod tokens;
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
         data: mint_bare_calldata(package).to_string(),
         nonce: chain.transactor.next_nonce().await?,
         name: None,
+        account: None,
         gas: None,
         gas_cost_wei: None,
     };

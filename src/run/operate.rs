@@ -65,6 +65,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             value_wei,
         } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status
+        | Request::Under { .. }
         | Request::UploadPackages
         | Request::Upgrade { .. }
         | Request::BuyUploads { .. }
@@ -192,6 +193,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
         data: mint_calldata(package, &name).to_string(),
         nonce,
         name: Some(name),
+        account: None,
         gas: None,
         gas_cost_wei: None,
     };
@@ -246,6 +248,7 @@ async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnsw
         data: register_calldata(token, &name).to_string(),
         nonce,
         name: Some(name),
+        account: None,
         gas: None,
         gas_cost_wei: None,
     };

@@ -40,7 +40,7 @@ pub struct ChainParts {
     /// The token contract.
     pub contract: Address,
     /// The account.
-    pub wallet: Wallet,
+    pub wallet: Arc<Wallet>,
     /// What it owns.
     pub ledger: ContractLedger,
     /// What the contract speaks.
@@ -267,7 +267,7 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
         embedded,
         chain_id,
         contract,
-        wallet,
+        wallet: Arc::new(wallet),
         operator,
     })
 }
@@ -304,7 +304,10 @@ pub async fn open_embedded(
 }
 
 /// `[NAME=]ADDRESS`; the name matters with several contracts only, and there is one.
-pub(super) fn parse_contract(text: &str) -> anyhow::Result<Address> {
+///
+/// # Errors
+/// It is no address.
+pub fn parse_contract(text: &str) -> anyhow::Result<Address> {
     let address = text.split_once('=').map_or(text, |(_, address)| address);
     match address.parse() {
         Ok(address) => Ok(address),

@@ -135,7 +135,11 @@ async fn ask(
         first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }
     foresee(parts, &info, name, published, by).await?;
-    let request = chain.transactor.sync(chain.contract, token).await?;
+    let sender = match by {
+        By::User => chain.transactor.clone(),
+        By::Itself => chain.transactor.unasked(),
+    };
+    let request = sender.sync(chain.contract, token).await?;
     Ok(Asked::new(request))
 }
 

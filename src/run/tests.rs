@@ -2,6 +2,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use alloy::primitives::Address;
+use alloy::providers::Provider;
+use alloy::rpc::client::RpcClient;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
@@ -11,6 +13,7 @@ use super::state::StateDir;
 use super::tokens::Tokens;
 use super::{demo, operate};
 use crate::chain::Ledger;
+use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::clock::Clock;
 use crate::config::{Config, Folders, Layer, VolumeKind};
@@ -336,6 +339,36 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
         crate::cli::exit::of(&refused),
         crate::cli::exit::Exit::Token
     );
+    world.end().await;
+}
+
+/// A provider has many servers, of which some are behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_is_older_than_the_one_before_takes_no_token_away() {
+    let world = World::begin_with(tempfile::tempdir().unwrap(), |parts| {
+        // The same chain, as one that is no development chain.
+        let below = parts.chain.endpoint.provider().client().transport().clone();
+        let client = RpcClient::new(below, true);
+        parts.chain.endpoint = Endpoint::new(client, "network", false);
+    })
+    .await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.write("1", "mine", b"precious").unwrap();
+    world.give_away(token).await;
+    world.tokens.pretend_seen(1_000_000);
+    world.statuses().await;
+    assert_eq!(world.directories(), ["1"]);
+    world.write("1", "more", b"precious").unwrap();
+
+    // It is so: closed at once, and set aside when it is seen to stay so.
+    world.tokens.pretend_seen(0);
+    world.statuses().await;
+    assert_eq!(world.directories(), ["1"]);
+    let refused = world.write("1", "late", b"x").unwrap_err();
+    assert!(matches!(refused, FsError::ReadOnly(_)), "{refused}");
+    world.statuses().await;
+    assert_eq!(world.directories(), ["1.detached"]);
     world.end().await;
 }
 

@@ -1,8 +1,8 @@
 //! Keeps the drive in step with the chain: new tokens appear, allowances move, lost tokens close,
 //! and what they had not published is set aside.
 //!
-//! Invariant: one pass at a time; a chain that does not answer changes nothing but the age that
-//! `status` shows. Started by `daemon`; `desk` has it look after each transaction.
+//! Invariant: one pass at a time; a chain that does not answer, or a server that shows an older block than
+//! was seen, changes nothing but the age that `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
 mod lost;
 
@@ -143,6 +143,13 @@ impl Tokens {
                 return Err(self.blind(ChainError::Transient(what)));
             }
         };
+        // Time and blocks of a development chain are moved at will; any other has been seen with a later
+        // block, so this comes from a server that is behind.
+        let moves = self.ground.parts.chain.endpoint.is_idle().await;
+        let goes_on = !moves.unwrap_or(false);
+        if goes_on && self.is_behind(&snapshot) {
+            return Ok(());
+        }
         *lock(&self.view) = View {
             block: snapshot.block,
             seen: Some(self.ground.parts.clock.boottime()),
@@ -167,13 +174,42 @@ impl Tokens {
         for live in self.all() {
             let id = live.key.token.token;
             if !snapshot.tokens.iter().any(|token| token.id == id) {
-                self.close_lost(&live).await;
+                self.close_lost(&live, goes_on).await;
             }
         }
         let open = self.all().iter().map(|live| live.key).collect();
         let appeared = self.leftovers.look(&snapshot, &open).await?;
         self.tell_changed(appeared);
         Ok(())
+    }
+
+    /// Whether the chain was seen with a later block than this look is of.
+    fn is_behind(&self, snapshot: &Snapshot) -> bool {
+        let mut view = lock(&self.view);
+        if snapshot.block >= view.block {
+            return false;
+        }
+        let parts = &self.ground.parts;
+        let seen = view.seen.unwrap_or_default();
+        let age = parts.clock.boottime().saturating_sub(seen);
+        let line = format!(
+            "{} shows block {}, and {} was seen {} s ago: it is not believed: give another --rpc-url too",
+            parts.chain.endpoint.current(),
+            snapshot.block,
+            view.block,
+            age.as_secs()
+        );
+        tracing::debug!("tokens: {line}");
+        if age > OLD_BLOCK {
+            view.error = Some(line);
+        }
+        true
+    }
+
+    /// As if the chain had been seen with this block.
+    #[cfg(test)]
+    pub(super) fn pretend_seen(&self, block: u64) {
+        lock(&self.view).block = block;
     }
 
     /// What is to be said of a chain whose newest block is old: its server may have stopped.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -232,6 +233,64 @@ fn a_token_minted_while_mounted_is_there_when_the_command_returns() {
     let call = world.succeeds(&["mint", "--package", "1", "--print", "--json"]);
     assert!(call.contains("0x"), "{call}");
     assert!(!world.token("3").exists());
+    world.succeeds(&["umount", "px"]);
+    assert_eq!(ended(&mut demo), 0);
+}
+
+#[test]
+fn a_command_that_names_another_chain_contract_or_wallet_spends_nothing_of_the_drive() {
+    let world = World::new();
+    let mut demo = world.demo();
+    let status = world.status();
+    let wallet = world.path("other");
+    fs::write(
+        &wallet,
+        "4c0883a69102937d6231471b5dbb6204fe5129617082792ae468d01a3f362318\n",
+    )
+    .unwrap();
+    fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).unwrap();
+    let wallet = format!("--wallet={}", wallet.display());
+    let contract = format!("--contract=0x{}", "11".repeat(20));
+    for (exit, flag) in [
+        (3, "--chain-id=5"),
+        (3, "--rpc-url=http://127.0.0.1:9"),
+        (2, contract.as_str()),
+        (2, wallet.as_str()),
+    ] {
+        for words in [
+            &["mint", "--package", "1", "--yes"][..],
+            &["sync", "1"],
+            &["register", "1", "--new-volume", "--yes"],
+            &["dev", "call", "0x"],
+        ] {
+            let line = world.fails(exit, &[words, &[flag]].concat());
+            let name = flag.split('=').next().unwrap();
+            assert!(
+                line.contains(name) && line.contains("--state-dir"),
+                "{line}"
+            );
+        }
+    }
+    let output = (world.command(&["mint", "--package", "1", "--yes"]))
+        .env("PXFS_CHAIN_ID", "5")
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "a variable counts as its flag"
+    );
+    // What agrees is done, and the command's cap is the one that counts.
+    let chain = format!("--chain-id={}", status["chain"]["id"]);
+    let contract = status["tokens"][0]["contract"].as_str().unwrap();
+    let contract = format!("--contract={contract}");
+    let mint = ["mint", "--package", "1", "--yes", &chain, &contract];
+    let capped = [&mint[..], &["--max-fee=0.000000000000000001"]].concat();
+    let line = world.fails(6, &capped);
+    assert!(line.contains("--max-fee allows"), "{line}");
+    assert!(!world.token("2").exists());
+    world.succeeds(&mint);
+    assert!(world.token("2").exists());
     world.succeeds(&["umount", "px"]);
     assert_eq!(ended(&mut demo), 0);
 }

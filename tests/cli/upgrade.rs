@@ -30,9 +30,18 @@ fn a_token_moves_to_a_larger_package_once_price_and_gas_are_agreed_to() {
 
     // Nobody is there to be asked: what would be asked stands in the line.
     let line = asked(&["mint", "--package", "1"]);
-    for words in ["1GB", "for 0.1 coins", " gas, at most 0.0", "--yes"] {
+    let contract = made["contract"].as_str().unwrap().to_lowercase();
+    for words in [
+        "1GB",
+        "for 0.1 coins",
+        " gas, at most 0.0",
+        "on chain 31337",
+        "from account 0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266",
+        "--yes",
+    ] {
         assert!(line.contains(words), "{words}: {line}");
     }
+    assert!(line.to_lowercase().contains(&contract), "{line}");
     let minted = ask(&home, &["mint", "--package", "0", "--yes"], &parts);
     let line = asked(&["register", "1", "--new-volume"]);
     assert!(
@@ -103,7 +112,8 @@ fn uploads_are_bought_where_the_contract_counts_them() {
     let id = offered.unwrap()["id"].to_string();
     let line = home.refused(1, &with(&["upgrade", "1", "--uploads", &id], &parts));
     assert!(
-        line.contains("40 for 0.01 coins") && line.contains(" gas, at most"),
+        line.contains("40 upload units for token 1 for 0.01 coins")
+            && line.contains(" gas, at most"),
         "{line}"
     );
     ask(&home, &["upgrade", "1", "--uploads", &id, "--yes"], &parts);

@@ -8,7 +8,9 @@ use cid::Cid;
 use jiff::Timestamp;
 
 use alloy::eips::BlockId;
-use alloy::primitives::Bytes;
+use alloy::primitives::{Bytes, U256};
+use alloy::providers::Provider;
+use alloy::transports::BoxTransport;
 
 use super::*;
 use crate::chain::Ledger;
@@ -17,7 +19,8 @@ use crate::chain::deploy::deploy;
 use crate::chain::embedded::{Genesis, Handle};
 use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
-use crate::chain::transact::Synced;
+use crate::chain::meddle::{Asked, Meddler};
+use crate::chain::transact::{SyncRequest, Synced};
 use crate::clock::SystemClock;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
@@ -29,6 +32,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore};
 use crate::types::{TokenKey, VolumeKey};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const ROOT: B256 = b256!("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
@@ -314,6 +318,102 @@ async fn a_request_made_while_the_oracle_was_away_is_answered_after_its_start() 
     assert_eq!(start(0).step().await.unwrap(), 0);
     assert_eq!(start(first.next_block()).step().await.unwrap(), 0);
     assert_eq!(scene.payer.next_nonce().await.unwrap(), before);
+}
+
+/// The payer of a scene behind an endpoint that refuses what `rule` says.
+fn refused(
+    scene: &Scene,
+    rule: impl Fn(&Asked) -> Option<(i64, &'static str)> + Send + Sync + 'static,
+) -> Transactor {
+    let below = scene
+        .payer
+        .endpoint()
+        .provider()
+        .client()
+        .transport()
+        .clone();
+    let meddler = Meddler::new(BoxTransport::new(below));
+    meddler.refuse(rule);
+    Transactor::new(meddler.endpoint(), &Wallet::random().unwrap())
+}
+
+#[tokio::test]
+async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_its_logs() {
+    let mut scene = Scene::new().await;
+    scene.publish_document(&scene.document()).await;
+    let few = |asked: &Asked| {
+        let many = asked.log_blocks().is_some_and(|blocks| blocks > 2);
+        many.then_some((-32005, "block range limit exceeded"))
+    };
+    let none = |asked: &Asked| {
+        let logs = asked.method == "eth_getLogs";
+        logs.then_some((-32601, "the method does not exist"))
+    };
+    let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    let (few, none) = (refused(&scene, few), refused(&scene, none));
+    let open = few.open_sync(scene.contract, scene.token);
+    assert_eq!(open.await.unwrap(), Some(request));
+    let short = Duration::from_millis(100);
+    let waited = none.wait_synced(scene.contract, &request, short);
+    let told = waited.await.unwrap_err().to_string();
+    assert!(told.contains("no operator has answered"), "{told}");
+
+    while scene.operator.step().await.unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let landed = scene.payer.wait_synced(scene.contract, &request, LIMIT);
+    let landed = landed.await.unwrap();
+    let waited = few.wait_synced(scene.contract, &request, LIMIT);
+    assert_eq!(waited.await.unwrap(), landed);
+    let waited = none.wait_synced(scene.contract, &request, short);
+    assert_eq!(waited.await.unwrap(), landed);
+    // What landed before the request is no answer to it.
+    let again = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    let early = SyncRequest {
+        mined: request.mined,
+        ..again
+    };
+    let waited = scene.payer.wait_synced(scene.contract, &early, short);
+    assert!(matches!(waited.await, Err(ChainError::Oracle(_))));
+}
+
+#[tokio::test]
+async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
+    let scene = Scene::new().await;
+    let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    for _ in 0..40 {
+        let to = Some(Address::repeat_byte(9));
+        let sent = scene.payer.send(to, Bytes::new(), U256::ZERO, None);
+        sent.await.unwrap();
+    }
+    let busy = Arc::new(AtomicBool::new(true));
+    let rule = Arc::clone(&busy);
+    // Four blocks at once, and of the newer ones nothing for now.
+    let payer = refused(&scene, move |asked| {
+        let blocks = asked.log_blocks()?;
+        let from = asked.params[0]["fromBlock"]
+            .as_str()?
+            .trim_start_matches("0x");
+        let is_new = u64::from_str_radix(from, 16).ok()? > 30;
+        match rule.load(Ordering::Relaxed) {
+            true if blocks > 4 => Some((-32005, "block range limit exceeded")),
+            true if is_new => Some((-32005, "rate limit exceeded")),
+            _ => None,
+        }
+    });
+    let refs: Vec<_> = scene.signers.iter().collect();
+    let sources = reader(&scene.names, &scene.blocks);
+    let mut operator = Operator::new(payer, scene.contract, &refs, sources, 0);
+    let fault = operator.look().await.unwrap_err();
+    assert!(matches!(fault, ChainError::Transient(_)), "{fault}");
+    assert!(operator.next_block > 25, "{}", operator.next_block);
+    assert!(operator.open.contains_key(&request.request));
+    assert_eq!(operator.next_block(), request.mined.block);
+    // And a server that gives more again is asked for more again.
+    busy.store(false, Ordering::Relaxed);
+    operator.next_block = 0;
+    operator.look().await.unwrap();
+    assert!(operator.range >= 16, "{}", operator.range);
 }
 
 #[tokio::test]

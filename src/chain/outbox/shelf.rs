@@ -6,7 +6,7 @@
 //! | bytes | content |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | n | CBOR array: tag; purpose (4 fields); tries; watch; told; outcome; claimed (see [`Kept`]) |
+//! | n | CBOR array: tag; purpose (4 fields); tries; watch; told; outcome; claimed; and, where there is one, the cap (see [`Kept`]) |
 //! | 32 | SHA-256 of what stands before |
 //!
 //! Invariant: what was put is there after any crash; what cannot be read is an error, never taken for
@@ -60,6 +60,8 @@ pub struct Kept {
     pub told: bool,
     /// How it ended, for good.
     pub over: Option<Outcome>,
+    /// The most that its gas may cost, in wei, where that was said when it was asked for.
+    pub gas_cost_max: Option<U256>,
 }
 
 /// A place for entries, by serial number.
@@ -242,6 +244,9 @@ struct Form {
     over: Option<u8>,
     #[n(9)]
     claimed: bool,
+    /// Not there in what earlier versions wrote; they pass over it.
+    #[n(10)]
+    gas_cost_max: Option<ByteArray<32>>,
 }
 
 #[derive(Encode, Decode)]
@@ -353,6 +358,9 @@ impl Kept {
                 Outcome::Lost => 2,
             }),
             claimed: self.claimed,
+            gas_cost_max: self
+                .gas_cost_max
+                .map(|most| most.to_be_bytes::<32>().into()),
         }
     }
 
@@ -401,6 +409,7 @@ impl Kept {
                 Some(2) => Some(Outcome::Lost),
                 Some(_) => return None,
             },
+            gas_cost_max: form.gas_cost_max.map(|most| U256::from_be_bytes(*most)),
         })
     }
 }
@@ -439,6 +448,7 @@ mod tests {
             claimed: true,
             told: true,
             over: Some(Outcome::Refused),
+            gas_cost_max: None,
         }
     }
 
@@ -495,5 +505,13 @@ mod tests {
         let bytes = alloy::hex::decode(golden.trim_end()).unwrap();
         assert_eq!(Kept::from_bytes(&bytes).unwrap(), kept());
         assert_eq!(kept().to_bytes().unwrap(), bytes);
+        let golden = include_str!("../../../tests/golden/state/outbox-capped.hex");
+        let bytes = alloy::hex::decode(golden.trim_end()).unwrap();
+        let capped = Kept {
+            gas_cost_max: Some(U256::from(9)),
+            ..kept()
+        };
+        assert_eq!(Kept::from_bytes(&bytes).unwrap(), capped);
+        assert_eq!(capped.to_bytes().unwrap(), bytes);
     }
 }

@@ -7,6 +7,7 @@ const FINAL: usize = 4;
 const RULES: Rules = Rules {
     patience: Duration::from_secs(10),
     max_fee: 1_000,
+    again: true,
 };
 
 /// Numbers that look random and are the same at each run.
@@ -345,4 +346,21 @@ fn what_happened_at_a_foreign_nonce_or_may_have_is_not_signed_again() {
     assert_eq!(step(Some(true), false), Step::Over(Outcome::Happened));
     assert_eq!(step(None, false), Step::Wait(Wait::Unseen));
     assert_eq!(step(Some(false), true), Step::Over(Outcome::Lost));
+}
+
+#[test]
+fn what_a_command_sent_is_not_signed_again_once_it_was_cancelled_elsewhere() {
+    let rules = Rules {
+        again: false,
+        ..RULES
+    };
+    let step = |taken| sent().next(&look(8, taken), &rules);
+    assert_eq!(step(Some((Taker::Other, true))), Step::Over(Outcome::Lost));
+    assert_eq!(
+        step(Some((Taker::Other, false))),
+        Step::Wait(Wait::NotFinal),
+        "the block that cancels it may be replaced"
+    );
+    let same = Taker::Same { success: true };
+    assert_eq!(step(Some((same, true))), Step::Over(Outcome::Happened));
 }

@@ -6,15 +6,23 @@
 
 use std::time::Duration;
 
+use alloy::primitives::B256;
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
 use tokio::time::{Instant, timeout};
 
 use super::Transactor;
-use super::desk::{Desk, Item, Posted, Progress, missing};
+use super::desk::{Desk, Item, Posted, Progress, is_unheard, missing};
 use crate::chain::ChainError;
 use crate::chain::outbox::shelf::{Kept, Watch};
 use crate::chain::outbox::{Entry, Look, Purpose, Rules, Step, Taker, Try, Wait};
+
+/// What is said of a transaction that a server refuses when it is written down already.
+fn kept_all_the_same(why: &str) -> String {
+    format!(
+        "{why}: it stays written down, and is sent again by the daemon, or by the same command, which waits for it"
+    )
+}
 
 /// How long the chain may be looked at for one entry: others wait for the desk meanwhile.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
@@ -52,10 +60,26 @@ impl Transactor {
     /// # Errors
     /// The shelf cannot be read; the chain does not answer at the first call.
     pub async fn posted(&self) -> Result<Vec<Posted>, ChainError> {
-        let desk = self.desk().await?;
-        let items = desk.get()?.items.values();
-        let claimed = items.filter(|item| item.kept.claimed && !item.kept.told);
-        Ok(claimed.map(Item::posted).collect())
+        let mut desk = self.desk().await?;
+        let items = || desk.get().map(|desk| desk.items.values());
+        let claimed = |item: &&Item| item.kept.claimed && !item.kept.told;
+        // What ended in an earlier process did so in a block that is known no more: not in a later one.
+        let blind = |item: &&Item| item.kept.over.is_some() && item.mined.is_none();
+        if items()?.filter(claimed).any(|item| blind(&item)) {
+            let height = self.endpoint.height().await?;
+            for item in desk.get_mut()?.items.values_mut() {
+                if blind(&&*item) {
+                    item.mined = Some(height);
+                }
+            }
+        }
+        Ok(desk
+            .get()?
+            .items
+            .values()
+            .filter(claimed)
+            .map(Item::posted)
+            .collect())
     }
 
     /// The outcome of what was posted under `tag` is known: it may go.
@@ -116,9 +140,11 @@ impl Transactor {
                 self.address()
             )));
         }
-        let signed = self.sign_new(&purpose, next).await?;
+        let gas_cost_max = self.gas_cap(&purpose)?;
+        let signed = self.sign_new(&purpose, next, gas_cost_max).await?;
         let kept = Kept {
             tag,
+            gas_cost_max,
             entry: Entry {
                 purpose,
                 tries: vec![Try {
@@ -136,7 +162,13 @@ impl Transactor {
         let serial = last.map_or(0, |(serial, _)| serial + 1);
         desk.shelf.put(serial, kept.to_bytes()?).await?;
         desk.items.insert(serial, Item::new(kept));
-        self.broadcast(desk, serial).await?;
+        let left = self.broadcast(desk, serial).await;
+        left.map_err(|fault| match fault {
+            // It is not forgotten for that: a server may have passed it on.
+            ChainError::Reverted(why) => ChainError::Reverted(kept_all_the_same(&why)),
+            ChainError::Permanent(why) => ChainError::Permanent(kept_all_the_same(&why)),
+            fault => fault,
+        })?;
         Ok(serial)
     }
 
@@ -188,7 +220,8 @@ impl Transactor {
             let desk = desk.get_mut()?;
             let stepped = this.step_at(desk, serial).await;
             if let Some(item) = desk.items.get_mut(&serial) {
-                item.error = stepped.as_ref().err().map(ToString::to_string);
+                let stalled = item.stalled.take();
+                item.error = stepped.as_ref().err().map(ToString::to_string).or(stalled);
             }
             stepped
         })
@@ -203,9 +236,11 @@ impl Transactor {
         let (kept, sent) = (item.kept.clone(), item.sent);
         let last = kept.entry.tries.last().ok_or_else(missing)?.clone();
         let first = last.signed.first().ok_or_else(missing)?;
+        let gas_cost_max = kept.gas_cost_max.or(self.gas_cost_max);
         let rules = Rules {
             patience: self.patience,
-            max_fee: self.fee_cap(first),
+            max_fee: self.fee_cap(first, gas_cost_max),
+            again: kept.claimed,
         };
         let waited = sent.map_or(Duration::MAX, |sent| sent.elapsed());
         let looking = self.look_at(desk, &kept, &last, waited);
@@ -220,6 +255,7 @@ impl Transactor {
         let step = kept.entry.next(&look, &rules);
         if let Some(item) = desk.items.get_mut(&serial) {
             item.mined = receipt.as_ref().and_then(|receipt| receipt.block_number);
+            item.stalled = self.stall(&step, last.nonce, &first.hash);
         }
         match step {
             Step::Wait(Wait::FeeCap) => {
@@ -246,7 +282,8 @@ impl Transactor {
             Step::Sign { nonce } => {
                 let since = self.endpoint.height().await?;
                 let nonce = self.free_nonce(desk).await?.max(nonce);
-                let signed = self.sign_new(&kept.entry.purpose, nonce).await?;
+                let signed = self.sign_new(&kept.entry.purpose, nonce, gas_cost_max);
+                let signed = signed.await?;
                 let mut kept = kept;
                 kept.entry.tries.push(Try {
                     nonce,
@@ -261,7 +298,7 @@ impl Transactor {
                     over: Some(over),
                     ..kept
                 };
-                let wanted = kept.claimed;
+                let wanted = kept.claimed || is_unheard(&kept);
                 if wanted {
                     desk.put(serial, kept).await?;
                 } else if let Some(item) = desk.items.get_mut(&serial) {
@@ -279,6 +316,22 @@ impl Transactor {
             Some(receipt) => Progress::Mined(Box::new(receipt)),
             None => Progress::Open(hashes.unwrap_or_default()),
         })
+    }
+
+    /// What is to be said of a `step` that brings the transaction with `nonce` no further, though nothing
+    /// failed.
+    fn stall(&self, step: &Step, nonce: u64, hash: &B256) -> Option<String> {
+        match step {
+            Step::Wait(Wait::Unseen) => Some(format!(
+                "transaction {hash} waits: its nonce {nonce} is taken, and {} does not tell by what: give another --rpc-url too",
+                self.endpoint.current()
+            )),
+            Step::Fill { nonce: before } => Some(format!(
+                "transaction {hash} waits: nonce {before} of {}, before its own ({nonce}), is free again, and is filled",
+                self.address()
+            )),
+            _ => None,
+        }
     }
 
     async fn look_at(

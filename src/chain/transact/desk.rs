@@ -14,6 +14,7 @@ use alloy::rpc::types::TransactionReceipt;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
+use super::sync::SYNC_TAG;
 use super::{Place, Transactor};
 use crate::chain::ChainError;
 use crate::chain::outbox::Outcome;
@@ -33,6 +34,8 @@ pub(super) struct Item {
     /// Its block, once it is in one.
     pub(super) mined: Option<u64>,
     pub(super) error: Option<String>,
+    /// Why nothing could be done at the last look, though nothing failed.
+    pub(super) stalled: Option<String>,
 }
 
 /// How far an entry is.
@@ -50,7 +53,7 @@ pub(super) enum Progress {
 pub struct Posted {
     /// Its tag.
     pub tag: String,
-    /// The block that it is in, final or not.
+    /// The block that it is in, final or not; of what has ended perhaps a later one.
     pub mined: Option<u64>,
     /// How it ended, for good.
     pub over: Option<Outcome>,
@@ -76,17 +79,27 @@ pub(super) fn missing() -> ChainError {
 }
 
 impl Desk {
-    /// What an earlier process has left on its way under `tag`, or one that stopped waiting.
+    /// What an earlier process has left on its way under `tag`, or one that stopped waiting; or what has
+    /// ended and was not told to whoever paid for it.
     pub(super) fn orphan(&self, tag: &str, awaited: &BTreeSet<u64>) -> Option<u64> {
         let mut items = self.items.iter();
         let found = items.find(|(serial, item)| {
             item.kept.tag == tag
                 && !item.kept.claimed
                 && !item.kept.told
-                && item.kept.over.is_none()
+                && (item.kept.over.is_none() || is_unheard(&item.kept))
                 && !awaited.contains(*serial)
         });
         found.map(|(serial, _)| *serial)
+    }
+
+    /// Looks anew at what has ended, for somebody who wants to hear of it.
+    pub(super) fn reopen(&mut self, serial: u64) {
+        if let Some(item) = self.items.get_mut(&serial)
+            && !item.kept.claimed
+        {
+            item.kept.over = None;
+        }
     }
 
     /// The first nonce of an entry, and the hashes that it may be mined under.
@@ -138,7 +151,8 @@ impl Desk {
         self.put(serial, kept).await
     }
 
-    /// Removes what is over and wanted by nobody. What is still open must be able to tell the account's
+    /// Removes what is over and wanted by nobody: what was paid for, and whose sender was cut off before it
+    /// heard of it, waits for the same command. What is still open must be able to tell the account's
     /// own nonces from others', from its first one on; and a server that lags must not have a nonce
     /// signed for once more: what has later nonces stays, and what has the last one.
     pub(super) async fn sweep(&mut self) -> Result<(), ChainError> {
@@ -149,7 +163,8 @@ impl Desk {
             |nonce: u64| first_open.is_some_and(|first| first <= nonce) || last == Some(nonce);
         let done = self.items.iter().filter(|(_, item)| {
             let kept = &item.kept;
-            kept.over.is_some() && (kept.told || !kept.claimed) && !item.nonces().any(needed)
+            let wanted = !kept.told && (kept.claimed || is_unheard(&item.kept));
+            kept.over.is_some() && !wanted && !item.nonces().any(needed)
         });
         let done: Vec<u64> = done.map(|(serial, _)| *serial).collect();
         for serial in done {
@@ -158,6 +173,16 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// Whether a command has done with it what must not be done once more for nothing (it paid, or made a
+/// contract), and does not know. A sync that has ended is no answer to a later one, and the token itself
+/// shows whether it is open.
+pub(super) fn is_unheard(kept: &Kept) -> bool {
+    let purpose = &kept.entry.purpose;
+    let paid = !purpose.value.is_zero() && !kept.tag.starts_with(SYNC_TAG);
+    let matters = paid || purpose.to.is_none();
+    matters && !kept.claimed && !kept.told && kept.over == Some(Outcome::Happened)
 }
 
 impl Item {
@@ -172,6 +197,7 @@ impl Item {
             sent: None,
             mined: None,
             error: None,
+            stalled: None,
         }
     }
 

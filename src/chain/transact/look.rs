@@ -16,6 +16,7 @@ use alloy::rpc::types::TransactionReceipt;
 
 use super::{Transactor, lock};
 use crate::chain::ChainError;
+use crate::chain::busy;
 use crate::chain::contract::PxV2;
 use crate::chain::outbox::shelf::{Kept, Watch};
 use crate::chain::outbox::{Purpose, Taker, Try};
@@ -44,6 +45,9 @@ impl Transactor {
         let told = provider.get_block_by_number(BlockNumberOrTag::Finalized);
         match told.await {
             Ok(Some(block)) => Ok(block.header.number),
+            Err(RpcError::ErrorResp(told)) if busy::is_later(&told) => {
+                Err(self.endpoint.fault(RpcError::ErrorResp(told)))
+            }
             // Not every chain has the word.
             Ok(None) | Err(RpcError::ErrorResp(_)) => {
                 Ok(self.endpoint.height().await?.saturating_sub(DEPTH))

@@ -9,9 +9,10 @@ use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuild
 use alloy::primitives::utils::format_ether;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::providers::Provider;
+use alloy::providers::utils::{Eip1559Estimation, Eip1559Estimator, eip1559_default_estimator};
 use alloy::rpc::types::{TransactionInput, TransactionRequest};
 
-use super::Transactor;
+use super::{Transactor, UNASKED_COST_MAX};
 use crate::chain::ChainError;
 use crate::chain::outbox::{Purpose, Signed};
 
@@ -34,14 +35,24 @@ pub struct Cost {
 
 /// The state may be another when it is mined; what is not used is not paid.
 fn spare(gas: u64) -> u64 {
-    gas + gas / 4
+    gas.saturating_add(gas / 4)
+}
+
+/// alloy's rule (twice the base fee, and the median of what was paid beside it), for whatever numbers a
+/// server has told.
+fn estimate(base_fee: u128, rewards: &[Vec<u128>]) -> Eip1559Estimation {
+    const MOST: u128 = u128::MAX >> 3;
+    let bounded = |reward: &Vec<u128>| reward.iter().map(|one| MOST.min(*one)).collect();
+    let rewards: Vec<Vec<u128>> = rewards.iter().map(bounded).collect();
+    eip1559_default_estimator(MOST.min(base_fee), &rewards)
 }
 
 impl Transactor {
     /// What the chain wants now.
     pub(super) async fn fees(&self) -> Result<Fees, ChainError> {
         let provider = self.endpoint.provider();
-        match provider.estimate_eip1559_fees().await {
+        let estimator = Eip1559Estimator::new(estimate);
+        match provider.estimate_eip1559_fees_with(estimator).await {
             Ok(fees) => Ok(Fees {
                 max_fee: fees.max_fee_per_gas,
                 tip: Some(fees.max_priority_fee_per_gas),
@@ -72,7 +83,7 @@ impl Transactor {
         let balance = balance.map_err(|fault| self.endpoint.fault(fault))?;
         let fees = self.fees().await?;
         let nonce = self.next_nonce().await?;
-        let mut gas = 0;
+        let mut gas = 0_u64;
         for (to, data) in calls {
             let value = U256::ZERO;
             let bound = false;
@@ -85,7 +96,7 @@ impl Transactor {
             let request = self.request(&purpose, nonce).await?;
             let estimated = provider.estimate_gas(request).await;
             let estimated = estimated.map_err(|fault| self.endpoint.fault(fault))?;
-            gas += spare(estimated);
+            gas = spare(estimated).saturating_add(gas);
         }
         let wei = U256::from(gas) * U256::from(fees.max_fee);
         self.can_pay(balance, wei)?;
@@ -110,12 +121,14 @@ impl Transactor {
         Ok(Cost { gas, wei })
     }
 
-    /// Signs `purpose` at `nonce`, for what the chain wants now. A node runs it for that, so here a
+    /// Signs `purpose` at `nonce`, for what the chain wants now, where its gas does not cost more than
+    /// allowed. A node runs it for that, so here a
     /// revert comes out.
     pub(super) async fn sign_new(
         &self,
         purpose: &Purpose,
         nonce: u64,
+        gas_cost_max: Option<U256>,
     ) -> Result<Signed, ChainError> {
         let provider = self.endpoint.provider();
         let balance = provider.get_balance(self.address()).await;
@@ -127,7 +140,7 @@ impl Transactor {
         let gas = spare(gas);
         let fees = self.fees().await?;
         let cost = U256::from(gas) * U256::from(fees.max_fee);
-        if let Some(most) = self.gas_cost_max
+        if let Some(most) = gas_cost_max
             && cost > most
         {
             return Err(ChainError::Reverted(format!(
@@ -166,14 +179,41 @@ impl Transactor {
             value: U256::ZERO,
             bound: true,
         };
-        self.sign_new(&nothing, nonce).await
+        self.sign_new(&nothing, nonce, self.gas_cost_max).await
     }
 
     /// The most that is paid for one gas of something of which `first` was signed first, in wei.
-    pub(super) fn fee_cap(&self, first: &Signed) -> u128 {
-        match self.gas_cost_max {
+    pub(super) fn fee_cap(&self, first: &Signed, gas_cost_max: Option<U256>) -> u128 {
+        match gas_cost_max {
             Some(most) => u128::try_from(most / U256::from(first.gas.max(1))).unwrap_or(u128::MAX),
             None => first.max_fee.saturating_mul(10),
+        }
+    }
+
+    /// The most that the gas of `purpose` may cost, in wei: what is sent unasked has no price that somebody
+    /// has seen and agreed to, so there the value counts too.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] where the value is more than may be spent, or was agreed to.
+    pub(super) fn gas_cap(&self, purpose: &Purpose) -> Result<Option<U256>, ChainError> {
+        if let Some(price) = self.price.filter(|price| purpose.value > *price) {
+            return Err(ChainError::Reverted(format!(
+                "not sent: it costs {} by now, and {} was agreed to: ask again",
+                format_ether(purpose.value),
+                format_ether(price)
+            )));
+        }
+        if !self.unasked {
+            return Ok(self.gas_cost_max);
+        }
+        let most = self.gas_cost_max.unwrap_or(UNASKED_COST_MAX);
+        match most.checked_sub(purpose.value) {
+            Some(left) => Ok(Some(left)),
+            None => Err(ChainError::Reverted(format!(
+                "not sent: it costs {} and its gas, and --max-fee allows {} for both: allow more",
+                format_ether(purpose.value),
+                format_ether(most)
+            ))),
         }
     }
 
@@ -233,5 +273,21 @@ impl Transactor {
             max_fee: fees.max_fee,
             tip: fees.tip,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_chain_has_stop_nothing() {
+        let most = u128::MAX;
+        let fees = estimate(most, &[vec![most], vec![most]]);
+        assert!(fees.max_fee_per_gas > most / 8);
+        let usual = estimate(7, &[vec![2], vec![4]]);
+        let tip = usual.max_priority_fee_per_gas;
+        assert_eq!((usual.max_fee_per_gas, tip), (17, 3));
+        assert_eq!((spare(100), spare(u64::MAX)), (125, u64::MAX));
     }
 }

@@ -2,24 +2,32 @@
 //!
 //! Called by the command line and the daemon.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, B256};
 use alloy::providers::Provider;
-use alloy::rpc::types::Filter;
+use alloy::rpc::types::{Filter, Log};
 use alloy::sol_types::SolEvent;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::calldata::sync_calldata;
 use super::{Look, Mined, Transactor};
 use crate::chain::ChainError;
 use crate::chain::contract::{PxSync, failure};
+use crate::chain::endpoint::LogsFault;
 use crate::chain::outbox::Purpose;
 use crate::types::TokenId;
 
 /// How far back a request that is worth waiting for can lie, in blocks.
 const OPEN_BLOCKS: u64 = 5_000;
+/// What the tags of syncs begin with.
+pub(super) const SYNC_TAG: &str = "sync ";
+/// Blocks that are looked at again at each look.
+const LOGS_AGAIN: u64 = 64;
+/// How long the last look may take.
+const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// A sync that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +68,7 @@ impl Transactor {
             value: fee,
             bound: false,
         };
-        let tag = format!("sync {contract} {token}");
+        let tag = format!("{SYNC_TAG}{contract} {token}");
         let sent = self.send_as(tag, purpose, None).await?;
         let logs = sent
             .receipt
@@ -92,23 +100,19 @@ impl Transactor {
         contract: Address,
         token: TokenId,
     ) -> Result<Option<SyncRequest>, ChainError> {
-        let call = PxSync::tokenInfoCall { tokenId: token.0 };
-        let info = self
-            .endpoint
-            .call(contract, &call, BlockId::latest())
-            .await?;
+        let info = self.info(contract, token).await?;
         if info.requestId.is_zero() {
             return Ok(None);
         }
         let height = self.endpoint.height().await?;
         let filter = Filter::new()
             .address(contract)
-            .from_block(height.saturating_sub(OPEN_BLOCKS))
             .event_signature(PxSync::SyncRequested::SIGNATURE_HASH)
             .topic1(B256::from(token.0))
             .topic2(info.requestId);
-        let logs = self.endpoint.provider().get_logs(&filter).await;
-        let logs = logs.map_err(|fault| self.endpoint.fault(fault))?;
+        let first = height.saturating_sub(OPEN_BLOCKS);
+        let mut range = OPEN_BLOCKS;
+        let logs = self.logs(&filter, first..=height, &mut range).await?;
         let asked = logs.last().and_then(|log| {
             Some(Mined {
                 transaction: log.transaction_hash?,
@@ -122,7 +126,36 @@ impl Transactor {
         }))
     }
 
-    /// Waits until the sync has landed.
+    /// The logs that `filter` asks for in `blocks`, by at most `range` blocks at once, which becomes less
+    /// where the endpoint does not give so many.
+    async fn logs(
+        &self,
+        filter: &Filter,
+        blocks: RangeInclusive<u64>,
+        range: &mut u64,
+    ) -> Result<Vec<Log>, ChainError> {
+        let (mut from, last) = blocks.into_inner();
+        let mut all = Vec::new();
+        while from <= last {
+            let to = last.min(from.saturating_add(range.saturating_sub(1)));
+            let part = filter.clone().from_block(from).to_block(to);
+            match self.endpoint.logs(&part).await {
+                Ok(logs) => all.extend(logs),
+                Err(LogsFault::TooMuch(_)) if *range > 1 => {
+                    *range = (*range).min(to - from + 1) / 2;
+                    *range = (*range).max(1);
+                    continue;
+                }
+                Err(LogsFault::TooMuch(why)) => return Err(ChainError::Transient(why)),
+                Err(LogsFault::Other(fault)) => return Err(fault),
+            }
+            from = to + 1;
+        }
+        Ok(all)
+    }
+
+    /// Waits until the sync has landed. What the endpoint does not answer is asked again, and at last the
+    /// token itself: that it was paid for is no reason to say that it failed.
     ///
     /// # Errors
     /// [`ChainError::Oracle`] when the oracle answers with an error, or not within `limit`.
@@ -133,49 +166,101 @@ impl Transactor {
         limit: Duration,
     ) -> Result<Synced, ChainError> {
         let token = request.token;
+        let mut look = Look::until(Instant::now() + limit);
+        let (mut from, mut range) = (request.mined.block, OPEN_BLOCKS);
+        loop {
+            let looked = self.look_synced(contract, request, &mut from, &mut range);
+            match look.bound(looked).await {
+                Some(Ok(Some(synced))) => return Ok(synced),
+                Some(Err(failed @ ChainError::Oracle(_))) => return Err(failed),
+                // Worth another look.
+                Some(Ok(None) | Err(_)) | None => {}
+            }
+            if !look.again().await {
+                break;
+            }
+        }
+        let told = timeout(LAST_LOOK, self.has_synced(contract, request)).await;
+        match told {
+            Ok(Ok(Some(synced))) => Ok(synced),
+            Ok(Ok(None)) => Err(ChainError::Oracle(format!(
+                "no operator has answered for token {token} within {} s: look after the oracle, and try again",
+                limit.as_secs()
+            ))),
+            Ok(Err(_)) | Err(_) => Err(ChainError::Oracle(format!(
+                "whether token {token} is synced is not known: {} has not told within {} s: look at `pxfs tokens` before trying again",
+                self.endpoint.current(),
+                limit.as_secs()
+            ))),
+        }
+    }
+
+    /// What the contract's events say, in blocks from `from` on, which moves on with the chain.
+    async fn look_synced(
+        &self,
+        contract: Address,
+        request: &SyncRequest,
+        from: &mut u64,
+        range: &mut u64,
+    ) -> Result<Option<Synced>, ChainError> {
+        let token = request.token;
         let filter = Filter::new()
             .address(contract)
-            .from_block(request.mined.block)
             .event_signature(vec![
                 PxSync::Synced::SIGNATURE_HASH,
                 PxSync::SyncFailed::SIGNATURE_HASH,
             ])
             .topic1(B256::from(token.0));
-        let mut look = Look::until(Instant::now() + limit);
-        loop {
-            let logs = self.endpoint.provider().get_logs(&filter);
-            let logs = match look.bound(logs).await {
-                Some(Ok(logs)) => logs,
-                Some(Err(fault)) => match self.endpoint.fault(fault) {
-                    // Worth another look.
-                    ChainError::Transient(_) => Vec::new(),
-                    fault => return Err(fault),
-                },
-                None => Vec::new(),
-            };
-            for log in logs {
-                // A token has one open request, so what has landed since is the answer to ours.
-                if let Ok(synced) = PxSync::Synced::decode_log(&log.inner) {
-                    return Ok(Synced {
-                        usage_bytes: u64::try_from(synced.usage).unwrap_or(u64::MAX),
-                        sequence: synced.sequence,
-                        root: (!synced.root.is_zero()).then_some(synced.root),
-                    });
-                }
-                if let Ok(failed) = PxSync::SyncFailed::decode_log(&log.inner)
-                    && failed.requestId == request.request
-                {
-                    let (code, why) = (failed.code, failure(failed.code));
-                    let line = format!("token {token} is not synced: {why} (code {code})");
-                    return Err(ChainError::Oracle(line));
-                }
+        let height = self.endpoint.height().await?;
+        for log in self.logs(&filter, *from..=height, range).await? {
+            if let Ok(failed) = PxSync::SyncFailed::decode_log(&log.inner)
+                && failed.requestId == request.request
+            {
+                let (code, why) = (failed.code, failure(failed.code));
+                let line = format!("token {token} is not synced: {why} (code {code})");
+                return Err(ChainError::Oracle(line));
             }
-            if !look.again().await {
-                return Err(ChainError::Oracle(format!(
-                    "no operator has answered for token {token} within {} s: look after the oracle, and try again",
-                    limit.as_secs()
-                )));
+            // A token has one open request, so what has landed is the answer to ours unless ours is open.
+            if let Ok(synced) = PxSync::Synced::decode_log(&log.inner)
+                && self.info(contract, token).await?.requestId != request.request
+            {
+                return Ok(Some(Synced {
+                    usage_bytes: u64::try_from(synced.usage).unwrap_or(u64::MAX),
+                    sequence: synced.sequence,
+                    root: (!synced.root.is_zero()).then_some(synced.root),
+                }));
             }
         }
+        // Blocks that are replaced are looked at again.
+        *from = height.saturating_sub(LOGS_AGAIN).max(*from);
+        Ok(None)
+    }
+
+    /// What the token itself says: `None` where nothing has landed since the request.
+    async fn has_synced(
+        &self,
+        contract: Address,
+        request: &SyncRequest,
+    ) -> Result<Option<Synced>, ChainError> {
+        let info = self.info(contract, request.token).await?;
+        let block = self.endpoint.provider();
+        let block = block.get_block_by_number(request.mined.block.into()).await;
+        let block = block.map_err(|fault| self.endpoint.fault(fault))?;
+        let asked_s = block.map_or(u64::MAX, |block| block.header.timestamp);
+        let landed = info.requestId != request.request && info.lastUpdateTimestamp >= asked_s;
+        Ok(landed.then(|| Synced {
+            usage_bytes: u64::try_from(info.usage).unwrap_or(u64::MAX),
+            sequence: info.sequence,
+            root: (!info.root.is_zero()).then_some(info.root),
+        }))
+    }
+
+    async fn info(
+        &self,
+        contract: Address,
+        token: TokenId,
+    ) -> Result<PxSync::TokenInfo, ChainError> {
+        let call = PxSync::tokenInfoCall { tokenId: token.0 };
+        self.endpoint.call(contract, &call, BlockId::latest()).await
     }
 }

@@ -27,6 +27,7 @@ use crate::chain::dialect::Dialect;
 use crate::chain::http::{Limits, Servers};
 use crate::chain::ledger::tests::{add_package, older};
 use crate::chain::meddle::Meddler;
+use crate::chain::outbox::Signed;
 use crate::chain::tests::anvil::Anvil;
 use crate::chain::tests::rich;
 use crate::types::TokenId;
@@ -270,7 +271,7 @@ impl Life<'_> {
             self.token,
         );
         let report = charger.report(&self.commits).await?;
-        for sequence in report.done {
+        for (sequence, _) in report.done {
             self.commits.retain(|(known, _)| *known != sequence);
             self.evil.may_kill(8).await;
             charger.forget(sequence).await?;
@@ -493,6 +494,118 @@ async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
 }
 
 #[tokio::test]
+async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_again() {
+    let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "1"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sender = || Transactor::new(endpoint.clone(), &rich()).kept_in(dir.path());
+    let whom = Address::repeat_byte(7);
+    let give = |sender: Transactor| async move {
+        let sent = sender.send(Some(whom), Bytes::new(), U256::ONE, None);
+        sent.await.map(|receipt| receipt.transaction_hash)
+    };
+    let hasty = sender().with_limit(Duration::from_millis(50));
+    assert!(matches!(give(hasty).await, Err(ChainError::Transient(_))));
+    let client = endpoint.provider().client();
+    let mine = async || {
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    };
+    // The next daemons look after it until its block is final, and other things are sent meanwhile.
+    for _ in 0..2 {
+        let daemon = sender();
+        while !daemon.carry().await.unwrap() {
+            mine().await;
+        }
+        let other = tokio::spawn({
+            let daemon = daemon.clone();
+            let to = Some(Address::repeat_byte(8));
+            async move {
+                daemon
+                    .send(to, Bytes::new(), U256::ZERO, None)
+                    .await
+                    .map(drop)
+            }
+        });
+        while !other.is_finished() {
+            mine().await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        other.await.unwrap().unwrap();
+    }
+    let given = async || endpoint.provider().get_balance(whom).await.unwrap();
+    let told = timeout_at(Instant::now() + Duration::from_secs(20), give(sender())).await;
+    let first = told.expect("it is mined already").unwrap();
+    assert_eq!(given().await, U256::ONE, "it was paid twice");
+    // Whoever has heard of it, and asks again, means it.
+    let waiting = tokio::spawn(give(sender()));
+    while !waiting.is_finished() {
+        mine().await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(waiting.await.unwrap().unwrap(), first);
+    assert_eq!(given().await, U256::from(2));
+}
+
+#[tokio::test]
+async fn a_sync_that_was_cut_off_and_ended_long_ago_is_no_answer_to_a_later_one() {
+    let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    let suite = crate::chain::deploy::deploy(&payer, &[payer.address()], 1).await;
+    let contract = suite.unwrap().contract;
+    let nonce = payer.next_nonce().await.unwrap();
+    let token = payer.mint(contract, 0, NAME, nonce).await.unwrap().token;
+    let set_fee = [&keccak256("setSyncFee(uint256)")[..4], &[0; 31], &[1]].concat();
+    let set = payer.send(Some(contract), set_fee.into(), U256::ZERO, None);
+    set.await.unwrap();
+    let ask = async |method: &'static str, params: Value| {
+        let client = endpoint.provider().client();
+        client.request::<_, Value>(method, params).await.unwrap();
+    };
+    ask("evm_setAutomine", json!([false])).await;
+    let hasty = payer.clone().with_limit(Duration::from_millis(50));
+    let cut = hasty.sync(contract, token).await;
+    assert!(matches!(cut, Err(ChainError::Transient(_))), "{cut:?}");
+    while !payer.carry().await.unwrap() {
+        ask("evm_mine", json!([])).await;
+    }
+    ask("evm_setAutomine", json!([true])).await;
+    ask("evm_increaseTime", json!([301])).await;
+    ask("evm_mine", json!([])).await;
+    let since = endpoint.height().await.unwrap();
+    let later = payer.sync(contract, token).await.unwrap();
+    assert!(later.mined.block > since, "{later:?}");
+}
+
+#[tokio::test]
+async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there() {
+    let anvil = Anvil::start(&[]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let dir = tempfile::tempdir().unwrap();
+    let payer = || Transactor::new(meddler.endpoint(), &rich()).kept_in(dir.path());
+    let operators = [rich().address()];
+    // Cut off between the two.
+    let begun = Arc::new(AtomicBool::new(false));
+    meddler.refuse(move |asked| {
+        let sends = asked.method == "eth_sendRawTransaction";
+        let cut = begun.fetch_or(sends, Ordering::Relaxed) && asked.method == "eth_estimateGas";
+        cut.then_some((-32005, "limit exceeded"))
+    });
+    let cut = crate::chain::deploy::deploy(&payer(), &operators, 1).await;
+    assert!(matches!(cut, Err(ChainError::Transient(_))), "{cut:?}");
+    meddler.refuse(|_| None);
+    let made = crate::chain::deploy::deploy(&payer(), &operators, 1).await;
+    assert_eq!(made.unwrap().forwarder, rich().address().create(0));
+    assert_eq!(payer().next_nonce().await.unwrap(), 2);
+    // Said again when both are there, it means two others.
+    crate::chain::deploy::deploy(&payer(), &operators, 1)
+        .await
+        .unwrap();
+    assert_eq!(payer().next_nonce().await.unwrap(), 4);
+}
+
+#[tokio::test]
 async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_signed() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
@@ -507,6 +620,267 @@ async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_sign
     let words = sent.await.unwrap_err().to_string();
     assert!(words.contains("--max-fee allows"), "{words}");
     assert_eq!(capped.next_nonce().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_together() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    let suite = crate::chain::deploy::deploy(&payer, &[payer.address()], 1).await;
+    let contract = suite.unwrap().contract;
+    let nonce = payer.next_nonce().await.unwrap();
+    let token = payer.mint(contract, 0, NAME, nonce).await.unwrap().token;
+    let coin = U256::from(10).pow(U256::from(18));
+    let set_fee = [
+        &keccak256("setSyncFee(uint256)")[..4],
+        &coin.to_be_bytes::<32>(),
+    ]
+    .concat();
+    let set = payer.send(Some(contract), set_fee.into(), U256::ZERO, None);
+    set.await.unwrap();
+    let before = payer.next_nonce().await.unwrap();
+    let sender = |most| payer.clone().with_gas_cost_max(Some(most));
+
+    // Half a coin is enough for the gas, and not for the fee of one.
+    let half = sender(coin / U256::from(2));
+    let words = half.unasked().sync(contract, token).await.unwrap_err();
+    let words = words.to_string();
+    assert!(words.contains("--max-fee allows 0.5"), "{words}");
+    let words = sender(coin)
+        .unasked()
+        .sync(contract, token)
+        .await
+        .unwrap_err();
+    assert!(words.to_string().contains("--max-fee allows"), "{words}");
+    assert_eq!(
+        payer.next_nonce().await.unwrap(),
+        before,
+        "something was sent"
+    );
+    // Nor is more spent unasked than a tenth of a coin where nothing is allowed.
+    let words = payer.unasked().sync(contract, token).await.unwrap_err();
+    assert!(words.to_string().contains("allows 0.1"), "{words}");
+    assert_eq!(
+        payer.next_nonce().await.unwrap(),
+        before,
+        "something was sent"
+    );
+    let two = sender(coin * U256::from(2));
+    two.unasked().sync(contract, token).await.unwrap();
+    assert_eq!(payer.next_nonce().await.unwrap(), before + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let sender = Transactor::new(endpoint.clone(), &rich()).unasked();
+    let client = endpoint.provider().client();
+    let purpose = |wei| Purpose {
+        to: Some(Address::repeat_byte(9)),
+        data: Bytes::new(),
+        value: U256::from(wei),
+        bound: false,
+    };
+    sender.post("first", purpose(1), None).await.unwrap();
+    // 10,000 gwei for one gas: 0.5 coins for the least that there is.
+    let fee = json!(["0x9184e72a000"]);
+    let _: Value = client
+        .request("anvil_setNextBlockBaseFeePerGas", fee)
+        .await
+        .unwrap();
+    let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    let told = sender.post("second", purpose(2), None).await.unwrap_err();
+    assert!(told.to_string().contains("--max-fee allows 0.09"), "{told}");
+    assert_eq!(sender.posted().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_costs_more_by_now_than_was_agreed_to_is_not_bought() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint, &rich());
+    let suite = crate::chain::deploy::deploy(&payer, &[payer.address()], 1).await;
+    let contract = suite.unwrap().contract;
+    let price = payer.price(contract, 1).await.unwrap();
+    let nonce = payer.next_nonce().await.unwrap();
+    let less = payer.clone().with_price(Some(price - U256::ONE));
+    let words = less.mint(contract, 1, NAME, nonce).await.unwrap_err();
+    assert!(words.to_string().contains("was agreed to"), "{words}");
+    assert_eq!(
+        payer.next_nonce().await.unwrap(),
+        nonce,
+        "something was sent"
+    );
+    let agreed = payer.clone().with_price(Some(price));
+    agreed.mint(contract, 1, NAME, nonce).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_cap_of_a_command_is_kept_by_whoever_carries_its_transaction_on() {
+    let anvil = Anvil::start(&["--no-mining"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sender = || {
+        let sender = Transactor::new(endpoint.clone(), &rich()).kept_in(dir.path());
+        sender.with_patience(Duration::from_millis(1))
+    };
+    // Enough for 21,000 gas and some to spare now, and not when one costs some times as much.
+    let cap = U256::from(10).pow(U256::from(14));
+    let hasty = sender().with_gas_cost_max(Some(cap));
+    let hasty = hasty.with_limit(Duration::from_millis(50));
+    let whom = Some(Address::repeat_byte(7));
+    let sent = hasty.send(whom, Bytes::new(), U256::ONE, None).await;
+    assert!(matches!(sent, Err(ChainError::Transient(_))), "{sent:?}");
+    drop(hasty);
+    let client = endpoint.provider().client();
+    let ask = async |method: &'static str, params: Value| {
+        client.request::<_, Value>(method, params).await.unwrap();
+    };
+    ask("anvil_setNextBlockBaseFeePerGas", json!(["0x12a05f200"])).await;
+    ask("evm_mine", json!([])).await;
+    let daemon = sender();
+    // Twice: at first it is sent again as it is.
+    let mut told = daemon.carry().await;
+    if told.is_ok() {
+        sleep(Duration::from_millis(5)).await;
+        told = daemon.carry().await;
+    }
+    let words = told.unwrap_err().to_string();
+    assert!(words.contains("more than is allowed"), "{words}");
+}
+
+#[tokio::test]
+async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
+    let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "1"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let sender = Transactor::new(endpoint.clone(), &rich());
+    let sender = sender.with_patience(Duration::from_millis(5));
+    let whom = Address::repeat_byte(7);
+    let sending = tokio::spawn({
+        let sender = sender.clone();
+        async move { sender.send(Some(whom), Bytes::new(), U256::ONE, None).await }
+    });
+    let client = endpoint.provider().client();
+    let pending = async || -> U256 {
+        let block = json!([sender.address(), "pending"]);
+        client
+            .request("eth_getTransactionCount", block)
+            .await
+            .unwrap()
+    };
+    while pending().await.is_zero() {
+        sleep(PAUSE_MIN).await;
+    }
+    // The same account cancels it: nothing to itself, for more, at the same nonce.
+    let foreign = Transactor::new(endpoint.clone(), &rich());
+    let before = Signed {
+        gas: 21_000,
+        max_fee: 1 << 40,
+        tip: Some(1 << 39),
+        hash: B256::ZERO,
+        raw: Bytes::new(),
+    };
+    let nothing = Purpose {
+        to: Some(sender.address()),
+        data: Bytes::new(),
+        value: U256::ZERO,
+        bound: true,
+    };
+    let cancelled = foreign
+        .sign_instead(&nothing, 0, &before, 1 << 40)
+        .await
+        .unwrap();
+    let sent = endpoint
+        .provider()
+        .send_raw_transaction(&cancelled.raw)
+        .await;
+    drop(sent.unwrap());
+    while !sending.is_finished() {
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    let told = sending.await.unwrap().unwrap_err().to_string();
+    assert!(told.contains("cancelled"), "{told}");
+    for _ in 0..5 {
+        sender.carry().await.unwrap();
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    }
+    let given = endpoint.provider().get_balance(whom).await.unwrap();
+    assert_eq!(given, U256::ZERO, "it was sent again");
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_once_written_down_is_said_to_be_kept_and_is_sent_again() {
+    let anvil = Anvil::start(&[]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let sender = sender.with_patience(Duration::from_millis(1));
+    let whom = Address::repeat_byte(7);
+    let give = || sender.send(Some(whom), Bytes::new(), U256::ONE, None);
+    meddler.refuse(|asked| {
+        let sends = asked.method == "eth_sendRawTransaction";
+        sends.then_some((-32000, "internal error"))
+    });
+    let told = give().await.unwrap_err().to_string();
+    assert!(told.contains("the same command"), "{told}");
+    meddler.refuse(|_| None);
+    give().await.unwrap();
+    let given = meddler.endpoint().provider().get_balance(whom).await;
+    assert_eq!(given.unwrap(), U256::ONE, "once, by two commands");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_server_that_does_not_know_who_has_its_nonce_says_so() {
+    let anvil = Anvil::start(&["--no-mining"]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let purpose = Purpose {
+        to: Some(Address::repeat_byte(9)),
+        data: Bytes::new(),
+        value: U256::ONE,
+        bound: false,
+    };
+    sender.post("gift", purpose, None).await.unwrap();
+    let ask = async |method: &'static str, params: Value| -> Value {
+        let endpoint = meddler.endpoint();
+        endpoint
+            .provider()
+            .client()
+            .request(method, params)
+            .await
+            .unwrap()
+    };
+    // Its nonce is had by something that no block shows.
+    ask("anvil_dropAllTransactions", json!([])).await;
+    ask("anvil_setNonce", json!([sender.address(), "0x1"])).await;
+    ask("evm_mine", json!([])).await;
+    sender.carry().await.unwrap();
+    let error = sender.posted().await.unwrap().remove(0).error;
+    let error = error.expect("it says why");
+    assert!(error.contains("its nonce 0 is taken"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_not_taken_for_one_that_does_not_know_what_is_final() {
+    let anvil = Anvil::start(&[]);
+    let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
+    let meddler = Meddler::new(BoxTransport::new(servers));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let refuse = |code, words| {
+        meddler.refuse(move |asked| {
+            let asks = asked.method == "eth_getBlockByNumber" && asked.params[0] == "finalized";
+            asks.then_some((code, words))
+        });
+    };
+    refuse(-32005, "limit exceeded");
+    let told = sender.final_block().await;
+    assert!(matches!(told, Err(ChainError::Transient(_))), "{told:?}");
+    refuse(-32602, "unknown block tag");
+    assert_eq!(sender.final_block().await, Ok(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,47 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::rig::Rig;
+use super::rig::{QUOTA, Rig, allowance};
+use crate::fs::Allowance;
+
+/// What the chain grants in `block`, with `used` bytes charged.
+fn seen(rig: &Rig, block: u64, used: u64) -> Allowance {
+    let mut seen = Allowance {
+        additive: true,
+        uploads_left: Some(9),
+        usage_on_chain_bytes: used,
+        ..allowance(&rig.clock, QUOTA)
+    };
+    seen.seen.block = block;
+    seen
+}
+
+#[test]
+fn what_was_charged_is_not_free_while_the_allowance_is_older_than_its_block() {
+    let rig = Rig::new();
+    let left = || {
+        rig.volume
+            .with_quota(|quota| (quota.chargeable_bytes(), quota.units_left()))
+    };
+    rig.volume.set_allowance(&seen(&rig, 7, 0)).unwrap();
+    rig.volume
+        .keep_charged(Vec::new(), Some((1, 4096)))
+        .unwrap();
+    let charged = (QUOTA - 4096, Some(8));
+    assert_eq!(left(), charged);
+    // It is final in block 9, and what is known of the chain is of block 7.
+    let settled = rig.volume.settle_charges(&[(1, 9)], BTreeMap::new());
+    assert_eq!(settled, Ok(Vec::new()));
+    assert_eq!(left(), charged);
+    let mut after = seen(&rig, 9, 4096);
+    after.uploads_left = Some(8);
+    rig.volume.set_allowance(&after).unwrap();
+    assert_eq!(left(), charged);
+    let settled = rig.volume.settle_charges(&[(1, 9)], BTreeMap::new());
+    assert_eq!(settled, Ok(vec![1]));
+    assert_eq!(left(), charged);
+    assert!(rig.volume.charges().is_empty());
+}
 
 #[test]
 fn a_charge_is_kept_through_a_crash_until_the_chain_has_it_for_good() {
@@ -21,7 +61,9 @@ fn a_charge_is_kept_through_a_crash_until_the_chain_has_it_for_good() {
     // Told once more of the same commit, and of the next one.
     rig.volume.keep_charged(head(), Some((1, 4096))).unwrap();
     rig.volume.keep_charged(head(), Some((2, 8192))).unwrap();
-    rig.volume.settle_charges(&[1], BTreeMap::new()).unwrap();
+    rig.volume.set_allowance(&seen(&rig, 9, 4096)).unwrap();
+    let settled = rig.volume.settle_charges(&[(1, 9)], BTreeMap::new());
+    assert_eq!(settled, Ok(vec![1]));
     let rig = rig.crash();
     assert_eq!(rig.volume.charges(), [(2, 8192)], "and never comes back");
 }

@@ -17,10 +17,13 @@ use crate::status::DetachAnswer;
 
 impl Tokens {
     /// A token that was ours is read-only from now on. Where it holds what is not published, that
-    /// is set aside; else it is shown until the drive is unmounted.
-    pub(super) async fn close_lost(&self, live: &Arc<Live>) {
+    /// is set aside (where `twice`, not before a second look has found it lost); else it is shown until the
+    /// drive is unmounted.
+    pub(super) async fn close_lost(&self, live: &Arc<Live>, twice: bool) {
         let id = live.key.token.token;
-        let why = match live.lost() {
+        let known = live.lost();
+        let is_sure = known.is_some() || !twice;
+        let why = match known {
             // Asked once: what is shown of lost tokens shall not cost a request at each look.
             Some(why) => why,
             None => match self.ground.parts.chain.ledger.token(id).await {
@@ -38,7 +41,8 @@ impl Tokens {
             self.tell_changed([live.directory.clone()]);
         }
         // Again with every pass: a write that was under way may have come in since.
-        if live.is_pending()
+        if is_sure
+            && live.is_pending()
             && let Err(error) = self.set_aside(live, &why).await
         {
             tracing::error!(token = %id, "cannot be set aside: {error:#}");

@@ -1,0 +1,53 @@
+//! What a command was told itself of chain, contract, account and money, for a daemon to hold it to.
+//!
+//! Invariant: no endpoint stands in it, only its digest: keys stand in URLs. Made by `cli`, checked by
+//! `run`.
+
+use alloy::primitives::{Address, B256, U256, keccak256};
+use serde::{Deserialize, Serialize};
+
+use crate::config::RpcUrl;
+
+/// What a request was asked for. What it does not name is the drive's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Terms {
+    /// Digests of the chain endpoints ([`Terms::digest`]).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rpc: Vec<B256>,
+    /// The chain's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain_id: Option<u64>,
+    /// The token contracts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub contracts: Vec<Address>,
+    /// The account that pays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Address>,
+    /// The most that the gas of one transaction may cost, in wei.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_fee: Option<U256>,
+    /// The price that was agreed to, in wei.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price: Option<U256>,
+}
+
+impl Terms {
+    /// Whether nothing was named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What stands for an endpoint.
+    #[must_use]
+    pub fn digest(url: &RpcUrl) -> B256 {
+        match url {
+            RpcUrl::Http(url) => keccak256(url.trim_end_matches('/')),
+            RpcUrl::Embedded(folder) => {
+                let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+                keccak256(format!("embedded:{}", folder.display()))
+            }
+        }
+    }
+}
