@@ -1,5 +1,6 @@
 //! The model test through a real mount: the calls of programs, the kernel's caches and commits in
-//! between, held against the reference of `tests/model`. Sequences share a mount, one after another.
+//! between, held against the reference of `tests/model`. Some mounts at a time; the sequences of each come one
+//! after another.
 
 #[path = "../model/mod.rs"]
 #[allow(dead_code, unused_imports)] // what the core alone needs
@@ -10,8 +11,10 @@ mod system;
 use reference::run;
 use system::{Calm, Mount, Pace, Restless};
 
-/// Sequences of each of the two mounts. `PXFS_MODEL_MOUNT_SEQUENCES` says otherwise.
+/// Sequences of each of the two paces. `PXFS_MODEL_MOUNT_SEQUENCES` says otherwise.
 const SEQUENCES: u32 = 250;
+/// Mounts of a pace at a time: a sequence waits most of its time, for disks and for a daemon that starts.
+const MOUNTS: u32 = 4;
 
 #[track_caller]
 fn run_on<P: Pace>(seed: u64) {
@@ -22,11 +25,20 @@ fn run_on<P: Pace>(seed: u64) {
     };
     let sequences = number("PXFS_MODEL_MOUNT_SEQUENCES").map_or(SEQUENCES, |n: u64| n as u32);
     let seed = number("PXFS_MODEL_SEED").unwrap_or(1) * 1000 + seed;
-    let result = run::<Mount<P>>(sequences, seed);
-    system::unmount();
-    if let Err(failure) = result {
-        panic!("{failure:?}");
-    }
+    let run_one = |mount: u32| {
+        let result = run::<Mount<P>>(sequences.div_ceil(MOUNTS), seed + 10 * u64::from(mount));
+        system::unmount();
+        result
+    };
+    let failures: Vec<_> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..MOUNTS)
+            .map(|mount| scope.spawn(move || run_one(mount)))
+            .collect();
+        runs.into_iter()
+            .filter_map(|run| run.join().expect("a run").err())
+            .collect()
+    });
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
 #[test]
