@@ -411,7 +411,11 @@ impl Volume {
             (all_else_is_saved && !self.files.is_orphan(file.ino)).then(|| body.save())
         };
         match saved {
-            Some(saved) => self.put_content(file, saved, Some(Vec::new())),
+            Some(saved) => {
+                self.put_content(file, saved, Some(Vec::new()))?;
+                self.note_change();
+                Ok(())
+            }
             None => {
                 self.note_unsaved(file.ino);
                 Ok(())
@@ -470,9 +474,6 @@ impl Volume {
             file.body_mut().unsave(saved);
             lock(&self.unsaved).insert(ino);
             return Err(error);
-        }
-        if unpublished {
-            self.note_change();
         }
         Ok(())
     }

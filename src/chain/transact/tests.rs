@@ -684,6 +684,15 @@ async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked
         bound: false,
     };
     sender.post("first", purpose(1), None).await.unwrap();
+    let given = async || {
+        endpoint
+            .provider()
+            .get_balance(Address::repeat_byte(9))
+            .await
+    };
+    while given().await.unwrap() != U256::ONE {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     // 10,000 gwei for one gas: 0.5 coins for the least that there is.
     let fee = json!(["0x9184e72a000"]);
     let _: Value = client

@@ -160,3 +160,21 @@ fn what_a_system_has_in_memory_after_a_failed_sync_is_not_believed_by_the_next_s
     assert!(opened.is_ok());
     assert_eq!(stage.read_anew(), before + 1);
 }
+
+#[test]
+fn a_commit_that_saves_what_it_takes_leaves_nothing_that_counts_as_pending() {
+    let meter = Arc::new(Meter::new());
+    let file = meter.create("f");
+    meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
+    // It takes its time over that.
+    let clock = Arc::clone(&meter.clock);
+    let pause = move || clock.advance(Duration::from_secs(1));
+    meter.stage.set_sync_pause(Some(Arc::new(pause)));
+    let cut = meter.volume.cut().unwrap();
+    meter.volume.note_published(cut.activity());
+    assert!(meter.volume.activity().is_none());
+    // What comes beside it does.
+    meter.write(file, 0, b"more");
+    meter.volume.note_published(cut.activity());
+    assert!(meter.volume.activity().is_some());
+}
