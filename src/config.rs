@@ -9,13 +9,13 @@ mod folders;
 mod layer;
 mod values;
 
-use alloy::primitives::U256;
+use alloy::primitives::{Address, U256};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use folders::Folders;
 pub use layer::{ConfigError, Layer};
-pub use values::{Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+pub use values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 
 use crate::types::TokenId;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub wallet: PathBuf,
     /// The file with the wallet's password.
     pub wallet_password_file: Option<PathBuf>,
+    /// The account whose tokens are watched, without its wallet; then the wallet is not looked at.
+    pub address: Option<Address>,
     /// Storage nodes; the first is written to. Empty when nothing was configured.
     pub nodes: Vec<NodeUrl>,
     /// The file with a token that the node takes.
@@ -98,6 +100,7 @@ impl Config {
             contract: layer.contract,
             chain_id: layer.chain_id,
             wallet_password_file: layer.wallet_password_file,
+            address: layer.address.map(|account| account.0),
             nodes: layer.node,
             node_token_file: layer.node_token_file,
             node_password_file: layer.node_password_file,

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::config::{Coins, Color, Layer, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use crate::config::{
+    Account, Coins, Color, Layer, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind,
+};
 use crate::types::TokenId;
 
 /// Mount PollinationX storage NFTs as a drive.
@@ -267,6 +269,14 @@ pub(crate) struct Options {
     /// File with the wallet's password
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet_password_file: Option<PathBuf>,
+    /// Without a wallet: the tokens of this account, read-only
+    #[arg(
+        long,
+        global = true,
+        value_name = "0x…",
+        conflicts_with_all = ["wallet", "wallet_password_file"]
+    )]
+    pub(crate) address: Option<Account>,
     /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER; behind the first also gateway=URL
     #[arg(long, global = true, value_name = "KIND=URL")]
     pub(crate) node: Vec<NodeUrl>,
@@ -357,6 +367,7 @@ impl Options {
             chain_id: self.chain_id,
             wallet: self.wallet.clone(),
             wallet_password_file: self.wallet_password_file.clone(),
+            address: self.address,
             node: self.node.clone(),
             node_token_file: self.node_token_file.clone(),
             node_password_file: self.node_password_file.clone(),

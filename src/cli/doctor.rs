@@ -94,9 +94,12 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     if let Err(failure) = mount_options(config) {
         checks.push(bad("mount options", failure.message));
     }
-    let wallet = open_wallet(config);
-    checks.push(match &wallet {
-        Ok(wallet) => good(format!("wallet {} opens", wallet.address())),
+    let owner = match config.address {
+        Some(owner) => Ok(format!("{owner} is watched, without its wallet")),
+        None => open_wallet(config).map(|wallet| format!("wallet {} opens", wallet.address())),
+    };
+    checks.push(match &owner {
+        Ok(words) => good(words.clone()),
         Err(error) => bad("wallet", one_line(error)),
     });
     // The daemon owns chain and node where it runs: it knows how they are.
@@ -113,7 +116,7 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
                 Err(failure) => checks.push(bad("the running pxfs", failure.message)),
             }
         }
-        Ok(None) if wallet.is_ok() => checks.extend(of_parts(config)),
+        Ok(None) if owner.is_ok() => checks.extend(of_parts(config)),
         Ok(None) => {}
         Err(failure) => checks.push(bad("the running pxfs", failure.message)),
     }

@@ -60,7 +60,8 @@ pub(super) fn run(
 
 /// What is checked before anything slow begins.
 fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Place> {
-    if config.volume == VolumeKind::Sealed {
+    refuse_writing(config)?;
+    if config.volume == VolumeKind::Sealed && config.address.is_none() {
         fail!(
             Usage,
             "sealed volumes come in a later version: say `--volume plain`, and know that what you store is not encrypted"
@@ -73,6 +74,25 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
         options,
         runtime_dir: runtime_dir(setup)?,
     })
+}
+
+/// Where only an address is known, nothing can be asked for that writes or signs.
+fn refuse_writing(config: &Config) -> anyhow::Result<()> {
+    let Some(owner) = config.address else {
+        return Ok(());
+    };
+    let asked = [
+        ("auto-sync", config.auto_sync.is_some()),
+        ("take-over", config.take_over),
+        ("give-way", config.give_way),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        None => Ok(()),
+        Some((option, _)) => fail!(
+            Usage,
+            "--{option}: {owner} is only watched, by its address: leave out --{option}, or give --wallet in place of --address"
+        ),
+    }
 }
 
 /// The words of `-o` and what else the mount is told.

@@ -68,6 +68,55 @@ fn every_key_of_the_file_is_taken() {
     assert_eq!(config.state_dir, PathBuf::from("/s"));
 }
 
+/// One of the two says whose tokens are mounted: neither is taken by the way.
+#[test]
+fn an_address_and_a_wallet_stand_for_each_other_and_never_beside_each_other() {
+    let address = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
+    let watched = file(&format!("address = '{address}'\n")).unwrap();
+    let owner = Config::resolve(watched.clone(), &home()).address;
+    assert_eq!(owner, Some(address.parse().unwrap()));
+    let wallet = file("wallet = 'w'\nwallet-password-file = 'p'\n").unwrap();
+    let above = watched.clone().over(wallet.clone());
+    assert_eq!((above.wallet, above.wallet_password_file), (None, None));
+    let below = wallet.over(watched);
+    assert!(below.wallet.is_some() && below.address.is_none());
+
+    let torn = file(&format!("wallet = 'w'\naddress = '{address}'\n"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        torn.contains("line 2") && torn.contains("without its wallet"),
+        "{torn}"
+    );
+    let both = [("PXFS_ADDRESS", address), ("PXFS_WALLET", "/w")];
+    let torn = Layer::from_env(env(&both)).unwrap_err().to_string();
+    assert!(torn.starts_with("PXFS_ADDRESS: "), "{torn}");
+}
+
+#[test]
+fn an_address_with_a_slip_in_it_is_refused() {
+    for good in [
+        "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+        "0x5fbdb2315678afecb367f032d93f642f64180aa3",
+        "0x5FBDB2315678AFECB367F032D93F642F64180AA3",
+    ] {
+        assert!(good.parse::<Account>().is_ok(), "{good}");
+    }
+    for bad in [
+        "",
+        "0x",
+        "5FbDB2315678afecb367f032d93F642f64180aa3",
+        "0x5FbDB2315678afecb367f032d93F642f64180aa",
+        "0x5FbDB2315678afecb367f032d93F642f64180aa33",
+        "0x5FbDB2315678afecb367f032d93F642f64180aG3",
+        // One digit, or one letter's case, is another.
+        "0x5FbDB2315678afecb367f032d93F642f64180aa4",
+        "0x5fbDB2315678afecb367f032d93F642f64180aa3",
+    ] {
+        assert!(bad.parse::<Account>().is_err(), "{bad}");
+    }
+}
+
 #[test]
 fn a_key_that_is_not_known_is_named_with_its_line() {
     let error = file("log = 'info'\ncommit-idel = '5s'\n")

@@ -179,7 +179,8 @@ async fn named(
     let chain = &parts.chain;
     let name = match (info.accounting, info.id.as_u64(), &info.name) {
         (Accounting::Additive, Some(id), _) => {
-            let secret = chain.wallet.secret();
+            let what = format!("token {}", info.id);
+            let secret = chain.account(&what)?.wallet.secret();
             NameKey::derive_of_token(secret, chain.chain_id, &chain.contract, id).name()
         }
         (_, _, Some(name)) => name.clone(),

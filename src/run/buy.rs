@@ -42,21 +42,21 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         _ => return Ok(None),
     };
     let chain = &parts.chain;
+    let sender = &chain.account("upgrade")?.transactor;
     if print {
         let call = CallAnswer {
             chain_id: chain.chain_id,
             to: chain.contract.to_string(),
             value_wei: purchase.price.to_string(),
             data: purchase.data.to_string(),
-            nonce: chain.transactor.next_nonce().await?,
+            nonce: sender.next_nonce().await?,
             name: None,
             gas: None,
             gas_cost_wei: None,
         };
         return json(with_gas(parts, call).await).map(Some);
     }
-    let info = chain
-        .transactor
+    let info = sender
         .buy_for(chain.contract, purchase.tag, purchase.data, purchase.price)
         .await?;
     json(MintAnswer {
@@ -132,7 +132,8 @@ pub(super) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
     let asked = async {
         let to: Address = call.to.parse().ok()?;
         let (data, value) = (call.data.parse().ok()?, call.value_wei.parse().ok()?);
-        parts.chain.transactor.gas_of(to, data, value).await.ok()
+        let sender = &parts.chain.account.as_ref()?.transactor;
+        sender.gas_of(to, data, value).await.ok()
     };
     match asked.await {
         Some(cost) => CallAnswer {

@@ -11,16 +11,17 @@ use super::parts::Parts;
 use super::tokens::Tokens;
 use crate::chain::ChainError;
 use crate::chain::charges::Charger;
+use crate::chain::transact::Transactor;
 
 /// Between two looks at what is to be charged, where there is anything.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Looks again and again; never returns.
-pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>) {
+pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
     loop {
         tokio::time::sleep(PAUSE).await;
         for live in tokens.all() {
-            let error = settle(&parts, &live).await.err();
+            let error = settle(&parts, &sender, &live).await.err();
             if let Some(error) = &error
                 && live.charge_error().as_ref() != Some(error)
             {
@@ -32,14 +33,13 @@ pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>) {
 }
 
 /// One look at one token; why it does not come on, if so.
-async fn settle(parts: &Parts, live: &Live) -> Result<(), String> {
+async fn settle(parts: &Parts, sender: &Transactor, live: &Live) -> Result<(), String> {
     let commits = live.volume.charges();
     if commits.is_empty() {
         return Ok(());
     }
     let chain = &parts.chain;
     let key = live.key.token;
-    let sender = chain.transactor.clone();
     let charger = Charger::new(sender.clone(), key.contract, chain.dialect, key.token);
     let mut report = charger.report(&commits).await.map_err(words)?;
     if report.error.is_none() && report.done.len() + report.mined.len() < commits.len() {

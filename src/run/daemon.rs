@@ -75,7 +75,7 @@ impl Daemon {
         let signals = Signals::new()?;
         allow_many_files();
         let state_dir = Arc::new(state_dir);
-        state_dir.claim(parts.chain.wallet.address())?;
+        state_dir.claim(parts.chain.owner)?;
         let swept = Arc::clone(&state_dir);
         tokio::task::spawn_blocking(move || swept.empty_trash()).await?;
         let ground = Ground::build(Arc::clone(&parts), Arc::clone(&state_dir)).await?;
@@ -139,7 +139,12 @@ impl Daemon {
             self.tasks
                 .push(tokio::spawn(node::look_over(client, needed_bytes)));
         }
-        if let Some(store) = session.parts.node.embedded.clone() {
+        let sender = session.parts.chain.account.as_ref();
+        let sender = sender.map(|account| account.transactor.clone());
+        // Who only watches does not know what of a node's blocks is on its way to a pin.
+        if let Some(store) = session.parts.node.embedded.clone()
+            && sender.is_some()
+        {
             let (tokens, clock) = (
                 Arc::clone(&session.tokens),
                 Arc::clone(&session.parts.clock),
@@ -147,13 +152,19 @@ impl Daemon {
             self.tasks
                 .push(tokio::spawn(collection::run(store, clock, tokens)));
         }
-        self.tasks
-            .push(tokio::spawn(carry(session.parts.chain.transactor.clone())));
-        if session.parts.chain.dialect.accounting() == Accounting::Additive {
-            let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
-            self.tasks.push(tokio::spawn(charges::run(parts, tokens)));
+        let is_charged = session.parts.chain.dialect.accounting() == Accounting::Additive;
+        let can_send = sender.is_some();
+        if let Some(sender) = sender {
+            if is_charged {
+                let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
+                self.tasks
+                    .push(tokio::spawn(charges::run(parts, sender.clone(), tokens)));
+            }
+            self.tasks.push(tokio::spawn(carry(sender)));
         }
-        if let Some(before) = session.parts.config.auto_sync {
+        if let Some(before) = session.parts.config.auto_sync
+            && can_send
+        {
             let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
             self.tasks
                 .push(tokio::spawn(renewal::run(parts, tokens, before)));

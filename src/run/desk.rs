@@ -45,6 +45,13 @@ impl Desk {
                 if let Some(published) = self.publish(token.as_deref(), progress).await {
                     published?;
                 }
+                if parts.chain.account.is_none() {
+                    fail!(
+                        Usage,
+                        "flush: {} is only watched here, by its address: nothing can be written, and nothing is to be published",
+                        parts.chain.owner
+                    );
+                }
                 Ok(Value::Null)
             }
             Request::Umount { flush } => self.umount(flush, progress).await,

@@ -27,7 +27,7 @@ pub async fn end(
     save: Option<&Path>,
     tell: Tell<'_>,
 ) -> anyhow::Result<DetachAnswer> {
-    state_dir.claim(parts.chain.wallet.address())?;
+    state_dir.claim(parts.chain.owner)?;
     state_dir.empty_trash();
     let snapshot = parts.chain.ledger.snapshot().await?;
     let ground = Ground::build(parts, Arc::new(state_dir)).await?;

@@ -131,9 +131,9 @@ impl Leftovers {
             }));
         }
         match chain.ledger.token(id).await {
-            Ok(token) if token.owner == chain.wallet.address() => Err(ChainError::Transient(
-                format!("token {id} has just become this wallet's"),
-            )),
+            Ok(token) if token.owner == chain.owner => Err(ChainError::Transient(format!(
+                "token {id} has just become this wallet's"
+            ))),
             Ok(token) => Ok(Some(Ending {
                 why: format!("token {id} belongs to {} now", token.owner),
                 past: token.epoch > key.epoch,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
@@ -14,6 +15,7 @@ use super::operate;
 use super::parts::Parts;
 use super::publishing::Publishing;
 use super::sync;
+use super::tokens::Teller;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
@@ -60,6 +62,8 @@ struct Seen {
 pub(super) enum Right {
     /// The name is ours.
     Ours(NameKey),
+    /// The name is known without its key, and the token is read alone: the name, and why.
+    Watched(String, String),
     /// No name, another's name, or another's token: why nothing can be written.
     None(State, String),
 }
@@ -69,6 +73,7 @@ impl Right {
     fn barred(&self) -> Option<(State, String)> {
         match self {
             Self::Ours(_) => None,
+            Self::Watched(_, reason) => Some((State::ReadOnly, reason.clone())),
             Self::None(state, reason) => Some((*state, reason.clone())),
         }
     }
@@ -191,12 +196,23 @@ impl Live {
         Ok(turned)
     }
 
-    /// Looks for the newest root beside the pass, where that is not known yet.
-    pub(super) fn go_on(self: &Arc<Self>, token: &TokenInfo) {
-        if self.publishing.is_waiting() {
-            let (live, token) = (Arc::clone(self), token.clone());
-            tokio::spawn(async move { live.publishing.go_on(&token).await });
+    /// Looks for the newest root beside the pass, where that is not known yet, or is another's to make.
+    /// What has changed by it is told by `teller`.
+    pub(super) fn go_on(
+        self: &Arc<Self>,
+        token: &TokenInfo,
+        turns: &Arc<Semaphore>,
+        teller: &Teller,
+    ) {
+        if !self.publishing.is_waiting() {
+            return;
         }
+        let (live, token) = (Arc::clone(self), token.clone());
+        let (turns, teller) = (Arc::clone(turns), teller.clone());
+        tokio::spawn(async move {
+            live.publishing.go_on(&token, &turns).await;
+            teller.followed(&live);
+        });
     }
 
     /// What can be done with the token at chain time `now_s`, most serious first.

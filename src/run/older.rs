@@ -58,6 +58,7 @@ async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
     let price = on_sale(parts, package).await?.price;
     let minted = chain
+        .account("mint")?
         .transactor
         .mint_for(chain.contract, package, price)
         .await?;
@@ -76,7 +77,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
         to: chain.contract.to_string(),
         value_wei: on_sale(parts, package).await?.price.to_string(),
         data: mint_bare_calldata(package).to_string(),
-        nonce: chain.transactor.next_nonce().await?,
+        nonce: chain.account("mint")?.transactor.next_nonce().await?,
         name: None,
         gas: None,
         gas_cost_wei: None,
@@ -89,6 +90,7 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     owned(parts, token).await?;
     let sent = chain
+        .account("sync")?
         .transactor
         .renew(chain.contract, chain.dialect, token)
         .await;

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::parts::{self, Parts};
+use super::parts::{self, Account, ChainParts, Parts};
 use super::{buy, first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
@@ -182,9 +182,10 @@ pub(super) fn instant(unix_s: u64) -> Option<Timestamp> {
 /// Unknown package; the chain's.
 async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let price = chain.transactor.price(chain.contract, package).await?;
-    let nonce = chain.transactor.next_nonce().await?;
-    let name = name_key(parts, nonce).name();
+    let account = chain.account("mint")?;
+    let price = account.transactor.price(chain.contract, package).await?;
+    let nonce = account.transactor.next_nonce().await?;
+    let name = name_key(chain, account, nonce).name();
     let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
@@ -204,22 +205,23 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
 /// Unknown package, no money, or the chain's.
 pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
+    let account = chain.account("mint")?;
     // The nonce can be taken between the two calls, by the same wallet elsewhere.
     for attempt in 0.. {
-        let nonce = chain.transactor.next_nonce().await?;
-        let key = name_key(parts, nonce);
-        let minted = chain
+        let nonce = account.transactor.next_nonce().await?;
+        let key = name_key(chain, account, nonce);
+        let minted = account
             .transactor
             .mint(chain.contract, package, &key.name(), nonce)
             .await;
         let minted = match minted {
-            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
+            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(account, nonce).await => {
                 continue;
             }
             other => other?,
         };
         // An earlier run may have sent it, with a key of its own.
-        let key = name_key(parts, minted.nonce);
+        let key = name_key(chain, account, minted.nonce);
         first_document(parts, minted.token, &key).await;
         return Ok(MintAnswer {
             token: minted.token,
@@ -237,8 +239,9 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
 /// The chain's.
 async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let nonce = chain.transactor.next_nonce().await?;
-    let name = name_key(parts, nonce).name();
+    let account = chain.account("register")?;
+    let nonce = account.transactor.next_nonce().await?;
+    let name = name_key(chain, account, nonce).name();
     let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
@@ -274,20 +277,21 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
 /// The chain's.
 async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
+    let account = chain.account("register")?;
     for attempt in 0.. {
-        let nonce = chain.transactor.next_nonce().await?;
-        let key = name_key(parts, nonce);
-        let sent = chain
+        let nonce = account.transactor.next_nonce().await?;
+        let key = name_key(chain, account, nonce);
+        let sent = account
             .transactor
             .register(chain.contract, token, &key.name(), nonce)
             .await;
         let registered = match sent {
-            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
+            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(account, nonce).await => {
                 continue;
             }
             other => other?,
         };
-        let key = name_key(parts, registered.nonce);
+        let key = name_key(chain, account, registered.nonce);
         first_document(parts, token, &key).await;
         return Ok(MintAnswer {
             token,
@@ -306,6 +310,7 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
 async fn call(parts: &Parts, data: Bytes, value_wei: U256) -> anyhow::Result<B256> {
     let chain = &parts.chain;
     let receipt = chain
+        .account("dev call")?
         .transactor
         .send(Some(chain.contract), data, value_wei, None)
         .await?;
@@ -349,9 +354,12 @@ pub async fn oracle(
     };
     let outbox = parts::outbox(&parts.config.state_dir);
     // One account has one desk.
-    let payer = match operator.wallet.address() == parts.chain.wallet.address() {
-        true => parts.chain.transactor.clone(),
-        false => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
+    let account = parts.chain.account.as_ref();
+    let payer = match account
+        .filter(|account| account.wallet.address() == operator.wallet.address())
+    {
+        Some(account) => account.transactor.clone(),
+        None => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
     };
     let operator = Operator::new(
         payer,
@@ -380,12 +388,16 @@ pub(super) fn own_node(parts: &Parts) -> Arc<dyn Documents> {
 /// The token, if it is ours.
 pub(super) async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<TokenInfo> {
     let info = parts.chain.ledger.token(token).await?;
-    if info.owner != parts.chain.wallet.address() {
+    let (owner, chain) = (info.owner, &parts.chain);
+    if owner != chain.owner {
+        let ours = match chain.account {
+            Some(_) => "this wallet",
+            None => "the address that is watched",
+        };
         fail!(
             Token,
-            "token {token} belongs to {}, not to this wallet ({})",
-            info.owner,
-            parts.chain.wallet.address()
+            "token {token} belongs to {owner}, not to {ours} ({})",
+            chain.owner
         );
     }
     Ok(info)
@@ -403,10 +415,9 @@ pub(super) fn volume_key(parts: &Parts, token: &TokenInfo) -> VolumeKey {
     }
 }
 
-fn name_key(parts: &Parts, index: u64) -> NameKey {
-    let chain = &parts.chain;
+fn name_key(chain: &ChainParts, account: &Account, index: u64) -> NameKey {
     NameKey::derive(
-        chain.wallet.secret(),
+        account.wallet.secret(),
         chain.chain_id,
         &chain.contract,
         index,
@@ -419,8 +430,12 @@ fn name_key(parts: &Parts, index: u64) -> NameKey {
 /// The chain's.
 pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<NameKey>> {
     let chain = &parts.chain;
-    let nonce = chain.transactor.next_nonce().await?;
-    let secret = zeroize::Zeroizing::new(*chain.wallet.secret());
+    // Who only watches has none.
+    let Some(account) = &chain.account else {
+        return Ok(None);
+    };
+    let nonce = account.transactor.next_nonce().await?;
+    let secret = zeroize::Zeroizing::new(*account.wallet.secret());
     let (chain_id, contract) = (chain.chain_id, chain.contract);
     let name = name.to_owned();
     let found = tokio::task::spawn_blocking(move || {
@@ -430,8 +445,8 @@ pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option
 }
 
 /// Whether the account has sent something since its next nonce was `nonce`.
-async fn moved_on(parts: &Parts, nonce: u64) -> bool {
-    let next = parts.chain.transactor.next_nonce().await;
+async fn moved_on(account: &Account, nonce: u64) -> bool {
+    let next = account.transactor.next_nonce().await;
     next.is_ok_and(|next| next != nonce)
 }
 

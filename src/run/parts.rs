@@ -19,7 +19,7 @@ use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
-use crate::cli::exit::fail;
+use crate::cli::exit::{Exit, Failure, fail};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RpcUrl};
 use crate::names::NameStore;
@@ -29,7 +29,7 @@ use crate::rpc::Client;
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 
-/// The chain, with the wallet that acts on it.
+/// The chain, with the account whose tokens are mounted.
 pub struct ChainParts {
     /// Where the chain is reached.
     pub endpoint: Endpoint,
@@ -39,16 +39,45 @@ pub struct ChainParts {
     pub chain_id: u64,
     /// The token contract.
     pub contract: Address,
-    /// The account.
-    pub wallet: Wallet,
+    /// Whose tokens these are.
+    pub owner: Address,
     /// What it owns.
     pub ledger: ContractLedger,
     /// What the contract speaks.
     pub dialect: Dialect,
-    /// What it sends.
-    pub transactor: Transactor,
+    /// What acts for the owner; `None` where only the address is known, and nothing is signed.
+    pub account: Option<Account>,
     /// The oracle's operator, where this process is one.
     pub operator: Option<Operator>,
+}
+
+/// What acts for the owner.
+#[derive(Clone)]
+pub struct Account {
+    /// Its key.
+    pub wallet: Arc<Wallet>,
+    /// What it sends.
+    pub transactor: Transactor,
+}
+
+impl ChainParts {
+    /// What acts for the owner, to do `what`.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`]: only the address is known.
+    pub fn account(&self, what: &str) -> Result<&Account, Failure> {
+        (self.account.as_ref()).ok_or_else(|| needs_wallet(what, &self.owner))
+    }
+}
+
+/// What is said where `what` is asked of an address.
+fn needs_wallet(what: &str, owner: &Address) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!(
+            "{what}: {owner} is only watched here, by its address: give --wallet in place of --address"
+        ),
+    )
 }
 
 /// The oracle operator of the embedded chain.
@@ -236,7 +265,14 @@ pub async fn reach(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Re
 }
 
 async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainParts> {
-    let wallet = open_wallet(config)?;
+    let wallet = match config.address {
+        Some(_) => None,
+        None => Some(open_wallet(config)?),
+    };
+    let owner = match (&wallet, config.address) {
+        (Some(wallet), _) => wallet.address(),
+        (None, address) => address.unwrap_or_default(),
+    };
     let Reached {
         endpoint,
         embedded,
@@ -249,25 +285,30 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
         (None, None) => fail!(Usage, "no token contract: give --contract 0x…"),
     };
     let operator = match (config.embedded_chain(), contracts) {
-        (Some(folder), Some(contracts)) => Some(Operator {
+        // Who watches signs nothing, reports neither.
+        (Some(folder), Some(contracts)) if wallet.is_some() => Some(Operator {
             wallet: Wallet::open(&operator_file(folder), None)?,
             from_block: contracts.block,
         }),
         _ => None,
     };
-    let ledger = ContractLedger::new(endpoint.clone(), contract, wallet.address())
+    let ledger = ContractLedger::new(endpoint.clone(), contract, owner)
         .remember(chain_id, &config.state_dir.join("owned"));
-    Ok(ChainParts {
-        dialect: ledger.dialect().await?,
-        ledger,
+    let account = wallet.map(|wallet| Account {
         transactor: Transactor::new(endpoint.clone(), &wallet)
             .kept_in(&outbox(&config.state_dir))
             .with_gas_cost_max(config.max_fee),
+        wallet: Arc::new(wallet),
+    });
+    Ok(ChainParts {
+        dialect: ledger.dialect().await?,
+        ledger,
         endpoint,
         embedded,
         chain_id,
         contract,
-        wallet,
+        owner,
+        account,
         operator,
     })
 }
@@ -275,8 +316,11 @@ async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainP
 /// The wallet that `config` names, opened by the password file where one is given.
 ///
 /// # Errors
-/// As [`Wallet::open`]; the password file cannot be read.
+/// As [`Wallet::open`]; the password file cannot be read; an address is named in its place.
 pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
+    if let Some(owner) = &config.address {
+        return Err(needs_wallet("wallet", owner).into());
+    }
     let password = match &config.wallet_password_file {
         None => None,
         Some(file) => match std::fs::read_to_string(file) {

@@ -60,6 +60,8 @@ pub(super) async fn of_mount(
     by: By,
     wait: bool,
 ) -> anyhow::Result<Value> {
+    // That it cannot be asked for says nothing of the token.
+    parts.chain.account("sync")?;
     let Some(live) = tokens.get(token) else {
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     };
@@ -116,13 +118,14 @@ async fn ask(
 ) -> anyhow::Result<Asked> {
     let chain = &parts.chain;
     let info = operate::owned(parts, token).await?;
+    let sender = &chain.account("sync")?.transactor;
     let Some(name) = &info.name else {
         fail!(Token, "{}", operate::unregistered(token));
     };
     if let Some(asked_s) = info.sync_asked_s {
         let now_s = chain.ledger.snapshot().await?.timestamp_s;
         let open = match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
-            true => chain.transactor.open_sync(chain.contract, token).await?,
+            true => sender.open_sync(chain.contract, token).await?,
             false => None,
         };
         if let Some(request) = open {
@@ -135,7 +138,7 @@ async fn ask(
         first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }
     foresee(parts, &info, name, published, by).await?;
-    let request = chain.transactor.sync(chain.contract, token).await?;
+    let request = sender.sync(chain.contract, token).await?;
     Ok(Asked::new(request))
 }
 
@@ -162,6 +165,7 @@ async fn land(parts: &Parts, asked: Asked) -> anyhow::Result<SyncAnswer> {
         None => LIMIT,
     };
     let landed = chain
+        .account("sync")?
         .transactor
         .wait_synced(chain.contract, &asked.request, limit)
         .await?;

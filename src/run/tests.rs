@@ -115,9 +115,14 @@ impl World {
         &self.parts.chain
     }
 
+    /// What the wallet sends.
+    fn sender(&self) -> &Transactor {
+        &self.chain().account.as_ref().unwrap().transactor
+    }
+
     async fn mint_bare(&self) -> TokenId {
         let chain = self.chain();
-        let minted = chain.transactor.mint_bare(chain.contract, 0).await;
+        let minted = self.sender().mint_bare(chain.contract, 0).await;
         minted.unwrap().token
     }
 
@@ -148,7 +153,7 @@ impl World {
     async fn give_away(&self, token: TokenId) {
         let chain = self.chain();
         let other = Address::repeat_byte(0x77);
-        let sent = chain.transactor.transfer(chain.contract, token, other);
+        let sent = self.sender().transfer(chain.contract, token, other);
         sent.await.unwrap();
     }
 
@@ -203,9 +208,7 @@ async fn a_token_given_away_turns_read_only_and_says_to_whom() {
     assert_eq!(world.look(minted.token).await.state, State::Ok);
     let other = Address::repeat_byte(0x77);
     let chain = world.chain();
-    let sent = chain
-        .transactor
-        .transfer(chain.contract, minted.token, other);
+    let sent = world.sender().transfer(chain.contract, minted.token, other);
     sent.await.unwrap();
     let status = world.look(minted.token).await;
     assert_eq!(status.state, State::ReadOnly);
@@ -220,8 +223,8 @@ async fn a_key_made_elsewhere_is_not_written_under() {
     let world = World::new().await;
     let chain = world.chain();
     let foreign = NameKey::random().unwrap().name();
-    let nonce = chain.transactor.next_nonce().await.unwrap();
-    let minted = chain.transactor.mint(chain.contract, 0, &foreign, nonce);
+    let nonce = world.sender().next_nonce().await.unwrap();
+    let minted = world.sender().mint(chain.contract, 0, &foreign, nonce);
     let token = minted.await.unwrap().token;
     let status = world.look(token).await;
     assert_eq!(status.state, State::ForeignKey);
@@ -263,9 +266,7 @@ async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
     let minted = operate::mint(&world.parts, 0).await.unwrap();
     let chain = world.chain();
     let other = Address::repeat_byte(0x77);
-    let sent = chain
-        .transactor
-        .transfer(chain.contract, minted.token, other);
+    let sent = world.sender().transfer(chain.contract, minted.token, other);
     sent.await.unwrap();
     let token = minted.token;
     for request in [
@@ -471,9 +472,9 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
             world = World::begin(dir).await;
         }
         let chain = world.chain();
-        let (mine, buyer) = (chain.wallet.address(), chain.operator.as_ref().unwrap());
-        let sold = chain
-            .transactor
+        let (mine, buyer) = (chain.owner, chain.operator.as_ref().unwrap());
+        let sold = world
+            .sender()
             .transfer(chain.contract, token, buyer.wallet.address());
         sold.await.unwrap();
         if seen {

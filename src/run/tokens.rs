@@ -5,24 +5,29 @@
 //! `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
 mod lost;
+mod tell;
+
+pub(super) use tell::Teller;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::ground::Ground;
 use super::leftovers::Leftovers;
 use super::live::{Live, Right};
+use super::parts::ChainParts;
 use super::{first, operate};
 use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
 use crate::status::{ChainStatus, State, TokenStatus};
-use crate::types::{Ino, TokenId};
+use crate::types::TokenId;
 
 /// Time between two looks at the chain inside this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
@@ -35,15 +40,12 @@ const TOKENS_AT_ONCE: usize = 16;
 /// How long publishing a first document may take before it is tried anew.
 const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
-/// Time within which a program has surely been given what the kernel was answered.
-const ANSWERED: Duration = Duration::from_secs(5);
-
 /// The tokens of a mount.
 pub(super) struct Tokens {
     ground: Arc<Ground>,
     /// What earlier epochs have left.
     pub(super) leftovers: Leftovers,
-    notifier: Mutex<Option<Notifier>>,
+    teller: Teller,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
     /// Owned tokens that cannot be shown, as the chain has them, and why.
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
@@ -52,6 +54,8 @@ pub(super) struct Tokens {
     /// Names whose first document is there, or on its way.
     documented: Arc<Mutex<HashSet<String>>>,
     view: Mutex<View>,
+    /// For looks at what is published, beside the passes.
+    turns: Arc<Semaphore>,
     pass: tokio::sync::Mutex<()>,
 }
 
@@ -73,19 +77,20 @@ impl Tokens {
         Self {
             leftovers: Leftovers::new(Arc::clone(&ground)),
             ground,
-            notifier: Mutex::default(),
+            teller: Teller::default(),
             live: Mutex::default(),
             failed: Mutex::default(),
             keys: Mutex::default(),
             documented: Arc::default(),
             view: Mutex::default(),
+            turns: Arc::new(Semaphore::new(TOKENS_AT_ONCE)),
             pass: tokio::sync::Mutex::default(),
         }
     }
 
     /// From now on the kernel is told what appears.
     pub(super) fn set_notifier(&self, notifier: Notifier) {
-        *lock(&self.notifier) = Some(notifier);
+        self.teller.set(notifier);
     }
 
     /// Looks again and again; never returns.
@@ -172,7 +177,7 @@ impl Tokens {
         }
         let open = self.all().iter().map(|live| live.key).collect();
         let appeared = self.leftovers.look(&snapshot, &open).await?;
-        self.tell_changed(appeared);
+        self.teller.changed(appeared);
         Ok(())
     }
 
@@ -227,11 +232,11 @@ impl Tokens {
         let known = self.get(token.id);
         if let Some(live) = known {
             if live.key.epoch == token.epoch {
-                live.go_on(token);
-                self.tell_followed(&live);
+                live.go_on(token, &self.turns, &self.teller);
+                self.teller.followed(&live);
                 let turned = live.refresh(&self.ground.parts, snapshot, token, &right)?;
                 if turned {
-                    self.tell_changed([live.directory.clone()]);
+                    self.teller.changed([live.directory.clone()]);
                 }
                 return Ok(());
             }
@@ -252,16 +257,19 @@ impl Tokens {
         tracing::info!(token = %token.id, epoch = token.epoch, "shown as a directory");
         let live = Arc::new(live);
         lock(&self.live).insert(token.id, Arc::clone(&live));
-        self.tell_changed([live.directory.clone()]);
+        self.teller.changed([live.directory.clone()]);
         Ok(())
     }
 
     /// What this wallet may do with a token of its own.
     async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
+        let chain = &self.ground.parts.chain;
+        let Some(account) = &chain.account else {
+            return watched(chain, token);
+        };
         if token.accounting == Accounting::Additive {
             // No name stands on chain: it follows from the token.
-            let chain = &self.ground.parts.chain;
-            let secret = chain.wallet.secret();
+            let secret = account.wallet.secret();
             return Ok(match token.id.as_u64() {
                 Some(id) => {
                     let (chain_id, contract) = (chain.chain_id, &chain.contract);
@@ -324,55 +332,14 @@ impl Tokens {
         });
     }
 
-    /// Tells the kernel that directories came, went or turned.
-    fn tell_changed(&self, names: impl IntoIterator<Item = String>) {
-        let names: Vec<String> = names.into_iter().collect();
-        let Some(notifier) = lock(&self.notifier).clone().filter(|_| !names.is_empty()) else {
-            return;
-        };
-        let told = tokio::task::spawn_blocking(move || {
-            for name in names {
-                notifier.inval_entry(Ino::ROOT, name.as_bytes());
-            }
-            notifier.inval_inode(Ino::ROOT);
-        });
-        // A call in progress there may hold it up; nobody waits for that.
-        drop(told);
-    }
-
     /// The volume in `slot` misses a block: whether a newer tree has just taken its place.
     pub(super) async fn renew(&self, slot: u16) -> bool {
         let Some(live) = self.all().into_iter().find(|live| live.slot == slot) else {
             return false;
         };
         let renewed = live.publishing.renew().await;
-        self.tell_followed(&live);
+        self.teller.followed(&live);
         renewed
-    }
-
-    /// Tells the kernel that another tree has taken the place of the one that it knows, if so.
-    fn tell_followed(&self, live: &Live) {
-        let Some(files) = live.volume.take_followed() else {
-            return;
-        };
-        self.tell_changed([live.directory.clone()]);
-        let Some(notifier) = lock(&self.notifier).clone() else {
-            return;
-        };
-        // Once more when whoever asked before has surely read the answer, and keeps it no longer.
-        let (again, name) = (notifier.clone(), live.directory.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(ANSWERED).await;
-            let tell = move || again.inval_entry(Ino::ROOT, name.as_bytes());
-            drop(tokio::task::spawn_blocking(tell));
-        });
-        let slot = u64::from(live.slot) << 48;
-        let told = tokio::task::spawn_blocking(move || {
-            for ino in files {
-                notifier.inval_inode(Ino(slot | ino.0));
-            }
-        });
-        drop(told);
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
@@ -433,6 +400,33 @@ impl Tokens {
         }
         self.leftovers.stop();
     }
+}
+
+/// What can be done with a token of which only the owner's address is known.
+fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
+    let owner = chain.owner;
+    if token.accounting == Accounting::Additive {
+        fail!(
+            Token,
+            "token {}: contract {} ({}) keeps no names: its wallet alone finds what is stored: give --wallet in place of --address",
+            token.id,
+            chain.contract,
+            chain.dialect.name()
+        );
+    }
+    Ok(match &token.name {
+        Some(name) => Right::Watched(
+            name.clone(),
+            format!("{owner} is only watched, by its address: mount with --wallet to write"),
+        ),
+        None => Right::None(
+            State::ReadOnly,
+            format!(
+                "{owner} is only watched, by its address, and token {} has no name key yet: nothing is published of it",
+                token.id
+            ),
+        ),
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -128,6 +128,36 @@ impl Chain {
         machine.with_args(more)
     }
 
+    /// The address of the drive's wallet.
+    pub(crate) fn owner(&self) -> Address {
+        self.payer.address()
+    }
+
+    /// How many transactions that account has sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let count = self.payer.endpoint().provider();
+        let count = async { count.get_transaction_count(self.owner()).await };
+        self.runtime.block_on(count).expect("an answer")
+    }
+
+    /// A machine that knows the owner's address alone, not started; `node` as `--node` takes it.
+    pub(crate) fn watcher(&self, node: &str) -> Machine {
+        let (contract, owner) = (self.contract.to_string(), self.owner().to_string());
+        Machine::prepared("mount").with_args(&[
+            "-f",
+            "--rpc-url",
+            self.anvil.url(),
+            "--contract",
+            &contract,
+            "--address",
+            &owner,
+            "--node",
+            node,
+            "--refresh",
+            "1s",
+        ])
+    }
+
     /// What the contract says of token 1: usage in bytes, and upload units left.
     pub(crate) fn storage(&self) -> (u64, u64) {
         let data = [

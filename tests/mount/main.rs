@@ -53,3 +53,4 @@ mod tokens;
 mod tools;
 mod trees;
 mod upcalls;
+mod watch;

@@ -24,7 +24,7 @@ impl Tokens {
             // Asked once: what is shown of lost tokens shall not cost a request at each look.
             Some(why) => why,
             None => match self.ground.parts.chain.ledger.token(id).await {
-                Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
+                Ok(token) if token.owner == self.ground.parts.chain.owner => return,
                 Ok(token) => format!("token {id} belongs to {} now", token.owner),
                 Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
                 // Not known: nothing changes.
@@ -35,7 +35,7 @@ impl Tokens {
         let reason = format!("{why}: it can be read until the drive is unmounted");
         if live.close(&reason) {
             tracing::warn!("{reason}");
-            self.tell_changed([live.directory.clone()]);
+            self.teller.changed([live.directory.clone()]);
         }
         // Again with every pass: a write that was under way may have come in since.
         if live.is_pending()
@@ -58,7 +58,7 @@ impl Tokens {
         self.leftovers.note_spent(live.key);
         self.ground.drive.detach(live.slot);
         lock(&self.live).remove(&live.key.token.token);
-        self.tell_changed([live.directory.clone()]);
+        self.teller.changed([live.directory.clone()]);
         let live = Arc::clone(live);
         tokio::task::spawn_blocking(move || live.stop()).await?;
         Ok(())
@@ -70,7 +70,7 @@ impl Tokens {
         make_durable(live).await;
         let name = self.leftovers.take(live, why)?;
         lock(&self.live).remove(&live.key.token.token);
-        self.tell_changed([live.directory.clone(), name]);
+        self.teller.changed([live.directory.clone(), name]);
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl Tokens {
         {
             let token = live.token();
             match self.ground.parts.chain.ledger.token(token.id).await?.owner {
-                owner if owner == self.ground.parts.chain.wallet.address() => fail!(
+                owner if owner == self.ground.parts.chain.owner => fail!(
                     Token,
                     "detach {name}: token {name} is this wallet's, and nothing of it was left unpublished by an earlier epoch"
                 ),
@@ -101,7 +101,7 @@ impl Tokens {
             }
         }
         let ended = self.leftovers.end(name, save, tell).await?;
-        self.tell_changed([ended.directory.clone()]);
+        self.teller.changed([ended.directory.clone()]);
         Ok(ended)
     }
 }
