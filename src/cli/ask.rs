@@ -3,8 +3,6 @@
 //! Invariant: one process owns a state folder, so what the daemon can answer is asked of it. Called
 //! by the commands.
 
-use std::sync::Arc;
-
 use serde::de::DeserializeOwned;
 
 use super::locate;
@@ -12,7 +10,7 @@ use super::mount::runtime;
 use super::setup::Setup;
 use crate::control::Request;
 use crate::run::operate;
-use crate::run::parts::Parts;
+use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;
 
 /// The answer to a request that needs no mount.
@@ -24,16 +22,17 @@ pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> a
     let config = setup.config_or_demo()?;
     let _state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let parts = Arc::new(Parts::build(&config).await?);
+        let all = Parts::all(&config).await?;
         // On the embedded chain nobody else is the oracle.
-        let oracle = operate::oracle(&parts).await?.map(tokio::spawn);
-        let answer = operate::answer(&parts, request).await;
-        if let Some(oracle) = oracle {
+        let mut oracles = Vec::new();
+        for parts in &all {
+            oracles.extend(operate::oracle(parts).await?.map(tokio::spawn));
+        }
+        let answer = operate::answer_of(&all, request).await;
+        for oracle in oracles {
             oracle.abort();
         }
-        if let Some(chain) = parts.chain.embedded.clone() {
-            tokio::task::spawn_blocking(move || chain.close()).await?;
-        }
+        parts::close_chains(&all).await;
         answer
     })?;
     Ok(serde_json::from_value(answer)?)

@@ -14,7 +14,7 @@ use crate::control::Request;
 use crate::status::{
     AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokenStatus, UploadsAnswer,
 };
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// `pxfs tokens`.
 pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
@@ -27,8 +27,8 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs packages`.
-pub(super) fn packages(setup: &Setup) -> anyhow::Result<Exit> {
-    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+pub(super) fn packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit> {
+    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages { on })?;
     if setup.json {
         return json_answer(&packages);
     }
@@ -51,61 +51,64 @@ pub(super) fn packages(setup: &Setup) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs mint`.
-pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyhow::Result<Exit> {
+pub(super) fn mint(
+    setup: &Setup,
+    on: Option<String>,
+    package: u64,
+    yes: bool,
+    print: bool,
+) -> anyhow::Result<Exit> {
+    let request = |print| Request::Mint {
+        on: on.clone(),
+        package,
+        print,
+    };
     if print {
-        return show_call(setup, &Request::Mint { package, print });
+        return show_call(setup, &request(true));
     }
     if !yes {
-        let what = format!("Mint {}", package_words(setup, package)?);
-        let print = Request::Mint {
-            package,
-            print: true,
-        };
-        agree(setup, "mint", &what, &print)?;
+        let what = format!("Mint {}", package_words(setup, on.clone(), package)?);
+        agree(setup, "mint", &what, &request(true))?;
     }
-    let minted: MintAnswer = answer(setup, &Request::Mint { package, print })?;
+    let minted: MintAnswer = answer(setup, &request(false))?;
     show_minted(setup, &minted, "minted")
 }
 
 /// `pxfs register`.
 pub(super) fn register(
     setup: &Setup,
-    token: TokenId,
+    token: &TokenRef,
     new_volume: bool,
     yes: bool,
     print: bool,
 ) -> anyhow::Result<Exit> {
-    let request = Request::Register {
-        token,
+    let request = |print| Request::Register {
+        token: token.clone(),
         print,
         new_volume,
     };
     if print {
-        return show_call(setup, &request);
+        return show_call(setup, &request(true));
     }
     if !yes {
         let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
-        let named = tokens.iter().find(|known| known.id == token);
+        let called = token.to_string();
+        let named = tokens.iter().find(|known| known.directory == called);
         let what = match named.is_some_and(|known| known.name.is_some()) {
             true => format!(
                 "Register token {token}, whose name key is replaced (another one begins a new, empty volume, and takes nothing along),"
             ),
             false => format!("Register token {token}"),
         };
-        let print = Request::Register {
-            token,
-            print: true,
-            new_volume,
-        };
-        agree(setup, "register", &what, &print)?;
+        agree(setup, "register", &what, &request(true))?;
     }
-    let registered: MintAnswer = answer(setup, &request)?;
+    let registered: MintAnswer = answer(setup, &request(false))?;
     show_minted(setup, &registered, "registered")
 }
 
 /// `pxfs packages --uploads`.
-pub(super) fn upload_packages(setup: &Setup) -> anyhow::Result<Exit> {
-    let packages: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
+pub(super) fn upload_packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit> {
+    let packages: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages { on })?;
     if setup.json {
         return json_answer(&packages);
     }
@@ -122,19 +125,19 @@ pub(super) fn upload_packages(setup: &Setup) -> anyhow::Result<Exit> {
 /// `pxfs upgrade`: to a package, or by a package of uploads.
 pub(super) fn upgrade(
     setup: &Setup,
-    token: TokenId,
+    token: &TokenRef,
     (package, uploads): (Option<u64>, Option<u64>),
     yes: bool,
     print: bool,
 ) -> anyhow::Result<Exit> {
     let request = |print| match (package, uploads) {
         (_, Some(package)) => Request::BuyUploads {
-            token,
+            token: token.clone(),
             package,
             print,
         },
         (package, None) => Request::Upgrade {
-            token,
+            token: token.clone(),
             package: package.unwrap_or_default(),
             print,
         },
@@ -143,9 +146,10 @@ pub(super) fn upgrade(
         return show_call(setup, &request(true));
     }
     if !yes {
+        let on = token.contract.clone();
         let what = match (package, uploads) {
             (_, Some(package)) => {
-                let all: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
+                let all: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages { on })?;
                 let wanted = all.iter().find(|known| known.id == package);
                 let words = wanted.map_or_else(String::new, |known| {
                     format!(" ({} for {})", known.uploads, coins(&known.price_wei))
@@ -154,7 +158,7 @@ pub(super) fn upgrade(
             }
             (package, None) => format!(
                 "Upgrade token {token} to {}",
-                package_words(setup, package.unwrap_or_default())?
+                package_words(setup, on, package.unwrap_or_default())?
             ),
         };
         agree(setup, "upgrade", &what, &request(true))?;
@@ -164,8 +168,8 @@ pub(super) fn upgrade(
 }
 
 /// A package with its size and price.
-fn package_words(setup: &Setup, package: u64) -> anyhow::Result<String> {
-    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Result<String> {
+    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages { on })?;
     let Some(wanted) = packages.iter().find(|known| known.id == package) else {
         let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
         fail!(
@@ -200,8 +204,12 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
 }
 
 /// `pxfs sync`.
-pub(super) fn sync(setup: &Setup, token: TokenId, wait: bool) -> anyhow::Result<Exit> {
-    let synced: SyncAnswer = answer(setup, &Request::Sync { token, wait })?;
+pub(super) fn sync(setup: &Setup, token: &TokenRef, wait: bool) -> anyhow::Result<Exit> {
+    let request = Request::Sync {
+        token: token.clone(),
+        wait,
+    };
+    let synced: SyncAnswer = answer(setup, &request)?;
     if setup.json {
         return json_answer(&synced);
     }
@@ -222,9 +230,9 @@ pub(super) fn sync(setup: &Setup, token: TokenId, wait: bool) -> anyhow::Result<
 }
 
 /// `pxfs dev advance`.
-pub(super) fn advance(setup: &Setup, step: Span) -> anyhow::Result<Exit> {
+pub(super) fn advance(setup: &Setup, on: Option<String>, step: Span) -> anyhow::Result<Exit> {
     let seconds = step.0.as_secs();
-    let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds })?;
+    let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds, on })?;
     match setup.json {
         true => json_answer(&advanced),
         false => text_answer(&format!("chain time is {} now", advanced.chain_time)),
@@ -232,8 +240,18 @@ pub(super) fn advance(setup: &Setup, step: Span) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs dev call`.
-pub(super) fn call(setup: &Setup, data: Bytes, value_wei: U256) -> anyhow::Result<Exit> {
-    let hash: B256 = answer(setup, &Request::Call { data, value_wei })?;
+pub(super) fn call(
+    setup: &Setup,
+    on: Option<String>,
+    data: Bytes,
+    value_wei: U256,
+) -> anyhow::Result<Exit> {
+    let request = Request::Call {
+        data,
+        value_wei,
+        on,
+    };
+    let hash: B256 = answer(setup, &request)?;
     match setup.json {
         true => json_answer(&hash),
         false => text_answer(&format!("transaction {hash}")),
@@ -244,7 +262,7 @@ fn show_minted(setup: &Setup, minted: &MintAnswer, done: &str) -> anyhow::Result
     if setup.json {
         return json_answer(minted);
     }
-    let (token, transaction) = (minted.token, &minted.transaction);
+    let (token, transaction) = (&minted.directory, &minted.transaction);
     let mut text = format!("token {token} is {done}, in transaction {transaction}");
     if let Some(name) = &minted.name {
         text += &format!("\nits name is {name}");

@@ -124,7 +124,7 @@ fn front(setup: &Setup, config: Config, place: Place) -> anyhow::Result<Exit> {
     setup.start_log("info")?;
     let state_dir = StateDir::open(&config.state_dir)?;
     runtime()?.hold(async {
-        let parts = Arc::new(Parts::build(&config).await?);
+        let parts = Parts::all(&config).await?;
         hold(setup, place, state_dir, parts, || Ok(())).await
     })
 }
@@ -134,7 +134,7 @@ pub(super) async fn hold(
     setup: &Setup,
     place: Place,
     state_dir: StateDir,
-    parts: Arc<Parts>,
+    parts: Vec<Arc<Parts>>,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Exit> {
     let shown = place.mountpoint.display().to_string();
@@ -225,7 +225,7 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         let _ = rustix::process::setsid();
         rustix::process::chdir("/")?;
         runtime()?.hold(async {
-            let parts = Arc::new(Parts::build(&config).await?);
+            let parts = Parts::all(&config).await?;
             hold(setup, place, state_dir, parts, || {
                 say(&Word::Ready { ready: true })
             })

@@ -18,7 +18,7 @@ impl Layer {
         let layer = Self {
             rpc_url: env.many("PXFS_RPC_URL")?,
             rpc_url_file: env.one("PXFS_RPC_URL_FILE")?,
-            contract: env.one("PXFS_CONTRACT")?,
+            contract: env.many("PXFS_CONTRACT")?,
             chain_id: env.number("PXFS_CHAIN_ID")?,
             wallet: env.one("PXFS_WALLET")?,
             wallet_password_file: env.one("PXFS_WALLET_PASSWORD_FILE")?,

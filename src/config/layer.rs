@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
+use super::contract::{ChainUrl, ContractAt};
 use super::values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// What one source says. The keys of the file are the names of the flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -17,11 +18,12 @@ use crate::types::TokenId;
 pub struct Layer {
     /// Chain endpoints.
     #[serde(deserialize_with = "one_or_many")]
-    pub rpc_url: Vec<RpcUrl>,
+    pub rpc_url: Vec<ChainUrl>,
     /// A file with one chain endpoint a line.
     pub rpc_url_file: Option<PathBuf>,
-    /// Token contract.
-    pub contract: Option<String>,
+    /// Token contracts.
+    #[serde(deserialize_with = "one_or_many")]
+    pub contract: Vec<ContractAt>,
     /// The only chain id that is accepted.
     pub chain_id: Option<u64>,
     /// Wallet file.
@@ -39,7 +41,7 @@ pub struct Layer {
     pub node_password_file: Option<PathBuf>,
     /// Mount only these.
     #[serde(deserialize_with = "one_or_many")]
-    pub token: Vec<TokenId>,
+    pub token: Vec<TokenRef>,
     /// Write although another machine did within the last 10 minutes.
     pub take_over: Option<bool>,
     /// In a conflict, take what another machine published.
@@ -153,7 +155,7 @@ impl Layer {
             *path = folder.join(&*path);
         }
         for url in &mut self.rpc_url {
-            if let RpcUrl::Embedded(path) = url {
+            if let RpcUrl::Embedded(path) = &mut url.url {
                 *path = folder.join(&*path);
             }
         }
@@ -192,7 +194,7 @@ impl Layer {
         Self {
             rpc_url,
             rpc_url_file,
-            contract: self.contract.or(below.contract),
+            contract: list(self.contract, below.contract),
             chain_id: self.chain_id.or(below.chain_id),
             wallet: self.wallet.or(wallet_below.0),
             wallet_password_file: self.wallet_password_file.or(wallet_below.1),

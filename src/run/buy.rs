@@ -28,17 +28,17 @@ struct Purchase {
 /// Those of the operation.
 pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
     let (token, purchase, print) = match *request {
-        Request::UploadPackages => return json(upload_packages(parts).await?).map(Some),
+        Request::UploadPackages { .. } => return json(upload_packages(parts).await?).map(Some),
         Request::Upgrade {
-            token,
+            ref token,
             package,
             print,
-        } => (token, larger(parts, token, package).await?, print),
+        } => (token.id, larger(parts, token.id, package).await?, print),
         Request::BuyUploads {
-            token,
+            ref token,
             package,
             print,
-        } => (token, uploads(parts, token, package).await?, print),
+        } => (token.id, uploads(parts, token.id, package).await?, print),
         _ => return Ok(None),
     };
     let chain = &parts.chain;
@@ -61,6 +61,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         .await?;
     json(MintAnswer {
         token,
+        directory: chain.called.token(token),
         contract: format!("{:#x}", chain.contract),
         transaction: info.transaction.to_string(),
         name: owned(parts, token).await?.name,
@@ -78,7 +79,8 @@ async fn larger(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<P
     let Some(found) = larger.find(|known| known.id == package) else {
         fail!(
             Token,
-            "upgrade: package {package} is none that is larger than what token {token} has ({} bytes): `pxfs packages` shows them",
+            "upgrade: package {package} is none that is larger than what token {} has ({} bytes): `pxfs packages` shows them",
+            chain.called.token(token),
             info.size_bytes
         );
     };

@@ -71,20 +71,23 @@ impl Desk {
                 if let Request::Get { file, .. } | Request::Export { file, .. } = &request {
                     self.refuse_own(file)?;
                 }
+                let tokens = self.session.tokens.of(request.subject())?;
                 let answer = tokio::select! {
-                    answer = blocks::answer(self.session.tokens.ground(), &request, &tell) => answer?,
+                    answer = blocks::answer(tokens.ground(), &request, &tell) => answer?,
                     () = progress.peer_left() => None,
                 };
                 Ok(answer.unwrap_or_default())
             }
-            Request::Sync { token, wait } => {
-                let tokens = &self.session.tokens;
-                let answer = sync::of_mount(parts, tokens, token, sync::By::User, wait).await?;
+            Request::Sync { ref token, wait } => {
+                let tokens = self.session.tokens.of(request.subject())?;
+                let id = token.id;
+                let answer = sync::of_mount(tokens.parts(), tokens, id, sync::By::User, wait).await;
+                let answer = answer?;
                 self.look().await;
                 Ok(answer)
             }
             other => {
-                let answer = operate::answer(parts, &other).await?;
+                let answer = operate::answer_of(self.session.tokens.parts(), &other).await?;
                 self.look().await;
                 Ok(answer)
             }
@@ -145,9 +148,7 @@ impl Desk {
 
     /// Brings the drive in step with the chain; that it cannot is no fault of the request.
     async fn look(&self) {
-        if let Err(error) = self.session.tokens.refresh().await {
-            tracing::warn!("tokens: {error:#}");
-        }
+        self.session.tokens.refresh().await;
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         return Ok(None);
     }
     Ok(Some(match *request {
-        Request::Mint { package, print } => match print {
+        Request::Mint { package, print, .. } => match print {
             true => json(mint_call(parts, package).await?)?,
             false => json(mint(parts, package).await?)?,
         },
@@ -37,7 +37,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
             parts.chain.contract,
             parts.chain.dialect.name()
         ),
-        Request::Sync { token, .. } => json(renew(parts, token).await?)?,
+        Request::Sync { ref token, .. } => json(renew(parts, token.id).await?)?,
         _ => return Ok(None),
     }))
 }
@@ -64,6 +64,7 @@ async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
         .await?;
     Ok(MintAnswer {
         token: minted.token,
+        directory: chain.called.token(minted.token),
         contract: format!("{:#x}", chain.contract),
         transaction: minted.mined.transaction.to_string(),
         name: None,
@@ -97,8 +98,9 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let mined = match sent {
         Err(refused @ ChainError::Reverted(_)) => {
             return Err(refused).context(format!(
-                "token {token} cannot be renewed: buy uploads or a larger package, or ask the \
-                 contract's owner to unlock it (`unlockUploading`)"
+                "token {} cannot be renewed: buy uploads or a larger package, or ask the \
+                 contract's owner to unlock it (`unlockUploading`)",
+                chain.called.token(token)
             ));
         }
         sent => sent?,

@@ -25,10 +25,25 @@ use crate::types::{TokenId, TokenKey, VolumeKey};
 
 /// How often the operator looks for requests; the chain is in this process.
 const ORACLE_PAUSE: Duration = Duration::from_millis(500);
-/// Answers a request that needs the chain and the node alone.
+/// Answers a request that needs chains and the node alone, by the contract of `all` that it is about.
 ///
 /// # Errors
 /// Those of the operation; a request that needs a mount is refused.
+pub async fn answer_of(all: &[Arc<Parts>], request: &Request) -> anyhow::Result<Value> {
+    if *request == Request::Tokens {
+        let mut owned = Vec::new();
+        for parts in all {
+            owned.extend(tokens(parts).await?);
+        }
+        return json(owned);
+    }
+    answer(parts::pick(all, request.subject())?, request).await
+}
+
+/// The same by one contract.
+///
+/// # Errors
+/// As [`answer_of`].
 pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     if let Some(answer) = older::answer(parts, request).await? {
         return Ok(answer);
@@ -38,17 +53,19 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     }
     match *request {
         Request::Tokens => json(tokens(parts).await?),
-        Request::Packages => json(packages(parts).await?),
+        Request::Packages { .. } => json(packages(parts).await?),
         Request::Mint {
             package,
             print: true,
+            ..
         } => json(mint_call(parts, package).await?),
         Request::Mint { package, .. } => json(mint(parts, package).await?),
         Request::Register {
-            token,
+            ref token,
             print,
             new_volume,
         } => {
+            let token = token.id;
             let info = owned(parts, token).await?;
             if !new_volume {
                 refuse_live(parts, &info).await?;
@@ -58,14 +75,17 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
                 false => json(register(parts, token).await?),
             }
         }
-        Request::Sync { token, wait } => json(sync::sync(parts, token, wait).await?),
-        Request::Advance { seconds } => json(advance(parts, Duration::from_secs(seconds)).await?),
+        Request::Sync { ref token, wait } => json(sync::sync(parts, token.id, wait).await?),
+        Request::Advance { seconds, .. } => {
+            json(advance(parts, Duration::from_secs(seconds)).await?)
+        }
         Request::Call {
             ref data,
             value_wei,
+            ..
         } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status
-        | Request::UploadPackages
+        | Request::UploadPackages { .. }
         | Request::Upgrade { .. }
         | Request::BuyUploads { .. }
         | Request::Get { .. }
@@ -121,20 +141,20 @@ async fn tokens(parts: &Parts) -> anyhow::Result<Vec<TokenStatus>> {
 pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenStatus {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let registers = token.accounting == Accounting::Absolute;
+    let called = parts.chain.called.token(token.id);
     let (state, reason) = if registers && token.name.is_none() {
-        (State::Unregistered, Some(unregistered(token.id)))
+        (State::Unregistered, Some(unregistered(&called)))
     } else if now_s > deadline_s {
-        (State::Overdue, Some(overdue(token, now_s)))
+        (State::Overdue, Some(overdue(&called, token, now_s)))
     } else if let Some(asked_s) = token.sync_asked_s {
-        (
-            State::Syncing,
-            Some(sync::waiting(token.id, asked_s, now_s)),
-        )
+        (State::Syncing, Some(sync::waiting(&called, asked_s, now_s)))
     } else {
         (State::Ok, None)
     };
     TokenStatus {
         id: token.id,
+        directory: called,
+        chain_id: parts.chain.chain_id,
         contract: format!("{:#x}", parts.chain.contract),
         dialect: parts.chain.dialect.name().to_owned(),
         path: None,
@@ -156,17 +176,17 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
     }
 }
 
-pub(super) fn unregistered(token: TokenId) -> String {
-    format!("token {token} has no name key: run `pxfs register {token}`")
+pub(super) fn unregistered(called: &str) -> String {
+    format!("token {called} has no name key: run `pxfs register {called}`")
 }
 
 /// What is to be said of a token whose deadline has passed, at chain time `now_s`.
-pub(super) fn overdue(token: &TokenInfo, now_s: u64) -> String {
+pub(super) fn overdue(called: &str, token: &TokenInfo, now_s: u64) -> String {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let since = instant(deadline_s).map_or_else(String::new, |at| format!(" since {at}"));
     let next = match token.sync_asked_s {
-        Some(asked_s) => sync::waiting(token.id, asked_s, now_s),
-        None => format!("run `pxfs sync {}`", token.id),
+        Some(asked_s) => sync::waiting(called, asked_s, now_s),
+        None => format!("run `pxfs sync {called}`"),
     };
     format!("the sync is overdue{since}: {next}; until then nothing can grow")
 }
@@ -225,6 +245,7 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
         first_document(parts, minted.token, &key).await;
         return Ok(MintAnswer {
             token: minted.token,
+            directory: chain.called.token(minted.token),
             contract: format!("{:#x}", chain.contract),
             transaction: minted.mined.transaction.to_string(),
             name: Some(key.name()),
@@ -265,7 +286,7 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
             Failure,
             "register: token {} has the name key {name} of this wallet, and its volume hangs on \
              it: copy what it holds to another token, then say --new-volume to begin an empty one",
-            info.id
+            parts.chain.called.token(info.id)
         );
     }
     Ok(())
@@ -295,6 +316,7 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
         first_document(parts, token, &key).await;
         return Ok(MintAnswer {
             token,
+            directory: chain.called.token(token),
             contract: format!("{:#x}", chain.contract),
             transaction: registered.mined.transaction.to_string(),
             name: Some(key.name()),
@@ -396,7 +418,8 @@ pub(super) async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<Token
         };
         fail!(
             Token,
-            "token {token} belongs to {owner}, not to {ours} ({})",
+            "token {} belongs to {owner}, not to {ours} ({})",
+            chain.called.token(token),
             chain.owner
         );
     }

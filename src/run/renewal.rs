@@ -1,6 +1,6 @@
 //! Syncs tokens by itself, a while before their deadlines: `--auto-sync`.
 //!
-//! Invariant: one token at a time, and none again before it could have had an effect, so what is spent
+//! Invariant: one token of a contract at a time, and none again before it could have had an effect, so what is spent
 //! is bounded; tokens that are due together are spread over half of the time that is left. Asks the
 //! chain nothing until one is due. Started by `daemon`.
 

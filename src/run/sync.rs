@@ -63,6 +63,7 @@ pub(super) async fn of_mount(
     // That it cannot be asked for says nothing of the token.
     parts.chain.account("sync")?;
     let Some(live) = tokens.get(token) else {
+        let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     };
     let done = of_live(parts, &live, by, wait).await;
@@ -79,6 +80,7 @@ async fn of_live(
 ) -> anyhow::Result<Value> {
     let token = live.key.token.token;
     if parts.chain.dialect.accounting() == Accounting::Additive {
+        let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     }
     let asked = ask(parts, token, live.published_sequence(), by).await?;
@@ -120,7 +122,11 @@ async fn ask(
     let info = operate::owned(parts, token).await?;
     let sender = &chain.account("sync")?.transactor;
     let Some(name) = &info.name else {
-        fail!(Token, "{}", operate::unregistered(token));
+        fail!(
+            Token,
+            "{}",
+            operate::unregistered(&chain.called.token(token))
+        );
     };
     if let Some(asked_s) = info.sync_asked_s {
         let now_s = chain.ledger.snapshot().await?.timestamp_s;
@@ -212,7 +218,7 @@ async fn foresee(
             Exit::Oracle,
             format!(
                 "token {} is not synced, and nothing was spent: {why}",
-                info.id
+                parts.chain.called.token(info.id)
             ),
         )
         .into()),
@@ -270,12 +276,12 @@ fn unfit(
 }
 
 /// What is to be said of a request that is open since `asked_s`, at chain time `now_s`.
-pub(super) fn waiting(token: TokenId, asked_s: u64, now_s: u64) -> String {
+pub(super) fn waiting(called: &str, asked_s: u64, now_s: u64) -> String {
     let at = operate::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
     match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
         true => format!("the oracle has not answered the sync request{at} yet"),
         false => format!(
-            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {token}` again"
+            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {called}` again"
         ),
     }
 }
@@ -356,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_answers_is_told_as_that() {
-        let token = TokenId::from(7);
+        let token = "7";
         assert!(waiting(token, 1000, 1299).contains("yet"));
         let late = waiting(token, 1000, 1300);
         assert!(

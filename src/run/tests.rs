@@ -86,7 +86,7 @@ impl World {
             .unwrap();
         let layer = Layer {
             state_dir: Some(state_dir.path().to_owned()),
-            rpc_url: vec![layout.rpc_url()],
+            rpc_url: vec![layout.rpc_url().into()],
             node: vec![layout.node_url()],
             volume: Some(VolumeKind::Plain),
             ..Layer::default()
@@ -188,7 +188,7 @@ async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
     assert!(volume.with_quota(|quota| quota.check_change()).is_err());
 
     let request = Request::Register {
-        token,
+        token: token.into(),
         print: false,
         new_volume: false,
     };
@@ -248,7 +248,7 @@ async fn an_unused_token_can_sync_because_its_first_document_is_there() {
     let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let request = Request::Sync {
-        token: minted.token,
+        token: minted.token.into(),
         wait: true,
     };
     let answer = operate::answer(&world.parts, &request).await.unwrap();
@@ -270,9 +270,12 @@ async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
     sent.await.unwrap();
     let token = minted.token;
     for request in [
-        Request::Sync { token, wait: true },
+        Request::Sync {
+            token: token.into(),
+            wait: true,
+        },
         Request::Register {
-            token,
+            token: token.into(),
             print: false,
             new_volume: false,
         },
@@ -347,7 +350,7 @@ async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_publ
     world.look(token).await;
     world.write("1", "old", b"first").unwrap();
     let register = |new_volume| Request::Register {
-        token,
+        token: token.into(),
         print: false,
         new_volume,
     };
@@ -490,7 +493,7 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
         directories.sort();
         assert_eq!(directories, ["1", "1.detached"]);
         let request = Request::Register {
-            token,
+            token: token.into(),
             print: false,
             new_volume: false,
         };

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::ground::Ground;
 use super::leftovers::Leftovers;
 use super::live::{Live, Right};
-use super::parts::ChainParts;
+use super::parts::{ChainParts, Parts};
 use super::{first, operate};
 use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
@@ -71,6 +71,16 @@ impl Tokens {
     /// What they stand on.
     pub(super) fn ground(&self) -> &Ground {
         &self.ground
+    }
+
+    /// The contract's parts.
+    pub(super) fn parts(&self) -> &Arc<Parts> {
+        &self.ground.parts
+    }
+
+    /// Whether one of them is shown in `slot`.
+    pub(super) fn has_slot(&self, slot: u16) -> bool {
+        lock(&self.live).values().any(|live| live.slot == slot)
     }
 
     pub(super) fn new(ground: Arc<Ground>) -> Self {
@@ -153,11 +163,8 @@ impl Tokens {
             seen: Some(self.ground.parts.clock.boottime()),
             error: self.lag(&snapshot),
         };
-        let wanted = &self.ground.parts.config.tokens;
-        let tokens = snapshot
-            .tokens
-            .iter()
-            .filter(|token| wanted.is_empty() || wanted.contains(&token.id));
+        let parts = &self.ground.parts;
+        let tokens = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         futures::stream::iter(tokens)
             .for_each_concurrent(TOKENS_AT_ONCE, async |token| {
                 match self.take(&snapshot, token).await {
@@ -203,17 +210,20 @@ impl Tokens {
         status.reason = Some(format!("cannot be shown: {failure}"));
         let mut failed = lock(&self.failed);
         if failed.get(&token.id).is_none_or(|known| known.1 != failure) {
-            tracing::error!(token = %token.id, "cannot be shown: {failure}");
+            tracing::error!(token = status.directory, "cannot be shown: {failure}");
         }
         failed.insert(token.id, (status, failure));
     }
 
-    /// Why nothing at all can be shown, if so.
-    pub(super) fn all_failed(&self) -> Option<Failure> {
+    /// Why a token cannot be shown, if that is so of any.
+    pub(super) fn first_failure(&self) -> Option<Failure> {
         let failed = lock(&self.failed);
-        let first = failed.values().next()?;
-        let none = lock(&self.live).is_empty() && !self.leftovers.any_shown();
-        none.then(|| first.1.clone())
+        failed.values().next().map(|(_, failure)| failure.clone())
+    }
+
+    /// Whether anything of the contract is shown.
+    pub(super) fn any_shown(&self) -> bool {
+        !lock(&self.live).is_empty() || self.leftovers.any_shown()
     }
 
     fn blind(&self, fault: ChainError) -> anyhow::Error {
@@ -249,12 +259,16 @@ impl Tokens {
             fail!(
                 Failure,
                 "token {}: its volume of epoch {} was closed before the chain came to it again: unmount, and mount again",
-                token.id,
+                self.ground.parts.chain.called.token(token.id),
                 token.epoch
             );
         }
         let live = Live::start(&self.ground, snapshot, token, &right).await?;
-        tracing::info!(token = %token.id, epoch = token.epoch, "shown as a directory");
+        tracing::info!(
+            token = live.directory,
+            epoch = token.epoch,
+            "shown as a directory"
+        );
         let live = Arc::new(live);
         lock(&self.live).insert(token.id, Arc::clone(&live));
         self.teller.changed([live.directory.clone()]);
@@ -287,7 +301,7 @@ impl Tokens {
         let Some(name) = &token.name else {
             return Ok(Right::None(
                 State::Unregistered,
-                operate::unregistered(token.id),
+                operate::unregistered(&chain.called.token(token.id)),
             ));
         };
         let known = lock(&self.keys).get(name).cloned();
@@ -305,7 +319,7 @@ impl Tokens {
                 State::ForeignKey,
                 format!(
                     "the name key of token {0} is not one of this wallet's: `pxfs register {0}` gives it one, and begins a new volume",
-                    token.id
+                    chain.called.token(token.id)
                 ),
             ),
         })
@@ -392,7 +406,8 @@ impl Tokens {
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
     pub(super) fn stop(&self) {
-        // A mount that is in use is only out of sight: who has something open there goes on calling.
+        // A mount that is in use is only out of sight: who has something open there goes on calling. It is the
+        // drive of all contracts: whoever is first ends it.
         self.ground.drive.end();
         let all = std::mem::take(&mut *lock(&self.live));
         for live in all.into_values() {
@@ -404,12 +419,11 @@ impl Tokens {
 
 /// What can be done with a token of which only the owner's address is known.
 fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
-    let owner = chain.owner;
+    let (owner, called) = (chain.owner, chain.called.token(token.id));
     if token.accounting == Accounting::Additive {
         fail!(
             Token,
-            "token {}: contract {} ({}) keeps no names: its wallet alone finds what is stored: give --wallet in place of --address",
-            token.id,
+            "token {called}: contract {} ({}) keeps no names: its wallet alone finds what is stored: give --wallet in place of --address",
             chain.contract,
             chain.dialect.name()
         );
@@ -422,8 +436,7 @@ fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
         None => Right::None(
             State::ReadOnly,
             format!(
-                "{owner} is only watched, by its address, and token {} has no name key yet: nothing is published of it",
-                token.id
+                "{owner} is only watched, by its address, and token {called} has no name key yet: nothing is published of it"
             ),
         ),
     })

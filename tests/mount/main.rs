@@ -46,6 +46,7 @@ mod round_trips;
 mod samples;
 mod scale;
 mod service;
+mod several;
 mod sparse;
 mod stop;
 mod suites;

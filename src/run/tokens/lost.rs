@@ -19,14 +19,14 @@ impl Tokens {
     /// A token that was ours is read-only from now on. Where it holds what is not published, that
     /// is set aside; else it is shown until the drive is unmounted.
     pub(super) async fn close_lost(&self, live: &Arc<Live>) {
-        let id = live.key.token.token;
+        let (id, called) = (live.key.token.token, &live.directory);
         let why = match live.lost() {
             // Asked once: what is shown of lost tokens shall not cost a request at each look.
             Some(why) => why,
             None => match self.ground.parts.chain.ledger.token(id).await {
                 Ok(token) if token.owner == self.ground.parts.chain.owner => return,
-                Ok(token) => format!("token {id} belongs to {} now", token.owner),
-                Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
+                Ok(token) => format!("token {called} belongs to {} now", token.owner),
+                Err(ChainError::Missing(_)) => format!("token {called} does not exist any more"),
                 // Not known: nothing changes.
                 Err(_) => return,
             },
@@ -47,7 +47,7 @@ impl Tokens {
 
     /// A new epoch has begun: the volume of the old one makes room for the new one's.
     pub(super) async fn retire(&self, live: &Arc<Live>, epoch: u64) -> anyhow::Result<()> {
-        let why = other_epoch(live.key.token.token, live.key.epoch, epoch);
+        let why = other_epoch(&live.directory, live.key.epoch, epoch);
         live.close(&why);
         live.stop_publishing().await;
         // What was under way when it was closed counts too.
@@ -72,6 +72,11 @@ impl Tokens {
         lock(&self.live).remove(&live.key.token.token);
         self.teller.changed([live.directory.clone(), name]);
         Ok(())
+    }
+
+    /// Whether `name` means a directory of this contract.
+    pub(in crate::run) fn is_meant(&self, name: &str) -> bool {
+        self.leftovers.is_meant(name) || self.all().iter().any(|live| live.directory == name)
     }
 
     /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.
