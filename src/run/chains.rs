@@ -70,15 +70,15 @@ pub struct Called {
     pub name: Option<String>,
     /// How many contracts stand before it; its tokens' inode numbers depend on that.
     pub place: usize,
-    /// Whether there are others, so that the name stands before the token's number.
-    pub has_others: bool,
+    /// How many contracts there are; of several the name stands before the token's number.
+    pub count: usize,
 }
 
 impl Called {
     /// What `id` is called in commands, and as a directory.
     #[must_use]
     pub fn token(&self, id: TokenId) -> String {
-        let contract = self.name.clone().filter(|_| self.has_others);
+        let contract = self.name.clone().filter(|_| self.count > 1);
         TokenRef { contract, id }.to_string()
     }
 
@@ -92,7 +92,7 @@ impl Called {
     #[must_use]
     pub fn is_named(&self, name: Option<&str>) -> bool {
         match name {
-            None => !self.has_others,
+            None => self.count <= 1,
             name => self.name.as_deref() == name,
         }
     }
@@ -147,7 +147,9 @@ pub(super) async fn contracts(
     };
     let mut chains: BTreeMap<Option<u64>, (Reached, Option<Account>)> = BTreeMap::new();
     let mut all: Vec<ChainParts> = Vec::new();
-    for wanted in wanted(config) {
+    let all_wanted = wanted(config);
+    let wanted_count = all_wanted.len();
+    for wanted in all_wanted {
         let chain = chain_of(config, wanted.and_then(|wanted| wanted.chain));
         if !chains.contains_key(&chain) {
             let reached = reach(config, chain, clock).await?;
@@ -178,7 +180,7 @@ pub(super) async fn contracts(
         let called = Called {
             name: wanted.and_then(|wanted| wanted.name.clone()),
             place: all.len(),
-            has_others: config.contracts.len() > 1,
+            count: wanted_count,
         };
         let found = of_contract(config, reached, account.clone(), wanted, owner, called).await?;
         let is_known = |known: &ChainParts| {
@@ -424,4 +426,75 @@ async fn open_embedded(folder: &Path, clock: &Arc<dyn Clock>) -> anyhow::Result<
     let folder = folder.to_owned();
     let clock = Arc::clone(clock);
     Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Folders, Layer};
+
+    fn config(contracts: &[&str], tokens: &[&str]) -> Config {
+        let layer = Layer {
+            contract: contracts.iter().map(|one| one.parse().unwrap()).collect(),
+            token: tokens.iter().map(|one| one.parse().unwrap()).collect(),
+            ..Layer::default()
+        };
+        Config::resolve(layer, &Folders::from_env(|_| None, 0))
+    }
+
+    const ONE: &str = "one=0x5fbdb2315678afecb367f032d93f642f64180aa3";
+    const TWO: &str = "two=0xe7f1725e7734ce288f8367e1bb143e90bb3f0512@100";
+    const BARE: &str = "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512";
+
+    #[test]
+    fn a_token_that_is_named_is_one_of_a_contract_that_is() {
+        for (contracts, tokens) in [
+            (&[][..], &["1"][..]),
+            (&[BARE], &["1", "2"]),
+            (&[ONE], &["one-1", "2"]),
+            (&[ONE, TWO], &["one-1", "two-1"]),
+        ] {
+            assert!(
+                check_names(&config(contracts, tokens)).is_ok(),
+                "{tokens:?}"
+            );
+        }
+        for (contracts, tokens) in [
+            (&[][..], &["one-1"][..]),
+            (&[BARE], &["one-1"]),
+            (&[ONE], &["two-1"]),
+            (&[ONE, TWO], &["1"]),
+            (&[ONE, TWO], &["three-1"]),
+            (&[ONE, BARE], &[]),
+            (&[ONE, ONE], &[]),
+        ] {
+            assert!(
+                check_names(&config(contracts, tokens)).is_err(),
+                "{tokens:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_stands_before_a_token_only_where_there_are_several_contracts() {
+        let called = |name: Option<&str>, count| Called {
+            name: name.map(str::to_owned),
+            place: 0,
+            count,
+        };
+        let id = TokenId::from(7);
+        for (name, count, text) in [
+            (None, 1, "7"),
+            (Some("px"), 1, "7"),
+            (Some("px"), 2, "px-7"),
+        ] {
+            let called = called(name, count);
+            assert_eq!(called.token(id), text);
+            assert!(called.is(&text.parse().unwrap()), "{text}");
+        }
+        let bare: TokenRef = "7".parse().unwrap();
+        assert!(!called(Some("px"), 2).is(&bare));
+        assert!(called(Some("px"), 1).is(&"px-7".parse().unwrap()));
+        assert!(!called(None, 1).is(&"px-7".parse().unwrap()));
+    }
 }

@@ -88,8 +88,9 @@ impl Live {
         right: &Right,
     ) -> anyhow::Result<Self> {
         let key = operate::volume_key(&ground.parts, token);
-        let cache_bytes =
-            (JOURNALS_CACHE_BYTES / snapshot.tokens.len().max(1)).max(JOURNAL_CACHE_MIN_BYTES);
+        // As if the other contracts had as many.
+        let journals = snapshot.tokens.len() * ground.parts.chain.called.count;
+        let cache_bytes = (JOURNALS_CACHE_BYTES / journals.max(1)).max(JOURNAL_CACHE_MIN_BYTES);
         let (volume, publishing) = match open(ground, key, cache_bytes, token, right).await? {
             // Nothing here is unpublished: what the other machine wrote takes its place.
             (volume, publishing) if publishing.is_behind() => {

@@ -229,9 +229,14 @@ impl Chain {
 
     /// Gives token 1 to another account.
     pub(crate) fn give_away(&self) {
+        self.give_away_of(self.contract);
+    }
+
+    /// The same of another contract of the chain.
+    pub(crate) fn give_away_of(&self, contract: Address) {
         let to = transactor(self.anvil.url(), OTHER).address();
         let payer = transactor(self.anvil.url(), RICH);
-        let given = payer.transfer(self.contract, TokenId::from(1), to);
+        let given = payer.transfer(contract, TokenId::from(1), to);
         self.runtime.block_on(given).expect("it was ours");
     }
 

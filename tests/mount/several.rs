@@ -258,8 +258,72 @@ fn what_one_of_several_contracts_had_not_published_is_set_aside_under_its_name()
     machine.ask(&["detach", "one-1", "--save", saved_text]).ok();
     assert_eq!(fs::read(saved.join("f")).expect("saved"), b"one-1");
     assert!(!aside.exists());
-    machine.flush();
-    machine.stop();
+
+    // Also where nothing is mounted.
+    let file = machine.mountpoint().join("two-1/g");
+    fs::write(&file, b"not published").expect("written");
+    let synced = fs::File::open(&file).and_then(|file| file.sync_all());
+    synced.expect("durable here");
+    machine.kill();
+    chain.give_away_of(other);
+    let saved = machine.scratch().join("saved too");
+    let node = format!("embedded={}", machine.node().display());
+    let (wallet, saved_text) = (wallet(&machine), saved.to_str().expect("a path"));
+    let parts = [
+        "--rpc-url",
+        chain.url(),
+        "--wallet",
+        &wallet,
+        "--node",
+        &node,
+    ];
+    let named = ["--contract", &contracts[0], "--contract", &contracts[1]];
+    let detach = |token| ["detach", token, "--save", saved_text];
+    let line = |token| [&detach(token)[..], &parts, &named].concat();
+    machine.ask(&line("one-1")).exits(5);
+    machine.ask(&line("two-1")).ok();
+    assert_eq!(fs::read(saved.join("g")).expect("saved"), b"not published");
+}
+
+#[test]
+fn an_address_is_watched_on_several_contracts() {
+    let chain = Chain::new(Kind::Sync);
+    let other = chain.another(Kind::V2);
+    let contracts = [format!("one={}", chain.contract()), format!("two={other}")];
+    let more = ["--commit-idle", "500ms"];
+    let mut owner = machine(&[chain.url().to_owned()], &contracts, &more);
+    owner.start_without_token();
+    registered(&owner, "one-1");
+    fs::write(owner.mountpoint().join("one-1/f"), b"seen").expect("written");
+    owner.stop();
+    let sent = chain.sent();
+    let node = format!("embedded={}", owner.node().display());
+    let address = chain.owner().to_string();
+    let named = ["--contract", &contracts[0], "--contract", &contracts[1]];
+    let rest = [
+        "-f",
+        "--rpc-url",
+        chain.url(),
+        "--node",
+        &node,
+        "--address",
+        &address,
+    ];
+    let mut watcher = Machine::prepared("mount").with_args(&[&rest[..], &named].concat());
+    // It says that one token cannot be shown, and goes on.
+    drop(watcher.try_start());
+    wait_until("it is mounted", SOON, || {
+        watcher.ask(&["status"]).code == Some(0)
+    });
+    let seen = fs::read(watcher.mountpoint().join("one-1/f"));
+    assert_eq!(seen.expect("published"), b"seen");
+    // The older contract keeps no names.
+    assert_eq!(directories(&watcher), BTreeSet::from(["one-1".to_owned()]));
+    let hidden = row(&watcher, "two-1");
+    let reason = hidden["reason"].as_str().expect("a reason");
+    assert!(reason.contains("keeps no names"), "{reason}");
+    watcher.stop();
+    assert_eq!(chain.sent(), sent);
 }
 
 #[test]
