@@ -39,7 +39,12 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
 }
 
 /// One look at one token, which is a `fresh` one the first time; why it does not come on, if so.
-async fn settle(parts: &Parts, sender: &Transactor, live: &Live, fresh: bool) -> Result<(), String> {
+async fn settle(
+    parts: &Parts,
+    sender: &Transactor,
+    live: &Live,
+    fresh: bool,
+) -> Result<(), String> {
     let commits = live.volume.charges();
     if commits.is_empty() && !fresh {
         return Ok(());

@@ -62,6 +62,11 @@ pub(super) async fn of_mount(
 ) -> anyhow::Result<Value> {
     // That it cannot be asked for says nothing of the token.
     parts.chain.account("sync")?;
+    let parts = &match by {
+        By::User => Arc::clone(parts),
+        // On contracts that charge each commit too.
+        By::Itself => Arc::new(parts.unasked()),
+    };
     let Some(live) = tokens.get(token) else {
         let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
@@ -121,10 +126,6 @@ async fn ask(
     let chain = &parts.chain;
     let info = operate::owned(parts, token).await?;
     let sender = &chain.account("sync")?.transactor;
-    let sender = match by {
-        By::User => sender.clone(),
-        By::Itself => sender.unasked(),
-    };
     let Some(name) = &info.name else {
         fail!(
             Token,

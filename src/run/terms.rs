@@ -40,15 +40,31 @@ impl Parts {
     /// in place of a wallet has nothing signed. They run no oracle.
     #[must_use]
     pub fn under(&self, terms: &Terms) -> Self {
-        let chain = &self.chain;
         let max_fee = terms.max_fee.or(self.config.max_fee);
-        let account = chain.account.as_ref().filter(|_| !terms.watches);
-        let account = account.map(|account| Account {
+        let account = self.chain.account.as_ref().filter(|_| !terms.watches);
+        self.with(account.map(|account| {
+            Account {
+                wallet: Arc::clone(&account.wallet),
+                transactor: (account.transactor.clone())
+                    .with_gas_cost_max(max_fee)
+                    .with_price(terms.price),
+            }
+        }))
+    }
+
+    /// These parts for what nobody asks for each time: as [`Transactor::unasked`]. They run no oracle.
+    ///
+    /// [`Transactor::unasked`]: crate::chain::transact::Transactor::unasked
+    pub(super) fn unasked(&self) -> Self {
+        let account = self.chain.account.as_ref();
+        self.with(account.map(|account| Account {
             wallet: Arc::clone(&account.wallet),
-            transactor: (account.transactor.clone())
-                .with_gas_cost_max(max_fee)
-                .with_price(terms.price),
-        });
+            transactor: account.transactor.unasked(),
+        }))
+    }
+
+    fn with(&self, account: Option<Account>) -> Self {
+        let chain = &self.chain;
         Self {
             config: self.config.clone(),
             clock: self.clock.clone(),
@@ -123,7 +139,8 @@ fn check_chain(all: &[Arc<Parts>], about: &[Arc<Parts>], terms: &Terms) -> anyho
             false => asked.all(|asked| parts.is_reached_by(asked)),
         }
     };
-    if !terms.rpc.is_empty() && !(terms.rpc.iter().all(is_known) && about.iter().any(is_meant)) {
+    let agreed = terms.rpc.iter().all(is_known) && about.iter().any(is_meant);
+    if !agreed && !terms.rpc.is_empty() {
         let has = list(about, |chain| chain.endpoint.label().to_string());
         fail!(
             Chain,
@@ -140,9 +157,8 @@ fn check_contracts(
     terms: &Terms,
     subject: Subject<'_>,
 ) -> anyhow::Result<()> {
-    let is_one_of = |all: &[Arc<Parts>], asked: &ContractAt| {
-        all.iter().any(|parts| parts.is_contract(asked))
-    };
+    let is_one_of =
+        |all: &[Arc<Parts>], asked: &ContractAt| all.iter().any(|parts| parts.is_contract(asked));
     let mut asked = terms.contracts.iter();
     if let Some(asked) = asked.find(|asked| !is_one_of(all, asked)) {
         let has = list(all, |chain| chain.contract.to_string());

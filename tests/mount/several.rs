@@ -133,6 +133,29 @@ fn tokens_of_several_contracts_stand_side_by_side_and_are_told_apart_everywhere(
         assert!(refused.stderr.contains("one, my-two"), "{}", refused.stderr);
     }
     machine.ask(&["packages", "--on", "my-two"]).ok();
+    // What a command was told of contracts is held against the one that it is for.
+    let (other, swapped) = (format!("0x{}", "11".repeat(20)), format!("one={v2}"));
+    let (sync_alone, v2_alone) = (sync.to_string(), v2.to_string());
+    let mint = ["mint", "--on", "one", "--package", "1", "--yes"];
+    for (asked, contract) in [
+        (&mint[..], &other),
+        (&mint, &v2_alone),
+        (&mint, &swapped),
+        (&["sync", "my-two-1"], &sync_alone),
+    ] {
+        let asked = [asked, &["--contract", contract]].concat();
+        let refused = machine.ask(&asked).exits(USAGE).one_line().stderr;
+        assert!(refused.contains("--contract asks for"), "{refused}");
+    }
+    let all = ["--contract", &contracts[0], "--contract", &contracts[1]];
+    for contracts in [&all[..], &all[2..], &["--contract", &v2_alone]] {
+        let asked = [&["packages", "--on", "my-two"], contracts].concat();
+        machine.ask(&asked).ok();
+    }
+    let owner = chain.owner().to_string();
+    let refused = machine.ask(&[&mint[..], &["--address", &owner]].concat());
+    let refused = refused.exits(USAGE).one_line().stderr;
+    assert!(refused.contains("only watched"), "{refused}");
     let minted = machine.ask(&["mint", "--on", "one", "--package", "1", "--yes", "--json"]);
     let minted = minted.ok().json();
     assert_eq!(minted["directory"], "one-2");
@@ -208,6 +231,29 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
     fs::write(one.join("f"), b"on the first").expect("written");
     fs::write(two.join("f"), b"on the second").expect("written");
     machine.flush();
+    // A command that was told of one chain does nothing on the other.
+    let both = ["--rpc-url", &chains[0], "--rpc-url", &chains[1]];
+    let swapped = format!("31337={}", second.url());
+    let mint = ["mint", "--on", "one", "--package", "1", "--yes"];
+    for told in [
+        &["--chain-id", "100"][..],
+        &["--rpc-url", second.url()],
+        &["--rpc-url", first.url(), "--rpc-url", second.url()],
+        &["--rpc-url", &chains[1]],
+        &["--rpc-url", &swapped],
+    ] {
+        let refused = machine.ask(&[&mint[..], told].concat());
+        let refused = refused.exits(WRONG_CHAIN).one_line().stderr;
+        assert!(refused.contains(told[0]), "{refused}");
+    }
+    for told in [
+        &both[..],
+        &["--rpc-url", second.url()],
+        &["--chain-id", "100", "--contract", &contracts[1]],
+    ] {
+        let asked = [&["packages", "--on", "two"], told].concat();
+        machine.ask(&asked).ok();
+    }
     assert_ne!(
         row(&machine, "one-1")["name"],
         row(&machine, "two-1")["name"]

@@ -214,6 +214,13 @@ fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
             refused.stderr
         );
     }
+    // The same where the command says whose drive it means; another's it is not.
+    let (owner, other) = (chain.owner().to_string(), format!("0x{}", "11".repeat(20)));
+    for (address, words) in [(&owner, "only watched"), (&other, "--address is account")] {
+        let asked = ["sync", "1", "--address", address];
+        let refused = watcher.ask(&asked).exits(USAGE).one_line().stderr;
+        assert!(refused.contains(words), "{refused}");
+    }
     let refused = watcher.ask(&["flush"]).exits(USAGE).one_line();
     assert!(
         refused.stderr.contains("nothing is to be published"),
