@@ -19,6 +19,8 @@ use crate::samples::{assert_pattern, pattern};
 
 /// `CLI.md`: the command line cannot be used as it is.
 const USAGE: i32 = 2;
+/// `CLI.md`: not everything is published.
+const UNPUBLISHED: i32 = 7;
 /// A look at the chain each second, and one at the name with it.
 const SOON: Duration = Duration::from_secs(15);
 
@@ -160,6 +162,39 @@ fn a_watched_drive_shows_what_its_owner_publishes_and_sends_nothing() {
     assert_eq!(chain.sent(), sent, "the account has sent something");
     watcher.stop();
     owner.kill();
+}
+
+/// The folder of a drive that was killed is mounted by the address alone, and with the wallet again.
+#[test]
+fn what_a_mount_with_the_wallet_had_not_published_is_shown_and_kept_and_told() {
+    let (chain, _kubo, _node, mut owner) = owned();
+    fs::write(owner.dir().join("published"), pattern(1, 0, 5000)).expect("written");
+    owner.flush();
+    fs::write(owner.dir().join("pending"), pattern(2, 0, 300_000)).expect("written");
+    let file = File::open(owner.dir().join("pending"));
+    file.and_then(|file| file.sync_all()).expect("durable here");
+    owner.kill();
+
+    let wallet = owner.replace_arg("--wallet", "--address", &chain.owner().to_string());
+    let sent = chain.sent();
+    owner.start();
+    assert_pattern(&owner.dir().join("published"), 1, 5000);
+    assert_pattern(&owner.dir().join("pending"), 2, 300_000);
+    let made = fs::create_dir(owner.dir().join("d")).expect_err("read-only");
+    assert_eq!(made.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+    assert_eq!(owner.token("1")["pending"], true);
+    let flushed = owner.ask(&["flush"]).exits(UNPUBLISHED).one_line();
+    assert!(flushed.stderr.contains("--wallet"), "{}", flushed.stderr);
+    assert_eq!(owner.terminate().code(), Some(UNPUBLISHED));
+    assert_eq!(chain.sent(), sent);
+
+    owner.replace_arg("--address", "--wallet", &wallet);
+    owner.start();
+    owner.wait_for("1", "state", "ok");
+    owner.flush();
+    assert_pattern(&owner.dir().join("pending"), 2, 300_000);
+    assert_eq!(owner.token("1")["pending_files"], 0);
+    owner.stop();
 }
 
 #[test]
