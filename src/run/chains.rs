@@ -283,17 +283,11 @@ pub(super) fn only_contract<'a>(config: &'a Config, what: &str) -> anyhow::Resul
 }
 
 /// The endpoints that `chain` is reached by.
-fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
+pub(super) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
     let numbered = config.rpc.iter().any(|one| one.chain.is_some());
     // Where no endpoint says what it is of, all are of the chain that is meant.
     let its = (config.rpc.iter()).filter(|one| one.chain == chain || !numbered);
     its.map(|one| &one.url).collect()
-}
-
-/// The endpoints that the chain of the contract in `place` is reached by.
-pub(super) fn urls_at(config: &Config, place: usize) -> Vec<&RpcUrl> {
-    let said = config.contracts.get(place).and_then(|wanted| wanted.chain);
-    urls_of(config, chain_of(config, said))
 }
 
 /// Reaches the chain whose endpoints are named by `chain`.
@@ -385,9 +379,7 @@ async fn of_contract(
         }
         _ => None,
     };
-    let Reached {
-        endpoint, chain_id, ..
-    } = reached;
+    let (endpoint, chain_id) = (&reached.endpoint, &reached.chain_id);
     let ledger = ContractLedger::new(endpoint.clone(), contract, owner)
         .remember(*chain_id, &config.state_dir.join("owned"));
     Ok(ChainParts {

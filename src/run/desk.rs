@@ -156,6 +156,7 @@ impl Desk {
     /// Brings the drive in step with the chain; that it cannot is no fault of the request.
     async fn look(&self) {
         self.session.tokens.refresh().await;
+        self.session.tokens.told().await;
     }
 }
 

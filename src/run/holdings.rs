@@ -98,6 +98,11 @@ impl Holdings {
         }
     }
 
+    /// Returns when the kernel has been told of what changed, or a while later.
+    pub(super) async fn told(&self) {
+        join_all(self.all.iter().map(|tokens| tokens.told())).await;
+    }
+
     /// From now on the kernel is told what appears.
     pub(super) fn set_notifier(&self, notifier: &Notifier) {
         for tokens in &self.all {

@@ -93,7 +93,9 @@ impl Parts {
     /// Whether the contract's chain is reached by the endpoint that was `asked` for.
     fn is_reached_by(&self, asked: &AskedUrl) -> bool {
         let chain = &self.chain;
-        let mut urls = chains::urls_at(&self.config, chain.called.place).into_iter();
+        let wanted = self.config.contracts.get(chain.called.place);
+        let named = chains::chain_of(&self.config, wanted.and_then(|wanted| wanted.chain));
+        let mut urls = chains::urls_of(&self.config, named).into_iter();
         asked.chain.is_none_or(|id| id == chain.chain_id)
             && urls.any(|url| Terms::digest(url) == asked.digest)
     }

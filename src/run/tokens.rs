@@ -103,6 +103,11 @@ impl Tokens {
         self.teller.set(notifier);
     }
 
+    /// Returns when the kernel has been told of what changed, or a while later.
+    pub(super) async fn told(&self) {
+        self.teller.told().await;
+    }
+
     /// Looks again and again; never returns.
     pub(super) async fn run(self: Arc<Self>) {
         let pause = match self.ground.parts.chain.embedded {
