@@ -4,20 +4,22 @@
 //! Invariant: a key means the same as a flag, as a variable and in a file; flag > variable > file >
 //! default, key by key; a key that is not known is an error. Called by `cli`; read by `run`.
 
+mod contract;
 mod env;
 mod folders;
 mod layer;
 mod values;
 
-use alloy::primitives::U256;
-use std::path::{Path, PathBuf};
+use alloy::primitives::{Address, U256};
+use std::path::PathBuf;
 use std::time::Duration;
 
+pub use contract::{ChainUrl, ContractAt};
 pub use folders::Folders;
 pub use layer::{ConfigError, Layer};
-pub use values::{Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+pub use values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// What a command works with once all layers are merged and the defaults are filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,15 +31,17 @@ pub struct Config {
     /// The cache's cap in bytes.
     pub cache_bytes: u64,
     /// Chain endpoints, the first is asked first; empty when nothing was configured.
-    pub rpc: Vec<RpcUrl>,
-    /// Token contract, `0x…`; `None` means that of the embedded chain.
-    pub contract: Option<String>,
+    pub rpc: Vec<ChainUrl>,
+    /// Token contracts; empty means that of the embedded chain.
+    pub contracts: Vec<ContractAt>,
     /// Refuse a chain with another id.
     pub chain_id: Option<u64>,
     /// The wallet file.
     pub wallet: PathBuf,
     /// The file with the wallet's password.
     pub wallet_password_file: Option<PathBuf>,
+    /// The account whose tokens are watched, without its wallet; then the wallet is not looked at.
+    pub address: Option<Address>,
     /// Storage nodes; the first is written to. Empty when nothing was configured.
     pub nodes: Vec<NodeUrl>,
     /// The file with a token that the node takes.
@@ -45,7 +49,7 @@ pub struct Config {
     /// The file with the node's password.
     pub node_password_file: Option<PathBuf>,
     /// Only these tokens; empty means all.
-    pub tokens: Vec<TokenId>,
+    pub tokens: Vec<TokenRef>,
     /// What a token without a volume gets.
     pub volume: VolumeKind,
     /// Write although another machine did a moment ago; in a conflict, publish what is here.
@@ -95,9 +99,10 @@ impl Config {
             wallet,
             cache_bytes: layer.cache_size.map_or(CACHE_BYTES, |size| size.0),
             rpc: layer.rpc_url,
-            contract: layer.contract,
+            contracts: layer.contract,
             chain_id: layer.chain_id,
             wallet_password_file: layer.wallet_password_file,
+            address: layer.address.map(|account| account.0),
             nodes: layer.node,
             node_token_file: layer.node_token_file,
             node_password_file: layer.node_password_file,
@@ -122,15 +127,6 @@ impl Config {
             options: layer.options,
             fault: layer.fault,
             state_dir,
-        }
-    }
-
-    /// The folder of the embedded chain, when that is the chain.
-    #[must_use]
-    pub fn embedded_chain(&self) -> Option<&Path> {
-        match self.rpc.first() {
-            Some(RpcUrl::Embedded(folder)) => Some(folder),
-            _ => None,
         }
     }
 }

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use client::Client;
 pub use registry::{Entry, Registration, find_all, private_folder};
 pub use server::{Handler, Progress, serve};
-pub use terms::Terms;
+pub use terms::{AskedUrl, Terms};
 
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// Version of the frames; a daemon of another version is not spoken to.
 pub const VERSION: u8 = 1;
@@ -38,9 +38,16 @@ pub enum Request {
     /// The owned tokens, freshly read.
     Tokens,
     /// What can be minted.
-    Packages,
+    Packages {
+        /// Of which contract; `None` for the only one.
+        #[serde(default)]
+        on: Option<String>,
+    },
     /// Mint a token of a package; `print` sends nothing.
     Mint {
+        /// Of which contract; `None` for the only one.
+        #[serde(default)]
+        on: Option<String>,
         /// Number of the package.
         package: u64,
         /// Only build the call.
@@ -49,7 +56,7 @@ pub enum Request {
     /// Give a token a name key; `print` sends nothing.
     Register {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// Only build the call.
         print: bool,
         /// Also where it has one of this wallet's: another volume begins.
@@ -57,11 +64,15 @@ pub enum Request {
         new_volume: bool,
     },
     /// What upload units can be bought.
-    UploadPackages,
+    UploadPackages {
+        /// Of which contract; `None` for the only one.
+        #[serde(default)]
+        on: Option<String>,
+    },
     /// Move a token to a larger package; `print` sends nothing.
     Upgrade {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// Number of the package.
         package: u64,
         /// Only build the call.
@@ -70,7 +81,7 @@ pub enum Request {
     /// Buy upload units for a token; `print` sends nothing.
     BuyUploads {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// Number of the package of uploads.
         package: u64,
         /// Only build the call.
@@ -79,7 +90,7 @@ pub enum Request {
     /// Sync a token.
     Sync {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// Wait for its effect on chain.
         wait: bool,
     },
@@ -87,6 +98,9 @@ pub enum Request {
     Advance {
         /// Seconds.
         seconds: u64,
+        /// On the chain of which contract; `None` for the only one.
+        #[serde(default)]
+        on: Option<String>,
     },
     /// Send any call to the token contract.
     Call {
@@ -94,6 +108,9 @@ pub enum Request {
         data: alloy::primitives::Bytes,
         /// Coins that go with it.
         value_wei: alloy::primitives::U256,
+        /// Which contract; `None` for the only one.
+        #[serde(default)]
+        on: Option<String>,
     },
     /// End the local state of a token that is no longer this wallet's.
     Detach {
@@ -117,21 +134,21 @@ pub enum Request {
     /// Read all that is published of a token, and verify it.
     Fsck {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// Put again what is lost and held here.
         repair: bool,
     },
     /// Write all blocks of a token's volume into a file.
     Export {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// A file that is not there yet.
         file: std::path::PathBuf,
     },
     /// Put the blocks of such a file onto the node.
     Import {
         /// The token.
-        token: TokenId,
+        token: TokenRef,
         /// The file.
         file: std::path::PathBuf,
     },
@@ -145,6 +162,46 @@ pub enum Request {
         /// Publish everything before.
         flush: bool,
     },
+}
+
+/// What a request is about, of several contracts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
+    /// One token.
+    Token(&'a TokenRef),
+    /// One contract, or its chain: its name, where it is said.
+    Contract(Option<&'a str>),
+    /// None of them.
+    Nothing,
+}
+
+impl Request {
+    /// What it is about.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        match self {
+            Self::Register { token, .. }
+            | Self::Upgrade { token, .. }
+            | Self::BuyUploads { token, .. }
+            | Self::Sync { token, .. }
+            | Self::Fsck { token, .. }
+            | Self::Export { token, .. }
+            | Self::Import { token, .. } => Subject::Token(token),
+            Self::Packages { on }
+            | Self::UploadPackages { on }
+            | Self::Mint { on, .. }
+            | Self::Advance { on, .. }
+            | Self::Call { on, .. } => Subject::Contract(on.as_deref()),
+            Self::Under { request, .. } => request.subject(),
+            Self::Status
+            | Self::Tokens
+            | Self::Detach { .. }
+            | Self::Get { .. }
+            | Self::Share { .. }
+            | Self::Flush { .. }
+            | Self::Umount { .. } => Subject::Nothing,
+        }
+    }
 }
 
 /// What the daemon says, one frame each; the last is `Done` or `Failed`.

@@ -17,16 +17,19 @@ pub struct Status {
     pub mountpoint: String,
     /// Seconds since it was mounted.
     pub uptime_s: u64,
-    /// The chain.
+    /// The chain; of several the first contract's.
     pub chain: ChainStatus,
+    /// All chains that contracts of the drive are on, each once.
+    #[serde(default)]
+    pub chains: Vec<ChainStatus>,
     /// The storage node that is written to.
     pub node: NodeStatus,
-    /// The tokens, by ascending id.
+    /// The tokens, by contract as they are configured, and by ascending id.
     pub tokens: Vec<TokenStatus>,
 }
 
 /// The chain, as it was last seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainStatus {
     /// EIP-155 id.
     pub id: u64,
@@ -105,6 +108,13 @@ impl State {
 pub struct TokenStatus {
     /// The token.
     pub id: TokenId,
+    /// What it is called in commands, and as a directory: its id, with the contract's name before it where
+    /// there are several.
+    #[serde(default)]
+    pub directory: String,
+    /// EIP-155 id of its chain.
+    #[serde(default)]
+    pub chain_id: u64,
     /// The token contract.
     pub contract: String,
     /// `px-sync`.
@@ -204,6 +214,9 @@ pub struct PackageAnswer {
 pub struct MintAnswer {
     /// The token.
     pub token: TokenId,
+    /// What it is called in commands, and as a directory.
+    #[serde(default)]
+    pub directory: String,
     /// The token contract.
     pub contract: String,
     /// Hash of the transaction.
@@ -380,6 +393,8 @@ mod tests {
     fn token() -> TokenStatus {
         TokenStatus {
             id: TokenId::from(1),
+            directory: "1".into(),
+            chain_id: 31337,
             contract: "0x01".into(),
             dialect: "px-sync".into(),
             path: Some("/m/1".into()),
@@ -410,18 +425,20 @@ mod tests {
     /// The fields of the interface, all of them, by name.
     #[test]
     fn scripts_find_every_field_of_a_status() {
+        let chain = ChainStatus {
+            id: 31337,
+            url: "embedded".into(),
+            ok: true,
+            block: 2,
+            age_s: 3,
+            error: None,
+        };
         let status = Status {
             version: "0".into(),
             mountpoint: "/m".into(),
             uptime_s: 1,
-            chain: ChainStatus {
-                id: 31337,
-                url: "embedded".into(),
-                ok: true,
-                block: 2,
-                age_s: 3,
-                error: None,
-            },
+            chains: vec![chain.clone()],
+            chain,
             node: NodeStatus {
                 kind: "embedded".into(),
                 url: "embedded:/n".into(),
@@ -430,7 +447,7 @@ mod tests {
             },
             tokens: vec![token()],
         };
-        let wanted = json!({
+        let mut wanted = json!({
             "version": "0", "mountpoint": "/m", "uptime_s": 1,
             "chain": {"id": 31337, "url": "embedded", "ok": true, "block": 2, "age_s": 3, "error": null},
             "node": {"kind": "embedded", "url": "embedded:/n", "ok": true, "error": null},
@@ -445,6 +462,9 @@ mod tests {
                 "damaged_files": 1, "damaged": [{"path": "a/b", "cid": "Qm", "reason": "why"}]
             }]
         });
+        wanted["chains"] = json!([wanted["chain"]]);
+        wanted["tokens"][0]["directory"] = json!("1");
+        wanted["tokens"][0]["chain_id"] = json!(31337);
         assert_eq!(serde_json::to_value(&status).unwrap(), wanted);
         assert_eq!(serde_json::from_value::<Status>(wanted).unwrap(), status);
     }

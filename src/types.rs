@@ -60,6 +60,69 @@ impl<'de> Deserialize<'de> for TokenId {
     }
 }
 
+/// What a user calls a token: `7`, or `NAME-7` where several contracts are mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenRef {
+    /// What its contract is called, where that is said.
+    pub contract: Option<String>,
+    /// The token.
+    pub id: TokenId,
+}
+
+impl From<TokenId> for TokenRef {
+    fn from(id: TokenId) -> Self {
+        Self { contract: None, id }
+    }
+}
+
+impl fmt::Display for TokenRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.contract {
+            None => self.id.fmt(f),
+            Some(name) => write!(f, "{name}-{}", self.id),
+        }
+    }
+}
+
+impl FromStr for TokenRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("`{text}` is not a token: give its number, or NAME-NUMBER");
+        let (contract, id) = match text.rsplit_once('-') {
+            Some((name, id)) if is_contract_name(name) => (Some(name.to_owned()), id),
+            Some(_) => return Err(refused()),
+            None => (None, text),
+        };
+        let id = id.parse().map_err(|_| refused())?;
+        Ok(Self { contract, id })
+    }
+}
+
+impl Serialize for TokenRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whether a contract can be called `name`: a letter, and then letters, digits, `-` and `_`, 32 at most.
+/// So it is a directory's name, holds no dot, and is never taken for a number.
+#[must_use]
+pub fn is_contract_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    name.len() <= 32
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.bytes().all(plain)
+}
+
 /// What names one token for good: chain, contract, token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenKey {
@@ -95,3 +158,32 @@ impl Ino {
 /// A handle of an open file or directory, unique in one run of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fh(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_told_from_its_contract_by_the_last_dash() {
+        let read = |text: &str| text.parse::<TokenRef>();
+        for text in ["7", "px-7", "my-px_2-10", "a-b-0"] {
+            assert_eq!(read(text).unwrap().to_string(), text);
+        }
+        let token = read("my-px-7").unwrap();
+        assert_eq!(token.contract.as_deref(), Some("my-px"));
+        assert_eq!(token.id, TokenId::from(7));
+        for text in [
+            "",
+            "px",
+            "px-",
+            "-7",
+            "1-7",
+            "px-x",
+            "p.x-7",
+            "px-7.detached",
+            "p/x-7",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::config::{Coins, Color, Layer, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
-use crate::types::TokenId;
+use crate::config::{
+    Account, ChainUrl, Coins, Color, ContractAt, Layer, LogFormat, NodeUrl, Size, Span, VolumeKind,
+};
+use crate::types::TokenRef;
 
 /// Mount PollinationX storage NFTs as a drive.
 ///
@@ -66,12 +68,18 @@ pub(crate) enum Command {
     Tokens,
     /// What can be minted
     Packages {
+        /// Of which contract, where there are several
+        #[arg(long, value_name = "NAME")]
+        on: Option<String>,
         /// The packages of upload units instead, where the contract counts uploads
         #[arg(long)]
         uploads: bool,
     },
     /// Mint a token
     Mint {
+        /// Of which contract, where there are several
+        #[arg(long, value_name = "NAME")]
+        on: Option<String>,
         /// Which package (see `pxfs packages`)
         #[arg(long, value_name = "N")]
         package: u64,
@@ -85,7 +93,7 @@ pub(crate) enum Command {
     /// Give a token a name key
     Register {
         /// The token
-        token: TokenId,
+        token: TokenRef,
         /// Also where it has one of this wallet's: begins an empty volume, takes nothing along
         #[arg(long)]
         new_volume: bool,
@@ -100,7 +108,7 @@ pub(crate) enum Command {
     #[command(group(clap::ArgGroup::new("more").required(true).args(["package", "uploads"])))]
     Upgrade {
         /// The token
-        token: TokenId,
+        token: TokenRef,
         /// The package (see `pxfs packages`)
         #[arg(long, value_name = "N")]
         package: Option<u64>,
@@ -133,7 +141,7 @@ pub(crate) enum Command {
     /// Have the oracle take a token's usage to the chain
     Sync {
         /// The token
-        token: TokenId,
+        token: TokenRef,
         /// Return after the transaction
         #[arg(long)]
         no_wait: bool,
@@ -183,7 +191,7 @@ pub(crate) enum Command {
     /// Read everything of a token from its node and verify it; 9 where something is lost
     Fsck {
         /// The token
-        token: TokenId,
+        token: TokenRef,
         /// Put again what is lost and held here, or on another node
         #[arg(long)]
         repair: bool,
@@ -191,14 +199,14 @@ pub(crate) enum Command {
     /// Write a token's whole volume into one file, as blocks (CARv1)
     Export {
         /// The token
-        token: TokenId,
+        token: TokenRef,
         /// Must not be there yet
         file: PathBuf,
     },
     /// Put the blocks of such a file onto the node, and pin them
     Import {
         /// The token
-        token: TokenId,
+        token: TokenRef,
         /// The file
         file: PathBuf,
     },
@@ -230,6 +238,9 @@ pub(crate) enum Dev {
     Advance {
         /// For example 31d
         duration: Span,
+        /// On the chain of which contract, where there are several
+        #[arg(long, value_name = "NAME")]
+        on: Option<String>,
     },
     /// Send any call to the token contract.
     #[command(hide = true)]
@@ -239,6 +250,9 @@ pub(crate) enum Dev {
         /// Wei that go with it
         #[arg(long, default_value = "0", value_name = "WEI")]
         value: alloy::primitives::U256,
+        /// Which contract, where there are several
+        #[arg(long, value_name = "NAME")]
+        on: Option<String>,
     },
 }
 
@@ -249,15 +263,15 @@ pub(crate) struct Options {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Chain: https://…, or embedded:FOLDER; repeat for fallbacks
-    #[arg(long, global = true, value_name = "URL")]
-    pub(crate) rpc_url: Vec<RpcUrl>,
+    /// Chain: https://…, or embedded:FOLDER; repeat for fallbacks, with CHAIN= before each for several chains
+    #[arg(long, global = true, value_name = "[CHAIN=]URL")]
+    pub(crate) rpc_url: Vec<ChainUrl>,
     /// File with one chain URL a line
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) rpc_url_file: Option<PathBuf>,
-    /// Token contract
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    pub(crate) contract: Option<String>,
+    /// Token contract; repeat for several, each with a name: directories are NAME-TOKEN then
+    #[arg(long, global = true, value_name = "[NAME=]ADDRESS[@CHAIN]")]
+    pub(crate) contract: Vec<ContractAt>,
     /// Refuse any other chain
     #[arg(long, global = true, value_name = "N")]
     pub(crate) chain_id: Option<u64>,
@@ -267,6 +281,14 @@ pub(crate) struct Options {
     /// File with the wallet's password
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet_password_file: Option<PathBuf>,
+    /// Without a wallet: the tokens of this account, read-only
+    #[arg(
+        long,
+        global = true,
+        value_name = "0x…",
+        conflicts_with_all = ["wallet", "wallet_password_file"]
+    )]
+    pub(crate) address: Option<Account>,
     /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER; behind the first also gateway=URL
     #[arg(long, global = true, value_name = "KIND=URL")]
     pub(crate) node: Vec<NodeUrl>,
@@ -283,7 +305,7 @@ pub(crate) struct Options {
     pub(crate) node_password_file: Option<PathBuf>,
     /// Mount only this token; may be repeated
     #[arg(long, global = true, value_name = "ID")]
-    pub(crate) token: Vec<TokenId>,
+    pub(crate) token: Vec<TokenRef>,
     /// Write although another machine did within the last 10 minutes; in a conflict, publish what is
     /// here over it
     #[arg(long, global = true)]
@@ -357,6 +379,7 @@ impl Options {
             chain_id: self.chain_id,
             wallet: self.wallet.clone(),
             wallet_password_file: self.wallet_password_file.clone(),
+            address: self.address,
             node: self.node.clone(),
             node_token_file: self.node_token_file.clone(),
             node_password_file: self.node_password_file.clone(),
@@ -431,6 +454,9 @@ mod tests {
             "detach 1 --save /d",
             "detach 1.detached-3 --discard --yes",
             "sync 1 --no-wait",
+            "sync px-1",
+            "mint --on px --package 1 --yes",
+            "packages --on px",
             "get QmX /f",
             "share /m/1/f",
             "fsck 1 --repair --json",

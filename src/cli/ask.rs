@@ -14,7 +14,7 @@ use super::mount::runtime;
 use super::setup::Setup;
 use crate::control::{Request, Terms};
 use crate::run::operate;
-use crate::run::parts::{Parts, open_wallet, parse_contract};
+use crate::run::parts::{self, Parts, open_wallet};
 use crate::run::state::StateDir;
 
 /// The answer to a request that needs no mount.
@@ -46,21 +46,22 @@ pub(super) fn answer_for<T: DeserializeOwned>(
     let config = setup.config_or_demo()?;
     let _state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let built = Parts::build(&config).await?;
+        let all = Parts::all(&config).await?;
         // On the embedded chain nobody else is the oracle.
-        let oracle = operate::oracle(&built).await?.map(tokio::spawn);
+        let mut oracles = Vec::new();
+        for parts in &all {
+            oracles.extend(operate::oracle(parts).await?.map(tokio::spawn));
+        }
         let terms = Terms {
             price,
             ..Terms::default()
         };
-        let parts = Arc::new(built.under(&terms)?);
-        let answer = operate::answer(&parts, request).await;
-        if let Some(oracle) = oracle {
+        let held = all.iter().map(|parts| Arc::new(parts.under(&terms)));
+        let answer = operate::answer_of(&held.collect::<Vec<_>>(), request).await;
+        for oracle in oracles {
             oracle.abort();
         }
-        if let Some(chain) = parts.chain.embedded.clone() {
-            tokio::task::spawn_blocking(move || chain.close()).await?;
-        }
+        parts::close_chains(&all).await;
         answer
     })?;
     Ok(serde_json::from_value(answer)?)
@@ -72,16 +73,17 @@ fn terms(setup: &Setup) -> anyhow::Result<Terms> {
     let mut told = setup.told().clone();
     told.read_url_file()
         .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    let contracts = told.contract.iter().map(|text| parse_contract(text));
-    let account = match &told.wallet {
-        Some(_) => Some(open_wallet(&setup.config()?)?.address()),
-        None => None,
+    let account = match (&told.address, &told.wallet) {
+        (Some(address), _) => Some(address.0),
+        (None, Some(_)) => Some(open_wallet(&setup.config()?)?.address()),
+        (None, None) => None,
     };
     Ok(Terms {
-        rpc: told.rpc_url.iter().map(Terms::digest).collect(),
+        rpc: told.rpc_url.iter().map(Into::into).collect(),
         chain_id: told.chain_id,
-        contracts: contracts.collect::<Result<_, _>>()?,
+        contracts: told.contract,
         account,
+        watches: told.address.is_some(),
         max_fee: told.max_fee.map(|most| most.0),
         price: None,
     })

@@ -14,7 +14,7 @@ use crate::control::Request;
 use crate::status::{
     AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokenStatus, UploadsAnswer,
 };
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// `pxfs tokens`.
 pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
@@ -27,8 +27,8 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs packages`.
-pub(super) fn packages(setup: &Setup) -> anyhow::Result<Exit> {
-    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+pub(super) fn packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit> {
+    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages { on })?;
     if setup.json {
         return json_answer(&packages);
     }
@@ -51,63 +51,65 @@ pub(super) fn packages(setup: &Setup) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs mint`.
-pub(super) fn mint(setup: &Setup, package: u64, yes: bool, print: bool) -> anyhow::Result<Exit> {
+pub(super) fn mint(
+    setup: &Setup,
+    on: Option<String>,
+    package: u64,
+    yes: bool,
+    print: bool,
+) -> anyhow::Result<Exit> {
+    let request = |print| Request::Mint {
+        on: on.clone(),
+        package,
+        print,
+    };
     if print {
-        return show_call(setup, &Request::Mint { package, print });
+        return show_call(setup, &request(true));
     }
     let mut price = None;
     if !yes {
-        let what = format!("Mint {}", package_words(setup, package)?);
-        let print = Request::Mint {
-            package,
-            print: true,
-        };
-        price = Some(agree(setup, "mint", &what, &print)?);
+        let what = format!("Mint {}", package_words(setup, on.clone(), package)?);
+        price = Some(agree(setup, "mint", &what, &request(true))?);
     }
-    let request = Request::Mint { package, print };
-    let minted: MintAnswer = answer_for(setup, &request, price)?;
+    let minted: MintAnswer = answer_for(setup, &request(false), price)?;
     show_minted(setup, &minted, "minted")
 }
 
 /// `pxfs register`.
 pub(super) fn register(
     setup: &Setup,
-    token: TokenId,
+    token: &TokenRef,
     new_volume: bool,
     yes: bool,
     print: bool,
 ) -> anyhow::Result<Exit> {
-    let request = Request::Register {
-        token,
+    let request = |print| Request::Register {
+        token: token.clone(),
         print,
         new_volume,
     };
     if print {
-        return show_call(setup, &request);
+        return show_call(setup, &request(true));
     }
     if !yes {
         let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
-        let named = tokens.iter().find(|known| known.id == token);
+        let called = token.to_string();
+        let named = tokens.iter().find(|known| known.directory == called);
         let what = match named.is_some_and(|known| known.name.is_some()) {
             true => format!(
                 "Register token {token}, whose name key is replaced (another one begins a new, empty volume, and takes nothing along),"
             ),
             false => format!("Register token {token}"),
         };
-        let print = Request::Register {
-            token,
-            print: true,
-            new_volume,
-        };
-        agree(setup, "register", &what, &print)?;
+        agree(setup, "register", &what, &request(true))?;
     }
-    let registered: MintAnswer = answer(setup, &request)?;
+    let registered: MintAnswer = answer(setup, &request(false))?;
     show_minted(setup, &registered, "registered")
 }
 
 /// `pxfs packages --uploads`.
-pub(super) fn upload_packages(setup: &Setup) -> anyhow::Result<Exit> {
-    let packages: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
+pub(super) fn upload_packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit> {
+    let packages: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages { on })?;
     if setup.json {
         return json_answer(&packages);
     }
@@ -124,19 +126,19 @@ pub(super) fn upload_packages(setup: &Setup) -> anyhow::Result<Exit> {
 /// `pxfs upgrade`: to a package, or by a package of uploads.
 pub(super) fn upgrade(
     setup: &Setup,
-    token: TokenId,
+    token: &TokenRef,
     (package, uploads): (Option<u64>, Option<u64>),
     yes: bool,
     print: bool,
 ) -> anyhow::Result<Exit> {
     let request = |print| match (package, uploads) {
         (_, Some(package)) => Request::BuyUploads {
-            token,
+            token: token.clone(),
             package,
             print,
         },
         (package, None) => Request::Upgrade {
-            token,
+            token: token.clone(),
             package: package.unwrap_or_default(),
             print,
         },
@@ -146,16 +148,17 @@ pub(super) fn upgrade(
     }
     let mut price = None;
     if !yes {
+        let on = token.contract.clone();
         let what = match (package, uploads) {
             (_, Some(package)) => {
-                let all: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages)?;
+                let all: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages { on })?;
                 let wanted = all.iter().find(|known| known.id == package);
                 let count = wanted.map_or_else(String::new, |known| format!("{} ", known.uploads));
                 format!("Buy {count}upload units for token {token}")
             }
             (package, None) => format!(
                 "Upgrade token {token} to {}",
-                package_words(setup, package.unwrap_or_default())?
+                package_words(setup, on, package.unwrap_or_default())?
             ),
         };
         price = Some(agree(setup, "upgrade", &what, &request(true))?);
@@ -165,8 +168,8 @@ pub(super) fn upgrade(
 }
 
 /// A package with its size.
-fn package_words(setup: &Setup, package: u64) -> anyhow::Result<String> {
-    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages)?;
+fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Result<String> {
+    let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages { on })?;
     let Some(wanted) = packages.iter().find(|known| known.id == package) else {
         let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
         fail!(
@@ -205,8 +208,12 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
 }
 
 /// `pxfs sync`.
-pub(super) fn sync(setup: &Setup, token: TokenId, wait: bool) -> anyhow::Result<Exit> {
-    let synced: SyncAnswer = answer(setup, &Request::Sync { token, wait })?;
+pub(super) fn sync(setup: &Setup, token: &TokenRef, wait: bool) -> anyhow::Result<Exit> {
+    let request = Request::Sync {
+        token: token.clone(),
+        wait,
+    };
+    let synced: SyncAnswer = answer(setup, &request)?;
     if setup.json {
         return json_answer(&synced);
     }
@@ -227,9 +234,9 @@ pub(super) fn sync(setup: &Setup, token: TokenId, wait: bool) -> anyhow::Result<
 }
 
 /// `pxfs dev advance`.
-pub(super) fn advance(setup: &Setup, step: Span) -> anyhow::Result<Exit> {
+pub(super) fn advance(setup: &Setup, on: Option<String>, step: Span) -> anyhow::Result<Exit> {
     let seconds = step.0.as_secs();
-    let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds })?;
+    let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds, on })?;
     match setup.json {
         true => json_answer(&advanced),
         false => text_answer(&format!("chain time is {} now", advanced.chain_time)),
@@ -237,8 +244,18 @@ pub(super) fn advance(setup: &Setup, step: Span) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs dev call`.
-pub(super) fn call(setup: &Setup, data: Bytes, value_wei: U256) -> anyhow::Result<Exit> {
-    let hash: B256 = answer(setup, &Request::Call { data, value_wei })?;
+pub(super) fn call(
+    setup: &Setup,
+    on: Option<String>,
+    data: Bytes,
+    value_wei: U256,
+) -> anyhow::Result<Exit> {
+    let request = Request::Call {
+        data,
+        value_wei,
+        on,
+    };
+    let hash: B256 = answer(setup, &request)?;
     match setup.json {
         true => json_answer(&hash),
         false => text_answer(&format!("transaction {hash}")),
@@ -249,7 +266,7 @@ fn show_minted(setup: &Setup, minted: &MintAnswer, done: &str) -> anyhow::Result
     if setup.json {
         return json_answer(minted);
     }
-    let (token, transaction) = (minted.token, &minted.transaction);
+    let (token, transaction) = (&minted.directory, &minted.transaction);
     let mut text = format!("token {token} is {done}, in transaction {transaction}");
     if let Some(name) = &minted.name {
         text += &format!("\nits name is {name}");

@@ -41,11 +41,12 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
     layer.state_dir = Some(state.clone());
     runtime()?.hold(async {
         let layout = prepare(&state_dir, &state.join("wallet")).await?;
-        layer.rpc_url = vec![layout.rpc_url()];
+        layer.rpc_url = vec![layout.rpc_url().into()];
         layer.rpc_url_file = None;
-        (layer.contract, layer.chain_id) = (None, None);
+        (layer.contract, layer.chain_id) = (Vec::new(), None);
         layer.wallet = Some(layout.wallet.clone());
         layer.wallet_password_file = None;
+        layer.address = None;
         layer.volume = Some(VolumeKind::Plain);
         if layer.node.is_empty() {
             layer.node = vec![layout.node_url()];
@@ -74,7 +75,7 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
             options,
             runtime_dir: runtime_dir(setup)?,
         };
-        hold(setup, place, state_dir, parts, || match setup.quiet {
+        hold(setup, place, state_dir, vec![parts], || match setup.quiet {
             true => Ok(()),
             false => text_answer(&banner).map(drop),
         })

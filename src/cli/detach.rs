@@ -3,7 +3,6 @@
 //! Called by `cli`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::exit::{Exit, fail};
 use super::locate;
@@ -13,10 +12,10 @@ use super::progress::Progress;
 use super::setup::Setup;
 use crate::control::Request;
 use crate::run::detach;
-use crate::run::parts::Parts;
+use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;
 use crate::status::DetachAnswer;
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// Runs the command; without a folder to save to, what there is is given up.
 pub(super) fn run(
@@ -66,17 +65,15 @@ fn here(
     let config = setup.config_or_demo()?;
     let state_dir = StateDir::open(&config.state_dir)?;
     runtime()?.hold(async {
-        let parts = Arc::new(Parts::build(&config).await?);
+        let all = Parts::all(&config).await?;
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
-        let ended = detach::end(Arc::clone(&parts), state_dir, name, save, &tell).await;
-        if let Some(chain) = parts.chain.embedded.clone() {
-            tokio::task::spawn_blocking(move || chain.close()).await?;
-        }
+        let ended = detach::end(&all, state_dir, name, save, &tell).await;
+        parts::close_chains(&all).await;
         ended
     })
 }
 
-/// `TOKEN`, `TOKEN.detached` or `TOKEN.detached-EPOCH`.
+/// `TOKEN`, `TOKEN.detached` or `TOKEN.detached-EPOCH`, of several contracts with a name before it.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let (token, rest) = name.split_once('.').unwrap_or((name, "detached"));
     let epoch = rest.strip_prefix("detached");
@@ -86,7 +83,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
                 .strip_prefix('-')
                 .is_some_and(|number| number.parse::<u64>().is_ok())
     });
-    match token.parse::<TokenId>() {
+    match token.parse::<TokenRef>() {
         Ok(_) if known => Ok(()),
         _ => fail!(
             Usage,
@@ -135,7 +132,13 @@ mod tests {
 
     #[test]
     fn a_directory_is_named_as_status_shows_it() {
-        for name in ["1", "1.detached", "1.detached-3"] {
+        for name in [
+            "1",
+            "1.detached",
+            "1.detached-3",
+            "px-1",
+            "my-px-1.detached-3",
+        ] {
             assert!(check_name(name).is_ok(), "{name}");
         }
         for name in [
@@ -146,6 +149,7 @@ mod tests {
             "1.detached-x",
             "../1",
             "1.det",
+            "1-1.detached",
         ] {
             assert!(check_name(name).is_err(), "{name}");
         }

@@ -94,9 +94,12 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     if let Err(failure) = mount_options(config) {
         checks.push(bad("mount options", failure.message));
     }
-    let wallet = open_wallet(config);
-    checks.push(match &wallet {
-        Ok(wallet) => good(format!("wallet {} opens", wallet.address())),
+    let owner = match config.address {
+        Some(owner) => Ok(format!("{owner} is watched, without its wallet")),
+        None => open_wallet(config).map(|wallet| format!("wallet {} opens", wallet.address())),
+    };
+    checks.push(match &owner {
+        Ok(words) => good(words.clone()),
         Err(error) => bad("wallet", one_line(error)),
     });
     // The daemon owns chain and node where it runs: it knows how they are.
@@ -113,7 +116,7 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
                 Err(failure) => checks.push(bad("the running pxfs", failure.message)),
             }
         }
-        Ok(None) if wallet.is_ok() => checks.extend(of_parts(config)),
+        Ok(None) if owner.is_ok() => checks.extend(of_parts(config)),
         Ok(None) => {}
         Err(failure) => checks.push(bad("the running pxfs", failure.message)),
     }
@@ -148,18 +151,16 @@ fn folder(what: &str, path: &Path) -> CheckAnswer {
 
 fn of_status(status: &Status) -> Vec<CheckAnswer> {
     let node = &status.node;
-    let chain = &status.chain;
-    vec![
-        good(format!("mounted on {}", status.mountpoint)),
-        match &chain.error {
-            None => good(format!("chain {} at {} answers", chain.id, chain.url)),
-            Some(error) => bad(format!("chain {}", chain.url), error),
-        },
-        match &node.error {
-            None => good(format!("node {} answers", node.url)),
-            Some(error) => bad(format!("node {}", node.url), error),
-        },
-    ]
+    let mut checks = vec![good(format!("mounted on {}", status.mountpoint))];
+    checks.extend(status.chains.iter().map(|chain| match &chain.error {
+        None => good(format!("chain {} at {} answers", chain.id, chain.url)),
+        Some(error) => bad(format!("chain {}", chain.url), error),
+    }));
+    checks.push(match &node.error {
+        None => good(format!("node {} answers", node.url)),
+        Some(error) => bad(format!("node {}", node.url), error),
+    });
+    checks
 }
 
 fn of_parts(config: &Config) -> Vec<CheckAnswer> {
@@ -171,24 +172,27 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
     }
     let looked = runtime().and_then(|runtime| {
         runtime.hold(async {
-            let parts = Parts::build(config).await?;
-            let chain = format!(
-                "chain {} at {}, contract {} ({})",
-                parts.chain.chain_id,
-                parts.chain.endpoint.label(),
-                parts.chain.contract,
-                parts.chain.dialect.name()
-            );
-            let tokens = parts.chain.ledger.snapshot().await?.tokens;
-            let quotas = tokens.iter().map(|token| token.size_bytes);
-            let needed_bytes = quotas.fold(0, u64::saturating_add);
-            let owned = tokens.len();
-            let asked = crate::pack::cid::leaf_cid(b"");
-            parts.node.store.has(&asked).await?;
-            let checks = vec![
-                good(format!("{chain}: {owned} tokens are ours")),
-                good(format!("node {} answers", parts.node.label)),
-            ];
+            let all = Parts::all(config).await?;
+            let (mut checks, mut needed_bytes) = (Vec::new(), 0_u64);
+            for parts in &all {
+                let chain = format!(
+                    "chain {} at {}, contract {} ({})",
+                    parts.chain.chain_id,
+                    parts.chain.endpoint.label(),
+                    parts.chain.contract,
+                    parts.chain.dialect.name()
+                );
+                let tokens = parts.chain.ledger.snapshot().await?.tokens;
+                let quotas = tokens.iter().map(|token| token.size_bytes);
+                needed_bytes = quotas.fold(needed_bytes, u64::saturating_add);
+                let owned = tokens.len();
+                checks.push(good(format!("{chain}: {owned} tokens are ours")));
+            }
+            if let Some(parts) = all.first() {
+                let asked = crate::pack::cid::leaf_cid(b"");
+                parts.node.store.has(&asked).await?;
+                checks.push(good(format!("node {} answers", parts.node.label)));
+            }
             Ok((checks, needed_bytes))
         })
     });

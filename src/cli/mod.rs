@@ -85,26 +85,27 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Flush { path } => umount::flush(&setup, path.as_deref()),
         Command::Status { mountpoint } => status::run(&setup, mountpoint.as_deref()),
         Command::Tokens => chain::tokens(&setup),
-        Command::Packages { uploads: false } => chain::packages(&setup),
-        Command::Packages { uploads: true } => chain::upload_packages(&setup),
+        Command::Packages { on, uploads: false } => chain::packages(&setup, on),
+        Command::Packages { on, uploads: true } => chain::upload_packages(&setup, on),
         Command::Upgrade {
             token,
             package,
             uploads,
             yes,
             print,
-        } => chain::upgrade(&setup, token, (package, uploads), yes, print),
+        } => chain::upgrade(&setup, &token, (package, uploads), yes, print),
         Command::Mint {
+            on,
             package,
             yes,
             print,
-        } => chain::mint(&setup, package, yes, print),
+        } => chain::mint(&setup, on, package, yes, print),
         Command::Register {
             token,
             new_volume,
             yes,
             print,
-        } => chain::register(&setup, token, new_volume, yes, print),
+        } => chain::register(&setup, &token, new_volume, yes, print),
         Command::Detach {
             name,
             save,
@@ -113,10 +114,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         } => detach::run(&setup, &name, save.as_deref(), yes),
         Command::Get { cid, file } => volume::get(&setup, cid, &file),
         Command::Share { path } => volume::share(&setup, &path),
-        Command::Fsck { token, repair } => volume::fsck(&setup, token, repair),
-        Command::Export { token, file } => volume::export(&setup, token, &file),
-        Command::Import { token, file } => volume::import(&setup, token, &file),
-        Command::Sync { token, no_wait } => chain::sync(&setup, token, !no_wait),
+        Command::Fsck { token, repair } => volume::fsck(&setup, &token, repair),
+        Command::Export { token, file } => volume::export(&setup, &token, &file),
+        Command::Import { token, file } => volume::import(&setup, &token, &file),
+        Command::Sync { token, no_wait } => chain::sync(&setup, &token, !no_wait),
         Command::Deploy {
             operator,
             threshold,
@@ -145,11 +146,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             oracle::run(&setup, &plan)
         }
         Command::Dev {
-            command: Dev::Advance { duration },
-        } => chain::advance(&setup, duration),
+            command: Dev::Advance { duration, on },
+        } => chain::advance(&setup, on, duration),
         Command::Dev {
-            command: Dev::Call { data, value },
-        } => chain::call(&setup, data, value),
+            command: Dev::Call { data, value, on },
+        } => chain::call(&setup, on, data, value),
         Command::Doctor => doctor::run(&setup),
         Command::Syncfs { .. } | Command::Completions { .. } | Command::Man => Ok(Exit::Ok),
     }

@@ -60,7 +60,8 @@ pub(super) fn run(
 
 /// What is checked before anything slow begins.
 fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Place> {
-    if config.volume == VolumeKind::Sealed {
+    refuse_writing(config)?;
+    if config.volume == VolumeKind::Sealed && config.address.is_none() {
         fail!(
             Usage,
             "sealed volumes come in a later version: say `--volume plain`, and know that what you store is not encrypted"
@@ -73,6 +74,25 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
         options,
         runtime_dir: runtime_dir(setup)?,
     })
+}
+
+/// Where only an address is known, nothing can be asked for that writes or signs.
+fn refuse_writing(config: &Config) -> anyhow::Result<()> {
+    let Some(owner) = config.address else {
+        return Ok(());
+    };
+    let asked = [
+        ("auto-sync", config.auto_sync.is_some()),
+        ("take-over", config.take_over),
+        ("give-way", config.give_way),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        None => Ok(()),
+        Some((option, _)) => fail!(
+            Usage,
+            "--{option}: {owner} is only watched, by its address: leave out --{option}, or give --wallet in place of --address"
+        ),
+    }
 }
 
 /// The words of `-o` and what else the mount is told.
@@ -104,7 +124,7 @@ fn front(setup: &Setup, config: Config, place: Place) -> anyhow::Result<Exit> {
     setup.start_log("info")?;
     let state_dir = StateDir::open(&config.state_dir)?;
     runtime()?.hold(async {
-        let parts = Arc::new(Parts::build(&config).await?);
+        let parts = Parts::all(&config).await?;
         hold(setup, place, state_dir, parts, || Ok(())).await
     })
 }
@@ -114,7 +134,7 @@ pub(super) async fn hold(
     setup: &Setup,
     place: Place,
     state_dir: StateDir,
-    parts: Arc<Parts>,
+    parts: Vec<Arc<Parts>>,
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Exit> {
     let shown = place.mountpoint.display().to_string();
@@ -205,7 +225,7 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         let _ = rustix::process::setsid();
         rustix::process::chdir("/")?;
         runtime()?.hold(async {
-            let parts = Arc::new(Parts::build(&config).await?);
+            let parts = Parts::all(&config).await?;
             hold(setup, place, state_dir, parts, || {
                 say(&Word::Ready { ready: true })
             })

@@ -39,25 +39,27 @@ fn render(status: &Status) -> String {
         node.url,
         health(node.ok, node.error.as_deref())
     );
-    let chain = &status.chain;
-    text += &format!(
-        "chain  {} ({}){}, block {}, seen {} ago  {}\n",
-        chain.id,
-        chain.url,
-        dialects(&status.tokens),
-        chain.block,
-        elapsed(chain.age_s),
-        health(chain.ok, chain.error.as_deref())
-    );
+    for chain in &status.chains {
+        text += &format!(
+            "chain  {} ({}){}, block {}, seen {} ago  {}\n",
+            chain.id,
+            chain.url,
+            dialects(chain.id, &status.tokens),
+            chain.block,
+            elapsed(chain.age_s),
+            health(chain.ok, chain.error.as_deref())
+        );
+    }
     match status.tokens.is_empty() {
         true => text + "\nno tokens: `pxfs packages` shows what can be minted",
         false => text + "\n" + &token_table(&status.tokens),
     }
 }
 
-/// What the tokens' contracts speak, as it is put behind the chain.
-fn dialects(tokens: &[TokenStatus]) -> String {
-    let spoken: BTreeSet<&str> = tokens.iter().map(|token| token.dialect.as_str()).collect();
+/// What the tokens' contracts on a chain speak, as it is put behind the chain.
+fn dialects(chain_id: u64, tokens: &[TokenStatus]) -> String {
+    let there = tokens.iter().filter(|token| token.chain_id == chain_id);
+    let spoken: BTreeSet<&str> = there.map(|token| token.dialect.as_str()).collect();
     spoken
         .iter()
         .map(|dialect| format!(", {dialect}"))
@@ -93,10 +95,12 @@ fn reasons(tokens: &[TokenStatus]) -> String {
         // What is the reason already is not said twice.
         let error = error.filter(|error| reason.is_none_or(|reason| !alike(reason, error)));
         for line in [reason, error].into_iter().flatten() {
-            text += &match named(token) {
-                Some(directory) => format!("\n{directory}: {line}"),
-                None => format!("\ntoken {}: {line}", token.id),
+            // What an earlier epoch has left is no token any more.
+            text += match token.state {
+                State::Detached => "\n",
+                _ => "\ntoken ",
             };
+            text += &format!("{}: {line}", token.directory);
         }
     }
     text
@@ -111,7 +115,7 @@ fn alike(one: &str, other: &str) -> bool {
 pub(super) fn chain_table(tokens: &[TokenStatus]) -> String {
     let rows = tokens.iter().map(|token| {
         vec![
-            token.id.to_string(),
+            token.directory.clone(),
             token.state.as_str().to_owned(),
             bytes(token.quota_bytes),
             bytes(token.usage_on_chain_bytes),
@@ -134,7 +138,7 @@ fn row(token: &TokenStatus) -> Vec<String> {
     let local = token.local.as_ref();
     let used = local.map(|local| local.used_bytes);
     vec![
-        named(token).unwrap_or_else(|| token.id.to_string()),
+        token.directory.clone(),
         token.state.as_str().to_owned(),
         bytes(token.quota_bytes),
         used.map_or_else(String::new, bytes),
@@ -157,16 +161,6 @@ fn uploads(token: &TokenStatus) -> String {
 
 fn deadline(token: &TokenStatus) -> String {
     token.sync_deadline.map_or_else(|| "-".to_owned(), day)
-}
-
-/// The directory, where a token's id would not tell which: an earlier epoch's.
-fn named(token: &TokenStatus) -> Option<String> {
-    let path = token
-        .path
-        .as_deref()
-        .filter(|_| token.state == State::Detached)?;
-    let name = Path::new(path).file_name()?;
-    Some(name.to_string_lossy().into_owned())
 }
 
 fn bar(used: u64, quota: u64) -> String {
@@ -210,6 +204,8 @@ mod tests {
     fn status() -> Status {
         let token = TokenStatus {
             id: TokenId::from(7),
+            directory: "7".into(),
+            chain_id: 31337,
             contract: "0x01".into(),
             dialect: "px-sync".into(),
             path: Some("/m/7".into()),
@@ -232,18 +228,20 @@ mod tests {
             sequence: None,
             root: None,
         };
+        let chain = ChainStatus {
+            id: 31337,
+            url: "embedded".into(),
+            ok: false,
+            block: 2,
+            age_s: 90_000,
+            error: Some("chain: embedded does not answer".into()),
+        };
         Status {
             version: "0".into(),
             mountpoint: "/m".into(),
             uptime_s: 61,
-            chain: ChainStatus {
-                id: 31337,
-                url: "embedded".into(),
-                ok: false,
-                block: 2,
-                age_s: 90_000,
-                error: Some("chain: embedded does not answer".into()),
-            },
+            chains: vec![chain.clone()],
+            chain,
             node: NodeStatus {
                 kind: "embedded".into(),
                 url: "embedded:/n".into(),
@@ -274,6 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_several_contracts_are_told_apart_and_each_chain_has_its_line() {
+        let mut status = status();
+        let mut other = status.tokens[0].clone();
+        (other.directory, other.chain_id) = ("px-7".into(), 100);
+        other.dialect = "px-v2".into();
+        status.tokens.push(other);
+        let mut chain = status.chains[0].clone();
+        (chain.id, chain.url) = (100, "https://rpc".into());
+        status.chains.push(chain);
+        let text = render(&status);
+        for wanted in [
+            "\npx-7  ",
+            "\ntoken px-7: ",
+            "chain  31337 (embedded), px-sync,",
+            "chain  100 (https://rpc), px-v2,",
+        ] {
+            assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
+        }
+    }
+
+    #[test]
     fn names_that_are_not_published_are_shown_as_pending() {
         let mut token = status().tokens.remove(0);
         let shown = |token: &TokenStatus| row(token)[6].clone();
@@ -293,6 +312,7 @@ mod tests {
         let mut left = status.tokens[0].clone();
         left.state = State::Detached;
         left.path = Some("/m/7.detached".into());
+        left.directory = "7.detached".into();
         status.tokens.push(left);
         let text = render(&status);
         assert!(text.contains("\n7  "), "{text}");

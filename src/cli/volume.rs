@@ -3,7 +3,6 @@
 //! Called by `cli`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -16,10 +15,10 @@ use super::setup::Setup;
 use super::umount;
 use crate::control::Request;
 use crate::run::blocks;
-use crate::run::parts::Parts;
+use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;
 use crate::status::{ArchiveAnswer, FsckAnswer, GetAnswer, ShareAnswer};
-use crate::types::TokenId;
+use crate::types::TokenRef;
 
 /// `pxfs get`.
 pub(super) fn get(setup: &Setup, cid: String, file: &Path) -> anyhow::Result<Exit> {
@@ -56,8 +55,14 @@ pub(super) fn share(setup: &Setup, path: &Path) -> anyhow::Result<Exit> {
 }
 
 /// `pxfs fsck`.
-pub(super) fn fsck(setup: &Setup, token: TokenId, repair: bool) -> anyhow::Result<Exit> {
-    let answer: FsckAnswer = ask(setup, &Request::Fsck { token, repair })?;
+pub(super) fn fsck(setup: &Setup, token: &TokenRef, repair: bool) -> anyhow::Result<Exit> {
+    let answer: FsckAnswer = ask(
+        setup,
+        &Request::Fsck {
+            token: token.clone(),
+            repair,
+        },
+    )?;
     if setup.json {
         json_answer(&answer)?;
     } else {
@@ -81,25 +86,37 @@ pub(super) fn fsck(setup: &Setup, token: TokenId, repair: bool) -> anyhow::Resul
 }
 
 /// `pxfs export`.
-pub(super) fn export(setup: &Setup, token: TokenId, file: &Path) -> anyhow::Result<Exit> {
+pub(super) fn export(setup: &Setup, token: &TokenRef, file: &Path) -> anyhow::Result<Exit> {
     let file = absolute(file)?;
-    let answer: ArchiveAnswer = ask(setup, &Request::Export { token, file })?;
-    show(setup, &answer, "is in")
+    let request = Request::Export {
+        token: token.clone(),
+        file,
+    };
+    let answer: ArchiveAnswer = ask(setup, &request)?;
+    show(setup, token, &answer, "is in")
 }
 
 /// `pxfs import`.
-pub(super) fn import(setup: &Setup, token: TokenId, file: &Path) -> anyhow::Result<Exit> {
+pub(super) fn import(setup: &Setup, token: &TokenRef, file: &Path) -> anyhow::Result<Exit> {
     let file = absolute(file)?;
-    let answer: ArchiveAnswer = ask(setup, &Request::Import { token, file })?;
-    show(setup, &answer, "is on the node, from")
+    let request = Request::Import {
+        token: token.clone(),
+        file,
+    };
+    let answer: ArchiveAnswer = ask(setup, &request)?;
+    show(setup, token, &answer, "is on the node, from")
 }
 
-fn show(setup: &Setup, answer: &ArchiveAnswer, where_it_is: &str) -> anyhow::Result<Exit> {
+fn show(
+    setup: &Setup,
+    token: &TokenRef,
+    answer: &ArchiveAnswer,
+    where_it_is: &str,
+) -> anyhow::Result<Exit> {
     match setup.json {
         true => json_answer(answer),
         false => text_answer(&format!(
-            "token {} (root {}) {where_it_is} {}: {} blocks, {}",
-            answer.token,
+            "token {token} (root {}) {where_it_is} {}: {} blocks, {}",
             answer.root,
             answer.file,
             answer.blocks,
@@ -134,12 +151,10 @@ fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<
     let config = setup.config_or_demo()?;
     let state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let parts = Arc::new(Parts::build(&config).await?);
+        let all = Parts::all(&config).await?;
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
-        let answer = blocks::run(Arc::clone(&parts), state_dir, request, &tell).await;
-        if let Some(chain) = parts.chain.embedded.clone() {
-            tokio::task::spawn_blocking(move || chain.close()).await?;
-        }
+        let answer = blocks::run(&all, state_dir, request, &tell).await;
+        parts::close_chains(&all).await;
         answer
     })?;
     Ok(serde_json::from_value(answer)?)

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::str::FromStr;
 
-use super::layer::{ConfigError, Layer};
+use super::layer::{ConfigError, Layer, TORN};
 
 impl Layer {
     /// What the variables that `get` answers say. An empty variable says nothing.
@@ -15,13 +15,14 @@ impl Layer {
     /// [`ConfigError::Variable`], without the value: it may be secret.
     pub fn from_env(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let env = Env { get };
-        Ok(Self {
+        let layer = Self {
             rpc_url: env.many("PXFS_RPC_URL")?,
             rpc_url_file: env.one("PXFS_RPC_URL_FILE")?,
-            contract: env.one("PXFS_CONTRACT")?,
+            contract: env.many("PXFS_CONTRACT")?,
             chain_id: env.number("PXFS_CHAIN_ID")?,
             wallet: env.one("PXFS_WALLET")?,
             wallet_password_file: env.one("PXFS_WALLET_PASSWORD_FILE")?,
+            address: env.one("PXFS_ADDRESS")?,
             node: env.many("PXFS_NODE")?,
             node_token_file: env.one("PXFS_NODE_TOKEN_FILE")?,
             node_password_file: env.one("PXFS_NODE_PASSWORD_FILE")?,
@@ -43,7 +44,11 @@ impl Layer {
             log_format: env.one("PXFS_LOG_FORMAT")?,
             color: env.one("PXFS_COLOR")?,
             fault: env.one("PXFS_FAULT")?,
-        })
+        };
+        match layer.is_torn() {
+            true => Err(refuse("PXFS_ADDRESS", TORN)),
+            false => Ok(layer),
+        }
     }
 }
 

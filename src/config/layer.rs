@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
-use super::values::{Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
-use crate::types::TokenId;
+use super::contract::{ChainUrl, ContractAt};
+use super::values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use crate::types::TokenRef;
 
 /// What one source says. The keys of the file are the names of the flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -17,17 +18,20 @@ use crate::types::TokenId;
 pub struct Layer {
     /// Chain endpoints.
     #[serde(deserialize_with = "one_or_many")]
-    pub rpc_url: Vec<RpcUrl>,
+    pub rpc_url: Vec<ChainUrl>,
     /// A file with one chain endpoint a line.
     pub rpc_url_file: Option<PathBuf>,
-    /// Token contract.
-    pub contract: Option<String>,
+    /// Token contracts.
+    #[serde(deserialize_with = "one_or_many")]
+    pub contract: Vec<ContractAt>,
     /// The only chain id that is accepted.
     pub chain_id: Option<u64>,
     /// Wallet file.
     pub wallet: Option<PathBuf>,
     /// The file with its password.
     pub wallet_password_file: Option<PathBuf>,
+    /// The account whose tokens are watched, without its wallet.
+    pub address: Option<Account>,
     /// Storage nodes.
     #[serde(deserialize_with = "one_or_many")]
     pub node: Vec<NodeUrl>,
@@ -37,7 +41,7 @@ pub struct Layer {
     pub node_password_file: Option<PathBuf>,
     /// Mount only these.
     #[serde(deserialize_with = "one_or_many")]
-    pub token: Vec<TokenId>,
+    pub token: Vec<TokenRef>,
     /// Write although another machine did within the last 10 minutes.
     pub take_over: Option<bool>,
     /// In a conflict, take what another machine published.
@@ -76,6 +80,10 @@ pub struct Layer {
     pub fault: Option<PathBuf>,
 }
 
+/// What is said of a layer that names a wallet and an address.
+pub(super) const TORN: &str =
+    "an address is watched without its wallet: leave out either the address or the wallet";
+
 /// Why a layer cannot be used: one line.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -110,13 +118,25 @@ impl Layer {
 
     /// The layer of a TOML text; an error has its line (from 1) and one line of reason.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
-        toml::from_str(text).map_err(|fault| {
+        let layer: Self = toml::from_str(text).map_err(|fault| {
             let at = fault.span().map_or(0, |span| span.start.min(text.len()));
             let line = text
                 .get(..at)
                 .map_or(1, |head| head.matches('\n').count() + 1);
             (line, fault.message().replace('\n', " "))
-        })
+        })?;
+        if layer.is_torn() {
+            let is_it = |line: &str| line.trim_start().starts_with("address");
+            let line = text.lines().position(is_it).map_or(0, |index| index + 1);
+            return Err((line, TORN.to_owned()));
+        }
+        Ok(layer)
+    }
+
+    /// Whether it names a wallet and an address too: one of them says whose tokens these are.
+    pub(super) fn is_torn(&self) -> bool {
+        let wallet = self.wallet.is_some() || self.wallet_password_file.is_some();
+        self.address.is_some() && wallet
     }
 
     /// Makes relative paths absolute, from `folder` on.
@@ -135,7 +155,7 @@ impl Layer {
             *path = folder.join(&*path);
         }
         for url in &mut self.rpc_url {
-            if let RpcUrl::Embedded(path) = url {
+            if let RpcUrl::Embedded(path) = &mut url.url {
                 *path = folder.join(&*path);
             }
         }
@@ -162,13 +182,26 @@ impl Layer {
             true => (self.rpc_url, self.rpc_url_file),
             false => (below.rpc_url, below.rpc_url_file),
         };
+        // So are a wallet and an address.
+        let (wallet_here, address_here) = (
+            self.wallet.is_some() || self.wallet_password_file.is_some(),
+            self.address.is_some(),
+        );
+        let wallet_below = match address_here {
+            true => (None, None),
+            false => (below.wallet, below.wallet_password_file),
+        };
         Self {
             rpc_url,
             rpc_url_file,
-            contract: self.contract.or(below.contract),
+            contract: list(self.contract, below.contract),
             chain_id: self.chain_id.or(below.chain_id),
-            wallet: self.wallet.or(below.wallet),
-            wallet_password_file: self.wallet_password_file.or(below.wallet_password_file),
+            wallet: self.wallet.or(wallet_below.0),
+            wallet_password_file: self.wallet_password_file.or(wallet_below.1),
+            address: self.address.or(match wallet_here {
+                true => None,
+                false => below.address,
+            }),
             node: list(self.node, below.node),
             node_token_file: self.node_token_file.or(below.node_token_file),
             node_password_file: self.node_password_file.or(below.node_password_file),

@@ -24,6 +24,34 @@ fn home() -> Folders {
     Folders::from_env(env(&[("HOME", "/home/a")]), 1000)
 }
 
+fn tokens(ids: [u64; 2]) -> [TokenRef; 2] {
+    ids.map(|id| crate::types::TokenId::from(id).into())
+}
+
+#[test]
+fn several_contracts_of_several_chains_are_understood_everywhere() {
+    let (a, b) = (
+        "one=0x5fbdb2315678afecb367f032d93f642f64180aa3@100",
+        "two=0xe7f1725e7734ce288f8367e1bb143e90bb3f0512@137",
+    );
+    let text = format!(
+        "rpc-url = ['100=https://a', '137=https://b']\ncontract = ['{a}', '{b}']\ntoken = ['one-1']\n"
+    );
+    let layer = file(&text).unwrap();
+    let chains: Vec<_> = layer.contract.iter().map(|one| one.chain).collect();
+    assert_eq!(chains, [Some(100), Some(137)]);
+    assert_eq!(layer.rpc_url[1].chain, Some(137));
+    assert_eq!(layer.token[0].contract.as_deref(), Some("one"));
+    let variable = format!("{a},{b}");
+    let variables = Layer::from_env(env(&[("PXFS_CONTRACT", &variable)])).unwrap();
+    assert_eq!(variables.contract, layer.contract);
+    let error = file("\ncontract = ['0x1']\n").unwrap_err().to_string();
+    assert!(
+        error.contains("line 2") && error.contains("40 hex digits"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
     let file = file("commit-idle = '1s'\ncommit-max = '2s'\nread-timeout = '3s'\n").unwrap();
@@ -46,18 +74,22 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 #[test]
 fn every_key_of_the_file_is_taken() {
     let layer = file(
-        "rpc-url = 'https://a.example/key'\ncontract = '0x01'\nchain-id = 5\nwallet = 'w'\n\
+        "rpc-url = 'https://a.example/key'\ncontract = '0x5fbdb2315678afecb367f032d93f642f64180aa3'\nchain-id = 5\nwallet = 'w'\n\
          wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\ntake-over = true\ngive-way = false\n\
          volume = 'plain'\nstate-dir = '/s'\ncache-dir = '/c'\ncache-size = '2GiB'\n\
          commit-idle = '1s'\ncommit-max = '2m'\nmax-fee = '0.25'\nread-timeout = '500ms'\nrefresh = '30s'\nauto-sync = '3d'\noptions = ['ro', 'umask=077']\n\
          log = 'debug'\nlog-format = 'json'\ncolor = 'never'\n",
     )
     .unwrap();
-    assert_eq!(layer.token, [TokenId::from(1), TokenId::from(2)]);
+    assert_eq!(layer.token, tokens([1, 2]));
     assert_eq!(layer.options, ["ro", "umask=077"]);
     assert!(layer.wallet.as_ref().unwrap().is_absolute());
     let config = Config::resolve(layer, &home());
-    assert_eq!(config.rpc, [RpcUrl::Http("https://a.example/key".into())]);
+    assert_eq!(
+        config.rpc,
+        [RpcUrl::Http("https://a.example/key".into()).into()]
+    );
+    assert_eq!(config.contracts.len(), 1);
     assert_eq!(config.cache_bytes, 2 << 30);
     assert_eq!(config.read_timeout, Duration::from_millis(500));
     assert_eq!(config.refresh, Duration::from_secs(30));
@@ -66,6 +98,55 @@ fn every_key_of_the_file_is_taken() {
     assert_eq!(config.max_fee, Some(quarter));
     assert_eq!(config.volume, VolumeKind::Plain);
     assert_eq!(config.state_dir, PathBuf::from("/s"));
+}
+
+/// One of the two says whose tokens are mounted: neither is taken by the way.
+#[test]
+fn an_address_and_a_wallet_stand_for_each_other_and_never_beside_each_other() {
+    let address = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
+    let watched = file(&format!("address = '{address}'\n")).unwrap();
+    let owner = Config::resolve(watched.clone(), &home()).address;
+    assert_eq!(owner, Some(address.parse().unwrap()));
+    let wallet = file("wallet = 'w'\nwallet-password-file = 'p'\n").unwrap();
+    let above = watched.clone().over(wallet.clone());
+    assert_eq!((above.wallet, above.wallet_password_file), (None, None));
+    let below = wallet.over(watched);
+    assert!(below.wallet.is_some() && below.address.is_none());
+
+    let torn = file(&format!("wallet = 'w'\naddress = '{address}'\n"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        torn.contains("line 2") && torn.contains("without its wallet"),
+        "{torn}"
+    );
+    let both = [("PXFS_ADDRESS", address), ("PXFS_WALLET", "/w")];
+    let torn = Layer::from_env(env(&both)).unwrap_err().to_string();
+    assert!(torn.starts_with("PXFS_ADDRESS: "), "{torn}");
+}
+
+#[test]
+fn an_address_with_a_slip_in_it_is_refused() {
+    for good in [
+        "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+        "0x5fbdb2315678afecb367f032d93f642f64180aa3",
+        "0x5FBDB2315678AFECB367F032D93F642F64180AA3",
+    ] {
+        assert!(good.parse::<Account>().is_ok(), "{good}");
+    }
+    for bad in [
+        "",
+        "0x",
+        "5FbDB2315678afecb367f032d93F642f64180aa3",
+        "0x5FbDB2315678afecb367f032d93F642f64180aa",
+        "0x5FbDB2315678afecb367f032d93F642f64180aa33",
+        "0x5FbDB2315678afecb367f032d93F642f64180aG3",
+        // One digit, or one letter's case, is another.
+        "0x5FbDB2315678afecb367f032d93F642f64180aa4",
+        "0x5fbDB2315678afecb367f032d93F642f64180aa3",
+    ] {
+        assert!(bad.parse::<Account>().is_err(), "{bad}");
+    }
 }
 
 #[test]
@@ -117,7 +198,7 @@ fn a_missing_or_binary_file_is_one_line() {
 fn a_list_is_taken_whole_from_the_highest_layer_that_has_one() {
     let upper = Layer::from_env(env(&[("PXFS_TOKEN", "7,8")])).unwrap();
     let merged = upper.over(file("token = [1]\nnode = 'embedded=/n'\n").unwrap());
-    assert_eq!(merged.token, [TokenId::from(7), TokenId::from(8)]);
+    assert_eq!(merged.token, tokens([7, 8]));
     assert_eq!(merged.node.len(), 1);
 }
 

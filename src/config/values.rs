@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use alloy::primitives::U256;
 use alloy::primitives::utils::parse_ether;
+use alloy::primitives::{Address, U256};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -80,6 +80,31 @@ impl FromStr for Coins {
         parsed
             .map(Self)
             .ok_or_else(|| format!("`{text}` is not an amount of coins: say 0.01 or 2"))
+    }
+}
+
+/// An account: `0x` and 40 hex digits; where upper and lower case are mixed, with the checksum of EIP-55.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account(pub Address);
+
+impl FromStr for Account {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix("0x").unwrap_or_default();
+        if digits.len() != 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(format!(
+                "`{text}` is not an address: give 0x and 40 hex digits"
+            ));
+        }
+        let has = |range: std::ops::RangeInclusive<u8>| digits.bytes().any(|b| range.contains(&b));
+        let parsed = match has(b'a'..=b'f') && has(b'A'..=b'F') {
+            true => Address::parse_checksummed(text, None).ok(),
+            false => text.parse().ok(),
+        };
+        parsed.map(Self).ok_or_else(|| {
+            format!("`{text}` has a digit wrong, or one in the wrong case: copy the address again")
+        })
     }
 }
 
@@ -276,7 +301,9 @@ macro_rules! deserialize_from_text {
         }
     )+};
 }
-deserialize_from_text!(Span, Coins, RpcUrl, NodeUrl, VolumeKind, LogFormat, Color);
+deserialize_from_text!(
+    Span, Coins, Account, RpcUrl, NodeUrl, VolumeKind, LogFormat, Color
+);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -6,30 +6,53 @@
 use alloy::primitives::{Address, B256, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
-use crate::config::RpcUrl;
+use crate::config::{ChainUrl, ContractAt, RpcUrl};
 
 /// What a request was asked for. What it does not name is the drive's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Terms {
-    /// Digests of the chain endpoints ([`Terms::digest`]).
+    /// The chain endpoints.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rpc: Vec<B256>,
+    pub rpc: Vec<AskedUrl>,
     /// The chain's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain_id: Option<u64>,
     /// The token contracts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub contracts: Vec<Address>,
-    /// The account that pays.
+    pub contracts: Vec<ContractAt>,
+    /// The account whose tokens these are, and which pays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Address>,
+    /// Whether it was named by its address, without its wallet: then nothing is signed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub watches: bool,
     /// The most that the gas of one transaction may cost, in wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_fee: Option<U256>,
     /// The price that was agreed to, in wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<U256>,
+}
+
+/// A chain endpoint that was named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskedUrl {
+    /// Id of the chain that it was said to be of, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<u64>,
+    /// What stands for it ([`Terms::digest`]).
+    pub digest: B256,
+}
+
+impl From<&ChainUrl> for AskedUrl {
+    fn from(named: &ChainUrl) -> Self {
+        Self {
+            chain: named.chain,
+            digest: Terms::digest(&named.url),
+        }
+    }
 }
 
 impl Terms {

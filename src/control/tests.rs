@@ -23,7 +23,7 @@ impl Handler for Echo {
                 tokio::time::sleep(Duration::from_millis(1_200)).await;
                 Ok(Value::Null)
             }
-            Request::Packages => panic!("a defect"),
+            Request::Packages { .. } => panic!("a defect"),
             _ => Err(Failure::new(Exit::Token, "token 9: not ours")),
         }
     }
@@ -83,7 +83,7 @@ fn a_defect_in_one_request_leaves_the_daemon_answering() {
     let dir = tempfile::tempdir().unwrap();
     let _daemon = daemon(dir.path(), Path::new("/state"));
     let entry = find_all(&[dir.path().to_owned()]).remove(0);
-    assert!(ask(&entry, &Request::Packages).is_err());
+    assert!(ask(&entry, &Request::Packages { on: None }).is_err());
     assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
 }
 

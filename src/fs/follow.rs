@@ -208,7 +208,9 @@ impl Volume {
     /// Files in use get what they are in the new tree, and changes are let in again. Those that are
     /// no more live on, unlinked.
     pub(crate) fn finish_following(&self, mut followed: Followed) -> Result<(), FsError> {
-        let mut inos = std::mem::take(&mut followed.half.known);
+        let mut known = std::mem::take(&mut followed.half.known);
+        // Files in use come first: what of them is read meanwhile are pages of the tree before.
+        let mut inos = Vec::new();
         // Some may have come since, with what was before.
         for file in &self.files.all() {
             let mut body = file.body_mut();
@@ -227,9 +229,11 @@ impl Volume {
                 }
                 Err(error) => return Err(error),
             }
-            inos.insert(file.ino);
+            known.remove(&file.ino);
+            inos.push(file.ino);
         }
-        *lock(&self.followed_inodes) = Some(inos.into_iter().collect());
+        inos.extend(known);
+        *lock(&self.followed_inodes) = Some(inos);
         followed.is_done = true;
         self.turns.fetch_add(1, Ordering::AcqRel);
         self.following.store(false, Ordering::Release);

@@ -12,6 +12,7 @@ use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
+use super::key::Key;
 use super::naming::{end_value, held_end_s, put_record, record, refuse_foreign, tell_others};
 use super::pending::{PENDING, Pending, Versions, keep, keep_charged, version};
 use super::receipt::Receipts;
@@ -21,7 +22,6 @@ use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
 use crate::fs::{Built, Changes, Cut, Volume};
 use crate::journal::record::{CidBytes, Record as _};
-use crate::names::key::NameKey;
 use crate::names::record::{Network, Record};
 use crate::names::{NameError, NameStore};
 use crate::pack::header::Header;
@@ -67,8 +67,8 @@ pub struct Context {
     pub volume: Arc<Volume>,
     /// Where it goes.
     pub node: Node,
-    /// The key of the token's name.
-    pub key: NameKey,
+    /// The token's name.
+    pub key: Key,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -260,7 +260,7 @@ fn prepare(
         updated_s: context.now_s(),
     };
     let document = usage
-        .sign(context.key.signing_key())
+        .sign(context.key.ours()?.signing_key())
         .map_err(|e| PublishError::Refused(e.to_string()))?;
     let document_cid = form::leaf_cid(&document);
     let told = (document_cid, root.sequence, 0);

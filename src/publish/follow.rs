@@ -3,15 +3,19 @@
 //!
 //! Invariant: only a root that contains our own last commit is followed, and only where nothing here
 //! is unpublished. The head is the last to change: after a crash in between, the next mount begins
-//! from the new root; after an error the next call goes on. Called by `commit`, `queue` and `run`.
+//! from the new root; after an error the next call goes on. Called by `commit`, `queue` and `run`;
+//! [`watch`] for volumes that nobody writes here.
 
 use std::sync::Arc;
 
+use cid::Cid;
+
 use super::PublishError;
 use super::commit::Context;
-use super::head::{self, Head};
+use super::head::{self, Head, Named};
 use super::judge;
 use super::pending::{Versions, keep};
+use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::types::Ino;
@@ -22,27 +26,94 @@ use crate::types::Ino;
 /// # Errors
 /// The node does not answer; what it gives is refused.
 pub async fn follow(context: &Context) -> Result<bool, PublishError> {
-    let volume = &context.volume;
-    let known: Head = volume.meta("head")?.unwrap_or_default();
     let named = head::resolve(context).await?;
     let Some(named) = named else { return Ok(false) };
-    let half = volume.is_half_followed();
-    let is_older = judge::is_current(&known, named.usage.sequence, named.usage.root.as_ref());
-    let Some(cid) = named.usage.root.filter(|_| half || !is_older) else {
+    Ok(go_on(context, Offer::of(named)).await? == Step::Taken)
+}
+
+/// The same for who reads alone: what the chain knows of `token` counts too, and a newer tree that
+/// cannot take this one's place is an error.
+///
+/// # Errors
+/// As [`follow`]; [`PublishError::Refused`] also where the name and the chain say different things.
+pub async fn watch(context: &Context, token: &TokenInfo) -> Result<bool, PublishError> {
+    let named = head::resolve(context).await?;
+    let newest = head::newest(named.as_ref().map(|named| &named.usage), token)?;
+    let Some((sequence, root)) = newest else {
         return Ok(false);
+    };
+    let offer = match named.filter(|named| named.usage.sequence == sequence) {
+        Some(named) => Offer::of(named),
+        // The name has lost it, or never had it.
+        None => Offer {
+            sequence,
+            root,
+            document: None,
+            uploads: None,
+        },
+    };
+    match go_on(context, offer).await? {
+        Step::Current => Ok(false),
+        Step::Taken => Ok(true),
+        Step::Kept if context.volume.following().is_some() => Ok(false),
+        Step::Kept => Err(PublishError::Refused(
+            "what was published since cannot take the place of what is shown: unmount, and mount again"
+                .to_owned(),
+        )),
+    }
+}
+
+/// What is to be followed.
+struct Offer {
+    sequence: u64,
+    root: Option<Cid>,
+    /// Its usage metadata, where it is known.
+    document: Option<Cid>,
+    uploads: Option<u64>,
+}
+
+impl Offer {
+    fn of(named: Named) -> Self {
+        Self {
+            sequence: named.usage.sequence,
+            root: named.usage.root,
+            document: Some(named.document),
+            uploads: Some(named.usage.uploads),
+        }
+    }
+}
+
+/// What came of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is no newer than what is here.
+    Current,
+    /// It has taken the place of what was here.
+    Taken,
+    /// It is newer, and what is here stays.
+    Kept,
+}
+
+async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
+    let volume = &context.volume;
+    let known: Head = volume.meta("head")?.unwrap_or_default();
+    let half = volume.is_half_followed();
+    let is_older = judge::is_current(&known, offer.sequence, offer.root.as_ref());
+    let Some(cid) = offer.root.filter(|_| half || !is_older) else {
+        return Ok(Step::Current);
     };
     let fetcher = &context.node.fetcher;
     let (root, header) = fetcher.load_root(&cid, &volume.key()).await?;
     if !judge::may_follow(&known, &root, head::writer(volume).await?, half) {
-        return Ok(false);
+        return Ok(Step::Kept);
     }
     if volume.raw_meta("pending")?.is_some() || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
-        return Ok(false);
+        return Ok(Step::Kept);
     }
     let (taker, tree) = (Arc::clone(volume), root.clone());
     let begun = blocking(move || taker.begin_following(&tree)).await??;
     let Some(followed) = begun else {
-        return Ok(false);
+        return Ok(Step::Kept);
     };
     // What was known is made known again: files in use are in there.
     let mut dirs = vec![Ino::ROOT];
@@ -55,8 +126,8 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
     let head = Head {
         sequence: root.sequence,
         root: Some(CidBytes(cid)),
-        document: Some(CidBytes(named.document)),
-        uploads: named.usage.uploads,
+        document: offer.document.map(CidBytes),
+        uploads: offer.uploads.unwrap_or(known.uploads),
         renewals: 0,
         time_s: head::made_s(context, &root),
         next: known.next.max(root.sequence + 1),
@@ -74,5 +145,5 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
     blocking(move || taker.finish_following(followed)).await??;
     let token = volume.key().token.token;
     tracing::info!(%token, root = %cid, "another machine has gone on from here: taken over");
-    Ok(true)
+    Ok(Step::Taken)
 }

@@ -257,11 +257,7 @@ async fn find(
     let volume = &context.volume;
     let known: Option<Head> = volume.meta("head")?;
     let named = resolve(context).await?;
-    let chain = token.sequence.map(|sequence| {
-        let digest = token.root.map(|root| form::node_of_digest(root.0));
-        (sequence, digest)
-    });
-    let offered = newest(named.as_ref().map(|n| &n.usage), chain, token)?;
+    let offered = newest(named.as_ref().map(|n| &n.usage), token)?;
     let Some((sequence, root)) = offered else {
         return Ok(if known.is_some() {
             Bootstrap::Current
@@ -356,11 +352,14 @@ async fn supersede(
 }
 
 /// The newer of what the name and the chain say, as sequence and root.
-fn newest(
+pub(super) fn newest(
     named: Option<&Usage>,
-    chain: Option<(u64, Option<Cid>)>,
     token: &TokenInfo,
 ) -> Result<Option<(u64, Option<Cid>)>, PublishError> {
+    let chain = token.sequence.map(|sequence| {
+        let digest = token.root.map(|root| form::node_of_digest(root.0));
+        (sequence, digest)
+    });
     match (named, chain) {
         (None, chain) => Ok(chain),
         (Some(usage), None) => Ok(Some((usage.sequence, usage.root))),

@@ -17,6 +17,7 @@ mod grace;
 mod head;
 mod heal;
 mod judge;
+mod key;
 mod naming;
 mod pending;
 mod queue;
@@ -33,8 +34,9 @@ use crate::pack::PackError;
 use crate::store::StoreError;
 
 pub use commit::{Context, Node, Other};
-pub use follow::follow;
+pub use follow::{follow, watch};
 pub use head::{Bootstrap, bootstrap, recent};
+pub use key::Key;
 pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle, standing};
 
 /// Why a commit did not come to its end. Nothing is lost by any of these: it is tried again.

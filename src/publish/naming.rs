@@ -120,7 +120,7 @@ pub(super) fn record(
         end_of_life: end.ok_or_else(|| refused("the clock is wrong"))?,
         ttl_ns: TTL_NS,
     };
-    Ok((record.sign(&context.key), end_s))
+    Ok((record.sign(context.key.ours()?), end_s))
 }
 
 /// When the record ends that a node has of the name, unix seconds, rounded up; 0 where it has none.

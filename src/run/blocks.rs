@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::ground::Ground;
 use super::leave::Tell;
 use super::operate;
-use super::parts::Parts;
+use super::parts::{self, Parts};
 use super::state::StateDir;
 use crate::chain::{Accounting, TokenInfo};
 use crate::cli::exit::fail;
@@ -41,11 +41,12 @@ use crate::types::{TokenId, VolumeKey};
 /// # Errors
 /// Those of the operation.
 pub async fn run(
-    parts: Arc<Parts>,
+    all: &[Arc<Parts>],
     state_dir: StateDir,
     request: &Request,
     tell: Tell<'_>,
 ) -> anyhow::Result<Value> {
+    let parts = Arc::clone(parts::pick(all, request.subject())?);
     let ground = Ground::build(parts, Arc::new(state_dir)).await?;
     match answer(&ground, request, tell).await? {
         Some(answer) => Ok(answer),
@@ -63,13 +64,13 @@ pub(super) async fn answer(
         Request::Get { cid, file } => operate::json(get(ground, cid, file, tell).await?),
         Request::Share { cid } => operate::json(share(ground, cid).await?),
         Request::Fsck { token, repair } => {
-            operate::json(fsck::check(ground, *token, *repair, tell).await?)
+            operate::json(fsck::check(ground, token.id, *repair, tell).await?)
         }
         Request::Export { token, file } => {
-            operate::json(archive::export(ground, *token, file, tell).await?)
+            operate::json(archive::export(ground, token.id, file, tell).await?)
         }
         Request::Import { token, file } => {
-            operate::json(archive::import(ground, *token, file, tell).await?)
+            operate::json(archive::import(ground, token.id, file, tell).await?)
         }
         _ => return Ok(None),
     };
@@ -128,9 +129,10 @@ struct Published {
 }
 
 /// The newest root of a token that a node's name or the chain tells of.
-async fn published(ground: &Ground, token: TokenId) -> anyhow::Result<Published> {
+async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
     let parts = &ground.parts;
-    let info = operate::owned(parts, token).await?;
+    let info = operate::owned(parts, id).await?;
+    let token = parts.chain.called.token(id);
     let key = operate::volume_key(parts, &info);
     let store = patient(&parts.node.reads);
     let named = named(parts, &info, &key, &store).await?;
@@ -179,11 +181,16 @@ async fn named(
     let chain = &parts.chain;
     let name = match (info.accounting, info.id.as_u64(), &info.name) {
         (Accounting::Additive, Some(id), _) => {
-            let secret = chain.wallet.secret();
+            let what = format!("token {}", info.id);
+            let secret = chain.account(&what)?.wallet.secret();
             NameKey::derive_of_token(secret, chain.chain_id, &chain.contract, id).name()
         }
         (_, _, Some(name)) => name.clone(),
-        _ => fail!(Token, "{}", operate::unregistered(info.id)),
+        _ => fail!(
+            Token,
+            "{}",
+            operate::unregistered(&chain.called.token(info.id))
+        ),
     };
     let signer = public_key(&name)?;
     let others = parts.node.others.iter().map(|other| &other.names);

@@ -28,27 +28,28 @@ struct Purchase {
 /// Those of the operation.
 pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
     let (token, purchase, print) = match *request {
-        Request::UploadPackages => return json(upload_packages(parts).await?).map(Some),
+        Request::UploadPackages { .. } => return json(upload_packages(parts).await?).map(Some),
         Request::Upgrade {
-            token,
+            ref token,
             package,
             print,
-        } => (token, larger(parts, token, package).await?, print),
+        } => (token.id, larger(parts, token.id, package).await?, print),
         Request::BuyUploads {
-            token,
+            ref token,
             package,
             print,
-        } => (token, uploads(parts, token, package).await?, print),
+        } => (token.id, uploads(parts, token.id, package).await?, print),
         _ => return Ok(None),
     };
     let chain = &parts.chain;
+    let sender = &chain.account("upgrade")?.transactor;
     if print {
         let call = CallAnswer {
             chain_id: chain.chain_id,
             to: chain.contract.to_string(),
             value_wei: purchase.price.to_string(),
             data: purchase.data.to_string(),
-            nonce: chain.transactor.next_nonce().await?,
+            nonce: sender.next_nonce().await?,
             name: None,
             account: None,
             gas: None,
@@ -56,12 +57,12 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         };
         return json(with_gas(parts, call).await).map(Some);
     }
-    let info = chain
-        .transactor
+    let info = sender
         .buy_for(chain.contract, purchase.tag, purchase.data, purchase.price)
         .await?;
     json(MintAnswer {
         token,
+        directory: chain.called.token(token),
         contract: format!("{:#x}", chain.contract),
         transaction: info.transaction.to_string(),
         name: owned(parts, token).await?.name,
@@ -79,7 +80,8 @@ async fn larger(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<P
     let Some(found) = larger.find(|known| known.id == package) else {
         fail!(
             Token,
-            "upgrade: package {package} is none that is larger than what token {token} has ({} bytes): `pxfs packages` shows them",
+            "upgrade: package {package} is none that is larger than what token {} has ({} bytes): `pxfs packages` shows them",
+            chain.called.token(token),
             info.size_bytes
         );
     };
@@ -132,13 +134,14 @@ async fn uploads(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<
 /// cannot pay).
 pub(super) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
     let call = CallAnswer {
-        account: Some(parts.chain.wallet.address().to_string()),
+        account: Some(parts.chain.owner.to_string()),
         ..call
     };
     let asked = async {
         let to: Address = call.to.parse().ok()?;
         let (data, value) = (call.data.parse().ok()?, call.value_wei.parse().ok()?);
-        parts.chain.transactor.gas_of(to, data, value).await.ok()
+        let sender = &parts.chain.account.as_ref()?.transactor;
+        sender.gas_of(to, data, value).await.ok()
     };
     match asked.await {
         Some(cost) => CallAnswer {

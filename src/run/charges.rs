@@ -12,18 +12,19 @@ use super::parts::Parts;
 use super::tokens::Tokens;
 use crate::chain::ChainError;
 use crate::chain::charges::Charger;
+use crate::chain::transact::Transactor;
 
 /// Between two looks at what is to be charged, where there is anything.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Looks again and again; never returns.
-pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>) {
+pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
     let mut swept = HashSet::new();
     loop {
         tokio::time::sleep(PAUSE).await;
         for live in tokens.all() {
             let fresh = !swept.contains(&live.key);
-            let error = settle(&parts, &live, fresh).await.err();
+            let error = settle(&parts, &sender, &live, fresh).await.err();
             if fresh && error.is_none() {
                 swept.insert(live.key);
             }
@@ -38,14 +39,18 @@ pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>) {
 }
 
 /// One look at one token, which is a `fresh` one the first time; why it does not come on, if so.
-async fn settle(parts: &Parts, live: &Live, fresh: bool) -> Result<(), String> {
+async fn settle(
+    parts: &Parts,
+    sender: &Transactor,
+    live: &Live,
+    fresh: bool,
+) -> Result<(), String> {
     let commits = live.volume.charges();
     if commits.is_empty() && !fresh {
         return Ok(());
     }
     let chain = &parts.chain;
     let key = live.key.token;
-    let sender = chain.transactor.unasked();
     let charger = Charger::new(sender.clone(), key.contract, chain.dialect, key.token);
     if fresh {
         charger.sweep(&commits).await.map_err(words)?;

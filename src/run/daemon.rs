@@ -3,6 +3,7 @@
 //! Invariant: whatever ends it, everything acknowledged is durable in the state folder before the
 //! process ends by itself. Called by `cli`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::BoxFuture;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -17,14 +19,14 @@ use super::charges;
 use super::collection;
 use super::desk::Desk;
 use super::ground::Ground;
+use super::holdings::Holdings;
 use super::leave::{self, Tell};
 use super::node;
-use super::parts::Parts;
+use super::parts::{self, Parts};
 use super::renewal;
 use super::session::Session;
 use super::signals::{Signal, Signals};
 use super::state::StateDir;
-use super::tokens::Tokens;
 use crate::chain::Accounting;
 use crate::chain::transact::Transactor;
 use crate::cli::exit::{Exit, Failure};
@@ -69,23 +71,22 @@ impl Daemon {
     pub async fn start(
         place: Place,
         state_dir: StateDir,
-        parts: Arc<Parts>,
+        parts: Vec<Arc<Parts>>,
     ) -> anyhow::Result<Self> {
+        let Some(first) = parts.first().cloned() else {
+            return Err(Failure::new(Exit::Usage, "no token contract: give --contract 0x…").into());
+        };
         // Before anything is mounted: a signal that comes meanwhile must not kill the process.
         let signals = Signals::new()?;
         allow_many_files();
         let state_dir = Arc::new(state_dir);
-        state_dir.claim(parts.chain.wallet.address())?;
+        state_dir.claim(first.chain.owner)?;
         let swept = Arc::clone(&state_dir);
         tokio::task::spawn_blocking(move || swept.empty_trash()).await?;
-        let ground = Ground::build(Arc::clone(&parts), Arc::clone(&state_dir)).await?;
+        let ground = Ground::build(Arc::clone(&first), Arc::clone(&state_dir)).await?;
         let (drive, fetcher) = (Arc::clone(&ground.drive), Arc::clone(&ground.fetcher));
-        let tokens = Arc::new(Tokens::new(Arc::clone(&ground)));
-        ground.renew_by(&tokens);
+        let tokens = Arc::new(Holdings::new(&ground.with_others(&parts)));
         tokens.look_first(FIRST_LOOK).await?;
-        if let Some(failure) = tokens.all_failed() {
-            return Err(failure.into());
-        }
         let read_only = place.options.read_only;
         let mounted = mount(drive, fetcher, &place).await;
         let mounted = match mounted {
@@ -95,10 +96,10 @@ impl Daemon {
                 return Err(error);
             }
         };
-        tokens.set_notifier(mounted.notifier());
+        tokens.set_notifier(&mounted.notifier());
         let mut daemon = Self {
             session: Arc::new(Session::new(
-                parts,
+                first,
                 tokens,
                 mounted,
                 place.mountpoint,
@@ -130,8 +131,6 @@ impl Daemon {
         self.tasks
             .push(tokio::spawn(control::serve(listener, desk)));
         self.tasks
-            .push(tokio::spawn(Arc::clone(&session.tokens).run()));
-        self.tasks
             .push(tokio::spawn(Arc::clone(session).watch_node()));
         let asked = Arc::clone(session);
         let needed_bytes = tokio::task::spawn_blocking(move || asked.quota_bytes()).await?;
@@ -139,7 +138,10 @@ impl Daemon {
             self.tasks
                 .push(tokio::spawn(node::look_over(client, needed_bytes)));
         }
-        if let Some(store) = session.parts.node.embedded.clone() {
+        // Who only watches does not know what of a node's blocks is on its way to a pin.
+        if let Some(store) = session.parts.node.embedded.clone()
+            && session.parts.chain.account.is_some()
+        {
             let (tokens, clock) = (
                 Arc::clone(&session.tokens),
                 Arc::clone(&session.parts.clock),
@@ -147,19 +149,8 @@ impl Daemon {
             self.tasks
                 .push(tokio::spawn(collection::run(store, clock, tokens)));
         }
-        self.tasks
-            .push(tokio::spawn(carry(session.parts.chain.transactor.clone())));
-        if session.parts.chain.dialect.accounting() == Accounting::Additive {
-            let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
-            self.tasks.push(tokio::spawn(charges::run(parts, tokens)));
-        }
-        if let Some(before) = session.parts.config.auto_sync {
-            let (parts, tokens) = (Arc::clone(&session.parts), Arc::clone(&session.tokens));
-            self.tasks
-                .push(tokio::spawn(renewal::run(parts, tokens, before)));
-        }
-        if let Some(oracle) = super::operate::oracle(&session.parts).await? {
-            self.tasks.push(tokio::spawn(oracle));
+        for task in of_contracts(&session.tokens).await? {
+            self.tasks.push(tokio::spawn(task));
         }
         Ok(())
     }
@@ -241,14 +232,40 @@ impl Daemon {
             task.abort();
         }
         stop(Arc::clone(&self.session.tokens)).await;
-        if let Some(chain) = self.session.parts.chain.embedded.clone() {
-            let closed = tokio::task::spawn_blocking(move || chain.close()).await;
-            if closed.is_err() {
-                tracing::error!("the embedded chain did not end in order");
-            }
-        }
+        parts::close_chains(self.session.tokens.parts()).await;
         self.registration = None;
     }
+}
+
+/// What goes on beside the mount for each contract, and for each chain.
+async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, ()>>> {
+    let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
+    let mut carried = BTreeSet::new();
+    let mut turns: BTreeMap<u64, Arc<Mutex<()>>> = BTreeMap::new();
+    for tokens in all.each() {
+        let (parts, tokens) = (Arc::clone(tokens.parts()), Arc::clone(tokens));
+        tasks.push(Box::pin(Arc::clone(&tokens).run()));
+        if let Some(oracle) = super::operate::oracle(&parts).await? {
+            tasks.push(Box::pin(oracle));
+        }
+        let Some(account) = &parts.chain.account else {
+            continue;
+        };
+        // One outbox a chain.
+        let sender = account.transactor.clone();
+        if carried.insert(parts.chain.chain_id) {
+            tasks.push(Box::pin(carry(sender.clone())));
+        }
+        if parts.chain.dialect.accounting() == Accounting::Additive {
+            let (parts, tokens) = (Arc::clone(&parts), Arc::clone(&tokens));
+            tasks.push(Box::pin(charges::run(parts, sender.unasked(), tokens)));
+        }
+        if let Some(before) = parts.config.auto_sync {
+            let turn = Arc::clone(turns.entry(parts.chain.chain_id).or_default());
+            tasks.push(Box::pin(renewal::run(parts, tokens, before, turn)));
+        }
+    }
+    Ok(tasks)
 }
 
 /// Brings to its end what was sent, also by earlier processes; never returns.
@@ -281,7 +298,7 @@ async fn mount(drive: Arc<Drive>, fetcher: Arc<Fetcher>, place: &Place) -> anyho
     Ok(mounted.await?.map_err(mount_failure)?)
 }
 
-async fn stop(tokens: Arc<Tokens>) {
+async fn stop(tokens: Arc<Holdings>) {
     tokens.stop_publishing().await;
     if tokio::task::spawn_blocking(move || tokens.stop())
         .await

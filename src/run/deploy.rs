@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use alloy::primitives::{Address, U256};
 
-use super::parts::{self, Reached};
+use super::chains::{self, Reached};
+use super::parts;
 use crate::chain::deploy::{self, Forwarder};
 use crate::chain::transact::Transactor;
 use crate::clock::SystemClock;
@@ -49,7 +50,12 @@ impl Deployer {
         forwarder: Option<Address>,
     ) -> anyhow::Result<Self> {
         let wallet = parts::open_wallet(config)?;
-        let reached = parts::reach(config, &(Arc::new(SystemClock) as _)).await?;
+        let reached = chains::reach(
+            config,
+            chains::main_chain(config),
+            &(Arc::new(SystemClock) as _),
+        )
+        .await?;
         let payer = Transactor::new(reached.endpoint.clone(), &wallet)
             .kept_in(&parts::outbox(&config.state_dir))
             .with_gas_cost_max(config.max_fee);
@@ -104,7 +110,7 @@ impl Deployer {
     /// Lets go of the chain.
     pub async fn close(self) {
         drop(self.payer);
-        if let Some(chain) = self.reached.embedded {
+        if let Some((chain, _)) = self.reached.embedded {
             let closed = tokio::task::spawn_blocking(move || chain.close()).await;
             if closed.is_err() {
                 tracing::error!("the embedded chain did not end in order");

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::session::Session;
-use super::{blocks, leave, operate, sync};
+use super::{blocks, leave, operate, parts, sync, terms};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Handler, Progress, Request};
 
@@ -33,13 +33,14 @@ impl Desk {
     }
 
     async fn answer(&self, request: Request, progress: &Progress) -> anyhow::Result<Value> {
-        let (request, parts) = match request {
+        let all = self.session.tokens.parts();
+        let (request, all) = match request {
             Request::Under { terms, request } => {
-                (*request, Arc::new(self.session.parts.under(&terms)?))
+                let held = terms::hold(all, &terms, request.subject())?;
+                (*request, held)
             }
-            request => (request, Arc::clone(&self.session.parts)),
+            request => (request, all.to_vec()),
         };
-        let parts = &parts;
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
         match request {
             Request::Status => {
@@ -50,6 +51,14 @@ impl Desk {
             Request::Flush { token } => {
                 if let Some(published) = self.publish(token.as_deref(), progress).await {
                     published?;
+                }
+                let chain = &self.session.parts.chain;
+                if chain.account.is_none() {
+                    fail!(
+                        Usage,
+                        "flush: {} is only watched here, by its address: nothing can be written, and nothing is to be published",
+                        chain.owner
+                    );
                 }
                 Ok(Value::Null)
             }
@@ -70,20 +79,22 @@ impl Desk {
                 if let Request::Get { file, .. } | Request::Export { file, .. } = &request {
                     self.refuse_own(file)?;
                 }
+                let tokens = self.session.tokens.of(request.subject())?;
                 let answer = tokio::select! {
-                    answer = blocks::answer(self.session.tokens.ground(), &request, &tell) => answer?,
+                    answer = blocks::answer(tokens.ground(), &request, &tell) => answer?,
                     () = progress.peer_left() => None,
                 };
                 Ok(answer.unwrap_or_default())
             }
-            Request::Sync { token, wait } => {
-                let tokens = &self.session.tokens;
-                let answer = sync::of_mount(parts, tokens, token, sync::By::User, wait).await?;
+            Request::Sync { ref token, wait } => {
+                let tokens = self.session.tokens.of(request.subject())?;
+                let (parts, id) = (parts::pick(&all, request.subject())?, token.id);
+                let answer = sync::of_mount(parts, tokens, id, sync::By::User, wait).await?;
                 self.look().await;
                 Ok(answer)
             }
             other => {
-                let answer = operate::answer(parts, &other).await?;
+                let answer = operate::answer_of(&all, &other).await?;
                 self.look().await;
                 Ok(answer)
             }
@@ -144,9 +155,8 @@ impl Desk {
 
     /// Brings the drive in step with the chain; that it cannot is no fault of the request.
     async fn look(&self) {
-        if let Err(error) = self.session.tokens.refresh().await {
-            tracing::warn!("tokens: {error:#}");
-        }
+        self.session.tokens.refresh().await;
+        self.session.tokens.told().await;
     }
 }
 

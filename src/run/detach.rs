@@ -12,6 +12,7 @@ use super::leftovers::Leftovers;
 use super::parts::Parts;
 use super::state::StateDir;
 use crate::chain::Ledger;
+use crate::cli::exit::fail;
 use crate::status::DetachAnswer;
 
 /// Ends what `name` means (a token, or a directory as the drive would show it): saves it first,
@@ -21,19 +22,31 @@ use crate::status::DetachAnswer;
 /// The chain's; there is none, or more than one; something of it could not be saved: then all is
 /// still there.
 pub async fn end(
-    parts: Arc<Parts>,
+    all: &[Arc<Parts>],
     state_dir: StateDir,
     name: &str,
     save: Option<&Path>,
     tell: Tell<'_>,
 ) -> anyhow::Result<DetachAnswer> {
-    state_dir.claim(parts.chain.wallet.address())?;
+    let Some(first) = all.first() else {
+        fail!(Token, "detach {name}: there is nothing of it");
+    };
+    state_dir.claim(first.chain.owner)?;
     state_dir.empty_trash();
-    let snapshot = parts.chain.ledger.snapshot().await?;
-    let ground = Ground::build(parts, Arc::new(state_dir)).await?;
-    let leftovers = Leftovers::new(ground);
-    leftovers.look(&snapshot, &BTreeSet::new()).await?;
-    let ended = leftovers.end(name, save, tell).await;
-    tokio::task::spawn_blocking(move || leftovers.stop()).await?;
+    let ground = Ground::build(Arc::clone(first), Arc::new(state_dir)).await?;
+    let mut looked = Vec::new();
+    for ground in ground.with_others(all) {
+        let snapshot = ground.parts.chain.ledger.snapshot().await?;
+        let leftovers = Leftovers::new(ground);
+        leftovers.look(&snapshot, &BTreeSet::new()).await?;
+        looked.push(leftovers);
+    }
+    let meant = looked.iter().find(|leftovers| leftovers.is_meant(name));
+    let ended = match meant.or(looked.first()) {
+        Some(leftovers) => leftovers.end(name, save, tell).await,
+        None => fail!(Token, "detach {name}: there is nothing of it"),
+    };
+    let stop = move || looked.iter().for_each(Leftovers::stop);
+    tokio::task::spawn_blocking(stop).await?;
     ended
 }

@@ -59,7 +59,8 @@ impl Detached {
                 return Err(fault.into());
             }
         };
-        Ok(Self::of(key, directory, slot, volume, keeper, why))
+        let called = ground.parts.chain.called.token(key.token.token);
+        Ok(Self::of(key, called, directory, slot, volume, keeper, why))
     }
 
     /// Shows what was a token's directory until now as this: whoever has files open there goes on
@@ -75,13 +76,14 @@ impl Detached {
     ) -> anyhow::Result<Self> {
         ground.drive.set_aside(live.slot, &directory)?;
         let (volume, keeper) = (Arc::clone(&live.volume), Arc::clone(&live.keeper));
-        Ok(Self::of(
-            live.key, directory, live.slot, volume, keeper, why,
-        ))
+        let called = live.directory.clone();
+        let (key, slot) = (live.key, live.slot);
+        Ok(Self::of(key, called, directory, slot, volume, keeper, why))
     }
 
     fn of(
         key: VolumeKey,
+        called: String,
         directory: String,
         slot: u16,
         volume: Arc<Volume>,
@@ -94,7 +96,7 @@ impl Detached {
         );
         volume.set_access(Access::ReadOnly(reason.clone()));
         volume.set_labels(Labels {
-            token: key.token.token.to_string(),
+            token: called,
             state: State::Detached.as_str().to_owned(),
             ..Labels::default()
         });
@@ -142,7 +144,7 @@ impl Detached {
                 pending: pending.any,
                 ..LocalStatus::default()
             }),
-            ..bare_status(&self.key, self.reason.clone())
+            ..bare_status(&self.key, &self.directory, self.reason.clone())
         }
     }
 
@@ -175,9 +177,11 @@ pub(super) fn remedy(directory: &str) -> String {
 }
 
 /// The status of what cannot be looked into.
-pub(super) fn bare_status(key: &VolumeKey, reason: String) -> TokenStatus {
+pub(super) fn bare_status(key: &VolumeKey, directory: &str, reason: String) -> TokenStatus {
     TokenStatus {
         id: key.token.token,
+        directory: directory.to_owned(),
+        chain_id: key.token.chain_id,
         contract: format!("{:#x}", key.token.contract),
         dialect: "px-sync".to_owned(),
         path: None,

@@ -1,8 +1,9 @@
-//! What every token of a mount stands on: the parts, the state folder, the cache, the drive.
+//! What the tokens of one contract stand on: its parts, and the state folder, the cache, the drive, which it
+//! shares with the other contracts of the mount.
 //!
-//! Invariant: one a state folder. Built by `daemon` and `detach`.
+//! Invariant: one state folder, cache and drive a process. Built by `daemon`, `detach` and `blocks`.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context;
 use futures::future::BoxFuture;
@@ -15,14 +16,14 @@ use crate::cache::Cache;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::Drive;
 
-/// What every token of a mount stands on.
+/// What the tokens of one contract stand on.
 pub(super) struct Ground {
     pub(super) parts: Arc<Parts>,
     pub(super) state_dir: Arc<StateDir>,
     pub(super) cache: Arc<Cache>,
     pub(super) drive: Arc<Drive>,
     pub(super) fetcher: Arc<Fetcher>,
-    pub(super) commits: Commits,
+    pub(super) commits: Arc<Commits>,
     shown: Arc<Shown>,
 }
 
@@ -47,7 +48,7 @@ impl Ground {
         let drive = Arc::new(Drive::new(owner, parts.clock.wall_ns()));
         let shown = Arc::new(Shown {
             drive: Arc::clone(&drive),
-            tokens: OnceLock::new(),
+            tokens: Mutex::default(),
         });
         let volumes: Arc<dyn Volumes> = Arc::<Shown>::clone(&shown);
         let fetcher = Arc::new(Fetcher::new(
@@ -62,22 +63,51 @@ impl Ground {
             cache,
             drive,
             fetcher,
-            commits: Commits::begin()?,
+            commits: Arc::new(Commits::begin()?),
             shown,
         }))
     }
 
-    /// From now on `tokens` is asked for newer trees.
+    /// The same for another contract.
+    fn beside(&self, parts: Arc<Parts>) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            state_dir: Arc::clone(&self.state_dir),
+            cache: Arc::clone(&self.cache),
+            drive: Arc::clone(&self.drive),
+            fetcher: Arc::clone(&self.fetcher),
+            commits: Arc::clone(&self.commits),
+            shown: Arc::clone(&self.shown),
+        })
+    }
+
+    /// This one, and one beside it for each of `all` but the first, whose it is.
+    pub(super) fn with_others(self: Arc<Self>, all: &[Arc<Parts>]) -> Vec<Arc<Self>> {
+        let others = all
+            .iter()
+            .skip(1)
+            .map(|parts| self.beside(Arc::clone(parts)));
+        let others: Vec<_> = others.collect();
+        std::iter::once(self).chain(others).collect()
+    }
+
+    /// From now on `tokens` are asked for newer trees, too.
     pub(super) fn renew_by(&self, tokens: &Arc<Tokens>) {
-        // Once a mount.
-        let _ = self.shown.tokens.set(Arc::downgrade(tokens));
+        self.shown.all().push(Arc::downgrade(tokens));
     }
 }
 
 /// The fetcher's view of the drive.
 struct Shown {
     drive: Arc<Drive>,
-    tokens: OnceLock<Weak<Tokens>>,
+    /// Of each contract.
+    tokens: Mutex<Vec<Weak<Tokens>>>,
+}
+
+impl Shown {
+    fn all(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Tokens>>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Volumes for Shown {
@@ -88,7 +118,12 @@ impl Volumes for Shown {
 
     fn renew(&self, slot: u16) -> BoxFuture<'_, bool> {
         Box::pin(async move {
-            match self.tokens.get().and_then(Weak::upgrade) {
+            let all = self.all().clone();
+            let owner = all
+                .iter()
+                .filter_map(Weak::upgrade)
+                .find(|tokens| tokens.has_slot(slot));
+            match owner {
                 Some(tokens) => tokens.renew(slot).await,
                 None => false,
             }

@@ -57,7 +57,7 @@ pub(super) async fn publish(
         .collect();
     let left = left_over(session, only).await;
     if let (Some(name), true) = (only, chosen.is_empty()) {
-        if session.tokens.leftovers.has(name) {
+        if session.tokens.has_leftover(name) {
             return left.map_or(Ok(()), Err);
         }
         return Err(Failure::new(
@@ -104,7 +104,7 @@ pub(super) async fn publish(
 /// beside the runtime.
 async fn left_over(session: &Session, only: Option<&str>) -> Option<Failure> {
     let (tokens, only) = (Arc::clone(&session.tokens), only.map(str::to_owned));
-    let look = move || tokens.leftovers.unpublished(only.as_deref());
+    let look = move || tokens.unpublished(only.as_deref());
     tokio::task::spawn_blocking(look).await.unwrap_or(None)
 }
 
@@ -146,7 +146,7 @@ pub(super) fn left_behind(session: &Session) -> Option<Failure> {
     all.iter()
         .any(|live| live.is_pending())
         .then(|| unpublished(session, &all, "it was told to leave at once"))
-        .or_else(|| session.tokens.leftovers.unpublished(None))
+        .or_else(|| session.tokens.unpublished(None))
 }
 
 /// Unmounts; the mount goes on when it is in use.

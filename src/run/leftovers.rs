@@ -17,7 +17,7 @@ use super::save;
 use crate::chain::{ChainError, Ledger, Snapshot};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::status::{DetachAnswer, TokenStatus};
-use crate::types::{TokenId, VolumeKey};
+use crate::types::{TokenId, TokenRef, VolumeKey};
 
 /// One volume that was left.
 #[derive(Clone)]
@@ -100,10 +100,9 @@ impl Leftovers {
 
     fn concerns(&self, key: &VolumeKey) -> bool {
         let parts = &self.ground.parts;
-        let wanted = &parts.config.tokens;
         key.token.chain_id == parts.chain.chain_id
             && key.token.contract == parts.chain.contract
-            && (wanted.is_empty() || wanted.contains(&key.token.token))
+            && parts.wants(key.token.token)
     }
 
     /// Whether a volume is one that must not be opened as a token's in this run.
@@ -123,24 +122,25 @@ impl Leftovers {
         key: &VolumeKey,
     ) -> Result<Option<Ending>, ChainError> {
         let (id, chain) = (key.token.token, &self.ground.parts.chain);
+        let called = chain.called.token(id);
         let owned = snapshot.tokens.iter().find(|token| token.id == id);
         if let Some(token) = owned {
             return Ok((token.epoch != key.epoch).then(|| Ending {
-                why: other_epoch(id, key.epoch, token.epoch),
+                why: other_epoch(&called, key.epoch, token.epoch),
                 past: token.epoch > key.epoch,
             }));
         }
         match chain.ledger.token(id).await {
-            Ok(token) if token.owner == chain.wallet.address() => Err(ChainError::Transient(
-                format!("token {id} has just become this wallet's"),
-            )),
+            Ok(token) if token.owner == chain.owner => Err(ChainError::Transient(format!(
+                "token {id} has just become this wallet's"
+            ))),
             Ok(token) => Ok(Some(Ending {
-                why: format!("token {id} belongs to {} now", token.owner),
+                why: format!("token {called} belongs to {} now", token.owner),
                 past: token.epoch > key.epoch,
             })),
             // Not for certain: an endpoint may lag behind, a chain may have been reset.
             Err(ChainError::Missing(_)) => Ok(Some(Ending {
-                why: format!("token {id} does not exist"),
+                why: format!("token {called} does not exist"),
                 past: false,
             })),
             Err(fault) => Err(fault),
@@ -208,10 +208,11 @@ impl Leftovers {
         Ok(directory)
     }
 
-    /// `TOKEN.detached`; with the epoch where another of this token has that name.
+    /// `TOKEN.detached`, with the contract's name where there are several; with the epoch where another of this token has that name.
     fn name_for(&self, key: &VolumeKey) -> String {
         let known = lock(&self.known);
-        let plain = format!("{}.detached", key.token.token);
+        let token = self.ground.parts.chain.called.token(key.token.token);
+        let plain = format!("{token}.detached");
         match known.values().any(|one| one.directory() == plain) {
             true => format!("{plain}-{}", key.epoch),
             false => plain,
@@ -231,7 +232,7 @@ impl Leftovers {
             Leftover::Shown(one) => one.describe(mountpoint),
             Leftover::Broken(directory, failure) => {
                 let reason = format!("cannot be shown: {failure}; {}", remedy(&directory));
-                bare_status(&key, reason)
+                bare_status(&key, &directory, reason)
             }
         };
         known.into_iter().map(tell).collect()
@@ -261,6 +262,14 @@ impl Leftovers {
     /// Whether anything of this token is one of them.
     pub(super) fn concerns_token(&self, token: TokenId) -> bool {
         lock(&self.known).keys().any(|key| key.token.token == token)
+    }
+
+    /// Whether `name` means any of them.
+    pub(super) fn is_meant(&self, name: &str) -> bool {
+        let called = &self.ground.parts.chain.called;
+        let token = name.parse::<TokenRef>().ok();
+        let token = token.filter(|token| called.is(token));
+        self.has(name) || token.is_some_and(|token| self.concerns_token(token.id))
     }
 
     /// Whether a directory of this name is one of them.
@@ -315,10 +324,13 @@ impl Leftovers {
 
     fn find(&self, name: &str) -> anyhow::Result<(VolumeKey, Leftover)> {
         let known = lock(&self.known);
-        let token = name.parse::<TokenId>().ok();
+        let called = &self.ground.parts.chain.called;
+        let token = name.parse::<TokenRef>().ok();
+        let token = token.filter(|token| called.is(token));
+        let is_it = |key: &VolumeKey| token.as_ref().is_some_and(|it| it.id == key.token.token);
         let found: Vec<_> = known
             .iter()
-            .filter(|(key, one)| one.directory() == name || token == Some(key.token.token))
+            .filter(|(key, one)| one.directory() == name || is_it(key))
             .collect();
         match found.as_slice() {
             [] => fail!(
@@ -349,8 +361,8 @@ impl Leftovers {
 }
 
 /// What is said of a volume of another epoch than the token's.
-pub(super) fn other_epoch(id: TokenId, left: u64, now: u64) -> String {
-    format!("token {id} is in epoch {now}, and this is of epoch {left}")
+pub(super) fn other_epoch(called: &str, left: u64, now: u64) -> String {
+    format!("token {called} is in epoch {now}, and this is of epoch {left}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

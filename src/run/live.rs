@@ -3,10 +3,13 @@
 //! Invariant: made whole by [`Live::start`] and ended in order by [`Live::stop`]; in between only
 //! its allowance, its access and its labels change. Called by `tokens` and `leave`.
 
+mod told;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
@@ -14,16 +17,15 @@ use super::operate;
 use super::parts::Parts;
 use super::publishing::Publishing;
 use super::sync;
+use super::tokens::Teller;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::fs::{Access, Allowance, Labels, Loss, Volume};
+use crate::fs::{Access, Allowance, Labels, Volume};
 use crate::names::key::NameKey;
-use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
+use crate::status::State;
 use crate::types::VolumeKey;
 
-/// Damaged files that `status` names.
-const MOST_DAMAGED: usize = 100;
 /// Page cache of all journals, and the least of one, in bytes.
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
 pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
@@ -60,6 +62,8 @@ struct Seen {
 pub(super) enum Right {
     /// The name is ours.
     Ours(NameKey),
+    /// The name is known without its key, and the token is read alone: the name, and why.
+    Watched(String, String),
     /// No name, another's name, or another's token: why nothing can be written.
     None(State, String),
 }
@@ -69,6 +73,7 @@ impl Right {
     fn barred(&self) -> Option<(State, String)> {
         match self {
             Self::Ours(_) => None,
+            Self::Watched(_, reason) => Some((State::ReadOnly, reason.clone())),
             Self::None(state, reason) => Some((*state, reason.clone())),
         }
     }
@@ -83,8 +88,9 @@ impl Live {
         right: &Right,
     ) -> anyhow::Result<Self> {
         let key = operate::volume_key(&ground.parts, token);
-        let cache_bytes =
-            (JOURNALS_CACHE_BYTES / snapshot.tokens.len().max(1)).max(JOURNAL_CACHE_MIN_BYTES);
+        // As if the other contracts had as many.
+        let journals = snapshot.tokens.len() * ground.parts.chain.called.count;
+        let cache_bytes = (JOURNALS_CACHE_BYTES / journals.max(1)).max(JOURNAL_CACHE_MIN_BYTES);
         let (volume, publishing) = match open(ground, key, cache_bytes, token, right).await? {
             // Nothing here is unpublished: what the other machine wrote takes its place.
             (volume, publishing) if publishing.is_behind() => {
@@ -108,7 +114,7 @@ impl Live {
             }
             opened => opened,
         };
-        let directory = token.id.to_string();
+        let directory = ground.parts.chain.called.token(token.id);
         let live = Self {
             key,
             slot: 0,
@@ -130,7 +136,10 @@ impl Live {
         let shown = live
             .refresh(&ground.parts, snapshot, token, right)
             .and_then(|_| {
-                let (volume, slot) = (Arc::clone(&live.volume), preferred_slot(&key));
+                let (volume, slot) = (
+                    Arc::clone(&live.volume),
+                    preferred_slot(&key, ground.parts.chain.called.place),
+                );
                 Ok(ground.drive.attach(&live.directory, slot, volume)?)
             });
         match shown {
@@ -179,7 +188,7 @@ impl Live {
             self.set_sync_error(None);
         }
         self.volume.set_labels(Labels {
-            token: token.id.to_string(),
+            token: self.directory.clone(),
             name: token.name.clone().unwrap_or_default(),
             root: self.root().unwrap_or_default(),
             state: state.as_str().to_owned(),
@@ -193,68 +202,23 @@ impl Live {
         Ok(turned)
     }
 
-    /// Looks for the newest root beside the pass, where that is not known yet.
-    pub(super) fn go_on(self: &Arc<Self>, token: &TokenInfo) {
-        if self.publishing.is_waiting() {
-            let (live, token) = (Arc::clone(self), token.clone());
-            tokio::spawn(async move { live.publishing.go_on(&token).await });
-        }
-    }
-
-    /// What can be done with the token at chain time `now_s`, most serious first.
-    fn state_of(
-        &self,
+    /// Looks for the newest root beside the pass, where that is not known yet, or is another's to make.
+    /// What has changed by it is told by `teller`.
+    pub(super) fn go_on(
+        self: &Arc<Self>,
         token: &TokenInfo,
-        now_s: u64,
-        barred: Option<(State, String)>,
-    ) -> (State, Option<String>) {
-        if let Some(why) = self.volume.poisoned() {
-            return (
-                State::Poisoned,
-                Some(format!("{why}: unmount, check the local disk, mount again")),
-            );
+        turns: &Arc<Semaphore>,
+        teller: &Teller,
+    ) {
+        if !self.publishing.is_waiting() {
+            return;
         }
-        if let Some((state, reason)) = barred {
-            return (state, Some(reason));
-        }
-        if let Some(reason) = self.volume.following() {
-            return (State::ReadOnly, Some(reason));
-        }
-        if let Some(reason) = self.publishing.conflict() {
-            return (State::Conflict, Some(reason));
-        }
-        if self.volume.overdue() {
-            return (State::Overdue, Some(operate::overdue(token, now_s)));
-        }
-        if let Some(asked_s) = token.sync_asked_s {
-            let why = sync::waiting(token.id, asked_s, now_s);
-            return (State::Syncing, Some(why));
-        }
-        let (used, room) =
-            (self.volume).with_quota(|quota| (quota.used_bytes(), quota.room_bytes()));
-        if let Some(why) = self.volume.over_quota(used) {
-            return (State::Quota, Some(why));
-        }
-        let units = self.volume.with_quota(|quota| quota.units_left());
-        if units.is_some_and(|left| left <= 1) {
-            return (
-                State::Quota,
-                Some(format!(
-                    "no upload units are left: buy some by `pxfs upgrade {} --uploads N`, or mint another token; deleting goes on",
-                    token.id
-                )),
-            );
-        }
-        if room == 0 {
-            return (
-                State::Quota,
-                Some(format!(
-                    "the quota is used up: delete something, or take a larger package by `pxfs upgrade {} --package N`",
-                    token.id
-                )),
-            );
-        }
-        (State::Ok, None)
+        let (live, token) = (Arc::clone(self), token.clone());
+        let (turns, teller) = (Arc::clone(turns), teller.clone());
+        tokio::spawn(async move {
+            live.publishing.go_on(&token, &turns).await;
+            teller.followed(&live);
+        });
     }
 
     /// Makes it read-only: it is no longer ours. True when it was not so already.
@@ -368,88 +332,6 @@ impl Live {
         self.volume.pending().is_ok_and(|pending| pending.any)
     }
 
-    /// What `status` tells.
-    pub(super) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
-        let seen = lock(&self.seen).clone();
-        let mut status = operate::describe(parts, &seen.token, seen.timestamp_s);
-        let barred = match seen.access {
-            Access::ReadOnly(reason) => Some((seen.state, reason)),
-            Access::Open => None,
-        };
-        // Asked anew: the deadline may have passed, and the quota been used up, since.
-        let passed = parts.clock.boottime().saturating_sub(seen.at).as_secs();
-        let now_s = seen.timestamp_s.saturating_add(passed);
-        (status.state, status.reason) = self.state_of(&seen.token, now_s, barred);
-        let published = self.publishing.status();
-        let pending = self.volume.pending().unwrap_or_default();
-        let (used, reserved, room) = self.volume.with_quota(|quota| {
-            (
-                quota.used_bytes(),
-                quota.reserve_bytes(),
-                quota.room_bytes(),
-            )
-        });
-        if let Some(left) = self.volume.with_quota(|quota| quota.units_left()) {
-            status.uploads_left = Some(left);
-        }
-        status.path = Some(format!(
-            "{}/{}",
-            mountpoint.trim_end_matches('/'),
-            self.directory
-        ));
-        status.volume = Some("plain".to_owned());
-        let (damaged, damaged_files) = self.damaged();
-        status.local = Some(LocalStatus {
-            used_bytes: used,
-            reserved_bytes: reserved,
-            free_bytes: room,
-            pending_bytes: pending.bytes,
-            pending_files: pending.files,
-            pending: pending.any,
-            last_commit: operate::instant(published.last_commit_s)
-                .filter(|_| published.last_commit_s > 0),
-            next_commit: (published.next_commit_s.filter(|_| pending.any))
-                .and_then(operate::instant),
-            last_error: all_of([
-                self.publishing.error(),
-                self.charge_error(),
-                lock(&self.sync_error).clone(),
-            ]),
-            damaged_files,
-            damaged,
-        });
-        if let (State::Ok, Some(local)) = (status.state, &status.local) {
-            status.reason = lost(local);
-        }
-        if published.root.is_some() {
-            status.sequence = Some(published.sequence);
-            status.root = published.root.map(|root| root.to_string());
-        }
-        status
-    }
-
-    /// What the node has lost, as far as that is known: the first of it, and how much in all. Reads
-    /// the journal.
-    fn damaged(&self) -> (Vec<DamagedFile>, u64) {
-        let known = self.volume.counted_losses(MOST_DAMAGED, |_| true);
-        let (losses, count) = known.unwrap_or_default();
-        let tell = |loss: Loss| {
-            DamagedFile {
-            path: loss.path,
-            cid: loss.block.to_string(),
-            reason: match (loss.size, loss.stuck) {
-                (None, _) => "what is in it cannot be listed; the node may find the block again",
-                (_, false) => "reading it fails there; write it anew, or delete it",
-                (_, true) => {
-                    "what was written since is kept here and not published: write all of it anew, or delete it"
-                }
-            }
-            .to_owned(),
-        }
-        };
-        (losses.into_iter().map(tell).collect(), count as u64)
-    }
-
     /// Ends its publisher; a commit under way is finished after the next mount.
     pub(super) async fn stop_publishing(&self) {
         self.publishing.stop().await;
@@ -476,38 +358,26 @@ async fn open(
     Ok((volume, publishing))
 }
 
-/// All that is amiss, in one line.
-fn all_of(errors: [Option<String>; 3]) -> Option<String> {
-    let errors: Vec<String> = errors.into_iter().flatten().collect();
-    (!errors.is_empty()).then(|| errors.join("; "))
-}
-
-/// What to say of a token that the node has lost blocks of, if it has.
-fn lost(local: &LocalStatus) -> Option<String> {
-    let first = local.damaged.first()?;
-    let more = match local.damaged_files.saturating_sub(1) {
-        0 => String::new(),
-        others => format!(" (and {others} more, see --json)"),
-    };
-    Some(format!(
-        "the node has lost block {} of {}{more}: {}",
-        first.cid, first.path, first.reason
-    ))
-}
-
-/// The number that a token's inodes begin with: its id where that is small, else a hash.
-fn preferred_slot(key: &VolumeKey) -> u16 {
+/// The number that a token's inodes begin with: its id where that is small, and its contract the first in the
+/// configuration; else a hash.
+fn preferred_slot(key: &VolumeKey, place: usize) -> u16 {
     if let Some(small) = key
         .token
         .token
         .as_u64()
         .and_then(|id| u16::try_from(id).ok())
         && (1..u16::MAX).contains(&small)
+        && place == 0
     {
         return small;
     }
-    let digest = Sha256::digest(key.token.token.0.to_be_bytes::<32>());
-    match digest.as_slice() {
+    let mut hash = Sha256::new();
+    if place > 0 {
+        hash.update(key.token.chain_id.to_be_bytes());
+        hash.update(key.token.contract);
+    }
+    hash.update(key.token.token.0.to_be_bytes::<32>());
+    match hash.finalize().as_slice() {
         [a, b, ..] => u16::from_be_bytes([*a, *b]) % (u16::MAX - 1) + 1,
         _ => 1,
     }
@@ -515,35 +385,4 @@ fn preferred_slot(key: &VolumeKey) -> u16 {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_error_hides_another() {
-        let some = |text: &str| Some(text.to_owned());
-        let told = all_of([some("not published"), None, some("not synced")]);
-        assert_eq!(told, some("not published; not synced"));
-        assert_eq!(all_of([None, None, None]), None);
-    }
-
-    #[test]
-    fn all_damaged_files_are_counted_and_not_only_those_that_are_listed() {
-        let file = DamagedFile {
-            path: "f".into(),
-            cid: "Qm".into(),
-            reason: "why".into(),
-        };
-        let mut local = LocalStatus {
-            damaged: vec![file; MOST_DAMAGED],
-            damaged_files: 5_000,
-            ..LocalStatus::default()
-        };
-        let line = lost(&local).unwrap();
-        assert!(line.contains("(and 4999 more, see --json)"), "{line}");
-        (local.damaged_files, local.damaged) = (0, Vec::new());
-        assert_eq!(lost(&local), None);
-    }
 }

@@ -1,12 +1,13 @@
 //! Where all concrete parts are built and put together; nobody else does that.
 //!
-//! [`parts`] builds chain, wallet and node from the configuration; [`operate`] is what commands do
+//! [`parts`] builds contracts on their chains, wallet and node from the configuration; [`operate`] is what commands do
 //! with them (mint, register, sync); [`daemon`] mounts and serves until it is told to end, with
-//! [`tokens`] keeping the drive in step with the chain, and [`leftovers`] what earlier epochs left.
+//! [`tokens`] keeping the drive in step with one contract, [`holdings`] with all of them, and [`leftovers`] what earlier epochs left.
 //! [`oracle`] is an operator of the oracle in a process of its own. [`demo`] prepares a state folder that has all of it inside.
 
 pub mod blocks;
 mod buy;
+mod chains;
 mod charges;
 mod collection;
 mod commits;
@@ -21,6 +22,7 @@ mod detached;
 mod fault;
 mod first;
 mod ground;
+mod holdings;
 mod keeper;
 mod leave;
 mod leftovers;

@@ -27,7 +27,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         return Ok(None);
     }
     Ok(Some(match *request {
-        Request::Mint { package, print } => match print {
+        Request::Mint { package, print, .. } => match print {
             true => json(mint_call(parts, package).await?)?,
             false => json(mint(parts, package).await?)?,
         },
@@ -37,7 +37,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
             parts.chain.contract,
             parts.chain.dialect.name()
         ),
-        Request::Sync { token, .. } => json(renew(parts, token).await?)?,
+        Request::Sync { ref token, .. } => json(renew(parts, token.id).await?)?,
         _ => return Ok(None),
     }))
 }
@@ -58,11 +58,13 @@ async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
     let price = on_sale(parts, package).await?.price;
     let minted = chain
+        .account("mint")?
         .transactor
         .mint_for(chain.contract, package, price)
         .await?;
     Ok(MintAnswer {
         token: minted.token,
+        directory: chain.called.token(minted.token),
         contract: format!("{:#x}", chain.contract),
         transaction: minted.mined.transaction.to_string(),
         name: None,
@@ -76,7 +78,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
         to: chain.contract.to_string(),
         value_wei: on_sale(parts, package).await?.price.to_string(),
         data: mint_bare_calldata(package).to_string(),
-        nonce: chain.transactor.next_nonce().await?,
+        nonce: chain.account("mint")?.transactor.next_nonce().await?,
         name: None,
         account: None,
         gas: None,
@@ -90,14 +92,16 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     owned(parts, token).await?;
     let sent = chain
+        .account("sync")?
         .transactor
         .renew(chain.contract, chain.dialect, token)
         .await;
     let mined = match sent {
         Err(refused @ ChainError::Reverted(_)) => {
             return Err(refused).context(format!(
-                "token {token} cannot be renewed: buy uploads or a larger package, or ask the \
-                 contract's owner to unlock it (`unlockUploading`)"
+                "token {} cannot be renewed: buy uploads or a larger package, or ask the \
+                 contract's owner to unlock it (`unlockUploading`)",
+                chain.called.token(token)
             ));
         }
         sent => sent?,

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::parts::{self, Parts};
+use super::parts::{self, Account, ChainParts, Parts};
 use super::{buy, first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
@@ -25,10 +25,25 @@ use crate::types::{TokenId, TokenKey, VolumeKey};
 
 /// How often the operator looks for requests; the chain is in this process.
 const ORACLE_PAUSE: Duration = Duration::from_millis(500);
-/// Answers a request that needs the chain and the node alone.
+/// Answers a request that needs chains and the node alone, by the contract of `all` that it is about.
 ///
 /// # Errors
 /// Those of the operation; a request that needs a mount is refused.
+pub async fn answer_of(all: &[Arc<Parts>], request: &Request) -> anyhow::Result<Value> {
+    if *request == Request::Tokens {
+        let mut owned = Vec::new();
+        for parts in all {
+            owned.extend(tokens(parts).await?);
+        }
+        return json(owned);
+    }
+    answer(parts::pick(all, request.subject())?, request).await
+}
+
+/// The same by one contract.
+///
+/// # Errors
+/// As [`answer_of`].
 pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     if let Some(answer) = older::answer(parts, request).await? {
         return Ok(answer);
@@ -38,17 +53,19 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     }
     match *request {
         Request::Tokens => json(tokens(parts).await?),
-        Request::Packages => json(packages(parts).await?),
+        Request::Packages { .. } => json(packages(parts).await?),
         Request::Mint {
             package,
             print: true,
+            ..
         } => json(mint_call(parts, package).await?),
         Request::Mint { package, .. } => json(mint(parts, package).await?),
         Request::Register {
-            token,
+            ref token,
             print,
             new_volume,
         } => {
+            let token = token.id;
             let info = owned(parts, token).await?;
             if !new_volume {
                 refuse_live(parts, &info).await?;
@@ -58,15 +75,18 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
                 false => json(register(parts, token).await?),
             }
         }
-        Request::Sync { token, wait } => json(sync::sync(parts, token, wait).await?),
-        Request::Advance { seconds } => json(advance(parts, Duration::from_secs(seconds)).await?),
+        Request::Sync { ref token, wait } => json(sync::sync(parts, token.id, wait).await?),
+        Request::Advance { seconds, .. } => {
+            json(advance(parts, Duration::from_secs(seconds)).await?)
+        }
         Request::Call {
             ref data,
             value_wei,
+            ..
         } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status
         | Request::Under { .. }
-        | Request::UploadPackages
+        | Request::UploadPackages { .. }
         | Request::Upgrade { .. }
         | Request::BuyUploads { .. }
         | Request::Get { .. }
@@ -122,20 +142,20 @@ async fn tokens(parts: &Parts) -> anyhow::Result<Vec<TokenStatus>> {
 pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenStatus {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let registers = token.accounting == Accounting::Absolute;
+    let called = parts.chain.called.token(token.id);
     let (state, reason) = if registers && token.name.is_none() {
-        (State::Unregistered, Some(unregistered(token.id)))
+        (State::Unregistered, Some(unregistered(&called)))
     } else if now_s > deadline_s {
-        (State::Overdue, Some(overdue(token, now_s)))
+        (State::Overdue, Some(overdue(&called, token, now_s)))
     } else if let Some(asked_s) = token.sync_asked_s {
-        (
-            State::Syncing,
-            Some(sync::waiting(token.id, asked_s, now_s)),
-        )
+        (State::Syncing, Some(sync::waiting(&called, asked_s, now_s)))
     } else {
         (State::Ok, None)
     };
     TokenStatus {
         id: token.id,
+        directory: called,
+        chain_id: parts.chain.chain_id,
         contract: format!("{:#x}", parts.chain.contract),
         dialect: parts.chain.dialect.name().to_owned(),
         path: None,
@@ -157,17 +177,17 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
     }
 }
 
-pub(super) fn unregistered(token: TokenId) -> String {
-    format!("token {token} has no name key: run `pxfs register {token}`")
+pub(super) fn unregistered(called: &str) -> String {
+    format!("token {called} has no name key: run `pxfs register {called}`")
 }
 
 /// What is to be said of a token whose deadline has passed, at chain time `now_s`.
-pub(super) fn overdue(token: &TokenInfo, now_s: u64) -> String {
+pub(super) fn overdue(called: &str, token: &TokenInfo, now_s: u64) -> String {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let since = instant(deadline_s).map_or_else(String::new, |at| format!(" since {at}"));
     let next = match token.sync_asked_s {
-        Some(asked_s) => sync::waiting(token.id, asked_s, now_s),
-        None => format!("run `pxfs sync {}`", token.id),
+        Some(asked_s) => sync::waiting(called, asked_s, now_s),
+        None => format!("run `pxfs sync {called}`"),
     };
     format!("the sync is overdue{since}: {next}; until then nothing can grow")
 }
@@ -183,9 +203,10 @@ pub(super) fn instant(unix_s: u64) -> Option<Timestamp> {
 /// Unknown package; the chain's.
 async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let price = chain.transactor.price(chain.contract, package).await?;
-    let nonce = chain.transactor.next_nonce().await?;
-    let name = name_key(parts, nonce).name();
+    let account = chain.account("mint")?;
+    let price = account.transactor.price(chain.contract, package).await?;
+    let nonce = account.transactor.next_nonce().await?;
+    let name = name_key(chain, account, nonce).name();
     let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
@@ -206,25 +227,27 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
 /// Unknown package, no money, or the chain's.
 pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
+    let account = chain.account("mint")?;
     // The nonce can be taken between the two calls, by the same wallet elsewhere.
     for attempt in 0.. {
-        let nonce = chain.transactor.next_nonce().await?;
-        let key = name_key(parts, nonce);
-        let minted = chain
+        let nonce = account.transactor.next_nonce().await?;
+        let key = name_key(chain, account, nonce);
+        let minted = account
             .transactor
             .mint(chain.contract, package, &key.name(), nonce)
             .await;
         let minted = match minted {
-            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
+            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(account, nonce).await => {
                 continue;
             }
             other => other?,
         };
         // An earlier run may have sent it, with a key of its own.
-        let key = name_key(parts, minted.nonce);
+        let key = name_key(chain, account, minted.nonce);
         first_document(parts, minted.token, &key).await;
         return Ok(MintAnswer {
             token: minted.token,
+            directory: chain.called.token(minted.token),
             contract: format!("{:#x}", chain.contract),
             transaction: minted.mined.transaction.to_string(),
             name: Some(key.name()),
@@ -239,8 +262,9 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
 /// The chain's.
 async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let nonce = chain.transactor.next_nonce().await?;
-    let name = name_key(parts, nonce).name();
+    let account = chain.account("register")?;
+    let nonce = account.transactor.next_nonce().await?;
+    let name = name_key(chain, account, nonce).name();
     let call = CallAnswer {
         chain_id: chain.chain_id,
         to: chain.contract.to_string(),
@@ -265,7 +289,7 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
             Failure,
             "register: token {} has the name key {name} of this wallet, and its volume hangs on \
              it: copy what it holds to another token, then say --new-volume to begin an empty one",
-            info.id
+            parts.chain.called.token(info.id)
         );
     }
     Ok(())
@@ -277,23 +301,25 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
 /// The chain's.
 async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
+    let account = chain.account("register")?;
     for attempt in 0.. {
-        let nonce = chain.transactor.next_nonce().await?;
-        let key = name_key(parts, nonce);
-        let sent = chain
+        let nonce = account.transactor.next_nonce().await?;
+        let key = name_key(chain, account, nonce);
+        let sent = account
             .transactor
             .register(chain.contract, token, &key.name(), nonce)
             .await;
         let registered = match sent {
-            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(parts, nonce).await => {
+            Err(ChainError::Transient(_)) if attempt < 2 && moved_on(account, nonce).await => {
                 continue;
             }
             other => other?,
         };
-        let key = name_key(parts, registered.nonce);
+        let key = name_key(chain, account, registered.nonce);
         first_document(parts, token, &key).await;
         return Ok(MintAnswer {
             token,
+            directory: chain.called.token(token),
             contract: format!("{:#x}", chain.contract),
             transaction: registered.mined.transaction.to_string(),
             name: Some(key.name()),
@@ -309,6 +335,7 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
 async fn call(parts: &Parts, data: Bytes, value_wei: U256) -> anyhow::Result<B256> {
     let chain = &parts.chain;
     let receipt = chain
+        .account("dev call")?
         .transactor
         .send(Some(chain.contract), data, value_wei, None)
         .await?;
@@ -352,9 +379,12 @@ pub async fn oracle(
     };
     let outbox = parts::outbox(&parts.config.state_dir);
     // One account has one desk.
-    let payer = match operator.wallet.address() == parts.chain.wallet.address() {
-        true => parts.chain.transactor.clone(),
-        false => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
+    let account = parts.chain.account.as_ref();
+    let payer = match account
+        .filter(|account| account.wallet.address() == operator.wallet.address())
+    {
+        Some(account) => account.transactor.clone(),
+        None => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
     };
     let operator = Operator::new(
         payer,
@@ -383,12 +413,17 @@ pub(super) fn own_node(parts: &Parts) -> Arc<dyn Documents> {
 /// The token, if it is ours.
 pub(super) async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<TokenInfo> {
     let info = parts.chain.ledger.token(token).await?;
-    if info.owner != parts.chain.wallet.address() {
+    let (owner, chain) = (info.owner, &parts.chain);
+    if owner != chain.owner {
+        let ours = match chain.account {
+            Some(_) => "this wallet",
+            None => "the address that is watched",
+        };
         fail!(
             Token,
-            "token {token} belongs to {}, not to this wallet ({})",
-            info.owner,
-            parts.chain.wallet.address()
+            "token {} belongs to {owner}, not to {ours} ({})",
+            chain.called.token(token),
+            chain.owner
         );
     }
     Ok(info)
@@ -406,10 +441,9 @@ pub(super) fn volume_key(parts: &Parts, token: &TokenInfo) -> VolumeKey {
     }
 }
 
-fn name_key(parts: &Parts, index: u64) -> NameKey {
-    let chain = &parts.chain;
+fn name_key(chain: &ChainParts, account: &Account, index: u64) -> NameKey {
     NameKey::derive(
-        chain.wallet.secret(),
+        account.wallet.secret(),
         chain.chain_id,
         &chain.contract,
         index,
@@ -422,8 +456,12 @@ fn name_key(parts: &Parts, index: u64) -> NameKey {
 /// The chain's.
 pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<NameKey>> {
     let chain = &parts.chain;
-    let nonce = chain.transactor.next_nonce().await?;
-    let secret = zeroize::Zeroizing::new(*chain.wallet.secret());
+    // Who only watches has none.
+    let Some(account) = &chain.account else {
+        return Ok(None);
+    };
+    let nonce = account.transactor.next_nonce().await?;
+    let secret = zeroize::Zeroizing::new(*account.wallet.secret());
     let (chain_id, contract) = (chain.chain_id, chain.contract);
     let name = name.to_owned();
     let found = tokio::task::spawn_blocking(move || {
@@ -433,8 +471,8 @@ pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option
 }
 
 /// Whether the account has sent something since its next nonce was `nonce`.
-async fn moved_on(parts: &Parts, nonce: u64) -> bool {
-    let next = parts.chain.transactor.next_nonce().await;
+async fn moved_on(account: &Account, nonce: u64) -> bool {
+    let next = account.transactor.next_nonce().await;
     next.is_ok_and(|next| next != nonce)
 }
 

@@ -20,9 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::parts::{self, Reached};
+use super::chains::{self, Reached};
 use super::signals::Signals;
-use super::{daemon, node};
+use super::{daemon, node, parts};
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::oracle::agree::{Board, Colleagues, Statement};
@@ -91,10 +91,8 @@ impl Oracle {
     pub async fn new(config: &Config, plan: &Plan, tell: Tell) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let wallet = parts::open_wallet(config)?;
-        let Some(contract) = &config.contract else {
-            fail!(Usage, "oracle: no token contract: give --contract 0x…");
-        };
-        let contract = parts::parse_contract(contract)?;
+        let wanted = chains::only_contract(config, "oracle")?;
+        let contract = wanted.address;
         let guard = Guard::new(Reach::Public(plan.allowed.clone()))?;
         let sources = node::documents(config, &clock, &guard).await?;
         if sources.is_empty() {
@@ -107,8 +105,7 @@ impl Oracle {
             endpoint,
             embedded,
             chain_id,
-            ..
-        } = parts::reach(config, &clock).await?;
+        } = chains::reach(config, chains::chain_of(config, wanted.chain), &clock).await?;
         if embedded.is_some() {
             fail!(
                 Usage,

@@ -1,4 +1,4 @@
-//! The concrete parts that a configuration names: chain, contract, wallet, node.
+//! The concrete parts that a configuration names: contracts on their chains, and the node.
 //!
 //! Invariant: the only place that builds them, for the daemon and for commands without one. What
 //! is refused is refused here, with what to do. Called by `operate`, `daemon`, `demo`, `cli`.
@@ -10,54 +10,21 @@ use alloy::primitives::Address;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+pub use super::chains::{Account, ChainParts, open_wallet};
 use super::counted::Counts;
-use super::node;
+use super::{chains, node};
 use crate::chain::deploy::Deployment;
-use crate::chain::dialect::Dialect;
-use crate::chain::embedded;
-use crate::chain::endpoint::Endpoint;
-use crate::chain::ledger::ContractLedger;
-use crate::chain::transact::Transactor;
-use crate::chain::wallet::Wallet;
-use crate::cli::exit::fail;
+use crate::cli::exit::{Failure, fail};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, RpcUrl};
+use crate::config::Config;
+use crate::control::Subject;
 use crate::names::NameStore;
 use crate::names::record::Network;
 use crate::publish::Other;
 use crate::rpc::Client;
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
-
-/// The chain, with the wallet that acts on it.
-pub struct ChainParts {
-    /// Where the chain is reached.
-    pub endpoint: Endpoint,
-    /// The chain inside this process, when that is the one.
-    pub embedded: Option<embedded::Handle>,
-    /// EIP-155 id.
-    pub chain_id: u64,
-    /// The token contract.
-    pub contract: Address,
-    /// The account.
-    pub wallet: Arc<Wallet>,
-    /// What it owns.
-    pub ledger: ContractLedger,
-    /// What the contract speaks.
-    pub dialect: Dialect,
-    /// What it sends.
-    pub transactor: Transactor,
-    /// The oracle's operator, where this process is one.
-    pub operator: Option<Operator>,
-}
-
-/// The oracle operator of the embedded chain.
-pub struct Operator {
-    /// Its account.
-    pub wallet: Wallet,
-    /// Nothing that concerns it is older than this block.
-    pub from_block: u64,
-}
+use crate::types::{TokenId, TokenRef};
 
 /// The storage node.
 #[derive(Clone)]
@@ -84,33 +51,107 @@ pub struct NodeParts {
     pub client: Option<Client>,
 }
 
-/// Everything.
+/// Everything that the tokens of one contract stand on.
 pub struct Parts {
     /// What was configured.
     pub config: Config,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The chain.
+    /// The contract, on its chain.
     pub chain: ChainParts,
     /// The node.
     pub node: NodeParts,
 }
 
 impl Parts {
-    /// Builds what `config` names.
+    /// Builds what `config` names, of its only contract.
     ///
     /// # Errors
     /// One line each, with its exit code.
     pub async fn build(config: &Config) -> anyhow::Result<Self> {
+        let mut all = Self::each(config).await?;
+        match (all.pop(), all.is_empty()) {
+            (Some(only), true) => Ok(only),
+            _ => fail!(Usage, "several contracts are configured, and one is wanted"),
+        }
+    }
+
+    /// Builds what `config` names, once for each contract, in their order: at least one. The node and what
+    /// belongs to one chain are the same for all.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn all(config: &Config) -> anyhow::Result<Vec<Arc<Self>>> {
+        let all = Self::each(config).await?;
+        Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    async fn each(config: &Config) -> anyhow::Result<Vec<Self>> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = node::open(config, &clock).await?;
-        let chain = chain(config, &clock).await?;
-        Ok(Self {
+        let contracts = chains::contracts(config, &clock).await?;
+        let with = |chain| Self {
             config: config.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             chain,
-            node,
-        })
+            node: node.clone(),
+        };
+        Ok(contracts.into_iter().map(with).collect())
+    }
+
+    /// Whether `id` is to be mounted.
+    #[must_use]
+    pub fn wants(&self, id: TokenId) -> bool {
+        let wanted = &self.config.tokens;
+        let is_it = |token: &TokenRef| token.id == id && self.chain.called.is(token);
+        wanted.is_empty() || wanted.iter().any(is_it)
+    }
+}
+
+/// Those of `all` that `subject` is about: the first where it is about none.
+///
+/// # Errors
+/// There are several, and none of them is named.
+pub fn pick<'a>(all: &'a [Arc<Parts>], subject: Subject<'_>) -> Result<&'a Arc<Parts>, Failure> {
+    let found = all.iter().find(|parts| {
+        let called = &parts.chain.called;
+        match subject {
+            Subject::Token(token) => called.is(token),
+            Subject::Contract(name) => called.is_named(name),
+            Subject::Nothing => true,
+        }
+    });
+    found.ok_or_else(|| none_of(all, subject))
+}
+
+/// What is said where `subject` is about none of `all`.
+pub(super) fn none_of(all: &[Arc<Parts>], subject: Subject<'_>) -> Failure {
+    let what = match subject {
+        Subject::Token(token) => format!("token {token}"),
+        Subject::Contract(Some(name)) => format!("--on {name}"),
+        Subject::Contract(None) | Subject::Nothing => "--on NAME".to_owned(),
+    };
+    let names = all
+        .iter()
+        .filter_map(|parts| parts.chain.called.name.as_deref());
+    chains::unknown(&what, &names.collect::<Vec<_>>())
+}
+
+/// Ends the chains inside this process that `all` stand on.
+pub async fn close_chains(all: &[Arc<Parts>]) {
+    let mut closed = Vec::new();
+    for parts in all {
+        let Some(chain) = parts.chain.embedded.clone() else {
+            continue;
+        };
+        if closed.contains(&parts.chain.chain_id) {
+            continue;
+        }
+        closed.push(parts.chain.chain_id);
+        let ended = tokio::task::spawn_blocking(move || chain.close()).await;
+        if ended.is_err() {
+            tracing::error!("the embedded chain did not end in order");
+        }
     }
 }
 
@@ -181,153 +222,9 @@ pub fn operator_file(chain: &Path) -> PathBuf {
     chain.join("operator")
 }
 
-/// A chain that is reached, and is the one that was asked for.
-pub struct Reached {
-    /// Where.
-    pub endpoint: Endpoint,
-    /// The chain inside this process, when that is the one.
-    pub embedded: Option<embedded::Handle>,
-    /// EIP-155 id.
-    pub chain_id: u64,
-    /// What an embedded chain has.
-    pub contracts: Option<Contracts>,
-}
-
-/// Reaches the chain that `config` names.
-///
-/// # Errors
-/// There is none, it does not answer, or has another id.
-pub async fn reach(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<Reached> {
-    let (endpoint, embedded, contracts) = match config.rpc.first() {
-        None => fail!(
-            Usage,
-            "no chain: give --rpc-url, or try `pxfs demo MOUNTPOINT`"
-        ),
-        Some(RpcUrl::Embedded(folder)) => {
-            let handle = open_embedded(folder, clock).await?;
-            let contracts = Contracts::read(folder)?;
-            (Endpoint::embedded(&handle), Some(handle), contracts)
-        }
-        Some(RpcUrl::Http(_)) => {
-            let urls = config.rpc.iter().filter_map(|url| match url {
-                RpcUrl::Http(url) => Some(url.as_str()),
-                RpcUrl::Embedded(_) => None,
-            });
-            let urls: Vec<&str> = urls.collect();
-            (Endpoint::over_http(&urls, config.chain_id)?, None, None)
-        }
-    };
-    let chain_id = endpoint.chain_id().await?;
-    if let Some(wanted) = config.chain_id
-        && wanted != chain_id
-    {
-        fail!(
-            Chain,
-            "chain {} has id {chain_id}, and --chain-id asks for {wanted}: give another --rpc-url",
-            endpoint.label()
-        );
-    }
-    Ok(Reached {
-        endpoint,
-        embedded,
-        chain_id,
-        contracts,
-    })
-}
-
-async fn chain(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<ChainParts> {
-    let wallet = open_wallet(config)?;
-    let Reached {
-        endpoint,
-        embedded,
-        chain_id,
-        contracts,
-    } = reach(config, clock).await?;
-    let contract = match (&config.contract, &contracts) {
-        (Some(text), _) => parse_contract(text)?,
-        (None, Some(contracts)) => contracts.contract,
-        (None, None) => fail!(Usage, "no token contract: give --contract 0x…"),
-    };
-    let operator = match (config.embedded_chain(), contracts) {
-        (Some(folder), Some(contracts)) => Some(Operator {
-            wallet: Wallet::open(&operator_file(folder), None)?,
-            from_block: contracts.block,
-        }),
-        _ => None,
-    };
-    let ledger = ContractLedger::new(endpoint.clone(), contract, wallet.address())
-        .remember(chain_id, &config.state_dir.join("owned"));
-    Ok(ChainParts {
-        dialect: ledger.dialect().await?,
-        ledger,
-        transactor: Transactor::new(endpoint.clone(), &wallet)
-            .kept_in(&outbox(&config.state_dir))
-            .with_gas_cost_max(config.max_fee),
-        endpoint,
-        embedded,
-        chain_id,
-        contract,
-        wallet: Arc::new(wallet),
-        operator,
-    })
-}
-
-/// The wallet that `config` names, opened by the password file where one is given.
-///
-/// # Errors
-/// As [`Wallet::open`]; the password file cannot be read.
-pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
-    let password = match &config.wallet_password_file {
-        None => None,
-        Some(file) => match std::fs::read_to_string(file) {
-            Ok(text) => Some(zeroize::Zeroizing::new(
-                text.trim_end_matches(['\n', '\r']).to_owned(),
-            )),
-            Err(fault) => fail!(Usage, "wallet password file {}: {fault}", file.display()),
-        },
-    };
-    let password = password.as_deref().map(String::as_str);
-    Ok(Wallet::open(&config.wallet, password)?)
-}
-
-/// Opens the chain in `folder`.
-///
-/// # Errors
-/// There is none, it is damaged, or another process has it.
-pub async fn open_embedded(
-    folder: &Path,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<embedded::Handle> {
-    let folder = folder.to_owned();
-    let clock = Arc::clone(clock);
-    Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
-}
-
-/// `[NAME=]ADDRESS`; the name matters with several contracts only, and there is one.
-///
-/// # Errors
-/// It is no address.
-pub fn parse_contract(text: &str) -> anyhow::Result<Address> {
-    let address = text.split_once('=').map_or(text, |(_, address)| address);
-    match address.parse() {
-        Ok(address) => Ok(address),
-        Err(_) => fail!(Usage, "--contract {text}: give 0x and 40 hex digits"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_contract_is_an_address_with_or_without_a_name() {
-        let plain = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
-        assert_eq!(
-            parse_contract(plain).unwrap(),
-            parse_contract(&format!("main={plain}")).unwrap()
-        );
-        assert!(parse_contract("0x12").is_err());
-    }
 
     /// Whoever changes this file's form leaves the chains of earlier versions without contracts.
     #[test]

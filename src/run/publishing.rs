@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ground::Ground;
@@ -15,8 +16,8 @@ use crate::chain::TokenInfo;
 use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::publish::{
-    Bootstrap, Context, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap, follow,
-    is_idle, recent, standing,
+    Bootstrap, Context, Key, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap,
+    follow, is_idle, recent, standing, watch,
 };
 use crate::status::State;
 
@@ -29,6 +30,13 @@ const RENEW_PAUSE: Duration = Duration::from_secs(5);
 /// Time between two looks of a flush whether the newest root is known.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long taking over what its owner published may take, for who only reads.
+const WATCH_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is said of a name that leads to another tree than the one that was seen at its place.
+const PARTED: &str = "what is published does not contain what was seen before: that is shown until its owner goes on";
+/// Why what an earlier mount has written is not published.
+const WATCHED: &str = "only the address is known here: mount with --wallet to publish it";
 /// What is to be done when another machine has gone on.
 const BEHIND: &str = "another machine has gone on from here: unmount, and mount again";
 
@@ -59,6 +67,8 @@ enum Stage {
     Behind,
     /// Another machine wrote a moment ago: why not by us, not yet.
     Barred(String),
+    /// It is read alone, and what its owner publishes is followed; why the last look failed.
+    Watching(Option<String>),
     /// The mount is ending.
     Ended,
 }
@@ -66,22 +76,24 @@ enum Stage {
 impl Publishing {
     pub(super) fn new(ground: &Ground, volume: &Arc<Volume>, right: &Right) -> Self {
         let parts = &ground.parts;
-        let context = match right {
+        let key = match right {
             Right::None(..) => None,
-            Right::Ours(key) => Some(Context {
-                volume: Arc::clone(volume),
-                node: Node {
-                    label: parts.node.label.clone(),
-                    store: Arc::clone(&parts.node.store),
-                    names: Arc::clone(&parts.node.names),
-                    fetcher: Arc::clone(&ground.fetcher),
-                    network: parts.node.network,
-                    others: parts.node.others.clone(),
-                },
-                key: key.clone(),
-                clock: Arc::clone(&parts.clock),
-            }),
+            Right::Ours(key) => Some(Key::Ours(key.clone())),
+            Right::Watched(name, _) => Some(Key::Theirs(name.clone())),
         };
+        let context = key.map(|key| Context {
+            volume: Arc::clone(volume),
+            node: Node {
+                label: parts.node.label.clone(),
+                store: Arc::clone(&parts.node.store),
+                names: Arc::clone(&parts.node.names),
+                fetcher: Arc::clone(&ground.fetcher),
+                network: parts.node.network,
+                others: parts.node.others.clone(),
+            },
+            key,
+            clock: Arc::clone(&parts.clock),
+        });
         Self {
             stage: Mutex::new(match context {
                 Some(_) => Stage::Waiting(None),
@@ -113,7 +125,11 @@ impl Publishing {
             true => KNOWN_PATIENCE,
             false => PATIENCE,
         };
-        if timeout(patience, self.go_on(token)).await.is_err() {
+        let look = async {
+            let _one = self.look.lock().await;
+            self.find(context, token).await;
+        };
+        if timeout(patience, look).await.is_err() {
             tracing::debug!(token = %token.id, "the newest root is not known yet");
         }
         match (&*lock(&self.stage), used) {
@@ -128,15 +144,26 @@ impl Publishing {
     }
 
     /// Starts publishing as soon as the newest root is known, and the moment after another machine's
-    /// commit has passed. One look at a time; another one meanwhile returns at once.
-    pub(super) async fn go_on(&self, token: &TokenInfo) {
+    /// commit has passed; follows what is only read, when it has one of `turns`. One look at a time; another
+    /// one meanwhile returns at once.
+    pub(super) async fn go_on(&self, token: &TokenInfo, turns: &Semaphore) {
         let Some(context) = &self.context else { return };
         let Ok(_one) = self.look.try_lock() else {
             return;
         };
-        if !self.is_waiting() {
-            return;
+        match (self.is_waiting(), self.watches()) {
+            (false, _) => {}
+            (true, true) => {
+                // There may be hundreds, and all are looked at again and again. It is never closed.
+                let _turn = turns.acquire().await;
+                self.watch(context, token).await;
+            }
+            (true, false) => self.find(context, token).await,
         }
+    }
+
+    /// Finds the newest root, and begins what can be begun then.
+    async fn find(&self, context: &Context, token: &TokenInfo) {
         let was_barred = matches!(*lock(&self.stage), Stage::Barred(_));
         let look = async {
             // What the other machine has written since is nothing to be mounted again for.
@@ -147,12 +174,17 @@ impl Publishing {
         };
         let found = timeout(PATIENCE, look).await;
         let stage = match found {
+            Ok(Ok(Bootstrap::Behind)) => Stage::Behind,
+            Ok(Ok(_)) if self.watches() => Stage::Watching(None),
+            // What was seen first stays, until its owner goes on.
+            Ok(Err(PublishError::Conflict(_))) if self.watches() => {
+                Stage::Watching(Some(PARTED.to_owned()))
+            }
             Ok(Ok(Bootstrap::Current | Bootstrap::New | Bootstrap::Adopted(_))) => {
                 let context = context.clone();
                 let publisher = Publisher::spawn(context, self.timing, &self.runtime);
                 Stage::On(Arc::new(publisher))
             }
-            Ok(Ok(Bootstrap::Behind)) => Stage::Behind,
             Ok(Ok(Bootstrap::ReadOnly(reason))) => Stage::Barred(reason),
             Ok(Err(PublishError::Conflict(why))) => Stage::Conflict(why),
             Ok(Err(error)) => Stage::Waiting(Some(error.to_string())),
@@ -166,6 +198,32 @@ impl Publishing {
         if matches!(*now, Stage::Waiting(_) | Stage::Barred(_)) {
             *now = stage;
         }
+    }
+
+    /// Whether it is another's name, which is read alone.
+    fn watches(&self) -> bool {
+        let context = self.context.as_ref();
+        context.is_some_and(|context| matches!(context.key, Key::Theirs(_)))
+    }
+
+    /// Takes over what was published since, if anything was. It may take its time: what was begun is
+    /// to be ended.
+    async fn watch(&self, context: &Context, token: &TokenInfo) {
+        let error = match timeout(WATCH_PATIENCE, watch(context, token)).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the storage node does not answer".to_owned()),
+        };
+        let mut now = lock(&self.stage);
+        let (Stage::Watching(known) | Stage::Waiting(known)) = &*now else {
+            return;
+        };
+        if let Some(error) = &error
+            && known.as_ref() != Some(error)
+        {
+            tracing::warn!(token = %token.id, "whether it was published anew is not known: {error}");
+        }
+        *now = Stage::Watching(error);
     }
 
     /// A block is missing: whether another machine has gone on, and its tree has just taken this
@@ -195,10 +253,10 @@ impl Publishing {
         }
     }
 
-    /// Whether the newest root is still to be found, or to be looked at again.
+    /// Whether the newest root is still to be found, or to be looked at again: for who only reads, always.
     pub(super) fn is_waiting(&self) -> bool {
         match &*lock(&self.stage) {
-            Stage::Waiting(_) => true,
+            Stage::Waiting(_) | Stage::Watching(_) => true,
             Stage::Barred(_) => self.recent().is_none(),
             _ => false,
         }
@@ -206,7 +264,7 @@ impl Publishing {
 
     /// Why nothing may be written yet, by what the state folder knows.
     fn recent(&self) -> Option<String> {
-        if self.take_over {
+        if self.take_over || self.watches() {
             return None;
         }
         let context = self.context.as_ref()?;
@@ -256,7 +314,7 @@ impl Publishing {
     pub(super) fn error(&self) -> Option<String> {
         match &*lock(&self.stage) {
             Stage::Never | Stage::Ended => None,
-            Stage::Waiting(why) => why.clone(),
+            Stage::Waiting(why) | Stage::Watching(why) => why.clone(),
             Stage::Behind => Some(BEHIND.to_owned()),
             Stage::Conflict(why) | Stage::Barred(why) => Some(why.clone()),
             Stage::On(publisher) => publisher.status().last_error.map(|error| error.to_string()),
@@ -311,8 +369,10 @@ impl Publishing {
             }
             let publisher = match &*lock(&self.stage) {
                 Stage::On(publisher) => Some(Arc::clone(publisher)),
+                Stage::Waiting(_) if self.watches() => return Err(WATCHED.to_owned()),
                 Stage::Waiting(_) => None,
                 Stage::Never => return Err("its name is not ours".to_owned()),
+                Stage::Watching(_) => return Err(WATCHED.to_owned()),
                 Stage::Ended => return Err("the mount is ending".to_owned()),
                 Stage::Behind => return Err(BEHIND.to_owned()),
                 Stage::Conflict(why) | Stage::Barred(why) => return Err(why.clone()),

@@ -1,16 +1,17 @@
 //! Syncs tokens by itself, a while before their deadlines: `--auto-sync`.
 //!
-//! Invariant: one token at a time, none again before it could have had an effect, and ever more seldom
-//! while what was paid for brings no sync; with `--max-fee`, which counts fee and gas here, what is spent
-//! is bounded. Tokens that are due together are spread over half of the time that is left, and of those
-//! the one that was tried longest ago comes first. Asks the chain nothing until one is due. Started by
-//! `daemon`.
+//! Invariant: one token of a chain at a time, none again before it could have had an effect, and ever more
+//! seldom while what was paid for brings no sync; with `--max-fee`, which counts fee and gas here, what is
+//! spent is bounded. Tokens of a contract that are due together are spread over half of the time that is left,
+//! and of those the one that was tried longest ago comes first. Asks the chain nothing until one is due.
+//! Started by `daemon`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 
 use super::live::Live;
 use super::parts::Parts;
@@ -88,11 +89,22 @@ impl Tries {
     }
 }
 
-/// Looks again and again; never returns.
-pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>, before: Duration) {
+/// Looks again and again, when it is this contract's `turn` of those of the chain; returns where nothing can
+/// be signed.
+pub(super) async fn run(
+    parts: Arc<Parts>,
+    tokens: Arc<Tokens>,
+    before: Duration,
+    turn: Arc<Mutex<()>>,
+) {
     let mut tries = Tries::default();
+    let Some(account) = &parts.chain.account else {
+        return;
+    };
     loop {
         tokio::time::sleep(PAUSE).await;
+        // Whether a try was paid for is seen by the nonce, which all contracts of the chain take from.
+        let ours = turn.lock().await;
         let now = parts.clock.boottime();
         let due = tokens.all().into_iter().filter_map(|live| {
             let token = due(&live, &parts, before, |token, now_s| {
@@ -104,11 +116,12 @@ pub(super) async fn run(parts: Arc<Parts>, tokens: Arc<Tokens>, before: Duration
             continue;
         };
         let token = key.token.token;
-        let nonce = parts.chain.transactor.next_nonce().await.ok();
+        let nonce = account.transactor.next_nonce().await.ok();
         let sent = sync::of_mount(&parts, &tokens, token, sync::By::Itself, false).await;
         // What failed may have been sent all the same.
-        let next = parts.chain.transactor.next_nonce().await.ok();
+        let next = account.transactor.next_nonce().await.ok();
         let paid = sent.is_ok() || nonce.is_none() || nonce != next;
+        drop(ours);
         tries.note(key, &info, parts.clock.boottime(), paid);
         match sent {
             Ok(_) => {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::holdings::Holdings;
 use super::parts::Parts;
-use super::tokens::Tokens;
 use crate::cli::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
@@ -26,8 +26,9 @@ const SILENT: Duration = Duration::from_secs(5);
 
 /// A mount that runs.
 pub(super) struct Session {
+    /// Of the first contract: what all have in common is in there.
     pub(super) parts: Arc<Parts>,
-    pub(super) tokens: Arc<Tokens>,
+    pub(super) tokens: Arc<Holdings>,
     pub(super) mounted: Arc<Mounted>,
     pub(super) mountpoint: PathBuf,
     /// How long publishing may go without progress before leaving gives up.
@@ -45,7 +46,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         parts: Arc<Parts>,
-        tokens: Arc<Tokens>,
+        tokens: Arc<Holdings>,
         mounted: Mounted,
         mountpoint: PathBuf,
         read_only: bool,
@@ -126,10 +127,12 @@ impl Session {
                 local.last_error = self.node_fault(SILENT);
             }
         }
+        let chains = self.tokens.chains();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.saturating_sub(self.born).as_secs(),
-            chain: self.tokens.chain_status(),
+            chain: chains.first().cloned().unwrap_or_default(),
+            chains,
             node: NodeStatus {
                 kind: self.parts.node.kind.to_owned(),
                 url: self.parts.node.label.clone(),

@@ -60,7 +60,15 @@ pub(super) async fn of_mount(
     by: By,
     wait: bool,
 ) -> anyhow::Result<Value> {
+    // That it cannot be asked for says nothing of the token.
+    parts.chain.account("sync")?;
+    let parts = &match by {
+        By::User => Arc::clone(parts),
+        // On contracts that charge each commit too.
+        By::Itself => Arc::new(parts.unasked()),
+    };
     let Some(live) = tokens.get(token) else {
+        let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     };
     let done = of_live(parts, &live, by, wait).await;
@@ -77,6 +85,7 @@ async fn of_live(
 ) -> anyhow::Result<Value> {
     let token = live.key.token.token;
     if parts.chain.dialect.accounting() == Accounting::Additive {
+        let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     }
     let asked = ask(parts, token, live.published_sequence(), by).await?;
@@ -116,13 +125,18 @@ async fn ask(
 ) -> anyhow::Result<Asked> {
     let chain = &parts.chain;
     let info = operate::owned(parts, token).await?;
+    let sender = &chain.account("sync")?.transactor;
     let Some(name) = &info.name else {
-        fail!(Token, "{}", operate::unregistered(token));
+        fail!(
+            Token,
+            "{}",
+            operate::unregistered(&chain.called.token(token))
+        );
     };
     if let Some(asked_s) = info.sync_asked_s {
         let now_s = chain.ledger.snapshot().await?.timestamp_s;
         let open = match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
-            true => chain.transactor.open_sync(chain.contract, token).await?,
+            true => sender.open_sync(chain.contract, token).await?,
             false => None,
         };
         if let Some(request) = open {
@@ -135,10 +149,6 @@ async fn ask(
         first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }
     foresee(parts, &info, name, published, by).await?;
-    let sender = match by {
-        By::User => chain.transactor.clone(),
-        By::Itself => chain.transactor.unasked(),
-    };
     let request = sender.sync(chain.contract, token).await?;
     Ok(Asked::new(request))
 }
@@ -166,6 +176,7 @@ async fn land(parts: &Parts, asked: Asked) -> anyhow::Result<SyncAnswer> {
         None => LIMIT,
     };
     let landed = chain
+        .account("sync")?
         .transactor
         .wait_synced(chain.contract, &asked.request, limit)
         .await?;
@@ -212,7 +223,7 @@ async fn foresee(
             Exit::Oracle,
             format!(
                 "token {} is not synced, and nothing was spent: {why}",
-                info.id
+                parts.chain.called.token(info.id)
             ),
         )
         .into()),
@@ -270,12 +281,12 @@ fn unfit(
 }
 
 /// What is to be said of a request that is open since `asked_s`, at chain time `now_s`.
-pub(super) fn waiting(token: TokenId, asked_s: u64, now_s: u64) -> String {
+pub(super) fn waiting(called: &str, asked_s: u64, now_s: u64) -> String {
     let at = operate::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
     match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
         true => format!("the oracle has not answered the sync request{at} yet"),
         false => format!(
-            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {token}` again"
+            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {called}` again"
         ),
     }
 }
@@ -356,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_answers_is_told_as_that() {
-        let token = TokenId::from(7);
+        let token = "7";
         assert!(waiting(token, 1000, 1299).contains("yet"));
         let late = waiting(token, 1000, 1300);
         assert!(

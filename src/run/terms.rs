@@ -1,22 +1,71 @@
 //! Holds a request to what it was asked for: chain, contract, account, price, cap.
 //!
-//! Invariant: what names another chain, contract or account than the parts have is refused before anything
-//! is read for it. Called by `desk`, and by commands that have no daemon.
+//! Invariant: what names another chain, contract or account than the contract has that it is for is refused
+//! before anything is read for it. Called by `desk`, and by commands that have no daemon.
 
-use super::parts::{ChainParts, Parts};
+use std::slice;
+use std::sync::Arc;
+
+use super::chains::{self, Account, ChainParts};
+use super::parts::{self, Parts};
 use crate::cli::exit::fail;
-use crate::control::Terms;
+use crate::config::ContractAt;
+use crate::control::{AskedUrl, Subject, Terms};
+
+/// What to do where a command and the drive do not agree.
+const FIX: &str = "leave it out, or name another state folder by --state-dir";
+
+/// All of a mount for a request that is about `subject`, under `terms`: as [`Parts::under`].
+///
+/// # Errors
+/// What it is about is of another chain, contract or account; it is about none of them.
+pub(super) fn hold(
+    all: &[Arc<Parts>],
+    terms: &Terms,
+    subject: Subject<'_>,
+) -> anyhow::Result<Vec<Arc<Parts>>> {
+    let about = match subject {
+        Subject::Nothing => all,
+        subject => slice::from_ref(parts::pick(all, subject)?),
+    };
+    check_chain(all, about, terms)?;
+    check_contracts(all, about, terms, subject)?;
+    check_account(about, terms)?;
+    let held = all.iter().map(|parts| Arc::new(parts.under(terms)));
+    Ok(held.collect())
+}
 
 impl Parts {
-    /// These parts for a request under `terms`: its cap and its price are kept to. They run no oracle.
-    ///
-    /// # Errors
-    /// They are of another chain, contract or account.
-    pub fn under(&self, terms: &Terms) -> anyhow::Result<Self> {
-        self.check(terms)?;
-        let chain = &self.chain;
+    /// These parts for a request under `terms`: its cap and its price are kept to, and who named an address
+    /// in place of a wallet has nothing signed. They run no oracle.
+    #[must_use]
+    pub fn under(&self, terms: &Terms) -> Self {
         let max_fee = terms.max_fee.or(self.config.max_fee);
-        Ok(Self {
+        let account = self.chain.account.as_ref().filter(|_| !terms.watches);
+        self.with(account.map(|account| {
+            Account {
+                wallet: Arc::clone(&account.wallet),
+                transactor: (account.transactor.clone())
+                    .with_gas_cost_max(max_fee)
+                    .with_price(terms.price),
+            }
+        }))
+    }
+
+    /// These parts for what nobody asks for each time: as [`Transactor::unasked`]. They run no oracle.
+    ///
+    /// [`Transactor::unasked`]: crate::chain::transact::Transactor::unasked
+    pub(super) fn unasked(&self) -> Self {
+        let account = self.chain.account.as_ref();
+        self.with(account.map(|account| Account {
+            wallet: Arc::clone(&account.wallet),
+            transactor: account.transactor.unasked(),
+        }))
+    }
+
+    fn with(&self, account: Option<Account>) -> Self {
+        let chain = &self.chain;
+        Self {
             config: self.config.clone(),
             clock: self.clock.clone(),
             node: self.node.clone(),
@@ -25,54 +74,142 @@ impl Parts {
                 embedded: chain.embedded.clone(),
                 chain_id: chain.chain_id,
                 contract: chain.contract,
-                wallet: chain.wallet.clone(),
+                called: chain.called.clone(),
+                owner: chain.owner,
                 ledger: chain.ledger.clone(),
                 dialect: chain.dialect,
-                transactor: (chain.transactor.clone())
-                    .with_gas_cost_max(max_fee)
-                    .with_price(terms.price),
+                account,
                 operator: None,
             },
-        })
+        }
     }
 
-    fn check(&self, terms: &Terms) -> anyhow::Result<()> {
+    /// Whether the contract is the one that was `asked` for.
+    fn is_contract(&self, asked: &ContractAt) -> bool {
         let chain = &self.chain;
-        let drive = format!(
-            "what the state folder {} is used with",
-            self.config.state_dir.display()
-        );
-        let fix = "leave it out, or name another state folder by --state-dir";
-        if let Some(asked) = terms.chain_id.filter(|asked| *asked != chain.chain_id) {
-            let has = chain.chain_id;
-            fail!(
-                Chain,
-                "--chain-id asks for {asked}, and {drive} is chain {has}: {fix}"
-            );
-        }
-        let known: Vec<_> = self.config.rpc.iter().map(Terms::digest).collect();
-        if terms.rpc.iter().any(|asked| !known.contains(asked)) {
-            let has = chain.endpoint.label();
-            fail!(
-                Chain,
-                "--rpc-url names another chain endpoint than {drive} ({has}): {fix}"
-            );
-        }
-        let mut others = terms.contracts.iter();
-        if let Some(asked) = others.find(|asked| **asked != chain.contract) {
-            let has = chain.contract;
-            fail!(
-                Usage,
-                "--contract asks for {asked}, and {drive} is contract {has}: {fix}"
-            );
-        }
-        let has = chain.wallet.address();
-        if let Some(asked) = terms.account.filter(|asked| *asked != has) {
-            fail!(
-                Usage,
-                "--wallet is account {asked}, and {drive} is account {has}: {fix}"
-            );
-        }
-        Ok(())
+        asked.address == chain.contract && asked.chain.is_none_or(|id| id == chain.chain_id)
     }
+
+    /// Whether the contract's chain is reached by the endpoint that was `asked` for.
+    fn is_reached_by(&self, asked: &AskedUrl) -> bool {
+        let chain = &self.chain;
+        let wanted = self.config.contracts.get(chain.called.place);
+        let named = chains::chain_of(&self.config, wanted.and_then(|wanted| wanted.chain));
+        let mut urls = chains::urls_of(&self.config, named).into_iter();
+        asked.chain.is_none_or(|id| id == chain.chain_id)
+            && urls.any(|url| Terms::digest(url) == asked.digest)
+    }
+}
+
+/// What the commands of this state folder work with, as words.
+fn drive(all: &[Arc<Parts>]) -> String {
+    let folder = all.first().map(|parts| parts.config.state_dir.display());
+    let folder = folder.map_or_else(String::new, |folder| format!(" {folder}"));
+    format!("what the state folder{folder} is used with")
+}
+
+/// What `words` tells of `all`, each once.
+fn list(all: &[Arc<Parts>], words: impl Fn(&ChainParts) -> String) -> String {
+    let mut told: Vec<String> = all.iter().map(|parts| words(&parts.chain)).collect();
+    told.dedup();
+    told.join(", ")
+}
+
+fn check_chain(all: &[Arc<Parts>], about: &[Arc<Parts>], terms: &Terms) -> anyhow::Result<()> {
+    if let Some(asked) = terms.chain_id
+        && !about.iter().any(|parts| parts.chain.chain_id == asked)
+    {
+        let has = list(about, |chain| chain.chain_id.to_string());
+        fail!(
+            Chain,
+            "--chain-id asks for {asked}, and {} is chain {has}: {FIX}",
+            drive(all)
+        );
+    }
+    // Also those of a chain that no contract is on: the same variables serve the mount and the command.
+    let named = all.first().map(|parts| parts.config.rpc.as_slice());
+    let named: Vec<AskedUrl> = (named.unwrap_or_default().iter().map(Into::into)).collect();
+    let is_known = |asked: &AskedUrl| {
+        named.contains(asked) || all.iter().any(|parts| parts.is_reached_by(asked))
+    };
+    let numbered = terms.rpc.iter().any(|asked| asked.chain.is_some());
+    // Where none says what it is of, all are of the chain that is meant.
+    let is_meant = |parts: &Arc<Parts>| {
+        let mut asked = terms.rpc.iter();
+        match numbered {
+            true => asked.any(|asked| parts.is_reached_by(asked)),
+            false => asked.all(|asked| parts.is_reached_by(asked)),
+        }
+    };
+    let agreed = terms.rpc.iter().all(is_known) && about.iter().any(is_meant);
+    if !agreed && !terms.rpc.is_empty() {
+        let has = list(about, |chain| chain.endpoint.label().to_string());
+        fail!(
+            Chain,
+            "--rpc-url names another chain endpoint than {} ({has}): {FIX}",
+            drive(all)
+        );
+    }
+    Ok(())
+}
+
+fn check_contracts(
+    all: &[Arc<Parts>],
+    about: &[Arc<Parts>],
+    terms: &Terms,
+    subject: Subject<'_>,
+) -> anyhow::Result<()> {
+    let is_one_of =
+        |all: &[Arc<Parts>], asked: &ContractAt| all.iter().any(|parts| parts.is_contract(asked));
+    let mut asked = terms.contracts.iter();
+    if let Some(asked) = asked.find(|asked| !is_one_of(all, asked)) {
+        let has = list(all, |chain| chain.contract.to_string());
+        fail!(
+            Usage,
+            "--contract asks for {asked}, and {} is contract {has}: {FIX}",
+            drive(all)
+        );
+    }
+    let name = match subject {
+        Subject::Token(token) => token.contract.as_deref(),
+        Subject::Contract(name) => name,
+        Subject::Nothing => return Ok(()),
+    };
+    // By the name that the command has for it, if it has one.
+    let is_called = |asked: &&ContractAt| name.is_some() && asked.name.as_deref() == name;
+    let called: Vec<&ContractAt> = terms.contracts.iter().filter(is_called).collect();
+    let meant = match called.is_empty() {
+        true => terms.contracts.iter().collect(),
+        false => called,
+    };
+    if let Some(asked) = meant.first()
+        && !meant.iter().any(|asked| is_one_of(about, asked))
+    {
+        let has = list(about, |chain| chain.contract.to_string());
+        fail!(
+            Usage,
+            "--contract asks for {asked}, and by {} this is for contract {has}: {FIX}",
+            drive(all)
+        );
+    }
+    Ok(())
+}
+
+fn check_account(about: &[Arc<Parts>], terms: &Terms) -> anyhow::Result<()> {
+    let Some(asked) = terms.account else {
+        return Ok(());
+    };
+    let mut owners = about.iter().map(|parts| parts.chain.owner);
+    if let Some(has) = owners.find(|has| *has != asked) {
+        let flag = match terms.watches {
+            true => "--address",
+            false => "--wallet",
+        };
+        fail!(
+            Usage,
+            "{flag} is account {asked}, and {} is account {has}: {FIX}",
+            drive(about)
+        );
+    }
+    Ok(())
 }

@@ -89,7 +89,7 @@ impl World {
             .unwrap();
         let layer = Layer {
             state_dir: Some(state_dir.path().to_owned()),
-            rpc_url: vec![layout.rpc_url()],
+            rpc_url: vec![layout.rpc_url().into()],
             node: vec![layout.node_url()],
             volume: Some(VolumeKind::Plain),
             ..Layer::default()
@@ -118,9 +118,14 @@ impl World {
         &self.parts.chain
     }
 
+    /// What the wallet sends.
+    fn sender(&self) -> &Transactor {
+        &self.chain().account.as_ref().unwrap().transactor
+    }
+
     async fn mint_bare(&self) -> TokenId {
         let chain = self.chain();
-        let minted = chain.transactor.mint_bare(chain.contract, 0).await;
+        let minted = self.sender().mint_bare(chain.contract, 0).await;
         minted.unwrap().token
     }
 
@@ -151,7 +156,7 @@ impl World {
     async fn give_away(&self, token: TokenId) {
         let chain = self.chain();
         let other = Address::repeat_byte(0x77);
-        let sent = chain.transactor.transfer(chain.contract, token, other);
+        let sent = self.sender().transfer(chain.contract, token, other);
         sent.await.unwrap();
     }
 
@@ -186,7 +191,7 @@ async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
     assert!(volume.with_quota(|quota| quota.check_change()).is_err());
 
     let request = Request::Register {
-        token,
+        token: token.into(),
         print: false,
         new_volume: false,
     };
@@ -206,9 +211,7 @@ async fn a_token_given_away_turns_read_only_and_says_to_whom() {
     assert_eq!(world.look(minted.token).await.state, State::Ok);
     let other = Address::repeat_byte(0x77);
     let chain = world.chain();
-    let sent = chain
-        .transactor
-        .transfer(chain.contract, minted.token, other);
+    let sent = world.sender().transfer(chain.contract, minted.token, other);
     sent.await.unwrap();
     let status = world.look(minted.token).await;
     assert_eq!(status.state, State::ReadOnly);
@@ -223,8 +226,8 @@ async fn a_key_made_elsewhere_is_not_written_under() {
     let world = World::new().await;
     let chain = world.chain();
     let foreign = NameKey::random().unwrap().name();
-    let nonce = chain.transactor.next_nonce().await.unwrap();
-    let minted = chain.transactor.mint(chain.contract, 0, &foreign, nonce);
+    let nonce = world.sender().next_nonce().await.unwrap();
+    let minted = world.sender().mint(chain.contract, 0, &foreign, nonce);
     let token = minted.await.unwrap().token;
     let status = world.look(token).await;
     assert_eq!(status.state, State::ForeignKey);
@@ -248,7 +251,7 @@ async fn an_unused_token_can_sync_because_its_first_document_is_there() {
     let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let request = Request::Sync {
-        token: minted.token,
+        token: minted.token.into(),
         wait: true,
     };
     let answer = operate::answer(&world.parts, &request).await.unwrap();
@@ -266,15 +269,16 @@ async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
     let minted = operate::mint(&world.parts, 0).await.unwrap();
     let chain = world.chain();
     let other = Address::repeat_byte(0x77);
-    let sent = chain
-        .transactor
-        .transfer(chain.contract, minted.token, other);
+    let sent = world.sender().transfer(chain.contract, minted.token, other);
     sent.await.unwrap();
     let token = minted.token;
     for request in [
-        Request::Sync { token, wait: true },
+        Request::Sync {
+            token: token.into(),
+            wait: true,
+        },
         Request::Register {
-            token,
+            token: token.into(),
             print: false,
             new_volume: false,
         },
@@ -379,7 +383,7 @@ async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_publ
     world.look(token).await;
     world.write("1", "old", b"first").unwrap();
     let register = |new_volume| Request::Register {
-        token,
+        token: token.into(),
         print: false,
         new_volume,
     };
@@ -504,9 +508,9 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
             world = World::begin(dir).await;
         }
         let chain = world.chain();
-        let (mine, buyer) = (chain.wallet.address(), chain.operator.as_ref().unwrap());
-        let sold = chain
-            .transactor
+        let (mine, buyer) = (chain.owner, chain.operator.as_ref().unwrap());
+        let sold = world
+            .sender()
             .transfer(chain.contract, token, buyer.wallet.address());
         sold.await.unwrap();
         if seen {
@@ -522,7 +526,7 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
         directories.sort();
         assert_eq!(directories, ["1", "1.detached"]);
         let request = Request::Register {
-            token,
+            token: token.into(),
             print: false,
             new_volume: false,
         };

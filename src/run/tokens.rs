@@ -5,24 +5,29 @@
 //! was seen, changes nothing but the age that `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
 mod lost;
+mod tell;
+
+pub(super) use tell::Teller;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::ground::Ground;
 use super::leftovers::Leftovers;
 use super::live::{Live, Right};
+use super::parts::{ChainParts, Parts};
 use super::{first, operate};
 use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
 use crate::status::{ChainStatus, State, TokenStatus};
-use crate::types::{Ino, TokenId};
+use crate::types::TokenId;
 
 /// Time between two looks at the chain inside this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
@@ -35,15 +40,12 @@ const TOKENS_AT_ONCE: usize = 16;
 /// How long publishing a first document may take before it is tried anew.
 const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
-/// Time within which a program has surely been given what the kernel was answered.
-const ANSWERED: Duration = Duration::from_secs(5);
-
 /// The tokens of a mount.
 pub(super) struct Tokens {
     ground: Arc<Ground>,
     /// What earlier epochs have left.
     pub(super) leftovers: Leftovers,
-    notifier: Mutex<Option<Notifier>>,
+    teller: Teller,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
     /// Owned tokens that cannot be shown, as the chain has them, and why.
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
@@ -52,6 +54,8 @@ pub(super) struct Tokens {
     /// Names whose first document is there, or on its way.
     documented: Arc<Mutex<HashSet<String>>>,
     view: Mutex<View>,
+    /// For looks at what is published, beside the passes.
+    turns: Arc<Semaphore>,
     pass: tokio::sync::Mutex<()>,
 }
 
@@ -69,23 +73,39 @@ impl Tokens {
         &self.ground
     }
 
+    /// The contract's parts.
+    pub(super) fn parts(&self) -> &Arc<Parts> {
+        &self.ground.parts
+    }
+
+    /// Whether one of them is shown in `slot`.
+    pub(super) fn has_slot(&self, slot: u16) -> bool {
+        lock(&self.live).values().any(|live| live.slot == slot)
+    }
+
     pub(super) fn new(ground: Arc<Ground>) -> Self {
         Self {
             leftovers: Leftovers::new(Arc::clone(&ground)),
             ground,
-            notifier: Mutex::default(),
+            teller: Teller::default(),
             live: Mutex::default(),
             failed: Mutex::default(),
             keys: Mutex::default(),
             documented: Arc::default(),
             view: Mutex::default(),
+            turns: Arc::new(Semaphore::new(TOKENS_AT_ONCE)),
             pass: tokio::sync::Mutex::default(),
         }
     }
 
     /// From now on the kernel is told what appears.
     pub(super) fn set_notifier(&self, notifier: Notifier) {
-        *lock(&self.notifier) = Some(notifier);
+        self.teller.set(notifier);
+    }
+
+    /// Returns when the kernel has been told of what changed, or a while later.
+    pub(super) async fn told(&self) {
+        self.teller.told().await;
     }
 
     /// Looks again and again; never returns.
@@ -155,11 +175,8 @@ impl Tokens {
             seen: Some(self.ground.parts.clock.boottime()),
             error: self.lag(&snapshot),
         };
-        let wanted = &self.ground.parts.config.tokens;
-        let tokens = snapshot
-            .tokens
-            .iter()
-            .filter(|token| wanted.is_empty() || wanted.contains(&token.id));
+        let parts = &self.ground.parts;
+        let tokens = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         futures::stream::iter(tokens)
             .for_each_concurrent(TOKENS_AT_ONCE, async |token| {
                 match self.take(&snapshot, token).await {
@@ -179,7 +196,7 @@ impl Tokens {
         }
         let open = self.all().iter().map(|live| live.key).collect();
         let appeared = self.leftovers.look(&snapshot, &open).await?;
-        self.tell_changed(appeared);
+        self.teller.changed(appeared);
         Ok(())
     }
 
@@ -234,17 +251,20 @@ impl Tokens {
         status.reason = Some(format!("cannot be shown: {failure}"));
         let mut failed = lock(&self.failed);
         if failed.get(&token.id).is_none_or(|known| known.1 != failure) {
-            tracing::error!(token = %token.id, "cannot be shown: {failure}");
+            tracing::error!(token = status.directory, "cannot be shown: {failure}");
         }
         failed.insert(token.id, (status, failure));
     }
 
-    /// Why nothing at all can be shown, if so.
-    pub(super) fn all_failed(&self) -> Option<Failure> {
+    /// Why a token cannot be shown, if that is so of any.
+    pub(super) fn first_failure(&self) -> Option<Failure> {
         let failed = lock(&self.failed);
-        let first = failed.values().next()?;
-        let none = lock(&self.live).is_empty() && !self.leftovers.any_shown();
-        none.then(|| first.1.clone())
+        failed.values().next().map(|(_, failure)| failure.clone())
+    }
+
+    /// Whether anything of the contract is shown.
+    pub(super) fn any_shown(&self) -> bool {
+        !lock(&self.live).is_empty() || self.leftovers.any_shown()
     }
 
     fn blind(&self, fault: ChainError) -> anyhow::Error {
@@ -263,11 +283,11 @@ impl Tokens {
         let known = self.get(token.id);
         if let Some(live) = known {
             if live.key.epoch == token.epoch {
-                live.go_on(token);
-                self.tell_followed(&live);
+                live.go_on(token, &self.turns, &self.teller);
+                self.teller.followed(&live);
                 let turned = live.refresh(&self.ground.parts, snapshot, token, &right)?;
                 if turned {
-                    self.tell_changed([live.directory.clone()]);
+                    self.teller.changed([live.directory.clone()]);
                 }
                 return Ok(());
             }
@@ -280,24 +300,31 @@ impl Tokens {
             fail!(
                 Failure,
                 "token {}: its volume of epoch {} was closed before the chain came to it again: unmount, and mount again",
-                token.id,
+                self.ground.parts.chain.called.token(token.id),
                 token.epoch
             );
         }
         let live = Live::start(&self.ground, snapshot, token, &right).await?;
-        tracing::info!(token = %token.id, epoch = token.epoch, "shown as a directory");
+        tracing::info!(
+            token = live.directory,
+            epoch = token.epoch,
+            "shown as a directory"
+        );
         let live = Arc::new(live);
         lock(&self.live).insert(token.id, Arc::clone(&live));
-        self.tell_changed([live.directory.clone()]);
+        self.teller.changed([live.directory.clone()]);
         Ok(())
     }
 
     /// What this wallet may do with a token of its own.
     async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
+        let chain = &self.ground.parts.chain;
+        let Some(account) = &chain.account else {
+            return watched(chain, token);
+        };
         if token.accounting == Accounting::Additive {
             // No name stands on chain: it follows from the token.
-            let chain = &self.ground.parts.chain;
-            let secret = chain.wallet.secret();
+            let secret = account.wallet.secret();
             return Ok(match token.id.as_u64() {
                 Some(id) => {
                     let (chain_id, contract) = (chain.chain_id, &chain.contract);
@@ -315,7 +342,7 @@ impl Tokens {
         let Some(name) = &token.name else {
             return Ok(Right::None(
                 State::Unregistered,
-                operate::unregistered(token.id),
+                operate::unregistered(&chain.called.token(token.id)),
             ));
         };
         let known = lock(&self.keys).get(name).cloned();
@@ -333,7 +360,7 @@ impl Tokens {
                 State::ForeignKey,
                 format!(
                     "the name key of token {0} is not one of this wallet's: `pxfs register {0}` gives it one, and begins a new volume",
-                    token.id
+                    chain.called.token(token.id)
                 ),
             ),
         })
@@ -360,55 +387,14 @@ impl Tokens {
         });
     }
 
-    /// Tells the kernel that directories came, went or turned.
-    fn tell_changed(&self, names: impl IntoIterator<Item = String>) {
-        let names: Vec<String> = names.into_iter().collect();
-        let Some(notifier) = lock(&self.notifier).clone().filter(|_| !names.is_empty()) else {
-            return;
-        };
-        let told = tokio::task::spawn_blocking(move || {
-            for name in names {
-                notifier.inval_entry(Ino::ROOT, name.as_bytes());
-            }
-            notifier.inval_inode(Ino::ROOT);
-        });
-        // A call in progress there may hold it up; nobody waits for that.
-        drop(told);
-    }
-
     /// The volume in `slot` misses a block: whether a newer tree has just taken its place.
     pub(super) async fn renew(&self, slot: u16) -> bool {
         let Some(live) = self.all().into_iter().find(|live| live.slot == slot) else {
             return false;
         };
         let renewed = live.publishing.renew().await;
-        self.tell_followed(&live);
+        self.teller.followed(&live);
         renewed
-    }
-
-    /// Tells the kernel that another tree has taken the place of the one that it knows, if so.
-    fn tell_followed(&self, live: &Live) {
-        let Some(inodes) = live.volume.take_followed() else {
-            return;
-        };
-        self.tell_changed([live.directory.clone()]);
-        let Some(notifier) = lock(&self.notifier).clone() else {
-            return;
-        };
-        // Once more when whoever asked before has surely read the answer, and keeps it no longer.
-        let (again, name) = (notifier.clone(), live.directory.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(ANSWERED).await;
-            let tell = move || again.inval_entry(Ino::ROOT, name.as_bytes());
-            drop(tokio::task::spawn_blocking(tell));
-        });
-        let slot = u64::from(live.slot) << 48;
-        let told = tokio::task::spawn_blocking(move || {
-            for ino in inodes {
-                notifier.inval_inode(Ino(slot | ino.0));
-            }
-        });
-        drop(told);
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
@@ -461,7 +447,8 @@ impl Tokens {
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
     pub(super) fn stop(&self) {
-        // A mount that is in use is only out of sight: who has something open there goes on calling.
+        // A mount that is in use is only out of sight: who has something open there goes on calling. It is the
+        // drive of all contracts: whoever is first ends it.
         self.ground.drive.end();
         let all = std::mem::take(&mut *lock(&self.live));
         for live in all.into_values() {
@@ -469,6 +456,31 @@ impl Tokens {
         }
         self.leftovers.stop();
     }
+}
+
+/// What can be done with a token of which only the owner's address is known.
+fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
+    let (owner, called) = (chain.owner, chain.called.token(token.id));
+    if token.accounting == Accounting::Additive {
+        fail!(
+            Token,
+            "token {called}: contract {} ({}) keeps no names: its wallet alone finds what is stored: give --wallet in place of --address",
+            chain.contract,
+            chain.dialect.name()
+        );
+    }
+    Ok(match &token.name {
+        Some(name) => Right::Watched(
+            name.clone(),
+            format!("{owner} is only watched, by its address: mount with --wallet to write"),
+        ),
+        None => Right::None(
+            State::ReadOnly,
+            format!(
+                "{owner} is only watched, by its address, and token {called} has no name key yet: nothing is published of it"
+            ),
+        ),
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

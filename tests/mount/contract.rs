@@ -60,30 +60,7 @@ impl Chain {
         let anvil = Anvil::start(&[&["--slots-in-an-epoch", "1"], options].concat());
         let runtime = Runtime::new().expect("a runtime");
         let payer = transactor(anvil.url(), RICH);
-        let contract = runtime.block_on(async {
-            let artifact = match kind {
-                Kind::Sync => {
-                    let operator = transactor(anvil.url(), OTHER).address();
-                    let made = deploy(&payer, &[operator], 1).await;
-                    let contract = made.expect("contracts").contract;
-                    let minted = payer.mint_bare(contract, 0).await;
-                    minted.expect("a token");
-                    return contract;
-                }
-                Kind::V1 => V1,
-                Kind::V2 => V2,
-            };
-            let artifact: Value = serde_json::from_str(artifact).expect("JSON");
-            let code = hex::decode(artifact["bytecode"].as_str().expect("code")).expect("hex");
-            let made = payer.send(None, code.into(), U256::ZERO, None).await;
-            let contract = made
-                .expect("a contract")
-                .contract_address
-                .expect("its address");
-            let minted = payer.mint_for(contract, 0, U256::ZERO).await;
-            minted.expect("a token");
-            contract
-        });
+        let contract = runtime.block_on(deployed(&payer, anvil.url(), kind));
         Self {
             runtime,
             payer,
@@ -91,6 +68,22 @@ impl Chain {
             kind,
             anvil,
         }
+    }
+
+    /// Another contract on the same chain, with a token 1 of the same account.
+    pub(crate) fn another(&self, kind: Kind) -> Address {
+        let made = deployed(&self.payer, self.anvil.url(), kind);
+        self.runtime.block_on(made)
+    }
+
+    /// The contract.
+    pub(crate) fn contract(&self) -> Address {
+        self.contract
+    }
+
+    /// Where the chain is.
+    pub(crate) fn url(&self) -> &str {
+        self.anvil.url()
     }
 
     /// It answers nobody from now on.
@@ -106,12 +99,10 @@ impl Chain {
     /// The same, with these arguments instead of a commit that follows soon.
     pub(crate) fn machine_with(&self, first: Option<&Machine>, more: &[&str]) -> Machine {
         let machine = Machine::prepared("mount");
-        let wallet = machine.scratch().join("wallet");
-        fs::write(&wallet, RICH).expect("a wallet");
-        fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).expect("its mode");
+        let wallet = wallet(&machine);
         let node = first.unwrap_or(&machine).node();
         let (rpc, contract) = (self.anvil.url().to_owned(), self.contract.to_string());
-        let (wallet, node) = (wallet.display().to_string(), node.display().to_string());
+        let node = node.display().to_string();
         let machine = machine.with_args(&[
             "-f",
             "--rpc-url",
@@ -128,15 +119,50 @@ impl Chain {
         machine.with_args(more)
     }
 
+    /// The address of the drive's wallet.
+    pub(crate) fn owner(&self) -> Address {
+        self.payer.address()
+    }
+
+    /// How many transactions that account has sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let count = self.payer.endpoint().provider();
+        let count = async { count.get_transaction_count(self.owner()).await };
+        self.runtime.block_on(count).expect("an answer")
+    }
+
+    /// A machine that knows the owner's address alone, not started; `node` as `--node` takes it.
+    pub(crate) fn watcher(&self, node: &str) -> Machine {
+        let (contract, owner) = (self.contract.to_string(), self.owner().to_string());
+        Machine::prepared("mount").with_args(&[
+            "-f",
+            "--rpc-url",
+            self.anvil.url(),
+            "--contract",
+            &contract,
+            "--address",
+            &owner,
+            "--node",
+            node,
+            "--refresh",
+            "1s",
+        ])
+    }
+
     /// What the contract says of token 1: usage in bytes, and upload units left.
     pub(crate) fn storage(&self) -> (u64, u64) {
+        self.storage_on(self.contract, self.kind)
+    }
+
+    /// The same of another contract of the chain.
+    pub(crate) fn storage_on(&self, contract: Address, kind: Kind) -> (u64, u64) {
         let data = [
             &keccak256("pxStorage(uint256)")[..4],
             &U256::ONE.to_be_bytes::<32>(),
         ]
         .concat();
         let request = TransactionRequest::default()
-            .to(self.contract)
+            .to(contract)
             .input(TransactionInput::both(data.into()));
         let call = self.payer.endpoint().provider().call(request);
         let answer = self
@@ -147,7 +173,7 @@ impl Chain {
             let word = answer.get(index * 32..index * 32 + 32).expect("a word");
             u64::try_from(U256::from_be_slice(word)).expect("a number")
         };
-        let is_v2 = self.kind == Kind::V2;
+        let is_v2 = kind == Kind::V2;
         (word(1), if is_v2 { word(8) } else { 0 })
     }
 
@@ -203,9 +229,14 @@ impl Chain {
 
     /// Gives token 1 to another account.
     pub(crate) fn give_away(&self) {
+        self.give_away_of(self.contract);
+    }
+
+    /// The same of another contract of the chain.
+    pub(crate) fn give_away_of(&self, contract: Address) {
         let to = transactor(self.anvil.url(), OTHER).address();
         let payer = transactor(self.anvil.url(), RICH);
-        let given = payer.transfer(self.contract, TokenId::from(1), to);
+        let given = payer.transfer(contract, TokenId::from(1), to);
         self.runtime.block_on(given).expect("it was ours");
     }
 
@@ -273,6 +304,38 @@ impl Chain {
         let asked = client.request::<_, Value>(method.to_owned(), params.clone());
         self.runtime.block_on(asked).expect("anvil does it")
     }
+}
+
+/// A contract of this kind, of which `payer` has minted token 1, of the free package.
+async fn deployed(payer: &Transactor, url: &str, kind: Kind) -> Address {
+    let artifact = match kind {
+        Kind::Sync => {
+            let operator = transactor(url, OTHER).address();
+            let made = deploy(payer, &[operator], 1).await;
+            let contract = made.expect("contracts").contract;
+            let minted = payer.mint_bare(contract, 0).await;
+            minted.expect("a token");
+            return contract;
+        }
+        Kind::V1 => V1,
+        Kind::V2 => V2,
+    };
+    let artifact: Value = serde_json::from_str(artifact).expect("JSON");
+    let code = hex::decode(artifact["bytecode"].as_str().expect("code")).expect("hex");
+    let made = payer.send(None, code.into(), U256::ZERO, None).await;
+    let made = made.expect("a contract");
+    let contract = made.contract_address.expect("its address");
+    let minted = payer.mint_for(contract, 0, U256::ZERO).await;
+    minted.expect("a token");
+    contract
+}
+
+/// The wallet of all these accounts, in a file of `machine`.
+pub(crate) fn wallet(machine: &Machine) -> String {
+    let wallet = machine.scratch().join("wallet");
+    fs::write(&wallet, RICH).expect("a wallet");
+    fs::set_permissions(&wallet, fs::Permissions::from_mode(0o600)).expect("its mode");
+    wallet.display().to_string()
 }
 
 fn transactor(url: &str, secret: &str) -> Transactor {

@@ -93,9 +93,7 @@ impl Machine {
 
     /// With another node than it has been given.
     pub(crate) fn with_node(mut self, node: &str) -> Self {
-        let at = self.daemon_args.iter().position(|arg| arg == "--node");
-        let at = at.expect("a node is named");
-        self.daemon_args[at + 1] = node.into();
+        self.replace_arg("--node", "--node", node);
         self
     }
 
@@ -106,6 +104,16 @@ impl Machine {
         let at = wallet.expect("the wallet is named");
         machine.daemon_args.drain(at..at + 2);
         machine
+    }
+
+    /// From its next start on it has `new` and its value in place of the option `old` and its value; that value.
+    #[track_caller]
+    pub(crate) fn replace_arg(&mut self, old: &str, new: &str, value: &str) -> String {
+        let at = self.daemon_args.iter().position(|arg| arg == old);
+        let at = at.expect("the option is given");
+        self.daemon_args[at] = new.into();
+        let was = std::mem::replace(&mut self.daemon_args[at + 1], value.into());
+        was.into_string().expect("UTF-8")
     }
 
     /// With more arguments for its daemon.
@@ -433,17 +441,6 @@ impl Machine {
         row[field]
             .as_u64()
             .unwrap_or_else(|| panic!("no number `{field}` in {row:#}"))
-    }
-
-    /// The daemon's memory in KiB: now (`VmRSS`) or at its most (`VmHWM`).
-    #[track_caller]
-    pub(crate) fn memory_kib(&self, field: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
-        let text = fs::read_to_string(path).expect("the daemon's status");
-        text.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-            .expect("a figure")
     }
 
     /// Waits until the row of `token` has `field` at `value`.

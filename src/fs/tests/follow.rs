@@ -216,6 +216,10 @@ fn the_kernel_is_told_of_everything_that_it_may_remember_of_the_tree_before() {
     let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
     rig.volume.finish_following(followed.unwrap()).unwrap();
     let told = rig.volume.take_followed().unwrap();
+    let mut once = told.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), told.len(), "{told:?}");
     for ino in [rig.root, dir.ino, link.ino, file] {
         assert!(
             told.contains(&Ino(ino.0 & Ino::MAX.0)),

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use super::rig::{CALLER, Machine, Shared, second};
+use alloy::primitives::B256;
+
+use super::rig::{CALLER, Machine, Shared, second, token};
+use crate::chain::TokenInfo;
 use crate::fs::FsError;
-use crate::publish::{PublishError, Publisher, Timing, follow};
+use crate::names::NameError;
+use crate::names::fault::{Call, Fault};
+use crate::pack::cid as form;
+use crate::publish::{Key, PublishError, Publisher, Timing, follow, standing, watch};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{Block, BlockStore};
 use crate::types::Ino;
@@ -235,4 +241,59 @@ async fn the_publisher_ends_a_take_over_that_came_to_no_end() {
     ended.unwrap();
     assert_eq!(reader.tree().await, writer.tree().await);
     reader.put(reader.root, "answer", &[(0, b"answer")]).await;
+}
+
+/// The newest commit of a volume, as the chain would say it.
+fn on_chain(machine: &Machine, root: Option<B256>) -> TokenInfo {
+    let status = standing(&machine.volume);
+    let digest = status
+        .root
+        .map(|cid| B256::from(form::digest(&cid).unwrap()));
+    TokenInfo {
+        sequence: Some(status.sequence),
+        root: root.or(digest),
+        ..token()
+    }
+}
+
+/// Who has the name alone follows it as far as the chain does not say otherwise, and goes on by the
+/// chain where the name is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_watches_believes_the_chain_before_the_name_and_signs_nothing() {
+    let shared = Shared::new();
+    let (writer, mut reader) = two(&shared).await;
+    reader.context.key = Key::Theirs(writer.context.key.name());
+    let context = &reader.context;
+    assert_eq!(watch(context, &token()).await, Ok(false));
+
+    writer.put(writer.root, "more", &[(0, b"more")]).await;
+    writer.commit().await.unwrap();
+    let before = reader.tree().await;
+    let forged = on_chain(&writer, Some(B256::repeat_byte(9)));
+    let refused = watch(context, &forged).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
+    assert_eq!(reader.tree().await, before);
+    assert_eq!(watch(context, &token()).await, Ok(true));
+    assert_eq!(watch(context, &on_chain(&writer, None)).await, Ok(false));
+    assert_eq!(reader.tree().await, writer.tree().await);
+
+    writer.put(writer.root, "last", &[(0, b"last")]).await;
+    writer.commit().await.unwrap();
+    let lost = NameError::Missing(writer.context.key.name());
+    let lost = Fault::Before(lost);
+    reader.names.set(Call::Resolve, lost, None);
+    assert_eq!(watch(context, &token()).await, Ok(false));
+    assert_eq!(watch(context, &on_chain(&writer, None)).await, Ok(true));
+    assert_eq!(reader.tree().await, writer.tree().await);
+    reader.names.clear();
+
+    // Here nobody has closed the volume: what is written is not published, nor written over.
+    reader.put(reader.root, "mine", &[(0, b"mine")]).await;
+    let refused = reader.commit().await.unwrap_err();
+    assert!(refused.to_string().contains("is not here"), "{refused}");
+    writer.put(writer.root, "next", &[(0, b"next")]).await;
+    writer.commit().await.unwrap();
+    let refused = watch(&reader.context, &token()).await.unwrap_err();
+    assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
+    assert!(reader.tree().await.contains_key("/mine"));
 }

@@ -19,7 +19,7 @@ use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
 use crate::publish::commit::{Done, commit};
 use crate::publish::receipt::Receipts;
-use crate::publish::{Bootstrap, Context, Node, PublishError, bootstrap, follow};
+use crate::publish::{Bootstrap, Context, Key, Node, PublishError, bootstrap, follow};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::FaultStore;
@@ -108,7 +108,7 @@ impl Weaken {
                 network: Network::Btfs,
                 others: Vec::new(),
             },
-            key: key(),
+            key: Key::Ours(key()),
             clock: Arc::clone(&self.clock),
         })
     }
@@ -236,7 +236,7 @@ impl Machine {
                 network: Network::Btfs,
                 others: Vec::new(),
             },
-            key: key(),
+            key: Key::Ours(key()),
             clock,
         };
         let weak = Weaken {

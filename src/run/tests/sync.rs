@@ -47,7 +47,7 @@ async fn published(world: &World, name: &str) -> Vec<u8> {
 }
 
 async fn nonce(world: &World) -> u64 {
-    world.chain().transactor.next_nonce().await.unwrap()
+    world.sender().next_nonce().await.unwrap()
 }
 
 fn document(volume: VolumeKey, sequence: u64, key: &NameKey) -> Vec<u8> {

@@ -20,16 +20,16 @@ impl Tokens {
     /// is set aside (where `twice`, not before a second look has found it lost); else it is shown until the
     /// drive is unmounted.
     pub(super) async fn close_lost(&self, live: &Arc<Live>, twice: bool) {
-        let id = live.key.token.token;
+        let (id, called) = (live.key.token.token, &live.directory);
         let known = live.lost();
         let is_sure = known.is_some() || !twice;
         let why = match known {
             // Asked once: what is shown of lost tokens shall not cost a request at each look.
             Some(why) => why,
             None => match self.ground.parts.chain.ledger.token(id).await {
-                Ok(token) if token.owner == self.ground.parts.chain.wallet.address() => return,
-                Ok(token) => format!("token {id} belongs to {} now", token.owner),
-                Err(ChainError::Missing(_)) => format!("token {id} does not exist any more"),
+                Ok(token) if token.owner == self.ground.parts.chain.owner => return,
+                Ok(token) => format!("token {called} belongs to {} now", token.owner),
+                Err(ChainError::Missing(_)) => format!("token {called} does not exist any more"),
                 // Not known: nothing changes.
                 Err(_) => return,
             },
@@ -38,7 +38,7 @@ impl Tokens {
         let reason = format!("{why}: it can be read until the drive is unmounted");
         if live.close(&reason) {
             tracing::warn!("{reason}");
-            self.tell_changed([live.directory.clone()]);
+            self.teller.changed([live.directory.clone()]);
         }
         // Again with every pass: a write that was under way may have come in since.
         if is_sure
@@ -51,7 +51,7 @@ impl Tokens {
 
     /// A new epoch has begun: the volume of the old one makes room for the new one's.
     pub(super) async fn retire(&self, live: &Arc<Live>, epoch: u64) -> anyhow::Result<()> {
-        let why = other_epoch(live.key.token.token, live.key.epoch, epoch);
+        let why = other_epoch(&live.directory, live.key.epoch, epoch);
         live.close(&why);
         live.stop_publishing().await;
         // What was under way when it was closed counts too.
@@ -62,7 +62,7 @@ impl Tokens {
         self.leftovers.note_spent(live.key);
         self.ground.drive.detach(live.slot);
         lock(&self.live).remove(&live.key.token.token);
-        self.tell_changed([live.directory.clone()]);
+        self.teller.changed([live.directory.clone()]);
         let live = Arc::clone(live);
         tokio::task::spawn_blocking(move || live.stop()).await?;
         Ok(())
@@ -74,8 +74,13 @@ impl Tokens {
         make_durable(live).await;
         let name = self.leftovers.take(live, why)?;
         lock(&self.live).remove(&live.key.token.token);
-        self.tell_changed([live.directory.clone(), name]);
+        self.teller.changed([live.directory.clone(), name]);
         Ok(())
+    }
+
+    /// Whether `name` means a directory of this contract.
+    pub(in crate::run) fn is_meant(&self, name: &str) -> bool {
+        self.leftovers.is_meant(name) || self.all().iter().any(|live| live.directory == name)
     }
 
     /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.
@@ -94,7 +99,7 @@ impl Tokens {
         {
             let token = live.token();
             match self.ground.parts.chain.ledger.token(token.id).await?.owner {
-                owner if owner == self.ground.parts.chain.wallet.address() => fail!(
+                owner if owner == self.ground.parts.chain.owner => fail!(
                     Token,
                     "detach {name}: token {name} is this wallet's, and nothing of it was left unpublished by an earlier epoch"
                 ),
@@ -105,7 +110,7 @@ impl Tokens {
             }
         }
         let ended = self.leftovers.end(name, save, tell).await?;
-        self.tell_changed([ended.directory.clone()]);
+        self.teller.changed([ended.directory.clone()]);
         Ok(ended)
     }
 }

@@ -1,0 +1,499 @@
+//! The chains and contracts that a configuration names, with the account that acts on them.
+//!
+//! Invariant: a chain is reached once, however many contracts are on it, and has one account with one outbox:
+//! nonces are an account's on a chain. What is refused is refused here, with what to do. Called by `parts`,
+//! `deploy` and `oracle`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use alloy::primitives::Address;
+
+use super::parts::{Contracts, operator_file, outbox};
+use crate::chain::dialect::Dialect;
+use crate::chain::embedded;
+use crate::chain::endpoint::Endpoint;
+use crate::chain::ledger::ContractLedger;
+use crate::chain::transact::Transactor;
+use crate::chain::wallet::Wallet;
+use crate::cli::exit::{Exit, Failure, fail};
+use crate::clock::Clock;
+use crate::config::{Config, ContractAt, RpcUrl};
+use crate::types::{TokenId, TokenRef};
+
+/// One token contract on its chain, with the account whose tokens are mounted.
+pub struct ChainParts {
+    /// Where the chain is reached.
+    pub endpoint: Endpoint,
+    /// The chain inside this process, when that is the one.
+    pub embedded: Option<embedded::Handle>,
+    /// EIP-155 id.
+    pub chain_id: u64,
+    /// The token contract.
+    pub contract: Address,
+    /// What its tokens are called.
+    pub called: Called,
+    /// Whose tokens these are.
+    pub owner: Address,
+    /// What it owns.
+    pub ledger: ContractLedger,
+    /// What the contract speaks.
+    pub dialect: Dialect,
+    /// What acts for the owner; `None` where only the address is known, and nothing is signed.
+    pub account: Option<Account>,
+    /// The oracle's operator, where this process is one.
+    pub operator: Option<Operator>,
+}
+
+/// What acts for the owner.
+#[derive(Clone)]
+pub struct Account {
+    /// Its key.
+    pub wallet: Arc<Wallet>,
+    /// What it sends.
+    pub transactor: Transactor,
+}
+
+/// The oracle operator of the embedded chain.
+pub struct Operator {
+    /// Its account.
+    pub wallet: Wallet,
+    /// Nothing that concerns it is older than this block.
+    pub from_block: u64,
+}
+
+/// What the tokens of a contract are called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Called {
+    /// The contract's name, where it has one.
+    pub name: Option<String>,
+    /// How many contracts stand before it; its tokens' inode numbers depend on that.
+    pub place: usize,
+    /// How many contracts there are; of several the name stands before the token's number.
+    pub count: usize,
+}
+
+impl Called {
+    /// What `id` is called in commands, and as a directory.
+    #[must_use]
+    pub fn token(&self, id: TokenId) -> String {
+        let contract = self.name.clone().filter(|_| self.count > 1);
+        TokenRef { contract, id }.to_string()
+    }
+
+    /// Whether `token` may be one of this contract.
+    #[must_use]
+    pub fn is(&self, token: &TokenRef) -> bool {
+        self.is_named(token.contract.as_deref())
+    }
+
+    /// Whether the contract is meant by `name`; `None` means the only one.
+    #[must_use]
+    pub fn is_named(&self, name: Option<&str>) -> bool {
+        match name {
+            None => self.count <= 1,
+            name => self.name.as_deref() == name,
+        }
+    }
+}
+
+impl ChainParts {
+    /// What acts for the owner, to do `what`.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`]: only the address is known.
+    pub fn account(&self, what: &str) -> Result<&Account, Failure> {
+        (self.account.as_ref()).ok_or_else(|| needs_wallet(what, &self.owner))
+    }
+}
+
+/// What is said where `what` is asked of an address.
+fn needs_wallet(what: &str, owner: &Address) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!(
+            "{what}: {owner} is only watched here, by its address: give --wallet in place of --address"
+        ),
+    )
+}
+
+/// A chain that is reached, and is the one that was asked for.
+pub(super) struct Reached {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// The chain inside this process, when that is the one, and its folder.
+    pub embedded: Option<(embedded::Handle, PathBuf)>,
+    /// EIP-155 id.
+    pub chain_id: u64,
+}
+
+/// All contracts that `config` names, in their order; at least one.
+///
+/// # Errors
+/// One line each, with its exit code.
+pub(super) async fn contracts(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Vec<ChainParts>> {
+    check_names(config)?;
+    let wallet = match config.address {
+        Some(_) => None,
+        None => Some(Arc::new(open_wallet(config)?)),
+    };
+    let owner = match (&wallet, config.address) {
+        (Some(wallet), _) => wallet.address(),
+        (None, address) => address.unwrap_or_default(),
+    };
+    let mut chains: BTreeMap<Option<u64>, (Reached, Option<Account>)> = BTreeMap::new();
+    let mut all: Vec<ChainParts> = Vec::new();
+    let all_wanted = wanted(config);
+    let wanted_count = all_wanted.len();
+    for wanted in all_wanted {
+        let chain = chain_of(config, wanted.and_then(|wanted| wanted.chain));
+        if !chains.contains_key(&chain) {
+            let reached = reach(config, chain, clock).await?;
+            if let Some((other, _)) = chains
+                .values()
+                .find(|(other, _)| other.chain_id == reached.chain_id)
+            {
+                // Two outboxes of one account would take each other's nonces.
+                fail!(
+                    Usage,
+                    "chain {0} is named twice ({1} and {2}): write --rpc-url {0}=URL and ADDRESS@{0} for all of it",
+                    reached.chain_id,
+                    other.endpoint.label(),
+                    reached.endpoint.label()
+                );
+            }
+            let account = wallet.clone().map(|wallet| Account {
+                transactor: Transactor::new(reached.endpoint.clone(), &wallet)
+                    .kept_in(&outbox(&config.state_dir))
+                    .with_gas_cost_max(config.max_fee),
+                wallet,
+            });
+            chains.insert(chain, (reached, account));
+        }
+        let Some((reached, account)) = chains.get(&chain) else {
+            continue;
+        };
+        let called = Called {
+            name: wanted.and_then(|wanted| wanted.name.clone()),
+            place: all.len(),
+            count: wanted_count,
+        };
+        let found = of_contract(config, reached, account.clone(), wanted, owner, called).await?;
+        let is_known = |known: &ChainParts| {
+            (known.chain_id, known.contract) == (found.chain_id, found.contract)
+        };
+        if all.iter().any(is_known) {
+            fail!(
+                Usage,
+                "contract {} of chain {} is named twice: leave one out",
+                found.contract,
+                found.chain_id
+            );
+        }
+        all.push(found);
+    }
+    Ok(all)
+}
+
+/// The contracts that are named; `None` where it is that of the embedded chain.
+fn wanted(config: &Config) -> Vec<Option<&ContractAt>> {
+    match config.contracts.is_empty() {
+        true => vec![None],
+        false => config.contracts.iter().map(Some).collect(),
+    }
+}
+
+/// Several contracts have a name each, and each token that is named is one of theirs.
+fn check_names(config: &Config) -> anyhow::Result<()> {
+    let contracts = &config.contracts;
+    let names: Vec<&str> = contracts
+        .iter()
+        .filter_map(|one| one.name.as_deref())
+        .collect();
+    let is_twice = |name: &&&str| names.iter().filter(|known| known == name).count() > 1;
+    if let Some(twice) = names.iter().find(is_twice) {
+        fail!(
+            Usage,
+            "--contract {twice}=…: two contracts have this name: give each its own"
+        );
+    }
+    if contracts.len() > 1
+        && let Some(bare) = contracts.iter().find(|one| one.name.is_none())
+    {
+        fail!(
+            Usage,
+            "--contract {}: there are several: give each a name, NAME=0x…, for its directories",
+            bare.address
+        );
+    }
+    for token in &config.tokens {
+        let is_known = match &token.contract {
+            None => contracts.len() <= 1,
+            Some(name) => names.contains(&name.as_str()),
+        };
+        if !is_known {
+            return Err(unknown(&format!("--token {token}"), &names).into());
+        }
+    }
+    Ok(())
+}
+
+/// What is said where a contract is not told by its name.
+pub(super) fn unknown(what: &str, names: &[&str]) -> Failure {
+    let line = match names {
+        [] | [_] => format!("{what}: there is one contract, and it is not called so"),
+        names => format!(
+            "{what}: there are several contracts: name one of {}",
+            names.join(", ")
+        ),
+    };
+    Failure::new(Exit::Usage, line)
+}
+
+/// By which number the endpoints of a contract's chain are named.
+pub(super) fn chain_of(config: &Config, said: Option<u64>) -> Option<u64> {
+    said.or_else(|| config.rpc.first().and_then(|first| first.chain))
+}
+
+/// The chain of a command that needs no contract: that of `--chain-id`, else the first one.
+pub(super) fn main_chain(config: &Config) -> Option<u64> {
+    let wanted = config
+        .chain_id
+        .filter(|id| config.rpc.iter().any(|one| one.chain == Some(*id)));
+    chain_of(config, wanted)
+}
+
+/// The only contract of a command that is about one.
+///
+/// # Errors
+/// There is none, or there are several.
+pub(super) fn only_contract<'a>(config: &'a Config, what: &str) -> anyhow::Result<&'a ContractAt> {
+    match config.contracts.as_slice() {
+        [only] => Ok(only),
+        [] => fail!(Usage, "{what}: no token contract: give --contract 0x…"),
+        _ => fail!(
+            Usage,
+            "{what}: several contracts are configured: give the one by --contract 0x…"
+        ),
+    }
+}
+
+/// The endpoints that `chain` is reached by.
+pub(super) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
+    let numbered = config.rpc.iter().any(|one| one.chain.is_some());
+    // Where no endpoint says what it is of, all are of the chain that is meant.
+    let its = (config.rpc.iter()).filter(|one| one.chain == chain || !numbered);
+    its.map(|one| &one.url).collect()
+}
+
+/// Reaches the chain whose endpoints are named by `chain`.
+///
+/// # Errors
+/// There is none, it does not answer, or has another id.
+pub(super) async fn reach(
+    config: &Config,
+    chain: Option<u64>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Reached> {
+    if let (Some(wanted), Some(chain)) = (config.chain_id, chain)
+        && wanted != chain
+    {
+        fail!(
+            Usage,
+            "--chain-id {wanted}: chain {chain} is named too: leave one of them out"
+        );
+    }
+    let urls = urls_of(config, chain);
+    let wanted = chain.or(config.chain_id);
+    let (endpoint, embedded) = match (urls.first(), chain) {
+        (None, Some(chain)) if !config.rpc.is_empty() => fail!(
+            Usage,
+            "chain {chain}: no endpoint of it: give --rpc-url {chain}=URL"
+        ),
+        (None, _) => fail!(
+            Usage,
+            "no chain: give --rpc-url, or try `pxfs demo MOUNTPOINT`"
+        ),
+        (Some(RpcUrl::Embedded(folder)), _) => {
+            let handle = open_embedded(folder, clock).await?;
+            (Endpoint::embedded(&handle), Some((handle, folder.clone())))
+        }
+        (Some(RpcUrl::Http(_)), _) => {
+            let urls = urls.iter().filter_map(|url| match url {
+                RpcUrl::Http(url) => Some(url.as_str()),
+                RpcUrl::Embedded(_) => None,
+            });
+            let urls: Vec<&str> = urls.collect();
+            (Endpoint::over_http(&urls, wanted)?, None)
+        }
+    };
+    let chain_id = endpoint.chain_id().await?;
+    if let Some(wanted) = wanted
+        && wanted != chain_id
+    {
+        let said = match chain {
+            Some(_) => format!("it is named as {wanted}"),
+            None => format!("--chain-id asks for {wanted}"),
+        };
+        fail!(
+            Chain,
+            "chain {} has id {chain_id}, and {said}: give another --rpc-url",
+            endpoint.label()
+        );
+    }
+    Ok(Reached {
+        endpoint,
+        embedded,
+        chain_id,
+    })
+}
+
+async fn of_contract(
+    config: &Config,
+    reached: &Reached,
+    account: Option<Account>,
+    wanted: Option<&ContractAt>,
+    owner: Address,
+    called: Called,
+) -> anyhow::Result<ChainParts> {
+    let deployed = match &reached.embedded {
+        Some((_, folder)) => Contracts::read(folder)?.map(|contracts| (contracts, folder)),
+        None => None,
+    };
+    let contract = match (wanted, &deployed) {
+        (Some(wanted), _) => wanted.address,
+        (None, Some((contracts, _))) => contracts.contract,
+        (None, None) => fail!(Usage, "no token contract: give --contract 0x…"),
+    };
+    let operator = match deployed {
+        // Of another contract it is none. Who watches signs nothing, reports neither.
+        Some((contracts, folder)) if contracts.contract == contract && account.is_some() => {
+            Some(Operator {
+                wallet: Wallet::open(&operator_file(folder), None)?,
+                from_block: contracts.block,
+            })
+        }
+        _ => None,
+    };
+    let (endpoint, chain_id) = (&reached.endpoint, &reached.chain_id);
+    let ledger = ContractLedger::new(endpoint.clone(), contract, owner)
+        .remember(*chain_id, &config.state_dir.join("owned"));
+    Ok(ChainParts {
+        dialect: ledger.dialect().await?,
+        ledger,
+        endpoint: endpoint.clone(),
+        embedded: reached.embedded.as_ref().map(|(handle, _)| handle.clone()),
+        chain_id: *chain_id,
+        contract,
+        called,
+        owner,
+        account,
+        operator,
+    })
+}
+
+/// The wallet that `config` names, opened by the password file where one is given.
+///
+/// # Errors
+/// As [`Wallet::open`]; the password file cannot be read; an address is named in its place.
+pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
+    if let Some(owner) = &config.address {
+        return Err(needs_wallet("wallet", owner).into());
+    }
+    let password = match &config.wallet_password_file {
+        None => None,
+        Some(file) => match std::fs::read_to_string(file) {
+            Ok(text) => Some(zeroize::Zeroizing::new(
+                text.trim_end_matches(['\n', '\r']).to_owned(),
+            )),
+            Err(fault) => fail!(Usage, "wallet password file {}: {fault}", file.display()),
+        },
+    };
+    let password = password.as_deref().map(String::as_str);
+    Ok(Wallet::open(&config.wallet, password)?)
+}
+
+/// Opens the chain in `folder`.
+///
+/// # Errors
+/// There is none, it is damaged, or another process has it.
+async fn open_embedded(folder: &Path, clock: &Arc<dyn Clock>) -> anyhow::Result<embedded::Handle> {
+    let folder = folder.to_owned();
+    let clock = Arc::clone(clock);
+    Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Folders, Layer};
+
+    fn config(contracts: &[&str], tokens: &[&str]) -> Config {
+        let layer = Layer {
+            contract: contracts.iter().map(|one| one.parse().unwrap()).collect(),
+            token: tokens.iter().map(|one| one.parse().unwrap()).collect(),
+            ..Layer::default()
+        };
+        Config::resolve(layer, &Folders::from_env(|_| None, 0))
+    }
+
+    const ONE: &str = "one=0x5fbdb2315678afecb367f032d93f642f64180aa3";
+    const TWO: &str = "two=0xe7f1725e7734ce288f8367e1bb143e90bb3f0512@100";
+    const BARE: &str = "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512";
+
+    #[test]
+    fn a_token_that_is_named_is_one_of_a_contract_that_is() {
+        for (contracts, tokens) in [
+            (&[][..], &["1"][..]),
+            (&[BARE], &["1", "2"]),
+            (&[ONE], &["one-1", "2"]),
+            (&[ONE, TWO], &["one-1", "two-1"]),
+        ] {
+            assert!(
+                check_names(&config(contracts, tokens)).is_ok(),
+                "{tokens:?}"
+            );
+        }
+        for (contracts, tokens) in [
+            (&[][..], &["one-1"][..]),
+            (&[BARE], &["one-1"]),
+            (&[ONE], &["two-1"]),
+            (&[ONE, TWO], &["1"]),
+            (&[ONE, TWO], &["three-1"]),
+            (&[ONE, BARE], &[]),
+            (&[ONE, ONE], &[]),
+        ] {
+            assert!(
+                check_names(&config(contracts, tokens)).is_err(),
+                "{tokens:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_stands_before_a_token_only_where_there_are_several_contracts() {
+        let called = |name: Option<&str>, count| Called {
+            name: name.map(str::to_owned),
+            place: 0,
+            count,
+        };
+        let id = TokenId::from(7);
+        for (name, count, text) in [
+            (None, 1, "7"),
+            (Some("px"), 1, "7"),
+            (Some("px"), 2, "px-7"),
+        ] {
+            let called = called(name, count);
+            assert_eq!(called.token(id), text);
+            assert!(called.is(&text.parse().unwrap()), "{text}");
+        }
+        let bare: TokenRef = "7".parse().unwrap();
+        assert!(!called(Some("px"), 2).is(&bare));
+        assert!(called(Some("px"), 1).is(&"px-7".parse().unwrap()));
+        assert!(!called(None, 1).is(&"px-7".parse().unwrap()));
+    }
+}

@@ -1,0 +1,207 @@
+//! What `status` tells of a mounted token.
+//!
+//! Invariant: of several states the most serious is told, with what to do, and of what failed all. Called by
+//! `tokens`.
+
+use super::{Live, lock};
+use crate::chain::TokenInfo;
+use crate::fs::{Access, Loss};
+use crate::run::parts::Parts;
+use crate::run::{operate, sync};
+use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
+
+/// Damaged files that `status` names.
+const MOST_DAMAGED: usize = 100;
+
+impl Live {
+    /// What can be done with the token at chain time `now_s`, most serious first.
+    pub(super) fn state_of(
+        &self,
+        token: &TokenInfo,
+        now_s: u64,
+        barred: Option<(State, String)>,
+    ) -> (State, Option<String>) {
+        if let Some(why) = self.volume.poisoned() {
+            return (
+                State::Poisoned,
+                Some(format!("{why}: unmount, check the local disk, mount again")),
+            );
+        }
+        if let Some((state, reason)) = barred {
+            return (state, Some(reason));
+        }
+        if let Some(reason) = self.volume.following() {
+            return (State::ReadOnly, Some(reason));
+        }
+        if let Some(reason) = self.publishing.conflict() {
+            return (State::Conflict, Some(reason));
+        }
+        if self.volume.overdue() {
+            return (
+                State::Overdue,
+                Some(operate::overdue(&self.directory, token, now_s)),
+            );
+        }
+        if let Some(asked_s) = token.sync_asked_s {
+            let why = sync::waiting(&self.directory, asked_s, now_s);
+            return (State::Syncing, Some(why));
+        }
+        let (used, room) =
+            (self.volume).with_quota(|quota| (quota.used_bytes(), quota.room_bytes()));
+        if let Some(why) = self.volume.over_quota(used) {
+            return (State::Quota, Some(why));
+        }
+        let units = self.volume.with_quota(|quota| quota.units_left());
+        if units.is_some_and(|left| left <= 1) {
+            return (
+                State::Quota,
+                Some(format!(
+                    "no upload units are left: buy some by `pxfs upgrade {} --uploads N`, or mint another token; deleting goes on",
+                    self.directory
+                )),
+            );
+        }
+        if room == 0 {
+            return (
+                State::Quota,
+                Some(format!(
+                    "the quota is used up: delete something, or take a larger package by `pxfs upgrade {} --package N`",
+                    self.directory
+                )),
+            );
+        }
+        (State::Ok, None)
+    }
+
+    /// What `status` tells.
+    pub(in crate::run) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
+        let seen = lock(&self.seen).clone();
+        let mut status = operate::describe(parts, &seen.token, seen.timestamp_s);
+        let barred = match seen.access {
+            Access::ReadOnly(reason) => Some((seen.state, reason)),
+            Access::Open => None,
+        };
+        // Asked anew: the deadline may have passed, and the quota been used up, since.
+        let passed = parts.clock.boottime().saturating_sub(seen.at).as_secs();
+        let now_s = seen.timestamp_s.saturating_add(passed);
+        (status.state, status.reason) = self.state_of(&seen.token, now_s, barred);
+        let published = self.publishing.status();
+        let pending = self.volume.pending().unwrap_or_default();
+        let (used, reserved, room) = self.volume.with_quota(|quota| {
+            (
+                quota.used_bytes(),
+                quota.reserve_bytes(),
+                quota.room_bytes(),
+            )
+        });
+        if let Some(left) = self.volume.with_quota(|quota| quota.units_left()) {
+            status.uploads_left = Some(left);
+        }
+        status.path = Some(format!(
+            "{}/{}",
+            mountpoint.trim_end_matches('/'),
+            self.directory
+        ));
+        status.volume = Some("plain".to_owned());
+        let (damaged, damaged_files) = self.damaged();
+        status.local = Some(LocalStatus {
+            used_bytes: used,
+            reserved_bytes: reserved,
+            free_bytes: room,
+            pending_bytes: pending.bytes,
+            pending_files: pending.files,
+            pending: pending.any,
+            last_commit: operate::instant(published.last_commit_s)
+                .filter(|_| published.last_commit_s > 0),
+            next_commit: (published.next_commit_s.filter(|_| pending.any))
+                .and_then(operate::instant),
+            last_error: all_of([
+                self.publishing.error(),
+                self.charge_error(),
+                lock(&self.sync_error).clone(),
+            ]),
+            damaged_files,
+            damaged,
+        });
+        if let (State::Ok, Some(local)) = (status.state, &status.local) {
+            status.reason = lost(local);
+        }
+        if published.root.is_some() {
+            status.sequence = Some(published.sequence);
+            status.root = published.root.map(|root| root.to_string());
+        }
+        status
+    }
+
+    /// What the node has lost, as far as that is known: the first of it, and how much in all. Reads
+    /// the journal.
+    fn damaged(&self) -> (Vec<DamagedFile>, u64) {
+        let known = self.volume.counted_losses(MOST_DAMAGED, |_| true);
+        let (losses, count) = known.unwrap_or_default();
+        let tell = |loss: Loss| {
+            DamagedFile {
+            path: loss.path,
+            cid: loss.block.to_string(),
+            reason: match (loss.size, loss.stuck) {
+                (None, _) => "what is in it cannot be listed; the node may find the block again",
+                (_, false) => "reading it fails there; write it anew, or delete it",
+                (_, true) => {
+                    "what was written since is kept here and not published: write all of it anew, or delete it"
+                }
+            }
+            .to_owned(),
+        }
+        };
+        (losses.into_iter().map(tell).collect(), count as u64)
+    }
+}
+
+/// All that is amiss, in one line.
+fn all_of(errors: [Option<String>; 3]) -> Option<String> {
+    let errors: Vec<String> = errors.into_iter().flatten().collect();
+    (!errors.is_empty()).then(|| errors.join("; "))
+}
+
+/// What to say of a token that the node has lost blocks of, if it has.
+fn lost(local: &LocalStatus) -> Option<String> {
+    let first = local.damaged.first()?;
+    let more = match local.damaged_files.saturating_sub(1) {
+        0 => String::new(),
+        others => format!(" (and {others} more, see --json)"),
+    };
+    Some(format!(
+        "the node has lost block {} of {}{more}: {}",
+        first.cid, first.path, first.reason
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_hides_another() {
+        let some = |text: &str| Some(text.to_owned());
+        let told = all_of([some("not published"), None, some("not synced")]);
+        assert_eq!(told, some("not published; not synced"));
+        assert_eq!(all_of([None, None, None]), None);
+    }
+
+    #[test]
+    fn all_damaged_files_are_counted_and_not_only_those_that_are_listed() {
+        let file = DamagedFile {
+            path: "f".into(),
+            cid: "Qm".into(),
+            reason: "why".into(),
+        };
+        let mut local = LocalStatus {
+            damaged: vec![file; MOST_DAMAGED],
+            damaged_files: 5_000,
+            ..LocalStatus::default()
+        };
+        let line = lost(&local).unwrap();
+        assert!(line.contains("(and 4999 more, see --json)"), "{line}");
+        (local.damaged_files, local.damaged) = (0, Vec::new());
+        assert_eq!(lost(&local), None);
+    }
+}

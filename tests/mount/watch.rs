@@ -1,0 +1,319 @@
+//! Drives of an address whose wallet is elsewhere: they show what its owner publishes, and change nothing.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{XattrFlags, setxattr};
+use rustix::io::Errno;
+
+use crate::command::wait_until;
+use crate::contract::{Chain, Kind};
+use crate::harness::Machine;
+use crate::nodes::kubo::Kubo;
+use crate::nodes::{assert_same, publish_tree};
+use crate::samples::{assert_pattern, pattern};
+
+/// `CLI.md`: the command line cannot be used as it is.
+const USAGE: i32 = 2;
+/// `CLI.md`: not everything is published.
+const UNPUBLISHED: i32 = 7;
+/// A look at the chain each second, and one at the name with it.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A chain, a node, and the owner's drive on it, with a name key for token 1.
+fn owned() -> (Chain, Kubo, String, Machine) {
+    let (chain, kubo) = (Chain::new(Kind::Sync), Kubo::start());
+    let node = format!("ipfs={}", kubo.url());
+    let more = [
+        "--commit-idle",
+        "1h",
+        "--commit-max",
+        "1h",
+        "--refresh",
+        "1s",
+    ];
+    let mut owner = chain.machine_with(None, &more).with_node(&node);
+    owner.start();
+    owner.ask(&["register", "1", "--yes"]).ok();
+    owner.wait_for("1", "state", "ok");
+    (chain, kubo, node, owner)
+}
+
+/// Every kind of change below `dir`, which has a file `f`.
+fn changes(dir: &Path) -> Vec<(&'static str, io::Result<()>)> {
+    let f = dir.join("f");
+    let new = dir.join("new");
+    let path = CString::new(f.as_os_str().as_encoded_bytes()).expect("no zero");
+    vec![
+        ("create", File::create(&new).map(drop)),
+        (
+            "open to write",
+            OpenOptions::new().write(true).open(&f).map(drop),
+        ),
+        (
+            "truncate",
+            rustix_err(
+                rustix::fs::open(
+                    &*path,
+                    rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::TRUNC,
+                    rustix::fs::Mode::empty(),
+                )
+                .map(drop),
+            ),
+        ),
+        ("mkdir", fs::create_dir(&new)),
+        ("unlink", fs::remove_file(&f)),
+        ("rename", fs::rename(&f, &new)),
+        ("link", fs::hard_link(&f, &new)),
+        ("symlink", symlink("f", &new)),
+        (
+            "chmod",
+            fs::set_permissions(&f, fs::Permissions::from_mode(0o600)),
+        ),
+        (
+            "setxattr",
+            rustix_err(setxattr(&f, "user.note", b"x", XattrFlags::empty())),
+        ),
+    ]
+}
+
+fn rustix_err(result: rustix::io::Result<()>) -> io::Result<()> {
+    result.map_err(io::Error::from)
+}
+
+#[track_caller]
+fn assert_read_only(dir: &Path) {
+    for (what, done) in changes(dir) {
+        let code = done.err().and_then(|why| why.raw_os_error());
+        assert_eq!(code, Some(Errno::ROFS.raw_os_error()), "{what}");
+    }
+}
+
+#[test]
+fn a_watched_drive_shows_what_its_owner_publishes_and_sends_nothing() {
+    let (chain, kubo, node, mut owner) = owned();
+    let local = publish_tree(&owner);
+    fs::write(owner.dir().join("f"), pattern(1, 0, 5000)).expect("written");
+    fs::write(owner.dir().join("gone"), b"soon").expect("written");
+    owner.flush();
+    let sent = chain.sent();
+
+    let mut watcher = chain.watcher(&node);
+    watcher.start();
+    assert_same(&local, &watcher.dir().join("tree"));
+    assert_pattern(&watcher.dir().join("f"), 1, 5000);
+    assert_read_only(&watcher.dir());
+    let row = watcher.token("1");
+    assert_eq!(row["state"], "read-only", "{row:#}");
+    let reason = row["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains(&chain.owner().to_string()) && reason.contains("--wallet"),
+        "{reason}"
+    );
+    let theirs = owner.token("1");
+    for field in [
+        "name",
+        "root",
+        "sequence",
+        "epoch",
+        "quota_bytes",
+        "used_bytes",
+    ] {
+        assert_eq!(row[field], theirs[field], "{field}");
+    }
+    assert!(!watcher.state().join("wallet").exists());
+
+    // While it is mounted, a file is in use, and what it showed is known to the kernel.
+    let open = File::open(watcher.dir().join("f")).expect("open");
+    fs::write(owner.dir().join("f"), pattern(2, 0, 2_000_000)).expect("written");
+    fs::write(owner.dir().join("tree/a/b/more"), b"more").expect("written");
+    fs::remove_file(owner.dir().join("gone")).expect("removed");
+    owner.flush();
+    wait_until("the owner's commit appears", SOON, || {
+        watcher.dir().join("tree/a/b/more").exists() && !watcher.dir().join("gone").exists()
+    });
+    assert_pattern(&watcher.dir().join("f"), 2, 2_000_000);
+    drop(open);
+    assert_read_only(&watcher.dir());
+    let root = owner.token("1")["root"].clone();
+    watcher.wait_for("1", "root", root.as_str().expect("a root"));
+    assert!(watcher.token("1")["last_error"].is_null());
+
+    // What was published while it was not mounted is there at the next mount.
+    watcher.stop();
+    fs::write(owner.dir().join("tree/away"), b"meanwhile").expect("written");
+    owner.flush();
+    watcher.start();
+    assert_eq!(
+        fs::read(watcher.dir().join("tree/away")).expect("there"),
+        b"meanwhile"
+    );
+
+    // The node is away, and back.
+    drop(kubo);
+    assert_pattern(&watcher.dir().join("f"), 2, 2_000_000);
+    wait_until("it says that nothing new is known", SOON, || {
+        watcher.token("1")["last_error"].is_string()
+    });
+    assert_eq!(chain.sent(), sent, "the account has sent something");
+    watcher.stop();
+    owner.kill();
+}
+
+/// The folder of a drive that was killed is mounted by the address alone, and with the wallet again.
+#[test]
+fn what_a_mount_with_the_wallet_had_not_published_is_shown_and_kept_and_told() {
+    let (chain, _kubo, _node, mut owner) = owned();
+    fs::write(owner.dir().join("published"), pattern(1, 0, 5000)).expect("written");
+    owner.flush();
+    fs::write(owner.dir().join("pending"), pattern(2, 0, 300_000)).expect("written");
+    let file = File::open(owner.dir().join("pending"));
+    file.and_then(|file| file.sync_all()).expect("durable here");
+    owner.kill();
+
+    let wallet = owner.replace_arg("--wallet", "--address", &chain.owner().to_string());
+    let sent = chain.sent();
+    owner.start();
+    assert_pattern(&owner.dir().join("published"), 1, 5000);
+    assert_pattern(&owner.dir().join("pending"), 2, 300_000);
+    let made = fs::create_dir(owner.dir().join("d")).expect_err("read-only");
+    assert_eq!(made.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+    assert_eq!(owner.token("1")["pending"], true);
+    let flushed = owner.ask(&["flush"]).exits(UNPUBLISHED).one_line();
+    assert!(flushed.stderr.contains("--wallet"), "{}", flushed.stderr);
+    assert_eq!(owner.terminate().code(), Some(UNPUBLISHED));
+    assert_eq!(chain.sent(), sent);
+
+    owner.replace_arg("--address", "--wallet", &wallet);
+    owner.start();
+    owner.wait_for("1", "state", "ok");
+    owner.flush();
+    assert_pattern(&owner.dir().join("pending"), 2, 300_000);
+    assert_eq!(owner.token("1")["pending_files"], 0);
+    owner.stop();
+}
+
+#[test]
+fn a_token_of_a_watched_address_comes_and_goes_with_the_chain() {
+    let chain = Chain::new(Kind::Sync);
+    let store = tempfile::tempdir().expect("a folder");
+    let mut watcher = chain.watcher(&format!("embedded={}", store.path().display()));
+    watcher.start();
+    // It has no name key: there is nothing to read.
+    let row = watcher.token("1");
+    assert_eq!(row["state"], "read-only", "{row:#}");
+    let reason = row["reason"].as_str().expect("a reason");
+    assert!(reason.contains("no name key"), "{reason}");
+    assert_eq!(fs::read_dir(watcher.dir()).expect("listed").count(), 0);
+    let made = fs::create_dir(watcher.dir().join("d")).expect_err("read-only");
+    assert_eq!(made.raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+
+    chain.mint(chain.larger_package());
+    let second = watcher.mountpoint().join("2");
+    wait_until("a token that was minted appears", SOON, || second.is_dir());
+    chain.give_away();
+    wait_until("a token that was given away says so", SOON, || {
+        let row = watcher.token("1");
+        row["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("belongs to"))
+    });
+    watcher.stop();
+}
+
+#[test]
+fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
+    let chain = Chain::new(Kind::Sync);
+    let store = tempfile::tempdir().expect("a folder");
+    let node = format!("embedded={}", store.path().display());
+    let mut watcher = chain.watcher(&node);
+    watcher.start();
+    let sent = chain.sent();
+    for asked in [
+        &["mint", "--package", "0", "--yes"][..],
+        &["mint", "--package", "0", "--print"],
+        &["register", "1", "--yes"],
+        &["upgrade", "1", "--package", "1", "--yes"],
+        &["sync", "1"],
+        &["sync", "1", "--no-wait"],
+        &["dev", "call", "0x00"],
+    ] {
+        let refused = watcher.ask(asked).exits(USAGE).one_line();
+        assert!(
+            refused.stderr.contains("only watched") && refused.stderr.contains("--wallet"),
+            "{asked:?}: {}",
+            refused.stderr
+        );
+    }
+    // The same where the command says whose drive it means; another's it is not.
+    let (owner, other) = (chain.owner().to_string(), format!("0x{}", "11".repeat(20)));
+    for (address, words) in [(&owner, "only watched"), (&other, "--address is account")] {
+        let asked = ["sync", "1", "--address", address];
+        let refused = watcher.ask(&asked).exits(USAGE).one_line().stderr;
+        assert!(refused.contains(words), "{refused}");
+    }
+    let refused = watcher.ask(&["flush"]).exits(USAGE).one_line();
+    assert!(
+        refused.stderr.contains("nothing is to be published"),
+        "{}",
+        refused.stderr
+    );
+    // What reads goes on, and nothing of all that stands in the status.
+    watcher.ask(&["packages"]).ok();
+    assert_eq!(watcher.ask(&["tokens", "--json"]).ok().json()[0]["id"], "1");
+    assert!(watcher.token("1")["last_error"].is_null());
+    assert_eq!(chain.sent(), sent);
+    watcher.stop();
+}
+
+#[test]
+fn an_address_that_cannot_be_watched_is_refused_before_anything_is_mounted() {
+    let chain = Chain::new(Kind::V2);
+    let store = tempfile::tempdir().expect("a folder");
+    let node = format!("embedded={}", store.path().display());
+    // Where the contract keeps no names, the wallet alone finds them.
+    let mut watcher = chain.watcher(&node);
+    let log = watcher.try_start().expect_err("nothing can be shown");
+    assert!(
+        log.contains("keeps no names") && log.contains("--wallet"),
+        "{log}"
+    );
+
+    let machine = Machine::prepared("mount");
+    let mountpoint = machine.mountpoint();
+    let place = mountpoint.to_str().expect("a path");
+    let owner = chain.owner().to_string();
+    for (args, words) in [
+        (&["--address", "0x12"][..], "0x12"),
+        (
+            &["--address", "0x5fbDB2315678afecb367f032d93F642f64180aa3"],
+            "wrong",
+        ),
+        (&["--address", &owner, "--wallet", "w"], "--wallet"),
+        (&["--address", &owner, "--auto-sync", "3d"], "--auto-sync"),
+        (&["--address", &owner, "--take-over"], "--take-over"),
+    ] {
+        let line = [
+            &[
+                "mount",
+                place,
+                "--rpc-url",
+                "http://127.0.0.1:9",
+                "--node",
+                &node,
+            ],
+            args,
+        ]
+        .concat();
+        let refused = machine.ask(&line).exits(USAGE).one_line();
+        assert!(
+            refused.stderr.contains(words),
+            "{args:?}: {}",
+            refused.stderr
+        );
+    }
+}
