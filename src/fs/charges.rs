@@ -10,14 +10,17 @@ use bytes::Bytes;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::FsError;
-use super::content::data_bytes;
 use super::volume::{Volume, lock};
 use crate::journal::record::{Content, Record as _};
 use crate::journal::{JournalError, key};
+use crate::pack::chunk;
 use crate::types::Ino;
 
 /// The value of a volume that lists them.
 const CHARGES: &str = "charges";
+
+/// Records that are read at a time.
+const PAGE: usize = 256;
 
 /// [`CHARGES`] as it is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
@@ -70,7 +73,8 @@ impl Volume {
         self.keep(Vec::new())
     }
 
-    /// What is not published of these files is reserved for the next commit: the one that ends has not sent it.
+    /// What is not published of these files is reserved for the next commit: the one that ends has not sent it, or
+    /// will be followed by one that sends it again.
     ///
     /// # Errors
     /// The journal cannot be read.
@@ -78,13 +82,50 @@ impl Volume {
         &self,
         files: impl IntoIterator<Item = Ino>,
     ) -> Result<(), FsError> {
-        let mut bytes = 0;
         for ino in files {
-            let content: Option<Content> = self.journal.record(&key::content(ino))?;
-            bytes += content.as_ref().map_or(0, data_bytes);
+            let Some(content) = self.journal.record::<Content>(&key::content(ino))? else {
+                continue;
+            };
+            let mut bytes = content
+                .inline
+                .as_ref()
+                .map_or(0, |inline| inline.len() as u64);
+            let (prefix, mut after) = (key::chunks(ino), None::<Vec<u8>>);
+            loop {
+                let some = self.journal.scan(&prefix, after.as_deref(), PAGE)?;
+                let numbers = some
+                    .iter()
+                    .filter_map(|(found, _)| key::parse_second(found));
+                bytes += numbers
+                    .map(|index| chunk::len(content.size, index))
+                    .sum::<u64>();
+                match some.into_iter().next_back() {
+                    Some((last, _)) => after = Some(last),
+                    None => break,
+                }
+            }
+            self.quota().take_again(bytes);
         }
-        self.quota().take_again(bytes);
         Ok(())
+    }
+
+    /// As [`Volume::reserve_again`], for all that is not published.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub(crate) fn reserve_unpublished(&self) -> Result<(), FsError> {
+        if !self.with_quota(|quota| quota.is_additive()) {
+            return Ok(());
+        }
+        let (prefix, mut after) = (key::dirty_inodes(), None::<Vec<u8>>);
+        loop {
+            let some = self.journal.scan(&prefix, after.as_deref(), PAGE)?;
+            self.reserve_again(some.iter().filter_map(|(found, _)| key::parse_ino(found)))?;
+            match some.into_iter().next_back() {
+                Some((last, _)) => after = Some(last),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// The charges of the commits `done` are final, in these blocks or before; the others are in the blocks

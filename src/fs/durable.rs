@@ -237,6 +237,7 @@ impl Volume {
                         return;
                     }
                 }
+                self.purge_left();
                 let before = std::mem::replace(&mut applied, self.journal.applied());
                 if applied != before {
                     changed = now;
@@ -408,12 +409,21 @@ impl Volume {
             (body.mtime_ns, body.ctime_ns) = (mtime_ns, ctime_ns);
             body.unsaved = true;
             // No byte was written since the last save, so none is waited for.
-            (all_else_is_saved && !self.files.is_orphan(file.ino)).then(|| body.save())
+            let at_once = all_else_is_saved && !self.files.is_orphan(file.ino);
+            if at_once {
+                // Until the journal has it no other tree may take this one's place.
+                lock(&self.unsaved).insert(file.ino);
+            }
+            at_once.then(|| body.save())
         };
         match saved {
             Some(saved) => {
                 self.put_content(file, saved, Some(Vec::new()))?;
                 self.note_change();
+                let body = file.body();
+                if !body.unsaved {
+                    lock(&self.unsaved).remove(&file.ino);
+                }
                 Ok(())
             }
             None => {
@@ -490,6 +500,17 @@ impl Volume {
             batch.put(key::patch(stage.number(), number), &patch);
             self.stage
                 .note_patch(stage, number, patch.bytes.len() as u64);
+        }
+    }
+
+    /// Removes unlinked files that could not be removed before; what still cannot be is left to the next time.
+    pub(super) fn purge_left(&self) {
+        let left = std::mem::take(&mut *lock(&self.unpurged));
+        for (ino, stages) in left {
+            if let Err(error) = self.purge(ino, stages.clone()) {
+                tracing::debug!(%error, ino = ino.0, "an unlinked file could not be removed yet");
+                lock(&self.unpurged).push((ino, stages));
+            }
         }
     }
 

@@ -48,9 +48,14 @@ impl Volume {
         self.each_page(&key::orphans(), bounds.page, |found| {
             self.journal.wait_for_room()?;
             match key::parse_ino(found) {
-                Some(ino) => self
-                    .purge_in(ino, Vec::new(), bounds.page)
-                    .map_err(|e| JournalError::Corrupt(e.to_string())),
+                Some(ino) => {
+                    self.purge_in(ino, Vec::new(), bounds.page)
+                        .map_err(|error| match error {
+                            FsError::NoRoom => JournalError::NoRoom,
+                            FsError::Disk(what) => JournalError::Disk(what),
+                            other => JournalError::Corrupt(other.to_string()),
+                        })
+                }
                 None => Ok(()),
             }
         })?;

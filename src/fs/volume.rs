@@ -75,6 +75,8 @@ pub struct Volume {
     /// Held by every operation that changes names or inodes (not content). Nothing waits for a disk under it
     /// but for pages of the journal, nor for a file's content.
     pub(super) names: Mutex<()>,
+    /// Unlinked files whose records and stage files could not be removed yet.
+    pub(super) unpurged: Mutex<Vec<(Ino, Vec<u64>)>>,
     /// Where removed names were listed.
     pub(super) places: Mutex<Places>,
     pub(super) quota: Mutex<Quota>,
@@ -157,6 +159,7 @@ impl Volume {
             clock,
             files: Files::default(),
             removed: Removed::default(),
+            unpurged: Mutex::default(),
             names: Mutex::new(()),
             places: Mutex::default(),
             quota: Mutex::new(Quota::new(allowance, 0)),
@@ -319,8 +322,9 @@ impl Volume {
         let file = self.files.peek(ino);
         if self.files.leave(held, |file| self.end_room(file)) == Left::Orphan {
             let stages = file.map_or_else(Vec::new, |file| file.body_mut().take_stages());
-            if let Err(error) = self.purge(ino, stages) {
-                tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed; the next start will");
+            if let Err(error) = self.purge(ino, stages.clone()) {
+                tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed yet");
+                lock(&self.unpurged).push((ino, stages));
             }
         }
     }

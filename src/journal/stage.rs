@@ -21,7 +21,7 @@ use super::{Barrier, JournalError, Without};
 const FEW: usize = 64;
 
 /// Files with patches that are held open at most; more of them are synced themselves.
-const PATCHED: usize = 1024;
+const PATCHED: usize = 256;
 
 /// Unsynced bytes of a file beyond which the background syncs it though nobody asks.
 const MUCH: u64 = 32 << 20;
@@ -225,9 +225,10 @@ impl Stage {
         let Some(file) = self.find(stage)? else {
             return Ok(false);
         };
-        // It is in the journal already, so it does not count as unsynced.
+        // It is in the journal already, so it does not count as unsynced; and all files are synced before anybody
+        // else comes, so it is not held.
         file.file.write_at(&patch.bytes, patch.offset)?;
-        self.note_patch(&file, number, patch.bytes.len() as u64);
+        lock(&self.patches).add(stage, number, patch.bytes.len() as u64);
         Ok(true)
     }
 

@@ -311,7 +311,7 @@ impl Filesystem for Adapter {
             let how = caching.opened(of, opened.fh, flags.0, capable);
             reply.opened(FileHandle(opened.fh.0), how);
         };
-        self.pool.serve(Lane::Change, "open", reply, call, send);
+        self.pool.serve(Lane::Read, "open", reply, call, send);
     }
 
     fn create(
@@ -355,7 +355,7 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.read(of, handle, offset, size);
         let send = |reply: ReplyData, data: Vec<u8>| reply.data(&data);
-        self.pool.serve(Lane::Change, "read", reply, call, send);
+        self.pool.serve(Lane::Read, "read", reply, call, send);
     }
 
     fn write(
@@ -424,8 +424,9 @@ impl Filesystem for Adapter {
             };
             aside.run("write", reply, work, ReplyWrite::written);
         };
-        // A page of a mapping waits long for room, rather than be dropped: not where others want to go on.
-        let lane = if mapped || self.caching.syncs(of, handle, flags.0) {
+        let lane = if mapped {
+            Lane::Page
+        } else if self.caching.syncs(of, handle, flags.0) {
             Lane::Sync
         } else {
             Lane::Change
@@ -445,7 +446,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, fh = handle.0, "flush");
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.flush(of, handle);
-        self.pool.serve(Lane::Change, "flush", reply, call, empty);
+        self.pool.serve(Lane::Read, "flush", reply, call, empty);
     }
 
     fn release(
@@ -465,7 +466,7 @@ impl Filesystem for Adapter {
             drive.release(of, handle);
             Ok(())
         };
-        self.pool.serve(Lane::Change, "release", reply, call, empty);
+        self.pool.serve(Lane::Read, "release", reply, call, empty);
     }
 
     fn fsync(
@@ -703,7 +704,7 @@ impl Filesystem for Adapter {
                 None => aside.run("lseek", reply, work, ReplyLseek::offset),
             }
         };
-        self.pool.serve(Lane::Change, "lseek", reply, call, send);
+        self.pool.serve(Lane::Read, "lseek", reply, call, send);
     }
 
     fn copy_file_range(

@@ -97,8 +97,12 @@ impl<R: Reply> Drop for Pending<R> {
 pub(super) enum Lane {
     /// Nothing.
     Look,
-    /// Now and then for room, in the journal or on the disk, or for who changes the same file.
+    /// Now and then for who changes the same file.
+    Read,
+    /// The same, or for room, in the journal or on the disk.
     Change,
+    /// Long for room, where there is none: pages of mappings, which nobody can be refused.
+    Page,
     /// For the disk, always.
     Sync,
 }
@@ -113,6 +117,8 @@ pub(super) struct Pool {
     /// For calls that the session's threads do not take.
     syncs: Seats,
     changes: Seats,
+    reads: Seats,
+    pages: Seats,
     /// For those that wait for other calls.
     aside: Seats,
 }
@@ -148,6 +154,8 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             syncs: seats(seats::SYNCS),
             changes: seats(seats::CHANGES),
+            reads: seats(seats::READS),
+            pages: seats(seats::PAGES),
             aside: seats(seats::ASIDE),
             runtime,
         }
@@ -218,8 +226,8 @@ impl Pool {
     fn enter(&self, lane: Lane) -> Option<Slot<'_>> {
         let most = match lane {
             Lane::Look => return Some(Slot(None)),
-            Lane::Change => self.threads.saturating_sub(1),
-            Lane::Sync => self.threads / 2,
+            Lane::Read | Lane::Change => self.threads.saturating_sub(1),
+            Lane::Page | Lane::Sync => self.threads / 2,
         };
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let slot = Slot(Some(&self.waiting));
@@ -237,7 +245,9 @@ impl Pool {
         let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
         let seats = match lane {
             Lane::Sync => &self.syncs,
-            Lane::Look | Lane::Change => &self.changes,
+            Lane::Look | Lane::Read => &self.reads,
+            Lane::Change => &self.changes,
+            Lane::Page => &self.pages,
         };
         seats.run(move || {
             guarded(pending.op, move || {

@@ -470,6 +470,9 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     match secure(context, &pending, &head, receipts).await {
         Ok(()) => {
             name(context, &pending, &head).await?;
+            // It was never settled here, so the next commit sends all of it again.
+            let volume = Arc::clone(volume);
+            blocking(move || volume.reserve_unpublished()).await??;
             take_as_head(context, &pending, &head).await
         }
         Err(PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)) => {

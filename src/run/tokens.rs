@@ -209,6 +209,13 @@ impl Tokens {
         let parts = &self.ground.parts;
         let seen = view.seen.unwrap_or_default();
         let age = parts.clock.boottime().saturating_sub(seen);
+        let is_fresh = self
+            .age_s(snapshot)
+            .is_some_and(|s| s <= OLD_BLOCK.as_secs());
+        if age > OLD_BLOCK && is_fresh {
+            // The later one was never true, or the chain began anew: this one goes on, and that does not.
+            return false;
+        }
         let line = format!(
             "{} shows block {}, and {} was seen {} s ago: it is not believed: give another --rpc-url too",
             parts.chain.endpoint.current(),
@@ -229,11 +236,16 @@ impl Tokens {
         lock(&self.view).block = block;
     }
 
+    /// How old the newest block is, in seconds.
+    fn age_s(&self, snapshot: &Snapshot) -> Option<u64> {
+        let now_s = u64::try_from(self.ground.parts.clock.wall_ns() / 1_000_000_000).ok()?;
+        Some(now_s.saturating_sub(snapshot.timestamp_s))
+    }
+
     /// What is to be said of a chain whose newest block is old: its server may have stopped.
     fn lag(&self, snapshot: &Snapshot) -> Option<String> {
         let parts = &self.ground.parts;
-        let now_s = u64::try_from(parts.clock.wall_ns() / 1_000_000_000).ok()?;
-        let age_s = now_s.saturating_sub(snapshot.timestamp_s);
+        let age_s = self.age_s(snapshot)?;
         (age_s > OLD_BLOCK.as_secs()).then(|| {
             format!(
                 "{}: its newest block is {} min old: give another --rpc-url too",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::meter::{Counted, Meter};
-use super::rig::{READ_WRITE, Rig, allowance, open};
+use super::rig::{CALLER, READ_WRITE, Rig, allowance, open};
 use crate::cache::Cache;
 use crate::fs::{Allowance, FsError};
 use crate::journal::Without;
@@ -177,4 +177,32 @@ fn a_commit_that_saves_what_it_takes_leaves_nothing_that_counts_as_pending() {
     meter.write(file, 0, b"more");
     meter.volume.note_published(cut.activity());
     assert!(meter.volume.activity().is_some());
+}
+
+#[test]
+fn a_removed_file_whose_room_could_not_be_given_back_on_a_full_disk_gives_it_later() {
+    let meter = Meter::new();
+    let file = meter.create("f");
+    meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
+    meter.drive.sync().unwrap();
+    meter.drive.unlink(meter.root, b"f").unwrap();
+    meter.drive.forget(file.0, || false);
+    // The disk takes nothing, and memory no more.
+    meter.journal.set_free_bytes(0);
+    let full = (0..100_000).find(|number| {
+        let name = number.to_string();
+        let made = meter
+            .drive
+            .mkdir(CALLER, meter.root, name.as_bytes(), 0o755);
+        made.is_err()
+    });
+    assert!(full.is_some());
+    let before = meter.stage.removes();
+    meter.drive.release(file.0, file.1);
+    meter.journal.set_free_bytes(1 << 40);
+    meter.drive.sync().unwrap();
+    assert_eq!(meter.stage.removes(), before);
+    meter.volume.purge_left();
+    meter.drive.sync().unwrap();
+    assert_eq!(meter.stage.removes(), before + 1);
 }
