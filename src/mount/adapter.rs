@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
@@ -22,6 +22,7 @@ use tracing::trace;
 use super::caching::{CAPABILITY, Caching, Seek, Way};
 use super::convert::{self, Change, Presentation};
 use super::errno;
+use super::handshake;
 use super::lookups::Lookups;
 use super::miss::{Lane, Pool};
 use super::reply::{
@@ -30,12 +31,6 @@ use super::reply::{
 use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError, Opened, StatFs, Terms};
 use crate::types::{Fh, Ino};
-
-/// The greatest write that the kernel sends at once; fuser's threads keep a buffer of it resident.
-const WRITE_MAX: u32 = 1 << 20;
-
-/// Reads of the kernel's own (read-ahead) that may wait at a time.
-const BACKGROUND_MAX: u16 = 64;
 
 /// The file system that fuser serves.
 pub(super) struct Adapter {
@@ -74,33 +69,8 @@ fn is_over(deadline: Instant) -> impl Fn() -> bool {
 }
 
 impl Filesystem for Adapter {
-    /// Not asked for: `DONT_MASK` (the kernel applies the umask), `WRITEBACK_CACHE` (a write over
-    /// the quota would succeed), `ATOMIC_O_TRUNC` (`open` does not say whether set-id bits must go;
-    /// the truncation that the kernel sends instead does), `POSIX_LOCKS` and `FLOCK_LOCKS` (one
-    /// machine writes a token, so the kernel's own locks suffice), `AUTO_INVAL_DATA` (nothing
-    /// changes behind the kernel's back).
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        for flag in [
-            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ABORT_ERROR,
-        ] {
-            if config.add_capabilities(flag).is_err() {
-                tracing::info!(?flag, "this kernel does without");
-            }
-        }
-        if config
-            .add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
-            .is_ok()
-        {
-            self.caching.allow_direct();
-        }
-        // Both refuse only what is out of range, and these are not.
-        let _ = config.set_max_write(WRITE_MAX);
-        let _ = config.set_max_background(BACKGROUND_MAX);
+        handshake::agree(config, &self.caching);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod convert;
 mod device;
 mod errno;
 mod error;
+mod handshake;
 mod lookups;
 mod miss;
 mod mountinfo;
