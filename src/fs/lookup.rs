@@ -3,6 +3,7 @@
 
 use super::content::data_bytes;
 use super::create::MAX_NAME;
+use super::files::Seen;
 use super::volume::Volume;
 use super::{Attr, DirItem, FsError, Kind, Want};
 use crate::journal::key;
@@ -60,25 +61,28 @@ impl Volume {
     }
 
     fn fill_from_content(&self, attr: &mut Attr) -> Result<(), FsError> {
-        let (size, allocated, mtime_ns, ctime_ns);
-        if let Some(file) = self.files.peek(attr.ino) {
-            let seen = file.look();
-            (size, allocated) = (seen.size, seen.allocated_bytes);
-            (mtime_ns, ctime_ns) = (seen.mtime_ns, seen.ctime_ns);
-        } else {
-            let content: Content = self
-                .journal
-                .record(&key::content(attr.ino))?
-                .ok_or(FsError::NotFound)?;
-            (size, allocated) = (content.size, data_bytes(&content));
-            (mtime_ns, ctime_ns) = (content.mtime_ns, content.ctime_ns);
-        }
+        let in_use = || self.files.peek(attr.ino).map(|file| file.look());
+        let seen = match in_use() {
+            Some(seen) => seen,
+            None => match self.journal.record::<Content>(&key::content(attr.ino))? {
+                Some(content) => Seen {
+                    size: content.size,
+                    mtime_ns: content.mtime_ns,
+                    ctime_ns: content.ctime_ns,
+                    allocated_bytes: data_bytes(&content),
+                    unsaved: false,
+                },
+                // Removed between the two looks: it is held from before its record goes until the kernel forgets it.
+                None => in_use().ok_or(FsError::NotFound)?,
+            },
+        };
+        let (size, allocated) = (seen.size, seen.allocated_bytes);
         attr.size = size;
         // A file without a block is taken for one that is nothing but a hole, and not looked into (tar does so); what is
         // stored through a mapping may be the kernel's alone for now.
         attr.blocks = allocated.max(size.min(1)).div_ceil(512);
-        attr.mtime_ns = mtime_ns;
-        attr.ctime_ns = attr.ctime_ns.max(ctime_ns);
+        attr.mtime_ns = seen.mtime_ns;
+        attr.ctime_ns = attr.ctime_ns.max(seen.ctime_ns);
         Ok(())
     }
 
