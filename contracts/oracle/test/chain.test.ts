@@ -84,8 +84,12 @@ async function deploy({ abi, bytecode }: Artifact, args: unknown[]): Promise<Hex
 
 async function send(functionName: string, args: unknown[]) {
   const wallet = createWalletClient({ account, chain, transport: http(rpc) });
-  const hash = await wallet.writeContract({ address: contract, abi: PxSync.abi, functionName, args });
-  return reader().waitForTransactionReceipt({ hash });
+  // Not as much as an estimate says: that is of the block before, in which a request may stand that is over by now.
+  const gas = 1_000_000n;
+  const hash = await wallet.writeContract({ address: contract, abi: PxSync.abi, functionName, args, gas });
+  const receipt = await reader().waitForTransactionReceipt({ hash });
+  if (receipt.status !== "success") throw new Error(`${functionName} was refused in block ${receipt.blockNumber}`);
+  return receipt;
 }
 
 type Info = {
