@@ -82,31 +82,8 @@ impl Volume {
         &self,
         files: impl IntoIterator<Item = Ino>,
     ) -> Result<(), FsError> {
-        for ino in files {
-            let Some(content) = self.journal.record::<Content>(&key::content(ino))? else {
-                continue;
-            };
-            let mut bytes = content
-                .inline
-                .as_ref()
-                .map_or(0, |inline| inline.len() as u64);
-            let (prefix, mut after) = (key::chunks(ino), None::<Vec<u8>>);
-            loop {
-                let some = self.journal.scan(&prefix, after.as_deref(), PAGE)?;
-                let numbers = some
-                    .iter()
-                    .filter_map(|(found, _)| key::parse_second(found));
-                bytes += numbers
-                    .map(|index| chunk::len(content.size, index))
-                    .sum::<u64>();
-                match some.into_iter().next_back() {
-                    Some((last, _)) => after = Some(last),
-                    None => break,
-                }
-            }
-            self.quota().take_again(bytes);
-        }
-        Ok(())
+        let mut files = files.into_iter();
+        Ok(files.try_for_each(|ino| self.reserve_file(ino))?)
     }
 
     /// As [`Volume::reserve_again`], for all that is not published.
@@ -117,15 +94,23 @@ impl Volume {
         if !self.with_quota(|quota| quota.is_additive()) {
             return Ok(());
         }
-        let (prefix, mut after) = (key::dirty_inodes(), None::<Vec<u8>>);
-        loop {
-            let some = self.journal.scan(&prefix, after.as_deref(), PAGE)?;
-            self.reserve_again(some.iter().filter_map(|(found, _)| key::parse_ino(found)))?;
-            match some.into_iter().next_back() {
-                Some((last, _)) => after = Some(last),
-                None => return Ok(()),
-            }
-        }
+        Ok(self.each_page(&key::dirty_inodes(), PAGE, |found| {
+            key::parse_ino(found).map_or(Ok(()), |ino| self.reserve_file(ino))
+        })?)
+    }
+
+    fn reserve_file(&self, ino: Ino) -> Result<(), JournalError> {
+        let Some(content) = self.journal.record::<Content>(&key::content(ino))? else {
+            return Ok(());
+        };
+        let mut bytes = content.inline.map_or(0, |inline| inline.len() as u64);
+        self.each_page(&key::chunks(ino), PAGE, |found| {
+            let index = key::parse_second(found);
+            bytes += index.map_or(0, |index| chunk::len(content.size, index));
+            Ok(())
+        })?;
+        self.quota().take_again(bytes);
+        Ok(())
     }
 
     /// The charges of the commits `done` are final, in these blocks or before; the others are in the blocks

@@ -387,12 +387,16 @@ impl Volume {
             }
         };
         self.put_content(file, saved, patches)?;
-        // Until here whoever wants everything saved had to wait for this.
+        self.note_saved(file);
+        Ok(true)
+    }
+
+    /// The record of `file` is in the journal. Until here whoever wants everything saved had to wait for it.
+    fn note_saved(&self, file: &File) {
         let body = file.body();
         if !body.unsaved {
             lock(&self.unsaved).remove(&file.ino);
         }
-        Ok(true)
     }
 
     /// Sets the times of a held file: saved at once where all else is, else with the next save.
@@ -420,10 +424,7 @@ impl Volume {
             Some(saved) => {
                 self.put_content(file, saved, Some(Vec::new()))?;
                 self.note_change();
-                let body = file.body();
-                if !body.unsaved {
-                    lock(&self.unsaved).remove(&file.ino);
-                }
+                self.note_saved(file);
                 Ok(())
             }
             None => {

@@ -120,7 +120,7 @@ impl Volume {
     }
 
     /// Calls `each` with every key below `prefix`, in order; at most `page` of them are in memory.
-    fn each_page(
+    pub(super) fn each_page(
         &self,
         prefix: &[u8],
         page: usize,

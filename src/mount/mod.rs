@@ -1,9 +1,10 @@
 //! FUSE in, [`crate::fs::Drive`] out; no policy.
 //!
-//! A call comes in at `adapter`, which converts it (`convert`), asks the drive, and answers
-//! (`errno` is the one table of error numbers); `caching` says what the kernel keeps of a file. What is not held on this machine moves with its
-//! reply into `miss`, which fetches and asks again within a deadline. `session` mounts, watches
-//! and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
+//! A call comes in at `adapter`, which converts it (`convert`), asks the drive, and answers (`reply`;
+//! `errno` is the one table of error numbers); `caching` says what the kernel keeps of a file, `lookups` counts which inodes
+//! it holds. What is not held on this machine moves with its reply into `miss`, which fetches and asks again within a
+//! deadline; what has to wait runs on threads that `seats` counts. `session` mounts (`handshake` is what it
+//! agrees with the kernel), watches and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
 
 mod adapter;
 mod caching;

@@ -172,7 +172,6 @@ fn due_s(key: &VolumeKey, deadline_s: u64, before: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::Accounting;
     use crate::types::{TokenId, TokenKey};
 
     fn key(token: u64) -> VolumeKey {
@@ -186,20 +185,9 @@ mod tests {
 
     fn info(last_sync_s: u64, sync_asked_s: Option<u64>) -> TokenInfo {
         TokenInfo {
-            id: TokenId::from(7),
-            owner: alloy::primitives::Address::ZERO,
-            package: String::new(),
-            epoch: 1,
-            name: None,
-            size_bytes: 0,
-            usage_bytes: 0,
-            uploads_left: None,
-            accounting: Accounting::Absolute,
             last_sync_s,
-            sync_window_s: 0,
-            sequence: None,
-            root: None,
             sync_asked_s,
+            ..crate::run::sync::tests::info(None)
         }
     }
 

@@ -292,13 +292,13 @@ pub(super) fn waiting(called: &str, asked_s: u64, now_s: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use alloy::primitives::{Address, B256};
     use bytes::Bytes;
 
     use super::*;
 
-    fn info(sequence: Option<u64>) -> TokenInfo {
+    pub(in crate::run) fn info(sequence: Option<u64>) -> TokenInfo {
         TokenInfo {
             id: TokenId::from(7),
             owner: Address::ZERO,

@@ -458,6 +458,15 @@ async fn no_commit_is_charged_twice_and_no_sync_is_lost_whatever_the_network_doe
     assert!(deaths >= runs, "{deaths} deaths in {runs} runs");
 }
 
+/// What `task` gives, for which blocks are mined until it has ended.
+async fn while_mining<T>(task: tokio::task::JoinHandle<T>, mine: &impl AsyncFn()) -> T {
+    while !task.is_finished() {
+        mine().await;
+        sleep(Duration::from_millis(20)).await;
+    }
+    task.await.unwrap()
+}
+
 #[tokio::test]
 async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
     let anvil = Anvil::start(&["--no-mining"]);
@@ -476,20 +485,12 @@ async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
     let mine = async || {
         let _: Value = client.request("evm_mine", json!([])).await.unwrap();
     };
-    while !waiting.is_finished() {
-        mine().await;
-        sleep(Duration::from_millis(50)).await;
-    }
-    let first = waiting.await.unwrap().unwrap();
+    let first = while_mining(waiting, &mine).await.unwrap();
     let given = async || endpoint.provider().get_balance(whom).await.unwrap();
     assert_eq!(given().await, U256::ONE, "once, by two commands");
     // Whoever knows that it was done, and asks again, means it.
     let waiting = tokio::spawn(give(sender()));
-    while !waiting.is_finished() {
-        mine().await;
-        sleep(Duration::from_millis(50)).await;
-    }
-    assert_ne!(waiting.await.unwrap().unwrap(), first);
+    assert_ne!(while_mining(waiting, &mine).await.unwrap(), first);
     assert_eq!(given().await, U256::from(2));
 }
 
@@ -526,11 +527,7 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
                     .map(drop)
             }
         });
-        while !other.is_finished() {
-            mine().await;
-            sleep(Duration::from_millis(20)).await;
-        }
-        other.await.unwrap().unwrap();
+        while_mining(other, &mine).await.unwrap();
     }
     let given = async || endpoint.provider().get_balance(whom).await.unwrap();
     let told = timeout_at(Instant::now() + Duration::from_secs(20), give(sender())).await;
@@ -538,11 +535,7 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
     assert_eq!(given().await, U256::ONE, "it was paid twice");
     // Whoever has heard of it, and asks again, means it.
     let waiting = tokio::spawn(give(sender()));
-    while !waiting.is_finished() {
-        mine().await;
-        sleep(Duration::from_millis(50)).await;
-    }
-    assert_ne!(waiting.await.unwrap().unwrap(), first);
+    assert_ne!(while_mining(waiting, &mine).await.unwrap(), first);
     assert_eq!(given().await, U256::from(2));
 }
 
