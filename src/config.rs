@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use contract::{ChainUrl, ContractAt};
 pub use folders::Folders;
-pub use layer::{ConfigError, Layer};
+pub use layer::{ConfigError, Layer, wallet_variable};
 pub use values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 
 use crate::types::TokenRef;
@@ -36,7 +36,7 @@ pub struct Config {
     pub contracts: Vec<ContractAt>,
     /// Refuse a chain with another id.
     pub chain_id: Option<u64>,
-    /// The wallet file.
+    /// The wallet file, or `env:NAME` where it is in a variable.
     pub wallet: PathBuf,
     /// The file with the wallet's password.
     pub wallet_password_file: Option<PathBuf>,

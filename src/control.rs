@@ -144,6 +144,9 @@ pub enum Request {
         token: TokenRef,
         /// A file that is not there yet.
         file: std::path::PathBuf,
+        /// Its files instead, as a tar archive.
+        #[serde(default)]
+        as_files: bool,
     },
     /// Put the blocks of such a file onto the node.
     Import {

@@ -1,8 +1,8 @@
 //! Files that are whole and durable under their name, or not there at all.
 //!
-//! Invariant: bytes reach a name only by `rename`, after `fdatasync`; a crash leaves at most files
-//! in the folder for unfinished ones, which [`sweep`] empties. All of it blocks on the disk. Called
-//! by the embedded stores of blocks and of names.
+//! Invariant: bytes reach a name only by `rename`, after `fdatasync`; a crash leaves at most unfinished files, which
+//! are in nobody's way: [`sweep`] empties a folder that is for them alone, [`sweep_unfinished`] takes them out of
+//! any other. All of it blocks on the disk. Called by whoever keeps a file outside of a volume.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -13,6 +13,12 @@ use std::time::{Duration, SystemTime};
 
 /// Numbers unfinished files.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// How the name of an unfinished file ends.
+const UNFINISHED: &str = ".new";
+
+/// An unfinished file that is older is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// A file whose bytes are durable and that has no name yet; removed when it is dropped so.
 #[derive(Debug)]
@@ -25,7 +31,10 @@ impl Unnamed {
     /// time of change when one is given, and syncs it.
     pub fn write(folder: &Path, bytes: &[u8], modified: Option<SystemTime>) -> io::Result<Self> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{}-{serial}", std::process::id()));
+        // In a container every start has the same number as the one before.
+        let chance = getrandom::u64().map_err(|e| io::Error::other(e.to_string()))?;
+        let name = format!("{}-{serial}-{chance:016x}{UNFINISHED}", std::process::id());
+        let path = folder.join(name);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -95,6 +104,40 @@ pub fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes what crashes left unfinished in `folder` among what has a name there. What is younger than an hour stays:
+/// another process may be at it.
+pub fn sweep_unfinished(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    // What cannot be looked at or removed is left to the next time.
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(is_unfinished);
+        let found = entry
+            .metadata()
+            .ok()
+            .filter(|found| is_ours && found.is_file());
+        let age = found.and_then(|found| found.modified().ok()?.elapsed().ok());
+        if age.is_some_and(|age| age >= ABANDONED) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether an unfinished file has such a name, or had one in earlier versions.
+fn is_unfinished(name: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = name.trim_end_matches(UNFINISHED).split('-').collect();
+    match parts[..] {
+        [pid, serial] => is_number(pid) && is_number(serial) && !name.ends_with(UNFINISHED),
+        [pid, serial, chance] => {
+            let is_chance = chance.len() == 16 && chance.bytes().all(|b| b.is_ascii_hexdigit());
+            is_number(pid) && is_number(serial) && is_chance && name.ends_with(UNFINISHED)
+        }
+        _ => false,
+    }
+}
+
 /// Locks `file` against every other process. Tries for half a second: a program that another thread
 /// is just starting holds our descriptors, and the locks on them, for a moment.
 ///
@@ -129,6 +172,7 @@ pub fn open_folder(folder: &Path, format: &str) -> io::Result<File> {
         ),
         fs::TryLockError::Error(e) => e,
     })?;
+    sweep_unfinished(folder);
     let line = format!("{format}\n");
     match fs::read(folder.join("format")) {
         Ok(found) if found == line.as_bytes() => {}
@@ -185,6 +229,59 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(Unnamed::write(dir.path(), b"half", None).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_crash_left_unfinished_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        // A process with the number of this one has got as far as this one will.
+        let serial = SERIAL.load(Ordering::Relaxed);
+        for serial in 0..serial + 1000 {
+            let name = format!("{}-{serial}", std::process::id());
+            fs::write(dir.path().join(name), b"half").unwrap();
+        }
+        let name = dir.path().join("name");
+        Unnamed::write(dir.path(), b"new", None)
+            .and_then(|new| new.rename(&name))
+            .unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_crashes_left_unfinished_does_not_gather() {
+        let dir = tempfile::tempdir().unwrap();
+        let long_ago = SystemTime::now() - 2 * ABANDONED;
+        let left = |folder: &Path| std::mem::forget(Unnamed::write(folder, b"half", None).unwrap());
+        left(dir.path());
+        let before: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(before.len(), 1);
+        let named = ["lock", "1-2-3", "31337-0x1c-1-1", "a.new", "7-x"];
+        for name in named {
+            fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        fs::write(dir.path().join("12-0"), b"of an earlier version").unwrap();
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let file = File::options().write(true).open(entry.unwrap().path());
+            file.unwrap().set_modified(long_ago).unwrap();
+        }
+        fs::create_dir(dir.path().join("12-1")).unwrap();
+        // Another process is at this one.
+        left(dir.path());
+        drop(open_folder(dir.path(), "pxfs test 1").unwrap());
+        let mut names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.retain(|name| !named.contains(&&**name));
+        let (left, others): (Vec<_>, Vec<_>) =
+            names.iter().partition(|name| name.ends_with(UNFINISHED));
+        assert_eq!(left.len(), 1, "{names:?}");
+        assert_eq!(others.len(), 2, "{names:?}");
+        assert!(
+            others
+                .iter()
+                .all(|name| ["12-1", "format"].contains(&&***name))
+        );
     }
 
     #[test]

@@ -334,10 +334,13 @@ pub struct ArchiveAnswer {
     pub root: String,
     /// The archive.
     pub file: String,
-    /// Blocks in it.
+    /// Blocks in it, or that its files were read from.
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Sockets, which an archive of files cannot hold.
+    #[serde(default)]
+    pub left_out: u64,
 }
 
 /// Answer of `fsck`.

@@ -256,9 +256,10 @@ impl Files {
             };
             match (victim, filling) {
                 (Some((key, content)), _) => {
-                    tracing::trace!(bytes = content.end(), "evicted");
+                    let freed = content.end();
                     let _ = std::fs::remove_file(self.path(key));
-                    self.give_back(content.end());
+                    tracing::trace!(bytes = freed, "evicted");
+                    self.give_back(freed);
                 }
                 (None, Some((key, content, chunk))) => {
                     let Some(behind) = content.claim_behind(chunk) else {

@@ -38,6 +38,9 @@ const VERSION: &str = "v1";
 /// Free bytes of the file system that are not for the cache (on a small one: a twentieth of it).
 const SPARE_BYTES: u64 = 256 << 20;
 
+/// Bytes that come and go between two looks at the room of one disk, at most.
+const BETWEEN_BYTES: u64 = 64 << 20;
+
 /// The largest content that is copied where it cannot be renamed: a commit waits for it.
 const MOST_COPIED_BYTES: u64 = 64 << 20;
 
@@ -256,7 +259,7 @@ impl Cache {
     }
 
     /// Whether what the cache gives back is room in `folder`, too: both lie on one file system, or, as subvolumes and
-    /// datasets of one pool do, on two that have the same bytes free.
+    /// datasets of one pool do, on two that have as many bytes free, but for what is written between the two looks.
     pub fn shares_room(&self, folder: &Path) -> bool {
         let Some(disk) = &self.disk else {
             return false;
@@ -265,7 +268,8 @@ impl Cache {
         let own = device(disk.lock.metadata());
         own.is_none() || own == device(folder.metadata()) || {
             let own = fstatvfs(&disk.lock).map(|stat| stat.f_bavail * stat.f_frsize);
-            own.is_ok_and(|own| crate::durable::free_bytes(folder).is_ok_and(|free| free == own))
+            let free = crate::durable::free_bytes(folder);
+            own.is_ok_and(|own| free.is_ok_and(|free| free.abs_diff(own) <= BETWEEN_BYTES))
         }
     }
 

@@ -11,6 +11,7 @@ use alloy::primitives::{Address, U256};
 use super::ChainError;
 use super::contract::PxV2;
 use super::dialect::Dialect;
+use super::endpoint::is_refusal;
 use super::outbox::shelf::Watch;
 use super::outbox::{Outcome, Purpose};
 use super::transact::{Posted, Transactor, update_calldata};
@@ -37,6 +38,9 @@ pub struct Report {
     pub done: Vec<(u64, u64)>,
     /// Commits whose charge is in a block that is not final, and its number.
     pub mined: BTreeMap<u64, u64>,
+    /// Commits that will never be charged, since the token is another's for good, or no more. Keep them no longer,
+    /// durably, and then say [`Charger::forget`].
+    pub lost: Vec<u64>,
     /// Why it does not come on, if so.
     pub error: Option<ChainError>,
 }
@@ -75,6 +79,9 @@ impl Charger {
                 None => match self.charge(&tag, bytes).await {
                     Ok(posted) => posted,
                     Err(fault) => {
+                        if is_refusal(&fault) {
+                            report.lost = self.lost(commits).await?;
+                        }
                         report.error = Some(fault);
                         break;
                     }
@@ -89,7 +96,10 @@ impl Charger {
                 Some(Outcome::Refused | Outcome::Lost) => {
                     // It took no effect: it is asked for anew, and the chain says why it would not.
                     self.transactor.forget(&tag).await?;
-                    let line = format!("token {}: a charge was refused", self.token);
+                    let line = format!(
+                        "token {}: a charge was refused, and is tried anew",
+                        self.token
+                    );
                     report.error = Some(ChainError::Reverted(line));
                     break;
                 }
@@ -131,6 +141,25 @@ impl Charger {
             self.transactor.forget(&posted.tag).await?;
         }
         Ok(())
+    }
+
+    /// Of `commits` those that will never be charged: the token is another's in a final block, or is no more, and
+    /// nothing that was signed for them can still be mined.
+    async fn lost(&self, commits: &[(u64, u64)]) -> Result<Vec<u64>, ChainError> {
+        let (contract, token) = (self.contract, self.token.0);
+        if !self.transactor.has_lost(contract, token).await? {
+            return Ok(Vec::new());
+        }
+        let known = self.transactor.posted().await?;
+        let is_ended = |sequence: &u64| {
+            let tag = self.tag(*sequence);
+            let posted = known.iter().find(|posted| posted.tag == tag);
+            // What has happened is settled as any other.
+            posted
+                .is_none_or(|posted| matches!(posted.over, Some(Outcome::Refused | Outcome::Lost)))
+        };
+        let sequences = commits.iter().map(|(sequence, _)| *sequence);
+        Ok(sequences.filter(is_ended).collect())
     }
 
     async fn charge(&self, tag: &str, bytes: u64) -> Result<Posted, ChainError> {

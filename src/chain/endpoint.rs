@@ -316,6 +316,11 @@ fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     }
 }
 
+/// Whether it was the contract that refused ([`refused`]), and not the chain a transaction.
+pub(super) fn is_refusal(fault: &ChainError) -> bool {
+    matches!(fault, ChainError::Reverted(why) if why.starts_with("reverted"))
+}
+
 /// A contract has refused with `data`, which a node has put into `words`.
 pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
     // An error without words is worded in another way by each node: by its data it is the same.

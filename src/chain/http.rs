@@ -3,7 +3,8 @@
 //! A request goes to the first server that is well, in the order they were given. One that fails
 //! rests for a while (longer each time) and is then tried again, so a first choice that comes back
 //! is used again. With several, all are looked at once a minute: one that is of another chain is
-//! refused, one whose newest block is behind the others' is put last.
+//! refused, one whose newest block is behind the others' is put last, and one whose newest block is of a
+//! time that is still to come is not asked while there is, or was, another.
 //!
 //! Invariant: every request ends within [`Limits::total`], holds at most [`Limits::answer_bytes`],
 //! and is answered by a server of the wanted chain, or not at all; transactions may reach several
@@ -24,6 +25,7 @@ use self::server::Server;
 pub(super) use self::server::{HttpFault, Kind};
 use super::ChainError;
 use super::busy;
+use crate::clock::{Clock as _, SystemClock};
 
 #[cfg(test)]
 mod proxy;
@@ -47,6 +49,8 @@ pub(super) struct Limits {
     pub(super) probe: Duration,
     /// How far behind a server may be, in seconds of block time.
     pub(super) behind_s: u64,
+    /// How far its newest block may be ahead of this machine's clock, in seconds.
+    pub(super) ahead_s: u64,
     /// The largest answer.
     pub(super) answer_bytes: usize,
 }
@@ -61,6 +65,7 @@ impl Default for Limits {
             rest_max: Duration::from_secs(60),
             probe: Duration::from_secs(60),
             behind_s: 60,
+            ahead_s: 900,
             answer_bytes: 16 << 20,
         }
     }
@@ -79,6 +84,7 @@ struct Inner {
     probed: Mutex<Option<Instant>>,
     /// Index of the server that answered last.
     current: AtomicUsize,
+    clock: SystemClock,
 }
 
 impl Servers {
@@ -114,6 +120,7 @@ impl Servers {
                 limits,
                 probed: Mutex::default(),
                 current: AtomicUsize::new(0),
+                clock: SystemClock,
             }),
         })
     }
@@ -228,16 +235,54 @@ impl Servers {
             }
         });
         let heads = futures::future::join_all(heads).await;
-        let newest = heads.iter().flatten().max().copied().unwrap_or(0);
-        for (server, head) in inner.servers.iter().zip(heads) {
-            let Some(head) = head else { continue };
-            let behind_s = newest.saturating_sub(head);
-            match behind_s > inner.limits.behind_s {
-                true => server.rest(&server.fault(Kind::Behind(behind_s))),
-                false => server.is_level(),
+        let now_s = u64::try_from(inner.clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+        let verdicts = judge(&heads, now_s, &inner.limits);
+        for (server, verdict) in inner.servers.iter().zip(verdicts) {
+            match verdict {
+                None => {}
+                Some(Verdict::Level) => server.is_level(),
+                Some(Verdict::Behind(by_s)) => server.rest(&server.fault(Kind::Behind(by_s))),
+                Some(Verdict::Ahead(by_s)) => server.rest(&server.fault(Kind::Ahead(by_s))),
+                // Of what is known of others nothing says that its time is the right one.
+                Some(Verdict::AllAhead(by_s)) if server.is_ahead() => {
+                    server.rest(&server.fault(Kind::Ahead(by_s)));
+                }
+                Some(Verdict::AllAhead(_)) => server.is_level(),
             }
         }
     }
+}
+
+/// What a server's newest block says of it, beside the others'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Level,
+    /// So many seconds older than the newest that can be.
+    Behind(u64),
+    /// So many seconds later than it can be, and another's can.
+    Ahead(u64),
+    /// The same, and no other's can: a development chain, or this machine's clock is behind.
+    AllAhead(u64),
+}
+
+/// What the timestamps of the servers' newest blocks say of them at `now_s`; of one that told none, nothing. A
+/// time that is still to come makes no other look old.
+fn judge(heads: &[Option<u64>], now_s: u64, limits: &Limits) -> Vec<Option<Verdict>> {
+    let latest_s = now_s.saturating_add(limits.ahead_s);
+    let told = || heads.iter().flatten().copied();
+    let possible = told().filter(|head| *head <= latest_s).max();
+    let newest = possible.or(told().max()).unwrap_or(0);
+    let of = |head: u64| {
+        let behind_s = newest.saturating_sub(head);
+        let ahead_s = head.saturating_sub(now_s);
+        match (head > latest_s, possible) {
+            (true, Some(_)) => Verdict::Ahead(ahead_s),
+            (_, None) if behind_s <= limits.behind_s => Verdict::AllAhead(ahead_s),
+            _ if behind_s > limits.behind_s => Verdict::Behind(behind_s),
+            _ => Verdict::Level,
+        }
+    };
+    heads.iter().map(|head| head.map(of)).collect()
 }
 
 impl Inner {

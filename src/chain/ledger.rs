@@ -119,6 +119,12 @@ impl ContractLedger {
         self.dialect.get_or_try_init(ask).await.copied()
     }
 
+    /// What the contract speaks, where it was asked already.
+    #[must_use]
+    pub fn known_dialect(&self) -> Option<Dialect> {
+        self.dialect.get().copied()
+    }
+
     /// All packages, by ascending id, on sale or not.
     ///
     /// # Errors

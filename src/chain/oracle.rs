@@ -26,7 +26,7 @@ use super::contract::PxSync;
 use super::endpoint::LogsFault;
 use super::transact::Transactor;
 use super::wallet::Wallet;
-use crate::durable::{Unnamed, sync_folder};
+use crate::durable::{Unnamed, sweep_unfinished, sync_folder};
 use crate::types::TokenId;
 
 pub mod agree;
@@ -325,6 +325,7 @@ impl Operator {
         let to = file.clone();
         let written = tokio::task::spawn_blocking(move || {
             let folder = to.parent().ok_or_else(|| io::Error::other("no folder"))?;
+            sweep_unfinished(folder);
             let unnamed = Unnamed::write(folder, format!("{next}\n").as_bytes(), None)?;
             unnamed.rename(&to)?;
             sync_folder(folder)

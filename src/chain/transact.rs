@@ -47,9 +47,8 @@ use desk::{Desk, Progress};
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
 /// How long what was sent is left alone before it is sent again, or for more.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What a transaction that nobody asked for each time may cost in all where no bound is given: a tenth of a
-/// coin, in wei.
-const UNASKED_COST_MAX: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
+/// What a transaction whose fees nobody has seen may cost where no bound is given: a tenth of a coin, in wei.
+const UNSEEN_COST_MAX: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 /// Between two looks at all that concerns a transaction that is waited for.
 const STEP: Duration = Duration::from_secs(2);
 /// First and longest pause between two looks.
@@ -65,12 +64,22 @@ pub struct Transactor {
     patience: Duration,
     /// The most that the gas of one transaction may cost, in wei.
     gas_cost_max: Option<U256>,
-    /// Whether what is sent was not asked for by anybody who saw its price.
-    unasked: bool,
+    consent: Consent,
     /// The price that somebody has seen and agreed to, in wei.
     price: Option<U256>,
     place: Place,
     outbox: Arc<Outbox>,
+}
+
+/// Who has agreed to what is spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consent {
+    /// Somebody who was told, or who bounds it.
+    Seen,
+    /// Somebody who was told of no fees: what its gas costs has a bound.
+    Unseen,
+    /// Nobody each time: value and gas have a bound together.
+    Unasked,
 }
 
 /// Where its shelf is.
@@ -133,7 +142,7 @@ impl Transactor {
             limit: RECEIPT_LIMIT,
             patience: PATIENCE,
             gas_cost_max: None,
-            unasked: false,
+            consent: Consent::Seen,
             price: None,
             place: Place::Shelf(Arc::new(MemoryShelf::default())),
             outbox: Arc::default(),
@@ -187,12 +196,33 @@ impl Transactor {
         Self { price, ..self }
     }
 
+    /// The same for what somebody asks for who has seen no fees (`--yes`): gas costs no more than a tenth of a
+    /// coin where no bound is given.
+    #[must_use]
+    pub fn unseen(self) -> Self {
+        Self {
+            consent: Consent::Unseen,
+            ..self
+        }
+    }
+
+    /// What the gas of a transaction without value may cost at most, in wei; `None` where that is not bounded.
+    #[must_use]
+    pub fn bound(&self) -> Option<U256> {
+        match self.consent {
+            Consent::Seen => self.gas_cost_max,
+            Consent::Unseen | Consent::Unasked => {
+                Some(self.gas_cost_max.unwrap_or(UNSEEN_COST_MAX))
+            }
+        }
+    }
+
     /// The same for what nobody asks for each time: the bound counts the value that goes along, too, and is a
     /// tenth of a coin where none is given. A server that is asked for the fees cannot have more spent.
     #[must_use]
     pub fn unasked(&self) -> Self {
         Self {
-            unasked: true,
+            consent: Consent::Unasked,
             ..self.clone()
         }
     }

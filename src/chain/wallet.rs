@@ -40,9 +40,16 @@ impl Wallet {
     /// [`ChainError::Wallet`] when there is no such file, others may read it, or it is not a
     /// wallet; [`ChainError::WrongPassword`] when a keystore's password is wrong or missing.
     pub fn open(path: &Path, password: Option<&str>) -> Result<Self, ChainError> {
-        let text = read_private(path)?;
+        Self::read(&read_private(path)?, password, path)
+    }
+
+    /// The wallet in `text`, which came from `path`: as [`Wallet::open`].
+    ///
+    /// # Errors
+    /// [`ChainError::Wallet`] when it is no wallet, [`ChainError::WrongPassword`].
+    pub fn read(text: &str, password: Option<&str>, path: &Path) -> Result<Self, ChainError> {
         let secret = if text.trim_start().starts_with('{') {
-            keystore::open(&text, password).map_err(|fault| fault.at(path))?
+            keystore::open(text, password).map_err(|fault| fault.at(path))?
         } else {
             parse_hex(text.trim()).ok_or_else(|| {
                 refuse(

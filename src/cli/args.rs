@@ -196,12 +196,16 @@ pub(crate) enum Command {
         #[arg(long)]
         repair: bool,
     },
-    /// Write a token's whole volume into one file, as blocks (CARv1)
+    /// Write a token's whole volume into one file, as blocks (CARv1) or as its files
     Export {
         /// The token
         token: TokenRef,
-        /// Must not be there yet
-        file: PathBuf,
+        /// For the blocks; must not be there yet
+        #[arg(required_unless_present = "tar", conflicts_with = "tar")]
+        file: Option<PathBuf>,
+        /// For the files, as a tar archive; must not be there yet
+        #[arg(long, value_name = "FILE")]
+        tar: Option<PathBuf>,
     },
     /// Put the blocks of such a file onto the node, and pin them
     Import {
@@ -275,7 +279,7 @@ pub(crate) struct Options {
     /// Refuse any other chain
     #[arg(long, global = true, value_name = "N")]
     pub(crate) chain_id: Option<u64>,
-    /// Keystore V3 JSON or 64 hex digits
+    /// Keystore V3 JSON or 64 hex digits; `env:NAME` for a variable that holds them
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet: Option<PathBuf>,
     /// File with the wallet's password
@@ -461,6 +465,7 @@ mod tests {
             "share /m/1/f",
             "fsck 1 --repair --json",
             "export 1 /f.car",
+            "export 1 --tar /f.tar",
             "import 1 /f.car",
             "dev advance 31d",
             "doctor",

@@ -91,6 +91,7 @@ pub(super) fn register(
     if print {
         return show_call(setup, &request(true));
     }
+    let mut price = None;
     if !yes {
         let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
         let called = token.to_string();
@@ -101,9 +102,9 @@ pub(super) fn register(
             ),
             false => format!("Register token {token}"),
         };
-        agree(setup, "register", &what, &request(true))?;
+        price = Some(agree(setup, "register", &what, &request(true))?);
     }
-    let registered: MintAnswer = answer(setup, &request(false))?;
+    let registered: MintAnswer = answer_for(setup, &request(false), price)?;
     show_minted(setup, &registered, "registered")
 }
 

@@ -28,6 +28,10 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
     let (operators, threshold) = (&trust.operators, trust.threshold);
     let made: DeployAnswer = runtime()?.hold(async {
         let deployer = Deployer::new(&config, operators, threshold, trust.forwarder).await?;
+        let deployer = match yes {
+            true => deployer.unseen(),
+            false => deployer,
+        };
         let made = async {
             let price = deployer.price().await?;
             let cost = coins(&price.cost_wei.to_string());

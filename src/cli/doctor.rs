@@ -180,7 +180,7 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
                     parts.chain.chain_id,
                     parts.chain.endpoint.label(),
                     parts.chain.contract,
-                    parts.chain.dialect.name()
+                    parts.chain.dialect().name()
                 );
                 let tokens = parts.chain.ledger.snapshot().await?.tokens;
                 let quotas = tokens.iter().map(|token| token.size_bytes);

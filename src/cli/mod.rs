@@ -115,7 +115,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Get { cid, file } => volume::get(&setup, cid, &file),
         Command::Share { path } => volume::share(&setup, &path),
         Command::Fsck { token, repair } => volume::fsck(&setup, &token, repair),
-        Command::Export { token, file } => volume::export(&setup, &token, &file),
+        Command::Export { token, file, tar } => {
+            volume::export(&setup, &token, file.as_deref(), tar.as_deref())
+        }
         Command::Import { token, file } => volume::import(&setup, &token, &file),
         Command::Sync { token, no_wait } => chain::sync(&setup, &token, !no_wait),
         Command::Deploy {

@@ -86,11 +86,19 @@ pub(super) fn fsck(setup: &Setup, token: &TokenRef, repair: bool) -> anyhow::Res
 }
 
 /// `pxfs export`.
-pub(super) fn export(setup: &Setup, token: &TokenRef, file: &Path) -> anyhow::Result<Exit> {
-    let file = absolute(file)?;
+pub(super) fn export(
+    setup: &Setup,
+    token: &TokenRef,
+    file: Option<&Path>,
+    tar: Option<&Path>,
+) -> anyhow::Result<Exit> {
+    let Some(file) = tar.or(file) else {
+        fail!(Usage, "export: name a file");
+    };
     let request = Request::Export {
         token: token.clone(),
-        file,
+        file: absolute(file)?,
+        as_files: tar.is_some(),
     };
     let answer: ArchiveAnswer = ask(setup, &request)?;
     show(setup, token, &answer, "is in")
@@ -115,13 +123,19 @@ fn show(
 ) -> anyhow::Result<Exit> {
     match setup.json {
         true => json_answer(answer),
-        false => text_answer(&format!(
-            "token {token} (root {}) {where_it_is} {}: {} blocks, {}",
-            answer.root,
-            answer.file,
-            answer.blocks,
-            bytes(answer.bytes)
-        )),
+        false => {
+            let mut text = format!(
+                "token {token} (root {}) {where_it_is} {}: {} blocks, {}",
+                answer.root,
+                answer.file,
+                answer.blocks,
+                bytes(answer.bytes)
+            );
+            if answer.left_out > 0 {
+                text.push_str(&format!("\nwithout {} sockets", answer.left_out));
+            }
+            text_answer(&text)
+        }
     }
 }
 

@@ -98,6 +98,12 @@ pub enum ConfigError {
     Variable(String, String),
 }
 
+/// The variable that a wallet is in, where it is said so: `env:NAME` in place of its file.
+#[must_use]
+pub fn wallet_variable(wallet: &Path) -> Option<&str> {
+    wallet.to_str()?.strip_prefix("env:")
+}
+
 impl Layer {
     /// What the TOML file at `path` says; relative paths in it are relative to its folder.
     ///
@@ -151,7 +157,8 @@ impl Layer {
             &mut self.cache_dir,
             &mut self.fault,
         ];
-        for path in paths.into_iter().flatten() {
+        let is_file = |path: &&mut PathBuf| wallet_variable(path).is_none();
+        for path in paths.into_iter().flatten().filter(is_file) {
             *path = folder.join(&*path);
         }
         for url in &mut self.rpc_url {

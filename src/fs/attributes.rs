@@ -53,7 +53,7 @@ impl Volume {
         let mut inode = self.inode(ino)?;
         let kind = Kind::from_number(inode.kind)?;
         let before = inode.clone();
-        if set.kill_set_id && kind == Kind::File {
+        if set.kill_set_id && kind != Kind::Directory {
             inode.mode = kept(inode.mode);
         }
         inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
@@ -66,7 +66,7 @@ impl Volume {
             return Ok(());
         }
         inode.ctime_ns = now;
-        if self.removed.change(ino, &inode) {
+        if self.removed.change(ino, &inode)? {
             return Ok(());
         }
         let mut batch = Batch::default();
@@ -183,7 +183,7 @@ impl Volume {
             _ => booked.adjust(cost),
         }
         inode.ctime_ns = self.clock.wall_ns();
-        if self.removed.change(ino, &inode) {
+        if self.removed.change(ino, &inode)? {
             return Ok(());
         }
         let mut batch = Batch::default();
@@ -201,7 +201,7 @@ const MAX_ATTRIBUTE_NAME: usize = 255;
 
 /// Only these namespaces are kept, and nothing in them without a name of its own. `system` holds POSIX ACLs, which
 /// nobody here would enforce, so they are not taken.
-fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
+pub(super) fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
     if name.is_empty() || name.len() > MAX_ATTRIBUTE_NAME {
         return Err(FsError::AttributeTooLarge);
     }

@@ -191,11 +191,6 @@ impl Body {
         allocated_bytes(self.size, &self.holes)
     }
 
-    /// Whether it has no holes.
-    pub(crate) fn is_dense(&self) -> bool {
-        self.holes.runs().is_empty()
-    }
-
     /// Whether the stage file holds every byte of the content.
     pub(crate) fn is_wholly_staged(&self) -> bool {
         let whole = |index: u64, staged: &Staged| {
@@ -213,6 +208,12 @@ impl Body {
                 .staged
                 .iter()
                 .all(|(index, staged)| whole(*index, staged))
+    }
+
+    /// What of chunk `index` is staged, and the version of its last change.
+    pub(crate) fn staged_chunk(&self, index: u64) -> Option<(&[(u32, u32)], u64)> {
+        let staged = self.staged.get(&index)?;
+        Some((staged.ranges.as_stored(), staged.version))
     }
 
     /// The first chunk behind those that the file has.

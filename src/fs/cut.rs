@@ -243,6 +243,22 @@ impl Cut {
         })
     }
 
+    /// The whole content of a regular file where it is small, and whether what is published of it is damaged.
+    ///
+    /// # Errors
+    /// The journal cannot be read, or has no such file.
+    pub fn small(&self, ino: Ino) -> Result<Option<(Bytes, bool)>, FsError> {
+        let content: Content = self
+            .snapshot
+            .record(&key::content(ino))?
+            .ok_or(FsError::NotFound)?;
+        let is_damaged = content.base.is_some_and(|base| base.damaged);
+        let bytes = content
+            .inline
+            .map(|bytes| Bytes::from(Vec::<u8>::from(bytes)));
+        Ok(bytes.map(|bytes| (bytes, is_damaged)))
+    }
+
     /// The bytes of chunk `index`, which is in [`CutFile::chunks`]. `below` is that chunk of the
     /// base, needed where [`CutFile::needs_below`] says so.
     ///

@@ -371,6 +371,7 @@ impl Drive {
     /// [`FsError::NoAttribute`].
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
         if ino == Ino::ROOT {
+            super::attributes::check_attribute_name(name)?;
             return Err(FsError::NoAttribute);
         }
         let (_, volume, ino) = self.split(ino)?;

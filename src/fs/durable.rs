@@ -1,22 +1,23 @@
 //! Making local state durable: bytes first, then the records that name them, then what the records
 //! let go of.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, TryLockError};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use super::FsError;
 use super::body::Saved;
+use super::content::content_charge;
+use super::emptied::REWRITE;
 use super::files::File;
 use super::volume::{Volume, lock};
 use crate::journal::record::{Content, Inode, Patch};
 use crate::journal::{Barrier, Batch, JournalError, StageFile, key};
 use crate::types::Ino;
 
-/// For how long a file that was emptied, and is open, is taken to be written anew. Until then the
-/// journal keeps the old content, so that a crash leaves the old one or the new one.
-const REWRITE: Duration = Duration::from_secs(2);
-/// Time between two looks whether it is.
+/// Time between two looks whether a file is still being written anew.
 const REWRITE_STEP: Duration = Duration::from_millis(5);
 
 /// Time between two saves in the background: with [`REWRITE`] less than the 5 s that are promised.
@@ -27,6 +28,10 @@ const COMMIT_EACH: Duration = Duration::from_secs(1);
 /// nothing is unpublished, or for so long with something that is.
 const REST_EACH: Duration = Duration::from_secs(15);
 const LONG_REST: Duration = Duration::from_secs(60);
+/// Files that are saved at a time.
+const WORKERS: usize = 4;
+/// How often so many are while the disk is slow to take those before.
+const ROUNDS: usize = 8;
 /// Time between two looks whether the save has ended.
 const SAVE_STEP: Duration = Duration::from_millis(2);
 /// Stage files that wait to be removed at most, before a commit does it: 8 bytes of memory each.
@@ -69,7 +74,6 @@ impl Volume {
 
     /// As [`Volume::save_all`], for these files.
     fn save_each(&self, unsaved: &[Ino], patience: Duration) -> Result<(), FsError> {
-        let workers = unsaved.len().clamp(1, 4);
         let next = AtomicUsize::new(0);
         let run = || {
             let mut all = Ok(());
@@ -78,14 +82,12 @@ impl Volume {
             }
             all
         };
-        if workers == 1 {
-            return run();
-        }
         std::thread::scope(|scope| {
-            let all: Vec<_> = (0..workers).map(|_| scope.spawn(run)).collect();
-            all.into_iter()
-                .map(|worker| worker.join().unwrap_or_else(|_| Err(died())))
-                .fold(Ok(()), Result::and)
+            let others = 1..unsaved.len().min(WORKERS);
+            let others: Vec<_> = others.map_while(|_| spawn(scope, "saving", run)).collect();
+            let own = run();
+            let ended = |worker: Worker<'_>| worker.join().unwrap_or_else(|_| Err(self.died()));
+            others.into_iter().map(ended).fold(own, Result::and)
         })
     }
 
@@ -98,9 +100,13 @@ impl Volume {
     fn commit_journal(&self, patiently: bool) -> Result<(), FsError> {
         // Those that may be saved as they are first; one that is being written anew is waited for only where
         // that was not enough.
+        let mut looked = Ok(());
         for patience in [Duration::ZERO, REWRITE] {
-            if self.owes_room() {
-                self.save_each(&self.owing(), patience)?;
+            match self.owes_room() {
+                Ok(false) => {}
+                Ok(true) => self.save_each(&self.owing(), patience)?,
+                // What was acknowledged is made durable all the same.
+                Err(error) => looked = Err(error),
             }
         }
         let retired = self.stage.take_retired();
@@ -119,7 +125,11 @@ impl Volume {
         if self.stage.note_gone(retired) >= MOST_GONE {
             self.sweep();
         }
-        Ok(())
+        // What was acknowledged is durable; who cannot read what is there can change nothing of it.
+        match self.journal.unreadable() {
+            Some(error) => Err(self.poison(error)),
+            None => looked,
+        }
     }
 
     /// Removes the stage files that the journal has durably let go of, but for those that a cut may still
@@ -139,10 +149,19 @@ impl Volume {
 
     /// Whether files that were cut, and are not saved yet, have given room in the quota to what would
     /// become durable before: a crash would bring them back beside it, and more than the quota has.
-    fn owes_room(&self) -> bool {
-        let journaled = self.journal.counters().used_bytes;
-        let quota = self.quota();
-        journaled > quota.size_bytes() && journaled > quota.used_bytes()
+    pub(super) fn owes_room(&self) -> Result<bool, FsError> {
+        let (size, used) = self.with_quota(|quota| (quota.size_bytes(), quota.used_bytes()));
+        let mut journaled = self.journal.counters().used_bytes;
+        if journaled <= size || journaled <= used {
+            return Ok(false);
+        }
+        // What has no name any more is counted until it is closed, and goes with a crash.
+        for (found, _) in self.journal.scan(&key::orphans(), None, usize::MAX)? {
+            let content = key::parse_ino(&found).map(|ino| self.journal.record(&key::content(ino)));
+            let content: Option<Content> = content.transpose()?.flatten();
+            journaled = journaled.saturating_sub(content.as_ref().map_or(0, content_charge));
+        }
+        Ok(journaled > size && journaled > used)
     }
 
     /// The files that owe it: the journal has them charged with more than they have.
@@ -176,14 +195,34 @@ impl Volume {
     /// and makes everything durable within 5 s. To be run on a thread of its own.
     pub fn keep_durable(&self) {
         std::thread::scope(|scope| {
-            scope.spawn(|| self.keep_draining());
-            scope.spawn(|| self.keep_ahead());
-            self.keep_saving();
+            let mut missing: Vec<Helper> = vec![
+                ("draining", Self::keep_draining),
+                ("ahead", Self::keep_ahead),
+            ];
+            // Until the system has threads to give for these, calls and saves do what cannot wait of it.
+            let complete = || {
+                missing
+                    .retain(|&(name, work)| spawn(scope, name, move || self.guard(work)).is_none());
+            };
+            self.guard(|volume| volume.keep_saving(complete));
         });
         self.sweep();
         if let Err(error) = self.journal.rest() {
             tracing::debug!(%error, "the next start reads what the log has");
         }
+    }
+
+    /// Does what keeps the volume durable. Where that ends in a panic nothing is kept any more, and that is told.
+    fn guard(&self, work: impl FnOnce(&Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            self.died();
+            self.journal.unattend();
+        }
+    }
+
+    /// A thread that makes something durable has ended in a panic: nobody knows how far it was.
+    fn died(&self) -> FsError {
+        self.poison(JournalError::Disk("a worker died".to_owned()))
     }
 
     /// Writes what fills the memory into the journal's table: it waits for no file's bytes, since others wait
@@ -212,11 +251,12 @@ impl Volume {
         }
     }
 
-    fn keep_saving(&self) {
+    fn keep_saving(&self, mut complete: impl FnMut()) {
         let mut synced = self.clock.boottime();
         let mut accesses_saved = synced;
         let (mut applied, mut changed, mut rested) = (0, synced, None);
         while !self.stopped.load(Ordering::Acquire) {
+            complete();
             std::thread::sleep(STEP);
             if self.poisoned().is_some() {
                 return;
@@ -268,41 +308,47 @@ impl Volume {
         }
     }
 
-    /// What [`Volume::keep_durable`] does again and again. Names, and files that are saved, do not wait
-    /// for the bytes of others; nor does one that cannot be saved keep the rest from it.
+    /// What [`Volume::keep_durable`] does again and again. Names, and files that are saved, do not wait for the bytes
+    /// of others, nor do files that are changed while the disk is slow to take those; nor does one that cannot be
+    /// saved keep the rest from it.
     pub(super) fn save_changed(&self) -> Result<(), FsError> {
         let saved = std::thread::scope(|scope| {
-            let saving = scope.spawn(|| self.save_all(Duration::ZERO));
-            let mut committed = Instant::now();
-            while !saving.is_finished() {
+            let Some(first) = spawn(scope, "saving", || self.save_all(Duration::ZERO)) else {
+                return self.save_all(Duration::ZERO);
+            };
+            let (mut rounds, mut saved) = (vec![first], Ok(()));
+            let mut begun = Instant::now();
+            let mut committed = begun;
+            while !rounds.is_empty() {
                 std::thread::sleep(SAVE_STEP);
+                for ended in rounds.extract_if(.., |round| round.is_finished()) {
+                    saved = saved.and(ended.join().unwrap_or_else(|_| Err(self.died())));
+                }
                 if committed.elapsed() >= COMMIT_EACH {
                     self.commit_journal(true)?;
                     self.sweep();
                     committed = Instant::now();
                 }
+                if begun.elapsed() >= SAVE_EACH && !rounds.is_empty() && rounds.len() < ROUNDS {
+                    self.purge_left();
+                    rounds.extend(spawn(scope, "saving", || self.save_others()));
+                    begun = Instant::now();
+                }
             }
-            saving.join().unwrap_or_else(|_| Err(died()))
+            saved
         });
         let committed = self.commit_journal(true);
         self.sweep();
         committed.and(saved)
     }
 
-    /// A file was cut to nothing. Its lock is held. What counts is the first time since it was saved:
-    /// one that is rewritten again and again is saved too.
-    pub(super) fn note_emptied(&self, ino: Ino) {
-        let now = self.clock.boottime();
-        lock(&self.emptied).entry(ino).or_insert(now);
-    }
-
-    /// Whether a file was emptied a moment ago, and not saved since.
-    pub(super) fn was_just_emptied(&self, ino: Ino) -> bool {
-        let now = self.clock.boottime();
-        let emptied = lock(&self.emptied);
-        let since = emptied.get(&ino);
-        since.is_some_and(|since| now.saturating_sub(*since) < REWRITE)
-            && !self.without.lacks(Barrier::Rewrite)
+    /// Saves the changed files that nobody is saving: what others wait for may take long.
+    fn save_others(&self) -> Result<(), FsError> {
+        let mut unsaved = self.unsaved();
+        let is_free =
+            |file: &File| !matches!(file.saving.try_lock(), Err(TryLockError::WouldBlock));
+        unsaved.retain(|ino| self.files.peek(*ino).is_none_or(|file| is_free(&file)));
+        self.save_each(&unsaved, Duration::ZERO)
     }
 
     /// Saves `ino` if it is in use: its bytes first, then its record.
@@ -559,6 +605,26 @@ impl Volume {
     }
 }
 
-fn died() -> FsError {
-    FsError::Disk("a worker died".to_owned())
+/// Something that is done beside the saving, and what its thread is called.
+type Helper = (&'static str, fn(&Volume));
+
+type Worker<'scope> = ScopedJoinHandle<'scope, Result<(), FsError>>;
+
+/// Does `work` in a thread of its own; `None` where the system has none to give now.
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Option<ScopedJoinHandle<'scope, T>> {
+    #[cfg(test)]
+    if super::tests::lacks_threads() {
+        return None;
+    }
+    let spawned = Builder::new()
+        .name(name.to_owned())
+        .spawn_scoped(scope, work);
+    if let Err(error) = &spawned {
+        tracing::debug!(%error, name, "no thread can be made: what it is for takes longer");
+    }
+    spawned.ok()
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
 };
@@ -32,6 +32,9 @@ pub(crate) struct File {
     pub(super) atime_ns: AtomicI64,
     /// How often its bytes were read. Counted with the body locked, so that it stands still for who changes it.
     pub(super) reads: AtomicU64,
+    /// Another machine's tree has taken this one's place, and it is in no directory of that one that is here: deleted, or
+    /// moved to where nobody has looked. What is here of it can be read, and nothing of it changed.
+    pub(super) lost: AtomicBool,
 }
 
 /// What is told of a content to who does not wait for it.
@@ -80,13 +83,8 @@ impl DerefMut for BodyMut<'_> {
 
 impl Drop for BodyMut<'_> {
     fn drop(&mut self) {
-        let mut seen = lock(self.seen);
-        // To count what is in holes may take as long as there are many.
-        let allocated_bytes = match self.body.is_dense() {
-            true => self.body.size,
-            false => seen.allocated_bytes,
-        };
-        *seen = Seen::of(&self.body, allocated_bytes);
+        // Holes are runs, of which there are few thousand at most.
+        *lock(self.seen) = Seen::of(&self.body, self.body.allocated_bytes());
     }
 }
 
@@ -97,16 +95,7 @@ impl File {
         let body = match self.body.try_read() {
             Ok(body) => body,
             Err(TryLockError::Poisoned(body)) => body.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                let seen = *lock(&self.seen);
-                // How much of it is in holes was not counted yet; a file without a block would be taken for one
-                // that is nothing else.
-                let allocated_bytes = seen.allocated_bytes.clamp(seen.size.min(1), seen.size);
-                return Seen {
-                    allocated_bytes,
-                    ..seen
-                };
-            }
+            Err(TryLockError::WouldBlock) => return *lock(&self.seen),
         };
         let seen = Seen::of(&body, body.allocated_bytes());
         *lock(&self.seen) = seen;
@@ -227,6 +216,7 @@ impl Files {
                     saving: Mutex::new(()),
                     atime_ns: AtomicI64::new(super::access::UNKNOWN),
                     reads: AtomicU64::new(0),
+                    lost: AtomicBool::new(false),
                 }),
                 users: 0,
                 orphan: false,
@@ -451,6 +441,26 @@ mod tests {
         assert_eq!((seen.size, seen.mtime_ns), (5, 7));
         drop(body);
         assert_eq!(held.look().size, 9);
+    }
+
+    #[test]
+    fn what_a_file_takes_beside_its_holes_is_told_as_it_is_while_it_is_saved() {
+        let files = Files::default();
+        let sparse = || {
+            let record = Content {
+                size: 4 << 20,
+                holes: vec![(1, 3)],
+                ..Content::default()
+            };
+            Ok(Body::from_record(&record, Vec::new(), None))
+        };
+        let held = files.hold(Ino(1), sparse).unwrap();
+        assert_eq!(held.look().allocated_bytes, 2 << 20);
+        held.body_mut().cut(2 << 20, 1);
+        // Somebody saves it, which changes nothing.
+        let _saving = held.body_mut();
+        let seen = held.look();
+        assert_eq!((seen.size, seen.allocated_bytes), (2 << 20, 1 << 20));
     }
 
     #[test]

@@ -4,16 +4,17 @@
 //! nothing can be changed; files in use get their new content before that ends. Called by
 //! `publish`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::account::Account;
+use super::body::Body;
 use super::files::{BodyMut, File};
 use super::quota::Access;
 use super::volume::{Volume, lock};
 use super::{FsError, Kind};
-use crate::journal::record::{Directory, Entry, Record as _};
+use crate::journal::record::{Directory, Entry, Inode, Record as _};
 use crate::journal::{Batch, key};
 use crate::pack::root::Root;
 use crate::types::Ino;
@@ -40,6 +41,8 @@ pub(super) struct Half {
     known: HashSet<Ino>,
     /// Directories that were loaded, and may be wanted again.
     loaded: HashSet<Ino>,
+    /// Attributes of the files that were in use.
+    used: HashMap<Ino, Inode>,
 }
 
 impl Followed {
@@ -83,6 +86,7 @@ impl Volume {
             };
             followed.half.loaded.extend(taken.loaded);
             followed.half.known.extend(taken.known);
+            followed.half.used.extend(taken.used);
             return self.made_durable(followed);
         }
         self.renew_access();
@@ -130,10 +134,11 @@ impl Volume {
     }
 
     /// The content of a held file, to change. Whoever waited for it while another tree was taken over
-    /// is refused: what was asked for before is not what is there now.
+    /// is refused: what was asked for before is not what is there now. So is who has what that tree does not show.
     pub(super) fn body_to_change<'a>(&self, file: &'a File) -> Result<BodyMut<'a>, FsError> {
         let body = file.body_mut();
         match self.following() {
+            None if file.lost.load(Ordering::Acquire) => Err(FsError::Stale),
             None => Ok(body),
             Some(reason) => Err(FsError::ReadOnly(reason)),
         }
@@ -162,6 +167,8 @@ impl Volume {
         }
         let mut batch = Batch::default();
         let (mut loaded, mut known) = (HashSet::new(), HashSet::new());
+        let in_use: HashSet<Ino> = files.iter().map(|file| file.ino).collect();
+        let mut used: HashMap<Ino, Inode> = HashMap::new();
         let inodes = key::inode(Ino::ROOT);
         let mut count = 0;
         for prefix in key::tree() {
@@ -177,8 +184,13 @@ impl Volume {
                 {
                     loaded.insert(dir);
                 }
-                if found.first() == inodes.first() {
-                    known.extend(key::parse_ino(&found));
+                if let Some(ino) = key::parse_ino(&found)
+                    && found.first() == inodes.first()
+                {
+                    known.insert(ino);
+                    if in_use.contains(&ino) {
+                        used.insert(ino, Inode::from_bytes(&bytes)?);
+                    }
                 }
                 batch.remove(found);
             }
@@ -189,7 +201,11 @@ impl Volume {
         self.files.forget_past();
         lock(&self.places).clear();
         self.take_counts(root);
-        Ok(Some(Half { known, loaded }))
+        Ok(Some(Half {
+            known,
+            loaded,
+            used,
+        }))
     }
 
     /// The directories in `dir` that were loaded in the tree before.
@@ -205,8 +221,8 @@ impl Volume {
         Ok(found)
     }
 
-    /// Files in use get what they are in the new tree, and changes are let in again. Those that are
-    /// no more live on, unlinked.
+    /// Files in use get what they are in the new tree, and changes are let in again. Those that it does
+    /// not show live on for who has them open, until they are found where they were moved to.
     pub(crate) fn finish_following(&self, mut followed: Followed) -> Result<(), FsError> {
         let mut known = std::mem::take(&mut followed.half.known);
         // Files in use come first: what of them is read meanwhile are pages of the tree before.
@@ -215,17 +231,10 @@ impl Volume {
         for file in &self.files.all() {
             let mut body = file.body_mut();
             match self.load_body(file.ino) {
-                Ok(new) => {
-                    // What all of the new tree is charged was taken over with it.
-                    self.replace_account(file, Account::of(new.charge()));
-                    *body = new;
-                }
+                Ok(new) => self.find(file, &mut body, new),
                 Err(FsError::NotFound) => {
-                    self.replace_account(file, Account::closed());
                     drop(body);
-                    if let Some(held) = self.files.unlinked(file.ino) {
-                        self.leave(held);
-                    }
+                    self.lose(file, followed.half.used.get(&file.ino));
                 }
                 Err(error) => return Err(error),
             }
@@ -233,11 +242,57 @@ impl Volume {
             inos.push(file.ino);
         }
         inos.extend(known);
-        *lock(&self.followed_inodes) = Some(inos);
+        lock(&self.followed_inodes)
+            .get_or_insert_default()
+            .extend(inos);
         followed.is_done = true;
         self.turns.fetch_add(1, Ordering::AcqRel);
         self.following.store(false, Ordering::Release);
         self.renew_access();
+        Ok(())
+    }
+
+    /// A file in use is in the newer tree.
+    fn find(&self, file: &File, body: &mut BodyMut<'_>, new: Body) {
+        // What all of the new tree is charged was taken over with it.
+        self.replace_account(file, Account::of(new.charge()));
+        **body = new;
+        self.removed.find(file.ino);
+        self.files.linked_again(file.ino);
+        file.lost.store(false, Ordering::Release);
+    }
+
+    /// A file in use, whose attributes were `inode`, is in no directory of the newer tree that is here.
+    fn lose(&self, file: &File, inode: Option<&Inode>) {
+        // What was removed here is as it was.
+        if self.files.is_orphan(file.ino) {
+            return;
+        }
+        file.lost.store(true, Ordering::Release);
+        self.replace_account(file, Account::closed());
+        if let Some(inode) = inode {
+            self.removed.keep_lost(file.ino, inode);
+        }
+        if let Some(held) = self.files.unlinked(file.ino) {
+            self.leave(held);
+        }
+    }
+
+    /// The records of `ino` came from a directory of the newer tree: who has it open goes on with these.
+    pub(super) fn find_lost(&self, ino: Ino) -> Result<(), FsError> {
+        let is_lost = |file: &File| file.lost.load(Ordering::Acquire);
+        let Some(file) = self.files.peek(ino).filter(|file| is_lost(file)) else {
+            return Ok(());
+        };
+        let mut body = file.body_mut();
+        if is_lost(&file) {
+            let new = self.load_body(ino)?;
+            self.find(&file, &mut body, new);
+            // What the kernel has of it are pages of the tree before.
+            lock(&self.followed_inodes)
+                .get_or_insert_default()
+                .push(ino);
+        }
         Ok(())
     }
 

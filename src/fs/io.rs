@@ -116,6 +116,9 @@ impl Volume {
         if size > MAX_FILE {
             return Err(FsError::TooLarge);
         }
+        if size == 0 {
+            self.save_rewritten(file)?;
+        }
         let mut body = loop {
             let grows = size > file.look().size;
             if grows {
@@ -195,6 +198,7 @@ impl Volume {
         } else {
             let stage = self.spill(ino, body, version)?;
             self.stage_bytes(ino, body, &stage, offset, data, version)?;
+            self.note_ended(ino, offset, data.len() as u64);
         }
         body.written(offset, data.len() as u64, version);
         let now = self.clock.wall_ns();

@@ -78,7 +78,8 @@ impl Volume {
     /// one deadline, since the kernel sends a few at a time, and reads of other files wait behind them.
     fn wait_for_mapped_room(&self, len: u64) -> Result<(), FsError> {
         loop {
-            let has_memory = match self.journal.wait_for_room() {
+            let left = PATIENCE.saturating_sub(self.wanted_for());
+            let has_memory = match self.journal.wait_for_room_within(left) {
                 Ok(()) => true,
                 Err(JournalError::NoRoom) => false,
                 Err(error) => return Err(error.into()),
@@ -104,6 +105,13 @@ impl Volume {
             }
             std::thread::sleep(AGAIN);
         }
+    }
+
+    /// For how long pages have met want of room.
+    fn wanted_for(&self) -> Duration {
+        let now = self.clock.boottime();
+        let want = lock(&self.want).filter(|want| now.saturating_sub(want.met) < OVER);
+        want.map_or(Duration::ZERO, |want| now.saturating_sub(want.since))
     }
 
     /// What `fsync` and `close` of a file have to tell, all of whose bytes are kept.

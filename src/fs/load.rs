@@ -115,7 +115,7 @@ impl Volume {
     pub fn enter_loaded(&self, dir: Ino, of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError> {
         for step in entries.chunks(STEP) {
             self.journal.wait_for_room()?;
-            let _names = self.lock_names();
+            let names = self.lock_names();
             let tree = self.unloaded_tree(dir)?;
             if tree.is_none_or(|tree| tree.root.cid != *of) {
                 return Ok(());
@@ -128,6 +128,10 @@ impl Volume {
                 }
             }
             self.apply_quietly(batch)?;
+            drop(names);
+            for loaded in step {
+                self.find_lost(loaded.ino)?;
+            }
         }
         Ok(())
     }

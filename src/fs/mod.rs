@@ -6,12 +6,14 @@
 
 mod access;
 mod account;
+mod ahead;
 mod allocate;
 mod attr;
 mod attributes;
 mod behind;
 mod body;
 mod booking;
+mod built;
 mod charges;
 mod climb;
 mod content;
@@ -21,6 +23,7 @@ mod cut;
 mod damage;
 mod drive;
 mod durable;
+mod emptied;
 mod error;
 mod files;
 mod follow;
@@ -43,6 +46,7 @@ mod volume;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::{ChunkVersion, WholeChunk};
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
 pub use behind::{Behind, Place, What};
 pub use cut::{Built, Changes, Contents, Cut, CutFile};

@@ -4,8 +4,8 @@
 //! Invariant: in memory alone, since nobody holds anything after a crash; an inode is here from the removal of its
 //! last name until the kernel forgets it, which it does at once where nobody holds it. Its attributes are here, and what
 //! the journal has goes before them: the records of a regular file that somebody had open stay until the last has
-//! closed it. A regular file has one user more in `files`, which keeps its content. Called by `remove`, `lookup`,
-//! `attributes`, and `drive`.
+//! closed it. A regular file has one user more in `files`, which keeps its content. What another machine's tree has taken
+//! away is here in the same way, and cannot be changed. Called by `remove`, `lookup`, `attributes`, `follow`, and `drive`.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -20,35 +20,60 @@ use crate::types::Ino;
 #[derive(Default)]
 pub(super) struct Removed {
     files: Mutex<HashMap<Ino, FileRef>>,
-    others: Mutex<HashMap<Ino, Inode>>,
+    others: Mutex<HashMap<Ino, Kept>>,
+}
+
+/// Attributes that the journal does not have.
+struct Kept {
+    inode: Inode,
+    /// It was not removed here.
+    is_lost: bool,
 }
 
 impl Removed {
     /// The last name of an inode goes whose records go with it.
     pub(super) fn keep(&self, ino: Ino, inode: &Inode) {
+        self.insert(ino, inode, false);
+    }
+
+    /// A newer tree does not show an inode that somebody has open.
+    pub(super) fn keep_lost(&self, ino: Ino, inode: &Inode) {
+        self.insert(ino, inode, true);
+    }
+
+    /// The newer tree shows it after all.
+    pub(super) fn find(&self, ino: Ino) {
+        lock(&self.others).remove(&ino);
+    }
+
+    fn insert(&self, ino: Ino, inode: &Inode, is_lost: bool) {
         let inode = Inode {
             nlink: 0,
             ..inode.clone()
         };
-        lock(&self.others).insert(ino, inode);
+        lock(&self.others).insert(ino, Kept { inode, is_lost });
     }
 
     /// The attributes of an inode that the journal does not have.
     pub(super) fn get(&self, ino: Ino) -> Option<Inode> {
-        lock(&self.others).get(&ino).cloned()
+        lock(&self.others).get(&ino).map(|kept| kept.inode.clone())
     }
 
     /// Changes the attributes of a removed inode; false where they are the journal's to keep.
-    pub(super) fn change(&self, ino: Ino, inode: &Inode) -> bool {
+    ///
+    /// # Errors
+    /// [`FsError::Stale`] for one that a newer tree has taken away.
+    pub(super) fn change(&self, ino: Ino, inode: &Inode) -> Result<bool, FsError> {
         if inode.nlink > 0 {
-            return false;
+            return Ok(false);
         }
         match lock(&self.others).get_mut(&ino) {
+            Some(kept) if kept.is_lost => Err(FsError::Stale),
             Some(kept) => {
-                kept.clone_from(inode);
-                true
+                kept.inode.clone_from(inode);
+                Ok(true)
             }
-            None => false,
+            None => Ok(false),
         }
     }
 

@@ -68,6 +68,15 @@ impl Volume {
         self.pending_in(1024)
     }
 
+    /// From now on nobody knows what is pending.
+    #[cfg(test)]
+    pub(crate) fn spoil_pending(&self) {
+        let mut batch = crate::journal::Batch::default();
+        batch.mark(key::dirty_inode(Ino(2)));
+        batch.put_bytes(key::content(Ino(2)), bytes::Bytes::from_static(b"?"));
+        self.journal.apply(batch).expect("it takes it");
+    }
+
     /// As [`Volume::pending`], with so many records at a time in memory.
     pub(super) fn pending_in(&self, page: usize) -> Result<Pending, FsError> {
         let mut pending = Pending {

@@ -1,6 +1,7 @@
 //! The file system against a reference in memory, and its promises one by one.
 
 mod access;
+mod background;
 mod charged;
 mod copies;
 mod core;
@@ -25,3 +26,17 @@ mod rig;
 mod room;
 mod settled;
 mod spool;
+
+thread_local! {
+    static THREADLESS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether this thread is to get no other.
+pub(super) fn lacks_threads() -> bool {
+    THREADLESS.get()
+}
+
+/// From now on this thread gets no other.
+fn refuse_threads() {
+    THREADLESS.set(true);
+}

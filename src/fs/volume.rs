@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::FsError;
 use super::cut::ActiveCut;
+use super::emptied::Emptied;
 use super::files::{File, FileRef, Files, Left};
 use super::places::Places;
 use super::quota::{Access, Allowance, Quota};
@@ -87,9 +88,10 @@ pub struct Volume {
     pub(super) charging: Mutex<()>,
     /// Files whose content differs from the journal.
     pub(super) unsaved: Mutex<HashSet<Ino>>,
-    /// When files were emptied, by [`Clock::boottime`], that were not saved since.
-    pub(super) emptied: Mutex<HashMap<Ino, Duration>>,
+    /// Files that were emptied and not saved since.
+    pub(super) emptied: Mutex<HashMap<Ino, Emptied>>,
     pub(super) cut: RwLock<Option<Arc<ActiveCut>>>,
+    pub(super) ended: super::ahead::Ended,
     activity: Mutex<Option<Activity>>,
     /// Stage files that hold exactly a published content, with its CID and length.
     pub(super) adoptions: Mutex<HashMap<u64, (cid::Cid, u64)>>,
@@ -166,6 +168,7 @@ impl Volume {
             unsaved: Mutex::default(),
             emptied: Mutex::default(),
             cut: RwLock::new(None),
+            ended: super::ahead::Ended::default(),
             activity: Mutex::new(None),
             adoptions: Mutex::default(),
             late: Mutex::default(),
@@ -299,7 +302,10 @@ impl Volume {
     }
 
     /// As [`Volume::keep`], durable with what is kept next.
-    pub(super) fn note(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub(crate) fn note(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
         let mut batch = Batch::default();
         put_values(&mut batch, values);
         Ok(self.journal.apply(batch)?)
@@ -376,7 +382,7 @@ impl Volume {
     }
 
     /// Waits, within a bound, until the local disk has room for `len` more bytes, and for what a running cut keeps
-    /// of what they are written over.
+    /// of what they are written over; not where nobody works in the background who would make room.
     pub(super) fn check_room(&self, len: u64) -> Result<(), FsError> {
         self.journal.wait_for_room()?;
         let needed = self.needed_room(len);
@@ -385,11 +391,15 @@ impl Volume {
             return Ok(());
         }
         self.give_way(needed);
+        let patience = match self.journal.is_attended() {
+            true => ROOM_WAIT,
+            false => Duration::ZERO,
+        };
         let waiting = self.room_waiters.fetch_add(1, Ordering::AcqRel);
         let step = Duration::from_millis(100);
         let mut waited = Duration::ZERO;
         let result = loop {
-            if waiting >= ROOM_WAITERS || waited >= ROOM_WAIT {
+            if waiting >= ROOM_WAITERS || waited >= patience {
                 break Err(FsError::NoRoom);
             }
             std::thread::sleep(step);

@@ -37,11 +37,13 @@ pub enum Barrier {
     Keep,
     /// At a start, stage files end where their last byte is mapped.
     RecoveryCut,
+    /// At a start, what a daemon that was killed wrote into stage files is synced.
+    RecoveryBytes,
 }
 
 impl Barrier {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StageBytes,
         Self::StageName,
         Self::JournalName,
@@ -56,6 +58,7 @@ impl Barrier {
         Self::BackgroundCommit,
         Self::Keep,
         Self::RecoveryCut,
+        Self::RecoveryBytes,
     ];
 }
 

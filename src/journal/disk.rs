@@ -69,6 +69,8 @@ const BELIEVED: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct FolderDisk {
     folder: PathBuf,
+    /// Open all the time: a sync needs no descriptor that may be wanting, and tells each error since.
+    handle: File,
     /// The last answer to [`Disk::free_bytes`], when it was plenty: each write asks.
     plenty: Mutex<Option<(Instant, u64)>>,
 }
@@ -77,11 +79,12 @@ impl FolderDisk {
     /// The folder, created with mode 0700 where missing.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The folder cannot be made or opened.
     pub fn open(folder: &Path) -> io::Result<Self> {
         crate::durable::create_folder(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
+            handle: File::open(folder)?,
             plenty: Mutex::default(),
         })
     }
@@ -158,11 +161,11 @@ impl Disk for FolderDisk {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
+        self.handle.sync_all()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(&self.folder)?)?)
+        Ok(rustix::fs::syncfs(&self.handle)?)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

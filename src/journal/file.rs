@@ -2,22 +2,26 @@
 //!
 //! Each block that is read is compared with its sum ([`super::sums`]), where one is known. While the
 //! journal is being opened its changes are a draft, until [`JournalFile::accept`]. redb takes nothing more
-//! after an I/O error until it is opened again. Want of room is no such error: what waits here is still in
+//! after an I/O error until it is opened again, and gives nothing more after one of a read: that is tried a few
+//! times, and noted ([`JournalFile::unreadable`]). Want of room is no such error: what waits here is still in
 //! memory, in sight of readers, and goes on when there is room.
 
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use redb::StorageBackend;
 
 use super::draft::{Draft, Step};
 use super::sums::{BLOCK, Sums};
-use super::{Barrier, Disk, DiskFile, Without};
+use super::{Barrier, Disk, DiskFile, JournalError, Without};
 
 /// How often a write that found no room is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// How often a read that failed is tried: a disk may fail once, and redb reads nothing more after it.
+const READS: usize = 3;
 
 /// Bytes that are read ahead at a time.
 const AHEAD: usize = 1 << 20;
@@ -48,6 +52,8 @@ pub(super) struct JournalFile {
     writing: Mutex<()>,
     /// A write failed: what the file holds is not known any more.
     broken: AtomicBool,
+    /// Why a read failed, if one has: redb reads nothing more.
+    unreadable: OnceLock<JournalError>,
 }
 
 /// What redb is given.
@@ -98,7 +104,13 @@ impl JournalFile {
             drafting: AtomicBool::new(true),
             writing: Mutex::default(),
             broken: AtomicBool::new(false),
+            unreadable: OnceLock::new(),
         }
+    }
+
+    /// Why nothing can be read of it any more, if so.
+    pub(super) fn unreadable(&self) -> Option<JournalError> {
+        self.unreadable.get().cloned()
     }
 
     /// Makes the changes of the draft, in order; there is none from here on.
@@ -194,14 +206,42 @@ impl JournalFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(out, offset)?;
+        let read = self.try_read(offset, out);
+        if let Err(error) = &read {
+            let name = self.place.called(&self.place.name);
+            let told = match error.kind() {
+                ErrorKind::InvalidData => JournalError::Corrupt(error.to_string()),
+                _ => JournalError::Disk(format!("{name} cannot be read: {error}")),
+            };
+            tracing::error!(error = %told, "the journal gives nothing more");
+            let _ = self.unreadable.set(told);
+        }
+        read
+    }
+
+    fn try_read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_again(offset, out)?;
         if self.sums.differing(offset, out).is_none() {
             return Ok(());
         }
         // It may have been written at this moment.
         let _one = lock(&self.writing);
-        self.file.read_at(out, offset)?;
+        self.read_again(offset, out)?;
         self.refuse_differing(offset, out)
+    }
+
+    /// Reads, a few times where the disk fails.
+    fn read_again(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut left = READS;
+        loop {
+            left -= 1;
+            match self.file.read_at(out, offset) {
+                Err(error) if left > 0 => {
+                    tracing::warn!(%error, offset, "the journal could not be read: again");
+                }
+                done => return done,
+            }
+        }
     }
 
     fn refuse_differing(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

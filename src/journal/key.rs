@@ -16,6 +16,7 @@
 //! | 12 | inode u64be | [`super::record::Lost`] |
 //! | 13 | stage file u64be, number u64be | [`super::record::Patch`] |
 //! | 14 | number u64be | unix seconds u64be ‖ 16 bytes a block that the node has acknowledged |
+//! | 15 | sequence u64be, number u64be | 16 bytes a block that the commit has built |
 
 use crate::types::Ino;
 
@@ -36,6 +37,7 @@ const META: u8 = 11;
 const LOST: u8 = 12;
 const PATCH: u8 = 13;
 const RECEIPT: u8 = 14;
+const BUILT: u8 = 15;
 
 fn with_number(tag: u8, number: u64, room: usize) -> Key {
     let mut key = Vec::with_capacity(9 + room);
@@ -212,6 +214,24 @@ pub(crate) fn receipts() -> Key {
 pub(crate) fn parse_receipt(key: &[u8]) -> Option<u64> {
     match key.first() {
         Some(&RECEIPT) => number(key, 1),
+        _ => None,
+    }
+}
+
+/// A note of what a commit has built.
+pub(crate) fn built(sequence: u64, note: u64) -> Key {
+    with_two(BUILT, sequence, note)
+}
+
+/// Prefix of all of them.
+pub(crate) fn all_built() -> Key {
+    vec![BUILT]
+}
+
+/// Sequence and number of one; `None` for any other key.
+pub(crate) fn parse_built(key: &[u8]) -> Option<(u64, u64)> {
+    match key.first() {
+        Some(&BUILT) => Some((number(key, 1)?, number(key, 9)?)),
         _ => None,
     }
 }

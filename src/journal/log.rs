@@ -399,6 +399,12 @@ impl Journal {
         state.counters.next_stage - 1
     }
 
+    /// Why the table gives nothing more, if a read of it failed: what is in memory is all that is known, and
+    /// can still be made durable.
+    pub(crate) fn unreadable(&self) -> Option<JournalError> {
+        self.file.unreadable()
+    }
+
     /// The counters of this moment.
     pub(crate) fn counters(&self) -> Counters {
         self.lock().counters

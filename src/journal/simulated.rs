@@ -1,12 +1,12 @@
 //! A disk whose power can be cut, for tests.
 //!
 //! [`Power`] is the machine: it writes down, in order, what its disks were asked to do, and answers
-//! with errors where a test wants that. An [`Image`] plays such a record back, and tells what a cut of
+//! with errors where a test wants that, or where its disk is full. An [`Image`] plays such a record back, and tells what a cut of
 //! the power leaves.
 
 mod image;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -75,6 +75,10 @@ struct State {
     events: Vec<Event>,
     names: [BTreeMap<String, usize>; FOLDERS],
     files: Vec<Vec<u8>>,
+    /// The pages of each file that take room.
+    taken: Vec<BTreeSet<u64>>,
+    /// The pages that there are for all files; `None`: no end of them.
+    pages: Option<u64>,
     fault: Option<Fault>,
 }
 
@@ -104,6 +108,7 @@ impl Power {
         for (names, files) in state.names.iter_mut().zip(left) {
             for (name, bytes) in files {
                 names.insert(name, state.files.len());
+                state.taken.push((0..pages(bytes.len() as u64)).collect());
                 state.files.push(bytes);
             }
         }
@@ -134,6 +139,13 @@ impl Power {
     /// From now on `fault` is asked before each call.
     pub(crate) fn set_fault(&self, fault: Option<Fault>) {
         self.lock().fault = fault;
+    }
+
+    /// From now on there is room for so many bytes more, in all folders together; `None`: for all.
+    pub(crate) fn leave_room(&self, bytes: Option<u64>) {
+        let mut state = self.lock();
+        let used = state.used_pages();
+        state.pages = bytes.map(|bytes| used + bytes / PAGE);
     }
 
     /// From now on `pause` runs before each sync.
@@ -177,11 +189,39 @@ impl State {
         }
     }
 
+    /// Pages in use: those of the files that have a name.
+    fn used_pages(&self) -> u64 {
+        let named = self.names.iter().flat_map(BTreeMap::values);
+        named.map(|number| self.taken[*number].len() as u64).sum()
+    }
+
+    /// Pages that can still be written; `None`: all.
+    fn free_pages(&self) -> Option<u64> {
+        Some(self.pages?.saturating_sub(self.used_pages()))
+    }
+
+    /// Whether a write of `len` bytes finds room.
+    fn check_room(&self, number: usize, offset: u64, len: u64) -> io::Result<()> {
+        let taken = &self.taken[number];
+        let new = (offset / PAGE..pages(offset + len)).filter(|page| !taken.contains(page));
+        match self.free_pages() {
+            Some(free) if new.count() as u64 > free => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn write(&mut self, number: usize, offset: u64, data: &[u8]) {
+        let end = offset + data.len() as u64;
+        self.taken[number].extend(offset / PAGE..pages(end));
         overwrite(&mut self.files[number], index(offset), data);
         self.events
             .push(Event::Write(number, offset, Arc::from(data)));
     }
+}
+
+/// How many pages hold so many bytes.
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE)
 }
 
 fn index(at: u64) -> usize {
@@ -210,6 +250,8 @@ impl DiskFile for SimulatedFile {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.power.lock();
         let entered = state.enter(self.folder, &self.name, Call::Write);
+        let entered =
+            entered.and_then(|()| state.check_room(self.number, offset, data.len() as u64));
         // A write that fails may have been done in part: so many pages.
         let done = match entered {
             Ok(()) => data,
@@ -218,7 +260,11 @@ impl DiskFile for SimulatedFile {
                 &data[..index(half.saturating_sub(offset))]
             }
         };
-        if !done.is_empty() {
+        let has_room = |done: &[u8]| {
+            let room = state.check_room(self.number, offset, done.len() as u64);
+            room.is_ok()
+        };
+        if !done.is_empty() && has_room(done) {
             state.write(self.number, offset, done);
         }
         entered
@@ -245,6 +291,7 @@ impl DiskFile for SimulatedFile {
         let mut state = self.power.lock();
         state.enter(self.folder, &self.name, Call::SetLen)?;
         state.files[self.number].resize(index(len), 0);
+        state.taken[self.number].retain(|page| *page < pages(len));
         state.events.push(Event::SetLen(self.number, len));
         Ok(())
     }
@@ -268,12 +315,14 @@ impl Disk for SimulatedDisk {
         let number = match state.names[self.folder].get(name).copied() {
             Some(number) => {
                 state.files[number].clear();
+                state.taken[number].clear();
                 state.events.push(Event::SetLen(number, 0));
                 number
             }
             None => {
                 let number = state.files.len();
                 state.files.push(Vec::new());
+                state.taken.push(BTreeSet::new());
                 state.names[self.folder].insert(name.to_owned(), number);
                 let event = Event::Create(self.folder, name.to_owned(), number);
                 state.events.push(event);
@@ -325,7 +374,8 @@ impl Disk for SimulatedDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(u64::MAX)
+        let free = self.power.lock().free_pages();
+        Ok(free.map_or(u64::MAX, |pages| pages * PAGE))
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

@@ -382,6 +382,9 @@ impl Stage {
             }
             Ok(())
         })?;
+        if self.without.lacks(Barrier::RecoveryBytes) {
+            return Ok(());
+        }
         if left.len() > FEW {
             self.disk.sync_all()?;
         } else {

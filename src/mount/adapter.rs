@@ -272,6 +272,7 @@ impl Filesystem for Adapter {
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         trace!(ino = of.0, flags = flags.0, "open");
         let (of, caching) = (ino(of), Arc::clone(&self.caching));
+        let given = caching.capabilities();
         let call = move |drive: &Drive, _: &mut _| {
             let opened = drive.open(of, flags.0)?;
             let capable = opened.writes && drive.getxattr(of, CAPABILITY).is_ok();
@@ -279,6 +280,10 @@ impl Filesystem for Adapter {
         };
         let send = move |reply: ReplyOpen, (opened, capable): (Opened, bool)| {
             let how = caching.opened(of, opened.fh, flags.0, capable);
+            if given != caching.capabilities() {
+                // It may have been this file, after it was asked and before this handle was known.
+                caching.note_capability(of);
+            }
             reply.opened(FileHandle(opened.fh.0), how);
         };
         self.pool.serve(Lane::Read, "open", reply, call, send);
@@ -302,7 +307,7 @@ impl Filesystem for Adapter {
         // One time limit for entry and attributes here: the shorter.
         let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
             lookups.give(attr.ino);
-            let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(attr.ino, attr.mode));
+            let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(&attr));
             let handle = FileHandle(opened.fh.0);
             let how = caching.opened(attr.ino, opened.fh, flags, false);
             reply.created(&ttl, &show.file_attr(&attr), FIRST, handle, how);
@@ -498,8 +503,8 @@ impl Filesystem for Adapter {
             list(drive, of, cookie, true, |item, attr| {
                 let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
                 let stays = turn.is_some() && turn == drive.turn(of);
-                let ttl = convert::entry_ttl(of, stays)
-                    .min(convert::attr_ttl(item.ino, attr.map_or(0, |a| a.mode)));
+                let entry_ttl = convert::entry_ttl(of, stays);
+                let ttl = attr.map_or(entry_ttl, |attr| entry_ttl.min(convert::attr_ttl(attr)));
                 let name = OsStr::from_bytes(&item.name);
                 let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST);
                 // The kernel takes neither `.` nor `..` for an answer to a lookup.

@@ -22,7 +22,7 @@
 //! (a mapping keeps its own open), has it written back first ([`Caching::seek`]). Called by `adapter` alone.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fuser::FopenFlags;
@@ -55,6 +55,8 @@ pub(super) struct Caching {
     direct: AtomicBool,
     notifier: OnceLock<Notifier>,
     open: Mutex<HashMap<Ino, Open>>,
+    /// How often a file was given [`CAPABILITY`].
+    capabilities: AtomicU64,
 }
 
 /// An inode with open handles.
@@ -165,8 +167,14 @@ impl Caching {
         }
     }
 
+    /// How often some file was given [`CAPABILITY`]: more than before, where one may have been since.
+    pub(super) fn capabilities(&self) -> u64 {
+        self.capabilities.load(Ordering::SeqCst)
+    }
+
     /// The file was given [`CAPABILITY`].
     pub(super) fn note_capability(&self, ino: Ino) {
+        self.capabilities.fetch_add(1, Ordering::SeqCst);
         if let Some(open) = self.lock().get_mut(&ino) {
             open.capable = true;
         }
@@ -422,7 +430,10 @@ mod tests {
         assert!(!is_direct(caching.opened(FILE, Fh(1), O_WRONLY, true)));
         caching.closed(FILE, Fh(1));
         assert!(is_direct(caching.opened(FILE, Fh(2), O_WRONLY, false)));
+        let given = caching.capabilities();
         caching.note_capability(FILE);
+        // Who was opening a file meanwhile, and had asked before, learns that it may have been this one.
+        assert_ne!(caching.capabilities(), given);
         let mut asked = Vec::new();
         for answer in [Err(FsError::ReadOnly(String::new())), Ok(()), Ok(())] {
             let may = answer.is_ok();

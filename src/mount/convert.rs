@@ -115,14 +115,14 @@ pub(super) fn appends(flags: i32) -> bool {
     flags & O_APPEND != 0
 }
 
-/// How long the attributes of `ino`, which has `mode`, may be believed.
+/// How long attributes may be believed.
 ///
 /// The root of a volume has number 1 in it, below the 16 bits of its slot. Set-id bits go with somebody's
 /// write, which the kernel does not see: such attributes are asked for each time.
-pub(super) fn attr_ttl(ino: Ino, mode: u16) -> Duration {
-    if mode & SET_ID != 0 {
+pub(super) fn attr_ttl(attr: &Attr) -> Duration {
+    if attr.mode & SET_ID != 0 {
         Duration::ZERO
-    } else if ino.0 & Ino::MAX.0 == Ino::ROOT.0 {
+    } else if attr.ino.0 & Ino::MAX.0 == Ino::ROOT.0 {
         ROOT_TTL
     } else {
         TTL

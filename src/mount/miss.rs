@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::errno;
 use super::seats::{self, Seats};
+use super::silent::Silent;
 use crate::fs::{Drive, FsError, Want};
 
 /// Calls that fetch at one time; others queue, within their deadlines.
@@ -129,6 +130,7 @@ struct Shared {
     permits: Semaphore,
     /// For calls that have what they lacked.
     fetched: Seats,
+    silent: Silent,
     patience: Duration,
 }
 
@@ -148,6 +150,7 @@ impl Pool {
                 fetcher,
                 permits: Semaphore::new(FETCHES_MAX),
                 fetched: seats(seats::FETCHED),
+                silent: Silent::default(),
                 patience,
             }),
             threads,
@@ -313,6 +316,9 @@ fn finish<R, T, C, S>(
         Ok(value) => pending.send(send, value),
         Err(FsError::NotLocal(want)) => {
             let want = *want;
+            if shared.silent.has(&want, pending.arrived) {
+                return pending.fail(&FsError::TimedOut);
+            }
             let deadline = pending.arrived + shared.patience;
             let call = call();
             runtime.spawn(Arc::clone(shared).resolve(deadline, want, pending, call, send));
@@ -374,6 +380,7 @@ impl Shared {
 
     /// One fetch, with the wait for its turn.
     async fn fetch(&self, deadline: Instant, want: Want) -> Result<(), FsError> {
+        let asked = want.clone();
         let turn = async {
             // The semaphore is never closed; a permit only bounds, so its lack would do no harm.
             let _permit = self.permits.acquire().await;
@@ -388,7 +395,10 @@ impl Shared {
         }
         match timeout_at(deadline, turn).await {
             Ok(done) => done,
-            Err(_) => Err(FsError::TimedOut),
+            Err(_) => {
+                self.silent.note(&asked);
+                Err(FsError::TimedOut)
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ mod options;
 mod reply;
 mod seats;
 mod session;
+mod silent;
 
 pub(crate) use device::UNMOUNT_PATIENCE;
 pub use device::find_fusermount;

@@ -63,10 +63,7 @@ pub(super) fn entry(
     let lookups = Arc::clone(lookups);
     move |reply, attr| {
         lookups.give(attr.ino);
-        let (attr_ttl, entry_ttl) = (
-            convert::attr_ttl(attr.ino, attr.mode),
-            convert::entry_ttl(parent, true),
-        );
+        let (attr_ttl, entry_ttl) = (convert::attr_ttl(&attr), convert::entry_ttl(parent, true));
         reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
     }
 }
@@ -90,19 +87,14 @@ pub(super) fn looked_up(
         };
         lookups.give(attr.ino);
         let entry_ttl = convert::entry_ttl(parent, stays);
-        let attr_ttl = convert::attr_ttl(attr.ino, attr.mode).min(entry_ttl);
+        let attr_ttl = convert::attr_ttl(&attr).min(entry_ttl);
         reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
     }
 }
 
 /// The answer of every call that gives attributes.
 pub(super) fn attr(show: Presentation) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
-    move |reply, attr| {
-        reply.attr(
-            &convert::attr_ttl(attr.ino, attr.mode),
-            &show.file_attr(&attr),
-        )
-    }
+    move |reply, attr| reply.attr(&convert::attr_ttl(&attr), &show.file_attr(&attr))
 }
 
 /// Lists into a reply: `push` says whether an entry fitted. What stopped a listing that has entries

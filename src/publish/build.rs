@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
+use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::PublishError;
@@ -27,6 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// directory. A page at a border is written twice.
 const STEP: usize = 8192;
 
+/// Chunks of a file that are read and hashed at one time, so that what is sent waits for none of them.
+const CHUNKS_AT_ONCE: usize = 4;
+
+/// Files that are looked at in one step, the small ones read and hashed (each 64 KiB at most), and steps at one time.
+const FILES: usize = 64;
+const STEPS_AT_ONCE: usize = 2;
+
 /// Builds what differs and sends it. Gives what became of each object, the root directory and the
 /// inode table among them.
 pub(super) async fn build(
@@ -36,20 +44,39 @@ pub(super) async fn build(
     upload: &mut Upload,
 ) -> Result<Built, PublishError> {
     let mut built = cut.begin_build();
-    for ino in &changes.files {
+    let steps = 0..changes.files.len().div_ceil(FILES);
+    let of_step = {
+        let (cut, changes) = (Arc::clone(cut), Arc::clone(changes));
+        move |step| read_small(Arc::clone(&cut), Arc::clone(&changes), step)
+    };
+    let mut small = std::pin::pin!(
+        futures::stream::iter(steps)
+            .map(of_step)
+            .buffered(STEPS_AT_ONCE)
+    );
+    while let Some(step) = small.next().await {
         relieve(cut).await?;
-        let content = match build_file(cut, *ino, source, upload).await {
-            Ok(content) => match is_whole(cut, *ino, &content, upload).await? {
-                None => Ok(content),
-                Some(lost) => Err(lost),
-            },
-            Err(PublishError::Local(FsError::Lost(lost))) => Err(*lost),
-            Err(error) => return Err(error),
-        };
-        match content {
-            Ok(content) => built.files.insert(*ino, content)?,
-            // All else is published. What was written stays here.
-            Err(lost) => cut.note_stuck(*ino, &lost)?,
+        for (ino, leaf) in step? {
+            let (content, is_damaged) = match leaf {
+                Some((leaf, is_damaged)) => {
+                    let child = Child::new(leaf.cid, leaf.data.len() as u64);
+                    upload.push(leaf).await?;
+                    (Ok(child), is_damaged)
+                }
+                None => build_file(cut, ino, source, upload).await?,
+            };
+            let content = match content {
+                Ok(content) if is_damaged => match lost_of(cut, &content, upload).await? {
+                    None => Ok(content),
+                    Some(lost) => Err(lost),
+                },
+                other => other,
+            };
+            match content {
+                Ok(content) => built.files.insert(ino, content)?,
+                // All else is published. What was written stays here.
+                Err(lost) => cut.note_stuck(ino, &lost)?,
+            }
         }
     }
     for dir in &changes.directories {
@@ -138,17 +165,32 @@ async fn build_directory(
     }
 }
 
+/// Reads and hashes the files of one step that are small, beside the runtime: each with its leaf, and whether
+/// what is published of it is damaged. The others come without.
+async fn read_small(
+    cut: Arc<Cut>,
+    changes: Arc<Changes>,
+    step: usize,
+) -> Result<Vec<(Ino, Option<(Block, bool)>)>, PublishError> {
+    let read = move || {
+        let files = changes.files.iter().skip(step * FILES).take(FILES);
+        let small = files.map(|ino| {
+            let found = cut.small(*ino)?;
+            let leaf = found.map(|(bytes, is_damaged)| (chunk::leaf(bytes), is_damaged));
+            Ok::<_, PublishError>((*ino, leaf))
+        });
+        small.collect()
+    };
+    blocking(read).await?
+}
+
 /// What a content that was made over a damaged one still lacks: nothing that is linked may be
 /// lost, or the root cannot be pinned.
-async fn is_whole(
+async fn lost_of(
     cut: &Cut,
-    ino: Ino,
     content: &Child,
     upload: &mut Upload,
 ) -> Result<Option<LostBlock>, PublishError> {
-    if !cut.file(ino)?.base.is_some_and(|(base, _)| base.damaged) {
-        return Ok(None);
-    }
     upload.finish().await?;
     super::heal::lost_below(cut.volume(), upload.store(), &content.cid).await
 }
@@ -185,34 +227,58 @@ async fn edit(
     Ok(tree)
 }
 
+/// The content of a file that is not small, or why it cannot be built; and whether what is published of it is
+/// damaged.
 async fn build_file(
     cut: &Arc<Cut>,
     ino: Ino,
     source: &Source,
     upload: &mut Upload,
-) -> Result<Child, PublishError> {
-    let file = cut.file(ino)?;
-    if let Some(bytes) = file.inline {
-        let block = chunk::leaf(bytes);
-        let child = Child::new(block.cid, block.data.len() as u64);
-        upload.push(block).await?;
-        return Ok(child);
+) -> Result<(Result<Child, LostBlock>, bool), PublishError> {
+    let file = Arc::new(cut.file(ino)?);
+    let is_damaged = file.base.is_some_and(|(base, _)| base.damaged);
+    match build_content(cut, &file, source, upload).await {
+        Ok(content) => Ok((Ok(content), is_damaged)),
+        Err(PublishError::Local(FsError::Lost(lost))) => Ok((Err(*lost), is_damaged)),
+        Err(error) => Err(error),
     }
-    let file = Arc::new(file);
+}
+
+async fn build_content(
+    cut: &Arc<Cut>,
+    file: &Arc<CutFile>,
+    source: &Source,
+    upload: &mut Upload,
+) -> Result<Child, PublishError> {
     let mut changed: BTreeMap<u64, Cid> = BTreeMap::new();
+    let mut wanted = Vec::new();
     for index in file.changed() {
         if file.holes.contains(index) || chunk::len(file.size, index) == 0 {
             continue;
         }
-        let below = if file.needs_below(index) {
-            Some(read_below(&file, index, source).await?)
-        } else {
-            None
-        };
-        let block = read_leaf(cut, &file, index, below).await?;
+        let at = file.whole_chunk(index);
+        match at.map(|at| upload.ahead(&at)).transpose()?.flatten() {
+            Some(leaf) => {
+                changed.insert(index, leaf);
+                cut.release_chunk(file, index);
+            }
+            None => wanted.push(index),
+        }
+    }
+    let read = {
+        let (cut, file, source) = (Arc::clone(cut), Arc::clone(file), source.clone());
+        move |index| read_leaf(Arc::clone(&cut), Arc::clone(&file), index, source.clone())
+    };
+    let mut leaves = std::pin::pin!(
+        futures::stream::iter(wanted)
+            .map(read)
+            .buffered(CHUNKS_AT_ONCE)
+    );
+    while let Some(leaf) = leaves.next().await {
+        let (index, block) = leaf?;
         changed.insert(index, block.cid);
         upload.push(block).await?;
-        cut.release_chunk(&file, index);
+        cut.release_chunk(file, index);
     }
     let old = file
         .base
@@ -278,15 +344,18 @@ fn cached(source: &Source, content: Cid, size: u64, index: u64) -> Option<Bytes>
 
 /// Reads and hashes one chunk, beside the runtime.
 async fn read_leaf(
-    cut: &Arc<Cut>,
-    file: &Arc<CutFile>,
+    cut: Arc<Cut>,
+    file: Arc<CutFile>,
     index: u64,
-    below: Option<Bytes>,
-) -> Result<Block, PublishError> {
-    let (cut, file) = (Arc::clone(cut), Arc::clone(file));
+    source: Source,
+) -> Result<(u64, Block), PublishError> {
+    let below = match file.needs_below(index) {
+        true => Some(read_below(&file, index, &source).await?),
+        false => None,
+    };
     let leaf = blocking(move || {
         let bytes = cut.read_chunk(&file, index, below.as_deref())?;
-        Ok::<_, PublishError>(chunk::leaf(Bytes::from(bytes)))
+        Ok::<_, PublishError>((index, chunk::leaf(Bytes::from(bytes))))
     });
     leaf.await?
 }

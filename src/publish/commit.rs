@@ -8,12 +8,15 @@ use futures::future::try_join_all;
 
 use super::PublishError;
 use super::build::build;
+use super::charged::{self, Charged};
 use super::follow::follow;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
 use super::key::Key;
-use super::naming::{end_value, held_end_s, put_record, record, refuse_foreign, tell_others};
+use super::naming::{
+    end_value, held_end_s, is_named, put_record, record, refuse_foreign, renew, tell_others,
+};
 use super::pending::{PENDING, Pending, Versions, keep, keep_charged, version};
 use super::receipt::Receipts;
 use super::upload::{Upload, read_back};
@@ -22,8 +25,8 @@ use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
 use crate::fs::{Built, Changes, Cut, Volume};
 use crate::journal::record::{CidBytes, Record as _};
+use crate::names::NameStore;
 use crate::names::record::{Network, Record};
-use crate::names::{NameError, NameStore};
 use crate::pack::header::Header;
 use crate::pack::root::Root;
 use crate::pack::tree::TreeKind;
@@ -47,6 +50,9 @@ pub struct Node {
     pub network: Network,
     /// Other nodes that are to know the name.
     pub others: Vec<Other>,
+    /// Whether chunks of large files are sent to it while they are being written: what a node of its own
+    /// stores meanwhile is time won, the embedded one has the disk and the processors of who writes.
+    pub ahead: bool,
 }
 
 /// A node beside the one that is written to.
@@ -93,8 +99,11 @@ pub(super) struct Done {
 
 /// Finishes what a crash interrupted, then publishes what differs.
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
-    finish_pending(context, receipts).await?;
+    let lost = finish_pending(context, receipts).await?;
+    let before: Head = context.volume.meta("head")?.unwrap_or_default();
     let (head, named_end_s) = newest_head(context).await?;
+    // Another machine's is whole as far as is known.
+    let lost = lost.filter(|_| head.root == before.root);
     heal(context, receipts, heal::PATIENCE).await?;
     let (volume, told) = (Arc::clone(&context.volume), receipts.clone());
     let (cut, changes) = blocking(move || {
@@ -117,6 +126,11 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         settle(&cut, &changes, Arc::default()).await?;
         reserve_stuck(context, &changes, &Built::default())?;
         keep_charged(&context.volume, Vec::new(), None).await?;
+        charged::settled(&context.volume).await?;
+        // The node has lost some of what the head is, and there is no other yet.
+        if let Some(lost) = lost {
+            return Err(lost);
+        }
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {
             stuck,
@@ -125,7 +139,11 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     }
 
     check_units(context)?;
-    let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone());
+    let charged = match context.volume.with_quota(|quota| quota.is_additive()) {
+        true => Some(begin_charged(context, &head).await?),
+        false => None,
+    };
+    let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone()).beside(charged);
     let source = context.node.fetcher.source();
     let built = build(&cut, &changes, source, &mut upload).await?;
     let (root, root_block) = build_root(context, &head, &cut, &built, &mut upload).await?;
@@ -133,20 +151,28 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     pending.charge_bytes = charge(context, &pending, upload.built_bytes)?;
     pending.sample = upload.sample().iter().copied().map(CidBytes).collect();
     let volume = &context.volume;
+    upload.keep_built()?;
     let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
     keep(volume, kept).await?;
     // What stands above the rest leaves with the last of it.
     upload.finish_with(tops(&pending)).await?;
     pending.unsent = false;
     keep(volume, vec![(PENDING, Some(pending.to_bytes()))]).await?;
-    secure(context, &pending, &head, receipts).await?;
+    // Of a head that is not whole on the node nothing is taken for granted: all is walked.
+    let below = match &lost {
+        Some(_) => &Head::default(),
+        None => &head,
+    };
+    secure(context, &pending, below, receipts).await?;
+    allow_naming(volume, &mut pending).await?;
     name(context, &pending, &head).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     let built = Arc::new(built);
     settle(&cut, &changes, Arc::clone(&built)).await?;
     drop(cut);
     reserve_stuck(context, &changes, &built)?;
-    take_as_head(context, &pending, &head).await?;
+    take_as_head(context, &pending, &head, true).await?;
+    charged::settled(volume).await?;
     Ok(Done {
         sent_blocks: upload.sent_blocks,
         sent_bytes: upload.sent_bytes,
@@ -275,6 +301,7 @@ fn prepare(
         uploads: head.uploads + 1,
         charge_bytes: None,
         unsent: true,
+        unnamed: true,
         sample: Vec::new(),
     };
     Ok((pending, end_s))
@@ -291,7 +318,13 @@ fn check_units(context: &Context) -> Result<(), PublishError> {
     }
 }
 
-/// What the commit is charged, where each one is: all that it has sent.
+/// What is charged already of what the next commit builds.
+async fn begin_charged(context: &Context, head: &Head) -> Result<Charged, PublishError> {
+    let own = head.own.map(|own| own.sequence);
+    Charged::begin(&context.volume, own, head.next.max(1)).await
+}
+
+/// What the commit is charged, where each one is: all that it has built and no other was charged for.
 fn charge(
     context: &Context,
     pending: &Pending,
@@ -347,12 +380,25 @@ async fn secure(
     let result = check.await;
     match &result {
         Ok(()) => receipts.note_verified(),
-        Err(PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)) => {
-            receipts.forget();
-        }
+        Err(error) if is_loss(error) => receipts.forget(),
         Err(_) => {}
     }
     result
+}
+
+/// Whether the node has not, or not as they were, blocks that it acknowledged.
+fn is_loss(error: &PublishError) -> bool {
+    matches!(
+        error,
+        PublishError::Store(StoreError::Missing(_) | StoreError::Corrupt(..))
+            | PublishError::Unverified(_)
+    )
+}
+
+/// From here on it may be named, and settled, and is never given up.
+async fn allow_naming(volume: &Arc<Volume>, pending: &mut Pending) -> Result<(), PublishError> {
+    pending.unnamed = false;
+    keep(volume, vec![(PENDING, Some(pending.to_bytes()))]).await
 }
 
 /// Names a commit that is secured.
@@ -387,11 +433,13 @@ fn reserve_stuck(context: &Context, changes: &Changes, built: &Built) -> Result<
     Ok(context.volume.reserve_again(stuck)?)
 }
 
-/// The commit is the head from here on; the old one goes into grace.
+/// The commit is the head from here on; the old one goes into grace. One that is not whole on the node stays
+/// noted as under way until it is, or another takes its place.
 async fn take_as_head(
     context: &Context,
     pending: &Pending,
     old: &Head,
+    is_whole: bool,
 ) -> Result<(), PublishError> {
     let volume = &context.volume;
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
@@ -425,7 +473,7 @@ async fn take_as_head(
     let values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
-        (PENDING, None),
+        (PENDING, (!is_whole).then(|| pending.to_bytes())),
         // What stands above the tree can be put again without any cache.
         (
             "root-block",
@@ -441,16 +489,23 @@ async fn take_as_head(
     keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }
 
-/// A commit that a crash interrupted is finished, or given up for good where its blocks are gone, or
-/// never all left, and it was never named. What it held stays marked as changed and comes with the next
-/// commit.
-async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
+/// A commit that a crash interrupted is finished, or given up for good where its blocks are gone, or never all
+/// left, and it never left for the name: what it held stays marked as changed and comes with the next commit.
+///
+/// One that may have been named may be settled too, and is in no other commit then: where its blocks are gone it
+/// is the head all the same, so that they are looked for, and put again or told. What is amiss with it is given
+/// back, until all of it is there.
+async fn finish_pending(
+    context: &Context,
+    receipts: &Receipts,
+) -> Result<Option<PublishError>, PublishError> {
     let volume = &context.volume;
     let Some(mut pending) = volume.meta::<Pending>(PENDING)? else {
-        return Ok(());
+        return Ok(None);
     };
     if pending.unsent {
-        return give_up(context, &pending).await;
+        give_up(context, &pending).await?;
+        return Ok(None);
     }
     // What is read here may be in memory alone, where the disk was full: it is to outlive what is said of it.
     keep(volume, Vec::new()).await?;
@@ -466,32 +521,43 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
         keep(volume, kept).await?;
     }
     let head: Head = volume.meta("head")?.unwrap_or_default();
+    let is_head = head.root == Some(pending.root);
+    let below = if is_head { &Head::default() } else { &head };
     context.node.store.put_many(&tops(&pending)).await?;
-    match secure(context, &pending, &head, receipts).await {
-        Ok(()) => {
-            name(context, &pending, &head).await?;
-            // It was never settled here, so the next commit sends all of it again.
-            let volume = Arc::clone(volume);
-            blocking(move || volume.reserve_unpublished()).await??;
-            take_as_head(context, &pending, &head).await
-        }
-        Err(PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)) => {
-            let name = context.key.name();
-            let held = match names.resolve(&name).await {
-                Ok(bytes) => Some(bytes),
-                Err(NameError::Missing(_)) => None,
-                Err(error) => return Err(error.into()),
-            };
-            if held.is_some_and(|bytes| *bytes == **pending.record) {
-                return Err(PublishError::Unverified(format!(
-                    "it lost blocks of root {} that the name points at",
-                    pending.root.0
-                )));
+    let why = match secure(context, &pending, below, receipts).await {
+        Ok(()) if is_head => {
+            // The name may have gone with the blocks.
+            if !is_named(context).await? {
+                renew(context).await?;
             }
-            give_up(context, &pending).await
+            keep(volume, vec![(PENDING, None)]).await?;
+            return Ok(None);
         }
-        Err(error) => Err(error),
+        Ok(()) => {
+            allow_naming(volume, &mut pending).await?;
+            name(context, &pending, &head).await?;
+            None
+        }
+        Err(error) if is_loss(&error) => Some(error),
+        Err(error) => return Err(error),
+    };
+    if why.is_some() && pending.unnamed {
+        give_up(context, &pending).await?;
+        return Ok(None);
     }
+    if !is_head {
+        // Where it was not settled here, the next commit sends all of it again; what of that is charged by then
+        // stands in the notes of what this one has built.
+        let taker = Arc::clone(volume);
+        blocking(move || taker.reserve_unpublished()).await??;
+        take_as_head(context, &pending, &head, why.is_none()).await?;
+    }
+    Ok(why.map(|why| {
+        PublishError::Unverified(format!(
+            "it has lost blocks of root {}, which the name points at ({why}): what is here of them is put again",
+            pending.root.0
+        ))
+    }))
 }
 
 /// Its sequence may have been seen: no other root gets it. What of it is pinned goes with the old roots.
@@ -510,5 +576,7 @@ async fn give_up(context: &Context, pending: &Pending) -> Result<(), PublishErro
         }
         values.push(("grace", Some(grace.to_bytes())));
     }
-    keep(volume, values).await
+    keep(volume, values).await?;
+    // Only now: until then it may still be finished, and charged.
+    charged::give_up(volume, pending.sequence).await
 }

@@ -14,7 +14,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::{self, Head, Named};
 use super::judge;
-use super::pending::{Versions, keep};
+use super::pending::{PENDING, Versions, keep, unfinished};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
@@ -107,7 +107,8 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
     if !judge::may_follow(&known, &root, head::writer(volume).await?, half) {
         return Ok(Step::Kept);
     }
-    if volume.raw_meta("pending")?.is_some() || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
+    let is_under_way = unfinished(volume, Some(&known))?.is_some();
+    if is_under_way || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
         return Ok(Step::Kept);
     }
     let (taker, tree) = (Arc::clone(volume), root.clone());
@@ -137,6 +138,7 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         ("header", Some(header.encode()?.data)),
+        (PENDING, None),
         ("root-block", Some(root.encode()?.data)),
         ("document", None),
     ];

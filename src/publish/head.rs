@@ -18,7 +18,7 @@ use super::commit::Context;
 use super::grace::Grace;
 use super::is_idle;
 use super::judge;
-use super::pending::{PENDING, Pending, Versions, keep};
+use super::pending::{PENDING, Pending, Versions, keep, unfinished};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
@@ -265,7 +265,7 @@ async fn find(
             Bootstrap::New
         });
     };
-    let pending: Option<Pending> = volume.meta(PENDING)?;
+    let pending = unfinished(volume, known.as_ref())?;
     let cut_off = pending
         .as_ref()
         .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));

@@ -6,11 +6,13 @@
 //! leaves, so that a crash is followed by exactly these. Nothing is named before it is pinned, and
 //! nothing settles on a promise: the record is read back.
 //!
-//! [`Publisher`] decides when; `commit` does it; `sample` looks whether the node still has it, `heal`
+//! [`Publisher`] decides when; `commit` does it; `ahead` sends chunks of large files before; `sample` looks whether the node still has it, `heal`
 //! mends and marks what it has lost; `head` knows the last commit and what the name and
 //! the chain say of it. Called by `run`.
 
+mod ahead;
 mod build;
+mod charged;
 mod commit;
 mod follow;
 mod grace;

@@ -1,7 +1,8 @@
 //! What of a commit is kept in the journal: the one that is on its way, and what the head contains.
 //!
 //! Invariant: a [`Pending`] is durable before the first of its bytes leaves, and goes only when its root
-//! is the head, or is given up for good and was never named. Called by `commit`, `head` and `follow`.
+//! is the head and was found whole on the node, or is given up for good and never left for the name. Called by
+//! `commit`, `head`, `follow` and `sample`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
+use super::head::Head;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
 use crate::journal::record::CidBytes;
@@ -71,6 +73,21 @@ pub(super) struct Pending {
     #[n(9)]
     #[cbor(default)]
     pub(super) sample: Vec<CidBytes>,
+    /// It has not left for the name, and is not settled: it may be given up.
+    #[n(10)]
+    #[cbor(default)]
+    pub(super) unnamed: bool,
+}
+
+/// The commit that is on its way to be the head, if there is one. One that is the head already waits for the
+/// node alone, and keeps nobody from anything.
+pub(super) fn unfinished(
+    volume: &Volume,
+    head: Option<&Head>,
+) -> Result<Option<Pending>, PublishError> {
+    let pending: Option<Pending> = volume.meta(PENDING)?;
+    let known = head.and_then(|head| head.root);
+    Ok(pending.filter(|pending| known != Some(pending.root)))
 }
 
 /// The version vector of the head: for each writer its last commit in the tree.

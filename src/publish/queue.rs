@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
+use super::ahead::{self, Turn};
 use super::commit::{Context, Done, commit};
 use super::follow::follow;
 use super::head::{self, Head};
@@ -110,6 +111,7 @@ pub struct Publisher {
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
     sampler: JoinHandle<()>,
+    ahead: Option<JoinHandle<()>>,
 }
 
 impl Publisher {
@@ -124,8 +126,16 @@ impl Publisher {
         let signs = Arc::new(Signs::default());
         let sampler = Sampler::begin(&context.volume, receipts.clone());
         let sampler = runtime.spawn(sample(context.clone(), sampler, Arc::clone(&signs)));
+        let turn = Arc::new(Turn::default());
+        let ahead = context.node.ahead.then(|| {
+            let (status, of) = (Arc::clone(&status), context.clone());
+            let begin = move || note_unpinned(&of, &status);
+            let (context, receipts) = (context.clone(), receipts.clone());
+            runtime.spawn(ahead::run(context, receipts, Arc::clone(&turn), begin))
+        });
         let worker = Worker {
             context,
+            turn,
             signs,
             timing,
             receipts: receipts.clone(),
@@ -144,6 +154,7 @@ impl Publisher {
             volume,
             stop,
             sampler,
+            ahead,
             task: Mutex::new(Some(task)),
         }
     }
@@ -186,17 +197,24 @@ impl Publisher {
     /// Ends it; a commit under way is given up.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
-        self.sampler.abort();
+        self.end_helpers();
         let task = lock(&self.task).take();
         if let Some(task) = task {
             let _ = timeout(Duration::from_secs(5), task).await;
+        }
+    }
+
+    fn end_helpers(&self) {
+        self.sampler.abort();
+        if let Some(ahead) = &self.ahead {
+            ahead.abort();
         }
     }
 }
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.sampler.abort();
+        self.end_helpers();
         self.stop.send_replace(true);
     }
 }
@@ -223,6 +241,12 @@ fn note_head(volume: &Volume, status: &mut PublishStatus) {
         status.root = head.root.map(|root| root.0);
         status.last_commit_s = head.time_s;
     }
+}
+
+/// Blocks are about to be on the node that no pin holds.
+fn note_unpinned(context: &Context, status: &Mutex<PublishStatus>) {
+    let now_s = context.now_s();
+    lock(status).unpinned_since_s.get_or_insert(now_s);
 }
 
 /// What sampler and worker tell one another.
@@ -270,6 +294,7 @@ async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
 
 struct Worker {
     context: Context,
+    turn: Arc<Turn>,
     signs: Arc<Signs>,
     timing: Timing,
     receipts: Receipts,
@@ -378,17 +403,16 @@ impl Worker {
             }
             return Err(PublishError::Refused(reason));
         }
-        let now_s = self.context.now_s();
-        {
-            let mut status = lock(&self.status);
-            status.busy = true;
-            status.unpinned_since_s.get_or_insert(now_s);
-        }
+        lock(&self.status).busy = true;
+        let turn = Arc::clone(&self.turn);
+        let sending = turn.of_commit().await;
+        note_unpinned(&self.context, &self.status);
         let result = self.while_it_moves().await;
         lock(&self.status).busy = false;
         match result {
             Ok(done) => {
                 self.failures = 0;
+                self.receipts.forget_chunks();
                 let stuck = done.stuck.clone();
                 self.receipts.note_end(true);
                 let mut status = lock(&self.status);
@@ -398,6 +422,7 @@ impl Worker {
                 status.progress.sent_blocks += done.sent_blocks;
                 status.progress.sent_bytes += done.sent_bytes;
                 drop(status);
+                drop(sending);
                 self.note_head();
                 match stuck.map(PublishError::Damaged) {
                     None => Ok(()),
@@ -452,7 +477,9 @@ impl Worker {
     fn note_failure(&mut self, error: PublishError) {
         let misses = matches!(
             error,
-            PublishError::Store(StoreError::Missing(_)) | PublishError::Unverified(_)
+            PublishError::Store(StoreError::Missing(_) | StoreError::Corrupt(..))
+                | PublishError::Unverified(_)
+                | PublishError::Local(FsError::Lost(_))
         );
         if misses {
             self.signs.sweep.notify_one();

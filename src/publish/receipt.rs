@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use cid::Cid;
 
-use crate::fs::Volume;
+use crate::fs::{ChunkVersion, Volume};
 
 /// How many acknowledged blocks are remembered at least; at most twice as many.
 const RECEIPTS: usize = 250_000;
@@ -25,10 +25,15 @@ const NOTES: u64 = 16_384;
 /// collected since.
 const NOTE_S: u64 = 12 * 3600;
 
+/// How many chunks are remembered that were sent before their commit.
+const CHUNKS: usize = 65_536;
+
 /// The blocks that the node has acknowledged; a handle.
 #[derive(Clone)]
 pub(super) struct Receipts {
     known: Arc<Mutex<Known>>,
+    /// The chunks that left since the last commit and before the next.
+    chunks: Arc<Mutex<Chunks>>,
     /// Where they are kept.
     volume: Option<Arc<Volume>>,
     /// Moves with every block that is built or acknowledged: a commit that stands still is stuck.
@@ -40,6 +45,10 @@ pub(super) struct Receipts {
     /// Commits in a row of which all came back that was asked for.
     verified: Arc<AtomicU32>,
 }
+
+/// Chunks by stage file and index: the version that left, and the block that it is once the node has
+/// acknowledged it.
+type Chunks = HashMap<(u64, u64), (u64, Option<Cid>)>;
 
 #[derive(Default)]
 struct Known {
@@ -96,6 +105,7 @@ impl Receipts {
     fn with(known: Known, volume: Option<Arc<Volume>>) -> Self {
         Self {
             known: Arc::new(Mutex::new(known)),
+            chunks: Arc::default(),
             volume,
             pulse: Arc::default(),
             moved: Arc::new(AtomicU64::new(1)),
@@ -189,6 +199,41 @@ impl Receipts {
         }
     }
 
+    /// A chunk is about to leave before its commit; false where it did already, at this version or another.
+    pub(super) fn begin_chunk(&self, at: ChunkVersion) -> bool {
+        let mut chunks = self.chunks();
+        let key = (at.stage, at.index);
+        if chunks.len() >= CHUNKS || chunks.contains_key(&key) {
+            return false;
+        }
+        chunks.insert(key, (at.version, None));
+        true
+    }
+
+    /// The node has acknowledged `cid`, which is that chunk.
+    pub(super) fn note_chunk(&self, at: ChunkVersion, cid: Cid) {
+        let mut chunks = self.chunks();
+        if let Some(left) = chunks.get_mut(&(at.stage, at.index)) {
+            *left = (at.version, Some(cid));
+        }
+    }
+
+    /// The block of a chunk at this version, if it left before and the node has it as far as is known.
+    pub(super) fn chunk(&self, at: &ChunkVersion) -> Option<Cid> {
+        let left = self.chunks().get(&(at.stage, at.index)).copied();
+        let (version, cid) = left?;
+        cid.filter(|cid| version == at.version && self.has(cid))
+    }
+
+    /// A commit was made: what leaves from here on is for the next one.
+    pub(super) fn forget_chunks(&self) {
+        self.chunks().clear();
+    }
+
+    fn chunks(&self) -> MutexGuard<'_, Chunks> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,7 +261,7 @@ fn keep(volume: &Volume, note: Option<(u64, Bytes)>, gone: std::ops::Range<u64>)
 }
 
 /// Codec and beginning of the digest: the same bytes as a leaf and as a node are two blocks.
-fn short(cid: &Cid) -> u128 {
+pub(super) fn short(cid: &Cid) -> u128 {
     let begin = cid.hash().digest().iter().take(16);
     let begin = begin.fold(0, |all, byte| all << 8 | u128::from(*byte));
     begin ^ u128::from(cid.codec())

@@ -18,16 +18,16 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, is_there, look_at_marked};
-use super::pending::keep;
+use super::pending::{PENDING, Pending, keep};
 use super::receipt::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
-use crate::journal::record::Record as _;
+use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::entry::{Entry, Kind, TreeRef};
 use crate::pack::root::Root;
 use crate::pack::tree::{self, TreeKind};
 use crate::pack::{chunk, cid as form, dagpb, file};
-use crate::store::Block;
+use crate::store::{Block, StoreError};
 use crate::types::Ino;
 
 /// Blocks that a step asks for.
@@ -77,6 +77,8 @@ pub(super) struct Sampler {
     lossy: bool,
     /// Told of what is put again: publishing comes nearer to its end by it.
     receipts: Receipts,
+    /// Blocks of a commit that is not known to be whole: they are read, each time.
+    doubted: Vec<CidBytes>,
 }
 
 /// What a block is needed for.
@@ -103,6 +105,7 @@ impl Sampler {
             returned: false,
             lossy: false,
             receipts,
+            doubted: Vec::new(),
         }
     }
 
@@ -134,6 +137,8 @@ impl Sampler {
         let Some(cid) = head.and_then(|head| head.root) else {
             return Ok(0);
         };
+        let pending: Option<Pending> = context.volume.meta(PENDING)?;
+        self.doubted = pending.map_or_else(Vec::new, |pending| pending.sample);
         self.found += look_at_marked(context, heal::PATIENCE).await?;
         if self.place == Place::default() {
             self.top(context).await?;
@@ -163,7 +168,6 @@ impl Sampler {
 
     /// Asks for what stands above the tree, all of which is kept here.
     async fn top(&mut self, context: &Context) -> Result<(), PublishError> {
-        let store = &context.node.store;
         for name in ["root-block", "document", "header"] {
             let Some(data) = context.volume.raw_meta(name)? else {
                 continue;
@@ -173,7 +177,7 @@ impl Sampler {
                 _ => form::leaf_cid(&data),
             };
             self.left = self.left.saturating_sub(1);
-            if !store.has(&cid).await? {
+            if !self.has(context, &cid).await? {
                 self.put_again(context, Block { cid, data }).await?;
                 if name == "root-block" {
                     let token = context.volume.key().token.token;
@@ -349,7 +353,7 @@ impl Sampler {
             Some(Kind::Symlink(target)) => {
                 let (block, _) = dagpb::symlink(target)?;
                 self.left = self.left.saturating_sub(1);
-                if !context.node.store.has(&block.cid).await? {
+                if !self.has(context, &block.cid).await? {
                     context.node.store.put_many(&[block]).await?;
                 }
                 Ok(true)
@@ -424,12 +428,11 @@ impl Sampler {
         chunk: Option<u64>,
     ) -> Result<bool, PublishError> {
         self.left = self.left.saturating_sub(1);
-        let store = &context.node.store;
         let mut dice = [0];
         let _ = getrandom::fill(&mut dice);
         let there = match dice[0] < 32 && !self.sweeps {
-            true => is_there(store.as_ref(), cid).await?,
-            false => store.has(cid).await?,
+            true => is_there(context.node.store.as_ref(), cid).await?,
+            false => self.has(context, cid).await?,
         };
         if there {
             return Ok(true);
@@ -447,6 +450,15 @@ impl Sampler {
         };
         self.note(context, need, &lost).await;
         Ok(false)
+    }
+
+    /// Whether the node says that it has a block; one that is in doubt is read.
+    async fn has(&self, context: &Context, cid: &Cid) -> Result<bool, StoreError> {
+        let store = &context.node.store;
+        match self.doubted.contains(&CidBytes(*cid)) {
+            true => is_there(store.as_ref(), cid).await,
+            false => store.has(cid).await,
+        }
     }
 
     /// Notes a loss. The directories that lead to it come here before: its entry is to be written.

@@ -1,5 +1,7 @@
 //! Commits against the stores' twins: what is published is what was written, once, whatever fails.
 
+mod ahead;
+mod charges;
 mod clock;
 mod collect;
 mod damage;

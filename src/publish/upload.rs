@@ -10,7 +10,10 @@ use cid::Cid;
 use tokio::task::JoinSet;
 
 use super::PublishError;
+use super::charged::Charged;
 use super::receipt::Receipts;
+use crate::fs::ChunkVersion;
+use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid as form;
 use crate::store::{Block, BlockStore, StoreError};
 
@@ -38,7 +41,10 @@ pub(super) struct Upload {
     sample: Vec<Cid>,
     sample_size: usize,
     pushed: u64,
-    /// Bytes of all blocks of the commit, also of those that an earlier try has sent.
+    /// On contracts that charge each commit: what is charged already.
+    charged: Option<Charged>,
+    /// Bytes of all blocks of the commit, also of those that an earlier try has sent, and without those that are
+    /// charged already.
     pub(super) built_bytes: u64,
     /// Blocks and bytes sent so far.
     pub(super) sent_blocks: u64,
@@ -60,16 +66,27 @@ impl Upload {
             flying: JoinSet::new(),
             sample: Vec::new(),
             pushed: 0,
+            charged: None,
             built_bytes: 0,
             sent_blocks: 0,
             sent_bytes: 0,
         }
     }
 
+    /// The same, which counts no block that is `charged` already.
+    pub(super) fn beside(self, charged: Option<Charged>) -> Self {
+        Self { charged, ..self }
+    }
+
+    /// What was built is durable with what is kept next.
+    pub(super) fn keep_built(&mut self) -> Result<(), PublishError> {
+        self.charged.as_mut().map_or(Ok(()), Charged::keep)
+    }
+
     /// Sends `block`, sooner or later; waits while too much is in flight.
     pub(super) async fn push(&mut self, block: Block) -> Result<(), PublishError> {
         self.receipts.note_step();
-        self.built_bytes += block.data.len() as u64;
+        self.count(&block.cid, block.data.len() as u64)?;
         self.choose(block.cid);
         if self.receipts.has(&block.cid) {
             return Ok(());
@@ -78,6 +95,27 @@ impl Upload {
         self.batch.push(block);
         if self.batch.len() >= BATCH_BLOCKS || self.batch_bytes >= BATCH_BYTES {
             self.send(self.batch.len()).await?;
+        }
+        Ok(())
+    }
+
+    /// The block of a chunk that was sent before the commit, which the node has as far as is known; it counts as
+    /// pushed.
+    pub(super) fn ahead(&mut self, at: &ChunkVersion) -> Result<Option<Cid>, PublishError> {
+        let Some(cid) = self.receipts.chunk(at) else {
+            return Ok(None);
+        };
+        self.receipts.note_step();
+        self.count(&cid, CHUNK_SIZE)?;
+        self.choose(cid);
+        Ok(Some(cid))
+    }
+
+    /// A block of the commit: charged, where it was not before.
+    fn count(&mut self, cid: &Cid, len: u64) -> Result<(), PublishError> {
+        let charged = self.charged.as_mut();
+        if charged.map_or(Ok(true), |charged| charged.note(cid))? {
+            self.built_bytes += len;
         }
         Ok(())
     }

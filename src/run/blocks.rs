@@ -6,6 +6,7 @@
 
 mod archive;
 mod fsck;
+mod tar;
 mod unixfs;
 
 use std::path::Path;
@@ -66,9 +67,14 @@ pub(super) async fn answer(
         Request::Fsck { token, repair } => {
             operate::json(fsck::check(ground, token.id, *repair, tell).await?)
         }
-        Request::Export { token, file } => {
-            operate::json(archive::export(ground, token.id, file, tell).await?)
-        }
+        Request::Export {
+            token,
+            file,
+            as_files,
+        } => operate::json(match as_files {
+            true => tar::export(ground, token.id, file, tell).await?,
+            false => archive::export(ground, token.id, file, tell).await?,
+        }),
         Request::Import { token, file } => {
             operate::json(archive::import(ground, token.id, file, tell).await?)
         }

@@ -94,12 +94,13 @@ async fn larger(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<P
 
 async fn upload_packages(parts: &Parts) -> anyhow::Result<Vec<UploadsAnswer>> {
     let chain = &parts.chain;
-    if chain.dialect != Dialect::PxV2 {
+    let dialect = chain.ledger.dialect().await?;
+    if dialect != Dialect::PxV2 {
         fail!(
             Failure,
             "contract {} ({}) counts no uploads: there are none to buy",
             chain.contract,
-            chain.dialect.name()
+            dialect.name()
         );
     }
     let all = chain.ledger.upload_packages().await?;

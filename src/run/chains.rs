@@ -11,6 +11,7 @@ use std::sync::Arc;
 use alloy::primitives::Address;
 
 use super::parts::{Contracts, operator_file, outbox};
+use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
@@ -19,7 +20,7 @@ use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::clock::Clock;
-use crate::config::{Config, ContractAt, RpcUrl};
+use crate::config::{Config, ContractAt, RpcUrl, wallet_variable};
 use crate::types::{TokenId, TokenRef};
 
 /// One token contract on its chain, with the account whose tokens are mounted.
@@ -38,8 +39,6 @@ pub struct ChainParts {
     pub owner: Address,
     /// What it owns.
     pub ledger: ContractLedger,
-    /// What the contract speaks.
-    pub dialect: Dialect,
     /// What acts for the owner; `None` where only the address is known, and nothing is signed.
     pub account: Option<Account>,
     /// The oracle's operator, where this process is one.
@@ -99,6 +98,12 @@ impl Called {
 }
 
 impl ChainParts {
+    /// What the contract speaks: known wherever any of its tokens is.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.ledger.known_dialect().unwrap_or(Dialect::PxSync)
+    }
+
     /// What acts for the owner, to do `what`.
     ///
     /// # Errors
@@ -128,13 +133,23 @@ pub(super) struct Reached {
     pub chain_id: u64,
 }
 
+/// Which of several chains must answer before anything begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needed {
+    /// All.
+    Each,
+    /// One: the tokens of the others come when they answer.
+    Any,
+}
+
 /// All contracts that `config` names, in their order; at least one.
 ///
 /// # Errors
-/// One line each, with its exit code.
+/// One line each, with its exit code; where only `Any` is `needed`, that no chain answers.
 pub(super) async fn contracts(
     config: &Config,
     clock: &Arc<dyn Clock>,
+    needed: Needed,
 ) -> anyhow::Result<Vec<ChainParts>> {
     check_names(config)?;
     let wallet = match config.address {
@@ -146,13 +161,25 @@ pub(super) async fn contracts(
         (None, address) => address.unwrap_or_default(),
     };
     let mut chains: BTreeMap<Option<u64>, (Reached, Option<Account>)> = BTreeMap::new();
+    let mut silent: BTreeMap<Option<u64>, ChainError> = BTreeMap::new();
     let mut all: Vec<ChainParts> = Vec::new();
     let all_wanted = wanted(config);
     let wanted_count = all_wanted.len();
     for wanted in all_wanted {
         let chain = chain_of(config, wanted.and_then(|wanted| wanted.chain));
         if !chains.contains_key(&chain) {
-            let reached = reach(config, chain, clock).await?;
+            let (reached, fault) = knock(config, chain, clock).await?;
+            match fault {
+                None => {}
+                Some(fault) if needed == Needed::Each => return Err(fault.into()),
+                Some(fault) => {
+                    tracing::warn!(
+                        "{fault}: the tokens of chain {} come when it answers",
+                        reached.chain_id
+                    );
+                    silent.insert(chain, fault);
+                }
+            }
             if let Some((other, _)) = chains
                 .values()
                 .find(|(other, _)| other.chain_id == reached.chain_id)
@@ -182,7 +209,10 @@ pub(super) async fn contracts(
             place: all.len(),
             count: wanted_count,
         };
-        let found = of_contract(config, reached, account.clone(), wanted, owner, called).await?;
+        let found = of_contract(config, reached, account.clone(), wanted, owner, called)?;
+        if !silent.contains_key(&chain) {
+            found.ledger.dialect().await?;
+        }
         let is_known = |known: &ChainParts| {
             (known.chain_id, known.contract) == (found.chain_id, found.contract)
         };
@@ -196,7 +226,10 @@ pub(super) async fn contracts(
         }
         all.push(found);
     }
-    Ok(all)
+    match silent.pop_first() {
+        Some((_, fault)) if silent.len() + 1 == chains.len() => Err(fault.into()),
+        _ => Ok(all),
+    }
 }
 
 /// The contracts that are named; `None` where it is that of the embedded chain.
@@ -299,6 +332,18 @@ pub(super) async fn reach(
     chain: Option<u64>,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Reached> {
+    match knock(config, chain, clock).await? {
+        (reached, None) => Ok(reached),
+        (_, Some(fault)) => Err(fault.into()),
+    }
+}
+
+/// The same; of a chain that is said by its id, and does not answer now, why.
+async fn knock(
+    config: &Config,
+    chain: Option<u64>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Reached, Option<ChainError>)> {
     if let (Some(wanted), Some(chain)) = (config.chain_id, chain)
         && wanted != chain
     {
@@ -331,7 +376,18 @@ pub(super) async fn reach(
             (Endpoint::over_http(&urls, wanted)?, None)
         }
     };
-    let chain_id = endpoint.chain_id().await?;
+    let chain_id = match (endpoint.chain_id().await, chain) {
+        // Each server is asked for it again before it is asked for anything else.
+        (Err(fault @ ChainError::Transient(_)), Some(chain_id)) => {
+            let reached = Reached {
+                endpoint,
+                embedded,
+                chain_id,
+            };
+            return Ok((reached, Some(fault)));
+        }
+        (told, _) => told?,
+    };
     if let Some(wanted) = wanted
         && wanted != chain_id
     {
@@ -345,14 +401,15 @@ pub(super) async fn reach(
             endpoint.label()
         );
     }
-    Ok(Reached {
+    let reached = Reached {
         endpoint,
         embedded,
         chain_id,
-    })
+    };
+    Ok((reached, None))
 }
 
-async fn of_contract(
+fn of_contract(
     config: &Config,
     reached: &Reached,
     account: Option<Account>,
@@ -383,7 +440,6 @@ async fn of_contract(
     let ledger = ContractLedger::new(endpoint.clone(), contract, owner)
         .remember(*chain_id, &config.state_dir.join("owned"));
     Ok(ChainParts {
-        dialect: ledger.dialect().await?,
         ledger,
         endpoint: endpoint.clone(),
         embedded: reached.embedded.as_ref().map(|(handle, _)| handle.clone()),
@@ -396,7 +452,8 @@ async fn of_contract(
     })
 }
 
-/// The wallet that `config` names, opened by the password file where one is given.
+/// The wallet that `config` names, opened by the password file where one is given. A variable is read only where it
+/// is named as the wallet.
 ///
 /// # Errors
 /// As [`Wallet::open`]; the password file cannot be read; an address is named in its place.
@@ -414,7 +471,16 @@ pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
         },
     };
     let password = password.as_deref().map(String::as_str);
-    Ok(Wallet::open(&config.wallet, password)?)
+    let Some(name) = wallet_variable(&config.wallet) else {
+        return Ok(Wallet::open(&config.wallet, password)?);
+    };
+    match std::env::var(name).map(zeroize::Zeroizing::new) {
+        Ok(text) => Ok(Wallet::read(&text, password, &config.wallet)?),
+        Err(_) => Err(ChainError::Wallet(format!(
+            "env:{name}: there is no such variable, or it is no text: set it, or give --wallet FILE"
+        ))
+        .into()),
+    }
 }
 
 /// Opens the chain in `folder`.

@@ -3,16 +3,17 @@
 //! Invariant: a volume keeps a charge until the chain has it for good and was seen with it, so that a crash at any moment ends in
 //! asking again, which charges nothing twice. Started by `daemon`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::live::Live;
 use super::parts::Parts;
 use super::tokens::Tokens;
-use crate::chain::ChainError;
 use crate::chain::charges::Charger;
 use crate::chain::transact::Transactor;
+use crate::chain::{Accounting, ChainError};
+use crate::types::VolumeKey;
 
 /// Between two looks at what is to be charged, where there is anything.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -20,14 +21,24 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Looks again and again; never returns.
 pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
     let mut swept = HashSet::new();
+    // What was given up for good is told for as long as the token is shown.
+    let mut ended: HashMap<VolumeKey, String> = HashMap::new();
     loop {
         tokio::time::sleep(PAUSE).await;
+        // What it speaks may be known no sooner than its first token.
+        if parts.chain.dialect().accounting() != Accounting::Additive {
+            continue;
+        }
         for live in tokens.all() {
             let fresh = !swept.contains(&live.key);
-            let error = settle(&parts, &sender, &live, fresh).await.err();
-            if fresh && error.is_none() {
-                swept.insert(live.key);
-            }
+            let error = match settle(&parts, &sender, &live, fresh).await {
+                Ok(told) => {
+                    swept.insert(live.key);
+                    ended.extend(told.map(|told| (live.key, told)));
+                    ended.get(&live.key).cloned()
+                }
+                Err(error) => Some(error),
+            };
             if let Some(error) = &error
                 && live.charge_error().as_ref() != Some(error)
             {
@@ -38,20 +49,23 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     }
 }
 
-/// One look at one token, which is a `fresh` one the first time; why it does not come on, if so.
+/// One look at one token, which is a `fresh` one the first time: what was given up for good, if anything.
+///
+/// # Errors
+/// Why it does not come on.
 async fn settle(
     parts: &Parts,
     sender: &Transactor,
     live: &Live,
     fresh: bool,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let commits = live.volume.charges();
     if commits.is_empty() && !fresh {
-        return Ok(());
+        return Ok(None);
     }
     let chain = &parts.chain;
     let key = live.key.token;
-    let charger = Charger::new(sender.clone(), key.contract, chain.dialect, key.token);
+    let charger = Charger::new(sender.clone(), key.contract, chain.dialect(), key.token);
     if fresh {
         charger.sweep(&commits).await.map_err(words)?;
     }
@@ -63,7 +77,9 @@ async fn settle(
         }
         report = charger.report(&commits).await.map_err(words)?;
     }
-    let (volume, done) = (Arc::clone(&live.volume), report.done);
+    let (volume, mut done) = (Arc::clone(&live.volume), report.done);
+    // No block has to be waited for.
+    done.extend(report.lost.iter().map(|sequence| (*sequence, 0)));
     let mined = report.mined;
     let settled = tokio::task::spawn_blocking(move || volume.settle_charges(&done, mined)).await;
     let settled = match settled {
@@ -74,7 +90,13 @@ async fn settle(
     for sequence in settled {
         charger.forget(sequence).await.map_err(words)?;
     }
-    report.error.map_or(Ok(()), |fault| Err(words(fault)))
+    match (report.error, report.lost.len()) {
+        (None, _) => Ok(None),
+        (Some(fault), 0) => Err(words(fault)),
+        (Some(fault), lost) => Ok(Some(format!(
+            "{lost} published commits are charged to nobody, since the token is not this wallet's any more: {fault}"
+        ))),
+    }
 }
 
 fn words(fault: ChainError) -> String {

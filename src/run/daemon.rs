@@ -256,7 +256,8 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
         if carried.insert(parts.chain.chain_id) {
             tasks.push(Box::pin(carry(sender.clone())));
         }
-        if parts.chain.dialect.accounting() == Accounting::Additive {
+        let speaks = parts.chain.ledger.known_dialect();
+        if speaks.is_none_or(|dialect| dialect.accounting() == Accounting::Additive) {
             let (parts, tokens) = (Arc::clone(&parts), Arc::clone(&tokens));
             tasks.push(Box::pin(charges::run(parts, sender.unasked(), tokens)));
         }

@@ -93,6 +93,16 @@ impl Deployer {
         })
     }
 
+    /// The same for somebody who has not agreed to the price: each transaction costs no more than `--max-fee`, or
+    /// a tenth of a coin.
+    #[must_use]
+    pub fn unseen(self) -> Self {
+        Self {
+            payer: self.payer.unseen(),
+            ..self
+        }
+    }
+
     /// Deploys.
     ///
     /// # Errors

@@ -39,7 +39,8 @@ impl Desk {
                 let held = terms::hold(all, &terms, request.subject())?;
                 (*request, held)
             }
-            request => (request, all.to_vec()),
+            // Who agreed to a price says it.
+            request => (request, terms::unseen(all)),
         };
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
         match request {

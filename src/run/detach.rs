@@ -37,8 +37,9 @@ pub async fn end(
     let mut looked = Vec::new();
     for ground in ground.with_others(all) {
         let snapshot = ground.parts.chain.ledger.snapshot().await?;
+        let doubts = !ground.parts.chain.endpoint.is_idle().await.unwrap_or(false);
         let leftovers = Leftovers::new(ground);
-        leftovers.look(&snapshot, &BTreeSet::new()).await?;
+        leftovers.look(&snapshot, &BTreeSet::new(), doubts).await?;
         looked.push(leftovers);
     }
     let meant = looked.iter().find(|leftovers| leftovers.is_meant(name));

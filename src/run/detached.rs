@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
 use super::live::{JOURNAL_CACHE_MIN_BYTES, Live};
-use crate::fs::{Access, Labels, Volume};
+use crate::fs::{Access, Labels, Pending, Volume};
 use crate::status::{LocalStatus, State, TokenStatus};
 use crate::types::{Ino, VolumeKey};
 
@@ -110,6 +110,16 @@ impl Detached {
         }
     }
 
+    /// The volume, and what keeps it durable.
+    pub(super) fn volume(&self) -> (Arc<Volume>, Arc<Keeper>) {
+        (Arc::clone(&self.volume), Arc::clone(&self.keeper))
+    }
+
+    /// The number that its inodes begin with.
+    pub(super) fn slot(&self) -> u16 {
+        self.slot
+    }
+
     /// Its root directory, as the mount numbers it.
     pub(super) fn root(&self, ground: &Ground) -> Option<Ino> {
         let found = ground.drive.lookup(Ino::ROOT, self.directory.as_bytes());
@@ -128,7 +138,7 @@ impl Detached {
 
     /// What `status` tells. Reads the journal: blocks on the disk.
     pub(super) fn describe(&self, mountpoint: &str) -> TokenStatus {
-        let pending = self.volume.pending().unwrap_or_default();
+        let pending = pending(&self.volume);
         TokenStatus {
             path: Some(format!(
                 "{}/{}",
@@ -165,9 +175,20 @@ impl Detached {
     }
 }
 
+/// What a volume holds that was not published. One that cannot tell holds something.
+pub(super) fn pending(volume: &Volume) -> Pending {
+    volume.pending().unwrap_or_else(|error| {
+        tracing::debug!(%error, token = %volume.key().token.token, "what is pending is not known");
+        Pending {
+            any: true,
+            ..Pending::default()
+        }
+    })
+}
+
 /// Whether a volume holds anything that was not published. One that cannot tell does.
 pub(super) fn is_pending(volume: &Volume) -> bool {
-    volume.pending().map_or(true, |pending| pending.any)
+    pending(volume).any
 }
 
 /// What ends a directory.

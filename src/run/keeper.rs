@@ -57,6 +57,11 @@ impl Keeper {
     }
 }
 
+/// The latest block that the chain was seen with, as far as `volume` keeps it.
+pub(super) fn seen_block(volume: &Volume) -> u64 {
+    volume.with_quota(|quota| quota.allowance().map_or(0, |seen| seen.seen.block))
+}
+
 /// Opens the volume `key` of the state folder, or begins an empty one.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use super::detached::{self, Detached, bare_status, is_pending, remedy};
 use super::ground::Ground;
 use super::leave::Tell;
 use super::live::Live;
-use super::save;
+use super::{keeper, save};
 use crate::chain::{ChainError, Ledger, Snapshot};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::status::{DetachAnswer, TokenStatus};
@@ -43,6 +43,15 @@ struct Ending {
     past: bool,
 }
 
+/// What a look came to.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// The names that appeared.
+    pub(super) appeared: Vec<String>,
+    /// The latest block that the chain was seen with by a volume that was not judged.
+    pub(super) seen_block: u64,
+}
+
 /// All of one state folder.
 pub(super) struct Leftovers {
     ground: Arc<Ground>,
@@ -67,7 +76,8 @@ impl Leftovers {
     }
 
     /// Looks at every folder once; again with the next pass at those that the chain does not tell
-    /// enough of. `open` are the volumes of the tokens that are shown. The names that appeared.
+    /// enough of. `open` are the volumes of the tokens that are shown. Where it `doubts`, a volume that keeps a later
+    /// block than that of `snapshot` is not judged by it.
     ///
     /// # Errors
     /// The state folder cannot be read.
@@ -75,19 +85,34 @@ impl Leftovers {
         &self,
         snapshot: &Snapshot,
         open: &BTreeSet<VolumeKey>,
-    ) -> anyhow::Result<Vec<String>> {
+        doubts: bool,
+    ) -> anyhow::Result<Looked> {
+        let mut looked = Looked::default();
         if *lock(&self.looked) {
-            return Ok(Vec::new());
+            return Ok(looked);
         }
         let mut all_judged = true;
-        let mut appeared = Vec::new();
+        let latest = match doubts {
+            true => snapshot.block,
+            false => u64::MAX,
+        };
         for key in self.ground.state_dir.volumes()? {
             if !self.concerns(&key) || open.contains(&key) || self.holds(&key) {
                 continue;
             }
             match self.judge(snapshot, &key).await {
                 Ok(None) => {}
-                Ok(Some(ending)) => appeared.extend(self.admit(key, &ending).await),
+                Ok(Some(ending)) => match self.admit(key, &ending, latest).await {
+                    Ok(name) => looked.appeared.extend(name),
+                    Err(block) => {
+                        tracing::warn!(
+                            token = %key.token.token, epoch = key.epoch,
+                            "block {} is not believed of it: block {block} was seen", snapshot.block
+                        );
+                        looked.seen_block = looked.seen_block.max(block);
+                        all_judged = false;
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(token = %key.token.token, epoch = key.epoch, "what is left of it: {error}");
                     all_judged = false;
@@ -95,7 +120,7 @@ impl Leftovers {
             }
         }
         *lock(&self.looked) = all_judged;
-        Ok(appeared)
+        Ok(looked)
     }
 
     fn concerns(&self, key: &VolumeKey) -> bool {
@@ -147,11 +172,20 @@ impl Leftovers {
         }
     }
 
-    /// Removes a volume of which everything is published, or shows it; its name then.
-    async fn admit(&self, key: VolumeKey, ending: &Ending) -> Option<String> {
+    /// Removes a volume of which everything is published, or shows it; its name then. One that was seen with a later
+    /// block than `latest` stays as it is: that block.
+    async fn admit(
+        &self,
+        key: VolumeKey,
+        ending: &Ending,
+        latest: u64,
+    ) -> Result<Option<String>, u64> {
         let directory = self.name_for(&key);
         let leftover = match detached::open(&self.ground, key).await {
             Err(error) => Leftover::Broken(directory.clone(), Failure::from_error(&error)),
+            Ok(volume) if keeper::seen_block(&volume) > latest => {
+                return Err(keeper::seen_block(&volume));
+            }
             Ok(volume) => {
                 let asked = Arc::clone(&volume);
                 let pending = tokio::task::spawn_blocking(move || is_pending(&asked)).await;
@@ -160,7 +194,7 @@ impl Leftovers {
                     if ending.past {
                         self.remove(key, &ending.why).await;
                     }
-                    return None;
+                    return Ok(None);
                 }
                 match Detached::show(&self.ground, volume, directory.clone(), &ending.why) {
                     Ok(shown) => Leftover::Shown(Arc::new(shown)),
@@ -178,7 +212,7 @@ impl Leftovers {
             }
         }
         lock(&self.known).insert(key, leftover);
-        Some(directory)
+        Ok(Some(directory))
     }
 
     async fn remove(&self, key: VolumeKey, why: &str) {
@@ -206,6 +240,26 @@ impl Leftovers {
         tracing::warn!("{why}; what was not published is shown as {directory}");
         lock(&self.known).insert(live.key, Leftover::Shown(Arc::new(taken)));
         Ok(directory)
+    }
+
+    /// What is shown of the volume `key`, which is a token's of this wallet again: it is none of them any more.
+    pub(super) async fn give_back(&self, key: &VolumeKey) -> Option<Arc<Detached>> {
+        // Nobody is in the middle of ending it.
+        let _one = self.ending.lock().await;
+        let mut known = lock(&self.known);
+        match known.get(key) {
+            Some(Leftover::Shown(one)) => {
+                let one = Arc::clone(one);
+                known.remove(key);
+                Some(one)
+            }
+            _ => None,
+        }
+    }
+
+    /// It could not be shown as the token's: it stays one of them.
+    pub(super) fn keep(&self, left: Arc<Detached>) {
+        lock(&self.known).insert(left.key, Leftover::Shown(left));
     }
 
     /// `TOKEN.detached`, with the contract's name where there are several; with the epoch where another of this token has that name.

@@ -3,6 +3,7 @@
 //! Invariant: made whole by [`Live::start`] and ended in order by [`Live::stop`]; in between only
 //! its allowance, its access and its labels change. Called by `tokens` and `leave`.
 
+mod failed;
 mod told;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use super::detached::{self, Detached};
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
 use super::operate;
@@ -41,7 +43,7 @@ pub(super) struct Live {
     seen: Mutex<Seen>,
     /// Why its commits are not charged, if so.
     charge_error: Mutex<Option<String>>,
-    /// Why it could not be synced unasked, if so.
+    /// Why it could not be synced, if so; kept over a restart.
     sync_error: Mutex<Option<String>>,
 }
 
@@ -80,12 +82,14 @@ impl Right {
 }
 
 impl Live {
-    /// Opens the volume of `token`, and shows it in the drive.
+    /// Opens the volume of `token`, and shows it in the drive. Where it `doubts`, what the volume keeps of a later
+    /// block than that of `snapshot` holds.
     pub(super) async fn start(
         ground: &Ground,
         snapshot: &Snapshot,
         token: &TokenInfo,
         right: &Right,
+        doubts: bool,
     ) -> anyhow::Result<Self> {
         let key = operate::volume_key(&ground.parts, token);
         // As if the other contracts had as many.
@@ -114,27 +118,11 @@ impl Live {
             }
             opened => opened,
         };
-        let directory = ground.parts.chain.called.token(token.id);
-        let live = Self {
-            key,
-            slot: 0,
-            publishing,
-            keeper: Keeper::start(&volume)?,
-            seen: Mutex::new(Seen {
-                token: token.clone(),
-                timestamp_s: 0,
-                at: std::time::Duration::ZERO,
-                access: Access::Open,
-                state: State::Ok,
-                lost: None,
-            }),
-            charge_error: Mutex::default(),
-            sync_error: Mutex::default(),
-            directory,
-            volume,
-        };
+        let keeper = Keeper::start(&volume)?;
+        let live = Self::of(ground, token, (volume, keeper), publishing, Access::Open);
+        let is_older = doubts && snapshot.block < keeper::seen_block(&live.volume);
         let shown = live
-            .refresh(&ground.parts, snapshot, token, right)
+            .take(&ground.parts, snapshot, token, right, !is_older)
             .and_then(|_| {
                 let (volume, slot) = (
                     Arc::clone(&live.volume),
@@ -151,6 +139,70 @@ impl Live {
         }
     }
 
+    /// Shows again, as the directory of `token`, what was set aside when the token seemed to be another's: the volume
+    /// was not closed since, and whoever has files open there goes on.
+    ///
+    /// # Errors
+    /// What was published of it is not known now; another directory has its name. It is as it was, then.
+    pub(super) async fn again(
+        ground: &Ground,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        right: &Right,
+        left: &Detached,
+    ) -> anyhow::Result<Self> {
+        let (volume, keeper) = left.volume();
+        let publishing = Publishing::new(ground, &volume, right);
+        if let Err(error) = publishing.begin(token).await {
+            publishing.stop().await;
+            return Err(error);
+        }
+        // The first look opens it.
+        let closed = Access::ReadOnly(String::new());
+        let live = Self::of(ground, token, (volume, keeper), publishing, closed);
+        let slot = left.slot();
+        let shown = match ground.drive.take_back(slot, &live.directory) {
+            Ok(()) => live.refresh(&ground.parts, snapshot, token, right),
+            Err(error) => Err(error.into()),
+        };
+        match shown {
+            Ok(_) => Ok(Self { slot, ..live }),
+            Err(error) => {
+                live.stop_publishing().await;
+                ground.drive.set_aside(slot, &left.directory)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// With nothing known of the chain yet but `token`, and that the volume has this `access`.
+    fn of(
+        ground: &Ground,
+        token: &TokenInfo,
+        (volume, keeper): (Arc<Volume>, Arc<Keeper>),
+        publishing: Publishing,
+        access: Access,
+    ) -> Self {
+        Self {
+            key: volume.key(),
+            slot: 0,
+            publishing,
+            keeper,
+            seen: Mutex::new(Seen {
+                token: token.clone(),
+                timestamp_s: 0,
+                at: std::time::Duration::ZERO,
+                access,
+                state: State::Ok,
+                lost: None,
+            }),
+            charge_error: Mutex::default(),
+            sync_error: Mutex::new(failed::kept(&volume, token)),
+            directory: ground.parts.chain.called.token(token.id),
+            volume,
+        }
+    }
+
     /// Takes what the chain says now. True when the kernel's view of the directory is out of date.
     pub(super) fn refresh(
         &self,
@@ -158,6 +210,18 @@ impl Live {
         snapshot: &Snapshot,
         token: &TokenInfo,
         right: &Right,
+    ) -> anyhow::Result<bool> {
+        self.take(parts, snapshot, token, right, true)
+    }
+
+    /// As [`Live::refresh`]; the allowance stays as it is kept where it `grants` none.
+    fn take(
+        &self,
+        parts: &Parts,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        right: &Right,
+        grants: bool,
     ) -> anyhow::Result<bool> {
         let now = parts.clock.boottime();
         let known = lock(&self.seen).clone();
@@ -169,7 +233,7 @@ impl Live {
         // A server that shows one block for ever has no news but of the token.
         let newer = snapshot.timestamp_s != known.timestamp_s;
         let fresh = newer && (jumped || stale) || known.token != *token;
-        if fresh {
+        if fresh && grants {
             let allowance =
                 Allowance::of(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
             self.volume.set_allowance(&allowance)?;
@@ -260,7 +324,12 @@ impl Live {
     }
 
     pub(super) fn set_sync_error(&self, error: Option<String>) {
-        *lock(&self.sync_error) = error;
+        let last_sync_s = lock(&self.seen).token.last_sync_s;
+        let mut known = lock(&self.sync_error);
+        if *known != error {
+            failed::keep(&self.volume, last_sync_s, error.as_deref());
+            *known = error;
+        }
     }
 
     /// The token, and chain time now, where a sync could help it: it is ours, has a name if it needs one,
@@ -327,9 +396,9 @@ impl Live {
         }
     }
 
-    /// Whether anything is not on the node yet.
+    /// Whether anything is not on the node yet, for all that is known.
     pub(super) fn is_pending(&self) -> bool {
-        self.volume.pending().is_ok_and(|pending| pending.any)
+        detached::is_pending(&self.volume)
     }
 
     /// Ends its publisher; a commit under way is finished after the next mount.

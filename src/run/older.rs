@@ -23,7 +23,8 @@ use crate::types::TokenId;
 /// # Errors
 /// Those of the operation.
 pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
-    if parts.chain.dialect == Dialect::PxSync {
+    let dialect = parts.chain.ledger.dialect().await?;
+    if dialect == Dialect::PxSync {
         return Ok(None);
     }
     Ok(Some(match *request {
@@ -35,7 +36,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
             Failure,
             "register: contract {} ({}) keeps no name keys: there is nothing to register",
             parts.chain.contract,
-            parts.chain.dialect.name()
+            dialect.name()
         ),
         Request::Sync { ref token, .. } => json(renew(parts, token.id).await?)?,
         _ => return Ok(None),
@@ -94,7 +95,7 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let sent = chain
         .account("sync")?
         .transactor
-        .renew(chain.contract, chain.dialect, token)
+        .renew(chain.contract, chain.dialect(), token)
         .await;
     let mined = match sent {
         Err(refused @ ChainError::Reverted(_)) => {

@@ -157,7 +157,7 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
         directory: called,
         chain_id: parts.chain.chain_id,
         contract: format!("{:#x}", parts.chain.contract),
-        dialect: parts.chain.dialect.name().to_owned(),
+        dialect: parts.chain.dialect().name().to_owned(),
         path: None,
         volume: None,
         state,

@@ -24,10 +24,12 @@ use super::chains::{self, Reached};
 use super::signals::Signals;
 use super::{daemon, node, parts};
 use crate::chain::dialect::Dialect;
+use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::oracle::agree::{Board, Colleagues, Statement};
 use crate::chain::oracle::{Operator, Reader, Tell};
 use crate::chain::transact::Transactor;
+use crate::chain::wallet::Wallet;
 use crate::cli::exit::fail;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -121,10 +123,7 @@ impl Oracle {
                 dialect.name()
             );
         }
-        let payer = Transactor::new(endpoint.clone(), &wallet)
-            .kept_in(&parts::outbox(&config.state_dir))
-            .with_gas_cost_max(config.max_fee)
-            .with_limit(MINED);
+        let payer = payer(config, endpoint.clone(), &wallet);
         let from_block = match plan.from_block {
             Some(block) => block,
             None => endpoint.height().await?.saturating_sub(FIRST_LOOK),
@@ -186,6 +185,15 @@ impl Oracle {
         }
         Ok(worked?)
     }
+}
+
+/// What sends an operator's deliveries: whoever asks for them decides how many there are, and sees no price.
+fn payer(config: &Config, endpoint: Endpoint, wallet: &Wallet) -> Transactor {
+    Transactor::new(endpoint, wallet)
+        .kept_in(&parts::outbox(&config.state_dir))
+        .with_gas_cost_max(config.max_fee)
+        .with_limit(MINED)
+        .unasked()
 }
 
 /// The other operators, over HTTP.
@@ -311,7 +319,10 @@ fn request_of(asked: &[u8]) -> Option<B256> {
 
 #[cfg(test)]
 mod tests {
+    use alloy::primitives::U256;
+
     use super::*;
+    use crate::config::{Folders, Layer};
 
     #[test]
     fn a_question_that_is_none_gets_no_statement() {
@@ -329,6 +340,24 @@ mod tests {
         ] {
             assert_eq!(ask(line.clone()), None, "{line}");
         }
+    }
+
+    /// Each request has it pay for a delivery.
+    #[test]
+    fn an_operator_pays_no_more_for_one_delivery_than_is_allowed() {
+        let wallet = Wallet::random().unwrap();
+        let bound = |max_fee: Option<&str>| {
+            let layer = Layer {
+                max_fee: max_fee.map(|coins| coins.parse().unwrap()),
+                ..Layer::default()
+            };
+            let config = Config::resolve(layer, &Folders::from_env(|_| None, 0));
+            let endpoint = Endpoint::http("http://127.0.0.1:1").unwrap();
+            payer(&config, endpoint, &wallet).bound()
+        };
+        let tenth = U256::from(10).pow(U256::from(17));
+        assert_eq!(bound(None), Some(tenth));
+        assert_eq!(bound(Some("0.2")), Some(tenth * U256::from(2)));
     }
 
     #[tokio::test]

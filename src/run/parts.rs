@@ -10,6 +10,7 @@ use alloy::primitives::Address;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::chains::Needed;
 pub use super::chains::{Account, ChainParts, open_wallet};
 use super::counted::Counts;
 use super::{chains, node};
@@ -69,7 +70,7 @@ impl Parts {
     /// # Errors
     /// One line each, with its exit code.
     pub async fn build(config: &Config) -> anyhow::Result<Self> {
-        let mut all = Self::each(config).await?;
+        let mut all = Self::each(config, Needed::Each).await?;
         match (all.pop(), all.is_empty()) {
             (Some(only), true) => Ok(only),
             _ => fail!(Usage, "several contracts are configured, and one is wanted"),
@@ -82,14 +83,23 @@ impl Parts {
     /// # Errors
     /// One line each, with its exit code.
     pub async fn all(config: &Config) -> anyhow::Result<Vec<Arc<Self>>> {
-        let all = Self::each(config).await?;
+        let all = Self::each(config, Needed::Each).await?;
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    async fn each(config: &Config) -> anyhow::Result<Vec<Self>> {
+    /// The same for a mount: of several chains one has to answer. The tokens of the others come when they do.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn for_mount(config: &Config) -> anyhow::Result<Vec<Arc<Self>>> {
+        let all = Self::each(config, Needed::Any).await?;
+        Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    async fn each(config: &Config, needed: Needed) -> anyhow::Result<Vec<Self>> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = node::open(config, &clock).await?;
-        let contracts = chains::contracts(config, &clock).await?;
+        let contracts = chains::contracts(config, &clock, needed).await?;
         let with = |chain| Self {
             config: config.clone(),
             clock: Arc::clone(&clock),

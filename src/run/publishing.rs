@@ -90,6 +90,7 @@ impl Publishing {
                 fetcher: Arc::clone(&ground.fetcher),
                 network: parts.node.network,
                 others: parts.node.others.clone(),
+                ahead: parts.node.client.is_some(),
             },
             key,
             clock: Arc::clone(&parts.clock),

@@ -24,7 +24,7 @@ use alloy::primitives::Address;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::control::private_folder;
-use crate::durable::{Unnamed, create_folder, sync_folder};
+use crate::durable::{Unnamed, create_folder, sweep_unfinished, sync_folder};
 use crate::types::{TokenKey, VolumeKey};
 
 /// A state folder that this process owns.
@@ -65,6 +65,7 @@ impl StateDir {
             Err(std::fs::TryLockError::WouldBlock) => return Err(locked(&path, &mut lock)),
             Err(std::fs::TryLockError::Error(fault)) => return Err(unusable(fault)),
         }
+        sweep_unfinished(&path);
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(unusable)?;

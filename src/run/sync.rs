@@ -84,7 +84,7 @@ async fn of_live(
     wait: bool,
 ) -> anyhow::Result<Value> {
     let token = live.key.token.token;
-    if parts.chain.dialect.accounting() == Accounting::Additive {
+    if parts.chain.dialect().accounting() == Accounting::Additive {
         let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
     }

@@ -35,19 +35,29 @@ pub(super) fn hold(
     Ok(held.collect())
 }
 
+/// All of a mount for a request that nothing was said with.
+pub(super) fn unseen(all: &[Arc<Parts>]) -> Vec<Arc<Parts>> {
+    let terms = Terms::default();
+    all.iter()
+        .map(|parts| Arc::new(parts.under(&terms)))
+        .collect()
+}
+
 impl Parts {
-    /// These parts for a request under `terms`: its cap and its price are kept to, and who named an address
-    /// in place of a wallet has nothing signed. They run no oracle.
+    /// These parts for a request under `terms`: its cap and its price are kept to, where no price
+    /// was seen its gas has a bound all the same, and who named an address in place of a wallet has nothing signed. They run no oracle.
     #[must_use]
     pub fn under(&self, terms: &Terms) -> Self {
         let max_fee = terms.max_fee.or(self.config.max_fee);
         let account = self.chain.account.as_ref().filter(|_| !terms.watches);
         self.with(account.map(|account| {
+            let sender = (account.transactor.clone()).with_gas_cost_max(max_fee);
             Account {
                 wallet: Arc::clone(&account.wallet),
-                transactor: (account.transactor.clone())
-                    .with_gas_cost_max(max_fee)
-                    .with_price(terms.price),
+                transactor: match terms.price {
+                    None => sender.unseen(),
+                    price => sender.with_price(price),
+                },
             }
         }))
     }
@@ -77,7 +87,6 @@ impl Parts {
                 called: chain.called.clone(),
                 owner: chain.owner,
                 ledger: chain.ledger.clone(),
-                dialect: chain.dialect,
                 account,
                 operator: None,
             },

@@ -1,23 +1,24 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use alloy::primitives::Address;
+use alloy::primitives::{Address, U256};
 use alloy::providers::Provider;
 use alloy::rpc::client::RpcClient;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::ground::Ground;
+use super::holdings::Holdings;
 use super::parts::{ChainParts, Parts};
 use super::state::StateDir;
 use super::tokens::Tokens;
-use super::{demo, operate};
+use super::{demo, operate, terms};
 use crate::chain::Ledger;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
-use crate::clock::Clock;
-use crate::config::{Config, Folders, Layer, VolumeKind};
-use crate::control::Request;
+use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::config::{ChainUrl, Config, Folders, Layer, VolumeKind};
+use crate::control::{Request, Terms};
 use crate::fs::{Caller, FsError};
 use crate::names::key::NameKey;
 use crate::names::{NameError, NameStore};
@@ -205,6 +206,28 @@ async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_price_nobody_has_seen_pays_no_more_gas_than_is_allowed() {
+    let world = World::new().await;
+    let all = [Arc::clone(&world.parts)];
+    let bound = |parts: &Parts| parts.chain.account.as_ref().unwrap().transactor.bound();
+    let tenth = U256::from(10).pow(U256::from(17));
+    assert_eq!(bound(&terms::unseen(&all)[0]), Some(tenth));
+    let said = |max_fee, price| {
+        let terms = Terms {
+            max_fee,
+            price,
+            ..Terms::default()
+        };
+        bound(&world.parts.under(&terms))
+    };
+    assert_eq!(said(None, None), Some(tenth));
+    assert_eq!(said(Some(U256::from(7)), None), Some(U256::from(7)));
+    // Shown on a terminal, with what its gas costs, and agreed to.
+    assert_eq!(said(None, Some(U256::ZERO)), None);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_given_away_turns_read_only_and_says_to_whom() {
     let world = World::new().await;
     let minted = operate::mint(&world.parts, 0).await.unwrap();
@@ -346,16 +369,79 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
     world.end().await;
 }
 
+/// The same chain, as one that is no development chain.
+fn network(parts: &mut Parts) {
+    let below = parts.chain.endpoint.provider().client().transport().clone();
+    let client = RpcClient::new(below, true);
+    parts.chain.endpoint = Endpoint::new(client, "network", false);
+}
+
+/// As if the only volume had been seen with a much later block, and with this size.
+fn pretend_kept(world: &World, size_bytes: u64) {
+    let volume = world.ground.drive.volumes().remove(0).2;
+    let kept = volume.with_quota(|quota| quota.allowance().cloned());
+    let mut kept = kept.unwrap();
+    kept.seen.block += 1_000;
+    kept.size_bytes = size_bytes;
+    volume.set_allowance(&kept).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_behind_right_after_a_restart_grants_nothing() {
+    let world = World::begin_with(tempfile::tempdir().unwrap(), network).await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    let before = world.look(token).await.quota_bytes;
+    let size = |world: &World| {
+        let volume = world.ground.drive.volumes().remove(0).2;
+        volume.with_quota(|quota| quota.size_bytes())
+    };
+    // It was made smaller, say, in a block that the server does not have yet.
+    pretend_kept(&world, before / 2);
+    let dir = world.end().await;
+    let world = World::begin_with(dir, network).await;
+    for _ in 0..2 {
+        world.statuses().await;
+        assert_eq!(world.directories(), ["1"]);
+        assert_eq!(size(&world), before / 2);
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_behind_right_after_a_restart_takes_no_token_away() {
+    let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
+    let begin = |dir| {
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
+        World::begin_with(dir, |parts| {
+            network(parts);
+            parts.clock = clock;
+        })
+    };
+    let world = begin(tempfile::tempdir().unwrap()).await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let size = world.look(token).await.quota_bytes;
+    world.write("1", "mine", b"precious").unwrap();
+    pretend_kept(&world, size);
+    let world = begin(world.end().await).await;
+    world.give_away(token).await;
+    for _ in 0..2 {
+        world.statuses().await;
+        assert_eq!(world.directories(), Vec::<String>::new());
+    }
+    // No server has that block, and the chain goes on without it.
+    let wall_ns = clock.wall_ns();
+    clock.advance(std::time::Duration::from_secs(301));
+    clock.set_wall(wall_ns);
+    world.statuses().await;
+    assert_eq!(world.directories(), ["1.detached"]);
+    world.end().await;
+}
+
 /// A provider has many servers, of which some are behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_that_is_older_than_the_one_before_takes_no_token_away() {
-    let world = World::begin_with(tempfile::tempdir().unwrap(), |parts| {
-        // The same chain, as one that is no development chain.
-        let below = parts.chain.endpoint.provider().client().transport().clone();
-        let client = RpcClient::new(below, true);
-        parts.chain.endpoint = Endpoint::new(client, "network", false);
-    })
-    .await;
+    let world = World::begin_with(tempfile::tempdir().unwrap(), network).await;
     let token = operate::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"precious").unwrap();
@@ -443,6 +529,29 @@ async fn an_epoch_of_which_all_is_published_leaves_nothing_behind() {
     assert!(world.statuses().await.is_empty());
     assert_eq!(world.directories(), Vec::<String>::new());
     assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_cannot_tell_what_is_pending_is_not_taken_for_published() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.write("1", "mine", b"published").unwrap();
+    let live = Arc::clone(&world.tokens.all()[0]);
+    live.flush().await.unwrap();
+    assert!(!live.is_pending());
+    live.volume.spoil_pending();
+    assert!(live.volume.pending().is_err() && live.is_pending());
+    let local = world.look(token).await.local.unwrap();
+    assert!(local.pending && live.volume.activity().is_none());
+    // So it is kept when the token is lost.
+    world.give_away(token).await;
+    let statuses = world.statuses().await;
+    assert_eq!(world.directories(), ["1.detached"]);
+    assert_eq!(statuses[0].state, State::Detached);
+    assert!(statuses[0].local.as_ref().unwrap().pending);
+    drop(live);
     world.end().await;
 }
 
@@ -546,6 +655,41 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
     }
 }
 
+/// On contracts without epochs, and where blocks were replaced, a token comes back to the volume that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_comes_back_in_its_epoch_goes_on_where_it_was() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    world.write("1", "mine", b"precious").unwrap();
+    let live = world.tokens.get(token).unwrap();
+    world.tokens.pretend_lost(&live).await;
+    drop(live);
+    assert_eq!(world.directories(), ["1.detached"]);
+    let refused = world.write("1.detached", "more", b"x").unwrap_err();
+    assert!(matches!(refused, FsError::ReadOnly(_)), "{refused}");
+
+    let statuses = world.statuses().await;
+    let told: Vec<_> = statuses.iter().map(|one| one.state).collect();
+    assert_eq!(told, [State::Ok], "{statuses:?}");
+    assert_eq!(world.directories(), ["1"]);
+    world.write("1", "more", b"again").unwrap();
+    // It is published as any other, and its name counts as that of a token.
+    world.tokens.get(token).unwrap().flush().await.unwrap();
+    let local = world.look(token).await.local.unwrap();
+    assert_eq!((local.pending_files, local.last_error), (0, None));
+    let quiet = |_: &str, _: u64| {};
+    let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("is this wallet's"),
+        "{refused}"
+    );
+    let world = world.again().await;
+    world.look(token).await;
+    assert_eq!(world.directories(), ["1"]);
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
     let world = World::new().await;
@@ -581,4 +725,64 @@ async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
     .await;
     assert_eq!(world.statuses().await.len(), 2);
     assert_eq!(world.directories(), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mounted() {
+    let world = World::new().await;
+    operate::mint(&world.parts, 0).await.unwrap();
+    let (chain_id, contract) = (world.chain().chain_id, world.chain().contract);
+    let dir = world.end().await;
+    let state = dir.path().join("state");
+    let state_dir = StateDir::open(&state).unwrap();
+    let layout = demo::prepare(&state_dir, &state.join("wallet")).await;
+    let layout = layout.unwrap();
+    let here = ChainUrl {
+        chain: Some(chain_id),
+        url: layout.rpc_url(),
+    };
+    let config = |endpoints: Vec<ChainUrl>, contracts: &[String]| {
+        let layer = Layer {
+            state_dir: Some(state_dir.path().to_owned()),
+            rpc_url: endpoints,
+            contract: contracts.iter().map(|one| one.parse().unwrap()).collect(),
+            node: vec![layout.node_url()],
+            volume: Some(VolumeKind::Plain),
+            ..Layer::default()
+        };
+        Config::resolve(layer, &Folders::from_env(|_| None, 0))
+    };
+    // Nobody listens there, and nothing is known of what the contract speaks.
+    let away: ChainUrl = "100=http://127.0.0.1:1".parse().unwrap();
+    let of = |name: &str, chain: u64| format!("{name}={contract}@{chain}");
+    let both = config(
+        vec![away.clone(), here],
+        &[of("two", 100), of("one", chain_id)],
+    );
+    // Commands need it.
+    let refused = Parts::all(&both).await.err().unwrap();
+    let exit = crate::cli::exit::of(&refused);
+    assert_eq!(exit, crate::cli::exit::Exit::Chain, "{refused:#}");
+    let none = config(vec![away], &[of("two", 100)]);
+    let refused = Parts::for_mount(&none).await.err().unwrap();
+    let exit = crate::cli::exit::of(&refused);
+    assert_eq!(exit, crate::cli::exit::Exit::Chain, "{refused:#}");
+
+    let parts = Parts::for_mount(&both).await.unwrap();
+    let ground = Ground::build(Arc::clone(&parts[0]), Arc::new(state_dir)).await;
+    let ground = ground.unwrap();
+    let holdings = Holdings::new(&Arc::clone(&ground).with_others(&parts));
+    let patience = std::time::Duration::from_secs(30);
+    holdings.look_first(patience).await.unwrap();
+    let shown = ground.drive.volumes().into_iter().map(|(_, name, _)| name);
+    assert_eq!(shown.collect::<Vec<_>>(), ["one-1"]);
+    let chains: Vec<(u64, bool)> = (holdings.chains().iter())
+        .map(|chain| (chain.id, chain.ok))
+        .collect();
+    assert_eq!(chains, [(100, false), (chain_id, true)]);
+    holdings.stop_publishing().await;
+    tokio::task::spawn_blocking(move || holdings.stop())
+        .await
+        .unwrap();
+    super::parts::close_chains(&parts).await;
 }

@@ -2,7 +2,7 @@
 //! and what they had not published is set aside.
 //!
 //! Invariant: one pass at a time; a chain that does not answer, or a server that shows an older block than
-//! was seen, changes nothing but the age that `status` shows. Started by `daemon`; `desk` has it look after each transaction.
+//! was seen, also before a restart, changes nothing but the age that `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
 mod lost;
 mod tell;
@@ -21,7 +21,7 @@ use super::ground::Ground;
 use super::leftovers::Leftovers;
 use super::live::{Live, Right};
 use super::parts::{ChainParts, Parts};
-use super::{first, operate};
+use super::{first, keeper, operate};
 use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
@@ -62,9 +62,12 @@ pub(super) struct Tokens {
 /// How the chain looked last.
 #[derive(Default)]
 struct View {
+    /// Of this process, or what the volumes keep of an earlier one.
     block: u64,
     seen: Option<Duration>,
     error: Option<String>,
+    /// Whether a later block that was seen was never true: what is kept of one counts no more.
+    overruled: bool,
 }
 
 impl Tokens {
@@ -170,16 +173,18 @@ impl Tokens {
         if goes_on && self.is_behind(&snapshot) {
             return Ok(());
         }
-        *lock(&self.view) = View {
-            block: snapshot.block,
-            seen: Some(self.ground.parts.clock.boottime()),
-            error: self.lag(&snapshot),
+        let doubts = {
+            let mut view = lock(&self.view);
+            view.block = snapshot.block;
+            view.seen = Some(self.ground.parts.clock.boottime());
+            view.error = self.lag(&snapshot);
+            goes_on && !view.overruled
         };
         let parts = &self.ground.parts;
         let tokens = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         futures::stream::iter(tokens)
             .for_each_concurrent(TOKENS_AT_ONCE, async |token| {
-                match self.take(&snapshot, token).await {
+                match self.take(&snapshot, token, doubts).await {
                     Ok(()) => {
                         lock(&self.failed).remove(&token.id);
                     }
@@ -187,6 +192,10 @@ impl Tokens {
                 }
             })
             .await;
+        if doubts && self.is_behind(&snapshot) {
+            // What the volumes keep is later: what is not in this look is no less there for that.
+            return Ok(());
+        }
         lock(&self.failed).retain(|id, _| snapshot.tokens.iter().any(|token| token.id == *id));
         for live in self.all() {
             let id = live.key.token.token;
@@ -195,8 +204,9 @@ impl Tokens {
             }
         }
         let open = self.all().iter().map(|live| live.key).collect();
-        let appeared = self.leftovers.look(&snapshot, &open).await?;
-        self.teller.changed(appeared);
+        let looked = self.leftovers.look(&snapshot, &open, doubts).await?;
+        self.note_seen(looked.seen_block);
+        self.teller.changed(looked.appeared);
         Ok(())
     }
 
@@ -214,6 +224,7 @@ impl Tokens {
             .is_some_and(|s| s <= OLD_BLOCK.as_secs());
         if age > OLD_BLOCK && is_fresh {
             // The later one was never true, or the chain began anew: this one goes on, and that does not.
+            view.overruled = true;
             return false;
         }
         let line = format!(
@@ -228,6 +239,12 @@ impl Tokens {
             view.error = Some(line);
         }
         true
+    }
+
+    /// The chain was seen with this block, here or by an earlier process.
+    fn note_seen(&self, block: u64) {
+        let mut view = lock(&self.view);
+        view.block = view.block.max(block);
     }
 
     /// As if the chain had been seen with this block.
@@ -285,7 +302,12 @@ impl Tokens {
     }
 
     /// Shows a token, or brings one that is shown up to date.
-    async fn take(&self, snapshot: &Snapshot, token: &TokenInfo) -> anyhow::Result<()> {
+    async fn take(
+        &self,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        doubts: bool,
+    ) -> anyhow::Result<()> {
         let right = self.right(token).await?;
         if let Right::Ours(key) = &right
             && token.accounting == Accounting::Absolute
@@ -305,10 +327,11 @@ impl Tokens {
             }
             self.retire(&live, token.epoch).await?;
         }
-        if self
-            .leftovers
-            .holds(&operate::volume_key(&self.ground.parts, token))
-        {
+        let key = operate::volume_key(&self.ground.parts, token);
+        if let Some(left) = self.leftovers.give_back(&key).await {
+            return self.take_back(snapshot, token, &right, left).await;
+        }
+        if self.leftovers.holds(&key) {
             fail!(
                 Failure,
                 "token {}: its volume of epoch {} was closed before the chain came to it again: unmount, and mount again",
@@ -316,7 +339,10 @@ impl Tokens {
                 token.epoch
             );
         }
-        let live = Live::start(&self.ground, snapshot, token, &right).await?;
+        let live = Live::start(&self.ground, snapshot, token, &right, doubts).await?;
+        if doubts {
+            self.note_seen(keeper::seen_block(&live.volume));
+        }
         tracing::info!(
             token = live.directory,
             epoch = token.epoch,
@@ -478,7 +504,7 @@ fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
             Token,
             "token {called}: contract {} ({}) keeps no names: its wallet alone finds what is stored: give --wallet in place of --address",
             chain.contract,
-            chain.dialect.name()
+            chain.dialect().name()
         );
     }
     Ok(match &token.name {

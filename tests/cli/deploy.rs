@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::Home;
 use crate::anvil::Anvil;
+use crate::secret::{FORMS, LEVELS, assert_nowhere, files_below};
 
 /// The first account of anvil.
 pub(crate) const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
@@ -98,8 +99,8 @@ fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
     };
     let made = ask(&["deploy", "--yes", "--json", "--log", "trace"]);
     let contract = made["contract"].as_str().unwrap().to_owned();
-    for level in ["error", "warn", "info", "debug", "trace"] {
-        for form in ["text", "json"] {
+    for level in LEVELS {
+        for form in FORMS {
             let more = [
                 "--log",
                 level,
@@ -123,30 +124,44 @@ fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
             }
         }
     }
-    assert!(said.iter().any(|said| !said.is_empty()));
-    let mut files = vec![home.dir.path().to_owned()];
-    while let Some(path) = files.pop() {
-        if path.is_dir() {
-            let entries = fs::read_dir(&path).unwrap();
-            files.extend(entries.map(|entry| entry.unwrap().path()));
-        } else if path != home.path("wallet") {
-            said.push(fs::read(&path).unwrap());
+    let wallet = home.path("wallet");
+    // As a variable, where that was asked for.
+    let (rpc, node) = (parts[0].as_str(), parts[2].as_str());
+    for words in [&["tokens"][..], &["sync", "1", "--no-wait"], &["doctor"]] {
+        let from = [rpc, node, "--wallet=env:PX_KEY", "--contract", &*contract];
+        let words = [words, &from[..], &["--json", "--log", "trace"][..]].concat();
+        let output = home.command(&words).env("PX_KEY", RICH).output().unwrap();
+        if words[0] == "tokens" {
+            let tokens: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert!(!tokens.as_array().unwrap().is_empty(), "{tokens}");
         }
+        said.extend([output.stdout, output.stderr]);
     }
-    // As hex, as bytes, as base64, and as a debugger prints bytes.
-    let raw = alloy::hex::decode(RICH).unwrap();
-    let listed = format!("{raw:?}");
-    let forms: [&[u8]; 5] = [
-        RICH.as_bytes(),
-        &RICH.to_uppercase().into_bytes(),
-        &raw,
-        b"rAl0vsOaF+NrpKa00jj/lEustHjL7V78rnhNe/Ty/4A",
-        listed.trim_matches(['[', ']']).as_bytes(),
-    ];
-    for said in &said {
-        for form in forms {
-            let found = said.windows(form.len()).any(|bytes| bytes == form);
-            assert!(!found, "{}", String::from_utf8_lossy(said));
-        }
-    }
+    said.extend(files_below(home.dir.path(), &wallet));
+    assert_nowhere(RICH, &said);
+}
+
+#[test]
+fn a_key_in_a_variable_is_taken_where_it_is_named_and_nowhere_else() {
+    let (home, anvil) = (Home::new(), Anvil::start(&[]));
+    let rpc = format!("--rpc-url={}", anvil.url());
+    let node = format!("--node=embedded={}", home.path("node").display());
+    let words = ["deploy", "--yes", &rpc, &node, "--wallet=env:PX_KEY"];
+    let line = home.refused(2, &words);
+    assert!(
+        line.contains("env:PX_KEY") && line.contains("set it"),
+        "{line}"
+    );
+    let made = home.command(&words).env("PX_KEY", RICH).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let torn = home.command(&words).env("PX_KEY", "rubbish").output();
+    let torn = torn.unwrap();
+    assert_eq!(torn.status.code(), Some(2));
+    let said = String::from_utf8(torn.stderr).unwrap();
+    assert!(!said.contains("rubbish"), "{said}");
+    // Nobody asked for these.
+    let unasked = ["deploy", "--yes", &rpc, &node];
+    let mut unasked = home.command(&unasked);
+    unasked.env("PX_KEY", RICH).env("PXFS_KEY", RICH);
+    assert!(!unasked.output().unwrap().status.success());
 }

@@ -7,6 +7,8 @@ mod deploy;
 mod drive;
 mod older;
 mod oracle;
+#[path = "../common/secret.rs"]
+mod secret;
 mod upgrade;
 
 use std::fs;

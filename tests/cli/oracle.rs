@@ -9,6 +9,7 @@ use pxfs::chain::ChainError;
 use pxfs::names::key::NameKey;
 use serde_json::{Value, json};
 
+use crate::secret::{FORMS, LEVELS, assert_nowhere};
 use world::{Gateway, World};
 
 #[test]
@@ -185,4 +186,33 @@ fn who_is_no_operator_or_cannot_pay_is_told_so() {
     );
     world.enrich(0);
     assert_eq!(world.wait(&request).unwrap().sequence, 5);
+}
+
+#[test]
+fn no_log_no_line_and_no_file_of_an_operator_has_its_key_at_any_level() {
+    let world = World::new(1, 1);
+    let gateway = Gateway::start();
+    let token = world.mint(7);
+    let node = format!("--node=gateway={}", gateway.url());
+    let mut sequence = 0;
+    let mut said = Vec::new();
+    for level in LEVELS {
+        for form in FORMS {
+            sequence += 1;
+            gateway.serve(&token.name, &world.document(&token, sequence, 100));
+            let words = ["--log", level, "--log-format", form];
+            let words = [&[&*node, "--allow-address=127.0.0.1"], &words[..]].concat();
+            let mut operator = world.operator_with(&words);
+            said.push(operator.start.to_string().into_bytes());
+            assert_eq!(world.sync(&token).unwrap().sequence, sequence);
+            let told = operator.told(|told| told["outcome"] == "synced");
+            said.push(told.to_string().into_bytes());
+            // Nobody has signed this one.
+            gateway.serve(&token.name, b"nonsense");
+            world.sync(&token).unwrap_err();
+            assert_eq!(operator.end(), Some(0), "{}", operator.log());
+        }
+    }
+    said.extend(world.files());
+    assert_nowhere(world::OPERATORS[0], &said);
 }

@@ -29,7 +29,7 @@ impl Reference {
         let id = self.find(path)?;
         let node = self.node_mut(id);
         (node.uid, node.gid) = (uid, gid);
-        if let Body::File(_) = node.body {
+        if !matches!(node.body, Body::Directory(_)) {
             let group = if node.mode & 0o010 != 0 { 0o2000 } else { 0 };
             node.mode &= !(0o4000 | group);
         }

@@ -1,16 +1,23 @@
 //! What can be done with the blocks of a volume, on each kind of node: one file fetched or shared, all of it
 //! checked and mended, taken out as an archive and put back.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
 
 use cid::Cid;
 use pxfs::pack::cid::leaf_cid;
+use rustix::fs::{XattrFlags, setxattr};
 
 use crate::command::Answer;
 use crate::harness::Machine;
 use crate::lost::leaf_file;
 use crate::nodes::btfs::Btfs;
+use crate::nodes::front::{Fault, Front};
 use crate::nodes::kubo::Kubo;
 use crate::nodes::{assert_same, publish_tree};
 use crate::samples::pattern;
@@ -184,4 +191,149 @@ fn one_file_is_shared_by_its_cid_and_fetched_by_it_also_one_that_others_have_add
     }
     let outside = machine.ask(&["share", local.to_str().expect("a path")]);
     assert_eq!(outside.code, Some(10), "{outside:?}");
+}
+
+/// Runs a stock tool.
+fn tool(name: &str, args: &[&str]) -> String {
+    let run = Command::new(name).args(args).output();
+    let run = run.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+    assert!(
+        run.status.success(),
+        "{name} {args:?}: {}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    String::from_utf8_lossy(&run.stdout).into_owned()
+}
+
+/// What `find` says of all below `folder`.
+fn found(folder: &Path) -> Vec<String> {
+    let format = "%P|%y|%m|%U|%G|%s|%n|%l|%T@\\n";
+    let folder = folder.to_str().expect("a path");
+    let told = tool("find", &[folder, "-mindepth", "1", "-printf", format]);
+    let mut lines: Vec<String> = told.lines().map(str::to_owned).collect();
+    // A folder's length and links are its file system's affair.
+    for line in lines.iter_mut().filter(|line| line.contains("|d|")) {
+        let parts: Vec<&str> = line.split('|').collect();
+        *line = [&parts[..5], &parts[7..]].concat().join("|");
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn all_files_of_a_volume_come_out_as_an_archive_that_tar_unpacks_as_they_were() {
+    let mut machine = Machine::demo();
+    let top = machine.dir().join("all");
+    fs::create_dir_all(top.join("empty")).expect("a directory");
+    let at = |name: &str| top.join(name).to_str().expect("a path").to_owned();
+    fs::write(at("f"), pattern(1, 0, 2 * MIB + 77)).expect("written");
+    fs::write(at("none"), b"").expect("written");
+    fs::write(at(&"long-".repeat(40)), b"long").expect("written");
+    fs::write(top.join(OsStr::from_bytes(b"not \xff text")), b"bytes").expect("written");
+    symlink("f", at("link")).expect("a link");
+    symlink("x".repeat(200), at("far")).expect("a link");
+    fs::hard_link(at("f"), at("empty/again")).expect("a link");
+    let sparse = fs::File::create(at("sparse")).expect("a file");
+    sparse.write_all_at(b"here", 5 << 30).expect("written");
+    sparse.set_len(40 << 30).expect("a hole");
+    drop(sparse);
+    tool("mkfifo", &[&at("fifo")]);
+    tool("mknod", &[&at("null"), "c", "1", "300"]);
+    tool("chown", &["-h", "3000000:7", &at("link"), &at("none")]);
+    tool("chmod", &["6751", &at("none")]);
+    tool(
+        "touch",
+        &["-d", "1960-05-06 07:08:09.123456789", &at("none")],
+    );
+    setxattr(at("none"), "user.colour", b"blue", XattrFlags::empty()).expect("an attribute");
+    let socket = UnixListener::bind(at("socket")).expect("a socket");
+    drop(socket);
+    machine.flush();
+
+    let archive = machine.scratch().join("all.tar");
+    let archive = archive.to_str().expect("a path");
+    let told = machine.ask(&["export", "1", "--tar", archive, "--json"]);
+    let told = told.ok().json();
+    assert_eq!(told["left_out"], 1, "{told:#}");
+    let length = fs::metadata(archive).expect("an archive").len();
+    assert!(length < 4 * MIB as u64, "{length} bytes: a hole is no data");
+    let bytes = fs::read(archive).expect("an archive");
+    let xattr = b"SCHILY.xattr.user.colour=blue\n";
+    assert!(bytes.windows(xattr.len()).any(|part| part == xattr));
+    let out = machine.scratch().join("out");
+    fs::create_dir(&out).expect("a directory");
+    tool(
+        "tar",
+        &["xpf", archive, "-C", out.to_str().expect("a path")],
+    );
+    fs::remove_file(at("socket")).expect("removed");
+    // Removing it has moved the folder's own time, which is no part of what is compared.
+    assert_eq!(found(&out.join("all")), found(&top));
+    let same = |name: &str| {
+        fs::metadata(out.join("all").join(name))
+            .expect("there")
+            .ino()
+    };
+    assert_eq!(same("f"), same("empty/again"));
+    tool(
+        "cmp",
+        &[&at("f"), out.join("all/f").to_str().expect("a path")],
+    );
+    let rdev = |path: &Path| fs::metadata(path).expect("there").rdev();
+    assert_eq!(rdev(&out.join("all/null")), rdev(Path::new(&at("null"))));
+    let sparse = fs::File::open(out.join("all/sparse")).expect("there");
+    let mut read = [0; 4];
+    sparse.read_exact_at(&mut read, 5 << 30).expect("read");
+    assert_eq!(&read, b"here");
+
+    // What is lost is told by path, and nothing is left that looks like an archive.
+    machine.stop();
+    let leaf = leaf_file(&machine, &pattern(1, MIB as u64, MIB));
+    fs::remove_file(leaf).expect("a leaf");
+    let other = machine.scratch().join("other.tar");
+    let refused = machine.ask(&["export", "1", "--tar", other.to_str().expect("a path")]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.stderr.contains("all/"), "{refused:?}");
+    assert!(!other.exists());
+}
+
+#[test]
+fn a_node_whose_name_is_wrong_or_leads_nowhere_keeps_no_other_from_being_asked() {
+    let (node, other) = (Kubo::start(), Kubo::start());
+    let front = Front::of(node.url());
+    let first = format!("ipfs={}", front.url());
+    let second = format!("ipfs={}", other.url());
+    let mut machine = Machine::demo_with(&["--node", &first, "--node", &second]);
+    fs::write(machine.dir().join("f"), "old").expect("written");
+    machine.flush();
+    let name = machine.token("1")["name"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
+    let old = node.ipfs(&["resolve", &format!("/ipns/{name}")]);
+    let old = old.trim().trim_start_matches("/ipfs/");
+    // What the first node answers by and by leads to a document that nobody has any more.
+    front.remember();
+    fs::write(machine.dir().join("f"), "new").expect("written");
+    machine.flush();
+    let root = machine.token("1")["root"]
+        .as_str()
+        .expect("a root")
+        .to_owned();
+    machine.stop();
+    node.ipfs(&["pin", "rm", old]);
+    node.ipfs(&["block", "rm", old]);
+    for fault in [Fault::WrongBytes, Fault::Empty, Fault::Replays] {
+        front.set_for(&["routing/get"], Some(fault));
+        let alone = machine.ask(&["fsck", "1", "--node", &first]);
+        assert_ne!(alone.code, Some(0), "{fault:?}: {alone:?}");
+        let nodes = ["--node", &first, "--node", &second];
+        let checked = machine.ask(&[&["fsck", "1", "--json"], &nodes[..]].concat());
+        let checked = checked.ok().json();
+        assert_eq!(checked["damaged"], serde_json::json!([]), "{fault:?}");
+        let archive = machine.scratch().join(format!("{fault:?}.car"));
+        let archive = archive.to_str().expect("a path");
+        let told = machine.ask(&[&["export", "1", archive, "--json"], &nodes[..]].concat());
+        assert_eq!(told.ok().json()["root"], root, "{fault:?}");
+    }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{
     FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
 };
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::{
@@ -565,9 +566,51 @@ fn synchronous_writes_survive_a_crash() {
         file.write_all(&pattern(1, n * 10_000, 10_000))
             .expect("write");
     }
+    // One that can be read as well takes another way through the kernel.
+    let other = machine.dir().join("database");
+    let flags = rustix::fs::OFlags::DSYNC.bits().cast_signed();
+    let both = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(flags)
+        .open(&other);
+    let both = both.expect("create");
+    for n in 0..20u64 {
+        both.write_all_at(&pattern(2, n * 5_000, 5_000), n * 5_000)
+            .expect("write");
+    }
     machine.kill();
     machine.start();
     assert_pattern(&path, 1, 200_000);
+    assert_pattern(&other, 2, 100_000);
+}
+
+#[test]
+fn the_kernel_makes_a_drive_read_only_unless_somebody_writes() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    let top = machine.mountpoint();
+    let remount = |how: &str| {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-i", "-o"])
+            .arg(format!("remount,{how}"))
+            .arg(&top);
+        crate::command::run(mount, Duration::from_secs(60))
+    };
+    let file = File::create(&path).expect("create");
+    let told = remount("ro").stderr;
+    assert!(told.contains("busy"), "{told}");
+    drop(file);
+    // The last `close` reaches the drive a moment later.
+    wait_until("nobody writes any more", Duration::from_secs(20), || {
+        remount("ro").code == Some(0)
+    });
+    refused(File::create(&path), Errno::ROFS);
+    remount("rw").ok();
+    fs::write(&path, "x").expect("write");
 }
 
 #[test]

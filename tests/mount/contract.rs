@@ -24,7 +24,7 @@ use crate::anvil::keeper::Kept;
 use crate::harness::Machine;
 
 /// The first two accounts of anvil.
-const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub(crate) const RICH: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 const OTHER: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 const V1: &str = include_str!("../../contracts/artifacts/PxV1.json");
 const V2: &str = include_str!("../../contracts/artifacts/PxV2.json");

@@ -199,6 +199,11 @@ impl Machine {
         self.folder.path().join("cache")
     }
 
+    /// Where all of it is: state, cache, log, what commands have left.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A folder on local disk that goes away with the machine.
     pub(crate) fn scratch(&self) -> PathBuf {
         let folder = self.folder.path().join("scratch");

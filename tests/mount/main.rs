@@ -45,6 +45,9 @@ mod renewal;
 mod round_trips;
 mod samples;
 mod scale;
+#[path = "../common/secret.rs"]
+mod secret;
+mod secrets;
 mod service;
 mod several;
 mod sparse;

@@ -9,21 +9,25 @@ mod reference;
 mod system;
 
 use reference::run;
-use system::{Calm, Mount, Pace, Restless};
+use system::{Calm, Mount, Pace, Restless, Undisturbed};
 
-/// Sequences of each of the two paces. `PXFS_MODEL_MOUNT_SEQUENCES` says otherwise.
+/// Sequences of each of the two paces at which commits, evictions and restarts come between. `PXFS_MODEL_MOUNT_SEQUENCES`
+/// says otherwise.
 const SEQUENCES: u32 = 250;
+/// How many more there are of those that nothing disturbs.
+const UNDISTURBED: u32 = 38;
 /// Mounts of a pace at a time: a sequence waits most of its time, for disks and for a daemon that starts.
 const MOUNTS: u32 = 4;
 
 #[track_caller]
-fn run_on<P: Pace>(seed: u64) {
+fn run_on<P: Pace>(seed: u64, times: u32) {
     let number = |name: &str| {
         std::env::var(name)
             .ok()
             .map(|value| value.parse().expect(name))
     };
     let sequences = number("PXFS_MODEL_MOUNT_SEQUENCES").map_or(SEQUENCES, |n: u64| n as u32);
+    let sequences = sequences * times;
     let seed = number("PXFS_MODEL_SEED").unwrap_or(1) * 1000 + seed;
     let run_one = |mount: u32| {
         let result = run::<Mount<P>>(sequences.div_ceil(MOUNTS), seed + 10 * u64::from(mount));
@@ -43,10 +47,15 @@ fn run_on<P: Pace>(seed: u64) {
 
 #[test]
 fn every_call_on_a_mount_answers_as_the_reference_does() {
-    run_on::<Calm>(1);
+    run_on::<Calm>(1, 1);
+}
+
+#[test]
+fn thousands_of_sequences_on_a_mount_answer_as_the_reference_does() {
+    run_on::<Undisturbed>(3, UNDISTURBED);
 }
 
 #[test]
 fn every_call_answers_as_the_reference_does_while_commits_run() {
-    run_on::<Restless>(2);
+    run_on::<Restless>(2, 1);
 }

@@ -67,6 +67,23 @@ fn df_shows_the_package_and_the_root_the_sum() {
         (4096, FREE)
     );
     assert_eq!(df(&second).f_blocks * 4096, 1 << 30);
+    // Free inodes are the empty files that still fit.
+    let (before, made) = (df(&second), 1000);
+    for n in 0..made {
+        File::create(second.join(format!("{n:04}"))).expect("create");
+    }
+    let after = df(&second);
+    assert_eq!(
+        after.f_files - after.f_ffree,
+        before.f_files - before.f_ffree + made
+    );
+    let of_one = (before.f_bavail - after.f_bavail) * 4096 / made;
+    let fit = after.f_bavail * 4096 / of_one.max(1);
+    assert!(
+        after.f_ffree.abs_diff(fit) <= fit / 4,
+        "{} are told, {fit} of {of_one} bytes fit",
+        after.f_ffree
+    );
     let root = df(&machine.mountpoint());
     assert_eq!(root.f_blocks * root.f_frsize, FREE + (1 << 30));
 

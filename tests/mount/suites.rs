@@ -5,8 +5,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -209,10 +209,30 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
     });
     let commits = machine.number("1", "sequence");
     let evicted = machine.log().matches("TRACE evicted").count();
+    let cached = bytes_in(&machine.cache());
     assert!(
         commits > 5 && evicted > 0,
         "{commits} commits, {evicted} evicted"
     );
+    assert!(
+        (1..=6 << 20).contains(&cached),
+        "{cached} bytes in a cache of 6 MiB that is in use"
+    );
+}
+
+/// Bytes of disk that contents take in the cache.
+fn bytes_in(cache: &Path) -> u64 {
+    let sizes = |folder: &Path| {
+        let entries = fs::read_dir(folder).expect("a folder");
+        entries
+            .map(|entry| entry.expect("an entry"))
+            .map(|entry| match entry.file_type().expect("a type").is_dir() {
+                true => bytes_in(&entry.path()),
+                false => entry.metadata().expect("stat").blocks() * 512,
+            })
+            .sum()
+    };
+    sizes(cache)
 }
 
 /// Says so when it goes, also by a panic.

@@ -44,6 +44,8 @@ pub(in crate::chain) enum Kind {
     OtherChain(u64),
     /// Its newest block is so many seconds behind the others'.
     Behind(u64),
+    /// Its newest block is of a time that is so many seconds from now.
+    Ahead(u64),
 }
 
 /// A failure in one line, with the server's label.
@@ -313,6 +315,9 @@ impl Server {
                 format!("{at} is of chain {id}, not of {wanted}: give another --rpc-url")
             }
             Kind::Behind(by_s) => format!("{at} is behind: its newest block is {by_s} s old"),
+            Kind::Ahead(by_s) => format!(
+                "{at} is not believed: its newest block is of {by_s} s from now: check the clock here, or give another --rpc-url"
+            ),
         };
         HttpFault { what, kind }
     }
@@ -323,15 +328,15 @@ impl Server {
         health.pause = Duration::ZERO;
         health
             .rest
-            .take_if(|(fault, _)| !matches!(fault.kind, Kind::Behind(_)));
+            .take_if(|(fault, _)| !matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
     }
 
-    /// Its newest block is as new as the others'.
+    /// Its newest block is as new as the others', and can be.
     pub(super) fn is_level(&self) {
         let mut health = self.health();
         health
             .rest
-            .take_if(|(fault, _)| matches!(fault.kind, Kind::Behind(_)));
+            .take_if(|(fault, _)| matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
     }
 
     /// It is left alone for a while, for this reason.
@@ -343,10 +348,10 @@ impl Server {
             Kind::Busy(Some(after)) => after.min(limits.rest_max),
             Kind::OtherChain(_) => limits.rest_max,
             // Until all are looked at again.
-            Kind::Behind(_) => limits.probe * 2,
+            Kind::Behind(_) | Kind::Ahead(_) => limits.probe * 2,
             _ => pause,
         };
-        if !matches!(fault.kind, Kind::Busy(_) | Kind::Behind(_)) {
+        if !matches!(fault.kind, Kind::Busy(_) | Kind::Behind(_) | Kind::Ahead(_)) {
             // Who comes back may be another.
             health.known = false;
         }
@@ -371,9 +376,13 @@ impl Server {
         self.rests(|kind| matches!(kind, Kind::Behind(_)))
     }
 
+    pub(super) fn is_ahead(&self) -> bool {
+        self.rests(|kind| matches!(kind, Kind::Ahead(_)))
+    }
+
     /// Whether it may have recovered before its rest is over.
     pub(super) fn may_be_tried(&self) -> bool {
-        !self.rests(|kind| matches!(kind, Kind::Busy(_) | Kind::OtherChain(_)))
+        !self.rests(|kind| matches!(kind, Kind::Busy(_) | Kind::OtherChain(_) | Kind::Ahead(_)))
     }
 
     /// Whether a look at all may ask it: not while it wants to be left alone.

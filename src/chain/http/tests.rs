@@ -24,6 +24,8 @@ fn limits() -> Limits {
         rest_min: Duration::from_millis(100),
         rest_max: Duration::from_millis(400),
         probe: Duration::from_millis(200),
+        // Their chains are moved at will.
+        ahead_s: 1_000_000,
         ..Limits::default()
     }
 }
@@ -213,6 +215,67 @@ async fn a_server_that_is_behind_is_not_believed_until_it_has_caught_up() {
         *servers.current() == *old.url()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_a_time_that_is_still_to_come_makes_no_honest_one_look_old() {
+    let week = Duration::from_secs(7 * 86_400);
+    let (honest, liar) = (Anvil::start(&[]), Anvil::start(&[]));
+    let lies = Endpoint::http(liar.url()).unwrap();
+    lies.advance(week).await.unwrap();
+    let strict = Limits {
+        ahead_s: 900,
+        ..limits()
+    };
+    for urls in [[honest.url(), liar.url()], [liar.url(), honest.url()]] {
+        let servers = Servers::new(&urls, None, strict).unwrap();
+        let endpoint = Endpoint::over(servers.clone());
+        // The liar's is one block longer.
+        for _ in 0..3 {
+            assert_eq!(endpoint.height().await, Ok(0), "{urls:?}");
+            tokio::time::sleep(limits().probe).await;
+        }
+        assert_eq!(*servers.current(), *honest.url());
+    }
+    // Also when no other is left is it not believed.
+    let servers = Servers::new(&[honest.url(), liar.url()], None, strict).unwrap();
+    let endpoint = Endpoint::over(servers);
+    assert_eq!(endpoint.height().await, Ok(0));
+    drop(honest);
+    for _ in 0..3 {
+        let told = endpoint.height().await;
+        assert!(matches!(told, Err(ChainError::Transient(_))), "{told:?}");
+        tokio::time::sleep(limits().probe).await;
+    }
+    // The time of a development chain is moved for all of its servers.
+    let servers = Servers::new(&[liar.url(), liar.url()], None, strict).unwrap();
+    assert_eq!(Endpoint::over(servers).height().await, Ok(1));
+}
+
+#[test]
+fn what_a_server_is_depends_on_the_newest_time_that_can_be() {
+    use Verdict::{Ahead, AllAhead, Behind, Level};
+    let limits = Limits::default();
+    let now_s = 1_000_000;
+    let of = |heads: &[u64]| {
+        let heads: Vec<Option<u64>> = heads.iter().copied().map(Some).collect();
+        let verdicts = judge(&heads, now_s, &limits);
+        verdicts.into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[now_s, now_s - 60]), [Level, Level]);
+    assert_eq!(of(&[now_s, now_s - 61]), [Level, Behind(61)]);
+    assert_eq!(of(&[now_s, now_s + 901]), [Level, Ahead(901)]);
+    assert_eq!(
+        of(&[now_s - 61, now_s + 901, now_s]),
+        [Behind(61), Ahead(901), Level]
+    );
+    // A clock here that is a little behind.
+    assert_eq!(of(&[now_s + 900, now_s + 840]), [Level, Level]);
+    assert_eq!(
+        of(&[now_s + 5_000, now_s + 4_000]),
+        [AllAhead(5_000), Behind(1_000)]
+    );
+    assert_eq!(judge(&[None], now_s, &limits), [None]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout};
 use super::Transactor;
 use super::desk::{Desk, Item, Posted, Progress, is_unheard, missing};
 use crate::chain::ChainError;
+use crate::chain::endpoint::is_refusal;
 use crate::chain::outbox::shelf::{Kept, Watch};
-use crate::chain::outbox::{Entry, Look, Purpose, Rules, Step, Taker, Try, Wait};
+use crate::chain::outbox::{Entry, Look, Outcome, Purpose, Rules, Step, Taker, Try, Wait};
 
 /// What is said of a transaction that a server refuses when it is written down already.
 fn kept_all_the_same(why: &str) -> String {
@@ -282,8 +283,24 @@ impl Transactor {
             Step::Sign { nonce } => {
                 let since = self.endpoint.height().await?;
                 let nonce = self.free_nonce(desk).await?.max(nonce);
-                let signed = self.sign_new(&kept.entry.purpose, nonce, gas_cost_max);
-                let signed = signed.await?;
+                let purpose = &kept.entry.purpose;
+                let signed = self.sign_new(purpose, nonce, gas_cost_max).await;
+                if let Err(fault) = &signed
+                    && is_refusal(fault)
+                    && self.is_refused(purpose).await?
+                {
+                    // Nothing of it can be mined any more, and it would take no effect: whoever wants it still
+                    // asks anew.
+                    tracing::warn!("{}: not sent again: {fault}", kept.tag);
+                    let over = Outcome::Refused;
+                    let kept = Kept {
+                        over: Some(over),
+                        ..kept
+                    };
+                    desk.put(serial, kept).await?;
+                    return Ok(Progress::Over(over));
+                }
+                let signed = signed?;
                 let mut kept = kept;
                 kept.entry.tries.push(Try {
                     nonce,

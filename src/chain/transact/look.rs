@@ -9,15 +9,16 @@ use std::collections::BTreeSet;
 use alloy::consensus::Transaction as _;
 use alloy::eips::{BlockId, BlockNumberOrTag};
 use alloy::network::TransactionResponse;
-use alloy::primitives::U256;
+use alloy::primitives::{Address, TxKind, U256};
 use alloy::providers::Provider;
 use alloy::rpc::json_rpc::RpcError;
-use alloy::rpc::types::TransactionReceipt;
+use alloy::rpc::types::{TransactionInput, TransactionReceipt, TransactionRequest};
 
 use super::{Transactor, lock};
 use crate::chain::ChainError;
 use crate::chain::busy;
 use crate::chain::contract::PxV2;
+use crate::chain::endpoint::is_refusal;
 use crate::chain::outbox::shelf::{Kept, Watch};
 use crate::chain::outbox::{Purpose, Taker, Try};
 
@@ -153,7 +154,7 @@ impl Transactor {
 
     async fn usage(
         &self,
-        contract: alloy::primitives::Address,
+        contract: Address,
         watch: &Watch,
         block: u64,
     ) -> Result<U256, ChainError> {
@@ -164,6 +165,51 @@ impl Transactor {
         self.endpoint
             .call(contract, &call, BlockId::number(block))
             .await
+    }
+
+    /// Whether the contract refuses the call, in the newest block and in the newest final one: it does not do so for a
+    /// moment, or by a server that is behind.
+    pub(super) async fn is_refused(&self, purpose: &Purpose) -> Result<bool, ChainError> {
+        let settled = BlockId::number(self.final_block().await?);
+        for block in [settled, BlockId::latest()] {
+            let call = TransactionRequest {
+                from: Some(self.address()),
+                to: purpose.to.map(TxKind::Call),
+                value: Some(purpose.value),
+                input: TransactionInput::new(purpose.data.clone()),
+                ..TransactionRequest::default()
+            };
+            let called = self.endpoint.provider().call(call).block(block).await;
+            match called.map_err(|fault| self.endpoint.fault(fault)) {
+                Ok(_) => return Ok(false),
+                Err(fault) if is_refusal(&fault) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether `token` is another's for good, or no token any more.
+    ///
+    /// # Errors
+    /// As [`Endpoint::fault`](crate::chain::endpoint::Endpoint::fault).
+    pub(in crate::chain) async fn has_lost(
+        &self,
+        contract: Address,
+        token: U256,
+    ) -> Result<bool, ChainError> {
+        let settled = BlockId::number(self.final_block().await?);
+        let call = PxV2::ownerOfCall { tokenId: token };
+        // The final one alone may be from before the token came; the newest one may be gone again.
+        for at in [BlockId::latest(), settled] {
+            match self.endpoint.call(contract, &call, at).await {
+                Ok(owner) if owner == self.address() => return Ok(false),
+                Ok(_) => {}
+                Err(fault) if is_refusal(&fault) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a receipt is of a final block: one with this number was final before it was asked for.

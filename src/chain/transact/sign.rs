@@ -12,7 +12,7 @@ use alloy::providers::Provider;
 use alloy::providers::utils::{Eip1559Estimation, Eip1559Estimator, eip1559_default_estimator};
 use alloy::rpc::types::{TransactionInput, TransactionRequest};
 
-use super::{Transactor, UNASKED_COST_MAX};
+use super::{Consent, Transactor};
 use crate::chain::ChainError;
 use crate::chain::outbox::{Purpose, Signed};
 
@@ -171,7 +171,7 @@ impl Transactor {
         self.sign_for(purpose, nonce, before.gas, fees).await
     }
 
-    /// A transfer of nothing to ourselves, for a nonce that must be had by something.
+    /// A transfer of nothing to ourselves, for a nonce that must be had by something: nobody asks for that.
     pub(super) async fn sign_nothing(&self, nonce: u64) -> Result<Signed, ChainError> {
         let nothing = Purpose {
             to: Some(self.address()),
@@ -179,7 +179,8 @@ impl Transactor {
             value: U256::ZERO,
             bound: true,
         };
-        self.sign_new(&nothing, nonce, self.gas_cost_max).await
+        let gas_cost_max = self.unasked().gas_cap(&nothing)?;
+        self.sign_new(&nothing, nonce, gas_cost_max).await
     }
 
     /// The most that is paid for one gas of something of which `first` was signed first, in wei.
@@ -203,10 +204,12 @@ impl Transactor {
                 format_ether(price)
             )));
         }
-        if !self.unasked {
-            return Ok(self.gas_cost_max);
+        let Some(most) = self.bound() else {
+            return Ok(None);
+        };
+        if self.consent != Consent::Unasked {
+            return Ok(Some(most));
         }
-        let most = self.gas_cost_max.unwrap_or(UNASKED_COST_MAX);
         match most.checked_sub(purpose.value) {
             Some(left) => Ok(Some(left)),
             None => Err(ChainError::Reverted(format!(

@@ -2,7 +2,8 @@
 //!
 //! Each run is a life of a wallet on an anvil that mines when the test says so: the sender is killed at
 //! any call and at any write of its shelf, and begun anew from what was written; calls are dropped
-//! before or after they are carried out, doubled, delayed, or answered by a server that lags; blocks
+//! before or after they are carried out, doubled, delayed, arrive behind later ones, or have the answer of an earlier
+//! one; blocks
 //! are replaced (`anvil_reorg`, snapshot and revert), what waits is lost, fees rise, and another program
 //! sends from the same account, at our nonces.
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use alloy::network::TransactionBuilder;
 use alloy::rpc::client::RpcClient;
-use alloy::rpc::json_rpc::{RequestPacket, ResponsePacket};
+use alloy::rpc::json_rpc::{RequestPacket, ResponsePacket, SerializedRequest};
 use alloy::rpc::types::{Filter, TransactionRequest};
 use alloy::sol_types::SolEvent;
 use alloy::transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut};
@@ -69,11 +70,26 @@ struct Evil {
     calm: AtomicBool,
     killed: Notify,
     deaths: Mutex<u64>,
+    /// What is still on its way, whoever sent it, and how much of it arrived behind what was sent later.
+    late: Mutex<Vec<RequestPacket>>,
+    reordered: Mutex<u64>,
 }
 
 impl Evil {
     fn strikes(&self, sides: u64) -> bool {
         !self.calm.load(Ordering::Relaxed) && self.dice.one_in(sides)
+    }
+
+    /// Something that arrives now, in any order; in the end all of it.
+    fn arrival(&self) -> Option<RequestPacket> {
+        let mut late = self.late.lock().unwrap();
+        let is_calm = self.calm.load(Ordering::Relaxed);
+        if late.is_empty() || !is_calm && !self.dice.one_in(6) {
+            return None;
+        }
+        *self.reordered.lock().unwrap() += 1;
+        let place = self.dice.roll(late.len() as u64);
+        Some(late.swap_remove(usize::try_from(place).unwrap()))
     }
 
     /// Now and then the end: whoever asks never goes on.
@@ -113,13 +129,13 @@ impl Shelf for MortalShelf {
     }
 }
 
-/// A transport that loses, doubles, delays and kills.
+/// A transport that loses, doubles, delays, reorders and kills.
 #[derive(Clone)]
 struct EvilTransport {
     below: BoxTransport,
     evil: Arc<Evil>,
-    /// The last counts of the newest block that were answered, for a server that lags.
-    counts: Arc<Mutex<Vec<ResponsePacket>>>,
+    /// The last answers to each question about the newest block: a server lags, or an answer comes late.
+    answers: Arc<Mutex<BTreeMap<String, Vec<ResponsePacket>>>>,
 }
 
 impl EvilTransport {
@@ -140,25 +156,29 @@ impl EvilTransport {
         if method == "eth_sendRawTransaction" && evil.strikes(4) {
             let _ = self.below.call(packet.clone()).await;
         }
-        // What is asked of a block by its number is the same on all servers, or not there yet.
-        let newest = packet.as_single().is_some_and(|one| {
-            let params = one.params().map_or("", |params| params.get());
-            one.method() == "eth_getTransactionCount" && params.contains("latest")
-        });
+        while let Some(late) = evil.arrival() {
+            let _ = self.below.call(late).await;
+        }
+        if method == "eth_sendRawTransaction" && evil.strikes(5) {
+            evil.late.lock().unwrap().push(packet);
+            return Err(lost());
+        }
+        let newest = packet.as_single().and_then(of_newest);
         let id = packet.as_single().map(|one| one.id().clone());
         let answer = self.below.call(packet).await?;
-        if newest {
-            let mut counts = self.counts.lock().unwrap();
+        if let Some(question) = newest {
+            let mut answers = self.answers.lock().unwrap();
+            let answers = answers.entry(question).or_default();
             if evil.strikes(6)
-                && let Some(ResponsePacket::Single(old)) = counts.first().cloned()
+                && let Some(ResponsePacket::Single(old)) = answers.first().cloned()
                 && let Some(id) = id
             {
                 let old = alloy::rpc::json_rpc::Response { id, ..old };
                 return Ok(ResponsePacket::Single(old));
             }
-            counts.push(answer.clone());
-            if counts.len() > 6 {
-                counts.remove(0);
+            answers.push(answer.clone());
+            if answers.len() > 6 {
+                answers.remove(0);
             }
         }
         evil.may_kill(60).await;
@@ -167,6 +187,19 @@ impl EvilTransport {
         }
         Ok(answer)
     }
+}
+
+/// The question, where its answer changes as blocks come: what is asked of a block by its number is the same on all
+/// servers, or not there yet.
+fn of_newest(one: &SerializedRequest) -> Option<String> {
+    let params = one.params().map_or("", |params| params.get());
+    let changes = match one.method() {
+        "eth_blockNumber" | "eth_getTransactionReceipt" => true,
+        "eth_getTransactionCount" => params.contains("latest"),
+        "eth_getBlockByNumber" => params.contains("finalized"),
+        _ => false,
+    };
+    changes.then(|| format!("{} {params}", one.method()))
 }
 
 impl Service<RequestPacket> for EvilTransport {
@@ -246,7 +279,7 @@ impl Life<'_> {
         let transport = EvilTransport {
             below: BoxTransport::new(below),
             evil: Arc::clone(&self.evil),
-            counts: Arc::default(),
+            answers: Arc::default(),
         };
         let client = RpcClient::new(transport, true);
         let shelf = Arc::new(MortalShelf {
@@ -352,8 +385,8 @@ impl Life<'_> {
         }
     }
 
-    /// Until everything is done; how often it was killed.
-    async fn live(&mut self) -> u64 {
+    /// Until everything is done; how often it was killed, and how much came in another order.
+    async fn live(&mut self) -> (u64, u64) {
         let mut sender = self.transactor();
         for turn in 0..MOST {
             if turn == WILD {
@@ -374,7 +407,11 @@ impl Life<'_> {
             match passed {
                 // What it knew is gone; what it wrote down is not.
                 None => sender = self.transactor(),
-                Some(Ok(true)) if turn >= WILD => return *self.evil.deaths.lock().unwrap(),
+                Some(Ok(true)) if turn >= WILD => {
+                    let evil = &self.evil;
+                    let deaths = *evil.deaths.lock().unwrap();
+                    return (deaths, *evil.reordered.lock().unwrap());
+                }
                 Some(_) => {}
             }
         }
@@ -382,8 +419,8 @@ impl Life<'_> {
     }
 }
 
-/// A life by this seed; how often its sender was killed.
-async fn run(site: &Site, seed: u64) -> u64 {
+/// A life by this seed; how often its sender was killed, and how much of what it sent came in another order.
+async fn run(site: &Site, seed: u64) -> (u64, u64) {
     let dice = Dice::new(seed);
     let wallet = Wallet::random().unwrap();
     let funds = json!([wallet.address(), "0x56bc75e2d63100000"]);
@@ -411,6 +448,8 @@ async fn run(site: &Site, seed: u64) -> u64 {
             calm: AtomicBool::new(false),
             killed: Notify::new(),
             deaths: Mutex::new(0),
+            late: Mutex::default(),
+            reordered: Mutex::default(),
         }),
         dice,
         wallet,
@@ -422,7 +461,7 @@ async fn run(site: &Site, seed: u64) -> u64 {
         snapshot: None,
         settled: 0,
     };
-    let deaths = life.live().await;
+    let lived = life.live().await;
     let call = PxV2::pxStorageCall {
         tokenId: token.token.0,
     };
@@ -440,7 +479,7 @@ async fn run(site: &Site, seed: u64) -> u64 {
     assert_eq!(asked.len(), 1, "seed {seed}: syncs");
     site.rpc("anvil_dropAllTransactions", json!([])).await;
     site.rpc("evm_setAutomine", json!([true])).await;
-    deaths
+    lived
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -449,13 +488,17 @@ async fn no_commit_is_charged_twice_and_no_sync_is_lost_whatever_the_network_doe
     let runs: u64 = number("PXFS_OUTBOX_RUNS").unwrap_or(RUNS);
     let first: u64 = number("PXFS_OUTBOX_SEED").unwrap_or(1);
     let site = Site::new().await;
-    let mut deaths = 0;
+    let (mut deaths, mut reordered) = (0, 0);
     for seed in first..first + runs {
-        deaths += run(&site, seed).await;
+        let (died, came_late) = run(&site, seed).await;
+        (deaths, reordered) = (deaths + died, reordered + came_late);
     }
-    println!("{runs} runs, {deaths} times killed: 0 double charges, 0 lost syncs");
+    println!(
+        "{runs} runs, {deaths} times killed, {reordered} sent that came in another order: 0 double charges, 0 lost syncs"
+    );
     // The lives are as bad as they are meant to be.
     assert!(deaths >= runs, "{deaths} deaths in {runs} runs");
+    assert!(reordered >= runs / 4, "{reordered} in {runs} runs");
 }
 
 /// What `task` gives, for which blocks are mined until it has ended.
@@ -699,6 +742,33 @@ async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked
 }
 
 #[tokio::test]
+async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_a_coin_for_gas() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich()).unseen();
+    let coin = U256::from(10).pow(U256::from(18));
+    let whom = Some(Address::repeat_byte(9));
+    // The value is what was asked for.
+    let sent = payer.send(whom, Bytes::new(), coin, None).await;
+    sent.unwrap();
+    // 10,000 gwei for one gas: 0.5 coins for the least that there is.
+    let client = endpoint.provider().client();
+    let fee = json!(["0x9184e72a000"]);
+    let _: Value = client
+        .request("anvil_setNextBlockBaseFeePerGas", fee)
+        .await
+        .unwrap();
+    let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    let told = payer.send(whom, Bytes::new(), coin, None).await;
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("--max-fee allows 0.1"), "{told}");
+    assert_eq!(payer.next_nonce().await.unwrap(), 1, "something was sent");
+    let allowed = payer.with_gas_cost_max(Some(coin));
+    let sent = allowed.send(whom, Bytes::new(), coin, None).await;
+    sent.unwrap();
+}
+
+#[tokio::test]
 async fn what_costs_more_by_now_than_was_agreed_to_is_not_bought() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
@@ -811,6 +881,86 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
     }
     let given = endpoint.provider().get_balance(whom).await.unwrap();
     assert_eq!(given, U256::ZERO, "it was sent again");
+}
+
+/// A charge is owed, and its token is sold at the very nonce that it was signed for.
+#[tokio::test]
+async fn a_charge_of_a_token_that_was_sold_ends_once_nothing_of_it_can_be_mined() {
+    let site = Site::new().await;
+    let wallet = Wallet::random().unwrap();
+    let funds = json!([wallet.address(), "0x56bc75e2d63100000"]);
+    site.rpc("anvil_setBalance", funds).await;
+    let sender = Transactor::new(site.endpoint.clone(), &wallet);
+    let sender = sender.with_patience(Duration::from_millis(1));
+    let minted = sender.mint_for(site.additive, 1, U256::ZERO).await;
+    let token = minted.unwrap().token;
+    site.rpc("evm_setAutomine", json!([false])).await;
+    for _ in 0..=FINAL {
+        site.mine().await;
+    }
+    let charger = Charger::new(sender.clone(), site.additive, Dialect::PxV2, token);
+    let commits = [(1, 4096), (2, 4096)];
+    let report = charger.report(&commits).await.unwrap();
+    assert_eq!((report.error, report.lost), (None, vec![]));
+    let nonce = sender.next_nonce().await.unwrap() - 2;
+
+    // Another wallet of the account sells it, for a higher fee, and sends nothing at the nonce behind.
+    let sale = Purpose {
+        to: Some(site.additive),
+        data: calldata::transfer_calldata(wallet.address(), Address::repeat_byte(9), token),
+        value: U256::ZERO,
+        bound: true,
+    };
+    let nothing = Purpose {
+        to: Some(wallet.address()),
+        data: Bytes::new(),
+        value: U256::ZERO,
+        bound: true,
+    };
+    let before = Signed {
+        gas: 300_000,
+        max_fee: 1 << 40,
+        tip: Some(1 << 39),
+        hash: B256::ZERO,
+        raw: Bytes::new(),
+    };
+    for (nonce, purpose) in [(nonce, sale), (nonce + 1, nothing)] {
+        let signed = sender.sign_instead(&purpose, nonce, &before, 1 << 40).await;
+        let raw = signed.unwrap().raw;
+        let sent = site.endpoint.provider().send_raw_transaction(&raw).await;
+        drop(sent.unwrap());
+    }
+    site.mine().await;
+    let outcomes = async || {
+        let posted = sender.posted().await.unwrap();
+        posted.iter().map(|one| one.over).collect::<Vec<_>>()
+    };
+    // The block may be replaced: the charge could still come.
+    sender.carry().await.unwrap();
+    assert_eq!(outcomes().await, [None, None]);
+    assert_eq!(charger.report(&commits).await.unwrap().lost, [0; 0]);
+
+    for _ in 0..=FINAL {
+        site.mine().await;
+    }
+    sender.carry().await.unwrap();
+    assert_eq!(outcomes().await, [Some(Outcome::Refused); 2]);
+    let mut looks = 0;
+    let report = loop {
+        let report = charger.report(&commits).await.unwrap();
+        looks += 1;
+        if !report.lost.is_empty() || looks > 5 {
+            break report;
+        }
+    };
+    assert_eq!(report.lost, [1, 2]);
+    let told = report.error.unwrap().to_string();
+    assert!(told.contains("reverted"), "{told}");
+    for sequence in report.lost {
+        charger.forget(sequence).await.unwrap();
+    }
+    assert_eq!(sender.posted().await.unwrap(), []);
+    assert!(sender.carry().await.unwrap(), "something is on its way");
 }
 
 #[tokio::test]

@@ -91,6 +91,18 @@ impl Drive {
     /// # Errors
     /// [`FsError::Exists`] when another has the name, [`FsError::NotFound`].
     pub fn set_aside(&self, slot: u16, name: &str) -> Result<(), FsError> {
+        self.rename_slot(slot, name, true)
+    }
+
+    /// The volume in `slot`, which was set aside, is a token's again, and is shown as `name`.
+    ///
+    /// # Errors
+    /// As [`Drive::set_aside`].
+    pub fn take_back(&self, slot: u16, name: &str) -> Result<(), FsError> {
+        self.rename_slot(slot, name, false)
+    }
+
+    fn rename_slot(&self, slot: u16, name: &str, aside: bool) -> Result<(), FsError> {
         let mut table = self.slots.write();
         let own = table.shown.get(&slot).ok_or(FsError::NotFound)?.name == name.as_bytes();
         if !own {
@@ -98,7 +110,7 @@ impl Drive {
         }
         let attached = table.shown.get_mut(&slot).ok_or(FsError::NotFound)?;
         attached.name = name.as_bytes().to_vec();
-        attached.aside = true;
+        attached.aside = aside;
         Ok(())
     }
 

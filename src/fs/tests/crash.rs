@@ -36,14 +36,17 @@ use super::rig::{CALLER, QUOTA};
 use crate::cache::Cache;
 use crate::clock::{Clock, ManualClock};
 use crate::fs::{FsError, Kind};
-use crate::journal::Without;
-use crate::journal::simulated::{Call, Event, Fault, Image, Kept, Left};
+use crate::journal::simulated::{Call, Event, Fault, Image, Kept, Left, Power};
+use crate::journal::{JournalError, Without};
 
 /// When all histories begin, and the next lives, unix nanoseconds.
 const BEGIN_NS: i64 = 1_700_000_000_000_000_000;
 
 /// A quota that histories meet.
 const SMALL_QUOTA: u64 = 1_500_000;
+
+/// So much room is left at most where a volume is to be opened on a disk that others fill, bytes.
+const LITTLE: u64 = 8 << 20;
 
 /// The directory of the second user.
 const HOME: &str = "home";
@@ -59,6 +62,8 @@ enum Scene {
     Two,
     /// One user, whose quota is small.
     Tight,
+    /// One user, on a disk that others fill now and then.
+    Shared,
     /// One user, on a disk that fails once: the history ends there.
     Failing(std::io::ErrorKind),
 }
@@ -72,6 +77,7 @@ impl Scene {
             3 => Self::Tight,
             4 => Self::Failing(std::io::ErrorKind::Other),
             7 if seed % 16 == 7 => Self::Failing(std::io::ErrorKind::StorageFull),
+            _ if seed % 16 >= 8 => Self::Shared,
             _ => Self::Alone,
         }
     }
@@ -93,6 +99,10 @@ struct Past {
     shelf: Shelf,
     without: Without,
     quota: u64,
+    /// Others fill the disk, also when it is opened again.
+    is_shared: bool,
+    /// How often that had to wait for room.
+    waited: AtomicUsize,
     tally: Tally,
 }
 
@@ -116,6 +126,10 @@ struct Tally {
     adopted: usize,
     /// Calls that were refused for want of quota.
     refused: usize,
+    /// Calls that were refused for want of room on the disk.
+    full: usize,
+    /// Lives that could not begin until there was room on the disk.
+    waited: usize,
     /// Histories that ended with a disk's error.
     failed: usize,
     /// Steps of a second user while the first one waited for the disk.
@@ -128,6 +142,8 @@ impl Tally {
             cuts: self.cuts + more.cuts,
             adopted: self.adopted + more.adopted,
             refused: self.refused + more.refused,
+            full: self.full + more.full,
+            waited: self.waited + more.waited,
             failed: self.failed + more.failed,
             beside: self.beside + more.beside,
         }
@@ -142,7 +158,12 @@ fn survive(plan: Plan) -> Result<Tally, Violation> {
     let scene = || {
         let past = live(plan)?;
         let cuts = judge(&past, plan)?;
-        Ok(Tally { cuts, ..past.tally })
+        let waited = past.waited.into_inner();
+        Ok(Tally {
+            cuts,
+            waited,
+            ..past.tally
+        })
     };
     let result = catch_unwind(AssertUnwindSafe(scene)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();
@@ -160,7 +181,8 @@ fn live(plan: Plan) -> Result<Past, Violation> {
     let clock = Arc::new(ManualClock::at(BEGIN_NS));
     let quota = plan.scene.quota();
     let world = World::open(Left::default(), cache, &clock, plan.without, quota);
-    let world = world.expect("a volume");
+    let mut world = world.expect("a volume");
+    world.is_shared = plan.scene == Scene::Shared;
     // What is whole and published goes from the stage into the cache.
     world.power.show_in(folder.path().join("shown"));
     let before = Model::of(&world.found(&|_| None).expect("an empty volume"));
@@ -179,6 +201,7 @@ fn live(plan: Plan) -> Result<Past, Violation> {
         _ => history.run(plan.steps),
     };
     tally.refused = history.refused;
+    tally.full = history.full;
     tally.adopted = world.power.shown();
     tally.failed = usize::from(done.is_err());
     drop(history);
@@ -200,6 +223,8 @@ fn live(plan: Plan) -> Result<Past, Violation> {
         shelf: shelf.into_inner().unwrap_or_else(PoisonError::into_inner),
         without: plan.without,
         quota,
+        is_shared: plan.scene == Scene::Shared,
+        waited: AtomicUsize::default(),
         tally,
     })
 }
@@ -335,7 +360,8 @@ impl Moment<'_> {
     /// Cuts the power, and looks at what is found when there is power again.
     fn cut(&self, image: &Image, dice: &mut Dice) -> Result<usize, Violation> {
         let (left, block) = any_left(image, dice);
-        let (world, found) = self.recover(left.clone(), block)?;
+        let free = (self.past.is_shared && dice.below(2) == 0).then(|| dice.below(LITTLE));
+        let (world, found) = self.recover(left.clone(), block, free)?;
         let mut cuts = 1;
         if dice.below(4) == 0 {
             // Once more while it recovers.
@@ -344,7 +370,7 @@ impl Moment<'_> {
             let moments = dice.below(events.len() as u64 + 1) as usize;
             events[..moments].iter().for_each(|event| again.play(event));
             let (left, other) = any_left(&again, dice);
-            let again = self.recover(left, block.min(other));
+            let again = self.recover(left, block.min(other), None);
             again.map_err(|why| why.within("after a cut while recovering"))?;
             cuts += 1;
         }
@@ -356,12 +382,29 @@ impl Moment<'_> {
         Ok(cuts)
     }
 
-    /// Opens what is left, and checks it.
-    fn recover(&self, left: Left, block: u64) -> Result<(World, Found), Violation> {
-        let cache = Arc::new(Cache::in_memory());
+    /// Opens what is left, and checks it. Where there is room for `free` bytes only, that may have to wait
+    /// for more.
+    fn recover(
+        &self,
+        left: Left,
+        block: u64,
+        free: Option<u64>,
+    ) -> Result<(World, Found), Violation> {
         let clock = Arc::new(ManualClock::at(BEGIN_NS));
-        let world = World::open(left, cache, &clock, self.past.without, self.past.quota)
-            .map_err(|why| Violation::new(Lost::Opening, why.to_string()))?;
+        let power = Power::on(left);
+        let open = || {
+            let cache = Arc::new(Cache::in_memory());
+            let power = Arc::clone(&power);
+            World::on(power, cache, &clock, self.past.without, self.past.quota)
+        };
+        power.leave_room(free);
+        let mut opened = open();
+        power.leave_room(None);
+        if let (Err(JournalError::NoRoom), true) = (&opened, free.is_some()) {
+            self.past.waited.fetch_add(1, Ordering::Relaxed);
+            opened = open();
+        }
+        let world = opened.map_err(|why| Violation::new(Lost::Opening, why.to_string()))?;
         let has = |cid: &Cid| self.past.shelf.get(cid, self.moment);
         let found = world.found(&has);
         let found = found.map_err(|why| Violation::new(Lost::Reading, why))?;
@@ -401,6 +444,8 @@ impl Moment<'_> {
             shelf: shelf.into_inner().unwrap_or_else(PoisonError::into_inner),
             without: self.past.without,
             quota: self.past.quota,
+            is_shared: false,
+            waited: AtomicUsize::default(),
             tally: Tally::default(),
         };
         let mut replay = Replay::of(&past.log, &past.before);
@@ -413,7 +458,7 @@ impl Moment<'_> {
             model: &replay.model,
             moment: past.events.len(),
         };
-        moment.recover(left, block)?;
+        moment.recover(left, block, None)?;
         Ok(1)
     }
 }
@@ -500,4 +545,5 @@ fn ten_thousand_power_cuts_lose_nothing_that_was_promised() {
     // What some of the histories are for has happened.
     assert!(tally.adopted > 0 && tally.refused > 0, "{tally:?}");
     assert!(tally.failed > 0 && tally.beside > 0, "{tally:?}");
+    assert!(tally.full > 0 && tally.waited > 0, "{tally:?}");
 }

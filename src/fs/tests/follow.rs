@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::rig::{CALLER, Rig, open};
+use super::rig::{CALLER, READ_WRITE, Rig, open};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::body::Body;
 use crate::fs::follow::TAKEN_OVER;
-use crate::fs::{Access, FsError, LoadedEntry, Volume};
+use crate::fs::{Access, FsError, LoadedEntry, SetAttr, Volume};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Left, Power};
 use crate::pack::Child;
@@ -82,6 +82,11 @@ fn newer(volume: &Volume) -> Root {
 
 /// Its directory with `f`, as the fetcher enters it.
 fn enter(rig: &Rig, ino: Ino) {
+    enter_in(rig, Ino::ROOT, b"newer", ino);
+}
+
+/// The directory `dir`, which is the tree `of`, with `f`.
+fn enter_in(rig: &Rig, dir: Ino, of: &[u8], ino: Ino) {
     let content = Child::new(leaf_cid(&NEW), NEW.len() as u64);
     let entry = LoadedEntry {
         name: b"f".as_slice().into(),
@@ -93,6 +98,32 @@ fn enter(rig: &Rig, ino: Ino) {
                 size: NEW.len() as u64,
                 holes: std::iter::empty().collect(),
             },
+            links: 1,
+        },
+        hard: false,
+    };
+    let of = node_cid(of);
+    rig.volume.enter_loaded(dir, &of, &[entry]).unwrap();
+    rig.volume.finish_loading(dir, &of).unwrap();
+}
+
+/// Its directory with a directory `d`, into which nobody has looked here.
+fn enter_directory(rig: &Rig, ino: Ino) {
+    let tree = TreeRef {
+        root: Child::new(node_cid(b"within"), 0),
+        sums: Sums {
+            bytes: 1000,
+            inodes: 1,
+            entries: 1,
+            subdirs: 0,
+        },
+    };
+    let entry = LoadedEntry {
+        name: b"d".as_slice().into(),
+        ino,
+        inode: Inode {
+            attr: attr(),
+            kind: Kind::Directory(tree),
             links: 1,
         },
         hard: false,
@@ -277,4 +308,59 @@ fn no_call_waits_for_the_disk_that_makes_another_tree_durable() {
     assert!(volume.begin_following(&newer(&volume)).is_err());
     assert!(volume.is_half_followed() && volume.following().is_some());
     power.set_fault(None);
+}
+
+#[test]
+fn what_is_written_to_a_file_that_another_machine_has_moved_is_refused_or_kept_and_never_dropped() {
+    let (mut rig, ino) = published();
+    let (file, dir) = (rig.ino("f"), Ino(9));
+    let opened = rig.drive.open(file, READ_WRITE).unwrap();
+    let write = |rig: &Rig| rig.drive.write(file, opened.fh, 0, b"mine", false);
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+    enter_directory(&rig, dir);
+    rig.volume.finish_following(followed.unwrap()).unwrap();
+    drop(rig.volume.take_followed());
+    // Deleted, or moved to where nobody has looked: nothing is taken that might go nowhere.
+    assert_eq!(write(&rig), Err(FsError::Stale));
+    let private = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    let changed = rig.drive.setattr(file, None, &private);
+    assert_eq!(changed.map(drop), Err(FsError::Stale));
+    let set = rig.drive.setxattr(file, b"user.a", b"1", 0);
+    assert_eq!(set, Err(FsError::Stale));
+    // Who has it open still looks at it, and reads what was here.
+    let told = rig.drive.getattr(file).unwrap();
+    assert_eq!((told.nlink, told.size), (0, OLD.len() as u64));
+    assert_eq!(rig.read_handle(file, opened.fh, 0, 10), OLD[..10]);
+
+    // It is found where it was moved to: the same file for all.
+    enter_in(&rig, dir, b"within", ino);
+    assert_eq!(rig.volume.take_followed(), Some(vec![ino]), "pages of it");
+    assert_eq!(rig.drive.getattr(file).unwrap().size, NEW.len() as u64);
+    assert_eq!(write(&rig), Ok(4));
+    rig.drive.fsync(file, false).unwrap();
+    let changed = rig.drive.setattr(file, None, &private);
+    assert_eq!(changed.map(|attr| attr.mode), Ok(0o600));
+    rig.drive.release(file, opened.fh);
+    let rig = rig.crash();
+    let body = rig.volume.load_body(ino).unwrap();
+    assert!(body.stage.is_some() && body.size == NEW.len() as u64);
+}
+
+#[test]
+fn a_file_that_another_machine_has_deleted_is_gone_with_its_last_descriptor() {
+    let (rig, ino) = published();
+    let file = rig.ino("f");
+    let opened = rig.drive.open(file, READ_WRITE).unwrap();
+    let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
+    enter_directory(&rig, Ino(9));
+    rig.volume.finish_following(followed.unwrap()).unwrap();
+    assert!(rig.volume.files.peek(ino).is_some());
+    rig.drive.release(file, opened.fh);
+    assert!(rig.volume.files.peek(ino).is_none());
+    rig.drive.forget(file, || false);
+    assert_eq!(rig.drive.getattr(file), Err(FsError::Stale));
+    assert_eq!(rig.volume.removed.count(), 0);
 }

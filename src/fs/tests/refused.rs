@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::rig::{CALLER, QUOTA, READ_WRITE, allowance, open_with};
+use super::rig::{CALLER, QUOTA, READ_WRITE, Rig, allowance, open_with};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::{Allowance, Drive, FsError, SetAttr, Volume};
@@ -253,5 +253,17 @@ fn directories_that_lie_in_one_another_are_told_and_nothing_hangs() {
     match try_mount(&power, &clock) {
         Err(JournalError::Corrupt(why)) => assert!(told(&why), "{why}"),
         other => panic!("mounted: {}", other.is_ok()),
+    }
+}
+
+#[test]
+fn who_asks_the_mountpoint_for_an_acl_is_told_that_there_are_none_anywhere() {
+    let rig = Rig::new();
+    for ino in [Ino::ROOT, rig.root] {
+        for name in [&b"system.posix_acl_access"[..], b"system.posix_acl_default"] {
+            assert_eq!(rig.drive.getxattr(ino, name), Err(FsError::NotSupported));
+        }
+        let other = rig.drive.getxattr(ino, b"user.other");
+        assert_eq!(other, Err(FsError::NoAttribute));
     }
 }

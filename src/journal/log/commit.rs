@@ -40,9 +40,13 @@ impl Journal {
     /// # Errors
     /// [`JournalError::NoRoom`] when the wait was in vain; the first error of a failed commit.
     pub(crate) fn wait_for_room(&self) -> Result<(), JournalError> {
-        self.work_until(Work::Table, |state| {
-            state.failed.is_none() && !state.active.is_full()
-        })
+        self.wait_for_room_within(self.patience)
+    }
+
+    /// As [`Journal::wait_for_room`], and no longer than `patience`.
+    pub(crate) fn wait_for_room_within(&self, patience: Duration) -> Result<(), JournalError> {
+        let has_room = |state: &State| state.failed.is_none() && !state.active.is_full();
+        self.work_until(Work::Table, patience.min(self.patience), has_room)
     }
 
     /// Makes everything that was applied before the call durable. Calls that meet share a frame.
@@ -54,12 +58,17 @@ impl Journal {
             return Ok(());
         }
         let target = self.lock().applied;
-        self.work_until(Work::Log, |state| state.durable >= target)
+        self.work_until(Work::Log, self.patience, |state| state.durable >= target)
     }
 
-    /// Does `work`, or waits for that of others, until `done` says so.
-    fn work_until(&self, work: Work, done: impl Fn(&State) -> bool) -> Result<(), JournalError> {
-        let deadline = Instant::now() + self.patience;
+    /// Does `work`, or waits for that of others, until `done` says so, at most for `patience`.
+    fn work_until(
+        &self,
+        work: Work,
+        patience: Duration,
+        done: impl Fn(&State) -> bool,
+    ) -> Result<(), JournalError> {
+        let deadline = Instant::now() + patience;
         let mut has_room = None;
         loop {
             let work = self.due_for(work);
@@ -163,6 +172,11 @@ impl Journal {
         self.work(Work::Log, None)
     }
 
+    /// Somebody calls [`Journal::drain`].
+    pub(crate) fn is_attended(&self) -> bool {
+        self.lock().attended
+    }
+
     /// Nobody calls [`Journal::drain`] any more.
     pub(crate) fn unattend(&self) {
         self.lock().attended = false;
@@ -206,7 +220,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::sync`]: it waits for no room, since nothing that is deleted beside it would give any.
     pub fn snapshot(&self, taken: impl FnOnce(u64)) -> Result<Snapshot, JournalError> {
-        let needed = OPENING_ROOM + 3 * self.lock().active.bytes as u64;
+        let needed = self.lock().table_room(OPENING_ROOM);
         if self.disk.free_bytes()? < needed {
             return Err(JournalError::NoRoom);
         }
@@ -390,11 +404,15 @@ impl State {
 
     /// Local room, in bytes, with which that work is sure not to wait.
     fn needed_room(&self, work: Work) -> u64 {
-        let bytes = self.active.bytes as u64;
         match work {
-            Work::Table if self.attended => COMMIT_ROOM + 3 * bytes,
-            Work::Table => OPENING_ROOM + 3 * bytes,
-            Work::Log => LOG_ROOM + bytes,
+            Work::Table if self.attended => self.table_room(COMMIT_ROOM),
+            Work::Table => self.table_room(OPENING_ROOM),
+            Work::Log => LOG_ROOM + self.active.bytes as u64,
         }
+    }
+
+    /// What a commit of the table takes at most, and `spare` bytes.
+    fn table_room(&self, spare: u64) -> u64 {
+        spare + 3 * self.active.bytes as u64
     }
 }

@@ -101,10 +101,11 @@ fn new_tokens_are_seen_at_once_and_files_are_cached_long() {
     assert_eq!(entry_ttl(Ino::ROOT, true), ROOT_TTL);
     assert_eq!(entry_ttl(token_root, true), TTL);
     assert_eq!(entry_ttl(token_root, false), Duration::ZERO);
-    assert_eq!(attr_ttl(Ino::ROOT, 0o755), ROOT_TTL);
-    assert_eq!(attr_ttl(token_root, 0o755), ROOT_TTL);
-    assert_eq!(attr_ttl(ATTR.ino, 0o755), TTL);
-    assert_eq!(attr_ttl(ATTR.ino, 0o4755), Duration::ZERO);
+    let attr = |ino, mode| Attr { ino, mode, ..ATTR };
+    assert_eq!(attr_ttl(&attr(Ino::ROOT, 0o755)), ROOT_TTL);
+    assert_eq!(attr_ttl(&attr(token_root, 0o755)), ROOT_TTL);
+    assert_eq!(attr_ttl(&attr(ATTR.ino, 0o755)), TTL);
+    assert_eq!(attr_ttl(&attr(ATTR.ino, 0o4755)), Duration::ZERO);
     assert!(ROOT_TTL <= Duration::from_secs(1));
 }
 

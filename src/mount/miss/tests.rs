@@ -382,3 +382,23 @@ fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_long
         assert_eq!(answer(seen), Ok(1));
     }
 }
+
+#[test]
+fn the_kernel_that_asks_once_more_for_what_has_timed_out_keeps_nobody_waiting_twice() {
+    let rig = Rig::new(SHORT, hangs);
+    let want = |offset| Want::Content {
+        slot: 1,
+        ino: Ino(2),
+        cid: crate::pack::cid::leaf_cid(b"content"),
+        size: 1 << 20,
+        offset,
+        len: 4096,
+    };
+    let ask = |offset| rig.serve(Lane::Read, lacking(vec![want(offset)]));
+    assert_eq!(answer(&ask(0)), Err(Errno::ETIMEDOUT.code()));
+    assert_eq!(answer(&ask(0)), Err(Errno::ETIMEDOUT.code()));
+    assert_eq!(rig.node.asked().len(), 1, "the node was not asked again");
+    // What is elsewhere is looked for.
+    assert_eq!(answer(&ask(8192)), Err(Errno::ETIMEDOUT.code()));
+    assert_eq!(rig.node.asked().len(), 2);
+}

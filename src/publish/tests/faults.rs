@@ -225,6 +225,23 @@ async fn lost_blocks_are_sent_again_from_here_or_told() {
     assert_eq!(other.tree().await, machine.tree().await);
 }
 
+#[tokio::test]
+async fn blocks_that_rot_before_a_commit_is_finished_are_sent_again() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"content")]).await;
+    machine.store.set(Call::Pin, busy(), Some(1));
+    assert!(machine.commit().await.is_err());
+    for cid in shared.blocks.all() {
+        if form::kind(&cid) == Ok(form::Kind::Node) {
+            shared.blocks.damage(&cid, "rot".into());
+        }
+    }
+    machine.commit().await.unwrap();
+    let other = second(&shared).await;
+    assert_eq!(other.tree().await, machine.tree().await);
+}
+
 /// A node that pins without looking, and tells what it pinned.
 struct Careless {
     inner: Arc<dyn BlockStore>,

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::rig::{Machine, Shared};
+use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
 use crate::journal::record::{CidBytes, Record as _};
-use crate::names::NameStore;
+use crate::names::fault::Call as NameCall;
 use crate::names::record::Record;
+use crate::names::{NameError, NameStore};
+use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
 use crate::publish::pending::{PENDING, Pending};
 use crate::publish::{PublishError, Publisher, Timing};
@@ -49,7 +51,8 @@ async fn between_settling_and_head(machine: &Machine, before: Option<Vec<u8>>) {
         uploads: head.uploads,
         charge_bytes: None,
         unsent: false,
-        sample: Vec::new(),
+        unnamed: false,
+        sample: vec![CidBytes(leaf_cid(b"two"))],
     };
     let values = vec![
         ("head", before.map(Into::into)),
@@ -85,6 +88,105 @@ async fn a_commit_that_only_lacks_its_head_is_finished_after_a_stumble_and_is_no
     let now: Head = machine.volume.meta("head").unwrap().unwrap();
     assert_eq!((now.sequence, now.root), (head.sequence, head.root));
     publisher.stop().await;
+}
+
+/// Two commits, the second of which lacks its head, and that.
+async fn without_its_head(shared: &Shared) -> (Machine, Head) {
+    let machine = Machine::new(shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let before = machine.volume.raw_meta("head").unwrap();
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    machine.commit().await.unwrap();
+    let head: Head = machine.volume.meta("head").unwrap().unwrap();
+    between_settling_and_head(&machine, before.map(|bytes| bytes.to_vec())).await;
+    (machine, head)
+}
+
+/// What was settled is in no other commit: to give it up would be to lose it without a word.
+#[tokio::test]
+async fn a_settled_commit_outlives_a_node_that_was_emptied_before_it_was_the_head() {
+    let shared = Shared::new();
+    let (machine, head) = without_its_head(&shared).await;
+    machine.tree().await;
+    for pin in &shared.blocks.pins().await.unwrap() {
+        shared.blocks.unpin(pin).await.unwrap();
+    }
+    for cid in &shared.blocks.all() {
+        shared.blocks.lose(cid);
+    }
+    let gone = NameError::Missing("k".to_owned());
+    machine
+        .names
+        .set(NameCall::Resolve, Fault::Before(gone), None);
+    let publisher = spawn(&machine);
+    let answer = timeout(LIMIT, publisher.flush()).await.expect("an end");
+    assert_eq!(answer, Ok(()));
+    assert!(machine.names.count(NameCall::Publish) > 2, "named again");
+    machine.names.clear();
+    let now: Head = machine.volume.meta("head").unwrap().unwrap();
+    assert_eq!((now.sequence, now.root), (head.sequence, head.root));
+    assert!(machine.volume.raw_meta(PENDING).unwrap().is_none());
+    let pins = shared.blocks.pins().await.unwrap();
+    assert!(pins.contains(&head.root.unwrap().0));
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_settled_commit_whose_blocks_are_nowhere_is_told_and_holds_nothing_up() {
+    let shared = Shared::new();
+    let (machine, head) = without_its_head(&shared).await;
+    assert!(shared.blocks.lose(&leaf_cid(b"two")));
+    // With nothing in the cache.
+    let machine = machine.crash(&shared);
+    let publisher = spawn(&machine);
+    let answer = timeout(LIMIT, publisher.flush()).await.expect("an end");
+    assert_eq!(answer, Ok(()));
+    let losses = machine.volume.losses(9).unwrap();
+    assert_eq!(losses.len(), 1);
+    assert_eq!(losses[0].path, "f");
+    let now: Head = machine.volume.meta("head").unwrap().unwrap();
+    assert_eq!(now.sequence, head.sequence + 1);
+    machine.put(machine.root, "g", &[(0, b"more")]).await;
+    let answer = timeout(LIMIT, publisher.flush()).await.expect("an end");
+    assert_eq!(answer, Ok(()));
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_flush_ends_when_a_rotten_block_of_a_settled_commit_is_whole_again() {
+    let shared = Shared::new();
+    let (machine, head) = without_its_head(&shared).await;
+    let block = leaf_cid(b"two");
+    machine.tree().await;
+    shared.blocks.damage(&block, "rot".into());
+    let publisher = spawn(&machine);
+    let answer = timeout(LIMIT, publisher.flush()).await.expect("an end");
+    assert_eq!(answer, Ok(()));
+    assert_eq!(shared.blocks.get(&block).await.unwrap(), b"two"[..]);
+    let now: Head = machine.volume.meta("head").unwrap().unwrap();
+    assert_eq!((now.sequence, now.root), (head.sequence, head.root));
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_named_commit_that_was_not_settled_comes_again_whatever_the_node_has_lost_of_it() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    let lost = NameError::Transient("the answer was lost".to_owned());
+    machine
+        .names
+        .set(NameCall::Publish, Fault::After(lost), Some(1));
+    assert!(machine.commit().await.is_err());
+    let machine = machine.crash(&shared);
+    assert!(shared.blocks.lose(&leaf_cid(b"two")));
+    machine.commit().await.unwrap();
+    assert!(machine.volume.raw_meta(PENDING).unwrap().is_none());
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
 }
 
 #[tokio::test]

@@ -50,6 +50,7 @@ pub(super) async fn export(
         file: file.display().to_string(),
         blocks: 0,
         bytes: 0,
+        left_out: 0,
     };
     let mut add = |out: &mut NewFile<'_>, block: &Block| -> anyhow::Result<()> {
         out.write(&car::head(block))?;
@@ -126,6 +127,7 @@ pub(super) async fn import(
         file: shown.clone(),
         blocks: 0,
         bytes: 0,
+        left_out: 0,
     };
     let mut reader = open(file)?;
     let mut more = true;

@@ -7,7 +7,7 @@ use super::{Live, lock};
 use crate::chain::TokenInfo;
 use crate::fs::{Access, Loss};
 use crate::run::parts::Parts;
-use crate::run::{operate, sync};
+use crate::run::{detached, operate, sync};
 use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
 
 /// Damaged files that `status` names.
@@ -86,7 +86,7 @@ impl Live {
         let now_s = seen.timestamp_s.saturating_add(passed);
         (status.state, status.reason) = self.state_of(&seen.token, now_s, barred);
         let published = self.publishing.status();
-        let pending = self.volume.pending().unwrap_or_default();
+        let pending = detached::pending(&self.volume);
         let (used, reserved, room) = self.volume.with_quota(|quota| {
             (
                 quota.used_bytes(),

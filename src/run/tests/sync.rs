@@ -180,3 +180,38 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     assert_ne!(anew.await.unwrap()["request"], open["request"]);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
+    let (url, shelf) = gateway().await;
+    let broken = |parts: &mut crate::run::parts::Parts| {
+        parts.config.nodes.push(NodeUrl::Gateway(url.clone()));
+    };
+    let world = World::begin_with(tempfile::tempdir().unwrap(), broken).await;
+    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let (token, name) = (minted.token, minted.name.unwrap());
+    world.look(token).await;
+    world.sync(token).await.unwrap_err();
+    let told = world.told().await.unwrap();
+    assert!(told.contains("nothing was spent"), "{told}");
+
+    let dir = world.end().await;
+    let world = World::begin_with(dir, broken).await;
+    assert_eq!(world.told().await, Some(told), "it is forgotten");
+    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    let oracle = tokio::spawn(oracle);
+    *shelf.lock().unwrap() = Some(published(&world, &name).await);
+    // By a command that knows nothing of this drive's tokens.
+    let request = crate::control::Request::Sync {
+        token: token.into(),
+        wait: true,
+    };
+    let later = std::time::Duration::from_secs(9);
+    world.chain().endpoint.advance(later).await.unwrap();
+    operate::answer(&world.parts, &request).await.unwrap();
+    oracle.abort();
+    let dir = world.end().await;
+    let world = World::begin_with(dir, broken).await;
+    assert_eq!(world.told().await, None, "it has landed since");
+    world.end().await;
+}

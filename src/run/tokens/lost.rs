@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Tokens, lock};
-use crate::chain::{ChainError, Ledger};
+use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::fail;
+use crate::run::detached::Detached;
 use crate::run::leave::Tell;
 use crate::run::leftovers::other_epoch;
-use crate::run::live::Live;
+use crate::run::live::{Live, Right};
 use crate::status::DetachAnswer;
 
 impl Tokens {
@@ -76,6 +77,36 @@ impl Tokens {
         lock(&self.live).remove(&live.key.token.token);
         self.teller.changed([live.directory.clone(), name]);
         Ok(())
+    }
+
+    /// The token of what was set aside is this wallet's again, in the same epoch: it goes on where it was.
+    pub(super) async fn take_back(
+        &self,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        right: &Right,
+        left: Arc<Detached>,
+    ) -> anyhow::Result<()> {
+        let live = match Live::again(&self.ground, snapshot, token, right, &left).await {
+            Ok(live) => Arc::new(live),
+            Err(error) => {
+                self.leftovers.keep(left);
+                return Err(error);
+            }
+        };
+        tracing::info!(token = live.directory, "this wallet's again: it goes on");
+        lock(&self.live).insert(token.id, Arc::clone(&live));
+        self.teller
+            .changed([live.directory.clone(), left.directory.clone()]);
+        Ok(())
+    }
+
+    /// As if the token had been found to be another's twice.
+    #[cfg(test)]
+    pub(in crate::run) async fn pretend_lost(&self, live: &Arc<Live>) {
+        let why = "the token belongs to another now";
+        live.close(why);
+        self.set_aside(live, why).await.unwrap();
     }
 
     /// Whether `name` means a directory of this contract.

@@ -35,10 +35,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::anvil::Anvil;
+use crate::secret::files_below;
 
 /// The first accounts of anvil: who deploys and owns, and up to three operators.
 const OWNER: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
-const OPERATORS: [&str; 3] = [
+pub(crate) const OPERATORS: [&str; 3] = [
     "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
     "5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a",
     "7c852118294e51e653712a81e05800f419141751be58f605c371e15141b007a6",
@@ -212,6 +213,12 @@ impl World {
     /// The same for an account that is none of the operators.
     pub(crate) fn refused_stranger(&self, words: &[&str]) -> String {
         self.refused(OWNER, words)
+    }
+
+    /// What stands in the files of the first operator, its log among them, but in its wallet.
+    pub(crate) fn files(&self) -> Vec<Vec<u8>> {
+        let folder = self.folder.path();
+        files_below(folder, &folder.join("operator-0/key"))
     }
 
     fn refused(&self, secret: &str, words: &[&str]) -> String {

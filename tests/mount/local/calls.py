@@ -32,6 +32,9 @@ for name in ("file", "folder", "fifo"):
     for mode in (0, 0o644, 0o611, 0o100, 0o010, 0o001):
         os.chmod(path(name), mode)
         print(name, oct(mode), [os.access(path(name), bits) for bits in (os.F_OK, os.R_OK, os.W_OK, os.X_OK, 7)])
+os.chmod(path("fifo"), 0o4755); os.chown(path("fifo"), 1, 1)
+print("fifo of another owner", oct(os.stat(path("fifo")).st_mode))
+os.chown(path("fifo"), 0, 0)
 told("as a folder", os.chdir, path("file"))
 told("into a closed folder", os.chdir, path("folder"))
 told("out", os.chdir, "/")
@@ -45,6 +48,8 @@ told("nothing", os.pwrite, both, b"", 100)
 for place in (0, 9, 10, 1000):
     told("data from %d" % place, os.lseek, read, place, os.SEEK_DATA)
     told("hole from %d" % place, os.lseek, read, place, os.SEEK_HOLE)
+told("share", fcntl.ioctl, write, 0x40049409, read)
+told("share what is equal", fcntl.ioctl, both, 0xc0189436, struct.pack("QQHHIqQQiI", 0, 1, 1, 0, 0, write, 0, 0, 0, 0))
 told("seek before", os.lseek, read, -1, os.SEEK_SET)
 told("seek odd", os.lseek, read, 0, 9)
 told("truncate folder", os.truncate, path("folder"), 0)

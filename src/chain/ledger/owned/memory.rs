@@ -12,7 +12,7 @@ use alloy::primitives::U256;
 use serde::{Deserialize, Serialize};
 
 use super::RANGE_FIRST;
-use crate::durable::{Unnamed, create_folder};
+use crate::durable::{Unnamed, create_folder, sweep_unfinished};
 use crate::types::TokenId;
 
 /// The version of the file.
@@ -97,6 +97,7 @@ impl Memory {
             range: self.range,
         };
         create_folder(folder)?;
+        sweep_unfinished(folder);
         let mut bytes = serde_json::to_vec(&written)?;
         bytes.push(b'\n');
         Unnamed::write(folder, &bytes, None)?.rename(file)

@@ -2,7 +2,7 @@
 //! again, and nothing is called durable that is not.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::dice::Dice;
 use super::text::pattern;
@@ -10,7 +10,7 @@ use super::world::World;
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::FsError;
-use crate::fs::tests::rig::{CALLER, QUOTA, READ_WRITE};
+use crate::fs::tests::rig::{self, CALLER, QUOTA, READ_WRITE};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 
@@ -120,36 +120,141 @@ fn a_file_that_cannot_be_saved_keeps_no_other_from_it() {
     assert_eq!(whole.count(), 4);
 }
 
+/// Files that are there before a disk fails, and how long they are.
+const OLD: std::ops::Range<u64> = 100..300;
+const OLD_LEN: usize = 40;
+
+/// What a volume with [`OLD`] leaves, all of it in the journal's table.
+fn old() -> Left {
+    let world = open(Left::default());
+    for number in OLD {
+        put(&world, number, OLD_LEN).unwrap();
+    }
+    assert_eq!(world.volume.journal.rest(), Ok(true));
+    let mut image = Image::of(&Left::default());
+    let events = world.power.events();
+    events.iter().for_each(|event| image.play(event));
+    image.cut(Kept::All, 512, &mut |_| 0)
+}
+
+/// The volume in `left`, whose journal is read from the disk each time.
+fn open_frugally(left: &Left) -> World {
+    let (clock, cache) = (
+        Arc::new(ManualClock::at(super::BEGIN_NS)),
+        Arc::new(Cache::in_memory()),
+    );
+    let power = Power::on(left.clone());
+    let disks = (power.disk(HOME), power.disk(STAGE));
+    let opened = rig::open_with(disks.0, disks.1, &clock, &cache, Without::default(), 0);
+    let (drive, volume, root) = opened.expect("it opens");
+    volume
+        .set_allowance(&rig::allowance(&clock, QUOTA))
+        .expect("an allowance");
+    World {
+        power,
+        clock,
+        cache,
+        volume,
+        drive,
+        root,
+        is_tight: false,
+        is_shared: false,
+    }
+}
+
+/// As [`cut_power`], of a machine that found `left`.
+fn cut_power_after(left: &Left, world: &World, luck: u64) -> World {
+    let mut image = Image::of(left);
+    let events = world.power.events();
+    events.iter().for_each(|event| image.play(event));
+    let mut dice = Dice(luck);
+    open(image.cut(Kept::Some, 512, &mut |bound| dice.below(bound)))
+}
+
 #[test]
 fn a_disk_that_fails_once_at_any_call_loses_nothing_that_was_acknowledged() {
     let lens = [200_000, 100, 70_000, 30_000, 1_100_000];
+    let left = old();
     for kind in [
         ErrorKind::Other,
         ErrorKind::ReadOnlyFilesystem,
         ErrorKind::UnexpectedEof,
     ] {
-        for strike in 0..70 {
-            let world = open(Left::default());
-            let mut met = 0;
-            world.power.set_fault(Some(Box::new(move |_, _, call| {
+        let mut reads = 0;
+        for strike in 0.. {
+            let world = open_frugally(&left);
+            let (mut met, struck) = (0, Arc::new(Mutex::new(None)));
+            let noted = Arc::clone(&struck);
+            world.power.set_fault(Some(Box::new(move |at, _, call| {
                 let counts = !matches!(call, Call::Len | Call::Open);
                 met += u32::from(counts);
-                (counts && met == strike + 1).then_some(kind)
+                let strikes = counts && met == strike + 1;
+                if strikes {
+                    *noted.lock().unwrap() = Some((at, call));
+                }
+                strikes.then_some(kind)
             })));
             let numbers = 0..lens.len() as u64;
             let kept: Vec<(u64, usize)> = numbers
                 .zip(lens)
                 .filter(|(number, len)| put(&world, *number, *len).is_ok())
                 .collect();
-            let world = cut_power(&world, u64::from(strike));
+            let Some((at, call)) = struck.lock().unwrap().take() else {
+                assert!(strike > 30 && reads > 5, "{strike} calls, {reads} reads");
+                break;
+            };
+            let what = format!("{kind:?} at call {strike}, {call:?} in {at}");
+            // All goes on, or it is told that nothing does.
+            let is_told = world.volume.poisoned().is_some();
+            let after = put(&world, 9, 50_000);
+            assert!(after.is_ok() != is_told, "{what}: {after:?}");
+            if (at, call) == (HOME, Call::Read) {
+                reads += 1;
+                assert!(!is_told && kept.len() == lens.len(), "{what}");
+            }
+            for (number, len) in kept.iter().copied().chain([(OLD.start, OLD_LEN)]) {
+                assert!(has(&world, number, len), "{what}: reading f{number}");
+            }
+            let world = cut_power_after(&left, &world, u64::from(strike));
             world.audit().unwrap();
             for (number, len) in kept {
-                assert!(
-                    has(&world, number, len),
-                    "{kind:?} at call {strike}: f{number}"
-                );
+                assert!(has(&world, number, len), "{what}: f{number}");
             }
         }
+    }
+}
+
+/// From the first read that the disk fails for good, nobody knows what the journal holds: that is told, and what was
+/// acknowledged is made durable all the same.
+#[test]
+fn a_journal_that_cannot_be_read_closes_the_volume_and_keeps_what_was_acknowledged() {
+    let left = old();
+    let world = open_frugally(&left);
+    let made = world
+        .drive
+        .create(CALLER, world.root, b"f1", 0o644, READ_WRITE);
+    let (attr, opened) = made.unwrap();
+    let bytes = pattern(1, 0, 100_000);
+    let written = world.drive.write(attr.ino, opened.fh, 0, &bytes, false);
+    assert_eq!(written, Ok(100_000));
+    world.power.set_fault(Some(Box::new(|at, name, call| {
+        let strikes = at == HOME && name == "journal.redb" && call == Call::Read;
+        strikes.then_some(ErrorKind::Other)
+    })));
+    let look = world.drive.lookup(world.root, b"f100");
+    assert!(matches!(look, Err(FsError::Disk(_))), "{look:?}");
+    // The disk works again, and what holds the journal's pages does not.
+    world.power.set_fault(None);
+    let saved = world.volume.save_changed();
+    assert!(matches!(saved, Err(FsError::Disk(_))), "{saved:?}");
+    let told = world.volume.poisoned().expect("it is told");
+    assert!(told.contains("journal.redb cannot be read"), "{told}");
+    let refused = put(&world, 3, 10);
+    assert!(matches!(refused, Err(FsError::ReadOnly(_))), "{refused:?}");
+    for luck in 0..20 {
+        let world = cut_power_after(&left, &world, luck);
+        world.audit().unwrap();
+        assert!(has(&world, 1, 100_000) && has(&world, OLD.start, OLD_LEN));
     }
 }
 

@@ -31,6 +31,8 @@ type Done<T = ()> = Result<T, FsError>;
 /// No file grows beyond this, nor all of them together beyond the second.
 const LONGEST: u64 = 2_300_000;
 const MOST_BYTES: u64 = 6 << 20;
+/// So much room is left at most where others fill the disk: about twice what calls ask for.
+const MOST_FREE: u64 = 20 << 20;
 /// What saves everything waits for 2 s until a file has been written anew, and not for one that has taken
 /// nearly so long.
 const LATE: Duration = Duration::from_millis(1_500);
@@ -77,6 +79,8 @@ pub(super) struct History<'a> {
     last: usize,
     /// Calls that were refused for want of quota.
     pub(super) refused: usize,
+    /// Calls that were refused for want of room on the disk.
+    pub(super) full: usize,
 }
 
 impl<'a> History<'a> {
@@ -105,6 +109,7 @@ impl<'a> History<'a> {
             fresh: 0,
             last: 0,
             refused: 0,
+            full: 0,
         }
     }
 
@@ -119,7 +124,7 @@ impl<'a> History<'a> {
     /// Makes `steps` random calls, until one fails.
     ///
     /// # Errors
-    /// That of the call, but want of quota, which it may be refused for.
+    /// That of the call, but want of quota or of room, which it may be refused for.
     pub(super) fn run(&mut self, steps: usize) -> Done {
         for _ in 0..steps {
             self.world.clock.advance(Duration::from_millis(10));
@@ -157,6 +162,10 @@ impl<'a> History<'a> {
     }
 
     pub(super) fn one(&mut self) -> Done {
+        if self.world.is_shared && self.dice.below(6) == 0 {
+            let free = (self.dice.below(3) > 0).then(|| self.dice.below(MOST_FREE));
+            self.world.power.leave_room(free);
+        }
         match self.dice.below(100) {
             0..13 => self.create(),
             13..21 => self.open(),
@@ -187,7 +196,7 @@ impl<'a> History<'a> {
     }
 
     /// Makes a call that may do `act`, and has done what `did` says of its answer. Nothing where it was
-    /// refused for want of quota.
+    /// refused for want of quota or of room: then it has done nothing.
     fn doing<T>(
         &mut self,
         act: Option<Act>,
@@ -209,6 +218,10 @@ impl<'a> History<'a> {
             Ok(answer) => (did(self, &answer), Some(answer)),
             Err(FsError::Quota) => {
                 self.refused += 1;
+                (None, None)
+            }
+            Err(FsError::NoRoom) if world.is_shared => {
+                self.full += 1;
                 (None, None)
             }
             Err(error) => {
@@ -393,9 +406,13 @@ impl<'a> History<'a> {
         let is_last = !self.handles.iter().any(|handle| handle.ino == ino);
         let closed = is_last.then_some(Act::Closed(ino));
         let close = |world: &World| {
-            let closed = world.drive.flush(Ino(ino), fh);
+            let flushed = world.drive.flush(Ino(ino), fh);
             world.drive.release(Ino(ino), fh);
-            closed
+            match flushed {
+                // It is closed all the same.
+                Err(FsError::NoRoom) if world.is_shared => Ok(()),
+                flushed => flushed,
+            }
         };
         self.doing(closed.clone(), close, |_, ()| closed)?;
         if is_last {
@@ -434,7 +451,9 @@ impl<'a> History<'a> {
             Some((cut, changes, then)) => {
                 let shelf = self.shelf;
                 let put = |world: &World| publish(world, shelf, &cut, &changes);
-                let contents = self.doing(None, put, |_, _| None)?.unwrap_or_default();
+                let Some(contents) = self.doing(None, put, |_, _| None)? else {
+                    return Ok(());
+                };
                 for (ino, content) in contents {
                     // The other user's are not known here.
                     if let Some(then) = then.get(&ino.0) {
@@ -498,7 +517,11 @@ impl<'a> History<'a> {
     fn background(&mut self) -> Done {
         match self.dice.below(4) {
             _ if self.attended => {}
-            0 => self.world.volume.journal.write_table()?,
+            0 => drop(self.doing(
+                None,
+                |world| Ok(world.volume.journal.write_table()?),
+                |_, ()| None,
+            )?),
             1 => drop(
                 self.cache
                     .map(|cache| std::fs::remove_dir_all(cache.path())),

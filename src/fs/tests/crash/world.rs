@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) root: Ino,
     /// Calls may be refused for want of quota.
     pub(super) is_tight: bool,
+    /// Others fill the disk now and then: calls may be refused for want of room.
+    pub(super) is_shared: bool,
 }
 
 impl World {
@@ -65,6 +67,7 @@ impl World {
             drive,
             root,
             is_tight: quota < rig::QUOTA,
+            is_shared: false,
         })
     }
 

@@ -86,7 +86,7 @@ impl History<'_> {
         }
         let text = self.fresh();
         let of = |offset: u64, len: u64| pattern(text, offset, len as usize);
-        if self.dice.below(8) == 0 && end > 0 && !self.world.is_tight {
+        if self.dice.below(8) == 0 && end > 0 && !self.world.is_tight && !self.world.is_shared {
             // The kernel writes back pages of a mapping: up to the end, where that comes before.
             let page = offset.min(end - 1) / PAGE * PAGE;
             let data: Arc<[u8]> = of(page, len.min(end - page)).into();
@@ -146,7 +146,9 @@ impl History<'_> {
         if self.dice.below(5) == 0 {
             // Nobody has it open, so nobody writes it anew: it may be saved as it is from this call on.
             let over = Act::Empty(ino, now_ns, true);
-            self.call(over, |world| set_len(world, ino, 0))?;
+            if !self.call(over, |world| set_len(world, ino, 0))? {
+                return Ok(());
+            }
             self.call(Act::Closed(ino), |_| Ok(()))?;
             return Ok(());
         }

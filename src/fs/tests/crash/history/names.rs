@@ -90,11 +90,14 @@ impl History<'_> {
         let Some((place, ino)) = self.pick_file() else {
             return Ok(());
         };
-        self.call(Act::Names(Step::Remove(place.clone())), |world| {
+        let removed = self.call(Act::Names(Step::Remove(place.clone())), |world| {
             world.drive.unlink(Ino(place.0), place.1.as_bytes())?;
             world.drive.forget(Ino(ino), || false);
             Ok(())
         })?;
+        if !removed {
+            return Ok(());
+        }
         let handle = self.handles.iter().find(|handle| handle.ino == ino);
         if let Some((fh, append)) = handle.map(|handle| (handle.fh, handle.append)) {
             self.write_at(ino, fh, append)?;

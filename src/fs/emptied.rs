@@ -1,0 +1,62 @@
+//! Files that are emptied and written anew, as shells and editors do: after a crash the old one or the new one.
+//!
+//! Invariant: between an emptying and the end of what is written then (the last close, the next emptying, or two
+//! seconds) the journal gets nothing of the file but by an `fsync` of it. One that is emptied again and again is
+//! saved whenever that has gone on for two seconds: as it was just before it was emptied. Called by `io` and `durable`.
+
+use std::time::Duration;
+
+use super::FsError;
+use super::files::File;
+use super::volume::{Volume, lock};
+use crate::journal::Barrier;
+use crate::types::Ino;
+
+/// For how long a file that was emptied, and is open, is taken to be written anew. Until then the
+/// journal keeps the old content, so that a crash leaves the old one or the new one.
+pub(super) const REWRITE: Duration = Duration::from_secs(2);
+
+/// When a file was emptied that was not saved since, by [`crate::clock::Clock::boottime`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Emptied {
+    first: Duration,
+    last: Duration,
+}
+
+impl Volume {
+    /// A file was cut to nothing. Its lock is held.
+    pub(super) fn note_emptied(&self, ino: Ino) {
+        let now = self.clock.boottime();
+        let new = Emptied {
+            first: now,
+            last: now,
+        };
+        lock(&self.emptied).entry(ino).or_insert(new).last = now;
+    }
+
+    /// Whether a file was emptied a moment ago, and not saved since.
+    pub(super) fn was_just_emptied(&self, ino: Ino) -> bool {
+        let now = self.clock.boottime();
+        let emptied = lock(&self.emptied);
+        let when = emptied.get(&ino);
+        when.is_some_and(|when| now.saturating_sub(when.last) < REWRITE)
+            && !self.without.lacks(Barrier::Rewrite)
+    }
+
+    /// Before a file is emptied once more, whose last save is long ago: what was written since is whole now.
+    ///
+    /// # Errors
+    /// It cannot be made durable; want of room is none, since emptying a file makes some.
+    pub(super) fn save_rewritten(&self, file: &File) -> Result<(), FsError> {
+        let now = self.clock.boottime();
+        let is_due = |when: &Emptied| now.saturating_sub(when.first) >= REWRITE;
+        let is_due = lock(&self.emptied).get(&file.ino).is_some_and(is_due);
+        if !is_due || file.look().size == 0 {
+            return Ok(());
+        }
+        match self.save(file) {
+            Err(FsError::NoRoom) => Ok(()),
+            saved => saved,
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The threads that make everything durable though nobody asks: what becomes of it when one cannot be made, ends in
+//! a panic, or waits for a slow disk.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::refuse_threads;
+use super::rig::{CALLER, READ_WRITE, open};
+use crate::cache::Cache;
+use crate::clock::ManualClock;
+use crate::fs::{Drive, FsError, Volume};
+use crate::journal::Without;
+use crate::journal::simulated::{Image, Kept, Left, Power};
+use crate::types::Ino;
+
+/// What has not come by then never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// More than a record has room for.
+const LEN: usize = 200_000;
+
+struct Scene {
+    power: Arc<Power>,
+    clock: Arc<ManualClock>,
+    drive: Drive,
+    volume: Arc<Volume>,
+    root: Ino,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::on(Power::on(Left::default()))
+    }
+
+    fn on(power: Arc<Power>) -> Self {
+        let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
+        let cache = Arc::new(Cache::in_memory());
+        let (home, stage) = (power.disk(0), power.disk(1));
+        let (drive, volume, root) = open(home, stage, &clock, &cache, Without::default()).unwrap();
+        let allowance = super::rig::allowance(&clock, super::rig::QUOTA);
+        volume.set_allowance(&allowance).unwrap();
+        Self {
+            power,
+            clock,
+            drive,
+            volume,
+            root,
+        }
+    }
+
+    /// A new file, that no `fsync` covers.
+    fn put(&self, name: &str) -> Result<(), FsError> {
+        let made = (self.drive).create(CALLER, self.root, name.as_bytes(), 0o644, READ_WRITE)?;
+        let (ino, fh) = (made.0.ino, made.1.fh);
+        let written = self.drive.write(ino, fh, 0, &vec![7; LEN], false);
+        self.drive.release(ino, fh);
+        written.map(drop)
+    }
+
+    /// Whether the file would be there, whole, after a cut of the power now that leaves nothing but what is durable.
+    fn is_durable(&self, name: &str) -> bool {
+        let mut image = Image::of(&Left::default());
+        let events = self.power.events();
+        events.iter().for_each(|event| image.play(event));
+        let after = Self::on(Power::on(image.cut(Kept::None, 512, &mut |_| 0)));
+        let Ok(attr) = after.drive.lookup(after.root, name.as_bytes()) else {
+            return false;
+        };
+        let opened = after.drive.open(attr.ino, 0).unwrap();
+        let read = after.drive.read(attr.ino, opened.fh, 0, LEN as u32);
+        read.is_ok_and(|bytes| bytes == vec![7; LEN])
+    }
+
+    /// Lets time go by until `is_so`; false where it never is.
+    fn comes(&self, is_so: impl Fn() -> bool) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if is_so() {
+                return true;
+            }
+            self.clock.advance(Duration::from_secs(1));
+            thread::sleep(Duration::from_millis(20));
+        }
+        is_so()
+    }
+}
+
+/// Ends what keeps a volume durable also where a test fails.
+struct Ending<'a>(&'a Volume);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+#[test]
+fn a_machine_without_a_thread_to_give_makes_everything_durable_all_the_same() {
+    let scene = Scene::new();
+    thread::scope(|scope| {
+        let _ending = Ending(&scene.volume);
+        scope.spawn(|| {
+            refuse_threads();
+            scene.volume.keep_durable();
+        });
+        for round in 0..2 {
+            let names = [0, 1, 2].map(|n| format!("f{round}{n}"));
+            names.iter().for_each(|name| scene.put(name).unwrap());
+            let is_durable = || names.iter().all(|name| scene.is_durable(name));
+            assert!(scene.comes(is_durable), "round {round}");
+        }
+        assert_eq!(scene.volume.poisoned(), None);
+    });
+}
+
+#[test]
+fn a_panic_of_what_keeps_a_volume_durable_closes_it_and_is_told() {
+    let scene = Scene::new();
+    thread::scope(|scope| {
+        let _ending = Ending(&scene.volume);
+        let kept = scope.spawn(|| scene.volume.keep_durable());
+        scene.put("f").unwrap();
+        scene.power.set_pause(Some(Arc::new(|| panic!("wanted"))));
+        assert!(scene.comes(|| scene.volume.poisoned().is_some()));
+        scene.power.set_pause(None);
+        assert!(matches!(scene.put("g"), Err(FsError::ReadOnly(_))));
+        scene.volume.stop();
+        kept.join().unwrap();
+    });
+}
+
+/// Where the first sync stands still until it is opened.
+#[derive(Default)]
+struct Gate {
+    is_taken: AtomicBool,
+    is_open: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        if self.is_taken.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let closed = self.is_open.lock().unwrap();
+        drop(self.changed.wait_while(closed, |is_open| !*is_open));
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// Opens a gate also where a test fails.
+struct Opening<'a>(&'a Gate);
+
+#[test]
+fn a_file_that_the_disk_is_slow_to_take_keeps_no_later_one_waiting() {
+    let scene = Scene::new();
+    let gate = Arc::<Gate>::default();
+    let own = Arc::clone(&gate);
+    scene.power.set_pause(Some(Arc::new(move || own.pass())));
+    scene.put("slow").unwrap();
+    thread::scope(|scope| {
+        let _opening = Opening(&gate);
+        let saved = scope.spawn(|| scene.volume.save_changed());
+        assert!(scene.comes(|| gate.is_taken.load(Ordering::SeqCst)));
+        for name in ["late", "later"] {
+            scene.put(name).unwrap();
+            assert!(scene.comes(|| scene.is_durable(name)), "{name}");
+        }
+        assert!(!scene.is_durable("slow") && !saved.is_finished());
+        gate.open();
+        assert_eq!(saved.join().unwrap(), Ok(()));
+    });
+    assert!(scene.is_durable("slow"));
+}
