@@ -280,9 +280,9 @@ impl Filesystem for Adapter {
         };
         let send = move |reply: ReplyOpen, (opened, capable): (Opened, bool)| {
             let how = caching.opened(of, opened.fh, flags.0, capable);
-            if given != caching.capabilities() {
+            if opened.writes && given != caching.capabilities() {
                 // It may have been this file, after it was asked and before this handle was known.
-                caching.note_capability(of);
+                caching.doubt_capability(of);
             }
             reply.opened(FileHandle(opened.fh.0), how);
         };
@@ -317,7 +317,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         of: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -330,7 +330,8 @@ impl Filesystem for Adapter {
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.read(of, handle, offset, size);
         let send = |reply: ReplyData, data: Vec<u8>| reply.data(&data);
-        self.pool.serve(Lane::Read, "read", reply, call, send);
+        self.pool
+            .serve_thread(req.pid(), Lane::Read, "read", reply, call, send);
     }
 
     fn write(

@@ -175,6 +175,11 @@ impl Caching {
     /// The file was given [`CAPABILITY`].
     pub(super) fn note_capability(&self, ino: Ino) {
         self.capabilities.fetch_add(1, Ordering::SeqCst);
+        self.doubt_capability(ino);
+    }
+
+    /// The file may have [`CAPABILITY`]: the next write takes it away.
+    pub(super) fn doubt_capability(&self, ino: Ino) {
         if let Some(open) = self.lock().get_mut(&ino) {
             open.capable = true;
         }
@@ -281,7 +286,7 @@ impl Caching {
             && let Err(error) = take_away()
             && error != FsError::NoAttribute
         {
-            self.note_capability(ino);
+            self.doubt_capability(ino);
             return Err(error);
         }
         match flags & O_DSYNC {

@@ -45,6 +45,8 @@ pub(super) trait Reply: Send + 'static {
 /// answers [`errno::DEFECT`].
 pub(super) struct Pending<R: Reply> {
     op: &'static str,
+    /// Who asks, where that is known: the kernel's number of the thread.
+    thread: Option<u32>,
     arrived: Instant,
     reply: Option<R>,
 }
@@ -53,6 +55,7 @@ impl<R: Reply> Pending<R> {
     fn new(op: &'static str, reply: R) -> Self {
         Self {
             op,
+            thread: None,
             arrived: Instant::now(),
             reply: Some(reply),
         }
@@ -166,12 +169,24 @@ impl Pool {
 
     /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
     /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
-    pub(super) fn serve<R, T, C, S>(
+    pub(super) fn serve<R, T, C, S>(&self, lane: Lane, op: &'static str, reply: R, call: C, send: S)
+    where
+        R: Reply,
+        T: Send + 'static,
+        C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+        S: FnOnce(R, T) + Send + 'static,
+    {
+        self.serve_pending(lane, Pending::new(op, reply), call, send);
+    }
+
+    /// The same for a call that `thread` may make twice, though its program asked once: see [`Silent`].
+    pub(super) fn serve_thread<R, T, C, S>(
         &self,
+        thread: u32,
         lane: Lane,
         op: &'static str,
         reply: R,
-        mut call: C,
+        call: C,
         send: S,
     ) where
         R: Reply,
@@ -179,8 +194,19 @@ impl Pool {
         C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
         S: FnOnce(R, T) + Send + 'static,
     {
-        guarded(op, || {
-            let mut pending = Pending::new(op, reply);
+        let mut pending = Pending::new(op, reply);
+        pending.thread = Some(thread);
+        self.serve_pending(lane, pending, call, send);
+    }
+
+    fn serve_pending<R, T, C, S>(&self, lane: Lane, mut pending: Pending<R>, mut call: C, send: S)
+    where
+        R: Reply,
+        T: Send + 'static,
+        C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
+        S: FnOnce(R, T) + Send + 'static,
+    {
+        guarded(pending.op, || {
             let Some(_slot) = self.enter(lane) else {
                 return self.hand_over(lane, pending, call, send);
             };
@@ -316,7 +342,7 @@ fn finish<R, T, C, S>(
         Ok(value) => pending.send(send, value),
         Err(FsError::NotLocal(want)) => {
             let want = *want;
-            if shared.silent.has(&want, pending.arrived) {
+            if (pending.thread).is_some_and(|by| shared.silent.has(by, &want, pending.arrived)) {
                 return pending.fail(&FsError::TimedOut);
             }
             let deadline = pending.arrived + shared.patience;
@@ -345,7 +371,7 @@ impl Shared {
         let op = pending.op;
         loop {
             tracing::debug!(op, ?want, "fetching");
-            if let Err(error) = self.fetch(deadline, want.clone()).await {
+            if let Err(error) = self.fetch(deadline, want.clone(), pending.thread).await {
                 return pending.fail(&error);
             }
             // What was begun is not given up: it may have been done.
@@ -379,7 +405,12 @@ impl Shared {
     }
 
     /// One fetch, with the wait for its turn.
-    async fn fetch(&self, deadline: Instant, want: Want) -> Result<(), FsError> {
+    async fn fetch(
+        &self,
+        deadline: Instant,
+        want: Want,
+        thread: Option<u32>,
+    ) -> Result<(), FsError> {
         let asked = want.clone();
         let turn = async {
             // The semaphore is never closed; a permit only bounds, so its lack would do no harm.
@@ -396,7 +427,9 @@ impl Shared {
         match timeout_at(deadline, turn).await {
             Ok(done) => done,
             Err(_) => {
-                self.silent.note(&asked);
+                if let Some(thread) = thread {
+                    self.silent.note(thread, &asked);
+                }
                 Err(FsError::TimedOut)
             }
         }

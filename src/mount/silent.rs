@@ -1,8 +1,9 @@
 //! Contents that a node has just kept somebody waiting for in vain.
 //!
-//! The kernel reads ahead of a program; where that is answered with an error it asks once more for the very page. The
-//! program would wait for both, twice as long as any call may take. So what has just timed out is
-//! answered at once when it is asked for again. Called by [`super::miss`] alone.
+//! The kernel reads ahead of a program; where that is answered with an error it asks once more for the very page, in
+//! the same thread. The program would wait for both, twice as long as any call may take. So what has just timed out is
+//! answered at once when the same thread asks for it again; who else asks may find the node well. Called by
+//! [`super::miss`] alone.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::fs::Want;
 
-/// For how long: the kernel asks within milliseconds; who comes later may find the node well.
+/// For how long: the kernel asks within milliseconds; a program that tries again after that is let through.
 const KEPT: Duration = Duration::from_secs(1);
 
 /// Ranges that are kept at most, the last ones.
@@ -21,28 +22,41 @@ const MOST: usize = 64;
 /// What has just timed out.
 #[derive(Default)]
 pub(super) struct Silent {
-    ranges: Mutex<VecDeque<(Want, Instant)>>,
+    ranges: Mutex<VecDeque<Kept>>,
+}
+
+/// One of them.
+struct Kept {
+    /// Who was kept waiting: the kernel's number of the thread.
+    thread: u32,
+    want: Want,
+    noted: Instant,
 }
 
 impl Silent {
-    /// `want` was waited for until the deadline of who asked.
-    pub(super) fn note(&self, want: &Want) {
+    /// `thread` waited for `want` until its deadline.
+    pub(super) fn note(&self, thread: u32, want: &Want) {
         if let Want::Content { .. } = want {
+            let (want, noted) = (want.clone(), Instant::now());
             let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-            ranges.push_back((want.clone(), Instant::now()));
+            ranges.push_back(Kept {
+                thread,
+                want,
+                noted,
+            });
             while ranges.len() > MOST {
                 ranges.pop_front();
             }
         }
     }
 
-    /// Whether a part of `want`, which is asked for at `arrived`, was waited for until a moment before.
-    pub(super) fn has(&self, want: &Want, arrived: Instant) -> bool {
+    /// Whether `thread`, which asks for `want` at `arrived`, waited for a part of it until a moment before.
+    pub(super) fn has(&self, thread: u32, want: &Want, arrived: Instant) -> bool {
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-        ranges.retain(|(_, noted)| arrived.saturating_duration_since(*noted) < KEPT);
+        ranges.retain(|kept| arrived.saturating_duration_since(kept.noted) < KEPT);
         ranges
             .iter()
-            .any(|(silent, noted)| *noted <= arrived && meet(silent, want))
+            .any(|kept| kept.thread == thread && kept.noted <= arrived && meet(&kept.want, want))
     }
 }
 
@@ -87,7 +101,7 @@ mod tests {
     fn what_has_just_timed_out_is_known_where_it_is_asked_for_again_and_not_for_long() {
         let silent = Silent::default();
         let before = Instant::now();
-        silent.note(&content(b"a", 4096, 8192));
+        silent.note(1, &content(b"a", 4096, 8192));
         let now = Instant::now();
         for (want, known) in [
             (content(b"a", 4096, 4096), true),
@@ -96,11 +110,12 @@ mod tests {
             (content(b"a", 12_288, 4096), false),
             (content(b"b", 4096, 4096), false),
         ] {
-            assert_eq!(silent.has(&want, now), known, "{want:?}");
+            assert_eq!(silent.has(1, &want, now), known, "{want:?}");
         }
-        // Who was asking already waits for its own deadline.
         let want = content(b"a", 4096, 4096);
-        assert!(!silent.has(&want, before - Duration::from_millis(1)));
-        assert!(!silent.has(&want, now + KEPT));
+        assert!(!silent.has(2, &want, now), "another thread was not waiting");
+        // Who was asking already waits for its own deadline.
+        assert!(!silent.has(1, &want, before - Duration::from_millis(1)));
+        assert!(!silent.has(1, &want, now + KEPT));
     }
 }

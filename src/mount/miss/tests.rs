@@ -394,11 +394,19 @@ fn the_kernel_that_asks_once_more_for_what_has_timed_out_keeps_nobody_waiting_tw
         offset,
         len: 4096,
     };
-    let ask = |offset| rig.serve(Lane::Read, lacking(vec![want(offset)]));
-    assert_eq!(answer(&ask(0)), Err(Errno::ETIMEDOUT.code()));
-    assert_eq!(answer(&ask(0)), Err(Errno::ETIMEDOUT.code()));
+    let ask = |thread, offset| {
+        let (sender, seen) = channel();
+        let mut lacks = lacking(vec![want(offset)]);
+        let call = move |_: &Drive, _: &mut Answer| lacks();
+        (rig.pool).serve_thread(thread, Lane::Read, "test", Answer(sender), call, ok);
+        answer(&seen)
+    };
+    let timed_out = Err(Errno::ETIMEDOUT.code());
+    assert_eq!(ask(1, 0), timed_out);
+    assert_eq!(ask(1, 0), timed_out);
     assert_eq!(rig.node.asked().len(), 1, "the node was not asked again");
-    // What is elsewhere is looked for.
-    assert_eq!(answer(&ask(8192)), Err(Errno::ETIMEDOUT.code()));
-    assert_eq!(rig.node.asked().len(), 2);
+    // What is elsewhere is looked for, and who else asks has it looked for.
+    assert_eq!(ask(1, 8192), timed_out);
+    assert_eq!(ask(2, 0), timed_out);
+    assert_eq!(rig.node.asked().len(), 3);
 }
