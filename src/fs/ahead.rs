@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use super::FsError;
 use super::body::Body;
 use super::cut::CutFile;
@@ -41,7 +43,10 @@ pub struct WholeChunk {
 
 /// Chunks whose last byte was written.
 #[derive(Default)]
-pub(super) struct Ended(Mutex<VecDeque<(Ino, u64)>>);
+pub(super) struct Ended {
+    noted: Mutex<VecDeque<(Ino, u64)>>,
+    more: Notify,
+}
 
 impl Volume {
     /// `len` bytes at `offset` were written into the stage file of a content.
@@ -50,15 +55,23 @@ impl Volume {
         if ended.is_empty() {
             return;
         }
-        let mut noted = lock(&self.ended.0);
+        let mut noted = lock(&self.ended.noted);
         let room = MOST.saturating_sub(noted.len());
         noted.extend(ended.take(room).map(|index| (ino, index)));
+        drop(noted);
+        self.ended.more.notify_one();
     }
 
     /// Whether [`Volume::take_whole`] may have something to give.
-    #[must_use]
-    pub fn has_whole(&self) -> bool {
-        !lock(&self.ended.0).is_empty()
+    pub(crate) fn has_whole(&self) -> bool {
+        !lock(&self.ended.noted).is_empty()
+    }
+
+    /// Waits until it may. For one who waits.
+    pub async fn await_whole(&self) {
+        while !self.has_whole() {
+            self.ended.more.notified().await;
+        }
     }
 
     /// The next chunk that was written to its end, if it is whole and its file still in use.
@@ -67,7 +80,7 @@ impl Volume {
     /// The stage cannot be read.
     pub fn take_whole(&self) -> Result<Option<WholeChunk>, FsError> {
         loop {
-            let next = lock(&self.ended.0).pop_front();
+            let next = lock(&self.ended.noted).pop_front();
             let Some((ino, index)) = next else {
                 return Ok(None);
             };
@@ -98,7 +111,7 @@ impl Volume {
 
     /// A commit has what was noted, or it is not to be sent.
     pub fn forget_whole(&self) {
-        lock(&self.ended.0).clear();
+        lock(&self.ended.noted).clear();
     }
 }
 

@@ -48,18 +48,11 @@ impl Volume {
     }
 
     fn each_built(&self, mut take: impl FnMut((u64, u64), Bytes)) -> Result<(), FsError> {
-        let mut after: Option<key::Key> = None;
-        loop {
-            let found = (self.journal).scan(&key::all_built(), after.as_deref(), STEP)?;
-            let Some((last, _)) = found.last() else {
-                return Ok(());
-            };
-            after = Some(last.clone());
-            for (key, note) in found {
-                if let Some(place) = key::parse_built(&key) {
-                    take(place, note);
-                }
+        Ok(self.each_page(&key::all_built(), STEP, |found, note| {
+            if let Some(place) = key::parse_built(found) {
+                take(place, note);
             }
-        }
+            Ok(())
+        })?)
     }
 }

@@ -94,7 +94,7 @@ impl Volume {
         if !self.with_quota(|quota| quota.is_additive()) {
             return Ok(());
         }
-        Ok(self.each_page(&key::dirty_inodes(), PAGE, |found| {
+        Ok(self.each_page(&key::dirty_inodes(), PAGE, |found, _| {
             key::parse_ino(found).map_or(Ok(()), |ino| self.reserve_file(ino))
         })?)
     }
@@ -104,7 +104,7 @@ impl Volume {
             return Ok(());
         };
         let mut bytes = content.inline.map_or(0, |inline| inline.len() as u64);
-        self.each_page(&key::chunks(ino), PAGE, |found| {
+        self.each_page(&key::chunks(ino), PAGE, |found, _| {
             let index = key::parse_second(found);
             bytes += index.map_or(0, |index| chunk::len(content.size, index));
             Ok(())

@@ -89,17 +89,10 @@ impl Drop for BodyMut<'_> {
 }
 
 impl File {
-    /// What `stat` tells, and the virtual attributes. Waits for nobody: while the content is being changed, which may wait for the disk, it is
-    /// what was there before.
+    /// What `stat` tells, and the virtual attributes. Waits for nobody: while the content is being changed, which may
+    /// wait for the disk, it is what was there before.
     pub(crate) fn look(&self) -> Seen {
-        let body = match self.body.try_read() {
-            Ok(body) => body,
-            Err(TryLockError::Poisoned(body)) => body.into_inner(),
-            Err(TryLockError::WouldBlock) => return *lock(&self.seen),
-        };
-        let seen = Seen::of(&body, body.allocated_bytes());
-        *lock(&self.seen) = seen;
-        seen
+        *lock(&self.seen)
     }
 
     /// The content, to read.

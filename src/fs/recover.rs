@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use bytes::Bytes;
+
 use super::climb::climb;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
@@ -45,7 +47,7 @@ impl Volume {
     pub(super) fn recover(&self, bounds: Bounds) -> Result<(), JournalError> {
         self.check_ways()?;
         self.patch_again()?;
-        self.each_page(&key::orphans(), bounds.page, |found| {
+        self.each_page(&key::orphans(), bounds.page, |found, _| {
             self.journal.wait_for_room()?;
             match key::parse_ino(found) {
                 Some(ino) => {
@@ -119,22 +121,22 @@ impl Volume {
         }
     }
 
-    /// Calls `each` with every key below `prefix`, in order; at most `page` of them are in memory.
+    /// Calls `each` with every key below `prefix` and its value, in order; at most `page` of them are in memory.
     pub(super) fn each_page(
         &self,
         prefix: &[u8],
         page: usize,
-        mut each: impl FnMut(&[u8]) -> Result<(), JournalError>,
+        mut each: impl FnMut(&[u8], Bytes) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<key::Key> = None;
         loop {
             let some = self.journal.scan(prefix, after.as_deref(), page)?;
-            for (found, _) in &some {
-                each(found)?;
+            if some.is_empty() {
+                return Ok(());
             }
-            match some.into_iter().last() {
-                Some((last, _)) => after = Some(last),
-                None => return Ok(()),
+            for (found, value) in some {
+                each(&found, value)?;
+                after = Some(found);
             }
         }
     }
@@ -148,7 +150,7 @@ impl Volume {
     ) -> Result<(BTreeMap<u64, u64>, Option<u64>), JournalError> {
         let mut mapped = BTreeMap::new();
         let mut end: Option<u64> = None;
-        self.each_page(&key::dirty_inodes(), bounds.page, |found| {
+        self.each_page(&key::dirty_inodes(), bounds.page, |found, _| {
             let Some(ino) = key::parse_ino(found) else {
                 return Ok(());
             };

@@ -21,7 +21,7 @@ use crate::fs::{Access, ChunkVersion};
 use crate::pack::chunk;
 use crate::store::Block;
 
-/// Between two looks whether there is something to send.
+/// From the first chunk that can be sent to the first that is: a file that is written has more of them soon.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a commit waits for what is on its way.
 const LANDING: Duration = Duration::from_secs(5);
@@ -75,9 +75,10 @@ impl Drop for Commits<'_> {
 pub(super) async fn run(context: Context, receipts: Receipts, turn: Arc<Turn>, begin: impl Fn()) {
     let mut wanted = turn.wanted.subscribe();
     loop {
+        context.volume.await_whole().await;
         sleep(LOOK).await;
-        if !context.volume.has_whole() || wanted.wait_for(|wanted| !*wanted).await.is_err() {
-            continue;
+        if wanted.wait_for(|wanted| !*wanted).await.is_err() {
+            return;
         }
         if !may_send(&context) {
             context.volume.forget_whole();
