@@ -305,9 +305,11 @@ impl Cut {
 
     /// What the stage file has in chunk `index`, as it was at the cut, whatever is written there meanwhile.
     fn staged_bytes(&self, ino: Ino, number: u64, index: u64) -> Result<Vec<u8>, FsError> {
-        // A write that was under way when the cut was made is to end first. Who comes later keeps.
-        let file = self.volume.files.peek(ino);
-        let _ended = file.as_ref().map(|file| file.body());
+        // A write that was under way when the cut was made is to end first. Who comes later keeps, and is not
+        // waited for: nor does it wait for this read.
+        if let Some(file) = self.volume.files.peek(ino) {
+            drop(file.body());
+        }
         if let Some(bytes) = self.active.kept(number, index)? {
             return Ok(bytes);
         }

@@ -7,9 +7,10 @@
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How much nicer than the rest of the process: on a busy processor a third of the share of one that
-/// answers calls, so that a lock which a commit holds is not held for long.
-const NICER: i32 = 5;
+/// How much nicer than the rest of the process: on a busy processor a tenth of the share of a thread that
+/// answers calls. With 5, a third, a write beside a commit waits twice as long for a processor (`benches/beside
+/// sparse`); with the nicest or the idle class a lock that a commit holds, or a flush, might wait for ever.
+const NICER: i32 = 10;
 /// Threads that turn the network's answers into work: one would do.
 const WORKERS: usize = 2;
 /// Threads that read, hash and write at one time, of all commits.
