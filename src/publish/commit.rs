@@ -17,7 +17,7 @@ use super::key::Key;
 use super::naming::{
     end_value, held_end_s, is_named, put_record, record, refuse_foreign, renew, tell_others,
 };
-use super::pending::{PENDING, Pending, Versions, keep, keep_charged, version};
+use super::pending::{DOUBTED, Doubted, PENDING, Pending, Versions, keep, keep_charged, version};
 use super::receipt::Receipts;
 use super::upload::{Upload, read_back};
 use crate::clock::Clock;
@@ -99,11 +99,10 @@ pub(super) struct Done {
 
 /// Finishes what a crash interrupted, then publishes what differs.
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
-    let lost = finish_pending(context, receipts).await?;
-    let before: Head = context.volume.meta("head")?.unwrap_or_default();
+    finish_pending(context, receipts).await?;
+    end_doubts(context).await?;
     let (head, named_end_s) = newest_head(context).await?;
-    // Another machine's is whole as far as is known.
-    let lost = lost.filter(|_| head.root == before.root);
+    let doubted = Doubted::of(&context.volume)?;
     heal(context, receipts, heal::PATIENCE).await?;
     let (volume, told) = (Arc::clone(&context.volume), receipts.clone());
     let (cut, changes) = blocking(move || {
@@ -128,8 +127,8 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         keep_charged(&context.volume, Vec::new(), None).await?;
         charged::settled(&context.volume).await?;
         // The node has lost some of what the head is, and there is no other yet.
-        if let Some(lost) = lost {
-            return Err(lost);
+        if let Some(doubted) = doubted {
+            return Err(doubted.error());
         }
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {
@@ -158,12 +157,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     upload.finish_with(tops(&pending)).await?;
     pending.unsent = false;
     keep(volume, vec![(PENDING, Some(pending.to_bytes()))]).await?;
-    // Of a head that is not whole on the node nothing is taken for granted: all is walked.
-    let below = match &lost {
-        Some(_) => &Head::default(),
-        None => &head,
-    };
-    secure(context, &pending, below, receipts).await?;
+    secure_above(context, &pending, &head, receipts).await?;
     allow_naming(volume, &mut pending).await?;
     name(context, &pending, &head).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
@@ -171,7 +165,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     settle(&cut, &changes, Arc::clone(&built)).await?;
     drop(cut);
     reserve_stuck(context, &changes, &built)?;
-    take_as_head(context, &pending, &head, true).await?;
+    take_as_head(context, &pending, &head, None).await?;
     charged::settled(volume).await?;
     Ok(Done {
         sent_blocks: upload.sent_blocks,
@@ -386,6 +380,21 @@ async fn secure(
     result
 }
 
+/// [`secure`] above `head`, as it is known to be pinned. Of one that may not be whole on the node nothing is taken
+/// for granted: all is walked.
+async fn secure_above(
+    context: &Context,
+    pending: &Pending,
+    head: &Head,
+    receipts: &Receipts,
+) -> Result<(), PublishError> {
+    let below = match Doubted::of(&context.volume)? {
+        Some(_) => &Head::default(),
+        None => head,
+    };
+    secure(context, pending, below, receipts).await
+}
+
 /// Whether the node has not, or not as they were, blocks that it acknowledged.
 fn is_loss(error: &PublishError) -> bool {
     matches!(
@@ -433,13 +442,12 @@ fn reserve_stuck(context: &Context, changes: &Changes, built: &Built) -> Result<
     Ok(context.volume.reserve_again(stuck)?)
 }
 
-/// The commit is the head from here on; the old one goes into grace. One that is not whole on the node stays
-/// noted as under way until it is, or another takes its place.
+/// The commit is the head from here on; the old one goes into grace. One that is not whole on the node is doubted.
 async fn take_as_head(
     context: &Context,
     pending: &Pending,
     old: &Head,
-    is_whole: bool,
+    doubted: Option<Doubted>,
 ) -> Result<(), PublishError> {
     let volume = &context.volume;
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
@@ -473,7 +481,8 @@ async fn take_as_head(
     let values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
-        (PENDING, (!is_whole).then(|| pending.to_bytes())),
+        (PENDING, None),
+        (DOUBTED, doubted.map(|doubted| doubted.to_bytes())),
         // What stands above the tree can be put again without any cache.
         (
             "root-block",
@@ -493,19 +502,14 @@ async fn take_as_head(
 /// left, and it never left for the name: what it held stays marked as changed and comes with the next commit.
 ///
 /// One that may have been named may be settled too, and is in no other commit then: where its blocks are gone it
-/// is the head all the same, so that they are looked for, and put again or told. What is amiss with it is given
-/// back, until all of it is there.
-async fn finish_pending(
-    context: &Context,
-    receipts: &Receipts,
-) -> Result<Option<PublishError>, PublishError> {
+/// is the head all the same, and [`Doubted`], so that they are looked for, and put again or told.
+async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
     let Some(mut pending) = volume.meta::<Pending>(PENDING)? else {
-        return Ok(None);
+        return Ok(());
     };
     if pending.unsent {
-        give_up(context, &pending).await?;
-        return Ok(None);
+        return give_up(context, &pending).await;
     }
     // What is read here may be in memory alone, where the disk was full: it is to outlive what is said of it.
     keep(volume, Vec::new()).await?;
@@ -521,43 +525,35 @@ async fn finish_pending(
         keep(volume, kept).await?;
     }
     let head: Head = volume.meta("head")?.unwrap_or_default();
-    let is_head = head.root == Some(pending.root);
-    let below = if is_head { &Head::default() } else { &head };
     context.node.store.put_many(&tops(&pending)).await?;
-    let why = match secure(context, &pending, below, receipts).await {
-        Ok(()) if is_head => {
-            // The name may have gone with the blocks.
-            if !is_named(context).await? {
-                renew(context).await?;
-            }
-            keep(volume, vec![(PENDING, None)]).await?;
-            return Ok(None);
-        }
+    let doubted = match secure_above(context, &pending, &head, receipts).await {
         Ok(()) => {
             allow_naming(volume, &mut pending).await?;
             name(context, &pending, &head).await?;
             None
         }
-        Err(error) if is_loss(&error) => Some(error),
-        Err(error) => return Err(error),
+        Err(error) if !is_loss(&error) => return Err(error),
+        Err(_) if pending.unnamed => return give_up(context, &pending).await,
+        Err(error) => Some(Doubted::new(&pending, &error)),
     };
-    if why.is_some() && pending.unnamed {
-        give_up(context, &pending).await?;
-        return Ok(None);
+    // Where it was not settled here, the next commit sends all of it again; what of that is charged by then
+    // stands in the notes of what this one has built.
+    let taker = Arc::clone(volume);
+    blocking(move || taker.reserve_unpublished()).await??;
+    take_as_head(context, &pending, &head, doubted).await
+}
+
+/// The head counts as published again where each of its blocks was found. Its name may have gone with them.
+async fn end_doubts(context: &Context) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    match Doubted::of(volume)? {
+        Some(doubted) if !doubted.is_there => return Ok(()),
+        Some(_) if !is_named(context).await? => renew(context).await?,
+        Some(_) => {}
+        None if volume.raw_meta(DOUBTED)?.is_none() => return Ok(()),
+        None => {}
     }
-    if !is_head {
-        // Where it was not settled here, the next commit sends all of it again; what of that is charged by then
-        // stands in the notes of what this one has built.
-        let taker = Arc::clone(volume);
-        blocking(move || taker.reserve_unpublished()).await??;
-        take_as_head(context, &pending, &head, why.is_none()).await?;
-    }
-    Ok(why.map(|why| {
-        PublishError::Unverified(format!(
-            "it has lost blocks of root {}, which the name points at ({why}): what is here of them is put again",
-            pending.root.0
-        ))
-    }))
+    keep(volume, vec![(DOUBTED, None)]).await
 }
 
 /// Its sequence may have been seen: no other root gets it. What of it is pinned goes with the old roots.

@@ -14,7 +14,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::{self, Head, Named};
 use super::judge;
-use super::pending::{PENDING, Versions, keep, unfinished};
+use super::pending::{DOUBTED, PENDING, Versions, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
@@ -107,7 +107,7 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
     if !judge::may_follow(&known, &root, head::writer(volume).await?, half) {
         return Ok(Step::Kept);
     }
-    let is_under_way = unfinished(volume, Some(&known))?.is_some();
+    let is_under_way = volume.raw_meta(PENDING)?.is_some();
     if is_under_way || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
         return Ok(Step::Kept);
     }
@@ -139,6 +139,8 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         ("versions", Some(versions.to_bytes())),
         ("header", Some(header.encode()?.data)),
         (PENDING, None),
+        // Another machine's is whole as far as is known.
+        (DOUBTED, None),
         ("root-block", Some(root.encode()?.data)),
         ("document", None),
     ];

@@ -18,7 +18,7 @@ use super::commit::Context;
 use super::grace::Grace;
 use super::is_idle;
 use super::judge;
-use super::pending::{PENDING, Pending, Versions, keep, unfinished};
+use super::pending::{DOUBTED, PENDING, Pending, Versions, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
@@ -265,7 +265,7 @@ async fn find(
             Bootstrap::New
         });
     };
-    let pending = unfinished(volume, known.as_ref())?;
+    let pending: Option<Pending> = volume.meta(PENDING)?;
     let cut_off = pending
         .as_ref()
         .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
@@ -345,6 +345,7 @@ async fn supersede(
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         (PENDING, None),
+        (DOUBTED, None),
         ("grace", Some(grace.to_bytes())),
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
     ];

@@ -1,8 +1,10 @@
-//! What of a commit is kept in the journal: the one that is on its way, and what the head contains.
+//! What of a commit is kept in the journal: the one that is on its way, what the head contains, and whether the
+//! node has all of it.
 //!
 //! Invariant: a [`Pending`] is durable before the first of its bytes leaves, and goes only when its root
-//! is the head and was found whole on the node, or is given up for good and never left for the name. Called by
-//! `commit`, `head`, `follow` and `sample`.
+//! is the head, or is given up for good and never left for the name. A head that was not found whole on the node is
+//! [`Doubted`] until each of its blocks was asked for and none was missing, or another head takes its place that was
+//! pinned with nothing taken for granted. Called by `commit`, `head`, `follow`, `queue` and `sample`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,15 +81,53 @@ pub(super) struct Pending {
     pub(super) unnamed: bool,
 }
 
-/// The commit that is on its way to be the head, if there is one. One that is the head already waits for the
-/// node alone, and keeps nobody from anything.
-pub(super) fn unfinished(
-    volume: &Volume,
-    head: Option<&Head>,
-) -> Result<Option<Pending>, PublishError> {
-    let pending: Option<Pending> = volume.meta(PENDING)?;
-    let known = head.and_then(|head| head.root);
-    Ok(pending.filter(|pending| known != Some(pending.root)))
+/// The value of a volume that stands while its head may not be whole on the node.
+pub(super) const DOUBTED: &str = "doubted";
+
+/// A head that the node was found to have lost blocks of. Nothing of it counts as published.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Doubted {
+    #[n(0)]
+    pub(super) root: CidBytes,
+    /// What was amiss.
+    #[n(1)]
+    pub(super) why: String,
+    /// Blocks that are to be read: that the node says it has them is not enough.
+    #[n(2)]
+    pub(super) sample: Vec<CidBytes>,
+    /// Each of its blocks was asked for since, and none was missing.
+    #[n(3)]
+    pub(super) is_there: bool,
+}
+
+impl Doubted {
+    /// The commit `pending`, which is the head now, though `why`.
+    pub(super) fn new(pending: &Pending, why: &PublishError) -> Self {
+        Self {
+            root: pending.root,
+            why: why.to_string(),
+            sample: pending.sample.clone(),
+            is_there: false,
+        }
+    }
+
+    /// The head's doubts, if there are any.
+    pub(super) fn of(volume: &Volume) -> Result<Option<Self>, PublishError> {
+        let head: Option<Head> = volume.meta("head")?;
+        let root = head.and_then(|head| head.root);
+        Ok(volume
+            .meta(DOUBTED)?
+            .filter(|doubted: &Self| Some(doubted.root) == root))
+    }
+
+    /// What whoever wants everything published is told.
+    pub(super) fn error(&self) -> PublishError {
+        PublishError::Unverified(format!(
+            "it has lost blocks of root {}, which the name points at ({}): what is here of them is put again",
+            self.root.0, self.why
+        ))
+    }
 }
 
 /// The version vector of the head: for each writer its last commit in the tree.

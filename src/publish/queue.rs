@@ -16,7 +16,7 @@ use super::commit::{Context, Done, commit};
 use super::follow::follow;
 use super::head::{self, Head};
 use super::naming::{is_named, renew};
-use super::pending::PENDING;
+use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
 use crate::fs::{Access, FsError, Volume};
@@ -143,7 +143,7 @@ impl Publisher {
             failures: 0,
         };
         worker.note_head();
-        if worker.has(PENDING) {
+        if worker.has(PENDING) || worker.has(DOUBTED) {
             lock(&status).unpinned_since_s = Some(0);
         }
         let task = runtime.spawn(worker.run(receiver, stopped));
@@ -219,12 +219,12 @@ impl Drop for Publisher {
     }
 }
 
-/// Whether a volume has nothing to publish, and no commit that a crash or a take-over has left to
-/// be made.
+/// Whether a volume has nothing to publish, no commit that a crash or a take-over has left to
+/// be made, and no head that may not be whole on the node.
 #[must_use]
 pub fn is_idle(volume: &Volume) -> bool {
     let left = |name| !volume.raw_meta(name).is_ok_and(|value| value.is_none());
-    volume.activity().is_none() && !left(PENDING) && !left(head::TAKEN_OVER)
+    volume.activity().is_none() && ![PENDING, DOUBTED, head::TAKEN_OVER].into_iter().any(left)
 }
 
 /// What is known of a volume that nobody publishes: its newest commit.
@@ -332,6 +332,7 @@ impl Worker {
                 && (!waiting.is_empty()
                     || self.is_due()
                     || self.has(PENDING)
+                    || self.has(DOUBTED)
                     || self.has(head::TAKEN_OVER)
                     || self.context.volume.is_half_followed()
                     || self.signs.lost.swap(false, Ordering::AcqRel));

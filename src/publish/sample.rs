@@ -4,7 +4,8 @@
 //! Invariant: goes round the whole tree, then the inode table, in order; a step asks for [`BLOCKS`]
 //! blocks and reads the pages on the way to them, whatever the volume's size. A block that is lost is
 //! put again from the cache, else noted. What is marked as damaged already is looked at beside that.
-//! Where much may be lost it sweeps: one round without a pause, from the begin. Called by `queue`.
+//! Where much may be lost it sweeps: one round without a pause, from the begin. Only a round of which nothing is lost
+//! ends the doubts of a head. Called by `queue`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, is_there, look_at_marked};
-use super::pending::{PENDING, Pending, keep};
+use super::pending::{DOUBTED, Doubted, keep};
 use super::receipt::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
@@ -77,8 +78,8 @@ pub(super) struct Sampler {
     lossy: bool,
     /// Told of what is put again: publishing comes nearer to its end by it.
     receipts: Receipts,
-    /// Blocks of a commit that is not known to be whole: they are read, each time.
-    doubted: Vec<CidBytes>,
+    /// The head that may not be whole, as the round under way found it at its beginning.
+    doubted: Option<Doubted>,
 }
 
 /// What a block is needed for.
@@ -105,16 +106,20 @@ impl Sampler {
             returned: false,
             lossy: false,
             receipts,
-            doubted: Vec::new(),
+            doubted: None,
         }
     }
 
     /// Much may be lost: goes round once without a pause, unless it does already.
     pub(super) fn sweep(&mut self) {
         if !self.sweeps {
-            (self.sweeps, self.lossy) = (true, false);
-            self.place = Place::default();
+            self.begin_sweep();
         }
+    }
+
+    fn begin_sweep(&mut self) {
+        (self.sweeps, self.lossy) = (true, false);
+        self.place = Place::default();
     }
 
     /// Whether the next step is to come at once.
@@ -129,6 +134,14 @@ impl Sampler {
 
     /// A step; how many losses it has found, and damaged entries that may be whole again.
     pub(super) async fn step(&mut self, context: &Context) -> Result<u64, PublishError> {
+        let doubted = Doubted::of(&context.volume)?;
+        if doubted != self.doubted {
+            if doubted.as_ref().is_some_and(|doubted| !doubted.is_there) {
+                // Only a round that knew of it from its beginning can tell that it is whole.
+                self.begin_sweep();
+            }
+            self.doubted = doubted;
+        }
         (self.left, self.found) = (BLOCKS, 0);
         if self.sweeps {
             self.left = SWEPT_BLOCKS;
@@ -137,8 +150,6 @@ impl Sampler {
         let Some(cid) = head.and_then(|head| head.root) else {
             return Ok(0);
         };
-        let pending: Option<Pending> = context.volume.meta(PENDING)?;
-        self.doubted = pending.map_or_else(Vec::new, |pending| pending.sample);
         self.found += look_at_marked(context, heal::PATIENCE).await?;
         if self.place == Place::default() {
             self.top(context).await?;
@@ -193,10 +204,15 @@ impl Sampler {
         Ok(())
     }
 
-    /// All was asked for. A root that had gone is pinned again, where nothing below it is lost.
+    /// All was asked for. A root that had gone, or was doubted, is pinned again, where nothing below it is lost.
     async fn end_round(&mut self, context: &Context, root: &Cid) -> Result<(), PublishError> {
         self.sweeps = false;
-        if !self.rootless || std::mem::take(&mut self.lossy) {
+        let was_lossy = std::mem::take(&mut self.lossy);
+        let is_doubted = self
+            .doubted
+            .as_ref()
+            .is_some_and(|doubted| !doubted.is_there);
+        if was_lossy || !(self.rootless || is_doubted) {
             return Ok(());
         }
         let store = &context.node.store;
@@ -204,8 +220,20 @@ impl Sampler {
         if let Some(document) = context.volume.raw_meta("document")? {
             store.pin(&form::leaf_cid(&document), None).await?;
         }
+        if let Some(doubted) = self.doubted.take()
+            && Doubted::of(&context.volume)?.as_ref() == Some(&doubted)
+        {
+            let found = Doubted {
+                is_there: true,
+                ..doubted
+            };
+            keep(&context.volume, vec![(DOUBTED, Some(found.to_bytes()))]).await?;
+            self.doubted = Some(found);
+            // The next commit names it again, and counts it as published.
+            self.found += 1;
+        }
         (self.rootless, self.returned) = (false, true);
-        tracing::info!(%root, "the storage node has the root again");
+        tracing::info!(%root, "the storage node has all of the root again");
         Ok(())
     }
 
@@ -455,7 +483,8 @@ impl Sampler {
     /// Whether the node says that it has a block; one that is in doubt is read.
     async fn has(&self, context: &Context, cid: &Cid) -> Result<bool, StoreError> {
         let store = &context.node.store;
-        match self.doubted.contains(&CidBytes(*cid)) {
+        let is_doubted = |doubted: &Doubted| doubted.sample.contains(&CidBytes(*cid));
+        match self.doubted.as_ref().is_some_and(is_doubted) {
             true => is_there(store.as_ref(), cid).await,
             false => store.has(cid).await,
         }

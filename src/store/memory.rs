@@ -98,6 +98,9 @@ impl BlockStore for MemoryStore {
 
     async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
         let mut state = self.state();
+        if state.pins.contains(root) {
+            return Ok(());
+        }
         let from = from.filter(|cid| state.pins.contains(cid));
         walk::check_whole(root, from, &mut &*state)?;
         state.pins.insert(*root);

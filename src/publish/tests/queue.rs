@@ -11,10 +11,11 @@ use crate::journal::record::{CidBytes, Record as _};
 use crate::names::fault::Call as NameCall;
 use crate::names::record::Record;
 use crate::names::{NameError, NameStore};
+use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
-use crate::publish::pending::{PENDING, Pending};
-use crate::publish::{PublishError, Publisher, Timing};
+use crate::publish::pending::{DOUBTED, PENDING, Pending};
+use crate::publish::{PublishError, Publisher, Timing, is_idle};
 use crate::store::fault::Call;
 use crate::store::{BlockStore, StoreError};
 
@@ -90,13 +91,14 @@ async fn a_commit_that_only_lacks_its_head_is_finished_after_a_stumble_and_is_no
     publisher.stop().await;
 }
 
-/// Two commits, the second of which lacks its head, and that.
+/// Two commits, the second of which, of two files, lacks its head, and that.
 async fn without_its_head(shared: &Shared) -> (Machine, Head) {
     let machine = Machine::new(shared);
     machine.put(machine.root, "f", &[(0, b"one")]).await;
     machine.commit().await.unwrap();
     let before = machine.volume.raw_meta("head").unwrap();
     machine.put(machine.root, "f", &[(0, b"two")]).await;
+    machine.put(machine.root, "h", &[(0, b"three")]).await;
     machine.commit().await.unwrap();
     let head: Head = machine.volume.meta("head").unwrap().unwrap();
     between_settling_and_head(&machine, before.map(|bytes| bytes.to_vec())).await;
@@ -170,6 +172,61 @@ async fn a_flush_ends_when_a_rotten_block_of_a_settled_commit_is_whole_again() {
     publisher.stop().await;
 }
 
+/// The head lacks `lost` on the node, and nothing of it is cached.
+async fn doubted(shared: &Shared, lost: &[&[u8]]) -> (Machine, Head) {
+    let (machine, head) = without_its_head(shared).await;
+    for bytes in lost {
+        assert!(shared.blocks.lose(&leaf_cid(bytes)));
+    }
+    let machine = machine.crash(shared);
+    assert!(machine.commit().await.is_err());
+    assert!(!is_idle(&machine.volume));
+    (machine, head)
+}
+
+async fn give_back(shared: &Shared, bytes: &'static [u8]) {
+    let block = chunk::leaf(bytes.into());
+    shared.blocks.put_many(&[block]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_node_has_lost_of_the_head_is_not_forgotten_when_a_further_commit_stumbles() {
+    let shared = Shared::new();
+    let (machine, _) = doubted(&shared, &[b"two"]).await;
+    machine.put(machine.root, "g", &[(0, b"more")]).await;
+    machine.store.set(Call::PutMany, busy(), Some(1));
+    assert!(machine.commit().await.is_err());
+    let machine = machine.crash(&shared);
+    for _ in 0..3 {
+        let error = machine.commit().await.unwrap_err();
+        assert!(error.may_pass(), "{error}");
+        assert!(machine.volume.raw_meta(DOUBTED).unwrap().is_some());
+    }
+    give_back(&shared, b"two").await;
+    machine.commit().await.unwrap();
+    assert!(is_idle(&machine.volume));
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+}
+
+/// A node that has a root pinned already does not walk it again.
+#[tokio::test]
+async fn a_flush_says_that_a_doubted_head_is_published_only_when_each_block_of_it_is_there() {
+    let shared = Shared::new();
+    let (machine, head) = doubted(&shared, &[b"two", b"three"]).await;
+    give_back(&shared, b"two").await;
+    for _ in 0..3 {
+        assert!(machine.commit().await.is_err());
+    }
+    give_back(&shared, b"three").await;
+    let publisher = spawn(&machine);
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+    let now: Head = machine.volume.meta("head").unwrap().unwrap();
+    assert_eq!((now.sequence, now.root), (head.sequence, head.root));
+    assert!(is_idle(&machine.volume));
+    assert_eq!(publisher.status().last_error, None);
+    publisher.stop().await;
+}
+
 #[tokio::test]
 async fn a_named_commit_that_was_not_settled_comes_again_whatever_the_node_has_lost_of_it() {
     let shared = Shared::new();
@@ -183,7 +240,11 @@ async fn a_named_commit_that_was_not_settled_comes_again_whatever_the_node_has_l
         .set(NameCall::Publish, Fault::After(lost), Some(1));
     assert!(machine.commit().await.is_err());
     let machine = machine.crash(&shared);
+    // A node that is put back to an earlier state has neither the block nor the pin.
     assert!(shared.blocks.lose(&leaf_cid(b"two")));
+    for pin in &shared.blocks.pins().await.unwrap() {
+        shared.blocks.unpin(pin).await.unwrap();
+    }
     machine.commit().await.unwrap();
     assert!(machine.volume.raw_meta(PENDING).unwrap().is_none());
     assert_eq!(second(&shared).await.tree().await, machine.tree().await);
