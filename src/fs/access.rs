@@ -100,8 +100,9 @@ impl Volume {
             let mut batch = Batch::default();
             for (ino, atime_ns) in step {
                 let inode: Option<Inode> = self.journal.record(&key::inode(*ino))?;
-                // Not one that was set, or removed, since.
-                if let Some(inode) = inode
+                // Not one that was set, or removed, since. What has no name may be removed at this moment, and comes
+                // to nothing anyway.
+                if let Some(inode) = inode.filter(|inode| inode.nlink > 0)
                     && lock(&self.accesses).get(ino) == Some(atime_ns)
                 {
                     let atime_ns = *atime_ns;

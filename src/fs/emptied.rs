@@ -24,7 +24,7 @@ pub(super) struct Emptied {
 }
 
 impl Volume {
-    /// A file was cut to nothing. Its lock is held.
+    /// A file was cut to nothing, or was empty and is to be written anew. Its lock is held.
     pub(super) fn note_emptied(&self, ino: Ino) {
         let now = self.clock.boottime();
         let new = Emptied {
@@ -51,7 +51,7 @@ impl Volume {
         let now = self.clock.boottime();
         let is_due = |when: &Emptied| now.saturating_sub(when.first) >= REWRITE;
         let is_due = lock(&self.emptied).get(&file.ino).is_some_and(is_due);
-        if !is_due || file.look().size == 0 {
+        if !is_due {
             return Ok(());
         }
         match self.save(file) {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::account::{Due, Room};
 use super::body::{Body, INLINE_MAX, Source};
 use super::files::File;
-use super::volume::Volume;
+use super::volume::{Volume, lock};
 use super::{FsError, Want};
 use crate::journal::StageFile;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
@@ -44,7 +44,9 @@ impl Volume {
                 (Source::Stage, Some(stage), _) => stage.read_at(part, range.start)?,
                 (Source::Base, _, Some(base)) => {
                     let (cid, size) = (base.cid.0, base.size);
-                    if !self.cache.read(&cid, size, range.start, part) {
+                    let is_here = self.cache.read(&cid, size, range.start, part)
+                        || self.read_adopted(&cid, size, range.start, part);
+                    if !is_here {
                         return Err(FsError::NotLocal(Box::new(Want::Content {
                             slot: 0,
                             ino: file.ino,
@@ -59,6 +61,20 @@ impl Volume {
             }
         }
         Ok(buffer)
+    }
+
+    /// Reads a part of a content that was published just now, and lies in a stage file until the cache takes it over;
+    /// false where there is none.
+    fn read_adopted(&self, cid: &cid::Cid, size: u64, offset: u64, part: &mut [u8]) -> bool {
+        let is_it = |of: &(cid::Cid, u64)| of.0 == *cid && of.1 == size;
+        let number = {
+            let adoptions = lock(&self.adoptions);
+            let found = adoptions.iter().find(|(_, of)| is_it(of));
+            found.map(|(number, _)| *number)
+        };
+        number
+            .and_then(|number| self.stage.get(number).ok())
+            .is_some_and(|stage| stage.read_at(part, offset).is_ok())
     }
 
     /// Writes `data` at `offset` of a held file, as much of it as the quota has room for. `None` where the
@@ -149,7 +165,8 @@ impl Volume {
             booked.force(file, |_| Due::without_room(charge));
         }
         let version = self.journal.next_version();
-        if size < body.size {
+        // Also what was empty: a file that is opened to be written anew has begun that.
+        if size == 0 || size < body.size {
             self.note_shorter(file.ino, size);
         }
         if size == 0 {

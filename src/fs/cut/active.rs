@@ -1,7 +1,8 @@
 //! What writers and a cut must know of each other while both are at work.
 //!
-//! Invariant: the methods that name a file's stage or inode are called with that file's lock held, so
-//! that for one file they come one after another.
+//! Invariant: writers call what names a file's stage or inode with that file's lock held, so that for one file they
+//! come one after another, and keep before they write. The commit holds no lock: it looks for what was kept after it
+//! has read.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -144,6 +144,31 @@ fn a_file_that_is_written_anew_again_is_not_saved_in_the_middle_of_that() {
 }
 
 #[test]
+fn a_file_that_was_empty_is_not_saved_in_the_middle_of_what_is_written() {
+    let rig = Rig::new();
+    rewriting(&rig, &[], &[2; 500]);
+    rig.clock.advance(REWRITE - Duration::from_millis(100));
+    rig.volume.save_changed().unwrap();
+    assert!(rig.crash().read("f").is_empty());
+}
+
+#[test]
+fn a_file_that_is_emptied_again_and_again_comes_back_empty() {
+    let rig = Rig::new();
+    let (ino, fh) = rewriting(&rig, &[1; 1_000], &[]);
+    let emptied = SetAttr {
+        size: Some(0),
+        ..SetAttr::default()
+    };
+    for _ in 0..6 {
+        rig.clock.advance(Duration::from_secs(1));
+        rig.volume.save_changed().unwrap();
+        rig.drive.setattr(ino, Some(fh), &emptied).unwrap();
+    }
+    assert!(rig.crash().read("f").is_empty());
+}
+
+#[test]
 fn a_file_that_was_deleted_while_open_makes_no_sync_wait_for_who_is_writing_anew() {
     let mut rig = Rig::with_quota(1_000_000);
     rig.put("gone", &[1; 600_000]).unwrap();

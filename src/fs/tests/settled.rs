@@ -3,12 +3,27 @@
 
 use std::cell::RefCell;
 
-use super::rig::Rig;
+use super::rig::{READ_WRITE, Rig};
 use crate::fs::SetAttr;
 use crate::fs::volume::lock;
 use crate::journal::key;
 use crate::journal::record::Content;
 use crate::types::Ino;
+
+#[test]
+fn what_was_just_published_is_read_here_before_the_cache_has_taken_it_over() {
+    let mut rig = Rig::new();
+    rig.put("f", &[7; 200_000]).unwrap();
+    let ino = rig.ino("f");
+    let cut = rig.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let (built, _) = rig.build(&cut, &changes);
+    cut.settle(&changes, &built).unwrap();
+    let opened = rig.drive.open(ino, READ_WRITE).unwrap();
+    let read = rig.drive.read(ino, opened.fh, 0, 200_000);
+    assert_eq!(read.unwrap(), [7; 200_000]);
+    drop(cut);
+}
 
 #[test]
 fn a_file_that_is_settled_while_it_is_opened_opens() {
