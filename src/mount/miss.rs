@@ -195,7 +195,8 @@ impl Pool {
         S: FnOnce(R, T) + Send + 'static,
     {
         let mut pending = Pending::new(op, reply);
-        pending.thread = Some(thread);
+        // 0 are all that the daemon cannot see.
+        pending.thread = (thread != 0).then_some(thread);
         self.serve_pending(lane, pending, call, send);
     }
 

@@ -95,14 +95,14 @@ pub(super) struct Done {
     pub(super) made: bool,
     /// Files that cannot be published, in one line, where there are any.
     pub(super) stuck: Option<String>,
+    /// The node may not have all of the head.
+    pub(super) doubted: Option<Doubted>,
 }
 
 /// Finishes what a crash interrupted, then publishes what differs.
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
     finish_pending(context, receipts).await?;
-    end_doubts(context).await?;
     let (head, named_end_s) = newest_head(context).await?;
-    let doubted = Doubted::of(&context.volume)?;
     heal(context, receipts, heal::PATIENCE).await?;
     let (volume, told) = (Arc::clone(&context.volume), receipts.clone());
     let (cut, changes) = blocking(move || {
@@ -126,13 +126,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         reserve_stuck(context, &changes, &Built::default())?;
         keep_charged(&context.volume, Vec::new(), None).await?;
         charged::settled(&context.volume).await?;
-        // The node has lost some of what the head is, and there is no other yet.
-        if let Some(doubted) = doubted {
-            return Err(doubted.error());
-        }
         let stuck = heal::stuck(&context.volume, !changes.stuck.is_empty()).await?;
         return Ok(Done {
             stuck,
+            doubted: Doubted::of(&context.volume)?,
             ..Done::default()
         });
     }
@@ -172,6 +169,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         sent_bytes: upload.sent_bytes,
         made: true,
         stuck: heal::stuck(&context.volume, is_stuck).await?,
+        doubted: Doubted::of(volume)?,
     })
 }
 
@@ -357,15 +355,7 @@ async fn secure(
     let store = &context.node.store;
     let [root, document] = tops(pending).map(|block| block.cid);
     let check = async {
-        // From what stays pinned: only the difference is walked.
-        let from = |old: Option<CidBytes>| old.map(|old| old.0);
-        store.pin(&root, from(head.root).as_ref()).await?;
-        store.pin(&document, from(head.document).as_ref()).await?;
-        if !store.all_pinned(&[root, document]).await? {
-            return Err(PublishError::Unverified(
-                "it does not list a pin that it acknowledged".into(),
-            ));
-        }
+        pin(context, &[root, document], head).await?;
         let sample = pending.sample.iter().map(|cid| cid.0);
         let cids: Vec<Cid> = [root, document].into_iter().chain(sample).collect();
         try_join_all(cids.iter().map(|cid| read_back(store, cid))).await?;
@@ -442,7 +432,8 @@ fn reserve_stuck(context: &Context, changes: &Changes, built: &Built) -> Result<
     Ok(context.volume.reserve_again(stuck)?)
 }
 
-/// The commit is the head from here on; the old one goes into grace. One that is not whole on the node is doubted.
+/// The commit is the head from here on; the old one goes into grace. One that is not whole on the node is doubted;
+/// else what was doubted before is so still.
 async fn take_as_head(
     context: &Context,
     pending: &Pending,
@@ -478,11 +469,10 @@ async fn take_as_head(
         cid: pending.root.0,
         data: Bytes::copy_from_slice(&pending.root_bytes),
     })?;
-    let values = vec![
+    let mut values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(Versions::of(&root).to_bytes())),
         (PENDING, None),
-        (DOUBTED, doubted.map(|doubted| doubted.to_bytes())),
         // What stands above the tree can be put again without any cache.
         (
             "root-block",
@@ -492,6 +482,7 @@ async fn take_as_head(
         (head::TAKEN_OVER, None),
         ("grace", Some(grace.to_bytes())),
     ];
+    values.extend(doubted.map(|doubted| (DOUBTED, Some(doubted.to_bytes()))));
     let charge = pending.charge_bytes.map(|bytes| (pending.sequence, bytes));
     keep_charged(volume, values, charge).await?;
     grace.release(context.node.store.as_ref(), now_s).await;
@@ -534,7 +525,7 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
         }
         Err(error) if !is_loss(&error) => return Err(error),
         Err(_) if pending.unnamed => return give_up(context, &pending).await,
-        Err(error) => Some(Doubted::new(&pending, &error)),
+        Err(error) => Some(Doubted::new(&pending, &error, Doubted::of(volume)?)),
     };
     // Where it was not settled here, the next commit sends all of it again; what of that is charged by then
     // stands in the notes of what this one has built.
@@ -543,17 +534,39 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     take_as_head(context, &pending, &head, doubted).await
 }
 
-/// The head counts as published again where each of its blocks was found. Its name may have gone with them.
-async fn end_doubts(context: &Context) -> Result<(), PublishError> {
+/// Each block of the head was found on the node, in a round that began when it was doubted `since` that root: it counts
+/// as published again, once it is pinned and named.
+pub(super) async fn end_doubts(context: &Context, since: CidBytes) -> Result<(), PublishError> {
     let volume = &context.volume;
-    match Doubted::of(volume)? {
-        Some(doubted) if !doubted.is_there => return Ok(()),
-        Some(_) if !is_named(context).await? => renew(context).await?,
-        Some(_) => {}
-        None if volume.raw_meta(DOUBTED)?.is_none() => return Ok(()),
-        None => {}
+    if Doubted::of(volume)?.is_none_or(|doubted| doubted.since != since) {
+        return Ok(());
+    }
+    let head: Head = volume.meta("head")?.unwrap_or_default();
+    let tops: Vec<Cid> = [head.root, head.document]
+        .into_iter()
+        .flatten()
+        .map(|cid| cid.0)
+        .collect();
+    pin(context, &tops, &Head::default()).await?;
+    // It may have gone with the blocks.
+    if !is_named(context).await? {
+        renew(context).await?;
     }
     keep(volume, vec![(DOUBTED, None)]).await
+}
+
+/// Pins what stands above a tree: its root first. `below` is pinned already: only the difference is walked.
+async fn pin(context: &Context, tops: &[Cid], below: &Head) -> Result<(), PublishError> {
+    let store = &context.node.store;
+    for (cid, from) in tops.iter().zip([below.root, below.document]) {
+        store.pin(cid, from.map(|from| from.0).as_ref()).await?;
+    }
+    match store.all_pinned(tops).await? {
+        true => Ok(()),
+        false => Err(PublishError::Unverified(
+            "it does not list a pin that it acknowledged".into(),
+        )),
+    }
 }
 
 /// Its sequence may have been seen: no other root gets it. What of it is pinned goes with the old roots.

@@ -14,7 +14,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::{self, Head, Named};
 use super::judge;
-use super::pending::{DOUBTED, PENDING, Versions, keep};
+use super::pending::{PENDING, Versions, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
@@ -139,8 +139,6 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         ("versions", Some(versions.to_bytes())),
         ("header", Some(header.encode()?.data)),
         (PENDING, None),
-        // Another machine's is whole as far as is known.
-        (DOUBTED, None),
         ("root-block", Some(root.encode()?.data)),
         ("document", None),
     ];

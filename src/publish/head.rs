@@ -18,7 +18,7 @@ use super::commit::Context;
 use super::grace::Grace;
 use super::is_idle;
 use super::judge;
-use super::pending::{DOUBTED, PENDING, Pending, Versions, keep};
+use super::pending::{PENDING, Pending, Versions, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
@@ -345,7 +345,6 @@ async fn supersede(
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         (PENDING, None),
-        (DOUBTED, None),
         ("grace", Some(grace.to_bytes())),
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
     ];

@@ -3,8 +3,8 @@
 //!
 //! Invariant: a [`Pending`] is durable before the first of its bytes leaves, and goes only when its root
 //! is the head, or is given up for good and never left for the name. A head that was not found whole on the node is
-//! [`Doubted`] until each of its blocks was asked for and none was missing, or another head takes its place that was
-//! pinned with nothing taken for granted. Called by `commit`, `head`, `follow`, `queue` and `sample`.
+//! [`Doubted`], and so is each later one, until a round of `sample` has found all there is. Called by `commit`, `head`,
+//! `follow`, `queue` and `sample`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,6 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
-use super::head::Head;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
 use crate::journal::record::CidBytes;
@@ -84,51 +83,51 @@ pub(super) struct Pending {
 /// The value of a volume that stands while its head may not be whole on the node.
 pub(super) const DOUBTED: &str = "doubted";
 
-/// A head that the node was found to have lost blocks of. Nothing of it counts as published.
+/// The node was found to have lost blocks of what is published. Stands, whatever is published later, until each block
+/// of the head was asked for since, and none was missing: nothing counts as published until then.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(array)]
 pub(super) struct Doubted {
+    /// The root that was the head then.
     #[n(0)]
-    pub(super) root: CidBytes,
+    pub(super) since: CidBytes,
     /// What was amiss.
     #[n(1)]
-    pub(super) why: String,
+    why: String,
     /// Blocks that are to be read: that the node says it has them is not enough.
     #[n(2)]
     pub(super) sample: Vec<CidBytes>,
-    /// Each of its blocks was asked for since, and none was missing.
-    #[n(3)]
-    pub(super) is_there: bool,
 }
 
 impl Doubted {
-    /// The commit `pending`, which is the head now, though `why`.
-    pub(super) fn new(pending: &Pending, why: &PublishError) -> Self {
+    /// The commit `pending` becomes the head though `why`. What was doubted before stays so.
+    pub(super) fn new(pending: &Pending, why: &PublishError, before: Option<Self>) -> Self {
+        let mut sample = pending.sample.clone();
+        sample.extend(before.into_iter().flat_map(|before| before.sample));
+        sample.truncate(DOUBTED_MAX);
         Self {
-            root: pending.root,
+            since: pending.root,
             why: why.to_string(),
-            sample: pending.sample.clone(),
-            is_there: false,
+            sample,
         }
     }
 
-    /// The head's doubts, if there are any.
+    /// What there is.
     pub(super) fn of(volume: &Volume) -> Result<Option<Self>, PublishError> {
-        let head: Option<Head> = volume.meta("head")?;
-        let root = head.and_then(|head| head.root);
-        Ok(volume
-            .meta(DOUBTED)?
-            .filter(|doubted: &Self| Some(doubted.root) == root))
+        Ok(volume.meta(DOUBTED)?)
     }
 
     /// What whoever wants everything published is told.
     pub(super) fn error(&self) -> PublishError {
         PublishError::Unverified(format!(
-            "it has lost blocks of root {}, which the name points at ({}): what is here of them is put again",
-            self.root.0, self.why
+            "it has lost blocks of root {} ({}): what is here of them is put again",
+            self.since.0, self.why
         ))
     }
 }
+
+/// Blocks that are read each time, at most.
+const DOUBTED_MAX: usize = 64;
 
 /// The version vector of the head: for each writer its last commit in the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
 use super::ahead::{self, Turn};
-use super::commit::{Context, Done, commit};
+use super::commit::{Context, Done, commit, end_doubts};
 use super::follow::follow;
 use super::head::{self, Head};
 use super::naming::{is_named, renew};
@@ -20,6 +20,7 @@ use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
 use crate::fs::{Access, FsError, Volume};
+use crate::journal::record::CidBytes;
 use crate::store::StoreError;
 
 /// How often the clock is looked at.
@@ -258,6 +259,8 @@ struct Signs {
     nameless: AtomicBool,
     /// A commit has missed blocks that it did not send: all is to be looked at.
     sweep: Notify,
+    /// What was doubted since this root was found on the node: the next commit pins it, and ends the doubts.
+    whole: Mutex<Option<CidBytes>>,
 }
 
 /// Looks at some of what is published, again and again.
@@ -289,6 +292,10 @@ async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
             }
             Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
         }
+        if let Some(since) = sampler.take_whole() {
+            *lock(&signs.whole) = Some(since);
+            signs.lost.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -310,7 +317,7 @@ impl Worker {
     ) {
         let mut renewed: Option<Instant> = None;
         let mut second_look: Option<Instant> = None;
-        let mut not_before = Instant::now();
+        let (mut not_before, mut renew_not_before) = (Instant::now(), Instant::now());
         let mut waiting: Vec<Reply> = Vec::new();
         loop {
             let known = waiting.len();
@@ -376,7 +383,8 @@ impl Worker {
                     }
                     _ => Some(Instant::now() + SECOND_LOOK),
                 };
-            } else if renewed.is_none_or(|at| at.elapsed() >= RENEW) && Instant::now() >= not_before
+            } else if renewed.is_none_or(|at| at.elapsed() >= RENEW)
+                && Instant::now() >= renew_not_before
             {
                 let result = tokio::select! {
                     _ = stopped.changed() => return,
@@ -386,9 +394,9 @@ impl Worker {
                     Ok(Ok(())) => renewed = Some(Instant::now()),
                     Ok(Err(error)) => {
                         self.note_failure(error);
-                        not_before = Instant::now() + self.pause(false);
+                        renew_not_before = Instant::now() + self.pause(false);
                     }
-                    Err(_) => not_before = Instant::now() + LONGEST_PAUSE,
+                    Err(_) => renew_not_before = Instant::now() + LONGEST_PAUSE,
                 }
             }
         }
@@ -399,9 +407,10 @@ impl Worker {
             self.go_on_following().await?;
         }
         if let Access::ReadOnly(reason) = self.context.volume.with_quota(|q| q.access().clone()) {
-            if self.context.volume.activity().is_none() {
+            if is_idle(&self.context.volume) {
                 return Ok(());
             }
+            self.failures = self.failures.saturating_add(1);
             return Err(PublishError::Refused(reason));
         }
         lock(&self.status).busy = true;
@@ -414,7 +423,8 @@ impl Worker {
             Ok(done) => {
                 self.failures = 0;
                 self.receipts.forget_chunks();
-                let stuck = done.stuck.clone();
+                let left = (done.stuck.map(PublishError::Damaged))
+                    .or_else(|| done.doubted.map(|doubted| doubted.error()));
                 self.receipts.note_end(true);
                 let mut status = lock(&self.status);
                 status.last_error = None;
@@ -425,7 +435,7 @@ impl Worker {
                 drop(status);
                 drop(sending);
                 self.note_head();
-                match stuck.map(PublishError::Damaged) {
+                match left {
                     None => Ok(()),
                     Some(error) => {
                         self.note_failure(error.clone());
@@ -464,7 +474,13 @@ impl Worker {
 
     /// A commit, for as long as it comes on: how long it takes in all is its size's affair.
     async fn while_it_moves(&self) -> Result<Done, PublishError> {
-        let mut work = std::pin::pin!(commit(&self.context, &self.receipts));
+        let whole = lock(&self.signs.whole).take();
+        let mut work = std::pin::pin!(async {
+            if let Some(since) = whole {
+                end_doubts(&self.context, since).await?;
+            }
+            commit(&self.context, &self.receipts).await
+        });
         loop {
             let before = self.receipts.pulse();
             match timeout(STALL, &mut work).await {

@@ -152,6 +152,11 @@ impl Receipts {
         self.moved.fetch_add(u64::from(fresh), Ordering::Relaxed);
     }
 
+    /// More of what is doubted was found on the node.
+    pub(super) fn note_found(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn has(&self, cid: &Cid) -> bool {
         let known = self.known();
         let receipt = known.receipt(short(cid));

@@ -4,8 +4,8 @@
 //! Invariant: goes round the whole tree, then the inode table, in order; a step asks for [`BLOCKS`]
 //! blocks and reads the pages on the way to them, whatever the volume's size. A block that is lost is
 //! put again from the cache, else noted. What is marked as damaged already is looked at beside that.
-//! Where much may be lost it sweeps: one round without a pause, from the begin. Only a round of which nothing is lost
-//! ends the doubts of a head. Called by `queue`.
+//! Where much may be lost it sweeps: one round without a pause, from the begin. What is doubted is
+//! there when a round has found all of it. Called by `queue`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, is_there, look_at_marked};
-use super::pending::{DOUBTED, Doubted, keep};
+use super::pending::{Doubted, keep};
 use super::receipt::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, LostBlock, Volume};
@@ -78,8 +78,12 @@ pub(super) struct Sampler {
     lossy: bool,
     /// Told of what is put again: publishing comes nearer to its end by it.
     receipts: Receipts,
-    /// The head that may not be whole, as the round under way found it at its beginning.
+    /// What the round under way is to find whole, as it was at its beginning.
     doubted: Option<Doubted>,
+    /// It is the first round since: it brings whoever waits for it nearer to the end.
+    confirms: bool,
+    /// What was found whole.
+    whole: Option<CidBytes>,
 }
 
 /// What a block is needed for.
@@ -107,6 +111,8 @@ impl Sampler {
             lossy: false,
             receipts,
             doubted: None,
+            confirms: false,
+            whole: None,
         }
     }
 
@@ -132,13 +138,19 @@ impl Sampler {
         std::mem::take(&mut self.returned)
     }
 
+    /// What was doubted since which root is there, by a round that has ended since this was asked last.
+    pub(super) fn take_whole(&mut self) -> Option<CidBytes> {
+        self.whole.take()
+    }
+
     /// A step; how many losses it has found, and damaged entries that may be whole again.
     pub(super) async fn step(&mut self, context: &Context) -> Result<u64, PublishError> {
         let doubted = Doubted::of(&context.volume)?;
         if doubted != self.doubted {
-            if doubted.as_ref().is_some_and(|doubted| !doubted.is_there) {
-                // Only a round that knew of it from its beginning can tell that it is whole.
+            if doubted.is_some() {
+                // Only a round that knew of it from its beginning can tell that all is there.
                 self.begin_sweep();
+                self.confirms = true;
             }
             self.doubted = doubted;
         }
@@ -170,6 +182,9 @@ impl Sampler {
             }
         }
         self.steps += 1;
+        if self.confirms {
+            self.receipts.note_found();
+        }
         if self.steps.is_multiple_of(KEEP_AFTER) {
             let place = vec![("sample", Some(self.place.to_bytes()))];
             keep(&context.volume, place).await?;
@@ -204,15 +219,14 @@ impl Sampler {
         Ok(())
     }
 
-    /// All was asked for. A root that had gone, or was doubted, is pinned again, where nothing below it is lost.
+    /// All was asked for. A root that had gone is pinned again, where nothing below it is lost.
     async fn end_round(&mut self, context: &Context, root: &Cid) -> Result<(), PublishError> {
-        self.sweeps = false;
-        let was_lossy = std::mem::take(&mut self.lossy);
-        let is_doubted = self
-            .doubted
-            .as_ref()
-            .is_some_and(|doubted| !doubted.is_there);
-        if was_lossy || !(self.rootless || is_doubted) {
+        (self.sweeps, self.confirms) = (false, false);
+        if std::mem::take(&mut self.lossy) {
+            return Ok(());
+        }
+        self.whole = self.doubted.as_ref().map(|doubted| doubted.since);
+        if !self.rootless {
             return Ok(());
         }
         let store = &context.node.store;
@@ -220,20 +234,8 @@ impl Sampler {
         if let Some(document) = context.volume.raw_meta("document")? {
             store.pin(&form::leaf_cid(&document), None).await?;
         }
-        if let Some(doubted) = self.doubted.take()
-            && Doubted::of(&context.volume)?.as_ref() == Some(&doubted)
-        {
-            let found = Doubted {
-                is_there: true,
-                ..doubted
-            };
-            keep(&context.volume, vec![(DOUBTED, Some(found.to_bytes()))]).await?;
-            self.doubted = Some(found);
-            // The next commit names it again, and counts it as published.
-            self.found += 1;
-        }
         (self.rootless, self.returned) = (false, true);
-        tracing::info!(%root, "the storage node has all of the root again");
+        tracing::info!(%root, "the storage node has the root again");
         Ok(())
     }
 

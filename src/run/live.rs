@@ -398,7 +398,7 @@ impl Live {
 
     /// Whether anything is not on the node yet, for all that is known.
     pub(super) fn is_pending(&self) -> bool {
-        detached::is_pending(&self.volume)
+        detached::is_pending(&self.volume) || !crate::publish::is_idle(&self.volume)
     }
 
     /// Ends its publisher; a commit under way is finished after the next mount.

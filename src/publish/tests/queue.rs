@@ -15,6 +15,7 @@ use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
 use crate::publish::pending::{DOUBTED, PENDING, Pending};
+use crate::publish::sample::Sampler;
 use crate::publish::{PublishError, Publisher, Timing, is_idle};
 use crate::store::fault::Call;
 use crate::store::{BlockStore, StoreError};
@@ -179,7 +180,8 @@ async fn doubted(shared: &Shared, lost: &[&[u8]]) -> (Machine, Head) {
         assert!(shared.blocks.lose(&leaf_cid(bytes)));
     }
     let machine = machine.crash(shared);
-    assert!(machine.commit().await.is_err());
+    let done = machine.commit().await.unwrap();
+    assert!(!done.made && done.doubted.is_some());
     assert!(!is_idle(&machine.volume));
     (machine, head)
 }
@@ -203,9 +205,41 @@ async fn what_a_node_has_lost_of_the_head_is_not_forgotten_when_a_further_commit
         assert!(machine.volume.raw_meta(DOUBTED).unwrap().is_some());
     }
     give_back(&shared, b"two").await;
-    machine.commit().await.unwrap();
+    let publisher = spawn(&machine);
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
     assert!(is_idle(&machine.volume));
     assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+    publisher.stop().await;
+}
+
+/// That a node says it has a block proves nothing of one that came back as other bytes.
+#[tokio::test]
+async fn what_is_rotten_on_the_node_is_told_though_a_further_commit_was_made() {
+    let shared = Shared::new();
+    let (machine, _) = without_its_head(&shared).await;
+    shared.blocks.damage(&leaf_cid(b"two"), "rot".into());
+    let machine = machine.crash(&shared);
+    machine.put(machine.root, "g", &[(0, b"more")]).await;
+    let done = machine.commit().await.unwrap();
+    assert!(done.made && done.doubted.is_some());
+    let publisher = spawn(&machine);
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+    let losses = machine.volume.losses(9).unwrap();
+    assert_eq!(losses.len(), 1);
+    assert_eq!(losses[0].path, "f");
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_flush_of_a_token_that_takes_no_changes_says_what_it_has_not_published() {
+    let shared = Shared::new();
+    let (machine, _) = doubted(&shared, &[b"two"]).await;
+    let closed = crate::fs::Access::ReadOnly("not ours".to_owned());
+    machine.volume.set_access(closed);
+    let publisher = spawn(&machine);
+    let refused = Err(PublishError::Refused("not ours".to_owned()));
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(refused));
+    publisher.stop().await;
 }
 
 /// A node that has a root pinned already does not walk it again.
@@ -215,8 +249,12 @@ async fn a_flush_says_that_a_doubted_head_is_published_only_when_each_block_of_i
     let (machine, head) = doubted(&shared, &[b"two", b"three"]).await;
     give_back(&shared, b"two").await;
     for _ in 0..3 {
-        assert!(machine.commit().await.is_err());
+        assert!(machine.commit().await.unwrap().doubted.is_some());
     }
+    // Nor does a round that has found something missing end it.
+    let mut sampler = Sampler::begin(&machine.volume, machine.receipts.clone());
+    assert!(sampler.step(&machine.context).await.unwrap() > 0);
+    assert_eq!(sampler.take_whole(), None);
     give_back(&shared, b"three").await;
     let publisher = spawn(&machine);
     assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
