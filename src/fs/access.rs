@@ -98,11 +98,16 @@ impl Volume {
             }
             let _names = self.lock_names();
             let mut batch = Batch::default();
+            let mut nameless = Vec::new();
             for (ino, atime_ns) in step {
                 let inode: Option<Inode> = self.journal.record(&key::inode(*ino))?;
-                // Not one that was set, or removed, since. What has no name may be removed at this moment, and comes
-                // to nothing anyway.
-                if let Some(inode) = inode.filter(|inode| inode.nlink > 0)
+                // What has no name may be removed at this moment, and comes to nothing anyway.
+                if inode.as_ref().is_some_and(|inode| inode.nlink == 0) {
+                    nameless.push(*ino);
+                    continue;
+                }
+                // Not one that was set, or removed, since.
+                if let Some(inode) = inode
                     && lock(&self.accesses).get(ino) == Some(atime_ns)
                 {
                     let atime_ns = *atime_ns;
@@ -112,7 +117,7 @@ impl Volume {
             self.apply_quietly(batch)?;
             let mut moved = lock(&self.accesses);
             for (ino, atime_ns) in step {
-                if moved.get(ino) == Some(atime_ns) {
+                if moved.get(ino) == Some(atime_ns) && !nameless.contains(ino) {
                     moved.remove(ino);
                 }
             }

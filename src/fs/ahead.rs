@@ -8,8 +8,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Notify;
-
 use super::FsError;
 use super::body::Body;
 use super::cut::CutFile;
@@ -43,10 +41,7 @@ pub struct WholeChunk {
 
 /// Chunks whose last byte was written.
 #[derive(Default)]
-pub(super) struct Ended {
-    noted: Mutex<VecDeque<(Ino, u64)>>,
-    more: Notify,
-}
+pub(super) struct Ended(Mutex<VecDeque<(Ino, u64)>>);
 
 impl Volume {
     /// `len` bytes at `offset` were written into the stage file of a content.
@@ -55,23 +50,14 @@ impl Volume {
         if ended.is_empty() {
             return;
         }
-        let mut noted = lock(&self.ended.noted);
+        let mut noted = lock(&self.ended.0);
         let room = MOST.saturating_sub(noted.len());
         noted.extend(ended.take(room).map(|index| (ino, index)));
-        drop(noted);
-        self.ended.more.notify_one();
     }
 
     /// Whether [`Volume::take_whole`] may have something to give.
     pub(crate) fn has_whole(&self) -> bool {
-        !lock(&self.ended.noted).is_empty()
-    }
-
-    /// Waits until it may. For one who waits.
-    pub async fn await_whole(&self) {
-        while !self.has_whole() {
-            self.ended.more.notified().await;
-        }
+        !lock(&self.ended.0).is_empty()
     }
 
     /// The next chunk that was written to its end, if it is whole and its file still in use.
@@ -80,7 +66,7 @@ impl Volume {
     /// The stage cannot be read.
     pub fn take_whole(&self) -> Result<Option<WholeChunk>, FsError> {
         loop {
-            let next = lock(&self.ended.noted).pop_front();
+            let next = lock(&self.ended.0).pop_front();
             let Some((ino, index)) = next else {
                 return Ok(None);
             };
@@ -111,7 +97,7 @@ impl Volume {
 
     /// A commit has what was noted, or it is not to be sent.
     pub fn forget_whole(&self) {
-        lock(&self.ended.noted).clear();
+        lock(&self.ended.0).clear();
     }
 }
 

@@ -72,9 +72,13 @@ impl Volume {
             let found = adoptions.iter().find(|(_, of)| is_it(of));
             found.map(|(number, _)| *number)
         };
-        number
-            .and_then(|number| self.stage.get(number).ok())
-            .is_some_and(|stage| stage.read_at(part, offset).is_ok())
+        let Some(number) = number else {
+            return false;
+        };
+        let read = self.stage.get(number);
+        let is_read = read.is_ok_and(|stage| stage.read_at(part, offset).is_ok());
+        // What the cache has taken over meanwhile it may have emptied.
+        is_read && lock(&self.adoptions).get(&number).is_some_and(is_it)
     }
 
     /// Writes `data` at `offset` of a held file, as much of it as the quota has room for. `None` where the

@@ -21,8 +21,8 @@ use crate::fs::{Access, ChunkVersion};
 use crate::pack::chunk;
 use crate::store::Block;
 
-/// From the first chunk that can be sent to the first that is: a file that is written has more of them soon.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks whether there is something to send: each mounted token has them, for as long as it is mounted.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a commit waits for what is on its way.
 const LANDING: Duration = Duration::from_secs(5);
 /// The pause after a failure: a commit is the one to try again.
@@ -75,8 +75,10 @@ impl Drop for Commits<'_> {
 pub(super) async fn run(context: Context, receipts: Receipts, turn: Arc<Turn>, begin: impl Fn()) {
     let mut wanted = turn.wanted.subscribe();
     loop {
-        context.volume.await_whole().await;
         sleep(LOOK).await;
+        if !context.volume.has_whole() {
+            continue;
+        }
         if wanted.wait_for(|wanted| !*wanted).await.is_err() {
             return;
         }

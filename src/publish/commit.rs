@@ -102,6 +102,7 @@ pub(super) struct Done {
 /// Finishes what a crash interrupted, then publishes what differs.
 pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Done, PublishError> {
     finish_pending(context, receipts).await?;
+    end_doubts(context, receipts).await?;
     let (head, named_end_s) = newest_head(context).await?;
     heal(context, receipts, heal::PATIENCE).await?;
     let (volume, told) = (Arc::clone(&context.volume), receipts.clone());
@@ -534,25 +535,34 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     take_as_head(context, &pending, &head, doubted).await
 }
 
-/// Each block of the head was found on the node, in a round that began when it was doubted `since` that root: it counts
-/// as published again, once it is pinned and named.
-pub(super) async fn end_doubts(context: &Context, since: CidBytes) -> Result<(), PublishError> {
+/// Where each block of the head was found on the node, by a round that began when it was doubted, it counts as published
+/// again once it is pinned and named.
+async fn end_doubts(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
-    if Doubted::of(volume)?.is_none_or(|doubted| doubted.since != since) {
+    let Some(since) = receipts.whole() else {
         return Ok(());
+    };
+    if Doubted::of(volume)?.is_some_and(|doubted| doubted.since == since) {
+        let head: Head = volume.meta("head")?.unwrap_or_default();
+        let tops: Vec<Cid> = [head.root, head.document]
+            .into_iter()
+            .flatten()
+            .map(|cid| cid.0)
+            .collect();
+        pin(context, &tops, &Head::default()).await?;
+        // It may have gone with the blocks.
+        if !is_named(context).await? {
+            renew(context).await?;
+        }
+        let now: Head = volume.meta("head")?.unwrap_or_default();
+        if now.root != head.root {
+            // Another machine's was taken over meanwhile.
+            return Ok(());
+        }
+        keep(volume, vec![(DOUBTED, None)]).await?;
     }
-    let head: Head = volume.meta("head")?.unwrap_or_default();
-    let tops: Vec<Cid> = [head.root, head.document]
-        .into_iter()
-        .flatten()
-        .map(|cid| cid.0)
-        .collect();
-    pin(context, &tops, &Head::default()).await?;
-    // It may have gone with the blocks.
-    if !is_named(context).await? {
-        renew(context).await?;
-    }
-    keep(volume, vec![(DOUBTED, None)]).await
+    receipts.forget_whole(since);
+    Ok(())
 }
 
 /// Pins what stands above a tree: its root first. `below` is pinned already: only the difference is walked.

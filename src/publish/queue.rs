@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::PublishError;
 use super::ahead::{self, Turn};
-use super::commit::{Context, Done, commit, end_doubts};
+use super::commit::{Context, Done, commit};
 use super::follow::follow;
 use super::head::{self, Head};
 use super::naming::{is_named, renew};
@@ -20,7 +20,6 @@ use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
 use crate::fs::{Access, FsError, Volume};
-use crate::journal::record::CidBytes;
 use crate::store::StoreError;
 
 /// How often the clock is looked at.
@@ -259,8 +258,6 @@ struct Signs {
     nameless: AtomicBool,
     /// A commit has missed blocks that it did not send: all is to be looked at.
     sweep: Notify,
-    /// What was doubted since this root was found on the node: the next commit pins it, and ends the doubts.
-    whole: Mutex<Option<CidBytes>>,
 }
 
 /// Looks at some of what is published, again and again.
@@ -291,10 +288,6 @@ async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
                 }
             }
             Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
-        }
-        if let Some(since) = sampler.take_whole() {
-            *lock(&signs.whole) = Some(since);
-            signs.lost.store(true, Ordering::Release);
         }
     }
 }
@@ -339,7 +332,7 @@ impl Worker {
                 && (!waiting.is_empty()
                     || self.is_due()
                     || self.has(PENDING)
-                    || self.has(DOUBTED)
+                    || self.receipts.whole().is_some()
                     || self.has(head::TAKEN_OVER)
                     || self.context.volume.is_half_followed()
                     || self.signs.lost.swap(false, Ordering::AcqRel));
@@ -385,6 +378,8 @@ impl Worker {
                 };
             } else if renewed.is_none_or(|at| at.elapsed() >= RENEW)
                 && Instant::now() >= renew_not_before
+                // The record of a commit under way is to end later than any that the node has.
+                && !self.has(PENDING)
             {
                 let result = tokio::select! {
                     _ = stopped.changed() => return,
@@ -417,23 +412,32 @@ impl Worker {
         let turn = Arc::clone(&self.turn);
         let sending = turn.of_commit().await;
         note_unpinned(&self.context, &self.status);
-        let result = self.while_it_moves().await;
+        let result = match self.while_it_moves().await {
+            // Nothing was left to do but by the node.
+            Ok(Done {
+                made: false,
+                doubted: Some(doubted),
+                ..
+            }) => Err(doubted.error()),
+            result => result,
+        };
         lock(&self.status).busy = false;
         match result {
             Ok(done) => {
                 self.failures = 0;
                 self.receipts.forget_chunks();
-                let left = (done.stuck.map(PublishError::Damaged))
-                    .or_else(|| done.doubted.map(|doubted| doubted.error()));
                 self.receipts.note_end(true);
                 let mut status = lock(&self.status);
                 status.last_error = None;
-                status.unpinned_since_s = None;
+                // A head that is doubted may be pinned nowhere.
+                status.unpinned_since_s = done.doubted.is_some().then_some(0);
                 status.progress.commits += u64::from(done.made);
                 status.progress.sent_blocks += done.sent_blocks;
                 status.progress.sent_bytes += done.sent_bytes;
                 drop(status);
                 drop(sending);
+                let left = (done.stuck.map(PublishError::Damaged))
+                    .or_else(|| done.doubted.map(|doubted| doubted.error()));
                 self.note_head();
                 match left {
                     None => Ok(()),
@@ -474,13 +478,7 @@ impl Worker {
 
     /// A commit, for as long as it comes on: how long it takes in all is its size's affair.
     async fn while_it_moves(&self) -> Result<Done, PublishError> {
-        let whole = lock(&self.signs.whole).take();
-        let mut work = std::pin::pin!(async {
-            if let Some(since) = whole {
-                end_doubts(&self.context, since).await?;
-            }
-            commit(&self.context, &self.receipts).await
-        });
+        let mut work = std::pin::pin!(commit(&self.context, &self.receipts));
         loop {
             let before = self.receipts.pulse();
             match timeout(STALL, &mut work).await {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use crate::fs::{ChunkVersion, Volume};
+use crate::journal::record::CidBytes;
 
 /// How many acknowledged blocks are remembered at least; at most twice as many.
 const RECEIPTS: usize = 250_000;
@@ -44,6 +45,8 @@ pub(super) struct Receipts {
     fresh: Arc<AtomicBool>,
     /// Commits in a row of which all came back that was asked for.
     verified: Arc<AtomicU32>,
+    /// See [`Receipts::whole`].
+    whole: Arc<Mutex<Option<CidBytes>>>,
 }
 
 /// Chunks by stage file and index: the version that left, and the block that it is once the node has
@@ -106,6 +109,7 @@ impl Receipts {
         Self {
             known: Arc::new(Mutex::new(known)),
             chunks: Arc::default(),
+            whole: Arc::default(),
             volume,
             pulse: Arc::default(),
             moved: Arc::new(AtomicU64::new(1)),
@@ -155,6 +159,25 @@ impl Receipts {
     /// More of what is doubted was found on the node.
     pub(super) fn note_found(&self) {
         self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was doubted since this root was all found on the node.
+    pub(super) fn note_whole(&self, since: CidBytes) {
+        *self.lock_whole() = Some(since);
+    }
+
+    /// What was noted so, until it was of use.
+    pub(super) fn whole(&self) -> Option<CidBytes> {
+        *self.lock_whole()
+    }
+
+    /// Forgets `since`, which was of use.
+    pub(super) fn forget_whole(&self, since: CidBytes) {
+        self.lock_whole().take_if(|whole| *whole == since);
+    }
+
+    fn lock_whole(&self) -> MutexGuard<'_, Option<CidBytes>> {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn has(&self, cid: &Cid) -> bool {

@@ -82,8 +82,6 @@ pub(super) struct Sampler {
     doubted: Option<Doubted>,
     /// It is the first round since: it brings whoever waits for it nearer to the end.
     confirms: bool,
-    /// What was found whole.
-    whole: Option<CidBytes>,
 }
 
 /// What a block is needed for.
@@ -112,7 +110,6 @@ impl Sampler {
             receipts,
             doubted: None,
             confirms: false,
-            whole: None,
         }
     }
 
@@ -136,11 +133,6 @@ impl Sampler {
     /// Whether a root that had gone is back since this was asked last.
     pub(super) fn take_returned(&mut self) -> bool {
         std::mem::take(&mut self.returned)
-    }
-
-    /// What was doubted since which root is there, by a round that has ended since this was asked last.
-    pub(super) fn take_whole(&mut self) -> Option<CidBytes> {
-        self.whole.take()
     }
 
     /// A step; how many losses it has found, and damaged entries that may be whole again.
@@ -225,7 +217,9 @@ impl Sampler {
         if std::mem::take(&mut self.lossy) {
             return Ok(());
         }
-        self.whole = self.doubted.as_ref().map(|doubted| doubted.since);
+        if let Some(doubted) = &self.doubted {
+            self.receipts.note_whole(doubted.since);
+        }
         if !self.rootless {
             return Ok(());
         }

@@ -230,6 +230,28 @@ async fn what_is_rotten_on_the_node_is_told_though_a_further_commit_was_made() {
     publisher.stop().await;
 }
 
+/// While it cannot be told what the node has.
+#[tokio::test]
+async fn a_doubted_head_is_no_progress_for_who_waits_and_no_reason_to_publish_sooner() {
+    let shared = Shared::new();
+    let (machine, _) = doubted(&shared, &[b"two"]).await;
+    machine.store.set(Call::Has, busy(), None);
+    machine.put(machine.root, "g", &[(0, b"more")]).await;
+    let publisher = spawn(&machine);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(publisher.status().progress.commits, 0);
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        drop(timeout(Duration::from_secs(1), publisher.flush()).await);
+        seen.push(publisher.moved());
+    }
+    assert_eq!(seen[2], seen[3], "{seen:?}");
+    machine.store.clear();
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+    assert_eq!(machine.volume.losses(9).unwrap().len(), 1);
+    publisher.stop().await;
+}
+
 #[tokio::test]
 async fn a_flush_of_a_token_that_takes_no_changes_says_what_it_has_not_published() {
     let shared = Shared::new();
@@ -254,7 +276,7 @@ async fn a_flush_says_that_a_doubted_head_is_published_only_when_each_block_of_i
     // Nor does a round that has found something missing end it.
     let mut sampler = Sampler::begin(&machine.volume, machine.receipts.clone());
     assert!(sampler.step(&machine.context).await.unwrap() > 0);
-    assert_eq!(sampler.take_whole(), None);
+    assert_eq!(machine.receipts.whole(), None);
     give_back(&shared, b"three").await;
     let publisher = spawn(&machine);
     assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
