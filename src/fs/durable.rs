@@ -98,17 +98,7 @@ impl Volume {
     }
 
     fn commit_journal(&self, patiently: bool) -> Result<(), FsError> {
-        // Those that may be saved as they are first; one that is being written anew is waited for only where
-        // that was not enough.
-        let mut looked = Ok(());
-        for patience in [Duration::ZERO, REWRITE] {
-            match self.owes_room() {
-                Ok(false) => {}
-                Ok(true) => self.save_each(&self.owing(), patience)?,
-                // What was acknowledged is made durable all the same.
-                Err(error) => looked = Err(error),
-            }
-        }
+        let looked = self.save_owing()?;
         let retired = self.stage.take_retired();
         if self.without.lacks(Barrier::RecordsFirst) && self.active_cut().is_none() {
             self.let_go(&retired);
@@ -130,6 +120,22 @@ impl Volume {
             Some(error) => Err(self.poison(error)),
             None => looked,
         }
+    }
+
+    /// Saves the files that owe room, so that what becomes durable next has no more than the quota; the inner error
+    /// is that nobody can say which do. Those that may be saved as they are come first; one that is being written
+    /// anew is waited for only where that was not enough.
+    fn save_owing(&self) -> Result<Result<(), FsError>, FsError> {
+        let mut looked = Ok(());
+        for patience in [Duration::ZERO, REWRITE] {
+            match self.owes_room() {
+                Ok(false) => {}
+                Ok(true) => self.save_each(&self.owing(), patience)?,
+                // What was acknowledged is made durable all the same.
+                Err(error) => looked = Err(error),
+            }
+        }
+        Ok(looked)
     }
 
     /// Removes the stage files that the journal has durably let go of, but for those that a cut may still
@@ -225,11 +231,16 @@ impl Volume {
         self.poison(JournalError::Disk("a worker died".to_owned()))
     }
 
-    /// Writes what fills the memory into the journal's table: it waits for no file's bytes, since others wait
-    /// for it.
+    /// Writes what fills the memory into the journal's table. It waits for no file's bytes, since others wait for it,
+    /// but for those of files whose room in the quota others have by now.
     fn keep_draining(&self) {
         while !self.stopped.load(Ordering::Acquire) {
-            if let Err(error) = self.journal.drain(STEP) {
+            let before = || {
+                if let Err(error) = self.save_owing().flatten() {
+                    tracing::debug!(%error, "what was cut off may come back with a crash");
+                }
+            };
+            if let Err(error) = self.journal.drain(STEP, before) {
                 self.poison(error);
                 break;
             }

@@ -12,11 +12,13 @@ use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::{Drive, FsError, Volume};
 use crate::journal::Without;
-use crate::journal::simulated::{Image, Kept, Left, Power};
+use crate::journal::simulated::{Event, Image, Kept, Left, Power};
 use crate::types::Ino;
 
 /// What has not come by then never comes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const O_TRUNC: i32 = 0o1000;
 
 /// More than a record has room for.
 const LEN: usize = 200_000;
@@ -52,19 +54,28 @@ impl Scene {
 
     /// A new file, that no `fsync` covers.
     fn put(&self, name: &str) -> Result<(), FsError> {
+        self.put_bytes(name, LEN)
+    }
+
+    fn put_bytes(&self, name: &str, len: usize) -> Result<(), FsError> {
         let made = (self.drive).create(CALLER, self.root, name.as_bytes(), 0o644, READ_WRITE)?;
         let (ino, fh) = (made.0.ino, made.1.fh);
-        let written = self.drive.write(ino, fh, 0, &vec![7; LEN], false);
+        let written = self.drive.write(ino, fh, 0, &vec![7; len], false);
         self.drive.release(ino, fh);
         written.map(drop)
     }
 
-    /// Whether the file would be there, whole, after a cut of the power now that leaves nothing but what is durable.
+    /// What is there after a cut of the power that leaves nothing but what is durable.
+    fn after(image: &Image) -> Self {
+        Self::on(Power::on(image.cut(Kept::None, 512, &mut |_| 0)))
+    }
+
+    /// Whether the file would be there, whole, after a cut of the power now.
     fn is_durable(&self, name: &str) -> bool {
         let mut image = Image::of(&Left::default());
         let events = self.power.events();
         events.iter().for_each(|event| image.play(event));
-        let after = Self::on(Power::on(image.cut(Kept::None, 512, &mut |_| 0)));
+        let after = Self::after(&image);
         let Ok(attr) = after.drive.lookup(after.root, name.as_bytes()) else {
             return false;
         };
@@ -129,6 +140,38 @@ fn a_panic_of_what_keeps_a_volume_durable_closes_it_and_is_told() {
         scene.volume.stop();
         kept.join().unwrap();
     });
+}
+
+#[test]
+fn what_a_cut_file_gave_up_does_not_come_back_beside_what_has_its_room() {
+    let scene = Scene::new();
+    let quota = 6_000_000;
+    let allowance = super::rig::allowance(&scene.clock, quota);
+    scene.volume.set_allowance(&allowance).unwrap();
+    scene.put_bytes("large", 5_000_000).unwrap();
+    scene.volume.sync().unwrap();
+    thread::scope(|scope| {
+        let _ending = Ending(&scene.volume);
+        scope.spawn(|| scene.volume.keep_durable());
+        // It is being written anew, so it is not saved with the rest, which is more than the memory is to hold.
+        let large = scene.drive.lookup(scene.root, b"large").unwrap().ino;
+        let opened = scene.drive.open(large, READ_WRITE | O_TRUNC).unwrap();
+        for number in 0..2_500 {
+            scene.put_bytes(&format!("small{number}"), 1_600).unwrap();
+        }
+        scene.volume.save_changed().unwrap();
+        scene.drive.release(large, opened.fh);
+    });
+    let events = scene.power.events();
+    let mut image = Image::of(&Left::default());
+    for event in events.iter() {
+        image.play(event);
+        if matches!(event, Event::SyncData(_)) {
+            let after = Scene::after(&image);
+            let used = after.volume.with_quota(|found| found.used_bytes());
+            assert!(used <= quota, "{used} of {quota} bytes came back");
+        }
+    }
 }
 
 /// Where the first sync stands still until it is opened.

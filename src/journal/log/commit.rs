@@ -193,8 +193,13 @@ impl Journal {
         self.ended.store(false, Ordering::Release);
     }
 
-    /// Waits until there is enough for a commit in the background, at most `patience`, and makes it.
-    pub(crate) fn drain(&self, patience: Duration) -> Result<(), JournalError> {
+    /// Waits until there is enough for a commit in the background, at most `patience`, and makes it; `before` is
+    /// called before that.
+    pub(crate) fn drain(
+        &self,
+        patience: Duration,
+        before: impl FnOnce(),
+    ) -> Result<(), JournalError> {
         let mut state = self.lock();
         state.attended = true;
         let is_due = |state: &State| {
@@ -207,10 +212,11 @@ impl Journal {
         let due = is_due(&state);
         state.wanted = false;
         drop(state);
-        match due {
-            true => self.commit(None),
-            false => Ok(()),
+        if !due {
+            return Ok(());
         }
+        before();
+        self.commit(None)
     }
 
     /// A view of this moment that later changes do not touch. Everything in it is durable. `taken` is

@@ -106,7 +106,7 @@ fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
         Err(JournalError::NoRoom),
         "nobody to wait for"
     );
-    journal.drain(Duration::ZERO).unwrap();
+    journal.drain(Duration::ZERO, || ()).unwrap();
     let journal = Arc::new(journal);
     let (answer, answers) = channel();
     for _ in 0..3 {
@@ -118,7 +118,7 @@ fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
         assert_eq!(ended, Ok(Err(JournalError::NoRoom)));
     }
     // The background has all the patience that is asked for, and then all goes on.
-    journal.drain(Duration::ZERO).unwrap();
+    journal.drain(Duration::ZERO, || ()).unwrap();
     assert_eq!(journal.sync(), Ok(()));
 }
 
@@ -694,7 +694,7 @@ fn a_log_that_is_full_of_what_the_table_has_is_left_alone() {
     // As a large frame that was appended beside a commit leaves it.
     journal.wal.set_bytes(super::DUE_LOG);
     let began = std::time::Instant::now();
-    journal.drain(Duration::from_millis(50)).unwrap();
+    journal.drain(Duration::from_millis(50), || ()).unwrap();
     assert!(
         began.elapsed() >= Duration::from_millis(50),
         "it went round and round"
