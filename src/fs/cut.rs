@@ -1,9 +1,9 @@
 //! A cut: one instant of the tree for a commit, while writing goes on.
 //!
 //! Invariant: what a [`Cut`] reads does not change. Records come from a snapshot of the journal.
-//! Bytes come from the stage files, in which writing goes on in place: the first write into a chunk
-//! that the commit has not read yet copies what was there to the spool first (at most one chunk a
-//! write). Stage files that the tree lets go of meanwhile are kept until the cut ends, the journal's pages
+//! Bytes come from the stage files, in which writing goes on in place: the first write into a place
+//! that the commit has not read yet copies what was there to the spool first (of 64 KiB, the blocks
+//! that it meets). Stage files that the tree lets go of meanwhile are kept until the cut ends, the journal's pages
 //! until they are worth a copy.
 
 mod active;
@@ -310,13 +310,11 @@ impl Cut {
         if let Some(file) = self.volume.files.peek(ino) {
             drop(file.body());
         }
-        if let Some(bytes) = self.active.kept(number, index)? {
-            return Ok(bytes);
-        }
         let stage = self.volume.stage.get(number)?;
-        let bytes = stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?;
+        let mut bytes = stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?;
         // A writer keeps what is there before it writes: whose write these bytes show has kept by now.
-        Ok(self.active.kept(number, index)?.unwrap_or(bytes))
+        self.active.restore(number, index, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// The content of a file cannot be built for want of a block that the node has lost.

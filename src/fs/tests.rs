@@ -7,6 +7,8 @@ mod copies;
 mod core;
 mod costs;
 mod crash;
+#[path = "../../tests/shared/dice.rs"]
+mod dice;
 mod follow;
 mod holes;
 mod killed;

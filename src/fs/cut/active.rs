@@ -4,7 +4,8 @@
 //! come one after another, and keep before they write. The commit holds no lock: it looks for what was kept after it
 //! has read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,9 @@ use crate::fs::volume::{Volume, lock};
 use crate::journal::{DiskFile, StageFile};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
+
+/// What is kept at once, in bytes: the most that a small write copies.
+pub(in crate::fs) const BLOCK: u64 = 64 << 10;
 
 /// The snapshot of the cut is not taken yet.
 const NOT_BEGUN: u64 = u64::MAX;
@@ -39,10 +43,30 @@ struct Shorter {
 
 #[derive(Default)]
 struct Kept {
-    /// Chunks of stage files that need no copy any more: where their bytes are in the spool (offset,
-    /// length), or `None` when the commit has read them.
-    chunks: HashMap<(u64, u64), Option<(u64, u64)>>,
+    /// Chunks of stage files that the commit has read: nothing of them is copied any more.
+    read: HashSet<(u64, u64)>,
+    /// Where the bytes of a block of a stage file are in the spool: offset and length, which is less than
+    /// [`BLOCK`] where the file ended.
+    blocks: HashMap<(u64, u64), (u64, u64)>,
     spooled: u64,
+}
+
+impl Kept {
+    /// The blocks at `bytes` of a chunk that are still to be kept; there may be some between them that are.
+    fn missing(&self, stage: u64, chunk: u64, bytes: Range<u64>) -> Option<Range<u64>> {
+        if self.read.contains(&(stage, chunk)) {
+            return None;
+        }
+        let met = bytes.start / BLOCK..bytes.end.div_ceil(BLOCK);
+        let mut missing = met.filter(|block| !self.blocks.contains_key(&(stage, *block)));
+        let first = missing.next()?;
+        Some(first..missing.next_back().unwrap_or(first) + 1)
+    }
+}
+
+/// The blocks of a chunk.
+fn blocks_of(chunk: u64) -> Range<u64> {
+    chunk * CHUNK_SIZE / BLOCK..(chunk + 1) * CHUNK_SIZE / BLOCK
 }
 
 impl Volume {
@@ -63,8 +87,10 @@ impl Volume {
         if young == NOT_BEGUN || stage.number() >= young {
             return Ok(());
         }
-        for index in offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE) {
-            cut.keep(index, stage)?;
+        let end = offset + len;
+        for chunk in offset / CHUNK_SIZE..end.div_ceil(CHUNK_SIZE) {
+            let start = offset.max(chunk * CHUNK_SIZE);
+            cut.keep(chunk, start..end.min((chunk + 1) * CHUNK_SIZE), stage)?;
         }
         Ok(())
     }
@@ -72,7 +98,7 @@ impl Volume {
     /// The most that a write of `len` bytes may add to the spool of a cut, in bytes.
     pub(in crate::fs) fn spool_room(&self, len: u64) -> u64 {
         match self.active_cut() {
-            Some(_) if len > 0 => (len / CHUNK_SIZE + 2) * CHUNK_SIZE,
+            Some(_) if len > 0 => (len / BLOCK + 2) * BLOCK,
             _ => 0,
         }
     }
@@ -145,12 +171,13 @@ impl ActiveCut {
         (shorter.times == times).then_some(shorter.lowest)
     }
 
-    fn keep(&self, index: u64, stage: &StageFile) -> Result<(), FsError> {
-        let chunk = (stage.number(), index);
-        if lock(&self.kept).chunks.contains_key(&chunk) {
+    fn keep(&self, chunk: u64, bytes: Range<u64>, stage: &StageFile) -> Result<(), FsError> {
+        let number = stage.number();
+        let Some(blocks) = lock(&self.kept).missing(number, chunk, bytes) else {
             return Ok(());
-        }
-        let bytes = stage.read_some(index * CHUNK_SIZE, CHUNK_SIZE)?;
+        };
+        let start = blocks.start * BLOCK;
+        let bytes = stage.read_some(start, blocks.end * BLOCK - start)?;
         let len = bytes.len() as u64;
         let at = {
             let mut kept = lock(&self.kept);
@@ -162,33 +189,51 @@ impl ActiveCut {
         }
         // Not before it can be read there; and not after what the caller writes.
         let mut kept = lock(&self.kept);
-        kept.chunks.entry(chunk).or_insert(Some((at, len)));
+        for block in blocks.clone() {
+            let before = ((block - blocks.start) * BLOCK).min(len);
+            let place = (at + before, BLOCK.min(len - before));
+            kept.blocks.entry((number, block)).or_insert(place);
+        }
         Ok(())
     }
 
-    /// What was kept of a chunk; `None` when the stage file still has it as it was.
+    /// Puts back into `bytes`, what the stage file had at its chunk a moment ago, what was kept of it until now.
     ///
     /// # Errors
     /// [`FsError::NoRoom`] when the cut is void; the spool cannot be read.
-    pub(super) fn kept(&self, stage: u64, index: u64) -> Result<Option<Vec<u8>>, FsError> {
-        let known = lock(&self.kept).chunks.get(&(stage, index)).copied();
+    pub(super) fn restore(
+        &self,
+        stage: u64,
+        chunk: u64,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), FsError> {
+        let blocks = blocks_of(chunk);
+        let first = blocks.start;
+        let known: Vec<_> = {
+            let kept = lock(&self.kept);
+            let place = |block| Some((block, *kept.blocks.get(&(stage, block))?));
+            blocks.filter_map(place).collect()
+        };
         if self.void.load(Ordering::Acquire) {
             return Err(FsError::NoRoom);
         }
-        let Some(Some((at, len))) = known else {
-            return Ok(None);
-        };
-        let mut bytes = vec![0; len as usize];
-        self.spool
-            .read_at(&mut bytes, at)
-            .map_err(|e| FsError::Disk(e.to_string()))?;
-        Ok(Some(bytes))
+        for (block, (at, len)) in known {
+            let start = ((block - first) * BLOCK) as usize;
+            let end = start + len as usize;
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            if let Some(part) = bytes.get_mut(start..end) {
+                let read = self.spool.read_at(part, at);
+                read.map_err(|e| FsError::Disk(e.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The commit needs a chunk no more: writers need not copy it.
-    pub(super) fn release(&self, stage: u64, index: u64) {
-        let mut kept = lock(&self.kept);
-        kept.chunks.entry((stage, index)).or_insert(None);
+    pub(super) fn release(&self, stage: u64, chunk: u64) {
+        lock(&self.kept).read.insert((stage, chunk));
     }
 }
 

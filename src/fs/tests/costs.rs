@@ -86,7 +86,8 @@ fn an_fsync_waits_for_no_removal_of_what_another_has_deleted() {
 }
 
 #[test]
-fn a_write_while_a_commit_runs_copies_its_chunk_once_and_never_the_file() {
+fn a_write_while_a_commit_runs_copies_the_block_that_it_meets_once_and_never_the_file() {
+    const BLOCK: u64 = 64 << 10;
     let meter = Meter::new();
     let file = meter.create("image");
     for index in 0..8 {
@@ -98,10 +99,15 @@ fn a_write_while_a_commit_runs_copies_its_chunk_once_and_never_the_file() {
         meter.write(file, offset, &vec![2; len]);
         meter.stage.written_bytes() - before
     };
-    assert_eq!(written(3 * CHUNK_SIZE + 8192, 4096), CHUNK_SIZE + 4096);
-    assert_eq!(written(3 * CHUNK_SIZE + 65_536, 4096), 4096);
-    // Over a border: the two chunks that it meets.
-    assert_eq!(written(6 * CHUNK_SIZE - 2048, 4096), 2 * CHUNK_SIZE + 4096);
+    assert_eq!(written(3 * CHUNK_SIZE + 8192, 4096), BLOCK + 4096);
+    assert_eq!(written(3 * CHUNK_SIZE + 16_384, 4096), 4096);
+    // Over a border: the two blocks that it meets.
+    assert_eq!(written(6 * CHUNK_SIZE - 2048, 4096), 2 * BLOCK + 4096);
+    // What is kept already.
+    assert_eq!(
+        written(6 * CHUNK_SIZE - BLOCK, 2 * BLOCK as usize),
+        2 * BLOCK
+    );
     // Behind the end nothing was published.
     assert_eq!(written(8 * CHUNK_SIZE, 4096), 4096);
     drop(cut);

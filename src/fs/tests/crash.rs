@@ -4,8 +4,6 @@
 mod barriers;
 mod beside;
 mod content;
-#[path = "../../../tests/shared/dice.rs"]
-mod dice;
 mod faults;
 mod history;
 mod log;
@@ -16,6 +14,7 @@ mod text;
 mod violation;
 mod world;
 
+use super::dice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, sync_channel};

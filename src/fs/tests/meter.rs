@@ -21,6 +21,7 @@ struct Counts {
     written_bytes: AtomicU64,
     read_anew: AtomicU64,
     pause: Mutex<Option<Pause>>,
+    read_pause: Mutex<Option<Pause>>,
     sync_pause: Mutex<Option<Pause>>,
     look_pause: Mutex<Option<Pause>>,
 }
@@ -70,6 +71,11 @@ impl Counted {
         *self.counts.pause.lock().unwrap() = pause;
     }
 
+    /// The same behind each read of a file, before who asked has it.
+    pub(super) fn set_read_pause(&self, pause: Option<Pause>) {
+        *self.counts.read_pause.lock().unwrap() = pause;
+    }
+
     /// The same before each sync of a file.
     pub(super) fn set_sync_pause(&self, pause: Option<Pause>) {
         *self.counts.sync_pause.lock().unwrap() = pause;
@@ -93,7 +99,12 @@ impl Counted {
 
 impl DiskFile for CountedFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buf, offset)
+        self.file.read_at(buf, offset)?;
+        let pause = self.counts.read_pause.lock().unwrap().clone();
+        if let Some(pause) = pause {
+            pause();
+        }
+        Ok(())
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

@@ -1,10 +1,11 @@
 //! What a commit has not read yet, and is written over meanwhile.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use super::dice::Dice;
 use super::meter::Meter;
 use super::rig::{CALLER, READ_WRITE, Rig, build};
 use crate::pack::chunk::CHUNK_SIZE;
@@ -37,6 +38,63 @@ fn a_commit_ends_however_much_is_written_over_beside_it() {
         cut.release_chunk(&file, index);
     }
     rig.drive.release(attr.ino, opened.fh);
+}
+
+#[test]
+fn a_commit_has_each_byte_as_it_was_wherever_it_is_written_over() {
+    const LEN: usize = 2 * CHUNK_SIZE as usize + 100_001;
+    let mut dice = Dice(1);
+    let rig = Rig::new();
+    let before: Vec<u8> = (0..LEN).map(|at| (at / 251) as u8).collect();
+    rig.put("image", &before).unwrap();
+    let ino = rig.ino("image");
+    let opened = rig.drive.open(ino, READ_WRITE).unwrap();
+    for round in 0..8 {
+        let before = rig.drive.read(ino, opened.fh, 0, LEN as u32).unwrap();
+        let cut = rig.volume.cut().unwrap();
+        let file = cut.file(Ino(ino.0 & Ino::MAX.0)).unwrap();
+        for (index, chunk) in before.chunks(CHUNK_SIZE as usize).enumerate() {
+            for _ in 0..12 {
+                let offset = dice.below(LEN as u64);
+                let most = dice.pick(&[1, 5_000, 70_000, 400_000]).unwrap();
+                let len = 1 + dice.below(most);
+                let bytes = vec![100 + round; len.min(LEN as u64 - offset) as usize];
+                let written = rig.drive.write(ino, opened.fh, offset, &bytes, false);
+                assert_eq!(written.unwrap() as usize, bytes.len());
+            }
+            let read = cut.read_chunk(&file, index as u64, None).unwrap();
+            assert!(read == chunk, "round {round}, chunk {index}");
+            cut.release_chunk(&file, index as u64);
+        }
+    }
+    rig.drive.release(ino, opened.fh);
+}
+
+#[test]
+fn a_write_does_not_wait_for_what_a_commit_reads_of_its_file() {
+    let meter = Arc::new(Meter::new());
+    let file = meter.create("f");
+    meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
+    let cut = meter.volume.cut().unwrap();
+    let found = cut.file(Ino(file.0.0 & Ino::MAX.0)).unwrap();
+    let came = Arc::new(AtomicUsize::new(0));
+    let (writer, told) = (Arc::downgrade(&meter), Arc::clone(&came));
+    // The disk has read, and does not answer before somebody else has written there.
+    meter.stage.set_read_pause(Some(Arc::new(move || {
+        if told.fetch_add(1, Ordering::SeqCst) == 0 {
+            let meter = writer.upgrade().unwrap();
+            let (ended, written) = mpsc::channel();
+            std::thread::spawn(move || {
+                meter.write(file, 4096, &[2; 4096]);
+                drop(ended.send(()));
+            });
+            let written = written.recv_timeout(Duration::from_secs(60));
+            assert_eq!(written, Ok(()), "it waits for the disk");
+        }
+    })));
+    let read = cut.read_chunk(&found, 0, None).unwrap();
+    assert!(came.load(Ordering::SeqCst) > 0);
+    assert!(read == vec![1; CHUNK_SIZE as usize]);
 }
 
 #[test]
