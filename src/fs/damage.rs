@@ -274,7 +274,8 @@ impl Volume {
                     body.unsaved = true;
                 }
             }
-            let saved = self.save(&held);
+            // One that is being written anew tells it with its next save, if it needs the block still.
+            let saved = self.save_unless_rewritten(&held);
             self.leave(held);
             saved?;
         } else {

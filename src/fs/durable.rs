@@ -368,13 +368,21 @@ impl Volume {
             self.note_closed(ino);
             return Ok(());
         };
-        let mut waited = Duration::ZERO;
+        let (mut waited, mut saves) = (Duration::ZERO, None);
         let result = loop {
-            let is_over = || !self.was_just_emptied(ino) || !self.files.is_shared(ino);
-            match self.save_if(&held, is_over) {
+            match self.save_unless_rewritten(&held) {
                 Ok(false) if patience.is_zero() => break Ok(()),
-                Ok(false) if waited >= patience => break self.save(&held),
-                Ok(false) => {}
+                Ok(false) => {
+                    let saved = held.saves.load(Ordering::Acquire);
+                    // Who has emptied it once more has saved it before.
+                    if *saves.get_or_insert(saved) != saved {
+                        break Ok(());
+                    }
+                    // From the emptying before the call to the last of several, and on from there.
+                    if waited >= patience * 2 {
+                        break self.save(&held);
+                    }
+                }
                 other => break other.map(drop),
             }
             std::thread::sleep(REWRITE_STEP);
@@ -386,15 +394,21 @@ impl Volume {
 
     /// Nobody had `ino` open, and all of it was saved.
     pub(super) fn note_closed(&self, ino: Ino) {
-        lock(&self.unsaved).remove(&ino);
-        let emptied = lock(&self.emptied).remove(&ino);
+        let mut unsaved = lock(&self.unsaved);
+        let mut emptied = lock(&self.emptied);
         // Who has opened it since, and written, may have noted that before.
-        if self.files.peek(ino).is_some() {
-            lock(&self.unsaved).insert(ino);
-            if let Some(since) = emptied {
-                lock(&self.emptied).entry(ino).or_insert(since);
-            }
+        if self.files.peek(ino).is_none() {
+            unsaved.remove(&ino);
+            emptied.remove(&ino);
         }
+    }
+
+    /// As [`Volume::save`], but not in the middle of what is written anew: false then, and it is saved when that is
+    /// over.
+    pub(super) fn save_unless_rewritten(&self, file: &File) -> Result<bool, FsError> {
+        self.save_if(file, || {
+            !self.was_just_emptied(file.ino) || !self.files.is_shared(file.ino)
+        })
     }
 
     /// Makes the bytes of a held file durable, then puts its record into the journal (in memory:
@@ -450,6 +464,7 @@ impl Volume {
 
     /// The record of `file` is in the journal. Until here whoever wants everything saved had to wait for it.
     fn note_saved(&self, file: &File) {
+        file.saves.fetch_add(1, Ordering::AcqRel);
         let body = file.body();
         if !body.unsaved {
             lock(&self.unsaved).remove(&file.ino);

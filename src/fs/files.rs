@@ -26,6 +26,8 @@ pub(crate) struct File {
     seen: Mutex<Seen>,
     /// Held while the content is made durable and saved: one at a time, in order.
     pub(crate) saving: Mutex<()>,
+    /// How often all of it was saved.
+    pub(super) saves: AtomicU64,
     /// What it is charged.
     pub(super) account: Mutex<Account>,
     /// Its access time as far as it is known, ns: reads look at it first.
@@ -207,6 +209,7 @@ impl Files {
                     seen: Mutex::new(Seen::of(&body, body.allocated_bytes())),
                     body: RwLock::new(body),
                     saving: Mutex::new(()),
+                    saves: AtomicU64::new(0),
                     atime_ns: AtomicI64::new(super::access::UNKNOWN),
                     reads: AtomicU64::new(0),
                     lost: AtomicBool::new(false),

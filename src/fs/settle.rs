@@ -134,7 +134,12 @@ fn settle_file(cut: &Cut, ino: Ino, content: &Child) -> Result<bool, FsError> {
             }
         }
     };
-    let result = if settled { volume.save(&held) } else { Ok(()) };
+    // One that was emptied since is to be published once more anyway.
+    let result = if settled {
+        volume.save_unless_rewritten(&held)
+    } else {
+        Ok(false)
+    };
     volume.leave(held);
-    result.map(|()| settled)
+    result
 }

@@ -1,13 +1,14 @@
 //! The threads that make everything durable though nobody asks: what becomes of it when one cannot be made, ends in
 //! a panic, or waits for a slow disk.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::refuse_threads;
-use super::rig::{CALLER, READ_WRITE, open};
+use super::rig::{CALLER, READ_WRITE, build, open};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::{Drive, FsError, Volume};
@@ -70,12 +71,17 @@ impl Scene {
         Self::on(Power::on(image.cut(Kept::None, 512, &mut |_| 0)))
     }
 
-    /// Whether the file would be there, whole, after a cut of the power now.
-    fn is_durable(&self, name: &str) -> bool {
+    /// The same after a cut of the power now.
+    fn after_power_cut(&self) -> Self {
         let mut image = Image::of(&Left::default());
         let events = self.power.events();
         events.iter().for_each(|event| image.play(event));
-        let after = Self::after(&image);
+        Self::after(&image)
+    }
+
+    /// Whether the file would be there then, and whole.
+    fn is_durable(&self, name: &str) -> bool {
+        let after = self.after_power_cut();
         let Ok(attr) = after.drive.lookup(after.root, name.as_bytes()) else {
             return false;
         };
@@ -226,4 +232,37 @@ fn a_file_that_the_disk_is_slow_to_take_keeps_no_later_one_waiting() {
         assert_eq!(saved.join().unwrap(), Ok(()));
     });
     assert!(scene.is_durable("slow"));
+}
+
+#[test]
+fn a_file_that_is_written_anew_while_a_commit_of_it_is_settled_is_never_found_half() {
+    const HALF: u64 = 1_000;
+    let scene = Scene::new();
+    scene.put("f").unwrap();
+    let ino = scene.drive.lookup(scene.root, b"f").unwrap().ino;
+    let cut = scene.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let (built, _) = build(&mut HashMap::new(), &cut, &changes);
+    let opened = scene.drive.open(ino, READ_WRITE).unwrap();
+    let write = |fh, bytes: &[u8]| scene.drive.write(ino, fh, 0, bytes, false).unwrap();
+    write(opened.fh, &vec![8; LEN / 2]);
+    let gate = Arc::<Gate>::default();
+    let own = Arc::clone(&gate);
+    scene.power.set_pause(Some(Arc::new(move || own.pass())));
+    thread::scope(|scope| {
+        let _opening = Opening(&gate);
+        let saved = scope.spawn(|| scene.volume.save_changed());
+        assert!(scene.comes(|| gate.is_taken.load(Ordering::SeqCst)));
+        let settled = scope.spawn(|| cut.settle(&changes, &built));
+        // It waits for the save, which waits for the disk.
+        thread::sleep(Duration::from_millis(300));
+        let anew = scene.drive.open(ino, READ_WRITE | O_TRUNC).unwrap();
+        write(anew.fh, &[9; HALF as usize]);
+        gate.open();
+        assert_eq!(saved.join().unwrap(), Ok(()));
+        assert_eq!(settled.join().unwrap(), Ok(()));
+    });
+    let after = scene.after_power_cut();
+    let found = after.drive.lookup(after.root, b"f").unwrap();
+    assert_eq!(found.size, LEN as u64, "half of what is being written");
 }

@@ -86,7 +86,7 @@ fn a_write_does_not_wait_for_what_a_commit_reads_of_its_file() {
             let (ended, written) = mpsc::channel();
             std::thread::spawn(move || {
                 meter.write(file, 4096, &[2; 4096]);
-                drop(ended.send(()));
+                let _ = ended.send(());
             });
             let written = written.recv_timeout(Duration::from_secs(60));
             assert_eq!(written, Ok(()), "it waits for the disk");
