@@ -356,7 +356,7 @@ async fn alloys_own_fillers_and_receipts_work() {
             .with_value(U256::from(5));
         let before = provider.get_balance(to).await.unwrap();
         let pending = provider.send_transaction(request).await.unwrap();
-        let pending = pending.with_timeout(Some(Duration::from_secs(10)));
+        let pending = pending.with_timeout(Some(Duration::from_secs(120)));
         let receipt = pending.get_receipt().await.unwrap();
         assert_eq!(
             provider.get_balance(to).await.unwrap() - before,

@@ -3,15 +3,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::cli::exit::{Exit, Failure};
 
-struct Echo;
+/// Ends a flush when it is told to.
+#[derive(Default)]
+struct Echo(Arc<Notify>);
 
 #[async_trait]
 impl Handler for Echo {
@@ -20,7 +22,7 @@ impl Handler for Echo {
             Request::Status => Ok(json!("here")),
             Request::Flush { .. } => {
                 progress.set("flush", 42);
-                tokio::time::sleep(Duration::from_millis(1_200)).await;
+                self.0.notified().await;
                 Ok(Value::Null)
             }
             Request::Packages { .. } => panic!("a defect"),
@@ -30,6 +32,10 @@ impl Handler for Echo {
 }
 
 fn daemon(folder: &Path, state: &Path) -> (Registration, tokio::runtime::Runtime) {
+    daemon_of(folder, state, Echo::default())
+}
+
+fn daemon_of(folder: &Path, state: &Path, echo: Echo) -> (Registration, tokio::runtime::Runtime) {
     let (registration, listener) = Registration::announce(folder, state, Path::new("/m")).unwrap();
     listener.set_nonblocking(true).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -39,7 +45,7 @@ fn daemon(folder: &Path, state: &Path) -> (Registration, tokio::runtime::Runtime
         .unwrap();
     runtime.spawn(async move {
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-        serve(listener, Arc::new(Echo)).await;
+        serve(listener, Arc::new(echo)).await;
     });
     (registration, runtime)
 }
@@ -66,13 +72,16 @@ fn a_command_finds_the_daemon_and_gets_its_answer() {
 #[test]
 fn a_long_request_says_how_far_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let _daemon = daemon(dir.path(), Path::new("/state"));
+    let is_seen = Arc::<Notify>::default();
+    let echo = Echo(Arc::clone(&is_seen));
+    let _daemon = daemon_of(dir.path(), Path::new("/state"), echo);
     let entry = find_all(&[dir.path().to_owned()]).remove(0);
     let mut steps = Vec::new();
     Client::connect(&entry.socket)
         .unwrap()
         .ask::<Value>(&Request::Flush { token: None }, |step| {
-            steps.push(step.clone())
+            steps.push(step.clone());
+            is_seen.notify_one();
         })
         .unwrap();
     assert_eq!(steps.first().map(|step| step.pending_bytes), Some(42));

@@ -43,7 +43,7 @@ struct Stage {
 
 impl Stage {
     fn new(cache: Cache) -> Self {
-        Self::with(cache, Mount::default(), Duration::from_secs(20))
+        Self::with(cache, Mount::default(), Duration::from_secs(120))
     }
 
     fn with(cache: Cache, mount: Mount, patience: Duration) -> Self {
@@ -78,7 +78,7 @@ impl Stage {
             fetcher,
         } = self;
         drop((fetcher, old));
-        let patience = Duration::from_secs(20);
+        let patience = Duration::from_secs(120);
         store.reset_counts();
         Self::over(memory, store, cache(), Mount::default(), patience)
     }

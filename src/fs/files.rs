@@ -480,7 +480,7 @@ mod tests {
             comer.forget_past();
             ended.send(()).unwrap();
         });
-        ends.recv_timeout(Duration::from_secs(20))
+        ends.recv_timeout(Duration::from_secs(120))
             .expect("the table is locked by who waits for the file");
         drop(body);
     }

@@ -772,7 +772,7 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
     let ground = Ground::build(Arc::clone(&parts[0]), Arc::new(state_dir)).await;
     let ground = ground.unwrap();
     let holdings = Holdings::new(&Arc::clone(&ground).with_others(&parts));
-    let patience = std::time::Duration::from_secs(30);
+    let patience = std::time::Duration::from_secs(120);
     holdings.look_first(patience).await.unwrap();
     let shown = ground.drive.volumes().into_iter().map(|(_, name, _)| name);
     assert_eq!(shown.collect::<Vec<_>>(), ["one-1"]);

@@ -167,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_stays_away_or_hangs_is_given_up_on_in_time() {
-        let (fault, store) = stores(Duration::from_millis(200));
+        let (fault, store) = stores(Duration::from_secs(3));
         fault.set_all(&Fault::Before(reset()));
         let error = store.pins().await.unwrap_err();
         assert!(matches!(&error, StoreError::Transient(why) if why.contains("connection reset")));

@@ -14,6 +14,7 @@ use crate::samples::{assert_pattern, pattern};
 
 /// Upload units of the free package.
 const UNITS: u64 = 25;
+const SOON: Duration = Duration::from_secs(120);
 
 /// The drive looks at the chain now.
 fn look(machine: &Machine) {
@@ -22,7 +23,7 @@ fn look(machine: &Machine) {
 
 /// Waits until the chain has as many charges as there are commits.
 fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
-    wait_until("each commit is charged", Duration::from_secs(30), || {
+    wait_until("each commit is charged", SOON, || {
         let sequence = machine.number("1", "sequence");
         chain.storage().1 + foreign_units + sequence == UNITS
     });
@@ -37,15 +38,13 @@ fn a_token_that_is_charged_by_the_commit_takes_files_and_gives_them_to_another_m
         let content = pattern(7, 0, 3 << 20);
         fs::write(machine.dir().join("file"), &content).expect("a file");
         machine.flush();
-        wait_until("the commit is charged", Duration::from_secs(30), || {
-            chain.storage().0 > 0
-        });
+        wait_until("the commit is charged", SOON, || chain.storage().0 > 0);
         let (usage, units) = chain.storage();
         assert!(
             (3 << 20..(3 << 20) + (64 << 10)).contains(&usage),
             "{usage}"
         );
-        wait_until("the drive knows", Duration::from_secs(30), || {
+        wait_until("the drive knows", SOON, || {
             look(&machine);
             let token = machine.token("1");
             let left = match kind == Kind::V2 {
@@ -83,7 +82,7 @@ fn without_upload_units_nothing_grows_and_deleting_goes_on() {
     machine.flush();
     all_charged(&chain, &machine, 0);
     chain.charge(1000, UNITS - 2);
-    wait_until("the drive knows", Duration::from_secs(30), || {
+    wait_until("the drive knows", SOON, || {
         look(&machine);
         machine.number("1", "uploads_left") == 1
     });

@@ -177,7 +177,7 @@ fn room_behind_the_end_is_kept_until_the_file_is_closed() {
     file.sync_all().expect("sync");
     // The rest is the others' as soon as nobody has it open.
     drop(file);
-    wait_until("the room is given back", Duration::from_secs(10), || {
+    wait_until("the room is given back", Duration::from_secs(60), || {
         full.write_at(&pattern(2, at, 5 << 20), at).is_ok()
     });
     drop(full);
@@ -605,7 +605,7 @@ fn the_kernel_makes_a_drive_read_only_unless_somebody_writes() {
     assert!(told.contains("busy"), "{told}");
     drop(file);
     // The last `close` reaches the drive a moment later.
-    wait_until("nobody writes any more", Duration::from_secs(20), || {
+    wait_until("nobody writes any more", Duration::from_secs(60), || {
         remount("ro").code == Some(0)
     });
     refused(File::create(&path), Errno::ROFS);
@@ -635,9 +635,11 @@ fn nothing_moves_between_tokens_by_rename_or_link() {
     let machine = Machine::demo();
     machine.ask(&["mint", "--package", "1", "--yes"]).ok();
     let other = machine.mountpoint().join("2");
-    crate::command::wait_until("token 2 appears", std::time::Duration::from_secs(5), || {
-        other.is_dir()
-    });
+    crate::command::wait_until(
+        "token 2 appears",
+        std::time::Duration::from_secs(60),
+        || other.is_dir(),
+    );
     let file = machine.dir().join("file");
     fs::write(&file, "x").expect("write");
     refused(fs::rename(&file, other.join("file")), Errno::XDEV);

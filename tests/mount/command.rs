@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How often a condition is looked at while it is awaited.
 const LOOK: Duration = Duration::from_millis(10);
+/// A tool of the system has to end within this time, however much it has to do.
+pub(crate) const TOOL: Duration = Duration::from_secs(900);
 
 /// What a program answered.
 #[derive(Debug)]
@@ -111,12 +113,12 @@ pub(crate) fn run(mut command: Command, limit: Duration) -> Answer {
     answer
 }
 
-/// Runs a tool of the system, which has to succeed, within two minutes.
+/// Runs a tool of the system, which has to succeed.
 #[track_caller]
 pub(crate) fn tool<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Answer {
     let mut command = Command::new(program);
     command.args(args);
-    run(command, Duration::from_secs(120)).ok()
+    run(command, TOOL).ok()
 }
 
 /// Runs git in `folder` under no configuration but ours; it has to succeed.
@@ -131,7 +133,7 @@ pub(crate) fn git(folder: &Path, args: &[&str]) -> Answer {
         .args(["-c", "safe.directory=*", "-c", "gc.auto=0"])
         .args(["-c", "core.autocrlf=false"])
         .args(args);
-    run(command, Duration::from_secs(300)).ok()
+    run(command, TOOL).ok()
 }
 
 /// Waits until `condition` holds, at most `limit`, else fails the test saying `what`.

@@ -20,8 +20,6 @@ fn write(machine: &Machine, name: &str, id: u64) {
 /// published `theirs`. Both are stopped.
 fn parted() -> (Machine, Machine) {
     let mut first = Machine::prepared("demo");
-    // How long leaving waits for a node that does not answer.
-    first.set_env("PXFS_READ_TIMEOUT", "3s");
     first.start();
     write(&first, "base", 1);
     first.stop();
@@ -29,6 +27,8 @@ fn parted() -> (Machine, Machine) {
     second.set_env("PXFS_TAKE_OVER", "1");
     second.start();
     second.stop();
+    // How long leaving waits for a node that does not answer.
+    first.set_env("PXFS_READ_TIMEOUT", "3s");
     first.start();
     first.fault("all fail");
     write(&first, "mine", 2);
@@ -39,6 +39,7 @@ fn parted() -> (Machine, Machine) {
         first.log()
     );
     first.clear_fault();
+    first.set_env("PXFS_READ_TIMEOUT", "");
     second.start();
     write(&second, "theirs", 3);
     second.stop();

@@ -132,9 +132,11 @@ fn no_reflink_reaches_a_drive_and_a_copy_between_tokens_is_one_of_bytes() {
     let machine = Machine::demo();
     machine.ask(&["mint", "--package", "1", "--yes"]).ok();
     let other = machine.mountpoint().join("2");
-    crate::command::wait_until("token 2 appears", std::time::Duration::from_secs(5), || {
-        other.is_dir()
-    });
+    crate::command::wait_until(
+        "token 2 appears",
+        std::time::Duration::from_secs(60),
+        || other.is_dir(),
+    );
     let from = machine.dir().join("from");
     fs::write(&from, pattern(1, 0, 3_000_000)).expect("write");
     machine.flush();

@@ -13,7 +13,7 @@ use crate::harness::Machine;
 use crate::nodes::btfs::Btfs;
 use crate::nodes::front::{Fault, Front};
 use crate::nodes::kubo::Kubo;
-use crate::samples::{assert_pattern, pattern};
+use crate::samples::{assert_pattern, pattern, read_at_last};
 
 /// What a node may answer that is not the answer.
 fn wrong() -> Vec<Fault> {
@@ -26,7 +26,7 @@ const GREAT: usize = 150_000;
 const SMALL: usize = 900;
 
 /// Much more than a read may take by its timeout of 2 s, on a loaded machine.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// The arguments of all machines here: short waits.
 const HASTY: [&str; 4] = ["--read-timeout", "2s", "--commit-idle", "50ms"];
@@ -88,22 +88,21 @@ fn bears(machine: &Machine, front: &Front, n: usize, fault: Fault) {
 
     let flushed = machine.ask(&["flush"]);
     let is_published = machine.token("1")["pending_bytes"] == 0;
+    let may_publish = matches!(fault, Fault::Slow(_) | Fault::WrongCid);
     match flushed.code {
-        Some(0) => assert!(
-            matches!(fault, Fault::Slow(_) | Fault::WrongCid),
-            "{fault:?}"
-        ),
+        Some(0) => assert!(may_publish, "{fault:?}"),
         _ => {
             flushed.exits(7).one_line();
+            // What gets through at all goes on behind a flush that has given up.
             assert!(
-                !is_published,
+                may_publish || !is_published,
                 "{fault:?}: all is published, and a flush says it is not"
             );
         }
     }
     assert_row(&dir, n, false);
     front.set(None);
-    machine.flush();
+    machine.flush_at_last();
     assert_row(&dir, n, true);
 }
 
@@ -113,7 +112,8 @@ fn assert_row(dir: &Path, n: usize, is_well: bool) {
     assert_pattern(&dir.join(format!("new-{n}")), seed(2, n), GREAT as u64);
     assert_pattern(&dir.join(format!("renamed-{n}")), seed(3, n), SMALL as u64);
     if is_well {
-        assert_pattern(&dir.join(old(n)), seed(1, n), GREAT as u64);
+        let read = read_at_last(&dir.join(old(n))).expect("read");
+        assert!(read == pattern(seed(1, n), 0, GREAT), "row {n}");
     }
 }
 
@@ -214,7 +214,7 @@ fn drive<N: Node>(patience: &str) -> (N, Front, Machine) {
         let file = machine.dir().join(format!("folder/old-{n}"));
         fs::write(file, pattern(seed(1, n), 0, GREAT)).expect("written");
     }
-    machine.flush();
+    machine.flush_at_last();
     (node, front, machine)
 }
 
@@ -258,7 +258,7 @@ fn killed_in_a_commit<N: Node>() {
         front.lead_to(&node.place());
         flushing.join().expect("a thread").expect("it ends");
     }
-    machine.flush();
+    machine.flush_at_last();
     assert_elsewhere(machine, &node, 6);
 }
 
@@ -278,7 +278,7 @@ fn comes_back_empty<N: Node>() {
     front.lead_to(&node.place());
     front.set(None);
     write_new(&machine, 0);
-    machine.flush();
+    machine.flush_at_last();
     assert!(
         machine.log().contains("was it emptied?"),
         "{}",
@@ -303,7 +303,7 @@ fn withholds_and_replays<N: Node>() {
     front.remember();
     for n in 0..2 {
         write_new(&machine, n);
-        machine.flush();
+        machine.flush_at_last();
     }
     let sequence = machine.token("1")["sequence"].as_u64();
     for (n, fault) in [(2, Fault::Says("routing: not found")), (3, Fault::Replays)] {
@@ -317,7 +317,7 @@ fn withholds_and_replays<N: Node>() {
             GREAT as u64,
         );
         front.set(None);
-        machine.flush();
+        machine.flush_at_last();
     }
     assert!(machine.token("1")["sequence"].as_u64() > sequence);
     assert_elsewhere(machine, &node, 4);
@@ -351,10 +351,10 @@ fn a_btfs_node_that_loses_pinned_blocks_gets_them_again() {
     };
     wait_until(
         "the lost blocks are put again",
-        Duration::from_secs(90),
+        Duration::from_secs(180),
         is_back,
     );
     write_new(&machine, 0);
-    machine.flush();
+    machine.flush_at_last();
     assert_elsewhere(machine, &node, 1);
 }

@@ -40,7 +40,7 @@ fn an_ipfs_node_whose_disk_is_full_gets_the_rest_when_it_has_room() {
     let _small = Small(place.path());
     let node = Kubo::start_in(&place.path().join("repo"));
     let url = format!("ipfs={}", node.url());
-    let machine = Machine::demo_with(&["--node", &url, "--read-timeout", "4s"]);
+    let machine = Machine::demo_with(&["--node", &url, "--read-timeout", "30s"]);
     fs::write(machine.dir().join("small"), b"fits").expect("written");
     machine.flush();
     for n in 0..4 {

@@ -21,11 +21,15 @@ use crate::command::{Answer, run, wait_until};
 /// The program under test.
 const PXFS: &str = env!("CARGO_BIN_EXE_pxfs");
 /// A start has to end within this time; a machine under load is slow.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 /// What the daemon logs of a token that it cannot show.
 const REFUSED: &str = "cannot be shown";
 /// A client command has to end within this time.
-const ASK: Duration = Duration::from_secs(120);
+const ASK: Duration = Duration::from_secs(600);
+/// What comes by itself has to come within this time.
+const SOON: Duration = Duration::from_secs(120);
+/// States of a token in which no other try to publish helps.
+const HOPELESS: [&str; 3] = ["conflict", "read-only", "poisoned"];
 
 /// A machine: folders, a mountpoint, and at most one daemon.
 pub(crate) struct Machine {
@@ -133,11 +137,7 @@ impl Machine {
         fs::write(&new, format!("{mark}\n{script}\n")).expect("a fault file");
         fs::rename(&new, &file).expect("a fault file");
         let taken_up = || self.log().contains(&mark);
-        wait_until(
-            "the daemon takes up the fault",
-            Duration::from_secs(10),
-            taken_up,
-        );
+        wait_until("the daemon takes up the fault", SOON, taken_up);
     }
 
     /// How many blocks this run of the daemon has offered to the node. Ends all faults.
@@ -422,6 +422,27 @@ impl Machine {
         self.ask(&["flush"]).ok();
     }
 
+    /// As [`Machine::flush`], where the read timeout is so short that a flush on a slow machine may give up while all is
+    /// well.
+    #[track_caller]
+    pub(crate) fn flush_at_last(&self) {
+        wait_until("all is published", SOON, || {
+            let answer = self.ask(&["flush"]);
+            if answer.code == Some(0) {
+                return true;
+            }
+            let answer = answer.exits(7);
+            let state = self.token("1")["state"].clone();
+            assert!(
+                !HOPELESS.iter().any(|hopeless| state == *hopeless)
+                    && !answer.stderr.contains("conflict"),
+                "{state}: {}",
+                answer.stderr
+            );
+            false
+        });
+    }
+
     /// `pxfs status --json`.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
@@ -452,9 +473,7 @@ impl Machine {
     #[track_caller]
     pub(crate) fn wait_for(&self, token: &str, field: &str, value: &str) {
         let what = format!("`{field}` of token {token} becomes `{value}`");
-        wait_until(&what, Duration::from_secs(30), || {
-            self.token(token)[field] == value
-        });
+        wait_until(&what, SOON, || self.token(token)[field] == value);
     }
 
     /// What the daemon has logged, all its runs.

@@ -12,7 +12,7 @@ use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
 
 /// The daemon looks at its node soon after the start.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(180);
 const MIB: usize = 1 << 20;
 
 /// The file in the embedded node that holds a leaf of these bytes.

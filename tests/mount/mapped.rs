@@ -76,7 +76,7 @@ fn what_is_stored_through_a_mapping_at_a_full_quota_is_kept_and_told() {
     check(&sparse);
     machine.ask(&["flush"]).exits(7);
     fs::remove_file(&filler).expect("deleting goes on");
-    wait_until("there is room", Duration::from_secs(5), || {
+    wait_until("there is room", Duration::from_secs(60), || {
         machine.token("1")["state"] == "ok"
     });
     File::open(&sparse)

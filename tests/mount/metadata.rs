@@ -164,7 +164,7 @@ fn attribute(path: &Path, name: &str) -> String {
 
 #[test]
 fn the_usage_metadata_is_true_and_leads_to_the_tree() {
-    let mut machine = Machine::demo();
+    let mut machine = Machine::demo_with(&["--commit-idle", "1h", "--commit-max", "1h"]);
     let dir = machine.dir();
     fs::create_dir(dir.join("folder")).expect("mkdir");
     fs::write(dir.join("folder/small"), pattern(1, 0, 5000)).expect("write");

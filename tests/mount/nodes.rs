@@ -20,7 +20,7 @@ use std::time::Duration;
 use pxfs::rpc::{Client, Dialect, Login};
 use serde_json::Value;
 
-use crate::command::run;
+use crate::command::{run, wait_until};
 use crate::harness::Machine;
 use btfs::Btfs;
 use front::{Fault, Front};
@@ -190,9 +190,14 @@ fn moves_over(from: &str, to: &str) {
             .with_args(&["--node", from, "--take-over"]);
     both.start();
     assert_same(&local, &both.dir().join("tree"));
-    fs::write(both.dir().join("tree/more"), b"more").expect("written");
     fs::write(local.join("more"), b"more").expect("a file");
-    both.flush();
+    // No commit waits long for the old node, and the next one tells it again.
+    wait_until("both nodes are told the name", 3 * SOON, || {
+        let logged = both.log().len();
+        fs::write(both.dir().join("tree/more"), b"more").expect("written");
+        both.flush();
+        !both.log()[logged..].contains("the name is not told")
+    });
     both.stop();
 
     for node in [to, from] {
@@ -252,7 +257,7 @@ fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
     let gateway = format!("gateway={}", front.url());
     let mut second = Machine::prepared_second(&machine)
         .with_node(&format!("btfs={}", empty.url()))
-        .with_args(&["--node", &gateway, "--take-over", "--read-timeout", "4s"]);
+        .with_args(&["--node", &gateway, "--take-over", "--read-timeout", "20s"]);
     second.start();
     assert_eq!(
         fs::read(second.dir().join("tree/empty")).expect("read"),

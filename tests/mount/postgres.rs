@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::command::{Answer, run, tool, wait_until};
+use crate::command::{Answer, TOOL, run, tool, wait_until};
 use crate::harness::Machine;
 
 /// A Postgres server whose data is on the drive. Killed at the latest when this is dropped.
@@ -72,7 +72,7 @@ impl Postgres {
     pub(crate) fn run(&self, program: &str, args: &[&str]) -> Answer {
         let mut command = self.command(program);
         command.args(args);
-        run(command, Duration::from_secs(120)).ok()
+        run(command, TOOL).ok()
     }
 
     /// One of its programs, as its user, not run yet.
@@ -84,6 +84,8 @@ impl Postgres {
             .env("PGDATA", &self.data)
             .env("PGHOST", &self.around)
             .env("PGDATABASE", "postgres")
+            // How many seconds pg_ctl waits.
+            .env("PGCTLTIMEOUT", "600")
             .current_dir("/");
         command
     }
@@ -105,7 +107,7 @@ impl Postgres {
         let log = log.to_str().expect("our folders are UTF-8");
         let mut command = self.command("pg_ctl");
         command.args(["-w", "-l", log, "-o", &options, "start"]);
-        let answer = run(command, Duration::from_secs(120));
+        let answer = run(command, TOOL);
         let logged = || fs::read_to_string(log).unwrap_or_default();
         assert_eq!(answer.code, Some(0), "{}{}", answer.stderr, logged());
         let pid = fs::read_to_string(self.data.join("postmaster.pid")).expect("its number");
@@ -126,7 +128,7 @@ impl Postgres {
             let _ = kill_process(pid, Signal::QUIT);
             self.died = true;
             let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-            wait_until("the server ends", Duration::from_secs(30), || {
+            wait_until("the server ends", Duration::from_secs(120), || {
                 fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "))
             });
         }

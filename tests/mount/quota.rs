@@ -58,9 +58,11 @@ fn df_shows_the_package_and_the_root_the_sum() {
     let machine = Machine::demo();
     machine.ask(&["mint", "--package", "1", "--yes"]).ok();
     let second = machine.mountpoint().join("2");
-    crate::command::wait_until("token 2 appears", std::time::Duration::from_secs(5), || {
-        second.exists()
-    });
+    crate::command::wait_until(
+        "token 2 appears",
+        std::time::Duration::from_secs(60),
+        || second.exists(),
+    );
     let first = df(&machine.dir());
     assert_eq!(
         (first.f_frsize, first.f_blocks * first.f_frsize),

@@ -1,15 +1,16 @@
 //! What the tests write: a real source tree, bytes that tell where they belong, and comparisons.
 
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{XattrFlags, setxattr};
+use rustix::io::Errno;
 
 use crate::command::{run, tool};
 
@@ -22,6 +23,8 @@ pub(crate) use text::pattern;
 const TREE_FILES: usize = 3000;
 /// Where crates stop being added to it.
 const TREE_BYTES: u64 = 40 << 20;
+/// How long [`read_at_last`] goes on.
+const AT_LAST: Duration = Duration::from_secs(60);
 
 /// A real tree of several thousand files: sources of the crates that pxfs is built from, as cargo
 /// unpacked them, and a folder of odd entries. Made once a run; tests only read it.
@@ -183,6 +186,20 @@ pub(crate) fn assert_pattern(path: &Path, id: u64, len: u64) {
         at += got as u64;
     }
     assert_eq!(at, len, "length of {}", path.display());
+}
+
+/// The bytes of a file, where the read timeout is so short that on a slow machine a read may end by it while all is well.
+pub(crate) fn read_at_last(path: &Path) -> io::Result<Vec<u8>> {
+    let begin = Instant::now();
+    loop {
+        let read = fs::read(path);
+        let timed_out =
+            matches!(&read, Err(why) if why.raw_os_error() == Some(Errno::TIMEDOUT.raw_os_error()));
+        if !timed_out || begin.elapsed() > AT_LAST {
+            return read;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// All regular files below `folder`, with their length.

@@ -3,22 +3,37 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use crate::harness::{Machine, is_mounted};
 
-/// Waits for a message with `wanted` among its lines.
-fn told(socket: &UnixDatagram, wanted: &str) {
-    let begin = Instant::now();
-    let mut message = [0; 4096];
-    while begin.elapsed() < Duration::from_secs(30) {
-        let len = socket.recv(&mut message).expect("a message in time");
-        let text = String::from_utf8_lossy(&message[..len]);
-        if text.lines().any(|line| line == wanted) {
+const SOON: Duration = Duration::from_secs(60);
+
+/// The lines that come to `socket`. It is read all the time: few messages fit into it, and who has one more waits.
+fn lines(socket: UnixDatagram) -> Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut message = [0; 4096];
+        while let Ok(len) = socket.recv(&mut message) {
+            for line in String::from_utf8_lossy(&message[..len]).lines() {
+                // Whoever has heard enough is gone.
+                drop(tell.send(line.to_owned()));
+            }
+        }
+    });
+    told
+}
+
+/// Waits for the line `wanted`.
+#[track_caller]
+fn hears(told: &Receiver<String>, wanted: &str) {
+    loop {
+        let line = told.recv_timeout(SOON);
+        if line.unwrap_or_else(|why| panic!("never told {wanted}: {why}")) == wanted {
             return;
         }
     }
-    panic!("never told {wanted}");
 }
 
 #[test]
@@ -36,19 +51,17 @@ fn a_service_is_ready_when_it_is_mounted_and_takes_the_wallet_as_a_credential() 
     fs::set_permissions(&wallet, Permissions::from_mode(0o400)).expect("chmod");
     let name = service.scratch().join("notify");
     let socket = UnixDatagram::bind(&name).expect("a socket");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("a timeout");
+    let told = lines(socket);
     service.set_env("CREDENTIALS_DIRECTORY", &credentials);
     service.set_env("NOTIFY_SOCKET", &name);
     service.start();
-    told(&socket, "READY=1");
+    hears(&told, "READY=1");
     assert!(is_mounted(&service.mountpoint()));
     let kept = fs::read(service.dir().join("file")).expect("readable");
     assert_eq!(kept, b"kept");
 
     fs::write(service.dir().join("more"), vec![7; 3 << 20]).expect("writable");
     assert!(service.terminate().success());
-    told(&socket, "STOPPING=1");
+    hears(&told, "STOPPING=1");
     assert!(!is_mounted(&service.mountpoint()));
 }

@@ -15,7 +15,7 @@ use crate::samples::{assert_pattern, pattern};
 /// `CLI.md`: the command line cannot be used as it is; a chain that is not the one.
 const USAGE: i32 = 2;
 const WRONG_CHAIN: i32 = 3;
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 /// Upload units of the free package.
 const UNITS: u64 = 25;
 

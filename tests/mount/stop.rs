@@ -72,7 +72,7 @@ fn whoever_writes_on_while_the_daemon_is_told_to_end_loses_nothing_that_was_ackn
         machine.signal(signal);
         let made = files.join().expect("files");
         let written = records.join().expect("records");
-        machine.ended(std::time::Duration::from_secs(60));
+        machine.ended(std::time::Duration::from_secs(300));
         machine.start();
 
         for number in 0..made {

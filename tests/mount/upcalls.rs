@@ -25,7 +25,7 @@ fn calls(machine: &Machine, work: impl FnOnce(&Path)) -> BTreeMap<String, usize>
     // What ends a handle comes later than what closed it; a mark comes behind it all.
     let count = |call: &str| machine.log()[before..].matches(call).count();
     let settled = || count("TRACE open") + count("TRACE create") == count("TRACE release ");
-    wait_until("every handle is gone", Duration::from_secs(20), settled);
+    wait_until("every handle is gone", Duration::from_secs(60), settled);
     let log = machine.log();
     let mut calls = BTreeMap::new();
     for line in log[before..].lines() {

@@ -21,8 +21,8 @@ use crate::samples::{assert_pattern, pattern};
 const USAGE: i32 = 2;
 /// `CLI.md`: not everything is published.
 const UNPUBLISHED: i32 = 7;
-/// A look at the chain each second, and one at the name with it.
-const SOON: Duration = Duration::from_secs(15);
+/// A look at the chain each second, and one at the name with it; a machine under load is slow.
+const SOON: Duration = Duration::from_secs(120);
 
 /// A chain, a node, and the owner's drive on it, with a name key for token 1.
 fn owned() -> (Chain, Kubo, String, Machine) {
@@ -141,7 +141,9 @@ fn a_watched_drive_shows_what_its_owner_publishes_and_sends_nothing() {
     assert_read_only(&watcher.dir());
     let root = owner.token("1")["root"].clone();
     watcher.wait_for("1", "root", root.as_str().expect("a root"));
-    assert!(watcher.token("1")["last_error"].is_null());
+    wait_until("nothing is amiss", SOON, || {
+        watcher.token("1")["last_error"].is_null()
+    });
 
     // What was published while it was not mounted is there at the next mount.
     watcher.stop();

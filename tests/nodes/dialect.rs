@@ -13,7 +13,7 @@ use pxfs::store::suite::{node, unique_leaf};
 use crate::btfs::Btfs;
 use crate::kubo::Kubo;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Calls with the answer as text, beside the error in its trailer.
 async fn ask(

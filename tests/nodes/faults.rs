@@ -26,12 +26,23 @@ fn faults() -> impl Iterator<Item = Fault> {
     Fault::SILENT.into_iter().chain(Fault::WRONG).chain(more)
 }
 
-const PATIENCE: Patience = Patience {
-    ask: Duration::from_secs(1),
-    network: Duration::from_millis(300),
-    pin: Duration::from_secs(1),
-    doubt: Duration::from_millis(100),
-};
+/// How long a node is waited for that does this: briefly where all that time goes by without an answer.
+fn patience(fault: Fault) -> Patience {
+    let is_waited_for = Fault::SILENT.contains(&fault) || matches!(fault, Fault::Slow(_));
+    let answer = match is_waited_for {
+        true => Duration::from_secs(1),
+        false => ANSWER,
+    };
+    Patience {
+        ask: answer,
+        network: Duration::from_millis(300),
+        pin: answer,
+        doubt: Duration::from_millis(100),
+    }
+}
+
+/// More than a node that answers at once needs, on a loaded machine.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Far beyond what any call may take by its patience, and far below for ever.
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -60,7 +71,7 @@ async fn within<T>(fault: Fault, call: impl Future<Output = T>) -> T {
 async fn bears(fault: Fault, front: &Front, client: Client, direct: &RpcStore) {
     let tree = unique_tree(2);
     let (root, leaf) = (tree[tree.len() - 1].cid, &tree[0]);
-    let hasty = RpcStore::new(client.clone(), PATIENCE);
+    let hasty = RpcStore::new(client.clone(), patience(fault));
     let store = RpcStore::new(client, stores::PATIENCE);
     store.put_many(&tree).await.expect("put");
     store.pin(&root, None).await.expect("pinned");
@@ -141,7 +152,7 @@ async fn bears(fault: Fault, front: &Front, client: Client, direct: &RpcStore) {
 /// The same for a name.
 async fn names_bear(fault: Fault, front: &Front, dialect: Dialect) {
     let (world, store) = names(&front.url(), dialect, Login::Open);
-    let hasty = store.with_patience(Duration::from_secs(1));
+    let hasty = store.with_patience(patience(fault).ask);
     let key = NameKey::random().expect("a key");
     let name = key.name();
     let (first, second) = (world.record(1, 2).sign(&key), world.record(2, 3).sign(&key));
@@ -199,11 +210,11 @@ async fn whatever_a_btfs_node_does_nothing_is_lost_nor_told_as_lost() {
 async fn a_node_that_goes_away_while_it_searches_has_lost_nothing() {
     let node = Kubo::start();
     let absent = unique_leaf(100).cid;
-    let patience = Patience {
-        network: Duration::from_secs(2),
-        ..PATIENCE
-    };
     let rows = faults().map(|fault| {
+        let patience = Patience {
+            network: ANSWER,
+            ..patience(fault)
+        };
         let front = Arc::new(Front::of(node.url()));
         let store = RpcStore::new(client(&front.url(), Dialect::Ipfs, Login::Open), patience);
         async move {
@@ -230,7 +241,17 @@ async fn a_node_that_goes_away_while_it_searches_has_lost_nothing() {
         }
     });
     futures::future::join_all(rows).await;
-    let store = RpcStore::new(client(node.url(), Dialect::Ipfs, Login::Open), PATIENCE);
+    let client = client(node.url(), Dialect::Ipfs, Login::Open);
+    let patience = Patience {
+        network: Duration::from_millis(300),
+        ..stores::PATIENCE
+    };
+    let store = RpcStore::new(client, patience);
+    let (mut got, begin) = (store.get(&absent).await, Instant::now());
+    // A loaded machine may be too slow to have it say anything.
+    while matches!(got, Err(StoreError::Transient(_))) && begin.elapsed() < BOUND {
+        got = store.get(&absent).await;
+    }
     let missing: Result<Bytes, _> = Err(StoreError::Missing(absent));
-    assert_eq!(store.get(&absent).await, missing, "the node itself says so");
+    assert_eq!(got, missing, "the node itself says so");
 }

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
 
@@ -143,7 +143,12 @@ impl Front {
         *lock(&self.state.paths) = paths;
         *lock(&self.state.fault) = fault;
         let is_to_listen = fault != Some(Fault::Refused);
+        let begin = Instant::now();
         while self.state.listens.load(Ordering::SeqCst) != is_to_listen {
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "{fault:?} is not in force within 30 s"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         self.break_all();

@@ -117,7 +117,7 @@ async fn a_btfs_node_collects_nothing_of_a_pinned_volume() {
     store.pin(&root, None).await.expect("pin");
     Client::new(&node.url(), Dialect::Btfs, Login::Open)
         .expect("a client")
-        .call("repo/gc", &[], &[], 1 << 20, Duration::from_secs(10))
+        .call("repo/gc", &[], &[], 1 << 20, Duration::from_secs(60))
         .await
         .expect("it collects");
     for block in &kept {

@@ -15,12 +15,12 @@ use crate::chain::tests::anvil::Anvil;
 use crate::chain::tests::rich;
 use crate::chain::transact::Transactor;
 
-/// Bounds that a test can wait for.
+/// Rests that a test can wait for, and bounds that nothing meets which answers.
 fn limits() -> Limits {
     Limits {
-        total: Duration::from_secs(4),
-        attempt: Duration::from_millis(1_500),
-        connect: Duration::from_millis(1_500),
+        total: Duration::from_secs(60),
+        attempt: Duration::from_secs(20),
+        connect: Duration::from_secs(20),
         rest_min: Duration::from_millis(100),
         rest_max: Duration::from_millis(400),
         probe: Duration::from_millis(200),
@@ -30,8 +30,20 @@ fn limits() -> Limits {
     }
 }
 
+/// Bounds that a test can wait for.
+fn short() -> Limits {
+    Limits {
+        total: Duration::from_secs(4),
+        ..limits()
+    }
+}
+
 fn servers(urls: &[&str], wanted: Option<u64>) -> (Servers, Endpoint) {
-    let servers = Servers::new(urls, wanted, limits()).unwrap();
+    within(limits(), urls, wanted)
+}
+
+fn within(limits: Limits, urls: &[&str], wanted: Option<u64>) -> (Servers, Endpoint) {
+    let servers = Servers::new(urls, wanted, limits).unwrap();
     let endpoint = Endpoint::over(servers.clone());
     (servers, endpoint)
 }
@@ -85,20 +97,23 @@ async fn fails_over(anvil: &Anvil, fault: Mode) {
         Proxy::before(anvil.url()).await,
         Proxy::before(anvil.url()).await,
     );
-    let (servers, endpoint) = servers(&[&first.url, &second.url], Some(31337));
-    endpoint.height().await.unwrap();
-    assert_eq!(*servers.current(), *first.url);
+    let limits = Limits {
+        attempt: Duration::from_secs(3),
+        ..limits()
+    };
+    let (servers, endpoint) = within(limits, &[&first.url, &second.url], Some(31337));
+    let answered_by = async |url: &str| {
+        let height = endpoint.height().await;
+        assert!(height.is_ok(), "{fault:?}: {height:?}");
+        *servers.current() == *url
+    };
+    until(async || answered_by(&first.url).await).await;
     // It fails while it is in use; that it is of another chain now is seen when it has failed.
     first.set(fault.clone());
     if matches!(fault, Mode::ChainId(_)) {
         let first = &servers.inner.servers[0];
         first.rest(&first.fault(Kind::Broken));
     }
-    let answered_by = async |url: &str| {
-        let height = endpoint.height().await;
-        assert!(height.is_ok(), "{fault:?}: {height:?}");
-        *servers.current() == *url
-    };
     until(async || answered_by(&second.url).await).await;
     first.set(Mode::Well);
     until(async || answered_by(&first.url).await).await;
@@ -113,15 +128,16 @@ async fn whatever_the_only_server_does_the_call_ends_with_one_line() {
 
 async fn ends(anvil: &Anvil, fault: Mode) {
     let proxy = Proxy::before(anvil.url()).await;
-    let (_, endpoint) = servers(&[&proxy.url], Some(31337));
+    let permanent = matches!(fault, Mode::ChainId(_) | Mode::Status(401, _));
+    let limits = if permanent { limits() } else { short() };
+    let (_, endpoint) = within(limits, &[&proxy.url], Some(31337));
     proxy.set(fault.clone());
     // Far beyond what it may take, and far below for ever.
-    let told = tokio::time::timeout(limits().total * 10, endpoint.height()).await;
+    let told = tokio::time::timeout(limits.total * 10, endpoint.height()).await;
     let told = told.expect("it ends").unwrap_err();
     let line = told.to_string();
     assert!(line.contains(&proxy.url), "{fault:?}: {line}");
     assert!(line.lines().count() == 1 && line.len() < 200, "{line}");
-    let permanent = matches!(fault, Mode::ChainId(_) | Mode::Status(401, _));
     let is_permanent = matches!(told, ChainError::Permanent(_));
     assert_eq!(is_permanent, permanent, "{fault:?}: {line}");
 }
@@ -170,6 +186,8 @@ async fn a_rate_limit_is_waited_for_and_not_hammered() {
         assert_eq!(proxy.asked().len(), 3, "{busy:?}");
     }
     // While it rests nobody asks it, however many want to.
+    let (_, endpoint) = within(short(), &[&proxy.url], None);
+    until(async || endpoint.height().await.is_ok()).await;
     proxy.set(Mode::Status(429, Some(3600)));
     proxy.asked();
     let wants = (0..20).map(|_| endpoint.height());
@@ -238,9 +256,12 @@ async fn a_server_of_a_time_that_is_still_to_come_makes_no_honest_one_look_old()
         assert_eq!(*servers.current(), *honest.url());
     }
     // Also when no other is left is it not believed.
-    let servers = Servers::new(&[honest.url(), liar.url()], None, strict).unwrap();
-    let endpoint = Endpoint::over(servers);
-    assert_eq!(endpoint.height().await, Ok(0));
+    let soon = Limits {
+        total: short().total,
+        ..strict
+    };
+    let (_, endpoint) = within(soon, &[honest.url(), liar.url()], None);
+    until(async || endpoint.height().await == Ok(0)).await;
     drop(honest);
     for _ in 0..3 {
         let told = endpoint.height().await;
@@ -364,7 +385,7 @@ async fn a_server_without_tls_is_told_as_that_and_the_next_one_answers() {
     let alert: &[u8] = &[0x15, 3, 3, 0, 2, 2, 40];
     for answer in [b"HTTP/1.1 400 Bad Request\r\n\r\n", alert] {
         let (url, task) = without_tls(answer).await;
-        let (_, alone) = servers(&[&url], None);
+        let (_, alone) = within(short(), &[&url], None);
         let told = alone.height().await.unwrap_err();
         assert!(matches!(told, ChainError::Transient(_)), "{told:?}");
         let line = told.to_string();

@@ -34,7 +34,7 @@ use crate::types::{TokenKey, VolumeKey};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 const ROOT: B256 = b256!("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
 
 /// A contract with one token, its name key, the stores, and an operator.

@@ -18,7 +18,7 @@ use alloy::sol_types::SolEvent;
 use alloy::transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut};
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tower::Service;
 
 use super::*;
@@ -573,7 +573,7 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
         while_mining(other, &mine).await.unwrap();
     }
     let given = async || endpoint.provider().get_balance(whom).await.unwrap();
-    let told = timeout_at(Instant::now() + Duration::from_secs(20), give(sender())).await;
+    let told = timeout_at(Instant::now() + Duration::from_secs(60), give(sender())).await;
     let first = told.expect("it is mined already").unwrap();
     assert_eq!(given().await, U256::ONE, "it was paid twice");
     // Whoever has heard of it, and asks again, means it.
@@ -1097,8 +1097,8 @@ async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_twice() {
-    /// A shelf whose writes take a while.
-    struct SlowShelf(Arc<MemoryShelf>);
+    /// A shelf whose writes end when they may.
+    struct SlowShelf(Arc<MemoryShelf>, Arc<Semaphore>);
 
     #[async_trait]
     impl Shelf for SlowShelf {
@@ -1107,7 +1107,7 @@ async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_tw
         }
         async fn put(&self, serial: u64, bytes: Vec<u8>) -> Result<(), ChainError> {
             self.0.put(serial, bytes).await?;
-            sleep(Duration::from_millis(300)).await;
+            drop(self.1.acquire().await);
             Ok(())
         }
         async fn remove(&self, serial: u64) -> Result<(), ChainError> {
@@ -1118,8 +1118,9 @@ async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_tw
     let anvil = Anvil::start(&["--no-mining"]);
     let shelf = Arc::new(MemoryShelf::default());
     let endpoint = Endpoint::http(anvil.url()).unwrap();
-    let sender =
-        Transactor::new(endpoint, &rich()).with_shelf(Arc::new(SlowShelf(Arc::clone(&shelf))));
+    let may_end = Arc::new(Semaphore::new(0));
+    let slow = SlowShelf(Arc::clone(&shelf), Arc::clone(&may_end));
+    let sender = Transactor::new(endpoint, &rich()).with_shelf(Arc::new(slow));
     let purpose = |wei| Purpose {
         to: Some(Address::repeat_byte(9)),
         data: Bytes::new(),
@@ -1131,6 +1132,7 @@ async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_tw
         _ = posting => panic!("it takes a while"),
         () = async { while shelf.load().await.unwrap().is_empty() { sleep(PAUSE_MIN).await } } => {}
     }
+    may_end.add_permits(1);
     sender.post("second", purpose(2), None).await.unwrap();
     let tags: Vec<String> = (sender.posted().await.unwrap().into_iter())
         .map(|posted| posted.tag)

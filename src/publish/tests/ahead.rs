@@ -11,7 +11,7 @@ use crate::publish::{Publisher, Timing};
 use crate::store::fault::Call;
 
 /// More than anything here takes on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 const CHUNK: usize = 1 << 20;
 /// Three whole chunks, and a part of one.
@@ -119,7 +119,7 @@ async fn a_commit_waits_for_no_node_that_hangs_with_what_was_sent_ahead() {
     let (machine, publisher) = begin(&shared);
     machine.store.set(Call::PutMany, Fault::Hang, None);
     machine.put(machine.root, "f", &[(0, &content(1))]).await;
-    let requests = |count| machine.store.count(Call::PutMany) == count;
+    let requests = |count| machine.store.count(Call::PutMany) >= count;
     until("a request", || requests(1)).await;
     let answering = async {
         // The commit's own comes though the first one has no end.

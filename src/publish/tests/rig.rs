@@ -219,7 +219,7 @@ impl Machine {
             context: OnceLock::new(),
         });
         let volumes: Arc<dyn crate::fetch::Volumes> = Arc::<Reader>::clone(&reader);
-        let patience = Duration::from_secs(5);
+        let patience = Duration::from_secs(60);
         let fetcher = Arc::new(Fetcher::new(
             Arc::clone(&dyn_store),
             cache,

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use super::start_anew;
-use crate::command::{git, run, tool};
+use crate::command::{TOOL, git, run, tool};
 use crate::harness::Machine;
 use crate::samples::{assert_same, odd_tree, pattern, plain_tree};
 
@@ -14,7 +13,7 @@ use crate::samples::{assert_same, odd_tree, pattern, plain_tree};
 fn in_folder(folder: &Path, program: &str, args: &[&str]) {
     let mut command = Command::new(program);
     command.current_dir(folder).args(args);
-    run(command, Duration::from_secs(120)).ok();
+    run(command, TOOL).ok();
 }
 
 #[test]

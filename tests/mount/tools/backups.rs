@@ -4,15 +4,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use super::start_anew;
-use crate::command::{Answer, run, tool};
+use crate::command::{Answer, TOOL, run, tool};
 use crate::harness::Machine;
 use crate::samples::{assert_same, odd_tree, pattern, plain_tree, source_tree};
-
-/// A program has to end within this time.
-const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn a_restic_backup_can_be_checked_and_restored() {
@@ -27,7 +23,7 @@ fn a_restic_backup_can_be_checked_and_restored() {
             .env("RESTIC_CACHE_DIR", scratch.join("restic-cache"))
             .current_dir(source_tree())
             .args(args);
-        run(command, LIMIT).ok()
+        run(command, TOOL).ok()
     };
     restic(&["init"]);
     restic(&["backup", "--quiet", "."]);
@@ -62,7 +58,7 @@ fn a_borg_backup_can_be_verified_pruned_and_extracted() {
             .env("BORG_BASE_DIR", scratch.join("borg-base"))
             .current_dir(folder)
             .args(args);
-        run(command, LIMIT).ok()
+        run(command, TOOL).ok()
     };
     borg(&original, &["init", "--encryption=repokey-blake2"]);
     borg(&original, &["create", "::first", "."]);
@@ -137,7 +133,7 @@ fn rclone_copies_checks_and_syncs() {
             .env("RCLONE_CONFIG", scratch.join("rclone.conf"))
             .args(args)
             .args([from, to]);
-        run(command, LIMIT).ok()
+        run(command, TOOL).ok()
     };
     rclone(&["copy"], &original, &copy);
     rclone(&["check"], &original, &copy);

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use super::start_anew;
-use crate::command::{Answer, run};
+use crate::command::{Answer, TOOL, run};
 use crate::harness::Machine;
 
 /// Units of the C project.
@@ -50,12 +49,12 @@ fn make(folder: &Path, args: &[&str]) -> Answer {
         .env_remove("MAKEFLAGS")
         .env_remove("MFLAGS")
         .args(args);
-    run(command, Duration::from_secs(120)).ok()
+    run(command, TOOL).ok()
 }
 
 #[track_caller]
 fn prints(program: &Path, text: &str) {
-    let answer = run(Command::new(program), Duration::from_secs(30)).ok();
+    let answer = run(Command::new(program), TOOL).ok();
     assert_eq!(answer.stdout, text);
 }
 
@@ -90,7 +89,7 @@ fn cargo_build(folder: &Path) -> String {
         }
     }
     command.current_dir(folder).args(["build", "--offline"]);
-    run(command, Duration::from_secs(180)).ok().stderr
+    run(command, TOOL).ok().stderr
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use super::start_anew;
-use crate::command::{Answer, run};
+use crate::command::{Answer, TOOL, run};
 use crate::harness::Machine;
 use crate::postgres::Postgres;
 
@@ -34,7 +33,7 @@ fn sqlite(database: &Path, script: &str) -> Answer {
         .arg("-bail")
         .arg(database)
         .arg(format!(".read {}", input.path().display()));
-    run(command, Duration::from_secs(180)).ok()
+    run(command, TOOL).ok()
 }
 
 fn a_thousand_transactions(journal_mode: &str) {

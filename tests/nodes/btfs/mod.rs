@@ -145,7 +145,7 @@ fn bind(address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address) {
             Ok(listener) => return listener,
-            Err(error) if begin.elapsed() > Duration::from_secs(20) => {
+            Err(error) if begin.elapsed() > Duration::from_secs(60) => {
                 panic!("{address} is not free: {error}")
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
