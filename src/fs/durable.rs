@@ -10,15 +10,12 @@ use std::time::{Duration, Instant};
 use super::FsError;
 use super::body::Saved;
 use super::content::content_charge;
-use super::emptied::REWRITE;
+use super::emptied::{REWRITE, Wait};
 use super::files::File;
 use super::volume::{Volume, lock};
 use crate::journal::record::{Content, Inode, Patch};
 use crate::journal::{Barrier, Batch, JournalError, StageFile, key};
 use crate::types::Ino;
-
-/// Time between two looks whether a file is still being written anew.
-const REWRITE_STEP: Duration = Duration::from_millis(5);
 
 /// Time between two saves in the background: with [`REWRITE`] less than the 5 s that are promised.
 const SAVE_EACH: Duration = Duration::from_millis(2500);
@@ -38,6 +35,8 @@ const SAVE_STEP: Duration = Duration::from_millis(2);
 const MOST_GONE: usize = 65_536;
 /// How often the background looks whether there is something to do.
 const STEP: Duration = Duration::from_millis(250);
+/// How long the journal waits for files that owe room: less than calls wait for the journal.
+const OWING: Duration = Duration::from_secs(5);
 
 /// Free bytes of the disk that the journal is never to miss while the cache has some.
 const KEPT_ROOM: u64 = 128 << 20;
@@ -231,21 +230,51 @@ impl Volume {
         self.poison(JournalError::Disk("a worker died".to_owned()))
     }
 
-    /// Writes what fills the memory into the journal's table. It waits for no file's bytes, since others wait for it,
-    /// but for those of files whose room in the quota others have by now.
+    /// Writes what fills the memory into the journal's table: it waits for no file's bytes, since others wait
+    /// for it, but for a moment where some owe room.
     fn keep_draining(&self) {
-        while !self.stopped.load(Ordering::Acquire) {
-            let before = || {
-                if let Err(error) = self.save_owing().flatten() {
-                    tracing::debug!(%error, "what was cut off may come back with a crash");
+        std::thread::scope(|scope| {
+            let mut saving = None;
+            while !self.stopped.load(Ordering::Acquire) {
+                let before = || self.wait_for_owing(scope, &mut saving);
+                if let Err(error) = self.journal.drain(STEP, before) {
+                    self.poison(error);
+                    break;
                 }
-            };
-            if let Err(error) = self.journal.drain(STEP, before) {
-                self.poison(error);
-                break;
             }
+            self.journal.unattend();
+        });
+    }
+
+    /// Has the files saved that owe room, by another thread, which may itself wait for what this one is to write:
+    /// then, or where the disk is slow, a crash at this moment brings back more than the quota has.
+    fn wait_for_owing<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        saving: &mut Option<Worker<'scope>>,
+    ) {
+        if self.owes_room() != Ok(true) {
+            return;
         }
-        self.journal.unattend();
+        if saving.as_ref().is_none_or(Worker::is_finished) {
+            self.end_owing(saving.take());
+            *saving = spawn(scope, "owing", || self.save_owing().flatten());
+        }
+        let begun = Instant::now();
+        let is_late = || begun.elapsed() >= OWING || self.stopped.load(Ordering::Acquire);
+        while saving.as_ref().is_some_and(|saving| !saving.is_finished()) && !is_late() {
+            std::thread::sleep(SAVE_STEP);
+        }
+        if saving.as_ref().is_some_and(Worker::is_finished) {
+            self.end_owing(saving.take());
+        }
+    }
+
+    fn end_owing(&self, saving: Option<Worker<'_>>) {
+        let saved = saving.map(|saving| saving.join().unwrap_or_else(|_| Err(self.died())));
+        if let Some(Err(error)) = saved {
+            tracing::debug!(%error, "what was cut off may come back with a crash");
+        }
     }
 
     /// Gives back the room of what is not needed any more, and has what is written much of on its way to the disk
@@ -368,25 +397,21 @@ impl Volume {
             self.note_closed(ino);
             return Ok(());
         };
-        let (mut waited, mut saves) = (Duration::ZERO, None);
+        let mut wait = Wait::new(patience);
+        let mut saves = None;
         let result = loop {
-            match self.save_unless_rewritten(&held) {
-                Ok(false) if patience.is_zero() => break Ok(()),
-                Ok(false) => {
-                    let saved = held.saves.load(Ordering::Acquire);
-                    // Who has emptied it once more has saved it before.
-                    if *saves.get_or_insert(saved) != saved {
-                        break Ok(());
-                    }
-                    // From the emptying before the call to the last of several, and on from there.
-                    if waited >= patience * 2 {
-                        break self.save(&held);
-                    }
-                }
-                other => break other.map(drop),
+            let saved = self.save_unless_rewritten(&held);
+            if saved != Ok(false) || patience.is_zero() {
+                break saved.map(drop);
             }
-            std::thread::sleep(REWRITE_STEP);
-            waited += REWRITE_STEP;
+            // Who has emptied it once more has saved it before.
+            let saved = held.saves.load(Ordering::Acquire);
+            if *saves.get_or_insert(saved) != saved {
+                break Ok(());
+            }
+            if wait.is_over(self.last_emptied(ino)) {
+                break self.save(&held);
+            }
         };
         self.leave(held);
         result

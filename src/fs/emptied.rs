@@ -23,6 +23,43 @@ pub(super) struct Emptied {
     last: Duration,
 }
 
+/// How often it is looked whether a rewrite is over.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Who wants a file saved that is being written anew: each emptying begins the wait once more, to an end all the same.
+pub(super) struct Wait {
+    patience: Duration,
+    whole: Duration,
+    since_emptied: Duration,
+    emptied: Option<Duration>,
+}
+
+impl Wait {
+    /// At most `patience` behind the last emptying, and twice that in all.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            whole: Duration::ZERO,
+            since_emptied: Duration::ZERO,
+            emptied: None,
+        }
+    }
+
+    /// Whether that is over for a file that was emptied at `last`; if not, a moment has gone by on return.
+    pub(super) fn is_over(&mut self, last: Option<Duration>) -> bool {
+        if last != self.emptied {
+            (self.emptied, self.since_emptied) = (last, Duration::ZERO);
+        }
+        if self.since_emptied >= self.patience || self.whole >= 2 * self.patience {
+            return true;
+        }
+        std::thread::sleep(STEP);
+        self.since_emptied += STEP;
+        self.whole += STEP;
+        false
+    }
+}
+
 impl Volume {
     /// A file was cut to nothing, or was empty and is to be written anew. Its lock is held.
     pub(super) fn note_emptied(&self, ino: Ino) {
@@ -41,6 +78,11 @@ impl Volume {
         let when = emptied.get(&ino);
         when.is_some_and(|when| now.saturating_sub(when.last) < REWRITE)
             && !self.without.lacks(Barrier::Rewrite)
+    }
+
+    /// When a file was emptied last that was not saved since, by [`crate::clock::Clock::boottime`].
+    pub(super) fn last_emptied(&self, ino: Ino) -> Option<Duration> {
+        lock(&self.emptied).get(&ino).map(|when| when.last)
     }
 
     /// Before a file is emptied once more, whose last save is long ago: what was written since is whole now.

@@ -231,9 +231,13 @@ impl ActiveCut {
         Ok(())
     }
 
-    /// The commit needs a chunk no more: writers need not copy it.
+    /// The commit reads a chunk no more: writers need not copy it.
     pub(super) fn release(&self, stage: u64, chunk: u64) {
-        lock(&self.kept).read.insert((stage, chunk));
+        let mut kept = lock(&self.kept);
+        kept.read.insert((stage, chunk));
+        for block in blocks_of(chunk) {
+            kept.blocks.remove(&(stage, block));
+        }
     }
 }
 

@@ -71,7 +71,7 @@ impl Counted {
         *self.counts.pause.lock().unwrap() = pause;
     }
 
-    /// The same behind each read of a file, before who asked has it.
+    /// The same before each read.
     pub(super) fn set_read_pause(&self, pause: Option<Pause>) {
         *self.counts.read_pause.lock().unwrap() = pause;
     }
@@ -99,12 +99,11 @@ impl Counted {
 
 impl DiskFile for CountedFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buf, offset)?;
         let pause = self.counts.read_pause.lock().unwrap().clone();
         if let Some(pause) = pause {
             pause();
         }
-        Ok(())
+        self.file.read_at(buf, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

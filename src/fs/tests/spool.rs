@@ -79,7 +79,7 @@ fn a_write_does_not_wait_for_what_a_commit_reads_of_its_file() {
     let found = cut.file(Ino(file.0.0 & Ino::MAX.0)).unwrap();
     let came = Arc::new(AtomicUsize::new(0));
     let (writer, told) = (Arc::downgrade(&meter), Arc::clone(&came));
-    // The disk has read, and does not answer before somebody else has written there.
+    // The disk does not answer before somebody else has written there.
     meter.stage.set_read_pause(Some(Arc::new(move || {
         if told.fetch_add(1, Ordering::SeqCst) == 0 {
             let meter = writer.upgrade().unwrap();
