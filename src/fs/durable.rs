@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use super::FsError;
 use super::body::Saved;
-use super::content::content_charge;
 use super::emptied::{REWRITE, Wait};
 use super::files::File;
 use super::volume::{Volume, lock};
@@ -34,10 +33,7 @@ const SAVE_STEP: Duration = Duration::from_millis(2);
 /// Stage files that wait to be removed at most, before a commit does it: 8 bytes of memory each.
 const MOST_GONE: usize = 65_536;
 /// How often the background looks whether there is something to do.
-const STEP: Duration = Duration::from_millis(250);
-/// How long the journal waits for files that owe room: less than calls wait for the journal.
-const OWING: Duration = Duration::from_secs(5);
-
+pub(super) const STEP: Duration = Duration::from_millis(250);
 /// Free bytes of the disk that the journal is never to miss while the cache has some.
 const KEPT_ROOM: u64 = 128 << 20;
 
@@ -67,12 +63,12 @@ impl Volume {
         self.save_each(&self.unsaved(), patience)
     }
 
-    fn unsaved(&self) -> Vec<Ino> {
+    pub(super) fn unsaved(&self) -> Vec<Ino> {
         lock(&self.unsaved).iter().copied().collect()
     }
 
     /// As [`Volume::save_all`], for these files.
-    fn save_each(&self, unsaved: &[Ino], patience: Duration) -> Result<(), FsError> {
+    pub(super) fn save_each(&self, unsaved: &[Ino], patience: Duration) -> Result<(), FsError> {
         let next = AtomicUsize::new(0);
         let run = || {
             let mut all = Ok(());
@@ -121,22 +117,6 @@ impl Volume {
         }
     }
 
-    /// Saves the files that owe room, so that what becomes durable next has no more than the quota; the inner error
-    /// is that nobody can say which do. Those that may be saved as they are come first; one that is being written
-    /// anew is waited for only where that was not enough.
-    fn save_owing(&self) -> Result<Result<(), FsError>, FsError> {
-        let mut looked = Ok(());
-        for patience in [Duration::ZERO, REWRITE] {
-            match self.owes_room() {
-                Ok(false) => {}
-                Ok(true) => self.save_each(&self.owing(), patience)?,
-                // What was acknowledged is made durable all the same.
-                Err(error) => looked = Err(error),
-            }
-        }
-        Ok(looked)
-    }
-
     /// Removes the stage files that the journal has durably let go of, but for those that a cut may still
     /// read. For the background, and for calls that take their time anyway.
     pub(super) fn sweep(&self) {
@@ -150,31 +130,6 @@ impl Volume {
             self.stage.hold_gone(read);
         }
         self.let_go(&gone);
-    }
-
-    /// Whether files that were cut, and are not saved yet, have given room in the quota to what would
-    /// become durable before: a crash would bring them back beside it, and more than the quota has.
-    pub(super) fn owes_room(&self) -> Result<bool, FsError> {
-        let (size, used) = self.with_quota(|quota| (quota.size_bytes(), quota.used_bytes()));
-        let mut journaled = self.journal.counters().used_bytes;
-        if journaled <= size || journaled <= used {
-            return Ok(false);
-        }
-        // What has no name any more is counted until it is closed, and goes with a crash.
-        for (found, _) in self.journal.scan(&key::orphans(), None, usize::MAX)? {
-            let content = key::parse_ino(&found).map(|ino| self.journal.record(&key::content(ino)));
-            let content: Option<Content> = content.transpose()?.flatten();
-            journaled = journaled.saturating_sub(content.as_ref().map_or(0, content_charge));
-        }
-        Ok(journaled > size && journaled > used)
-    }
-
-    /// The files that owe it: the journal has them charged with more than they have.
-    fn owing(&self) -> Vec<Ino> {
-        let mut unsaved = self.unsaved();
-        let owes = |file: &File| file.body().saved_too_long();
-        unsaved.retain(|ino| self.files.peek(*ino).is_some_and(|file| owes(&file)));
-        unsaved
     }
 
     /// Stage files whose last reference is durably gone: whole published contents go into the
@@ -226,55 +181,8 @@ impl Volume {
     }
 
     /// A thread that makes something durable has ended in a panic: nobody knows how far it was.
-    fn died(&self) -> FsError {
+    pub(super) fn died(&self) -> FsError {
         self.poison(JournalError::Disk("a worker died".to_owned()))
-    }
-
-    /// Writes what fills the memory into the journal's table: it waits for no file's bytes, since others wait
-    /// for it, but for a moment where some owe room.
-    fn keep_draining(&self) {
-        std::thread::scope(|scope| {
-            let mut saving = None;
-            while !self.stopped.load(Ordering::Acquire) {
-                let before = || self.wait_for_owing(scope, &mut saving);
-                if let Err(error) = self.journal.drain(STEP, before) {
-                    self.poison(error);
-                    break;
-                }
-            }
-            self.journal.unattend();
-        });
-    }
-
-    /// Has the files saved that owe room, by another thread, which may itself wait for what this one is to write:
-    /// then, or where the disk is slow, a crash at this moment brings back more than the quota has.
-    fn wait_for_owing<'scope, 'env>(
-        &'env self,
-        scope: &'scope Scope<'scope, 'env>,
-        saving: &mut Option<Worker<'scope>>,
-    ) {
-        if self.owes_room() != Ok(true) {
-            return;
-        }
-        if saving.as_ref().is_none_or(Worker::is_finished) {
-            self.end_owing(saving.take());
-            *saving = spawn(scope, "owing", || self.save_owing().flatten());
-        }
-        let begun = Instant::now();
-        let is_late = || begun.elapsed() >= OWING || self.stopped.load(Ordering::Acquire);
-        while saving.as_ref().is_some_and(|saving| !saving.is_finished()) && !is_late() {
-            std::thread::sleep(SAVE_STEP);
-        }
-        if saving.as_ref().is_some_and(Worker::is_finished) {
-            self.end_owing(saving.take());
-        }
-    }
-
-    fn end_owing(&self, saving: Option<Worker<'_>>) {
-        let saved = saving.map(|saving| saving.join().unwrap_or_else(|_| Err(self.died())));
-        if let Some(Err(error)) = saved {
-            tracing::debug!(%error, "what was cut off may come back with a crash");
-        }
     }
 
     /// Gives back the room of what is not needed any more, and has what is written much of on its way to the disk
@@ -659,10 +567,10 @@ impl Volume {
 /// Something that is done beside the saving, and what its thread is called.
 type Helper = (&'static str, fn(&Volume));
 
-type Worker<'scope> = ScopedJoinHandle<'scope, Result<(), FsError>>;
+pub(super) type Worker<'scope> = ScopedJoinHandle<'scope, Result<(), FsError>>;
 
 /// Does `work` in a thread of its own; `None` where the system has none to give now.
-fn spawn<'scope, T: Send + 'scope>(
+pub(super) fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
     work: impl FnOnce() -> T + Send + 'scope,

@@ -31,6 +31,7 @@ mod io;
 mod late;
 mod load;
 mod lookup;
+mod owing;
 mod places;
 mod quota;
 mod ranges;
