@@ -34,6 +34,7 @@ const SAVE_STEP: Duration = Duration::from_millis(2);
 const MOST_GONE: usize = 65_536;
 /// How often the background looks whether there is something to do.
 pub(super) const STEP: Duration = Duration::from_millis(250);
+
 /// Free bytes of the disk that the journal is never to miss while the cache has some.
 const KEPT_ROOM: u64 = 128 << 20;
 

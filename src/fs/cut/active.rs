@@ -16,7 +16,7 @@ use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
 
 /// What is kept at once, in bytes: the most that a small write copies.
-pub(in crate::fs) const BLOCK: u64 = 64 << 10;
+const BLOCK: u64 = 64 << 10;
 
 /// The snapshot of the cut is not taken yet.
 const NOT_BEGUN: u64 = u64::MAX;
