@@ -28,16 +28,17 @@ impl Volume {
     /// is that nobody can say which do. Those that may be saved as they are come first; one that is being written
     /// anew is waited for only where that was not enough.
     pub(super) fn save_owing(&self) -> Result<Result<(), FsError>, FsError> {
-        let mut looked = Ok(());
+        let (mut looked, mut saved) = (Ok(()), Ok(()));
         for patience in [Duration::ZERO, REWRITE] {
             match self.owes_room() {
                 Ok(false) => {}
-                Ok(true) => self.save_each(&self.owing(), patience)?,
+                // The later pass also has those that the earlier one could not save.
+                Ok(true) => saved = self.save_each(&self.owing(), patience),
                 // What was acknowledged is made durable all the same.
                 Err(error) => looked = Err(error),
             }
         }
-        Ok(looked)
+        saved.map(|()| looked)
     }
 
     /// Whether files that were cut, and are not saved yet, have given room in the quota to what would

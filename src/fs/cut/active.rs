@@ -81,8 +81,8 @@ impl Volume {
         let Some(cut) = self.active_cut() else {
             return Ok(());
         };
-        // While the snapshot is being taken nothing is kept: a write that meets it belongs to either
-        // side, and its chunk has a version that the snapshot does not settle.
+        // Before the snapshot's moment nothing is kept: what was written and saved until then is in it. A write that
+        // meets that moment belongs to either side, and its chunk has a version that the snapshot does not settle.
         let young = cut.first_young_stage.load(Ordering::Acquire);
         if young == NOT_BEGUN || stage.number() >= young {
             return Ok(());
@@ -133,7 +133,7 @@ impl ActiveCut {
         }
     }
 
-    /// The snapshot is being taken: it knows no stage files from `next_stage` on.
+    /// This is the snapshot's moment: it knows no stage files from `next_stage` on.
     pub(super) fn begin(&self, next_stage: u64) {
         self.first_young_stage.store(next_stage, Ordering::Release);
     }

@@ -9,7 +9,7 @@ use super::dice::Dice;
 use super::meter::Meter;
 use super::rig::{CALLER, READ_WRITE, Rig, build};
 use crate::pack::chunk::CHUNK_SIZE;
-use crate::types::Ino;
+use crate::types::{Fh, Ino};
 
 /// More than a spool once was allowed to have.
 const CHUNKS: u64 = 300;
@@ -175,6 +175,41 @@ fn a_commit_that_gives_the_journal_its_room_back_publishes_what_it_has_cut() {
     let changes = cut.changes().unwrap();
     let (_, contents) = rig.build(&cut, &changes);
     assert_eq!(contents.get(&file), Some(&read));
+}
+
+#[test]
+fn a_database_finds_in_no_commit_what_it_wrote_after_an_fsync_without_what_that_made_durable() {
+    for nth in 0.. {
+        let meter = Arc::new(Meter::new());
+        let (log, base) = (meter.create("log"), meter.create("base"));
+        for file in [log, base] {
+            meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
+            meter.drive.fsync(file.0, false).unwrap();
+        }
+        let came = Arc::new(AtomicUsize::new(0));
+        let (writer, told) = (Arc::downgrade(&meter), Arc::clone(&came));
+        // At each moment at which the journal writes something of the cut.
+        meter.journal.set_pause(Some(Arc::new(move || {
+            if told.fetch_add(1, Ordering::SeqCst) == nth {
+                let meter = writer.upgrade().unwrap();
+                meter.write(log, CHUNK_SIZE, &[2; 4096]);
+                meter.drive.fsync(log.0, false).unwrap();
+                meter.write(base, 8192, &[2; 4096]);
+            }
+        })));
+        let cut = meter.volume.cut().unwrap();
+        meter.journal.set_pause(None);
+        let moments = came.load(Ordering::SeqCst);
+        if moments <= nth {
+            assert!(nth > 0, "{moments} moments");
+            return;
+        }
+        let file = |of: (Ino, Fh)| cut.file(Ino(of.0.0 & Ino::MAX.0)).unwrap();
+        let has_logged = file(log).size > CHUNK_SIZE;
+        let bytes = cut.read_chunk(&file(base), 0, None).unwrap();
+        let has_changed = bytes.get(8192) == Some(&2);
+        assert!(has_logged || !has_changed, "moment {nth} of {moments}");
+    }
 }
 
 #[test]

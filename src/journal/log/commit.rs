@@ -11,9 +11,11 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{COUNTERS, DUE_LOG, Frame, Journal, MAX_LOG, SINCE, State};
+
 use crate::journal::check::guard;
 use crate::journal::record::Record;
-use crate::journal::{Barrier, JournalError, Snapshot, key, table};
+use crate::journal::table::{self, Table};
+use crate::journal::{Barrier, JournalError, Snapshot, key};
 
 /// Local room, in bytes, with which a commit does not wait, whoever else writes there meanwhile.
 const COMMIT_ROOM: u64 = 64 << 20;
@@ -219,9 +221,9 @@ impl Journal {
         self.commit(None)
     }
 
-    /// A view of this moment that later changes do not touch. Everything in it is durable. `taken` is
-    /// called within the moment, with a number that no stage file in the view reaches: what is applied
-    /// afterwards comes after the call.
+    /// A view of a moment that later changes do not touch. Everything in it is durable on return. `taken` is
+    /// called in that moment, with a number that no stage file in the view reaches: what is applied before the
+    /// call is in the view, what is applied after it is not, also while the view is still being written.
     ///
     /// # Errors
     /// As [`Journal::sync`]: it waits for no room, since nothing that is deleted beside it would give any.
@@ -230,11 +232,12 @@ impl Journal {
         if self.disk.free_bytes()? < needed {
             return Err(JournalError::NoRoom);
         }
-        self.commit(Some(Instant::now() + self.patience))?;
-        let table = {
-            let state = self.lock();
-            taken(state.counters.next_stage);
+        let state = self.idle(Work::Table, Some(Instant::now() + self.patience))?;
+        taken(state.counters.next_stage);
+        let table = if state.tabled == state.applied {
             Arc::clone(&state.table)
+        } else {
+            self.write(state)?
         };
         Ok(Snapshot::new(table, Arc::clone(&self.file)))
     }
@@ -305,7 +308,8 @@ impl Journal {
         if state.tabled == state.applied {
             return Ok(());
         }
-        self.write(state)
+        self.write(state)?;
+        Ok(())
     }
 
     /// Puts into the table what a start has found in the log, up to `frame`, and begins the log anew; a large
@@ -321,10 +325,12 @@ impl Journal {
         let next = self.lock().next.anew(frame)?;
         let mut state = self.lock();
         state.next = next;
-        self.write(state)
+        self.write(state)?;
+        Ok(())
     }
 
-    fn write(&self, mut state: MutexGuard<'_, State>) -> Result<(), JournalError> {
+    /// One transaction of what the overlay has now, and the table behind it.
+    fn write(&self, mut state: MutexGuard<'_, State>) -> Result<Arc<Table>, JournalError> {
         // Frames from here on are behind what is frozen, or hold some of it again: putting that a second time
         // changes nothing, since all that was put behind it is there too.
         state.next.generation += 1;
@@ -353,13 +359,14 @@ impl Journal {
         state.committing = false;
         let result = match written {
             Ok(table) => {
-                state.table = Arc::new(table);
+                let table = Arc::new(table);
+                state.table = Arc::clone(&table);
                 state.frozen = None;
                 state.tabled = target;
                 state.base = base;
                 let covered = std::mem::take(&mut state.covered);
                 state.unlogged.drain(..covered);
-                state.note(Ok(()), target)
+                state.note(Ok(table), target)
             }
             // What was frozen stays in sight: it is the newest that is known, and lost only with this process.
             Err(error) => state.note(Err(error), target),
@@ -396,13 +403,17 @@ impl State {
 
     /// The batches up to `target` are durable, or nothing will be any more: want of room and files that are too
     /// large for the disk are no passing thing then.
-    fn note(&mut self, written: Result<(), JournalError>, target: u64) -> Result<(), JournalError> {
+    fn note<T>(
+        &mut self,
+        written: Result<T, JournalError>,
+        target: u64,
+    ) -> Result<T, JournalError> {
         let written = written.map_err(|error| match error {
             JournalError::NoRoom | JournalError::TooLarge => JournalError::Disk(error.to_string()),
             other => other,
         });
         match &written {
-            Ok(()) => self.durable = self.durable.max(target),
+            Ok(_) => self.durable = self.durable.max(target),
             Err(error) => self.failed = Some(error.clone()),
         }
         written
