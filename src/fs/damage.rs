@@ -189,6 +189,8 @@ impl Volume {
                     match self.loss(ino)? {
                         Some(loss) if wanted(&loss) => losses.push(loss),
                         Some(_) => {}
+                        // Durable first is that the block is needed no more.
+                        None if self.is_unsaved(ino) => {}
                         None => self.forget_loss(ino)?,
                     }
                 }
@@ -244,6 +246,11 @@ impl Volume {
             marked,
             stuck,
         }))
+    }
+
+    fn is_unsaved(&self, ino: Ino) -> bool {
+        let held = self.files.peek(ino);
+        held.is_some_and(|file| file.body().unsaved)
     }
 
     /// The block is there again, or nobody needs it any more.

@@ -205,18 +205,43 @@ fn a_copy_outlives_what_becomes_of_its_source() {
     }
 }
 
-#[test]
-fn what_the_node_has_lost_is_not_shared() {
-    let mut rig = published();
-    rig.put("to", b"").unwrap();
+/// The node has lost a block of `from`.
+fn lose(rig: &Rig) {
     let lost = LostBlock {
         cid: crate::pack::cid::leaf_cid(b"gone"),
         chunk: None,
         why: "gone".to_owned(),
     };
     let from = crate::types::Ino(rig.ino("from").0 & crate::types::Ino::MAX.0);
-    let of = crate::pack::cid::leaf_cid(&content());
-    rig.volume.note_lost(from, &of, &lost);
+    let published = rig.volume.cut().unwrap().file(from).unwrap().base;
+    let (of, _) = published.unwrap();
+    rig.volume.note_lost(from, &of.cid, &lost);
+}
+
+#[test]
+fn a_loss_is_told_again_when_a_crash_brings_back_the_file_that_has_it() {
+    let rig = published();
+    lose(&rig);
+    let count = |rig: &Rig| rig.volume.losses(9).unwrap().len();
+    assert_eq!(count(&rig), 1);
+    rig.drive.open(rig.ino("from"), READ_WRITE).unwrap();
+    resize(&rig, "from", 0);
+    assert_eq!(count(&rig), 0, "nobody needs it any more");
+    rig.volume.sync_journal().unwrap();
+    let mut rig = rig.crash();
+    assert_eq!(count(&rig), 1, "the file is back");
+    resize(&rig, "from", 0);
+    rig.drive.sync().unwrap();
+    assert_eq!(count(&rig), 0);
+    rig.reopen();
+    assert_eq!(count(&rig), 0);
+}
+
+#[test]
+fn what_the_node_has_lost_is_not_shared() {
+    let mut rig = published();
+    rig.put("to", b"").unwrap();
+    lose(&rig);
     assert_eq!(copy(&rig, 0, 1 << 30), Err(FsError::NotSupported));
     assert!(rig.read("to").is_empty());
 }
