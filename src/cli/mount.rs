@@ -124,7 +124,7 @@ fn front(setup: &Setup, config: Config, place: Place) -> anyhow::Result<Exit> {
     setup.start_log("info")?;
     let state_dir = StateDir::open(&config.state_dir)?;
     runtime()?.hold(async {
-        let parts = Parts::for_mount(&config).await?;
+        let parts = Parts::any(&config).await?;
         hold(setup, place, state_dir, parts, || Ok(())).await
     })
 }
@@ -225,7 +225,7 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         let _ = rustix::process::setsid();
         rustix::process::chdir("/")?;
         runtime()?.hold(async {
-            let parts = Parts::for_mount(&config).await?;
+            let parts = Parts::any(&config).await?;
             hold(setup, place, state_dir, parts, || {
                 say(&Word::Ready { ready: true })
             })

@@ -165,7 +165,7 @@ fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<
     let config = setup.config_or_demo()?;
     let state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let all = Parts::all(&config).await?;
+        let all = Parts::any(&config).await?;
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
         let answer = blocks::run(&all, state_dir, request, &tell).await;
         parts::close_chains(&all).await;

@@ -276,6 +276,29 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
     let minted = machine.mountpoint().join("one-2");
     wait_until("a new token appears", SOON, || minted.is_dir());
     machine.stop();
+
+    // Nor where nothing is mounted; but a list of tokens says that it would not be whole.
+    let wallet = wallet(&machine);
+    let named = [
+        &both[..],
+        &["--contract", &contracts[0]],
+        &["--contract", &contracts[1]],
+    ]
+    .concat();
+    let named = [&named[..], &["--node", "embedded=n", "--wallet", &wallet]].concat();
+    machine
+        .ask(&[&["packages", "--on", "one"], &named[..]].concat())
+        .ok();
+    for about in [
+        &["packages", "--on", "two"][..],
+        &["sync", "two-1"],
+        &["tokens"],
+    ] {
+        let refused = machine.ask(&[about, &named[..]].concat());
+        let refused = refused.exits(WRONG_CHAIN).one_line().stderr;
+        let silent = chains[1].trim_start_matches("100=");
+        assert!(refused.contains(silent), "{about:?}: {refused}");
+    }
 }
 
 #[test]
