@@ -90,6 +90,15 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Opens the file at `path` for reading and writing, or, where its disk has turned read-only, for reading: writes to it
+/// fail then.
+pub fn open_at_least_to_read(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(path),
+        other => other,
+    }
+}
+
 /// Bytes that can still be written on the file system of `folder`.
 pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(folder)?;

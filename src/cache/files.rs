@@ -304,10 +304,7 @@ impl Files {
         {
             return Some(Arc::clone(file));
         }
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(key))
+        let opened = crate::durable::open_at_least_to_read(&self.path(key))
             .ok()
             .filter(|file| {
                 file.metadata()

@@ -36,6 +36,10 @@ pub trait Disk: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// As [`Disk::open`], also on a disk that has turned read-only: what is there can be read, and writes fail.
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(name)
+    }
     /// Gives the file `name` the name `to`, in place of any file there: atomic, durable with
     /// [`Disk::sync_folder`].
     fn rename(&self, name: &str, to: &str) -> io::Result<()>;
@@ -135,6 +139,11 @@ impl Disk for FolderDisk {
             .read(true)
             .write(true)
             .open(self.folder.join(name))?;
+        Ok(Arc::new(file))
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = crate::durable::open_at_least_to_read(&self.folder.join(name))?;
         Ok(Arc::new(file))
     }
 

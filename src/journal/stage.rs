@@ -169,7 +169,8 @@ impl Stage {
         if let Some(file) = self.held(number) {
             return Ok(file);
         }
-        let file = self.file(number, self.disk.open(&name(number))?, true);
+        let file = self.disk.open_to_read(&name(number))?;
+        let file = self.file(number, file, true);
         let mut open = lock(&self.open);
         // Somebody may have opened it meanwhile: there is one of it, which knows if it is linked.
         if let Some(first) = open.get(&number).and_then(Weak::upgrade) {
