@@ -224,6 +224,89 @@ fn a_disk_that_fails_once_at_any_call_loses_nothing_that_was_acknowledged() {
     }
 }
 
+/// Which calls a disk refuses for good.
+#[derive(Clone, Copy, Debug)]
+enum Refuses {
+    /// All that changes something.
+    Changes,
+    /// Syncs alone.
+    Syncs,
+}
+
+impl Refuses {
+    fn holds(self, call: Call) -> bool {
+        let is_sync = matches!(call, Call::SyncData | Call::SyncFolder);
+        match self {
+            Self::Syncs => is_sync,
+            Self::Changes => is_sync || !matches!(call, Call::Len | Call::Open | Call::Read),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_refuses_from_any_call_on_and_for_ever_loses_nothing_that_was_acknowledged() {
+    let lens = [200_000, 100, 70_000, 30_000, 1_100_000];
+    let left = old();
+    for (refuses, kind) in [
+        (Refuses::Changes, ErrorKind::Other),
+        (Refuses::Changes, ErrorKind::ReadOnlyFilesystem),
+        (Refuses::Syncs, ErrorKind::Other),
+        // Room for what was written is wanting when it is synced.
+        (Refuses::Syncs, ErrorKind::StorageFull),
+    ] {
+        for strike in 0.. {
+            let world = open_frugally(&left);
+            let (mut met, struck) = (0, Arc::new(Mutex::new(None)));
+            let noted = Arc::clone(&struck);
+            world.power.set_fault(Some(Box::new(move |at, _, call| {
+                met += u32::from(refuses.holds(call));
+                let strikes = refuses.holds(call) && met > strike;
+                if strikes {
+                    noted.lock().unwrap().get_or_insert((at, call));
+                }
+                strikes.then_some(kind)
+            })));
+            let kept: Vec<(u64, usize)> = (0..lens.len() as u64)
+                .zip(lens)
+                .filter(|(number, len)| put(&world, *number, *len).is_ok())
+                .collect();
+            let Some((at, call)) = *struck.lock().unwrap() else {
+                assert!(strike > 5, "{strike} calls");
+                break;
+            };
+            let what = format!("{refuses:?}, {kind:?} from call {strike} on, {call:?} in {at}");
+            // Whoever asks is told, and each time.
+            assert!(put(&world, 9, 100).is_err(), "{what}");
+            assert!(world.volume.poisoned().is_some(), "{what}");
+            let root = world.drive.fsync(world.root, false);
+            assert!(matches!(root, Err(FsError::Disk(_))), "{what}: {root:?}");
+            let refused = put(&world, 10, 100);
+            assert!(
+                matches!(refused, Err(FsError::ReadOnly(_))),
+                "{what}: {refused:?}"
+            );
+            for (number, len) in kept.iter().copied().chain([(OLD.start, OLD_LEN)]) {
+                assert!(has(&world, number, len), "{what}: reading f{number}");
+            }
+            // It ends while the disk fails, and is opened when that is well again: as it lies there, or after a cut of the
+            // power.
+            let power = Arc::clone(&world.power);
+            drop(world);
+            let mut image = Image::of(&left);
+            let events = power.events();
+            events.iter().for_each(|event| image.play(event));
+            let parts = [Kept::All, Kept::None, Kept::Some][strike as usize % 3];
+            let mut dice = Dice(u64::from(strike));
+            let world = open(image.cut(parts, 512, &mut |bound| dice.below(bound)));
+            world.audit().unwrap();
+            for (number, len) in kept.into_iter().chain([(OLD.start, OLD_LEN)]) {
+                assert!(has(&world, number, len), "{what}, {parts:?}: f{number}");
+            }
+            put(&world, 11, 50_000).unwrap();
+        }
+    }
+}
+
 /// From the first read that the disk fails for good, nobody knows what the journal holds: that is told, and what was
 /// acknowledged is made durable all the same.
 #[test]
