@@ -21,6 +21,7 @@ mod conflict;
 mod contract;
 mod copies;
 mod corners;
+mod disk;
 mod faults;
 mod full;
 mod hanging;
