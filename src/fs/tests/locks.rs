@@ -37,11 +37,23 @@ impl Gate {
     }
 
     fn pass(&self) {
+        self.stand(|_| true);
+    }
+
+    /// As [`Gate::pass`], where nobody but the first who comes stands still.
+    fn pass_but_first(&self) {
+        self.stand(|came| came == 1);
+    }
+
+    /// Who comes as the nth stands still where `stands` says so of that number.
+    fn stand(&self, stands: impl Fn(usize) -> bool) {
         let mut state = self.state.lock().unwrap();
         state.0 += 1;
-        self.changed.notify_all();
-        let opened = self.changed.wait_while(state, |state| !state.1);
-        drop(opened.unwrap());
+        if stands(state.0) {
+            self.changed.notify_all();
+            let opened = self.changed.wait_while(state, |state| !state.1);
+            drop(opened.unwrap());
+        }
     }
 
     /// Returns when somebody stands before it.
@@ -151,6 +163,7 @@ impl Held {
             assert!(comes_back(PATIENCE, move || waiting.join().unwrap()));
         }
         self.meter.stage.set_pause(None);
+        self.meter.stage.set_sync_pause(None);
         self.meter
     }
 }
@@ -317,6 +330,94 @@ fn names_are_made_for_as_long_as_a_large_file_is_being_synced() {
     gate.open();
     meter.volume.stop();
     keeper.join().unwrap();
+}
+
+/// The bytes of `big` stand still on their way to the disk, which `call` has sent them on; those of all other files get
+/// there. `old` is a large file that is durable.
+fn syncing(call: impl FnOnce(&Meter, (Ino, Fh)) + Send + 'static) -> (Held, (Ino, Fh)) {
+    let meter = Arc::new(Meter::new());
+    let old = meter.create("old");
+    meter.write(old, 0, &vec![5; 200_000]);
+    meter.drive.fsync(old.0, false).unwrap();
+    let big = meter.create("big");
+    meter.write(big, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
+    let gate = Arc::<Gate>::default();
+    let own = Arc::clone(&gate);
+    meter
+        .stage
+        .set_sync_pause(Some(Arc::new(move || own.pass_but_first())));
+    let of_syncer = Arc::clone(&meter);
+    let syncer = thread::spawn(move || call(&of_syncer, big));
+    let (clock, own) = (Arc::clone(&meter.clock), Arc::clone(&gate));
+    assert!(
+        comes_back(PATIENCE, move || while own.state.lock().unwrap().0 == 0 {
+            // What the background saves it saves when it is time to.
+            clock.advance(Duration::from_secs(6));
+            thread::sleep(Duration::from_millis(1));
+        }),
+        "nobody syncs"
+    );
+    let held = Held {
+        meter,
+        big,
+        gate,
+        waiting: Mutex::new(vec![syncer]),
+    };
+    (held, old)
+}
+
+/// Small files of every kind are written and made durable beside that.
+fn others_are_made_durable(what: &str, (held, old): (Held, (Ino, Fh))) -> Held {
+    // In a record; in a stage file of its own; and few bytes of such a one, which go with the record.
+    let kinds: [(&str, usize, bool); 3] = [
+        ("inline", 5_000, false),
+        ("staged", 200_000, false),
+        ("patched", 10, true),
+    ];
+    for (kind, len, is_old) in kinds {
+        let meter = Arc::clone(&held.meter);
+        let written = comes_back(PATIENCE, move || {
+            let file = if is_old { old } else { meter.create(kind) };
+            meter.write(file, 0, &vec![7; len]);
+            meter.drive.fsync(file.0, false).unwrap();
+            // Durable, not only answered: nothing of it is left to be saved.
+            assert!(!meter.volume.unsaved().contains(&Ino(file.0.0 & Ino::MAX.0)));
+        });
+        assert!(written, "fsync of a file, {kind}, waits while {what}");
+    }
+    let meter = Arc::clone(&held.meter);
+    let root = meter.root;
+    assert!(
+        comes_back(PATIENCE, move || meter.drive.fsync(root, false).unwrap()),
+        "fsync of a folder waits while {what}"
+    );
+    let big = Ino(held.big.0.0 & Ino::MAX.0);
+    assert!(held.meter.volume.unsaved().contains(&big), "{what}");
+    held
+}
+
+#[test]
+fn an_fsync_waits_for_no_other_file_that_is_being_synced() {
+    let synced = syncing(|meter, big| meter.drive.fsync(big.0, false).unwrap());
+    others_are_made_durable("another one is being synced", synced).end();
+}
+
+#[test]
+fn an_fsync_waits_for_no_other_file_that_the_background_saves() {
+    let kept = syncing(|meter, _| meter.volume.keep_durable());
+    let held = others_are_made_durable("the background saves another one", kept);
+    held.meter.volume.stop();
+    held.end();
+}
+
+#[test]
+fn an_fsync_waits_for_no_other_file_that_a_commit_saves_before_it_begins() {
+    let cut = syncing(|meter, big| {
+        let cut = meter.volume.cut().unwrap();
+        let published = cut.file(Ino(big.0.0 & Ino::MAX.0)).unwrap();
+        assert_eq!(published.size, 2 * CHUNK_SIZE);
+    });
+    others_are_made_durable("a commit saves another one", cut).end();
 }
 
 #[test]
