@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{READ_WRITE, Rig};
-use crate::fs::FsError;
+use crate::fs::{FsError, SetAttr};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::holes::MAX_RUNS;
 
@@ -164,4 +164,62 @@ fn what_is_pending_of_a_sparse_file_is_its_data_alone() {
         assert_eq!((pending.files, pending.bytes), (1, 4));
     }
     rig.drive.release(attr.ino, opened.fh);
+}
+
+#[test]
+fn a_sparse_file_is_charged_each_chunk_that_has_a_byte_of_data_and_one_for_all_its_holes() {
+    let mut rig = Rig::new();
+    let (attr, opened) = rig.create("image");
+    let resize = |rig: &Rig, size| {
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        rig.drive.setattr(attr.ino, None, &set).unwrap();
+    };
+    let write = |rig: &Rig, at| rig.drive.write(attr.ino, opened.fh, at, b"x", false);
+    let empty = rig.used();
+    // A hole below a chunk is charged as data is, written or not.
+    resize(&rig, 300_000);
+    assert_eq!(rig.used() - empty, 300_000);
+    write(&rig, 299_000).unwrap();
+    assert_eq!(rig.used() - empty, 300_000);
+    resize(&rig, 0);
+    assert_eq!(rig.used(), empty);
+    // As `docs/semantics.md` has it.
+    resize(&rig, 1 << 40);
+    assert_eq!(rig.used() - empty, CHUNK_SIZE + 46_968);
+    write(&rig, 1 << 39).unwrap();
+    assert_eq!(rig.used() - empty, 2 * CHUNK_SIZE + 46_968 + 22_360);
+    resize(&rig, 0);
+    assert_eq!(rig.used(), empty);
+    // Nothing but holes: a chunk of zeros, a run, the links to 100 chunks and the node that has them.
+    resize(&rig, 100 * CHUNK_SIZE);
+    let holes = CHUNK_SIZE + 24 + 100 * 64 + 32;
+    assert_eq!(rig.used() - empty, holes);
+    // One byte costs its chunk, and the run that it divides; the other bytes of that chunk are free.
+    write(&rig, 50 * CHUNK_SIZE + 7).unwrap();
+    assert_eq!(rig.used() - empty, holes + CHUNK_SIZE + 24);
+    write(&rig, 51 * CHUNK_SIZE - 1).unwrap();
+    assert_eq!(rig.used() - empty, holes + CHUNK_SIZE + 24);
+    // The short end is data, written or not; as any chunk of data it may divide a run.
+    resize(&rig, 100 * CHUNK_SIZE + 5);
+    let charged = holes + CHUNK_SIZE + 24 + (5 + 64 + 24);
+    assert_eq!(rig.used() - empty, charged);
+    // So one byte more needs that much room, to the byte.
+    let room = rig.volume.with_quota(|quota| quota.room_bytes());
+    let others = room - (CHUNK_SIZE + 24 - 1);
+    rig.volume.with_quota(|quota| quota.grow(others)).unwrap();
+    assert_eq!(write(&rig, 9), Err(FsError::Quota));
+    rig.volume
+        .with_quota(|quota| quota.adjust(-(others as i64)));
+    assert_eq!(rig.used() - empty, charged);
+    // The same after a restart, and once it is published.
+    rig.drive.release(attr.ino, opened.fh);
+    rig.drive.sync().unwrap();
+    rig = rig.crash();
+    assert_eq!(rig.used() - empty, charged);
+    publish(&mut rig);
+    rig = rig.crash();
+    assert_eq!(rig.used() - empty, charged);
 }
