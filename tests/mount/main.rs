@@ -12,6 +12,7 @@
 mod additive;
 #[path = "../common/anvil.rs"]
 mod anvil;
+mod attributes;
 mod bad_input;
 mod blocks;
 mod calls;
