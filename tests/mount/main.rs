@@ -30,6 +30,7 @@ mod harness;
 mod kill;
 mod limits;
 mod local;
+mod locks;
 mod lost;
 mod mapped;
 mod metadata;
