@@ -60,4 +60,5 @@ mod tokens;
 mod tools;
 mod trees;
 mod upcalls;
+mod user;
 mod watch;
