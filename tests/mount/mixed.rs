@@ -185,6 +185,15 @@ for f in range(2):
 print("well")
 "#;
 
+/// Ends what goes on until it is set, also where the test fails: whoever waits for it would wait for ever.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
     let machine = Machine::demo();
@@ -213,6 +222,7 @@ fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
     };
     let history = &history;
     std::thread::scope(|scope| {
+        let ending = Ending(&done);
         let commits = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 machine.flush();
@@ -238,7 +248,7 @@ fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
                 well &= worker.join().is_ok();
             }
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         commits.join().expect("every flush succeeds");
         assert!(well, "a history went wrong");
     });
