@@ -14,6 +14,7 @@ mod holes;
 mod killed;
 mod late_comers;
 mod locks;
+mod memory;
 mod meter;
 mod model;
 mod pages;

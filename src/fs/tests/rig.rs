@@ -159,7 +159,7 @@ impl Rig {
 }
 
 /// A folder in memory where there is one: what is in it goes with the test.
-fn scratch() -> TempDir {
+pub(super) fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
