@@ -17,6 +17,7 @@ as_user() {
 # begins: the daemon, until its drive is there and it can be asked (it mounts first).
 begins() {
     rm -f pid
+    # shellcheck disable=SC2016 # of the shell that becomes the daemon
     as_user sh -c 'echo $$ >pid; exec "$0" demo drive' "$folder/pxfs" >log 2>&1 &
     daemon=$!
     until [ -s pid ] && grep -qsE '"pid": ?'"$(cat pid)"'\>' .local/state/pxfs/run/* && as_user test -d drive/1; do
@@ -27,8 +28,11 @@ begins() {
 
 # ended: what the daemon's end was, and whether anything is mounted still.
 ended() {
-    wait "$daemon" && echo "the daemon ends well" || { echo "the daemon ends with $?"; cat log >&2; }
-    mountpoint -q drive && echo "still mounted" || echo "not mounted"
+    if wait "$daemon"; then echo "the daemon ends well"; else
+        echo "the daemon ends with $?"
+        cat log >&2
+    fi
+    if mountpoint -q drive; then echo "still mounted"; else echo "not mounted"; fi
 }
 
 begins
