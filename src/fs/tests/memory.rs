@@ -190,9 +190,9 @@ fn listing_of(count: u64) -> (isize, isize) {
 
 #[test]
 fn a_folder_of_more_entries_is_listed_in_no_more_memory_and_none_of_them_is_kept() {
-    let ((few, few_left), (many, many_left)) = (listing_of(1000), listing_of(8000));
+    let ((few, few_left), (many, many_left)) = (listing_of(1000), listing_of(4000));
     assert!(
         many <= few + SLACK && many_left <= few_left + SLACK,
-        "{many} bytes of eight times what took {few}; {many_left} and {few_left} are left"
+        "{many} bytes of four times what took {few}; {many_left} and {few_left} are left"
     );
 }
