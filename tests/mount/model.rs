@@ -11,23 +11,24 @@ mod system;
 use reference::run;
 use system::{Calm, Mount, Pace, Restless, Undisturbed};
 
-/// Sequences of each of the two paces at which commits, evictions and restarts come between. `PXFS_MODEL_MOUNT_SEQUENCES`
-/// says otherwise.
-const SEQUENCES: u32 = 250;
-/// How many more there are of those that nothing disturbs.
-const UNDISTURBED: u32 = 38;
+/// Sequences of all paces together. `PXFS_MODEL_MOUNT_SEQUENCES` says otherwise.
+const SEQUENCES: u64 = 10_000;
+/// How many of a thousand there are of each of the two paces at which commits, evictions and restarts come between.
+const DISTURBED: u64 = 25;
+/// Of those that nothing disturbs.
+const UNDISTURBED: u64 = 950;
 /// Mounts of a pace at a time: a sequence waits most of its time, for disks and for a daemon that starts.
 const MOUNTS: u32 = 4;
 
 #[track_caller]
-fn run_on<P: Pace>(seed: u64, times: u32) {
+fn run_on<P: Pace>(seed: u64, of_thousand: u64) {
     let number = |name: &str| {
         std::env::var(name)
             .ok()
             .map(|value| value.parse().expect(name))
     };
-    let sequences = number("PXFS_MODEL_MOUNT_SEQUENCES").map_or(SEQUENCES, |n: u64| n as u32);
-    let sequences = sequences * times;
+    let all: u64 = number("PXFS_MODEL_MOUNT_SEQUENCES").unwrap_or(SEQUENCES);
+    let sequences = (all * of_thousand / 1000).max(1) as u32;
     let seed = number("PXFS_MODEL_SEED").unwrap_or(1) * 1000 + seed;
     let run_one = |mount: u32| {
         let result = run::<Mount<P>>(sequences.div_ceil(MOUNTS), seed + 10 * u64::from(mount));
@@ -47,7 +48,7 @@ fn run_on<P: Pace>(seed: u64, times: u32) {
 
 #[test]
 fn every_call_on_a_mount_answers_as_the_reference_does() {
-    run_on::<Calm>(1, 1);
+    run_on::<Calm>(1, DISTURBED);
 }
 
 #[test]
@@ -57,5 +58,5 @@ fn thousands_of_sequences_on_a_mount_answer_as_the_reference_does() {
 
 #[test]
 fn every_call_answers_as_the_reference_does_while_commits_run() {
-    run_on::<Restless>(2, 1);
+    run_on::<Restless>(2, DISTURBED);
 }
