@@ -38,8 +38,11 @@ use crate::fs::{FsError, Kind};
 use crate::journal::simulated::{Call, Event, Fault, Image, Kept, Left, Power};
 use crate::journal::{JournalError, Without};
 
-/// When all histories begin, and the next lives, unix nanoseconds.
+/// When all histories begin, unix nanoseconds.
 const BEGIN_NS: i64 = 1_700_000_000_000_000_000;
+
+/// When the next lives do: later than all that was done before.
+const NEXT_NS: i64 = BEGIN_NS + 86_400_000_000_000;
 
 /// A quota that histories meet.
 const SMALL_QUOTA: u64 = 1_500_000;
@@ -92,6 +95,8 @@ impl Scene {
 /// A history: what was on the disk before, and all that happened.
 struct Past {
     left: Left,
+    /// So much had happened when the volume was open: nothing is promised until then.
+    opened: usize,
     before: Model,
     log: Log,
     events: Vec<Event>,
@@ -181,6 +186,7 @@ fn live(plan: Plan) -> Result<Past, Violation> {
     let quota = plan.scene.quota();
     let world = World::open(Left::default(), cache, &clock, plan.without, quota);
     let mut world = world.expect("a volume");
+    let opened = world.power.now();
     world.is_shared = plan.scene == Scene::Shared;
     // What is whole and published goes from the stage into the cache.
     world.power.show_in(folder.path().join("shown"));
@@ -216,6 +222,7 @@ fn live(plan: Plan) -> Result<Past, Violation> {
     }
     Ok(Past {
         left: Left::default(),
+        opened,
         before,
         log: log.into_inner().unwrap_or_else(PoisonError::into_inner),
         events: world.power.events(),
@@ -251,9 +258,11 @@ fn run_two(first: &mut History<'_>, plan: Plan, tally: &mut Tally) -> Result<(),
         kind: Kind::Directory,
         mode: attr.mode,
         owner: (attr.uid, attr.gid),
+        rdev: attr.rdev,
         target: Vec::new(),
         xattrs: Default::default(),
         mtime_ns: attr.mtime_ns,
+        ctime_ns: attr.ctime_ns,
     };
     let place = (world.root.0, HOME.to_owned());
     let step = Step::Make(place, attr.ino.0, Box::new(home.clone()));
@@ -389,7 +398,7 @@ impl Moment<'_> {
         block: u64,
         free: Option<u64>,
     ) -> Result<(World, Found), Violation> {
-        let clock = Arc::new(ManualClock::at(BEGIN_NS));
+        let clock = Arc::new(ManualClock::at(NEXT_NS));
         let power = Power::on(left);
         let open = || {
             let cache = Arc::new(Cache::in_memory());
@@ -407,7 +416,12 @@ impl Moment<'_> {
         let has = |cid: &Cid| self.past.shelf.get(cid, self.moment);
         let found = world.found(&has);
         let found = found.map_err(|why| Violation::new(Lost::Reading, why))?;
-        self.model.check(&found, block)?;
+        if self.moment >= self.past.opened {
+            self.model.check(&found, block)?;
+        } else if !found.tree.entries.is_empty() {
+            let told = format!("in a new volume: {:?}", found.tree);
+            return Err(Violation::new(Lost::Names, told));
+        }
         let books = world.audit();
         books.map_err(|why| Violation::new(Lost::Books, why))?;
         Ok((world, found))
@@ -437,6 +451,7 @@ impl Moment<'_> {
         drop(history);
         let past = Past {
             left: left.clone(),
+            opened: 0,
             before,
             log: log.into_inner().unwrap_or_else(PoisonError::into_inner),
             events: world.power.events(),

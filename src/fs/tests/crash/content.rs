@@ -195,9 +195,26 @@ fn runs(part: &[u8]) -> String {
 pub(super) struct File {
     contents: Vec<Content>,
     edges: BTreeSet<u64>,
-    /// The modification times that it had since it was durable last, and how many before.
-    times: Vec<i64>,
+    /// The times that its bytes gave it since it was durable last, and how many before.
+    times: Vec<Times>,
     first_time: usize,
+}
+
+/// When a file was modified, and when it was changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) mtime_ns: i64,
+    pub(super) ctime_ns: i64,
+}
+
+impl Times {
+    /// Of a file whose bytes were changed at that time.
+    pub(super) fn at(now_ns: i64) -> Self {
+        Self {
+            mtime_ns: now_ns,
+            ctime_ns: now_ns,
+        }
+    }
 }
 
 /// So much of a file must be there where something else is.
@@ -206,13 +223,13 @@ pub(super) struct Need {
     pub(super) ino: u64,
     content: usize,
     total: usize,
-    /// The last of its modification times by then.
+    /// The last of its times by then.
     time: usize,
 }
 
 impl File {
     /// One of which it is known what it holds, and when that was changed.
-    pub(super) fn known(bytes: &[u8], mtime_ns: i64) -> Self {
+    pub(super) fn known(bytes: &[u8], times: Times) -> Self {
         Self {
             contents: vec![Content {
                 solid: bytes.to_vec(),
@@ -222,29 +239,34 @@ impl File {
                 whole: Some(0),
             }],
             edges: BTreeSet::new(),
-            times: vec![mtime_ns],
+            times: vec![times],
             first_time: 0,
         }
     }
 
     /// The same file, of which it is known now what it holds.
-    pub(super) fn known_again(&self, bytes: &[u8], mtime_ns: i64) -> Self {
+    pub(super) fn known_again(&self, bytes: &[u8], times: Times) -> Self {
         Self {
             edges: self.edges.clone(),
-            ..Self::known(bytes, mtime_ns)
+            ..Self::known(bytes, times)
         }
     }
 
-    /// It has this modification time from now on.
-    pub(super) fn note_time(&mut self, mtime_ns: i64) {
-        self.times.push(mtime_ns);
+    /// It has these times from now on.
+    pub(super) fn note_times(&mut self, times: Times) {
+        self.times.push(times);
     }
 
-    /// Whether it may have this modification time after a power cut.
-    pub(super) fn may_be_of(&self, needs: &[Need], mtime_ns: i64) -> bool {
+    /// Whether it may have the times `found` after a power cut, where it was changed at `named_ns` by what was
+    /// done to its names and attributes.
+    pub(super) fn may_be_of(&self, needs: &[Need], named_ns: i64, found: Times) -> bool {
         let least = needs.iter().map(|need| need.time).max().unwrap_or(0);
         let from = least.saturating_sub(self.first_time);
-        self.times[from..].contains(&mtime_ns)
+        let told = |times: &Times| Times {
+            ctime_ns: times.ctime_ns.max(named_ns),
+            ..*times
+        };
+        self.times[from..].iter().any(|times| told(times) == found)
     }
 
     fn newest(&mut self) -> &mut Content {

@@ -292,11 +292,11 @@ impl<'a> History<'a> {
         (!self.model.tree.entries.contains_key(&place)).then_some(place)
     }
 
-    /// Makes a node at `place` by `call`.
+    /// Makes a node at `place` by `call`, with a symlink's target or the number of a device.
     fn make<T>(
         &mut self,
         place: &Place,
-        target: &[u8],
+        (target, rdev): (&[u8], u32),
         call: impl FnOnce(&World) -> Done<T>,
         attr: impl Fn(&T) -> &Attr,
     ) -> Done<Option<T>> {
@@ -307,12 +307,14 @@ impl<'a> History<'a> {
                 kind: attr.kind,
                 mode: attr.mode,
                 owner: (attr.uid, attr.gid),
+                rdev,
                 target: target.to_vec(),
                 xattrs: BTreeMap::new(),
                 mtime_ns: match attr.kind {
                     Kind::Directory => now_ns,
                     _ => 0,
                 },
+                ctime_ns: now_ns,
             };
             let step = Step::Make(place.clone(), attr.ino.0, Box::new(node));
             Some(Act::Names(step))
@@ -326,7 +328,7 @@ impl<'a> History<'a> {
             let drive = &world.drive;
             drive.create(CALLER, dir, name.as_bytes(), 0o644, READ_WRITE | flags)
         };
-        let made = self.make(place, &[], create, |(attr, _)| attr)?;
+        let made = self.make(place, (&[], 0), create, |(attr, _)| attr)?;
         let Some((attr, opened)) = made else {
             return Ok(None);
         };

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::content::{self, File, Need};
+use super::content::{self, File, Need, Times};
 use super::violation::{Lost, Violation};
 use crate::fs::Kind;
 
@@ -15,10 +15,14 @@ pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) mode: u16,
     pub(super) owner: (u32, u32),
+    /// Of a device: which.
+    pub(super) rdev: u32,
     pub(super) target: Vec<u8>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Of a directory: when its entries were changed last.
     pub(super) mtime_ns: i64,
+    /// When it was changed last. Of a file: but for its bytes and their time.
+    pub(super) ctime_ns: i64,
 }
 
 /// Names and inodes.
@@ -47,24 +51,36 @@ pub(super) enum Step {
     Mode(u64, u16),
     Owner(u64, (u32, u32)),
     Xattr(u64, Vec<u8>, Option<Vec<u8>>),
+    /// Nothing but the time of change: what else there is lies with the bytes.
+    Touch(u64),
     Keep(Vec<(&'static str, Option<Vec<u8>>)>),
 }
 
 impl Tree {
     fn touch(&mut self, dir: u64, now_ns: i64) {
         if let Some(node) = self.nodes.get_mut(&dir) {
-            node.mtime_ns = now_ns;
+            (node.mtime_ns, node.ctime_ns) = (now_ns, now_ns);
+        }
+    }
+
+    /// Changes an inode, if it is there.
+    fn change(&mut self, ino: u64, now_ns: i64, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.ctime_ns = now_ns;
+            change(node);
         }
     }
 
     fn enter(&mut self, place: &Place, ino: u64, now_ns: i64) {
         self.entries.insert(place.clone(), ino);
         self.touch(place.0, now_ns);
+        self.change(ino, now_ns, |_| {});
     }
 
     fn leave(&mut self, place: &Place, now_ns: i64) -> u64 {
         let ino = self.entries.remove(place).expect("an entry of the model");
         self.touch(place.0, now_ns);
+        self.change(ino, now_ns, |_| {});
         ino
     }
 
@@ -72,6 +88,20 @@ impl Tree {
     fn forget(&mut self, ino: u64) {
         if self.names(ino) == 0 {
             self.nodes.remove(&ino);
+        }
+    }
+
+    /// The files have the times of change that they have in `other`: those lie with their bytes, too.
+    fn take_file_ctimes(&mut self, other: &Self) {
+        let files = self
+            .nodes
+            .iter_mut()
+            .filter(|(_, node)| node.kind == Kind::File);
+        for (ino, node) in files {
+            node.ctime_ns = other
+                .nodes
+                .get(ino)
+                .map_or(node.ctime_ns, |known| known.ctime_ns);
         }
     }
 
@@ -115,6 +145,7 @@ impl Tree {
                 let replaced = self.entries.get(to).copied();
                 self.enter(to, ino, now_ns);
                 if let Some(replaced) = replaced {
+                    self.change(replaced, now_ns, |_| {});
                     self.forget(replaced);
                 }
             }
@@ -123,16 +154,9 @@ impl Tree {
                 self.enter(one, second, now_ns);
                 self.enter(other, first, now_ns);
             }
-            Step::Mode(ino, mode) => {
-                if let Some(node) = self.nodes.get_mut(ino) {
-                    node.mode = *mode;
-                }
-            }
-            Step::Owner(ino, owner) => {
-                if let Some(node) = self.nodes.get_mut(ino) {
-                    node.owner = *owner;
-                }
-            }
+            Step::Mode(ino, mode) => self.change(*ino, now_ns, |node| node.mode = *mode),
+            Step::Owner(ino, owner) => self.change(*ino, now_ns, |node| node.owner = *owner),
+            Step::Touch(ino) => self.change(*ino, now_ns, |_| {}),
             Step::Keep(values) => {
                 for (name, value) in values {
                     match value {
@@ -141,14 +165,12 @@ impl Tree {
                     };
                 }
             }
-            Step::Xattr(ino, name, value) => {
-                if let Some(node) = self.nodes.get_mut(ino) {
-                    match value {
-                        Some(value) => node.xattrs.insert(name.clone(), value.clone()),
-                        None => node.xattrs.remove(name),
-                    };
-                }
-            }
+            Step::Xattr(ino, name, value) => self.change(*ino, now_ns, |node| {
+                match value {
+                    Some(value) => node.xattrs.insert(name.clone(), value.clone()),
+                    None => node.xattrs.remove(name),
+                };
+            }),
         }
     }
 }
@@ -158,7 +180,14 @@ impl Tree {
 pub(super) struct Found {
     pub(super) tree: Tree,
     pub(super) bytes: BTreeMap<u64, Vec<u8>>,
-    pub(super) mtimes_ns: BTreeMap<u64, i64>,
+    pub(super) times: BTreeMap<u64, Times>,
+}
+
+impl Found {
+    /// The times of a file.
+    fn times(&self, ino: u64) -> Times {
+        self.times.get(&ino).copied().unwrap_or_default()
+    }
 }
 
 /// What a call does.
@@ -168,8 +197,8 @@ pub(super) enum Act {
     Names(Step),
     /// Puts files in the place of others: they must be whole where the names are.
     Replace(Step, Vec<u64>),
-    /// Changes the bytes of a file, which has this modification time then.
-    Bytes(u64, content::Change, i64),
+    /// Changes the bytes of a file, which has these times then.
+    Bytes(u64, content::Change, Times),
     /// Sets the modification time of a file.
     Time(u64, i64),
     /// Empties a file, which has this modification time then. It is written anew; for so long, where
@@ -224,10 +253,7 @@ pub(super) struct Model {
 impl Model {
     /// A volume of which it is known what it holds.
     pub(super) fn of(found: &Found) -> Self {
-        let known = |(ino, bytes): (&u64, &Vec<u8>)| {
-            let mtime_ns = found.mtimes_ns.get(ino).copied().unwrap_or(0);
-            (*ino, File::known(bytes, mtime_ns))
-        };
+        let known = |(ino, bytes): (&u64, &Vec<u8>)| (*ino, File::known(bytes, found.times(*ino)));
         Self {
             solid: found.tree.clone(),
             tree: found.tree.clone(),
@@ -241,8 +267,8 @@ impl Model {
         let mut next = Self::of(found);
         for (ino, bytes) in &found.bytes {
             if let Some(file) = self.files.get(ino) {
-                let mtime_ns = found.mtimes_ns.get(ino).copied().unwrap_or(0);
-                next.files.insert(*ino, file.known_again(bytes, mtime_ns));
+                let again = file.known_again(bytes, found.times(*ino));
+                next.files.insert(*ino, again);
             }
         }
         next
@@ -262,16 +288,23 @@ impl Model {
                 }
                 self.step(step, now_ns, std::mem::take(&mut needs));
             }
-            Act::Bytes(ino, change, mtime_ns) => {
+            Act::Bytes(ino, change, times) => {
                 let file = self.file(*ino);
                 file.change(change.clone());
-                file.note_time(*mtime_ns);
+                file.note_times(*times);
             }
-            Act::Time(ino, mtime_ns) => self.file(*ino).note_time(*mtime_ns),
-            Act::Empty(ino, mtime_ns, is_late) => {
+            Act::Time(ino, mtime_ns) => {
+                let times = Times {
+                    mtime_ns: *mtime_ns,
+                    ctime_ns: now_ns,
+                };
+                self.file(*ino).note_times(times);
+                self.step(&Step::Touch(*ino), now_ns, Vec::new());
+            }
+            Act::Empty(ino, emptied_ns, is_late) => {
                 let file = self.file(*ino);
                 file.empty();
-                file.note_time(*mtime_ns);
+                file.note_times(Times::at(*emptied_ns));
                 if *is_late {
                     file.may_stand();
                 }
@@ -324,7 +357,8 @@ impl Model {
         if let Step::Make(_, ino, node) = step
             && node.kind == Kind::File
         {
-            self.files.insert(*ino, File::known(&[], now_ns));
+            let file = File::known(&[], Times::at(now_ns));
+            self.files.insert(*ino, file);
         }
         self.loose.push((step.clone(), now_ns, needs));
     }
@@ -336,6 +370,7 @@ impl Model {
     /// What is wrong with `found` after a power cut, on a disk that writes `block` bytes whole.
     pub(super) fn check(&self, found: &Found, block: u64) -> Result<(), Violation> {
         let mut tree = self.solid.clone();
+        let mut seen = found.tree.clone();
         let mut needs: Vec<Need> = Vec::new();
         let mut violation = None;
         for count in 0..=self.loose.len() {
@@ -344,8 +379,9 @@ impl Model {
                 tree.apply(step, *now_ns);
                 needs.extend(more);
             }
-            if tree == found.tree {
-                match self.check_files(&needs, found, block) {
+            seen.take_file_ctimes(&tree);
+            if tree == seen {
+                match self.check_files(&needs, &tree, found, block) {
                     Err(fault) => {
                         let context = format!("with {count} of {} steps", self.loose.len());
                         violation = Some(fault.within(&context));
@@ -367,7 +403,14 @@ impl Model {
         }))
     }
 
-    fn check_files(&self, needs: &[Need], found: &Found, block: u64) -> Result<(), Violation> {
+    /// Whether the files of `found` are right where the names are `tree`.
+    fn check_files(
+        &self,
+        needs: &[Need],
+        tree: &Tree,
+        found: &Found,
+        block: u64,
+    ) -> Result<(), Violation> {
         for (ino, bytes) in &found.bytes {
             let Some(file) = self.files.get(ino) else {
                 continue;
@@ -377,9 +420,9 @@ impl Model {
             if let Some(fault) = file.fault(&needs, block, bytes) {
                 return Err(Violation::new(Lost::Bytes, told(fault)));
             }
-            let mtime_ns = found.mtimes_ns.get(ino).copied().unwrap_or(0);
-            if !file.may_be_of(&needs, mtime_ns) {
-                let fault = format!("changed at {mtime_ns}, it says: {file:?}");
+            let (times, named_ns) = (found.times(*ino), tree.nodes[ino].ctime_ns);
+            if !file.may_be_of(&needs, named_ns, times) {
+                let fault = format!("it says {times:?}, its names {named_ns}: {file:?}");
                 return Err(Violation::new(Lost::Time, told(fault)));
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cid::Cid;
 
+use super::content::Times;
 use super::model::{Found, KEPT, Node};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
@@ -149,15 +150,21 @@ impl World {
         }
         let is_dir = attr.kind == Kind::Directory;
         if attr.kind == Kind::File {
-            found.mtimes_ns.insert(ino.0, attr.mtime_ns);
+            let times = Times {
+                mtime_ns: attr.mtime_ns,
+                ctime_ns: attr.ctime_ns,
+            };
+            found.times.insert(ino.0, times);
         }
         let node = Node {
             kind: attr.kind,
             mode: attr.mode,
             owner: (attr.uid, attr.gid),
+            rdev: attr.rdev,
             target,
             xattrs,
             mtime_ns: if is_dir { attr.mtime_ns } else { 0 },
+            ctime_ns: attr.ctime_ns,
         };
         links.insert(ino.0, attr.nlink);
         found.tree.nodes.insert(ino.0, node);

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use super::{Done, Handle, History, LONGEST, MOST_BYTES, O_TRUNC};
 use crate::clock::Clock;
-use crate::fs::tests::crash::content::Change;
+use crate::fs::tests::crash::content::{Change, Times};
 use crate::fs::tests::crash::model::Act;
 use crate::fs::tests::crash::text::pattern;
 use crate::fs::tests::crash::world::World;
 use crate::fs::tests::rig::READ_WRITE;
-use crate::fs::{FsError, SetAttr};
+use crate::fs::{Attr, FsError, SetAttr};
 use crate::types::{Fh, Ino};
 
 /// `FALLOC_FL_PUNCH_HOLE` with `FALLOC_FL_KEEP_SIZE`, and `FALLOC_FL_ZERO_RANGE`, of fallocate(2).
@@ -54,14 +54,17 @@ impl History<'_> {
         call: impl FnOnce(&World) -> Done<T>,
         change: impl FnOnce(&T) -> Change,
     ) -> Done<bool> {
-        let now_ns = self.world.clock.wall_ns();
+        let now = Times::at(self.world.clock.wall_ns());
         let told = |world: &World| {
             let answer = call(world)?;
-            Ok((answer, world.drive.getattr(Ino(ino))?.mtime_ns))
+            let Attr {
+                mtime_ns, ctime_ns, ..
+            } = world.drive.getattr(Ino(ino))?;
+            Ok((answer, Times { mtime_ns, ctime_ns }))
         };
-        let act = Act::Bytes(ino, expected, now_ns);
-        let done = self.doing(Some(act), told, |_, (answer, mtime_ns)| {
-            Some(Act::Bytes(ino, change(answer), *mtime_ns))
+        let act = Act::Bytes(ino, expected, now);
+        let done = self.doing(Some(act), told, |_, (answer, times)| {
+            Some(Act::Bytes(ino, change(answer), *times))
         })?;
         Ok(done.is_some())
     }

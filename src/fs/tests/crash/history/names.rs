@@ -118,7 +118,7 @@ impl History<'_> {
             };
             let (dir, name) = (Ino(place.0), place.1.clone());
             let mkdir = |world: &World| world.drive.mkdir(CALLER, dir, name.as_bytes(), 0o755);
-            self.make(&place, &[], mkdir, |attr| attr)?;
+            self.make(&place, (&[], 0), mkdir, |attr| attr)?;
             return Ok(());
         }
         let entries = &self.model.tree.entries;
@@ -139,13 +139,19 @@ impl History<'_> {
         if self.dice.below(2) == 0 {
             let symlink =
                 |world: &World| world.drive.symlink(CALLER, dir, name.as_bytes(), b"target");
-            self.make(&place, b"target", symlink, |attr| attr)?;
+            self.make(&place, (b"target", 0), symlink, |attr| attr)?;
         } else {
+            let number = 1 + self.dice.below(1 << 20) as u32;
+            let (kind, rdev) = match self.dice.below(3) {
+                0 => (Kind::Fifo, 0),
+                1 => (Kind::CharDevice, number),
+                _ => (Kind::BlockDevice, number),
+            };
             let mknod = |world: &World| {
                 let drive = &world.drive;
-                drive.mknod(CALLER, dir, name.as_bytes(), Kind::Fifo, 0o600, 0)
+                drive.mknod(CALLER, dir, name.as_bytes(), kind, 0o600, rdev)
             };
-            self.make(&place, &[], mknod, |attr| attr)?;
+            self.make(&place, (&[], rdev), mknod, |attr| attr)?;
         }
         Ok(())
     }
