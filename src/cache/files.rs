@@ -258,7 +258,7 @@ impl Files {
                 (Some((key, content)), _) => {
                     let freed = content.end();
                     let _ = std::fs::remove_file(self.path(key));
-                    tracing::trace!(bytes = freed, "evicted");
+                    tracing::trace!(content = %key.cid(), bytes = freed, "evicted");
                     self.give_back(freed);
                 }
                 (None, Some((key, content, chunk))) => {
@@ -279,7 +279,7 @@ impl Files {
             punch_hole(&file, chunk * CHUNK_BYTES, len);
         }
         let freed = content.punched(chunk, chunk_room(len));
-        tracing::trace!(bytes = freed, "evicted");
+        tracing::trace!(content = %key.cid(), bytes = freed, "evicted");
         self.give_back(freed);
     }
 

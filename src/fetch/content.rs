@@ -193,6 +193,7 @@ impl Contents {
             let text = format!("leaf {leaf} of {cid} has {} bytes", bytes.len());
             return Err(FsError::Damaged(text));
         }
+        tracing::trace!(content = %content.cid, chunk, "fetched");
         let cache = Arc::clone(&self.source.cache);
         blocking(move || cache.fill(&content.cid, content.size, chunk, &bytes)).await
     }

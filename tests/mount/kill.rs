@@ -10,6 +10,8 @@ mod model;
 mod model_tests;
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ struct Scene {
     dice: Dice,
     /// Length of the largest file that was found after a crash.
     largest: usize,
+    /// Contents in the cache that were deleted while the daemon worked, before it was killed.
+    forgotten: usize,
 }
 
 impl Scene {
@@ -47,14 +51,17 @@ impl Scene {
             counters: Counters::default(),
             dice: Dice(seed),
             largest: 0,
+            forgotten: 0,
         }
     }
 
     /// Works, dies at a random moment, comes back, and judges what is found.
     fn live_and_die(&mut self) -> Result<(), String> {
         let life = Duration::from_millis(50 + self.dice.below(500));
-        self.work_for(life);
-        // The cache may go at any moment; nothing may depend on it.
+        // The cache may go at any moment, and nothing may depend on it: while the daemon works, too.
+        let forgets = self.dice.below(4) == 0;
+        let forgets_after = forgets.then(|| life.mul_f64(self.dice.below(100) as f64 / 100.0));
+        self.work_for(life, forgets_after);
         if self.dice.below(4) == 0 {
             drop(fs::remove_dir_all(self.machine.cache()));
         }
@@ -62,8 +69,8 @@ impl Scene {
         self.judge()
     }
 
-    /// Runs all threads for `life`, then kills the daemon under them.
-    fn work_for(&mut self, life: Duration) {
+    /// Runs all threads for `life`, then kills the daemon under them. After `forgets_after` of it the cache goes.
+    fn work_for(&mut self, life: Duration, forgets_after: Option<Duration>) {
         let dir = self.machine.dir();
         let counters = &self.counters;
         let mut loads: Vec<Load<'_>> = Vec::new();
@@ -85,7 +92,14 @@ impl Scene {
                 });
             }
             // A thread ends before the crash only when a call failed without one.
-            let early = any_ended.recv_timeout(life).ok();
+            let until = |time| any_ended.recv_timeout(time).ok();
+            let early = match forgets_after {
+                None => until(life),
+                Some(after) => until(after).or_else(|| {
+                    self.forgotten += delete_cache(&self.machine.cache());
+                    until(life.saturating_sub(after))
+                }),
+            };
             let alive = self.machine.is_running();
             self.machine.kill();
             assert!(
@@ -124,6 +138,26 @@ impl Scene {
     }
 }
 
+/// Deletes all that is below `folder`, in which somebody is at work; how many contents of files there were.
+fn delete_cache(folder: &Path) -> usize {
+    // What is not there any more somebody else has deleted.
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let delete = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => delete_cache(&entry.path()),
+        _ => {
+            let name = entry.file_name();
+            let is_content = [&b"bafk"[..], b"Qm"]
+                .iter()
+                .any(|kind| name.as_bytes().starts_with(kind));
+            usize::from(fs::remove_file(entry.path()).is_ok() && is_content)
+        }
+    };
+    let contents = entries.map(delete).sum();
+    // Where something was made meanwhile, the folder stays.
+    let _ = fs::remove_dir(folder);
+    contents
+}
+
 /// How often a daemon dies.
 fn kills() -> u32 {
     let said = std::env::var("PXFS_KILLS").ok();
@@ -136,17 +170,23 @@ fn kills() -> u32 {
 fn survive(seed: u64) {
     let kills = kills();
     let mut scene = Scene::new(seed);
-    // Small files alone would leave out stage files, chunks and the spool; where little is done in a life, more follow.
-    let is_great = |scene: &Scene| scene.largest > 1 << 20;
+    // Small files alone would leave out stage files, chunks and the spool, and a cache in which nothing is may well
+    // go; where little is done in a life, more follow.
+    let is_enough = |scene: &Scene| scene.largest > 1 << 20 && scene.forgotten > 0;
     for life in 0..10 * kills {
-        if life >= kills && is_great(&scene) {
+        if life >= kills && is_enough(&scene) {
             break;
         }
         if let Err(why) = scene.live_and_die() {
             panic!("seed {seed}, death {life}: {why}");
         }
     }
-    assert!(is_great(&scene), "{} bytes", scene.largest);
+    assert!(
+        is_enough(&scene),
+        "{} bytes, {} contents forgotten",
+        scene.largest,
+        scene.forgotten
+    );
     scene.machine.flush();
     scene.machine.restart();
     scene

@@ -2,16 +2,18 @@
 //!
 //! They are programs of their own; `tests/run setup` builds them into `target/tools`.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::command::run;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::command::{run, wait_until};
 use crate::harness::Machine;
 use crate::samples::pattern;
 
@@ -128,6 +130,10 @@ fn every_call_answers_as_posix_says() {
 const OPERATIONS: &str = "20000";
 /// Rounds of histories at most, on a machine where commits are slow.
 const ROUNDS: u32 = 10;
+/// So many contents that were evicted have to be read again.
+const RETURNS: usize = 6;
+/// A history has to end within this time.
+const ENDS: Duration = Duration::from_secs(600);
 
 /// What they are, and how often each. `invalidate` and `posix_fadvise` have the kernel forget its pages.
 const HISTORY: &str = r#"
@@ -153,33 +159,105 @@ copy_file_range = 3
 
 /// Histories of `fsx`, side by side, each on a file of its own. One is told by its seed:
 /// `fsx -f CONFIG -S SEED` repeats it.
-fn random_histories(machine: &Machine, seeds: Range<u32>) {
-    let config = machine.scratch().join("fsx.toml");
-    fs::write(&config, HISTORY).expect("a file");
-    std::thread::scope(|scope| {
-        for seed in seeds {
+struct Histories(Vec<History>);
+
+struct History {
+    seed: u32,
+    child: Child,
+    file: PathBuf,
+    output: PathBuf,
+}
+
+impl Histories {
+    fn start(machine: &Machine, seeds: Range<u32>) -> Self {
+        let scratch = machine.scratch();
+        let config = scratch.join("fsx.toml");
+        fs::write(&config, HISTORY).expect("a file");
+        let start = |seed: u32| {
+            let file = machine.dir().join(format!("fsx-{seed}"));
+            let output = scratch.join(format!("fsx-{seed}.out"));
+            let told = File::create(&output).expect("a file");
             let mut command = suite("fsx");
             command
                 .arg("-f")
                 .arg(&config)
                 .args(["-S", &seed.to_string(), "-N", OPERATIONS, "-P"])
-                .arg(machine.scratch())
-                .arg(machine.dir().join(format!("fsx-{seed}")));
-            scope.spawn(move || {
-                let answer = run(command, Duration::from_secs(600)).ok();
-                let all = format!("{}{}", answer.stdout, answer.stderr);
-                assert!(
-                    all.contains("All operations completed A-OK"),
-                    "seed {seed}: {all}"
-                );
+                .arg(&scratch)
+                .arg(&file)
+                .stdin(Stdio::null())
+                .stdout(told.try_clone().expect("a descriptor"))
+                .stderr(told);
+            History {
+                seed,
+                child: command.spawn().expect("fsx starts"),
+                file,
+                output,
+            }
+        };
+        Self(seeds.map(start).collect())
+    }
+
+    /// Those that are not over.
+    fn running(&mut self) -> impl Iterator<Item = &mut History> {
+        let histories = self.0.iter_mut();
+        histories.filter_map(|history| {
+            let ended = history.child.try_wait().expect("our child");
+            ended.is_none().then_some(history)
+        })
+    }
+
+    /// Waits until each has a file, and lets none go on: what they have written stays as it is.
+    fn pause(&mut self) {
+        for history in self.running() {
+            let pid = Pid::from_child(&history.child);
+            wait_until("a history begins", ENDS, || {
+                let ended = history.child.try_wait().expect("our child").is_some();
+                ended || fs::metadata(&history.file).is_ok_and(|meta| meta.len() > 0)
+            });
+            // It may be over, and is still ours.
+            let _ = kill_process(pid, Signal::STOP);
+            let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+            wait_until("a history stops", ENDS, || {
+                let stat = fs::read_to_string(&stat).unwrap_or_default();
+                let state = stat.rsplit_once(") ").map_or("", |(_, state)| state);
+                state.starts_with(['T', 'Z'])
             });
         }
-    });
+    }
+
+    fn go_on(&mut self) {
+        for history in self.running() {
+            kill_process(Pid::from_child(&history.child), Signal::CONT).expect("our child");
+        }
+    }
+
+    /// Waits for their end, which has to be a good one.
+    fn end(mut self) {
+        wait_until("all histories end", ENDS, || self.running().count() == 0);
+        for history in &mut self.0 {
+            let status = history.child.wait().expect("our child");
+            let all = fs::read_to_string(&history.output).expect("its output");
+            assert!(
+                status.success() && all.contains("All operations completed A-OK"),
+                "seed {}: {status}: {all}",
+                history.seed
+            );
+        }
+    }
+}
+
+impl Drop for Histories {
+    fn drop(&mut self) {
+        for history in &mut self.0 {
+            drop(history.child.kill());
+            drop(history.child.wait());
+        }
+    }
 }
 
 #[test]
 fn every_byte_of_a_random_history_reads_as_it_was_written() {
-    random_histories(&Machine::demo(), 1..7);
+    Histories::start(&Machine::demo(), 1..7).end();
 }
 
 #[test]
@@ -188,49 +266,67 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
         "--cache-size",
         "6MiB",
         "--log",
-        "warn,pxfs=info,pxfs::cache::files=trace",
+        "warn,pxfs=info,pxfs::cache::files=trace,pxfs::fetch::content=trace",
     ]);
-    let evicted = || machine.log().matches("TRACE evicted").count();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let commits = scope.spawn(|| {
-            // What else is published fills the cache more than it may be.
-            for n in 0.. {
-                if done.load(Ordering::Relaxed) {
-                    break;
-                }
-                let filler = machine.dir().join(format!("filler-{}", n % 4));
-                fs::write(filler, pattern(n, 0, 2 << 20)).expect("written");
-                machine.flush();
-            }
-        });
-        {
-            let _end = Ended(&done);
-            // Where commits are slow, further histories run until enough of them ran beside.
-            for round in 1..=ROUNDS {
-                let seeds = 6 * round + 1..6 * round + 7;
-                random_histories(&machine, seeds.clone());
-                if commits.is_finished() || machine.number("1", "sequence") > 5 && evicted() > 0 {
-                    break;
-                }
-                for seed in seeds {
-                    fs::remove_file(machine.dir().join(format!("fsx-{seed}"))).expect("removed");
-                }
-            }
+    // Nobody reads what else is published: what is fetched is of the histories.
+    let begun = machine.log().len();
+    let came_back = || fetched_again(&machine.log()[begun..]);
+    let mut texts = 0..;
+    let mut publish_others = |count: u64, len: usize| {
+        for (n, text) in (0..count).zip(&mut texts) {
+            let other = machine.dir().join(format!("other-{n}"));
+            fs::write(other, pattern(text, 0, len)).expect("written");
         }
-        commits.join().expect("every flush succeeds");
-    });
+        machine.flush();
+    };
+    // Where commits are slow, further histories run until enough of them ran beside.
+    for round in 1..=ROUNDS {
+        let seeds = 6 * round + 1..6 * round + 7;
+        let mut histories = Histories::start(&machine, seeds.clone());
+        while histories.running().count() > 0 {
+            if came_back() < RETURNS {
+                // What they have is published, and then leaves the cache to others: they find it on the node.
+                histories.pause();
+                machine.flush();
+                publish_others(2, 4 << 20);
+                histories.go_on();
+            }
+            publish_others(1, 2 << 20);
+        }
+        histories.end();
+        if machine.number("1", "sequence") > 5 && came_back() >= RETURNS {
+            break;
+        }
+        for seed in seeds {
+            fs::remove_file(machine.dir().join(format!("fsx-{seed}"))).expect("removed");
+        }
+    }
     let commits = machine.number("1", "sequence");
-    let evicted = evicted();
+    let came_back = came_back();
     let cached = bytes_in(&machine.cache());
     assert!(
-        commits > 5 && evicted > 0,
-        "{commits} commits, {evicted} evicted"
+        commits > 5 && came_back >= RETURNS,
+        "{commits} commits, {came_back} contents were evicted and read again"
     );
     assert!(
         (1..=6 << 20).contains(&cached),
         "{cached} bytes in a cache of 6 MiB that is in use"
     );
+}
+
+/// How many contents a daemon with such a log has evicted, in full or in part, and fetched from the node afterwards.
+fn fetched_again(log: &str) -> usize {
+    let (mut evicted, mut again) = (HashSet::new(), HashSet::new());
+    for line in log.lines() {
+        let content = line.split_once("content=").map(|(_, told)| told);
+        let content = content.and_then(|told| told.split_whitespace().next());
+        if let Some(content) = content.filter(|_| line.contains("TRACE evicted")) {
+            evicted.insert(content);
+        } else if let Some(content) = content.filter(|_| line.contains("TRACE fetched")) {
+            again.extend(evicted.get(content).copied());
+        }
+    }
+    again.len()
 }
 
 /// Bytes of disk that contents take in the cache.
@@ -246,13 +342,4 @@ fn bytes_in(cache: &Path) -> u64 {
             .sum()
     };
     sizes(cache)
-}
-
-/// Says so when it goes, also by a panic.
-struct Ended<'a>(&'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
