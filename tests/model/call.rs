@@ -195,6 +195,45 @@ pub(crate) enum Call {
     Event(Event),
 }
 
+impl Call {
+    /// The paths that it walks.
+    pub(super) fn paths(&self) -> Vec<&Place> {
+        match self {
+            Self::Open { path, .. } | Self::OpenDir { path, .. } => vec![path],
+            Self::Truncate(path, _)
+            | Self::Stat(path)
+            | Self::Chmod(path, _)
+            | Self::Chown(path, ..)
+            | Self::Touch(path, ..)
+            | Self::Mkdir(path)
+            | Self::Rmdir(path)
+            | Self::Unlink(path)
+            | Self::Symlink(path, _)
+            | Self::Readlink(path)
+            | Self::Mknod(path, _)
+            | Self::SetXattr(path, ..)
+            | Self::GetXattr(path, _)
+            | Self::RemoveXattr(path, _)
+            | Self::ListXattrs(path) => vec![path],
+            Self::Link(from, to) | Self::Rename(from, to, _) => vec![from, to],
+            Self::Close(_)
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::Resize { .. }
+            | Self::Allocate { .. }
+            | Self::Seek { .. }
+            | Self::Copy { .. }
+            | Self::Sync(_)
+            | Self::StatOpen(_)
+            | Self::ReadDir { .. }
+            | Self::Mark(_)
+            | Self::Back(_)
+            | Self::CloseDir(_)
+            | Self::Event(_) => Vec::new(),
+        }
+    }
+}
+
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -251,10 +290,12 @@ pub(crate) trait System: Sized + 'static {
     const QUOTAS: &'static [u64];
     /// No file is made longer, in bytes.
     const LONGEST: u64;
+    /// Reading moves access times, as `relatime` has it.
+    const MOVES_ATIMES: bool;
     /// An empty directory in an otherwise empty volume.
     fn fresh(quota: u64) -> Self;
-    /// What is charged for the volume and that directory, in bytes.
-    fn overhead() -> u64;
+    /// Bytes that growth may take in that directory, where the quota is `quota`.
+    fn room(quota: u64) -> u64;
     /// Makes a call.
     fn call(&mut self, call: &Call) -> Result<Reply, Errno>;
     /// Bytes of the quota that are used, as exactly as the system tells.

@@ -35,7 +35,7 @@ impl State {
     fn new<T: System>(quota: u64) -> Self {
         Self {
             quota,
-            reference: Reference::new(quota, T::overhead()),
+            reference: Reference::new(T::room(quota)),
             outcome: Ok(Answer::Done),
         }
     }

@@ -9,6 +9,7 @@
 //! The same machine drives `fs::Drive` (`src/fs/tests/model.rs`) and a real mount
 //! (`tests/mount/model.rs`): each is one implementation of [`System`].
 
+mod access;
 mod attributes;
 mod call;
 mod check;

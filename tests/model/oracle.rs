@@ -48,22 +48,21 @@ pub(crate) struct Reference {
     /// Calls made so far: the time.
     pub(super) now: u32,
     next: Id,
-    /// Bytes that growth may take beyond what is used by [`Reference::used`].
-    quota: u64,
+    /// Bytes that [`Reference::used`] may come to by growth.
+    room: u64,
 }
 
 impl Reference {
-    /// Nothing but an empty directory, in a volume with `quota` bytes of which `overhead` are used.
-    pub(super) fn new(quota: u64, overhead: u64) -> Self {
+    /// Nothing but an empty directory, with room for so many bytes in it.
+    pub(super) fn new(room: u64) -> Self {
         let root = Node::new(Body::Directory(BTreeMap::new()), 0o755, 0);
-        let reserve = (quota / 1000).max(64 << 10);
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
             files: Default::default(),
             scans: Default::default(),
             now: 0,
             next: ROOT + 1,
-            quota: quota.saturating_sub(reserve + overhead),
+            room,
         }
     }
 
@@ -146,7 +145,7 @@ impl Reference {
 
     /// Takes `bytes` more of the quota, if they are there.
     pub(super) fn grow(&self, bytes: u64) -> Result<(), Errno> {
-        match self.used().saturating_add(bytes) > self.quota {
+        match self.used().saturating_add(bytes) > self.room {
             true if bytes > 0 => Err(Errno::DQUOT),
             _ => Ok(()),
         }

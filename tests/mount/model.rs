@@ -9,14 +9,16 @@ mod reference;
 mod system;
 
 use reference::run;
-use system::{Calm, Mount, Pace, Restless, Undisturbed};
+use system::{Busy, Calm, Mount, Pace, Restless, Tight};
 
 /// Sequences of all paces together. `PXFS_MODEL_MOUNT_SEQUENCES` says otherwise.
 const SEQUENCES: u64 = 10_000;
-/// How many of a thousand there are of each of the two paces at which commits, evictions and restarts come between.
+/// How many of a thousand there are of each of the two paces at which flushes, restarts and moves come between.
 const DISTURBED: u64 = 25;
-/// Of those that nothing disturbs.
-const UNDISTURBED: u64 = 950;
+/// Of those beside which commits run and the cache is lost.
+const BUSY: u64 = 700;
+/// Of such that meet the quota.
+const TIGHT: u64 = 250;
 /// Mounts of a pace at a time: a sequence waits most of its time, for disks and for a daemon that starts.
 const MOUNTS: u32 = 4;
 
@@ -52,11 +54,17 @@ fn every_call_on_a_mount_answers_as_the_reference_does() {
 }
 
 #[test]
-fn thousands_of_sequences_on_a_mount_answer_as_the_reference_does() {
-    run_on::<Undisturbed>(3, UNDISTURBED);
+fn thousands_of_sequences_answer_as_the_reference_does_while_commits_run_and_the_cache_is_lost() {
+    run_on::<Busy>(3, BUSY);
 }
 
 #[test]
-fn every_call_answers_as_the_reference_does_while_commits_run() {
+fn a_full_quota_refuses_what_the_reference_says_and_loses_nothing_while_commits_run() {
+    run_on::<Tight>(4, TIGHT);
+    assert!(system::refused() > 0, "the quota was never met");
+}
+
+#[test]
+fn every_call_answers_as_the_reference_does_while_commits_and_restarts_come_between() {
     run_on::<Restless>(2, DISTURBED);
 }

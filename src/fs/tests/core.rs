@@ -74,6 +74,7 @@ impl System for Core {
     // Most with room for all; some that are soon full.
     const QUOTAS: &'static [u64] = &[QUOTA, QUOTA, QUOTA, QUOTA, 3 << 20, 300_000, 100_000];
     const LONGEST: u64 = 6 << 20;
+    const MOVES_ATIMES: bool = false;
 
     fn fresh(quota: u64) -> Self {
         let rig = Rig::with_quota(quota);
@@ -89,8 +90,9 @@ impl System for Core {
         }
     }
 
-    fn overhead() -> u64 {
-        charge::VOLUME_OVERHEAD + charge::entry_charge(NAME, 0, 0) + charge::DIRECTORY
+    fn room(quota: u64) -> u64 {
+        let reserve = (quota / 1000).max(64 << 10);
+        quota.saturating_sub(reserve + overhead())
     }
 
     fn call(&mut self, call: &Call) -> Result<Reply, Errno> {
@@ -112,13 +114,18 @@ impl System for Core {
         let told = self.rig.drive.statfs(self.root).unwrap();
         assert_eq!(told.blocks, quota / 4096);
         assert_eq!(told.free, quota.saturating_sub(used) / 4096);
-        let used = used - Self::overhead();
+        let used = used - overhead();
         used..=used
     }
 
     fn now_ns(&self) -> i64 {
         self.rig.clock.wall_ns()
     }
+}
+
+/// What is charged for the volume and the directory of a sequence, in bytes.
+fn overhead() -> u64 {
+    charge::VOLUME_OVERHEAD + charge::entry_charge(NAME, 0, 0) + charge::DIRECTORY
 }
 
 /// Who refuses a call.

@@ -26,14 +26,15 @@ impl<D: Defect> System for Planted<D> {
     const EVENTS: &'static [(u32, Event)] = Core::EVENTS;
     const QUOTAS: &'static [u64] = Core::QUOTAS;
     const LONGEST: u64 = Core::LONGEST;
+    const MOVES_ATIMES: bool = Core::MOVES_ATIMES;
     fn fresh(quota: u64) -> Self {
         let core = Core::fresh(quota);
         let defect = D::default();
         Self { core, defect }
     }
 
-    fn overhead() -> u64 {
-        Core::overhead()
+    fn room(quota: u64) -> u64 {
+        Core::room(quota)
     }
 
     fn call(&mut self, call: &Call) -> Result<Reply, Errno> {

@@ -8,7 +8,8 @@ use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use pxfs::pack::charge;
@@ -31,9 +32,17 @@ const QUOTA: u64 = 100 << 20;
 /// Slots for open files and directories: more than there are.
 const SLOTS: usize = 8;
 
+/// A file beside that directory, which leaves it less room than the package has.
+const BALLAST: &str = "ballast";
+
 /// When the daemon commits by itself, and what happens to it between calls.
 pub(super) trait Pace: 'static {
     const ARGUMENTS: &'static [&'static str];
+    const QUOTAS: &'static [u64] = &[QUOTA];
+    /// As drives are mounted that nobody says anything of.
+    const MOVES_ATIMES: bool = true;
+    /// With the cache goes what the kernel knows of names, on all of this machine.
+    const FORGETS_NAMES: bool = true;
     const EVENTS: &'static [(u32, Event)] = &[
         (5, Event::Save),
         (8, Event::Settle),
@@ -43,19 +52,31 @@ pub(super) trait Pace: 'static {
     ];
 }
 
-/// As it does by default: hardly between two calls.
+/// As it does by default: hardly between two calls. Reading moves no access time.
 pub(super) struct Calm;
 
 impl Pace for Calm {
-    const ARGUMENTS: &'static [&'static str] = &["--take-over"];
+    const ARGUMENTS: &'static [&'static str] = &["--take-over", "-o", "noatime"];
+    const MOVES_ATIMES: bool = false;
 }
 
-/// The same, and next to nothing happens: most of a sequence's time is its calls'.
-pub(super) struct Undisturbed;
+/// All the time, and nothing happens that takes long.
+pub(super) struct Busy;
 
-impl Pace for Undisturbed {
-    const ARGUMENTS: &'static [&'static str] = Calm::ARGUMENTS;
-    const EVENTS: &'static [(u32, Event)] = &[(1, Event::Save)];
+impl Pace for Busy {
+    const ARGUMENTS: &'static [&'static str] = Restless::ARGUMENTS;
+    const EVENTS: &'static [(u32, Event)] = &[(5, Event::Save), (8, Event::Evict)];
+    const FORGETS_NAMES: bool = false;
+}
+
+/// The same, and the quota is soon full.
+pub(super) struct Tight;
+
+impl Pace for Tight {
+    const ARGUMENTS: &'static [&'static str] = Busy::ARGUMENTS;
+    const EVENTS: &'static [(u32, Event)] = Busy::EVENTS;
+    const QUOTAS: &'static [u64] = &[3 << 20, 300_000, 200_000, 125_000];
+    const FORGETS_NAMES: bool = Busy::FORGETS_NAMES;
 }
 
 /// All the time.
@@ -69,6 +90,14 @@ impl Pace for Restless {
         "--commit-max",
         "100ms",
     ];
+}
+
+/// Calls that a small quota has refused.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many there were.
+pub(super) fn refused() -> usize {
+    REFUSED.load(Ordering::Relaxed)
 }
 
 thread_local! {
@@ -98,39 +127,69 @@ pub(super) struct Mount<P> {
     root: PathBuf,
     files: [Option<File>; SLOTS],
     scans: [Option<Scan>; SLOTS],
+    /// What is charged for all but what is in the directory of the sequence.
+    beside: u64,
+    is_tight: bool,
     pace: PhantomData<P>,
 }
 
 impl<P: Pace> System for Mount<P> {
     const EVENTS: &'static [(u32, Event)] = P::EVENTS;
-    const QUOTAS: &'static [u64] = &[QUOTA];
+    const QUOTAS: &'static [u64] = P::QUOTAS;
     const LONGEST: u64 = 4 << 40;
+    const MOVES_ATIMES: bool = P::MOVES_ATIMES;
 
-    fn fresh(_quota: u64) -> Self {
+    fn fresh(quota: u64) -> Self {
         let dir = MACHINE.with_borrow_mut(|machine| {
-            // The reference's access times are moved by nobody's reading.
-            let quiet = ["-o", "noatime"];
-            let new = || Machine::demo_with(&[P::ARGUMENTS, &quiet].concat());
+            let new = || Machine::demo_with(P::ARGUMENTS);
             machine.get_or_insert_with(new).dir()
         });
         for left in fs::read_dir(&dir).expect("listing") {
-            fs::remove_dir_all(left.expect("an entry").path()).expect("rm -r");
+            let left = left.expect("an entry");
+            if left.file_name() != BALLAST {
+                fs::remove_dir_all(left.path()).expect("rm -r");
+            }
         }
+        fill(&dir.join(BALLAST), ballast(quota));
         let root = dir.join(NAME);
         fs::create_dir(&root).expect("mkdir");
         Self {
             root,
             files: Default::default(),
             scans: Default::default(),
+            beside: beside(quota),
+            is_tight: quota < QUOTA,
             pace: PhantomData,
         }
     }
 
-    fn overhead() -> u64 {
-        charge::VOLUME_OVERHEAD + charge::entry_charge(NAME.as_bytes(), 0, 0) + charge::DIRECTORY
+    fn room(quota: u64) -> u64 {
+        QUOTA - (QUOTA / 1000).max(64 << 10) - beside(quota)
     }
 
     fn call(&mut self, call: &Call) -> Result<Reply, Errno> {
+        let reply = self.make(call);
+        if self.is_tight && reply == Err(Errno::DQUOT) {
+            REFUSED.fetch_add(1, Ordering::Relaxed);
+        }
+        reply
+    }
+
+    fn used(&mut self) -> RangeInclusive<u64> {
+        let df = sys::statvfs(&self.root).expect("statfs");
+        let most = QUOTA - df.f_bfree * df.f_frsize;
+        let least = most.saturating_sub(df.f_frsize - 1);
+        least.saturating_sub(self.beside)..=most.saturating_sub(self.beside)
+    }
+
+    fn now_ns(&self) -> i64 {
+        let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
+        i64::try_from(since.as_nanos()).expect("a time")
+    }
+}
+
+impl<P: Pace> Mount<P> {
+    fn make(&mut self, call: &Call) -> Result<Reply, Errno> {
         match call {
             Call::Open {
                 at,
@@ -193,18 +252,34 @@ impl<P: Pace> System for Mount<P> {
             on_paths => self.call_on_paths(on_paths),
         }
     }
+}
 
-    fn used(&mut self) -> RangeInclusive<u64> {
-        let df = sys::statvfs(&self.root).expect("statfs");
-        let most = QUOTA - df.f_bfree * df.f_frsize;
-        let least = most.saturating_sub(df.f_frsize - 1);
-        least.saturating_sub(Self::overhead())..=most.saturating_sub(Self::overhead())
-    }
+/// The length of the ballast that leaves about `quota` bytes of the package.
+fn ballast(quota: u64) -> u64 {
+    QUOTA - quota
+}
 
-    fn now_ns(&self) -> i64 {
-        let since = SystemTime::UNIX_EPOCH.elapsed().expect("a clock");
-        i64::try_from(since.as_nanos()).expect("a time")
+/// Gives the ballast that length, and data all over it; there is none without a length.
+fn fill(path: &Path, len: u64) {
+    if len == 0 {
+        let _ = fs::remove_file(path);
+        return;
     }
+    let mut new = File::options();
+    new.write(true).create(true).truncate(false);
+    let file = new.open(path).expect("the ballast");
+    if size(&file).expect("fstat") > len {
+        file.set_len(len).expect("a shorter ballast");
+    }
+    sys::fallocate(&file, FallocateFlags::empty(), 0, len).expect("room for the ballast");
+}
+
+/// What is charged for the volume, the ballast, and the directory of a sequence.
+fn beside(quota: u64) -> u64 {
+    let file = |len| charge::entry_charge(BALLAST.as_bytes(), 0, 0) + charge::file_charge(len, 0);
+    let ballast = Some(ballast(quota)).filter(|len| *len > 0).map_or(0, file);
+    let directory = charge::entry_charge(NAME.as_bytes(), 0, 0) + charge::DIRECTORY;
+    charge::VOLUME_OVERHEAD + directory + ballast
 }
 
 fn done<T>(result: Result<T, Errno>) -> Result<Reply, Errno> {
@@ -451,7 +526,9 @@ impl<P: Pace> Mount<P> {
                     sys::fadvise(file, 0, None, Advice::DontNeed).expect("fadvise");
                 }
                 // Names and attributes that the kernel keeps; and the daemon's cache goes too.
-                fs::write("/proc/sys/vm/drop_caches", "2").expect("drop_caches");
+                if P::FORGETS_NAMES {
+                    fs::write("/proc/sys/vm/drop_caches", "2").expect("drop_caches");
+                }
                 let _ = fs::remove_dir_all(with_machine(|machine| machine.cache()));
             }
             Event::Restart | Event::Move => {
@@ -471,7 +548,7 @@ impl<P: Pace> Mount<P> {
     }
 }
 
-fn is_special(path: &std::path::Path) -> bool {
+fn is_special(path: &Path) -> bool {
     use FileType::{BlockDevice, CharacterDevice, Fifo, Socket};
     let kind = sys::lstat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
     matches!(kind, Ok(Fifo | Socket | CharacterDevice | BlockDevice))
