@@ -4,6 +4,9 @@
 //! are in nobody's way: [`sweep`] empties a folder that is for them alone, [`sweep_unfinished`] takes them out of
 //! any other. All of it blocks on the disk. Called by whoever keeps a file outside of a volume.
 
+#[cfg(test)]
+pub(crate) mod simulated;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -47,6 +50,8 @@ impl Unnamed {
             file.set_modified(time)?;
         }
         file.sync_data()?;
+        #[cfg(test)]
+        simulated::bytes_synced(&unnamed.path);
         Ok(unnamed)
     }
 
@@ -67,7 +72,10 @@ impl Drop for Unnamed {
 
 /// Makes the names in `folder` durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    File::open(folder)?.sync_all()?;
+    #[cfg(test)]
+    simulated::names_synced(folder);
+    Ok(())
 }
 
 /// Creates `folder` where it is missing, its parents too, each durable and for its owner alone.

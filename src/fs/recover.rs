@@ -12,7 +12,7 @@ use super::climb::climb;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Chunk, Content, Directory, Inode, Patch, Record};
-use crate::journal::{Batch, Journal, JournalError, key};
+use crate::journal::{Barrier, Batch, Journal, JournalError, key};
 use crate::pack::charge::VOLUME_OVERHEAD;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
@@ -68,7 +68,9 @@ impl Volume {
                 .recover(first..next.unwrap_or(u64::MAX), &mapped)?;
             from = next;
         }
-        self.journal.sync()?;
+        if !self.without.lacks(Barrier::FirstRecords) {
+            self.journal.sync()?;
+        }
         self.quota()
             .adjust(signed(self.journal.counters().used_bytes));
         let dirty = !self.journal.scan(&key::dirty_inodes(), None, 1)?.is_empty()
@@ -219,7 +221,8 @@ impl Volume {
     }
 }
 
-/// The first records of a new volume: its root directory, and nothing in it.
+/// The first records of a new volume: its root directory, and nothing in it. Durable when it has been looked after
+/// ([`Volume::recover`]).
 pub(super) fn begin(journal: &Journal, owner: (u32, u32), now_ns: i64) -> Result<(), JournalError> {
     let root = Inode {
         kind: Kind::Directory as u8,
@@ -247,6 +250,5 @@ pub(super) fn begin(journal: &Journal, owner: (u32, u32), now_ns: i64) -> Result
     );
     batch.charge(signed(VOLUME_OVERHEAD));
     batch.count_inodes(1);
-    journal.apply(batch)?;
-    journal.sync()
+    journal.apply(batch)
 }

@@ -37,13 +37,15 @@ pub enum Barrier {
     Keep,
     /// At a start, stage files end where their last byte is mapped.
     RecoveryCut,
+    /// What a start has made is durable when the volume is open: the first records of a new one.
+    FirstRecords,
     /// At a start, what a daemon that was killed wrote into stage files is synced.
     RecoveryBytes,
 }
 
 impl Barrier {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StageBytes,
         Self::StageName,
         Self::JournalName,
@@ -58,6 +60,7 @@ impl Barrier {
         Self::BackgroundCommit,
         Self::Keep,
         Self::RecoveryCut,
+        Self::FirstRecords,
         Self::RecoveryBytes,
     ];
 }

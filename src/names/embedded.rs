@@ -162,6 +162,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::durable::simulated::{Power, Sync};
     use crate::names::key::NameKey;
     use crate::names::suite::{self, NOW_NS, record};
 
@@ -192,6 +193,31 @@ mod tests {
             })
         ));
         assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 0);
+    }
+
+    /// What is left of a published record after a cut of the power, where such syncs do not come to the disk.
+    async fn left_without(lost: Option<fn(Sync<'_>) -> bool>) -> (Vec<u8>, Option<Vec<u8>>) {
+        let power = Power::on();
+        let clock = Arc::new(ManualClock::at(NOW_NS));
+        let store = EmbeddedNames::open(power.folder(), clock.clone()).unwrap();
+        power.lose(lost);
+        let key = NameKey::random().unwrap();
+        let new = record(5, 1).sign(&key);
+        store.publish(&key.name(), &new).await.unwrap();
+        let left = power.cut();
+        let store = EmbeddedNames::open(left.path(), clock).unwrap();
+        (new, store.resolve(&key.name()).await.ok())
+    }
+
+    #[tokio::test]
+    async fn a_power_cut_takes_no_record_that_was_answered_as_published() {
+        let (new, left) = left_without(None).await;
+        assert_eq!(left, Some(new));
+        let no_bytes = |sync: Sync<'_>| matches!(sync, Sync::Bytes);
+        let no_names = |sync: Sync<'_>| matches!(sync, Sync::Names(_));
+        for lost in [no_bytes, no_names] as [fn(Sync<'_>) -> bool; 2] {
+            assert_eq!(left_without(Some(lost)).await.1, None);
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::durable::simulated::{Power, Sync};
 use crate::pack::cid::leaf_cid;
 use crate::store::fault::FaultStore;
 use crate::store::suite::{self, node, unique_leaf, unique_tree};
@@ -97,6 +98,93 @@ async fn blocks_and_pins_are_there_after_a_restart() {
     assert_eq!(fixture.store.pins().await, Ok(vec![root]));
     fixture.store.unpin(&root).await.unwrap();
     assert_eq!(fixture.restart().store.pins().await, Ok(vec![]));
+}
+
+/// What keeps the folder's promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// The names of the folder itself, and of those that it is in.
+    Folders,
+    /// Those of the folders in it.
+    Below,
+    Bytes,
+    Shards,
+    Pin,
+    Unpin,
+}
+
+/// What was promised and is not there after a cut of the power, where syncs of that kind do not come to the disk.
+async fn lost_without(left_out: Option<Kept>) -> Option<String> {
+    let power = Power::on();
+    let is_out = |kept| left_out == Some(kept);
+    let clock = Arc::new(ManualClock::at(1_800_000_000_000_000_000));
+    match left_out {
+        Some(Kept::Folders) => power.lose(Some(
+            |sync| matches!(sync, Sync::Names(folder) if !folder.ends_with("node")),
+        )),
+        Some(Kept::Below) => power.lose(Some(
+            |sync| matches!(sync, Sync::Names(folder) if folder.ends_with("node")),
+        )),
+        _ => {}
+    }
+    let store = EmbeddedStore::open(&power.folder().join("a/node"), clock.clone()).unwrap();
+    match left_out {
+        Some(Kept::Bytes) => power.lose(Some(|sync| matches!(sync, Sync::Bytes))),
+        Some(Kept::Shards) => power.lose(Some(
+            |sync| matches!(sync, Sync::Names(folder) if !folder.ends_with("pins")),
+        )),
+        _ => power.lose(None),
+    }
+    let (tree, other) = (unique_tree(4), unique_tree(2));
+    let (root, other_root) = (tree[tree.len() - 1].cid, other[other.len() - 1].cid);
+    for tree in [&tree, &other] {
+        store.put_many(tree).await.unwrap();
+    }
+    if is_out(Kept::Pin) {
+        power.lose(Some(|sync| matches!(sync, Sync::Names(_))));
+    }
+    store.pin(&other_root, None).await.unwrap();
+    store.pin(&root, None).await.unwrap();
+    let left = power.cut();
+    let dir = left.path().join("a/node");
+    if !dir.join("format").exists() {
+        return Some("it is not known what the folder holds".to_owned());
+    }
+    let found = EmbeddedStore::open(&dir, clock.clone()).unwrap();
+    for block in tree.iter().chain(&other) {
+        match found.get(&block.cid).await {
+            Ok(bytes) if bytes == block.data => {}
+            other => return Some(format!("{}: {other:?}", block.cid)),
+        }
+    }
+    let pins = found.pins().await.unwrap();
+    if !pins.contains(&root) || !pins.contains(&other_root) {
+        return Some(format!("of two pins there are {pins:?}"));
+    }
+    if is_out(Kept::Unpin) {
+        power.lose(Some(|sync| matches!(sync, Sync::Names(_))));
+    }
+    store.unpin(&other_root).await.unwrap();
+    let left = power.cut();
+    let found = EmbeddedStore::open(&left.path().join("a/node"), clock).unwrap();
+    let pins = found.pins().await.unwrap();
+    (pins != [root]).then(|| format!("{pins:?} are pinned, not {root}"))
+}
+
+#[tokio::test]
+async fn a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_released() {
+    assert_eq!(lost_without(None).await, None);
+    for kept in [
+        Kept::Folders,
+        Kept::Below,
+        Kept::Bytes,
+        Kept::Shards,
+        Kept::Pin,
+        Kept::Unpin,
+    ] {
+        let lost = lost_without(Some(kept)).await;
+        assert!(lost.is_some(), "nobody notices that {kept:?} is left out");
+    }
 }
 
 #[tokio::test]
