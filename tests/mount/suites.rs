@@ -168,6 +168,12 @@ struct History {
     output: PathBuf,
 }
 
+impl History {
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_some()
+    }
+}
+
 impl Histories {
     fn start(machine: &Machine, seeds: Range<u32>) -> Self {
         let scratch = machine.scratch();
@@ -200,22 +206,21 @@ impl Histories {
     /// Those that are not over.
     fn running(&mut self) -> impl Iterator<Item = &mut History> {
         let histories = self.0.iter_mut();
-        histories.filter_map(|history| {
-            let ended = history.child.try_wait().expect("our child");
-            ended.is_none().then_some(history)
-        })
+        histories.filter_map(|history| (!history.has_ended()).then_some(history))
     }
 
     /// Waits until each has a file, and lets none go on: what they have written stays as it is.
     fn pause(&mut self) {
         for history in self.running() {
-            let pid = Pid::from_child(&history.child);
             wait_until("a history begins", ENDS, || {
-                let ended = history.child.try_wait().expect("our child").is_some();
-                ended || fs::metadata(&history.file).is_ok_and(|meta| meta.len() > 0)
+                history.has_ended() || fs::metadata(&history.file).is_ok_and(|meta| meta.len() > 0)
             });
-            // It may be over, and is still ours.
-            let _ = kill_process(pid, Signal::STOP);
+            if history.has_ended() {
+                continue;
+            }
+            // Whatever comes of it, it is our child until its end has been looked at.
+            let pid = Pid::from_child(&history.child);
+            kill_process(pid, Signal::STOP).expect("our child");
             let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
             wait_until("a history stops", ENDS, || {
                 let stat = fs::read_to_string(&stat).unwrap_or_default();
