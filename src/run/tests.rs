@@ -764,11 +764,11 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
     let exit = crate::cli::exit::of(&refused);
     assert_eq!(exit, crate::cli::exit::Exit::Chain, "{refused:#}");
     let none = config(vec![away], &[of("two", 100)]);
-    let refused = Parts::for_mount(&none).await.err().unwrap();
+    let refused = Parts::any(&none).await.err().unwrap();
     let exit = crate::cli::exit::of(&refused);
     assert_eq!(exit, crate::cli::exit::Exit::Chain, "{refused:#}");
 
-    let parts = Parts::for_mount(&both).await.unwrap();
+    let parts = Parts::any(&both).await.unwrap();
     let ground = Ground::build(Arc::clone(&parts[0]), Arc::new(state_dir)).await;
     let ground = ground.unwrap();
     let holdings = Holdings::new(&Arc::clone(&ground).with_others(&parts));
