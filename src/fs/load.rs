@@ -114,7 +114,7 @@ impl Volume {
     /// The journal cannot be written.
     pub fn enter_loaded(&self, dir: Ino, of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError> {
         for step in entries.chunks(STEP) {
-            self.journal.wait_for_room()?;
+            self.journal.wait_for_calm()?;
             let names = self.lock_names();
             let tree = self.unloaded_tree(dir)?;
             if tree.is_none_or(|tree| tree.root.cid != *of) {

@@ -18,7 +18,7 @@ const STEP: usize = 512;
 pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), FsError> {
     let volume = cut.volume();
     for (dir, tree) in &built.directories {
-        volume.journal.wait_for_room()?;
+        volume.journal.wait_for_calm()?;
         settle_directory(volume, *dir, (*tree).into())?;
         cut.note_step();
     }
@@ -29,7 +29,7 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
     }
     let mut dirty = Vec::new();
     for ino in &changes.files {
-        volume.journal.wait_for_room()?;
+        volume.journal.wait_for_calm()?;
         let clean = match built.files.get(*ino)? {
             Some(content) => settle_file(cut, *ino, &content)?,
             None => false,
@@ -56,7 +56,7 @@ pub(super) fn settle(cut: &Cut, changes: &Changes, built: &Built) -> Result<(), 
             let marks: Vec<_> = marks
                 .filter(|found| dirty.binary_search(found).is_err())
                 .collect();
-            volume.journal.wait_for_room()?;
+            volume.journal.wait_for_calm()?;
             volume.journal.unmark(&marks, cut.version())?;
             cut.note_step();
         }

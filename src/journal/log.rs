@@ -62,6 +62,10 @@ impl Overlay {
         self.ops >= MAX_OPS || self.bytes >= MAX_BYTES
     }
 
+    fn is_due(&self) -> bool {
+        self.ops >= DUE_OPS || self.bytes >= DUE_BYTES
+    }
+
     fn put(&mut self, key: Key, value: Option<Bytes>) {
         self.bytes += footprint(&key, &value);
         self.records.insert(key, value);
@@ -497,7 +501,7 @@ impl State {
     }
 
     fn is_due(&self) -> bool {
-        self.wanted || self.active.ops >= DUE_OPS || self.active.bytes >= DUE_BYTES
+        self.wanted || self.active.is_due()
     }
 
     /// What the overlays say of `key`: nothing, that it is gone, or its record.

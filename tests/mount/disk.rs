@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -85,9 +86,15 @@ impl Scene {
     /// All that was acknowledged is there.
     #[track_caller]
     fn assert_kept(&self) {
-        for (name, seed, len) in &self.kept {
-            assert_pattern(&self.path(name), *seed, *len as u64);
-        }
+        let kept = self.kept.iter();
+        let kept: Vec<_> = kept
+            .map(|(name, seed, len)| (self.path(name), *seed, *len as u64))
+            .collect();
+        ends("reading", SOON, move || {
+            for (path, seed, len) in kept {
+                assert_pattern(&path, seed, len);
+            }
+        });
     }
 
     /// `status` says that the disk has failed, and what to do.
@@ -168,6 +175,13 @@ impl Scene {
         self.machine.flush();
         self.assert_kept();
     }
+}
+
+/// Writes `bytes` at the beginning of `file`: it ends, whatever the disk does.
+#[track_caller]
+fn write(file: &File, bytes: Vec<u8>) -> io::Result<()> {
+    let file = file.try_clone()?;
+    ends("a write", SOON, move || file.write_all_at(&bytes, 0))
 }
 
 fn errno<T>(result: io::Result<T>) -> Option<Errno> {
@@ -297,7 +311,7 @@ fn fails_for_good(mut scene: Scene, health: Health) {
     let holder = Holder::open(&path);
     scene.disk.set(health);
     // It is in memory, or refused where the daemon has found out by then; no program asks for more.
-    let written = errno(file.write_all_at(&pattern(99, 0, SMALL), 0));
+    let written = errno(write(&file, pattern(99, 0, SMALL)));
     assert!([None, Some(Errno::ROFS)].contains(&written), "{written:?}");
     scene.machine.wait_for("1", "state", "poisoned");
     scene.assert_told();
@@ -354,7 +368,7 @@ fn a_large_write_that_the_disk_does_not_take_is_told_at_once() {
     for health in [Health::Broken, Health::ReadOnly] {
         let file = File::create(scene.path("in doubt")).expect("create");
         scene.disk.set(health);
-        let written = file.write_all_at(&pattern(99, 0, GREAT), 0);
+        let written = write(&file, pattern(99, 0, GREAT));
         let told = errno(written).expect("it is refused");
         // The daemon may have found out before.
         assert!([Errno::IO, Errno::ROFS].contains(&told), "{told:?}");
@@ -382,15 +396,18 @@ fn waits_for_room(health: Health) {
         let name = format!("waits {round}");
         let file = File::create(scene.path(&name)).expect("create");
         let bytes = pattern(scene.kept.len() as u64, 0, SMALL);
-        let told = std::thread::scope(|scope| {
-            file.write_all_at(&bytes, 0).expect("write");
-            scene.disk.set(health);
-            let synced = scope.spawn(|| file.sync_all());
-            let met = || scene.disk.struck() > 0 || synced.is_finished();
-            wait_until("the disk is full for somebody", SOON, met);
-            scene.disk.set(Health::Well);
-            synced.join().expect("a sync")
+        file.write_all_at(&bytes, 0).expect("write");
+        scene.disk.set(health);
+        let syncs = file.try_clone().expect("a descriptor");
+        let (tells, told) = mpsc::channel();
+        std::thread::spawn(move || drop(tells.send(syncs.sync_all())));
+        let mut early = None;
+        wait_until("the disk is full for somebody", SOON, || {
+            early = early.take().or_else(|| told.try_recv().ok());
+            scene.disk.struck() > 0 || early.is_some()
         });
+        scene.disk.set(Health::Well);
+        let told = early.unwrap_or_else(|| told.recv_timeout(SOON).expect("the sync ends"));
         // On a machine that stands still for long the wait may have ended before there was room.
         if let Err(why) = told {
             assert_eq!(Errno::from_io_error(&why), Some(Errno::NOSPC), "{why}");

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -134,6 +134,8 @@ const ROUNDS: u32 = 10;
 const RETURNS: usize = 6;
 /// A history has to end within this time.
 const ENDS: Duration = Duration::from_secs(600);
+/// The same where commits and lost caches are in its way.
+const HANGS: Duration = Duration::from_secs(1800);
 
 /// What they are, and how often each. `invalidate` and `posix_fadvise` have the kernel forget its pages.
 const HISTORY: &str = r#"
@@ -161,6 +163,7 @@ copy_file_range = 3
 /// `fsx -f CONFIG -S SEED` repeats it.
 struct Histories(Vec<History>);
 
+/// It ends with the test.
 struct History {
     seed: u32,
     child: Child,
@@ -251,12 +254,10 @@ impl Histories {
     }
 }
 
-impl Drop for Histories {
+impl Drop for History {
     fn drop(&mut self) {
-        for history in &mut self.0 {
-            drop(history.child.kill());
-            drop(history.child.wait());
-        }
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -288,7 +289,9 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
     for round in 1..=ROUNDS {
         let seeds = 6 * round + 1..6 * round + 7;
         let mut histories = Histories::start(&machine, seeds.clone());
+        let begun = Instant::now();
         while histories.running().count() > 0 {
+            assert!(begun.elapsed() < HANGS, "a history hangs");
             if came_back() < RETURNS {
                 // What they have is published, and then leaves the cache to others: they find it on the node.
                 histories.pause();

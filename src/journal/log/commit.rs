@@ -45,6 +45,16 @@ impl Journal {
         self.wait_for_room_within(self.patience)
     }
 
+    /// As [`Journal::wait_for_room`], for work that nobody waits for and that is long: it waits for each commit that is
+    /// due, so that what is in memory stays little, and the rest of the room is left to the foreground.
+    ///
+    /// # Errors
+    /// As [`Journal::wait_for_room`].
+    pub(crate) fn wait_for_calm(&self) -> Result<(), JournalError> {
+        let is_calm = |state: &State| state.failed.is_none() && !state.active.is_due();
+        self.work_until(Work::Table, self.patience, is_calm)
+    }
+
     /// As [`Journal::wait_for_room`], and no longer than `patience`.
     pub(crate) fn wait_for_room_within(&self, patience: Duration) -> Result<(), JournalError> {
         let has_room = |state: &State| state.failed.is_none() && !state.active.is_full();

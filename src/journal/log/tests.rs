@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Journal, MAX_LOG};
+use super::{DUE_OPS, Journal, MAX_LOG};
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 use crate::journal::{Batch, Disk, DiskFile, FolderDisk, JournalError, MemoryDisk, Without, key};
 use crate::types::Ino;
@@ -824,4 +824,19 @@ fn a_frame_without_room_beside_a_commit_of_the_table_leaves_no_gap_behind_it() {
             Ok(Some(record(number)))
         );
     }
+}
+
+#[test]
+fn long_work_leaves_most_of_the_memory_to_who_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).unwrap();
+    for number in 0..DUE_OPS as u64 {
+        journal.wait_for_calm().unwrap();
+        put(&journal, number);
+    }
+    journal.wait_for_room().unwrap();
+    let gathered = journal.overlay_bytes();
+    assert!(gathered > 0, "those who are waited for wait for the disk");
+    journal.wait_for_calm().unwrap();
+    assert!(journal.overlay_bytes() < gathered / 10);
 }

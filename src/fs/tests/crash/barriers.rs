@@ -87,13 +87,14 @@ enum Held {
     By(&'static [Barrier]),
     /// These, and nothing what is left; why.
     Partly(&'static [Barrier], &'static str),
-    /// Cuts of the power of a simulated folder, where each is left out in turn: the file of that test, and its name.
+    /// Cuts of the power of a simulated folder, where each kind of them is left out in turn: the file of that test, and
+    /// its name.
     Cut(&'static str, &'static str),
     /// Nothing here, and why.
     Not(&'static str),
 }
 
-const REAL: &str = "made on real files, below which no disk can be cut";
+const REAL: &str = "made on real files, and no test cuts the power below them";
 
 /// Each file with syncs: how many, and what holds them.
 const HELD: [(&str, usize, Held); 27] = {
