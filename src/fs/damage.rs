@@ -248,9 +248,9 @@ impl Volume {
         }))
     }
 
+    /// Whether the journal may not have yet what the file is.
     fn is_unsaved(&self, ino: Ino) -> bool {
-        let held = self.files.peek(ino);
-        held.is_some_and(|file| file.body().unsaved)
+        lock(&self.unsaved).contains(&ino)
     }
 
     /// The block is there again, or nobody needs it any more.

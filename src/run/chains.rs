@@ -173,7 +173,7 @@ pub(super) async fn contracts(
                 None => {}
                 Some(fault) if needed == Needed::Each => return Err(fault.into()),
                 Some(fault) => {
-                    tracing::warn!(
+                    tracing::info!(
                         "{fault}: the tokens of chain {} come when it answers",
                         reached.chain_id
                     );

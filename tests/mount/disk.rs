@@ -253,7 +253,8 @@ fn sync_that_fails(scene: &Scene, file: &File, bytes: &[u8], errno: Errno) -> Op
         // Refused where the daemon has met the failure by itself.
         drop(file.write_all_at(bytes, 0));
         scene.disk.set(Health::FailsOneSync(errno));
-        self::errno(file.sync_all())
+        let syncs = file.try_clone().expect("a descriptor");
+        self::errno(ends("fsync", SOON, move || syncs.sync_all()))
     });
     // Where the daemon had saved all of it just before, no sync of the disk was needed.
     let told = answers.flatten().next();

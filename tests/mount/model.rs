@@ -22,15 +22,18 @@ const TIGHT: u64 = 250;
 /// Mounts of a pace at a time: a sequence waits most of its time, for disks and for a daemon that starts.
 const MOUNTS: u32 = 4;
 
+fn number(name: &str) -> Option<u64> {
+    let said = std::env::var(name).ok();
+    said.map(|value| value.parse().expect(name))
+}
+
+fn all_sequences() -> u64 {
+    number("PXFS_MODEL_MOUNT_SEQUENCES").unwrap_or(SEQUENCES)
+}
+
 #[track_caller]
 fn run_on<P: Pace>(seed: u64, of_thousand: u64) {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|value| value.parse().expect(name))
-    };
-    let all: u64 = number("PXFS_MODEL_MOUNT_SEQUENCES").unwrap_or(SEQUENCES);
-    let sequences = (all * of_thousand / 1000).max(1) as u32;
+    let sequences = (all_sequences() * of_thousand / 1000).max(1) as u32;
     let seed = number("PXFS_MODEL_SEED").unwrap_or(1) * 1000 + seed;
     let run_one = |mount: u32| {
         let result = run::<Mount<P>>(sequences.div_ceil(MOUNTS), seed + 10 * u64::from(mount));
@@ -61,7 +64,9 @@ fn thousands_of_sequences_answer_as_the_reference_does_while_commits_run_and_the
 #[test]
 fn a_full_quota_refuses_what_the_reference_says_and_loses_nothing_while_commits_run() {
     run_on::<Tight>(4, TIGHT);
-    assert!(system::refused() > 0, "the quota was never met");
+    // Of a few sequences none may meet it.
+    let are_few = all_sequences() < SEQUENCES;
+    assert!(are_few || system::refused() > 0, "the quota was never met");
 }
 
 #[test]

@@ -345,7 +345,8 @@ fn bytes_in(cache: &Path) -> u64 {
             .map(|entry| entry.expect("an entry"))
             .map(|entry| match entry.file_type().expect("a type").is_dir() {
                 true => bytes_in(&entry.path()),
-                false => entry.metadata().expect("stat").blocks() * 512,
+                // The daemon may have evicted it meanwhile.
+                false => entry.metadata().map_or(0, |meta| meta.blocks() * 512),
             })
             .sum()
     };
