@@ -150,7 +150,7 @@ fn a_recovery_takes_no_more_memory_of_more_records_chunks_and_stage_files() {
     let (few, many) = (recovery_of(500), recovery_of(4000));
     assert!(
         many <= few + SLACK,
-        "{many} bytes of four times what took {few}"
+        "{many} bytes of eight times what took {few}"
     );
 }
 
@@ -190,9 +190,9 @@ fn listing_of(count: u64) -> (isize, isize) {
 
 #[test]
 fn a_folder_of_more_entries_is_listed_in_no_more_memory_and_none_of_them_is_kept() {
-    let ((few, few_left), (many, many_left)) = (listing_of(500), listing_of(4000));
+    let ((few, few_left), (many, many_left)) = (listing_of(1000), listing_of(8000));
     assert!(
         many <= few + SLACK && many_left <= few_left + SLACK,
-        "{many} bytes of four times what took {few}; {many_left} and {few_left} are left"
+        "{many} bytes of eight times what took {few}; {many_left} and {few_left} are left"
     );
 }

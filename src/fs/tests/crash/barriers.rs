@@ -78,7 +78,7 @@ const SYNCS: [&str; 13] = [
     "(Work::Log, self.patience, |",
     "(Work::Log, None)",
     "self.commit(None)",
-    "self.commit(Some(",
+    "self.write(state)",
 ];
 
 /// What shows that the syncs of a file of `src/` are there.
@@ -156,12 +156,12 @@ const HELD: [(&str, usize, Held); 27] = {
         ("journal/log.rs", 1, By(&[B::JournalName])),
         (
             "journal/log/commit.rs",
-            5,
+            7,
             Partly(
                 &[B::JournalCommit, B::BackgroundCommit],
                 "`snapshot`, `drain` and `rest` promise nobody anything: what a cut has seen is durable before it \
                  gets a name (`Keep`), who waits for `drain` looks himself how far it is durable, and what has \
-                 rested is in the log too",
+                 rested is in the log too; what a start takes over is in the log until the table has it",
             ),
         ),
         (
