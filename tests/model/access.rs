@@ -1,8 +1,8 @@
 //! Access times where reading moves them, as far as they can be told: `relatime` says when a read moves one, and
 //! which reads come to the file system at all is the kernel's affair.
 //!
-//! Invariant: one that is later than the last change stays; one that is not may be of any read since, and is, once
-//! something has certainly read. Called by the checker, which tells what was read.
+//! Invariant: one that is later than the last change stays; one that is not may be of any read since. Called by the
+//! checker, which tells what was read.
 
 use std::collections::HashMap;
 
@@ -22,8 +22,6 @@ struct Access {
     read_before: Option<i64>,
     /// When the first one since began.
     read_since: Option<i64>,
-    /// What certainly was a read, when it began, and how the times stood.
-    surely: Option<(i64, Stamps)>,
 }
 
 struct Seen {
@@ -48,12 +46,6 @@ impl Accesses {
             .or_default()
             .read_since
             .get_or_insert(begin_ns);
-    }
-
-    /// The same of a read that the kernel cannot answer.
-    pub(super) fn note_sure(&mut self, id: Id, node: &Node, begin_ns: i64) {
-        self.note(id, begin_ns);
-        self.0.entry(id).or_default().surely = Some((begin_ns, stamps(node)));
     }
 
     /// Nobody knows any of them any more.
@@ -87,22 +79,13 @@ impl Accesses {
         let reads = access.read_before.or(access.read_since);
         let moved = was_due && reads.is_some_and(|from| (from..=now_ns).contains(&found));
         let is_due = found <= changed;
-        // A change that is to come is later than each read.
-        let stays_due = access
-            .surely
-            .is_some_and(|(begin_ns, at)| at == stamps && is_due && changed < begin_ns);
-        let fault = match (stayed || moved, stays_due) {
-            (false, _) => Some(format!(
+        let fault = (!stayed && !moved).then(|| {
+            format!(
                 "atime is {found}, was {:?}, of {:?} ({span:?}), read from {reads:?} on, due: {was_due}",
                 seen.map(|seen| seen.atime_ns),
                 stamps.0,
-            )),
-            (true, true) => Some(format!(
-                "atime is {found}, no later than the change at {changed}, though it was read at {:?}",
-                access.surely
-            )),
-            (true, false) => None,
-        };
+            )
+        });
         access.seen = Some(Seen {
             atime_ns: found,
             is_due,

@@ -23,8 +23,6 @@ struct Met {
     names: BTreeSet<u8>,
     /// As they were at the mark; nothing where there is none.
     marked: BTreeSet<u8>,
-    /// It has asked for some.
-    has_begun: bool,
 }
 
 /// A system, and what its answers so far bind it to.
@@ -65,7 +63,7 @@ impl<T: System> Checked<T> {
         let begin = self.system.now_ns();
         let reply = self.system.call(call);
         self.spans.push((begin, self.system.now_ns()));
-        self.note_read(reference, call, reply.is_ok(), begin);
+        self.note_read(reference, call, begin);
         self.compare(reference, outcome, reply)
             .map_err(|why| format!("{call:?}: {why}"))?;
         match call {
@@ -85,8 +83,8 @@ impl<T: System> Checked<T> {
         }
     }
 
-    /// Which access time a call may move, or moves.
-    fn note_read(&mut self, reference: &Reference, call: &Call, is_done: bool, begin_ns: i64) {
+    /// Which access time a call may move.
+    fn note_read(&mut self, reference: &Reference, call: &Call, begin_ns: i64) {
         for path in call.paths() {
             // A symlink on the way is followed, and at its end by some.
             let ways = (1..=path.len()).filter_map(|len| reference.find(&path[..len]).ok());
@@ -103,17 +101,7 @@ impl<T: System> Checked<T> {
                 }
             }
             Call::ReadDir { at, .. } => {
-                let Some(scan) = reference.open_scan(*at) else {
-                    return;
-                };
-                // The kernel keeps no listings: the first piece of one comes from the file system.
-                let is_first = !std::mem::replace(&mut self.met[*at].has_begun, true);
-                if is_done
-                    && is_first
-                    && let Some(dir) = reference.nodes.get(&scan.dir)
-                {
-                    self.accesses.note_sure(scan.dir, dir, begin_ns);
-                } else {
+                if let Some(scan) = reference.open_scan(*at) {
                     self.accesses.note(scan.dir, begin_ns);
                 }
             }
@@ -315,7 +303,7 @@ impl<T: System> Checked<T> {
             Body::Directory(entries) => {
                 let begin_ns = self.system.now_ns();
                 self.listing(reference, path.clone(), &entries.keys().copied().collect())?;
-                self.accesses.note_sure(id, node, begin_ns);
+                self.accesses.note(id, begin_ns);
                 self.expect(reference, &Call::Stat(path), Answer::Attr(id))
             }
             Body::Symlink(len) => {

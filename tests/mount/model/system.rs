@@ -179,6 +179,8 @@ impl<P: Pace> System for Mount<P> {
         let df = sys::statvfs(&self.root).expect("statfs");
         let most = QUOTA - df.f_bfree * df.f_frsize;
         let least = most.saturating_sub(df.f_frsize - 1);
+        // What is never refused may take more than there is: nothing is free then, and nobody is told how much it is.
+        let most = if df.f_bfree == 0 { u64::MAX } else { most };
         least.saturating_sub(self.beside)..=most.saturating_sub(self.beside)
     }
 
