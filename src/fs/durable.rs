@@ -189,14 +189,10 @@ impl Volume {
     /// Gives back the room of what is not needed any more, and has what is written much of on its way to the disk
     /// before somebody waits for it. It waits for no room itself.
     fn keep_ahead(&self) {
-        let mut looked = Instant::now();
         while !self.stopped.load(Ordering::Acquire) {
-            self.stage.wait_for_much(STEP);
-            if looked.elapsed() >= STEP {
-                looked = Instant::now();
-                self.sweep();
-                self.make_room();
-            }
+            std::thread::sleep(STEP);
+            self.sweep();
+            self.make_room();
             if let Err(error) = self.stage.sync_ahead() {
                 self.poison(error);
                 break;

@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::disk::{Disk, DiskFile};
 use super::record::Patch;
@@ -38,14 +37,6 @@ pub(crate) struct StageFile {
     unsynced_bytes: AtomicU64,
     /// Held while it is synced: the system tells a failure once.
     syncing: Mutex<()>,
-    due: Arc<Due>,
-}
-
-/// Some file has [`MUCH`] to sync.
-#[derive(Default)]
-struct Due {
-    is_due: Mutex<bool>,
-    changed: Condvar,
 }
 
 impl StageFile {
@@ -60,11 +51,7 @@ impl StageFile {
         // Of a write that failed a part may be there.
         lock(&self.unsynced).note(offset, data.len() as u64);
         let len = data.len() as u64;
-        let before = self.unsynced_bytes.fetch_add(len, Ordering::Relaxed);
-        if (before..before + len).contains(&(MUCH - 1)) {
-            *lock(&self.due.is_due) = true;
-            self.due.changed.notify_one();
-        }
+        self.unsynced_bytes.fetch_add(len, Ordering::Relaxed);
         written.map_err(Into::into)
     }
 
@@ -103,7 +90,6 @@ pub struct Stage {
     patched: Mutex<HashMap<u64, Arc<StageFile>>>,
     /// Files of which a sync failed: they become durable no more, whatever later ones say.
     broken: Mutex<HashMap<u64, JournalError>>,
-    due: Arc<Due>,
 }
 
 /// Files whose last reference is durably gone.
@@ -128,13 +114,19 @@ impl Stage {
             patches: Mutex::default(),
             patched: Mutex::default(),
             broken: Mutex::default(),
-            due: Arc::default(),
         }
     }
 
     /// A new, empty stage file.
     pub(crate) fn create(&self, number: u64) -> Result<Arc<StageFile>, JournalError> {
-        let file = self.file(number, self.disk.create(&name(number))?, false);
+        let file = Arc::new(StageFile {
+            number,
+            file: self.disk.create(&name(number))?,
+            linked: AtomicBool::new(false),
+            unsynced: Mutex::default(),
+            unsynced_bytes: AtomicU64::new(0),
+            syncing: Mutex::default(),
+        });
         self.remember(&file);
         Ok(file)
     }
@@ -153,24 +145,18 @@ impl Stage {
         self.open(number).map_err(Into::into)
     }
 
-    fn file(&self, number: u64, file: Arc<dyn DiskFile>, linked: bool) -> Arc<StageFile> {
-        Arc::new(StageFile {
-            number,
-            file,
-            linked: AtomicBool::new(linked),
-            unsynced: Mutex::default(),
-            unsynced_bytes: AtomicU64::new(0),
-            syncing: Mutex::default(),
-            due: Arc::clone(&self.due),
-        })
-    }
-
     fn open(&self, number: u64) -> std::io::Result<Arc<StageFile>> {
         if let Some(file) = self.held(number) {
             return Ok(file);
         }
-        let file = self.disk.open_to_read(&name(number))?;
-        let file = self.file(number, file, true);
+        let file = Arc::new(StageFile {
+            number,
+            file: self.disk.open_to_read(&name(number))?,
+            linked: AtomicBool::new(true),
+            unsynced: Mutex::default(),
+            unsynced_bytes: AtomicU64::new(0),
+            syncing: Mutex::default(),
+        });
         let mut open = lock(&self.open);
         // Somebody may have opened it meanwhile: there is one of it, which knows if it is linked.
         if let Some(first) = open.get(&number).and_then(Weak::upgrade) {
@@ -273,15 +259,6 @@ impl Stage {
         lock(&self.patches).synced(file.number);
         lock(&self.patched).remove(&file.number);
         Ok(())
-    }
-
-    /// Waits until [`Stage::sync_ahead`] has something to do, at most `patience`; false where it has not.
-    pub(crate) fn wait_for_much(&self, patience: Duration) -> bool {
-        let is_due = lock(&self.due.is_due);
-        let (mut is_due, _) = (self.due.changed)
-            .wait_timeout_while(is_due, patience, |is_due| !*is_due)
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *is_due)
     }
 
     /// Syncs the files that have much to sync: who wants one of them durable later waits for the rest alone, and
