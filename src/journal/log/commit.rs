@@ -11,7 +11,6 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{COUNTERS, DUE_LOG, Frame, Journal, MAX_LOG, SINCE, State};
-
 use crate::journal::check::guard;
 use crate::journal::record::Record;
 use crate::journal::table::{self, Table};
