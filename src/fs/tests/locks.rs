@@ -36,6 +36,16 @@ impl Gate {
         gate
     }
 
+    /// The same of its syncs, where some `pass`.
+    fn before_syncs(meter: &Meter, pass: fn(&Self)) -> Arc<Self> {
+        let gate = Arc::<Self>::default();
+        let own = Arc::clone(&gate);
+        meter
+            .stage
+            .set_sync_pause(Some(Arc::new(move || pass(&own))));
+        gate
+    }
+
     fn pass(&self) {
         self.stand(|_| true);
     }
@@ -299,11 +309,7 @@ fn names_are_made_for_as_long_as_a_large_file_is_being_synced() {
     let meter = Arc::new(Meter::new());
     let big = meter.create("big");
     meter.write(big, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
-    let gate = Arc::<Gate>::default();
-    let own = Arc::clone(&gate);
-    meter
-        .stage
-        .set_sync_pause(Some(Arc::new(move || own.pass())));
+    let gate = Gate::before_syncs(&meter, Gate::pass);
     let keeper = {
         let volume = Arc::clone(&meter.volume);
         thread::spawn(move || volume.keep_durable())
@@ -341,11 +347,7 @@ fn syncing(call: impl FnOnce(&Meter, (Ino, Fh)) + Send + 'static) -> (Held, (Ino
     meter.drive.fsync(old.0, false).unwrap();
     let big = meter.create("big");
     meter.write(big, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
-    let gate = Arc::<Gate>::default();
-    let own = Arc::clone(&gate);
-    meter
-        .stage
-        .set_sync_pause(Some(Arc::new(move || own.pass_but_first())));
+    let gate = Gate::before_syncs(&meter, Gate::pass_but_first);
     let of_syncer = Arc::clone(&meter);
     let syncer = thread::spawn(move || call(&of_syncer, big));
     let (clock, own) = (Arc::clone(&meter.clock), Arc::clone(&gate));

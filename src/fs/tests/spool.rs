@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::meter::Meter;
 use super::rig::{CALLER, READ_WRITE, Rig, build};
+use crate::fs::Cut;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::{Fh, Ino};
 
@@ -177,6 +178,25 @@ fn a_commit_that_gives_the_journal_its_room_back_publishes_what_it_has_cut() {
     assert_eq!(contents.get(&file), Some(&read));
 }
 
+/// Cuts while `act` runs at the `nth` moment at which the journal writes something of the cut; how many such moments
+/// there were.
+fn cut_beside(
+    meter: &Arc<Meter>,
+    nth: usize,
+    act: impl Fn(&Meter) + Send + Sync + 'static,
+) -> (Cut, usize) {
+    let came = Arc::new(AtomicUsize::new(0));
+    let (writer, told) = (Arc::downgrade(meter), Arc::clone(&came));
+    meter.journal.set_pause(Some(Arc::new(move || {
+        if told.fetch_add(1, Ordering::SeqCst) == nth {
+            act(&writer.upgrade().unwrap());
+        }
+    })));
+    let cut = meter.volume.cut().unwrap();
+    meter.journal.set_pause(None);
+    (cut, came.load(Ordering::SeqCst))
+}
+
 #[test]
 fn a_database_finds_in_no_commit_what_it_wrote_after_an_fsync_without_what_that_made_durable() {
     for nth in 0.. {
@@ -186,20 +206,11 @@ fn a_database_finds_in_no_commit_what_it_wrote_after_an_fsync_without_what_that_
             meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
             meter.drive.fsync(file.0, false).unwrap();
         }
-        let came = Arc::new(AtomicUsize::new(0));
-        let (writer, told) = (Arc::downgrade(&meter), Arc::clone(&came));
-        // At each moment at which the journal writes something of the cut.
-        meter.journal.set_pause(Some(Arc::new(move || {
-            if told.fetch_add(1, Ordering::SeqCst) == nth {
-                let meter = writer.upgrade().unwrap();
-                meter.write(log, CHUNK_SIZE, &[2; 4096]);
-                meter.drive.fsync(log.0, false).unwrap();
-                meter.write(base, 8192, &[2; 4096]);
-            }
-        })));
-        let cut = meter.volume.cut().unwrap();
-        meter.journal.set_pause(None);
-        let moments = came.load(Ordering::SeqCst);
+        let (cut, moments) = cut_beside(&meter, nth, move |meter| {
+            meter.write(log, CHUNK_SIZE, &[2; 4096]);
+            meter.drive.fsync(log.0, false).unwrap();
+            meter.write(base, 8192, &[2; 4096]);
+        });
         if moments <= nth {
             assert!(nth > 0, "{moments} moments");
             return;
@@ -226,17 +237,8 @@ fn a_write_that_comes_while_a_commit_is_cut_is_in_it_whole_or_not_at_all_and_nev
         meter.write(file, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
         meter.drive.fsync(file.0, false).unwrap();
         meter.write(file, 3, &[1; 5]);
-        let came = Arc::new(AtomicUsize::new(0));
-        let (writer, told) = (Arc::downgrade(&meter), Arc::clone(&came));
-        // At each moment at which the journal writes something of the cut.
-        meter.journal.set_pause(Some(Arc::new(move || {
-            if told.fetch_add(1, Ordering::SeqCst) == nth {
-                writer.upgrade().unwrap().write(file, 4000, &[2; 8192]);
-            }
-        })));
-        let cut = meter.volume.cut().unwrap();
-        meter.journal.set_pause(None);
-        let moments = came.load(Ordering::SeqCst);
+        let write = move |meter: &Meter| meter.write(file, 4000, &[2; 8192]);
+        let (cut, moments) = cut_beside(&meter, nth, write);
         if moments <= nth {
             assert!(nth > 2, "{moments} moments");
             return;
