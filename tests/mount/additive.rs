@@ -24,7 +24,7 @@ fn look(machine: &Machine) {
 /// Waits until the chain has as many charges as there are commits.
 fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
     wait_until("each commit is charged", SOON, || {
-        let sequence = machine.number("1", "sequence");
+        let sequence = machine.commits("1");
         chain.storage().1 + foreign_units + sequence == UNITS
     });
 }
@@ -117,15 +117,11 @@ fn commits_are_spread_over_the_time_that_the_units_have_to_last() {
         .expect("hours");
     // 30 days over 24 units.
     assert!((29.0..31.0).contains(&hours), "{hours} h in {token:#}");
-    let sequence = machine.number("1", "sequence");
+    let sequence = machine.commits("1");
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(machine.number("1", "sequence"), sequence, "it waits");
+    assert_eq!(machine.commits("1"), sequence, "it waits");
     machine.flush();
-    assert_eq!(
-        machine.number("1", "sequence"),
-        sequence + 1,
-        "unless it is asked for"
-    );
+    assert_eq!(machine.commits("1"), sequence + 1, "unless it is asked for");
     machine.stop();
 }
 
@@ -146,7 +142,7 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
     }
     all_charged(&chain, &machine, 0);
     std::thread::sleep(Duration::from_secs(5));
-    let sequence = machine.number("1", "sequence");
+    let sequence = machine.commits("1");
     assert_eq!(chain.storage().1 + sequence, UNITS, "and not once more");
     machine.stop();
 }

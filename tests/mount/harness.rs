@@ -469,6 +469,12 @@ impl Machine {
             .unwrap_or_else(|| panic!("no number `{field}` in {row:#}"))
     }
 
+    /// Commits of `token`; none before the first has ended.
+    #[track_caller]
+    pub(crate) fn commits(&self, token: &str) -> u64 {
+        self.token(token)["sequence"].as_u64().unwrap_or(0)
+    }
+
     /// Waits until the row of `token` has `field` at `value`.
     #[track_caller]
     pub(crate) fn wait_for(&self, token: &str, field: &str, value: &str) {

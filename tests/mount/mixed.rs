@@ -235,9 +235,7 @@ fn whatever_descriptors_are_used_each_read_has_what_was_written_before_it() {
         // Where commits are slow, further histories run until enough of them ran beside.
         while well
             && (next < seeds
-                || repeated.is_none()
-                    && !commits.is_finished()
-                    && machine.number("1", "sequence") < COMMITS)
+                || repeated.is_none() && !commits.is_finished() && machine.commits("1") < COMMITS)
         {
             let round = next..next + SEEDS.min(seeds);
             next = round.end;

@@ -302,14 +302,14 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
             publish_others(1, 2 << 20);
         }
         histories.end();
-        if machine.number("1", "sequence") > 5 && came_back() >= RETURNS {
+        if machine.commits("1") > 5 && came_back() >= RETURNS {
             break;
         }
         for seed in seeds {
             fs::remove_file(machine.dir().join(format!("fsx-{seed}"))).expect("removed");
         }
     }
-    let commits = machine.number("1", "sequence");
+    let commits = machine.commits("1");
     let came_back = came_back();
     let cached = bytes_in(&machine.cache());
     assert!(
