@@ -16,6 +16,12 @@ use crate::samples::{assert_pattern, pattern};
 const UNITS: u64 = 25;
 const SOON: Duration = Duration::from_secs(120);
 
+/// A drive that commits only when it is told to.
+fn quiet(chain: &Chain) -> Machine {
+    let never = ["--commit-idle", "1h", "--commit-max", "1h"];
+    chain.machine_with(None, &never)
+}
+
 /// The drive looks at the chain now.
 fn look(machine: &Machine) {
     machine.ask(&["dev", "advance", "1s"]).ok();
@@ -33,7 +39,7 @@ fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
 fn a_token_that_is_charged_by_the_commit_takes_files_and_gives_them_to_another_machine() {
     for kind in [Kind::V1, Kind::V2] {
         let chain = Chain::new(kind);
-        let mut machine = chain.machine(None);
+        let mut machine = quiet(&chain);
         machine.start();
         let content = pattern(7, 0, 3 << 20);
         fs::write(machine.dir().join("file"), &content).expect("a file");

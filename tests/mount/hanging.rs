@@ -139,9 +139,7 @@ fn unmounting_with_a_node_that_hangs_ends_and_keeps_everything() {
     let mut machine = with_a_remote_file();
     machine.fault("all hang");
     fs::write(machine.dir().join("pending"), pattern(7, 0, 500_000)).expect("writable");
-    let mountpoint = machine.mountpoint();
-    let mountpoint = mountpoint.to_str().expect("UTF-8");
-    machine.ask(&["umount", mountpoint]).exits(7).one_line();
+    machine.umount().exits(7).one_line();
     machine.ended(LOCAL);
     machine.clear_fault();
     machine.start();
@@ -202,9 +200,7 @@ fn leaving_a_node_that_refuses_ends_and_keeps_everything() {
             machine.signal(Signal::TERM);
             machine.ended(NETWORK)
         } else {
-            let mountpoint = machine.mountpoint();
-            let mountpoint = mountpoint.to_str().expect("UTF-8");
-            machine.ask(&["umount", mountpoint]).exits(7).one_line();
+            machine.umount().exits(7).one_line();
             machine.ended(LOCAL)
         };
         assert_eq!(status.code(), Some(7), "{fault}");
@@ -264,10 +260,7 @@ fn a_machine_with_nothing_to_publish_leaves_in_peace_whatever_the_node_does() {
     assert_eq!(second.token("1")["state"], "read-only");
     assert_pattern(&second.dir().join("remote"), 1, 3_000_000);
     second.fault("all hang");
-    let mountpoint = second.mountpoint();
-    second
-        .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
-        .ok();
+    second.umount().ok();
     assert!(second.ended(LOCAL).success());
     drop(second);
     // Nor one that may write and has not, or was told not to.
@@ -275,10 +268,7 @@ fn a_machine_with_nothing_to_publish_leaves_in_peace_whatever_the_node_does() {
     for machine in [&mut machine, &mut reader] {
         machine.start();
         machine.fault("all hang");
-        let mountpoint = machine.mountpoint();
-        machine
-            .ask(&["umount", mountpoint.to_str().expect("UTF-8")])
-            .ok();
+        machine.umount().ok();
         assert!(machine.ended(LOCAL).success());
         machine.clear_fault();
     }

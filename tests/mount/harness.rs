@@ -443,6 +443,22 @@ impl Machine {
         });
     }
 
+    /// `pxfs umount`, again while programs that other tests start at this moment hold what was open here.
+    #[track_caller]
+    pub(crate) fn umount(&self) -> Answer {
+        let mountpoint = self.mountpoint();
+        let args = ["umount", mountpoint.to_str().expect("UTF-8")];
+        let mut answer = self.ask(&args);
+        wait_until("nobody holds anything of the drive", SOON, || {
+            let is_busy = answer.code == Some(1) && answer.stderr.contains("busy");
+            if is_busy {
+                answer = self.ask(&args);
+            }
+            !is_busy
+        });
+        answer
+    }
+
     /// `pxfs status --json`.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {

@@ -10,7 +10,7 @@ use crate::harness::Machine;
 use crate::nodes::kubo::Kubo;
 use crate::nodes::{assert_same, publish_tree};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A token on a node that runs, registered and writable.
 fn started(chain: &Chain, node: &Kubo) -> Machine {

@@ -26,7 +26,7 @@ use btfs::Btfs;
 use front::{Fault, Front};
 use kubo::Kubo;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Small and great files, an empty one, a deep one, a link.
 fn write_tree(folder: &Path) {

@@ -342,7 +342,8 @@ fn devices_and_set_id_programs_have_an_effect_only_where_the_mount_says_so() {
         let refused = opened.err().and_then(|why| why.raw_os_error());
         let expected = (!effect).then(|| Errno::ACCESS.raw_os_error());
         assert_eq!(refused, expected, "{options}");
-        fs::copy("/usr/bin/id", &program).expect("copy");
+        // Not by this process: a child that another test starts could hold it open for writing.
+        tool("cp", &[Path::new("/usr/bin/id"), &program]);
         chown(&program, Some(65_534), None).expect("chown");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("chmod");
         let user = tool(program.to_str().expect("UTF-8"), &["-u"]);

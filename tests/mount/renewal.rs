@@ -7,7 +7,7 @@ use crate::command::wait_until;
 use crate::contract::{Chain, Kind};
 use crate::harness::Machine;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 fn last_sync(machine: &Machine) -> String {
     let told = machine.token("1")["last_sync"].as_str().map(str::to_owned);

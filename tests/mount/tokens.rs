@@ -17,7 +17,7 @@ use crate::harness::Machine;
 use crate::samples::{assert_pattern, assert_same, pattern, read_at_last};
 
 /// A look at the embedded chain is 2 s apart; a machine under load is slow.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// A call of the contract: its signature, and arguments of 32 bytes each.
 fn calldata(signature: &str, words: &[U256]) -> String {
@@ -385,9 +385,7 @@ fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_publishe
         assert!(!machine.dir().join("old").exists());
         if round == 0 {
             // It says that something stays behind, and leaves all the same.
-            let mountpoint = machine.mountpoint();
-            let mountpoint = mountpoint.to_str().expect("UTF-8");
-            let told = machine.ask(&["umount", mountpoint]).exits(7).one_line();
+            let told = machine.umount().exits(7).one_line();
             assert!(told.stderr.contains("1.detached"), "{}", told.stderr);
             machine.ended(SOON);
             machine.start();

@@ -134,7 +134,10 @@ fn a_watched_drive_shows_what_its_owner_publishes_and_sends_nothing() {
     fs::remove_file(owner.dir().join("gone")).expect("removed");
     owner.flush();
     wait_until("the owner's commit appears", SOON, || {
-        watcher.dir().join("tree/a/b/more").exists() && !watcher.dir().join("gone").exists()
+        // The kernel is told of each that it knows, in no order.
+        let grown = fs::metadata(watcher.dir().join("f")).is_ok_and(|f| f.len() == 2_000_000);
+        let more = watcher.dir().join("tree/a/b/more").exists();
+        grown && more && !watcher.dir().join("gone").exists()
     });
     assert_pattern(&watcher.dir().join("f"), 2, 2_000_000);
     drop(open);

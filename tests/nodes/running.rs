@@ -12,7 +12,10 @@ fn a_node_knows_nobody_until_it_is_connected() {
     std::fs::write(file.path(), "from a to b").expect("a file");
     let path = file.path().to_str().expect("a path");
     let cid = a.ipfs(&["add", "-Q", path]);
-    assert_eq!(b.ipfs(&["cat", "--timeout=20s", cid.trim()]), "from a to b");
+    assert_eq!(
+        b.ipfs(&["cat", "--timeout=120s", cid.trim()]),
+        "from a to b"
+    );
 }
 
 #[test]
