@@ -89,6 +89,10 @@ impl Volume {
         if prepared.is_ok() || body.version != before {
             rewritten.keep();
         }
+        if prepared.is_err() {
+            // A part of it may be zeroed.
+            self.note_unsaved(file.ino);
+        }
         prepared?;
         booked.keep();
         body.allocate(range.clone(), version);

@@ -137,7 +137,7 @@ impl Volume {
     /// cache, the rest is removed.
     fn let_go(&self, retired: &[u64]) {
         for number in retired {
-            let Some((cid, size)) = lock(&self.adoptions).remove(number) else {
+            let Some((cid, size)) = lock(&self.adoptions).remove(*number) else {
                 continue;
             };
             // Bytes behind the end were cut off in the records alone.
@@ -158,6 +158,7 @@ impl Volume {
         std::thread::scope(|scope| {
             let mut missing: Vec<Helper> = vec![
                 ("draining", Self::keep_draining),
+                ("logging", Self::keep_logging),
                 ("ahead", Self::keep_ahead),
             ];
             // Until the system has threads to give for these, calls and saves do what cannot wait of it.

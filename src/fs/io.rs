@@ -66,19 +66,14 @@ impl Volume {
     /// Reads a part of a content that was published just now, and lies in a stage file until the cache takes it over;
     /// false where there is none.
     fn read_adopted(&self, cid: &cid::Cid, size: u64, offset: u64, part: &mut [u8]) -> bool {
-        let is_it = |of: &(cid::Cid, u64)| of.0 == *cid && of.1 == size;
-        let number = {
-            let adoptions = lock(&self.adoptions);
-            let found = adoptions.iter().find(|(_, of)| is_it(of));
-            found.map(|(number, _)| *number)
-        };
-        let Some(number) = number else {
+        let content = (*cid, size);
+        let Some(number) = lock(&self.adoptions).holding(&content) else {
             return false;
         };
         let read = self.stage.get(number);
         let is_read = read.is_ok_and(|stage| stage.read_at(part, offset).is_ok());
         // What the cache has taken over meanwhile it may have emptied.
-        is_read && lock(&self.adoptions).get(&number).is_some_and(is_it)
+        is_read && lock(&self.adoptions).holds(number, &content)
     }
 
     /// Writes `data` at `offset` of a held file, as much of it as the quota has room for. `None` where the

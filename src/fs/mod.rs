@@ -6,6 +6,7 @@
 
 mod access;
 mod account;
+mod adoptions;
 mod ahead;
 mod allocate;
 mod attr;

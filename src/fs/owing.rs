@@ -82,6 +82,22 @@ impl Volume {
         });
     }
 
+    /// Writes what gathers into the journal's log, so that an `fsync` carries little that others did. What may owe room
+    /// is left to those who save first what was cut.
+    pub(super) fn keep_logging(&self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            let most = self.with_quota(|quota| quota.size_bytes());
+            match self.journal.log_ahead(STEP, most) {
+                Ok(true) => {}
+                Ok(false) => std::thread::sleep(STEP),
+                Err(error) => {
+                    self.poison(error);
+                    break;
+                }
+            }
+        }
+    }
+
     /// Has the files saved that owe room, by another thread, which may itself wait for what this one is to write:
     /// then, or where the disk is slow, a crash at this moment brings back more than the quota has.
     fn wait_for_owing<'scope, 'env>(

@@ -5,7 +5,7 @@
 
 use super::FsError;
 use super::cut::{Built, Changes, Cut};
-use super::volume::Volume;
+use super::volume::{Volume, lock};
 use crate::journal::record::{Base, CidBytes, Directory, Tree};
 use crate::journal::{Barrier, Batch, key};
 use crate::pack::Child;
@@ -121,14 +121,15 @@ fn settle_file(cut: &Cut, ino: Ino, content: &Child) -> Result<bool, FsError> {
                     tsize: content.tsize,
                     damaged: content.damaged,
                 };
+                // From here on the journal has less than is known: what a power cut brings back is the old base.
+                lock(&volume.unsaved).insert(ino);
                 let whole = body.is_wholly_staged() && uncut && body.size == file.size;
                 let whole = whole.then(|| body.stage.clone()).flatten();
                 body.settle(base, then.version, |index| {
                     file.chunks.get(&index).map(|chunk| chunk.version)
                 });
                 if let (Some(stage), None) = (whole, &body.stage) {
-                    super::volume::lock(&volume.adoptions)
-                        .insert(stage.number(), (content.cid, file.size));
+                    lock(&volume.adoptions).insert(stage.number(), (content.cid, file.size));
                 }
                 true
             }

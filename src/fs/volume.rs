@@ -94,7 +94,7 @@ pub struct Volume {
     pub(super) ended: super::ahead::Ended,
     activity: Mutex<Option<Activity>>,
     /// Stage files that hold exactly a published content, with its CID and length.
-    pub(super) adoptions: Mutex<HashMap<u64, (cid::Cid, u64)>>,
+    pub(super) adoptions: Mutex<super::adoptions::Adoptions>,
     /// Files with mapped pages that came when growth was refused.
     pub(super) late: Mutex<BTreeSet<Ino>>,
     /// Since when pages that were stored through mappings find no room on the disk.

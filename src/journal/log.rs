@@ -9,6 +9,7 @@
 mod commit;
 #[cfg(test)]
 mod tests;
+mod unlogged;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -27,6 +28,7 @@ use super::record::{Counters, Record};
 use super::table::{self, Table, as_slices, bounds, merge, read, records};
 use super::wal::{Head, Put, Since, Wal};
 use super::{Barrier, Disk, DiskFile, JournalError, Without};
+use unlogged::Unlogged;
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
 const MAX_OPS: usize = 20_000;
@@ -82,10 +84,7 @@ struct State {
     frozen: Option<Arc<Overlay>>,
     table: Arc<Table>,
     counters: Counters,
-    /// What was put, in order, and is in no frame of the log. So many at its beginning are frozen too: they need
-    /// none once the table has them.
-    unlogged: Vec<Put>,
-    covered: usize,
+    unlogged: Unlogged,
     /// The newest frame, where the disk had no room for it: it goes before the next.
     refused: Option<Frame>,
     /// The next frame of the log, and the generation that began with the newest commit of the table.
@@ -130,6 +129,8 @@ pub struct Journal {
     committed: Condvar,
     /// There is work for the background ([`Journal::drain`]), which sleeps through the commits of others.
     due: Condvar,
+    /// There is work for [`Journal::log_ahead`].
+    much: Condvar,
     /// How many records one scan has given at most.
     #[cfg(test)]
     pub(crate) longest_scan: std::sync::atomic::AtomicUsize,
@@ -219,8 +220,7 @@ impl Journal {
                 frozen: None,
                 table,
                 counters,
-                unlogged: Vec::new(),
-                covered: 0,
+                unlogged: Unlogged::default(),
                 refused: None,
                 next: since,
                 base: since.generation,
@@ -235,6 +235,7 @@ impl Journal {
             }),
             committed: Condvar::new(),
             due: Condvar::new(),
+            much: Condvar::new(),
             #[cfg(test)]
             longest_scan: std::sync::atomic::AtomicUsize::new(0),
         };
@@ -339,6 +340,9 @@ impl Journal {
         state.active.ops += 1;
         if state.active.ops == DUE_OPS || state.active.bytes >= DUE_BYTES {
             self.due.notify_one();
+        }
+        if state.unlogged.is_much() {
+            self.much.notify_one();
         }
         Ok(())
     }
@@ -496,7 +500,7 @@ fn counters(table: &Table) -> Result<Counters, JournalError> {
 
 impl State {
     fn put(&mut self, key: Key, value: Option<Bytes>) {
-        self.unlogged.push((key.clone(), value.clone()));
+        self.unlogged.put(key.clone(), value.clone());
         self.active.put(key, value);
     }
 

@@ -82,6 +82,8 @@ pub struct Stage {
     open: Mutex<HashMap<u64, Weak<StageFile>>>,
     /// How many were held when the closed ones were last forgotten.
     swept_at: AtomicUsize,
+    /// Held while a file without a name has one.
+    scratch: Mutex<()>,
     retired: Mutex<Vec<u64>>,
     gone: Mutex<Gone>,
     patches: Mutex<Patches>,
@@ -109,6 +111,7 @@ impl Stage {
             without,
             open: Mutex::default(),
             swept_at: AtomicUsize::new(0),
+            scratch: Mutex::default(),
             retired: Mutex::default(),
             gone: Mutex::default(),
             patches: Mutex::default(),
@@ -409,6 +412,7 @@ impl Stage {
     /// An empty file for what need not survive a crash. It has no name: nobody else meets its bytes, and
     /// its room is free again when the last who holds it lets it go.
     pub(crate) fn create_scratch(&self) -> Result<Arc<dyn DiskFile>, JournalError> {
+        let _one = lock(&self.scratch);
         let file = self.disk.create("scratch")?;
         self.disk.remove("scratch")?;
         Ok(file)

@@ -133,6 +133,43 @@ fn a_machine_without_a_thread_to_give_makes_everything_durable_all_the_same() {
 }
 
 #[test]
+fn what_others_have_made_is_on_the_disk_before_somebody_waits_for_an_fsync() {
+    const SMALL: usize = 60_000;
+    let scene = Scene::new();
+    thread::scope(|scope| {
+        let _ending = Ending(&scene.volume);
+        scope.spawn(|| scene.volume.keep_durable());
+        for number in 0..40 {
+            let name = format!("f{number}");
+            let made = scene
+                .drive
+                .create(CALLER, scene.root, name.as_bytes(), 0o644, READ_WRITE);
+            let (attr, opened) = made.unwrap();
+            (scene
+                .drive
+                .write(attr.ino, opened.fh, 0, &[7; SMALL], false))
+            .unwrap();
+            scene.drive.flush(attr.ino, opened.fh).unwrap();
+            scene.drive.release(attr.ino, opened.fh);
+        }
+        // No time goes by, so nothing is saved for being old.
+        let begun = Instant::now();
+        let is_durable = || {
+            let after = scene.after_power_cut();
+            let found = after.drive.lookup(after.root, b"f0");
+            found.is_ok_and(|attr| attr.size == SMALL as u64)
+        };
+        while !is_durable() {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "an fsync has to carry all of it"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+}
+
+#[test]
 fn a_panic_of_what_keeps_a_volume_durable_closes_it_and_is_told() {
     let scene = Scene::new();
     thread::scope(|scope| {

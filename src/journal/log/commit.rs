@@ -183,6 +183,33 @@ impl Journal {
         self.work(Work::Log, None)
     }
 
+    /// Waits until much has gathered that is in no frame of the log, at most `patience`, and writes one, if what it has
+    /// is charged with `most` bytes of the quota at most: what others do keeps whoever syncs next no longer. False
+    /// where it may not, or would have to wait for room.
+    ///
+    /// # Errors
+    /// As [`Journal::sync`].
+    pub(crate) fn log_ahead(&self, patience: Duration, most: u64) -> Result<bool, JournalError> {
+        let (state, _) = self
+            .much
+            .wait_timeout_while(self.lock(), patience, |state| !state.unlogged.is_much())
+            .unwrap_or_else(PoisonError::into_inner);
+        if !state.unlogged.is_much() {
+            return Ok(true);
+        }
+        let needed = state.needed_room(Work::Log);
+        drop(state);
+        let has_room = self.disk.free_bytes().is_ok_and(|room| room >= needed);
+        if !has_room || self.due_for(Work::Log) != Work::Log {
+            return Ok(false);
+        }
+        let deadline = Instant::now() + self.patience;
+        match self.append_if(Some(deadline), |state| state.counters.used_bytes <= most) {
+            Err(JournalError::NoRoom) => Ok(false),
+            written => written,
+        }
+    }
+
     /// Somebody calls [`Journal::drain`].
     pub(crate) fn is_attended(&self) -> bool {
         self.lock().attended
@@ -280,13 +307,25 @@ impl Journal {
     /// Appends to the log what is in no frame yet. Waits while another frame is being written, until
     /// `deadline` where there is one.
     fn append(&self, deadline: Option<Instant>) -> Result<(), JournalError> {
+        self.append_if(deadline, |_| true).map(drop)
+    }
+
+    /// As [`Journal::append`], if `may` says so of what the frame would have.
+    fn append_if(
+        &self,
+        deadline: Option<Instant>,
+        may: impl Fn(&State) -> bool,
+    ) -> Result<bool, JournalError> {
         loop {
             let mut state = self.idle(Work::Log, deadline)?;
+            if !may(&state) {
+                return Ok(false);
+            }
             // Also where the table has all of it meanwhile: it may say that the log goes on with this number.
             let refused = state.refused.take();
             let was_refused = refused.is_some();
             let Some(frame) = refused.or_else(|| state.next_frame()) else {
-                return Ok(());
+                return Ok(true);
             };
             state.logging = true;
             drop(state);
@@ -298,14 +337,14 @@ impl Journal {
             self.committed.notify_all();
             if written == Err(JournalError::NoRoom) {
                 state.refused = Some(frame);
-                return written;
+                return Err(JournalError::NoRoom);
             }
             state.note(written, frame.target)?;
             if self.wal.bytes() >= DUE_LOG {
                 self.due.notify_one();
             }
             if !was_refused {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
@@ -351,8 +390,10 @@ impl Journal {
         let frozen = Arc::new(std::mem::take(&mut state.active));
         let target = state.applied;
         state.frozen = Some(Arc::clone(&frozen));
-        state.covered = state.unlogged.len();
+        state.unlogged.cover();
         state.committing = true;
+        // There is room again in what gathers.
+        self.committed.notify_all();
         drop(state);
 
         let written = guard(|| {
@@ -373,8 +414,7 @@ impl Journal {
                 state.frozen = None;
                 state.tabled = target;
                 state.base = base;
-                let covered = std::mem::take(&mut state.covered);
-                state.unlogged.drain(..covered);
+                state.unlogged.forget_covered();
                 state.note(Ok(table), target)
             }
             // What was frozen stays in sight: it is the newest that is known, and lost only with this process.
@@ -392,11 +432,10 @@ impl State {
             return None;
         }
         let counters = self.counters.to_bytes();
-        self.unlogged.push((key::meta(COUNTERS), Some(counters)));
-        self.covered = 0;
+        self.unlogged.put(key::meta(COUNTERS), Some(counters));
         let frame = Frame {
             head: self.next.head(self.base),
-            records: std::mem::take(&mut self.unlogged),
+            records: self.unlogged.take(),
             target: self.applied,
         };
         self.next.frame += 1;

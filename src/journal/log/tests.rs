@@ -840,3 +840,51 @@ fn long_work_leaves_most_of_the_memory_to_who_is_waited_for() {
     journal.wait_for_calm().unwrap();
     assert!(journal.overlay_bytes() < gathered / 10);
 }
+
+#[test]
+fn who_syncs_carries_little_of_what_others_have_put_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).unwrap();
+    let others = |from: u64| (from..from + 9_000).for_each(|number| put(&journal, number));
+    let one_more = |number: u64| {
+        let before = journal.wal.bytes();
+        put(&journal, number);
+        journal.sync().unwrap();
+        journal.wal.bytes() - before
+    };
+    others(0);
+    assert!(one_more(1 << 20) > 1 << 20, "there is much");
+    others(0);
+    assert_eq!(journal.log_ahead(Duration::ZERO, 0), Ok(true));
+    assert!(one_more(2 << 20) <= 8192);
+    // What is charged with more than it may be waits for those who look after that.
+    let mut charged = Batch::default();
+    charged.used_delta = 1;
+    journal.apply(charged).unwrap();
+    others(0);
+    assert_eq!(journal.log_ahead(Duration::ZERO, 0), Ok(false));
+    assert!(one_more(3 << 20) > 1 << 20);
+}
+
+#[test]
+fn who_waits_for_memory_goes_on_when_it_is_handed_over_to_the_disk_not_when_the_disk_has_it() {
+    let disk = Arc::new(Stuck::default());
+    let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
+    journal.lock().attended = true;
+    (0..DUE_OPS as u64).for_each(|number| put(&journal, number));
+    disk.gate.set(true);
+    let (answer, answers) = channel();
+    std::thread::scope(|scope| {
+        let journal = &journal;
+        scope.spawn(move || answer.send(journal.wait_for_calm()));
+        while !journal.lock().wanted {
+            std::thread::yield_now();
+        }
+        let table = scope.spawn(|| journal.write_table());
+        // Less than the patience at whose end it would say that there is no room.
+        let answer = answers.recv_timeout(Duration::from_secs(10));
+        disk.gate.set(false);
+        assert_eq!(answer, Ok(Ok(())));
+        table.join().unwrap().unwrap();
+    });
+}
