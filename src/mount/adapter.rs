@@ -148,8 +148,9 @@ impl Filesystem for Adapter {
         let set = change.to_set_attr(req.uid(), self.clock.wall_ns());
         let (of, handle) = (ino(of), handle.map(fh));
         let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
+        let lane = size.map_or(Lane::Name, |_| Lane::Change);
         self.pool
-            .serve(Lane::Change, "setattr", reply, call, attr(self.show));
+            .serve(lane, "setattr", reply, call, attr(self.show));
     }
 
     /// Comes where the kernel compares no modes (`device::mount`), for access(2) and chdir(2): only root is there,
@@ -194,7 +195,7 @@ impl Filesystem for Adapter {
             drive.mknod(by, parent, &name, kind, mode, rdev)
         };
         self.pool
-            .serve(Lane::Change, "mknod", reply, call, self.entry(parent));
+            .serve(Lane::Name, "mknod", reply, call, self.entry(parent));
     }
 
     fn mkdir(
@@ -211,21 +212,21 @@ impl Filesystem for Adapter {
         let mode = convert::permissions(mode);
         let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
         self.pool
-            .serve(Lane::Change, "mkdir", reply, call, self.entry(parent));
+            .serve(Lane::Name, "mkdir", reply, call, self.entry(parent));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(parent = parent.0, ?name, "unlink");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.unlink(parent, &name);
-        self.pool.serve(Lane::Change, "unlink", reply, call, empty);
+        self.pool.serve(Lane::Name, "unlink", reply, call, empty);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(parent = parent.0, ?name, "rmdir");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.rmdir(parent, &name);
-        self.pool.serve(Lane::Change, "rmdir", reply, call, empty);
+        self.pool.serve(Lane::Name, "rmdir", reply, call, empty);
     }
 
     fn symlink(
@@ -241,7 +242,7 @@ impl Filesystem for Adapter {
         let target = bytes(target.as_os_str());
         let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
         self.pool
-            .serve(Lane::Change, "symlink", reply, call, self.entry(parent));
+            .serve(Lane::Name, "symlink", reply, call, self.entry(parent));
     }
 
     fn rename(
@@ -258,7 +259,7 @@ impl Filesystem for Adapter {
         let (parent, name) = (ino(parent), bytes(name));
         let (to, to_name, flags) = (ino(to), bytes(to_name), flags.bits());
         let call = move |drive: &Drive, _: &mut _| drive.rename(parent, &name, to, &to_name, flags);
-        self.pool.serve(Lane::Change, "rename", reply, call, empty);
+        self.pool.serve(Lane::Name, "rename", reply, call, empty);
     }
 
     fn link(&self, _req: &Request, of: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -266,7 +267,7 @@ impl Filesystem for Adapter {
         let (of, parent, name) = (ino(of), ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.link(of, parent, &name);
         self.pool
-            .serve(Lane::Change, "link", reply, call, self.entry(parent));
+            .serve(Lane::Name, "link", reply, call, self.entry(parent));
     }
 
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -312,7 +313,7 @@ impl Filesystem for Adapter {
             let how = caching.opened(attr.ino, opened.fh, flags, false);
             reply.created(&ttl, &show.file_attr(&attr), FIRST, handle, how);
         };
-        self.pool.serve(Lane::Change, "create", reply, call, send);
+        self.pool.serve(Lane::Name, "create", reply, call, send);
     }
 
     fn read(
@@ -591,8 +592,7 @@ impl Filesystem for Adapter {
             }
             Ok(())
         };
-        self.pool
-            .serve(Lane::Change, "setxattr", reply, call, empty);
+        self.pool.serve(Lane::Name, "setxattr", reply, call, empty);
     }
 
     fn getxattr(&self, _req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -619,7 +619,7 @@ impl Filesystem for Adapter {
         let (of, name) = (ino(of), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.removexattr(of, &name);
         self.pool
-            .serve(Lane::Change, "removexattr", reply, call, empty);
+            .serve(Lane::Name, "removexattr", reply, call, empty);
     }
 
     fn fallocate(

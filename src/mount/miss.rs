@@ -103,7 +103,9 @@ pub(super) enum Lane {
     Look,
     /// Now and then for who changes the same file.
     Read,
-    /// The same, or for room, in the journal or on the disk.
+    /// The same, or for room in the journal: names and attributes, which no write of bytes may hold up.
+    Name,
+    /// The same, or for room on the disk, and for a disk that takes no more bytes.
     Change,
     /// Long for room, where there is none: pages of mappings, which nobody can be refused.
     Page,
@@ -120,6 +122,7 @@ pub(super) struct Pool {
     waiting: AtomicUsize,
     /// For calls that the session's threads do not take.
     syncs: Seats,
+    names: Seats,
     changes: Seats,
     reads: Seats,
     pages: Seats,
@@ -159,6 +162,7 @@ impl Pool {
             threads,
             waiting: AtomicUsize::new(0),
             syncs: seats(seats::SYNCS),
+            names: seats(seats::NAMES),
             changes: seats(seats::CHANGES),
             reads: seats(seats::READS),
             pages: seats(seats::PAGES),
@@ -256,7 +260,7 @@ impl Pool {
     fn enter(&self, lane: Lane) -> Option<Slot<'_>> {
         let most = match lane {
             Lane::Look => return Some(Slot(None)),
-            Lane::Read | Lane::Change => self.threads.saturating_sub(1),
+            Lane::Read | Lane::Name | Lane::Change => self.threads.saturating_sub(1),
             Lane::Page | Lane::Sync => self.threads / 2,
         };
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -276,6 +280,7 @@ impl Pool {
         let seats = match lane {
             Lane::Sync => &self.syncs,
             Lane::Look | Lane::Read => &self.reads,
+            Lane::Name => &self.names,
             Lane::Change => &self.changes,
             Lane::Page => &self.pages,
         };

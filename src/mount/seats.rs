@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 /// Calls of each kind that run at a time.
 pub(super) const SYNCS: usize = 32;
+pub(super) const NAMES: usize = 8;
 pub(super) const CHANGES: usize = 16;
 pub(super) const READS: usize = 16;
 pub(super) const PAGES: usize = 8;
@@ -19,7 +20,7 @@ pub(super) const FETCHED: usize = 16;
 pub(super) const ASIDE: usize = 8;
 
 /// Blocking threads of the runtime that calls may have for themselves; everything else needs others.
-pub const THREADS: usize = SYNCS + CHANGES + READS + PAGES + FETCHED + ASIDE;
+pub const THREADS: usize = SYNCS + NAMES + CHANGES + READS + PAGES + FETCHED + ASIDE;
 
 /// The seats of one kind.
 #[derive(Clone)]

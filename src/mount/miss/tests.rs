@@ -277,7 +277,7 @@ fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
     inside.recv().unwrap();
     // The second, this one, takes no call that may wait: it is handed over.
     let here = std::thread::current().id();
-    for lane in [Lane::Change, Lane::Sync] {
+    for lane in [Lane::Name, Lane::Change, Lane::Sync] {
         let seen = rig.serve(lane, move || {
             Ok(u32::from(std::thread::current().id() == here))
         });
@@ -355,14 +355,21 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
     held.await_begun(seats::SYNCS);
     let read = rig.serve(Lane::Look, lacking(vec![dir(1), dir(2)]));
     assert_eq!(answer(&read), Ok(7));
-    assert_eq!(answer(&rig.serve(Lane::Change, || Ok(8))), Ok(8));
+    // Nor do the bytes of others hold up a name.
+    let mut writing = Held::new();
+    let writes: Vec<_> = (0..3 * seats::CHANGES)
+        .map(|_| rig.serve(Lane::Change, writing.call(Vec::new())))
+        .collect();
+    writing.await_begun(seats::CHANGES);
+    assert_eq!(answer(&rig.serve(Lane::Name, || Ok(8))), Ok(8));
     let (sender, seen) = channel();
     let aside = rig.pool.aside();
     aside.run("test", Answer(sender), |_, _| Ok(9), ok);
     assert_eq!(answer(&seen), Ok(9));
     // Each of them ends once, those too that had to wait for a thread.
     held.release.clear();
-    for seen in &syncs {
+    writing.release.clear();
+    for seen in syncs.iter().chain(&writes) {
         assert_eq!(answer(seen), Ok(1));
         assert!(seen.recv().is_err(), "answered twice");
     }
