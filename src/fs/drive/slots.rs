@@ -9,9 +9,13 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::Drive;
 use crate::fs::FsError;
 use crate::fs::volume::Volume;
+use crate::journal::record::Record;
 
 /// The greatest slot: its inode numbers are the greatest that the kernel takes.
 const LAST: u16 = u16::MAX - 1;
+
+/// Name of the slot that a volume has, in its journal, where that is not the one it prefers.
+const SLOT: &str = "slot";
 
 /// A directory of the mountpoint.
 struct Attached {
@@ -63,18 +67,25 @@ impl Table {
 }
 
 impl Drive {
-    /// Shows `volume` as the directory `name`. `preferred` is the slot to number its inodes by, if
-    /// it was not given yet (1 to 65,534), else the greatest that was not; the slot is the answer.
+    /// Shows `volume` as the directory `name`. The slot to number its inodes by, which is the answer, is one that was
+    /// not given yet (1 to 65,534): the volume's last one, where that was not the preferred one, or `preferred`, or the
+    /// greatest. One that is not the preferred one is kept in the journal, so that the numbers stay the same whoever comes first.
     ///
     /// # Errors
-    /// [`FsError::Exists`] when the name is taken, [`FsError::NoRoom`] when every slot is.
+    /// [`FsError::Exists`] when the name is taken, [`FsError::NoRoom`] when every slot is; the journal fails.
     pub fn attach(&self, name: &str, preferred: u16, volume: Arc<Volume>) -> Result<u16, FsError> {
+        let kept = volume.meta::<u16>(SLOT)?;
         let mut table = self.slots.write();
         table.check_free(name)?;
-        let slot = std::iter::once(preferred.clamp(1, LAST))
+        let preferred = preferred.clamp(1, LAST);
+        let slot = (kept.into_iter().filter(|kept| (1..=LAST).contains(kept)))
+            .chain([preferred])
             .chain((1..=LAST).rev())
             .find(|slot| !table.given.contains(slot))
             .ok_or(FsError::NoRoom)?;
+        if slot != kept.unwrap_or(preferred) {
+            volume.note(vec![(SLOT, Some(slot.to_bytes()))])?;
+        }
         let attached = Attached {
             name: name.as_bytes().to_vec(),
             volume,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::rig::{CALLER, QUOTA, READ_WRITE, Rig};
-use crate::fs::{Access, FsError, Kind, LoadedEntry, SetAttr};
+use crate::fs::{Access, Drive, FsError, Kind, LoadedEntry, SetAttr};
 use crate::journal::{Batch, JournalError, key};
 use crate::pack::cid::{leaf_cid, node_cid};
 use crate::pack::entry::{Attr, Inode, Kind as Published, Sums, TreeRef};
@@ -339,6 +339,20 @@ fn files_of_an_old_epoch_are_never_taken_for_those_of_the_new_one() {
     let third = Rig::new();
     let given = old.drive.attach("2", slot, third.volume.clone()).unwrap();
     assert_ne!(given, slot);
+}
+
+#[test]
+fn inode_numbers_of_tokens_that_want_the_same_ones_stay_whoever_is_there_first() {
+    let (first, second) = (Rig::new(), Rig::new());
+    let attach =
+        |drive: &Drive, rig: &Rig, name: &str| drive.attach(name, 7, rig.volume.clone()).unwrap();
+    let drive = Drive::new((0, 0), 0);
+    let slots = [attach(&drive, &first, "1"), attach(&drive, &second, "2")];
+    assert_ne!(slots[0], slots[1]);
+    // The next mount meets them in another order.
+    let drive = Drive::new((0, 0), 0);
+    let again = [attach(&drive, &second, "2"), attach(&drive, &first, "1")];
+    assert_eq!(again, [slots[1], slots[0]]);
 }
 
 #[test]
