@@ -22,11 +22,49 @@ use crate::types::Ino;
 /// where somebody has it open, when the kernel has let go of it.
 const MOST_CHUNKS: usize = 1024;
 
+/// A regular file that is about to lose a name. It is loaded before the names are locked: of a large one that may
+/// take long.
+pub(super) struct Loaded<'a> {
+    volume: &'a Volume,
+    file: Option<FileRef>,
+}
+
+impl Loaded<'_> {
+    /// Loads nothing.
+    fn none(volume: &Volume) -> Loaded<'_> {
+        Loaded { volume, file: None }
+    }
+
+    /// What was loaded, if that is `ino`.
+    fn take(&mut self, ino: Ino) -> Option<FileRef> {
+        self.file.take_if(|file| file.ino == ino)
+    }
+}
+
+impl Drop for Loaded<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.volume.leave(file);
+        }
+    }
+}
+
 impl Volume {
+    /// What `name` leads to, for [`Volume::drop_name`]. Where that fails, what is called next does too, or needs it not.
+    pub(super) fn load_named(&self, dir: Ino, name: &[u8]) -> Loaded<'_> {
+        let entry = self.entry_to_change(dir, name).ok().flatten();
+        let file = entry.filter(|entry| entry.kind == Kind::File as u8);
+        Loaded {
+            volume: self,
+            file: file.and_then(|entry| self.hold(Ino(entry.ino)).ok()),
+        }
+    }
+
     /// Removes the name `name` of anything but a directory.
     pub(super) fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
+        let mut loaded = self.load_named(dir, name);
         let names = self.lock_names();
         let mut parent = self.inode(dir)?;
         let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
@@ -34,7 +72,7 @@ impl Volume {
             return Err(FsError::IsDirectory);
         }
         let (mut batch, mut booked) = (Batch::default(), self.booking());
-        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
+        let unlinked = self.drop_name(&mut batch, &mut booked, (dir, name), &entry, &mut loaded)?;
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
         self.end_removal(names, batch, booked, unlinked)
     }
@@ -51,7 +89,8 @@ impl Volume {
         }
         self.check_empty(Ino(entry.ino))?;
         let (mut batch, mut booked) = (Batch::default(), self.booking());
-        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry)?;
+        let mut none = Loaded::none(self);
+        let unlinked = self.drop_name(&mut batch, &mut booked, (dir, name), &entry, &mut none)?;
         parent.nlink = parent.nlink.saturating_sub(1);
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
         self.end_removal(names, batch, booked, unlinked)
@@ -81,9 +120,9 @@ impl Volume {
         &self,
         batch: &mut Batch,
         booked: &mut Booking<'_>,
-        dir: Ino,
-        name: &[u8],
+        (dir, name): (Ino, &[u8]),
         entry: &Entry,
+        loaded: &mut Loaded<'_>,
     ) -> Result<Option<FileRef>, FsError> {
         let ino = Ino(entry.ino);
         let mut inode = self.inode(ino)?;
@@ -103,7 +142,7 @@ impl Volume {
                 batch.remove(key::directory(ino));
             }
             batch.count_inodes(-1);
-            unlinked = self.drop_inode(batch, booked, ino, &inode)?;
+            unlinked = self.drop_inode(batch, booked, ino, &inode, loaded)?;
         }
         batch.charge(-freed);
         booked.adjust(-freed);
@@ -153,6 +192,7 @@ impl Volume {
         booked: &mut Booking<'_>,
         ino: Ino,
         inode: &Inode,
+        loaded: &mut Loaded<'_>,
     ) -> Result<Option<FileRef>, FsError> {
         if inode.hard {
             // Its row of the inode table goes with the next commit.
@@ -165,7 +205,7 @@ impl Volume {
             batch.remove(key::inode(ino));
             return Ok(None);
         }
-        let loaded = self.hold(ino);
+        let loaded = loaded.take(ino).map_or_else(|| self.hold(ino), Ok);
         let unlinked = self.files.unlinked(ino);
         if let Ok(loaded) = loaded {
             self.leave(loaded);

@@ -7,6 +7,7 @@ use std::sync::MutexGuard;
 
 use super::climb::climb;
 use super::create::{check_name, touch_directory};
+use super::remove::Loaded;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Cookie, Entry, Inode};
@@ -42,16 +43,17 @@ impl Volume {
         }
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        let (names, from, target) = loop {
+        let (names, from, target, loaded) = loop {
             let saved =
                 self.save_before_replacing((dir, name), (to, to_name), flags & EXCHANGE != 0)?;
+            let loaded = self.load_named(to, to_name);
             let names = self.lock_names();
             let from = self.end(dir, name)?.ok_or(FsError::NotFound)?;
             let target = self.end(to, to_name)?;
             // Somebody may have given the names to other files meanwhile.
             let found = target.as_ref().map(|to| (from.entry.ino, to.entry.ino));
             if found.is_none() || found == saved {
-                break (names, from, target);
+                break (names, from, target, loaded);
             }
         };
         if from.kind == Kind::Directory {
@@ -59,7 +61,7 @@ impl Volume {
         }
         match target {
             None if flags & EXCHANGE != 0 => Err(FsError::NotFound),
-            None => self.move_name(names, &from, to, to_name, None),
+            None => self.move_name(names, &from, to, to_name, None, loaded),
             Some(_) if flags & NO_REPLACE != 0 => Err(FsError::Exists),
             Some(target) if target.entry.ino == from.entry.ino => Ok(()),
             Some(target) if flags & EXCHANGE != 0 => self.exchange(&from, &target),
@@ -70,7 +72,7 @@ impl Volume {
                     (true, true) => self.check_empty(Ino(target.entry.ino))?,
                     (false, false) => {}
                 }
-                self.move_name(names, &from, to, to_name, Some(&target))
+                self.move_name(names, &from, to, to_name, Some(&target), loaded)
             }
         }
     }
@@ -132,6 +134,7 @@ impl Volume {
         to: Ino,
         to_name: &[u8],
         replaced: Option<&End>,
+        mut loaded: Loaded<'_>,
     ) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
         let ino = Ino(from.entry.ino);
@@ -145,7 +148,7 @@ impl Volume {
         let unlinked = match replaced {
             Some(End {
                 dir, name, entry, ..
-            }) => self.drop_name(&mut batch, &mut booked, *dir, name, entry)?,
+            }) => self.drop_name(&mut batch, &mut booked, (*dir, name), entry, &mut loaded)?,
             None => None,
         };
         self.take_name(&mut batch, from.dir, from.name, &from.entry);

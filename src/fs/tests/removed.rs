@@ -1,5 +1,7 @@
 //! What was removed while the kernel holds it.
 
+use std::time::{Duration, Instant};
+
 use super::meter::Meter;
 use super::rig::{CALLER, READ_WRITE, Rig};
 use crate::fs::volume::lock;
@@ -7,6 +9,9 @@ use crate::fs::{FsError, Kind, SetAttr};
 use crate::journal::key;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
+
+/// What has not come by then never comes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
@@ -193,4 +198,37 @@ fn a_file_of_many_chunks_is_removed_without_holding_up_who_changes_names() {
         meter.drive.sync().unwrap();
         assert_eq!(meter.volume.journal.counters().used_bytes, before);
     }
+}
+
+#[test]
+fn a_file_is_loaded_before_its_name_goes_while_others_change_theirs() {
+    let mut rig = Rig::new();
+    for name in ["gone", "replaced", "new"] {
+        rig.put(name, &[7; 100_000]).unwrap();
+    }
+    rig.drive.sync().unwrap();
+    let volume = &rig.volume;
+    std::thread::scope(|scope| {
+        let drive = &rig.drive;
+        for name in ["gone", "replaced"] {
+            let ino = Ino(rig.ino(name).0 & Ino::MAX.0);
+            assert!(volume.files.peek(ino).is_none(), "{name} is closed");
+            let names = volume.lock_names();
+            scope.spawn(move || match name {
+                "gone" => drive.unlink(rig.root, b"gone").unwrap(),
+                _ => (drive.rename(rig.root, b"new", rig.root, b"replaced", 0)).unwrap(),
+            });
+            let begun = Instant::now();
+            while volume.files.peek(ino).is_none() {
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "{name} waits for the names first"
+                );
+                std::thread::yield_now();
+            }
+            drop(names);
+        }
+    });
+    assert!(rig.drive.lookup(rig.root, b"gone").is_err());
+    assert_eq!(rig.read("replaced"), [7; 100_000]);
 }
