@@ -403,3 +403,22 @@ fn nothing_can_be_changed_on_a_drive_that_is_mounted_read_only() {
     }
     assert_eq!(fs::read(&file).expect("read"), b"kept");
 }
+
+#[test]
+fn a_time_far_beyond_what_is_stored_becomes_the_nearest_and_hangs_nobody() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    fs::write(&path, "x").expect("write");
+    let program = r#"
+import os, sys
+# More often than there are threads that could end by it.
+for seconds in [-2**63] * 9 + [-2**63 + 1, -2**62, 2**62, 2**63 - 1]:
+    for nanoseconds in (0, 1, 999999999):
+        os.utime(sys.argv[1], ns=(seconds * 10**9 + nanoseconds,) * 2)
+        print(os.stat(sys.argv[1]).st_mtime_ns)
+"#;
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &path]).stdout;
+    let [first, last] = [i64::MIN, i64::MAX].map(|ns| ns.to_string());
+    let expected = [vec![first.as_str(); 33], vec![last.as_str(); 6]].concat();
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+}
