@@ -65,14 +65,15 @@ impl Volume {
             range.end
         };
         let range = range.start.min(end)..end;
-        if (range.end - range.start) / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
-            return Err(FsError::NotSupported);
-        }
         let mut booked = self.booking();
         booked.charge(file, |room| match can_keep {
             true => kept(&body, room, &asked),
             false => Due::written(&body, room, &range),
         })?;
+        // After the quota: where this is not supported, programs write a byte in each block instead.
+        if (range.end - range.start) / CHUNK_SIZE > MAX_ALLOCATED_CHUNKS {
+            return Err(FsError::NotSupported);
+        }
         if range.is_empty() {
             booked.keep();
             return Ok(());

@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{StatVfs, statvfs};
 use rustix::io::Errno;
 
+use crate::command::tool;
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
 
@@ -225,4 +226,25 @@ fn small_files_fill_the_quota_too() {
         df(&dir).f_bavail * 4096 > 490 * (10 << 10),
         "deleting frees at once"
     );
+}
+
+/// Where the drive calls that unsupported, glibc writes a byte in each block instead, until nothing is left.
+#[test]
+fn a_download_that_reserves_more_than_there_is_is_refused_at_once_and_leaves_the_room_to_others() {
+    let machine = Machine::demo();
+    let (dir, path) = (machine.dir(), machine.dir().join("download"));
+    let program = r#"
+import errno, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for size in (200 << 20, 100 << 30, 1 << 60):
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        print(errno.errorcode[error.errno], os.fstat(fd).st_size)
+"#;
+    File::create(&path).expect("a file");
+    let before = used(&dir);
+    let told = tool("python3", &[Path::new("-c"), Path::new(program), &path]);
+    assert_eq!(told.stdout, "EDQUOT 0\n".repeat(3));
+    assert_eq!(used(&dir), before);
 }

@@ -131,9 +131,65 @@ fn no_file_passes_the_limit_of_holes() {
     whole(PUNCH).unwrap();
     // Never none: see `fs::lookup`.
     assert_eq!(rig.drive.getattr(attr.ino).unwrap().blocks, 1);
-    let more = fallocate(&rig, "f", 0, 1 << 40, ZERO);
-    assert_eq!(more, Err(FsError::NotSupported), "a record each");
     fallocate(&rig, "f", 0, 1 << 40, PUNCH).unwrap();
+}
+
+#[test]
+fn a_byte_that_divides_holes_beyond_their_limit_is_charged_the_smallest_of_them() {
+    const RUN: u64 = 4000;
+    let rig = Rig::with_quota(64 << 30);
+    let (attr, opened) = rig.create("f");
+    let write = |chunk: u64| {
+        let at = chunk * CHUNK_SIZE + 7;
+        rig.drive.write(attr.ino, opened.fh, at, b"x", false)
+    };
+    let has_hole = |at: u64| {
+        let found = rig.drive.lseek(attr.ino, opened.fh, at, libc::SEEK_HOLE);
+        found == Ok(at)
+    };
+    // As many holes as there may be, each before its byte; one is smaller than the others.
+    for run in 1..=MAX_RUNS as u64 {
+        assert_eq!(write(run * RUN), Ok(1), "hole {run}");
+    }
+    let smallest = 5 * RUN + 1;
+    assert_eq!(write(smallest + RUN - 2), Ok(1));
+    let before = rig.used();
+    assert!(has_hole(smallest * CHUNK_SIZE));
+    // The next byte makes one more, and takes 4,000 times what the others took.
+    let far = (MAX_RUNS as u64 + 1) * RUN;
+    let room = rig.volume.with_quota(|quota| quota.room_bytes());
+    let others = room - 1000 * CHUNK_SIZE;
+    rig.volume.with_quota(|quota| quota.grow(others)).unwrap();
+    assert_eq!(write(far), Err(FsError::Quota));
+    rig.volume
+        .with_quota(|quota| quota.adjust(-(others as i64)));
+    assert_eq!(rig.used(), before);
+    assert_eq!(write(far), Ok(1));
+    let taken = rig.used() - before;
+    assert!(taken > (RUN - 2) * CHUNK_SIZE, "{taken}");
+    assert!(taken < (RUN + 50) * CHUNK_SIZE, "{taken}");
+    assert!(!has_hole(smallest * CHUNK_SIZE), "it is data now");
+}
+
+#[test]
+fn more_than_a_token_has_is_refused_before_programs_write_it_in_blocks_instead() {
+    let rig = Rig::with_quota(128 << 30);
+    rig.put("f", b"content").unwrap();
+    let (used, attr) = (rig.used(), rig.drive.getattr(rig.ino("f")).unwrap());
+    let free = rig.drive.statfs(rig.root).unwrap();
+    for mode in [0, ZERO] {
+        let refused = fallocate(&rig, "f", 0, 200 << 30, mode);
+        assert_eq!(refused, Err(FsError::Quota), "{mode}");
+        let refused = fallocate(&rig, "f", 0, 1 << 60, mode);
+        assert_eq!(refused, Err(FsError::Quota), "{mode}");
+        // A record for each chunk would be too many at once.
+        let refused = fallocate(&rig, "f", 0, 100 << 30, mode);
+        assert_eq!(refused, Err(FsError::NotSupported), "{mode}");
+        assert_eq!(rig.used(), used);
+        assert_eq!(rig.drive.statfs(rig.root).unwrap(), free);
+        assert_eq!(rig.drive.getattr(attr.ino).unwrap(), attr);
+    }
+    fallocate(&rig, "f", 0, 1 << 30, 0).unwrap();
 }
 
 #[test]
