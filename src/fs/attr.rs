@@ -70,6 +70,8 @@ pub struct SetAttr {
     pub mtime_ns: Option<i64>,
     /// Whether set-id bits must be cleared with this change (`FATTR_KILL_SUIDGID`).
     pub kill_set_id: bool,
+    /// Who asks for it, where only the owner may: nothing changes where bits would go and it is somebody else.
+    pub only_by_owner: Option<u32>,
 }
 
 impl SetAttr {

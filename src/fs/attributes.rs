@@ -56,13 +56,17 @@ impl Volume {
         if set.kill_set_id && kind != Kind::Directory {
             inode.mode = kept(inode.mode);
         }
+        let is_refused = set.only_by_owner.is_some_and(|user| user != before.uid);
+        if is_refused && inode.mode != before.mode {
+            return Ok(());
+        }
         inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         inode.atime_ns = set.atime_ns.unwrap_or(inode.atime_ns);
         inode.mtime_ns = set.mtime_ns.unwrap_or(inode.mtime_ns);
-        let killed_nothing = set.kill_set_id && !set.sets_attributes() && inode == before;
-        if killed_nothing {
+        if set.size.is_some() && !set.sets_attributes() && inode == before {
+            // The change time moved with the content.
             return Ok(());
         }
         inode.ctime_ns = now;

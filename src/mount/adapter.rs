@@ -145,7 +145,7 @@ impl Filesystem for Adapter {
             atime,
             mtime,
         };
-        let set = change.to_set_attr(req.uid(), self.clock.wall_ns());
+        let set = change.to_set_attr(req.uid(), self.show, self.clock.wall_ns());
         let (of, handle) = (ino(of), handle.map(fh));
         let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
         let lane = size.map_or(Lane::Name, |_| Lane::Change);

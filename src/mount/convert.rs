@@ -216,8 +216,10 @@ impl Change {
     /// `by` is the caller's uid. fuser does not hand `FATTR_KILL_SUIDGID` on; this is the rule by
     /// which the kernel sets it (`fuse_do_setattr`): a change of owner takes the set-id bits, and a
     /// truncation as [`kills_set_id`] says. A mode given in the same call is what the caller wants. Nothing at all is
-    /// what comes of a `chown` that changes neither owner nor group, and takes the bits as any.
-    pub(super) fn to_set_attr(&self, by: u32, now_ns: i64) -> SetAttr {
+    /// what comes of a `chown` that changes neither owner nor group, which takes the bits as any; and it comes before the
+    /// write of somebody without the privilege, who need not be the owner: the write itself takes them then. So it takes
+    /// them for root and the owner alone, who is `shown` to be that or is it.
+    pub(super) fn to_set_attr(&self, by: u32, shown: Presentation, now_ns: i64) -> SetAttr {
         let at = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => kernel_ns(time),
             TimeOrNow::Now => now_ns,
@@ -226,6 +228,7 @@ impl Change {
         let times = self.atime.is_some() || self.mtime.is_some();
         let nothing = !owner && !times && self.size.is_none();
         let cut = self.size.is_some() && kills_set_id(by);
+        let may = by == 0 || shown.uid == Some(by);
         SetAttr {
             mode: self.mode.map(permissions),
             uid: self.uid,
@@ -234,6 +237,7 @@ impl Change {
             atime_ns: self.atime.map(at),
             mtime_ns: self.mtime.map(at),
             kill_set_id: self.mode.is_none() && (owner || cut || nothing),
+            only_by_owner: (nothing && self.mode.is_none() && !may).then_some(by),
         }
     }
 }

@@ -52,6 +52,7 @@ mod scale;
 mod secret;
 mod secrets;
 mod service;
+mod set_id;
 mod several;
 mod sparse;
 mod stop;

@@ -14,12 +14,12 @@ use crate::command::{run, tool};
 use crate::harness::Machine;
 
 /// Two users, each with a group of its own, and a group that only some processes are in.
-const ONE: u32 = 65_534;
-const OTHER: u32 = 65_533;
-const TEAM: u32 = 65_500;
+pub(crate) const ONE: u32 = 65_534;
+pub(crate) const OTHER: u32 = 65_533;
+pub(crate) const TEAM: u32 = 65_500;
 
 /// What the programs begin with: `t` tells of a call what came of it.
-const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
 import errno, os, stat, sys
 def t(call, *args, **named):
     try:
@@ -42,7 +42,7 @@ os.chdir(sys.argv[1])
 
 /// Runs `program` in `dir` as `user` with `groups` besides its own; the words that it prints.
 #[track_caller]
-fn by(user: u32, groups: &[u32], dir: &Path, program: &str) -> String {
+pub(crate) fn by(user: u32, groups: &[u32], dir: &Path, program: &str) -> String {
     let mut command = Command::new("setpriv");
     command
         .arg(format!("--reuid={user}"))
@@ -74,22 +74,35 @@ fn open_to_all() -> (Machine, std::path::PathBuf) {
     (machine, dir)
 }
 
-fn make_dir(path: &Path, user: u32, group: u32, mode: u32) {
+/// A folder on the local disk and one on the drive, that others may do everything in, each with a file `source`.
+pub(crate) fn here_and_there() -> (Machine, [std::path::PathBuf; 2]) {
+    let (machine, drive) = open_to_all();
+    let local = machine.scratch().join("all");
+    make_dir(&local, 0, 0, 0o777);
+    own(&machine.scratch(), 0, 0, 0o755);
+    for dir in [&local, &drive] {
+        make_file(&dir.join("source"), 0, 0, 0o644);
+    }
+    machine.flush();
+    (machine, [local, drive])
+}
+
+pub(crate) fn make_dir(path: &Path, user: u32, group: u32, mode: u32) {
     fs::create_dir(path).expect("mkdir");
     own(path, user, group, mode);
 }
 
-fn make_file(path: &Path, user: u32, group: u32, mode: u32) {
+pub(crate) fn make_file(path: &Path, user: u32, group: u32, mode: u32) {
     fs::write(path, "content").expect("write");
     own(path, user, group, mode);
 }
 
-fn own(path: &Path, user: u32, group: u32, mode: u32) {
+pub(crate) fn own(path: &Path, user: u32, group: u32, mode: u32) {
     chown(path, Some(user), Some(group)).expect("chown");
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("chmod");
 }
 
-fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     fs::metadata(path).expect("stat").mode() & 0o7777
 }
 
@@ -211,6 +224,37 @@ t(os.rename, "tmp/mine", "tmp/over"); t(os.unlink, "tmp/over"); t(os.unlink, "tm
 }
 
 #[test]
+fn in_a_sticky_folder_only_owners_exchange() {
+    let (_machine, dirs) = here_and_there();
+    let swap = r#"
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def swap(one, other):
+    if libc.renameat2(-100, one.encode(), -100, other.encode(), 2) != 0:
+        raise OSError(ctypes.get_errno(), "")
+"#;
+    for dir in &dirs {
+        make_dir(&dir.join("tmp"), OTHER, OTHER, 0o1777);
+        for (name, owner) in [("mine", ONE), ("more", ONE), ("roots", 0)] {
+            make_file(&dir.join("tmp").join(name), owner, owner, 0o666);
+            make_file(&dir.join(name), owner, owner, 0o666);
+        }
+        make_dir(&dir.join("tmp/folder"), 0, 0, 0o777);
+        let program = r#"
+t(swap, "tmp/mine", "tmp/roots"); t(swap, "tmp/roots", "tmp/mine"); t(swap, "tmp/folder", "tmp/mine")
+t(swap, "mine", "tmp/roots"); t(swap, "tmp/roots", "mine")
+t(swap, "tmp/mine", "tmp/more"); t(swap, "tmp/mine", "roots"); t(swap, "mine", "tmp/more")
+"#;
+        let told = by(ONE, &[], dir, &format!("{swap}{program}"));
+        assert_eq!(told, "EPERM EPERM EPERM EPERM EPERM ok ok ok", "{dir:?}");
+        // Whose folder it is may.
+        let program = "t(swap, 'tmp/roots', 'tmp/more'); t(swap, 'tmp/folder', 'tmp/roots')";
+        let told = by(OTHER, &[], dir, &format!("{swap}{program}"));
+        assert_eq!(told, "ok ok", "{dir:?}");
+    }
+}
+
+#[test]
 fn attributes_are_their_owners_to_change() {
     let (_machine, dir) = open_to_all();
     make_file(&dir.join("roots"), 0, 0, 0o666);
@@ -251,84 +295,6 @@ print(sorted(os.listxattr("f")))
         let list = "print(sorted(os.listxattr('f')))\nt(os.getxattr, 'f', 'trusted.a')";
         assert_eq!(by(ONE, &[], dir, list), "['user.a', 'user.b'] ENODATA");
     }
-}
-
-/// Ways to change the content of `file`. `source` is another one.
-const CHANGES: [(&str, &str); 8] = [
-    ("write", "os.pwrite(os.open('file', os.O_WRONLY), b'y', 0)"),
-    (
-        "append",
-        "os.write(os.open('file', os.O_WRONLY | os.O_APPEND), b'y')",
-    ),
-    ("truncate", "os.truncate('file', 3)"),
-    (
-        "ftruncate",
-        "os.ftruncate(os.open('file', os.O_WRONLY), 100)",
-    ),
-    ("O_TRUNC", "os.open('file', os.O_WRONLY | os.O_TRUNC)"),
-    (
-        "fallocate",
-        "os.posix_fallocate(os.open('file', os.O_WRONLY), 0, 100000)",
-    ),
-    (
-        "punching",
-        "import ctypes; assert ctypes.CDLL(None).fallocate(os.open('file', os.O_WRONLY), 3, \
-         ctypes.c_long(0), ctypes.c_long(5)) == 0",
-    ),
-    (
-        "copy_file_range",
-        "os.copy_file_range(os.open('source', os.O_RDONLY), os.open('file', os.O_WRONLY), 100)",
-    ),
-];
-
-/// The mode that a file of mode `before` has after `user` has run `program`, on a local disk and on the drive: the
-/// same.
-#[track_caller]
-fn mode_after(dirs: &[&Path; 2], before: u32, user: u32, program: &str) -> u32 {
-    let [local, drive] = dirs.map(|dir| {
-        let file = dir.join("file");
-        make_file(&file, 0, 0, before);
-        by(user, &[], dir, program);
-        mode(&file)
-    });
-    assert_eq!(local, drive, "local disk, drive: {program}");
-    drive
-}
-
-#[test]
-fn what_somebody_else_changes_loses_its_set_id_bits() {
-    let (machine, dir) = open_to_all();
-    let file = dir.join("file");
-    let local = machine.scratch().join("all");
-    make_dir(&local, 0, 0, 0o777);
-    own(&machine.scratch(), 0, 0, 0o755);
-    let dirs = [local.as_path(), &dir];
-    for dir in dirs {
-        make_file(&dir.join("source"), 0, 0, 0o644);
-    }
-    machine.flush();
-    for (change, program) in CHANGES {
-        let after = |before, user| mode_after(&dirs, before, user, program);
-        assert_eq!(after(0o6777, ONE), 0o777, "{change}");
-        // Also where the group cannot execute by it.
-        assert_eq!(after(0o6767, ONE), 0o767, "{change}");
-        assert_eq!(after(0o6777, 0), 0o6777, "{change} by root");
-    }
-    // A change of owner takes them, also one that changes nobody.
-    for owners in ["0, 0", "65534, -1", "-1, 65500", "-1, -1"] {
-        let program = format!("os.chown('file', {owners})");
-        assert_eq!(mode_after(&dirs, 0o6777, 0, &program), 0o777, "{program}");
-        assert_eq!(mode_after(&dirs, 0o6767, 0, &program), 0o2767, "{program}");
-    }
-    // The owner is somebody without the privilege, too.
-    own(&file, ONE, ONE, 0o4755);
-    by(ONE, &[], &dir, "put('file')");
-    assert_eq!(mode(&file), 0o755);
-    // Reading and attributes change none.
-    own(&file, ONE, ONE, 0o4755);
-    by(OTHER, &[], &dir, "get('file')");
-    by(ONE, &[], &dir, "os.utime('file')");
-    assert_eq!(mode(&file), 0o4755);
 }
 
 #[test]

@@ -25,6 +25,13 @@ const NOTHING: Change = Change {
     mtime: None,
 };
 
+/// What is stored is shown.
+const STORED: Presentation = Presentation {
+    uid: None,
+    gid: None,
+    umask: None,
+};
+
 /// What the kernel reads from a `SystemTime` in a reply, and what fuser makes of it on the way
 /// back: `fuser::time`, both directions as they stand in 0.18.
 fn through_the_kernel(time: SystemTime) -> SystemTime {
@@ -141,7 +148,7 @@ fn touch_sets_the_time_given_or_the_daemons_own() {
         mtime: Some(TimeOrNow::SpecificTime(system_time(5))),
         ..NOTHING
     };
-    let set = change.to_set_attr(0, 77);
+    let set = change.to_set_attr(0, STORED, 77);
     assert_eq!((set.atime_ns, set.mtime_ns), (Some(77), Some(5)));
     assert_eq!(
         (set.mode, set.uid, set.gid, set.size),
@@ -169,17 +176,27 @@ fn set_id_bits_do_not_survive_a_new_owner_or_a_strangers_truncation() {
         uid: Some(5),
         ..NOTHING
     };
-    assert!(chown.to_set_attr(0, 0).kill_set_id);
-    assert!(chgrp.to_set_attr(0, 0).kill_set_id);
-    assert!(cut.to_set_attr(1000, 0).kill_set_id);
-    assert!(!cut.to_set_attr(0, 0).kill_set_id);
-    // A chown to nobody is a chown.
-    assert!(NOTHING.to_set_attr(0, 0).kill_set_id);
+    assert!(chown.to_set_attr(0, STORED, 0).kill_set_id);
+    assert!(chgrp.to_set_attr(0, STORED, 0).kill_set_id);
+    assert!(cut.to_set_attr(1000, STORED, 0).kill_set_id);
+    assert!(!cut.to_set_attr(0, STORED, 0).kill_set_id);
+    // A chown to nobody is a chown, if it is root's or the owner's.
+    let nothing = |by, shown| NOTHING.to_set_attr(by, shown, 0);
+    assert!(nothing(0, STORED).kill_set_id && nothing(1000, STORED).kill_set_id);
+    assert_eq!(nothing(0, STORED).only_by_owner, None);
+    assert_eq!(nothing(1000, STORED).only_by_owner, Some(1000));
+    let as_mine = Presentation {
+        uid: Some(1000),
+        ..STORED
+    };
+    assert_eq!(nothing(1000, as_mine).only_by_owner, None);
+    assert_eq!(nothing(5, as_mine).only_by_owner, Some(5));
+    assert_eq!(cut.to_set_attr(1000, STORED, 0).only_by_owner, None);
     let times = Change {
         mtime: Some(TimeOrNow::Now),
         ..NOTHING
     };
-    assert!(!times.to_set_attr(1000, 0).kill_set_id);
-    let set = chmod.to_set_attr(1000, 0);
+    assert!(!times.to_set_attr(1000, STORED, 0).kill_set_id);
+    let set = chmod.to_set_attr(1000, STORED, 0);
     assert_eq!((set.mode, set.kill_set_id), (Some(0o4755), false));
 }
