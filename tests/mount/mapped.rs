@@ -317,6 +317,43 @@ print(os.pread(fd, 2, 2_500_000), private[2_500_000])
     assert!(fs::read(&path).expect("readable") == expected);
 }
 
+/// On ext4 these are zeros since Linux 6.13. The kernel tells a daemon of the new length before it writes the page back,
+/// and writes back what is in it then.
+#[test]
+fn what_is_stored_behind_a_files_end_and_not_written_back_before_it_grows_is_its_content() {
+    let machine = Machine::demo();
+    let path = machine.dir().join("file");
+    let program = r#"
+import ctypes, mmap, os, sys
+def grown(by, is_written_back):
+    fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.pwrite(fd, b"a" * 100, 0)
+    m = mmap.mmap(fd, 100)
+    page = (ctypes.c_ubyte * 4096).from_address(ctypes.addressof(ctypes.c_ubyte.from_buffer(m)))
+    page[200] = 1
+    if is_written_back:
+        m.flush()
+    size = os.fstat(fd).st_size
+    by(fd)
+    os.fsync(fd)
+    return size, os.fstat(fd).st_size, page[200], list(os.pread(fd, 2, 200))
+for is_written_back in (True, False):
+    print(grown(lambda fd: os.posix_fallocate(fd, 0, 4096), is_written_back))
+    print(grown(lambda fd: os.pwrite(fd, b"b", 4095), is_written_back))
+    print(grown(lambda fd: os.ftruncate(fd, 4096), is_written_back))
+"#;
+    let lines = |byte| format!("(100, 4096, {byte}, [{byte}, 0])\n").repeat(3);
+    let expected = [lines(0), lines(1)].concat();
+    assert_eq!(python(program, &[&path]), expected.trim());
+    // What is read is what is kept and published.
+    machine.flush();
+    fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
+    let mut expected = vec![b'a'; 100];
+    expected.resize(4096, 0);
+    expected[200] = 1;
+    assert!(fs::read(&path).expect("readable") == expected);
+}
+
 #[test]
 fn what_is_stored_into_a_private_mapping_stays_with_its_program() {
     let machine = Machine::demo();

@@ -6,12 +6,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::{
     CWD, FallocateFlags, FileType, Mode, XattrFlags, copy_file_range, fallocate, mknodat, setxattr,
 };
 use rustix::io::Errno;
 
+use crate::command::run;
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
 
@@ -153,4 +156,95 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
         .write_at(b"again", 0)
         .expect("a handle that was open all the time writes again");
     assert_eq!(machine.token("1")["state"], "ok");
+}
+
+/// Stores into mappings before and after a deadline, and tells the error numbers of `msync`, `fsync` and `close`.
+const STORE_WHILE_OVERDUE: &str = r#"
+import mmap, os, shlex, subprocess, sys
+before, after, size, pxfs = sys.argv[1], sys.argv[2], 300000, sys.argv[3:]
+def told(*calls):
+    def number(call):
+        try:
+            call()
+        except OSError as error:
+            return error.errno
+        return 0
+    return [number(call) for call in calls]
+def opened(path):
+    fd = os.open(path, os.O_RDWR)
+    return fd, mmap.mmap(fd, size)
+# A child that begins while files are open closes them, which writes their pages back.
+shell = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def ask(*args):
+    command = shlex.join([*pxfs[:1], *args, *pxfs[1:]])
+    print(f"{command} > /dev/null; echo $?", file=shell.stdin, flush=True)
+    assert shell.stdout.readline() == "0\n"
+def all_of(fd, m):
+    return told(m.flush, lambda: os.fsync(fd), lambda: os.close(os.dup(fd)))
+fd, m = opened(before)
+m[5:9] = b"then"
+print(all_of(fd, m))
+m[100000:100004] = b"kept"
+ask("dev", "advance", "31d")
+w = os.open(after, os.O_WRONLY)
+while True:
+    try:
+        os.pwrite(w, b"grown", size)
+        os.ftruncate(w, size)
+    except PermissionError:
+        break
+second, n = opened(after)
+n[200000:200004] = b"late"
+# Another program may have had all pages written back meanwhile.
+m[50] = 1
+for _ in range(2):
+    print(all_of(fd, m), all_of(second, n))
+    print(os.pread(fd, 4, 100000), os.pread(second, 4, 200000))
+    m[50], n[50] = 2, 2
+ask("sync", "1")
+print(all_of(fd, m), all_of(second, n))
+"#;
+
+#[test]
+fn what_is_stored_through_a_mapping_while_overdue_is_kept_and_told_and_published_after_the_sync() {
+    let mut machine = Machine::demo();
+    let paths = ["before", "after"].map(|name| machine.dir().join(name));
+    for path in &paths {
+        fs::write(path, pattern(1, 0, 300_000)).expect("writable");
+    }
+    machine.flush();
+    // It lets the time pass while it has the files mapped.
+    let pxfs = machine.command();
+    let environment = pxfs
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let mut python = Command::new("python3");
+    python.env_clear().envs(environment);
+    python.args(["-c", STORE_WHILE_OVERDUE]).args(&paths);
+    python.arg(pxfs.get_program());
+    python.arg("--state-dir").arg(machine.state());
+    python.arg("--cache-dir").arg(machine.cache());
+    let late = Errno::ACCESS.raw_os_error();
+    let refused = format!("[{late}, {late}, {late}]");
+    let refused = format!("{refused} {refused}\nb'kept' b'late'\n");
+    let expected = format!("[0, 0, 0]\n{refused}{refused}[0, 0, 0] [0, 0, 0]\n");
+    let told = run(python, Duration::from_secs(120)).ok();
+    assert_eq!(told.stdout, expected);
+
+    machine.flush();
+    let kept = paths
+        .each_ref()
+        .map(|path| fs::read(path).expect("readable"));
+    for (at, bytes) in [(5, b"then"), (100_000, b"kept")] {
+        assert_eq!(&kept[0][at..at + 4], bytes);
+    }
+    assert_eq!(&kept[1][200_000..200_004], b"late");
+    machine.stop();
+    let second = Machine::second(&machine);
+    for (name, kept) in ["before", "after"].iter().zip(kept) {
+        assert!(
+            fs::read(second.dir().join(name)).expect("readable") == kept,
+            "{name}"
+        );
+    }
 }
