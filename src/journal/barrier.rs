@@ -13,6 +13,8 @@ pub enum Barrier {
     StageBytes,
     /// The name of a new stage file is synced with them.
     StageName,
+    /// The names of a new log are synced before the journal has one.
+    LogName,
     /// The name of a new journal is synced when it is opened.
     JournalName,
     /// The journal's file is synced within each durable commit.
@@ -45,9 +47,10 @@ pub enum Barrier {
 
 impl Barrier {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::StageBytes,
         Self::StageName,
+        Self::LogName,
         Self::JournalName,
         Self::JournalBytes,
         Self::LogBytes,

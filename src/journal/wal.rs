@@ -150,7 +150,7 @@ impl Wal {
         for name in place.wal() {
             place.disk.create(&name)?.sync_data()?;
         }
-        match place.without.lacks(Barrier::JournalName) {
+        match place.without.lacks(Barrier::LogName) {
             true => Ok(()),
             false => place.disk.sync_folder(),
         }

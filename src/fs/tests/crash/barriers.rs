@@ -14,6 +14,7 @@ fn kept_by(barrier: Barrier) -> &'static [Lost] {
     match barrier {
         Barrier::StageBytes => &[Bytes, Reading],
         Barrier::StageName => &[Reading],
+        Barrier::LogName => &[Opening],
         Barrier::JournalName => &[Names, Opening],
         Barrier::JournalBytes => &[Names, Bytes, Opening],
         Barrier::LogBytes => &[Names, Bytes, Opening],
@@ -176,7 +177,7 @@ const HELD: [(&str, usize, Held); 27] = {
             "journal/wal.rs",
             3,
             Partly(
-                &[B::LogBytes, B::JournalName],
+                &[B::LogBytes, B::LogName],
                 "a new log is empty: there is nothing of it but its name",
             ),
         ),
