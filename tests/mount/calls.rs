@@ -553,41 +553,6 @@ fn locks_keep_programs_of_this_machine_apart() {
 }
 
 #[test]
-fn synchronous_writes_survive_a_crash() {
-    let mut machine = Machine::demo();
-    let path = machine.dir().join("log");
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .custom_flags(rustix::fs::OFlags::SYNC.bits().cast_signed())
-        .open(&path)
-        .expect("create");
-    for n in 0..20u64 {
-        file.write_all(&pattern(1, n * 10_000, 10_000))
-            .expect("write");
-    }
-    // One that can be read as well takes another way through the kernel.
-    let other = machine.dir().join("database");
-    let flags = rustix::fs::OFlags::DSYNC.bits().cast_signed();
-    let both = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(flags)
-        .open(&other);
-    let both = both.expect("create");
-    for n in 0..20u64 {
-        both.write_all_at(&pattern(2, n * 5_000, 5_000), n * 5_000)
-            .expect("write");
-    }
-    machine.kill();
-    machine.start();
-    assert_pattern(&path, 1, 200_000);
-    assert_pattern(&other, 2, 100_000);
-}
-
-#[test]
 fn the_kernel_makes_a_drive_read_only_unless_somebody_writes() {
     let machine = Machine::demo();
     let path = machine.dir().join("file");

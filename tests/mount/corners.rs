@@ -422,3 +422,63 @@ for seconds in [-2**63] * 9 + [-2**63 + 1, -2**62, 2**62, 2**63 - 1]:
     let expected = [vec![first.as_str(); 33], vec![last.as_str(); 6]].concat();
     assert_eq!(told.lines().collect::<Vec<_>>(), expected);
 }
+
+/// Prints the error number of each call that asks for more than a drive has.
+const ASKS_FOR_MORE: &str = r#"
+import ctypes, errno, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+top, path = sys.argv[1], os.path.join(sys.argv[1], "file")
+def told(what, answer):
+    print(what, "done" if answer >= 0 else errno.errorcode[ctypes.get_errno()])
+page = bytearray(4096)
+struct.pack_into("III", page, 1024, 1, 2047, 0)
+page[4086:] = b"SWAPSPACE2"
+with open(path, "wb") as file:
+    file.write(page + bytes(2047 * 4096))
+os.chmod(path, 0o600)
+told("swap", libc.swapon(path.encode(), 0))
+fd = os.open(path, os.O_RDWR)
+RWF_DONTCACHE = 0x80
+for what, call in (("read", os.preadv), ("write", os.pwritev)):
+    try:
+        call(fd, [page], 0, RWF_DONTCACHE)
+    except OSError as why:
+        print(what, why.errno == errno.EOPNOTSUPP)
+init, mark = {"x86_64": (300, 301), "aarch64": (262, 263)}[os.uname().machine]
+FAN_REPORT_FID, FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_MARK_FILESYSTEM, FAN_MODIFY = 0x200, 1, 0x10, 0x100, ctypes.c_ulong(2)
+watch = libc.syscall(init, FAN_REPORT_FID, os.O_RDONLY)
+for what, all in (("mount", FAN_MARK_MOUNT), ("all", FAN_MARK_FILESYSTEM), ("file", 0)):
+    told(what, libc.syscall(mark, watch, FAN_MARK_ADD | all, FAN_MODIFY, -100, path.encode()))
+ready, is_ready = os.pipe()
+end, is_end = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(is_end)
+    CLONE_NEWUSER = 0x10000000
+    libc.unshare(CLONE_NEWUSER)
+    os.write(is_ready, b"x")
+    os.read(end, 1)
+    os._exit(0)
+os.read(ready, 1)
+for which in ("uid_map", "gid_map"):
+    with open("/proc/%d/%s" % (child, which), "w") as map:
+        map.write("0 1000 10")
+users = os.open("/proc/%d/ns/user" % child, os.O_RDONLY)
+open_tree, mount_setattr, OPEN_TREE_CLONE, AT_EMPTY_PATH, MOUNT_ATTR_IDMAP = 428, 442, 1, 0x1000, 0x100000
+tree = libc.syscall(open_tree, -100, top.encode(), OPEN_TREE_CLONE)
+told("a tree", tree)
+told("other users", libc.syscall(mount_setattr, tree, b"", AT_EMPTY_PATH, struct.pack("QQQQ", MOUNT_ATTR_IDMAP, 0, 0, users), ctypes.c_size_t(32)))
+os.close(tree); os.close(is_end)
+os.waitpid(child, 0)
+"#;
+
+#[test]
+fn what_asks_for_more_than_a_drive_has_is_refused_as_told() {
+    let machine = Machine::demo();
+    let told = tool(
+        "python3",
+        &[Path::new("-c"), Path::new(ASKS_FOR_MORE), &machine.dir()],
+    );
+    let expected = "swap EINVAL\nread True\nwrite True\nmount ENODEV\nall ENODEV\nfile done\na tree done\nother users EINVAL";
+    assert_eq!(told.stdout.trim(), expected);
+}

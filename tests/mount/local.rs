@@ -34,6 +34,16 @@ fn odd_calls_are_answered_as_on_a_local_disk() {
 }
 
 #[test]
+fn locks_handles_limits_and_every_kind_of_descriptor_are_as_on_a_local_disk() {
+    tells_the_same(include_str!("local/descriptors.py"));
+}
+
+#[test]
+fn programs_run_and_asynchronous_calls_are_answered_as_on_a_local_disk() {
+    tells_the_same(include_str!("local/kernel.py"));
+}
+
+#[test]
 fn attributes_that_are_too_many_or_make_no_sense_are_refused_as_on_a_local_disk() {
     tells_the_same(include_str!("local/attributes.py"));
 }

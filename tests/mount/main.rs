@@ -57,6 +57,7 @@ mod several;
 mod sparse;
 mod stop;
 mod suites;
+mod synchronous;
 mod tokens;
 mod tools;
 mod trees;

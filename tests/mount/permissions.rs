@@ -317,3 +317,32 @@ fn devices_and_set_id_programs_have_an_effect_only_where_the_mount_says_so() {
         assert_eq!(user.stdout.trim(), expected, "{options}");
     }
 }
+
+#[test]
+fn owners_and_modes_that_the_mount_says_are_shown_and_asked_and_hide_what_is_stored() {
+    let shown = format!("allow_other,uid={ONE},gid={TEAM},umask=027");
+    let mut machine = Machine::demo_with(&["-o", &shown]);
+    let file = machine.dir().join("file");
+    let made = machine.dir().join("made");
+    fs::write(&file, "x")
+        .and_then(|()| fs::write(&made, "x"))
+        .expect("write");
+    let told = |path: &Path| {
+        let told = fs::metadata(path).expect("stat");
+        (told.uid(), told.gid(), told.mode() & 0o7777)
+    };
+    own(&file, OTHER, OTHER, 0o4604);
+    assert_eq!(told(&file), (ONE, TEAM, 0o750));
+    // The one that is shown may do what an owner may; the one that is stored is as anybody of the group.
+    let changes =
+        "t(get, 'file'); t(os.chmod, 'file', 0o640); t(os.chown, 'file', 0, -1); t(put, 'new')";
+    let dir = machine.dir();
+    assert_eq!(by(OTHER, &[TEAM], &dir, changes), "ok EPERM EPERM EACCES");
+    assert_eq!(by(ONE, &[], &dir, changes), "ok ok EPERM ok");
+    assert_eq!(told(&file), (ONE, TEAM, 0o750));
+    machine.replace_arg("-o", "-o", "allow_other");
+    machine.restart();
+    assert_eq!(told(&file), (OTHER, OTHER, 0o640));
+    let of = |path: &Path| told(path).0;
+    assert_eq!((of(&dir.join("new")), of(&made)), (ONE, 0));
+}
