@@ -343,15 +343,14 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
         .iter()
         .map(|(seed, contents)| (*seed, returns(contents, &back)))
         .collect();
-    let cached = bytes_in(&machine.cache());
     assert!(
         commits >= COMMITS && came_back.values().all(|count| *count >= RETURNS),
         "{commits} commits; so many contents were evicted and read again, by seed: {came_back:?}"
     );
-    assert!(
-        (1..=6 << 20).contains(&cached),
-        "{cached} bytes in a cache of 6 MiB that is in use"
-    );
+    // What the last commits have just taken over may still go.
+    wait_until("a cache of 6 MiB in use has no more", ENDS, || {
+        (1..=6 << 20).contains(&bytes_in(&machine.cache()))
+    });
 }
 
 /// The contents that a daemon with such a log has evicted, in full or in part, and fetched from the node afterwards.
