@@ -43,6 +43,10 @@ pub(crate) struct How {
     pub exclusive: bool,
     pub truncate: bool,
     pub append: bool,
+    /// Past the kernel's pages, where there are any.
+    pub direct: bool,
+    /// Each write is durable when it returns.
+    pub durable: bool,
 }
 
 /// What `mknod` makes.

@@ -11,6 +11,8 @@ use super::pattern;
 
 /// A file up to this length is kept whole, so its bytes are data although nobody wrote them.
 const SMALL: u64 = 64 << 10;
+/// The kernel hands on at least so much of a copy at once.
+const AT_ONCE: u64 = 1 << 30;
 
 /// Texts over zeros. Invariant: pieces do not overlap and end by `size`; chunks of `data` begin
 /// before `size`, all others are holes.
@@ -23,6 +25,18 @@ pub(crate) struct Content {
     /// Chunks that room is kept for, and how far it goes.
     kept: BTreeSet<u64>,
     kept_end: u64,
+    pub(super) published: Published,
+}
+
+/// Whether a content is on the node as it is, as far as that is known.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Published {
+    /// Nobody knows.
+    #[default]
+    Open,
+    /// It will be when the commit that has begun is done.
+    Soon,
+    Done,
 }
 
 /// What is kept beside the charge of all that room: the run of a hole in between.
@@ -182,10 +196,16 @@ impl Content {
         bytes
     }
 
-    /// Whether nothing but zeros stands in `range`.
-    fn is_zero(&self, range: &Range<u64>) -> bool {
-        let mut below = self.pieces.range(..range.end);
-        range.is_empty() || !below.any(|(_, (end, _))| *end > range.start)
+    /// Becomes what `from` is, holes as holes.
+    pub(super) fn take_over(&mut self, from: &Self) {
+        self.size = from.size;
+        self.pieces.clone_from(&from.pieces);
+        self.data.clone_from(&from.data);
+    }
+
+    /// Whether it is on the node in chunks, which another file can take over by one call.
+    pub(super) fn is_shareable(&self) -> bool {
+        self.published == Published::Done && (SMALL + 1..=AT_ONCE).contains(&self.size)
     }
 
     /// Where something may be wrong that is worth reading: all of a short file; of a long one its
@@ -208,17 +228,17 @@ impl Content {
             .collect()
     }
 
-    /// Why `found` is no answer to `SEEK_DATA` or `SEEK_HOLE` at `offset`, if it is none.
-    pub(super) fn wrong_seek(&self, offset: u64, hole: bool, found: Option<u64>) -> Option<String> {
-        let wrong = match (found, hole) {
-            (None, _) if offset >= self.size => return None,
-            (None, true) => true,
-            (None, false) => !self.is_zero(&(offset..self.size)),
-            (Some(at), _) if at < offset || at > self.size || offset >= self.size => true,
-            (Some(at), false) => at == self.size || !self.is_zero(&(offset..at)),
-            (Some(at), true) => at < self.size && !self.is_zero(&(at..at + 1)),
+    /// What `SEEK_DATA` or `SEEK_HOLE` finds from `offset` on.
+    pub(super) fn seek(&self, offset: u64, hole: bool) -> Option<u64> {
+        if offset >= self.size {
+            return None;
+        }
+        let first = offset / CHUNK_SIZE;
+        let found = match hole {
+            true => (first..).find(|chunk| !self.data.contains(chunk)),
+            false => self.data.range(first..).next().copied(),
         };
-        wrong.then(|| format!("from {offset}, hole: {hole}, to {found:?} in {self:?}"))
+        Some((found? * CHUNK_SIZE).clamp(offset, self.size))
     }
 
     /// Bytes that are not in holes.

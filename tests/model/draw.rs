@@ -105,12 +105,23 @@ fn len() -> impl Strategy<Value = u32> {
 /// `create` and `exclusive`: in how many of ten.
 fn how(create: u8, exclusive: u8) -> impl Strategy<Value = How> {
     let drawn = (0..10_u8, 0..10_u8, 0..10_u8, 0..10_u8);
-    drawn.prop_map(move |(creates, excludes, truncate, append)| How {
-        create: creates < create,
-        exclusive: excludes < exclusive,
-        truncate: truncate < 2,
-        append: append < 2,
-    })
+    // Past the kernel's pages, durable at once.
+    let kind = prop_oneof![
+        16 => Just((false, false)),
+        2 => Just((true, false)),
+        1 => Just((false, true)),
+        1 => Just((true, true)),
+    ];
+    (drawn, kind).prop_map(
+        move |((creates, excludes, truncate, append), (direct, durable))| How {
+            create: creates < create,
+            exclusive: excludes < exclusive,
+            truncate: truncate < 2,
+            append: append < 2,
+            direct,
+            durable,
+        },
+    )
 }
 
 /// A slot: mostly one of `good`.
@@ -195,7 +206,15 @@ fn on_open_files<T: System>(reference: &Reference, open: &[usize]) -> BoxedStrat
         Allocation::Punch,
         Allocation::Punch,
     ]);
+    let copy = || copy::<T>(&with(Access::Write), &with(Access::Read));
+    // Hardly ever met by chance.
+    let pairs = reference.pairs_to_take_over();
+    let (often, take_over) = match pairs.is_empty() {
+        true => (1, copy().boxed()),
+        false => (15, select(pairs).prop_map(copy_of_all::<T>).boxed()),
+    };
     prop_oneof![
+        often => take_over,
         2 => any().prop_map(Call::Close),
         8 => (reader, offset::<T>(), len()).prop_map(|(at, offset, len)| Call::Read { at, offset, len }),
         20 => (writer(), offset::<T>(), len(), any_text())
@@ -206,11 +225,19 @@ fn on_open_files<T: System>(reference: &Reference, open: &[usize]) -> BoxedStrat
             .prop_map(|(at, offset, len, how)| Call::Allocate { at, offset, len, how }),
         3 => (any(), offset::<T>(), prop::bool::ANY)
             .prop_map(|(at, offset, hole)| Call::Seek { at, offset, hole }),
-        5 => copy::<T>(&with(Access::Write), &with(Access::Read)),
+        5 => copy(),
         3 => any().prop_map(Call::Sync),
         2 => any().prop_map(Call::StatOpen),
     ]
     .boxed()
+}
+
+fn copy_of_all<T: System>((from, to): (usize, usize)) -> Call {
+    Call::Copy {
+        from: (from, 0),
+        to: (to, 0),
+        len: T::LONGEST,
+    }
 }
 
 /// From a chunk to the same, and from anywhere to anywhere.

@@ -2,8 +2,8 @@
 
 use rustix::io::Errno;
 
-use super::call::{Access, Allocation, Call, How};
-use super::content::Content;
+use super::call::{Access, Allocation, Call, FILES, How};
+use super::content::{Content, Published};
 use super::node::{Body, Id, Stamp};
 use super::oracle::{Answer, Outcome, Reference};
 use super::scan::Scan;
@@ -14,6 +14,7 @@ pub(crate) struct Open {
     pub file: Id,
     pub access: Access,
     pub append: bool,
+    pub direct: bool,
 }
 
 impl Reference {
@@ -44,6 +45,7 @@ impl Reference {
             file,
             access,
             append: how.append,
+            direct: how.direct,
         });
         Ok(Answer::Done)
     }
@@ -99,12 +101,17 @@ impl Reference {
         if len == 0 {
             return Ok(Answer::Count(0));
         }
-        let offset = match (open.append, self.content(open.file)) {
-            (true, Some(content)) => content.size,
-            _ => offset,
-        };
+        let offset = self.landing(&open, offset);
         let write = |content: &mut Content, len| content.write(offset, len, text);
         self.put_what_fits(open.file, len, write)
+    }
+
+    /// Where a write at `offset` goes.
+    fn landing(&self, open: &Open, offset: u64) -> u64 {
+        match (open.append, self.content(open.file)) {
+            (true, Some(content)) => content.size,
+            _ => offset,
+        }
     }
 
     /// Makes the change of as many of `len` bytes as the quota has room for.
@@ -141,9 +148,42 @@ impl Reference {
         if len == 0 {
             return Ok(Answer::Count(0));
         }
+        if self.is_taken_over((source.file, from.1), (target.file, to.1), len) {
+            let changed = self.changed(target.file, |changed| changed.take_over(&content));
+            self.put(target.file, changed);
+            return Ok(Answer::Count(len));
+        }
         self.put_what_fits(target.file, len, |changed, len| {
             changed.copy(&content, &(from.1..from.1 + len), to.1);
         })
+    }
+
+    /// Whether a copy gives one file all that another has published, holes as holes, in place of all it had.
+    fn is_taken_over(&self, from: (Id, u64), to: (Id, u64), len: u64) -> bool {
+        let (Some(source), Some(target)) = (self.content(from.0), self.content(to.0)) else {
+            return false;
+        };
+        let are_named = [from.0, to.0].iter().all(|id| self.node(*id).nlink > 0);
+        let is_whole = (from.1, to.1) == (0, 0) && len >= source.size && target.size <= source.size;
+        let is_shared = from.0 != to.0 && are_named && is_whole && source.is_shareable();
+        is_shared && self.fits(to.0, source)
+    }
+
+    /// The open files, from and to, between which a copy of all takes holes over.
+    pub(super) fn pairs_to_take_over(&self) -> Vec<(usize, usize)> {
+        let is_one = |(from, to): &(usize, usize)| {
+            let (Ok(source), Ok(target)) = (self.open_file(*from), self.open_file(*to)) else {
+                return false;
+            };
+            let has_holes = |content: &Content| !content.is_data(&(0..content.size));
+            source.access != Access::Write
+                && target.access != Access::Read
+                && !target.append
+                && self.content(source.file).is_some_and(has_holes)
+                && self.is_taken_over((source.file, 0), (target.file, 0), u64::MAX)
+        };
+        let all = (0..FILES).flat_map(|from| (0..FILES).map(move |to| (from, to)));
+        all.filter(is_one).collect()
     }
 
     pub(super) fn resize_open(&mut self, at: usize, size: u64) -> Outcome {
@@ -202,18 +242,35 @@ impl Reference {
                 let range = *offset..offset + len;
                 content.is_none_or(|content| !content.is_open_what_punching_leaves(&range))
             }
-            // Holes of what is published stay holes; else they are zeros.
-            Call::Copy {
-                from: (at, offset),
-                len,
-                ..
+            Call::Copy { from, to, len } => self.is_copy_told(*from, *to, *len),
+            // Of one past its pages that is refused the kernel makes a truncation, which moves times.
+            Call::Write {
+                at, offset, len, ..
             } => {
-                let file = self.open_file(*at).map(|open| open.file);
-                let content = file.ok().and_then(|file| self.content(file));
-                content.is_none_or(|content| content.is_data(&(*offset..offset + len)))
+                let Some(open) = self.open_file(*at).ok().filter(|open| open.direct) else {
+                    return true;
+                };
+                let (at, len) = (self.landing(&open, *offset), u64::from(*len));
+                let changed = self.changed(open.file, |content| content.write(at, len, 0));
+                self.fits(open.file, &changed)
             }
             _ => true,
         }
+    }
+
+    /// Between equal places, holes of what is published stay holes; else they are zeros.
+    fn is_copy_told(&self, from: (usize, u64), to: (usize, u64), len: u64) -> bool {
+        let (Ok(source), Ok(target)) = (self.open_file(from.0), self.open_file(to.0)) else {
+            return true;
+        };
+        let Some(content) = self.content(source.file) else {
+            return true;
+        };
+        let are_orphans = [source.file, target.file].map(|id| self.node(id).nlink == 0);
+        from.1 != to.1
+            || are_orphans.contains(&true)
+            || content.is_data(&(from.1..from.1 + len))
+            || self.is_taken_over((source.file, from.1), (target.file, to.1), len)
     }
 
     /// Whether a call asks for room behind the end of a file.
@@ -234,7 +291,9 @@ impl Reference {
 
     pub(super) fn seek(&self, at: usize, offset: u64, hole: bool) -> Outcome {
         let open = self.open_file(at)?;
-        Ok(Answer::Place(open.file, offset, hole))
+        let content = self.content(open.file).ok_or(Errno::BADF)?;
+        let found = content.seek(offset, hole).ok_or(Errno::NXIO)?;
+        Ok(Answer::Offset(found))
     }
 
     /// The content of a file after a change.
@@ -250,7 +309,8 @@ impl Reference {
         self.node(file).nlink == 0 || self.has_room(before, content.charge())
     }
 
-    fn put(&mut self, file: Id, content: Content) {
+    fn put(&mut self, file: Id, mut content: Content) {
+        content.published = Published::Open;
         let now = Stamp::Step(self.now);
         let node = self.node_mut(file);
         node.body = Body::File(content);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
-use super::call::{Call, System};
+use super::call::{Call, Event, System};
 use super::check::Checked;
 use super::draw;
 use super::oracle::{Answer, Outcome, Reference};
@@ -33,9 +33,10 @@ impl std::fmt::Debug for State {
 
 impl State {
     fn new<T: System>(quota: u64) -> Self {
+        let begins = T::EVENTS.iter().any(|(_, event)| *event == Event::Cut);
         Self {
             quota,
-            reference: Reference::new(T::room(quota)),
+            reference: Reference::new(T::room(quota), begins),
             outcome: Ok(Answer::Done),
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rustix::io::Errno;
 
 use super::call::{Call, Event, FILES, SCANS};
-use super::content::Content;
+use super::content::{Content, Published};
 use super::files::Open;
 use super::node::{Body, Id, Node, Stamp};
 use super::scan::Scan;
@@ -21,10 +21,10 @@ pub(crate) type Outcome = Result<Answer, Errno>;
 pub(crate) enum Answer {
     Done,
     Count(u64),
+    /// Where data or a hole begins.
+    Offset(u64),
     /// What that file has there.
     Content(Id, u64, u64),
-    /// Data or a hole of that file, from an offset.
-    Place(Id, u64, bool),
     Attr(Id),
     /// A symlink's target of that length.
     Target(u16),
@@ -50,11 +50,13 @@ pub(crate) struct Reference {
     next: Id,
     /// Bytes that [`Reference::used`] may come to by growth.
     room: u64,
+    /// A commit begins by an event of its own; else [`Event::Settle`] publishes what is there then.
+    begins: bool,
 }
 
 impl Reference {
     /// Nothing but an empty directory, with room for so many bytes in it.
-    pub(super) fn new(room: u64) -> Self {
+    pub(super) fn new(room: u64, begins: bool) -> Self {
         let root = Node::new(Body::Directory(BTreeMap::new()), 0o755, 0);
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
@@ -63,6 +65,7 @@ impl Reference {
             now: 0,
             next: ROOT + 1,
             room,
+            begins,
         }
     }
 
@@ -132,8 +135,27 @@ impl Reference {
                     let all = self.nodes.values_mut();
                     all.for_each(|node| node.atime = Stamp::Lost);
                 }
+                self.publish(*event);
                 Ok(Answer::Done)
             }
+        }
+    }
+
+    /// What is known of the node after `event`.
+    fn publish(&mut self, event: Event) {
+        use Published::{Done, Open, Soon};
+        let begins = self.begins;
+        for node in self.nodes.values_mut() {
+            let Body::File(content) = &mut node.body else {
+                continue;
+            };
+            content.published = match (event, content.published) {
+                (Event::Cut, Open | Soon) => Soon,
+                (Event::Settle, Soon) | (Event::Move, _) => Done,
+                (Event::Settle, _) if !begins => Done,
+                (Event::GiveUp | Event::Restart, Soon) => Open,
+                (_, known) => known,
+            };
         }
     }
 

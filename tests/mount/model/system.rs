@@ -41,6 +41,8 @@ pub(super) trait Pace: 'static {
     const QUOTAS: &'static [u64] = &[QUOTA];
     /// As drives are mounted that nobody says anything of.
     const MOVES_ATIMES: bool = true;
+    /// Commits come beside the calls alone, so they can be counted.
+    const COMMITS_BESIDE: bool = false;
     /// With the cache goes what the kernel knows of names, on all of this machine.
     const FORGETS_NAMES: bool = true;
     const EVENTS: &'static [(u32, Event)] = &[
@@ -65,6 +67,7 @@ pub(super) struct Busy;
 
 impl Pace for Busy {
     const ARGUMENTS: &'static [&'static str] = Restless::ARGUMENTS;
+    const COMMITS_BESIDE: bool = true;
     const EVENTS: &'static [(u32, Event)] = &[(5, Event::Save), (8, Event::Evict)];
     const FORGETS_NAMES: bool = false;
 }
@@ -74,6 +77,7 @@ pub(super) struct Tight;
 
 impl Pace for Tight {
     const ARGUMENTS: &'static [&'static str] = Busy::ARGUMENTS;
+    const COMMITS_BESIDE: bool = Busy::COMMITS_BESIDE;
     const EVENTS: &'static [(u32, Event)] = Busy::EVENTS;
     const QUOTAS: &'static [u64] = &[3 << 20, 300_000, 200_000, 125_000];
     const FORGETS_NAMES: bool = Busy::FORGETS_NAMES;
@@ -108,6 +112,11 @@ thread_local! {
 /// Does something with this thread's machine.
 fn with_machine<T>(act: impl FnOnce(&mut Machine) -> T) -> T {
     MACHINE.with_borrow_mut(|machine| act(machine.as_mut().expect("a machine")))
+}
+
+/// How often this thread's machine has committed.
+pub(super) fn commits() -> u64 {
+    with_machine(|machine| machine.commits("1"))
 }
 
 /// Ends this thread's machine.
@@ -430,6 +439,9 @@ impl<P: Pace> Mount<P> {
         flags.set(OFlags::EXCL, how.create && how.exclusive);
         flags.set(OFlags::TRUNC, how.truncate);
         flags.set(OFlags::APPEND, how.append);
+        // A folder has no pages to go past, here as elsewhere.
+        flags.set(OFlags::DIRECT, how.direct && !path.is_dir());
+        flags.set(OFlags::DSYNC, how.durable);
         let mode = Mode::from_raw_mode(0o644);
         let file = File::from(sys::open(path, flags | OFlags::NOFOLLOW, mode)?);
         if FileType::from_raw_mode(sys::fstat(&file)?.st_mode) == FileType::Directory {
