@@ -9,11 +9,12 @@ use crate::harness::Machine;
 
 #[track_caller]
 fn tells_the_same(program: &str) {
+    let program = [include_str!("local/begin.py"), program].concat();
     let machine = Machine::demo();
     let [here, there] = [machine.scratch(), machine.dir()].map(|folder| {
         let folder = folder.join("folder");
         fs::create_dir(&folder).expect("mkdir");
-        let told = tool("python3", &[Path::new("-c"), Path::new(program), &folder]);
+        let told = tool("python3", &[Path::new("-c"), Path::new(&program), &folder]);
         told.stdout
     });
     assert!(here.lines().count() > 50, "{here}");

@@ -1,7 +1,4 @@
-# What a program is answered about extended attributes that make no sense, or are too many. Argument: an empty folder.
-import ctypes, errno, os, sys
-top = sys.argv[1]
-libc = ctypes.CDLL(None, use_errno=True)
+# What a program is answered about extended attributes that make no sense, or are too many.
 def call(name, *args):
     answer = getattr(libc, name)(*args)
     return answer if answer >= 0 else errno.errorcode[ctypes.get_errno()]

@@ -1,17 +1,7 @@
-# What a program is answered that calls in odd ways. Argument: an empty folder.
-import ctypes, errno, fcntl, os, signal, struct, sys
-top = sys.argv[1]
-libc = ctypes.CDLL(None, use_errno=True)
-def told(what, call, *args, **named):
-    try:
-        print(what, call(*args, **named))
-    except OSError as why:
-        print(what, errno.errorcode[why.errno])
+# What a program is answered that calls in odd ways.
 def allocate(fd, mode, offset, length):
     if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)) != 0:
         raise OSError(ctypes.get_errno(), "")
-def path(name):
-    return os.path.join(top, name)
 
 open(path("file"), "w").write("0123456789")
 os.mkdir(path("folder")); os.mkdir(path("other")); os.mkfifo(path("fifo")); os.symlink("loop", path("loop"))

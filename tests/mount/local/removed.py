@@ -1,12 +1,4 @@
-# What a program sees of directories and nodes that were removed while it holds them. Argument: an empty folder.
-import ctypes, errno, fcntl, os, socket, stat, sys
-top = sys.argv[1]
-libc = ctypes.CDLL(None, use_errno=True)
-def told(what, call, *args, **named):
-    try:
-        print(what, call(*args, **named))
-    except OSError as why:
-        print(what, errno.errorcode[why.errno])
+# What a program sees of directories and nodes that were removed while it holds them.
 def raw_listing(fd):
     SYS_getdents64 = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
     if libc.syscall(SYS_getdents64, fd, ctypes.create_string_buffer(4096), 4096) < 0:
