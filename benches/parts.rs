@@ -12,7 +12,7 @@ use cid::Cid;
 use criterion::{Criterion, criterion_group, criterion_main};
 use pxfs::cache::Cache;
 use pxfs::clock::SystemClock;
-use pxfs::fs::{Allowance, Caller, ChainTime, Drive, Volume, VolumeOptions};
+use pxfs::fs::{Allowance, Caller, ChainTime, Drive, Limits, Volume, VolumeOptions};
 use pxfs::journal::{MemoryDisk, Without};
 use pxfs::pack::entry::{Attr, Entry, Inode, Kind, TreeKind};
 use pxfs::pack::holes::Holes;
@@ -38,6 +38,7 @@ fn drive() -> (Drive, Ino) {
         journal_cache_bytes: 32 << 20,
         owner: (0, 0),
         without: Without::default(),
+        limits: Limits::default(),
     };
     let volume = Volume::open(
         Arc::new(MemoryDisk::default()),

@@ -69,6 +69,8 @@ pub(crate) struct Body {
     recorded: Option<u64>,
     /// Differs from the journal.
     pub(crate) unsaved: bool,
+    /// A commit lets go of what it has published of it, and nothing was changed since it was cut.
+    settling: bool,
     /// The charge of what the journal holds.
     saved_charge: u64,
 }
@@ -208,6 +210,12 @@ impl Body {
                 .staged
                 .iter()
                 .all(|(index, staged)| whole(*index, staged))
+    }
+
+    /// Whether all that is staged is as a commit held it, with the chunks at these versions.
+    pub(crate) fn is_clean(&self, chunk_version: impl Fn(u64) -> Option<u64>) -> bool {
+        let mut staged = self.staged.iter();
+        staged.all(|(index, staged)| chunk_version(*index) == Some(staged.version))
     }
 
     /// What of chunk `index` is staged, and the version of its last change.

@@ -38,8 +38,6 @@ pub(super) const STEP: Duration = Duration::from_millis(250);
 /// Free bytes of the disk that the journal is never to miss while the cache has some.
 const KEPT_ROOM: u64 = 128 << 20;
 
-/// Records of an unlinked file that are removed at a time.
-const PURGED: usize = 1024;
 /// How long access times stay in memory alone.
 const ACCESSES: Duration = Duration::from_secs(60);
 
@@ -483,7 +481,8 @@ impl Volume {
             batch.remove(key::chunk(ino, *index));
         }
         let unpublished = saved.content.version != saved.content.published;
-        if unpublished {
+        // What is being settled, and was not changed since the cut, has its mark until all of it is.
+        if unpublished && !saved.is_settling {
             batch.mark(key::dirty_inode(ino));
         }
         batch.charge(saved.charge_delta);
@@ -525,7 +524,7 @@ impl Volume {
     /// Removes the records of an unlinked file, and lets go of its stage file.
     pub(super) fn purge(&self, ino: Ino, stages: Vec<u64>) -> Result<(), FsError> {
         if self.journal.get(&key::orphan(ino))?.is_some() {
-            return self.purge_in(ino, stages, PURGED);
+            return self.purge_in(ino, stages, self.limits.chunks);
         }
         // They went with its name.
         if stages.is_empty() {

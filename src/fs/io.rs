@@ -9,6 +9,7 @@ use super::files::File;
 use super::volume::{Volume, lock};
 use super::{FsError, Want};
 use crate::journal::StageFile;
+use crate::journal::record::Base;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
 
@@ -44,9 +45,7 @@ impl Volume {
                 (Source::Stage, Some(stage), _) => stage.read_at(part, range.start)?,
                 (Source::Base, _, Some(base)) => {
                     let (cid, size) = (base.cid.0, base.size);
-                    let is_here = self.cache.read(&cid, size, range.start, part)
-                        || self.read_adopted(&cid, size, range.start, part);
-                    if !is_here {
+                    if !self.read_here(base, range.start, part) {
                         return Err(FsError::NotLocal(Box::new(Want::Content {
                             slot: 0,
                             ino: file.ino,
@@ -61,6 +60,12 @@ impl Volume {
             }
         }
         Ok(buffer)
+    }
+
+    /// Reads a part of what is published where it is on this machine; false where it is not.
+    pub(super) fn read_here(&self, base: &Base, offset: u64, part: &mut [u8]) -> bool {
+        let (cid, size) = (base.cid.0, base.size);
+        self.cache.read(&cid, size, offset, part) || self.read_adopted(&cid, size, offset, part)
     }
 
     /// Reads a part of a content that was published just now, and lies in a stage file until the cache takes it over;
@@ -235,6 +240,8 @@ impl Volume {
     ) -> Result<(), FsError> {
         let len = data.len() as u64;
         self.keep_for_cut(stage, offset, len)?;
+        // From here on it may be another content than what was published of it.
+        lock(&self.adoptions).remove(stage.number());
         if let Err(error) = stage.write_at(data, offset) {
             // A part of it may have taken the place of bytes that the body names.
             body.disturbed(offset, len, version);

@@ -1,6 +1,7 @@
 //! Names that go: unlink and rmdir. Never growth; open files live on without a name.
 //!
-//! Invariant: nobody's content is waited for, so a name goes while somebody writes below it. A regular file that has no
+//! Invariant: nobody's content is waited for or loaded while the names are locked, so a name goes while somebody
+//! writes below it, however large it is. A regular file that has no
 //! name any more is charged nothing from here on, and lives on until the kernel, too, has let go of it, since whoever
 //! has found it by name is about to call on it: in memory alone, or, where somebody has it open, with its records.
 
@@ -18,61 +19,53 @@ use crate::pack::charge;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
 
-/// Staged chunks whose records go at once with a file's last name. Those of a file with more go as
-/// where somebody has it open, when the kernel has let go of it.
-const MOST_CHUNKS: usize = 1024;
-
-/// A regular file that is about to lose a name. It is loaded before the names are locked: of a large one that may
-/// take long.
-pub(super) struct Loaded<'a> {
+/// What a name that is to go stands for, as it was found before the names were locked: a regular file that goes with
+/// it is in use since then, so that nothing of it is loaded while others wait for the names. Let go of when they are
+/// not locked.
+pub(super) struct Going<'a> {
     volume: &'a Volume,
-    file: Option<FileRef>,
+    /// The inode, and whether it is such a file.
+    found: Option<(u64, bool)>,
+    pub(super) held: Option<FileRef>,
 }
 
-impl Loaded<'_> {
-    /// Loads nothing.
-    fn none(volume: &Volume) -> Loaded<'_> {
-        Loaded { volume, file: None }
-    }
-
-    /// What was loaded, if that is `ino`.
-    fn take(&mut self, ino: Ino) -> Option<FileRef> {
-        self.file.take_if(|file| file.ino == ino)
-    }
-}
-
-impl Drop for Loaded<'_> {
+impl Drop for Going<'_> {
     fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.volume.leave(file);
+        if let Some(held) = self.held.take() {
+            self.volume.leave(held);
         }
+    }
+}
+
+impl Going<'_> {
+    /// Whether the name stands for the same, with the names locked.
+    pub(super) fn is_still(&self, entry: &Entry) -> Result<bool, FsError> {
+        Ok(self.found == Some(self.volume.last_of(entry)?))
     }
 }
 
 impl Volume {
-    /// What `name` leads to, for [`Volume::drop_name`]. Where that fails, what is called next does too, or needs it not.
-    pub(super) fn load_named(&self, dir: Ino, name: &[u8]) -> Loaded<'_> {
-        let entry = self.entry_to_change(dir, name).ok().flatten();
-        let file = entry.filter(|entry| entry.kind == Kind::File as u8);
-        Loaded {
-            volume: self,
-            file: file.and_then(|entry| self.hold(Ino(entry.ino)).ok()),
-        }
-    }
-
     /// Removes the name `name` of anything but a directory.
     pub(super) fn unlink(&self, dir: Ino, name: &[u8]) -> Result<(), FsError> {
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        let mut loaded = self.load_named(dir, name);
-        let names = self.lock_names();
+        let mut going;
+        let (names, entry) = loop {
+            going = self.going(dir, name)?;
+            let names = self.lock_names();
+            let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
+            // It may have become another's meanwhile, or its last one.
+            if going.is_still(&entry)? {
+                break (names, entry);
+            }
+        };
         let mut parent = self.inode(dir)?;
-        let entry = self.entry_to_change(dir, name)?.ok_or(FsError::NotFound)?;
         if Kind::from_number(entry.kind)? == Kind::Directory {
             return Err(FsError::IsDirectory);
         }
         let (mut batch, mut booked) = (Batch::default(), self.booking());
-        let unlinked = self.drop_name(&mut batch, &mut booked, (dir, name), &entry, &mut loaded)?;
+        let held = &mut going.held;
+        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry, held)?;
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
         self.end_removal(names, batch, booked, unlinked)
     }
@@ -89,8 +82,8 @@ impl Volume {
         }
         self.check_empty(Ino(entry.ino))?;
         let (mut batch, mut booked) = (Batch::default(), self.booking());
-        let mut none = Loaded::none(self);
-        let unlinked = self.drop_name(&mut batch, &mut booked, (dir, name), &entry, &mut none)?;
+        let held = &mut None;
+        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry, held)?;
         parent.nlink = parent.nlink.saturating_sub(1);
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
         self.end_removal(names, batch, booked, unlinked)
@@ -114,15 +107,42 @@ impl Volume {
         }
     }
 
-    /// Removes the records of a name and, with the last one, of its inode; books what gets free, but for what
-    /// [`Volume::end_removal`] does, which comes next.
+    /// What the name `name` of `dir` stands for, before it goes. To be called with the names not locked.
+    pub(super) fn going(&self, dir: Ino, name: &[u8]) -> Result<Going<'_>, FsError> {
+        let entry = self.entry_to_change(dir, name)?;
+        let found = entry.map(|entry| self.last_of(&entry)).transpose()?;
+        // What cannot be loaded can be removed all the same.
+        let held = found
+            .filter(|(_, goes)| *goes)
+            .and_then(|(ino, _)| self.hold(Ino(ino)).ok());
+        Ok(Going {
+            volume: self,
+            found,
+            held,
+        })
+    }
+
+    /// The inode of an entry, and whether it is a regular file without another name.
+    fn last_of(&self, entry: &Entry) -> Result<(u64, bool), FsError> {
+        let is_file = Kind::from_number(entry.kind)? == Kind::File;
+        // One that is gone has become another's: that is seen with the names locked.
+        let goes = || {
+            self.inode(Ino(entry.ino))
+                .is_ok_and(|inode| inode.nlink <= 1)
+        };
+        Ok((entry.ino, is_file && goes()))
+    }
+
+    /// Removes the records of a name and, with the last one, of its inode, which is `held` where it is a regular file;
+    /// books what gets free, but for what [`Volume::end_removal`] does, which comes next.
     pub(super) fn drop_name(
         &self,
         batch: &mut Batch,
         booked: &mut Booking<'_>,
-        (dir, name): (Ino, &[u8]),
+        dir: Ino,
+        name: &[u8],
         entry: &Entry,
-        loaded: &mut Loaded<'_>,
+        held: &mut Option<FileRef>,
     ) -> Result<Option<FileRef>, FsError> {
         let ino = Ino(entry.ino);
         let mut inode = self.inode(ino)?;
@@ -142,7 +162,7 @@ impl Volume {
                 batch.remove(key::directory(ino));
             }
             batch.count_inodes(-1);
-            unlinked = self.drop_inode(batch, booked, ino, &inode, loaded)?;
+            unlinked = self.drop_inode(batch, booked, ino, &inode, held)?;
         }
         batch.charge(-freed);
         booked.adjust(-freed);
@@ -192,7 +212,7 @@ impl Volume {
         booked: &mut Booking<'_>,
         ino: Ino,
         inode: &Inode,
-        loaded: &mut Loaded<'_>,
+        held: &mut Option<FileRef>,
     ) -> Result<Option<FileRef>, FsError> {
         if inode.hard {
             // Its row of the inode table goes with the next commit.
@@ -205,10 +225,10 @@ impl Volume {
             batch.remove(key::inode(ino));
             return Ok(None);
         }
-        let loaded = loaded.take(ino).map_or_else(|| self.hold(ino), Ok);
         let unlinked = self.files.unlinked(ino);
-        if let Ok(loaded) = loaded {
-            self.leave(loaded);
+        // Its content is not waited for: it has this one user more.
+        if let Some(held) = held.take() {
+            self.leave(held);
         }
         let stays = |held: &FileRef| self.files.is_shared(ino) || self.has_many_chunks(held);
         if unlinked.as_ref().is_some_and(stays) {
@@ -216,8 +236,7 @@ impl Volume {
             batch.set(key::orphan(ino));
             return Ok(unlinked);
         }
-        // Nobody but the kernel holds it, if that: its records go, and what it was is in memory. What cannot be
-        // loaded can be removed all the same.
+        // Nobody but the kernel holds it, if that: its records go, and what it was is in memory.
         let dropped = self.journal.record::<Content>(&key::content(ino));
         let dropped = dropped.map_err(FsError::from).and_then(|content| {
             content.map_or(Ok(()), |content| {
@@ -243,15 +262,17 @@ impl Volume {
         Ok(unlinked)
     }
 
-    /// Whether more of the file is staged than may be removed at once.
+    /// Whether more of the file is staged than may be removed at once: then its records go as where somebody has it
+    /// open, when the kernel has let go of it.
     fn has_many_chunks(&self, file: &FileRef) -> bool {
+        let most = self.limits.chunks;
         // What cannot be read is told by who removes it.
         let staged = || {
             let chunks = key::chunks(file.ino);
-            self.journal.scan(&chunks, None, MOST_CHUNKS + 1)
+            self.journal.scan(&chunks, None, most + 1)
         };
-        file.look().size > MOST_CHUNKS as u64 * CHUNK_SIZE
-            && staged().is_ok_and(|staged| staged.len() > MOST_CHUNKS)
+        file.look().size > most as u64 * CHUNK_SIZE
+            && staged().is_ok_and(|staged| staged.len() > most)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 
 use super::climb::climb;
 use super::create::{check_name, touch_directory};
-use super::remove::Loaded;
+use super::files::FileRef;
 use super::volume::{Volume, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Cookie, Entry, Inode};
@@ -43,17 +43,24 @@ impl Volume {
         }
         self.quota().check_change()?;
         self.journal.wait_for_room()?;
-        let (names, from, target, loaded) = loop {
+        let replaces = flags == 0;
+        let mut going;
+        let (names, from, target) = loop {
             let saved =
                 self.save_before_replacing((dir, name), (to, to_name), flags & EXCHANGE != 0)?;
-            let loaded = self.load_named(to, to_name);
+            let looked = replaces.then(|| self.going(to, to_name));
+            going = looked.transpose()?;
             let names = self.lock_names();
             let from = self.end(dir, name)?.ok_or(FsError::NotFound)?;
             let target = self.end(to, to_name)?;
             // Somebody may have given the names to other files meanwhile.
             let found = target.as_ref().map(|to| (from.entry.ino, to.entry.ino));
-            if found.is_none() || found == saved {
-                break (names, from, target, loaded);
+            let is_still = match (&going, &target) {
+                (Some(going), Some(target)) => going.is_still(&target.entry)?,
+                _ => true,
+            };
+            if found.is_none() || (found == saved && is_still) {
+                break (names, from, target);
             }
         };
         if from.kind == Kind::Directory {
@@ -61,7 +68,7 @@ impl Volume {
         }
         match target {
             None if flags & EXCHANGE != 0 => Err(FsError::NotFound),
-            None => self.move_name(names, &from, to, to_name, None, loaded),
+            None => self.move_name(names, &from, (to, to_name), None, &mut None),
             Some(_) if flags & NO_REPLACE != 0 => Err(FsError::Exists),
             Some(target) if target.entry.ino == from.entry.ino => Ok(()),
             Some(target) if flags & EXCHANGE != 0 => self.exchange(&from, &target),
@@ -72,7 +79,9 @@ impl Volume {
                     (true, true) => self.check_empty(Ino(target.entry.ino))?,
                     (false, false) => {}
                 }
-                self.move_name(names, &from, to, to_name, Some(&target), loaded)
+                let none = &mut None;
+                let held = going.as_mut().map_or(none, |going| &mut going.held);
+                self.move_name(names, &from, (to, to_name), Some(&target), held)
             }
         }
     }
@@ -131,10 +140,9 @@ impl Volume {
         &self,
         names: MutexGuard<'_, ()>,
         from: &End,
-        to: Ino,
-        to_name: &[u8],
+        (to, to_name): (Ino, &[u8]),
         replaced: Option<&End>,
-        mut loaded: Loaded<'_>,
+        held: &mut Option<FileRef>,
     ) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
         let ino = Ino(from.entry.ino);
@@ -148,7 +156,7 @@ impl Volume {
         let unlinked = match replaced {
             Some(End {
                 dir, name, entry, ..
-            }) => self.drop_name(&mut batch, &mut booked, (*dir, name), entry, &mut loaded)?,
+            }) => self.drop_name(&mut batch, &mut booked, *dir, name, entry, held)?,
             None => None,
         };
         self.take_name(&mut batch, from.dir, from.name, &from.entry);

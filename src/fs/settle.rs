@@ -4,7 +4,9 @@
 //! crash in between publishes some of it once more, and loses nothing.
 
 use super::FsError;
-use super::cut::{Built, Changes, Cut};
+use super::body::Body;
+use super::cut::{Built, Changes, Cut, CutFile};
+use super::files::File;
 use super::volume::{Volume, lock};
 use crate::journal::record::{Base, CidBytes, Directory, Tree};
 use crate::journal::{Barrier, Batch, key};
@@ -88,59 +90,84 @@ fn settle_directory(volume: &Volume, dir: Ino, tree: Tree) -> Result<(), FsError
 
 /// True when nothing of the file is left to publish, or a later change has marked it anew.
 fn settle_file(cut: &Cut, ino: Ino, content: &Child) -> Result<bool, FsError> {
-    let volume = cut.volume();
     let file = cut.file(ino)?;
-    let then = file.content();
-    let held = match volume.hold(ino) {
+    let held = match cut.volume().hold(ino) {
         Ok(held) => held,
         Err(FsError::NotFound) => return Ok(true), // removed since
         Err(error) => return Err(error),
     };
-    let settled = {
+    let settled = settle_held(cut, &held, &file, content);
+    cut.volume().leave(held);
+    settled
+}
+
+/// First the base, then the chunks that it has, so many at a time: each step is saved as a whole, and between two of
+/// them the content is the same. Its mark stays until the last: a start knows its stage file by that.
+fn settle_held(cut: &Cut, held: &File, file: &CutFile, content: &Child) -> Result<bool, FsError> {
+    let (volume, then) = (cut.volume(), file.content());
+    let chunk_version = |index: u64| file.chunks.get(&index).map(|chunk| chunk.version);
+    let drop_clean = |body: &mut Body, from: u64| {
+        body.drop_clean(then.version, chunk_version, from, volume.limits.chunks)
+    };
+    let note_unsaved = || {
+        lock(&volume.unsaved).insert(file.ino);
+    };
+    let (mut next, cuts) = {
         let mut body = held.body_mut();
         let uncut = body.cuts == then.cuts;
         let valid = if uncut {
             Some(file.size)
         } else {
-            cut.lowest(ino, body.cuts.wrapping_sub(then.cuts))
+            cut.lowest(file.ino, body.cuts.wrapping_sub(then.cuts))
                 .map(|low| low.min(file.size))
         };
         // Nothing of it lies below a file that was cut to nothing since, and nobody knows how much
         // does of one that was cut while the cut was being made: what the file has stays as it is,
         // and the next commit publishes it.
-        match valid.filter(|&valid| uncut || valid > 0) {
-            None => false,
-            Some(valid) => {
-                if let Some(bytes) = &file.inline {
-                    volume.cache.fill(&content.cid, file.size, 0, bytes);
-                }
-                let base = Base {
-                    cid: CidBytes(content.cid),
-                    size: file.size,
-                    valid,
-                    tsize: content.tsize,
-                    damaged: content.damaged,
-                };
-                // From here on the journal has less than is known: what a power cut brings back is the old base.
-                lock(&volume.unsaved).insert(ino);
-                let whole = body.is_wholly_staged() && uncut && body.size == file.size;
-                let whole = whole.then(|| body.stage.clone()).flatten();
-                body.settle(base, then.version, |index| {
-                    file.chunks.get(&index).map(|chunk| chunk.version)
-                });
-                if let (Some(stage), None) = (whole, &body.stage) {
-                    lock(&volume.adoptions).insert(stage.number(), (content.cid, file.size));
-                }
-                true
-            }
+        let Some(valid) = valid.filter(|&valid| uncut || valid > 0) else {
+            // One that was emptied since is to be published once more anyway.
+            return Ok(false);
+        };
+        if let Some(bytes) = &file.inline {
+            volume.cache.fill(&content.cid, file.size, 0, bytes);
         }
+        let base = Base {
+            cid: CidBytes(content.cid),
+            size: file.size,
+            valid,
+            tsize: content.tsize,
+            damaged: content.damaged,
+        };
+        let whole = uncut && body.size == file.size && body.is_wholly_staged();
+        let mut next = None;
+        // From here on the journal has less than is known: what a power cut brings back is the old base.
+        note_unsaved();
+        if body.settle(base, then.version) {
+            // It is read from there until the cache has it: also what is clean, while the rest is not yet.
+            if let Some(stage) = body.stage.as_ref().filter(|_| whole)
+                && body.is_clean(chunk_version)
+            {
+                lock(&volume.adoptions).insert(stage.number(), (content.cid, file.size));
+            }
+            next = drop_clean(&mut body, 0);
+        }
+        (next, body.cuts)
     };
-    // One that was emptied since is to be published once more anyway.
-    let result = if settled {
-        volume.save_unless_rewritten(&held)
-    } else {
-        Ok(false)
-    };
-    volume.leave(held);
-    result
+    loop {
+        if !volume.save_unless_rewritten(held)? {
+            return Ok(false);
+        }
+        let Some(from) = next else {
+            return Ok(true);
+        };
+        volume.journal.wait_for_calm()?;
+        cut.note_step();
+        let mut body = held.body_mut();
+        // One that was cut since, or has another base, goes on as it is: that has marked it anew.
+        note_unsaved();
+        next = match body.cuts == cuts {
+            true => drop_clean(&mut body, from),
+            false => None,
+        };
+    }
 }

@@ -20,6 +20,7 @@ use super::FsError;
 use super::cut::ActiveCut;
 use super::emptied::Emptied;
 use super::files::{File, FileRef, Files, Left};
+use super::limits::Limits;
 use super::places::Places;
 use super::quota::{Access, Allowance, Quota};
 use super::removed::Removed;
@@ -52,6 +53,8 @@ pub struct VolumeOptions {
     pub owner: (u32, u32),
     /// What is left out, for tests: nothing.
     pub without: Without,
+    /// How much of one file is dealt with at a time.
+    pub limits: Limits,
 }
 
 /// When a volume was changed, by [`Clock::boottime`]; `None` when nothing is unpublished.
@@ -69,6 +72,7 @@ pub struct Volume {
     pub(super) journal: Journal,
     pub(super) stage: Stage,
     pub(super) without: Without,
+    pub(super) limits: Limits,
     pub(super) cache: Arc<Cache>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) files: Files,
@@ -157,6 +161,7 @@ impl Volume {
             key: options.key,
             stage,
             without: options.without,
+            limits: options.limits,
             cache,
             clock,
             files: Files::default(),

@@ -34,6 +34,9 @@ use unlogged::Unlogged;
 const MAX_OPS: usize = 20_000;
 const MAX_BYTES: usize = 32 << 20;
 
+/// Records of a batch that count as one more operation: a change of names has less, a save of a large file thousands.
+const RECORDS: usize = 16;
+
 /// Operations and bytes in the overlay, and bytes of the log, beyond which a commit in the background is due.
 const DUE_OPS: usize = 4_000;
 const DUE_BYTES: usize = 8 << 20;
@@ -134,6 +137,9 @@ pub struct Journal {
     /// How many records one scan has given at most.
     #[cfg(test)]
     pub(crate) longest_scan: std::sync::atomic::AtomicUsize,
+    /// How many records one batch had at most.
+    #[cfg(test)]
+    pub(crate) longest_batch: std::sync::atomic::AtomicUsize,
 }
 
 impl Journal {
@@ -238,6 +244,8 @@ impl Journal {
             much: Condvar::new(),
             #[cfg(test)]
             longest_scan: std::sync::atomic::AtomicUsize::new(0),
+            #[cfg(test)]
+            longest_batch: std::sync::atomic::AtomicUsize::new(0),
         };
         let is_read_whole = journal.file.is_marked() && !journal.file.is_trusted();
         if end.is_some() || is_read_whole {
@@ -316,6 +324,9 @@ impl Journal {
     /// # Errors
     /// The first error of a failed commit.
     pub(crate) fn apply(&self, batch: Batch) -> Result<(), JournalError> {
+        let records = batch.puts.len();
+        #[cfg(test)]
+        self.longest_batch.fetch_max(records, Ordering::Relaxed);
         let mut state = self.lock();
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
@@ -337,8 +348,8 @@ impl Journal {
         counters.used_bytes = counters.used_bytes.saturating_add_signed(batch.used_delta);
         counters.inodes = counters.inodes.saturating_add_signed(batch.inodes_delta);
         state.applied += 1;
-        state.active.ops += 1;
-        if state.active.ops == DUE_OPS || state.active.bytes >= DUE_BYTES {
+        state.active.ops += 1 + records / RECORDS;
+        if state.active.is_due() {
             self.due.notify_one();
         }
         if state.unlogged.is_much() {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 
 use super::ground::Ground;
-use crate::fs::{Volume, VolumeOptions};
+use crate::fs::{Limits, Volume, VolumeOptions};
 use crate::journal::FolderDisk;
 use crate::types::VolumeKey;
 
@@ -85,6 +85,7 @@ pub(super) async fn open(
             rustix::process::getegid().as_raw(),
         ),
         without: super::fault::without()?,
+        limits: Limits::default(),
     };
     let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {

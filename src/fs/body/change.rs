@@ -166,15 +166,9 @@ impl Body {
         self.changed(version);
     }
 
-    /// Takes a published base: the commit held the content of `version`, as it was after `cuts`
-    /// cuts, with the chunks at these versions. What was changed since stays staged.
-    pub(crate) fn settle(
-        &mut self,
-        base: Base,
-        version: u64,
-        chunk_version: impl Fn(u64) -> Option<u64>,
-    ) {
-        self.published = version;
+    /// Takes a published base: the commit held the content of `version`. What is staged stays so, which changes
+    /// nothing of what it reads as: see [`Body::drop_clean`]. False where nothing of it is below this content.
+    pub(crate) fn settle(&mut self, base: Base, version: u64) -> bool {
         self.unsaved = true;
         let unchanged = self.version == version;
         // What is empty goes on as a new file does: what is written to it next may be small.
@@ -182,20 +176,42 @@ impl Body {
             self.inline = None;
         }
         if self.inline.is_some() && !unchanged {
-            return;
+            self.published = version;
+            return false;
         }
         self.base = Some(base);
-        let clean: Vec<u64> = self
+        true
+    }
+
+    /// After [`Body::settle`]: lets go of up to `most` of the staged chunks from `from` on that are as the commit of
+    /// `version` held them, with the chunks at these versions, so that the base has them. Gives the one to go on
+    /// with, while there is more; the content counts as published when there is not. A crash between two of these
+    /// steps finds what a step before left: each chunk staged, or in the base, with the same bytes.
+    pub(crate) fn drop_clean(
+        &mut self,
+        version: u64,
+        chunk_version: impl Fn(u64) -> Option<u64>,
+        from: u64,
+        most: usize,
+    ) -> Option<u64> {
+        let mut clean = self
             .staged
-            .iter()
+            .range(from..)
             .filter(|(index, staged)| chunk_version(**index) == Some(staged.version))
-            .map(|(index, _)| *index)
-            .collect();
-        for index in clean {
+            .map(|(index, _)| *index);
+        let page: Vec<u64> = clean.by_ref().take(most).collect();
+        let next = clean.next();
+        for index in page {
             self.staged.remove(&index);
             self.dropped.insert(index);
         }
-        self.retire_unused();
+        self.unsaved = true;
+        self.settling = next.is_some() && self.version == version;
+        if next.is_none() {
+            self.published = version;
+            self.retire_unused();
+        }
+        next
     }
 
     /// Lets go of a stage file that nothing is staged in.
@@ -210,6 +226,7 @@ impl Body {
     pub(super) fn changed(&mut self, version: u64) {
         self.version = version;
         self.unsaved = true;
+        self.settling = false;
     }
 
     fn touch(&mut self, index: u64, version: u64) -> &mut Staged {

@@ -20,6 +20,8 @@ pub(crate) struct Saved {
     pub(crate) retired: Vec<u64>,
     pub(crate) stage: Option<Arc<StageFile>>,
     pub(crate) charge_delta: i64,
+    /// A commit is letting go of it, and nothing was changed since that was cut.
+    pub(crate) is_settling: bool,
     /// How many chunks were looked at for it.
     #[cfg(test)]
     looked_at: usize,
@@ -56,6 +58,7 @@ impl Body {
             retired: Vec::new(),
             recorded: content.stage,
             unsaved: false,
+            settling: false,
             saved_charge: 0,
         };
         for (index, chunk) in chunks {
@@ -121,6 +124,7 @@ impl Body {
             retired: std::mem::take(&mut self.retired),
             stage: self.stage.clone(),
             charge_delta: signed(charge) - signed(self.saved_charge),
+            is_settling: self.settling,
         };
         self.saved_charge = charge;
         self.recorded = saved.content.stage;

@@ -1,10 +1,14 @@
 //! What calls cost the local disk, counted: a sync more is a call that waits twice as long.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use super::meter::Meter;
 use super::rig::build;
+use crate::journal::key;
+use crate::journal::record::Content;
 use crate::pack::chunk::CHUNK_SIZE;
+use crate::pack::{Child, cid};
 use crate::types::{Fh, Ino};
 
 #[test]
@@ -173,4 +177,36 @@ fn a_commit_of_a_closed_file_takes_few_batches_and_syncs() {
         let settling = taken(&mut || cut.settle(&changes, &built).unwrap());
         assert_eq!((cutting, settling), (to_cut, to_settle), "{name}");
     }
+}
+
+#[test]
+fn a_large_image_is_settled_in_batches_that_hold_up_nobody_who_looks_at_names() {
+    let meter = Meter::new();
+    let (file, fh) = meter.create("image");
+    let len = 5_000 * CHUNK_SIZE;
+    meter.drive.fallocate(file, fh, 0, len, 0, false).unwrap();
+    meter.drive.release(file, fh);
+    let cut = meter.volume.cut().unwrap();
+    let changes = cut.changes().unwrap();
+    let ino = Ino(file.0 & Ino::MAX.0);
+    let mut built = build(&mut HashMap::new(), &cut, &Default::default()).0;
+    let child = Child::new(cid::node_cid(b"image"), len);
+    built.files.insert(ino, child).unwrap();
+    let journal = &meter.volume.journal;
+    journal.longest_batch.store(0, Ordering::Relaxed);
+    cut.settle(&changes, &built).unwrap();
+    let longest = journal.longest_batch.load(Ordering::Relaxed);
+    assert!(longest <= 1_100, "{longest} records at once");
+    let content: Content = journal.record(&key::content(ino)).unwrap().unwrap();
+    assert_eq!(
+        (content.staged, content.version),
+        (false, content.published)
+    );
+    let left = |prefix: &[u8]| journal.scan(prefix, None, 10).unwrap().len();
+    assert_eq!(left(&key::chunks(ino)), 0);
+    assert_eq!(
+        journal.get(&key::dirty_inode(ino)),
+        Ok(None),
+        "published once more"
+    );
 }

@@ -6,6 +6,7 @@ mod beside;
 mod content;
 mod faults;
 mod history;
+mod large;
 mod log;
 mod model;
 mod shelf;
@@ -34,7 +35,7 @@ use world::World;
 use super::rig::{CALLER, QUOTA};
 use crate::cache::Cache;
 use crate::clock::{Clock, ManualClock};
-use crate::fs::{FsError, Kind};
+use crate::fs::{FsError, Kind, Limits};
 use crate::journal::simulated::{Call, Event, Fault, Image, Kept, Left, Power};
 use crate::journal::{JournalError, Without};
 
@@ -49,6 +50,12 @@ const SMALL_QUOTA: u64 = 1_500_000;
 
 /// So much room is left at most where a volume is to be opened on a disk that others fill, bytes.
 const LITTLE: u64 = 8 << 20;
+
+/// Chunks and ranges of so few that files of histories have more.
+const SMALL: Limits = Limits {
+    chunks: 1,
+    ranges: 2,
+};
 
 /// The directory of the second user.
 const HOME: &str = "home";
@@ -92,6 +99,14 @@ impl Scene {
     }
 }
 
+/// Half of the histories meet with small files what large ones otherwise do.
+fn limits(seed: u64) -> Limits {
+    match seed / 16 % 2 {
+        0 => Limits::default(),
+        _ => SMALL,
+    }
+}
+
 /// A history: what was on the disk before, and all that happened.
 struct Past {
     left: Left,
@@ -101,7 +116,7 @@ struct Past {
     log: Log,
     events: Vec<Event>,
     shelf: Shelf,
-    without: Without,
+    how: (Without, Limits),
     quota: u64,
     /// Others fill the disk, also when it is opened again.
     is_shared: bool,
@@ -118,7 +133,7 @@ struct Plan {
     /// Cuts at most; `None`: at every moment.
     cuts: Option<usize>,
     scene: Scene,
-    without: Without,
+    how: (Without, Limits),
 }
 
 /// How often what was to happen has.
@@ -184,7 +199,7 @@ fn live(plan: Plan) -> Result<Past, Violation> {
     let cache = Arc::new(Cache::open(&folder.path().join("cache"), 64 << 20).expect("a cache"));
     let clock = Arc::new(ManualClock::at(BEGIN_NS));
     let quota = plan.scene.quota();
-    let world = World::open(Left::default(), cache, &clock, plan.without, quota);
+    let world = World::open(Left::default(), cache, &clock, plan.how, quota);
     let mut world = world.expect("a volume");
     let opened = world.power.now();
     world.is_shared = plan.scene == Scene::Shared;
@@ -227,7 +242,7 @@ fn live(plan: Plan) -> Result<Past, Violation> {
         log: log.into_inner().unwrap_or_else(PoisonError::into_inner),
         events: world.power.events(),
         shelf: shelf.into_inner().unwrap_or_else(PoisonError::into_inner),
-        without: plan.without,
+        how: plan.how,
         quota,
         is_shared: plan.scene == Scene::Shared,
         waited: AtomicUsize::default(),
@@ -403,7 +418,7 @@ impl Moment<'_> {
         let open = || {
             let cache = Arc::new(Cache::in_memory());
             let power = Arc::clone(&power);
-            World::on(power, cache, &clock, self.past.without, self.past.quota)
+            World::on(power, cache, &clock, self.past.how, self.past.quota)
         };
         power.leave_room(free);
         let mut opened = open();
@@ -456,7 +471,7 @@ impl Moment<'_> {
             log: log.into_inner().unwrap_or_else(PoisonError::into_inner),
             events: world.power.events(),
             shelf: shelf.into_inner().unwrap_or_else(PoisonError::into_inner),
-            without: self.past.without,
+            how: self.past.how,
             quota: self.past.quota,
             is_shared: false,
             waited: AtomicUsize::default(),
@@ -532,7 +547,7 @@ fn play(seeds: std::ops::Range<u64>, cuts: Option<usize>) -> Tally {
             steps: 120,
             cuts: cuts.filter(|_| scene == Scene::Attended),
             scene,
-            without: Without::default(),
+            how: (Without::default(), limits(seed)),
         }
     };
     let plans: Vec<Plan> = seeds.map(plan).collect();

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::rig::{CALLER, READ_WRITE, allowance, open_with, scratch};
+use super::rig::{CALLER, READ_WRITE, allowance, open_with, options, scratch};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::recover::Bounds;
-use crate::fs::{Attr, DirItem, Drive, Volume};
+use crate::fs::{Attr, DirItem, Drive, Volume, VolumeOptions};
 use crate::journal::{FolderDisk, Without};
 use crate::types::Ino;
 
@@ -100,8 +100,11 @@ impl Home {
         let disk = |folder: &Path| Arc::new(FolderDisk::open(folder).unwrap());
         let (home, stage) = (disk(self.folder.path()), disk(&self.stage()));
         let cache = Arc::new(Cache::in_memory());
-        let without = Without::default();
-        let opened = open_with(home, stage, &self.clock, &cache, without, TABLE).unwrap();
+        let options = VolumeOptions {
+            journal_cache_bytes: TABLE,
+            ..options(Without::default())
+        };
+        let opened = open_with(home, stage, &self.clock, &cache, &options).unwrap();
         let allowance = allowance(&self.clock, 1 << 40);
         opened.1.set_allowance(&allowance).unwrap();
         opened

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::rig::{CALLER, READ_WRITE, allowance, open};
+use super::rig::{CALLER, READ_WRITE, allowance, open_with, options};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
-use crate::fs::{Drive, Volume};
+use crate::fs::{Drive, Volume, VolumeOptions};
 use crate::journal::{Disk, DiskFile, MemoryDisk, Without};
 use crate::types::{Fh, Ino};
 
@@ -22,6 +22,7 @@ struct Counts {
     read_anew: AtomicU64,
     pause: Mutex<Option<Pause>>,
     read_pause: Mutex<Option<Pause>>,
+    open_pause: Mutex<Option<Pause>>,
     sync_pause: Mutex<Option<Pause>>,
     look_pause: Mutex<Option<Pause>>,
 }
@@ -74,6 +75,11 @@ impl Counted {
     /// The same before each read.
     pub(super) fn set_read_pause(&self, pause: Option<Pause>) {
         *self.counts.read_pause.lock().unwrap() = pause;
+    }
+
+    /// The same before each opening of a file that is there.
+    pub(super) fn set_open_pause(&self, pause: Option<Pause>) {
+        *self.counts.open_pause.lock().unwrap() = pause;
     }
 
     /// The same before each sync of a file.
@@ -144,6 +150,10 @@ impl Disk for Counted {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let pause = self.counts.open_pause.lock().unwrap().clone();
+        if let Some(pause) = pause {
+            pause();
+        }
         Ok(self.file(self.disk.open(name)?))
     }
 
@@ -190,15 +200,19 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new() -> Self {
+        Self::with(&options(Without::default()))
+    }
+
+    pub(super) fn with(options: &VolumeOptions) -> Self {
         let (journal, stage) = (Arc::<Counted>::default(), Arc::<Counted>::default());
         let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
         let cache = Arc::new(Cache::in_memory());
-        let (drive, volume, root) = open(
+        let (drive, volume, root) = open_with(
             Arc::<Counted>::clone(&journal),
             Arc::<Counted>::clone(&stage),
             &clock,
             &cache,
-            Without::default(),
+            options,
         )
         .unwrap();
         let allowance = allowance(&clock, 1 << 40);

@@ -3,10 +3,10 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::rig::{CALLER, QUOTA, READ_WRITE, Rig, allowance, open_with};
+use super::rig::{CALLER, QUOTA, READ_WRITE, Rig, allowance, open_with, options};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
-use crate::fs::{Allowance, Drive, FsError, SetAttr, Volume};
+use crate::fs::{Allowance, Drive, FsError, SetAttr, Volume, VolumeOptions};
 use crate::journal::simulated::{Call, Left, Power};
 use crate::journal::{Batch, JournalError, Without, key};
 use crate::types::{Fh, Ino};
@@ -28,7 +28,11 @@ fn try_mount(
     let cache = Arc::new(Cache::in_memory());
     let (home, stage) = (power.disk(0), power.disk(1));
     // So little memory that nearly each record is read from the disk.
-    open_with(home, stage, clock, &cache, Without::default(), 1 << 14)
+    let options = VolumeOptions {
+        journal_cache_bytes: 1 << 14,
+        ..options(Without::default())
+    };
+    open_with(home, stage, clock, &cache, &options)
 }
 
 fn put(drive: &Drive, dir: Ino, name: &str, len: usize) {

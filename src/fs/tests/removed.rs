@@ -1,5 +1,7 @@
 //! What was removed while the kernel holds it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::meter::Meter;
@@ -231,4 +233,45 @@ fn a_file_is_loaded_before_its_name_goes_while_others_change_theirs() {
     });
     assert!(rig.drive.lookup(rig.root, b"gone").is_err());
     assert_eq!(rig.read("replaced"), [7; 100_000]);
+}
+
+#[test]
+fn a_name_that_became_another_files_while_the_one_before_was_loaded_is_the_one_that_goes() {
+    let meter = Arc::new(Meter::new());
+    let used = || meter.volume.with_quota(|quota| quota.used_bytes());
+    let mut found = Vec::new();
+    let mut of_one = None;
+    for name in ["f", "g"] {
+        let (file, fh) = meter.create(name);
+        meter.write((file, fh), 0, name.repeat(100_000).as_bytes());
+        meter.drive.release(file, fh);
+        found.push(file);
+        of_one.get_or_insert_with(used);
+    }
+    meter.drive.sync().unwrap();
+    // While the file is opened that is to go, its name is given to the other one.
+    let (other, once) = (Arc::downgrade(&meter), AtomicBool::new(true));
+    meter.stage.set_open_pause(Some(Arc::new(move || {
+        if once.swap(false, Ordering::Relaxed) {
+            let meter = other.upgrade().unwrap();
+            for (name, to) in [("f", "h"), ("g", "f")] {
+                let (name, to) = (name.as_bytes(), to.as_bytes());
+                let renamed = meter.drive.rename(meter.root, name, meter.root, to, 0);
+                assert_eq!(renamed, Ok(()));
+            }
+        }
+    })));
+    meter.drive.unlink(meter.root, b"f").unwrap();
+    meter.stage.set_open_pause(None);
+    let left: Vec<bool> = [b"f", b"g", b"h"]
+        .map(|name| meter.drive.lookup(meter.root, name).is_ok())
+        .to_vec();
+    assert_eq!(left, [false, false, true]);
+    assert_eq!(Some(used()), of_one);
+    // Who has found the one that went has it still, whole.
+    for (file, text) in found.into_iter().zip(["f", "g"]) {
+        let opened = meter.drive.open(file, READ_WRITE).unwrap();
+        let read = meter.drive.read(file, opened.fh, 0, 200_000).unwrap();
+        assert!(read == text.repeat(100_000).as_bytes(), "{text}");
+    }
 }

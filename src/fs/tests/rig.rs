@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use crate::cache::Cache;
 use crate::clock::{Clock, ManualClock};
 use crate::fs::{
-    Allowance, Attr, Built, Caller, ChainTime, Changes, Cut, Drive, FsError, Opened, Volume,
-    VolumeOptions, Want,
+    Allowance, Attr, Built, Caller, ChainTime, Changes, Cut, Drive, FsError, Limits, Opened,
+    Volume, VolumeOptions, Want,
 };
 use crate::journal::{Disk, FolderDisk, JournalError, Without};
 use crate::pack::chunk::CHUNK_SIZE;
@@ -181,18 +181,11 @@ pub(super) fn open(
     cache: &Arc<Cache>,
     without: Without,
 ) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
-    open_with(home, stage, clock, cache, without, 1 << 20)
+    open_with(home, stage, clock, cache, &options(without))
 }
 
-/// As [`open`], with so many bytes of memory for the journal.
-pub(super) fn open_with(
-    home: Arc<dyn Disk>,
-    stage: Arc<dyn Disk>,
-    clock: &Arc<ManualClock>,
-    cache: &Arc<Cache>,
-    without: Without,
-    journal_cache_bytes: usize,
-) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
+/// How a volume is opened where nothing else is said.
+pub(super) fn options(without: Without) -> VolumeOptions {
     let key = VolumeKey {
         token: TokenKey {
             chain_id: 31337,
@@ -201,17 +194,29 @@ pub(super) fn open_with(
         },
         epoch: 1,
     };
+    VolumeOptions {
+        key,
+        journal_cache_bytes: 1 << 20,
+        owner: (0, 0),
+        without,
+        limits: Limits::default(),
+    }
+}
+
+/// As [`open`], with these options.
+pub(super) fn open_with(
+    home: Arc<dyn Disk>,
+    stage: Arc<dyn Disk>,
+    clock: &Arc<ManualClock>,
+    cache: &Arc<Cache>,
+    options: &VolumeOptions,
+) -> Result<(Drive, Arc<Volume>, Ino), JournalError> {
     let volume = Volume::open(
         home,
         stage,
         Arc::clone(cache),
         Arc::<ManualClock>::clone(clock),
-        &VolumeOptions {
-            key,
-            journal_cache_bytes,
-            owner: (0, 0),
-            without,
-        },
+        options,
     )?;
     let drive = Drive::new((0, 0), 0);
     let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();

@@ -83,6 +83,25 @@ impl Disk for Asked {
 }
 
 #[test]
+fn a_batch_of_many_records_is_not_kept_in_memory_as_if_it_were_one_change() {
+    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+    let journal = Journal::open(disk, "journal", 1 << 20, Without::default()).unwrap();
+    let remove = |count: u64| {
+        let mut batch = Batch::default();
+        (0..count).for_each(|n| batch.remove(n.to_be_bytes().to_vec()));
+        journal.apply(batch).unwrap();
+    };
+    remove(60_000);
+    assert!(!journal.lock().active.is_due());
+    remove(6_000);
+    assert!(journal.lock().active.is_due());
+    remove(250_000);
+    assert!(!journal.lock().active.is_full());
+    remove(10_000);
+    assert!(journal.lock().active.is_full());
+}
+
+#[test]
 fn nobody_waits_while_the_disk_is_asked_for_its_room() {
     let disk = Arc::new(Asked::default());
     let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();

@@ -15,7 +15,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cache::Cache;
-use crate::fs::{Allowance, Caller, ChainTime, FsError, LoadedEntry, Volume, VolumeOptions, Want};
+use crate::fs::{
+    Allowance, Caller, ChainTime, FsError, Limits, LoadedEntry, Volume, VolumeOptions, Want,
+};
 use crate::journal::{FolderDisk, Without};
 use crate::pack::entry::{self, Inode, Sums, TreeRef};
 use crate::pack::holes::Holes;
@@ -204,6 +206,7 @@ fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
             journal_cache_bytes: 1 << 20,
             owner: us(),
             without: Without::default(),
+            limits: Limits::default(),
         },
     )
     .unwrap();

@@ -11,7 +11,7 @@ use crate::cache::Cache;
 use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, ManualClock};
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
-use crate::fs::{Allowance, Caller, Drive, FsError, Kind, SetAttr, Volume, VolumeOptions};
+use crate::fs::{Allowance, Caller, Drive, FsError, Kind, Limits, SetAttr, Volume, VolumeOptions};
 use crate::journal::{Disk, FolderDisk, Without};
 use crate::names::fault::FaultNames;
 use crate::names::key::NameKey;
@@ -205,6 +205,7 @@ impl Machine {
                 journal_cache_bytes: 1 << 20,
                 owner: (0, 0),
                 without: Without::default(),
+                limits: Limits::default(),
             },
         )
         .unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::violation::Lost;
 use super::{Plan, Scene, all};
+use crate::fs::Limits;
 use crate::journal::{Barrier, Without};
 
 /// What is lost without a barrier.
@@ -39,7 +40,10 @@ fn plans(barrier: Option<Barrier>, seeds: impl Iterator<Item = u64>) -> Vec<Plan
         steps: 150,
         cuts: Some(150),
         scene: Scene::Alone,
-        without: barrier.map_or_else(Without::default, Without::the),
+        how: (
+            barrier.map_or_else(Without::default, Without::the),
+            Limits::default(),
+        ),
     };
     seeds.map(plan).collect()
 }

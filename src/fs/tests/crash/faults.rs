@@ -9,8 +9,8 @@ use super::text::pattern;
 use super::world::World;
 use crate::cache::Cache;
 use crate::clock::ManualClock;
-use crate::fs::FsError;
 use crate::fs::tests::rig::{self, CALLER, QUOTA, READ_WRITE};
+use crate::fs::{FsError, Limits, VolumeOptions};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 
@@ -21,7 +21,8 @@ const STAGE: usize = 1;
 fn open(left: Left) -> World {
     let clock = Arc::new(ManualClock::at(super::BEGIN_NS));
     let cache = Arc::new(Cache::in_memory());
-    World::open(left, cache, &clock, Without::default(), QUOTA).expect("it opens")
+    let how = (Without::default(), Limits::default());
+    World::open(left, cache, &clock, how, QUOTA).expect("it opens")
 }
 
 /// Writes a new file of `len` bytes and syncs it.
@@ -145,7 +146,11 @@ fn open_frugally(left: &Left) -> World {
     );
     let power = Power::on(left.clone());
     let disks = (power.disk(HOME), power.disk(STAGE));
-    let opened = rig::open_with(disks.0, disks.1, &clock, &cache, Without::default(), 0);
+    let options = VolumeOptions {
+        journal_cache_bytes: 0,
+        ..rig::options(Without::default())
+    };
+    let opened = rig::open_with(disks.0, disks.1, &clock, &cache, &options);
     let (drive, volume, root) = opened.expect("it opens");
     volume
         .set_allowance(&rig::allowance(&clock, QUOTA))
@@ -385,7 +390,8 @@ fn a_journal_that_is_gone_takes_no_staged_byte_with_it() {
             Arc::new(Cache::in_memory()),
         );
         let power = Power::on(without.clone());
-        let refused = World::on(Arc::clone(&power), cache, &clock, Without::default(), QUOTA);
+        let how = (Without::default(), Limits::default());
+        let refused = World::on(Arc::clone(&power), cache, &clock, how, QUOTA);
         let why = refused.err().expect("nothing is begun anew").to_string();
         assert!(why.contains("put the file back"), "{why}");
         assert!(power.events().is_empty(), "the disk is left as it is");

@@ -432,7 +432,12 @@ impl<'a> History<'a> {
             None => {
                 self.wait(Duration::from_secs(2))?;
                 let begin = |world: &World| {
-                    let cut = world.volume.cut()?;
+                    let mut cut = world.volume.cut()?;
+                    if world.volume.limits.chunks == 1 {
+                        // So that the power is cut between its steps, too.
+                        let volume = Arc::clone(&world.volume);
+                        cut.tell_steps(move || drop(volume.journal.sync()));
+                    }
                     let changes = cut.changes()?;
                     Ok((cut, changes))
                 };

@@ -13,7 +13,7 @@ use crate::fs::content::content_charge;
 use crate::fs::create::{hard_surcharge, xattrs_bytes};
 use crate::fs::tests::rig;
 use crate::fs::volume::signed;
-use crate::fs::{Drive, FsError, Kind, Volume, Want};
+use crate::fs::{Drive, FsError, Kind, Limits, Volume, VolumeOptions, Want};
 use crate::journal::record::{Chunk, Content, Inode, Record};
 use crate::journal::simulated::{Left, Power};
 use crate::journal::{JournalError, Without, key};
@@ -41,10 +41,10 @@ impl World {
         left: Left,
         cache: Arc<Cache>,
         clock: &Arc<ManualClock>,
-        without: Without,
+        how: (Without, Limits),
         quota: u64,
     ) -> Result<Self, JournalError> {
-        Self::on(Power::on(left), cache, clock, without, quota)
+        Self::on(Power::on(left), cache, clock, how, quota)
     }
 
     /// The volume on the disks of `power`, or a new one.
@@ -52,11 +52,15 @@ impl World {
         power: Arc<Power>,
         cache: Arc<Cache>,
         clock: &Arc<ManualClock>,
-        without: Without,
+        how: (Without, Limits),
         quota: u64,
     ) -> Result<Self, JournalError> {
         let disks = (power.disk(0), power.disk(1));
-        let (drive, volume, root) = rig::open(disks.0, disks.1, clock, &cache, without)?;
+        let options = VolumeOptions {
+            limits: how.1,
+            ..rig::options(how.0)
+        };
+        let (drive, volume, root) = rig::open_with(disks.0, disks.1, clock, &cache, &options)?;
         volume
             .set_allowance(&rig::allowance(clock, quota))
             .expect("an allowance");
