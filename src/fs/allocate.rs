@@ -220,6 +220,7 @@ impl Volume {
             let zeros = vec![0; len as usize];
             self.stage_bytes(ino, body, &stage, part.start, &zeros, version)?;
             body.written(part.start, len, version);
+            self.fill_gaps(ino, body, part.start, len, version);
         }
         Ok(())
     }

@@ -218,6 +218,15 @@ impl Body {
         staged.all(|(index, staged)| chunk_version(*index) == Some(staged.version))
     }
 
+    /// From the first to the last staged byte of chunk `index`, where that is in more than `most` ranges. Not at each
+    /// one more: who cannot make one of them tries again when there are as many more.
+    pub(crate) fn scattered(&self, index: u64, most: usize) -> Option<Range<u64>> {
+        let ranges = self.staged.get(&index)?.ranges.as_stored();
+        let (first, last) = (ranges.first()?, ranges.last()?);
+        let is_due = ranges.len() > most && (ranges.len() - 1).is_multiple_of(most);
+        is_due.then(|| absolute(&(first.0..last.1), index * CHUNK_SIZE))
+    }
+
     /// What of chunk `index` is staged, and the version of its last change.
     pub(crate) fn staged_chunk(&self, index: u64) -> Option<(&[(u32, u32)], u64)> {
         let staged = self.staged.get(&index)?;

@@ -222,6 +222,7 @@ impl Volume {
             self.note_ended(ino, offset, data.len() as u64);
         }
         body.written(offset, data.len() as u64, version);
+        self.fill_gaps(ino, body, offset, data.len() as u64, version);
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);
         self.note_unsaved(ino);

@@ -28,6 +28,7 @@ mod emptied;
 mod error;
 mod files;
 mod follow;
+mod gaps;
 mod io;
 mod late;
 mod limits;

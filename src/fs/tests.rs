@@ -10,6 +10,7 @@ mod crash;
 #[path = "../../tests/shared/dice.rs"]
 mod dice;
 mod follow;
+mod gaps;
 mod holes;
 mod killed;
 mod late_comers;
