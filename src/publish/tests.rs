@@ -9,6 +9,7 @@ mod faults;
 mod follow;
 mod guard;
 mod model;
+mod power;
 mod queue;
 mod rig;
 mod stall;

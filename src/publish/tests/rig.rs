@@ -140,7 +140,7 @@ pub(super) struct Seen {
     mtime_ns: i64,
     nlink: u32,
     rdev: u32,
-    content: Vec<u8>,
+    pub(super) content: Vec<u8>,
     xattrs: Vec<u8>,
 }
 
@@ -355,6 +355,11 @@ impl Machine {
 
     /// The whole tree by path.
     pub(super) async fn tree(&self) -> BTreeMap<String, Seen> {
+        self.try_tree().await.unwrap()
+    }
+
+    /// As [`Machine::tree`], where some of it may not be there.
+    pub(super) async fn try_tree(&self) -> Result<BTreeMap<String, Seen>, FsError> {
         let mut seen = BTreeMap::new();
         let mut left = vec![(String::new(), self.root)];
         while let Some((path, dir)) = left.pop() {
@@ -367,21 +372,20 @@ impl Machine {
                     })?;
                     Ok(items)
                 })
-                .await
-                .unwrap();
+                .await?;
             for item in items {
                 let path = format!("{path}/{}", String::from_utf8_lossy(&item.name));
-                let attr = self.drive.getattr(item.ino).unwrap();
+                let attr = self.drive.getattr(item.ino)?;
                 let content = match attr.kind {
                     Kind::File => {
-                        let opened = self.drive.open(item.ino, 0).unwrap();
+                        let opened = self.drive.open(item.ino, 0)?;
                         let read = self
                             .call(|d| d.read(item.ino, opened.fh, 0, attr.size as u32))
                             .await;
                         self.drive.release(item.ino, opened.fh);
-                        read.unwrap()
+                        read?
                     }
-                    Kind::Symlink => self.drive.readlink(item.ino).unwrap(),
+                    Kind::Symlink => self.drive.readlink(item.ino)?,
                     _ => Vec::new(),
                 };
                 if attr.kind == Kind::Directory {
@@ -395,12 +399,12 @@ impl Machine {
                     nlink: attr.nlink,
                     rdev: attr.rdev,
                     content,
-                    xattrs: self.drive.listxattr(item.ino).unwrap(),
+                    xattrs: self.drive.listxattr(item.ino)?,
                 };
                 seen.insert(path, one);
             }
         }
-        seen
+        Ok(seen)
     }
 
     pub(super) fn used(&self) -> u64 {
