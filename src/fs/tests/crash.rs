@@ -3,6 +3,7 @@
 
 mod barriers;
 mod beside;
+mod commits;
 mod content;
 mod faults;
 mod history;
@@ -153,6 +154,9 @@ struct Tally {
     failed: usize,
     /// Steps of a second user while the first one waited for the disk.
     beside: usize,
+    /// Commits that were looked at, and files that were built for these.
+    commits: usize,
+    built: usize,
 }
 
 impl Tally {
@@ -165,6 +169,8 @@ impl Tally {
             waited: self.waited + more.waited,
             failed: self.failed + more.failed,
             beside: self.beside + more.beside,
+            commits: self.commits + more.commits,
+            built: self.built + more.built,
         }
     }
 }
@@ -235,19 +241,26 @@ fn live(plan: Plan) -> Result<Past, Violation> {
         }
         (Err(error), _) => return Err(Violation::new(Lost::Sense, error.to_string())),
     }
-    Ok(Past {
+    let shelf = shelf.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tally.commits = shelf.commits.len();
+    tally.built = (shelf.commits.iter())
+        .map(|commit| commit.found.bytes.len())
+        .sum();
+    let past = Past {
         left: Left::default(),
         opened,
         before,
         log: log.into_inner().unwrap_or_else(PoisonError::into_inner),
         events: world.power.events(),
-        shelf: shelf.into_inner().unwrap_or_else(PoisonError::into_inner),
+        shelf,
         how: plan.how,
         quota,
         is_shared: plan.scene == Scene::Shared,
         waited: AtomicUsize::default(),
         tally,
-    })
+    };
+    past.judge_commits()?;
+    Ok(past)
 }
 
 /// Fails once, at the `strike`th call that puts something on the disk.
@@ -477,6 +490,7 @@ impl Moment<'_> {
             waited: AtomicUsize::default(),
             tally: Tally::default(),
         };
+        past.judge_commits()?;
         let mut replay = Replay::of(&past.log, &past.before);
         replay.until(past.events.len());
         let mut image = Image::of(&past.left);
@@ -575,4 +589,5 @@ fn ten_thousand_power_cuts_lose_nothing_that_was_promised() {
     assert!(tally.adopted > 0 && tally.refused > 0, "{tally:?}");
     assert!(tally.failed > 0 && tally.beside > 0, "{tally:?}");
     assert!(tally.full > 0 && tally.waited > 0, "{tally:?}");
+    assert!(tally.built > 100, "{tally:?}");
 }

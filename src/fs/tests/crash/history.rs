@@ -51,6 +51,14 @@ struct Handle {
     append: bool,
 }
 
+/// A commit that has begun: its cut, where in the log that was made, and the bytes of files then.
+struct Begun {
+    cut: Cut,
+    changes: Changes,
+    when: (usize, usize),
+    then: BTreeMap<u64, Vec<u8>>,
+}
+
 /// A user at work in a volume.
 pub(super) struct History<'a> {
     pub(super) world: &'a World,
@@ -68,7 +76,7 @@ pub(super) struct History<'a> {
     /// Who works while calls wait for the disk.
     pub(super) beside: Option<Arc<Beside>>,
     handles: Vec<Handle>,
-    cut: Option<(Cut, Changes, BTreeMap<u64, Vec<u8>>)>,
+    cut: Option<Begun>,
     /// When files were emptied.
     emptied: HashMap<u64, Duration>,
     /// The calls that have emptied files, with the time, and when that began by the real clock, until they
@@ -137,7 +145,7 @@ impl<'a> History<'a> {
     /// commits all the time.
     pub(super) fn run_attended(&mut self, steps: usize) -> Done {
         self.attended = true;
-        let (world, shelf) = (self.world, self.shelf);
+        let (world, shelf, log) = (self.world, self.shelf, self.log);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -150,9 +158,12 @@ impl<'a> History<'a> {
             });
             scope.spawn(|| {
                 while !stop.load(Ordering::Acquire) {
+                    let begun = lock(log).place();
                     let cut = world.volume.cut().expect("a cut");
+                    let when = (begun, lock(log).place());
                     let changes = cut.changes().expect("changes");
-                    publish(world, shelf, &cut, &changes).expect("a disk that works");
+                    let published = publish(world, shelf, (&cut, &changes), when);
+                    published.expect("a disk that works");
                 }
             });
             let done = self.run(steps);
@@ -192,7 +203,7 @@ impl<'a> History<'a> {
     }
 
     fn lock_log(&self) -> MutexGuard<'a, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(self.log)
     }
 
     /// Makes a call that may do `act`, and has done what `did` says of its answer. Nothing where it was
@@ -441,7 +452,9 @@ impl<'a> History<'a> {
                     let changes = cut.changes()?;
                     Ok((cut, changes))
                 };
+                let begun = self.lock_log().place();
                 let cut = self.doing(Some(Act::SyncAll), begin, |_, _| Some(Act::SyncAll))?;
+                let when = (begun, self.lock_log().place());
                 let Some((cut, changes)) = cut else {
                     return Ok(());
                 };
@@ -450,14 +463,20 @@ impl<'a> History<'a> {
                     Some((ino.0, self.model.files.get(&outer)?.bytes()))
                 });
                 let then = files.collect();
-                self.cut = Some((cut, changes, then));
+                self.cut = Some(Begun {
+                    cut,
+                    changes,
+                    when,
+                    then,
+                });
                 let text = self.fresh();
                 self.keep(vec![("pending", Some(pattern(text, 0, 8)))])
             }
             Some(_) if self.dice.below(4) == 0 => Ok(()),
-            Some((cut, changes, then)) => {
-                let shelf = self.shelf;
-                let put = |world: &World| publish(world, shelf, &cut, &changes);
+            Some(begun) => {
+                let (shelf, cut, then) = (self.shelf, begun.cut, begun.then);
+                let (changes, when) = (&begun.changes, begun.when);
+                let put = |world: &World| publish(world, shelf, (&cut, changes), when);
                 let Some(contents) = self.doing(None, put, |_, _| None)? else {
                     return Ok(());
                 };
@@ -575,4 +594,8 @@ impl<'a> History<'a> {
             None => self.sync_dir(),
         }
     }
+}
+
+fn lock(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
 }

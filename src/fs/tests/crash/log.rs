@@ -1,6 +1,8 @@
 //! What was done to a volume: calls in the order in which they began and ended, also where two
 //! overlap. Played back to any moment it tells what was promised then.
 
+use std::collections::HashMap;
+
 use super::model::{Act, Model};
 use crate::journal::simulated::Power;
 
@@ -64,6 +66,11 @@ impl Log {
         self.ops[number].act = Some(act);
     }
 
+    /// How many begins and ends there are.
+    pub(super) fn place(&self) -> usize {
+        self.marks.len()
+    }
+
     /// Calls that had begun before a moment, the last ones.
     pub(super) fn told(&self, moment: usize) -> String {
         let begun = self.ops.iter().filter(|op| op.begun <= moment);
@@ -77,14 +84,22 @@ impl Log {
 /// A log that is played back.
 pub(super) struct Replay<'a> {
     log: &'a Log,
+    /// Of each call the place of its end.
+    ends: HashMap<usize, usize>,
     next: usize,
     pub(super) model: Model,
 }
 
 impl<'a> Replay<'a> {
     pub(super) fn of(log: &'a Log, before: &Model) -> Self {
+        let ends = log.marks.iter().enumerate();
+        let ends = ends.filter_map(|(place, mark)| match mark {
+            Mark::Begin(_) => None,
+            Mark::End(number) => Some((*number, place)),
+        });
         Self {
             log,
+            ends: ends.collect(),
             next: 0,
             model: before.clone(),
         }
@@ -102,11 +117,47 @@ impl<'a> Replay<'a> {
                 Mark::End(_) if !has_ended => return,
                 _ => self.next += 1,
             }
-            match (mark, &op.act) {
-                (Mark::Begin(_), Some(act)) => self.model.begin(number, act, op.now_ns),
-                (Mark::End(_), Some(_)) => self.model.acknowledge(number),
-                (_, None) => {}
+            self.play(*mark);
+        }
+    }
+
+    fn play(&mut self, mark: Mark) {
+        let (Mark::Begin(number) | Mark::End(number)) = mark;
+        let op = &self.log.ops[number];
+        match (mark, &op.act) {
+            (Mark::Begin(_), Some(act)) => self.model.begin(number, act, op.now_ns),
+            (Mark::End(_), Some(_)) => self.model.acknowledge(number),
+            (_, None) => {}
+        }
+    }
+
+    /// What a commit may hold whose cut began and ended at these places: all that had returned before, and of
+    /// what was called until then what a cut of the power leaves too. Goes on to the first call that was under
+    /// way when it began.
+    pub(super) fn cut(&mut self, (begun, ended): (usize, usize)) -> Model {
+        while let Some(mark) = self.log.marks[..begun].get(self.next) {
+            let (Mark::Begin(number) | Mark::End(number)) = *mark;
+            if self.ends.get(&number).is_none_or(|end| *end >= begun) {
+                break;
+            }
+            self.next += 1;
+            self.play(*mark);
+        }
+        let mut model = self.model.clone();
+        let all = usize::MAX;
+        model.begin(all, &Act::SyncAll, 0);
+        model.acknowledge(all);
+        for mark in &self.log.marks[self.next..ended] {
+            if let Mark::Begin(number) = *mark
+                && let Op {
+                    act: Some(act),
+                    now_ns,
+                    ..
+                } = &self.log.ops[number]
+            {
+                model.begin(number, act, *now_ns);
             }
         }
+        model
     }
 }

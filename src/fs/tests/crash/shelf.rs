@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cid::Cid;
 
+use super::model::Found;
 use super::world::World;
 use crate::fs::tests::rig::build;
 use crate::fs::{Changes, Cut, FsError};
@@ -15,6 +16,15 @@ use crate::types::Ino;
 pub(super) struct Shelf {
     pub(super) contents: HashMap<Cid, Vec<u8>>,
     log: Vec<(usize, Cid, bool)>,
+    pub(super) commits: Vec<Commit>,
+}
+
+/// What a commit held: names, and of files the bytes of those that were built.
+#[derive(Clone)]
+pub(super) struct Commit {
+    /// Where in the log its cut began, and where it ended.
+    pub(super) when: (usize, usize),
+    pub(super) found: Found,
 }
 
 impl Shelf {
@@ -42,7 +52,11 @@ impl Shelf {
         let contents: HashMap<Cid, Vec<u8>> =
             had.map(|(cid, bytes)| (*cid, bytes.clone())).collect();
         let log = contents.keys().map(|cid| (0, *cid, true)).collect();
-        Self { contents, log }
+        Self {
+            contents,
+            log,
+            commits: Vec::new(),
+        }
     }
 
     pub(super) fn note(&mut self, now: usize, cids: impl IntoIterator<Item = Cid>, put: bool) {
@@ -50,12 +64,12 @@ impl Shelf {
     }
 }
 
-/// Builds, puts and settles a cut; gives the contents.
+/// Builds, puts and settles a cut, which was made at these places of the log; gives the contents.
 pub(super) fn publish(
     world: &World,
     shelf: &Mutex<Shelf>,
-    cut: &Cut,
-    changes: &Changes,
+    (cut, changes): (&Cut, &Changes),
+    when: (usize, usize),
 ) -> Result<HashMap<Ino, Vec<u8>>, FsError> {
     let (built, contents) = {
         let mut shelf = shelf.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,6 +83,9 @@ pub(super) fn publish(
         let now = world.power.now();
         let cids = built.files.all().into_iter().map(|(_, child)| child.cid);
         shelf.note(now, cids, true);
+        let found = world.found_in(cut, &contents);
+        let found = found.map_err(|error| FsError::Damaged(error.to_string()))?;
+        shelf.commits.push(Commit { when, found });
         (built, contents)
     };
     cut.settle(changes, &built)?;

@@ -1,6 +1,6 @@
 //! A volume on a machine whose power can be cut, and all that can be seen of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cid::Cid;
@@ -13,8 +13,8 @@ use crate::fs::content::content_charge;
 use crate::fs::create::{hard_surcharge, xattrs_bytes};
 use crate::fs::tests::rig;
 use crate::fs::volume::signed;
-use crate::fs::{Drive, FsError, Kind, Limits, Volume, VolumeOptions, Want};
-use crate::journal::record::{Chunk, Content, Inode, Record};
+use crate::fs::{Cut, Drive, FsError, Kind, Limits, Volume, VolumeOptions, Want};
+use crate::journal::record::{Chunk, Content, Entry, Inode, Record};
 use crate::journal::simulated::{Left, Power};
 use crate::journal::{JournalError, Without, key};
 use crate::pack::charge;
@@ -123,6 +123,53 @@ impl World {
             let counted = found.tree.links(ino);
             if counted != told as usize {
                 return Err(format!("inode {ino} has {counted} links and says {told}"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The names of a cut, and of its files those that have `contents`.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub(super) fn found_in(
+        &self,
+        cut: &Cut,
+        contents: &HashMap<Ino, Vec<u8>>,
+    ) -> Result<Found, JournalError> {
+        let outer = |ino: Ino| ino.0 | self.root.0 & !Ino::MAX.0;
+        let snapshot = cut.snapshot();
+        let mut found = Found::default();
+        let mut left = vec![Ino::ROOT];
+        while let Some(ino) = left.pop() {
+            let inode: Inode = snapshot
+                .record(&key::inode(ino))?
+                .ok_or_else(|| JournalError::Corrupt(format!("{ino:?} is not there")))?;
+            let content: Option<Content> = snapshot.record(&key::content(ino))?;
+            let times = Times {
+                mtime_ns: content.as_ref().map_or(inode.mtime_ns, |own| own.mtime_ns),
+                ctime_ns: (content.as_ref())
+                    .map_or(0, |own| own.ctime_ns)
+                    .max(inode.ctime_ns),
+            };
+            if content.is_some() {
+                found.times.insert(outer(ino), times);
+            }
+            if let Some(bytes) = contents.get(&ino) {
+                found.bytes.insert(outer(ino), bytes.clone());
+            }
+            found.tree.nodes.insert(outer(ino), node(inode, times));
+            let prefix = key::entries(ino);
+            for (place, bytes) in snapshot.scan(&prefix, None, usize::MAX)? {
+                let name = String::from_utf8_lossy(&place[prefix.len()..]).into_owned();
+                let named = Ino(Entry::from_bytes(&bytes)?.ino);
+                found.tree.entries.insert((outer(ino), name), outer(named));
+                left.push(named);
+            }
+        }
+        for name in KEPT {
+            if let Some(value) = snapshot.get(&key::meta(name))? {
+                found.tree.kept.insert(name, value.to_vec());
             }
         }
         Ok(found)
@@ -290,6 +337,35 @@ impl World {
                 "stage file {number} has {len} bytes, {mapped} mapped"
             )),
         })
+    }
+}
+
+/// An inode as the model has it.
+fn node(inode: Inode, times: Times) -> Node {
+    let kinds = [
+        Kind::File,
+        Kind::Directory,
+        Kind::Symlink,
+        Kind::Fifo,
+        Kind::Socket,
+        Kind::CharDevice,
+        Kind::BlockDevice,
+    ];
+    let kind = kinds.into_iter().find(|kind| *kind as u8 == inode.kind);
+    let kind = kind.expect("a kind");
+    let xattrs = inode.xattrs.into_iter().map(|one| (one.name, one.value));
+    Node {
+        kind,
+        mode: inode.mode,
+        owner: (inode.uid, inode.gid),
+        rdev: inode.rdev,
+        target: inode.target,
+        xattrs: xattrs.collect(),
+        mtime_ns: match kind {
+            Kind::Directory => times.mtime_ns,
+            _ => 0,
+        },
+        ctime_ns: times.ctime_ns,
     }
 }
 
