@@ -11,6 +11,7 @@ mod demo;
 mod deploy;
 mod detach;
 mod doctor;
+mod dumps;
 pub mod exit;
 mod locate;
 mod mount;
@@ -38,6 +39,13 @@ use crate::run::oracle::Plan;
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
     let json = words.iter().any(|word| word == "--json");
+    if let Err(fault) = dumps::forbid() {
+        let line = format!(
+            "this process cannot be kept out of core dumps, and nothing secret is read: {fault}"
+        );
+        output::report(&Failure::new(Exit::Failure, line), json);
+        return ExitCode::from(u8::from(Exit::Failure));
+    }
     let outcome = match Cli::try_parse_from(&words) {
         Ok(cli) => run(cli),
         Err(fault)

@@ -23,6 +23,7 @@ mod contract;
 mod copies;
 mod corners;
 mod disk;
+mod dumps;
 mod faults;
 mod full;
 mod hanging;

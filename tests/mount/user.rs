@@ -12,6 +12,7 @@ default_permissions group_id=65534 nodev nosuid user_id=65534
 the folder of the token: 65534 65534
 the mode keeps its owner out, too
 root is kept out
+its user's other programs do not see into it
 published
 unmounted
 the daemon ends well
