@@ -12,6 +12,7 @@ use crate::chain::deploy::deploy;
 use crate::chain::endpoint::{Endpoint, LogsFault};
 use crate::chain::ledger::ContractLedger;
 use crate::chain::tests::anvil::Anvil;
+use crate::chain::tests::anvil::keeper::Kept;
 use crate::chain::tests::rich;
 use crate::chain::transact::Transactor;
 
@@ -396,4 +397,51 @@ async fn a_server_without_tls_is_told_as_that_and_the_next_one_answers() {
         assert_eq!(*servers.current(), *anvil.url());
         task.abort();
     }
+}
+
+/// A server whose certificate nobody has signed but itself.
+fn untrusted() -> (String, Kept) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (key, certificate) = (path("key"), path("certificate"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ])
+        .args(["-keyout", &key, "-out", &certificate])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let serve = ["s_server", "-www", "-accept", "127.0.0.1:0"];
+    let with = ["-cert", &certificate, "-key", &key];
+    let (kept, mut lines) = Kept::start("openssl", &[&serve[..], &with].concat(), &[]);
+    let address = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("ACCEPT ").map(str::to_owned));
+    std::thread::spawn(move || lines.for_each(drop));
+    (format!("https://{}", address.unwrap()), kept)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_certificate_is_not_trusted_is_told_nothing_and_the_next_one_answers() {
+    let anvil = Anvil::start(&[]);
+    let (url, _kept) = untrusted();
+    let (_, alone) = within(short(), &[&url], None);
+    let told = alone.height().await.unwrap_err();
+    assert!(matches!(told, ChainError::Transient(_)), "{told:?}");
+    let line = told.to_string();
+    assert!(
+        line.contains(&url) && line.contains("certificate"),
+        "{line}"
+    );
+    assert_eq!(line.lines().count(), 1, "{line}");
+    let (servers, endpoint) = servers(&[&url, anvil.url()], Some(31337));
+    assert_eq!(endpoint.height().await.unwrap(), 0);
+    assert_eq!(*servers.current(), *anvil.url());
 }
