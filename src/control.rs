@@ -179,6 +179,15 @@ pub enum Subject<'a> {
 }
 
 impl Request {
+    /// Whether a storage node has anything to do with it; else the chain alone answers, and nothing is sent.
+    #[must_use]
+    pub fn needs_node(&self) -> bool {
+        !matches!(
+            self,
+            Self::Tokens | Self::Packages { .. } | Self::UploadPackages { .. }
+        )
+    }
+
     /// What it is about.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {

@@ -225,6 +225,26 @@ pub struct MintAnswer {
     pub name: Option<String>,
 }
 
+/// What the daemon answers to `pxfs tokens`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensAnswer {
+    /// The tokens of all chains that have answered.
+    pub tokens: Vec<TokenStatus>,
+    /// The others.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A chain whose tokens are not in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// EIP-155 id.
+    pub chain_id: u64,
+    /// Why, in one line.
+    pub error: String,
+    /// The exit code that it is worth.
+    pub exit: u8,
+}
+
 /// A package of upload units, of `pxfs packages --uploads --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadsAnswer {

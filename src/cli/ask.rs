@@ -46,14 +46,13 @@ pub(super) fn answer_for<T: DeserializeOwned>(
     let config = setup.config_or_demo()?;
     let _state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let all = match request {
-            // About all of them: a list that leaves some out would look whole.
-            Request::Tokens => Parts::all(&config).await?,
-            _ => Parts::any(&config).await?,
+        let all = match request.needs_node() {
+            true => Parts::any(&config).await?,
+            false => Parts::without_node(&config).await?,
         };
         // On the embedded chain nobody else is the oracle.
         let mut oracles = Vec::new();
-        for parts in &all {
+        for parts in all.iter().filter(|_| request.needs_node()) {
             oracles.extend(operate::oracle(parts).await?.map(tokio::spawn));
         }
         let terms = Terms {

@@ -5,25 +5,43 @@
 use alloy::primitives::{B256, Bytes, U256};
 
 use super::ask::{answer, answer_for};
-use super::exit::{Exit, fail};
-use super::output::{bytes, coins, confirm, json_answer, table, text_answer};
+use super::exit::{Exit, Failure, fail};
+use super::output::{bytes, coins, confirm, json_answer, report, table, text_answer};
 use super::setup::Setup;
 use super::status::chain_table;
 use crate::config::Span;
 use crate::control::Request;
 use crate::status::{
-    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokenStatus, UploadsAnswer,
+    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokensAnswer, UploadsAnswer,
 };
 use crate::types::TokenRef;
 
 /// `pxfs tokens`.
 pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
-    let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
-    match (setup.json, tokens.is_empty()) {
+    let TokensAnswer { tokens, left_out } = answer(setup, &Request::Tokens)?;
+    let shown = match (setup.json, tokens.is_empty()) {
         (true, _) => json_answer(&tokens),
+        (false, true) if !left_out.is_empty() => Ok(Exit::Ok),
         (false, true) => text_answer("no tokens: `pxfs packages` shows what can be minted"),
         (false, false) => text_answer(&chain_table(&tokens)),
+    }?;
+    let Some(first) = left_out.first() else {
+        return Ok(shown);
+    };
+    // The list is not whole, and whoever reads it by a program has to notice.
+    let exit = Exit::from(first.exit);
+    let lines = left_out.iter().map(|one| {
+        let (id, why) = (one.chain_id, &one.error);
+        format!("tokens: those of chain {id} are left out: {why}")
+    });
+    match setup.json {
+        true => report(
+            &Failure::new(exit, lines.collect::<Vec<_>>().join("; ")),
+            true,
+        ),
+        false => lines.for_each(|line| report(&Failure::new(exit, line), false)),
     }
+    Ok(exit)
 }
 
 /// `pxfs packages`.
@@ -93,9 +111,10 @@ pub(super) fn register(
     }
     let mut price = None;
     if !yes {
-        let tokens: Vec<TokenStatus> = answer(setup, &Request::Tokens)?;
+        let answer: TokensAnswer = answer(setup, &Request::Tokens)?;
         let called = token.to_string();
-        let named = tokens.iter().find(|known| known.directory == called);
+        let mut tokens = answer.tokens.iter();
+        let named = tokens.find(|known| known.directory == called);
         let what = match named.is_some_and(|known| known.name.is_some()) {
             true => format!(
                 "Register token {token}, whose name key is replaced (another one begins a new, empty volume, and takes nothing along),"

@@ -58,7 +58,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
         return json_answer(&made);
     }
     text_answer(&format!(
-        "contract  {}\nforwarder {}\nchain {}, block {}\nmint with `pxfs mint --contract {} --package 0`",
+        "contract  {}\nforwarder {}\nchain {}, block {}\nnext: `pxfs mint --contract {} --package 0`, with the same --rpc-url and --wallet, and a --node",
         made.contract, made.forwarder, made.chain_id, made.block, made.contract
     ))
 }

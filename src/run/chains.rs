@@ -4,11 +4,13 @@
 //! nonces are an account's on a chain. What is refused is refused here, with what to do. Called by `parts`,
 //! `deploy` and `oracle`.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alloy::primitives::Address;
+use futures::future::join_all;
 
 use super::parts::{Contracts, operator_file, outbox};
 use crate::chain::ChainError;
@@ -165,10 +167,18 @@ pub(super) async fn contracts(
     let mut all: Vec<ChainParts> = Vec::new();
     let all_wanted = wanted(config);
     let wanted_count = all_wanted.len();
+    let chain_wanted =
+        |wanted: Option<&ContractAt>| chain_of(config, wanted.and_then(|wanted| wanted.chain));
+    // All at once: each of them may take its time not to answer.
+    let ids: BTreeSet<_> = all_wanted.iter().copied().map(chain_wanted).collect();
+    let knocks = ids
+        .into_iter()
+        .map(|chain| async move { (chain, knock(config, chain, clock).await) });
+    let mut answers: BTreeMap<_, _> = join_all(knocks).await.into_iter().collect();
     for wanted in all_wanted {
-        let chain = chain_of(config, wanted.and_then(|wanted| wanted.chain));
-        if !chains.contains_key(&chain) {
-            let (reached, fault) = knock(config, chain, clock).await?;
+        let chain = chain_wanted(wanted);
+        if let Some(answer) = answers.remove(&chain) {
+            let (reached, fault) = answer?;
             match fault {
                 None => {}
                 Some(fault) if needed == Needed::Each => return Err(fault.into()),
@@ -210,8 +220,14 @@ pub(super) async fn contracts(
             count: wanted_count,
         };
         let found = of_contract(config, reached, account.clone(), wanted, owner, called)?;
-        if !silent.contains_key(&chain) {
-            found.ledger.dialect().await?;
+        if let Entry::Vacant(silent) = silent.entry(chain) {
+            match found.ledger.dialect().await {
+                // It has fallen silent since.
+                Err(fault @ ChainError::Transient(_)) if needed == Needed::Any => {
+                    silent.insert(fault);
+                }
+                told => drop(told?),
+            }
         }
         let is_known = |known: &ChainParts| {
             (known.chain_id, known.contract) == (found.chain_id, found.contract)

@@ -15,6 +15,7 @@ use crate::config::{Config, NodeUrl};
 use crate::names::NameStore;
 use crate::names::embedded::EmbeddedNames;
 use crate::names::gateway::NameGateway;
+use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
 use crate::names::rpc::RpcNames;
 use crate::publish::Other;
@@ -25,6 +26,7 @@ use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::gateway::GatewayStore;
 use crate::store::many::ManyStore;
+use crate::store::memory::MemoryStore;
 use crate::store::rpc::{Patience, RpcStore};
 
 /// A node that is built.
@@ -90,6 +92,23 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         embedded: first.embedded,
         client: first.client,
     })
+}
+
+/// No node: for what is about the chain alone. It holds nothing.
+pub(super) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
+    let store: Arc<dyn BlockStore> = Arc::new(MemoryStore::new());
+    NodeParts {
+        kind: "none",
+        label: "none".to_owned(),
+        network: Network::Ipfs,
+        reads: Arc::clone(&store),
+        store,
+        others: Vec::new(),
+        names: Arc::new(MemoryNames::new(Arc::clone(clock))),
+        counts: Arc::new(Counts::default()),
+        embedded: None,
+        client: None,
+    }
 }
 
 /// Where an oracle reads usage metadata: all nodes and gateways of `config`, gateways by `guard`.

@@ -8,34 +8,37 @@ use std::time::Duration;
 
 use alloy::primitives::{B256, Bytes, U256};
 use anyhow::Context;
+use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::parts::{self, Account, ChainParts, Parts};
 use super::{buy, first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
-use crate::cli::exit::fail;
+use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
 use crate::names::key::NameKey;
-use crate::status::{AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, State, TokenStatus};
+use crate::status::{
+    AdvanceAnswer, CallAnswer, LeftOut, MintAnswer, PackageAnswer, State, TokenStatus, TokensAnswer,
+};
 use crate::types::{TokenId, TokenKey, VolumeKey};
 
 /// How often the operator looks for requests; the chain is in this process.
 const ORACLE_PAUSE: Duration = Duration::from_millis(500);
+/// How long a list of tokens waits for one contract, whose logs may have to be searched.
+const LIST: Duration = Duration::from_secs(60);
+
 /// Answers a request that needs chains and the node alone, by the contract of `all` that it is about.
 ///
 /// # Errors
 /// Those of the operation; a request that needs a mount is refused.
 pub async fn answer_of(all: &[Arc<Parts>], request: &Request) -> anyhow::Result<Value> {
     if *request == Request::Tokens {
-        let mut owned = Vec::new();
-        for parts in all {
-            owned.extend(tokens(parts).await?);
-        }
-        return json(owned);
+        return json(list(all).await?);
     }
     answer(parts::pick(all, request.subject())?, request).await
 }
@@ -52,7 +55,6 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
         return Ok(answer);
     }
     match *request {
-        Request::Tokens => json(tokens(parts).await?),
         Request::Packages { .. } => json(packages(parts).await?),
         Request::Mint {
             package,
@@ -85,6 +87,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             ..
         } => json(call(parts, data.clone(), value_wei).await?),
         Request::Status
+        | Request::Tokens
         | Request::Under { .. }
         | Request::UploadPackages { .. }
         | Request::Upgrade { .. }
@@ -123,6 +126,51 @@ async fn packages(parts: &Parts) -> anyhow::Result<Vec<PackageAnswer>> {
             uploads: package.uploads,
         })
         .collect())
+}
+
+/// The owned tokens of all contracts. A chain that does not answer, which is asked beside the others, keeps
+/// no other's from being listed.
+///
+/// # Errors
+/// The first one's, where no chain answers.
+async fn list(all: &[Arc<Parts>]) -> anyhow::Result<TokensAnswer> {
+    let looks = all.iter().map(|parts| async {
+        let late = || {
+            let at = parts.chain.endpoint.label();
+            ChainError::Transient(format!("{at} does not answer within {} s", LIST.as_secs()))
+        };
+        let looked = timeout(LIST, tokens(parts)).await;
+        looked.unwrap_or_else(|_| Err(late().into()))
+    });
+    let mut listed = TokensAnswer {
+        tokens: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let mut failed = Vec::new();
+    for (parts, looked) in all.iter().zip(join_all(looks).await) {
+        let error = match looked {
+            Ok(tokens) => {
+                listed.tokens.extend(tokens);
+                continue;
+            }
+            Err(error) => error,
+        };
+        let Failure { exit, message } = Failure::from_error(&error);
+        let left_out = LeftOut {
+            chain_id: parts.chain.chain_id,
+            error: message,
+            exit: exit.into(),
+        };
+        // Several contracts of one chain have one thing to say.
+        if !listed.left_out.contains(&left_out) {
+            listed.left_out.push(left_out);
+        }
+        failed.push(error);
+    }
+    match failed.len() == all.len() {
+        true => failed.into_iter().next().map_or(Ok(listed), Err),
+        false => Ok(listed),
+    }
 }
 
 /// The owned tokens as the chain knows them.

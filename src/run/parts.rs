@@ -97,9 +97,32 @@ impl Parts {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
+    /// The same for what is about the chain alone: where no node is named, none is missed.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn without_node(config: &Config) -> anyhow::Result<Vec<Arc<Self>>> {
+        if !config.nodes.is_empty() {
+            return Self::any(config).await;
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let node = node::none(&clock);
+        let all = Self::on(config, clock, node, Needed::Any).await?;
+        Ok(all.into_iter().map(Arc::new).collect())
+    }
+
     async fn each(config: &Config, needed: Needed) -> anyhow::Result<Vec<Self>> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let node = node::open(config, &clock).await?;
+        Self::on(config, clock, node, needed).await
+    }
+
+    async fn on(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        node: NodeParts,
+        needed: Needed,
+    ) -> anyhow::Result<Vec<Self>> {
         let contracts = chains::contracts(config, &clock, needed).await?;
         let with = |chain| Self {
             config: config.clone(),

@@ -108,5 +108,31 @@ fn tokens_of_older_contracts_are_minted_listed_and_kept_open_over_http() {
         );
         let refused = home.refused(1, &words);
         assert!(refused.contains("keeps no name keys"), "{refused}");
+
+        // What reads the chain alone asks for no node.
+        let bare = |words: &[&'static str]| -> Vec<String> {
+            let named = parts.iter().filter(|part| !part.starts_with("--node"));
+            let named = named.filter(|part| *part != "--json").cloned();
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .chain(named)
+                .collect()
+        };
+        let run = |words: &[String]| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            home.run(&words)
+        };
+        for words in [&["tokens"][..], &["packages"]] {
+            let output = run(&bare(words));
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{words:?}: {told}");
+            let shown = String::from_utf8_lossy(&output.stdout);
+            assert!(shown.contains("100.0 MiB"), "{words:?}: {shown}");
+        }
+        let output = run(&bare(&["mint", "--package", "0", "--yes"]));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("no storage node"), "{told}");
+        assert_eq!(output.status.code(), Some(2));
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::command::wait_until;
+use crate::command::{Answer, run, wait_until};
 use crate::contract::{Chain, Kind, wallet};
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
@@ -259,6 +260,7 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
         row(&machine, "two-1")["name"]
     );
 
+    let second_url = second.url().to_owned();
     second.end();
     wait_until("its chain is told, and the other's is well", SOON, || {
         let status = machine.status();
@@ -275,9 +277,15 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
         .ok();
     let minted = machine.mountpoint().join("one-2");
     wait_until("a new token appears", SOON, || minted.is_dir());
+    let silent = second_url;
+    assert_left_out(
+        &machine.ask(&["tokens", "--json"]),
+        &["one-1", "one-2"],
+        &silent,
+    );
     machine.stop();
 
-    // Nor where nothing is mounted; but a list of tokens says that it would not be whole.
+    // Nor where nothing is mounted.
     let wallet = wallet(&machine);
     let named = [
         &both[..],
@@ -294,10 +302,52 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
         &["sync", "two-1"],
         &["tokens"],
     ] {
+    let list = |more: &[&str]| machine.ask(&[&["tokens"], more, &named[..]].concat());
+    assert_left_out(&list(&["--json"]), &["one-1", "one-2"], &silent);
+    // In words: a line for each token, and one for the chain.
+    let told = list(&[]).exits(WRONG_CHAIN).one_line();
+    assert!(told.stdout.contains("one-2") && !told.stdout.contains("two-"));
+    assert!(
+        told.stderr.contains("chain 100") && told.stderr.contains(&silent),
+        "{}",
+        told.stderr
+    );
+    // One that takes every call and answers none.
+    let hung = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hung = format!("http://{}", hung.local_addr().expect("bound"));
+    let mut named = named.clone();
+    let numbered = format!("100={hung}");
+    for word in &mut named {
+        if *word == chains[1] {
+            *word = &numbered;
+        }
+    }
+    let mut command = machine.command();
+    command.args(["tokens", "--json"]).args(&named);
+    let state = machine.state();
+    command.arg("--state-dir").arg(state);
+    assert_left_out(&run(command, SOON), &["one-1", "one-2"], &hung);
+}
+
+/// The list has these tokens, and says that those of the chain at `silent` are left out.
+#[track_caller]
+fn assert_left_out(answer: &Answer, tokens: &[&str], silent: &str) {
+    let Answer { code, stderr, .. } = answer;
+    assert_eq!(*code, Some(WRONG_CHAIN), "{stderr}");
+    let listed = answer.json();
+    let listed = listed.as_array().expect("a list").iter();
+    let listed: Vec<_> = listed.map(|row| &row["directory"]).collect();
+    assert_eq!(listed, tokens);
+    let told: Value = serde_json::from_str(stderr).expect("one object");
+    let line = told["error"].as_str().expect("a line");
+    assert_eq!(told["exit"], WRONG_CHAIN);
+    assert!(
+        line.contains("chain 100") && line.contains(silent),
+        "{line}"
+    );
         let refused = machine.ask(&[about, &named[..]].concat());
         let refused = refused.exits(WRONG_CHAIN).one_line().stderr;
-        let silent = chains[1].trim_start_matches("100=");
-        assert!(refused.contains(silent), "{about:?}: {refused}");
+        assert!(refused.contains(&silent), "{about:?}: {refused}");
     }
 }
 
