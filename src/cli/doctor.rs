@@ -185,8 +185,11 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
                 let tokens = parts.chain.ledger.snapshot().await?.tokens;
                 let quotas = tokens.iter().map(|token| token.size_bytes);
                 needed_bytes = quotas.fold(needed_bytes, u64::saturating_add);
-                let owned = tokens.len();
-                checks.push(good(format!("{chain}: {owned} tokens are ours")));
+                let ours = match tokens.len() {
+                    1 => "1 token is ours".to_owned(),
+                    owned => format!("{owned} tokens are ours"),
+                };
+                checks.push(good(format!("{chain}: {ours}")));
             }
             if let Some(parts) = all.first() {
                 let asked = crate::pack::cid::leaf_cid(b"");

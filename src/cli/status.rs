@@ -94,7 +94,8 @@ fn reasons(tokens: &[TokenStatus]) -> String {
         let reason = token.reason.as_deref();
         // What is the reason already is not said twice.
         let error = error.filter(|error| reason.is_none_or(|reason| !alike(reason, error)));
-        for line in [reason, error].into_iter().flatten() {
+        let plan = plan(token, Timestamp::now());
+        for line in [reason, error, plan.as_deref()].into_iter().flatten() {
             // What an earlier epoch has left is no token any more.
             text += match token.state {
                 State::Detached => "\n",
@@ -104,6 +105,17 @@ fn reasons(tokens: &[TokenStatus]) -> String {
         }
     }
     text
+}
+
+/// When what is pending is to be published, where commits are spread over the time that their units have to last.
+fn plan(token: &TokenStatus, now: Timestamp) -> Option<String> {
+    let at = token.local.as_ref()?.next_commit?;
+    (token.state == State::Ok && at > now).then(|| {
+        format!(
+            "the next commit is planned for {}, so that the uploads last: `pxfs flush` publishes at once",
+            day(at)
+        )
+    })
 }
 
 /// Whether one of two lines holds the other.
@@ -147,6 +159,7 @@ fn row(token: &TokenStatus) -> Vec<String> {
         local.map_or_else(String::new, |local| match local.pending_files {
             0 if local.pending => "names".to_owned(),
             0 => "-".to_owned(),
+            1 => format!("{} in 1 file", bytes(local.pending_bytes)),
             files => format!("{} in {files} files", bytes(local.pending_bytes)),
         }),
         uploads(token),
@@ -304,6 +317,31 @@ mod tests {
             local.pending = false;
         }
         assert_eq!(shown(&token), "-");
+    }
+
+    #[test]
+    fn when_what_waits_for_its_turn_is_published_is_told_with_how_to_have_it_at_once() {
+        let mut token = status().tokens.remove(0);
+        let at: Timestamp = "2026-12-25T05:00:00Z".parse().unwrap();
+        let before: Timestamp = "2026-12-24T23:00:00Z".parse().unwrap();
+        let set = |token: &mut TokenStatus, state, next_commit| {
+            token.state = state;
+            if let Some(local) = &mut token.local {
+                local.next_commit = next_commit;
+            }
+        };
+        set(&mut token, State::Ok, Some(at));
+        let told = plan(&token, before).unwrap();
+        assert!(
+            told.contains("2026-12-25 05:00 UTC") && told.contains("`pxfs flush`"),
+            "{told}"
+        );
+        // It begins now; it waits for something else; there is nothing to wait for.
+        assert_eq!(plan(&token, at), None);
+        set(&mut token, State::Overdue, Some(at));
+        assert_eq!(plan(&token, before), None);
+        set(&mut token, State::Ok, None);
+        assert_eq!(plan(&token, before), None);
     }
 
     #[test]
