@@ -8,6 +8,7 @@ mod contract;
 mod env;
 mod folders;
 mod layer;
+mod named;
 mod values;
 
 use alloy::primitives::{Address, U256};
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use contract::{ChainUrl, ContractAt};
 pub use folders::Folders;
 pub use layer::{ConfigError, Layer, wallet_variable};
+pub use named::NamedToken;
 pub use values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 
 use crate::types::TokenRef;
@@ -50,6 +52,8 @@ pub struct Config {
     pub node_password_file: Option<PathBuf>,
     /// Only these tokens; empty means all.
     pub tokens: Vec<TokenRef>,
+    /// The names of tokens that are watched, of contracts that keep none.
+    pub names: Vec<NamedToken>,
     /// What a token without a volume gets.
     pub volume: VolumeKind,
     /// Write although another machine did a moment ago; in a conflict, publish what is here.
@@ -107,6 +111,7 @@ impl Config {
             node_token_file: layer.node_token_file,
             node_password_file: layer.node_password_file,
             tokens: layer.token,
+            names: layer.name,
             take_over: layer.take_over.unwrap_or(false),
             give_way: layer.give_way.unwrap_or(false),
             volume: layer.volume.unwrap_or(VolumeKind::Sealed),

@@ -5,6 +5,7 @@
 //! the wallet has those that it had before. Called
 //! through [`Ledger`] by `run`, `mount` and `publish`; the list of packages by the command line.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,6 +78,8 @@ pub struct ContractLedger {
     found: Arc<Owned>,
     /// How many tokens a contract that lists them had the last time.
     count: Arc<AtomicU64>,
+    /// What is told of tokens whose contract keeps no names.
+    names: Arc<HashMap<TokenId, String>>,
 }
 
 impl ContractLedger {
@@ -90,6 +93,16 @@ impl ContractLedger {
             dialect: Arc::default(),
             found: Arc::default(),
             count: Arc::default(),
+            names: Arc::default(),
+        }
+    }
+
+    /// The same, knowing the names of these tokens where the contract keeps none.
+    #[must_use]
+    pub fn with_names(self, names: impl Iterator<Item = (TokenId, String)>) -> Self {
+        Self {
+            names: Arc::new(names.collect()),
+            ..self
         }
     }
 

@@ -46,7 +46,8 @@ pub struct TokenInfo {
     pub package: String,
     /// Epoch (0 on contracts that have none).
     pub epoch: u64,
-    /// The name key assigned to the token; `None` when it is not registered.
+    /// The name key assigned to the token; `None` when it is not registered. On contracts that keep none: what
+    /// whoever watches it was told.
     pub name: Option<String>,
     /// Quota in bytes.
     pub size_bytes: u64,

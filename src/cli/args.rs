@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{
-    Account, ChainUrl, Coins, Color, ContractAt, Layer, LogFormat, NodeUrl, Size, Span, VolumeKind,
+    Account, ChainUrl, Coins, Color, ContractAt, Layer, LogFormat, NamedToken, NodeUrl, Size, Span,
+    VolumeKind,
 };
 use crate::types::TokenRef;
 
@@ -310,6 +311,9 @@ pub(crate) struct Options {
     /// Mount only this token; may be repeated
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) token: Vec<TokenRef>,
+    /// With --address, of a contract that keeps no names: where a token's volume is found; may be repeated
+    #[arg(id = "named", long = "name", global = true, value_name = "TOKEN=k51…")]
+    pub(crate) name: Vec<NamedToken>,
     /// Write although another machine did within the last 10 minutes; in a conflict, publish what is
     /// here over it
     #[arg(long, global = true)]
@@ -388,6 +392,7 @@ impl Options {
             node_token_file: self.node_token_file.clone(),
             node_password_file: self.node_password_file.clone(),
             token: self.token.clone(),
+            name: self.name.clone(),
             take_over: self.take_over.then_some(true),
             give_way: self.give_way.then_some(true),
             volume: self.volume,

@@ -27,6 +27,7 @@ impl Layer {
             node_token_file: env.one("PXFS_NODE_TOKEN_FILE")?,
             node_password_file: env.one("PXFS_NODE_PASSWORD_FILE")?,
             token: env.many("PXFS_TOKEN")?,
+            name: env.many("PXFS_NAME")?,
             take_over: env.flag("PXFS_TAKE_OVER")?,
             give_way: env.flag("PXFS_GIVE_WAY")?,
             volume: env.one("PXFS_VOLUME")?,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 
 use super::contract::{ChainUrl, ContractAt};
+use super::named::NamedToken;
 use super::values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
 use crate::types::TokenRef;
 
@@ -42,6 +43,9 @@ pub struct Layer {
     /// Mount only these.
     #[serde(deserialize_with = "one_or_many")]
     pub token: Vec<TokenRef>,
+    /// The names of tokens that are watched, of contracts that keep none.
+    #[serde(deserialize_with = "one_or_many")]
+    pub name: Vec<NamedToken>,
     /// Write although another machine did within the last 10 minutes.
     pub take_over: Option<bool>,
     /// In a conflict, take what another machine published.
@@ -213,6 +217,7 @@ impl Layer {
             node_token_file: self.node_token_file.or(below.node_token_file),
             node_password_file: self.node_password_file.or(below.node_password_file),
             token: list(self.token, below.token),
+            name: list(self.name, below.name),
             take_over: self.take_over.or(below.take_over),
             give_way: self.give_way.or(below.give_way),
             volume: self.volume.or(below.volume),

@@ -73,12 +73,15 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
 
 #[test]
 fn every_key_of_the_file_is_taken() {
+    let name = crate::names::key::NameKey::from_seed(&[7; 32]).name();
     let layer = file(
         "rpc-url = 'https://a.example/key'\ncontract = '0x5fbdb2315678afecb367f032d93f642f64180aa3'\nchain-id = 5\nwallet = 'w'\n\
-         wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\ntake-over = true\ngive-way = false\n\
+         wallet-password-file = 'p'\nnode = ['embedded=store', 'ipfs=http://h:5001']\ntoken = [1, '2']\nname = '2=NAME'\ntake-over = true\ngive-way = false\n\
          volume = 'plain'\nstate-dir = '/s'\ncache-dir = '/c'\ncache-size = '2GiB'\n\
          commit-idle = '1s'\ncommit-max = '2m'\nmax-fee = '0.25'\nread-timeout = '500ms'\nrefresh = '30s'\nauto-sync = '3d'\noptions = ['ro', 'umask=077']\n\
-         log = 'debug'\nlog-format = 'json'\ncolor = 'never'\n",
+         log = 'debug'\nlog-format = 'json'\ncolor = 'never'\n"
+            .replace("NAME", &name)
+            .as_str(),
     )
     .unwrap();
     assert_eq!(layer.token, tokens([1, 2]));
@@ -90,6 +93,8 @@ fn every_key_of_the_file_is_taken() {
         [RpcUrl::Http("https://a.example/key".into()).into()]
     );
     assert_eq!(config.contracts.len(), 1);
+    let named: Vec<_> = config.names.iter().map(|one| &one.name).collect();
+    assert_eq!(named, [&name]);
     assert_eq!(config.cache_bytes, 2 << 30);
     assert_eq!(config.read_timeout, Duration::from_millis(500));
     assert_eq!(config.refresh, Duration::from_secs(30));

@@ -27,7 +27,7 @@ use crate::cli::exit::fail;
 use crate::control::Request;
 use crate::durable;
 use crate::names::NameError;
-use crate::names::key::{NameKey, public_key};
+use crate::names::key::public_key;
 use crate::names::record::Record;
 use crate::pack::cid as form;
 use crate::pack::root::Root;
@@ -185,18 +185,11 @@ async fn named(
     store: &Arc<dyn BlockStore>,
 ) -> anyhow::Result<Option<(Usage, Block)>> {
     let chain = &parts.chain;
-    let name = match (info.accounting, info.id.as_u64(), &info.name) {
-        (Accounting::Additive, Some(id), _) => {
-            let what = format!("token {}", info.id);
-            let secret = chain.account(&what)?.wallet.secret();
-            NameKey::derive_of_token(secret, chain.chain_id, &chain.contract, id).name()
-        }
-        (_, _, Some(name)) => name.clone(),
-        _ => fail!(
-            Token,
-            "{}",
-            operate::unregistered(&chain.called.token(info.id))
-        ),
+    let called = || chain.called.token(info.id);
+    let name = match (operate::name_of(chain, info), info.accounting) {
+        (Some(name), _) => name,
+        (None, Accounting::Absolute) => fail!(Token, "{}", operate::unregistered(&called())),
+        (None, Accounting::Additive) => return Err(operate::unnamed(chain, &called()).into()),
     };
     let signer = public_key(&name)?;
     let others = parts.node.others.iter().map(|other| &other.names);

@@ -279,13 +279,15 @@ fn check_names(config: &Config) -> anyhow::Result<()> {
             bare.address
         );
     }
-    for token in &config.tokens {
+    let told = config.names.iter().map(|told| ("--name", &told.token));
+    let tokens = config.tokens.iter().map(|token| ("--token", token));
+    for (option, token) in tokens.chain(told) {
         let is_known = match &token.contract {
             None => contracts.len() <= 1,
             Some(name) => names.contains(&name.as_str()),
         };
         if !is_known {
-            return Err(unknown(&format!("--token {token}"), &names).into());
+            return Err(unknown(&format!("{option} {token}"), &names).into());
         }
     }
     Ok(())
@@ -453,8 +455,12 @@ fn of_contract(
         _ => None,
     };
     let (endpoint, chain_id) = (&reached.endpoint, &reached.chain_id);
-    let ledger = ContractLedger::new(endpoint.clone(), contract, owner)
+    let mut ledger = ContractLedger::new(endpoint.clone(), contract, owner)
         .remember(*chain_id, &config.state_dir.join("owned"));
+    if account.is_none() {
+        let told = config.names.iter().filter(|told| called.is(&told.token));
+        ledger = ledger.with_names(told.map(|told| (told.token.id, told.name.clone())));
+    }
     Ok(ChainParts {
         ledger,
         endpoint: endpoint.clone(),

@@ -51,6 +51,8 @@ pub(super) struct Live {
 #[derive(Clone)]
 struct Seen {
     token: TokenInfo,
+    /// What is published is found by.
+    name: Option<String>,
     timestamp_s: u64,
     at: std::time::Duration,
     access: Access,
@@ -190,6 +192,7 @@ impl Live {
             keeper,
             seen: Mutex::new(Seen {
                 token: token.clone(),
+                name: None,
                 timestamp_s: 0,
                 at: std::time::Duration::ZERO,
                 access,
@@ -251,9 +254,10 @@ impl Live {
         if token.last_sync_s > known.token.last_sync_s {
             self.set_sync_error(None);
         }
+        let name = operate::name_of(&parts.chain, token);
         self.volume.set_labels(Labels {
             token: self.directory.clone(),
-            name: token.name.clone().unwrap_or_default(),
+            name: name.clone().unwrap_or_default(),
             root: self.root().unwrap_or_default(),
             state: state.as_str().to_owned(),
         });
@@ -261,7 +265,7 @@ impl Live {
         if fresh && newer {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
         }
-        seen.token = token.clone();
+        (seen.token, seen.name) = (token.clone(), name);
         (seen.access, seen.state, seen.lost) = (access, state, None);
         Ok(turned)
     }
@@ -293,7 +297,7 @@ impl Live {
         let turned = seen.access != access;
         seen.access = access;
         seen.state = State::ReadOnly;
-        let name = seen.token.name.clone().unwrap_or_default();
+        let name = seen.name.clone().unwrap_or_default();
         drop(seen);
         self.volume.set_labels(Labels {
             token: self.directory.clone(),

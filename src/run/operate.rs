@@ -216,7 +216,7 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
         last_sync: instant(token.last_sync_s),
         sync_deadline: instant(deadline_s),
         usage_on_chain_bytes: token.usage_bytes,
-        name: token.name.clone(),
+        name: name_of(&parts.chain, token),
         epoch: token.epoch,
         sequence: token.sequence,
         root: token
@@ -227,6 +227,17 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
 
 pub(super) fn unregistered(called: &str) -> String {
     format!("token {called} has no name key: run `pxfs register {called}`")
+}
+
+/// What is said of a token whose volume its wallet alone finds, where only the address is known.
+pub(super) fn unnamed(chain: &ChainParts, called: &str) -> Failure {
+    let (contract, dialect) = (chain.contract, chain.dialect().name());
+    Failure::new(
+        Exit::Token,
+        format!(
+            "token {called}: contract {contract} ({dialect}) keeps no names, and what is stored is found by its name alone: say --name {called}=k51… (its owner's `pxfs status --json` has it), or give --wallet in place of --address"
+        ),
+    )
 }
 
 /// What is to be said of a token whose deadline has passed, at chain time `now_s`.
@@ -486,6 +497,32 @@ pub(super) fn volume_key(parts: &Parts, token: &TokenInfo) -> VolumeKey {
             token: token.id,
         },
         epoch: token.epoch,
+    }
+}
+
+/// The key of `token` on a contract that keeps no names; `None` where its number is too large.
+pub(super) fn key_of_token(
+    chain: &ChainParts,
+    account: &Account,
+    token: TokenId,
+) -> Option<NameKey> {
+    let (secret, contract) = (account.wallet.secret(), &chain.contract);
+    let id = token.as_u64()?;
+    Some(NameKey::derive_of_token(
+        secret,
+        chain.chain_id,
+        contract,
+        id,
+    ))
+}
+
+/// The name of what is published of `token`, as far as it is known: by the contract, the wallet, or whoever watches.
+pub(super) fn name_of(chain: &ChainParts, token: &TokenInfo) -> Option<String> {
+    match (token.accounting, &chain.account) {
+        (Accounting::Additive, Some(account)) => {
+            key_of_token(chain, account, token.id).map(|key| key.name())
+        }
+        _ => token.name.clone(),
     }
 }
 

@@ -362,12 +362,8 @@ impl Tokens {
         };
         if token.accounting == Accounting::Additive {
             // No name stands on chain: it follows from the token.
-            let secret = account.wallet.secret();
-            return Ok(match token.id.as_u64() {
-                Some(id) => {
-                    let (chain_id, contract) = (chain.chain_id, &chain.contract);
-                    Right::Ours(NameKey::derive_of_token(secret, chain_id, contract, id))
-                }
+            return Ok(match operate::key_of_token(chain, account, token.id) {
+                Some(key) => Right::Ours(key),
                 None => Right::None(
                     State::ReadOnly,
                     format!(
@@ -499,13 +495,8 @@ impl Tokens {
 /// What can be done with a token of which only the owner's address is known.
 fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
     let (owner, called) = (chain.owner, chain.called.token(token.id));
-    if token.accounting == Accounting::Additive {
-        fail!(
-            Token,
-            "token {called}: contract {} ({}) keeps no names: its wallet alone finds what is stored: give --wallet in place of --address",
-            chain.contract,
-            chain.dialect().name()
-        );
+    if token.accounting == Accounting::Additive && token.name.is_none() {
+        return Err(operate::unnamed(chain, &called).into());
     }
     Ok(match &token.name {
         Some(name) => Right::Watched(

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
+use pxfs::names::key::NameKey;
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::io::Errno;
 
@@ -169,6 +170,64 @@ fn a_watched_drive_shows_what_its_owner_publishes_and_sends_nothing() {
     owner.kill();
 }
 
+/// Their names follow from the wallet and stand nowhere on chain: the owner tells them.
+#[test]
+fn a_token_of_a_contract_that_keeps_no_names_is_watched_by_the_name_that_its_owner_tells() {
+    for kind in [Kind::V1, Kind::V2] {
+        let (chain, kubo) = (Chain::new(kind), Kubo::start());
+        let node = format!("ipfs={}", kubo.url());
+        let never = ["--commit-idle", "1h", "--commit-max", "1h"];
+        let mut owner = chain.machine_with(None, &never).with_node(&node);
+        owner.start();
+        fs::write(owner.dir().join("f"), pattern(1, 0, 5000)).expect("written");
+        owner.flush();
+        let name = owner.token("1")["name"].clone();
+        let name = name.as_str().expect("the owner sees it").to_owned();
+        let label = tool_label(&owner.dir());
+        assert_eq!(label, name);
+
+        let called = format!("1={name}");
+        let mut watcher = chain.watcher(&node).with_args(&["--name", &called]);
+        watcher.start();
+        assert_pattern(&watcher.dir().join("f"), 1, 5000);
+        assert_read_only(&watcher.dir());
+        let row = watcher.token("1");
+        assert_eq!(
+            (&row["state"], &row["name"]),
+            (&"read-only".into(), &name.into())
+        );
+        // What reads does so by the name, too.
+        watcher.ask(&["fsck", "1"]).ok();
+
+        // What follows appears by itself, and so does what the chain says.
+        fs::write(owner.dir().join("more"), pattern(2, 0, 50_000)).expect("written");
+        owner.flush();
+        let more = watcher.dir().join("more");
+        wait_until("the owner's commit appears", SOON, || more.exists());
+        assert_pattern(&more, 2, 50_000);
+        let usage = || chain.storage().0;
+        wait_until("it is charged, and that is seen", SOON, || {
+            usage() > 55_000 && watcher.number("1", "usage_on_chain_bytes") == usage()
+        });
+        watcher.stop();
+        owner.stop();
+
+        // Of another's name nothing is believed: what it leads to is of no token of this contract.
+        let other = Chain::new(kind);
+        let mut stranger = other.watcher(&node).with_args(&["--name", &called]);
+        stranger.replace_arg("--contract", "--contract", &other.another(kind).to_string());
+        let shown = stranger.try_start();
+        assert!(shown.is_err() || !stranger.dir().join("f").exists());
+    }
+}
+
+/// What `user.px.name` says of a token's directory.
+fn tool_label(dir: &Path) -> String {
+    let mut value = [0; 100];
+    let count = rustix::fs::getxattr(dir, "user.px.name", &mut value).expect("a label");
+    String::from_utf8_lossy(&value[..count]).into_owned()
+}
+
 /// The folder of a drive that was killed is mounted by the address alone, and with the wallet again.
 #[test]
 fn what_a_mount_with_the_wallet_had_not_published_is_shown_and_kept_and_told() {
@@ -280,18 +339,18 @@ fn an_address_that_cannot_be_watched_is_refused_before_anything_is_mounted() {
     let chain = Chain::new(Kind::V2);
     let store = tempfile::tempdir().expect("a folder");
     let node = format!("embedded={}", store.path().display());
-    // Where the contract keeps no names, the wallet alone finds them.
+    // Where the contract keeps no names, somebody has to say them.
     let mut watcher = chain.watcher(&node);
     let log = watcher.try_start().expect_err("nothing can be shown");
-    assert!(
-        log.contains("keeps no names") && log.contains("--wallet"),
-        "{log}"
-    );
+    for words in ["keeps no names", "--name 1=k51", "--wallet"] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
 
     let machine = Machine::prepared("mount");
     let mountpoint = machine.mountpoint();
     let place = mountpoint.to_str().expect("a path");
     let owner = chain.owner().to_string();
+    let named = format!("x-1={}", NameKey::from_seed(&[7; 32]).name());
     for (args, words) in [
         (&["--address", "0x12"][..], "0x12"),
         (
@@ -299,6 +358,8 @@ fn an_address_that_cannot_be_watched_is_refused_before_anything_is_mounted() {
             "wrong",
         ),
         (&["--address", &owner, "--wallet", "w"], "--wallet"),
+        (&["--address", &owner, "--name", "1=k51"], "k51"),
+        (&["--address", &owner, "--name", &named], "--name x-1"),
         (&["--address", &owner, "--auto-sync", "3d"], "--auto-sync"),
         (&["--address", &owner, "--take-over"], "--take-over"),
     ] {

@@ -111,7 +111,7 @@ impl ContractLedger {
             owner,
             package: name,
             epoch: 0,
-            name: None,
+            name: self.names.get(&TokenId(id)).cloned(),
             size_bytes: saturate(size),
             usage_bytes: saturate(usage),
             uploads_left: units,
