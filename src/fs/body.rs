@@ -32,6 +32,8 @@ pub(crate) struct Staged {
     pub(crate) version: u64,
     pub(crate) ranges: Ranges,
     pub(crate) fresh: bool,
+    /// How many ranges there were when somebody tried to make one of them.
+    scattered: usize,
 }
 
 /// Where a part of a read comes from.
@@ -218,13 +220,21 @@ impl Body {
         staged.all(|(index, staged)| chunk_version(*index) == Some(staged.version))
     }
 
-    /// From the first to the last staged byte of chunk `index`, where that is in more than `most` ranges. Not at each
-    /// one more: who cannot make one of them tries again when there are as many more.
-    pub(crate) fn scattered(&self, index: u64, most: usize) -> Option<Range<u64>> {
-        let ranges = self.staged.get(&index)?.ranges.as_stored();
+    /// From the first to the last staged byte of chunk `index`, where that is in more than `most` ranges, to make one
+    /// of them. Who cannot is asked again when there are as many more.
+    pub(crate) fn scattered(&mut self, index: u64, most: usize) -> Option<Range<u64>> {
+        let staged = self.staged.get_mut(&index)?;
+        let ranges = staged.ranges.as_stored();
+        if ranges.len() <= most {
+            staged.scattered = 0;
+            return None;
+        }
+        if ranges.len() < staged.scattered + most {
+            return None;
+        }
+        staged.scattered = ranges.len();
         let (first, last) = (ranges.first()?, ranges.last()?);
-        let is_due = ranges.len() > most && (ranges.len() - 1).is_multiple_of(most);
-        is_due.then(|| absolute(&(first.0..last.1), index * CHUNK_SIZE))
+        Some(absolute(&(first.0..last.1), index * CHUNK_SIZE))
     }
 
     /// What of chunk `index` is staged, and the version of its last change.

@@ -1,7 +1,7 @@
 //! What was written into a chunk in many places becomes one range: the gaps are filled with what they read as.
 //!
 //! Invariant: the content does not change, so nothing is charged for it; nothing is asked of the network; what fails
-//! leaves the ranges as they are. Called, with the file's content locked, by whoever has just written some of it.
+//! leaves the ranges as they are, however many. Called, with the file's content locked, by whoever has just written some of it.
 
 use std::ops::Range;
 

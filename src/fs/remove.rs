@@ -16,7 +16,6 @@ use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
 use crate::journal::{Batch, key};
 use crate::pack::charge;
-use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
 
 /// What a name that is to go stands for, as it was found before the names were locked: a regular file that goes with
@@ -230,8 +229,7 @@ impl Volume {
         if let Some(held) = held.take() {
             self.leave(held);
         }
-        let stays = |held: &FileRef| self.files.is_shared(ino) || self.has_many_chunks(held);
-        if unlinked.as_ref().is_some_and(stays) {
+        if unlinked.is_some() && (self.files.is_shared(ino) || self.has_many_chunks(ino)) {
             batch.put(key::inode(ino), inode);
             batch.set(key::orphan(ino));
             return Ok(unlinked);
@@ -264,15 +262,14 @@ impl Volume {
 
     /// Whether more of the file is staged than may be removed at once: then its records go as where somebody has it
     /// open, when the kernel has let go of it.
-    fn has_many_chunks(&self, file: &FileRef) -> bool {
+    fn has_many_chunks(&self, ino: Ino) -> bool {
         let most = self.limits.chunks;
-        // What cannot be read is told by who removes it.
-        let staged = || {
-            let chunks = key::chunks(file.ino);
-            self.journal.scan(&chunks, None, most + 1)
-        };
-        file.look().size > most as u64 * CHUNK_SIZE
-            && staged().is_ok_and(|staged| staged.len() > most)
+        // How long it is says nothing: it may have been cut since it was saved. What cannot be read is told by who
+        // removes it.
+        let content = self.journal.record::<Content>(&key::content(ino));
+        let is_staged = content.is_ok_and(|content| content.is_some_and(|content| content.staged));
+        let chunks = || self.journal.scan(&key::chunks(ino), None, most + 1);
+        is_staged && chunks().is_ok_and(|chunks| chunks.len() > most)
     }
 }
 

@@ -112,8 +112,13 @@ fn settle_held(cut: &Cut, held: &File, file: &CutFile, content: &Child) -> Resul
     let note_unsaved = || {
         lock(&volume.unsaved).insert(file.ino);
     };
+    // What is open without a name is in no tree that comes: only this machine has it.
+    let is_gone = || volume.files.is_orphan(file.ino);
     let (mut next, cuts) = {
         let mut body = held.body_mut();
+        if is_gone() {
+            return Ok(false);
+        }
         let uncut = body.cuts == then.cuts;
         let valid = if uncut {
             Some(file.size)
@@ -154,7 +159,7 @@ fn settle_held(cut: &Cut, held: &File, file: &CutFile, content: &Child) -> Resul
         (next, body.cuts)
     };
     loop {
-        if !volume.save_unless_rewritten(held)? {
+        if is_gone() || !volume.save_unless_rewritten(held)? {
             return Ok(false);
         }
         let Some(from) = next else {

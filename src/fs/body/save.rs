@@ -66,6 +66,7 @@ impl Body {
                 version: chunk.version,
                 ranges: Ranges::from_stored(&chunk.ranges),
                 fresh: chunk.fresh,
+                ..Staged::default()
             };
             body.staged.insert(index, staged);
         }
