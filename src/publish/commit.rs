@@ -165,6 +165,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     reserve_stuck(context, &changes, &built)?;
     take_as_head(context, &pending, &head, None).await?;
     charged::settled(volume).await?;
+    release_old(context).await?;
     Ok(Done {
         sent_blocks: upload.sent_blocks,
         sent_bytes: upload.sent_bytes,
@@ -485,8 +486,16 @@ async fn take_as_head(
     ];
     values.extend(doubted.map(|doubted| (DOUBTED, Some(doubted.to_bytes()))));
     let charge = pending.charge_bytes.map(|bytes| (pending.sequence, bytes));
-    keep_charged(volume, values, charge).await?;
-    grace.release(context.node.store.as_ref(), now_s).await;
+    keep_charged(volume, values, charge).await
+}
+
+/// Lets go of what is due of the old roots. Not before all is settled: what a commit that was cut off holds of a
+/// file lies, here, over what an older one has published, and that one's root may be due.
+async fn release_old(context: &Context) -> Result<(), PublishError> {
+    let volume = &context.volume;
+    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+    let store = context.node.store.as_ref();
+    grace.release(store, context.now_s()).await;
     keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
+use crate::names::NameError;
+use crate::names::fault::Call as NameCall;
+use crate::publish::head::Head;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::Call;
 
@@ -74,4 +77,55 @@ async fn a_collection_beside_a_commit_takes_nothing_that_the_commit_names() {
     shared.clock.advance(DAY);
     let other = second(&shared).await;
     assert_eq!(other.tree().await, machine.tree().await);
+}
+
+/// The last commit that is the head.
+fn sequence_of(machine: &Machine) -> u64 {
+    let head: Option<Head> = machine.volume.meta("head").unwrap();
+    head.map_or(0, |head| head.sequence)
+}
+
+/// A commit whose name is lost on its way, after all that was to be finished before it; what it was cut off with is
+/// not settled.
+async fn cut_off(machine: &Machine, finished: u64) {
+    let lost = || NameError::Transient("the line broke".to_owned());
+    let losing = async {
+        while sequence_of(machine) < finished {
+            tokio::task::yield_now().await;
+        }
+        (machine.names).set(NameCall::Publish, Fault::After(lost()), None);
+    };
+    let (committed, ()) = tokio::join!(machine.commit(), losing);
+    assert!(committed.is_err());
+}
+
+#[tokio::test]
+async fn what_a_file_lies_over_stays_until_the_file_is_published_whatever_was_cut_off_in_between() {
+    let shared = Shared::embedded();
+    let (store, _) = shared.node.as_ref().unwrap();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, &content(1))]).await;
+    machine.commit().await.unwrap();
+    // Each life is cut off between the name and settling, and the next one begins days later.
+    machine.put(machine.root, "f", &[(100, b"one")]).await;
+    cut_off(&machine, 1).await;
+    let machine = machine.crash(&shared);
+    shared.clock.advance(DAY);
+    machine.put(machine.root, "f", &[(200, b"two")]).await;
+    cut_off(&machine, 2).await;
+    let machine = machine.crash(&shared);
+    shared.clock.advance(DAY);
+    machine.put(machine.root, "f", &[(300, b"three")]).await;
+    cut_off(&machine, 3).await;
+    let machine = machine.crash(&shared);
+    shared.clock.advance(DAY);
+    store.collect(EmbeddedStore::GRACE).await.unwrap();
+    machine.commit().await.unwrap();
+    let mut expected = content(1);
+    for (at, bytes) in [(100, &b"one"[..]), (200, b"two"), (300, b"three")] {
+        expected[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    let tree = machine.tree().await;
+    assert!(tree["/f"].content == expected);
+    assert_eq!(second(&shared).await.tree().await, tree);
 }
