@@ -203,18 +203,21 @@ fn judge_charges(
         blocks: told.blocks.clone(),
         ..Held::default()
     };
-    let tops = told
-        .named
-        .iter()
-        .flat_map(|(document, _, root)| [Some(*document), *root]);
-    let below = held.below(tops.flatten());
-    let stored: u64 = below.iter().map(|cid| told.blocks[cid].len() as u64).sum();
-    // Each commit builds the header anew, as long as it is.
-    let header = told.header_bytes()?;
-    let repeated = header * charges.len().saturating_sub(1) as u64;
+    let bytes = |cid: &Cid| told.blocks[cid].len() as u64;
+    // Each block is paid for once; one that is built anew after it had gone from the tree is so again, and the
+    // header with each commit.
+    let (mut all_blocks, mut last) = (BTreeSet::new(), BTreeSet::new());
+    let mut most = told.header_bytes()? * charges.len().saturating_sub(1) as u64;
+    for (document, _, root) in &told.named {
+        let below = held.below([Some(*document), *root].into_iter().flatten());
+        most += below.difference(&last).map(bytes).sum::<u64>();
+        all_blocks.extend(below.iter().copied());
+        last = below;
+    }
+    let least: u64 = all_blocks.iter().map(bytes).sum();
     let charged: u64 = charges.values().sum();
-    if !(stored..=stored + repeated).contains(&charged) {
-        let why = format!("{charged} bytes are charged, and {stored} were stored: {all:?}");
+    if !(least..=most).contains(&charged) {
+        let why = format!("{charged} bytes are charged, of {least} to {most}: {all:?}");
         return Err(why);
     }
     Ok(())

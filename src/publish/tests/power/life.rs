@@ -122,7 +122,7 @@ impl Life {
     }
 
     /// Writes `len` bytes that no other file has.
-    pub(super) async fn write(&mut self, dice: &mut Dice, name: &str, at: u64, len: u64) {
+    async fn write(&mut self, dice: &mut Dice, name: &str, at: u64, len: u64) {
         let len = usize::try_from(len).expect("a small file");
         let bytes = pattern(dice.below(u64::MAX), at, len);
         let mut files = self.files();
@@ -138,7 +138,7 @@ impl Life {
     }
 
     /// Something random is done to the tree.
-    async fn act(&mut self, dice: &mut Dice) {
+    pub(super) async fn act(&mut self, dice: &mut Dice) {
         let mut files = self.files();
         let names: Vec<String> = files.keys().cloned().collect();
         let known = dice.pick(&names);
