@@ -48,7 +48,7 @@ mod settle;
 mod volume;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use ahead::{ChunkVersion, WholeChunk};
 pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};

@@ -8,7 +8,7 @@ mod core;
 mod costs;
 mod crash;
 #[path = "../../tests/shared/dice.rs"]
-mod dice;
+pub(crate) mod dice;
 mod follow;
 mod gaps;
 mod holes;
@@ -30,6 +30,8 @@ mod rig;
 mod room;
 mod settled;
 mod spool;
+#[path = "../../tests/shared/pattern.rs"]
+pub(crate) mod text;
 
 thread_local! {
     static THREADLESS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };

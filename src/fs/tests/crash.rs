@@ -11,12 +11,10 @@ mod large;
 mod log;
 mod model;
 mod shelf;
-#[path = "../../../tests/shared/pattern.rs"]
-mod text;
 mod violation;
 mod world;
 
-use super::dice;
+use super::{dice, text};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
