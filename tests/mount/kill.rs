@@ -5,6 +5,7 @@ mod bytes;
 mod content;
 mod databases;
 mod load;
+mod mapping;
 mod model;
 #[cfg(test)]
 mod model_tests;
@@ -131,7 +132,7 @@ impl Scene {
         together(&both)?;
         for (worker, (found, prefixes)) in self.workers.iter_mut().zip(judged) {
             worker.adopt(prefixes.last().ok_or("no prefix")?, &found);
-            let sizes = found.values().flatten().map(Vec::len);
+            let sizes = found.values().flatten().map(|seen| seen.bytes.len());
             self.largest = self.largest.max(sizes.max().unwrap_or(0));
         }
         Ok(())

@@ -5,8 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use super::content::{Change, Content};
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::content::{Change, Content, Time};
 use super::load::Load;
+use super::mapping;
 use super::model::Step;
 use crate::samples::pattern;
 
@@ -49,10 +52,15 @@ impl Load<'_> {
             }
             let text = self.counters.text();
             let change = Change::Write { text, offset, len };
-            self.newest(number).changes.push(change);
+            self.change(number, change);
             let len = usize::try_from(len).unwrap_or(0);
             file.write_all_at(&pattern(text, offset, len), offset)?;
         }
+        self.sync_some(number, file)
+    }
+
+    /// An `fsync` now and then.
+    fn sync_some(&mut self, number: usize, file: &OsFile) -> io::Result<()> {
         // Not for too long without: what may be there then has too many forms.
         let content = self.newest(number);
         let loose = content.changes.len() - content.synced;
@@ -62,13 +70,23 @@ impl Load<'_> {
         Ok(())
     }
 
+    /// The bytes of a file are about to change.
+    fn change(&mut self, number: usize, change: Change) {
+        self.newest(number).changes.push(change);
+        self.worker.files[number].times.push(Time::Moved);
+    }
+
     pub(super) fn newest(&mut self, number: usize) -> &mut Content {
         let contents = &mut self.worker.files[number].contents;
         contents.last_mut().expect("a file has a content")
     }
 
     /// `fsync` of a file: its bytes and all names before it are durable.
-    fn sync(&mut self, number: usize, file: &OsFile) -> io::Result<()> {
+    pub(super) fn sync(&mut self, number: usize, file: &OsFile) -> io::Result<()> {
+        let times = &self.worker.files[number].times;
+        // One that was set; that of a change may be found as it was before.
+        let set = matches!(times.last(), Some(Time::Set(_)));
+        let times = times.len();
         let content = self.newest(number);
         let changes = content.changes.len();
         // From the call on it may be there.
@@ -80,6 +98,9 @@ impl Load<'_> {
         let content = self.newest(number);
         content.cover(changes);
         content.sync_acked = true;
+        if set {
+            self.worker.files[number].past_times = times - 1;
+        }
         Ok(())
     }
 
@@ -89,10 +110,7 @@ impl Load<'_> {
         files: &[String],
         options: &mut std::fs::OpenOptions,
     ) -> io::Result<Option<(usize, OsFile)>> {
-        let Some(path) = self.dice.pick(files) else {
-            return Ok(None);
-        };
-        let Some(Some(number)) = self.entries.get(&path).copied() else {
+        let Some((path, number)) = self.pick(files) else {
             return Ok(None);
         };
         let file = options.write(true).open(self.folder.join(&path))?;
@@ -125,7 +143,7 @@ impl Load<'_> {
             // To nothing is another matter: see `rewrite`.
             _ => 1 + self.dice.below(len),
         };
-        self.newest(number).changes.push(Change::Resize(to));
+        self.change(number, Change::Resize(to));
         file.set_len(to)?;
         match self.dice.below(3) {
             0 => Ok(()),
@@ -134,16 +152,64 @@ impl Load<'_> {
         }
     }
 
-    /// Empties a file and writes it anew.
-    pub(super) fn rewrite(&mut self, files: &[String]) -> io::Result<()> {
-        let Some(path) = self.dice.pick(files) else {
+    /// Punches a hole, now and then over the end.
+    pub(super) fn punch(&mut self, files: &[String]) -> io::Result<()> {
+        let Some((number, file)) = self.open_one(files, &mut OsFile::options())? else {
             return Ok(());
         };
-        let Some(Some(number)) = self.entries.get(&path).copied() else {
+        let end = self.newest(number).len();
+        let offset = self.dice.below(end);
+        let more = 1 + match self.dice.below(3) {
+            0 => self.dice.below(2 << 20),
+            _ => self.dice.below(40_000),
+        };
+        let len = more.min(end - offset);
+        self.change(number, Change::Punch { offset, len });
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&file, mode, offset, more)?;
+        self.sync_some(number, &file)
+    }
+
+    /// Stores through a mapping.
+    pub(super) fn store(&mut self, files: &[String]) -> io::Result<()> {
+        let Some((number, file)) = self.open_one(files, OsFile::options().read(true))? else {
+            return Ok(());
+        };
+        let end = self.newest(number).len();
+        if end == 0 {
+            return Ok(());
+        }
+        let offset = self.dice.below(end);
+        let len = (1 + self.dice.below(40_000)).min(end - offset);
+        let text = self.counters.text();
+        self.change(number, Change::Write { text, offset, len });
+        let bytes = pattern(text, offset, usize::try_from(len).unwrap_or(0));
+        mapping::store(&file, offset, &bytes, self.dice.below(2) == 0)?;
+        self.sync_some(number, &file)
+    }
+
+    /// Removes a name of a file that is open, and goes on writing there.
+    pub(super) fn remove_open(&mut self, files: &[String]) -> io::Result<()> {
+        let Some((path, number)) = self.pick(files) else {
+            return Ok(());
+        };
+        let at = self.folder.join(&path);
+        let file = OsFile::options().write(true).open(at)?;
+        self.step(Step::Remove(path.clone()), |folder| {
+            std::fs::remove_file(folder.join(&path))
+        })?;
+        self.write_some(number, &file, Place::Anywhere)
+    }
+
+    /// Empties a file and writes it anew.
+    pub(super) fn rewrite(&mut self, files: &[String]) -> io::Result<()> {
+        let Some((path, number)) = self.pick(files) else {
             return Ok(());
         };
         let was_empty = self.newest(number).len() == 0;
-        self.worker.files[number].contents.push(Content::default());
+        let file = &mut self.worker.files[number];
+        file.contents.push(Content::default());
+        file.times.push(Time::Moved);
         if was_empty {
             // There is no old one to keep: it is a new file that grows.
             self.newest(number).whole = Some(0);

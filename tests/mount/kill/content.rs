@@ -26,6 +26,13 @@ pub(crate) enum Change {
     },
     /// A new length.
     Resize(u64),
+    /// A hole in what is there.
+    Punch {
+        /// The first byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
 }
 
 impl Change {
@@ -36,13 +43,14 @@ impl Change {
                 offset, len: more, ..
             } => len.max(offset + more),
             Self::Resize(len) => len,
+            Self::Punch { .. } => len,
         }
     }
 
     /// Where it divides a block.
     fn edges(&self) -> [u64; 2] {
         match *self {
-            Self::Write { offset, len, .. } => [offset, offset + len],
+            Self::Write { offset, len, .. } | Self::Punch { offset, len } => [offset, offset + len],
             Self::Resize(len) => [len, len],
         }
     }
@@ -52,7 +60,9 @@ impl Change {
     fn apply(&self, begin: u64, part: &mut [u8]) -> bool {
         let end = begin + part.len() as u64;
         let (from, to) = match *self {
-            Self::Write { offset, len, .. } => (offset.max(begin), (offset + len).min(end)),
+            Self::Write { offset, len, .. } | Self::Punch { offset, len } => {
+                (offset.max(begin), (offset + len).min(end))
+            }
             Self::Resize(len) => (len.max(begin), end),
         };
         if from >= to {
@@ -63,7 +73,7 @@ impl Change {
             Self::Write { text, .. } => {
                 place.copy_from_slice(&pattern(text, from, index(to - from)));
             }
-            Self::Resize(_) => place.fill(0),
+            Self::Resize(_) | Self::Punch { .. } => place.fill(0),
         }
         true
     }
@@ -185,7 +195,7 @@ fn lens(len: u64, changes: &[Change]) -> Vec<(u64, u64)> {
         let after = change.len_after(len);
         lens.push(match change {
             Change::Write { .. } => (len, after),
-            Change::Resize(_) => (after, after),
+            Change::Resize(_) | Change::Punch { .. } => (after, after),
         });
         len = after;
     }
@@ -209,6 +219,46 @@ fn explained(begin: u64, solid: &[u8], changes: &[Change], found: &[u8]) -> bool
     ways.iter().any(|way| way == found)
 }
 
+/// What of an inode is changed in order with the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    /// Permission bits.
+    pub mode: u32,
+    /// The number in its extended attribute.
+    pub colour: Option<u64>,
+}
+
+impl Default for Attributes {
+    /// Those of a new file.
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            colour: None,
+        }
+    }
+}
+
+/// A modification time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// This one, in ns since 1970.
+    Set(i64),
+    /// That of a change of its bytes: later than any that is set.
+    Moved,
+}
+
+impl Time {
+    /// Before any change that is made here, and after any time that is set: ns since 1970.
+    pub(crate) const MOVED_NS: i64 = 1_600_000_000_000_000_000;
+
+    fn is(self, mtime_ns: i64) -> bool {
+        match self {
+            Self::Set(set_ns) => mtime_ns == set_ns,
+            Self::Moved => mtime_ns > Self::MOVED_NS,
+        }
+    }
+}
+
 /// One file over its names: the contents it had since it was last known, the newest last. A new one
 /// begins when the file is truncated to nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -217,6 +267,26 @@ pub(crate) struct File {
     pub contents: Vec<Content>,
     /// Where writes have begun and ended before the last crash.
     pub edges: BTreeSet<u64>,
+    /// Those that it begins with.
+    pub attributes: Attributes,
+    /// The modification times that it had, and how many of them came before one that was set and synced.
+    pub times: Vec<Time>,
+    pub past_times: usize,
+}
+
+/// A file as it is found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// What else is told of it.
+    pub attributes: Attributes,
+    /// When it was modified, ns since 1970.
+    pub mtime_ns: i64,
+    /// Its number, and how many names that has.
+    pub ino: u64,
+    /// Names, as it says.
+    pub links: u64,
 }
 
 impl File {
@@ -228,16 +298,36 @@ impl File {
         };
         Self {
             contents: vec![content],
-            edges: BTreeSet::new(),
+            times: vec![Time::Moved],
+            ..Self::default()
         }
     }
 
-    /// The same file, of whose bytes it is known now what they are.
-    pub(crate) fn known(&self, bytes: &[u8]) -> Self {
+    /// The same file, of which it is known now what it is.
+    pub(crate) fn known(&self, seen: &Seen) -> Self {
         Self {
-            contents: vec![Content::known(bytes)],
+            contents: vec![Content::known(&seen.bytes)],
             edges: self.all_edges(),
+            attributes: seen.attributes,
+            times: vec![Time::Set(seen.mtime_ns)],
+            past_times: 0,
         }
+    }
+
+    /// What is wrong with what was found of this file after a crash, but for its names.
+    pub(crate) fn fault_in(&self, seen: &Seen) -> Option<String> {
+        if seen.attributes != self.attributes {
+            let (found, known) = (seen.attributes, self.attributes);
+            return Some(format!("{found:?}, which should be {known:?}"));
+        }
+        let times = self.times.get(self.past_times..).unwrap_or_default();
+        if !times.iter().any(|time| time.is(seen.mtime_ns)) {
+            let found = seen.mtime_ns;
+            return Some(format!(
+                "modified at {found} ns, which should be one of {times:?}"
+            ));
+        }
+        self.fault(&seen.bytes)
     }
 
     fn all_edges(&self) -> BTreeSet<u64> {

@@ -6,15 +6,15 @@
 //! [`together`] then holds the threads against each other: the namespace of all of them is one
 //! prefix, so nothing may be missing that was acknowledged before something found was begun.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub(crate) use super::content::File;
+pub(crate) use super::content::{File, Seen};
 
 /// The entries of a folder: path below it, and the file's number, or `None` for a directory.
 pub(crate) type Entries = BTreeMap<String, Option<usize>>;
 
-/// What is found in the folder: path, and the bytes, or `None` for a directory.
-pub(crate) type Found = BTreeMap<String, Option<Vec<u8>>>;
+/// What is found in the folder: path, and the file, or `None` for a directory.
+pub(crate) type Found = BTreeMap<String, Option<Seen>>;
 
 /// How much of a file an operation promises: so many changes of its content number `content`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct Covered {
     pub changes: usize,
 }
 
-/// One operation on names.
+/// One operation on names or attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A new file with this number.
@@ -40,6 +40,14 @@ pub(crate) enum Step {
     Rename(String, String),
     /// `rename` over a file: what had been written by then must be there with it.
     Replace(String, String, Covered),
+    /// `link`: another name, the second, of a file.
+    Link(String, String),
+    /// Two files change their names: both must be there as they were by then.
+    Exchange(String, String, [Covered; 2]),
+    /// `chmod` of a file.
+    Mode(usize, u32),
+    /// `setxattr` of a file, or `removexattr`.
+    Colour(usize, Option<u64>),
     /// An acknowledged `fsync`: all before it is durable.
     Sync,
 }
@@ -95,17 +103,40 @@ impl Step {
                     }
                 }
             }
-            Self::Sync => {}
+            Self::Link(path, more) => {
+                if let Some(file) = entries.get(path).copied() {
+                    entries.insert(more.clone(), file);
+                }
+            }
+            Self::Exchange(one, other, _) => {
+                let (first, second) = (entries.remove(one), entries.remove(other));
+                entries.extend(first.map(|entry| (other.clone(), entry)));
+                entries.extend(second.map(|entry| (one.clone(), entry)));
+            }
+            Self::Mode(..) | Self::Colour(..) | Self::Sync => {}
         }
     }
 
-    /// Raises what must be in `files` once the operation is there.
-    fn cover(&self, files: &mut [File]) {
-        if let Self::Replace(_, _, covered) = self
-            && let Some(file) = files.get_mut(covered.file)
-            && let Some(content) = file.contents.get_mut(covered.content)
+    /// Applies to `files` what the operation changes of them, and raises what must be in them once it is there.
+    fn apply_to(&self, files: &mut [File]) {
+        match self {
+            Self::Replace(_, _, covered) => covered.apply_to(files),
+            Self::Exchange(_, _, both) => both.iter().for_each(|covered| covered.apply_to(files)),
+            Self::Mode(file, mode) => files[*file].attributes.mode = *mode,
+            Self::Colour(file, colour) => files[*file].attributes.colour = *colour,
+            _ => {}
+        }
+    }
+}
+
+impl Covered {
+    fn apply_to(&self, files: &mut [File]) {
+        if let Some(file) = files.get_mut(self.file)
+            && let Some(content) = file.contents.get_mut(self.content)
         {
-            content.cover(covered.changes);
+            content.cover(self.changes);
+            // What it held before it was emptied is gone.
+            content.sync_acked = true;
         }
     }
 }
@@ -139,25 +170,26 @@ impl Worker {
         let mut entries = self.base.clone();
         let mut files = self.files.clone();
         let mut prefixes = Vec::new();
-        let mut why = String::new();
+        let mut faults = Vec::new();
         for len in 0..=self.operations.len() {
             if let Some(operation) = len
                 .checked_sub(1)
                 .and_then(|last| self.operations.get(last))
             {
                 operation.step.apply(&mut entries);
-                operation.step.cover(&mut files);
+                operation.step.apply_to(&mut files);
             }
             if !same_names(&entries, found) {
                 continue;
             }
             if len < least {
-                why =
-                    format!("the names are those after {len} operations, but {least} were synced");
+                faults.push(format!(
+                    "the names are those after {len} operations, but {least} were synced"
+                ));
                 continue;
             }
             match content_fault(&files, &entries, found) {
-                Some(fault) => why = format!("after {len} operations: {fault}"),
+                Some(fault) => faults.push(format!("after {len} operations: {fault}")),
                 None => prefixes.push(Prefix {
                     len,
                     entries: entries.clone(),
@@ -165,12 +197,26 @@ impl Worker {
             }
         }
         if prefixes.is_empty() {
-            if why.is_empty() {
-                why = self.no_prefix(found);
+            if faults.is_empty() {
+                faults.push(self.no_prefix(found));
             }
-            return Err(why);
+            return Err(self.told(&faults));
         }
         Ok(prefixes)
+    }
+
+    /// The last faults, each of another prefix, and the last operations.
+    fn told(&self, faults: &[String]) -> String {
+        let last = self.operations.len().saturating_sub(6);
+        let last: Vec<&Step> = self.operations[last..]
+            .iter()
+            .map(|one| &one.step)
+            .collect();
+        let faults = faults[faults.len().saturating_sub(6)..].join("\n or ");
+        format!(
+            "{faults}\n the last of {} operations are {last:?}",
+            self.operations.len()
+        )
     }
 
     /// Says how `found` differs from what was acknowledged, when no prefix explains it.
@@ -193,25 +239,54 @@ impl Worker {
     /// Goes on from what was found: it is the base of the next run.
     pub(crate) fn adopt(&mut self, prefix: &Prefix, found: &Found) {
         let mut next = Self::default();
+        // A file may have several names.
+        let mut numbers: BTreeMap<usize, usize> = BTreeMap::new();
         for (path, file) in &prefix.entries {
-            let bytes = found.get(path).and_then(Option::as_ref);
-            let known = file.and_then(|file| Some(self.files.get(file)?.known(bytes?)));
-            let file = known.map(|known| {
-                next.files.push(known);
-                next.files.len() - 1
+            let seen = found.get(path).and_then(Option::as_ref);
+            let known = file.zip(seen).map(|(file, seen)| {
+                *numbers.entry(file).or_insert_with(|| {
+                    next.files.push(self.files[file].known(seen));
+                    next.files.len() - 1
+                })
             });
-            next.base.insert(path.clone(), file);
+            next.base.insert(path.clone(), known);
         }
         *self = next;
     }
 }
 
-/// The first file whose bytes cannot be what `entries` says.
+/// The first file that cannot be what `entries` says.
 fn content_fault(files: &[File], entries: &Entries, found: &Found) -> Option<String> {
-    entries.iter().find_map(|(path, file)| {
-        let bytes = found.get(path)?.as_ref()?;
-        let fault = files.get((*file)?)?.fault(bytes)?;
-        Some(format!("{path}: {fault}"))
+    links_fault(entries, found).or_else(|| {
+        entries.iter().find_map(|(path, file)| {
+            let seen = found.get(path)?.as_ref()?;
+            let fault = files.get((*file)?)?.fault_in(seen)?;
+            Some(format!("{path}: {fault}"))
+        })
+    })
+}
+
+/// The first name that is not of the file that it should be of, or whose file counts its names wrongly.
+fn links_fault(entries: &Entries, found: &Found) -> Option<String> {
+    let mut numbers: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+    for (path, file) in entries {
+        let (Some(file), Some(seen)) = (file, found.get(path)?) else {
+            continue;
+        };
+        if *numbers.entry(*file).or_insert(seen.ino) != seen.ino {
+            return Some(format!("{path} is not the file of its other names"));
+        }
+        *counts.entry(seen.ino).or_default() += 1;
+    }
+    let inodes: BTreeSet<u64> = numbers.values().copied().collect();
+    if inodes.len() != numbers.len() {
+        return Some("two files are one".to_owned());
+    }
+    found.iter().find_map(|(path, seen)| {
+        let seen = seen.as_ref()?;
+        let count = counts.get(&seen.ino)?;
+        (*count != seen.links).then(|| format!("{path} has {count} names and says {}", seen.links))
     })
 }
 

@@ -1,6 +1,6 @@
 //! The checker notices what it is for.
 
-use super::content::{Change, Content};
+use super::content::{Attributes, Change, Content, Seen, Time};
 use super::model::{Covered, Entries, File, Found, Operation, Step, Worker, together};
 use crate::samples::pattern;
 
@@ -51,10 +51,21 @@ fn whole_a() -> Vec<u8> {
     [pattern(1, 0, 5_000), pattern(2, 5_000, 5_000)].concat()
 }
 
+/// A file of one name as it is found after it was changed here.
+fn seen(ino: u64, bytes: Vec<u8>) -> Seen {
+    Seen {
+        bytes,
+        mtime_ns: Time::MOVED_NS + 1,
+        ino,
+        links: 1,
+        ..Seen::default()
+    }
+}
+
 fn found(entries: &[(&str, Option<Vec<u8>>)]) -> Found {
-    entries
-        .iter()
-        .map(|(path, bytes)| (text(path), bytes.clone()))
+    let files = entries.iter().zip(1..);
+    files
+        .map(|((path, bytes), ino)| (text(path), bytes.clone().map(|bytes| seen(ino, bytes))))
         .collect()
 }
 
@@ -257,4 +268,128 @@ fn what_was_found_is_the_base_of_the_next_run() {
     worker
         .recover(&shorter)
         .expect_err("what survived one crash must survive the next");
+}
+
+#[test]
+fn bytes_that_were_punched_out_are_zero_by_blocks_and_no_others() {
+    let old = || pattern(1, 0, 20_000);
+    let changes = [Change::Punch {
+        offset: 3_000,
+        len: 10_000,
+    }];
+    let check = |synced: usize, bytes: &[u8]| fault_after(&changes, synced, bytes);
+    let zeroed = |from: usize, to: usize| {
+        let mut bytes = old();
+        bytes[from..to].fill(0);
+        bytes
+    };
+    assert_eq!(check(0, &old()), None);
+    assert_eq!(check(0, &zeroed(3_000, 13_000)), None);
+    assert_eq!(check(0, &zeroed(4_096, 8_192)), None);
+    check(0, &zeroed(4_096, 8_000)).expect("a part of a block");
+    check(0, &zeroed(3_000, 13_001)).expect("a byte behind it");
+    check(0, &old()[..13_000]).expect("a length that it never had");
+    assert_eq!(check(1, &zeroed(3_000, 13_000)), None);
+    check(1, &old()).expect("a synced hole was lost");
+}
+
+#[test]
+fn another_name_is_of_the_same_file_which_counts_it() {
+    let mut worker = sample();
+    worker.operations.truncate(2);
+    let link = [Step::Link(text("a"), text("b")), Step::Sync];
+    worker.operations.extend(acked(50, &link));
+    let check = |one: Seen, other: Seen| {
+        let found = Found::from([(text("a"), Some(one)), (text("b"), Some(other))]);
+        worker.recover(&found)
+    };
+    let both = |ino: u64, links: u64| Seen {
+        links,
+        ..seen(ino, whole_a())
+    };
+    let prefixes = check(both(1, 2), both(1, 2)).expect("one file");
+    check(both(1, 2), both(2, 2)).expect_err("a copy");
+    check(both(1, 1), both(1, 1)).expect_err("a link that is not counted");
+    worker
+        .recover(&found(&[("a", Some(whole_a()))]))
+        .expect_err("a synced link was lost");
+    // Later lives know it as one file, too.
+    let seen = Found::from([(text("a"), Some(both(1, 2))), (text("b"), Some(both(1, 2)))]);
+    let mut next = worker.clone();
+    next.adopt(&prefixes[0], &seen);
+    assert_eq!(next.base["a"], next.base["b"]);
+    next.recover(&seen).expect("unchanged");
+    let apart = found(&[("a", Some(whole_a())), ("b", Some(whole_a()))]);
+    next.recover(&apart).expect_err("two files");
+}
+
+#[test]
+fn files_that_were_exchanged_are_whole_where_their_new_names_are() {
+    let mut worker = sample();
+    worker.files[1].contents[0].changes = vec![write(5, 0, 9_000)];
+    worker.operations.truncate(3);
+    let of = |file: usize, changes: usize| Covered {
+        file,
+        content: 0,
+        changes,
+    };
+    let exchange = Step::Exchange(text("a"), text("b"), [of(0, 2), of(1, 1)]);
+    worker.operations.extend(acked(50, &[exchange]));
+    let b = || pattern(5, 0, 9_000);
+    let check = |a: Vec<u8>, b: Vec<u8>| worker.recover(&found(&[("a", Some(a)), ("b", Some(b))]));
+    check(b(), whole_a()).expect("exchanged");
+    check(whole_a(), b()).expect("not yet");
+    check(whole_a(), vec![]).expect("not yet, and not all of it");
+    check(b(), pattern(1, 0, 5_000)).expect_err("exchanged, and one in part");
+    check(vec![], whole_a()).expect_err("exchanged, and one empty");
+    check(whole_a(), whole_a()).expect_err("one of them twice");
+}
+
+#[test]
+fn attributes_that_were_synced_are_there_and_others_in_order() {
+    let mut worker = sample();
+    worker.operations.truncate(2);
+    let steps = [
+        Step::Mode(0, 0o644),
+        Step::Sync,
+        Step::Colour(0, Some(9)),
+        Step::Mode(0, 0o755),
+    ];
+    worker.operations.extend(acked(50, &steps));
+    let check = |mode: u32, colour: Option<u64>| {
+        let file = Seen {
+            attributes: Attributes { mode, colour },
+            ..seen(1, whole_a())
+        };
+        worker.recover(&Found::from([(text("a"), Some(file))]))
+    };
+    check(0o600, None).expect_err("a synced mode was lost");
+    check(0o644, None).expect("just what was synced");
+    check(0o644, Some(9)).expect("one more");
+    check(0o755, Some(9)).expect("all");
+    check(0o755, None).expect_err("the later without the earlier one");
+    check(0o644, Some(8)).expect_err("another value");
+}
+
+#[test]
+fn a_modification_time_that_was_synced_stays_until_the_file_is_changed() {
+    let mut worker = sample();
+    worker.operations.truncate(2);
+    let check = |worker: &Worker, mtime_ns: i64| {
+        let file = Seen {
+            mtime_ns,
+            ..seen(1, whole_a())
+        };
+        worker.recover(&Found::from([(text("a"), Some(file))]))
+    };
+    let now = Time::MOVED_NS + 5;
+    worker.files[0].times.push(Time::Set(7));
+    check(&worker, now).expect("not yet");
+    check(&worker, 7).expect("set");
+    check(&worker, 8).expect_err("another time");
+    worker.files[0].past_times = 1;
+    check(&worker, now).expect_err("a synced time was lost");
+    worker.files[0].times.push(Time::Moved);
+    check(&worker, now).expect("changed since");
+    check(&worker, 7).expect("not yet changed");
 }
