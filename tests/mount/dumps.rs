@@ -28,6 +28,20 @@ fn abort(pid: Pid) {
     kill_process(pid, Signal::ABORT).expect("it runs");
 }
 
+/// The same command, begun where core dumps may be of any size.
+fn unbound(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    let line = r#"ulimit -S -c "$(ulimit -H -c)" && exec "$@""#;
+    shell.args(["-c", line, "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    let set = command.get_envs();
+    shell.envs(set.filter_map(|(name, value)| value.map(|value| (name, value))));
+    if let Some(folder) = command.get_current_dir() {
+        shell.current_dir(folder);
+    }
+    shell
+}
+
 /// How a child ends.
 fn end_of(mut child: Child) -> ExitStatus {
     ends("the child", SOON, move || child.wait().expect("our child"))
@@ -100,7 +114,8 @@ fn no_core_dump_has_the_wallets_key_whichever_command_has_read_it() {
             ]),
             _ => asked.args(["--node", &format!("embedded={}", machine.node().display())]),
         };
-        let asked = asked.arg("--state-dir").arg(machine.state());
+        asked.arg("--state-dir").arg(machine.state());
+        let mut asked = unbound(&asked);
         asked
             .stdin(Stdio::null())
             .stdout(Stdio::null())
