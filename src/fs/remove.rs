@@ -229,14 +229,16 @@ impl Volume {
         if let Some(held) = held.take() {
             self.leave(held);
         }
-        if unlinked.is_some() && (self.files.is_shared(ino) || self.has_many_chunks(ino)) {
+        let content = self.journal.record::<Content>(&key::content(ino));
+        let is_many =
+            || matches!(&content, Ok(Some(content)) if self.has_many_chunks(ino, content));
+        if unlinked.is_some() && (self.files.is_shared(ino) || is_many()) {
             batch.put(key::inode(ino), inode);
             batch.set(key::orphan(ino));
             return Ok(unlinked);
         }
         // Nobody but the kernel holds it, if that: its records go, and what it was is in memory.
-        let dropped = self.journal.record::<Content>(&key::content(ino));
-        let dropped = dropped.map_err(FsError::from).and_then(|content| {
+        let dropped = content.map_err(FsError::from).and_then(|content| {
             content.map_or(Ok(()), |content| {
                 if unlinked.is_none() {
                     booked.adjust(-signed(content_charge(&content)));
@@ -262,14 +264,12 @@ impl Volume {
 
     /// Whether more of the file is staged than may be removed at once: then its records go as where somebody has it
     /// open, when the kernel has let go of it.
-    fn has_many_chunks(&self, ino: Ino) -> bool {
+    fn has_many_chunks(&self, ino: Ino, content: &Content) -> bool {
         let most = self.limits.chunks;
         // How long it is says nothing: it may have been cut since it was saved. What cannot be read is told by who
         // removes it.
-        let content = self.journal.record::<Content>(&key::content(ino));
-        let is_staged = content.is_ok_and(|content| content.is_some_and(|content| content.staged));
         let chunks = || self.journal.scan(&key::chunks(ino), None, most + 1);
-        is_staged && chunks().is_ok_and(|chunks| chunks.len() > most)
+        content.staged && chunks().is_ok_and(|chunks| chunks.len() > most)
     }
 }
 

@@ -83,10 +83,7 @@ impl Load<'_> {
 
     /// `fsync` of a file: its bytes and all names before it are durable.
     pub(super) fn sync(&mut self, number: usize, file: &OsFile) -> io::Result<()> {
-        let times = &self.worker.files[number].times;
-        // One that was set; that of a change may be found as it was before.
-        let set = matches!(times.last(), Some(Time::Set(_)));
-        let times = times.len();
+        let times = self.worker.files[number].times.len();
         let content = self.newest(number);
         let changes = content.changes.len();
         // From the call on it may be there.
@@ -98,9 +95,7 @@ impl Load<'_> {
         let content = self.newest(number);
         content.cover(changes);
         content.sync_acked = true;
-        if set {
-            self.worker.files[number].past_times = times - 1;
-        }
+        self.worker.files[number].past_times = times - 1;
         Ok(())
     }
 
@@ -158,6 +153,10 @@ impl Load<'_> {
             return Ok(());
         };
         let end = self.newest(number).len();
+        if end == 0 {
+            // Behind the end there is nothing to punch, and no change.
+            return Ok(());
+        }
         let offset = self.dice.below(end);
         let more = 1 + match self.dice.below(3) {
             0 => self.dice.below(2 << 20),

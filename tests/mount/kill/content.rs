@@ -269,7 +269,7 @@ pub(crate) struct File {
     pub edges: BTreeSet<u64>,
     /// Those that it begins with.
     pub attributes: Attributes,
-    /// The modification times that it had, and how many of them came before one that was set and synced.
+    /// The modification times that it had, and how many of them came before one that was synced.
     pub times: Vec<Time>,
     pub past_times: usize,
 }
