@@ -69,12 +69,9 @@ impl Volume {
         Some(now_ns)
     }
 
-    /// The access time of an inode whose record says `recorded_ns`.
-    pub(super) fn access_time(&self, ino: Ino, recorded_ns: i64) -> i64 {
-        lock(&self.accesses)
-            .get(&ino)
-            .copied()
-            .unwrap_or(recorded_ns)
+    /// The access time of an inode where it was moved and its record does not say so yet.
+    pub(super) fn moved_access(&self, ino: Ino) -> Option<i64> {
+        lock(&self.accesses).get(&ino).copied()
     }
 
     /// The inode's record has changed, its access time where `is_set`. The lock of names is held.

@@ -109,7 +109,7 @@ impl Volume {
         self.apply(batch)?;
         booked.keep();
         drop(names);
-        self.attr_of(ino, &inode)
+        self.attr_of(ino, &inode, None)
     }
 
     /// Gives `ino` the further name `name` in `dir`.
@@ -156,7 +156,7 @@ impl Volume {
         self.apply(batch)?;
         booked.keep();
         drop(names);
-        self.attr_of(ino, &inode)
+        self.getattr(ino)
     }
 
     /// Adds the records of a name, listed where it was if it was there a moment ago.

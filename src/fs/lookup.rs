@@ -29,11 +29,18 @@ impl Volume {
 
     /// The attributes of `ino`.
     pub(super) fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        self.attr_of(ino, &self.inode(ino)?)
+        // Looked at before the record: what goes into that meanwhile is in one of both.
+        let accessed = self.moved_access(ino);
+        self.attr_of(ino, &self.inode(ino)?, accessed)
     }
 
-    /// The attributes of `ino`, whose record is at hand.
-    pub(super) fn attr_of(&self, ino: Ino, inode: &Inode) -> Result<Attr, FsError> {
+    /// The attributes of `ino`, whose record is at hand, and what was `accessed` of it that may not be in there.
+    pub(super) fn attr_of(
+        &self,
+        ino: Ino,
+        inode: &Inode,
+        accessed: Option<i64>,
+    ) -> Result<Attr, FsError> {
         let kind = Kind::from_number(inode.kind)?;
         let mut attr = Attr {
             ino,
@@ -45,7 +52,7 @@ impl Volume {
             uid: inode.uid,
             gid: inode.gid,
             rdev: inode.rdev,
-            atime_ns: self.access_time(ino, inode.atime_ns),
+            atime_ns: accessed.unwrap_or(inode.atime_ns),
             mtime_ns: inode.mtime_ns,
             ctime_ns: inode.ctime_ns,
             birth_ns: inode.birth_ns,

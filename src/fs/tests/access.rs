@@ -1,5 +1,6 @@
 //! Access times: moved as `relatime` says, by reading alone, and nobody's business but this machine's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::rig::{CALLER, READ_WRITE, Rig};
@@ -126,4 +127,32 @@ fn reading_leaves_nothing_to_publish_and_brings_back_nothing_that_was_removed() 
     rig.drive.forget(file, || false);
     rig.drive.sync().unwrap();
     assert!(rig.drive.getattr(file).is_err() && rig.used() < used);
+}
+
+#[test]
+fn an_access_time_is_not_told_as_it_was_before_while_the_journal_takes_it() {
+    let rig = Rig::new();
+    let folder = rig.drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap().ino;
+    let ino = Ino(folder.0 & Ino::MAX.0);
+    let volume = &rig.volume;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| {
+            let mut last = i64::MIN;
+            while !is_over.load(Ordering::Relaxed) {
+                let now = volume.getattr(ino).unwrap().atime_ns;
+                assert!(now >= last, "{now} after {last}");
+                last = now;
+            }
+        });
+        for _ in 0..20_000 {
+            rig.clock.advance(DAY);
+            volume.note_access(ino);
+            volume.save_accesses().unwrap();
+            if told.is_finished() {
+                break;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
 }
