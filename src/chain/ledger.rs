@@ -117,6 +117,15 @@ impl ContractLedger {
         }
     }
 
+    /// The same as [`ContractLedger::remember`] with one `file`, at another pace.
+    #[cfg(test)]
+    fn at_pace(self, file: std::path::PathBuf, pace: owned::Pace) -> Self {
+        Self {
+            found: Arc::new(Owned::kept(file).with_pace(pace)),
+            ..self
+        }
+    }
+
     /// The token contract.
     #[must_use]
     pub fn contract(&self) -> Address {

@@ -19,6 +19,8 @@ use super::endpoint::Endpoint;
 
 /// Why a request is refused: code and words.
 pub(super) type Refusal = (i64, &'static str);
+/// No refusal: such a request is never answered.
+pub(super) const SILENCE: Refusal = (i64::MIN, "");
 type Rule = dyn Fn(&Asked) -> Option<Refusal> + Send + Sync;
 
 /// A request as it was seen.
@@ -130,6 +132,7 @@ impl Service<RequestPacket> for Meddler {
             let requests = match packet {
                 RequestPacket::Single(request) => {
                     if let Some(refusal) = this.refusal(&request) {
+                        unless_silent(&refusal).await;
                         return Ok(ResponsePacket::Single(refusal));
                     }
                     return this
@@ -143,7 +146,10 @@ impl Service<RequestPacket> for Meddler {
             let (mut refused, mut passed) = (Vec::new(), Vec::new());
             for request in requests {
                 match this.refusal(&request) {
-                    Some(refusal) => refused.push(refusal),
+                    Some(refusal) => {
+                        unless_silent(&refusal).await;
+                        refused.push(refusal);
+                    }
                     None => passed.push(request),
                 }
             }
@@ -160,5 +166,13 @@ impl Service<RequestPacket> for Meddler {
             }
             Ok(ResponsePacket::Batch(refused))
         })
+    }
+}
+
+/// Returns, unless there is to be no answer.
+async fn unless_silent(refusal: &Response) {
+    let is = |why: &ErrorPayload| why.code == SILENCE.0;
+    if matches!(&refusal.payload, ResponsePayload::Failure(why) if is(why)) {
+        std::future::pending::<()>().await;
     }
 }

@@ -137,7 +137,10 @@ async fn list(all: &[Arc<Parts>]) -> anyhow::Result<TokensAnswer> {
     let looks = all.iter().map(|parts| async {
         let late = || {
             let at = parts.chain.endpoint.label();
-            ChainError::Transient(format!("{at} does not answer within {} s", LIST.as_secs()))
+            ChainError::Transient(format!(
+                "{at} has not told within {} s what the wallet owns: try again, and a search goes on from where it was",
+                LIST.as_secs()
+            ))
         };
         let looked = timeout(LIST, tokens(parts)).await;
         looked.unwrap_or_else(|_| Err(late().into()))

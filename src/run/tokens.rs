@@ -159,7 +159,7 @@ impl Tokens {
             Ok(Err(fault)) => return Err(self.blind(fault)),
             Err(_) => {
                 let what = format!(
-                    "{} does not answer within {} s",
+                    "{} has not told within {} s what the wallet owns: it is asked again, and a search goes on from where it was",
                     self.ground.parts.chain.endpoint.label(),
                     LOOK.as_secs()
                 );

@@ -1,13 +1,18 @@
 //! The ledger over every dialect, on every chain.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use alloy::primitives::{Address, Bytes};
 use alloy::sol;
 use alloy::sol_types::SolCall;
 use alloy::transports::BoxTransport;
+use tokio::sync::Notify;
 
+use super::owned::Pace;
 use super::*;
 use crate::chain::contract::creation;
-use crate::chain::meddle::Meddler;
+use crate::chain::meddle::{Asked, Meddler, SILENCE};
 use crate::chain::tests::{Site, embedded_handle, everywhere, rich, suite};
 use crate::chain::transact::Transactor;
 
@@ -16,6 +21,7 @@ mod refresh;
 sol! {
     function addNewPackage(uint256 price, uint256 size) external;
     function addNewPackageV2(uint256 price, uint256 size, uint256 units) external;
+    function transferFrom(address from, address to, uint256 tokenId) external;
 }
 
 const BOTH: [Dialect; 2] = [Dialect::PxV1, Dialect::PxV2];
@@ -339,6 +345,93 @@ async fn a_search_that_is_cut_short_goes_on_and_shows_nothing_wrong() {
     assert!(matches!(fault, ChainError::Transient(_)), "{fault}");
     old.meddler.refuse(|_| None);
     assert_eq!(ids(&ledger.snapshot().await.unwrap()), [old.token]);
+}
+
+/// Answers only a few questions that `counts` counts, and none after them; then that is told.
+fn tire(old: &Old, counts: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> Arc<Notify> {
+    let silent = Arc::new(Notify::new());
+    let (left, told) = (AtomicU64::new(6), Arc::clone(&silent));
+    old.meddler.refuse(move |asked| {
+        if !counts(asked) {
+            let logs = asked.log_blocks().is_some();
+            return logs.then_some((-32000, "pruned history unavailable"));
+        }
+        let less = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        if less.is_err() {
+            told.notify_one();
+            return Some(SILENCE);
+        }
+        let many = asked.log_blocks().is_some_and(|blocks| blocks > 100);
+        many.then_some((-32602, "eth_getLogs is limited to a 100 range"))
+    });
+    silent
+}
+
+/// A look is cut off after some seconds by whoever waits for it, and a command that fails is typed again:
+/// each is another process.
+async fn comes_to_its_end(old: &Old, counts: fn(&Asked) -> bool) -> Vec<TokenId> {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("owned").join("1.json");
+    let pace = Pace {
+        ids: 2,
+        ..Pace::default()
+    };
+    for tried in 0..20 {
+        let silent = tire(old, counts);
+        let ledger = old.ledger().at_pace(file.clone(), pace);
+        tokio::select! {
+            found = ledger.snapshot() => {
+                assert!(tried > 1, "nothing was cut off");
+                return ids(&found.unwrap());
+            }
+            () = silent.notified() => {}
+        }
+    }
+    panic!("each look began anew");
+}
+
+#[tokio::test]
+async fn a_search_of_logs_that_is_cut_off_again_and_again_comes_to_its_end() {
+    let old = old(Dialect::PxV2).await;
+    let found = comes_to_its_end(&old, |asked| asked.log_blocks().is_some()).await;
+    assert_eq!(found, [old.token]);
+}
+
+#[tokio::test]
+async fn a_search_of_ids_that_is_cut_off_again_and_again_comes_to_its_end() {
+    let old = old(Dialect::PxV2).await;
+    add_package(&old.payer, old.contract, Dialect::PxV2).await;
+    let mint = || old.payer.mint_for(old.contract, 1, U256::ZERO);
+    for _ in 0..20 {
+        let gone = mint().await.unwrap().token;
+        let away = transferFromCall {
+            from: old.payer.address(),
+            to: Address::repeat_byte(9),
+            tokenId: gone.0,
+        };
+        send(&old.payer, old.contract, away.abi_encode().into()).await;
+    }
+    let last = mint().await.unwrap().token;
+    let owner = |asked: &Asked| asked.calls(PxV2::ownerOfCall::SELECTOR);
+    let found = comes_to_its_end(&old, owner).await;
+    assert_eq!(found, [old.token, last]);
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_for_logs_has_the_ids_tried() {
+    for dialect in BOTH {
+        let old = old(dialect).await;
+        old.meddler
+            .refuse(|asked| asked.log_blocks().map(|_| SILENCE));
+        let state = tempfile::tempdir().unwrap();
+        let pace = Pace {
+            logs: Duration::from_millis(20),
+            ..Pace::default()
+        };
+        let ledger = old.ledger().at_pace(state.path().join("1.json"), pace);
+        assert_eq!(ids(&ledger.snapshot().await.unwrap()), [old.token]);
+        assert_eq!(old.ranges().len(), 1, "one is enough to know");
+    }
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! What the search for a wallet's tokens remembers between runs: a small file.
 //!
-//! Form: JSON, `{"version": 1, "tokens": ["7"], "from": 100, "to": 200, "range": 2000}`; the golden
-//! file is `tests/golden/state/owned.json`. Invariant: it only says where to look, so a file that is
+//! Form: JSON, `{"version": 1, "tokens": ["7"], "from": 100, "to": 200, "range": 2000, "id": 500}`; the
+//! golden file is `tests/golden/state/owned.json`. Invariant: it only says where to look, so a file that is
 //! damaged, or of another version, is as good as none. Called by `owned`.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use alloy::primitives::U256;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,44 @@ pub(super) struct Memory {
     pub(super) to: Option<u64>,
     /// Blocks of the next question.
     pub(super) range: u64,
+    /// Where the ids themselves are tried: the next one.
+    pub(super) id: u64,
+}
+
+/// The memory, and the file that keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) memory: Memory,
+    /// What the file has.
+    written: Memory,
+    file: Option<PathBuf>,
+}
+
+impl Notes {
+    /// What `file` remembers, and will.
+    pub(super) fn of(file: PathBuf) -> Self {
+        let memory = Memory::read(&file);
+        Self {
+            written: memory.clone(),
+            memory,
+            file: Some(file),
+        }
+    }
+
+    /// Writes down what is news. Whoever is cut off in the middle of that has the old file, or the new one.
+    pub(super) async fn keep(&mut self) {
+        let is_news = self.memory.is_news(&self.written);
+        let Some(file) = self.file.clone().filter(|_| is_news) else {
+            return;
+        };
+        let memory = self.memory.clone();
+        let written = tokio::task::spawn_blocking(move || memory.write(&file).map(|()| memory));
+        match written.await {
+            Ok(Ok(written)) => self.written = written,
+            Ok(Err(fault)) => tracing::debug!("found tokens are not remembered: {fault}"),
+            Err(fault) => tracing::debug!("found tokens are not remembered: {fault}"),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,6 +79,7 @@ struct Written {
     from: Option<u64>,
     to: Option<u64>,
     range: u64,
+    id: u64,
 }
 
 impl Default for Memory {
@@ -50,6 +89,7 @@ impl Default for Memory {
             from: None,
             to: None,
             range: RANGE_FIRST,
+            id: 0,
         }
     }
 }
@@ -65,6 +105,7 @@ impl Memory {
             from: written.from,
             to: written.to,
             range: written.range,
+            id: written.id,
         })
     }
 
@@ -74,11 +115,12 @@ impl Memory {
     }
 
     /// Whether it says enough more than `before` to be written. That nothing has come in some blocks
-    /// more is told again soon enough.
-    pub(super) fn is_news(&self, before: &Self) -> bool {
+    /// more is told again soon enough, and so is that more blocks may be asked for at once.
+    fn is_news(&self, before: &Self) -> bool {
         let to = |memory: &Self| memory.to.unwrap_or(0);
         let passed = to(self).abs_diff(to(before)) >= BLOCKS_NEWS;
-        passed || self.tokens != before.tokens || self.from != before.from
+        let found = self.tokens != before.tokens || self.from != before.from;
+        passed || found || self.id != before.id || self.range < before.range
     }
 
     /// Puts it into `file`, whole. Nothing is written where there is no state folder.
@@ -95,6 +137,7 @@ impl Memory {
             from: self.from,
             to: self.to,
             range: self.range,
+            id: self.id,
         };
         create_folder(folder)?;
         sweep_unfinished(folder);
@@ -117,6 +160,7 @@ mod tests {
             from: Some(100),
             to: Some(2_000),
             range: 512,
+            id: 9_000,
         };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("owned").join("1.json");
@@ -133,7 +177,7 @@ mod tests {
             "",
             "{",
             "[]",
-            r#"{"version":2,"tokens":[],"from":0,"to":0,"range":1}"#,
+            r#"{"version":2,"tokens":[],"from":0,"to":0,"range":1,"id":0}"#,
         ] {
             std::fs::write(&file, damaged).unwrap();
             assert_eq!(Memory::read(&file), Memory::default());
