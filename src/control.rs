@@ -19,7 +19,7 @@ pub use terms::{AskedUrl, Terms};
 use crate::types::TokenRef;
 
 /// Version of the frames; a daemon of another version is not spoken to.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// What a command asks of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -234,15 +234,22 @@ pub struct TokensAnswer {
     pub left_out: Vec<LeftOut>,
 }
 
-/// A chain whose tokens are not in a list.
+/// A contract whose tokens are not in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// EIP-155 id.
+    /// EIP-155 id of its chain.
     pub chain_id: u64,
+    /// Its address.
+    pub contract: String,
     /// Why, in one line.
     pub error: String,
-    /// The exit code that it is worth.
-    pub exit: u8,
+}
+
+/// Answer of `umount`, from the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UmountAnswer {
+    /// What is published and cannot be charged now, where each commit is: a line for each token.
+    pub uncharged: Vec<String>,
 }
 
 /// A package of upload units, of `pxfs packages --uploads --json`.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use alloy::eips::BlockId;
-use alloy::primitives::{Address, U256};
+use alloy::primitives::{Address, B256, U256};
 
 use super::ChainError;
 use super::contract::PxV2;
@@ -43,6 +43,16 @@ pub struct Report {
     pub lost: Vec<u64>,
     /// Why it does not come on, if so.
     pub error: Option<ChainError>,
+    /// What the last of the commits is charged by, if by anything yet.
+    pub transaction: Option<B256>,
+}
+
+impl Report {
+    /// Whether each of `commits` is charged in a block, final or not.
+    #[must_use]
+    pub fn is_mined(&self, commits: &[(u64, u64)]) -> bool {
+        self.done.len() + self.mined.len() >= commits.len()
+    }
 }
 
 impl Charger {
@@ -87,6 +97,7 @@ impl Charger {
                     }
                 },
             };
+            report.transaction = posted.transaction;
             match posted.over {
                 Some(Outcome::Happened) => {
                     report

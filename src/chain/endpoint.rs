@@ -254,18 +254,18 @@ impl Endpoint {
     ///
     /// [`ChainError::Reverted`] for a refusal of the contract or of the transaction,
     /// [`ChainError::Transient`] when the endpoint does not answer or is too busy,
-    /// [`ChainError::Permanent`] for the rest.
+    /// [`ChainError::Unserved`] when it does not answer as a chain does, [`ChainError::Permanent`] for the rest.
     #[must_use]
     pub fn fault(&self, fault: TransportError) -> ChainError {
         let at = &self.label;
         match fault {
             RpcError::ErrorResp(payload) => refusal(&payload, at),
-            RpcError::NullResp => ChainError::Permanent(format!("{at} gave an empty answer")),
+            RpcError::NullResp => ChainError::Unserved(format!("{at} gave an empty answer")),
             RpcError::Transport(kind) => transport(&kind, at),
             RpcError::UnsupportedFeature(what) => ChainError::Permanent(format!("{at}: {what}")),
             RpcError::LocalUsageError(fault) => ChainError::Permanent(format!("{at}: {fault}")),
             RpcError::SerError(_) | RpcError::DeserError { .. } => {
-                ChainError::Permanent(format!("{at} does not answer as a chain does"))
+                ChainError::Unserved(format!("{at} does not answer as a chain does"))
             }
         }
     }
@@ -380,7 +380,7 @@ fn transport(kind: &TransportErrorKind, at: &str) -> ChainError {
     match fault.downcast_ref::<HttpFault>() {
         Some(HttpFault { what, kind }) => match kind {
             Kind::OtherChain(_) => ChainError::Permanent(what.clone()),
-            Kind::Status(status) if *status < 500 => ChainError::Permanent(what.clone()),
+            Kind::Status(status) if *status < 500 => ChainError::Unserved(what.clone()),
             _ => ChainError::Transient(what.clone()),
         },
         None => ChainError::Transient(format!("{at} broke the connection")),

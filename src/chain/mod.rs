@@ -93,6 +93,9 @@ pub enum ChainError {
     /// The endpoint or the contract is not what was asked for.
     #[error("chain: {0}")]
     Permanent(String),
+    /// The endpoint answers, and not as a chain: it lets nobody in (HTTP 401, 403, 404), or says something else.
+    #[error("chain: {0}")]
+    Unserved(String),
     /// A transaction failed or was reverted.
     #[error("transaction: {0}")]
     Reverted(String),

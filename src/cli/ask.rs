@@ -22,15 +22,27 @@ pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> a
     answer_for(setup, request, None)
 }
 
-/// The same for what a `price` (in wei) was agreed to; at another it is refused.
+/// What somebody was shown, and has agreed to, in wei.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    /// The price.
+    pub(super) price: U256,
+    /// The most that its gas costs, where that was to be had.
+    pub(super) gas_cost: Option<U256>,
+}
+
+/// The same for what was `agreed` to; what costs more is refused.
 pub(super) fn answer_for<T: DeserializeOwned>(
     setup: &Setup,
     request: &Request,
-    price: Option<U256>,
+    agreed: Option<Agreed>,
 ) -> anyhow::Result<T> {
+    let price = agreed.map(|agreed| agreed.price);
+    let gas_cost = agreed.and_then(|agreed| agreed.gas_cost);
     if let Some(entry) = locate::find(setup, None)? {
         let terms = Terms {
             price,
+            gas_cost,
             ..terms(setup)?
         };
         let request = match terms.is_empty() {
@@ -57,6 +69,7 @@ pub(super) fn answer_for<T: DeserializeOwned>(
         }
         let terms = Terms {
             price,
+            gas_cost,
             ..Terms::default()
         };
         let held = all.iter().map(|parts| Arc::new(parts.under(&terms)));
@@ -89,5 +102,6 @@ fn terms(setup: &Setup) -> anyhow::Result<Terms> {
         watches: told.address.is_some(),
         max_fee: told.max_fee.map(|most| most.0),
         price: None,
+        gas_cost: None,
     })
 }

@@ -4,7 +4,7 @@
 
 use alloy::primitives::{B256, Bytes, U256};
 
-use super::ask::{answer, answer_for};
+use super::ask::{Agreed, answer, answer_for};
 use super::exit::{Exit, Failure, fail};
 use super::output::{bytes, coins, confirm, json_answer, report, table, text_answer};
 use super::setup::Setup;
@@ -25,14 +25,14 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
         (false, true) => text_answer("no tokens: `pxfs packages` shows what can be minted"),
         (false, false) => text_answer(&chain_table(&tokens)),
     }?;
-    let Some(first) = left_out.first() else {
+    if left_out.is_empty() {
         return Ok(shown);
-    };
+    }
     // The list is not whole, and whoever reads it by a program has to notice.
-    let exit = Exit::from(first.exit);
+    let exit = Exit::Chain;
     let lines = left_out.iter().map(|one| {
-        let (id, why) = (one.chain_id, &one.error);
-        format!("tokens: those of chain {id} are left out: {why}")
+        let (id, contract, why) = (one.chain_id, &one.contract, &one.error);
+        format!("tokens: those of chain {id}, contract {contract}, are left out: {why}")
     });
     match setup.json {
         true => report(
@@ -84,12 +84,12 @@ pub(super) fn mint(
     if print {
         return show_call(setup, &request(true));
     }
-    let mut price = None;
+    let mut agreed = None;
     if !yes {
         let what = format!("Mint {}", package_words(setup, on.clone(), package)?);
-        price = Some(agree(setup, "mint", &what, &request(true))?);
+        agreed = Some(agree(setup, "mint", &what, &request(true))?);
     }
-    let minted: MintAnswer = answer_for(setup, &request(false), price)?;
+    let minted: MintAnswer = answer_for(setup, &request(false), agreed)?;
     show_minted(setup, &minted, "minted")
 }
 
@@ -109,21 +109,29 @@ pub(super) fn register(
     if print {
         return show_call(setup, &request(true));
     }
-    let mut price = None;
+    let mut agreed = None;
     if !yes {
         let answer: TokensAnswer = answer(setup, &Request::Tokens)?;
         let called = token.to_string();
         let mut tokens = answer.tokens.iter();
         let named = tokens.find(|known| known.directory == called);
+        // What it would replace has to be told.
+        if let (None, Some(silent)) = (named, answer.left_out.first()) {
+            fail!(
+                Chain,
+                "register: whether token {token} has a name key already is not known: {}",
+                silent.error
+            );
+        }
         let what = match named.is_some_and(|known| known.name.is_some()) {
             true => format!(
                 "Register token {token}, whose name key is replaced (another one begins a new, empty volume, and takes nothing along),"
             ),
             false => format!("Register token {token}"),
         };
-        price = Some(agree(setup, "register", &what, &request(true))?);
+        agreed = Some(agree(setup, "register", &what, &request(true))?);
     }
-    let registered: MintAnswer = answer_for(setup, &request(false), price)?;
+    let registered: MintAnswer = answer_for(setup, &request(false), agreed)?;
     show_minted(setup, &registered, "registered")
 }
 
@@ -166,7 +174,7 @@ pub(super) fn upgrade(
     if print {
         return show_call(setup, &request(true));
     }
-    let mut price = None;
+    let mut agreed = None;
     if !yes {
         let on = token.contract.clone();
         let what = match (package, uploads) {
@@ -181,9 +189,9 @@ pub(super) fn upgrade(
                 package_words(setup, on, package.unwrap_or_default())?
             ),
         };
-        price = Some(agree(setup, "upgrade", &what, &request(true))?);
+        agreed = Some(agree(setup, "upgrade", &what, &request(true))?);
     }
-    let upgraded: MintAnswer = answer_for(setup, &request(false), price)?;
+    let upgraded: MintAnswer = answer_for(setup, &request(false), agreed)?;
     show_minted(setup, &upgraded, "upgraded")
 }
 
@@ -206,8 +214,8 @@ fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Res
 }
 
 /// Asks whether `what` is to be done, with where, by whom, its price and what its gas costs; `print` builds
-/// the transaction. The price that was agreed to, in wei.
-fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<U256> {
+/// the transaction. What was agreed to.
+fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<Agreed> {
     let call: CallAnswer = answer(setup, print)?;
     let gas = match (&call.gas, &call.gas_cost_wei) {
         (Some(gas), Some(wei)) => format!("{gas} gas, at most {}", coins(wei)),
@@ -219,7 +227,10 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
         call.chain_id, call.to
     );
     match confirm(&format!("{what}. Go on?")) {
-        true => Ok(call.value_wei.parse()?),
+        true => Ok(Agreed {
+            price: call.value_wei.parse()?,
+            gas_cost: call.gas_cost_wei.map(|wei| wei.parse()).transpose()?,
+        }),
         false => fail!(
             Failure,
             "{command}: nothing was sent ({what}): say --yes where there is no terminal to ask on"

@@ -48,7 +48,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
                     "deploy: nothing was sent ({what}): say --yes where there is no terminal to ask on"
                 ),
             }
-            deployer.deploy().await
+            deployer.deploy((!yes).then_some(price.cost_wei)).await
         };
         let made = made.await;
         deployer.close().await;

@@ -155,7 +155,9 @@ pub fn one_line(error: &anyhow::Error) -> String {
 fn of_chain(error: &ChainError) -> Exit {
     match error {
         ChainError::Missing(_) => Exit::Token,
-        ChainError::Transient(_) | ChainError::Permanent(_) => Exit::Chain,
+        ChainError::Transient(_) | ChainError::Permanent(_) | ChainError::Unserved(_) => {
+            Exit::Chain
+        }
         ChainError::Reverted(_) => Exit::Transaction,
         ChainError::Oracle(_) => Exit::Oracle,
         ChainError::Wallet(_) => Exit::Usage,

@@ -109,8 +109,11 @@ fn reasons(tokens: &[TokenStatus]) -> String {
 
 /// When what is pending is to be published, where commits are spread over the time that their units have to last.
 fn plan(token: &TokenStatus, now: Timestamp) -> Option<String> {
-    let at = token.local.as_ref()?.next_commit?;
-    (token.state == State::Ok && at > now).then(|| {
+    let local = token.local.as_ref()?;
+    let at = local.next_commit?;
+    // Where nothing may grow any more, what was deleted waits all the same; what fails is not waited for.
+    let waits = matches!(token.state, State::Ok | State::Quota | State::Syncing);
+    (waits && local.last_error.is_none() && at > now).then(|| {
         format!(
             "the next commit is planned for {}, so that the uploads last: `pxfs flush` publishes at once",
             day(at)
@@ -339,6 +342,13 @@ mod tests {
         // It begins now; it waits for something else; there is nothing to wait for.
         assert_eq!(plan(&token, at), None);
         set(&mut token, State::Overdue, Some(at));
+        assert_eq!(plan(&token, before), None);
+        // What was deleted waits for the last unit.
+        set(&mut token, State::Quota, Some(at));
+        assert!(plan(&token, before).is_some());
+        if let Some(local) = &mut token.local {
+            local.last_error = Some("the node is full".into());
+        }
         assert_eq!(plan(&token, before), None);
         set(&mut token, State::Ok, None);
         assert_eq!(plan(&token, before), None);

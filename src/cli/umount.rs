@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::setup::Setup;
 use crate::control::{Entry, Request, Step};
 use crate::mount::{self, MountError};
+use crate::status::UmountAnswer;
 
 /// How long syncfs(2) may take: mapped pages go to the daemon, never to the network.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
@@ -32,7 +33,8 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
     if !now {
         collect(&entry, &progress)?;
     }
-    let asked = locate::connect(&entry)?.ask::<Value>(&Request::Umount { flush: !now }, |step| {
+    let request = Request::Umount { flush: !now };
+    let asked = locate::connect(&entry)?.ask::<UmountAnswer>(&request, |step| {
         show(&progress, step);
     });
     let refused = asked
@@ -41,7 +43,9 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
     if !refused {
         progress.set("ending", 0);
         let ended = wait_for_end(&entry.state_dir, END_LIMIT);
-        asked?;
+        for line in asked?.uncharged {
+            eprintln!("pxfs: {line}");
+        }
         if !ended {
             fail!(
                 Failure,

@@ -33,6 +33,10 @@ pub struct Terms {
     /// The price that was agreed to, in wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<U256>,
+    /// What was shown, with that price, as the most that its gas would cost, in wei; nothing where that was not
+    /// to be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gas_cost: Option<U256>,
 }
 
 /// A chain endpoint that was named.

@@ -19,7 +19,7 @@ use super::grace::Grace;
 use super::is_idle;
 use super::judge;
 use super::pending::{PENDING, Pending, Versions, keep};
-use crate::chain::TokenInfo;
+use crate::chain::{Accounting, TokenInfo};
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
 use crate::journal::record::{CidBytes, Record as _};
@@ -258,6 +258,17 @@ async fn find(
     let known: Option<Head> = volume.meta("head")?;
     let named = resolve(context).await?;
     let offered = newest(named.as_ref().map(|n| &n.usage), token)?;
+    let pending: Option<Pending> = volume.meta(PENDING)?;
+    let has_root = offered.is_some_and(|(_, root)| root.is_some());
+    if !has_root && known.is_none() && pending.is_none() && !take_over && is_charged(token) {
+        return Err(PublishError::Missing(format!(
+            "the chain counts {} bytes that were stored, and no node has the record of its name {}: name the node \
+             that has it by --node, or try again when it is back; where it was another wallet, or another \
+             program, that stored them, begin anew with --take-over",
+            token.usage_bytes,
+            context.key.name()
+        )));
+    }
     let Some((sequence, root)) = offered else {
         return Ok(if known.is_some() {
             Bootstrap::Current
@@ -265,7 +276,6 @@ async fn find(
             Bootstrap::New
         });
     };
-    let pending: Option<Pending> = volume.meta(PENDING)?;
     let cut_off = pending
         .as_ref()
         .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
@@ -303,6 +313,11 @@ async fn find(
     };
     supersede(context, &known, pending.as_ref(), &theirs).await?;
     Ok(Bootstrap::Current)
+}
+
+/// Whether the chain itself shows that something was published: where each commit is charged, usage never falls.
+fn is_charged(token: &TokenInfo) -> bool {
+    token.accounting == Accounting::Additive && token.usage_bytes > 0
 }
 
 /// What another machine published.

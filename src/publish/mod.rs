@@ -62,6 +62,9 @@ pub enum PublishError {
     /// What the name points at cannot be believed.
     #[error("refused: {0}")]
     Refused(String),
+    /// What was published is not to be found.
+    #[error("{0}")]
+    Missing(String),
     /// Mapped pages took more than the quota has.
     #[error("over the quota: {0}")]
     OverQuota(String),
@@ -93,7 +96,7 @@ impl PublishError {
                     | FsError::NotLocal(_)
                     | FsError::Lost(_)
             ),
-            Self::Unverified(_) => true,
+            Self::Unverified(_) | Self::Missing(_) => true,
             Self::Pack(_)
             | Self::Conflict(_)
             | Self::Refused(_)

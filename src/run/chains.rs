@@ -223,7 +223,7 @@ pub(super) async fn contracts(
         if let Entry::Vacant(silent) = silent.entry(chain) {
             match found.ledger.dialect().await {
                 // It has fallen silent since.
-                Err(fault @ ChainError::Transient(_)) if needed == Needed::Any => {
+                Err(fault) if needed == Needed::Any && is_silence(&fault) => {
                     silent.insert(fault);
                 }
                 told => drop(told?),
@@ -277,6 +277,27 @@ fn check_names(config: &Config) -> anyhow::Result<()> {
             Usage,
             "--contract {}: there are several: give each a name, NAME=0x…, for its directories",
             bare.address
+        );
+    }
+    let mut named = config.names.iter().map(|named| &named.token);
+    if let Some(token) = named.clone().next().filter(|_| config.address.is_none()) {
+        fail!(
+            Usage,
+            "--name {token}=…: a wallet knows its own tokens' names: it is for who watches by --address"
+        );
+    }
+    let is_named_twice = |token: &&TokenRef| {
+        config
+            .names
+            .iter()
+            .filter(|one| one.token == **token)
+            .count()
+            > 1
+    };
+    if let Some(token) = named.find(is_named_twice) {
+        fail!(
+            Usage,
+            "--name {token}=…: it is given twice: which one is it?"
         );
     }
     let told = config.names.iter().map(|told| ("--name", &told.token));
@@ -356,6 +377,12 @@ pub(super) async fn reach(
     }
 }
 
+/// Whether it is the server that does not serve now, for whatever reason: no other chain, and no other contract,
+/// than was named.
+fn is_silence(fault: &ChainError) -> bool {
+    matches!(fault, ChainError::Transient(_) | ChainError::Unserved(_))
+}
+
 /// The same; of a chain that is said by its id, and does not answer now, why.
 async fn knock(
     config: &Config,
@@ -396,7 +423,7 @@ async fn knock(
     };
     let chain_id = match (endpoint.chain_id().await, chain) {
         // Each server is asked for it again before it is asked for anything else.
-        (Err(fault @ ChainError::Transient(_)), Some(chain_id)) => {
+        (Err(fault), Some(chain_id)) if is_silence(&fault) => {
             let reached = Reached {
                 endpoint,
                 embedded,

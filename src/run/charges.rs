@@ -1,22 +1,38 @@
 //! Has the commits of mounted tokens charged, on contracts that charge each commit.
 //!
 //! Invariant: a volume keeps a charge until the chain has it for good and was seen with it, so that a crash at any moment ends in
-//! asking again, which charges nothing twice. Started by `daemon`.
+//! asking again, which charges nothing twice. Started by `daemon`, which also has it look once more on the way out;
+//! called by `sync`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::primitives::B256;
+use tokio::time::Instant;
+
 use super::live::Live;
 use super::parts::Parts;
 use super::tokens::Tokens;
-use crate::chain::charges::Charger;
+use crate::chain::charges::{Charger, Report};
 use crate::chain::transact::Transactor;
 use crate::chain::{Accounting, ChainError};
 use crate::types::VolumeKey;
 
 /// Between two looks at what is to be charged, where there is anything.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long whoever waits for a charge waits until it is in a block, and between two looks at it.
+const MINED_LIMIT: Duration = Duration::from_secs(180);
+const MINED_PAUSE: Duration = Duration::from_millis(500);
+
+/// What one look has found of a token: what was given up for good, if anything, or why it does not come on.
+type Looked = (Arc<Live>, Result<Option<String>, String>);
+
+/// Whether the contract of `parts` charges each commit, as far as is known.
+pub(super) fn applies(parts: &Parts) -> bool {
+    let speaks = parts.chain.ledger.known_dialect();
+    speaks.is_some_and(|dialect| dialect.accounting() == Accounting::Additive)
+}
 
 /// Looks again and again; never returns.
 pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
@@ -26,12 +42,11 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     loop {
         tokio::time::sleep(PAUSE).await;
         // What it speaks may be known no sooner than its first token.
-        if parts.chain.dialect().accounting() != Accounting::Additive {
+        if !applies(&parts) {
             continue;
         }
-        for live in tokens.all() {
-            let fresh = !swept.contains(&live.key);
-            let error = match settle(&parts, &sender, &live, fresh).await {
+        for (live, looked) in look(&parts, &sender, tokens.all(), &swept).await {
+            let error = match looked {
                 Ok(told) => {
                     swept.insert(live.key);
                     ended.extend(told.map(|told| (live.key, told)));
@@ -49,53 +64,168 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     }
 }
 
-/// One look at one token, which is a `fresh` one the first time: what was given up for good, if anything.
+/// One last look at `all`: what is to be said of those whose last commits cannot be charged now. What is sent
+/// needs nobody any more.
+pub(super) async fn look_last(
+    parts: &Parts,
+    sender: &Transactor,
+    all: Vec<Arc<Live>>,
+) -> Vec<String> {
+    // What earlier crashes have left over is looked for at the next mount.
+    let swept = all.iter().map(|live| live.key).collect();
+    let mut told = Vec::new();
+    for (live, looked) in look(parts, sender, all, &swept).await {
+        told.extend(looked.err().map(|why| uncharged(&live, &why)));
+    }
+    told
+}
+
+/// What is said on the way out of a token whose last commits are not charged.
+pub(super) fn uncharged(live: &Live, why: &str) -> String {
+    format!(
+        "token {}: {why}; it is asked for again after the next mount",
+        live.directory
+    )
+}
+
+/// Has all that is published of `live` charged, and waits until it is in a block: the transaction of the last
+/// charge, or `None` where there was nothing that was in none.
 ///
 /// # Errors
-/// Why it does not come on.
-async fn settle(
+/// [`ChainError::Reverted`] where the contract refuses it; [`ChainError::Transient`] where it is in no block in
+/// time: it stays on its way.
+pub(super) async fn have_charged(
     parts: &Parts,
     sender: &Transactor,
     live: &Live,
-    fresh: bool,
-) -> Result<Option<String>, String> {
+) -> Result<Option<B256>, ChainError> {
     let commits = live.volume.charges();
-    if commits.is_empty() && !fresh {
-        return Ok(None);
-    }
-    let chain = &parts.chain;
-    let key = live.key.token;
-    let charger = Charger::new(sender.clone(), key.contract, chain.dialect(), key.token);
-    if fresh {
-        charger.sweep(&commits).await.map_err(words)?;
-    }
-    let mut report = charger.report(&commits).await.map_err(words)?;
-    if report.error.is_none() && report.done.len() + report.mined.len() < commits.len() {
-        // Most are in a block at once: what the chain has shall not count twice.
+    let charger = charger(parts, sender, live);
+    let until = Instant::now() + MINED_LIMIT;
+    let mut was_open = false;
+    loop {
+        let report = charger.report(&commits).await?;
+        if report.is_mined(&commits) {
+            return Ok(report.transaction.filter(|_| was_open));
+        }
+        was_open = true;
+        match report.error {
+            Some(fault @ ChainError::Transient(_)) if Instant::now() >= until => return Err(fault),
+            Some(ChainError::Transient(_)) => {}
+            Some(fault) => return Err(fault),
+            None if Instant::now() >= until => {
+                return Err(ChainError::Transient(format!(
+                    "the charge of the last commit is in no block after {} s; it may be later",
+                    MINED_LIMIT.as_secs()
+                )));
+            }
+            None => {}
+        }
         if let Err(fault) = sender.carry().await {
             tracing::debug!("{fault}");
         }
-        report = charger.report(&commits).await.map_err(words)?;
+        if !charger.report(&commits).await?.is_mined(&commits) {
+            tokio::time::sleep(MINED_PAUSE).await;
+        }
     }
-    let (volume, mut done) = (Arc::clone(&live.volume), report.done);
-    // No block has to be waited for.
-    done.extend(report.lost.iter().map(|sequence| (*sequence, 0)));
-    let mined = report.mined;
-    let settled = tokio::task::spawn_blocking(move || volume.settle_charges(&done, mined)).await;
-    let settled = match settled {
-        Ok(Ok(settled)) => settled,
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err("the volume ended".to_owned()),
-    };
-    for sequence in settled {
-        charger.forget(sequence).await.map_err(words)?;
+}
+
+fn charger(parts: &Parts, sender: &Transactor, live: &Live) -> Charger {
+    let (key, dialect) = (live.key.token, parts.chain.dialect());
+    Charger::new(sender.clone(), key.contract, dialect, key.token)
+}
+
+/// One look at `all`. What is on its way is carried on once for all of them, so that the work of a look grows
+/// with what is open and not with its square.
+async fn look(
+    parts: &Parts,
+    sender: &Transactor,
+    all: Vec<Arc<Live>>,
+    swept: &HashSet<VolumeKey>,
+) -> Vec<Looked> {
+    let (mut told, mut open) = (Vec::new(), Vec::new());
+    for live in all {
+        let charger = charger(parts, sender, &live);
+        match Turn::begin(charger, &live, swept.contains(&live.key)).await {
+            Ok(Some(turn)) => open.push((live, turn)),
+            Ok(None) => told.push((live, Ok(None))),
+            Err(fault) => told.push((live, Err(words(fault)))),
+        }
     }
-    match (report.error, report.lost.len()) {
-        (None, _) => Ok(None),
-        (Some(fault), 0) => Err(words(fault)),
-        (Some(fault), lost) => Ok(Some(format!(
-            "{lost} published commits are charged to nobody, since the token is not this wallet's any more: {fault}"
-        ))),
+    // Most are in a block at once: what the chain has shall not count twice.
+    if open.iter().any(|(_, turn)| turn.is_under_way())
+        && let Err(fault) = sender.carry().await
+    {
+        tracing::debug!("{fault}");
+    }
+    for (live, turn) in open {
+        let ended = turn.end(&live).await;
+        told.push((live, ended));
+    }
+    told
+}
+
+/// One token with commits that are to be charged, in one look.
+struct Turn {
+    charger: Charger,
+    commits: Vec<(u64, u64)>,
+    report: Report,
+}
+
+impl Turn {
+    /// Asks for what was not asked for yet; `None` where nothing is to be charged. Of one that is not `swept` yet,
+    /// what a crash has left over is forgotten first.
+    async fn begin(charger: Charger, live: &Live, swept: bool) -> Result<Option<Self>, ChainError> {
+        let commits = live.volume.charges();
+        if !swept {
+            charger.sweep(&commits).await?;
+        }
+        if commits.is_empty() {
+            return Ok(None);
+        }
+        let report = charger.report(&commits).await?;
+        Ok(Some(Self {
+            charger,
+            commits,
+            report,
+        }))
+    }
+
+    /// Whether another look may find it further.
+    fn is_under_way(&self) -> bool {
+        self.report.error.is_none() && !self.report.is_mined(&self.commits)
+    }
+
+    /// Lets the volume know: what was given up for good, if anything.
+    ///
+    /// # Errors
+    /// Why it does not come on.
+    async fn end(self, live: &Live) -> Result<Option<String>, String> {
+        let report = match self.is_under_way() {
+            true => self.charger.report(&self.commits).await.map_err(words)?,
+            false => self.report,
+        };
+        let (volume, mut done) = (Arc::clone(&live.volume), report.done);
+        // No block has to be waited for.
+        done.extend(report.lost.iter().map(|sequence| (*sequence, 0)));
+        let mined = report.mined;
+        let settled =
+            tokio::task::spawn_blocking(move || volume.settle_charges(&done, mined)).await;
+        let settled = match settled {
+            Ok(Ok(settled)) => settled,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err("the volume ended".to_owned()),
+        };
+        for sequence in settled {
+            self.charger.forget(sequence).await.map_err(words)?;
+        }
+        match (report.error, report.lost.len()) {
+            (None, _) => Ok(None),
+            (Some(fault), 0) => Err(words(fault)),
+            (Some(fault), lost) => Ok(Some(format!(
+                "{lost} published commits are charged to nobody, since the token is not this wallet's any more: {fault}"
+            ))),
+        }
     }
 }
 

@@ -183,7 +183,7 @@ impl Daemon {
     async fn end_by_signal(&mut self, tell: Tell<'_>) -> anyhow::Result<Exit> {
         let session = Arc::clone(&self.session);
         let flushed = tokio::select! {
-            flushed = leave::flush(&session, tell) => flushed,
+            flushed = leave_well(&session, tell) => flushed,
             // The second one: leave at once. The journal keeps what is pending.
             () = self.signals.end() => leave::left_behind(&session).map_or(Ok(()), Err),
         };
@@ -208,7 +208,9 @@ impl Daemon {
             return Err(Failure::new(Exit::Failure, line).into());
         }
         // Somebody called umount(8).
-        leave::publish(session, None, tell).await?;
+        let published = leave::publish(session, None, tell).await;
+        leave::charge(session, tell).await;
+        published?;
         Ok(Exit::Ok)
     }
 
@@ -235,6 +237,13 @@ impl Daemon {
         parts::close_chains(self.session.tokens.parts()).await;
         self.registration = None;
     }
+}
+
+/// Publishes everything, and has it charged.
+async fn leave_well(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
+    let flushed = leave::flush(session, tell).await;
+    leave::charge(session, tell).await;
+    flushed
 }
 
 /// What goes on beside the mount for each contract, and for each chain.

@@ -103,12 +103,16 @@ impl Deployer {
         }
     }
 
-    /// Deploys.
+    /// Deploys, where no transaction costs more than `agreed` wei; without that, as [`Deployer::unseen`] says.
     ///
     /// # Errors
     /// As [`deploy::deploy_with`].
-    pub async fn deploy(&self) -> anyhow::Result<DeployAnswer> {
-        let made = deploy::deploy_with(&self.payer, &self.forwarder).await?;
+    pub async fn deploy(&self, agreed: Option<U256>) -> anyhow::Result<DeployAnswer> {
+        let payer = match agreed {
+            Some(_) => &self.payer.clone().with_gas_cost_max(agreed),
+            None => &self.payer,
+        };
+        let made = deploy::deploy_with(payer, &self.forwarder).await?;
         Ok(DeployAnswer {
             chain_id: made.chain_id,
             contract: format!("{:#x}", made.contract),

@@ -16,6 +16,7 @@ use super::session::Session;
 use super::{blocks, leave, operate, parts, sync, terms};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Handler, Progress, Request};
+use crate::status::UmountAnswer;
 
 /// The desk of one mount.
 pub(super) struct Desk {
@@ -140,6 +141,11 @@ impl Desk {
             tracing::info!("umount: nobody waits for it any more, the drive stays");
             fail!(Unpublished, "umount: nobody waits for it any more");
         };
+        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let uncharged = match flush {
+            true => leave::charge(&self.session, &tell).await,
+            false => Vec::new(),
+        };
         progress.set("unmounting", 0);
         self.session.leaving.store(true, Ordering::Release);
         if let Err(error) = leave::unmount(&self.session).await {
@@ -151,7 +157,7 @@ impl Desk {
             .map_or_else(|failure| failure.exit, |()| Exit::Ok);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         published?;
-        Ok(Value::Null)
+        Ok(serde_json::to_value(UmountAnswer { uncharged })?)
     }
 
     /// Brings the drive in step with the chain; that it cannot is no fault of the request.

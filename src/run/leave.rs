@@ -12,8 +12,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::charges;
 use super::live::Live;
 use super::session::Session;
+use super::tokens::Tokens;
 use crate::cli::exit::{Exit, Failure};
 use crate::mount::UNMOUNT_PATIENCE;
 
@@ -22,6 +24,8 @@ use crate::mount::UNMOUNT_PATIENCE;
 pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
 /// How long syncfs(2) may take.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
+/// How long whoever leaves waits for the charges of the last commits.
+const CHARGE_LIMIT: Duration = Duration::from_secs(10);
 /// Time between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// Time between two looks at what is pending.
@@ -98,6 +102,47 @@ pub(super) async fn publish(
             }
         }
     }
+}
+
+/// Has what was published last charged, where each commit is: what cannot be, in lines. Nothing is lost by that, and
+/// nobody waits for it for long.
+pub(super) async fn charge(session: &Session, tell: Tell<'_>) -> Vec<String> {
+    let owes = |tokens: &Arc<Tokens>| {
+        let all = tokens.all();
+        let any = all.iter().any(|live| !live.volume.charges().is_empty());
+        any && charges::applies(tokens.parts())
+    };
+    let owing: Vec<_> = session
+        .tokens
+        .each()
+        .iter()
+        .filter(|one| owes(one))
+        .collect();
+    if !owing.is_empty() {
+        tell("charging", 0);
+    }
+    let looks = join_all(owing.into_iter().map(|tokens| charge_last(tokens)));
+    let left: Vec<String> = looks.await.into_iter().flatten().collect();
+    for line in &left {
+        tracing::warn!("{line}");
+    }
+    left
+}
+
+/// The same of one contract's tokens.
+async fn charge_last(tokens: &Tokens) -> Vec<String> {
+    let (parts, all) = (tokens.parts(), tokens.all());
+    let Some(account) = &parts.chain.account else {
+        return Vec::new();
+    };
+    let sender = account.transactor.unasked();
+    let looking = charges::look_last(parts, &sender, all.clone());
+    timeout(CHARGE_LIMIT, looking).await.unwrap_or_else(|_| {
+        let (at, limit) = (parts.chain.endpoint.current(), CHARGE_LIMIT.as_secs());
+        let why = format!("whether it is charged, {at} does not tell within {limit} s");
+        let open = all.iter().filter(|live| !live.volume.charges().is_empty());
+        open.map(|live| charges::uncharged(live, &why)).collect()
+    })
 }
 
 /// What earlier epochs have left unpublished, in all or in one directory. Reads the journals,

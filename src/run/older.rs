@@ -1,12 +1,14 @@
 //! What commands do on contracts of `px-v1` and `px-v2`: mint, and renew the time of the last update.
 //!
-//! Invariant: nothing here charges a token: that is done where its volume is (`charges`).
-//! Called by `operate`.
+//! Invariant: nothing here charges a token by itself: that is done where its volume is (`charges`).
+//! Called by `operate` and `sync`.
 
-use anyhow::Context;
+use alloy::primitives::B256;
 use serde_json::Value;
 
 use super::buy::with_gas;
+use super::charges;
+use super::live::Live;
 use super::operate::{json, owned};
 use super::parts::Parts;
 use crate::chain::dialect::Dialect;
@@ -88,6 +90,21 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     Ok(with_gas(parts, call).await)
 }
 
+/// Reports what is published of a token of a mount and not reported yet; where that is nothing, renews the time of
+/// its last update.
+///
+/// # Errors
+/// As [`answer`].
+pub(super) async fn report(parts: &Parts, live: &Live) -> anyhow::Result<SyncAnswer> {
+    let token = live.key.token.token;
+    let sender = &parts.chain.account("sync")?.transactor;
+    let charged = charges::have_charged(parts, sender, live).await;
+    match charged.map_err(|fault| refused(parts, token, fault))? {
+        Some(transaction) => reported(parts, token, transaction).await,
+        None => renew(parts, token).await,
+    }
+}
+
 /// Charges nothing: the time of the last update is renewed.
 async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
@@ -97,20 +114,30 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
         .transactor
         .renew(chain.contract, chain.dialect(), token)
         .await;
-    let mined = match sent {
-        Err(refused @ ChainError::Reverted(_)) => {
-            return Err(refused).context(format!(
-                "token {} cannot be renewed: buy uploads or a larger package, or ask the \
-                 contract's owner to unlock it (`unlockUploading`)",
-                chain.called.token(token)
-            ));
-        }
-        sent => sent?,
-    };
-    let info = chain.ledger.token(token).await?;
+    let mined = sent.map_err(|fault| refused(parts, token, fault))?;
+    reported(parts, token, mined.transaction).await
+}
+
+/// With what to do where it was the contract that refused.
+fn refused(parts: &Parts, token: TokenId, fault: ChainError) -> anyhow::Error {
+    let is_refusal = matches!(fault, ChainError::Reverted(_));
+    let error = anyhow::Error::from(fault);
+    match is_refusal {
+        true => error.context(format!(
+            "token {} cannot be renewed: buy uploads or a larger package, or ask the \
+             contract's owner to unlock it (`unlockUploading`)",
+            parts.chain.called.token(token)
+        )),
+        false => error,
+    }
+}
+
+/// What the chain has now, by `transaction`.
+async fn reported(parts: &Parts, token: TokenId, transaction: B256) -> anyhow::Result<SyncAnswer> {
+    let info = parts.chain.ledger.token(token).await?;
     Ok(SyncAnswer {
         token,
-        transaction: mined.transaction.to_string(),
+        transaction: transaction.to_string(),
         request: None,
         usage: Some(info.usage_bytes),
         sequence: None,

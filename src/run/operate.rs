@@ -158,16 +158,11 @@ async fn list(all: &[Arc<Parts>]) -> anyhow::Result<TokensAnswer> {
             }
             Err(error) => error,
         };
-        let Failure { exit, message } = Failure::from_error(&error);
-        let left_out = LeftOut {
+        listed.left_out.push(LeftOut {
             chain_id: parts.chain.chain_id,
-            error: message,
-            exit: exit.into(),
-        };
-        // Several contracts of one chain have one thing to say.
-        if !listed.left_out.contains(&left_out) {
-            listed.left_out.push(left_out);
-        }
+            contract: format!("{:#x}", parts.chain.contract),
+            error: Failure::from_error(&error).message,
+        });
         failed.push(error);
     }
     match failed.len() == all.len() {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::live::Live;
 use super::parts::Parts;
 use super::tokens::Tokens;
-use super::{first, node, operate};
+use super::{first, node, older, operate};
 use crate::chain::oracle::{Finding, Reader, Refusal};
 use crate::chain::transact::SyncRequest;
 use crate::chain::{Accounting, Ledger, TokenInfo};
@@ -62,11 +62,8 @@ pub(super) async fn of_mount(
 ) -> anyhow::Result<Value> {
     // That it cannot be asked for says nothing of the token.
     parts.chain.account("sync")?;
-    let parts = &match by {
-        By::User => Arc::clone(parts),
-        // On contracts that charge each commit too.
-        By::Itself => Arc::new(parts.unasked()),
-    };
+    // The contract's owner may set any fee, and nobody is shown it: fee and gas have a bound together.
+    let parts = &Arc::new(parts.unasked());
     let Some(live) = tokens.get(token) else {
         let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
@@ -85,8 +82,7 @@ async fn of_live(
 ) -> anyhow::Result<Value> {
     let token = live.key.token.token;
     if parts.chain.dialect().accounting() == Accounting::Additive {
-        let token = token.into();
-        return operate::answer(parts, &Request::Sync { token, wait }).await;
+        return operate::json(older::report(parts, live).await?);
     }
     let asked = ask(parts, token, live.published_sequence(), by).await?;
     if wait {
@@ -103,15 +99,17 @@ async fn of_live(
     Ok(answer)
 }
 
-/// Has the oracle sync a token; its first document is published before, where it is missing.
+/// Has the oracle sync a token; its first document is published before, where it is missing. Fee and gas have a
+/// bound together.
 ///
 /// # Errors
 /// No such token, not ours, no name key; the oracle would not find the newest; the chain's or the
 /// oracle's.
 pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
-    let asked = ask(parts, token, None, By::User).await?;
+    let parts = parts.unasked();
+    let asked = ask(&parts, token, None, By::User).await?;
     match wait {
-        true => land(parts, asked).await,
+        true => land(&parts, asked).await,
         false => Ok(asked.answer),
     }
 }

@@ -44,19 +44,23 @@ pub(super) fn unseen(all: &[Arc<Parts>]) -> Vec<Arc<Parts>> {
 }
 
 impl Parts {
-    /// These parts for a request under `terms`: its cap and its price are kept to, where no price
-    /// was seen its gas has a bound all the same, and who named an address in place of a wallet has nothing signed. They run no oracle.
+    /// These parts for a request under `terms`: its cap and what was agreed to are kept to, where no cost of the
+    /// gas was seen it has a bound all the same, and who named an address in place of a wallet has nothing signed.
+    /// They run no oracle.
     #[must_use]
     pub fn under(&self, terms: &Terms) -> Self {
         let max_fee = terms.max_fee.or(self.config.max_fee);
         let account = self.chain.account.as_ref().filter(|_| !terms.watches);
         self.with(account.map(|account| {
-            let sender = (account.transactor.clone()).with_gas_cost_max(max_fee);
+            let sender = account.transactor.clone().with_price(terms.price);
             Account {
                 wallet: Arc::clone(&account.wallet),
-                transactor: match terms.price {
-                    None => sender.unseen(),
-                    price => sender.with_price(price),
+                transactor: match (terms.price, terms.gas_cost) {
+                    (Some(_), Some(shown)) => {
+                        let most = max_fee.map_or(shown, |most| most.min(shown));
+                        sender.with_gas_cost_max(Some(most))
+                    }
+                    _ => sender.with_gas_cost_max(max_fee).unseen(),
                 },
             }
         }))

@@ -212,18 +212,24 @@ async fn a_command_whose_price_nobody_has_seen_pays_no_more_gas_than_is_allowed(
     let bound = |parts: &Parts| parts.chain.account.as_ref().unwrap().transactor.bound();
     let tenth = U256::from(10).pow(U256::from(17));
     assert_eq!(bound(&terms::unseen(&all)[0]), Some(tenth));
-    let said = |max_fee, price| {
+    let said = |max_fee, price: Option<U256>, gas_cost: Option<u64>| {
         let terms = Terms {
             max_fee,
             price,
+            gas_cost: gas_cost.map(U256::from),
             ..Terms::default()
         };
         bound(&world.parts.under(&terms))
     };
-    assert_eq!(said(None, None), Some(tenth));
-    assert_eq!(said(Some(U256::from(7)), None), Some(U256::from(7)));
-    // Shown on a terminal, with what its gas costs, and agreed to.
-    assert_eq!(said(None, Some(U256::ZERO)), None);
+    let seven = Some(U256::from(7));
+    assert_eq!(said(None, None, None), Some(tenth));
+    assert_eq!(said(seven, None, None), seven);
+    // Shown on a terminal, with what its gas costs, and agreed to: that is kept to, and so is a bound below.
+    assert_eq!(said(None, Some(U256::ZERO), Some(7)), seven);
+    assert_eq!(said(seven, Some(U256::ZERO), Some(9)), seven);
+    assert_eq!(said(Some(U256::from(9)), Some(U256::ZERO), Some(7)), seven);
+    // Where no cost of the gas was to be had, nobody has agreed to one.
+    assert_eq!(said(None, Some(U256::ZERO), None), Some(tenth));
     world.end().await;
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::command::wait_until;
@@ -152,5 +154,106 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
     std::thread::sleep(Duration::from_secs(5));
     let sequence = machine.commits("1");
     assert_eq!(chain.storage().1 + sequence, UNITS, "and not once more");
+    machine.stop();
+}
+
+/// The folder of the node, or its record, is gone: what the chain counts is somewhere, and a drive that looked empty
+/// would be written over it.
+#[test]
+fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    machine.flush();
+    wait_until("the commit is charged", SOON, || chain.storage().0 > 0);
+    machine.stop();
+
+    let mut other = quiet(&chain);
+    let refused = other.try_start().expect_err("what was stored is not known");
+    for words in ["no node has the record of its name", "--take-over"] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    let mut other = other.with_args(&["--take-over"]);
+    other.start();
+    assert!(
+        fs::read_dir(other.dir())
+            .expect("a folder")
+            .next()
+            .is_none()
+    );
+    fs::write(other.dir().join("anew"), b"x").expect("begun anew");
+    other.flush();
+    other.stop();
+}
+
+#[test]
+fn what_was_published_last_is_charged_before_the_drive_is_left() {
+    for leave in ["umount", "signal", "umount(8)"] {
+        let chain = Chain::new(Kind::V2);
+        let mut machine = quiet(&chain);
+        machine.start();
+        fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+        let place = machine.mountpoint();
+        match leave {
+            "umount" => drop(
+                machine
+                    .ask(&["umount", place.to_str().expect("a path")])
+                    .ok(),
+            ),
+            "signal" => machine.signal(Signal::TERM),
+            _ => {
+                unmount(&place, UnmountFlags::empty()).expect("nothing is open");
+            }
+        }
+        assert!(machine.ended(SOON).success(), "{}", machine.log());
+        let (usage, units) = chain.storage();
+        assert!(usage > 100_000, "{usage} bytes after {leave}");
+        assert_eq!(units, UNITS - 1, "after {leave}");
+    }
+}
+
+#[test]
+fn who_leaves_a_chain_that_does_not_answer_is_told_what_is_not_charged() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    chain.end();
+    let left = machine.ask(&["umount", machine.mountpoint().to_str().expect("a path")]);
+    let left = left.ok();
+    machine.ended(SOON);
+    for words in ["token 1:", "not charged yet", "after the next mount"] {
+        assert!(left.stderr.contains(words), "{}", left.stderr);
+    }
+}
+
+#[test]
+fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    for round in 1..=3_u64 {
+        fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
+        machine.flush();
+        let sent = chain.sent();
+        let synced = machine.ask(&["sync", "1", "--json"]).ok().json();
+        let (usage, units) = chain.storage();
+        assert!(
+            usage > round * 100_000,
+            "{usage} bytes after {round} commits"
+        );
+        assert_eq!(synced["usage"], usage);
+        assert_eq!(units, UNITS - round);
+        assert_eq!(chain.sent(), sent + 1, "one transaction did it");
+    }
+    let sent = chain.sent();
+    machine.ask(&["sync", "1"]).ok();
+    assert_eq!(
+        chain.storage().1,
+        UNITS - 3,
+        "nothing is charged for nothing"
+    );
+    assert_eq!(chain.sent(), sent + 1, "the time is renewed");
     machine.stop();
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -327,6 +328,44 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
     let state = machine.state();
     command.arg("--state-dir").arg(state);
     assert_left_out(&run(command, SOON), &["one-1", "one-2"], &hung);
+}
+
+/// A server that lets nobody in: a key was revoked, or a plan has ended.
+fn denies() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let Ok(mut connection) = connection else {
+                return;
+            };
+            // Whatever is asked.
+            let mut asked = [0; 4096];
+            let _ = connection.read(&mut asked);
+            let _ = connection.write_all(
+                b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            );
+        }
+    });
+    url
+}
+
+#[test]
+fn a_chain_whose_provider_lets_nobody_in_keeps_no_other_chains_tokens_from_anything() {
+    let chain = Chain::new(Kind::Sync);
+    let denied = denies();
+    let urls = [format!("31337={}", chain.url()), format!("100={denied}")];
+    let contracts = [
+        format!("one={}@31337", chain.contract()),
+        format!("two={}@100", chain.contract()),
+    ];
+    let mut machine = machine(&urls, &contracts, &["--commit-idle", "1h"]);
+    machine.start_without_token();
+    registered(&machine, "one-1");
+    fs::write(machine.mountpoint().join("one-1/f"), b"written").expect("written");
+    machine.flush();
+    assert_left_out(&machine.ask(&["tokens", "--json"]), &["one-1"], &denied);
+    machine.stop();
 }
 
 /// The list has these tokens, and says that those of the chain at `silent` are left out.

@@ -216,8 +216,19 @@ fn a_token_of_a_contract_that_keeps_no_names_is_watched_by_the_name_that_its_own
         let other = Chain::new(kind);
         let mut stranger = other.watcher(&node).with_args(&["--name", &called]);
         stranger.replace_arg("--contract", "--contract", &other.another(kind).to_string());
-        let shown = stranger.try_start();
-        assert!(shown.is_err() || !stranger.dir().join("f").exists());
+        let refused = stranger.try_start().expect_err("nothing can be shown");
+        assert!(
+            refused.contains("points at a document of another token"),
+            "{refused}"
+        );
+
+        // One that leads nowhere is no empty drive: the chain shows that something was stored.
+        let nobody = format!("1={}", NameKey::from_seed(&[9; 32]).name());
+        let mut lost = chain.watcher(&node).with_args(&["--name", &nobody]);
+        let refused = lost.try_start().expect_err("nothing can be shown");
+        for words in ["no node has the record of its name", "--node"] {
+            assert!(refused.contains(words), "{refused}");
+        }
     }
 }
 
@@ -350,7 +361,9 @@ fn an_address_that_cannot_be_watched_is_refused_before_anything_is_mounted() {
     let mountpoint = machine.mountpoint();
     let place = mountpoint.to_str().expect("a path");
     let owner = chain.owner().to_string();
-    let named = format!("x-1={}", NameKey::from_seed(&[7; 32]).name());
+    let name = NameKey::from_seed(&[7; 32]).name();
+    let (named, one) = (format!("x-1={name}"), format!("1={name}"));
+    let other = format!("1={}", NameKey::from_seed(&[8; 32]).name());
     for (args, words) in [
         (&["--address", "0x12"][..], "0x12"),
         (
@@ -360,6 +373,14 @@ fn an_address_that_cannot_be_watched_is_refused_before_anything_is_mounted() {
         (&["--address", &owner, "--wallet", "w"], "--wallet"),
         (&["--address", &owner, "--name", "1=k51"], "k51"),
         (&["--address", &owner, "--name", &named], "--name x-1"),
+        (
+            &["--address", &owner, "--name", &one, "--name", &other],
+            "twice",
+        ),
+        (
+            &["--volume", "plain", "--wallet", "w", "--name", &one],
+            "--address",
+        ),
         (&["--address", &owner, "--auto-sync", "3d"], "--auto-sync"),
         (&["--address", &owner, "--take-over"], "--take-over"),
     ] {

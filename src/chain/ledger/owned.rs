@@ -323,7 +323,9 @@ impl Look<'_> {
         let counted = self.endpoint.call(self.contract, &call, self.at).await;
         let counted = match counted {
             Ok(last) => Some(u64::try_from(last).unwrap_or(u64::MAX)),
-            Err(ChainError::Reverted(_) | ChainError::Permanent(_)) => None,
+            Err(ChainError::Reverted(_) | ChainError::Permanent(_) | ChainError::Unserved(_)) => {
+                None
+            }
             Err(fault) => return Err(fault),
         };
         if counted.is_some_and(|last| last > IDS_MAX) {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Transactor;
 use super::desk::{Desk, Item, Posted, Progress, is_unheard, missing};
+use super::look::Heads;
 use crate::chain::ChainError;
 use crate::chain::endpoint::is_refusal;
 use crate::chain::outbox::shelf::{Kept, Watch};
@@ -106,21 +107,55 @@ impl Transactor {
     /// # Errors
     /// Why something did not come further; the rest did all the same.
     pub async fn carry(&self) -> Result<bool, ChainError> {
-        let open: Vec<u64> = {
-            let desk = self.desk().await?;
-            let items = desk.get()?.items.iter();
-            let open = items.filter(|(_, item)| item.kept.over.is_none());
-            open.map(|(serial, _)| *serial).collect()
-        };
+        let open = self.open().await?;
         let mut failed = Ok(());
+        let mut heads = None;
         for &serial in &open {
-            if let Err(fault) = self.step(serial).await {
+            if let Err(fault) = self.carry_one(serial, &mut heads).await {
                 failed = Err(fault);
             }
         }
         self.whole(|this| async move { this.desk().await?.get_mut()?.sweep().await })
             .await?;
         failed.map(|()| open.is_empty())
+    }
+
+    /// What has not ended.
+    async fn open(&self) -> Result<Vec<u64>, ChainError> {
+        let desk = self.desk().await?;
+        let items = desk.get()?.items.iter();
+        let open = items.filter(|(_, item)| item.kept.over.is_none());
+        Ok(open.map(|(serial, _)| *serial).collect())
+    }
+
+    /// Takes one of many a step further, where all see the same `heads`. What is in a block, and waits for that to
+    /// become final, is looked at again only then, or after a while: blocks are replaced now and then.
+    async fn carry_one(&self, serial: u64, heads: &mut Option<Heads>) -> Result<(), ChainError> {
+        let now = match heads.filter(Heads::are_fresh) {
+            Some(now) => now,
+            None => match self.heads().await {
+                Ok(now) => *heads.insert(now),
+                Err(fault) => {
+                    let mut desk = self.desk().await?;
+                    if let Some(item) = desk.get_mut()?.items.get_mut(&serial) {
+                        item.error = Some(fault.to_string());
+                    }
+                    return Err(fault);
+                }
+            },
+        };
+        {
+            let mut desk = self.desk().await?;
+            if let Some(item) = desk.get_mut()?.items.get_mut(&serial)
+                && item.mined.is_some_and(|block| block > now.settled)
+                && let Some(looked) = item.looked
+                && looked.elapsed() < self.patience
+            {
+                item.error = None;
+                return Ok(());
+            }
+        }
+        self.step_by(serial, Some(now)).await.map(drop)
     }
 
     /// Signs, writes down and sends something new; its serial number.
@@ -168,6 +203,7 @@ impl Transactor {
             // It is not forgotten for that: a server may have passed it on.
             ChainError::Reverted(why) => ChainError::Reverted(kept_all_the_same(&why)),
             ChainError::Permanent(why) => ChainError::Permanent(kept_all_the_same(&why)),
+            ChainError::Unserved(why) => ChainError::Unserved(kept_all_the_same(&why)),
             fault => fault,
         })?;
         Ok(serial)
@@ -181,7 +217,7 @@ impl Transactor {
         });
         let left: Vec<u64> = left.map(|(serial, _)| *serial).collect();
         for serial in left {
-            if let Err(fault) = self.step_at(desk, serial).await {
+            if let Err(fault) = self.step_at(desk, serial, None).await {
                 tracing::debug!("outbox: {fault}");
             }
         }
@@ -216,10 +252,15 @@ impl Transactor {
 
     /// Looks at the chain, and does what is next for an entry.
     pub(super) async fn step(&self, serial: u64) -> Result<Progress, ChainError> {
+        self.step_by(serial, None).await
+    }
+
+    /// The same by `heads` that were looked at a moment ago, where there are any.
+    async fn step_by(&self, serial: u64, heads: Option<Heads>) -> Result<Progress, ChainError> {
         self.whole(move |this| async move {
             let mut desk = this.desk().await?;
             let desk = desk.get_mut()?;
-            let stepped = this.step_at(desk, serial).await;
+            let stepped = this.step_at(desk, serial, heads).await;
             if let Some(item) = desk.items.get_mut(&serial) {
                 let stalled = item.stalled.take();
                 item.error = stepped.as_ref().err().map(ToString::to_string).or(stalled);
@@ -229,7 +270,12 @@ impl Transactor {
         .await
     }
 
-    async fn step_at(&self, desk: &mut Desk, serial: u64) -> Result<Progress, ChainError> {
+    async fn step_at(
+        &self,
+        desk: &mut Desk,
+        serial: u64,
+        heads: Option<Heads>,
+    ) -> Result<Progress, ChainError> {
         let item = desk.items.get(&serial).ok_or_else(missing)?;
         if let Some(over) = item.kept.over {
             return Ok(Progress::Over(over));
@@ -244,7 +290,7 @@ impl Transactor {
             again: kept.claimed,
         };
         let waited = sent.map_or(Duration::MAX, |sent| sent.elapsed());
-        let looking = self.look_at(desk, &kept, &last, waited);
+        let looking = self.look_at(desk, &kept, &last, waited, heads);
         let looked = timeout(LOOK_LIMIT, looking).await.unwrap_or_else(|_| {
             let (at, hash) = (self.endpoint.current(), first.hash);
             Err(ChainError::Transient(format!(
@@ -256,6 +302,8 @@ impl Transactor {
         let step = kept.entry.next(&look, &rules);
         if let Some(item) = desk.items.get_mut(&serial) {
             item.mined = receipt.as_ref().and_then(|receipt| receipt.block_number);
+            item.mined_as = receipt.as_ref().map(|receipt| receipt.transaction_hash);
+            item.looked = Some(Instant::now());
             item.stalled = self.stall(&step, last.nonce, &first.hash);
         }
         match step {
@@ -357,12 +405,12 @@ impl Transactor {
         kept: &Kept,
         last: &Try,
         waited: Duration,
+        heads: Option<Heads>,
     ) -> Result<(Look, Option<TransactionReceipt>), ChainError> {
-        // In this order: what lies in a block that is final now is so later.
-        let settled = self.final_block().await?;
-        let next = self.endpoint.provider();
-        let next = next.get_transaction_count(self.address()).await;
-        let next = next.map_err(|fault| self.endpoint.fault(fault))?;
+        let Heads { settled, next, .. } = match heads {
+            Some(heads) => heads,
+            None => self.heads().await?,
+        };
         let place = self.place(&kept.entry.purpose, last, next, settled).await?;
         let other = place.as_ref();
         let other = other.is_some_and(|place| place.taker == Taker::Other && place.is_final);

@@ -31,8 +31,11 @@ pub(super) struct Item {
     pub(super) kept: Kept,
     /// When it was last sent by this process.
     pub(super) sent: Option<Instant>,
-    /// Its block, once it is in one.
+    /// Its block, once it is in one, and under which hash.
     pub(super) mined: Option<u64>,
+    pub(super) mined_as: Option<B256>,
+    /// When it was last looked at by this process.
+    pub(super) looked: Option<Instant>,
     pub(super) error: Option<String>,
     /// Why nothing could be done at the last look, though nothing failed.
     pub(super) stalled: Option<String>,
@@ -55,6 +58,8 @@ pub struct Posted {
     pub tag: String,
     /// The block that it is in, final or not; of what has ended perhaps a later one.
     pub mined: Option<u64>,
+    /// Its hash there, or that of its newest form.
+    pub transaction: Option<B256>,
     /// How it ended, for good.
     pub over: Option<Outcome>,
     /// Why it does not come on, if so.
@@ -196,6 +201,8 @@ impl Item {
             kept,
             sent: None,
             mined: None,
+            mined_as: None,
+            looked: None,
             error: None,
             stalled: None,
         }
@@ -216,6 +223,7 @@ impl Item {
         Posted {
             tag: self.kept.tag.clone(),
             mined: self.mined,
+            transaction: self.mined_as.or(self.hashes().first().copied()),
             over: self.kept.over,
             error: self.error.clone(),
         }

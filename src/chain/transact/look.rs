@@ -5,6 +5,7 @@
 //! `carry`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use alloy::consensus::Transaction as _;
 use alloy::eips::{BlockId, BlockNumberOrTag};
@@ -13,6 +14,7 @@ use alloy::primitives::{Address, TxKind, U256};
 use alloy::providers::Provider;
 use alloy::rpc::json_rpc::RpcError;
 use alloy::rpc::types::{TransactionInput, TransactionReceipt, TransactionRequest};
+use tokio::time::Instant;
 
 use super::{Transactor, lock};
 use crate::chain::ChainError;
@@ -28,6 +30,8 @@ const DEPTH: u64 = 64;
 const WALK: u64 = 4096;
 /// Of these, how many at once: others wait for the desk meanwhile.
 const PORTION: usize = 64;
+/// How long what was seen of the chain's end serves the entries that are looked at one behind the other.
+const HEADS_FRESH: Duration = Duration::from_secs(5);
 /// Foreign nonces that are looked through for a purpose.
 const FOREIGN: u64 = 256;
 
@@ -39,7 +43,35 @@ pub(super) struct Place {
     pub(super) receipt: Option<TransactionReceipt>,
 }
 
+/// How far the chain is, of which every look at an entry begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    /// Number of the newest block that is final.
+    pub(super) settled: u64,
+    /// The account's next nonce in the newest block.
+    pub(super) next: u64,
+    at: Instant,
+}
+
+impl Heads {
+    /// Whether another look need not ask again: what is older makes an outcome late, and no wrong one.
+    pub(super) fn are_fresh(&self) -> bool {
+        self.at.elapsed() < HEADS_FRESH
+    }
+}
+
 impl Transactor {
+    /// How far the chain is.
+    pub(super) async fn heads(&self) -> Result<Heads, ChainError> {
+        let at = Instant::now();
+        // In this order: what lies in a block that is final now is so later.
+        let settled = self.final_block().await?;
+        let next = self.endpoint.provider();
+        let next = next.get_transaction_count(self.address()).await;
+        let next = next.map_err(|fault| self.endpoint.fault(fault))?;
+        Ok(Heads { settled, next, at })
+    }
+
     /// Number of the newest block that is final.
     pub(super) async fn final_block(&self) -> Result<u64, ChainError> {
         let provider = self.endpoint.provider();
@@ -258,7 +290,9 @@ impl Transactor {
                     step *= 2;
                 }
                 // Its past is not known there: block by block, then.
-                Err(ChainError::Permanent(_)) => return self.walk(nonce, since, until).await,
+                Err(ChainError::Permanent(_) | ChainError::Unserved(_)) => {
+                    return self.walk(nonce, since, until).await;
+                }
                 Err(fault) => return Err(fault),
             }
         }

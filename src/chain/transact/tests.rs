@@ -768,6 +768,93 @@ async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_
     sent.unwrap();
 }
 
+/// Hundreds of tokens are flushed at once, and each commit is charged.
+#[tokio::test]
+async fn what_is_on_its_way_costs_one_look_each_and_none_while_it_waits_to_be_final() {
+    let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "8"]);
+    let over = alloy::transports::http::Http::new(anvil.url().parse().unwrap());
+    let meddler = Meddler::new(BoxTransport::new(over));
+    let sender = Transactor::new(meddler.endpoint(), &rich());
+    let many = 50;
+    for index in 0..many {
+        let purpose = Purpose {
+            to: Some(Address::repeat_byte(9)),
+            data: Bytes::new(),
+            value: U256::from(index),
+            bound: false,
+        };
+        sender
+            .post(&index.to_string(), purpose, None)
+            .await
+            .unwrap();
+    }
+    let client = Endpoint::http(anvil.url()).unwrap();
+    let mine = async |blocks: &str| {
+        let client = client.provider().client();
+        let _: Value = client.request("anvil_mine", json!([blocks])).await.unwrap();
+    };
+    let carried = async || {
+        meddler.asked();
+        sender.carry().await.unwrap();
+        meddler.asked().len()
+    };
+    let few = 5;
+    let asked = carried().await;
+    assert!(
+        asked <= many + few,
+        "{asked} calls while none is in a block"
+    );
+    mine("0x1").await;
+    let asked = carried().await;
+    assert!(asked <= many + few, "{asked} calls to see them in a block");
+    let seen = sender.posted().await.unwrap();
+    assert!(seen.iter().all(|posted| posted.mined.is_some()));
+    let asked = carried().await;
+    assert!(asked <= few, "{asked} calls while nothing can have changed");
+    mine("0x64").await;
+    let asked = carried().await;
+    assert!(asked <= 3 * many + few, "{asked} calls to see them final");
+    let ended = sender.posted().await.unwrap();
+    assert!(
+        ended
+            .iter()
+            .all(|posted| posted.over == Some(Outcome::Happened))
+    );
+}
+
+/// Asked on a terminal, with the price and what the gas costs at most.
+#[tokio::test]
+async fn gas_that_costs_more_by_now_than_was_agreed_to_is_not_paid() {
+    let anvil = Anvil::start(&[]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich());
+    let whom = Address::repeat_byte(9);
+    let shown = payer.gas_of(whom, Bytes::new(), U256::ONE).await.unwrap();
+    let agreed = payer.clone().with_price(Some(U256::ONE));
+    let agreed = agreed.with_gas_cost_max(Some(shown.wei));
+    let raise = async |fee: &str| {
+        let client = endpoint.provider().client();
+        let fee = json!([fee]);
+        let _: Value = client
+            .request("anvil_setNextBlockBaseFeePerGas", fee)
+            .await
+            .unwrap();
+        let _: Value = client.request("evm_mine", json!([])).await.unwrap();
+    };
+    // 10,000 gwei for one gas.
+    raise("0x9184e72a000").await;
+    let told = agreed.send(Some(whom), Bytes::new(), U256::ONE, None).await;
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("was agreed to: ask again"), "{told}");
+    assert_eq!(payer.next_nonce().await.unwrap(), 0, "something was sent");
+    // A little more than at the time of the question is within what was shown.
+    raise("0x4a817c80").await;
+    let sent = agreed.send(Some(whom), Bytes::new(), U256::ONE, None).await;
+    let sent = sent.unwrap();
+    let paid = U256::from(sent.effective_gas_price) * U256::from(sent.gas_used);
+    assert!(paid <= shown.wei);
+}
+
 #[tokio::test]
 async fn what_costs_more_by_now_than_was_agreed_to_is_not_bought() {
     let anvil = Anvil::start(&[]);

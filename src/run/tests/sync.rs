@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use alloy::primitives::{U256, keccak256};
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
@@ -12,6 +13,7 @@ use super::World;
 use crate::chain::Ledger;
 use crate::cli::exit::{Exit, of};
 use crate::config::NodeUrl;
+use crate::control::{Request, Terms};
 use crate::names::key::NameKey;
 use crate::names::record::Record;
 use crate::pack::cid::node_of_digest;
@@ -213,5 +215,48 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     let dir = world.end().await;
     let world = World::begin_with(dir, broken).await;
     assert_eq!(world.told().await, None, "it has landed since");
+    world.end().await;
+}
+
+/// The contract's owner may set any fee at any time, and a user who is overdue types the command.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fee_that_was_raised_beyond_the_bound_is_not_paid_by_a_sync_that_is_typed() {
+    let world = World::new().await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    world.look(token).await;
+    let coin = U256::from(10).pow(U256::from(18));
+    let set_fee = [
+        &keccak256("setSyncFee(uint256)")[..4],
+        &coin.to_be_bytes::<32>(),
+    ];
+    let (sender, contract) = (world.sender(), world.chain().contract);
+    let set = sender.send(Some(contract), set_fee.concat().into(), U256::ZERO, None);
+    set.await.unwrap();
+    let before = nonce(&world).await;
+    let request = Request::Sync {
+        token: token.into(),
+        wait: true,
+    };
+    // By the drive, and by a command that has no drive to ask.
+    for refused in [
+        world.sync(token).await,
+        operate::answer(&world.parts.under(&Terms::default()), &request).await,
+    ] {
+        let words = format!("{:#}", refused.unwrap_err());
+        assert!(
+            words.contains("it costs 1.000000000000000000 and its gas"),
+            "{words}"
+        );
+        assert!(words.contains("--max-fee allows 0.1"), "{words}");
+    }
+    assert_eq!(nonce(&world).await, before, "something was sent");
+    let terms = Terms {
+        max_fee: Some(coin * U256::from(2)),
+        ..Terms::default()
+    };
+    let allowed = Arc::new(world.parts.under(&terms));
+    let asked = sync::of_mount(&allowed, &world.tokens, token, By::User, false);
+    asked.await.unwrap();
+    assert_eq!(nonce(&world).await, before + 1);
     world.end().await;
 }

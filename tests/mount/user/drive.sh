@@ -44,7 +44,7 @@ as_user sh -c 'sync drive/1/folder/small && chmod 0 drive/1/large'
 as_user cat drive/1/large >/dev/null 2>&1 || echo "the mode keeps its owner out, too"
 as_user chmod 600 drive/1/large
 ls drive 2>/dev/null || echo "root is kept out"
-as_user cat "/proc/$(cat pid)/environ" >/dev/null 2>&1 || echo "its user's other programs do not see into it"
+as_user cat "/proc/$(cat pid)/stat" >/dev/null && ! as_user cat "/proc/$(cat pid)/environ" >/dev/null 2>&1 && echo "its user's other programs do not see into it"
 as_user "$folder/pxfs" flush drive >/dev/null && echo "published"
 as_user "$folder/pxfs" umount drive >/dev/null && echo "unmounted"
 ended
