@@ -317,6 +317,7 @@ fn token(info: PxSync::TokenInfo) -> TokenInfo {
         sync_window_s: saturate(info.syncWindow),
         sequence: info.synced.then_some(info.sequence),
         root: (info.synced && !info.root.is_zero()).then_some(info.root),
+        anchor: None,
         sync_asked_s: (!info.requestId.is_zero()).then_some(info.requestedAt),
     }
 }

@@ -3,8 +3,10 @@
 use alloy::primitives::{Address, B256};
 use async_trait::async_trait;
 
+use self::anchor::Anchor;
 use crate::types::TokenId;
 
+pub mod anchor;
 mod busy;
 pub mod charges;
 mod contract;
@@ -66,8 +68,23 @@ pub struct TokenInfo {
     pub sequence: Option<u64>,
     /// Digest of the root of that document; `None` for none.
     pub root: Option<B256>,
+    /// What its owner has anchored there, on contracts that keep texts beside a token.
+    pub anchor: Option<Anchor>,
     /// Since when a sync request is open, Unix seconds; `None` when none is.
     pub sync_asked_s: Option<u64>,
+}
+
+impl TokenInfo {
+    /// What the chain knows of what is published under `name`: its sequence, and the digest of its root, if it has one.
+    #[must_use]
+    pub fn published(&self, name: &str) -> Option<(u64, Option<B256>)> {
+        let anchor = self.anchor.as_ref().filter(|anchor| anchor.name == name);
+        let anchored = anchor.map(|anchor| (anchor.sequence, Some(anchor.root)));
+        match self.accounting {
+            Accounting::Absolute => self.sequence.map(|sequence| (sequence, self.root)),
+            Accounting::Additive => anchored,
+        }
+    }
 }
 
 /// The tokens of a wallet as one block had them.

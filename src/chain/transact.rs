@@ -34,8 +34,8 @@ mod tests;
 
 pub use actions::{Minted, Registered};
 pub use calldata::{
-    mint_bare_calldata, mint_calldata, register_calldata, sync_calldata, update_calldata,
-    upgrade_calldata, uploads_calldata,
+    anchor_calldata, mint_bare_calldata, mint_calldata, register_calldata, sync_calldata,
+    update_calldata, upgrade_calldata, uploads_calldata,
 };
 pub use desk::Posted;
 pub use sign::Cost;

@@ -38,7 +38,8 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
 /// As [`follow`]; [`PublishError::Refused`] also where the name and the chain say different things.
 pub async fn watch(context: &Context, token: &TokenInfo) -> Result<bool, PublishError> {
     let named = head::resolve(context).await?;
-    let newest = head::newest(named.as_ref().map(|named| &named.usage), token)?;
+    let now = named.as_ref().map(|named| &named.usage);
+    let newest = head::newest(now, token, &context.key.name(), false)?;
     let Some((sequence, root)) = newest else {
         return Ok(false);
     };

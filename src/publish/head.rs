@@ -257,7 +257,8 @@ async fn find(
     let volume = &context.volume;
     let known: Option<Head> = volume.meta("head")?;
     let named = resolve(context).await?;
-    let offered = newest(named.as_ref().map(|n| &n.usage), token)?;
+    let named_now = named.as_ref().map(|n| &n.usage);
+    let offered = newest(named_now, token, &context.key.name(), take_over)?;
     let pending: Option<Pending> = volume.meta(PENDING)?;
     let has_root = offered.is_some_and(|(_, root)| root.is_some());
     if !has_root && known.is_none() && pending.is_none() && !take_over && is_charged(token) {
@@ -366,13 +367,16 @@ async fn supersede(
     keep(volume, values).await
 }
 
-/// The newer of what the name and the chain say, as sequence and root.
+/// The newer of what the record of `name` and the chain say, as sequence and root. Who takes over goes on from the
+/// record where the two part.
 pub(super) fn newest(
     named: Option<&Usage>,
     token: &TokenInfo,
+    name: &str,
+    take_over: bool,
 ) -> Result<Option<(u64, Option<Cid>)>, PublishError> {
-    let chain = token.sequence.map(|sequence| {
-        let digest = token.root.map(|root| form::node_of_digest(root.0));
+    let chain = token.published(name).map(|(sequence, root)| {
+        let digest = root.map(|root| form::node_of_digest(root.0));
         (sequence, digest)
     });
     match (named, chain) {
@@ -383,9 +387,10 @@ pub(super) fn newest(
                 // The name was rolled back, or its record was lost; the chain knows better.
                 return Ok(Some((sequence, root)));
             }
-            if usage.sequence == sequence && usage.root != root {
+            if usage.sequence == sequence && usage.root != root && !take_over {
                 return Err(PublishError::Refused(format!(
-                    "token {}: the name points at another root than the chain has at sequence {sequence}",
+                    "token {}: the name points at another root than the chain has at sequence {sequence}: to go on \
+                     from that one, mount with --take-over",
                     token.id
                 )));
             }

@@ -142,7 +142,9 @@ async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
     let key = operate::volume_key(parts, &info);
     let store = patient(&parts.node.reads);
     let named = named(parts, &info, &key, &store).await?;
-    let chain = info.sequence.zip(info.root);
+    let name = operate::name_of(&parts.chain, &info);
+    let chain = name.and_then(|name| info.published(&name));
+    let chain = chain.and_then(|(sequence, root)| Some((sequence, root?)));
     let chain = chain.filter(|(sequence, _)| {
         let known = named.as_ref().map(|(usage, _)| usage.sequence);
         known.is_none_or(|known| known < *sequence)

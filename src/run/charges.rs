@@ -11,6 +11,7 @@ use std::time::Duration;
 use alloy::primitives::B256;
 use tokio::time::Instant;
 
+use super::anchors::Anchors;
 use super::live::Live;
 use super::parts::Parts;
 use super::tokens::Tokens;
@@ -39,6 +40,7 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     let mut swept = HashSet::new();
     // What was given up for good is told for as long as the token is shown.
     let mut ended: HashMap<VolumeKey, String> = HashMap::new();
+    let mut anchors = Anchors::default();
     loop {
         tokio::time::sleep(PAUSE).await;
         // What it speaks may be known no sooner than its first token.
@@ -61,10 +63,11 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
             }
             live.set_charge_error(error);
         }
+        anchors.look(&parts, &sender, &tokens.all()).await;
     }
 }
 
-/// One last look at `all`: what is to be said of those whose last commits cannot be charged now. What is sent
+/// One last look at `all`, which are anchored, too: what is to be said of those whose last commits cannot be charged now. What is sent
 /// needs nobody any more.
 pub(super) async fn look_last(
     parts: &Parts,
@@ -74,9 +77,10 @@ pub(super) async fn look_last(
     // What earlier crashes have left over is looked for at the next mount.
     let swept = all.iter().map(|live| live.key).collect();
     let mut told = Vec::new();
-    for (live, looked) in look(parts, sender, all, &swept).await {
+    for (live, looked) in look(parts, sender, all.clone(), &swept).await {
         told.extend(looked.err().map(|why| uncharged(&live, &why)));
     }
+    Anchors::last().look(parts, sender, &all).await;
     told
 }
 

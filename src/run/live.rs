@@ -8,6 +8,7 @@ mod told;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use alloy::primitives::B256;
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -20,6 +21,7 @@ use super::parts::Parts;
 use super::publishing::Publishing;
 use super::sync;
 use super::tokens::Teller;
+use crate::chain::anchor::Anchor;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
@@ -359,6 +361,20 @@ impl Live {
     pub(super) fn published_sequence(&self) -> Option<u64> {
         let published = self.publishing.status();
         published.root.map(|_| published.sequence)
+    }
+
+    /// What its contract is to have as its anchor; `None` before anything is published under our own name, and while
+    /// nothing is published from here.
+    pub(super) fn to_anchor(&self) -> Option<Anchor> {
+        let published = self.publishing.status();
+        let root = published.root.filter(|_| self.publishing.is_on())?;
+        let seen = lock(&self.seen);
+        Some(Anchor {
+            owner: seen.token.owner,
+            name: seen.name.clone()?,
+            sequence: published.sequence,
+            root: B256::try_from(root.hash().digest()).ok()?,
+        })
     }
 
     /// CID of the last published root.

@@ -5,6 +5,7 @@
 //! [`tokens`] keeping the drive in step with one contract, [`holdings`] with all of them, and [`leftovers`] what earlier epochs left.
 //! [`oracle`] is an operator of the oracle in a process of its own. [`demo`] prepares a state folder that has all of it inside.
 
+mod anchors;
 pub mod blocks;
 mod buy;
 mod chains;

@@ -338,6 +338,11 @@ impl Publishing {
         }
     }
 
+    /// Whether what is written is published from here.
+    pub(super) fn is_on(&self) -> bool {
+        matches!(*lock(&self.stage), Stage::On(_))
+    }
+
     /// What its publisher tells.
     pub(super) fn status(&self) -> PublishStatus {
         match &*lock(&self.stage) {

@@ -311,6 +311,7 @@ pub(super) mod tests {
             sync_window_s: 0,
             sequence,
             root: sequence.map(|_| B256::repeat_byte(1)),
+            anchor: None,
             sync_asked_s: None,
         }
     }

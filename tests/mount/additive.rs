@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -29,11 +30,14 @@ fn look(machine: &Machine) {
     machine.ask(&["dev", "advance", "1s"]).ok();
 }
 
-/// Waits until the chain has as many charges as there are commits.
+/// Waits until the chain has as many charges as there are commits, and the last one's anchor.
 fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
     wait_until("each commit is charged", SOON, || {
         let sequence = machine.commits("1");
         chain.storage().1 + foreign_units + sequence == UNITS
+    });
+    wait_until("the last one is anchored", SOON, || {
+        chain.anchored()["sequence"] == machine.commits("1")
     });
 }
 
@@ -161,20 +165,21 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
 /// would be written over it.
 #[test]
 fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty() {
-    let chain = Chain::new(Kind::V2);
+    let chain = Chain::new(Kind::V1);
     let mut machine = quiet(&chain);
     machine.start();
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
-    machine.flush();
-    wait_until("the commit is charged", SOON, || chain.storage().0 > 0);
     machine.stop();
+    assert!(chain.storage().0 > 0);
 
     let mut other = quiet(&chain);
     let refused = other.try_start().expect_err("what was stored is not known");
     for words in ["no node has the record of its name", "--take-over"] {
         assert!(refused.contains(words), "{refused}");
     }
-    let mut other = other.with_args(&["--take-over"]);
+    drop(other);
+    let never = ["--commit-idle", "1h", "--commit-max", "1h", "--take-over"];
+    let mut other = chain.machine_with(None, &never);
     other.start();
     assert!(
         fs::read_dir(other.dir())
@@ -185,6 +190,100 @@ fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty
     fs::write(other.dir().join("anew"), b"x").expect("begun anew");
     other.flush();
     other.stop();
+}
+
+/// `px-v2` keeps texts beside a token: root and sequence of what was published last are one.
+#[test]
+fn a_tree_whose_record_is_gone_is_found_by_what_the_contract_keeps_beside_its_token() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    for (round, name) in [(1, "first"), (2, "second")] {
+        fs::write(machine.dir().join(name), pattern(round, 0, 100_000)).expect("a file");
+        machine.flush();
+    }
+    machine.stop();
+    assert_eq!(chain.anchored()["sequence"], 2, "{}", chain.anchored());
+    assert_eq!(chain.storage().1, UNITS - 2, "an anchor takes no unit");
+    let sent = chain.sent();
+
+    // The node has the blocks, and no name any more.
+    let names = machine.node().join("names");
+    fs::remove_dir_all(&names).expect("the records");
+    let mut other = chain.machine_with(Some(&machine), &["--take-over"]);
+    other.start();
+    for (round, name) in [(1, "first"), (2, "second")] {
+        assert_pattern(&other.dir().join(name), round, 100_000);
+    }
+    assert_eq!(chain.sent(), sent, "what is anchored is not anchored again");
+    fs::write(other.dir().join("third"), b"on from there").expect("a file");
+    other.stop();
+    assert_eq!(chain.anchored()["sequence"], 3);
+}
+
+#[test]
+fn a_record_that_is_older_than_what_the_contract_keeps_rolls_nothing_back() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    fs::write(machine.dir().join("first"), pattern(1, 0, 100_000)).expect("a file");
+    machine.flush();
+    // Somebody keeps the record of now, and brings it back later.
+    let names = machine.node().join("names");
+    let old = machine.scratch().join("old");
+    copy_folder(&names, &old);
+    fs::write(machine.dir().join("second"), pattern(2, 0, 100_000)).expect("a file");
+    machine.stop();
+    fs::remove_dir_all(&names).expect("the records");
+    copy_folder(&old, &names);
+
+    let mut other = chain.machine(Some(&machine));
+    other.start();
+    assert_pattern(&other.dir().join("second"), 2, 100_000);
+    other.stop();
+}
+
+/// A folder with files alone, and such folders.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let place = to.join(entry.file_name());
+        match entry.file_type().expect("a kind").is_dir() {
+            true => copy_folder(&entry.path(), &place),
+            false => drop(fs::copy(entry.path(), place).expect("a copy")),
+        }
+    }
+}
+
+/// Whoever buys a token sees what the one before has anchored, and that is not theirs.
+#[test]
+fn what_another_owner_has_anchored_is_not_taken_for_ones_own() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    machine.stop();
+    let anchored = chain.anchored();
+    assert_eq!(anchored["sequence"], 1);
+    let node = format!("embedded={}", machine.node().display());
+
+    // By its address alone its owner is watched, without being told the name.
+    let mut watcher = chain.watcher(&node);
+    watcher.start();
+    assert_pattern(&watcher.dir().join("file"), 1, 100_000);
+    watcher.stop();
+
+    // The same text for another owner is none.
+    let other = "0x7099797051812dc3a010c7d01b50e0d17dc79c8f";
+    let forged = anchored.to_string().replace(
+        anchored["owner"].as_str().expect("an address"),
+        &other.to_lowercase(),
+    );
+    chain.anchor(&forged);
+    let refused = chain.watcher(&node).try_start();
+    let refused = refused.expect_err("nothing is known of it");
+    assert!(refused.contains("keeps no names"), "{refused}");
 }
 
 #[test]
@@ -230,30 +329,25 @@ fn who_leaves_a_chain_that_does_not_answer_is_told_what_is_not_charged() {
 
 #[test]
 fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
-    let chain = Chain::new(Kind::V2);
+    let chain = Chain::new(Kind::V1);
+    let before = chain.sent();
     let mut machine = quiet(&chain);
     machine.start();
     for round in 1..=3_u64 {
         fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
         machine.flush();
-        let sent = chain.sent();
         let synced = machine.ask(&["sync", "1", "--json"]).ok().json();
-        let (usage, units) = chain.storage();
+        let usage = chain.storage().0;
         assert!(
             usage > round * 100_000,
             "{usage} bytes after {round} commits"
         );
         assert_eq!(synced["usage"], usage);
-        assert_eq!(units, UNITS - round);
-        assert_eq!(chain.sent(), sent + 1, "one transaction did it");
+        assert_eq!(chain.sent(), before + round, "one transaction each");
     }
-    let sent = chain.sent();
+    let usage = chain.storage().0;
     machine.ask(&["sync", "1"]).ok();
-    assert_eq!(
-        chain.storage().1,
-        UNITS - 3,
-        "nothing is charged for nothing"
-    );
-    assert_eq!(chain.sent(), sent + 1, "the time is renewed");
+    assert_eq!(chain.storage().0, usage, "nothing is charged for nothing");
+    assert_eq!(chain.sent(), before + 4, "the time is renewed");
     machine.stop();
 }

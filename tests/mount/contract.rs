@@ -5,12 +5,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, U256, hex, keccak256};
 use alloy::providers::Provider;
 use alloy::rpc::types::{TransactionInput, TransactionRequest};
 use alloy::sol_types::SolValue;
+use pxfs::chain::ChainError;
 use pxfs::chain::deploy::deploy;
 use pxfs::chain::endpoint::Endpoint;
 use pxfs::chain::transact::{Transactor, upgrade_calldata};
@@ -149,6 +151,33 @@ impl Chain {
         ])
     }
 
+    /// What its owner keeps beside token 1 of `px-v2`, as pxfs writes it; null where that is nothing.
+    pub(crate) fn anchored(&self) -> Value {
+        let call = (U256::ONE, "pxfs".to_owned()).abi_encode_params();
+        let selector = &keccak256("getExtraContent(uint256,string)")[..4];
+        let request = TransactionRequest {
+            to: Some(self.contract.into()),
+            input: TransactionInput::new([selector, &call].concat().into()),
+            ..TransactionRequest::default()
+        };
+        let provider = self.payer.endpoint().provider();
+        let answer = self
+            .runtime
+            .block_on(async { provider.call(request).await });
+        let text = answer
+            .ok()
+            .and_then(|answer| String::abi_decode(&answer).ok());
+        text.map_or(Value::Null, |text| {
+            serde_json::from_str(&text).expect("JSON")
+        })
+    }
+
+    /// Has its owner keep `text` there.
+    pub(crate) fn anchor(&self, text: &str) {
+        let words = (U256::ONE, "pxfs".to_owned(), text.to_owned()).abi_encode_params();
+        self.call("addExtraContent(uint256,string,string)", &words);
+    }
+
     /// What the contract says of token 1: usage in bytes, and upload units left.
     pub(crate) fn storage(&self) -> (u64, u64) {
         self.storage_on(self.contract, self.kind)
@@ -190,10 +219,23 @@ impl Chain {
     }
 
     fn send(&self, data: Bytes, value: U256) {
-        // With nothing of what it sent in mind: the chain may have been set back.
-        let payer = transactor(self.anvil.url(), RICH);
-        let sent = payer.send(Some(self.contract), data, value, None);
-        self.runtime.block_on(sent).expect("a transaction");
+        self.by_another_wallet(async |payer| {
+            let sent = payer.send(Some(self.contract), data.clone(), value, None);
+            sent.await.map(drop)
+        });
+    }
+
+    /// What its user does by another wallet. Where the drive has its nonce at that moment, it is said again; with
+    /// nothing of what it sent in mind: the chain may have been set back.
+    fn by_another_wallet(&self, act: impl AsyncFn(Transactor) -> Result<(), ChainError>) {
+        for _ in 0..10 {
+            let payer = transactor(self.anvil.url(), RICH).with_limit(Duration::from_secs(5));
+            match self.runtime.block_on(act(payer)) {
+                Err(ChainError::Transient(_)) => {}
+                done => return done.expect("a transaction"),
+            }
+        }
+        panic!("the drive has every nonce");
     }
 
     /// The first package that is larger than the free one; what it costs.
@@ -235,9 +277,10 @@ impl Chain {
     /// The same of another contract of the chain.
     pub(crate) fn give_away_of(&self, contract: Address) {
         let to = transactor(self.anvil.url(), OTHER).address();
-        let payer = transactor(self.anvil.url(), RICH);
-        let given = payer.transfer(contract, TokenId::from(1), to);
-        self.runtime.block_on(given).expect("it was ours");
+        self.by_another_wallet(async |payer| {
+            let given = payer.transfer(contract, TokenId::from(1), to);
+            given.await.map(drop)
+        });
     }
 
     /// That account gives it back.

@@ -442,7 +442,7 @@ fn what_one_of_several_contracts_had_not_published_is_set_aside_under_its_name()
 #[test]
 fn an_address_is_watched_on_several_contracts() {
     let chain = Chain::new(Kind::Sync);
-    let other = chain.another(Kind::V2);
+    let other = chain.another(Kind::V1);
     let contracts = [format!("one={}", chain.contract()), format!("two={other}")];
     let more = ["--commit-idle", "500ms"];
     let mut owner = machine(&[chain.url().to_owned()], &contracts, &more);
@@ -454,7 +454,7 @@ fn an_address_is_watched_on_several_contracts() {
     let name = row(&owner, "two-1")["name"].clone();
     let name = name.as_str().expect("a name").to_owned();
     wait_until("what it owes is charged", SOON, || {
-        chain.storage_on(other, Kind::V2).0 > 0
+        chain.storage_on(other, Kind::V1).0 > 0
     });
     owner.stop();
     let sent = chain.sent();

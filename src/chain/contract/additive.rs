@@ -45,6 +45,8 @@ sol! {
 
         function getAllBandwidthPackages() external view returns (BandwidthPackage[] memory);
         function buyMoreBandwidth(uint256 tokenId, uint256 bandwidthPackageId) external payable;
+        function addExtraContent(uint256 tokenId, string calldata hash, string calldata content) external;
+        function getExtraContent(uint256 tokenId, string calldata hash) external view returns (string memory);
     }
 
     /// Where `px-v1` differs.

@@ -7,6 +7,7 @@ use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::SolCall;
 
 use super::{ContractLedger, Package, saturate};
+use crate::chain::anchor::{self, Anchor};
 use crate::chain::contract::{PxV1, PxV2};
 use crate::chain::dialect::Dialect;
 use crate::chain::{ChainError, TokenInfo};
@@ -26,7 +27,7 @@ impl ContractLedger {
         let known = self.found.known().await;
         let balance = PxV2::balanceOfCall { owner: self.owner };
         let mut calls: Vec<Bytes> = vec![balance.abi_encode().into()];
-        calls.extend(known.iter().flat_map(|&id| token_calls(id)));
+        calls.extend(known.iter().flat_map(|&id| token_calls(dialect, id)));
         let answers = self.endpoint.call_many(self.contract, &calls, at).await?;
         let Some((balance, answers)) = answers.split_first() else {
             return Err(ChainError::Permanent("no answer to no question".to_owned()));
@@ -59,7 +60,9 @@ impl ContractLedger {
         ids: &[U256],
         at: BlockId,
     ) -> Result<Vec<TokenInfo>, ChainError> {
-        let calls: Vec<Bytes> = ids.iter().flat_map(|&id| token_calls(id)).collect();
+        let calls: Vec<Bytes> = (ids.iter())
+            .flat_map(|&id| token_calls(dialect, id))
+            .collect();
         let answers = self.endpoint.call_many(self.contract, &calls, at).await?;
         self.tokens_additive(dialect, ids, &answers)
     }
@@ -72,17 +75,38 @@ impl ContractLedger {
         answers: &[Result<Bytes, ChainError>],
     ) -> Result<Vec<TokenInfo>, ChainError> {
         let mut tokens = Vec::with_capacity(ids.len());
-        for (&id, answers) in ids.iter().zip(answers.chunks_exact(2)) {
-            let [owner, read] = answers else { continue };
+        let each = token_calls(dialect, U256::ZERO).len();
+        for (&id, answers) in ids.iter().zip(answers.chunks_exact(each)) {
+            let [owner, read, anchor @ ..] = answers else {
+                continue;
+            };
             // It has no owner: there is no such token.
             let Ok(owner) = owner else { continue };
             let owner = self
                 .endpoint
                 .read::<PxV2::ownerOfCall>(self.contract, owner)?;
             let read = read.as_ref().map_err(Clone::clone)?;
-            tokens.push(self.token_additive(dialect, id, owner, read)?);
+            let token = self.token_additive(dialect, id, owner, read)?;
+            let anchor = anchor.first().and_then(|answer| self.anchor(answer));
+            tokens.push(TokenInfo {
+                name: self.names.get(&token.id).cloned().or_else(|| {
+                    let anchor = anchor.as_ref().filter(|anchor| anchor.owner == owner);
+                    anchor.map(|anchor| anchor.name.clone())
+                }),
+                anchor: anchor.filter(|anchor| anchor.owner == owner),
+                ..token
+            });
         }
         Ok(tokens)
+    }
+
+    /// What is anchored, by the answer to the question for it. There is nothing, or something of others': no anchor.
+    fn anchor(&self, answer: &Result<Bytes, ChainError>) -> Option<Anchor> {
+        let answer = answer.as_ref().ok()?;
+        let read = self
+            .endpoint
+            .read::<PxV2::getExtraContentCall>(self.contract, answer);
+        Anchor::parse(&read.ok()?)
     }
 
     fn token_additive(
@@ -111,7 +135,7 @@ impl ContractLedger {
             owner,
             package: name,
             epoch: 0,
-            name: self.names.get(&TokenId(id)).cloned(),
+            name: None,
             size_bytes: saturate(size),
             usage_bytes: saturate(usage),
             uploads_left: units,
@@ -120,16 +144,25 @@ impl ContractLedger {
             sync_window_s: LOCK_S,
             sequence: None,
             root: None,
+            anchor: None,
             sync_asked_s: None,
         })
     }
 }
 
-/// What is asked of a token.
-fn token_calls(id: U256) -> [Bytes; 2] {
+/// What is asked of a token: as many questions of each.
+fn token_calls(dialect: Dialect, id: U256) -> Vec<Bytes> {
     // Both dialects call it the same.
     let read = PxV2::pxStorageCall { tokenId: id };
-    [owner_call(id), read.abi_encode().into()]
+    let mut calls = vec![owner_call(id), read.abi_encode().into()];
+    if dialect == Dialect::PxV2 {
+        let anchor = PxV2::getExtraContentCall {
+            tokenId: id,
+            hash: anchor::KEY.to_owned(),
+        };
+        calls.push(anchor.abi_encode().into());
+    }
+    calls
 }
 
 /// `ownerOf(id)`.

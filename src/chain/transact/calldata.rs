@@ -5,6 +5,7 @@
 use alloy::primitives::{Bytes, U256};
 use alloy::sol_types::SolCall;
 
+use crate::chain::anchor::{self, Anchor};
 use crate::chain::contract::{PxSync, PxV1, PxV2};
 use crate::chain::dialect::Dialect;
 use crate::types::TokenId;
@@ -83,6 +84,17 @@ pub fn update_calldata(dialect: Dialect, token: TokenId, bytes: u64, units: u64)
         .abi_encode(),
     }
     .into()
+}
+
+/// Calldata that keeps `anchor` beside `token`, of `px-v2`.
+#[must_use]
+pub fn anchor_calldata(token: TokenId, anchor: &Anchor) -> Bytes {
+    let call = PxV2::addExtraContentCall {
+        tokenId: token.0,
+        hash: anchor::KEY.to_owned(),
+        content: anchor.to_text(),
+    };
+    call.abi_encode().into()
 }
 
 /// Calldata of `transferFrom(from, to, token)`.

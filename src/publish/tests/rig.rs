@@ -159,6 +159,7 @@ pub(super) fn token() -> TokenInfo {
         sync_window_s: 30 * 86_400,
         sequence: None,
         root: None,
+        anchor: None,
         sync_asked_s: None,
     }
 }
