@@ -76,6 +76,8 @@ pub struct Transactor {
 enum Consent {
     /// Somebody who was told, or who bounds it.
     Seen,
+    /// Somebody who was told what its gas costs at most: that is the bound.
+    Agreed,
     /// Somebody who was told of no fees: what its gas costs has a bound.
     Unseen,
     /// Nobody each time: value and gas have a bound together.
@@ -196,6 +198,22 @@ impl Transactor {
         Self { price, ..self }
     }
 
+    /// The same for somebody who was told that the gas of a transaction costs `most` wei at most; a lower bound that
+    /// is given stays.
+    #[must_use]
+    pub fn agreed(self, most: U256) -> Self {
+        let given = self.gas_cost_max.filter(|given| *given < most);
+        Self {
+            consent: if given.is_some() {
+                self.consent
+            } else {
+                Consent::Agreed
+            },
+            gas_cost_max: Some(given.unwrap_or(most)),
+            ..self
+        }
+    }
+
     /// The same for what somebody asks for who has seen no fees (`--yes`): gas costs no more than a tenth of a
     /// coin where no bound is given.
     #[must_use]
@@ -210,7 +228,7 @@ impl Transactor {
     #[must_use]
     pub fn bound(&self) -> Option<U256> {
         match self.consent {
-            Consent::Seen => self.gas_cost_max,
+            Consent::Seen | Consent::Agreed => self.gas_cost_max,
             Consent::Unseen | Consent::Unasked => {
                 Some(self.gas_cost_max.unwrap_or(UNSEEN_COST_MAX))
             }

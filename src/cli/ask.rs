@@ -31,6 +31,12 @@ pub(super) struct Agreed {
     pub(super) gas_cost: Option<U256>,
 }
 
+/// What is shown as the most that gas costs which is estimated at `wei`: fees may rise until it is agreed to, and what
+/// does not come on is replaced for more, and no more than this is paid.
+pub(super) fn at_most(wei: U256) -> U256 {
+    wei.saturating_mul(U256::from(2))
+}
+
 /// The same for what was `agreed` to; what costs more is refused.
 pub(super) fn answer_for<T: DeserializeOwned>(
     setup: &Setup,

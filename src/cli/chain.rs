@@ -4,7 +4,7 @@
 
 use alloy::primitives::{B256, Bytes, U256};
 
-use super::ask::{Agreed, answer, answer_for};
+use super::ask::{Agreed, answer, answer_for, at_most};
 use super::exit::{Exit, Failure, fail};
 use super::output::{bytes, coins, confirm, json_answer, report, table, text_answer};
 use super::setup::Setup;
@@ -116,7 +116,8 @@ pub(super) fn register(
         let mut tokens = answer.tokens.iter();
         let named = tokens.find(|known| known.directory == called);
         // What it would replace has to be told.
-        if let (None, Some(silent)) = (named, answer.left_out.first()) {
+        let mut left_out = answer.left_out.iter();
+        if let (None, Some(silent)) = (named, left_out.next()) {
             fail!(
                 Chain,
                 "register: whether token {token} has a name key already is not known: {}",
@@ -217,8 +218,10 @@ fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Res
 /// the transaction. What was agreed to.
 fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<Agreed> {
     let call: CallAnswer = answer(setup, print)?;
-    let gas = match (&call.gas, &call.gas_cost_wei) {
-        (Some(gas), Some(wei)) => format!("{gas} gas, at most {}", coins(wei)),
+    let gas_cost = call.gas_cost_wei.map(|wei| wei.parse()).transpose()?;
+    let gas_cost = gas_cost.map(at_most);
+    let gas = match (&call.gas, &gas_cost) {
+        (Some(gas), Some(most)) => format!("{gas} gas, at most {}", coins(&most.to_string())),
         _ => "gas".to_owned(),
     };
     let (price, account) = (coins(&call.value_wei), call.account.unwrap_or_default());
@@ -229,7 +232,7 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
     match confirm(&format!("{what}. Go on?")) {
         true => Ok(Agreed {
             price: call.value_wei.parse()?,
-            gas_cost: call.gas_cost_wei.map(|wei| wei.parse()).transpose()?,
+            gas_cost,
         }),
         false => fail!(
             Failure,

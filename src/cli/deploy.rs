@@ -4,6 +4,7 @@
 
 use alloy::primitives::Address;
 
+use super::ask::at_most;
 use super::exit::{Exit, fail};
 use super::mount::runtime;
 use super::output::{coins, confirm, json_answer, text_answer};
@@ -34,7 +35,8 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
         };
         let made = async {
             let price = deployer.price().await?;
-            let cost = coins(&price.cost_wei.to_string());
+            let most = at_most(price.cost_wei);
+            let cost = coins(&most.to_string());
             let what = format!(
                 "Deploy px-sync to chain {} ({}), owned and paid by {}: {} gas, at most {cost}",
                 price.chain_id, price.at, price.owner, price.gas
@@ -48,7 +50,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
                     "deploy: nothing was sent ({what}): say --yes where there is no terminal to ask on"
                 ),
             }
-            deployer.deploy((!yes).then_some(price.cost_wei)).await
+            deployer.deploy((!yes).then_some(most)).await
         };
         let made = made.await;
         deployer.close().await;

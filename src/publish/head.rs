@@ -35,6 +35,9 @@ use crate::pack::usage::Usage;
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";
 
+/// The value of a volume that was begun anew though the chain shows that something was stored.
+const BEGUN_ANEW: &str = "begun-anew";
+
 /// A record by another writer that is younger than this makes the mount read-only, seconds.
 const FRESH_S: u64 = 600;
 
@@ -261,14 +264,15 @@ async fn find(
     let offered = newest(named_now, token, &context.key.name(), take_over)?;
     let pending: Option<Pending> = volume.meta(PENDING)?;
     let has_root = offered.is_some_and(|(_, root)| root.is_some());
-    if !has_root && known.is_none() && pending.is_none() && !take_over && is_charged(token) {
-        return Err(PublishError::Missing(format!(
-            "the chain counts {} bytes that were stored, and no node has the record of its name {}: name the node \
-             that has it by --node, or try again when it is back; where it was another wallet, or another \
-             program, that stored them, begin anew with --take-over",
-            token.usage_bytes,
-            context.key.name()
-        )));
+    if !has_root && known.is_none() && pending.is_none() && is_charged(token) {
+        match (take_over, volume.raw_meta(BEGUN_ANEW)?) {
+            (_, Some(_)) => {}
+            (true, None) => {
+                let said = Bytes::from_static(b"1");
+                keep(volume, vec![(BEGUN_ANEW, Some(said))]).await?;
+            }
+            (false, None) => return Err(missing(context, token)),
+        }
     }
     let Some((sequence, root)) = offered else {
         return Ok(if known.is_some() {
@@ -319,6 +323,17 @@ async fn find(
 /// Whether the chain itself shows that something was published: where each commit is charged, usage never falls.
 fn is_charged(token: &TokenInfo) -> bool {
     token.accounting == Accounting::Additive && token.usage_bytes > 0
+}
+
+fn missing(context: &Context, token: &TokenInfo) -> PublishError {
+    PublishError::Missing(format!(
+        "the chain counts {} bytes that were stored, and no node has the record of its name {}: name the node that has it \
+         by --node, or try again when it is back; where it was another wallet, or another program, that stored them, \
+         begin anew with --token {} --take-over",
+        token.usage_bytes,
+        context.key.name(),
+        token.id
+    ))
 }
 
 /// What another machine published.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::B256;
-use tokio::time::Instant;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, timeout_at};
 
 use super::anchors::Anchors;
 use super::live::Live;
@@ -24,7 +25,7 @@ use crate::types::VolumeKey;
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long whoever waits for a charge waits until it is in a block, and between two looks at it.
 const MINED_LIMIT: Duration = Duration::from_secs(180);
-const MINED_PAUSE: Duration = Duration::from_millis(500);
+const MINED_PAUSE: Duration = Duration::from_millis(250);
 
 /// What one look has found of a token: what was given up for good, if anything, or why it does not come on.
 type Looked = (Arc<Live>, Result<Option<String>, String>);
@@ -92,7 +93,7 @@ pub(super) fn uncharged(live: &Live, why: &str) -> String {
     )
 }
 
-/// Has all that is published of `live` charged, and waits until it is in a block: the transaction of the last
+/// Has all that is published of `live` by now charged, and waits until it is in a block: the transaction of the last
 /// charge, or `None` where there was nothing that was in none.
 ///
 /// # Errors
@@ -103,35 +104,41 @@ pub(super) async fn have_charged(
     sender: &Transactor,
     live: &Live,
 ) -> Result<Option<B256>, ChainError> {
-    let commits = live.volume.charges();
+    let wanted = live.volume.charges();
     let charger = charger(parts, sender, live);
     let until = Instant::now() + MINED_LIMIT;
-    let mut was_open = false;
-    loop {
-        let report = charger.report(&commits).await?;
-        if report.is_mined(&commits) {
-            return Ok(report.transaction.filter(|_| was_open));
-        }
-        was_open = true;
-        match report.error {
-            Some(fault @ ChainError::Transient(_)) if Instant::now() >= until => return Err(fault),
-            Some(ChainError::Transient(_)) => {}
-            Some(fault) => return Err(fault),
-            None if Instant::now() >= until => {
-                return Err(ChainError::Transient(format!(
-                    "the charge of the last commit is in no block after {} s; it may be later",
-                    MINED_LIMIT.as_secs()
-                )));
+    let mut last = None;
+    let mut why = None;
+    while Instant::now() < until {
+        let report = {
+            let Ok(_turn) = timeout_at(until, live.charging.lock()).await else {
+                break;
+            };
+            // What has been settled since is none of this any more.
+            let mut commits = live.volume.charges();
+            commits.retain(|commit| wanted.contains(commit));
+            let report = charger.report(&commits).await?;
+            if report.is_mined(&commits) {
+                return Ok(last);
             }
-            None => {}
+            report
+        };
+        last = report.transaction.or(last);
+        match report.error {
+            None | Some(ChainError::Transient(_)) => why = report.error,
+            Some(fault) => return Err(fault),
         }
         if let Err(fault) = sender.carry().await {
             tracing::debug!("{fault}");
         }
-        if !charger.report(&commits).await?.is_mined(&commits) {
-            tokio::time::sleep(MINED_PAUSE).await;
-        }
+        tokio::time::sleep(MINED_PAUSE).await;
     }
+    Err(why.unwrap_or_else(|| {
+        ChainError::Transient(format!(
+            "the charge of the last commit is in no block after {} s; it may be later",
+            MINED_LIMIT.as_secs()
+        ))
+    }))
 }
 
 fn charger(parts: &Parts, sender: &Transactor, live: &Live) -> Charger {
@@ -169,8 +176,9 @@ async fn look(
     told
 }
 
-/// One token with commits that are to be charged, in one look.
+/// One token with commits that are to be charged, in one look: nobody else asks for them meanwhile.
 struct Turn {
+    _turn: OwnedMutexGuard<()>,
     charger: Charger,
     commits: Vec<(u64, u64)>,
     report: Report,
@@ -180,6 +188,7 @@ impl Turn {
     /// Asks for what was not asked for yet; `None` where nothing is to be charged. Of one that is not `swept` yet,
     /// what a crash has left over is forgotten first.
     async fn begin(charger: Charger, live: &Live, swept: bool) -> Result<Option<Self>, ChainError> {
+        let turn = Arc::clone(&live.charging).lock_owned().await;
         let commits = live.volume.charges();
         if !swept {
             charger.sweep(&commits).await?;
@@ -189,6 +198,7 @@ impl Turn {
         }
         let report = charger.report(&commits).await?;
         Ok(Some(Self {
+            _turn: turn,
             charger,
             commits,
             report,

@@ -40,7 +40,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// Between two looks at what was sent and is not final yet.
 const CARRY: Duration = Duration::from_secs(5);
 /// How long the answer to `pxfs umount` may take to leave.
-const LAST_WORD: Duration = Duration::from_secs(10);
+const LAST_WORD: Duration = Duration::from_secs(leave::CHARGE_LIMIT.as_secs() + 10);
 
 /// How a daemon mounts.
 #[derive(Clone, Debug)]
@@ -182,18 +182,24 @@ impl Daemon {
 
     async fn end_by_signal(&mut self, tell: Tell<'_>) -> anyhow::Result<Exit> {
         let session = Arc::clone(&self.session);
-        let flushed = tokio::select! {
-            flushed = leave_well(&session, tell) => flushed,
+        let (flushed, at_once) = tokio::select! {
+            flushed = leave::flush(&session, tell) => (flushed, false),
             // The second one: leave at once. The journal keeps what is pending.
-            () = self.signals.end() => leave::left_behind(&session).map_or(Ok(()), Err),
+            () = self.signals.end() => (leave::left_behind(&session).map_or(Ok(()), Err), true),
         };
         self.detach().await;
+        if !at_once {
+            tokio::select! {
+                _ = leave::charge(&session, tell) => {}
+                () = self.signals.end() => {}
+            }
+        }
         flushed?;
         Ok(Exit::Ok)
     }
 
-    async fn end_by_mount(&self, ended: Ended, tell: Tell<'_>) -> anyhow::Result<Exit> {
-        let session = &self.session;
+    async fn end_by_mount(&mut self, ended: Ended, tell: Tell<'_>) -> anyhow::Result<Exit> {
+        let session = &Arc::clone(&self.session);
         if session.leaving.load(Ordering::Acquire) {
             // `pxfs umount` gets its answer first.
             let mut end = session.end.subscribe();
@@ -209,7 +215,10 @@ impl Daemon {
         }
         // Somebody called umount(8).
         let published = leave::publish(session, None, tell).await;
-        leave::charge(session, tell).await;
+        tokio::select! {
+            _ = leave::charge(session, tell) => {}
+            () = self.signals.end() => {}
+        }
         published?;
         Ok(Exit::Ok)
     }
@@ -237,13 +246,6 @@ impl Daemon {
         parts::close_chains(self.session.tokens.parts()).await;
         self.registration = None;
     }
-}
-
-/// Publishes everything, and has it charged.
-async fn leave_well(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
-    let flushed = leave::flush(session, tell).await;
-    leave::charge(session, tell).await;
-    flushed
 }
 
 /// What goes on beside the mount for each contract, and for each chain.

@@ -108,11 +108,12 @@ impl Deployer {
     /// # Errors
     /// As [`deploy::deploy_with`].
     pub async fn deploy(&self, agreed: Option<U256>) -> anyhow::Result<DeployAnswer> {
+        let payer = self.payer.clone();
         let payer = match agreed {
-            Some(_) => &self.payer.clone().with_gas_cost_max(agreed),
-            None => &self.payer,
+            Some(most) => payer.agreed(most),
+            None => payer,
         };
-        let made = deploy::deploy_with(payer, &self.forwarder).await?;
+        let made = deploy::deploy_with(&payer, &self.forwarder).await?;
         Ok(DeployAnswer {
             chain_id: made.chain_id,
             contract: format!("{:#x}", made.contract),

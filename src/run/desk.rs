@@ -141,17 +141,18 @@ impl Desk {
             tracing::info!("umount: nobody waits for it any more, the drive stays");
             fail!(Unpublished, "umount: nobody waits for it any more");
         };
-        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
-        let uncharged = match flush {
-            true => leave::charge(&self.session, &tell).await,
-            false => Vec::new(),
-        };
         progress.set("unmounting", 0);
         self.session.leaving.store(true, Ordering::Release);
         if let Err(error) = leave::unmount(&self.session).await {
             self.session.leaving.store(false, Ordering::Release);
             return Err(error);
         }
+        // Nothing can be written any more.
+        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let uncharged = match flush {
+            true => leave::charge(&self.session, &tell).await,
+            false => Vec::new(),
+        };
         let exit = published
             .as_ref()
             .map_or_else(|failure| failure.exit, |()| Exit::Ok);

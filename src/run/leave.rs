@@ -25,7 +25,7 @@ pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.
 /// How long syncfs(2) may take.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// How long whoever leaves waits for the charges of the last commits.
-const CHARGE_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
 /// Time between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// Time between two looks at what is pending.

@@ -53,14 +53,12 @@ impl Parts {
         let account = self.chain.account.as_ref().filter(|_| !terms.watches);
         self.with(account.map(|account| {
             let sender = account.transactor.clone().with_price(terms.price);
+            let sender = sender.with_gas_cost_max(max_fee);
             Account {
                 wallet: Arc::clone(&account.wallet),
                 transactor: match (terms.price, terms.gas_cost) {
-                    (Some(_), Some(shown)) => {
-                        let most = max_fee.map_or(shown, |most| most.min(shown));
-                        sender.with_gas_cost_max(Some(most))
-                    }
-                    _ => sender.with_gas_cost_max(max_fee).unseen(),
+                    (Some(_), Some(shown)) => sender.agreed(shown),
+                    _ => sender.unseen(),
                 },
             }
         }))

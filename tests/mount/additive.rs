@@ -1,8 +1,11 @@
 //! Contracts that add usage up and charge each commit, `px-v1` and `px-v2`, on a chain over HTTP.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -187,8 +190,16 @@ fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty
             .next()
             .is_none()
     );
-    fs::write(other.dir().join("anew"), b"x").expect("begun anew");
-    other.flush();
+    // What was begun goes on, also before anything of it is published.
+    let begun = other.dir().join("anew");
+    fs::write(&begun, b"x").expect("begun anew");
+    fs::File::open(&begun)
+        .and_then(|file| file.sync_all())
+        .expect("durable here");
+    other.kill();
+    other.remove_arg("--take-over");
+    other.start();
+    assert_eq!(fs::read(&begun).expect("it is there"), b"x");
     other.stop();
 }
 
@@ -327,10 +338,126 @@ fn who_leaves_a_chain_that_does_not_answer_is_told_what_is_not_charged() {
     }
 }
 
+/// A server that takes every call and answers none is waited for no longer than a person would wait.
+#[test]
+fn who_leaves_a_chain_that_hangs_is_not_kept_there() {
+    let chain = Chain::new(Kind::V2);
+    let valve = Valve::before(chain.url());
+    let mut machine = quiet(&chain);
+    machine.replace_arg("--rpc-url", "--rpc-url", &valve.url);
+    machine.start();
+    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    valve.shut.store(true, Ordering::Relaxed);
+    let left = machine.ask(&["umount", machine.mountpoint().to_str().expect("a path")]);
+    let left = left.ok();
+    assert!(machine.ended(SOON).success(), "{}", machine.log());
+    for words in [
+        "token 1:",
+        "does not tell within 10 s",
+        "after the next mount",
+    ] {
+        assert!(left.stderr.contains(words), "{}", left.stderr);
+    }
+    assert_eq!(chain.storage().0, 0);
+    valve.shut.store(false, Ordering::Relaxed);
+    machine.start();
+    all_charged(&chain, &machine, 0);
+    machine.stop();
+}
+
+/// What lets bytes through to a server, until it is shut: then they stay where they are.
+struct Valve {
+    url: String,
+    shut: Arc<AtomicBool>,
+}
+
+impl Valve {
+    fn before(url: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let own = format!("http://{}", listener.local_addr().expect("bound"));
+        let behind = url.trim_start_matches("http://").to_owned();
+        let shut = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&shut);
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(&behind) else {
+                    continue;
+                };
+                let (from, to) = (near.try_clone(), far.try_clone());
+                for (from, to) in [
+                    (near, to.expect("a socket")),
+                    (far, from.expect("a socket")),
+                ] {
+                    let shut = Arc::clone(&told);
+                    std::thread::spawn(move || pass(from, to, &shut));
+                }
+            }
+        });
+        Self { url: own, shut }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, shut: &AtomicBool) {
+    let mut bytes = [0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        while shut.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    drop(to.shutdown(Shutdown::Both));
+}
+
+/// One charge becomes final, is settled and forgotten, while a command that has seen it open waits for another.
+#[test]
+fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
+    let chain = Chain::new(Kind::V1);
+    let mut machine = chain.machine_with(
+        None,
+        &[
+            "--commit-idle",
+            "1h",
+            "--commit-max",
+            "1h",
+            "--refresh",
+            "1s",
+        ],
+    );
+    machine.start();
+    fs::write(machine.dir().join("first"), pattern(1, 0, 100_000)).expect("a file");
+    machine.flush();
+    wait_until("the first is charged", SOON, || chain.storage().0 > 0);
+    let first = chain.storage().0;
+    chain.mines(false);
+    fs::write(machine.dir().join("second"), pattern(2, 0, 100_000)).expect("a file");
+    machine.flush();
+    wait_until("the second is on its way", SOON, || chain.waits());
+    let waits = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| machine.ask(&["sync", "1"]));
+        // It has looked at both.
+        std::thread::sleep(Duration::from_secs(2));
+        // The first is final now, and the second is in none of these blocks.
+        chain.mine_without_what_waits(8);
+        std::thread::sleep(Duration::from_secs(5));
+        chain.mines(true);
+        asked.join().expect("an answer")
+    });
+    waits.ok();
+    let both = chain.storage().0;
+    assert!(both > first + 100_000, "{first} and then {both}");
+    assert!(
+        both < first + 150_000,
+        "charged twice: {first} and then {both}"
+    );
+    machine.stop();
+    assert_eq!(chain.storage().0, both);
+}
+
 #[test]
 fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
     let chain = Chain::new(Kind::V1);
-    let before = chain.sent();
     let mut machine = quiet(&chain);
     machine.start();
     for round in 1..=3_u64 {
@@ -342,12 +469,15 @@ fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
             usage > round * 100_000,
             "{usage} bytes after {round} commits"
         );
+        assert!(
+            usage < round * 150_000,
+            "{usage} bytes after {round} commits"
+        );
         assert_eq!(synced["usage"], usage);
-        assert_eq!(chain.sent(), before + round, "one transaction each");
     }
-    let usage = chain.storage().0;
+    let (usage, sent) = (chain.storage().0, chain.sent());
     machine.ask(&["sync", "1"]).ok();
     assert_eq!(chain.storage().0, usage, "nothing is charged for nothing");
-    assert_eq!(chain.sent(), before + 4, "the time is renewed");
+    assert_eq!(chain.sent(), sent + 1, "the time is renewed");
     machine.stop();
 }

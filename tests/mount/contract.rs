@@ -290,6 +290,25 @@ impl Chain {
         self.runtime.block_on(given).expect("it was theirs");
     }
 
+    /// Whether it mines what comes, at once.
+    pub(crate) fn mines(&self, at_once: bool) {
+        self.anvil_does("evm_setAutomine", &(at_once,));
+        if at_once {
+            self.anvil_does("evm_mine", &());
+        }
+    }
+
+    /// Whether a transaction waits for a block.
+    pub(crate) fn waits(&self) -> bool {
+        self.anvil_does("txpool_status", &())["pending"] != "0x0"
+    }
+
+    /// So many blocks without what waits, which is forgotten.
+    pub(crate) fn mine_without_what_waits(&self, blocks: u64) {
+        self.anvil_does("anvil_dropAllTransactions", &());
+        self.anvil_does("anvil_mine", &(U256::from(blocks),));
+    }
+
     /// The chain as it is now, to come back to once.
     pub(crate) fn remember(&self) -> Value {
         self.anvil_does("evm_snapshot", &())

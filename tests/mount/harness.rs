@@ -120,6 +120,11 @@ impl Machine {
         was.into_string().expect("UTF-8")
     }
 
+    /// Without an argument of its daemon that stands alone.
+    pub(crate) fn remove_arg(&mut self, old: &str) {
+        self.daemon_args.retain(|arg| arg != old);
+    }
+
     /// With more arguments for its daemon.
     pub(crate) fn with_args(mut self, args: &[&str]) -> Self {
         self.daemon_args.extend(args.iter().map(OsString::from));

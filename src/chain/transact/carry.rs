@@ -109,9 +109,16 @@ impl Transactor {
     pub async fn carry(&self) -> Result<bool, ChainError> {
         let open = self.open().await?;
         let mut failed = Ok(());
-        let mut heads = None;
+        let mut heads = None::<Heads>;
         for &serial in &open {
-            if let Err(fault) = self.carry_one(serial, &mut heads).await {
+            let now = match heads.filter(Heads::are_fresh) {
+                Some(now) => now,
+                None => match self.heads().await {
+                    Ok(now) => *heads.insert(now),
+                    Err(fault) => return Err(self.blind(fault).await),
+                },
+            };
+            if let Err(fault) = self.carry_one(serial, now).await {
                 failed = Err(fault);
             }
         }
@@ -128,22 +135,21 @@ impl Transactor {
         Ok(open.map(|(serial, _)| *serial).collect())
     }
 
-    /// Takes one of many a step further, where all see the same `heads`. What is in a block, and waits for that to
+    /// Nothing can be seen of the chain: that is why nothing comes on.
+    async fn blind(&self, fault: ChainError) -> ChainError {
+        if let Ok(mut desk) = self.desk().await
+            && let Ok(desk) = desk.get_mut()
+        {
+            for item in desk.items.values_mut() {
+                item.error = Some(fault.to_string());
+            }
+        }
+        fault
+    }
+
+    /// Takes one of many a step further, where all see the chain as it is `now`. What is in a block, and waits for that to
     /// become final, is looked at again only then, or after a while: blocks are replaced now and then.
-    async fn carry_one(&self, serial: u64, heads: &mut Option<Heads>) -> Result<(), ChainError> {
-        let now = match heads.filter(Heads::are_fresh) {
-            Some(now) => now,
-            None => match self.heads().await {
-                Ok(now) => *heads.insert(now),
-                Err(fault) => {
-                    let mut desk = self.desk().await?;
-                    if let Some(item) = desk.get_mut()?.items.get_mut(&serial) {
-                        item.error = Some(fault.to_string());
-                    }
-                    return Err(fault);
-                }
-            },
-        };
+    async fn carry_one(&self, serial: u64, now: Heads) -> Result<(), ChainError> {
         {
             let mut desk = self.desk().await?;
             if let Some(item) = desk.get_mut()?.items.get_mut(&serial)

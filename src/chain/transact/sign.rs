@@ -24,25 +24,6 @@ pub(super) struct Fees {
     pub(super) tip: Option<u128>,
 }
 
-impl Fees {
-    /// The same where `gas` of it costs no more than `most` wei: alloy takes twice the base fee, for what may come,
-    /// and less does where the next block may have the transaction. `None` where no less does.
-    fn within(self, gas: u64, most: U256) -> Option<Self> {
-        let affordable = u128::try_from(most / U256::from(gas.max(1))).unwrap_or(u128::MAX);
-        let needed = match self.tip {
-            Some(tip) => {
-                let base = self.max_fee.saturating_sub(tip) / 2;
-                base.saturating_add(base / 8).saturating_add(tip)
-            }
-            None => self.max_fee,
-        };
-        (needed <= affordable).then(|| Self {
-            max_fee: self.max_fee.min(affordable),
-            ..self
-        })
-    }
-}
-
 /// What something costs at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
@@ -158,19 +139,19 @@ impl Transactor {
         let gas = gas.map_err(|fault| self.endpoint.fault(fault))?;
         let gas = spare(gas);
         let fees = self.fees().await?;
-        let fees = match gas_cost_max {
-            None => fees,
-            Some(most) => fees.within(gas, most).ok_or_else(|| {
-                let most = format_ether(most);
-                let allowed = match self.price {
-                    Some(_) => format!("{most} was agreed to: ask again"),
-                    None => format!("--max-fee allows {most}: try later, or allow more"),
-                };
-                let cost = format_ether(U256::from(gas) * U256::from(fees.max_fee));
-                ChainError::Reverted(format!("not sent: its gas may cost {cost}, and {allowed}"))
-            })?,
-        };
         let cost = U256::from(gas) * U256::from(fees.max_fee);
+        if let Some(most) = gas_cost_max
+            && cost > most
+        {
+            let (cost, most) = (format_ether(cost), format_ether(most));
+            let allowed = match self.consent {
+                Consent::Agreed => format!("{most} was agreed to: ask again"),
+                _ => format!("--max-fee allows {most}: try later, or allow more"),
+            };
+            return Err(ChainError::Reverted(format!(
+                "not sent: its gas may cost {cost}, and {allowed}"
+            )));
+        }
         self.can_pay(balance, purpose.value.saturating_add(cost))?;
         self.sign_for(purpose, nonce, gas, fees).await
     }
@@ -314,25 +295,5 @@ mod tests {
         let tip = usual.max_priority_fee_per_gas;
         assert_eq!((usual.max_fee_per_gas, tip), (17, 3));
         assert_eq!((spare(100), spare(u64::MAX)), (125, u64::MAX));
-    }
-
-    #[test]
-    fn less_is_offered_where_no_more_may_be_spent_as_long_as_the_next_block_takes_it() {
-        let fees = Fees {
-            max_fee: 2 * 80 + 5,
-            tip: Some(5),
-        };
-        let offered = |most: u64| fees.within(10, U256::from(most)).map(|fees| fees.max_fee);
-        assert_eq!(offered(2_000), Some(165));
-        assert_eq!(offered(1_200), Some(120));
-        assert_eq!(offered(950), Some(95));
-        assert_eq!(offered(949), None);
-        // What has no base fee is paid as it is.
-        let plain = Fees {
-            max_fee: 100,
-            tip: None,
-        };
-        assert!(plain.within(10, U256::from(1_000)).is_some());
-        assert!(plain.within(10, U256::from(999)).is_none());
     }
 }

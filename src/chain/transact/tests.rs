@@ -831,7 +831,8 @@ async fn gas_that_costs_more_by_now_than_was_agreed_to_is_not_paid() {
     let whom = Address::repeat_byte(9);
     let shown = payer.gas_of(whom, Bytes::new(), U256::ONE).await.unwrap();
     let agreed = payer.clone().with_price(Some(U256::ONE));
-    let agreed = agreed.with_gas_cost_max(Some(shown.wei));
+    let most = shown.wei * U256::from(2);
+    let agreed = agreed.agreed(most);
     let raise = async |fee: &str| {
         let client = endpoint.provider().client();
         let fee = json!([fee]);
@@ -848,11 +849,18 @@ async fn gas_that_costs_more_by_now_than_was_agreed_to_is_not_paid() {
     assert!(told.contains("was agreed to: ask again"), "{told}");
     assert_eq!(payer.next_nonce().await.unwrap(), 0, "something was sent");
     // A little more than at the time of the question is within what was shown.
-    raise("0x4a817c80").await;
+    raise("0x59682f00").await;
     let sent = agreed.send(Some(whom), Bytes::new(), U256::ONE, None).await;
     let sent = sent.unwrap();
     let paid = U256::from(sent.effective_gas_price) * U256::from(sent.gas_used);
-    assert!(paid <= shown.wei);
+    assert!(paid <= most);
+    // A bound that is given stays where it is lower.
+    let bounded = payer.with_gas_cost_max(Some(U256::ONE)).agreed(most);
+    let told = bounded
+        .send(Some(whom), Bytes::new(), U256::ONE, None)
+        .await;
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("--max-fee allows"), "{told}");
 }
 
 #[tokio::test]
