@@ -16,8 +16,9 @@ use lru::LruCache;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use super::content::{Content, Identity};
+use super::direct::Buffers;
 use super::key::Key;
-use super::{CHUNK_BYTES, Presence, chunk_len};
+use super::{By, CHUNK_BYTES, Presence, chunk_len};
 use crate::pack::cid;
 
 /// Files kept open.
@@ -28,6 +29,7 @@ const MOST_RANGES: usize = 1 << 20;
 /// Contents of more than 64 KiB.
 pub(super) struct Files {
     dir: PathBuf,
+    buffers: Buffers,
     index: Mutex<Index>,
 }
 
@@ -78,6 +80,7 @@ impl Files {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            buffers: Buffers::default(),
             index: Mutex::new(index),
         })
     }
@@ -151,6 +154,7 @@ impl Files {
         chunk: u64,
         bytes: &[u8],
         limit_bytes: u64,
+        by: By,
     ) -> bool {
         let content = match self.content(key, size) {
             Some(content) if !self.is_unlinked(key, &content) => content,
@@ -173,7 +177,8 @@ impl Files {
         }
         let written = self.file(key, &content).is_some_and(|file| {
             let offset = chunk * CHUNK_BYTES;
-            let written = file.write_all_at(bytes, offset).is_ok();
+            let written = (by == By::Disk && self.write_direct(key, &content, offset, bytes))
+                || file.write_all_at(bytes, offset).is_ok();
             if !written {
                 punch_hole(&file, offset, bytes.len() as u64);
             }
@@ -186,6 +191,15 @@ impl Files {
                 false
             }
         }
+    }
+
+    /// Writes a part of the content's file past the kernel's cache.
+    fn write_direct(&self, key: Key, content: &Content, offset: u64, bytes: &[u8]) -> bool {
+        let is_it = |file: &File| {
+            file.metadata()
+                .is_ok_and(|data| content.is_file(Identity::of(&data), data.len()))
+        };
+        self.buffers.write(&self.path(key), is_it, offset, bytes)
     }
 
     /// Takes the file at `path` as the whole content: by renaming alone. False when it was not

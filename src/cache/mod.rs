@@ -6,6 +6,7 @@
 //! Called by `fs` (read), `fetch` (all of it) and whoever settles a commit ([`Cache::adopt_file`]).
 
 mod content;
+mod direct;
 mod files;
 mod key;
 mod recent;
@@ -44,8 +45,11 @@ const BETWEEN_BYTES: u64 = 64 << 20;
 /// The largest content that is copied where it cannot be renamed: a commit waits for it.
 const MOST_COPIED_BYTES: u64 = 64 << 20;
 
-/// How much stays in memory of what the disk did not take.
+/// How much stays in memory of what the disk did not take, and of small contents.
 const RECENT_BYTES: usize = 32 << 20;
+
+/// How much stays in memory of larger contents that have just come.
+const PASSING_BYTES: usize = 16 << 20;
 
 /// What the cache knows of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,15 @@ pub enum Presence {
     Unverified,
     /// Here and verified.
     Verified,
+}
+
+/// How a chunk is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Into the kernel's cache, which writes it some time.
+    Kernel,
+    /// To the disk itself where it takes that: for who does not wait, since it takes the time of the disk.
+    Disk,
 }
 
 /// What the cache holds, for `status`.
@@ -74,6 +87,8 @@ pub struct Usage {
 /// The cache of one daemon; share it in an `Arc`. All calls are synchronous and local.
 pub struct Cache {
     recent: Recent,
+    /// Chunks that are read now, as a rule: apart, so that a large file does not push all small ones out.
+    passing: Recent,
     disk: Option<Disk>,
     dropped_chunks: AtomicU64,
 }
@@ -142,6 +157,7 @@ impl Cache {
     pub fn in_memory() -> Self {
         Self {
             recent: Recent::new(RECENT_BYTES),
+            passing: Recent::new(PASSING_BYTES),
             disk: None,
             dropped_chunks: AtomicU64::new(0),
         }
@@ -165,7 +181,7 @@ impl Cache {
         let Some(key) = Key::of(cid) else {
             return Presence::Absent;
         };
-        if self.recent.get(key, chunk).is_some() {
+        if self.in_memory_of(key, chunk).is_some() {
             return Presence::Verified;
         }
         match &self.disk {
@@ -199,9 +215,24 @@ impl Cache {
         }
     }
 
+    /// Holds one verified chunk in memory for a while, so that it is read before it is on the disk: as
+    /// [`Cache::fill`], which is still to be called.
+    pub fn hold(&self, cid: &Cid, size: u64, chunk: u64, bytes: &Bytes) {
+        if let Some(key) = Key::of(cid)
+            && chunk_len(size, chunk) == Some(bytes.len() as u64)
+        {
+            self.passing.put(key, chunk, bytes.clone());
+        }
+    }
+
     /// Adds one verified chunk: `bytes` are all of chunk number `chunk` of the content. A read of
     /// it right after this succeeds, with or without a disk.
     pub fn fill(&self, cid: &Cid, size: u64, chunk: u64, bytes: &[u8]) {
+        self.fill_by(By::Kernel, cid, size, chunk, bytes);
+    }
+
+    /// The same, written as `by` says.
+    pub fn fill_by(&self, by: By, cid: &Cid, size: u64, chunk: u64, bytes: &[u8]) {
         let Some(key) = Key::of(cid) else {
             return;
         };
@@ -218,7 +249,7 @@ impl Cache {
                 let limit = disk.files_limit();
                 // What is large beside the cap would only turn the cache over.
                 let taken = bytes.len() as u64 <= limit / 2
-                    && disk.files.fill(key, size, chunk, bytes, limit);
+                    && disk.files.fill(key, size, chunk, bytes, limit, by);
                 if !taken {
                     self.dropped_chunks.fetch_add(1, Ordering::Relaxed);
                 }
@@ -248,6 +279,7 @@ impl Cache {
     #[cfg(test)]
     pub(crate) fn forget(&self) {
         self.recent.clear();
+        self.passing.clear();
     }
 
     /// Gives `bytes` of disk back, or all of them: what is not uploaded yet needs the room.
@@ -304,7 +336,7 @@ impl Cache {
         Usage {
             disk_bytes: disk.map_or(0, |disk| disk.files.bytes() + disk.small.bytes()),
             cap_bytes: disk.map_or(0, |disk| disk.cap_bytes),
-            memory_bytes: self.recent.bytes() as u64,
+            memory_bytes: (self.recent.bytes() + self.passing.bytes()) as u64,
             dropped_chunks: self.dropped_chunks.load(Ordering::Relaxed),
         }
     }
@@ -317,7 +349,7 @@ impl Cache {
                 true
             })
         };
-        if let Some(bytes) = self.recent.get(key, chunk) {
+        if let Some(bytes) = self.in_memory_of(key, chunk) {
             return copy(&bytes, part);
         }
         match &self.disk {
@@ -327,6 +359,11 @@ impl Cache {
             Some(disk) => disk.files.read(key, size, chunk, from as u64, part),
             None => false,
         }
+    }
+
+    fn in_memory_of(&self, key: Key, chunk: u64) -> Option<Bytes> {
+        let recent = self.recent.get(key, chunk);
+        recent.or_else(|| self.passing.get(key, chunk))
     }
 
     /// A small content from the disk, kept in memory from now on.

@@ -164,6 +164,60 @@ fn chunks_of_an_earlier_run_are_not_trusted_before_they_were_hashed() {
 }
 
 #[test]
+fn what_goes_past_the_kernels_cache_is_on_the_disk_and_right() {
+    let dir = tempfile::tempdir().unwrap();
+    // The last chunk ends where no disk takes it so.
+    let size = 3 * MIB + 4097;
+    let fill = |cache: &Cache, content, chunk| {
+        let bytes = chunk_bytes(content, size, chunk);
+        cache.fill_by(By::Disk, &cid_of(content), size, chunk, &bytes);
+    };
+    let cache = Cache::open(dir.path(), 8 * MIB).unwrap();
+    for chunk in 0..4 {
+        fill(&cache, 1, chunk);
+        assert_eq!(
+            read_chunk(&cache, 1, size, chunk).unwrap(),
+            chunk_bytes(1, size, chunk)
+        );
+    }
+    assert_eq!(cache.usage().memory_bytes, 0);
+    drop(cache);
+    let cache = Cache::open(dir.path(), 8 * MIB).unwrap();
+    for chunk in 0..4 {
+        let found = cache.unverified(&cid_of(1), size, chunk).unwrap();
+        assert_eq!(found, chunk_bytes(1, size, chunk));
+    }
+    for content in 2..8 {
+        for chunk in 0..4 {
+            fill(&cache, content, chunk);
+            assert!(disk_bytes(dir.path()) <= 8 * MIB);
+        }
+    }
+    assert_eq!(cache.usage().dropped_chunks, 0);
+}
+
+#[test]
+fn what_has_just_come_is_read_before_it_is_on_the_disk_and_pushes_no_small_file_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), 64 * MIB).unwrap();
+    let leaf = b"a small file".to_vec();
+    cache.fill(&leaf_cid(&leaf), leaf.len() as u64, 0, &leaf);
+    let size = 40 * MIB;
+    for chunk in 0..40 {
+        let bytes = Bytes::from(chunk_bytes(1, size, chunk));
+        cache.hold(&cid_of(1), size, chunk, &bytes);
+        assert_eq!(cache.presence(&cid_of(1), size, chunk), Presence::Verified);
+        assert_eq!(read_chunk(&cache, 1, size, chunk).unwrap(), bytes);
+    }
+    assert!(cache.usage().memory_bytes <= 16 * MIB + leaf.len() as u64);
+    assert_eq!(read_chunk(&cache, 1, size, 0), None);
+    let key = Key::of(&leaf_cid(&leaf)).unwrap();
+    assert!(cache.recent.get(key, 0).is_some());
+    cache.hold(&cid_of(1), size, 1, &Bytes::from_static(b"not all of it"));
+    assert_eq!(read_chunk(&cache, 1, size, 1), None);
+}
+
+#[test]
 fn the_cap_holds_and_what_was_used_last_stays() {
     let dir = tempfile::tempdir().unwrap();
     let cap = 16 * MIB;

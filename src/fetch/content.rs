@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::cid::Cid;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use lru::LruCache;
 use tokio::sync::Semaphore;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use super::flight::Flights;
 use super::source::{Held, Source, blocking};
-use crate::cache::{CHUNK_BYTES, Presence};
+use crate::cache::{By, CHUNK_BYTES, Presence};
 use crate::fs::FsError;
 use crate::pack::{chunk, cid, file};
 
@@ -29,6 +30,8 @@ const CHUNKS_AT_ONCE: usize = 8;
 const MOST_AHEAD: u64 = 8;
 /// Chunks that are read ahead at one time, of all readers.
 const AHEAD_AT_ONCE: usize = 12;
+/// Chunks on their way to the disk behind their readers.
+const BEHIND_AT_ONCE: usize = 8;
 /// Contents whose readers are remembered.
 const READERS: usize = 256;
 
@@ -96,6 +99,7 @@ pub(super) struct Contents {
     flights: Flights<(Cid, u64), ()>,
     readers: Mutex<LruCache<Cid, Reader>>,
     ahead: Arc<Semaphore>,
+    behind: Arc<Semaphore>,
     /// How long a flight may take: longer than a caller waits, so that a slow node is read from in
     /// the end by one who asks again.
     flight: Duration,
@@ -108,6 +112,7 @@ impl Contents {
             flights: Flights::new(),
             readers: Mutex::new(LruCache::unbounded()),
             ahead: Arc::new(Semaphore::new(AHEAD_AT_ONCE)),
+            behind: Arc::new(Semaphore::new(BEHIND_AT_ONCE)),
             flight,
         }
     }
@@ -194,8 +199,24 @@ impl Contents {
             return Err(FsError::Damaged(text));
         }
         tracing::trace!(content = %content.cid, chunk, "fetched");
+        self.keep(content, chunk, bytes).await
+    }
+
+    /// Takes a verified chunk into the cache: in memory at once, and on the disk, which its reader does not
+    /// wait for as long as it keeps up.
+    async fn keep(&self, content: Content, chunk: u64, bytes: Bytes) -> Result<(), FsError> {
         let cache = Arc::clone(&self.source.cache);
-        blocking(move || cache.fill(&content.cid, content.size, chunk, &bytes)).await
+        let Ok(room) = Arc::clone(&self.behind).try_acquire_owned() else {
+            return blocking(move || cache.fill(&content.cid, content.size, chunk, &bytes)).await;
+        };
+        cache.hold(&content.cid, content.size, chunk, &bytes);
+        let write = move || {
+            cache.fill_by(By::Disk, &content.cid, content.size, chunk, &bytes);
+            drop(room);
+        };
+        // It ends by itself: what comes of it only the next reader would notice.
+        drop(tokio::task::spawn_blocking(write));
+        Ok(())
     }
 
     /// Notes a want, and tells which chunks its reader will want next: none for one who jumps.

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use tokio::time::sleep;
 
 use super::source::Held;
 use super::*;
-use crate::cache::CHUNK_BYTES;
+use crate::cache::{CHUNK_BYTES, Presence};
 use crate::fs::{Behind, LoadedEntry, LostBlock, Place};
 use crate::pack::cid::leaf_cid;
 use crate::pack::entry::{Attr, Entry, Inode, Kind, TreeRef, row_key};
@@ -230,6 +231,26 @@ async fn a_reader_who_goes_straight_on_costs_each_leaf_once() {
         stage.read_all(content).await;
         assert_eq!(stage.gets(), 1 + 37);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_comes_onto_the_disk_though_nobody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::new(on_disk(dir.path(), 128 * MIB));
+    let content = stage.publish(36 * MIB + 12_345).await;
+    stage.read_all(content).await;
+    let missing = || {
+        stage.cache.forget();
+        let Published { cid, size } = content;
+        (0..37).find(|index| stage.cache.presence(&cid, size, *index) != Presence::Verified)
+    };
+    let end = Instant::now() + Duration::from_secs(30);
+    while let Some(index) = missing() {
+        assert!(Instant::now() < end, "chunk {index} never comes");
+        sleep(Duration::from_millis(10)).await;
+    }
+    stage.read_all(content).await;
+    assert_eq!(stage.gets(), 1 + 37, "from the disk the second time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
