@@ -90,6 +90,10 @@ impl BlockStore for Counted<dyn BlockStore> {
         self.counts.watch(self.inner.get(cid)).await
     }
 
+    async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.counts.watch(self.inner.get_unverified(cid)).await
+    }
+
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
         self.counts.watch(self.inner.get_leaves(leaves)).await
     }

@@ -79,6 +79,8 @@ async fn blocks_come_back(store: &dyn BlockStore) {
     store.put_many(&blocks).await.expect("blocks are taken");
     for block in &blocks {
         assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
+        let unverified = store.get_unverified(&block.cid).await;
+        assert_eq!(unverified, Ok(block.data.clone()));
         assert_eq!(store.has(&block.cid).await, Ok(true));
     }
     assert_eq!(store.put_many(&[]).await, Ok(()), "nothing is taken too");
@@ -103,6 +105,8 @@ async fn leaves_come_back_together(store: &dyn BlockStore) {
 async fn missing_blocks_are_missing(store: &dyn BlockStore) {
     for cid in [unique_leaf(16).cid, node(&[unique_leaf(16).cid]).cid] {
         assert_eq!(store.get(&cid).await, Err(StoreError::Missing(cid)));
+        let unverified = store.get_unverified(&cid).await;
+        assert_eq!(unverified, Err(StoreError::Missing(cid)));
         assert_eq!(store.has(&cid).await, Ok(false));
         assert_eq!(store.pin(&cid, None).await, Err(StoreError::Missing(cid)));
     }
