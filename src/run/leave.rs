@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::charges;
 use super::live::Live;
@@ -28,8 +28,10 @@ const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
 /// Time between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(10);
-/// Time between two looks at what is pending.
+/// Time between two looks whether anything has moved, and at what is pending.
 const BEAT: Duration = Duration::from_millis(300);
+/// So many times what the last look at what is pending took lie between two of them, at least.
+const SPARED: u32 = 10;
 
 /// Who is told how far it is: what is being done, bytes that are not on the node yet.
 pub(super) type Tell<'a> = &'a (dyn Fn(&str, u64) + Send + Sync);
@@ -80,17 +82,27 @@ pub(super) async fn publish(
     let sent_bytes = || session.parts.node.counts.sent_bytes();
     let (mut last, sent_before) = (moved(), sent_bytes());
     let mut moved_at = Instant::now();
+    let telling = async {
+        let mut pause = BEAT;
+        loop {
+            sleep(pause).await;
+            let begin = Instant::now();
+            let pending = pending_bytes(&chosen).await;
+            // What a commit under way has sent counts as pending until it is named.
+            let sent = sent_bytes() - sent_before;
+            tell("publishing", pending.saturating_sub(sent));
+            pause = BEAT.max(begin.elapsed() * SPARED);
+        }
+    };
+    tokio::pin!(telling);
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             // What nobody can publish is said last: the rest is published all the same.
             outcome = &mut work => return outcome.and(left.map_or(Ok(()), Err)),
+            () = &mut telling => {}
             _ = beat.tick() => {
-                let pending = pending_bytes(&chosen).await;
-                // What a commit under way has sent counts as pending until it is named.
-                let sent = sent_bytes() - sent_before;
-                tell("publishing", pending.saturating_sub(sent));
                 if moved() != last {
                     (last, moved_at) = (moved(), Instant::now());
                 }
@@ -153,7 +165,8 @@ async fn left_over(session: &Session, only: Option<&str>) -> Option<Failure> {
     tokio::task::spawn_blocking(look).await.unwrap_or(None)
 }
 
-/// Bytes that are not on the node yet. Reads the journals, beside the runtime.
+/// Bytes that are not on the node yet. Reads a record for each changed file, beside the runtime and the commits, which
+/// do so too.
 async fn pending_bytes(chosen: &[Arc<Live>]) -> u64 {
     let chosen = chosen.to_vec();
     let sum = move || chosen.iter().map(|live| live.pending_bytes()).sum();
