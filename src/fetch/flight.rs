@@ -1,7 +1,7 @@
 //! One fetch at a time of each thing: who wants what is on its way waits for it.
 //!
 //! Invariant: a flight is a task of its own, so it outlives the call that began it (whose deadline
-//! may pass) and ends by itself, or with [`Flights::end`]. Called by `content` and `directory`.
+//! may pass) and ends by itself, or with [`Flights::end`]. Called by `content`, `directory`, `source` and `walk`.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -53,13 +53,37 @@ where
         key: K,
         work: impl Future<Output = Result<T, FsError>> + Send + 'static,
     ) -> Answer<T> {
+        self.begin(key, std::iter::empty(), work)
+    }
+
+    /// Begins one flight of `keys`, but for those that are on their way already; none where they all are.
+    pub(super) fn begin_together(
+        &self,
+        keys: &[K],
+        work: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    ) {
+        let mut keys = keys.iter().copied();
+        if let Some(first) = keys.find(|key| !self.is_under_way(key)) {
+            drop(self.begin(first, keys, work));
+        }
+    }
+
+    /// The flight of `key`, or a new one of it and of those of `others` that have none.
+    fn begin(
+        &self,
+        key: K,
+        others: impl Iterator<Item = K>,
+        work: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    ) -> Answer<T> {
         // The task's last act waits for this lock, so it cannot leave before it is entered.
         let mut under_way = lock(&self.under_way);
         if let Some((_, answer)) = under_way.get(&key) {
             return answer.clone();
         }
+        let others = others.filter(|other| !under_way.contains_key(other));
+        let keys: Vec<K> = std::iter::once(key).chain(others).collect();
         let landing = Landing {
-            key,
+            keys: keys.clone(),
             under_way: Arc::clone(&self.under_way),
         };
         let task = tokio::spawn(async move {
@@ -75,7 +99,10 @@ where
             })
             .boxed()
             .shared();
-        under_way.insert(key, (handle, answer.clone()));
+        under_way.extend(
+            keys.into_iter()
+                .map(|key| (key, (handle.clone(), answer.clone()))),
+        );
         answer
     }
 
@@ -89,17 +116,46 @@ where
 
 /// Takes a flight out of the table when it ends, also by a panic.
 struct Landing<K: Eq + Hash, T> {
-    key: K,
+    keys: Vec<K>,
     under_way: Table<K, T>,
 }
 
 impl<K: Eq + Hash, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
-        let landed = lock(&self.under_way).remove(&self.key);
+        let landed: Vec<_> = {
+            let mut under_way = lock(&self.under_way);
+            let keys = self.keys.iter();
+            keys.map(|key| under_way.remove(key)).collect()
+        };
         drop(landed);
     }
 }
 
 fn lock<K, V>(table: &Mutex<HashMap<K, V>>) -> MutexGuard<'_, HashMap<K, V>> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_begun_together_is_fetched_once_and_ends_together() {
+        let flights: Flights<u32, ()> = Flights::new();
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        flights.begin_together(&[1, 2, 2, 3], async {
+            told.await.map_err(|_| FsError::TimedOut)
+        });
+        // All of them are on their way already.
+        flights.begin_together(&[3, 1], async { Err(FsError::NotFound) });
+        // One is not.
+        flights.begin_together(&[1, 4], async { Err(FsError::NotFound) });
+        let answers = [1, 2, 3, 4].map(|key| flights.find(&key).unwrap());
+        tell.send(()).unwrap();
+        let answers = futures::future::join_all(answers).await;
+        let lost = Err(FsError::NotFound);
+        assert_eq!(answers, [Ok(()), Ok(()), Ok(()), lost]);
+        // A flight leaves the table before it is told to have ended.
+        assert!((1..=4).all(|key| !flights.is_under_way(&key)));
+    }
 }

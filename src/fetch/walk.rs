@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::cid::Cid;
-use futures::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -310,17 +309,14 @@ impl Walks {
             .into_iter()
             .map(|(_, cid, size)| (cid, size))
             .collect();
-        let (me, wanted) = (Arc::clone(self), leaves.clone());
-        let call = async move {
+        let cids: Vec<Cid> = leaves.iter().map(|(cid, _)| *cid).collect();
+        let me = Arc::clone(self);
+        self.leaves.begin_together(&cids, async move {
             let _room = room;
-            timeout(LONGEST, me.bring(wanted))
+            timeout(LONGEST, me.bring(leaves))
                 .await
                 .unwrap_or(Err(FsError::TimedOut))
-        };
-        let call = call.boxed().shared();
-        for (leaf, _) in leaves {
-            drop(self.leaves.join(leaf, call.clone()));
-        }
+        });
     }
 
     /// Brings some files into the cache.
