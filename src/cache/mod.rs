@@ -48,8 +48,9 @@ const MOST_COPIED_BYTES: u64 = 64 << 20;
 /// How much stays in memory of what the disk did not take, and of small contents.
 const RECENT_BYTES: usize = 32 << 20;
 
-/// How much stays in memory of larger contents that have just come.
+/// How much stays in memory of larger contents that have just come, beside a disk of so many times that at least.
 const PASSING_BYTES: usize = 16 << 20;
+const PASSING_SHARE: u64 = 4;
 
 /// What the cache knows of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ pub struct Usage {
 pub struct Cache {
     recent: Recent,
     /// Chunks that are read now, as a rule: apart, so that a large file does not push all small ones out.
-    passing: Recent,
+    passing: Option<Recent>,
     disk: Option<Disk>,
     dropped_chunks: AtomicU64,
 }
@@ -146,8 +147,10 @@ impl Cache {
             let text = format!("cache folder {}: {error}", dir.display());
             io::Error::new(error.kind(), text)
         })?;
+        let passes = cap_bytes >= PASSING_SHARE * PASSING_BYTES as u64;
         Ok(Self {
             disk: Some(disk),
+            passing: passes.then(|| Recent::new(PASSING_BYTES)),
             ..Self::in_memory()
         })
     }
@@ -157,7 +160,7 @@ impl Cache {
     pub fn in_memory() -> Self {
         Self {
             recent: Recent::new(RECENT_BYTES),
-            passing: Recent::new(PASSING_BYTES),
+            passing: None,
             disk: None,
             dropped_chunks: AtomicU64::new(0),
         }
@@ -216,13 +219,14 @@ impl Cache {
     }
 
     /// Holds one verified chunk in memory for a while, so that it is read before it is on the disk: as
-    /// [`Cache::fill`], which is still to be called.
-    pub fn hold(&self, cid: &Cid, size: u64, chunk: u64, bytes: &Bytes) {
-        if let Some(key) = Key::of(cid)
-            && chunk_len(size, chunk) == Some(bytes.len() as u64)
-        {
-            self.passing.put(key, chunk, bytes.clone());
-        }
+    /// [`Cache::fill`], which is still to be called. False where there is no memory for that beside so small a disk.
+    pub fn hold(&self, cid: &Cid, size: u64, chunk: u64, bytes: &Bytes) -> bool {
+        let key = Key::of(cid).filter(|_| chunk_len(size, chunk) == Some(bytes.len() as u64));
+        let (Some(key), Some(passing)) = (key, &self.passing) else {
+            return false;
+        };
+        passing.put(key, chunk, bytes.clone());
+        true
     }
 
     /// Adds one verified chunk: `bytes` are all of chunk number `chunk` of the content. A read of
@@ -279,7 +283,9 @@ impl Cache {
     #[cfg(test)]
     pub(crate) fn forget(&self) {
         self.recent.clear();
-        self.passing.clear();
+        if let Some(passing) = &self.passing {
+            passing.clear();
+        }
     }
 
     /// Gives `bytes` of disk back, or all of them: what is not uploaded yet needs the room.
@@ -333,10 +339,11 @@ impl Cache {
         if let Some(disk) = disk {
             disk.small.look_now();
         }
+        let passing = self.passing.as_ref().map_or(0, Recent::bytes);
         Usage {
             disk_bytes: disk.map_or(0, |disk| disk.files.bytes() + disk.small.bytes()),
             cap_bytes: disk.map_or(0, |disk| disk.cap_bytes),
-            memory_bytes: (self.recent.bytes() + self.passing.bytes()) as u64,
+            memory_bytes: (self.recent.bytes() + passing) as u64,
             dropped_chunks: self.dropped_chunks.load(Ordering::Relaxed),
         }
     }
@@ -363,7 +370,7 @@ impl Cache {
 
     fn in_memory_of(&self, key: Key, chunk: u64) -> Option<Bytes> {
         let recent = self.recent.get(key, chunk);
-        recent.or_else(|| self.passing.get(key, chunk))
+        recent.or_else(|| self.passing.as_ref()?.get(key, chunk))
     }
 
     /// A small content from the disk, kept in memory from now on.

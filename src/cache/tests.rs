@@ -205,7 +205,7 @@ fn what_has_just_come_is_read_before_it_is_on_the_disk_and_pushes_no_small_file_
     let size = 40 * MIB;
     for chunk in 0..40 {
         let bytes = Bytes::from(chunk_bytes(1, size, chunk));
-        cache.hold(&cid_of(1), size, chunk, &bytes);
+        assert!(cache.hold(&cid_of(1), size, chunk, &bytes));
         assert_eq!(cache.presence(&cid_of(1), size, chunk), Presence::Verified);
         assert_eq!(read_chunk(&cache, 1, size, chunk).unwrap(), bytes);
     }
@@ -213,8 +213,19 @@ fn what_has_just_come_is_read_before_it_is_on_the_disk_and_pushes_no_small_file_
     assert_eq!(read_chunk(&cache, 1, size, 0), None);
     let key = Key::of(&leaf_cid(&leaf)).unwrap();
     assert!(cache.recent.get(key, 0).is_some());
-    cache.hold(&cid_of(1), size, 1, &Bytes::from_static(b"not all of it"));
+    let part = Bytes::from_static(b"not all of it");
+    assert!(!cache.hold(&cid_of(1), size, 1, &part));
     assert_eq!(read_chunk(&cache, 1, size, 1), None);
+    // Beside a small disk there is no memory for it: that would keep more than the cache.
+    let bytes = Bytes::from(chunk_bytes(1, size, 0));
+    let dir = tempfile::tempdir().unwrap();
+    for small in [
+        Cache::open(dir.path(), 63 * MIB).unwrap(),
+        Cache::in_memory(),
+    ] {
+        assert!(!small.hold(&cid_of(1), size, 0, &bytes));
+        assert_eq!(small.usage().memory_bytes, 0);
+    }
 }
 
 #[test]

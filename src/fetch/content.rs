@@ -206,10 +206,11 @@ impl Contents {
     /// wait for as long as it keeps up.
     async fn keep(&self, content: Content, chunk: u64, bytes: Bytes) -> Result<(), FsError> {
         let cache = Arc::clone(&self.source.cache);
-        let Ok(room) = Arc::clone(&self.behind).try_acquire_owned() else {
+        let room = Arc::clone(&self.behind).try_acquire_owned().ok();
+        let held = room.filter(|_| cache.hold(&content.cid, content.size, chunk, &bytes));
+        let Some(room) = held else {
             return blocking(move || cache.fill(&content.cid, content.size, chunk, &bytes)).await;
         };
-        cache.hold(&content.cid, content.size, chunk, &bytes);
         let write = move || {
             cache.fill_by(By::Disk, &content.cid, content.size, chunk, &bytes);
             drop(room);
