@@ -8,8 +8,15 @@ use std::path::{Path, PathBuf};
 use alloy::hex;
 use data_encoding::{BASE64_NOPAD, HEXUPPER};
 
-/// The levels and forms of the log.
-pub(crate) const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+/// The levels of the log, the last of all libraries below too, and its forms.
+pub(crate) const LEVELS: [&str; 6] = [
+    "error",
+    "warn",
+    "info",
+    "debug",
+    "trace",
+    "trace,pxfs=trace",
+];
 pub(crate) const FORMS: [&str; 2] = ["text", "json"];
 
 /// The key as hex, as bytes, as base64, and as a debugger prints bytes.
