@@ -105,29 +105,34 @@ pub(super) async fn have_charged(
     live: &Live,
 ) -> Result<Option<B256>, ChainError> {
     let wanted = live.volume.charges();
-    let charger = charger(parts, sender, live);
     let until = Instant::now() + MINED_LIMIT;
-    let mut last = None;
-    let mut why = None;
+    let (mut last, mut why) = (None, None);
     while Instant::now() < until {
-        let report = {
-            let Ok(_turn) = timeout_at(until, live.charging.lock()).await else {
-                break;
-            };
-            // What has been settled since is none of this any more.
-            let mut commits = live.volume.charges();
-            commits.retain(|commit| wanted.contains(commit));
-            let report = charger.report(&commits).await?;
-            if report.is_mined(&commits) {
-                return Ok(last);
-            }
-            report
+        let begun = Turn::begin(charger(parts, sender, live), live, true);
+        let Ok(begun) = timeout_at(until, begun).await else {
+            break;
         };
-        last = report.transaction.or(last);
-        match report.error {
-            None | Some(ChainError::Transient(_)) => why = report.error,
-            Some(fault) => return Err(fault),
+        // What has been settled since is none of this any more.
+        let Some(turn) = begun?.filter(|turn| turn.commits.iter().any(|one| wanted.contains(one)))
+        else {
+            return Ok(last);
+        };
+        let is_mined = turn.report.is_mined(&turn.commits);
+        let transaction = turn.report.transaction;
+        why.clone_from(&turn.report.error);
+        // The volume counts with what is in a block from here on.
+        let ended = turn.end(live).await;
+        match &why {
+            None | Some(ChainError::Transient(_)) => {}
+            Some(fault) => return Err(fault.clone()),
         }
+        if let Err(fault) = ended {
+            tracing::debug!("{fault}");
+        }
+        if is_mined {
+            return Ok(last);
+        }
+        last = transaction.or(last);
         if let Err(fault) = sender.carry().await {
             tracing::debug!("{fault}");
         }

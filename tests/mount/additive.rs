@@ -481,3 +481,23 @@ fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
     assert_eq!(chain.sent(), sent + 1, "the time is renewed");
     machine.stop();
 }
+
+#[test]
+fn what_a_sync_has_charged_is_counted_once() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    for round in 1..=3_u64 {
+        fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
+        machine.flush();
+        machine.ask(&["sync", "1"]).ok();
+        let token = machine.token("1");
+        assert_eq!(token["uploads_left"], UNITS - round, "{token:#}");
+        assert_eq!(
+            token["usage_on_chain_bytes"],
+            chain.storage().0,
+            "{token:#}"
+        );
+    }
+    machine.stop();
+}
