@@ -430,15 +430,12 @@ impl Shared {
         if Instant::now() >= deadline {
             return Err(FsError::TimedOut);
         }
-        match timeout_at(deadline, turn).await {
-            Ok(done) => done,
-            Err(_) => {
-                if let Some(thread) = thread {
-                    self.silent.note(thread, &asked);
-                }
-                Err(FsError::TimedOut)
-            }
+        // By this clock, or by the fetcher's own.
+        let done = (timeout_at(deadline, turn).await).unwrap_or(Err(FsError::TimedOut));
+        if let (Err(FsError::TimedOut), Some(thread)) = (&done, thread) {
+            self.silent.note(thread, &asked);
         }
+        done
     }
 }
 
