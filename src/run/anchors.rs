@@ -102,7 +102,8 @@ impl Anchors {
             to: Some(contract),
             data: anchor_calldata(token, &anchor),
             value: U256::ZERO,
-            bound: false,
+            // One that lost its nonce is asked for anew with what is published by then, and never behind a later one.
+            bound: true,
         };
         let tag = format!("{prefix}{}", anchor.sequence);
         sender.post(&tag, purpose, None).await.map(drop)

@@ -193,7 +193,7 @@ impl Turn {
     /// Asks for what was not asked for yet; `None` where nothing is to be charged. Of one that is not `swept` yet,
     /// what a crash has left over is forgotten first.
     async fn begin(charger: Charger, live: &Live, swept: bool) -> Result<Option<Self>, ChainError> {
-        let turn = Arc::clone(&live.charging).lock_owned().await;
+        let turn = Arc::clone(&live.keeper.charging).lock_owned().await;
         let commits = live.volume.charges();
         if !swept {
             charger.sweep(&commits).await?;

@@ -16,6 +16,9 @@ use crate::types::VolumeKey;
 pub(super) struct Keeper {
     volume: Arc<Volume>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Whoever asks for charges: what is to be charged is read, asked for, settled and forgotten by one at a time, since
+    /// what another has settled meanwhile would be asked for as if it had never been.
+    pub(super) charging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Keeper {
@@ -28,6 +31,7 @@ impl Keeper {
         Ok(Arc::new(Self {
             volume: Arc::clone(volume),
             thread: Mutex::new(Some(thread)),
+            charging: Arc::default(),
         }))
     }
 

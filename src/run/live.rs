@@ -43,9 +43,6 @@ pub(super) struct Live {
     pub(super) publishing: Publishing,
     pub(super) keeper: Arc<Keeper>,
     seen: Mutex<Seen>,
-    /// Whoever asks for charges: what is to be charged is read, asked for, settled and forgotten by one at a time, since
-    /// what another has settled meanwhile would be asked for as if it had never been.
-    pub(super) charging: Arc<tokio::sync::Mutex<()>>,
     /// Why its commits are not charged, if so.
     charge_error: Mutex<Option<String>>,
     /// Why it could not be synced, if so; kept over a restart.
@@ -204,7 +201,6 @@ impl Live {
                 state: State::Ok,
                 lost: None,
             }),
-            charging: Arc::default(),
             charge_error: Mutex::default(),
             sync_error: Mutex::new(failed::kept(&volume, token)),
             directory: ground.parts.chain.called.token(token.id),
