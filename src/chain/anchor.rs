@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub const KEY: &str = "pxfs";
 /// The longest text that is read as one, in bytes.
 const LONGEST: usize = 300;
+/// The highest sequence: what a name's record can hold, with room for renewals.
+const LAST: u64 = (1 << 44) - 2;
 /// SHA2-256, as multihashes call it.
 const SHA2_256: u64 = 0x12;
 
@@ -54,7 +56,8 @@ impl Anchor {
         let hash = root.hash();
         let is_root = root.version() == cid::Version::V0 && hash.code() == SHA2_256;
         let digest = B256::try_from(hash.digest()).ok()?;
-        (is_name && is_root).then_some(Self {
+        let is_sequence = written.sequence <= LAST;
+        (is_name && is_root && is_sequence).then_some(Self {
             owner: written.owner,
             name: written.name,
             sequence: written.sequence,
@@ -107,6 +110,7 @@ mod tests {
             &golden.replace("k51", "k52"),
             &golden.replace("Qm", "Qn"),
             &golden.replace("300", "-1"),
+            &golden.replace("300", "18446744073709551615"),
             &golden.replace('}', r#","more":1}"#),
             &golden.replace("k51", &format!("k51{}", "a".repeat(300))),
         ] {

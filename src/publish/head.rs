@@ -21,7 +21,7 @@ use super::judge;
 use super::pending::{PENDING, Pending, Versions, keep};
 use crate::chain::{Accounting, TokenInfo};
 use crate::fetch::source::blocking;
-use crate::fs::Volume;
+use crate::fs::{FsError, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::key::public_key;
 use crate::names::record::{
@@ -264,7 +264,8 @@ async fn find(
     let offered = newest(named_now, token, &context.key.name(), take_over)?;
     let pending: Option<Pending> = volume.meta(PENDING)?;
     let has_root = offered.is_some_and(|(_, root)| root.is_some());
-    if !has_root && known.is_none() && pending.is_none() && is_charged(token) {
+    let nothing_begun = known.is_none() && pending.is_none() && volume.activity().is_none();
+    if !has_root && nothing_begun && is_charged(token) {
         match (take_over, volume.raw_meta(BEGUN_ANEW)?) {
             (_, Some(_)) => {}
             (true, None) => {
@@ -289,8 +290,10 @@ async fn find(
         return Ok(Bootstrap::Current);
     }
     let known = match known {
+        // Nobody has what was published then; the next commit is later.
+        Some(known) if has_begun_anew(volume, &known, sequence)? => return Ok(Bootstrap::Current),
         Some(known) => known,
-        None => match begin(context, named.as_ref(), sequence, root).await? {
+        None => match begin(context, named.as_ref(), sequence, root, take_over).await? {
             Some(begun) => return Ok(begun),
             // Something was written here before anything was published: nothing that is published
             // contains it.
@@ -334,6 +337,12 @@ fn missing(context: &Context, token: &TokenInfo) -> PublishError {
         context.key.name(),
         token.id
     ))
+}
+
+/// Whether this folder has begun anew behind `sequence`, and published nothing since.
+fn has_begun_anew(volume: &Volume, known: &Head, sequence: u64) -> Result<bool, PublishError> {
+    let is_behind = known.root.is_none() && sequence <= known.sequence;
+    Ok(is_behind && volume.raw_meta(BEGUN_ANEW)?.is_some())
 }
 
 /// What another machine published.
@@ -421,6 +430,7 @@ async fn begin(
     named: Option<&Named>,
     sequence: u64,
     root: Option<Cid>,
+    take_over: bool,
 ) -> Result<Option<Bootstrap>, PublishError> {
     let volume = &context.volume;
     let mut head = Head {
@@ -435,7 +445,21 @@ async fn begin(
         keep(volume, vec![("head", Some(head.to_bytes()))]).await?;
         return Ok(Some(Bootstrap::New));
     };
-    let (record, header) = context.node.fetcher.load_root(&root, &volume.key()).await?;
+    let loaded = context.node.fetcher.load_root(&root, &volume.key()).await;
+    let (record, header) = match loaded {
+        Err(FsError::Lost(_)) if take_over => {
+            tracing::warn!(
+                token = %volume.key().token.token, %root, sequence,
+                "begun anew: nobody has what was published"
+            );
+            head.root = None;
+            let said = Bytes::from_static(b"1");
+            let values = vec![("head", Some(head.to_bytes())), (BEGUN_ANEW, Some(said))];
+            keep(volume, values).await?;
+            return Ok(Some(Bootstrap::New));
+        }
+        loaded => loaded?,
+    };
     head.time_s = made_s(context, &record);
     let header = header.encode()?;
     let versions = Versions::of(&record);
@@ -465,8 +489,7 @@ pub(super) async fn writer(volume: &Arc<Volume>) -> Result<WriterId, PublishErro
 /// 128 random bits.
 pub(super) fn random() -> Result<[u8; 16], PublishError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|e| PublishError::Local(crate::fs::FsError::Disk(e.to_string())))?;
+    getrandom::fill(&mut id).map_err(|e| PublishError::Local(FsError::Disk(e.to_string())))?;
     Ok(id)
 }
 

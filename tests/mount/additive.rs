@@ -254,6 +254,45 @@ fn a_record_that_is_older_than_what_the_contract_keeps_rolls_nothing_back() {
     other.stop();
 }
 
+/// The disk of the only node is gone, and the machine that wrote: the token is not.
+#[test]
+fn a_token_whose_tree_nobody_has_any_more_can_be_begun_anew() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain);
+    machine.start();
+    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    machine.stop();
+    assert_eq!(chain.anchored()["sequence"], 1);
+    drop(machine);
+
+    let mut other = quiet(&chain).with_args(&["--take-over"]);
+    other.start();
+    assert!(
+        fs::read_dir(other.dir())
+            .expect("a folder")
+            .next()
+            .is_none()
+    );
+    other.stop();
+    // What was begun is gone on with, and what is published then is the newest.
+    other.remove_arg("--take-over");
+    other.start();
+    fs::write(other.dir().join("anew"), b"x").expect("begun anew");
+    other.flush();
+    other.restart();
+    assert_eq!(
+        fs::read(other.dir().join("anew")).expect("it is there"),
+        b"x"
+    );
+    other.stop();
+    assert_eq!(chain.anchored()["sequence"], 2);
+
+    let mut fresh = quiet(&chain);
+    fresh
+        .try_start()
+        .expect_err("without it nothing is begun anew");
+}
+
 /// A folder with files alone, and such folders.
 fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
