@@ -73,6 +73,36 @@ impl Volume {
         self.keep(Vec::new())
     }
 
+    /// Keeps durably that these commits (sequence, bytes) are to be charged, too: an earlier folder of the volume has
+    /// published them.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn owe(&self, owed: &[(u64, u64)]) -> Result<(), FsError> {
+        let _one = lock(&self.charging);
+        let mut then = self.charges();
+        let is_new = |(sequence, _): &&(u64, u64)| !then.iter().any(|(known, _)| known == sequence);
+        let new: Vec<_> = owed.iter().filter(is_new).copied().collect();
+        then.extend(new);
+        then.sort_unstable();
+        self.note(vec![(CHARGES, Some(to_bytes(&then)))])?;
+        lock(&self.charges).clone_from(&then);
+        self.quota().set_charges(then);
+        self.keep(Vec::new())
+    }
+
+    /// Nothing is to be charged by this folder any more: another one is to take its place, and has it all.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn disown_charges(&self) -> Result<(), FsError> {
+        let _one = lock(&self.charging);
+        self.note(vec![(CHARGES, None)])?;
+        lock(&self.charges).clear();
+        self.quota().set_charges(Vec::new());
+        self.keep(Vec::new())
+    }
+
     /// What is not published of these files is reserved for the next commit: the one that ends has not sent it, or
     /// will be followed by one that sends it again.
     ///

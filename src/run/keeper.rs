@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 
 use super::ground::Ground;
+use super::owed;
 use crate::fs::{Limits, Volume, VolumeOptions};
 use crate::journal::FolderDisk;
 use crate::types::VolumeKey;
@@ -92,10 +93,13 @@ pub(super) async fn open(
         limits: Limits::default(),
     };
     let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
+    let state_dir = Arc::clone(&ground.state_dir);
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
         let home = Arc::new(FolderDisk::open(&folder)?);
         let stage = Arc::new(FolderDisk::open(&folder.join("stage"))?);
-        Ok(Volume::open(home, stage, cache, clock, &options)?)
+        let volume = Volume::open(home, stage, cache, clock, &options)?;
+        owed::take(&state_dir, &volume)?;
+        Ok(volume)
     });
     opened.await?.context(what)
 }

@@ -17,6 +17,7 @@ use super::detached::{self, Detached};
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
 use super::operate;
+use super::owed;
 use super::parts::Parts;
 use super::publishing::Publishing;
 use super::sync;
@@ -102,6 +103,7 @@ impl Live {
         let (volume, publishing) = match open(ground, key, cache_bytes, token, right).await? {
             // Nothing here is unpublished: what the other machine wrote takes its place.
             (volume, publishing) if publishing.is_behind() => {
+                leave_owed(ground, &volume).await?;
                 drop((volume, publishing));
                 tracing::info!(token = %token.id, "another machine has gone on from here: taking its work over");
                 let state_dir = Arc::clone(&ground.state_dir);
@@ -110,6 +112,7 @@ impl Live {
                 open(ground, key, cache_bytes, token, right).await?
             }
             (volume, publishing) if ground.parts.config.give_way && publishing.is_conflict() => {
+                leave_owed(ground, &volume).await?;
                 drop((volume, publishing));
                 let now_s = u64::try_from(ground.parts.clock.wall_ns() / 1_000_000_000);
                 let place = ground.state_dir.set_aside(&key, now_s.unwrap_or(0));
@@ -431,6 +434,13 @@ impl Live {
     pub(super) fn stop(&self) {
         self.keeper.stop();
     }
+}
+
+/// [`owed::leave`], beside the runtime.
+async fn leave_owed(ground: &Ground, volume: &Arc<Volume>) -> anyhow::Result<()> {
+    let (state_dir, volume) = (Arc::clone(&ground.state_dir), Arc::clone(volume));
+    let left = tokio::task::spawn_blocking(move || owed::leave(&state_dir, &volume));
+    left.await?.context("state folder")
 }
 
 /// Opens the volume; one that was never used here begins from what was published.

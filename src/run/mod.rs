@@ -32,6 +32,7 @@ pub mod node;
 mod older;
 pub mod operate;
 pub mod oracle;
+mod owed;
 pub mod parts;
 mod publishing;
 mod renewal;

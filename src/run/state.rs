@@ -7,6 +7,7 @@
 //! DIR/address            the wallet that everything here belongs to, one line: 0x and 40 hex digits
 //! DIR/volumes/KEY/       one volume: chain id, contract, token, epoch
 //! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
+//! DIR/owed-KEY           charges of a volume's folder that went, until the next one has them
 //! DIR/outbox/            what was signed and is not final yet, an account and chain a folder
 //! DIR/oracle-CHAIN-CONTRACT   the next block of an oracle's operator
 //! DIR/trash/             volumes that are being removed; emptied at the next start
@@ -205,7 +206,8 @@ impl StateDir {
     }
 }
 
-fn name_of(key: &VolumeKey) -> String {
+/// The name of a volume's folder.
+pub(super) fn name_of(key: &VolumeKey) -> String {
     format!(
         "{}-{:#x}-{}-{}",
         key.token.chain_id, key.token.contract, key.token.token, key.epoch

@@ -94,15 +94,7 @@ fn giving_way_shows_the_other_tree_and_sets_this_one_aside() {
     assert!(!first.dir().join("mine").exists());
     first.stop();
     // What was here can be taken out again: put back, it is shown as it was.
-    let state = first.state();
-    let aside = fs::read_dir(state.join("set-aside"))
-        .and_then(|mut all| all.next().expect("one volume"))
-        .expect("a folder");
-    let name = aside.file_name().into_string().expect("UTF-8");
-    let (volume, _) = name.rsplit_once('-').expect("a time at the end");
-    let place = state.join("volumes").join(volume);
-    fs::remove_dir_all(&place).expect("the newer one");
-    fs::rename(aside.path(), &place).expect("back");
+    first.bring_back_what_gave_way();
     first.set_env("PXFS_GIVE_WAY", "");
     first.start();
     first.wait_for("1", "state", "conflict");

@@ -377,6 +377,19 @@ impl Machine {
         })
     }
 
+    /// Puts the one folder that gave way back in the place of the volume that took its own, as docs/operations.md says.
+    pub(crate) fn bring_back_what_gave_way(&self) {
+        let state = self.state();
+        let aside = fs::read_dir(state.join("set-aside"))
+            .and_then(|mut all| all.next().expect("one volume"))
+            .expect("a folder");
+        let name = aside.file_name().into_string().expect("UTF-8");
+        let (volume, _) = name.rsplit_once('-').expect("a time at the end");
+        let place = state.join("volumes").join(volume);
+        fs::remove_dir_all(&place).expect("the newer one");
+        fs::rename(aside.path(), &place).expect("back");
+    }
+
     /// Kills the daemon as a crash would, and takes its dead mount away.
     pub(crate) fn kill(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
