@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
 use super::live::{JOURNAL_CACHE_MIN_BYTES, Live};
+use crate::chain::dialect::Dialect;
 use crate::fs::{Access, Labels, Pending, Volume};
 use crate::status::{LocalStatus, State, TokenStatus};
 use crate::types::{Ino, VolumeKey};
@@ -137,7 +138,7 @@ impl Detached {
     }
 
     /// What `status` tells. Reads the journal: blocks on the disk.
-    pub(super) fn describe(&self, mountpoint: &str) -> TokenStatus {
+    pub(super) fn describe(&self, dialect: Dialect, mountpoint: &str) -> TokenStatus {
         let pending = pending(&self.volume);
         TokenStatus {
             path: Some(format!(
@@ -154,7 +155,7 @@ impl Detached {
                 pending: pending.any,
                 ..LocalStatus::default()
             }),
-            ..bare_status(&self.key, &self.directory, self.reason.clone())
+            ..bare_status(&self.key, dialect, &self.directory, self.reason.clone())
         }
     }
 
@@ -198,13 +199,18 @@ pub(super) fn remedy(directory: &str) -> String {
 }
 
 /// The status of what cannot be looked into.
-pub(super) fn bare_status(key: &VolumeKey, directory: &str, reason: String) -> TokenStatus {
+pub(super) fn bare_status(
+    key: &VolumeKey,
+    dialect: Dialect,
+    directory: &str,
+    reason: String,
+) -> TokenStatus {
     TokenStatus {
         id: key.token.token,
         directory: directory.to_owned(),
         chain_id: key.token.chain_id,
         contract: format!("{:#x}", key.token.contract),
-        dialect: "px-sync".to_owned(),
+        dialect: dialect.name().to_owned(),
         path: None,
         volume: None,
         state: State::Detached,

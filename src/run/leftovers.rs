@@ -282,11 +282,12 @@ impl Leftovers {
     /// What `status` tells of them. Reads the journals: blocks on the disk.
     pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let known = lock(&self.known).clone();
+        let dialect = self.ground.parts.chain.dialect();
         let tell = |(key, one): (VolumeKey, Leftover)| match one {
-            Leftover::Shown(one) => one.describe(mountpoint),
+            Leftover::Shown(one) => one.describe(dialect, mountpoint),
             Leftover::Broken(directory, failure) => {
                 let reason = format!("cannot be shown: {failure}; {}", remedy(&directory));
-                bare_status(&key, &directory, reason)
+                bare_status(&key, dialect, &directory, reason)
             }
         };
         known.into_iter().map(tell).collect()
