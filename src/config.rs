@@ -58,6 +58,8 @@ pub struct Config {
     pub volume: VolumeKind,
     /// Write although another machine did a moment ago; in a conflict, publish what is here.
     pub take_over: bool,
+    /// Begin anew where nobody has what was published; of one token alone.
+    pub begin_anew: bool,
     /// In a conflict, take what another machine published.
     pub give_way: bool,
     /// A commit begins this long after the last change.
@@ -113,6 +115,7 @@ impl Config {
             tokens: layer.token,
             names: layer.name,
             take_over: layer.take_over.unwrap_or(false),
+            begin_anew: layer.begin_anew.unwrap_or(false),
             give_way: layer.give_way.unwrap_or(false),
             volume: layer.volume.unwrap_or(VolumeKind::Sealed),
             commit_idle: layer

@@ -318,6 +318,9 @@ pub(crate) struct Options {
     /// here over it
     #[arg(long, global = true)]
     pub(crate) take_over: bool,
+    /// Where nobody has what was published of a token any more: begin anew over it; with --token
+    #[arg(long, global = true)]
+    pub(crate) begin_anew: bool,
     /// In a conflict, show what another machine published, and set aside what is here
     #[arg(long, global = true, conflicts_with = "take_over")]
     pub(crate) give_way: bool,
@@ -394,6 +397,7 @@ impl Options {
             token: self.token.clone(),
             name: self.name.clone(),
             take_over: self.take_over.then_some(true),
+            begin_anew: self.begin_anew.then_some(true),
             give_way: self.give_way.then_some(true),
             volume: self.volume,
             state_dir: self.state_dir.clone(),

@@ -61,6 +61,7 @@ pub(super) fn run(
 /// What is checked before anything slow begins.
 fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Place> {
     refuse_writing(config)?;
+    refuse_many_anew(config)?;
     if config.volume == VolumeKind::Sealed && config.address.is_none() {
         fail!(
             Usage,
@@ -84,6 +85,7 @@ fn refuse_writing(config: &Config) -> anyhow::Result<()> {
     let asked = [
         ("auto-sync", config.auto_sync.is_some()),
         ("take-over", config.take_over),
+        ("begin-anew", config.begin_anew),
         ("give-way", config.give_way),
     ];
     match asked.iter().find(|(_, is_asked)| *is_asked) {
@@ -91,6 +93,17 @@ fn refuse_writing(config: &Config) -> anyhow::Result<()> {
         Some((option, _)) => fail!(
             Usage,
             "--{option}: {owner} is only watched, by its address: leave out --{option}, or give --wallet in place of --address"
+        ),
+    }
+}
+
+/// What was published is given up for no token that nobody has named.
+fn refuse_many_anew(config: &Config) -> anyhow::Result<()> {
+    match (config.begin_anew, config.tokens.len()) {
+        (false, _) | (true, 1) => Ok(()),
+        (true, _) => fail!(
+            Usage,
+            "--begin-anew gives up what was published of a token: say of which one, by a single --token ID"
         ),
     }
 }

@@ -48,6 +48,8 @@ pub struct Layer {
     pub name: Vec<NamedToken>,
     /// Write although another machine did within the last 10 minutes.
     pub take_over: Option<bool>,
+    /// Begin anew where nobody has what was published.
+    pub begin_anew: Option<bool>,
     /// In a conflict, take what another machine published.
     pub give_way: Option<bool>,
     /// Kind of a new volume.
@@ -219,6 +221,7 @@ impl Layer {
             token: list(self.token, below.token),
             name: list(self.name, below.name),
             take_over: self.take_over.or(below.take_over),
+            begin_anew: self.begin_anew.or(below.begin_anew),
             give_way: self.give_way.or(below.give_way),
             volume: self.volume.or(below.volume),
             state_dir: self.state_dir.or(below.state_dir),

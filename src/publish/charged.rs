@@ -8,12 +8,13 @@
 //! |---|---|
 //! | 16 for each block | the beginning of its digest, with its codec |
 //!
-//! Invariant: a block counts as charged only where a commit that was taken as the head has built it. Called by
-//! `commit` and `upload`.
+//! Invariant: a block counts as charged only where a commit that is charged has built it: one that was taken as the head, or
+//! may have been settled when it was given up for another machine's. Called by `commit`, `pending` and `upload`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cid::Cid;
 
 use super::PublishError;
@@ -23,6 +24,16 @@ use crate::fs::Volume;
 
 /// Blocks of one note.
 const NOTE: usize = 4096;
+
+/// The value of a volume that is the highest sequence of a commit that was charged and never became the head: 8 bytes,
+/// big-endian.
+const THROUGH: &str = "charged-through";
+
+/// That the commit `sequence` is charged though it never becomes the head.
+pub(super) fn through(sequence: u64) -> (&'static str, Option<Bytes>) {
+    let bytes = Bytes::copy_from_slice(&sequence.to_be_bytes());
+    (THROUGH, Some(bytes))
+}
 
 /// What a commit builds, beside what was charged before.
 pub(super) struct Charged {
@@ -43,7 +54,9 @@ impl Charged {
         own: Option<u64>,
         sequence: u64,
     ) -> Result<Self, PublishError> {
-        let counts = move |sequence: u64| own.is_some_and(|own| sequence <= own);
+        let kept = volume.raw_meta(THROUGH)?;
+        let kept = kept.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+        let counts = move |sequence: u64| own.max(kept).is_some_and(|last| sequence <= last);
         let asked = Arc::clone(volume);
         let notes = blocking(move || {
             asked.forget_built(|sequence| !counts(sequence))?;

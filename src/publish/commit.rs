@@ -10,6 +10,7 @@ use super::PublishError;
 use super::build::build;
 use super::charged::{self, Charged};
 use super::follow::follow;
+use super::gone::next_sequence;
 use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
@@ -221,7 +222,7 @@ async fn build_root(
     let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();
     let mut root = Root {
         volume: volume.key(),
-        sequence: head.next.max(1),
+        sequence: next_sequence(volume, head)?,
         parent: head.root.map(|root| root.0),
         versions: versions.to_map(),
         writer: head::writer(volume).await?,
@@ -315,7 +316,8 @@ fn check_units(context: &Context) -> Result<(), PublishError> {
 /// What is charged already of what the next commit builds.
 async fn begin_charged(context: &Context, head: &Head) -> Result<Charged, PublishError> {
     let own = head.own.map(|own| own.sequence);
-    Charged::begin(&context.volume, own, head.next.max(1)).await
+    let next = next_sequence(&context.volume, head)?;
+    Charged::begin(&context.volume, own, next).await
 }
 
 /// What the commit is charged, where each one is: all that it has built and no other was charged for.
@@ -406,7 +408,7 @@ async fn allow_naming(volume: &Arc<Volume>, pending: &mut Pending) -> Result<(),
 async fn name(context: &Context, pending: &Pending, head: &Head) -> Result<(), PublishError> {
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;
-    put_record(context, &pending.record, Some(pending.root.0)).await?;
+    put_record(context, &pending.record, Some(pending.root.0), head).await?;
     let document = form::leaf_cid(&pending.document);
     tell_others(context, (document, pending.sequence, 0)).await;
     Ok(())
@@ -515,11 +517,14 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     // What is read here may be in memory alone, where the disk was full: it is to outlive what is said of it.
     keep(volume, Vec::new()).await?;
     let (names, network) = (&context.node.names, context.node.network);
-    let signed = Record::verify(&context.key.name(), &pending.record);
-    if signed.is_ok_and(|signed| signed.network != network) {
-        // Another kind of node is written to since.
+    let held_end_s = held_end_s(context, names).await?;
+    let stands = Record::verify(&context.key.name(), &pending.record).is_ok_and(|signed| {
+        signed.network == network && (network == Network::Ipfs || head::end_s(&signed) > held_end_s)
+    });
+    if !stands {
+        // Another kind of node is written to since; or another machine has renewed what was named before, by a record
+        // that ends later.
         let told = (form::leaf_cid(&pending.document), pending.sequence, 0);
-        let held_end_s = held_end_s(context, names).await?;
         let (signed, end_s) = record(context, network, told, held_end_s)?;
         pending.record = signed.into();
         let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];

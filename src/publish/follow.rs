@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cid::Cid;
 
 use super::PublishError;
@@ -26,7 +27,7 @@ use crate::types::Ino;
 /// # Errors
 /// The node does not answer; what it gives is refused.
 pub async fn follow(context: &Context) -> Result<bool, PublishError> {
-    let named = head::resolve(context).await?;
+    let named = head::look_up(context).await?;
     let Some(named) = named else { return Ok(false) };
     Ok(go_on(context, Offer::of(named)).await? == Step::Taken)
 }
@@ -37,10 +38,10 @@ pub async fn follow(context: &Context) -> Result<bool, PublishError> {
 /// # Errors
 /// As [`follow`]; [`PublishError::Refused`] also where the name and the chain say different things.
 pub async fn watch(context: &Context, token: &TokenInfo) -> Result<bool, PublishError> {
-    let named = head::resolve(context).await?;
+    let named = head::look_up(context).await?;
     let now = named.as_ref().map(|named| &named.usage);
-    let newest = head::newest(now, token, &context.key.name(), false)?;
-    let Some((sequence, root)) = newest else {
+    let chain = head::on_chain(token, &context.key.name());
+    let Some((sequence, root)) = head::newest(now, chain, false)? else {
         return Ok(false);
     };
     let offer = match named.filter(|named| named.usage.sequence == sequence) {
@@ -68,8 +69,8 @@ pub async fn watch(context: &Context, token: &TokenInfo) -> Result<bool, Publish
 struct Offer {
     sequence: u64,
     root: Option<Cid>,
-    /// Its usage metadata, where it is known.
-    document: Option<Cid>,
+    /// Its usage metadata, where it is known: its CID and bytes.
+    document: Option<(Cid, Bytes)>,
     uploads: Option<u64>,
 }
 
@@ -78,7 +79,7 @@ impl Offer {
         Self {
             sequence: named.usage.sequence,
             root: named.usage.root,
-            document: Some(named.document),
+            document: Some((named.document, named.bytes)),
             uploads: Some(named.usage.uploads),
         }
     }
@@ -128,7 +129,7 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
     let head = Head {
         sequence: root.sequence,
         root: Some(CidBytes(cid)),
-        document: offer.document.map(CidBytes),
+        document: offer.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
         uploads: offer.uploads.unwrap_or(known.uploads),
         renewals: 0,
         time_s: head::made_s(context, &root),
@@ -141,7 +142,8 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         ("header", Some(header.encode()?.data)),
         (PENDING, None),
         ("root-block", Some(root.encode()?.data)),
-        ("document", None),
+        // What stands above the tree can be put again from here.
+        ("document", offer.document.map(|(_, bytes)| bytes)),
     ];
     keep(volume, values).await?;
     let taker = Arc::clone(volume);

@@ -15,11 +15,12 @@ use tokio::time::timeout;
 
 use super::PublishError;
 use super::commit::Context;
+use super::gone::{Gone, is_charged, lost_root, missing};
 use super::grace::Grace;
 use super::is_idle;
 use super::judge;
-use super::pending::{PENDING, Pending, Versions, keep};
-use crate::chain::{Accounting, TokenInfo};
+use super::pending::{PENDING, Pending, Versions, drop_pending, keep};
+use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::fs::{FsError, Volume};
 use crate::journal::record::{CidBytes, Record as _};
@@ -29,14 +30,13 @@ use crate::names::record::{
 };
 use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
+use crate::pack::header::Header;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
+use crate::store::StoreError;
 
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";
-
-/// The value of a volume that was begun anew though the chain shows that something was stored.
-const BEGUN_ANEW: &str = "begun-anew";
 
 /// A record by another writer that is younger than this makes the mount read-only, seconds.
 const FRESH_S: u64 = 600;
@@ -81,6 +81,15 @@ pub(super) struct Own {
     pub(super) root: CidBytes,
 }
 
+/// What whoever mounts has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// To write although another machine did a moment ago, and to publish what is here over what another one did.
+    pub take_over: bool,
+    /// To begin anew where nobody has what was published.
+    pub begin_anew: bool,
+}
+
 /// What a mount found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bootstrap {
@@ -100,6 +109,8 @@ pub enum Bootstrap {
 /// What a name points at.
 pub(super) struct Named {
     pub(super) document: Cid,
+    /// The bytes of that.
+    pub(super) bytes: Bytes,
     pub(super) usage: Usage,
     /// How often the record had been put again, where that can be told from it.
     pub(super) renewals: u64,
@@ -110,9 +121,19 @@ pub(super) struct Named {
 /// How long the other nodes may take to say what they have of a name.
 const OTHERS: Duration = Duration::from_secs(5);
 
-/// The newest document that the token's name points at on any node; `None` when the name has no record.
+/// [`resolve`] without what was given up.
+pub(super) async fn look_up(context: &Context) -> Result<Option<Named>, PublishError> {
+    let gone = Gone::of(&context.volume)?.unwrap_or_default();
+    let named = resolve(context).await?;
+    Ok(named.filter(|named| !gone.has(named.usage.root.as_ref())))
+}
+
+/// The newest document that the token's name points at on any node; `None` when the name has no record. One whose root
+/// was given up only where there is no other.
 pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishError> {
     let node = &context.node;
+    let gone = Gone::of(&context.volume)?.unwrap_or_default();
+    let rank = |named: &Named| (!gone.has(named.usage.root.as_ref()), named.usage.sequence);
     // Of our own last commit it is here.
     let ours = context.volume.raw_meta("document")?;
     let others = join_all(node.others.iter().map(async |other| {
@@ -132,7 +153,7 @@ pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishE
     // The first of equals: the node that is written to.
     Ok(all.reduce(|newest, next| {
         let end_s = newest.end_s.max(next.end_s);
-        let newer = match next.usage.sequence > newest.usage.sequence {
+        let newer = match rank(&next) > rank(&newest) {
             true => next,
             false => newest,
         };
@@ -183,6 +204,7 @@ async fn resolve_at(
     }
     Ok(Some(Named {
         document: record.cid,
+        bytes: document,
         usage,
         renewals,
         end_s: end_s(&record),
@@ -201,19 +223,20 @@ pub(super) fn end_s(record: &Record) -> u64 {
 }
 
 /// Finds the newest commit of the volume among this state folder, the name and the chain, and
-/// begins from it where this folder is fresh. `take_over` writes although another machine did a
-/// moment ago, and ends a conflict: what is here becomes the next commit, over the other one's.
+/// begins from it where this folder is fresh. In a conflict [`Allowed::take_over`] has what is here become the next
+/// commit, over the other one's.
 ///
 /// # Errors
-/// The node does not answer; what it gives is refused; two machines wrote: [`PublishError::Conflict`].
+/// The node does not answer; what it gives is refused; it has not got what was published:
+/// [`PublishError::Missing`]; two machines wrote: [`PublishError::Conflict`].
 pub async fn bootstrap(
     context: &Context,
     token: &TokenInfo,
-    take_over: bool,
+    allowed: Allowed,
 ) -> Result<Bootstrap, PublishError> {
-    let found = find(context, token, take_over).await?;
+    let found = find(context, token, allowed).await?;
     Ok(match (&found, recent(context)?) {
-        (Bootstrap::Current | Bootstrap::Adopted(_), Some(reason)) if !take_over => {
+        (Bootstrap::Current | Bootstrap::Adopted(_), Some(reason)) if !allowed.take_over => {
             Bootstrap::ReadOnly(reason)
         }
         _ => found,
@@ -255,101 +278,137 @@ pub fn recent(context: &Context) -> Result<Option<String>, PublishError> {
 async fn find(
     context: &Context,
     token: &TokenInfo,
-    take_over: bool,
+    allowed: Allowed,
 ) -> Result<Bootstrap, PublishError> {
     let volume = &context.volume;
     let known: Option<Head> = volume.meta("head")?;
-    let named = resolve(context).await?;
-    let named_now = named.as_ref().map(|n| &n.usage);
-    let offered = newest(named_now, token, &context.key.name(), take_over)?;
-    let pending: Option<Pending> = volume.meta(PENDING)?;
-    let has_root = offered.is_some_and(|(_, root)| root.is_some());
-    let nothing_begun = known.is_none() && pending.is_none() && volume.activity().is_none();
-    if !has_root && nothing_begun && is_charged(token) {
-        match (take_over, volume.raw_meta(BEGUN_ANEW)?) {
-            (_, Some(_)) => {}
-            (true, None) => {
-                let said = Bytes::from_static(b"1");
-                keep(volume, vec![(BEGUN_ANEW, Some(said))]).await?;
+    let name = context.key.name();
+    loop {
+        let gone = Gone::of(volume)?;
+        let pending: Option<Pending> = volume.meta(PENDING)?;
+        let chain = on_chain(token, &name)
+            .filter(|(_, root)| gone.as_ref().is_none_or(|gone| !gone.has(root.as_ref())));
+        let named = match look_up(context).await {
+            // The record is there, and what it leads to is on no node: the chain knows what stood in there.
+            Err(PublishError::Store(error @ StoreError::Missing(_))) if has_root(chain) => {
+                tracing::warn!(token = %token.id, %error, "what the name leads to is gone");
+                None
             }
-            (false, None) => return Err(missing(context, token)),
+            named => named?,
+        };
+        let usage = named.as_ref().map(|named| &named.usage);
+        let offered = match newest(usage, chain, allowed.take_over) {
+            Ok(offered) => offered,
+            Err(error) => return Err(parted(known.as_ref(), usage, chain).unwrap_or(error)),
+        };
+        let nothing_begun = known.is_none() && pending.is_none() && volume.activity().is_none();
+        if !has_root(offered) && nothing_begun && gone.is_none() && is_charged(token) {
+            match allowed.begin_anew {
+                true => Gone::begin_anew(context).await?,
+                false => return Err(missing(context, token)),
+            }
+        }
+        let Some((sequence, root)) = offered else {
+            return Ok(match known {
+                Some(_) => Bootstrap::Current,
+                None => Bootstrap::New,
+            });
+        };
+        let cut_off = pending
+            .as_ref()
+            .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
+        // Ours: a crash came between its name and its head, and it is finished first; or it is newer, and named again
+        // at start.
+        let is_current = |known: &Head| judge::is_current(known, sequence, root.as_ref());
+        if cut_off || known.as_ref().is_some_and(is_current) {
+            return Ok(Bootstrap::Current);
+        }
+        let Some(root) = root else {
+            return begin_empty(context, known.as_ref(), (sequence, named.as_ref())).await;
+        };
+        match context.node.fetcher.load_root(&root, &volume.key()).await {
+            Err(FsError::Lost(_)) if allowed.begin_anew => {
+                let gone = gone.unwrap_or_default();
+                let is_first = known.is_none();
+                gone.give_up(context, (sequence, root), pending.as_ref(), is_first)
+                    .await?;
+            }
+            Err(FsError::Lost(lost)) => return Err(lost_root(token, sequence, &lost)),
+            loaded => {
+                let theirs = Theirs::of((sequence, root), loaded?, named)?;
+                return go_on(context, known, pending.as_ref(), theirs, allowed.take_over).await;
+            }
         }
     }
-    let Some((sequence, root)) = offered else {
-        return Ok(if known.is_some() {
-            Bootstrap::Current
-        } else {
-            Bootstrap::New
-        });
-    };
-    let cut_off = pending
-        .as_ref()
-        .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
-    if cut_off {
-        // Ours: a crash came between its name and its head, and it is finished first.
-        return Ok(Bootstrap::Current);
-    }
+}
+
+fn has_root(found: Option<(u64, Option<Cid>)>) -> bool {
+    found.is_some_and(|(_, root)| root.is_some())
+}
+
+/// Goes on from what another machine published, as far as nothing here is lost by it.
+async fn go_on(
+    context: &Context,
+    known: Option<Head>,
+    pending: Option<&Pending>,
+    theirs: Theirs,
+    take_over: bool,
+) -> Result<Bootstrap, PublishError> {
+    let volume = &context.volume;
     let known = match known {
-        // Nobody has what was published then; the next commit is later.
-        Some(known) if has_begun_anew(volume, &known, sequence)? => return Ok(Bootstrap::Current),
         Some(known) => known,
-        None => match begin(context, named.as_ref(), sequence, root, take_over).await? {
-            Some(begun) => return Ok(begun),
-            // Something was written here before anything was published: nothing that is published
-            // contains it.
-            None => Head::default(),
-        },
+        None if begin(context, &theirs).await? => return Ok(Bootstrap::Adopted(theirs.root)),
+        // Something was written here before anything was published: nothing that is published contains it.
+        None => Head::default(),
     };
-    // Where ours is newer it is named again at start.
-    if judge::is_current(&known, sequence, root.as_ref()) {
-        return Ok(Bootstrap::Current);
-    }
-    let root = root.ok_or_else(|| PublishError::Refused("a later document has no root".into()))?;
-    let (record, _) = context.node.fetcher.load_root(&root, &volume.key()).await?;
-    let nothing_here = pending.is_none() && volume.activity().is_none();
-    if nothing_here && judge::may_follow(&known, &record, writer(volume).await?, false) {
+    // Whose take-over has not come to its commit yet has what no root contains.
+    let has_more = pending.is_some() || volume.raw_meta(TAKEN_OVER)?.is_some();
+    if !has_more
+        && volume.activity().is_none()
+        && judge::may_follow(&known, &theirs.record, writer(volume).await?, false)
+    {
         return Ok(Bootstrap::Behind);
     }
     if !take_over {
-        return Err(conflict(sequence, Some(&root)));
+        return Err(conflict(theirs.record.sequence, Some(&theirs.root)));
     }
-    let document = named.filter(|named| named.usage.root == Some(root));
-    let theirs = Theirs {
-        root,
-        record,
-        document: document.map(|named| named.document),
-    };
-    supersede(context, &known, pending.as_ref(), &theirs).await?;
+    supersede(context, &known, pending, &theirs).await?;
     Ok(Bootstrap::Current)
-}
-
-/// Whether the chain itself shows that something was published: where each commit is charged, usage never falls.
-fn is_charged(token: &TokenInfo) -> bool {
-    token.accounting == Accounting::Additive && token.usage_bytes > 0
-}
-
-fn missing(context: &Context, token: &TokenInfo) -> PublishError {
-    PublishError::Missing(format!(
-        "the chain counts {} bytes that were stored, and no node has the record of its name {}: name the node that has it \
-         by --node, or try again when it is back; where it was another wallet, or another program, that stored them, \
-         begin anew with --token {} --take-over",
-        token.usage_bytes,
-        context.key.name(),
-        token.id
-    ))
-}
-
-/// Whether this folder has begun anew behind `sequence`, and published nothing since.
-fn has_begun_anew(volume: &Volume, known: &Head, sequence: u64) -> Result<bool, PublishError> {
-    let is_behind = known.root.is_none() && sequence <= known.sequence;
-    Ok(is_behind && volume.raw_meta(BEGUN_ANEW)?.is_some())
 }
 
 /// What another machine published.
 struct Theirs {
     root: Cid,
     record: Root,
-    document: Option<Cid>,
+    header: Header,
+    /// Its usage document, where the name leads to it: CID and bytes.
+    document: Option<(Cid, Bytes)>,
+    /// Commits of the volume so far, by what the name says.
+    uploads: u64,
+}
+
+impl Theirs {
+    fn of(
+        (sequence, root): (u64, Cid),
+        (record, header): (Root, Header),
+        named: Option<Named>,
+    ) -> Result<Self, PublishError> {
+        if record.sequence != sequence {
+            return Err(PublishError::Refused(format!(
+                "root {root} is of sequence {}, and not {sequence}",
+                record.sequence
+            )));
+        }
+        let uploads = named.as_ref().map_or(0, |named| named.usage.uploads);
+        let named = named.filter(|named| named.usage.root == Some(root));
+        Ok(Self {
+            root,
+            record,
+            header,
+            document: named.map(|named| (named.document, named.bytes)),
+            uploads,
+        })
+    }
 }
 
 /// Makes what another machine published the parent of our next commit, which then comes in any
@@ -366,7 +425,7 @@ async fn supersede(
     let head = Head {
         sequence,
         root: Some(CidBytes(theirs.root)),
-        document: theirs.document.map(CidBytes),
+        document: theirs.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
         next: known.next.max(given).max(sequence + 1),
         ..known.clone()
     };
@@ -384,93 +443,110 @@ async fn supersede(
     let values = vec![
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
-        (PENDING, None),
         ("grace", Some(grace.to_bytes())),
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
     ];
-    keep(volume, values).await
+    drop_pending(volume, values, pending).await
 }
 
-/// The newer of what the record of `name` and the chain say, as sequence and root. Who takes over goes on from the
-/// record where the two part.
+/// What the chain says was published under `name`: sequence and root.
+pub(super) fn on_chain(token: &TokenInfo, name: &str) -> Option<(u64, Option<Cid>)> {
+    let (sequence, root) = token.published(name)?;
+    Some((sequence, root.map(|root| form::node_of_digest(root.0))))
+}
+
+/// The newer of what the name and the chain say, as sequence and root. Where the two part, the name counts, if whoever
+/// asks has been `told` which it is.
+///
+/// # Errors
+/// They part: [`PublishError::Refused`].
 pub(super) fn newest(
     named: Option<&Usage>,
-    token: &TokenInfo,
-    name: &str,
-    take_over: bool,
+    chain: Option<(u64, Option<Cid>)>,
+    told: bool,
 ) -> Result<Option<(u64, Option<Cid>)>, PublishError> {
-    let chain = token.published(name).map(|(sequence, root)| {
-        let digest = root.map(|root| form::node_of_digest(root.0));
-        (sequence, digest)
-    });
-    match (named, chain) {
-        (None, chain) => Ok(chain),
-        (Some(usage), None) => Ok(Some((usage.sequence, usage.root))),
-        (Some(usage), Some((sequence, root))) => {
-            if usage.sequence < sequence {
-                // The name was rolled back, or its record was lost; the chain knows better.
-                return Ok(Some((sequence, root)));
-            }
-            if usage.sequence == sequence && usage.root != root && !take_over {
-                return Err(PublishError::Refused(format!(
-                    "token {}: the name points at another root than the chain has at sequence {sequence}: to go on \
-                     from that one, mount with --take-over",
-                    token.id
-                )));
-            }
-            Ok(Some((usage.sequence, usage.root)))
-        }
+    let named = named.map(|usage| (usage.sequence, usage.root));
+    let (Some((sequence, root)), Some(anchored)) = (named, chain) else {
+        return Ok(named.or(chain));
+    };
+    if sequence < anchored.0 {
+        // The name was rolled back, or its record was lost; the chain knows better.
+        return Ok(chain);
     }
+    if !told && sequence == anchored.0 && root != anchored.1 {
+        return Err(PublishError::Refused(format!(
+            "the name points at another root than the chain has at sequence {sequence}: to go on from that one, mount \
+             with --take-over"
+        )));
+    }
+    Ok(named)
 }
 
-/// A fresh state folder begins from what was published: tree and head in one, so that no crash
-/// leaves one without the other. `None` where the folder is not fresh.
-async fn begin(
+/// Two machines published one sequence, and the name says the one and the chain the other: whoever has either is told.
+fn parted(
+    known: Option<&Head>,
+    named: Option<&Usage>,
+    chain: Option<(u64, Option<Cid>)>,
+) -> Option<PublishError> {
+    let known = known.map(|known| (known.sequence, known.root.map(|root| root.0)))?;
+    let (named, chain) = (named.map(|usage| (usage.sequence, usage.root))?, chain?);
+    let other = match (known == named, known == chain) {
+        (true, false) => chain,
+        (false, true) => named,
+        _ => return None,
+    };
+    Some(conflict(other.0, other.1.as_ref()))
+}
+
+/// A fresh state folder begins behind a first document, which has no root.
+async fn begin_empty(
     context: &Context,
-    named: Option<&Named>,
-    sequence: u64,
-    root: Option<Cid>,
-    take_over: bool,
-) -> Result<Option<Bootstrap>, PublishError> {
-    let volume = &context.volume;
-    let mut head = Head {
+    known: Option<&Head>,
+    (sequence, named): (u64, Option<&Named>),
+) -> Result<Bootstrap, PublishError> {
+    if known.is_some() {
+        let why = "a later document has no root";
+        return Err(PublishError::Refused(why.into()));
+    }
+    let head = Head {
         sequence,
-        root: root.map(CidBytes),
-        document: named.map(|n| CidBytes(n.document)),
-        uploads: named.map_or(0, |n| n.usage.uploads),
+        document: named.map(|named| CidBytes(named.document)),
+        uploads: named.map_or(0, |named| named.usage.uploads),
         next: sequence + 1,
         ..Head::default()
     };
-    let Some(root) = root else {
-        keep(volume, vec![("head", Some(head.to_bytes()))]).await?;
-        return Ok(Some(Bootstrap::New));
+    keep(&context.volume, vec![("head", Some(head.to_bytes()))]).await?;
+    Ok(Bootstrap::New)
+}
+
+/// A fresh state folder begins from what was published: tree and head in one, so that no crash
+/// leaves one without the other. False where the folder is not fresh.
+async fn begin(context: &Context, theirs: &Theirs) -> Result<bool, PublishError> {
+    let volume = &context.volume;
+    let record = &theirs.record;
+    let head = Head {
+        sequence: record.sequence,
+        root: Some(CidBytes(theirs.root)),
+        document: theirs.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
+        uploads: theirs.uploads,
+        time_s: made_s(context, record),
+        next: record.sequence + 1,
+        ..Head::default()
     };
-    let loaded = context.node.fetcher.load_root(&root, &volume.key()).await;
-    let (record, header) = match loaded {
-        Err(FsError::Lost(_)) if take_over => {
-            tracing::warn!(
-                token = %volume.key().token.token, %root, sequence,
-                "begun anew: nobody has what was published"
-            );
-            head.root = None;
-            let said = Bytes::from_static(b"1");
-            let values = vec![("head", Some(head.to_bytes())), (BEGUN_ANEW, Some(said))];
-            keep(volume, values).await?;
-            return Ok(Some(Bootstrap::New));
-        }
-        loaded => loaded?,
-    };
-    head.time_s = made_s(context, &record);
-    let header = header.encode()?;
-    let versions = Versions::of(&record);
-    let values = vec![
+    let header = theirs.header.encode()?;
+    let versions = Versions::of(record);
+    let mut values = vec![
         ("head", Some(head.to_bytes())),
         ("header", Some(header.data)),
         ("versions", Some(versions.to_bytes())),
+        // What stands above the tree can be put again from here.
+        ("root-block", Some(record.encode()?.data)),
     ];
-    let taker = Arc::clone(volume);
-    let adopted = blocking(move || taker.adopt_root(&record, values)).await??;
-    Ok(adopted.then_some(Bootstrap::Adopted(root)))
+    if let Some((_, bytes)) = &theirs.document {
+        values.push(("document", Some(bytes.clone())));
+    }
+    let (taker, tree) = (Arc::clone(volume), record.clone());
+    Ok(blocking(move || taker.adopt_root(&tree, values)).await??)
 }
 
 /// The id of this state folder as a writer, made at the first call.

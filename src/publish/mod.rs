@@ -15,6 +15,7 @@ mod build;
 mod charged;
 mod commit;
 mod follow;
+mod gone;
 mod grace;
 mod head;
 mod heal;
@@ -37,7 +38,7 @@ use crate::store::StoreError;
 
 pub use commit::{Context, Node, Other};
 pub use follow::{follow, watch};
-pub use head::{Bootstrap, bootstrap, recent};
+pub use head::{Allowed, Bootstrap, bootstrap, recent};
 pub use key::Key;
 pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle, standing};
 

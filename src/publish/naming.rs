@@ -14,13 +14,12 @@ use tokio::time::timeout;
 
 use super::PublishError;
 use super::commit::{Context, newest_head};
+use super::gone::Gone;
 use super::head::{self, Head};
 use super::judge;
 use super::pending::keep;
 use crate::journal::record::Record as _;
-use crate::names::record::{
-    BTNS_SEQUENCE, Network, Record, commit_of_ipns_sequence, ipns_sequence,
-};
+use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
 use crate::names::{NameError, NameStore};
 
 /// Life of a name record, seconds: one year.
@@ -49,9 +48,9 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     let told = (document.0, head.sequence, head.renewals);
     let (bytes, end_s) = record(context, context.node.network, told, held_end_s)?;
     let root = head.root.map(|root| root.0);
-    let head = ("head", Some(head.to_bytes()));
-    keep(&context.volume, vec![head, end_value(end_s)]).await?;
-    put_record(context, &bytes, root).await?;
+    let value = ("head", Some(head.to_bytes()));
+    keep(&context.volume, vec![value, end_value(end_s)]).await?;
+    put_record(context, &bytes, root, &head).await?;
     tell_others(context, told).await;
     Ok(())
 }
@@ -78,7 +77,8 @@ pub(super) async fn refuse_foreign(
     let named = head::resolve(context).await?;
     let Some(named) = named else { return Ok(0) };
     let (sequence, root) = (named.usage.sequence, named.usage.root);
-    if !judge::is_foreign(head, sequence, root.as_ref(), ours.as_ref()) {
+    let is_gone = Gone::of(&context.volume)?.is_some_and(|gone| gone.has(root.as_ref()));
+    if is_gone || !judge::is_foreign(head, sequence, root.as_ref(), ours.as_ref()) {
         return Ok(named.end_s);
     }
     Err(head::conflict(
@@ -142,20 +142,31 @@ pub(super) fn end_value(end_s: u64) -> (&'static str, Option<Bytes>) {
     (RECORD_END, Some(bytes))
 }
 
-/// Publishes a record of `root`, and looks at what is held then.
+/// Publishes a record of `root`, and looks at what is held then. `head` is what it goes on from.
 pub(super) async fn put_record(
     context: &Context,
     bytes: &[u8],
     root: Option<Cid>,
+    head: &Head,
 ) -> Result<(), PublishError> {
     let name = context.key.name();
     match context.node.names.publish(&name, bytes).await {
-        Err(NameError::Stale { held, .. }) => Err(match head::resolve(context).await {
-            Ok(Some(named)) if named.usage.root == root => {
-                PublishError::Unverified("it has a newer record of the same root".into())
+        // Another machine has it from us, and has renewed it since.
+        Err(NameError::Stale { .. }) if is_renewed(context, bytes).await? => Ok(()),
+        Err(NameError::Stale { .. }) => Err(match head::resolve(context).await {
+            Ok(Some(named)) => {
+                let (sequence, other) = (named.usage.sequence, named.usage.root);
+                match judge::is_foreign(head, sequence, other.as_ref(), root.as_ref()) {
+                    true => head::conflict(sequence, other.as_ref()),
+                    false => PublishError::Unverified(
+                        "another machine has renewed what was named before: it is tried again"
+                            .into(),
+                    ),
+                }
             }
-            Ok(Some(named)) => head::conflict(named.usage.sequence, named.usage.root.as_ref()),
-            _ => head::conflict(commit_of_ipns_sequence(held), None),
+            _ => PublishError::Unverified(
+                "it has a newer record of the name, and does not show it".into(),
+            ),
         }),
         Ok(back) if back == bytes => Ok(()),
         Ok(_) => Err(PublishError::Unverified(
@@ -163,6 +174,17 @@ pub(super) async fn put_record(
         )),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the node has another record of the very document that the one of these bytes is of.
+async fn is_renewed(context: &Context, bytes: &[u8]) -> Result<bool, PublishError> {
+    let name = context.key.name();
+    let held = match context.node.names.resolve(&name).await {
+        Err(NameError::Missing(_)) => return Ok(false),
+        held => held?,
+    };
+    let document = |bytes: &[u8]| Record::verify(&name, bytes).ok().map(|record| record.cid);
+    Ok(document(bytes).is_some_and(|ours| document(&held) == Some(ours)))
 }
 
 /// Publishes a record of a document, its sequence and renewal on the other nodes, as far as they take

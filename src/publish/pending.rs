@@ -14,6 +14,7 @@ use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
 use super::PublishError;
+use super::charged;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
 use crate::journal::record::CidBytes;
@@ -40,6 +41,20 @@ pub(super) async fn keep_charged(
 ) -> Result<(), PublishError> {
     let volume = Arc::clone(volume);
     Ok(blocking(move || volume.keep_charged(values, charge)).await??)
+}
+
+/// Keeps `values`, and with them that the commit `pending` is finished no more: another machine's, or nothing, is to be
+/// the parent of the next one. What may have been settled of it is in no other commit, and so it is charged itself.
+pub(super) async fn drop_pending(
+    volume: &Arc<Volume>,
+    mut values: Values,
+    pending: Option<&Pending>,
+) -> Result<(), PublishError> {
+    values.push((PENDING, None));
+    let left = pending.filter(|pending| !pending.unsent && !pending.unnamed);
+    let charge = left.and_then(|left| Some((left.sequence, left.charge_bytes?)));
+    values.extend(charge.map(|(sequence, _)| charged::through(sequence)));
+    keep_charged(volume, values, charge).await
 }
 
 /// A commit that may have left: after a crash exactly these bytes are finished first.

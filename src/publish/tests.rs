@@ -7,6 +7,7 @@ mod collect;
 mod damage;
 mod faults;
 mod follow;
+mod gone;
 mod guard;
 mod model;
 mod power;

@@ -16,8 +16,8 @@ use crate::chain::TokenInfo;
 use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::publish::{
-    Bootstrap, Context, Key, Node, PublishError, PublishStatus, Publisher, Timing, bootstrap,
-    follow, is_idle, recent, standing, watch,
+    Allowed, Bootstrap, Context, Key, Node, PublishError, PublishStatus, Publisher, Timing,
+    bootstrap, follow, is_idle, recent, standing, watch,
 };
 use crate::status::State;
 
@@ -44,7 +44,7 @@ const BEHIND: &str = "another machine has gone on from here: unmount, and mount 
 pub(super) struct Publishing {
     context: Option<Context>,
     timing: Timing,
-    take_over: bool,
+    allowed: Allowed,
     /// Where its commits run.
     runtime: Handle,
     stage: Mutex<Stage>,
@@ -105,7 +105,10 @@ impl Publishing {
                 idle: parts.config.commit_idle,
                 most: parts.config.commit_max,
             },
-            take_over: parts.config.take_over,
+            allowed: Allowed {
+                take_over: parts.config.take_over,
+                begin_anew: parts.config.begin_anew,
+            },
             runtime: ground.commits.handle(),
             look: tokio::sync::Mutex::default(),
             renewed: Mutex::default(),
@@ -171,7 +174,7 @@ impl Publishing {
             if was_barred {
                 follow(context).await?;
             }
-            bootstrap(context, token, self.take_over).await
+            bootstrap(context, token, self.allowed).await
         };
         let found = timeout(PATIENCE, look).await;
         let stage = match found {
@@ -265,7 +268,7 @@ impl Publishing {
 
     /// Why nothing may be written yet, by what the state folder knows.
     fn recent(&self) -> Option<String> {
-        if self.take_over || self.watches() {
+        if self.allowed.take_over || self.watches() {
             return None;
         }
         let context = self.context.as_ref()?;

@@ -177,12 +177,14 @@ fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty
 
     let mut other = quiet(&chain);
     let refused = other.try_start().expect_err("what was stored is not known");
-    for words in ["no node has the record of its name", "--take-over"] {
+    for words in ["no node has the record of its name", "--begin-anew"] {
         assert!(refused.contains(words), "{refused}");
     }
     drop(other);
-    let never = ["--commit-idle", "1h", "--commit-max", "1h", "--take-over"];
-    let mut other = chain.machine_with(None, &never);
+    let mut other = quiet(&chain).with_args(&["--begin-anew"]);
+    let refused = other.try_start().expect_err("of which token?");
+    assert!(refused.contains("--token"), "{refused}");
+    let mut other = other.with_args(&["--token", "1"]);
     other.start();
     assert!(
         fs::read_dir(other.dir())
@@ -197,7 +199,7 @@ fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty
         .and_then(|file| file.sync_all())
         .expect("durable here");
     other.kill();
-    other.remove_arg("--take-over");
+    other.remove_arg("--begin-anew");
     other.start();
     assert_eq!(fs::read(&begun).expect("it is there"), b"x");
     other.stop();
@@ -265,7 +267,13 @@ fn a_token_whose_tree_nobody_has_any_more_can_be_begun_anew() {
     assert_eq!(chain.anchored()["sequence"], 1);
     drop(machine);
 
-    let mut other = quiet(&chain).with_args(&["--take-over"]);
+    let mut other = quiet(&chain).with_args(&["--token", "1", "--take-over"]);
+    let refused = other.try_start().expect_err("a tree is missing");
+    for words in ["no node has what was published last", "--begin-anew"] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    other.remove_arg("--take-over");
+    let mut other = other.with_args(&["--begin-anew"]);
     other.start();
     assert!(
         fs::read_dir(other.dir())
@@ -275,7 +283,7 @@ fn a_token_whose_tree_nobody_has_any_more_can_be_begun_anew() {
     );
     other.stop();
     // What was begun is gone on with, and what is published then is the newest.
-    other.remove_arg("--take-over");
+    other.remove_arg("--begin-anew");
     other.start();
     fs::write(other.dir().join("anew"), b"x").expect("begun anew");
     other.flush();
@@ -492,6 +500,62 @@ fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
     );
     machine.stop();
     assert_eq!(chain.storage().0, both);
+}
+
+/// The folder that gave way has what it published charged by the one in its place, and not once more when somebody
+/// moves it back.
+#[test]
+fn a_folder_that_gave_way_and_is_moved_back_has_nothing_charged_twice() {
+    let chain = Chain::new(Kind::V2);
+    let mut first = quiet(&chain);
+    first.start();
+    fs::write(first.dir().join("base"), pattern(1, 0, 100_000)).expect("a file");
+    first.flush();
+    all_charged(&chain, &first, 0);
+    chain.mines(false);
+    fs::write(first.dir().join("published"), pattern(2, 0, 100_000)).expect("a file");
+    first.flush();
+    wait_until("its charge is on its way", SOON, || chain.waits());
+    let mine = first.dir().join("mine");
+    fs::write(&mine, pattern(3, 0, 100_000)).expect("a file");
+    fs::File::open(&mine)
+        .and_then(|file| file.sync_all())
+        .expect("durable here");
+    first.kill();
+    chain.mines(true);
+    let mut second = chain.machine_with(Some(&first), &["--take-over"]);
+    second.start();
+    fs::write(second.dir().join("theirs"), pattern(4, 0, 100_000)).expect("a file");
+    second.stop();
+
+    let mut first = first.with_args(&["--give-way"]);
+    first.start();
+    assert!(first.dir().join("theirs").exists());
+    wait_until("its charge is settled, and forgotten", SOON, || {
+        chain.mine_without_what_waits(8);
+        !has_charge(&first.state().join("outbox"))
+    });
+    first.stop();
+    let charged = chain.storage();
+    assert_eq!(charged.1, UNITS - 3, "each commit once");
+    first.remove_arg("--give-way");
+    first.bring_back_what_gave_way();
+    first.start();
+    first.wait_for("1", "state", "conflict");
+    assert_pattern(&mine, 3, 100_000);
+    // Whoever leaves has what is owed charged first.
+    first.terminate();
+    assert_eq!(chain.storage(), charged);
+}
+
+/// Whether a charge of that outbox is open, or was not told yet.
+fn has_charge(outbox: &Path) -> bool {
+    let entries = fs::read_dir(outbox).into_iter().flatten().flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    paths.any(|path| match fs::read(&path) {
+        Ok(entry) => entry.windows(7).any(|word| word == b"charge "),
+        Err(_) => path.is_dir() && has_charge(&path),
+    })
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What commits are charged on contracts that charge each one.
 
-use super::rig::{Machine, Shared, token};
+use super::guard::publish_beside;
+use super::rig::{Machine, Shared, second, token};
 use crate::chain::{Accounting, TokenInfo};
 use crate::fault::Fault;
 use crate::fs::Allowance;
 use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
+use crate::publish::Bootstrap;
 use crate::store::StoreError;
 use crate::store::fault::Call;
 
@@ -106,4 +108,31 @@ async fn what_a_commit_that_was_given_up_has_built_is_charged_with_the_next_one(
     machine.commit().await.unwrap();
     assert_eq!(machine.volume.charges().len(), 1);
     assert_charged(&machine, 2, FIRST);
+}
+
+/// It is in no other commit, and its bytes are on the node.
+#[tokio::test]
+async fn what_was_settled_in_a_commit_that_another_machine_hid_is_charged_once() {
+    let shared = Shared::new();
+    let machine = additive(Machine::new(&shared));
+    put(&machine, "base", b"base").await;
+    machine.commit().await.unwrap();
+    let before = machine.volume.raw_meta("head").unwrap();
+    let base = machine.volume.charges();
+    let other = additive(second(&shared).await);
+    put(&machine, "mine", &bytes(1, FIRST)).await;
+    machine.commit().await.unwrap();
+    let charged = *machine.volume.charges().last().unwrap();
+    // The power is cut before it is the head, and is charged.
+    (machine.between_settling_and_head(before, Some(charged.1), &[])).await;
+    machine.volume.disown_charges().unwrap();
+    machine.volume.owe(&base).unwrap();
+    publish_beside(&shared, &other).await;
+
+    assert_eq!(machine.take_over().await.unwrap(), Bootstrap::Current);
+    assert_eq!(machine.volume.charges(), [base, vec![charged]].concat());
+    let machine = additive(machine.crash(&shared));
+    assert_eq!(machine.mount().await.unwrap(), Bootstrap::Current);
+    machine.commit().await.unwrap();
+    assert_charged(&machine, charged.0 + 1, 0);
 }

@@ -10,9 +10,9 @@ use crate::names::NameStore;
 use crate::names::fault::Call as NameCall;
 use crate::names::record::Record;
 use crate::pack::cid as form;
+use crate::publish::Bootstrap;
 use crate::publish::head::Head;
 use crate::publish::naming::renew;
-use crate::publish::{Bootstrap, bootstrap};
 
 const DAY_NS: i64 = 86_400_000_000_000;
 
@@ -69,7 +69,7 @@ async fn a_fresh_machine_finds_the_root_through_the_chain_when_the_name_is_gone(
     drop(machine);
     let fresh = Machine::new(&shared);
     fresh.names.set(NameCall::Resolve, Fault::Drop, None);
-    let found = bootstrap(&fresh.context, &synced, true).await.unwrap();
+    let found = fresh.mount_with(&synced, true, false).await.unwrap();
     assert_eq!(found, Bootstrap::Adopted(root));
     assert_eq!(fresh.tree().await, tree);
     fresh.names.clear();

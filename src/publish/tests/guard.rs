@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use super::rig::{Machine, Shared, second};
+use super::rig::{Machine, Shared, second, token};
+use crate::chain::TokenInfo;
+use crate::names::NameError;
+use crate::names::fault::{Call as NameCall, Fault};
 use crate::names::record::Network;
+use crate::pack::cid as form;
 use crate::publish::head::Head;
 use crate::publish::naming::renew;
 use crate::publish::{Bootstrap, PublishError, standing};
@@ -20,6 +24,16 @@ async fn writer(shared: &Shared) -> (Machine, Head) {
     writer.commit().await.unwrap();
     let head = head_of(&writer);
     (writer, head)
+}
+
+/// `machine` publishes something, and does not see what another one has named a minute before.
+pub(super) async fn publish_beside(shared: &Shared, machine: &Machine) {
+    machine.put(machine.root, "theirs", &[(0, b"theirs")]).await;
+    shared.clock.advance(Duration::from_secs(60));
+    let unseen = Fault::Before(NameError::Missing("k".into()));
+    machine.names.set(NameCall::Resolve, unseen, None);
+    machine.commit().await.unwrap();
+    machine.names.clear();
 }
 
 /// Mounted without `--take-over`, a machine is told when the other one wrote and that it has to wait.
@@ -142,4 +156,114 @@ async fn a_name_that_the_other_machine_renewed_more_often_is_no_conflict() {
     other.put(other.root, "mine", &[(0, b"mine")]).await;
     other.commit().await.unwrap();
     assert_eq!(head_of(&other).sequence, head_of(&first).sequence + 1);
+}
+
+/// A machine dies between the name and its head, and another one, which has its tree from there, puts the record again: at
+/// its next mount, or a month later.
+#[tokio::test]
+async fn a_commit_that_another_machine_renewed_before_it_was_the_head_is_no_end_of_all_commits() {
+    for network in [Network::Btfs, Network::Ipfs] {
+        let shared = Shared::new();
+        let mut machine = Machine::new(&shared);
+        machine.context.node.network = network;
+        machine.put(machine.root, "file", &[(0, b"content")]).await;
+        // It is named, and the answer is lost.
+        let lost = Fault::After(NameError::Transient("cut".into()));
+        machine.names.set(NameCall::Publish, lost, Some(1));
+        machine.commit().await.unwrap_err();
+        machine.volume.sync().unwrap();
+        let mut other = second(&shared).await;
+        other.context.node.network = network;
+        for _ in 0..2 {
+            renew(&other.context).await.unwrap();
+        }
+
+        let mut machine = machine.crash(&shared);
+        machine.context.node.network = network;
+        machine.mount().await.unwrap();
+        machine.commit().await.unwrap();
+        machine.put(machine.root, "more", &[(0, b"more")]).await;
+        machine.commit().await.unwrap();
+        assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+    }
+}
+
+/// A machine has a commit on its way to a BTFS node when it is switched off; meanwhile the record of the one before it is
+/// put again, and ends later than the one that waits.
+#[tokio::test]
+async fn a_commit_that_waits_for_its_name_gets_past_a_record_that_was_renewed_meanwhile() {
+    let shared = Shared::new();
+    let (machine, _) = writer(&shared).await;
+    let other = second(&shared).await;
+    machine.put(machine.root, "more", &[(0, b"more")]).await;
+    let down = Fault::Before(NameError::Transient("down".into()));
+    machine.names.set(NameCall::Publish, down, None);
+    machine.commit().await.unwrap_err();
+    machine.volume.sync().unwrap();
+    shared.clock.advance(Duration::from_secs(30 * 86_400));
+    renew(&other.context).await.unwrap();
+
+    let machine = machine.crash(&shared);
+    assert_eq!(machine.mount().await.unwrap(), Bootstrap::Current);
+    machine.commit().await.unwrap();
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+}
+
+/// Each has named its own, at a node of its own perhaps, and one of them stands on the chain.
+#[tokio::test]
+async fn of_two_trees_of_one_sequence_whoever_has_either_is_told() {
+    let shared = Shared::new();
+    let (first, _) = writer(&shared).await;
+    let other = second(&shared).await;
+    first.put(first.root, "mine", &[(0, b"mine")]).await;
+    first.commit().await.unwrap();
+    let chain = head_of(&first);
+    publish_beside(&shared, &other).await;
+    let named = head_of(&other);
+    assert_eq!(chain.sequence, named.sequence);
+    let root = |head: &Head| head.root.unwrap().0;
+    let synced = TokenInfo {
+        sequence: Some(chain.sequence),
+        root: Some(form::digest(&root(&chain)).unwrap().into()),
+        ..token()
+    };
+    for (machine, theirs) in [(&first, root(&named)), (&other, root(&chain))] {
+        let found = machine.mount_with(&synced, false, false).await;
+        let Err(PublishError::Conflict(why)) = found else {
+            panic!("{found:?}");
+        };
+        assert!(why.contains(&theirs.to_string()), "{why}");
+    }
+    // Who has neither cannot know.
+    let found = Machine::new(&shared)
+        .mount_with(&synced, false, false)
+        .await;
+    assert!(matches!(found, Err(PublishError::Refused(_))), "{found:?}");
+    let found = other.mount_with(&synced, true, false).await.unwrap();
+    assert_eq!(found, Bootstrap::Current);
+}
+
+/// What was settled in a commit that never became the head is in no root but its own: a mount that comes before the
+/// take-over's commit must not drop it.
+#[tokio::test]
+async fn a_take_over_that_waits_for_its_commit_is_no_folder_without_anything_unpublished() {
+    let shared = Shared::new();
+    let (first, _) = writer(&shared).await;
+    let before = first.volume.raw_meta("head").unwrap();
+    let other = second(&shared).await;
+    first.put(first.root, "mine", &[(0, b"mine")]).await;
+    first.commit().await.unwrap();
+    first.between_settling_and_head(before, None, &[]).await;
+    publish_beside(&shared, &other).await;
+    let found = first.mount().await;
+    assert!(matches!(found, Err(PublishError::Conflict(_))), "{found:?}");
+    assert_eq!(first.take_over().await.unwrap(), Bootstrap::Current);
+    other.put(other.root, "more", &[(0, b"more")]).await;
+    other.commit().await.unwrap();
+    let found = first.mount().await;
+    assert!(matches!(found, Err(PublishError::Conflict(_))), "{found:?}");
+    assert_eq!(first.take_over().await.unwrap(), Bootstrap::Current);
+    first.commit().await.unwrap();
+    assert!(first.tree().await.contains_key("/mine"));
+    assert_eq!(second(&shared).await.tree().await, first.tree().await);
 }

@@ -294,9 +294,12 @@ impl World {
             ipns: ipns_sequence(sequence, 0).unwrap(),
             end_s: pending.end_s,
         });
-        if !taken {
-            // It is read back, and is another's.
-            self.machines[at].told = true;
+        let renewed = |named: &Named| named.root == pending.root;
+        if !taken && !self.named.as_ref().is_some_and(renewed) {
+            // It is read back: another machine's root, or a record that ends later of what was named before.
+            if self.look(at, Some(pending.root)) {
+                self.finish_later(at);
+            }
             return;
         }
         let root = self.root(&pending.root).clone();
@@ -313,6 +316,16 @@ impl World {
             }),
             ..Head::default()
         });
+    }
+
+    /// As `finish_pending`: the record is signed anew, behind the one that the node has.
+    fn finish_later(&mut self, at: usize) {
+        let held_s = self.named.as_ref().map_or(0, |named| named.end_s);
+        let machine = &mut self.machines[at];
+        machine.end_s = (self.now_s + LIFE_S).max(machine.end_s + 1).max(held_s + 1);
+        if let Some(pending) = &mut machine.pending {
+            (pending.end_s, pending.looked) = (machine.end_s, false);
+        }
     }
 
     fn renew(&mut self, at: usize) {
@@ -400,6 +413,26 @@ impl World {
         (machine.dirty, machine.supersedes) = (true, true);
     }
 
+    /// What else must hold in every state: a commit that waits for its name comes to it by itself, or its machine is told
+    /// of a conflict.
+    fn check_ends(&self) {
+        for at in 0..2 {
+            let mut next = self.clone();
+            for _ in 0..3 {
+                for step in [Step::Return(at), Step::Look(at), Step::Put(at)] {
+                    if next.machines[at].pending.is_some() && next.is_possible(step) {
+                        next.take(step);
+                    }
+                }
+            }
+            let machine = &next.machines[at];
+            assert!(
+                machine.pending.is_none() || machine.told,
+                "stuck: {self:#?}"
+            );
+        }
+    }
+
     /// What must hold in every state: nobody goes on in silence from a name that does not contain what
     /// he has published.
     fn check(&self) {
@@ -479,6 +512,7 @@ fn explore(begin: World) -> usize {
                 after.take(step);
                 if seen.insert(after.key()) {
                     after.check();
+                    after.check_ends();
                     next.push(after);
                 }
             }

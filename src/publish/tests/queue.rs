@@ -7,14 +7,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
-use crate::journal::record::{CidBytes, Record as _};
+use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
-use crate::names::record::Record;
-use crate::names::{NameError, NameStore};
 use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
-use crate::publish::pending::{DOUBTED, PENDING, Pending};
+use crate::publish::pending::{DOUBTED, PENDING};
 use crate::publish::sample::Sampler;
 use crate::publish::{PublishError, Publisher, Timing, is_idle};
 use crate::store::fault::Call;
@@ -45,35 +43,6 @@ fn spawn(machine: &Machine) -> Publisher {
     )
 }
 
-/// Puts the journal back to the moment between the settling of the last commit and its being taken
-/// as the head, which was `before`.
-async fn between_settling_and_head(machine: &Machine, before: Option<Vec<u8>>) {
-    let head: Head = machine.volume.meta("head").unwrap().unwrap();
-    let root = head.root.unwrap().0;
-    let name = machine.context.key.name();
-    let record = machine.names.resolve(&name).await.unwrap();
-    let document = Record::verify(&name, &record).unwrap().cid;
-    let pending = Pending {
-        sequence: head.sequence,
-        root: CidBytes(root),
-        root_bytes: machine.store.get(&root).await.unwrap().to_vec().into(),
-        document: machine.store.get(&document).await.unwrap().to_vec().into(),
-        record: record.into(),
-        time_s: head.time_s,
-        uploads: head.uploads,
-        charge_bytes: None,
-        unsent: false,
-        unnamed: false,
-        sample: vec![CidBytes(leaf_cid(b"two"))],
-    };
-    let values = vec![
-        ("head", before.map(Into::into)),
-        (PENDING, Some(pending.to_bytes())),
-    ];
-    machine.volume.keep(values).unwrap();
-    assert!(machine.volume.activity().is_none());
-}
-
 #[tokio::test]
 async fn a_commit_that_only_lacks_its_head_is_finished_after_a_stumble_and_is_no_conflict() {
     let shared = Shared::new();
@@ -84,7 +53,9 @@ async fn a_commit_that_only_lacks_its_head_is_finished_after_a_stumble_and_is_no
     machine.put(machine.root, "f", &[(0, b"two")]).await;
     machine.commit().await.unwrap();
     let head: Head = machine.volume.meta("head").unwrap().unwrap();
-    between_settling_and_head(&machine, before.map(|bytes| bytes.to_vec())).await;
+    machine
+        .between_settling_and_head(before, None, &[leaf_cid(b"two")])
+        .await;
 
     machine.store.set(Call::Pin, busy(), Some(1));
     let publisher = spawn(&machine);
@@ -112,7 +83,9 @@ async fn without_its_head(shared: &Shared) -> (Machine, Head) {
     machine.put(machine.root, "h", &[(0, b"three")]).await;
     machine.commit().await.unwrap();
     let head: Head = machine.volume.meta("head").unwrap().unwrap();
-    between_settling_and_head(&machine, before.map(|bytes| bytes.to_vec())).await;
+    machine
+        .between_settling_and_head(before, None, &[leaf_cid(b"two")])
+        .await;
     (machine, head)
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+use cid::Cid;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
 
@@ -12,14 +14,18 @@ use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, ManualClock};
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Allowance, Caller, Drive, FsError, Kind, Limits, SetAttr, Volume, VolumeOptions};
+use crate::journal::record::{CidBytes, Record as _};
 use crate::journal::{Disk, FolderDisk, Without};
+use crate::names::NameStore;
 use crate::names::fault::FaultNames;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
 use crate::publish::commit::{Done, commit};
+use crate::publish::head::Head;
+use crate::publish::pending::{PENDING, Pending};
 use crate::publish::receipt::Receipts;
-use crate::publish::{Bootstrap, Context, Key, Node, PublishError, bootstrap, follow};
+use crate::publish::{Allowed, Bootstrap, Context, Key, Node, PublishError, bootstrap, follow};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::FaultStore;
@@ -285,22 +291,72 @@ impl Machine {
     }
 
     pub(super) async fn start(&self) -> Result<Bootstrap, PublishError> {
-        bootstrap(&self.context, &token(), self.fresh()).await
+        self.mount_with(&token(), self.fresh(), false).await
     }
 
     /// As a mount without `--take-over`.
     pub(super) async fn mount(&self) -> Result<Bootstrap, PublishError> {
-        bootstrap(&self.context, &token(), false).await
+        self.mount_with(&token(), false, false).await
     }
 
     /// As a mount with `--take-over`.
     pub(super) async fn take_over(&self) -> Result<Bootstrap, PublishError> {
-        bootstrap(&self.context, &token(), true).await
+        self.mount_with(&token(), true, false).await
+    }
+
+    /// As a mount with `--begin-anew`.
+    pub(super) async fn begin_anew(&self) -> Result<Bootstrap, PublishError> {
+        self.mount_with(&token(), false, true).await
+    }
+
+    /// With what the chain says of the token.
+    pub(super) async fn mount_with(
+        &self,
+        token: &TokenInfo,
+        take_over: bool,
+        begin_anew: bool,
+    ) -> Result<Bootstrap, PublishError> {
+        let allowed = Allowed {
+            take_over,
+            begin_anew,
+        };
+        bootstrap(&self.context, token, allowed).await
     }
 
     /// A folder that was never used may write although another machine did a moment ago.
     fn fresh(&self) -> bool {
         self.volume.raw_meta("head").unwrap().is_none()
+    }
+
+    /// Puts the journal back to the moment between the settling of the last commit and its being taken
+    /// as the head, which was `before`.
+    pub(super) async fn between_settling_and_head(
+        &self,
+        before: Option<Bytes>,
+        charge_bytes: Option<u64>,
+        sample: &[Cid],
+    ) {
+        let head: Head = self.volume.meta("head").unwrap().unwrap();
+        let root = head.root.unwrap();
+        let name = self.context.key.name();
+        let record = self.names.resolve(&name).await.unwrap();
+        let document = head.document.unwrap().0;
+        let pending = Pending {
+            sequence: head.sequence,
+            root,
+            root_bytes: self.store.get(&root.0).await.unwrap().to_vec().into(),
+            document: self.store.get(&document).await.unwrap().to_vec().into(),
+            record: record.into(),
+            time_s: head.time_s,
+            uploads: head.uploads,
+            charge_bytes,
+            unsent: false,
+            unnamed: false,
+            sample: sample.iter().copied().map(CidBytes).collect(),
+        };
+        let values = vec![("head", before), (PENDING, Some(pending.to_bytes()))];
+        self.volume.keep(values).unwrap();
+        assert!(self.volume.activity().is_none());
     }
 
     /// Runs a call of the drive, fetching what it wants first.

@@ -1,0 +1,113 @@
+//! What was published and nobody has any more: where somebody says so, a volume begins anew over it.
+//!
+//! Invariant: nothing is given up but by who asked for that, by `--begin-anew`; a root that was given up is the newest one no
+//! more, whoever names it, and what is published from then on is later. Called by `commit`, `head` and `naming`.
+
+use bytes::Bytes;
+use cid::Cid;
+use minicbor::{CborLen, Decode, Encode};
+
+use super::PublishError;
+use super::commit::Context;
+use super::grace::Grace;
+use super::head::{Head, TAKEN_OVER};
+use super::pending::{Pending, drop_pending, keep};
+use crate::chain::{Accounting, TokenInfo};
+use crate::fs::{LostBlock, Volume};
+use crate::journal::record::{CidBytes, Record as _};
+
+/// The value of a volume that was begun anew over what was published.
+const GONE: &str = "gone";
+
+/// What was given up of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
+#[cbor(array)]
+pub(super) struct Gone {
+    /// The highest sequence of what is known to have been published; 0 where none is.
+    #[n(0)]
+    pub(super) sequence: u64,
+    /// The roots.
+    #[n(1)]
+    roots: Vec<CidBytes>,
+}
+
+impl Gone {
+    /// What there is; `None` where the volume was not begun anew.
+    pub(super) fn of(volume: &Volume) -> Result<Option<Self>, PublishError> {
+        Ok(volume.meta(GONE)?)
+    }
+
+    /// Whether `root` was given up.
+    pub(super) fn has(&self, root: Option<&Cid>) -> bool {
+        root.is_some_and(|root| self.roots.iter().any(|gone| gone.0 == *root))
+    }
+
+    /// Gives up `root` of `sequence`, durably. What is here becomes the next commit, also what of it was cut off, and
+    /// comes in any case; but where this is the `first` that is known here, and nothing is here yet.
+    pub(super) async fn give_up(
+        mut self,
+        context: &Context,
+        (sequence, root): (u64, Cid),
+        pending: Option<&Pending>,
+        is_first: bool,
+    ) -> Result<(), PublishError> {
+        let volume = &context.volume;
+        tracing::warn!(
+            token = %volume.key().token.token, %root, sequence,
+            "begun anew: nobody has what was published"
+        );
+        let given = pending.map_or(0, |pending| pending.sequence);
+        self.sequence = self.sequence.max(sequence).max(given);
+        self.roots.push(CidBytes(root));
+        let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+        if let Some(pending) = pending {
+            grace.add(pending.root.0, context.now_s());
+        }
+        let mut values = vec![
+            (GONE, Some(self.to_bytes())),
+            ("grace", Some(grace.to_bytes())),
+        ];
+        if !is_first {
+            values.push((TAKEN_OVER, Some(Bytes::from_static(b"1"))));
+        }
+        drop_pending(volume, values, pending).await
+    }
+
+    /// Begins anew, durably, where nothing is known of what was published but that something was.
+    pub(super) async fn begin_anew(context: &Context) -> Result<(), PublishError> {
+        let none = Self::default().to_bytes();
+        keep(&context.volume, vec![(GONE, Some(none))]).await
+    }
+}
+
+/// The sequence of the next commit: later than all that was given to a root, as far as is known here.
+pub(super) fn next_sequence(volume: &Volume, head: &Head) -> Result<u64, PublishError> {
+    let gone = Gone::of(volume)?.unwrap_or_default();
+    Ok(head.next.max(gone.sequence.saturating_add(1)))
+}
+
+/// Whether the chain itself shows that something was published: where each commit is charged, usage never falls.
+pub(super) fn is_charged(token: &TokenInfo) -> bool {
+    token.accounting == Accounting::Additive && token.usage_bytes > 0
+}
+
+/// No node has the record of a token that [`is_charged`].
+pub(super) fn missing(context: &Context, token: &TokenInfo) -> PublishError {
+    PublishError::Missing(format!(
+        "the chain counts {} bytes that were stored, and no node has the record of its name {}: name the node that has it \
+         by --node, or try again when it is back; where it was another wallet, or another program, that stored them, \
+         begin anew with --token {} --begin-anew",
+        token.usage_bytes,
+        context.key.name(),
+        token.id
+    ))
+}
+
+/// No node has the root of `sequence`, or its header.
+pub(super) fn lost_root(token: &TokenInfo, sequence: u64, lost: &LostBlock) -> PublishError {
+    PublishError::Missing(format!(
+        "no node has what was published last, as sequence {sequence} ({}): name the node that has it by --node, or try \
+         again when it is back; where nobody has it any more, begin anew with --token {} --begin-anew",
+        lost.why, token.id
+    ))
+}

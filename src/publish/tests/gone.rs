@@ -1,0 +1,134 @@
+//! What was published and nobody has any more: given up by who says so, and never in silence.
+
+use super::rig::{Machine, Shared, second, token};
+use crate::chain::TokenInfo;
+use crate::names::NameError;
+use crate::names::fault::{Call as NameCall, Fault};
+use crate::pack::cid as form;
+use crate::publish::head::Head;
+use crate::publish::{Bootstrap, PublishError, is_idle};
+
+fn head_of(machine: &Machine) -> Head {
+    machine.volume.meta("head").unwrap().unwrap()
+}
+
+/// The node loses the root of what `machine` published last.
+fn lose_root(shared: &Shared, machine: &Machine) {
+    assert!(shared.blocks.lose(&head_of(machine).root.unwrap().0));
+}
+
+async fn assert_lost(machine: &Machine) {
+    let found = machine.mount().await;
+    let Err(PublishError::Missing(why)) = found else {
+        panic!("{found:?}");
+    };
+    assert!(why.contains("--begin-anew"), "{why}");
+    // To write over another machine's tree is not to give it up.
+    let found = machine.take_over().await;
+    assert!(matches!(found, Err(PublishError::Missing(_))), "{found:?}");
+}
+
+/// Whoever looks now sees this tree, and nothing else.
+async fn assert_published(shared: &Shared, machine: &Machine) {
+    assert_eq!(second(shared).await.tree().await, machine.tree().await);
+}
+
+#[tokio::test]
+async fn a_fresh_machine_begins_anew_over_a_lost_tree_if_told_to_and_goes_on_without() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "lost", &[(0, b"lost")]).await;
+    first.commit().await.unwrap();
+    lose_root(&shared, &first);
+
+    let other = Machine::new(&shared);
+    assert_lost(&other).await;
+    assert_eq!(other.begin_anew().await.unwrap(), Bootstrap::New);
+    // Nothing is published over it unasked, and what was said once no crash takes back.
+    assert!(is_idle(&other.volume));
+    let other = other.crash(&shared);
+    assert_eq!(other.mount().await.unwrap(), Bootstrap::New);
+    other.put(other.root, "anew", &[(0, b"anew")]).await;
+    other.commit().await.unwrap();
+    assert!(head_of(&other).sequence > head_of(&first).sequence);
+    assert_published(&shared, &other).await;
+    let other = other.crash(&shared);
+    assert_eq!(other.mount().await.unwrap(), Bootstrap::Current);
+    // What was given up is not what it looked like to the one who made it.
+    first.put(first.root, "more", &[(0, b"more")]).await;
+    let told = first.commit().await;
+    assert!(matches!(told, Err(PublishError::Conflict(_))), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_machine_whose_tree_another_one_went_on_from_puts_it_back_where_that_ones_is_lost() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+    other.commit().await.unwrap();
+    lose_root(&shared, &other);
+
+    assert_lost(&first).await;
+    assert_eq!(first.begin_anew().await.unwrap(), Bootstrap::Current);
+    // Nothing was written here since, and it is published all the same.
+    let first = first.crash(&shared);
+    assert_eq!(first.mount().await.unwrap(), Bootstrap::Current);
+    assert!(first.commit().await.unwrap().made);
+    assert!(head_of(&first).sequence > head_of(&other).sequence);
+    assert_published(&shared, &first).await;
+    assert!(!first.commit().await.unwrap().made);
+}
+
+#[tokio::test]
+async fn a_commit_that_was_cut_off_before_another_ones_was_lost_comes_with_the_next() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    first.put(first.root, "mine", &[(0, b"mine")]).await;
+    let down = Fault::Before(NameError::Transient("down".into()));
+    first.names.set(NameCall::Publish, down, None);
+    first.commit().await.unwrap_err();
+    first.volume.sync().unwrap();
+    for name in ["theirs", "more of theirs"] {
+        other.put(other.root, name, &[(0, b"theirs")]).await;
+        other.commit().await.unwrap();
+    }
+    lose_root(&shared, &other);
+
+    let first = first.crash(&shared);
+    assert_lost(&first).await;
+    assert_eq!(first.begin_anew().await.unwrap(), Bootstrap::Current);
+    let first = first.crash(&shared);
+    assert_eq!(first.mount().await.unwrap(), Bootstrap::Current);
+    assert!(first.commit().await.unwrap().made);
+    assert!(head_of(&first).sequence > head_of(&other).sequence);
+    assert!(first.tree().await.contains_key("/mine"));
+    assert_published(&shared, &first).await;
+}
+
+/// The record is there, and the document that it leads to is on no node.
+#[tokio::test]
+async fn a_record_that_leads_nowhere_keeps_no_tree_from_being_found_through_the_chain() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "file", &[(0, b"content")]).await;
+    first.commit().await.unwrap();
+    let head = head_of(&first);
+    let root = head.root.unwrap().0;
+    assert!(shared.blocks.lose(&head.document.unwrap().0));
+    let synced = TokenInfo {
+        sequence: Some(head.sequence),
+        root: Some(form::digest(&root).unwrap().into()),
+        ..token()
+    };
+    let fresh = Machine::new(&shared);
+    assert!(fresh.mount().await.is_err());
+    let found = fresh.mount_with(&synced, true, false).await.unwrap();
+    assert_eq!(found, Bootstrap::Adopted(root));
+    assert_eq!(fresh.tree().await, first.tree().await);
+}
