@@ -6,9 +6,9 @@
 //! take its tree for the own one. Called by `ledger`, `publish` and `run`.
 
 use alloy::primitives::{Address, B256};
-use cid::Cid;
-use cid::multihash::Multihash;
 use serde::{Deserialize, Serialize};
+
+use crate::pack::cid::{self as form, Kind};
 
 /// What it is kept under.
 pub const KEY: &str = "pxfs";
@@ -16,8 +16,6 @@ pub const KEY: &str = "pxfs";
 const LONGEST: usize = 300;
 /// The highest sequence: what a name's record can hold, with room for renewals.
 const LAST: u64 = (1 << 44) - 2;
-/// SHA2-256, as multihashes call it.
-const SHA2_256: u64 = 0x12;
 
 /// What was published last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +50,9 @@ impl Anchor {
         let written: Written = serde_json::from_str(text).ok()?;
         // The one form of a name, as clients of contracts that keep it check it.
         let is_name = written.name.len() == 62 && written.name.starts_with("k51");
-        let root: Cid = written.root.parse().ok()?;
-        let hash = root.hash();
-        let is_root = root.version() == cid::Version::V0 && hash.code() == SHA2_256;
-        let digest = B256::try_from(hash.digest()).ok()?;
+        let root = form::parse(&written.root).ok()?;
+        let is_root = form::kind(&root) == Ok(Kind::Node);
+        let digest = form::digest(&root).ok()?.into();
         let is_sequence = written.sequence <= LAST;
         (is_name && is_root && is_sequence).then_some(Self {
             owner: written.owner,
@@ -68,13 +65,11 @@ impl Anchor {
     /// As it is written: shorter than 300 bytes.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let hash = Multihash::<64>::wrap(SHA2_256, self.root.as_slice());
-        let root = hash.ok().and_then(|hash| Cid::new_v0(hash).ok());
         let written = Written {
             owner: self.owner,
             name: self.name.clone(),
             sequence: self.sequence,
-            root: root.map(|root| root.to_string()).unwrap_or_default(),
+            root: form::node_of_digest(self.root.0).to_string(),
         };
         serde_json::to_string(&written).unwrap_or_default()
     }

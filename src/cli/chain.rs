@@ -116,8 +116,7 @@ pub(super) fn register(
         let mut tokens = answer.tokens.iter();
         let named = tokens.find(|known| known.directory == called);
         // What it would replace has to be told.
-        let mut left_out = answer.left_out.iter();
-        if let (None, Some(silent)) = (named, left_out.next()) {
+        if let (None, Some(silent)) = (named, answer.left_out.first()) {
             fail!(
                 Chain,
                 "register: whether token {token} has a name key already is not known: {}",

@@ -121,7 +121,9 @@ pub(super) async fn have_charged(
         let transaction = turn.report.transaction;
         why.clone_from(&turn.report.error);
         // The volume counts with what is in a block from here on.
-        let ended = turn.end(live).await;
+        let Ok(ended) = timeout_at(until, turn.end(live)).await else {
+            break;
+        };
         match &why {
             None | Some(ChainError::Transient(_)) => {}
             Some(fault) => return Err(fault.clone()),
@@ -133,7 +135,7 @@ pub(super) async fn have_charged(
             return Ok(last);
         }
         last = transaction.or(last);
-        if let Err(fault) = sender.carry().await {
+        if let Ok(Err(fault)) = timeout_at(until, sender.carry()).await {
             tracing::debug!("{fault}");
         }
         tokio::time::sleep(MINED_PAUSE).await;

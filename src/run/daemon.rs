@@ -189,10 +189,7 @@ impl Daemon {
         };
         self.detach().await;
         if !at_once {
-            tokio::select! {
-                _ = leave::charge(&session, tell) => {}
-                () = self.signals.end() => {}
-            }
+            self.charge(tell).await;
         }
         flushed?;
         Ok(Exit::Ok)
@@ -215,12 +212,18 @@ impl Daemon {
         }
         // Somebody called umount(8).
         let published = leave::publish(session, None, tell).await;
-        tokio::select! {
-            _ = leave::charge(session, tell) => {}
-            () = self.signals.end() => {}
-        }
+        self.charge(tell).await;
         published?;
         Ok(Exit::Ok)
+    }
+
+    /// What was published last is charged, unless a further signal comes.
+    async fn charge(&mut self, tell: Tell<'_>) {
+        let session = Arc::clone(&self.session);
+        tokio::select! {
+            _ = leave::charge(&session, tell) => {}
+            () = self.signals.end() => {}
+        }
     }
 
     /// Unmounts; what is in use is taken out of sight.

@@ -8,7 +8,6 @@ mod told;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use alloy::primitives::B256;
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -28,6 +27,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::fs::{Access, Allowance, Labels, Volume};
 use crate::names::key::NameKey;
+use crate::pack::cid as form;
 use crate::status::State;
 use crate::types::VolumeKey;
 
@@ -369,14 +369,17 @@ impl Live {
     /// What its contract is to have as its anchor; `None` before anything is published under our own name, and while
     /// nothing is published from here.
     pub(super) fn to_anchor(&self) -> Option<Anchor> {
+        if !self.publishing.is_on() {
+            return None;
+        }
         let published = self.publishing.status();
-        let root = published.root.filter(|_| self.publishing.is_on())?;
+        let root = form::digest(&published.root?).ok()?;
         let seen = lock(&self.seen);
         Some(Anchor {
             owner: seen.token.owner,
             name: seen.name.clone()?,
             sequence: published.sequence,
-            root: B256::try_from(root.hash().digest()).ok()?,
+            root: root.into(),
         })
     }
 

@@ -461,17 +461,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, shut: &AtomicBool) {
 #[test]
 fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
     let chain = Chain::new(Kind::V1);
-    let mut machine = chain.machine_with(
-        None,
-        &[
-            "--commit-idle",
-            "1h",
-            "--commit-max",
-            "1h",
-            "--refresh",
-            "1s",
-        ],
-    );
+    let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
     machine.start();
     fs::write(machine.dir().join("first"), pattern(1, 0, 100_000)).expect("a file");
     machine.flush();

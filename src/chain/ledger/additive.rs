@@ -88,12 +88,11 @@ impl ContractLedger {
             let read = read.as_ref().map_err(Clone::clone)?;
             let token = self.token_additive(dialect, id, owner, read)?;
             let anchor = anchor.first().and_then(|answer| self.anchor(answer));
+            let anchor = anchor.filter(|anchor| anchor.owner == owner);
+            let told = self.names.get(&token.id);
             tokens.push(TokenInfo {
-                name: self.names.get(&token.id).cloned().or_else(|| {
-                    let anchor = anchor.as_ref().filter(|anchor| anchor.owner == owner);
-                    anchor.map(|anchor| anchor.name.clone())
-                }),
-                anchor: anchor.filter(|anchor| anchor.owner == owner),
+                name: told.or(anchor.as_ref().map(|anchor| &anchor.name)).cloned(),
+                anchor,
                 ..token
             });
         }
