@@ -183,10 +183,8 @@ fn unpublished(session: &Session, chosen: &[Arc<Live>], else_why: &str) -> Failu
         .unwrap_or_else(|| else_why.to_owned());
     let names: Vec<&str> = waiting.iter().map(|live| &*live.directory).collect();
     let kept = match waiting.iter().any(|live| live.volume.poisoned().is_some()) {
-        false => "it is kept, and sent after the next mount",
-        true => {
-            "what a fsync has covered is kept, and sent after the next mount; the rest may be lost"
-        }
+        false => "it is kept, and tried again",
+        true => "what a fsync has covered is kept, and tried again; the rest may be lost",
     };
     Failure::new(
         Exit::Unpublished,

@@ -165,6 +165,8 @@ trait Node {
     fn begin() -> Self;
     fn place(&self) -> String;
     fn kill_and_run(&mut self);
+    /// Loses blocks behind its pins.
+    fn lose(&mut self, lost: &[cid::Cid]);
     const KIND: &'static str;
     /// The calls that read its names.
     const NAMES: &'static [&'static str];
@@ -181,6 +183,11 @@ impl Node for Kubo {
         self.kill();
         self.run();
     }
+    fn lose(&mut self, lost: &[cid::Cid]) {
+        self.kill();
+        lost.iter().for_each(|cid| Kubo::lose(self, cid));
+        self.run();
+    }
     const KIND: &'static str = "ipfs";
     const NAMES: &'static [&'static str] = &["routing/get"];
 }
@@ -195,6 +202,9 @@ impl Node for Btfs {
     fn kill_and_run(&mut self) {
         self.kill();
         self.run();
+    }
+    fn lose(&mut self, lost: &[cid::Cid]) {
+        lost.iter().for_each(|cid| Btfs::lose(self, cid));
     }
     const KIND: &'static str = "btfs";
     const NAMES: &'static [&'static str] = &["dht/get"];
@@ -306,11 +316,20 @@ fn withholds_and_replays<N: Node>() {
         machine.flush_at_last();
     }
     let sequence = machine.commits("1");
-    for (n, fault) in [(2, Fault::Says("routing: not found")), (3, Fault::Replays)] {
+    let withheld = Fault::Says("routing: not found");
+    for (n, fault, why) in [
+        (2, withheld, "does not hold the record that it took"),
+        (
+            3,
+            Fault::Replays,
+            "holds another record than the one it took",
+        ),
+    ] {
         front.set_for(N::NAMES, Some(fault));
         write_new(&machine, n);
         // What cannot be read back is not published.
-        machine.ask(&["flush"]).exits(7).one_line();
+        let told = machine.ask(&["flush"]).exits(7).one_line();
+        assert!(told.stderr.contains(why), "{}", told.stderr);
         assert_pattern(
             &machine.dir().join(format!("new-{n}")),
             seed(2, n),
@@ -334,16 +353,14 @@ fn a_btfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_back
 }
 
 /// As a collection does that forgets pinned blocks, or a disk: the pin stays listed.
-#[test]
-fn a_btfs_node_that_loses_pinned_blocks_gets_them_again() {
-    let (node, _front, machine) = drive::<Btfs>("2s");
+fn loses_pinned_blocks<N: Node>() {
+    let (mut node, front, machine) = drive::<N>("2s");
     let lost: Vec<cid::Cid> = (0..10)
         .map(|n| pattern(seed(1, n), 0, GREAT))
         .map(|bytes| pxfs::pack::cid::leaf_cid(&bytes))
         .collect();
-    for cid in &lost {
-        node.lose(cid);
-    }
+    node.lose(&lost);
+    front.lead_to(&node.place());
     let is_back = || {
         let log = machine.log();
         let again = |cid: &cid::Cid| log.contains(&format!("put again block={cid}"));
@@ -357,4 +374,14 @@ fn a_btfs_node_that_loses_pinned_blocks_gets_them_again() {
     write_new(&machine, 0);
     machine.flush_at_last();
     assert_elsewhere(machine, &node, 1);
+}
+
+#[test]
+fn a_btfs_node_that_loses_pinned_blocks_gets_them_again() {
+    loses_pinned_blocks::<Btfs>();
+}
+
+#[test]
+fn an_ipfs_node_that_loses_pinned_blocks_gets_them_again() {
+    loses_pinned_blocks::<Kubo>();
 }

@@ -98,6 +98,20 @@ impl Kubo {
         said.trim().to_owned()
     }
 
+    /// Loses a block behind its pins, while it does not run: the file of its multihash is gone.
+    #[allow(dead_code, reason = "the suite of nodes loses none")]
+    pub(crate) fn lose(&self, cid: &cid::Cid) {
+        assert!(self.kept.is_none(), "it knows what it has just had");
+        let key = data_encoding::BASE32_NOPAD.encode(&cid.hash().to_bytes());
+        let shard = &key[key.len() - 3..key.len() - 1];
+        let file = self
+            .repo
+            .join("blocks")
+            .join(shard)
+            .join(format!("{key}.data"));
+        std::fs::remove_file(&file).expect("it has the block");
+    }
+
     /// Connects it to another.
     pub(crate) fn connect(&self, other: &Self) {
         let id: serde_json::Value =
