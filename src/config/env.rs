@@ -29,7 +29,8 @@ impl Layer {
             token: env.many("PXFS_TOKEN")?,
             name: env.many("PXFS_NAME")?,
             take_over: env.flag("PXFS_TAKE_OVER")?,
-            begin_anew: env.flag("PXFS_BEGIN_ANEW")?,
+            // Said on the command line alone.
+            begin_anew: None,
             give_way: env.flag("PXFS_GIVE_WAY")?,
             volume: env.one("PXFS_VOLUME")?,
             state_dir: env.one("PXFS_STATE_DIR")?,

@@ -48,7 +48,8 @@ pub struct Layer {
     pub name: Vec<NamedToken>,
     /// Write although another machine did within the last 10 minutes.
     pub take_over: Option<bool>,
-    /// Begin anew where nobody has what was published.
+    /// Begin anew where nobody has what was published; said on the command line alone.
+    #[serde(skip)]
     pub begin_anew: Option<bool>,
     /// In a conflict, take what another machine published.
     pub give_way: Option<bool>,

@@ -157,8 +157,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     pending.unsent = false;
     keep(volume, vec![(PENDING, Some(pending.to_bytes()))]).await?;
     secure_above(context, &pending, &head, receipts).await?;
-    allow_naming(volume, &mut pending).await?;
-    name(context, &pending, &head).await?;
+    name(context, &mut pending, &head).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     let built = Arc::new(built);
     settle(&cut, &changes, Arc::clone(&built)).await?;
@@ -405,9 +404,10 @@ async fn allow_naming(volume: &Arc<Volume>, pending: &mut Pending) -> Result<(),
 }
 
 /// Names a commit that is secured.
-async fn name(context: &Context, pending: &Pending, head: &Head) -> Result<(), PublishError> {
+async fn name(context: &Context, pending: &mut Pending, head: &Head) -> Result<(), PublishError> {
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;
+    allow_naming(&context.volume, pending).await?;
     put_record(context, &pending.record, Some(pending.root.0), head).await?;
     let document = form::leaf_cid(&pending.document);
     tell_others(context, (document, pending.sequence, 0)).await;
@@ -534,8 +534,7 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     context.node.store.put_many(&tops(&pending)).await?;
     let doubted = match secure_above(context, &pending, &head, receipts).await {
         Ok(()) => {
-            allow_naming(volume, &mut pending).await?;
-            name(context, &pending, &head).await?;
+            name(context, &mut pending, &head).await?;
             None
         }
         Err(error) if !is_loss(&error) => return Err(error),

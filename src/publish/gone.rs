@@ -15,6 +15,7 @@ use super::pending::{Pending, drop_pending, keep};
 use crate::chain::{Accounting, TokenInfo};
 use crate::fs::{LostBlock, Volume};
 use crate::journal::record::{CidBytes, Record as _};
+use crate::pack::cid as form;
 
 /// The value of a volume that was begun anew over what was published.
 const GONE: &str = "gone";
@@ -37,19 +38,28 @@ impl Gone {
         Ok(volume.meta(GONE)?)
     }
 
+    /// Whether `root` was given up in `volume`.
+    pub(super) fn has_been(volume: &Volume, root: Option<&Cid>) -> Result<bool, PublishError> {
+        Ok(Self::of(volume)?.is_some_and(|gone| gone.has(root)))
+    }
+
+    /// Whether nothing newer than what was given up is the head yet.
+    pub(super) fn is_newest(&self, head: &Head) -> bool {
+        !self.roots.is_empty() && head.sequence <= self.sequence
+    }
+
     /// Whether `root` was given up.
     pub(super) fn has(&self, root: Option<&Cid>) -> bool {
         root.is_some_and(|root| self.roots.iter().any(|gone| gone.0 == *root))
     }
 
-    /// Gives up `root` of `sequence`, durably. What is here becomes the next commit, also what of it was cut off, and
-    /// comes in any case; but where this is the `first` that is known here, and nothing is here yet.
+    /// Gives up `root` of `sequence`, durably. A commit that was cut off is a part of the next one, which then comes in any
+    /// case.
     pub(super) async fn give_up(
         mut self,
         context: &Context,
         (sequence, root): (u64, Cid),
         pending: Option<&Pending>,
-        is_first: bool,
     ) -> Result<(), PublishError> {
         let volume = &context.volume;
         tracing::warn!(
@@ -60,14 +70,16 @@ impl Gone {
         self.sequence = self.sequence.max(sequence).max(given);
         self.roots.push(CidBytes(root));
         let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+        grace.add(root, context.now_s());
         if let Some(pending) = pending {
             grace.add(pending.root.0, context.now_s());
+            grace.add(form::leaf_cid(&pending.document), context.now_s());
         }
         let mut values = vec![
             (GONE, Some(self.to_bytes())),
             ("grace", Some(grace.to_bytes())),
         ];
-        if !is_first {
+        if pending.is_some() {
             values.push((TAKEN_OVER, Some(Bytes::from_static(b"1"))));
         }
         drop_pending(volume, values, pending).await
@@ -96,18 +108,17 @@ pub(super) fn missing(context: &Context, token: &TokenInfo) -> PublishError {
     PublishError::Missing(format!(
         "the chain counts {} bytes that were stored, and no node has the record of its name {}: name the node that has it \
          by --node, or try again when it is back; where it was another wallet, or another program, that stored them, \
-         begin anew with --token {} --begin-anew",
+         begin anew with --begin-anew, and --token for this one alone",
         token.usage_bytes,
-        context.key.name(),
-        token.id
+        context.key.name()
     ))
 }
 
 /// No node has the root of `sequence`, or its header.
-pub(super) fn lost_root(token: &TokenInfo, sequence: u64, lost: &LostBlock) -> PublishError {
+pub(super) fn lost_root(sequence: u64, lost: &LostBlock) -> PublishError {
     PublishError::Missing(format!(
         "no node has what was published last, as sequence {sequence} ({}): name the node that has it by --node, or try \
-         again when it is back; where nobody has it any more, begin anew with --token {} --begin-anew",
-        lost.why, token.id
+         again when it is back; where nobody has it any more, begin anew with --begin-anew, and --token for this one alone",
+        lost.why
     ))
 }

@@ -290,56 +290,89 @@ async fn find(
             .filter(|(_, root)| gone.as_ref().is_none_or(|gone| !gone.has(root.as_ref())));
         let named = match look_up(context).await {
             // The record is there, and what it leads to is on no node: the chain knows what stood in there.
-            Err(PublishError::Store(error @ StoreError::Missing(_))) if has_root(chain) => {
+            Err(PublishError::Store(error @ StoreError::Missing(_)))
+                if is_of(context, chain).await? =>
+            {
                 tracing::warn!(token = %token.id, %error, "what the name leads to is gone");
                 None
             }
             named => named?,
         };
         let usage = named.as_ref().map(|named| &named.usage);
+        let have_parted = newest(usage, chain, false).is_err();
         let offered = match newest(usage, chain, allowed.take_over) {
             Ok(offered) => offered,
             Err(error) => return Err(parted(known.as_ref(), usage, chain).unwrap_or(error)),
         };
-        let nothing_begun = known.is_none() && pending.is_none() && volume.activity().is_none();
-        if !has_root(offered) && nothing_begun && gone.is_none() && is_charged(token) {
+        let nothing_begun = known.is_none() && pending.is_none() && gone.is_none();
+        if !has_root(offered) && nothing_begun && is_charged(token) {
             match allowed.begin_anew {
                 true => Gone::begin_anew(context).await?,
                 false => return Err(missing(context, token)),
             }
         }
-        let Some((sequence, root)) = offered else {
-            return Ok(match known {
-                Some(_) => Bootstrap::Current,
-                None => Bootstrap::New,
-            });
-        };
-        let cut_off = pending
-            .as_ref()
-            .is_some_and(|pending| pending.sequence == sequence && root == Some(pending.root.0));
         // Ours: a crash came between its name and its head, and it is finished first; or it is newer, and named again
         // at start.
-        let is_current = |known: &Head| judge::is_current(known, sequence, root.as_ref());
-        if cut_off || known.as_ref().is_some_and(is_current) {
-            return Ok(Bootstrap::Current);
-        }
+        let is_current = |sequence, root: Option<Cid>| {
+            let is_it =
+                |pending: &Pending| pending.sequence == sequence && root == Some(pending.root.0);
+            let is_known = |known: &Head| judge::is_current(known, sequence, root.as_ref());
+            pending.as_ref().is_some_and(is_it) || known.as_ref().is_some_and(is_known)
+        };
+        let newer = offered.filter(|(sequence, root)| !is_current(*sequence, *root));
+        let Some((sequence, root)) = newer else {
+            let goes_above = |known: &Head| {
+                have_parted || gone.as_ref().is_some_and(|gone| gone.is_newest(known))
+            };
+            if known.as_ref().is_some_and(goes_above) {
+                // What is here goes above what it was taken over from.
+                let said = Bytes::from_static(b"1");
+                keep(volume, vec![(TAKEN_OVER, Some(said))]).await?;
+            }
+            return Ok(match (offered, &known) {
+                (None, None) => Bootstrap::New,
+                _ => Bootstrap::Current,
+            });
+        };
         let Some(root) = root else {
             return begin_empty(context, known.as_ref(), (sequence, named.as_ref())).await;
         };
         match context.node.fetcher.load_root(&root, &volume.key()).await {
             Err(FsError::Lost(_)) if allowed.begin_anew => {
                 let gone = gone.unwrap_or_default();
-                let is_first = known.is_none();
-                gone.give_up(context, (sequence, root), pending.as_ref(), is_first)
+                gone.give_up(context, (sequence, root), pending.as_ref())
                     .await?;
             }
-            Err(FsError::Lost(lost)) => return Err(lost_root(token, sequence, &lost)),
+            Err(FsError::Lost(lost)) => return Err(lost_root(sequence, &lost)),
             loaded => {
                 let theirs = Theirs::of((sequence, root), loaded?, named)?;
                 return go_on(context, known, pending.as_ref(), theirs, allowed.take_over).await;
             }
         }
     }
+}
+
+/// Whether all records of the name say no more than the chain does: each is of this commit, or an earlier one. Of a BTNS
+/// record that cannot be told.
+async fn is_of(context: &Context, chain: Option<(u64, Option<Cid>)>) -> Result<bool, PublishError> {
+    let Some((sequence, Some(_))) = chain else {
+        return Ok(false);
+    };
+    let (name, node) = (context.key.name(), &context.node);
+    let others = node.others.iter().map(|other| &other.names);
+    for names in std::iter::once(&node.names).chain(others) {
+        let bytes = match names.resolve(&name).await {
+            Err(NameError::Missing(_)) => continue,
+            bytes => bytes?,
+        };
+        let is_older = Record::verify(&name, &bytes).is_ok_and(|record| {
+            record.network == Network::Ipfs && commit_of_ipns_sequence(record.sequence) <= sequence
+        });
+        if !is_older {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn has_root(found: Option<(u64, Option<Cid>)>) -> bool {
@@ -431,7 +464,9 @@ async fn supersede(
     };
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     let unnamed = pending.map(|pending| pending.root);
-    for cid in [known.root, known.document, unnamed].into_iter().flatten() {
+    let document = pending.map(|pending| CidBytes(form::leaf_cid(&pending.document)));
+    let old = [known.root, known.document, unnamed, document];
+    for cid in old.into_iter().flatten() {
         grace.add(cid.0, context.now_s());
     }
     let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();

@@ -77,7 +77,7 @@ pub(super) async fn refuse_foreign(
     let named = head::resolve(context).await?;
     let Some(named) = named else { return Ok(0) };
     let (sequence, root) = (named.usage.sequence, named.usage.root);
-    let is_gone = Gone::of(&context.volume)?.is_some_and(|gone| gone.has(root.as_ref()));
+    let is_gone = Gone::has_been(&context.volume, root.as_ref())?;
     if is_gone || !judge::is_foreign(head, sequence, root.as_ref(), ours.as_ref()) {
         return Ok(named.end_s);
     }
@@ -156,11 +156,12 @@ pub(super) async fn put_record(
         Err(NameError::Stale { .. }) => Err(match head::resolve(context).await {
             Ok(Some(named)) => {
                 let (sequence, other) = (named.usage.sequence, named.usage.root);
-                match judge::is_foreign(head, sequence, other.as_ref(), root.as_ref()) {
+                let is_gone = Gone::has_been(&context.volume, other.as_ref())?;
+                let is_foreign = judge::is_foreign(head, sequence, other.as_ref(), root.as_ref());
+                match is_foreign && !is_gone {
                     true => head::conflict(sequence, other.as_ref()),
                     false => PublishError::Unverified(
-                        "another machine has renewed what was named before: it is tried again"
-                            .into(),
+                        "it has a newer record of what was named before: it is tried again".into(),
                     ),
                 }
             }

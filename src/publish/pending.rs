@@ -2,7 +2,8 @@
 //! node has all of it.
 //!
 //! Invariant: a [`Pending`] is durable before the first of its bytes leaves, and goes only when its root
-//! is the head, or is given up for good and never left for the name. A head that was not found whole on the node is
+//! is the head, is given up for good and never left for the name, or is a part of the next commit, which somebody has put
+//! over another machine's. A head that was not found whole on the node is
 //! [`Doubted`], and so is each later one, until a round of `sample` has found all there is. Called by `commit`, `head`,
 //! `follow`, `queue` and `sample`.
 

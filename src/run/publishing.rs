@@ -124,7 +124,8 @@ impl Publishing {
         let Some(context) = &self.context else {
             return Ok(());
         };
-        let used = context.volume.raw_meta("head")?.is_some();
+        let used =
+            context.volume.raw_meta("head")?.is_some() || context.volume.activity().is_some();
         let patience = match used {
             true => KNOWN_PATIENCE,
             false => PATIENCE,

@@ -395,7 +395,17 @@ fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_long
 
 #[test]
 fn the_kernel_that_asks_once_more_for_what_has_timed_out_keeps_nobody_waiting_twice() {
-    let rig = Rig::new(SHORT, hangs);
+    for silence in [hangs, gives_up] {
+        is_waited_for_once(&Rig::new(SHORT, silence));
+    }
+}
+
+/// As a fetcher whose own clock is over first.
+fn gives_up() -> BoxFuture<'static, Result<(), FsError>> {
+    ready(Err(FsError::TimedOut)).boxed()
+}
+
+fn is_waited_for_once(rig: &Rig) {
     let want = |offset| Want::Content {
         slot: 1,
         ino: Ino(2),

@@ -7,7 +7,7 @@ use crate::fault::Fault;
 use crate::fs::Allowance;
 use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
-use crate::publish::Bootstrap;
+use crate::publish::{Bootstrap, PublishError};
 use crate::store::StoreError;
 use crate::store::fault::Call;
 
@@ -135,4 +135,29 @@ async fn what_was_settled_in_a_commit_that_another_machine_hid_is_charged_once()
     assert_eq!(machine.mount().await.unwrap(), Bootstrap::Current);
     machine.commit().await.unwrap();
     assert_charged(&machine, charged.0 + 1, 0);
+}
+
+/// Nobody has ever seen it, and all of it comes with the commit of the take-over.
+#[tokio::test]
+async fn a_commit_that_saw_another_machines_name_before_its_own_left_costs_nothing() {
+    let shared = Shared::new();
+    let machine = additive(Machine::new(&shared));
+    put(&machine, "base", b"base").await;
+    machine.commit().await.unwrap();
+    let base = machine.volume.charges();
+    let other = additive(second(&shared).await);
+    put(&other, "theirs", b"theirs").await;
+    other.commit().await.unwrap();
+    put(&machine, "mine", &bytes(1, FIRST)).await;
+    // It begins before the other one is there, and looks again before it names.
+    let unseen = Fault::Before(NameError::Missing("k".to_owned()));
+    machine.names.set(NameCall::Resolve, unseen, Some(1));
+    let told = machine.commit().await;
+    assert!(matches!(told, Err(PublishError::Conflict(_))), "{told:?}");
+    assert_eq!(machine.take_over().await.unwrap(), Bootstrap::Current);
+    assert_eq!(machine.volume.charges(), base);
+    machine.commit().await.unwrap();
+    let sequence = machine.volume.charges().last().unwrap().0;
+    assert_charged(&machine, sequence, FIRST);
+    assert_eq!(machine.volume.charges().len(), base.len() + 1);
 }

@@ -1,9 +1,10 @@
 //! What was published and nobody has any more: given up by who says so, and never in silence.
 
 use super::rig::{Machine, Shared, second, token};
-use crate::chain::TokenInfo;
+use crate::chain::{Accounting, TokenInfo};
 use crate::names::NameError;
 use crate::names::fault::{Call as NameCall, Fault};
+use crate::names::record::Network;
 use crate::pack::cid as form;
 use crate::publish::head::Head;
 use crate::publish::{Bootstrap, PublishError, is_idle};
@@ -111,24 +112,86 @@ async fn a_commit_that_was_cut_off_before_another_ones_was_lost_comes_with_the_n
     assert_published(&shared, &first).await;
 }
 
+/// What another machine published in between is there, and has all that is here.
+#[tokio::test]
+async fn the_newest_tree_that_a_node_still_has_is_gone_on_from() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "base", &[(0, b"base")]).await;
+    first.commit().await.unwrap();
+    let other = second(&shared).await;
+    other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+    other.commit().await.unwrap();
+    let kept = head_of(&other);
+    other.put(other.root, "lost", &[(0, b"lost")]).await;
+    other.commit().await.unwrap();
+    lose_root(&shared, &other);
+    let synced = TokenInfo {
+        sequence: Some(kept.sequence),
+        root: Some(form::digest(&kept.root.unwrap().0).unwrap().into()),
+        ..token()
+    };
+    // Nothing here is unpublished: its folder makes way, and the next one begins anew in the same mount.
+    let found = first.mount_with(&synced, false, true).await.unwrap();
+    assert_eq!(found, Bootstrap::Behind);
+    let fresh = Machine::new(&shared);
+    let found = fresh.mount_with(&synced, true, true).await.unwrap();
+    assert_eq!(found, Bootstrap::Adopted(kept.root.unwrap().0));
+    fresh.put(fresh.root, "more", &[(0, b"more")]).await;
+    fresh.commit().await.unwrap();
+    assert!(head_of(&fresh).sequence > head_of(&other).sequence);
+    assert!(fresh.tree().await.contains_key("/theirs"));
+    assert_published(&shared, &fresh).await;
+}
+
 /// The record is there, and the document that it leads to is on no node.
 #[tokio::test]
 async fn a_record_that_leads_nowhere_keeps_no_tree_from_being_found_through_the_chain() {
     let shared = Shared::new();
-    let first = Machine::new(&shared);
+    let mut first = Machine::new(&shared);
+    first.context.node.network = Network::Ipfs;
+    let synced = |machine: &Machine| {
+        let head = head_of(machine);
+        TokenInfo {
+            sequence: Some(head.sequence),
+            root: Some(form::digest(&head.root.unwrap().0).unwrap().into()),
+            ..token()
+        }
+    };
     first.put(first.root, "file", &[(0, b"content")]).await;
     first.commit().await.unwrap();
-    let head = head_of(&first);
-    let root = head.root.unwrap().0;
-    assert!(shared.blocks.lose(&head.document.unwrap().0));
-    let synced = TokenInfo {
-        sequence: Some(head.sequence),
-        root: Some(form::digest(&root).unwrap().into()),
-        ..token()
-    };
+    let older = synced(&first);
+    first.put(first.root, "more", &[(0, b"content")]).await;
+    first.commit().await.unwrap();
+    let newest = synced(&first);
+    assert!(shared.blocks.lose(&head_of(&first).document.unwrap().0));
     let fresh = Machine::new(&shared);
     assert!(fresh.mount().await.is_err());
-    let found = fresh.mount_with(&synced, true, false).await.unwrap();
-    assert_eq!(found, Bootstrap::Adopted(root));
+    // A tree that was there before is not taken for the one that the record is of.
+    fresh.mount_with(&older, true, false).await.unwrap_err();
+    let found = fresh.mount_with(&newest, true, false).await.unwrap();
+    assert_eq!(found, Bootstrap::Adopted(head_of(&first).root.unwrap().0));
     assert_eq!(fresh.tree().await, first.tree().await);
+}
+
+/// Where each commit is charged and the chain counts bytes, something was published by somebody.
+#[tokio::test]
+async fn what_is_unpublished_here_is_not_put_beside_a_tree_whose_record_is_gone() {
+    let shared = Shared::new();
+    let charged = TokenInfo {
+        accounting: Accounting::Additive,
+        usage_bytes: 1 << 20,
+        uploads_left: Some(50),
+        ..token()
+    };
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "mine", &[(0, b"mine")]).await;
+    for take_over in [false, true] {
+        let found = machine.mount_with(&charged, take_over, false).await;
+        assert!(matches!(found, Err(PublishError::Missing(_))), "{found:?}");
+    }
+    let found = machine.mount_with(&charged, false, true).await.unwrap();
+    assert_eq!(found, Bootstrap::New);
+    machine.commit().await.unwrap();
+    assert_published(&shared, &machine).await;
 }

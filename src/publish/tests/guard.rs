@@ -241,6 +241,11 @@ async fn of_two_trees_of_one_sequence_whoever_has_either_is_told() {
     assert!(matches!(found, Err(PublishError::Refused(_))), "{found:?}");
     let found = other.mount_with(&synced, true, false).await.unwrap();
     assert_eq!(found, Bootstrap::Current);
+    // It goes above the other one by a commit of its own: the chain has to learn of it.
+    assert!(other.commit().await.unwrap().made);
+    assert!(head_of(&other).sequence > chain.sequence);
+    let found = other.mount_with(&synced, false, false).await.unwrap();
+    assert_eq!(found, Bootstrap::Current);
 }
 
 /// What was settled in a commit that never became the head is in no root but its own: a mount that comes before the
