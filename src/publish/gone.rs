@@ -1,7 +1,7 @@
 //! What was published and nobody has any more: where somebody says so, a volume begins anew over it.
 //!
 //! Invariant: nothing is given up but by who asked for that, by `--begin-anew`; a root that was given up is the newest one no
-//! more, whoever names it, and what is published from then on is later. Called by `commit`, `head` and `naming`.
+//! more, whoever names it, and what is published from then on is later. Called by `bootstrap`, `commit`, `head` and `naming`.
 
 use bytes::Bytes;
 use cid::Cid;

@@ -11,6 +11,7 @@
 //! the chain say of it. Called by `run`.
 
 mod ahead;
+mod bootstrap;
 mod build;
 mod charged;
 mod commit;
@@ -36,9 +37,9 @@ use crate::names::NameError;
 use crate::pack::PackError;
 use crate::store::StoreError;
 
+pub use bootstrap::{Allowed, Bootstrap, bootstrap, recent};
 pub use commit::{Context, Node, Other};
 pub use follow::{follow, watch};
-pub use head::{Allowed, Bootstrap, bootstrap, recent};
 pub use key::Key;
 pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle, standing};
 
