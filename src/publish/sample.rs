@@ -7,7 +7,8 @@
 //! Where much may be lost it sweeps: one round without a pause, from the begin. What is doubted is
 //! there when a round has found all of it. Called by `queue`.
 
-use std::sync::Arc;
+mod ask;
+
 use std::time::Duration;
 
 use cid::Cid;
@@ -18,18 +19,19 @@ use tokio::time::Instant;
 use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
-use super::heal::{self, is_there, look_at_marked};
+use super::heal::{self, look_at_marked};
 use super::pending::{Doubted, keep};
 use super::receipt::Receipts;
 use crate::fetch::source::Held;
-use crate::fs::{FsError, LostBlock, Volume};
-use crate::journal::record::{CidBytes, Record as _};
+use crate::fs::{FsError, Volume};
+use crate::journal::record::Record as _;
+use crate::pack::cid as form;
 use crate::pack::entry::{Entry, Kind, TreeRef};
 use crate::pack::root::Root;
 use crate::pack::tree::{self, TreeKind};
-use crate::pack::{chunk, cid as form, dagpb, file};
-use crate::store::{Block, StoreError};
+use crate::store::Block;
 use crate::types::Ino;
+use ask::Need;
 
 /// Blocks that a step asks for.
 const BLOCKS: u64 = 32;
@@ -82,16 +84,6 @@ pub(super) struct Sampler {
     doubted: Option<Doubted>,
     /// It is the first round since: it brings whoever waits for it nearer to the end.
     confirms: bool,
-}
-
-/// What a block is needed for.
-#[derive(Clone, Copy)]
-struct Need {
-    ino: Ino,
-    /// The content or tree.
-    of: Cid,
-    /// Length of the content.
-    size: Option<u64>,
 }
 
 impl Sampler {
@@ -233,15 +225,6 @@ impl Sampler {
         Ok(())
     }
 
-    /// Puts a lost block again.
-    async fn put_again(&self, context: &Context, block: Block) -> Result<(), PublishError> {
-        let cid = block.cid;
-        context.node.store.put_many(&[block]).await?;
-        self.receipts.note(std::iter::once(cid));
-        tracing::info!(block = %cid, "a lost block is put again");
-        Ok(())
-    }
-
     /// Goes on in a directory. True when the step has done enough.
     async fn directory(&mut self, context: &Context, root: TreeRef) -> Result<bool, PublishError> {
         let Some(tree) = self.descend(context, root).await? else {
@@ -369,135 +352,6 @@ impl Sampler {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Asks for the blocks of an entry's own. False when there are more than this step may ask for.
-    async fn entry(&mut self, context: &Context, entry: &Entry) -> Result<bool, PublishError> {
-        match entry.inode.as_ref().map(|inode| &inode.kind) {
-            Some(Kind::Symlink(target)) => {
-                let (block, _) = dagpb::symlink(target)?;
-                self.left = self.left.saturating_sub(1);
-                if !self.has(context, &block.cid).await? {
-                    context.node.store.put_many(&[block]).await?;
-                }
-                Ok(true)
-            }
-            Some(Kind::File {
-                content,
-                size,
-                holes,
-            }) if !content.damaged => {
-                let first = self.place.chunk;
-                let runs = || holes.runs().iter().filter(|run| run.end > first + 1);
-                // Of a hole all leaves are one.
-                let first = match runs().next() {
-                    Some(run) if run.start <= first => run.end - 1,
-                    _ => first,
-                };
-                let next_hole = runs().map(|run| run.start + 1).find(|end| *end > first);
-                let count = chunk::count(*size);
-                let end = count
-                    .min(first.saturating_add(self.left.max(1)))
-                    .min(next_hole.unwrap_or(u64::MAX));
-                let need = Need {
-                    ino: entry.ino,
-                    of: content.cid,
-                    size: Some(*size),
-                };
-                let whole = self.file(context, need, first..end).await?;
-                self.place.chunk = if whole && end < count { end } else { 0 };
-                Ok(self.place.chunk == 0)
-            }
-            _ => Ok(true),
-        }
-    }
-
-    /// Asks for some chunks of a file, and the nodes above them. False at the first that is lost.
-    async fn file(
-        &mut self,
-        context: &Context,
-        need: Need,
-        chunks: std::ops::Range<u64>,
-    ) -> Result<bool, PublishError> {
-        let mut held = Held::new();
-        let source = context.node.fetcher.source();
-        let leaves = source
-            .solve(&mut held, Instant::now() + PATIENCE, |held| {
-                file::leaves(&need.of, need.size.unwrap_or(0), chunks.clone(), held)
-            })
-            .await;
-        let leaves = match leaves {
-            Err(FsError::Lost(lost)) => {
-                self.note(context, need, &lost).await;
-                return Ok(false);
-            }
-            other => other?,
-        };
-        let nodes = held.keys().map(|cid| (None, *cid));
-        let leaves = leaves.into_iter().map(|(chunk, cid)| (Some(chunk), cid));
-        for (chunk, cid) in nodes.chain(leaves) {
-            if !self.ask(context, need, &cid, chunk).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Asks for one block; one of eight is read. What is lost is put again, or noted: then false.
-    async fn ask(
-        &mut self,
-        context: &Context,
-        need: Need,
-        cid: &Cid,
-        chunk: Option<u64>,
-    ) -> Result<bool, PublishError> {
-        self.left = self.left.saturating_sub(1);
-        let mut dice = [0];
-        let _ = getrandom::fill(&mut dice);
-        let there = match dice[0] < 32 && !self.sweeps {
-            true => is_there(context.node.store.as_ref(), cid).await?,
-            false => self.has(context, cid).await?,
-        };
-        if there {
-            return Ok(true);
-        }
-        let source = context.node.fetcher.source();
-        let data = source.cached(cid, &need.of, need.size, chunk).await?;
-        if let Some(data) = heal::or_elsewhere(context, cid, data).await? {
-            self.put_again(context, Block { cid: *cid, data }).await?;
-            return Ok(true);
-        }
-        let lost = LostBlock {
-            cid: *cid,
-            chunk,
-            why: format!("block {cid} is missing"),
-        };
-        self.note(context, need, &lost).await;
-        Ok(false)
-    }
-
-    /// Whether the node says that it has a block; one that is in doubt is read.
-    async fn has(&self, context: &Context, cid: &Cid) -> Result<bool, StoreError> {
-        let store = &context.node.store;
-        let is_doubted = |doubted: &Doubted| doubted.sample.contains(&CidBytes(*cid));
-        match self.doubted.as_ref().is_some_and(is_doubted) {
-            true => is_there(store.as_ref(), cid).await,
-            false => store.has(cid).await,
-        }
-    }
-
-    /// Notes a loss. The directories that lead to it come here before: its entry is to be written.
-    async fn note(&mut self, context: &Context, need: Need, lost: &LostBlock) {
-        self.found += 1;
-        self.lossy = true;
-        for dir in self.above.iter().filter(|dir| **dir != need.ino) {
-            let volume = Arc::clone(&context.volume);
-            if let Err(error) = context.node.fetcher.load_directory(volume, *dir).await {
-                tracing::debug!(%error, "the directory of what is lost cannot be read");
-                break;
-            }
-        }
-        context.volume.note_lost(need.ino, &need.of, lost);
     }
 
     /// Leaves a directory that is done; the inode table comes after the root.
