@@ -1,12 +1,12 @@
 //! When a commit is made: some time after the last change, a bounded time after the first, at once
 //! on demand; and again, with patience, after it failed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -19,6 +19,7 @@ use super::naming::{is_named, renew};
 use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
+use super::sample::task::{self, Signs};
 use crate::fs::{Access, FsError, Volume};
 use crate::store::StoreError;
 
@@ -34,13 +35,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest while somebody waits for the end, or the local disk is full.
 const AWAITED_PAUSE: Duration = Duration::from_secs(5);
-
-/// Before the first look at what the node has, and between two.
-const FIRST_SAMPLE: Duration = Duration::from_secs(10);
-const SAMPLE: Duration = Duration::from_secs(60);
-
-/// Between two while all is looked at and the node does not answer.
-const SWEEP_PAUSE: Duration = Duration::from_secs(2);
 
 /// After a commit the name is read once more, so much later: a node may take a record and lose it, or
 /// another machine's commit may have met ours.
@@ -125,7 +119,7 @@ impl Publisher {
         let volume = Arc::clone(&context.volume);
         let signs = Arc::new(Signs::default());
         let sampler = Sampler::begin(&context.volume, receipts.clone());
-        let sampler = runtime.spawn(sample(context.clone(), sampler, Arc::clone(&signs)));
+        let sampler = runtime.spawn(task::run(context.clone(), sampler, Arc::clone(&signs)));
         let turn = Arc::new(Turn::default());
         let ahead = context.node.ahead.then(|| {
             let (status, of) = (Arc::clone(&status), context.clone());
@@ -247,49 +241,6 @@ fn note_head(volume: &Volume, status: &mut PublishStatus) {
 fn note_unpinned(context: &Context, status: &Mutex<PublishStatus>) {
     let now_s = context.now_s();
     lock(status).unpinned_since_s.get_or_insert(now_s);
-}
-
-/// What sampler and worker tell one another.
-#[derive(Default)]
-struct Signs {
-    /// The sampler has found a loss: the next commit looks after it.
-    lost: AtomicBool,
-    /// The node has come back without the name record, perhaps.
-    nameless: AtomicBool,
-    /// A commit has missed blocks that it did not send: all is to be looked at.
-    sweep: Notify,
-}
-
-/// Looks at some of what is published, again and again.
-async fn sample(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
-    let mut pause = FIRST_SAMPLE;
-    loop {
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = signs.sweep.notified() => sampler.sweep(),
-        }
-        pause = SAMPLE;
-        match timeout(SAMPLE, sampler.step(&context)).await {
-            Ok(Ok(found)) => {
-                if found > 0 {
-                    signs.lost.store(true, Ordering::Release);
-                }
-                if sampler.take_returned() {
-                    signs.nameless.store(true, Ordering::Release);
-                }
-                if sampler.is_sweeping() {
-                    pause = Duration::ZERO;
-                }
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "what is published cannot be looked at now");
-                if sampler.is_sweeping() {
-                    pause = SWEEP_PAUSE;
-                }
-            }
-            Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
-        }
-    }
 }
 
 struct Worker {

@@ -8,6 +8,7 @@
 //! there when a round has found all of it. Called by `queue`.
 
 mod ask;
+pub(super) mod task;
 
 use std::time::Duration;
 
