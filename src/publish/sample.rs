@@ -5,9 +5,11 @@
 //! blocks and reads the pages on the way to them, whatever the volume's size. A block that is lost is
 //! put again from the cache, else noted. What is marked as damaged already is looked at beside that.
 //! Where much may be lost it sweeps: one round without a pause, from the begin. What is doubted is
-//! there when a round has found all of it. Called by `queue`.
+//! there when a round has found all of it. `task` makes the steps, and has `pinned` look after the pin beside them.
+//! Begun by `queue`.
 
 mod ask;
+mod pinned;
 pub(super) mod task;
 
 use std::time::Duration;
@@ -73,8 +75,12 @@ pub(super) struct Sampler {
     steps: u32,
     /// A round without a pause is under way.
     sweeps: bool,
-    /// The node has lost the root: it comes back when all below it is there.
+    /// The node has lost the root: its name record may have gone with it.
     rootless: bool,
+    /// The root that was not pinned, and could not be: blocks of it are missing.
+    lacking: Option<Cid>,
+    /// The last round has missed nothing.
+    whole: bool,
     /// It is back, and its name record may have gone with it.
     returned: bool,
     /// Something was found in this round that cannot be put again.
@@ -98,6 +104,8 @@ impl Sampler {
             steps: 0,
             sweeps: false,
             rootless: false,
+            lacking: None,
+            whole: false,
             returned: false,
             lossy: false,
             receipts,
@@ -160,7 +168,7 @@ impl Sampler {
                 true => self.table(context, root.table).await?,
             };
             if ended && self.place == Place::default() {
-                self.end_round(context, &cid.0).await?;
+                self.end_round();
             }
             if ended {
                 break;
@@ -197,6 +205,7 @@ impl Sampler {
                         "the storage node has lost the root: was it emptied? What is here is put again"
                     );
                     self.rootless = true;
+                    self.lack(cid);
                     self.sweep();
                 }
             }
@@ -204,26 +213,13 @@ impl Sampler {
         Ok(())
     }
 
-    /// All was asked for. A root that had gone is pinned again, where nothing below it is lost.
-    async fn end_round(&mut self, context: &Context, root: &Cid) -> Result<(), PublishError> {
+    /// All was asked for.
+    fn end_round(&mut self) {
         (self.sweeps, self.confirms) = (false, false);
-        if std::mem::take(&mut self.lossy) {
-            return Ok(());
-        }
-        if let Some(doubted) = &self.doubted {
+        self.whole = !std::mem::take(&mut self.lossy);
+        if let Some(doubted) = self.doubted.as_ref().filter(|_| self.whole) {
             self.receipts.note_whole(doubted.since);
         }
-        if !self.rootless {
-            return Ok(());
-        }
-        let store = &context.node.store;
-        store.pin(root, None).await?;
-        if let Some(document) = context.volume.raw_meta("document")? {
-            store.pin(&form::leaf_cid(&document), None).await?;
-        }
-        (self.rootless, self.returned) = (false, true);
-        tracing::info!(%root, "the storage node has the root again");
-        Ok(())
     }
 
     /// Goes on in a directory. True when the step has done enough.

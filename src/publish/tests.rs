@@ -10,6 +10,7 @@ mod follow;
 mod gone;
 mod guard;
 mod model;
+mod pinned;
 mod power;
 mod queue;
 mod rig;

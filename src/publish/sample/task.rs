@@ -20,6 +20,9 @@ const SAMPLE: Duration = Duration::from_secs(60);
 /// Between two while all is looked at and the node does not answer.
 const SWEEP_PAUSE: Duration = Duration::from_secs(2);
 
+/// How long a pin may take: the store gives up sooner on one that does not answer, and another one is tried.
+const PIN: Duration = Duration::from_secs(6 * 3600);
+
 /// What sampler and worker tell one another.
 #[derive(Default)]
 pub(in crate::publish) struct Signs {
@@ -43,32 +46,31 @@ pub(in crate::publish) async fn run(context: Context, mut sampler: Sampler, sign
     }
 }
 
-/// A step, and what is told of it; the pause before the next one.
+/// A step, the pin where it has gone, and what is told of both; the pause before the next turn.
 pub(in crate::publish) async fn turn(
     context: &Context,
     sampler: &mut Sampler,
     signs: &Signs,
 ) -> Duration {
-    let mut pause = SAMPLE;
-    match timeout(SAMPLE, sampler.step(context)).await {
-        Ok(Ok(found)) => {
-            if found > 0 {
-                signs.lost.store(true, Ordering::Release);
-            }
-            if sampler.take_returned() {
-                signs.nameless.store(true, Ordering::Release);
-            }
-            if sampler.is_sweeping() {
-                pause = Duration::ZERO;
-            }
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "what is published cannot be looked at now");
-            if sampler.is_sweeping() {
-                pause = SWEEP_PAUSE;
-            }
-        }
+    let stepped = timeout(SAMPLE, sampler.step(context)).await;
+    // Also of a step that was cut off.
+    signs.lost.fetch_or(sampler.found > 0, Ordering::AcqRel);
+    match &stepped {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be looked at now"),
         Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
     }
-    pause
+    match timeout(PIN, sampler.keep_pinned(context)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be pinned now"),
+        Err(_) => tracing::debug!("the node does not end a pin of what is published"),
+    }
+    if sampler.take_returned() {
+        signs.nameless.store(true, Ordering::Release);
+    }
+    match (sampler.is_sweeping(), stepped) {
+        (false, _) => SAMPLE,
+        (true, Ok(Ok(_))) => Duration::ZERO,
+        (true, _) => SWEEP_PAUSE,
+    }
 }

@@ -1,6 +1,7 @@
 //! The node loses blocks: what can be mended is, what cannot is told, all else goes on.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,20 +17,21 @@ use crate::publish::head::Head;
 use crate::publish::heal::{heal, look_at_marked};
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
+use crate::publish::sample::task::{Signs, turn};
 use crate::store::fault::Call;
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
-const CHUNK: usize = CHUNK_SIZE as usize;
+pub(super) const CHUNK: usize = CHUNK_SIZE as usize;
 
 /// Three chunks, no two equal.
-fn content(seed: u8) -> Vec<u8> {
+pub(super) fn content(seed: u8) -> Vec<u8> {
     let chunk = |i: usize| [seed, (i / CHUNK) as u8, (i >> 12) as u8, (i >> 4) as u8];
     (0..3 * CHUNK).map(|i| chunk(i)[i % 4]).collect()
 }
 
 /// The leaf of one chunk of [`content`].
-fn leaf(seed: u8, chunk: usize) -> Block {
+pub(super) fn leaf(seed: u8, chunk: usize) -> Block {
     let data = content(seed)[chunk * CHUNK..(chunk + 1) * CHUNK].to_vec();
     Block {
         cid: leaf_cid(&data),
@@ -38,7 +40,7 @@ fn leaf(seed: u8, chunk: usize) -> Block {
 }
 
 /// What `machine` reads of `name`, from `offset`.
-async fn read(
+pub(super) async fn read(
     machine: &Machine,
     name: &str,
     offset: usize,
@@ -55,7 +57,7 @@ async fn read(
     read
 }
 
-fn losses(machine: &Machine) -> Vec<Loss> {
+pub(super) fn losses(machine: &Machine) -> Vec<Loss> {
     machine.volume.losses(10).unwrap()
 }
 
@@ -64,7 +66,7 @@ fn head(machine: &Machine) -> Head {
 }
 
 /// That everything a root links is on the node: it can be pinned anew by any node.
-async fn assert_whole(shared: &Shared, machine: &Machine) {
+pub(super) async fn assert_whole(shared: &Shared, machine: &Machine) {
     let root = head(machine).root.unwrap().0;
     shared.blocks.unpin(&root).await.unwrap();
     shared.blocks.pin(&root, None).await.unwrap();
@@ -72,7 +74,7 @@ async fn assert_whole(shared: &Shared, machine: &Machine) {
 
 /// A machine that has published `f` and `g`, another one with nothing in its cache, and the node
 /// without the second chunk of `f`, which the other one has found out.
-async fn lost(shared: &Shared) -> (Machine, Ino) {
+pub(super) async fn lost(shared: &Shared) -> (Machine, Ino) {
     let first = Machine::new(shared);
     first.put(first.root, "f", &[(0, &content(1))]).await;
     first.put(first.root, "g", &[(0, &content(2))]).await;
@@ -318,7 +320,7 @@ fn published(machine: &Machine, dir: Ino) -> cid::Cid {
 }
 
 /// Steps of a sampler; the most calls of the node that one of them has made.
-async fn sample(machine: &Machine, steps: usize) -> u64 {
+pub(super) async fn sample(machine: &Machine, steps: usize) -> u64 {
     let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
     let mut most = 0;
     for _ in 0..steps {
@@ -375,13 +377,13 @@ async fn a_node_that_was_emptied_gets_everything_again_without_a_pause_and_its_p
         shared.blocks.lose(cid);
     }
     let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
-    let mut steps = 0;
+    let (signs, mut steps) = (Signs::default(), 0);
     while steps == 0 || sampler.is_sweeping() {
-        sampler.step(&machine.context).await.unwrap();
+        turn(&machine.context, &mut sampler, &signs).await;
         steps += 1;
     }
     assert!(steps < 10, "{steps} steps");
-    assert!(sampler.take_returned() && !sampler.take_returned());
+    assert!(signs.nameless.load(Ordering::Relaxed));
     assert!(losses(&machine).is_empty());
     let back = shared.blocks.pins().await.unwrap();
     assert!(
@@ -457,13 +459,13 @@ async fn a_step_costs_the_same_in_a_volume_of_any_size_and_the_round_leaves_noth
 }
 
 /// As long as a test waits for a node that never answers.
-const SHORT: Duration = Duration::from_millis(50);
+pub(super) const SHORT: Duration = Duration::from_millis(50);
 
 /// A node that never says what it has of some blocks.
-struct Mute {
+pub(super) struct Mute {
     inner: Arc<dyn BlockStore>,
     about: HashSet<Cid>,
-    asked: Mutex<HashSet<Cid>>,
+    pub(super) asked: Mutex<HashSet<Cid>>,
 }
 
 #[async_trait]
@@ -493,7 +495,7 @@ impl BlockStore for Mute {
 }
 
 /// Puts a node that is mute about `about` in the place of the machine's.
-fn mute(machine: &mut Machine, about: HashSet<Cid>) -> Arc<Mute> {
+pub(super) fn mute(machine: &mut Machine, about: HashSet<Cid>) -> Arc<Mute> {
     let mute = Arc::new(Mute {
         inner: Arc::clone(&machine.context.node.store),
         about,
@@ -504,7 +506,7 @@ fn mute(machine: &mut Machine, about: HashSet<Cid>) -> Arc<Mute> {
 }
 
 /// A machine that knows `count` files as lost, none of them marked, and their blocks.
-async fn many(shared: &Shared, count: usize) -> (Machine, Vec<Cid>) {
+pub(super) async fn many(shared: &Shared, count: usize) -> (Machine, Vec<Cid>) {
     let machine = Machine::new(shared);
     let mut files = Vec::new();
     for i in 0..count {
@@ -528,7 +530,7 @@ async fn many(shared: &Shared, count: usize) -> (Machine, Vec<Cid>) {
     (machine, files.into_iter().map(|(_, cid)| cid).collect())
 }
 
-fn unmarked(machine: &Machine) -> usize {
+pub(super) fn unmarked(machine: &Machine) -> usize {
     let losses = machine.volume.losses(usize::MAX).unwrap();
     losses.iter().filter(|loss| !loss.marked).count()
 }
@@ -591,7 +593,7 @@ async fn a_node_that_is_mute_about_what_is_lost_holds_no_commit_up() {
 }
 
 /// The blocks of what [`many`] has lost.
-fn again(count: usize) -> Vec<Block> {
+pub(super) fn again(count: usize) -> Vec<Block> {
     let block = |i: usize| {
         let data = format!("f{i}").into_bytes();
         Block {
