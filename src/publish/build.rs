@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::PublishError;
 use super::upload::Upload;
+use super::whole::lost_below;
 use crate::fetch::source::{Held, Source, blocking};
 use crate::fs::{Built, Changes, Cut, CutFile, FsError, LostBlock};
 use crate::pack::entry::TreeRef;
@@ -66,7 +67,7 @@ pub(super) async fn build(
                 None => build_file(cut, ino, source, upload).await?,
             };
             let content = match content {
-                Ok(content) if is_damaged => match lost_of(cut, &content, upload).await? {
+                Ok(content) if is_damaged => match lost_of(&content, upload).await? {
                     None => Ok(content),
                     Some(lost) => Err(lost),
                 },
@@ -186,13 +187,10 @@ async fn read_small(
 
 /// What a content that was made over a damaged one still lacks: nothing that is linked may be
 /// lost, or the root cannot be pinned.
-async fn lost_of(
-    cut: &Cut,
-    content: &Child,
-    upload: &mut Upload,
-) -> Result<Option<LostBlock>, PublishError> {
+async fn lost_of(content: &Child, upload: &mut Upload) -> Result<Option<LostBlock>, PublishError> {
     upload.finish().await?;
-    super::heal::lost_below(cut.volume(), upload.store(), &content.cid).await
+    let store = Arc::clone(upload.store());
+    lost_below(&store, &content.cid, || upload.note_step()).await
 }
 
 /// Applies `edits` to a tree. `held` has what the edits before have written, and afterwards what

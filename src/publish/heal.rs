@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::PublishError;
 use super::commit::Context;
@@ -20,8 +20,9 @@ use super::grace::Grace;
 use super::head::Head;
 use super::pending::keep;
 use super::receipt::Receipts;
+use super::whole::lost_below;
 use crate::fetch::source::blocking;
-use crate::fs::{Loss, LostBlock, Volume};
+use crate::fs::{Loss, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::cid as form;
 use crate::store::{Block, BlockStore, StoreError};
@@ -34,8 +35,6 @@ const MOST_MARKED: usize = 32;
 const AT_ONCE: usize = 8;
 /// How long all looks before one commit, or in one step of the sampler, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the node may take to say whether all of a content is there.
-const RESTORE_PATIENCE: Duration = Duration::from_secs(60);
 /// Roots that are kept for what is left of damaged contents.
 const MOST_ROOTS: usize = 32;
 /// Paths that one line names.
@@ -86,7 +85,7 @@ pub(super) async fn heal(
             break;
         }
         if let Some(loss) = context.volume.take_back(ino)? {
-            restore(context, &loss).await?;
+            restore(context, &loss, receipts).await?;
             receipts.note_step();
         }
     }
@@ -175,19 +174,17 @@ async fn look_at(context: &Context, loss: &Loss) -> Found {
 }
 
 /// The lost block of a damaged entry is there: it is whole again, or something else is lost.
-async fn restore(context: &Context, loss: &Loss) -> Result<(), PublishError> {
+async fn restore(context: &Context, loss: &Loss, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
-    let below = lost_below(volume, &context.node.store, &loss.of);
-    match timeout(RESTORE_PATIENCE, below).await {
-        Ok(Ok(None)) => {
+    match lost_below(&context.node.store, &loss.of, || receipts.note_step()).await {
+        Ok(None) => {
             mark(volume, loss, false).await?;
             volume.forget_loss(loss.ino)?;
             let path = volume.path_of(loss.ino);
             tracing::info!(path, "whole again");
         }
-        Ok(Ok(Some(next))) => volume.replace_loss(loss, &next)?,
-        Ok(Err(error)) => tracing::debug!(%error, "whether it is whole again is not known"),
-        Err(_) => tracing::debug!("the node does not say whether it is whole again"),
+        Ok(Some(next)) => volume.replace_loss(loss, &next)?,
+        Err(error) => tracing::debug!(%error, "whether it is whole again is not known"),
     }
     Ok(())
 }
@@ -233,32 +230,6 @@ async fn put_again(context: &Context, loss: &Loss) -> Result<bool, PublishError>
     context.node.store.put_many(&[block]).await?;
     tracing::info!(path = loss.path, block = %loss.block, "a lost block is put again");
     Ok(true)
-}
-
-/// A block below `root` that the node does not have. Finding none takes a pin, which goes with the
-/// old roots.
-pub(super) async fn lost_below(
-    volume: &Arc<Volume>,
-    store: &Arc<dyn BlockStore>,
-    root: &Cid,
-) -> Result<Option<LostBlock>, PublishError> {
-    let error = match store.pin(root, None).await {
-        Ok(()) => {
-            let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-            grace.add(*root, volume.now_s());
-            keep(volume, vec![("grace", Some(grace.to_bytes()))]).await?;
-            return Ok(None);
-        }
-        Err(error) => error,
-    };
-    match error {
-        StoreError::Missing(cid) | StoreError::Corrupt(cid, _) => Ok(Some(LostBlock {
-            cid,
-            chunk: None,
-            why: error.to_string(),
-        })),
-        other => Err(other.into()),
-    }
 }
 
 /// The head is the last root that links what becomes damaged now: it stays pinned.

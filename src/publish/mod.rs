@@ -28,6 +28,7 @@ mod queue;
 mod receipt;
 mod sample;
 mod upload;
+mod whole;
 
 #[cfg(test)]
 mod tests;

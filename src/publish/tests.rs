@@ -14,5 +14,6 @@ mod pinned;
 mod power;
 mod queue;
 mod rig;
+mod shared;
 mod stall;
 mod trees;

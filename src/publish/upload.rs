@@ -125,6 +125,11 @@ impl Upload {
         &self.store
     }
 
+    /// A block of the commit was looked for.
+    pub(super) fn note_step(&self) {
+        self.receipts.note_step();
+    }
+
     /// The node lost blocks: from here on everything is sent.
     pub(super) fn forget_receipts(&self) {
         self.receipts.forget();
