@@ -40,6 +40,8 @@ use ask::Need;
 const BLOCKS: u64 = 32;
 /// The same while it sweeps.
 const SWEPT_BLOCKS: u64 = 512;
+/// How long a step goes on: where the node is slow or far away it asks for less.
+const STEP: Duration = Duration::from_secs(30);
 /// Steps after which the place is kept.
 const KEEP_AFTER: u32 = 16;
 /// How long the blocks on the way to a place may take.
@@ -68,6 +70,9 @@ pub(super) struct Sampler {
     place: Place,
     /// Blocks that this step may still ask for.
     left: u64,
+    /// How long it may go on, and until when it does.
+    pub(super) patience: Duration,
+    until: Instant,
     /// Losses found in this step, and what is there again.
     found: u64,
     /// The directory of the place and those above it, from the root.
@@ -99,6 +104,8 @@ impl Sampler {
         Self {
             place: volume.meta("sample").ok().flatten().unwrap_or_default(),
             left: 0,
+            patience: STEP,
+            until: Instant::now(),
             found: 0,
             above: Vec::new(),
             steps: 0,
@@ -148,6 +155,7 @@ impl Sampler {
             self.doubted = doubted;
         }
         (self.left, self.found) = (BLOCKS, 0);
+        self.until = Instant::now() + self.patience;
         if self.sweeps {
             self.left = SWEPT_BLOCKS;
         }
@@ -272,7 +280,7 @@ impl Sampler {
                 return Ok(true);
             }
             self.place.after = Some(entry.key.to_vec().into());
-            if self.left == 0 {
+            if self.left == 0 || self.is_late() {
                 return Ok(true);
             }
         }
@@ -349,6 +357,11 @@ impl Sampler {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the step has gone on for long enough.
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.until
     }
 
     /// Leaves a directory that is done; the inode table comes after the root.

@@ -15,5 +15,6 @@ mod power;
 mod queue;
 mod rig;
 mod shared;
+mod slow;
 mod stall;
 mod trees;

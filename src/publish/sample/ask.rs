@@ -82,15 +82,17 @@ impl Sampler {
                     of: content.cid,
                     size: Some(*size),
                 };
-                let whole = self.file(context, need, first..end).await?;
-                self.place.chunk = if whole && end < count { end } else { 0 };
+                if !self.file(context, need, first..end).await? || self.place.chunk >= count {
+                    self.place.chunk = 0;
+                }
                 Ok(self.place.chunk == 0)
             }
             _ => Ok(true),
         }
     }
 
-    /// Asks for some chunks of a file, and the nodes above them. False at the first that is lost.
+    /// Asks for some chunks of a file, and the nodes above them: until the step has gone on for long enough, the
+    /// place moves with each. False at the first that is lost.
     pub(super) async fn file(
         &mut self,
         context: &Context,
@@ -111,11 +113,18 @@ impl Sampler {
             }
             other => other?,
         };
-        let nodes = held.keys().map(|cid| (None, *cid));
-        let leaves = leaves.into_iter().map(|(chunk, cid)| (Some(chunk), cid));
-        for (chunk, cid) in nodes.chain(leaves) {
-            if !self.ask(context, need, &cid, chunk).await? {
+        for node in held.keys() {
+            if !self.ask(context, need, node, None).await? {
                 return Ok(false);
+            }
+        }
+        for (chunk, cid) in leaves {
+            if !self.ask(context, need, &cid, Some(chunk)).await? {
+                return Ok(false);
+            }
+            self.place.chunk = chunk + 1;
+            if self.is_late() {
+                break;
             }
         }
         Ok(true)
