@@ -5,7 +5,9 @@
 //! the last root that linked it, which stays pinned for as long as anything is damaged. Called by a
 //! commit, before its cut, and by the sampler.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,14 +28,20 @@ use crate::fs::{Loss, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::cid as form;
 use crate::store::{Block, BlockStore, StoreError};
+use crate::types::Ino;
 
-/// Losses that are looked at before one commit.
+/// Losses that are looked at before one commit; of one that comes after a try that failed, the same again for as
+/// long as it comes on.
 const MOST: usize = 256;
 /// Damaged entries that one step of the sampler looks at.
 const MOST_MARKED: usize = 32;
 /// Looks under way at a time.
 const AT_ONCE: usize = 8;
-/// How long all looks before one commit, or in one step of the sampler, may take.
+/// Searches of the node's network that have found nothing, one after the other, after which nothing more is searched
+/// for before one commit: each takes seconds, and after a great loss all of them are in vain. What is found
+/// later ([`look_at_marked`]) is whole again.
+const IN_VAIN: usize = 8;
+/// How long [`MOST`] looks before one commit, or those in one step of the sampler, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Roots that are kept for what is left of damaged contents.
 const MOST_ROOTS: usize = 32;
@@ -57,7 +65,7 @@ impl Salvage {
 
 /// Looks after what is known to be lost: after what is not marked, and what is marked and there
 /// again. What cannot be known now stays as it is, and the next time goes on from there.
-/// `patience` is for all looks together.
+/// `patience` is for [`MOST`] looks together.
 pub(super) async fn heal(
     context: &Context,
     receipts: &Receipts,
@@ -69,17 +77,12 @@ pub(super) async fn heal(
     }
     // What was acknowledged once may be among it.
     receipts.forget();
+    let (search, mut known) = (Search::up_to(IN_VAIN), HashSet::new());
+    while look_after(context, receipts, &search, &mut known, patience).await? > AT_ONCE
+        // The last try may have missed what is not marked yet.
+        && !receipts.is_fresh()
+    {}
     let deadline = Instant::now() + patience;
-    for (loss, found) in look(context, false, MOST, deadline, || receipts.note_step()).await? {
-        match found {
-            Found::There => context.volume.forget_loss(loss.ino)?,
-            Found::Lost => {
-                keep_head(context).await?;
-                mark(&context.volume, &loss, true).await?;
-            }
-            Found::Unknown => {}
-        }
-    }
     for ino in context.volume.back() {
         if Instant::now() >= deadline {
             break;
@@ -92,6 +95,38 @@ pub(super) async fn heal(
     Ok(())
 }
 
+/// Looks after the next losses that are not marked: of how many more it is `known` then what they are.
+async fn look_after(
+    context: &Context,
+    receipts: &Receipts,
+    search: &Arc<Search>,
+    known: &mut HashSet<Ino>,
+    patience: Duration,
+) -> Result<usize, PublishError> {
+    let (deadline, before) = (Instant::now() + patience, known.len());
+    let looked = look(context, false, MOST, search, deadline, || {
+        receipts.note_step()
+    })
+    .await?;
+    for (loss, found) in looked {
+        match found {
+            Found::There => context.volume.forget_loss(loss.ino)?,
+            Found::Lost => {
+                keep_head(context).await?;
+                mark(&context.volume, &loss, true).await?;
+                // A directory whose entries are here is not marked, and comes again.
+                if loss.size.is_some() {
+                    receipts.note_found();
+                }
+            }
+            Found::Unknown => continue,
+        }
+        receipts.beat();
+        known.insert(loss.ino);
+    }
+    Ok(known.len() - before)
+}
+
 /// Looks whether some of what is marked as damaged is there again, which the next commit looks
 /// after: for how much it has to. Called by the sampler.
 pub(super) async fn look_at_marked(
@@ -99,7 +134,8 @@ pub(super) async fn look_at_marked(
     patience: Duration,
 ) -> Result<u64, PublishError> {
     let deadline = Instant::now() + patience;
-    for (loss, found) in look(context, true, MOST_MARKED, deadline, || ()).await? {
+    let search = Search::up_to(usize::MAX);
+    for (loss, found) in look(context, true, MOST_MARKED, &search, deadline, || ()).await? {
         if found == Found::There {
             context.volume.note_back(loss.ino);
         }
@@ -124,6 +160,7 @@ async fn look(
     context: &Context,
     marked: bool,
     limit: usize,
+    search: &Arc<Search>,
     deadline: Instant,
     note: impl Fn(),
 ) -> Result<Vec<(Loss, Found)>, PublishError> {
@@ -136,8 +173,8 @@ async fn look(
         while flying.len() < AT_ONCE
             && let Some((at, loss)) = left.next()
         {
-            let context = context.clone();
-            flying.spawn(async move { (at, look_at(&context, &loss).await) });
+            let (context, search) = (context.clone(), Arc::clone(search));
+            flying.spawn(async move { (at, look_at(&context, &search, &loss).await) });
         }
         match timeout_at(deadline, flying.join_next()).await {
             Ok(Some(Ok((at, found)))) => {
@@ -156,20 +193,47 @@ async fn look(
     Ok(seen)
 }
 
-/// One loss. What is here is put again.
-async fn look_at(context: &Context, loss: &Loss) -> Found {
-    match is_there(context.node.store.as_ref(), &loss.block).await {
-        Ok(true) => return Found::There,
-        Ok(false) => {}
-        Err(_) => return Found::Unknown,
-    }
-    match put_again(context, loss).await {
+/// One loss: what the node has itself, what is here, which is put again, and what is in the node's network.
+async fn look_at(context: &Context, search: &Search, loss: &Loss) -> Found {
+    let store = context.node.store.as_ref();
+    let looked = async {
+        let there = store.has(&loss.block).await? && is_there(store, &loss.block).await?;
+        let there = there || put_again(context, loss).await?;
+        Ok::<_, PublishError>(there || search.finds(store, &loss.block).await?)
+    };
+    match looked.await {
         Ok(true) => Found::There,
         Ok(false) => Found::Lost,
         Err(error) => {
-            tracing::debug!(%error, block = %loss.block, "a lost block cannot be put again now");
+            tracing::debug!(%error, block = %loss.block, "what the node has of a lost block is not known now");
             Found::Unknown
         }
+    }
+}
+
+/// Searches for blocks that a node has not got, in its network, until too many were in vain.
+struct Search {
+    most: usize,
+    /// How many of the last ones have found nothing.
+    in_vain: AtomicUsize,
+}
+
+impl Search {
+    fn up_to(most: usize) -> Arc<Self> {
+        let in_vain = AtomicUsize::new(0);
+        Arc::new(Self { most, in_vain })
+    }
+
+    async fn finds(&self, store: &dyn BlockStore, cid: &Cid) -> Result<bool, StoreError> {
+        if self.in_vain.load(Ordering::Relaxed) >= self.most {
+            return Ok(false);
+        }
+        let found = is_there(store, cid).await?;
+        match found {
+            true => self.in_vain.store(0, Ordering::Relaxed),
+            false => _ = self.in_vain.fetch_add(1, Ordering::Relaxed),
+        }
+        Ok(found)
     }
 }
 

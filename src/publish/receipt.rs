@@ -130,6 +130,11 @@ impl Receipts {
         self.moved.fetch_add(u64::from(is_made), Ordering::Relaxed);
     }
 
+    /// Whether no try has failed since the last commit.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
     /// Commits in a row of which all came back that was asked for.
     pub(super) fn verified(&self) -> u32 {
         self.verified.load(Ordering::Relaxed)
@@ -156,7 +161,7 @@ impl Receipts {
         self.moved.fetch_add(u64::from(fresh), Ordering::Relaxed);
     }
 
-    /// More of what is doubted was found on the node.
+    /// More of what is doubted was found on the node, or more of what it has lost is told.
     pub(super) fn note_found(&self) {
         self.moved.fetch_add(1, Ordering::Relaxed);
     }

@@ -9,6 +9,7 @@ mod faults;
 mod follow;
 mod gone;
 mod guard;
+mod mass;
 mod model;
 mod pinned;
 mod power;

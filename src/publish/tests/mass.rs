@@ -1,0 +1,76 @@
+//! A node has lost much that is nowhere else: it is told, and everything else is published soon.
+
+use std::collections::HashSet;
+
+use super::damage::{again, assert_whole, many, mute, unmarked};
+use super::rig::Shared;
+use crate::fault::Fault;
+use crate::publish::heal::{PATIENCE, heal};
+use crate::store::BlockStore;
+use crate::store::fault::Call;
+
+#[tokio::test]
+async fn after_a_great_loss_the_second_try_publishes_all_else_and_few_blocks_are_searched_for() {
+    let shared = Shared::new();
+    let (mut machine, blocks) = many(&shared, 600).await;
+    let node = mute(&mut machine, HashSet::new());
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    // As the publisher does: nobody waits for more than some of them at first.
+    let _ = machine.commit().await;
+    assert_eq!(unmarked(&machine), 344);
+    machine.receipts.note_end(false);
+    let moved = machine.receipts.moved();
+    machine.commit().await.unwrap();
+    assert_eq!(unmarked(&machine), 0);
+    assert!(machine.receipts.moved() >= moved + 344, "who waits sees it");
+    assert_whole(&shared, &machine).await;
+    // Each search of a network takes seconds.
+    let asked = node.asked.lock().unwrap();
+    let searched = blocks.iter().filter(|cid| asked.contains(cid)).count();
+    assert!(searched < 50, "{searched} searches");
+}
+
+#[tokio::test]
+async fn what_the_network_of_the_node_has_is_found_there_and_not_told_as_lost() {
+    let shared = Shared::new();
+    let (machine, _) = many(&shared, 100).await;
+    shared.blocks.put_many(&again(100)).await.unwrap();
+    // The node itself has none of it.
+    machine.store.set(Call::Has, Fault::Drop, None);
+    heal(&machine.context, &machine.receipts, PATIENCE)
+        .await
+        .unwrap();
+    assert!(machine.volume.losses(1).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn directories_that_cannot_be_marked_hold_no_commit_up() {
+    let shared = Shared::new();
+    let (machine, _) = many(&shared, 0).await;
+    let mut dirs = Vec::new();
+    for i in 0..20 {
+        dirs.push(machine.dir(machine.root, &format!("d{i}")).await);
+    }
+    machine.commit().await.unwrap();
+    for dir in dirs {
+        let inner = crate::types::Ino(dir.0 & crate::types::Ino::MAX.0);
+        let cut = machine.volume.cut().unwrap();
+        let page = cut.published_tree(inner).unwrap().unwrap().root.cid;
+        shared.blocks.lose(&page);
+        let lost = crate::fs::LostBlock {
+            cid: page,
+            chunk: None,
+            why: "gone".to_owned(),
+        };
+        machine.volume.note_lost(inner, &page, &lost);
+    }
+    machine.receipts.note_end(false);
+    let moved = machine.receipts.moved();
+    heal(&machine.context, &machine.receipts, PATIENCE)
+        .await
+        .unwrap();
+    assert_eq!(machine.receipts.moved(), moved);
+    let _ = machine.commit().await;
+    machine.commit().await.unwrap();
+    assert_whole(&shared, &machine).await;
+}
