@@ -262,7 +262,7 @@ pub(super) async fn is_there(store: &dyn BlockStore, cid: &Cid) -> Result<bool, 
     }
 }
 
-/// `data`, or where there is none the block as another node has it.
+/// `data`, or where there is none the block as another node has it itself.
 pub(super) async fn or_elsewhere(
     context: &Context,
     cid: &Cid,
@@ -271,7 +271,7 @@ pub(super) async fn or_elsewhere(
     if data.is_some() || context.node.others.is_empty() {
         return Ok(data);
     }
-    match context.node.fetcher.source().store().get(cid).await {
+    match context.node.fetcher.source().store().get_near(cid).await {
         Ok(data) => Ok(form::verify(cid, &data).is_ok().then_some(data)),
         Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => Ok(None),
         Err(error) => Err(error.into()),

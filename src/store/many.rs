@@ -39,25 +39,13 @@ impl ManyStore {
             hedge: HEDGE,
         }
     }
-}
 
-/// What is told when no store gave the block: that one may come back, else what the last said.
-fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
-    match (told, next) {
-        (Some(told @ StoreError::Transient(_)), _) => told,
-        (_, next @ StoreError::Transient(_)) => next,
-        (_, next) => next,
-    }
-}
-
-#[async_trait]
-impl BlockStore for ManyStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.first.put_many(blocks).await
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        let mut left = self.near.iter().chain(std::iter::once(&self.first));
+    /// The verified bytes of `cid` from one of `left`, which are asked in this order.
+    async fn ask<'a>(
+        &self,
+        mut left: impl Iterator<Item = &'a Arc<dyn BlockStore>> + Send,
+        cid: &Cid,
+    ) -> Result<Bytes, StoreError> {
         let mut asked = FuturesUnordered::new();
         asked.extend(left.next().map(|store| store.get_unverified(cid)));
         let (mut told, mut is_late) = (None, false);
@@ -80,6 +68,31 @@ impl BlockStore for ManyStore {
             }
         }
         Err(told.unwrap_or(StoreError::Missing(*cid)))
+    }
+}
+
+/// What is told when no store gave the block: that one may come back, else what the last said.
+fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
+    match (told, next) {
+        (Some(told @ StoreError::Transient(_)), _) => told,
+        (_, next @ StoreError::Transient(_)) => next,
+        (_, next) => next,
+    }
+}
+
+#[async_trait]
+impl BlockStore for ManyStore {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.first.put_many(blocks).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let all = self.near.iter().chain(std::iter::once(&self.first));
+        self.ask(all, cid).await
+    }
+
+    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.ask(self.near.iter(), cid).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
@@ -165,6 +178,17 @@ mod tests {
             assert_eq!(many.get(&absent).await, Err(away.clone()));
             store.clear();
         }
+        // Nor is the first one asked to search for it where nobody wants that.
+        for (searches, asked) in [(true, 2), (false, 1)] {
+            first.reset_counts();
+            let answer = match searches {
+                true => many.get(&absent).await,
+                false => many.get_near(&absent).await,
+            };
+            assert_eq!(answer, Err(StoreError::Missing(absent)));
+            assert_eq!(first.count(Call::Get), asked);
+        }
+        assert_eq!(many.get_near(&block.cid).await, Ok(block.data.clone()));
         // While it is well the others are left in peace.
         second.reset_counts();
         many.get(&block.cid).await.unwrap();
