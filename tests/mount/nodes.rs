@@ -127,6 +127,33 @@ fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
 }
 
 #[test]
+fn a_volume_whose_pins_somebody_removed_at_the_node_is_pinned_again_and_outlives_a_collection() {
+    let node = Kubo::start();
+    let url = format!("ipfs={}", node.url());
+    let machine = Machine::demo_with(&["--node", &url]);
+    let local = publish_tree(&machine);
+    let pinned = || {
+        let listed = node.ipfs(&["pin", "ls", "--type=recursive", "--quiet"]);
+        let mut pins: Vec<String> = listed.lines().map(str::to_owned).collect();
+        pins.sort();
+        pins
+    };
+    let document = node.ipfs(&["cat", &format!("/ipns/{}", name(&machine))]);
+    let document: Value = serde_json::from_str(&document).expect("the usage metadata");
+    let root = document["root"].as_str().expect("a root");
+    let pins = pinned();
+    assert!(pins.iter().any(|pin| pin == root), "{root}: {pins:?}");
+    for pin in &pins {
+        node.ipfs(&["pin", "rm", pin]);
+    }
+    assert!(pinned().is_empty());
+    wait_until("the head is pinned again", 3 * SOON, || pinned().len() >= 2);
+    assert!(pinned().iter().any(|pin| pin == root), "{root}");
+    node.ipfs(&["repo", "gc"]);
+    assert_found_elsewhere(machine, &url, &[], &local);
+}
+
+#[test]
 fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_new_machine() {
     let mut node = Btfs::guarded("the node's password");
     let url = format!("btfs={}", node.url());
