@@ -27,6 +27,7 @@ use crate::fetch::source::blocking;
 use crate::fs::{Loss, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::cid as form;
+use crate::pack::tree::{self, TreeKind};
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -262,12 +263,16 @@ pub(super) async fn is_there(store: &dyn BlockStore, cid: &Cid) -> Result<bool, 
     }
 }
 
-/// `data`, or where there is none the block as another node has it itself.
+/// `data`, or where there is none the block where it is a page without entries, or as another node has it itself.
 pub(super) async fn or_elsewhere(
     context: &Context,
     cid: &Cid,
     data: Option<Bytes>,
 ) -> Result<Option<Bytes>, PublishError> {
+    let data = match data {
+        None => empty_page(cid)?,
+        data => data,
+    };
     if data.is_some() || context.node.others.is_empty() {
         return Ok(data);
     }
@@ -276,6 +281,17 @@ pub(super) async fn or_elsewhere(
         Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The block, where it is the page of a tree without entries, which is the same everywhere: most volumes' inode table,
+/// which a machine that began from another's root has never read.
+fn empty_page(cid: &Cid) -> Result<Option<Bytes>, PublishError> {
+    let mut pages = Vec::new();
+    for kind in [TreeKind::Directory, TreeKind::Table] {
+        tree::empty(kind, &mut |page| pages.push(page))?;
+    }
+    let found = pages.into_iter().find(|page| page.cid == *cid);
+    Ok(found.map(|page| page.data))
 }
 
 /// Puts the block again if the cache has it, or another node.

@@ -329,12 +329,28 @@ impl Sampler {
         let after = self.place.after.clone();
         let mut held = Held::new();
         let source = context.node.fetcher.source();
-        let entries = source
-            .solve(&mut held, Instant::now() + PATIENCE, |held| {
-                let after = after.as_ref().map(|after| after.as_slice());
-                tree::scan(kind, &tree, after, limit, held)
-            })
-            .await;
+        let mut entries;
+        let mut again = None;
+        loop {
+            entries = source
+                .solve(&mut held, Instant::now() + PATIENCE, |held| {
+                    let after = after.as_ref().map(|after| after.as_slice());
+                    tree::scan(kind, &tree, after, limit, held)
+                })
+                .await;
+            // One that had no entries is known.
+            let Err(FsError::Lost(lost)) = &entries else {
+                break;
+            };
+            let Some(data) = heal::or_elsewhere(context, &lost.cid, None).await? else {
+                break;
+            };
+            if again.replace(lost.cid) == Some(lost.cid) {
+                break;
+            }
+            let cid = lost.cid;
+            self.put_again(context, Block { cid, data }).await?;
+        }
         let need = Need {
             ino,
             of: tree.root.cid,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::damage::{again, assert_whole, many, mute, unmarked};
+use super::damage::{again, assert_whole, many, mute, sample, unmarked};
 use super::rig::Shared;
 use crate::fault::Fault;
 use crate::publish::heal::{PATIENCE, heal};
@@ -71,6 +71,18 @@ async fn directories_that_cannot_be_marked_hold_no_commit_up() {
         .unwrap();
     assert_eq!(machine.receipts.moved(), moved);
     let _ = machine.commit().await;
+    machine.commit().await.unwrap();
+    assert_whole(&shared, &machine).await;
+}
+
+#[tokio::test]
+async fn an_inode_table_without_entries_that_is_lost_is_made_again_by_who_has_never_read_it() {
+    let shared = Shared::new();
+    let (machine, _) = many(&shared, 1).await;
+    let table = machine.volume.cut().unwrap().table().unwrap().unwrap();
+    assert!(shared.blocks.lose(&table.root.cid));
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    sample(&machine, 3).await;
     machine.commit().await.unwrap();
     assert_whole(&shared, &machine).await;
 }
