@@ -63,15 +63,26 @@ impl Source {
     pub(crate) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let mut attempt = self.attempt;
         let mut pause = FIRST_PAUSE;
+        let mut was_wrong = false;
         loop {
             let Ok(room) = timeout_at(deadline, self.room.acquire()).await else {
                 return Err(FsError::TimedOut);
             };
             let end = deadline.min(Instant::now() + attempt);
-            let answer = timeout_at(end, self.store.get_unverified(cid)).await;
+            let asked = match was_wrong {
+                false => self.store.get_unverified(cid),
+                true => self.store.get(cid),
+            };
+            let answer = timeout_at(end, asked).await;
             drop(room);
             match answer {
-                Ok(Ok(bytes)) => return verified(cid, bytes).await,
+                Ok(Ok(bytes)) => match verified(cid, bytes).await {
+                    Err(FsError::Lost(_)) if !was_wrong => {
+                        was_wrong = true;
+                        continue;
+                    }
+                    answer => return answer,
+                },
                 Ok(Err(StoreError::Transient(why))) => {
                     tracing::debug!(%cid, why, "a block is tried again");
                 }

@@ -73,6 +73,11 @@ impl Client {
         &self.inner.http.label
     }
 
+    /// Whether the node is on this machine, as far as its URL says.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.inner.http.is_loopback()
+    }
+
     /// Calls `path` (`block/get`) with `args` in the query and `files` in the body; the whole body of
     /// the answer, of at most `most` bytes. Ends after `limit`, or with the error of the trailer.
     ///

@@ -3,10 +3,12 @@
 //! Invariant: an answer is here whole, or there is none; no secret (token, password, path or query of
 //! the URL) stands in an error. Called by `client`, `gateway` and `guard`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use reqwest::header::CACHE_CONTROL;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, StatusCode, Url};
 use zeroize::Zeroizing;
@@ -164,19 +166,31 @@ impl Http {
         read(path, response, most).await
     }
 
-    /// Fetches `path` (`ipfs/CID`) with this query, by GET.
+    /// Fetches `path` (`ipfs/CID`) with this query, by GET; where `is_held`, only what the other side has itself.
     pub(super) async fn get(
         &self,
         path: &str,
         query: (&str, &str),
+        is_held: bool,
         most: usize,
     ) -> Result<Reply, RpcError> {
         let mut url = self.base.clone();
         let below = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{below}/{path}"));
         url.query_pairs_mut().append_pair(query.0, query.1);
-        let response = self.http.get(url).send().await.map_err(broken)?;
+        let mut request = self.http.get(url);
+        if is_held {
+            request = request.header(CACHE_CONTROL, "only-if-cached");
+        }
+        let response = request.send().await.map_err(broken)?;
         read(path, response, most).await
+    }
+
+    /// Whether it leads to this machine, as far as its URL says.
+    pub(super) fn is_loopback(&self) -> bool {
+        let host = self.base.host_str().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 }
 
@@ -195,8 +209,11 @@ pub(super) async fn read(
     most: usize,
 ) -> Result<Reply, RpcError> {
     let status = response.status();
+    // What is announced is not believed beyond what it may be.
+    let announced = response.content_length().unwrap_or(0).min(most as u64);
+    let room = usize::try_from(announced).unwrap_or(0);
     let mut body = reqwest::Body::from(response);
-    let (mut bytes, mut trailer) = (BytesMut::new(), None);
+    let (mut bytes, mut trailer) = (BytesMut::with_capacity(room), None);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(broken)?;
         if let Some(data) = frame.data_ref() {

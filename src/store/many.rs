@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::sleep;
 
-use super::{Block, BlockStore, StoreError};
+use super::{Block, BlockStore, StoreError, check_bytes};
 
 /// How long a store may be silent before the next one is asked beside it.
 const HEDGE: Duration = Duration::from_secs(2);
@@ -41,13 +41,13 @@ impl ManyStore {
     }
 
     /// The verified bytes of `cid` from one of `left`, which are asked in this order.
-    async fn ask<'a>(
+    async fn ask_each<'a>(
         &self,
         mut left: impl Iterator<Item = &'a Arc<dyn BlockStore>> + Send,
         cid: &Cid,
     ) -> Result<Bytes, StoreError> {
         let mut asked = FuturesUnordered::new();
-        asked.extend(left.next().map(|store| store.get_unverified(cid)));
+        asked.extend(left.next().map(|store| ask(store, cid)));
         let (mut told, mut is_late) = (None, false);
         while !asked.is_empty() {
             let answer = tokio::select! {
@@ -55,15 +55,12 @@ impl ManyStore {
                 () = sleep(self.hedge), if !is_late => None,
             };
             match answer {
-                Some(Ok(data)) => match super::check_bytes(cid, &data) {
-                    Ok(()) => return Ok(data),
-                    Err(error) => told = Some(worse(told, error)),
-                },
+                Some(Ok(data)) => return Ok(data),
                 Some(Err(error)) => told = Some(worse(told, error)),
                 None => {}
             }
             match left.next() {
-                Some(store) => asked.push(store.get_unverified(cid)),
+                Some(store) => asked.push(ask(store, cid)),
                 None => is_late = true,
             }
         }
@@ -80,6 +77,16 @@ fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
     }
 }
 
+/// The block from `store`, verified: asked for once more where what comes at first is another.
+async fn ask(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Bytes, StoreError> {
+    let data = store.get_unverified(cid).await?;
+    if check_bytes(cid, &data).is_ok() {
+        return Ok(data);
+    }
+    let data = store.get(cid).await?;
+    check_bytes(cid, &data).map(|()| data)
+}
+
 #[async_trait]
 impl BlockStore for ManyStore {
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
@@ -88,11 +95,11 @@ impl BlockStore for ManyStore {
 
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let all = self.near.iter().chain(std::iter::once(&self.first));
-        self.ask(all, cid).await
+        self.ask_each(all, cid).await
     }
 
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.ask(self.near.iter(), cid).await
+        self.ask_each(self.near.iter(), cid).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {

@@ -74,7 +74,7 @@ pub trait BlockStore: Send + Sync {
     /// The verified bytes of `cid`.
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError>;
     /// As [`BlockStore::get`], for one who verifies it himself: what the store has under `cid`, at most
-    /// [`MAX_BLOCK_BYTES`] of it, which need not be that block. So it is hashed once.
+    /// [`MAX_BLOCK_BYTES`] of it, which need not be that block: then [`BlockStore::get`] may still have it. So it is hashed once.
     async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.get(cid).await
     }

@@ -6,6 +6,7 @@
 //! drops the pin that it had. Built by `run`; wire facts: `docs/nodes.md`.
 
 mod batch;
+mod beside;
 mod leaves;
 mod pin;
 
@@ -22,6 +23,7 @@ use crate::pack::cid::{self as form, Kind};
 use crate::rpc::client::whole;
 use crate::rpc::{Client, Dialect, File, RpcError};
 use batch::Pace;
+use beside::{Answer, Beside};
 
 /// The longest answer to a question.
 const ANSWER: usize = 1 << 20;
@@ -58,6 +60,7 @@ pub struct RpcStore {
     client: Client,
     patience: Patience,
     pace: std::sync::Arc<Pace>,
+    beside: std::sync::Arc<Beside>,
 }
 
 /// A line of `block/put`.
@@ -90,6 +93,7 @@ impl RpcStore {
             client,
             patience,
             pace: std::sync::Arc::new(Pace::new(patience.ask)),
+            beside: Beside::new(),
         }
     }
 
@@ -201,6 +205,16 @@ impl RpcStore {
         answered(cid, answer.await)
     }
 
+    /// What the node has under `cid`, or finds, by its RPC.
+    async fn fetch(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
+        match self.local_unverified(cid).await {
+            Err(StoreError::Missing(_)) if !self.patience.network.is_zero() => {}
+            other => return other,
+        }
+        self.far(cid).await
+    }
+
     /// What another node has under `cid`. That it is missing only the node can say: not one that is away.
     async fn far(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let (text, patience) = (cid.to_string(), self.patience.network);
@@ -232,17 +246,24 @@ impl BlockStore for RpcStore {
     }
 
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        let data = self.get_unverified(cid).await?;
+        if self.beside.has_given(cid) {
+            self.beside.close("what the gateway gave was not enough");
+        }
+        let data = self.fetch(cid).await?;
         check_bytes(cid, &data).map(|()| data)
     }
 
     async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
-        match self.local_unverified(cid).await {
-            Err(StoreError::Missing(_)) if !self.patience.network.is_zero() => {}
-            other => return other,
+        let beside = self.beside.leaf(&self.client, cid).await;
+        if let Answer::Given(data) = beside {
+            return Ok(data);
         }
-        self.far(cid).await
+        let data = self.fetch(cid).await?;
+        if let Answer::Lacks = beside {
+            self.beside
+                .close("the gateway has not got what the node has");
+        }
+        Ok(data)
     }
 
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {

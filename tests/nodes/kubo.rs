@@ -92,7 +92,6 @@ impl Kubo {
     }
 
     /// Where its gateway listens.
-    #[allow(dead_code, reason = "the suite of nodes asks none")]
     pub(crate) fn gateway(&self) -> String {
         let said = std::fs::read_to_string(self.repo.join("gateway")).expect("its gateway");
         said.trim().to_owned()

@@ -4,6 +4,7 @@
 //! package registries have, so [`btfs`] stands in for one. [`given`] is for nodes of the
 //! one who runs this; [`front`] stands before a node and plays faults.
 
+mod beside;
 mod btfs;
 mod dialect;
 mod faults;
