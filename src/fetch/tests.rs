@@ -342,6 +342,16 @@ async fn other_bytes_than_the_block_s_are_damage_and_never_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_came_as_another_is_asked_for_once_more_before_it_is_lost() {
+    let stage = Stage::new(Cache::in_memory());
+    let content = stage.publish(3 * MIB).await;
+    stage.read(content, 0, 1).await.unwrap();
+    stage.store.set(Call::Get, Fault::Corrupt, Some(1));
+    let whole = stage.read(content, 2 * MIB, MIB).await.unwrap();
+    assert_eq!(whole, bytes_of(content.size, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_block_is_named() {
     let stage = Stage::new(Cache::in_memory());
     let content = stage.publish(3 * MIB).await;
