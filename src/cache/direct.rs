@@ -44,6 +44,9 @@ impl Buffers {
         if !is_it(&file) {
             return false;
         }
+        if bytes.as_ptr().align_offset(BORDER) == 0 {
+            return file.write_all_at(bytes, offset).is_ok();
+        }
         let mut buffer = self.take();
         let start = buffer.as_ptr().align_offset(BORDER);
         let written = buffer
@@ -71,5 +74,27 @@ impl Buffers {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_to_the_disk_as_they_are_wherever_they_lie_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let memory: Vec<u8> = (0..4 * BORDER as u32).map(|at| (at / 7) as u8).collect();
+        let border = memory.as_ptr().align_offset(BORDER);
+        let buffers = Buffers::default();
+        for from in [border, border + 1] {
+            let bytes = &memory[from..from + 2 * BORDER];
+            File::create(&path).unwrap();
+            // Not every file system can be written so.
+            if buffers.write(&path, |_| true, BORDER as u64, bytes) {
+                assert!(std::fs::read(&path).unwrap()[BORDER..] == *bytes);
+            }
+        }
     }
 }
