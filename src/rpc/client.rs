@@ -107,7 +107,6 @@ impl Client {
         limit: Duration,
     ) -> Result<(Bytes, Option<String>), RpcError> {
         let call = async {
-            let token = self.inner.token.get();
             let call = Call {
                 dialect: self.inner.dialect,
                 path,
@@ -115,15 +114,11 @@ impl Client {
                 files,
                 most,
             };
-            let token = match (token, &self.inner.login) {
-                (None, Login::TokenFile(_) | Login::PasswordFile(_)) => {
-                    Some(self.log_in(None).await?)
-                }
-                (token, _) => token,
-            };
+            let token = self.token().await?;
             let reply = match self.inner.http.send(&call, token.as_ref()).await {
                 // A connection from before a restart of the node; or a node that turns us away before
-                // it has read all that we send, which a small call tells. Every call may be made twice.
+                // it has read all that we send, which a small call tells. Every call may be made twice, but
+                // for those of [`Client::follow`].
                 Err(RpcError::Broken(_)) => {
                     let small = match files {
                         [] => None,
@@ -170,6 +165,45 @@ impl Client {
         self.stream(path, &args, files, most, limit).await
     }
 
+    /// As [`Client::stream`], for a call that tells how far it is, a line at a time, and that is not to be made
+    /// twice unseen: each line is shown to `moves`, and the last one is the answer. It goes on for as long as
+    /// within `patience` a line comes of which `moves` says that it tells more than those before.
+    ///
+    /// # Errors
+    /// As [`RpcError`] says; [`RpcError::Broken`] also where another try would go through.
+    pub async fn follow(
+        &self,
+        path: &str,
+        args: &[(&str, &str)],
+        most: usize,
+        patience: Duration,
+        moves: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<(Bytes, Option<String>), RpcError> {
+        let call = Call {
+            dialect: self.inner.dialect,
+            path,
+            args,
+            files: &[],
+            most,
+        };
+        let http = &self.inner.http;
+        let token = timeout(patience, self.token()).await;
+        let token = token.unwrap_or(Err(RpcError::TimedOut(patience)))?;
+        let sending = http.send_while(&call, token.as_ref(), patience, moves);
+        let mut reply = sending.await?;
+        if reply.status == StatusCode::UNAUTHORIZED {
+            // It was turned away: nothing was done.
+            let token = timeout(patience, self.log_in(token.as_ref())).await;
+            let token = token.unwrap_or(Err(RpcError::TimedOut(patience)))?;
+            let sending = http.send_while(&call, Some(&token), patience, moves);
+            reply = sending.await?;
+        }
+        match judge(path, &reply) {
+            None => Ok((reply.body, reply.trailer)),
+            Some(error) => Err(error),
+        }
+    }
+
     /// Calls `path` without arguments, as if the node were of another kind than it is taken for, and
     /// without a login.
     pub(super) async fn call_as(
@@ -188,6 +222,16 @@ impl Client {
         };
         let reply = finish(path, limit, self.inner.http.send(&call, None)).await?;
         Ok(reply.body)
+    }
+
+    /// The token that calls are made with, where the node wants one.
+    async fn token(&self) -> Result<Option<Zeroizing<String>>, RpcError> {
+        match (self.inner.token.get(), &self.inner.login) {
+            (None, Login::TokenFile(_) | Login::PasswordFile(_)) => {
+                Ok(Some(self.log_in(None).await?))
+            }
+            (token, _) => Ok(token),
+        }
     }
 
     /// A token other than `refused`, which the node has just turned away.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
-use reqwest::header::CACHE_CONTROL;
+use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, StatusCode, Url};
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
 use super::Dialect;
@@ -134,12 +135,61 @@ impl Http {
         call: &Call<'_>,
         token: Option<&Zeroizing<String>>,
     ) -> Result<Reply, RpcError> {
+        let response = self.open(call, token).await?;
+        read(call.path, response, call.most).await
+    }
+
+    /// As [`Http::send`]; each line of the answer is shown to `moves` as it comes, and the last one is the
+    /// body. It ends when for `limit` nothing came of which that says that it moves.
+    pub(super) async fn send_while(
+        &self,
+        call: &Call<'_>,
+        token: Option<&Zeroizing<String>>,
+        limit: Duration,
+        moves: &mut (dyn FnMut(&[u8]) -> bool + Send),
+    ) -> Result<Reply, RpcError> {
+        let mut deadline = Instant::now() + limit;
+        let late = |_| RpcError::TimedOut(limit);
+        let opened = timeout_at(deadline, self.open(call, token)).await;
+        let response = opened.map_err(late)??;
+        let status = response.status();
+        let mut body = reqwest::Body::from(response);
+        let (mut line, mut trailer) = (BytesMut::new(), None);
+        while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(late)? {
+            let frame = frame.map_err(broken)?;
+            for byte in frame.data_ref().into_iter().flatten() {
+                // The last line is kept, with its end, until the next one begins.
+                if line.last() == Some(&b'\n') {
+                    line.clear();
+                }
+                line.extend_from_slice(&[*byte]);
+                if *byte == b'\n' && moves(&line) {
+                    deadline = Instant::now() + limit;
+                }
+            }
+            if line.len() > call.most {
+                return Err(too_long(call.path, call.most));
+            }
+            trailer = trailer.or(frame.trailers_ref().and_then(error_in));
+        }
+        Ok(Reply {
+            status,
+            body: line.freeze(),
+            trailer,
+        })
+    }
+
+    async fn open(
+        &self,
+        call: &Call<'_>,
+        token: Option<&Zeroizing<String>>,
+    ) -> Result<reqwest::Response, RpcError> {
         let Call {
             dialect,
             path,
             args,
             files,
-            most,
+            ..
         } = *call;
         let mut url = self.base.clone();
         let below = url.path().trim_end_matches('/').to_owned();
@@ -165,8 +215,7 @@ impl Http {
             }
             request = request.multipart(form);
         }
-        let response = request.send().await.map_err(broken)?;
-        read(path, response, most).await
+        request.send().await.map_err(broken)
     }
 
     /// Fetches `path` (`ipfs/CID`) with this query, by GET; where `is_held`, only what the other side has itself.
@@ -225,19 +274,28 @@ pub(super) async fn read(
         let frame = frame.map_err(broken)?;
         if let Some(data) = frame.data_ref() {
             if bytes.len() - begin + data.len() > most {
-                return Err(RpcError::Transport(format!(
-                    "its answer to `{path}` is longer than {most} bytes"
-                )));
+                return Err(too_long(path, most));
             }
             bytes.extend_from_slice(data);
-        } else if let Some(error) = frame.trailers_ref().and_then(|t| t.get(STREAM_ERROR)) {
-            trailer = Some(one_line(error.as_bytes()));
         }
+        trailer = trailer.or(frame.trailers_ref().and_then(error_in));
     }
     bytes.advance(begin);
     Ok(Reply {
         status,
         body: bytes.freeze(),
-        trailer: trailer.filter(|text| !text.is_empty()),
+        trailer,
     })
+}
+
+/// The error that a trailer tells.
+fn error_in(trailers: &HeaderMap) -> Option<String> {
+    let error = trailers.get(STREAM_ERROR)?;
+    Some(one_line(error.as_bytes())).filter(|text| !text.is_empty())
+}
+
+fn too_long(path: &str, most: usize) -> RpcError {
+    RpcError::Transport(format!(
+        "its answer to `{path}` is longer than {most} bytes"
+    ))
 }

@@ -106,6 +106,16 @@ impl BlockStore for Counted<dyn BlockStore> {
         self.counts.watch(self.inner.pin(root, from)).await
     }
 
+    async fn pin_while(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        let pinned = self.inner.pin_while(root, from, moves);
+        self.counts.watch(pinned).await
+    }
+
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
         self.counts.watch(self.inner.unpin(root)).await
     }

@@ -160,6 +160,18 @@ impl BlockStore for FaultStore {
         }
     }
 
+    async fn pin_while(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        match self.script.enter(Call::Pin).await? {
+            Outcome::Drop => Ok(()),
+            outcome => answer(outcome, self.inner.pin_while(root, from, moves).await),
+        }
+    }
+
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
         match self.script.enter(Call::Unpin).await? {
             Outcome::Drop => Ok(()),

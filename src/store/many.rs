@@ -110,6 +110,15 @@ impl BlockStore for ManyStore {
         self.first.pin(root, from).await
     }
 
+    async fn pin_while(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        self.first.pin_while(root, from, moves).await
+    }
+
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
         self.first.unpin(root).await
     }

@@ -94,6 +94,16 @@ pub trait BlockStore: Send + Sync {
     /// blocks with it, so that only the difference is walked; it stays pinned.
     /// [`StoreError::Missing`] when a block below `root` is not there.
     async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError>;
+    /// As [`BlockStore::pin`]; where the store tells how far it is, `moves` is called whenever that is further.
+    async fn pin_while(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        let _ = moves;
+        self.pin(root, from).await
+    }
     /// Releases the pin of `root`; no error when it was not pinned.
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError>;
     /// The roots that are pinned recursively, in no order.

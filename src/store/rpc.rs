@@ -37,7 +37,7 @@ pub struct Patience {
     pub ask: Duration,
     /// In the network, for one block; zero: it is not asked to.
     pub network: Duration,
-    /// For all that is below a root that is to be pinned.
+    /// For a pin that stands still: how long it takes in all is its tree's affair.
     pub pin: Duration,
     /// How long a pin may take before it is looked whether a block is missing.
     pub doubt: Duration,
@@ -295,7 +295,16 @@ impl BlockStore for RpcStore {
     }
 
     async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.pin_whole(root, from).await
+        self.pin_whole(root, from, &|| {}).await
+    }
+
+    async fn pin_while(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        self.pin_whole(root, from, moves).await
     }
 
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {

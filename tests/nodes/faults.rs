@@ -255,3 +255,44 @@ async fn a_node_that_goes_away_while_it_searches_has_lost_nothing() {
     let missing: Result<Bytes, _> = Err(StoreError::Missing(absent));
     assert_eq!(got, missing, "the node itself says so");
 }
+
+/// Asks for a pin at a node that makes it, and whose answer meets `fault`: how often the node was asked to.
+async fn pins_asked(front: &Front, direct: &RpcStore, dialect: Dialect, fault: Fault) -> usize {
+    let patience = Patience {
+        doubt: Duration::from_millis(100),
+        ..stores::PATIENCE
+    };
+    let store = RpcStore::new(client(&front.url(), dialect, Login::Open), patience);
+    let tree = unique_tree(3);
+    let root = tree[tree.len() - 1].cid;
+    direct.put_many(&tree).await.expect("put");
+    front.set_for(&["pin/add"], Some(fault));
+    front.asked();
+    assert_eq!(within(fault, store.pin(&root, None)).await, Ok(()));
+    front.set(None);
+    assert_eq!(direct.all_pinned(&[root]).await, Ok(true));
+    let asked = front.asked();
+    asked
+        .iter()
+        .filter(|path| path.ends_with("pin/add"))
+        .count()
+}
+
+/// An IPFS node takes a pin away before it makes it anew: who asks twice can end with none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_was_made_and_not_answered_is_never_asked_for_again() {
+    let (ipfs, btfs) = (Kubo::start(), Btfs::start());
+    for (url, dialect) in [(ipfs.url(), Dialect::Ipfs), (&*btfs.url(), Dialect::Btfs)] {
+        let front = Front::of(url);
+        let direct = RpcStore::new(client(url, dialect, Login::Open), stores::PATIENCE);
+        for fault in [
+            Fault::HangsBeforeItsAnswer,
+            Fault::ResetBeforeItsAnswer,
+            Fault::HangsInItsAnswer,
+            Fault::ResetInItsAnswer,
+        ] {
+            let asked = pins_asked(&front, &direct, dialect, fault).await;
+            assert_eq!(asked, 1, "{dialect:?}, {fault:?}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Every node is a store: the suite that the embedded one passes, over the RPC.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pxfs::rpc::{Client, Dialect, Login};
@@ -9,6 +10,7 @@ use pxfs::store::suite::{self, unique_leaf, unique_tree};
 use pxfs::store::{BlockStore, StoreError};
 
 use crate::btfs::Btfs;
+use crate::front::Front;
 use crate::kubo::Kubo;
 
 /// What a test waits for a block that is nowhere.
@@ -103,6 +105,55 @@ async fn a_block_that_comes_while_a_pin_waits_for_it_ends_the_wait() {
     let both = futures::future::join(store.pin(&root, None), late);
     let both = tokio::time::timeout(patience.pin / 2, both).await;
     assert_eq!(both.expect("it ends"), (Ok(()), Ok(())));
+}
+
+/// However long a pin takes in all: a great volume is pinned for as long as the node comes on, and no longer.
+#[tokio::test]
+async fn a_pin_is_waited_for_while_it_moves_and_not_while_it_stands_still() {
+    let node = Btfs::start();
+    let front = Front::of(&node.url());
+    let patience = Patience {
+        pin: Duration::from_secs(6),
+        doubt: Duration::from_secs(2),
+        ..PATIENCE
+    };
+    let store = RpcStore::new(client(&front.url(), Dialect::Btfs, Login::Open), patience);
+    let tree = unique_tree(7);
+    store.put_many(&tree).await.expect("put");
+    let root = tree.last().expect("a root").cid;
+    node.pin_slowly(patience.pin * 2 / 57);
+    let moved = AtomicU64::new(0);
+    let moves = || {
+        moved.fetch_add(1, Ordering::SeqCst);
+    };
+    front.asked();
+    assert_eq!(store.pin_while(&root, None, &moves).await, Ok(()));
+    assert_eq!(store.all_pinned(&[root]).await, Ok(true));
+    let asked = front.asked();
+    let asked = asked.iter().filter(|path| path.ends_with("pin/add"));
+    assert_eq!(asked.count(), 1, "it was begun anew");
+    assert!(
+        moved.load(Ordering::SeqCst) > 2,
+        "a commit takes it for still"
+    );
+
+    // One that misses a block goes on telling, and tells nothing new.
+    node.pin_slowly(Duration::ZERO);
+    let tree = unique_tree(3);
+    store.put_many(&tree[1..]).await.expect("put");
+    let root = tree.last().expect("a root").cid;
+    let patience = Patience {
+        pin: Duration::from_secs(1),
+        doubt: Duration::from_secs(60),
+        ..PATIENCE
+    };
+    let store = RpcStore::new(client(&front.url(), Dialect::Btfs, Login::Open), patience);
+    let pinned = tokio::time::timeout(patience.doubt / 2, store.pin(&root, None)).await;
+    let pinned = pinned.expect("it ends");
+    assert!(
+        matches!(pinned, Err(StoreError::Transient(_))),
+        "{pinned:?}"
+    );
 }
 
 #[tokio::test]

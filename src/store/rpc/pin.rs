@@ -1,10 +1,13 @@
 //! Pinning at a node: never what is pinned already, and never without an end.
 //!
-//! Invariant: `pin/add` is sent only for a root that `pin/ls` does not list (`pin/update` to one that is
-//! pinned does no harm). A node waits for a block
+//! Invariant: `pin/add` is sent only for a root that `pin/ls` does not list, also where an earlier one was not
+//! answered (`pin/update` to one that is
+//! pinned does no harm). How long a pin may take is its tree's affair: it is waited for as long as the node
+//! tells of more and more blocks. A node waits for a block
 //! that it has not got, and does not say which: where a pin takes long, the tree is walked here, over
 //! what the node has on its own disk, and what is missing is told.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use cid::Cid;
@@ -19,8 +22,11 @@ use crate::rpc::client::whole;
 use crate::store::walk::{self, Source};
 use crate::store::{BlockStore, StoreError, links};
 
-/// How often a pin that takes long is asked for anew.
+/// How often a pin that stands still is asked for anew.
 const TRIES: usize = 3;
+/// When a node that has lost us without noticing gives a pin up: a week. Here it is given up as soon as it stands
+/// still for long.
+const LONGEST: &str = "168h";
 
 /// A line of `pin/ls` with `stream`.
 #[derive(Deserialize)]
@@ -29,41 +35,113 @@ pub(super) struct PinLine {
     pub(super) cid: String,
 }
 
+/// A line of `pin/add` with `progress`: one comes every half second, whether there is more to tell or not.
+#[derive(Deserialize)]
+struct Progress {
+    /// Blocks so far.
+    #[serde(rename = "Progress", default)]
+    blocks: u64,
+    /// In the last line: what is pinned.
+    #[serde(rename = "Pins", default)]
+    pins: Option<Vec<String>>,
+}
+
+/// How far a pin is that is being made.
+struct Moves<'a> {
+    blocks: AtomicU64,
+    /// Is called when there is more.
+    tell: &'a (dyn Fn() + Send + Sync),
+}
+
+impl Moves<'_> {
+    fn count(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
+    }
+
+    /// Whether this line tells of more than those before it.
+    fn take(&self, line: &[u8]) -> bool {
+        let told = serde_json::from_slice::<Progress>(line).map_or(0, |line| line.blocks);
+        let moves = told > self.blocks.fetch_max(told, Ordering::Relaxed);
+        if moves {
+            (self.tell)();
+        }
+        moves
+    }
+}
+
 impl RpcStore {
-    /// [`BlockStore::pin`].
-    pub(super) async fn pin_whole(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+    /// [`BlockStore::pin_while`].
+    pub(super) async fn pin_whole(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        tell: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
         if let Some(from) = from.filter(|from| *from != root)
-            && self.pin_from(root, Some(*from)).await?
+            && self.pin_from(root, Some(*from), tell).await?
         {
             return Ok(());
         }
         if !self.lists(&[*root]).await? {
-            self.pin_from(root, None).await?;
+            self.pin_from(root, None, tell).await?;
         }
         Ok(())
     }
 
-    /// False where `from` is not pinned: then nothing was done.
-    async fn pin_from(&self, root: &Cid, from: Option<Cid>) -> Result<bool, StoreError> {
-        for _ in 0..TRIES {
-            let asked = self.ask_pin(root, from.as_ref());
+    /// False where it cannot be had from `from`: then nothing was done.
+    async fn pin_from(
+        &self,
+        root: &Cid,
+        from: Option<Cid>,
+        tell: &(dyn Fn() + Send + Sync),
+    ) -> Result<bool, StoreError> {
+        for tries in 0..=TRIES {
+            // The one before may have come to its end unseen.
+            if tries > 0 && from.is_none() && self.lists(&[*root]).await? {
+                return Ok(true);
+            }
+            let moves = Moves {
+                blocks: AtomicU64::new(0),
+                tell,
+            };
+            let asked = self.ask_pin(root, from.as_ref(), &moves);
             tokio::pin!(asked);
-            tokio::select! {
-                answer = &mut asked => return answer,
-                () = sleep(self.patience.doubt) => {}
-            }
-            tokio::select! {
-                answer = &mut asked => return answer,
-                walked = self.walk(root, from) => walked?,
-            }
-            // Whole, or not known: the node has the word. Whole for a while, it may wait for a block
-            // that has come since, and not hear of it.
-            tokio::select! {
-                answer = &mut asked => return answer,
-                () = sleep(self.patience.doubt) => {}
+            let answer = match tries {
+                TRIES => asked.await,
+                _ => tokio::select! {
+                    answer = &mut asked => answer,
+                    still = self.stands_still(root, from, &moves) => match still {
+                        Ok(()) => continue,
+                        Err(error) => return Err(error),
+                    },
+                },
+            };
+            match answer {
+                // A connection from before a restart of the node; or it has restarted meanwhile.
+                Err(RpcError::Broken(_)) if tries == 0 => {}
+                answer => return answer.map_err(plain),
             }
         }
-        self.ask_pin(root, from.as_ref()).await
+        Err(unfinished("its pin does not come to an end"))
+    }
+
+    /// Returns when the tree is whole on the node's disk, or not known, and the pin stands still all the same:
+    /// it may wait for a block that has come since, and not hear of it. What is missing or corrupt, if so.
+    async fn stands_still(
+        &self,
+        root: &Cid,
+        from: Option<Cid>,
+        moves: &Moves<'_>,
+    ) -> Result<(), StoreError> {
+        sleep(self.patience.doubt).await;
+        self.walk(root, from).await?;
+        loop {
+            let before = moves.count();
+            sleep(self.patience.doubt).await;
+            if moves.count() == before {
+                return Ok(());
+            }
+        }
     }
 
     /// Looks here whether the tree is whole on the node's disk: what is missing or corrupt, if so.
@@ -107,27 +185,54 @@ impl RpcStore {
         }
     }
 
-    /// False where `from` is not pinned. A node says so of a root that it was to pin and has, too: no
+    /// False where it cannot be had from `from`. A node says so of a root that it was to pin and has, too: no
     /// error.
-    async fn ask_pin(&self, root: &Cid, from: Option<&Cid>) -> Result<bool, StoreError> {
-        let (root, from) = (root.to_string(), from.map(Cid::to_string));
-        let (path, args) = match &from {
-            Some(from) => (
-                "pin/update",
-                vec![("arg", from.as_str()), ("arg", &root), ("unpin", "false")],
-            ),
-            None => ("pin/add", vec![("arg", root.as_str())]),
+    async fn ask_pin(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &Moves<'_>,
+    ) -> Result<bool, RpcError> {
+        let Some(from) = from else {
+            return self.add_pin(root, moves).await.map(|()| true);
         };
+        let (root, from) = (root.to_string(), from.to_string());
+        let args = [("arg", from.as_str()), ("arg", &root), ("unpin", "false")];
         let asked = self
             .client
-            .search(path, &args, &[], ANSWER, self.patience.pin);
+            .search("pin/update", &args, &[], ANSWER, self.patience.pin);
         match asked.await.and_then(whole) {
             Ok(_) => Ok(true),
+            // This call tells nothing of how far it is: where much differs, the other one does.
+            Err(RpcError::TimedOut(_)) => Ok(false),
+            Err(error) if error.is_search_over() => Ok(false),
             Err(RpcError::Failed(why)) if why.contains("'from' cid was not recursively pinned") => {
                 Ok(false)
             }
             Err(RpcError::Failed(why)) if why.contains("'to' cid was already") => Ok(true),
-            Err(error) => Err(plain(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `pin/add`, sent once.
+    async fn add_pin(&self, root: &Cid, moves: &Moves<'_>) -> Result<(), RpcError> {
+        let root = root.to_string();
+        let args = [
+            ("arg", root.as_str()),
+            ("progress", "true"),
+            ("timeout", LONGEST),
+        ];
+        let mut take = |line: &[u8]| moves.take(line);
+        let followed = self
+            .client
+            .follow("pin/add", &args, ANSWER, self.patience.pin, &mut take);
+        let last = followed.await.and_then(whole)?;
+        let pins = serde_json::from_slice::<Progress>(&last).map_or(None, |line| line.pins);
+        match pins.is_some_and(|pins| pins.contains(&root)) {
+            true => Ok(()),
+            false => Err(RpcError::Transport(
+                "its answer to `pin/add` does not say that it is pinned".into(),
+            )),
         }
     }
 }

@@ -10,6 +10,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Query, Request, St
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use cid::Cid;
+use futures::StreamExt;
 use http_body_util::BodyExt;
 use multihash::Multihash;
 use serde_json::{Value, json};
@@ -28,6 +29,9 @@ const OPEN: [&str; 6] = [
 ];
 /// From so many files a request on, the connection is closed after it.
 const MANY_FILES: usize = 20;
+
+/// How often a pin tells how far it is.
+const TELLS: Duration = Duration::from_millis(500);
 
 type Args = Vec<(String, String)>;
 
@@ -256,9 +260,12 @@ async fn put(node: &Node, args: &Args, request: Request) -> Response {
 }
 
 /// Pins what is not pinned yet; waits for what is missing.
-async fn pin(node: &Node, args: &Args, root: Cid, from: Option<Cid>) -> Response {
+async fn pin(node: &Arc<Node>, args: &Args, root: Cid, from: Option<Cid>) -> Response {
     if from.is_none() && node.disk.is_pinned(&root) {
         return lines(&[json!({"Pins": [root.to_string()]})]);
+    }
+    if get(args, "progress") == Some("true") && from.is_none() {
+        return pin_telling(node, args, root).await;
     }
     // What the old root has is not looked at.
     let known = from.map_or_else(HashSet::new, |from| node.disk.found_below(&from));
@@ -280,7 +287,81 @@ async fn pin(node: &Node, args: &Args, root: Cid, from: Option<Cid>) -> Response
     }
 }
 
-async fn update(node: &Node, args: &Args) -> Response {
+/// Pins, and tells every half second how many blocks it has come to, also where they are no more than before.
+async fn pin_telling(node: &Arc<Node>, args: &Args, root: Cid) -> Response {
+    let (node, begin) = (Arc::clone(node), Instant::now());
+    let patience = get(args, "timeout").map(duration);
+    // As many as there are by now, and whether that is all.
+    let look = move || {
+        let _one = node.disk.gate.lock().expect("a lock");
+        let slowness = *node.slowness.lock().expect("a lock");
+        let reached = match slowness {
+            Duration::ZERO => usize::MAX,
+            each => (begin.elapsed().as_millis() / each.as_millis()) as usize,
+        };
+        let found = node.disk.found_below(&root);
+        let there = found.iter().filter(|cid| node.disk.links(cid).is_some());
+        let there = there.count();
+        let is_whole = there == found.len() && reached >= there;
+        if is_whole {
+            node.disk.pin(&root);
+        }
+        (there.min(reached), is_whole)
+    };
+    let is_late = move || patience.is_some_and(|patience| begin.elapsed() >= patience);
+    let step = async move || {
+        let until = Instant::now() + TELLS;
+        loop {
+            let (blocks, is_whole) = look();
+            if is_whole || is_late() || Instant::now() >= until {
+                return (blocks, is_whole);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let late = "context deadline exceeded";
+    let told = |blocks: usize| json!({"Progress": blocks});
+    let pinned = json!({"Pins": [root.to_string()]});
+    let (blocks, is_whole) = step().await;
+    if is_whole {
+        return lines(&[told(blocks), pinned]);
+    }
+    if is_late() {
+        return failed(late);
+    }
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let first = text_of(&[told(blocks)]);
+    let rest = futures::stream::unfold(Some(end), move |end| {
+        let (step, pinned) = (step.clone(), pinned.clone());
+        async move {
+            let end = end?;
+            let (blocks, is_whole) = step().await;
+            if is_whole {
+                return Some((text_of(&[told(blocks), pinned]), None));
+            }
+            if is_late() {
+                let _ = end.send(());
+                return None;
+            }
+            Some((text_of(&[told(blocks)]), Some(end)))
+        }
+    });
+    let lines = futures::stream::once(async { first }).chain(rest);
+    let lines = lines.map(Ok::<_, std::convert::Infallible>);
+    let body = Body::from_stream(lines).with_trailers(async move {
+        ended.await.ok()?;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("X-Stream-Error", HeaderValue::from_static(late));
+        Some(Ok(trailers))
+    });
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Trailer", "X-Stream-Error"),
+    ];
+    (headers, Body::new(body)).into_response()
+}
+
+async fn update(node: &Arc<Node>, args: &Args) -> Response {
     let cids: Vec<Cid> = args
         .iter()
         .filter(|(name, _)| name == "arg")
@@ -368,6 +449,7 @@ fn duration(text: &str) -> Duration {
         "ms" => 0.001,
         "s" => 1.0,
         "m" => 60.0,
+        "h" => 3600.0,
         other => panic!("a duration in {other}"),
     };
     Duration::from_secs_f64(number * unit)

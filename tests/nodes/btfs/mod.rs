@@ -38,6 +38,8 @@ struct Node {
     address: SocketAddr,
     auth: bool,
     login: Mutex<Login>,
+    /// How long a pin takes for each block.
+    slowness: Mutex<Duration>,
     /// The node has crashed, or is told to end.
     end: Notify,
     dead: AtomicBool,
@@ -98,6 +100,7 @@ impl Btfs {
             address: self.address,
             auth: self.auth,
             login: Mutex::default(),
+            slowness: Mutex::default(),
             end: Notify::new(),
             dead: AtomicBool::new(false),
         });
@@ -116,6 +119,12 @@ impl Btfs {
     pub(crate) fn expire_tokens(&self) {
         let (node, _) = self.running.as_ref().expect("it runs");
         node.login.lock().expect("a lock").tokens.clear();
+    }
+
+    /// From now on a pin takes so long for each block.
+    pub(crate) fn pin_slowly(&self, each: Duration) {
+        let (node, _) = self.running.as_ref().expect("it runs");
+        *node.slowness.lock().expect("a lock") = each;
     }
 
     /// Loses a block behind its pins.
