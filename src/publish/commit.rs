@@ -358,7 +358,7 @@ async fn secure(
     let store = &context.node.store;
     let [root, document] = tops(pending).map(|block| block.cid);
     let check = async {
-        pin(context, &[root, document], head).await?;
+        pin(context, &[root, document], head, receipts).await?;
         let sample = pending.sample.iter().map(|cid| cid.0);
         let cids: Vec<Cid> = [root, document].into_iter().chain(sample).collect();
         try_join_all(cids.iter().map(|cid| read_back(store, cid))).await?;
@@ -562,7 +562,7 @@ async fn end_doubts(context: &Context, receipts: &Receipts) -> Result<(), Publis
             .flatten()
             .map(|cid| cid.0)
             .collect();
-        pin(context, &tops, &Head::default()).await?;
+        pin(context, &tops, &Head::default(), receipts).await?;
         // It may have gone with the blocks.
         if !is_named(context).await? {
             renew(context).await?;
@@ -579,10 +579,18 @@ async fn end_doubts(context: &Context, receipts: &Receipts) -> Result<(), Publis
 }
 
 /// Pins what stands above a tree: its root first. `below` is pinned already: only the difference is walked.
-async fn pin(context: &Context, tops: &[Cid], below: &Head) -> Result<(), PublishError> {
+async fn pin(
+    context: &Context,
+    tops: &[Cid],
+    below: &Head,
+    receipts: &Receipts,
+) -> Result<(), PublishError> {
     let store = &context.node.store;
     for (cid, from) in tops.iter().zip([below.root, below.document]) {
-        store.pin(cid, from.map(|from| from.0).as_ref()).await?;
+        let from = from.map(|from| from.0);
+        // However much there is to pin: while the node comes on, so does the commit.
+        let moves = || receipts.beat();
+        store.pin_while(cid, from.as_ref(), &moves).await?;
     }
     match store.all_pinned(tops).await? {
         true => Ok(()),

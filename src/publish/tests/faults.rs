@@ -325,6 +325,71 @@ async fn nothing_is_named_that_the_node_does_not_give_back() {
     }
 }
 
+/// A node that tells how far its pins are.
+struct Telling {
+    inner: Arc<dyn BlockStore>,
+    receipts: Receipts,
+    /// What a commit had moved by then.
+    pulses: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl BlockStore for Telling {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.inner.put_many(blocks).await
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.inner.get(cid).await
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.inner.has(cid).await
+    }
+
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.inner.pin(root, from).await
+    }
+
+    async fn pin_while(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        moves: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        for _ in 0..3 {
+            moves();
+            self.pulses.lock().unwrap().push(self.receipts.pulse());
+        }
+        self.inner.pin(root, from).await
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.inner.unpin(root).await
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.inner.pins().await
+    }
+}
+
+/// A commit that stands still is given up after ten minutes, and the pin of a great volume takes longer.
+#[tokio::test]
+async fn a_commit_moves_for_as_long_as_the_node_comes_on_with_its_pin() {
+    let mut machine = Machine::new(&Shared::new());
+    machine.put(machine.root, "f", &[(0, b"f")]).await;
+    let node = Arc::new(Telling {
+        inner: Arc::clone(&machine.context.node.store),
+        receipts: machine.receipts.clone(),
+        pulses: Mutex::default(),
+    });
+    machine.context.node.store = Arc::<Telling>::clone(&node);
+    machine.commit().await.unwrap();
+    let pulses = node.pulses.lock().unwrap();
+    assert!(!pulses.is_empty());
+    assert!(pulses.windows(2).all(|two| two[0] < two[1]), "{pulses:?}");
+}
+
 #[tokio::test]
 async fn a_crash_right_after_naming_is_no_conflict_with_oneself() {
     let shared = Shared::new();
