@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ::cid::Cid;
 use anyhow::Context;
@@ -19,7 +21,8 @@ use crate::run::ground::Ground;
 use crate::run::leave::Tell;
 use crate::run::operate;
 use crate::status::ArchiveAnswer;
-use crate::store::{Block, StoreError, car, links};
+use crate::store::retry::{Policy, RetryStore};
+use crate::store::{Block, BlockStore, StoreError, car, links};
 use crate::types::TokenId;
 
 /// Blocks fetched at one time.
@@ -27,6 +30,8 @@ const AT_ONCE: usize = 16;
 /// What is sent at one time.
 const BATCH_BLOCKS: usize = 128;
 const BATCH_BYTES: usize = 8 << 20;
+/// How long sending that may take, with all tries: at 8 KiB a second, which every node bears, it takes 17 min.
+const BATCH_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Writes all blocks of a token's published volume, and its usage metadata, into a new file.
 pub(super) async fn export(
@@ -120,7 +125,12 @@ pub(super) async fn import(
             of.chain_id
         );
     }
-    let store = patient(&ground.parts.node.store);
+    let node = &ground.parts.node.store;
+    let slow = Policy {
+        deadline: BATCH_LIMIT,
+        ..Policy::default()
+    };
+    let store = RetryStore::new(Arc::clone(node), slow);
     let mut answer = ArchiveAnswer {
         token,
         root: root.to_string(),
@@ -149,10 +159,13 @@ pub(super) async fn import(
         tell("importing", 0);
     }
     for root in &roots {
-        store
-            .pin(root, None)
-            .await
-            .context("the archive is not whole")?;
+        // It ends by itself: how long it takes is the volume's affair.
+        match node.pin(root, None).await {
+            Err(error @ StoreError::Missing(_)) => {
+                return Err(anyhow::Error::from(error).context("the archive is not whole"));
+            }
+            pinned => pinned?,
+        }
     }
     if !store.all_pinned(&roots).await? {
         fail!(

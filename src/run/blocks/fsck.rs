@@ -312,7 +312,8 @@ impl Check<'_> {
                 continue;
             }
             if self.repair && self.answer.damaged.is_empty() {
-                self.store.pin(root, None).await?;
+                // It ends by itself: how long it takes is the volume's affair.
+                self.ground.parts.node.store.pin(root, None).await?;
                 self.answer.repaired += 1;
             } else {
                 self.note(".", root, "is not pinned".to_owned());
