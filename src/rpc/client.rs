@@ -5,6 +5,7 @@
 //! of blocks and names, and by `probe`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ struct Inner {
     dialect: Dialect,
     login: Login,
     token: Token,
+    /// Whether it is known to be what it is taken for.
+    met: AtomicBool,
 }
 
 /// The answer to a login.
@@ -57,6 +60,7 @@ impl Client {
                 dialect,
                 login,
                 token: Token::default(),
+                met: AtomicBool::new(false),
             }),
         })
     }
@@ -65,6 +69,15 @@ impl Client {
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.inner.dialect
+    }
+
+    /// Whether the node has said that it is what it is taken for.
+    pub(super) fn is_met(&self) -> bool {
+        self.inner.met.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_met(&self, met: bool) {
+        self.inner.met.store(met, Ordering::Relaxed);
     }
 
     /// Scheme, host and port of the node.

@@ -1,7 +1,7 @@
 //! What a node is and how it is set up, by asking it.
 //!
-//! Invariant: asks only; what is not answered is not guessed. Called by `run` at a mount and by
-//! `doctor`.
+//! Invariant: asks only; what is not answered is not guessed. Called by `run` at a mount, by `doctor`, and by
+//! `store::rpc` before the first block is sent.
 
 use std::time::Duration;
 
@@ -68,6 +68,31 @@ pub async fn identify(client: &Client) -> Result<Found, RpcError> {
             .take(60)
             .collect(),
     })
+}
+
+/// Asks the node what it is, unless it has said so since it last [went](went).
+///
+/// # Errors
+/// As [`identify`]; [`RpcError::Refused`] when it is of the other kind, with what to do.
+pub async fn meet(client: &Client) -> Result<(), RpcError> {
+    if client.is_met() {
+        return Ok(());
+    }
+    let found = identify(client).await?;
+    if found.dialect != client.dialect() {
+        let (url, kind) = (client.label(), found.dialect.as_str());
+        return Err(RpcError::Refused(format!(
+            "is {}: give --node {kind}={url}",
+            found.agent
+        )));
+    }
+    client.set_met(true);
+    Ok(())
+}
+
+/// The node has broken off: it may be another one that is there next.
+pub fn went(client: &Client) {
+    client.set_met(false);
 }
 
 /// Looks at the node's configuration. `needed_bytes` is the sum of the quotas that it has to hold.

@@ -278,16 +278,15 @@ fn client(config: &Config, url: &str, dialect: Dialect) -> anyhow::Result<Client
 
 /// Refuses a node of the other kind, and what is no node at all.
 async fn meet(url: &NodeUrl, client: &Client) -> anyhow::Result<()> {
-    match probe::identify(client).await {
-        Ok(found) if found.dialect == client.dialect() => Ok(()),
-        Ok(found) => fail!(
-            Node,
-            "{url} is {}: give --node {}={url}",
-            found.agent,
-            found.dialect.as_str()
-        ),
+    match probe::meet(client).await {
+        Ok(()) => Ok(()),
         Err(error @ (RpcError::Refused(_) | RpcError::Unknown(_))) => {
-            fail!(Node, "{url} {error}: look at --node")
+            let told = error.to_string();
+            let hint = match told.contains("give --node") {
+                true => "",
+                false => ": look at --node",
+            };
+            fail!(Node, "{url} {told}{hint}")
         }
         Err(error) => {
             tracing::warn!("the storage node {url}: {error}");

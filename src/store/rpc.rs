@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, car, check_bytes};
 use crate::pack::cid::{self as form, Kind};
 use crate::rpc::client::whole;
-use crate::rpc::{Client, Dialect, File, RpcError};
+use crate::rpc::{Client, Dialect, File, RpcError, probe};
 use batch::Pace;
 use beside::{Answer, Beside};
 
@@ -107,6 +107,8 @@ impl RpcStore {
 
     /// Sends a batch, in whatever form the node takes.
     async fn put(&self, blocks: Vec<Block>, limit: Duration) -> Result<(), StoreError> {
+        // What an IPFS node is sent ends the process of a BTFS node, and it may have been away at the mount.
+        probe::meet(&self.client).await.map_err(plain)?;
         match self.client.dialect() {
             Dialect::Ipfs => self.import(&blocks, limit).await,
             Dialect::Btfs => {
@@ -135,7 +137,12 @@ impl RpcStore {
             .client
             .call("dag/import", &args, &[car::archive(blocks)], ANSWER, limit)
             .await
-            .map_err(plain)?;
+            .map_err(|error| {
+                if matches!(error, RpcError::Broken(_)) {
+                    probe::went(&self.client);
+                }
+                plain(error)
+            })?;
         let stats = lines::<ImportLine>(&answer)?
             .into_iter()
             .find_map(|line| line.stats)

@@ -72,6 +72,24 @@ async fn a_btfs_node_that_wants_a_login_passes_also_after_its_restart() {
     assert!(!refused.to_string().contains("another"));
 }
 
+/// What an IPFS node is sent first ends the process of a BTFS node.
+#[tokio::test]
+async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_killed() {
+    let mut node = Btfs::start();
+    let store = store(&node.url(), Dialect::Ipfs, Login::Open);
+    let block = [unique_leaf(100)];
+    node.kill();
+    let away = store.put_many(&block).await;
+    assert!(matches!(away, Err(StoreError::Transient(_))), "{away:?}");
+    node.run();
+    let refused = store.put_many(&block).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Permanent(why)) if why.contains("give --node btfs=")),
+        "{refused:?}"
+    );
+    assert!(node.is_alive());
+}
+
 /// The sampler of a commit is not what finds this: the pin says which block it is.
 #[tokio::test]
 async fn a_block_that_a_btfs_node_lost_is_named_by_the_next_pin() {
