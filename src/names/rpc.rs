@@ -1,6 +1,7 @@
 //! The name records of a storage node, by its RPC: BTNS on BTFS nodes, IPNS on IPFS nodes.
 //!
-//! Invariant: a record counts as published only when the node has given it back. A BTFS node refuses
+//! Invariant: a record counts as published only when the node has given it back; that it has told other nodes
+//! of it is not waited for, and goes on. A BTFS node refuses
 //! in silence, under status 200, and an IPFS node does not take a record of the sequence that it
 //! holds by the call that checks sequences: both are seen to here. What a node gives is verified.
 //! Built by `run`; wire facts: `docs/nodes.md`.
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::key::public_key;
 use super::record::MAX_RECORD_BYTES;
@@ -19,8 +21,12 @@ use super::{Admission, NameError, NameStore, admit, verify};
 use crate::clock::Clock;
 use crate::rpc::{Client, Dialect, File, RpcError};
 
-/// How long a node may ask others, in one call.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a node may look for a name. One with many peers was seen to take about 30 s.
+const FIND: Duration = Duration::from_secs(90);
+/// How long it may tell others of a record: longer than any was seen to take. It looks for the name before that.
+const TELL: Duration = Duration::from_secs(300);
+/// How long it may take before it is looked whether it has the record by now.
+const LOOK: Duration = Duration::from_secs(10);
 /// The longest answer: a routing call tells a line for each peer it has asked.
 const ANSWER: usize = 4 << 20;
 /// The kind of a routing event that carries a value.
@@ -29,10 +35,13 @@ const VALUE: i64 = 5;
 const FAILED: i64 = 3;
 
 /// A node as a store of names.
+#[derive(Clone)]
 pub struct RpcNames {
     client: Client,
     clock: Arc<dyn Clock>,
-    patience: Duration,
+    find: Duration,
+    tell: Duration,
+    look: Duration,
 }
 
 /// A line of a routing call.
@@ -51,7 +60,9 @@ impl RpcNames {
         Self {
             client,
             clock,
-            patience: PATIENCE,
+            find: FIND,
+            tell: TELL,
+            look: LOOK,
         }
     }
 
@@ -59,9 +70,19 @@ impl RpcNames {
     #[must_use]
     pub fn with_patience(&self, patience: Duration) -> Self {
         Self {
-            client: self.client.clone(),
-            clock: Arc::clone(&self.clock),
-            patience,
+            find: self.find.min(patience),
+            tell: self.tell.min(patience),
+            look: self.look.min(patience),
+            ..self.clone()
+        }
+    }
+
+    /// The same; that the node has a record is looked for this long after that was sent, and again and again.
+    #[must_use]
+    pub fn with_look(&self, look: Duration) -> Self {
+        Self {
+            look,
+            ..self.clone()
         }
     }
 
@@ -73,24 +94,40 @@ impl RpcNames {
         }
     }
 
-    async fn routing(
+    /// Sends a record.
+    async fn send(
         &self,
         path: &str,
         args: &[(&str, &str)],
-        files: &[File],
+        file: &File,
     ) -> Result<(Bytes, Option<String>), RpcError> {
+        let files = std::slice::from_ref(file);
         self.client
-            .search(path, args, files, ANSWER, self.patience)
+            .search(path, args, files, ANSWER, self.tell)
             .await
     }
 
-    /// The bytes that the node has for `name`, as they are; `None` when it has none.
+    /// The bytes that the node finds for `name`, as they are; `None` when there are none.
+    async fn found(&self, name: &str) -> Result<Option<Vec<u8>>, NameError> {
+        self.ask(name, &[]).await
+    }
+
+    /// The bytes that the node has for `name`. A BTFS node looks for newer ones at others, too.
     async fn held(&self, name: &str) -> Result<Option<Vec<u8>>, NameError> {
+        match self.client.dialect() {
+            Dialect::Btfs => self.found(name).await,
+            Dialect::Ipfs => self.ask(name, &[("offline", "true")]).await,
+        }
+    }
+
+    async fn ask(&self, name: &str, more: &[(&str, &str)]) -> Result<Option<Vec<u8>>, NameError> {
         let (path, key) = match self.client.dialect() {
             Dialect::Btfs => ("dht/get", self.key(name)),
             Dialect::Ipfs => ("routing/get", self.key(name)),
         };
-        let (answer, error) = match self.routing(path, &[("arg", &key)], &[]).await {
+        let args = [&[("arg", key.as_str())], more].concat();
+        let asked = self.client.search(path, &args, &[], ANSWER, self.find);
+        let (answer, error) = match asked.await {
             Ok((answer, error)) => (answer, error),
             Err(RpcError::Failed(why)) => (Bytes::new(), Some(why)),
             Err(error) => return Err(plain(error)),
@@ -125,27 +162,55 @@ impl RpcNames {
 
     /// Offers the record to the node, which takes no older one.
     async fn put(&self, name: &str, record: &[u8], now_ns: i64) -> Result<(), NameError> {
-        let file = [File::new(Bytes::copy_from_slice(record))];
+        let file = File::new(Bytes::copy_from_slice(record));
         let key = self.key(name);
         let sent = match self.client.dialect() {
-            Dialect::Btfs => self.routing("dht/put", &[("arg", &key)], &file).await,
+            Dialect::Btfs => self.send("dht/put", &[("arg", &key)], &file).await,
             Dialect::Ipfs => {
                 let args = [("arg", key.as_str()), ("allow-offline", "true")];
-                match self.routing("name/put", &args, &file).await {
+                match self.send("name/put", &args, &file).await {
                     // A renewal under the same sequence, or a node from before that call.
                     Err(error) if is_unchecked(&error) => {
-                        let held = self.held(name).await?;
-                        match admit(name, record, held.as_deref(), now_ns)? {
+                        let found = self.found(name).await?;
+                        match admit(name, record, found.as_deref(), now_ns)? {
                             Admission::Held => return Ok(()),
-                            Admission::Take => self.routing("routing/put", &args, &file).await,
+                            Admission::Take => self.send("routing/put", &args, &file).await,
                         }
                     }
                     other => other,
                 }
             }
         };
-        // That it found nobody to tell is no failure of ours: it has it, or the read tells.
-        sent.map(drop).map_err(plain)
+        match sent {
+            // That it found nobody to tell, or not all in time, is no failure of ours: it has it, or the read tells.
+            Ok(_) | Err(RpcError::TimedOut(_)) => Ok(()),
+            Err(error) if error.is_search_over() => Ok(()),
+            Err(error) => Err(plain(error)),
+        }
+    }
+
+    /// [`RpcNames::put`], which goes on for as long as the node has to tell others; returns when the node has the
+    /// record, or will not take it.
+    async fn offer(&self, name: &str, record: &[u8], now_ns: i64) -> Result<(), NameError> {
+        let (teller, told, sent) = (self.clone(), name.to_owned(), record.to_vec());
+        let mut put = tokio::spawn(async move { teller.put(&told, &sent, now_ns).await });
+        loop {
+            match timeout(self.look, &mut put).await {
+                Ok(Ok(ended)) => return ended,
+                Ok(Err(fault)) => return Err(NameError::Transient(fault.to_string())),
+                Err(_) => {}
+            }
+            tokio::select! {
+                ended = &mut put => {
+                    return ended.unwrap_or_else(|fault| Err(NameError::Transient(fault.to_string())));
+                }
+                held = self.held(name) => {
+                    if held.is_ok_and(|held| held.as_deref() == Some(record)) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -155,7 +220,7 @@ impl NameStore for RpcNames {
         let now_ns = self.clock.wall_ns();
         // Before anything is asked: what is not valid is nobody's business.
         admit(name, record, None, now_ns)?;
-        self.put(name, record, now_ns).await?;
+        self.offer(name, record, now_ns).await?;
         match self.held(name).await? {
             Some(back) if back == record => Ok(back),
             Some(other) => {
@@ -173,7 +238,7 @@ impl NameStore for RpcNames {
 
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
         public_key(name).map_err(|e| NameError::Permanent(e.to_string()))?;
-        let bytes = self.held(name).await?;
+        let bytes = self.found(name).await?;
         let bytes = bytes.ok_or_else(|| NameError::Missing(name.to_owned()))?;
         verify(name, &bytes)?;
         Ok(bytes)

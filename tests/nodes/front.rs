@@ -48,6 +48,10 @@ pub(crate) enum Fault {
     Replays,
     /// So many bytes a second, both ways.
     Slow(usize),
+    /// Half of the files of the call reach the node, as if that were all of them.
+    CutsUpload,
+    /// The answer comes so much later, but to what is asked of the node's own disk alone.
+    Late(Duration),
 }
 
 impl Fault {
@@ -233,6 +237,9 @@ fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
     if !paths.is_empty() && !paths.iter().any(|end| path.ends_with(end)) {
         fault = None;
     }
+    if matches!(fault, Some(Fault::Late(_))) && text.contains("offline=true") {
+        fault = None;
+    }
     let old = lock(&state.old).get(&path).cloned();
     match fault {
         Some(Fault::ResetAtOnce) => return reset(&client),
@@ -259,7 +266,24 @@ fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
     let place = lock(&state.node).clone().ok_or(io::ErrorKind::NotFound)?;
     let mut node = TcpStream::connect(place)?;
     keep(&node)?;
-    let sent = call.split_off(head);
+    let mut sent = call.split_off(head);
+    let mut text = text;
+    if fault == Some(Fault::CutsUpload) {
+        body(
+            &mut client,
+            &text,
+            std::mem::take(&mut sent),
+            None,
+            |part| {
+                sent.extend_from_slice(part);
+                Ok(())
+            },
+        )?;
+        let length = |bytes: usize| format!("content-length: {bytes}");
+        let half = sent.len() / 2;
+        text = text.replace(&length(sent.len()), &length(half));
+        sent.truncate(half);
+    }
     node.write_all(closing(&text).as_bytes())?;
     // A node may answer before it has all.
     let (mut reader, mut sender) = (client.try_clone()?, node.try_clone()?);
@@ -274,6 +298,14 @@ fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
     }
     let mut told = Vec::new();
     node.read_to_end(&mut told)?;
+    if let Some(Fault::Late(late)) = fault {
+        // Ends early when whoever asks has gone, or the fault is over.
+        client.set_read_timeout(Some(late))?;
+        let gone = client.peek(&mut [0; 1]);
+        if gone.is_ok() {
+            return Ok(());
+        }
+    }
     if is_kept {
         lock(&state.answers).insert(path, told.clone());
     }
@@ -357,6 +389,8 @@ fn spoil(fault: Option<Fault>, answer: &[u8], client: &mut TcpStream) -> io::Res
         | Fault::Status(_)
         | Fault::Says(_)
         | Fault::Replays
+        | Fault::Late(_)
+        | Fault::CutsUpload
         | Fault::Slow(_) => client.write_all(answer),
     }
 }

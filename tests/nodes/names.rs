@@ -1,17 +1,25 @@
 //! Every node is a store of names: the suite that the embedded one passes, over the RPC.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use pxfs::clock::{Clock, SystemClock};
 use pxfs::names::key::NameKey;
-use pxfs::names::record::{BTNS_SEQUENCE, Network};
+use pxfs::names::record::{BTNS_SEQUENCE, Network, Record};
 use pxfs::names::rpc::RpcNames;
 use pxfs::names::suite::{World, passes_in};
 use pxfs::names::{NameError, NameStore};
-use pxfs::rpc::{Client, Dialect, Login};
+use pxfs::rpc::{Client, Dialect, File, Login};
+
+use tokio::time::timeout;
 
 use crate::btfs::Btfs;
+use crate::front::{Fault, Front};
 use crate::kubo::Kubo;
+
+/// Far beyond what a call takes, and far below for ever.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The names of the node at `url`, and what it expects of records.
 pub(crate) fn names(url: &str, dialect: Dialect, login: Login) -> (World, Arc<RpcNames>) {
@@ -63,32 +71,128 @@ async fn a_name_is_still_there_after_the_node_was_killed() {
     assert_eq!(store.resolve(&key.name()).await, Ok(record));
 }
 
-/// A BTFS node takes a sequence that nobody signed: with rising ones, one forgery would silence the
-/// name for good.
+/// A name that was published so, and is found so.
+async fn published(store: Arc<RpcNames>, world: World) {
+    let key = NameKey::random().expect("a key");
+    let record = world.record(7, 1).sign(&key);
+    let back = store.publish(&key.name(), &record).await;
+    assert_eq!(back.as_ref(), Ok(&record));
+}
+
+/// A node with many peers takes minutes to tell all of them, and has the record all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_node_has_is_published_however_long_it_tells_others() {
+    let for_ever = Some(Fault::Late(Duration::from_secs(3600)));
+    let node = Kubo::start();
+    let front = Front::of(node.url());
+    let (world, store) = names(&front.url(), Dialect::Ipfs, Login::Open);
+    let hasty = Arc::new(store.with_look(Duration::from_millis(100)));
+    for calls in [&["name/put"][..], &["name/put", "routing/get"]] {
+        front.set_for(calls, for_ever);
+        timeout(SOON, published(Arc::clone(&hasty), world))
+            .await
+            .expect("it ends");
+    }
+    // One that says nothing of its disk alone is asked when its time is over.
+    let node = Btfs::start();
+    let front = Front::of(&node.url());
+    let (world, store) = names(&front.url(), Dialect::Btfs, Login::Open);
+    front.set_for(&["dht/put"], for_ever);
+    let hasty = store.with_patience(Duration::from_secs(2));
+    published(Arc::new(hasty), world).await;
+}
+
+/// Such a node takes half a minute for a name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_40_s_to_find_a_name_is_waited_for() {
+    let (ipfs, btfs) = (Kubo::start(), Btfs::start());
+    let waits = [
+        (ipfs.url().to_owned(), Dialect::Ipfs),
+        (btfs.url(), Dialect::Btfs),
+    ]
+    .map(|(url, dialect)| async move {
+        let front = Front::of(&url);
+        let (world, store) = names(&front.url(), dialect, Login::Open);
+        let key = NameKey::random().expect("a key");
+        let record = world.record(7, 1).sign(&key);
+        store.publish(&key.name(), &record).await.expect("told");
+        let late = Fault::Late(Duration::from_secs(40));
+        front.set_for(&["routing/get", "dht/get"], Some(late));
+        assert_eq!(store.resolve(&key.name()).await, Ok(record), "{dialect:?}");
+    });
+    futures::future::join_all(waits).await;
+}
+
+/// A record that came by another node is what the node has on its own disk, too: that is what is looked at.
+#[tokio::test]
+async fn a_node_with_peers_has_the_record_that_it_took_on_its_own_disk() {
+    let (a, b) = (Kubo::start(), Kubo::start());
+    a.connect(&b);
+    let (world, store) = names(a.url(), Dialect::Ipfs, Login::Open);
+    published(store, world).await;
+}
+
+/// The same record under another sequence: of a field that stands twice the last one counts.
+fn forged(record: &[u8], mut sequence: u64) -> Vec<u8> {
+    let mut bytes = [record, &[5 << 3]].concat();
+    while sequence > 0x7f {
+        bytes.push(sequence as u8 | 0x80);
+        sequence >>= 7;
+    }
+    bytes.push(sequence as u8);
+    bytes
+}
+
+/// Puts it at a BTFS node without asking whether it is one.
+async fn put_unseen(node: &Btfs, name: &str, record: Vec<u8>) {
+    let client = Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client");
+    let (route, file) = (format!("/btns/{name}"), File::new(record.into()));
+    let args = [("arg", route.as_str())];
+    let put = client.call("dht/put", &args, &[file], 1 << 20, SOON).await;
+    put.expect("200");
+}
+
+/// A BTFS node takes a sequence that nobody signed: with rising ones, one forgery silences the name for good.
 #[tokio::test]
 async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
     let key = NameKey::random().expect("a key");
     let node = Btfs::start();
     let (world, store) = names(&node.url(), Dialect::Btfs, Login::Open);
     let name = key.name();
-    let first = world.record(BTNS_SEQUENCE, 1);
-    let second = world.record(BTNS_SEQUENCE, 2);
-    assert_eq!(
-        store.publish(&name, &first.sign(&key)).await.map(drop),
-        Ok(())
-    );
-    assert_eq!(
-        store.publish(&name, &second.sign(&key)).await.map(drop),
-        Ok(())
-    );
-    // The first one again: with the sequence at its highest there is none above to forge.
-    let replayed = store.publish(&name, &first.sign(&key)).await;
+    let end = |years: i64| world.record(BTNS_SEQUENCE, years).sign(&key);
+    for years in [1, 2] {
+        let record = end(years);
+        assert_eq!(store.publish(&name, &record).await, Ok(record));
+        // Whatever sequence is put on an older one: there is none above the highest.
+        for sequence in [BTNS_SEQUENCE, BTNS_SEQUENCE - 1, 0] {
+            let old = world.record(years as u64, years - 1);
+            let old = Record {
+                end_of_life: old.end_of_life + SignedDuration::from_hours(1),
+                ..old
+            };
+            put_unseen(&node, &name, forged(&old.sign(&key), sequence)).await;
+            assert_eq!(store.resolve(&name).await, Ok(end(years)), "{sequence}");
+        }
+    }
+    let replayed = store.publish(&name, &end(1)).await;
     assert!(
         matches!(replayed, Err(NameError::Stale { .. })),
         "{replayed:?}"
     );
-    assert_eq!(store.resolve(&name).await, Ok(second.sign(&key)));
-    let third = world.record(BTNS_SEQUENCE, 3).sign(&key);
-    assert_eq!(store.publish(&name, &third).await.map(drop), Ok(()));
+    let third = end(3);
+    assert_eq!(store.publish(&name, &third).await.as_ref(), Ok(&third));
     assert_eq!(store.resolve(&name).await, Ok(third));
+
+    // What it is good for: a name whose sequences rise is taken back, and takes no honest record any more.
+    let key = NameKey::random().expect("a key");
+    let name = key.name();
+    let rising = |n: u64| world.record(n, n as i64).sign(&key);
+    for n in [1, 2] {
+        assert_eq!(store.publish(&name, &rising(n)).await, Ok(rising(n)));
+    }
+    put_unseen(&node, &name, forged(&rising(1), BTNS_SEQUENCE)).await;
+    let found = store.resolve(&name).await;
+    assert!(matches!(found, Err(NameError::Corrupt(..))), "{found:?}");
+    let silenced = store.publish(&name, &rising(3)).await;
+    assert!(silenced.is_err(), "{silenced:?}");
 }
