@@ -3,12 +3,13 @@
 //! Records are signed here, by a key that no node holds, so any node can publish them.
 //!
 //! [`key`] makes name keys and names, [`record`] the signed records; [`memory`], [`embedded`] and
-//! [`rpc`] (a BTFS or IPFS node) keep records; [`gateway`] gives what a name leads to; [`fault`] wraps any store; [`suite`] is what every one of them must pass.
+//! [`rpc`] (a BTFS or IPFS node) keep records; [`gateway`] gives what a name leads to; [`fault`] and [`late`] wrap any store; [`suite`] is what every one of them must pass.
 
 pub mod embedded;
 pub mod fault;
 pub mod gateway;
 pub mod key;
+pub mod late;
 pub mod memory;
 pub mod record;
 pub mod rpc;

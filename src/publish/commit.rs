@@ -517,7 +517,7 @@ async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), Pu
     // What is read here may be in memory alone, where the disk was full: it is to outlive what is said of it.
     keep(volume, Vec::new()).await?;
     let (names, network) = (&context.node.names, context.node.network);
-    let held_end_s = held_end_s(context, names).await?;
+    let held_end_s = held_end_s(&context.key.name(), names).await?;
     let stands = Record::verify(&context.key.name(), &pending.record).is_ok_and(|signed| {
         signed.network == network && (network == Network::Ipfs || head::end_s(&signed) > held_end_s)
     });

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::PublishError;
-use super::commit::{Context, newest_head};
+use super::commit::{Context, Other, newest_head};
 use super::gone::Gone;
 use super::head::{self, Head};
 use super::judge;
@@ -31,8 +31,10 @@ const TTL_NS: u64 = 60_000_000_000;
 /// The value of a volume that says when its last record ends: unix seconds, 8 bytes, big-endian.
 const RECORD_END: &str = "record-end";
 
-/// How long the other nodes may take to learn a name.
+/// How long a commit waits for the other nodes to learn a name, and how long they may take: first they look for it,
+/// then they tell others of it, then they look again.
 const OTHERS: Duration = Duration::from_secs(5);
+const OTHERS_BESIDE: Duration = Duration::from_secs(600);
 
 /// Puts the record of the last commit again, with a later end of life.
 pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
@@ -125,12 +127,11 @@ pub(super) fn record(
 
 /// When the record ends that a node has of the name, unix seconds, rounded up; 0 where it has none.
 pub(super) async fn held_end_s(
-    context: &Context,
+    name: &str,
     names: &Arc<dyn NameStore>,
 ) -> Result<u64, PublishError> {
-    let name = context.key.name();
-    match names.resolve(&name).await {
-        Ok(bytes) => Ok(Record::verify(&name, &bytes).map_or(0, |held| head::end_s(&held))),
+    match names.resolve(name).await {
+        Ok(bytes) => Ok(Record::verify(name, &bytes).map_or(0, |held| head::end_s(&held))),
         Err(NameError::Missing(_)) => Ok(0),
         Err(error) => Err(error.into()),
     }
@@ -189,30 +190,62 @@ async fn is_renewed(context: &Context, bytes: &[u8]) -> Result<bool, PublishErro
 }
 
 /// Publishes a record of a document, its sequence and renewal on the other nodes, as far as they take
-/// it: nobody waits long for one that is away, and the next renewal tells it again.
+/// it: nobody waits long for one that is away or slow. It goes on beside what follows, and the next renewal tells it
+/// again.
 pub(super) async fn tell_others(context: &Context, told: (Cid, u64, u64)) {
-    let name = &context.key.name();
     let tellings = context.node.others.iter().map(async |other| {
-        let publish = async {
-            let (names, network) = (&other.names, other.network);
-            let end_s = held_end_s(context, names).await?;
-            let signed = record(context, network, told, end_s)?;
-            let back = names.publish(name, &signed.0).await?;
-            Ok::<_, PublishError>(back == signed.0)
-        };
-        match timeout(OTHERS, publish).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                tracing::warn!(node = other.label, "it holds another record of the name")
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(node = other.label, %error, "it does not take the name")
-            }
-            Err(_) => tracing::warn!(
+        let telling = tokio::spawn(timeout(OTHERS_BESIDE, tell(context, other.clone(), told)));
+        if timeout(OTHERS, telling).await.is_err() {
+            tracing::warn!(
                 node = other.label,
-                "it does not answer: the name is not told"
-            ),
+                "it does not answer: the name is not told yet"
+            );
         }
     });
     join_all(tellings).await;
+}
+
+/// Publishes such a record on one node, unless a later commit is made meanwhile, or the volume is closed.
+fn tell(
+    context: &Context,
+    other: Other,
+    told: (Cid, u64, u64),
+) -> impl Future<Output = ()> + Send + 'static {
+    let Context {
+        volume,
+        node,
+        key,
+        clock,
+    } = context.clone();
+    let (name, label) = (key.name(), other.label.clone());
+    let volume = Arc::downgrade(&volume);
+    let publish = async move {
+        let (names, network) = (&other.names, other.network);
+        let held_end_s = held_end_s(&name, names).await?;
+        let signed = {
+            let Some(volume) = volume.upgrade() else {
+                return Ok(true);
+            };
+            let head: Head = volume.meta("head")?.unwrap_or_default();
+            if head.sequence > told.1 {
+                return Ok(true);
+            }
+            let context = Context {
+                volume,
+                node,
+                key,
+                clock,
+            };
+            record(&context, network, told, held_end_s)?.0
+        };
+        let back = names.publish(&name, &signed).await?;
+        Ok::<_, PublishError>(back == signed)
+    };
+    async move {
+        match publish.await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(node = label, "it holds another record of the name"),
+            Err(error) => tracing::warn!(node = label, %error, "it does not take the name"),
+        }
+    }
 }

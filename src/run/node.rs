@@ -15,6 +15,7 @@ use crate::config::{Config, NodeUrl};
 use crate::names::NameStore;
 use crate::names::embedded::EmbeddedNames;
 use crate::names::gateway::NameGateway;
+use crate::names::late::LateNames;
 use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
 use crate::names::rpc::RpcNames;
@@ -73,7 +74,8 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         stores.push(other.near);
         others.push(Other {
             label: url.to_string(),
-            names: other.names,
+            // No commit waits long for it.
+            names: Arc::new(LateNames::new(other.names)),
             network: other.network,
         });
     }

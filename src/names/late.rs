@@ -1,0 +1,153 @@
+//! Names of a node whose answers may come late: a look that nobody waits for any more goes on, and what it finds is
+//! what is known until a newer answer comes.
+//!
+//! Invariant: one look for a name at a time; an answer that came late is given at most once, and only where a look
+//! that began after it has found nothing within [`FRESH`]. Built by `run`, for nodes that no commit waits long for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{NameError, NameStore};
+
+/// How long a fresh answer is waited for where there is an older one. Whoever asks waits longer than that.
+const FRESH: Duration = Duration::from_secs(3);
+
+type Answer = Result<Vec<u8>, NameError>;
+/// A look: `None` until it has ended.
+type Look = watch::Receiver<Option<Answer>>;
+
+/// A node as a store of names, whose answers come when they come.
+pub struct LateNames {
+    inner: Arc<dyn NameStore>,
+    fresh: Duration,
+    /// By name: the looks that are under way, or that nobody has heard of.
+    looks: Mutex<HashMap<String, Look>>,
+}
+
+impl LateNames {
+    /// The names of `inner`, each of whose calls ends by a bound of its own.
+    #[must_use]
+    pub fn new(inner: Arc<dyn NameStore>) -> Self {
+        Self {
+            inner,
+            fresh: FRESH,
+            looks: Mutex::default(),
+        }
+    }
+
+    /// The look for `name` that is under way, or a new one; and what an earlier one has found since.
+    fn look(&self, name: &str) -> (Look, Option<Answer>) {
+        let mut looks = self.lock();
+        let late = match looks.get(name) {
+            None => None,
+            Some(look) => match look.borrow().clone() {
+                Some(answer) => Some(answer),
+                // One whose task has ended without a word is none.
+                None if look.has_changed().is_ok() => return (look.clone(), None),
+                None => None,
+            },
+        };
+        let (tell, look) = watch::channel(None);
+        looks.insert(name.to_owned(), look.clone());
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        tokio::spawn(async move {
+            let answer = inner.resolve(&name).await;
+            tell.send_replace(Some(answer));
+        });
+        (look, late)
+    }
+
+    /// What `look` has found was heard.
+    fn heard(&self, name: &str, look: &Look) {
+        let mut looks = self.lock();
+        if looks.get(name).is_some_and(|kept| kept.same_channel(look)) {
+            looks.remove(name);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Look>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl NameStore for LateNames {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
+        self.inner.publish(name, record).await
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+        let (mut look, late) = self.look(name);
+        let kept = look.clone();
+        let found = async {
+            let ended = look.wait_for(Option::is_some).await;
+            let answer = ended.ok().and_then(|answer| answer.clone());
+            answer.unwrap_or_else(|| Err(NameError::Transient("its answer is lost".into())))
+        };
+        tokio::pin!(found);
+        let answer = match late {
+            None => found.await,
+            Some(late) => match timeout(self.fresh, &mut found).await {
+                Ok(answer) => answer,
+                Err(_) => return late,
+            },
+        };
+        self.heard(name, &kept);
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::names::fault::{Call, Fault, FaultNames};
+    use crate::names::key::NameKey;
+    use crate::names::memory::MemoryNames;
+    use crate::names::suite::{self, NOW_NS, record};
+
+    fn memory() -> Arc<MemoryNames> {
+        Arc::new(MemoryNames::new(Arc::new(ManualClock::at(NOW_NS))))
+    }
+
+    #[tokio::test]
+    async fn it_passes() {
+        suite::passes(Arc::new(LateNames::new(memory()))).await;
+    }
+
+    /// A node that takes longer than anybody waits would never be heard.
+    #[tokio::test]
+    async fn what_a_node_says_when_nobody_waits_any_more_is_known_the_next_time() {
+        let slow = Arc::new(FaultNames::new(memory()));
+        let names = LateNames {
+            fresh: Duration::from_millis(10),
+            ..LateNames::new(Arc::<FaultNames>::clone(&slow))
+        };
+        let cut = Duration::from_millis(50);
+        let key = NameKey::random().unwrap();
+        let (name, told) = (key.name(), record(1, 1).sign(&key));
+        names.publish(&name, &told).await.unwrap();
+        slow.set(Call::Resolve, Fault::Hang, None);
+        for _ in 0..2 {
+            let waited = timeout(cut, names.resolve(&name)).await;
+            assert!(waited.is_err(), "{waited:?}");
+        }
+        assert_eq!(slow.count(Call::Resolve), 1, "one look at a time");
+        slow.clear();
+        while names.lock()[&name].borrow().is_none() {
+            yield_now().await;
+        }
+        slow.set(Call::Resolve, Fault::Hang, None);
+        assert_eq!(names.resolve(&name).await, Ok(told));
+        // Once: what is older than that is not told again.
+        let waited = timeout(cut, names.resolve(&name)).await;
+        assert!(waited.is_err(), "{waited:?}");
+    }
+}
