@@ -18,7 +18,7 @@ use super::keeper::{self, Keeper};
 use super::operate;
 use super::owed;
 use super::parts::Parts;
-use super::publishing::Publishing;
+use super::publishing::{FIND, PATIENCE, Publishing};
 use super::sync;
 use super::tokens::Teller;
 use crate::chain::anchor::Anchor;
@@ -34,6 +34,9 @@ use crate::types::VolumeKey;
 /// Page cache of all journals, and the least of one, in bytes.
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
 pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
+
+/// A volume that is opened, and what publishes it.
+pub(super) type Opened = (Arc<Volume>, Publishing);
 
 /// A mounted token.
 pub(super) struct Live {
@@ -87,20 +90,22 @@ impl Right {
 }
 
 impl Live {
-    /// Opens the volume of `token`, and shows it in the drive. Where it `doubts`, what the volume keeps of a later
-    /// block than that of `snapshot` holds.
-    pub(super) async fn start(
+    /// Opens the volume of `token`, one of `count`, where it is known what was published of it, or it was used here
+    /// before.
+    ///
+    /// # Errors
+    /// That cannot be known now; the journal cannot be opened.
+    pub(super) async fn open(
         ground: &Ground,
-        snapshot: &Snapshot,
+        count: usize,
         token: &TokenInfo,
         right: &Right,
-        doubts: bool,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Opened> {
         let key = operate::volume_key(&ground.parts, token);
         // As if the other contracts had as many.
-        let journals = snapshot.tokens.len() * ground.parts.chain.called.count;
+        let journals = count * ground.parts.chain.called.count;
         let cache_bytes = (JOURNALS_CACHE_BYTES / journals.max(1)).max(JOURNAL_CACHE_MIN_BYTES);
-        let (volume, publishing) = match open(ground, key, cache_bytes, token, right).await? {
+        Ok(match open(ground, key, cache_bytes, token, right).await? {
             // Nothing here is unpublished: what the other machine wrote takes its place.
             (volume, publishing) if publishing.is_behind() => {
                 leave_owed(ground, &volume).await?;
@@ -124,7 +129,20 @@ impl Live {
                 open(ground, key, cache_bytes, token, right).await?
             }
             opened => opened,
-        };
+        })
+    }
+
+    /// Shows the volume of `token`, which is opened, in the drive. Where it `doubts`, what the volume keeps of a later
+    /// block than that of `snapshot` holds.
+    pub(super) fn start(
+        ground: &Ground,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        right: &Right,
+        doubts: bool,
+        (volume, publishing): Opened,
+    ) -> anyhow::Result<Self> {
+        let key = volume.key();
         let keeper = Keeper::start(&volume)?;
         let live = Self::of(ground, token, (volume, keeper), publishing, Access::Open);
         let is_older = doubts && snapshot.block < keeper::seen_block(&live.volume);
@@ -160,7 +178,7 @@ impl Live {
     ) -> anyhow::Result<Self> {
         let (volume, keeper) = left.volume();
         let publishing = Publishing::new(ground, &volume, right);
-        if let Err(error) = publishing.begin(token).await {
+        if let Err(error) = publishing.begin(token, PATIENCE).await {
             publishing.stop().await;
             return Err(error);
         }
@@ -456,7 +474,7 @@ async fn open(
 ) -> anyhow::Result<(Arc<Volume>, Publishing)> {
     let volume = keeper::open(ground, key, journal_cache_bytes).await?;
     let publishing = Publishing::new(ground, &volume, right);
-    publishing.begin(token).await?;
+    publishing.begin(token, FIND).await?;
     Ok((volume, publishing))
 }
 

@@ -30,6 +30,7 @@ mod leftovers;
 mod live;
 pub mod node;
 mod older;
+mod openings;
 pub mod operate;
 pub mod oracle;
 mod owed;

@@ -21,8 +21,11 @@ use crate::publish::{
 };
 use crate::status::State;
 
-/// How long finding the newest root may take in one pass.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long finding the newest root may take: a node with many peers was seen to take half a minute for each look
+/// at a name, and each call has a bound of its own.
+pub(super) const FIND: Duration = Duration::from_secs(600);
+/// How long it may take before it is told that it is waited for, and what one pass waits for it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may hold up showing a volume that was used here before.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks whether another machine has gone on, for blocks that are missing.
@@ -33,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long taking over what its owner published may take, for who only reads.
 const WATCH_PATIENCE: Duration = Duration::from_secs(600);
 
+/// What is said while the node takes its time.
+pub(super) const LATE: &str =
+    "the storage node has not said yet what was published last: it is waited for";
 /// What is said of a name that leads to another tree than the one that was seen at its place.
 const PARTED: &str = "what is published does not contain what was seen before: that is shown until its owner goes on";
 /// Why what an earlier mount has written is not published.
@@ -116,11 +122,12 @@ impl Publishing {
     }
 
     /// Finds the newest root for a volume that is about to be shown. One that was used here before
-    /// can be shown from local state; the look goes on with [`Publishing::go_on`].
+    /// can be shown from local state; the look goes on with [`Publishing::go_on`]. Any other is waited for as long
+    /// as `patience`.
     ///
     /// # Errors
     /// The volume was never used here, and what was published of it cannot be known now.
-    pub(super) async fn begin(&self, token: &TokenInfo) -> anyhow::Result<()> {
+    pub(super) async fn begin(&self, token: &TokenInfo, patience: Duration) -> anyhow::Result<()> {
         let Some(context) = &self.context else {
             return Ok(());
         };
@@ -128,7 +135,7 @@ impl Publishing {
             context.volume.raw_meta("head")?.is_some() || context.volume.activity().is_some();
         let patience = match used {
             true => KNOWN_PATIENCE,
-            false => PATIENCE,
+            false => patience,
         };
         let look = async {
             let _one = self.look.lock().await;
@@ -177,7 +184,14 @@ impl Publishing {
             }
             bootstrap(context, token, self.allowed).await
         };
-        let found = timeout(PATIENCE, look).await;
+        tokio::pin!(look);
+        let found = match timeout(PATIENCE, &mut look).await {
+            Ok(found) => Ok(found),
+            Err(_) => {
+                self.note_late();
+                timeout(FIND - PATIENCE, look).await
+            }
+        };
         let stage = match found {
             Ok(Ok(Bootstrap::Behind)) => Stage::Behind,
             Ok(Ok(_)) if self.watches() => Stage::Watching(None),
@@ -195,13 +209,20 @@ impl Publishing {
             Ok(Err(error)) => Stage::Waiting(Some(error.to_string())),
             Err(_) => Stage::Waiting(Some(format!(
                 "the storage node does not answer within {} s",
-                PATIENCE.as_secs()
+                FIND.as_secs()
             ))),
         };
         let mut now = lock(&self.stage);
         // Unless the mount is ending meanwhile.
         if matches!(*now, Stage::Waiting(_) | Stage::Barred(_)) {
             *now = stage;
+        }
+    }
+
+    /// The look takes long: it goes on, and says so.
+    fn note_late(&self) {
+        if let Stage::Waiting(why) = &mut *lock(&self.stage) {
+            *why = Some(LATE.to_owned());
         }
     }
 

@@ -9,7 +9,7 @@ mod tell;
 
 pub(super) use tell::Teller;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::ground::Ground;
 use super::leftovers::Leftovers;
 use super::live::{Live, Right};
+use super::openings::Openings;
 use super::parts::{ChainParts, Parts};
 use super::{first, keeper, operate};
 use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
@@ -47,6 +48,7 @@ pub(super) struct Tokens {
     pub(super) leftovers: Leftovers,
     teller: Teller,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
+    openings: Openings,
     /// Owned tokens that cannot be shown, as the chain has them, and why.
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
     /// Keys by name; looking for one costs a derivation for each transaction of the wallet.
@@ -92,6 +94,7 @@ impl Tokens {
             ground,
             teller: Teller::default(),
             live: Mutex::default(),
+            openings: Openings::default(),
             failed: Mutex::default(),
             keys: Mutex::default(),
             documented: Arc::default(),
@@ -196,6 +199,9 @@ impl Tokens {
             // What the volumes keep is later: what is not in this look is no less there for that.
             return Ok(());
         }
+        let owned = snapshot.tokens.iter();
+        let wanted = owned.map(|token| operate::volume_key(parts, token));
+        self.openings.keep(&wanted.collect());
         lock(&self.failed).retain(|id, _| snapshot.tokens.iter().any(|token| token.id == *id));
         for live in self.all() {
             let id = live.key.token.token;
@@ -277,16 +283,33 @@ impl Tokens {
         let failure = Failure::from_error(error);
         let mut status = operate::describe(&self.ground.parts, token, snapshot.timestamp_s);
         status.state = State::ReadOnly;
-        status.reason = Some(format!("cannot be shown: {failure}"));
+        let is_late = self.is_late(token);
+        let what = match is_late {
+            true => "is not shown yet",
+            false => "cannot be shown",
+        };
+        status.reason = Some(format!("{what}: {failure}"));
         let mut failed = lock(&self.failed);
         if failed.get(&token.id).is_none_or(|known| known.1 != failure) {
-            tracing::error!(token = status.directory, "cannot be shown: {failure}");
+            match is_late {
+                true => tracing::warn!(token = status.directory, "{what}: {failure}"),
+                false => tracing::error!(token = status.directory, "{what}: {failure}"),
+            }
         }
         failed.insert(token.id, (status, failure));
     }
 
-    /// Why a token cannot be shown, if that is so of any.
+    /// Whether the node has not said yet what was published of it.
+    fn is_late(&self, token: &TokenInfo) -> bool {
+        let key = operate::volume_key(&self.ground.parts, token);
+        self.openings.is_late(&key)
+    }
+
+    /// Why a token cannot be shown, if that is so of any, and none is waited for.
     pub(super) fn first_failure(&self) -> Option<Failure> {
+        if self.openings.are_late() {
+            return None;
+        }
         let failed = lock(&self.failed);
         failed.values().next().map(|(_, failure)| failure.clone())
     }
@@ -339,7 +362,9 @@ impl Tokens {
                 token.epoch
             );
         }
-        let live = Live::start(&self.ground, snapshot, token, &right, doubts).await?;
+        let count = snapshot.tokens.len();
+        let opened = (self.openings.open(&self.ground, count, token, &right)).await?;
+        let live = Live::start(&self.ground, snapshot, token, &right, doubts, opened)?;
         if doubts {
             self.note_seen(keeper::seen_block(&live.volume));
         }
@@ -474,6 +499,7 @@ impl Tokens {
 
     /// Ends all publishers.
     pub(super) async fn stop_publishing(&self) {
+        self.openings.keep(&BTreeSet::new());
         for live in self.all() {
             live.stop_publishing().await;
         }

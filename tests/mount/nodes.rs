@@ -202,6 +202,30 @@ fn a_node_of_the_other_kind_is_refused_with_what_to_do() {
     assert!(log.contains("give --node btfs="), "{log}");
 }
 
+/// A node with many peers takes longer for a name than a mount may: a machine that begins there waits for it, and
+/// does not begin anew with each look.
+#[test]
+fn a_new_machine_on_a_node_that_takes_long_for_a_name_is_told_so_and_shows_the_drive_in_the_end() {
+    let node = Kubo::start();
+    let front = Front::of(node.url());
+    let url = format!("ipfs={}", front.url());
+    let mut first = Machine::demo_with(&["--node", &url]);
+    let local = publish_tree(&first);
+    first.stop();
+    let mut second = Machine::prepared_second(&first)
+        .with_node(&url)
+        .with_args(&["--take-over"]);
+    let late = Fault::Late(Duration::from_secs(20));
+    front.set_for(&["routing/get"], Some(late));
+    second.start_without_token();
+    let reason = second.token("1")["reason"].to_string();
+    assert!(reason.contains("it is waited for"), "{reason}");
+    wait_until("the drive is shown", SOON, || second.dir().exists());
+    front.set(None);
+    assert_same(&local, &second.dir().join("tree"));
+    second.stop();
+}
+
 /// What is on the old node, which is still there, comes onto the new one with the next commit; the name
 /// is told to both.
 fn moves_over(from: &str, to: &str) {
