@@ -8,9 +8,11 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use cid::Cid;
 use pxfs::pack::cid::leaf_cid;
+use pxfs::rpc::{Client, Dialect, Login};
 use rustix::fs::{XattrFlags, setxattr};
 
 use crate::command::Answer;
@@ -191,6 +193,61 @@ fn one_file_is_shared_by_its_cid_and_fetched_by_it_also_one_that_others_have_add
     }
     let outside = machine.ask(&["share", local.to_str().expect("a path")]);
     assert_eq!(outside.code, Some(10), "{outside:?}");
+}
+
+/// A file is shared, and fetched by its CID, once more after `only` has left nothing else on the node.
+fn is_shared_and_fetched(node: &[&str], only: impl FnOnce(&str)) {
+    let machine = Machine::demo_with(node);
+    let bytes = pattern(3, 0, 2 * MIB + 500_000);
+    let shared = machine.dir().join("a file");
+    fs::write(&shared, &bytes).expect("written");
+    let share = ["share", shared.to_str().expect("a path")];
+    let cid = machine.ask(&share).ok().stdout;
+    assert_eq!(machine.ask(&share).ok().stdout, cid);
+    let cid = cid.trim();
+    let get = |cid: &str, name: &str| {
+        let file = machine.scratch().join(name);
+        let answer = machine.ask(&["get", cid, file.to_str().expect("a path")]);
+        (answer, fs::read(file).ok())
+    };
+    let leaf = &bytes[..MIB];
+    let (answer, got) = get(&leaf_cid(leaf).to_string(), "leaf");
+    answer.ok();
+    assert!(got.as_deref() == Some(leaf));
+    let (answer, got) = get(&leaf_cid(b"nobody has this").to_string(), "nothing");
+    assert_eq!(answer.code, Some(4), "{answer:?}");
+    assert!(got.is_none(), "a file that is half there");
+    only(cid);
+    let (answer, got) = get(cid, "shared");
+    answer.ok();
+    assert!(got == Some(bytes));
+}
+
+#[test]
+fn a_file_that_is_shared_on_a_btfs_node_stays_there_when_its_volume_goes() {
+    let node = Btfs::start();
+    let url = format!("btfs={}", node.url());
+    let client = Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let ask = |path: &str, args: &[(&str, &str)]| {
+        let call = client.call(path, args, &[], 64 << 20, Duration::from_secs(60));
+        let answer = runtime.block_on(call).expect("the node answers");
+        String::from_utf8(answer.to_vec()).expect("text")
+    };
+    is_shared_and_fetched(&["--node", &url], |shared| {
+        let listed = ask("pin/ls", &[("type", "recursive"), ("stream", "true")]);
+        assert!(listed.contains(shared), "{listed}");
+        for line in listed.lines().filter(|line| !line.contains(shared)) {
+            let line: serde_json::Value = serde_json::from_str(line).expect("a line");
+            ask("pin/rm", &[("arg", line["Cid"].as_str().expect("a CID"))]);
+        }
+        ask("repo/gc", &[]);
+    });
+}
+
+#[test]
+fn a_file_on_the_embedded_node_is_shared_and_fetched_by_its_cid() {
+    is_shared_and_fetched(&[], |_| {});
 }
 
 /// Runs a stock tool.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pxfs::names::key::NameKey;
+use pxfs::names::record::Network;
 use pxfs::names::suite::World;
 use pxfs::pack::cid::node_cid;
 use pxfs::rpc::{Client, Dialect, File, Login, RpcError, probe};
@@ -119,6 +120,24 @@ pub(crate) async fn holds(client: &Client) {
     assert!(
         told.contains(&data_encoding::BASE64.encode(&good)),
         "{told}"
+    );
+    // One that leads into the other network is stored, and leads nowhere.
+    let other = NameKey::random().expect("a key");
+    let route = format!("/btns/{}", other.name());
+    let world = World {
+        network: Network::Ipfs,
+        ..world
+    };
+    let record = world.record(1, 1).sign(&other);
+    let (told, _) = ask(client, "dht/put", &[("arg", &route)], &[record.into()])
+        .await
+        .expect("200");
+    assert_ne!(told.trim(), "");
+    let args = [("arg", route.as_str()), ("nocache", "true")];
+    let resolved = ask(client, "name/resolve", &args, &[]).await;
+    assert!(
+        matches!(&resolved, Err(RpcError::Failed(why)) if why.contains("unknown namespace")),
+        "{resolved:?}"
     );
     let foreign = format!("/ipns/{}", key.name());
     let refused = ask(client, "dht/put", &[("arg", &foreign)], &[good.into()]).await;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pxfs::rpc::{Client, Dialect, Login};
+use pxfs::rpc::{Client, Dialect, File, Login};
 use pxfs::store::rpc::{Patience, RpcStore};
 use pxfs::store::suite::{self, unique_leaf, unique_tree};
 use pxfs::store::{BlockStore, StoreError};
 
 use crate::btfs::Btfs;
-use crate::front::Front;
+use crate::front::{Fault, Front};
 use crate::kubo::Kubo;
 
 /// What a test waits for a block that is nowhere.
@@ -88,6 +88,32 @@ async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_kil
         "{refused:?}"
     );
     assert!(node.is_alive());
+}
+
+/// A BTFS node answers an upload that ends in the middle with 200, and names what came.
+#[tokio::test]
+async fn what_did_not_reach_a_btfs_node_in_a_cut_upload_is_not_taken_for_stored() {
+    let node = Btfs::start();
+    let front = Front::of(&node.url());
+    let through = client(&front.url(), Dialect::Btfs, Login::Open);
+    let store = store(&front.url(), Dialect::Btfs, Login::Open);
+    let blocks: Vec<_> = (0..8).map(|_| unique_leaf(5000)).collect();
+    store.put_many(&[unique_leaf(10)]).await.expect("put");
+    front.set_for(&["block/put"], Some(Fault::CutsUpload));
+    let files: Vec<File> = blocks.iter().map(|b| File::new(b.data.clone())).collect();
+    let args = [("format", "raw")];
+    let told = through.stream("block/put", &args, &files, 1 << 20, PATIENCE.ask);
+    let (lines, error) = told.await.expect("200");
+    let lines = String::from_utf8_lossy(&lines).lines().count();
+    assert!((1..8).contains(&lines), "{lines}");
+    assert!(error.is_some(), "it does not say that it was cut");
+    let more: Vec<_> = (0..8).map(|_| unique_leaf(5000)).collect();
+    let put = store.put_many(&more).await;
+    assert!(matches!(put, Err(StoreError::Transient(_))), "{put:?}");
+    assert_eq!(store.has(&more[7].cid).await, Ok(false));
+    front.set(None);
+    store.put_many(&more).await.expect("put");
+    assert_eq!(store.has(&more[7].cid).await, Ok(true));
 }
 
 /// The sampler of a commit is not what finds this: the pin says which block it is.

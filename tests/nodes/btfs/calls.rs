@@ -174,6 +174,7 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
             }
         },
         "name/resolve" => match names::resolve(&node.disk, arg.trim_start_matches("/btns/")) {
+            Some(path) if !path.starts_with("/btfs/") => failed("unknown namespace"),
             Some(path) => lines(&[json!({"Path": path})]),
             None => failed("could not resolve name"),
         },
