@@ -197,6 +197,7 @@ const HELD: [(&str, usize, Held); 27] = {
         ("run/blocks.rs", 2, Not(REAL)),
         ("run/copy.rs", 2, Not(REAL)),
         ("run/demo.rs", 1, Not(REAL)),
+        ("run/owed.rs", 2, Not(REAL)),
         ("run/save.rs", 1, Not(REAL)),
         ("run/state.rs", 5, Not(REAL)),
         (
