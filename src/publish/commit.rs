@@ -15,11 +15,10 @@ use super::grace::Grace;
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
 use super::key::Key;
-use super::naming::{
-    end_value, held_end_s, is_named, put_record, record, refuse_foreign, renew, tell_others,
-};
+use super::naming::{end_value, put_record, record, refuse_foreign, tell_others};
 use super::pending::{DOUBTED, Doubted, PENDING, Pending, Versions, keep, keep_charged, version};
 use super::receipt::Receipts;
+use super::unfinished::{end_doubts, finish_pending};
 use super::upload::{Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
@@ -27,7 +26,7 @@ use crate::fetch::source::blocking;
 use crate::fs::{Built, Changes, Cut, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::NameStore;
-use crate::names::record::{Network, Record};
+use crate::names::record::Network;
 use crate::pack::header::Header;
 use crate::pack::root::Root;
 use crate::pack::tree::TreeKind;
@@ -338,7 +337,7 @@ fn charge(
 }
 
 /// What stands above the tree: the root and the usage metadata.
-fn tops(pending: &Pending) -> [Block; 2] {
+pub(super) fn tops(pending: &Pending) -> [Block; 2] {
     let root = Block {
         cid: pending.root.0,
         data: Bytes::copy_from_slice(&pending.root_bytes),
@@ -375,7 +374,7 @@ async fn secure(
 
 /// [`secure`] above `head`, as it is known to be pinned. Of one that may not be whole on the node nothing is taken
 /// for granted: all is walked.
-async fn secure_above(
+pub(super) async fn secure_above(
     context: &Context,
     pending: &Pending,
     head: &Head,
@@ -389,7 +388,7 @@ async fn secure_above(
 }
 
 /// Whether the node has not, or not as they were, blocks that it acknowledged.
-fn is_loss(error: &PublishError) -> bool {
+pub(super) fn is_loss(error: &PublishError) -> bool {
     matches!(
         error,
         PublishError::Store(StoreError::Missing(_) | StoreError::Corrupt(..))
@@ -404,7 +403,11 @@ async fn allow_naming(volume: &Arc<Volume>, pending: &mut Pending) -> Result<(),
 }
 
 /// Names a commit that is secured.
-async fn name(context: &Context, pending: &mut Pending, head: &Head) -> Result<(), PublishError> {
+pub(super) async fn name(
+    context: &Context,
+    pending: &mut Pending,
+    head: &Head,
+) -> Result<(), PublishError> {
     // Building and sending took a while: whose is the name now?
     refuse_foreign(context, head, Some(pending.root.0)).await?;
     allow_naming(&context.volume, pending).await?;
@@ -438,7 +441,7 @@ fn reserve_stuck(context: &Context, changes: &Changes, built: &Built) -> Result<
 
 /// The commit is the head from here on; the old one goes into grace. One that is not whole on the node is doubted;
 /// else what was doubted before is so still.
-async fn take_as_head(
+pub(super) async fn take_as_head(
     context: &Context,
     pending: &Pending,
     old: &Head,
@@ -501,85 +504,8 @@ async fn release_old(context: &Context) -> Result<(), PublishError> {
     keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }
 
-/// A commit that a crash interrupted is finished, or given up for good where its blocks are gone, or never all
-/// left, and it never left for the name: what it held stays marked as changed and comes with the next commit.
-///
-/// One that may have been named may be settled too, and is in no other commit then: where its blocks are gone it
-/// is the head all the same, and [`Doubted`], so that they are looked for, and put again or told.
-async fn finish_pending(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
-    let volume = &context.volume;
-    let Some(mut pending) = volume.meta::<Pending>(PENDING)? else {
-        return Ok(());
-    };
-    if pending.unsent {
-        return give_up(context, &pending).await;
-    }
-    // What is read here may be in memory alone, where the disk was full: it is to outlive what is said of it.
-    keep(volume, Vec::new()).await?;
-    let (names, network) = (&context.node.names, context.node.network);
-    let held_end_s = held_end_s(&context.key.name(), names).await?;
-    let stands = Record::verify(&context.key.name(), &pending.record).is_ok_and(|signed| {
-        signed.network == network && (network == Network::Ipfs || head::end_s(&signed) > held_end_s)
-    });
-    if !stands {
-        // Another kind of node is written to since; or another machine has renewed what was named before, by a record
-        // that ends later.
-        let told = (form::leaf_cid(&pending.document), pending.sequence, 0);
-        let (signed, end_s) = record(context, network, told, held_end_s)?;
-        pending.record = signed.into();
-        let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];
-        keep(volume, kept).await?;
-    }
-    let head: Head = volume.meta("head")?.unwrap_or_default();
-    context.node.store.put_many(&tops(&pending)).await?;
-    let doubted = match secure_above(context, &pending, &head, receipts).await {
-        Ok(()) => {
-            name(context, &mut pending, &head).await?;
-            None
-        }
-        Err(error) if !is_loss(&error) => return Err(error),
-        Err(_) if pending.unnamed => return give_up(context, &pending).await,
-        Err(error) => Some(Doubted::new(&pending, &error, Doubted::of(volume)?)),
-    };
-    // Where it was not settled here, the next commit sends all of it again; what of that is charged by then
-    // stands in the notes of what this one has built.
-    let taker = Arc::clone(volume);
-    blocking(move || taker.reserve_unpublished()).await??;
-    take_as_head(context, &pending, &head, doubted).await
-}
-
-/// Where each block of the head was found on the node, by a round that began when it was doubted, it counts as published
-/// again once it is pinned and named.
-async fn end_doubts(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
-    let volume = &context.volume;
-    let Some(since) = receipts.whole() else {
-        return Ok(());
-    };
-    if Doubted::of(volume)?.is_some_and(|doubted| doubted.since == since) {
-        let head: Head = volume.meta("head")?.unwrap_or_default();
-        let tops: Vec<Cid> = [head.root, head.document]
-            .into_iter()
-            .flatten()
-            .map(|cid| cid.0)
-            .collect();
-        pin(context, &tops, &Head::default(), receipts).await?;
-        // It may have gone with the blocks.
-        if !is_named(context).await? {
-            renew(context).await?;
-        }
-        let now: Head = volume.meta("head")?.unwrap_or_default();
-        if now.root != head.root {
-            // Another machine's was taken over meanwhile.
-            return Ok(());
-        }
-        keep(volume, vec![(DOUBTED, None)]).await?;
-    }
-    receipts.forget_whole(since);
-    Ok(())
-}
-
 /// Pins what stands above a tree: its root first. `below` is pinned already: only the difference is walked.
-async fn pin(
+pub(super) async fn pin(
     context: &Context,
     tops: &[Cid],
     below: &Head,
@@ -598,25 +524,4 @@ async fn pin(
             "it does not list a pin that it acknowledged".into(),
         )),
     }
-}
-
-/// Its sequence may have been seen: no other root gets it. What of it is pinned goes with the old roots.
-async fn give_up(context: &Context, pending: &Pending) -> Result<(), PublishError> {
-    let volume = &context.volume;
-    let head: Head = volume.meta("head")?.unwrap_or_default();
-    let head = Head {
-        next: pending.sequence + 1,
-        ..head
-    };
-    let mut values = vec![("head", Some(head.to_bytes())), (PENDING, None)];
-    if !pending.unsent {
-        let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-        for top in tops(pending) {
-            grace.add(top.cid, context.now_s());
-        }
-        values.push(("grace", Some(grace.to_bytes())));
-    }
-    keep(volume, values).await?;
-    // Only now: until then it may still be finished, and charged.
-    charged::give_up(volume, pending.sequence).await
 }

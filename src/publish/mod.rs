@@ -27,6 +27,7 @@ mod pending;
 mod queue;
 mod receipt;
 mod sample;
+mod unfinished;
 mod upload;
 mod whole;
 
