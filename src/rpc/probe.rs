@@ -70,7 +70,7 @@ pub async fn identify(client: &Client) -> Result<Found, RpcError> {
     })
 }
 
-/// Asks the node what it is, unless it has said so since it last [went](went).
+/// Asks the node what it is, unless it has said so since it last [`went`].
 ///
 /// # Errors
 /// As [`identify`]; [`RpcError::Refused`] when it is of the other kind, with what to do.
