@@ -23,7 +23,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::Head;
 use super::heal::{self, look_at_marked};
-use super::pending::{Doubted, keep};
+use super::pending::{Doubted, PENDING, Pending, keep};
 use super::receipt::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, Volume};
@@ -167,9 +167,7 @@ impl Sampler {
         if self.place == Place::default() {
             self.top(context).await?;
         }
-        let source = context.node.fetcher.source();
-        let data = source.node(&cid.0, Instant::now() + PATIENCE).await?;
-        let root = Root::decode(&Block { cid: cid.0, data })?;
+        let root = self.root(context, cid.0).await?;
         while self.left > 0 {
             let ended = match self.place.table {
                 false => self.directory(context, root.tree).await?,
@@ -191,6 +189,25 @@ impl Sampler {
             keep(&context.volume, place).await?;
         }
         Ok(self.found)
+    }
+
+    /// The root whose tree is looked at: the head; or a commit above it that misses what it did not send. A page that is
+    /// lost hides all below it, but not in that one: there it is made anew, of what is known here.
+    async fn root(&self, context: &Context, head: Cid) -> Result<Root, PublishError> {
+        let pending: Option<Pending> = context.volume.meta(PENDING)?;
+        let sent = pending.filter(|pending| !pending.unsent && self.doubted.is_none());
+        let block = match sent {
+            Some(pending) => Block {
+                cid: pending.root.0,
+                data: Vec::from(pending.root_bytes).into(),
+            },
+            None => {
+                let source = context.node.fetcher.source();
+                let data = source.node(&head, Instant::now() + PATIENCE).await?;
+                Block { cid: head, data }
+            }
+        };
+        Ok(Root::decode(&block)?)
     }
 
     /// Asks for what stands above the tree, all of which is kept here.

@@ -314,7 +314,7 @@ async fn a_directory_whose_page_is_lost_is_published_anew_by_who_knows_what_is_i
     assert_whole(&shared, &machine).await;
 }
 
-fn published(machine: &Machine, dir: Ino) -> cid::Cid {
+pub(super) fn published(machine: &Machine, dir: Ino) -> cid::Cid {
     let cut = machine.volume.cut().unwrap();
     cut.published_tree(dir).unwrap().unwrap().root.cid
 }

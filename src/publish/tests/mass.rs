@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 
-use super::damage::{again, assert_whole, many, mute, sample, unmarked};
-use super::rig::Shared;
+use super::damage::{again, assert_whole, many, mute, published, read, sample, unmarked};
+use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
+use crate::pack::cid::leaf_cid;
 use crate::publish::heal::{PATIENCE, heal};
+use crate::publish::sample::Sampler;
+use crate::publish::sample::task::{Signs, turn};
 use crate::store::BlockStore;
 use crate::store::fault::Call;
+use crate::types::Ino;
 
 #[tokio::test]
 async fn after_a_great_loss_the_second_try_publishes_all_else_and_few_blocks_are_searched_for() {
@@ -28,6 +32,47 @@ async fn after_a_great_loss_the_second_try_publishes_all_else_and_few_blocks_are
     let asked = node.asked.lock().unwrap();
     let searched = blocks.iter().filter(|cid| asked.contains(cid)).count();
     assert!(searched < 50, "{searched} searches");
+}
+
+#[tokio::test]
+async fn files_below_a_directory_whose_page_is_lost_with_them_are_told_and_all_else_is_published() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let names: Vec<String> = (0..300).map(|i| format!("f{i}")).collect();
+    for name in &names {
+        machine
+            .put(machine.root, name, &[(0, name.as_bytes())])
+            .await;
+    }
+    machine.commit().await.unwrap();
+    assert!(shared.blocks.lose(&published(&machine, Ino::ROOT)));
+    let (lost, kept) = names.split_at(280);
+    for name in lost {
+        assert!(shared.blocks.lose(&leaf_cid(name.as_bytes())));
+    }
+    // Nothing of it is in the cache, or known to be lost.
+    let machine = machine.crash(&shared);
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    let mut sampler = Sampler::begin(&machine.volume, machine.receipts.clone());
+    let (signs, mut tries) = (Signs::default(), 1);
+    while let Err(error) = machine.commit().await {
+        tries += 1;
+        assert!(tries < 6, "{error}");
+        // As the publisher does after a try that missed blocks.
+        machine.receipts.note_end(false);
+        sampler.sweep();
+        while sampler.is_sweeping() {
+            turn(&machine.context, &mut sampler, &signs).await;
+        }
+    }
+    assert_eq!(machine.volume.losses(usize::MAX).unwrap().len(), lost.len());
+    assert_whole(&shared, &machine).await;
+    let other = second(&shared).await;
+    assert_eq!(read(&other, "new", 0, 10).await.unwrap(), b"new");
+    for name in kept {
+        let wanted = name.as_bytes();
+        assert_eq!(read(&other, name, 0, 10).await.unwrap(), wanted);
+    }
 }
 
 #[tokio::test]
@@ -53,7 +98,7 @@ async fn directories_that_cannot_be_marked_hold_no_commit_up() {
     }
     machine.commit().await.unwrap();
     for dir in dirs {
-        let inner = crate::types::Ino(dir.0 & crate::types::Ino::MAX.0);
+        let inner = Ino(dir.0 & Ino::MAX.0);
         let cut = machine.volume.cut().unwrap();
         let page = cut.published_tree(inner).unwrap().unwrap().root.cid;
         shared.blocks.lose(&page);
