@@ -13,11 +13,12 @@ use jiff::Timestamp;
 
 use super::PublishError;
 use super::commit::Context;
-use super::gone::{Gone, is_charged, lost_root, missing};
+use super::gone::{Gone, is_charged, lost_document, lost_root, missing};
 use super::grace::Grace;
 use super::head::{Head, Named, TAKEN_OVER, conflict, look_up, made_s, newest, on_chain, writer};
 use super::is_idle;
 use super::judge;
+use super::past::Past;
 use super::pending::{PENDING, Pending, Versions, drop_pending, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
@@ -33,6 +34,10 @@ use crate::store::StoreError;
 
 /// A record by another writer that is younger than this makes the mount read-only, seconds.
 const FRESH_S: u64 = 600;
+
+/// So many commits at most are taken to have been made since the last one that is known, where a record does not say
+/// which one it is of: one a minute for two years.
+const UNSEEN: u64 = 1 << 20;
 
 /// What whoever mounts has asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,6 +138,21 @@ async fn find(
                 tracing::warn!(token = %token.id, %error, "what the name leads to is gone");
                 None
             }
+            Err(PublishError::Store(StoreError::Missing(document))) if allowed.begin_anew => {
+                let gone = gone.unwrap_or_default();
+                let seen = known.as_ref().map_or(0, |known| known.sequence);
+                let seen = seen.max(chain.map_or(0, |(sequence, _)| sequence));
+                let told = records(context).await?;
+                let told = told
+                    .iter()
+                    .map(|record| commit_of(record).unwrap_or(seen + UNSEEN));
+                let sequence = told.max().unwrap_or(seen);
+                gone.give_up_document(context, document, sequence).await?;
+                continue;
+            }
+            Err(PublishError::Store(StoreError::Missing(document))) => {
+                return Err(lost_document(&name, &document));
+            }
             named => named?,
         };
         let usage = named.as_ref().map(|named| &named.usage);
@@ -195,21 +215,29 @@ async fn is_of(context: &Context, chain: Option<(u64, Option<Cid>)>) -> Result<b
     let Some((sequence, Some(_))) = chain else {
         return Ok(false);
     };
+    let is_older = |record| commit_of(record).is_some_and(|told| told <= sequence);
+    Ok(records(context).await?.iter().all(is_older))
+}
+
+/// The records that the nodes have of the name.
+async fn records(context: &Context) -> Result<Vec<Record>, PublishError> {
     let (name, node) = (context.key.name(), &context.node);
     let others = node.others.iter().map(|other| &other.names);
+    let mut records = Vec::new();
     for names in std::iter::once(&node.names).chain(others) {
         let bytes = match names.resolve(&name).await {
             Err(NameError::Missing(_)) => continue,
             bytes => bytes?,
         };
-        let is_older = Record::verify(&name, &bytes).is_ok_and(|record| {
-            record.network == Network::Ipfs && commit_of_ipns_sequence(record.sequence) <= sequence
-        });
-        if !is_older {
-            return Ok(false);
-        }
+        let record = Record::verify(&name, &bytes);
+        records.push(record.map_err(|e| NameError::Corrupt(name.clone(), e.to_string()))?);
     }
-    Ok(true)
+    Ok(records)
+}
+
+/// The commit that a record is of, where it says so.
+fn commit_of(record: &Record) -> Option<u64> {
+    (record.network == Network::Ipfs).then(|| commit_of_ipns_sequence(record.sequence))
 }
 
 fn has_root(found: Option<(u64, Option<Cid>)>) -> bool {
@@ -303,6 +331,8 @@ async fn supersede(
     let unnamed = pending.map(|pending| pending.root);
     let document = pending.map(|pending| CidBytes(form::leaf_cid(&pending.document)));
     let old = [known.root, known.document, unnamed, document];
+    let named_before = known.document.into_iter().chain(document);
+    let past = Past::moved_on(volume, named_before, head.document)?;
     for cid in old.into_iter().flatten() {
         grace.add(cid.0, context.now_s());
     }
@@ -316,6 +346,7 @@ async fn supersede(
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         ("grace", Some(grace.to_bytes())),
+        past,
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
     ];
     drop_pending(volume, values, pending).await

@@ -16,6 +16,7 @@ use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
 use super::key::Key;
 use super::naming::{end_value, put_record, record, refuse_foreign, tell_others};
+use super::past::Past;
 use super::pending::{DOUBTED, Doubted, PENDING, Pending, Versions, keep, keep_charged, version};
 use super::receipt::Receipts;
 use super::unfinished::{end_doubts, finish_pending};
@@ -478,6 +479,7 @@ pub(super) async fn take_as_head(
     })?;
     let mut values = vec![
         ("head", Some(head.to_bytes())),
+        Past::moved_on(volume, old.document, head.document)?,
         ("versions", Some(Versions::of(&root).to_bytes())),
         (PENDING, None),
         // What stands above the tree can be put again without any cache.

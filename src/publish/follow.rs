@@ -15,6 +15,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::head::{self, Head, Named};
 use super::judge;
+use super::past::Past;
 use super::pending::{PENDING, Versions, keep};
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
@@ -136,7 +137,9 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         next: known.next.max(root.sequence + 1),
         own: known.own,
     };
+    let past = Past::moved_on(volume, known.document, head.document)?;
     let values = vec![
+        past,
         ("head", Some(head.to_bytes())),
         ("versions", Some(versions.to_bytes())),
         ("header", Some(header.encode()?.data)),

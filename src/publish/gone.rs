@@ -30,6 +30,10 @@ pub(super) struct Gone {
     /// The roots.
     #[n(1)]
     roots: Vec<CidBytes>,
+    /// Usage metadata that a record leads to, and no node has.
+    #[n(2)]
+    #[cbor(default)]
+    documents: Vec<CidBytes>,
 }
 
 impl Gone {
@@ -45,12 +49,36 @@ impl Gone {
 
     /// Whether nothing newer than what was given up is the head yet.
     pub(super) fn is_newest(&self, head: &Head) -> bool {
-        !self.roots.is_empty() && head.sequence <= self.sequence
+        let is_any = !self.roots.is_empty() || !self.documents.is_empty();
+        is_any && head.sequence <= self.sequence
     }
 
     /// Whether `root` was given up.
     pub(super) fn has(&self, root: Option<&Cid>) -> bool {
         root.is_some_and(|root| self.roots.iter().any(|gone| gone.0 == *root))
+    }
+
+    /// Whether the root that `document` is of was given up with it.
+    pub(super) fn has_document(&self, document: &Cid) -> bool {
+        self.documents.iter().any(|gone| gone.0 == *document)
+    }
+
+    /// Gives up what `document` is of, durably: some record leads to it. `sequence` is as high as any that may have been
+    /// published.
+    pub(super) async fn give_up_document(
+        mut self,
+        context: &Context,
+        document: Cid,
+        sequence: u64,
+    ) -> Result<(), PublishError> {
+        let volume = &context.volume;
+        tracing::warn!(
+            token = %volume.key().token.token, %document,
+            "begun anew: nobody has what the name leads to"
+        );
+        self.sequence = self.sequence.max(sequence);
+        self.documents.push(CidBytes(document));
+        keep(volume, vec![(GONE, Some(self.to_bytes()))]).await
     }
 
     /// Gives up `root` of `sequence`, durably. A commit that was cut off is a part of the next one, which then comes in any
@@ -111,6 +139,15 @@ pub(super) fn missing(context: &Context, token: &TokenInfo) -> PublishError {
          begin anew with --begin-anew, and --token for this one alone",
         token.usage_bytes,
         context.key.name()
+    ))
+}
+
+/// A record of `name` leads to usage metadata that no node has.
+pub(super) fn lost_document(name: &str, document: &Cid) -> PublishError {
+    PublishError::Missing(format!(
+        "the name {name} leads to {document}, which no node has, and may be another machine's newer tree: name the node \
+         that has it by --node, or try again when it is back; where nobody has it any more, begin anew with \
+         --begin-anew, and --token for this one alone"
     ))
 }
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::PublishError;
 use super::commit::Context;
 use super::gone::Gone;
+use super::past::Past;
 use super::pending::keep;
 use crate::chain::TokenInfo;
 use crate::fs::{FsError, Volume};
@@ -27,6 +28,7 @@ use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
+use crate::store::StoreError;
 
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";
@@ -99,10 +101,9 @@ pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishE
     let node = &context.node;
     let gone = Gone::of(&context.volume)?.unwrap_or_default();
     let rank = |named: &Named| (!gone.has(named.usage.root.as_ref()), named.usage.sequence);
-    // Of our own last commit it is here.
-    let ours = context.volume.raw_meta("document")?;
+    let here = Here::of(&context.volume, gone.clone())?;
     let others = join_all(node.others.iter().map(async |other| {
-        let asked = resolve_at(context, &other.names, ours.as_ref());
+        let asked = resolve_at(context, &other.names, &here);
         match timeout(OTHERS, asked).await {
             Ok(Ok(named)) => named,
             Ok(Err(error)) => {
@@ -112,7 +113,7 @@ pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishE
             Err(_) => None,
         }
     }));
-    let first = resolve_at(context, &node.names, ours.as_ref());
+    let first = resolve_at(context, &node.names, &here);
     let (first, others) = join(first, others).await;
     let all = first?.into_iter().chain(others.into_iter().flatten());
     // The first of equals: the node that is written to.
@@ -126,11 +127,43 @@ pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishE
     }))
 }
 
+/// What can be told of a record without asking for its document.
+struct Here {
+    /// The head's document, of our own last commit.
+    document: Option<Bytes>,
+    sequence: u64,
+    past: Past,
+    gone: Gone,
+}
+
+impl Here {
+    fn of(volume: &Volume, gone: Gone) -> Result<Self, PublishError> {
+        let head: Head = volume.meta("head")?.unwrap_or_default();
+        Ok(Self {
+            document: volume.raw_meta("document")?,
+            sequence: head.sequence,
+            past: Past::of(volume)?,
+            gone,
+        })
+    }
+
+    /// Whether a record whose document no node has is of nothing that counts: of a commit before the head, or one that
+    /// was given up.
+    fn is_over(&self, record: &Record) -> bool {
+        let is_older = record.network == Network::Ipfs
+            && commit_of_ipns_sequence(record.sequence) < self.sequence;
+        is_older || self.past.has(&record.cid) || self.gone.has_document(&record.cid)
+    }
+}
+
 /// [`resolve`] on one node.
+///
+/// # Errors
+/// The record's document is nowhere, and may be of something newer: [`StoreError::Missing`].
 async fn resolve_at(
     context: &Context,
     names: &Arc<dyn NameStore>,
-    ours: Option<&Bytes>,
+    here: &Here,
 ) -> Result<Option<Named>, PublishError> {
     let (node, volume) = (&context.node, context.volume.key());
     let name = &context.key.name();
@@ -141,9 +174,13 @@ async fn resolve_at(
     };
     let record = Record::verify(name, &bytes)
         .map_err(|e| NameError::Corrupt(name.to_owned(), e.to_string()))?;
+    let ours = here.document.as_ref();
     let document = match ours.filter(|ours| form::leaf_cid(ours) == record.cid) {
         Some(ours) => ours.clone(),
-        None => node.fetcher.source().store().get(&record.cid).await?,
+        None => match node.fetcher.source().store().get(&record.cid).await {
+            Err(StoreError::Missing(_)) if here.is_over(&record) => return Ok(None),
+            document => document?,
+        },
     };
     form::verify(&record.cid, &document)
         .map_err(|e| PublishError::Refused(format!("document {}: {e}", record.cid)))?;

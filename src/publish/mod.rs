@@ -23,6 +23,7 @@ mod heal;
 mod judge;
 mod key;
 mod naming;
+mod past;
 mod pending;
 mod queue;
 mod receipt;

@@ -14,13 +14,14 @@ use tokio::time::timeout;
 
 use super::PublishError;
 use super::commit::{Context, Other, newest_head};
-use super::gone::Gone;
+use super::gone::{Gone, lost_document};
 use super::head::{self, Head};
 use super::judge;
 use super::pending::keep;
 use crate::journal::record::Record as _;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
 use crate::names::{NameError, NameStore};
+use crate::store::StoreError;
 
 /// Life of a name record, seconds: one year.
 const LIFE_S: u64 = 365 * 86_400;
@@ -38,13 +39,14 @@ const OTHERS_BESIDE: Duration = Duration::from_secs(600);
 
 /// Puts the record of the last commit again, with a later end of life.
 pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
-    let (mut head, _) = newest_head(context).await?;
+    let (mut head, held_end_s) = newest_head(context).await?;
     let Some(document) = head.document else {
         return Ok(());
     };
     // Whoever made the commit, or began from it as well, may have renewed it more often.
     let named = head::resolve(context).await?;
-    let held_end_s = named.as_ref().map_or(0, |named| named.end_s);
+    let end_s = named.as_ref().map_or(0, |named| named.end_s);
+    let held_end_s = held_end_s.max(end_s);
     let held = named.filter(|named| named.usage.sequence == head.sequence);
     head.renewals = held.map_or(0, |held| held.renewals).max(head.renewals) + 1;
     let told = (document.0, head.sequence, head.renewals);
@@ -76,8 +78,16 @@ pub(super) async fn refuse_foreign(
     head: &Head,
     ours: Option<Cid>,
 ) -> Result<u64, PublishError> {
-    let named = head::resolve(context).await?;
-    let Some(named) = named else { return Ok(0) };
+    let named = match head::resolve(context).await {
+        Err(PublishError::Store(StoreError::Missing(document))) => {
+            return Err(lost_document(&context.key.name(), &document));
+        }
+        named => named?,
+    };
+    let Some(named) = named else {
+        // There may be one that says nothing any more, and ends late.
+        return held_end_s(&context.key.name(), &context.node.names).await;
+    };
     let (sequence, root) = (named.usage.sequence, named.usage.root);
     let is_gone = Gone::has_been(&context.volume, root.as_ref())?;
     if is_gone || !judge::is_foreign(head, sequence, root.as_ref(), ours.as_ref()) {

@@ -2,9 +2,9 @@
 
 use super::rig::{Machine, Shared, second, token};
 use crate::chain::{Accounting, TokenInfo};
-use crate::names::NameError;
 use crate::names::fault::{Call as NameCall, Fault};
 use crate::names::record::Network;
+use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::publish::head::Head;
 use crate::publish::{Bootstrap, PublishError, is_idle};
@@ -194,4 +194,73 @@ async fn what_is_unpublished_here_is_not_put_beside_a_tree_whose_record_is_gone(
     assert_eq!(found, Bootstrap::New);
     machine.commit().await.unwrap();
     assert_published(&shared, &machine).await;
+}
+
+#[tokio::test]
+async fn a_record_that_leads_nowhere_is_begun_anew_over_if_told_to() {
+    for network in [Network::Btfs, Network::Ipfs] {
+        let shared = Shared::new();
+        let on_network = |mut machine: Machine| {
+            machine.context.node.network = network;
+            machine
+        };
+        let first = on_network(Machine::new(&shared));
+        for name in ["lost", "more"] {
+            first.put(first.root, name, &[(0, b"lost")]).await;
+            first.commit().await.unwrap();
+        }
+        assert!(shared.blocks.lose(&head_of(&first).document.unwrap().0));
+        let other = on_network(Machine::new(&shared));
+        assert_lost(&other).await;
+        assert_eq!(other.begin_anew().await.unwrap(), Bootstrap::New);
+        let other = on_network(other.crash(&shared));
+        assert_eq!(other.mount().await.unwrap(), Bootstrap::New);
+        other.put(other.root, "anew", &[(0, b"anew")]).await;
+        other.commit().await.unwrap();
+        assert_published(&shared, &other).await;
+        // Whoever published it is not silenced.
+        first.put(first.root, "still", &[(0, b"here")]).await;
+        let told = first.commit().await;
+        assert!(matches!(told, Err(PublishError::Conflict(_))), "{told:?}");
+    }
+}
+
+/// A node is set back to an old record, whose usage metadata was collected long ago.
+#[tokio::test]
+async fn an_old_record_that_leads_nowhere_holds_up_no_commit_and_another_machines_does() {
+    for network in [Network::Btfs, Network::Ipfs] {
+        let shared = Shared::new();
+        let mut machine = Machine::new(&shared);
+        machine.context.node.network = network;
+        let name = machine.context.key.name();
+        let mut before = Vec::new();
+        for round in 0..3_u8 {
+            machine.put(machine.root, "file", &[(0, &[round])]).await;
+            machine.commit().await.unwrap();
+            before.push((
+                shared.names.resolve(&name).await.unwrap(),
+                head_of(&machine).document.unwrap().0,
+            ));
+        }
+        for (record, document) in &before[..2] {
+            assert!(shared.blocks.lose(document));
+            shared.names.damage(&name, record.clone());
+            machine.put(machine.root, "file", &[(0, b"new")]).await;
+            machine.commit().await.unwrap();
+            assert_published(&shared, &machine).await;
+        }
+
+        let mut other = second(&shared).await;
+        other.context.node.network = network;
+        let held = shared.names.resolve(&name).await.unwrap();
+        other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+        other.commit().await.unwrap();
+        let theirs = shared.names.resolve(&name).await.unwrap();
+        assert_ne!(held, theirs);
+        assert!(shared.blocks.lose(&head_of(&other).document.unwrap().0));
+        machine.put(machine.root, "file", &[(0, b"newer")]).await;
+        let told = machine.commit().await;
+        assert!(matches!(told, Err(PublishError::Missing(_))), "{told:?}");
+        assert_eq!(shared.names.resolve(&name).await.unwrap(), theirs);
+    }
 }
