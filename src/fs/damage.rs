@@ -43,6 +43,8 @@ pub struct Loss {
     pub size: Option<u64>,
     /// Which chunk of it the block is; `None` for a node.
     pub chunk: Option<u64>,
+    /// When it was noted, unix seconds.
+    pub since_s: u64,
     /// Whether the entry says, or will say, that it is damaged.
     pub marked: bool,
     /// Whether what was written since cannot be published for it.
@@ -243,6 +245,7 @@ impl Volume {
             of,
             size,
             chunk: lost.chunk,
+            since_s: lost.since_s,
             marked,
             stuck,
         }))

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 use tokio::task::JoinSet;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::PublishError;
 use super::commit::Context;
+use super::elsewhere::{Elsewhere, Silent};
 use super::grace::Grace;
 use super::head::Head;
 use super::pending::keep;
@@ -27,7 +27,6 @@ use crate::fetch::source::blocking;
 use crate::fs::{Loss, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::cid as form;
-use crate::pack::tree::{self, TreeKind};
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -44,6 +43,9 @@ const AT_ONCE: usize = 8;
 const IN_VAIN: usize = 8;
 /// How long [`MOST`] looks before one commit, or those in one step of the sampler, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long who may have a lost block, and does not answer, keeps it from being told as damaged, seconds: what was lost
+/// holds up all commits until then. A block that comes back later makes all whole again.
+const AWAITED_S: u64 = 3600;
 /// Roots that are kept for what is left of damaged contents.
 const MOST_ROOTS: usize = 32;
 /// Paths that one line names.
@@ -194,26 +196,32 @@ async fn look(
     Ok(seen)
 }
 
-/// One loss: what the node has itself, what is here, which is put again, and what is in the node's network.
+/// One loss: what the node has itself, what is here or elsewhere, which is put again, and what is in the node's network.
 async fn look_at(context: &Context, search: &Search, loss: &Loss) -> Found {
     let store = context.node.store.as_ref();
     let looked = async {
-        let there = store.has(&loss.block).await? && is_there(store, &loss.block).await?;
-        let there = there || put_again(context, loss).await?;
-        Ok::<_, PublishError>(there || search.finds(store, &loss.block).await?)
-    };
-    match looked.await {
-        Ok(true) => Found::There,
-        Ok(false) => Found::Lost,
-        Err(error) => {
-            tracing::debug!(%error, block = %loss.block, "what the node has of a lost block is not known now");
-            Found::Unknown
+        if store.has(&loss.block).await? && is_there(store, &loss.block).await? {
+            return Ok(Found::There);
         }
-    }
+        let elsewhere = put_again(context, &search.elsewhere, loss).await?;
+        if elsewhere == Ok(true) || search.finds(store, &loss.block).await? {
+            return Ok(Found::There);
+        }
+        let is_awaited = context.now_s() < loss.since_s.saturating_add(AWAITED_S);
+        Ok::<_, PublishError>(match elsewhere {
+            Err(Silent) if is_awaited => Found::Unknown,
+            _ => Found::Lost,
+        })
+    };
+    looked.await.unwrap_or_else(|error| {
+        tracing::debug!(%error, block = %loss.block, "what the node has of a lost block is not known now");
+        Found::Unknown
+    })
 }
 
-/// Searches for blocks that a node has not got, in its network, until too many were in vain.
+/// Searches for blocks that a node has not got, in its network and elsewhere, until too many were in vain.
 struct Search {
+    elsewhere: Elsewhere,
     most: usize,
     /// How many of the last ones have found nothing.
     in_vain: AtomicUsize,
@@ -221,8 +229,11 @@ struct Search {
 
 impl Search {
     fn up_to(most: usize) -> Arc<Self> {
-        let in_vain = AtomicUsize::new(0);
-        Arc::new(Self { most, in_vain })
+        Arc::new(Self {
+            elsewhere: Elsewhere::default(),
+            most,
+            in_vain: AtomicUsize::new(0),
+        })
     }
 
     async fn finds(&self, store: &dyn BlockStore, cid: &Cid) -> Result<bool, StoreError> {
@@ -263,45 +274,20 @@ pub(super) async fn is_there(store: &dyn BlockStore, cid: &Cid) -> Result<bool, 
     }
 }
 
-/// `data`, or where there is none the block where it is a page without entries, or as another node has it itself.
-pub(super) async fn or_elsewhere(
+/// Puts the block again if the cache has it, or somebody else.
+async fn put_again(
     context: &Context,
-    cid: &Cid,
-    data: Option<Bytes>,
-) -> Result<Option<Bytes>, PublishError> {
-    let data = match data {
-        None => empty_page(cid)?,
-        data => data,
-    };
-    if data.is_some() || context.node.others.is_empty() {
-        return Ok(data);
-    }
-    match context.node.fetcher.source().store().get_near(cid).await {
-        Ok(data) => Ok(form::verify(cid, &data).is_ok().then_some(data)),
-        Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The block, where it is the page of a tree without entries, which is the same everywhere: most volumes' inode table,
-/// which a machine that began from another's root has never read.
-fn empty_page(cid: &Cid) -> Result<Option<Bytes>, PublishError> {
-    let mut pages = Vec::new();
-    for kind in [TreeKind::Directory, TreeKind::Table] {
-        tree::empty(kind, &mut |page| pages.push(page))?;
-    }
-    let found = pages.into_iter().find(|page| page.cid == *cid);
-    Ok(found.map(|page| page.data))
-}
-
-/// Puts the block again if the cache has it, or another node.
-async fn put_again(context: &Context, loss: &Loss) -> Result<bool, PublishError> {
+    elsewhere: &Elsewhere,
+    loss: &Loss,
+) -> Result<Result<bool, Silent>, PublishError> {
     let source = context.node.fetcher.source();
     let data = source
         .cached(&loss.block, &loss.of, loss.size, loss.chunk)
         .await?;
-    let Some(data) = or_elsewhere(context, &loss.block, data).await? else {
-        return Ok(false);
+    let data = match elsewhere.or_find(context, &loss.block, data).await {
+        Ok(Some(data)) => data,
+        Ok(None) => return Ok(Ok(false)),
+        Err(Silent) => return Ok(Err(Silent)),
     };
     let block = Block {
         cid: loss.block,
@@ -309,7 +295,7 @@ async fn put_again(context: &Context, loss: &Loss) -> Result<bool, PublishError>
     };
     context.node.store.put_many(&[block]).await?;
     tracing::info!(path = loss.path, block = %loss.block, "a lost block is put again");
-    Ok(true)
+    Ok(Ok(true))
 }
 
 /// The head is the last root that links what becomes damaged now: it stays pinned.

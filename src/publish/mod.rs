@@ -15,6 +15,7 @@ mod bootstrap;
 mod build;
 mod charged;
 mod commit;
+mod elsewhere;
 mod follow;
 mod gone;
 mod grace;

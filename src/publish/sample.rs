@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::PublishError;
 use super::commit::Context;
+use super::elsewhere::Elsewhere;
 use super::head::Head;
 use super::heal::{self, look_at_marked};
 use super::pending::{Doubted, PENDING, Pending, keep};
@@ -94,6 +95,8 @@ pub(super) struct Sampler {
     receipts: Receipts,
     /// What the round under way is to find whole, as it was at its beginning.
     doubted: Option<Doubted>,
+    /// Where what is lost is looked for in this round.
+    elsewhere: Elsewhere,
     /// It is the first round since: it brings whoever waits for it nearer to the end.
     confirms: bool,
 }
@@ -117,6 +120,7 @@ impl Sampler {
             lossy: false,
             receipts,
             doubted: None,
+            elsewhere: Elsewhere::default(),
             confirms: false,
         }
     }
@@ -130,6 +134,7 @@ impl Sampler {
 
     fn begin_sweep(&mut self) {
         (self.sweeps, self.lossy) = (true, false);
+        self.elsewhere = Elsewhere::default();
         self.place = Place::default();
     }
 
@@ -241,6 +246,7 @@ impl Sampler {
     /// All was asked for.
     fn end_round(&mut self) {
         (self.sweeps, self.confirms) = (false, false);
+        self.elsewhere = Elsewhere::default();
         self.whole = !std::mem::take(&mut self.lossy);
         if let Some(doubted) = self.doubted.as_ref().filter(|_| self.whole) {
             self.receipts.note_whole(doubted.since);
@@ -359,9 +365,8 @@ impl Sampler {
             let Err(FsError::Lost(lost)) = &entries else {
                 break;
             };
-            let Some(data) = heal::or_elsewhere(context, &lost.cid, None).await? else {
-                break;
-            };
+            let found = self.elsewhere.or_find(context, &lost.cid, None).await;
+            let Ok(Some(data)) = found else { break };
             if again.replace(lost.cid) == Some(lost.cid) {
                 break;
             }

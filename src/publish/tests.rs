@@ -5,6 +5,7 @@ mod charges;
 mod clock;
 mod collect;
 mod damage;
+mod elsewhere;
 mod faults;
 mod follow;
 mod gone;

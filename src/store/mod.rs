@@ -78,9 +78,10 @@ pub trait BlockStore: Send + Sync {
     async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.get(cid).await
     }
-    /// As [`BlockStore::get`], where several stores are one: what each has itself, and no search for what none has.
+    /// As [`BlockStore::get`], where several stores are one: what each has itself, and no search for what none has. One
+    /// that is alone is asked by [`BlockStore::get`]: beside it there is nobody.
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.get(cid).await
+        Err(StoreError::Missing(*cid))
     }
     /// The verified bytes of some small leaves, of which the length is known too, in their order: in as
     /// few calls as the store knows how to. The first error is told for all of them; then each may

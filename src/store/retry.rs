@@ -92,6 +92,10 @@ impl BlockStore for RetryStore {
         self.run(|| self.inner.get(cid)).await
     }
 
+    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.inner.get_near(cid).await
+    }
+
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.run(|| self.inner.has(cid)).await
     }

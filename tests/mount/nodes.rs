@@ -293,6 +293,39 @@ fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
     moves_over(&from, &to);
 }
 
+/// The node has nothing of the volume, and a gateway all: the next commit brings it there.
+#[test]
+fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged() {
+    let ipfs = Kubo::start();
+    let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
+    let local = publish_tree(&machine);
+    machine.ask(&["sync", "1"]).ok();
+    machine.stop();
+    let address = fs::read_to_string(ipfs.repo().join("gateway")).expect("it has a gateway");
+    let gateway = format!("gateway={}", address.trim());
+    let empty = Btfs::start();
+    let node = format!("btfs={}", empty.url());
+    let mut second = Machine::prepared_second(&machine)
+        .with_node(&node)
+        .with_args(&["--node", &gateway, "--take-over"]);
+    second.start();
+    fs::write(second.dir().join("new"), "new").expect("written");
+    second.ask(&["flush"]).ok();
+    let status = second.ask(&["status", "--json"]).ok().json();
+    assert_eq!(
+        status["tokens"][0]["damaged"],
+        serde_json::json!([]),
+        "{status}"
+    );
+    second.stop();
+    machine.ask(&["fsck", "1", "--node", &node]).ok();
+    let mut third = Machine::prepared_second(&machine)
+        .with_node(&node)
+        .with_args(&["--take-over"]);
+    third.start();
+    assert_same(&local, &third.dir().join("tree"));
+}
+
 /// The node has nothing of the volume; a gateway has, and is not believed.
 #[test]
 fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {

@@ -16,7 +16,7 @@ use crate::pack::entry::{Entry, Kind};
 use crate::pack::{chunk, dagpb, file};
 use crate::publish::PublishError;
 use crate::publish::commit::Context;
-use crate::publish::heal::{self, is_there};
+use crate::publish::heal::is_there;
 use crate::publish::pending::Doubted;
 use crate::store::{Block, StoreError};
 use crate::types::Ino;
@@ -150,7 +150,7 @@ impl Sampler {
         }
         let source = context.node.fetcher.source();
         let data = source.cached(cid, &need.of, need.size, chunk).await?;
-        if let Some(data) = heal::or_elsewhere(context, cid, data).await? {
+        if let Ok(Some(data)) = self.elsewhere.or_find(context, cid, data).await {
             self.put_again(context, Block { cid: *cid, data }).await?;
             return Ok(true);
         }

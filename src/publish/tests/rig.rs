@@ -29,6 +29,7 @@ use crate::publish::{Allowed, Bootstrap, Context, Key, Node, PublishError, boots
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::FaultStore;
+use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
 
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     /// The embedded node, where it is the one, and its folder.
     pub(super) node: Option<(EmbeddedStore, TempDir)>,
     pub(super) names: Arc<MemoryNames>,
+    /// Who is read from beside the node, and tells no names.
+    pub(super) elsewhere: Option<Arc<FaultStore>>,
 }
 
 impl Shared {
@@ -52,6 +55,7 @@ impl Shared {
             names: Arc::new(MemoryNames::new(Arc::<ManualClock>::clone(&clock))),
             blocks: Arc::new(MemoryStore::new()),
             node: None,
+            elsewhere: None,
             clock,
         }
     }
@@ -228,12 +232,13 @@ impl Machine {
         });
         let volumes: Arc<dyn crate::fetch::Volumes> = Arc::<Reader>::clone(&reader);
         let patience = Duration::from_secs(60);
-        let fetcher = Arc::new(Fetcher::new(
-            Arc::clone(&dyn_store),
-            cache,
-            volumes,
-            patience,
-        ));
+        let mut reads = Arc::clone(&dyn_store);
+        if let Some(elsewhere) = &shared.elsewhere {
+            let near: Vec<Arc<dyn BlockStore>> =
+                vec![Arc::clone(&reads), Arc::<FaultStore>::clone(elsewhere)];
+            reads = Arc::new(ManyStore::new(reads, near));
+        }
+        let fetcher = Arc::new(Fetcher::new(reads, cache, volumes, patience));
         let names = Arc::new(FaultNames::new(Arc::<MemoryNames>::clone(&shared.names)));
         let context = Context {
             volume: Arc::clone(&volume),

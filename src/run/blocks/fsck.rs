@@ -161,10 +161,15 @@ impl Check<'_> {
         let source = self.ground.fetcher.source();
         let (of, size) = what.of.map_or((*cid, None), |(of, size)| (of, Some(size)));
         let cached = source.cached(cid, &of, size, what.chunk).await?;
-        if cached.is_some() || self.ground.parts.node.others.is_empty() {
+        if cached.is_some() {
             return Ok(cached);
         }
-        Ok(get(&self.ground.parts.node.reads, cid).await?.ok())
+        match self.ground.parts.node.reads.get_near(cid).await {
+            Ok(data) => Ok(check_bytes(cid, &data).is_ok().then_some(data)),
+            Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => Ok(None),
+            // It may have it: that nobody has it is not to be said.
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The pages of a tree and the contents in it; the directories below.
@@ -193,13 +198,8 @@ impl Check<'_> {
             for entry in entries {
                 let path = name(path, kind, &entry);
                 match entry.inode.map(|inode| inode.kind) {
-                    Some(Kind::Directory(tree)) if tree.root.damaged => {
-                        self.note(&path, &tree.root.cid, "was lost before".to_owned());
-                    }
+                    // Also what is told as damaged: it may be there again.
                     Some(Kind::Directory(tree)) => below.push((path, tree)),
-                    Some(Kind::File { content, .. }) if content.damaged => {
-                        self.note(&path, &content.cid, "was lost before".to_owned());
-                    }
                     Some(Kind::File {
                         content,
                         size,

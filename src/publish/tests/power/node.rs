@@ -95,6 +95,7 @@ impl Held {
             clock,
             blocks: Arc::new(blocks),
             node: None,
+            elsewhere: None,
             names: Arc::new(names),
         }
     }
