@@ -17,9 +17,9 @@ const OF: &str = "receipts-of";
 const STEP: usize = 256;
 
 impl Volume {
-    /// The notes of the node that is called `node`, by their numbers, which rise. Those of another
-    /// node are removed.
-    pub(crate) fn begin_receipts(&self, node: &str) -> Result<Vec<(u64, Bytes)>, FsError> {
+    /// The notes of the node that is called `node`, by their numbers, which rise; and whether they were of another one:
+    /// those are removed.
+    pub(crate) fn begin_receipts(&self, node: &str) -> Result<(Vec<(u64, Bytes)>, bool), FsError> {
         let mut notes: Vec<(u64, Bytes)> = Vec::new();
         let mut after: Option<key::Key> = None;
         loop {
@@ -31,8 +31,9 @@ impl Volume {
                 .extend(numbered.filter_map(|(key, note)| Some((key::parse_receipt(&key)?, note))));
         }
         let of = key::meta(OF);
-        if self.journal.get(&of)?.is_some_and(|of| of == node) {
-            return Ok(notes);
+        let before = self.journal.get(&of)?;
+        if before.as_ref().is_some_and(|of| of == node) {
+            return Ok((notes, false));
         }
         let mut batch = Batch::default();
         for (number, _) in notes {
@@ -40,7 +41,7 @@ impl Volume {
         }
         batch.put_bytes(of, Bytes::copy_from_slice(node.as_bytes()));
         self.journal.apply(batch)?;
-        Ok(Vec::new())
+        Ok((Vec::new(), before.is_some()))
     }
 
     /// Keeps one more, and removes those of these numbers.

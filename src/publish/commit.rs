@@ -165,7 +165,7 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     reserve_stuck(context, &changes, &built)?;
     take_as_head(context, &pending, &head, None).await?;
     charged::settled(volume).await?;
-    release_old(context).await?;
+    release_old(context, receipts).await?;
     Ok(Done {
         sent_blocks: upload.sent_blocks,
         sent_bytes: upload.sent_bytes,
@@ -498,11 +498,13 @@ pub(super) async fn take_as_head(
 
 /// Lets go of what is due of the old roots. Not before all is settled: what a commit that was cut off holds of a
 /// file lies, here, over what an older one has published, and that one's root may be due.
-async fn release_old(context: &Context) -> Result<(), PublishError> {
+async fn release_old(context: &Context, receipts: &Receipts) -> Result<(), PublishError> {
     let volume = &context.volume;
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     let store = context.node.store.as_ref();
-    grace.release(store, context.now_s()).await;
+    grace
+        .release(store, context.now_s(), || receipts.beat())
+        .await;
     keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }
 

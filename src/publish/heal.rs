@@ -78,8 +78,6 @@ pub(super) async fn heal(
     if blocking(move || volume.losses(1)).await??.is_empty() {
         return release(context).await;
     }
-    // What was acknowledged once may be among it.
-    receipts.forget();
     let (search, mut known) = (Search::up_to(IN_VAIN), HashSet::new());
     while look_after(context, receipts, &search, &mut known, patience).await? > AT_ONCE
         // The last try may have missed what is not marked yet.
@@ -112,6 +110,8 @@ async fn look_after(
     })
     .await?;
     for (loss, found) in looked {
+        // It was acknowledged once.
+        receipts.forget_block(&loss.block);
         match found {
             Found::There => context.volume.forget_loss(loss.ino)?,
             Found::Lost => {

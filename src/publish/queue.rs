@@ -102,6 +102,7 @@ pub struct Publisher {
     status: Arc<Mutex<PublishStatus>>,
     receipts: Receipts,
     volume: Arc<Volume>,
+    signs: Arc<Signs>,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
     sampler: JoinHandle<()>,
@@ -118,6 +119,12 @@ impl Publisher {
         let receipts = Receipts::of(&context.volume, &context.node.label);
         let volume = Arc::clone(&context.volume);
         let signs = Arc::new(Signs::default());
+        let is_own = |head: Head| head.own.is_some_and(|own| Some(own.root) == head.root);
+        let has_published = volume
+            .meta("head")
+            .is_ok_and(|head| head.is_some_and(is_own));
+        let is_bare = receipts.is_of_new_node && has_published;
+        signs.bare.store(is_bare, Ordering::Release);
         let sampler = Sampler::begin(&context.volume, receipts.clone());
         let sampler = runtime.spawn(task::run(context.clone(), sampler, Arc::clone(&signs)));
         let turn = Arc::new(Turn::default());
@@ -130,7 +137,7 @@ impl Publisher {
         let worker = Worker {
             context,
             turn,
-            signs,
+            signs: Arc::clone(&signs),
             timing,
             receipts: receipts.clone(),
             status: Arc::clone(&status),
@@ -146,6 +153,7 @@ impl Publisher {
             status,
             receipts,
             volume,
+            signs,
             stop,
             sampler,
             ahead,
@@ -181,6 +189,13 @@ impl Publisher {
     #[must_use]
     pub fn moved(&self) -> u64 {
         self.receipts.moved()
+    }
+
+    /// Whether the node is known to lack what this machine has published last, or was another one before and has not
+    /// been asked yet.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.signs.bare.load(Ordering::Acquire)
     }
 
     /// The node removed blocks that nothing held: what it acknowledged once may be gone.
@@ -354,7 +369,7 @@ impl Worker {
         }
         if let Access::ReadOnly(reason) = self.context.volume.with_quota(|q| q.access().clone()) {
             if is_idle(&self.context.volume) {
-                return Ok(());
+                return self.look_at_bare();
             }
             self.failures = self.failures.saturating_add(1);
             return Err(PublishError::Refused(reason));
@@ -370,6 +385,7 @@ impl Worker {
                 doubted: Some(doubted),
                 ..
             }) => Err(doubted.error()),
+            Ok(done) if !done.made => self.look_at_bare().map(|()| done),
             result => result,
         };
         lock(&self.status).busy = false;
@@ -378,6 +394,10 @@ impl Worker {
                 self.failures = 0;
                 self.receipts.forget_chunks();
                 self.receipts.note_end(true);
+                if done.made {
+                    // It was pinned, with all below it.
+                    self.signs.bare.store(false, Ordering::Release);
+                }
                 let mut status = lock(&self.status);
                 status.last_error = None;
                 // A head that is doubted may be pinned nowhere.
@@ -402,6 +422,16 @@ impl Worker {
                 self.note_failure(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    /// Whether the node has what was published last, for all that is known.
+    fn look_at_bare(&self) -> Result<(), PublishError> {
+        match self.signs.bare.load(Ordering::Acquire) {
+            false => Ok(()),
+            true => Err(PublishError::Unverified(
+                "it lacks what was published last: what is here of that is put again".into(),
+            )),
         }
     }
 

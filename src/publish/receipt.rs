@@ -47,6 +47,8 @@ pub(super) struct Receipts {
     verified: Arc<AtomicU32>,
     /// See [`Receipts::whole`].
     whole: Arc<Mutex<Option<CidBytes>>>,
+    /// Whether another node was written to before.
+    pub(super) is_of_new_node: bool,
 }
 
 /// Chunks by stage file and index: the version that left, and the block that it is once the node has
@@ -82,9 +84,9 @@ impl Receipts {
 
     /// Those that `volume` keeps of the node that is called `node`; those of another go.
     pub(super) fn of(volume: &Arc<Volume>, node: &str) -> Self {
-        let notes = volume.begin_receipts(node).unwrap_or_else(|error| {
+        let (notes, is_of_new_node) = volume.begin_receipts(node).unwrap_or_else(|error| {
             tracing::warn!(%error, "what the node has acknowledged is not known: it is sent again");
-            Vec::new()
+            (Vec::new(), false)
         });
         let mut known = Known::default();
         let oldest_s = volume.now_s().saturating_sub(NOTE_S);
@@ -102,7 +104,10 @@ impl Receipts {
                 known.remember(u128::from_be_bytes(*key), Receipt { age: 0, times: 1 });
             }
         }
-        Self::with(known, Some(Arc::clone(volume)))
+        Self {
+            is_of_new_node,
+            ..Self::with(known, Some(Arc::clone(volume)))
+        }
     }
 
     fn with(known: Known, volume: Option<Arc<Volume>>) -> Self {
@@ -110,6 +115,7 @@ impl Receipts {
             known: Arc::new(Mutex::new(known)),
             chunks: Arc::default(),
             whole: Arc::default(),
+            is_of_new_node: false,
             volume,
             pulse: Arc::default(),
             moved: Arc::new(AtomicU64::new(1)),
@@ -230,6 +236,14 @@ impl Receipts {
         if let Some(volume) = self.volume.as_ref().filter(|_| !gone.is_empty()) {
             keep(volume, None, gone);
         }
+    }
+
+    /// The node has lost this one: it is sent again.
+    pub(super) fn forget_block(&self, cid: &Cid) {
+        let mut known = self.known();
+        let key = short(cid);
+        known.blocks.remove(&key);
+        known.older.remove(&key);
     }
 
     /// A chunk is about to leave before its commit; false where it did already, at this version or another.

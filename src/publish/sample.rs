@@ -85,6 +85,8 @@ pub(super) struct Sampler {
     rootless: bool,
     /// The root that was not pinned, and could not be: blocks of it are missing.
     lacking: Option<Cid>,
+    /// That is the root of our own last commit.
+    bare: bool,
     /// The last round has missed nothing.
     whole: bool,
     /// It is back, and its name record may have gone with it.
@@ -115,6 +117,7 @@ impl Sampler {
             sweeps: false,
             rootless: false,
             lacking: None,
+            bare: false,
             whole: false,
             returned: false,
             lossy: false,
@@ -146,6 +149,11 @@ impl Sampler {
     /// Whether a root that had gone is back since this was asked last.
     pub(super) fn take_returned(&mut self) -> bool {
         std::mem::take(&mut self.returned)
+    }
+
+    /// Whether the node is known to lack what this machine has published last.
+    pub(super) fn is_bare(&self) -> bool {
+        self.bare
     }
 
     /// A step; how many losses it has found, and damaged entries that may be whole again.
@@ -235,7 +243,8 @@ impl Sampler {
                         "the storage node has lost the root: was it emptied? What is here is put again"
                     );
                     self.rootless = true;
-                    self.lack(cid);
+                    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+                    self.lack(cid, &head);
                     self.sweep();
                 }
             }

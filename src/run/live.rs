@@ -442,7 +442,8 @@ impl Live {
 
     /// Whether anything is not on the node yet, for all that is known.
     pub(super) fn is_pending(&self) -> bool {
-        detached::is_pending(&self.volume) || !crate::publish::is_idle(&self.volume)
+        let is_published = crate::publish::is_idle(&self.volume) && !self.publishing.is_bare();
+        detached::is_pending(&self.volume) || !is_published
     }
 
     /// Ends its publisher; a commit under way is finished after the next mount.

@@ -363,6 +363,11 @@ impl Publishing {
         }
     }
 
+    /// Whether the node lacks what was published last.
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(&*lock(&self.stage), Stage::On(publisher) if publisher.is_bare())
+    }
+
     /// Whether what is written is published from here.
     pub(super) fn is_on(&self) -> bool {
         matches!(*lock(&self.stage), Stage::On(_))
@@ -395,7 +400,7 @@ impl Publishing {
     pub(super) async fn flush(&self, volume: &Volume) -> Result<(), String> {
         loop {
             // Whoever has nothing to publish needs neither node nor name for that.
-            if is_idle(volume) {
+            if is_idle(volume) && !self.is_bare() {
                 return Ok(());
             }
             let publisher = match &*lock(&self.stage) {

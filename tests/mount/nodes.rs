@@ -293,6 +293,26 @@ fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
     moves_over(&from, &to);
 }
 
+/// The old one is gone, and nothing was written since.
+#[test]
+fn a_flush_to_a_node_that_is_new_and_empty_ends_when_all_is_there() {
+    let ((_btfs, from), (_ipfs, to)) = both();
+    let mut machine = Machine::demo_with(&["--node", &from]);
+    let local = publish_tree(&machine);
+    machine.ask(&["sync", "1"]).ok();
+    machine.stop();
+    let mut machine = machine.with_node(&to);
+    machine.start();
+    machine.ask(&["flush"]).ok();
+    machine.stop();
+    machine.ask(&["fsck", "1", "--node", &to]).ok();
+    let mut other = Machine::prepared_second(&machine)
+        .with_node(&to)
+        .with_args(&["--take-over"]);
+    other.start();
+    assert_same(&local, &other.dir().join("tree"));
+}
+
 /// The node has nothing of the volume, and a gateway all: the next commit brings it there.
 #[test]
 fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged() {

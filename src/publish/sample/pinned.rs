@@ -45,10 +45,9 @@ impl Sampler {
                 match store.pin(top, None).await {
                     Ok(()) => {}
                     Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {
-                        self.lack(root);
-                        let is_own = head.own.is_some_and(|own| own.root.0 == root);
+                        self.lack(root, &head);
                         // Once: what a round does not find no other one finds at once.
-                        if is_own && !is_lacking {
+                        if self.bare && !is_lacking {
                             self.sweep();
                         }
                         return Ok(());
@@ -58,7 +57,7 @@ impl Sampler {
             }
             tracing::info!(%token, %root, "it is pinned again");
         }
-        (self.lacking, self.whole) = (None, false);
+        (self.lacking, self.bare, self.whole) = (None, false, false);
         if std::mem::take(&mut self.rootless) {
             self.returned = true;
             tracing::info!(%root, "the storage node has the root again");
@@ -67,8 +66,9 @@ impl Sampler {
     }
 
     /// Blocks below `root` are missing: it is pinned when a round has missed none.
-    pub(super) fn lack(&mut self, root: Cid) {
+    pub(super) fn lack(&mut self, root: Cid, head: &Head) {
         (self.lacking, self.whole) = (Some(root), false);
+        self.bare = head.own.is_some_and(|own| own.root.0 == root);
     }
 }
 

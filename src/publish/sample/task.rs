@@ -30,13 +30,27 @@ pub(in crate::publish) struct Signs {
     pub(in crate::publish) lost: AtomicBool,
     /// The node has come back without the name record, perhaps.
     pub(in crate::publish) nameless: AtomicBool,
+    /// The node lacks what this machine has published last, or may: it was another one before.
+    pub(in crate::publish) bare: AtomicBool,
     /// A commit has missed blocks that it did not send: all is to be looked at.
     pub(in crate::publish) sweep: Notify,
+}
+
+impl Signs {
+    /// What becomes so is told, and what is so no more is told no more, by a commit or a try of one.
+    fn note_bare(&self, is_bare: bool) {
+        if self.bare.swap(is_bare, Ordering::AcqRel) != is_bare {
+            self.lost.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// Looks at some of what is published, again and again.
 pub(in crate::publish) async fn run(context: Context, mut sampler: Sampler, signs: Arc<Signs>) {
     let mut pause = FIRST_SAMPLE;
+    if signs.bare.load(Ordering::Acquire) {
+        pause = turn(&context, &mut sampler, &signs).await;
+    }
     loop {
         tokio::select! {
             () = sleep(pause) => {}
@@ -61,7 +75,7 @@ pub(in crate::publish) async fn turn(
         Err(_) => tracing::debug!("the node does not answer whether it has what is published"),
     }
     match timeout(PIN, sampler.keep_pinned(context)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => signs.note_bare(sampler.is_bare()),
         Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be pinned now"),
         Err(_) => tracing::debug!("the node does not end a pin of what is published"),
     }

@@ -14,7 +14,7 @@ use crate::fs::{FsError, Loss, LostBlock};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
-use crate::publish::heal::{heal, look_at_marked};
+use crate::publish::heal::{PATIENCE, heal, look_at_marked};
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::publish::sample::task::{Signs, turn};
@@ -569,6 +569,26 @@ async fn a_commit_asks_for_nothing_that_is_marked_as_damaged() {
     let back = look_at_marked(&machine.context, SHORT).await.unwrap();
     assert_eq!(back, 0);
     assert!(node.asked.lock().unwrap().contains(&block));
+}
+
+/// Else each try of a commit would send from its beginning, for as long as anything is damaged.
+#[tokio::test]
+async fn a_file_that_is_lost_for_good_has_nothing_sent_again_that_the_node_has() {
+    let shared = Shared::new();
+    let (machine, _) = lost(&shared).await;
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    let gone = leaf(1, 1).cid;
+    machine.receipts.note(std::iter::once(gone));
+    for _ in 0..2 {
+        machine.commit().await.unwrap();
+        heal(&machine.context, &machine.receipts, PATIENCE)
+            .await
+            .unwrap();
+        assert!(losses(&machine)[0].marked);
+        assert!(machine.receipts.has(&leaf_cid(b"new")));
+        // What is lost itself would be sent again, if somebody wrote it.
+        assert!(!machine.receipts.has(&gone));
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The publisher: what it does by itself, and for somebody who waits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -15,7 +16,8 @@ use crate::publish::head::Head;
 use crate::publish::pending::{DOUBTED, PENDING};
 use crate::publish::sample::Sampler;
 use crate::publish::{PublishError, Publisher, Timing, is_idle};
-use crate::store::fault::Call;
+use crate::store::fault::{Call, FaultStore};
+use crate::store::memory::MemoryStore;
 use crate::store::{BlockStore, StoreError};
 
 /// More than anything here takes on a loaded machine.
@@ -378,4 +380,41 @@ async fn a_flush_sees_a_long_commit_move_also_while_it_settles() {
     // Each of them is built, and each is settled.
     assert!(machine.receipts.moved() >= moved + 600);
     assert!(machine.receipts.pulse() >= pulse + 600);
+}
+
+#[tokio::test]
+async fn a_flush_to_another_node_ends_when_that_has_all_that_was_published_and_not_before() {
+    let shared = Shared::new();
+    let mut machine = Machine::new(&shared);
+    for i in 0..50 {
+        let name = format!("f{i}");
+        let parts: [(u64, &[u8]); 1] = [(0, name.as_bytes())];
+        machine.put(machine.root, &name, &parts).await;
+    }
+    machine.commit().await.unwrap();
+    machine.tree().await;
+    let head: Head = machine.volume.meta("head").unwrap().unwrap();
+    let other = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
+    machine.context.node.store = Arc::<FaultStore>::clone(&other);
+    machine.context.node.label = "another node".to_owned();
+    other.set(Call::PutMany, busy(), None);
+    let publisher = spawn(&machine);
+    assert!(publisher.is_bare() && is_idle(&machine.volume));
+    let told = timeout(Duration::from_secs(2), publisher.flush()).await;
+    assert!(told.is_err(), "{told:?}");
+    let error = publisher.status().last_error.unwrap().to_string();
+    assert!(error.contains("lacks what was published"), "{error}");
+    other.clear();
+    timeout(LIMIT, publisher.flush()).await.unwrap().unwrap();
+    assert!(!publisher.is_bare());
+    assert_eq!(publisher.status().last_error, None);
+    publisher.stop().await;
+    let root = head.root.unwrap().0;
+    assert!(other.all_pinned(&[root]).await.unwrap());
+    other.unpin(&root).await.unwrap();
+    other.pin(&root, None).await.unwrap();
+    // The same node again is believed.
+    let again = spawn(&machine);
+    assert!(!again.is_bare());
+    again.stop().await;
 }
