@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cid::Cid;
 use pxfs::names::key::NameKey;
 use pxfs::names::{NameError, NameStore};
-use pxfs::rpc::{Client, Dialect, Login};
+use pxfs::rpc::{Client, Dialect, File, Login, RpcError};
+use pxfs::store::retry::{Policy, RetryStore};
 use pxfs::store::rpc::{Patience, RpcStore};
 use pxfs::store::suite::{unique_leaf, unique_tree};
-use pxfs::store::{BlockStore, StoreError};
+use pxfs::store::{Block, BlockStore, StoreError, car};
 use tokio::time::timeout;
 
 use crate::btfs::Btfs;
@@ -28,7 +30,8 @@ fn faults() -> impl Iterator<Item = Fault> {
 
 /// How long a node is waited for that does this: briefly where all that time goes by without an answer.
 fn patience(fault: Fault) -> Patience {
-    let is_waited_for = Fault::SILENT.contains(&fault) || matches!(fault, Fault::Slow(_));
+    let is_waited_for =
+        Fault::SILENT.contains(&fault) || matches!(fault, Fault::Slow(_) | Fault::HangsInItsCall);
     let answer = match is_waited_for {
         true => Duration::from_secs(1),
         false => ANSWER,
@@ -182,7 +185,7 @@ async fn names_bear(fault: Fault, front: &Front, dialect: Dialect) {
 
 async fn bears_all(url: &str, dialect: Dialect) {
     // Each fault has its own front, so that all are borne at one time.
-    let rows = faults().map(|fault| async move {
+    let rows = faults().chain(Fault::CUT).map(|fault| async move {
         let front = Front::of(url);
         let direct = RpcStore::new(client(url, dialect, Login::Open), stores::PATIENCE);
         let through = client(&front.url(), dialect, Login::Open);
@@ -203,6 +206,109 @@ async fn whatever_a_btfs_node_does_nothing_is_lost_nor_told_as_lost() {
     let node = Btfs::start();
     bears_all(&node.url(), Dialect::Btfs).await;
     assert!(node.is_alive());
+}
+
+/// What is sent in one call.
+struct Upload {
+    path: &'static str,
+    args: [(&'static str, &'static str); 1],
+    files: Vec<File>,
+    /// Its last block.
+    last: Cid,
+}
+
+/// 16 MiB, which do not fit between here and there.
+fn great_upload(dialect: Dialect) -> Upload {
+    let blocks: Vec<Block> = (0..16).map(|_| unique_leaf(1 << 20)).collect();
+    let last = blocks[15].cid;
+    let (path, args, files) = match dialect {
+        Dialect::Ipfs => {
+            let blocks = blocks.iter();
+            let pieces = blocks.flat_map(|block| [car::head(block), block.data.clone()]);
+            let pieces = std::iter::once(car::header(&[last])).chain(pieces);
+            let archive = File::of(pieces.collect());
+            ("dag/import", [("stats", "true")], vec![archive])
+        }
+        Dialect::Btfs => {
+            let files = blocks.iter().map(|block| File::new(block.data.clone()));
+            ("block/put", [("format", "raw")], files.collect())
+        }
+    };
+    Upload {
+        path,
+        args,
+        files,
+        last,
+    }
+}
+
+/// How often the node was asked for an upload since the last time.
+fn uploads(front: &Front) -> usize {
+    let asked = front.asked();
+    let uploads = asked
+        .iter()
+        .filter(|path| path.ends_with("dag/import") || path.ends_with("block/put"));
+    uploads.count()
+}
+
+/// A node that stops in the middle of what it is sent has not taken the rest, and will say nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_cut_half_way_ends_in_time_counts_for_nothing_and_is_sent_again() {
+    let (ipfs, btfs) = (Kubo::start(), Btfs::start());
+    let nodes = [
+        (ipfs.url().to_owned(), Dialect::Ipfs),
+        (btfs.url(), Dialect::Btfs),
+    ];
+    let rows = nodes
+        .iter()
+        .flat_map(|node| Fault::CUT.map(|fault| (node, fault)));
+    let rows = rows.map(|((url, dialect), fault)| async move {
+        let front = Front::of(url);
+        let direct = RpcStore::new(client(url, *dialect, Login::Open), stores::PATIENCE);
+        let through = client(&front.url(), *dialect, Login::Open);
+        let store = RpcStore::new(through.clone(), patience(fault));
+        store.put_many(&[unique_leaf(10)]).await.expect("put");
+
+        front.set(Some(fault));
+        let great = great_upload(*dialect);
+        let limit = Duration::from_secs(2);
+        let call = through.call(great.path, &great.args, &great.files, 1 << 20, limit);
+        let told = within(fault, call).await.expect_err("it is not all there");
+        match fault {
+            Fault::HangsInItsCall => assert_eq!(told, RpcError::TimedOut(limit)),
+            _ => assert!(matches!(told, RpcError::Broken(_)), "{fault:?}: {told:?}"),
+        }
+        assert_eq!(direct.has(&great.last).await, Ok(false), "{fault:?}");
+
+        let policy = Policy {
+            deadline: BOUND,
+            ..Policy::default()
+        };
+        let patient = RetryStore::new(Arc::new(store), policy);
+        let tree = unique_tree(4);
+        uploads(&front);
+        let again = async {
+            let mut asked = 0;
+            // A connection that breaks is tried again within a try.
+            while asked < 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                asked += uploads(&front);
+            }
+        };
+        let put = patient.put_many(&tree);
+        tokio::pin!(put);
+        tokio::select! {
+            put = &mut put => panic!("{fault:?}: {put:?}"),
+            () = within(fault, again) => {}
+        }
+        front.set(None);
+        assert_eq!(within(fault, put).await, Ok(()), "{fault:?}");
+        for block in &tree {
+            assert_eq!(direct.has(&block.cid).await, Ok(true), "{fault:?}");
+        }
+    });
+    futures::future::join_all(rows).await;
+    assert!(btfs.is_alive());
 }
 
 /// A node that has not got a block asks others: while it is away in that, the block is not lost.

@@ -50,6 +50,10 @@ pub(crate) enum Fault {
     Slow(usize),
     /// Half of the files of the call reach the node, as if that were all of them.
     CutsUpload,
+    /// Half of them reach the node, and nothing more is read. A call without files passes.
+    HangsInItsCall,
+    /// Half of them reach the node, and the connection is reset. A call without files passes.
+    ResetInItsCall,
     /// The answer comes so much later, but to what is asked of the node's own disk alone.
     Late(Duration),
 }
@@ -65,6 +69,8 @@ impl Fault {
         Self::ResetBeforeItsAnswer,
         Self::ResetInItsAnswer,
     ];
+    /// What is sent is not taken to its end.
+    pub(crate) const CUT: [Self; 2] = [Self::HangsInItsCall, Self::ResetInItsCall];
     /// An answer that is not the one, or is slow.
     pub(crate) const WRONG: [Self; 10] = [
         Self::Empty,
@@ -285,6 +291,22 @@ fn exchange(state: &State, mut client: TcpStream) -> io::Result<()> {
         sent.truncate(half);
     }
     node.write_all(closing(&text).as_bytes())?;
+    if let Some(fault) = fault.filter(|fault| Fault::CUT.contains(fault))
+        && length(&text) > Some(0)
+    {
+        let half = length(&text).unwrap_or_default() / 2;
+        while sent.len() < half && read(&mut client, &mut sent)? > 0 {}
+        sent.truncate(half);
+        node.write_all(&sent)?;
+        if fault == Fault::ResetInItsCall {
+            node.shutdown(Shutdown::Both)?;
+            return reset(&client);
+        }
+        while *lock(&state.fault) == Some(fault) && !state.ended.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        return Ok(());
+    }
     // A node may answer before it has all.
     let (mut reader, mut sender) = (client.try_clone()?, node.try_clone()?);
     std::thread::spawn(move || {
@@ -391,6 +413,8 @@ fn spoil(fault: Option<Fault>, answer: &[u8], client: &mut TcpStream) -> io::Res
         | Fault::Replays
         | Fault::Late(_)
         | Fault::CutsUpload
+        | Fault::HangsInItsCall
+        | Fault::ResetInItsCall
         | Fault::Slow(_) => client.write_all(answer),
     }
 }
@@ -438,6 +462,15 @@ fn closing(head: &str) -> String {
     format!("{lines}connection: close\r\n\r\n")
 }
 
+/// The length of a body as its head announces it.
+fn length(head: &str) -> Option<usize> {
+    let head = head.to_lowercase();
+    head.lines().find_map(|line| {
+        let value = line.strip_prefix("content-length:")?;
+        value.trim().parse().ok()
+    })
+}
+
 /// The body of a message whose head is `head`, of which `some` is read already.
 fn body(
     from: &mut TcpStream,
@@ -446,11 +479,8 @@ fn body(
     rate: Option<usize>,
     mut out: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
+    let length = length(head);
     let head = head.to_lowercase();
-    let length = head.lines().find_map(|line| {
-        let value = line.strip_prefix("content-length:")?;
-        value.trim().parse::<usize>().ok()
-    });
     let chunked = head.contains("transfer-encoding: chunked");
     let (mut part, mut total, mut tail) = (some, 0, Vec::new());
     loop {
