@@ -7,6 +7,8 @@
 mod archive;
 mod fsck;
 mod tar;
+#[cfg(test)]
+mod tests;
 mod unixfs;
 
 use std::path::Path;
@@ -65,7 +67,8 @@ pub(super) async fn answer(
         Request::Get { cid, file } => operate::json(get(ground, cid, file, tell).await?),
         Request::Share { cid } => operate::json(share(ground, cid).await?),
         Request::Fsck { token, repair } => {
-            operate::json(fsck::check(ground, token.id, *repair, tell).await?)
+            let policy = Policy::default();
+            operate::json(fsck::check(ground, token.id, *repair, policy, tell).await?)
         }
         Request::Export {
             token,

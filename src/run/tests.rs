@@ -57,15 +57,15 @@ impl NameStore for Together {
 }
 
 /// A drive on embedded parts with its tokens, not mounted.
-struct World {
-    parts: Arc<Parts>,
+pub(super) struct World {
+    pub(super) parts: Arc<Parts>,
     tokens: Tokens,
-    ground: Arc<Ground>,
+    pub(super) ground: Arc<Ground>,
     dir: tempfile::TempDir,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::begin(tempfile::tempdir().unwrap()).await
     }
 
@@ -82,7 +82,10 @@ impl World {
     }
 
     /// With parts that `change` has changed.
-    async fn begin_with(dir: tempfile::TempDir, change: impl FnOnce(&mut Parts)) -> Self {
+    pub(super) async fn begin_with(
+        dir: tempfile::TempDir,
+        change: impl FnOnce(&mut Parts),
+    ) -> Self {
         let state = dir.path().join("state");
         let state_dir = StateDir::open(&state).unwrap();
         let layout = demo::prepare(&state_dir, &state.join("wallet"))
@@ -130,7 +133,7 @@ impl World {
         minted.unwrap().token
     }
 
-    async fn look(&self, token: TokenId) -> TokenStatus {
+    pub(super) async fn look(&self, token: TokenId) -> TokenStatus {
         self.tokens.refresh().await.unwrap();
         let all = self.tokens.describe("/m");
         all.into_iter().find(|status| status.id == token).unwrap()
@@ -142,7 +145,7 @@ impl World {
     }
 
     /// Writes a file into a directory of the drive.
-    fn write(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<(), FsError> {
+    pub(super) fn write(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<(), FsError> {
         let drive = &self.ground.drive;
         let dir = drive.lookup(Ino::ROOT, directory.as_bytes())?.ino;
         let caller = Caller { uid: 0, gid: 0 };
@@ -161,12 +164,17 @@ impl World {
         sent.await.unwrap();
     }
 
+    /// Publishes all of its one token.
+    pub(super) async fn flush(&self) {
+        self.tokens.all().remove(0).flush().await.unwrap();
+    }
+
     async fn statuses(&self) -> Vec<TokenStatus> {
         self.tokens.refresh().await.unwrap();
         self.tokens.describe("/m")
     }
 
-    async fn end(self) -> tempfile::TempDir {
+    pub(super) async fn end(self) -> tempfile::TempDir {
         self.tokens.stop_publishing().await;
         let tokens = self.tokens;
         tokio::task::spawn_blocking(move || tokens.stop())

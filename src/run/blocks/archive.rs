@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,10 +28,10 @@ use crate::types::TokenId;
 /// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
 /// What is sent at one time.
-const BATCH_BLOCKS: usize = 128;
-const BATCH_BYTES: usize = 8 << 20;
+pub(super) const BATCH_BLOCKS: usize = 128;
+pub(super) const BATCH_BYTES: usize = 8 << 20;
 /// How long sending that may take, with all tries: at 8 KiB a second, which every node bears, it takes 17 min.
-const BATCH_LIMIT: Duration = Duration::from_secs(30 * 60);
+pub(super) const BATCH_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Writes all blocks of a token's published volume, and its usage metadata, into a new file.
 pub(super) async fn export(
@@ -126,11 +126,7 @@ pub(super) async fn import(
         );
     }
     let node = &ground.parts.node.store;
-    let slow = Policy {
-        deadline: BATCH_LIMIT,
-        ..Policy::default()
-    };
-    let store = RetryStore::new(Arc::clone(node), slow);
+    let store = bounded(node, BATCH_LIMIT);
     let mut answer = ArchiveAnswer {
         token,
         root: root.to_string(),
@@ -139,25 +135,12 @@ pub(super) async fn import(
         bytes: 0,
         left_out: 0,
     };
-    let mut reader = open(file)?;
-    let mut more = true;
-    while more {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while more && batch.len() < BATCH_BLOCKS && bytes < BATCH_BYTES {
-            let next = tokio::task::block_in_place(|| reader.next_block());
-            match next.with_context(|| shown.clone())? {
-                Some(block) => {
-                    bytes += block.data.len();
-                    batch.push(block);
-                }
-                None => more = false,
-            }
-        }
-        store.put_many(&batch).await?;
-        answer.blocks += batch.len() as u64;
-        answer.bytes += bytes as u64;
+    let note = |blocks, bytes| {
+        answer.blocks += blocks;
+        answer.bytes += bytes;
         tell("importing", 0);
-    }
+    };
+    send(open(file)?, &shown, &store, note).await?;
     for root in &roots {
         // It ends by itself: how long it takes is the volume's affair.
         match node.pin(root, None).await {
@@ -174,6 +157,41 @@ pub(super) async fn import(
         );
     }
     Ok(answer)
+}
+
+/// The same store; a batch may take `limit`, with all tries.
+pub(super) fn bounded(node: &Arc<dyn BlockStore>, limit: Duration) -> RetryStore {
+    let policy = Policy {
+        deadline: limit,
+        ..Policy::default()
+    };
+    RetryStore::new(Arc::clone(node), policy)
+}
+
+/// Sends all blocks of an archive, a batch at a time; `note` hears how many blocks and bytes each had.
+pub(super) async fn send(
+    mut reader: car::Reader<impl Read>,
+    shown: &str,
+    store: &RetryStore,
+    mut note: impl FnMut(u64, u64),
+) -> anyhow::Result<()> {
+    let mut more = true;
+    while more {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while more && batch.len() < BATCH_BLOCKS && bytes < BATCH_BYTES {
+            let next = tokio::task::block_in_place(|| reader.next_block());
+            match next.with_context(|| shown.to_owned())? {
+                Some(block) => {
+                    bytes += block.data.len();
+                    batch.push(block);
+                }
+                None => more = false,
+            }
+        }
+        store.put_many(&batch).await?;
+        note(batch.len() as u64, bytes as u64);
+    }
+    Ok(())
 }
 
 fn open(file: &Path) -> anyhow::Result<car::Reader<BufReader<File>>> {

@@ -12,7 +12,7 @@ use ::cid::Cid;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::{patient, published};
+use super::published;
 use crate::fetch::source::Held;
 use crate::pack::cid::{self as form, Kind as Form};
 use crate::pack::entry::{Entry, Kind, TreeRef};
@@ -22,6 +22,7 @@ use crate::pack::{PackError, chunk, dagpb, file};
 use crate::run::ground::Ground;
 use crate::run::leave::Tell;
 use crate::status::{DamagedBlock, FsckAnswer};
+use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, StoreError, check_bytes};
 use crate::types::{Ino, TokenId};
 
@@ -32,16 +33,21 @@ const STEP: u64 = 512;
 /// Nodes of a file that are kept for its next chunks.
 const MOST_NODES: usize = 1024;
 
-/// Checks a token; with `repair` what is lost is looked for in the cache and on the other nodes.
+/// Checks a token; with `repair` what is lost is looked for in the cache and on the other nodes. What fails for the
+/// moment is tried again by `policy`.
 pub(super) async fn check(
     ground: &Ground,
     token: TokenId,
     repair: bool,
+    policy: Policy,
     tell: Tell<'_>,
 ) -> anyhow::Result<FsckAnswer> {
     let published = published(ground, token).await?;
     let mut check = Check {
-        store: patient(&ground.parts.node.store),
+        store: Arc::new(RetryStore::new(
+            Arc::clone(&ground.parts.node.store),
+            policy,
+        )),
         ground,
         repair,
         tell,
