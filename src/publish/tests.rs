@@ -12,6 +12,7 @@ mod gone;
 mod guard;
 mod mass;
 mod model;
+mod others;
 mod pinned;
 mod power;
 mod queue;
