@@ -104,6 +104,8 @@ impl NameStore for LateNames {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use tokio::task::yield_now;
 
     use super::*;
@@ -122,32 +124,152 @@ mod tests {
         suite::passes(Arc::new(LateNames::new(memory()))).await;
     }
 
+    /// How long somebody waits who does not hear of it, and far beyond what any answer here may take.
+    const CUT: Duration = Duration::from_millis(50);
+    const BOUND: Duration = Duration::from_secs(60);
+
+    /// A name that a node has a record of, which begins to hang.
+    struct World {
+        slow: Arc<FaultNames>,
+        names: LateNames,
+        key: NameKey,
+        name: String,
+        told: Vec<u8>,
+    }
+
+    impl World {
+        /// A fresh answer is waited for so long.
+        async fn new(fresh: Duration) -> Self {
+            let slow = Arc::new(FaultNames::new(memory()));
+            let names = LateNames {
+                fresh,
+                ..LateNames::new(Arc::<FaultNames>::clone(&slow))
+            };
+            let key = NameKey::random().unwrap();
+            let (name, told) = (key.name(), record(1, 1).sign(&key));
+            names.publish(&name, &told).await.unwrap();
+            let world = Self {
+                slow,
+                names,
+                key,
+                name,
+                told,
+            };
+            world.hang();
+            world
+        }
+
+        fn hang(&self) {
+            self.slow.set(Call::Resolve, Fault::Hang, None);
+        }
+
+        /// Asks, and does not hear.
+        async fn ask_in_vain(&self) {
+            let waited = timeout(CUT, self.names.resolve(&self.name)).await;
+            assert!(waited.is_err(), "{waited:?}");
+        }
+
+        async fn ask(&self) -> Answer {
+            let answer = timeout(BOUND, self.names.resolve(&self.name)).await;
+            answer.expect("an answer")
+        }
+
+        /// The node answers what it is asked, and then hangs again.
+        async fn answer_late(&self) {
+            self.slow.clear();
+            while self.names.lock()[&self.name].borrow().is_none() {
+                yield_now().await;
+            }
+            self.hang();
+        }
+    }
+
     /// A node that takes longer than anybody waits would never be heard.
     #[tokio::test]
     async fn what_a_node_says_when_nobody_waits_any_more_is_known_the_next_time() {
-        let slow = Arc::new(FaultNames::new(memory()));
-        let names = LateNames {
-            fresh: Duration::from_millis(10),
-            ..LateNames::new(Arc::<FaultNames>::clone(&slow))
-        };
-        let cut = Duration::from_millis(50);
+        let world = World::new(Duration::from_millis(10)).await;
+        for _ in 0..2 {
+            world.ask_in_vain().await;
+        }
+        assert_eq!(world.slow.count(Call::Resolve), 1, "one look at a time");
+        world.answer_late().await;
+        assert_eq!(world.ask().await, Ok(world.told.clone()));
+        assert_eq!(world.slow.count(Call::Resolve), 2, "it is asked anew");
+        // Once: what is older than that is not told again.
+        world.ask_in_vain().await;
+        assert_eq!(world.slow.count(Call::Resolve), 2, "one look at a time");
+    }
+
+    #[tokio::test]
+    async fn what_came_late_hides_no_newer_record_that_the_node_tells_in_time() {
+        let world = World::new(BOUND).await;
+        world.ask_in_vain().await;
+        world.answer_late().await;
+        world.slow.clear();
+        let newer = record(2, 2).sign(&world.key);
+        world.names.publish(&world.name, &newer).await.unwrap();
+        assert_eq!(world.ask().await, Ok(newer));
+    }
+
+    /// It may be any age by the time that the node is slow.
+    #[tokio::test]
+    async fn what_somebody_has_heard_is_not_told_again_when_the_node_is_slow() {
+        let world = World::new(Duration::from_millis(10)).await;
+        world.slow.clear();
+        assert_eq!(world.ask().await, Ok(world.told.clone()));
+        world.hang();
+        world.ask_in_vain().await;
+    }
+
+    #[tokio::test]
+    async fn who_hears_late_of_an_older_look_takes_no_newer_one_away() {
+        let world = World::new(BOUND).await;
+        let mut first = world.names.resolve(&world.name);
+        assert!(futures::poll!(&mut first).is_pending());
+        world.answer_late().await;
+        let mut second = world.names.resolve(&world.name);
+        assert!(futures::poll!(&mut second).is_pending());
+        assert_eq!(first.await, Ok(world.told.clone()));
+        world.ask_in_vain().await;
+        assert_eq!(world.slow.count(Call::Resolve), 2, "one look at a time");
+        world.slow.clear();
+        assert_eq!(timeout(BOUND, second).await, Ok(Ok(world.told.clone())));
+    }
+
+    /// A node whose looks fall over while it is to.
+    struct Falls {
+        inner: Arc<MemoryNames>,
+        falls: AtomicBool,
+    }
+
+    #[async_trait]
+    impl NameStore for Falls {
+        async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
+            self.inner.publish(name, record).await
+        }
+
+        async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+            assert!(!self.falls.load(Ordering::SeqCst), "as it is to");
+            self.inner.resolve(name).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_that_ended_without_an_answer_is_begun_anew() {
+        let node = Arc::new(Falls {
+            inner: memory(),
+            falls: AtomicBool::new(true),
+        });
+        let names = LateNames::new(Arc::<Falls>::clone(&node));
         let key = NameKey::random().unwrap();
         let (name, told) = (key.name(), record(1, 1).sign(&key));
         names.publish(&name, &told).await.unwrap();
-        slow.set(Call::Resolve, Fault::Hang, None);
-        for _ in 0..2 {
-            let waited = timeout(cut, names.resolve(&name)).await;
-            assert!(waited.is_err(), "{waited:?}");
-        }
-        assert_eq!(slow.count(Call::Resolve), 1, "one look at a time");
-        slow.clear();
-        while names.lock()[&name].borrow().is_none() {
+        // Whoever asked has gone before it falls.
+        assert!(futures::poll!(names.resolve(&name)).is_pending());
+        while names.lock()[&name].has_changed().is_ok() {
             yield_now().await;
         }
-        slow.set(Call::Resolve, Fault::Hang, None);
-        assert_eq!(names.resolve(&name).await, Ok(told));
-        // Once: what is older than that is not told again.
-        let waited = timeout(cut, names.resolve(&name)).await;
-        assert!(waited.is_err(), "{waited:?}");
+        node.falls.store(false, Ordering::SeqCst);
+        assert_eq!(timeout(BOUND, names.resolve(&name)).await, Ok(Ok(told)));
     }
 }
