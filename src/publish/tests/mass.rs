@@ -1,6 +1,9 @@
 //! A node has lost much that is nowhere else: it is told, and everything else is published soon.
 
 use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::damage::{again, assert_whole, many, mute, published, read, sample, unmarked};
 use super::rig::{Machine, Shared, second};
@@ -12,6 +15,9 @@ use crate::publish::sample::task::{Signs, turn};
 use crate::store::BlockStore;
 use crate::store::fault::Call;
 use crate::types::Ino;
+
+/// Far beyond what anything here may take.
+const BOUND: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn after_a_great_loss_the_second_try_publishes_all_else_and_few_blocks_are_searched_for() {
@@ -94,9 +100,14 @@ async fn directories_that_cannot_be_marked_hold_no_commit_up() {
     let (machine, _) = many(&shared, 0).await;
     let mut dirs = Vec::new();
     for i in 0..20 {
-        dirs.push(machine.dir(machine.root, &format!("d{i}")).await);
+        let dir = machine.dir(machine.root, &format!("d{i}")).await;
+        // The page of one without entries is put again.
+        machine.put(dir, &format!("f{i}"), &[(0, b"bytes")]).await;
+        dirs.push(dir);
     }
     machine.commit().await.unwrap();
+    // Its entries are here, and no page of it.
+    let machine = machine.crash(&shared);
     for dir in dirs {
         let inner = Ino(dir.0 & Ino::MAX.0);
         let cut = machine.volume.cut().unwrap();
@@ -109,14 +120,22 @@ async fn directories_that_cannot_be_marked_hold_no_commit_up() {
         };
         machine.volume.note_lost(inner, &page, &lost);
     }
+    assert_eq!(unmarked(&machine), 20);
     machine.receipts.note_end(false);
     let moved = machine.receipts.moved();
-    heal(&machine.context, &machine.receipts, PATIENCE)
-        .await
+    let healed = heal(&machine.context, &machine.receipts, PATIENCE);
+    let healed = timeout(BOUND, healed).await;
+    healed
+        .expect("they come again, and are not looked at for ever")
         .unwrap();
     assert_eq!(machine.receipts.moved(), moved);
-    let _ = machine.commit().await;
-    machine.commit().await.unwrap();
+    assert_eq!(unmarked(&machine), 20);
+    let _ = timeout(BOUND, machine.commit()).await.expect("it ends");
+    timeout(BOUND, machine.commit())
+        .await
+        .expect("it ends")
+        .unwrap();
+    assert_eq!(unmarked(&machine), 0);
     assert_whole(&shared, &machine).await;
 }
 
