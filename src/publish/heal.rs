@@ -13,7 +13,7 @@ use std::time::Duration;
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
 use super::commit::Context;
@@ -41,6 +41,8 @@ const AT_ONCE: usize = 8;
 /// for before one commit: each takes seconds, and after a great loss all of them are in vain. What is found
 /// later ([`look_at_marked`]) is whole again.
 const IN_VAIN: usize = 8;
+/// How long one search may take: a node without peers looks for ever. Several at a time end before [`PATIENCE`] does.
+const SEARCH: Duration = Duration::from_secs(4);
 /// How long [`MOST`] looks before one commit, or those in one step of the sampler, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long who may have a lost block, and does not answer, keeps it from being told as damaged, seconds: what was lost
@@ -240,7 +242,10 @@ impl Search {
         if self.in_vain.load(Ordering::Relaxed) >= self.most {
             return Ok(false);
         }
-        let found = is_there(store, cid).await?;
+        // It has said that it has not got it itself.
+        let found = timeout(SEARCH, is_there(store, cid))
+            .await
+            .unwrap_or(Ok(false))?;
         match found {
             true => self.in_vain.store(0, Ordering::Relaxed),
             false => _ = self.in_vain.fetch_add(1, Ordering::Relaxed),

@@ -354,6 +354,42 @@ fn all_files_of_a_volume_come_out_as_an_archive_that_tar_unpacks_as_they_were() 
     assert!(!other.exists());
 }
 
+/// That a gateway says nothing of one loss keeps no other from being told.
+#[test]
+fn a_repair_beside_a_gateway_that_does_not_answer_tells_all_that_is_lost() {
+    let node = Kubo::start();
+    let first = format!("ipfs={}", node.url());
+    let mut machine = Machine::demo_with(&["--node", &first]);
+    for name in ["f", "g"] {
+        fs::write(machine.dir().join(name), name.repeat(2000)).expect("written");
+    }
+    machine.flush();
+    let root = machine.token("1")["root"]
+        .as_str()
+        .expect("a root")
+        .to_owned();
+    machine.stop();
+    fs::remove_dir_all(machine.cache()).expect("the cache");
+    node.ipfs(&["pin", "rm", &root]);
+    for name in ["f", "g"] {
+        let leaf = leaf_cid(name.repeat(2000).as_bytes());
+        node.ipfs(&["block", "rm", &leaf.to_string()]);
+    }
+    let front = Front::of(node.url());
+    front.set(Some(Fault::Status(504)));
+    let gateway = format!("gateway={}", front.url());
+    let nodes = ["--node", &first, "--node", &gateway];
+    let told = machine.ask(&[&["fsck", "1", "--repair", "--json"], &nodes[..]].concat());
+    assert_eq!(told.code, Some(9), "{told:?}");
+    let told = told.json();
+    let damaged = told["damaged"].as_array().expect("a list");
+    for name in ["f", "g"] {
+        let row = damaged.iter().find(|row| row["path"] == name);
+        let reason = row.expect("by path")["reason"].as_str().expect("a reason");
+        assert!(reason.contains("does not say"), "{told:#}");
+    }
+}
+
 #[test]
 fn a_node_whose_name_is_wrong_or_leads_nowhere_keeps_no_other_from_being_asked() {
     let (node, other) = (Kubo::start(), Kubo::start());

@@ -81,6 +81,21 @@ async fn files_below_a_directory_whose_page_is_lost_with_them_are_told_and_all_e
     }
 }
 
+/// As a node without peers does, or one far away from who would know.
+#[tokio::test]
+async fn a_node_that_searches_its_network_for_ever_holds_no_commit_up() {
+    let shared = Shared::new();
+    let (mut machine, blocks) = many(&shared, 40).await;
+    let node = mute(&mut machine, blocks.into_iter().collect());
+    machine.put(machine.root, "new", &[(0, b"new")]).await;
+    let commits = async { while machine.commit().await.is_err() {} };
+    tokio::time::timeout(PATIENCE * 3, commits).await.unwrap();
+    assert_eq!(unmarked(&machine), 0);
+    let asked = node.asked.lock().unwrap().len();
+    assert!(asked <= 20, "{asked} searches");
+    assert_whole(&shared, &machine).await;
+}
+
 #[tokio::test]
 async fn what_the_network_of_the_node_has_is_found_there_and_not_told_as_lost() {
     let shared = Shared::new();

@@ -136,9 +136,11 @@ impl Check<'_> {
             }
             Err(reason) => reason,
         };
-        if self.repair
-            && let Some(data) = self.held(cid, what).await?
-        {
+        let held = match self.repair {
+            true => self.held(cid, what).await?,
+            false => Ok(None),
+        };
+        if let Ok(Some(data)) = held {
             let block = Block {
                 cid: *cid,
                 data: data.clone(),
@@ -147,7 +149,13 @@ impl Check<'_> {
             self.answer.repaired += 1;
             return Ok(Some(data));
         }
-        self.note(path, cid, reason);
+        match held {
+            Ok(_) => self.note(path, cid, reason),
+            Err(away) => {
+                let reason = format!("{reason}, and who may have it does not say: {away}");
+                self.note(path, cid, reason);
+            }
+        }
         Ok(None)
     }
 
@@ -159,23 +167,26 @@ impl Check<'_> {
         });
     }
 
-    /// A block as the cache or another node has it.
-    async fn held(&self, cid: &Cid, what: Use) -> anyhow::Result<Option<Bytes>> {
+    /// A block as the cache has it, another node, or a gateway; or which of those does not say.
+    async fn held(
+        &self,
+        cid: &Cid,
+        what: Use,
+    ) -> anyhow::Result<Result<Option<Bytes>, StoreError>> {
         if let Some(data) = what.data {
-            return Ok(Some(data));
+            return Ok(Ok(Some(data)));
         }
         let source = self.ground.fetcher.source();
         let (of, size) = what.of.map_or((*cid, None), |(of, size)| (of, Some(size)));
         let cached = source.cached(cid, &of, size, what.chunk).await?;
         if cached.is_some() {
-            return Ok(cached);
+            return Ok(Ok(cached));
         }
-        match self.ground.parts.node.reads.get_near(cid).await {
+        Ok(match self.ground.parts.node.reads.get_near(cid).await {
             Ok(data) => Ok(check_bytes(cid, &data).is_ok().then_some(data)),
             Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => Ok(None),
-            // It may have it: that nobody has it is not to be said.
-            Err(error) => Err(error.into()),
-        }
+            Err(error) => Err(error),
+        })
     }
 
     /// The pages of a tree and the contents in it; the directories below.
