@@ -77,8 +77,7 @@ impl NameStore for EmbeddedNames {
         let turn = self.turn.clone().lock_owned().await;
         self.work(move |folder| {
             let _turn = turn;
-            folder.publish(&name, &record)?;
-            Ok(record)
+            folder.publish(&name, &record)
         })
         .await
     }
@@ -115,16 +114,23 @@ impl Folder {
         })
     }
 
-    fn publish(&self, name: &str, record: &[u8]) -> Result<(), NameError> {
+    /// What is held then.
+    fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let held = self.read(name)?;
-        if let Admission::Take = admit(name, record, held.as_deref(), self.clock.wall_ns())? {
-            let path = self.records.join(name);
-            Unnamed::write(&self.new, record, None)
-                .and_then(|new| new.rename(&path))
-                .map_err(|e| trouble(&path, &e))?;
-        }
+        let admission = admit(name, record, held.as_deref(), self.clock.wall_ns())?;
+        let kept = match (admission, held) {
+            (Admission::Held, Some(held)) => held,
+            _ => {
+                let path = self.records.join(name);
+                Unnamed::write(&self.new, record, None)
+                    .and_then(|new| new.rename(&path))
+                    .map_err(|e| trouble(&path, &e))?;
+                record.to_vec()
+            }
+        };
         // Also of one that is held: whoever put it may not have got this far.
-        durable::sync_folder(&self.records).map_err(|e| trouble(&self.records, &e))
+        durable::sync_folder(&self.records).map_err(|e| trouble(&self.records, &e))?;
+        Ok(kept)
     }
 
     /// The bytes under `name`, not verified yet; `None` when there are none.

@@ -42,11 +42,14 @@ impl NameStore for MemoryNames {
     async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let now_ns = self.clock.wall_ns();
         let mut records = self.records();
-        let held = records.get(name).map(Vec::as_slice);
-        if let Admission::Take = admit(name, record, held, now_ns)? {
-            records.insert(name.to_owned(), record.to_vec());
+        let held = records.get(name).cloned();
+        match (admit(name, record, held.as_deref(), now_ns)?, held) {
+            (Admission::Held, Some(held)) => Ok(held),
+            _ => {
+                records.insert(name.to_owned(), record.to_vec());
+                Ok(record.to_vec())
+            }
         }
-        Ok(record.to_vec())
     }
 
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {

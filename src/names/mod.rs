@@ -18,7 +18,7 @@ pub mod suite;
 
 use async_trait::async_trait;
 
-use record::Record;
+use record::{MAX_RECORD_BYTES, Record, RecordError};
 
 /// What went wrong at a name store, by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -49,9 +49,9 @@ pub enum NameError {
 #[async_trait]
 pub trait NameStore: Send + Sync {
     /// Publishes the encoded record (IPNS protobuf, V1+V2) under `name`; durable there on return. The
-    /// bytes that the store has for the name then: a caller that must not be lied to compares them.
-    /// [`NameError::Stale`] unless it is the one held, or newer ([`Record::replaces`]; of two that end
-    /// at one time a store may keep either);
+    /// bytes that the store has for the name then: a caller that must not be lied to compares them ([`is_same`]).
+    /// [`NameError::Stale`] unless it is the one held, or newer ([`Record::replaces`]; of two of one commit
+    /// that end at one time a store may keep either);
     /// [`NameError::Corrupt`] when it is not valid for `name`; [`NameError::Permanent`] when its end
     /// of life has passed.
     async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError>;
@@ -64,25 +64,29 @@ pub trait NameStore: Send + Sync {
 enum Admission {
     /// It is newer than what is held, or nothing valid is held.
     Take,
-    /// It is what is held.
+    /// It is what is held, though something else may stand around it there.
     Held,
 }
 
 /// The rule of every store that keeps one record a name: `offered` must be valid for `name` and
-/// alive at `now_ns`, and replace `held`. A held record that is damaged protects nothing.
+/// alive at `now_ns`, and replace `held`. A held record that cannot be verified protects nothing.
 fn admit(
     name: &str,
     offered: &[u8],
     held: Option<&[u8]>,
     now_ns: i64,
 ) -> Result<Admission, NameError> {
+    if offered.len() > MAX_RECORD_BYTES {
+        let too_long = RecordError::TooLong(offered.len()).to_string();
+        return Err(NameError::Corrupt(name.to_owned(), too_long));
+    }
     let new = verify(name, offered)?;
     new.check_alive(now_ns)
         .map_err(|e| NameError::Permanent(e.to_string()))?;
-    let Some((bytes, old)) = held.and_then(|b| Some((b, Record::verify(name, b).ok()?))) else {
+    let Some(old) = held.and_then(|bytes| Record::verify(name, bytes).ok()) else {
         return Ok(Admission::Take);
     };
-    if bytes == offered {
+    if new.is_same(&old) {
         Ok(Admission::Held)
     } else if new.replaces(&old) {
         Ok(Admission::Take)
@@ -92,6 +96,14 @@ fn admit(
             offered: new.sequence,
         })
     }
+}
+
+/// Whether two encoded records say the same of `name`, whatever stands around what was signed of them.
+#[must_use]
+pub fn is_same(name: &str, one: &[u8], other: &[u8]) -> bool {
+    let verified = |bytes| Record::verify(name, bytes).ok();
+    one == other
+        || matches!((verified(one), verified(other)), (Some(one), Some(other)) if one.is_same(&other))
 }
 
 /// [`Record::verify`] as a store reports it.

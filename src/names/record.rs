@@ -1,11 +1,11 @@
 //! Name records: what a name points at, signed by its key (IPNS record, V1 and V2 in one).
 //!
-//! Invariant: what [`Record::verify`] gives back was signed by the key in the name, and re-encodes
-//! to the very bytes that were verified, so nobody can vary a record without its key. BTFS nodes
-//! check the V1 signature (value, end of life), IPFS nodes and we the V2 one (all fields). Source:
+//! Invariant: what [`Record::verify`] gives back was signed by the key in the name, in the one form that we sign.
+//! Nothing else of the bytes counts: around what is signed anybody can put anything, and nodes take it. On IPFS V2
+//! counts (all fields), on BTFS V1 (value, end of life), as there is nothing else that its nodes check. Source:
 //! specs.ipfs.tech/ipns/ipns-record. Called by `publish`, `mount`, the oracle and the name stores.
 //!
-//! The record, protobuf, at most 10 KiB:
+//! The record, protobuf, at most 10 KiB. Of a field that stands twice the last one counts.
 //!
 //! | field | type | content |
 //! |---|---|---|
@@ -30,8 +30,11 @@ use prost::Message;
 use super::key::{NameKey, public_key};
 use crate::pack::cid as form;
 
-/// The greatest record, in bytes.
+/// The greatest record that is published, in bytes.
 pub const MAX_RECORD_BYTES: usize = 10 << 10;
+/// The greatest that is looked at. IPFS nodes give none above [`MAX_RECORD_BYTES`]; of BTFS nodes no bound is known but that
+/// of a message between two nodes, and what anybody has put around a record must not hide it.
+pub const MAX_GIVEN_BYTES: usize = 4 << 20;
 /// The sequence of every BTNS record: BTFS nodes order records of one sequence by end of life,
 /// and a forged sequence can then neither win nor block the name.
 pub const BTNS_SEQUENCE: u64 = u64::MAX;
@@ -39,8 +42,6 @@ pub const BTNS_SEQUENCE: u64 = u64::MAX;
 const RENEWALS: u64 = 1 << 20;
 /// What a V2 signature covers before the data.
 const V2_PREFIX: &[u8] = b"ipns-signature:";
-/// Protobuf of an ed25519 public key, before its 32 bytes.
-const PUBLIC_KEY_PREFIX: [u8; 4] = [0x08, 0x01, 0x12, 0x20];
 
 /// The network that a record's value names its content in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +82,10 @@ pub enum RecordError {
     /// The name is not one of an ed25519 key.
     #[error("{0}")]
     Name(String),
-    /// Above [`MAX_RECORD_BYTES`].
-    #[error("record of {0} bytes is above {MAX_RECORD_BYTES}")]
+    /// Above what is published, or looked at: [`MAX_RECORD_BYTES`], [`MAX_GIVEN_BYTES`].
+    #[error("record of {0} bytes is too long")]
     TooLong(usize),
-    /// Not a record in its one form.
+    /// No record, or what is signed has another form than ours.
     #[error("record is malformed: {0}")]
     Form(String),
     /// A signature that the name's key did not make.
@@ -139,33 +140,60 @@ impl Record {
         .encode_to_vec()
     }
 
-    /// The record in `bytes`, if the key of `name` signed it and it has its one form: known fields
-    /// in order, V1 and V2 copies equal, both signatures strict. Its end of life may have passed:
-    /// see [`Record::check_alive`].
+    /// The record in `bytes`, as far as the key of `name` signed it. Where a BTNS record has lost its V2 signature, its
+    /// sequence is [`BTNS_SEQUENCE`], and its time to live 0. Its end of life may have passed: see
+    /// [`Record::check_alive`].
     pub fn verify(name: &str, bytes: &[u8]) -> Result<Self, RecordError> {
         let key = public_key(name).map_err(|e| RecordError::Name(e.to_string()))?;
-        if bytes.len() > MAX_RECORD_BYTES {
+        if bytes.len() > MAX_GIVEN_BYTES {
             return Err(RecordError::TooLong(bytes.len()));
         }
-        let envelope = Envelope::decode(bytes).map_err(|e| malformed(e.to_string()))?;
-        let data = envelope.data.as_deref().ok_or(missing("data"))?;
-        check(&key, &v2_input(data), envelope.signature_v2.as_ref(), "V2")?;
+        let signed = Signed::read(bytes)?;
+        match (Self::by_v1(&key, &signed), Self::by_v2(&key, &signed)) {
+            // Only a BTFS node takes a record whose two signatures are of different ones, and it goes by the first.
+            (Ok(v1), v2) => Ok(v2.ok().filter(|v2| v1.is_part_of(v2)).unwrap_or(v1)),
+            (Err(error), Ok(v2)) if v2.network == Network::Btfs => Err(error),
+            (Err(_), v2) => v2,
+        }
+    }
+
+    /// What the V1 signature covers of a BTNS record.
+    fn by_v1(key: &VerifyingKey, signed: &Signed<'_>) -> Result<Self, RecordError> {
+        let input = v1_input(signed.value, signed.validity);
+        check(key, &input, signed.signature_v1, "V1")?;
+        let (network, cid) = parse_value(signed.value)?;
+        let record = Self {
+            network,
+            cid,
+            sequence: BTNS_SEQUENCE,
+            end_of_life: parse_validity(signed.validity)?,
+            ttl_ns: 0,
+        };
+        let is_canonical = record.value() == signed.value && record.validity() == signed.validity;
+        (is_canonical && network == Network::Btfs)
+            .then_some(record)
+            .ok_or_else(|| malformed("its V1 fields are not those of a BTNS record"))
+    }
+
+    /// What the V2 signature covers: all.
+    fn by_v2(key: &VerifyingKey, signed: &Signed<'_>) -> Result<Self, RecordError> {
+        let data = signed.data;
+        check(key, &v2_input(data), signed.signature_v2, "V2")?;
         let record = Self::parse_data(data)?;
-        if record.data() != data {
-            return Err(malformed("its data is not canonical"));
-        }
-        record.check_copies(&envelope)?;
-        let v1 = v1_input(&record.value(), &record.validity());
-        check(&key, &v1, envelope.signature_v1.as_ref(), "V1")?;
-        if let Some(copy) = &envelope.public_key
-            && copy.strip_prefix(&PUBLIC_KEY_PREFIX) != Some(key.as_bytes())
-        {
-            return Err(malformed("its public key is not the name's"));
-        }
-        if envelope.encode_to_vec() != bytes {
-            return Err(malformed("its bytes are not canonical"));
-        }
-        Ok(record)
+        (record.data() == data)
+            .then_some(record)
+            .ok_or_else(|| malformed("its data is not canonical"))
+    }
+
+    /// Whether all that V1 covers of this record is so in the other one, too.
+    fn is_part_of(&self, other: &Self) -> bool {
+        (self.network, self.cid, self.end_of_life) == (other.network, other.cid, other.end_of_life)
+    }
+
+    /// Whether a name is the same with the other one in this record's place, whatever anybody has put around it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.sequence == other.sequence && self.is_part_of(other)
     }
 
     /// Whether the record may still be used at `now_ns` (nanoseconds since 1970, UTC).
@@ -177,11 +205,16 @@ impl Record {
         }
     }
 
-    /// Whether a node that holds `held` takes this record in its place: a higher sequence, or the
-    /// same one with a later end of life.
+    /// Whether this record may take the place of `held`: a higher sequence, or the same one with a later end of life.
+    /// An IPNS sequence is of one commit of one machine: of two that are made at one moment the first one stays, though
+    /// nodes would take the other. BTNS records have all one sequence, so there that cannot be told.
     #[must_use]
     pub fn replaces(&self, held: &Self) -> bool {
-        (self.sequence, self.end_of_life) > (held.sequence, held.end_of_life)
+        let both = (self.network, held.network);
+        let is_another_commit = both == (Network::Ipfs, Network::Ipfs)
+            && self.sequence == held.sequence
+            && self.cid != held.cid;
+        !is_another_commit && (self.sequence, self.end_of_life) > (held.sequence, held.end_of_life)
     }
 
     fn value(&self) -> Vec<u8> {
@@ -230,20 +263,9 @@ impl Record {
             ttl_ns,
         })
     }
-
-    /// The fields outside the signed data must say what it says.
-    fn check_copies(&self, envelope: &Envelope) -> Result<(), RecordError> {
-        let same = envelope.value == Some(self.value())
-            && envelope.validity_kind == Some(0)
-            && envelope.validity == Some(self.validity())
-            && envelope.sequence == Some(self.sequence)
-            && envelope.ttl_ns == Some(self.ttl_ns);
-        same.then_some(())
-            .ok_or_else(|| malformed("its V1 fields differ from its data"))
-    }
 }
 
-/// The protobuf of the table above.
+/// The protobuf of the table above, as it is written.
 #[derive(Clone, PartialEq, Message)]
 struct Envelope {
     #[prost(bytes = "vec", optional, tag = "1")]
@@ -266,6 +288,74 @@ struct Envelope {
     data: Option<Vec<u8>>,
 }
 
+/// The fields of it that are signed, or sign, as they are read; empty where they are missing.
+#[derive(Default)]
+struct Signed<'a> {
+    value: &'a [u8],
+    signature_v1: &'a [u8],
+    validity: &'a [u8],
+    signature_v2: &'a [u8],
+    data: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    /// As IPFS nodes read it: a field of another kind than it should be is one that is not known.
+    fn read(mut bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (mut signed, mut groups) = (Self::default(), 0_usize);
+        while !bytes.is_empty() {
+            let key = varint(&mut bytes)?;
+            match key & 7 {
+                0 => drop(varint(&mut bytes)?),
+                1 => drop(take(&mut bytes, 8)?),
+                2 => {
+                    let len = varint(&mut bytes)?;
+                    let field = take(&mut bytes, len)?;
+                    match key >> 3 {
+                        _ if groups > 0 => {}
+                        1 => signed.value = field,
+                        2 => signed.signature_v1 = field,
+                        4 => signed.validity = field,
+                        8 => signed.signature_v2 = field,
+                        9 => signed.data = field,
+                        _ => {}
+                    }
+                }
+                3 => groups += 1,
+                4 => groups = groups.checked_sub(1).ok_or_else(not_protobuf)?,
+                5 => drop(take(&mut bytes, 4)?),
+                _ => return Err(not_protobuf()),
+            }
+        }
+        match groups {
+            0 => Ok(signed),
+            _ => Err(not_protobuf()),
+        }
+    }
+}
+
+fn varint(bytes: &mut &[u8]) -> Result<u64, RecordError> {
+    let mut value = 0;
+    for at in 0..10 {
+        let byte = take(bytes, 1)?[0];
+        value |= u64::from(byte & 0x7f) << (7 * at);
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    Err(not_protobuf())
+}
+
+fn take<'a>(bytes: &mut &'a [u8], len: u64) -> Result<&'a [u8], RecordError> {
+    let len = usize::try_from(len).map_err(|_| not_protobuf())?;
+    let (taken, rest) = bytes.split_at_checked(len).ok_or_else(not_protobuf)?;
+    *bytes = rest;
+    Ok(taken)
+}
+
+fn not_protobuf() -> RecordError {
+    malformed("it is no protobuf")
+}
+
 fn v1_input(value: &[u8], validity: &[u8]) -> Vec<u8> {
     [value, validity, b"EOL"].concat()
 }
@@ -278,13 +368,11 @@ fn v2_input(data: &[u8]) -> Vec<u8> {
 fn check(
     key: &VerifyingKey,
     input: &[u8],
-    signature: Option<&Vec<u8>>,
+    signature: &[u8],
     version: &'static str,
 ) -> Result<(), RecordError> {
     let wrong = RecordError::Signature(version);
-    let signature = signature
-        .and_then(|s| Signature::from_slice(s).ok())
-        .ok_or(wrong.clone())?;
+    let signature = Signature::from_slice(signature).map_err(|_| wrong.clone())?;
     key.verify_strict(input, &signature).map_err(|_| wrong)
 }
 

@@ -3,7 +3,8 @@
 //! Invariant: a record counts as published only when the node has given it back; that it has told other nodes
 //! of it is not waited for, and goes on. A BTFS node refuses
 //! in silence, under status 200, and an IPFS node does not take a record of the sequence that it
-//! holds by the call that checks sequences: both are seen to here. What a node gives is verified.
+//! holds by the call that checks sequences: both are seen to here. What a node gives is verified; it may give more than was
+//! signed, put there by anybody.
 //! Built by `run`; wire facts: `docs/nodes.md`.
 
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::key::public_key;
-use super::record::MAX_RECORD_BYTES;
-use super::{Admission, NameError, NameStore, admit, verify};
+use super::record::MAX_GIVEN_BYTES;
+use super::{Admission, NameError, NameStore, admit, is_same, verify};
 use crate::clock::Clock;
 use crate::rpc::{Client, Dialect, File, RpcError};
 
@@ -27,8 +28,9 @@ const FIND: Duration = Duration::from_secs(90);
 const TELL: Duration = Duration::from_secs(300);
 /// How long it may take before it is looked whether it has the record by now.
 const LOOK: Duration = Duration::from_secs(10);
-/// The longest answer: a routing call tells a line for each peer it has asked.
-const ANSWER: usize = 4 << 20;
+/// The longest answer: a routing call tells a line for each peer it has asked, and each record that was better than the
+/// one before, in base64.
+const ANSWER: usize = 4 * MAX_GIVEN_BYTES;
 /// The kind of a routing event that carries a value.
 const VALUE: i64 = 5;
 /// The kind of one that carries an error.
@@ -147,7 +149,7 @@ impl RpcNames {
             }
         }
         match (value, error) {
-            (Some(text), _) if text.len() > 2 * MAX_RECORD_BYTES => {
+            (Some(text), _) if text.len() > 2 * MAX_GIVEN_BYTES => {
                 Err(corrupt(name, "is too long"))
             }
             (Some(text), _) => match BASE64.decode(text.as_bytes()) {
@@ -171,7 +173,10 @@ impl RpcNames {
                 match self.send("name/put", &args, &file).await {
                     // A renewal under the same sequence, or a node from before that call.
                     Err(error) if is_unchecked(&error) => {
-                        let found = self.found(name).await?;
+                        let found = match self.found(name).await {
+                            Err(NameError::Corrupt(..)) => None,
+                            found => found?,
+                        };
                         match admit(name, record, found.as_deref(), now_ns)? {
                             Admission::Held => return Ok(()),
                             Admission::Take => self.send("routing/put", &args, &file).await,
@@ -205,7 +210,7 @@ impl RpcNames {
                     return ended.unwrap_or_else(|fault| Err(NameError::Transient(fault.to_string())));
                 }
                 held = self.held(name) => {
-                    if held.is_ok_and(|held| held.as_deref() == Some(record)) {
+                    if held.is_ok_and(|held| held.is_some_and(|held| is_same(name, &held, record))) {
                         return Ok(());
                     }
                 }
@@ -222,7 +227,7 @@ impl NameStore for RpcNames {
         admit(name, record, None, now_ns)?;
         self.offer(name, record, now_ns).await?;
         match self.held(name).await? {
-            Some(back) if back == record => Ok(back),
+            Some(back) if is_same(name, &back, record) => Ok(back),
             Some(other) => {
                 // Somebody else's, newer than ours, or one that the node would not part with.
                 admit(name, record, Some(&other), now_ns)?;

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::key::NameKey;
 use super::record::{Network, Record};
-use super::{NameError, NameStore};
+use super::{NameError, NameStore, is_same};
 use crate::pack::cid::leaf_cid;
 
 /// 2026-11-21 00:00:00 UTC.
@@ -67,6 +67,7 @@ pub async fn passes_in(world: World, store: Arc<dyn NameStore>) {
     records_come_back(world, store).await;
     unknown_names_are_missing(store).await;
     newer_records_win(world, store).await;
+    padded_records_are_what_they_were(world, store).await;
     invalid_records_are_refused(world, store).await;
     names_do_not_mix(world, store).await;
 }
@@ -119,13 +120,51 @@ async fn newer_records_win(world: &World, store: &dyn NameStore) {
     assert_eq!(store.resolve(&name).await, Ok(bytes));
 }
 
+/// Anybody can put more around a record, and nodes take it.
+async fn padded_records_are_what_they_were(world: &World, store: &dyn NameStore) {
+    let key = fresh_key();
+    let name = key.name();
+    let good = world.record(5, 2).sign(&key);
+    let padded = [&good[..], &[0x7a, 1, b'x']].concat();
+    for bytes in [&good, &padded, &good] {
+        let held = store.publish(&name, bytes).await.expect("it is the same");
+        assert!(is_same(&name, &held, &good));
+        assert_eq!(store.resolve(&name).await, Ok(held));
+    }
+    let next = world.record(6, 3).sign(&key);
+    assert_eq!(store.publish(&name, &next).await.as_ref(), Ok(&next));
+    // Another commit of one IPNS sequence is another machine's.
+    let mut other = world.record(6, 4);
+    other.cid = leaf_cid(b"another machine's");
+    let other = other.sign(&key);
+    let (answer, held) = match world.network {
+        Network::Btfs => (Ok(other.clone()), other.clone()),
+        Network::Ipfs => {
+            let (held, offered) = (6, 6);
+            (Err(NameError::Stale { held, offered }), next)
+        }
+    };
+    assert_eq!(store.publish(&name, &other).await, answer);
+    assert_eq!(store.resolve(&name).await, Ok(held));
+}
+
 async fn invalid_records_are_refused(world: &World, store: &dyn NameStore) {
     let key = fresh_key();
     let name = key.name();
     let mut changed = world.record(1, 2).sign(&key);
-    changed[10] ^= 1;
+    // What either signature covers.
+    for at in [10, changed.len() - 1] {
+        changed[at] ^= 1;
+    }
     let of_another_key = world.record(1, 2).sign(&fresh_key());
-    for bad in [&changed[..], &of_another_key, b"", &[0; 11 << 10]] {
+    let too_long = [0x7a, 0x80, 0x58].into_iter().chain([0; 11 << 10]);
+    let too_long: Vec<u8> = world
+        .record(1, 2)
+        .sign(&key)
+        .into_iter()
+        .chain(too_long)
+        .collect();
+    for bad in [&changed[..], &of_another_key, b"", &too_long] {
         let refused = store.publish(&name, bad).await;
         assert!(
             matches!(refused, Err(NameError::Corrupt(..))),

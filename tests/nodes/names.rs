@@ -9,8 +9,10 @@ use pxfs::names::key::NameKey;
 use pxfs::names::record::{BTNS_SEQUENCE, Network, Record};
 use pxfs::names::rpc::RpcNames;
 use pxfs::names::suite::{World, passes_in};
-use pxfs::names::{NameError, NameStore};
+use pxfs::names::{NameError, NameStore, is_same};
 use pxfs::rpc::{Client, Dialect, File, Login};
+
+use prost::Message;
 
 use tokio::time::timeout;
 
@@ -143,13 +145,81 @@ fn forged(record: &[u8], mut sequence: u64) -> Vec<u8> {
     bytes
 }
 
-/// Puts it at a BTFS node without asking whether it is one.
-async fn put_unseen(node: &Btfs, name: &str, record: Vec<u8>) {
-    let client = Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client");
-    let (route, file) = (format!("/btns/{name}"), File::new(record.into()));
-    let args = [("arg", route.as_str())];
-    let put = client.call("dht/put", &args, &[file], 1 << 20, SOON).await;
+/// Puts it at a node without asking whether it is one.
+async fn put_unseen(url: &str, dialect: Dialect, name: &str, record: Vec<u8>) {
+    let client = Client::new(url, dialect, Login::Open).expect("a client");
+    let (call, route) = match dialect {
+        Dialect::Btfs => ("dht/put", format!("/btns/{name}")),
+        Dialect::Ipfs => ("routing/put", format!("/ipns/{name}")),
+    };
+    let args = [("arg", route.as_str()), ("allow-offline", "true")];
+    let file = File::new(record.into());
+    let put = client.call(call, &args, &[file], 1 << 20, SOON).await;
     put.expect("200");
+}
+
+/// What of a record BTFS nodes look at.
+#[derive(Clone, PartialEq, Message)]
+struct V1 {
+    #[prost(bytes = "vec", tag = "1")]
+    value: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    signature: Vec<u8>,
+    #[prost(uint64, optional, tag = "3")]
+    validity_kind: Option<u64>,
+    #[prost(bytes = "vec", tag = "4")]
+    validity: Vec<u8>,
+    #[prost(uint64, tag = "5")]
+    sequence: u64,
+}
+
+/// What IPFS nodes do.
+#[derive(Clone, PartialEq, Message)]
+struct V2 {
+    #[prost(bytes = "vec", tag = "8")]
+    signature: Vec<u8>,
+    #[prost(bytes = "vec", tag = "9")]
+    data: Vec<u8>,
+}
+
+/// The same record, with what anybody can put around it, and without what its node does not look at.
+fn meddled(record: &[u8], dialect: Dialect) -> Vec<Vec<u8>> {
+    let (mut all, stripped) = match dialect {
+        Dialect::Btfs => (
+            vec![],
+            V1::decode(record).expect("a record").encode_to_vec(),
+        ),
+        Dialect::Ipfs => (
+            // A sequence that is no number is a field that is not known.
+            vec![[record, &[0x2a, 0]].concat()],
+            V2::decode(record).expect("a record").encode_to_vec(),
+        ),
+    };
+    let unknown: [&[u8]; 2] = [&[0x7a, 1, b'x'], &[0x7b, 0x42, 1, b'x', 0x7c]];
+    all.extend(unknown.map(|more| [record, more].concat()));
+    // Of a field that stands twice the last one counts.
+    all.extend([[record, record].concat(), stripped]);
+    all
+}
+
+/// Of records of one sequence and one end an IPFS node keeps the greater bytes, and a BTFS node any.
+#[tokio::test]
+async fn bytes_that_anybody_adds_to_an_ipns_record_do_not_silence_the_name() {
+    let key = NameKey::random().expect("a key");
+    let name = key.name();
+    let node = Kubo::start();
+    let (world, store) = names(node.url(), Dialect::Ipfs, Login::Open);
+    let cases = meddled(&world.record(0, 1).sign(&key), Dialect::Ipfs).len();
+    for case in 0..cases {
+        let record = world.record(case as u64, 1).sign(&key);
+        assert_eq!(store.publish(&name, &record).await.as_ref(), Ok(&record));
+        let meddled = meddled(&record, Dialect::Ipfs).swap_remove(case);
+        put_unseen(node.url(), Dialect::Ipfs, &name, meddled.clone()).await;
+        // Else this shows nothing.
+        assert_eq!(store.resolve(&name).await.as_ref(), Ok(&meddled), "{case}");
+        let again = store.publish(&name, &record).await;
+        assert_eq!(again, Ok(meddled), "it is what was published");
+    }
 }
 
 /// A BTFS node takes a sequence that nobody signed: with rising ones, one forgery silences the name for good.
@@ -170,8 +240,15 @@ async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
                 end_of_life: old.end_of_life + SignedDuration::from_hours(1),
                 ..old
             };
-            put_unseen(&node, &name, forged(&old.sign(&key), sequence)).await;
+            let forged = forged(&old.sign(&key), sequence);
+            put_unseen(&node.url(), Dialect::Btfs, &name, forged).await;
             assert_eq!(store.resolve(&name).await, Ok(end(years)), "{sequence}");
+        }
+        // Nor does the very record, with more or less around it.
+        for meddled in meddled(&end(years), Dialect::Btfs) {
+            put_unseen(&node.url(), Dialect::Btfs, &name, meddled.clone()).await;
+            assert_eq!(store.resolve(&name).await.as_ref(), Ok(&meddled));
+            assert!(is_same(&name, &meddled, &end(years)));
         }
     }
     let replayed = store.publish(&name, &end(1)).await;
@@ -190,9 +267,9 @@ async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
     for n in [1, 2] {
         assert_eq!(store.publish(&name, &rising(n)).await, Ok(rising(n)));
     }
-    put_unseen(&node, &name, forged(&rising(1), BTNS_SEQUENCE)).await;
-    let found = store.resolve(&name).await;
-    assert!(matches!(found, Err(NameError::Corrupt(..))), "{found:?}");
+    let forged = forged(&rising(1), BTNS_SEQUENCE);
+    put_unseen(&node.url(), Dialect::Btfs, &name, forged.clone()).await;
+    assert_eq!(store.resolve(&name).await, Ok(forged));
     let silenced = store.publish(&name, &rising(3)).await;
     assert!(silenced.is_err(), "{silenced:?}");
 }

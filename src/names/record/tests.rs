@@ -59,22 +59,38 @@ fn records_on_nodes_stay_readable() {
     assert_eq!(record().sign(&key()), golden);
 }
 
+/// A record of each network, as its nodes have it.
+fn records() -> [Record; 2] {
+    [(Network::Ipfs, 7), (Network::Btfs, BTNS_SEQUENCE)].map(|(network, sequence)| Record {
+        network,
+        sequence,
+        ..record()
+    })
+}
+
 #[test]
-fn any_changed_byte_is_refused() {
-    let good = record().sign(&key());
+fn no_changed_byte_makes_a_record_say_anything_else() {
     let name = key().name();
-    for at in 0..good.len() {
-        for flip in [0x01, 0x02, 0x10, 0x80, 0xff] {
-            let mut bad = good.clone();
-            bad[at] ^= flip;
-            assert!(
-                Record::verify(&name, &bad).is_err(),
-                "byte {at} ^ {flip:#x}"
-            );
+    for record in records() {
+        let good = record.sign(&key());
+        let says_else = |bytes: &[u8]| {
+            let found = Record::verify(&name, bytes);
+            found.is_ok_and(|found| !found.is_same(&record))
+        };
+        let mut taken = 0;
+        for at in 0..good.len() {
+            for flip in [0x01, 0x02, 0x10, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[at] ^= flip;
+                assert!(!says_else(&bad), "byte {at} ^ {flip:#x}");
+                taken += usize::from(Record::verify(&name, &bad).is_ok());
+            }
         }
-    }
-    for cut in 0..good.len() {
-        assert!(Record::verify(&name, &good[..cut]).is_err(), "cut at {cut}");
+        for cut in 0..good.len() {
+            assert!(!says_else(&good[..cut]), "cut at {cut}");
+        }
+        // Those of the other network's signature.
+        assert!(taken > 5 * 64, "{taken}");
     }
 }
 
@@ -91,79 +107,203 @@ fn a_record_of_another_key_is_refused() {
     ));
 }
 
-#[test]
-fn fields_that_nobody_signed_cannot_be_changed() {
-    assert!(refused_form(&forged(|e| e.sequence = Some(u64::MAX))));
-    assert!(refused_form(&forged(|e| e.ttl_ns = Some(1))));
-    assert!(refused_form(&forged(|e| e.value = Some(b"/btfs/x".into()))));
-    assert!(refused_form(&forged(|e| e.validity_kind = Some(1))));
-    assert!(refused_form(&forged(|e| e.validity = None)));
-    assert!(refused_form(&forged(|e| e.sequence = None)));
-    assert!(refused_form(&forged(|e| e.public_key = Some(vec![8, 1]))));
-    let mut longer = record().sign(&key());
-    longer.extend([0x50, 1]);
-    assert!(refused_form(&longer), "an unknown field");
+/// An unsigned field of its own, after or before all others.
+fn beside(record: &[u8], field: &[u8]) -> [Vec<u8>; 2] {
+    [[record, field].concat(), [field, record].concat()]
 }
 
+/// Nodes take all of these, and of equals keep the greater bytes.
 #[test]
-fn a_public_key_beside_the_record_must_be_the_names() {
-    let own = key().signing_key().verifying_key();
-    let with_key = forged(|e| {
-        e.public_key = Some([&PUBLIC_KEY_PREFIX[..], own.as_bytes()].concat());
-    });
-    assert_eq!(Record::verify(&key().name(), &with_key), Ok(record()));
-}
-
-#[test]
-fn both_signatures_are_demanded() {
-    for (bytes, version) in [
-        (forged(|e| e.signature_v1 = None), "V1"),
-        (forged(|e| e.signature_v2 = None), "V2"),
-        (forged(|e| e.signature_v1 = e.signature_v2.clone()), "V1"),
-        (forged(|e| e.signature_v2 = e.signature_v1.clone()), "V2"),
-        (forged(|e| e.signature_v2 = Some(vec![0; 63])), "V2"),
-    ] {
-        assert_eq!(
-            Record::verify(&key().name(), &bytes),
-            Err(RecordError::Signature(version))
-        );
+fn nothing_that_anybody_puts_around_a_record_hides_it() {
+    let name = key().name();
+    let group = [vec![0x7b; 3000], vec![0x42, 1, b'x'], vec![0x7c; 3000]].concat();
+    let unknown: [&[u8]; 6] = [
+        &[0x7a, 1, b'x'],
+        &[0x78, 0xff, 1],
+        &[0x7d, 1, 2, 3, 4],
+        &[0x79, 1, 2, 3, 4, 5, 6, 7, 8],
+        // Known, and of another kind than it should be.
+        &[0x2a, 0],
+        &group,
+    ];
+    let megabyte = [&[0x7a, 0x80, 0x80, 0x40][..], &[0; 1 << 20]].concat();
+    for record in records() {
+        let good = record.sign(&key());
+        let found = |bytes: &[u8]| Record::verify(&name, bytes);
+        for field in unknown.into_iter().chain([&megabyte[..]]) {
+            for padded in beside(&good, field) {
+                assert_eq!(found(&padded).as_ref(), Ok(&record));
+            }
+        }
+        // The last one counts.
+        let [forged, twice] = beside(&good, &[0x0a, 1, b'x', 0x42, 1, b'x']);
+        assert_eq!(found(&twice).as_ref(), Ok(&record));
+        assert!(found(&forged).is_err());
+        for half in [
+            &[0x7a][..],
+            &[0x7a, 2, b'x'],
+            &[0x7b],
+            &[0x7c],
+            &[0x7f],
+            &[0xff; 11],
+        ] {
+            let refused = beside(&good, half).map(|bytes| found(&bytes).is_err());
+            assert!(refused[0], "{half:?}");
+        }
     }
-    assert!(refused_form(&forged(|e| e.data = None)));
 }
 
-/// s + L verifies with a lax check: the record would have two byte forms.
+#[test]
+fn fields_that_nobody_signed_say_nothing() {
+    let name = key().name();
+    let said = |change: fn(&mut Envelope)| Record::verify(&name, &forged(change));
+    for change in [
+        (|e| e.sequence = Some(u64::MAX)) as fn(&mut Envelope),
+        |e| e.sequence = None,
+        |e| e.ttl_ns = Some(1),
+        |e| e.validity_kind = Some(1),
+        |e| e.public_key = Some(vec![8, 1]),
+    ] {
+        assert_eq!(said(change), Ok(record()));
+    }
+    // What BTFS nodes check.
+    for change in [
+        (|e| e.value = Some(b"/btfs/x".into())) as fn(&mut Envelope),
+        |e| e.validity = None,
+    ] {
+        assert_eq!(said(change), Err(RecordError::Signature("V1")));
+    }
+}
+
+/// Anybody can take away the signature that a node does not look at, or put one of another record there.
+#[test]
+fn a_record_counts_by_the_signature_that_its_network_checks() {
+    let name = key().name();
+    let [ipns, btns] = records();
+    let said = |record: &Record, change: &dyn Fn(&mut Envelope)| {
+        let mut envelope = Envelope::decode(&record.sign(&key())[..]).unwrap();
+        change(&mut envelope);
+        Record::verify(&name, &envelope.encode_to_vec())
+    };
+    let none = |e: &mut Envelope| {
+        *e = Envelope {
+            signature_v2: e.signature_v2.clone(),
+            data: e.data.clone(),
+            ..Envelope::default()
+        }
+    };
+    assert_eq!(said(&ipns, &none).as_ref(), Ok(&ipns));
+    let wrong = said(&ipns, &|e| e.signature_v2 = e.signature_v1.clone());
+    assert_eq!(wrong, Err(RecordError::Signature("V2")));
+    let wrong = said(&btns, &|e| e.signature_v1 = e.signature_v2.clone());
+    assert_eq!(wrong, Err(RecordError::Signature("V1")));
+    assert_eq!(said(&btns, &none), Err(RecordError::Signature("V1")));
+
+    let without_ttl = Record {
+        ttl_ns: 0,
+        ..btns.clone()
+    };
+    let older = Record {
+        end_of_life: "2033-05-18T03:33:19Z".parse().unwrap(),
+        ..btns.clone()
+    };
+    let older = Envelope::decode(&older.sign(&key())[..]).unwrap();
+    let (data, signature) = (older.data.clone(), older.signature_v2.clone());
+    let swapped = |e: &mut Envelope| {
+        (e.data, e.signature_v2) = (data.clone(), signature.clone());
+    };
+    let cases: [&dyn Fn(&mut Envelope); 3] = [
+        &|e| (e.data, e.signature_v2) = (None, None),
+        &|e| e.signature_v2 = Some(vec![0; 63]),
+        &swapped,
+    ];
+    for change in cases {
+        assert_eq!(said(&btns, change).as_ref(), Ok(&without_ttl));
+    }
+}
+
+/// s + L verifies with a lax check.
 #[test]
 fn a_malleated_signature_is_refused() {
     const ORDER: [u8; 32] = [
         0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde,
         0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
     ];
-    let bytes = forged(|e| {
+    let malleated = |signature: &mut Option<Vec<u8>>| {
         let mut carry = 0;
-        for (s, l) in e.signature_v2.as_mut().unwrap()[32..].iter_mut().zip(ORDER) {
+        for (s, l) in signature.as_mut().unwrap()[32..].iter_mut().zip(ORDER) {
             let sum = u16::from(*s) + u16::from(l) + carry;
             *s = sum.to_le_bytes()[0];
             carry = sum >> 8;
         }
-    });
-    assert_eq!(
-        Record::verify(&key().name(), &bytes),
-        Err(RecordError::Signature("V2"))
-    );
+    };
+    for (record, version) in records().into_iter().zip(["V2", "V1"]) {
+        let mut envelope = Envelope::decode(&record.sign(&key())[..]).unwrap();
+        match version {
+            "V1" => malleated(&mut envelope.signature_v1),
+            _ => malleated(&mut envelope.signature_v2),
+        }
+        assert_eq!(
+            Record::verify(&key().name(), &envelope.encode_to_vec()),
+            Err(RecordError::Signature(version))
+        );
+    }
 }
 
-/// Signs `data` as the V2 data of an else good record.
+/// Signs `data` as all that there is.
 fn with_data(data: Vec<u8>) -> Vec<u8> {
-    forged(|e| {
-        let signature = key().signing_key().sign(&v2_input(&data));
-        e.signature_v2 = Some(signature.to_vec());
-        e.data = Some(data);
-    })
+    let signature = key().signing_key().sign(&v2_input(&data));
+    Envelope {
+        signature_v2: Some(signature.to_vec()),
+        data: Some(data),
+        ..Envelope::default()
+    }
+    .encode_to_vec()
+}
+
+/// Signs these as BTFS nodes check it.
+fn with_v1(value: &str, validity: &str) -> Vec<u8> {
+    let (value, validity) = (value.as_bytes(), validity.as_bytes());
+    let signature = key().signing_key().sign(&v1_input(value, validity));
+    Envelope {
+        value: Some(value.to_vec()),
+        signature_v1: Some(signature.to_vec()),
+        validity: Some(validity.to_vec()),
+        ..Envelope::default()
+    }
+    .encode_to_vec()
+}
+
+#[test]
+fn what_btfs_nodes_check_in_another_form_is_refused() {
+    let cid = leaf_cid(b"usage metadata");
+    let verified = |value: &str, validity: &str| {
+        Record::verify(&key().name(), &with_v1(value, validity)).is_ok()
+    };
+    let (value, end) = (format!("/btfs/{cid}"), "2033-05-18T03:33:20.000000000Z");
+    assert!(verified(&value, end));
+    for other in [
+        "2033-05-18T03:33:20Z",
+        "2033-05-18T05:33:20.000000000+02:00",
+        "",
+    ] {
+        assert!(!verified(&value, other), "{other}");
+    }
+    // The same signed bytes, parted elsewhere.
+    assert!(!verified(&format!("{value}2"), &end[1..]));
+    for other in [
+        format!("/ipfs/{cid}"),
+        format!("{value}/"),
+        value.to_uppercase(),
+    ] {
+        assert!(!verified(&other, end), "{other}");
+    }
 }
 
 #[test]
 fn signed_data_in_another_form_is_refused() {
-    let good = record().data();
+    let [ipns, _] = records();
+    let good = ipns.data();
     assert!(Record::verify(&key().name(), &with_data(good.clone())).is_ok());
     let mut indefinite = good.clone();
     indefinite[0] = 0xbf;
@@ -197,11 +337,11 @@ fn values_that_no_node_resolves_alike_are_refused() {
 }
 
 #[test]
-fn a_record_as_big_as_a_block_is_refused_before_it_is_parsed() {
-    let bytes = vec![0; MAX_RECORD_BYTES + 1];
+fn a_record_bigger_than_nodes_pass_on_is_refused_before_it_is_parsed() {
+    let bytes = vec![0; MAX_GIVEN_BYTES + 1];
     assert_eq!(
         Record::verify(&key().name(), &bytes),
-        Err(RecordError::TooLong(MAX_RECORD_BYTES + 1))
+        Err(RecordError::TooLong(MAX_GIVEN_BYTES + 1))
     );
 }
 
@@ -247,4 +387,19 @@ fn a_node_keeps_the_newest_record() {
     assert!(later.replaces(&held) && !held.replaces(&later));
     assert!(higher.replaces(&later) && !later.replaces(&higher));
     assert!(!held.replaces(&held));
+
+    // Two machines at one moment: on IPFS the first one stays, on BTFS each commit is of this kind.
+    for (network, takes) in [(Network::Ipfs, false), (Network::Btfs, true)] {
+        let held = Record {
+            network,
+            ..held.clone()
+        };
+        let other = Record {
+            cid: leaf_cid(b"another machine's"),
+            network,
+            ..later.clone()
+        };
+        assert_eq!(other.replaces(&held), takes);
+        assert!(!held.replaces(&other));
+    }
 }
