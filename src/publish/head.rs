@@ -3,7 +3,8 @@
 //! Invariant: a head never goes back. A state that is older than one that was seen, here or on
 //! chain, is refused; one that does not contain our own last commit is a conflict.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::PublishError;
 use super::commit::Context;
 use super::gone::Gone;
 use super::past::Past;
-use super::pending::keep;
+use super::pending::{PENDING, keep};
 use crate::chain::TokenInfo;
 use crate::fs::{FsError, Volume};
 use crate::journal::record::CidBytes;
@@ -97,6 +98,12 @@ pub(super) async fn look_up(context: &Context) -> Result<Option<Named>, PublishE
 
 /// The newest document that the token's name points at on any node; `None` when the name has no record. One whose root
 /// was given up only where there is no other.
+///
+/// A record that cannot be verified under the name's own key says nothing, and is no other machine's: it holds nothing up.
+///
+/// # Errors
+/// There is no other record, and nothing here: that something was published cannot be told then, and an empty drive
+/// could hide it: [`NameError::Corrupt`].
 pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishError> {
     let node = &context.node;
     let gone = Gone::of(&context.volume)?.unwrap_or_default();
@@ -115,16 +122,55 @@ pub(super) async fn resolve(context: &Context) -> Result<Option<Named>, PublishE
     }));
     let first = resolve_at(context, &node.names, &here);
     let (first, others) = join(first, others).await;
-    let all = first?.into_iter().chain(others.into_iter().flatten());
+    let (first, unverified) = match first {
+        Err(PublishError::Name(NameError::Corrupt(name, why))) => (None, Some((name, why))),
+        first => (first?, None),
+    };
+    let all = first.into_iter().chain(others.into_iter().flatten());
     // The first of equals: the node that is written to.
-    Ok(all.reduce(|newest, next| {
+    let newest = all.reduce(|newest, next| {
         let end_s = newest.end_s.max(next.end_s);
         let newer = match rank(&next) > rank(&newest) {
             true => next,
             false => newest,
         };
         Named { end_s, ..newer }
-    }))
+    });
+    tell_once(context, unverified.as_ref());
+    match unverified {
+        Some((name, why)) if newest.is_none() && is_fresh(&context.volume)? => {
+            let why = format!(
+                "{why}. Nothing here tells what was published, and an empty drive could hide it: mount on the \
+                 machine that wrote last, which puts the record again, or name another node first"
+            );
+            Err(NameError::Corrupt(name, why).into())
+        }
+        _ => Ok(newest),
+    }
+}
+
+/// Whether nothing was published or written from this state folder, nor begun from what another machine published.
+fn is_fresh(volume: &Volume) -> Result<bool, PublishError> {
+    let has_begun = volume.raw_meta("head")?.is_some() || volume.raw_meta(PENDING)?.is_some();
+    Ok(!has_begun && volume.activity().is_none())
+}
+
+/// The log has a line when a name's record on the node that is written to cannot be verified any more, not with each look.
+fn tell_once(context: &Context, unverified: Option<&(String, String)>) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    match unverified {
+        None => drop(told.remove(&context.key.name())),
+        Some((name, why)) if told.insert(name.clone()) => {
+            tracing::warn!(
+                node = context.node.label,
+                name,
+                why,
+                "its record of the name cannot be verified: it counts as none"
+            );
+        }
+        Some(_) => {}
+    }
 }
 
 /// What can be told of a record without asking for its document.

@@ -20,7 +20,7 @@ use super::judge;
 use super::pending::keep;
 use crate::journal::record::Record as _;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
-use crate::names::{NameError, NameStore};
+use crate::names::{NameError, NameStore, is_same};
 use crate::store::StoreError;
 
 /// Life of a name record, seconds: one year.
@@ -67,6 +67,7 @@ pub(super) async fn is_named(context: &Context) -> Result<bool, PublishError> {
         Ok(bytes) => Ok(Record::verify(&name, &bytes)
             .is_ok_and(|named| head.document.is_none_or(|told| told.0 == named.cid))),
         Err(NameError::Missing(_)) => Ok(head.document.is_none()),
+        Err(NameError::Corrupt(..)) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -135,14 +136,14 @@ pub(super) fn record(
     Ok((record.sign(context.key.ours()?), end_s))
 }
 
-/// When the record ends that a node has of the name, unix seconds, rounded up; 0 where it has none.
+/// When the record ends that a node has of the name, unix seconds, rounded up; 0 where it has none that can be verified.
 pub(super) async fn held_end_s(
     name: &str,
     names: &Arc<dyn NameStore>,
 ) -> Result<u64, PublishError> {
     match names.resolve(name).await {
         Ok(bytes) => Ok(Record::verify(name, &bytes).map_or(0, |held| head::end_s(&held))),
-        Err(NameError::Missing(_)) => Ok(0),
+        Err(NameError::Missing(_) | NameError::Corrupt(..)) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }
@@ -180,7 +181,7 @@ pub(super) async fn put_record(
                 "it has a newer record of the name, and does not show it".into(),
             ),
         }),
-        Ok(back) if back == bytes => Ok(()),
+        Ok(back) if is_same(&name, &back, bytes) => Ok(()),
         Ok(_) => Err(PublishError::Unverified(
             "the name record did not come back".into(),
         )),
@@ -192,7 +193,7 @@ pub(super) async fn put_record(
 async fn is_renewed(context: &Context, bytes: &[u8]) -> Result<bool, PublishError> {
     let name = context.key.name();
     let held = match context.node.names.resolve(&name).await {
-        Err(NameError::Missing(_)) => return Ok(false),
+        Err(NameError::Missing(_) | NameError::Corrupt(..)) => return Ok(false),
         held => held?,
     };
     let document = |bytes: &[u8]| Record::verify(&name, bytes).ok().map(|record| record.cid);
@@ -249,7 +250,7 @@ fn tell(
             record(&context, network, told, held_end_s)?.0
         };
         let back = names.publish(&name, &signed).await?;
-        Ok::<_, PublishError>(back == signed)
+        Ok::<_, PublishError>(is_same(&name, &back, &signed))
     };
     async move {
         match publish.await {

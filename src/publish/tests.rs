@@ -11,6 +11,7 @@ mod follow;
 mod gone;
 mod guard;
 mod mass;
+mod meddled;
 mod model;
 mod others;
 mod pinned;
