@@ -274,9 +274,12 @@ impl Worker {
         mut demands: mpsc::UnboundedReceiver<Reply>,
         mut stopped: watch::Receiver<bool>,
     ) {
-        let mut renewed: Option<Instant> = None;
-        let mut second_look: Option<Instant> = None;
-        let (mut not_before, mut renew_not_before) = (Instant::now(), Instant::now());
+        // By a clock that goes on while the machine sleeps: nodes forget a name meanwhile.
+        let clock = Arc::clone(&self.context.clock);
+        let mut renewed: Option<Duration> = None;
+        let mut second_look: Option<Duration> = None;
+        let mut renew_not_before = clock.boottime();
+        let mut not_before = Instant::now();
         let mut waiting: Vec<Reply> = Vec::new();
         loop {
             let known = waiting.len();
@@ -309,7 +312,7 @@ impl Worker {
                     result = self.try_once() => result,
                 };
                 if lock(&self.status).progress.commits > before {
-                    second_look = Some(Instant::now() + SECOND_LOOK);
+                    second_look = Some(clock.boottime() + SECOND_LOOK);
                 }
                 if *stopped.borrow() {
                     return;
@@ -325,7 +328,7 @@ impl Worker {
                 not_before = Instant::now() + self.pause(!waiting.is_empty());
             } else if self.signs.nameless.swap(false, Ordering::AcqRel) {
                 renewed = None;
-            } else if second_look.is_some_and(|at| Instant::now() >= at) {
+            } else if second_look.is_some_and(|at| clock.boottime() >= at) {
                 let named = tokio::select! {
                     _ = stopped.changed() => return,
                     named = timeout(STALL, is_named(&self.context)) => named,
@@ -340,10 +343,10 @@ impl Worker {
                         }
                         None
                     }
-                    _ => Some(Instant::now() + SECOND_LOOK),
+                    _ => Some(clock.boottime() + SECOND_LOOK),
                 };
-            } else if renewed.is_none_or(|at| at.elapsed() >= RENEW)
-                && Instant::now() >= renew_not_before
+            } else if renewed.is_none_or(|at| clock.boottime() >= at + RENEW)
+                && clock.boottime() >= renew_not_before
                 // The record of a commit under way is to end later than any that the node has.
                 && !self.has(PENDING)
             {
@@ -352,12 +355,12 @@ impl Worker {
                     result = timeout(STALL, renew(&self.context)) => result,
                 };
                 match result {
-                    Ok(Ok(())) => renewed = Some(Instant::now()),
+                    Ok(Ok(())) => renewed = Some(clock.boottime()),
                     Ok(Err(error)) => {
                         self.note_failure(error);
-                        renew_not_before = Instant::now() + self.pause(false);
+                        renew_not_before = clock.boottime() + self.pause(false);
                     }
-                    Err(_) => renew_not_before = Instant::now() + LONGEST_PAUSE,
+                    Err(_) => renew_not_before = clock.boottime() + LONGEST_PAUSE,
                 }
             }
         }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::guard::publish_beside;
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
-use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
+use crate::names::{NameError, NameStore};
 use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::Head;
@@ -417,4 +418,131 @@ async fn a_flush_to_another_node_ends_when_that_has_all_that_was_published_and_n
     let again = spawn(&machine);
     assert!(!again.is_bare());
     again.stop().await;
+}
+
+/// The name's record as the node has it.
+async fn record_of(shared: &Shared, machine: &Machine) -> Vec<u8> {
+    let name = machine.context.key.name();
+    shared.names.resolve(&name).await.unwrap()
+}
+
+/// Waits until the node has another record than this one.
+async fn renewed_since(shared: &Shared, machine: &Machine, before: &[u8]) -> Vec<u8> {
+    let renewed = async {
+        loop {
+            let now = record_of(shared, machine).await;
+            if now != before {
+                return now;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, renewed).await.expect("it is put again")
+}
+
+/// What a node does that forgets a name after two days: it keeps that of who was there, asleep for most of it, too.
+#[tokio::test]
+async fn a_name_is_put_again_at_start_and_every_twelve_hours_and_not_more_often() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let told = record_of(&shared, &machine).await;
+    let publisher = spawn(&machine);
+    let mut last = renewed_since(&shared, &machine, &told).await;
+    for _ in 0..2 {
+        shared.clock.advance(Duration::from_secs(12 * 3600 - 1));
+        let before = machine.names.count(NameCall::Publish);
+        // Nothing is due for some turns.
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(machine.names.count(NameCall::Publish), before);
+        shared.clock.advance(Duration::from_secs(1));
+        last = renewed_since(&shared, &machine, &last).await;
+    }
+    // What fails is tried again.
+    let away = Fault::Before(NameError::Transient("away".to_owned()));
+    machine.names.set(NameCall::Publish, away, Some(1));
+    let before = machine.names.count(NameCall::Publish);
+    shared.clock.advance(Duration::from_secs(12 * 3600));
+    let failed = async {
+        while machine.names.count(NameCall::Publish) == before {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, failed).await.expect("it is due");
+    let again = async {
+        while record_of(&shared, &machine).await == last {
+            shared.clock.advance(Duration::from_secs(1));
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, again).await.expect("it is tried again");
+    publisher.stop().await;
+}
+
+/// A machine that has made a commit, and its publisher, which has put the record again: that.
+async fn at_work(shared: &Shared) -> (Machine, Publisher, Vec<u8>) {
+    let machine = Machine::new(shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let told = record_of(shared, &machine).await;
+    let publisher = spawn(&machine);
+    let renewed = renewed_since(shared, &machine, &told).await;
+    (machine, publisher, renewed)
+}
+
+async fn publish_more(machine: &Machine, publisher: &Publisher) {
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+}
+
+#[tokio::test]
+async fn a_node_that_takes_a_commits_name_and_loses_it_is_told_again_a_minute_later() {
+    let shared = Shared::new();
+    let (machine, publisher, before) = at_work(&shared).await;
+    publish_more(&machine, &publisher).await;
+    let name = machine.context.key.name();
+    shared.names.damage(&name, before.clone());
+    // While nothing can be read it is looked again.
+    let away = Fault::Before(NameError::Transient("away".to_owned()));
+    machine.names.set(NameCall::Resolve, away, Some(1));
+    let looks = machine.names.count(NameCall::Resolve);
+    shared.clock.advance(Duration::from_secs(60));
+    let looked = async {
+        while machine.names.count(NameCall::Resolve) == looks {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, looked).await.expect("a second look");
+    let again = async {
+        while record_of(&shared, &machine).await == before {
+            shared.clock.advance(Duration::from_secs(1));
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, again).await.expect("it is told again");
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn another_machines_commit_that_met_ours_is_told_a_minute_later() {
+    let shared = Shared::new();
+    let (machine, publisher, _) = at_work(&shared).await;
+    let other = second(&shared).await;
+    publish_more(&machine, &publisher).await;
+    publish_beside(&shared, &other).await;
+    let theirs = record_of(&shared, &machine).await;
+    let told = async {
+        while !matches!(
+            publisher.status().last_error,
+            Some(PublishError::Conflict(_))
+        ) {
+            shared.clock.advance(Duration::from_secs(1));
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, told).await.expect("it is noticed");
+    assert_eq!(record_of(&shared, &machine).await, theirs);
+    publisher.stop().await;
 }
