@@ -206,23 +206,29 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
     looked.unwrap_or_else(|error| vec![bad("chain and node", one_line(&error))])
 }
 
-/// What a real node is, and which of its settings endanger data.
+/// What each real node is, and which of its settings endanger data.
 fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
-    let client = match node::real(config) {
-        Ok(Some(client)) => client,
-        Ok(None) => return Vec::new(),
+    let nodes = match node::real(config) {
+        Ok(nodes) => nodes,
         Err(error) => return vec![bad("the node", one_line(&error))],
     };
-    match runtime().and_then(|runtime| runtime.hold(node::look(&client, needed_bytes))) {
-        Ok((found, warnings)) => {
-            let is = format!("the node is {} ({})", found.agent, found.dialect.as_str());
-            let warnings = warnings.into_iter();
-            std::iter::once(good(is))
-                .chain(
-                    warnings.map(|warning| bad(format!("the node: {}", warning.what), warning.fix)),
-                )
-                .collect()
+    let mut checks = Vec::new();
+    for (client, is_first) in nodes {
+        let (name, needed_bytes) = match is_first {
+            true => ("the node".to_owned(), Some(needed_bytes)),
+            false => (format!("the node {}", client.label()), None),
+        };
+        match runtime().and_then(|runtime| runtime.hold(node::look(&client, needed_bytes))) {
+            Ok((found, warnings)) => {
+                let (is, kind) = (found.agent, found.dialect.as_str());
+                checks.push(good(format!("{name} is {is} ({kind})")));
+                let warnings = warnings.into_iter();
+                checks.extend(
+                    warnings.map(|warning| bad(format!("{name}: {}", warning.what), warning.fix)),
+                );
+            }
+            Err(error) => checks.push(bad(name, one_line(&error))),
         }
-        Err(error) => vec![bad("the node", one_line(&error))],
     }
+    checks
 }

@@ -1,4 +1,5 @@
-//! The login that a BTFS node wants: a token for a day, which a restart of the node makes void.
+//! The login that a node wants. Of a BTFS node: a token for a day, which a restart of the node makes void; of an IPFS
+//! node with `API.Authorizations`: the bearer token that stands there.
 //!
 //! Invariant: password and token are never shown, also not by `Debug`. Called by `client`.
 
@@ -7,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use zeroize::Zeroizing;
+
+use super::Dialect;
 
 /// What to log in with.
 #[derive(Clone, Default)]
@@ -32,9 +35,15 @@ impl fmt::Debug for Login {
 
 impl Login {
     /// The first line of its file; the error is one line, with the file's name.
-    pub(super) fn secret(&self) -> Result<Zeroizing<String>, String> {
+    pub(super) fn secret(&self, dialect: Dialect) -> Result<Zeroizing<String>, String> {
         let (what, file) = match self {
-            Self::Open => return Err("the node wants a login: give --node-password-file".into()),
+            Self::Open => {
+                let option = match dialect {
+                    Dialect::Btfs => "--node-password-file",
+                    Dialect::Ipfs => "--node-token-file",
+                };
+                return Err(format!("the node wants a login: give {option}"));
+            }
             Self::TokenFile(file) => ("--node-token-file", file),
             Self::PasswordFile(file) => ("--node-password-file", file),
         };

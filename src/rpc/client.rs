@@ -119,44 +119,100 @@ impl Client {
         most: usize,
         limit: Duration,
     ) -> Result<(Bytes, Option<String>), RpcError> {
-        let call = async {
-            let call = Call {
-                dialect: self.inner.dialect,
-                path,
-                args,
-                files,
-                most,
-            };
+        let call = self.to(path, args, files, most);
+        let reply = self.exchange(&call, limit, true).await?;
+        Ok((reply.body, reply.trailer))
+    }
+
+    /// As [`Client::call`], for what would do harm to another node than the one that was [`super::probe::meet`] just
+    /// now: it is not sent a second time over another connection.
+    ///
+    /// # Errors
+    /// As [`RpcError`] says; [`RpcError::Broken`] also where another try would go through.
+    pub async fn call_once(
+        &self,
+        path: &str,
+        args: &[(&str, &str)],
+        files: &[File],
+        most: usize,
+        limit: Duration,
+    ) -> Result<Bytes, RpcError> {
+        let call = self.to(path, args, files, most);
+        let reply = self.exchange(&call, limit, false).await?;
+        whole((reply.body, reply.trailer))
+    }
+
+    /// The reply to `call`: logged in again where the node wants that, and where it may be, sent once more.
+    async fn exchange(
+        &self,
+        call: &Call<'_>,
+        limit: Duration,
+        is_repeated: bool,
+    ) -> Result<Reply, RpcError> {
+        let http = &self.inner.http;
+        let sending = async {
             let token = self.token().await?;
-            let reply = match self.inner.http.send(&call, token.as_ref()).await {
+            let reply = match http.send(call, token.as_ref()).await {
                 // A connection from before a restart of the node; or a node that turns us away before
                 // it has read all that we send, which a small call tells. Every call may be made twice, but
-                // for those of [`Client::follow`].
-                Err(RpcError::Broken(_)) => {
-                    let small = match files {
+                // for those of [`Client::follow`] and [`Client::call_once`].
+                Err(RpcError::Broken(_)) if is_repeated => {
+                    let small = match call.files {
                         [] => None,
-                        _ => self
-                            .inner
-                            .http
-                            .send(&call.small(), token.as_ref())
-                            .await
-                            .ok(),
+                        _ => http.send(&call.small(), token.as_ref()).await.ok(),
                     };
                     match small {
-                        Some(reply) if reply.status == StatusCode::UNAUTHORIZED => reply,
-                        _ => self.inner.http.send(&call, token.as_ref()).await?,
+                        Some(reply) if self.is_denied(&reply) => reply,
+                        _ => http.send(call, token.as_ref()).await?,
                     }
                 }
                 other => other?,
             };
-            if reply.status != StatusCode::UNAUTHORIZED {
+            if !self.is_denied(&reply) {
                 return Ok(reply);
             }
-            let token = self.log_in(token.as_ref()).await?;
-            self.inner.http.send(&call, Some(&token)).await
+            let fresh = self.log_in(token.as_ref()).await?;
+            match Some(&fresh) == token.as_ref() {
+                true => Ok(reply),
+                false => http.send(call, Some(&fresh)).await,
+            }
         };
-        let reply = finish(path, limit, call).await?;
-        Ok((reply.body, reply.trailer))
+        let reply = finish(call.path, limit, sending).await;
+        self.note(reply)
+    }
+
+    fn to<'a>(
+        &self,
+        path: &'a str,
+        args: &'a [(&'a str, &'a str)],
+        files: &'a [File],
+        most: usize,
+    ) -> Call<'a> {
+        Call {
+            dialect: self.inner.dialect,
+            path,
+            args,
+            files,
+            most,
+            is_bare: false,
+        }
+    }
+
+    /// What the node does not say itself, another one may have said, or nobody: who is there is asked anew then.
+    fn note<T>(&self, answer: Result<T, RpcError>) -> Result<T, RpcError> {
+        if !matches!(answer, Ok(_) | Err(RpcError::Failed(_))) {
+            self.set_met(false);
+        }
+        answer
+    }
+
+    /// Whether the node wants a login, or another one. An IPFS node does not tell that from what nobody may do.
+    fn is_denied(&self, reply: &Reply) -> bool {
+        match reply.status {
+            StatusCode::UNAUTHORIZED => true,
+            StatusCode::FORBIDDEN => self.inner.dialect == Dialect::Ipfs,
+            _ => false,
+        }
     }
 
     /// As [`Client::stream`], for what a node may have to ask others for: it is told to give up after
@@ -192,33 +248,31 @@ impl Client {
         patience: Duration,
         moves: &mut (dyn FnMut(&[u8]) -> bool + Send),
     ) -> Result<(Bytes, Option<String>), RpcError> {
-        let call = Call {
-            dialect: self.inner.dialect,
-            path,
-            args,
-            files: &[],
-            most,
-        };
-        let http = &self.inner.http;
-        let token = timeout(patience, self.token()).await;
-        let token = token.unwrap_or(Err(RpcError::TimedOut(patience)))?;
-        let sending = http.send_while(&call, token.as_ref(), patience, moves);
-        let mut reply = sending.await?;
-        if reply.status == StatusCode::UNAUTHORIZED {
-            // It was turned away: nothing was done.
-            let token = timeout(patience, self.log_in(token.as_ref())).await;
+        let followed = async {
+            let call = self.to(path, args, &[], most);
+            let http = &self.inner.http;
+            let token = timeout(patience, self.token()).await;
             let token = token.unwrap_or(Err(RpcError::TimedOut(patience)))?;
-            let sending = http.send_while(&call, Some(&token), patience, moves);
-            reply = sending.await?;
-        }
-        match judge(path, &reply) {
-            None => Ok((reply.body, reply.trailer)),
-            Some(error) => Err(error),
-        }
+            let sending = http.send_while(&call, token.as_ref(), patience, moves);
+            let mut reply = sending.await?;
+            if self.is_denied(&reply) {
+                // It was turned away: nothing was done.
+                let token = timeout(patience, self.log_in(token.as_ref())).await;
+                let token = token.unwrap_or(Err(RpcError::TimedOut(patience)))?;
+                let sending = http.send_while(&call, Some(&token), patience, moves);
+                reply = sending.await?;
+            }
+            match judge(path, &reply) {
+                None => Ok((reply.body, reply.trailer)),
+                Some(error) => Err(error),
+            }
+        };
+        let answer = followed.await;
+        self.note(answer)
     }
 
     /// Calls `path` without arguments, as if the node were of another kind than it is taken for, and
-    /// without a login.
+    /// without a token.
     pub(super) async fn call_as(
         &self,
         dialect: Dialect,
@@ -228,13 +282,38 @@ impl Client {
     ) -> Result<Bytes, RpcError> {
         let call = Call {
             dialect,
-            path,
-            args: &[],
-            files: &[],
-            most,
+            ..self.to(path, &[], &[], most)
         };
-        let reply = finish(path, limit, self.inner.http.send(&call, None)).await?;
+        let sending = async {
+            match self.inner.http.send(&call, None).await {
+                // A connection from before a restart of the node.
+                Err(RpcError::Broken(_)) => self.inner.http.send(&call, None).await,
+                other => other,
+            }
+        };
+        let reply = finish(path, limit, sending).await?;
         Ok(reply.body)
+    }
+
+    /// Whether `path` is answered to somebody who has no login at all, also none in the URL.
+    ///
+    /// # Errors
+    /// Those of the call, but for a refusal.
+    pub(super) async fn is_open(
+        &self,
+        path: &str,
+        most: usize,
+        limit: Duration,
+    ) -> Result<bool, RpcError> {
+        let call = Call {
+            is_bare: true,
+            ..self.to(path, &[], &[], most)
+        };
+        match finish(path, limit, self.inner.http.send(&call, None)).await {
+            Ok(_) => Ok(true),
+            Err(RpcError::Refused(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The token that calls are made with, where the node wants one.
@@ -259,7 +338,8 @@ impl Client {
             // Somebody else has logged in while we waited.
             return Ok(token);
         }
-        let secret = self.inner.login.secret().map_err(RpcError::Refused)?;
+        let secret = self.inner.login.secret(self.inner.dialect);
+        let secret = secret.map_err(RpcError::Refused)?;
         let token = match &self.inner.login {
             Login::Open | Login::TokenFile(_) => secret,
             Login::PasswordFile(_) => self.ask_token(&secret).await?,
@@ -269,13 +349,8 @@ impl Client {
     }
 
     async fn ask_token(&self, password: &str) -> Result<Zeroizing<String>, RpcError> {
-        let call = Call {
-            dialect: self.inner.dialect,
-            path: "dashboard/login",
-            args: &[("arg", password)],
-            files: &[],
-            most: 64 << 10,
-        };
+        let args = [("arg", password)];
+        let call = self.to("dashboard/login", &args, &[], 64 << 10);
         let reply = finish(call.path, LOGIN, self.inner.http.send(&call, None)).await?;
         let answer: LoggedIn = serde_json::from_slice(&reply.body)
             .map_err(|_| RpcError::Transport("its answer to the login is no JSON".into()))?;

@@ -71,6 +71,8 @@ pub(super) struct Call<'a> {
     pub(super) files: &'a [File],
     /// Bytes of the answer.
     pub(super) most: usize,
+    /// Without the user and the password of the node's URL.
+    pub(super) is_bare: bool,
 }
 
 impl Call<'_> {
@@ -189,9 +191,15 @@ impl Http {
             path,
             args,
             files,
+            is_bare,
             ..
         } = *call;
         let mut url = self.base.clone();
+        if is_bare {
+            // It has a host: so both can be taken out.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+        }
         let below = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{below}/{}/{path}", dialect.base()));
         for (name, value) in args {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use serde_json::Value;
@@ -43,17 +44,32 @@ struct Id {
     bttc_address: Option<String>,
 }
 
-/// Asks the node what it is, whatever it is taken for. This call wants no login.
+/// Asks the node what it is, whatever it is taken for. A BTFS node wants no login for that; an IPFS node may, and is
+/// given what is meant for it, once it is none of BTFS.
 ///
 /// # Errors
 /// Those of the call; [`RpcError::Refused`] when it is neither kind of node.
 pub async fn identify(client: &Client) -> Result<Found, RpcError> {
-    let answer = match client.call_as(Dialect::Btfs, "id", ANSWER, ASK).await {
-        // IPFS nodes have no v1.
-        Err(RpcError::Unknown(_)) => client.call_as(Dialect::Ipfs, "id", ANSWER, ASK).await?,
-        other => other?,
+    let answer = match (ask_as_btfs(client).await, client.dialect()) {
+        (Ok(Some(answer)), _) => answer,
+        (Ok(None), Dialect::Ipfs) => client.call("id", &[], &[], ANSWER, ASK).await?,
+        (Ok(None), Dialect::Btfs) => client.call_as(Dialect::Ipfs, "id", ANSWER, ASK).await?,
+        (Err(error), _) => return Err(error),
     };
-    let id: Id = serde_json::from_slice(&answer)
+    understood(&answer)
+}
+
+/// What a BTFS node says of itself. IPFS nodes have no v1; what stands before one may refuse it.
+async fn ask_as_btfs(client: &Client) -> Result<Option<Bytes>, RpcError> {
+    match client.call_as(Dialect::Btfs, "id", ANSWER, ASK).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(RpcError::Unknown(_) | RpcError::Refused(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn understood(answer: &[u8]) -> Result<Found, RpcError> {
+    let id: Id = serde_json::from_slice(answer)
         .map_err(|_| RpcError::Refused("is neither a BTFS nor an IPFS node".into()))?;
     let is_btfs = id.bttc_address.is_some() || id.agent.starts_with("go-btfs/");
     Ok(Found {
@@ -70,43 +86,78 @@ pub async fn identify(client: &Client) -> Result<Found, RpcError> {
     })
 }
 
-/// Asks the node what it is, unless it has said so since it last [`went`].
+/// Asks the node what it is, unless it has said so and has answered itself ever since.
 ///
 /// # Errors
 /// As [`identify`]; [`RpcError::Refused`] when it is of the other kind, with what to do.
 pub async fn meet(client: &Client) -> Result<(), RpcError> {
-    if client.is_met() {
-        return Ok(());
+    match client.is_met() {
+        true => Ok(()),
+        false => fits(client, &identify(client).await?),
     }
-    let found = identify(client).await?;
-    if found.dialect != client.dialect() {
-        let (url, kind) = (client.label(), found.dialect.as_str());
-        return Err(RpcError::Refused(format!(
-            "is {}: give --node {kind}={url}",
-            found.agent
-        )));
-    }
-    client.set_met(true);
-    Ok(())
 }
 
-/// The node has broken off: it may be another one that is there next.
-pub fn went(client: &Client) {
-    client.set_met(false);
-}
-
-/// Looks at the node's configuration. `needed_bytes` is the sum of the quotas that it has to hold.
+/// As [`meet`], and asks whether it is not a BTFS node also of one that was met: another may have come to its address
+/// without a word.
 ///
 /// # Errors
-/// Those of the call.
-pub async fn warnings(client: &Client, needed_bytes: u64) -> Result<Vec<Warning>, RpcError> {
+/// As [`meet`].
+pub async fn meet_again(client: &Client) -> Result<(), RpcError> {
+    if !client.is_met() {
+        return meet(client).await;
+    }
+    match ask_as_btfs(client).await? {
+        None => Ok(()),
+        // That it is a node was seen before: what says anything else is unwell.
+        Some(answer) => match understood(&answer) {
+            Ok(found) => fits(client, &found),
+            Err(_) => Err(RpcError::Transport(
+                "its answer to `id` is not understood".into(),
+            )),
+        },
+    }
+}
+
+/// Whether what was found is what `client` takes it for.
+fn fits(client: &Client, found: &Found) -> Result<(), RpcError> {
+    let fits = found.dialect == client.dialect();
+    client.set_met(fits);
+    if fits {
+        return Ok(());
+    }
+    let (url, kind) = (client.label(), found.dialect.as_str());
+    let agent = &found.agent;
+    Err(RpcError::Refused(format!(
+        "is {agent}: give --node {kind}={url}"
+    )))
+}
+
+/// Looks at the node's configuration. `needed_bytes` is the sum of the quotas that it has to hold; none where it is only
+/// read from.
+///
+/// # Errors
+/// Those of the calls.
+pub async fn warnings(
+    client: &Client,
+    needed_bytes: Option<u64>,
+) -> Result<Vec<Warning>, RpcError> {
     let answer = client.call("config/show", &[], &[], ANSWER, ASK).await?;
     let config: Value = serde_json::from_slice(&answer)
         .map_err(|_| RpcError::Failed("its configuration is no JSON".into()))?;
-    Ok(judge(&config, client.dialect(), needed_bytes))
+    let is_guarded = match client.dialect() {
+        Dialect::Btfs => config["API"]["EnableTokenAuth"] == true,
+        // It keeps `API.Authorizations` to itself.
+        Dialect::Ipfs => !client.is_open("id", ANSWER, ASK).await?,
+    };
+    Ok(judge(&config, client.dialect(), is_guarded, needed_bytes))
 }
 
-fn judge(config: &Value, dialect: Dialect, needed_bytes: u64) -> Vec<Warning> {
+fn judge(
+    config: &Value,
+    dialect: Dialect,
+    is_guarded: bool,
+    needed_bytes: Option<u64>,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |what: String, fix: &str| {
         warnings.push(Warning {
@@ -114,29 +165,28 @@ fn judge(config: &Value, dialect: Dialect, needed_bytes: u64) -> Vec<Warning> {
             fix: fix.to_owned(),
         });
     };
-    let api = &config["Addresses"]["API"];
-    let addresses = match api {
-        Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
-        one => one.as_str().into_iter().collect::<Vec<_>>(),
-    };
-    let public = addresses.iter().find(|address| !is_local(address));
-    let is_guarded = match dialect {
-        Dialect::Btfs => config["API"]["EnableTokenAuth"] == true,
-        Dialect::Ipfs => config["API"]["Authorizations"]
-            .as_object()
-            .is_some_and(|rules| !rules.is_empty()),
-    };
-    if let Some(address) = public
-        && !is_guarded
-    {
-        warn(
-            format!("its RPC is open to others at {address:.60}"),
-            match dialect {
-                Dialect::Btfs => "let Addresses.API be on 127.0.0.1, or set API.EnableTokenAuth",
-                Dialect::Ipfs => "let Addresses.API be on 127.0.0.1, or set API.Authorizations",
-            },
-        );
+    for listener in ["API", "RemoteAPI"] {
+        let addresses = match &config["Addresses"][listener] {
+            Value::Array(many) => many.iter().filter_map(Value::as_str).collect(),
+            one => one.as_str().into_iter().collect::<Vec<_>>(),
+        };
+        let public = addresses.iter().find(|address| !is_local(address));
+        if let Some(address) = public
+            && !is_guarded
+        {
+            let login = match dialect {
+                Dialect::Btfs => "API.EnableTokenAuth",
+                Dialect::Ipfs => "API.Authorizations",
+            };
+            warn(
+                format!("its RPC is open to others at {address:.60}"),
+                &format!("let Addresses.{listener} be on 127.0.0.1, or set {login}"),
+            );
+        }
     }
+    let Some(needed_bytes) = needed_bytes else {
+        return warnings;
+    };
     let store = &config["Datastore"];
     let most = store["StorageMax"]
         .as_str()
@@ -209,7 +259,8 @@ mod tests {
     }
 
     fn told(config: &Value, needed: u64) -> String {
-        let warnings = judge(config, Dialect::Btfs, needed);
+        let is_guarded = config["API"]["EnableTokenAuth"] == true;
+        let warnings = judge(config, Dialect::Btfs, is_guarded, Some(needed));
         warnings.iter().map(|w| format!("{}\n", w.what)).collect()
     }
 
@@ -229,5 +280,24 @@ mod tests {
         let unsynced = config(local, true, "32GB", false);
         assert!(told(&unsynced, 0).contains("does not wait for its disk"));
         assert_eq!(told(&json!({}), 1), "", "what is not said is not guessed");
+    }
+
+    #[test]
+    fn a_door_of_a_btfs_node_that_is_open_to_others_is_told_also_where_it_is_not_the_one_that_is_used()
+     {
+        let mut open = config(json!("/ip4/127.0.0.1/tcp/5001"), false, "32GB", true);
+        open["Addresses"]["RemoteAPI"] = json!(["/ip4/0.0.0.0/tcp/5101"]);
+        let warnings = judge(&open, Dialect::Btfs, false, None);
+        let [Warning { what, fix }] = &warnings[..] else {
+            panic!("{warnings:?}")
+        };
+        assert!(
+            what.contains("open to others at /ip4/0.0.0.0/tcp/5101"),
+            "{what}"
+        );
+        assert!(fix.contains("Addresses.RemoteAPI"), "{fix}");
+        assert_eq!(judge(&open, Dialect::Btfs, true, None), []);
+        open["Addresses"]["RemoteAPI"] = json!("/ip4/127.0.0.1/tcp/5101");
+        assert_eq!(judge(&open, Dialect::Btfs, false, None), []);
     }
 }

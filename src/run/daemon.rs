@@ -134,10 +134,17 @@ impl Daemon {
             .push(tokio::spawn(Arc::clone(session).watch_node()));
         let asked = Arc::clone(session);
         let needed_bytes = tokio::task::spawn_blocking(move || asked.quota_bytes()).await?;
-        if let Some(client) = session.parts.node.client.clone() {
-            self.tasks
-                .push(tokio::spawn(node::look_over(client, needed_bytes)));
-        }
+        let parts = &session.parts.node;
+        let first = parts
+            .client
+            .iter()
+            .map(|client| (client, Some(needed_bytes)));
+        let more = parts.more_clients.iter().map(|client| (client, None));
+        let nodes = first.chain(more);
+        let nodes = nodes
+            .map(|(client, bytes)| (client.clone(), bytes))
+            .collect();
+        self.tasks.push(tokio::spawn(node::look_over(nodes)));
         // Who only watches does not know what of a node's blocks is on its way to a pin.
         if let Some(store) = session.parts.node.embedded.clone()
             && session.parts.chain.account.is_some()

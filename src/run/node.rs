@@ -60,7 +60,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let counts = Arc::new(Counts::default());
     let store: Arc<dyn BlockStore> = Arc::new(Counted::new(store, &counts));
     let near: Arc<dyn BlockStore> = Arc::new(Counted::new(first.near, &counts));
-    let (mut stores, mut others) = (vec![near], Vec::new());
+    let (mut stores, mut others, mut more_clients) = (vec![near], Vec::new(), Vec::new());
     for url in more {
         if let NodeUrl::Gateway(place) = url {
             // One that has a place for names gives no blocks.
@@ -72,6 +72,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         }
         let other = open_one(config, url, clock).await?;
         stores.push(other.near);
+        more_clients.extend(other.client);
         others.push(Other {
             label: url.to_string(),
             // No commit waits long for it.
@@ -93,6 +94,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         counts,
         embedded: first.embedded,
         client: first.client,
+        more_clients,
     })
 }
 
@@ -110,6 +112,7 @@ pub(super) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
         counts: Arc::new(Counts::default()),
         embedded: None,
         client: None,
+        more_clients: Vec::new(),
     }
 }
 
@@ -183,7 +186,7 @@ async fn open_one(
             "--node gateway={url}: is only read from: name a node that is written to before it"
         ),
     };
-    meet(url, &client).await?;
+    meet(config, url, &client).await?;
     let store = RpcStore::new(client.clone(), Patience::default());
     Ok(Opened {
         near: Arc::new(store.near()),
@@ -199,44 +202,52 @@ async fn open_one(
 }
 
 /// What the node says of itself, and which of its settings endanger data where the tokens may hold
-/// `needed_bytes`.
+/// `needed_bytes`; none for a node that is only read from.
 ///
 /// # Errors
 /// It does not answer, or refuses.
-pub async fn look(client: &Client, needed_bytes: u64) -> anyhow::Result<(Found, Vec<Warning>)> {
+pub async fn look(
+    client: &Client,
+    needed_bytes: Option<u64>,
+) -> anyhow::Result<(Found, Vec<Warning>)> {
     let unwell = |error: RpcError| anyhow::anyhow!("node {}: {error}", client.label());
     let found = probe::identify(client).await.map_err(unwell)?;
     let warnings = probe::warnings(client, needed_bytes).await;
     Ok((found, warnings.map_err(unwell)?))
 }
 
-/// Looks over the node of a mount, and tells in the log what was found.
-pub(super) async fn look_over(client: Client, needed_bytes: u64) {
-    match look(&client, needed_bytes).await {
-        Ok((found, warnings)) => {
-            tracing::info!(
-                node = found.agent,
-                kind = found.dialect.as_str(),
-                "the node"
-            );
-            for warning in warnings {
-                tracing::warn!("the storage node: {}: {}", warning.what, warning.fix);
+/// Looks over the nodes of a mount, and tells in the log what was found.
+pub(super) async fn look_over(nodes: Vec<(Client, Option<u64>)>) {
+    for (client, needed_bytes) in nodes {
+        let node = client.label();
+        match look(&client, needed_bytes).await {
+            Ok((found, warnings)) => {
+                let (is, kind) = (found.agent, found.dialect.as_str());
+                tracing::info!(node, is, kind, "the node");
+                for warning in warnings {
+                    tracing::warn!("the storage node {node}: {}: {}", warning.what, warning.fix);
+                }
             }
+            Err(error) => tracing::warn!("{error:#}"),
         }
-        Err(error) => tracing::warn!("{error:#}"),
     }
 }
 
-/// A client of the first node, where that is a real one.
+/// Clients of the nodes that are processes of their own, and whether each is the one that is written to.
 ///
 /// # Errors
-/// Its URL is none; what it is to be asked with does not fit it.
-pub fn real(config: &Config) -> anyhow::Result<Option<Client>> {
-    match config.nodes.first() {
-        Some(NodeUrl::Btfs(url)) => client(config, url, Dialect::Btfs).map(Some),
-        Some(NodeUrl::Ipfs(url)) => client(config, url, Dialect::Ipfs).map(Some),
-        _ => Ok(None),
-    }
+/// A URL is none; what it is to be asked with does not fit it.
+pub fn real(config: &Config) -> anyhow::Result<Vec<(Client, bool)>> {
+    let nodes = config.nodes.iter().enumerate();
+    let real = nodes.filter_map(|(n, node)| {
+        let client = match node {
+            NodeUrl::Btfs(url) => client(config, url, Dialect::Btfs),
+            NodeUrl::Ipfs(url) => client(config, url, Dialect::Ipfs),
+            NodeUrl::Embedded(_) | NodeUrl::Gateway(_) => return None,
+        };
+        Some(client.map(|client| (client, n == 0)))
+    });
+    real.collect()
 }
 
 fn gateway(url: &str) -> anyhow::Result<Gateway> {
@@ -279,14 +290,16 @@ fn client(config: &Config, url: &str, dialect: Dialect) -> anyhow::Result<Client
 }
 
 /// Refuses a node of the other kind, and what is no node at all.
-async fn meet(url: &NodeUrl, client: &Client) -> anyhow::Result<()> {
+async fn meet(config: &Config, url: &NodeUrl, client: &Client) -> anyhow::Result<()> {
     match probe::meet(client).await {
         Ok(()) => Ok(()),
         Err(error @ (RpcError::Refused(_) | RpcError::Unknown(_))) => {
             let told = error.to_string();
-            let hint = match told.contains("give --node") {
-                true => "",
-                false => ": look at --node",
+            let has_token = config.node_token_file.is_some();
+            let hint = match (told.contains("--node"), has_token) {
+                (true, _) => "",
+                (false, true) => ": look at --node and --node-token-file",
+                (false, false) => ": look at --node",
             };
             fail!(Node, "{url} {told}{hint}")
         }

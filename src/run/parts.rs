@@ -50,6 +50,8 @@ pub struct NodeParts {
     pub embedded: Option<EmbeddedStore>,
     /// The way to the node, where it is a process of its own.
     pub client: Option<Client>,
+    /// The ways to the others of that kind, which are only read from.
+    pub more_clients: Vec<Client>,
 }
 
 /// Everything that the tokens of one contract stand on.

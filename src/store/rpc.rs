@@ -107,11 +107,10 @@ impl RpcStore {
 
     /// Sends a batch, in whatever form the node takes.
     async fn put(&self, blocks: Vec<Block>, limit: Duration) -> Result<(), StoreError> {
-        // What an IPFS node is sent ends the process of a BTFS node, and it may have been away at the mount.
-        probe::meet(&self.client).await.map_err(plain)?;
         match self.client.dialect() {
             Dialect::Ipfs => self.import(&blocks, limit).await,
             Dialect::Btfs => {
+                probe::meet(&self.client).await.map_err(plain)?;
                 for (kind, name) in [(Kind::Leaf, "raw"), (Kind::Node, "v0")] {
                     let part: Vec<&Block> = blocks
                         .iter()
@@ -133,16 +132,20 @@ impl RpcStore {
             ("stats", "true"),
             ("fast-provide-root", "false"),
         ];
-        let answer = self
-            .client
-            .call("dag/import", &args, &[car::archive(blocks)], ANSWER, limit)
-            .await
-            .map_err(|error| {
-                if matches!(error, RpcError::Broken(_)) {
-                    probe::went(&self.client);
-                }
-                plain(error)
-            })?;
+        let archive = [car::archive(blocks)];
+        let mut is_first = true;
+        let answer = loop {
+            // This call ends the process of a BTFS node, which may have come to the address of the other at any time.
+            probe::meet_again(&self.client).await.map_err(plain)?;
+            let sent = self
+                .client
+                .call_once("dag/import", &args, &archive, ANSWER, limit);
+            match sent.await {
+                // A connection from before a restart of the node.
+                Err(RpcError::Broken(_)) if is_first => is_first = false,
+                answer => break answer.map_err(plain)?,
+            }
+        };
         let stats = lines::<ImportLine>(&answer)?
             .into_iter()
             .find_map(|line| line.stats)

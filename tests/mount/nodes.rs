@@ -193,6 +193,65 @@ fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_
     assert_found_elsewhere(machine, &url, &login, &local);
 }
 
+/// As docs/operations.md has it: whoever has not got the token can delete nothing.
+#[test]
+fn a_volume_on_an_ipfs_node_that_wants_a_login_survives_another_token_and_a_new_machine() {
+    let mut node = Kubo::guarded("bearer:the first token");
+    let front = Front::of(node.url());
+    let url = format!("ipfs={}", front.url());
+    let secret = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(secret.path(), "the first token\n").expect("a token");
+    let file = secret.path().to_str().expect("a path");
+    let login = ["--node-token-file", file];
+    let machine = Machine::demo_with(&["--node", &url, login[0], login[1]]);
+    let local = publish_tree(&machine);
+
+    let public = serde_json::json!("/ip4/0.0.0.0/tcp/5001");
+    node.configure(|config| config["Addresses"]["API"] = public);
+    let told = machine.ask(&["doctor", "--node", &url, login[0], login[1]]);
+    let told = told.stdout;
+    assert!(told.contains("the node is kubo/0.42.0"), "{told}");
+    assert!(!told.contains("open to others"), "{told}");
+    let denied = machine.ask(&["doctor", "--node", &url]).stdout;
+    assert!(denied.contains("give --node-token-file"), "{denied}");
+
+    let local_only = serde_json::json!("/ip4/127.0.0.1/tcp/0");
+    node.configure(|config| config["Addresses"]["API"] = local_only);
+    front.close();
+    node.kill();
+    node.want("bearer:the second token");
+    fs::write(machine.dir().join("tree/while away"), b"written").expect("written without a node");
+    fs::write(local.join("while away"), b"written").expect("a file");
+    node.run();
+    front.lead_to(node.url());
+    fs::write(secret.path(), "the second token\n").expect("a token");
+    machine.flush();
+    for token in ["the first token", "the second token"] {
+        assert!(!machine.log().contains(token));
+    }
+    assert_found_elsewhere(machine, &url, &login, &local);
+}
+
+/// Whoever comes in by a door of any of them can delete what is read from there.
+#[test]
+fn a_node_that_others_can_use_is_told_also_where_it_is_not_the_first_one() {
+    let (ipfs, btfs) = (Kubo::start(), Btfs::start());
+    btfs.listen_too("/ip4/0.0.0.0/tcp/5101");
+    let (first, second) = (
+        format!("ipfs={}", ipfs.url()),
+        format!("btfs={}", btfs.url()),
+    );
+    let nodes = ["--node", &first, "--node", &second];
+    let machine = Machine::demo_with(&nodes);
+    let told = "its RPC is open to others at /ip4/0.0.0.0/tcp/5101";
+    wait_until("the log tells it", SOON, || machine.log().contains(told));
+    let asked = [&["doctor"][..], &nodes].concat();
+    let checks = machine.ask(&asked).stdout;
+    assert!(checks.contains("the node is kubo/"), "{checks}");
+    assert!(checks.contains(told), "{checks}");
+    assert!(checks.contains("let Addresses.RemoteAPI be"), "{checks}");
+}
+
 #[test]
 fn a_node_of_the_other_kind_is_refused_with_what_to_do() {
     let node = Btfs::start();

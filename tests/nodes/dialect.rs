@@ -228,7 +228,7 @@ async fn a_node_says_which_kind_it_is_whatever_it_is_taken_for() {
         }
     }
     let client = Client::new(ipfs.url(), Dialect::Ipfs, Login::Open).expect("a client");
-    let told = probe::warnings(&client, 100 << 30)
+    let told = probe::warnings(&client, Some(100 << 30))
         .await
         .expect("its configuration");
     let told: Vec<&str> = told.iter().map(|warning| warning.what.as_str()).collect();
@@ -242,8 +242,46 @@ async fn a_node_says_which_kind_it_is_whatever_it_is_taken_for() {
         "{told:?}"
     );
     let client = Client::new(&btfs.url(), Dialect::Btfs, Login::Open).expect("a client");
-    let told = probe::warnings(&client, 1 << 30)
+    let told = probe::warnings(&client, Some(1 << 30))
         .await
         .expect("open without a login");
     assert_eq!(told, []);
+    let open = Btfs::start();
+    open.listen_too("/ip4/0.0.0.0/tcp/5101");
+    let client = Client::new(&open.url(), Dialect::Btfs, Login::Open).expect("a client");
+    let told = probe::warnings(&client, None).await.expect("asked");
+    assert!(
+        told[0]
+            .what
+            .contains("open to others at /ip4/0.0.0.0/tcp/5101"),
+        "{told:?}"
+    );
+}
+
+/// It shows nobody what it wants of whom: whether it lets everybody in is seen at its door.
+#[tokio::test]
+async fn an_ipfs_node_that_others_can_use_is_told_and_one_that_wants_a_login_is_not() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "a token").expect("a file");
+    for (node, address, is_open) in [
+        (Kubo::start(), String::new(), true),
+        (Kubo::guarded("bearer:a token"), String::new(), false),
+        (Kubo::guarded("basic:a:b"), "a:b@".to_owned(), false),
+    ] {
+        // It does not listen there, and says that it does.
+        let public = serde_json::json!("/ip4/0.0.0.0/tcp/5001");
+        node.configure(|config| config["Addresses"]["API"] = public);
+        let url = node.url().replace("://", &format!("://{address}"));
+        let login = match address.is_empty() {
+            true => Login::TokenFile(file.path().to_owned()),
+            false => Login::Open,
+        };
+        let client = Client::new(&url, Dialect::Ipfs, login).expect("a client");
+        let told = probe::warnings(&client, None).await;
+        let told: Vec<String> = told.expect("asked").into_iter().map(|w| w.what).collect();
+        let is_told = told
+            .iter()
+            .any(|what| what.contains("open to others at /ip4/0.0.0.0"));
+        assert_eq!(is_told, is_open, "{told:?}");
+    }
 }

@@ -51,6 +51,31 @@ impl Kubo {
         node
     }
 
+    /// A fresh node, ready, whose RPC wants `secret` (`bearer:TOKEN` or `basic:USER:PASSWORD`) for every call. Its own
+    /// command line has none.
+    pub(crate) fn guarded(secret: &str) -> Self {
+        let mut node = Self::start();
+        node.kill();
+        node.want(secret);
+        node.run();
+        node
+    }
+
+    /// From its next start on its RPC wants `secret`.
+    pub(crate) fn want(&self, secret: &str) {
+        let rule = serde_json::json!({"AuthSecret": secret, "AllowedPaths": ["/api/v0"]});
+        self.configure(|config| config["API"]["Authorizations"]["drive"] = rule);
+    }
+
+    /// Changes its configuration, which it reads at its start, and shows as it stands on the disk.
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let file = self.repo.join("config");
+        let text = std::fs::read(&file).expect("a configuration");
+        let mut config = serde_json::from_slice(&text).expect("a configuration");
+        change(&mut config);
+        std::fs::write(file, config.to_string()).expect("a configuration");
+    }
+
     /// Ends it as `kill -9` does. Its repository stays.
     pub(crate) fn kill(&mut self) {
         self.kept = None;

@@ -72,6 +72,57 @@ async fn a_btfs_node_that_wants_a_login_passes_also_after_its_restart() {
     assert!(!refused.to_string().contains("another"));
 }
 
+/// It denies with 403, where a BTFS node has 401, and tells also what it is to nobody without a login.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipfs_node_that_wants_a_login_passes_also_when_its_token_is_another() {
+    let mut node = Kubo::guarded("bearer:the first token");
+    let front = Front::of(node.url());
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "the first token\n").expect("a file");
+    let login = Login::TokenFile(file.path().to_owned());
+    let store = store(&front.url(), Dialect::Ipfs, login);
+    suite::passes(store.clone()).await;
+    let block = unique_leaf(100);
+    let put = store.put_many(std::slice::from_ref(&block)).await;
+    put.expect("put");
+
+    node.kill();
+    node.want("bearer:the second token");
+    node.run();
+    front.lead_to(node.url());
+    // More than it reads before it turns an upload away.
+    let more: Vec<_> = (0..3).map(|_| unique_leaf(500_000)).collect();
+    for refused in [
+        store.put_many(&more).await,
+        store.get(&block.cid).await.map(drop),
+        store.pin(&block.cid, None).await,
+    ] {
+        let refused = refused.expect_err("the token is old");
+        assert!(
+            matches!(&refused, StoreError::Permanent(why) if why.contains("Access Denied")),
+            "{refused:?}"
+        );
+        assert!(!refused.to_string().contains("first"), "{refused}");
+    }
+    std::fs::write(file.path(), "the second token\n").expect("a file");
+    store.put_many(&more).await.expect("put");
+    store.pin(&more[0].cid, None).await.expect("pinned");
+    assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
+}
+
+#[tokio::test]
+async fn an_ipfs_node_with_user_and_password_passes_with_those_in_its_url() {
+    let node = Kubo::guarded("basic:drive:pass word");
+    let url = node.url().replace("://", "://drive:pass%20word@");
+    suite::passes(store(&url, Dialect::Ipfs, Login::Open)).await;
+    let told = store(node.url(), Dialect::Ipfs, Login::Open);
+    let told = told.put_many(&[unique_leaf(10)]).await;
+    assert!(
+        matches!(&told, Err(StoreError::Permanent(why)) if why.contains("give --node-token-file")),
+        "{told:?}"
+    );
+}
+
 /// What an IPFS node is sent first ends the process of a BTFS node.
 #[tokio::test]
 async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_killed() {
@@ -88,6 +139,95 @@ async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_kil
         "{refused:?}"
     );
     assert!(node.is_alive());
+}
+
+/// One that was met may be followed by another at its address, with or without a call that fails in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_btfs_node_that_comes_to_the_address_of_an_ipfs_node_is_not_killed() {
+    let ipfs = Kubo::start();
+    let rows = [
+        None,
+        Some(Fault::Refused),
+        Some(Fault::ResetAtOnce),
+        Some(Fault::ResetBeforeItsAnswer),
+        Some(Fault::Status(502)),
+        Some(Fault::Empty),
+    ];
+    for fault in rows {
+        let (btfs, front) = (Btfs::start(), Front::of(ipfs.url()));
+        let store = store(&front.url(), Dialect::Ipfs, Login::Open);
+        store.put_many(&[unique_leaf(100)]).await.expect("put");
+        if fault.is_some() {
+            front.set(fault);
+            let away = store.put_many(&[unique_leaf(100)]).await;
+            assert!(matches!(away, Err(StoreError::Transient(_))), "{away:?}");
+        }
+        front.lead_to(&btfs.url());
+        front.set(None);
+        front.asked();
+        is_refused(&store.put_many(&[unique_leaf(100)]).await);
+        // Nor has it been given a token that is meant for the other.
+        assert_eq!(front.asked(), ["/api/v1/id"], "{fault:?}");
+        assert!(btfs.is_alive(), "{fault:?}");
+        front.lead_to(ipfs.url());
+        store.put_many(&[unique_leaf(100)]).await.expect("put");
+    }
+}
+
+/// What was on its way to the one is not sent again to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_btfs_node_that_takes_the_place_of_an_ipfs_node_during_an_upload_is_not_killed() {
+    let (ipfs, btfs) = (Kubo::start(), Btfs::start());
+    let front = Front::of(ipfs.url());
+    let store = store(&front.url(), Dialect::Ipfs, Login::Open);
+    store.put_many(&[unique_leaf(100)]).await.expect("put");
+    front.set_for(&["dag/import"], Some(Fault::HangsBeforeItsAnswer));
+    front.asked();
+    let block = [unique_leaf(100)];
+    let putting = tokio::spawn(async move { store.put_many(&block).await });
+    let changed = tokio::task::spawn_blocking(move || {
+        let begin = std::time::Instant::now();
+        while !front
+            .asked()
+            .iter()
+            .any(|path| path.ends_with("dag/import"))
+        {
+            assert!(begin.elapsed() < PATIENCE.ask, "nothing was sent");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        front.lead_to(&btfs.url());
+        front.set(None);
+        (btfs, front)
+    });
+    let (btfs, _front) = changed.await.expect("it has changed");
+    is_refused(&putting.await.expect("it ends"));
+    assert!(btfs.is_alive());
+}
+
+/// A connection that was kept ends with the node; the next one leads to whoever listens by then.
+#[tokio::test]
+async fn a_btfs_node_that_is_started_where_an_ipfs_node_was_ended_is_not_killed() {
+    for is_noticed in [true, false] {
+        let mut ipfs = Kubo::start();
+        let store = store(ipfs.url(), Dialect::Ipfs, Login::Open);
+        store.put_many(&[unique_leaf(100)]).await.expect("put");
+        ipfs.kill();
+        if is_noticed {
+            let away = store.put_many(&[unique_leaf(100)]).await;
+            assert!(matches!(away, Err(StoreError::Transient(_))), "{away:?}");
+        }
+        let btfs = Btfs::start_at(ipfs.url());
+        is_refused(&store.put_many(&[unique_leaf(100)]).await);
+        assert!(btfs.is_alive(), "{is_noticed}");
+    }
+}
+
+#[track_caller]
+fn is_refused(put: &Result<(), StoreError>) {
+    assert!(
+        matches!(put, Err(StoreError::Permanent(why)) if why.contains("give --node btfs=")),
+        "{put:?}"
+    );
 }
 
 /// A BTFS node answers an upload that ends in the middle with 200, and names what came.

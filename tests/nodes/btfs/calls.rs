@@ -107,7 +107,10 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
         })]),
         "version" => lines(&[json!({"Version": "3.3.0", "Repo": "10", "System": "stand-in"})]),
         "config/show" => lines(&[json!({
-            "Addresses": {"API": [format!("/ip4/127.0.0.1/tcp/{}", node.address.port())]},
+            "Addresses": {
+                "API": [format!("/ip4/127.0.0.1/tcp/{}", node.address.port())],
+                "RemoteAPI": [node.remote_api.lock().expect("a lock").clone()],
+            },
             "API": {"EnableTokenAuth": node.auth},
             "Datastore": {"StorageMax": "32GB", "StorageGCWatermark": 90, "Spec": {"mounts": [
                 {"child": {"type": "flatfs", "sync": true}, "mountpoint": "/blocks"}

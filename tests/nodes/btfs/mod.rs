@@ -40,6 +40,8 @@ struct Node {
     login: Mutex<Login>,
     /// How long a pin takes for each block.
     slowness: Mutex<Duration>,
+    /// As its configuration has it.
+    remote_api: Mutex<String>,
     /// The node has crashed, or is told to end.
     end: Notify,
     dead: AtomicBool,
@@ -65,11 +67,21 @@ impl Btfs {
         node
     }
 
+    /// As [`Btfs::start`], where another node has listened.
+    pub(crate) fn start_at(url: &str) -> Self {
+        let place = url.trim_start_matches("http://");
+        Self::begin_at(place.parse().expect("an address"), false)
+    }
+
     fn begin(auth: bool) -> Self {
+        Self::begin_at(SocketAddr::from(([127, 0, 0, 1], 0)), auth)
+    }
+
+    fn begin_at(address: SocketAddr, auth: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("px-btfs-").tempdir();
         let mut node = Self {
             folder: folder.expect("a folder"),
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address,
             auth,
             running: None,
         };
@@ -101,6 +113,7 @@ impl Btfs {
             auth: self.auth,
             login: Mutex::default(),
             slowness: Mutex::default(),
+            remote_api: Mutex::new("/ip4/127.0.0.1/tcp/5101".to_owned()),
             end: Notify::new(),
             dead: AtomicBool::new(false),
         });
@@ -119,6 +132,12 @@ impl Btfs {
     pub(crate) fn expire_tokens(&self) {
         let (node, _) = self.running.as_ref().expect("it runs");
         node.login.lock().expect("a lock").tokens.clear();
+    }
+
+    /// From now on its configuration says that its other RPC listens there.
+    pub(crate) fn listen_too(&self, address: &str) {
+        let (node, _) = self.running.as_ref().expect("it runs");
+        *node.remote_api.lock().expect("a lock") = address.to_owned();
     }
 
     /// From now on a pin takes so long for each block.
