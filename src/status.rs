@@ -24,6 +24,9 @@ pub struct Status {
     pub chains: Vec<ChainStatus>,
     /// The storage node that is written to.
     pub node: NodeStatus,
+    /// All storage nodes, that one first; gateways are not looked at.
+    #[serde(default)]
+    pub nodes: Vec<NodeStatus>,
     /// The tokens, by contract as they are configured, and by ascending id.
     pub tokens: Vec<TokenStatus>,
 }
@@ -45,8 +48,8 @@ pub struct ChainStatus {
     pub error: Option<String>,
 }
 
-/// The storage node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A storage node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// `btfs`, `ipfs` or `embedded`.
     pub kind: String,
@@ -463,18 +466,20 @@ mod tests {
             age_s: 3,
             error: None,
         };
+        let node = NodeStatus {
+            kind: "embedded".into(),
+            url: "embedded:/n".into(),
+            ok: true,
+            error: None,
+        };
         let status = Status {
             version: "0".into(),
             mountpoint: "/m".into(),
             uptime_s: 1,
             chains: vec![chain.clone()],
             chain,
-            node: NodeStatus {
-                kind: "embedded".into(),
-                url: "embedded:/n".into(),
-                ok: true,
-                error: None,
-            },
+            nodes: vec![node.clone()],
+            node,
             tokens: vec![token()],
         };
         let mut wanted = json!({
@@ -493,6 +498,7 @@ mod tests {
             }]
         });
         wanted["chains"] = json!([wanted["chain"]]);
+        wanted["nodes"] = json!([wanted["node"]]);
         wanted["tokens"][0]["directory"] = json!("1");
         wanted["tokens"][0]["chain_id"] = json!(31337);
         assert_eq!(serde_json::to_value(&status).unwrap(), wanted);

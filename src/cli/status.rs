@@ -33,12 +33,11 @@ fn render(status: &Status) -> String {
         status.mountpoint,
         elapsed(status.uptime_s)
     );
-    let node = &status.node;
-    text += &format!(
-        "node   {}  {}\n",
-        node.url,
-        health(node.ok, node.error.as_deref())
-    );
+    let more = status.nodes.iter().skip(1);
+    for node in std::iter::once(&status.node).chain(more) {
+        let health = health(node.ok, node.error.as_deref());
+        text += &format!("node   {}  {health}\n", node.url);
+    }
     for chain in &status.chains {
         text += &format!(
             "chain  {} ({}){}, block {}, seen {} ago  {}\n",
@@ -264,6 +263,7 @@ mod tests {
                 ok: true,
                 error: None,
             },
+            nodes: Vec::new(),
             tokens: vec![token],
         }
     }
@@ -285,6 +285,23 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_only_read_from_and_does_not_answer_is_named() {
+        let mut status = status();
+        let away = NodeStatus {
+            kind: "btfs".into(),
+            url: "http://old:5001".into(),
+            ok: false,
+            error: Some("cannot be reached".into()),
+        };
+        status.nodes = vec![status.node.clone(), away];
+        let text = render(&status);
+        let lines = text.lines().filter(|line| line.starts_with("node"));
+        assert_eq!(lines.count(), 2, "{text}");
+        assert!(text.contains("node   http://old:5001  "), "{text}");
+        assert!(text.contains("cannot be reached"), "{text}");
     }
 
     #[test]

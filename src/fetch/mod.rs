@@ -58,6 +58,8 @@ impl Volumes for Drive {
 /// Brings what is wanted; one a mount. It must be used within a tokio runtime with time.
 pub struct Fetcher {
     source: Arc<Source>,
+    /// The same for the calls of the mount.
+    for_calls: Arc<Source>,
     contents: Arc<Contents>,
     directories: Arc<Flights<(u16, Ino), ()>>,
     walks: Arc<Walks>,
@@ -76,18 +78,20 @@ impl Fetcher {
         patience: Duration,
     ) -> Self {
         let source = Arc::new(Source::new(store, cache, patience / 2));
+        let for_calls = Arc::new(source.for_calls());
         let directories = Arc::new(Flights::new());
         Self {
             walks: Arc::new(Walks::new(
-                Arc::clone(&source),
+                Arc::clone(&for_calls),
                 Arc::clone(&directories),
                 patience,
             )),
             contents: Arc::new(Contents::new(
-                Arc::clone(&source),
+                Arc::clone(&for_calls),
                 patience * FLIGHT_PATIENCE,
             )),
             source,
+            for_calls,
             directories,
             volumes,
             patience,
@@ -176,7 +180,7 @@ impl Fetcher {
 
     async fn directory(&self, slot: u16, dir: Ino) -> Result<(), FsError> {
         let sink = self.volumes.volume(slot).ok_or(FsError::NotFound)?;
-        let source = Arc::clone(&self.source);
+        let source = Arc::clone(&self.for_calls);
         let patience = self.patience;
         let work = async move { directory::load(&source, sink, dir, patience).await };
         self.directories.join((slot, dir), work).await
@@ -198,6 +202,7 @@ impl Drop for Fetcher {
         self.contents.end();
         self.directories.end();
         self.source.end();
+        self.for_calls.end();
     }
 }
 

@@ -26,6 +26,8 @@ const BLOCKS_AT_ONCE: usize = 16;
 const MOST_ROUNDS: usize = 64;
 /// The pause before the second try of what failed for the moment; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// How long the nodes may take to say that none has a block which a gateway does not give.
+const SAY: Duration = Duration::from_secs(5);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -41,6 +43,8 @@ pub(crate) struct Source {
     attempt: Duration,
     room: Arc<Semaphore>,
     nodes: Arc<Flights<Cid, Bytes>>,
+    /// Whether a block that no node has is lost where a gateway does not say whether it has it.
+    is_told_by_nodes: bool,
 }
 
 impl Source {
@@ -51,6 +55,18 @@ impl Source {
             attempt,
             room: Arc::new(Semaphore::new(BLOCKS_AT_ONCE)),
             nodes: Arc::new(Flights::new()),
+            is_told_by_nodes: false,
+        }
+    }
+
+    /// The same for calls of a mount, which want to know whether what they wait for is lost: what every node says that
+    /// it has not got is, once the gateways have had the time of a try. Who acts on a loss does not take it from there: a
+    /// gateway may have the block all the same.
+    pub(super) fn for_calls(&self) -> Self {
+        Self {
+            nodes: Arc::new(Flights::new()),
+            is_told_by_nodes: true,
+            ..self.clone()
         }
     }
 
@@ -63,11 +79,12 @@ impl Source {
     pub(crate) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let mut attempt = self.attempt;
         let mut pause = FIRST_PAUSE;
-        let mut was_wrong = false;
+        let (mut was_wrong, mut begin) = (false, None);
         loop {
             let Ok(room) = timeout_at(deadline, self.room.acquire()).await else {
                 return Err(FsError::TimedOut);
             };
+            let begin = *begin.get_or_insert_with(Instant::now);
             let end = deadline.min(Instant::now() + attempt);
             let asked = match was_wrong {
                 false => self.store.get_unverified(cid),
@@ -92,6 +109,12 @@ impl Source {
                 Ok(Err(error)) => return Err(FsError::Damaged(error.to_string())),
                 Err(_) => attempt = attempt.saturating_mul(2),
             }
+            if begin.elapsed() >= self.attempt && self.is_on_no_node(cid, deadline).await {
+                return Err(lost(
+                    cid,
+                    format!("block {cid} is on no node, and no gateway gives it"),
+                ));
+            }
             let next = Instant::now() + pause;
             if next >= deadline {
                 return Err(FsError::TimedOut);
@@ -99,6 +122,16 @@ impl Source {
             sleep_until(next).await;
             pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Whether each node says so, and whoever asks wants to know.
+    async fn is_on_no_node(&self, cid: &Cid, deadline: Instant) -> bool {
+        if !self.is_told_by_nodes {
+            return false;
+        }
+        let end = deadline.min(Instant::now() + SAY);
+        let kept = timeout_at(end, self.store.get_kept(cid)).await;
+        matches!(kept, Ok(Some(Err(StoreError::Missing(_)))))
     }
 
     /// The node `cid`, from the cache or else from the store.

@@ -17,6 +17,7 @@ use crate::pack::holes::Holes;
 use crate::pack::tree::{self, TreeKind};
 use crate::pack::{Blocks, Child, chunk, file};
 use crate::store::fault::{Call, Fault, FaultStore};
+use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{Block, StoreError};
 use crate::types::{TokenId, TokenKey};
@@ -426,6 +427,89 @@ async fn a_store_that_hangs_or_fails_for_long_ends_in_a_time_out() {
         );
         assert!(*sink.finished.lock().unwrap());
     }
+}
+
+/// A node, another one that may have gone, and a gateway, none of which has anything.
+struct Fallback {
+    nodes: [Arc<FaultStore>; 2],
+    gateway: Arc<FaultStore>,
+    held: Arc<MemoryStore>,
+    sink: Arc<Sink>,
+    fetcher: Fetcher,
+}
+
+impl Fallback {
+    fn new(patience: Duration) -> Self {
+        let empty = || Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
+        let (nodes, held) = ([empty(), empty()], Arc::new(MemoryStore::new()));
+        let gateway = Arc::new(FaultStore::new(held.clone()));
+        let keepers: Vec<Arc<dyn BlockStore>> = vec![nodes[0].clone(), nodes[1].clone()];
+        let mut near = keepers.clone();
+        near.push(gateway.clone());
+        let many = ManyStore::new(nodes[0].clone(), near).kept_by(keepers);
+        let (cache, sink) = (Arc::new(Cache::in_memory()), Arc::new(Sink::default()));
+        let mount = Arc::new(Mount(Some(sink.clone())));
+        Self {
+            nodes,
+            gateway,
+            held,
+            sink,
+            fetcher: Fetcher::new(Arc::new(many), cache, mount, patience),
+        }
+    }
+
+    async fn read(&self, leaf: &Block) -> Result<(), FsError> {
+        let want = Want::Content {
+            slot: 7,
+            ino: Ino(2),
+            cid: leaf.cid,
+            size: leaf.data.len() as u64,
+            offset: 0,
+            len: 1,
+        };
+        self.fetcher.fetch(want).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_node_has_is_lost_and_named_also_where_a_gateway_never_says_so() {
+    let busy = StoreError::Transient("the gateway answers 504".to_owned());
+    for fault in [Fault::Hang, Fault::Before(busy)] {
+        let stage = Fallback::new(Duration::from_secs(2));
+        stage.gateway.set_all(&fault);
+        let leaf = chunk::leaf(Bytes::from_static(b"lost"));
+        let answer = stage.read(&leaf).await;
+        assert!(matches!(answer, Err(FsError::Lost(_))), "{answer:?}");
+        let noted = stage.sink.lost.lock().unwrap().clone();
+        assert_eq!(noted, [(Ino(2), leaf.cid, leaf.cid)]);
+        // Who would act on it is not told so: the gateway may have it.
+        let root = stage.fetcher.load_root(&leaf.cid, &volume(1)).await;
+        assert_eq!(root, Err(FsError::TimedOut));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_that_is_away_may_have_is_not_lost() {
+    let away = StoreError::Transient("away".to_owned());
+    for fault in [Fault::Hang, Fault::Before(away.clone())] {
+        let stage = Fallback::new(Duration::from_millis(600));
+        stage.gateway.set_all(&Fault::Before(away.clone()));
+        stage.nodes[1].set_all(&fault);
+        let leaf = chunk::leaf(Bytes::from_static(b"elsewhere"));
+        assert_eq!(stage.read(&leaf).await, Err(FsError::TimedOut));
+        assert_eq!(*stage.sink.lost.lock().unwrap(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_gives_after_it_was_busy_is_not_lost() {
+    let stage = Fallback::new(Duration::from_secs(60));
+    let leaf = chunk::leaf(Bytes::from_static(b"behind"));
+    let blocks = std::slice::from_ref(&leaf);
+    stage.held.put_many(blocks).await.unwrap();
+    let busy = StoreError::Transient("the gateway answers 429".to_owned());
+    stage.gateway.set(Call::Get, Fault::Before(busy), Some(4));
+    assert_eq!(stage.read(&leaf).await, Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,7 +139,8 @@ impl Daemon {
             .client
             .iter()
             .map(|client| (client, Some(needed_bytes)));
-        let more = parts.more_clients.iter().map(|client| (client, None));
+        let more = parts.more.iter().filter_map(|node| node.client.as_ref());
+        let more = more.map(|client| (client, None));
         let nodes = first.chain(more);
         let nodes = nodes
             .map(|(client, bytes)| (client.clone(), bytes))

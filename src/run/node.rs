@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::counted::{Counted, Counts};
 use super::fault;
-use super::parts::NodeParts;
+use super::parts::{MoreNode, NodeParts};
 use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::cli::exit::fail;
 use crate::clock::Clock;
@@ -46,7 +46,7 @@ struct Opened {
 /// # Errors
 /// There is none; a folder cannot be opened; one is something else than it is given as.
 pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
-    let Some((url, more)) = config.nodes.split_first() else {
+    let Some((url, further)) = config.nodes.split_first() else {
         fail!(
             Usage,
             "no storage node: give --node btfs=URL, ipfs=URL or embedded=FOLDER, or try `pxfs demo MOUNTPOINT`"
@@ -60,8 +60,9 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let counts = Arc::new(Counts::default());
     let store: Arc<dyn BlockStore> = Arc::new(Counted::new(store, &counts));
     let near: Arc<dyn BlockStore> = Arc::new(Counted::new(first.near, &counts));
-    let (mut stores, mut others, mut more_clients) = (vec![near], Vec::new(), Vec::new());
-    for url in more {
+    let (mut others, mut more) = (Vec::new(), Vec::new());
+    let (mut stores, mut keepers) = (vec![Arc::clone(&near)], vec![near]);
+    for url in further {
         if let NodeUrl::Gateway(place) = url {
             // One that has a place for names gives no blocks.
             if place.contains("{name}") {
@@ -71,8 +72,14 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
             continue;
         }
         let other = open_one(config, url, clock).await?;
-        stores.push(other.near);
-        more_clients.extend(other.client);
+        keepers.push(Arc::clone(&other.near));
+        stores.push(Arc::clone(&other.near));
+        more.push(MoreNode {
+            kind: url.kind(),
+            label: url.to_string(),
+            near: other.near,
+            client: other.client,
+        });
         others.push(Other {
             label: url.to_string(),
             // No commit waits long for it.
@@ -84,9 +91,10 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         kind: url.kind(),
         label: url.to_string(),
         network: first.network,
-        reads: match stores.len() {
-            1 => Arc::clone(&store),
-            _ => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
+        reads: match (stores.len(), stores.len() > keepers.len()) {
+            (1, _) => Arc::clone(&store),
+            (_, false) => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
+            (_, true) => Arc::new(ManyStore::new(Arc::clone(&store), stores).kept_by(keepers)),
         },
         others,
         store,
@@ -94,7 +102,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         counts,
         embedded: first.embedded,
         client: first.client,
-        more_clients,
+        more,
     })
 }
 
@@ -112,7 +120,7 @@ pub(super) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
         counts: Arc::new(Counts::default()),
         embedded: None,
         client: None,
-        more_clients: Vec::new(),
+        more: Vec::new(),
     }
 }
 

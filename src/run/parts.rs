@@ -50,8 +50,21 @@ pub struct NodeParts {
     pub embedded: Option<EmbeddedStore>,
     /// The way to the node, where it is a process of its own.
     pub client: Option<Client>,
-    /// The ways to the others of that kind, which are only read from.
-    pub more_clients: Vec<Client>,
+    /// The nodes that are only read from.
+    pub more: Vec<MoreNode>,
+}
+
+/// A node that is only read from.
+#[derive(Clone)]
+pub struct MoreNode {
+    /// What it is, for `status`.
+    pub kind: &'static str,
+    /// Where it is, for `status`.
+    pub label: String,
+    /// What it has itself.
+    pub near: Arc<dyn BlockStore>,
+    /// The way to it, where it is a process of its own.
+    pub client: Option<Client>,
 }
 
 /// Everything that the tokens of one contract stand on.

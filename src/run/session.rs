@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -16,7 +17,7 @@ use crate::cli::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
 use crate::status::{NodeStatus, State, Status};
-use crate::store::StoreError;
+use crate::store::{BlockStore, StoreError};
 
 /// Time between two looks at the node, and how long one may take.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ pub(super) struct Session {
     read_only: bool,
     born: Duration,
     node_error: Mutex<Option<String>>,
+    /// The same of those that are only read from, in their order.
+    more_errors: Mutex<Vec<Option<String>>>,
 }
 
 impl Session {
@@ -62,6 +65,7 @@ impl Session {
             leaving: AtomicBool::new(false),
             end: watch::Sender::new(None),
             node_error: Mutex::default(),
+            more_errors: Mutex::default(),
         }
     }
 
@@ -70,16 +74,18 @@ impl Session {
         // Any block does: it is the answer that counts.
         let asked = leaf_cid(b"");
         loop {
-            let error = match timeout(LOOK, self.parts.node.store.has(&asked)).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(StoreError::Transient(why) | StoreError::Permanent(why))) => Some(why),
-                Ok(Err(fault)) => Some(fault.to_string()),
-                Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
-            };
-            *self
-                .node_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = error;
+            let look =
+                async |store: &Arc<dyn BlockStore>| match timeout(LOOK, store.has(&asked)).await {
+                    Ok(Ok(_)) => None,
+                    Ok(Err(StoreError::Transient(why) | StoreError::Permanent(why))) => Some(why),
+                    Ok(Err(fault)) => Some(fault.to_string()),
+                    Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
+                };
+            let node = &self.parts.node;
+            let more = join_all(node.more.iter().map(|node| look(&node.near)));
+            let (error, more) = futures::join!(look(&node.store), more);
+            *lock(&self.node_error) = error;
+            *lock(&self.more_errors) = more;
             tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
@@ -91,8 +97,7 @@ impl Session {
             let waited = silence.as_secs();
             return Some(format!("the storage node has not answered for {waited} s"));
         }
-        let error = self.node_error.lock();
-        let error = error.unwrap_or_else(PoisonError::into_inner).clone();
+        let error = lock(&self.node_error).clone();
         error.map(|error| format!("the storage node: {error}"))
     }
 
@@ -103,15 +108,26 @@ impl Session {
         quotas.fold(0, u64::saturating_add)
     }
 
+    /// The node that is written to, and those that are only read from, as they were at the last look.
+    fn node_status(&self) -> Vec<NodeStatus> {
+        let told = |kind: &str, url: &str, error: Option<String>| NodeStatus {
+            kind: kind.to_owned(),
+            url: url.to_owned(),
+            ok: error.is_none(),
+            error,
+        };
+        let node = &self.parts.node;
+        let first = told(node.kind, &node.label, lock(&self.node_error).clone());
+        let mut errors = lock(&self.more_errors).clone().into_iter();
+        let more = node.more.iter();
+        let more = more.map(|node| told(node.kind, &node.label, errors.next().flatten()));
+        std::iter::once(first).chain(more).collect()
+    }
+
     /// What `status` tells. Reads the journals: blocks on the disk.
     pub(super) fn status(&self) -> Status {
         let mountpoint = self.mountpoint.to_string_lossy().into_owned();
         let now = self.parts.clock.boottime();
-        let error = self
-            .node_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
         let mut tokens = self.tokens.describe(&mountpoint);
         for token in &mut tokens {
             if self.read_only && token.state == State::Ok {
@@ -128,19 +144,20 @@ impl Session {
             }
         }
         let chains = self.tokens.chains();
+        let nodes = self.node_status();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: now.saturating_sub(self.born).as_secs(),
             chain: chains.first().cloned().unwrap_or_default(),
             chains,
-            node: NodeStatus {
-                kind: self.parts.node.kind.to_owned(),
-                url: self.parts.node.label.clone(),
-                ok: error.is_none(),
-                error,
-            },
+            node: nodes.first().cloned().unwrap_or_default(),
+            nodes,
             tokens,
             mountpoint,
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -25,6 +25,8 @@ pub struct ManyStore {
     first: Arc<dyn BlockStore>,
     /// In the order in which they are asked.
     near: Vec<Arc<dyn BlockStore>>,
+    /// Those of them that keep what they are given, where not all do.
+    keepers: Option<Vec<Arc<dyn BlockStore>>>,
     hedge: Duration,
 }
 
@@ -36,8 +38,16 @@ impl ManyStore {
         Self {
             first,
             near,
+            keepers: None,
             hedge: HEDGE,
         }
+    }
+
+    /// The same, where `keepers` are those of `near` that keep what they are given: the others are gateways.
+    #[must_use]
+    pub fn kept_by(mut self, keepers: Vec<Arc<dyn BlockStore>>) -> Self {
+        self.keepers = Some(keepers);
+        self
     }
 
     /// The verified bytes of `cid` from one of `left`, which are asked in this order.
@@ -100,6 +110,11 @@ impl BlockStore for ManyStore {
 
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.ask_each(self.near.iter(), cid).await
+    }
+
+    async fn get_kept(&self, cid: &Cid) -> Option<Result<Bytes, StoreError>> {
+        let keepers = self.keepers.as_ref()?;
+        Some(self.ask_each(keepers.iter(), cid).await)
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {

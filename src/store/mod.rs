@@ -83,6 +83,12 @@ pub trait BlockStore: Send + Sync {
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         Err(StoreError::Missing(*cid))
     }
+    /// As [`BlockStore::get_near`], of those alone that keep what they are given, where others are asked beside them
+    /// that do not: `None` where there are no such others.
+    async fn get_kept(&self, cid: &Cid) -> Option<Result<Bytes, StoreError>> {
+        let _ = cid;
+        None
+    }
     /// The verified bytes of some small leaves, of which the length is known too, in their order: in as
     /// few calls as the store knows how to. The first error is told for all of them; then each may
     /// still be had by itself.

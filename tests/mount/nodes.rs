@@ -11,17 +11,20 @@ pub(crate) mod front;
 #[path = "../nodes/kubo.rs"]
 pub(crate) mod kubo;
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use pxfs::pack::cid::leaf_cid;
 use pxfs::rpc::{Client, Dialect, Login};
+use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::command::{run, wait_until};
 use crate::harness::Machine;
+use crate::samples::pattern;
 use btfs::Btfs;
 use front::{Fault, Front};
 use kubo::Kubo;
@@ -403,6 +406,57 @@ fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged()
         .with_args(&["--take-over"]);
     third.start();
     assert_same(&local, &third.dir().join("tree"));
+}
+
+/// A gateway that finds nothing says so late, as a failure of its own, or not at all; and a node that is away may have it.
+#[test]
+fn a_block_that_the_node_has_lost_is_named_beside_a_gateway_and_not_while_another_node_is_away() {
+    const MIB: usize = 1 << 20;
+    let (mut node, mut old) = (Kubo::start(), Btfs::start());
+    let front = Front::of(node.url());
+    let (node_url, gateway) = (format!("ipfs={}", front.url()), Front::of(&node.gateway()));
+    let gateway_url = format!("gateway={}", gateway.url());
+    let old_url = format!("btfs={}", old.url());
+    let args = ["--node", &node_url, "--read-timeout", "8s"];
+    let mut machine = Machine::demo_with(&args);
+    fs::write(machine.dir().join("f"), pattern(1, 0, 3 * MIB)).expect("written");
+    machine.flush();
+    machine.stop();
+    fs::remove_dir_all(machine.cache()).expect("a cache");
+    node.kill();
+    node.lose(&leaf_cid(&pattern(1, MIB as u64, MIB)));
+    node.run();
+    front.lead_to(node.url());
+    gateway.set(Some(Fault::Status(504)));
+    let read = |machine: &Machine, at: usize| {
+        let file = File::open(machine.dir().join("f")).expect("opened");
+        let read = file.read_exact_at(&mut [0], at as u64);
+        read.map_err(|error| error.raw_os_error())
+    };
+    let errno = |errno: Errno| Err(Some(errno.raw_os_error()));
+
+    // Nobody can say that the node which is away has not got it.
+    old.kill();
+    let mut machine = machine.with_args(&["--node", &old_url, "--node", &gateway_url]);
+    machine.start();
+    assert_eq!(read(&machine, MIB), errno(Errno::TIMEDOUT));
+    let told = machine.ask(&["status"]).ok().stdout;
+    let place = old_url.trim_start_matches("btfs=");
+    assert!(told.contains(&format!("node   {place}  ")), "{told}");
+    let is_away = |line: &&str| line.contains(place) && line.contains("cannot be reached");
+    assert!(told.lines().any(|line| is_away(&line)), "{told}");
+    assert_eq!(machine.token("1")["damaged"], serde_json::json!([]));
+
+    old.run();
+    // Who reads while the answer is out has that one.
+    wait_until("the loss is told", SOON, || {
+        let read = read(&machine, MIB);
+        assert!(read.is_err());
+        read == errno(Errno::IO)
+    });
+    assert_eq!(machine.token("1")["damaged"][0]["path"], "f");
+    assert_eq!(read(&machine, 2 * MIB), Ok(()));
+    machine.terminate();
 }
 
 /// The node has nothing of the volume; a gateway has, and is not believed.
