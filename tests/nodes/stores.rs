@@ -291,6 +291,30 @@ async fn a_block_that_comes_while_a_pin_waits_for_it_ends_the_wait() {
     assert_eq!(both.expect("it ends"), (Ok(()), Ok(())));
 }
 
+/// A node compares a root with the one before to know what is new, and waits for what it has lost of that.
+#[tokio::test]
+async fn a_root_is_pinned_whatever_an_ipfs_node_has_lost_of_the_one_before() {
+    let mut node = Kubo::start();
+    let patience = Patience {
+        doubt: Duration::from_secs(1),
+        ..PATIENCE
+    };
+    let of = |node: &Kubo| RpcStore::new(client(node.url(), Dialect::Ipfs, Login::Open), patience);
+    let (before, now) = (unique_tree(3), unique_tree(3));
+    let (old, new) = (before[before.len() - 1].cid, now[now.len() - 1].cid);
+    let store = of(&node);
+    store.put_many(&before).await.expect("put");
+    store.pin(&old, None).await.expect("pinned");
+    node.kill();
+    node.lose(&old);
+    node.run();
+    let store = of(&node);
+    store.put_many(&now).await.expect("put");
+    let pinned = tokio::time::timeout(patience.pin / 2, store.pin(&new, Some(&old))).await;
+    assert_eq!(pinned.expect("it ends"), Ok(()));
+    assert_eq!(store.all_pinned(&[new]).await, Ok(true));
+}
+
 /// However long a pin takes in all: a great volume is pinned for as long as the node comes on, and no longer.
 #[tokio::test]
 async fn a_pin_is_waited_for_while_it_moves_and_not_while_it_stands_still() {

@@ -53,6 +53,15 @@ struct Moves<'a> {
     tell: &'a (dyn Fn() + Send + Sync),
 }
 
+/// Why a pin stands still that has all it needs.
+#[derive(Clone, Copy)]
+enum Still {
+    /// It may wait for a block that has come since, and not hear of it.
+    Waits,
+    /// It is compared with a tree of which blocks are lost, and waits for those.
+    Lost,
+}
+
 impl Moves<'_> {
     fn count(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)
@@ -110,9 +119,9 @@ impl RpcStore {
                 TRIES => asked.await,
                 _ => tokio::select! {
                     answer = &mut asked => answer,
-                    still = self.stands_still(root, from, &moves) => match still {
-                        Ok(()) => continue,
-                        Err(error) => return Err(error),
+                    still = self.stands_still(root, from, &moves) => match still? {
+                        Still::Waits => continue,
+                        Still::Lost => return Ok(false),
                     },
                 },
             };
@@ -125,39 +134,48 @@ impl RpcStore {
         Err(unfinished("its pin does not come to an end"))
     }
 
-    /// Returns when the tree is whole on the node's disk, or not known, and the pin stands still all the same:
-    /// it may wait for a block that has come since, and not hear of it. What is missing or corrupt, if so.
+    /// Returns when the tree is whole on the node's disk, or not known, and the pin stands still all the same. What is
+    /// missing or corrupt, if so.
     async fn stands_still(
         &self,
         root: &Cid,
         from: Option<Cid>,
         moves: &Moves<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Still, StoreError> {
         sleep(self.patience.doubt).await;
-        self.walk(root, from).await?;
+        if !self.walk(root, from).await? {
+            return Ok(Still::Lost);
+        }
         loop {
             let before = moves.count();
             sleep(self.patience.doubt).await;
             if moves.count() == before {
-                return Ok(());
+                return Ok(Still::Waits);
             }
         }
     }
 
-    /// Looks here whether the tree is whole on the node's disk: what is missing or corrupt, if so.
-    async fn walk(&self, root: &Cid, from: Option<Cid>) -> Result<(), StoreError> {
+    /// Looks here whether the tree is whole on the node's disk: what is missing or corrupt, if so. False where it is, but
+    /// not what the node compares it with.
+    async fn walk(&self, root: &Cid, from: Option<Cid>) -> Result<bool, StoreError> {
         // The walk ends with this call: it is of use to nobody else.
         let call = Arc::new(());
         let mut disk = OnDisk {
             store: self.clone(),
             handle: Handle::current(),
             call: Arc::downgrade(&call),
+            lacks: false,
         };
         let root = *root;
-        let walk = spawn_blocking(move || walk::check_whole(&root, from.as_ref(), &mut disk));
+        let walk = spawn_blocking(move || {
+            let walked = walk::check_whole(&root, from.as_ref(), &mut disk);
+            (walked, disk.lacks)
+        });
         match walk.await {
-            Ok(Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..)))) => Err(error),
-            _ => Ok(()),
+            Ok((Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..))), _)) => Err(error),
+            // What is lacking of a tree that is whole is of the other one.
+            Ok((Ok(()), lacks)) => Ok(!lacks),
+            _ => Ok(true),
         }
     }
 
@@ -243,6 +261,8 @@ struct OnDisk {
     handle: Handle,
     /// Lives as long as the call that began the walk.
     call: Weak<()>,
+    /// Whether it had a node not, or not as it was.
+    lacks: bool,
 }
 
 impl OnDisk {
@@ -257,8 +277,9 @@ impl OnDisk {
 impl Source for OnDisk {
     fn links(&mut self, node: &Cid) -> Result<Vec<Cid>, StoreError> {
         self.go_on()?;
-        let data = self.handle.block_on(self.store.local(node))?;
-        links::links(node, &data)
+        let data = self.handle.block_on(self.store.local(node));
+        self.lacks |= matches!(data, Err(StoreError::Missing(_) | StoreError::Corrupt(..)));
+        links::links(node, &data?)
     }
 
     fn has_leaf(&mut self, leaf: &Cid) -> Result<bool, StoreError> {
