@@ -86,8 +86,11 @@ pub(super) async fn refuse_foreign(
         named => named?,
     };
     let Some(named) = named else {
-        // There may be one that says nothing any more, and ends late.
-        return held_end_s(&context.key.name(), &context.node.names).await;
+        // There may be one that says nothing any more, and ends late: where that counts.
+        return match context.node.network {
+            Network::Ipfs => Ok(0),
+            Network::Btfs => held_end_s(&context.key.name(), &context.node.names).await,
+        };
     };
     let (sequence, root) = (named.usage.sequence, named.usage.root);
     let is_gone = Gone::has_been(&context.volume, root.as_ref())?;
