@@ -11,6 +11,7 @@ pub(crate) mod front;
 #[path = "../nodes/kubo.rs"]
 pub(crate) mod kubo;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,67 @@ pub(crate) fn assert_same(a: &Path, b: &Path) {
     run(command, SOON).ok();
 }
 
+/// Fails the test unless the node gives what lies at `path` as `local` is, by its own `get` and, entry by entry, by its
+/// `ls`.
+#[track_caller]
+fn assert_comes_out(machine: &Machine, client: &Client, path: &str, local: &Path) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let ask = |call: &str, args: &[(&str, &str)]| {
+        let told = client.call(call, args, &[], 64 << 20, SOON);
+        runtime.block_on(told).expect("the node answers")
+    };
+    let out = machine.scratch().join("out of the node");
+    fs::create_dir(&out).expect("a folder");
+    let archive = out.join("archive.tar");
+    let got = ask("get", &[("arg", path), ("archive", "true")]);
+    fs::write(&archive, got).expect("a file");
+    let mut tar = Command::new("tar");
+    tar.arg("-xf").arg(&archive).arg("-C").arg(&out);
+    run(tar, SOON).ok();
+    assert_same(local, &out.join(local.file_name().expect("a name")));
+    fs::remove_dir_all(&out).expect("removed");
+
+    let mut listed = BTreeMap::new();
+    let mut left = vec![(path.to_owned(), String::new())];
+    while let Some((path, below)) = left.pop() {
+        let told = ask("ls", &[("arg", &path)]);
+        let told: Value = serde_json::from_slice(&told).expect("JSON");
+        for link in told["Objects"][0]["Links"].as_array().expect("links") {
+            let name = link["Name"].as_str().expect("a name");
+            let found = (
+                link["Type"].as_u64().expect("a type"),
+                link["Size"].as_u64().expect("a size"),
+                link["Target"].as_str().expect("a target").to_owned(),
+            );
+            if found.0 == 1 {
+                left.push((format!("{path}/{name}"), format!("{below}/{name}")));
+            }
+            listed.insert(format!("{below}/{name}"), found);
+        }
+    }
+    let mut here = BTreeMap::new();
+    let mut left = vec![(local.to_owned(), String::new())];
+    while let Some((folder, below)) = left.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let path = format!("{below}/{}", entry.file_name().to_string_lossy());
+            let metadata = entry.metadata().expect("an entry");
+            let found = if metadata.is_dir() {
+                left.push((entry.path(), path.clone()));
+                (1, 0, String::new())
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(entry.path()).expect("a symlink");
+                let target = target.to_string_lossy().into_owned();
+                (4, metadata.len(), target)
+            } else {
+                (2, metadata.len(), String::new())
+            };
+            here.insert(path, found);
+        }
+    }
+    assert!(here.len() > 40);
+    assert_eq!(listed, here);
+}
+
 /// The text that a token's name is.
 fn name(machine: &Machine) -> String {
     let row = machine.token("1");
@@ -113,6 +175,9 @@ fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
     let out_text = out.to_str().expect("a path");
     node.ipfs(&["get", "-o", out_text, &format!("{root}/tree/tree")]);
     assert_same(&local, &out);
+    let client = Client::new(node.url(), Dialect::Ipfs, Login::Open).expect("a client");
+    let tree = format!("{root}/tree/tree");
+    assert_comes_out(&machine, &client, &tree, &local);
 
     node.ipfs(&["repo", "gc"]);
     assert_same(&local, &machine.dir().join("tree"));
@@ -180,6 +245,9 @@ fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_
     assert_eq!(document["tokenId"], "1");
     ask("repo/gc", "");
     assert_same(&local, &machine.dir().join("tree"));
+    let root = document["root"].as_str().expect("a root");
+    let tree = format!("{root}/tree/tree");
+    assert_comes_out(&machine, &client, &tree, &local);
 
     node.kill();
     fs::write(machine.dir().join("tree/while away"), b"written").expect("written without a node");

@@ -9,7 +9,8 @@ use pxfs::store::suite;
 
 use crate::dialect;
 use crate::names::names;
-use crate::stores::store;
+use crate::stores::{client, store};
+use crate::trees;
 
 /// Where the node of `dialect` is, and how to log in there.
 fn given(dialect: Dialect) -> (String, Login) {
@@ -28,6 +29,11 @@ fn given(dialect: Dialect) -> (String, Login) {
 async fn passes(dialect: Dialect) {
     let (url, login) = given(dialect);
     suite::passes(store(&url, dialect, login.clone())).await;
+    trees::holds(
+        &client(&url, dialect, login.clone()),
+        &*store(&url, dialect, login.clone()),
+    )
+    .await;
     let (world, names) = names(&url, dialect, login);
     passes_in(world, names).await;
 }

@@ -15,3 +15,4 @@ mod kubo;
 mod names;
 mod running;
 mod stores;
+mod trees;

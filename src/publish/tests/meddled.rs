@@ -181,7 +181,7 @@ async fn of_two_commits_at_one_moment_the_second_one_does_not_take_an_ipns_name(
     write(&other, "theirs").await;
     shared.clock.advance(std::time::Duration::from_secs(2));
     let unseen = Fault::Before(NameError::Missing("k".into()));
-    other.names.set(NameCall::Resolve, unseen, Some(4));
+    other.names.set(NameCall::Resolve, unseen, Some(2));
     let late = other.commit().await;
     assert!(matches!(late, Err(PublishError::Conflict(_))), "{late:?}");
     assert_eq!(second(&shared).await.tree().await, first.tree().await);

@@ -1,7 +1,7 @@
 //! The RPC calls of the stand-in: paths, logins, arguments, answers, errors.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -16,6 +16,8 @@ use multihash::Multihash;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::disk::Disk;
+use super::unixfs::{self, Stop};
 use super::{Node, TOKEN_LIFE, names};
 
 /// Paths that want no login: under v1, and no other.
@@ -29,6 +31,9 @@ const OPEN: [&str; 6] = [
 ];
 /// From so many files a request on, the connection is closed after it.
 const MANY_FILES: usize = 20;
+
+/// An archive is sent in parts of so many bytes; what is begun of one is lost with an error.
+const ARCHIVE_PART: usize = 1 << 20;
 
 /// How often a pin tells how far it is.
 const TELLS: Duration = Duration::from_millis(500);
@@ -181,20 +186,12 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
             Some(path) => lines(&[json!({"Path": path})]),
             None => failed("could not resolve name"),
         },
-        "cat" => {
-            let path = match arg.strip_prefix("/btns/") {
-                Some(name) => names::resolve(&node.disk, name).unwrap_or_default(),
-                None => arg.to_owned(),
-            };
-            with_cid(
-                path.trim_start_matches("/btfs/"),
-                async |cid| match content(node, &cid) {
-                    Some(data) => ([("X-Stream-Output", "1")], data).into_response(),
-                    None => missing(&cid),
-                },
-            )
-            .await
-        }
+        "cat" => match found(node, args, arg, unixfs::content).await {
+            Ok(data) => ([("X-Stream-Output", "1")], data).into_response(),
+            Err(why) => failed(&why),
+        },
+        "ls" => list_links(node, args).await,
+        "get" => fetch(node, args, arg).await,
         _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
@@ -409,16 +406,99 @@ fn list(node: &Node, args: &Args) -> Response {
     lines(&told)
 }
 
-/// The bytes of a file: a leaf, or the leaves below a node.
-fn content(node: &Node, cid: &Cid) -> Option<Vec<u8>> {
-    if cid.codec() == 0x55 {
-        return node.disk.get(cid);
+/// What `look` finds where `path` leads, or the error, once it is certain.
+async fn found<T>(
+    node: &Node,
+    args: &Args,
+    path: &str,
+    look: impl Fn(&Disk, &Cid) -> Result<T, Stop>,
+) -> Result<T, String> {
+    // The block that was missing last.
+    let absent = Mutex::new(None);
+    let waited = wait(args, || {
+        let tried = unixfs::resolve(&node.disk, path).and_then(|cid| look(&node.disk, &cid));
+        match tried {
+            Err(Stop::Missing(cid)) => {
+                *absent.lock().expect("a lock") = Some(cid);
+                None
+            }
+            tried => Some(tried),
+        }
+    });
+    let waited = waited.await;
+    let absent = absent.into_inner().expect("a lock");
+    match (waited, absent) {
+        (Ok(Ok(found)), _) => Ok(found),
+        (Ok(Err(Stop::Failed(why))), _) => Err(why),
+        (Ok(Err(Stop::Missing(cid))), _) | (Err(Late::Offline), Some(cid)) => Err(not_here(&cid)),
+        (Err(_), _) => Err("context deadline exceeded".to_owned()),
     }
-    let mut all = Vec::new();
-    for link in node.disk.links(cid)? {
-        all.extend(content(node, &link)?);
+}
+
+/// The links of each directory that is asked for; with `stream` a line for each link.
+async fn list_links(node: &Node, args: &Args) -> Response {
+    let is_on = |name: &str| get(args, name) != Some("false");
+    let resolves = is_on("resolve-type") || is_on("size");
+    let mut objects = Vec::new();
+    for (_, path) in args.iter().filter(|(name, _)| name == "arg") {
+        let links = found(node, args, path, |disk, cid| {
+            unixfs::list(disk, cid, resolves)
+        });
+        match links.await {
+            Ok(links) => objects.push((path, links)),
+            Err(why) => return failed(&why),
+        }
     }
-    Some(all)
+    if objects.is_empty() {
+        return plain(
+            StatusCode::BAD_REQUEST,
+            "argument \"btfs-path\" is required\n",
+        );
+    }
+    let object = |path: &str, links: &[Value]| json!({"Hash": path, "Links": links});
+    if get(args, "stream") == Some("true") {
+        let one = |path: &str, link: Value| json!({"Objects": [object(path, &[link])]});
+        let told = objects
+            .into_iter()
+            .flat_map(|(path, links)| links.into_iter().map(move |link| one(path, link)));
+        return lines(&told.collect::<Vec<_>>());
+    }
+    let told: Vec<_> = objects
+        .iter()
+        .map(|(path, links)| object(path, links))
+        .collect();
+    lines(&[json!({"Objects": told})])
+}
+
+/// The archive of what a path leads to, under its last name. A block that is missing ends it, in the trailer.
+async fn fetch(node: &Node, args: &Args, path: &str) -> Response {
+    let root = match found(node, args, path, |_, cid| Ok(*cid)).await {
+        Ok(root) => root,
+        Err(why) => return failed(&why),
+    };
+    let name = path.trim_end_matches('/').rsplit('/').next();
+    let name = name.unwrap_or_default();
+    let (come, root) = (Mutex::new(Vec::new()), root.to_string());
+    let whole = found(node, args, &root, |disk, cid| {
+        let mut out = Vec::new();
+        let done = unixfs::archive(disk, cid, name, &mut out);
+        *come.lock().expect("a lock") = out;
+        done
+    });
+    let why = whole.await.err();
+    let mut archive = come.into_inner().expect("a lock");
+    let headers = [
+        ("Content-Type", "application/x-tar"),
+        ("X-Stream-Output", "1"),
+    ];
+    match why {
+        None => (headers, archive).into_response(),
+        Some(why) if archive.is_empty() => failed(&why),
+        Some(why) => {
+            archive.truncate(archive.len() / ARCHIVE_PART * ARCHIVE_PART);
+            ended(archive, &why, headers)
+        }
+    }
 }
 
 /// Why something did not come.
@@ -491,18 +571,28 @@ fn lines(values: &[Value]) -> Response {
 
 /// Lines, and an error after them.
 fn trailed(values: &[Value], error: &str) -> Response {
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("X-Chunked-Output", "1"),
+    ];
+    ended(text_of(values), error, headers)
+}
+
+/// What came, and an error after it.
+fn ended(
+    come: impl Into<Bytes>,
+    error: &str,
+    headers: [(&'static str, &'static str); 2],
+) -> Response {
     let mut trailers = HeaderMap::new();
     let error = HeaderValue::from_str(error).expect("text");
     trailers.insert("X-Stream-Error", error);
     // Of unknown length: only then are there trailers.
-    let text = Ok::<_, std::convert::Infallible>(text_of(values));
-    let body = Body::from_stream(futures::stream::iter([text]));
+    let come = Ok::<_, std::convert::Infallible>(come.into());
+    let body = Body::from_stream(futures::stream::iter([come]));
     let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
-    let headers = [
-        ("Content-Type", "application/json"),
-        ("Trailer", "X-Stream-Error"),
-    ];
-    (headers, Body::new(body)).into_response()
+    let trailer = [("Trailer", "X-Stream-Error")];
+    (headers, trailer, Body::new(body)).into_response()
 }
 
 fn failed(message: &str) -> Response {
@@ -512,9 +602,11 @@ fn failed(message: &str) -> Response {
 }
 
 fn missing(cid: &Cid) -> Response {
-    failed(&format!(
-        "block was not found locally (offline): ipld: could not find {cid}"
-    ))
+    failed(&not_here(cid))
+}
+
+fn not_here(cid: &Cid) -> String {
+    format!("block was not found locally (offline): ipld: could not find {cid}")
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {

@@ -15,7 +15,7 @@ use cid::Cid;
 use prost::Message;
 
 /// Multicodec of raw bytes.
-const RAW: u64 = 0x55;
+pub(super) const RAW: u64 = 0x55;
 
 pub(super) struct Disk {
     folder: PathBuf,
@@ -23,17 +23,21 @@ pub(super) struct Disk {
     pub(super) gate: Mutex<()>,
 }
 
-/// A dag-pb node, as far as links go.
+/// A dag-pb node.
 #[derive(Clone, PartialEq, Message)]
-struct PbNode {
+pub(super) struct PbNode {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) data: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
-    links: Vec<PbLink>,
+    pub(super) links: Vec<PbLink>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct PbLink {
+pub(super) struct PbLink {
     #[prost(bytes = "vec", tag = "1")]
-    hash: Vec<u8>,
+    pub(super) hash: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
 }
 
 impl Disk {

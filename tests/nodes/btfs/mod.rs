@@ -3,11 +3,13 @@
 //! and knows only the calls that pxfs, or a test of it, makes. `AgentVersion` says so.
 //!
 //! Invariant: what was answered is in the folder, and there after a restart; logins are not. It ends
-//! with its value. [`calls`] are the RPC calls, [`disk`] the folder, [`names`] the records.
+//! with its value. [`calls`] are the RPC calls, [`disk`] the folder, [`names`] the records, [`unixfs`] files and
+//! directories.
 
 mod calls;
 mod disk;
 mod names;
+mod unixfs;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
