@@ -110,6 +110,14 @@ impl File {
         }
     }
 
+    /// Whether some of it may be published content. Waits for nobody: one that is being changed may.
+    pub(crate) fn lies_over_published(&self) -> bool {
+        match self.body.try_read() {
+            Ok(body) => body.base.is_some_and(|base| base.valid > 0),
+            Err(_) => true,
+        }
+    }
+
     /// Whether the account says what the content does.
     fn is_charged_as(&self, body: &Body) -> bool {
         let account = lock(&self.account);
@@ -325,6 +333,13 @@ impl Files {
     /// Whether the file was unlinked.
     pub(crate) fn is_orphan(&self, ino: Ino) -> bool {
         self.lock().slots.get(&ino).is_some_and(|slot| slot.orphan)
+    }
+
+    /// The files that were unlinked and are in use.
+    pub(crate) fn orphans(&self) -> Vec<Arc<File>> {
+        let table = self.lock();
+        let slots = table.slots.values().filter(|slot| slot.orphan);
+        slots.map(|slot| Arc::clone(&slot.file)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

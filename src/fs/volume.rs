@@ -327,6 +327,15 @@ impl Volume {
         self.files.hold(ino, || self.load_body(ino))
     }
 
+    /// The files without a name that are open and lie over published content. Waits for nobody.
+    pub(crate) fn open_without_name(&self) -> Vec<Ino> {
+        let files = self.files.orphans().into_iter();
+        files
+            .filter(|file| file.lies_over_published())
+            .map(|file| file.ino)
+            .collect()
+    }
+
     /// Lets go of a file; the last user of an unlinked one removes it.
     pub(super) fn leave(&self, held: FileRef) {
         let ino = held.ino;

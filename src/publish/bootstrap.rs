@@ -334,7 +334,7 @@ async fn supersede(
     let named_before = known.document.into_iter().chain(document);
     let past = Past::moved_on(volume, named_before, head.document)?;
     for cid in old.into_iter().flatten() {
-        grace.add(cid.0, context.now_s());
+        grace.add(cid.0, &context.moment());
     }
     let versions = volume.meta::<Versions>("versions")?.unwrap_or_default();
     let versions = versions.with(&Versions::of(&theirs.record));

@@ -11,7 +11,7 @@ use super::build::build;
 use super::charged::{self, Charged};
 use super::follow::follow;
 use super::gone::next_sequence;
-use super::grace::Grace;
+use super::grace::{Grace, Moment};
 use super::head::{self, Head, Own};
 use super::heal::{self, Salvage, heal};
 use super::key::Key;
@@ -84,6 +84,11 @@ impl Context {
     /// Wall time, unix seconds.
     pub(super) fn now_s(&self) -> u64 {
         u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+    }
+
+    /// Now, by both clocks.
+    pub(super) fn moment(&self) -> Moment {
+        Moment::now(self.clock.as_ref())
     }
 }
 
@@ -450,12 +455,15 @@ pub(super) async fn take_as_head(
 ) -> Result<(), PublishError> {
     let volume = &context.volume;
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-    let now_s = context.now_s();
+    let now = context.moment();
     let kept: Salvage = volume.meta("salvage")?.unwrap_or_default();
     for cid in [old.root, old.document].into_iter().flatten() {
         if !kept.holds(&cid.0) {
-            grace.add(cid.0, now_s);
+            grace.add(cid.0, &now);
         }
+    }
+    if let Some(old) = old.root {
+        grace.hold(&volume.open_without_name(), old.0, pending.root.0);
     }
     let document = form::leaf_cid(&pending.document);
     grace.keep(&pending.root.0);
@@ -503,7 +511,7 @@ async fn release_old(context: &Context, receipts: &Receipts) -> Result<(), Publi
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     let store = context.node.store.as_ref();
     grace
-        .release(store, context.now_s(), || receipts.beat())
+        .release(store, &context.moment(), || receipts.beat())
         .await;
     keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
 }

@@ -98,10 +98,10 @@ impl Gone {
         self.sequence = self.sequence.max(sequence).max(given);
         self.roots.push(CidBytes(root));
         let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
-        grace.add(root, context.now_s());
+        grace.add(root, &context.moment());
         if let Some(pending) = pending {
-            grace.add(pending.root.0, context.now_s());
-            grace.add(form::leaf_cid(&pending.document), context.now_s());
+            grace.add(pending.root.0, &context.moment());
+            grace.add(form::leaf_cid(&pending.document), &context.moment());
         }
         let mut values = vec![
             (GONE, Some(self.to_bytes())),

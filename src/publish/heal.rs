@@ -314,7 +314,7 @@ async fn keep_head(context: &Context) -> Result<(), PublishError> {
     kept.roots.push(root);
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     while kept.roots.len() > MOST_ROOTS {
-        grace.add(kept.roots.remove(0).0, context.now_s());
+        grace.add(kept.roots.remove(0).0, &context.moment());
     }
     let values = vec![
         ("salvage", Some(kept.to_bytes())),
@@ -332,7 +332,7 @@ async fn release(context: &Context) -> Result<(), PublishError> {
     let head: Head = volume.meta("head")?.unwrap_or_default();
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     for root in kept.roots.iter().filter(|root| Some(**root) != head.root) {
-        grace.add(root.0, context.now_s());
+        grace.add(root.0, &context.moment());
     }
     let values = vec![("salvage", None), ("grace", Some(grace.to_bytes()))];
     keep(volume, values).await

@@ -112,7 +112,7 @@ async fn give_up(context: &Context, pending: &Pending) -> Result<(), PublishErro
     if !pending.unsent {
         let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
         for top in tops(pending) {
-            grace.add(top.cid, context.now_s());
+            grace.add(top.cid, &context.moment());
         }
         values.push(("grace", Some(grace.to_bytes())));
     }

@@ -1,5 +1,7 @@
 //! Clocks that are wrong, machines that were off for long, and names that are gone meanwhile.
 
+use std::time::Duration;
+
 use alloy::primitives::B256;
 
 use super::rig::{Machine, Shared, second, token};
@@ -13,6 +15,7 @@ use crate::pack::cid as form;
 use crate::publish::Bootstrap;
 use crate::publish::head::Head;
 use crate::publish::naming::renew;
+use crate::store::BlockStore;
 
 const DAY_NS: i64 = 86_400_000_000_000;
 
@@ -77,6 +80,39 @@ async fn a_fresh_machine_finds_the_root_through_the_chain_when_the_name_is_gone(
     fresh.commit().await.unwrap();
     let other = second(&shared).await;
     assert_eq!(other.tree().await, fresh.tree().await);
+}
+
+/// A clock that is right again a moment later has taken nothing from who reads an old root elsewhere.
+#[tokio::test]
+async fn a_wall_clock_that_jumps_ahead_for_one_commit_lets_go_of_no_old_root() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    for name in ["one", "two", "three"] {
+        write(&machine, name).await;
+        machine.commit().await.unwrap();
+        shared.clock.advance(Duration::from_secs(60));
+    }
+    let pinned = shared.blocks.pins().await.unwrap();
+    let right_ns = shared.clock.wall_ns();
+    shared.clock.set_wall(right_ns + 25 * DAY_NS / 24);
+    write(&machine, "wrong").await;
+    machine.commit().await.unwrap();
+    // A restart in between does not make them older.
+    let machine = machine.crash(&shared);
+    write(&machine, "wrong still").await;
+    machine.commit().await.unwrap();
+    shared.clock.set_wall(right_ns);
+    let kept = shared.blocks.pins().await.unwrap();
+    let lost: Vec<_> = pinned.iter().filter(|cid| !kept.contains(cid)).collect();
+    assert_eq!(lost, Vec::<&cid::Cid>::new());
+
+    // A day later they go; the one that was replaced meanwhile was so by the wrong clock.
+    shared.clock.advance(Duration::from_secs(50 * 3600));
+    write(&machine, "right").await;
+    machine.commit().await.unwrap();
+    let kept = shared.blocks.pins().await.unwrap();
+    let left: Vec<_> = pinned.iter().filter(|cid| kept.contains(cid)).collect();
+    assert_eq!(left, Vec::<&cid::Cid>::new());
 }
 
 /// In both directions: nothing is refused, and nothing is hidden.

@@ -79,6 +79,52 @@ async fn a_collection_beside_a_commit_takes_nothing_that_the_commit_names() {
     assert_eq!(other.tree().await, machine.tree().await);
 }
 
+/// By a deletion, and by another file that took its name: who has it open reads on, however much later, and from a node
+/// that collects all that it may.
+#[tokio::test]
+async fn a_file_that_is_open_without_a_name_can_be_read_for_as_long_as_it_is_open() {
+    let shared = Shared::embedded();
+    let (store, _) = shared.node.as_ref().unwrap();
+    let machine = Machine::new(&shared);
+    let root = machine.root;
+    machine.put(root, "deleted", &[(0, &content(1))]).await;
+    machine.put(root, "replaced", &[(0, &content(2))]).await;
+    machine.put(root, "other", &[(0, b"other")]).await;
+    machine.commit().await.unwrap();
+    // Nothing of it is here.
+    let machine = machine.crash(&shared);
+    let mut open = Vec::new();
+    for name in ["deleted", "replaced"] {
+        let attr = machine.call(|d| d.lookup(root, name.as_bytes())).await;
+        let ino = attr.unwrap().ino;
+        open.push((ino, machine.drive.open(ino, 0).unwrap().fh));
+    }
+    machine.call(|d| d.unlink(root, b"deleted")).await.unwrap();
+    let renamed = machine.call(|d| d.rename(root, b"other", root, b"replaced", 0));
+    renamed.await.unwrap();
+    for round in 0..4_u8 {
+        machine.put(root, "new", &[(0, &[round])]).await;
+        machine.commit().await.unwrap();
+        shared.clock.advance(DAY);
+        store.collect(EmbeddedStore::GRACE).await.unwrap();
+    }
+    for ((ino, fh), seed) in open.iter().zip([1, 2]) {
+        let read = machine.call(|d| d.read(*ino, *fh, 0, BIG as u32)).await;
+        assert!(read.unwrap() == content(seed), "{seed}");
+    }
+    // Closed, they go: the first with the second still open does not.
+    for (closed, (ino, fh)) in open.iter().enumerate() {
+        assert!(stored_bytes(&shared).await > 2 * BIG as u64, "{closed}");
+        machine.drive.release(*ino, *fh);
+        machine.drive.forget(*ino, || false);
+        machine.put(root, "new", &[(0, &[9, closed as u8])]).await;
+        machine.commit().await.unwrap();
+        shared.clock.advance(DAY);
+        store.collect(EmbeddedStore::GRACE).await.unwrap();
+    }
+    assert!(stored_bytes(&shared).await < BIG as u64);
+}
+
 /// The last commit that is the head.
 fn sequence_of(machine: &Machine) -> u64 {
     let head: Option<Head> = machine.volume.meta("head").unwrap();

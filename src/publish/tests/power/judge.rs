@@ -152,13 +152,7 @@ fn judge_pins(held: &Held, books: &Books) -> Result<(), String> {
     if let Some(lost) = head.difference(&held.pins).next() {
         return Err(format!("{lost} of the head is not pinned"));
     }
-    let old: BTreeSet<Cid> = books
-        .grace
-        .clone()
-        .due(u64::MAX)
-        .into_iter()
-        .map(|old| old.cid.0)
-        .collect();
+    let old: BTreeSet<Cid> = books.grace.cids().collect();
     let is_known =
         |cid: &&Cid| head.contains(*cid) || old.contains(*cid) || books.salvage.holds(cid);
     match held.pins.iter().find(|cid| !is_known(cid)) {
