@@ -193,6 +193,7 @@ mod tests {
 
     use super::*;
     use crate::fault::Fault;
+    use crate::journal::record::Record as _;
     use crate::pack::cid::node_cid;
     use crate::store::fault::{Call, FaultStore};
     use crate::store::memory::MemoryStore;
@@ -248,6 +249,19 @@ mod tests {
         grace.hold(&[], cid(301), cid(302));
         assert_eq!(grace.due(&late).len(), 2);
         assert_eq!((grace.old, grace.held), (vec![], vec![]));
+    }
+
+    #[test]
+    fn old_roots_that_an_earlier_version_has_kept_are_let_go_of_by_this_one() {
+        let cid = node_cid(b"old");
+        let mut earlier = minicbor::Encoder::new(vec![1]);
+        let encoded = earlier.array(1).and_then(|e| e.array(1)?.array(2));
+        let encoded = encoded.and_then(|e| e.bytes(&cid.to_bytes())?.u64(1_000_000));
+        encoded.unwrap();
+        let mut grace = Grace::from_bytes(earlier.writer()).unwrap();
+        assert_eq!(grace.due(&at(1_000_000 + GRACE_S - 1)), []);
+        let due = grace.due(&at(1_000_000 + GRACE_S));
+        assert_eq!(due.iter().map(|old| old.cid.0).collect::<Vec<_>>(), [cid]);
     }
 
     #[test]
