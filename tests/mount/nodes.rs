@@ -84,7 +84,7 @@ fn assert_comes_out(machine: &Machine, client: &Client, path: &str, local: &Path
     let got = ask("get", &[("arg", path), ("archive", "true")]);
     fs::write(&archive, got).expect("a file");
     let mut tar = Command::new("tar");
-    tar.arg("-xf").arg(&archive).arg("-C").arg(&out);
+    tar.arg("-xmf").arg(&archive).arg("-C").arg(&out);
     run(tar, SOON).ok();
     assert_same(local, &out.join(local.file_name().expect("a name")));
     fs::remove_dir_all(&out).expect("removed");

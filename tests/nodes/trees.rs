@@ -171,7 +171,7 @@ pub(crate) async fn holds(client: &Client, store: &dyn BlockStore) {
         let file = out.path().join("archive.tar");
         fs::write(&file, archive.expect("an archive")).expect("a file");
         let mut tar = Command::new("tar");
-        tar.arg("-xf").arg(&file).arg("-C").arg(out.path());
+        tar.arg("-xmf").arg(&file).arg("-C").arg(out.path());
         assert!(tar.status().expect("tar runs").success(), "{name}");
         assert!(out.path().join(name).is_dir(), "{name}");
     }
