@@ -211,17 +211,17 @@ pub(crate) async fn holds(client: &Client, store: &dyn BlockStore) {
     }
 
     // What is not there is no empty answer.
-    let mut absent = Tree::new();
-    let (mut folder, mut some) = (Tree::new(), Tree::new());
+    let (mut absent, mut folder) = (Tree::new(), Tree::new());
+    let (mut some, mut gone) = (Tree::new(), Tree::new());
     some.leaf("lost", b"nobody has put it");
+    gone.leaf("lost", b"nor the way to it");
     folder.node("some", some, Unixfs::Directory(Bytes::new()));
+    folder.node("gone", gone, Unixfs::Directory(Bytes::new()));
     let root = absent.node("", folder, Unixfs::Directory(Bytes::new()));
-    let blocks: Vec<Block> = absent.blocks.into_iter().rev().take(2).collect();
-    for block in &blocks {
-        store
-            .put_many(std::slice::from_ref(block))
-            .await
-            .expect("put");
+    // The leaf, its folder, the leaf, its folder, the root.
+    for n in [1, 4] {
+        let put = store.put_many(&absent.blocks[n..=n]).await;
+        put.expect("put");
     }
     let (offline, soon) = (("offline", "true"), ("timeout", "300ms"));
     let lost = format!("{root}/some/lost");
@@ -229,6 +229,11 @@ pub(crate) async fn holds(client: &Client, store: &dyn BlockStore) {
     assert!(is_failed(&told, "could not find"), "{told:?}");
     let told = ask(client, "get", &[("arg", &lost), soon]).await;
     assert!(is_failed(&told, "deadline exceeded"), "{told:?}");
+    let told = ask(client, "ls", &[("arg", &root.to_string()), offline]).await;
+    assert!(is_failed(&told, "could not find"), "{told:?}");
+    let some = format!("{root}/some");
+    let told = list(client, &[("arg", &some), offline]).await;
+    assert_eq!(told[0]["Objects"][0]["Links"][0]["Size"], 17);
     let cut = [("arg", &root.to_string()[..]), offline];
     let told = client.stream("get", &cut, &[], 1 << 20, SOON).await;
     let (_, error) = told.expect("it begins before it knows");

@@ -38,6 +38,8 @@ pub(super) struct PbLink {
     pub(super) hash: Vec<u8>,
     #[prost(string, tag = "2")]
     pub(super) name: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) size: u64,
 }
 
 impl Disk {

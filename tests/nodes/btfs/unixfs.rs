@@ -7,7 +7,7 @@ use cid::Cid;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::disk::{Disk, PbNode, RAW};
+use super::disk::{Disk, PbLink, PbNode, RAW};
 use super::names;
 
 /// Types of UnixFS.
@@ -39,34 +39,44 @@ struct Unixfs {
 
 /// What a CID leads to.
 enum Thing {
-    /// Its links, by name, in the order of the node where names are equal.
-    Directory(Vec<(String, Cid)>),
-    /// Its length.
-    File(u64),
+    /// By name, in the order of the node where names are equal.
+    Directory(Vec<Link>),
+    /// Its length, and its parts, which have no names.
+    File(u64, Vec<Link>),
     /// Its target.
     Symlink(Vec<u8>),
+}
+
+/// A link, and how long it says that all below it is.
+struct Link {
+    name: String,
+    cid: Cid,
+    tsize: u64,
 }
 
 fn look(disk: &Disk, cid: &Cid) -> Result<Thing, Stop> {
     let block = disk.get(cid).ok_or(Stop::Missing(*cid))?;
     if cid.codec() == RAW {
-        return Ok(Thing::File(block.len() as u64));
+        return Ok(Thing::File(block.len() as u64, Vec::new()));
     }
     let unreadable = || Stop::Failed(format!("failed to decode {cid}: unrecognized object"));
     let node = PbNode::decode(block.as_slice()).map_err(|_| unreadable())?;
     let unixfs = Unixfs::decode(node.data.as_slice()).map_err(|_| unreadable())?;
+    let link = |link: &PbLink| {
+        Some(Link {
+            name: link.name.clone(),
+            cid: Cid::try_from(link.hash.as_slice()).ok()?,
+            tsize: link.size,
+        })
+    };
+    let links: Option<Vec<_>> = node.links.iter().map(link).collect();
+    let mut links = links.ok_or_else(unreadable)?;
     match unixfs.kind {
         DIRECTORY => {
-            let link = |link: &super::disk::PbLink| {
-                let cid = Cid::try_from(link.hash.as_slice()).ok()?;
-                Some((link.name.clone(), cid))
-            };
-            let links: Option<Vec<_>> = node.links.iter().map(link).collect();
-            let mut links = links.ok_or_else(unreadable)?;
-            links.sort_by(|a, b| a.0.cmp(&b.0));
+            links.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(Thing::Directory(links))
         }
-        FILE => Ok(Thing::File(unixfs.size)),
+        FILE => Ok(Thing::File(unixfs.size, links)),
         SYMLINK => Ok(Thing::Symlink(unixfs.data)),
         other => Err(Stop::Failed(format!("unrecognized type: {other}"))),
     }
@@ -97,41 +107,36 @@ pub(super) fn resolve(disk: &Disk, path: &str) -> Result<Cid, Stop> {
     };
     for name in names {
         let found = match look(disk, &cid)? {
-            Thing::Directory(links) => links.into_iter().find(|(link, _)| link == name),
-            Thing::File(_) | Thing::Symlink(_) => None,
+            Thing::Directory(links) => links.into_iter().find(|link| link.name == name),
+            Thing::File(..) | Thing::Symlink(_) => None,
         };
         match found {
-            Some((_, below)) => cid = below,
+            Some(link) => cid = link.cid,
             None => return failed(format!("no link named \"{name}\" under {cid}")),
         }
     }
     Ok(cid)
 }
 
-/// The links of a directory, as `ls` tells them; types, sizes and targets only where they are to be resolved.
+/// The links of a directory, as `ls` tells them; types, sizes and targets only where they are to be resolved. A leaf is
+/// not looked at, but for what its link says.
 pub(super) fn list(disk: &Disk, cid: &Cid, resolves: bool) -> Result<Vec<Value>, Stop> {
     let links = match look(disk, cid)? {
-        Thing::Directory(links) => links,
-        // Those of a file have no names.
-        Thing::File(_) | Thing::Symlink(_) => {
-            let links = disk.links(cid).ok_or(Stop::Missing(*cid))?;
-            links
-                .into_iter()
-                .map(|link| (String::new(), link))
-                .collect()
-        }
+        Thing::Directory(links) | Thing::File(_, links) => links,
+        Thing::Symlink(_) => Vec::new(),
     };
-    let told = links.into_iter().map(|(name, cid)| {
-        let (kind, size, target) = match resolves || cid.codec() == RAW {
-            false => (0, 0, Vec::new()),
-            true => match look(disk, &cid)? {
+    let told = links.into_iter().map(|link| {
+        let (kind, size, target) = match (link.cid.codec() == RAW, resolves) {
+            (true, _) => (FILE, link.tsize, Vec::new()),
+            (false, false) => (0, 0, Vec::new()),
+            (false, true) => match look(disk, &link.cid)? {
                 Thing::Directory(_) => (DIRECTORY, 0, Vec::new()),
-                Thing::File(size) => (FILE, size, Vec::new()),
+                Thing::File(size, _) => (FILE, size, Vec::new()),
                 Thing::Symlink(target) => (SYMLINK, target.len() as u64, target),
             },
         };
         Ok(json!({
-            "Name": name, "Hash": cid.to_string(), "Size": size, "Type": kind,
+            "Name": link.name, "Hash": link.cid.to_string(), "Size": size, "Type": kind,
             "Target": String::from_utf8_lossy(&target), "Mode": 0, "Mtime": "0001-01-01T00:00:00Z"
         }))
     });
@@ -140,19 +145,19 @@ pub(super) fn list(disk: &Disk, cid: &Cid, resolves: bool) -> Result<Vec<Value>,
 
 /// The bytes of a file.
 pub(super) fn content(disk: &Disk, cid: &Cid) -> Result<Vec<u8>, Stop> {
-    match look(disk, cid)? {
+    let links = match look(disk, cid)? {
         Thing::Directory(_) => return Err(Stop::Failed("this dag node is a directory".into())),
         Thing::Symlink(_) => {
             return Err(Stop::Failed("this dag node is not a regular file".into()));
         }
-        Thing::File(_) => {}
-    }
+        Thing::File(_, links) => links,
+    };
     if cid.codec() == RAW {
         return disk.get(cid).ok_or(Stop::Missing(*cid));
     }
     let mut all = Vec::new();
-    for link in disk.links(cid).ok_or(Stop::Missing(*cid))? {
-        all.extend(content(disk, &link)?);
+    for link in links {
+        all.extend(content(disk, &link.cid)?);
     }
     Ok(all)
 }
@@ -168,12 +173,12 @@ fn add(disk: &Disk, cid: &Cid, path: &str, out: &mut Vec<u8>) -> Result<(), Stop
     match look(disk, cid)? {
         Thing::Directory(links) => {
             head(out, &format!("{path}/"), b'5', 0o755, 0, b"");
-            for (name, link) in links {
-                add(disk, &link, &format!("{path}/{name}"), out)?;
+            for link in links {
+                add(disk, &link.cid, &format!("{path}/{}", link.name), out)?;
             }
         }
         Thing::Symlink(target) => head(out, path, b'2', 0o644, 0, &target),
-        Thing::File(size) => {
+        Thing::File(size, _) => {
             head(out, path, b'0', 0o644, size, b"");
             body(out, &content(disk, cid)?);
         }
