@@ -18,6 +18,9 @@ use crate::types::Ino;
 const GRACE_S: u64 = 24 * 3600;
 const MOST: usize = 100;
 
+/// How many are remembered that a node does not come to let go of.
+const MOST_LATE: usize = 1000;
+
 /// Pins that are to be released.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, CborLen)]
 #[cbor(array)]
@@ -178,6 +181,10 @@ impl Grace {
             moves();
         }
         self.old.splice(0..0, due);
+        let many = self.old.len().saturating_sub(MOST_LATE);
+        for old in self.old.drain(..many) {
+            tracing::warn!(cid = %old.cid.0, "an old root stays pinned");
+        }
     }
 
     /// All that is pinned and will be let go of.
