@@ -61,5 +61,6 @@ pub use io::Terms;
 pub use limits::Limits;
 pub use load::LoadedEntry;
 pub use quota::{Access, Allowance, ChainTime, Quota};
+pub(crate) use receipts::UNHELD;
 pub use report::{Labels, Pending};
 pub use volume::{Activity, Volume, VolumeOptions};

@@ -13,12 +13,14 @@ use crate::journal::{Batch, key};
 
 /// Which node they are of.
 const OF: &str = "receipts-of";
+/// The value that stands from when another node is written to until that is seen to hold what was published.
+pub(crate) const UNHELD: &str = "unheld";
 /// Notes that are read from the journal at once.
 const STEP: usize = 256;
 
 impl Volume {
-    /// The notes of the node that is called `node`, by their numbers, which rise; and whether they were of another one:
-    /// those are removed.
+    /// The notes of the node that is called `node`, by their numbers, which rise; and whether it is [`UNHELD`] there what was
+    /// published. Those of another node are removed.
     pub(crate) fn begin_receipts(&self, node: &str) -> Result<(Vec<(u64, Bytes)>, bool), FsError> {
         let mut notes: Vec<(u64, Bytes)> = Vec::new();
         let mut after: Option<key::Key> = None;
@@ -33,13 +35,16 @@ impl Volume {
         let of = key::meta(OF);
         let before = self.journal.get(&of)?;
         if before.as_ref().is_some_and(|of| of == node) {
-            return Ok((notes, false));
+            return Ok((notes, self.journal.get(&key::meta(UNHELD))?.is_some()));
         }
         let mut batch = Batch::default();
         for (number, _) in notes {
             batch.remove(key::receipt(number));
         }
         batch.put_bytes(of, Bytes::copy_from_slice(node.as_bytes()));
+        if before.is_some() {
+            batch.put_bytes(key::meta(UNHELD), Bytes::from_static(b"1"));
+        }
         self.journal.apply(batch)?;
         Ok((Vec::new(), before.is_some()))
     }

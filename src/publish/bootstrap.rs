@@ -153,6 +153,13 @@ async fn find(
             Err(PublishError::Store(StoreError::Missing(document))) => {
                 return Err(lost_document(&name, &document));
             }
+            // What says nothing keeps nobody from what the chain has, no more than if it were not there.
+            Err(PublishError::Name(error @ NameError::Corrupt(..)))
+                if has_root(chain) || allowed.begin_anew =>
+            {
+                tracing::warn!(token = %token.id, %error, "the name says nothing");
+                None
+            }
             named => named?,
         };
         let usage = named.as_ref().map(|named| &named.usage);
@@ -222,15 +229,17 @@ async fn is_of(context: &Context, chain: Option<(u64, Option<Cid>)>) -> Result<b
 /// The records that the nodes have of the name.
 async fn records(context: &Context) -> Result<Vec<Record>, PublishError> {
     let (name, node) = (context.key.name(), &context.node);
-    let others = node.others.iter().map(|other| &other.names);
     let mut records = Vec::new();
-    for names in std::iter::once(&node.names).chain(others) {
-        let bytes = match names.resolve(&name).await {
-            Err(NameError::Missing(_)) => continue,
-            bytes => bytes?,
-        };
-        let record = Record::verify(&name, &bytes);
-        records.push(record.map_err(|e| NameError::Corrupt(name.clone(), e.to_string()))?);
+    match node.names.resolve(&name).await {
+        Ok(bytes) => records.extend(Record::verify(&name, &bytes)),
+        Err(NameError::Missing(_) | NameError::Corrupt(..)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    for other in &node.others {
+        // As far as they say: one that is away says nothing to whoever looks up the name, either.
+        if let Ok(bytes) = other.names.resolve(&name).await {
+            records.extend(Record::verify(&name, &bytes));
+        }
     }
     Ok(records)
 }

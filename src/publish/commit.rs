@@ -24,7 +24,7 @@ use super::upload::{Upload, read_back};
 use crate::clock::Clock;
 use crate::fetch::Fetcher;
 use crate::fetch::source::blocking;
-use crate::fs::{Built, Changes, Cut, Volume};
+use crate::fs::{Built, Changes, Cut, UNHELD, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::NameStore;
 use crate::names::record::Network;
@@ -490,6 +490,7 @@ pub(super) async fn take_as_head(
         Past::moved_on(volume, old.document, head.document)?,
         ("versions", Some(Versions::of(&root).to_bytes())),
         (PENDING, None),
+        (UNHELD, None),
         // What stands above the tree can be put again without any cache.
         (
             "root-block",

@@ -17,7 +17,7 @@ use crate::pack::tree::{self, TreeKind};
 use crate::store::StoreError;
 
 /// How long all of them together may take for a block.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Looks in a row without an answer, after which there are no more.
 const MOST_SILENT: usize = 8;
 

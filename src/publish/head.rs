@@ -29,7 +29,6 @@ use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::Usage;
-use crate::store::StoreError;
 
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";
@@ -205,7 +204,7 @@ impl Here {
 /// [`resolve`] on one node.
 ///
 /// # Errors
-/// The record's document is nowhere, and may be of something newer: [`StoreError::Missing`].
+/// The record's document is nowhere, and may be of something newer: [`PublishError::Store`], that it is missing.
 async fn resolve_at(
     context: &Context,
     names: &Arc<dyn NameStore>,
@@ -224,7 +223,8 @@ async fn resolve_at(
     let document = match ours.filter(|ours| form::leaf_cid(ours) == record.cid) {
         Some(ours) => ours.clone(),
         None => match node.fetcher.source().store().get(&record.cid).await {
-            Err(StoreError::Missing(_)) if here.is_over(&record) => return Ok(None),
+            // Whoever may have it and does not say: it is of nothing that counts.
+            Err(_) if here.is_over(&record) => return Ok(None),
             document => document?,
         },
     };

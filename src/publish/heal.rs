@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::PublishError;
 use super::commit::Context;
-use super::elsewhere::{Elsewhere, Silent};
+use super::elsewhere::{self, Elsewhere, Silent};
 use super::grace::Grace;
 use super::head::Head;
 use super::pending::keep;
@@ -41,8 +41,10 @@ const AT_ONCE: usize = 8;
 /// for before one commit: each takes seconds, and after a great loss all of them are in vain. What is found
 /// later ([`look_at_marked`]) is whole again.
 const IN_VAIN: usize = 8;
-/// How long one search may take: a node without peers looks for ever. Several at a time end before [`PATIENCE`] does.
+/// How long one search may take: a node without peers looks for ever.
 const SEARCH: Duration = Duration::from_secs(4);
+// A look that takes as long as it may ends before all are cut off: else none ever does.
+const _: () = assert!(elsewhere::PATIENCE.as_secs() + SEARCH.as_secs() < PATIENCE.as_secs());
 /// How long [`MOST`] looks before one commit, or those in one step of the sampler, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long who may have a lost block, and does not answer, keeps it from being told as damaged, seconds: what was lost

@@ -142,6 +142,7 @@ impl Publisher {
             receipts: receipts.clone(),
             status: Arc::clone(&status),
             failures: 0,
+            unrenewed: None,
         };
         worker.note_head();
         if worker.has(PENDING) || worker.has(DOUBTED) {
@@ -266,6 +267,8 @@ struct Worker {
     receipts: Receipts,
     status: Arc<Mutex<PublishStatus>>,
     failures: u32,
+    /// Why the name could not be put again, if so.
+    unrenewed: Option<PublishError>,
 }
 
 impl Worker {
@@ -355,8 +358,12 @@ impl Worker {
                     result = timeout(STALL, renew(&self.context)) => result,
                 };
                 match result {
-                    Ok(Ok(())) => renewed = Some(clock.boottime()),
+                    Ok(Ok(())) => {
+                        renewed = Some(clock.boottime());
+                        self.note_renewed();
+                    }
                     Ok(Err(error)) => {
+                        self.unrenewed = Some(error.clone());
                         self.note_failure(error);
                         renew_not_before = clock.boottime() + self.pause(false);
                     }
@@ -435,6 +442,17 @@ impl Worker {
             true => Err(PublishError::Unverified(
                 "it lacks what was published last: what is here of that is put again".into(),
             )),
+        }
+    }
+
+    /// The name was put again: what an earlier try met is over.
+    fn note_renewed(&mut self) {
+        let Some(met) = self.unrenewed.take() else {
+            return;
+        };
+        let mut status = lock(&self.status);
+        if status.last_error.take_if(|error| *error == met).is_some() {
+            self.failures = 0;
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Receipts {
     verified: Arc<AtomicU32>,
     /// See [`Receipts::whole`].
     whole: Arc<Mutex<Option<CidBytes>>>,
-    /// Whether another node was written to before.
+    /// Whether another node was written to before, and this one has not been seen to hold what was published then.
     pub(super) is_of_new_node: bool,
 }
 

@@ -333,7 +333,22 @@ impl Sampler {
                 .solve(&mut Held::new(), Instant::now() + PATIENCE, |held| {
                     tree::lookup(TreeKind::Directory, &tree, &name, held)
                 })
-                .await?;
+                .await;
+            let found = match found {
+                Err(FsError::Lost(lost)) => {
+                    let need = Need {
+                        ino: self.above.last().copied().unwrap_or(Ino::ROOT),
+                        of: tree.root.cid,
+                        size: None,
+                    };
+                    self.note(context, need, &lost).await;
+                    // The directory that is left is the one whose page is lost.
+                    self.place.dirs.truncate(depth);
+                    self.leave();
+                    return Ok(None);
+                }
+                found => found?,
+            };
             match found.map(|entry| (entry.ino, entry.inode.map(|inode| inode.kind))) {
                 Some((ino, Some(Kind::Directory(below)))) if !below.root.damaged => {
                     self.above.push(ino);

@@ -10,9 +10,11 @@ use cid::Cid;
 use tokio::time::timeout;
 
 use super::Sampler;
+use crate::fs::UNHELD;
 use crate::publish::PublishError;
 use crate::publish::commit::Context;
 use crate::publish::head::{self, Head};
+use crate::publish::pending::keep;
 use crate::store::StoreError;
 
 /// How long the name may take to say whether another machine has gone on.
@@ -58,6 +60,9 @@ impl Sampler {
             tracing::info!(%token, %root, "it is pinned again");
         }
         (self.lacking, self.bare, self.whole) = (None, false, false);
+        if context.volume.raw_meta(UNHELD)?.is_some() {
+            keep(&context.volume, vec![(UNHELD, None)]).await?;
+        }
         if std::mem::take(&mut self.rootless) {
             self.returned = true;
             tracing::info!(%root, "the storage node has the root again");

@@ -428,6 +428,34 @@ async fn step(machine: &Machine) -> u64 {
     sampler.step(&machine.context).await.unwrap()
 }
 
+/// A round goes on behind a page that is lost above the place where it was.
+#[tokio::test]
+async fn a_page_that_is_lost_above_where_the_round_is_hides_no_loss_behind_it() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    let dir = first.dir(first.root, "a").await;
+    for i in 0..40 {
+        let name = format!("f{i}");
+        first.put(dir, &name, &[(0, name.as_bytes())]).await;
+    }
+    first.put(first.root, "z", &[(0, b"behind")]).await;
+    first.commit().await.unwrap();
+    let page = published(&first, Ino(dir.0 & Ino::MAX.0));
+    drop(first);
+    let machine = second(&shared).await;
+    let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
+    sampler.step(&machine.context).await.unwrap();
+    assert!(shared.blocks.lose(&page));
+    assert!(shared.blocks.lose(&leaf_cid(b"behind")));
+    machine.context.node.fetcher.source().cache.forget();
+    for _ in 0..3 {
+        sampler.step(&machine.context).await.unwrap();
+    }
+    let mut told: Vec<String> = losses(&machine).into_iter().map(|loss| loss.path).collect();
+    told.sort();
+    assert_eq!(told, ["a", "z"]);
+}
+
 #[tokio::test]
 async fn a_step_costs_the_same_in_a_volume_of_any_size_and_the_round_leaves_nothing_out() {
     let shared = Shared::new();

@@ -1,5 +1,7 @@
 //! What was published and nobody has any more: given up by who says so, and never in silence.
 
+use std::sync::Arc;
+
 use super::rig::{Machine, Shared, second, token};
 use crate::chain::{Accounting, TokenInfo};
 use crate::names::fault::{Call as NameCall, Fault};
@@ -8,6 +10,9 @@ use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::publish::head::Head;
 use crate::publish::{Bootstrap, PublishError, is_idle};
+use crate::store::StoreError;
+use crate::store::fault::{Call, FaultStore};
+use crate::store::memory::MemoryStore;
 
 fn head_of(machine: &Machine) -> Head {
     machine.volume.meta("head").unwrap().unwrap()
@@ -229,7 +234,9 @@ async fn a_record_that_leads_nowhere_is_begun_anew_over_if_told_to() {
 #[tokio::test]
 async fn an_old_record_that_leads_nowhere_holds_up_no_commit_and_another_machines_does() {
     for network in [Network::Btfs, Network::Ipfs] {
-        let shared = Shared::new();
+        let mut shared = Shared::new();
+        let gateway = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
+        shared.elsewhere = Some(Arc::clone(&gateway));
         let mut machine = Machine::new(&shared);
         machine.context.node.network = network;
         let name = machine.context.key.name();
@@ -244,10 +251,17 @@ async fn an_old_record_that_leads_nowhere_holds_up_no_commit_and_another_machine
         }
         for (record, document) in &before[..2] {
             assert!(shared.blocks.lose(document));
-            shared.names.damage(&name, record.clone());
-            machine.put(machine.root, "file", &[(0, b"new")]).await;
-            machine.commit().await.unwrap();
-            assert_published(&shared, &machine).await;
+            // Also beside a gateway that finds nothing, and says so as a failure of its own.
+            for fault in [None, Some(StoreError::Transient("504".to_owned()))] {
+                shared.names.damage(&name, record.clone());
+                if let Some(fault) = fault {
+                    gateway.set(Call::Get, Fault::Before(fault), None);
+                }
+                machine.put(machine.root, "file", &[(0, b"new")]).await;
+                machine.commit().await.unwrap();
+                gateway.clear();
+                assert_published(&shared, &machine).await;
+            }
         }
 
         let mut other = second(&shared).await;
@@ -263,4 +277,27 @@ async fn an_old_record_that_leads_nowhere_holds_up_no_commit_and_another_machine
         assert!(matches!(told, Err(PublishError::Missing(_))), "{told:?}");
         assert_eq!(shared.names.resolve(&name).await.unwrap(), theirs);
     }
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_of_the_name_keeps_nobody_from_what_the_chain_has_or_from_beginning_anew()
+ {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    first.put(first.root, "file", &[(0, b"content")]).await;
+    first.commit().await.unwrap();
+    let root = head_of(&first).root.unwrap().0;
+    let synced = TokenInfo {
+        sequence: Some(head_of(&first).sequence),
+        root: Some(form::digest(&root).unwrap().into()),
+        ..token()
+    };
+    let name = first.context.key.name();
+    shared.names.damage(&name, b"nothing of ours".to_vec());
+    let fresh = Machine::new(&shared);
+    fresh.mount().await.unwrap_err();
+    let found = fresh.mount_with(&synced, true, false).await.unwrap();
+    assert_eq!(found, Bootstrap::Adopted(root));
+    let other = Machine::new(&shared);
+    assert_eq!(other.begin_anew().await.unwrap(), Bootstrap::New);
 }
