@@ -451,8 +451,7 @@ fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged()
     let local = publish_tree(&machine);
     machine.ask(&["sync", "1"]).ok();
     machine.stop();
-    let address = fs::read_to_string(ipfs.repo().join("gateway")).expect("it has a gateway");
-    let gateway = format!("gateway={}", address.trim());
+    let gateway = format!("gateway={}", ipfs.gateway());
     let empty = Btfs::start();
     let node = format!("btfs={}", empty.url());
     let mut second = Machine::prepared_second(&machine)
@@ -536,8 +535,7 @@ fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
     // A gateway tells no name: the chain does.
     machine.ask(&["sync", "1"]).ok();
     machine.stop();
-    let address = fs::read_to_string(ipfs.repo().join("gateway")).expect("it has a gateway");
-    let front = Front::of(address.trim());
+    let front = Front::of(&ipfs.gateway());
     let empty = Btfs::start();
     let gateway = format!("gateway={}", front.url());
     let mut second = Machine::prepared_second(&machine)
