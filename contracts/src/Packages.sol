@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.24;
 
-import {Ownable, Ownable2Step} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {Strings} from "@openzeppelin/contracts/utils/Strings.sol";
+import {Owned} from "./Owned.sol";
 
 /// @title The packages that can be minted, and their prices
 /// @notice Package 0 is free, once an address. The size of a package never changes, so a token keeps
 /// what was bought; its price and whether it is on sale are the contract owner's to set.
-abstract contract Packages is Ownable2Step {
+abstract contract Packages is Owned {
     using Strings for uint256;
 
     /// @notice A package as apps read it, field by field as the older contracts have it.

@@ -3,6 +3,8 @@ pragma solidity ^0.8.24;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable2Step.sol";
 import {ERC721, ERC721Enumerable} from "@openzeppelin/contracts/token/ERC721/extensions/ERC721Enumerable.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {NameKey} from "./NameKey.sol";
 import {SyncSettings} from "./SyncSettings.sol";
 import {TokenMetadata} from "./TokenMetadata.sol";
 import {Tokens} from "./Tokens.sol";
@@ -19,6 +21,8 @@ contract PxSync is Tokens, IReceiver {
     uint256 public constant REQUEST_TIMEOUT = 5 minutes;
     /// The greatest integer of the usage metadata.
     uint256 private constant MAX_INTEGER = 2 ** 53 - 1;
+    /// Enough for a forwarder to take coins, and for nothing else.
+    uint256 private constant FORWARDER_GAS = 5_000;
     /// A report is seven words.
     uint256 private constant REPORT_LENGTH = 7 * 32;
     /// `MetadataUpdate` and `BatchMetadataUpdate` (ERC-4906) have no function to take an id from.
@@ -37,7 +41,8 @@ contract PxSync is Tokens, IReceiver {
     /// @notice The sequence is the stored one, and the root is not.
     uint8 public constant OTHER_ROOT = 131;
 
-    uint256 private _lastRequest;
+    /// @notice What was paid for an answered request went to the forwarder, for its operators.
+    event FeePaid(uint256 indexed tokenId, address indexed forwarder, uint256 fee);
 
     /// @param owner_ Sets packages, prices, settings and the forwarder; takes the income.
     /// @param forwarder_ Delivers the oracle's reports; zero: nobody does, until it is set.
@@ -47,27 +52,42 @@ contract PxSync is Tokens, IReceiver {
 
     /// @inheritdoc IPxSync
     /// @dev A request that the oracle left unanswered may be renewed after `REQUEST_TIMEOUT`, which
-    /// voids the unanswered one; `minSyncInterval` then does not count, nor when the token is overdue.
-    function sync(uint256 tokenId) external payable nonReentrant returns (bytes32 requestId) {
-        _requireOwned(tokenId);
+    /// voids the unanswered one and costs nothing more; `minSyncInterval` then does not count, nor when
+    /// the token is overdue. Who is neither the token's owner nor approved waits `STRANGER_INTERVAL`
+    /// after the last request and the last sync.
+    function sync(uint256 tokenId) external payable nonReentrant returns (bytes32) {
+        address owner_ = _requireOwned(tokenId);
         Token storage token = _tokens[tokenId];
-        require(bytes(token.btnsKey).length != 0, "not registered");
-        uint256 fee = syncFee;
-        require(msg.value >= fee, "fee too low");
-        if (token.requestId != 0) {
-            require(block.timestamp >= token.requestedAt + REQUEST_TIMEOUT, "sync already requested");
-        } else if (token.requestedAt != 0 && !_overdue(token)) {
-            require(block.timestamp >= token.requestedAt + minSyncInterval, "synced too recently");
+        bytes32 nameKey = token.nameKey;
+        require(nameKey != 0, "not registered");
+        if (!_isAuthorized(owner_, msg.sender, tokenId)) {
+            uint256 last = Math.max(token.requestedAt, token.lastUpdateTimestamp);
+            require(block.timestamp >= last + STRANGER_INTERVAL, "only the owner may sync so soon");
         }
-
-        requestId = keccak256(abi.encode(block.chainid, address(this), tokenId, token.epoch, ++_lastRequest));
-        token.requestId = requestId;
-        token.requestedAt = uint64(block.timestamp);
-        emit SyncRequested(tokenId, requestId, token.epoch, token.btnsKey);
+        uint256 fee = 0;
+        if (token.open) {
+            require(block.timestamp >= uint256(token.requestedAt) + REQUEST_TIMEOUT, "sync already requested");
+        } else {
+            fee = syncFee();
+            require(msg.value >= fee, "fee too low");
+            if (token.requestedAt != 0 && !_overdue(token)) {
+                require(block.timestamp >= token.requestedAt + minSyncInterval, "synced too recently");
+            }
+            if (fee != 0) {
+                token.fee = uint96(fee);
+                heldFees += fee;
+            }
+            token.open = true;
+        }
+        ++token.requests;
+        token.requestedAt = uint40(block.timestamp);
+        bytes32 requestId = _requestId(tokenId, token);
+        emit SyncRequested(tokenId, requestId, token.epoch, NameKey.format(nameKey));
 
         if (msg.value > fee) {
             _send(msg.sender, msg.value - fee);
         }
+        return requestId;
     }
 
     /// @inheritdoc IReceiver
@@ -83,21 +103,32 @@ contract PxSync is Tokens, IReceiver {
         = abi.decode(report, (bytes32, uint256, uint256, uint256, uint256, bytes32, uint256));
 
         Token storage token = _tokens[tokenId];
-        if (requestId == 0 || token.requestId != requestId) return;
-        delete token.requestId;
+        if (!token.open || requestId != _requestId(tokenId, token)) return;
+        token.open = false;
+        uint256 fee = _releaseFee(token);
 
         uint8 code = _refusal(token, epoch_, usage, sequence, root, err);
         if (code != 0) {
             emit SyncFailed(tokenId, requestId, code);
-            return;
+        } else {
+            token.synced = true;
+            token.usage = uint56(usage);
+            token.sequence = uint56(sequence);
+            token.root = root;
+            token.lastUpdateTimestamp = uint40(block.timestamp);
+            emit Synced(tokenId, usage, uint64(sequence), root);
+            emit MetadataUpdate(tokenId);
         }
-        token.synced = true;
-        token.usage = uint64(usage);
-        token.sequence = uint64(sequence);
-        token.root = root;
-        token.lastUpdateTimestamp = uint64(block.timestamp);
-        emit Synced(tokenId, usage, uint64(sequence), root);
-        emit MetadataUpdate(tokenId);
+        if (fee != 0) {
+            // A forwarder that takes no coins, as Chainlink's, leaves the fee to the income.
+            (bool paid,) = msg.sender.call{value: fee, gas: FORWARDER_GAS}("");
+            if (paid) emit FeePaid(tokenId, msg.sender, fee);
+        }
+    }
+
+    /// The token's last request, open or closed.
+    function _requestId(uint256 tokenId, Token storage token) private view returns (bytes32) {
+        return keccak256(abi.encode(block.chainid, address(this), tokenId, token.epoch, token.requests));
     }
 
     /// @return Why a report is refused, as a code of `SyncFailed`; 0 when it is taken.
@@ -128,13 +159,13 @@ contract PxSync is Tokens, IReceiver {
         info.usage = token.usage;
         info.buyTimestamp = token.buyTimestamp;
         info.lastUpdateTimestamp = token.lastUpdateTimestamp;
-        info.syncWindow = syncWindow;
+        info.syncWindow = syncWindow();
         info.epoch = token.epoch;
-        info.btnsKey = token.btnsKey;
+        info.btnsKey = NameKey.format(token.nameKey);
         info.synced = token.synced;
         info.sequence = token.sequence;
         info.root = token.root;
-        info.requestId = token.requestId;
+        if (token.open) info.requestId = _requestId(tokenId, token);
         info.requestedAt = token.requestedAt;
     }
 

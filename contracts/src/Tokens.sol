@@ -4,6 +4,7 @@ pragma solidity ^0.8.24;
 import {ERC721, ERC721Enumerable} from "@openzeppelin/contracts/token/ERC721/extensions/ERC721Enumerable.sol";
 import {Pausable} from "@openzeppelin/contracts/utils/Pausable.sol";
 import {ReentrancyGuard} from "@openzeppelin/contracts/utils/ReentrancyGuard.sol";
+import {NameKey} from "./NameKey.sol";
 import {Packages} from "./Packages.sol";
 import {SyncSettings} from "./SyncSettings.sol";
 import {IPxSync} from "./interfaces/IPxSync.sol";
@@ -13,21 +14,31 @@ import {IPxSync} from "./interfaces/IPxSync.sol";
 /// made, and forgotten when an epoch ends.
 abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, ReentrancyGuard {
     struct Token {
-        uint64 packageId;
+        // One slot, which a sync request writes.
+        uint32 packageId;
         uint64 epoch;
-        uint64 buyTimestamp;
-        uint64 lastUpdateTimestamp;
-        uint64 usage;
-        uint64 sequence;
-        uint64 requestedAt;
+        uint40 buyTimestamp;
+        uint40 lastUpdateTimestamp;
+        uint40 requestedAt;
+        /// How many requests were made of this token: the number of the last one.
+        uint32 requests;
+        /// Whether that one is open.
+        bool open;
+        // One slot, which an answer writes.
+        uint56 usage;
+        uint56 sequence;
         /// Whether sequence and root mean something: a sync has landed in this epoch.
         bool synced;
+        /// What was paid for the open request, in wei: it is for the operators who answer.
+        uint96 fee;
         bytes32 root;
-        bytes32 requestId;
-        string btnsKey;
+        /// The ed25519 key behind the BTNS key; zero when the token is not registered.
+        bytes32 nameKey;
     }
 
     mapping(uint256 => Token) internal _tokens;
+    /// @notice Fees of open requests, in wei: not income yet.
+    uint256 public heldFees;
 
     /// @notice ERC-4906: what `tokenURI` answers has changed.
     event MetadataUpdate(uint256 _tokenId);
@@ -39,22 +50,20 @@ abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, 
 
     /// @inheritdoc IPxSync
     function mint(uint256 packageId, string calldata key) external payable {
-        _checkKey(key);
-        _mintPackage(packageId, key);
+        _mintPackage(packageId, key, _parseKey(key));
     }
 
     /// @inheritdoc IPxSync
     function mint(uint256 packageId) external payable {
-        _mintPackage(packageId, "");
+        _mintPackage(packageId, "", 0);
     }
 
     /// @inheritdoc IPxSync
     function register(uint256 tokenId, string calldata key) external {
         require(_requireOwned(tokenId) == msg.sender, "!owner");
-        _checkKey(key);
         Token storage token = _tokens[tokenId];
         _beginEpoch(token);
-        token.btnsKey = key;
+        token.nameKey = _parseKey(key);
         emit Registered(tokenId, token.epoch, key);
     }
 
@@ -65,7 +74,7 @@ abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, 
         Token storage token = _tokens[tokenId];
         require(_sizeInBytes(packageId) > _sizeInBytes(token.packageId), "package not larger");
         _buy(msg.sender, packageId);
-        token.packageId = uint64(packageId);
+        token.packageId = uint32(packageId);
         emit PackageUpgraded(tokenId, packageId);
         emit MetadataUpdate(tokenId);
     }
@@ -73,7 +82,7 @@ abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, 
     /// @inheritdoc IPxSync
     function btnsKey(uint256 tokenId) external view returns (string memory) {
         _requireOwned(tokenId);
-        return _tokens[tokenId].btnsKey;
+        return NameKey.format(_tokens[tokenId].nameKey);
     }
 
     /// @inheritdoc IPxSync
@@ -92,21 +101,22 @@ abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, 
         _unpause();
     }
 
-    /// @notice Sends the income to the contract's owner, who alone may call.
+    /// @notice Sends the income to the contract's owner, who alone may call. Fees of open requests are
+    /// not income.
     function withdraw() external onlyOwner nonReentrant {
-        _send(msg.sender, address(this).balance);
+        _send(msg.sender, address(this).balance - heldFees);
     }
 
-    function _mintPackage(uint256 packageId, string memory key) private nonReentrant whenNotPaused {
+    function _mintPackage(uint256 packageId, string memory key, bytes32 nameKey) private nonReentrant whenNotPaused {
         _buy(msg.sender, packageId);
         uint256 tokenId = totalSupply() + 1;
         Token storage token = _tokens[tokenId];
-        token.packageId = uint64(packageId);
+        token.packageId = uint32(packageId);
         token.epoch = 1;
-        token.buyTimestamp = uint64(block.timestamp);
-        token.lastUpdateTimestamp = uint64(block.timestamp);
-        if (bytes(key).length != 0) {
-            token.btnsKey = key;
+        token.buyTimestamp = uint40(block.timestamp);
+        token.lastUpdateTimestamp = uint40(block.timestamp);
+        if (nameKey != 0) {
+            token.nameKey = nameKey;
             emit Registered(tokenId, 1, key);
         }
         _safeMint(msg.sender, tokenId);
@@ -120,7 +130,7 @@ abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, 
             Token storage token = _tokens[tokenId];
             _beginEpoch(token);
             delete token.requestedAt;
-            delete token.btnsKey;
+            delete token.nameKey;
         }
     }
 
@@ -129,22 +139,27 @@ abstract contract Tokens is ERC721Enumerable, Packages, SyncSettings, Pausable, 
         delete token.synced;
         delete token.sequence;
         delete token.root;
-        delete token.requestId;
+        delete token.open;
+        _releaseFee(token);
     }
 
-    /// A key is the base36 name of an ed25519 key: `k51` and 59 of `0-9a-z`.
-    function _checkKey(string calldata key) private pure {
-        bytes calldata text = bytes(key);
-        bool good = text.length == 62 && text[0] == "k" && text[1] == "5" && text[2] == "1";
-        for (uint256 i = 3; good && i < 62; ++i) {
-            bytes1 c = text[i];
-            good = (c >= "0" && c <= "9") || (c >= "a" && c <= "z");
+    /// Of the open request: from now on whoever has the coins owns them.
+    /// @return fee What was paid for it, in wei.
+    function _releaseFee(Token storage token) internal returns (uint256 fee) {
+        fee = token.fee;
+        if (fee != 0) {
+            delete token.fee;
+            heldFees -= fee;
         }
-        require(good, "not a btns key");
+    }
+
+    function _parseKey(string calldata key) private pure returns (bytes32 nameKey) {
+        nameKey = NameKey.parse(bytes(key));
+        require(nameKey != 0, "not a btns key");
     }
 
     function _overdue(Token storage token) internal view returns (bool) {
-        return block.timestamp > token.lastUpdateTimestamp + syncWindow;
+        return block.timestamp > token.lastUpdateTimestamp + syncWindow();
     }
 
     function _send(address to, uint256 value) internal {

@@ -57,7 +57,9 @@ async fn a_sellers_greatest_sequence_does_not_bind_the_buyer() {
     assert_eq!(w.info(token).await.sequence, MAX_INTEGER);
     w.transfer(w.alice, w.bob, token).await;
     done(w.px.register(token, OTHER_KEY.to_owned()).from(w.bob)).await;
-    w.synced(token, 0, 0, B256::ZERO).await;
+    let request = w.request(w.bob, token).await;
+    let report = w.answer(request, token, 0, 0, B256::ZERO).await;
+    the::<PxSync::Synced>(&w.deliver(&report).await);
     let info = w.info(token).await;
     assert_eq!(
         (info.synced, info.sequence, info.usage),

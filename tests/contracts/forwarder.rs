@@ -51,7 +51,15 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
+        Self::with_fee(0).await
+    }
+
+    /// The same, where a sync costs something.
+    async fn with_fee(fee: u64) -> Self {
         let w = World::new().await;
+        if fee != 0 {
+            w.set_fee(U256::from(fee)).await;
+        }
         let mut operators: Vec<_> = (0..3).map(|_| PrivateKeySigner::random()).collect();
         operators.sort_by_key(PrivateKeySigner::address);
         let addresses: Vec<_> = operators.iter().map(PrivateKeySigner::address).collect();
@@ -354,4 +362,55 @@ async fn metadata_that_was_signed_reaches_the_receiver() {
         .forwarder
         .deliver(receiver, metadata.into(), report.into(), signatures);
     the::<PxSync::Synced>(&done(call.from(s.w.bob)).await);
+}
+
+#[tokio::test]
+async fn the_operators_who_signed_share_the_fee() {
+    let s = Stage::with_fee(1001).await;
+    let signed = s.sign(s.good_digest().await, &[0, 2]);
+    the::<PxSync::Synced>(&done(s.delivery(signed.clone())).await);
+    // Again: it pays nothing.
+    done(s.delivery(signed)).await;
+    let earned = async |i: usize| {
+        let who = s.operators[i].address();
+        s.forwarder.earned(who).call().await.unwrap()
+    };
+    let half = U256::from(500);
+    assert_eq!(
+        (earned(0).await, earned(1).await, earned(2).await),
+        (half, U256::ZERO, half)
+    );
+}
+
+#[tokio::test]
+async fn an_operator_withdraws_what_he_earned_once() {
+    let s = Stage::with_fee(1000).await;
+    let one = s.w.oracle;
+    let operators = s.forwarder.setOperators(vec![one], U256::ONE);
+    done(operators.from(s.w.owner)).await;
+    let signed = vec![signature(&s.w.oracle_signer, s.good_digest().await)];
+    done(s.delivery(signed)).await;
+    // Also after he was replaced.
+    let operators = s.forwarder.setOperators(vec![s.w.bob], U256::ONE);
+    done(operators.from(s.w.owner)).await;
+
+    let withdraw = async |who| {
+        let receipt = done(s.forwarder.withdraw().from(who)).await;
+        let gas = U256::from(receipt.effective_gas_price) * U256::from(receipt.gas_used);
+        (the::<OracleForwarder::Withdrawn>(&receipt).amount, gas)
+    };
+    assert_eq!(withdraw(s.w.bob).await.0, U256::ZERO, "he did not sign");
+    let balance = async || s.w.chain.provider.get_balance(one).await.unwrap();
+    let before = balance().await;
+    let (amount, gas) = withdraw(one).await;
+    assert_eq!(amount, U256::from(1000));
+    assert_eq!(balance().await, before + amount - gas);
+    assert_eq!(withdraw(one).await.0, U256::ZERO);
+}
+
+#[tokio::test]
+async fn the_forwarder_always_has_an_owner() {
+    let s = Stage::new().await;
+    let why = refusal(s.forwarder.renounceOwnership().from(s.w.owner)).await;
+    assert_eq!(why, "ownership cannot be renounced");
 }

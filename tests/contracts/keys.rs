@@ -2,7 +2,21 @@
 
 use alloy::primitives::U256;
 
+use pxfs::names::key::NameKey;
+
 use crate::world::*;
+
+/// The names of the keys of 32 bytes 0x00 and of 32 bytes 0xff.
+const NAME_OF_ZERO: &str = "k51qzi5uqu5dg6l7sg2ssb5uefnq8g7g1d6n6j2zsio0o0k7snyb11p8myhxxc";
+const NAME_OF_ONES: &str = "k51qzi5uqu5dmkadisduutrwhobhcd351viuwscvsltkaymqovgho5slq61rlr";
+
+/// A name whose number is one greater; the last digit is below `z`.
+fn plus_one(name: &str) -> String {
+    let (rest, last) = name.split_at(61);
+    let digit = u32::from_str_radix(last, 36).expect("a base36 digit");
+    let next = char::from_digit(digit + 1, 36).expect("below z");
+    format!("{rest}{next}")
+}
 
 /// `KEY` with its character at `at` replaced.
 fn with(at: usize, c: char) -> String {
@@ -41,10 +55,41 @@ async fn only_a_name_of_62_base36_characters_is_taken_as_a_key() {
     assert_eq!(refusal(mint).await, "not a btns key");
 
     for c in ['0', '9', 'a', 'z'] {
-        done(w.px.register(token, with(3, c)).from(w.alice)).await;
         done(w.px.register(token, with(61, c)).from(w.alice)).await;
         assert_eq!(w.px.btnsKey(token).call().await.unwrap(), with(61, c));
     }
+}
+
+/// A token whose name no oracle can look up could never be synced.
+#[tokio::test]
+async fn a_name_of_something_else_than_an_ed25519_key_is_refused() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    for (key, what) in [
+        (with(3, '0'), "another prefix"),
+        (NAME_OF_ZERO.to_owned(), "the key of 32 zero bytes"),
+        (plus_one(NAME_OF_ONES), "the number after the last key"),
+    ] {
+        let register = w.px.register(token, key).from(w.alice);
+        assert_eq!(refusal(register).await, "not a btns key", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn every_name_is_read_back_as_it_was_given() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let random = (0..20).map(|_| NameKey::random().unwrap().name());
+    let first = plus_one(NAME_OF_ZERO);
+    for key in random.chain([first, NAME_OF_ONES.to_owned()]) {
+        let receipt = done(w.px.register(token, key.clone()).from(w.alice)).await;
+        assert_eq!(the::<PxSync::Registered>(&receipt).btnsKey, key);
+        assert_eq!(w.px.btnsKey(token).call().await.unwrap(), key);
+        assert_eq!(w.info(token).await.btnsKey, key);
+    }
+    let key = w.info(token).await.btnsKey;
+    let asked = the::<PxSync::SyncRequested>(&done(w.px.sync(token).from(w.alice)).await);
+    assert_eq!(asked.btnsKey, key);
 }
 
 #[tokio::test]

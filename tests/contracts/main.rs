@@ -11,6 +11,7 @@ mod anvil;
 mod epochs;
 mod everywhere;
 mod forwarder;
+mod gas;
 mod harness;
 mod keys;
 mod packages;

@@ -90,7 +90,7 @@ async fn one_call_tells_all_of_a_token() {
     let bought = w.now().await;
     w.synced(token, 1000, 7, ROOT).await;
     let updated = w.now().await;
-    let request = w.request(w.bob, token).await;
+    let request = w.request(w.alice, token).await;
     let expected = TokenInfo {
         tokenId: token,
         owner: w.alice,

@@ -59,7 +59,7 @@ async fn a_mint_cannot_be_nested_in_a_mint() {
 #[tokio::test]
 async fn the_surplus_of_a_sync_cannot_be_spent_inside_it() {
     let w = World::new().await;
-    done(w.px.setSyncFee(U256::from(100)).from(w.owner)).await;
+    w.set_fee(U256::from(100)).await;
     // Coins that are not the wallet's lie in the contract.
     w.mint(w.alice, 1).await;
     let wallet = wallet(&w).await;
@@ -129,7 +129,7 @@ async fn a_surplus_that_cannot_be_paid_back_is_not_kept() {
     let wallet = wallet(&w).await;
     let mint = w.px.mint_0(U256::ZERO, KEY.to_owned()).calldata().clone();
     done(wallet.attempt(mint, U256::ZERO).from(w.bob)).await;
-    done(w.px.setSyncFee(U256::from(100)).from(w.owner)).await;
+    w.set_fee(U256::from(100)).await;
     done(wallet.refuse(true).from(w.bob)).await;
     let sync = w.px.sync(U256::ONE).calldata().clone();
     let with_surplus = wallet.attempt(sync.clone(), U256::from(101));

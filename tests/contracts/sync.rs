@@ -8,10 +8,10 @@ use crate::world::*;
 const TIMEOUT: u64 = 300;
 
 #[tokio::test]
-async fn anyone_may_sync_a_token_and_the_oracle_is_told_where_to_look() {
+async fn a_sync_tells_the_oracle_where_to_look() {
     let w = World::new().await;
     let token = w.mint(w.alice, 0).await;
-    let receipt = done(w.px.sync(token).from(w.bob)).await;
+    let receipt = done(w.px.sync(token).from(w.alice)).await;
     let event = the::<PxSync::SyncRequested>(&receipt);
     assert_eq!(
         (event.tokenId, event.epoch, event.btnsKey.as_str()),
@@ -29,7 +29,7 @@ async fn anyone_may_sync_a_token_and_the_oracle_is_told_where_to_look() {
 async fn the_fee_is_kept_and_the_surplus_goes_back() {
     let w = World::new().await;
     let token = w.mint(w.alice, 0).await;
-    let gift = w.px.sync(token).value(U256::from(5)).from(w.bob);
+    let gift = w.px.sync(token).value(U256::from(5)).from(w.alice);
     done(gift).await;
     let balance = async |who| w.chain.provider.get_balance(who).await.unwrap();
     let at = *w.px.address();
@@ -40,7 +40,7 @@ async fn the_fee_is_kept_and_the_surplus_goes_back() {
     );
 
     let fee = U256::from(1000);
-    done(w.px.setSyncFee(fee).from(w.owner)).await;
+    w.set_fee(fee).await;
     let token = w.mint(w.bob, 0).await;
     for value in [U256::ZERO, fee - U256::ONE] {
         assert_eq!(
@@ -61,13 +61,13 @@ async fn one_request_is_open_at_a_time_and_is_renewed_after_its_timeout() {
     let token = w.mint(w.alice, 0).await;
     let first = w.request(w.alice, token).await;
     let asked = w.info(token).await.requestedAt;
-    let again = || w.px.sync(token).from(w.bob);
+    let again = || w.px.sync(token).from(w.alice);
     assert_eq!(refusal(again()).await, "sync already requested");
     w.chain.mine_at(asked + TIMEOUT - 60).await;
     assert_eq!(refusal(again()).await, "sync already requested");
 
     w.chain.mine_at(asked + TIMEOUT).await;
-    let second = w.request(w.bob, token).await;
+    let second = w.request(w.alice, token).await;
     assert_ne!(first, second);
 
     // The answer to the first comes late: it is ignored, and the second stays open.
@@ -86,7 +86,7 @@ async fn one_request_is_open_at_a_time_and_is_renewed_after_its_timeout() {
 async fn requests_of_two_tokens_do_not_hinder_each_other() {
     let w = World::new().await;
     let (one, two) = (w.mint(w.alice, 0).await, w.mint(w.bob, 0).await);
-    let (first, second) = (w.request(w.alice, one).await, w.request(w.alice, two).await);
+    let (first, second) = (w.request(w.alice, one).await, w.request(w.bob, two).await);
     assert_ne!(first, second);
     // An answer with the other token's request answers neither.
     let crossed = w.answer(first, two, 1, 1, ROOT).await;
@@ -142,15 +142,22 @@ async fn a_request_without_an_answer_is_renewed_before_the_interval_is_over() {
 #[tokio::test]
 async fn an_overdue_token_need_not_wait_for_the_interval() {
     let w = World::new().await;
-    done(w.px.setMinSyncInterval(U256::from(60 * DAY)).from(w.owner)).await;
+    done(w.px.setMinSyncInterval(U256::from(DAY)).from(w.owner)).await;
     let token = w.mint(w.alice, 0).await;
     w.synced(token, 1, 1, ROOT).await;
-    w.advance(29 * DAY).await;
+    // Asked for, and refused, an hour before the window ends.
+    w.advance(30 * DAY - 3600).await;
+    let request = w.request(w.alice, token).await;
+    let report = Report {
+        error: U256::ONE,
+        ..w.answer(request, token, 1, 1, ROOT).await
+    };
+    assert_eq!(failure(&w.deliver(&report).await), 1);
     assert_eq!(
         refusal(w.px.sync(token).from(w.alice)).await,
         "synced too recently"
     );
-    w.advance(2 * DAY).await;
+    w.advance(2 * 3600).await;
     w.synced(token, 1, 1, ROOT).await;
     assert_eq!(
         refusal(w.px.sync(token).from(w.alice)).await,
@@ -198,14 +205,103 @@ async fn a_token_locks_one_second_after_its_window_and_a_sync_opens_it() {
 }
 
 #[tokio::test]
-async fn a_new_window_counts_for_all_tokens_at_once() {
+async fn a_new_window_counts_for_all_tokens_once_it_is_in_force() {
     let w = World::new().await;
     let token = w.mint(w.alice, 0).await;
-    w.advance(10 * DAY).await;
     done(w.px.setSyncWindow(U256::from(7 * DAY)).from(w.owner)).await;
+    w.advance(6 * DAY).await;
     let can = w.px.canUpload(token, U256::ONE);
+    assert!(can.call().await.unwrap().can);
+    w.advance(2 * DAY).await;
     assert!(can.call().await.unwrap().timestampLock);
     assert_eq!(w.info(token).await.syncWindow, U256::from(7 * DAY));
+    w.synced(token, 0, 0, B256::ZERO).await;
     done(w.px.setSyncWindow(U256::from(60 * DAY)).from(w.owner)).await;
+    w.advance(10 * DAY).await;
     assert!(can.call().await.unwrap().can);
+}
+
+/// Else anybody could spend the operators' gas on other people's tokens.
+#[tokio::test]
+async fn a_stranger_asks_once_a_day_and_pays_as_the_owner_does() {
+    let w = World::new().await;
+    w.set_fee(U256::from(1000)).await;
+    let token = w.mint(w.alice, 0).await;
+    let ask = |who| w.px.sync(token).value(U256::from(1000)).from(who);
+    let soon = "only the owner may sync so soon";
+    assert_eq!(refusal(ask(w.bob)).await, soon, "after the mint");
+    w.advance(DAY).await;
+    assert_eq!(refusal(w.px.sync(token).from(w.bob)).await, "fee too low");
+    done(ask(w.bob)).await;
+    // Unanswered: the owner may renew it, a stranger may not.
+    w.advance(TIMEOUT).await;
+    assert_eq!(refusal(ask(w.bob)).await, soon, "a renewal");
+    let request = w.request(w.alice, token).await;
+    let report = w.answer(request, token, 1, 1, ROOT).await;
+    the::<PxSync::Synced>(&w.deliver(&report).await);
+    assert_eq!(refusal(ask(w.bob)).await, soon, "after a sync");
+    // Also when it is overdue: its owner alone is in a hurry.
+    w.advance(31 * DAY).await;
+    done(ask(w.bob)).await;
+    w.advance(TIMEOUT).await;
+    assert_eq!(refusal(ask(w.bob)).await, soon, "overdue");
+}
+
+#[tokio::test]
+async fn who_is_approved_syncs_as_the_owner_does() {
+    let w = World::new().await;
+    let (one, two) = (w.mint(w.alice, 0).await, w.mint(w.alice, 1).await);
+    done(w.px.approve(w.bob, one).from(w.alice)).await;
+    w.request(w.bob, one).await;
+    done(w.px.setApprovalForAll(w.oracle, true).from(w.alice)).await;
+    w.request(w.oracle, two).await;
+}
+
+#[tokio::test]
+async fn a_renewal_is_not_paid_twice() {
+    let w = World::new().await;
+    let fee = U256::from(1000);
+    w.set_fee(fee).await;
+    let token = w.mint(w.alice, 0).await;
+    w.request(w.alice, token).await;
+    w.advance(TIMEOUT).await;
+    // What comes with it goes back.
+    w.request(w.alice, token).await;
+    assert_eq!(w.px.heldFees().call().await.unwrap(), fee);
+    let at = w.chain.provider.get_balance(*w.px.address());
+    assert_eq!(at.await.unwrap(), fee);
+}
+
+#[tokio::test]
+async fn the_fee_of_a_request_goes_to_who_answers_and_is_not_withdrawn_before() {
+    let w = World::new().await;
+    let fee = U256::from(1000);
+    w.set_fee(fee).await;
+    let balance = async |who| w.chain.provider.get_balance(who).await.unwrap();
+    let token = w.mint(w.alice, 0).await;
+    let request = w.request(w.alice, token).await;
+    done(w.px.withdraw().from(w.owner)).await;
+    assert_eq!(balance(*w.px.address()).await, fee, "it is held");
+
+    // Whatever the answer is.
+    let before = balance(w.oracle).await;
+    let report = Report {
+        error: U256::ONE,
+        ..w.answer(request, token, 1, 1, ROOT).await
+    };
+    let receipt = w.deliver(&report).await;
+    assert_eq!(the::<PxSync::SyncFailed>(&receipt).code, 1);
+    assert_eq!(the::<PxSync::FeePaid>(&receipt).fee, fee);
+    let gas = U256::from(receipt.effective_gas_price) * U256::from(receipt.gas_used);
+    assert_eq!(balance(w.oracle).await, before + fee - gas);
+    assert_eq!(w.px.heldFees().call().await.unwrap(), U256::ZERO);
+    // A second delivery is paid nothing.
+    assert!(w.deliver(&report).await.logs().is_empty());
+
+    // A request that a transfer ends has nobody to answer it.
+    w.request(w.alice, token).await;
+    w.transfer(w.alice, w.bob, token).await;
+    assert_eq!(w.px.heldFees().call().await.unwrap(), U256::ZERO);
+    done(w.px.withdraw().from(w.owner)).await;
+    assert_eq!(balance(*w.px.address()).await, U256::ZERO);
 }

@@ -93,6 +93,7 @@ pub(crate) struct World {
     pub(crate) owner: Address,
     /// Is the contract's forwarder: a plain account here, to report what a test likes.
     pub(crate) oracle: Address,
+    pub(crate) oracle_signer: PrivateKeySigner,
     pub(crate) alice: Address,
     pub(crate) bob: Address,
 }
@@ -102,6 +103,7 @@ impl World {
     pub(crate) async fn new() -> Self {
         let people: [PrivateKeySigner; 4] = std::array::from_fn(|_| PrivateKeySigner::random());
         let chain = harness::chain(&people).await;
+        let oracle_signer = people[1].clone();
         let [owner, oracle, alice, bob] = people.map(|signer| signer.address());
         let deployment = PxSync::deploy_builder(chain.provider.clone(), owner, oracle).from(owner);
         let address = done(deployment)
@@ -113,6 +115,7 @@ impl World {
             chain,
             owner,
             oracle,
+            oracle_signer,
             alice,
             bob,
         }
@@ -137,6 +140,24 @@ impl World {
     /// All of one token.
     pub(crate) async fn info(&self, token: U256) -> TokenInfo {
         self.px.tokenInfo(token).call().await.expect("a token")
+    }
+
+    /// `syncFee` and `syncWindow` as of the newest block.
+    pub(crate) async fn terms(&self) -> (U256, U256) {
+        let block = self.chain.provider.get_block_number().await;
+        let block = block.expect("a block");
+        let fee = self.px.syncFee().block(block.into()).call().await;
+        let window = self.px.syncWindow().block(block.into()).call().await;
+        (fee.expect("the fee"), window.expect("the window"))
+    }
+
+    /// Sets the fee of a sync, and lets the time pass until it is in force.
+    pub(crate) async fn set_fee(&self, fee: U256) {
+        let receipt = done(self.px.setSyncFee(fee).from(self.owner)).await;
+        let since = the::<PxSync::SyncFeeAnnounced>(&receipt).since;
+        self.chain
+            .mine_at(u64::try_from(since).expect("a time"))
+            .await;
     }
 
     /// Asks for a sync; answers the request.

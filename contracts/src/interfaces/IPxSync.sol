@@ -56,7 +56,8 @@ interface IPxSync {
     /// @notice Assigns a key, for the first time or again. The token's owner alone.
     function register(uint256 tokenId, string calldata btnsKey) external;
 
-    /// @notice Asks the oracle to read the token's usage metadata. Anyone who pays `syncFee`.
+    /// @notice Asks the oracle to read the token's usage metadata. Anyone who pays `syncFee`; whoever is
+    /// neither the token's owner nor approved has to wait a day after the last request and sync.
     function sync(uint256 tokenId) external payable returns (bytes32 requestId);
 
     /// @notice The assigned key, empty when the token is not registered.

@@ -35,6 +35,8 @@ use crate::types::TokenId;
 
 /// Blocks above one that make it final: two epochs of the two slots that anvil is told of.
 const FINAL: u64 = 4;
+/// Until a fee that was set is in force (`SyncSettings.sol`).
+const SETTING_DELAY_S: u64 = 7 * 86_400;
 /// Runs of a test that nobody asked more of (`PXFS_OUTBOX_RUNS`).
 const RUNS: u64 = 12;
 /// Things that happen in a run before the network is calm, and at most.
@@ -598,6 +600,11 @@ async fn a_sync_that_was_cut_off_and_ended_long_ago_is_no_answer_to_a_later_one(
         let client = endpoint.provider().client();
         client.request::<_, Value>(method, params).await.unwrap();
     };
+    let pass = async |seconds: u64| {
+        ask("evm_increaseTime", json!([seconds])).await;
+        ask("evm_mine", json!([])).await;
+    };
+    pass(SETTING_DELAY_S).await;
     ask("evm_setAutomine", json!([false])).await;
     let hasty = payer.clone().with_limit(Duration::from_millis(50));
     let cut = hasty.sync(contract, token).await;
@@ -606,8 +613,7 @@ async fn a_sync_that_was_cut_off_and_ended_long_ago_is_no_answer_to_a_later_one(
         ask("evm_mine", json!([])).await;
     }
     ask("evm_setAutomine", json!([true])).await;
-    ask("evm_increaseTime", json!([301])).await;
-    ask("evm_mine", json!([])).await;
+    pass(301).await;
     let since = endpoint.height().await.unwrap();
     let later = payer.sync(contract, token).await.unwrap();
     assert!(later.mined.block > since, "{later:?}");
@@ -675,6 +681,13 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
     .concat();
     let set = payer.send(Some(contract), set_fee.into(), U256::ZERO, None);
     set.await.unwrap();
+    let client = endpoint.provider().client();
+    for (method, params) in [
+        ("evm_increaseTime", json!([SETTING_DELAY_S])),
+        ("evm_mine", json!([])),
+    ] {
+        client.request::<_, Value>(method, params).await.unwrap();
+    }
     let before = payer.next_nonce().await.unwrap();
     let sender = |most| payer.clone().with_gas_cost_max(Some(most));
 

@@ -218,7 +218,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     world.end().await;
 }
 
-/// The contract's owner may set any fee at any time, and a user who is overdue types the command.
+/// The contract's owner may set a fee of a whole coin, and a user who is overdue types the command.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fee_that_was_raised_beyond_the_bound_is_not_paid_by_a_sync_that_is_typed() {
     let world = World::new().await;
@@ -232,6 +232,9 @@ async fn a_fee_that_was_raised_beyond_the_bound_is_not_paid_by_a_sync_that_is_ty
     let (sender, contract) = (world.sender(), world.chain().contract);
     let set = sender.send(Some(contract), set_fee.concat().into(), U256::ZERO, None);
     set.await.unwrap();
+    // It is in force seven days later.
+    let week = std::time::Duration::from_secs(7 * 86_400);
+    world.chain().endpoint.advance(week).await.unwrap();
     let before = nonce(&world).await;
     let request = Request::Sync {
         token: token.into(),
