@@ -31,12 +31,14 @@ use crate::types::TokenId;
 
 pub mod agree;
 mod answer;
+mod budget;
 mod reader;
 #[cfg(test)]
 mod tests;
 
 pub use agree::{Board, Colleagues, Statement};
 use answer::Step;
+use budget::Budget;
 pub use reader::{Documents, Finding, NodeDocuments, Reader, Refusal};
 
 /// Blocks of one question for logs.
@@ -70,6 +72,7 @@ pub struct Operator {
     colleagues: Option<Arc<dyn Colleagues>>,
     board: Board,
     tell: Option<Tell>,
+    budget: Budget,
     /// Where the place is kept, and what stands there.
     place: Option<(PathBuf, Option<u64>)>,
     turn: Duration,
@@ -153,6 +156,8 @@ enum Wait {
     Turn,
     /// The chain.
     Chain,
+    /// The time when this token's next delivery may be paid for.
+    Budget(Instant),
 }
 
 impl Open {
@@ -192,6 +197,7 @@ impl Operator {
             colleagues: None,
             board: Board::default(),
             tell: None,
+            budget: Budget::default(),
             place: None,
             turn: TURN,
             next_block: from_block,
@@ -214,6 +220,16 @@ impl Operator {
     pub fn telling(self, tell: Tell) -> Self {
         Self {
             tell: Some(tell),
+            ..self
+        }
+    }
+
+    /// The same, which pays for no more than `most` deliveries of one token in 24 hours: what is
+    /// asked for beyond that waits.
+    #[must_use]
+    pub fn with_budget(self, most: usize) -> Self {
+        Self {
+            budget: Budget::new(most),
             ..self
         }
     }
@@ -350,6 +366,10 @@ impl Operator {
         let hands = Semaphore::new(AT_ONCE);
         let answers = due.iter().map(|(request, open)| async {
             let _hand = hands.acquire().await;
+            if let Some(until) = self.budget.wait_until(open.token, now) {
+                let why = "this token's deliveries of the day are spent (--max-per-token)";
+                return Step::Later(Wait::Budget(until), why.to_owned());
+            }
             let answer = timeout(ANSWER_LIMIT, self.answer(*request, open)).await;
             match answer {
                 Ok(Ok(step)) => step,
@@ -362,6 +382,9 @@ impl Operator {
         for ((request, _), answer) in due.iter().zip(answers) {
             match answer {
                 Step::Closed(told) => {
+                    if told.outcome != Outcome::Elsewhere {
+                        self.budget.spend(told.token, now);
+                    }
                     self.open.remove(request);
                     self.board.take_down(*request);
                     self.tell(&told);
@@ -380,10 +403,14 @@ impl Operator {
         let most = match wait {
             Wait::Read | Wait::Chain => TRY_MAX,
             Wait::Signatures | Wait::Turn => OTHERS_MAX,
+            Wait::Budget(_) => TRY_MIN,
         };
         open.reads += u32::from(wait == Wait::Read);
         open.pause = open.pause.min(most);
-        open.due = Instant::now() + open.pause;
+        open.due = match wait {
+            Wait::Budget(until) => until,
+            _ => Instant::now() + open.pause,
+        };
         open.pause = (open.pause * 2).min(most);
         if open.why != why {
             open.why.clone_from(&why);

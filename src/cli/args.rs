@@ -176,6 +176,9 @@ pub(crate) enum Command {
         /// The first block to look at (10,000 before the newest, or where it stopped)
         #[arg(long, value_name = "N")]
         from_block: Option<u64>,
+        /// Deliveries to pay for, for each token and day; further requests wait
+        #[arg(long, value_name = "N", default_value_t = 24)]
+        max_per_token: usize,
     },
     /// Fetch one stored file by its CID
     Get {

@@ -146,12 +146,14 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             peer,
             allow_address,
             from_block,
+            max_per_token,
         } => {
             let plan = Plan {
                 listen,
                 peers: peer,
                 allowed: allow_address,
                 from_block,
+                max_per_token,
             };
             oracle::run(&setup, &plan)
         }

@@ -58,6 +58,8 @@ pub struct Plan {
     pub allowed: Vec<Prefix>,
     /// The first block that is looked at, where no place is kept.
     pub from_block: Option<u64>,
+    /// Deliveries of one token that it pays for in 24 hours.
+    pub max_per_token: usize,
 }
 
 /// An operator that is ready.
@@ -134,6 +136,7 @@ impl Oracle {
         let reader = Reader { sources };
         let operator = Operator::new(payer.clone(), contract, &[&wallet], reader, from_block)
             .telling(tell)
+            .with_budget(plan.max_per_token)
             .kept_in(place.clone())
             .with_context(|| format!("{}: remove it to begin anew", place.display()))?;
         let operator = match plan.peers.is_empty() {

@@ -28,7 +28,12 @@ async fn only_the_contracts_owner_sets_anything() {
     owner_alone(&w, "addNewPackage", w.px.addNewPackage(one, one)).await;
     owner_alone(&w, "updatePackagePrice", w.px.updatePackagePrice(one, one)).await;
     owner_alone(&w, "setPackageActive", w.px.setPackageActive(one, false)).await;
-    owner_alone(&w, "setSyncWindow", w.px.setSyncWindow(U256::from(30 * DAY))).await;
+    owner_alone(
+        &w,
+        "setSyncWindow",
+        w.px.setSyncWindow(U256::from(30 * DAY)),
+    )
+    .await;
     owner_alone(&w, "setMinSyncInterval", w.px.setMinSyncInterval(one)).await;
     owner_alone(&w, "setSyncFee", w.px.setSyncFee(one)).await;
     owner_alone(&w, "setForwarder", w.px.setForwarder(w.bob)).await;

@@ -258,18 +258,33 @@ async fn documents_of_another_chain_contract_token_or_epoch_are_refused() {
     scene.sync().await.unwrap();
 }
 
+/// Contracts that are deployed may have taken one.
 #[tokio::test]
 async fn a_key_that_is_no_name_is_said_so() {
-    let mut scene = Scene::new().await;
-    let nonce = scene.payer.next_nonce().await.unwrap();
+    let scene = Scene::new().await;
     let bad = format!("k51{}", "0".repeat(59));
-    let contract = scene.contract;
-    scene
-        .payer
-        .register(contract, scene.token, &bad, nonce)
-        .await
-        .unwrap();
-    scene.fails_with(5).await;
+    let (volume, reader) = (scene.document().volume, &scene.operator.reader);
+    let refusal = reader.read(&volume, &bad).await.unwrap_err();
+    assert_eq!(refusal.code, 5);
+}
+
+#[tokio::test]
+async fn a_token_that_is_synced_all_day_spends_no_more_than_its_budget() {
+    let mut scene = Scene::new().await;
+    let refs: Vec<_> = scene.signers.iter().collect();
+    let sources = reader(&scene.names, &scene.blocks);
+    let operator = Operator::new(scene.payer.clone(), scene.contract, &refs, sources, 0);
+    scene.operator = operator.with_budget(2);
+    scene.publish_document(&scene.document()).await;
+    for _ in 0..2 {
+        scene.sync().await.unwrap();
+    }
+    let (contract, token) = (scene.contract, scene.token);
+    scene.payer.sync(contract, token).await.unwrap();
+    let before = scene.payer.next_nonce().await.unwrap();
+    assert_eq!(scene.operator.step().await.unwrap(), 0);
+    assert_eq!(scene.payer.next_nonce().await.unwrap(), before);
+    assert!(scene.info().await.sync_asked_s.is_some(), "it waits");
 }
 
 #[tokio::test]
