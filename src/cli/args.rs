@@ -54,6 +54,9 @@ pub(crate) enum Command {
         /// Leave without publishing; what is pending is kept
         #[arg(long)]
         now: bool,
+        /// Only take away what a pxfs that was killed left there; a drive that works stays
+        #[arg(long, conflicts_with = "now")]
+        dead: bool,
     },
     /// Return when everything written before is published
     Flush {

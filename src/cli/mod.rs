@@ -89,7 +89,14 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             foreground,
             ready,
         } => mount::run(&setup, &mountpoint, foreground, ready),
-        Command::Umount { mountpoint, now } => umount::umount(&setup, &mountpoint, now),
+        Command::Umount {
+            mountpoint,
+            dead: true,
+            ..
+        } => umount::dead(&mountpoint),
+        Command::Umount {
+            mountpoint, now, ..
+        } => umount::umount(&setup, &mountpoint, now),
         Command::Flush { path } => umount::flush(&setup, path.as_deref()),
         Command::Status { mountpoint } => status::run(&setup, mountpoint.as_deref()),
         Command::Tokens => chain::tokens(&setup),

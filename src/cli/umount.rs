@@ -81,6 +81,12 @@ fn without_daemon(mountpoint: &Path) -> anyhow::Result<Exit> {
     }
 }
 
+/// `pxfs umount --dead`: for a service's end, after which nothing of it may be in the way of the next start.
+pub(super) fn dead(mountpoint: &Path) -> anyhow::Result<Exit> {
+    mount::unmount_dead(mountpoint)?;
+    Ok(Exit::Ok)
+}
+
 /// `pxfs flush`.
 pub(super) fn flush(setup: &Setup, path: Option<&Path>) -> anyhow::Result<Exit> {
     let entry = locate::require(setup, path)?;

@@ -53,9 +53,33 @@ fn refusal(doing: &'static str, path: &Path, error: io::Error) -> MountError {
     }
 }
 
-/// A daemon that was killed leaves its mount, and every call there fails with "transport endpoint
-/// is not connected"; only pxfs's own are taken away.
+/// Takes away what a pxfs that has died left at `path`, and nothing else: a drive that lives, another
+/// file system and the directory below stay as they are.
+///
+/// # Errors
+/// [`MountError`]: the path is missing, or the kernel refuses.
+pub fn unmount_dead(path: &Path) -> Result<(), MountError> {
+    let canonical = path
+        .canonicalize()
+        .map_err(|error| refusal("use the mountpoint", path, error))?;
+    remove_dead(&canonical).map(drop)
+}
+
+/// The same, where something is to be mounted: a live FUSE file system there is an error.
 fn remove_stale(path: &Path) -> Result<(), MountError> {
+    match remove_dead(path)? {
+        Some(kind) if kind.starts_with("fuse") => Err(MountError::AlreadyMounted {
+            path: path.to_owned(),
+            kind,
+        }),
+        // A disk or a bind mount is a directory like any other (containers share them).
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A daemon that was killed leaves its mount, and every call there fails with "transport endpoint
+/// is not connected"; only pxfs's own are taken away. Answers the kind of what is mounted there then.
+fn remove_dead(path: &Path) -> Result<Option<String>, MountError> {
     for _ in 0..STALE_MAX {
         let top = mountinfo::top(path)
             .map_err(|error| MountError::io("read what is mounted on", path, error))?;
@@ -64,14 +88,7 @@ fn remove_stale(path: &Path) -> Result<(), MountError> {
                 tracing::info!(path = %path.display(), "taking away the mount of a pxfs that has died");
                 device::unmount(path, device::How::Lazily)?;
             }
-            Some(entry) if entry.kind.starts_with("fuse") => {
-                return Err(MountError::AlreadyMounted {
-                    path: path.to_owned(),
-                    kind: entry.kind,
-                });
-            }
-            // A disk or a bind mount is a directory like any other (containers share them).
-            Some(_) | None => return Ok(()),
+            top => return Ok(top.map(|entry| entry.kind)),
         }
     }
     Err(MountError::AlreadyMounted {

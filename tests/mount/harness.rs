@@ -390,12 +390,17 @@ impl Machine {
         fs::rename(aside.path(), &place).expect("back");
     }
 
-    /// Kills the daemon as a crash would, and takes its dead mount away.
-    pub(crate) fn kill(&mut self) {
+    /// Kills the daemon as a crash would: its dead mount stays.
+    pub(crate) fn leave_dead(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             drop(daemon.kill());
             drop(daemon.wait());
         }
+    }
+
+    /// Kills the daemon as a crash would, and takes its dead mount away.
+    pub(crate) fn kill(&mut self) {
+        self.leave_dead();
         // Nothing is mounted where the daemon had not come so far.
         let _ = unmount(self.mountpoint(), UnmountFlags::DETACH);
     }

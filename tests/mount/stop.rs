@@ -3,13 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 
-use crate::harness::Machine;
+use crate::harness::{Machine, is_mounted};
 
 /// Files, or records, after which a writer is under way.
 const UNDER_WAY: u64 = 200;
@@ -90,4 +91,31 @@ fn whoever_writes_on_while_the_daemon_is_told_to_end_loses_nothing_that_was_ackn
             assert_eq!(record, [number as u8; RECORD], "record {number}");
         }
     }
+}
+
+/// A service's end runs it at a path where something else may lie by then.
+#[test]
+fn umount_dead_takes_away_what_a_killed_daemon_left_and_nothing_else() {
+    let mut drive = Machine::demo();
+    let mountpoint = drive.mountpoint();
+    let path = mountpoint.to_str().expect("UTF-8").to_owned();
+    let dead = |drive: &Machine| drive.ask(&["umount", "--dead", &path]).ok();
+    dead(&drive);
+    assert!(is_mounted(&mountpoint), "a drive that works stays");
+
+    drive.leave_dead();
+    assert!(is_mounted(&mountpoint));
+    dead(&drive);
+    assert!(!is_mounted(&mountpoint));
+
+    let tmpfs = Command::new("mount")
+        .args(["-t", "tmpfs", "tmpfs"])
+        .arg(&mountpoint)
+        .status();
+    assert!(tmpfs.expect("mount(8)").success());
+    fs::write(mountpoint.join("file"), b"of somebody else").expect("writable");
+    dead(&drive);
+    assert!(mountpoint.join("file").exists(), "another file system");
+    rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+    dead(&drive);
 }
