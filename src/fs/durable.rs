@@ -452,7 +452,7 @@ impl Volume {
         // A patch has all of a write, or nothing: nobody is amid one.
         let patches = {
             let _still = file.body();
-            self.stage.patches_of(stage)?
+            self.stage.patches_of(stage)
         };
         if patches.is_none() {
             self.stage.sync(stage)?;

@@ -276,6 +276,16 @@ impl Volume {
         lock(&self.poison).clone()
     }
 
+    /// What to tell of a log whose last entry a start found not whole, and did not use.
+    #[must_use]
+    pub fn torn_log(&self) -> Option<String> {
+        let place = self.journal.unused()?;
+        Some(format!(
+            "the last entry of the log ({place}) was not whole at the start and was not used: a crash cut it off, or it \
+             changed on the disk; look whether what you changed last is there, and check the disk"
+        ))
+    }
+
     /// A small value that the commit keeps beside the tree.
     ///
     /// # Errors

@@ -424,6 +424,11 @@ impl Journal {
         self.file.unreadable()
     }
 
+    /// Where the last entry of the log lies, if a start found it not whole, and did not use it.
+    pub(crate) fn unused(&self) -> Option<&str> {
+        self.wal.unused()
+    }
+
     /// The counters of this moment.
     pub(crate) fn counters(&self) -> Counters {
         self.lock().counters

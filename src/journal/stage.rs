@@ -48,9 +48,12 @@ impl StageFile {
     /// Writes all of `data` at `offset`.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> Result<(), JournalError> {
         let written = self.file.write_at(data, offset);
-        // Of a write that failed a part may be there.
-        lock(&self.unsynced).note(offset, data.len() as u64);
         let len = data.len() as u64;
+        match written {
+            Ok(()) => lock(&self.unsynced).note(offset, len),
+            // A part of it may be there, and the file may end before the rest: it is synced, not read back.
+            Err(_) => *lock(&self.unsynced) = Unsynced::much(),
+        }
         self.unsynced_bytes.fetch_add(len, Ordering::Relaxed);
         written.map_err(Into::into)
     }
@@ -183,33 +186,30 @@ impl Stage {
     }
 
     /// What was written to `file` since it was durable, where it is little enough to become so in the
-    /// journal; `None` where the file is to be synced ([`Stage::sync`]).
-    pub(crate) fn patches_of(&self, file: &StageFile) -> Result<Option<Vec<Patch>>, JournalError> {
+    /// journal, and can be read back; `None` where the file is to be synced ([`Stage::sync`]).
+    pub(crate) fn patches_of(&self, file: &StageFile) -> Option<Vec<Patch>> {
         let has_room = || {
             let patched = lock(&self.patched);
             (patched.len() < PATCHED || patched.contains_key(&file.number))
                 && lock(&self.patches).has_room(file.number)
         };
         if !file.linked.load(Ordering::Acquire) || !has_room() {
-            return Ok(None);
+            return None;
         }
-        let Some(ranges) = lock(&file.unsynced).take() else {
-            *lock(&file.unsynced) = Unsynced::much();
-            return Ok(None);
-        };
+        let ranges = lock(&file.unsynced).take();
         let read = |range: Range<u64>| {
             let mut bytes = vec![0; (range.end - range.start) as usize];
-            file.read_at(&mut bytes, range.start)?;
-            Ok(Patch {
+            file.read_at(&mut bytes, range.start).ok()?;
+            Some(Patch {
                 offset: range.start,
                 bytes: bytes.into(),
             })
         };
-        let patches: Result<Vec<Patch>, JournalError> = ranges.into_iter().map(read).collect();
-        if patches.is_err() {
+        let patches = ranges.and_then(|ranges| ranges.into_iter().map(read).collect());
+        if patches.is_none() {
             *lock(&file.unsynced) = Unsynced::much();
         }
-        patches.map(Some)
+        patches
     }
 
     /// The journal has a patch of `len` bytes of `file`.
@@ -449,7 +449,7 @@ mod tests {
         let file = stage.create(7).unwrap();
         stage.sync(&file).unwrap();
         file.write_at(b"patched", 0).unwrap();
-        let patches = stage.patches_of(&file).unwrap().unwrap();
+        let patches = stage.patches_of(&file).unwrap();
         stage.note_patch(&file, 1, patches[0].bytes.len() as u64);
         drop(file);
         let file = stage.held(7).expect("held");
@@ -467,7 +467,7 @@ mod tests {
             let file = stage.create(number).unwrap();
             stage.sync(&file).unwrap();
             file.write_at(b"x", 0).unwrap();
-            if let Some(patches) = stage.patches_of(&file).unwrap() {
+            if let Some(patches) = stage.patches_of(&file) {
                 patched += patches.len();
                 stage.note_patch(&file, number, 1);
             }

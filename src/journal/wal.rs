@@ -12,8 +12,8 @@
 //! left in the file is never taken for one; nor is what a user wrote, since nobody knows the journal's salt.
 //! After a crash the log is begun anew, with a new generation, before anything is appended: what is torn stays
 //! behind. A whole frame that the table cannot know of says that one of the two was put back from a copy: that is
-//! told too. What cannot be told is a last frame that was changed on the disk from one that is torn, nor an older
-//! log that was put back. Called by [`super::Journal`].
+//! told too. What cannot be told is a last frame that was changed on the disk from one that is torn: either is
+//! reported, and not used ([`Wal::unused`]). Nor is an older log that was put back. Called by [`super::Journal`].
 //!
 //! ```text
 //! offset  bytes  field, big-endian; a frame begins at a multiple of 4,096 bytes
@@ -27,6 +27,7 @@
 //!                (4 bytes; 2³² - 1: the record is removed), key, value
 //! ```
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -124,6 +125,8 @@ pub(super) struct Wal {
     names: [String; 2],
     files: [Arc<dyn DiskFile>; 2],
     end: Mutex<End>,
+    /// Where the last frame lies, if it was found and is not whole.
+    unused: Option<String>,
     /// The newest generation, and its bytes.
     newest: AtomicU64,
     bytes: AtomicU64,
@@ -136,6 +139,19 @@ pub(super) struct Head {
     number: u64,
     draw: u64,
     base: u64,
+}
+
+impl Head {
+    /// Whether this is left of frame `number` of `generation`, of the log that was begun with `draw`, though one of its fields
+    /// may have changed: no older frame has two of them.
+    fn is_remnant_of(self, draw: u64, generation: u64, number: u64) -> bool {
+        let same = [
+            self.generation == generation,
+            self.number == number,
+            self.draw == draw,
+        ];
+        same.iter().filter(|same| **same).count() >= 2
+    }
 }
 
 /// Where the next frame goes.
@@ -173,7 +189,7 @@ impl Wal {
             other => Ok(other?),
         };
         let [even, odd] = place.wal().map(open);
-        let wal = Self {
+        let mut wal = Self {
             place: place.clone(),
             salt: since.salt,
             names: place.wal(),
@@ -182,29 +198,49 @@ impl Wal {
                 generation: since.generation,
                 offset: 0,
             }),
+            unused: None,
             newest: AtomicU64::new(since.generation),
             bytes: AtomicU64::new(0),
         };
-        let (mut next, mut found) = (since.frame, false);
+        let (next, mut found, mut unused) = (Cell::new(since.frame), false, None);
         for generation in [since.generation, since.generation + 1] {
             wal.refuse_foreign(generation, since)?;
-            wal.frames(generation, since, |head, records| {
+            let seen = |offset, head: Head| {
+                if head.is_remnant_of(since.draw, generation, next.get()) {
+                    unused = Some((generation, offset));
+                }
+            };
+            wal.frames(generation, since, seen, |head, records| {
                 found = true;
                 if since.excludes(head) {
                     return Err(wal.foreign(generation));
                 }
-                match head.number.cmp(&next) {
+                match head.number.cmp(&next.get()) {
                     // The table has it.
                     std::cmp::Ordering::Less => Ok(()),
                     std::cmp::Ordering::Equal => {
-                        next += 1;
+                        next.set(head.number + 1);
                         decode(records, &mut each)
                     }
-                    std::cmp::Ordering::Greater => Err(wal.damaged(generation, next)),
+                    std::cmp::Ordering::Greater => Err(wal.damaged(generation, next.get())),
                 }
             })?;
         }
-        Ok((wal, found.then_some(next)))
+        wal.unused = unused.map(|(generation, offset)| {
+            format!("{}, byte {offset}", place.called(wal.name(generation)))
+        });
+        if let Some(place) = &wal.unused {
+            tracing::warn!(
+                "{place}: the last entry of the log is not whole and was not used: a crash cut it off, or it \
+                 changed on the disk; what was synced last may be missing"
+            );
+        }
+        Ok((wal, found.then_some(next.get())))
+    }
+
+    /// Where the frame lies that a start found last and did not use, because it is not whole.
+    pub(super) fn unused(&self) -> Option<&str> {
+        self.unused.as_deref()
     }
 
     /// Appends `records` as the frame `head`. Durable on return. Waits for room until `deadline`, where there is
@@ -291,11 +327,13 @@ impl Wal {
         }
     }
 
-    /// Calls `each` with each whole frame of `generation` since the log was begun anew, and its records, in order.
+    /// Calls `each` with each whole frame of `generation` since the log was begun anew, and its records, in order;
+    /// and `other` with what stands in the place of a frame's head where there is none.
     fn frames(
         &self,
         generation: u64,
         since: Since,
+        mut other: impl FnMut(u64, Head),
         mut each: impl FnMut(Head, &[u8]) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         let file = self.file(generation);
@@ -304,7 +342,10 @@ impl Wal {
         while offset + BLOCK <= len {
             let is_of = |head: Head| head.generation == generation && head.draw == since.draw;
             offset += match self.frame(file.as_ref(), offset, len, is_of)? {
-                None => BLOCK,
+                None => {
+                    other(offset, self.head(file.as_ref(), offset)?.0);
+                    BLOCK
+                }
                 Some((head, records)) => {
                     each(head, &records)?;
                     padded(HEAD + records.len()) as u64
@@ -323,16 +364,7 @@ impl Wal {
         len: u64,
         is_wanted: impl Fn(Head) -> bool,
     ) -> io::Result<Option<(Head, Bytes)>> {
-        let mut head = [0; HEAD];
-        file.read_at(&mut head, offset)?;
-        let mut fields = head.get(8..).unwrap_or_default();
-        let head = Head {
-            generation: fields.get_u64(),
-            number: fields.get_u64(),
-            draw: fields.get_u64(),
-            base: fields.get_u64(),
-        };
-        let size = fields.get_u32();
+        let (head, size) = self.head(file, offset)?;
         if !is_wanted(head) || offset + HEAD as u64 + u64::from(size) > len {
             return Ok(None);
         }
@@ -342,6 +374,20 @@ impl Wal {
             .split_first_chunk()
             .is_some_and(|(found, rest)| *found == sum(self.seed(offset), rest));
         Ok(is_whole.then(|| (head, Bytes::from(frame).split_off(HEAD))))
+    }
+
+    /// What a frame at `offset` of `file` would begin with, and the length of its records.
+    fn head(&self, file: &dyn DiskFile, offset: u64) -> io::Result<(Head, u32)> {
+        let mut head = [0; HEAD];
+        file.read_at(&mut head, offset)?;
+        let mut fields = head.get(8..).unwrap_or_default();
+        let head = Head {
+            generation: fields.get_u64(),
+            number: fields.get_u64(),
+            draw: fields.get_u64(),
+            base: fields.get_u64(),
+        };
+        Ok((head, fields.get_u32()))
     }
 
     /// Refuses the file of `generation` where it begins with a frame that is not of the same journal and time.
@@ -378,7 +424,10 @@ impl Wal {
 
     fn damaged(&self, generation: u64, number: u64) -> JournalError {
         let called = self.place.called(self.name(generation));
-        JournalError::Corrupt(format!("{called}: frame {number} was changed on the disk"))
+        JournalError::Corrupt(format!(
+            "{called}: frame {number} was changed on the disk: put the file back from a copy; without one move the \
+             folder of the local state away and mount again: what was published is there, what was not is in that folder alone"
+        ))
     }
 }
 

@@ -581,6 +581,8 @@ fn a_frame_that_was_changed_is_told_and_the_last_one_alone_may_be_torn() {
             match open(dir.path()) {
                 Ok(journal) => {
                     assert_eq!(frame, 3, "byte {at}");
+                    let told = journal.unused().expect("it is told");
+                    assert!(told.ends_with("journal.wal0, byte 12288"), "{told}");
                     for number in 0..4 {
                         let found = journal.get(&key::inode(Ino(number))).unwrap();
                         let kept = (number < 3).then(|| record(number));
@@ -590,9 +592,19 @@ fn a_frame_that_was_changed_is_told_and_the_last_one_alone_may_be_torn() {
                 Err(error) => {
                     let error = error.to_string();
                     assert!(frame < 3 && error.contains("journal.wal0"), "{error}");
+                    assert!(error.contains("put the file back"), "{error}");
                 }
             }
         }
+    }
+    std::fs::write(&path, &good).unwrap();
+    std::fs::write(dir.path().join("journal"), &journal_bytes).unwrap();
+    // What a crash leaves of a log that is whole, and of the one that is begun anew over it, is no damage.
+    for _ in 0..3 {
+        let journal = open(dir.path()).unwrap();
+        assert_eq!(journal.unused(), None);
+        put(&journal, 9);
+        journal.sync().unwrap();
     }
 }
 

@@ -124,7 +124,7 @@ impl Live {
             damaged,
         });
         if let (State::Ok, Some(local)) = (status.state, &status.local) {
-            status.reason = lost(local);
+            status.reason = lost(local).or_else(|| self.volume.torn_log());
         }
         if published.root.is_some() {
             status.sequence = Some(published.sequence);

@@ -2,6 +2,7 @@
 //! again, and nothing is called durable that is not.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::dice::Dice;
@@ -10,9 +11,10 @@ use super::world::World;
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::tests::rig::{self, CALLER, QUOTA, READ_WRITE};
-use crate::fs::{FsError, Limits, VolumeOptions};
+use crate::fs::{FsError, Limits, SetAttr, VolumeOptions};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
+use crate::types::{Fh, Ino};
 
 /// The folder of the journal, and that of the stage files.
 const HOME: usize = 0;
@@ -397,4 +399,112 @@ fn a_journal_that_is_gone_takes_no_staged_byte_with_it() {
         assert!(power.events().is_empty(), "the disk is left as it is");
     }
     assert!(has(&open(left), 1, 200_000));
+}
+
+/// A call on a held file that needs the local disk.
+type Edit = fn(&World, Ino, Fh) -> Result<(), FsError>;
+
+const EDITED: u64 = 200_000;
+
+fn edits() -> [(&'static str, Edit); 7] {
+    [
+        ("overwrite", |world, ino, fh| {
+            let bytes = [1; 8000];
+            world.drive.write(ino, fh, 70_000, &bytes, false).map(drop)
+        }),
+        ("append", |world, ino, fh| {
+            world
+                .drive
+                .write(ino, fh, EDITED, &[2; 4096], false)
+                .map(drop)
+        }),
+        ("write far behind the end", |world, ino, fh| {
+            let far = EDITED + (4 << 20);
+            world.drive.write(ino, fh, far, &[3; 4096], false).map(drop)
+        }),
+        ("mapped page", |world, ino, fh| {
+            world
+                .drive
+                .write_mapped(ino, fh, 4096, &[4; 4096])
+                .map(drop)
+        }),
+        ("zero range", |world, ino, fh| {
+            world.drive.fallocate(ino, fh, 5, 3000, 0x10, false)
+        }),
+        ("punch", |world, ino, fh| {
+            world.drive.fallocate(ino, fh, 5, 3000, 3, false)
+        }),
+        ("truncate", |world, ino, fh| {
+            let set = SetAttr {
+                size: Some(150_001),
+                ..SetAttr::default()
+            };
+            world.drive.setattr(ino, Some(fh), &set).map(drop)
+        }),
+    ]
+}
+
+#[test]
+fn a_change_that_the_local_disk_refuses_fails_alone_and_closes_no_volume() {
+    let kinds = [
+        ErrorKind::FileTooLarge,
+        ErrorKind::StorageFull,
+        ErrorKind::Other,
+    ];
+    let calls = [Call::Write, Call::Read, Call::Len, Call::Create, Call::Open];
+    let (mut refused, mut struck_in_all) = (0, 0);
+    for (small, (what, edit), call, kind) in [false, true]
+        .into_iter()
+        .flat_map(|small| edits().into_iter().map(move |edit| (small, edit)))
+        .flat_map(|(small, edit)| calls.map(|call| (small, edit, call)))
+        .flat_map(|(small, edit, call)| kinds.map(|kind| (small, edit, call, kind)))
+    {
+        let told = || format!("{what}, {call:?}, {kind:?}, small {small}");
+        for nth in 0.. {
+            let world = open(Left::default());
+            let drive = &world.drive;
+            // Small: nothing of it is in a stage file yet.
+            let len = if small { 40_000 } else { EDITED as usize };
+            put(&world, 1, len).unwrap();
+            let ino = drive.lookup(world.root, b"f1").unwrap().ino;
+            let fh = drive.open(ino, READ_WRITE).unwrap().fh;
+            let met = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&met);
+            world.power.set_fault(Some(Box::new(move |at, _, now| {
+                let is_it = at == STAGE && now == call;
+                let before = is_it.then(|| counted.fetch_add(1, Ordering::Relaxed));
+                (before == Some(nth)).then_some(kind)
+            })));
+            let edited = edit(&world, ino, fh);
+            let synced = drive.fsync(ino, false);
+            world.power.set_fault(None);
+            if met.load(Ordering::Relaxed) <= nth {
+                drive.release(ino, fh);
+                break;
+            }
+            struck_in_all += 1;
+            refused += usize::from(edited.is_err());
+            assert_eq!(synced, Ok(()), "{}: fsync", told());
+            assert_eq!(world.volume.poisoned(), None, "{}", told());
+            put(&world, 2, 70_000).unwrap_or_else(|e| panic!("{}: {e}", told()));
+            edit(&world, ino, fh).unwrap_or_else(|e| panic!("{}: once more: {e}", told()));
+            drive.fsync(ino, false).unwrap();
+            drive.release(ino, fh);
+            // What lies behind all that was edited is as it was, also after a power cut.
+            let world = cut_power(&world, nth as u64);
+            world.audit().unwrap();
+            let (from, until) = (90_000.min(len), 150_000.min(len));
+            let after = world.read(ino, until as u64, &|_| None).unwrap();
+            assert!(
+                after[from..until] == pattern(1, 0, len)[from..until],
+                "{}",
+                told()
+            );
+            assert!(has(&world, 2, 70_000), "{}", told());
+        }
+    }
+    assert!(
+        refused > 20 && struck_in_all > refused,
+        "{refused} {struck_in_all}"
+    );
 }
