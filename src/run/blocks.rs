@@ -6,6 +6,7 @@
 
 mod archive;
 mod fsck;
+mod new_file;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use anyhow::Context;
 use ed25519_dalek::VerifyingKey;
 use serde_json::Value;
 
+use new_file::NewFile;
+
 use super::ground::Ground;
 use super::leave::Tell;
 use super::operate;
@@ -27,7 +30,6 @@ use super::state::StateDir;
 use crate::chain::{Accounting, TokenInfo};
 use crate::cli::exit::fail;
 use crate::control::Request;
-use crate::durable;
 use crate::names::NameError;
 use crate::names::key::public_key;
 use crate::names::record::Record;
@@ -246,59 +248,4 @@ async fn document_of(
     };
     document.check()?;
     Ok((Usage::verify(&document.data, signer)?, document))
-}
-
-/// A file that was not there, and goes again unless it is finished.
-struct NewFile<'a> {
-    path: &'a Path,
-    file: std::fs::File,
-    finished: bool,
-}
-
-impl<'a> NewFile<'a> {
-    fn create(path: &'a Path) -> anyhow::Result<Self> {
-        match std::fs::File::create_new(path) {
-            Ok(file) => Ok(Self {
-                path,
-                file,
-                finished: false,
-            }),
-            Err(fault) => fail!(
-                Usage,
-                "{}: {fault}: name a file that is not there yet",
-                path.display()
-            ),
-        }
-    }
-
-    /// Writes, beside the runtime.
-    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        use std::io::Write;
-        tokio::task::block_in_place(|| self.file.write_all(bytes))
-            .with_context(|| self.path.display().to_string())
-    }
-
-    /// Makes it durable, its name too.
-    fn finish(mut self) -> anyhow::Result<()> {
-        let folder = match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let synced = tokio::task::block_in_place(|| {
-            self.file.sync_all()?;
-            durable::sync_folder(folder)
-        });
-        synced.with_context(|| self.path.display().to_string())?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for NewFile<'_> {
-    fn drop(&mut self) {
-        if !self.finished {
-            // What is half there is of no use; that it stays is no more than untidy.
-            let _ = std::fs::remove_file(self.path);
-        }
-    }
 }
