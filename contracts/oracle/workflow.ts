@@ -107,7 +107,7 @@ function fetchAll(node: NodeRuntime<Config>, name: string, wanted: Volume): Verd
   const http = new HTTPClient();
   const headers = { "cache-control": "no-cache" };
   const calls = node.config.gateways.map((url) =>
-    http.sendRequest(node, { url: url.replace("{name}", name), method: "GET", headers, timeout: "10s" }),
+    http.sendRequest(node, { url: withType(url.replace("{name}", name)), method: "GET", headers, timeout: "10s" }),
   );
   return calls.map((call): Verdict => {
     try {
@@ -121,6 +121,12 @@ function fetchAll(node: NodeRuntime<Config>, name: string, wanted: Volume): Verd
       return { code: Code.oracleFailed, why };
     }
   });
+}
+
+/** A gateway of BTFS sends no byte of a raw leaf unless a file name tells its type. */
+export function withType(url: string): string {
+  if (/[?&]filename=/.test(url)) return url;
+  return `${url}${url.includes("?") ? "&" : "?"}filename=usage.json`;
 }
 
 /** The newest valid document, or else what tells most. */

@@ -67,7 +67,7 @@ impl NameGateway {
     /// not be asked, else [`NameError::Transient`].
     pub async fn fetch(&self, name: &str) -> Result<Bytes, NameError> {
         let url = match public_key(name) {
-            Ok(_) => parse(&self.url.replace(PLACE, name)),
+            Ok(_) => parse(&self.url.replace(PLACE, name)).map(with_type),
             Err(fault) => Err(RpcError::Refused(fault.to_string())),
         };
         let fetched = match url {
@@ -86,6 +86,14 @@ impl NameGateway {
             Err(fault) => Err(NameError::Transient(fault.to_string())),
         }
     }
+}
+
+/// A gateway of BTFS sends no byte of a raw leaf unless a file name tells its type.
+fn with_type(mut url: Url) -> Url {
+    if !url.query_pairs().any(|(key, _)| key == "filename") {
+        url.query_pairs_mut().append_pair("filename", "usage.json");
+    }
+    url
 }
 
 fn parse(url: &str) -> Result<Url, RpcError> {

@@ -7,7 +7,7 @@
 //! | bytes | field (dag-pb `PBNode`) |
 //! |---|---|
 //! | `12` len | a link, any number: `0a` len CID (34 bytes of CIDv0, 36 of a raw CIDv1), `12` len name, `18` varint `Tsize` |
-//! | `0a` len | UnixFS `Data`: `08` varint type (1 directory, 2 file, 4 symlink), `12` len bytes (directory: our payload; symlink: the target), `18` varint file size and `20` varint for each link the bytes below it (file) |
+//! | `0a` len | UnixFS `Data`: `08` varint type (1 directory, 2 file, 4 symlink), `12` len bytes (directory: our payload; symlink: the target; file of one block: its bytes), `18` varint file size and `20` varint for each link the bytes below it (file) |
 //!
 //! Sources: the dag-pb and UnixFS v1 specifications of IPFS; live nodes ask nothing else.
 
@@ -34,6 +34,8 @@ pub struct Link {
 pub enum Unixfs {
     /// A directory, with bytes of ours that other readers pass over.
     Directory(Bytes),
+    /// A file of one block, with its bytes.
+    Whole(Bytes),
     /// An inner node of a file: bytes below it, and below each link.
     File {
         /// Bytes below the node.
@@ -81,6 +83,11 @@ impl Node {
                 put_tag(&mut out, 0x08, DIRECTORY);
                 put_bytes(&mut out, 0x12, payload);
             }
+            Unixfs::Whole(bytes) => {
+                put_tag(&mut out, 0x08, FILE);
+                put_bytes(&mut out, 0x12, bytes);
+                put_tag(&mut out, 0x18, bytes.len() as u64);
+            }
             Unixfs::File { size, parts } => {
                 put_tag(&mut out, 0x08, FILE);
                 put_tag(&mut out, 0x18, *size);
@@ -119,6 +126,7 @@ impl Node {
         let field = |bytes: &Bytes| 1 + varint_len(bytes.len() as u64) + bytes.len();
         2 + match &self.unixfs {
             Unixfs::Directory(bytes) | Unixfs::Symlink(bytes) => field(bytes),
+            Unixfs::Whole(bytes) => field(bytes) + 1 + varint_len(bytes.len() as u64),
             Unixfs::File { size, parts } => {
                 let parts = parts.iter().map(|part| 1 + varint_len(*part));
                 1 + varint_len(*size) + parts.sum::<usize>()
@@ -193,6 +201,13 @@ fn parse_unixfs(bytes: Bytes) -> Result<Unixfs, &'static str> {
     let unixfs = match fields.number(0x08)? {
         DIRECTORY => Unixfs::Directory(fields.bytes(0x12)?),
         SYMLINK => Unixfs::Symlink(fields.bytes(0x12)?),
+        FILE if fields.next_is(0x12) => {
+            let bytes = fields.bytes(0x12)?;
+            if fields.number(0x18)? != bytes.len() as u64 {
+                return Err("a file has another size than bytes");
+            }
+            Unixfs::Whole(bytes)
+        }
         FILE => {
             let size = fields.number(0x18)?;
             let mut parts = Vec::new();

@@ -25,7 +25,10 @@
 //! most 2^53 − 1. The signature is ed25519 (strict) over `pxfs-usage-v1:` ‖ the document without its
 //! last member, that is from `{` up to the comma before `"signature"`, and then `}`.
 
+mod block;
 mod parse;
+
+pub use block::{block, block_named, document};
 
 use std::fmt::Write;
 
@@ -90,6 +93,9 @@ pub enum UsageError {
     /// A value that the form cannot carry.
     #[error("usage metadata cannot say this: {0}")]
     Value(&'static str),
+    /// The block is a node that is no file of one block.
+    #[error("{0} is no usage metadata: it is a node, and no file of one block")]
+    Block(Cid),
     /// Not signed by the key, or not strictly.
     #[error("usage metadata is not signed by the token's name key")]
     Signature,

@@ -26,7 +26,6 @@ use crate::fs::FsError;
 use crate::journal::record::{CidBytes, Record as _};
 use crate::names::NameError;
 use crate::names::record::{Network, Record, commit_of_ipns_sequence};
-use crate::pack::cid as form;
 use crate::pack::header::Header;
 use crate::pack::root::Root;
 use crate::pack::usage::Usage;
@@ -338,7 +337,7 @@ async fn supersede(
     };
     let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
     let unnamed = pending.map(|pending| pending.root);
-    let document = pending.map(|pending| CidBytes(form::leaf_cid(&pending.document)));
+    let document = pending.map(|pending| CidBytes(pending.document_cid()));
     let old = [known.root, known.document, unnamed, document];
     let named_before = known.document.into_iter().chain(document);
     let past = Past::moved_on(volume, named_before, head.document)?;

@@ -31,8 +31,8 @@ use crate::names::record::Network;
 use crate::pack::header::Header;
 use crate::pack::root::Root;
 use crate::pack::tree::TreeKind;
-use crate::pack::usage::Usage;
-use crate::pack::{Child, chunk, cid as form, tree};
+use crate::pack::usage::{self, Usage, UsageError};
+use crate::pack::{Child, chunk, tree};
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -274,7 +274,7 @@ fn prepare(
     named_end_s: u64,
 ) -> Result<(Pending, u64), PublishError> {
     let quota = context.volume.with_quota(|quota| quota.size_bytes());
-    let usage = Usage {
+    let says = Usage {
         volume: root.volume,
         quota,
         usage: root.usage(),
@@ -284,17 +284,19 @@ fn prepare(
         sequence: root.sequence,
         updated_s: context.now_s(),
     };
-    let document = usage
+    let document = says
         .sign(context.key.ours()?.signing_key())
         .map_err(|e| PublishError::Refused(e.to_string()))?;
-    let document_cid = form::leaf_cid(&document);
-    let told = (document_cid, root.sequence, 0);
+    let refused = |e: UsageError| PublishError::Refused(e.to_string());
+    let document = Bytes::from(document);
+    let document_block = usage::block(&document).map_err(refused)?;
+    let told = (document_block.cid, root.sequence, 0);
     let (record, end_s) = record(context, context.node.network, told, named_end_s)?;
     let pending = Pending {
         sequence: root.sequence,
         root: CidBytes(block.cid),
         root_bytes: block.data.to_vec().into(),
-        document: document.into(),
+        document: document.to_vec().into(),
         record: record.into(),
         time_s: context.now_s(),
         uploads: head.uploads + 1,
@@ -302,6 +304,7 @@ fn prepare(
         unsent: true,
         unnamed: true,
         sample: Vec::new(),
+        is_file: true,
     };
     Ok((pending, end_s))
 }
@@ -330,7 +333,8 @@ fn charge(
     pending: &Pending,
     built_bytes: u64,
 ) -> Result<Option<u64>, PublishError> {
-    let bytes = built_bytes + pending.root_bytes.len() as u64 + pending.document.len() as u64;
+    let bytes =
+        built_bytes + pending.root_bytes.len() as u64 + pending.document_block().data.len() as u64;
     let (additive, left) =
         (context.volume).with_quota(|quota| (quota.is_additive(), quota.chargeable_bytes()));
     if additive && bytes > left {
@@ -348,8 +352,7 @@ pub(super) fn tops(pending: &Pending) -> [Block; 2] {
         cid: pending.root.0,
         data: Bytes::copy_from_slice(&pending.root_bytes),
     };
-    let document = chunk::leaf(Bytes::copy_from_slice(&pending.document));
-    [root, document]
+    [root, pending.document_block()]
 }
 
 /// Pins a commit whose blocks are on the node, and reads some of them back: root and usage metadata
@@ -418,7 +421,7 @@ pub(super) async fn name(
     refuse_foreign(context, head, Some(pending.root.0)).await?;
     allow_naming(&context.volume, pending).await?;
     put_record(context, &pending.record, Some(pending.root.0), head).await?;
-    let document = form::leaf_cid(&pending.document);
+    let document = pending.document_cid();
     tell_others(context, (document, pending.sequence, 0)).await;
     Ok(())
 }
@@ -465,7 +468,7 @@ pub(super) async fn take_as_head(
     if let Some(old) = old.root {
         grace.hold(&volume.open_without_name(), old.0, pending.root.0);
     }
-    let document = form::leaf_cid(&pending.document);
+    let document = pending.document_cid();
     grace.keep(&pending.root.0);
     grace.keep(&document);
     let head = Head {

@@ -15,7 +15,6 @@ use super::pending::{Pending, drop_pending, keep};
 use crate::chain::{Accounting, TokenInfo};
 use crate::fs::{LostBlock, Volume};
 use crate::journal::record::{CidBytes, Record as _};
-use crate::pack::cid as form;
 
 /// The value of a volume that was begun anew over what was published.
 const GONE: &str = "gone";
@@ -101,7 +100,7 @@ impl Gone {
         grace.add(root, &context.moment());
         if let Some(pending) = pending {
             grace.add(pending.root.0, &context.moment());
-            grace.add(form::leaf_cid(&pending.document), &context.moment());
+            grace.add(pending.document_cid(), &context.moment());
         }
         let mut values = vec![
             (GONE, Some(self.to_bytes())),

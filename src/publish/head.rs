@@ -28,7 +28,7 @@ use crate::names::record::{
 use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
-use crate::pack::usage::Usage;
+use crate::pack::usage::{self, Usage};
 
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";
@@ -220,16 +220,19 @@ async fn resolve_at(
     let record = Record::verify(name, &bytes)
         .map_err(|e| NameError::Corrupt(name.to_owned(), e.to_string()))?;
     let ours = here.document.as_ref();
-    let document = match ours.filter(|ours| form::leaf_cid(ours) == record.cid) {
-        Some(ours) => ours.clone(),
+    let ours = ours.and_then(|ours| usage::block_named(ours, &record.cid));
+    let block = match ours {
+        Some(ours) => ours.data,
         None => match node.fetcher.source().store().get(&record.cid).await {
             // Whoever may have it and does not say: it is of nothing that counts.
             Err(_) if here.is_over(&record) => return Ok(None),
             document => document?,
         },
     };
-    form::verify(&record.cid, &document)
+    form::verify(&record.cid, &block)
         .map_err(|e| PublishError::Refused(format!("document {}: {e}", record.cid)))?;
+    let document = usage::document(&record.cid, &block);
+    let document = document.map_err(|e| PublishError::Refused(e.to_string()))?;
     let key = public_key(name).map_err(|e| PublishError::Refused(e.to_string()))?;
     let usage = Usage::verify(&document, &key).map_err(|e| PublishError::Refused(e.to_string()))?;
     if usage.volume != volume {

@@ -19,8 +19,11 @@ use super::charged;
 use crate::fetch::source::blocking;
 use crate::fs::Volume;
 use crate::journal::record::CidBytes;
+use crate::pack::chunk;
 use crate::pack::cid as form;
 use crate::pack::root::{MAX_WRITERS, Root, Version, WriterId};
+use crate::pack::usage;
+use crate::store::Block;
 
 /// The value of a volume that stands from before a commit leaves until it is the head.
 pub(super) const PENDING: &str = "pending";
@@ -94,6 +97,27 @@ pub(super) struct Pending {
     #[n(10)]
     #[cbor(default)]
     pub(super) unnamed: bool,
+    /// Its usage metadata is a file of one block; `false`: a raw leaf, and its record names that.
+    #[n(11)]
+    #[cbor(default)]
+    pub(super) is_file: bool,
+}
+
+impl Pending {
+    /// The block of its usage metadata.
+    pub(super) fn document_block(&self) -> Block {
+        let document = Bytes::copy_from_slice(&self.document);
+        match self.is_file.then(|| usage::block(&document)) {
+            Some(Ok(block)) => block,
+            // What is signed is at most 4 KiB: it always is a block.
+            Some(Err(_)) | None => chunk::leaf(document),
+        }
+    }
+
+    /// Its CID.
+    pub(super) fn document_cid(&self) -> Cid {
+        self.document_block().cid
+    }
 }
 
 /// The value of a volume that stands while its head may not be whole on the node.

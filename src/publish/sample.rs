@@ -29,10 +29,12 @@ use super::receipt::Receipts;
 use crate::fetch::source::Held;
 use crate::fs::{FsError, Volume};
 use crate::journal::record::Record as _;
+use crate::pack::chunk;
 use crate::pack::cid as form;
 use crate::pack::entry::{Entry, Kind, TreeRef};
 use crate::pack::root::Root;
 use crate::pack::tree::{self, TreeKind};
+use crate::pack::usage;
 use crate::store::Block;
 use crate::types::Ino;
 use ask::Need;
@@ -225,17 +227,24 @@ impl Sampler {
 
     /// Asks for what stands above the tree, all of which is kept here.
     async fn top(&mut self, context: &Context) -> Result<(), PublishError> {
+        let head: Head = context.volume.meta("head")?.unwrap_or_default();
         for name in ["root-block", "document", "header"] {
             let Some(data) = context.volume.raw_meta(name)? else {
                 continue;
             };
-            let cid = match name {
-                "root-block" => form::node_cid(&data),
-                _ => form::leaf_cid(&data),
+            let named = head.document.filter(|_| name == "document");
+            let block = match named.and_then(|cid| usage::block_named(&data, &cid.0)) {
+                Some(block) => block,
+                None if name == "root-block" => Block {
+                    cid: form::node_cid(&data),
+                    data,
+                },
+                None => chunk::leaf(data),
             };
+            let cid = block.cid;
             self.left = self.left.saturating_sub(1);
             if !self.has(context, &cid).await? {
-                self.put_again(context, Block { cid, data }).await?;
+                self.put_again(context, block).await?;
                 if name == "root-block" {
                     let token = context.volume.key().token.token;
                     tracing::warn!(

@@ -18,7 +18,6 @@ use super::receipt::Receipts;
 use crate::fetch::source::blocking;
 use crate::journal::record::Record as _;
 use crate::names::record::{Network, Record};
-use crate::pack::cid as form;
 
 /// A commit that a crash interrupted is finished, or given up for good where its blocks are gone, or never all
 /// left, and it never left for the name: what it held stays marked as changed and comes with the next commit.
@@ -46,7 +45,7 @@ pub(super) async fn finish_pending(
     if !stands {
         // Another kind of node is written to since; or another machine has renewed what was named before, by a record
         // that ends later.
-        let told = (form::leaf_cid(&pending.document), pending.sequence, 0);
+        let told = (pending.document_cid(), pending.sequence, 0);
         let (signed, end_s) = record(context, network, told, held_end_s)?;
         pending.record = signed.into();
         let kept = vec![(PENDING, Some(pending.to_bytes())), end_value(end_s)];

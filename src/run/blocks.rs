@@ -35,7 +35,7 @@ use crate::names::key::public_key;
 use crate::names::record::Record;
 use crate::pack::cid as form;
 use crate::pack::root::Root;
-use crate::pack::usage::Usage;
+use crate::pack::usage::{self, Usage};
 use crate::status::{GetAnswer, ShareAnswer};
 use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, StoreError};
@@ -247,5 +247,6 @@ async fn document_of(
         cid,
     };
     document.check()?;
-    Ok((Usage::verify(&document.data, signer)?, document))
+    let text = usage::document(&cid, &document.data)?;
+    Ok((Usage::verify(&text, signer)?, document))
 }

@@ -15,9 +15,7 @@ use crate::clock::Clock;
 use crate::names::NameError;
 use crate::names::key::NameKey;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
-use crate::pack::cid::leaf_cid;
-use crate::pack::usage::Usage;
-use crate::store::Block;
+use crate::pack::usage::{self, Usage};
 use crate::types::VolumeKey;
 
 /// How long a record lives: one year.
@@ -57,8 +55,9 @@ pub(super) async fn publish(
         updated_s: u64::try_from(now_s).unwrap_or(0),
     };
     let data = Bytes::from(document.sign(key.signing_key())?);
-    let cid = leaf_cid(&data);
-    node.store.put_many(&[Block { cid, data }]).await?;
+    let block = usage::block(&data)?;
+    let cid = block.cid;
+    node.store.put_many(&[block]).await?;
     node.store.pin(&cid, None).await?;
     let record = Record {
         network: node.network,

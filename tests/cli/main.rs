@@ -3,6 +3,9 @@
 
 #[path = "../common/anvil.rs"]
 mod anvil;
+#[allow(dead_code, reason = "shared with the suite of nodes")]
+#[path = "../nodes/btfs/mod.rs"]
+mod btfs;
 mod deploy;
 mod drive;
 mod older;

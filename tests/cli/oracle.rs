@@ -6,9 +6,17 @@ mod world;
 use std::time::Duration;
 
 use pxfs::chain::ChainError;
+use pxfs::names::NameStore;
 use pxfs::names::key::NameKey;
+use pxfs::names::record::{BTNS_SEQUENCE, Network, Record};
+use pxfs::names::rpc::RpcNames;
+use pxfs::pack::{chunk, usage};
+use pxfs::rpc::{Client, Dialect, Login};
+use pxfs::store::BlockStore;
+use pxfs::store::rpc::{Patience, RpcStore};
 use serde_json::{Value, json};
 
+use crate::btfs::Btfs;
 use crate::secret::{FORMS, LEVELS, assert_nowhere};
 use world::{Gateway, World};
 
@@ -38,6 +46,41 @@ fn one_operator_answers_ends_when_told_to_and_goes_on_where_it_was() {
     assert!(next >= height, "it begins at {next}, and was at {height}");
     assert_eq!(world.wait(&request).unwrap().sequence, 6);
     assert_eq!(world.deliveries(), 2);
+}
+
+#[test]
+fn a_sync_reads_both_forms_of_a_document_through_the_gateway_of_a_btfs_node() {
+    let (world, node) = (World::new(1, 1), Btfs::start());
+    let gateway = format!("--node=gateway={}/btns/{{name}}", node.gateway_url());
+    let operator = world.operator_with(&[&gateway, "--allow-address=127.0.0.1"]);
+    let token = world.mint(7);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = Client::new(&node.url(), Dialect::Btfs, Login::Open).unwrap();
+    let store = RpcStore::new(client.clone(), Patience::default());
+    let names = RpcNames::new(client, std::sync::Arc::new(pxfs::clock::SystemClock));
+    for (sequence, is_leaf) in [(5, true), (6, false)] {
+        let document = bytes::Bytes::from(world.document(&token, sequence, 100));
+        let block = match is_leaf {
+            true => chunk::leaf(document),
+            false => usage::block(&document).unwrap(),
+        };
+        let record = Record {
+            network: Network::Btfs,
+            cid: block.cid,
+            sequence: BTNS_SEQUENCE,
+            end_of_life: format!("{}-01-01T00:00:00Z", 2100 + sequence)
+                .parse()
+                .unwrap(),
+            ttl_ns: 0,
+        };
+        runtime.block_on(async {
+            store.put_many(&[block]).await.unwrap();
+            let record = record.sign(&token.key);
+            names.publish(&token.name, &record).await.unwrap();
+        });
+        assert_eq!(world.sync(&token).unwrap().sequence, sequence);
+    }
+    drop(operator);
 }
 
 #[test]

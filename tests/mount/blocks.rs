@@ -430,3 +430,30 @@ fn a_node_whose_name_is_wrong_or_leads_nowhere_keeps_no_other_from_being_asked()
         assert_eq!(told.ok().json()["root"], root, "{fault:?}");
     }
 }
+
+#[test]
+fn what_a_name_leads_to_comes_whole_through_the_gateway_of_a_btfs_node() {
+    let node = Btfs::start();
+    let mut machine = Machine::demo_with(&["--node", &format!("btfs={}", node.url())]);
+    fs::write(machine.dir().join("f"), "content").expect("written");
+    machine.flush();
+    let name = machine.token("1")["name"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
+    let root = machine.token("1")["root"]
+        .as_str()
+        .expect("a root")
+        .to_owned();
+    machine.stop();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let fetched = runtime.block_on(async {
+        let url = format!("{}/btns/{name}", node.gateway_url());
+        reqwest::get(url).await.expect("an answer").text().await
+    });
+    let document = fetched.expect("all of it");
+    assert!(
+        document.contains(&root) && document.ends_with("\"}"),
+        "{document}"
+    );
+}

@@ -1,8 +1,8 @@
 // A gateway of names: an HTTP server in a process of its own. It serves what `put` has set.
 import { createServer } from "node:http";
 
-/** What stands under a path. `together` holds the answer back until so many requests are waiting. */
-export type Entry = { status?: number; text?: string; location?: string; silent?: boolean; together?: number };
+/** What stands under a path. A `leaf` is sent as BTFS sends one: no byte of it unless a file name tells its type. `together` holds the answer back until so many requests are waiting. */
+export type Entry = { leaf?: boolean; status?: number; text?: string; location?: string; silent?: boolean; together?: number };
 
 if (process.argv[2] === "serve") serve();
 
@@ -11,7 +11,7 @@ function serve(): void {
   const seen: string[] = [];
   let waiting: (() => void)[] = [];
   const server = createServer((request, response) => {
-    const path = request.url ?? "/";
+    const [path = "/", query = ""] = (request.url ?? "/").split("?");
     if (request.method === "PUT") {
       const chunks: Buffer[] = [];
       request.on("data", (chunk) => chunks.push(chunk));
@@ -31,6 +31,12 @@ function serve(): void {
     const answer = () => {
       response.statusCode = entry.status ?? 200;
       if (entry.location) response.setHeader("location", entry.location);
+      if (entry.leaf && !/(^|&)filename=[^&]+\.json(&|$)/.test(query)) {
+        response.setHeader("content-length", (entry.text ?? "").length);
+        response.flushHeaders();
+        response.destroy();
+        return;
+      }
       response.end(Buffer.from(entry.text ?? "", "latin1"));
     };
     if (!entry.together) return answer();

@@ -68,6 +68,11 @@ test("a valid document becomes a report of its usage, sequence and root", async 
   expect(gasLimit).toBe(400000n);
 });
 
+test("a gateway that sends no byte of a leaf without a type gives the document all the same", async () => {
+  const { report } = await answered("leaf", { text: USUAL, leaf: true });
+  expect(report.slice(3)).toEqual([52428800n, 6n, ROOT, Code.fine]);
+});
+
 test("all gateways are asked at once, and the highest sequence wins", async () => {
   // Each holds its answer back until all five have been asked.
   const folders = ["a", "b", "c", "d", "e"];

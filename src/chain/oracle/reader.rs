@@ -21,8 +21,8 @@ use crate::names::gateway::NameGateway;
 use crate::names::key::public_key;
 use crate::names::record::Record;
 use crate::names::{NameError, NameStore};
-use crate::pack::cid::{Kind, digest, kind};
-use crate::pack::usage::Usage;
+use crate::pack::cid::digest;
+use crate::pack::usage::{self, Usage};
 use crate::store::{BlockStore, StoreError};
 use crate::types::VolumeKey;
 
@@ -225,14 +225,12 @@ impl Documents for NodeDocuments {
         let now = self.clock.wall_ns();
         let alive = record.check_alive(now);
         alive.map_err(|fault| Refusal::new(NO_NAME, fault))?;
-        if kind(&record.cid) != Ok(Kind::Leaf) {
-            let why = format!("{name} does not lead to one raw block");
-            return Err(Refusal::new(NOT_VALID, why));
-        }
-        match timeout(LIMIT, self.blocks.get(&record.cid)).await {
-            Ok(document) => document.map_err(of_store),
-            Err(_) => Err(Refusal::again(NO_DOCUMENT, "blocks do not come in time")),
-        }
+        let block = match timeout(LIMIT, self.blocks.get(&record.cid)).await {
+            Ok(block) => block.map_err(of_store)?,
+            Err(_) => return Err(Refusal::again(NO_DOCUMENT, "blocks do not come in time")),
+        };
+        let document = usage::document(&record.cid, &block);
+        document.map_err(|fault| Refusal::new(NOT_VALID, fault))
     }
 }
 

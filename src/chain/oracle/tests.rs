@@ -26,7 +26,7 @@ use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
 use crate::names::record::{Network, Record};
 use crate::names::{NameError, NameStore};
-use crate::pack::cid::{leaf_cid, node_of_digest};
+use crate::pack::cid::{leaf_cid, node_cid, node_of_digest};
 use crate::pack::usage::Usage;
 use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore};
@@ -237,6 +237,12 @@ async fn what_cannot_be_had_closes_the_request_with_its_code() {
     scene.point(absent).await;
     scene.fails_with(2).await;
     scene.point(node_of_digest(ROOT.0)).await;
+    scene.fails_with(2).await;
+    // A directory.
+    let data = bytes::Bytes::from_static(&[0x0a, 0x04, 0x08, 0x01, 0x12, 0x00]);
+    let cid = node_cid(&data);
+    scene.blocks.put_many(&[Block { cid, data }]).await.unwrap();
+    scene.point(cid).await;
     scene.fails_with(3).await;
     assert_eq!(scene.info().await.sequence, None);
 }

@@ -54,6 +54,7 @@ fn any_protobuf_reader_finds_links_and_content() {
     let unixfs = [
         sample().unixfs,
         Unixfs::Symlink(Bytes::from_static(b"../target")),
+        Unixfs::Whole(Bytes::from_static(b"content")),
         Unixfs::File {
             size: 300,
             parts: vec![200, 100],
@@ -80,6 +81,7 @@ fn any_protobuf_reader_finds_links_and_content() {
         let found = match (message.kind, message.data, message.size) {
             (1, Some(data), None) => Unixfs::Directory(data.into()),
             (4, Some(data), None) => Unixfs::Symlink(data.into()),
+            (2, Some(data), Some(7)) => Unixfs::Whole(data.into()),
             (2, None, Some(size)) => Unixfs::File {
                 size,
                 parts: message.parts,

@@ -26,7 +26,9 @@ fn verdict(result: Result<Usage, UsageError>) -> Verdict {
         Err(UsageError::Version(_)) => Verdict::Version,
         Err(UsageError::Form { .. }) => Verdict::Form,
         Err(UsageError::Signature) => Verdict::Signature,
-        Err(UsageError::Value(why)) => panic!("not an answer of a reader: {why}"),
+        Err(fault @ (UsageError::Value(_) | UsageError::Block(_))) => {
+            panic!("not an answer about the document's bytes: {fault}")
+        }
     }
 }
 

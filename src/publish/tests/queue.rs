@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::guard::publish_beside;
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
+use crate::journal::record::Record as _;
 use crate::names::fault::Call as NameCall;
 use crate::names::{NameError, NameStore};
 use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
-use crate::publish::head::Head;
-use crate::publish::pending::{DOUBTED, PENDING};
+use crate::publish::head::{Head, resolve};
+use crate::publish::naming::record;
+use crate::publish::pending::{DOUBTED, PENDING, Pending};
+use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::publish::{PublishError, Publisher, Timing, is_idle};
 use crate::store::fault::{Call, FaultStore};
@@ -73,6 +77,41 @@ async fn a_commit_that_only_lacks_its_head_is_finished_after_a_stumble_and_is_no
     timeout(LIMIT, finished).await.expect("it is tried again");
     let now: Head = machine.volume.meta("head").unwrap().unwrap();
     assert_eq!((now.sequence, now.root), (head.sequence, head.root));
+    publisher.stop().await;
+}
+
+/// Its name leads to a raw leaf: in another form the document would be under a CID that no record names.
+#[tokio::test]
+async fn a_commit_that_was_made_with_a_raw_document_is_finished_with_it_and_read_again() {
+    let shared = Shared::new();
+    let (machine, head) = without_its_head(&shared).await;
+    let mut pending: Pending = machine.volume.meta(PENDING).unwrap().unwrap();
+    let document = chunk::leaf(Bytes::copy_from_slice(&pending.document));
+    let told = (document.cid, pending.sequence, 1);
+    let network = machine.context.node.network;
+    let (record, _) = record(&machine.context, network, told, 0).unwrap();
+    pending.record = record.into();
+    pending.is_file = false;
+    let values = vec![(PENDING, Some(pending.to_bytes()))];
+    machine.volume.keep(values).unwrap();
+
+    let publisher = spawn(&machine);
+    let flushed = timeout(LIMIT, publisher.flush()).await;
+    flushed.expect("it ends").unwrap();
+    let now: Head = machine.volume.meta("head").unwrap().unwrap();
+    assert_eq!(now.root, head.root);
+    assert_eq!(now.document.map(|cid| cid.0), Some(document.cid));
+    assert_eq!(
+        shared.blocks.get(&document.cid).await.unwrap(),
+        document.data
+    );
+    let named = resolve(&machine.context).await.unwrap().unwrap();
+    assert_eq!(named.document, document.cid);
+    // A node that has lost it gets it back under this very CID.
+    assert!(shared.blocks.lose(&document.cid));
+    let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
+    sampler.step(&machine.context).await.unwrap();
+    assert!(shared.blocks.has(&document.cid).await.unwrap());
     publisher.stop().await;
 }
 

@@ -350,7 +350,13 @@ impl Machine {
             sequence: head.sequence,
             root,
             root_bytes: self.store.get(&root.0).await.unwrap().to_vec().into(),
-            document: self.store.get(&document).await.unwrap().to_vec().into(),
+            document: (crate::pack::usage::document(
+                &document,
+                &self.store.get(&document).await.unwrap(),
+            ))
+            .unwrap()
+            .to_vec()
+            .into(),
             record: record.into(),
             time_s: head.time_s,
             uploads: head.uploads,
@@ -358,6 +364,7 @@ impl Machine {
             unsent: false,
             unnamed: false,
             sample: sample.iter().copied().map(CidBytes).collect(),
+            is_file: true,
         };
         let values = vec![("head", before), (PENDING, Some(pending.to_bytes()))];
         self.volume.keep(values).unwrap();

@@ -2,12 +2,18 @@
 //! speak it, with their defects, in front of a folder. It is no BTFS node: it has no peers, no chain,
 //! and knows only the calls that pxfs, or a test of it, makes. `AgentVersion` says so.
 //!
+//! What is still other than a real node: it has no swarm (`dht/put` tells of no peer, so never of a line of Type 0 or 5 from
+//! one), no `add`, `files`, `key`, `config` of one setting, `dag/export` or CAR on the gateway; no Range there; paths through a
+//! missing node end at once and do not wait; a trailer's texts, headers and the order of `refs/local` may differ; `duration`
+//! that is nonsense breaks no connection, and a `repo/gc` that is broken off names the root, not the block.
+//!
 //! Invariant: what was answered is in the folder, and there after a restart; logins are not. It ends
-//! with its value. [`calls`] are the RPC calls, [`disk`] the folder, [`names`] the records, [`unixfs`] files and
+//! with its value. [`calls`] are the RPC calls, [`gateway`] is the gateway, [`disk`] the folder, [`names`] the records, [`unixfs`] files and
 //! directories.
 
 mod calls;
 mod disk;
+mod gateway;
 mod names;
 mod unixfs;
 
@@ -30,6 +36,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Btfs {
     folder: TempDir,
     address: SocketAddr,
+    gateway: SocketAddr,
     auth: bool,
     running: Option<(Arc<Node>, JoinHandle<()>)>,
 }
@@ -84,6 +91,7 @@ impl Btfs {
         let mut node = Self {
             folder: folder.expect("a folder"),
             address,
+            gateway: SocketAddr::from(([127, 0, 0, 1], 0)),
             auth,
             running: None,
         };
@@ -94,6 +102,11 @@ impl Btfs {
     /// Where its RPC listens: the same after a restart.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where its gateway listens: the same after a restart.
+    pub(crate) fn gateway_url(&self) -> String {
+        format!("http://{}", self.gateway)
     }
 
     /// Ends it as `kill -9` does: all connections break.
@@ -109,6 +122,8 @@ impl Btfs {
         self.kill();
         let listener = bind(self.address);
         self.address = listener.local_addr().expect("an address");
+        let gateway = bind(self.gateway);
+        self.gateway = gateway.local_addr().expect("an address");
         let node = Arc::new(Node {
             disk: Disk::open(self.folder.path()),
             address: self.address,
@@ -120,7 +135,7 @@ impl Btfs {
             dead: AtomicBool::new(false),
         });
         let served = Arc::clone(&node);
-        let thread = std::thread::spawn(move || serve(&served, listener));
+        let thread = std::thread::spawn(move || serve(&served, [listener, gateway]));
         self.running = Some((node, thread));
     }
 
@@ -183,18 +198,22 @@ fn bind(address: SocketAddr) -> TcpListener {
     }
 }
 
-fn serve(node: &Arc<Node>, listener: TcpListener) {
+fn serve(node: &Arc<Node>, listeners: [TcpListener; 2]) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        listener.set_nonblocking(true).expect("a socket");
-        let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-        let app = calls::router(Arc::clone(node));
+        let [rpc, gateway] = listeners.map(|listener| {
+            listener.set_nonblocking(true).expect("a socket");
+            tokio::net::TcpListener::from_std(listener).expect("a socket")
+        });
+        let rpc = axum::serve(rpc, calls::router(Arc::clone(node)));
+        let gateway = axum::serve(gateway, gateway::router(Arc::clone(node)));
         tokio::select! {
-            served = axum::serve(listener, app).into_future() => served.expect("it serves"),
+            served = rpc.into_future() => served.expect("it serves"),
+            served = gateway.into_future() => served.expect("it serves"),
             () = node.end.notified() => {}
         }
     });

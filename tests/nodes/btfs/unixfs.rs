@@ -41,8 +41,8 @@ struct Unixfs {
 enum Thing {
     /// By name, in the order of the node where names are equal.
     Directory(Vec<Link>),
-    /// Its length, and its parts, which have no names.
-    File(u64, Vec<Link>),
+    /// Its length, the bytes in the node itself, and its parts, which have no names.
+    File(u64, Vec<u8>, Vec<Link>),
     /// Its target.
     Symlink(Vec<u8>),
 }
@@ -57,7 +57,7 @@ struct Link {
 fn look(disk: &Disk, cid: &Cid) -> Result<Thing, Stop> {
     let block = disk.get(cid).ok_or(Stop::Missing(*cid))?;
     if cid.codec() == RAW {
-        return Ok(Thing::File(block.len() as u64, Vec::new()));
+        return Ok(Thing::File(block.len() as u64, block, Vec::new()));
     }
     let unreadable = || Stop::Failed(format!("failed to decode {cid}: unrecognized object"));
     let node = PbNode::decode(block.as_slice()).map_err(|_| unreadable())?;
@@ -76,7 +76,7 @@ fn look(disk: &Disk, cid: &Cid) -> Result<Thing, Stop> {
             links.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(Thing::Directory(links))
         }
-        FILE => Ok(Thing::File(unixfs.size, links)),
+        FILE => Ok(Thing::File(unixfs.size, unixfs.data, links)),
         SYMLINK => Ok(Thing::Symlink(unixfs.data)),
         other => Err(Stop::Failed(format!("unrecognized type: {other}"))),
     }
@@ -97,7 +97,7 @@ pub(super) fn resolve(disk: &Disk, path: &str) -> Result<Cid, Stop> {
     };
     let below = resolved.strip_prefix("/btfs/").unwrap_or(&resolved);
     if below.starts_with('/') {
-        return failed(format!("invalid path \"{path}\": unknown namespace"));
+        return failed("unsupported path namespace: ".to_owned());
     }
     let mut names = below.split('/').filter(|name| !name.is_empty());
     let Some(Ok(mut cid)) = names.next().map(str::parse::<Cid>) else {
@@ -122,7 +122,7 @@ pub(super) fn resolve(disk: &Disk, path: &str) -> Result<Cid, Stop> {
 /// not looked at, but for what its link says.
 pub(super) fn list(disk: &Disk, cid: &Cid, resolves: bool) -> Result<Vec<Value>, Stop> {
     let links = match look(disk, cid)? {
-        Thing::Directory(links) | Thing::File(_, links) => links,
+        Thing::Directory(links) | Thing::File(_, _, links) => links,
         Thing::Symlink(_) => Vec::new(),
     };
     let told = links.into_iter().map(|link| {
@@ -131,7 +131,7 @@ pub(super) fn list(disk: &Disk, cid: &Cid, resolves: bool) -> Result<Vec<Value>,
             (false, false) => (0, 0, Vec::new()),
             (false, true) => match look(disk, &link.cid)? {
                 Thing::Directory(_) => (DIRECTORY, 0, Vec::new()),
-                Thing::File(size, _) => (FILE, size, Vec::new()),
+                Thing::File(size, ..) => (FILE, size, Vec::new()),
                 Thing::Symlink(target) => (SYMLINK, target.len() as u64, target),
             },
         };
@@ -143,19 +143,23 @@ pub(super) fn list(disk: &Disk, cid: &Cid, resolves: bool) -> Result<Vec<Value>,
     told.collect()
 }
 
+/// What `cat` gives: the bytes of a file, the target of a symlink.
+pub(super) fn streamed(disk: &Disk, cid: &Cid) -> Result<Vec<u8>, Stop> {
+    match look(disk, cid)? {
+        Thing::Symlink(target) => Ok(target),
+        Thing::Directory(_) | Thing::File(..) => content(disk, cid),
+    }
+}
+
 /// The bytes of a file.
 pub(super) fn content(disk: &Disk, cid: &Cid) -> Result<Vec<u8>, Stop> {
-    let links = match look(disk, cid)? {
+    let (mut all, links) = match look(disk, cid)? {
         Thing::Directory(_) => return Err(Stop::Failed("this dag node is a directory".into())),
         Thing::Symlink(_) => {
             return Err(Stop::Failed("this dag node is not a regular file".into()));
         }
-        Thing::File(_, links) => links,
+        Thing::File(_, data, links) => (data, links),
     };
-    if cid.codec() == RAW {
-        return disk.get(cid).ok_or(Stop::Missing(*cid));
-    }
-    let mut all = Vec::new();
     for link in links {
         all.extend(content(disk, &link.cid)?);
     }
@@ -178,7 +182,7 @@ fn add(disk: &Disk, cid: &Cid, path: &str, out: &mut Vec<u8>) -> Result<(), Stop
             }
         }
         Thing::Symlink(target) => head(out, path, b'2', 0o644, 0, &target),
-        Thing::File(size, _) => {
+        Thing::File(size, ..) => {
             head(out, path, b'0', 0o644, size, b"");
             body(out, &content(disk, cid)?);
         }

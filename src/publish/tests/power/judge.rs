@@ -10,7 +10,7 @@ use crate::fs::Volume;
 use crate::names::key::public_key;
 use crate::names::record::Record;
 use crate::pack::root::Root;
-use crate::pack::usage::Usage;
+use crate::pack::usage::{self, Usage};
 use crate::publish::grace::Grace;
 use crate::publish::head::Head;
 use crate::publish::heal::Salvage;
@@ -88,7 +88,8 @@ fn told(acts: &[Act]) -> Result<Told, String> {
                     .blocks
                     .get(&record.cid)
                     .ok_or("a name of no document")?;
-                let usage = Usage::verify(document, &key).map_err(|e| e.to_string())?;
+                let document = usage::document(&record.cid, document).map_err(|e| e.to_string())?;
+                let usage = Usage::verify(&document, &key).map_err(|e| e.to_string())?;
                 let (sequence, root) = (usage.sequence, usage.root);
                 if let Some((_, before, known)) = told.named.last() {
                     if sequence < *before {
