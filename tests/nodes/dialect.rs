@@ -73,6 +73,16 @@ pub(crate) async fn holds(client: &Client) {
         matches!(&unpinned, Err(RpcError::Failed(why)) if why.contains("not pinned")),
         "{unpinned:?}"
     );
+    // A node that is missing is named by the other form of its CID.
+    let lost = node(&[unique_leaf(11).cid]).cid;
+    let args = [("arg", &*lost.to_string()), ("offline", "true")];
+    let missing = ask(client, "block/get", &args, &[]).await;
+    let other_form = lost.into_v1().expect("a CIDv1").to_string();
+    assert!(
+        matches!(&missing, Err(RpcError::Failed(why)) if why.contains(&other_form)),
+        "{missing:?}"
+    );
+    pins_and_content(client).await;
     let other = unique_leaf(10).cid.to_string();
     let update = [("arg", other.as_str()), ("arg", root.as_str())];
     let moved = ask(client, "pin/update", &update, &[]).await;
@@ -105,6 +115,12 @@ pub(crate) async fn holds(client: &Client) {
         .expect("200");
     assert_eq!(told.trim(), "");
     let good = world.record(1, 1).sign(&key);
+    // Its public key (field 7) is another one.
+    let strange = [&good[..], &[0x3a, 36, 8, 1, 0x12, 0x20], &[7; 32]].concat();
+    let (told, _) = ask(client, "dht/put", &[("arg", &route)], &[strange.into()])
+        .await
+        .expect("200");
+    assert_eq!(told.trim(), "");
     let (told, _) = ask(
         client,
         "dht/put",
@@ -147,6 +163,53 @@ pub(crate) async fn holds(client: &Client) {
     );
 }
 
+/// Of pins that are moved onto themselves or onto others, and of content that is asked for at once.
+async fn pins_and_content(client: &Client) {
+    let (one, two) = (unique_leaf(10), unique_leaf(12));
+    let (a, b) = (node(&[one.cid]), node(&[two.cid]));
+    for (format, blocks) in [("raw", [&one, &two]), ("v0", [&a, &b])] {
+        let files = blocks.map(|block| block.data.clone());
+        let put = ask(client, "block/put", &[("format", format)], &files).await;
+        put.expect("put");
+    }
+    let (a, b) = (a.cid.to_string(), b.cid.to_string());
+    for root in [&a, &b] {
+        let pinned = ask(client, "pin/add", &[("arg", root)], &[]).await;
+        pinned.expect("pinned");
+    }
+    let moved = ask(client, "pin/update", &[("arg", &a), ("arg", &a)], &[]).await;
+    moved.expect("onto itself");
+    let (listed, _) = ask(client, "pin/ls", &[("arg", &a)], &[])
+        .await
+        .expect("it stays pinned");
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("one object");
+    assert_eq!(listed["Keys"][&a]["Type"], "recursive", "{listed}");
+    let moved = ask(client, "pin/update", &[("arg", &a), ("arg", &b)], &[]).await;
+    assert!(
+        matches!(&moved, Err(RpcError::Failed(why)) if why.contains("'to' cid was already recursively pinned")),
+        "{moved:?}"
+    );
+    let leaf = one.cid.to_string();
+    let (listed, _) = ask(client, "pin/ls", &[("arg", &leaf)], &[])
+        .await
+        .expect("below a pin");
+    assert!(
+        listed.contains(&format!("indirect through {a}")),
+        "{listed}"
+    );
+    let both = [("arg", &*leaf), ("arg", &*two.cid.to_string())];
+    let (content, error) = ask(client, "cat", &both, &[]).await.expect("content");
+    let wanted = [one.data.as_ref(), two.data.as_ref()].concat();
+    assert_eq!(
+        (content, error),
+        (String::from_utf8_lossy(&wanted).into_owned(), None)
+    );
+    for root in [&a, &b] {
+        let gone = ask(client, "pin/rm", &[("arg", root)], &[]).await;
+        gone.expect("let go of");
+    }
+}
+
 fn now_ns() -> i64 {
     use pxfs::clock::Clock;
     pxfs::clock::SystemClock.wall_ns()
@@ -156,6 +219,43 @@ fn now_ns() -> i64 {
 async fn the_stand_in_speaks_it() {
     let node = Btfs::start();
     holds(&Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client")).await;
+}
+
+#[tokio::test]
+async fn the_gateway_of_the_stand_in_sends_what_that_of_a_btfs_node_does() {
+    let btfs = Btfs::start();
+    let client = Client::new(&btfs.url(), Dialect::Btfs, Login::Open).expect("a client");
+    let text = Bytes::from_static(b"{}");
+    let file = pxfs::pack::usage::block(&text).expect("a block");
+    let leaf = pxfs::pack::chunk::leaf(text);
+    for (format, block) in [("raw", &leaf), ("v0", &file)] {
+        let data = std::slice::from_ref(&block.data);
+        let put = ask(&client, "block/put", &[("format", format)], data).await;
+        put.expect("put");
+    }
+    let fetch = async |path: String| {
+        let reply = reqwest::get(format!("{}{path}", btfs.gateway_url())).await?;
+        Ok::<_, reqwest::Error>((reply.status().as_u16(), reply.text().await.ok()))
+    };
+    let (leaf, file) = (leaf.cid, file.cid);
+    let whole = (200, Some("{}".to_owned()));
+    for (path, wanted) in [
+        (format!("/btfs/{file}"), whole.clone()),
+        (format!("/btfs/{leaf}?filename=usage.json"), whole),
+        (format!("/btfs/{leaf}"), (200, None)),
+    ] {
+        assert_eq!(
+            fetch(path.clone()).await.expect("an answer"),
+            wanted,
+            "{path}"
+        );
+    }
+    let (status, _) = fetch(format!("/btfs/{leaf}?format=raw"))
+        .await
+        .expect("an answer");
+    assert_eq!(status, 500);
+    let (status, _) = fetch(format!("/ipfs/{leaf}")).await.expect("an answer");
+    assert_eq!(status, 404);
 }
 
 /// Nobody who uses a node for other things is made to crash it by the stand-in's defects: these are

@@ -16,7 +16,7 @@ use multihash::Multihash;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::disk::Disk;
+use super::disk::{Disk, RAW};
 use super::unixfs::{self, Stop};
 use super::{Node, TOKEN_LIFE, names};
 
@@ -103,17 +103,21 @@ fn refuse(node: &Node, path: &str, args: &Args) -> Option<Response> {
 }
 
 async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) -> Response {
+    if let Some(refusal) = unreadable(command, args) {
+        return refusal;
+    }
     let arg = get(args, "arg").unwrap_or_default();
     match command {
         "id" => lines(&[json!({
             "ID": "16Uiu2HAmStandIn", "AgentVersion": "go-btfs/3.3.0/stand-in",
-            "BttcAddress": "0x0", "TronAddress": "T0", "VaultAddress": "0x0",
-            "ChainID": 199, "SimpleMode": true
+            "BttcAddress": "", "TronAddress": "", "VaultAddress": "",
+            "ChainID": 0, "SimpleMode": true
         })]),
         "version" => lines(&[json!({"Version": "3.3.0", "Repo": "10", "System": "stand-in"})]),
         "config/show" => lines(&[json!({
             "Addresses": {
-                "API": [format!("/ip4/127.0.0.1/tcp/{}", node.address.port())],
+                // One address is a text, and no list.
+                "API": format!("/ip4/127.0.0.1/tcp/{}", node.address.port()),
                 "RemoteAPI": [node.remote_api.lock().expect("a lock").clone()],
             },
             "API": {"EnableTokenAuth": node.auth},
@@ -124,7 +128,7 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
         "dashboard/login" => log_in(node, arg),
         "block/put" => put(node, args, request).await,
         "block/get" | "block/stat" => {
-            with_cid(arg, async |cid| {
+            with_path(node, arg, async |cid| {
                 let data = match wait(args, || node.disk.get(&cid)).await {
                     Ok(data) => data,
                     Err(Late::Offline) => return missing(&cid),
@@ -137,10 +141,10 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
             })
             .await
         }
-        "pin/add" => with_cid(arg, async |cid| pin(node, args, cid, None).await).await,
+        "pin/add" => with_path(node, arg, async |cid| pin(node, args, cid, None).await).await,
         "pin/update" => update(node, args).await,
         "pin/rm" => {
-            with_cid(arg, async |cid| match node.disk.unpin(&cid) {
+            with_path(node, arg, async |cid| match node.disk.unpin(&cid) {
                 true => lines(&[json!({"Pins": [cid.to_string()]})]),
                 false => failed("not pinned or pinned indirectly"),
             })
@@ -151,7 +155,7 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
             Ok(gone) => lines(
                 &gone
                     .iter()
-                    .map(|key| json!({"Key": key}))
+                    .map(|cid| json!({"Key": {"/": cid.to_string()}}))
                     .collect::<Vec<_>>(),
             ),
             Err(why) => failed(&why),
@@ -165,7 +169,7 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
         "dht/put" => {
             let record = match files(request).await {
                 (mut files, None) if !files.is_empty() => files.swap_remove(0),
-                _ => return plain(StatusCode::BAD_REQUEST, "file argument is required\n"),
+                _ => return bad_request("file argument 'value-file' is required"),
             };
             match names::put(&node.disk, arg, &record) {
                 None => failed("invalid key"),
@@ -175,25 +179,106 @@ async fn answer(node: &Arc<Node>, command: &str, args: &Args, request: Request) 
         }
         "dht/get" => match names::get(&node.disk, arg) {
             None => failed("invalid key"),
-            Some(Some(record)) => lines(&[event(5, &data_encoding::BASE64.encode(&record))]),
+            // It has no peers, and says so before everything else.
+            Some(Some(record)) => lines(&[
+                event(3, "failed to find any peer in table"),
+                event(5, &data_encoding::BASE64.encode(&record)),
+            ]),
             Some(None) => {
                 let why = "routing: not found";
-                trailed(&[event(3, why)], why)
+                let alone = || event(3, "failed to find any peer in table");
+                trailed(&[alone(), alone(), event(3, why)], why)
             }
         },
-        "name/resolve" => match names::resolve(&node.disk, arg.trim_start_matches("/btns/")) {
-            Some(path) if !path.starts_with("/btfs/") => failed("unknown namespace"),
-            Some(path) => lines(&[json!({"Path": path})]),
-            None => failed("could not resolve name"),
-        },
-        "cat" => match found(node, args, arg, unixfs::content).await {
-            Ok(data) => ([("X-Stream-Output", "1")], data).into_response(),
-            Err(why) => failed(&why),
-        },
+        "name/resolve" => {
+            let (name, below) = split(arg.trim_start_matches("/btns/"));
+            match names::resolve(&node.disk, name) {
+                Some(path) if !path.starts_with("/btfs/") => failed("unknown namespace"),
+                Some(path) => lines(&[json!({"Path": format!("{path}{below}")})]),
+                None => failed("could not resolve name"),
+            }
+        }
+        "cat" => cat(node, args).await,
+        "block/rm" => remove(node, args),
+        "refs/local" => {
+            let keys = node.disk.keys();
+            let told = keys
+                .iter()
+                .map(|cid| json!({"Ref": cid.to_string(), "Err": ""}));
+            lines(&told.collect::<Vec<_>>())
+        }
         "ls" => list_links(node, args).await,
         "get" => fetch(node, args, arg).await,
         _ => plain(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
+}
+
+/// Refuses what lacks an argument, or has one that cannot be read.
+fn unreadable(command: &str, args: &Args) -> Option<Response> {
+    let wanted = match command {
+        "block/get" | "block/stat" | "dht/get" | "dht/put" => Some("key"),
+        "block/rm" => Some("hash"),
+        "cat" | "get" | "ls" | "pin/add" | "pin/rm" => Some("btfs-path"),
+        "pin/update" => Some("from-path"),
+        _ => None,
+    };
+    if let (Some(wanted), None) = (wanted, get(args, "arg")) {
+        return Some(bad_request(&format!("argument \"{wanted}\" is required")));
+    }
+    let flag = get(args, "offline").filter(|text| text.parse::<bool>().is_err());
+    if let Some(text) = flag {
+        let why =
+            format!("Could not convert value \"{text}\" to type \"bool\" (for option \"offline\")");
+        return Some(bad_request(&why));
+    }
+    let timeout = get(args, "timeout");
+    // Without a body.
+    let is_nonsense = timeout.is_some_and(|text| duration(text).is_none());
+    is_nonsense.then(|| StatusCode::OK.into_response())
+}
+
+/// The content of each path, one behind the other; `offset` and `length` count over all of it.
+async fn cat(node: &Node, args: &Args) -> Response {
+    let mut all = Vec::new();
+    for (_, path) in args.iter().filter(|(name, _)| name == "arg") {
+        match found(node, args, path, unixfs::streamed).await {
+            Ok(data) => all.extend(data),
+            Err(why) => return failed(&why),
+        }
+    }
+    let number = |name: &str| get(args, name).map(str::parse::<i64>);
+    let (offset, length) = match (number("offset"), number("length")) {
+        (Some(Err(_)), _) | (_, Some(Err(_))) => return bad_request("an offset is a number"),
+        (offset, length) => (
+            offset.and_then(Result::ok).unwrap_or(0),
+            length.and_then(Result::ok).unwrap_or(i64::MAX),
+        ),
+    };
+    let (Ok(offset), Ok(length)) = (usize::try_from(offset), usize::try_from(length)) else {
+        return failed("cannot specify negative offset or length");
+    };
+    let part: Vec<u8> = all.into_iter().skip(offset).take(length).collect();
+    ([("X-Stream-Output", "1")], part).into_response()
+}
+
+/// Removes blocks; what is pinned stays, with `force` too.
+fn remove(node: &Node, args: &Args) -> Response {
+    let asked = args.iter().filter(|(name, _)| name == "arg");
+    let removed = asked.map(|(_, text)| {
+        let Ok(cid) = text.parse::<Cid>() else {
+            return json!({"Hash": text, "Error": "selected encoding not supported"});
+        };
+        let error = match node.disk.pinned_through(&cid) {
+            Some(root) => format!("pinned via {root}"),
+            None if node.disk.get(&cid).is_none() => format!("blockstore: block not found: {text}"),
+            None => {
+                node.disk.remove(&cid);
+                String::new()
+            }
+        };
+        json!({"Hash": text, "Error": error})
+    });
+    lines(&removed.collect::<Vec<_>>())
 }
 
 fn log_in(node: &Node, password: &str) -> Response {
@@ -239,6 +324,9 @@ async fn put(node: &Node, args: &Args, request: Request) -> Response {
         Some("protobuf") => (1, 0x70),
         Some(other) => return failed(&format!("unrecognized format: {other}")),
     };
+    if files.is_empty() && error.is_none() {
+        return bad_request("file argument 'data' is required");
+    }
     let mut told = Vec::new();
     for data in &files {
         let hash = Multihash::wrap(0x12, &Sha256::digest(data)).expect("a hash");
@@ -247,6 +335,9 @@ async fn put(node: &Node, args: &Args, request: Request) -> Response {
             (_, codec) => Cid::new_v1(codec, hash),
         };
         node.disk.put(&cid, data);
+        if get(args, "pin") == Some("true") {
+            node.disk.pin(&cid);
+        }
         told.push(json!({"Key": cid.to_string(), "Size": data.len()}));
     }
     let mut response = match error {
@@ -291,7 +382,7 @@ async fn pin(node: &Arc<Node>, args: &Args, root: Cid, from: Option<Cid>) -> Res
 /// Pins, and tells every half second how many blocks it has come to, also where they are no more than before.
 async fn pin_telling(node: &Arc<Node>, args: &Args, root: Cid) -> Response {
     let (node, begin) = (Arc::clone(node), Instant::now());
-    let patience = get(args, "timeout").map(duration);
+    let patience = get(args, "timeout").and_then(duration);
     // As many as there are by now, and whether that is all.
     let look = move || {
         let _one = node.disk.gate.lock().expect("a lock");
@@ -321,7 +412,11 @@ async fn pin_telling(node: &Arc<Node>, args: &Args, root: Cid) -> Response {
         }
     };
     let late = "context deadline exceeded";
-    let told = |blocks: usize| json!({"Progress": blocks});
+    // Before the root is there it counts nothing.
+    let told = |blocks: usize| match blocks {
+        0 => json!({"Pins": null}),
+        blocks => json!({"Pins": null, "Progress": blocks}),
+    };
     let pinned = json!({"Pins": [root.to_string()]});
     let (blocks, is_whole) = step().await;
     if is_whole {
@@ -369,13 +464,16 @@ async fn update(node: &Arc<Node>, args: &Args) -> Response {
         .filter_map(|(_, text)| text.parse().ok())
         .collect();
     let [from, to] = cids[..] else {
-        return plain(
-            StatusCode::BAD_REQUEST,
-            "argument \"to-path\" is required\n",
-        );
+        return bad_request("argument \"to-path\" is required");
     };
     if !node.disk.is_pinned(&from) {
         return failed("'from' cid was not recursively pinned already");
+    }
+    if from == to {
+        return lines(&[json!({"Pins": [from.to_string(), to.to_string()]})]);
+    }
+    if node.disk.is_pinned(&to) {
+        return failed("'to' cid was already recursively pinned");
     }
     let response = pin(node, args, to, Some(from)).await;
     if response.status() == StatusCode::OK && get(args, "unpin") != Some("false") {
@@ -385,25 +483,59 @@ async fn update(node: &Arc<Node>, args: &Args) -> Response {
 }
 
 fn list(node: &Node, args: &Args) -> Response {
-    let line = |cid: &Cid| json!({"Cid": cid.to_string(), "Type": "recursive"});
+    let kind = get(args, "type").unwrap_or("all");
+    // How it is pinned, where that is of the kind that is asked for.
+    let pinned = |cid: &Cid| match node.disk.pinned_through(cid) {
+        Some(root) if root == *cid && kind != "indirect" => Some("recursive".to_owned()),
+        Some(root) if root != *cid && kind != "recursive" => {
+            Some(format!("indirect through {root}"))
+        }
+        _ => None,
+    };
+    let line = |(cid, kind): &(Cid, String)| json!({"Cid": cid.to_string(), "Type": kind});
+    let all = |told: &[(Cid, String)]| {
+        if get(args, "stream") == Some("true") {
+            return lines(&told.iter().map(line).collect::<Vec<_>>());
+        }
+        let keys = told
+            .iter()
+            .map(|(cid, kind)| (cid.to_string(), json!({"Type": kind})));
+        lines(&[json!({"Keys": keys.collect::<serde_json::Map<_, _>>()})])
+    };
     let asked: Vec<&str> = args
         .iter()
         .filter(|(name, _)| name == "arg")
         .map(|(_, text)| text.as_str())
         .collect();
     if asked.is_empty() {
-        return lines(&node.disk.pins().iter().map(line).collect::<Vec<_>>());
+        let mut told: Vec<_> = node
+            .disk
+            .pins()
+            .into_iter()
+            .map(|cid| (cid, "recursive".to_owned()))
+            .collect();
+        if kind != "recursive" {
+            let roots = node.disk.pins();
+            let below = roots.iter().flat_map(|root| node.disk.found_below(root));
+            let below: HashSet<Cid> = below.filter(|cid| !roots.contains(cid)).collect();
+            told.extend(below.into_iter().map(|cid| (cid, "indirect".to_owned())));
+        }
+        return all(&told);
     }
     let mut told = Vec::new();
     for text in asked {
-        let pinned = text.parse().ok().filter(|cid| node.disk.is_pinned(cid));
-        match (pinned, told.is_empty()) {
-            (Some(cid), _) => told.push(line(&cid)),
-            (None, true) => return failed(&format!("path '{text}' is not pinned")),
-            (None, false) => return trailed(&told, &format!("path '{text}' is not pinned")),
+        let cid = unixfs::resolve(&node.disk, text).ok();
+        let is_stream = get(args, "stream") == Some("true");
+        let why = || format!("path '{text}' is not pinned");
+        match cid.and_then(|cid| Some((cid, pinned(&cid)?))) {
+            Some(pin) => told.push(pin),
+            None if is_stream && !told.is_empty() => {
+                return trailed(&told.iter().map(line).collect::<Vec<_>>(), &why());
+            }
+            None => return failed(&why()),
         }
     }
-    lines(&told)
+    all(&told)
 }
 
 /// What `look` finds where `path` leads, or the error, once it is certain.
@@ -450,10 +582,7 @@ async fn list_links(node: &Node, args: &Args) -> Response {
         }
     }
     if objects.is_empty() {
-        return plain(
-            StatusCode::BAD_REQUEST,
-            "argument \"btfs-path\" is required\n",
-        );
+        return bad_request("argument \"btfs-path\" is required");
     }
     let object = |path: &str, links: &[Value]| json!({"Hash": path, "Links": links});
     if get(args, "stream") == Some("true") {
@@ -510,7 +639,7 @@ enum Late {
 /// Looks until it is there: at once with `offline`, until `timeout`, or for ever.
 async fn wait<T>(args: &Args, look: impl Fn() -> Option<T>) -> Result<T, Late> {
     let begin = Instant::now();
-    let patience = get(args, "timeout").map(duration);
+    let patience = get(args, "timeout").and_then(duration);
     loop {
         if let Some(found) = look() {
             return Ok(found);
@@ -526,26 +655,31 @@ async fn wait<T>(args: &Args, look: impl Fn() -> Option<T>) -> Result<T, Late> {
 }
 
 /// A Go duration in its simple forms.
-fn duration(text: &str) -> Duration {
+fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
-    let number: f64 = number.parse().expect("a duration");
+    let number: f64 = number.parse().ok()?;
     let unit = match unit {
         "ms" => 0.001,
         "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        other => panic!("a duration in {other}"),
+        _ => return None,
     };
-    Duration::from_secs_f64(number * unit)
+    Duration::try_from_secs_f64(number * unit).ok()
 }
 
-async fn with_cid(text: &str, work: impl AsyncFnOnce(Cid) -> Response) -> Response {
-    match text.parse() {
+/// What a CID or a path leads to. Of a path, all above it must be here.
+async fn with_path(node: &Node, path: &str, work: impl AsyncFnOnce(Cid) -> Response) -> Response {
+    match unixfs::resolve(&node.disk, path) {
         Ok(cid) => work(cid).await,
-        Err(_) => failed(&format!(
-            "invalid path \"{text}\": selected encoding not supported"
-        )),
+        Err(Stop::Missing(cid)) => missing(&cid),
+        Err(Stop::Failed(why)) => failed(&why),
     }
+}
+
+/// The first name of a path, and the rest with its slash.
+fn split(path: &str) -> (&str, &str) {
+    path.split_at(path.find('/').unwrap_or(path.len()))
 }
 
 fn get<'a>(args: &'a Args, name: &str) -> Option<&'a str> {
@@ -605,8 +739,18 @@ fn missing(cid: &Cid) -> Response {
     failed(&not_here(cid))
 }
 
+/// The text names the other form of a node's CID.
 fn not_here(cid: &Cid) -> String {
-    format!("block was not found locally (offline): ipld: could not find {cid}")
+    let other = match cid.version() {
+        cid::Version::V0 => Cid::new_v1(cid.codec(), *cid.hash()),
+        cid::Version::V1 if cid.codec() != RAW => Cid::new_v0(*cid.hash()).unwrap_or(*cid),
+        cid::Version::V1 => *cid,
+    };
+    format!("block was not found locally (offline): ipld: could not find {other}")
+}
+
+fn bad_request(why: &str) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response()
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {

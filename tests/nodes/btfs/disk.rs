@@ -94,6 +94,24 @@ impl Disk {
         self.folder.join("pins").join(cid.to_string()).exists()
     }
 
+    /// The root under whose pin it is: itself, or one above it.
+    pub(super) fn pinned_through(&self, cid: &Cid) -> Option<Cid> {
+        if self.is_pinned(cid) {
+            return Some(*cid);
+        }
+        let mut roots = self.pins().into_iter();
+        roots.find(|root| self.found_below(root).contains(cid))
+    }
+
+    /// Every block that is here, in raw form: of a block's CID it keeps the hash alone.
+    pub(super) fn keys(&self) -> Vec<Cid> {
+        let files = fs::read_dir(self.folder.join("blocks")).expect("a folder");
+        files
+            .flatten()
+            .filter_map(|file| raw_key(&file.path()))
+            .collect()
+    }
+
     pub(super) fn pins(&self) -> Vec<Cid> {
         let files = fs::read_dir(self.folder.join("pins")).expect("a folder");
         files
@@ -139,13 +157,18 @@ impl Disk {
 
     /// Deletes what no pin reaches, and, as go-btfs does, what is reached under a CIDv1 that is not
     /// raw; an error when a pinned tree is not whole.
-    pub(super) fn collect(&self) -> Result<Vec<String>, String> {
+    pub(super) fn collect(&self) -> Result<Vec<Cid>, String> {
         let _one = self.gate.lock().expect("a lock");
         let mut kept = HashSet::new();
         for root in self.pins() {
             let all = self
                 .below(&root, &HashSet::new())
-                .ok_or("garbage collection aborted: could not retrieve some links")?;
+                .ok_or_else(|| {
+                    format!(
+                        "could not retrieve links for {root}: ipld: could not find it; garbage collection aborted: \
+                         could not retrieve some links"
+                    )
+                })?;
             let survives = |cid: &&Cid| cid.version() == cid::Version::V0 || cid.codec() == RAW;
             kept.extend(all.iter().filter(survives).map(|cid| self.block(cid)));
         }
@@ -156,9 +179,16 @@ impl Disk {
         {
             if !kept.contains(&file.path()) {
                 fs::remove_file(file.path()).expect("removed");
-                gone.push(file.file_name().to_string_lossy().into_owned());
+                gone.extend(raw_key(&file.path()));
             }
         }
         Ok(gone)
     }
+}
+
+/// The raw CID of the block in a file.
+fn raw_key(file: &Path) -> Option<Cid> {
+    let digest = data_encoding::HEXLOWER.decode(file.file_name()?.as_encoded_bytes());
+    let hash = multihash::Multihash::wrap(0x12, &digest.ok()?).ok()?;
+    Some(Cid::new_v1(RAW, hash))
 }

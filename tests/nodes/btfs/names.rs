@@ -21,6 +21,8 @@ struct Entry {
     validity: Vec<u8>,
     #[prost(uint64, tag = "5")]
     sequence: u64,
+    #[prost(bytes = "vec", optional, tag = "7")]
+    public_key: Option<Vec<u8>>,
 }
 
 impl Entry {
@@ -28,6 +30,12 @@ impl Entry {
     fn read(name: &str, bytes: &[u8]) -> Option<Self> {
         let entry = Self::decode(bytes).ok()?;
         let key = key(name)?;
+        // Left out, or the very one that the name has.
+        let told = entry.public_key.as_ref().filter(|told| !told.is_empty());
+        let own = [&[8, 1, 0x12, 0x20], &key.to_bytes()[..]].concat();
+        if told.is_some_and(|told| *told != own) {
+            return None;
+        }
         let signed = [&entry.value[..], &entry.validity, b"EOL"].concat();
         let signature = Signature::from_slice(&entry.signature).ok()?;
         key.verify_strict(&signed, &signature).ok()?;
