@@ -85,6 +85,8 @@ pub enum State {
     Detached,
     /// A local fsync failed.
     Poisoned,
+    /// What is published cannot be charged, on a contract that charges each commit.
+    Uncharged,
 }
 
 impl State {
@@ -102,6 +104,7 @@ impl State {
             Self::Conflict => "conflict",
             Self::Detached => "detached",
             Self::Poisoned => "poisoned",
+            Self::Uncharged => "uncharged",
         }
     }
 }
@@ -210,6 +213,9 @@ pub struct PackageAnswer {
     pub size_bytes: u64,
     /// Upload units; null where the contract has none.
     pub uploads: Option<u64>,
+    /// EIP-155 id of its chain.
+    #[serde(default)]
+    pub chain_id: u64,
 }
 
 /// Answer of `mint` and `register`.
@@ -248,7 +254,7 @@ pub struct LeftOut {
     pub error: String,
 }
 
-/// Answer of `umount`, from the daemon.
+/// Answer of `umount` and `flush`, from the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UmountAnswer {
     /// What is published and cannot be charged now, where each commit is: a line for each token.
@@ -266,6 +272,9 @@ pub struct UploadsAnswer {
     pub price_wei: String,
     /// Upload units.
     pub uploads: u64,
+    /// EIP-155 id of its chain.
+    #[serde(default)]
+    pub chain_id: u64,
 }
 
 /// Answer of `mint`, `register` and `upgrade` with `--print`: the transaction that is to be sent by other means.

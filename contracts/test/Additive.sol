@@ -46,6 +46,7 @@ abstract contract Additive is ERC721, Ownable {
 
     Plan[] internal _plans;
     mapping(uint256 => Token) internal _tokens;
+    mapping(uint256 => string) private _texts;
 
     constructor() ERC721("PollinationX", "PXS") Ownable(msg.sender) {
         _plans.push(Plan("100MB", 0, 100, 104857600, "MB", 25, 1));
@@ -67,6 +68,7 @@ abstract contract Additive is ERC721, Ownable {
         token.name = plan.name;
         token.buyTimestamp = block.timestamp;
         _grant(token, plan);
+        _describe(tokenId);
         _safeMint(msg.sender, tokenId);
     }
 
@@ -77,6 +79,7 @@ abstract contract Additive is ERC721, Ownable {
         require(plan.sizeInBytes > token.sizeInBytes);
         require(msg.value == plan.price, "Storage price");
         _grant(token, plan);
+        _describe(tokenId);
     }
 
     function updateTokenPackageName(uint256 tokenId, string calldata name) external {
@@ -109,22 +112,10 @@ abstract contract Additive is ERC721, Ownable {
         return _tokens[tokenId].usage;
     }
 
+    /// @notice Kept as text, as it was at the last change of the token: that is what each change costs.
     function tokenURI(uint256 tokenId) public view override returns (string memory) {
         require(_ownerOf(tokenId) != address(0), "ERC721: invalid token ID");
-        Token storage token = _tokens[tokenId];
-        string memory json = string.concat(
-            '{"name": "PollinationX #',
-            tokenId.toString(),
-            '","attributes": [{"display_type": "boost_percentage","trait_type": "Usage","value": ',
-            _percentage(token).toString(),
-            '},{"trait_type": "Capacity","value": "',
-            token.size.toString(),
-            token.storageUnit,
-            '"}',
-            _moreAttributes(token),
-            "]}"
-        );
-        return string.concat("data:application/json;base64,", Base64.encode(bytes(json)));
+        return _texts[tokenId];
     }
 
     /// @dev The words are those of the library that the deployed contracts were built with.
@@ -144,6 +135,26 @@ abstract contract Additive is ERC721, Ownable {
         require(usage <= token.sizeInBytes, "Storage full");
         token.usage = usage;
         token.lastUpdateTimestamp = block.timestamp;
+    }
+
+    /// Writes the text of a token anew, with its picture.
+    function _describe(uint256 tokenId) internal {
+        Token storage token = _tokens[tokenId];
+        string memory capacity = string.concat(token.size.toString(), token.storageUnit);
+        string memory json = string.concat(
+            '{"name": "PollinationX #',
+            tokenId.toString(),
+            '","image": "data:image/svg+xml;base64,',
+            Base64.encode(bytes(_picture(capacity))),
+            '","attributes": [{"display_type": "boost_percentage","trait_type": "Usage","value": ',
+            _percentage(token).toString(),
+            '},{"trait_type": "Capacity","value": "',
+            capacity,
+            '"}',
+            _moreAttributes(token),
+            "]}"
+        );
+        _texts[tokenId] = string.concat("data:application/json;base64,", Base64.encode(bytes(json)));
     }
 
     function _addPlan(uint256 price, uint256 sizeInGb, uint256 bandwidthLimit) internal {
@@ -176,6 +187,19 @@ abstract contract Additive is ERC721, Ownable {
     function _percentage(Token storage token) internal view returns (uint256) {
         uint256 size = token.sizeInBytes;
         return size == 0 ? 0 : 100 - (size - token.usage) * 100 / size;
+    }
+
+    /// Of a size that makes the text cost what that of the deployed contracts costs.
+    function _picture(string memory capacity) private pure returns (string memory) {
+        string memory cell = '<path d="M60 10 103 35V85L60 110 17 85V35Z" fill="#fc0" stroke="#630" stroke-width="4"/>';
+        string memory row = string.concat(cell, cell, cell, cell, cell);
+        return string.concat(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 120 140">',
+            row, row, row, row, row,
+            '<text x="60" y="130" text-anchor="middle">',
+            capacity,
+            "</text></svg>"
+        );
     }
 
     function _moreAttributes(Token storage token) internal view virtual returns (string memory);

@@ -20,6 +20,7 @@ contract PxV1 is Additive {
     /// contract's owner.
     function updateStorageUsage(uint256 tokenId, uint256 usageInBytes) external {
         _charge(tokenId, usageInBytes);
+        _describe(tokenId);
     }
 
     function addNewPackage(uint256 price, uint256 sizeInGb) external onlyOwner {

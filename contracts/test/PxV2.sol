@@ -43,6 +43,7 @@ contract PxV2 is Additive {
         Token storage token = _tokens[tokenId];
         require(token.bandwidth > 0, "No bandwidth");
         token.bandwidth = token.bandwidth > bandwidth ? token.bandwidth - bandwidth : 0;
+        _describe(tokenId);
     }
 
     function buyMoreBandwidth(uint256 tokenId, uint256 bandwidthPackageId) external payable {
@@ -50,6 +51,7 @@ contract PxV2 is Additive {
         BandwidthPackage storage package = _bandwidths[bandwidthPackageId];
         require(msg.value == package.price, "Bandwidth price");
         _tokens[tokenId].bandwidth += package.bandwidth;
+        _describe(tokenId);
     }
 
     /// @notice Keeps a text under a key: the token's owner, or who is approved for it.

@@ -1,7 +1,7 @@
-//! A transport that the tests put before a chain: it notes what is asked, and refuses what it is
-//! told to.
+//! A transport that the tests put before a chain: it notes what is asked, and refuses or answers in another way
+//! what it is told to.
 //!
-//! Invariant: what it does not refuse goes through as it is. Called by the tests of `ledger`.
+//! Invariant: all else goes through as it is. Called by the tests of `ledger` and `transact`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,8 @@ pub(super) type Refusal = (i64, &'static str);
 /// No refusal: such a request is never answered.
 pub(super) const SILENCE: Refusal = (i64::MIN, "");
 type Rule = dyn Fn(&Asked) -> Option<Refusal> + Send + Sync;
+/// Makes another answer of the honest one.
+type Lie = dyn Fn(&Asked, Value) -> Value + Send + Sync;
 
 /// A request as it was seen.
 #[derive(Clone, Debug)]
@@ -64,6 +66,7 @@ impl Asked {
 pub(super) struct Meddler {
     below: BoxTransport,
     rule: Arc<Mutex<Arc<Rule>>>,
+    lie: Arc<Mutex<Arc<Lie>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
     packets: Arc<AtomicU64>,
 }
@@ -73,6 +76,7 @@ impl Meddler {
         Self {
             below,
             rule: Arc::new(Mutex::new(Arc::new(|_| None))),
+            lie: Arc::new(Mutex::new(Arc::new(|_, honest| honest))),
             asked: Arc::default(),
             packets: Arc::default(),
         }
@@ -81,6 +85,11 @@ impl Meddler {
     /// Refuses by `rule` from now on.
     pub(super) fn refuse(&self, rule: impl Fn(&Asked) -> Option<Refusal> + Send + Sync + 'static) {
         *self.rule.lock().unwrap() = Arc::new(rule);
+    }
+
+    /// Answers requests that come alone by `lie` from now on.
+    pub(super) fn lie(&self, lie: impl Fn(&Asked, Value) -> Value + Send + Sync + 'static) {
+        *self.lie.lock().unwrap() = Arc::new(lie);
     }
 
     /// What was asked since the last time.
@@ -96,6 +105,22 @@ impl Meddler {
     /// The chain through it.
     pub(super) fn endpoint(&self) -> Endpoint {
         Endpoint::new(RpcClient::new(self.clone(), true), "meddled", true)
+    }
+
+    fn altered(&self, asked: &Asked, answer: ResponsePacket) -> ResponsePacket {
+        let ResponsePacket::Single(Response { id, payload }) = answer else {
+            return answer;
+        };
+        let lie = self.lie.lock().unwrap().clone();
+        let payload = match payload {
+            ResponsePayload::Success(honest) => {
+                let honest = serde_json::from_str(honest.get()).unwrap();
+                let told = lie(asked, honest);
+                ResponsePayload::Success(serde_json::value::to_raw_value(&told).unwrap())
+            }
+            failure @ ResponsePayload::Failure(_) => failure,
+        };
+        ResponsePacket::Single(Response { id, payload })
     }
 
     fn refusal(&self, request: &SerializedRequest) -> Option<Response> {
@@ -135,11 +160,10 @@ impl Service<RequestPacket> for Meddler {
                         unless_silent(&refusal).await;
                         return Ok(ResponsePacket::Single(refusal));
                     }
-                    return this
-                        .below
-                        .clone()
-                        .call(RequestPacket::Single(request))
-                        .await;
+                    let asked = Asked::of(&request);
+                    let mut below = this.below.clone();
+                    let answer = below.call(RequestPacket::Single(request)).await?;
+                    return Ok(this.altered(&asked, answer));
                 }
                 RequestPacket::Batch(requests) => requests,
             };

@@ -9,6 +9,7 @@ use crate::types::TokenId;
 pub mod anchor;
 mod busy;
 pub mod charges;
+pub mod coin;
 mod contract;
 pub mod deploy;
 pub mod dialect;

@@ -95,6 +95,8 @@ pub struct Look {
     pub elsewhere: Option<bool>,
     /// What the chain wants for one gas now, in wei.
     pub fee: u128,
+    /// What it would use of gas now; 0 where that was not told.
+    pub gas: u64,
     /// Time since the last try was last sent.
     pub waited: Duration,
 }
@@ -145,7 +147,8 @@ pub enum Step {
     },
     /// Send the newest bytes of the last try again.
     Send,
-    /// Sign the purpose at the same nonce for at least this fee, write it down in the last try, send.
+    /// Sign the purpose at the same nonce for at least this fee, and the gas that it takes now, write it down in the
+    /// last try, send.
     Replace {
         /// Wei for one gas.
         max_fee: u128,
@@ -207,8 +210,10 @@ impl Entry {
             // What had the nonces before ours is gone, and ours cannot be mined without.
             return Step::Fill { nonce: look.next };
         }
-        let paid = last.signed.last().map_or(0, |signed| signed.max_fee);
-        if look.fee <= paid {
+        let newest = last.signed.last();
+        let (paid, limit) = newest.map_or((0, 0), |signed| (signed.max_fee, signed.gas));
+        // With less gas than it uses it is never mined, or mined for nothing.
+        if look.fee <= paid && look.gas <= limit {
             return Step::Send;
         }
         // Nodes want a tenth more of what replaces another; an eighth is more than that.

@@ -17,6 +17,7 @@ use alloy::signers::local::PrivateKeySigner;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ChainError;
+use super::coin;
 use super::endpoint::Endpoint;
 use super::outbox::shelf::{MemoryShelf, Shelf};
 use super::outbox::{Outcome, Purpose};
@@ -47,8 +48,6 @@ use desk::{Desk, Progress};
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
 /// How long what was sent is left alone before it is sent again, or for more.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What a transaction whose fees nobody has seen may cost where no bound is given: a tenth of a coin, in wei.
-const UNSEEN_COST_MAX: U256 = U256::from_limbs([100_000_000_000_000_000, 0, 0, 0]);
 /// Between two looks at all that concerns a transaction that is waited for.
 const STEP: Duration = Duration::from_secs(2);
 /// First and longest pause between two looks.
@@ -64,6 +63,8 @@ pub struct Transactor {
     patience: Duration,
     /// The most that the gas of one transaction may cost, in wei.
     gas_cost_max: Option<U256>,
+    /// The same where that is not given and nobody has seen the fees.
+    unseen_max: U256,
     consent: Consent,
     /// The price that somebody has seen and agreed to, in wei.
     price: Option<U256>,
@@ -144,6 +145,7 @@ impl Transactor {
             limit: RECEIPT_LIMIT,
             patience: PATIENCE,
             gas_cost_max: None,
+            unseen_max: coin::unseen_max(0),
             consent: Consent::Seen,
             price: None,
             place: Place::Shelf(Arc::new(MemoryShelf::default())),
@@ -192,6 +194,15 @@ impl Transactor {
         }
     }
 
+    /// The same, bounded by what the coin of a chain is worth where no bound is given.
+    #[must_use]
+    pub fn on_chain(self, chain_id: u64) -> Self {
+        Self {
+            unseen_max: coin::unseen_max(chain_id),
+            ..self
+        }
+    }
+
     /// The same for what a price was agreed to, in wei: nothing that costs more is begun.
     #[must_use]
     pub fn with_price(self, price: Option<U256>) -> Self {
@@ -214,8 +225,8 @@ impl Transactor {
         }
     }
 
-    /// The same for what somebody asks for who has seen no fees (`--yes`): gas costs no more than a tenth of a
-    /// coin where no bound is given.
+    /// The same for what somebody asks for who has seen no fees (`--yes`): where no bound is given, gas costs no
+    /// more than is known of the chain's coin, nor much more than it did a moment ago.
     #[must_use]
     pub fn unseen(self) -> Self {
         Self {
@@ -230,13 +241,13 @@ impl Transactor {
         match self.consent {
             Consent::Seen | Consent::Agreed => self.gas_cost_max,
             Consent::Unseen | Consent::Unasked => {
-                Some(self.gas_cost_max.unwrap_or(UNSEEN_COST_MAX))
+                Some(self.gas_cost_max.unwrap_or(self.unseen_max))
             }
         }
     }
 
-    /// The same for what nobody asks for each time: the bound counts the value that goes along, too, and is a
-    /// tenth of a coin where none is given. A server that is asked for the fees cannot have more spent.
+    /// The same for what nobody asks for each time: the bound counts the value that goes along, too, and is
+    /// known of the chain's coin where none is given. A server that is asked for the fees cannot have more spent.
     #[must_use]
     pub fn unasked(&self) -> Self {
         Self {

@@ -57,7 +57,7 @@ pub(super) fn packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit
                 package.id.to_string(),
                 package.name,
                 bytes(package.size_bytes),
-                coins(&package.price_wei),
+                coins(package.chain_id, &package.price_wei),
                 package
                     .uploads
                     .map_or_else(|| "not limited".to_owned(), |uploads| uploads.to_string()),
@@ -142,7 +142,10 @@ pub(super) fn upload_packages(setup: &Setup, on: Option<String>) -> anyhow::Resu
         return json_answer(&packages);
     }
     let rows = packages.into_iter().map(|known| {
-        let (price, uploads) = (coins(&known.price_wei), known.uploads.to_string());
+        let (price, uploads) = (
+            coins(known.chain_id, &known.price_wei),
+            known.uploads.to_string(),
+        );
         vec![known.id.to_string(), known.name, uploads, price]
     });
     text_answer(&table(
@@ -220,10 +223,16 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
     let gas_cost = call.gas_cost_wei.map(|wei| wei.parse()).transpose()?;
     let gas_cost = gas_cost.map(at_most);
     let gas = match (&call.gas, &gas_cost) {
-        (Some(gas), Some(most)) => format!("{gas} gas, at most {}", coins(&most.to_string())),
+        (Some(gas), Some(most)) => format!(
+            "{gas} gas, at most {}",
+            coins(call.chain_id, &most.to_string())
+        ),
         _ => "gas".to_owned(),
     };
-    let (price, account) = (coins(&call.value_wei), call.account.unwrap_or_default());
+    let (price, account) = (
+        coins(call.chain_id, &call.value_wei),
+        call.account.unwrap_or_default(),
+    );
     let what = format!(
         "{what} for {price} and {gas}, on chain {} by contract {}, from account {account}",
         call.chain_id, call.to

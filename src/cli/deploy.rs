@@ -36,7 +36,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
         let made = async {
             let price = deployer.price().await?;
             let most = at_most(price.cost_wei);
-            let cost = coins(&most.to_string());
+            let cost = coins(price.chain_id, &most.to_string());
             let what = format!(
                 "Deploy px-sync to chain {} ({}), owned and paid by {}: {} gas, at most {cost}",
                 price.chain_id, price.at, price.owner, price.gas

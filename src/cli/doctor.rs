@@ -5,17 +5,24 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use alloy::primitives::U256;
+use alloy::providers::Provider;
+
 use super::exit::{Exit, one_line};
 use super::locate;
 use super::mount::{mount_options, runtime};
-use super::output::{json_answer, text_answer};
+use super::output::{coins, json_answer, text_answer};
 use super::setup::Setup;
-use crate::chain::Ledger;
+use crate::chain::transact::{sync_calldata, update_calldata};
+use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::config::Config;
 use crate::control::Request;
 use crate::run::node;
 use crate::run::parts::{Parts, open_wallet};
 use crate::status::{CheckAnswer, Status};
+
+/// Charges that a month is told to take: one a day.
+const DAYS: u64 = 30;
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup) -> anyhow::Result<Exit> {
@@ -190,6 +197,9 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
                     owned => format!("{owned} tokens are ours"),
                 };
                 checks.push(good(format!("{chain}: {ours}")));
+                if let Some(token) = tokens.first() {
+                    checks.extend(month(parts, token).await);
+                }
             }
             if let Some(parts) = all.first() {
                 let asked = crate::pack::cid::leaf_cid(b"");
@@ -204,6 +214,61 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
         checks
     });
     looked.unwrap_or_else(|error| vec![bad("chain and node", one_line(&error))])
+}
+
+/// What a month costs on the contract of `token`, and whether the account has it and it may be spent.
+async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
+    let chain = &parts.chain;
+    let sender = &chain.account.as_ref()?.transactor;
+    let (what, times, data) = match token.accounting {
+        Accounting::Absolute => ("a sync", 1, sync_calldata(token.id)),
+        Accounting::Additive => {
+            let data = update_calldata(chain.dialect(), token.id, 0, 0);
+            ("a charge", DAYS, data)
+        }
+    };
+    let asked = async {
+        let one = sender.gas_of(chain.contract, data, U256::ZERO).await?;
+        let provider = chain.endpoint.provider();
+        let balance = provider.get_balance(sender.address()).await;
+        let balance = balance.map_err(|fault| chain.endpoint.fault(fault))?;
+        Ok::<_, ChainError>((one.wei, balance))
+    };
+    let (one, balance) = match asked.await {
+        Ok(told) => told,
+        // Not now: a fee goes along, or one was a moment ago. Of a charge that is news.
+        Err(_) if token.accounting == Accounting::Absolute => return None,
+        Err(fault) => return Some(bad("a month", format!("a charge would fail: {fault}"))),
+    };
+    let shown = |wei: U256| coins(chain.chain_id, &wei.to_string());
+    let all = one.saturating_mul(U256::from(times));
+    let check = match times {
+        1 => format!("a month takes {what}, for {} at most", shown(one)),
+        _ => format!(
+            "{what}, which each published change takes, costs {} at most: {} for a month of one a day",
+            shown(one),
+            shown(all)
+        ),
+    };
+    let most = sender.unasked().bound();
+    Some(match most.filter(|most| one > *most) {
+        Some(most) => bad(
+            check,
+            format!(
+                "no more than {} is spent unasked: allow more by --max-fee",
+                shown(most)
+            ),
+        ),
+        None if balance < all => bad(
+            check,
+            format!(
+                "{} has {}: send coins there",
+                sender.address(),
+                shown(balance)
+            ),
+        ),
+        None => good(check),
+    })
 }
 
 /// What each real node is, and which of its settings endanger data.

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use super::exit::{Exit, fail};
 use super::locate;
 use super::progress::Progress;
@@ -94,7 +92,12 @@ pub(super) fn flush(setup: &Setup, path: Option<&Path>) -> anyhow::Result<Exit> 
     collect(&entry, &progress)?;
     let token = path.and_then(|path| directory(&entry.mountpoint, path));
     let request = Request::Flush { token };
-    locate::connect(&entry)?.ask::<Value>(&request, |step| show(&progress, step))?;
+    let told: Option<UmountAnswer> =
+        locate::connect(&entry)?.ask(&request, |step| show(&progress, step))?;
+    // All of it is on the node, and the contract does not know of it yet.
+    for line in told.into_iter().flat_map(|told| told.uncharged) {
+        eprintln!("pxfs: {line}");
+    }
     Ok(Exit::Ok)
 }
 

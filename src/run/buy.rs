@@ -74,17 +74,27 @@ async fn larger(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<P
     let chain = &parts.chain;
     let info = owned(parts, token).await?;
     let all = chain.ledger.packages().await?;
-    let mut larger = all
-        .into_iter()
-        .filter(|known| known.on_sale && known.size_bytes > info.size_bytes);
-    let Some(found) = larger.find(|known| known.id == package) else {
+    let Some(found) = all.into_iter().find(|known| known.id == package) else {
         fail!(
             Token,
-            "upgrade: package {package} is none that is larger than what token {} has ({} bytes): `pxfs packages` shows them",
+            "upgrade: there is no package {package}: `pxfs packages` shows them"
+        );
+    };
+    if found.size_bytes <= info.size_bytes {
+        fail!(
+            Token,
+            "upgrade: package {package} ({} bytes) is not larger than what token {} has ({} bytes): `pxfs packages` shows what there is",
+            found.size_bytes,
             chain.called.token(token),
             info.size_bytes
         );
-    };
+    }
+    if !found.on_sale {
+        fail!(
+            Token,
+            "upgrade: package {package} is off sale: `pxfs packages` shows what is on sale"
+        );
+    }
     Ok(Purchase {
         tag: format!("upgrade {} {token} {package}", chain.contract),
         data: upgrade_calldata(token, package),
@@ -110,6 +120,7 @@ async fn upload_packages(parts: &Parts) -> anyhow::Result<Vec<UploadsAnswer>> {
         name: known.name,
         price_wei: known.price.to_string(),
         uploads: known.uploads,
+        chain_id: chain.chain_id,
     });
     Ok(told.collect())
 }

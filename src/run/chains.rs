@@ -206,6 +206,7 @@ pub(super) async fn contracts(
             let account = wallet.clone().map(|wallet| Account {
                 transactor: Transactor::new(reached.endpoint.clone(), &wallet)
                     .kept_in(&outbox(&config.state_dir))
+                    .on_chain(reached.chain_id)
                     .with_gas_cost_max(config.max_fee),
                 wallet,
             });

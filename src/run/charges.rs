@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::anchors::Anchors;
 use super::live::Live;
+use super::older;
 use super::parts::Parts;
 use super::tokens::Tokens;
 use crate::chain::charges::{Charger, Report};
@@ -23,6 +24,8 @@ use crate::types::VolumeKey;
 
 /// Between two looks at what is to be charged, where there is anything.
 const PAUSE: Duration = Duration::from_secs(2);
+/// The same where a charge was refused, which every look asks the chain for anew: longer each time, up to this.
+const REFUSED_MAX: Duration = Duration::from_secs(30);
 /// How long whoever waits for a charge waits until it is in a block, and between two looks at it.
 const MINED_LIMIT: Duration = Duration::from_secs(180);
 const MINED_PAUSE: Duration = Duration::from_millis(250);
@@ -42,13 +45,17 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     // What was given up for good is told for as long as the token is shown.
     let mut ended: HashMap<VolumeKey, String> = HashMap::new();
     let mut anchors = Anchors::default();
+    let mut refused: HashMap<VolumeKey, (Instant, Duration)> = HashMap::new();
     loop {
         tokio::time::sleep(PAUSE).await;
         // What it speaks may be known no sooner than its first token.
         if !applies(&parts) {
             continue;
         }
-        for (live, looked) in look(&parts, &sender, tokens.all(), &swept).await {
+        let now = Instant::now();
+        let is_due = |live: &Arc<Live>| refused.get(&live.key).is_none_or(|(due, _)| *due <= now);
+        let due = tokens.all().into_iter().filter(is_due).collect();
+        for (live, looked) in look(&parts, &sender, due, &swept).await {
             let error = match looked {
                 Ok(told) => {
                     swept.insert(live.key);
@@ -57,10 +64,23 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
                 }
                 Err(error) => Some(error),
             };
-            if let Some(error) = &error
-                && live.charge_error().as_ref() != Some(error)
-            {
-                tracing::warn!(token = %live.key.token.token, "charges: {error}");
+            // The state tells the rest: what the chain asks for differs at each look.
+            match (live.charge_error(), &error) {
+                (None, Some(error)) => {
+                    tracing::warn!(token = %live.key.token.token, "charges: {error}");
+                }
+                (Some(_), None) => {
+                    tracing::info!(token = %live.key.token.token, "charges: they come on again");
+                }
+                _ => {}
+            }
+            match &error {
+                None => drop(refused.remove(&live.key)),
+                Some(_) => {
+                    let known = refused.get(&live.key);
+                    let pause = known.map_or(PAUSE, |(_, pause)| (*pause * 2).min(REFUSED_MAX));
+                    refused.insert(live.key, (now + pause, pause));
+                }
             }
             live.set_charge_error(error);
         }
@@ -167,7 +187,10 @@ async fn look(
         match Turn::begin(charger, &live, swept.contains(&live.key)).await {
             Ok(Some(turn)) => open.push((live, turn)),
             Ok(None) => told.push((live, Ok(None))),
-            Err(fault) => told.push((live, Err(words(fault)))),
+            Err(fault) => {
+                let why = words(&live.directory, &fault);
+                told.push((live, Err(why)));
+            }
         }
     }
     // Most are in a block at once: what the chain has shall not count twice.
@@ -222,6 +245,7 @@ impl Turn {
     /// # Errors
     /// Why it does not come on.
     async fn end(self, live: &Live) -> Result<Option<String>, String> {
+        let words = |fault: ChainError| words(&live.directory, &fault);
         let report = match self.is_under_way() {
             true => self.charger.report(&self.commits).await.map_err(words)?,
             false => self.report,
@@ -250,6 +274,9 @@ impl Turn {
     }
 }
 
-fn words(fault: ChainError) -> String {
-    format!("the last commit is not charged yet: {fault}")
+fn words(called: &str, fault: &ChainError) -> String {
+    match older::hint(called, fault) {
+        Some(hint) => format!("the last commit is not charged yet: {fault}: {hint}"),
+        None => format!("the last commit is not charged yet: {fault}"),
+    }
 }

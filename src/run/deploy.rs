@@ -58,6 +58,7 @@ impl Deployer {
         .await?;
         let payer = Transactor::new(reached.endpoint.clone(), &wallet)
             .kept_in(&parts::outbox(&config.state_dir))
+            .on_chain(reached.chain_id)
             .with_gas_cost_max(config.max_fee);
         let forwarder = match forwarder {
             Some(forwarder) => Forwarder::There(forwarder),

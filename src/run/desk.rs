@@ -62,7 +62,15 @@ impl Desk {
                         chain.owner
                     );
                 }
-                Ok(Value::Null)
+                let all = self.session.tokens.all().into_iter();
+                let chosen =
+                    all.filter(|live| token.as_ref().is_none_or(|name| *name == live.directory));
+                let uncharged = chosen.filter_map(|live| {
+                    let why = live.charge_error()?;
+                    Some(format!("token {}: {why}", live.directory))
+                });
+                let uncharged = uncharged.collect();
+                Ok(serde_json::to_value(UmountAnswer { uncharged })?)
             }
             Request::Umount { flush } => self.umount(flush, progress).await,
             Request::Detach { name, save } => {

@@ -124,6 +124,7 @@ async fn packages(parts: &Parts) -> anyhow::Result<Vec<PackageAnswer>> {
             price_wei: package.price.to_string(),
             size_bytes: package.size_bytes,
             uploads: package.uploads,
+            chain_id: parts.chain.chain_id,
         })
         .collect())
 }

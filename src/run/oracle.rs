@@ -125,7 +125,7 @@ impl Oracle {
                 dialect.name()
             );
         }
-        let payer = payer(config, endpoint.clone(), &wallet);
+        let payer = payer(config, endpoint.clone(), &wallet).on_chain(endpoint.chain_id().await?);
         let from_block = match plan.from_block {
             Some(block) => block,
             None => endpoint.height().await?.saturating_sub(FIRST_LOOK),

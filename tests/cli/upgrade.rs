@@ -88,18 +88,31 @@ fn uploads_are_bought_where_the_contract_counts_them() {
     let v2 = include_str!("../../contracts/artifacts/PxV2.json");
     let contract = deploy(anvil.url(), &wallet, v2);
     let (price, units) = (U256::from(10).pow(U256::from(16)), U256::from(40));
-    let data = [
-        &keccak256("addNewBandwidthPackage(uint256,uint256)")[..4],
-        &(price, units).abi_encode_params(),
-    ]
-    .concat();
+    let call = |name: &str, words: Vec<u8>| [&keccak256(name)[..4], &words].concat();
+    let (one, none) = (U256::ONE, U256::ZERO);
+    let calls = [
+        call(
+            "addNewBandwidthPackage(uint256,uint256)",
+            (price, units).abi_encode_params(),
+        ),
+        call(
+            "addNewPackage(uint256,uint256,uint256)",
+            (none, one, one).abi_encode_params(),
+        ),
+        call(
+            "activateDeactivatePackage(uint256,uint256)",
+            (one, none).abi_encode_params(),
+        ),
+    ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let wallet = Wallet::open(&wallet, None).unwrap();
         let payer = Transactor::new(Endpoint::http(anvil.url()).unwrap(), &wallet);
         let to: Address = contract.parse().unwrap();
-        let sent = payer.send(Some(to), data.into(), U256::ZERO, None).await;
-        sent.unwrap();
+        for data in calls {
+            let sent = payer.send(Some(to), data.into(), U256::ZERO, None).await;
+            sent.unwrap();
+        }
     });
     parts.push(format!("--contract={contract}"));
     ask(&home, &["mint", "--package", "0", "--yes"], &parts);
@@ -121,4 +134,21 @@ fn uploads_are_bought_where_the_contract_counts_them() {
     assert_eq!(token["uploads_left"], json!(65));
     let unknown = ["upgrade", "1", "--uploads", "77", "--yes"];
     home.refused(5, &with(&unknown, &parts));
+    let off_sale = ["upgrade", "1", "--package", "1", "--yes"];
+    let line = home.refused(5, &with(&off_sale, &parts));
+    assert!(line.contains("package 1 is off sale"), "{line}");
+
+    // What it costs to use the token is told before it is used up.
+    let doctor = |more: &[&str]| {
+        let output = home.run(&with(&[&["doctor"], more].concat(), &parts));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = doctor(&[]);
+    let month = "ok    a charge, which each published change takes, costs 0.00";
+    assert!(told.contains(month), "{told}");
+    let told = doctor(&["--max-fee", "0.0001"]);
+    assert!(
+        told.contains("no more than 0.0001 coins is spent unasked"),
+        "{told}"
+    );
 }

@@ -2,12 +2,12 @@
 
 use alloy::primitives::{Address, FixedBytes, U256, hex};
 use alloy::providers::Provider;
-use alloy::rpc::types::TransactionRequest;
+use alloy::rpc::types::{TransactionReceipt, TransactionRequest};
 use alloy::sol_types::SolCall;
 use data_encoding::BASE64;
 
 use crate::additive_world::*;
-use crate::world::{DAY, FREE_BYTES, done, reason, refusal};
+use crate::world::{DAY, FREE_BYTES, done, minted, reason, refusal};
 
 /// What a refusal without words gives.
 const WORDLESS: &str = "0x";
@@ -326,12 +326,44 @@ async fn a_market_sees_usage_capacity_and_units() {
         let json = uri.strip_prefix("data:application/json;base64,").unwrap();
         let json = BASE64.decode(json.as_bytes()).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let image = json["image"].as_str().unwrap();
+        assert!(image.starts_with("data:image/svg+xml;base64,"));
         assert_eq!(json["attributes"][0]["value"], 50);
         assert_eq!(json["attributes"][1]["value"], "100MB");
         match w.old {
             Old::V1 => assert_eq!(json["attributes"].as_array().unwrap().len(), 2),
             Old::V2 => assert_eq!(json["attributes"][2]["value"], "24"),
         }
+    }
+}
+
+/// As measured of the contract that PollinationX publishes, compiled unchanged. What is too cheap here
+/// hides every bound on what may be spent.
+#[tokio::test]
+async fn each_change_of_a_token_costs_what_the_deployed_contract_asks() {
+    let w = World::new(Old::V2).await;
+    let used = |receipt: TransactionReceipt| receipt.gas_used;
+    let free = done(w.px.mint(U256::ZERO).from(w.alice)).await;
+    let token = minted(&free);
+    let first = used(done(w.update(token, 1_000_000, 1).from(w.alice)).await);
+    let later = used(done(w.update(token, 60_000_000, 1).from(w.alice)).await);
+    let larger = w.px.upgradeTokenPackage(token, U256::ONE);
+    let larger = used(done(larger.value(U256::from(7)).from(w.alice)).await);
+    // As long as what a drive keeps there.
+    let (key, text) = ("pxfs".to_owned(), "v".repeat(200));
+    let content = used(done(w.px.addExtraContent(token, key, text).from(w.alice)).await);
+    for (what, used, real) in [
+        ("mint", used(free), 3_819_098),
+        ("the first update", first, 869_000),
+        ("a later update", later, 912_000),
+        ("an upgrade", larger, 948_231),
+        ("the first extra content", content, 230_000),
+    ] {
+        let within = real / 10;
+        assert!(
+            used.abs_diff(real) <= within,
+            "{what}: {used}, and the deployed one {real}"
+        );
     }
 }
 

@@ -74,8 +74,8 @@ struct Health {
     rest: Option<(HttpFault, Instant)>,
     /// How long it rests next time.
     pause: Duration,
-    /// Whether its chain was asked for since it last failed.
-    known: bool,
+    /// When its chain was asked for, if since it last failed.
+    known: Option<Instant>,
 }
 
 impl fmt::Debug for Server {
@@ -146,9 +146,11 @@ impl Server {
         self.wanted.get().is_some()
     }
 
-    /// Asks for its chain, if that is not known since it last failed.
+    /// Asks for its chain, if that is not known since it last failed, or since a while: another may be put behind its
+    /// URL without a call that fails.
     pub(super) async fn check(&self) -> Result<(), HttpFault> {
-        if self.health().known {
+        let known = self.health().known;
+        if known.is_some_and(|at| at.elapsed() < self.limits.probe) {
             return Ok(());
         }
         let id: U64 = self.simple("eth_chainId", json!([])).await?;
@@ -156,7 +158,7 @@ impl Server {
         if *self.wanted.get_or_init(|| id) != id {
             return Err(self.fault(Kind::OtherChain(id)));
         }
-        self.health().known = true;
+        self.health().known = Some(Instant::now());
         Ok(())
     }
 
@@ -353,7 +355,7 @@ impl Server {
         };
         if !matches!(fault.kind, Kind::Busy(_) | Kind::Behind(_) | Kind::Ahead(_)) {
             // Who comes back may be another.
-            health.known = false;
+            health.known = None;
         }
         health.pause = pause;
         health.rest = Some((fault.clone(), Instant::now() + rest));

@@ -172,9 +172,27 @@ async fn a_server_of_another_chain_is_asked_for_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_limit_is_waited_for_and_not_hammered() {
+async fn a_server_that_turns_into_one_of_another_chain_without_a_failure_is_noticed() {
     let (_anvil, proxy) = site().await;
     let (_, endpoint) = servers(&[&proxy.url], None);
+    endpoint.height().await.unwrap();
+    proxy.set(Mode::ChainId(100));
+    until(async || {
+        let told = endpoint.height().await;
+        told.is_err_and(|fault| fault.to_string().contains("is of chain 100, not of 31337"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_limit_is_waited_for_and_not_hammered() {
+    let (_anvil, proxy) = site().await;
+    // All that is asked for is counted: no look at the chain in between.
+    let limits = Limits {
+        probe: Duration::from_secs(600),
+        ..limits()
+    };
+    let (_, endpoint) = within(limits, &[&proxy.url], None);
     endpoint.height().await.unwrap();
     for busy in [
         Mode::Status(429, Some(1)),

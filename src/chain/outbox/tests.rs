@@ -104,6 +104,7 @@ impl World {
             taken,
             elsewhere: Some(false),
             fee: self.fee,
+            gas: 0,
             waited,
         }
     }
@@ -265,6 +266,7 @@ fn look(next: u64, taken: Option<(Taker, bool)>) -> Look {
         taken,
         elsewhere: Some(false),
         fee: 100,
+        gas: 0,
         waited: RULES.patience,
     }
 }
@@ -324,6 +326,12 @@ fn a_fee_that_is_too_low_is_raised_up_to_the_cap_and_never_beyond() {
     );
     assert_eq!(step(1_000), Step::Replace { max_fee: 1_000 });
     assert_eq!(step(1_001), Step::Wait(Wait::FeeCap));
+    // Its fee suffices, and its gas does not.
+    let short = Look {
+        gas: 21_001,
+        ..look(7, None)
+    };
+    assert_eq!(sent().next(&short, &RULES), Step::Replace { max_fee: 113 });
     let soon = Look {
         waited: Duration::from_secs(1),
         ..look(7, None)

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::Transactor;
 use super::desk::{Desk, Item, Posted, Progress, is_unheard, missing};
 use super::look::Heads;
+use super::sign::gas_instead;
 use crate::chain::ChainError;
 use crate::chain::endpoint::is_refusal;
 use crate::chain::outbox::shelf::{Kept, Watch};
@@ -26,6 +27,8 @@ fn kept_all_the_same(why: &str) -> String {
     )
 }
 
+/// What does not come on is sent again after one patience, two, four, and from then on after this many.
+const ROUNDS_MAX: u32 = 16;
 /// How long the chain may be looked at for one entry: others wait for the desk meanwhile.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
@@ -289,12 +292,8 @@ impl Transactor {
         let (kept, sent) = (item.kept.clone(), item.sent);
         let last = kept.entry.tries.last().ok_or_else(missing)?.clone();
         let first = last.signed.first().ok_or_else(missing)?;
+        let newest = last.signed.last().ok_or_else(missing)?;
         let gas_cost_max = kept.gas_cost_max.or(self.gas_cost_max);
-        let rules = Rules {
-            patience: self.patience,
-            max_fee: self.fee_cap(first, gas_cost_max),
-            again: kept.claimed,
-        };
         let waited = sent.map_or(Duration::MAX, |sent| sent.elapsed());
         let looking = self.look_at(desk, &kept, &last, waited, heads);
         let looked = timeout(LOOK_LIMIT, looking).await.unwrap_or_else(|_| {
@@ -305,32 +304,41 @@ impl Transactor {
             )))
         });
         let (look, receipt) = looked?;
+        let gas = gas_instead(newest, look.gas);
+        let rules = Rules {
+            patience: self.patience,
+            max_fee: self.fee_cap(first, gas, gas_cost_max),
+            again: kept.claimed,
+        };
         let step = kept.entry.next(&look, &rules);
         if let Some(item) = desk.items.get_mut(&serial) {
             item.mined = receipt.as_ref().and_then(|receipt| receipt.block_number);
             item.mined_as = receipt.as_ref().map(|receipt| receipt.transaction_hash);
             item.looked = Some(Instant::now());
-            item.stalled = self.stall(&step, last.nonce, &first.hash);
+            item.stalled = self.stall(&step, item.rounds, last.nonce, &newest.hash);
         }
         match step {
             Step::Wait(Wait::FeeCap) => {
                 return Err(ChainError::Transient(format!(
-                    "transaction {} waits: the chain wants {} wei for one gas, more than is allowed",
-                    first.hash, look.fee
+                    "transaction {} waits: the chain wants {gas} gas at {} wei each, more than is allowed",
+                    newest.hash, look.fee
                 )));
             }
             Step::Wait(_) => {}
-            Step::Send => self.broadcast(desk, serial).await?,
+            Step::Send => self.broadcast_again(desk, serial).await?,
             Step::Replace { max_fee } => {
-                let before = last.signed.last().ok_or_else(missing)?;
                 let purpose = &kept.entry.purpose;
-                let signed = self.sign_instead(purpose, last.nonce, before, max_fee);
+                let bounds = (max_fee, look.gas);
+                let signed = self.sign_instead(purpose, last.nonce, newest, bounds);
                 let signed = signed.await?;
                 let mut kept = kept;
                 if let Some(last) = kept.entry.tries.last_mut() {
                     last.signed.push(signed);
                 }
                 desk.put(serial, kept).await?;
+                if let Some(item) = desk.items.get_mut(&serial) {
+                    item.rounds = 0;
+                }
                 self.broadcast(desk, serial).await?;
             }
             Step::Fill { nonce } => self.fill(desk, nonce).await?,
@@ -391,8 +399,12 @@ impl Transactor {
 
     /// What is to be said of a `step` that brings the transaction with `nonce` no further, though nothing
     /// failed.
-    fn stall(&self, step: &Step, nonce: u64, hash: &B256) -> Option<String> {
+    fn stall(&self, step: &Step, rounds: u32, nonce: u64, hash: &B256) -> Option<String> {
         match step {
+            Step::Send | Step::Wait(Wait::Sent) if rounds > 1 => Some(format!(
+                "transaction {hash} waits: {} has it in no block, though its fee and its gas suffice; it is sent again",
+                self.endpoint.current()
+            )),
             Step::Wait(Wait::Unseen) => Some(format!(
                 "transaction {hash} waits: its nonce {nonce} is taken, and {} does not tell by what: give another --rpc-url too",
                 self.endpoint.current()
@@ -433,6 +445,10 @@ impl Transactor {
                 true => self.fees().await?.max_fee,
                 false => 0,
             },
+            gas: match stuck {
+                true => self.gas_now(&kept.entry.purpose, last.nonce).await,
+                false => 0,
+            },
             waited,
         };
         Ok((look, place.and_then(|place| place.receipt)))
@@ -442,7 +458,12 @@ impl Transactor {
     /// node is left alone; else it is given to nothing.
     async fn fill(&self, desk: &mut Desk, nonce: u64) -> Result<(), ChainError> {
         if let Some(serial) = desk.at_nonce(nonce) {
-            return self.broadcast(desk, serial).await;
+            // Its own turn sends it, and replaces it; all that wait for it look at it in vain.
+            let sent = desk.items.get(&serial).and_then(|item| item.sent);
+            return match sent.is_some_and(|sent| sent.elapsed() < self.patience) {
+                true => Ok(()),
+                false => self.broadcast_again(desk, serial).await,
+            };
         }
         let pending = self.endpoint.provider();
         let pending = pending.get_transaction_count(self.address()).pending();
@@ -452,6 +473,17 @@ impl Transactor {
         }
         let nothing = self.sign_nothing(nonce).await?;
         self.leave(&nothing.raw).await
+    }
+
+    /// Sends the newest bytes of an entry once more, less and less often.
+    async fn broadcast_again(&self, desk: &mut Desk, serial: u64) -> Result<(), ChainError> {
+        let item = desk.items.get_mut(&serial).ok_or_else(missing)?;
+        item.rounds = item.rounds.saturating_add(1);
+        if item.rounds.is_power_of_two() || item.rounds.is_multiple_of(ROUNDS_MAX) {
+            return self.broadcast(desk, serial).await;
+        }
+        item.sent = Some(Instant::now());
+        Ok(())
     }
 
     /// Sends the newest bytes of an entry.

@@ -31,6 +31,8 @@ pub(super) struct Item {
     pub(super) kept: Kept,
     /// When it was last sent by this process.
     pub(super) sent: Option<Instant>,
+    /// How often the patience with its newest bytes has ended.
+    pub(super) rounds: u32,
     /// Its block, once it is in one, and under which hash.
     pub(super) mined: Option<u64>,
     pub(super) mined_as: Option<B256>,
@@ -200,6 +202,7 @@ impl Item {
         Self {
             kept,
             sent: None,
+            rounds: 0,
             mined: None,
             mined_as: None,
             looked: None,

@@ -4,6 +4,7 @@
 //! costs more than was allowed is not signed. Called by `carry`.
 
 use alloy::consensus::TxEnvelope;
+use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip2718::Encodable2718;
 use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
 use alloy::primitives::utils::format_ether;
@@ -33,9 +34,36 @@ pub struct Cost {
     pub wei: U256,
 }
 
+/// Blocks whose fees are compared with what a server asks for now, and how many times as much is paid unasked.
+const RECENT: u64 = 128;
+const DEARER: u128 = 10;
+
+fn gwei(wei: u128) -> String {
+    format!("{} gwei", wei.div_ceil(1_000_000_000))
+}
+
 /// The state may be another when it is mined; what is not used is not paid.
 fn spare(gas: u64) -> u64 {
     gas.saturating_add(gas / 4)
+}
+
+/// The limit of what replaces `before`, where `now` is what it uses.
+pub(super) fn gas_instead(before: &Signed, now: u64) -> u64 {
+    match now > before.gas {
+        true => spare(now),
+        false => before.gas,
+    }
+}
+
+/// The gas that a transaction takes before anything of it is run, by EIP-2028 and EIP-3860: no chain takes less.
+fn intrinsic(purpose: &Purpose) -> u64 {
+    let zeros = purpose.data.iter().filter(|byte| **byte == 0).count() as u64;
+    let others = purpose.data.len() as u64 - zeros;
+    let creates = match purpose.to {
+        Some(_) => 0,
+        None => 32_000 + 2 * (purpose.data.len() as u64).div_ceil(32),
+    };
+    21_000 + creates + 4 * zeros + 16 * others
 }
 
 /// alloy's rule (twice the base fee, and the median of what was paid beside it), for whatever numbers a
@@ -137,6 +165,14 @@ impl Transactor {
         let request = self.request(purpose, nonce).await?;
         let gas = provider.estimate_gas(request).await;
         let gas = gas.map_err(|fault| self.endpoint.fault(fault))?;
+        let least = intrinsic(purpose);
+        if gas < least {
+            // No node takes it with less, and all that comes behind its nonce would wait for it.
+            return Err(ChainError::Transient(format!(
+                "not sent: {} says that it takes {gas} gas, and it takes {least} at least: give another --rpc-url, or try later",
+                self.endpoint.current()
+            )));
+        }
         let gas = spare(gas);
         let fees = self.fees().await?;
         let cost = U256::from(gas) * U256::from(fees.max_fee);
@@ -152,17 +188,57 @@ impl Transactor {
                 "not sent: its gas may cost {cost}, and {allowed}"
             )));
         }
+        self.is_usual(fees).await?;
         self.can_pay(balance, purpose.value.saturating_add(cost))?;
         self.sign_for(purpose, nonce, gas, fees).await
     }
 
-    /// Signs `purpose` at `nonce` in place of `before`, for at most `max_fee` wei a gas.
+    /// Where nobody has seen the fees, and none were bounded, a moment in which gas is dear is waited out.
+    async fn is_usual(&self, fees: Fees) -> Result<(), ChainError> {
+        let Some(tip) = fees.tip else {
+            return Ok(());
+        };
+        if self.gas_cost_max.is_some() || self.bound().is_none() {
+            return Ok(());
+        }
+        let provider = self.endpoint.provider();
+        let told = provider.get_fee_history(RECENT, BlockNumberOrTag::Latest, &[]);
+        // Not every server tells: then the bound on the whole stands alone.
+        let Ok(told) = told.await else {
+            return Ok(());
+        };
+        let mut paid = told.base_fee_per_gas;
+        paid.sort_unstable();
+        let usual = paid.get(paid.len() / 2).copied().unwrap_or_default();
+        // Twice the base fee is offered.
+        let asked = fees.max_fee.saturating_sub(tip) / 2;
+        match usual > 0 && asked > usual.saturating_mul(DEARER) {
+            true => Err(ChainError::Reverted(format!(
+                "not sent: one gas costs {} now, more than {DEARER} times what it did in most of the last {RECENT} \
+                 blocks: try later, or allow more by --max-fee",
+                gwei(asked)
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// What `purpose` would use of gas at `nonce` now; 0 where the chain does not tell.
+    pub(super) async fn gas_now(&self, purpose: &Purpose, nonce: u64) -> u64 {
+        let Ok(request) = self.request(purpose, nonce).await else {
+            return 0;
+        };
+        let gas = self.endpoint.provider().estimate_gas(request).await;
+        gas.unwrap_or(0)
+    }
+
+    /// Signs `purpose` at `nonce` in place of `before`, for at most `max_fee` wei a gas, and for no less than the
+    /// gas that it uses `now`.
     pub(super) async fn sign_instead(
         &self,
         purpose: &Purpose,
         nonce: u64,
         before: &Signed,
-        max_fee: u128,
+        (max_fee, now): (u128, u64),
     ) -> Result<Signed, ChainError> {
         let fees = self.fees().await?;
         // Nodes want more of both.
@@ -171,7 +247,8 @@ impl Transactor {
             tip.max(paid + paid / 8 + 1).min(max_fee)
         });
         let fees = Fees { max_fee, tip };
-        self.sign_for(purpose, nonce, before.gas, fees).await
+        self.sign_for(purpose, nonce, gas_instead(before, now), fees)
+            .await
     }
 
     /// A transfer of nothing to ourselves, for a nonce that must be had by something: nobody asks for that.
@@ -186,10 +263,10 @@ impl Transactor {
         self.sign_new(&nothing, nonce, gas_cost_max).await
     }
 
-    /// The most that is paid for one gas of something of which `first` was signed first, in wei.
-    pub(super) fn fee_cap(&self, first: &Signed, gas_cost_max: Option<U256>) -> u128 {
+    /// The most that is paid for one of `gas` of something of which `first` was signed first, in wei.
+    pub(super) fn fee_cap(&self, first: &Signed, gas: u64, gas_cost_max: Option<U256>) -> u128 {
         match gas_cost_max {
-            Some(most) => u128::try_from(most / U256::from(first.gas.max(1))).unwrap_or(u128::MAX),
+            Some(most) => u128::try_from(most / U256::from(gas.max(1))).unwrap_or(u128::MAX),
             None => first.max_fee.saturating_mul(10),
         }
     }

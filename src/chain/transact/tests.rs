@@ -781,6 +781,152 @@ async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_
     sent.unwrap();
 }
 
+/// On Sonic, with the gas of a charge and the price that is usual there.
+#[tokio::test]
+async fn a_charge_at_the_usual_price_is_sent_unasked_and_one_in_a_moment_of_rush_waits() {
+    let anvil = Anvil::start(&["--chain-id", "146", "--base-fee", "55000000000"]);
+    let endpoint = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(endpoint.clone(), &rich()).on_chain(146);
+    let additive = older(&payer, Dialect::PxV2).await;
+    add_package(&payer, additive, Dialect::PxV2).await;
+    let token = payer.mint_bare(additive, 0).await.unwrap().token;
+    let rpc = async |method: &'static str, params: Value| {
+        let client = endpoint.provider().client();
+        let _: Value = client.request(method, params).await.unwrap();
+    };
+    // Blocks that are nearly empty would have brought the price down.
+    let price = async |wei: &str| {
+        rpc("anvil_setNextBlockBaseFeePerGas", json!([wei])).await;
+        rpc("evm_mine", json!([])).await;
+    };
+    for _ in 0..160 {
+        price("0xcce416600").await;
+    }
+    let charger = Charger::new(payer.unasked(), additive, Dialect::PxV2, token);
+    let report = charger.report(&[(1, 1_000)]).await.unwrap();
+    assert_eq!(report.error, None, "a charge at 55 gwei");
+    while payer.posted().await.unwrap()[0].mined.is_none() {
+        payer.carry().await.unwrap();
+    }
+    // 1,100 gwei: within the bound on the whole, were the gas that of a transfer.
+    price("0x1001d1bf800").await;
+    let whom = Some(Address::repeat_byte(9));
+    let unasked = payer.unasked();
+    let sent = unasked.send(whom, Bytes::new(), U256::ONE, None);
+    let told = sent.await.unwrap_err().to_string();
+    assert!(told.contains("more than 10 times what it did"), "{told}");
+    // Who allows it has it at once.
+    let allowed = payer.with_gas_cost_max(Some(U256::from(10).pow(U256::from(18))));
+    let sent = allowed.send(whom, Bytes::new(), U256::ONE, None);
+    sent.await.unwrap();
+}
+
+/// An anvil that mines when it is told to, before which somebody tells three tenths of each estimate.
+fn short_sighted(anvil: &Anvil) -> Meddler {
+    let over = alloy::transports::http::Http::new(anvil.url().parse().unwrap());
+    let meddler = Meddler::new(BoxTransport::new(over));
+    meddler.lie(|asked, honest| match asked.method.as_str() {
+        "eth_estimateGas" => {
+            let gas = u64::from_str_radix(&honest.as_str().unwrap()[2..], 16).unwrap();
+            json!(format!("{:#x}", gas * 3 / 10))
+        }
+        _ => honest,
+    });
+    meddler
+}
+
+/// No node takes a transaction with less than it takes before anything is run, and all behind its nonce would wait.
+#[tokio::test]
+async fn an_estimate_below_what_any_transaction_takes_is_not_signed_for() {
+    let anvil = Anvil::start(&[]);
+    let meddler = short_sighted(&anvil);
+    let sender = Transactor::new(meddler.endpoint(), &rich()).unasked();
+    let purpose = Purpose {
+        to: Some(Address::repeat_byte(9)),
+        data: Bytes::from_static(&[1; 100]),
+        value: U256::ONE,
+        bound: false,
+    };
+    let told = sender.post("charge", purpose.clone(), None).await;
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("takes 22600 at least"), "{told}");
+    assert_eq!(sender.posted().await.unwrap(), []);
+    meddler.lie(|_, honest| honest);
+    sender.post("charge", purpose, None).await.unwrap();
+    sender.carry().await.unwrap();
+    assert_eq!(sender.posted().await.unwrap()[0].mined, Some(1));
+}
+
+/// What is signed for too little gas holds up all charges behind it until more is signed for it.
+#[tokio::test]
+async fn a_charge_that_was_signed_for_too_little_gas_is_replaced_by_one_that_takes_effect() {
+    let anvil = Anvil::start(&[]);
+    let honest = Endpoint::http(anvil.url()).unwrap();
+    let payer = Transactor::new(honest.clone(), &rich());
+    let additive = older(&payer, Dialect::PxV2).await;
+    let token = payer.mint_bare(additive, 0).await.unwrap().token;
+    let rpc = async |method: &'static str, params: Value| {
+        let client = honest.provider().client();
+        let _: Value = client.request(method, params).await.unwrap();
+    };
+    rpc("evm_setAutomine", json!([false])).await;
+    let meddler = short_sighted(&anvil);
+    let sender = Transactor::new(meddler.endpoint(), &rich()).with_patience(Duration::ZERO);
+    let charger = Charger::new(sender.unasked(), additive, Dialect::PxV2, token);
+    let commits = [(1, 1_000), (2, 500)];
+    charger.report(&commits[..1]).await.unwrap();
+    meddler.lie(|_, honest| honest);
+    charger.report(&commits).await.unwrap();
+    // What is behind the first is looked at when that is in a block.
+    for _ in &commits {
+        sender.carry().await.unwrap();
+        rpc("evm_mine", json!([])).await;
+    }
+    sender.carry().await.unwrap();
+    let report = charger.report(&commits).await.unwrap();
+    assert_eq!(report.error, None);
+    let usage = PxV2::getStorageUsageInBytesCall { tokenId: token.0 };
+    let usage = honest.call(additive, &usage, alloy::eips::BlockId::latest());
+    assert_eq!(usage.await.unwrap(), U256::from(1_500));
+}
+
+#[tokio::test]
+async fn what_does_not_come_on_is_not_sent_at_each_look_of_all_that_wait_behind_it() {
+    let anvil = Anvil::start(&["--no-mining"]);
+    let over = alloy::transports::http::Http::new(anvil.url().parse().unwrap());
+    let meddler = Meddler::new(BoxTransport::new(over));
+    let patience = Duration::from_millis(200);
+    let sender = Transactor::new(meddler.endpoint(), &rich()).with_patience(patience);
+    let many = 5_u32;
+    for index in 0..many {
+        let purpose = Purpose {
+            to: Some(Address::repeat_byte(9)),
+            data: Bytes::new(),
+            value: U256::from(index),
+            bound: false,
+        };
+        let posted = sender.post(&index.to_string(), purpose, None).await;
+        posted.unwrap();
+    }
+    meddler.asked();
+    let began = Instant::now();
+    let sent = || {
+        let asked = meddler.asked().into_iter();
+        asked
+            .filter(|asked| asked.method == "eth_sendRawTransaction")
+            .count()
+    };
+    let mut count = 0;
+    for _ in 0..60 {
+        // That nothing comes on is told.
+        let _ = sender.carry().await;
+        count += sent();
+    }
+    let rounds = began.elapsed().as_millis() / patience.as_millis() + 1;
+    let most = u128::from(many) * rounds;
+    assert!(count as u128 <= most, "{count} in {rounds} rounds");
+}
+
 /// Hundreds of tokens are flushed at once, and each commit is charged.
 #[tokio::test]
 async fn what_is_on_its_way_costs_one_look_each_and_none_while_it_waits_to_be_final() {
@@ -969,7 +1115,7 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
         bound: true,
     };
     let cancelled = foreign
-        .sign_instead(&nothing, 0, &before, 1 << 40)
+        .sign_instead(&nothing, 0, &before, (1 << 40, 0))
         .await
         .unwrap();
     let sent = endpoint
@@ -1033,7 +1179,9 @@ async fn a_charge_of_a_token_that_was_sold_ends_once_nothing_of_it_can_be_mined(
         raw: Bytes::new(),
     };
     for (nonce, purpose) in [(nonce, sale), (nonce + 1, nothing)] {
-        let signed = sender.sign_instead(&purpose, nonce, &before, 1 << 40).await;
+        let signed = sender
+            .sign_instead(&purpose, nonce, &before, (1 << 40, 0))
+            .await;
         let raw = signed.unwrap().raw;
         let sent = site.endpoint.provider().send_raw_transaction(&raw).await;
         drop(sent.unwrap());

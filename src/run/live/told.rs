@@ -70,6 +70,9 @@ impl Live {
                 )),
             );
         }
+        if let Some(why) = self.charge_error() {
+            return (State::Uncharged, Some(why));
+        }
         (State::Ok, None)
     }
 

@@ -57,8 +57,14 @@ impl Counted {
         made.unwrap().contract_address.unwrap()
     }
 
-    /// Mints `count` tokens of package 1, without waiting for each.
-    async fn mint(&self, contract: Address, count: u64, price: U256) {
+    /// Mints `count` tokens of package 1, where each takes little gas without waiting for each.
+    async fn mint(&self, contract: Address, dialect: Dialect, count: u64, price: U256) {
+        if dialect != Dialect::PxSync {
+            for _ in 0..count {
+                self.payer.mint_for(contract, 1, price).await.unwrap();
+            }
+            return;
+        }
         let signer = EthereumWallet::from(rich().signer().clone());
         let first = self.payer.next_nonce().await.unwrap();
         let endpoint = self.meddler.endpoint();
@@ -111,7 +117,7 @@ impl Counted {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_hundred_tokens_are_looked_at_in_as_many_requests_as_one() {
+async fn hundreds_of_tokens_are_looked_at_in_as_many_requests_as_one() {
     for site in Counted::both() {
         let multicall = site.multicall().await;
         for dialect in [Dialect::PxSync, Dialect::PxV2, Dialect::PxV1] {
@@ -122,12 +128,16 @@ async fn five_hundred_tokens_are_looked_at_in_as_many_requests_as_one() {
             };
             let price = ledger(None).packages().await.unwrap()[1].price;
             let (batched, together) = (ledger(None), ledger(Some(multicall)));
-            site.mint(contract, 1, price).await;
+            let many_tokens = match dialect {
+                Dialect::PxSync => MANY,
+                Dialect::PxV2 | Dialect::PxV1 => MANY / 4,
+            };
+            site.mint(contract, dialect, 1, price).await;
             let one = [site.cost(&batched, 1).await, site.cost(&together, 1).await];
-            site.mint(contract, MANY - 1, price).await;
+            site.mint(contract, dialect, many_tokens - 1, price).await;
             let many = [
-                site.cost(&batched, MANY).await,
-                site.cost(&together, MANY).await,
+                site.cost(&batched, many_tokens).await,
+                site.cost(&together, many_tokens).await,
             ];
             let name = dialect.name();
             // The newest block, and one request for all tokens.
@@ -148,7 +158,7 @@ async fn what_a_call_for_all_tokens_cannot_carry_is_asked_in_parts_and_nothing_i
         let endpoint = site.meddler.endpoint().with_multicall(Some(multicall));
         let ledger = ContractLedger::new(endpoint, contract, site.payer.address());
         let price = ledger.packages().await.unwrap()[1].price;
-        site.mint(contract, 250, price).await;
+        site.mint(contract, dialect, 250, price).await;
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 250);
         // Whatever is longer than this is refused, as where the gas is short.
         site.meddler.refuse(|asked| {

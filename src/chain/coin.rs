@@ -1,0 +1,100 @@
+//! The coins of known chains: what they are called, and what one transaction may take of them where nobody
+//! was asked.
+//!
+//! Invariant: this bounds what a server that lies about fees can have spent, so a bound leaves room for the
+//! dearest call of a token contract (a mint: 5 million gas) at several times the chain's usual price, and for
+//! no more than a few dollars. `--max-fee` replaces it. Called by `transact`, and by `cli` to print amounts.
+
+use alloy::primitives::{B256, U256};
+
+/// A chain's own coin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coin {
+    /// EIP-155 id of the chain.
+    pub chain_id: u64,
+    /// What it is called.
+    pub symbol: &'static str,
+    /// The most that one transaction takes unasked, in thousandths of a coin.
+    milli: u64,
+    /// Where a transaction can be looked at, up to its hash.
+    explorer: &'static str,
+}
+
+/// Thousandths of a coin where the chain is not known.
+const UNKNOWN: u64 = 100;
+const MILLI: U256 = U256::from_limbs([1_000_000_000_000_000, 0, 0, 0]);
+
+const fn coin(chain_id: u64, symbol: &'static str, milli: u64, explorer: &'static str) -> Coin {
+    Coin {
+        chain_id,
+        symbol,
+        milli,
+        explorer,
+    }
+}
+
+const COINS: [Coin; 10] = [
+    coin(1, "ETH", 20, "https://etherscan.io/tx/"),
+    coin(100, "xDAI", 500, "https://gnosisscan.io/tx/"),
+    coin(137, "POL", 5_000, "https://polygonscan.com/tx/"),
+    coin(146, "S", 5_000, "https://sonicscan.org/tx/"),
+    coin(250, "FTM", 5_000, "https://ftmscan.com/tx/"),
+    coin(
+        23_294,
+        "ROSE",
+        20_000,
+        "https://explorer.oasis.io/mainnet/sapphire/tx/",
+    ),
+    // Coins of test networks are worth nothing.
+    coin(
+        10_200,
+        "xDAI",
+        5_000,
+        "https://gnosis-chiado.blockscout.com/tx/",
+    ),
+    coin(80_002, "POL", 5_000, "https://amoy.polygonscan.com/tx/"),
+    coin(57_054, "S", 5_000, "https://testnet.sonicscan.org/tx/"),
+    coin(
+        23_295,
+        "TEST",
+        20_000,
+        "https://explorer.oasis.io/testnet/sapphire/tx/",
+    ),
+];
+
+/// The coin of a chain, where it is known.
+#[must_use]
+pub fn of(chain_id: u64) -> Option<&'static Coin> {
+    COINS.iter().find(|coin| coin.chain_id == chain_id)
+}
+
+/// What one transaction on this chain may take unasked, in wei.
+#[must_use]
+pub fn unseen_max(chain_id: u64) -> U256 {
+    U256::from(of(chain_id).map_or(UNKNOWN, |coin| coin.milli)) * MILLI
+}
+
+/// Where a transaction of this chain can be looked at.
+#[must_use]
+pub fn link(chain_id: u64, transaction: B256) -> Option<String> {
+    of(chain_id).map(|coin| format!("{}{transaction}", coin.explorer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the token contract that is deployed today, with what is added to an estimate, at twice the base fee.
+    #[test]
+    fn a_mint_and_a_charge_fit_at_the_usual_price_of_each_chain() {
+        let gwei = 1_000_000_000_u64;
+        let (mint, charge) = (3_819_098 * 5 / 4, 912_000 * 5 / 4);
+        for (chain, usual) in [(100, 20), (137, 200), (146, 55), (250, 200), (23_294, 100)] {
+            let cost = |gas: u64, price: u64| U256::from(gas) * U256::from(price * 2 * gwei);
+            assert!(cost(mint, usual) < unseen_max(chain), "a mint on {chain}");
+            let dear = cost(charge, usual * 4);
+            assert!(dear < unseen_max(chain), "a charge on {chain} in a rush");
+        }
+        assert_eq!(unseen_max(31_337), U256::from(10).pow(U256::from(17)));
+    }
+}
