@@ -14,6 +14,7 @@ mod doctor;
 mod dumps;
 pub mod exit;
 mod locate;
+mod log;
 mod mount;
 mod oracle;
 mod output;

@@ -3,9 +3,7 @@
 //! Invariant: the background process is a new one (`exec`, never `fork` of threads); the command
 //! returns 0 only once the drive is there. Called by `cli`; [`hold`] by `demo` too.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,6 +14,7 @@ use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure, fail};
+use super::log;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::config::{Config, VolumeKind};
@@ -25,8 +24,6 @@ use crate::run::daemon::{Daemon, Place, mount_failure};
 use crate::run::parts::Parts;
 use crate::run::state::StateDir;
 
-/// The log of a background process is put aside at its start when it is larger, in bytes.
-const LOG_BYTES: u64 = 10 << 20;
 /// How long what still runs may hold up the end of the process.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
@@ -186,7 +183,7 @@ fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
         .with_context(|| format!("state folder {}", state_dir.display()))
         .map_err(|error| Failure::new(Exit::Usage, super::exit::one_line(&error)))?;
     let log_path = state_dir.join("log");
-    let log = open_log(&log_path).with_context(|| log_path.display().to_string())?;
+    let log = log::open(&log_path).with_context(|| log_path.display().to_string())?;
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
         .arg("--ready")
@@ -215,17 +212,6 @@ fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
     }
 }
 
-fn open_log(path: &Path) -> std::io::Result<File> {
-    if std::fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES) {
-        std::fs::rename(path, path.with_extension("old"))?;
-    }
-    File::options()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-}
-
 /// The process that stays.
 fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
     let work = || {
@@ -233,6 +219,7 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         let config = setup.config()?;
         let place = place(setup, &config, mountpoint)?;
         let state_dir = StateDir::open(&config.state_dir)?;
+        setup.stderr.rotate(config.state_dir.join("log"));
         // A session of its own: closing the terminal, or Ctrl-C in it, is not meant for us. It
         // fails for who leads one already, which is as good.
         let _ = rustix::process::setsid();

@@ -3,7 +3,7 @@
 //! Invariant: layers are read in one place and in one order. Called by `cli`.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -11,6 +11,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::args::Options;
 use super::exit::{Exit, Failure};
+use super::log::{Journal, Lines, NoInterrupted, Stderr, is_journal};
 use crate::config::{Color, Config, ConfigError, Folders, Layer, LogFormat};
 
 /// The start of a command.
@@ -25,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) progress: bool,
     /// Where a new filter of the log goes.
     log: OnceLock<Reload>,
+    /// Where the log goes.
+    pub(crate) stderr: Arc<Stderr>,
     /// The configuration file that was named.
     named: Option<PathBuf>,
 }
@@ -52,6 +55,7 @@ impl Setup {
             layer: explicit.clone().over(file),
             explicit,
             log: OnceLock::new(),
+            stderr: Arc::default(),
             named,
             folders,
             json: options.json,
@@ -113,11 +117,17 @@ impl Setup {
         let form = fmt::layer()
             .with_target(false)
             .with_ansi(self.colorful())
-            .with_writer(std::io::stderr);
-        let registry = tracing_subscriber::registry().with(filter);
+            .with_writer(Lines(Arc::clone(&self.stderr)));
+        let registry = tracing_subscriber::registry()
+            .with(filter)
+            .with(NoInterrupted);
+        let stream = std::env::var("JOURNAL_STREAM").ok();
         let started = match self.layer.log_format.unwrap_or(LogFormat::Text) {
-            LogFormat::Text => registry.with(form).try_init(),
             LogFormat::Json => registry.with(form.json()).try_init(),
+            LogFormat::Text if is_journal(stream.as_deref()) => registry
+                .with(form.event_format(Journal).with_ansi(false))
+                .try_init(),
+            LogFormat::Text => registry.with(form).try_init(),
         };
         started.map_err(|fault| anyhow::anyhow!("log: {fault}"))?;
         // Nobody else starts one.
