@@ -7,6 +7,7 @@ use super::volume::{Volume, lock};
 use super::{FsError, Kind, StatFs};
 use crate::journal::key;
 use crate::journal::record::Content;
+use crate::pack::cid::node_cid;
 use crate::types::Ino;
 
 /// What a token's directory tells in its virtual attributes; kept current by the daemon.
@@ -16,8 +17,6 @@ pub struct Labels {
     pub token: String,
     /// The token's name key (`k51…`); empty when it has none.
     pub name: String,
-    /// CID of the last published root; empty before the first.
-    pub root: String,
     /// State as `pxfs status` tells it.
     pub state: String,
 }
@@ -120,6 +119,13 @@ impl Volume {
         *lock(&self.labels) = labels;
     }
 
+    /// CID of the last published root, from what is kept of it with the commit itself: true as soon as that is settled.
+    /// Empty before the first.
+    fn root_label(&self) -> Result<String, FsError> {
+        let block = self.raw_meta("root-block")?;
+        Ok(block.map_or_else(String::new, |block| node_cid(&block).to_string()))
+    }
+
     /// The virtual attribute `user.px.FIELD` of an inode.
     pub(super) fn virtual_attribute(&self, ino: Ino, field: &[u8]) -> Result<Vec<u8>, FsError> {
         if field == b"birth" {
@@ -135,7 +141,7 @@ impl Volume {
             let text = match field {
                 b"token" => labels.token,
                 b"name" => labels.name,
-                b"root" => labels.root,
+                b"root" => self.root_label()?,
                 b"state" => labels.state,
                 _ => String::new(),
             };

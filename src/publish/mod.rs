@@ -15,6 +15,7 @@ mod bootstrap;
 mod build;
 mod charged;
 mod commit;
+mod confirm;
 mod elsewhere;
 mod follow;
 mod gone;
@@ -43,6 +44,7 @@ use crate::store::StoreError;
 
 pub use bootstrap::{Allowed, Bootstrap, bootstrap, recent};
 pub use commit::{Context, Node, Other};
+pub use confirm::is_ours;
 pub use follow::{follow, watch};
 pub use key::Key;
 pub use queue::{Progress, PublishStatus, Publisher, Timing, is_idle, standing};

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::PublishError;
 use super::ahead::{self, Turn};
 use super::commit::{Context, Done, commit};
+use super::confirm::{confirm, is_ours, lacks};
 use super::follow::follow;
 use super::head::{self, Head};
 use super::naming::{is_named, renew};
@@ -119,11 +120,7 @@ impl Publisher {
         let receipts = Receipts::of(&context.volume, &context.node.label);
         let volume = Arc::clone(&context.volume);
         let signs = Arc::new(Signs::default());
-        let is_own = |head: Head| head.own.is_some_and(|own| Some(own.root) == head.root);
-        let has_published = volume
-            .meta("head")
-            .is_ok_and(|head| head.is_some_and(is_own));
-        let is_bare = receipts.is_of_new_node && has_published;
+        let is_bare = receipts.is_of_new_node && is_ours(&volume);
         signs.bare.store(is_bare, Ordering::Release);
         let sampler = Sampler::begin(&context.volume, receipts.clone());
         let sampler = runtime.spawn(task::run(context.clone(), sampler, Arc::clone(&signs)));
@@ -379,10 +376,13 @@ impl Worker {
         }
         if let Access::ReadOnly(reason) = self.context.volume.with_quota(|q| q.access().clone()) {
             if is_idle(&self.context.volume) {
-                return self.look_at_bare();
+                return self.confirm().await;
             }
             self.failures = self.failures.saturating_add(1);
             return Err(PublishError::Refused(reason));
+        }
+        if self.has_nothing_to_do() {
+            return self.confirm().await;
         }
         lock(&self.status).busy = true;
         let turn = Arc::clone(&self.turn);
@@ -395,7 +395,9 @@ impl Worker {
                 doubted: Some(doubted),
                 ..
             }) => Err(doubted.error()),
-            Ok(done) if !done.made => self.look_at_bare().map(|()| done),
+            Ok(done) if !done.made && done.stuck.is_none() => {
+                self.ask_whether_it_is_there().await.map(|()| done)
+            }
             result => result,
         };
         lock(&self.status).busy = false;
@@ -435,14 +437,35 @@ impl Worker {
         }
     }
 
-    /// Whether the node has what was published last, for all that is known.
-    fn look_at_bare(&self) -> Result<(), PublishError> {
-        match self.signs.bare.load(Ordering::Acquire) {
-            false => Ok(()),
-            true => Err(PublishError::Unverified(
-                "it lacks what was published last: what is here of that is put again".into(),
-            )),
+    /// Whether a commit would find nothing, for all that is known.
+    fn has_nothing_to_do(&self) -> bool {
+        is_idle(&self.context.volume)
+            && self.receipts.whole().is_none()
+            && !self.signs.lost.load(Ordering::Acquire)
+            && lock(&self.status).last_error.is_none()
+    }
+
+    /// Whether the node has what was published last; what it lacks is looked for at once.
+    async fn confirm(&mut self) -> Result<(), PublishError> {
+        let result = self.ask_whether_it_is_there().await;
+        match &result {
+            Ok(()) => {
+                self.failures = 0;
+                lock(&self.status).last_error = None;
+                // It may have been another machine's, and taken over.
+                self.note_head();
+            }
+            Err(error) => self.note_failure(error.clone()),
         }
+        result
+    }
+
+    async fn ask_whether_it_is_there(&self) -> Result<(), PublishError> {
+        if self.signs.bare.load(Ordering::Acquire) {
+            return Err(lacks());
+        }
+        let asked = timeout(STALL, confirm(&self.context)).await;
+        asked.unwrap_or(Err(PublishError::Unverified("it does not answer".into())))
     }
 
     /// The name was put again: what an earlier try met is over.

@@ -137,6 +137,8 @@ struct Published {
     record: Root,
     /// The usage metadata; not where the chain alone knows the root.
     document: Option<Block>,
+    /// Sequence and root of what was published last from this state folder, if anything was.
+    ours: Option<(u64, Cid)>,
 }
 
 /// The newest root of a token that a node's name or the chain tells of.
@@ -159,7 +161,15 @@ async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
         (Some((usage, document)), None) => (usage.root, Some(document)),
         (None, None) => (None, None),
     };
+    let ours = ground.last_of_ours(&key).await?;
     let Some(cid) = cid else {
+        if let Some((sequence, root)) = ours {
+            fail!(
+                Damage,
+                "token {token}: the node has lost its name: root {root} was published from here last, at sequence {sequence}: \
+                 `pxfs flush` has it named again, or says why not"
+            );
+        }
         fail!(
             Token,
             "token {token}: nothing of it is published: `pxfs flush` publishes"
@@ -181,6 +191,7 @@ async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
         root,
         record,
         document,
+        ours,
     })
 }
 

@@ -6,15 +6,20 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context;
+use cid::Cid;
 use futures::future::BoxFuture;
 
 use super::commits::Commits;
+use super::keeper;
+use super::live::JOURNAL_CACHE_MIN_BYTES;
 use super::parts::Parts;
 use super::state::StateDir;
 use super::tokens::Tokens;
 use crate::cache::Cache;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::Drive;
+use crate::publish::{is_ours, standing};
+use crate::types::VolumeKey;
 
 /// What the tokens of one contract stand on.
 pub(super) struct Ground {
@@ -94,6 +99,23 @@ impl Ground {
     /// From now on `tokens` are asked for newer trees, too.
     pub(super) fn renew_by(&self, tokens: &Arc<Tokens>) {
         self.shown.all().push(Arc::downgrade(tokens));
+    }
+
+    /// Sequence and root of what was published last of the volume `key`, if that was from this state folder.
+    pub(super) async fn last_of_ours(&self, key: &VolumeKey) -> anyhow::Result<Option<(u64, Cid)>> {
+        let tokens: Vec<Arc<Tokens>> = (self.shown.all().iter())
+            .filter_map(Weak::upgrade)
+            .collect();
+        let mut all = tokens.iter().flat_map(|tokens| tokens.all());
+        let volume = match all.find(|live| live.key == *key) {
+            Some(live) => Arc::clone(&live.volume),
+            // It may be about to be shown.
+            None if !tokens.is_empty() => return Ok(None),
+            None if !self.state_dir.volume(key).exists() => return Ok(None),
+            None => keeper::open(self, *key, JOURNAL_CACHE_MIN_BYTES).await?,
+        };
+        let last = is_ours(&volume).then(|| standing(&volume));
+        Ok(last.and_then(|last| Some((last.sequence, last.root?))))
     }
 }
 

@@ -175,13 +175,27 @@ async fn pending_bytes(chosen: &[Arc<Live>]) -> u64 {
 
 /// What is told of `chosen`; `else_why` where neither node nor commits say why.
 fn unpublished(session: &Session, chosen: &[Arc<Live>], else_why: &str) -> Failure {
-    let waiting: Vec<&Arc<Live>> = chosen.iter().filter(|live| live.is_pending()).collect();
+    let mut waiting: Vec<&Arc<Live>> = chosen.iter().filter(|live| live.is_pending()).collect();
+    let is_asked = waiting.is_empty();
+    if is_asked {
+        waiting = chosen.iter().collect();
+    }
     // A call without an answer is why nothing moves; what failed before may be long past.
     let why = session
         .node_fault(session.patience / 2)
         .or_else(|| waiting.iter().find_map(|live| live.last_error()))
         .unwrap_or_else(|| else_why.to_owned());
     let names: Vec<&str> = waiting.iter().map(|live| &*live.directory).collect();
+    if is_asked {
+        return Failure::new(
+            Exit::Unpublished,
+            format!(
+                "{}: nothing of token {} waits to be published, but whether the node still has all of it is not known: {why}",
+                session.mountpoint.display(),
+                names.join(", "),
+            ),
+        );
+    }
     let kept = match waiting.iter().any(|live| live.volume.poisoned().is_some()) {
         false => "it is kept, and tried again",
         true => "what a fsync has covered is kept, and tried again; the rest may be lost",

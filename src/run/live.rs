@@ -281,7 +281,6 @@ impl Live {
         self.volume.set_labels(Labels {
             token: self.directory.clone(),
             name: name.clone().unwrap_or_default(),
-            root: self.root().unwrap_or_default(),
             state: state.as_str().to_owned(),
         });
         let mut seen = lock(&self.seen);
@@ -325,7 +324,6 @@ impl Live {
         self.volume.set_labels(Labels {
             token: self.directory.clone(),
             name,
-            root: self.root().unwrap_or_default(),
             state: State::ReadOnly.as_str().to_owned(),
         });
         turned
@@ -399,11 +397,6 @@ impl Live {
             sequence: published.sequence,
             root: root.into(),
         })
-    }
-
-    /// CID of the last published root.
-    fn root(&self) -> Option<String> {
-        self.publishing.status().root.map(|root| root.to_string())
     }
 
     /// Bytes that are not on the node yet.

@@ -17,7 +17,7 @@ use crate::cli::exit::fail;
 use crate::fs::Volume;
 use crate::publish::{
     Allowed, Bootstrap, Context, Key, Node, PublishError, PublishStatus, Publisher, Timing,
-    bootstrap, follow, is_idle, recent, standing, watch,
+    bootstrap, follow, is_idle, is_ours, recent, standing, watch,
 };
 use crate::status::State;
 
@@ -392,6 +392,17 @@ impl Publishing {
         }
     }
 
+    /// Whether what was published last is from here, so that the node is to say that it still has it. Whoever has
+    /// published nothing needs neither node nor name, nor does who gave way to another machine.
+    fn is_to_ask(&self, volume: &Volume) -> bool {
+        let may_ask = match &*lock(&self.stage) {
+            Stage::On(_) | Stage::Conflict(_) => true,
+            Stage::Waiting(_) => !self.watches(),
+            _ => false,
+        };
+        may_ask && is_ours(volume)
+    }
+
     /// Returns when everything that was written before is published. What may still succeed is
     /// tried again and again: whoever waits has a patience of his own.
     ///
@@ -399,8 +410,7 @@ impl Publishing {
     /// Why no other try helps.
     pub(super) async fn flush(&self, volume: &Volume) -> Result<(), String> {
         loop {
-            // Whoever has nothing to publish needs neither node nor name for that.
-            if is_idle(volume) && !self.is_bare() {
+            if is_idle(volume) && !self.is_bare() && !self.is_to_ask(volume) {
                 return Ok(());
             }
             let publisher = match &*lock(&self.stage) {

@@ -46,6 +46,7 @@ mod permissions;
 mod postgres;
 mod quota;
 mod renewal;
+mod restored;
 mod round_trips;
 mod samples;
 mod scale;

@@ -172,6 +172,8 @@ fn the_usage_metadata_is_true_and_leads_to_the_tree() {
     std::os::unix::fs::symlink("large", dir.join("link")).expect("symlink");
     assert_eq!(attribute(&dir.join("large"), "user.px.state"), "local");
     machine.flush();
+    let root = attribute(&dir, "user.px.root");
+    assert_eq!(machine.token("1")["root"], root);
     assert_eq!(attribute(&dir.join("large"), "user.px.state"), "published");
     let large = attribute(&dir.join("large"), "user.px.cid");
     let small = attribute(&dir.join("folder/small"), "user.px.cid");

@@ -61,6 +61,7 @@ pub(super) async fn check(
         },
     };
     let record = &published.record;
+    let named = published.root.cid;
     let tops = [Some(published.root), published.document];
     let mut roots = Vec::new();
     for top in tops.into_iter().flatten() {
@@ -69,6 +70,17 @@ pub(super) async fn check(
         check.read(".", &top.cid, Use::here(top.data)).await?;
     }
     check.read(".", &record.header.cid, Use::default()).await?;
+    if let Some((sequence, root)) = published.ours
+        && sequence >= record.sequence
+        && root != named
+    {
+        let reason = format!(
+            "it was published from here last, at sequence {sequence}, and the name leads to root {} at sequence {}: \
+             `pxfs flush` has it named again, or says why not",
+            named, record.sequence
+        );
+        check.note(".", &root, reason);
+    }
     let mut left = vec![(String::new(), TreeKind::Directory, record.tree)];
     left.push(("links".to_owned(), TreeKind::Table, record.table));
     while let Some((path, kind, tree)) = left.pop() {
