@@ -176,7 +176,7 @@ fn of_journal(error: &JournalError) -> Exit {
 
 fn of_store(error: &StoreError) -> Exit {
     match error {
-        StoreError::Transient(_) | StoreError::Permanent(_) => Exit::Node,
+        StoreError::Transient(_) | StoreError::Away(_) | StoreError::Permanent(_) => Exit::Node,
         StoreError::Missing(_) | StoreError::Corrupt(..) => Exit::Damage,
     }
 }

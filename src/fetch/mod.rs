@@ -8,6 +8,7 @@ mod content;
 mod directory;
 mod flight;
 mod root;
+mod silence;
 pub(crate) mod source;
 mod walk;
 
@@ -31,11 +32,14 @@ pub use directory::DirectorySink;
 
 use content::{Content, Contents};
 use flight::Flights;
+use silence::Silence;
 use source::Source;
 use walk::Walks;
 
 /// A flight may take so many times what a caller waits.
 const FLIGHT_PATIENCE: u32 = 2;
+/// How long a call may take while no node answers: as long as it takes to find on this disk what is there.
+const WITHOUT_NODES: Duration = Duration::from_secs(1);
 
 /// Who knows the volumes of a mount.
 pub trait Volumes: Send + Sync {
@@ -145,6 +149,18 @@ impl Fetcher {
                 }
             }
         };
+        let (Some(silence), begin) = (&self.for_calls.silence, Instant::now()) else {
+            return self.within(work).await;
+        };
+        if silence.lasts() {
+            let limit = self.patience.min(WITHOUT_NODES);
+            return (timeout_at(begin + limit, work).await).unwrap_or(Err(FsError::TimedOut));
+        }
+        let _waiting = Waiting {
+            silence,
+            begin,
+            patience: self.patience,
+        };
         self.within(work).await
     }
 
@@ -193,6 +209,22 @@ impl Fetcher {
         timeout_at(Instant::now() + self.patience, work)
             .await
             .unwrap_or(Err(FsError::TimedOut))
+    }
+}
+
+/// A call that waits; whoever it is of may give it up first.
+struct Waiting<'a> {
+    silence: &'a Silence,
+    begin: Instant,
+    patience: Duration,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // A call's deadline counts from its arrival, which was a little earlier.
+        if self.begin.elapsed() >= self.patience.mul_f64(0.9) {
+            self.silence.waited(self.begin);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::flight::Flights;
+use super::silence::Silence;
 use crate::cache::Cache;
 use crate::fs::{FsError, LostBlock};
 use crate::pack::cid::Kind;
@@ -45,6 +46,8 @@ pub(crate) struct Source {
     nodes: Arc<Flights<Cid, Bytes>>,
     /// Whether a block that no node has is lost where a gateway does not say whether it has it.
     is_told_by_nodes: bool,
+    /// What fails calls at once; `None` for who has time.
+    pub(super) silence: Option<Arc<Silence>>,
 }
 
 impl Source {
@@ -56,6 +59,7 @@ impl Source {
             room: Arc::new(Semaphore::new(BLOCKS_AT_ONCE)),
             nodes: Arc::new(Flights::new()),
             is_told_by_nodes: false,
+            silence: None,
         }
     }
 
@@ -66,6 +70,7 @@ impl Source {
         Self {
             nodes: Arc::new(Flights::new()),
             is_told_by_nodes: true,
+            silence: Some(Arc::default()),
             ..self.clone()
         }
     }
@@ -75,12 +80,19 @@ impl Source {
         &self.store
     }
 
-    /// The block `cid` from the store. What is transient is tried again until the deadline.
+    /// The block `cid` from the store. What is transient is tried again until the deadline; where every node refuses,
+    /// a call of a mount tries once more and no longer.
     pub(crate) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let mut attempt = self.attempt;
         let mut pause = FIRST_PAUSE;
-        let (mut was_wrong, mut begin) = (false, None);
+        let (mut was_wrong, mut was_refused, mut begin) = (false, false, None);
         loop {
+            if let Some(silence) = &self.silence {
+                if silence.lasts() {
+                    return Err(FsError::TimedOut);
+                }
+                silence.asked();
+            }
             let Ok(room) = timeout_at(deadline, self.room.acquire()).await else {
                 return Err(FsError::TimedOut);
             };
@@ -92,6 +104,13 @@ impl Source {
             };
             let answer = timeout_at(end, asked).await;
             drop(room);
+            if let (Ok(heard), Some(silence)) = (&answer, &self.silence) {
+                match heard {
+                    Err(StoreError::Away(_)) if was_refused => silence.refused(),
+                    Err(StoreError::Away(_)) => was_refused = true,
+                    _ => silence.heard(),
+                }
+            }
             match answer {
                 Ok(Ok(bytes)) => match verified(cid, bytes).await {
                     Err(FsError::Lost(_)) if !was_wrong => {
@@ -100,7 +119,7 @@ impl Source {
                     }
                     answer => return answer,
                 },
-                Ok(Err(StoreError::Transient(why))) => {
+                Ok(Err(StoreError::Transient(why) | StoreError::Away(why))) => {
                     tracing::debug!(%cid, why, "a block is tried again");
                 }
                 Ok(Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..)))) => {

@@ -793,3 +793,54 @@ async fn a_root_of_another_volume_is_not_mounted() {
     let not_a_root = stage.fetcher.load_root(&tree.root.cid, &volume(2)).await;
     assert!(matches!(not_a_root, Err(FsError::Damaged(_))));
 }
+
+/// More than all of these reads take on a loaded machine, less than one that waits for its deadline.
+const AT_ONCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_cold_files_is_refused_at_once_while_no_node_runs_and_comes_when_one_does() {
+    let stage = Stage::new(Cache::in_memory());
+    let mut contents = Vec::new();
+    for size in 1..=100 {
+        contents.push(stage.publish(1000 + size).await);
+    }
+    let away = StoreError::Away("cannot be reached: connection refused".into());
+    stage.store.set(Call::Get, Fault::Before(away), None);
+    let begin = Instant::now();
+    for content in &contents {
+        let refused = stage.read(*content, 0, 10).await;
+        assert_eq!(refused, Err(FsError::TimedOut));
+    }
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    stage.store.clear();
+    for content in &contents {
+        while stage.read(*content, 0, 10).await.is_err() {
+            assert!(begin.elapsed() < 2 * AT_ONCE, "it is never asked again");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_a_folder_waits_for_a_silent_node_once_and_not_for_each_file() {
+    let patience = Duration::from_secs(4);
+    let stage = Stage::with(Cache::in_memory(), Mount::default(), patience);
+    let mut contents = Vec::new();
+    for size in 1..=100 {
+        contents.push(stage.publish(1000 + size).await);
+    }
+    stage.store.set(Call::Get, Fault::Hang, None);
+    let begin = Instant::now();
+    for content in &contents {
+        // As the calls of a mount, which count from their arrival.
+        let read = timeout_at(Instant::now() + patience, stage.read(*content, 0, 10));
+        assert!(!matches!(read.await, Ok(Ok(_))));
+    }
+    let all = patience * 100;
+    assert!(begin.elapsed() < all / 4, "{:?}", begin.elapsed());
+    stage.store.clear();
+    while stage.read(contents[0], 0, 10).await.is_err() {
+        assert!(begin.elapsed() < all, "it is never asked again");
+        sleep(Duration::from_millis(10)).await;
+    }
+}

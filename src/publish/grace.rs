@@ -171,7 +171,7 @@ impl Grace {
             let cid = old.cid.0;
             match store.unpin(&cid).await {
                 Ok(()) => {}
-                Err(error @ StoreError::Transient(_)) => {
+                Err(error @ (StoreError::Transient(_) | StoreError::Away(_))) => {
                     tracing::debug!(%cid, %error, "an old root is not released yet");
                     self.old.insert(0, old);
                     break;

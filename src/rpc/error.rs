@@ -20,6 +20,9 @@ pub enum RpcError {
     /// It cannot be reached, or what it says is not understood.
     #[error("{0}")]
     Transport(String),
+    /// Nobody is there: the connection is refused, or no way leads to it.
+    #[error("{0}")]
+    Away(String),
     /// The connection broke in the middle.
     #[error("{0}")]
     Broken(String),
@@ -47,6 +50,7 @@ impl RpcError {
         match self {
             Self::Refused(_) | Self::Unknown(_) => true,
             Self::Transport(_)
+            | Self::Away(_)
             | Self::Broken(_)
             | Self::TimedOut(_)
             | Self::Failed(_)

@@ -3,6 +3,7 @@
 //! Invariant: an answer is here whole, or there is none; no secret (token, password, path or query of
 //! the URL) stands in an error. Called by `client`, `gateway` and `guard`.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -257,9 +258,25 @@ impl Http {
 /// What became of a call that found its way, or did not.
 pub(super) fn broken(fault: reqwest::Error) -> RpcError {
     match fault.is_connect() {
+        true if is_refused(&fault) => RpcError::Away(told(&fault)),
         true => RpcError::Transport(told(&fault)),
         false => RpcError::Broken(told(&fault)),
     }
+}
+
+/// Whether the other side, or the network, has said at once that nobody is there.
+fn is_refused(fault: &reqwest::Error) -> bool {
+    let first = std::error::Error::source(fault);
+    std::iter::successors(first, |cause| cause.source()).any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|fault| {
+            matches!(
+                fault.kind(),
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+            )
+        })
+    })
 }
 
 /// The whole answer to a call of `path`, of at most `most` bytes.

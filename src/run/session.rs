@@ -74,13 +74,16 @@ impl Session {
         // Any block does: it is the answer that counts.
         let asked = leaf_cid(b"");
         loop {
-            let look =
-                async |store: &Arc<dyn BlockStore>| match timeout(LOOK, store.has(&asked)).await {
-                    Ok(Ok(_)) => None,
-                    Ok(Err(StoreError::Transient(why) | StoreError::Permanent(why))) => Some(why),
-                    Ok(Err(fault)) => Some(fault.to_string()),
-                    Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
-                };
+            let look = async |store: &Arc<dyn BlockStore>| match timeout(LOOK, store.has(&asked))
+                .await
+            {
+                Ok(Ok(_)) => None,
+                Ok(Err(
+                    StoreError::Transient(why) | StoreError::Away(why) | StoreError::Permanent(why),
+                )) => Some(why),
+                Ok(Err(fault)) => Some(fault.to_string()),
+                Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
+            };
             let node = &self.parts.node;
             let more = join_all(node.more.iter().map(|node| look(&node.near)));
             let (error, more) = futures::join!(look(&node.store), more);

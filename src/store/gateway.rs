@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, check_bytes};
-use crate::rpc::Gateway;
+use crate::rpc::{Gateway, RpcError};
 
 /// How long a gateway may take for one block.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -22,6 +22,13 @@ impl GatewayStore {
     #[must_use]
     pub fn new(gateway: Gateway) -> Self {
         Self(gateway)
+    }
+}
+
+fn unserved(error: RpcError) -> StoreError {
+    match error {
+        RpcError::Away(why) => StoreError::Away(why),
+        error => StoreError::Transient(error.to_string()),
     }
 }
 
@@ -40,7 +47,7 @@ impl BlockStore for GatewayStore {
             .0
             .block(&cid.to_string(), MAX_BLOCK_BYTES, PATIENCE)
             .await;
-        match answer.map_err(|error| StoreError::Transient(error.to_string()))? {
+        match answer.map_err(unserved)? {
             Some(data) => check_bytes(cid, &data).map(|()| data),
             None => Err(StoreError::Missing(*cid)),
         }

@@ -83,6 +83,7 @@ fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
     match (told, next) {
         (Some(told @ StoreError::Transient(_)), _) => told,
         (_, next @ StoreError::Transient(_)) => next,
+        (Some(told @ StoreError::Away(_)), _) => told,
         (_, next) => next,
     }
 }

@@ -57,6 +57,9 @@ pub enum StoreError {
     /// Worth another try: the network, a timeout, a full disk.
     #[error("storage node: {0}")]
     Transient(String),
+    /// Nobody is there: worth another try once the node runs again.
+    #[error("storage node: {0}")]
+    Away(String),
     /// Another try will not help: refused, forbidden, not a node.
     #[error("storage node: {0}")]
     Permanent(String),

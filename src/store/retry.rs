@@ -60,7 +60,7 @@ impl RetryStore {
         loop {
             match timeout_at(deadline, call()).await {
                 Err(_) => break,
-                Ok(Err(StoreError::Transient(why))) => last = why,
+                Ok(Err(StoreError::Transient(why) | StoreError::Away(why))) => last = why,
                 Ok(answer) => return answer,
             }
             let wait = jittered(pause);

@@ -367,9 +367,10 @@ fn unfinished(why: &str) -> StoreError {
 
 /// What an error of a call means where no block is asked for.
 fn plain(error: RpcError) -> StoreError {
-    match error.is_permanent() {
-        true => StoreError::Permanent(error.to_string()),
-        false => StoreError::Transient(error.to_string()),
+    match error {
+        RpcError::Away(why) => StoreError::Away(why),
+        error if error.is_permanent() => StoreError::Permanent(error.to_string()),
+        error => StoreError::Transient(error.to_string()),
     }
 }
 

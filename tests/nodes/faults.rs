@@ -60,9 +60,12 @@ fn told(fault: Fault, error: &StoreError) -> bool {
     match fault {
         Fault::Status(401 | 403 | 404) => matches!(error, StoreError::Permanent(_)),
         Fault::WrongBytes | Fault::WrongCid | Fault::Truncated => {
-            matches!(error, StoreError::Transient(_) | StoreError::Corrupt(..))
+            matches!(
+                error,
+                StoreError::Transient(_) | StoreError::Away(_) | StoreError::Corrupt(..)
+            )
         }
-        _ => matches!(error, StoreError::Transient(_)),
+        _ => matches!(error, StoreError::Transient(_) | StoreError::Away(_)),
     }
 }
 
@@ -147,7 +150,10 @@ async fn bears(fault: Fault, front: &Front, client: Client, direct: &RpcStore) {
         front.set(Some(fault));
         match within(fault, hasty.get(&great.cid)).await {
             Ok(data) => assert!(data == great.data),
-            Err(error) => assert!(matches!(error, StoreError::Transient(_)), "{error:?}"),
+            Err(error) => assert!(
+                matches!(error, StoreError::Transient(_) | StoreError::Away(_)),
+                "{error:?}"
+            ),
         }
         front.set(None);
     }

@@ -131,7 +131,10 @@ async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_kil
     let block = [unique_leaf(100)];
     node.kill();
     let away = store.put_many(&block).await;
-    assert!(matches!(away, Err(StoreError::Transient(_))), "{away:?}");
+    assert!(
+        matches!(away, Err(StoreError::Transient(_) | StoreError::Away(_))),
+        "{away:?}"
+    );
     node.run();
     let refused = store.put_many(&block).await;
     assert!(
@@ -160,7 +163,10 @@ async fn a_btfs_node_that_comes_to_the_address_of_an_ipfs_node_is_not_killed() {
         if fault.is_some() {
             front.set(fault);
             let away = store.put_many(&[unique_leaf(100)]).await;
-            assert!(matches!(away, Err(StoreError::Transient(_))), "{away:?}");
+            assert!(
+                matches!(away, Err(StoreError::Transient(_) | StoreError::Away(_))),
+                "{away:?}"
+            );
         }
         front.lead_to(&btfs.url());
         front.set(None);
@@ -214,7 +220,10 @@ async fn a_btfs_node_that_is_started_where_an_ipfs_node_was_ended_is_not_killed(
         ipfs.kill();
         if is_noticed {
             let away = store.put_many(&[unique_leaf(100)]).await;
-            assert!(matches!(away, Err(StoreError::Transient(_))), "{away:?}");
+            assert!(
+                matches!(away, Err(StoreError::Transient(_) | StoreError::Away(_))),
+                "{away:?}"
+            );
         }
         let btfs = Btfs::start_at(ipfs.url());
         is_refused(&store.put_many(&[unique_leaf(100)]).await);
@@ -249,7 +258,10 @@ async fn what_did_not_reach_a_btfs_node_in_a_cut_upload_is_not_taken_for_stored(
     assert!(error.is_some(), "it does not say that it was cut");
     let more: Vec<_> = (0..8).map(|_| unique_leaf(5000)).collect();
     let put = store.put_many(&more).await;
-    assert!(matches!(put, Err(StoreError::Transient(_))), "{put:?}");
+    assert!(
+        matches!(put, Err(StoreError::Transient(_) | StoreError::Away(_))),
+        "{put:?}"
+    );
     assert_eq!(store.has(&more[7].cid).await, Ok(false));
     front.set(None);
     store.put_many(&more).await.expect("put");
@@ -359,7 +371,7 @@ async fn a_pin_is_waited_for_while_it_moves_and_not_while_it_stands_still() {
     let pinned = tokio::time::timeout(patience.doubt / 2, store.pin(&root, None)).await;
     let pinned = pinned.expect("it ends");
     assert!(
-        matches!(pinned, Err(StoreError::Transient(_))),
+        matches!(pinned, Err(StoreError::Transient(_) | StoreError::Away(_))),
         "{pinned:?}"
     );
 }
@@ -468,9 +480,15 @@ async fn a_node_that_is_gone_is_transient_and_what_it_had_comes_back() {
         .expect("put");
     node.kill();
     let put = before.put_many(&[unique_leaf(10)]).await;
-    assert!(matches!(put, Err(StoreError::Transient(_))), "{put:?}");
+    assert!(
+        matches!(put, Err(StoreError::Transient(_) | StoreError::Away(_))),
+        "{put:?}"
+    );
     let get = before.get(&block.cid).await;
-    assert!(matches!(get, Err(StoreError::Transient(_))), "{get:?}");
+    assert!(
+        matches!(get, Err(StoreError::Transient(_) | StoreError::Away(_))),
+        "{get:?}"
+    );
     node.run();
     let after = store(node.url(), Dialect::Ipfs, Login::Open);
     assert_eq!(after.get(&block.cid).await, Ok(block.data));

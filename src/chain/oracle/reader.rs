@@ -256,7 +256,7 @@ fn of_name(fault: NameError) -> Refusal {
 fn of_store(fault: StoreError) -> Refusal {
     match fault {
         StoreError::Missing(_) | StoreError::Corrupt(..) => Refusal::new(NO_DOCUMENT, fault),
-        StoreError::Transient(_) => Refusal::again(NO_DOCUMENT, fault),
+        StoreError::Transient(_) | StoreError::Away(_) => Refusal::again(NO_DOCUMENT, fault),
         StoreError::Permanent(_) => Refusal::new(ORACLE_FAILED, fault),
     }
 }
