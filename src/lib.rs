@@ -17,8 +17,8 @@
 //!
 //! **Around it.** [`cli`] is the grammar and what a user sees; [`run`] alone builds concrete parts
 //! and runs the daemon, which others reach through its socket, [`control`]; [`status`] is what it
-//! tells; [`config`], [`types`], [`clock`], [`durable`] (whole files) and [`fault`] (faults on
-//! demand) serve all.
+//! tells; [`config`], [`types`], [`clock`], [`durable`] (whole files), [`fault`] (faults on
+//! demand) and [`text`] (what others have written) serve all.
 
 // What tests of the crate and of the program share says `pxfs` in both.
 #[cfg(test)]
@@ -43,4 +43,5 @@ pub mod rpc;
 pub mod run;
 pub mod status;
 pub mod store;
+pub mod text;
 pub mod types;

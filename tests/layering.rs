@@ -13,23 +13,26 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("durable", &[]),
     ("fault", &[]),
+    ("text", &[]),
     ("status", &["types"]),
     ("mount", &["fs", "types", "clock"]),
     ("fs", &["journal", "pack", "cache", "types", "clock"]),
     ("journal", &["types", "clock", "durable"]),
     ("pack", &["types"]),
-    ("rpc", &[]),
+    ("rpc", &["text"]),
     (
         "store",
-        &["rpc", "pack", "types", "clock", "durable", "fault"],
+        &["rpc", "pack", "types", "clock", "durable", "fault", "text"],
     ),
     (
         "names",
-        &["rpc", "pack", "types", "clock", "durable", "fault"],
+        &["rpc", "pack", "types", "clock", "durable", "fault", "text"],
     ),
     (
         "chain",
-        &["store", "names", "pack", "types", "clock", "durable"],
+        &[
+            "store", "names", "pack", "types", "clock", "durable", "text",
+        ],
     ),
     ("cache", &["store", "pack", "types", "clock", "durable"]),
     (

@@ -296,9 +296,9 @@ fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
             .data
             .as_ref()
             .and_then(|data| revert_data(data.get()));
-        return refused(&data.unwrap_or_default(), &one_line(reason));
+        return refused(&data.unwrap_or_default(), &crate::text::message(reason));
     }
-    let line = one_line(message);
+    let line = crate::text::message(message);
     let lower = message.to_lowercase();
     let of_transaction = [
         "insufficient funds",
@@ -324,7 +324,7 @@ pub(super) fn is_refusal(fault: &ChainError) -> bool {
 /// A contract has refused with `data`, which a node has put into `words`.
 pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
     // An error without words is worded in another way by each node: by its data it is the same.
-    let told = Revert::abi_decode(data).map(|told| one_line(&told.reason));
+    let told = Revert::abi_decode(data).map(|told| crate::text::message(&told.reason));
     let words = match told {
         Ok(told) if words.is_empty() => told,
         _ => words.to_owned(),
@@ -385,10 +385,4 @@ fn transport(kind: &TransportErrorKind, at: &str) -> ChainError {
         },
         None => ChainError::Transient(format!("{at} broke the connection")),
     }
-}
-
-/// The first line of what others have written, at most 200 characters of it.
-fn one_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default().trim();
-    line.chars().filter(|c| !c.is_control()).take(200).collect()
 }

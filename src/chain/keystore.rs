@@ -19,10 +19,10 @@ use super::wallet::refuse;
 
 /// log2 of the scrypt cost that we write: 128 MiB, about half a second.
 const LOG_N: u8 = 17;
-/// The greatest memory that a keystore may ask of scrypt: 128 · N · r bytes.
+/// The greatest work that a keystore may ask of scrypt: 128 · N · r · p bytes, of which p parts may all be in
+/// memory at one time.
 const SCRYPT_BYTES_MAX: u64 = 1 << 30;
-/// The greatest parallelism of scrypt and iteration count of PBKDF2 that are believed.
-const SCRYPT_P_MAX: u32 = 16;
+/// The greatest iteration count of PBKDF2 that is believed.
 const PBKDF2_ROUNDS_MAX: u32 = 50_000_000;
 
 /// Why a keystore does not open.
@@ -162,11 +162,9 @@ fn scrypt_key(params: Scrypt, password: &str) -> Result<DerivedKey, Fault> {
     let bytes = params
         .n
         .saturating_mul(128)
-        .saturating_mul(u64::from(params.r));
-    let sane = params.n.is_power_of_two()
-        && bytes <= SCRYPT_BYTES_MAX
-        && params.p <= SCRYPT_P_MAX
-        && params.dklen == 32;
+        .saturating_mul(u64::from(params.r))
+        .saturating_mul(u64::from(params.p));
+    let sane = params.n.is_power_of_two() && bytes <= SCRYPT_BYTES_MAX && params.dklen == 32;
     let log_n = u8::try_from(params.n.trailing_zeros()).unwrap_or(u8::MAX);
     let cost = scrypt::Params::new(log_n, params.r, params.p, 32).ok();
     let cost = cost
@@ -281,6 +279,8 @@ mod tests {
             SCRYPT.replace("\"n\":8", "\"n\":1099511627776"),
             SCRYPT.replace("\"n\":8", "\"n\":7"),
             SCRYPT.replace("\"p\":16", "\"p\":1000000"),
+            // 128 MiB for each of sixteen.
+            SCRYPT.replace("\"n\":8", "\"n\":131072"),
             SCRYPT.replace("\"dklen\":32", "\"dklen\":8"),
             PBKDF2.replace("262144", "4294967295"),
             PBKDF2.replace("\"c\":262144", "\"c\":0"),

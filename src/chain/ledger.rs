@@ -183,7 +183,7 @@ impl ContractLedger {
         let all = self.endpoint.call(self.contract, &call, latest).await?;
         let all = all.into_iter().map(|known| UploadPackage {
             id: saturate(known.id),
-            name: known.name,
+            name: crate::text::name(&known.name),
             price: known.price,
             uploads: saturate(known.bandwidth),
             on_sale: !known.active.is_zero(),
@@ -325,7 +325,7 @@ fn token(info: PxSync::TokenInfo) -> TokenInfo {
 fn package(package: PxSync::Package) -> Package {
     Package {
         id: saturate(package.id),
-        name: package.name,
+        name: crate::text::name(&package.name),
         price: package.price,
         size_bytes: saturate(package.sizeInBytes),
         uploads: u64::try_from(package.bandwidthLimit).ok(),

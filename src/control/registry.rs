@@ -1,11 +1,11 @@
 //! Which drives are mounted, and where their daemons listen.
 //!
 //! A daemon writes `ID.json` and listens at `ID.sock` in the runtime folder; ID is a hash of its
-//! state folder. Invariant: an entry is believed only from a folder that nobody else can write,
-//! and only while somebody listens. Called by `run` (announcing) and `cli` (finding).
+//! state folder. Invariant: an entry is believed only from a folder that nobody else can write, and only while
+//! the user of that folder listens: root asks no daemon of whom another user names. Called by `run` (announcing) and `cli` (finding).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::durable::create_folder;
+
+/// The longest entry in bytes: three paths.
+const LONGEST: u64 = 16 * 1024;
 
 /// A drive that is, or was, mounted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +90,10 @@ impl Drop for Registration {
 #[must_use]
 pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
     let mut found: Vec<Entry> = Vec::new();
-    for folder in folders.iter().filter(|folder| is_private(folder)) {
+    for folder in folders {
+        let Some(owner) = private_owner(folder) else {
+            continue;
+        };
         let Ok(files) = std::fs::read_dir(folder) else {
             continue;
         };
@@ -95,12 +101,9 @@ pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
             if file.extension().is_none_or(|end| end != "json") {
                 continue;
             }
-            let entry = std::fs::read(&file)
-                .ok()
-                .and_then(|bytes| serde_json::from_slice::<Entry>(&bytes).ok());
-            if let Some(entry) = entry
+            if let Some(entry) = read(&file, owner)
                 && !found.contains(&entry)
-                && connect(&entry.socket).is_ok()
+                && is_heard(&entry, owner)
             {
                 found.push(entry);
             }
@@ -135,11 +138,36 @@ fn denied(folder: &Path, why: &str) -> io::Error {
     )
 }
 
-/// Whether entries in `folder` can be believed: it is ours (or root asks) and only ours to write.
-fn is_private(folder: &Path) -> bool {
+/// Whose entries in `folder` can be believed: ours (or anybody's, where root asks), while only he can write there.
+fn private_owner(folder: &Path) -> Option<u32> {
     let uid = rustix::process::geteuid().as_raw();
-    std::fs::metadata(folder)
-        .is_ok_and(|meta| meta.mode() & 0o022 == 0 && (meta.uid() == uid || uid == 0))
+    let meta = std::fs::metadata(folder).ok()?;
+    let is_private = meta.mode() & 0o022 == 0 && (meta.uid() == uid || uid == 0);
+    is_private.then(|| meta.uid())
+}
+
+/// An entry that `owner` wrote: a file of his, of a bounded length, and no link to anything else.
+fn read(file: &Path, owner: u32) -> Option<Entry> {
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(file)
+        .ok()?;
+    let meta = opened.metadata().ok()?;
+    if !meta.is_file() || meta.uid() != owner || meta.len() > LONGEST {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    opened.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Whether a process of `owner` listens for this entry.
+fn is_heard(entry: &Entry, owner: u32) -> bool {
+    connect(&entry.socket).is_ok_and(|stream| {
+        let peer = rustix::net::sockopt::socket_peercred(&stream);
+        peer.is_ok_and(|peer| peer.uid.as_raw() == owner)
+    })
 }
 
 /// Listens at `socket`, however long its path is.

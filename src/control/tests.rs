@@ -134,6 +134,28 @@ fn an_entry_in_a_folder_that_others_can_write_is_not_believed() {
 }
 
 #[test]
+fn root_believes_no_user_who_names_the_socket_or_the_file_of_another() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test acts as another user: run it as root"
+    );
+    const OTHER: Option<u32> = Some(65534);
+    let dir = tempfile::tempdir().unwrap();
+    let (mine, theirs) = (dir.path().join("mine"), dir.path().join("theirs"));
+    let _daemon = daemon(&mine, Path::new("/state"));
+    let entry = find_all(std::slice::from_ref(&mine)).remove(0);
+    let file = theirs.join("0.json");
+    private_folder(&theirs).unwrap();
+    std::fs::write(&file, serde_json::to_vec(&entry).unwrap()).unwrap();
+    assert_eq!(find_all(std::slice::from_ref(&theirs)).len(), 1);
+    std::os::unix::fs::chown(&theirs, OTHER, OTHER).unwrap();
+    let is_believed = || !find_all(std::slice::from_ref(&theirs)).is_empty();
+    assert!(!is_believed(), "a file that they did not write");
+    std::os::unix::fs::chown(&file, OTHER, OTHER).unwrap();
+    assert!(!is_believed(), "a socket at which they do not listen");
+}
+
+#[test]
 fn a_long_state_path_does_not_keep_the_daemon_from_listening() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("x".repeat(150));

@@ -76,7 +76,8 @@ impl Volume {
             },
         );
         batch.put(key::meta("table"), &Tree::from(root.table));
-        let inodes = 1 + root.tree.sums.inodes + root.table.sums.inodes;
+        let sums = root.tree.sums.plus(root.table.sums);
+        let inodes = sums.inodes.saturating_add(1);
         batch.adopt(root.next_inode.0, root.usage(), inodes);
     }
 

@@ -21,6 +21,7 @@ use super::record::MAX_GIVEN_BYTES;
 use super::{Admission, NameError, NameStore, admit, is_same, verify};
 use crate::clock::Clock;
 use crate::rpc::{Client, Dialect, File, RpcError};
+use crate::text;
 
 /// How long a node may look for a name. One with many peers was seen to take about 30 s.
 const FIND: Duration = Duration::from_secs(90);
@@ -157,7 +158,7 @@ impl RpcNames {
                 Err(_) => Err(corrupt(name, "is not in base64")),
             },
             (None, Some(why)) if why.contains("not found") => Ok(None),
-            (None, Some(why)) => Err(NameError::Transient(why)),
+            (None, Some(why)) => Err(NameError::Transient(text::message(&why))),
             (None, None) => Err(NameError::Transient("its answer is empty".into())),
         }
     }

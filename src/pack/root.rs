@@ -170,6 +170,9 @@ impl Root {
         if self.versions.len() > MAX_WRITERS {
             return Err(format!("more than {MAX_WRITERS} writers"));
         }
+        if self.tree.sums.plus(self.table.sums).inodes > Ino::MAX.0 {
+            return Err("more inodes than there are numbers".into());
+        }
         // One above the greatest: all numbers are used up.
         if self.next_inode <= Ino::ROOT || self.next_inode.0 > Ino::MAX.0 + 1 {
             return Err("the next inode is no number of an inode".into());

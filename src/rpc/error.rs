@@ -109,11 +109,7 @@ pub(super) fn judge(path: &str, reply: &Reply) -> Option<RpcError> {
 pub(super) fn one_line(text: &[u8]) -> String {
     let head = text.get(..4 * LONGEST_TEXT).unwrap_or(text);
     let text = String::from_utf8_lossy(head);
-    let line = text.lines().next().unwrap_or_default().trim();
-    line.chars()
-        .filter(|c| !c.is_control())
-        .take(LONGEST_TEXT)
-        .collect()
+    crate::text::message(&text)
 }
 
 /// What went wrong, without the URL, down to the first cause.

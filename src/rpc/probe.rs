@@ -77,12 +77,7 @@ fn understood(answer: &[u8]) -> Result<Found, RpcError> {
             true => Dialect::Btfs,
             false => Dialect::Ipfs,
         },
-        agent: id
-            .agent
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(60)
-            .collect(),
+        agent: crate::text::name(&id.agent),
     })
 }
 

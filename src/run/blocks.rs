@@ -10,6 +10,7 @@ mod new_file;
 mod tar;
 #[cfg(test)]
 mod tests;
+mod trees;
 mod unixfs;
 
 use std::path::Path;
@@ -20,8 +21,7 @@ use anyhow::Context;
 use ed25519_dalek::VerifyingKey;
 use serde_json::Value;
 
-use new_file::NewFile;
-
+use self::new_file::NewFile;
 use super::ground::Ground;
 use super::leave::Tell;
 use super::operate;

@@ -2,7 +2,7 @@
 //! here.
 //!
 //! Invariant: a block that is told as damaged was asked for, and did not come as its CID says; a node
-//! that does not answer is told as that. Memory is bounded by a directory's pages, and 16 bytes a block.
+//! that does not answer is told as that. Memory is bounded by a directory's pages, and 16 bytes a block and a directory.
 //! Called by `blocks`.
 
 use std::collections::HashSet;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::published;
+use super::trees::{TWICE, Trees};
 use crate::fetch::source::Held;
 use crate::pack::cid::{self as form, Kind as Form};
 use crate::pack::entry::{Entry, Kind, TreeRef};
@@ -52,6 +53,7 @@ pub(super) async fn check(
         repair,
         tell,
         seen: HashSet::new(),
+        trees: Trees::default(),
         answer: FsckAnswer {
             token,
             blocks: 0,
@@ -119,6 +121,7 @@ struct Check<'a> {
     tell: Tell<'a>,
     /// By the beginning of their digests: those that are right.
     seen: HashSet<u128>,
+    trees: Trees,
     answer: FsckAnswer,
 }
 
@@ -228,7 +231,10 @@ impl Check<'_> {
                 let path = name(path, kind, &entry);
                 match entry.inode.map(|inode| inode.kind) {
                     // Also what is told as damaged: it may be there again.
-                    Some(Kind::Directory(tree)) => below.push((path, tree)),
+                    Some(Kind::Directory(tree)) => match self.trees.is_new(&tree) {
+                        true => below.push((path, tree)),
+                        false => self.note(&path, &tree.root.cid, TWICE.to_owned()),
+                    },
                     Some(Kind::File {
                         content,
                         size,

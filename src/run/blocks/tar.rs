@@ -2,7 +2,7 @@
 //!
 //! Invariant: an archive that was finished holds every name of what is published but for sockets, which no archive
 //! can hold; each byte of it was verified. Memory is bounded by a page of entries for each level of folders, the
-//! chunks on their way, and a path for each file whose other names are still to come. Called by `blocks`.
+//! chunks on their way, 16 bytes a folder, and a path for each file whose other names are still to come. Called by `blocks`.
 
 mod header;
 
@@ -15,6 +15,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use super::trees::{TWICE, Trees};
 use super::{NewFile, patient, published};
 use crate::cli::exit::fail;
 use crate::fetch::source::Held;
@@ -53,6 +54,7 @@ pub(super) async fn export(
         table: record.table,
         rows: Held::new(),
         linked: HashMap::new(),
+        trees: Trees::default(),
         out: NewFile::create(path)?,
         unwritten: Vec::new(),
         tell,
@@ -110,6 +112,7 @@ struct Export<'a> {
     rows: Held,
     /// Files with several names: how many are still to come, and the first.
     linked: HashMap<Ino, (u32, Vec<u8>)>,
+    trees: Trees,
     out: NewFile<'a>,
     unwritten: Vec<u8>,
     tell: Tell<'a>,
@@ -159,6 +162,9 @@ impl Export<'_> {
         let kind = match inode.kind {
             Kind::Directory(tree) => {
                 refuse_lost(tree.root.damaged)?;
+                if !self.trees.is_new(&tree) {
+                    fail!(Damage, "{TWICE}");
+                }
                 self.folder(&[path, b"/"].concat(), attr)?;
                 return Ok(Some(tree));
             }
@@ -206,12 +212,14 @@ impl Export<'_> {
             .collect();
         let data: u64 = parts.iter().map(|(_, len)| len).sum();
         if data == size {
+            self.out.expect(size)?;
             self.write(&header::header(path, &Type::File(size), attr))?;
         } else {
             // That it ends in a hole has to be said.
             parts.push((size, 0));
             let map = header::map(&parts);
             let stored = map.len() as u64 + data;
+            self.out.expect(stored)?;
             self.write(&header::header(path, &Type::Sparse { size, stored }, attr))?;
             self.write(&map)?;
         }

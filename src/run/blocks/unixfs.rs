@@ -1,7 +1,8 @@
 //! One stored file by its CID, in order, also one that other programs have added.
 //!
-//! Invariant: what is written was verified; memory is bounded by [`AT_ONCE`] blocks, whatever the
-//! file's size, beside 40 bytes a leaf of the part that is being read. Called by `blocks`.
+//! Invariant: what is written was verified, and is as long as the topmost node declares: each node is held to
+//! what its parent says of it, none is empty, none deeper than [`DEEPEST`], so a tree that shares its nodes ends.
+//! Memory is bounded by [`AT_ONCE`] blocks, beside the links of one node a level. Called by `blocks`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +16,13 @@ use super::NewFile;
 use crate::cli::exit::fail;
 use crate::pack::cid::{self as form, Kind};
 use crate::run::leave::Tell;
-use crate::store::{BlockStore, StoreError};
+use crate::store::{BlockStore, MAX_BLOCK_BYTES, StoreError};
 
 /// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
+
+/// Levels of a file: eight do for all that a balanced tree can hold.
+const DEEPEST: u32 = 32;
 
 /// A dag-pb node as any program writes it.
 #[derive(Clone, PartialEq, Message)]
@@ -42,6 +46,10 @@ struct Unixfs {
     kind: i32,
     #[prost(bytes = "vec", optional, tag = "2")]
     data: Option<Vec<u8>>,
+    #[prost(uint64, optional, tag = "3")]
+    size: Option<u64>,
+    #[prost(uint64, repeated, packed = "false", tag = "4")]
+    parts: Vec<u64>,
 }
 
 const RAW: i32 = 0;
@@ -49,9 +57,19 @@ const DIRECTORY: i32 = 1;
 const FILE: i32 = 2;
 
 /// What is still to be written, in order.
-enum Item {
-    Wanted(Cid),
-    Here(Cid, Bytes),
+struct Item {
+    cid: Cid,
+    /// Its length as its parent has it; nobody says that of the topmost.
+    size: Option<u64>,
+    level: u32,
+    block: Option<Bytes>,
+}
+
+impl Item {
+    /// Whether no more than a block can be behind it: only that is fetched before its turn.
+    fn is_small(&self) -> bool {
+        self.size.is_some_and(|size| size <= MAX_BLOCK_BYTES as u64)
+    }
 }
 
 /// Writes the file `cid` to `out`; its length in bytes.
@@ -61,23 +79,43 @@ pub(super) async fn read(
     out: &mut NewFile<'_>,
     tell: Tell<'_>,
 ) -> anyhow::Result<u64> {
-    let mut left = VecDeque::from([Item::Wanted(*cid)]);
+    let mut left = VecDeque::from([Item {
+        cid: *cid,
+        size: None,
+        level: 0,
+        block: None,
+    }]);
     let mut written = 0;
-    while let Some(item) = left.pop_front() {
-        let (cid, bytes) = match item {
-            Item::Here(cid, bytes) => (cid, bytes),
-            Item::Wanted(cid) => {
-                left.push_front(Item::Wanted(cid));
-                fetch(store, &mut left).await?;
-                continue;
-            }
+    while let Some(mut item) = left.pop_front() {
+        let Some(bytes) = item.block.take() else {
+            left.push_front(item);
+            fetch(store, &mut left).await?;
+            continue;
         };
-        let (data, links) = match form::kind(&cid) {
+        let (data, links) = match form::kind(&item.cid) {
             Ok(Kind::Leaf) => (bytes, Vec::new()),
-            _ => parse(&cid, &bytes)?,
+            _ => parse(&item.cid, &bytes)?,
         };
-        for link in links.into_iter().rev() {
-            left.push_front(Item::Wanted(link));
+        let size = links
+            .iter()
+            .try_fold(data.len() as u64, |all, (_, size)| all.checked_add(*size));
+        let refused = |why: &str| StoreError::Corrupt(item.cid, why.to_owned());
+        let size = size.ok_or_else(|| refused("is longer than any file"))?;
+        match item.size {
+            None => out.expect(size)?,
+            Some(declared) if declared == size => {}
+            Some(_) => Err(refused("is not as long as its parent says"))?,
+        }
+        if item.level > DEEPEST {
+            Err(refused("is too deep in a tree"))?;
+        }
+        for (cid, size) in links.into_iter().rev() {
+            left.push_front(Item {
+                cid,
+                size: Some(size),
+                level: item.level + 1,
+                block: None,
+            });
         }
         out.write(&data)?;
         written += data.len() as u64;
@@ -86,17 +124,17 @@ pub(super) async fn read(
     Ok(written)
 }
 
-/// Fetches the next blocks.
+/// Fetches the next block, and those of the next leaves.
 async fn fetch(store: &Arc<dyn BlockStore>, left: &mut VecDeque<Item>) -> Result<(), StoreError> {
-    let next: Vec<Cid> = left
-        .iter()
-        .filter_map(|item| match item {
-            Item::Wanted(cid) => Some(*cid),
-            Item::Here(..) => None,
-        })
+    let mut wanted: Vec<&mut Item> = left
+        .iter_mut()
         .take(AT_ONCE)
+        .enumerate()
+        .filter(|(at, item)| item.block.is_none() && (*at == 0 || item.is_small()))
+        .map(|(_, item)| item)
         .collect();
-    let fetched: Vec<Bytes> = futures::stream::iter(next)
+    let cids: Vec<Cid> = wanted.iter().map(|item| item.cid).collect();
+    let fetched: Vec<Bytes> = futures::stream::iter(cids)
         .map(|cid| {
             let store = Arc::clone(store);
             async move {
@@ -108,20 +146,14 @@ async fn fetch(store: &Arc<dyn BlockStore>, left: &mut VecDeque<Item>) -> Result
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    let mut fetched = fetched.into_iter();
-    for item in left.iter_mut() {
-        if let Item::Wanted(cid) = item {
-            match fetched.next() {
-                Some(bytes) => *item = Item::Here(*cid, bytes),
-                None => break,
-            }
-        }
+    for (item, bytes) in wanted.iter_mut().zip(fetched) {
+        item.block = Some(bytes);
     }
     Ok(())
 }
 
-/// The bytes of a file's node, and what comes behind them.
-fn parse(cid: &Cid, bytes: &Bytes) -> anyhow::Result<(Bytes, Vec<Cid>)> {
+/// The bytes of a file's node, and what comes behind them, with the length of each.
+fn parse(cid: &Cid, bytes: &Bytes) -> anyhow::Result<(Bytes, Vec<(Cid, u64)>)> {
     let refused = |why: &str| StoreError::Corrupt(*cid, why.to_owned());
     let node = Node::decode(&bytes[..]).map_err(|_| refused("not dag-pb"))?;
     let unixfs = Unixfs::decode(node.data.as_deref().unwrap_or_default());
@@ -131,10 +163,23 @@ fn parse(cid: &Cid, bytes: &Bytes) -> anyhow::Result<(Bytes, Vec<Cid>)> {
         DIRECTORY => fail!(Usage, "get {cid}: is a directory: name a file of it"),
         _ => fail!(Usage, "get {cid}: is no file"),
     }
-    let mut links = Vec::with_capacity(node.links.len());
-    for link in node.links {
-        let hash = link.hash.unwrap_or_default();
-        links.push(form::from_bytes(&hash).map_err(|error| refused(&error.to_string()))?);
+    if unixfs.parts.len() != node.links.len() || unixfs.parts.contains(&0) {
+        Err(refused("does not say how long its parts are"))?;
     }
-    Ok((unixfs.data.unwrap_or_default().into(), links))
+    let mut links = Vec::with_capacity(node.links.len());
+    for (link, size) in node.links.into_iter().zip(unixfs.parts) {
+        let hash = link.hash.unwrap_or_default();
+        let cid = form::from_bytes(&hash).map_err(|error| refused(&error.to_string()))?;
+        links.push((cid, size));
+    }
+    let data: Bytes = unixfs.data.unwrap_or_default().into();
+    let below = links.iter().map(|(_, size)| *size);
+    let size = below.fold(data.len() as u64, u64::saturating_add);
+    if unixfs.size.is_some_and(|declared| declared != size) {
+        Err(refused("is not as long as it says"))?;
+    }
+    Ok((data, links))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Text that others have written: nodes, RPC servers, contracts, other machines.
+//!
+//! Invariant: what comes out of here is one line of a bounded length that a terminal shows as it stands: no
+//! control, no mark that turns the direction or hides. Called wherever such text comes in.
+
+/// The longest name that is shown, in characters.
+const NAME: usize = 64;
+/// The longest message that is shown, in characters.
+const MESSAGE: usize = 300;
+
+/// A name that others have given.
+#[must_use]
+pub fn name(text: &str) -> String {
+    plain(text, NAME)
+}
+
+/// What others say: the first line of it.
+#[must_use]
+pub fn message(text: &str) -> String {
+    plain(text, MESSAGE)
+}
+
+fn plain(text: &str, most: usize) -> String {
+    // What it costs has nothing to do with how long the text is.
+    let head: String = text.trim_start().chars().take(4 * most).collect();
+    let line = head.lines().next().unwrap_or_default().trim();
+    line.chars().filter(|c| is_plain(*c)).take(most).collect()
+}
+
+fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_write_moves_no_cursor_and_hides_nothing() {
+        assert_eq!(message("\u{1b}[2Jgone\r\nprice: 0"), "[2Jgone");
+        assert_eq!(name("big\u{202e}eerf\u{200b}\u{2066}!"), "bigeerf!");
+        assert_eq!(name("  M\u{fc}nchen 10 GB "), "M\u{fc}nchen 10 GB");
+    }
+
+    #[test]
+    fn what_others_write_is_of_a_bounded_length() {
+        let long = "\u{e4}".repeat(4 << 20);
+        assert_eq!(name(&long).chars().count(), NAME);
+        assert_eq!(message(&long).chars().count(), MESSAGE);
+    }
+}
