@@ -66,6 +66,8 @@ impl Volume {
             return None;
         }
         moved.insert(ino, now_ns);
+        drop(moved);
+        self.journal.call();
         Some(now_ns)
     }
 

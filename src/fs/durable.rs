@@ -127,6 +127,7 @@ impl Volume {
         if let Some(cut) = self.active_cut() {
             let read = gone.extract_if(.., |stage| cut.may_read(*stage));
             self.stage.hold_gone(read);
+            self.journal.call();
         }
         self.let_go(&gone);
     }
@@ -150,9 +151,71 @@ impl Volume {
         self.stage.sweep(retired);
     }
 
-    /// Keeps the journal and the stage going until [`Volume::stop`]: writes batches as they fill,
-    /// and makes everything durable within 5 s. To be run on a thread of its own.
+    /// Keeps the journal and the stage going while there is something to keep, and until [`Volume::stop`]: writes
+    /// batches as they fill, and makes everything durable within 5 s. To be run on a thread of its own, when
+    /// [`Volume::on_change`] calls for it.
     pub fn keep_durable(&self) {
+        loop {
+            self.resting.store(false, Ordering::Release);
+            self.keep_going();
+            // What is poisoned takes nothing any more that could be kept.
+            let is_over = self.stopped.load(Ordering::Acquire) || self.poisoned().is_some();
+            if is_over || !self.journal.goes_on(|| self.has_something_to_keep()) {
+                return;
+            }
+        }
+    }
+
+    /// What [`Volume::keep_durable`] does again and again, once, for who has no thread to give for that.
+    pub fn keep_once(&self) {
+        self.guard(|volume| {
+            if let Err(error) = volume.save_changed() {
+                volume.tell_undurable(&error);
+            }
+            volume.purge_left();
+        });
+    }
+
+    /// Ends it, behind [`Volume::stop`]: the next start has nothing to read.
+    pub fn end_keeping(&self) {
+        self.sweep();
+        if let Err(error) = self.journal.rest() {
+            tracing::debug!(%error, "the next start reads what the log has");
+        }
+    }
+
+    fn tell_undurable(&self, error: &FsError) {
+        let token = self.key.token.token;
+        tracing::error!(%error, %token, "local state cannot be made durable");
+    }
+
+    /// Whether anything is in memory, in the log or on the stage that is not where it is to stay.
+    fn has_something_to_keep(&self) -> bool {
+        !lock(&self.unsaved).is_empty()
+            || !lock(&self.accesses).is_empty()
+            || !lock(&self.unpurged).is_empty()
+            || self.stage.has_gone()
+            || !self.journal.is_at_rest()
+    }
+
+    /// Whether there is nothing left to be kept.
+    #[cfg(test)]
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.has_something_to_keep()
+    }
+
+    /// Whether all that was applied is durable, and nothing waits to be saved.
+    #[cfg(test)]
+    pub(crate) fn is_durable(&self) -> bool {
+        self.unsaved().is_empty() && self.journal.is_durable()
+    }
+
+    /// Whether those who keep the volume durable end.
+    pub(super) fn is_over(&self) -> bool {
+        self.stopped.load(Ordering::Acquire) || self.resting.load(Ordering::Acquire)
+    }
+
+    fn keep_going(&self) {
         std::thread::scope(|scope| {
             let mut missing: Vec<Helper> = vec![
                 ("draining", Self::keep_draining),
@@ -165,11 +228,8 @@ impl Volume {
                     .retain(|&(name, work)| spawn(scope, name, move || self.guard(work)).is_none());
             };
             self.guard(|volume| volume.keep_saving(complete));
+            self.resting.store(true, Ordering::Release);
         });
-        self.sweep();
-        if let Err(error) = self.journal.rest() {
-            tracing::debug!(%error, "the next start reads what the log has");
-        }
     }
 
     /// Does what keeps the volume durable. Where that ends in a panic nothing is kept any more, and that is told.
@@ -188,7 +248,7 @@ impl Volume {
     /// Gives back the room of what is not needed any more, and has what is written much of on its way to the disk
     /// before somebody waits for it. It waits for no room itself.
     fn keep_ahead(&self) {
-        while !self.stopped.load(Ordering::Acquire) {
+        while !self.is_over() {
             std::thread::sleep(STEP);
             self.sweep();
             self.make_room();
@@ -203,7 +263,7 @@ impl Volume {
         let mut synced = self.clock.boottime();
         let mut accesses_saved = synced;
         let (mut applied, mut changed, mut rested) = (0, synced, None);
-        while !self.stopped.load(Ordering::Acquire) {
+        while !self.stopped.load(Ordering::Acquire) && self.has_something_to_keep() {
             complete();
             std::thread::sleep(STEP);
             if self.poisoned().is_some() {
@@ -220,7 +280,7 @@ impl Volume {
                     }
                 };
                 if let Err(error) = self.save_changed().and(accesses) {
-                    tracing::error!(%error, token = %self.key.token.token, "local state cannot be made durable");
+                    self.tell_undurable(&error);
                     if self.poisoned().is_some() {
                         return;
                     }
@@ -359,6 +419,7 @@ impl Volume {
             // It may have its name again: its removal failed.
             if !self.files.is_orphan(file.ino) {
                 lock(&self.unsaved).insert(file.ino);
+                self.journal.call();
             }
             return Ok(true);
         }
@@ -490,6 +551,7 @@ impl Volume {
         if let Err(error) = self.apply_quietly(batch) {
             file.body_mut().unsave(saved);
             lock(&self.unsaved).insert(ino);
+            self.journal.call();
             return Err(error);
         }
         Ok(())

@@ -71,7 +71,7 @@ impl Volume {
     pub(super) fn keep_draining(&self) {
         std::thread::scope(|scope| {
             let mut saving = None;
-            while !self.stopped.load(Ordering::Acquire) {
+            while !self.is_over() {
                 let before = || self.wait_for_owing(scope, &mut saving);
                 if let Err(error) = self.journal.drain(STEP, before) {
                     self.poison(error);
@@ -85,7 +85,7 @@ impl Volume {
     /// Writes what gathers into the journal's log, so that an `fsync` carries little that others did. What may owe room
     /// is left to those who save first what was cut.
     pub(super) fn keep_logging(&self) {
-        while !self.stopped.load(Ordering::Acquire) {
+        while !self.is_over() {
             let most = self.with_quota(|quota| quota.size_bytes());
             match self.journal.log_ahead(STEP, most) {
                 Ok(true) => {}

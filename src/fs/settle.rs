@@ -111,6 +111,7 @@ fn settle_held(cut: &Cut, held: &File, file: &CutFile, content: &Child) -> Resul
     };
     let note_unsaved = || {
         lock(&volume.unsaved).insert(file.ino);
+        volume.journal.call();
     };
     // What is open without a name is in no tree that comes: only this machine has it.
     let is_gone = || volume.files.is_orphan(file.ino);

@@ -33,6 +33,22 @@ mod spool;
 #[path = "../../tests/shared/pattern.rs"]
 pub(crate) mod text;
 
+/// Keeps `volume` durable until it is stopped, as a mount does.
+fn keep_durable(volume: &super::Volume) {
+    use std::sync::atomic::Ordering;
+    let (called, calls) = std::sync::mpsc::channel();
+    volume.on_change(move || called.send(()).unwrap_or_default());
+    while !volume.stopped.load(Ordering::Acquire) {
+        if calls
+            .recv_timeout(std::time::Duration::from_millis(10))
+            .is_ok()
+        {
+            volume.keep_durable();
+        }
+    }
+    volume.end_keeping();
+}
+
 thread_local! {
     static THREADLESS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }

@@ -109,6 +109,8 @@ pub struct Volume {
     pub(super) looks: Mutex<super::damage::Looks>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
+    /// Nothing is left to be kept durable: those who do that end.
+    pub(super) resting: AtomicBool,
     /// What was last asked for by [`Volume::set_access`]; locked before the quota, which has what holds.
     access: Mutex<Access>,
     /// Another machine's tree has taken this one's place since the volume was opened.
@@ -185,6 +187,7 @@ impl Volume {
             room_waiters: AtomicUsize::new(0),
             want: Mutex::default(),
             stopped: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
             access: Mutex::new(Access::Open),
             followed: AtomicBool::new(false),
             following: AtomicBool::new(false),
@@ -326,6 +329,12 @@ impl Volume {
         Ok(self.journal.apply(batch)?)
     }
 
+    /// Has `wake` called when there is something for [`Volume::keep_durable`], and nobody was called since that
+    /// returned. It waits for nothing: locks are held meanwhile.
+    pub fn on_change(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.journal.on_call(wake);
+    }
+
     /// Ends [`Volume::keep_durable`].
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
@@ -355,6 +364,7 @@ impl Volume {
             if let Err(error) = self.purge(ino, stages.clone()) {
                 tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed yet");
                 lock(&self.unpurged).push((ino, stages));
+                self.journal.call();
             }
         }
     }
@@ -375,6 +385,7 @@ impl Volume {
     pub(super) fn note_unsaved(&self, ino: Ino) {
         lock(&self.unsaved).insert(ino);
         self.note_change();
+        self.journal.call();
     }
 
     /// Applies a change of the tree.
@@ -393,7 +404,10 @@ impl Volume {
             }
         }
         self.journal.apply(batch)?;
-        self.stage.retire(retired);
+        if !retired.is_empty() {
+            self.stage.retire(retired);
+            self.journal.call();
+        }
         Ok(())
     }
 

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use redb::Database;
 
 use super::batch::Batch;
+use super::calls::Calls;
 use super::check::{self, guard};
 use super::file::{Backend, JournalFile, Place};
 use super::key::{self, Key};
@@ -134,6 +135,7 @@ pub struct Journal {
     due: Condvar,
     /// There is work for [`Journal::log_ahead`].
     much: Condvar,
+    pub(super) calls: Calls,
     /// How many records one scan has given at most.
     #[cfg(test)]
     pub(crate) longest_scan: std::sync::atomic::AtomicUsize,
@@ -242,6 +244,7 @@ impl Journal {
             committed: Condvar::new(),
             due: Condvar::new(),
             much: Condvar::new(),
+            calls: Calls::default(),
             #[cfg(test)]
             longest_scan: std::sync::atomic::AtomicUsize::new(0),
             #[cfg(test)]
@@ -355,6 +358,8 @@ impl Journal {
         if state.unlogged.is_much() {
             self.much.notify_one();
         }
+        drop(state);
+        self.calls.call();
         Ok(())
     }
 
@@ -386,6 +391,8 @@ impl Journal {
             }
             state.applied += 1;
             state.active.ops += 1;
+            drop(state);
+            self.calls.call();
             return Ok(());
         }
     }

@@ -8,6 +8,7 @@
 
 mod barrier;
 mod batch;
+mod calls;
 mod check;
 mod disk;
 mod draft;

@@ -322,6 +322,15 @@ impl Stage {
         new.len()
     }
 
+    /// Whether files were let go of that are there still.
+    pub(crate) fn has_gone(&self) -> bool {
+        let has_gone = {
+            let gone = lock(&self.gone);
+            !gone.new.is_empty() || !gone.held.is_empty()
+        };
+        has_gone || !lock(&self.retired).is_empty()
+    }
+
     /// Of those that were taken, these must stay for now.
     pub(crate) fn hold_gone(&self, numbers: impl Iterator<Item = u64>) {
         lock(&self.gone).held.extend(numbers);

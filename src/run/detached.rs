@@ -41,7 +41,7 @@ impl Detached {
     /// Shows a volume that was opened for it.
     ///
     /// # Errors
-    /// There is no room for another directory, or no thread.
+    /// There is no room for another directory.
     pub(super) fn show(
         ground: &Ground,
         volume: Arc<Volume>,
@@ -53,13 +53,7 @@ impl Detached {
             .drive
             .attach(&directory, preferred_slot(&key), Arc::clone(&volume))?;
         ground.drive.set_aside(slot, &directory)?;
-        let keeper = match Keeper::start(&volume) {
-            Ok(keeper) => keeper,
-            Err(fault) => {
-                ground.drive.detach(slot);
-                return Err(fault.into());
-            }
-        };
+        let keeper = Keeper::start(&ground.keepers, &volume);
         let called = ground.parts.chain.called.token(key.token.token);
         Ok(Self::of(key, called, directory, slot, volume, keeper, why))
     }

@@ -10,7 +10,7 @@ use cid::Cid;
 use futures::future::BoxFuture;
 
 use super::commits::Commits;
-use super::keeper;
+use super::keeper::Keepers;
 use super::live::JOURNAL_CACHE_MIN_BYTES;
 use super::parts::Parts;
 use super::state::StateDir;
@@ -29,6 +29,7 @@ pub(super) struct Ground {
     pub(super) drive: Arc<Drive>,
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) commits: Arc<Commits>,
+    pub(super) keepers: Arc<Keepers>,
     shown: Arc<Shown>,
 }
 
@@ -69,6 +70,7 @@ impl Ground {
             drive,
             fetcher,
             commits: Arc::new(Commits::begin()?),
+            keepers: Arc::new(Keepers::begin()?),
             shown,
         }))
     }
@@ -82,6 +84,7 @@ impl Ground {
             drive: Arc::clone(&self.drive),
             fetcher: Arc::clone(&self.fetcher),
             commits: Arc::clone(&self.commits),
+            keepers: Arc::clone(&self.keepers),
             shown: Arc::clone(&self.shown),
         })
     }

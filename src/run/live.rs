@@ -35,6 +35,12 @@ use crate::types::VolumeKey;
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
 pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
 
+/// By how many seconds the time of the newest block may differ from ours for no reason.
+const BLOCK_S: u64 = 15;
+/// After how many seconds an allowance that has not changed is written anew: of the first token, and of any other.
+const FIRST_LASTS_S: u64 = 60;
+const LASTS_S: u64 = 3600;
+
 /// A volume that is opened, and what publishes it.
 pub(super) type Opened = (Arc<Volume>, Publishing);
 
@@ -143,7 +149,7 @@ impl Live {
         (volume, publishing): Opened,
     ) -> anyhow::Result<Self> {
         let key = volume.key();
-        let keeper = Keeper::start(&volume)?;
+        let keeper = Keeper::start(&ground.keepers, &volume);
         let live = Self::of(ground, token, (volume, keeper), publishing, Access::Open);
         let is_older = doubts && snapshot.block < keeper::seen_block(&live.volume);
         let shown = live
@@ -251,11 +257,15 @@ impl Live {
     ) -> anyhow::Result<bool> {
         let now = parts.clock.boottime();
         let known = lock(&self.seen).clone();
-        // Writing the same allowance every two seconds would wear the disk for nothing; a clock of
-        // the chain that went another way than ours is news.
+        // Writing the same allowance with each look would wear the disk for nothing, and keep all tokens awake; a clock
+        // of the chain that went another way than ours is news, by more than its blocks are apart. Of the block that was
+        // seen last one token tells for all.
         let expected_s = known.timestamp_s + now.saturating_sub(known.at).as_secs();
-        let jumped = snapshot.timestamp_s.abs_diff(expected_s) > 2;
-        let stale = now.saturating_sub(known.at).as_secs() >= 60;
+        let jumped = snapshot.timestamp_s.abs_diff(expected_s) > BLOCK_S;
+        let mut wanted = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
+        let is_first = wanted.next().is_some_and(|first| first.id == token.id);
+        let lasts_s = if is_first { FIRST_LASTS_S } else { LASTS_S };
+        let stale = now.saturating_sub(known.at).as_secs() >= lasts_s;
         // A server that shows one block for ever has no news but of the token.
         let newer = snapshot.timestamp_s != known.timestamp_s;
         let fresh = newer && (jumped || stale) || known.token != *token;

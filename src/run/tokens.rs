@@ -10,10 +10,12 @@ mod tell;
 pub(super) use tell::Teller;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -500,9 +502,8 @@ impl Tokens {
     /// Ends all publishers.
     pub(super) async fn stop_publishing(&self) {
         self.openings.keep(&BTreeSet::new());
-        for live in self.all() {
-            live.stop_publishing().await;
-        }
+        let all = self.all();
+        join_all(all.iter().map(|live| live.stop_publishing())).await;
     }
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
@@ -511,9 +512,20 @@ impl Tokens {
         // drive of all contracts: whoever is first ends it.
         self.ground.drive.end();
         let all = std::mem::take(&mut *lock(&self.live));
-        for live in all.into_values() {
-            live.stop();
-        }
+        let all: Vec<Arc<Live>> = all.into_values().collect();
+        let next = AtomicUsize::new(0);
+        let stop = || {
+            while let Some(live) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                live.stop();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..all.len().min(TOKENS_AT_ONCE) {
+                // Where the system has no thread to give the others do its part.
+                drop(std::thread::Builder::new().spawn_scoped(scope, stop));
+            }
+            stop();
+        });
         self.leftovers.stop();
     }
 }

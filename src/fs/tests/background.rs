@@ -120,7 +120,7 @@ fn a_machine_without_a_thread_to_give_makes_everything_durable_all_the_same() {
         let _ending = Ending(&scene.volume);
         scope.spawn(|| {
             refuse_threads();
-            scene.volume.keep_durable();
+            super::keep_durable(&scene.volume);
         });
         for round in 0..2 {
             let names = [0, 1, 2].map(|n| format!("f{round}{n}"));
@@ -138,7 +138,7 @@ fn what_others_have_made_is_on_the_disk_before_somebody_waits_for_an_fsync() {
     let scene = Scene::new();
     thread::scope(|scope| {
         let _ending = Ending(&scene.volume);
-        scope.spawn(|| scene.volume.keep_durable());
+        scope.spawn(|| super::keep_durable(&scene.volume));
         for number in 0..40 {
             let name = format!("f{number}");
             let made = scene
@@ -174,7 +174,7 @@ fn a_panic_of_what_keeps_a_volume_durable_closes_it_and_is_told() {
     let scene = Scene::new();
     thread::scope(|scope| {
         let _ending = Ending(&scene.volume);
-        let kept = scope.spawn(|| scene.volume.keep_durable());
+        let kept = scope.spawn(|| super::keep_durable(&scene.volume));
         scene.put("f").unwrap();
         scene.power.set_pause(Some(Arc::new(|| panic!("wanted"))));
         assert!(scene.comes(|| scene.volume.poisoned().is_some()));
@@ -195,7 +195,7 @@ fn what_a_cut_file_gave_up_does_not_come_back_beside_what_has_its_room() {
     scene.volume.sync().unwrap();
     thread::scope(|scope| {
         let _ending = Ending(&scene.volume);
-        scope.spawn(|| scene.volume.keep_durable());
+        scope.spawn(|| super::keep_durable(&scene.volume));
         // It is being written anew, so it is not saved with the rest, which is more than the memory is to hold.
         let large = scene.drive.lookup(scene.root, b"large").unwrap().ino;
         let opened = scene.drive.open(large, READ_WRITE | O_TRUNC).unwrap();

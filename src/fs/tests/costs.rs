@@ -85,7 +85,7 @@ fn an_fsync_waits_for_no_removal_of_what_another_has_deleted() {
     assert_eq!(meter.stage.removes(), before + 1);
     let before = delete("second");
     meter.volume.stop();
-    meter.volume.keep_durable();
+    meter.volume.end_keeping();
     assert_eq!(meter.stage.removes(), before + 1);
 }
 

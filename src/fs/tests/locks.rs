@@ -312,7 +312,7 @@ fn names_are_made_for_as_long_as_a_large_file_is_being_synced() {
     let gate = Gate::before_syncs(&meter, Gate::pass);
     let keeper = {
         let volume = Arc::clone(&meter.volume);
-        thread::spawn(move || volume.keep_durable())
+        thread::spawn(move || super::keep_durable(&volume))
     };
     // It is time to save what has changed.
     while gate.state.lock().unwrap().0 == 0 {
@@ -406,7 +406,7 @@ fn an_fsync_waits_for_no_other_file_that_is_being_synced() {
 
 #[test]
 fn an_fsync_waits_for_no_other_file_that_the_background_saves() {
-    let kept = syncing(|meter, _| meter.volume.keep_durable());
+    let kept = syncing(|meter, _| super::keep_durable(&meter.volume));
     let held = others_are_made_durable("the background saves another one", kept);
     held.meter.volume.stop();
     held.end();

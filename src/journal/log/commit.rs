@@ -210,6 +210,35 @@ impl Journal {
         }
     }
 
+    /// From here on `wake` is called when something is applied, or [`Journal::call`] is, and nobody was called before.
+    pub(crate) fn on_call(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.calls.set(Box::new(wake));
+    }
+
+    /// There is something to be kept durable that is not applied yet.
+    pub(crate) fn call(&self) {
+        self.calls.call();
+    }
+
+    /// Whoever was called has nothing more to do, unless `left` says so now; true where he goes on.
+    pub(crate) fn goes_on(&self, left: impl FnOnce() -> bool) -> bool {
+        self.calls.answer();
+        left() && self.calls.begin()
+    }
+
+    /// Whether the table has everything that was applied.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let state = self.lock();
+        state.tabled == state.applied
+    }
+
+    /// Whether everything that was applied is durable.
+    #[cfg(test)]
+    pub(crate) fn is_durable(&self) -> bool {
+        let state = self.lock();
+        state.durable == state.applied
+    }
+
     /// Somebody calls [`Journal::drain`].
     pub(crate) fn is_attended(&self) -> bool {
         self.lock().attended
