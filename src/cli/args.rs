@@ -360,7 +360,7 @@ pub(crate) struct Options {
     /// Between two looks at a chain over HTTP (15s)
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) refresh: Option<Span>,
-    /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=
+    /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=, quota-errno=
     #[arg(short, global = true, value_name = "OPT,…", value_delimiter = ',')]
     pub(crate) options: Vec<String>,
     /// error, warn, info, debug, trace, or a filter

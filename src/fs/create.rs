@@ -37,14 +37,18 @@ impl Volume {
         if new.target.len() > MAX_TARGET {
             return Err(FsError::NameTooLong);
         }
-        self.quota().check_write(self.clock.as_ref())?;
+        let directory = new.kind == Kind::Directory;
+        let may_be_scratch = directory || new.kind == Kind::File;
+        match may_be_scratch {
+            true => self.quota().admit_new(self.clock.as_ref())?,
+            false => self.quota().check_write(self.clock.as_ref())?,
+        }
         self.check_room(0)?;
         let names = self.lock_names();
         let mut parent = self.inode(dir)?;
         if self.entry_to_change(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
-        let directory = new.kind == Kind::Directory;
         let cost = charge::entry_charge(name, 0, new.target.len() as u64)
             + if directory { charge::DIRECTORY } else { 0 };
         let mut booked = self.booking();
@@ -106,7 +110,11 @@ impl Volume {
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(signed(cost));
         batch.count_inodes(1);
-        self.apply(batch)?;
+        if may_be_scratch {
+            self.quota().note_scratch(self.clock.as_ref(), ino)?;
+        }
+        self.apply(batch)
+            .inspect_err(|_| self.quota().forget_scratch(ino))?;
         booked.keep();
         drop(names);
         self.attr_of(ino, &inode, None)

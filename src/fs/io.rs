@@ -94,7 +94,7 @@ impl Volume {
         data: &[u8],
         terms: Terms,
     ) -> Result<Option<u32>, FsError> {
-        self.quota().check_write(self.clock.as_ref())?;
+        let most = (self.quota()).admit_write(self.clock.as_ref(), file.ino)?;
         self.check_room(data.len() as u64)?;
         let mut body = self.body_to_change(file)?;
         let reads = file.reads.load(Ordering::SeqCst);
@@ -106,6 +106,9 @@ impl Volume {
         let wanted = data.len() as u64;
         if offset.checked_add(wanted).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);
+        }
+        if offset + wanted > most {
+            return Err(FsError::Overdue);
         }
         if wanted == 0 {
             return Ok(Some(0));
@@ -142,7 +145,10 @@ impl Volume {
         let mut body = loop {
             let grows = size > file.look().size;
             if grows {
-                self.quota().check_write(self.clock.as_ref())?;
+                let most = (self.quota()).admit_write(self.clock.as_ref(), file.ino)?;
+                if size > most {
+                    return Err(FsError::Overdue);
+                }
                 // May wait, so not with the content locked.
                 self.check_room(0)?;
             }

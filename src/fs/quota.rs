@@ -8,6 +8,7 @@ use std::time::Duration;
 use minicbor::{CborLen, Decode, Encode};
 
 mod additive;
+mod scratch;
 
 pub(super) use additive::Taken;
 
@@ -138,6 +139,7 @@ pub struct Quota {
     kept_bytes: u64,
     access: Access,
     unsettled: additive::Unsettled,
+    scratch: scratch::Scratch,
     /// The latest chain time ever estimated; time on chain does not go back.
     latest_s: u64,
 }
@@ -152,6 +154,7 @@ impl Quota {
             kept_bytes: 0,
             access: Access::Open,
             unsettled: additive::Unsettled::default(),
+            scratch: scratch::Scratch::default(),
             latest_s: 0,
         }
     }

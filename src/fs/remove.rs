@@ -213,6 +213,7 @@ impl Volume {
         inode: &Inode,
         held: &mut Option<FileRef>,
     ) -> Result<Option<FileRef>, FsError> {
+        self.quota().forget_scratch(ino);
         if inode.hard {
             // Its row of the inode table goes with the next commit.
             batch.mark(key::dirty_inode(ino));

@@ -13,6 +13,7 @@ mod unlogged;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,7 @@ use super::check::{self, guard};
 use super::file::{Backend, JournalFile, Place};
 use super::key::{self, Key};
 use super::record::{Counters, Record};
-use super::table::{self, Table, as_slices, bounds, merge, read, records};
+use super::table::{self, Range, Table, as_slices, bounds, merge, read, records};
 use super::wal::{Head, Put, Since, Wal};
 use super::{Barrier, Disk, DiskFile, JournalError, Without};
 use unlogged::Unlogged;
@@ -48,6 +49,11 @@ const MAX_LOG: u64 = 32 << 20;
 
 /// Bytes from which on a journal has a mark: a smaller one is read whole within a moment.
 const MARKED_FROM: u64 = 32 << 20;
+
+/// Records of the overlay that a scan takes at a time, at least: of a directory that is being emptied it has one for
+/// each name that is gone, and whoever lists some of the others beside it would copy all of these for each few names,
+/// while everybody waits.
+const STEP: usize = 1024;
 
 /// Names of what the journal keeps for itself: its counters, and the first frame that the table has not.
 const COUNTERS: &str = "counters";
@@ -139,6 +145,9 @@ pub struct Journal {
     /// How many records one scan has given at most.
     #[cfg(test)]
     pub(crate) longest_scan: std::sync::atomic::AtomicUsize,
+    /// How many records of the overlay one step of a scan took at most.
+    #[cfg(test)]
+    pub(crate) longest_step: std::sync::atomic::AtomicUsize,
     /// How many records one batch had at most.
     #[cfg(test)]
     pub(crate) longest_batch: std::sync::atomic::AtomicUsize,
@@ -248,6 +257,8 @@ impl Journal {
             #[cfg(test)]
             longest_scan: std::sync::atomic::AtomicUsize::new(0),
             #[cfg(test)]
+            longest_step: std::sync::atomic::AtomicUsize::new(0),
+            #[cfg(test)]
             longest_batch: std::sync::atomic::AtomicUsize::new(0),
         };
         let is_read_whole = journal.file.is_marked() && !journal.file.is_trusted();
@@ -278,48 +289,76 @@ impl Journal {
     }
 
     /// Up to `limit` records whose keys begin with `prefix`, behind `after` (a whole key), in order
-    /// of keys.
+    /// of keys. One moment's, where `limit` is all; else each of its steps is: see [`STEP`].
     pub(crate) fn scan(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Key, Bytes)>, JournalError> {
-        let range = bounds(prefix, after);
+        let mut range = bounds(prefix, after);
+        let mut found = Vec::new();
+        let most = limit.saturating_mul(2).max(STEP);
+        loop {
+            let until = self.scan_step(&range, limit, most, &mut found)?;
+            match until {
+                Some(until) if found.len() < limit => range.0 = Bound::Excluded(until),
+                _ => break,
+            }
+        }
+        #[cfg(test)]
+        self.longest_scan.fetch_max(found.len(), Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// Adds what there is of `range` to `found`, up to `limit`; looks at no more than `most` records of the overlay.
+    /// Gives the key behind which the rest lies, if there may be more.
+    fn scan_step(
+        &self,
+        range: &Range,
+        limit: usize,
+        most: usize,
+        found: &mut Vec<(Key, Bytes)>,
+    ) -> Result<Option<Key>, JournalError> {
         let mut top = Vec::new();
+        let mut until = None;
         let (table, frozen) = {
             let state = self.lock();
-            let mut live = 0;
-            for (key, value) in state.active.records.range::<[u8], _>(as_slices(&range)) {
+            let mut live = found.len();
+            for (key, value) in state.active.records.range::<[u8], _>(as_slices(range)) {
                 top.push(Ok((key.clone(), value.clone())));
                 live += usize::from(value.is_some());
-                if live == limit {
-                    break; // whatever lies below, no result lies behind this key
+                // Where there is enough no result lies behind this key, whatever lies below.
+                if live >= limit || top.len() >= most {
+                    until = Some(key.clone());
+                    break;
                 }
             }
             (Arc::clone(&state.table), state.frozen.clone())
         };
-        let found: Result<Vec<_>, JournalError> = guard(|| {
+        #[cfg(test)]
+        self.longest_step.fetch_max(top.len(), Ordering::Relaxed);
+        let end = until.clone().map_or(range.1.clone(), Bound::Included);
+        let range = (range.0.clone(), end);
+        let left = limit - found.len();
+        guard(|| {
             let bottom = records(&table, &range)?;
             let bottom = bottom.map(|item| item.map(|(key, record)| (key, Some(record))));
             let middle = frozen
                 .iter()
                 .flat_map(|layer| layer.records.range::<[u8], _>(as_slices(&range)))
                 .map(|(key, value)| Ok((key.clone(), value.clone())));
-            merge(top.into_iter(), merge(middle, bottom))
-                .filter_map(|item| match item {
+            let live =
+                merge(top.into_iter(), merge(middle, bottom)).filter_map(|item| match item {
                     Ok((key, value)) => value.map(|value| Ok((key, value))),
                     Err(error) => Some(Err(error)),
-                })
-                .take(limit)
-                .collect()
-        });
-        #[cfg(test)]
-        if let Ok(found) = &found {
-            let order = std::sync::atomic::Ordering::Relaxed;
-            self.longest_scan.fetch_max(found.len(), order);
-        }
-        found
+                });
+            for item in live.take(left) {
+                found.push(item?);
+            }
+            Ok(())
+        })?;
+        Ok(until)
     }
 
     /// Makes `batch` visible, all of it at once.

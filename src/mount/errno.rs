@@ -20,7 +20,27 @@ pub(super) const NOT_RUNNABLE: Errno = Errno::EACCES;
 /// A call that ended without an answer: a defect of pxfs.
 pub(super) const DEFECT: Errno = Errno::EIO;
 
-/// What the caller of a failed call sees.
+/// What a mount says where the quota is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Full {
+    /// `EDQUOT`: what POSIX has for it.
+    #[default]
+    Quota,
+    /// `ENOSPC`: some programs end at once with it, and try again for minutes with the other.
+    Space,
+}
+
+impl Full {
+    /// What the caller of a failed call sees.
+    pub(super) fn number(self, error: &FsError) -> Errno {
+        match (self, error) {
+            (Self::Space, FsError::Quota) => of(&FsError::NoRoom),
+            _ => of(error),
+        }
+    }
+}
+
+/// What the caller of a failed call sees, without any option.
 pub(crate) fn of(error: &FsError) -> Errno {
     match error {
         FsError::NotFound => Errno::ENOENT,

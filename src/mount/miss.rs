@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::errno;
+use super::errno::{self, Full};
 use super::seats::{self, Seats};
 use super::silent::Silent;
 use crate::fs::{Drive, FsError, Want};
@@ -49,11 +49,13 @@ pub(super) struct Pending<R: Reply> {
     thread: Option<u32>,
     arrived: Instant,
     reply: Option<R>,
+    full: Full,
 }
 
 impl<R: Reply> Pending<R> {
-    fn new(op: &'static str, reply: R) -> Self {
+    fn new(op: &'static str, reply: R, full: Full) -> Self {
         Self {
+            full,
             op,
             thread: None,
             arrived: Instant::now(),
@@ -64,7 +66,7 @@ impl<R: Reply> Pending<R> {
     fn fail(mut self, error: &FsError) {
         tracing::debug!(op = self.op, %error, "refused");
         if let Some(reply) = self.reply.take() {
-            reply.fail(errno::of(error));
+            reply.fail(self.full.number(error));
         }
     }
 
@@ -116,6 +118,7 @@ pub(super) enum Lane {
 /// What answers calls; one a mount.
 pub(super) struct Pool {
     shared: Arc<Shared>,
+    full: Full,
     runtime: Handle,
     threads: usize,
     /// How many of the threads run a call that may wait.
@@ -159,6 +162,7 @@ impl Pool {
                 silent: Silent::default(),
                 patience,
             }),
+            full: Full::default(),
             threads,
             waiting: AtomicUsize::new(0),
             syncs: seats(seats::SYNCS),
@@ -171,6 +175,11 @@ impl Pool {
         }
     }
 
+    /// The same pool, that says `full` where the quota is full.
+    pub(super) fn saying(self, full: Full) -> Self {
+        Self { full, ..self }
+    }
+
     /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
     /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
     pub(super) fn serve<R, T, C, S>(&self, lane: Lane, op: &'static str, reply: R, call: C, send: S)
@@ -180,7 +189,7 @@ impl Pool {
         C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
         S: FnOnce(R, T) + Send + 'static,
     {
-        self.serve_pending(lane, Pending::new(op, reply), call, send);
+        self.serve_pending(lane, Pending::new(op, reply, self.full), call, send);
     }
 
     /// The same for a call that `thread` may make twice, though its program asked once: see [`Silent`].
@@ -198,7 +207,7 @@ impl Pool {
         C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
         S: FnOnce(R, T) + Send + 'static,
     {
-        let mut pending = Pending::new(op, reply);
+        let mut pending = Pending::new(op, reply, self.full);
         // 0 are all that the daemon cannot see.
         pending.thread = (thread != 0).then_some(thread);
         self.serve_pending(lane, pending, call, send);
@@ -236,7 +245,7 @@ impl Pool {
         S: FnOnce(R, T) + Send + 'static,
     {
         guarded(op, || {
-            let pending = Pending::new(op, reply);
+            let pending = Pending::new(op, reply, self.full);
             let Some(_slot) = self.enter(lane) else {
                 return self.hand_over(lane, pending, own(), send);
             };
@@ -251,6 +260,7 @@ impl Pool {
             drive: Arc::clone(&self.shared.drive),
             seats: self.aside.clone(),
             patience: self.shared.patience,
+            full: self.full,
         }
     }
 
@@ -299,6 +309,7 @@ pub(super) struct Aside {
     drive: Arc<Drive>,
     seats: Seats,
     patience: Duration,
+    full: Full,
 }
 
 impl Aside {
@@ -316,8 +327,9 @@ impl Aside {
             drive,
             seats,
             patience,
+            full,
         } = self;
-        let pending = Pending::new(op, reply);
+        let pending = Pending::new(op, reply, full);
         let deadline = pending.arrived + patience;
         seats.run(move || {
             guarded(op, move || match work(&drive, deadline) {

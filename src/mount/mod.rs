@@ -26,6 +26,7 @@ mod silent;
 
 pub(crate) use device::UNMOUNT_PATIENCE;
 pub use device::find_fusermount;
+pub use errno::Full;
 #[cfg(test)]
 pub(crate) use errno::of as errno_of;
 pub use error::MountError;

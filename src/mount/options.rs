@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::MountError;
+use super::errno::Full;
 
 /// How the mount behaves; [`Options::default`] is a mount without any `-o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Options {
     pub access_times: bool,
     /// Listing a folder does, too (`diratime`, `nodiratime`).
     pub folder_access_times: bool,
+    /// What growth past the quota is answered with (`quota-errno=`).
+    pub full: Full,
     /// How long a call may wait for the network. Not a word of `-o`: `--read-timeout` sets it.
     pub read_timeout: Duration,
 }
@@ -54,6 +57,7 @@ impl Default for Options {
             dev: false,
             access_times: true,
             folder_access_times: true,
+            full: Full::default(),
             read_timeout: Duration::from_secs(30),
         }
     }
@@ -75,6 +79,9 @@ impl Options {
             Some(("uid", id)) => self.uid = Some(number(word, id)?),
             Some(("gid", id)) => self.gid = Some(number(word, id)?),
             Some(("umask", bits)) => self.umask = Some(permission_bits(word, bits)?),
+            Some(("quota-errno", "EDQUOT")) => self.full = Full::Quota,
+            Some(("quota-errno", "ENOSPC")) => self.full = Full::Space,
+            Some(("quota-errno", _)) => return Err(refuse(word, "give EDQUOT or ENOSPC")),
             Some(("fsname", name)) => self.fsname = source_name(word, name)?,
             Some((key, _)) if key.starts_with("x-") || key == "comment" => {}
             Some(_) => return Err(unknown(word)),
@@ -112,7 +119,7 @@ impl Options {
 fn unknown(word: &str) -> MountError {
     refuse(
         word,
-        "unknown; known are ro, rw, allow_other, default_permissions, uid=, gid=, umask=, fsname=, [no]exec, [no]suid, [no]dev, relatime, noatime, [no]diratime",
+        "unknown; known are ro, rw, allow_other, default_permissions, uid=, gid=, umask=, fsname=, quota-errno=, [no]exec, [no]suid, [no]dev, relatime, noatime, [no]diratime",
     )
 }
 
@@ -174,6 +181,8 @@ mod tests {
         let options = parsed("noexec,suid,dev,noatime,nodiratime").unwrap();
         assert!(!options.exec && options.suid && options.dev);
         assert!(!options.access_times && !options.folder_access_times);
+        assert_eq!(options.full, Full::Quota);
+        assert_eq!(parsed("quota-errno=ENOSPC").unwrap().full, Full::Space);
     }
 
     #[test]
@@ -206,6 +215,7 @@ mod tests {
             "uid=+1",
             "uid=4294967295",
             "gid=",
+            "quota-errno=EIO",
             "umask=888",
             "umask=1000",
             "fsname=",

@@ -66,6 +66,7 @@ pub fn start(
     let threads = cores.saturating_mul(2).clamp(THREADS_MIN, THREADS_MAX);
     drive.keep_access_times(options.access_times, options.folder_access_times);
     let pool = Pool::new(drive, fetcher, runtime, threads, options.read_timeout);
+    let pool = pool.saying(options.full);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let caching = Arc::new(Caching::default());
     let show = Presentation::of(options);

@@ -35,7 +35,7 @@ fn told(machine: &Machine, field: &str) -> String {
 
 #[track_caller]
 fn assert_locked(machine: &Machine) {
-    let refused = fs::write(machine.dir().join("more"), "x").unwrap_err();
+    let refused = fs::write(machine.dir().join("more"), [b'x'; 20_000]).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     assert_eq!(told(machine, "state"), "overdue");
 }

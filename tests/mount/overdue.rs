@@ -57,8 +57,10 @@ fn growing_calls(dir: &Path) -> Vec<(&'static str, io::Result<()>)> {
             on_file(&|file| Ok(fallocate(file, FallocateFlags::ZERO_RANGE, 0, 100)?)),
         ),
         ("a copy that shares", copy_chunk(dir)),
-        ("create", File::create_new(dir.join("new")).map(drop)),
-        ("mkdir", fs::create_dir(dir.join("new-folder"))),
+        (
+            "more than a small new file",
+            fs::write(dir.join("new"), [b'x'; (16 << 10) + 1]),
+        ),
         (
             "mknod",
             mknodat(CWD, node, FileType::Fifo, Mode::RUSR, 0).map_err(io::Error::from),
@@ -114,6 +116,12 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     machine.ask(&["dev", "advance", "31d"]).ok();
     machine.wait_for("1", "state", "overdue");
     assert_growth_is_refused(&dir);
+    // Backup programs write a lock before they restore anything.
+    let lock = dir.join("lock");
+    fs::create_dir(&lock).expect("a directory as a lock");
+    fs::write(lock.join("host.tmp"), [b'x'; 300]).expect("a lock");
+    fs::rename(lock.join("host.tmp"), lock.join("host")).expect("rename");
+    fs::remove_dir_all(&lock).expect("unlocked");
 
     assert_pattern(&dir.join("file"), 1, 5000);
     assert!(fs::read_dir(&dir).expect("listing").count() >= 6);

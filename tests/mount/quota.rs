@@ -55,6 +55,19 @@ fn fill(file: &File, id: u64, mut offset: u64) -> u64 {
 }
 
 #[test]
+fn who_asks_for_it_is_told_that_no_space_is_left_where_the_quota_is_full() {
+    for (args, told) in [
+        (&["-o", "quota-errno=ENOSPC"][..], Errno::NOSPC),
+        (&[], Errno::DQUOT),
+    ] {
+        let machine = Machine::demo_with(args);
+        let file = File::create(machine.dir().join("f")).expect("create");
+        let flags = rustix::fs::FallocateFlags::empty();
+        assert_eq!(rustix::fs::fallocate(&file, flags, 0, FREE), Err(told));
+    }
+}
+
+#[test]
 fn df_shows_the_package_and_the_root_the_sum() {
     let machine = Machine::demo();
     machine.ask(&["mint", "--package", "1", "--yes"]).ok();

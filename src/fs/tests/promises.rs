@@ -132,10 +132,7 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
         rig.drive.write(ino, opened.fh, 0, b"c", false).map(drop),
         rig.drive.setattr(ino, None, &grow).map(drop),
         rig.drive.fallocate(ino, opened.fh, 0, 100, 0, false),
-        rig.drive
-            .create(CALLER, root, b"n", 0o644, READ_WRITE)
-            .map(drop),
-        rig.drive.mkdir(CALLER, root, b"n", 0o755).map(drop),
+        rig.put("large", &[1; (16 << 10) + 1]),
         rig.drive
             .mknod(CALLER, root, b"n", Kind::Fifo, 0o644, 0)
             .map(drop),
@@ -160,7 +157,65 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
     rig.drive.release(ino, opened.fh);
     rig.drive.sync().unwrap();
     rig.reopen();
-    assert_eq!(rig.put("n", b""), Err(FsError::Overdue));
+    assert_eq!(rig.put("n", &[1; 20_000]), Err(FsError::Overdue));
+}
+
+#[test]
+fn a_backup_program_can_write_its_lock_while_a_sync_is_overdue_and_nobody_can_write_a_drive_full() {
+    let mut rig = Rig::new();
+    rig.put("old", b"content").unwrap();
+    rig.clock.advance(Duration::from_secs(31 * 86_400));
+    let root = rig.root;
+    // As restic and borg do: a lock under another name at first, and a directory as a lock.
+    rig.put("lock-tmp", &[7; 300]).unwrap();
+    rig.drive
+        .rename(root, b"lock-tmp", root, b"lock", 0)
+        .unwrap();
+    rig.drive
+        .mkdir(CALLER, root, b"lock.exclusive", 0o755)
+        .unwrap();
+    assert_eq!(rig.read("lock"), [7; 300]);
+    let mut made = 2;
+    let refused = loop {
+        match rig.put(&format!("f{made}"), &[1; 16 << 10]) {
+            Ok(()) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((made, refused), (64, FsError::Overdue));
+    let dir = rig.drive.mkdir(CALLER, root, b"d", 0o755).map(drop);
+    assert_eq!(dir, Err(FsError::Overdue));
+    // A lock that is renewed takes the place of the one before.
+    rig.drive.unlink(root, b"lock").unwrap();
+    rig.put("lock", &[8; 300]).unwrap();
+    rig.drive.rmdir(root, b"lock.exclusive").unwrap();
+    rig.drive
+        .mkdir(CALLER, root, b"lock.exclusive", 0o755)
+        .unwrap();
+    // No byte beyond what a small file may have, and none of a file from before.
+    let lock = rig.ino("lock");
+    let opened = rig.drive.open(lock, READ_WRITE).unwrap();
+    let write = |at| rig.drive.write(lock, opened.fh, at, b"x", false);
+    assert_eq!(write((16 << 10) - 1), Ok(1));
+    assert_eq!(write(16 << 10), Err(FsError::Overdue));
+    let grow = |size| {
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        rig.drive.setattr(lock, None, &set).map(drop)
+    };
+    assert_eq!(grow((16 << 10) + 1), Err(FsError::Overdue));
+    let old = rig.ino("old");
+    let held = rig.drive.open(old, READ_WRITE).unwrap();
+    let written = rig.drive.write(old, held.fh, 0, b"x", false);
+    assert_eq!(written, Err(FsError::Overdue));
+    // Who is synced writes on.
+    let mut synced = super::rig::allowance(&rig.clock, QUOTA);
+    synced.last_sync_s += 40 * 86_400;
+    rig.volume.set_allowance(&synced).unwrap();
+    assert_eq!(write(1 << 20), Ok(1));
+    rig.put("more", &[1; 100_000]).unwrap();
 }
 
 #[test]

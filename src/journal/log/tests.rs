@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{DUE_OPS, Journal, MAX_LOG};
+use super::{DUE_OPS, Journal, MAX_LOG, STEP};
+use crate::journal::key::Key;
 use crate::journal::simulated::{Call, Image, Kept, Left, Power};
 use crate::journal::{Batch, Disk, DiskFile, FolderDisk, JournalError, MemoryDisk, Without, key};
 use crate::types::Ino;
@@ -606,6 +607,42 @@ fn a_frame_that_was_changed_is_told_and_the_last_one_alone_may_be_torn() {
         put(&journal, 9);
         journal.sync().unwrap();
     }
+}
+
+#[test]
+fn who_lists_beside_a_removal_of_everything_copies_little_of_what_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path()).unwrap();
+    let of = |number| key::inode(Ino(number));
+    let all = 0..12_000_u64;
+    all.clone().for_each(|number| put(&journal, number));
+    journal.write_table().unwrap();
+    let is_gone = |number: &u64| number % 4 != 0;
+    let mut batch = Batch::default();
+    all.clone()
+        .filter(is_gone)
+        .for_each(|number| batch.remove(of(number)));
+    journal.apply(batch).unwrap();
+    put(&journal, 1);
+    journal.longest_step.store(0, Ordering::Relaxed);
+    let prefix = &of(0)[..1];
+    let (mut listed, mut after) = (Vec::new(), None::<Key>);
+    loop {
+        let some = journal.scan(prefix, after.as_deref(), 25).unwrap();
+        after = match some.last() {
+            Some((last, _)) => Some(last.clone()),
+            None => break,
+        };
+        listed.extend(some.into_iter().map(|(key, _)| key));
+    }
+    let left = all.filter(|number| *number == 1 || !is_gone(number));
+    assert!(
+        listed == left.map(of).collect::<Vec<_>>(),
+        "{}",
+        listed.len()
+    );
+    let longest = journal.longest_step.load(Ordering::Relaxed);
+    assert!(longest <= STEP, "{longest} records for 25 names");
 }
 
 #[test]
