@@ -7,7 +7,7 @@
 use std::fmt::{self, Debug};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -159,6 +159,7 @@ impl Visit for Message {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::sync::{Mutex, PoisonError};
 
     use tracing_subscriber::layer::SubscriberExt;

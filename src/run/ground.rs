@@ -10,7 +10,7 @@ use cid::Cid;
 use futures::future::BoxFuture;
 
 use super::commits::Commits;
-use super::keeper::Keepers;
+use super::keeper::{self, Keepers};
 use super::live::JOURNAL_CACHE_MIN_BYTES;
 use super::parts::Parts;
 use super::state::StateDir;

@@ -617,7 +617,7 @@ fn who_lists_beside_a_removal_of_everything_copies_little_of_what_is_gone() {
     let all = 0..12_000_u64;
     all.clone().for_each(|number| put(&journal, number));
     journal.write_table().unwrap();
-    let is_gone = |number: &u64| number % 4 != 0;
+    let is_gone = |number: &u64| !number.is_multiple_of(4);
     let mut batch = Batch::default();
     all.clone()
         .filter(is_gone)
