@@ -56,6 +56,8 @@ pub struct Config {
     pub names: Vec<NamedToken>,
     /// What a token without a volume gets.
     pub volume: VolumeKind,
+    /// Nobody has said which.
+    pub volume_is_default: bool,
     /// Write although another machine did a moment ago; in a conflict, publish what is here.
     pub take_over: bool,
     /// Begin anew where nobody has what was published; of one token alone.
@@ -117,7 +119,9 @@ impl Config {
             take_over: layer.take_over.unwrap_or(false),
             begin_anew: layer.begin_anew.unwrap_or(false),
             give_way: layer.give_way.unwrap_or(false),
-            volume: layer.volume.unwrap_or(VolumeKind::Sealed),
+            // Sealed as soon as there are sealed volumes.
+            volume: layer.volume.unwrap_or(VolumeKind::Plain),
+            volume_is_default: layer.volume.is_none(),
             commit_idle: layer
                 .commit_idle
                 .map_or(Duration::from_secs(5), |span| span.0),

@@ -18,7 +18,7 @@ use crate::types::TokenRef;
 /// Every option is also a key of the configuration file and a variable PXFS_…;
 /// a flag beats a variable beats the file.
 #[derive(Debug, Parser)]
-#[command(name = "pxfs", version, disable_help_subcommand = true)]
+#[command(name = "pxfs", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) options: Options,
@@ -36,41 +36,41 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 0, value_name = "N")]
         package: u64,
     },
-    /// Mount every owned token
+    /// Mount your tokens at MOUNTPOINT (in the background)
     Mount {
         /// An empty directory
         mountpoint: PathBuf,
-        /// Stay in front
+        /// Stay in the foreground
         #[arg(short, long)]
         foreground: bool,
         /// The process that goes to the background: says on stdout when it is mounted.
         #[arg(long, hide = true)]
         ready: bool,
     },
-    /// Publish everything, then unmount
+    /// Upload everything, then unmount
     Umount {
         /// The drive
         mountpoint: PathBuf,
-        /// Leave without publishing; what is pending is kept
+        /// Unmount without uploading; what is pending is kept here
         #[arg(long)]
         now: bool,
         /// Only take away what a pxfs that was killed left there; a drive that works stays
         #[arg(long, conflicts_with = "now")]
         dead: bool,
     },
-    /// Return when everything written before is published
+    /// Upload everything now and wait
     Flush {
         /// The drive, or anything in it: then only that token
         path: Option<PathBuf>,
     },
-    /// Tokens, quota, what is pending, deadlines, node and chain
+    /// Show tokens, quota, pending uploads, sync deadlines, node and chain
     Status {
         /// The drive
         mountpoint: Option<PathBuf>,
     },
-    /// The owned tokens
+    /// List the tokens that the wallet owns
     Tokens,
-    /// What can be minted
+    /// List the packages that can be minted, with their prices
     Packages {
         /// Of which contract, where there are several
         #[arg(long, value_name = "NAME")]
@@ -94,7 +94,7 @@ pub(crate) enum Command {
         #[arg(long)]
         print: bool,
     },
-    /// Give a token a name key
+    /// Set up a token that was minted elsewhere so that it can be mounted
     Register {
         /// The token
         token: TokenRef,
@@ -126,7 +126,7 @@ pub(crate) enum Command {
         #[arg(long)]
         print: bool,
     },
-    /// Save, or give up, what a token that is no longer this wallet's had not published
+    /// Save or discard what a token that this wallet no longer owns had not uploaded
     #[command(group(clap::ArgGroup::new("end").required(true).args(["save", "discard"])))]
     Detach {
         /// The token, or its directory: 7, or 7.detached-3 where there are several
@@ -142,11 +142,11 @@ pub(crate) enum Command {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Have the oracle take a token's usage to the chain
+    /// Sync a token: report its usage on chain so that it can be written to (costs gas)
     Sync {
         /// The token
         token: TokenRef,
-        /// Return after the transaction
+        /// Return once the transaction is mined
         #[arg(long)]
         no_wait: bool,
     },
@@ -190,16 +190,16 @@ pub(crate) enum Command {
         /// Where it is written; must not be there yet
         file: PathBuf,
     },
-    /// Publish one file of a drive, keep it for itself, print its CID
+    /// Publish and pin one file; print its CID
     Share {
         /// The file
         path: PathBuf,
     },
-    /// Read everything of a token from its node and verify it; 9 where something is lost
+    /// Verify every block of a token on the node (exit 9: damage)
     Fsck {
         /// The token
         token: TokenRef,
-        /// Put again what is lost and held here, or on another node
+        /// Upload again what is lost and still held here, or on another node
         #[arg(long)]
         repair: bool,
     },
@@ -214,27 +214,31 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         tar: Option<PathBuf>,
     },
-    /// Put the blocks of such a file onto the node, and pin them
+    /// Put the blocks of an exported file onto the node, and pin them
     Import {
         /// The token
         token: TokenRef,
         /// The file
         file: PathBuf,
     },
-    /// For development
+    /// For development and tests
+    #[command(arg_required_else_help = true)]
     Dev {
         #[command(subcommand)]
         command: Dev,
     },
-    /// Check what a drive needs, and say what to do
+    /// Check FUSE, folders, wallet, chain and node; say what to mend
     Doctor,
     /// Print the completions of a shell
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or that of one command
+    Man {
+        /// Which command's
+        command: Option<String>,
+    },
     /// syncfs(2) of a path in a process of its own.
     #[command(hide = true)]
     Syncfs {
@@ -271,7 +275,7 @@ pub(crate) enum Dev {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Options {
-    /// Configuration file
+    /// Configuration file [default: ~/.config/pxfs/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Chain: https://…, or embedded:FOLDER; repeat for fallbacks, with CHAIN= before each for several chains
@@ -330,34 +334,34 @@ pub(crate) struct Options {
     /// In a conflict, show what another machine published, and set aside what is here
     #[arg(long, global = true, conflicts_with = "take_over")]
     pub(crate) give_way: bool,
-    /// What a token without a volume gets
+    /// Encryption of a new volume: plain (sealed is not available yet) [default: plain]
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) volume: Option<VolumeKind>,
-    /// Durable local state
+    /// Local data that is not uploaded yet [default: ~/.local/state/pxfs]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// What can be fetched again
+    /// Cache; safe to delete [default: ~/.cache/pxfs]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Cap of the cache, for example 10GiB
+    /// Greatest size of the cache [default: 10GiB]
     #[arg(long, global = true, value_name = "SIZE")]
     pub(crate) cache_size: Option<Size>,
-    /// Publish this long after the last change
+    /// Upload this long after the last change [default: 5s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) commit_idle: Option<Span>,
-    /// Publish at the latest this long after the first change
+    /// Upload at the latest this long after the first change [default: 60s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) commit_max: Option<Span>,
     /// The most that the gas of one transaction may cost, in the chain's coins, for example 0.01
     #[arg(long, global = true, value_name = "COINS")]
     pub(crate) max_fee: Option<Coins>,
-    /// How long a read may wait for the network
+    /// How long a read may wait for the network [default: 30s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
     /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) auto_sync: Option<Span>,
-    /// Between two looks at a chain over HTTP (15s)
+    /// How often to poll the chain [default: 15s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) refresh: Option<Span>,
     /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=, quota-errno=
@@ -486,9 +490,13 @@ mod tests {
             "doctor",
             "completions bash",
             "man",
+            "man mount",
+            "help mount",
         ] {
             let words = std::iter::once("pxfs").chain(line.split(' '));
-            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+            let read = Cli::try_parse_from(words);
+            let is_help = read.as_ref().is_err_and(|fault| fault.exit_code() == 0);
+            assert!(read.is_ok() || is_help, "{line}");
         }
     }
 }

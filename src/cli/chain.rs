@@ -6,7 +6,7 @@ use alloy::primitives::{B256, Bytes, U256};
 
 use super::ask::{Agreed, answer, answer_for, at_most};
 use super::exit::{Exit, Failure, fail};
-use super::output::{bytes, coins, confirm, json_answer, report, table, text_answer};
+use super::output::{bytes, cancelled, coins, confirm, json_answer, report, table, text_answer};
 use super::setup::Setup;
 use super::status::chain_table;
 use crate::config::Span;
@@ -242,10 +242,7 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
             price: call.value_wei.parse()?,
             gas_cost,
         }),
-        false => fail!(
-            Failure,
-            "{command}: nothing was sent ({what}): say --yes where there is no terminal to ask on"
-        ),
+        false => fail!(Failure, "{} ({what})", cancelled(command, "sent")),
     }
 }
 

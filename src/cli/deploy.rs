@@ -7,7 +7,7 @@ use alloy::primitives::Address;
 use super::ask::at_most;
 use super::exit::{Exit, fail};
 use super::mount::runtime;
-use super::output::{coins, confirm, json_answer, text_answer};
+use super::output::{cancelled, coins, confirm, json_answer, text_answer};
 use super::setup::Setup;
 use crate::run::deploy::Deployer;
 use crate::run::state::StateDir;
@@ -45,10 +45,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
                 true if !setup.quiet => eprintln!("{what}"),
                 true => {}
                 false if confirm(&format!("{what}. Go on?")) => {}
-                false => fail!(
-                    Failure,
-                    "deploy: nothing was sent ({what}): say --yes where there is no terminal to ask on"
-                ),
+                false => fail!(Failure, "{} ({what})", cancelled("deploy", "sent")),
             }
             deployer.deploy((!yes).then_some(most)).await
         };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::exit::{Exit, fail};
 use super::locate;
 use super::mount::runtime;
-use super::output::{bytes, confirm, json_answer, text_answer};
+use super::output::{bytes, cancelled, confirm, json_answer, text_answer};
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::control::Request;
@@ -32,10 +32,7 @@ pub(super) fn run(
             "Remove what was never published of {name}? Nobody can bring it back."
         ))
     {
-        fail!(
-            Failure,
-            "detach: nothing was removed: say --yes where there is no terminal to ask on"
-        );
+        fail!(Failure, "{}", cancelled("detach", "removed"));
     }
     let progress = Progress::new(setup.progress);
     let answer = match locate::find(setup, None)? {

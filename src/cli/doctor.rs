@@ -8,15 +8,15 @@ use std::path::Path;
 use alloy::primitives::U256;
 use alloy::providers::Provider;
 
-use super::exit::{Exit, one_line};
+use super::exit::{Exit, one_line, without_number};
 use super::locate;
 use super::mount::{mount_options, runtime};
 use super::output::{coins, json_answer, text_answer};
 use super::setup::Setup;
 use crate::chain::transact::{sync_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
-use crate::config::Config;
-use crate::control::Request;
+use crate::config::{Config, NodeUrl};
+use crate::control::{Entry, Request};
 use crate::run::node;
 use crate::run::parts::{Parts, open_wallet};
 use crate::status::{CheckAnswer, Status};
@@ -26,6 +26,8 @@ const DAYS: u64 = 30;
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup) -> anyhow::Result<Exit> {
+    // A wrong --log is refused.
+    setup.start_log("error")?;
     let mut checks = vec![fuse_device(), fusermount()];
     match setup.config_or_demo() {
         Err(error) => checks.push(bad("configuration", one_line(&error))),
@@ -55,9 +57,9 @@ fn good(check: String) -> CheckAnswer {
 
 fn bad(check: impl Into<String>, fix: impl Into<String>) -> CheckAnswer {
     CheckAnswer {
-        check: check.into(),
+        check: without_number(&check.into()),
         ok: false,
-        fix: Some(fix.into()),
+        fix: Some(without_number(&fix.into())),
     }
 }
 
@@ -79,10 +81,15 @@ fn fuse_device() -> CheckAnswer {
         .open("/dev/fuse")
     {
         Ok(_) => good("/dev/fuse can be opened".to_owned()),
-        Err(fault) => bad(
-            format!("/dev/fuse: {fault}"),
-            "run `modprobe fuse` as root, or pass the device to the container",
-        ),
+        Err(fault) => {
+            let fix = match fault.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "run `chmod 666 /dev/fuse` as root, or let the container use the device"
+                }
+                _ => "run `modprobe fuse` as root, or pass the device to the container",
+            };
+            bad(format!("/dev/fuse: {fault}"), fix)
+        }
     }
 }
 
@@ -97,6 +104,10 @@ fn fusermount() -> CheckAnswer {
 }
 
 fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
+    let daemon = locate::find(setup, None);
+    if let Ok(Some(entry)) = &daemon {
+        return of_daemon(config, entry);
+    }
     let mut checks = vec![folder("state folder", &config.state_dir)];
     if let Err(failure) = mount_options(config) {
         checks.push(bad("mount options", failure.message));
@@ -109,25 +120,26 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
         Ok(words) => good(words.clone()),
         Err(error) => bad("wallet", one_line(error)),
     });
-    // The daemon owns chain and node where it runs: it knows how they are.
-    match locate::find(setup, None) {
-        Ok(Some(entry)) => {
-            let status =
-                locate::connect(&entry).and_then(|client| client.ask(&Request::Status, |_| {}));
-            match status {
-                Ok(status) => {
-                    checks.extend(of_status(&status));
-                    let quotas = status.tokens.iter().map(|token| token.quota_bytes);
-                    checks.extend(of_node(config, quotas.fold(0, u64::saturating_add)));
-                }
-                Err(failure) => checks.push(bad("the running pxfs", failure.message)),
-            }
-        }
-        Ok(None) if owner.is_ok() => checks.extend(of_parts(config)),
-        Ok(None) => {}
+    match daemon {
+        Ok(_) if owner.is_ok() => checks.extend(of_parts(config)),
+        Ok(_) => {}
         Err(failure) => checks.push(bad("the running pxfs", failure.message)),
     }
     checks
+}
+
+/// What the daemon knows, which owns state folder, wallet, chain and node: this user's own need not be there.
+fn of_daemon(config: &Config, entry: &Entry) -> Vec<CheckAnswer> {
+    let status = locate::connect(entry).and_then(|client| client.ask(&Request::Status, |_| {}));
+    match status {
+        Ok(status) => {
+            let mut checks = of_status(&status);
+            let quotas = status.tokens.iter().map(|token| token.quota_bytes);
+            checks.extend(of_node(config, quotas.fold(0, u64::saturating_add)));
+            checks
+        }
+        Err(failure) => vec![bad("the running pxfs", failure.message)],
+    }
 }
 
 fn folder(what: &str, path: &Path) -> CheckAnswer {
@@ -277,7 +289,7 @@ fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
         Ok(nodes) => nodes,
         Err(error) => return vec![bad("the node", one_line(&error))],
     };
-    let mut checks = Vec::new();
+    let mut checks = gateways(config);
     for (client, is_first) in nodes {
         let (name, needed_bytes) = match is_first {
             true => ("the node".to_owned(), Some(needed_bytes)),
@@ -296,4 +308,26 @@ fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
         }
     }
     checks
+}
+
+/// What each gateway is good for.
+fn gateways(config: &Config) -> Vec<CheckAnswer> {
+    let names = config
+        .nodes
+        .iter()
+        .filter(|node| matches!(node, NodeUrl::Gateway(_)));
+    let checks = names.map(|url| {
+        let looked = runtime().and_then(|runtime| runtime.hold(node::look_at_gateway(url)));
+        match looked {
+            Ok(true) => good(format!(
+                "gateway {url} gives single blocks: what the nodes have not got is read from it"
+            )),
+            Ok(false) => bad(
+                format!("gateway {url} gives no single blocks, as those of BTFS do not"),
+                "nothing can be read from it; the oracle, and the look before a sync, can use it as gateway=URL/btns/{name}",
+            ),
+            Err(error) => bad(format!("gateway {url}"), one_line(&error)),
+        }
+    });
+    checks.collect()
 }

@@ -140,7 +140,7 @@ pub fn of(error: &anyhow::Error) -> Exit {
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause.to_string().replace('\n', " ");
+        let text = without_number(&cause.to_string().replace('\n', " "));
         if line.ends_with(&text) {
             continue;
         }
@@ -150,6 +150,24 @@ pub fn one_line(error: &anyhow::Error) -> String {
         line.push_str(&text);
     }
     line
+}
+
+/// `text` without the numbers of the system's errors: their words stand before them.
+#[must_use]
+pub fn without_number(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut words = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        match rest.strip_prefix(')') {
+            Some(rest) if rest.len() < part.len() - 1 => words.push_str(rest),
+            _ => {
+                words.push_str(" (os error ");
+                words.push_str(part);
+            }
+        }
+    }
+    words
 }
 
 fn of_chain(error: &ChainError) -> Exit {
@@ -194,6 +212,25 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+
+    #[test]
+    fn errors_of_the_system_are_told_in_words() {
+        let fault = std::io::Error::from_raw_os_error(2);
+        let line = format!("/a: {fault}: name another");
+        assert_eq!(
+            without_number(&line),
+            "/a: No such file or directory: name another"
+        );
+        for plain in [
+            "nothing",
+            "a (os error b) c",
+            " (os error ",
+            "(os error 1)",
+            " (os error )",
+        ] {
+            assert_eq!(without_number(plain), plain);
+        }
+    }
 
     #[test]
     fn scripts_can_rely_on_the_numbers() {

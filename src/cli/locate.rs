@@ -1,7 +1,7 @@
 //! Which daemon a command speaks to.
 //!
-//! Invariant: the mountpoint that was named, else the state folder that was named, else the only
-//! drive that is mounted; never a guess among several. Nothing here touches the file system behind
+//! Invariant: the mountpoint that was named, else the state folder that was named, else the drive that the current
+//! directory is in, else the only drive that is mounted; never a guess among several. Nothing here touches the file system behind
 //! a mount, whose daemon may not answer. Called by the commands.
 
 use std::path::{Path, PathBuf};
@@ -15,12 +15,36 @@ use crate::control::{Client, Entry, find_all};
 pub(super) fn find(setup: &Setup, path: Option<&Path>) -> Result<Option<Entry>, Failure> {
     let entries = find_all(&setup.folders.runtime);
     let state_dir = setup.layer.state_dir.as_deref().map(canonical);
+    let here = current(path, state_dir.as_deref(), &entries);
+    let path = path.map(canonical).or(here);
     choose(
         entries,
-        path.map(canonical).as_deref(),
+        path.as_deref(),
         state_dir.as_deref(),
         &setup.folders.state,
     )
+}
+
+/// The current directory, where it is in a drive and nothing else was named. The kernel tells it without a look at the drive.
+fn current(path: Option<&Path>, state_dir: Option<&Path>, entries: &[Entry]) -> Option<PathBuf> {
+    if path.is_some() || state_dir.is_some() {
+        return None;
+    }
+    let here = std::env::current_dir().ok()?;
+    let is_inside = |entry: &Entry| here.starts_with(&entry.mountpoint);
+    entries.iter().any(is_inside).then_some(here)
+}
+
+/// All drives, where none was named and the current directory is in none of them.
+pub(super) fn all(setup: &Setup, path: Option<&Path>) -> Vec<Entry> {
+    let entries = find_all(&setup.folders.runtime);
+    let is_one = path.is_some()
+        || setup.layer.state_dir.is_some()
+        || current(None, None, &entries).is_some();
+    match is_one {
+        true => Vec::new(),
+        false => entries,
+    }
 }
 
 /// As [`find`], when the command cannot do without.
@@ -92,7 +116,7 @@ fn choose(
                 Err(Failure::new(
                     Exit::Usage,
                     format!(
-                        "several drives are mounted ({}): name one by --state-dir",
+                        "several drives are mounted ({}): name one by --state-dir, or run this in one of them",
                         all.join(", ")
                     ),
                 ))

@@ -13,6 +13,7 @@ mod detach;
 mod doctor;
 mod dumps;
 pub mod exit;
+mod help;
 mod locate;
 mod log;
 mod mount;
@@ -26,7 +27,7 @@ mod volume;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
 
 use args::{Cli, Command, Dev};
@@ -47,16 +48,18 @@ pub fn main() -> ExitCode {
         output::report(&Failure::new(Exit::Failure, line), json);
         return ExitCode::from(u8::from(Exit::Failure));
     }
-    let outcome = match Cli::try_parse_from(&words) {
+    let read = help::command().try_get_matches_from(&words);
+    let outcome = match read.and_then(|read| Cli::from_arg_matches(&read)) {
         Ok(cli) => run(cli),
         Err(fault)
             if matches!(
                 fault.kind(),
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+                ErrorKind::DisplayHelp
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                    | ErrorKind::DisplayVersion
             ) =>
         {
-            let printed = fault.print();
-            return ExitCode::from(u8::from(printed.is_err()));
+            return help::print(&fault);
         }
         Err(fault) => Err(Failure::new(Exit::Usage, output::usage_line(&fault)).into()),
     };
@@ -75,7 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Syncfs { path } => return umount::syncfs(path),
         Command::Completions { shell } => return output::completions(*shell),
-        Command::Man => return output::manual(),
+        Command::Man { command } => return output::manual(command.as_deref()),
         Command::Demo { .. } | Command::Mount { .. } => arenas::bound(),
         _ => {}
     }
@@ -172,6 +175,6 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             command: Dev::Call { data, value, on },
         } => chain::call(&setup, on, data, value),
         Command::Doctor => doctor::run(&setup),
-        Command::Syncfs { .. } | Command::Completions { .. } | Command::Man => Ok(Exit::Ok),
+        Command::Syncfs { .. } | Command::Completions { .. } | Command::Man { .. } => Ok(Exit::Ok),
     }
 }

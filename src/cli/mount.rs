@@ -49,6 +49,13 @@ pub(super) fn run(
     }
     let config = setup.config()?;
     let place = place(setup, &config, mountpoint)?;
+    if config.volume_is_default && config.address.is_none() && !setup.quiet {
+        // Nobody is left to tell when stderr is gone.
+        let _ = writeln!(
+            std::io::stderr(),
+            "pxfs: this version makes plain volumes: what you store is NOT encrypted (--volume plain says that you know)"
+        );
+    }
     if foreground {
         return front(setup, config, place);
     }
@@ -62,7 +69,7 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
     if config.volume == VolumeKind::Sealed && config.address.is_none() {
         fail!(
             Usage,
-            "sealed volumes come in a later version: say `--volume plain`, and know that what you store is not encrypted"
+            "sealed volumes come in a later version: leave --volume out, or say `--volume plain`, and know that what you store is not encrypted"
         );
     }
     let options = mount_options(config)?;

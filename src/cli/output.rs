@@ -6,13 +6,12 @@
 use std::io::{IsTerminal, Write};
 
 use alloy::primitives::U256;
-use clap::CommandFactory;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
-use super::args::Cli;
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, fail};
+use super::help;
 use crate::chain::coin;
 
 /// Prints the error of a command.
@@ -64,14 +63,21 @@ pub(super) fn text_answer(text: &str) -> anyhow::Result<Exit> {
 /// Prints the completions of a shell.
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "pxfs", &mut text);
+    clap_complete::generate(shell, &mut help::command(), "pxfs", &mut text);
     text_answer(String::from_utf8_lossy(&text).trim_end())
 }
 
-/// Prints the manual page.
-pub(super) fn manual() -> anyhow::Result<Exit> {
+/// Prints the manual page, or that of one command.
+pub(super) fn manual(command: Option<&str>) -> anyhow::Result<Exit> {
+    let page = match command {
+        None => help::command(),
+        Some(name) => match help::page_of(name) {
+            Some(page) => page,
+            None => fail!(Usage, "man: there is no command {name}: see `pxfs --help`"),
+        },
+    };
     let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    clap_mangen::Man::new(page).render(&mut text)?;
     text_answer(String::from_utf8_lossy(&text).trim_end())
 }
 
@@ -115,6 +121,16 @@ fn rounded(number: &str) -> String {
     let rest = exact.to_string().len().saturating_sub(6);
     let unit = U256::from(10).pow(U256::from(rest));
     exact.div_ceil(unit).saturating_mul(unit).to_string()
+}
+
+/// What a command says that was not let go on.
+pub(super) fn cancelled(command: &str, what: &str) -> String {
+    match can_ask() {
+        true => format!("{command}: cancelled: nothing was {what}"),
+        false => format!(
+            "{command}: nothing was {what}: it needs --yes where there is no terminal to ask on"
+        ),
+    }
 }
 
 /// Whether somebody is there to be asked.

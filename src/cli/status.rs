@@ -7,11 +7,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::exit::Exit;
+use super::exit::{Exit, Failure};
 use super::locate;
 use super::output::{bytes, json_answer, table, text_answer};
 use super::setup::Setup;
-use crate::control::Request;
+use crate::control::{Entry, Request};
 use crate::status::{State, Status, TokenStatus};
 
 /// Width of the quota bar.
@@ -19,11 +19,36 @@ const BAR: u64 = 12;
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Exit> {
+    let all = locate::all(setup, mountpoint);
+    if all.len() > 1 {
+        return several(setup, &all);
+    }
     let entry = locate::require(setup, mountpoint)?;
     let status: Status = locate::connect(&entry)?.ask(&Request::Status, |_| {})?;
     match setup.json {
         true => json_answer(&status),
         false => text_answer(&render(&status)),
+    }
+}
+
+/// Each drive; one that does not answer keeps no other from being shown.
+fn several(setup: &Setup, entries: &[Entry]) -> anyhow::Result<Exit> {
+    let (mut told, mut silent) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let asked = locate::connect(entry).and_then(|client| client.ask(&Request::Status, |_| {}));
+        match asked {
+            Ok(status) => told.push(status),
+            Err(failure) => silent.push(failure),
+        }
+    }
+    let exit = match setup.json {
+        true => json_answer(&told)?,
+        false => text_answer(&told.iter().map(render).collect::<Vec<_>>().join("\n\n"))?,
+    };
+    let lines: Vec<String> = silent.iter().map(Failure::to_string).collect();
+    match silent.first() {
+        None => Ok(exit),
+        Some(first) => Err(Failure::new(first.exit, lines.join("; ")).into()),
     }
 }
 
@@ -153,10 +178,13 @@ fn row(token: &TokenStatus) -> Vec<String> {
     let used = local.map(|local| local.used_bytes);
     vec![
         token.directory.clone(),
-        token.state.as_str().to_owned(),
+        state(token).to_owned(),
         bytes(token.quota_bytes),
         used.map_or_else(String::new, bytes),
-        used.map_or_else(String::new, |used| bar(used, token.quota_bytes)),
+        used.map_or_else(String::new, |used| {
+            let quota = token.quota_bytes;
+            format!("{} {:>3} %", bar(used, quota), share(used, quota, 100))
+        }),
         local.map_or_else(String::new, |local| bytes(local.free_bytes)),
         local.map_or_else(String::new, |local| match local.pending_files {
             0 if local.pending => "names".to_owned(),
@@ -169,6 +197,27 @@ fn row(token: &TokenStatus) -> Vec<String> {
     ]
 }
 
+/// The state, and that little is left of the quota.
+fn state(token: &TokenStatus) -> &'static str {
+    let used = token.local.as_ref().map_or(0, |local| local.used_bytes);
+    match token.state {
+        State::Ok if share(used, token.quota_bytes, 100) >= 90 => "nearly full",
+        state => state.as_str(),
+    }
+}
+
+/// How many of `parts` equal parts of the quota are used, rounded up, but all of them only where it is.
+fn share(used: u64, quota: u64, parts: u64) -> u64 {
+    if quota == 0 {
+        return 0;
+    }
+    if used >= quota {
+        return parts;
+    }
+    let part = (u128::from(used) * u128::from(parts)).div_ceil(u128::from(quota));
+    u64::try_from(part).unwrap_or(parts).min(parts - 1)
+}
+
 fn uploads(token: &TokenStatus) -> String {
     let left = token.uploads_left;
     left.map_or_else(|| "-".to_owned(), |left| left.to_string())
@@ -179,13 +228,7 @@ fn deadline(token: &TokenStatus) -> String {
 }
 
 fn bar(used: u64, quota: u64) -> String {
-    let full = match quota {
-        0 => 0,
-        quota => (u128::from(used) * u128::from(BAR)).div_ceil(u128::from(quota)),
-    };
-    let full = usize::try_from(full)
-        .unwrap_or(usize::MAX)
-        .min(BAR as usize);
+    let full = share(used, quota, BAR) as usize;
     format!("[{}{}]", "#".repeat(full), ".".repeat(BAR as usize - full))
 }
 
@@ -275,7 +318,7 @@ mod tests {
             "overdue",
             "100.0 MiB",
             "25.0 MiB",
-            "[###.........]",
+            "[###.........]  25 %",
             "1.0 MiB in 3 files",
             "1970-01-02 00:00 UTC",
             "token 7: the sync is overdue: run `pxfs sync 7`",
@@ -418,7 +461,20 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_full_at_the_quota_and_never_beyond() {
+    fn a_bar_is_full_at_the_quota_and_neither_before_nor_beyond() {
+        assert_eq!(bar(99, 100), "[###########.]");
+        assert_eq!(share(1, u64::MAX, 100), 1);
+        assert_eq!(share(u64::MAX - 1, u64::MAX, 100), 99);
+        let mut token = status().tokens.remove(0);
+        token.state = State::Ok;
+        let mut shown = |used_bytes| {
+            if let Some(local) = &mut token.local {
+                local.used_bytes = used_bytes;
+            }
+            row(&token)[1].clone()
+        };
+        assert_eq!(shown(80 << 20), "ok");
+        assert_eq!(shown(91 << 20), "nearly full");
         assert_eq!(bar(0, 100), "[............]");
         assert_eq!(bar(1, 100), "[#...........]");
         assert_eq!(bar(u64::MAX, 100), "[############]");

@@ -4,6 +4,7 @@
 //! not, since what was written here waits for it. Called by `parts` and by `doctor`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::counted::{Counted, Counts};
 use super::fault;
@@ -29,6 +30,11 @@ use crate::store::gateway::GatewayStore;
 use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::rpc::{Patience, RpcStore};
+
+/// The CID of no bytes, which it contains: no gateway has to look for it.
+const EMPTY: &str = "bafkqaaa";
+/// How long a gateway may take to answer.
+const GATEWAY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A node that is built.
 struct Opened {
@@ -256,6 +262,23 @@ pub fn real(config: &Config) -> anyhow::Result<Vec<(Client, bool)>> {
         Some(client.map(|client| (client, n == 0)))
     });
     real.collect()
+}
+
+/// Whether the gateway at `url` gives single blocks. It is asked for the empty block, whose CID has all of it.
+///
+/// # Errors
+/// It does not answer.
+pub async fn look_at_gateway(url: &NodeUrl) -> anyhow::Result<bool> {
+    let NodeUrl::Gateway(place) = url else {
+        return Ok(false);
+    };
+    let asked = gateway(place)?.block(EMPTY, 16, GATEWAY_PATIENCE).await;
+    match asked {
+        Ok(found) => Ok(found.is_some()),
+        // It answers, with an error.
+        Err(RpcError::Transport(why)) if why.contains("the gateway answers") => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn gateway(url: &str) -> anyhow::Result<Gateway> {

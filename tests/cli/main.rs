@@ -260,7 +260,7 @@ fn what_this_version_cannot_do_is_refused_in_one_line() {
     let home = Home::new();
     let mountpoint = home.mountpoint();
     let mnt = mountpoint.to_str().unwrap();
-    let line = home.refused(2, &["mount", "-f", mnt]);
+    let line = home.refused(2, &["mount", "-f", mnt, "--volume", "sealed"]);
     assert!(
         line.contains("--volume plain") && line.contains("not encrypted"),
         "{line}"

@@ -1,4 +1,4 @@
-//! Many leaves in one call: an IPFS node's `cat` gives the bytes of all that it is asked for, one behind
+//! Many leaves in one call: a node's `cat` gives the bytes of all that it is asked for, one behind
 //! the other.
 //!
 //! Invariant: what leaves here was compared with its CID, one by one; a node that lacks any of them gives
@@ -8,7 +8,6 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::{RpcStore, plain, unfinished};
-use crate::rpc::Dialect;
 use crate::store::{BlockStore, StoreError, check_bytes, some_at_once};
 
 /// The most leaves, and bytes of them, of one call.
@@ -20,7 +19,7 @@ impl RpcStore {
     pub(super) async fn cat(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
         let bytes: u64 = leaves.iter().map(|(_, size)| size).sum();
         let fits = (2..=MOST_LEAVES).contains(&leaves.len()) && bytes <= MOST_BYTES;
-        if !fits || self.client.dialect() != Dialect::Ipfs {
+        if !fits {
             return some_at_once(leaves.iter().map(|(cid, _)| self.get(cid)).collect()).await;
         }
         let texts: Vec<String> = leaves.iter().map(|(cid, _)| cid.to_string()).collect();
