@@ -194,7 +194,7 @@ const HELD: [(&str, usize, Held); 28] = {
             ),
         ),
         ("names/key.rs", 2, Not(REAL)),
-        ("run/blocks.rs", 2, Not(REAL)),
+        ("run/blocks/new_file.rs", 2, Not(REAL)),
         ("run/copy.rs", 2, Not(REAL)),
         ("run/demo.rs", 1, Not(REAL)),
         ("run/owed.rs", 2, Not(REAL)),
