@@ -17,7 +17,7 @@ use crate::control::{Request, Terms};
 use crate::names::key::NameKey;
 use crate::names::record::Record;
 use crate::pack::cid::node_of_digest;
-use crate::pack::usage::Usage;
+use crate::pack::usage::{self, Usage};
 use crate::run::operate;
 use crate::run::sync::{self, By};
 use crate::types::{TokenId, VolumeKey};
@@ -44,8 +44,8 @@ async fn gateway() -> (String, Shelf) {
 async fn published(world: &World, name: &str) -> Vec<u8> {
     let record = world.parts.node.names.resolve(name).await.unwrap();
     let record = Record::verify(name, &record).unwrap();
-    let block = world.parts.node.reads.get(&record.cid).await;
-    block.unwrap().to_vec()
+    let block = world.parts.node.reads.get(&record.cid).await.unwrap();
+    usage::document(&record.cid, &block).unwrap().to_vec()
 }
 
 async fn nonce(world: &World) -> u64 {
