@@ -106,7 +106,24 @@ fn a_word_that_is_not_understood_is_named() {
     assert!(home.refused(2, &["mint"]).contains("--package"));
     home.refused(2, &["sync", "first"]);
     home.refused(2, &["dev", "advance", "tomorrow"]);
-    home.refused(2, &[]);
+}
+
+#[test]
+fn a_line_that_stops_before_a_command_prints_help() {
+    let home = Home::new();
+    for (words, wanted) in [
+        (&[][..], "umount"),
+        (&["dev"], "advance"),
+        (&["help"], "umount"),
+        (&["help", "mint"], "--package"),
+    ] {
+        let output = home.run(words);
+        let shown = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        assert!(output.stderr.is_empty(), "{words:?}");
+        assert!(shown.contains(wanted), "{words:?}: {shown}");
+        assert!(shown.lines().count() > 5, "{words:?}: {shown}");
+    }
 }
 
 #[test]
