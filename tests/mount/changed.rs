@@ -41,7 +41,7 @@ fn published_files(node: &Path, root: &str) -> BTreeMap<&'static str, Vec<PathBu
         };
         let text = fs::read(&path).expect("readable");
         let text = String::from_utf8_lossy(&text);
-        if text.starts_with('{') && text.contains(root) {
+        if text.contains("{\"version\":1,") && text.contains(root) {
             files.entry("document").or_default().push(path.clone());
         }
         places.insert(cid, path);

@@ -196,7 +196,7 @@ fn the_usage_metadata_is_true_and_leads_to_the_tree() {
 
     let node = Node::open(&machine.node());
     let name = row["name"].as_str().expect("a name");
-    let bytes = node.block(&node.resolve(name));
+    let bytes = node.file(&node.resolve(name));
     let text = String::from_utf8(bytes).expect("text");
     let document: Value = serde_json::from_str(&text).expect("JSON");
 
