@@ -302,7 +302,10 @@ async fn the_stand_in_has_the_defects_of_btfs_nodes() {
 
     let import = ask(&client, "dag/import", &[], &[Bytes::from_static(b"car")]).await;
     assert!(
-        matches!(import, Err(RpcError::Transport(_) | RpcError::Broken(_))),
+        matches!(
+            import,
+            Err(RpcError::Transport(_) | RpcError::Away(_) | RpcError::Broken(_))
+        ),
         "{import:?}"
     );
     assert!(!btfs.is_alive());
