@@ -306,11 +306,6 @@ impl Chain {
     /// So many blocks without what waits, which is forgotten.
     pub(crate) fn mine_without_what_waits(&self, blocks: u64) {
         self.anvil_does("anvil_dropAllTransactions", &());
-        self.mine(blocks);
-    }
-
-    /// Mines blocks, with what waits.
-    pub(crate) fn mine(&self, blocks: u64) {
         self.anvil_does("anvil_mine", &(U256::from(blocks),));
     }
 
