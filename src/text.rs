@@ -8,6 +8,27 @@ const NAME: usize = 64;
 /// The longest message that is shown, in characters.
 const MESSAGE: usize = 300;
 
+/// The longest path that is shown, in characters.
+const PATH: usize = 1024;
+
+/// A path whose names others may have given: each character that is not shown as it stands by its number.
+#[must_use]
+pub fn path(bytes: &[u8]) -> String {
+    let begin = bytes.get(..bytes.len().min(4 * PATH)).unwrap_or_default();
+    let mut shown = String::new();
+    for (at, c) in String::from_utf8_lossy(begin).chars().enumerate() {
+        if at == PATH {
+            shown.push('\u{2026}');
+            break;
+        }
+        match is_plain(c) {
+            true => shown.push(c),
+            false => shown.extend(c.escape_unicode()),
+        }
+    }
+    shown
+}
+
 /// A name that others have given.
 #[must_use]
 pub fn name(text: &str) -> String {
@@ -46,8 +67,22 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_others_have_made_is_one_line_and_told_from_each_other() {
+        assert_eq!(
+            path("a\nb/\u{1b}[2J\u{202e}c".as_bytes()),
+            "a\\u{a}b/\\u{1b}[2J\\u{202e}c"
+        );
+        assert_eq!(
+            path("\u{4f60}/M\u{fc}nchen".as_bytes()),
+            "\u{4f60}/M\u{fc}nchen"
+        );
+        assert_eq!(path(b"\xff"), "\u{fffd}");
+    }
+
+    #[test]
     fn what_others_write_is_of_a_bounded_length() {
         let long = "\u{e4}".repeat(4 << 20);
+        assert_eq!(path(long.as_bytes()).chars().count(), PATH + 1);
         assert_eq!(name(&long).chars().count(), NAME);
         assert_eq!(message(&long).chars().count(), MESSAGE);
     }

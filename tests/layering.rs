@@ -16,7 +16,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("status", &["types"]),
     ("mount", &["fs", "types", "clock"]),
-    ("fs", &["journal", "pack", "cache", "types", "clock"]),
+    (
+        "fs",
+        &["journal", "pack", "cache", "types", "clock", "text"],
+    ),
     ("journal", &["types", "clock", "durable"]),
     ("pack", &["types"]),
     ("rpc", &["text"]),

@@ -12,6 +12,7 @@ use super::volume::{Volume, lock};
 use super::{FsError, Kind, LostBlock};
 use crate::journal::record::{CidBytes, Content, Directory, Inode, Lost};
 use crate::journal::{Batch, key};
+use crate::text;
 use crate::types::Ino;
 
 /// Most directories above a file that a path is told with.
@@ -321,7 +322,7 @@ impl Volume {
         u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
     }
 
-    /// The first name of an inode, below the token's directory; of one that is gone, its number.
+    /// The first name of an inode, below the token's directory, as it is shown; of one that is gone, its number.
     pub(crate) fn path_of(&self, ino: Ino) -> String {
         let mut names = Vec::new();
         let mut at = ino;
@@ -330,7 +331,7 @@ impl Volume {
             let link = links.ok().and_then(|links| {
                 let (found, _) = links.first()?;
                 let (dir, name) = key::parse_link(found)?;
-                Some((dir, String::from_utf8_lossy(name).into_owned()))
+                Some((dir, name.to_vec()))
             });
             let Some((dir, name)) = link else {
                 return format!("inode {}", ino.0);
@@ -339,6 +340,6 @@ impl Volume {
             at = dir;
         }
         names.reverse();
-        names.join("/")
+        text::path(&names.join(&b'/'))
     }
 }
