@@ -22,6 +22,8 @@ pub struct Counts {
     /// When the calls that have no answer yet began.
     open: Mutex<BTreeMap<u64, Instant>>,
     begun: AtomicU64,
+    /// When it did last what it was asked for, or said that it has not got it.
+    heard: Mutex<Option<Instant>>,
 }
 
 /// A call that has no answer yet.
@@ -48,17 +50,47 @@ impl Counts {
             .map_or(Duration::ZERO, |(_, begun)| begun.elapsed())
     }
 
+    /// Whether it has answered since `then`.
+    #[must_use]
+    pub fn is_heard_since(&self, then: Instant) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|heard| heard > then)
+    }
+
     /// Waits for the answer to a call.
-    async fn watch<T>(&self, call: impl Future<Output = T>) -> T {
+    async fn watch<T, E: Refusal>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let serial = self.begun.fetch_add(1, Ordering::Relaxed);
         self.open().insert(serial, Instant::now());
         // Also when nobody waits for the answer any more.
         let _open = Open(self, serial);
-        call.await
+        let answer = call.await;
+        if answer.as_ref().err().is_none_or(Refusal::is_absence) {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            *heard = Some(Instant::now());
+        }
+        answer
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Instant>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a call did not do what it was asked for.
+trait Refusal {
+    /// Whether the node says by it that it has not got something.
+    fn is_absence(&self) -> bool;
+}
+
+impl Refusal for StoreError {
+    fn is_absence(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+}
+
+impl Refusal for NameError {
+    fn is_absence(&self) -> bool {
+        matches!(self, Self::Missing(_))
     }
 }
 
@@ -92,6 +124,10 @@ impl BlockStore for Counted<dyn BlockStore> {
 
     async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.counts.watch(self.inner.get_unverified(cid)).await
+    }
+
+    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.counts.watch(self.inner.get_near(cid)).await
     }
 
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
@@ -167,7 +203,7 @@ mod tests {
         assert_eq!(counts.silence(), Duration::ZERO);
         let asked = Arc::clone(&counts);
         let hangs = tokio::spawn(async move {
-            let never = std::future::pending::<Result<(), ()>>();
+            let never = std::future::pending::<Result<(), StoreError>>();
             asked.watch(never).await
         });
         let pause = Duration::from_millis(20);
@@ -175,7 +211,10 @@ mod tests {
             tokio::time::sleep(pause).await;
         }
         // What is answered meanwhile does not speak for what is not.
-        counts.watch(async { Ok::<_, ()>(()) }).await.unwrap();
+        counts
+            .watch(async { Ok::<_, StoreError>(()) })
+            .await
+            .unwrap();
         assert!(counts.silence() >= pause, "{:?}", counts.silence());
         hangs.abort();
         assert!(hangs.await.is_err());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::holdings::Holdings;
 use super::parts::Parts;
@@ -41,7 +41,8 @@ pub(super) struct Session {
     /// Mounted with `-o ro`.
     read_only: bool,
     born: Duration,
-    node_error: Mutex<Option<String>>,
+    /// What the last look at the node has met, and when it began.
+    node_error: Mutex<Option<(String, Instant)>>,
     /// The same of those that are only read from, in their order.
     more_errors: Mutex<Vec<Option<String>>>,
 }
@@ -84,10 +85,10 @@ impl Session {
                 Ok(Err(fault)) => Some(fault.to_string()),
                 Err(_) => Some(format!("no answer within {} s", LOOK.as_secs())),
             };
-            let node = &self.parts.node;
+            let (node, begin) = (&self.parts.node, Instant::now());
             let more = join_all(node.more.iter().map(|node| look(&node.near)));
             let (error, more) = futures::join!(look(&node.store), more);
-            *lock(&self.node_error) = error;
+            *lock(&self.node_error) = error.map(|error| (error, begin));
             *lock(&self.more_errors) = more;
             tokio::time::sleep(LOOK_PAUSE).await;
         }
@@ -100,8 +101,15 @@ impl Session {
             let waited = silence.as_secs();
             return Some(format!("the storage node has not answered for {waited} s"));
         }
-        let error = lock(&self.node_error).clone();
+        let error = self.node_error();
         error.map(|error| format!("the storage node: {error}"))
+    }
+
+    /// What the last look at the node has met, unless it has answered somebody since.
+    fn node_error(&self) -> Option<String> {
+        let (error, begin) = lock(&self.node_error).clone()?;
+        let counts = &self.parts.node.counts;
+        (!counts.is_heard_since(begin)).then_some(error)
     }
 
     /// What all tokens may hold, in bytes. Reads the journals: blocks on the disk.
@@ -120,7 +128,7 @@ impl Session {
             error,
         };
         let node = &self.parts.node;
-        let first = told(node.kind, &node.label, lock(&self.node_error).clone());
+        let first = told(node.kind, &node.label, self.node_error());
         let mut errors = lock(&self.more_errors).clone().into_iter();
         let more = node.more.iter();
         let more = more.map(|node| told(node.kind, &node.label, errors.next().flatten()));
