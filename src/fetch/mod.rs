@@ -7,6 +7,7 @@
 mod content;
 mod directory;
 mod flight;
+pub(crate) mod remake;
 mod root;
 mod silence;
 pub(crate) mod source;

@@ -112,6 +112,25 @@ impl Volume {
         })
     }
 
+    /// The tree as it is, for who reads names and what is published of them: the bytes of files may change beside it.
+    ///
+    /// # Errors
+    /// Local state cannot be made durable.
+    pub(crate) fn view(self: &Arc<Self>) -> Result<Cut, FsError> {
+        let active = Arc::new(ActiveCut::new(self.stage.create_scratch()?));
+        let taken = self.journal.snapshot(|_| ());
+        let taken = taken.and_then(|snapshot| Ok((snapshot.counters()?, snapshot)));
+        let (counters, snapshot) = taken.map_err(|error| self.poison(error))?;
+        Ok(Cut {
+            volume: Arc::clone(self),
+            snapshot,
+            counters,
+            active,
+            activity: None,
+            steps: None,
+        })
+    }
+
     fn end_cut(&self) {
         *self.cut.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -369,7 +388,10 @@ impl Cut {
 
 impl Drop for Cut {
     fn drop(&mut self) {
-        self.volume.end_cut();
+        let current = self.volume.active_cut();
+        if current.is_some_and(|current| Arc::ptr_eq(&current, &self.active)) {
+            self.volume.end_cut();
+        }
     }
 }
 

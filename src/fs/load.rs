@@ -100,6 +100,18 @@ impl Volume {
         Ok(state.published.filter(|_| !state.loaded).map(Into::into))
     }
 
+    /// The published tree of a directory whose entries are here; `None` where they are not, or it has none.
+    ///
+    /// # Errors
+    /// No such directory; the journal cannot be read.
+    pub(crate) fn loaded_tree(&self, dir: Ino) -> Result<Option<TreeRef>, FsError> {
+        let state: Directory = self
+            .journal
+            .record(&key::directory(dir))?
+            .ok_or(FsError::NotFound)?;
+        Ok(state.published.filter(|_| state.loaded).map(Into::into))
+    }
+
     /// The published inode table, if there is one.
     ///
     /// # Errors

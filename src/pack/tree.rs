@@ -6,6 +6,7 @@
 //! levels. Below a border are the keys from it up to the next; those before the first border belong
 //! to the first page. Called by a commit ([`update()`]) and by a loader ([`scan`], [`lookup`]).
 
+use ::cid::Cid;
 use bytes::Bytes;
 
 use super::entry::{Entry, Sums, TreeRef};
@@ -126,6 +127,51 @@ pub fn scan(
     } else {
         Err(PackError::Need(missing))
     }
+}
+
+/// Which keys stand in page `cid` of a tree: from the first up to the second, where there is one. `None` where it is an
+/// index, or no page of this tree.
+pub fn keys_of(
+    kind: TreeKind,
+    tree: &TreeRef,
+    cid: &Cid,
+    blocks: &dyn Blocks,
+) -> Result<Option<(Bytes, Option<Bytes>)>, PackError> {
+    let (mut below, mut missing) = (vec![Place::top(tree)], Vec::new());
+    while let Some(place) = below.pop() {
+        if place.child.cid == *cid {
+            let is_page = place.level.is_none_or(|level| level == 0);
+            return Ok(is_page.then_some((place.lower, place.upper)));
+        }
+        if place.child.damaged || place.level == Some(0) {
+            continue;
+        }
+        match place.load(kind, blocks)? {
+            None => missing.push(place.child.cid),
+            Some(Body::Entries(_)) => {}
+            Some(Body::Rows(level, rows)) => {
+                below.extend((0..rows.len()).filter_map(|at| place.below(level, &rows, at)));
+            }
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(None),
+        false => Err(PackError::Need(missing)),
+    }
+}
+
+/// The page that holds `entries`, sorted by key.
+pub fn page(kind: TreeKind, entries: Vec<Entry>) -> Result<Block, PackError> {
+    Ok(Body::Entries(entries).encode(kind)?.0)
+}
+
+/// The page of a tree without entries whose CID is `cid`: it is the same in every volume.
+pub fn empty_page(cid: &Cid) -> Result<Option<Block>, PackError> {
+    let mut pages = Vec::new();
+    for kind in [TreeKind::Directory, TreeKind::Table] {
+        empty(kind, &mut |page| pages.push(page))?;
+    }
+    Ok(pages.into_iter().find(|page| page.cid == *cid))
 }
 
 /// A page and what its parent says of it.

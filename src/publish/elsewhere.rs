@@ -1,4 +1,5 @@
-//! A block that the node has lost and the cache has not got: looked for on the other nodes, and the gateways.
+//! A block that the node has lost and the cache has not got: made again where it is a page of a directory that is
+//! known here, else looked for on the other nodes, and the gateways.
 //!
 //! Invariant: nobody is waited for long, and where several in a row do not answer no more are asked: after a great loss each
 //! would take its time in vain. Who does not answer may have the block. Called by `heal` and `sample`.
@@ -8,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cid::Cid;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::PublishError;
 use super::commit::Context;
+use crate::fetch::remake::remade;
 use crate::pack::cid as form;
-use crate::pack::tree::{self, TreeKind};
 use crate::store::StoreError;
+use crate::types::Ino;
 
 /// How long all of them together may take for a block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,18 +34,25 @@ pub(super) struct Elsewhere {
 pub(super) struct Silent;
 
 impl Elsewhere {
-    /// `data`, or where there is none the block where it is a page without entries, or as somebody else has it.
+    /// `data`, or where there is none the block as it is made again where it is a page of `dir`, or as somebody else
+    /// has it.
     pub(super) async fn or_find(
         &self,
         context: &Context,
         cid: &Cid,
         data: Option<Bytes>,
+        dir: Option<Ino>,
     ) -> Result<Option<Bytes>, Silent> {
         if data.is_some() {
             return Ok(data);
         }
-        if let Ok(Some(page)) = empty_page(cid) {
-            return Ok(Some(page));
+        if let Some(dir) = dir {
+            let (source, deadline) = (context.node.fetcher.source(), Instant::now() + PATIENCE);
+            match remade(source, &context.volume, dir, cid, deadline).await {
+                Ok(Some(page)) => return Ok(Some(page)),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, block = %cid, "a page cannot be made again"),
+            }
         }
         if self.silent.load(Ordering::Relaxed) >= MOST_SILENT {
             return Err(Silent);
@@ -66,15 +74,4 @@ impl Elsewhere {
         }
         found
     }
-}
-
-/// The block, where it is the page of a tree without entries, which is the same everywhere: most volumes' inode table,
-/// which a machine that began from another's root has never read.
-fn empty_page(cid: &Cid) -> Result<Option<Bytes>, PublishError> {
-    let mut pages = Vec::new();
-    for kind in [TreeKind::Directory, TreeKind::Table] {
-        tree::empty(kind, &mut |page| pages.push(page))?;
-    }
-    let found = pages.into_iter().find(|page| page.cid == *cid);
-    Ok(found.map(|page| page.data))
 }

@@ -122,7 +122,7 @@ async fn look_after(
                 keep_head(context).await?;
                 mark(&context.volume, &loss, true).await?;
                 // A directory whose entries are here is not marked, and comes again.
-                if loss.size.is_some() {
+                if loss.size.is_some() || context.volume.loaded_tree(loss.ino)?.is_none() {
                     receipts.note_found();
                 }
             }
@@ -281,7 +281,7 @@ pub(super) async fn is_there(store: &dyn BlockStore, cid: &Cid) -> Result<bool, 
     }
 }
 
-/// Puts the block again if the cache has it, or somebody else.
+/// Puts the block again if the cache has it, it can be made, or somebody else has it.
 async fn put_again(
     context: &Context,
     elsewhere: &Elsewhere,
@@ -291,7 +291,8 @@ async fn put_again(
     let data = source
         .cached(&loss.block, &loss.of, loss.size, loss.chunk)
         .await?;
-    let data = match elsewhere.or_find(context, &loss.block, data).await {
+    let dir = loss.size.is_none().then_some(loss.ino);
+    let data = match elsewhere.or_find(context, &loss.block, data, dir).await {
         Ok(Some(data)) => data,
         Ok(None) => return Ok(Ok(false)),
         Err(Silent) => return Ok(Err(Silent)),

@@ -334,22 +334,17 @@ impl Sampler {
         context: &Context,
         root: TreeRef,
     ) -> Result<Option<TreeRef>, PublishError> {
-        let source = context.node.fetcher.source();
         let mut tree = root;
         self.above = vec![Ino::ROOT];
         for (depth, name) in self.place.dirs.clone().into_iter().enumerate() {
-            let found = source
-                .solve(&mut Held::new(), Instant::now() + PATIENCE, |held| {
-                    tree::lookup(TreeKind::Directory, &tree, &name, held)
-                })
-                .await;
-            let found = match found {
-                Err(FsError::Lost(lost)) => {
-                    let need = Need {
-                        ino: self.above.last().copied().unwrap_or(Ino::ROOT),
-                        of: tree.root.cid,
-                        size: None,
-                    };
+            let need = Need {
+                ino: self.above.last().copied().unwrap_or(Ino::ROOT),
+                of: tree.root.cid,
+                size: None,
+            };
+            let lookup = |held: &Held| tree::lookup(TreeKind::Directory, &tree, &name, held);
+            let found = match self.solve(context, need, &mut Held::new(), lookup).await {
+                Err(PublishError::Local(FsError::Lost(lost))) => {
                     self.note(context, need, &lost).await;
                     // The directory that is left is the one whose page is lost.
                     self.place.dirs.truncate(depth);
@@ -384,49 +379,31 @@ impl Sampler {
         let limit = usize::try_from(self.left).unwrap_or(1).max(1);
         let after = self.place.after.clone();
         let mut held = Held::new();
-        let source = context.node.fetcher.source();
-        let mut entries;
-        let mut again = None;
-        loop {
-            entries = source
-                .solve(&mut held, Instant::now() + PATIENCE, |held| {
-                    let after = after.as_ref().map(|after| after.as_slice());
-                    tree::scan(kind, &tree, after, limit, held)
-                })
-                .await;
-            // One that had no entries is known.
-            let Err(FsError::Lost(lost)) = &entries else {
-                break;
-            };
-            let found = self.elsewhere.or_find(context, &lost.cid, None).await;
-            let Ok(Some(data)) = found else { break };
-            if again.replace(lost.cid) == Some(lost.cid) {
-                break;
-            }
-            let cid = lost.cid;
-            self.put_again(context, Block { cid, data }).await?;
-        }
         let need = Need {
             ino,
             of: tree.root.cid,
             size: None,
         };
-        match entries {
+        let scan = |held: &Held| {
+            let after = after.as_ref().map(|after| after.as_slice());
+            tree::scan(kind, &tree, after, limit, held)
+        };
+        match self.solve(context, need, &mut held, scan).await {
             Ok(entries) => {
                 for page in held.keys() {
                     self.ask(context, need, page, None).await?;
                 }
                 Ok(Some(entries))
             }
-            Err(FsError::Lost(lost)) => {
+            Err(PublishError::Local(FsError::Lost(lost))) => {
                 self.note(context, need, &lost).await;
                 Ok(None)
             }
-            Err(FsError::Damaged(why)) => {
+            Err(PublishError::Local(FsError::Damaged(why))) => {
                 tracing::warn!(why, "a page of the tree cannot be read");
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 

@@ -146,6 +146,14 @@ impl BlockStore for FaultStore {
         }
     }
 
+    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        match self.script.enter(Call::Get).await? {
+            Outcome::Drop => Err(StoreError::Missing(*cid)),
+            Outcome::Corrupt => Ok(changed(&self.inner.get_near(cid).await?)),
+            outcome => answer(outcome, self.inner.get_near(cid).await),
+        }
+    }
+
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         match self.script.enter(Call::Has).await? {
             Outcome::Drop => Ok(false),

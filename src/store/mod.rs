@@ -81,10 +81,10 @@ pub trait BlockStore: Send + Sync {
     async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.get(cid).await
     }
-    /// As [`BlockStore::get`], where several stores are one: what each has itself, and no search for what none has. One
-    /// that is alone is asked by [`BlockStore::get`]: beside it there is nobody.
+    /// As [`BlockStore::get`]: what the store has itself, where several are one what each has, and no search for what
+    /// none has.
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        Err(StoreError::Missing(*cid))
+        self.get(cid).await
     }
     /// As [`BlockStore::get_near`], of those alone that keep what they are given, where others are asked beside them
     /// that do not: `None` where there are no such others.

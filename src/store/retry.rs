@@ -93,7 +93,7 @@ impl BlockStore for RetryStore {
     }
 
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.inner.get_near(cid).await
+        self.run(|| self.inner.get_near(cid)).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {

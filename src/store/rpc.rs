@@ -276,6 +276,11 @@ impl BlockStore for RpcStore {
         Ok(data)
     }
 
+    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
+        self.local(cid).await
+    }
+
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
         self.cat(leaves).await
     }

@@ -310,6 +310,34 @@ fn entries_of_any_weight_fit_into_blocks() {
 }
 
 #[test]
+fn a_page_that_is_lost_is_made_again_from_the_entries_between_its_borders() {
+    let (tree, store) = large(100_000);
+    let all = scan(TreeKind::Directory, &tree, None, usize::MAX, &store).unwrap();
+    let known = reachable(&store, tree.root.cid);
+    let made = known.iter().filter(|cid| {
+        let mut left = store.clone();
+        left.remove(*cid);
+        let keys = keys_of(TreeKind::Directory, &tree, cid, &left).unwrap();
+        let Some((first, end)) = keys else {
+            return false;
+        };
+        let within =
+            |entry: &&Entry| entry.key >= first && end.as_ref().is_none_or(|end| entry.key < *end);
+        let entries = all.iter().filter(within).cloned().collect();
+        // More than one page takes is none.
+        page(TreeKind::Directory, entries).is_ok_and(|made| made.cid == **cid)
+    });
+    // All but the topmost, which is an index.
+    assert!(known.len() > 10);
+    assert_eq!(made.count(), known.len() - 1);
+    let other = cid::node_cid(b"another");
+    assert_eq!(
+        keys_of(TreeKind::Directory, &tree, &other, &store),
+        Ok(None)
+    );
+}
+
+#[test]
 fn a_page_that_is_not_what_its_index_says_is_damage() {
     let (tree, store) = large(20_000);
     let mut lies = tree;

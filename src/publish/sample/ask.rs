@@ -5,15 +5,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cid::Cid;
-use tokio::time::Instant;
+use tokio::time::timeout;
 
 use super::{PATIENCE, Sampler};
-use crate::fetch::source::Held;
+use crate::fetch::source::{Held, blocking, damaged};
 use crate::fs::{FsError, LostBlock};
 use crate::journal::record::CidBytes;
+use crate::pack::cid as form;
 use crate::pack::entry::{Entry, Kind};
-use crate::pack::{chunk, dagpb, file};
+use crate::pack::{PackError, chunk, dagpb, file};
 use crate::publish::PublishError;
 use crate::publish::commit::Context;
 use crate::publish::heal::is_there;
@@ -100,14 +102,10 @@ impl Sampler {
         chunks: std::ops::Range<u64>,
     ) -> Result<bool, PublishError> {
         let mut held = Held::new();
-        let source = context.node.fetcher.source();
-        let leaves = source
-            .solve(&mut held, Instant::now() + PATIENCE, |held| {
-                file::leaves(&need.of, need.size.unwrap_or(0), chunks.clone(), held)
-            })
-            .await;
-        let leaves = match leaves {
-            Err(FsError::Lost(lost)) => {
+        let size = need.size.unwrap_or(0);
+        let ask = |held: &Held| file::leaves(&need.of, size, chunks.clone(), held);
+        let leaves = match self.solve(context, need, &mut held, ask).await {
+            Err(PublishError::Local(FsError::Lost(lost))) => {
                 self.note(context, need, &lost).await;
                 return Ok(false);
             }
@@ -130,6 +128,65 @@ impl Sampler {
         Ok(true)
     }
 
+    /// Calls `ask` with the nodes in `held` until it needs no more of them.
+    pub(super) async fn solve<T>(
+        &self,
+        context: &Context,
+        need: Need,
+        held: &mut Held,
+        ask: impl Fn(&Held) -> Result<T, PackError>,
+    ) -> Result<T, PublishError> {
+        loop {
+            let needed = match ask(held) {
+                Ok(answer) => return Ok(answer),
+                Err(PackError::Need(needed)) => needed,
+                Err(error) => return Err(damaged(&error).into()),
+            };
+            if needed.is_empty() || needed.iter().any(|cid| held.contains_key(cid)) {
+                let endless = "a tree of blocks without an end".to_owned();
+                return Err(FsError::Damaged(endless).into());
+            }
+            for cid in needed {
+                let node = timeout(PATIENCE, self.node(context, need, &cid)).await;
+                held.insert(cid, node.unwrap_or(Err(FsError::TimedOut.into()))?);
+            }
+        }
+    }
+
+    /// A node as the cache has it, or the storage node: that is not to search its network, in which each of many that are
+    /// lost would take its time. One that it has lost is put again where that can be.
+    async fn node(&self, context: &Context, need: Need, cid: &Cid) -> Result<Bytes, PublishError> {
+        let source = context.node.fetcher.source();
+        if let Some(data) = source.cached(cid, cid, None, None).await? {
+            return Ok(data);
+        }
+        let data = match context.node.store.get_near(cid).await {
+            Ok(data) if form::verify(cid, &data).is_ok() => {
+                let (cache, cid, data) = (Arc::clone(&source.cache), *cid, data.clone());
+                blocking(move || {
+                    cache.put_node(&cid, &data);
+                    data
+                })
+                .await?
+            }
+            Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {
+                let dir = need.size.is_none().then_some(need.ino);
+                let found = self.elsewhere.or_find(context, cid, None, dir).await;
+                let Ok(Some(data)) = found else {
+                    return Err(FsError::Lost(Box::new(missing(cid, None))).into());
+                };
+                let block = Block {
+                    cid: *cid,
+                    data: data.clone(),
+                };
+                self.put_again(context, block).await?;
+                data
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(data)
+    }
+
     /// Asks for one block; one of eight is read. What is lost is put again, or noted: then false.
     pub(super) async fn ask(
         &mut self,
@@ -150,16 +207,12 @@ impl Sampler {
         }
         let source = context.node.fetcher.source();
         let data = source.cached(cid, &need.of, need.size, chunk).await?;
-        if let Ok(Some(data)) = self.elsewhere.or_find(context, cid, data).await {
+        let dir = need.size.is_none().then_some(need.ino);
+        if let Ok(Some(data)) = self.elsewhere.or_find(context, cid, data, dir).await {
             self.put_again(context, Block { cid: *cid, data }).await?;
             return Ok(true);
         }
-        let lost = LostBlock {
-            cid: *cid,
-            chunk,
-            why: format!("block {cid} is missing"),
-        };
-        self.note(context, need, &lost).await;
+        self.note(context, need, &missing(cid, chunk)).await;
         Ok(false)
     }
 
@@ -185,5 +238,13 @@ impl Sampler {
             }
         }
         context.volume.note_lost(need.ino, &need.of, lost);
+    }
+}
+
+fn missing(cid: &Cid, chunk: Option<u64>) -> LostBlock {
+    LostBlock {
+        cid: *cid,
+        chunk,
+        why: format!("block {cid} is missing"),
     }
 }

@@ -1,7 +1,7 @@
 //! The node loses blocks: what can be mended is, what cannot is told, all else goes on.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::publish::sample::task::{Signs, turn};
 use crate::store::fault::Call;
+use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -301,17 +302,141 @@ async fn a_directory_whose_page_is_lost_is_published_anew_by_who_knows_what_is_i
     let page = published(&machine, inner);
     assert!(shared.blocks.lose(&page));
     let machine = machine.crash(&shared);
-    let lost = LostBlock {
-        cid: page,
-        chunk: None,
-        why: "gone".to_owned(),
-    };
-    machine.volume.note_lost(inner, &page, &lost);
+    machine.volume.note_lost(inner, &page, &gone(&page));
     machine.commit().await.unwrap();
     machine.commit().await.unwrap();
     assert!(losses(&machine).is_empty());
     assert!(shared.blocks.has(&page).await.unwrap());
     assert_whole(&shared, &machine).await;
+}
+
+/// A reader makes no commit, and its cache may have let go of what it read once.
+#[tokio::test]
+async fn a_directory_that_was_only_read_here_is_put_again_as_it_was() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    let dir = first.dir(first.root, "dir").await;
+    let sub = first.dir(dir, "sub").await;
+    let ino = first.put(dir, "f", &[(0, b"in a directory")]).await;
+    first.call(|d| d.link(ino, sub, b"again")).await.unwrap();
+    first.put(sub, "g", &[(0, b"below")]).await;
+    first.commit().await.unwrap();
+    drop(first);
+    let machine = second(&shared).await;
+    let wanted = machine.tree().await;
+    let inner = |ino: Ino| Ino(ino.0 & Ino::MAX.0);
+    let pages = [Ino::ROOT, inner(dir), inner(sub)].map(|dir| published(&machine, dir));
+    for finds in ["the sampler", "who reads"] {
+        for page in &pages {
+            assert!(shared.blocks.lose(page), "{finds}");
+        }
+        machine.context.node.fetcher.source().cache.forget();
+        match finds {
+            "the sampler" => _ = sample(&machine, 3).await,
+            _ => {
+                for (dir, page) in [Ino::ROOT, inner(dir), inner(sub)].iter().zip(&pages) {
+                    machine.volume.note_lost(*dir, page, &gone(page));
+                }
+                heal(&machine.context, &machine.receipts, PATIENCE)
+                    .await
+                    .unwrap();
+            }
+        }
+        assert!(losses(&machine).is_empty(), "{finds}");
+        assert_whole(&shared, &machine).await;
+        assert_eq!(second(&shared).await.tree().await, wanted, "{finds}");
+    }
+}
+
+/// A node that looks through its network for what it has not got, in vain.
+struct Searching {
+    inner: Arc<dyn BlockStore>,
+    searches: AtomicU64,
+}
+
+#[async_trait]
+impl BlockStore for Searching {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.inner.put_many(blocks).await
+    }
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        let found = self.inner.get(cid).await;
+        let searches = u64::from(found.is_err());
+        self.searches.fetch_add(searches, Ordering::Relaxed);
+        found
+    }
+    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.inner.get(cid).await
+    }
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.inner.has(cid).await
+    }
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.inner.pin(root, from).await
+    }
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        self.inner.unpin(root).await
+    }
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.inner.pins().await
+    }
+}
+
+/// Each search takes seconds: new data would wait for all of them, one after the other.
+#[tokio::test]
+async fn directories_that_are_lost_are_marked_without_a_search_for_each_of_them() {
+    let shared = Shared::new();
+    let first = Machine::new(&shared);
+    for i in 0..40 {
+        let dir = first.dir(first.root, &format!("d{i}")).await;
+        let name = format!("f{i}");
+        first.put(dir, &name, &[(0, name.as_bytes())]).await;
+    }
+    first.commit().await.unwrap();
+    drop(first);
+    let mut machine = second(&shared).await;
+    let root = machine.root;
+    for i in 0..40 {
+        let name = format!("d{i}");
+        let found = machine.call(|d| d.lookup(root, name.as_bytes())).await;
+        let dir = Ino(found.unwrap().ino.0 & Ino::MAX.0);
+        let tree = machine.volume.unloaded_tree(dir).unwrap().unwrap();
+        assert!(shared.blocks.lose(&tree.root.cid));
+    }
+    let node = Arc::new(Searching {
+        inner: Arc::<MemoryStore>::clone(&shared.blocks),
+        searches: AtomicU64::new(0),
+    });
+    machine.context.node.store = Arc::<Searching>::clone(&node);
+    let pinned = head(&machine).root.unwrap().0;
+    shared.blocks.unpin(&pinned).await.unwrap();
+    machine.put(root, "new", &[(0, b"new")]).await;
+    machine.commit().await.unwrap_err();
+    machine.store.reset_counts();
+    let mut sampler = Sampler::begin(&machine.volume, Receipts::new());
+    sampler.sweep();
+    while sampler.is_sweeping() {
+        sampler.step(&machine.context).await.unwrap();
+    }
+    assert_eq!(unmarked(&machine), 40);
+    // What is read by the fetcher is searched for, too.
+    let asked = machine.store.count(Call::Get);
+    assert!(asked < 8, "{asked} blocks are read, and searched for");
+    assert_eq!(node.searches.load(Ordering::Relaxed), 0);
+    machine.commit().await.unwrap();
+    assert_eq!(unmarked(&machine), 0);
+    let searches = node.searches.load(Ordering::Relaxed);
+    assert!(searches <= 16, "{searches} searches");
+    let other = second(&shared).await;
+    assert_eq!(read(&other, "new", 0, 3).await.unwrap(), b"new");
+}
+
+fn gone(cid: &Cid) -> LostBlock {
+    LostBlock {
+        cid: *cid,
+        chunk: None,
+        why: "gone".to_owned(),
+    }
 }
 
 pub(super) fn published(machine: &Machine, dir: Ino) -> cid::Cid {
