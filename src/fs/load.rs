@@ -1,6 +1,8 @@
 //! Directories that come from a published tree: their entries enter the journal once, at the first
 //! look into them.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use cid::Cid;
 
@@ -124,7 +126,7 @@ impl Volume {
     /// nor does entering any where another tree has taken that one's place.
     ///
     /// # Errors
-    /// The journal cannot be written.
+    /// [`FsError::Damaged`]: an inode stands in the tree twice, or in itself. The journal cannot be written.
     pub fn enter_loaded(&self, dir: Ino, of: &Cid, entries: &[LoadedEntry]) -> Result<(), FsError> {
         for step in entries.chunks(STEP) {
             self.journal.wait_for_calm()?;
@@ -134,9 +136,17 @@ impl Volume {
                 return Ok(());
             }
             let mut batch = Batch::default();
+            let mut entered = HashSet::new();
             let first = self.journal.next_cookies(step.len() as u64);
             for (loaded, cookie) in step.iter().zip(first..) {
                 if self.journal.get(&key::entry(dir, &loaded.name))?.is_none() {
+                    let is_twice = !entered.insert(loaded.ino) && !loaded.hard;
+                    if is_twice || self.stands_elsewhere(dir, loaded)? {
+                        return Err(FsError::Damaged(format!(
+                            "inode {} stands in the published tree twice, also in directory {}",
+                            loaded.ino.0, dir.0
+                        )));
+                    }
                     self.enter_one(&mut batch, dir, loaded, cookie)?;
                 }
             }
@@ -168,6 +178,23 @@ impl Volume {
             },
         );
         self.apply_quietly(batch)
+    }
+
+    /// Whether an entry that is to be entered names what no entry may name, or what another one alone may: a number that
+    /// is given to nothing yet, the root, a directory by another name (which may lie in itself then), a file that has one.
+    fn stands_elsewhere(&self, dir: Ino, loaded: &LoadedEntry) -> Result<bool, FsError> {
+        let is_directory = matches!(loaded.inode.kind, pack::entry::Kind::Directory(_));
+        let next = self.journal.counters().next_ino;
+        if loaded.ino <= Ino::ROOT || loaded.ino.0 >= next || (loaded.hard && is_directory) {
+            return Ok(true);
+        }
+        let known: Option<Inode> = self.journal.record(&key::inode(loaded.ino))?;
+        let Some(known) = known.filter(|known| !(known.hard && loaded.hard)) else {
+            return Ok(false);
+        };
+        let own = key::link(loaded.ino, dir, &loaded.name);
+        let links = self.journal.scan(&key::links(loaded.ino), None, 2)?;
+        Ok(known.nlink > 0 && links.iter().any(|(link, _)| *link != own))
     }
 
     fn enter_one(

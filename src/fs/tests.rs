@@ -12,6 +12,7 @@ pub(crate) mod dice;
 mod follow;
 mod gaps;
 mod holes;
+mod hostile;
 mod killed;
 mod late_comers;
 mod locks;
