@@ -76,6 +76,16 @@ impl Volume {
         self.journal.apply(batch).expect("it takes it");
     }
 
+    /// From now on `ino` has so many names, whatever it has.
+    #[cfg(test)]
+    pub(crate) fn miscount_names(&self, ino: Ino, nlink: u32) {
+        let mut inode = self.inode(ino).expect("it is there");
+        inode.nlink = nlink;
+        let mut batch = crate::journal::Batch::default();
+        batch.put(key::inode(ino), &inode);
+        self.apply(batch).expect("it takes it");
+    }
+
     /// As [`Volume::pending`], with so many records at a time in memory.
     pub(super) fn pending_in(&self, page: usize) -> Result<Pending, FsError> {
         let mut pending = Pending {

@@ -51,10 +51,9 @@ pub fn leaves(
     range: Range<u64>,
     blocks: &dyn Blocks,
 ) -> Result<Vec<(u64, Cid)>, PackError> {
-    let count = chunk::count(size);
     let mut found = Vec::new();
     let mut missing = Vec::new();
-    let mut below = vec![Place::new(root, height(count), 0..count, size)];
+    let mut below = vec![Place::top(root, size)];
     while let Some(place) = below.pop() {
         if place.span.end <= range.start || place.span.start >= range.end {
             continue;
@@ -82,9 +81,8 @@ pub fn leaves(
 /// bytes. Subtrees that are equal are looked at once, and of the others one node at a time: a hole of any
 /// length costs a node a level.
 pub fn chunk_of(root: &Cid, size: u64, leaf: &Cid, blocks: &dyn Blocks) -> Option<u64> {
-    let count = chunk::count(size);
     let mut seen = HashSet::new();
-    let mut below = vec![Place::new(root, height(count), 0..count, size)];
+    let mut below = vec![Place::top(root, size)];
     while let Some(place) = below.pop() {
         if place.level == 0 {
             if place.cid == *leaf {
@@ -100,9 +98,10 @@ pub fn chunk_of(root: &Cid, size: u64, leaf: &Cid, blocks: &dyn Blocks) -> Optio
     None
 }
 
-/// A node or leaf of a file and where in the file it lies.
-#[derive(Debug)]
-struct Place {
+/// A node or leaf of a file and where in the file it lies: for who goes through its blocks, each once, and not through
+/// its chunks, of which a few blocks may hold any number.
+#[derive(Clone, Debug)]
+pub struct Place {
     cid: Cid,
     /// What its parent says of the bytes of blocks below it; 0 where there is no parent.
     tsize: u64,
@@ -125,8 +124,42 @@ impl Place {
         }
     }
 
+    /// The topmost block of the content `root` of a file of `size` bytes.
+    #[must_use]
+    pub fn top(root: &Cid, size: u64) -> Self {
+        let count = chunk::count(size);
+        Self::new(root, height(count), 0..count, size)
+    }
+
+    /// The block.
+    #[must_use]
+    pub fn cid(&self) -> &Cid {
+        &self.cid
+    }
+
+    /// Whether it is a chunk.
+    #[must_use]
+    pub fn is_chunk(&self) -> bool {
+        self.level == 0
+    }
+
+    /// The number of its first chunk.
+    #[must_use]
+    pub fn first_chunk(&self) -> u64 {
+        self.span.start
+    }
+
+    /// How many bytes of the file lie below it.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        span_bytes(&self.span, self.size)
+    }
+
     /// What is below it, from its bytes, which must be what this place calls for.
-    fn children(&self, bytes: &Bytes) -> Result<Vec<Self>, PackError> {
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn children(&self, bytes: &Bytes) -> Result<Vec<Self>, PackError> {
         let wrong = |why: &str| PackError::Malformed(self.cid, why.to_owned());
         let node = Node::decode(&self.cid, bytes)?;
         let Unixfs::File { size, parts } = &node.unixfs else {
@@ -152,7 +185,11 @@ impl Place {
         Ok(below.collect())
     }
 
-    fn check_leaf(&self) -> Result<(), PackError> {
+    /// Refuses a chunk that is not a leaf.
+    ///
+    /// # Errors
+    /// It is a node.
+    pub fn check_leaf(&self) -> Result<(), PackError> {
         check_leaf(&self.cid)
     }
 }

@@ -30,12 +30,14 @@ use super::state::StateDir;
 use crate::chain::{Accounting, TokenInfo};
 use crate::cli::exit::fail;
 use crate::control::Request;
+use crate::fs::Volume;
 use crate::names::NameError;
 use crate::names::key::public_key;
 use crate::names::record::Record;
 use crate::pack::cid as form;
 use crate::pack::root::Root;
 use crate::pack::usage::{self, Usage};
+use crate::publish::{is_ours, standing};
 use crate::status::{GetAnswer, ShareAnswer};
 use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, StoreError};
@@ -139,6 +141,8 @@ struct Published {
     document: Option<Block>,
     /// Sequence and root of what was published last from this state folder, if anything was.
     ours: Option<(u64, Cid)>,
+    /// The volume, where this state folder knows it.
+    volume: Option<Arc<Volume>>,
 }
 
 /// The newest root of a token that a node's name or the chain tells of.
@@ -161,7 +165,10 @@ async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
         (Some((usage, document)), None) => (usage.root, Some(document)),
         (None, None) => (None, None),
     };
-    let ours = ground.last_of_ours(&key).await?;
+    let volume = ground.known_volume(&key).await?;
+    let last = volume.as_ref().filter(|volume| is_ours(volume));
+    let last = last.map(|volume| standing(volume));
+    let ours = last.and_then(|last| Some((last.sequence, last.root?)));
     let Some(cid) = cid else {
         if let Some((sequence, root)) = ours {
             fail!(
@@ -192,6 +199,7 @@ async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
         record,
         document,
         ours,
+        volume,
     })
 }
 

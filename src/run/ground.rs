@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::Context;
-use cid::Cid;
 use futures::future::BoxFuture;
 
 use super::commits::Commits;
@@ -17,8 +16,7 @@ use super::state::StateDir;
 use super::tokens::Tokens;
 use crate::cache::Cache;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
-use crate::fs::Drive;
-use crate::publish::{is_ours, standing};
+use crate::fs::{Drive, Volume};
 use crate::types::VolumeKey;
 
 /// What the tokens of one contract stand on.
@@ -104,21 +102,33 @@ impl Ground {
         self.shown.all().push(Arc::downgrade(tokens));
     }
 
-    /// Sequence and root of what was published last of the volume `key`, if that was from this state folder.
-    pub(super) async fn last_of_ours(&self, key: &VolumeKey) -> anyhow::Result<Option<(u64, Cid)>> {
-        let tokens: Vec<Arc<Tokens>> = (self.shown.all().iter())
-            .filter_map(Weak::upgrade)
-            .collect();
+    /// The volume `key`, where it is shown.
+    pub(super) fn shown_volume(&self, key: &VolumeKey) -> Option<Arc<Volume>> {
+        let tokens: Vec<Arc<Tokens>> = self.shown_by();
         let mut all = tokens.iter().flat_map(|tokens| tokens.all());
-        let volume = match all.find(|live| live.key == *key) {
-            Some(live) => Arc::clone(&live.volume),
-            // It may be about to be shown.
-            None if !tokens.is_empty() => return Ok(None),
-            None if !self.state_dir.volume(key).exists() => return Ok(None),
-            None => keeper::open(self, *key, JOURNAL_CACHE_MIN_BYTES).await?,
-        };
-        let last = is_ours(&volume).then(|| standing(&volume));
-        Ok(last.and_then(|last| Some((last.sequence, last.root?))))
+        let live = all.find(|live| live.key == *key)?;
+        Some(Arc::clone(&live.volume))
+    }
+
+    /// The volume `key` as this state folder knows it, shown or not; `None` where it does not, or is about to show it.
+    pub(super) async fn known_volume(
+        &self,
+        key: &VolumeKey,
+    ) -> anyhow::Result<Option<Arc<Volume>>> {
+        if let Some(volume) = self.shown_volume(key) {
+            return Ok(Some(volume));
+        }
+        if !self.shown_by().is_empty() || !self.state_dir.volume(key).exists() {
+            return Ok(None);
+        }
+        let opened = keeper::open(self, *key, JOURNAL_CACHE_MIN_BYTES).await?;
+        Ok(Some(opened))
+    }
+
+    /// The tokens of each contract, where anything is shown.
+    fn shown_by(&self) -> Vec<Arc<Tokens>> {
+        let shown = self.shown.all();
+        shown.iter().filter_map(Weak::upgrade).collect()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::chain::transact::Transactor;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{ChainUrl, Config, Folders, Layer, VolumeKind};
 use crate::control::{Request, Terms};
-use crate::fs::{Caller, FsError};
+use crate::fs::{Caller, FsError, Volume};
 use crate::names::key::NameKey;
 use crate::names::{NameError, NameStore};
 use crate::status::{State, TokenStatus};
@@ -59,7 +59,7 @@ impl NameStore for Together {
 /// A drive on embedded parts with its tokens, not mounted.
 pub(super) struct World {
     pub(super) parts: Arc<Parts>,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     pub(super) ground: Arc<Ground>,
     dir: tempfile::TempDir,
 }
@@ -106,7 +106,7 @@ impl World {
         let ground = ground.await.unwrap();
         Self {
             parts,
-            tokens: Tokens::new(Arc::clone(&ground)),
+            tokens: Arc::new(Tokens::new(Arc::clone(&ground))),
             ground,
             dir,
         }
@@ -137,6 +137,16 @@ impl World {
         self.tokens.refresh().await.unwrap();
         let all = self.tokens.describe("/m");
         all.into_iter().find(|status| status.id == token).unwrap()
+    }
+
+    /// From now on commands find the volumes of the drive as in a mount.
+    pub(super) fn show(&self) {
+        self.ground.renew_by(&self.tokens);
+    }
+
+    /// The volume of its one token.
+    pub(super) fn volume(&self) -> Arc<Volume> {
+        self.ground.drive.volumes().remove(0).2
     }
 
     fn directories(&self) -> Vec<String> {

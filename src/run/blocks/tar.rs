@@ -2,7 +2,9 @@
 //!
 //! Invariant: an archive that was finished holds every name of what is published but for sockets, which no archive
 //! can hold; each byte of it was verified. Memory is bounded by a page of entries for each level of folders, the
-//! chunks on their way, 16 bytes a folder, and a path for each file whose other names are still to come. Called by `blocks`.
+//! chunks on their way, 16 bytes a folder, and of each file with several names its number, and a path while others of them
+//! are still to come. No inode is written more often than the inode table says, and nothing where the disk has no room for
+//! what is declared. Called by `blocks`.
 
 mod header;
 
@@ -28,6 +30,7 @@ use crate::run::ground::Ground;
 use crate::run::leave::Tell;
 use crate::status::ArchiveAnswer;
 use crate::store::{BlockStore, StoreError, check_bytes};
+use crate::text;
 use crate::types::{Ino, TokenId};
 use header::{BLOCK, Type};
 
@@ -49,13 +52,16 @@ pub(super) async fn export(
 ) -> anyhow::Result<ArchiveAnswer> {
     let published = published(ground, token).await?;
     let record = &published.record;
+    let out = NewFile::create(path)?;
+    // A few blocks may declare any number of bytes.
+    out.expect(record.usage())?;
     let mut export = Export {
         store: patient(&ground.parts.node.reads),
         table: record.table,
         rows: Held::new(),
         linked: HashMap::new(),
         trees: Trees::default(),
-        out: NewFile::create(path)?,
+        out,
         unwritten: Vec::new(),
         tell,
         answer: ArchiveAnswer {
@@ -75,7 +81,7 @@ pub(super) async fn export(
             continue;
         };
         let path = [&folder.path[..], b"/", &entry.key[..]].concat();
-        let shown = || String::from_utf8_lossy(&path).into_owned();
+        let shown = || text::path(&path);
         let below = export.entry(&path, entry).await.with_context(shown)?;
         open.extend(below.map(|tree| Folder::new(path, tree)));
     }
@@ -110,7 +116,7 @@ struct Export<'a> {
     /// The inode table, and pages of it.
     table: TreeRef,
     rows: Held,
-    /// Files with several names: how many are still to come, and the first.
+    /// Files with several names: how many are still to come, and the first one until then.
     linked: HashMap<Ino, (u32, Vec<u8>)>,
     trees: Trees,
     out: NewFile<'a>,
@@ -126,7 +132,7 @@ impl Export<'_> {
             let (tree, after) = (folder.tree, folder.after.clone());
             let ask =
                 |held: &Held| tree::scan(TreeKind::Directory, &tree, after.as_deref(), STEP, held);
-            let shown = || String::from_utf8_lossy(&folder.path).into_owned();
+            let shown = || text::path(&folder.path);
             let read = self.solve(&mut Held::new(), ask).await;
             let entries = read.with_context(shown)?;
             folder.is_read = entries.len() < STEP;
@@ -144,16 +150,25 @@ impl Export<'_> {
                 let inode = self.row(entry.ino).await?;
                 if let Some((left, first)) = self.linked.get_mut(&entry.ino) {
                     let header = header::header(path, &Type::Link(first.clone()), &inode.attr);
-                    *left = left.saturating_sub(1);
-                    if *left == 0 {
-                        self.linked.remove(&entry.ino);
+                    let Some(fewer) = left.checked_sub(1) else {
+                        fail!(
+                            Damage,
+                            "inode {} has more names than the inode table says",
+                            entry.ino.0
+                        );
+                    };
+                    *left = fewer;
+                    if fewer == 0 {
+                        first.clear();
+                        first.shrink_to_fit();
                     }
                     self.write(&header)?;
                     return Ok(None);
                 }
-                if inode.links > 1 && !matches!(inode.kind, Kind::Socket) {
-                    self.linked
-                        .insert(entry.ino, (inode.links - 1, path.to_vec()));
+                if !matches!(inode.kind, Kind::Socket) {
+                    let left = inode.links.saturating_sub(1);
+                    let first = if left > 0 { path.to_vec() } else { Vec::new() };
+                    self.linked.insert(entry.ino, (left, first));
                 }
                 inode
             }

@@ -1,4 +1,7 @@
-//! What commands do with blocks on a node that takes long, or stands still.
+//! What commands do with blocks on a node that takes long, stands still, or has lost some.
+
+mod hostile;
+mod lost;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,0 +1,69 @@
+//! What a check has found, where a drive shows the volume: its `status` tells it from then on.
+//!
+//! Invariant: a loss is noted for what needs the block, and forgotten where the check has found all of it.
+//! Called by the check.
+
+use std::sync::Arc;
+
+use super::plan::Missing;
+use super::{Check, short};
+use crate::fetch::source::blocking;
+use crate::fs::{LostBlock, Volume};
+
+impl Check<'_> {
+    /// A drive tells from now on what is lost, and what is not any more.
+    pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
+        let Some(volume) = self.shown().cloned() else {
+            return Ok(());
+        };
+        let (damaged, seen) = (
+            std::mem::take(&mut self.damaged),
+            std::mem::take(&mut self.seen),
+        );
+        blocking(move || {
+            for loss in volume.losses(usize::MAX)? {
+                if damaged.contains(&loss.ino) || !seen.contains(&short(&loss.block)) {
+                    continue;
+                }
+                match loss.marked {
+                    true => volume.note_back(loss.ino),
+                    false => volume.forget_loss(loss.ino)?,
+                }
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// The volume, where a drive shows it.
+    fn shown(&self) -> Option<&Arc<Volume>> {
+        let volume = self.volume.as_ref()?;
+        let shown = self.ground.shown_volume(&volume.key());
+        shown
+            .is_some_and(|shown| Arc::ptr_eq(&shown, volume))
+            .then_some(volume)
+    }
+
+    /// Notes a loss where a drive tells of it. The directories that lead there are loaded first: one of them may say
+    /// that it is damaged.
+    pub(super) async fn note_lost(&self, missing: &Missing) {
+        let (Some(volume), Some(ino), Some((of, _))) =
+            (self.shown(), missing.what.ino, missing.what.of)
+        else {
+            return;
+        };
+        for dir in missing.what.above.iter().filter(|dir| **dir != ino) {
+            let volume = Arc::clone(volume);
+            if let Err(error) = self.ground.fetcher.load_directory(volume, *dir).await {
+                tracing::debug!(%error, "the directory of what is lost cannot be read");
+                return;
+            }
+        }
+        let lost = LostBlock {
+            cid: missing.cid,
+            chunk: missing.what.chunk,
+            why: missing.reason.clone(),
+        };
+        volume.note_lost(ino, &of, &lost);
+    }
+}

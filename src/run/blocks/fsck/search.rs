@@ -1,0 +1,126 @@
+//! What neither the node nor this machine has: looked for on the other nodes where it is to be put again, and in the
+//! node's network.
+//!
+//! Invariant: it ends soon, however much is lost: all are looked for side by side, and no more once [`IN_VAIN`] in a row have
+//! found nothing, or nobody says anything. Called by the check, when all else is done.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cid::Cid;
+use futures::StreamExt;
+use tokio::time::timeout;
+
+use super::plan::Missing;
+use super::{AT_ONCE, Check, told};
+use crate::store::StoreError;
+
+/// How long one of the two may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Looks in a row without success, after which there are no more.
+const IN_VAIN: usize = 8;
+
+/// Looks that may be given up.
+#[derive(Default)]
+struct Looks(AtomicUsize);
+
+impl Looks {
+    /// What comes of `look`; `None` where it was not begun any more, or takes too long. `is_vain` says whether it was in vain.
+    async fn one<T>(
+        &self,
+        look: impl Future<Output = T>,
+        is_vain: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        if self.0.load(Ordering::Relaxed) >= IN_VAIN {
+            return None;
+        }
+        let found = timeout(PATIENCE, look).await.ok();
+        match found.as_ref().is_none_or(is_vain) {
+            true => _ = self.0.fetch_add(1, Ordering::Relaxed),
+            false => self.0.store(0, Ordering::Relaxed),
+        }
+        found
+    }
+}
+
+/// What has come of one.
+enum Found {
+    /// Somebody else has it.
+    Elsewhere(Bytes),
+    /// The node has it now.
+    There(Bytes),
+    /// Nobody; and why that is not sure.
+    Nowhere(Option<String>),
+}
+
+impl Check<'_> {
+    /// Looks for what is missing by now; what waits for it goes on, and the rest is told as damaged.
+    pub(super) async fn search(&mut self) -> anyhow::Result<()> {
+        let lost = std::mem::take(&mut self.lost);
+        let (others, network) = (Looks::default(), Looks::default());
+        let (total, done) = (lost.len(), AtomicUsize::new(0));
+        let looked: Vec<(Missing, Found)> = futures::stream::iter(lost)
+            .map(|missing| {
+                let (others, network, done) = (&others, &network, &done);
+                let check = &*self;
+                async move {
+                    let found = check.look_for(&missing.cid, others, network).await;
+                    let left = total - 1 - done.fetch_add(1, Ordering::Relaxed);
+                    (check.tell)(
+                        &format!("searching for what is missing: {left} blocks left"),
+                        0,
+                    );
+                    (missing, found)
+                }
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        for (missing, found) in looked {
+            match found {
+                Found::Nowhere(why) => {
+                    self.note_lost(&missing).await;
+                    let reason = match why {
+                        Some(why) => format!("{}, and {why}", missing.reason),
+                        None => missing.reason,
+                    };
+                    self.note(&missing.what, &missing.cid, reason);
+                    continue;
+                }
+                Found::There(data) => self.count(&missing.cid, &data),
+                Found::Elsewhere(data) => self.put_again(&missing.cid, &data).await?,
+            }
+            self.resume(missing.work);
+        }
+        Ok(())
+    }
+
+    async fn look_for(&self, cid: &Cid, others: &Looks, network: &Looks) -> Found {
+        let mut silent = None;
+        if self.repair {
+            let reads = &self.ground.parts.node.reads;
+            let is_silent = |answer: &Result<_, StoreError>| {
+                !matches!(
+                    answer,
+                    Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(..))
+                )
+            };
+            match others.one(reads.get_near(cid), is_silent).await {
+                Some(answer) => match told(cid, answer) {
+                    Ok(Ok(data)) => return Found::Elsewhere(data),
+                    Ok(Err(_)) => {}
+                    Err(error) => silent = Some(error.to_string()),
+                },
+                None => silent = Some("no answer".to_owned()),
+            }
+        }
+        let asked = network.one(self.ground.parts.node.store.get(cid), Result::is_err);
+        if let Some(Ok(data)) = asked.await
+            && let Ok(Ok(data)) = told(cid, Ok(data))
+        {
+            return Found::There(data);
+        }
+        Found::Nowhere(silent.map(|why| format!("who may have it does not say: {why}")))
+    }
+}
