@@ -16,6 +16,7 @@ pub use registry::{Entry, Registration, find_all, private_folder};
 pub use server::{Handler, Progress, serve};
 pub use terms::{AskedUrl, Terms};
 
+use crate::config::NodeUrl;
 use crate::types::TokenRef;
 
 /// Version of the frames; a daemon of another version is not spoken to.
@@ -155,6 +156,19 @@ pub enum Request {
         /// The file.
         file: std::path::PathBuf,
     },
+    /// The same onto another node than the drive's. A daemon that does not know of it refuses it.
+    ImportTo {
+        /// The token.
+        token: TokenRef,
+        /// The file.
+        file: std::path::PathBuf,
+        /// The node.
+        node: NodeUrl,
+        /// The files with what it is to be asked with.
+        token_file: Option<std::path::PathBuf>,
+        /// The same, with a password.
+        password_file: Option<std::path::PathBuf>,
+    },
     /// Publish everything that was written before.
     Flush {
         /// Only this token's directory.
@@ -198,7 +212,8 @@ impl Request {
             | Self::Sync { token, .. }
             | Self::Fsck { token, .. }
             | Self::Export { token, .. }
-            | Self::Import { token, .. } => Subject::Token(token),
+            | Self::Import { token, .. }
+            | Self::ImportTo { token, .. } => Subject::Token(token),
             Self::Packages { on }
             | Self::UploadPackages { on }
             | Self::Mint { on, .. }

@@ -107,9 +107,20 @@ pub(super) fn export(
 /// `pxfs import`.
 pub(super) fn import(setup: &Setup, token: &TokenRef, file: &Path) -> anyhow::Result<Exit> {
     let file = absolute(file)?;
-    let request = Request::Import {
-        token: token.clone(),
-        file,
+    let (told, token_of) = (setup.told(), token.clone());
+    let request = match told.node.first() {
+        // A drive may be on another one.
+        Some(node) => Request::ImportTo {
+            token: token_of,
+            file,
+            node: node.clone(),
+            token_file: told.node_token_file.clone(),
+            password_file: told.node_password_file.clone(),
+        },
+        None => Request::Import {
+            token: token_of,
+            file,
+        },
     };
     let answer: ArchiveAnswer = ask(setup, &request)?;
     show(setup, token, &answer, "is on the node, from")

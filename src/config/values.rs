@@ -11,7 +11,8 @@ use std::time::Duration;
 use alloy::primitives::utils::parse_ether;
 use alloy::primitives::{Address, U256};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A length of time: a number with `ms`, `s`, `m`, `h` or `d`; several may follow each other
 /// (`1h30m`).
@@ -184,6 +185,22 @@ impl NodeUrl {
             Self::Ipfs(_) => "ipfs",
             Self::Embedded(_) => "embedded",
             Self::Gateway(_) => "gateway",
+        }
+    }
+}
+
+impl Serialize for NodeUrl {
+    /// As it is given, whole: for the socket alone.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let kind = self.kind();
+        match self {
+            Self::Btfs(url) | Self::Ipfs(url) | Self::Gateway(url) => {
+                serializer.collect_str(&format_args!("{kind}={url}"))
+            }
+            Self::Embedded(folder) => match folder.to_str() {
+                Some(folder) => serializer.collect_str(&format_args!("{kind}={folder}")),
+                None => Err(S::Error::custom("the path of a folder that is not text")),
+            },
         }
     }
 }

@@ -24,11 +24,13 @@ use serde_json::Value;
 use self::new_file::NewFile;
 use super::ground::Ground;
 use super::leave::Tell;
+use super::node;
 use super::operate;
 use super::parts::{self, Parts};
 use super::state::StateDir;
 use crate::chain::{Accounting, TokenInfo};
 use crate::cli::exit::fail;
+use crate::config::Config;
 use crate::control::Request;
 use crate::fs::Volume;
 use crate::names::NameError;
@@ -83,7 +85,27 @@ pub(super) async fn answer(
             false => archive::export(ground, token.id, file, tell).await?,
         }),
         Request::Import { token, file } => {
-            operate::json(archive::import(ground, token.id, file, tell).await?)
+            let node = &ground.parts.node.store;
+            operate::json(archive::import(ground, node, token.id, file, tell).await?)
+        }
+        Request::ImportTo {
+            token,
+            file,
+            node,
+            token_file,
+            password_file,
+        } => {
+            let config = Config {
+                nodes: vec![node.clone()],
+                node_token_file: token_file.clone(),
+                node_password_file: password_file.clone(),
+                ..ground.parts.config.clone()
+            };
+            let node = match ground.parts.config.nodes.first() == Some(node) {
+                true => Arc::clone(&ground.parts.node.store),
+                false => node::open(&config, &ground.parts.clock).await?.store,
+            };
+            operate::json(archive::import(ground, &node, token.id, file, tell).await?)
         }
         _ => return Ok(None),
     };

@@ -85,7 +85,8 @@ impl Desk {
             | Request::Share { .. }
             | Request::Fsck { .. }
             | Request::Export { .. }
-            | Request::Import { .. } => {
+            | Request::Import { .. }
+            | Request::ImportTo { .. } => {
                 if let Request::Get { file, .. } | Request::Export { file, .. } = &request {
                     self.refuse_own(file)?;
                 }

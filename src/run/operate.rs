@@ -97,6 +97,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
         | Request::Fsck { .. }
         | Request::Export { .. }
         | Request::Import { .. }
+        | Request::ImportTo { .. }
         | Request::Flush { .. }
         | Request::Umount { .. }
         | Request::Detach { .. } => {

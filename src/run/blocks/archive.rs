@@ -97,9 +97,10 @@ pub(super) async fn export(
     Ok(answer)
 }
 
-/// Puts the blocks of an archive onto the node, and pins its roots.
+/// Puts the blocks of an archive onto `node`, and pins its roots.
 pub(super) async fn import(
     ground: &Ground,
+    node: &Arc<dyn BlockStore>,
     token: TokenId,
     file: &Path,
     tell: Tell<'_>,
@@ -125,7 +126,6 @@ pub(super) async fn import(
             of.chain_id
         );
     }
-    let node = &ground.parts.node.store;
     let store = bounded(node, BATCH_LIMIT);
     let mut answer = ArchiveAnswer {
         token,
