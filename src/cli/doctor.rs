@@ -17,7 +17,7 @@ use crate::chain::transact::{sync_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::config::{Config, NodeUrl};
 use crate::control::{Entry, Request};
-use crate::run::node;
+use crate::run::node::{self, Gives};
 use crate::run::parts::{Parts, open_wallet};
 use crate::status::{CheckAnswer, Status};
 
@@ -319,12 +319,16 @@ fn gateways(config: &Config) -> Vec<CheckAnswer> {
     let checks = names.map(|url| {
         let looked = runtime().and_then(|runtime| runtime.hold(node::look_at_gateway(url)));
         match looked {
-            Ok(true) => good(format!(
+            Ok(Gives::Blocks) => good(format!(
                 "gateway {url} gives single blocks: what the nodes have not got is read from it"
             )),
-            Ok(false) => bad(
-                format!("gateway {url} gives no single blocks, as those of BTFS do not"),
-                "nothing can be read from it; the oracle, and the look before a sync, can use it as gateway=URL/btns/{name}",
+            Ok(Gives::Names) => good(format!(
+                "gateway {url} gives whole files by their names, to the oracle and the look before a sync: no single blocks are \
+                 read from it"
+            )),
+            Ok(Gives::Nothing) => bad(
+                format!("gateway {url} gives no single blocks, as those of BTFS do not: nothing is read from it"),
+                "give it as gateway=URL/btns/{name} to the oracle and the look before a sync, which read whole files, or leave it out",
             ),
             Err(error) => bad(format!("gateway {url}"), one_line(&error)),
         }

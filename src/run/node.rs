@@ -264,21 +264,41 @@ pub fn real(config: &Config) -> anyhow::Result<Vec<(Client, bool)>> {
     real.collect()
 }
 
-/// Whether the gateway at `url` gives single blocks. It is asked for the empty block, whose CID has all of it.
+/// What a gateway is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// Single blocks: what the nodes have not got is read from it.
+    Blocks,
+    /// What a name leads to, and no single blocks: it is given as a URL with `{name}` in it.
+    Names,
+    /// It answers, and gives no single blocks.
+    Nothing,
+}
+
+/// What the gateway at `url` is good for here. It is asked for the empty block, whose CID has all of it.
 ///
 /// # Errors
 /// It does not answer.
-pub async fn look_at_gateway(url: &NodeUrl) -> anyhow::Result<bool> {
+pub async fn look_at_gateway(url: &NodeUrl) -> anyhow::Result<Gives> {
     let NodeUrl::Gateway(place) = url else {
-        return Ok(false);
+        return Ok(Gives::Nothing);
     };
+    let is_for_names = place.contains("{name}");
+    let host = url.to_string();
+    let place = if is_for_names { &host } else { place };
     let asked = gateway(place)?.block(EMPTY, 16, GATEWAY_PATIENCE).await;
     match asked {
-        Ok(found) => Ok(found.is_some()),
+        Ok(Some(_)) if !is_for_names => return Ok(Gives::Blocks),
+        Ok(_) => {}
         // It answers, with an error.
-        Err(RpcError::Transport(why)) if why.contains("the gateway answers") => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(RpcError::Transport(why)) if why.contains("the gateway answers") => {}
+        Err(error) => return Err(error.into()),
     }
+    Ok(if is_for_names {
+        Gives::Names
+    } else {
+        Gives::Nothing
+    })
 }
 
 fn gateway(url: &str) -> anyhow::Result<Gateway> {

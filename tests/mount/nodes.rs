@@ -526,6 +526,41 @@ fn a_block_that_the_node_has_lost_is_named_beside_a_gateway_and_not_while_anothe
     machine.terminate();
 }
 
+/// It serves files, and no single blocks: nothing can be read from it, and nothing hangs or is taken for lost for that.
+#[test]
+fn a_gateway_of_a_btfs_node_is_of_use_to_the_oracle_alone_and_doctor_says_so() {
+    let (old, empty) = (Btfs::start(), Btfs::start());
+    let mut machine = Machine::demo_with(&["--node", &format!("btfs={}", old.url())]);
+    publish_tree(&machine);
+    machine.ask(&["sync", "1"]).ok();
+    machine.stop();
+    let node = format!("btfs={}", empty.url());
+    let gateway = format!("gateway={}", old.gateway_url());
+    let names = format!("{gateway}/btns/{{name}}");
+    let alone = machine.ask(&["fsck", "1", "--repair", "--node", &node, "--node", &gateway]);
+    assert_ne!(alone.code, Some(0), "{alone:?}");
+    assert!(alone.stderr.contains("missing"), "{alone:?}");
+    let doctor = |gateway: &str| {
+        let told = machine.ask(&["doctor", "--node", &node, "--node", gateway]);
+        let lines = told.stdout.lines().map(str::to_owned);
+        lines
+            .filter(|line| line.contains("gateway "))
+            .collect::<Vec<_>>()
+    };
+    let told = doctor(&names);
+    assert!(
+        matches!(&told[..], [line] if line.starts_with("ok ")),
+        "{told:?}"
+    );
+    assert!(told[0].contains("whole files by their names"), "{told:?}");
+    let told = doctor(&gateway);
+    assert!(
+        matches!(&told[..], [line] if line.starts_with("FAIL ")),
+        "{told:?}"
+    );
+    assert!(told[0].contains("/btns/{name}"), "{told:?}");
+}
+
 /// The node has nothing of the volume; a gateway has, and is not believed.
 #[test]
 fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
