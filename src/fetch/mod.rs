@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use cid::Cid;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Cache;
@@ -70,6 +71,8 @@ pub struct Fetcher {
     walks: Arc<Walks>,
     volumes: Arc<dyn Volumes>,
     patience: Duration,
+    /// Whether the calls of the mount are given up.
+    gives_up: watch::Sender<bool>,
 }
 
 impl Fetcher {
@@ -100,7 +103,13 @@ impl Fetcher {
             directories,
             volumes,
             patience,
+            gives_up: watch::Sender::new(false),
         }
+    }
+
+    /// From now on [`Fetcher::fetch`] fails at once, also where it is under way; or does not any more.
+    pub(crate) fn give_up(&self, gives_up: bool) {
+        self.gives_up.send_replace(gives_up);
     }
 
     /// Brings `want` to this machine: the call that asked for it finds it afterwards. The future
@@ -109,9 +118,18 @@ impl Fetcher {
     /// # Errors
     /// [`FsError::Lost`]: a block is missing or not what it must be; the volume has noted it.
     /// [`FsError::Damaged`]: what was published is refused.
-    /// [`FsError::TimedOut`]: the store did not answer within the patience.
+    /// [`FsError::TimedOut`]: the store did not answer within the patience, or is given up.
     /// [`FsError::NotFound`]: the volume has gone. Errors of the volume's journal.
     pub async fn fetch(&self, want: Want) -> Result<(), FsError> {
+        let mut gives_up = self.gives_up.subscribe();
+        tokio::select! {
+            // Its sender lives as long as this.
+            _ = gives_up.wait_for(|gives_up| *gives_up) => Err(FsError::TimedOut),
+            fetched = self.fetch_wanted(want) => fetched,
+        }
+    }
+
+    async fn fetch_wanted(&self, want: Want) -> Result<(), FsError> {
         let work = async {
             match want {
                 Want::Content {

@@ -237,9 +237,14 @@ impl Daemon {
     /// Unmounts; what is in use is taken out of sight.
     async fn detach(&self) {
         let mounted = Arc::clone(&self.session.mounted);
-        let left =
+        let mut left =
             tokio::task::spawn_blocking(move || mounted.unmount().or_else(|_| mounted.detach()));
-        match timeout(leave::UNMOUNT_LIMIT, left).await {
+        let mut done = timeout(leave::REFUSED, &mut left).await;
+        if done.is_err() {
+            leave::give_up_reads(&self.session, true);
+            done = timeout(leave::UNMOUNT_LIMIT, left).await;
+        }
+        match done {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::error!("{error}"),
             Ok(Err(_)) | Err(_) => {

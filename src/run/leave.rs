@@ -22,6 +22,8 @@ use crate::mount::UNMOUNT_PATIENCE;
 /// How long unmounting may take: as long as what does it is waited for, and a little more, so that its own
 /// answer is told.
 pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
+/// What is in use is refused by then.
+pub(super) const REFUSED: Duration = Duration::from_secs(1);
 /// How long syncfs(2) may take.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// How long whoever leaves waits for the charges of the last commits.
@@ -225,13 +227,32 @@ pub(super) fn left_behind(session: &Session) -> Option<Failure> {
 /// It is busy, or does not end.
 pub(super) async fn unmount(session: &Session) -> anyhow::Result<()> {
     let mounted = Arc::clone(&session.mounted);
-    let work = tokio::task::spawn_blocking(move || mounted.unmount());
-    match timeout(UNMOUNT_LIMIT, work).await {
-        Ok(done) => Ok(done?.map_err(super::daemon::mount_failure)?),
-        Err(_) => anyhow::bail!(
-            "{}: unmounting does not end: close what is open there",
-            session.mountpoint.display()
-        ),
+    let mut work = tokio::task::spawn_blocking(move || mounted.unmount());
+    let mut done = timeout(REFUSED, &mut work).await;
+    if done.is_err() {
+        // It is out of sight: the kernel waits for pages that nobody reads any more, and they for a node.
+        give_up_reads(session, true);
+        done = timeout(UNMOUNT_LIMIT, work).await;
+    }
+    match done {
+        Ok(Ok(Ok(()))) => Ok(()),
+        failed => {
+            give_up_reads(session, false);
+            match failed {
+                Ok(done) => Ok(done?.map_err(super::daemon::mount_failure)?),
+                Err(_) => anyhow::bail!(
+                    "{}: unmounting does not end: close what is open there",
+                    session.mountpoint.display()
+                ),
+            }
+        }
+    }
+}
+
+/// Whether what is read of the mount and is not here fails at once.
+pub(super) fn give_up_reads(session: &Session, gives_up: bool) {
+    if let Some(tokens) = session.tokens.each().first() {
+        tokens.ground().fetcher.give_up(gives_up);
     }
 }
 

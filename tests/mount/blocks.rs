@@ -7,15 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use cid::Cid;
 use pxfs::pack::cid::leaf_cid;
 use pxfs::rpc::{Client, Dialect, Login};
 use rustix::fs::{XattrFlags, setxattr};
 
-use crate::command::Answer;
+use crate::command::{Answer, wait_until};
 use crate::harness::Machine;
 use crate::lost::leaf_file;
 use crate::nodes::btfs::Btfs;
@@ -25,6 +25,8 @@ use crate::nodes::{assert_same, publish_tree};
 use crate::samples::pattern;
 
 const MIB: usize = 1 << 20;
+/// More than anything here takes on a loaded machine.
+const SOON: Duration = Duration::from_secs(120);
 
 /// A volume is whole; it loses a leaf, which is told by path; it is put again from the cache.
 fn is_checked_and_mended(node: &[&str], lose: impl FnOnce(&Machine, &Cid, &str)) {
@@ -146,6 +148,91 @@ fn a_volume_goes_from_btfs_to_ipfs_and_back_as_an_archive_that_stock_tools_read_
     let theirs = theirs.to_str().expect("a path");
     let refused = machine.ask(&["import", "1", theirs, "--node", &nodes[0].1]);
     assert!(refused.stderr.contains("it is cut"), "{refused:?}");
+}
+
+/// A drive is on one node, and the archive is to be on another.
+#[test]
+fn an_archive_goes_onto_the_node_that_is_named_also_beside_a_mounted_drive() {
+    let (node, other) = (Btfs::start(), Btfs::start());
+    let machine = Machine::demo_with(&["--node", &format!("btfs={}", node.url())]);
+    fs::write(machine.dir().join("f"), pattern(1, 0, 100_000)).expect("written");
+    machine.flush();
+    let archive = machine.scratch().join("volume.car");
+    let archive = archive.to_str().expect("a path");
+    machine.ask(&["export", "1", archive]).ok();
+    let named = format!("btfs={}", other.url());
+    machine
+        .ask(&["import", "1", archive, "--node", &named])
+        .ok();
+    let client = Client::new(&other.url(), Dialect::Btfs, Login::Open).expect("a client");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let args = [("type", "recursive"), ("stream", "true")];
+    let listed = client.call("pin/ls", &args, &[], 1 << 20, Duration::from_secs(60));
+    let listed = runtime.block_on(listed).expect("the node answers");
+    let root = machine.token("1")["root"].to_string();
+    let root = root.trim_matches('"');
+    assert!(
+        String::from_utf8_lossy(&listed).contains(root),
+        "{listed:?}"
+    );
+}
+
+/// Each search takes seconds, and a node without peers has nobody to find anything.
+#[test]
+fn who_leaves_at_once_or_gives_up_a_check_waits_for_no_search() {
+    let node = Btfs::start();
+    let front = Front::of(&node.url());
+    let url = format!("btfs={}", front.url());
+    let mut machine = Machine::demo_with(&["--node", &url]);
+    for i in 0..40 {
+        let name = format!("f{i}");
+        fs::write(machine.dir().join(&name), &name).expect("written");
+    }
+    machine.stop();
+    fs::remove_dir_all(machine.cache()).expect("the cache");
+    for i in 0..40 {
+        node.lose(&leaf_cid(format!("f{i}").as_bytes()));
+    }
+    machine.start();
+    // Each block is asked for once, and then those that are lost again.
+    let searching = || {
+        front.asked();
+        let mut command = machine.command();
+        command
+            .args(["fsck", "1", "--state-dir"])
+            .arg(machine.state());
+        let silent = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = silent.spawn().expect("pxfs");
+        let mut asked = 0;
+        wait_until("it searches", SOON, || {
+            let paths = front.asked();
+            asked += paths
+                .iter()
+                .filter(|path| path.ends_with("block/get"))
+                .count();
+            asked > 64
+        });
+        child
+    };
+    // Who gives it up ends it.
+    let mut given_up = searching();
+    given_up.kill().expect("it runs");
+    given_up.wait().expect("it ends");
+    let begin = Instant::now();
+    let told = machine.ask(&["fsck", "1", "--json"]);
+    assert_eq!(told.code, Some(9), "{told:?}");
+    assert_eq!(told.json()["damaged"].as_array().map(Vec::len), Some(40));
+    let checked = begin.elapsed();
+    assert!(checked < SOON / 2, "{checked:?} for a check");
+    let mut beside = searching();
+    let begin = Instant::now();
+    let place = machine.mountpoint();
+    let place = place.to_str().expect("a path");
+    machine.ask(&["umount", "--now", place]).ok();
+    let left = begin.elapsed();
+    assert!(left < Duration::from_secs(15), "{left:?} to leave");
+    beside.wait().expect("it ends");
+    machine.ended(SOON);
 }
 
 #[test]

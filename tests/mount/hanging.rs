@@ -151,6 +151,24 @@ fn unmounting_with_a_node_that_hangs_ends_and_keeps_everything() {
     second.stop();
 }
 
+/// The kernel has asked for the page ahead of whoever read there, and waits for it.
+#[test]
+fn leaving_waits_for_no_page_that_nobody_reads_any_more() {
+    let mut machine = with_a_remote_file_and(&LONG);
+    machine.fault("get hang");
+    let file = File::open(machine.dir().join("remote")).expect("opened");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed).expect("read ahead");
+    drop(file);
+    let place = machine.mountpoint();
+    let place = place.to_str().expect("UTF-8");
+    machine.ask(&["umount", "--now", place]).ok();
+    machine.ended(LOCAL);
+    machine.clear_fault();
+    machine.start();
+    assert_pattern(&machine.dir().join("remote"), 1, 3_000_000);
+    machine.stop();
+}
+
 /// What a node may answer to a commit, for ever: the call, and what it does.
 const REFUSALS: [&str; 6] = [
     "put-many refuse",
