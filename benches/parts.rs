@@ -20,7 +20,11 @@ use pxfs::pack::{Child, chunk, tree};
 use pxfs::store::Block;
 use pxfs::types::{Ino, TokenId, TokenKey, VolumeKey};
 
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+const CALLER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+};
 const READ_WRITE: i32 = 2;
 
 /// A drive with one token, in memory; and the token's directory.

@@ -89,6 +89,8 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
+    /// Permission bits that are not given to what it makes, where no default ACL says what is.
+    pub umask: u16,
 }
 
 /// One entry as `readdir` tells it.

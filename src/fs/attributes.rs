@@ -1,9 +1,10 @@
 //! Changing attributes: mode, owner, times, extended attributes. Only enlarging an extended
 //! attribute is growth.
 
+use super::acl::{self, Acl};
 use super::create::xattrs_bytes;
 use super::volume::{Volume, signed};
-use super::{Attr, FsError, Kind, SetAttr};
+use super::{Attr, Caller, FsError, Kind, SetAttr};
 use crate::journal::record::{Inode, Xattr};
 use crate::journal::{Batch, key};
 use crate::pack::charge;
@@ -60,7 +61,10 @@ impl Volume {
         if is_refused && inode.mode != before.mode {
             return Ok(());
         }
-        inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
+        if let Some(mode) = set.mode {
+            inode.mode = mode & 0o7777;
+            acl::chmod(&mut inode.xattrs, inode.mode);
+        }
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
         inode.atime_ns = set.atime_ns.unwrap_or(inode.atime_ns);
@@ -94,9 +98,11 @@ impl Volume {
         self.change_inode(ino, &set, kept_by_writer)
     }
 
-    /// Sets an extended attribute.
+    /// Sets an extended attribute. An access ACL goes with the permission bits, and takes the set-group-id bit where `by`
+    /// is in another group; one that the bits can say alone is not kept.
     pub(super) fn setxattr(
         &self,
+        by: Caller,
         ino: Ino,
         name: &[u8],
         value: &[u8],
@@ -111,6 +117,17 @@ impl Volume {
         let _names = self.lock_names();
         let mut inode = self.inode(ino)?;
         let before = xattrs_bytes(&inode);
+        let acl = acl_for(&inode, name, value)?;
+        if let (acl::ACCESS, Some(acl)) = (name, acl) {
+            inode.mode = inode.mode & !0o777 | acl.mode();
+            if by.uid != 0 && by.gid != inode.gid {
+                inode.mode &= !0o2000;
+            }
+            if acl.is_minimal() {
+                inode.xattrs.retain(|xattr| xattr.name != name);
+                return self.put_xattrs(ino, inode, before);
+            }
+        }
         match inode
             .xattrs
             .binary_search_by(|x| x.name.as_slice().cmp(name))
@@ -203,11 +220,26 @@ impl Volume {
 /// Greatest length of the name of an extended attribute, bytes (`XATTR_NAME_MAX`).
 const MAX_ATTRIBUTE_NAME: usize = 255;
 
-/// Only these namespaces are kept, and nothing in them without a name of its own. `system` holds POSIX ACLs, which
-/// nobody here would enforce, so they are not taken.
+/// The ACL that `value` is, where `name` is that of one.
+fn acl_for(inode: &Inode, name: &[u8], value: &[u8]) -> Result<Option<Acl>, FsError> {
+    let may_have = match (name, Kind::from_number(inode.kind)?) {
+        (acl::ACCESS, kind) => kind != Kind::Symlink,
+        (acl::DEFAULT, kind) => kind == Kind::Directory,
+        _ => return Ok(None),
+    };
+    match may_have {
+        true => Acl::parse(value).map(Some),
+        false => Err(FsError::NotSupported),
+    }
+}
+
+/// Only these namespaces are kept, and nothing in them without a name of its own. Of `system` it is the two ACLs.
 pub(super) fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
     if name.is_empty() || name.len() > MAX_ATTRIBUTE_NAME {
         return Err(FsError::AttributeTooLarge);
+    }
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
     }
     let kept = [&b"user."[..], b"trusted.", b"security."];
     match kept.iter().find_map(|space| name.strip_prefix(*space)) {

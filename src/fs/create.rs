@@ -1,8 +1,8 @@
 //! New names: files, directories, symlinks, nodes, links. All of them growth.
 
 use super::volume::{Volume, lock, signed};
-use super::{Attr, Caller, FsError, Kind};
-use crate::journal::record::{Content, Cookie, Directory, Entry, Inode};
+use super::{Attr, Caller, FsError, Kind, acl};
+use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Xattr};
 use crate::journal::{Batch, key};
 use crate::pack::charge;
 use crate::types::Ino;
@@ -19,6 +19,7 @@ const MAX_LINKS: u32 = 65_000;
 /// What a new inode is.
 pub(super) struct NewInode<'a> {
     pub(super) kind: Kind,
+    /// As its maker asks for it, before the umask.
     pub(super) mode: u16,
     pub(super) rdev: u32,
     pub(super) target: &'a [u8],
@@ -49,7 +50,11 @@ impl Volume {
         if self.entry_to_change(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
-        let cost = charge::entry_charge(name, 0, new.target.len() as u64)
+        let (mode, xattrs) = match new.kind {
+            Kind::Symlink => (new.mode, Vec::new()),
+            _ => acl::inherit(&parent.xattrs, new.mode, caller.umask, directory),
+        };
+        let cost = charge::entry_charge(name, sum_xattrs(&xattrs), new.target.len() as u64)
             + if directory { charge::DIRECTORY } else { 0 };
         let mut booked = self.booking();
         booked.grow(cost)?;
@@ -59,7 +64,7 @@ impl Volume {
         let inherits_group = parent.mode & 0o2000 != 0;
         let inode = Inode {
             kind: new.kind as u8,
-            mode: (new.mode & 0o7777)
+            mode: (mode & 0o7777)
                 | if inherits_group && directory {
                     0o2000
                 } else {
@@ -78,7 +83,7 @@ impl Volume {
             birth_ns: now,
             hard: false,
             target: new.target.to_vec(),
-            xattrs: Vec::new(),
+            xattrs,
             atime_ns: now,
         };
         let mut batch = Batch::default();
@@ -213,12 +218,11 @@ pub(super) fn hard_surcharge(inode: &Inode) -> i64 {
 
 /// What an inode's extended attributes count.
 pub(super) fn xattrs_bytes(inode: &Inode) -> u64 {
-    charge::xattrs_bytes(
-        inode
-            .xattrs
-            .iter()
-            .map(|x| (x.name.as_slice(), x.value.as_slice())),
-    )
+    sum_xattrs(&inode.xattrs)
+}
+
+fn sum_xattrs(xattrs: &[Xattr]) -> u64 {
+    charge::xattrs_bytes((xattrs.iter()).map(|x| (x.name.as_slice(), x.value.as_slice())))
 }
 
 /// A directory's content changed.

@@ -132,7 +132,7 @@ impl Drive {
         Ok(target)
     }
 
-    /// Makes a node: `kind` is anything but a directory or symlink; `mode` has the umask applied.
+    /// Makes a node: `kind` is anything but a directory or symlink; `mode` has not had the umask applied.
     ///
     /// # Errors
     /// Growth: see [`FsError::Quota`], [`FsError::Overdue`], [`FsError::NoRoom`].
@@ -355,13 +355,20 @@ impl Drive {
         Ok(sum)
     }
 
-    /// Sets an extended attribute; `flags` as setxattr(2).
+    /// Sets an extended attribute; `flags` as setxattr(2). An access ACL changes the mode, too.
     ///
     /// # Errors
-    /// Growth, where it enlarges.
-    pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<(), FsError> {
+    /// Growth, where it enlarges; [`FsError::Invalid`] for what is no ACL under the name of one.
+    pub fn setxattr(
+        &self,
+        by: Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), FsError> {
         let (_, volume, ino) = self.split_changed(ino)?;
-        let set = volume.setxattr(ino, name, value, flags);
+        let set = volume.setxattr(by, ino, name, value, flags);
         set.map_err(|e| volume.or_stale(ino, e))
     }
 

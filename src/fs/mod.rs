@@ -6,6 +6,7 @@
 
 mod access;
 mod account;
+mod acl;
 mod adoptions;
 mod ahead;
 mod allocate;

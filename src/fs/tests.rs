@@ -1,6 +1,7 @@
 //! The file system against a reference in memory, and its promises one by one.
 
 mod access;
+mod acl;
 mod background;
 mod charged;
 mod copies;

@@ -19,7 +19,7 @@ use fuser::{
 use tokio::time::Instant;
 use tracing::trace;
 
-use super::caching::{CAPABILITY, Caching, Seek, Way};
+use super::caching::{ACL, CAPABILITY, Caching, Seek, Way};
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::handshake;
@@ -39,6 +39,8 @@ pub(super) struct Adapter {
     clock: Arc<dyn Clock>,
     caching: Arc<Caching>,
     lookups: Arc<Lookups>,
+    /// The kernel compares ACLs.
+    acls: bool,
 }
 
 impl Adapter {
@@ -47,6 +49,7 @@ impl Adapter {
         show: Presentation,
         clock: Arc<dyn Clock>,
         caching: Arc<Caching>,
+        acls: bool,
     ) -> Self {
         Self {
             pool,
@@ -54,6 +57,7 @@ impl Adapter {
             clock,
             caching,
             lookups: Arc::default(),
+            acls,
         }
     }
 
@@ -70,7 +74,7 @@ fn is_over(deadline: Instant) -> impl Fn() -> bool {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        handshake::agree(config, &self.caching);
+        handshake::agree(config, &self.caching, self.acls);
         Ok(())
     }
 
@@ -183,12 +187,12 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         trace!(parent = parent.0, ?name, mode, rdev, "mknod");
-        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let (by, parent, name) = (caller(req, umask), ino(parent), bytes(name));
         let (kind, mode) = (convert::node_kind(mode), convert::permissions(mode));
         let call = move |drive: &Drive, _: &mut _| {
             let kind = kind.ok_or(FsError::NotPermitted)?;
@@ -204,11 +208,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         trace!(parent = parent.0, ?name, mode, "mkdir");
-        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let (by, parent, name) = (caller(req, umask), ino(parent), bytes(name));
         let mode = convert::permissions(mode);
         let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
         self.pool
@@ -238,7 +242,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         trace!(parent = parent.0, ?name, ?target, "symlink");
-        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let (by, parent, name) = (caller(req, 0), ino(parent), bytes(name));
         let target = bytes(target.as_os_str());
         let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
         self.pool
@@ -296,12 +300,12 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         trace!(parent = parent.0, ?name, mode, flags, "create");
-        let (by, parent, name) = (caller(req), ino(parent), bytes(name));
+        let (by, parent, name) = (caller(req, umask), ino(parent), bytes(name));
         let (mode, show) = (convert::permissions(mode), self.show);
         let (caching, lookups) = (Arc::clone(&self.caching), Arc::clone(&self.lookups));
         let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
@@ -574,7 +578,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         of: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -583,12 +587,14 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         trace!(ino = of.0, ?name, len = value.len(), flags, "setxattr");
-        let (of, name, value) = (ino(of), bytes(name), value.to_vec());
+        let (by, of, name, value) = (caller(req, 0), ino(of), bytes(name), value.to_vec());
         let caching = Arc::clone(&self.caching);
         let call = move |drive: &Drive, _: &mut _| {
-            drive.setxattr(of, &name, &value, flags)?;
-            if name == CAPABILITY {
-                caching.note_capability(of);
+            drive.setxattr(by, of, &name, &value, flags)?;
+            match name.as_slice() {
+                CAPABILITY => caching.note_capability(of),
+                ACL => caching.drop_attributes(of),
+                _ => {}
             }
             Ok(())
         };

@@ -48,6 +48,9 @@ const HOLE: u64 = 1 << 20;
 /// so by itself, as it asks for an `fsync` where the write wants one; past it the file system must.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
+/// The extended attribute that changes the mode.
+pub(super) const ACL: &[u8] = b"system.posix_acl_access";
+
 /// How the files that are open are cached.
 #[derive(Default)]
 pub(super) struct Caching {
@@ -182,6 +185,13 @@ impl Caching {
     pub(super) fn doubt_capability(&self, ino: Ino) {
         if let Some(open) = self.lock().get_mut(&ino) {
             open.capable = true;
+        }
+    }
+
+    /// The file was given [`ACL`]: a kernel that does not compare it goes on showing the mode that was.
+    pub(super) fn drop_attributes(&self, ino: Ino) {
+        if let Some(notifier) = self.notifier.get() {
+            notifier.inval_attributes(ino);
         }
     }
 

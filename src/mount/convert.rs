@@ -153,8 +153,7 @@ pub(super) fn node_kind(mode: u32) -> Option<Kind> {
     }
 }
 
-/// The permission bits of a mode. Without `FUSE_DONT_MASK`, which is not asked for, the kernel has
-/// applied the caller's umask already.
+/// The permission bits of a mode, or of a umask.
 pub(super) fn permissions(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).unwrap_or(0)
 }

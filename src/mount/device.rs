@@ -113,6 +113,13 @@ fn mount_as_root(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
     Ok(device)
 }
 
+/// Whether the kernel is to compare the ACLs of files, which it does with their modes alone. Not where the mount says which
+/// modes are shown: these are what is asked then.
+pub(super) fn compares_acls(options: &Options) -> bool {
+    let compares_modes = !geteuid().is_root() || checks_permissions(options);
+    compares_modes && options.umask.is_none()
+}
+
 /// Whether the kernel is to compare modes and owners. Where nobody but root enters it need not: root
 /// passes each of these checks, and they cost a call to the daemon for every entry that is made or
 /// removed (the kernel forgets a directory's attributes with each change of it).

@@ -12,20 +12,25 @@ const BACKGROUND_MAX: u16 = 64;
 
 /// Asks for what the drive needs; a kernel that has not got all of it is served all the same.
 ///
-/// Not asked for: `DONT_MASK` (the kernel applies the umask), `WRITEBACK_CACHE` (a write over
+/// `acls`: the kernel is to compare ACLs, and so modes. `DONT_MASK`, since a default ACL goes before the umask.
+///
+/// Not asked for: `WRITEBACK_CACHE` (a write over
 /// the quota would succeed), `ATOMIC_O_TRUNC` (`open` does not say whether set-id bits must go;
 /// the truncation that the kernel sends instead does), `POSIX_LOCKS` and `FLOCK_LOCKS` (one
 /// machine writes a token, so the kernel's own locks suffice), `AUTO_INVAL_DATA` (nothing
-/// changes behind the kernel's back).
-pub(super) fn agree(config: &mut KernelConfig, caching: &Caching) {
-    for flag in [
+/// changes behind the kernel's back), `SETXATTR_EXT` (fuser takes its longer message for another one).
+pub(super) fn agree(config: &mut KernelConfig, caching: &Caching, acls: bool) {
+    let compared = acls.then_some(InitFlags::FUSE_POSIX_ACL);
+    let always = [
         InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_ABORT_ERROR,
-    ] {
+        InitFlags::FUSE_DONT_MASK,
+    ];
+    for flag in always.into_iter().chain(compared) {
         if config.add_capabilities(flag).is_err() {
             tracing::info!(?flag, "this kernel does without");
         }

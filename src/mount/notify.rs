@@ -1,7 +1,7 @@
 //! Telling the kernel that something it has cached has changed without it.
 //!
-//! Invariant: never called from a file-system call or an async task: the kernel takes the lock of
-//! the directory, which a call in progress may hold until it is answered. `run` calls it from a
+//! Invariant: never called from a file-system call or an async task, but for [`Notifier::inval_attributes`]: the kernel
+//! takes the lock of the directory, which a call in progress may hold until it is answered. `run` calls it from a
 //! blocking task when tokens appear, vanish or change their state.
 
 use std::ffi::OsStr;
@@ -36,6 +36,13 @@ impl Notifier {
         let [offset, len] = [offset, len].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), offset, len) {
             tracing::debug!(ino = ino.0, %error, "the kernel did not take pages back");
+        }
+    }
+
+    /// Attributes of `ino` changed. Waits for nothing, so that the call which changes them may say it.
+    pub(super) fn inval_attributes(&self, ino: Ino) {
+        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
+            tracing::debug!(ino = ino.0, %error, "the kernel did not take attributes back");
         }
     }
 

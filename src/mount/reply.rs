@@ -34,10 +34,12 @@ pub(super) fn bytes(name: &OsStr) -> Vec<u8> {
     name.as_bytes().to_vec()
 }
 
-pub(super) fn caller(req: &Request) -> Caller {
+/// `umask` is that of who makes something.
+pub(super) fn caller(req: &Request, umask: u32) -> Caller {
     Caller {
         uid: req.uid(),
         gid: req.gid(),
+        umask: convert::permissions(umask),
     }
 }
 

@@ -70,7 +70,8 @@ pub fn start(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let caching = Arc::new(Caching::default());
     let show = Presentation::of(options);
-    let adapter = Adapter::new(pool, show, clock, Arc::clone(&caching));
+    let acls = device::compares_acls(options);
+    let adapter = Adapter::new(pool, show, clock, Arc::clone(&caching), acls);
 
     let connection = device::mount(&path, options)?;
     serve(adapter, &caching, connection, path.clone(), bare, threads).inspect_err(|_| {

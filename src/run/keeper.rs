@@ -301,7 +301,11 @@ mod tests {
     use crate::journal::{MemoryDisk, Without};
     use crate::types::{Ino, TokenKey};
 
-    const CALLER: Caller = Caller { uid: 0, gid: 0 };
+    const CALLER: Caller = Caller {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
 
     /// A token's directory on a drive of its own, with what keeps it.
     fn token(keepers: &Keepers, cache: &Arc<Cache>, id: u64) -> (Drive, Ino, Arc<Keeper>) {

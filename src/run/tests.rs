@@ -158,7 +158,11 @@ impl World {
     pub(super) fn write(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<(), FsError> {
         let drive = &self.ground.drive;
         let dir = drive.lookup(Ino::ROOT, directory.as_bytes())?.ino;
-        let caller = Caller { uid: 0, gid: 0 };
+        let caller = Caller {
+            uid: 0,
+            gid: 0,
+            umask: 0,
+        };
         let (attr, opened) = drive.create(caller, dir, name.as_bytes(), 0o640, 2)?;
         drive.write(attr.ino, opened.fh, 0, bytes, false)?;
         drive.flush(attr.ino, opened.fh)?;

@@ -1,15 +1,13 @@
-//! Extended attributes: those that are kept come back with every byte, on this machine and on another, and ACLs are
-//! refused wherever they could be set, asked for, or be handed on.
+//! Extended attributes come back with every byte, on this machine and on another.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use rustix::fs::{
     CWD, FileType, Mode, XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr, mknodat,
 };
-use rustix::io::Errno;
 
 use crate::harness::Machine;
 use crate::samples::pattern;
@@ -138,116 +136,4 @@ fn attributes_of_every_kind_come_back_after_a_crash_a_new_mount_and_on_another_m
     machine.stop();
     let second = Machine::second(&machine);
     check(&second.dir(), &expected, "on another machine");
-}
-
-/// The two names that ACLs go by.
-const ACLS: [&str; 2] = ["system.posix_acl_access", DEFAULT];
-const DEFAULT: &str = "system.posix_acl_default";
-
-/// As `setfacl -m u:65534:rwx` makes it of mode 640.
-fn acl() -> Vec<u8> {
-    let mut acl = 2_u32.to_le_bytes().to_vec();
-    for (tag, permissions, who) in [
-        (1_u16, 6_u16, u32::MAX),
-        (2, 7, 65_534),
-        (4, 4, u32::MAX),
-        (0x10, 7, u32::MAX),
-        (0x20, 0, u32::MAX),
-    ] {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(permissions.to_le_bytes());
-        acl.extend(who.to_le_bytes());
-    }
-    acl
-}
-
-/// Neither `path` nor what is made in it has an ACL, or can get one.
-#[track_caller]
-fn refuses_acls(path: &Path, when: &str) {
-    let is_dir = fs::symlink_metadata(path).expect("stat").is_dir();
-    let mode = fs::symlink_metadata(path).expect("stat").mode();
-    for name in ACLS {
-        let at = format!("{name} of {} {when}", path.display());
-        // What new entries inherit is asked of folders alone: of all else the kernel refuses it itself.
-        let (set, removed) = match name {
-            DEFAULT if !is_dir => (Err(Errno::ACCESS), Ok(())),
-            _ => (Err(Errno::OPNOTSUPP), Err(Errno::OPNOTSUPP)),
-        };
-        let every = [XattrFlags::empty(), XattrFlags::CREATE, XattrFlags::REPLACE];
-        for flags in every {
-            assert_eq!(lsetxattr(path, name, &acl(), flags), set, "{at}");
-        }
-        let mut value = [0; 256];
-        let got = lgetxattr(path, name, &mut value[..]);
-        assert_eq!(got, Err(Errno::OPNOTSUPP), "{at}");
-        assert_eq!(lremovexattr(path, name), removed, "{at}");
-    }
-    let names = attributes(path).into_keys().collect::<Vec<_>>();
-    assert!(
-        !names.iter().any(|name| name.starts_with("system.")),
-        "{names:?} {when}"
-    );
-    let mode_now = fs::symlink_metadata(path).expect("stat").mode();
-    assert_eq!(mode_now, mode, "{} {when}", path.display());
-    if is_dir {
-        let (file, folder) = (path.join("new"), path.join("new-folder"));
-        // The mode alone says who may: no ACL of the folder takes from it or adds to it.
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o640)
-            .open(&file);
-        made.expect("create");
-        DirBuilder::new()
-            .mode(0o750)
-            .create(&folder)
-            .expect("mkdir");
-        for (made, mode) in [(&file, 0o640), (&folder, 0o750)] {
-            let found = fs::metadata(made).expect("stat").mode() & 0o7777;
-            assert_eq!(
-                (found, attributes(made)),
-                (mode, Attributes::new()),
-                "{when}"
-            );
-        }
-        fs::remove_file(file)
-            .and_then(|()| fs::remove_dir(folder))
-            .expect("removal");
-    }
-}
-
-#[test]
-fn acls_are_refused_on_every_inode_at_every_mount_and_nothing_is_inherited() {
-    let mut machine = Machine::demo_with(&["-o", "allow_other"]);
-    let dir = machine.dir();
-    make_inodes(&dir);
-    let check = |dir: &Path, when: &str| {
-        for inode in INODES {
-            if inode != "symlink" {
-                refuses_acls(&dir.join(inode), when);
-            }
-        }
-        let mountpoint = dir.parent().expect("the mountpoint");
-        for name in ACLS {
-            for (at, refused) in [
-                (dir.join("symlink").as_path(), Errno::OPNOTSUPP),
-                (mountpoint, Errno::PERM),
-            ] {
-                let set = lsetxattr(at, name, &acl(), XattrFlags::empty());
-                assert_eq!(set, Err(refused), "{} {when}", at.display());
-                let mut value = [0; 256];
-                let got = lgetxattr(at, name, &mut value[..]);
-                assert_eq!(got, Err(Errno::OPNOTSUPP), "{} {when}", at.display());
-            }
-        }
-    };
-    check(&dir, "at once");
-    machine.restart();
-    check(&dir, "after a new mount");
-    machine.stop();
-    let mut second = Machine::prepared_second(&machine);
-    second.set_env("PXFS_TAKE_OVER", "1");
-    second.start();
-    second.wait_for("1", "state", "ok");
-    check(&second.dir(), "on another machine");
 }

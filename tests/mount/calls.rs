@@ -306,17 +306,6 @@ fn extended_attributes_follow_the_manual() {
     assert_eq!(getxattr(&path, "user.a", &mut small), Err(Errno::RANGE));
     removexattr(&path, "user.a").expect("removexattr");
     assert_eq!(removexattr(&path, "user.a"), Err(Errno::NODATA));
-    let mut acl = 2u32.to_le_bytes().to_vec();
-    for tag in [1u16, 4, 0x20] {
-        acl.extend(tag.to_le_bytes());
-        acl.extend(4u16.to_le_bytes());
-        acl.extend(u32::MAX.to_le_bytes());
-    }
-    // An ACL that were stored as a mere attribute would leave `cp -a` without its modes.
-    assert_eq!(
-        set("system.posix_acl_access", &acl, XattrFlags::empty()),
-        Err(Errno::OPNOTSUPP)
-    );
     // Ours can be read, and are neither listed nor written.
     let mut state = [0u8; 64];
     getxattr(&path, "user.px.state", &mut state).expect("a state");

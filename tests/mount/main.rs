@@ -9,6 +9,7 @@
     reason = "anvil and the nodes are kept alive by the same file"
 )]
 
+mod acls;
 mod additive;
 #[path = "../common/anvil.rs"]
 mod anvil;

@@ -339,11 +339,13 @@ impl Core {
                     XattrMode::Replace => 2,
                 };
                 let value = pattern(*text, 0, *len);
-                done(
-                    self.rig
-                        .drive
-                        .setxattr(attr.ino, XATTRS[*name].as_bytes(), &value, flags),
-                )
+                done(self.rig.drive.setxattr(
+                    CALLER,
+                    attr.ino,
+                    XATTRS[*name].as_bytes(),
+                    &value,
+                    flags,
+                ))
             }
             Call::GetXattr(path, name) => {
                 let attr = self.find(path)?;

@@ -328,7 +328,7 @@ fn what_is_written_to_a_file_that_another_machine_has_moved_is_refused_or_kept_a
     };
     let changed = rig.drive.setattr(file, None, &private);
     assert_eq!(changed.map(drop), Err(FsError::Stale));
-    let set = rig.drive.setxattr(file, b"user.a", b"1", 0);
+    let set = rig.drive.setxattr(CALLER, file, b"user.a", b"1", 0);
     assert_eq!(set, Err(FsError::Stale));
     // Who has it open still looks at it, and reads what was here.
     let told = rig.drive.getattr(file).unwrap();

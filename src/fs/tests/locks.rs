@@ -110,7 +110,9 @@ fn work_elsewhere(drive: &Drive, root: Ino) {
     drive.rename(root, b"new", dir, b"moved", 0).unwrap();
     drive.link(attr.ino, root, b"again").unwrap();
     assert_eq!(drive.getattr(attr.ino).unwrap().mtime_ns, 5);
-    drive.setxattr(attr.ino, b"user.a", b"1", 0).unwrap();
+    drive
+        .setxattr(CALLER, attr.ino, b"user.a", b"1", 0)
+        .unwrap();
     drive.unlink(dir, b"moved").unwrap();
     drive.unlink(root, b"again").unwrap();
     drive.rmdir(root, b"dir").unwrap();

@@ -138,7 +138,7 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
             .map(drop),
         rig.drive.symlink(CALLER, root, b"n", b"t").map(drop),
         rig.drive.link(ino, root, b"n").map(drop),
-        rig.drive.setxattr(ino, b"user.a", b"1", 0),
+        rig.drive.setxattr(CALLER, ino, b"user.a", b"1", 0),
     ];
     assert!(
         refused.iter().all(|r| *r == Err(FsError::Overdue)),

@@ -259,15 +259,3 @@ fn directories_that_lie_in_one_another_are_told_and_nothing_hangs() {
         other => panic!("mounted: {}", other.is_ok()),
     }
 }
-
-#[test]
-fn who_asks_the_mountpoint_for_an_acl_is_told_that_there_are_none_anywhere() {
-    let rig = Rig::new();
-    for ino in [Ino::ROOT, rig.root] {
-        for name in [&b"system.posix_acl_access"[..], b"system.posix_acl_default"] {
-            assert_eq!(rig.drive.getxattr(ino, name), Err(FsError::NotSupported));
-        }
-        let other = rig.drive.getxattr(ino, b"user.other");
-        assert_eq!(other, Err(FsError::NoAttribute));
-    }
-}

@@ -106,7 +106,7 @@ fn a_removed_folder_is_there_for_who_holds_it_and_costs_nothing_when_nobody_does
         ..SetAttr::default()
     };
     assert_eq!(drive.setattr(dir.ino, None, &mode).unwrap().mode, 0o700);
-    drive.setxattr(dir.ino, b"user.a", b"1", 0).unwrap();
+    drive.setxattr(CALLER, dir.ino, b"user.a", b"1", 0).unwrap();
     assert_eq!(drive.getxattr(dir.ino, b"user.a").unwrap(), b"1");
     assert_eq!(rig.volume.with_quota(|quota| quota.used_bytes()), used);
 

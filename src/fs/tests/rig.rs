@@ -19,7 +19,11 @@ use crate::pack::entry::{Sums, TreeRef};
 use crate::pack::{Child, chunk, cid as cids};
 use crate::types::{Fh, Ino, TokenId, TokenKey, VolumeKey};
 
-pub(super) const CALLER: Caller = Caller { uid: 0, gid: 0 };
+pub(super) const CALLER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0,
+};
 pub(super) const QUOTA: u64 = 104_857_600;
 pub(super) const READ_WRITE: i32 = 2;
 

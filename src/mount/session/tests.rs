@@ -580,7 +580,11 @@ fn what_was_looked_up_while_another_tree_came_is_not_believed_later() {
     volume.finish_following(followed).unwrap();
     // As it may be in the newer tree: nothing that goes through the kernel.
     let dir = Ino(rig.path("").metadata().unwrap().ino());
-    let by = Caller { uid: 0, gid: 0 };
+    let by = Caller {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
     rig.drive
         .mknod(by, dir, b"later", crate::fs::Kind::Fifo, 0o600, 0)
         .unwrap();

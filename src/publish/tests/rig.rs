@@ -33,7 +33,11 @@ use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
 
-pub(super) const CALLER: Caller = Caller { uid: 5, gid: 6 };
+pub(super) const CALLER: Caller = Caller {
+    uid: 5,
+    gid: 6,
+    umask: 0,
+};
 const READ_WRITE: i32 = 2;
 
 /// What several machines share.

@@ -31,7 +31,9 @@ async fn fill(machine: &Machine) {
     drive
         .mknod(CALLER, root, b"dev", Kind::CharDevice, 0o600, 259)
         .unwrap();
-    drive.setxattr(small, b"user.note", b"value", 0).unwrap();
+    drive
+        .setxattr(CALLER, small, b"user.note", b"value", 0)
+        .unwrap();
     machine
         .put(root, "odd \n name\u{1F41D}", &[(0, b"x")])
         .await;

@@ -202,7 +202,7 @@ impl History<'_> {
                 let value = pattern(self.fresh(), 0, 1 + self.dice.below(300) as usize);
                 let step = Step::Xattr(ino, name.clone(), Some(value.clone()));
                 self.call(Act::Names(step), |world| {
-                    world.drive.setxattr(Ino(ino), &name, &value, 0)
+                    world.drive.setxattr(CALLER, Ino(ino), &name, &value, 0)
                 })?;
             }
         }
