@@ -31,18 +31,12 @@ impl Volume {
             }
         }
         if set.sets_attributes() || set.kill_set_id {
-            let kept = if set.size.is_some() {
-                kept_by_writer
-            } else {
-                kept_by_owner
-            };
-            self.change_inode(ino, set, kept)?;
+            self.change_inode(ino, set)?;
         }
         self.getattr(ino)
     }
 
-    /// Where set-id bits go, `kept` says what stays of a file's mode.
-    fn change_inode(&self, ino: Ino, set: &SetAttr, kept: fn(u16) -> u16) -> Result<(), FsError> {
+    fn change_inode(&self, ino: Ino, set: &SetAttr) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
         if let Some(mtime_ns) = set.mtime_ns
             && self.inode(ino)?.kind == Kind::File as u8
@@ -55,7 +49,7 @@ impl Volume {
         let kind = Kind::from_number(inode.kind)?;
         let before = inode.clone();
         if set.kill_set_id && kind != Kind::Directory {
-            inode.mode = kept(inode.mode);
+            inode.mode = without_set_id(inode.mode);
         }
         let is_refused = set.only_by_owner.is_some_and(|user| user != before.uid);
         if is_refused && inode.mode != before.mode {
@@ -88,14 +82,14 @@ impl Volume {
     /// Set-id bits go when somebody else writes.
     pub(super) fn kill_set_id(&self, ino: Ino) -> Result<(), FsError> {
         let mode = self.inode(ino)?.mode;
-        if kept_by_writer(mode) == mode {
+        if without_set_id(mode) == mode {
             return Ok(());
         }
         let set = SetAttr {
             kill_set_id: true,
             ..SetAttr::default()
         };
-        self.change_inode(ino, &set, kept_by_writer)
+        self.change_inode(ino, &set)
     }
 
     /// Sets an extended attribute. An access ACL goes with the permission bits, and takes the set-group-id bit where `by`
@@ -249,14 +243,9 @@ pub(super) fn check_attribute_name(name: &[u8]) -> Result<(), FsError> {
     }
 }
 
-/// A file's mode after somebody without the privilege wrote to it. A set-group-id bit that the group cannot execute by
-/// stays on other file systems where the writer is in the group, which nobody here knows.
-fn kept_by_writer(mode: u16) -> u16 {
-    mode & !0o6000
-}
-
-/// A file's mode after its owner was changed, by root: no set-user-id, and no set-group-id where the group may execute.
-fn kept_by_owner(mode: u16) -> u16 {
+/// A file's mode without the bits that go with a change by somebody without the privilege, or of its owner: set-user-id,
+/// and set-group-id where the group may execute (`FUSE_HANDLE_KILLPRIV_V2`). Where it may not, the bit runs nothing.
+fn without_set_id(mode: u16) -> u16 {
     match mode & 0o010 {
         0 => mode & !0o4000,
         _ => mode & !0o6000,
