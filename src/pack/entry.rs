@@ -30,8 +30,9 @@ pub(super) use weight::{child_len, sums_len, uint_len, weight};
 pub const MAX_NAME: usize = 255;
 /// Bytes of a symlink's target.
 pub const MAX_TARGET: usize = 4095;
-/// Bytes of all extended attributes of an inode, as [`charge::xattrs_bytes`] counts them.
-pub const MAX_XATTRS: u64 = 64 << 10;
+/// Bytes of all extended attributes of an inode, as [`charge::xattrs_bytes`] counts them: the longest value that there is
+/// (64 KiB) has room with any name, and the names of all of them in one list of the kernel (64 KiB).
+pub const MAX_XATTRS: u64 = 65 << 10;
 /// What link names begin with that stand for a name as hex. Stock tools can write such a name to
 /// disk; a name of more than 125 bytes that needs it becomes longer than most disks take.
 pub const ESCAPE: &[u8] = b"_px_";
@@ -121,7 +122,7 @@ impl Attr {
             return limit("a mode of 12 bits");
         }
         if self.xattrs_bytes() > MAX_XATTRS {
-            return limit("64 KiB of extended attributes an inode");
+            return limit("65 KiB of extended attributes an inode");
         }
         let named = |name: &Bytes| !name.is_empty() && name.len() <= MAX_NAME && !name.contains(&0);
         if !self.xattrs.keys().all(named) {

@@ -7,7 +7,7 @@ use super::node::{Body, Id, Stamp};
 use super::oracle::{Answer, Outcome, Reference};
 
 /// Greatest sum of an inode's extended attributes, in bytes.
-const MOST: u64 = 64 << 10;
+const MOST: u64 = 65 << 10;
 
 impl Reference {
     pub(super) fn truncate(&mut self, path: &[u8], size: u64) -> Outcome {

@@ -8,6 +8,7 @@ use std::path::Path;
 use rustix::fs::{
     CWD, FileType, Mode, XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr, mknodat,
 };
+use rustix::io::Errno;
 
 use crate::harness::Machine;
 use crate::samples::pattern;
@@ -136,4 +137,44 @@ fn attributes_of_every_kind_come_back_after_a_crash_a_new_mount_and_on_another_m
     machine.stop();
     let second = Machine::second(&machine);
     check(&second.dir(), &expected, "on another machine");
+}
+
+#[test]
+fn a_value_as_long_as_the_kernel_takes_one_comes_back_on_another_machine() {
+    let mut machine = Machine::demo();
+    let dir = machine.dir();
+    fs::create_dir(dir.join("folder")).expect("mkdir");
+    fs::write(dir.join("file"), "x").expect("write");
+    let long = format!("user.{}", "n".repeat(250));
+    let mut expected = BTreeMap::new();
+    for (inode, name, len) in [
+        ("", "user.a", 65_535),
+        ("folder", long.as_str(), 65_536),
+        ("file", "user.a", 65_536),
+    ] {
+        set(&dir.join(inode), name, &pattern(7, 0, len));
+        expected.insert(
+            inode,
+            Attributes::from([(name.to_owned(), pattern(7, 0, len))]),
+        );
+    }
+    // The list of names is never longer than the kernel takes it.
+    fs::write(dir.join("names"), "").expect("write");
+    let named = |number| format!("user.{number:0>250}");
+    let count = (0..).take_while(|number| {
+        let set = lsetxattr(dir.join("names"), named(*number), b"", XattrFlags::empty());
+        set.map_err(|why| assert_eq!(why, Errno::NOSPC)).is_ok()
+    });
+    let names = (0..count.count()).map(|number| (named(number), Vec::new()));
+    expected.insert("names", names.collect());
+    let check = |dir: &Path| {
+        for (inode, all) in &expected {
+            assert!(attributes(&dir.join(inode)) == *all, "{inode:?}");
+        }
+    };
+    check(&dir);
+    machine.restart();
+    check(&dir);
+    machine.stop();
+    check(&Machine::second(&machine).dir());
 }

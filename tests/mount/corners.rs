@@ -237,7 +237,7 @@ fn calls_that_go_too_far_are_refused_by_the_number_that_is_told() {
     // All attributes of an inode together.
     let set = |name: &str, len| setxattr(&file, name, &vec![1; len], XattrFlags::empty());
     set("user.large", 60_000).expect("setxattr");
-    assert_eq!(set("user.more", 6_000), Err(Errno::NOSPC));
+    assert_eq!(set("user.more", 7_000), Err(Errno::NOSPC));
     assert_eq!(set("system.other", 1), Err(Errno::OPNOTSUPP));
     set("trusted.a", 1)
         .and_then(|()| set("security.a", 1))

@@ -169,10 +169,11 @@ fn what_the_format_cannot_hold_is_refused() {
     assert!(named(b"x", 2, large).check(dir).is_err());
     let mut entry = named(b"x", 2, small(1));
     let inode = entry.inode.as_mut().unwrap();
-    inode
-        .attr
-        .xattrs
-        .insert("user.x".into(), vec![0; 64 << 10].into());
+    let long = Bytes::from(vec![b'n'; MAX_NAME]);
+    inode.attr.xattrs.insert(long, vec![0; 64 << 10].into());
+    assert_eq!(entry.check(dir), Ok(()), "the longest value, by any name");
+    let xattrs = &mut entry.inode.as_mut().unwrap().attr.xattrs;
+    xattrs.insert("user.x".into(), vec![0; 800].into());
     assert!(entry.check(dir).is_err());
     let mut row = named(b"x", 2, small(1));
     row.key = row_key(Ino(3));

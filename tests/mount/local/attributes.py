@@ -21,7 +21,7 @@ for path in (file, folder, link, fifo):
     for length in (254, 255, 256, 1000):
         name = b"trusted." + b"a" * (length - 8)
         print(length, put(path, name, b"1"), get(path, name, 9), names(path, 0), names(path, 1), remove(path, name))
-    for length in (0, 1, 1000, 3000, 65536, 65537, 1 << 20):
+    for length in (0, 1, 1000, 3000, 65537, 1 << 20):
         print(length, put(path, b"trusted.v", b"1" * length), [get(path, b"trusted.v", room) for room in (0, 1, 4000)])
         remove(path, b"trusted.v")
     CREATE, REPLACE = 1, 2
