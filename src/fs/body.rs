@@ -26,6 +26,9 @@ pub(crate) use save::Saved;
 /// Content up to this length, in bytes, lives in the journal until it is published.
 pub(crate) const INLINE_MAX: u64 = 64 << 10;
 
+/// Holes in a chunk that has data are told of in blocks of that many bytes.
+const BLOCK: u64 = 4096;
+
 /// One chunk that differs from the base.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Staged {
@@ -175,19 +178,48 @@ impl Body {
         }
         let mut at = offset;
         while at < self.size {
-            let index = at / CHUNK_SIZE;
-            let run = self.holes.runs().iter().find(|run| run.end > index);
-            let in_hole = run.is_some_and(|run| run.start <= index);
+            let (end, in_hole) = self.stretch(at);
             if in_hole == hole {
                 return Some(at);
             }
-            at = match run {
-                Some(run) if in_hole => run.end * CHUNK_SIZE,
-                Some(run) => run.start * CHUNK_SIZE,
-                None => self.size,
-            };
+            at = end;
         }
         hole.then_some(self.size)
+    }
+
+    /// Whether there is a hole at `at`, and up to where there is what is there, at least. Of a chunk that bytes were
+    /// written into, what nobody wrote is a hole, in blocks; of one that was allocated or zeroed as a whole nothing is.
+    fn stretch(&self, at: u64) -> (u64, bool) {
+        let index = at / CHUNK_SIZE;
+        let runs = self.holes.runs();
+        let next = runs.get(runs.partition_point(|run| run.end <= index));
+        let border = match next {
+            Some(run) if run.start <= index => return (run.end * CHUNK_SIZE, true),
+            Some(run) => run.start * CHUNK_SIZE,
+            None => self.size,
+        };
+        let written = |(_, staged): &(&u64, &Staged)| !staged.ranges.as_stored().is_empty();
+        match self.staged.range(index..).find(written) {
+            Some((written, _)) if *written > index => {
+                return ((written * CHUNK_SIZE).min(border), false);
+            }
+            Some(_) => {}
+            None => return (border, false),
+        }
+        let end = ((index + 1) * CHUNK_SIZE).min(self.size);
+        for (part, source) in self.sources(at - at % BLOCK..end) {
+            let first = part.start.next_multiple_of(BLOCK);
+            let last = match part.end == end {
+                true => end,
+                false => part.end - part.end % BLOCK,
+            };
+            match source {
+                Source::Zero if at < first.min(last) => return (first, false),
+                Source::Zero if at < last => return (last, true),
+                _ => {}
+            }
+        }
+        (end, false)
     }
 
     /// Bytes that are not in holes.

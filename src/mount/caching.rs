@@ -41,7 +41,7 @@ const O_DSYNC: i32 = 0o10000;
 /// How often a write is tried beside readers: each time one of them has to come within microseconds.
 const TRIES: usize = 1000;
 
-/// Pages that are written back at a time before a hole is believed, bytes: no hole is smaller.
+/// Pages that are written back at a time before a hole is believed, bytes, also where it is smaller.
 const HOLE: u64 = 1 << 20;
 
 /// The extended attribute that a write takes away. On the way through the page cache the kernel does

@@ -117,6 +117,15 @@ impl<T: System> Checked<T> {
         reply: Result<Reply, Errno>,
     ) -> Result<(), String> {
         let answer = match (outcome, reply) {
+            (Ok(Answer::Found(file, offset, hole)), found) => {
+                let found = match found {
+                    Ok(Reply::Offset(found)) => Some(found),
+                    Err(Errno::NXIO) => None,
+                    other => return Err(format!("answered {other:?}")),
+                };
+                let content = reference.content(*file).ok_or("no file")?;
+                return content.may_find(*offset, *hole, found);
+            }
             (Ok(answer), Ok(reply)) => (answer, reply),
             (Err(wanted), Err(got)) if *wanted == got => return Ok(()),
             (wanted, got) => return Err(format!("answered {got:?}, not {wanted:?}")),
@@ -132,7 +141,6 @@ impl<T: System> Checked<T> {
                 let wanted = match answer {
                     Answer::Done => Reply::Done,
                     Answer::Count(count) => Reply::Count(*count),
-                    Answer::Offset(offset) => Reply::Offset(*offset),
                     Answer::Target(len) => Reply::Bytes(symlink_target(*len)),
                     Answer::Value(len, text) => Reply::Bytes(pattern::bytes(*text, 0, *len)),
                     Answer::Names(names) => Reply::Names(xattr_names(names.iter().copied())),

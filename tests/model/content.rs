@@ -228,17 +228,45 @@ impl Content {
             .collect()
     }
 
-    /// What `SEEK_DATA` or `SEEK_HOLE` finds from `offset` on.
-    pub(super) fn seek(&self, offset: u64, hole: bool) -> Option<u64> {
-        if offset >= self.size {
-            return None;
-        }
+    /// Whether `SEEK_DATA` or `SEEK_HOLE` may find that from `offset` on, below the end: every chunk without data is a hole,
+    /// no text is in one, and what lies between is as it happens to be kept.
+    pub(super) fn may_find(
+        &self,
+        offset: u64,
+        hole: bool,
+        found: Option<u64>,
+    ) -> Result<(), String> {
+        let chunk = |chunk: u64| (chunk * CHUNK_SIZE).clamp(offset, self.size);
         let first = offset / CHUNK_SIZE;
-        let found = match hole {
-            true => (first..).find(|chunk| !self.data.contains(chunk)),
-            false => self.data.range(first..).next().copied(),
+        let text_at = |at: u64| {
+            let mut texts = self.pieces.iter().map(|(start, (end, _))| *start..*end);
+            texts.find(|text| text.end > at)
         };
-        Some((found? * CHUNK_SIZE).clamp(offset, self.size))
+        let may = match (hole, found) {
+            (true, None) => false,
+            (true, Some(found)) => {
+                let whole = (first..).find(|chunk| !self.data.contains(chunk));
+                let most = whole.map_or(self.size, chunk);
+                let in_text = text_at(found).is_some_and(|text| text.contains(&found));
+                (offset..=most).contains(&found) && !in_text
+            }
+            (false, found) => {
+                let least = self.data.range(first..).next().map(|first| chunk(*first));
+                let text = text_at(offset).map(|text| text.start.max(offset));
+                match found {
+                    None => text.is_none(),
+                    Some(found) => {
+                        least.is_some_and(|least| least <= found)
+                            && text.is_none_or(|text| found <= text)
+                            && found < self.size
+                    }
+                }
+            }
+        };
+        match may {
+            true => Ok(()),
+            false => Err(format!("found {found:?} in {self:?}")),
+        }
     }
 
     /// Bytes that are not in holes.

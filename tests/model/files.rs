@@ -292,8 +292,10 @@ impl Reference {
     pub(super) fn seek(&self, at: usize, offset: u64, hole: bool) -> Outcome {
         let open = self.open_file(at)?;
         let content = self.content(open.file).ok_or(Errno::BADF)?;
-        let found = content.seek(offset, hole).ok_or(Errno::NXIO)?;
-        Ok(Answer::Offset(found))
+        match offset < content.size {
+            true => Ok(Answer::Found(open.file, offset, hole)),
+            false => Err(Errno::NXIO),
+        }
     }
 
     /// The content of a file after a change.

@@ -21,8 +21,8 @@ pub(crate) type Outcome = Result<Answer, Errno>;
 pub(crate) enum Answer {
     Done,
     Count(u64),
-    /// Where data or a hole begins.
-    Offset(u64),
+    /// Where data or a hole of that file begins, from an offset on.
+    Found(Id, u64, bool),
     /// What that file has there.
     Content(Id, u64, u64),
     Attr(Id),

@@ -279,3 +279,52 @@ fn a_sparse_file_is_charged_each_chunk_that_has_a_byte_of_data_and_one_for_all_i
     rig = rig.crash();
     assert_eq!(rig.used() - empty, charged);
 }
+
+#[test]
+fn what_nobody_wrote_beside_what_is_new_is_told_as_a_hole() {
+    let mut rig = Rig::new();
+    let (attr, opened) = rig.create("f");
+    let far = 3 * CHUNK_SIZE;
+    for at in [far + 70_000, far + 200_000] {
+        let written = rig
+            .drive
+            .write(attr.ino, opened.fh, at, b"0123456789", false);
+        assert_eq!(written, Ok(10));
+    }
+    rig.drive.release(attr.ino, opened.fh);
+    let (first, second, end) = (far + 17 * 4096, far + 48 * 4096, far + 200_010);
+    let check = |rig: &Rig, sought: &[(u64, u64, u64)], when: &str| {
+        let opened = rig.drive.open(rig.ino("f"), READ_WRITE).unwrap();
+        for (from, data, hole) in sought {
+            let seek = |whence| rig.drive.lseek(rig.ino("f"), opened.fh, *from, whence);
+            assert_eq!(seek(libc::SEEK_DATA), Ok(*data), "from {from} {when}");
+            assert_eq!(seek(libc::SEEK_HOLE), Ok(*hole), "from {from} {when}");
+        }
+        rig.drive.release(attr.ino, opened.fh);
+    };
+    let fine = [
+        (5, first, 5),
+        (far, first, far),
+        (first - 1, first, first - 1),
+        (first, first, first + 4096),
+        (far + 70_005, far + 70_005, first + 4096),
+        (first + 4096, second, first + 4096),
+        (second, second, end),
+        (end - 1, end - 1, end),
+    ];
+    check(&rig, &fine, "at once");
+    rig.drive.sync().unwrap();
+    rig = rig.crash();
+    check(&rig, &fine, "after a crash");
+    publish(&mut rig);
+    let whole = [(5, far, 5), (far, far, end), (second - 1, second - 1, end)];
+    check(&rig, &whole, "published");
+    // What is zeroed or allocated as a whole is data, as it is charged.
+    fallocate(&rig, "f", 0, CHUNK_SIZE, ZERO).unwrap();
+    fallocate(&rig, "f", CHUNK_SIZE, 10, 0).unwrap();
+    let zeroed = [
+        (0, 0, 2 * CHUNK_SIZE),
+        (2 * CHUNK_SIZE, far, 2 * CHUNK_SIZE),
+    ];
+    check(&rig, &zeroed, "zeroed");
+}
