@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use handles::Handles;
 use slots::Slots;
 
-use super::create::{MAX_NAME, NewInode};
+use super::create::NewInode;
 use super::volume::Volume;
 use super::{Attr, Caller, DirItem, FsError, Kind, SetAttr, StatFs, Want};
 use crate::types::{Fh, Ino};
@@ -77,19 +77,20 @@ impl Drive {
             .store(of_anything && of_folders, Ordering::Relaxed);
     }
 
-    /// The entry `name` of `parent`.
+    /// The entry `name` of `parent`. `.` is `parent` itself, whatever it is, and `..` the directory that it lies in: the
+    /// kernel asks so for an inode that it knows the number of and nothing else (`FUSE_EXPORT_SUPPORT`).
     ///
     /// # Errors
     /// [`FsError::NotFound`]; [`FsError::NotLocal`] when the directory must be loaded first.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        if parent == Ino::ROOT {
-            if name.len() > MAX_NAME {
-                return Err(FsError::NameTooLong);
-            }
-            let (slot, volume) = self.slots.find(name).ok_or(FsError::NotFound)?;
-            return Ok(outer_attr(slot, volume.getattr(Ino::ROOT)?));
+        match (parent, name) {
+            (_, b".") => self.getattr(parent),
+            (Ino::ROOT, b"..") => self.getattr(Ino::ROOT),
+            (Ino::ROOT, _) => self.lookup_in_root(name),
+            (_, b"..") if parent.0 & Ino::MAX.0 == Ino::ROOT.0 => self.getattr(Ino::ROOT),
+            (_, b"..") => self.on(parent, Volume::getattr_above),
+            _ => self.on(parent, |volume, dir| volume.lookup(dir, name)),
         }
-        self.on(parent, |volume, dir| volume.lookup(dir, name))
     }
 
     /// The attributes of an inode.

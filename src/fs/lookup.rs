@@ -34,6 +34,14 @@ impl Volume {
         self.attr_of(ino, &self.inode(ino)?, accessed)
     }
 
+    /// The attributes of the directory that the directory `dir` lies in.
+    pub(super) fn getattr_above(&self, dir: Ino) -> Result<Attr, FsError> {
+        match self.inode(dir)?.nlink {
+            0 => Err(FsError::NotFound),
+            _ => self.getattr(self.parent_of(dir)?),
+        }
+    }
+
     /// The attributes of `ino`, whose record is at hand, and what was `accessed` of it that may not be in there.
     pub(super) fn attr_of(
         &self,

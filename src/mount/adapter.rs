@@ -26,7 +26,8 @@ use super::handshake;
 use super::lookups::Lookups;
 use super::miss::{Lane, Pool};
 use super::reply::{
-    FIRST, NoReply, attr, attribute, bytes, caller, empty, entry, fh, ino, list, looked_up,
+    NONE, NoReply, attr, attribute, bytes, caller, empty, entry, fh, generation, ino, list,
+    looked_up,
 };
 use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError, Opened, StatFs, Terms};
@@ -315,7 +316,7 @@ impl Filesystem for Adapter {
             let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(&attr));
             let handle = FileHandle(opened.fh.0);
             let how = caching.opened(attr.ino, opened.fh, flags, false);
-            reply.created(&ttl, &show.file_attr(&attr), FIRST, handle, how);
+            reply.created(&ttl, &show.file_attr(&attr), generation(&attr), handle, how);
         };
         self.pool.serve(Lane::Name, "create", reply, call, send);
     }
@@ -512,7 +513,8 @@ impl Filesystem for Adapter {
                 let entry_ttl = convert::entry_ttl(of, stays);
                 let ttl = attr.map_or(entry_ttl, |attr| entry_ttl.min(convert::attr_ttl(attr)));
                 let name = OsStr::from_bytes(&item.name);
-                let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, FIRST);
+                let which = attr.map_or(NONE, generation);
+                let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, which);
                 // The kernel takes neither `.` nor `..` for an answer to a lookup.
                 if fitted && attr.is_some() {
                     lookups.give(item.ino);

@@ -122,11 +122,23 @@ pub(super) fn appends(flags: i32) -> bool {
 pub(super) fn attr_ttl(attr: &Attr) -> Duration {
     if attr.mode & SET_ID != 0 {
         Duration::ZERO
-    } else if attr.ino.0 & Ino::MAX.0 == Ino::ROOT.0 {
+    } else if is_root(attr) {
         ROOT_TTL
     } else {
         TTL
     }
+}
+
+/// Whether it is the mountpoint, or the directory of a token.
+fn is_root(attr: &Attr) -> bool {
+    attr.ino.0 & Ino::MAX.0 == Ino::ROOT.0
+}
+
+/// A number that other inodes of the same number do not have: that of the moment in which it was made. A token's directory
+/// is the same, whatever volume is shown there.
+pub(super) fn generation(attr: &Attr) -> u32 {
+    let [high, low] = [attr.birth_ns >> 32, attr.birth_ns].map(|half| half as u32);
+    if is_root(attr) { 0 } else { high ^ low }
 }
 
 pub(super) fn file_type(kind: Kind) -> FileType {

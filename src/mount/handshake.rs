@@ -13,6 +13,7 @@ const BACKGROUND_MAX: u16 = 64;
 /// Asks for what the drive needs; a kernel that has not got all of it is served all the same.
 ///
 /// `acls`: the kernel is to compare ACLs, and so modes. `DONT_MASK`, since a default ACL goes before the umask.
+/// `EXPORT_SUPPORT`: file handles hold longer than the kernel knows the inode.
 ///
 /// Not asked for: `WRITEBACK_CACHE` (a write over
 /// the quota would succeed), `ATOMIC_O_TRUNC` (`open` does not say whether set-id bits must go;
@@ -29,6 +30,7 @@ pub(super) fn agree(config: &mut KernelConfig, caching: &Caching, acls: bool) {
         InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_ABORT_ERROR,
         InitFlags::FUSE_DONT_MASK,
+        InitFlags::FUSE_EXPORT_SUPPORT,
     ];
     for flag in always.into_iter().chain(compared) {
         if config.add_capabilities(flag).is_err() {

@@ -19,8 +19,14 @@ use super::miss::Reply;
 use crate::fs::{Attr, Caller, DirItem, Drive, FsError};
 use crate::types::{Fh, Ino};
 
-/// Inode numbers are never used again, so every inode is the first generation.
-pub(super) const FIRST: Generation = Generation(0);
+/// What tells an inode from another one of its number: another volume's, which has the directory of this one by now. It
+/// stays the same over mounts, as the number does.
+pub(super) fn generation(attr: &Attr) -> Generation {
+    Generation(convert::generation(attr).into())
+}
+
+/// That of an answer which gives no inode.
+pub(super) const NONE: Generation = Generation(0);
 
 pub(super) fn ino(number: INodeNo) -> Ino {
     Ino(number.0)
@@ -66,7 +72,12 @@ pub(super) fn entry(
     move |reply, attr| {
         lookups.give(attr.ino);
         let (attr_ttl, entry_ttl) = (convert::attr_ttl(&attr), convert::entry_ttl(parent, true));
-        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
+        reply.entry_with_ttls(
+            &attr_ttl,
+            &entry_ttl,
+            &show.file_attr(&attr),
+            generation(&attr),
+        );
     }
 }
 
@@ -85,12 +96,17 @@ pub(super) fn looked_up(
     move |reply, (found, stays)| {
         let Some(attr) = found else {
             let ttl = convert::entry_ttl(parent, stays);
-            return reply.entry_with_ttls(&ttl, &ttl, &convert::no_attr(), FIRST);
+            return reply.entry_with_ttls(&ttl, &ttl, &convert::no_attr(), NONE);
         };
         lookups.give(attr.ino);
         let entry_ttl = convert::entry_ttl(parent, stays);
         let attr_ttl = convert::attr_ttl(&attr).min(entry_ttl);
-        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &show.file_attr(&attr), FIRST);
+        reply.entry_with_ttls(
+            &attr_ttl,
+            &entry_ttl,
+            &show.file_attr(&attr),
+            generation(&attr),
+        );
     }
 }
 

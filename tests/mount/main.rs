@@ -27,6 +27,7 @@ mod disk;
 mod dumps;
 mod faults;
 mod full;
+mod handles;
 mod hanging;
 mod harness;
 mod kill;

@@ -1,6 +1,7 @@
 //! The root of the mount: a read-only directory with one entry a token.
 
 use super::{Drive, outer_attr, outer_ino};
+use crate::fs::create::MAX_NAME;
 use crate::fs::{Attr, DirItem, FsError, Kind};
 use crate::types::Ino;
 
@@ -22,6 +23,14 @@ impl Drive {
             ctime_ns: self.born_ns,
             birth_ns: self.born_ns,
         }
+    }
+
+    pub(super) fn lookup_in_root(&self, name: &[u8]) -> Result<Attr, FsError> {
+        if name.len() > MAX_NAME {
+            return Err(FsError::NameTooLong);
+        }
+        let (slot, volume) = self.slots.find(name).ok_or(FsError::NotFound)?;
+        Ok(outer_attr(slot, volume.getattr(Ino::ROOT)?))
     }
 
     pub(super) fn read_root(

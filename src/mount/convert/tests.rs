@@ -113,6 +113,20 @@ fn new_tokens_are_seen_at_once_and_files_are_cached_long() {
     assert_eq!(attr_ttl(&attr(token_root, 0o755)), ROOT_TTL);
     assert_eq!(attr_ttl(&attr(ATTR.ino, 0o755)), TTL);
     assert_eq!(attr_ttl(&attr(ATTR.ino, 0o4755)), Duration::ZERO);
+    let born = |ino, birth_ns| {
+        generation(&Attr {
+            ino,
+            birth_ns,
+            ..ATTR
+        })
+    };
+    assert_ne!(
+        born(ATTR.ino, 1_700_000_000_000_000_000),
+        born(ATTR.ino, 1_700_000_000_000_000_001)
+    );
+    assert_ne!(born(ATTR.ino, 1 << 40), born(ATTR.ino, 1 << 41));
+    // A token's directory is made anew with each volume that is shown there.
+    assert_eq!(born(token_root, 5), born(token_root, 6));
     assert!(ROOT_TTL <= Duration::from_secs(1));
 }
 
