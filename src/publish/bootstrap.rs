@@ -20,6 +20,7 @@ use super::is_idle;
 use super::judge;
 use super::past::Past;
 use super::pending::{PENDING, Pending, Versions, drop_pending, keep};
+use super::writers;
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::fs::FsError;
@@ -355,6 +356,7 @@ async fn supersede(
         ("versions", Some(versions.to_bytes())),
         ("grace", Some(grace.to_bytes())),
         past,
+        writers::seen(context),
         (TAKEN_OVER, Some(Bytes::from_static(b"1"))),
     ];
     drop_pending(volume, values, pending).await
@@ -419,6 +421,7 @@ async fn begin(context: &Context, theirs: &Theirs) -> Result<bool, PublishError>
         ("versions", Some(versions.to_bytes())),
         // What stands above the tree can be put again from here.
         ("root-block", Some(record.encode()?.data)),
+        writers::seen(context),
     ];
     if let Some((_, bytes)) = &theirs.document {
         values.push(("document", Some(bytes.clone())));

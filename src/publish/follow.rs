@@ -17,6 +17,7 @@ use super::head::{self, Head, Named};
 use super::judge;
 use super::past::Past;
 use super::pending::{PENDING, Versions, keep};
+use super::writers;
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
 use crate::journal::record::{CidBytes, Record as _};
@@ -28,9 +29,15 @@ use crate::types::Ino;
 /// # Errors
 /// The node does not answer; what it gives is refused.
 pub async fn follow(context: &Context) -> Result<bool, PublishError> {
-    let named = head::look_up(context).await?;
-    let Some(named) = named else { return Ok(false) };
-    Ok(go_on(context, Offer::of(named)).await? == Step::Taken)
+    Ok(look(context).await? == Step::Taken)
+}
+
+/// As [`follow`], with what came of it.
+pub(super) async fn look(context: &Context) -> Result<Step, PublishError> {
+    match head::look_up(context).await? {
+        Some(named) => go_on(context, Offer::of(named)).await,
+        None => Ok(Step::Current),
+    }
 }
 
 /// The same for who reads alone: what the chain knows of `token` counts too, and a newer tree that
@@ -58,8 +65,8 @@ pub async fn watch(context: &Context, token: &TokenInfo) -> Result<bool, Publish
     match go_on(context, offer).await? {
         Step::Current => Ok(false),
         Step::Taken => Ok(true),
-        Step::Kept if context.volume.following().is_some() => Ok(false),
-        Step::Kept => Err(PublishError::Refused(
+        Step::Waits if context.volume.following().is_some() => Ok(false),
+        Step::Waits | Step::Parted => Err(PublishError::Refused(
             "what was published since cannot take the place of what is shown: unmount, and mount again"
                 .to_owned(),
         )),
@@ -88,13 +95,16 @@ impl Offer {
 
 /// What came of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// It is no newer than what is here.
     Current,
     /// It has taken the place of what was here.
     Taken,
-    /// It is newer, and what is here stays.
-    Kept,
+    /// It has all that was published from here, and cannot take this one's place now: something here is unpublished, or
+    /// too much is loaded. Who is to merge the two begins here.
+    Waits,
+    /// It lacks what was published last from here.
+    Parted,
 }
 
 async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
@@ -107,17 +117,21 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
     };
     let fetcher = &context.node.fetcher;
     let (root, header) = fetcher.load_root(&cid, &volume.key()).await?;
-    if !judge::may_follow(&known, &root, head::writer(volume).await?, half) {
-        return Ok(Step::Kept);
+    let writer = head::writer(volume).await?;
+    if root.writer != writer {
+        writers::note(context).await?;
+    }
+    if !judge::may_follow(&known, &root, writer, half) {
+        return Ok(Step::Parted);
     }
     let is_under_way = volume.raw_meta(PENDING)?.is_some();
     if is_under_way || volume.raw_meta(head::TAKEN_OVER)?.is_some() {
-        return Ok(Step::Kept);
+        return Ok(Step::Waits);
     }
     let (taker, tree) = (Arc::clone(volume), root.clone());
     let begun = blocking(move || taker.begin_following(&tree)).await??;
     let Some(followed) = begun else {
-        return Ok(Step::Kept);
+        return Ok(Step::Waits);
     };
     // What was known is made known again: files in use are in there.
     let mut dirs = vec![Ino::ROOT];

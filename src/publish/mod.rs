@@ -33,6 +33,7 @@ mod sample;
 mod unfinished;
 mod upload;
 mod whole;
+mod writers;
 
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,12 @@ use tokio::time::timeout;
 
 use super::PublishError;
 use super::commit::{Context, Other, newest_head};
+use super::follow::{self, Step};
 use super::gone::{Gone, lost_document};
 use super::head::{self, Head};
 use super::judge;
 use super::pending::keep;
+use super::writers;
 use crate::journal::record::Record as _;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
 use crate::names::{NameError, NameStore, is_same};
@@ -72,6 +74,27 @@ pub(super) async fn is_named(context: &Context) -> Result<bool, PublishError> {
     }
 }
 
+/// Looks at the name once more after a commit: false where it did not say what it was told, and is told again.
+///
+/// # Errors
+/// Another machine's commit has met ours: [`PublishError::Conflict`]; a node does not answer.
+pub(super) async fn look_again(context: &Context) -> Result<bool, PublishError> {
+    let head: Head = context.volume.meta("head")?.unwrap_or_default();
+    if let Err(error) = refuse_foreign(context, &head, None).await {
+        let is_conflict = matches!(error, PublishError::Conflict(_));
+        return match is_conflict && follow::look(context).await? != Step::Parted {
+            // It has gone on from ours.
+            true => Ok(true),
+            false => Err(error),
+        };
+    }
+    let named = is_named(context).await?;
+    if !named {
+        renew(context).await?;
+    }
+    Ok(named)
+}
+
 /// A root that is not ours stops everything that would hide it. When the records end that nodes have
 /// of ours, unix seconds.
 pub(super) async fn refuse_foreign(
@@ -95,8 +118,14 @@ pub(super) async fn refuse_foreign(
     let (sequence, root) = (named.usage.sequence, named.usage.root);
     let is_gone = Gone::has_been(&context.volume, root.as_ref())?;
     if is_gone || !judge::is_foreign(head, sequence, root.as_ref(), ours.as_ref()) {
+        let is_head = sequence == head.sequence && root == head.root.map(|root| root.0);
+        if is_head && named.renewals > head.renewals {
+            // Nobody puts a record again but a machine that has the key, and this one did not.
+            writers::note(context).await?;
+        }
         return Ok(named.end_s);
     }
+    writers::note(context).await?;
     Err(head::conflict(
         named.usage.sequence,
         named.usage.root.as_ref(),
@@ -167,7 +196,9 @@ pub(super) async fn put_record(
     let name = context.key.name();
     match context.node.names.publish(&name, bytes).await {
         // Another machine has it from us, and has renewed it since.
-        Err(NameError::Stale { .. }) if is_renewed(context, bytes).await? => Ok(()),
+        Err(NameError::Stale { .. }) if is_renewed(context, bytes).await? => {
+            writers::note(context).await
+        }
         Err(NameError::Stale { .. }) => Err(match head::resolve(context).await {
             Ok(Some(named)) => {
                 let (sequence, other) = (named.usage.sequence, named.usage.root);

@@ -16,11 +16,12 @@ use super::commit::{Context, Done, commit};
 use super::confirm::{confirm, is_ours, lacks};
 use super::follow::follow;
 use super::head::{self, Head};
-use super::naming::{is_named, renew};
+use super::naming::{is_named, look_again, renew};
 use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
 use super::sample::task::{self, Signs};
+use super::writers;
 use crate::fs::{Access, FsError, Volume};
 use crate::store::StoreError;
 
@@ -40,6 +41,9 @@ const AWAITED_PAUSE: Duration = Duration::from_secs(5);
 /// After a commit the name is read once more, so much later: a node may take a record and lose it, or
 /// another machine's commit may have met ours.
 const SECOND_LOOK: Duration = Duration::from_secs(60);
+/// So much later where another machine was seen lately, and whoever waits for everything to be published waits for that: what
+/// another machine was about to name when ours was named is named by then.
+const EARLY_LOOK: Duration = Duration::from_secs(2);
 
 /// How often the name record is put again.
 const RENEW: Duration = Duration::from_secs(12 * 3600);
@@ -139,6 +143,8 @@ impl Publisher {
             receipts: receipts.clone(),
             status: Arc::clone(&status),
             failures: 0,
+            early_look: None,
+            looking: Vec::new(),
             unrenewed: None,
         };
         worker.note_head();
@@ -264,6 +270,10 @@ struct Worker {
     receipts: Receipts,
     status: Arc<Mutex<PublishStatus>>,
     failures: u32,
+    /// When a commit of ours is looked at again, by the boot clock, where another one may have met it.
+    early_look: Option<Duration>,
+    /// Who is told that all is published when that was found to be so.
+    looking: Vec<Reply>,
     /// Why the name could not be put again, if so.
     unrenewed: Option<PublishError>,
 }
@@ -297,6 +307,12 @@ impl Worker {
             // A new demand is tried at once, one that waits by the pauses below.
             let asked = waiting.len() > known;
             waiting.retain(|reply| !reply.is_closed());
+            if (self.early_look).is_some_and(|at| clock.boottime() >= at) {
+                tokio::select! {
+                    _ = stopped.changed() => return,
+                    () = self.look_early() => {}
+                }
+            }
             let due = Instant::now() >= not_before
                 && (!waiting.is_empty()
                     || self.is_due()
@@ -313,17 +329,16 @@ impl Worker {
                 };
                 if lock(&self.status).progress.commits > before {
                     second_look = Some(clock.boottime() + SECOND_LOOK);
+                    let are_others = writers::were_seen_lately(&self.context);
+                    self.early_look = are_others.then(|| clock.boottime() + EARLY_LOOK);
                 }
                 if *stopped.borrow() {
                     return;
                 }
-                if result
-                    .as_ref()
-                    .map_or_else(|error| !error.may_pass(), |()| true)
-                {
-                    for reply in waiting.drain(..) {
-                        let _ = reply.send(result.clone());
-                    }
+                match &result {
+                    Ok(()) if self.early_look.is_some() => self.looking.append(&mut waiting),
+                    Err(error) if error.may_pass() => {}
+                    _ => tell(&mut waiting, &result),
                 }
                 not_before = Instant::now() + self.pause(!waiting.is_empty());
             } else if self.signs.nameless.swap(false, Ordering::AcqRel) {
@@ -368,6 +383,28 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Whether another machine has named something else since our last commit, or in the place of it.
+    async fn look_early(&mut self) {
+        let looked = timeout(STALL, look_again(&self.context)).await;
+        let looked =
+            looked.unwrap_or_else(|_| Err(PublishError::Unverified("it does not answer".into())));
+        let result = match looked {
+            Ok(true) => Ok(()),
+            Err(error) if !error.may_pass() => {
+                self.note_failure(error.clone());
+                Err(error)
+            }
+            // It is told anew, or cannot be asked now.
+            Ok(false) | Err(_) => {
+                self.early_look = Some(self.context.clock.boottime() + EARLY_LOOK);
+                return;
+            }
+        };
+        self.early_look = None;
+        self.note_head();
+        tell(&mut self.looking, &result);
     }
 
     async fn try_once(&mut self) -> Result<(), PublishError> {
@@ -591,6 +628,12 @@ fn next_commit_s(volume: &Volume, last_commit_s: u64) -> Option<u64> {
     }
     let left_s = volume.seconds_left()?;
     Some(last_commit_s.saturating_add(left_s / units.max(1)))
+}
+
+fn tell(replies: &mut Vec<Reply>, result: &Result<(), PublishError>) {
+    for reply in replies.drain(..) {
+        let _ = reply.send(result.clone());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

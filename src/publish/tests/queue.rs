@@ -16,7 +16,10 @@ use crate::names::{NameError, NameStore};
 use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::{Head, resolve};
-use crate::publish::naming::record;
+use crate::clock::Clock as _;
+use crate::names::record::Network;
+use crate::publish::naming::{record, renew};
+use crate::publish::writers::were_seen_lately;
 use crate::publish::pending::{DOUBTED, PENDING, Pending};
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
@@ -572,6 +575,99 @@ async fn a_node_that_takes_a_commits_name_and_loses_it_is_told_again_a_minute_la
     timeout(LIMIT, again).await.expect("it is told again");
     assert_eq!(second(&shared).await.tree().await, machine.tree().await);
     publisher.stop().await;
+}
+
+/// Both look at the name, and see nothing of the other; then both name what they have.
+#[tokio::test]
+async fn of_two_machines_that_flush_at_the_same_moment_one_is_told_that_its_tree_is_not_the_one_that_is_named() {
+    let shared = Shared::new();
+    let (machine, publisher, _) = at_work(&shared).await;
+    let other = second(&shared).await;
+    other.put(other.root, "theirs", &[(0, b"before")]).await;
+    shared.clock.advance(Duration::from_secs(1));
+    other.commit().await.unwrap();
+    // It goes on from there, and knows since then that there is another one.
+    assert_eq!(timeout(LIMIT, publisher.flush()).await, Ok(Ok(())));
+    let followed = async {
+        while !is_followed(&machine, &other) {
+            shared.clock.advance(Duration::from_secs(1));
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, followed).await.expect("it goes on from theirs");
+
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    let commits = || publisher.status().progress.commits;
+    let before = commits();
+    let meets = async {
+        while commits() == before {
+            sleep(Duration::from_millis(5)).await;
+        }
+        other.put(other.root, "theirs", &[(0, b"theirs")]).await;
+        // Of BTNS records the one that ends later counts.
+        let wall_ns = shared.clock.wall_ns() + 60_000_000_000;
+        shared.clock.set_wall(wall_ns);
+        let unseen = Fault::Before(NameError::Missing("k".into()));
+        other.names.set(NameCall::Resolve, unseen, None);
+        other.commit().await.unwrap();
+        other.names.clear();
+        shared.clock.advance(Duration::from_secs(2));
+    };
+    let (flushed, ()) = tokio::join!(timeout(LIMIT, publisher.flush()), meets);
+    let told = flushed.expect("an end");
+    assert!(matches!(told, Err(PublishError::Conflict(_))), "{told:?}");
+    // The other one is asked the same, and is right.
+    let theirs = spawn(&other);
+    let asked = async {
+        let flushed = theirs.flush();
+        tokio::pin!(flushed);
+        loop {
+            tokio::select! {
+                told = &mut flushed => break told,
+                () = sleep(Duration::from_millis(20)) => shared.clock.advance(Duration::from_secs(1)),
+            }
+        }
+    };
+    assert_eq!(timeout(LIMIT, asked).await, Ok(Ok(())));
+    theirs.stop().await;
+    publisher.stop().await;
+}
+
+/// Where no other machine was seen nobody waits.
+#[tokio::test]
+async fn a_flush_of_a_machine_that_is_alone_waits_for_no_second_look() {
+    let shared = Shared::new();
+    let (machine, publisher, _) = at_work(&shared).await;
+    publish_more(&machine, &publisher).await;
+    publisher.stop().await;
+}
+
+/// What a mount does at its start shows that it is there, before it has published anything.
+#[tokio::test]
+async fn a_machine_that_has_put_the_name_again_is_waited_for_though_it_has_published_nothing() {
+    let shared = Shared::new();
+    let mut machine = Machine::new(&shared);
+    machine.context.node.network = Network::Ipfs;
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    assert!(!were_seen_lately(&machine.context));
+    let mut other = second(&shared).await;
+    other.context.node.network = Network::Ipfs;
+    renew(&other.context).await.unwrap();
+    machine.put(machine.root, "f", &[(0, b"two")]).await;
+    machine.commit().await.unwrap();
+    assert!(were_seen_lately(&machine.context));
+    // One that was not seen for two days is there no more.
+    shared.clock.advance(Duration::from_secs(48 * 3600));
+    assert!(!were_seen_lately(&machine.context));
+}
+
+fn is_followed(machine: &Machine, other: &Machine) -> bool {
+    let root = |machine: &Machine| {
+        let head: Head = machine.volume.meta("head").unwrap().unwrap();
+        head.root
+    };
+    root(machine) == root(other)
 }
 
 #[tokio::test]
