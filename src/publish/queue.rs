@@ -14,9 +14,9 @@ use super::PublishError;
 use super::ahead::{self, Turn};
 use super::commit::{Context, Done, commit};
 use super::confirm::{confirm, is_ours, lacks};
-use super::follow::follow;
+use super::follow::{self, Step, follow};
 use super::head::{self, Head};
-use super::naming::{is_named, look_again, renew};
+use super::naming::{is_named, look_again, refuse_foreign, renew};
 use super::pending::{DOUBTED, PENDING};
 use super::receipt::Receipts;
 use super::sample::Sampler;
@@ -81,6 +81,10 @@ pub struct PublishStatus {
     pub last_error: Option<PublishError>,
     /// Whether a commit is being made.
     pub busy: bool,
+    /// Whether the last commit is another machine's.
+    pub is_theirs: bool,
+    /// Whether another machine has gone on, and its tree cannot take this one's place while it is mounted.
+    pub is_behind: bool,
     /// Of the commits of this run.
     pub progress: Progress,
     /// Since when blocks may be on the node that no pin holds yet, unix seconds; 0 where a crash
@@ -101,9 +105,17 @@ pub struct Progress {
 
 type Reply = oneshot::Sender<Result<(), PublishError>>;
 
+/// What somebody wants of the worker.
+enum Demand {
+    /// That all is published.
+    Flush(Reply),
+    /// That what another machine has published is taken over, where nothing is unpublished here.
+    Follow(oneshot::Sender<()>),
+}
+
 /// The publisher of one volume. Dropping it ends it; what is unpublished stays.
 pub struct Publisher {
-    demands: mpsc::UnboundedSender<Reply>,
+    demands: mpsc::UnboundedSender<Demand>,
     status: Arc<Mutex<PublishStatus>>,
     receipts: Receipts,
     volume: Arc<Volume>,
@@ -174,9 +186,18 @@ impl Publisher {
     pub async fn flush(&self) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
         self.demands
-            .send(reply)
+            .send(Demand::Flush(reply))
             .map_err(|_| PublishError::Stopped)?;
         answer.await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Takes over what another machine has published since, where nothing is unpublished here. Returns when that is
+    /// done, or is not to be done now.
+    pub async fn follow(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.demands.send(Demand::Follow(reply)).is_ok() {
+            let _ = answer.await;
+        }
     }
 
     /// What it has done and is doing.
@@ -253,6 +274,7 @@ fn note_head(volume: &Volume, status: &mut PublishStatus) {
         status.sequence = head.sequence;
         status.root = head.root.map(|root| root.0);
         status.last_commit_s = head.time_s;
+        status.is_theirs = head.root.is_some() && head.own.map(|own| own.root) != head.root;
     }
 }
 
@@ -281,7 +303,7 @@ struct Worker {
 impl Worker {
     async fn run(
         mut self,
-        mut demands: mpsc::UnboundedReceiver<Reply>,
+        mut demands: mpsc::UnboundedReceiver<Demand>,
         mut stopped: watch::Receiver<bool>,
     ) {
         // By a clock that goes on while the machine sleeps: nodes forget a name meanwhile.
@@ -291,19 +313,36 @@ impl Worker {
         let mut renew_not_before = clock.boottime();
         let mut not_before = Instant::now();
         let mut waiting: Vec<Reply> = Vec::new();
+        let mut follow_not_before = Instant::now();
         loop {
             let known = waiting.len();
+            let mut first = None;
             tokio::select! {
                 _ = stopped.changed() => return,
                 demand = demands.recv() => match demand {
-                    Some(reply) => waiting.push(reply),
+                    Some(demand) => first = Some(demand),
                     None => return,
                 },
                 () = sleep(TICK) => {}
             }
-            while let Ok(reply) = demands.try_recv() {
-                waiting.push(reply);
+            let mut followers = Vec::new();
+            let rest = std::iter::from_fn(|| demands.try_recv().ok());
+            for demand in first.into_iter().chain(rest) {
+                match demand {
+                    Demand::Flush(reply) => waiting.push(reply),
+                    Demand::Follow(reply) => followers.push(reply),
+                }
             }
+            if !followers.is_empty() && Instant::now() >= follow_not_before {
+                tokio::select! {
+                    _ = stopped.changed() => return,
+                    () = self.follow_idle() => {}
+                }
+                if lock(&self.status).is_behind {
+                    follow_not_before = Instant::now() + LONGEST_PAUSE;
+                }
+            }
+            drop(followers);
             // A new demand is tried at once, one that waits by the pauses below.
             let asked = waiting.len() > known;
             waiting.retain(|reply| !reply.is_closed());
@@ -388,9 +427,7 @@ impl Worker {
     /// Whether another machine has named something else since our last commit, or in the place of it.
     async fn look_early(&mut self) {
         let looked = timeout(STALL, look_again(&self.context)).await;
-        let looked =
-            looked.unwrap_or_else(|_| Err(PublishError::Unverified("it does not answer".into())));
-        let result = match looked {
+        let result = match looked.unwrap_or_else(|_| Err(silent())) {
             Ok(true) => Ok(()),
             Err(error) if !error.may_pass() => {
                 self.note_failure(error.clone());
@@ -405,6 +442,35 @@ impl Worker {
         self.early_look = None;
         self.note_head();
         tell(&mut self.looking, &result);
+    }
+
+    /// Takes over what another machine has published since, where nothing is unpublished here.
+    async fn follow_idle(&mut self) {
+        let volume = &self.context.volume;
+        if !is_idle(volume) || volume.is_half_followed() {
+            return;
+        }
+        let looked = timeout(STALL, follow::look(&self.context)).await;
+        match looked.unwrap_or_else(|_| Err(silent())) {
+            Ok(Step::Parted) => {
+                let head = self.context.volume.meta::<Head>("head");
+                let head = head.ok().flatten().unwrap_or_default();
+                if let Err(error @ PublishError::Conflict(_)) =
+                    refuse_foreign(&self.context, &head, None).await
+                {
+                    self.note_failure(error);
+                }
+            }
+            Ok(step) => {
+                // Nothing here keeps it from that but how much is loaded.
+                let is_behind = step == Step::Waits && is_idle(&self.context.volume);
+                lock(&self.status).is_behind = is_behind;
+                self.note_head();
+            }
+            Err(error) => {
+                tracing::debug!(%error, "whether another machine has gone on is not known");
+            }
+        }
     }
 
     async fn try_once(&mut self) -> Result<(), PublishError> {
@@ -502,7 +568,7 @@ impl Worker {
             return Err(lacks());
         }
         let asked = timeout(STALL, confirm(&self.context)).await;
-        asked.unwrap_or(Err(PublishError::Unverified("it does not answer".into())))
+        asked.unwrap_or_else(|_| Err(silent()))
     }
 
     /// The name was put again: what an earlier try met is over.
@@ -519,7 +585,7 @@ impl Worker {
     /// A take-over was begun that came to no end: until it does nothing can be changed.
     async fn go_on_following(&mut self) -> Result<(), PublishError> {
         let followed = timeout(STALL, follow(&self.context)).await;
-        match followed.unwrap_or(Err(PublishError::Unverified("it does not answer".into()))) {
+        match followed.unwrap_or_else(|_| Err(silent())) {
             Ok(true) => {
                 self.failures = 0;
                 lock(&self.status).last_error = None;
@@ -546,7 +612,7 @@ impl Worker {
             match timeout(STALL, &mut work).await {
                 Ok(result) => return result,
                 Err(_) if self.receipts.pulse() != before => {}
-                Err(_) => return Err(PublishError::Unverified("it does not answer".into())),
+                Err(_) => return Err(silent()),
             }
         }
     }
@@ -628,6 +694,10 @@ fn next_commit_s(volume: &Volume, last_commit_s: u64) -> Option<u64> {
     }
     let left_s = volume.seconds_left()?;
     Some(last_commit_s.saturating_add(left_s / units.max(1)))
+}
+
+fn silent() -> PublishError {
+    PublishError::Unverified("it does not answer".into())
 }
 
 fn tell(replies: &mut Vec<Reply>, result: &Result<(), PublishError>) {

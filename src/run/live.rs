@@ -302,7 +302,7 @@ impl Live {
         Ok(turned)
     }
 
-    /// Looks for the newest root beside the pass, where that is not known yet, or is another's to make.
+    /// Looks for the newest root beside the pass, where that is not known yet, or another machine may have made it.
     /// What has changed by it is told by `teller`.
     pub(super) fn go_on(
         self: &Arc<Self>,
@@ -310,7 +310,7 @@ impl Live {
         turns: &Arc<Semaphore>,
         teller: &Teller,
     ) {
-        if !self.publishing.is_waiting() {
+        if !self.publishing.is_to_look() {
             return;
         }
         let (live, token) = (Arc::clone(self), token.clone());

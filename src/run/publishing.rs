@@ -53,6 +53,8 @@ pub(super) struct Publishing {
     allowed: Allowed,
     /// Where its commits run.
     runtime: Handle,
+    /// Whether other machines can write to its nodes.
+    is_shared: bool,
     stage: Mutex<Stage>,
     /// One look for the newest root at a time.
     look: tokio::sync::Mutex<()>,
@@ -116,6 +118,8 @@ impl Publishing {
                 begin_anew: parts.config.begin_anew,
             },
             runtime: ground.commits.handle(),
+            // An embedded node is this process's own.
+            is_shared: parts.node.client.is_some() || !parts.node.others.is_empty(),
             look: tokio::sync::Mutex::default(),
             renewed: Mutex::default(),
         }
@@ -156,15 +160,20 @@ impl Publishing {
     }
 
     /// Starts publishing as soon as the newest root is known, and the moment after another machine's
-    /// commit has passed; follows what is only read, when it has one of `turns`. One look at a time; another
-    /// one meanwhile returns at once.
+    /// commit has passed; follows what is only read, or has nothing unpublished, when it has one of `turns`. One look at a time;
+    /// another one meanwhile returns at once.
     pub(super) async fn go_on(&self, token: &TokenInfo, turns: &Semaphore) {
         let Some(context) = &self.context else { return };
         let Ok(_one) = self.look.try_lock() else {
             return;
         };
         match (self.is_waiting(), self.watches()) {
-            (false, _) => {}
+            (false, _) => {
+                let Some(publisher) = self.idle() else { return };
+                let _turn = turns.acquire().await;
+                // What it is at may take long.
+                let _ = timeout(WATCH_PATIENCE, publisher.follow()).await;
+            }
             (true, true) => {
                 // There may be hundreds, and all are looked at again and again. It is never closed.
                 let _turn = turns.acquire().await;
@@ -288,6 +297,20 @@ impl Publishing {
         }
     }
 
+    /// Whether what another machine may have published meanwhile is to be looked for.
+    pub(super) fn is_to_look(&self) -> bool {
+        self.is_waiting() || self.idle().is_some()
+    }
+
+    /// Its publisher, while that has nothing to do, and other machines can write to its nodes.
+    fn idle(&self) -> Option<Arc<Publisher>> {
+        let Stage::On(publisher) = &*lock(&self.stage) else {
+            return None;
+        };
+        let context = self.context.as_ref()?;
+        (self.is_shared && is_idle(&context.volume)).then(|| Arc::clone(publisher))
+    }
+
     /// Why nothing may be written yet, by what the state folder knows.
     fn recent(&self) -> Option<String> {
         if self.allowed.take_over || self.watches() {
@@ -343,7 +366,11 @@ impl Publishing {
             Stage::Waiting(why) | Stage::Watching(why) => why.clone(),
             Stage::Behind => Some(BEHIND.to_owned()),
             Stage::Conflict(why) | Stage::Barred(why) => Some(why.clone()),
-            Stage::On(publisher) => publisher.status().last_error.map(|error| error.to_string()),
+            Stage::On(publisher) => {
+                let status = publisher.status();
+                let behind = status.is_behind.then(|| BEHIND.to_owned());
+                status.last_error.map(|error| error.to_string()).or(behind)
+            }
         }
     }
 

@@ -1,15 +1,20 @@
 //! Two machines write one token: neither loses anything, and the owner says which one goes on.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
+use crate::command::wait_until;
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, pattern};
+use crate::watch::{QUIET, owned};
 
 /// `CLI.md`: not everything is published.
 const UNPUBLISHED: i32 = 7;
 const LEN: u64 = 200_000;
+/// A look at the chain each second, and one at the name with it; a machine under load is slow.
+const SOON: Duration = Duration::from_secs(120);
 
 fn write(machine: &Machine, name: &str, id: u64) {
     let bytes = pattern(id, 0, usize::try_from(LEN).expect("small"));
@@ -129,4 +134,35 @@ fn a_moment_after_another_machine_wrote_no_mount_is_writable_until_somebody_take
     first.start();
     assert_pattern(&first.dir().join("mine"), 2, LEN);
     first.stop();
+}
+
+/// Whoever has nothing unpublished goes on from what the other one has published, and shows it.
+#[test]
+fn two_drives_that_are_mounted_all_the_time_and_write_in_turn_show_each_others_files() {
+    let (chain, _kubo, node, first) = owned();
+    write(&first, "first", 1);
+    first.flush();
+    let mut second = chain.machine_with(None, &QUIET).with_node(&node);
+    second = second.with_args(&["--take-over"]);
+    second.start();
+    second.wait_for("1", "state", "ok");
+    for round in 1..4 {
+        let turns = [
+            (&second, &first, "second", 2 * round),
+            (&first, &second, "first", 2 * round + 1),
+        ];
+        for (writer, reader, name, id) in turns {
+            let bytes = pattern(id, 0, usize::try_from(LEN).expect("small"));
+            fs::write(writer.dir().join(name), &bytes).expect("writable");
+            writer.flush();
+            wait_until("the other drive shows it", SOON, || {
+                fs::read(reader.dir().join(name)).is_ok_and(|shown| shown == bytes)
+            });
+            let row = reader.token("1");
+            assert_eq!(row["state"], "ok", "{row:#}");
+            assert_eq!(row["root"], writer.token("1")["root"]);
+            let reason = row["reason"].as_str().expect("it says whose tree it shows");
+            assert!(reason.contains("another machine published"), "{reason}");
+        }
+    }
 }

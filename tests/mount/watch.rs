@@ -25,19 +25,21 @@ const UNPUBLISHED: i32 = 7;
 /// A look at the chain each second, and one at the name with it; a machine under load is slow.
 const SOON: Duration = Duration::from_secs(120);
 
+/// A commit is made when somebody asks for it alone, and the chain is looked at each second.
+pub(crate) const QUIET: [&str; 6] = [
+    "--commit-idle",
+    "1h",
+    "--commit-max",
+    "1h",
+    "--refresh",
+    "1s",
+];
+
 /// A chain, a node, and the owner's drive on it, with a name key for token 1.
-fn owned() -> (Chain, Kubo, String, Machine) {
+pub(crate) fn owned() -> (Chain, Kubo, String, Machine) {
     let (chain, kubo) = (Chain::new(Kind::Sync), Kubo::start());
     let node = format!("ipfs={}", kubo.url());
-    let more = [
-        "--commit-idle",
-        "1h",
-        "--commit-max",
-        "1h",
-        "--refresh",
-        "1s",
-    ];
-    let mut owner = chain.machine_with(None, &more).with_node(&node);
+    let mut owner = chain.machine_with(None, &QUIET).with_node(&node);
     owner.start();
     owner.ask(&["register", "1", "--yes"]).ok();
     owner.wait_for("1", "state", "ok");

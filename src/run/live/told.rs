@@ -6,6 +6,7 @@
 use super::{Live, lock};
 use crate::chain::TokenInfo;
 use crate::fs::{Access, Loss};
+use crate::publish::PublishStatus;
 use crate::run::parts::Parts;
 use crate::run::{detached, operate, sync};
 use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
@@ -127,7 +128,9 @@ impl Live {
             damaged,
         });
         if let (State::Ok, Some(local)) = (status.state, &status.local) {
-            status.reason = lost(local).or_else(|| self.volume.torn_log());
+            status.reason = lost(local)
+                .or_else(|| self.volume.torn_log())
+                .or_else(|| published.is_theirs.then(|| theirs(&published)));
         }
         if published.root.is_some() {
             status.sequence = Some(published.sequence);
@@ -157,6 +160,16 @@ impl Live {
         };
         (losses.into_iter().map(tell).collect(), count as u64)
     }
+}
+
+/// What to say of a token of which another machine's tree is shown.
+fn theirs(published: &PublishStatus) -> String {
+    let at = operate::instant(published.last_commit_s);
+    let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+    format!(
+        "another machine published sequence {}{at}: that is shown here",
+        published.sequence
+    )
 }
 
 /// All that is amiss, in one line.
