@@ -9,7 +9,7 @@ use multihash::Multihash;
 use sha2::{Digest, Sha256};
 
 /// Multicodec of raw bytes.
-const RAW: u64 = 0x55;
+pub(super) const RAW: u64 = 0x55;
 /// Multicodec of dag-pb.
 const DAG_PB: u64 = 0x70;
 /// Multihash code of SHA-256.

@@ -144,6 +144,21 @@ pub fn symlink(target: &Bytes) -> Result<(Block, Child), PackError> {
     node.encode()
 }
 
+/// A node that links to the bytes of each of these blocks, as leaves, whatever they are: whoever pins it holds them, and
+/// nothing that they link to.
+pub fn bundle(blocks: &[Block]) -> Result<Block, PackError> {
+    let links = blocks.iter().enumerate().map(|(number, block)| Link {
+        cid: Cid::new_v1(cid::RAW, *block.cid.hash()),
+        name: format!("{number:08X}").into(),
+        tsize: block.data.len() as u64,
+    });
+    let node = Node {
+        links: links.collect(),
+        unixfs: Unixfs::Directory(Bytes::new()),
+    };
+    Ok(node.encode()?.0)
+}
+
 /// Bytes of an encoded link with a name of `name_len` bytes.
 pub(super) fn link_len(cid: &Cid, name_len: usize, tsize: u64) -> usize {
     let inner = link_inner_len(cid, name_len, tsize);

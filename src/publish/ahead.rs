@@ -82,7 +82,7 @@ pub(super) async fn run(context: Context, receipts: Receipts, turn: Arc<Turn>, b
         if wanted.wait_for(|wanted| !*wanted).await.is_err() {
             return;
         }
-        if !may_send(&context) {
+        if !may_send(&context) || receipts.is_losing() {
             context.volume.forget_whole();
             continue;
         }

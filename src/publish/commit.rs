@@ -146,7 +146,10 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
         true => Some(begin_charged(context, &head).await?),
         false => None,
     };
-    let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone()).beside(charged);
+    let holder = receipts.is_losing().then(|| Arc::clone(&context.volume));
+    let mut upload = Upload::new(Arc::clone(&context.node.store), receipts.clone())
+        .beside(charged)
+        .held_for(holder);
     let source = context.node.fetcher.source();
     let built = build(&cut, &changes, source, &mut upload).await?;
     let (root, root_block) = build_root(context, &head, &cut, &built, &mut upload).await?;
@@ -161,7 +164,14 @@ pub(super) async fn commit(context: &Context, receipts: &Receipts) -> Result<Don
     upload.finish_with(tops(&pending)).await?;
     pending.unsent = false;
     keep(volume, vec![(PENDING, Some(pending.to_bytes()))]).await?;
-    secure_above(context, &pending, &head, receipts).await?;
+    let was_losing = receipts.is_losing();
+    let secured = secure_above(context, &pending, &head, receipts).await;
+    secured.map_err(|error| match was_losing && is_loss(&error) {
+        true => PublishError::Unverified(format!(
+            "it loses what it has just taken ({error}): stop its collection (`repo gc`) until this is published"
+        )),
+        false => error,
+    })?;
     name(context, &mut pending, &head).await?;
     let is_stuck = built.files.len() < changes.files.len() || !changes.stuck.is_empty();
     let built = Arc::new(built);
@@ -375,7 +385,7 @@ async fn secure(
     let result = check.await;
     match &result {
         Ok(()) => receipts.note_verified(),
-        Err(error) if is_loss(error) => receipts.forget(),
+        Err(error) if is_loss(error) => receipts.note_losing(),
         Err(_) => {}
     }
     result

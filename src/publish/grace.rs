@@ -5,12 +5,16 @@
 //! knows of no other boot: what was added before this one is as old as the wall clock said when this one first looked.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use cid::Cid;
 use minicbor::{CborLen, Decode, Encode};
 
+use super::PublishError;
+use super::pending::keep;
 use crate::clock::Clock;
-use crate::journal::record::CidBytes;
+use crate::fs::Volume;
+use crate::journal::record::{CidBytes, Record as _};
 use crate::store::{BlockStore, StoreError};
 use crate::types::Ino;
 
@@ -91,6 +95,13 @@ fn seconds(s: u64) -> i64 {
     i64::try_from(s).unwrap_or(i64::MAX)
 }
 
+/// Keeps durably that `bundle`, which is about to be pinned, is let go of with the next commit.
+pub(super) async fn note_bundle(volume: &Arc<Volume>, bundle: Cid) -> Result<(), PublishError> {
+    let mut grace: Grace = volume.meta("grace")?.unwrap_or_default();
+    grace.add_spent(bundle);
+    keep(volume, vec![("grace", Some(grace.to_bytes()))]).await
+}
+
 impl Grace {
     /// `cid` is not the newest any more.
     pub(super) fn add(&mut self, cid: Cid, now: &Moment) {
@@ -101,6 +112,17 @@ impl Grace {
             since_s: now.wall_s,
             since_boot_s: now.boot_s,
         });
+    }
+
+    /// `cid` is of no use from the next commit on.
+    fn add_spent(&mut self, cid: Cid) {
+        self.old.retain(|old| old.cid.0 != cid);
+        let old = Old {
+            cid: CidBytes(cid),
+            since_s: 0,
+            since_boot_s: i64::MIN,
+        };
+        self.old.insert(0, old);
     }
 
     /// `open` are the files without a name now that `new` takes the place of the root `old`: neither is let go of while one

@@ -26,6 +26,9 @@ const NOTES: u64 = 16_384;
 /// collected since.
 const NOTE_S: u64 = 12 * 3600;
 
+/// After so many commits of which nothing was lost the next one's blocks are held by its own pin alone again.
+const STEADY: u32 = 16;
+
 /// How many chunks are remembered that were sent before their commit.
 const CHUNKS: usize = 65_536;
 
@@ -45,6 +48,8 @@ pub(super) struct Receipts {
     fresh: Arc<AtomicBool>,
     /// Commits in a row of which all came back that was asked for.
     verified: Arc<AtomicU32>,
+    /// Whether blocks were lost that no pin held yet.
+    losing: Arc<AtomicBool>,
     /// See [`Receipts::whole`].
     whole: Arc<Mutex<Option<CidBytes>>>,
     /// Whether another node was written to before, and this one has not been seen to hold what was published then.
@@ -121,6 +126,7 @@ impl Receipts {
             moved: Arc::new(AtomicU64::new(1)),
             fresh: Arc::new(AtomicBool::new(true)),
             verified: Arc::default(),
+            losing: Arc::default(),
         }
     }
 
@@ -144,6 +150,18 @@ impl Receipts {
     /// Commits in a row of which all came back that was asked for.
     pub(super) fn verified(&self) -> u32 {
         self.verified.load(Ordering::Relaxed)
+    }
+
+    /// Whether blocks of one of the last commits were lost before it was pinned: the node may be collecting what no pin
+    /// holds, again and again.
+    pub(super) fn is_losing(&self) -> bool {
+        self.losing.load(Ordering::Relaxed) && self.verified() < STEADY
+    }
+
+    /// Blocks of a commit were lost before it was pinned.
+    pub(super) fn note_losing(&self) {
+        self.losing.store(true, Ordering::Relaxed);
+        self.forget();
     }
 
     /// All that was asked for of a commit came back.

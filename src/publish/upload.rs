@@ -12,7 +12,9 @@ use tokio::task::JoinSet;
 use super::PublishError;
 use super::charged::Charged;
 use super::receipt::Receipts;
-use crate::fs::ChunkVersion;
+use crate::fs::{ChunkVersion, Volume};
+use super::grace::note_bundle;
+use crate::pack::dagpb;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid as form;
 use crate::store::{Block, BlockStore, StoreError};
@@ -20,6 +22,8 @@ use crate::store::{Block, BlockStore, StoreError};
 /// Blocks and bytes of one request.
 const BATCH_BLOCKS: usize = 128;
 const BATCH_BYTES: usize = 8 << 20;
+/// Bytes of one where what it brings is to be held at once, which takes it in one piece.
+const HELD_BYTES: usize = 2 << 20;
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 3;
@@ -41,6 +45,8 @@ pub(super) struct Upload {
     sample: Vec<Cid>,
     sample_size: usize,
     pushed: u64,
+    /// Where the node collects what no pin holds yet: what keeps the pins that hold the blocks until their commit is pinned.
+    holder: Option<Arc<Volume>>,
     /// On contracts that charge each commit: what is charged already.
     charged: Option<Charged>,
     /// Bytes of all blocks of the commit, also of those that an earlier try has sent, and without those that are
@@ -66,6 +72,7 @@ impl Upload {
             flying: JoinSet::new(),
             sample: Vec::new(),
             pushed: 0,
+            holder: None,
             charged: None,
             built_bytes: 0,
             sent_blocks: 0,
@@ -76,6 +83,11 @@ impl Upload {
     /// The same, which counts no block that is `charged` already.
     pub(super) fn beside(self, charged: Option<Charged>) -> Self {
         Self { charged, ..self }
+    }
+
+    /// The same, by which each block is pinned as soon as it is stored, where the store can do that.
+    pub(super) fn held_for(self, holder: Option<Arc<Volume>>) -> Self {
+        Self { holder, ..self }
     }
 
     /// What was built is durable with what is kept next.
@@ -93,7 +105,11 @@ impl Upload {
         }
         self.batch_bytes += block.data.len();
         self.batch.push(block);
-        if self.batch.len() >= BATCH_BLOCKS || self.batch_bytes >= BATCH_BYTES {
+        let most_bytes = match self.holder {
+            Some(_) => HELD_BYTES,
+            None => BATCH_BYTES,
+        };
+        if self.batch.len() >= BATCH_BLOCKS || self.batch_bytes >= most_bytes {
             self.send(self.batch.len()).await?;
         }
         Ok(())
@@ -102,7 +118,7 @@ impl Upload {
     /// The block of a chunk that was sent before the commit, which the node has as far as is known; it counts as
     /// pushed.
     pub(super) fn ahead(&mut self, at: &ChunkVersion) -> Result<Option<Cid>, PublishError> {
-        let Some(cid) = self.receipts.chunk(at) else {
+        let Some(cid) = self.receipts.chunk(at).filter(|_| self.holder.is_none()) else {
             return Ok(None);
         };
         self.receipts.note_step();
@@ -192,8 +208,22 @@ impl Upload {
         self.sent_blocks += batch.len() as u64;
         self.sent_bytes += std::mem::take(&mut self.batch_bytes) as u64;
         let (store, receipts) = (Arc::clone(&self.store), self.receipts.clone());
+        let bundle = match &self.holder {
+            Some(volume) => {
+                let bundle = dagpb::bundle(&batch)?;
+                note_bundle(volume, bundle.cid).await?;
+                Some(bundle)
+            }
+            None => None,
+        };
         self.flying.spawn(async move {
-            store.put_many(&batch).await?;
+            let is_held = match &bundle {
+                Some(bundle) => store.put_held(&batch, bundle).await?,
+                None => false,
+            };
+            if !is_held {
+                store.put_many(&batch).await?;
+            }
             receipts.beat();
             receipts.note(batch.iter().take(noted).map(|block| block.cid));
             Ok(())

@@ -71,6 +71,11 @@ impl Counts {
         answer
     }
 
+    fn note_sent(&self, blocks: &[Block]) {
+        let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn open(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Instant>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,9 +118,17 @@ impl<S: ?Sized> Counted<S> {
 impl BlockStore for Counted<dyn BlockStore> {
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
         self.counts.watch(self.inner.put_many(blocks)).await?;
-        let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
-        self.counts.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counts.note_sent(blocks);
         Ok(())
+    }
+
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        let held = self.counts.watch(self.inner.put_held(blocks, bundle));
+        let held = held.await?;
+        if held {
+            self.counts.note_sent(blocks);
+        }
+        Ok(held)
     }
 
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {

@@ -105,6 +105,13 @@ impl FaultStore {
         self.block_count.store(0, Ordering::SeqCst);
         self.block_bytes.store(0, Ordering::SeqCst);
     }
+
+    fn count_blocks(&self, blocks: &[Block]) {
+        let bytes = blocks.iter().map(|b| b.data.len() as u64).sum();
+        let count = blocks.len() as u64;
+        self.block_count.fetch_add(count, Ordering::SeqCst);
+        self.block_bytes.fetch_add(bytes, Ordering::SeqCst);
+    }
 }
 
 /// `result` of a call that was let in as `outcome`.
@@ -128,13 +135,18 @@ fn changed(data: &Bytes) -> Bytes {
 #[async_trait]
 impl BlockStore for FaultStore {
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        let bytes = blocks.iter().map(|b| b.data.len() as u64).sum();
-        self.block_count
-            .fetch_add(blocks.len() as u64, Ordering::SeqCst);
-        self.block_bytes.fetch_add(bytes, Ordering::SeqCst);
+        self.count_blocks(blocks);
         match self.script.enter(Call::PutMany).await? {
             Outcome::Drop => Ok(()),
             outcome => answer(outcome, self.inner.put_many(blocks).await),
+        }
+    }
+
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        self.count_blocks(blocks);
+        match self.script.enter(Call::PutMany).await? {
+            Outcome::Drop => Ok(true),
+            outcome => answer(outcome, self.inner.put_held(blocks, bundle).await),
         }
     }
 

@@ -104,6 +104,10 @@ impl BlockStore for ManyStore {
         self.first.put_many(blocks).await
     }
 
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        self.first.put_held(blocks, bundle).await
+    }
+
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let all = self.near.iter().chain(std::iter::once(&self.first));
         self.ask_each(all, cid).await

@@ -74,6 +74,12 @@ pub trait BlockStore: Send + Sync {
     /// Stores `blocks`; returns once every one of them is durable there. A block whose bytes do
     /// not hash to its CID is refused ([`StoreError::Corrupt`]) and nothing is claimed for the rest.
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError>;
+    /// As [`BlockStore::put_many`], in one step with a pin of `bundle`, a node that links to each of them: no collection of
+    /// garbage comes between. False, and nothing is stored, where the store cannot do that.
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        let _ = (blocks, bundle);
+        Ok(false)
+    }
     /// The verified bytes of `cid`.
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError>;
     /// As [`BlockStore::get`], for one who verifies it himself: what the store has under `cid`, at most

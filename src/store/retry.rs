@@ -88,6 +88,10 @@ impl BlockStore for RetryStore {
         self.run(|| self.inner.put_many(blocks)).await
     }
 
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        self.run(|| self.inner.put_held(blocks, bundle)).await
+    }
+
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.run(|| self.inner.get(cid)).await
     }

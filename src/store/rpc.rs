@@ -75,6 +75,15 @@ struct PutLine {
 struct ImportLine {
     #[serde(rename = "Stats")]
     stats: Option<ImportStats>,
+    #[serde(rename = "Root")]
+    root: Option<ImportRoot>,
+}
+
+/// What became of the pin of an archive's root.
+#[derive(Deserialize)]
+struct ImportRoot {
+    #[serde(rename = "PinErrorMsg", default)]
+    error: String,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +117,7 @@ impl RpcStore {
     /// Sends a batch, in whatever form the node takes.
     async fn put(&self, blocks: Vec<Block>, limit: Duration) -> Result<(), StoreError> {
         match self.client.dialect() {
-            Dialect::Ipfs => self.import(&blocks, limit).await,
+            Dialect::Ipfs => self.import(&blocks, limit, false).await,
             Dialect::Btfs => {
                 probe::meet(&self.client).await.map_err(plain)?;
                 for (kind, name) in [(Kind::Leaf, "raw"), (Kind::Node, "v0")] {
@@ -125,10 +134,16 @@ impl RpcStore {
         }
     }
 
-    /// One archive, of which the node tells how many blocks it held.
-    async fn import(&self, blocks: &[Block], limit: Duration) -> Result<(), StoreError> {
+    /// One archive, of which the node tells how many blocks it held. Where its root, the last block, is to be pinned, no
+    /// collection comes before that.
+    async fn import(
+        &self,
+        blocks: &[Block],
+        limit: Duration,
+        is_pinned: bool,
+    ) -> Result<(), StoreError> {
         let args = [
-            ("pin-roots", "false"),
+            ("pin-roots", if is_pinned { "true" } else { "false" }),
             ("stats", "true"),
             ("fast-provide-root", "false"),
         ];
@@ -146,9 +161,16 @@ impl RpcStore {
                 answer => break answer.map_err(plain)?,
             }
         };
-        let stats = lines::<ImportLine>(&answer)?
-            .into_iter()
-            .find_map(|line| line.stats)
+        let mut lines = lines::<ImportLine>(&answer)?;
+        if is_pinned {
+            let root = lines.iter_mut().find_map(|line| line.root.take());
+            match root.map(|root| root.error) {
+                Some(error) if error.is_empty() => {}
+                Some(error) => return Err(unfinished(&error)),
+                None => return Err(unfinished("its answer does not say what it has pinned")),
+            }
+        }
+        let stats = (lines.into_iter().find_map(|line| line.stats))
             .ok_or_else(|| unfinished("the count of blocks is missing in its answer"))?;
         let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
         match (stats.blocks, stats.bytes) == (blocks.len(), bytes) {
@@ -253,6 +275,18 @@ impl BlockStore for RpcStore {
             blocks.iter().try_for_each(Block::check)?;
         }
         sent
+    }
+
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        if self.client.dialect() != Dialect::Ipfs {
+            return Ok(false);
+        }
+        blocks.iter().try_for_each(Block::check)?;
+        // In one piece: what is held is held by the last block.
+        let all = [blocks, std::slice::from_ref(bundle)].concat();
+        let bytes = all.iter().map(|block| block.data.len()).sum();
+        self.import(&all, self.pace.limit(bytes), true).await?;
+        Ok(true)
     }
 
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {

@@ -14,8 +14,10 @@ pub(crate) mod kubo;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, symlink};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pxfs::pack::cid::leaf_cid;
@@ -191,6 +193,32 @@ fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
     front.lead_to(node.url());
     machine.flush();
     node.ipfs(&["repo", "gc"]);
+    assert_found_elsewhere(machine, &url, &[], &local);
+}
+
+/// Whoever lets it collect while pxfs commits loses nothing, and waits no longer than for a second try.
+#[test]
+fn what_is_written_is_published_beside_collections_of_an_ipfs_node_that_follow_one_another() {
+    let node = Kubo::start();
+    let url = format!("ipfs={}", node.url());
+    let machine = Machine::demo_with(&["--node", &url]);
+    let is_over = AtomicBool::new(false);
+    let local = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    node.try_ipfs(&["repo", "gc", "--quiet"]);
+                }
+            });
+        }
+        let published = std::panic::catch_unwind(AssertUnwindSafe(|| publish_tree(&machine)));
+        is_over.store(true, Ordering::Relaxed);
+        published.unwrap_or_else(|why| std::panic::resume_unwind(why))
+    });
+    node.ipfs(&["repo", "gc"]);
+    // What held the blocks until they were published is let go of.
+    let pins = node.ipfs(&["pin", "ls", "--type=recursive", "--quiet"]);
+    assert!(pins.lines().count() <= 6, "{pins}");
     assert_found_elsewhere(machine, &url, &[], &local);
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use pxfs::pack::dagpb::bundle;
 use pxfs::rpc::{Client, Dialect, File, Login};
 use pxfs::store::rpc::{Patience, RpcStore};
 use pxfs::store::suite::{self, unique_leaf, unique_tree};
@@ -35,6 +36,27 @@ pub(crate) fn client(url: &str, dialect: Dialect, login: Login) -> Client {
 async fn an_ipfs_node_passes() {
     let node = Kubo::start();
     suite::passes(store(node.url(), Dialect::Ipfs, Login::Open)).await;
+}
+
+/// Its nodes are held by their bytes: what they link to need not be there.
+#[tokio::test]
+async fn what_an_ipfs_node_stores_held_outlives_its_collection_until_it_is_let_go_of() {
+    let node = Kubo::start();
+    let store = store(node.url(), Dialect::Ipfs, Login::Open);
+    let mut blocks = unique_tree(3);
+    let left_out = blocks.remove(0);
+    let bundle = bundle(&blocks).expect("a node");
+    assert!(store.put_held(&blocks, &bundle).await.expect("stored"));
+    node.ipfs(&["repo", "gc"]);
+    for block in &blocks {
+        assert!(store.has(&block.cid).await.expect("an answer"));
+    }
+    assert!(!store.has(&left_out.cid).await.expect("an answer"));
+    store.unpin(&bundle.cid).await.expect("let go of");
+    node.ipfs(&["repo", "gc"]);
+    for block in blocks.iter().chain([&bundle]) {
+        assert!(!store.has(&block.cid).await.expect("an answer"));
+    }
 }
 
 #[tokio::test]

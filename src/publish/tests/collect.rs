@@ -1,14 +1,24 @@
 //! The room of old roots comes back, and nothing that somebody can reach goes with it.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cid::Cid;
 
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
 use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
+use crate::pack::cid::{Kind, kind};
+use crate::publish::PublishError;
 use crate::publish::head::Head;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::Call;
+use crate::store::memory::MemoryStore;
+use crate::store::{Block, BlockStore, StoreError, links};
 
 const DAY: Duration = Duration::from_secs(24 * 3600 + 1);
 const BIG: usize = 3 << 20;
@@ -174,4 +184,145 @@ async fn what_a_file_lies_over_stays_until_the_file_is_published_whatever_was_cu
     let tree = machine.tree().await;
     assert!(tree["/f"].content == expected);
     assert_eq!(second(&shared).await.tree().await, tree);
+}
+
+/// A node that collects what no pin holds as soon as it has stored it, as one does that collects again and again.
+struct Collecting {
+    inner: Arc<MemoryStore>,
+    /// What each bundle holds; `None` where the node cannot pin as it stores.
+    held: Option<Mutex<HashMap<Cid, Vec<Cid>>>>,
+}
+
+impl Collecting {
+    fn holds(&self) -> HashSet<Cid> {
+        let held = self.held.iter();
+        held.flat_map(|held| held.lock().unwrap().values().flatten().copied().collect::<Vec<_>>())
+            .collect()
+    }
+
+    async fn collect(&self) {
+        let (mut reached, mut left) = (self.holds(), self.inner.pins().await.unwrap());
+        while let Some(cid) = left.pop() {
+            let data = self.inner.get(&cid).await;
+            reached.insert(cid);
+            if let (Ok(Kind::Node), Ok(data)) = (kind(&cid), data) {
+                left.extend(links(&cid, &data).unwrap());
+            }
+        }
+        for cid in self.inner.all() {
+            if !reached.contains(&cid) {
+                self.inner.lose(&cid);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BlockStore for Collecting {
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.inner.put_many(blocks).await?;
+        self.collect().await;
+        Ok(())
+    }
+
+    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+        let Some(held) = &self.held else {
+            return Ok(false);
+        };
+        let cids = blocks.iter().map(|block| block.cid).collect();
+        held.lock().unwrap().insert(bundle.cid, cids);
+        self.put_many(blocks).await?;
+        Ok(true)
+    }
+
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.inner.get(cid).await
+    }
+
+    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.inner.has(cid).await
+    }
+
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.inner.pin(root, from).await
+    }
+
+    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
+        if let Some(held) = &self.held {
+            held.lock().unwrap().remove(root);
+        }
+        self.inner.unpin(root).await?;
+        self.collect().await;
+        Ok(())
+    }
+
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.inner.pins().await
+    }
+}
+
+/// A machine whose node is such a one.
+fn beside_a_collection(shared: &Shared, holds: bool) -> (Machine, Arc<Collecting>) {
+    let mut machine = Machine::new(shared);
+    let node = Arc::new(Collecting {
+        inner: Arc::clone(&shared.blocks),
+        held: holds.then(Mutex::default),
+    });
+    machine.context.node.store = Arc::<Collecting>::clone(&node);
+    (machine, node)
+}
+
+#[tokio::test]
+async fn what_is_written_is_published_beside_a_collection_that_begins_again_and_again() {
+    let shared = Shared::new();
+    let (machine, node) = beside_a_collection(&shared, true);
+    machine.put(machine.root, "f", &[(0, &content(1))]).await;
+    let mut errors = Vec::new();
+    while let Err(error) = machine.commit().await {
+        errors.push(error);
+        assert!(errors.len() < 3, "{errors:?}");
+    }
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+    // What held the blocks until then is let go of: root and usage metadata are left.
+    assert!(node.holds().is_empty());
+    assert_eq!(shared.blocks.pins().await.unwrap().len(), 2);
+    // It goes on so, at the first try.
+    machine.put(machine.root, "g", &[(0, &content(2))]).await;
+    machine.commit().await.unwrap();
+    assert!(node.holds().is_empty());
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
+}
+
+#[tokio::test]
+async fn where_a_node_can_hold_nothing_beside_its_collection_it_is_said_what_to_stop() {
+    let shared = Shared::new();
+    let (machine, _) = beside_a_collection(&shared, false);
+    machine.put(machine.root, "f", &[(0, b"f")]).await;
+    machine.commit().await.unwrap_err();
+    let error = machine.commit().await.unwrap_err();
+    assert!(matches!(error, PublishError::Unverified(_)), "{error:?}");
+    assert!(error.to_string().contains("`repo gc`"), "{error}");
+}
+
+/// Also what a crash has left of it.
+#[tokio::test]
+async fn what_held_the_blocks_of_a_commit_that_came_to_no_end_is_let_go_of_by_the_next_one() {
+    let shared = Shared::new();
+    let (machine, node) = beside_a_collection(&shared, true);
+    machine.put(machine.root, "f", &[(0, &content(1))]).await;
+    machine.commit().await.unwrap_err();
+    let away = NameError::Transient("away".to_owned());
+    machine.names.set(NameCall::Publish, Fault::Before(away), None);
+    machine.commit().await.unwrap_err();
+    assert!(!node.holds().is_empty());
+    let mut machine = machine.crash(&shared);
+    machine.context.node.store = Arc::<Collecting>::clone(&node);
+    machine.put(machine.root, "g", &[(0, b"g")]).await;
+    let mut tries = 0;
+    while let Err(error) = machine.commit().await {
+        tries += 1;
+        assert!(tries < 3, "{error}");
+    }
+    assert!(node.holds().is_empty());
+    assert_eq!(second(&shared).await.tree().await, machine.tree().await);
 }

@@ -91,7 +91,7 @@ impl Pace {
     }
 
     /// How long a request of so many bytes may take.
-    fn limit(&self, bytes: usize) -> Duration {
+    pub(super) fn limit(&self, bytes: usize) -> Duration {
         let slowest = u64::try_from(bytes / LEAST_BYTES_PER_S).unwrap_or(u64::MAX);
         self.ask + Duration::from_secs(slowest)
     }
