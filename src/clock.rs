@@ -3,11 +3,15 @@
 //! Invariant: nothing else in the crate asks the operating system for the time of a promise
 //! (deadlines, times of inodes); sleeping and benchmarking are no promises.
 
+mod until;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustix::time::{ClockId, clock_gettime};
+use until::Moves;
 
 /// Where time comes from.
 pub trait Clock: Send + Sync {
@@ -17,6 +21,8 @@ pub trait Clock: Send + Sync {
     fn boottime(&self) -> Duration;
     /// Identifies the boot that [`Clock::boottime`] counts from (`/proc/sys/kernel/random/boot_id`).
     fn boot_id(&self) -> String;
+    /// Returns when [`Clock::boottime`] is at `at`, and wakes nobody before.
+    fn until(&self, at: Duration) -> BoxFuture<'_, ()>;
 }
 
 /// The machine's clocks.
@@ -50,6 +56,10 @@ impl Clock for SystemClock {
             })
             .clone()
     }
+
+    fn until(&self, at: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(until::boottime(at))
+    }
 }
 
 /// A clock that stands still until it is moved: the twin of [`SystemClock`] for tests.
@@ -57,6 +67,7 @@ impl Clock for SystemClock {
 pub struct ManualClock {
     wall_ns: AtomicI64,
     boot_ns: AtomicU64,
+    moves: Moves,
 }
 
 impl ManualClock {
@@ -66,6 +77,7 @@ impl ManualClock {
         Self {
             wall_ns: AtomicI64::new(wall_ns),
             boot_ns: AtomicU64::new(0),
+            moves: Moves::default(),
         }
     }
 
@@ -75,6 +87,7 @@ impl ManualClock {
         self.boot_ns.fetch_add(ns, Ordering::SeqCst);
         self.wall_ns
             .fetch_add(i64::try_from(ns).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.moves.note();
     }
 
     /// Sets the wall clock, as somebody who corrects it does.
@@ -94,5 +107,9 @@ impl Clock for ManualClock {
 
     fn boot_id(&self) -> String {
         "manual".to_owned()
+    }
+
+    fn until(&self, at: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.moves.until(move || self.boottime() >= at))
     }
 }

@@ -73,6 +73,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "cli/",
             "control.rs",
             "control/",
+            "clock/",
             "chain/",
             "fault.rs",
             "rpc.rs",

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use super::FsError;
 use super::body::Body;
 use super::cut::CutFile;
+use super::news::News;
 use super::volume::{Volume, lock};
 use crate::journal::StageFile;
 use crate::pack::chunk::{self, CHUNK_SIZE};
@@ -50,9 +51,15 @@ impl Volume {
         if ended.is_empty() {
             return;
         }
-        let mut noted = lock(&self.ended.0);
-        let room = MOST.saturating_sub(noted.len());
-        noted.extend(ended.take(room).map(|index| (ino, index)));
+        let was_empty = {
+            let mut noted = lock(&self.ended.0);
+            let (was_empty, room) = (noted.is_empty(), MOST.saturating_sub(noted.len()));
+            noted.extend(ended.take(room).map(|index| (ino, index)));
+            was_empty
+        };
+        if was_empty {
+            self.tell(News::Whole);
+        }
     }
 
     /// Whether [`Volume::take_whole`] may have something to give.

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::account::Account;
 use super::body::Body;
 use super::files::{BodyMut, File};
+use super::news::News;
 use super::quota::Access;
 use super::volume::{Volume, lock};
 use super::{FsError, Kind};
@@ -56,6 +57,7 @@ impl Drop for Followed {
     fn drop(&mut self) {
         if !self.is_done {
             *lock(&self.volume.half_followed) = Some(self.half.clone());
+            self.volume.tell(News::Due);
         }
     }
 }

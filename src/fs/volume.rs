@@ -21,6 +21,7 @@ use super::cut::ActiveCut;
 use super::emptied::Emptied;
 use super::files::{File, FileRef, Files, Left};
 use super::limits::Limits;
+use super::news::News;
 use super::places::Places;
 use super::quota::{Access, Allowance, Quota};
 use super::removed::Removed;
@@ -96,6 +97,7 @@ pub struct Volume {
     pub(super) emptied: Mutex<HashMap<Ino, Emptied>>,
     pub(super) cut: RwLock<Option<Arc<ActiveCut>>>,
     pub(super) ended: super::ahead::Ended,
+    pub(super) listener: super::news::Listener,
     activity: Mutex<Option<Activity>>,
     /// Stage files that hold exactly a published content, with its CID and length.
     pub(super) adoptions: Mutex<super::adoptions::Adoptions>,
@@ -176,6 +178,7 @@ impl Volume {
             emptied: Mutex::default(),
             cut: RwLock::new(None),
             ended: super::ahead::Ended::default(),
+            listener: super::news::Listener::default(),
             activity: Mutex::new(None),
             adoptions: Mutex::default(),
             late: Mutex::default(),
@@ -225,6 +228,7 @@ impl Volume {
         let mut batch = Batch::default();
         batch.put(key::meta("allowance"), taken.as_ref().unwrap_or(allowance));
         self.journal.apply(batch)?;
+        self.tell(News::Due);
         Ok(())
     }
 
@@ -495,9 +499,14 @@ impl Volume {
 
     pub(super) fn note_change(&self) {
         let now = self.clock.boottime();
-        let mut activity = lock(&self.activity);
-        let first = activity.map_or(now, |a| a.first);
-        *activity = Some(Activity { first, last: now });
+        let before = {
+            let mut activity = lock(&self.activity);
+            let first = activity.map_or(now, |a| a.first);
+            activity.replace(Activity { first, last: now })
+        };
+        if before.is_none() {
+            self.tell(News::Due);
+        }
     }
 }
 

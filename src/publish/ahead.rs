@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -21,8 +21,8 @@ use crate::fs::{Access, ChunkVersion};
 use crate::pack::chunk;
 use crate::store::Block;
 
-/// Between two looks whether there is something to send: each mounted token has them, for as long as it is mounted.
-const LOOK: Duration = Duration::from_millis(200);
+/// From the first chunk that is whole until it leaves: others leave with it.
+const GATHER: Duration = Duration::from_millis(200);
 /// How long a commit waits for what is on its way.
 const LANDING: Duration = Duration::from_secs(5);
 /// The pause after a failure: a commit is the one to try again.
@@ -37,6 +37,8 @@ pub(super) struct Turn {
     sending: Mutex<()>,
     /// Whether a commit wants to.
     wanted: watch::Sender<bool>,
+    /// There is a chunk to be sent ahead.
+    called: Notify,
 }
 
 /// A commit's turn; it ends with this.
@@ -50,11 +52,17 @@ impl Default for Turn {
         Self {
             sending: Mutex::default(),
             wanted: watch::Sender::new(false),
+            called: Notify::new(),
         }
     }
 }
 
 impl Turn {
+    /// There may be something to be sent ahead.
+    pub(super) fn call(&self) {
+        self.called.notify_one();
+    }
+
     /// The turn of a commit: what was sent ahead has landed, or is given up.
     pub(super) async fn of_commit(&self) -> Commits<'_> {
         self.wanted.send_replace(true);
@@ -71,14 +79,14 @@ impl Drop for Commits<'_> {
     }
 }
 
-/// Sends ahead, again and again. `begin` is told before the first block of each time leaves.
+/// Sends ahead, whenever it is called. `begin` is told before the first block of each time leaves.
 pub(super) async fn run(context: Context, receipts: Receipts, turn: Arc<Turn>, begin: impl Fn()) {
     let mut wanted = turn.wanted.subscribe();
     loop {
-        sleep(LOOK).await;
-        if !context.volume.has_whole() {
-            continue;
+        while !context.volume.has_whole() {
+            turn.called.notified().await;
         }
+        sleep(GATHER).await;
         if wanted.wait_for(|wanted| !*wanted).await.is_err() {
             return;
         }

@@ -6,11 +6,12 @@
 //! leaves, so that a crash is followed by exactly these. Nothing is named before it is pinned, and
 //! nothing settles on a promise: the record is read back.
 //!
-//! [`Publisher`] decides when; `commit` does it; `ahead` sends chunks of large files before; `sample` looks whether the node still has it, `heal`
+//! [`Publisher`] is what others see of it; `worker` decides when; `commit` does it; `ahead` sends chunks of large files before; `sample` looks whether the node still has it, `heal`
 //! mends and marks what it has lost; `head` knows the last commit and what the name and
 //! the chain say of it. Called by `run`.
 
 mod ahead;
+mod attempt;
 mod bootstrap;
 mod build;
 mod charged;
@@ -33,6 +34,7 @@ mod sample;
 mod unfinished;
 mod upload;
 mod whole;
+mod worker;
 mod writers;
 
 #[cfg(test)]

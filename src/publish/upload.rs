@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 
 use super::PublishError;
 use super::charged::Charged;
+use super::grace::note_bundle;
 use super::receipt::Receipts;
 use crate::fs::{ChunkVersion, Volume};
-use super::grace::note_bundle;
-use crate::pack::dagpb;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid as form;
+use crate::pack::dagpb;
 use crate::store::{Block, BlockStore, StoreError};
 
 /// Blocks and bytes of one request.

@@ -34,6 +34,8 @@ pub(in crate::publish) struct Signs {
     pub(in crate::publish) bare: AtomicBool,
     /// A commit has missed blocks that it did not send: all is to be looked at.
     pub(in crate::publish) sweep: Notify,
+    /// The worker is to look what there is to do.
+    pub(in crate::publish) work: Notify,
 }
 
 impl Signs {
@@ -41,6 +43,7 @@ impl Signs {
     fn note_bare(&self, is_bare: bool) {
         if self.bare.swap(is_bare, Ordering::AcqRel) != is_bare {
             self.lost.store(true, Ordering::Release);
+            self.work.notify_one();
         }
     }
 }
@@ -69,6 +72,9 @@ pub(in crate::publish) async fn turn(
     let stepped = timeout(SAMPLE, sampler.step(context)).await;
     // Also of a step that was cut off.
     signs.lost.fetch_or(sampler.found > 0, Ordering::AcqRel);
+    if sampler.found > 0 || sampler.receipts.whole().is_some() {
+        signs.work.notify_one();
+    }
     match &stepped {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(%error, "what is published cannot be looked at now"),
@@ -81,6 +87,7 @@ pub(in crate::publish) async fn turn(
     }
     if sampler.take_returned() {
         signs.nameless.store(true, Ordering::Release);
+        signs.work.notify_one();
     }
     match (sampler.is_sweeping(), stepped) {
         (false, _) => SAMPLE,

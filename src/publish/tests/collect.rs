@@ -196,8 +196,15 @@ struct Collecting {
 impl Collecting {
     fn holds(&self) -> HashSet<Cid> {
         let held = self.held.iter();
-        held.flat_map(|held| held.lock().unwrap().values().flatten().copied().collect::<Vec<_>>())
-            .collect()
+        held.flat_map(|held| {
+            held.lock()
+                .unwrap()
+                .values()
+                .flatten()
+                .copied()
+                .collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     async fn collect(&self) {
@@ -312,7 +319,9 @@ async fn what_held_the_blocks_of_a_commit_that_came_to_no_end_is_let_go_of_by_th
     machine.put(machine.root, "f", &[(0, &content(1))]).await;
     machine.commit().await.unwrap_err();
     let away = NameError::Transient("away".to_owned());
-    machine.names.set(NameCall::Publish, Fault::Before(away), None);
+    machine
+        .names
+        .set(NameCall::Publish, Fault::Before(away), None);
     machine.commit().await.unwrap_err();
     assert!(!node.holds().is_empty());
     let mut machine = machine.crash(&shared);

@@ -9,20 +9,20 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::guard::publish_beside;
 use super::rig::{Machine, Shared, second};
+use crate::clock::Clock as _;
 use crate::fault::Fault;
 use crate::journal::record::Record as _;
 use crate::names::fault::Call as NameCall;
+use crate::names::record::Network;
 use crate::names::{NameError, NameStore};
 use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::publish::head::{Head, resolve};
-use crate::clock::Clock as _;
-use crate::names::record::Network;
 use crate::publish::naming::{record, renew};
-use crate::publish::writers::were_seen_lately;
 use crate::publish::pending::{DOUBTED, PENDING, Pending};
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
+use crate::publish::writers::were_seen_lately;
 use crate::publish::{PublishError, Publisher, Timing, is_idle};
 use crate::store::fault::{Call, FaultStore};
 use crate::store::memory::MemoryStore;
@@ -579,7 +579,8 @@ async fn a_node_that_takes_a_commits_name_and_loses_it_is_told_again_a_minute_la
 
 /// Both look at the name, and see nothing of the other; then both name what they have.
 #[tokio::test]
-async fn of_two_machines_that_flush_at_the_same_moment_one_is_told_that_its_tree_is_not_the_one_that_is_named() {
+async fn of_two_machines_that_flush_at_the_same_moment_one_is_told_that_its_tree_is_not_the_one_that_is_named()
+ {
     let shared = Shared::new();
     let (machine, publisher, _) = at_work(&shared).await;
     let other = second(&shared).await;
@@ -594,7 +595,9 @@ async fn of_two_machines_that_flush_at_the_same_moment_one_is_told_that_its_tree
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(LIMIT, followed).await.expect("it goes on from theirs");
+    timeout(LIMIT, followed)
+        .await
+        .expect("it goes on from theirs");
 
     machine.put(machine.root, "f", &[(0, b"two")]).await;
     let commits = || publisher.status().progress.commits;

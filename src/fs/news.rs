@@ -1,0 +1,38 @@
+//! Who publishes a volume is told when there may be something to do, and need not look again and again.
+//!
+//! Invariant: told behind the change, and of the first one alone until it was dealt with. Locks are held meanwhile, so who is
+//! told waits for nothing. Called by `volume`, `ahead` and `follow`; `publish` listens.
+
+use std::sync::{Arc, Mutex};
+
+use super::volume::{Volume, lock};
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// When the next commit is due is to be asked anew: of what is unpublished this is the first, the allowance is another, or
+    /// a take-over came to no end.
+    Due,
+    /// A chunk is whole that can be sent: see [`Volume::take_whole`].
+    Whole,
+}
+
+/// Who is told.
+#[derive(Default)]
+pub(super) struct Listener(Mutex<Option<Told>>);
+
+type Told = Arc<dyn Fn(News) + Send + Sync>;
+
+impl Volume {
+    /// Has `told` called from now on, in the place of who was told before.
+    pub fn on_news(&self, told: impl Fn(News) + Send + Sync + 'static) {
+        *lock(&self.listener.0) = Some(Arc::new(told));
+    }
+
+    pub(super) fn tell(&self, news: News) {
+        let told = lock(&self.listener.0).clone();
+        if let Some(told) = told {
+            told(news);
+        }
+    }
+}
