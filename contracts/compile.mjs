@@ -16,6 +16,7 @@ const wanted = {
   Multicall: "test/Multicall.sol",
   Keystone: "test/Keystone.sol",
   PxV1: "test/PxV1.sol",
+  PxV1Bare: "test/PxV1Bare.sol",
   PxV2: "test/PxV2.sol",
 };
 /** EIP-170. */

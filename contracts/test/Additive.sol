@@ -34,11 +34,8 @@ abstract contract Additive is ERC721, Ownable {
         uint256 bandwidth;
     }
 
-    /// Seconds after which a token that was not updated may not upload.
-    uint256 private constant LOCK = 30 days;
-
-    /// @notice The last token's id; ids count from 1.
-    uint256 public _tokenIds;
+    /// The last token's id; ids count from 1.
+    uint256 internal _lastId;
     /// @notice 1 while nothing can be minted; nothing else stops.
     uint256 public paused;
     /// @notice 1 for an address that has minted its free package.
@@ -63,7 +60,7 @@ abstract contract Additive is ERC721, Ownable {
             require(pxFreePackage[msg.sender] != 1, "Already minted");
             pxFreePackage[msg.sender] = 1;
         }
-        uint256 tokenId = ++_tokenIds;
+        uint256 tokenId = ++_lastId;
         Token storage token = _tokens[tokenId];
         token.name = plan.name;
         token.buyTimestamp = block.timestamp;
@@ -91,11 +88,6 @@ abstract contract Additive is ERC721, Ownable {
 
     function pause(uint256 state) external onlyOwner {
         paused = state;
-    }
-
-    function unlockUploading(uint256 tokenId) external onlyOwner {
-        require(_ownerOf(tokenId) != address(0));
-        _tokens[tokenId].lastUpdateTimestamp = block.timestamp;
     }
 
     function updatePackagePrice(uint256 packageId, uint256 price) external onlyOwner {
@@ -126,10 +118,8 @@ abstract contract Additive is ERC721, Ownable {
 
     // ------------------------------------------------------------------------------- shared
 
-    /// Adds usage and renews the time: the caller checks what else must be true.
+    /// Adds usage and renews the time: the caller checks who may do that, and what else must be true.
     function _charge(uint256 tokenId, uint256 usageInBytes) internal {
-        require(_ownerOf(tokenId) != address(0));
-        require(_mayUse(tokenId) || owner() == msg.sender, "!owner");
         Token storage token = _tokens[tokenId];
         uint256 usage = token.usage + usageInBytes;
         require(usage <= token.sizeInBytes, "Storage full");
@@ -177,10 +167,6 @@ abstract contract Additive is ERC721, Ownable {
     function _full(uint256 tokenId, uint256 newUsage) internal view returns (bool) {
         Token storage token = _tokens[tokenId];
         return token.usage + newUsage > token.sizeInBytes;
-    }
-
-    function _locked(uint256 tokenId) internal view returns (bool) {
-        return block.timestamp - _tokens[tokenId].lastUpdateTimestamp > LOCK;
     }
 
     /// Used percent, rounded up.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.24;
 
-import {Additive} from "./Additive.sol";
+import {PxV1Bare} from "./PxV1Bare.sol";
 
 /// @title Storage tokens that speak `px-v1`
-/// @notice For the tests: answers and refuses as the older contracts, which count no uploads.
-contract PxV1 is Additive {
+/// @notice For the tests: the form that lists its packages and counts its tokens.
+contract PxV1 is PxV1Bare {
     struct Package {
         uint256 id;
         string name;
@@ -16,44 +16,9 @@ contract PxV1 is Additive {
         uint256 active;
     }
 
-    /// @notice Adds what an upload has stored: the token's owner, who is approved for it, or the
-    /// contract's owner.
-    function updateStorageUsage(uint256 tokenId, uint256 usageInBytes) external {
-        _charge(tokenId, usageInBytes);
-        _describe(tokenId);
-    }
-
-    function addNewPackage(uint256 price, uint256 sizeInGb) external onlyOwner {
-        _addPlan(price, sizeInGb, 0);
-    }
-
-    function canUpload(uint256 tokenId, uint256 newUsage) external view returns (bool) {
-        return !_full(tokenId, newUsage) && !_locked(tokenId);
-    }
-
-    function pxStorage(uint256 tokenId)
-        external
-        view
-        returns (
-            string memory name,
-            uint256 usage,
-            uint256 usagePercentage,
-            uint256 size,
-            uint256 sizeInBytes,
-            string memory storageUnit,
-            uint256 buyTimestamp,
-            uint256 lastUpdateTimestamp
-        )
-    {
-        Token storage token = _tokens[tokenId];
-        name = token.name;
-        usage = token.usage;
-        usagePercentage = _percentage(token);
-        size = token.size;
-        sizeInBytes = token.sizeInBytes;
-        storageUnit = token.storageUnit;
-        buyTimestamp = token.buyTimestamp;
-        lastUpdateTimestamp = token.lastUpdateTimestamp;
+    /// @notice The last token's id; ids count from 1.
+    function _tokenIds() external view returns (uint256) {
+        return _lastId;
     }
 
     function getAllPackages() external view returns (Package[] memory all) {
@@ -64,9 +29,5 @@ contract PxV1 is Additive {
                 id, plan.name, plan.price, plan.size, plan.sizeInBytes, plan.storageUnit, plan.active
             );
         }
-    }
-
-    function _moreAttributes(Token storage) internal pure override returns (string memory) {
-        return "";
     }
 }

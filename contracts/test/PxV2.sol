@@ -33,12 +33,17 @@ contract PxV2 is Additive {
         bool known;
     }
 
+    /// Seconds after which a token that was not updated may not upload.
+    uint256 private constant LOCK = 30 days;
+
     BandwidthPackage[] private _bandwidths;
     mapping(uint256 => mapping(bytes32 => Content)) private _contents;
 
     /// @notice Adds what an upload has stored, and takes the upload units that it cost: the token's
     /// owner, who is approved for it, or the contract's owner.
     function updateStorageUsage(uint256 tokenId, uint256 usageInBytes, uint256 bandwidth) external {
+        require(_ownerOf(tokenId) != address(0));
+        require(_mayUse(tokenId) || owner() == msg.sender, "!owner");
         _charge(tokenId, usageInBytes);
         Token storage token = _tokens[tokenId];
         require(token.bandwidth > 0, "No bandwidth");
@@ -60,12 +65,22 @@ contract PxV2 is Additive {
         _contents[tokenId][keccak256(bytes(hash))] = Content(content, true);
     }
 
+    function unlockUploading(uint256 tokenId) external onlyOwner {
+        require(_ownerOf(tokenId) != address(0));
+        _tokens[tokenId].lastUpdateTimestamp = block.timestamp;
+    }
+
     function addNewPackage(uint256 price, uint256 sizeInGb, uint256 bandwidthLimit) external onlyOwner {
         _addPlan(price, sizeInGb, bandwidthLimit);
     }
 
     function addNewBandwidthPackage(uint256 price, uint256 bandwidth) external onlyOwner {
         _bandwidths.push(BandwidthPackage(_bandwidths.length, bandwidth.toString(), price, bandwidth, 1));
+    }
+
+    /// @notice The last token's id; ids count from 1.
+    function _tokenIds() external view returns (uint256) {
+        return _lastId;
     }
 
     function getExtraContent(uint256 tokenId, string calldata hash) external view returns (string memory) {
@@ -80,7 +95,7 @@ contract PxV2 is Additive {
         returns (bool can, bool sizeOrBandwidthExceeded, bool timestampLock)
     {
         sizeOrBandwidthExceeded = _full(tokenId, newUsage) || _tokens[tokenId].bandwidth == 0;
-        timestampLock = _locked(tokenId);
+        timestampLock = block.timestamp - _tokens[tokenId].lastUpdateTimestamp > LOCK;
         can = !sizeOrBandwidthExceeded && !timestampLock;
     }
 

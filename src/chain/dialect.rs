@@ -8,9 +8,9 @@ use alloy::primitives::{Address, Bytes, FixedBytes, U256, hex};
 use alloy::providers::Provider;
 use alloy::sol_types::SolCall;
 
+use super::ChainError;
 use super::contract::{PX_SYNC_ID, PxSync, PxV1, PxV2};
 use super::endpoint::Endpoint;
-use super::{Accounting, ChainError};
 
 /// ERC-165 identifier of ERC-721.
 const ERC721_ID: FixedBytes<4> = FixedBytes(hex!("80ac58cd"));
@@ -22,7 +22,7 @@ pub enum Dialect {
     PxSync,
     /// The contracts that count uploads, and add usage up.
     PxV2,
-    /// The older ones, which add usage up and count no uploads.
+    /// The older ones, which count no uploads, know no lock, and let their own owner alone report usage.
     PxV1,
 }
 
@@ -34,15 +34,6 @@ impl Dialect {
             Self::PxSync => "px-sync",
             Self::PxV2 => "px-v2",
             Self::PxV1 => "px-v1",
-        }
-    }
-
-    /// How it accounts for stored bytes.
-    #[must_use]
-    pub fn accounting(self) -> Accounting {
-        match self {
-            Self::PxSync => Accounting::Absolute,
-            Self::PxV2 | Self::PxV1 => Accounting::Additive,
         }
     }
 
@@ -90,7 +81,8 @@ async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>
         newUsage: U256::ZERO,
     };
     let can = asked(endpoint, contract, &can).await?;
-    if !can.is_some_and(|answer| matches!(answer.len(), 32 | 96)) {
+    let can_bytes = can.map_or(0, |answer| answer.len());
+    if !matches!(can_bytes, 32 | 96) {
         return Ok(None);
     }
     let read = PxV2::pxStorageCall {
@@ -103,15 +95,17 @@ async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>
     let fields = read
         .first_chunk()
         .map(|word| U256::from_be_bytes::<32>(*word));
-    Ok(
-        if fields == Some(U256::from(9 * 32)) && whole::<PxV2::pxStorageCall>(&read) {
-            Some(Dialect::PxV2)
-        } else if fields == Some(U256::from(8 * 32)) && whole::<PxV1::pxStorageCall>(&read) {
-            Some(Dialect::PxV1)
-        } else {
-            None
-        },
-    )
+    let is_new = fields == Some(U256::from(9 * 32)) && whole::<PxV2::pxStorageCall>(&read);
+    let is_old = fields == Some(U256::from(8 * 32)) && whole::<PxV1::pxStorageCall>(&read);
+    match (is_new, is_old, can_bytes) {
+        (true, _, 96) => Ok(Some(Dialect::PxV2)),
+        (_, true, 32) => Ok(Some(Dialect::PxV1)),
+        // Of these one locks after a day, and another lets nobody but its owner report.
+        (true, _, _) => Err(ChainError::Permanent(format!(
+            "contract {contract} is of a version between px-v1 and px-v2, whose rules pxfs does not know: use a token of another contract"
+        ))),
+        _ => Ok(None),
+    }
 }
 
 /// What the contract answers; `None` when it refuses.

@@ -208,6 +208,29 @@ impl Endpoint {
         output.await.map_err(|fault| self.fault(fault))
     }
 
+    /// Whether a transaction of `from` with `data` would succeed now; nothing is sent.
+    ///
+    /// # Errors
+    /// As [`Endpoint::fault`]; that the contract refuses is an answer.
+    pub(super) async fn would_succeed(
+        &self,
+        from: Address,
+        contract: Address,
+        data: Bytes,
+    ) -> Result<bool, ChainError> {
+        let tried = TransactionRequest {
+            from: Some(from),
+            ..request(contract, data)
+        };
+        match self.provider.call(tried).block(BlockId::latest()).await {
+            Ok(_) => Ok(true),
+            Err(fault) => match self.fault(fault) {
+                fault if is_refusal(&fault) => Ok(false),
+                fault => Err(fault),
+            },
+        }
+    }
+
     /// Reads what a function has answered.
     pub(super) fn read<C: SolCall>(
         &self,
@@ -316,6 +339,9 @@ fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     }
 }
 
+/// A refusal of a contract that has no words.
+pub(super) const WITHOUT_REASON: &str = "reverted without a reason";
+
 /// Whether it was the contract that refused ([`refused`]), and not the chain a transaction.
 pub(super) fn is_refusal(fault: &ChainError) -> bool {
     matches!(fault, ChainError::Reverted(why) if why.starts_with("reverted"))
@@ -333,7 +359,7 @@ pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
         (Some(words), _) => format!("reverted: {words}"),
         (None, words) if words.is_empty() || words.starts_with("custom error") => {
             match data.is_empty() {
-                true => "reverted without a reason".to_owned(),
+                true => WITHOUT_REASON.to_owned(),
                 false => format!("reverted with {data}"),
             }
         }

@@ -74,6 +74,8 @@ pub struct ContractLedger {
     contract: Address,
     owner: Address,
     dialect: Arc<OnceCell<Dialect>>,
+    /// Who reports the usage of tokens of `px-v1`.
+    reported: Arc<OnceCell<Accounting>>,
     /// What was found where the contract does not list a wallet's tokens.
     found: Arc<Owned>,
     /// How many tokens a contract that lists them had the last time.
@@ -91,6 +93,7 @@ impl ContractLedger {
             contract,
             owner,
             dialect: Arc::default(),
+            reported: Arc::default(),
             found: Arc::default(),
             count: Arc::default(),
             names: Arc::default(),
@@ -147,6 +150,16 @@ impl ContractLedger {
         self.dialect.get().copied()
     }
 
+    /// How the contract accounts for stored bytes, as far as that is known.
+    #[must_use]
+    pub fn known_accounting(&self) -> Option<Accounting> {
+        match self.known_dialect()? {
+            Dialect::PxSync => Some(Accounting::Absolute),
+            Dialect::PxV2 => Some(Accounting::Additive),
+            Dialect::PxV1 => self.reported.get().copied(),
+        }
+    }
+
     /// All packages, by ascending id, on sale or not.
     ///
     /// # Errors
@@ -167,8 +180,12 @@ impl ContractLedger {
             }
             Dialect::PxV1 => {
                 let call = PxV1::getAllPackagesCall {};
-                let all = endpoint.call(contract, &call, latest).await?;
-                all.into_iter().map(Package::from).collect()
+                match endpoint.call(contract, &call, latest).await {
+                    Ok(all) => all.into_iter().map(Package::from).collect(),
+                    // The oldest do not list them.
+                    Err(ChainError::Reverted(_)) => self.each_package().await?,
+                    Err(fault) => return Err(fault),
+                }
             }
         })
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use alloy::rpc::client::RpcClient;
 use alloy::rpc::json_rpc::{
-    ErrorPayload, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest,
+    ErrorPayload, Id, RequestPacket, Response, ResponsePacket, ResponsePayload, SerializedRequest,
 };
 use alloy::transports::{BoxTransport, TransportError, TransportFut};
 use serde_json::Value;
@@ -87,7 +87,7 @@ impl Meddler {
         *self.rule.lock().unwrap() = Arc::new(rule);
     }
 
-    /// Answers requests that come alone by `lie` from now on.
+    /// Answers by `lie` from now on.
     pub(super) fn lie(&self, lie: impl Fn(&Asked, Value) -> Value + Send + Sync + 'static) {
         *self.lie.lock().unwrap() = Arc::new(lie);
     }
@@ -107,10 +107,7 @@ impl Meddler {
         Endpoint::new(RpcClient::new(self.clone(), true), "meddled", true)
     }
 
-    fn altered(&self, asked: &Asked, answer: ResponsePacket) -> ResponsePacket {
-        let ResponsePacket::Single(Response { id, payload }) = answer else {
-            return answer;
-        };
+    fn altered(&self, asked: &Asked, Response { id, payload }: Response) -> Response {
         let lie = self.lie.lock().unwrap().clone();
         let payload = match payload {
             ResponsePayload::Success(honest) => {
@@ -120,7 +117,7 @@ impl Meddler {
             }
             failure @ ResponsePayload::Failure(_) => failure,
         };
-        ResponsePacket::Single(Response { id, payload })
+        Response { id, payload }
     }
 
     fn refusal(&self, request: &SerializedRequest) -> Option<Response> {
@@ -163,7 +160,12 @@ impl Service<RequestPacket> for Meddler {
                     let asked = Asked::of(&request);
                     let mut below = this.below.clone();
                     let answer = below.call(RequestPacket::Single(request)).await?;
-                    return Ok(this.altered(&asked, answer));
+                    return Ok(match answer {
+                        ResponsePacket::Single(answer) => {
+                            ResponsePacket::Single(this.altered(&asked, answer))
+                        }
+                        answers @ ResponsePacket::Batch(_) => answers,
+                    });
                 }
                 RequestPacket::Batch(requests) => requests,
             };
@@ -178,15 +180,24 @@ impl Service<RequestPacket> for Meddler {
                 }
             }
             if !passed.is_empty() {
+                let asked: Vec<(Id, Asked)> = (passed.iter())
+                    .map(|request| (request.id().clone(), Asked::of(request)))
+                    .collect();
                 let answers = this
                     .below
                     .clone()
                     .call(RequestPacket::Batch(passed))
                     .await?;
-                match answers {
-                    ResponsePacket::Single(one) => refused.push(one),
-                    ResponsePacket::Batch(all) => refused.extend(all),
-                }
+                let answers = match answers {
+                    ResponsePacket::Single(one) => vec![one],
+                    ResponsePacket::Batch(all) => all,
+                };
+                refused.extend(answers.into_iter().map(|answer| {
+                    match asked.iter().find(|(id, _)| *id == answer.id) {
+                        Some((_, asked)) => this.altered(asked, answer),
+                        None => answer,
+                    }
+                }));
             }
             Ok(ResponsePacket::Batch(refused))
         })

@@ -34,9 +34,23 @@ pub mod wallet;
 pub enum Accounting {
     /// Usage on chain is the live usage, from the metadata (`px-sync`): deleting frees space.
     Absolute,
-    /// Usage on chain only grows, and each commit costs an upload unit (`px-v1`, `px-v2`).
+    /// Usage on chain only grows, and each commit is charged (`px-v2`).
     Additive,
+    /// Usage on chain is what the contract's owner alone reports (`px-v1` as deployed): nothing is charged from
+    /// here, and what is stored from here comes on top of it.
+    ByIssuer,
 }
+
+impl Accounting {
+    /// Whether the contract keeps a name key for each token; else the name follows from the token's number.
+    #[must_use]
+    pub fn has_names(self) -> bool {
+        self == Self::Absolute
+    }
+}
+
+/// [`TokenInfo::sync_window_s`] of a contract that never locks.
+pub const NO_LOCK_S: u64 = u64::MAX;
 
 /// What the chain says of one token, read in one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +77,8 @@ pub struct TokenInfo {
     /// Unix time of the last sync (`lastUpdateTimestamp`), seconds.
     pub last_sync_s: u64,
     /// Seconds a token may go without a sync; growth is locked when chain time is greater than
-    /// `last_sync_s + sync_window_s`.
+    /// `last_sync_s + sync_window_s`. [`NO_LOCK_S`] where the contract knows no lock, 0 where it says itself that
+    /// nothing can be uploaded now.
     pub sync_window_s: u64,
     /// Sequence of the newest document that the chain has taken in this epoch; `None` before.
     pub sequence: Option<u64>,
@@ -83,7 +98,7 @@ impl TokenInfo {
         let anchored = anchor.map(|anchor| (anchor.sequence, Some(anchor.root)));
         match self.accounting {
             Accounting::Absolute => self.sequence.map(|sequence| (sequence, self.root)),
-            Accounting::Additive => anchored,
+            Accounting::Additive | Accounting::ByIssuer => anchored,
         }
     }
 }

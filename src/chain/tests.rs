@@ -77,7 +77,7 @@ fn embedded() -> Endpoint {
 }
 
 /// A thousand coins.
-async fn give(endpoint: &Endpoint, to: Address) {
+pub(super) async fn give(endpoint: &Endpoint, to: Address) {
     let coins = U256::from(10).pow(U256::from(21));
     let rich = Transactor::new(endpoint.clone(), &rich());
     let given = rich.send(Some(to), Bytes::new(), coins, None).await;

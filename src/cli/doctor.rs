@@ -18,6 +18,7 @@ use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::config::{Config, NodeUrl};
 use crate::control::{Entry, Request};
 use crate::run::node::{self, Gives};
+use crate::run::operate::BY_ISSUER;
 use crate::run::parts::{Parts, open_wallet};
 use crate::status::{CheckAnswer, Status};
 
@@ -238,6 +239,7 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
             let data = update_calldata(chain.dialect(), token.id, 0, 0);
             ("a charge", DAYS, data)
         }
+        Accounting::ByIssuer => return Some(good(BY_ISSUER.to_owned())),
     };
     let asked = async {
         let one = sender.gas_of(chain.contract, data, U256::ZERO).await?;

@@ -139,7 +139,7 @@ impl Volume {
         if late.is_empty() {
             return None;
         }
-        let size_bytes = self.with_quota(|quota| quota.allowance().map(|a| a.size_bytes))?;
+        let size_bytes = self.with_quota(|quota| quota.allowance().map(|_| quota.own_bytes()))?;
         let over = used_bytes
             .checked_sub(size_bytes)
             .filter(|&over| over > 0)?;
@@ -160,7 +160,7 @@ impl Volume {
     pub fn admit_late(&self, used_bytes: u64) -> Result<(), FsError> {
         let fit = {
             let mut quota = self.quota();
-            used_bytes <= quota.size_bytes() && !quota.overdue(self.clock.as_ref())
+            used_bytes <= quota.own_bytes() && !quota.overdue(self.clock.as_ref())
         };
         if fit {
             self.change_late(|late| !std::mem::take(late).is_empty())?;

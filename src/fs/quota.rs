@@ -48,6 +48,10 @@ pub struct Allowance {
     /// When this was seen.
     #[n(6)]
     pub seen: ChainTime,
+    /// Bytes of the quota that others have used: usage on chain that is not of what is stored from here.
+    #[n(7)]
+    #[cbor(default)]
+    pub others_bytes: u64,
 }
 
 impl Allowance {
@@ -67,6 +71,10 @@ impl Allowance {
             last_sync_s: token.last_sync_s,
             sync_window_s: token.sync_window_s,
             seen: ChainTime::now(block, timestamp_s, clock),
+            others_bytes: match token.accounting {
+                Accounting::ByIssuer => token.usage_bytes,
+                Accounting::Absolute | Accounting::Additive => 0,
+            },
         }
     }
 
@@ -212,12 +220,19 @@ impl Quota {
         self.allowance.as_ref().map_or(0, |a| a.size_bytes)
     }
 
+    /// What of the quota is left to this volume, in bytes.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        let others = self.allowance.as_ref().map_or(0, |a| a.others_bytes);
+        self.size_bytes().saturating_sub(others)
+    }
+
     /// Bytes that `statfs` calls free.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
         match self.is_additive() {
             true => self.additive_free_bytes(),
-            false => (self.size_bytes())
+            false => (self.own_bytes())
                 .saturating_sub(self.used_bytes)
                 .saturating_sub(self.kept_bytes),
         }
@@ -346,7 +361,38 @@ pub(super) mod tests {
             last_sync_s: 1_000_000,
             sync_window_s: 30 * DAY,
             seen: ChainTime::now(7, 1_000_000, clock),
+            others_bytes: 0,
         }
+    }
+
+    #[test]
+    fn what_others_have_used_is_not_free_and_stays_so_over_a_restart() {
+        let clock = ManualClock::at(0);
+        let mut quota = Quota::new(None, 0);
+        quota.set_allowance(Allowance {
+            others_bytes: 1 << 20,
+            ..allowance(&clock, 4 << 20)
+        });
+        quota.grow(1 << 20).unwrap();
+        assert_eq!((quota.size_bytes(), quota.free_bytes()), (4 << 20, 2 << 20));
+        assert_eq!(quota.grow(2 << 20), Err(FsError::Quota));
+        let kept = minicbor::to_vec(quota.allowance()).unwrap();
+        let kept: Option<Allowance> = minicbor::decode(&kept).unwrap();
+        assert_eq!(kept.as_ref(), quota.allowance());
+    }
+
+    /// As an earlier version has written it, which knew of no others.
+    #[test]
+    fn a_grant_that_an_earlier_version_has_kept_holds() {
+        let clock = ManualClock::at(0);
+        let grant = allowance(&clock, 1 << 30);
+        let kept = minicbor::to_vec(&grant).unwrap();
+        // An array of eight, the last of which is 0.
+        let (Some((&0x88, fields)), Some(0)) = (kept.split_first(), kept.last()) else {
+            panic!("{kept:02x?}");
+        };
+        let earlier = [&[0x87], &fields[..fields.len() - 1]].concat();
+        assert_eq!(minicbor::decode::<Allowance>(&earlier).unwrap(), grant);
     }
 
     #[test]

@@ -237,7 +237,7 @@ async fn named(
     let name = match (operate::name_of(chain, info), info.accounting) {
         (Some(name), _) => name,
         (None, Accounting::Absolute) => fail!(Token, "{}", operate::unregistered(&called())),
-        (None, Accounting::Additive) => return Err(operate::unnamed(chain, &called()).into()),
+        (None, _) => return Err(operate::unnamed(chain, &called()).into()),
     };
     let signer = public_key(&name)?;
     let others = parts.node.others.iter().map(|other| &other.names);

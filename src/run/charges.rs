@@ -35,8 +35,7 @@ type Looked = (Arc<Live>, Result<Option<String>, String>);
 
 /// Whether the contract of `parts` charges each commit, as far as is known.
 pub(super) fn applies(parts: &Parts) -> bool {
-    let speaks = parts.chain.ledger.known_dialect();
-    speaks.is_some_and(|dialect| dialect.accounting() == Accounting::Additive)
+    parts.chain.ledger.known_accounting() == Some(Accounting::Additive)
 }
 
 /// Looks again and again; never returns.

@@ -283,8 +283,8 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
         if carried.insert(parts.chain.chain_id) {
             tasks.push(Box::pin(carry(sender.clone())));
         }
-        let speaks = parts.chain.ledger.known_dialect();
-        if speaks.is_none_or(|dialect| dialect.accounting() == Accounting::Additive) {
+        let counts = parts.chain.ledger.known_accounting();
+        if counts.is_none_or(|counts| counts == Accounting::Additive) {
             let (parts, tokens) = (Arc::clone(&parts), Arc::clone(&tokens));
             tasks.push(Box::pin(charges::run(parts, sender.unasked(), tokens)));
         }

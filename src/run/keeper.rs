@@ -340,6 +340,7 @@ mod tests {
                 boot_id: String::new(),
                 wall_ns: 0,
             },
+            others_bytes: 0,
         };
         volume.set_allowance(&allowance).unwrap();
         let keeper = Keeper::start(keepers, &volume);

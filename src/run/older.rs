@@ -1,4 +1,5 @@
-//! What commands do on contracts of `px-v1` and `px-v2`: mint, and renew the time of the last update.
+//! What commands do on contracts of `px-v1` and `px-v2`: mint, and renew the time of the last update where that is
+//! the owner's to do.
 //!
 //! Invariant: nothing here charges a token by itself: that is done where its volume is (`charges`).
 //! Called by `operate` and `sync`.
@@ -9,12 +10,12 @@ use serde_json::Value;
 use super::buy::with_gas;
 use super::charges;
 use super::live::Live;
-use super::operate::{json, owned};
+use super::operate::{BY_ISSUER, json, owned};
 use super::parts::Parts;
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Package;
 use crate::chain::transact::mint_bare_calldata;
-use crate::chain::{ChainError, Ledger};
+use crate::chain::{Accounting, ChainError, Ledger};
 use crate::cli::exit::fail;
 use crate::control::Request;
 use crate::status::{CallAnswer, MintAnswer, SyncAnswer};
@@ -109,6 +110,7 @@ pub(super) async fn report(parts: &Parts, live: &Live) -> anyhow::Result<SyncAns
 async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     owned(parts, token).await?;
+    refuse_by_issuer(parts)?;
     let sent = chain
         .account("sync")?
         .transactor
@@ -116,6 +118,17 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
         .await;
     let mined = sent.map_err(|fault| refused(parts, token, fault))?;
     reported(parts, token, mined.transaction).await
+}
+
+/// Refuses where the contract lets nobody but its own owner report.
+///
+/// # Errors
+/// It does.
+pub(super) fn refuse_by_issuer(parts: &Parts) -> anyhow::Result<()> {
+    match parts.chain.ledger.known_accounting() {
+        Some(Accounting::ByIssuer) => fail!(Failure, "sync: {BY_ISSUER}"),
+        _ => Ok(()),
+    }
 }
 
 /// With what to do where it was the contract that refused.

@@ -189,16 +189,15 @@ async fn tokens(parts: &Parts) -> anyhow::Result<Vec<TokenStatus>> {
 /// A token as the chain alone knows it, at chain time `now_s`.
 pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenStatus {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
-    let registers = token.accounting == Accounting::Absolute;
     let called = parts.chain.called.token(token.id);
-    let (state, reason) = if registers && token.name.is_none() {
+    let (state, reason) = if token.accounting.has_names() && token.name.is_none() {
         (State::Unregistered, Some(unregistered(&called)))
     } else if now_s > deadline_s {
         (State::Overdue, Some(overdue(&called, token, now_s)))
     } else if let Some(asked_s) = token.sync_asked_s {
         (State::Syncing, Some(sync::waiting(&called, asked_s, now_s)))
     } else {
-        (State::Ok, None)
+        (State::Ok, by_issuer(token))
     };
     TokenStatus {
         id: token.id,
@@ -225,6 +224,14 @@ pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenSta
     }
 }
 
+/// What is said of tokens whose usage is not reported from here.
+pub const BY_ISSUER: &str = "this contract (px-v1) lets PollinationX alone report usage: what is stored from here is charged to nobody, and no sync is due";
+
+/// The same, where `token` is one.
+pub(super) fn by_issuer(token: &TokenInfo) -> Option<String> {
+    (token.accounting == Accounting::ByIssuer).then(|| BY_ISSUER.to_owned())
+}
+
 pub(super) fn unregistered(called: &str) -> String {
     format!("token {called} has no name key: run `pxfs register {called}`")
 }
@@ -242,6 +249,11 @@ pub(super) fn unnamed(chain: &ChainParts, called: &str) -> Failure {
 
 /// What is to be said of a token whose deadline has passed, at chain time `now_s`.
 pub(super) fn overdue(called: &str, token: &TokenInfo, now_s: u64) -> String {
+    if token.accounting == Accounting::ByIssuer {
+        return format!(
+            "the contract takes no upload of token {called} now (`canUpload`), and PollinationX alone can change that; until then nothing can grow"
+        );
+    }
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let since = instant(deadline_s).map_or_else(String::new, |at| format!(" since {at}"));
     let next = match token.sync_asked_s {
@@ -519,7 +531,7 @@ pub(super) fn key_of_token(
 /// The name of what is published of `token`, as far as it is known: by the contract, the wallet, or whoever watches.
 pub(super) fn name_of(chain: &ChainParts, token: &TokenInfo) -> Option<String> {
     match (token.accounting, &chain.account) {
-        (Accounting::Additive, Some(account)) => {
+        (accounting, Some(account)) if !accounting.has_names() => {
             key_of_token(chain, account, token.id).map(|key| key.name())
         }
         _ => token.name.clone(),

@@ -62,6 +62,7 @@ pub(super) async fn of_mount(
 ) -> anyhow::Result<Value> {
     // That it cannot be asked for says nothing of the token.
     parts.chain.account("sync")?;
+    older::refuse_by_issuer(parts)?;
     // The contract's owner may set any fee, and nobody is shown it: fee and gas have a bound together.
     let parts = &Arc::new(parts.unasked());
     let Some(live) = tokens.get(token) else {
@@ -81,7 +82,7 @@ async fn of_live(
     wait: bool,
 ) -> anyhow::Result<Value> {
     let token = live.key.token.token;
-    if parts.chain.dialect().accounting() == Accounting::Additive {
+    if parts.chain.ledger.known_accounting() == Some(Accounting::Additive) {
         return operate::json(older::report(parts, live).await?);
     }
     let asked = ask(parts, token, live.published_sequence(), by).await?;

@@ -25,7 +25,7 @@ use super::live::{Live, Right};
 use super::openings::Openings;
 use super::parts::{ChainParts, Parts};
 use super::{first, keeper, operate};
-use crate::chain::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
+use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
@@ -335,7 +335,7 @@ impl Tokens {
     ) -> anyhow::Result<()> {
         let right = self.right(token).await?;
         if let Right::Ours(key) = &right
-            && token.accounting == Accounting::Absolute
+            && token.accounting.has_names()
         {
             self.document(token, key);
         }
@@ -387,7 +387,7 @@ impl Tokens {
         let Some(account) = &chain.account else {
             return watched(chain, token);
         };
-        if token.accounting == Accounting::Additive {
+        if !token.accounting.has_names() {
             // No name stands on chain: it follows from the token.
             return Ok(match operate::key_of_token(chain, account, token.id) {
                 Some(key) => Right::Ours(key),
@@ -533,7 +533,7 @@ impl Tokens {
 /// What can be done with a token of which only the owner's address is known.
 fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
     let (owner, called) = (chain.owner, chain.called.token(token.id));
-    if token.accounting == Accounting::Additive && token.name.is_none() {
+    if !token.accounting.has_names() && token.name.is_none() {
         return Err(operate::unnamed(chain, &called).into());
     }
     Ok(match &token.name {

@@ -29,13 +29,27 @@ pub(crate) fn deploy(url: &str, wallet: &Path, artifact: &str) -> String {
     })
 }
 
+/// Whoever owns a contract owns it no more: all of `px-v1` that are deployed are PollinationX's.
+fn hand_over(url: &str, wallet: &Path, contract: &str) {
+    let words = format!("f2fde38b{:0>64}", "bad0");
+    let data = hex::decode(words).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let wallet = Wallet::open(wallet, None).unwrap();
+        let payer = Transactor::new(Endpoint::http(url).unwrap(), &wallet);
+        let contract = Some(contract.parse().unwrap());
+        let sent = payer.send(contract, data.into(), U256::ZERO, None).await;
+        sent.unwrap();
+    });
+}
+
 #[test]
 fn tokens_of_older_contracts_are_minted_listed_and_kept_open_over_http() {
     for (dialect, uploads, artifact) in [
         (
             "px-v1",
             Value::Null,
-            include_str!("../../contracts/artifacts/PxV1.json"),
+            include_str!("../../contracts/artifacts/PxV1Bare.json"),
         ),
         (
             "px-v2",
@@ -87,13 +101,35 @@ fn tokens_of_older_contracts_are_minted_listed_and_kept_open_over_http() {
         );
         assert_eq!(owned["uploads_left"], uploads);
 
+        if dialect == "px-v1" {
+            hand_over(anvil.url(), &wallet, &contract);
+        }
         ask(&["dev", "advance", "31d"]);
-        assert_eq!(token()["state"], "overdue");
-        let synced = ask(&["sync", "1"]);
-        assert_eq!(
-            (&synced["request"], &synced["usage"]),
-            (&Value::Null, &json!(0))
-        );
+        if dialect == "px-v1" {
+            assert_eq!(
+                (&token()["state"], &token()["sync_deadline"]),
+                (&json!("ok"), &Value::Null)
+            );
+            let mut words = vec!["sync", "1"];
+            words.extend(parts[..4].iter().map(String::as_str));
+            let refused = home.refused(1, &words);
+            assert!(
+                refused.contains("lets PollinationX alone report"),
+                "{refused}"
+            );
+            let words: Vec<&str> = (["doctor"].into_iter())
+                .chain(parts[..4].iter().map(String::as_str))
+                .collect();
+            let told = String::from_utf8_lossy(&home.run(&words).stdout).into_owned();
+            assert!(told.contains("lets PollinationX alone report"), "{told}");
+        } else {
+            assert_eq!(token()["state"], "overdue");
+            let synced = ask(&["sync", "1"]);
+            assert_eq!(
+                (&synced["request"], &synced["usage"]),
+                (&Value::Null, &json!(0))
+            );
+        }
         assert_eq!(
             (&token()["state"], &token()["uploads_left"]),
             (&json!("ok"), &uploads)

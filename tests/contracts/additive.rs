@@ -18,7 +18,7 @@ async fn usage_is_added_up_and_never_falls() {
         let w = World::new(old).await;
         let token = w.mint(w.alice).await;
         for (bytes, sum) in [(10, 10), (10, 20), (0, 20), (5, 25)] {
-            done(w.update(token, bytes, 1).from(w.alice)).await;
+            done(w.update(token, bytes, 1).from(w.reporter())).await;
             assert_eq!(w.usage(token).await, sum, "{:?}", w.old);
         }
     }
@@ -29,37 +29,58 @@ async fn the_last_byte_fits_and_one_more_is_refused() {
     for old in BOTH {
         let w = World::new(old).await;
         let token = w.mint(w.alice).await;
-        let over = w.update(token, FREE_BYTES + 1, 1).from(w.alice);
+        let over = w.update(token, FREE_BYTES + 1, 1).from(w.reporter());
         assert_eq!(refusal(over).await, "Storage full");
         assert!(w.can_upload(token, FREE_BYTES).await);
         assert!(!w.can_upload(token, FREE_BYTES + 1).await);
-        done(w.update(token, FREE_BYTES, 1).from(w.alice)).await;
-        let over = w.update(token, 1, 1).from(w.alice);
+        done(w.update(token, FREE_BYTES, 1).from(w.reporter())).await;
+        let over = w.update(token, 1, 1).from(w.reporter());
         assert_eq!(refusal(over).await, "Storage full");
         assert!(w.can_upload(token, 0).await && !w.can_upload(token, 1).await);
-        done(w.update(token, 0, 0).from(w.alice)).await;
+        done(w.update(token, 0, 0).from(w.reporter())).await;
     }
 }
 
 #[tokio::test]
 async fn the_owner_the_approved_and_the_contracts_owner_write_usage_and_nobody_else() {
-    for old in BOTH {
-        let w = World::new(old).await;
-        let token = w.mint(w.alice).await;
-        let stranger = w.update(token, 1, 1).from(w.bob);
-        assert_eq!(refusal(stranger).await, "!owner");
-        done(w.px.approve(w.bob, token).from(w.alice)).await;
-        for who in [w.alice, w.bob, w.owner] {
-            done(w.update(token, 1, 1).from(who)).await;
-        }
-        assert_eq!(w.usage(token).await, 3);
-        done(w.px.transferFrom(w.alice, w.bob, token).from(w.alice)).await;
-        let seller = w.update(token, 1, 1).from(w.alice);
-        assert_eq!(refusal(seller).await, "!owner");
-        assert_eq!(w.usage(token).await, 3, "usage stays with the token");
-        let absent = w.update(U256::from(77), 0, 0).from(w.owner);
-        assert_eq!(refusal(absent).await, WORDLESS);
+    let w = World::new(Old::V2).await;
+    let token = w.mint(w.alice).await;
+    let stranger = w.update(token, 1, 1).from(w.bob);
+    assert_eq!(refusal(stranger).await, "!owner");
+    done(w.px.approve(w.bob, token).from(w.alice)).await;
+    for who in [w.alice, w.bob, w.owner] {
+        done(w.update(token, 1, 1).from(who)).await;
     }
+    assert_eq!(w.usage(token).await, 3);
+    done(w.px.transferFrom(w.alice, w.bob, token).from(w.alice)).await;
+    let seller = w.update(token, 1, 1).from(w.alice);
+    assert_eq!(refusal(seller).await, "!owner");
+    assert_eq!(w.usage(token).await, 3, "usage stays with the token");
+    let absent = w.update(U256::from(77), 0, 0).from(w.owner);
+    assert_eq!(refusal(absent).await, WORDLESS);
+}
+
+#[tokio::test]
+async fn on_the_oldest_the_contracts_owner_alone_writes_usage() {
+    let w = World::new(Old::V1).await;
+    let token = w.mint(w.alice).await;
+    done(w.px.approve(w.bob, token).from(w.alice)).await;
+    for who in [w.alice, w.bob] {
+        let told = refusal(w.update(token, 0, 0).from(who)).await;
+        assert!(told.contains("OwnableUnauthorizedAccount"), "{told}");
+    }
+    done(w.update(token, 1, 0).from(w.owner)).await;
+    assert_eq!(w.usage(token).await, 1);
+    let absent = w.update(U256::from(77), 0, 0).from(w.owner);
+    assert_eq!(refusal(absent).await, "Incorrect tokenId");
+}
+
+#[tokio::test]
+async fn the_oldest_know_no_lock() {
+    let w = World::new(Old::V1).await;
+    let token = w.mint(w.alice).await;
+    w.advance(400 * DAY).await;
+    assert!(w.can_upload(token, FREE_BYTES).await && !w.can_upload(token, FREE_BYTES + 1).await);
 }
 
 #[tokio::test]
@@ -110,9 +131,9 @@ async fn an_upgrade_grants_more_and_opens_the_lock() {
     for old in BOTH {
         let w = World::new(old).await;
         let token = w.mint(w.alice).await;
-        done(w.update(token, 9, 1).from(w.alice)).await;
+        done(w.update(token, 9, 1).from(w.reporter())).await;
         w.advance(40 * DAY).await;
-        assert!(!w.can_upload(token, 0).await);
+        assert_eq!(w.can_upload(token, 0).await, w.old == Old::V1);
         let upgrade = || w.px.upgradeTokenPackage(token, U256::ONE);
         let wrong = upgrade().value(U256::from(6)).from(w.alice);
         assert_eq!(refusal(wrong).await, "Storage price");
@@ -131,30 +152,26 @@ async fn an_upgrade_grants_more_and_opens_the_lock() {
 
 #[tokio::test]
 async fn thirty_days_after_the_last_update_a_token_locks() {
-    for old in BOTH {
-        let w = World::new(old).await;
-        let token = w.mint(w.alice).await;
-        let updated = w.updated(token).await;
-        w.chain.mine_at(updated + 30 * DAY).await;
-        assert!(w.can_upload(token, 0).await, "not yet, {:?}", w.old);
-        w.chain.mine_at(updated + 30 * DAY + 1).await;
-        assert!(!w.can_upload(token, 0).await, "{:?}", w.old);
-        if w.old == Old::V2 {
-            let asked = w.px.canUpload(token, U256::ZERO).call().await.unwrap();
-            assert!(asked.timestampLock && !asked.sizeOrBandwidthExceeded);
-        }
-        // An update of nothing opens it, and so does the contract's owner.
-        done(w.update(token, 0, 0).from(w.alice)).await;
-        assert!(w.can_upload(token, 0).await);
-        assert_eq!(w.updated(token).await, w.chain.now().await);
-        w.advance(31 * DAY).await;
-        assert!(!w.can_upload(token, 0).await);
-        let user = w.px.unlockUploading(token).from(w.alice);
-        assert!(refusal(user).await.contains("OwnableUnauthorizedAccount"));
-        done(w.px.unlockUploading(token).from(w.owner)).await;
-        assert!(w.can_upload(token, 0).await);
-        assert_eq!(w.usage(token).await, 0);
-    }
+    let w = World::new(Old::V2).await;
+    let token = w.mint(w.alice).await;
+    let updated = w.updated(token).await;
+    w.chain.mine_at(updated + 30 * DAY).await;
+    assert!(w.can_upload(token, 0).await, "not yet");
+    w.chain.mine_at(updated + 30 * DAY + 1).await;
+    assert!(!w.can_upload(token, 0).await);
+    let asked = w.px.canUpload(token, U256::ZERO).call().await.unwrap();
+    assert!(asked.timestampLock && !asked.sizeOrBandwidthExceeded);
+    // An update of nothing opens it, and so does the contract's owner.
+    done(w.update(token, 0, 0).from(w.alice)).await;
+    assert!(w.can_upload(token, 0).await);
+    assert_eq!(w.updated(token).await, w.chain.now().await);
+    w.advance(31 * DAY).await;
+    assert!(!w.can_upload(token, 0).await);
+    let user = w.px.unlockUploading(token).from(w.alice);
+    assert!(refusal(user).await.contains("OwnableUnauthorizedAccount"));
+    done(w.px.unlockUploading(token).from(w.owner)).await;
+    assert!(w.can_upload(token, 0).await);
+    assert_eq!(w.usage(token).await, 0);
 }
 
 #[tokio::test]
@@ -168,7 +185,7 @@ async fn a_pause_stops_minting_and_nothing_else() {
         assert_eq!(w.px.paused().call().await.unwrap(), U256::ONE);
         let mint = w.px.mint(U256::ZERO).from(w.bob);
         assert_eq!(refusal(mint).await, WORDLESS);
-        done(w.update(token, 1, 1).from(w.alice)).await;
+        done(w.update(token, 1, 1).from(w.reporter())).await;
         let upgrade = w.px.upgradeTokenPackage(token, U256::ONE);
         done(upgrade.value(U256::from(7)).from(w.alice)).await;
         done(w.px.transferFrom(w.alice, w.bob, token).from(w.alice)).await;
@@ -321,7 +338,7 @@ async fn a_market_sees_usage_capacity_and_units() {
     for old in BOTH {
         let w = World::new(old).await;
         let token = w.mint(w.alice).await;
-        done(w.update(token, FREE_BYTES / 2, 1).from(w.alice)).await;
+        done(w.update(token, FREE_BYTES / 2, 1).from(w.reporter())).await;
         let uri = w.px.tokenURI(token).call().await.unwrap();
         let json = uri.strip_prefix("data:application/json;base64,").unwrap();
         let json = BASE64.decode(json.as_bytes()).unwrap();

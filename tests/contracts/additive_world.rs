@@ -122,6 +122,14 @@ impl World {
         RawCallBuilder::new_raw(&self.chain.provider, data.into()).to(*self.px.address())
     }
 
+    /// Who may write the usage of alice's tokens.
+    pub(crate) fn reporter(&self) -> Address {
+        match self.old {
+            Old::V1 => self.owner,
+            Old::V2 => self.alice,
+        }
+    }
+
     /// `canUpload`, as bytes.
     pub(crate) async fn can_upload_raw(&self, token: U256, more: u64) -> Bytes {
         let call = PxV2::canUploadCall {

@@ -89,6 +89,50 @@ fn a_token_that_is_charged_by_the_commit_takes_files_and_gives_them_to_another_m
     }
 }
 
+/// As `px-v1` is deployed: its own owner alone reports usage, and nothing locks.
+#[test]
+fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_nothing_is_sent() {
+    let chain = Chain::new(Kind::V1);
+    chain.hand_over();
+    let sent = chain.sent();
+    let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
+    machine.start();
+    let content = pattern(7, 0, 3 << 20);
+    fs::write(machine.dir().join("file"), &content).expect("a file");
+    machine.flush();
+    machine.ask(&["dev", "advance", "40d"]).ok();
+    fs::write(machine.dir().join("second"), &content).expect("no lock");
+    machine.flush();
+    let token = machine.token("1");
+    assert_eq!(
+        (&token["state"], &token["sync_deadline"]),
+        (&"ok".into(), &Value::Null)
+    );
+    let told = token["reason"].as_str().expect("what is not usual");
+    assert!(told.contains("PollinationX alone"), "{told}");
+    assert_eq!(token["last_error"], Value::Null);
+    let refused = machine.ask(&["sync", "1"]).exits(1).stderr;
+    assert!(refused.contains("PollinationX alone"), "{refused}");
+    assert_eq!(machine.token("1")["last_error"], Value::Null);
+
+    // What the contract counts is others', and comes on top.
+    let free = machine.number("1", "free_bytes");
+    chain.issuer_reports(50 << 20);
+    wait_until("the drive knows", SOON, || {
+        look(&machine);
+        machine.number("1", "free_bytes") == free - (50 << 20)
+    });
+    fs::remove_file(machine.dir().join("file")).expect("a file less");
+    assert!(machine.number("1", "free_bytes") >= free - (50 << 20) + (3 << 20));
+    machine.stop();
+    assert_eq!((chain.sent(), chain.storage().0), (sent, 50 << 20));
+
+    let mut other = chain.machine(Some(&machine));
+    other.start();
+    assert_pattern(&other.dir().join("second"), 7, 3 << 20);
+    other.stop();
+}
+
 #[test]
 fn without_upload_units_nothing_grows_and_deleting_goes_on() {
     let chain = Chain::new(Kind::V2);

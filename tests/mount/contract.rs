@@ -34,6 +34,7 @@ const V2: &str = include_str!("../../contracts/artifacts/PxV2.json");
 /// The dialects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// Of which the drive's wallet owns the contract too, and may report usage: see [`Chain::hand_over`].
     V1,
     V2,
     Sync,
@@ -210,6 +211,22 @@ impl Chain {
     pub(crate) fn charge(&self, bytes: u64, units: u64) {
         let words = (U256::ONE, U256::from(bytes), U256::from(units)).abi_encode_params();
         self.call("updateStorageUsage(uint256,uint256,uint256)", &words);
+    }
+
+    /// The contract is another account's from now on, as all of `px-v1` that are deployed.
+    pub(crate) fn hand_over(&self) {
+        let to = transactor(self.anvil.url(), OTHER).address();
+        self.call("transferOwnership(address)", &(to,).abi_encode_params());
+    }
+
+    /// That account reports what it has stored for token 1 of `px-v1`.
+    pub(crate) fn issuer_reports(&self, bytes: u64) {
+        let words = (U256::ONE, U256::from(bytes)).abi_encode_params();
+        let selector = &keccak256("updateStorageUsage(uint256,uint256)")[..4];
+        let data = [selector, &words].concat().into();
+        let issuer = transactor(self.anvil.url(), OTHER);
+        let sent = issuer.send(Some(self.contract), data, U256::ZERO, None);
+        self.runtime.block_on(sent).expect("it is the owner");
     }
 
     /// The contract's owner, who owns token 1 too, calls it.

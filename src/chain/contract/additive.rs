@@ -65,7 +65,11 @@ sol! {
         function pxStorage(uint256 tokenId) external view returns (
             string memory name, uint256 usage, uint256 usagePercentage, uint256 size, uint256 sizeInBytes,
             string memory storageUnit, uint256 buyTimestamp, uint256 lastUpdateTimestamp);
+        function canUpload(uint256 tokenId, uint256 newUsage) external view returns (bool);
         function updateStorageUsage(uint256 tokenId, uint256 usageInBytes) external;
         function getAllPackages() external view returns (Package[] memory);
+        function pxStoragePackage(uint256 packageId) external view returns (
+            string memory name, uint256 price, uint256 size, uint256 sizeInBytes,
+            string memory storageUnit, uint256 active);
     }
 }

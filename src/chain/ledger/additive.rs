@@ -10,11 +10,14 @@ use super::{ContractLedger, Package, saturate};
 use crate::chain::anchor::{self, Anchor};
 use crate::chain::contract::{PxV1, PxV2};
 use crate::chain::dialect::Dialect;
-use crate::chain::{ChainError, TokenInfo};
+use crate::chain::transact::update_calldata;
+use crate::chain::{Accounting, ChainError, NO_LOCK_S, TokenInfo};
 use crate::types::TokenId;
 
-/// Seconds after its last update at which a token locks: a constant of the contracts.
+/// Seconds after its last update at which a token of `px-v2` locks: a constant of the contracts.
 const LOCK_S: u64 = 30 * 86_400;
+/// The most packages of a contract that does not list them.
+const PACKAGES_MAX: u64 = 64;
 
 impl ContractLedger {
     /// The tokens of the wallet, by ascending id, in block `at`, which is number `block`.
@@ -37,7 +40,7 @@ impl ContractLedger {
             .endpoint
             .read::<PxV2::balanceOfCall>(self.contract, balance)?;
         let ours = |tokens: &mut Vec<TokenInfo>| tokens.retain(|token| token.owner == self.owner);
-        let mut tokens = self.tokens_additive(dialect, &known, answers)?;
+        let mut tokens = self.tokens_additive(dialect, &known, answers).await?;
         ours(&mut tokens);
         if U256::from(tokens.len()) == balance {
             self.found.note_whole(block).await;
@@ -64,11 +67,56 @@ impl ContractLedger {
             .flat_map(|&id| token_calls(dialect, id))
             .collect();
         let answers = self.endpoint.call_many(self.contract, &calls, at).await?;
-        self.tokens_additive(dialect, ids, &answers)
+        self.tokens_additive(dialect, ids, &answers).await
+    }
+
+    /// The packages of a contract that tells them one by one.
+    pub(super) async fn each_package(&self) -> Result<Vec<Package>, ChainError> {
+        let calls = (0..PACKAGES_MAX).map(|id| {
+            let call = PxV1::pxStoragePackageCall {
+                packageId: U256::from(id),
+            };
+            call.abi_encode().into()
+        });
+        let calls: Vec<Bytes> = calls.collect();
+        let (endpoint, contract) = (&self.endpoint, self.contract);
+        let answers = endpoint.call_many(contract, &calls, BlockId::latest());
+        let mut packages = Vec::new();
+        for (id, answer) in (0..).zip(answers.await?) {
+            let read = endpoint.read::<PxV1::pxStoragePackageCall>(contract, &answer?)?;
+            if read.name.is_empty() {
+                break;
+            }
+            packages.push(Package {
+                id,
+                name: crate::text::name(&read.name),
+                price: read.price,
+                size_bytes: saturate(read.sizeInBytes),
+                uploads: None,
+                on_sale: read.active == U256::ONE,
+            });
+        }
+        Ok(packages)
+    }
+
+    /// Who reports the usage of these tokens of `px-v1`: whether this owner may is asked of the contract once.
+    async fn reported(&self, tokens: &[TokenInfo]) -> Result<Accounting, ChainError> {
+        let Some(own) = tokens.iter().find(|token| token.owner == self.owner) else {
+            return Ok(self.reported.get().copied().unwrap_or(Accounting::ByIssuer));
+        };
+        let ask = || async {
+            let data = update_calldata(Dialect::PxV1, own.id, 0, 0);
+            let tried = self.endpoint.would_succeed(self.owner, self.contract, data);
+            Ok(match tried.await? {
+                true => Accounting::Additive,
+                false => Accounting::ByIssuer,
+            })
+        };
+        self.reported.get_or_try_init(ask).await.copied()
     }
 
     /// Those of `ids` that exist, by what was answered to the [`token_calls`] of each.
-    fn tokens_additive(
+    async fn tokens_additive(
         &self,
         dialect: Dialect,
         ids: &[U256],
@@ -77,7 +125,7 @@ impl ContractLedger {
         let mut tokens = Vec::with_capacity(ids.len());
         let each = token_calls(dialect, U256::ZERO).len();
         for (&id, answers) in ids.iter().zip(answers.chunks_exact(each)) {
-            let [owner, read, anchor @ ..] = answers else {
+            let [owner, read, third] = answers else {
                 continue;
             };
             // It has no owner: there is no such token.
@@ -86,8 +134,14 @@ impl ContractLedger {
                 .endpoint
                 .read::<PxV2::ownerOfCall>(self.contract, owner)?;
             let read = read.as_ref().map_err(Clone::clone)?;
-            let token = self.token_additive(dialect, id, owner, read)?;
-            let anchor = anchor.first().and_then(|answer| self.anchor(answer));
+            let mut token = self.token_additive(dialect, id, owner, read)?;
+            let anchor = match dialect {
+                Dialect::PxV1 => {
+                    token.sync_window_s = self.window(&token, third)?;
+                    None
+                }
+                Dialect::PxV2 | Dialect::PxSync => self.anchor(third),
+            };
             let anchor = anchor.filter(|anchor| anchor.owner == owner);
             let told = self.names.get(&token.id);
             tokens.push(TokenInfo {
@@ -96,7 +150,25 @@ impl ContractLedger {
                 ..token
             });
         }
+        if dialect == Dialect::PxV1 {
+            let accounting = self.reported(&tokens).await?;
+            (tokens.iter_mut()).for_each(|token| token.accounting = accounting);
+        }
         Ok(tokens)
+    }
+
+    /// The window of a token of `px-v1`, by what it answers to whether nothing more can be uploaded.
+    fn window(
+        &self,
+        token: &TokenInfo,
+        can: &Result<Bytes, ChainError>,
+    ) -> Result<u64, ChainError> {
+        let can = can.as_ref().map_err(Clone::clone)?;
+        let can = self
+            .endpoint
+            .read::<PxV1::canUploadCall>(self.contract, can)?;
+        let is_full = token.usage_bytes > token.size_bytes;
+        Ok(if can || is_full { NO_LOCK_S } else { 0 })
     }
 
     /// What is anchored, by the answer to the question for it. There is nothing, or something of others': no anchor.
@@ -138,7 +210,7 @@ impl ContractLedger {
             size_bytes: saturate(size),
             usage_bytes: saturate(usage),
             uploads_left: units,
-            accounting: dialect.accounting(),
+            accounting: Accounting::Additive,
             last_sync_s: saturate(updated),
             sync_window_s: LOCK_S,
             sequence: None,
@@ -149,19 +221,23 @@ impl ContractLedger {
     }
 }
 
-/// What is asked of a token: as many questions of each.
-fn token_calls(dialect: Dialect, id: U256) -> Vec<Bytes> {
+/// What is asked of a token.
+fn token_calls(dialect: Dialect, id: U256) -> [Bytes; 3] {
     // Both dialects call it the same.
     let read = PxV2::pxStorageCall { tokenId: id };
-    let mut calls = vec![owner_call(id), read.abi_encode().into()];
-    if dialect == Dialect::PxV2 {
-        let anchor = PxV2::getExtraContentCall {
+    let third = match dialect {
+        Dialect::PxV1 => PxV1::canUploadCall {
+            tokenId: id,
+            newUsage: U256::ZERO,
+        }
+        .abi_encode(),
+        Dialect::PxV2 | Dialect::PxSync => PxV2::getExtraContentCall {
             tokenId: id,
             hash: anchor::KEY.to_owned(),
-        };
-        calls.push(anchor.abi_encode().into());
-    }
-    calls
+        }
+        .abi_encode(),
+    };
+    [owner_call(id), read.abi_encode().into(), third.into()]
 }
 
 /// `ownerOf(id)`.

@@ -11,10 +11,12 @@ use tokio::sync::Notify;
 
 use super::owned::Pace;
 use super::*;
+use crate::chain::NO_LOCK_S;
 use crate::chain::contract::creation;
 use crate::chain::meddle::{Asked, Meddler, SILENCE};
-use crate::chain::tests::{Site, embedded_handle, everywhere, rich, suite};
+use crate::chain::tests::{Site, embedded_handle, everywhere, give, rich, suite};
 use crate::chain::transact::Transactor;
+use crate::chain::wallet::Wallet;
 
 mod refresh;
 
@@ -26,12 +28,20 @@ sol! {
 
 const BOTH: [Dialect; 2] = [Dialect::PxV1, Dialect::PxV2];
 
+const V1: &str = include_str!("../../../contracts/artifacts/PxV1.json");
+/// The same, which lists neither packages nor tokens.
+const V1_BARE: &str = include_str!("../../../contracts/artifacts/PxV1Bare.json");
+
 /// Deploys the contract that behaves as `dialect`.
 pub(in crate::chain) async fn older(payer: &Transactor, dialect: Dialect) -> Address {
     let artifact = match dialect {
-        Dialect::PxV1 => include_str!("../../../contracts/artifacts/PxV1.json"),
+        Dialect::PxV1 => V1,
         _ => include_str!("../../../contracts/artifacts/PxV2.json"),
     };
+    deployed(payer, artifact).await
+}
+
+async fn deployed(payer: &Transactor, artifact: &str) -> Address {
     let code = creation(artifact, Vec::new()).unwrap();
     let receipt = payer.send(None, code, U256::ZERO, None).await.unwrap();
     receipt.contract_address.unwrap()
@@ -94,21 +104,97 @@ async fn every_dialect_is_told_by_what_the_contract_answers() {
         for contract in [
             newest,
             older(&site.payer, Dialect::PxV2).await,
-            older(&site.payer, Dialect::PxV1).await,
+            deployed(&site.payer, V1).await,
+            deployed(&site.payer, V1_BARE).await,
         ] {
             let dialect = Dialect::of(&site.endpoint, contract).await.unwrap();
-            told.push((dialect.name(), dialect.accounting()));
+            told.push(dialect.name());
         }
-        assert_eq!(
-            told,
-            [
-                ("px-sync", Accounting::Absolute),
-                ("px-v2", Accounting::Additive),
-                ("px-v1", Accounting::Additive)
-            ]
-        );
+        assert_eq!(told, ["px-sync", "px-v2", "px-v1", "px-v1"]);
     })
     .await;
+}
+
+/// Nine fields as in `px-v2`, and one answer to `canUpload`: of two such versions one locks after a day, and the
+/// other has its update for its owner alone.
+#[tokio::test]
+async fn a_contract_between_the_dialects_is_refused_in_words() {
+    let meddler = Meddler::new(BoxTransport::new(embedded_handle()));
+    let payer = Transactor::new(meddler.endpoint(), &rich());
+    let contract = older(&payer, Dialect::PxV2).await;
+    meddler.lie(
+        |asked, honest| match asked.calls(PxV2::canUploadCall::SELECTOR) {
+            true => honest.as_str().unwrap()[..66].into(),
+            false => honest,
+        },
+    );
+    let told = Dialect::of(&meddler.endpoint(), contract)
+        .await
+        .unwrap_err();
+    assert!(
+        told.to_string().contains("between px-v1 and px-v2"),
+        "{told}"
+    );
+}
+
+/// A user's ledger of a contract of `px-v1` that is another's, as all that are deployed, with a token of his.
+async fn issued(site: &Site, artifact: &str) -> (ContractLedger, Transactor, TokenId) {
+    let contract = deployed(&site.payer, artifact).await;
+    add_package(&site.payer, contract, Dialect::PxV1).await;
+    let wallet = Wallet::random().unwrap();
+    give(&site.endpoint, wallet.address()).await;
+    let user = Transactor::new(site.endpoint.clone(), &wallet);
+    let token = user.mint_for(contract, 0, U256::ZERO).await.unwrap().token;
+    let ledger = ContractLedger::new(site.endpoint.clone(), contract, user.address());
+    (ledger, user, token)
+}
+
+#[tokio::test]
+async fn where_the_contracts_owner_alone_reports_nothing_is_charged_and_no_lock_is_invented() {
+    everywhere(async |site| {
+        for artifact in [V1, V1_BARE] {
+            let (ledger, user, token) = issued(site, artifact).await;
+            let contract = ledger.contract();
+            assert_eq!(ledger.known_accounting(), None);
+            charge(&site.payer, contract, Dialect::PxV1, token, 1000).await;
+            let month = Duration::from_secs(31 * 86_400);
+            site.endpoint.advance(month).await.unwrap();
+            let all = ledger.snapshot().await.unwrap().tokens;
+            let seen = &all[0];
+            assert_eq!((all.len(), seen.id, seen.usage_bytes), (1, token, 1000));
+            assert_eq!(seen.accounting, Accounting::ByIssuer);
+            assert_eq!(seen.sync_window_s, NO_LOCK_S);
+            assert_eq!(ledger.known_accounting(), Some(Accounting::ByIssuer));
+            let sizes = ledger.packages().await.unwrap();
+            let sizes: Vec<_> = sizes.iter().map(|one| (one.id, one.size_bytes)).collect();
+            assert_eq!(sizes, [(0, 100 << 20), (1, 1 << 30)]);
+            let renewed = user.renew(contract, Dialect::PxV1, token).await;
+            assert!(matches!(renewed, Err(ChainError::Reverted(_))));
+
+            // To the contract's owner it does not say no.
+            let own = site.payer.mint_for(contract, 1, U256::ZERO).await.unwrap();
+            let issuer = ContractLedger::new(site.endpoint.clone(), contract, site.payer.address());
+            let seen = issuer.token(own.token).await.unwrap();
+            assert_eq!(seen.accounting, Accounting::Additive);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_token_that_the_contract_lets_nothing_be_uploaded_to_is_locked() {
+    let old = old(Dialect::PxV1).await;
+    old.meddler.lie(
+        |asked, honest| match asked.calls(PxV1::canUploadCall::SELECTOR) {
+            true => format!("0x{:064x}", 0).into(),
+            false => honest,
+        },
+    );
+    let ledger = old.ledger();
+    let window = async || ledger.token(old.token).await.unwrap().sync_window_s;
+    assert_eq!(window().await, 0);
+    old.meddler.lie(|_, honest| honest);
+    assert_eq!(window().await, NO_LOCK_S);
 }
 
 #[tokio::test]
@@ -158,7 +244,11 @@ async fn shows_what_it_grants(site: &Site, dialect: Dialect) {
         (1 << 30, 2000, units(48))
     );
     assert_eq!((token.accounting, token.epoch), (Accounting::Additive, 0));
-    assert_eq!(token.sync_window_s, 30 * 86_400);
+    let window_s = match dialect {
+        Dialect::PxV1 => NO_LOCK_S,
+        _ => 30 * 86_400,
+    };
+    assert_eq!(token.sync_window_s, window_s);
     let renewed = token.last_sync_s;
     assert!(renewed <= snapshot.timestamp_s && renewed + 100 > snapshot.timestamp_s);
 

@@ -15,6 +15,7 @@ use super::{Mined, Transactor};
 use crate::chain::ChainError;
 use crate::chain::contract::{PxSync, PxV2};
 use crate::chain::dialect::Dialect;
+use crate::chain::endpoint::WITHOUT_REASON;
 use crate::chain::outbox::Purpose;
 use crate::types::TokenId;
 
@@ -79,10 +80,11 @@ impl Transactor {
     ) -> Result<Minted, ChainError> {
         let data = mint_bare_calldata(package);
         let bought = self.buy(contract, (package, price), data, None).await;
-        if let Err(ChainError::Reverted(_)) = bought
+        if let Err(ChainError::Reverted(why)) = &bought
+            && why == WITHOUT_REASON
             && self.is_paused(contract).await
         {
-            // The older contracts refuse it without a word.
+            // Those of `px-v2` refuse it without a word.
             let line = "the contract has paused minting: try later";
             return Err(ChainError::Reverted(line.to_owned()));
         }

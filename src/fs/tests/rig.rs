@@ -300,5 +300,6 @@ pub(super) fn allowance(clock: &ManualClock, size_bytes: u64) -> Allowance {
             boot_id: clock.boot_id(),
             wall_ns: clock.wall_ns(),
         },
+        others_bytes: 0,
     }
 }

@@ -224,6 +224,7 @@ fn volume(folder: &Path, cache: &Arc<Cache>, elsewhere: bool) -> Arc<Volume> {
             boot_id,
             wall_ns,
         },
+        others_bytes: 0,
     };
     volume.set_allowance(&allowance).unwrap();
     if elsewhere {

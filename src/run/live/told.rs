@@ -130,7 +130,8 @@ impl Live {
         if let (State::Ok, Some(local)) = (status.state, &status.local) {
             status.reason = lost(local)
                 .or_else(|| self.volume.torn_log())
-                .or_else(|| published.is_theirs.then(|| theirs(&published)));
+                .or_else(|| published.is_theirs.then(|| theirs(&published)))
+                .or_else(|| operate::by_issuer(&seen.token));
         }
         if published.root.is_some() {
             status.sequence = Some(published.sequence);
