@@ -74,7 +74,7 @@ pub struct Config {
     pub read_timeout: Duration,
     /// Sync tokens unasked this long before their deadlines.
     pub auto_sync: Option<Duration>,
-    /// Between two looks at a chain over HTTP.
+    /// Between two looks at a chain over HTTP while something is awaited of it; five times that lies between others.
     pub refresh: Duration,
     /// The words of `-o`.
     pub options: Vec<String>,

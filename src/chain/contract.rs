@@ -74,6 +74,9 @@ mod abi {
             event Synced(uint256 indexed tokenId, uint256 usage, uint64 sequence, bytes32 root);
             event SyncFailed(uint256 indexed tokenId, bytes32 indexed requestId, uint8 code);
             event Transfer(address indexed from, address indexed to, uint256 indexed tokenId);
+            event Registered(uint256 indexed tokenId, uint64 epoch, string btnsKey);
+            event MetadataUpdate(uint256 _tokenId);
+            event BatchMetadataUpdate(uint256 _fromTokenId, uint256 _toTokenId);
 
             error ERC721NonexistentToken(uint256 tokenId);
             error ERC721InsufficientApproval(address operator, uint256 tokenId);
@@ -318,6 +321,9 @@ mod tests {
             PxSync::Synced::SIGNATURE,
             PxSync::SyncFailed::SIGNATURE,
             PxSync::Transfer::SIGNATURE,
+            PxSync::Registered::SIGNATURE,
+            PxSync::MetadataUpdate::SIGNATURE,
+            PxSync::BatchMetadataUpdate::SIGNATURE,
         ] {
             assert!(events.contains(signature), "{signature}");
         }

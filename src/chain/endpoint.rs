@@ -251,10 +251,12 @@ impl Endpoint {
     /// # Errors
     /// [`LogsFault::TooMuch`] when the endpoint does not give so many, or so old ones, at once.
     pub(super) async fn logs(&self, filter: &Filter) -> Result<Vec<Log>, LogsFault> {
-        let fault = match self.provider.get_logs(filter).await {
-            Ok(logs) => return Ok(logs),
-            Err(fault) => fault,
-        };
+        let logs = self.provider.get_logs(filter).await;
+        logs.map_err(|fault| self.logs_fault(fault))
+    }
+
+    /// Why there are no logs.
+    pub(super) fn logs_fault(&self, fault: TransportError) -> LogsFault {
         // Endpoints word it in a hundred ways, so whatever refuses these blocks alone counts.
         let too_much = match &fault {
             RpcError::ErrorResp(payload) => !busy::is_later(payload),
@@ -267,10 +269,10 @@ impl Endpoint {
             _ => false,
         };
         let fault = self.fault(fault);
-        Err(match too_much {
+        match too_much {
             true => LogsFault::TooMuch(fault.to_string()),
             false => LogsFault::Other(fault),
-        })
+        }
     }
 
     /// What an error of the transport means, in one line.
@@ -295,11 +297,13 @@ impl Endpoint {
 }
 
 /// Why there are no logs.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum LogsFault {
     /// Fewer blocks may do.
+    #[error("{0}")]
     TooMuch(String),
     /// It has nothing to do with the blocks.
+    #[error("{0}")]
     Other(ChainError),
 }
 

@@ -2,7 +2,7 @@
 //! dialect.
 //!
 //! Invariant: a snapshot is of one block, and costs two requests, whatever the number of tokens, where
-//! the wallet has those that it had before. Called
+//! the wallet has those that it had before; where nothing has changed, a look costs one. Called
 //! through [`Ledger`] by `run`, `mount` and `publish`; the list of packages by the command line.
 
 use std::collections::HashMap;
@@ -14,19 +14,22 @@ use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::providers::Provider;
 use alloy::rpc::client::BatchRequest;
-use alloy::rpc::types::Block;
+use alloy::rpc::types::{Block, Filter, Log};
 use alloy::sol_types::SolCall;
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
+use self::follow::Followed;
+pub use self::follow::Reading;
 use self::owned::Owned;
 use super::contract::{PxSync, PxV1, PxV2};
 use super::dialect::Dialect;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, LogsFault};
 use super::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
 use crate::types::TokenId;
 
 mod additive;
+mod follow;
 mod owned;
 #[cfg(test)]
 pub(super) mod tests;
@@ -67,6 +70,16 @@ pub struct UploadPackage {
     pub on_sale: bool,
 }
 
+/// The logs that were asked for, or why there are none.
+type GivenLogs = Result<Vec<Log>, LogsFault>;
+
+/// A block that is read.
+struct Head {
+    number: u64,
+    at: BlockId,
+    timestamp_s: u64,
+}
+
 /// The ledger of one contract, as one owner sees it.
 #[derive(Clone, Debug)]
 pub struct ContractLedger {
@@ -80,6 +93,8 @@ pub struct ContractLedger {
     found: Arc<Owned>,
     /// How many tokens a contract that lists them had the last time.
     count: Arc<AtomicU64>,
+    /// The last look.
+    followed: Arc<Followed>,
     /// What is told of tokens whose contract keeps no names.
     names: Arc<HashMap<TokenId, String>>,
 }
@@ -96,6 +111,7 @@ impl ContractLedger {
             reported: Arc::default(),
             found: Arc::default(),
             count: Arc::default(),
+            followed: Arc::default(),
             names: Arc::default(),
         }
     }
@@ -209,8 +225,11 @@ impl ContractLedger {
     }
 
     /// The newest block, and chain time: that block's, but on a chain that mines only when there is
-    /// a transaction the time that a block mined now would have.
-    async fn newest(&self) -> Result<(u64, BlockId, u64), ChainError> {
+    /// a transaction the time that a block mined now would have. In the same request the logs of `filter`.
+    async fn newest(
+        &self,
+        filter: Option<&Filter>,
+    ) -> Result<(Head, Option<GivenLogs>), ChainError> {
         let fault = |fault| self.endpoint.fault(fault);
         let idle = self.endpoint.is_idle().await?;
         let client = self.endpoint.provider().client();
@@ -225,6 +244,10 @@ impl ContractLedger {
             ),
             false => None,
         };
+        let logs = match filter {
+            Some(filter) => Some(batch.add_call("eth_getLogs", &(filter,)).map_err(fault)?),
+            None => None,
+        };
         batch.send().await.map_err(fault)?;
         let latest: Block = latest.await.map_err(fault)?;
         let timestamp = match pending {
@@ -234,8 +257,29 @@ impl ContractLedger {
             }
             None => latest.header.timestamp,
         };
-        let at = BlockId::hash(latest.header.hash);
-        Ok((latest.header.number, at, timestamp))
+        let logs = match logs {
+            Some(logs) => {
+                let logs: Result<_, _> = logs.await;
+                Some(logs.map_err(|fault| self.endpoint.logs_fault(fault)))
+            }
+            None => None,
+        };
+        let head = Head {
+            number: latest.header.number,
+            at: BlockId::hash(latest.header.hash),
+            timestamp_s: timestamp,
+        };
+        Ok((head, logs))
+    }
+
+    /// All tokens of the wallet in a block.
+    async fn all(&self, dialect: Dialect, head: &Head) -> Result<Vec<TokenInfo>, ChainError> {
+        match dialect {
+            Dialect::PxSync => self.owned(head.at).await,
+            Dialect::PxV2 | Dialect::PxV1 => {
+                self.owned_additive(dialect, head.number, head.at).await
+            }
+        }
     }
 
     /// All pages that there were the last time are asked for at once.
@@ -284,15 +328,11 @@ impl ContractLedger {
 impl Ledger for ContractLedger {
     async fn snapshot(&self) -> Result<Snapshot, ChainError> {
         let dialect = self.dialect().await?;
-        let (block, at, timestamp_s) = self.newest().await?;
-        let tokens = match dialect {
-            Dialect::PxSync => self.owned(at).await?,
-            Dialect::PxV2 | Dialect::PxV1 => self.owned_additive(dialect, block, at).await?,
-        };
+        let (head, _) = self.newest(None).await?;
         Ok(Snapshot {
-            block,
-            timestamp_s,
-            tokens,
+            block: head.number,
+            timestamp_s: head.timestamp_s,
+            tokens: self.all(dialect, &head).await?,
         })
     }
 

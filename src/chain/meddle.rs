@@ -69,6 +69,7 @@ pub(super) struct Meddler {
     lie: Arc<Mutex<Arc<Lie>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
     packets: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
 }
 
 impl Meddler {
@@ -79,6 +80,7 @@ impl Meddler {
             lie: Arc::new(Mutex::new(Arc::new(|_, honest| honest))),
             asked: Arc::default(),
             packets: Arc::default(),
+            bytes: Arc::default(),
         }
     }
 
@@ -102,6 +104,11 @@ impl Meddler {
         self.packets.swap(0, Ordering::Relaxed)
     }
 
+    /// Bytes of questions and answers since the last time, without what HTTP adds.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.swap(0, Ordering::Relaxed)
+    }
+
     /// The chain through it.
     pub(super) fn endpoint(&self) -> Endpoint {
         Endpoint::new(RpcClient::new(self.clone(), true), "meddled", true)
@@ -117,10 +124,15 @@ impl Meddler {
             }
             failure @ ResponsePayload::Failure(_) => failure,
         };
-        Response { id, payload }
+        let answer = Response { id, payload };
+        let bytes = serde_json::to_vec(&answer).unwrap().len() as u64;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        answer
     }
 
     fn refusal(&self, request: &SerializedRequest) -> Option<Response> {
+        let bytes = request.serialized().get().len() as u64;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let asked = Asked::of(request);
         let rule = self.rule.lock().unwrap().clone();
         let refusal = rule(&asked);

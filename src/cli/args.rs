@@ -361,7 +361,7 @@ pub(crate) struct Options {
     /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) auto_sync: Option<Span>,
-    /// How often to poll the chain [default: 15s]
+    /// How often to poll the chain while a sync or a charge is on its way, else a fifth as often [default: 15s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) refresh: Option<Span>,
     /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=, quota-errno=

@@ -73,6 +73,19 @@ struct Seen {
     lost: Option<String>,
 }
 
+impl Seen {
+    /// Chain time now, unix seconds.
+    fn now_s(&self, clock: &dyn Clock) -> u64 {
+        let passed = clock.boottime().saturating_sub(self.at);
+        self.timestamp_s.saturating_add(passed.as_secs())
+    }
+
+    fn is_syncing(&self, clock: &dyn Clock) -> bool {
+        let open = self.token.sync_asked_s;
+        open.is_some_and(|asked_s| self.now_s(clock) < asked_s + sync::REQUEST_TIMEOUT_S)
+    }
+}
+
 /// What the wallet has to say of a token's name.
 #[derive(Clone, Debug)]
 pub(super) enum Right {
@@ -373,13 +386,14 @@ impl Live {
         let seen = lock(&self.seen);
         let token = &seen.token;
         let named = token.name.is_some() || token.accounting == Accounting::Additive;
-        let passed = clock.boottime().saturating_sub(seen.at).as_secs();
-        let now_s = seen.timestamp_s.saturating_add(passed);
         // One that nobody answered is no reason to let the deadline pass.
-        let open = token.sync_asked_s;
-        let open = open.is_some_and(|asked_s| now_s < asked_s + sync::REQUEST_TIMEOUT_S);
-        let can = named && !open && seen.lost.is_none();
-        can.then(|| (token.clone(), now_s))
+        let can = named && !seen.is_syncing(clock) && seen.lost.is_none();
+        can.then(|| (token.clone(), seen.now_s(clock)))
+    }
+
+    /// Whether a request for a sync is open that may still be answered.
+    pub(super) fn awaits_sync(&self, clock: &dyn Clock) -> bool {
+        lock(&self.seen).is_syncing(clock)
     }
 
     pub(super) fn set_charge_error(&self, error: Option<String>) {

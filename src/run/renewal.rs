@@ -18,6 +18,7 @@ use super::parts::Parts;
 use super::sync;
 use super::tokens::Tokens;
 use crate::chain::TokenInfo;
+use crate::chain::ledger::Reading;
 use crate::types::VolumeKey;
 
 /// Between two looks at what is due.
@@ -126,7 +127,7 @@ pub(super) async fn run(
         match sent {
             Ok(_) => {
                 tracing::info!(%token, "auto-sync: sent");
-                if let Err(error) = tokens.refresh().await {
+                if let Err(error) = tokens.pass(Some(Reading::Changed)).await {
                     tracing::debug!("tokens: {error:#}");
                 }
             }

@@ -5,6 +5,7 @@
 //! was seen, also before a restart, changes nothing but the age that `status` shows. Started by `daemon`; `desk` has it look after each transaction.
 
 mod lost;
+mod pace;
 mod tell;
 
 pub(super) use tell::Teller;
@@ -25,7 +26,8 @@ use super::live::{Live, Right};
 use super::openings::Openings;
 use super::parts::{ChainParts, Parts};
 use super::{first, keeper, operate};
-use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
+use crate::chain::ledger::Reading;
+use crate::chain::{ChainError, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
@@ -69,7 +71,11 @@ struct View {
     /// Of this process, or what the volumes keep of an earlier one.
     block: u64,
     seen: Option<Duration>,
+    /// What was seen then.
+    snapshot: Option<Arc<Snapshot>>,
     error: Option<String>,
+    /// Whether the last look has come to nothing.
+    is_blind: bool,
     /// Whether a later block that was seen was never true: what is kept of one counts no more.
     overruled: bool,
 }
@@ -124,7 +130,11 @@ impl Tokens {
         };
         loop {
             tokio::time::sleep(pause).await;
-            if let Err(error) = self.refresh().await {
+            let due = match self.ground.parts.chain.embedded {
+                Some(_) => Some(Reading::All),
+                None => self.due(),
+            };
+            if let Err(error) = self.pass(due).await {
                 tracing::warn!("tokens: {error:#}");
             }
         }
@@ -151,24 +161,45 @@ impl Tokens {
         }
     }
 
-    /// One pass. All tokens are looked at side by side: one that takes its time keeps no other.
+    /// One pass over all that the chain has now.
     ///
     /// # Errors
-    /// The chain does not answer; a token that cannot be opened is told in the log, and the rest
-    /// goes on.
+    /// As [`Tokens::pass`].
     pub(super) async fn refresh(&self) -> anyhow::Result<()> {
-        let _one = self.pass.lock().await;
-        let looked = timeout(LOOK, self.ground.parts.chain.ledger.snapshot()).await;
-        let snapshot = match looked {
-            Ok(Ok(snapshot)) => snapshot,
-            Ok(Err(fault)) => return Err(self.blind(fault)),
+        self.pass(Some(Reading::All)).await
+    }
+
+    /// What the chain has.
+    async fn look(&self, reading: Reading) -> anyhow::Result<Snapshot> {
+        let ledger = &self.ground.parts.chain.ledger;
+        match timeout(LOOK, ledger.look(reading)).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            Ok(Err(fault)) => Err(self.blind(fault)),
             Err(_) => {
                 let what = format!(
                     "{} has not told within {} s what the wallet owns: it is asked again, and a search goes on from where it was",
                     self.ground.parts.chain.endpoint.label(),
                     LOOK.as_secs()
                 );
-                return Err(self.blind(ChainError::Transient(what)));
+                Err(self.blind(ChainError::Transient(what)))
+            }
+        }
+    }
+
+    /// One pass, after a look at the chain where one is `due`: else over what the last one has seen. All tokens are
+    /// looked at side by side: one that takes its time keeps no other.
+    ///
+    /// # Errors
+    /// The chain does not answer; a token that cannot be opened is told in the log, and the rest
+    /// goes on.
+    pub(super) async fn pass(&self, due: Option<Reading>) -> anyhow::Result<()> {
+        let _one = self.pass.lock().await;
+        let last = lock(&self.view).snapshot.clone();
+        let (snapshot, is_new) = match (due, last) {
+            (None, Some(last)) => (last, false),
+            (due, _) => {
+                let looked = self.look(due.unwrap_or(Reading::All)).await?;
+                (Arc::new(looked), true)
             }
         };
         // Time and blocks of a development chain are moved at will; any other has been seen with a later
@@ -180,9 +211,13 @@ impl Tokens {
         }
         let doubts = {
             let mut view = lock(&self.view);
-            view.block = snapshot.block;
-            view.seen = Some(self.ground.parts.clock.boottime());
-            view.error = self.lag(&snapshot);
+            if is_new {
+                view.block = snapshot.block;
+                view.seen = Some(self.ground.parts.clock.boottime());
+                view.snapshot = Some(Arc::clone(&snapshot));
+                view.error = self.lag(&snapshot);
+                view.is_blind = false;
+            }
             goes_on && !view.overruled
         };
         let parts = &self.ground.parts;
@@ -199,6 +234,10 @@ impl Tokens {
             .await;
         if doubts && self.is_behind(&snapshot) {
             // What the volumes keep is later: what is not in this look is no less there for that.
+            return Ok(());
+        }
+        if !is_new {
+            // What is lost is judged by the next look.
             return Ok(());
         }
         let owned = snapshot.tokens.iter();
@@ -322,7 +361,8 @@ impl Tokens {
     }
 
     fn blind(&self, fault: ChainError) -> anyhow::Error {
-        lock(&self.view).error = Some(fault.to_string());
+        let mut view = lock(&self.view);
+        (view.error, view.is_blind) = (Some(fault.to_string()), true);
         fault.into()
     }
 

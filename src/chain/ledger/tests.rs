@@ -18,6 +18,7 @@ use crate::chain::tests::{Site, embedded_handle, everywhere, give, rich, suite};
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 
+mod follow;
 mod refresh;
 
 sol! {

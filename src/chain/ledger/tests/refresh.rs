@@ -15,7 +15,7 @@ use crate::chain::transact::mint_bare_calldata;
 const MANY: u64 = 500;
 
 /// A chain that is meddled with, and the account that acts on it.
-struct Counted {
+pub(super) struct Counted {
     meddler: Meddler,
     payer: Transactor,
     _anvil: Option<Anvil>,
@@ -57,8 +57,17 @@ impl Counted {
         made.unwrap().contract_address.unwrap()
     }
 
+    /// Those that somebody has.
+    pub(super) fn of(meddler: Meddler, payer: &Transactor) -> Self {
+        Self {
+            meddler,
+            payer: payer.clone(),
+            _anvil: None,
+        }
+    }
+
     /// Mints `count` tokens of package 1, where each takes little gas without waiting for each.
-    async fn mint(&self, contract: Address, dialect: Dialect, count: u64, price: U256) {
+    pub(super) async fn mint(&self, contract: Address, dialect: Dialect, count: u64, price: U256) {
         if dialect != Dialect::PxSync {
             for _ in 0..count {
                 self.payer.mint_for(contract, 1, price).await.unwrap();
