@@ -222,7 +222,6 @@ mod tests {
 
     use super::*;
     use crate::fault::Fault;
-    use crate::journal::record::Record as _;
     use crate::pack::cid::node_cid;
     use crate::store::fault::{Call, FaultStore};
     use crate::store::memory::MemoryStore;

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use super::rig::{CALLER, QUOTA, READ_WRITE, Rig, allowance, open_with, options};
+use super::rig::{CALLER, QUOTA, READ_WRITE, allowance, open_with, options};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::{Allowance, Drive, FsError, SetAttr, Volume, VolumeOptions};

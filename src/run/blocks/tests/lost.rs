@@ -107,7 +107,11 @@ async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
     world.look(token).await;
     let drive = &world.ground.drive;
     let root = drive.lookup(Ino::ROOT, b"1").unwrap().ino;
-    let caller = Caller { uid: 0, gid: 0 };
+    let caller = Caller {
+        uid: 0,
+        gid: 0,
+        umask: 0,
+    };
     for dir in 0..DIRECTORIES {
         let name = format!("d{dir}");
         let made = drive.mkdir(caller, root, name.as_bytes(), 0o755).unwrap();
