@@ -39,6 +39,10 @@ pub(super) async fn boottime(at: Duration) {
 }
 
 /// A descriptor that can be read from when the time since boot is `at`.
+#[allow(
+    deprecated,
+    reason = "sound here: the descriptor is owned, and closed with what watches it"
+)]
 fn alarm(at: Duration) -> std::io::Result<AsyncFd<OwnedFd>> {
     let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
     let alarm = timerfd_create(TimerfdClockId::Boottime, flags)?;

@@ -60,7 +60,15 @@ impl Worker {
             Ok(step) => {
                 // Nothing here keeps it from that but how much is loaded.
                 let is_behind = step == Step::Waits && is_idle(&self.context.volume);
-                lock(&self.status).is_behind = is_behind;
+                let mut status = lock(&self.status);
+                status.is_behind = is_behind;
+                let is_conflict =
+                    |error: &mut PublishError| matches!(error, PublishError::Conflict(_));
+                if step != Step::Waits && status.last_error.take_if(is_conflict).is_some() {
+                    // Somebody has resolved it on the other machine.
+                    self.failures = 0;
+                }
+                drop(status);
                 self.note_head();
             }
             Err(error) => {

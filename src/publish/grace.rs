@@ -218,8 +218,6 @@ impl Grace {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::fault::Fault;
     use crate::pack::cid::node_cid;

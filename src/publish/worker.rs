@@ -17,7 +17,7 @@ use super::ahead::Turn;
 use super::commit::Context;
 use super::head;
 use super::naming::{is_named, renew};
-use super::pending::{DOUBTED, PENDING};
+use super::pending::PENDING;
 use super::queue::{Demand, PublishStatus, Reply, Timing, lock, next_commit_s};
 use super::receipt::Receipts;
 use super::sample::task::Signs;
@@ -127,8 +127,8 @@ impl Worker {
                 () = rest(pause, moment, clock.as_ref()) => {}
             }
             let mut followers = Vec::new();
-            let rest = std::iter::from_fn(|| demands.try_recv().ok());
-            for demand in first.into_iter().chain(rest) {
+            let more = std::iter::from_fn(|| demands.try_recv().ok());
+            for demand in first.into_iter().chain(more) {
                 match demand {
                     Demand::Flush(reply) => waiting.push(reply),
                     Demand::Follow(reply) => followers.push(reply),

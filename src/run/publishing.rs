@@ -53,8 +53,11 @@ pub(super) struct Publishing {
     allowed: Allowed,
     /// Where its commits run.
     runtime: Handle,
-    /// Whether other machines can write to its nodes.
-    is_shared: bool,
+    /// How long after a look whether another machine has gone on there is none again; `None` where no other machine can write
+    /// to its nodes.
+    pace: Option<Duration>,
+    /// When that was looked for last.
+    looked: Mutex<Option<Instant>>,
     stage: Mutex<Stage>,
     /// One look for the newest root at a time.
     look: tokio::sync::Mutex<()>,
@@ -118,8 +121,10 @@ impl Publishing {
                 begin_anew: parts.config.begin_anew,
             },
             runtime: ground.commits.handle(),
-            // An embedded node is this process's own.
-            is_shared: parts.node.client.is_some() || !parts.node.others.is_empty(),
+            // An embedded node is this process's own. Half: passes that come a little early are not left out.
+            pace: (parts.node.client.is_some() || !parts.node.others.is_empty())
+                .then(|| parts.config.refresh / 2),
+            looked: Mutex::default(),
             look: tokio::sync::Mutex::default(),
             renewed: Mutex::default(),
         }
@@ -170,6 +175,7 @@ impl Publishing {
         match (self.is_waiting(), self.watches()) {
             (false, _) => {
                 let Some(publisher) = self.idle() else { return };
+                *lock(&self.looked) = Some(Instant::now());
                 let _turn = turns.acquire().await;
                 // What it is at may take long.
                 let _ = timeout(WATCH_PATIENCE, publisher.follow()).await;
@@ -302,13 +308,15 @@ impl Publishing {
         self.is_waiting() || self.idle().is_some()
     }
 
-    /// Its publisher, while that has nothing to do, and other machines can write to its nodes.
+    /// Its publisher, where that has nothing to do, and it is time to look whether another machine has gone on.
     fn idle(&self) -> Option<Arc<Publisher>> {
         let Stage::On(publisher) = &*lock(&self.stage) else {
             return None;
         };
         let context = self.context.as_ref()?;
-        (self.is_shared && is_idle(&context.volume)).then(|| Arc::clone(publisher))
+        let (pace, looked) = (self.pace?, *lock(&self.looked));
+        let is_time = looked.is_none_or(|at| at.elapsed() >= pace);
+        (is_time && is_idle(&context.volume)).then(|| Arc::clone(publisher))
     }
 
     /// Why nothing may be written yet, by what the state folder knows.

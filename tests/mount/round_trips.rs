@@ -25,7 +25,10 @@ const FILES: usize = 100;
 /// A tree of so many folders, which is published.
 fn drive(kind: &str, front: &Front, folders: usize) -> Machine {
     let node = format!("{kind}={}", front.url());
-    let machine = Machine::demo_with(&["--package", "1", "--node", &node]);
+    // Nor does it look in between whether another machine has gone on.
+    let quiet = ["--refresh", "1h"];
+    let args = ["--package", "1", "--node", &node, quiet[0], quiet[1]];
+    let machine = Machine::demo_with(&args);
     for folder in 0..folders {
         let folder = machine.dir().join(format!("folder {folder}"));
         fs::create_dir(&folder).expect("a folder");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::rig::{Machine, Shared, second, token};
 use crate::chain::TokenInfo;
+use crate::clock::Clock as _;
 use crate::names::NameError;
 use crate::names::fault::{Call as NameCall, Fault};
 use crate::names::record::Network;
@@ -26,10 +27,12 @@ async fn writer(shared: &Shared) -> (Machine, Head) {
     (writer, head)
 }
 
-/// `machine` publishes something, and does not see what another one has named a minute before.
+/// `machine` publishes something, and does not see what another one has named a minute before by the wall clock, which is
+/// what records go by: nothing else is due by then.
 pub(super) async fn publish_beside(shared: &Shared, machine: &Machine) {
     machine.put(machine.root, "theirs", &[(0, b"theirs")]).await;
-    shared.clock.advance(Duration::from_secs(60));
+    let minute_ns = 60_000_000_000;
+    shared.clock.set_wall(shared.clock.wall_ns() + minute_ns);
     let unseen = Fault::Before(NameError::Missing("k".into()));
     machine.names.set(NameCall::Resolve, unseen, None);
     machine.commit().await.unwrap();

@@ -1,15 +1,17 @@
 //! The publisher: what it does by itself, and for somebody who waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::guard::publish_beside;
 use super::rig::{Machine, Shared, second};
-use crate::clock::Clock as _;
+use crate::clock::{Clock, ManualClock};
 use crate::fault::Fault;
 use crate::journal::record::Record as _;
 use crate::names::fault::Call as NameCall;
@@ -23,7 +25,7 @@ use crate::publish::pending::{DOUBTED, PENDING, Pending};
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::publish::writers::were_seen_lately;
-use crate::publish::{PublishError, Publisher, Timing, is_idle};
+use crate::publish::{PublishError, Publisher, Timing, is_idle, standing};
 use crate::store::fault::{Call, FaultStore};
 use crate::store::memory::MemoryStore;
 use crate::store::{BlockStore, StoreError};
@@ -606,14 +608,7 @@ async fn of_two_machines_that_flush_at_the_same_moment_one_is_told_that_its_tree
         while commits() == before {
             sleep(Duration::from_millis(5)).await;
         }
-        other.put(other.root, "theirs", &[(0, b"theirs")]).await;
-        // Of BTNS records the one that ends later counts.
-        let wall_ns = shared.clock.wall_ns() + 60_000_000_000;
-        shared.clock.set_wall(wall_ns);
-        let unseen = Fault::Before(NameError::Missing("k".into()));
-        other.names.set(NameCall::Resolve, unseen, None);
-        other.commit().await.unwrap();
-        other.names.clear();
+        publish_beside(&shared, &other).await;
         shared.clock.advance(Duration::from_secs(2));
     };
     let (flushed, ()) = tokio::join!(timeout(LIMIT, publisher.flush()), meets);
@@ -633,6 +628,103 @@ async fn of_two_machines_that_flush_at_the_same_moment_one_is_told_that_its_tree
     };
     assert_eq!(timeout(LIMIT, asked).await, Ok(Ok(())));
     theirs.stop().await;
+    publisher.stop().await;
+}
+
+/// As a mount asks for it at each look at the chain.
+#[tokio::test]
+async fn a_machine_with_nothing_to_publish_shows_another_ones_commit_without_one_of_its_own() {
+    let shared = Shared::new();
+    let (machine, publisher, _) = at_work(&shared).await;
+    assert!(!publisher.status().is_theirs);
+    let other = second(&shared).await;
+    let publish = async |name: &str| {
+        other.put(other.root, name, &[(0, name.as_bytes())]).await;
+        shared.clock.advance(Duration::from_secs(1));
+        other.commit().await.unwrap();
+    };
+    let look = async || timeout(LIMIT, publisher.follow()).await.expect("an end");
+    publish("one").await;
+    look().await;
+    assert_eq!(machine.tree().await, other.tree().await);
+    assert!(publisher.status().is_theirs);
+    let root = |machine: &Machine| standing(&machine.volume).root;
+    assert_eq!(publisher.status().root, root(&other));
+    // What is unpublished here stays, and nothing is said before it is to be published.
+    machine.put(machine.root, "mine", &[(0, b"mine")]).await;
+    publish("two").await;
+    look().await;
+    let tree = machine.tree().await;
+    assert!(tree.contains_key("/mine") && !tree.contains_key("/two"));
+    assert_eq!(publisher.status().last_error, None);
+    publisher.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_whose_commit_went_under_says_so_at_its_next_look() {
+    let shared = Shared::new();
+    let (machine, publisher, _) = at_work(&shared).await;
+    let other = second(&shared).await;
+    publish_more(&machine, &publisher).await;
+    publish_beside(&shared, &other).await;
+    timeout(LIMIT, publisher.follow()).await.expect("an end");
+    let told = publisher.status().last_error;
+    assert!(matches!(told, Some(PublishError::Conflict(_))), "{told:?}");
+    publisher.stop().await;
+}
+
+/// A clock that counts who looks at it.
+struct Counting {
+    clock: Arc<ManualClock>,
+    looks: AtomicU64,
+}
+
+impl Clock for Counting {
+    fn wall_ns(&self) -> i64 {
+        self.clock.wall_ns()
+    }
+
+    fn boottime(&self) -> Duration {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.clock.boottime()
+    }
+
+    fn boot_id(&self) -> String {
+        self.clock.boot_id()
+    }
+
+    fn until(&self, at: Duration) -> BoxFuture<'_, ()> {
+        self.clock.until(at)
+    }
+}
+
+/// Whoever looks again and again has no second without a look.
+#[tokio::test]
+async fn a_token_that_nobody_uses_is_not_looked_at_again_and_again() {
+    let shared = Shared::new();
+    let mut machine = Machine::new(&shared);
+    machine.put(machine.root, "f", &[(0, b"one")]).await;
+    machine.commit().await.unwrap();
+    let clock = Arc::new(Counting {
+        clock: Arc::clone(&shared.clock),
+        looks: AtomicU64::new(0),
+    });
+    machine.context.clock = Arc::<Counting>::clone(&clock);
+    machine.context.node.ahead = true;
+    let publisher = spawn(&machine);
+    let looks = || clock.looks.load(Ordering::Relaxed);
+    let rests = async {
+        loop {
+            let before = looks();
+            sleep(Duration::from_secs(1)).await;
+            if looks() == before {
+                break;
+            }
+        }
+    };
+    timeout(LIMIT, rests).await.expect("a rest");
+    // A change calls it.
+    publish_more(&machine, &publisher).await;
     publisher.stop().await;
 }
 
