@@ -1,6 +1,7 @@
 //! What a volume tells of itself: `statfs`, what is pending, the virtual attributes.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::content::data_bytes;
 use super::volume::{Volume, lock};
@@ -10,7 +11,7 @@ use crate::journal::record::Content;
 use crate::pack::cid::node_cid;
 use crate::types::Ino;
 
-/// What a token's directory tells in its virtual attributes; kept current by the daemon.
+/// What a token's directory tells in its virtual attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     /// Token id, decimal.
@@ -20,6 +21,9 @@ pub struct Labels {
     /// State as `pxfs status` tells it.
     pub state: String,
 }
+
+/// Who tells them.
+pub(super) type Told = Arc<dyn Fn() -> Labels + Send + Sync>;
 
 /// What is not published yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,9 +128,10 @@ impl Volume {
         }
     }
 
-    /// Sets what the token's directory tells in its virtual attributes.
-    pub fn set_labels(&self, labels: Labels) {
-        *lock(&self.labels) = labels;
+    /// Has the token's directory tell in its virtual attributes what `told` says at the moment they are read. It waits for
+    /// nothing.
+    pub fn set_labels(&self, told: impl Fn() -> Labels + Send + Sync + 'static) {
+        *lock(&self.labels) = Arc::new(told);
     }
 
     /// CID of the last published root, from what is kept of it with the commit itself: true as soon as that is settled.
@@ -147,7 +152,8 @@ impl Volume {
                 .map_err(|_| FsError::NoAttribute);
         }
         if ino == Ino::ROOT {
-            let labels = lock(&self.labels).clone();
+            let told = Arc::clone(&lock(&self.labels));
+            let labels = told();
             let text = match field {
                 b"token" => labels.token,
                 b"name" => labels.name,

@@ -107,7 +107,7 @@ pub struct Volume {
     pub(super) want: Mutex<Option<super::late::Want>>,
     /// Access times that the journal does not have yet, ns.
     pub(super) accesses: Mutex<HashMap<Ino, i64>>,
-    pub(super) labels: Mutex<super::report::Labels>,
+    pub(super) labels: Mutex<super::report::Told>,
     pub(super) looks: Mutex<super::damage::Looks>,
     room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
@@ -185,7 +185,7 @@ impl Volume {
             charges: Mutex::default(),
             charging: Mutex::default(),
             accesses: Mutex::default(),
-            labels: Mutex::default(),
+            labels: Mutex::new(Arc::new(super::report::Labels::default)),
             looks: Mutex::default(),
             room_waiters: AtomicUsize::new(0),
             want: Mutex::default(),

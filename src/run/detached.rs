@@ -90,8 +90,8 @@ impl Detached {
             remedy(&directory)
         );
         volume.set_access(Access::ReadOnly(reason.clone()));
-        volume.set_labels(Labels {
-            token: called,
+        volume.set_labels(move || Labels {
+            token: called.clone(),
             state: State::Detached.as_str().to_owned(),
             ..Labels::default()
         });

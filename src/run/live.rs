@@ -1,7 +1,7 @@
 //! One token that is mounted: its volume, its directory, and what publishes it.
 //!
 //! Invariant: made whole by [`Live::start`] and ended in order by [`Live::stop`]; in between only
-//! its allowance, its access and its labels change. Called by `tokens` and `leave`.
+//! its allowance and its access change. Called by `tokens` and `leave`.
 
 mod failed;
 mod told;
@@ -25,7 +25,7 @@ use crate::chain::anchor::Anchor;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::fs::{Access, Allowance, Labels, Volume};
+use crate::fs::{Access, Allowance, Volume};
 use crate::names::key::NameKey;
 use crate::pack::cid as form;
 use crate::status::State;
@@ -160,7 +160,7 @@ impl Live {
         right: &Right,
         doubts: bool,
         (volume, publishing): Opened,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Arc<Self>> {
         let key = volume.key();
         let keeper = Keeper::start(&ground.keepers, &volume);
         let live = Self::of(ground, token, (volume, keeper), publishing, Access::Open);
@@ -168,6 +168,9 @@ impl Live {
         let shown = live
             .take(&ground.parts, snapshot, token, right, !is_older)
             .and_then(|_| {
+                // Whoever sees it already is told these.
+                let labels = live.labels(ground.parts.clock.as_ref());
+                live.volume.set_labels(move || labels.clone());
                 let (volume, slot) = (
                     Arc::clone(&live.volume),
                     preferred_slot(&key, ground.parts.chain.called.place),
@@ -175,7 +178,7 @@ impl Live {
                 Ok(ground.drive.attach(&live.directory, slot, volume)?)
             });
         match shown {
-            Ok(slot) => Ok(Self { slot, ..live }),
+            Ok(slot) => Ok(Self { slot, ..live }.labelled(&ground.parts.clock)),
             Err(error) => {
                 live.keeper.abandon();
                 Err(error)
@@ -194,7 +197,7 @@ impl Live {
         token: &TokenInfo,
         right: &Right,
         left: &Detached,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Arc<Self>> {
         let (volume, keeper) = left.volume();
         let publishing = Publishing::new(ground, &volume, right);
         if let Err(error) = publishing.begin(token, PATIENCE).await {
@@ -210,13 +213,25 @@ impl Live {
             Err(error) => Err(error.into()),
         };
         match shown {
-            Ok(_) => Ok(Self { slot, ..live }),
+            Ok(_) => Ok(Self { slot, ..live }.labelled(&ground.parts.clock)),
             Err(error) => {
                 live.stop_publishing().await;
                 ground.drive.set_aside(slot, &left.directory)?;
                 Err(error)
             }
         }
+    }
+
+    /// From now on its directory tells in its virtual attributes what holds when they are read: a commit, a conflict or a
+    /// deadline is there at once.
+    fn labelled(self, clock: &Arc<dyn Clock>) -> Arc<Self> {
+        let live = Arc::new(self);
+        let (of, clock) = (Arc::downgrade(&live), Arc::clone(clock));
+        live.volume.set_labels(move || {
+            let labels = of.upgrade().map(|live| live.labels(clock.as_ref()));
+            labels.unwrap_or_default()
+        });
+        live
     }
 
     /// With nothing known of the chain yet but `token`, and that the volume has this `access`.
@@ -301,11 +316,6 @@ impl Live {
             self.set_sync_error(None);
         }
         let name = operate::name_of(&parts.chain, token);
-        self.volume.set_labels(Labels {
-            token: self.directory.clone(),
-            name: name.clone().unwrap_or_default(),
-            state: state.as_str().to_owned(),
-        });
         let mut seen = lock(&self.seen);
         if fresh && newer {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
@@ -342,13 +352,6 @@ impl Live {
         let turned = seen.access != access;
         seen.access = access;
         seen.state = State::ReadOnly;
-        let name = seen.name.clone().unwrap_or_default();
-        drop(seen);
-        self.volume.set_labels(Labels {
-            token: self.directory.clone(),
-            name,
-            state: State::ReadOnly.as_str().to_owned(),
-        });
         turned
     }
 

@@ -814,3 +814,26 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
         .unwrap();
     super::parts::close_chains(&parts).await;
 }
+
+/// No look at the chain comes between.
+#[tokio::test]
+async fn what_a_directory_says_of_its_state_is_so_at_the_moment_it_is_asked() {
+    let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::begin_at(dir, Some(Arc::<ManualClock>::clone(&clock) as _)).await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let status = world.look(token).await;
+    let root = world.ground.drive.lookup(Ino::ROOT, b"1").unwrap().ino;
+    let label = |name: &str| {
+        let told = world.ground.drive.getxattr(root, name.as_bytes());
+        String::from_utf8(told.unwrap()).unwrap()
+    };
+    assert_eq!(label("user.px.state"), "ok");
+    assert_eq!(Some(label("user.px.name")), status.name);
+    clock.advance(std::time::Duration::from_secs(31 * 86_400));
+    assert_eq!(label("user.px.state"), "overdue");
+    let live = world.tokens.get(token).unwrap();
+    live.close("another's");
+    assert_eq!(label("user.px.state"), "read-only");
+    assert_eq!(label("user.px.token"), "1");
+}

@@ -415,7 +415,6 @@ impl Tokens {
             epoch = token.epoch,
             "shown as a directory"
         );
-        let live = Arc::new(live);
         lock(&self.live).insert(token.id, Arc::clone(&live));
         self.teller.changed([live.directory.clone()]);
         Ok(())

@@ -3,9 +3,10 @@
 //! Invariant: of several states the most serious is told, with what to do, and of what failed all. Called by
 //! `tokens`.
 
-use super::{Live, lock};
+use super::{Live, Seen, lock};
 use crate::chain::TokenInfo;
-use crate::fs::{Access, Loss};
+use crate::clock::Clock;
+use crate::fs::{Access, Labels, Loss};
 use crate::publish::PublishStatus;
 use crate::run::parts::Parts;
 use crate::run::{detached, operate, sync};
@@ -77,18 +78,33 @@ impl Live {
         (State::Ok, None)
     }
 
+    /// The same by what was `seen` of the chain, now: the deadline may have passed, and the quota been used up, since.
+    fn state_now(&self, seen: &Seen, clock: &dyn Clock) -> (State, Option<String>) {
+        let barred = match &seen.access {
+            Access::ReadOnly(reason) => Some((seen.state, reason.clone())),
+            Access::Open => None,
+        };
+        let passed = clock.boottime().saturating_sub(seen.at).as_secs();
+        let now_s = seen.timestamp_s.saturating_add(passed);
+        self.state_of(&seen.token, now_s, barred)
+    }
+
+    /// What its directory tells in its virtual attributes.
+    pub(super) fn labels(&self, clock: &dyn Clock) -> Labels {
+        let seen = lock(&self.seen).clone();
+        let (state, _) = self.state_now(&seen, clock);
+        Labels {
+            token: self.directory.clone(),
+            name: seen.name.unwrap_or_default(),
+            state: state.as_str().to_owned(),
+        }
+    }
+
     /// What `status` tells.
     pub(in crate::run) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
         let seen = lock(&self.seen).clone();
         let mut status = operate::describe(parts, &seen.token, seen.timestamp_s);
-        let barred = match seen.access {
-            Access::ReadOnly(reason) => Some((seen.state, reason)),
-            Access::Open => None,
-        };
-        // Asked anew: the deadline may have passed, and the quota been used up, since.
-        let passed = parts.clock.boottime().saturating_sub(seen.at).as_secs();
-        let now_s = seen.timestamp_s.saturating_add(passed);
-        (status.state, status.reason) = self.state_of(&seen.token, now_s, barred);
+        (status.state, status.reason) = self.state_now(&seen, parts.clock.as_ref());
         let published = self.publishing.status();
         let pending = detached::pending(&self.volume);
         let (used, reserved, room) = self.volume.with_quota(|quota| {

@@ -88,7 +88,7 @@ impl Tokens {
         left: Arc<Detached>,
     ) -> anyhow::Result<()> {
         let live = match Live::again(&self.ground, snapshot, token, right, &left).await {
-            Ok(live) => Arc::new(live),
+            Ok(live) => live,
             Err(error) => {
                 self.leftovers.keep(left);
                 return Err(error);
