@@ -18,6 +18,7 @@ use super::parts::Parts;
 use super::sync;
 use super::tokens::Tokens;
 use crate::chain::TokenInfo;
+use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Reading;
 use crate::types::VolumeKey;
 
@@ -127,7 +128,12 @@ pub(super) async fn run(
         match sent {
             Ok(_) => {
                 tracing::info!(%token, "auto-sync: sent");
-                if let Err(error) = tokens.pass(Some(Reading::Changed)).await {
+                // Of the older contracts no log need tell what was done.
+                let reading = match parts.chain.dialect() {
+                    Dialect::PxSync => Reading::Changed,
+                    Dialect::PxV2 | Dialect::PxV1 => Reading::All,
+                };
+                if let Err(error) = tokens.pass(Some(reading)).await {
                     tracing::debug!("tokens: {error:#}");
                 }
             }

@@ -24,9 +24,11 @@ use crate::types::TokenId;
 /// Blocks whose logs are asked for again, in case the newest were replaced, or a server had not all of them yet.
 const AGAIN: u64 = 64;
 /// Seconds of chain time after which all tokens of `px-sync` are read, and seconds more for each of them: a list of
-/// thousands is megabytes. The older contracts have changes that leave no log.
+/// thousands is megabytes.
 const ALL_S: u64 = 3_600;
 const ALL_MORE_S: u64 = 6;
+/// The same for each token of the older contracts, which have changes that leave no log; and at most.
+const ALL_ADDITIVE_MORE_S: u64 = 5;
 const ALL_ADDITIVE_S: u64 = 600;
 /// Seconds of chain time for which a server that gave no logs is not asked for any.
 const NO_LOGS_S: u64 = 3_600;
@@ -258,9 +260,10 @@ impl ContractLedger {
 impl Known {
     /// Which tokens are to be read anew in `head`, by `logs`; `None` where all are.
     fn changed(&self, dialect: Dialect, head: &Head, logs: &Logs) -> Option<BTreeSet<TokenId>> {
+        let count = self.snapshot.tokens.len() as u64;
         let all_after_s = match dialect {
-            Dialect::PxSync => ALL_S + ALL_MORE_S * self.snapshot.tokens.len() as u64,
-            Dialect::PxV2 | Dialect::PxV1 => ALL_ADDITIVE_S,
+            Dialect::PxSync => ALL_S + ALL_MORE_S * count,
+            Dialect::PxV2 | Dialect::PxV1 => ALL_ADDITIVE_S.min(ALL_ADDITIVE_MORE_S * count),
         };
         if head.number < self.snapshot.block || head.timestamp_s >= self.all_s + all_after_s {
             return None;
