@@ -321,11 +321,16 @@ fn prepare(
 
 /// On a contract that counts uploads a commit needs one.
 fn check_units(context: &Context) -> Result<(), PublishError> {
-    match context.volume.with_quota(|quota| quota.units_left()) {
-        Some(0) => Err(PublishError::OverQuota(
+    let left = (context.volume).with_quota(|quota| (quota.units_left(), quota.units_on_chain()));
+    match left {
+        (Some(0), Some(0)) => Err(PublishError::OverQuota(
             "no upload units are left: buy uploads or a larger package; what is here is kept"
                 .into(),
         )),
+        // It may have taken them already.
+        (Some(0), Some(some)) => Err(PublishError::OverQuota(format!(
+            "the chain was not seen yet with the charges of all commits, which may take the upload units that are left ({some}): it is tried again; what is here is kept"
+        ))),
         _ => Ok(()),
     }
 }

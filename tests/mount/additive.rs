@@ -151,8 +151,8 @@ fn without_upload_units_nothing_grows_and_deleting_goes_on() {
     let token = machine.token("1");
     assert_eq!(token["state"], "quota");
     fs::remove_file(machine.dir().join("file")).expect("a file less");
-    // The last unit is there for it.
-    machine.flush();
+    // The last unit is there for it, as soon as the chain was seen with the charge of the first commit.
+    machine.flush_at_last();
     all_charged(&chain, &machine, UNITS - 2);
     assert_eq!(chain.storage().1, 0);
     machine.stop();
@@ -621,6 +621,24 @@ fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
     machine.ask(&["sync", "1"]).ok();
     assert_eq!(chain.storage().0, usage, "nothing is charged for nothing");
     assert_eq!(chain.sent(), sent + 1, "the time is renewed");
+    machine.stop();
+}
+
+/// Whoever compares `status` with a block explorer sees one number.
+#[test]
+fn upload_units_are_told_as_the_chain_has_them() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
+    machine.start();
+    chain.mines(false);
+    fs::write(machine.dir().join("file"), b"content").expect("a file");
+    machine.flush();
+    wait_until("the charge is on its way", SOON, || chain.waits());
+    assert_eq!(machine.number("1", "uploads_left"), UNITS);
+    chain.mines(true);
+    wait_until("the drive knows", SOON, || {
+        machine.number("1", "uploads_left") == UNITS - 1
+    });
     machine.stop();
 }
 

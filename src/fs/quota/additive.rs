@@ -83,6 +83,12 @@ impl Quota {
         Some(left.saturating_sub(self.unreported().count() as u64))
     }
 
+    /// Upload units that the chain was seen with; `None` where there are none.
+    #[must_use]
+    pub fn units_on_chain(&self) -> Option<u64> {
+        self.allowance.as_ref()?.uploads_left
+    }
+
     /// Bytes that a commit may be charged now.
     #[must_use]
     pub fn chargeable_bytes(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! What commits are charged on contracts that charge each one.
 
+use std::collections::BTreeMap;
+
 use super::guard::publish_beside;
 use super::rig::{Machine, Shared, second, token};
 use crate::chain::{Accounting, TokenInfo};
@@ -19,15 +21,20 @@ const REST: u64 = 60_000;
 
 /// A machine on such a contract; to be said again after each start.
 fn additive(machine: Machine) -> Machine {
+    grant(&machine, 50);
+    machine
+}
+
+/// The chain is seen with so many upload units.
+fn grant(machine: &Machine, units: u64) {
     let token = TokenInfo {
         accounting: Accounting::Additive,
-        uploads_left: Some(50),
+        uploads_left: Some(units),
         ..token()
     };
     let clock = machine.context.clock.as_ref();
     let allowance = Allowance::of(&token, 1, 1_800_000_000, clock);
     machine.volume.set_allowance(&allowance).unwrap();
-    machine
 }
 
 /// Bytes of which no chunk is like another, nor like one of another `salt`.
@@ -92,6 +99,29 @@ async fn what_a_commit_that_was_cut_off_has_sent_is_charged_once() {
         machine.commit().await.unwrap();
         assert_charged(&machine, 4, FIRST);
     }
+}
+
+#[tokio::test]
+async fn uploads_are_to_be_bought_only_where_the_chain_has_none() {
+    let machine = additive(Machine::new(&Shared::new()));
+    let file = machine.put(machine.root, "file", &[(0, b"content")]).await;
+    machine.commit().await.unwrap();
+    machine.resize(file, 0);
+    let refused = async || machine.commit().await.unwrap_err().to_string();
+    // Whether that is before or after the charge of the first commit is not known yet.
+    grant(&machine, 1);
+    let told = refused().await;
+    assert!(
+        !told.contains("buy") && told.contains("tried again"),
+        "{told}"
+    );
+    grant(&machine, 0);
+    machine
+        .volume
+        .settle_charges(&[(1, 0)], BTreeMap::new())
+        .unwrap();
+    let told = refused().await;
+    assert!(told.contains("buy uploads"), "{told}");
 }
 
 #[tokio::test]

@@ -54,11 +54,18 @@ impl Live {
             return (State::Quota, Some(why));
         }
         let units = self.volume.with_quota(|quota| quota.units_left());
-        if units.is_some_and(|left| left <= 1) {
+        if let Some(left) = units.filter(|left| *left <= 1) {
+            let under_way = token.uploads_left.unwrap_or(left).saturating_sub(left);
+            let why = match under_way {
+                0 => "no upload units are left".to_owned(),
+                some => format!(
+                    "no upload units are left beside {some} of commits that are not charged yet"
+                ),
+            };
             return (
                 State::Quota,
                 Some(format!(
-                    "no upload units are left: buy some by `pxfs upgrade {} --uploads N`, or mint another token; deleting goes on",
+                    "{why}: buy some by `pxfs upgrade {} --uploads N`, or mint another token; deleting goes on",
                     self.directory
                 )),
             );
@@ -114,9 +121,6 @@ impl Live {
                 quota.room_bytes(),
             )
         });
-        if let Some(left) = self.volume.with_quota(|quota| quota.units_left()) {
-            status.uploads_left = Some(left);
-        }
         status.path = Some(format!(
             "{}/{}",
             mountpoint.trim_end_matches('/'),
