@@ -87,7 +87,7 @@ impl Followed {
     /// A look begins, which may end at any moment: whether it asks for logs, and what to tell [`Followed::end`].
     fn begin(&self) -> (bool, u8) {
         let tries = self.tries.load(Ordering::Relaxed);
-        let asks = tries % 2 == 0;
+        let asks = tries.is_multiple_of(2);
         let failed = if asks { tries + 1 } else { 0 };
         self.tries.store(failed, Ordering::Relaxed);
         (asks, tries)
