@@ -211,6 +211,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_node_has_met_is_over_once_it_answers_anybody() {
+        let counts = Counts::default();
+        let away = StoreError::Away("Connection refused".to_owned());
+        for (answer, is_heard) in [
+            (Err(away), false),
+            (Err(StoreError::Permanent("forbidden".to_owned())), false),
+            (Err(StoreError::Missing(leaf_cid(b"none"))), true),
+            (Ok(()), true),
+        ] {
+            let then = Instant::now();
+            let shown = format!("{answer:?}");
+            let _ = counts.watch(async { answer }).await;
+            assert_eq!(counts.is_heard_since(then), is_heard, "{shown}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_node_that_is_silent_is_seen_to_be_and_a_call_given_up_is_forgotten() {
         let counts = Arc::new(Counts::default());
         assert_eq!(counts.silence(), Duration::ZERO);

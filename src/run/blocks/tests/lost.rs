@@ -150,6 +150,8 @@ async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
     })
     .await;
     world.look(token).await;
+    // It has taken over, which makes a commit of its own.
+    world.flush().await;
     world.show();
     if reads {
         let root = world.ground.drive.lookup(Ino::ROOT, b"1").unwrap().ino;
