@@ -33,6 +33,8 @@ use crate::store::rpc::{Patience, RpcStore};
 
 /// The CID of no bytes, which it contains: no gateway has to look for it.
 const EMPTY: &str = "bafkqaaa";
+/// How much a gateway may say that does not give it: a page.
+const GATEWAY_ANSWER: usize = 64 << 10;
 /// How long a gateway may take to answer.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -286,9 +288,11 @@ pub async fn look_at_gateway(url: &NodeUrl) -> anyhow::Result<Gives> {
     let is_for_names = place.contains("{name}");
     let host = url.to_string();
     let place = if is_for_names { &host } else { place };
-    let asked = gateway(place)?.block(EMPTY, 16, GATEWAY_PATIENCE).await;
-    match asked {
-        Ok(Some(_)) if !is_for_names => return Ok(Gives::Blocks),
+    let gateway = gateway(place)?;
+    let asked = gateway.block(EMPTY, GATEWAY_ANSWER, GATEWAY_PATIENCE);
+    match asked.await {
+        // What answers everything with a page of its own is none.
+        Ok(Some(data)) if data.is_empty() && !is_for_names => return Ok(Gives::Blocks),
         Ok(_) => {}
         // It answers, with an error.
         Err(RpcError::Transport(why)) if why.contains("the gateway answers") => {}
