@@ -48,6 +48,8 @@ pub(super) struct Shared {
     /// The embedded node, where it is the one, and its folder.
     pub(super) node: Option<(EmbeddedStore, TempDir)>,
     pub(super) names: Arc<MemoryNames>,
+    /// What stands before `blocks`, where anything does.
+    pub(super) front: Option<Arc<dyn BlockStore>>,
     /// Who is read from beside the node, and tells no names.
     pub(super) elsewhere: Option<Arc<FaultStore>>,
 }
@@ -59,6 +61,7 @@ impl Shared {
             names: Arc::new(MemoryNames::new(Arc::<ManualClock>::clone(&clock))),
             blocks: Arc::new(MemoryStore::new()),
             node: None,
+            front: None,
             elsewhere: None,
             clock,
         }
@@ -77,9 +80,10 @@ impl Shared {
     }
 
     fn store(&self) -> Arc<dyn BlockStore> {
-        match &self.node {
-            Some((store, _)) => Arc::new(store.clone()),
-            None => Arc::<MemoryStore>::clone(&self.blocks),
+        match (&self.node, &self.front) {
+            (Some((store, _)), _) => Arc::new(store.clone()),
+            (None, Some(front)) => Arc::clone(front),
+            (None, None) => Arc::<MemoryStore>::clone(&self.blocks),
         }
     }
 }

@@ -95,6 +95,7 @@ impl Held {
             clock,
             blocks: Arc::new(blocks),
             node: None,
+            front: None,
             elsewhere: None,
             names: Arc::new(names),
         }
