@@ -150,10 +150,7 @@ fn what_is_made_has_the_folders_default_acl_or_the_umask_as_on_a_local_disk() {
         shell(dir, script);
         told(dir)
     });
-    assert!(
-        local.contains("user:65533:rwx\t\t#effective:---"),
-        "{local}"
-    );
+    assert!(local.contains("user:65533:rwx\t#effective:---"), "{local}");
     assert_eq!(local, drive);
     // A group's set-id bit goes with an ACL of whoever is not in the group.
     let give = "os.setxattr('file', 'system.posix_acl_access', os.getxattr('model', 'system.posix_acl_access'))";
