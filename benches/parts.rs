@@ -73,6 +73,7 @@ fn allowance() -> Allowance {
             boot_id: String::new(),
             wall_ns: 0,
         },
+        others_bytes: 0,
     }
 }
 

@@ -8,6 +8,9 @@ const ACCESS: &[u8] = b"system.posix_acl_access";
 const DEFAULT: &[u8] = b"system.posix_acl_default";
 const NONE: u32 = u32::MAX;
 
+/// The access ACL and the default one, as the two attributes hold them.
+type Acls = [Option<Vec<u8>>; 2];
+
 /// As the kernel sends it: tag, permissions and id of each entry.
 fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     let mut value = 2_u32.to_le_bytes().to_vec();
@@ -105,7 +108,7 @@ fn what_is_made_in_a_folder_is_open_to_whom_its_default_acl_says() {
         "it says nothing of the folder itself"
     );
 
-    let made: [(Attr, u16, [Option<Vec<u8>>; 2]); 5] = [
+    let made: [(Attr, u16, Acls); 5] = [
         (
             rig.drive
                 .create(by, dir, b"file", 0o666, READ_WRITE)
