@@ -110,7 +110,7 @@ async fn what_the_network_of_the_node_has_is_found_there_and_not_told_as_lost() 
 }
 
 #[tokio::test]
-async fn directories_that_cannot_be_marked_hold_no_commit_up() {
+async fn lost_directories_whose_names_are_here_are_made_again_and_hold_no_commit_up() {
     let shared = Shared::new();
     let (machine, _) = many(&shared, 0).await;
     let mut dirs = Vec::new();
@@ -144,7 +144,7 @@ async fn directories_that_cannot_be_marked_hold_no_commit_up() {
         .expect("they come again, and are not looked at for ever")
         .unwrap();
     assert_eq!(machine.receipts.moved(), moved);
-    assert_eq!(unmarked(&machine), 20);
+    assert_eq!(unmarked(&machine), 0);
     let _ = timeout(BOUND, machine.commit()).await.expect("it ends");
     timeout(BOUND, machine.commit())
         .await
