@@ -218,14 +218,10 @@ impl Source {
         mut ask: impl FnMut(&Held) -> Result<T, PackError>,
     ) -> Result<T, FsError> {
         for _ in 0..MOST_ROUNDS {
-            let needed = match ask(held) {
+            let needed = match answer_or_needed(ask(held), held)? {
                 Ok(answer) => return Ok(answer),
-                Err(PackError::Need(needed)) => needed,
-                Err(error) => return Err(damaged(&error)),
+                Err(needed) => needed,
             };
-            if needed.is_empty() || needed.iter().any(|cid| held.contains_key(cid)) {
-                break;
-            }
             let fetched: Vec<(Cid, Bytes)> = futures::stream::iter(needed)
                 .map(async |cid| Ok::<_, FsError>((cid, self.node(&cid, deadline).await?)))
                 .buffer_unordered(BLOCKS_AT_ONCE)
@@ -233,10 +229,33 @@ impl Source {
                 .await?;
             held.extend(fetched);
         }
-        Err(FsError::Damaged(
-            "a tree of blocks without an end".to_owned(),
-        ))
+        Err(endless())
     }
+}
+
+/// What was answered with the blocks in `held`, or which others that needs.
+///
+/// # Errors
+/// [`FsError::Damaged`] where the blocks are not what they must be, or one is needed that was there.
+pub(crate) fn answer_or_needed<T>(
+    answer: Result<T, PackError>,
+    held: &Held,
+) -> Result<Result<T, Vec<Cid>>, FsError> {
+    match answer {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(PackError::Need(needed)) => {
+            let is_endless = needed.is_empty() || needed.iter().any(|cid| held.contains_key(cid));
+            match is_endless {
+                true => Err(endless()),
+                false => Ok(Err(needed)),
+            }
+        }
+        Err(error) => Err(damaged(&error)),
+    }
+}
+
+fn endless() -> FsError {
+    FsError::Damaged("a tree of blocks without an end".to_owned())
 }
 
 /// The nodes that the cache has.

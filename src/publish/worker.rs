@@ -106,13 +106,12 @@ impl Worker {
             let is_lost = signs.lost.load(Ordering::Acquire);
             let wants = is_lost || !waiting.is_empty() || self.has_to_try() || self.is_due();
             let pause = wants.then_some(not_before);
-            let renewal = renewed.map_or(Duration::ZERO, |at| at + RENEW);
             let moments = [
                 self.early_look,
                 second_look,
                 self.due().filter(|_| !wants),
                 // The record of a commit under way is to end later than any that the node has.
-                (!self.has(PENDING)).then(|| renewal.max(renew_not_before)),
+                (!self.has(PENDING)).then(|| next_renewal(renewed, renew_not_before)),
             ];
             let moment = moments.into_iter().flatten().min();
             let known = waiting.len();
@@ -198,8 +197,7 @@ impl Worker {
                     }
                     _ => Some(clock.boottime() + SECOND_LOOK),
                 };
-            } else if clock.boottime() >= renewed.map_or(Duration::ZERO, |at| at + RENEW)
-                && clock.boottime() >= renew_not_before
+            } else if clock.boottime() >= next_renewal(renewed, renew_not_before)
                 && !self.has(PENDING)
             {
                 let result = tokio::select! {
@@ -273,6 +271,12 @@ impl Worker {
             .min(longest)
             .mul_f64(0.5 + f64::from(noise[0]) / 512.0)
     }
+}
+
+/// When the name record is to be put again, by the boot clock: `RENEW` after the last time, and not before a moment.
+fn next_renewal(renewed: Option<Duration>, not_before: Duration) -> Duration {
+    let at = renewed.map_or(Duration::ZERO, |at| at + RENEW);
+    at.max(not_before)
 }
 
 /// Seconds until uploads that are counted allow a commit; 0 where they do, or are not counted.

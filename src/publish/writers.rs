@@ -6,7 +6,7 @@
 //! | 8 | when, unix seconds, u64be |
 //!
 //! Invariant: what shows another machine is noted durably before this one publishes anything beside it. Noted by `bootstrap`,
-//! `follow` and `naming`; `queue` asks.
+//! `follow` and `naming`; `worker` asks.
 
 use bytes::Bytes;
 

@@ -10,7 +10,7 @@ use cid::Cid;
 use tokio::time::timeout;
 
 use super::{PATIENCE, Sampler};
-use crate::fetch::source::{Held, blocking, damaged};
+use crate::fetch::source::{Held, answer_or_needed, blocking};
 use crate::fs::{FsError, LostBlock};
 use crate::journal::record::CidBytes;
 use crate::pack::cid as form;
@@ -137,15 +137,10 @@ impl Sampler {
         ask: impl Fn(&Held) -> Result<T, PackError>,
     ) -> Result<T, PublishError> {
         loop {
-            let needed = match ask(held) {
+            let needed = match answer_or_needed(ask(held), held)? {
                 Ok(answer) => return Ok(answer),
-                Err(PackError::Need(needed)) => needed,
-                Err(error) => return Err(damaged(&error).into()),
+                Err(needed) => needed,
             };
-            if needed.is_empty() || needed.iter().any(|cid| held.contains_key(cid)) {
-                let endless = "a tree of blocks without an end".to_owned();
-                return Err(FsError::Damaged(endless).into());
-            }
             for cid in needed {
                 let node = timeout(PATIENCE, self.node(context, need, &cid)).await;
                 held.insert(cid, node.unwrap_or(Err(FsError::TimedOut.into()))?);

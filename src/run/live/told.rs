@@ -91,9 +91,7 @@ impl Live {
             Access::ReadOnly(reason) => Some((seen.state, reason.clone())),
             Access::Open => None,
         };
-        let passed = clock.boottime().saturating_sub(seen.at).as_secs();
-        let now_s = seen.timestamp_s.saturating_add(passed);
-        self.state_of(&seen.token, now_s, barred)
+        self.state_of(&seen.token, seen.now_s(clock), barred)
     }
 
     /// What its directory tells in its virtual attributes.
