@@ -82,7 +82,9 @@ impl Seen {
 
     fn is_syncing(&self, clock: &dyn Clock) -> bool {
         let open = self.token.sync_asked_s;
-        open.is_some_and(|asked_s| self.now_s(clock) < asked_s + sync::REQUEST_TIMEOUT_S)
+        open.is_some_and(|asked_s| {
+            self.now_s(clock) < asked_s.saturating_add(sync::REQUEST_TIMEOUT_S)
+        })
     }
 }
 

@@ -125,7 +125,8 @@ impl ContractLedger {
         if begun.is_some_and(|begun| self.followed.end(begun, is_told)) {
             refused_s = Some(head.timestamp_s);
         }
-        refused_s = refused_s.filter(|since_s| head.timestamp_s < since_s + NO_LOGS_S);
+        refused_s =
+            refused_s.filter(|since_s| head.timestamp_s < since_s.saturating_add(NO_LOGS_S));
         let known = last.as_ref().map(|last| last.snapshot.tokens.as_slice());
         let logs = match logs {
             Some(Ok(logs)) => Some(self.telling(&logs, known.unwrap_or_default(), head.number)),
@@ -265,7 +266,9 @@ impl Known {
             Dialect::PxSync => ALL_S + ALL_MORE_S * count,
             Dialect::PxV2 | Dialect::PxV1 => ALL_ADDITIVE_S.min(ALL_ADDITIVE_MORE_S * count),
         };
-        if head.number < self.snapshot.block || head.timestamp_s >= self.all_s + all_after_s {
+        if head.number < self.snapshot.block
+            || head.timestamp_s >= self.all_s.saturating_add(all_after_s)
+        {
             return None;
         }
         let before = self.logs.as_ref()?;
