@@ -1,18 +1,20 @@
 //! The whole mount: a root directory that holds one directory a token.
 //!
 //! Invariant: an inode number of the mount is `slot << 48 | inode of the volume`; slot 0 is the
-//! mount root, which holds inode 1 alone. A slot is never given to another volume in one run.
+//! mount root, which holds inode 1, and the directories of the trash. A slot is never given to another volume in one run.
 
 mod content;
 mod handles;
 mod root;
 mod slots;
+mod trash;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use handles::Handles;
 use slots::Slots;
+use trash::{Place, Trash};
 
 use super::create::NewInode;
 use super::volume::Volume;
@@ -87,9 +89,18 @@ impl Drive {
             (_, b".") => self.getattr(parent),
             (Ino::ROOT, b"..") => self.getattr(Ino::ROOT),
             (Ino::ROOT, _) => self.lookup_in_root(name),
-            (_, b"..") if parent.0 & Ino::MAX.0 == Ino::ROOT.0 => self.getattr(Ino::ROOT),
-            (_, b"..") => self.on(parent, Volume::getattr_above),
-            _ => self.on(parent, |volume, dir| volume.lookup(dir, name)),
+            (_, b"..") if is_of_token(parent) => self.getattr(Ino::ROOT),
+            _ => match Trash::of(parent) {
+                Some(trash) => self.lookup_in_trash(trash, name),
+                None if name == b".." => self.on(parent, Volume::getattr_above),
+                None => {
+                    let found = self.on(parent, |volume, dir| volume.lookup(dir, name))?;
+                    match is_hidden(parent, name, found.kind) {
+                        true => Err(FsError::NotFound),
+                        false => Ok(found),
+                    }
+                }
+            },
         }
     }
 
@@ -100,6 +111,9 @@ impl Drive {
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         if ino == Ino::ROOT {
             return Ok(self.root_attr());
+        }
+        if let Some(trash) = Trash::of(ino) {
+            return Ok(self.trash_attr(trash));
         }
         self.on(ino, |volume, ino| volume.getattr(ino))
     }
@@ -117,6 +131,10 @@ impl Drive {
     /// # Errors
     /// [`FsError::Quota`] and [`FsError::Overdue`] for a greater length alone.
     pub fn setattr(&self, ino: Ino, _fh: Option<Fh>, set: &SetAttr) -> Result<Attr, FsError> {
+        if let Some(trash) = Trash::of(ino) {
+            // Some clients set the mode that it has.
+            return Ok(self.trash_attr(trash));
+        }
         self.on_inner(ino, |volume, ino| volume.setattr(ino, set))
     }
 
@@ -187,11 +205,8 @@ impl Drive {
     /// # Errors
     /// [`FsError::CrossDevice`] between tokens; growth, as [`Drive::mknod`].
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        let (slot, volume, dir) = self.split_changed(parent)?;
-        let (other, _, ino) = self.split_changed(ino)?;
-        if slot != other {
-            return Err(FsError::CrossDevice);
-        }
+        let (slot, volume, ino) = self.split_changed(ino)?;
+        let dir = self.target(parent, name, slot)?;
         let attr = volume
             .link(ino, dir, name)
             .map_err(|e| outer_error(slot, e))?;
@@ -203,7 +218,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::IsDirectory`]; never for want of quota.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        let (slot, volume, dir) = self.split_changed(parent)?;
+        let (slot, volume, dir) = self.place(parent, name)?;
         volume.unlink(dir, name).map_err(|e| outer_error(slot, e))
     }
 
@@ -212,7 +227,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotEmpty`]; never for want of quota.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        let (slot, volume, dir) = self.split_changed(parent)?;
+        let (slot, volume, dir) = self.place(parent, name)?;
         volume.rmdir(dir, name).map_err(|e| outer_error(slot, e))
     }
 
@@ -228,11 +243,8 @@ impl Drive {
         to_name: &[u8],
         flags: u32,
     ) -> Result<(), FsError> {
-        let (slot, volume, dir) = self.split_changed(parent)?;
-        let (other, _, to) = self.split_changed(to)?;
-        if slot != other {
-            return Err(FsError::CrossDevice);
-        }
+        let (slot, volume, dir) = self.place(parent, name)?;
+        let to = self.target(to, to_name, slot)?;
         volume
             .rename(dir, name, to, to_name, flags)
             .map_err(|e| outer_error(slot, e))
@@ -256,6 +268,9 @@ impl Drive {
         if ino == Ino::ROOT {
             return Ok(());
         }
+        if Trash::of(ino).is_some() {
+            return self.sync();
+        }
         let (_, volume, ino) = self.split(ino)?;
         volume.fsync(ino)
     }
@@ -265,7 +280,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotLocal`] when it must be loaded first.
     pub fn opendir(&self, ino: Ino) -> Result<Fh, FsError> {
-        if ino != Ino::ROOT {
+        if !is_of_mountpoint(ino) {
             let (slot, volume, ino) = self.split(ino)?;
             volume
                 .open_directory(ino)
@@ -289,6 +304,25 @@ impl Drive {
         if ino == Ino::ROOT {
             return self.read_root(cookie, plus, add);
         }
+        if let Some(trash) = Trash::of(ino) {
+            return self.read_trash(trash, cookie, plus, add);
+        }
+        self.readdir_whole(ino, cookie, plus, &mut |item, attr| {
+            is_hidden(ino, &item.name, item.kind) || add(item, attr)
+        })
+    }
+
+    /// As [`Drive::readdir`] of a directory of a token, with a token's own trash: for who copies all of it.
+    ///
+    /// # Errors
+    /// As [`Drive::readdir`].
+    pub fn readdir_whole(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        plus: bool,
+        add: &mut dyn FnMut(&DirItem, Option<&Attr>) -> bool,
+    ) -> Result<(), FsError> {
         let (slot, volume, dir) = self.split(ino)?;
         let mut add_outer = |item: &DirItem, attr: Option<&Attr>| {
             let above = dir == Ino::ROOT && item.name == b"..";
@@ -313,7 +347,7 @@ impl Drive {
 
     /// Closes a directory.
     pub fn releasedir(&self, ino: Ino, _fh: Fh) {
-        if let (true, Ok((_, volume, ino))) = (ino != Ino::ROOT, self.split(ino)) {
+        if let Ok((_, volume, ino)) = self.split(ino) {
             volume.close_directory(ino);
         }
     }
@@ -323,7 +357,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotFound`] when the token is not shown any more.
     pub fn statfs(&self, ino: Ino) -> Result<StatFs, FsError> {
-        if ino != Ino::ROOT {
+        if !is_of_mountpoint(ino) {
             let (slot, volume, _) = self.split(ino)?;
             let stat = volume.statfs();
             return Ok(match self.slots.is_aside(slot) {
@@ -378,7 +412,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NoAttribute`].
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        if ino == Ino::ROOT {
+        if is_of_mountpoint(ino) {
             super::attributes::check_attribute_name(name)?;
             return Err(FsError::NoAttribute);
         }
@@ -396,7 +430,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotFound`].
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        if ino == Ino::ROOT {
+        if is_of_mountpoint(ino) {
             return Ok(Vec::new());
         }
         let (_, volume, ino) = self.split(ino)?;
@@ -440,7 +474,33 @@ impl Drive {
             rdev,
             target,
         };
+        if let Some(trash) = Trash::of(parent) {
+            return self.make_in_trash(caller, trash, name, &new);
+        }
+        if is_hidden(parent, name, kind) {
+            return Err(FsError::NotPermitted);
+        }
         self.on_inner(parent, |volume, dir| volume.create(caller, dir, name, &new))
+    }
+
+    /// Where the entry `name` of `parent` lies that a change takes away.
+    fn place(&self, parent: Ino, name: &[u8]) -> Result<Place, FsError> {
+        match Trash::of(parent) {
+            Some(trash) => self.thrown(trash, name),
+            None => self.split_changed(parent),
+        }
+    }
+
+    /// The directory of the volume in `slot` that something of it becomes `name` in.
+    fn target(&self, parent: Ino, name: &[u8], slot: u16) -> Result<Ino, FsError> {
+        if let Some(trash) = Trash::of(parent) {
+            return self.throw(trash, name, slot);
+        }
+        match self.split_changed(parent)? {
+            (other, ..) if other != slot => Err(FsError::CrossDevice),
+            _ if is_hidden(parent, name, Kind::Directory) => Err(FsError::NotPermitted),
+            (.., dir) => Ok(dir),
+        }
     }
 
     /// Runs `call` on the volume of `ino`, and numbers the answer as the mount does.
@@ -475,11 +535,26 @@ impl Drive {
     }
 
     fn split_changed(&self, ino: Ino) -> Result<(u16, Arc<Volume>, Ino), FsError> {
-        if ino == Ino::ROOT {
+        if is_of_mountpoint(ino) {
             return Err(FsError::NotPermitted);
         }
         self.split(ino)
     }
+}
+
+/// Whether it is the mountpoint, or one of the directories that it has for the trash.
+fn is_of_mountpoint(ino: Ino) -> bool {
+    ino == Ino::ROOT || Trash::of(ino).is_some()
+}
+
+/// Whether it is the directory of a token.
+fn is_of_token(ino: Ino) -> bool {
+    ino != Ino::ROOT && ino.0 & Ino::MAX.0 == Ino::ROOT.0
+}
+
+/// Whether the entry `name` of `parent` is a token's own trash, which is seen at the mountpoint.
+fn is_hidden(parent: Ino, name: &[u8], kind: Kind) -> bool {
+    is_of_token(parent) && kind == Kind::Directory && Trash::named(name).is_some()
 }
 
 fn outer_ino(slot: u16, ino: Ino) -> Ino {

@@ -100,6 +100,8 @@ pub(super) fn entry_ttl(parent: Ino, stays: bool) -> Duration {
     match parent {
         _ if !stays => Duration::ZERO,
         Ino::ROOT => ROOT_TTL,
+        // The directories of the trash, which have entries of several volumes.
+        _ if parent.0 <= Ino::MAX.0 => Duration::ZERO,
         _ => TTL,
     }
 }

@@ -174,7 +174,7 @@ impl Copier {
         let mut cookie = 0;
         loop {
             let mut items = Vec::new();
-            drive.readdir(dir, cookie, false, &mut |item, _| {
+            drive.readdir_whole(dir, cookie, false, &mut |item, _| {
                 items.push(item.clone());
                 items.len() < 1000
             })?;

@@ -170,6 +170,15 @@ impl World {
         Ok(())
     }
 
+    /// Throws away as a file manager does.
+    fn throw(&self, directory: &str, name: &str) -> Result<(), FsError> {
+        let drive = &self.ground.drive;
+        let dir = drive.lookup(Ino::ROOT, directory.as_bytes())?.ino;
+        let trash = drive.lookup(Ino::ROOT, b".Trash-0")?.ino;
+        let files = drive.lookup(trash, b"files")?.ino;
+        drive.rename(dir, name.as_bytes(), files, name.as_bytes(), 0)
+    }
+
     /// Somebody else gets a token.
     async fn give_away(&self, token: TokenId) {
         let chain = self.chain();
@@ -357,6 +366,8 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
     let token = operate::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"precious").unwrap();
+    world.write("1", "thrown", b"regretted").unwrap();
+    world.throw("1", "thrown").unwrap();
     world.give_away(token).await;
     let statuses = world.statuses().await;
     assert_eq!(world.directories(), ["1.detached"]);
@@ -370,7 +381,7 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
         "{reason}"
     );
     let local = status.local.clone().unwrap();
-    assert_eq!((local.pending_files, local.pending_bytes), (1, 8));
+    assert_eq!((local.pending_files, local.pending_bytes), (2, 17));
     let refused = world.write("1.detached", "more", b"x").unwrap_err();
     assert!(matches!(refused, FsError::ReadOnly(_)), "{refused}");
 
@@ -385,8 +396,10 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
         .detach("1", Some(&folder), &quiet)
         .await
         .unwrap();
-    assert_eq!((ended.files, ended.bytes), (1, 8));
+    assert_eq!((ended.files, ended.bytes), (2, 17));
     assert_eq!(std::fs::read(folder.join("mine")).unwrap(), b"precious");
+    let thrown = folder.join(".Trash-0/files/thrown");
+    assert_eq!(std::fs::read(thrown).unwrap(), b"regretted");
     assert_eq!(world.directories(), Vec::<String>::new());
     assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
     let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();

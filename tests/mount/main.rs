@@ -64,6 +64,7 @@ mod suites;
 mod synchronous;
 mod tokens;
 mod tools;
+mod trash;
 mod trees;
 mod upcalls;
 mod user;

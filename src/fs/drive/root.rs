@@ -1,5 +1,6 @@
 //! The root of the mount: a read-only directory with one entry a token.
 
+use super::trash::Trash;
 use super::{Drive, outer_attr, outer_ino};
 use crate::fs::create::MAX_NAME;
 use crate::fs::{Attr, DirItem, FsError, Kind};
@@ -28,6 +29,9 @@ impl Drive {
     pub(super) fn lookup_in_root(&self, name: &[u8]) -> Result<Attr, FsError> {
         if name.len() > MAX_NAME {
             return Err(FsError::NameTooLong);
+        }
+        if let Some(trash) = Trash::named(name) {
+            return Ok(self.trash_attr(trash));
         }
         let (slot, volume) = self.slots.find(name).ok_or(FsError::NotFound)?;
         Ok(outer_attr(slot, volume.getattr(Ino::ROOT)?))
