@@ -74,6 +74,8 @@ pub struct Config {
     pub read_timeout: Duration,
     /// Sync tokens unasked this long before their deadlines.
     pub auto_sync: Option<Duration>,
+    /// Be the oracle's operator of the contracts, by the wallet.
+    pub operate: bool,
     /// Between two looks at a chain over HTTP while something is awaited of it; five times that lies between others.
     pub refresh: Duration,
     /// The words of `-o`.
@@ -133,6 +135,7 @@ impl Config {
                 .read_timeout
                 .map_or(Duration::from_secs(30), |span| span.0),
             auto_sync: layer.auto_sync.map(|span| span.0),
+            operate: layer.operate.unwrap_or(false),
             refresh: layer.refresh.map_or(Duration::from_secs(15), |span| {
                 span.0.max(Duration::from_secs(1))
             }),

@@ -287,7 +287,7 @@ impl Operator {
         if accepted < threshold && self.colleagues.is_none() {
             return Err(ChainError::Permanent(format!(
                 "this oracle has {accepted} of the {threshold} signatures that forwarder \
-                 {forwarder} wants: name the other operators by --peer"
+                 {forwarder} wants: name the other operators by `pxfs oracle --peer`"
             )));
         }
         Ok(())

@@ -180,7 +180,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         from_block: Option<u64>,
         /// Deliveries to pay for, for each token and day; further requests wait
-        #[arg(long, value_name = "N", default_value_t = 24)]
+        #[arg(long, value_name = "N", default_value_t = crate::run::oracle::MAX_PER_TOKEN)]
         max_per_token: usize,
     },
     /// Fetch one stored file by its CID
@@ -361,6 +361,9 @@ pub(crate) struct Options {
     /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) auto_sync: Option<Span>,
+    /// Answer the contract's sync requests, too, by the drive's wallet: for a node that no other oracle can read
+    #[arg(long, global = true)]
+    pub(crate) operate: bool,
     /// How often to poll the chain while a sync or a charge is on its way, else a fifth as often [default: 15s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) refresh: Option<Span>,
@@ -418,6 +421,7 @@ impl Options {
             max_fee: self.max_fee,
             read_timeout: self.read_timeout,
             auto_sync: self.auto_sync,
+            operate: self.operate.then_some(true),
             refresh: self.refresh,
             options: self.options.clone(),
             log: self.log.clone(),

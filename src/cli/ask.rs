@@ -14,6 +14,7 @@ use super::mount::runtime;
 use super::setup::Setup;
 use crate::control::{Request, Terms};
 use crate::run::operate;
+use crate::run::operator;
 use crate::run::parts::{self, Parts, open_wallet};
 use crate::run::state::StateDir;
 
@@ -68,10 +69,12 @@ pub(super) fn answer_for<T: DeserializeOwned>(
             true => Parts::any(&config).await?,
             false => Parts::without_node(&config).await?,
         };
-        // On the embedded chain nobody else is the oracle.
+        let is_sync = matches!(request, Request::Sync { .. });
         let mut oracles = Vec::new();
         for parts in all.iter().filter(|_| request.needs_node()) {
-            oracles.extend(operate::oracle(parts).await?.map(tokio::spawn));
+            if operator::is_wanted(parts, is_sync) {
+                oracles.extend(operator::begin(parts).await?.map(tokio::spawn));
+            }
         }
         let terms = Terms {
             price,

@@ -21,6 +21,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "chain_id",
             "max_fee",
             "auto_sync",
+            "operate",
             "refresh",
         ],
     ),

@@ -88,6 +88,7 @@ fn refuse_writing(config: &Config) -> anyhow::Result<()> {
     };
     let asked = [
         ("auto-sync", config.auto_sync.is_some()),
+        ("operate", config.operate),
         ("take-over", config.take_over),
         ("begin-anew", config.begin_anew),
         ("give-way", config.give_way),

@@ -41,6 +41,7 @@ impl Layer {
             max_fee: env.one("PXFS_MAX_FEE")?,
             read_timeout: env.one("PXFS_READ_TIMEOUT")?,
             auto_sync: env.one("PXFS_AUTO_SYNC")?,
+            operate: env.flag("PXFS_OPERATE")?,
             refresh: env.one("PXFS_REFRESH")?,
             options: env.many("PXFS_OPTIONS")?,
             log: env.one("PXFS_LOG")?,

@@ -71,6 +71,8 @@ pub struct Layer {
     pub read_timeout: Option<Span>,
     /// Sync unasked this long before a deadline.
     pub auto_sync: Option<Span>,
+    /// Be the oracle's operator.
+    pub operate: Option<bool>,
     /// Between two looks at the chain.
     pub refresh: Option<Span>,
     /// Words of `-o`.
@@ -233,6 +235,7 @@ impl Layer {
             max_fee: self.max_fee.or(below.max_fee),
             read_timeout: self.read_timeout.or(below.read_timeout),
             auto_sync: self.auto_sync.or(below.auto_sync),
+            operate: self.operate.or(below.operate),
             refresh: self.refresh.or(below.refresh),
             options: list(self.options, below.options),
             log: self.log.or(below.log),

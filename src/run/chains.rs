@@ -380,7 +380,7 @@ pub(super) async fn reach(
 
 /// Whether it is the server that does not serve now, for whatever reason: no other chain, and no other contract,
 /// than was named.
-fn is_silence(fault: &ChainError) -> bool {
+pub(super) fn is_silence(fault: &ChainError) -> bool {
     matches!(fault, ChainError::Transient(_) | ChainError::Unserved(_))
 }
 

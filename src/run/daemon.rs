@@ -272,8 +272,8 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
     for tokens in all.each() {
         let (parts, tokens) = (Arc::clone(tokens.parts()), Arc::clone(tokens));
         tasks.push(Box::pin(Arc::clone(&tokens).run()));
-        if let Some(oracle) = super::operate::oracle(&parts).await? {
-            tasks.push(Box::pin(oracle));
+        if let Some(oracle) = super::operator::begin(&parts).await? {
+            tasks.push(oracle);
         }
         let Some(account) = &parts.chain.account else {
             continue;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{B256, Bytes, U256};
-use anyhow::Context;
 use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,8 +15,8 @@ use tokio::time::timeout;
 
 use super::parts::{self, Account, ChainParts, Parts};
 use super::{buy, first, older, sync};
-use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
-use crate::chain::transact::{Transactor, mint_calldata, register_calldata};
+use crate::chain::oracle::{Documents, NodeDocuments};
+use crate::chain::transact::{mint_calldata, register_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
@@ -27,8 +26,6 @@ use crate::status::{
 };
 use crate::types::{TokenId, TokenKey, VolumeKey};
 
-/// How often the operator looks for requests; the chain is in this process.
-const ORACLE_PAUSE: Duration = Duration::from_millis(500);
 /// How long a list of tokens waits for one contract, whose logs may have to be searched.
 const LIST: Duration = Duration::from_secs(60);
 
@@ -433,43 +430,6 @@ async fn advance(parts: &Parts, step: Duration) -> anyhow::Result<AdvanceAnswer>
             "dev advance: chain time is beyond the calendar now"
         ),
     }
-}
-
-/// The oracle's operator, where this process is one: a task that never ends.
-///
-/// # Errors
-/// Its signature does not suffice; the chain's.
-pub async fn oracle(
-    parts: &Parts,
-) -> anyhow::Result<Option<impl Future<Output = ()> + Send + use<>>> {
-    let Some(operator) = &parts.chain.operator else {
-        return Ok(None);
-    };
-    let reader = Reader {
-        sources: vec![own_node(parts)],
-    };
-    let outbox = parts::outbox(&parts.config.state_dir);
-    // One account has one desk.
-    let account = parts.chain.account.as_ref();
-    let payer = match account
-        .filter(|account| account.wallet.address() == operator.wallet.address())
-    {
-        Some(account) => account.transactor.clone(),
-        None => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
-    };
-    let operator = Operator::new(
-        payer,
-        parts.chain.contract,
-        &[&operator.wallet],
-        reader,
-        operator.from_block,
-    );
-    operator.check().await.context("oracle")?;
-    Ok(Some(async move {
-        // Ends with the task: a request that is open then is answered after the next start.
-        let (_go_on, stop) = tokio::sync::watch::channel(false);
-        operator.run(ORACLE_PAUSE, stop).await;
-    }))
 }
 
 /// What the configured nodes give.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,9 +37,11 @@ use crate::config::Config;
 use crate::rpc::guard::{Guard, Prefix, Reach};
 
 /// How far back a first start looks, in blocks: a request can be made anew after five minutes.
-const FIRST_LOOK: u64 = 10_000;
+pub(super) const FIRST_LOOK: u64 = 10_000;
 /// How long a delivery may take to be mined, before others are looked at.
-const MINED: Duration = Duration::from_secs(60);
+pub(super) const MINED: Duration = Duration::from_secs(60);
+/// Deliveries of one token that an operator pays for in 24 hours, unless told otherwise.
+pub const MAX_PER_TOKEN: usize = 24;
 /// How long another operator may take to say what it says, and how long that may be.
 const PEER: Duration = Duration::from_secs(5);
 const STATEMENT_BYTES: usize = 64 << 10;
@@ -130,9 +133,7 @@ impl Oracle {
             Some(block) => block,
             None => endpoint.height().await?.saturating_sub(FIRST_LOOK),
         };
-        let place = config
-            .state_dir
-            .join(format!("oracle-{chain_id}-{contract:#x}"));
+        let place = place_of(&config.state_dir, chain_id, &contract);
         let reader = Reader { sources };
         let operator = Operator::new(payer.clone(), contract, &[&wallet], reader, from_block)
             .telling(tell)
@@ -188,6 +189,11 @@ impl Oracle {
         }
         Ok(worked?)
     }
+}
+
+/// Where an operator keeps its place in a state folder.
+pub(super) fn place_of(state: &Path, chain_id: u64, contract: &Address) -> PathBuf {
+    state.join(format!("oracle-{chain_id}-{contract:#x}"))
 }
 
 /// What sends an operator's deliveries: whoever asks for them decides how many there are, and sees no price.

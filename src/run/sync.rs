@@ -199,7 +199,11 @@ async fn foresee(
         sources: vec![operate::own_node(parts)],
     };
     // Whoever configured them here stands for them.
-    let gateways = node::gateways(&parts.config, &Guard::new(Reach::Everywhere)?)?;
+    let gateways = match parts.config.operate {
+        // The oracle is here, and reads the node.
+        true => Vec::new(),
+        false => node::gateways(&parts.config, &Guard::new(Reach::Everywhere)?)?,
+    };
     let from_gateways = !gateways.is_empty();
     let gateways = Reader { sources: gateways };
     let (own, found) = match from_gateways {

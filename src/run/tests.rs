@@ -12,7 +12,7 @@ use super::holdings::Holdings;
 use super::parts::{ChainParts, Parts};
 use super::state::StateDir;
 use super::tokens::Tokens;
-use super::{demo, operate, terms};
+use super::{demo, operate, operator, terms};
 use crate::chain::Ledger;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
@@ -308,7 +308,7 @@ async fn an_unused_token_can_sync_because_its_first_document_is_there() {
             .await
             .is_ok()
     );
-    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let request = Request::Sync {
         token: minted.token.into(),

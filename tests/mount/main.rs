@@ -42,6 +42,7 @@ mod model;
 mod month;
 mod names;
 mod nodes;
+mod operated;
 mod overdue;
 mod ownership;
 mod permissions;

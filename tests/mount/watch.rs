@@ -384,6 +384,7 @@ fn an_address_that_cannot_be_watched_is_refused_before_anything_is_mounted() {
             "--address",
         ),
         (&["--address", &owner, "--auto-sync", "3d"], "--auto-sync"),
+        (&["--address", &owner, "--operate"], "--operate"),
         (&["--address", &owner, "--take-over"], "--take-over"),
     ] {
         let line = [

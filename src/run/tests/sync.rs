@@ -19,6 +19,7 @@ use crate::names::record::Record;
 use crate::pack::cid::node_of_digest;
 use crate::pack::usage::{self, Usage};
 use crate::run::operate;
+use crate::run::operator;
 use crate::run::sync::{self, By};
 use crate::types::{TokenId, VolumeKey};
 
@@ -138,7 +139,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     assert_eq!(nonce(&world).await, before + 1);
 
     *shelf.lock().unwrap() = Some(newest);
-    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let answer = world.sync(token).await.unwrap();
     assert_eq!(answer["sequence"], 1);
@@ -159,7 +160,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     let reason = status.reason.unwrap();
     assert!(reason.contains("has not answered"), "{reason}");
     let before = nonce(&world).await;
-    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
     // The same account delivers, so what is asked again must not be asked before that is known.
     let again = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     assert_eq!(again.await.unwrap()["request"], asked["request"]);
@@ -200,7 +201,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     let dir = world.end().await;
     let world = World::begin_with(dir, broken).await;
     assert_eq!(world.told().await, Some(told), "it is forgotten");
-    let oracle = operate::oracle(&world.parts).await.unwrap().unwrap();
+    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     *shelf.lock().unwrap() = Some(published(&world, &name).await);
     // By a command that knows nothing of this drive's tokens.
