@@ -70,6 +70,8 @@ pub struct Config {
     pub commit_max: Duration,
     /// The most that the gas of one transaction may cost, in wei; `None` for no bound.
     pub max_fee: Option<U256>,
+    /// Blocks on top of a transaction before a command says that it is done.
+    pub confirmations: u64,
     /// How long a read may wait for the network.
     pub read_timeout: Duration,
     /// Sync tokens unasked this long before their deadlines.
@@ -131,6 +133,7 @@ impl Config {
                 .commit_max
                 .map_or(Duration::from_secs(60), |span| span.0),
             max_fee: layer.max_fee.map(|most| most.0),
+            confirmations: layer.confirmations.unwrap_or(0),
             read_timeout: layer
                 .read_timeout
                 .map_or(Duration::from_secs(30), |span| span.0),

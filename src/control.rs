@@ -95,6 +95,11 @@ pub enum Request {
         /// Wait for its effect on chain.
         wait: bool,
     },
+    /// What a sync of a token would send. A daemon that does not know of it refuses it.
+    SyncOffer {
+        /// The token.
+        token: TokenRef,
+    },
     /// Let chain time pass.
     Advance {
         /// Seconds.
@@ -210,6 +215,7 @@ impl Request {
             | Self::Upgrade { token, .. }
             | Self::BuyUploads { token, .. }
             | Self::Sync { token, .. }
+            | Self::SyncOffer { token }
             | Self::Fsck { token, .. }
             | Self::Export { token, .. }
             | Self::Import { token, .. }

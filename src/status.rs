@@ -232,6 +232,12 @@ pub struct MintAnswer {
     pub transaction: String,
     /// The name key's name; null where the contract keeps none.
     pub name: Option<String>,
+    /// EIP-155 id of the chain.
+    #[serde(default)]
+    pub chain_id: u64,
+    /// What it took from the account, price and gas, in wei, decimal.
+    #[serde(default)]
+    pub paid_wei: Option<String>,
 }
 
 /// What the daemon answers to `pxfs tokens`.
@@ -277,7 +283,7 @@ pub struct UploadsAnswer {
     pub chain_id: u64,
 }
 
-/// Answer of `mint`, `register` and `upgrade` with `--print`: the transaction that is to be sent by other means.
+/// Answer of `mint`, `register`, `upgrade` and `sync` with `--print`: the transaction that is to be sent by other means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallAnswer {
     /// Chain id.
@@ -316,6 +322,21 @@ pub struct SyncAnswer {
     pub usage: Option<u64>,
     /// Sequence that the chain took; null when it was not waited for.
     pub sequence: Option<u64>,
+    /// EIP-155 id of the chain.
+    #[serde(default)]
+    pub chain_id: u64,
+    /// What it took from the account, fee and gas, in wei, decimal; null where nothing was sent, or charges were.
+    #[serde(default)]
+    pub paid_wei: Option<String>,
+}
+
+/// What `sync` would send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncOffer {
+    /// The transaction; null where nothing is sent that costs anything beyond what is on its way.
+    pub call: Option<CallAnswer>,
+    /// What there is to know of it.
+    pub note: Option<String>,
 }
 
 /// Answer of `detach`.

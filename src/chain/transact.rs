@@ -26,6 +26,7 @@ use super::wallet::Wallet;
 mod actions;
 mod calldata;
 mod carry;
+mod confirm;
 mod desk;
 mod look;
 mod sign;
@@ -54,6 +55,9 @@ const STEP: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Hears what is waited for.
+pub type OnProgress = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// Sends transactions of one account. Clones share its outbox: use clones of one for one account.
 #[derive(Clone)]
 pub struct Transactor {
@@ -66,8 +70,13 @@ pub struct Transactor {
     /// The same where that is not given and nobody has seen the fees.
     unseen_max: U256,
     consent: Consent,
+    /// What somebody was told that gas costs at most, and has agreed to, in wei.
+    agreed: Option<U256>,
     /// The price that somebody has seen and agreed to, in wei.
     price: Option<U256>,
+    /// Blocks on top of what is waited for before it counts as done.
+    confirmations: u64,
+    progress: Option<OnProgress>,
     place: Place,
     outbox: Arc<Outbox>,
 }
@@ -116,6 +125,8 @@ pub struct Mined {
     pub transaction: B256,
     /// Number of its block.
     pub block: u64,
+    /// What it took from the account, in wei: what went along, and its gas. Nothing where that is not at hand.
+    pub paid: Option<U256>,
 }
 
 /// A transaction that took effect, with its receipt.
@@ -123,6 +134,8 @@ struct Sent {
     receipt: TransactionReceipt,
     /// The nonce that it was first signed for.
     nonce: u64,
+    /// What went along, in wei.
+    value: U256,
     awaited: Awaited,
 }
 
@@ -131,8 +144,15 @@ impl Sent {
         Mined {
             transaction: self.receipt.transaction_hash,
             block: self.receipt.block_number.unwrap_or_default(),
+            paid: Some(self.value.saturating_add(gas_paid(&self.receipt))),
         }
     }
+}
+
+/// What the gas of a transaction has cost, in wei.
+#[must_use]
+pub fn gas_paid(receipt: &TransactionReceipt) -> U256 {
+    U256::from(receipt.gas_used).saturating_mul(U256::from(receipt.effective_gas_price))
 }
 
 impl Transactor {
@@ -147,7 +167,10 @@ impl Transactor {
             gas_cost_max: None,
             unseen_max: coin::unseen_max(0),
             consent: Consent::Seen,
+            agreed: None,
             price: None,
+            confirmations: 0,
+            progress: None,
             place: Place::Shelf(Arc::new(MemoryShelf::default())),
             outbox: Arc::default(),
         }
@@ -213,14 +236,13 @@ impl Transactor {
     /// is given stays.
     #[must_use]
     pub fn agreed(self, most: U256) -> Self {
-        let given = self.gas_cost_max.filter(|given| *given < most);
+        let is_bounded = self.gas_cost_max.is_some_and(|given| given < most);
         Self {
-            consent: if given.is_some() {
-                self.consent
-            } else {
-                Consent::Agreed
+            consent: match is_bounded {
+                true => self.consent,
+                false => Consent::Agreed,
             },
-            gas_cost_max: Some(given.unwrap_or(most)),
+            agreed: Some(most),
             ..self
         }
     }
@@ -239,7 +261,8 @@ impl Transactor {
     #[must_use]
     pub fn bound(&self) -> Option<U256> {
         match self.consent {
-            Consent::Seen | Consent::Agreed => self.gas_cost_max,
+            Consent::Seen => self.gas_cost_max,
+            Consent::Agreed => self.agreed,
             Consent::Unseen | Consent::Unasked => {
                 Some(self.gas_cost_max.unwrap_or(self.unseen_max))
             }
@@ -252,7 +275,39 @@ impl Transactor {
     pub fn unasked(&self) -> Self {
         Self {
             consent: Consent::Unasked,
+            agreed: None,
+            price: None,
             ..self.clone()
+        }
+    }
+
+    /// Whether somebody has seen a price and agreed to it.
+    #[must_use]
+    pub fn is_agreed(&self) -> bool {
+        self.price.is_some()
+    }
+
+    /// The same, for which something is done when so many blocks lie on top of it.
+    #[must_use]
+    pub fn with_confirmations(self, confirmations: u64) -> Self {
+        Self {
+            confirmations,
+            ..self
+        }
+    }
+
+    /// The same, which says what it waits for.
+    #[must_use]
+    pub fn with_progress(self, progress: OnProgress) -> Self {
+        Self {
+            progress: Some(progress),
+            ..self
+        }
+    }
+
+    fn report(&self, what: &str) {
+        if let Some(progress) = &self.progress {
+            progress(what);
         }
     }
 
@@ -374,11 +429,11 @@ impl Transactor {
                 }
                 None => this.begin(desk, tag, purpose, None, nonce).await?,
             };
-            let (first, hashes) = desk.signed(serial)?;
-            Ok((Awaited::new(&this.outbox, serial), first, hashes))
+            let signed = desk.signed(serial)?;
+            Ok((Awaited::new(&this.outbox, serial), signed))
         });
-        let (awaited, first, hashes) = begun.await?;
-        let receipt = self.wait(awaited.serial, hashes).await?;
+        let (awaited, signed) = begun.await?;
+        let receipt = self.wait_deep(awaited.serial, &signed.hashes).await?;
         let hash = receipt.transaction_hash;
         if !receipt.status() {
             self.tell(awaited.serial).await;
@@ -388,7 +443,8 @@ impl Transactor {
         }
         Ok(Sent {
             receipt,
-            nonce: first,
+            nonce: signed.nonce,
+            value: signed.value,
             awaited,
         })
     }
@@ -401,6 +457,11 @@ impl Transactor {
         let mut look = Look::until(Instant::now() + self.limit);
         let mut stepped = Instant::now();
         loop {
+            let hash = hashes.first().copied().unwrap_or_default();
+            let clock = look.clock();
+            self.report(&format!(
+                "transaction {hash}; waiting for its block, {clock}; Ctrl-C is safe"
+            ));
             for hash in &hashes {
                 let receipt = self.endpoint.provider().get_transaction_receipt(*hash);
                 match look.bound(receipt).await {
@@ -433,7 +494,6 @@ impl Transactor {
                 stepped = Instant::now();
             }
             if !look.again().await {
-                let hash = hashes.first().copied().unwrap_or_default();
                 return Err(ChainError::Transient(format!(
                     "transaction {hash} is not mined after {} s; it may be later",
                     self.limit.as_secs()
@@ -475,6 +535,7 @@ impl Drop for Awaited {
 
 /// Looks again and again, ever more slowly, until a deadline.
 struct Look {
+    begin: Instant,
     deadline: Instant,
     pause: Duration,
 }
@@ -482,9 +543,17 @@ struct Look {
 impl Look {
     fn until(deadline: Instant) -> Self {
         Self {
+            begin: Instant::now(),
             deadline,
             pause: PAUSE_MIN,
         }
+    }
+
+    /// How long it has gone on, and how long it will: `0:12 of 5:00`.
+    fn clock(&self) -> String {
+        let shown = |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
+        let all = self.deadline.saturating_duration_since(self.begin);
+        format!("{} of {}", shown(self.begin.elapsed()), shown(all))
     }
 
     /// The outcome of `task`, unless the deadline comes first.

@@ -149,6 +149,12 @@ pub(crate) enum Command {
         /// Return once the transaction is mined
         #[arg(long)]
         no_wait: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        /// Show the transaction instead of sending it
+        #[arg(long)]
+        print: bool,
     },
     /// Deploy the contracts of px-sync
     Deploy {
@@ -355,6 +361,9 @@ pub(crate) struct Options {
     /// The most that the gas of one transaction may cost, in the chain's coins, for example 0.01
     #[arg(long, global = true, value_name = "COINS")]
     pub(crate) max_fee: Option<Coins>,
+    /// Blocks on top of a transaction before mint, register, upgrade, sync, deploy and dev call say that it is done [default: 0]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) confirmations: Option<u64>,
     /// How long a read may wait for the network [default: 30s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
@@ -419,6 +428,7 @@ impl Options {
             commit_idle: self.commit_idle,
             commit_max: self.commit_max,
             max_fee: self.max_fee,
+            confirmations: self.confirmations,
             read_timeout: self.read_timeout,
             auto_sync: self.auto_sync,
             operate: self.operate.then_some(true),
@@ -480,7 +490,9 @@ mod tests {
             "register 1 --new-volume --yes",
             "detach 1 --save /d",
             "detach 1.detached-3 --discard --yes",
-            "sync 1 --no-wait",
+            "sync 1 --no-wait --yes",
+            "sync 1 --print",
+            "sync 1 --yes --confirmations 3",
             "sync px-1",
             "mint --on px --package 1 --yes",
             "packages --on px",

@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use super::exit::{Exit, Failure};
 use super::locate;
 use super::mount::runtime;
+use super::progress::Progress;
 use super::setup::Setup;
+use crate::chain::transact::OnProgress;
 use crate::control::{Request, Terms};
 use crate::run::operate;
 use crate::run::operator;
@@ -59,7 +61,12 @@ pub(super) fn answer_for<T: DeserializeOwned>(
                 request: Box::new(request.clone()),
             },
         };
-        return Ok(locate::connect(&entry)?.ask(&request, |_| {})?);
+        let progress = Progress::new(setup.progress);
+        return Ok(locate::connect(&entry)?.ask(&request, |step| {
+            if !step.what.is_empty() {
+                progress.set(&step.what, step.pending_bytes);
+            }
+        })?);
     }
     setup.start_log("warn")?;
     let config = setup.config_or_demo()?;
@@ -81,7 +88,12 @@ pub(super) fn answer_for<T: DeserializeOwned>(
             gas_cost,
             ..Terms::default()
         };
-        let held = all.iter().map(|parts| Arc::new(parts.under(&terms)));
+        let progress = Progress::new(setup.progress);
+        let on_progress: OnProgress = Arc::new(move |what| progress.set(what, 0));
+        let held = all.iter().map(|parts| {
+            let held = parts.under(&terms);
+            Arc::new(held.with_progress(&on_progress))
+        });
         let answer = operate::answer_of(&held.collect::<Vec<_>>(), request).await;
         for oracle in oracles {
             oracle.abort();
@@ -112,5 +124,6 @@ fn terms(setup: &Setup) -> anyhow::Result<Terms> {
         max_fee: told.max_fee.map(|most| most.0),
         price: None,
         gas_cost: None,
+        confirmations: told.confirmations,
     })
 }

@@ -9,10 +9,12 @@ use super::exit::{Exit, Failure, fail};
 use super::output::{bytes, cancelled, coins, confirm, json_answer, report, table, text_answer};
 use super::setup::Setup;
 use super::status::chain_table;
+use crate::chain::coin;
 use crate::config::Span;
 use crate::control::Request;
 use crate::status::{
-    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, TokensAnswer, UploadsAnswer,
+    AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, SyncOffer, TokensAnswer,
+    UploadsAnswer,
 };
 use crate::types::TokenRef;
 
@@ -219,7 +221,11 @@ fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Res
 /// Asks whether `what` is to be done, with where, by whom, its price and what its gas costs; `print` builds
 /// the transaction. What was agreed to.
 fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<Agreed> {
-    let call: CallAnswer = answer(setup, print)?;
+    agree_to(command, what, answer(setup, print)?)
+}
+
+/// The same for a transaction that is at hand.
+fn agree_to(command: &str, what: &str, call: CallAnswer) -> anyhow::Result<Agreed> {
     let gas_cost = call.gas_cost_wei.map(|wei| wei.parse()).transpose()?;
     let gas_cost = gas_cost.map(at_most);
     let gas = match (&call.gas, &gas_cost) {
@@ -247,28 +253,78 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
 }
 
 /// `pxfs sync`.
-pub(super) fn sync(setup: &Setup, token: &TokenRef, wait: bool) -> anyhow::Result<Exit> {
+pub(super) fn sync(
+    setup: &Setup,
+    token: &TokenRef,
+    wait: bool,
+    yes: bool,
+    print: bool,
+) -> anyhow::Result<Exit> {
+    let offer = || {
+        let token = token.clone();
+        answer::<SyncOffer>(setup, &Request::SyncOffer { token })
+    };
+    if print {
+        return show_offer(setup, &offer()?);
+    }
+    let mut agreed = None;
+    if !yes {
+        let SyncOffer { call, note } = offer()?;
+        agreed = Some(match (call, note) {
+            (Some(call), None) => agree_to("sync", &format!("Sync token {token}"), call)?,
+            (Some(call), Some(note)) => {
+                agree_to("sync", &format!("Sync token {token} ({note})"), call)?
+            }
+            // Nobody was asked for anything, so nothing is paid.
+            (None, note) => {
+                if let Some(note) = note.filter(|_| !setup.quiet) {
+                    eprintln!("token {token}: {note}");
+                }
+                Agreed {
+                    price: U256::ZERO,
+                    gas_cost: Some(U256::ZERO),
+                }
+            }
+        });
+    }
     let request = Request::Sync {
         token: token.clone(),
         wait,
     };
-    let synced: SyncAnswer = answer(setup, &request)?;
+    let synced: SyncAnswer = answer_for(setup, &request, agreed)?;
     if setup.json {
         return json_answer(&synced);
     }
-    match (synced.usage, synced.sequence) {
-        (Some(usage), Some(sequence)) => text_answer(&format!(
+    let transaction = &synced.transaction;
+    let text = match (synced.usage, synced.sequence) {
+        (Some(usage), Some(sequence)) => format!(
             "token {token} is synced: {} in use, sequence {sequence}",
             bytes(usage)
-        )),
-        _ if synced.request.is_none() => text_answer(&format!(
-            "token {token} is up to date, by transaction {}",
-            synced.transaction
-        )),
-        _ => text_answer(&format!(
-            "token {token}: the oracle is asked, in transaction {}",
-            synced.transaction
-        )),
+        ),
+        _ if synced.request.is_none() => {
+            format!("token {token} is up to date, by transaction {transaction}")
+        }
+        _ => format!("token {token}: the oracle is asked, in transaction {transaction}"),
+    };
+    let paid = paid_lines(synced.chain_id, synced.paid_wei.as_deref(), transaction);
+    text_answer(&(text + &paid))
+}
+
+/// What was paid, and where it can be looked at, where either is known.
+fn paid_lines(chain_id: u64, paid_wei: Option<&str>, transaction: &str) -> String {
+    let paid = paid_wei.map(|wei| format!("\npaid {}", coins(chain_id, wei)));
+    let hash = transaction.parse().ok();
+    let link = hash.and_then(|hash| coin::link(chain_id, hash));
+    let link = link.map(|link| format!("\n{link}"));
+    paid.unwrap_or_default() + &link.unwrap_or_default()
+}
+
+fn show_offer(setup: &Setup, offer: &SyncOffer) -> anyhow::Result<Exit> {
+    let note = offer.note.as_deref().unwrap_or("nothing is to be sent");
+    match &offer.call {
+        Some(call) => show(setup, call),
+        None if setup.json => json_answer(&offer.call),
+        None => text_answer(note),
     }
 }
 
@@ -310,13 +366,18 @@ fn show_minted(setup: &Setup, minted: &MintAnswer, done: &str) -> anyhow::Result
     if let Some(name) = &minted.name {
         text += &format!("\nits name is {name}");
     }
+    let paid = minted.paid_wei.as_deref();
+    text += &paid_lines(minted.chain_id, paid, transaction);
     text_answer(&text)
 }
 
 fn show_call(setup: &Setup, request: &Request) -> anyhow::Result<Exit> {
-    let call: CallAnswer = answer(setup, request)?;
+    show(setup, &answer(setup, request)?)
+}
+
+fn show(setup: &Setup, call: &CallAnswer) -> anyhow::Result<Exit> {
     if setup.json {
-        return json_answer(&call);
+        return json_answer(call);
     }
     let name = call.name.as_ref().map_or_else(String::new, |name| {
         let nonce = call.nonce;
@@ -326,4 +387,19 @@ fn show_call(setup: &Setup, request: &Request) -> anyhow::Result<Exit> {
         "chain {}\nto    {}\nvalue {} wei{name}\ndata  {}",
         call.chain_id, call.to, call.value_wei, call.data
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_of_a_known_chain_is_shown_with_its_price_and_link() {
+        let hash = format!("0x{}", "ab".repeat(32));
+        assert_eq!(
+            paid_lines(137, Some("50000000000000000"), &hash),
+            format!("\npaid 0.05 POL\nhttps://polygonscan.com/tx/{hash}")
+        );
+        assert_eq!(paid_lines(31337, None, &hash), "");
+    }
 }

@@ -20,6 +20,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "contract",
             "chain_id",
             "max_fee",
+            "confirmations",
             "auto_sync",
             "operate",
             "refresh",

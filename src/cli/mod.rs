@@ -138,7 +138,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             volume::export(&setup, &token, file.as_deref(), tar.as_deref())
         }
         Command::Import { token, file } => volume::import(&setup, &token, &file),
-        Command::Sync { token, no_wait } => chain::sync(&setup, &token, !no_wait),
+        Command::Sync {
+            token,
+            no_wait,
+            yes,
+            print,
+        } => chain::sync(&setup, &token, !no_wait, yes, print),
         Command::Deploy {
             operator,
             threshold,

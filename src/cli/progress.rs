@@ -1,6 +1,6 @@
-//! The bar of what is still to be published.
+//! The bar of what is still to be published, or a line of what is waited for.
 //!
-//! Invariant: silent where stderr is no terminal. Called by the commands that flush.
+//! Invariant: silent where stderr is no terminal. Called by the commands that flush, and by those that send transactions.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
@@ -22,10 +22,8 @@ impl Progress {
             return Self(None);
         }
         let bar = ProgressBar::new(0);
-        let form = "{msg}  {bar:30}  {bytes} of {total_bytes}";
-        if let Ok(style) = ProgressStyle::with_template(form) {
-            bar.set_style(style);
-        }
+        // Until there are bytes.
+        restyle(&bar, "{msg}");
         Self(Some(Mutex::new(State { bar, most: 0 })))
     }
 
@@ -33,12 +31,21 @@ impl Progress {
     pub(super) fn set(&self, what: &str, pending_bytes: u64) {
         let Some(state) = &self.0 else { return };
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.most == 0 && pending_bytes > 0 {
+            restyle(&state.bar, "{msg}  {bar:30}  {bytes} of {total_bytes}");
+        }
         state.most = state.most.max(pending_bytes);
         state.bar.set_length(state.most);
         state
             .bar
             .set_position(state.most.saturating_sub(pending_bytes));
         state.bar.set_message(what.to_owned());
+    }
+}
+
+fn restyle(bar: &ProgressBar, form: &str) {
+    if let Ok(style) = ProgressStyle::with_template(form) {
+        bar.set_style(style);
     }
 }
 

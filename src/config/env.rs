@@ -39,6 +39,7 @@ impl Layer {
             commit_idle: env.one("PXFS_COMMIT_IDLE")?,
             commit_max: env.one("PXFS_COMMIT_MAX")?,
             max_fee: env.one("PXFS_MAX_FEE")?,
+            confirmations: env.number("PXFS_CONFIRMATIONS")?,
             read_timeout: env.one("PXFS_READ_TIMEOUT")?,
             auto_sync: env.one("PXFS_AUTO_SYNC")?,
             operate: env.flag("PXFS_OPERATE")?,

@@ -67,6 +67,8 @@ pub struct Layer {
     pub commit_max: Option<Span>,
     /// The most that the gas of one transaction may cost.
     pub max_fee: Option<Coins>,
+    /// Blocks on top of a transaction before it counts as done.
+    pub confirmations: Option<u64>,
     /// Deadline of a read that needs the network.
     pub read_timeout: Option<Span>,
     /// Sync unasked this long before a deadline.
@@ -233,6 +235,7 @@ impl Layer {
             commit_idle: self.commit_idle.or(below.commit_idle),
             commit_max: self.commit_max.or(below.commit_max),
             max_fee: self.max_fee.or(below.max_fee),
+            confirmations: self.confirmations.or(below.confirmations),
             read_timeout: self.read_timeout.or(below.read_timeout),
             auto_sync: self.auto_sync.or(below.auto_sync),
             operate: self.operate.or(below.operate),

@@ -37,6 +37,9 @@ pub struct Terms {
     /// to be had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gas_cost: Option<U256>,
+    /// Blocks on top of what is done before it counts as done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmations: Option<u64>,
 }
 
 /// A chain endpoint that was named.

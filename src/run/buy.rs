@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::operate::{json, owned};
 use super::parts::Parts;
+use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::transact::{upgrade_calldata, uploads_calldata};
 use crate::cli::exit::fail;
@@ -66,6 +67,8 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         contract: format!("{:#x}", chain.contract),
         transaction: info.transaction.to_string(),
         name: owned(parts, token).await?.name,
+        chain_id: chain.chain_id,
+        paid_wei: info.paid.map(|wei| wei.to_string()),
     })
     .map(Some)
 }
@@ -139,6 +142,34 @@ async fn uploads(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<
         tag: format!("uploads {} {token} {package}", chain.contract),
         data: uploads_calldata(token, package),
         price: found.price_wei.parse()?,
+    })
+}
+
+/// A call of the token contract with what its gas costs, for `command`.
+///
+/// # Errors
+/// The contract would refuse it, or the account cannot pay for it.
+pub(super) async fn call_of(
+    parts: &Parts,
+    command: &str,
+    (data, value): (Bytes, U256),
+) -> anyhow::Result<CallAnswer> {
+    let chain = &parts.chain;
+    let sender = &chain.account(command)?.transactor;
+    let cost = match sender.gas_of(chain.contract, data.clone(), value).await {
+        Err(fault @ ChainError::Reverted(_)) => return Err(fault.into()),
+        told => told.ok(),
+    };
+    Ok(CallAnswer {
+        chain_id: chain.chain_id,
+        to: chain.contract.to_string(),
+        value_wei: value.to_string(),
+        data: data.to_string(),
+        nonce: sender.next_nonce().await?,
+        name: None,
+        account: Some(chain.owner.to_string()),
+        gas: cost.map(|cost| cost.gas),
+        gas_cost_wei: cost.map(|cost| cost.wei.to_string()),
     })
 }
 

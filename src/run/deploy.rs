@@ -59,7 +59,8 @@ impl Deployer {
         let payer = Transactor::new(reached.endpoint.clone(), &wallet)
             .kept_in(&parts::outbox(&config.state_dir))
             .on_chain(reached.chain_id)
-            .with_gas_cost_max(config.max_fee);
+            .with_gas_cost_max(config.max_fee)
+            .with_confirmations(config.confirmations);
         let forwarder = match forwarder {
             Some(forwarder) => Forwarder::There(forwarder),
             None => {

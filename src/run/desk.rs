@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::session::Session;
 use super::{blocks, leave, operate, parts, sync, terms};
+use crate::chain::transact::OnProgress;
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Handler, Progress, Request};
 use crate::status::UmountAnswer;
@@ -44,6 +45,12 @@ impl Desk {
             request => (request, terms::unseen(all)),
         };
         let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let heard = progress.clone();
+        let on_progress: OnProgress = Arc::new(move |what| heard.set(what, 0));
+        let all: Vec<_> = all
+            .iter()
+            .map(|parts| Arc::new(parts.with_progress(&on_progress)))
+            .collect();
         match request {
             Request::Status => {
                 let session = Arc::clone(&self.session);
@@ -103,6 +110,11 @@ impl Desk {
                 let answer = sync::of_mount(parts, tokens, id, sync::By::User, wait).await?;
                 self.look().await;
                 Ok(answer)
+            }
+            Request::SyncOffer { ref token } => {
+                let live = self.session.tokens.of(request.subject())?.get(token.id);
+                let parts = parts::pick(&all, request.subject())?;
+                operate::json(sync::offer(parts, live.as_deref(), token.id).await?)
             }
             other => {
                 let answer = operate::answer_of(&all, &other).await?;

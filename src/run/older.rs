@@ -4,21 +4,21 @@
 //! Invariant: nothing here charges a token by itself: that is done where its volume is (`charges`).
 //! Called by `operate` and `sync`.
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, U256};
 use serde_json::Value;
 
-use super::buy::with_gas;
+use super::buy::{call_of, with_gas};
 use super::charges;
 use super::live::Live;
 use super::operate::{BY_ISSUER, json, owned};
 use super::parts::Parts;
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Package;
-use crate::chain::transact::mint_bare_calldata;
+use crate::chain::transact::{mint_bare_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError, Ledger};
 use crate::cli::exit::fail;
 use crate::control::Request;
-use crate::status::{CallAnswer, MintAnswer, SyncAnswer};
+use crate::status::{CallAnswer, MintAnswer, SyncAnswer, SyncOffer};
 use crate::types::TokenId;
 
 /// Answers a request that these contracts want done in another way; `None` for all others.
@@ -42,6 +42,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
             dialect.name()
         ),
         Request::Sync { ref token, .. } => json(renew(parts, token.id).await?)?,
+        Request::SyncOffer { ref token } => json(offer(parts, None, token.id).await?)?,
         _ => return Ok(None),
     }))
 }
@@ -72,6 +73,8 @@ async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
         contract: format!("{:#x}", chain.contract),
         transaction: minted.mined.transaction.to_string(),
         name: None,
+        chain_id: chain.chain_id,
+        paid_wei: minted.mined.paid.map(|wei| wei.to_string()),
     })
 }
 
@@ -98,12 +101,46 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
 /// As [`answer`].
 pub(super) async fn report(parts: &Parts, live: &Live) -> anyhow::Result<SyncAnswer> {
     let token = live.key.token.token;
-    let sender = &parts.chain.account("sync")?.transactor;
-    let charged = charges::have_charged(parts, sender, live).await;
+    // The daemon sends charges by itself: what somebody agreed to is for what comes on top.
+    let sender = parts.chain.account("sync")?.transactor.unasked();
+    let charged = charges::have_charged(parts, &sender, live).await;
     match charged.map_err(|fault| refused(parts, token, fault))? {
-        Some(transaction) => reported(parts, token, transaction).await,
+        Some(transaction) => {
+            sender.confirm(transaction).await?;
+            reported(parts, token, (transaction, None)).await
+        }
         None => renew(parts, token).await,
     }
+}
+
+/// What a sync would send beside the charges, which the daemon sends by itself.
+///
+/// # Errors
+/// As [`answer`], and where the contract would refuse it.
+pub(super) async fn offer(
+    parts: &Parts,
+    live: Option<&Live>,
+    token: TokenId,
+) -> anyhow::Result<SyncOffer> {
+    let chain = &parts.chain;
+    owned(parts, token).await?;
+    refuse_by_issuer(parts)?;
+    if live.is_some_and(|live| !live.volume.charges().is_empty()) {
+        let note = "what is published is charged, which the daemon does by itself: nothing is paid on top of that";
+        return Ok(SyncOffer {
+            call: None,
+            note: Some(note.to_owned()),
+        });
+    }
+    let data = update_calldata(chain.dialect(), token, 0, 0);
+    let call = call_of(parts, "sync", (data, U256::ZERO)).await;
+    Ok(SyncOffer {
+        call: Some(call.map_err(|error| match error.downcast::<ChainError>() {
+            Ok(fault) => refused(parts, token, fault),
+            Err(error) => error,
+        })?),
+        note: None,
+    })
 }
 
 /// Charges nothing: the time of the last update is renewed.
@@ -117,7 +154,7 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
         .renew(chain.contract, chain.dialect(), token)
         .await;
     let mined = sent.map_err(|fault| refused(parts, token, fault))?;
-    reported(parts, token, mined.transaction).await
+    reported(parts, token, (mined.transaction, mined.paid)).await
 }
 
 /// Refuses where the contract lets nobody but its own owner report.
@@ -168,8 +205,12 @@ pub(super) fn hint(called: &str, fault: &ChainError) -> Option<String> {
     })
 }
 
-/// What the chain has now, by `transaction`.
-async fn reported(parts: &Parts, token: TokenId, transaction: B256) -> anyhow::Result<SyncAnswer> {
+/// What the chain has now, by `transaction`, for which so much was paid.
+async fn reported(
+    parts: &Parts,
+    token: TokenId,
+    (transaction, paid): (B256, Option<U256>),
+) -> anyhow::Result<SyncAnswer> {
     let info = parts.chain.ledger.token(token).await?;
     Ok(SyncAnswer {
         token,
@@ -177,6 +218,8 @@ async fn reported(parts: &Parts, token: TokenId, transaction: B256) -> anyhow::R
         request: None,
         usage: Some(info.usage_bytes),
         sequence: None,
+        chain_id: parts.chain.chain_id,
+        paid_wei: paid.map(|wei| wei.to_string()),
     })
 }
 

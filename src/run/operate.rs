@@ -75,6 +75,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             }
         }
         Request::Sync { ref token, wait } => json(sync::sync(parts, token.id, wait).await?),
+        Request::SyncOffer { ref token } => json(sync::offer(parts, None, token.id).await?),
         Request::Advance { seconds, .. } => {
             json(advance(parts, Duration::from_secs(seconds)).await?)
         }
@@ -319,6 +320,8 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
             contract: format!("{:#x}", chain.contract),
             transaction: minted.mined.transaction.to_string(),
             name: Some(key.name()),
+            chain_id: chain.chain_id,
+            paid_wei: minted.mined.paid.map(|wei| wei.to_string()),
         });
     }
     fail!(Transaction, "mint: the account is busy: try again")
@@ -391,6 +394,8 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
             contract: format!("{:#x}", chain.contract),
             transaction: registered.mined.transaction.to_string(),
             name: Some(key.name()),
+            chain_id: chain.chain_id,
+            paid_wei: registered.mined.paid.map(|wei| wei.to_string()),
         });
     }
     fail!(Transaction, "register: the account is busy: try again")

@@ -13,14 +13,15 @@ use serde_json::Value;
 use super::live::Live;
 use super::parts::Parts;
 use super::tokens::Tokens;
-use super::{first, node, older, operate};
+use super::{buy, first, node, older, operate};
+use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Finding, Reader, Refusal};
-use crate::chain::transact::SyncRequest;
+use crate::chain::transact::{SyncRequest, sync_calldata};
 use crate::chain::{Accounting, Ledger, TokenInfo};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
 use crate::rpc::guard::{Guard, Reach};
-use crate::status::SyncAnswer;
+use crate::status::{SyncAnswer, SyncOffer};
 use crate::types::TokenId;
 
 /// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
@@ -63,8 +64,10 @@ pub(super) async fn of_mount(
     // That it cannot be asked for says nothing of the token.
     parts.chain.account("sync")?;
     older::refuse_by_issuer(parts)?;
-    // The contract's owner may set any fee, and nobody is shown it: fee and gas have a bound together.
-    let parts = &Arc::new(parts.unasked());
+    let parts = &match is_agreed(parts) {
+        true => Arc::clone(parts),
+        false => Arc::new(parts.unasked()),
+    };
     let Some(live) = tokens.get(token) else {
         let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;
@@ -100,19 +103,70 @@ async fn of_live(
     Ok(answer)
 }
 
-/// Has the oracle sync a token; its first document is published before, where it is missing. Fee and gas have a
-/// bound together.
+/// Whether somebody has seen what it costs. Else fee and gas have a bound together: the contract's owner may set any fee.
+fn is_agreed(parts: &Parts) -> bool {
+    let account = parts.chain.account.as_ref();
+    account.is_some_and(|account| account.transactor.is_agreed())
+}
+
+/// Has the oracle sync a token; its first document is published before, where it is missing.
 ///
 /// # Errors
 /// No such token, not ours, no name key; the oracle would not find the newest; the chain's or the
 /// oracle's.
 pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
-    let parts = parts.unasked();
-    let asked = ask(&parts, token, None, By::User).await?;
+    let unasked;
+    let parts = match is_agreed(parts) {
+        true => parts,
+        false => {
+            unasked = parts.unasked();
+            &unasked
+        }
+    };
+    let asked = ask(parts, token, None, By::User).await?;
     match wait {
-        true => land(&parts, asked).await,
+        true => land(parts, asked).await,
         false => Ok(asked.answer),
     }
+}
+
+/// What a sync of `token`, of a mount or not, would send now.
+///
+/// # Errors
+/// As [`sync`]; nothing is sent.
+pub(super) async fn offer(
+    parts: &Parts,
+    live: Option<&Live>,
+    token: TokenId,
+) -> anyhow::Result<SyncOffer> {
+    let chain = &parts.chain;
+    let sender = &chain.account("sync")?.transactor;
+    if chain.ledger.dialect().await? != Dialect::PxSync {
+        return older::offer(parts, live, token).await;
+    }
+    let published = live.and_then(Live::published_sequence);
+    let open = prepare(parts, token, published, By::User).await?;
+    if let Some(request) = open {
+        let note = format!(
+            "a request is open already, in transaction {}: it is waited for, and nothing is paid",
+            request.mined.transaction
+        );
+        return Ok(SyncOffer {
+            call: None,
+            note: Some(note),
+        });
+    }
+    let fee = sender.sync_fee(chain.contract, token).await?;
+    let call = buy::call_of(parts, "sync", (sync_calldata(token), fee)).await?;
+    let asked_s = operate::owned(parts, token).await?.sync_asked_s;
+    let note = asked_s.map(|asked_s| {
+        let at = operate::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
+        format!("the request{at} is open, and its fee is paid; asked again, it costs gas alone")
+    });
+    Ok(SyncOffer {
+        call: Some(call),
+        note,
+    })
 }
 
 /// Asks, unless the oracle would not find what is `published`, or something newer.
@@ -122,6 +176,27 @@ async fn ask(
     published: Option<u64>,
     by: By,
 ) -> anyhow::Result<Asked> {
+    let chain = &parts.chain;
+    let request = match prepare(parts, token, published, by).await? {
+        Some(open) => {
+            tracing::info!(%token, "sync: a request is open, and waited for");
+            open
+        }
+        None => {
+            let sender = &chain.account("sync")?.transactor;
+            sender.sync(chain.contract, token).await?
+        }
+    };
+    Ok(Asked::new(request, chain.chain_id))
+}
+
+/// All that comes before a request is paid for; one that is open already, and still waited for, is paid for no more.
+async fn prepare(
+    parts: &Parts,
+    token: TokenId,
+    published: Option<u64>,
+    by: By,
+) -> anyhow::Result<Option<SyncRequest>> {
     let chain = &parts.chain;
     let info = operate::owned(parts, token).await?;
     let sender = &chain.account("sync")?.transactor;
@@ -138,9 +213,8 @@ async fn ask(
             true => sender.open_sync(chain.contract, token).await?,
             false => None,
         };
-        if let Some(request) = open {
-            tracing::info!(%token, "sync: a request is open, and waited for");
-            return Ok(Asked::new(request));
+        if open.is_some() {
+            return Ok(open);
         }
     }
     if let Some(key) = operate::find_key(parts, name).await? {
@@ -148,12 +222,11 @@ async fn ask(
         first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }
     foresee(parts, &info, name, published, by).await?;
-    let request = sender.sync(chain.contract, token).await?;
-    Ok(Asked::new(request))
+    Ok(None)
 }
 
 impl Asked {
-    fn new(request: SyncRequest) -> Self {
+    fn new(request: SyncRequest, chain_id: u64) -> Self {
         Self {
             answer: SyncAnswer {
                 token: request.token,
@@ -161,6 +234,8 @@ impl Asked {
                 request: Some(request.request.to_string()),
                 usage: None,
                 sequence: None,
+                chain_id,
+                paid_wei: request.mined.paid.map(|wei| wei.to_string()),
             },
             request,
         }
@@ -289,7 +364,7 @@ pub(super) fn waiting(called: &str, asked_s: u64, now_s: u64) -> String {
     match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
         true => format!("the oracle has not answered the sync request{at} yet"),
         false => format!(
-            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {called}` again"
+            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {called}` again, which costs gas alone"
         ),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::chains::{self, Account, ChainParts};
 use super::parts::{self, Parts};
+use crate::chain::transact::OnProgress;
 use crate::cli::exit::fail;
 use crate::config::ContractAt;
 use crate::control::{AskedUrl, Subject, Terms};
@@ -53,7 +54,10 @@ impl Parts {
         let account = self.chain.account.as_ref().filter(|_| !terms.watches);
         self.with(account.map(|account| {
             let sender = account.transactor.clone().with_price(terms.price);
-            let sender = sender.with_gas_cost_max(max_fee);
+            let confirmations = terms.confirmations.unwrap_or(self.config.confirmations);
+            let sender = sender
+                .with_gas_cost_max(max_fee)
+                .with_confirmations(confirmations);
             Account {
                 wallet: Arc::clone(&account.wallet),
                 transactor: match (terms.price, terms.gas_cost) {
@@ -72,6 +76,21 @@ impl Parts {
         self.with(account.map(|account| Account {
             wallet: Arc::clone(&account.wallet),
             transactor: account.transactor.unasked(),
+        }))
+    }
+
+    /// These parts, which say what a transaction waits for. They run no oracle.
+    #[must_use]
+    pub fn with_progress(&self, progress: &OnProgress) -> Self {
+        let account = self.chain.account.as_ref();
+        self.with(account.map(|account| {
+            Account {
+                wallet: Arc::clone(&account.wallet),
+                transactor: account
+                    .transactor
+                    .clone()
+                    .with_progress(Arc::clone(progress)),
+            }
         }))
     }
 

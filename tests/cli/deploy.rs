@@ -114,10 +114,10 @@ fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
                 &["mint", "--package", "1", "--print"],
                 &["tokens", "--json"],
                 &["register", "1", "--yes", "--new-volume"],
-                &["sync", "1", "--no-wait"],
+                &["sync", "1", "--yes", "--no-wait"],
                 &["doctor"],
                 // Refused.
-                &["sync", "77"],
+                &["sync", "77", "--yes"],
                 &["mint", "--package", "99", "--yes"],
             ] {
                 ask(&[words, &more].concat());
@@ -127,7 +127,11 @@ fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
     let wallet = home.path("wallet");
     // As a variable, where that was asked for.
     let (rpc, node) = (parts[0].as_str(), parts[2].as_str());
-    for words in [&["tokens"][..], &["sync", "1", "--no-wait"], &["doctor"]] {
+    for words in [
+        &["tokens"][..],
+        &["sync", "1", "--yes", "--no-wait"],
+        &["doctor"],
+    ] {
         let from = [rpc, node, "--wallet=env:PX_KEY", "--contract", &*contract];
         let words = [words, &from[..], &["--json", "--log", "trace"][..]].concat();
         let output = home.command(&words).env("PX_KEY", RICH).output().unwrap();

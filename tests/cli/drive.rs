@@ -230,7 +230,8 @@ fn an_overdue_token_stops_growing_until_it_is_synced() {
     let refused = refusal(&world.token("1").join("new"));
     assert_eq!(refused, std::io::ErrorKind::PermissionDenied);
 
-    let answer: Value = serde_json::from_str(&world.succeeds(&["sync", "1", "--json"])).unwrap();
+    let answer: Value =
+        serde_json::from_str(&world.succeeds(&["sync", "1", "--yes", "--json"])).unwrap();
     assert_eq!(answer["token"], "1");
     assert!(answer["usage"].is_u64() && answer["sequence"].is_u64());
     fs::write(world.token("1").join("new"), "x").unwrap();
@@ -249,7 +250,7 @@ fn a_token_minted_while_mounted_is_there_when_the_command_returns() {
     fs::write(world.token("2").join("file"), "x").unwrap();
     let line = world.fails(5, &["mint", "--package", "77", "--yes"]);
     assert!(line.contains("77"), "{line}");
-    world.fails(5, &["sync", "99"]);
+    world.fails(5, &["sync", "99", "--yes"]);
     let call = world.succeeds(&["mint", "--package", "1", "--print", "--json"]);
     assert!(call.contains("0x"), "{call}");
     assert!(!world.token("3").exists());
@@ -279,7 +280,7 @@ fn a_command_that_names_another_chain_contract_or_wallet_spends_nothing_of_the_d
     ] {
         for words in [
             &["mint", "--package", "1", "--yes"][..],
-            &["sync", "1"],
+            &["sync", "1", "--yes"],
             &["register", "1", "--new-volume", "--yes"],
             &["dev", "call", "0x"],
         ] {

@@ -12,6 +12,7 @@ mod older;
 mod oracle;
 #[path = "../common/secret.rs"]
 mod secret;
+mod sync;
 mod upgrade;
 
 use std::fs;

@@ -110,7 +110,7 @@ fn tokens_of_older_contracts_are_minted_listed_and_kept_open_over_http() {
                 (&token()["state"], &token()["sync_deadline"]),
                 (&json!("ok"), &Value::Null)
             );
-            let mut words = vec!["sync", "1"];
+            let mut words = vec!["sync", "1", "--yes"];
             words.extend(parts[..4].iter().map(String::as_str));
             let refused = home.refused(1, &words);
             assert!(
@@ -124,7 +124,7 @@ fn tokens_of_older_contracts_are_minted_listed_and_kept_open_over_http() {
             assert!(told.contains("lets PollinationX alone report"), "{told}");
         } else {
             assert_eq!(token()["state"], "overdue");
-            let synced = ask(&["sync", "1"]);
+            let synced = ask(&["sync", "1", "--yes"]);
             assert_eq!(
                 (&synced["request"], &synced["usage"]),
                 (&Value::Null, &json!(0))

@@ -111,7 +111,7 @@ fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_not
     let told = token["reason"].as_str().expect("what is not usual");
     assert!(told.contains("PollinationX alone"), "{told}");
     assert_eq!(token["last_error"], Value::Null);
-    let refused = machine.ask(&["sync", "1"]).exits(1).stderr;
+    let refused = machine.ask(&["sync", "1", "--yes"]).exits(1).stderr;
     assert!(refused.contains("PollinationX alone"), "{refused}");
     assert_eq!(machine.token("1")["last_error"], Value::Null);
 
@@ -517,7 +517,7 @@ fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
     machine.flush();
     wait_until("the second is on its way", SOON, || chain.waits());
     let waits = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| machine.ask(&["sync", "1"]));
+        let asked = scope.spawn(|| machine.ask(&["sync", "1", "--yes"]));
         // It has looked at both.
         std::thread::sleep(Duration::from_secs(2));
         // The first is final now, and the second is in none of these blocks.
@@ -605,7 +605,7 @@ fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
     for round in 1..=3_u64 {
         fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
         machine.flush();
-        let synced = machine.ask(&["sync", "1", "--json"]).ok().json();
+        let synced = machine.ask(&["sync", "1", "--yes", "--json"]).ok().json();
         let usage = chain.storage().0;
         assert!(
             usage > round * 100_000,
@@ -618,7 +618,7 @@ fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
         assert_eq!(synced["usage"], usage);
     }
     let (usage, sent) = (chain.storage().0, chain.sent());
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     assert_eq!(chain.storage().0, usage, "nothing is charged for nothing");
     assert_eq!(chain.sent(), sent + 1, "the time is renewed");
     machine.stop();
@@ -650,7 +650,7 @@ fn what_a_sync_has_charged_is_counted_once() {
     for round in 1..=3_u64 {
         fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
         machine.flush();
-        machine.ask(&["sync", "1"]).ok();
+        machine.ask(&["sync", "1", "--yes"]).ok();
         let token = machine.token("1");
         assert_eq!(token["uploads_left"], UNITS - round, "{token:#}");
         assert_eq!(

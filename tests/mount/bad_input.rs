@@ -186,7 +186,7 @@ fn an_unknown_package_and_a_foreign_token_are_told_so() {
         .ask(&["mint", "--package", "0", "--yes"])
         .exits(6)
         .one_line();
-    machine.ask(&["sync", "77"]).exits(5).one_line();
+    machine.ask(&["sync", "77", "--yes"]).exits(5).one_line();
     machine
         .ask(&["register", "77", "--yes"])
         .exits(5)

@@ -97,7 +97,7 @@ fn a_volume_goes_from_btfs_to_ipfs_and_back_as_an_archive_that_stock_tools_read_
     let mut machine = Machine::demo_with(&["--node", &from]);
     let local = publish_tree(&machine);
     // Another machine is to find the root through the chain alone.
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     let root = machine.token("1")["root"]
         .as_str()
         .expect("a root")

@@ -92,7 +92,7 @@ fn no_core_dump_has_the_wallets_key_whichever_command_has_read_it() {
         &["mint", "--package", "0", "--yes"],
         &["register", "1", "--yes"],
         &["upgrade", "1", "--package", "1", "--yes"],
-        &["sync", "1"],
+        &["sync", "1", "--yes"],
         &["doctor"],
         &["deploy", "--yes"],
         &["oracle"],

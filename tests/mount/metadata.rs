@@ -177,7 +177,7 @@ fn the_usage_metadata_is_true_and_leads_to_the_tree() {
     assert_eq!(attribute(&dir.join("large"), "user.px.state"), "published");
     let large = attribute(&dir.join("large"), "user.px.cid");
     let small = attribute(&dir.join("folder/small"), "user.px.cid");
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     let row = machine.token("1");
     assert_eq!(
         row["used_bytes"], row["usage_on_chain_bytes"],

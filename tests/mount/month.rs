@@ -51,13 +51,13 @@ fn after_a_month_growth_waits_for_an_operator_and_each_failure_before_says_what_
 
     // Nobody pays.
     chain.endow(1);
-    machine.ask(&["sync", "1"]).exits(6);
+    machine.ask(&["sync", "1", "--yes"]).exits(6);
     let error = told(&machine, "last_error");
     assert!(error.contains("is missing"), "{error}");
     chain.endow(u64::MAX);
 
     // Nobody answers.
-    machine.ask(&["sync", "1", "--no-wait"]).ok();
+    machine.ask(&["sync", "1", "--yes", "--no-wait"]).ok();
     let reason = told(&machine, "reason");
     assert!(reason.contains("has not answered"), "{reason}");
     machine.ask(&["dev", "advance", "6m"]).ok();
@@ -74,7 +74,7 @@ fn after_a_month_growth_waits_for_an_operator_and_each_failure_before_says_what_
 
     // The gateway keeps what it has read for some minutes, and nothing is paid for that.
     machine.flush();
-    let behind = machine.ask(&["sync", "1"]).exits(12);
+    let behind = machine.ask(&["sync", "1", "--yes"]).exits(12);
     assert!(
         behind.stderr.contains("nothing was spent"),
         "{}",
@@ -92,7 +92,7 @@ fn after_a_month_an_older_token_grows_again_once_it_is_renewed() {
     machine.ask(&["dev", "advance", "31d"]).ok();
     machine.wait_for("1", "state", "overdue");
     assert_locked(&machine);
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     fs::write(machine.dir().join("more"), "x").expect("it grows again");
     assert_same(&local, &machine.dir().join("tree"));
     machine.stop();

@@ -457,7 +457,7 @@ fn a_flush_to_a_node_that_is_new_and_empty_ends_when_all_is_there() {
     let ((_btfs, from), (_ipfs, to)) = both();
     let mut machine = Machine::demo_with(&["--node", &from]);
     let local = publish_tree(&machine);
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     machine.stop();
     let mut machine = machine.with_node(&to);
     machine.start();
@@ -477,7 +477,7 @@ fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged()
     let ipfs = Kubo::start();
     let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
     let local = publish_tree(&machine);
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     machine.stop();
     let gateway = format!("gateway={}", ipfs.gateway());
     let empty = Btfs::start();
@@ -560,7 +560,7 @@ fn a_gateway_of_a_btfs_node_is_of_use_to_the_oracle_alone_and_doctor_says_so() {
     let (old, empty) = (Btfs::start(), Btfs::start());
     let mut machine = Machine::demo_with(&["--node", &format!("btfs={}", old.url())]);
     publish_tree(&machine);
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     machine.stop();
     let node = format!("btfs={}", empty.url());
     let gateway = format!("gateway={}", old.gateway_url());
@@ -596,7 +596,7 @@ fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
     let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
     let local = publish_tree(&machine);
     // A gateway tells no name: the chain does.
-    machine.ask(&["sync", "1"]).ok();
+    machine.ask(&["sync", "1", "--yes"]).ok();
     machine.stop();
     let front = Front::of(&ipfs.gateway());
     let empty = Btfs::start();

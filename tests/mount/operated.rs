@@ -47,14 +47,14 @@ fn a_drive_whose_node_is_its_own_is_synced_by_its_own_daemon() {
     let more = || fs::write(machine.dir().join("more"), [b'y'; 300_000]);
     assert_eq!(more().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
 
-    let synced = machine.ask(&["sync", "1", "--json"]).ok().json();
+    let synced = machine.ask(&["sync", "1", "--yes", "--json"]).ok().json();
     assert!(synced["usage"].as_u64() > Some(300_000), "{synced}");
     more().expect("it grows again");
     machine.flush();
     machine.stop();
 
     // So is a token without a drive, by the command itself.
-    let sync = ["sync", "1", "--json", "--operate", "--refresh=1s"];
+    let sync = ["sync", "1", "--yes", "--json", "--operate", "--refresh=1s"];
     let again = machine.ask(&[&sync[..], &way].concat()).ok().json();
     assert!(again["usage"].as_u64() > Some(600_000), "{again}");
 }

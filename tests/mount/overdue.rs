@@ -154,7 +154,7 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
         .expect("O_TRUNC");
     assert_eq!(emptied.metadata().expect("stat").len(), 0);
 
-    let answer = machine.ask(&["sync", "1", "--json"]).ok().json();
+    let answer = machine.ask(&["sync", "1", "--yes", "--json"]).ok().json();
     assert_eq!(answer["token"], "1");
     for (call, result) in growing_calls(&dir) {
         result.unwrap_or_else(|why| panic!("{call} right after the sync: {why}"));
@@ -209,7 +209,7 @@ for _ in range(2):
     print(all_of(fd, m), all_of(second, n))
     print(os.pread(fd, 4, 100000), os.pread(second, 4, 200000))
     m[50], n[50] = 2, 2
-ask("sync", "1")
+ask("sync", "1", "--yes")
 print(all_of(fd, m), all_of(second, n))
 "#;
 

@@ -59,10 +59,10 @@ fn use_it(machine: &Machine, seed: u64) -> Vec<Vec<u8>> {
         &["status", "--json"][..],
         &["tokens", "--json"],
         &["packages"],
-        &["sync", "1", "--no-wait"],
+        &["sync", "1", "--yes", "--no-wait"],
         &["fsck", "1"],
         // Refused.
-        &["sync", "77"],
+        &["sync", "77", "--yes"],
         &["register", "1", "--yes"],
         &["detach", "1", "--discard", "--yes"],
     ] {

@@ -122,10 +122,10 @@ fn tokens_of_several_contracts_stand_side_by_side_and_are_told_apart_everywhere(
 
     // Commands take the name, and guess nothing.
     machine.ask(&["fsck", "one-1"]).ok();
-    machine.ask(&["sync", "my-two-1"]).ok();
+    machine.ask(&["sync", "my-two-1", "--yes"]).ok();
     for asked in [
-        &["sync", "1"][..],
-        &["sync", "three-1"],
+        &["sync", "1", "--yes"][..],
+        &["sync", "three-1", "--yes"],
         &["mint", "--package", "0", "--yes"],
         &["packages"],
         &["packages", "--on", "three"],
@@ -143,7 +143,7 @@ fn tokens_of_several_contracts_stand_side_by_side_and_are_told_apart_everywhere(
         (&mint[..], &other),
         (&mint, &v2_alone),
         (&mint, &swapped),
-        (&["sync", "my-two-1"], &sync_alone),
+        (&["sync", "my-two-1", "--yes"], &sync_alone),
     ] {
         let asked = [asked, &["--contract", contract]].concat();
         let refused = machine.ask(&asked).exits(USAGE).one_line().stderr;
@@ -298,7 +298,10 @@ fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
     machine
         .ask(&[&["packages", "--on", "one"], &named[..]].concat())
         .ok();
-    for about in [&["packages", "--on", "two"][..], &["sync", "two-1"]] {
+    for about in [
+        &["packages", "--on", "two"][..],
+        &["sync", "two-1", "--yes"],
+    ] {
         let refused = machine.ask(&[about, &named[..]].concat());
         let refused = refused.exits(WRONG_CHAIN).one_line().stderr;
         assert!(refused.contains(&silent), "{about:?}: {refused}");

@@ -64,7 +64,7 @@ fn a_token_minted_while_mounted_appears_and_can_be_used() {
     wait_until("the new directory appears", SOON, || dir.is_dir());
     fs::write(dir.join("file"), pattern(1, 0, 100_000)).expect("writable at once");
     machine.flush();
-    machine.ask(&["sync", "2"]).ok();
+    machine.ask(&["sync", "2", "--yes"]).ok();
     assert!(machine.number("2", "usage_on_chain_bytes") >= 100_000);
     machine.restart();
     assert_pattern(&dir.join("file"), 1, 100_000);

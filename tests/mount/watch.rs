@@ -315,8 +315,8 @@ fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
         &["mint", "--package", "0", "--print"],
         &["register", "1", "--yes"],
         &["upgrade", "1", "--package", "1", "--yes"],
-        &["sync", "1"],
-        &["sync", "1", "--no-wait"],
+        &["sync", "1", "--yes"],
+        &["sync", "1", "--yes", "--no-wait"],
         &["dev", "call", "0x00"],
     ] {
         let refused = watcher.ask(asked).exits(USAGE).one_line();
@@ -329,7 +329,7 @@ fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
     // The same where the command says whose drive it means; another's it is not.
     let (owner, other) = (chain.owner().to_string(), format!("0x{}", "11".repeat(20)));
     for (address, words) in [(&owner, "only watched"), (&other, "--address is account")] {
-        let asked = ["sync", "1", "--address", address];
+        let asked = ["sync", "1", "--yes", "--address", address];
         let refused = watcher.ask(&asked).exits(USAGE).one_line().stderr;
         assert!(refused.contains(words), "{refused}");
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, U256};
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
 use tokio::sync::MutexGuard;
@@ -41,6 +41,16 @@ pub(super) struct Item {
     pub(super) error: Option<String>,
     /// Why nothing could be done at the last look, though nothing failed.
     pub(super) stalled: Option<String>,
+}
+
+/// How an entry was signed.
+pub(super) struct SignedAs {
+    /// Its first nonce.
+    pub(super) nonce: u64,
+    /// What goes along, in wei.
+    pub(super) value: U256,
+    /// The hashes that it may be mined under.
+    pub(super) hashes: Vec<B256>,
 }
 
 /// How far an entry is.
@@ -109,11 +119,15 @@ impl Desk {
         }
     }
 
-    /// The first nonce of an entry, and the hashes that it may be mined under.
-    pub(super) fn signed(&self, serial: u64) -> Result<(u64, Vec<B256>), ChainError> {
+    /// How an entry was signed.
+    pub(super) fn signed(&self, serial: u64) -> Result<SignedAs, ChainError> {
         let item = self.items.get(&serial).ok_or_else(missing)?;
         let first = item.kept.entry.tries.first().ok_or_else(missing)?;
-        Ok((first.nonce, item.hashes()))
+        Ok(SignedAs {
+            nonce: first.nonce,
+            value: item.kept.entry.purpose.value,
+            hashes: item.hashes(),
+        })
     }
 
     /// The nonces that all entries had or have.

@@ -198,7 +198,8 @@ impl Transactor {
         let Some(tip) = fees.tip else {
             return Ok(());
         };
-        if self.gas_cost_max.is_some() || self.bound().is_none() {
+        if self.gas_cost_max.is_some() || self.consent == Consent::Agreed || self.bound().is_none()
+        {
             return Ok(());
         }
         let provider = self.endpoint.provider();

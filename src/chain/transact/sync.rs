@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use alloy::eips::BlockId;
-use alloy::primitives::{Address, B256};
+use alloy::primitives::{Address, B256, U256};
 use alloy::providers::Provider;
 use alloy::rpc::types::{Filter, Log};
 use alloy::sol_types::SolEvent;
@@ -52,16 +52,25 @@ pub struct Synced {
 }
 
 impl Transactor {
+    /// What goes along with a sync of `token`, in wei: the contract's fee, and nothing where it is paid already, since a
+    /// request is open.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] where there is no such token.
+    pub async fn sync_fee(&self, contract: Address, token: TokenId) -> Result<U256, ChainError> {
+        if !self.info(contract, token).await?.requestId.is_zero() {
+            return Ok(U256::ZERO);
+        }
+        let call = PxSync::syncFeeCall {};
+        self.endpoint.call(contract, &call, BlockId::latest()).await
+    }
+
     /// Asks the oracle to sync `token`, and pays its fee.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with the reason (`sync already requested`, `not registered`, …).
     pub async fn sync(&self, contract: Address, token: TokenId) -> Result<SyncRequest, ChainError> {
-        let call = PxSync::syncFeeCall {};
-        let fee = self
-            .endpoint
-            .call(contract, &call, BlockId::latest())
-            .await?;
+        let fee = self.sync_fee(contract, token).await?;
         let purpose = Purpose {
             to: Some(contract),
             data: sync_calldata(token),
@@ -117,6 +126,7 @@ impl Transactor {
             Some(Mined {
                 transaction: log.transaction_hash?,
                 block: log.block_number?,
+                paid: None,
             })
         });
         Ok(asked.map(|mined| SyncRequest {
@@ -168,24 +178,52 @@ impl Transactor {
         let token = request.token;
         let mut look = Look::until(Instant::now() + limit);
         let (mut from, mut range) = (request.mined.block, OPEN_BLOCKS);
+        // The block that it has landed in, and how many lie on top.
+        let mut landed = None;
         loop {
             let looked = self.look_synced(contract, request, &mut from, &mut range);
             match look.bound(looked).await {
-                Some(Ok(Some(synced))) => return Ok(synced),
+                Some(Ok(Some((synced, block)))) => {
+                    let on_top = self.on_top(block).await;
+                    if on_top >= self.confirmations {
+                        return Ok(synced);
+                    }
+                    if landed.is_none() {
+                        look = Look::until(Instant::now() + self.confirming());
+                    }
+                    landed = Some((block, on_top));
+                }
                 Some(Err(failed @ ChainError::Oracle(_))) => return Err(failed),
                 // Worth another look.
                 Some(Ok(None) | Err(_)) | None => {}
             }
+            let Mined {
+                transaction, block, ..
+            } = request.mined;
+            let clock = look.clock();
+            self.report(&match landed {
+                None => format!(
+                    "transaction {transaction} in block {block}; waiting for the oracle, {clock}; Ctrl-C is safe"
+                ),
+                Some((block, on_top)) => format!(
+                    "synced in block {block}; {on_top} of {} blocks on top, {clock}; Ctrl-C is safe",
+                    self.confirmations
+                ),
+            });
             if !look.again().await {
                 break;
             }
+        }
+        if let Some((block, on_top)) = landed {
+            return Err(self.too_shallow(&format!("the sync of token {token}"), block, on_top));
         }
         let told = timeout(LAST_LOOK, self.has_synced(contract, request)).await;
         match told {
             Ok(Ok(Some(synced))) => Ok(synced),
             Ok(Ok(None)) => Err(ChainError::Oracle(format!(
-                "no operator has answered for token {token} within {} s: look after the oracle, and try again",
-                limit.as_secs()
+                "no operator of the oracle has answered for token {token} within {} s: the request in transaction {} stays open, and nothing needs to be paid again: it lands when an operator answers; `pxfs sync` waits for it, and asks again for gas alone",
+                limit.as_secs(),
+                request.mined.transaction
             ))),
             Ok(Err(_)) | Err(_) => Err(ChainError::Oracle(format!(
                 "whether token {token} is synced is not known: {} has not told within {} s: look at `pxfs tokens` before trying again",
@@ -195,14 +233,14 @@ impl Transactor {
         }
     }
 
-    /// What the contract's events say, in blocks from `from` on, which moves on with the chain.
+    /// What the contract's events say, in blocks from `from` on, which moves on with the chain; and in which block.
     async fn look_synced(
         &self,
         contract: Address,
         request: &SyncRequest,
         from: &mut u64,
         range: &mut u64,
-    ) -> Result<Option<Synced>, ChainError> {
+    ) -> Result<Option<(Synced, u64)>, ChainError> {
         let token = request.token;
         let filter = Filter::new()
             .address(contract)
@@ -224,11 +262,12 @@ impl Transactor {
             if let Ok(synced) = PxSync::Synced::decode_log(&log.inner)
                 && self.info(contract, token).await?.requestId != request.request
             {
-                return Ok(Some(Synced {
+                let landed = Synced {
                     usage_bytes: u64::try_from(synced.usage).unwrap_or(u64::MAX),
                     sequence: synced.sequence,
                     root: (!synced.root.is_zero()).then_some(synced.root),
-                }));
+                };
+                return Ok(Some((landed, log.block_number.unwrap_or(height))));
             }
         }
         // Blocks that are replaced are looked at again.
