@@ -3,7 +3,7 @@
 //!
 //! Invariant: this bounds what a server that lies about fees can have spent, so a bound leaves room for the
 //! dearest call of a token contract (a mint: 5 million gas) at several times the chain's usual price, and for
-//! no more than a few dollars. `--max-fee` replaces it. Called by `transact`, and by `cli` to print amounts.
+//! no more than a few dollars. `--max-fee` replaces it. Called by `transact`, and by `cli`, to print amounts.
 
 use alloy::primitives::{B256, U256};
 
@@ -74,6 +74,22 @@ pub fn unseen_max(chain_id: u64) -> U256 {
     U256::from(of(chain_id).map_or(UNKNOWN, |coin| coin.milli)) * MILLI
 }
 
+/// Wei as people read them, in units of 10^18 with at most six digits that count, never less than they are:
+/// `0.05 POL`.
+#[must_use]
+pub fn amount(chain_id: u64, wei: U256) -> String {
+    let symbol = of(chain_id).map_or("coins", |coin| coin.symbol);
+    let rest = wei.to_string().len().saturating_sub(6);
+    let unit = U256::from(10).pow(U256::from(rest));
+    let shown = wei.div_ceil(unit).saturating_mul(unit);
+    let padded = format!("{shown:0>19}");
+    let (whole, part) = padded.split_at(padded.len().saturating_sub(18));
+    match part.trim_end_matches('0') {
+        "" => format!("{whole} {symbol}"),
+        part => format!("{whole}.{part} {symbol}"),
+    }
+}
+
 /// Where a transaction of this chain can be looked at.
 #[must_use]
 pub fn link(chain_id: u64, transaction: B256) -> Option<String> {
@@ -83,6 +99,21 @@ pub fn link(chain_id: u64, transaction: B256) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_amount_can_be_read_and_is_never_shown_too_low() {
+        for (chain, wei, shown) in [
+            (1337, "0", "0 coins"),
+            (1337, "1", "0.000000000000000001 coins"),
+            (1337, "50000000000000000", "0.05 coins"),
+            (137, "12000000000000000000", "12 POL"),
+            (100, "123456789012345678", "0.123457 xDAI"),
+            (146, "418100000000000001", "0.418101 S"),
+            (1337, "123456789012345678901234567890", "123457000000 coins"),
+        ] {
+            assert_eq!(amount(chain, wei.parse().unwrap()), shown);
+        }
+    }
 
     /// Of the token contract that is deployed today, with what is added to an estimate, at twice the base fee.
     #[test]

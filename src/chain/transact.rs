@@ -67,8 +67,8 @@ pub struct Transactor {
     patience: Duration,
     /// The most that the gas of one transaction may cost, in wei.
     gas_cost_max: Option<U256>,
-    /// The same where that is not given and nobody has seen the fees.
-    unseen_max: U256,
+    /// Whose coin is spent; 0 where that is not known.
+    chain_id: u64,
     consent: Consent,
     /// What somebody was told that gas costs at most, and has agreed to, in wei.
     agreed: Option<U256>,
@@ -165,7 +165,7 @@ impl Transactor {
             limit: RECEIPT_LIMIT,
             patience: PATIENCE,
             gas_cost_max: None,
-            unseen_max: coin::unseen_max(0),
+            chain_id: 0,
             consent: Consent::Seen,
             agreed: None,
             price: None,
@@ -220,10 +220,7 @@ impl Transactor {
     /// The same, bounded by what the coin of a chain is worth where no bound is given.
     #[must_use]
     pub fn on_chain(self, chain_id: u64) -> Self {
-        Self {
-            unseen_max: coin::unseen_max(chain_id),
-            ..self
-        }
+        Self { chain_id, ..self }
     }
 
     /// The same for what a price was agreed to, in wei: nothing that costs more is begun.
@@ -264,7 +261,8 @@ impl Transactor {
             Consent::Seen => self.gas_cost_max,
             Consent::Agreed => self.agreed,
             Consent::Unseen | Consent::Unasked => {
-                Some(self.gas_cost_max.unwrap_or(self.unseen_max))
+                let most = self.gas_cost_max;
+                Some(most.unwrap_or_else(|| coin::unseen_max(self.chain_id)))
             }
         }
     }

@@ -199,7 +199,9 @@ pub(super) fn hint(called: &str, fault: &ChainError) -> Option<String> {
     } else if is("!owner") {
         "it is not this wallet's".to_owned()
     } else if why.starts_with("reverted") {
-        "ask the contract's owner, who can unlock it (`unlockUploading`)".to_owned()
+        format!(
+            "why is not known here: look whether `pxfs tokens` has token {called} still, or ask the contract's owner"
+        )
     } else {
         return None;
     })
@@ -239,6 +241,11 @@ mod tests {
             "reverted without a reason",
         ] {
             assert!(!sells(why) && told(why).is_some(), "{why}");
+            // An update of nothing opens what is locked: no lock refuses one.
+            assert!(
+                told(why).is_some_and(|hint| !hint.contains("unlock")),
+                "{why}"
+            );
         }
         for why in [
             "not sent: its gas may cost 3, and --max-fee allows 1: try later, or allow more",

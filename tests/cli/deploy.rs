@@ -81,7 +81,7 @@ fn who_cannot_pay_is_told_how_much_is_missing_and_nothing_is_sent() {
     let parts = parts(&home, &anvil, POOR);
     let line = home.refused(6, &with(&["deploy", "--yes"], &parts));
     assert!(
-        line.contains("has 0.0") && line.contains("is missing"),
+        line.contains("has 0 coins") && line.contains("is missing"),
         "{line}"
     );
 }

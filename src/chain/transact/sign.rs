@@ -7,7 +7,6 @@ use alloy::consensus::TxEnvelope;
 use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip2718::Encodable2718;
 use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
-use alloy::primitives::utils::format_ether;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::providers::Provider;
 use alloy::providers::utils::{Eip1559Estimation, Eip1559Estimator, eip1559_default_estimator};
@@ -15,6 +14,7 @@ use alloy::rpc::types::{TransactionInput, TransactionRequest};
 
 use super::{Consent, Transactor};
 use crate::chain::ChainError;
+use crate::chain::coin;
 use crate::chain::outbox::{Purpose, Signed};
 
 /// What the chain wants for one gas, in wei.
@@ -179,7 +179,7 @@ impl Transactor {
         if let Some(most) = gas_cost_max
             && cost > most
         {
-            let (cost, most) = (format_ether(cost), format_ether(most));
+            let (cost, most) = (self.amount(cost), self.amount(most));
             let allowed = match self.consent {
                 Consent::Agreed => format!("{most} was agreed to: ask again"),
                 _ => format!("--max-fee allows {most}: try later, or allow more"),
@@ -281,8 +281,8 @@ impl Transactor {
         if let Some(price) = self.price.filter(|price| purpose.value > *price) {
             return Err(ChainError::Reverted(format!(
                 "not sent: it costs {} by now, and {} was agreed to: ask again",
-                format_ether(purpose.value),
-                format_ether(price)
+                self.amount(purpose.value),
+                self.amount(price)
             )));
         }
         let Some(most) = self.bound() else {
@@ -295,10 +295,14 @@ impl Transactor {
             Some(left) => Ok(Some(left)),
             None => Err(ChainError::Reverted(format!(
                 "not sent: it costs {} and its gas, and --max-fee allows {} for both: allow more",
-                format_ether(purpose.value),
-                format_ether(most)
+                self.amount(purpose.value),
+                self.amount(most)
             ))),
         }
+    }
+
+    fn amount(&self, wei: U256) -> String {
+        coin::amount(self.chain_id, wei)
     }
 
     fn can_pay(&self, balance: U256, needed: U256) -> Result<(), ChainError> {
@@ -307,9 +311,9 @@ impl Transactor {
             Some(missing) => Err(ChainError::Reverted(format!(
                 "insufficient funds: {} has {} and needs {}: {} is missing",
                 self.address(),
-                format_ether(balance),
-                format_ether(needed),
-                format_ether(missing)
+                self.amount(balance),
+                self.amount(needed),
+                self.amount(missing)
             ))),
         }
     }

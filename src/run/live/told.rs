@@ -56,11 +56,13 @@ impl Live {
         let units = self.volume.with_quota(|quota| quota.units_left());
         if let Some(left) = units.filter(|left| *left <= 1) {
             let under_way = token.uploads_left.unwrap_or(left).saturating_sub(left);
+            let left = match left {
+                0 => "no upload units are left",
+                _ => "the last upload unit is kept for a commit of deletes",
+            };
             let why = match under_way {
-                0 => "no upload units are left".to_owned(),
-                some => format!(
-                    "no upload units are left beside {some} of commits that are not charged yet"
-                ),
+                0 => left.to_owned(),
+                some => format!("{left}, beside {some} of commits that are not charged yet"),
             };
             return (
                 State::Quota,
