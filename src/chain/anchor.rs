@@ -49,7 +49,9 @@ impl Anchor {
         }
         let written: Written = serde_json::from_str(text).ok()?;
         // The one form of a name, as clients of contracts that keep it check it.
-        let is_name = written.name.len() == 62 && written.name.starts_with("k51");
+        let is_name = written.name.len() == 62
+            && written.name.starts_with("k51")
+            && written.name.bytes().all(|b| b.is_ascii_alphanumeric());
         let root = form::parse(&written.root).ok()?;
         let is_root = form::kind(&root) == Ok(Kind::Node);
         let digest = form::digest(&root).ok()?.into();

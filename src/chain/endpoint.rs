@@ -364,7 +364,7 @@ pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
         (None, words) if words.is_empty() || words.starts_with("custom error") => {
             match data.is_empty() {
                 true => WITHOUT_REASON.to_owned(),
-                false => format!("reverted with {data}"),
+                false => crate::text::message(&format!("reverted with {data}")),
             }
         }
         (None, words) => format!("reverted: {}", words.trim_start_matches("revert: ")),

@@ -143,9 +143,8 @@ impl RpcNames {
                 Ok(event) if event.kind == FAILED => error = error.or(Some(event.extra)),
                 Ok(_) => {}
                 Err(fault) => {
-                    return Err(NameError::Transient(format!(
-                        "its answer is not what it should be: {fault}"
-                    )));
+                    let why = format!("its answer is not what it should be: {fault}");
+                    return Err(NameError::Transient(text::message(&why)));
                 }
             }
         }

@@ -22,6 +22,7 @@ use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, car, check_bytes};
 use crate::pack::cid::{self as form, Kind};
 use crate::rpc::client::whole;
 use crate::rpc::{Client, Dialect, File, RpcError, probe};
+use crate::text;
 use batch::Pace;
 use beside::{Answer, Beside};
 
@@ -212,7 +213,8 @@ impl RpcStore {
             (None, None, None) => Ok(()),
             (_, _, Some(error)) => Err(unfinished(&error)),
             (_, Some(other), _) => Err(unfinished(&format!(
-                "it stored a block as {other:.80}, which none of ours is"
+                "it stored a block as {}, which none of ours is",
+                text::name(other)
             ))),
             (Some(block), None, _) => Err(unfinished(&format!(
                 "it does not say that it took {}",
@@ -401,7 +403,7 @@ fn lines<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Vec<T>, StoreErr
 }
 
 fn unfinished(why: &str) -> StoreError {
-    StoreError::Transient(why.to_owned())
+    StoreError::Transient(text::message(why))
 }
 
 /// What an error of a call means where no block is asked for.
@@ -428,4 +430,22 @@ fn answered(cid: &Cid, answer: Result<Bytes, RpcError>) -> Result<Bytes, StoreEr
         return Err(unfinished("its answer is empty"));
     }
     Ok(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_writes_into_an_answer_fills_no_log_and_moves_no_cursor() {
+        let long = "x".repeat(ANSWER / 2);
+        let json = format!("{{\"Stats\":{{\"BlockCount\":\"\u{202e}{long}\"}}}}");
+        let wrong = lines::<ImportLine>(json.as_bytes()).err();
+        let said = unfinished(&format!("\u{1b}[2J{long}\nnext"));
+        for error in [wrong.unwrap(), said] {
+            let told = error.to_string();
+            assert!(told.chars().count() < 400, "{} characters", told.len());
+            assert!(!told.contains(['\u{1b}', '\n', '\u{202e}']), "{told}");
+        }
+    }
 }

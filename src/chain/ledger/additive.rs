@@ -12,6 +12,7 @@ use crate::chain::contract::{PxV1, PxV2};
 use crate::chain::dialect::Dialect;
 use crate::chain::transact::update_calldata;
 use crate::chain::{Accounting, ChainError, NO_LOCK_S, TokenInfo};
+use crate::text;
 use crate::types::TokenId;
 
 /// Seconds after its last update at which a token of `px-v2` locks: a constant of the contracts.
@@ -89,7 +90,7 @@ impl ContractLedger {
             }
             packages.push(Package {
                 id,
-                name: crate::text::name(&read.name),
+                name: text::name(&read.name),
                 price: read.price,
                 size_bytes: saturate(read.sizeInBytes),
                 uploads: None,
@@ -204,7 +205,7 @@ impl ContractLedger {
         Ok(TokenInfo {
             id: TokenId(id),
             owner,
-            package: name,
+            package: text::name(&name),
             epoch: 0,
             name: None,
             size_bytes: saturate(size),
@@ -249,7 +250,7 @@ impl From<PxV2::Package> for Package {
     fn from(package: PxV2::Package) -> Self {
         Self {
             id: saturate(package.id),
-            name: package.name,
+            name: text::name(&package.name),
             price: package.price,
             size_bytes: saturate(package.sizeInBytes),
             uploads: Some(saturate(package.bandwidthLimit)),
@@ -262,7 +263,7 @@ impl From<PxV1::Package> for Package {
     fn from(package: PxV1::Package) -> Self {
         Self {
             id: saturate(package.id),
-            name: package.name,
+            name: text::name(&package.name),
             price: package.price,
             size_bytes: saturate(package.sizeInBytes),
             uploads: None,

@@ -546,3 +546,29 @@ async fn a_contract_that_answers_anything_is_of_no_dialect() {
         assert!(matches!(told, Err(ChainError::Permanent(_))), "{told:?}");
     }
 }
+
+#[test]
+fn no_contract_names_a_package_so_that_its_price_is_hidden() {
+    let name = "5GB\u{1b}[2K\r free\u{202e}".to_owned() + &"x".repeat(1 << 20);
+    let zero = U256::ZERO;
+    let newer = (
+        zero,
+        name.clone(),
+        zero,
+        zero,
+        zero,
+        String::new(),
+        zero,
+        zero,
+    );
+    let older = (zero, name.clone(), zero, zero, zero, String::new(), zero);
+    let own = (zero, name, zero, zero, zero, String::new(), zero, true);
+    for package in [
+        Package::from(PxV2::Package::from(newer)),
+        Package::from(PxV1::Package::from(older)),
+        package(PxSync::Package::from(own)),
+    ] {
+        assert!(package.name.chars().count() <= 64);
+        assert!(!package.name.contains(['\u{1b}', '\r', '\u{202e}']));
+    }
+}
