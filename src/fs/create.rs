@@ -1,5 +1,6 @@
 //! New names: files, directories, symlinks, nodes, links. All of them growth.
 
+use super::quota::SCRATCH;
 use super::volume::{Volume, lock, signed};
 use super::{Attr, Caller, FsError, Kind, acl};
 use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Xattr};
@@ -115,11 +116,13 @@ impl Volume {
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(signed(cost));
         batch.count_inodes(1);
-        if may_be_scratch {
-            self.quota().note_scratch(self.clock.as_ref(), ino)?;
+        if may_be_scratch
+            && let Some(record) = self.quota().note_scratch(self.clock.as_ref(), ino)?
+        {
+            batch.put_bytes(key::meta(SCRATCH), record);
         }
         self.apply(batch)
-            .inspect_err(|_| self.quota().forget_scratch(ino))?;
+            .inspect_err(|_| _ = self.quota().forget_scratch(ino))?;
         booked.keep();
         drop(names);
         self.attr_of(ino, &inode, None)

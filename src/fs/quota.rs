@@ -11,6 +11,7 @@ mod additive;
 mod scratch;
 
 pub(super) use additive::Taken;
+pub(super) use scratch::{SCRATCH, Scratch};
 
 use super::FsError;
 use crate::chain::Accounting;

@@ -11,6 +11,7 @@ use super::booking::Booking;
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
 use super::files::FileRef;
+use super::quota::SCRATCH;
 use super::volume::{Volume, lock, signed};
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
@@ -213,7 +214,9 @@ impl Volume {
         inode: &Inode,
         held: &mut Option<FileRef>,
     ) -> Result<Option<FileRef>, FsError> {
-        self.quota().forget_scratch(ino);
+        if let Some(record) = self.quota().forget_scratch(ino) {
+            batch.put_bytes(key::meta(SCRATCH), record);
+        }
         if inode.hard {
             // Its row of the inode table goes with the next commit.
             batch.mark(key::dirty_inode(ino));

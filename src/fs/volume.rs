@@ -23,7 +23,7 @@ use super::files::{File, FileRef, Files, Left};
 use super::limits::Limits;
 use super::news::News;
 use super::places::Places;
-use super::quota::{Access, Allowance, Quota};
+use super::quota::{Access, Allowance, Quota, SCRATCH, Scratch};
 use super::removed::Removed;
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -161,6 +161,8 @@ impl Volume {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
         let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
+        let scratch = journal.get(&key::meta(SCRATCH))?;
+        let scratch = Scratch::read(&scratch.unwrap_or_default());
         let volume = Arc::new(Self {
             key: options.key,
             stage,
@@ -173,7 +175,7 @@ impl Volume {
             unpurged: Mutex::default(),
             names: Mutex::new(()),
             places: Mutex::default(),
-            quota: Mutex::new(Quota::new(allowance, 0)),
+            quota: Mutex::new(Quota::new(allowance, 0).with_scratch(scratch)),
             unsaved: Mutex::default(),
             emptied: Mutex::default(),
             cut: RwLock::new(None),

@@ -1,10 +1,18 @@
 //! Small new files while a sync is overdue: backup programs write a lock before they restore anything.
 //!
-//! Invariant: while overdue at most [`FILES`] files and directories are made and not removed, and no file among them
-//! has more than [`FILE_BYTES`], so 1 MiB in all. They are charged like any others. Known in memory alone: after a
-//! restart those from before can be read and deleted, not written. Called by `create`, `remove` and `io`.
+//! Invariant: in the time that one sync is overdue at most [`FILES`] files and directories are there that were made in it, and
+//! no file among them has more than [`FILE_BYTES`], so 1 MiB in all, however often the daemon starts. They are charged like any
+//! others. Called by `create`, `remove` and `io`.
+//!
+//! | bytes | the record of them |
+//! |---|---|
+//! | 1 | version, 1 |
+//! | 8 | the deadline that has passed, unix seconds, u64be |
+//! | 8 each | inode numbers, u64be |
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 
 use super::{FsError, Quota};
 use crate::clock::Clock;
@@ -16,23 +24,72 @@ pub(in crate::fs) const FILES: usize = 64;
 /// Bytes of each of these files, at most.
 pub(in crate::fs) const FILE_BYTES: u64 = 16 << 10;
 
+/// The record's name.
+pub(in crate::fs) const SCRATCH: &str = "scratch";
+const VERSION: u8 = 1;
+
 /// The files and directories that were made while a sync is overdue.
-#[derive(Debug, Default)]
-pub(super) struct Scratch(HashSet<Ino>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::fs) struct Scratch {
+    /// The deadline that had passed: after a sync there is another, and they are files like any others.
+    deadline_s: u64,
+    inos: BTreeSet<Ino>,
+}
+
+impl Scratch {
+    /// What a record says; nothing where it is none.
+    pub(in crate::fs) fn read(bytes: &[u8]) -> Self {
+        let Some((&VERSION, rest)) = bytes.split_first() else {
+            return Self::default();
+        };
+        let (numbers, _) = rest.as_chunks::<8>();
+        let mut numbers = numbers.iter().map(|number| u64::from_be_bytes(*number));
+        Self {
+            deadline_s: numbers.next().unwrap_or(0),
+            inos: numbers.map(Ino).collect(),
+        }
+    }
+
+    fn to_bytes(&self) -> Bytes {
+        let numbers = std::iter::once(self.deadline_s).chain(self.inos.iter().map(|ino| ino.0));
+        let numbers = numbers.flat_map(u64::to_be_bytes);
+        std::iter::once(VERSION).chain(numbers).collect()
+    }
+}
 
 impl Quota {
+    /// The same quota, with what was made while overdue before a restart.
+    pub(in crate::fs) fn with_scratch(self, scratch: Scratch) -> Self {
+        Self { scratch, ..self }
+    }
+
+    /// What was made since the deadline that has passed now.
+    fn made(&mut self) -> &mut BTreeSet<Ino> {
+        let deadline_s = self
+            .allowance
+            .as_ref()
+            .map_or(0, super::Allowance::deadline_s);
+        if self.scratch.deadline_s != deadline_s {
+            self.scratch = Scratch {
+                deadline_s,
+                inos: BTreeSet::new(),
+            };
+        }
+        &mut self.scratch.inos
+    }
+
     /// Refuses a new file or directory; [`Quota::note_scratch`] where it is made while the sync is overdue.
     ///
     /// # Errors
     /// As [`Quota::check_write`], but [`FsError::Overdue`] only where there are [`FILES`] already.
     pub(in crate::fs) fn admit_new(&mut self, clock: &dyn Clock) -> Result<(), FsError> {
         match self.check_write(clock) {
-            Err(FsError::Overdue) if self.scratch.0.len() < FILES => self.check_units(),
+            Err(FsError::Overdue) if self.made().len() < FILES => self.check_units(),
             other => other,
         }
     }
 
-    /// Remembers a file or directory that is being made, where the sync is overdue.
+    /// Remembers a file or directory that is being made, where the sync is overdue: the record of them, to be kept with it.
     ///
     /// # Errors
     /// [`FsError::Overdue`] where others have been made meanwhile.
@@ -40,21 +97,21 @@ impl Quota {
         &mut self,
         clock: &dyn Clock,
         ino: Ino,
-    ) -> Result<(), FsError> {
+    ) -> Result<Option<Bytes>, FsError> {
         if !self.overdue(clock) {
-            self.scratch.0.clear();
-            return Ok(());
+            return Ok(None);
         }
-        if self.scratch.0.len() >= FILES {
+        if self.made().len() >= FILES {
             return Err(FsError::Overdue);
         }
-        self.scratch.0.insert(ino);
-        Ok(())
+        self.made().insert(ino);
+        Ok(Some(self.scratch.to_bytes()))
     }
 
-    /// It is gone, or was not made.
-    pub(in crate::fs) fn forget_scratch(&mut self, ino: Ino) {
-        self.scratch.0.remove(&ino);
+    /// It is gone, or was not made: the record of the others, where it was one of them.
+    pub(in crate::fs) fn forget_scratch(&mut self, ino: Ino) -> Option<Bytes> {
+        let was_one = self.scratch.inos.remove(&ino);
+        was_one.then(|| self.scratch.to_bytes())
     }
 
     /// Refuses a write or growth of `ino`; where it is admitted, up to which length of the file.
@@ -68,10 +125,28 @@ impl Quota {
     ) -> Result<u64, FsError> {
         match self.check_write(clock) {
             Ok(()) => Ok(u64::MAX),
-            Err(FsError::Overdue) if self.scratch.0.contains(&ino) => {
+            Err(FsError::Overdue) if self.made().contains(&ino) => {
                 self.check_units().map(|()| FILE_BYTES)
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_while_overdue_is_read_by_every_later_version() {
+        let scratch = Scratch {
+            deadline_s: 0x0102_0304,
+            inos: [Ino(7), Ino(0x1_0000)].into(),
+        };
+        let bytes = b"\x01\0\0\0\0\x01\x02\x03\x04\0\0\0\0\0\0\0\x07\0\0\0\0\0\x01\0\0";
+        assert_eq!(scratch.to_bytes(), bytes[..]);
+        assert_eq!(Scratch::read(bytes), scratch);
+        assert_eq!(Scratch::read(b""), Scratch::default());
+        assert_eq!(Scratch::read(b"\x02\0"), Scratch::default());
     }
 }

@@ -183,6 +183,15 @@ fn a_backup_program_can_write_its_lock_while_a_sync_is_overdue_and_nobody_can_wr
         }
     };
     assert_eq!((made, refused), (64, FsError::Overdue));
+    // Nor by who starts the daemon anew each time, and the locks from before can be written still.
+    rig.volume.sync().unwrap();
+    rig.reopen();
+    let root = rig.root;
+    assert_eq!(rig.put("again", b"x"), Err(FsError::Overdue));
+    let lock = rig.ino("lock");
+    let opened = rig.drive.open(lock, READ_WRITE).unwrap();
+    assert_eq!(rig.drive.write(lock, opened.fh, 0, b"y", false), Ok(1));
+    rig.drive.release(lock, opened.fh);
     let dir = rig.drive.mkdir(CALLER, root, b"d", 0o755).map(drop);
     assert_eq!(dir, Err(FsError::Overdue));
     // A lock that is renewed takes the place of the one before.
@@ -216,6 +225,10 @@ fn a_backup_program_can_write_its_lock_while_a_sync_is_overdue_and_nobody_can_wr
     rig.volume.set_allowance(&synced).unwrap();
     assert_eq!(write(1 << 20), Ok(1));
     rig.put("more", &[1; 100_000]).unwrap();
+    // The next time is another time: what stayed of the last one takes nothing of it.
+    rig.clock.advance(Duration::from_secs(60 * 86_400));
+    assert_eq!(write(0), Err(FsError::Overdue));
+    rig.put("the next lock", &[9; 300]).unwrap();
 }
 
 #[test]
