@@ -352,6 +352,20 @@ pub struct DetachAnswer {
     pub files: u64,
     /// Their bytes, without holes.
     pub bytes: u64,
+    /// Where its local state is damaged: what is not sure. Nothing was removed then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsure: Option<Unsure>,
+}
+
+/// What of a damaged directory could not be saved, or is not sure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsure {
+    /// How many paths.
+    pub paths: u64,
+    /// A file that names them, one a line.
+    pub list: String,
+    /// The local state, which is as it was.
+    pub state: String,
 }
 
 /// Answer of `deploy`.

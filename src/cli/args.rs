@@ -126,13 +126,13 @@ pub(crate) enum Command {
         #[arg(long)]
         print: bool,
     },
-    /// Save or discard what a token that this wallet no longer owns had not uploaded
+    /// Save or discard what a token that this wallet no longer owns had not uploaded, or save what can be read of damaged local state
     #[command(group(clap::ArgGroup::new("end").required(true).args(["save", "discard"])))]
     Detach {
         /// The token, or its directory: 7, or 7.detached-3 where there are several
         #[arg(value_name = "TOKEN")]
         name: String,
-        /// Copy everything into this folder (missing or empty), then remove it here
+        /// Copy everything into this folder (missing or empty), then remove it here; damaged local state is not removed
         #[arg(long, value_name = "DIR")]
         save: Option<PathBuf>,
         /// Remove it without a copy

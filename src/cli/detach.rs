@@ -14,7 +14,7 @@ use crate::control::Request;
 use crate::run::detach;
 use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;
-use crate::status::DetachAnswer;
+use crate::status::{DetachAnswer, Unsure};
 use crate::types::TokenRef;
 
 /// Runs the command; without a folder to save to, what there is is given up.
@@ -109,6 +109,10 @@ fn whole(folder: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn show(setup: &Setup, answer: &DetachAnswer) -> anyhow::Result<Exit> {
+    if let Some(unsure) = &answer.unsure {
+        show_unsure(setup, answer, unsure)?;
+        return Ok(Exit::Damage);
+    }
     if setup.json {
         return json_answer(answer);
     }
@@ -121,6 +125,25 @@ fn show(setup: &Setup, answer: &DetachAnswer) -> anyhow::Result<Exit> {
         )),
         None => text_answer(&format!("{} is gone", answer.directory)),
     }
+}
+
+/// Of a directory whose local state is damaged.
+fn show_unsure(setup: &Setup, answer: &DetachAnswer, unsure: &Unsure) -> anyhow::Result<Exit> {
+    if setup.json {
+        return json_answer(answer);
+    }
+    text_answer(&format!(
+        "what could be read of {} is saved in {}: {} of files ({}); its local state is damaged: {} paths are not sure, or \
+         missing: they are named in {}; nothing was removed: look whether you have what you need, move {} away, and mount \
+         again",
+        answer.directory,
+        answer.saved.as_deref().unwrap_or_default(),
+        bytes(answer.bytes),
+        answer.files,
+        unsure.paths,
+        unsure.list,
+        unsure.state
+    ))
 }
 
 #[cfg(test)]

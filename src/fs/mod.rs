@@ -46,6 +46,7 @@ mod remove;
 mod removed;
 mod rename;
 mod report;
+mod salvage;
 mod settle;
 mod volume;
 

@@ -173,7 +173,7 @@ impl Volume {
 
     /// Writes all patches into their stage files: a crash may have left these without. The journal keeps
     /// them until the files are synced.
-    fn patch_again(&self) -> Result<(), JournalError> {
+    pub(super) fn patch_again(&self) -> Result<(), JournalError> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let some = self

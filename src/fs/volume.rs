@@ -42,7 +42,7 @@ const ROOM_WAIT: Duration = Duration::from_secs(3);
 const ROOM_WAITERS: usize = 2;
 
 /// The journal's file.
-const JOURNAL: &str = "journal.redb";
+pub(super) const JOURNAL: &str = "journal.redb";
 
 /// How a volume is opened.
 pub struct VolumeOptions {
@@ -160,10 +160,28 @@ impl Volume {
         if journal.get(&key::inode(Ino::ROOT))?.is_none() {
             super::recover::begin(&journal, options.owner, clock.wall_ns())?;
         }
+        let volume = Self::with(journal, stage, cache, clock, options)?;
+        with_room(&volume.cache, || {
+            volume.recover(super::recover::Bounds::default())
+        })?;
+        volume.journal.begin();
+        volume.load_charges()?;
+        volume.load_late()?;
+        Ok(volume)
+    }
+
+    /// As the journal says, with nothing looked after yet.
+    pub(super) fn with(
+        journal: Journal,
+        stage: Stage,
+        cache: Arc<Cache>,
+        clock: Arc<dyn Clock>,
+        options: &VolumeOptions,
+    ) -> Result<Arc<Self>, JournalError> {
         let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
         let scratch = journal.get(&key::meta(SCRATCH))?;
         let scratch = Scratch::read(&scratch.unwrap_or_default());
-        let volume = Arc::new(Self {
+        Ok(Arc::new(Self {
             key: options.key,
             stage,
             without: options.without,
@@ -201,14 +219,7 @@ impl Volume {
             followed_inodes: Mutex::default(),
             poison: Mutex::new(None),
             journal,
-        });
-        with_room(&volume.cache, || {
-            volume.recover(super::recover::Bounds::default())
-        })?;
-        volume.journal.begin();
-        volume.load_charges()?;
-        volume.load_late()?;
-        Ok(volume)
+        }))
     }
 
     /// Which volume this is.

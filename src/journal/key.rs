@@ -18,6 +18,7 @@
 //! | 14 | number u64be | unix seconds u64be ‖ 16 bytes a block that the node has acknowledged |
 //! | 15 | sequence u64be, number u64be | 16 bytes a block that the commit has built |
 
+use super::record::{Chunk, Content, Cookie, Directory, Entry, Inode, Lost, Patch, Record};
 use crate::types::Ino;
 
 /// An encoded key: tag byte, then fixed-width big-endian numbers, then a name to the end.
@@ -59,6 +60,11 @@ fn with_two(tag: u8, first: u64, second: u64) -> Key {
 /// The inode's attributes.
 pub(crate) fn inode(ino: Ino) -> Key {
     with_number(INODE, ino.0, 0)
+}
+
+/// Prefix of all inodes.
+pub(crate) fn inodes() -> Key {
+    vec![INODE]
 }
 
 /// A regular file's content.
@@ -256,6 +262,58 @@ pub(crate) fn meta(name: &str) -> Key {
     let mut key = vec![META];
     key.extend_from_slice(name.as_bytes());
     key
+}
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// A file or directory.
+    Inode(Ino),
+    /// A stage file.
+    Stage(u64),
+    /// The volume, or what the node has of it.
+    Volume,
+}
+
+/// What the record of a key is about; `None` where it is no key.
+pub(super) fn subject(key: &[u8]) -> Option<Subject> {
+    let tag = *key.first()?;
+    let has_name = matches!(tag, ENTRY | DIRTY_ENTRY | LINK);
+    let len = match tag {
+        INODE | CONTENT | DIRECTORY | DIRTY_INODE | ORPHAN | LOST | RECEIPT | ENTRY
+        | DIRTY_ENTRY => 9,
+        CHUNK | COOKIE | PATCH | BUILT | LINK => 17,
+        META => return Some(Subject::Volume),
+        _ => return None,
+    };
+    let is_whole = if has_name {
+        key.len() > len
+    } else {
+        key.len() == len
+    };
+    let first = number(key, 1).filter(|_| is_whole)?;
+    Some(match tag {
+        RECEIPT | BUILT => Subject::Volume,
+        PATCH => Subject::Stage(first),
+        _ => Subject::Inode(Ino(first)),
+    })
+}
+
+/// Whether `value` is what a record of a file, a directory or a stage file holds.
+pub(super) fn may_hold(key: &[u8], value: &[u8]) -> bool {
+    match key.first() {
+        Some(&INODE) => Inode::from_bytes(value).is_ok(),
+        Some(&CONTENT) => Content::from_bytes(value).is_ok(),
+        Some(&CHUNK) => Chunk::from_bytes(value).is_ok(),
+        Some(&ENTRY) => Entry::from_bytes(value).is_ok(),
+        Some(&COOKIE) => Cookie::from_bytes(value).is_ok(),
+        Some(&DIRECTORY) => Directory::from_bytes(value).is_ok(),
+        Some(&LOST) => Lost::from_bytes(value).is_ok(),
+        Some(&PATCH) => Patch::from_bytes(value).is_ok(),
+        Some(&(LINK | ORPHAN)) => value.is_empty(),
+        Some(&(DIRTY_ENTRY | DIRTY_INODE)) => value.len() == 8,
+        _ => false,
+    }
 }
 
 /// The first key behind all keys that begin with `prefix`; `None` when there is none.

@@ -29,7 +29,7 @@ use super::key::{self, Key};
 use super::record::{Counters, Record};
 use super::table::{self, Range, Table, as_slices, bounds, merge, read, records};
 use super::wal::{Head, Put, Since, Wal};
-use super::{Barrier, Disk, DiskFile, JournalError, Without};
+use super::{Barrier, Disk, DiskFile, Doubts, JournalError, Without};
 use unlogged::Unlogged;
 
 /// Operations and bytes in the overlay beyond which [`Journal::apply`] waits for a commit.
@@ -184,6 +184,34 @@ impl Journal {
         without: Without,
         marked_from: u64,
     ) -> Result<Self, JournalError> {
+        Self::open_in(disk, name, cache_bytes, without, marked_from, None)
+    }
+
+    /// What can be read of a journal whose log may be damaged, and what of it is not sure. To be called on a disk that
+    /// keeps the changes to itself ([`super::CowDisk`]).
+    ///
+    /// # Errors
+    /// As [`Journal::open`], but for damaged frames of the log.
+    pub(crate) fn open_damaged(
+        disk: Arc<dyn Disk>,
+        name: &str,
+        cache_bytes: usize,
+    ) -> Result<(Self, Doubts), JournalError> {
+        let mut doubts = Doubts::default();
+        let without = Without::default();
+        let taken = Some(&mut doubts);
+        let journal = Self::open_in(disk, name, cache_bytes, without, MARKED_FROM, taken)?;
+        Ok((journal, doubts))
+    }
+
+    fn open_in(
+        disk: Arc<dyn Disk>,
+        name: &str,
+        cache_bytes: usize,
+        without: Without,
+        marked_from: u64,
+        doubts: Option<&mut Doubts>,
+    ) -> Result<Self, JournalError> {
         let found = find(disk.as_ref(), name)?;
         // Nobody is there yet who could say that a wait for room has an end.
         let ended = Arc::new(AtomicBool::new(true));
@@ -210,7 +238,7 @@ impl Journal {
         };
         let (table, since) = guard(|| first_look(&db))?;
         let (mut active, mut ops) = (Overlay::default(), 0);
-        let (wal, end) = Wal::open(&place, since, |(key, value)| {
+        let (wal, end) = Wal::open(&place, since, doubts, |(key, value)| {
             active.put(key, value);
             ops += 1;
         })?;

@@ -10,12 +10,14 @@ mod barrier;
 mod batch;
 mod calls;
 mod check;
+mod cow;
 mod disk;
 mod draft;
 mod file;
 pub(crate) mod key;
 mod log;
 pub(crate) mod record;
+mod salvage;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod snapshot;
@@ -27,8 +29,10 @@ mod wal;
 
 pub use barrier::{Barrier, Without};
 pub use batch::Batch;
+pub(crate) use cow::CowDisk;
 pub use disk::{Disk, DiskFile, FolderDisk, MemoryDisk};
 pub use log::Journal;
+pub(crate) use salvage::Doubts;
 pub use snapshot::Snapshot;
 pub use stage::Stage;
 pub(crate) use stage::StageFile;

@@ -38,7 +38,8 @@ use minicbor::{CborLen, Decode, Encode};
 use twox_hash::XxHash64;
 
 use super::file::Place;
-use super::key::Key;
+use super::key::{self, Key};
+use super::salvage::Doubts;
 use super::sums::BLOCK;
 use super::{Barrier, DiskFile, JournalError};
 
@@ -154,6 +155,14 @@ impl Head {
     }
 }
 
+/// What is found where a frame may begin.
+enum Found<'a> {
+    /// A whole one, and its records.
+    Frame(Head, &'a [u8]),
+    /// None, but what would be its head.
+    Other(Head),
+}
+
 /// Where the next frame goes.
 struct End {
     generation: u64,
@@ -173,13 +182,15 @@ impl Wal {
     }
 
     /// The log of a journal whose table says `since`; calls `each` with what was put since then, in order.
-    /// Gives the first frame that is not there, too, if any was found.
+    /// Gives the first frame that is not there, too, if any was found. Where `doubts` are taken, frames are damaged
+    /// without an error: what can be read of them is put too.
     ///
     /// # Errors
     /// [`JournalError::Corrupt`] where a frame is missing before another; the files cannot be read.
     pub(super) fn open(
         place: &Place,
         since: Since,
+        mut doubts: Option<&mut Doubts>,
         mut each: impl FnMut(Put),
     ) -> Result<(Self, Option<u64>), JournalError> {
         let open = |name: String| match place.disk.open(&name) {
@@ -205,30 +216,46 @@ impl Wal {
         let (next, mut found, mut unused) = (Cell::new(since.frame), false, None);
         for generation in [since.generation, since.generation + 1] {
             wal.refuse_foreign(generation, since)?;
-            let seen = |offset, head: Head| {
-                if head.is_remnant_of(since.draw, generation, next.get()) {
-                    unused = Some((generation, offset));
-                }
-            };
-            wal.frames(generation, since, seen, |head, records| {
+            wal.frames(generation, since, |offset, frame| {
+                let (head, records) = match frame {
+                    Found::Frame(head, records) => (head, records),
+                    Found::Other(head)
+                        if !head.is_remnant_of(since.draw, generation, next.get()) =>
+                    {
+                        return Ok(());
+                    }
+                    Found::Other(_) => {
+                        unused = Some((generation, offset));
+                        if let Some(doubts) = &mut doubts {
+                            doubts.places.push(wal.place(generation, offset));
+                            wal.read_damaged(generation, offset, doubts, &mut each)?;
+                            next.set(next.get() + 1);
+                        }
+                        return Ok(());
+                    }
+                };
                 found = true;
                 if since.excludes(head) {
                     return Err(wal.foreign(generation));
                 }
-                match head.number.cmp(&next.get()) {
+                match (head.number.cmp(&next.get()), &mut doubts) {
                     // The table has it.
-                    std::cmp::Ordering::Less => Ok(()),
-                    std::cmp::Ordering::Equal => {
-                        next.set(head.number + 1);
-                        decode(records, &mut each)
+                    (std::cmp::Ordering::Less, _) => return Ok(()),
+                    (std::cmp::Ordering::Equal, _) => {}
+                    (std::cmp::Ordering::Greater, None) => {
+                        return Err(wal.damaged(generation, next.get()));
                     }
-                    std::cmp::Ordering::Greater => Err(wal.damaged(generation, next.get())),
+                    // Nothing is left of those before it.
+                    (std::cmp::Ordering::Greater, Some(doubts)) => {
+                        doubts.places.push(wal.place(generation, offset));
+                        doubts.everything = true;
+                    }
                 }
+                next.set(head.number + 1);
+                decode(records, &mut each)
             })?;
         }
-        wal.unused = unused.map(|(generation, offset)| {
-            format!("{}, byte {offset}", place.called(wal.name(generation)))
-        });
+        wal.unused = unused.map(|(generation, offset)| wal.place(generation, offset));
         if let Some(place) = &wal.unused {
             tracing::warn!(
                 "{place}: the last entry of the log is not whole and was not used: a crash cut it off, or it \
@@ -327,14 +354,13 @@ impl Wal {
         }
     }
 
-    /// Calls `each` with each whole frame of `generation` since the log was begun anew, and its records, in order;
-    /// and `other` with what stands in the place of a frame's head where there is none.
+    /// Calls `each` with where it lies and each whole frame of `generation` since the log was begun anew, in order;
+    /// and with what stands in the place of a frame's head where there is none.
     fn frames(
         &self,
         generation: u64,
         since: Since,
-        mut other: impl FnMut(u64, Head),
-        mut each: impl FnMut(Head, &[u8]) -> Result<(), JournalError>,
+        mut each: impl FnMut(u64, Found<'_>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         let file = self.file(generation);
         let len = file.len()?;
@@ -343,11 +369,12 @@ impl Wal {
             let is_of = |head: Head| head.generation == generation && head.draw == since.draw;
             offset += match self.frame(file.as_ref(), offset, len, is_of)? {
                 None => {
-                    other(offset, self.head(file.as_ref(), offset)?.0);
+                    let (head, _) = self.head(file.as_ref(), offset)?;
+                    each(offset, Found::Other(head))?;
                     BLOCK
                 }
                 Some((head, records)) => {
-                    each(head, &records)?;
+                    each(offset, Found::Frame(head, &records))?;
                     padded(HEAD + records.len()) as u64
                 }
             };
@@ -374,6 +401,43 @@ impl Wal {
             .split_first_chunk()
             .is_some_and(|(found, rest)| *found == sum(self.seed(offset), rest));
         Ok(is_whole.then(|| (head, Bytes::from(frame).split_off(HEAD))))
+    }
+
+    /// Calls `each` with the records of a damaged frame that are records at all, and notes what all of them are about.
+    fn read_damaged(
+        &self,
+        generation: u64,
+        offset: u64,
+        doubts: &mut Doubts,
+        each: &mut impl FnMut(Put),
+    ) -> Result<(), JournalError> {
+        let file = self.file(generation);
+        let (_, size) = self.head(file.as_ref(), offset)?;
+        let from = offset + HEAD as u64;
+        let there = file.len()?.saturating_sub(from);
+        let size = u64::from(size).min(there);
+        let filled = (padded(HEAD + size as usize) as u64 - HEAD as u64).min(there);
+        let mut records = vec![0; filled as usize];
+        file.read_at(&mut records, from)?;
+        let behind = records.split_off(size as usize);
+        let read = decode(&records, &mut |(key, value): Put| {
+            doubts.note(&key);
+            if value
+                .as_ref()
+                .is_none_or(|value| key::may_hold(&key, value))
+            {
+                each((key, value));
+            }
+        });
+        // Else there are records of nobody knows what.
+        let are_all = read.is_ok() && size > 0 && behind.iter().all(|byte| *byte == 0);
+        doubts.everything |= !are_all;
+        Ok(())
+    }
+
+    fn place(&self, generation: u64, offset: u64) -> String {
+        let called = self.place.called(self.name(generation));
+        format!("{called}, byte {offset}")
     }
 
     /// What a frame at `offset` of `file` would begin with, and the length of its records.
@@ -425,8 +489,9 @@ impl Wal {
     fn damaged(&self, generation: u64, number: u64) -> JournalError {
         let called = self.place.called(self.name(generation));
         JournalError::Corrupt(format!(
-            "{called}: frame {number} was changed on the disk: put the file back from a copy; without one move the \
-             folder of the local state away and mount again: what was published is there, what was not is in that folder alone"
+            "{called}: frame {number} was changed on the disk: put the file back from a copy; without one \
+             `pxfs detach TOKEN --save DIR` gets out what can be got out; then move the folder of the local state \
+             away and mount again: what was published is there, what was not is in that folder alone"
         ))
     }
 }
@@ -500,7 +565,6 @@ fn decode(mut records: &[u8], each: &mut impl FnMut(Put)) -> Result<(), JournalE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::key;
 
     #[test]
     fn a_frame_has_the_bytes_that_are_documented() {

@@ -5,7 +5,7 @@
 //! may wait. Called by `save`.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -59,6 +59,8 @@ pub(super) struct Copier {
     pub(super) saved: Saved,
     /// Bytes so far, for whoever waits.
     copied: Arc<AtomicU64>,
+    /// What was come to, and where it was copied to first, of a drive whose tree may be no tree.
+    pub(super) seen: Option<BTreeMap<Ino, PathBuf>>,
     /// The target has no room: nothing more is tried.
     full: bool,
 }
@@ -108,6 +110,7 @@ impl Copier {
             failed: Vec::new(),
             saved: Saved::default(),
             copied: Arc::clone(copied),
+            seen: None,
             full: false,
         }
     }
@@ -129,6 +132,12 @@ impl Copier {
                 }
             }
         }
+    }
+
+    /// Copies the file `ino`, which no directory names, to `path`.
+    pub(super) fn stray(&mut self, ino: Ino, path: &Path) {
+        let made = self.entry(ino, path, &mut Vec::new());
+        self.note(path, made);
     }
 
     fn note(&mut self, path: &Path, done: Done) {
@@ -198,7 +207,15 @@ impl Copier {
     }
 
     fn entry(&mut self, ino: Ino, path: &Path, steps: &mut Vec<Step>) -> Done {
+        let known = self.seen.as_mut().map(|seen| {
+            let is_known = seen.contains_key(&ino);
+            seen.entry(ino).or_insert_with(|| path.to_owned());
+            is_known
+        });
         let attr = self.ground.drive.getattr(ino)?;
+        if attr.kind == Kind::Directory && known == Some(true) {
+            return Err(FsError::Damaged("a directory that stands twice".to_owned()).into());
+        }
         if attr.kind == Kind::Directory {
             DirBuilder::new().mode(0o700).create(path)?;
             steps.push(Step::Enter(ino, path.to_owned()));

@@ -223,7 +223,7 @@ pub(super) fn bare_status(
 }
 
 /// Far from the slots of tokens with small ids, and the same at every mount.
-fn preferred_slot(key: &VolumeKey) -> u16 {
+pub(super) fn preferred_slot(key: &VolumeKey) -> u16 {
     let mut hash = Sha256::new();
     hash.update(key.token.token.0.to_be_bytes::<32>());
     hash.update(key.epoch.to_be_bytes());

@@ -270,16 +270,7 @@ pub(super) async fn open(
         key.token.token,
         folder.display()
     );
-    let options = VolumeOptions {
-        key,
-        journal_cache_bytes,
-        owner: (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        ),
-        without: super::fault::without()?,
-        limits: Limits::default(),
-    };
+    let options = options(key, journal_cache_bytes)?;
     let (cache, clock) = (Arc::clone(&ground.cache), Arc::clone(&ground.parts.clock));
     let state_dir = Arc::clone(&ground.state_dir);
     let opened = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -290,6 +281,23 @@ pub(super) async fn open(
         Ok(volume)
     });
     opened.await?.context(what)
+}
+
+/// How the volume `key` of this user is opened.
+///
+/// # Errors
+/// What is left out for a test is not known.
+pub(super) fn options(key: VolumeKey, journal_cache_bytes: usize) -> anyhow::Result<VolumeOptions> {
+    Ok(VolumeOptions {
+        key,
+        journal_cache_bytes,
+        owner: (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+        without: super::fault::without()?,
+        limits: Limits::default(),
+    })
 }
 
 #[cfg(test)]

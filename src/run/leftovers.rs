@@ -13,7 +13,7 @@ use super::detached::{self, Detached, bare_status, is_pending, remedy};
 use super::ground::Ground;
 use super::leave::Tell;
 use super::live::Live;
-use super::{keeper, save};
+use super::{keeper, salvage, save};
 use crate::chain::{ChainError, Ledger, Snapshot};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::status::{DetachAnswer, TokenStatus};
@@ -321,10 +321,11 @@ impl Leftovers {
 
     /// Whether `name` means any of them.
     pub(super) fn is_meant(&self, name: &str) -> bool {
-        let called = &self.ground.parts.chain.called;
-        let token = name.parse::<TokenRef>().ok();
-        let token = token.filter(|token| called.is(token));
-        self.has(name) || token.is_some_and(|token| self.concerns_token(token.id))
+        let has_any = |token| {
+            let folders = self.folders_of(token);
+            self.concerns_token(token) || folders.is_ok_and(|folders| !folders.is_empty())
+        };
+        self.has(name) || self.token_of(name).is_some_and(has_any)
     }
 
     /// Whether a directory of this name is one of them.
@@ -345,6 +346,20 @@ impl Leftovers {
         tell: Tell<'_>,
     ) -> anyhow::Result<DetachAnswer> {
         let _one = self.ending.lock().await;
+        if let Some(folder) = save
+            && let Some((key, directory)) = self.find_damaged(name).await?
+        {
+            let saved = salvage::save(&self.ground, key, &directory, folder, tell).await?;
+            let (saved, unsure) = saved;
+            return Ok(DetachAnswer {
+                token: key.token.token,
+                directory,
+                saved: Some(folder.display().to_string()),
+                files: saved.files,
+                bytes: saved.bytes,
+                unsure: Some(unsure),
+            });
+        }
         let (key, leftover) = self.find(name)?;
         let mut answer = DetachAnswer {
             token: key.token.token,
@@ -352,6 +367,7 @@ impl Leftovers {
             saved: None,
             files: 0,
             bytes: 0,
+            unsure: None,
         };
         if let Some(folder) = save {
             let one = match &leftover {
@@ -377,12 +393,47 @@ impl Leftovers {
         Ok(answer)
     }
 
+    /// What `name` means, where nothing of it can be shown because its journal is damaged, and what it is called: one that was
+    /// left, or this wallet's own.
+    async fn find_damaged(&self, name: &str) -> anyhow::Result<Option<(VolumeKey, String)>> {
+        match self.find(name) {
+            Ok((key, Leftover::Broken(directory, _))) => {
+                let is_damaged = salvage::is_damaged(&self.ground, key).await?;
+                return Ok(is_damaged.then_some((key, directory)));
+            }
+            Ok((_, Leftover::Shown(_))) => return Ok(None),
+            Err(_) => {}
+        }
+        let Some(token) = self.token_of(name) else {
+            return Ok(None);
+        };
+        for key in self.folders_of(token)? {
+            let is_shown = self.holds(&key) || self.ground.shown_volume(&key).is_some();
+            if !is_shown && salvage::is_damaged(&self.ground, key).await? {
+                return Ok(Some((key, self.ground.parts.chain.called.token(token))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The token of this contract that `name` is.
+    fn token_of(&self, name: &str) -> Option<TokenId> {
+        let token = name.parse::<TokenRef>().ok()?;
+        let is_of = self.ground.parts.chain.called.is(&token);
+        is_of.then_some(token.id)
+    }
+
+    /// The volumes of a token that have a folder here.
+    fn folders_of(&self, token: TokenId) -> std::io::Result<Vec<VolumeKey>> {
+        let mut folders = self.ground.state_dir.volumes()?;
+        folders.retain(|key| key.token.token == token && self.concerns(key));
+        Ok(folders)
+    }
+
     fn find(&self, name: &str) -> anyhow::Result<(VolumeKey, Leftover)> {
         let known = lock(&self.known);
-        let called = &self.ground.parts.chain.called;
-        let token = name.parse::<TokenRef>().ok();
-        let token = token.filter(|token| called.is(token));
-        let is_it = |key: &VolumeKey| token.as_ref().is_some_and(|it| it.id == key.token.token);
+        let token = self.token_of(name);
+        let is_it = |key: &VolumeKey| token.is_some_and(|token| token == key.token.token);
         let found: Vec<_> = known
             .iter()
             .filter(|(key, one)| one.directory() == name || is_it(key))

@@ -38,6 +38,7 @@ mod owed;
 pub mod parts;
 mod publishing;
 mod renewal;
+mod salvage;
 mod save;
 mod session;
 mod signals;

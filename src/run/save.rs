@@ -41,27 +41,10 @@ pub(super) async fn save(
     let root = one.root(ground).context("it is shown no longer")?;
     let name = one.directory.clone();
     let all = one.used_bytes();
-    let copied = Arc::new(AtomicU64::new(0));
-    let mut copier = Copier::new(ground, &copied);
-    let target = folder.to_owned();
-    let mut work = tokio::task::spawn_blocking(move || -> anyhow::Result<Copier> {
-        make_empty(&target)?;
-        copier.tree(root, &target);
-        if let Some(parent) = target.parent()
-            && let Err(fault) = sync_folder(parent)
-        {
-            copier.failed.push((target.clone(), fault.to_string()));
-        }
-        Ok(copier)
-    });
-    let mut beat = interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let copier = loop {
-        tokio::select! {
-            done = &mut work => break done??,
-            _ = beat.tick() => tell("saving", all.saturating_sub(copied.load(Ordering::Relaxed))),
-        }
-    };
+    let copier = copy(ground, folder, all, tell, move |copier, target| {
+        copier.tree(root, target);
+    })
+    .await?;
     if copier.failed.is_empty() {
         return Ok(copier.saved);
     }
@@ -89,8 +72,43 @@ pub(super) async fn save(
     )
 }
 
+/// Has `copying` fill `folder`, which is made, or empty; `all` bytes are told as what is left to do. The folder's name is
+/// durable then.
+///
+/// # Errors
+/// The folder cannot be used. What cannot be copied is noted in the answer.
+pub(super) async fn copy(
+    ground: &Arc<Ground>,
+    folder: &Path,
+    all: u64,
+    tell: Tell<'_>,
+    copying: impl FnOnce(&mut Copier, &Path) + Send + 'static,
+) -> anyhow::Result<Copier> {
+    let copied = Arc::new(AtomicU64::new(0));
+    let mut copier = Copier::new(ground, &copied);
+    let target = folder.to_owned();
+    let mut work = tokio::task::spawn_blocking(move || -> anyhow::Result<Copier> {
+        make_empty(&target)?;
+        copying(&mut copier, &target);
+        if let Some(parent) = target.parent()
+            && let Err(fault) = sync_folder(parent)
+        {
+            copier.failed.push((target.clone(), fault.to_string()));
+        }
+        Ok(copier)
+    });
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            done = &mut work => return done?,
+            _ = beat.tick() => tell("saving", all.saturating_sub(copied.load(Ordering::Relaxed))),
+        }
+    }
+}
+
 /// What lies in these may be removed at any time, or by this very command.
-fn refuse_own(ground: &Ground, folder: &Path) -> anyhow::Result<()> {
+pub(super) fn refuse_own(ground: &Ground, folder: &Path) -> anyhow::Result<()> {
     let cache = &ground.parts.config.cache_dir;
     let cache = cache.canonicalize().unwrap_or_else(|_| cache.clone());
     for own in [ground.state_dir.path(), &cache] {

@@ -23,6 +23,7 @@ mod conflict;
 mod contract;
 mod copies;
 mod corners;
+mod damaged;
 mod disk;
 mod dumps;
 mod faults;
