@@ -1,15 +1,17 @@
 //! The answering side of the socket.
 //!
 //! Invariant: a peer that is neither the daemon's user nor root is refused; a peer that says
-//! nothing, or does not read, is dropped after [`PATIENCE`]; one request has no effect on another's
-//! connection. Started by `run`.
+//! nothing, or does not read, is dropped after [`PATIENCE`], and before that where many say nothing: whoever asks waits
+//! for none of them. One request has no effect on another's connection. Started by `run`.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::{Reply, Request, Step, frame};
@@ -19,8 +21,10 @@ use crate::cli::exit::{Exit, Failure};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a request that is being worked on says that it is.
 const BEAT: Duration = Duration::from_millis(500);
-/// Connections served at once; more wait.
+/// Requests served at once; more wait.
 const AT_ONCE: usize = 32;
+/// Peers that have asked nothing yet; where there are more, the one that came first goes.
+const SILENT: usize = 64;
 /// The longest request in bytes.
 const LONGEST_REQUEST: usize = 64 * 1024;
 
@@ -75,10 +79,8 @@ impl Progress {
 pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
     let uid = rustix::process::geteuid().as_raw();
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut silent: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -87,22 +89,46 @@ pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
                 continue;
             }
         };
-        let handler = Arc::clone(&handler);
-        tokio::spawn(async move {
-            if let Err(error) = converse(stream, uid, handler).await {
-                tracing::debug!(%error, "socket: a peer went away");
-            }
-            drop(place);
-        });
+        silent.retain(|peer| !peer.is_finished());
+        if silent.len() >= SILENT
+            && let Some(first) = silent.pop_front()
+        {
+            first.abort();
+        }
+        let (handler, places) = (Arc::clone(&handler), Arc::clone(&places));
+        let peer = tokio::spawn(listen(stream, uid, handler, places));
+        silent.push_back(peer.abort_handle());
     }
+}
+
+/// Reads what a peer asks, and has it answered by a task that does not end with this one.
+async fn listen(
+    mut stream: UnixStream,
+    uid: u32,
+    handler: Arc<dyn Handler>,
+    places: Arc<Semaphore>,
+) {
+    let request = match timeout(PATIENCE, frame::read_async(&mut stream, LONGEST_REQUEST)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return tracing::debug!(%error, "socket: a peer went away"),
+        Err(_) => return tracing::debug!("socket: a peer asked nothing"),
+    };
+    tokio::spawn(async move {
+        let Ok(_place) = places.acquire().await else {
+            return;
+        };
+        if let Err(error) = converse(stream, request, uid, handler).await {
+            tracing::debug!(%error, "socket: a peer went away");
+        }
+    });
 }
 
 async fn converse(
     mut stream: UnixStream,
+    request: Request,
     uid: u32,
     handler: Arc<dyn Handler>,
 ) -> std::io::Result<()> {
-    let request = timeout(PATIENCE, frame::read_async(&mut stream, LONGEST_REQUEST)).await??;
     // At each request, not when the socket was made: its folder may have been opened up since.
     let peer = stream.peer_cred()?.uid();
     if peer != uid && peer != 0 {

@@ -73,6 +73,24 @@ fn a_command_finds_the_daemon_and_gets_its_answer() {
 }
 
 #[test]
+fn peers_that_say_nothing_keep_nobody_from_an_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let _daemon = daemon(dir.path(), Path::new("/state"));
+    let entry = find_all(&[dir.path().to_owned()]).remove(0);
+    let silent: Vec<_> = (0..200)
+        .map(|_| StdStream::connect(&entry.socket).unwrap())
+        .collect();
+    assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
+    // Those that came first were let go of, and no other.
+    let is_gone = |mut peer: &StdStream| {
+        peer.set_nonblocking(true).unwrap();
+        std::io::Read::read(&mut peer, &mut [0]).is_ok_and(|read| read == 0)
+    };
+    let gone = silent.iter().filter(|peer| is_gone(peer)).count();
+    assert!(gone > 100 && !is_gone(&silent[199]), "{gone}");
+}
+
+#[test]
 fn a_long_request_says_how_far_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let is_seen = Arc::<Notify>::default();
