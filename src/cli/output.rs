@@ -6,6 +6,7 @@
 use std::io::{IsTerminal, Write};
 
 use alloy::primitives::U256;
+use clap::error::{ContextKind, ContextValue};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
@@ -24,9 +25,35 @@ pub(super) fn report(failure: &Failure, json: bool) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// What may have a password or a key in it where it is mistyped: these options' values, and whatever looks like a URL.
+const SECRETIVE: [&str; 3] = ["--node", "--rpc-url", "--peer"];
+
+/// clap's words without what the user gave in the place of a URL.
+fn without_urls(fault: &clap::Error) -> String {
+    let given = |kind| match fault.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (option, value) = (
+        given(ContextKind::InvalidArg),
+        given(ContextKind::InvalidValue),
+    );
+    let mut line = fault.render().to_string();
+    for text in [option, value, given(ContextKind::InvalidSubcommand)] {
+        if text.contains("//") || text.contains('@') {
+            line = line.replace(text, "\u{2026}");
+        }
+    }
+    let is_of = |name: &str| option == name || option.starts_with(&format!("{name} "));
+    if SECRETIVE.into_iter().any(is_of) {
+        line = line.replace(&format!("'{value}'"), "'\u{2026}'");
+    }
+    line
+}
+
 /// clap's error in one line.
 pub(super) fn usage_line(fault: &clap::Error) -> String {
-    let text = fault.render().to_string();
+    let text = without_urls(fault);
     let mut lines = text
         .lines()
         .map(str::trim)

@@ -215,17 +215,18 @@ impl fmt::Display for NodeUrl {
     }
 }
 
-/// `scheme://host:port` of a URL, without user, path and query.
+/// `scheme://host:port` of a URL, without user, path and query. Of what is no URL nothing is shown: nobody knows where in
+/// it a password stands.
 fn host_only(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return String::new();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let authority = rest.get(..end).unwrap_or_default();
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}")
+    let parsed = reqwest::Url::parse(url).ok();
+    let shown = parsed.as_ref().and_then(|url| {
+        let host = url.host_str()?;
+        let port = url
+            .port()
+            .map_or_else(String::new, |port| format!(":{port}"));
+        Some(format!("{}://{host}{port}", url.scheme()))
+    });
+    shown.unwrap_or_else(|| "a URL that is none".to_owned())
 }
 
 /// Whether a new volume is sealed.

@@ -308,8 +308,52 @@ fn a_mount_in_the_background_reports_its_failure_to_the_terminal() {
 fn an_endpoint_that_is_none_is_refused_without_showing_its_key() {
     let home = Home::new();
     let line = home.refused(2, &["tokens", "--rpc-url", "ftp://host/SECRET"]);
-    // clap repeats the value it was given on the command line; a file is how to keep it off there.
-    assert!(line.contains("https://"), "{line}");
+    assert!(
+        line.contains("https://") && line.contains("--rpc-url"),
+        "{line}"
+    );
+    // Mistyped in each place where one can be given.
+    for url in [
+        "ftp://u:SECRET@host",
+        "https//host/SECRET",
+        "ipfs:http//u:SECRET@h:5001",
+        "ipfs=htp://u:SECRET@h",
+        "ipfs=http://u:SECRET/2@h x",
+        "SECRET",
+    ] {
+        for option in ["--rpc-url", "--node"] {
+            let value = format!("{option}={url}");
+            let tried = [vec!["tokens", option, url], vec!["doctor", &value]];
+            let mut said: Vec<_> = tried.iter().map(|words| home.run(words)).collect();
+            let variable = if option == "--node" {
+                "PXFS_NODE"
+            } else {
+                "PXFS_RPC_URL"
+            };
+            let mut command = home.command(&["tokens"]);
+            said.push(command.env(variable, url).output().unwrap());
+            let file = home.path("config.toml");
+            fs::write(&file, format!("{} = \"{url}\"\n", &option[2..])).unwrap();
+            said.push(home.run(&["tokens", "--config", file.to_str().unwrap()]));
+            for (n, output) in said.iter().enumerate() {
+                let both = [output.stdout.clone(), output.stderr.clone()].concat();
+                let text = String::from_utf8(both).unwrap();
+                assert!(!text.contains("SECRET"), "{option} {url} ({n}): {text}");
+                assert!(!output.status.success(), "{option} {url} ({n})");
+            }
+        }
+        for words in [
+            &["tokens", url][..],
+            &["tokens", "--nodee", url],
+            &[url],
+            &["tokens", "--contract", url],
+            &["sync", url],
+        ] {
+            let text = home.refused(2, words);
+            let is_shown = url != "SECRET" && text.contains("SECRET");
+            assert!(!is_shown, "{words:?}: {text}");
+        }
+    }
     let urls = home.path("urls");
     fs::write(&urls, "# mine\nftp://host/SECRET\n").unwrap();
     let line = home.refused(2, &["tokens", "--rpc-url-file", urls.to_str().unwrap()]);
