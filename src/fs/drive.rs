@@ -5,6 +5,7 @@
 
 mod content;
 mod handles;
+mod labels;
 mod root;
 mod slots;
 mod trash;

@@ -603,10 +603,10 @@ impl Filesystem for Adapter {
         self.pool.serve(Lane::Name, "setxattr", reply, call, empty);
     }
 
-    fn getxattr(&self, _req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         trace!(ino = of.0, ?name, size, "getxattr");
-        let (of, name) = (ino(of), bytes(name));
-        let call = move |drive: &Drive, _: &mut _| drive.getxattr(of, &name);
+        let (of, name, by) = (ino(of), bytes(name), req.uid());
+        let call = move |drive: &Drive, _: &mut _| drive.getxattr_for(by, of, &name);
         self.pool
             .serve(Lane::Look, "getxattr", reply, call, attribute(size));
     }

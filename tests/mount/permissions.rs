@@ -123,6 +123,24 @@ fn a_drive_that_is_not_open_to_others_is_closed_to_them() {
 }
 
 #[test]
+fn what_leads_to_content_on_a_node_is_shown_to_its_owner_alone() {
+    let (machine, dir) = open_to_all();
+    make_file(&dir.join("mine"), ONE, ONE, 0o644);
+    make_file(&dir.join("roots"), 0, 0, 0o644);
+    machine.flush();
+    let told = |user| {
+        let ask = "
+for path, name in (('mine', 'cid'), ('roots', 'cid'), ('..', 'root'), ('mine', 'state'), ('..', 'token')):
+    t(os.getxattr, path, 'user.px.' + name)
+print(len(os.listxattr('mine') + os.listxattr('roots') + os.listxattr('..')))";
+        by(user, &[], &dir, ask)
+    };
+    assert_eq!(told(ONE), "ok ENODATA ENODATA ok ok 0");
+    assert_eq!(told(OTHER), "ENODATA ENODATA ENODATA ok ok 0");
+    assert_eq!(told(0), "ok ok ok ok ok 0");
+}
+
+#[test]
 fn supplementary_groups_open_what_is_open_to_them_and_nothing_else() {
     let (_machine, dir) = open_to_all();
     make_file(&dir.join("shared"), 0, TEAM, 0o660);
