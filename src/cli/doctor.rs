@@ -15,8 +15,9 @@ use super::output::{coins, json_answer, text_answer};
 use super::setup::Setup;
 use crate::chain::transact::{sync_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
-use crate::config::{Config, NodeUrl};
+use crate::config::{Config, NodeUrl, VolumeKind};
 use crate::control::{Entry, Request};
+use crate::rpc::Client;
 use crate::run::node::{self, Gives};
 use crate::run::operate::BY_ISSUER;
 use crate::run::parts::{Parts, open_wallet};
@@ -64,12 +65,21 @@ fn bad(check: impl Into<String>, fix: impl Into<String>) -> CheckAnswer {
     }
 }
 
+/// What works, and may be unwanted.
+fn doubtful(check: impl Into<String>, fix: impl Into<String>) -> CheckAnswer {
+    CheckAnswer {
+        ok: true,
+        ..bad(check, fix)
+    }
+}
+
 fn render(checks: &[CheckAnswer]) -> String {
     checks
         .iter()
-        .map(|check| match &check.fix {
-            None => format!("ok    {}", check.check),
-            Some(fix) => format!("FAIL  {}: {fix}", check.check),
+        .map(|check| match (&check.fix, check.ok) {
+            (None, _) => format!("ok    {}", check.check),
+            (Some(fix), true) => format!("warn  {}: {fix}", check.check),
+            (Some(fix), false) => format!("FAIL  {}: {fix}", check.check),
         })
         .collect::<Vec<_>>()
         .join("\n")
@@ -109,7 +119,10 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     if let Ok(Some(entry)) = &daemon {
         return of_daemon(config, entry);
     }
-    let mut checks = vec![folder("state folder", &config.state_dir)];
+    let mut checks = vec![
+        folder("state folder", "--state-dir", &config.state_dir),
+        folder("cache folder", "--cache-dir", &config.cache_dir),
+    ];
     if let Err(failure) = mount_options(config) {
         checks.push(bad("mount options", failure.message));
     }
@@ -143,7 +156,7 @@ fn of_daemon(config: &Config, entry: &Entry) -> Vec<CheckAnswer> {
     }
 }
 
-fn folder(what: &str, path: &Path) -> CheckAnswer {
+fn folder(what: &str, option: &str, path: &Path) -> CheckAnswer {
     let shown = path.display();
     match std::fs::metadata(path) {
         Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => {
@@ -151,15 +164,15 @@ fn folder(what: &str, path: &Path) -> CheckAnswer {
         }
         Err(fault) => bad(
             format!("{what} {shown}: {fault}"),
-            "give another --state-dir",
+            format!("give another {option}"),
         ),
         Ok(meta) if !meta.is_dir() => bad(
             format!("{what} {shown} is not a folder"),
-            "give another --state-dir",
+            format!("give another {option}"),
         ),
         Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => bad(
             format!("{what} {shown} belongs to user {}", meta.uid()),
-            "run as that user, or give another --state-dir",
+            format!("run as that user, or give another {option}"),
         ),
         Ok(meta) if meta.mode() & 0o077 != 0 => bad(
             format!("{what} {shown} can be entered by others"),
@@ -305,11 +318,24 @@ fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
                 checks.extend(
                     warnings.map(|warning| bad(format!("{name}: {}", warning.what), warning.fix)),
                 );
+                if config.volume == VolumeKind::Plain && is_open(&client) {
+                    checks.push(doubtful(
+                        format!("{name} answers every user of this machine, who can find a plain volume by its pins, read it, and remove them"),
+                        "where others use this machine set API.Authorizations there, and give --node-token-file",
+                    ));
+                }
             }
             Err(error) => checks.push(bad(name, one_line(&error))),
         }
     }
     checks
+}
+
+/// Whether anybody who reaches an IPFS node may call it.
+fn is_open(client: &Client) -> bool {
+    let asked = runtime().and_then(|runtime| runtime.hold(node::is_open(client)));
+    // One that does not say is told of by the other checks.
+    asked.unwrap_or(false)
 }
 
 /// What each gateway is good for.

@@ -142,9 +142,17 @@ pub async fn warnings(
     let is_guarded = match client.dialect() {
         Dialect::Btfs => config["API"]["EnableTokenAuth"] == true,
         // It keeps `API.Authorizations` to itself.
-        Dialect::Ipfs => !client.is_open("id", ANSWER, ASK).await?,
+        Dialect::Ipfs => !is_open(client).await?,
     };
     Ok(judge(&config, client.dialect(), is_guarded, needed_bytes))
+}
+
+/// Whether an IPFS node answers who has no token.
+///
+/// # Errors
+/// Those of the call.
+pub async fn is_open(client: &Client) -> Result<bool, RpcError> {
+    client.is_open("id", ANSWER, ASK).await
 }
 
 fn judge(

@@ -15,6 +15,8 @@ use super::parts::Parts;
 use super::state::StateDir;
 use super::tokens::Tokens;
 use crate::cache::Cache;
+use crate::cli::exit::fail;
+use crate::control::private_folder;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Drive, Volume};
 use crate::types::VolumeKey;
@@ -43,6 +45,9 @@ impl Ground {
         let config = &parts.config;
         let (folder, cap) = (config.cache_dir.clone(), config.cache_bytes);
         let what = format!("cache folder {}", folder.display());
+        if let Err(fault) = private_folder(&folder) {
+            fail!(Usage, "{what}: {fault}: give another --cache-dir");
+        }
         let cache = tokio::task::spawn_blocking(move || Cache::open(&folder, cap)).await?;
         let cache = Arc::new(cache.context(what)?);
         let owner = (

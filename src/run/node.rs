@@ -232,6 +232,17 @@ pub async fn look(
     Ok((found, warnings.map_err(unwell)?))
 }
 
+/// Whether anybody who reaches an IPFS node may call it; of a BTFS node, which has a login by default, false.
+///
+/// # Errors
+/// It does not answer.
+pub async fn is_open(client: &Client) -> anyhow::Result<bool> {
+    match client.dialect() {
+        Dialect::Btfs => Ok(false),
+        Dialect::Ipfs => Ok(probe::is_open(client).await?),
+    }
+}
+
 /// Looks over the nodes of a mount, and tells in the log what was found.
 pub(super) async fn look_over(nodes: Vec<(Client, Option<u64>)>) {
     for (client, needed_bytes) in nodes {

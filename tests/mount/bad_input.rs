@@ -1,13 +1,14 @@
 //! Bad input gets one clear line and the right exit code, and loses nothing.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use pxfs::chain::wallet::Wallet;
 
 use crate::command::{Answer, run, tool};
 use crate::harness::{Machine, is_mounted};
+use crate::permissions::OTHER;
 use crate::samples::{assert_pattern, files_below, pattern};
 
 /// A machine that has been set up and stopped: its drive holds one file, `kept`, published.
@@ -112,6 +113,26 @@ fn an_error_in_json_is_one_object() {
             .is_some_and(|line| !line.is_empty())
     );
     assert_eq!(answer.stdout, "");
+}
+
+#[test]
+fn a_cache_that_others_could_change_is_refused_or_closed_to_them() {
+    let mut machine = Machine::demo();
+    machine.stop();
+    let cache = machine.cache();
+    let owner = |user| chown(&cache, Some(user), Some(user)).expect("chown");
+    owner(OTHER);
+    let refused = machine.try_start().expect_err("it is another user's");
+    for word in ["cache folder", "belongs to another user", "--cache-dir"] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    let told = machine.ask(&["doctor"]).exits(1).stdout;
+    assert!(told.contains("FAIL  cache folder"), "{told}");
+    owner(0);
+    fs::set_permissions(&cache, Permissions::from_mode(0o777)).expect("a mode");
+    machine.start();
+    let mode = fs::metadata(&cache).expect("stat").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }
 
 #[test]

@@ -165,6 +165,7 @@ fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
     let told = machine.ask(&node_args).stdout;
     assert!(told.contains("the node is kubo/0.42.0"), "{told}");
     assert!(told.contains("does not wait for its disk"), "{told}");
+    assert!(told.contains("warn  the node answers every user"), "{told}");
 
     let document = node.ipfs(&["cat", &format!("/ipns/{}", name(&machine))]);
     let document: Value = serde_json::from_str(&document).expect("the usage metadata");
@@ -311,6 +312,7 @@ fn a_volume_on_an_ipfs_node_that_wants_a_login_survives_another_token_and_a_new_
     let told = told.stdout;
     assert!(told.contains("the node is kubo/0.42.0"), "{told}");
     assert!(!told.contains("open to others"), "{told}");
+    assert!(!told.contains("answers every user"), "{told}");
     let denied = machine.ask(&["doctor", "--node", &url]).stdout;
     assert!(denied.contains("give --node-token-file"), "{denied}");
 
