@@ -18,6 +18,7 @@ mod bad_input;
 mod blocks;
 mod calls;
 mod changed;
+mod collected;
 mod command;
 mod conflict;
 mod contract;
