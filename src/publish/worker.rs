@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::PublishError;
@@ -57,12 +57,39 @@ pub(super) struct Worker {
     pub(super) receipts: Receipts,
     pub(super) status: Arc<Mutex<PublishStatus>>,
     pub(super) failures: u32,
-    /// When a commit of ours is looked at again, by the boot clock, where another one may have met it.
+    /// Who waits for everything to be published, and whether somebody has come since the last try.
+    waiting: Vec<Reply>,
+    is_asked: bool,
+    /// Who waits for another machine's commits to be taken over.
+    followers: Vec<oneshot::Sender<()>>,
+    /// Until when nobody is followed, and nothing tried that nobody has just asked for.
+    follow_not_before: Instant,
+    not_before: Instant,
+    /// When the name was put last, and when the last commit is looked at again, by a clock that goes on while the machine
+    /// sleeps: nodes forget a name meanwhile.
+    renewed: Option<Duration>,
+    renew_not_before: Duration,
+    second_look: Option<Duration>,
+    /// The same where another commit may have met ours.
     pub(super) early_look: Option<Duration>,
     /// Who is told that all is published when that was found to be so.
     pub(super) looking: Vec<Reply>,
     /// Why the name could not be put again, if so.
     pub(super) unrenewed: Option<PublishError>,
+}
+
+/// What there is to do.
+#[derive(Clone, Copy)]
+enum Task {
+    /// Take over what another machine has published.
+    Follow,
+    /// Look whether another commit has met ours, which somebody waits for.
+    LookEarly,
+    Publish,
+    /// Look whether the name says what it was told.
+    LookAgain,
+    /// Put the name again.
+    Renew,
 }
 
 impl Worker {
@@ -74,6 +101,7 @@ impl Worker {
         status: Arc<Mutex<PublishStatus>>,
     ) -> Self {
         Self {
+            renew_not_before: context.clock.boottime(),
             context,
             turn,
             signs,
@@ -81,6 +109,13 @@ impl Worker {
             receipts,
             status,
             failures: 0,
+            waiting: Vec::new(),
+            is_asked: false,
+            followers: Vec::new(),
+            follow_not_before: Instant::now(),
+            not_before: Instant::now(),
+            renewed: None,
+            second_look: None,
             early_look: None,
             looking: Vec::new(),
             unrenewed: None,
@@ -93,131 +128,163 @@ impl Worker {
         mut demands: mpsc::UnboundedReceiver<Demand>,
         mut stopped: watch::Receiver<bool>,
     ) {
-        // By a clock that goes on while the machine sleeps: nodes forget a name meanwhile.
-        let clock = Arc::clone(&self.context.clock);
-        let mut renewed: Option<Duration> = None;
-        let mut second_look: Option<Duration> = None;
-        let mut renew_not_before = clock.boottime();
-        let mut not_before = Instant::now();
-        let mut waiting: Vec<Reply> = Vec::new();
-        let mut follow_not_before = Instant::now();
         let signs = Arc::clone(&self.signs);
         loop {
-            let is_lost = signs.lost.load(Ordering::Acquire);
-            let wants = is_lost || !waiting.is_empty() || self.has_to_try() || self.is_due();
-            let pause = wants.then_some(not_before);
-            let moments = [
-                self.early_look,
-                second_look,
-                self.due().filter(|_| !wants),
-                // The record of a commit under way is to end later than any that the node has.
-                (!self.has(PENDING)).then(|| next_renewal(renewed, renew_not_before)),
-            ];
-            let moment = moments.into_iter().flatten().min();
-            let known = waiting.len();
-            let mut first = None;
             tokio::select! {
                 _ = stopped.changed() => return,
                 demand = demands.recv() => match demand {
-                    Some(demand) => first = Some(demand),
+                    Some(demand) => self.hear(demand),
                     None => return,
                 },
                 () = signs.work.notified() => {}
-                () = rest(pause, moment, clock.as_ref()) => {}
+                () = self.rest() => {}
             }
-            let mut followers = Vec::new();
-            let more = std::iter::from_fn(|| demands.try_recv().ok());
-            for demand in first.into_iter().chain(more) {
-                match demand {
-                    Demand::Flush(reply) => waiting.push(reply),
-                    Demand::Follow(reply) => followers.push(reply),
-                }
+            while let Ok(demand) = demands.try_recv() {
+                self.hear(demand);
             }
-            if !followers.is_empty() && Instant::now() >= follow_not_before {
+            self.waiting.retain(|reply| !reply.is_closed());
+            if let Some(task) = self.due_task() {
                 tokio::select! {
                     _ = stopped.changed() => return,
-                    () = self.follow_idle() => {}
-                }
-                if lock(&self.status).is_behind {
-                    follow_not_before = Instant::now() + LONGEST_PAUSE;
-                }
-            }
-            drop(followers);
-            // A new demand is tried at once, one that waits by the pauses below.
-            let asked = waiting.len() > known;
-            waiting.retain(|reply| !reply.is_closed());
-            if (self.early_look).is_some_and(|at| clock.boottime() >= at) {
-                tokio::select! {
-                    _ = stopped.changed() => return,
-                    () = self.look_early() => {}
-                }
-            }
-            let is_rested = Instant::now() >= not_before;
-            let due = is_rested
-                && (!waiting.is_empty()
-                    || self.is_due()
-                    || self.has_to_try()
-                    || signs.lost.swap(false, Ordering::AcqRel));
-            if due || asked {
-                let before = lock(&self.status).progress.commits;
-                let result = tokio::select! {
-                    _ = stopped.changed() => Err(PublishError::Stopped),
-                    result = self.try_once() => result,
-                };
-                if lock(&self.status).progress.commits > before {
-                    second_look = Some(clock.boottime() + SECOND_LOOK);
-                    let are_others = writers::were_seen_lately(&self.context);
-                    self.early_look = are_others.then(|| clock.boottime() + EARLY_LOOK);
-                }
-                if *stopped.borrow() {
-                    return;
-                }
-                match &result {
-                    Ok(()) if self.early_look.is_some() => self.looking.append(&mut waiting),
-                    Err(error) if error.may_pass() => {}
-                    _ => tell(&mut waiting, &result),
-                }
-                not_before = Instant::now() + self.pause(!waiting.is_empty()).max(LEAST_PAUSE);
-            } else if self.signs.nameless.swap(false, Ordering::AcqRel) {
-                renewed = None;
-            } else if second_look.is_some_and(|at| clock.boottime() >= at) {
-                let named = tokio::select! {
-                    _ = stopped.changed() => return,
-                    named = timeout(STALL, is_named(&self.context)) => named,
-                };
-                second_look = match named {
-                    Ok(Ok(named)) => {
-                        if !named {
-                            tracing::warn!(
-                                "the name does not say what it was told: it is told again"
-                            );
-                            renewed = None;
-                        }
-                        None
-                    }
-                    _ => Some(clock.boottime() + SECOND_LOOK),
-                };
-            } else if clock.boottime() >= next_renewal(renewed, renew_not_before)
-                && !self.has(PENDING)
-            {
-                let result = tokio::select! {
-                    _ = stopped.changed() => return,
-                    result = timeout(STALL, renew(&self.context)) => result,
-                };
-                match result {
-                    Ok(Ok(())) => {
-                        renewed = Some(clock.boottime());
-                        self.note_renewed();
-                    }
-                    Ok(Err(error)) => {
-                        self.unrenewed = Some(error.clone());
-                        self.note_failure(error);
-                        renew_not_before = clock.boottime() + self.pause(false);
-                    }
-                    Err(_) => renew_not_before = clock.boottime() + LONGEST_PAUSE,
+                    () = self.work(task) => {}
                 }
             }
         }
+    }
+
+    fn hear(&mut self, demand: Demand) {
+        match demand {
+            Demand::Flush(reply) => {
+                self.waiting.push(reply);
+                self.is_asked = true;
+            }
+            Demand::Follow(reply) if Instant::now() >= self.follow_not_before => {
+                self.followers.push(reply);
+            }
+            // Not now.
+            Demand::Follow(_) => {}
+        }
+    }
+
+    /// Returns when there may be something to do that nobody calls for.
+    async fn rest(&self) {
+        let wants = self.signs.lost.load(Ordering::Acquire) || self.wants_try();
+        let pause = match self.is_asked {
+            true => Some(Instant::now()),
+            false => wants.then_some(self.not_before),
+        };
+        let moments = [
+            self.early_look,
+            self.second_look,
+            self.due().filter(|_| !wants),
+            // The record of a commit under way is to end later than any that the node has.
+            (!self.has(PENDING)).then(|| self.next_renewal()),
+        ];
+        let moment = moments.into_iter().flatten().min();
+        rest(pause, moment, self.context.clock.as_ref()).await;
+    }
+
+    /// What is to be done now, first of all.
+    fn due_task(&mut self) -> Option<Task> {
+        let now = self.context.clock.boottime();
+        let is_past = |at: Option<Duration>| at.is_some_and(|at| now >= at);
+        if !self.followers.is_empty() {
+            return Some(Task::Follow);
+        }
+        if is_past(self.early_look) {
+            return Some(Task::LookEarly);
+        }
+        let is_rested = Instant::now() >= self.not_before;
+        let is_due =
+            is_rested && (self.wants_try() || self.signs.lost.swap(false, Ordering::AcqRel));
+        // A new demand is tried at once, one that waits by the pauses.
+        if is_due || self.is_asked {
+            return Some(Task::Publish);
+        }
+        if self.signs.nameless.swap(false, Ordering::AcqRel) {
+            self.renewed = None;
+        }
+        if is_past(self.second_look) {
+            return Some(Task::LookAgain);
+        }
+        let is_to_renew = now >= self.next_renewal() && !self.has(PENDING);
+        is_to_renew.then_some(Task::Renew)
+    }
+
+    async fn work(&mut self, task: Task) {
+        match task {
+            Task::Follow => {
+                self.follow_idle().await;
+                if lock(&self.status).is_behind {
+                    self.follow_not_before = Instant::now() + LONGEST_PAUSE;
+                }
+                self.followers.clear();
+            }
+            Task::LookEarly => self.look_early().await,
+            Task::Publish => self.publish().await,
+            Task::LookAgain => self.look_at_name().await,
+            Task::Renew => self.renew_name().await,
+        }
+    }
+
+    async fn publish(&mut self) {
+        self.is_asked = false;
+        let before = lock(&self.status).progress.commits;
+        let result = self.try_once().await;
+        if lock(&self.status).progress.commits > before {
+            let now = self.context.clock.boottime();
+            self.second_look = Some(now + SECOND_LOOK);
+            let are_others = writers::were_seen_lately(&self.context);
+            self.early_look = are_others.then(|| now + EARLY_LOOK);
+        }
+        match &result {
+            Ok(()) if self.early_look.is_some() => self.looking.append(&mut self.waiting),
+            Err(error) if error.may_pass() => {}
+            _ => tell(&mut self.waiting, &result),
+        }
+        let pause = self.pause(!self.waiting.is_empty());
+        self.not_before = Instant::now() + pause.max(LEAST_PAUSE);
+    }
+
+    async fn look_at_name(&mut self) {
+        self.second_look = match timeout(STALL, is_named(&self.context)).await {
+            Ok(Ok(is_named)) => {
+                if !is_named {
+                    tracing::warn!("the name does not say what it was told: it is told again");
+                    self.renewed = None;
+                }
+                None
+            }
+            _ => Some(self.context.clock.boottime() + SECOND_LOOK),
+        };
+    }
+
+    async fn renew_name(&mut self) {
+        let result = timeout(STALL, renew(&self.context)).await;
+        let now = self.context.clock.boottime();
+        match result {
+            Ok(Ok(())) => {
+                self.renewed = Some(now);
+                self.note_renewed();
+            }
+            Ok(Err(error)) => {
+                self.unrenewed = Some(error.clone());
+                self.note_failure(error);
+                self.renew_not_before = now + self.pause(false);
+            }
+            Err(_) => self.renew_not_before = now + LONGEST_PAUSE,
+        }
+    }
+
+    /// When the name record is to be put again, by the boot clock: `RENEW` after the last time, and not before a moment.
+    fn next_renewal(&self) -> Duration {
+        let at = self.renewed.map_or(Duration::ZERO, |at| at + RENEW);
+        at.max(self.renew_not_before)
+    }
+
+    /// Whether a commit is to be tried, once the pause is over.
+    fn wants_try(&self) -> bool {
+        !self.waiting.is_empty() || self.has_to_try() || self.is_due()
     }
 
     /// Whether something else than a change is to be dealt with.
@@ -271,12 +338,6 @@ impl Worker {
             .min(longest)
             .mul_f64(0.5 + f64::from(noise[0]) / 512.0)
     }
-}
-
-/// When the name record is to be put again, by the boot clock: `RENEW` after the last time, and not before a moment.
-fn next_renewal(renewed: Option<Duration>, not_before: Duration) -> Duration {
-    let at = renewed.map_or(Duration::ZERO, |at| at + RENEW);
-    at.max(not_before)
 }
 
 /// Seconds until uploads that are counted allow a commit; 0 where they do, or are not counted.
