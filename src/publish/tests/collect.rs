@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use cid::Cid;
 
 use super::rig::{Machine, Shared, second};
@@ -17,6 +16,7 @@ use crate::publish::PublishError;
 use crate::publish::head::Head;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::Call;
+use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore, StoreError, links};
 
@@ -225,7 +225,11 @@ impl Collecting {
 }
 
 #[async_trait]
-impl BlockStore for Collecting {
+impl Hook for Collecting {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
+    }
+
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
         self.inner.put_many(blocks).await?;
         self.collect().await;
@@ -238,20 +242,8 @@ impl BlockStore for Collecting {
         };
         let cids = blocks.iter().map(|block| block.cid).collect();
         held.lock().unwrap().insert(bundle.cid, cids);
-        self.put_many(blocks).await?;
+        Hook::put_many(self, blocks).await?;
         Ok(true)
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.inner.get(cid).await
-    }
-
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.inner.has(cid).await
-    }
-
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.inner.pin(root, from).await
     }
 
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
@@ -261,10 +253,6 @@ impl BlockStore for Collecting {
         self.inner.unpin(root).await?;
         self.collect().await;
         Ok(())
-    }
-
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.inner.pins().await
     }
 }
 

@@ -19,6 +19,7 @@ use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::publish::sample::task::{Signs, turn};
 use crate::store::fault::Call;
+use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::Ino;
@@ -355,10 +356,11 @@ struct Searching {
 }
 
 #[async_trait]
-impl BlockStore for Searching {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.inner.put_many(blocks).await
+impl Hook for Searching {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
     }
+
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let found = self.inner.get(cid).await;
         let searches = u64::from(found.is_err());
@@ -367,18 +369,6 @@ impl BlockStore for Searching {
     }
     async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.inner.get(cid).await
-    }
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.inner.has(cid).await
-    }
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.inner.pin(root, from).await
-    }
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.inner.unpin(root).await
-    }
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.inner.pins().await
     }
 }
 
@@ -618,28 +608,17 @@ pub(super) struct Mute {
 }
 
 #[async_trait]
-impl BlockStore for Mute {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.inner.put_many(blocks).await
+impl Hook for Mute {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
     }
+
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.asked.lock().unwrap().insert(*cid);
         if self.about.contains(cid) {
             std::future::pending::<()>().await;
         }
         self.inner.get(cid).await
-    }
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.inner.has(cid).await
-    }
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.inner.pin(root, from).await
-    }
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.inner.unpin(root).await
-    }
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.inner.pins().await
     }
 }
 

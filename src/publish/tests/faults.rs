@@ -19,6 +19,7 @@ use crate::publish::pending::PENDING;
 use crate::publish::receipt::Receipts;
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::fault::Call;
+use crate::store::hook::Hook;
 use crate::store::{Block, BlockStore, StoreError};
 
 fn head_of(machine: &Machine) -> Head {
@@ -265,7 +266,11 @@ impl Careless {
 }
 
 #[async_trait]
-impl BlockStore for Careless {
+impl Hook for Careless {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
+    }
+
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
         let is_kept = |block: &&Block| !self.loses || block.data.len() < 100_000;
         let kept: Vec<Block> = blocks.iter().filter(is_kept).cloned().collect();
@@ -281,17 +286,9 @@ impl BlockStore for Careless {
         Ok(bytes)
     }
 
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.inner.has(cid).await
-    }
-
     async fn pin(&self, root: &Cid, _: Option<&Cid>) -> Result<(), StoreError> {
         self.pinned.lock().unwrap().push(*root);
         Ok(())
-    }
-
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.inner.unpin(root).await
     }
 
     async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
@@ -334,21 +331,9 @@ struct Telling {
 }
 
 #[async_trait]
-impl BlockStore for Telling {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.inner.put_many(blocks).await
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.inner.get(cid).await
-    }
-
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.inner.has(cid).await
-    }
-
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.inner.pin(root, from).await
+impl Hook for Telling {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
     }
 
     async fn pin_while(
@@ -362,14 +347,6 @@ impl BlockStore for Telling {
             self.pulses.lock().unwrap().push(self.receipts.pulse());
         }
         self.inner.pin(root, from).await
-    }
-
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.inner.unpin(root).await
-    }
-
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.inner.pins().await
     }
 }
 

@@ -14,7 +14,8 @@ use crate::pack::cid::leaf_cid;
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::store::fault::Call;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::hook::Hook;
+use crate::store::{BlockStore, StoreError};
 
 use std::time::Duration;
 
@@ -38,10 +39,11 @@ impl Slow {
 }
 
 #[async_trait]
-impl BlockStore for Slow {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.inner.put_many(blocks).await
+impl Hook for Slow {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
     }
+
     async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.take().await;
         self.inner.get(cid).await
@@ -49,15 +51,6 @@ impl BlockStore for Slow {
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.take().await;
         self.inner.has(cid).await
-    }
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.inner.pin(root, from).await
-    }
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.inner.unpin(root).await
-    }
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.inner.pins().await
     }
 }
 

@@ -13,7 +13,6 @@ use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::routing::post;
-use bytes::Bytes;
 use cid::Cid;
 use tokio::time::{sleep, timeout};
 
@@ -23,6 +22,7 @@ use crate::rpc::{Client, Dialect, Login};
 use crate::run::operate;
 use crate::run::tests::World;
 use crate::store::fault::{Call, Fault, FaultStore};
+use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
 use crate::store::retry::Policy;
 use crate::store::rpc::{Patience, RpcStore};
@@ -179,24 +179,13 @@ struct Slow {
 }
 
 #[async_trait]
-impl BlockStore for Slow {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.blocks.put_many(blocks).await
+impl Hook for Slow {
+    fn inner(&self) -> &dyn BlockStore {
+        self.blocks.as_ref()
     }
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.blocks.get(cid).await
-    }
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.blocks.has(cid).await
-    }
+
     async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
         self.pins.pin(root, from).await
-    }
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.blocks.unpin(root).await
-    }
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.blocks.pins().await
     }
 }
 

@@ -12,6 +12,7 @@ use crate::journal::simulated::Power;
 use crate::names::memory::MemoryNames;
 use crate::names::{NameError, NameStore};
 use crate::publish::tests::rig::Shared;
+use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
 use crate::store::{Block, BlockStore, StoreError, links};
 
@@ -134,20 +135,16 @@ impl Watched {
 }
 
 #[async_trait]
-impl BlockStore for Watched {
+impl Hook for Watched {
+    fn inner(&self) -> &dyn BlockStore {
+        self.blocks.as_ref()
+    }
+
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
         let now = self.power.now();
         self.blocks.put_many(blocks).await?;
         self.note(now, Act::Put(blocks.to_vec()));
         Ok(())
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.blocks.get(cid).await
-    }
-
-    async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        self.blocks.has(cid).await
     }
 
     async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
@@ -162,10 +159,6 @@ impl BlockStore for Watched {
         self.blocks.unpin(root).await?;
         self.note(now, Act::Unpin(*root));
         Ok(())
-    }
-
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.blocks.pins().await
     }
 }
 

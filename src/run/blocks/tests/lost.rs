@@ -16,6 +16,7 @@ use crate::run::blocks::fsck;
 use crate::run::operate;
 use crate::run::tests::World;
 use crate::status::FsckAnswer;
+use crate::store::hook::Hook;
 use crate::store::retry::Policy;
 use crate::store::{Block, BlockStore, StoreError};
 use crate::types::{Ino, TokenId};
@@ -44,7 +45,11 @@ impl Lossy {
 }
 
 #[async_trait]
-impl BlockStore for Lossy {
+impl Hook for Lossy {
+    fn inner(&self) -> &dyn BlockStore {
+        self.inner.as_ref()
+    }
+
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
         self.inner.put_many(blocks).await?;
         let mut lost = self.lost.lock().unwrap();
@@ -75,15 +80,6 @@ impl BlockStore for Lossy {
     }
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         Ok(!self.lacks(cid) && self.inner.has(cid).await?)
-    }
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.inner.pin(root, from).await
-    }
-    async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
-        self.inner.unpin(root).await
-    }
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.inner.pins().await
     }
 }
 
