@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::PublishError;
 use super::ahead::{self, Turn};
@@ -115,7 +116,8 @@ impl Publisher {
         let is_bare = receipts.is_of_new_node && is_ours(&volume);
         signs.bare.store(is_bare, Ordering::Release);
         let sampler = Sampler::begin(&context.volume, receipts.clone());
-        let sampler = runtime.spawn(task::run(context.clone(), sampler, Arc::clone(&signs)));
+        let sampling = task::run(context.clone(), sampler, Arc::clone(&signs));
+        let sampler = runtime.spawn(sampling.instrument(tracing::debug_span!("sample")));
         let turn = Arc::new(Turn::default());
         let (work, send) = (Arc::clone(&signs), Arc::clone(&turn));
         volume.on_news(move |news| match news {

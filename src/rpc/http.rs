@@ -195,6 +195,8 @@ impl Http {
             is_bare,
             ..
         } = *call;
+        // Without its arguments: a login is among them.
+        tracing::trace!(path, at = self.label, "a node is asked");
         let mut url = self.base.clone();
         if is_bare {
             // It has a host: so both can be taken out.

@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 use super::charges;
 use super::collection;
@@ -130,8 +131,10 @@ impl Daemon {
         let desk = Arc::new(Desk::new(Arc::clone(session)));
         self.tasks
             .push(tokio::spawn(control::serve(listener, desk)));
-        self.tasks
-            .push(tokio::spawn(Arc::clone(session).watch_node()));
+        let watching = Arc::clone(session).watch_node();
+        self.tasks.push(tokio::spawn(
+            watching.instrument(tracing::debug_span!("look")),
+        ));
         let asked = Arc::clone(session);
         let needed_bytes = tokio::task::spawn_blocking(move || asked.quota_bytes()).await?;
         let parts = &session.parts.node;

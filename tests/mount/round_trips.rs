@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::command::run;
 use crate::harness::Machine;
 use crate::nodes::btfs::Btfs;
-use crate::nodes::front::Front;
 use crate::nodes::kubo::Kubo;
 use crate::samples::pattern;
 
@@ -22,13 +21,25 @@ const BLOCKS: u64 = 10;
 /// Files in each folder of a tree.
 const FILES: usize = 100;
 
+/// Has the log tell each call of a node, and what makes it.
+const TELLING: &str = "info,pxfs::rpc=trace,pxfs::publish=debug,pxfs::run=debug";
+/// What looks at the node by itself: for what it has lost, and whether it answers.
+const BY_ITSELF: [&str; 2] = [" sample:", " look:"];
+
 /// A tree of so many folders, which is published.
-fn drive(kind: &str, front: &Front, folders: usize) -> Machine {
-    let node = format!("{kind}={}", front.url());
+fn drive(kind: &str, url: &str, folders: usize) -> Machine {
+    let node = format!("{kind}={url}");
     // Nor does it look in between whether another machine has gone on.
-    let quiet = ["--refresh", "1h"];
-    let args = ["--package", "1", "--node", &node, quiet[0], quiet[1]];
-    let machine = Machine::demo_with(&args);
+    let mut machine = Machine::prepared("demo").with_args(&[
+        "--package",
+        "1",
+        "--node",
+        &node,
+        "--refresh",
+        "1h",
+    ]);
+    machine.set_env("PXFS_LOG", TELLING);
+    machine.start();
     for folder in 0..folders {
         let folder = machine.dir().join(format!("folder {folder}"));
         fs::create_dir(&folder).expect("a folder");
@@ -40,41 +51,58 @@ fn drive(kind: &str, front: &Front, folders: usize) -> Machine {
     machine
 }
 
+/// The calls since the last time, but for those that the daemon makes by itself.
+struct Asked<'a> {
+    machine: &'a Machine,
+    read: usize,
+}
+
+impl<'a> Asked<'a> {
+    fn of(machine: &'a Machine) -> Self {
+        let read = machine.log().len();
+        Self { machine, read }
+    }
+
+    fn next(&mut self) -> Vec<String> {
+        let log = self.machine.log();
+        // A line may be half written.
+        let end = log.rfind('\n').map_or(0, |at| at + 1);
+        let lines = log[self.read..end].lines();
+        self.read = end;
+        let told = lines.filter(|line| !BY_ITSELF.iter().any(|who| line.contains(who)));
+        let path = |line: &str| {
+            let (_, path) = line.split_once("a node is asked path=\"")?;
+            Some(path.split_once('"')?.0.to_owned())
+        };
+        told.filter_map(path).collect()
+    }
+}
+
 /// Rounds that are counted.
 const ROUNDS: usize = 4;
 
-/// The calls of each of [`ROUNDS`] rounds, which are numbered. The sampler, which goes on for a moment once in a minute, is
-/// known by its `block/stat`, which none of them makes: where it comes in between, they are made again.
-fn undisturbed(front: &Front, mut round: impl FnMut(usize)) -> Vec<Vec<String>> {
-    for attempt in 0..3 {
-        front.asked();
-        // What is on its way before the first, and after the last, is of two that are not counted.
-        let rounds = (0..ROUNDS + 2).map(|n| {
-            round(attempt * (ROUNDS + 2) + n);
-            front.asked()
-        });
-        let mut rounds: Vec<Vec<String>> = rounds.collect();
-        if !rounds
-            .iter()
-            .flatten()
-            .any(|call| call.ends_with("block/stat"))
-        {
-            rounds.pop();
-            return rounds.split_off(1);
-        }
-    }
-    panic!("the sampler comes into all that is done here");
+/// The calls of each of [`ROUNDS`] rounds, which are numbered.
+fn counted(machine: &Machine, mut round: impl FnMut(usize)) -> Vec<Vec<String>> {
+    let mut asked = Asked::of(machine);
+    // What is on its way before the first, and after the last, is of two that are not counted.
+    let rounds = (0..ROUNDS + 2).map(|n| {
+        round(n);
+        asked.next()
+    });
+    let mut rounds: Vec<Vec<String>> = rounds.collect();
+    rounds.pop();
+    rounds.split_off(1)
 }
 
 /// The calls of each of a few commits of one changed file each.
-fn calls(machine: &Machine, front: &Front) -> Vec<Vec<String>> {
+fn calls(machine: &Machine) -> Vec<Vec<String>> {
     let changed = machine.dir().join("folder 7/7");
-    let commits = undisturbed(front, |round| {
+    let commits = counted(machine, |round| {
         write(&changed, round);
         machine.flush();
     });
     for calls in &commits {
-        assert!(calls.iter().any(|call| call.ends_with("pin/update")));
+        assert!(calls.iter().any(|call| call == "pin/update"));
         assert!(calls.len() <= CALLS, "{} calls: {calls:#?}", calls.len());
     }
     commits
@@ -97,8 +125,7 @@ fn a_small_change_among_100_000_files_takes_an_ipfs_node_as_few() {
 
 fn is_cheap_for_ipfs(folders: usize) {
     let node = Kubo::start();
-    let front = Front::of(node.url());
-    let machine = drive("ipfs", &front, folders);
+    let machine = drive("ipfs", node.url(), folders);
     let objects = || {
         let told = node.ipfs(&["repo", "stat"]);
         let line = told.lines().find(|line| line.starts_with("NumObjects"));
@@ -111,38 +138,34 @@ fn is_cheap_for_ipfs(folders: usize) {
     machine.flush();
     let new = objects() - before;
     assert!(new <= BLOCKS, "{new} blocks");
-    let calls: Vec<usize> = calls(&machine, &front).iter().map(Vec::len).collect();
+    let calls: Vec<usize> = calls(&machine).iter().map(Vec::len).collect();
     println!("{folders} folders: {new} blocks, calls: {calls:?}");
 }
 
 #[test]
 fn a_small_change_takes_a_btfs_node_few_calls() {
     let node = Btfs::start();
-    let front = Front::of(&node.url());
-    let machine = drive("btfs", &front, 20);
-    calls(&machine, &front);
+    let machine = drive("btfs", &node.url(), 20);
+    calls(&machine);
 }
 
-/// Another machine, which has the wallet and nothing else, behind `front`.
-fn elsewhere(mut first: Machine, front: &Front) -> (Machine, Machine) {
+/// Another machine, which has the wallet and nothing else.
+fn elsewhere(mut first: Machine, url: &str) -> (Machine, Machine) {
     first.stop();
-    let node = format!("ipfs={}", front.url());
+    let node = format!("ipfs={url}");
     let mut second = Machine::prepared_second(&first)
         .with_node(&node)
         .with_args(&["--take-over"]);
+    second.set_env("PXFS_LOG", TELLING);
     second.start();
     // It has taken over: what that looks at is not counted.
     second.flush();
     (first, second)
 }
 
-/// How many blocks were asked for since the last time.
-fn fetched(front: &Front) -> usize {
-    reads_of(&front.asked())
-}
-
+/// How many of these calls are for a block.
 fn reads_of(asked: &[String]) -> usize {
-    let reads = |call: &&String| call.ends_with("block/get") || call.ends_with("/cat");
+    let reads = |call: &&String| *call == "block/get" || *call == "cat";
     asked.iter().filter(reads).count()
 }
 
@@ -150,8 +173,7 @@ fn reads_of(asked: &[String]) -> usize {
 fn a_listing_of_what_is_not_here_takes_a_call_for_each_page_of_a_folder() {
     const FOLDERS: usize = 50;
     let node = Kubo::start();
-    let front = Front::of(node.url());
-    let machine = Machine::demo_with(&["--node", &format!("ipfs={}", front.url())]);
+    let machine = Machine::demo_with(&["--node", &format!("ipfs={}", node.url())]);
     for folder in 0..FOLDERS {
         let folder = machine.dir().join(format!("folder {folder}"));
         fs::create_dir(&folder).expect("a folder");
@@ -160,14 +182,14 @@ fn a_listing_of_what_is_not_here_takes_a_call_for_each_page_of_a_folder() {
         }
     }
     machine.flush();
-    let (_first, second) = elsewhere(machine, &front);
-    fetched(&front);
+    let (_first, second) = elsewhere(machine, node.url());
+    let mut asked = Asked::of(&second);
     let mut ls = Command::new("ls");
     ls.arg("-lR").arg(second.dir());
     let listed = run(ls, Duration::from_secs(120)).ok().stdout;
     let files = listed.lines().filter(|line| line.starts_with("-rw"));
     assert_eq!(files.count(), FOLDERS * FILES);
-    let (calls, most) = (fetched(&front), (FOLDERS + 1) * 11 / 10);
+    let (calls, most) = (reads_of(&asked.next()), (FOLDERS + 1) * 11 / 10);
     assert!(calls >= FOLDERS, "{calls} calls: they are not counted");
     assert!(calls <= most, "{calls} calls for {} pages", FOLDERS + 1);
 }
@@ -176,19 +198,18 @@ fn a_listing_of_what_is_not_here_takes_a_call_for_each_page_of_a_folder() {
 fn a_read_at_a_random_place_of_what_is_not_here_takes_one_block() {
     const MIB: u64 = 1 << 20;
     let node = Kubo::start();
-    let front = Front::of(node.url());
-    let machine = Machine::demo_with(&["--node", &format!("ipfs={}", front.url())]);
+    let machine = Machine::demo_with(&["--node", &format!("ipfs={}", node.url())]);
     let bytes = pattern(5, 0, 64 << 20);
     fs::write(machine.dir().join("image"), &bytes).expect("written");
     machine.flush();
-    let (_first, second) = elsewhere(machine, &front);
+    let (_first, second) = elsewhere(machine, node.url());
     let image = File::open(second.dir().join("image")).expect("opened");
     // No two distances, one behind the other, are the same.
     let chunks = [
         37_u64, 20, 9, 31, 49, 3, 10, 63, 40, 7, 32, 50, 4, 46, 19, 2, 13, 45, 38, 8, 27, 12, 58,
         47, 6, 61, 17, 33, 11, 51, 1, 23, 5, 41, 18, 29,
     ];
-    let rounds = undisturbed(&front, |round| {
+    let rounds = counted(&second, |round| {
         for n in [2 * round, 2 * round + 1] {
             let offset = chunks[n] * MIB + (n % 16 + 4) as u64 * 40_000;
             let mut part = [0; 4096];
