@@ -100,7 +100,10 @@ impl Desk {
                 let tokens = self.session.tokens.of(request.subject())?;
                 let answer = tokio::select! {
                     answer = blocks::answer(tokens.ground(), &request, &tell) => answer?,
-                    () = progress.peer_left() => None,
+                    () = progress.peer_left() => {
+                        tracing::info!("a command that read or wrote blocks is gone: what it asked for ends");
+                        None
+                    }
                 };
                 Ok(answer.unwrap_or_default())
             }

@@ -12,6 +12,8 @@ use rustix::process::Signal;
 
 use crate::command::{ends, wait_until};
 use crate::harness::{Machine, is_mounted};
+use crate::nodes::btfs::Btfs;
+use crate::nodes::front::{Fault, Front};
 use crate::samples::{assert_pattern, pattern, read_at_last};
 
 /// More than any local call takes on a loaded machine, less than [`LONG`].
@@ -250,6 +252,44 @@ fn who_no_longer_waits_for_an_unmount_keeps_the_drive() {
     machine.flush();
     assert!(is_mounted(&machine.mountpoint()));
     assert_pattern(&machine.dir().join("pending"), 7, 500_000);
+}
+
+/// A check of a large volume takes hours, and the node is others' as well.
+#[test]
+fn a_check_whose_command_is_gone_asks_the_node_for_nothing_more() {
+    const FILES: usize = 200;
+    let node = Btfs::start();
+    let front = Front::of(&node.url());
+    let machine = Machine::demo_with(&["--node", &format!("btfs={}", front.url())]);
+    for i in 0..FILES {
+        fs::write(machine.dir().join(i.to_string()), i.to_string()).expect("writable");
+    }
+    machine.flush();
+    let reads = || {
+        let asked = front.asked();
+        asked
+            .iter()
+            .filter(|path| path.ends_with("block/get"))
+            .count()
+    };
+    reads();
+    front.set_for(&["block/get"], Some(Fault::HangsBeforeItsAnswer));
+    let mut command = machine.command();
+    command
+        .args(["fsck", "1", "--state-dir"])
+        .arg(machine.state());
+    let mut client = command.spawn().expect("pxfs starts");
+    wait_until("the check reads", NETWORK, || reads() > 0);
+    client.kill().expect("still waiting");
+    client.wait().expect("our child");
+    let ends = "what it asked for ends";
+    wait_until("it ends", NETWORK, || machine.log().contains(ends));
+    front.set(None);
+    reads();
+    fs::write(machine.dir().join("more"), "more").expect("writable");
+    machine.flush();
+    let reads = reads();
+    assert!(reads < FILES / 2, "{reads} reads for nobody");
 }
 
 #[test]
