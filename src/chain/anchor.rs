@@ -18,7 +18,7 @@ const LONGEST: usize = 300;
 const LAST: u64 = (1 << 44) - 2;
 
 /// What was published last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
     /// Who owned the token then.
     pub owner: Address,

@@ -7,6 +7,7 @@ use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, FixedBytes, U256, hex};
 use alloy::providers::Provider;
 use alloy::sol_types::SolCall;
+use serde::{Deserialize, Serialize};
 
 use super::ChainError;
 use super::contract::{PX_SYNC_ID, PxSync, PxV1, PxV2};
@@ -16,7 +17,8 @@ use super::endpoint::Endpoint;
 const ERC721_ID: FixedBytes<4> = FixedBytes(hex!("80ac58cd"));
 
 /// The dialects of the token contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// The protocol with name keys, epochs and an oracle.
     PxSync,

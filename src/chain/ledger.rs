@@ -87,6 +87,8 @@ pub struct ContractLedger {
     contract: Address,
     owner: Address,
     dialect: Arc<OnceCell<Dialect>>,
+    /// What it spoke when it was asked by an earlier process.
+    spoke: Option<Dialect>,
     /// Who reports the usage of tokens of `px-v1`.
     reported: Arc<OnceCell<Accounting>>,
     /// What was found where the contract does not list a wallet's tokens.
@@ -108,6 +110,7 @@ impl ContractLedger {
             contract,
             owner,
             dialect: Arc::default(),
+            spoke: None,
             reported: Arc::default(),
             found: Arc::default(),
             count: Arc::default(),
@@ -121,6 +124,15 @@ impl ContractLedger {
     pub fn with_names(self, names: impl Iterator<Item = (TokenId, String)>) -> Self {
         Self {
             names: Arc::new(names.collect()),
+            ..self
+        }
+    }
+
+    /// The same of a contract that spoke this the last time: so it counts until it is asked.
+    #[must_use]
+    pub fn that_spoke(self, dialect: Option<Dialect>) -> Self {
+        Self {
+            spoke: dialect,
             ..self
         }
     }
@@ -160,10 +172,10 @@ impl ContractLedger {
         self.dialect.get_or_try_init(ask).await.copied()
     }
 
-    /// What the contract speaks, where it was asked already.
+    /// What the contract speaks, where it was asked already, here or before.
     #[must_use]
     pub fn known_dialect(&self) -> Option<Dialect> {
-        self.dialect.get().copied()
+        self.dialect.get().copied().or(self.spoke)
     }
 
     /// How the contract accounts for stored bytes, as far as that is known.

@@ -2,6 +2,7 @@
 
 use alloy::primitives::{Address, B256};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use self::anchor::Anchor;
 use crate::types::TokenId;
@@ -30,7 +31,8 @@ pub mod transact;
 pub mod wallet;
 
 /// How a contract accounts for stored bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Accounting {
     /// Usage on chain is the live usage, from the metadata (`px-sync`): deleting frees space.
     Absolute,
@@ -53,7 +55,7 @@ impl Accounting {
 pub const NO_LOCK_S: u64 = u64::MAX;
 
 /// What the chain says of one token, read in one block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
     /// The token.
     pub id: TokenId,
@@ -104,7 +106,7 @@ impl TokenInfo {
 }
 
 /// The tokens of a wallet as one block had them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Block number.
     pub block: u64,
@@ -150,6 +152,15 @@ pub enum ChainError {
     /// The folder of the embedded chain is damaged, or cannot be read or written.
     #[error("embedded chain {0}")]
     Damaged(String),
+}
+
+impl ChainError {
+    /// Whether it is the server that does not serve now, for whatever reason: no other chain, and no other contract,
+    /// than was named.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Transient(_) | Self::Unserved(_))
+    }
 }
 
 /// What the mount reads of the chain.

@@ -142,7 +142,7 @@ fn front(setup: &Setup, config: Config, place: Place) -> anyhow::Result<Exit> {
     setup.start_log("info")?;
     let state_dir = StateDir::open(&config.state_dir)?;
     runtime()?.hold(async {
-        let parts = Parts::any(&config).await?;
+        let parts = Parts::mounted(&config).await?;
         hold(setup, place, state_dir, parts, || Ok(())).await
     })
 }
@@ -233,7 +233,7 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         let _ = rustix::process::setsid();
         rustix::process::chdir("/")?;
         runtime()?.hold(async {
-            let parts = Parts::any(&config).await?;
+            let parts = Parts::mounted(&config).await?;
             hold(setup, place, state_dir, parts, || {
                 say(&Word::Ready { ready: true })
             })

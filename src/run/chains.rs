@@ -4,14 +4,22 @@
 //! nonces are an account's on a chain. What is refused is refused here, with what to do. Called by `parts`,
 //! `deploy` and `oracle`.
 
+mod names;
+mod reach;
+
+pub(super) use names::unknown;
+pub(super) use reach::{Reached, reach, urls_of};
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use alloy::primitives::Address;
 use futures::future::join_all;
 
+use self::names::check_names;
+use self::reach::knock;
+use super::known;
 use super::parts::{Contracts, operator_file, outbox};
 use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
@@ -22,7 +30,7 @@ use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::clock::Clock;
-use crate::config::{Config, ContractAt, RpcUrl, wallet_variable};
+use crate::config::{Config, ContractAt, wallet_variable};
 use crate::types::{TokenId, TokenRef};
 
 /// One token contract on its chain, with the account whose tokens are mounted.
@@ -45,6 +53,8 @@ pub struct ChainParts {
     pub account: Option<Account>,
     /// The oracle's operator, where this process is one.
     pub operator: Option<Operator>,
+    /// Why the chain has not answered yet, where it is known by its id, or by what is kept of it.
+    pub silence: Option<ChainError>,
 }
 
 /// What acts for the owner.
@@ -125,16 +135,6 @@ fn needs_wallet(what: &str, owner: &Address) -> Failure {
     )
 }
 
-/// A chain that is reached, and is the one that was asked for.
-pub(super) struct Reached {
-    /// Where.
-    pub endpoint: Endpoint,
-    /// The chain inside this process, when that is the one, and its folder.
-    pub embedded: Option<(embedded::Handle, PathBuf)>,
-    /// EIP-155 id.
-    pub chain_id: u64,
-}
-
 /// Which of several chains must answer before anything begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needed {
@@ -142,6 +142,8 @@ pub(super) enum Needed {
     Each,
     /// One: the tokens of the others come when they answer.
     Any,
+    /// None of whose tokens it is kept what they were: see [`known`].
+    Unknown,
 }
 
 /// All contracts that `config` names, in their order; at least one.
@@ -171,9 +173,16 @@ pub(super) async fn contracts(
         |wanted: Option<&ContractAt>| chain_of(config, wanted.and_then(|wanted| wanted.chain));
     // All at once: each of them may take its time not to answer.
     let ids: BTreeSet<_> = all_wanted.iter().copied().map(chain_wanted).collect();
-    let knocks = ids
-        .into_iter()
-        .map(|chain| async move { (chain, knock(config, chain, clock).await) });
+    let kept = |chain| {
+        let its = config.contracts.iter();
+        let mut its =
+            its.filter(|one| needed == Needed::Unknown && chain_wanted(Some(one)) == chain);
+        its.find_map(|one| known::chain_of(&config.state_dir, &one.address, &owner))
+    };
+    let knocks = ids.into_iter().map(|chain| {
+        let kept = kept(chain);
+        async move { (chain, knock(config, chain, kept, clock).await) }
+    });
     let mut answers: BTreeMap<_, _> = join_all(knocks).await.into_iter().collect();
     for wanted in all_wanted {
         let chain = chain_wanted(wanted);
@@ -220,15 +229,21 @@ pub(super) async fn contracts(
             place: all.len(),
             count: wanted_count,
         };
-        let found = of_contract(config, reached, account.clone(), wanted, owner, called)?;
+        let mut found = of_contract(config, reached, account.clone(), wanted, owner, called)?;
         if let Entry::Vacant(silent) = silent.entry(chain) {
             match found.ledger.dialect().await {
                 // It has fallen silent since.
-                Err(fault) if needed == Needed::Any && is_silence(&fault) => {
+                Err(fault) if needed != Needed::Each && fault.is_silence() => {
                     silent.insert(fault);
                 }
                 told => drop(told?),
             }
+        }
+        found.silence = silent.get(&chain).cloned();
+        if needed == Needed::Unknown && found.silence.is_some() {
+            let (state, contract) = (&config.state_dir, &found.contract);
+            let spoke = known::dialect_of(state, found.chain_id, contract, &owner);
+            found.ledger = found.ledger.that_spoke(spoke);
         }
         let is_known = |known: &ChainParts| {
             (known.chain_id, known.contract) == (found.chain_id, found.contract)
@@ -243,8 +258,11 @@ pub(super) async fn contracts(
         }
         all.push(found);
     }
+    let is_known = |one: &ChainParts| one.ledger.known_dialect().is_some();
     match silent.pop_first() {
-        Some((_, fault)) if silent.len() + 1 == chains.len() => Err(fault.into()),
+        Some((_, fault)) if silent.len() + 1 == chains.len() && !all.iter().any(is_known) => {
+            Err(fault.into())
+        }
         _ => Ok(all),
     }
 }
@@ -255,76 +273,6 @@ fn wanted(config: &Config) -> Vec<Option<&ContractAt>> {
         true => vec![None],
         false => config.contracts.iter().map(Some).collect(),
     }
-}
-
-/// Several contracts have a name each, and each token that is named is one of theirs.
-fn check_names(config: &Config) -> anyhow::Result<()> {
-    let contracts = &config.contracts;
-    let names: Vec<&str> = contracts
-        .iter()
-        .filter_map(|one| one.name.as_deref())
-        .collect();
-    let is_twice = |name: &&&str| names.iter().filter(|known| known == name).count() > 1;
-    if let Some(twice) = names.iter().find(is_twice) {
-        fail!(
-            Usage,
-            "--contract {twice}=…: two contracts have this name: give each its own"
-        );
-    }
-    if contracts.len() > 1
-        && let Some(bare) = contracts.iter().find(|one| one.name.is_none())
-    {
-        fail!(
-            Usage,
-            "--contract {}: there are several: give each a name, NAME=0x…, for its directories",
-            bare.address
-        );
-    }
-    let mut named = config.names.iter().map(|named| &named.token);
-    if let Some(token) = named.clone().next().filter(|_| config.address.is_none()) {
-        fail!(
-            Usage,
-            "--name {token}=…: a wallet knows its own tokens' names: it is for who watches by --address"
-        );
-    }
-    let is_named_twice = |token: &&TokenRef| {
-        config
-            .names
-            .iter()
-            .filter(|one| one.token == **token)
-            .count()
-            > 1
-    };
-    if let Some(token) = named.find(is_named_twice) {
-        fail!(
-            Usage,
-            "--name {token}=…: it is given twice: which one is it?"
-        );
-    }
-    let told = config.names.iter().map(|told| ("--name", &told.token));
-    let tokens = config.tokens.iter().map(|token| ("--token", token));
-    for (option, token) in tokens.chain(told) {
-        let is_known = match &token.contract {
-            None => contracts.len() <= 1,
-            Some(name) => names.contains(&name.as_str()),
-        };
-        if !is_known {
-            return Err(unknown(&format!("{option} {token}"), &names).into());
-        }
-    }
-    Ok(())
-}
-
-/// What is said where a contract is not told by its name.
-pub(super) fn unknown(what: &str, names: &[&str]) -> Failure {
-    let line = match names {
-        [] | [_] => format!("{what}: there is one contract, and it is not called so"),
-        names => format!(
-            "{what}: there are several contracts: name one of {}",
-            names.join(", ")
-        ),
-    };
-    Failure::new(Exit::Usage, line)
 }
 
 /// By which number the endpoints of a contract's chain are named.
@@ -353,106 +301,6 @@ pub(super) fn only_contract<'a>(config: &'a Config, what: &str) -> anyhow::Resul
             "{what}: several contracts are configured: give the one by --contract 0x…"
         ),
     }
-}
-
-/// The endpoints that `chain` is reached by.
-pub(super) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
-    let numbered = config.rpc.iter().any(|one| one.chain.is_some());
-    // Where no endpoint says what it is of, all are of the chain that is meant.
-    let its = (config.rpc.iter()).filter(|one| one.chain == chain || !numbered);
-    its.map(|one| &one.url).collect()
-}
-
-/// Reaches the chain whose endpoints are named by `chain`.
-///
-/// # Errors
-/// There is none, it does not answer, or has another id.
-pub(super) async fn reach(
-    config: &Config,
-    chain: Option<u64>,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Reached> {
-    match knock(config, chain, clock).await? {
-        (reached, None) => Ok(reached),
-        (_, Some(fault)) => Err(fault.into()),
-    }
-}
-
-/// Whether it is the server that does not serve now, for whatever reason: no other chain, and no other contract,
-/// than was named.
-pub(super) fn is_silence(fault: &ChainError) -> bool {
-    matches!(fault, ChainError::Transient(_) | ChainError::Unserved(_))
-}
-
-/// The same; of a chain that is said by its id, and does not answer now, why.
-async fn knock(
-    config: &Config,
-    chain: Option<u64>,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Reached, Option<ChainError>)> {
-    if let (Some(wanted), Some(chain)) = (config.chain_id, chain)
-        && wanted != chain
-    {
-        fail!(
-            Usage,
-            "--chain-id {wanted}: chain {chain} is named too: leave one of them out"
-        );
-    }
-    let urls = urls_of(config, chain);
-    let wanted = chain.or(config.chain_id);
-    let (endpoint, embedded) = match (urls.first(), chain) {
-        (None, Some(chain)) if !config.rpc.is_empty() => fail!(
-            Usage,
-            "chain {chain}: no endpoint of it: give --rpc-url {chain}=URL"
-        ),
-        (None, _) => fail!(
-            Usage,
-            "no chain: give --rpc-url, or try `pxfs demo MOUNTPOINT`"
-        ),
-        (Some(RpcUrl::Embedded(folder)), _) => {
-            let handle = open_embedded(folder, clock).await?;
-            (Endpoint::embedded(&handle), Some((handle, folder.clone())))
-        }
-        (Some(RpcUrl::Http(_)), _) => {
-            let urls = urls.iter().filter_map(|url| match url {
-                RpcUrl::Http(url) => Some(url.as_str()),
-                RpcUrl::Embedded(_) => None,
-            });
-            let urls: Vec<&str> = urls.collect();
-            (Endpoint::over_http(&urls, wanted)?, None)
-        }
-    };
-    let chain_id = match (endpoint.chain_id().await, chain) {
-        // Each server is asked for it again before it is asked for anything else.
-        (Err(fault), Some(chain_id)) if is_silence(&fault) => {
-            let reached = Reached {
-                endpoint,
-                embedded,
-                chain_id,
-            };
-            return Ok((reached, Some(fault)));
-        }
-        (told, _) => told?,
-    };
-    if let Some(wanted) = wanted
-        && wanted != chain_id
-    {
-        let said = match chain {
-            Some(_) => format!("it is named as {wanted}"),
-            None => format!("--chain-id asks for {wanted}"),
-        };
-        fail!(
-            Chain,
-            "chain {} has id {chain_id}, and {said}: give another --rpc-url",
-            endpoint.label()
-        );
-    }
-    let reached = Reached {
-        endpoint,
-        embedded,
-        chain_id,
-    };
-    Ok((reached, None))
 }
 
 fn of_contract(
@@ -499,6 +347,7 @@ fn of_contract(
         owner,
         account,
         operator,
+        silence: None,
     })
 }
 
@@ -533,62 +382,9 @@ pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
     }
 }
 
-/// Opens the chain in `folder`.
-///
-/// # Errors
-/// There is none, it is damaged, or another process has it.
-async fn open_embedded(folder: &Path, clock: &Arc<dyn Clock>) -> anyhow::Result<embedded::Handle> {
-    let folder = folder.to_owned();
-    let clock = Arc::clone(clock);
-    Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Folders, Layer};
-
-    fn config(contracts: &[&str], tokens: &[&str]) -> Config {
-        let layer = Layer {
-            contract: contracts.iter().map(|one| one.parse().unwrap()).collect(),
-            token: tokens.iter().map(|one| one.parse().unwrap()).collect(),
-            ..Layer::default()
-        };
-        Config::resolve(layer, &Folders::from_env(|_| None, 0))
-    }
-
-    const ONE: &str = "one=0x5fbdb2315678afecb367f032d93f642f64180aa3";
-    const TWO: &str = "two=0xe7f1725e7734ce288f8367e1bb143e90bb3f0512@100";
-    const BARE: &str = "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512";
-
-    #[test]
-    fn a_token_that_is_named_is_one_of_a_contract_that_is() {
-        for (contracts, tokens) in [
-            (&[][..], &["1"][..]),
-            (&[BARE], &["1", "2"]),
-            (&[ONE], &["one-1", "2"]),
-            (&[ONE, TWO], &["one-1", "two-1"]),
-        ] {
-            assert!(
-                check_names(&config(contracts, tokens)).is_ok(),
-                "{tokens:?}"
-            );
-        }
-        for (contracts, tokens) in [
-            (&[][..], &["one-1"][..]),
-            (&[BARE], &["one-1"]),
-            (&[ONE], &["two-1"]),
-            (&[ONE, TWO], &["1"]),
-            (&[ONE, TWO], &["three-1"]),
-            (&[ONE, BARE], &[]),
-            (&[ONE, ONE], &[]),
-        ] {
-            assert!(
-                check_names(&config(contracts, tokens)).is_err(),
-                "{tokens:?}"
-            );
-        }
-    }
 
     #[test]
     fn a_name_stands_before_a_token_only_where_there_are_several_contracts() {

@@ -4,14 +4,18 @@
 //! its allowance and its access change. Called by `tokens` and `leave`.
 
 mod failed;
+mod right;
+mod slot;
 mod told;
+
+pub(super) use right::{Grant, Right};
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+use self::slot::preferred_slot;
 use super::detached::{self, Detached};
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
@@ -26,7 +30,6 @@ use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::fs::{Access, Allowance, Volume};
-use crate::names::key::NameKey;
 use crate::pack::cid as form;
 use crate::status::State;
 use crate::types::VolumeKey;
@@ -67,6 +70,8 @@ struct Seen {
     name: Option<String>,
     timestamp_s: u64,
     at: std::time::Duration,
+    /// Whether the volume has been granted anything by it yet.
+    granted: bool,
     access: Access,
     state: State,
     /// Why it is this wallet's no more, if so.
@@ -85,28 +90,6 @@ impl Seen {
         open.is_some_and(|asked_s| {
             self.now_s(clock) < asked_s.saturating_add(sync::REQUEST_TIMEOUT_S)
         })
-    }
-}
-
-/// What the wallet has to say of a token's name.
-#[derive(Clone, Debug)]
-pub(super) enum Right {
-    /// The name is ours.
-    Ours(NameKey),
-    /// The name is known without its key, and the token is read alone: the name, and why.
-    Watched(String, String),
-    /// No name, another's name, or another's token: why nothing can be written.
-    None(State, String),
-}
-
-impl Right {
-    /// Why nothing can be written, if so.
-    fn barred(&self) -> Option<(State, String)> {
-        match self {
-            Self::Ours(_) => None,
-            Self::Watched(_, reason) => Some((State::ReadOnly, reason.clone())),
-            Self::None(state, reason) => Some((*state, reason.clone())),
-        }
     }
 }
 
@@ -153,22 +136,25 @@ impl Live {
         })
     }
 
-    /// Shows the volume of `token`, which is opened, in the drive. Where it `doubts`, what the volume keeps of a later
-    /// block than that of `snapshot` holds.
+    /// Shows the volume of `token`, which is opened, in the drive.
     pub(super) fn start(
         ground: &Ground,
         snapshot: &Snapshot,
         token: &TokenInfo,
         right: &Right,
-        doubts: bool,
+        grant: Grant,
         (volume, publishing): Opened,
     ) -> anyhow::Result<Arc<Self>> {
         let key = volume.key();
         let keeper = Keeper::start(&ground.keepers, &volume);
         let live = Self::of(ground, token, (volume, keeper), publishing, Access::Open);
-        let is_older = doubts && snapshot.block < keeper::seen_block(&live.volume);
+        let is_older = snapshot.block < keeper::seen_block(&live.volume);
+        let grant = match grant {
+            Grant::Later if is_older => Grant::Nothing,
+            grant => grant,
+        };
         let shown = live
-            .take(&ground.parts, snapshot, token, right, !is_older)
+            .refresh(&ground.parts, snapshot, token, right, grant)
             .and_then(|_| {
                 // Whoever sees it already is told these.
                 let labels = live.labels(ground.parts.clock.as_ref());
@@ -211,7 +197,7 @@ impl Live {
         let live = Self::of(ground, token, (volume, keeper), publishing, closed);
         let slot = left.slot();
         let shown = match ground.drive.take_back(slot, &live.directory) {
-            Ok(()) => live.refresh(&ground.parts, snapshot, token, right),
+            Ok(()) => live.refresh(&ground.parts, snapshot, token, right, Grant::All),
             Err(error) => Err(error.into()),
         };
         match shown {
@@ -254,6 +240,7 @@ impl Live {
                 name: None,
                 timestamp_s: 0,
                 at: std::time::Duration::ZERO,
+                granted: false,
                 access,
                 state: State::Ok,
                 lost: None,
@@ -265,25 +252,15 @@ impl Live {
         }
     }
 
-    /// Takes what the chain says now. True when the kernel's view of the directory is out of date.
+    /// Takes what the chain says now, and grants the volume what of that is news. True when the kernel's view of the
+    /// directory is out of date.
     pub(super) fn refresh(
         &self,
         parts: &Parts,
         snapshot: &Snapshot,
         token: &TokenInfo,
         right: &Right,
-    ) -> anyhow::Result<bool> {
-        self.take(parts, snapshot, token, right, true)
-    }
-
-    /// As [`Live::refresh`]; the allowance stays as it is kept where it `grants` none.
-    fn take(
-        &self,
-        parts: &Parts,
-        snapshot: &Snapshot,
-        token: &TokenInfo,
-        right: &Right,
-        grants: bool,
+        grant: Grant,
     ) -> anyhow::Result<bool> {
         let now = parts.clock.boottime();
         let known = lock(&self.seen).clone();
@@ -299,7 +276,8 @@ impl Live {
         // A server that shows one block for ever has no news but of the token.
         let newer = snapshot.timestamp_s != known.timestamp_s;
         let fresh = newer && (jumped || stale) || known.token != *token;
-        if fresh && grants {
+        let grants = grant != Grant::Nothing;
+        if grants && (fresh || !known.granted) {
             let allowance =
                 Allowance::of(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
             self.volume.set_allowance(&allowance)?;
@@ -322,6 +300,7 @@ impl Live {
         if fresh && newer {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
         }
+        seen.granted |= grants;
         (seen.token, seen.name) = (token.clone(), name);
         (seen.access, seen.state, seen.lost) = (access, state, None);
         Ok(turned)
@@ -499,31 +478,6 @@ async fn open(
     let publishing = Publishing::new(ground, &volume, right);
     publishing.begin(token, FIND).await?;
     Ok((volume, publishing))
-}
-
-/// The number that a token's inodes begin with: its id where that is small, and its contract the first in the
-/// configuration; else a hash.
-fn preferred_slot(key: &VolumeKey, place: usize) -> u16 {
-    if let Some(small) = key
-        .token
-        .token
-        .as_u64()
-        .and_then(|id| u16::try_from(id).ok())
-        && (1..u16::MAX).contains(&small)
-        && place == 0
-    {
-        return small;
-    }
-    let mut hash = Sha256::new();
-    if place > 0 {
-        hash.update(key.token.chain_id.to_be_bytes());
-        hash.update(key.token.contract);
-    }
-    hash.update(key.token.token.0.to_be_bytes::<32>());
-    match hash.finalize().as_slice() {
-        [a, b, ..] => u16::from_be_bytes([*a, *b]) % (u16::MAX - 1) + 1,
-        _ => 1,
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -25,6 +25,7 @@ mod first;
 mod ground;
 mod holdings;
 mod keeper;
+mod known;
 mod leave;
 mod leftovers;
 mod live;

@@ -503,7 +503,7 @@ pub(super) fn name_of(chain: &ChainParts, token: &TokenInfo) -> Option<String> {
     }
 }
 
-fn name_key(chain: &ChainParts, account: &Account, index: u64) -> NameKey {
+pub(super) fn name_key(chain: &ChainParts, account: &Account, index: u64) -> NameKey {
     NameKey::derive(
         account.wallet.secret(),
         chain.chain_id,
@@ -512,11 +512,11 @@ fn name_key(chain: &ChainParts, account: &Account, index: u64) -> NameKey {
     )
 }
 
-/// The key of `name`, when it is one of this wallet's.
+/// The key of `name`, when it is one of this wallet's, and the account nonce that it is derived with.
 ///
 /// # Errors
 /// The chain's.
-pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<NameKey>> {
+pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<(u64, NameKey)>> {
     let chain = &parts.chain;
     // Who only watches has none.
     let Some(account) = &chain.account else {
@@ -529,7 +529,7 @@ pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option
     let found = tokio::task::spawn_blocking(move || {
         NameKey::find(&name, &secret, chain_id, &contract, nonce)
     });
-    Ok(found.await?.map(|(_, key)| key))
+    Ok(found.await?)
 }
 
 /// Whether the account has sent something since its next nonce was `nonce`.

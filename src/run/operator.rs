@@ -11,10 +11,10 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::node;
 use super::operate::own_node;
 use super::oracle::{FIRST_LOOK, MAX_PER_TOKEN, MINED, place_of};
 use super::parts::{self, Parts};
-use super::{chains, node};
 use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
@@ -82,7 +82,7 @@ async fn begin_later(parts: Arc<Parts>) {
 
 fn is_silence(error: &anyhow::Error) -> bool {
     let fault = error.downcast_ref::<ChainError>();
-    fault.is_some_and(chains::is_silence)
+    fault.is_some_and(ChainError::is_silence)
 }
 
 async fn embedded(parts: &Parts) -> anyhow::Result<Option<Operator>> {

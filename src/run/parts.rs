@@ -102,13 +102,22 @@ impl Parts {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    /// The same for a mount, and for what is about one contract: of several chains one has to answer. The tokens of the
+    /// The same for what is about one contract: of several chains one has to answer. The tokens of the
     /// others come when they do, and what is about one of them fails as it does.
     ///
     /// # Errors
     /// One line each, with its exit code.
     pub async fn any(config: &Config) -> anyhow::Result<Vec<Arc<Self>>> {
         let all = Self::each(config, Needed::Any).await?;
+        Ok(all.into_iter().map(Arc::new).collect())
+    }
+
+    /// The same for a mount, which begins without any chain where it is kept what its tokens were.
+    ///
+    /// # Errors
+    /// One line each, with its exit code.
+    pub async fn mounted(config: &Config) -> anyhow::Result<Vec<Arc<Self>>> {
+        let all = Self::each(config, Needed::Unknown).await?;
         Ok(all.into_iter().map(Arc::new).collect())
     }
 

@@ -9,6 +9,7 @@
 //! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
 //! DIR/owed-KEY           charges of a volume's folder that went, until the next one has them
 //! DIR/outbox/            what was signed and is not final yet, an account and chain a folder
+//! DIR/owned/, DIR/known/   which tokens a wallet was found to have, and what the chain told of them last
 //! DIR/oracle-CHAIN-CONTRACT   the next block of an oracle's operator
 //! DIR/trash/             volumes that are being removed; emptied at the next start
 //! DIR/log                what a daemon in the background says

@@ -217,7 +217,7 @@ async fn prepare(
             return Ok(open);
         }
     }
-    if let Some(key) = operate::find_key(parts, name).await? {
+    if let Some((_, key)) = operate::find_key(parts, name).await? {
         let volume = operate::volume_key(parts, &info);
         first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }

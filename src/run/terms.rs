@@ -110,6 +110,7 @@ impl Parts {
                 ledger: chain.ledger.clone(),
                 account,
                 operator: None,
+                silence: chain.silence.clone(),
             },
         }
     }

@@ -14,6 +14,7 @@ use super::state::StateDir;
 use super::tokens::Tokens;
 use super::{demo, operate, operator, terms};
 use crate::chain::Ledger;
+use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::clock::{Clock, ManualClock, SystemClock};
@@ -27,6 +28,7 @@ use crate::types::{Ino, TokenId};
 
 mod guard;
 mod sync;
+mod unchained;
 
 /// Names that answer once two of them were asked for at the same time.
 struct Together {
@@ -198,13 +200,18 @@ impl World {
     }
 
     pub(super) async fn end(self) -> tempfile::TempDir {
+        let chain = self.parts.chain.embedded.clone();
+        self.end_with(chain).await
+    }
+
+    /// The same of one that was told to be without the `chain` that is in its folder.
+    async fn end_with(self, chain: Option<embedded::Handle>) -> tempfile::TempDir {
         self.tokens.stop_publishing().await;
         let tokens = self.tokens;
         tokio::task::spawn_blocking(move || tokens.stop())
             .await
             .unwrap();
-        let chain = self.parts.chain.embedded.clone().unwrap();
-        tokio::task::spawn_blocking(move || chain.close())
+        tokio::task::spawn_blocking(move || chain.unwrap().close())
             .await
             .unwrap();
         self.dir

@@ -2,13 +2,17 @@
 //! and what they had not published is set aside.
 //!
 //! Invariant: one pass at a time; a chain that does not answer, or a server that shows an older block than
-//! was seen, also before a restart, changes nothing but the age that `status` shows. Started by `daemon`; `desk` has it look after each transaction.
+//! was seen, also before a restart, changes nothing but the age that `status` shows: tokens are shown as they were known
+//! last, and nothing is granted by that. Started by `daemon`; `desk` has it look after each transaction.
 
 mod lost;
 mod pace;
+mod rights;
 mod tell;
+mod view;
 
 pub(super) use tell::Teller;
+use view::View;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,29 +25,26 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::ground::Ground;
+use super::known::{Known, List};
 use super::leftovers::Leftovers;
-use super::live::{Live, Right};
+use super::live::{Grant, Live};
 use super::openings::Openings;
-use super::parts::{ChainParts, Parts};
-use super::{first, keeper, operate};
+use super::parts::Parts;
+use super::{keeper, operate};
 use crate::chain::ledger::Reading;
 use crate::chain::{ChainError, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
-use crate::status::{ChainStatus, State, TokenStatus};
+use crate::status::{State, TokenStatus};
 use crate::types::TokenId;
 
 /// Time between two looks at the chain inside this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
-/// The age of a chain's newest block at which something is wrong.
-const OLD_BLOCK: Duration = Duration::from_secs(300);
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(20);
 /// Tokens that are looked at side by side.
 const TOKENS_AT_ONCE: usize = 16;
-/// How long publishing a first document may take before it is tried anew.
-const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
 /// The tokens of a mount.
 pub(super) struct Tokens {
@@ -55,29 +56,29 @@ pub(super) struct Tokens {
     openings: Openings,
     /// Owned tokens that cannot be shown, as the chain has them, and why.
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
-    /// Keys by name; looking for one costs a derivation for each transaction of the wallet.
-    keys: Mutex<HashMap<String, Option<NameKey>>>,
+    /// Keys by name, and what they are derived with; looking for one costs a derivation for each transaction of the wallet.
+    keys: Mutex<HashMap<String, Option<(u64, NameKey)>>>,
     /// Names whose first document is there, or on its way.
     documented: Arc<Mutex<HashSet<String>>>,
     view: Mutex<View>,
+    /// What the chain told last, also an earlier process.
+    known: List,
+    /// Why the chain did not answer before the first look.
+    silence: Mutex<Option<ChainError>>,
     /// For looks at what is published, beside the passes.
     turns: Arc<Semaphore>,
     pass: tokio::sync::Mutex<()>,
 }
 
-/// How the chain looked last.
-#[derive(Default)]
-struct View {
-    /// Of this process, or what the volumes keep of an earlier one.
-    block: u64,
-    seen: Option<Duration>,
-    /// What was seen then.
-    snapshot: Option<Arc<Snapshot>>,
-    error: Option<String>,
-    /// Whether the last look has come to nothing.
-    is_blind: bool,
-    /// Whether a later block that was seen was never true: what is kept of one counts no more.
-    overruled: bool,
+/// What a pass goes by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// The chain, now.
+    New,
+    /// The last look of this process.
+    Last,
+    /// What an earlier process has kept.
+    Kept,
 }
 
 impl Tokens {
@@ -97,7 +98,10 @@ impl Tokens {
     }
 
     pub(super) fn new(ground: Arc<Ground>) -> Self {
+        let parts = &ground.parts;
         Self {
+            known: List::of(&parts.config.state_dir, &parts.chain),
+            silence: Mutex::new(parts.chain.silence.clone()),
             leftovers: Leftovers::new(Arc::clone(&ground)),
             ground,
             teller: Teller::default(),
@@ -170,43 +174,70 @@ impl Tokens {
     }
 
     /// What the chain has.
-    async fn look(&self, reading: Reading) -> anyhow::Result<Snapshot> {
-        let ledger = &self.ground.parts.chain.ledger;
-        match timeout(LOOK, ledger.look(reading)).await {
-            Ok(Ok(snapshot)) => Ok(snapshot),
-            Ok(Err(fault)) => Err(self.blind(fault)),
-            Err(_) => {
-                let what = format!(
-                    "{} has not told within {} s what the wallet owns: it is asked again, and a search goes on from where it was",
-                    self.ground.parts.chain.endpoint.label(),
-                    LOOK.as_secs()
-                );
-                Err(self.blind(ChainError::Transient(what)))
-            }
+    async fn look(&self, reading: Reading) -> Result<Snapshot, ChainError> {
+        // It has just been asked in vain.
+        if let Some(fault) = lock(&self.silence).take() {
+            return Err(fault);
         }
+        let ledger = &self.ground.parts.chain.ledger;
+        let late = |_| {
+            ChainError::Transient(format!(
+                "{} has not told within {} s what the wallet owns: it is asked again, and a search goes on from where it was",
+                self.ground.parts.chain.endpoint.label(),
+                LOOK.as_secs()
+            ))
+        };
+        timeout(LOOK, ledger.look(reading)).await.map_err(late)?
+    }
+
+    /// What the next pass goes by: the chain where a look at it is `due`, else what is known of it, where anything is.
+    ///
+    /// # Errors
+    /// The chain tells nothing, and nothing is known of it.
+    async fn sight(&self, due: Option<Reading>) -> Result<(Arc<Snapshot>, Sight), ChainError> {
+        let last = lock(&self.view).snapshot.clone();
+        let (due, last) = match (due, last) {
+            (None, Some(last)) => return Ok((last, Sight::Last)),
+            (due, last) => (due.unwrap_or(Reading::All), last),
+        };
+        let fault = match self.look(due).await {
+            Ok(looked) => return Ok((Arc::new(looked), Sight::New)),
+            Err(fault) => fault,
+        };
+        self.blind(&fault);
+        let kept = || {
+            let known = self.known.get()?.snapshot_at(self.now_s());
+            Some((Arc::new(known), Sight::Kept))
+        };
+        let last = last.map(|last| (last, Sight::Last));
+        let known = last.or_else(kept).filter(|_| fault.is_silence());
+        known.ok_or(fault)
     }
 
     /// One pass, after a look at the chain where one is `due`: else over what the last one has seen. All tokens are
     /// looked at side by side: one that takes its time keeps no other.
     ///
     /// # Errors
-    /// The chain does not answer; a token that cannot be opened is told in the log, and the rest
+    /// The chain does not answer, and nothing is known of it; a token that cannot be opened is told in the log, and the rest
     /// goes on.
     pub(super) async fn pass(&self, due: Option<Reading>) -> anyhow::Result<()> {
         let _one = self.pass.lock().await;
-        let last = lock(&self.view).snapshot.clone();
-        let (snapshot, is_new) = match (due, last) {
-            (None, Some(last)) => (last, false),
-            (due, _) => {
-                let looked = self.look(due.unwrap_or(Reading::All)).await?;
-                (Arc::new(looked), true)
-            }
-        };
+        let (snapshot, sight) = self.sight(due).await?;
+        let is_new = sight == Sight::New;
         // Time and blocks of a development chain are moved at will; any other has been seen with a later
         // block, so this comes from a server that is behind.
-        let moves = self.ground.parts.chain.endpoint.is_idle().await;
-        let goes_on = !moves.unwrap_or(false);
-        if goes_on && self.is_behind(&snapshot) {
+        let goes_on = match sight {
+            Sight::Kept => true,
+            _ => !self
+                .ground
+                .parts
+                .chain
+                .endpoint
+                .is_idle()
+                .await
+                .unwrap_or(false),
+        };
+        if goes_on && sight != Sight::Kept && self.is_behind(&snapshot) {
             return Ok(());
         }
         let doubts = {
@@ -220,11 +251,16 @@ impl Tokens {
             }
             goes_on && !view.overruled
         };
+        let grant = match sight {
+            Sight::Kept => Grant::Nothing,
+            _ if doubts => Grant::Later,
+            _ => Grant::All,
+        };
         let parts = &self.ground.parts;
         let tokens = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         futures::stream::iter(tokens)
             .for_each_concurrent(TOKENS_AT_ONCE, async |token| {
-                match self.take(&snapshot, token, doubts).await {
+                match self.take(&snapshot, token, grant).await {
                     Ok(()) => {
                         lock(&self.failed).remove(&token.id);
                     }
@@ -232,13 +268,16 @@ impl Tokens {
                 }
             })
             .await;
+        if !is_new {
+            // What is lost is judged by the next look.
+            return Ok(());
+        }
         if doubts && self.is_behind(&snapshot) {
             // What the volumes keep is later: what is not in this look is no less there for that.
             return Ok(());
         }
-        if !is_new {
-            // What is lost is judged by the next look.
-            return Ok(());
+        if let Some(told) = self.heard(&snapshot) {
+            self.known.keep(told).await;
         }
         let owned = snapshot.tokens.iter();
         let wanted = owned.map(|token| operate::volume_key(parts, token));
@@ -257,66 +296,13 @@ impl Tokens {
         Ok(())
     }
 
-    /// Whether the chain was seen with a later block than this look is of.
-    fn is_behind(&self, snapshot: &Snapshot) -> bool {
-        let mut view = lock(&self.view);
-        if snapshot.block >= view.block {
-            return false;
-        }
-        let parts = &self.ground.parts;
-        let seen = view.seen.unwrap_or_default();
-        let age = parts.clock.boottime().saturating_sub(seen);
-        let is_fresh = self
-            .age_s(snapshot)
-            .is_some_and(|s| s <= OLD_BLOCK.as_secs());
-        if age > OLD_BLOCK && is_fresh {
-            // The later one was never true, or the chain began anew: this one goes on, and that does not.
-            view.overruled = true;
-            return false;
-        }
-        let line = format!(
-            "{} shows block {}, and {} was seen {} s ago: it is not believed: give another --rpc-url too",
-            parts.chain.endpoint.current(),
-            snapshot.block,
-            view.block,
-            age.as_secs()
-        );
-        tracing::debug!("tokens: {line}");
-        if age > OLD_BLOCK {
-            view.error = Some(line);
-        }
-        true
-    }
-
-    /// The chain was seen with this block, here or by an earlier process.
-    fn note_seen(&self, block: u64) {
-        let mut view = lock(&self.view);
-        view.block = view.block.max(block);
-    }
-
-    /// As if the chain had been seen with this block.
-    #[cfg(test)]
-    pub(super) fn pretend_seen(&self, block: u64) {
-        lock(&self.view).block = block;
-    }
-
-    /// How old the newest block is, in seconds.
-    fn age_s(&self, snapshot: &Snapshot) -> Option<u64> {
-        let now_s = u64::try_from(self.ground.parts.clock.wall_ns() / 1_000_000_000).ok()?;
-        Some(now_s.saturating_sub(snapshot.timestamp_s))
-    }
-
-    /// What is to be said of a chain whose newest block is old: its server may have stopped.
-    fn lag(&self, snapshot: &Snapshot) -> Option<String> {
-        let parts = &self.ground.parts;
-        let age_s = self.age_s(snapshot)?;
-        (age_s > OLD_BLOCK.as_secs()).then(|| {
-            format!(
-                "{}: its newest block is {} min old: give another --rpc-url too",
-                parts.chain.endpoint.current(),
-                age_s / 60
-            )
-        })
+    /// What is kept of this look, for a mount to which the chain does not answer.
+    fn heard(&self, snapshot: &Snapshot) -> Option<Known> {
+        let dialect = self.ground.parts.chain.ledger.known_dialect()?;
+        let keys = lock(&self.keys);
+        let ours = (keys.iter()).filter_map(|(name, key)| Some((name.clone(), key.as_ref()?.0)));
+        let (now_s, snapshot) = (self.now_s(), snapshot.clone());
+        Some(Known::new(now_s, dialect, snapshot, ours.collect()))
     }
 
     /// Tries go on with every pass; the log hears of it once.
@@ -360,31 +346,24 @@ impl Tokens {
         !lock(&self.live).is_empty() || self.leftovers.any_shown()
     }
 
-    fn blind(&self, fault: ChainError) -> anyhow::Error {
-        let mut view = lock(&self.view);
-        (view.error, view.is_blind) = (Some(fault.to_string()), true);
-        fault.into()
-    }
-
     /// Shows a token, or brings one that is shown up to date.
     async fn take(
         &self,
         snapshot: &Snapshot,
         token: &TokenInfo,
-        doubts: bool,
+        grant: Grant,
     ) -> anyhow::Result<()> {
         let right = self.right(token).await?;
-        if let Right::Ours(key) = &right
-            && token.accounting.has_names()
-        {
-            self.document(token, key);
+        // Whether the chain has taken one since is not known.
+        if grant != Grant::Nothing {
+            self.document(token, &right);
         }
         let known = self.get(token.id);
         if let Some(live) = known {
             if live.key.epoch == token.epoch {
                 live.go_on(token, &self.turns, &self.teller);
                 self.teller.followed(&live);
-                let turned = live.refresh(&self.ground.parts, snapshot, token, &right)?;
+                let turned = live.refresh(&self.ground.parts, snapshot, token, &right, grant)?;
                 if turned {
                     self.teller.changed([live.directory.clone()]);
                 }
@@ -404,10 +383,16 @@ impl Tokens {
                 token.epoch
             );
         }
+        if grant == Grant::Nothing && !self.ground.state_dir.volume(&key).exists() {
+            fail!(
+                Chain,
+                "nothing of it is here, and the chain does not answer: it is shown when it does"
+            );
+        }
         let count = snapshot.tokens.len();
         let opened = (self.openings.open(&self.ground, count, token, &right)).await?;
-        let live = Live::start(&self.ground, snapshot, token, &right, doubts, opened)?;
-        if doubts {
+        let live = Live::start(&self.ground, snapshot, token, &right, grant, opened)?;
+        if grant != Grant::All {
             self.note_seen(keeper::seen_block(&live.volume));
         }
         tracing::info!(
@@ -418,73 +403,6 @@ impl Tokens {
         lock(&self.live).insert(token.id, Arc::clone(&live));
         self.teller.changed([live.directory.clone()]);
         Ok(())
-    }
-
-    /// What this wallet may do with a token of its own.
-    async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
-        let chain = &self.ground.parts.chain;
-        let Some(account) = &chain.account else {
-            return watched(chain, token);
-        };
-        if !token.accounting.has_names() {
-            // No name stands on chain: it follows from the token.
-            return Ok(match operate::key_of_token(chain, account, token.id) {
-                Some(key) => Right::Ours(key),
-                None => Right::None(
-                    State::ReadOnly,
-                    format!(
-                        "the number of token {} is too large for a name key",
-                        token.id
-                    ),
-                ),
-            });
-        }
-        let Some(name) = &token.name else {
-            return Ok(Right::None(
-                State::Unregistered,
-                operate::unregistered(&chain.called.token(token.id)),
-            ));
-        };
-        let known = lock(&self.keys).get(name).cloned();
-        let key = match known {
-            Some(key) => key,
-            None => {
-                let key = operate::find_key(&self.ground.parts, name).await?;
-                lock(&self.keys).insert(name.clone(), key.clone());
-                key
-            }
-        };
-        Ok(match key {
-            Some(key) => Right::Ours(key),
-            None => Right::None(
-                State::ForeignKey,
-                format!(
-                    "the name key of token {0} is not one of this wallet's: `pxfs register {0}` gives it one, and begins a new volume",
-                    chain.called.token(token.id)
-                ),
-            ),
-        })
-    }
-
-    /// Publishes the first document where it is missing, beside the pass.
-    fn document(&self, token: &TokenInfo, key: &NameKey) {
-        let name = key.name();
-        if !lock(&self.documented).insert(name.clone()) {
-            return;
-        }
-        let (parts, documented) = (Arc::clone(&self.ground.parts), Arc::clone(&self.documented));
-        let (token, key) = (token.clone(), key.clone());
-        tokio::spawn(async move {
-            let volume = operate::volume_key(&parts, &token);
-            let publishing = first::publish(&parts.node, &*parts.clock, volume, &token, &key);
-            let why = match timeout(FIRST_DOCUMENT, publishing).await {
-                Ok(Ok(_)) => return,
-                Ok(Err(error)) => format!("{error:#}"),
-                Err(_) => "the node does not answer".to_owned(),
-            };
-            tracing::warn!(token = %token.id, "first document: {why}; it is tried again");
-            lock(&documented).remove(&name);
-        });
     }
 
     /// The volume in `slot` misses a block: whether a newer tree has just taken its place.
@@ -503,22 +421,6 @@ impl Tokens {
 
     pub(super) fn get(&self, id: TokenId) -> Option<Arc<Live>> {
         lock(&self.live).get(&id).cloned()
-    }
-
-    /// What `status` tells of the chain.
-    pub(super) fn chain_status(&self) -> ChainStatus {
-        let view = lock(&self.view);
-        let now = self.ground.parts.clock.boottime();
-        ChainStatus {
-            id: self.ground.parts.chain.chain_id,
-            url: self.ground.parts.chain.endpoint.current().to_string(),
-            ok: view.error.is_none() && view.seen.is_some(),
-            block: view.block,
-            age_s: view
-                .seen
-                .map_or(0, |seen| now.saturating_sub(seen).as_secs()),
-            error: view.error.clone(),
-        }
     }
 
     /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
@@ -567,26 +469,6 @@ impl Tokens {
         });
         self.leftovers.stop();
     }
-}
-
-/// What can be done with a token of which only the owner's address is known.
-fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
-    let (owner, called) = (chain.owner, chain.called.token(token.id));
-    if !token.accounting.has_names() && token.name.is_none() {
-        return Err(operate::unnamed(chain, &called).into());
-    }
-    Ok(match &token.name {
-        Some(name) => Right::Watched(
-            name.clone(),
-            format!("{owner} is only watched, by its address: mount with --wallet to write"),
-        ),
-        None => Right::None(
-            State::ReadOnly,
-            format!(
-                "{owner} is only watched, by its address, and token {called} has no name key yet: nothing is published of it"
-            ),
-        ),
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -25,8 +25,11 @@ impl Anvil {
             Path::new(&program).exists(),
             "{program} is missing: run `tests/run setup`, or name it in PXFS_TEST_ANVIL"
         );
-        let fixed = ["--host", "127.0.0.1", "--port", "0"];
-        let (kept, mut lines) = Kept::start(&program, &[&fixed, options].concat(), &[]);
+        let fixed: &[&str] = match options.contains(&"--port") {
+            true => &["--host", "127.0.0.1"],
+            false => &["--host", "127.0.0.1", "--port", "0"],
+        };
+        let (kept, mut lines) = Kept::start(&program, &[fixed, options].concat(), &[]);
         let listening = lines.by_ref().map_while(Result::ok).find_map(|line| {
             let address = line.strip_prefix("Listening on ")?;
             Some(format!("http://{address}"))

@@ -94,6 +94,19 @@ impl Chain {
         drop(self.anvil);
     }
 
+    /// It answers nobody while `work` is done, and then as before.
+    pub(crate) fn without<T>(self, work: impl FnOnce() -> T) -> (Self, T) {
+        let state = self.anvil_does("anvil_dumpState", &());
+        let url = self.url().to_owned();
+        drop(self.anvil);
+        let done = work();
+        let (_, port) = url.rsplit_once(':').expect("a port");
+        let anvil = Anvil::start(&["--slots-in-an-epoch", "1", "--port", port]);
+        let again = Self { anvil, ..self };
+        again.anvil_does("anvil_loadState", &(state,));
+        (again, done)
+    }
+
     /// A machine that mounts it, not started.
     pub(crate) fn machine(&self, first: Option<&Machine>) -> Machine {
         self.machine_with(first, &["--commit-idle", "500ms"])

@@ -44,6 +44,7 @@ mod model;
 mod month;
 mod names;
 mod nodes;
+mod offline;
 mod operated;
 mod overdue;
 mod ownership;

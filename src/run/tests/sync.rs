@@ -95,7 +95,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     let newest = published(&world, &name).await;
     let info = world.chain().ledger.token(token).await.unwrap();
     let volume = operate::volume_key(&world.parts, &info);
-    let key = operate::find_key(&world.parts, &name)
+    let (_, key) = operate::find_key(&world.parts, &name)
         .await
         .unwrap()
         .unwrap();

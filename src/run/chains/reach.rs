@@ -1,0 +1,127 @@
+//! Reaching a chain, over HTTP or inside this process, and finding that it is the one that is meant. Called by
+//! `chains`, `deploy` and `oracle`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::chain::ChainError;
+use crate::chain::embedded;
+use crate::chain::endpoint::Endpoint;
+use crate::cli::exit::fail;
+use crate::clock::Clock;
+use crate::config::{Config, RpcUrl};
+
+/// A chain that is reached, and is the one that was asked for.
+pub(in crate::run) struct Reached {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// The chain inside this process, when that is the one, and its folder.
+    pub embedded: Option<(embedded::Handle, PathBuf)>,
+    /// EIP-155 id.
+    pub chain_id: u64,
+}
+
+/// The endpoints that `chain` is reached by.
+pub(in crate::run) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
+    let numbered = config.rpc.iter().any(|one| one.chain.is_some());
+    // Where no endpoint says what it is of, all are of the chain that is meant.
+    let its = (config.rpc.iter()).filter(|one| one.chain == chain || !numbered);
+    its.map(|one| &one.url).collect()
+}
+
+/// Reaches the chain whose endpoints are named by `chain`.
+///
+/// # Errors
+/// There is none, it does not answer, or has another id.
+pub(in crate::run) async fn reach(
+    config: &Config,
+    chain: Option<u64>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Reached> {
+    match knock(config, chain, None, clock).await? {
+        (reached, None) => Ok(reached),
+        (_, Some(fault)) => Err(fault.into()),
+    }
+}
+
+/// The same; of a chain that is said by its id, or was `kept` in mind by that, and does not answer now, why.
+pub(super) async fn knock(
+    config: &Config,
+    chain: Option<u64>,
+    kept: Option<u64>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Reached, Option<ChainError>)> {
+    if let (Some(wanted), Some(chain)) = (config.chain_id, chain)
+        && wanted != chain
+    {
+        fail!(
+            Usage,
+            "--chain-id {wanted}: chain {chain} is named too: leave one of them out"
+        );
+    }
+    let urls = urls_of(config, chain);
+    let wanted = chain.or(config.chain_id);
+    let over_http = |wanted| {
+        let urls = urls.iter().filter_map(|url| match url {
+            RpcUrl::Http(url) => Some(url.as_str()),
+            RpcUrl::Embedded(_) => None,
+        });
+        Endpoint::over_http(&urls.collect::<Vec<_>>(), wanted)
+    };
+    let (endpoint, embedded) = match (urls.first(), chain) {
+        (None, Some(chain)) if !config.rpc.is_empty() => fail!(
+            Usage,
+            "chain {chain}: no endpoint of it: give --rpc-url {chain}=URL"
+        ),
+        (None, _) => fail!(
+            Usage,
+            "no chain: give --rpc-url, or try `pxfs demo MOUNTPOINT`"
+        ),
+        (Some(RpcUrl::Embedded(folder)), _) => {
+            let handle = open_embedded(folder, clock).await?;
+            (Endpoint::embedded(&handle), Some((handle, folder.clone())))
+        }
+        (Some(RpcUrl::Http(_)), _) => (over_http(wanted)?, None),
+    };
+    let chain_id = match (endpoint.chain_id().await, wanted.or(kept)) {
+        // Each server is asked for it again before it is asked for anything else.
+        (Err(fault), Some(chain_id)) if fault.is_silence() => {
+            let reached = Reached {
+                endpoint: over_http(Some(chain_id))?,
+                embedded,
+                chain_id,
+            };
+            return Ok((reached, Some(fault)));
+        }
+        (told, _) => told?,
+    };
+    if let Some(wanted) = wanted
+        && wanted != chain_id
+    {
+        let said = match chain {
+            Some(_) => format!("it is named as {wanted}"),
+            None => format!("--chain-id asks for {wanted}"),
+        };
+        fail!(
+            Chain,
+            "chain {} has id {chain_id}, and {said}: give another --rpc-url",
+            endpoint.label()
+        );
+    }
+    let reached = Reached {
+        endpoint,
+        embedded,
+        chain_id,
+    };
+    Ok((reached, None))
+}
+
+/// Opens the chain in `folder`.
+///
+/// # Errors
+/// There is none, it is damaged, or another process has it.
+async fn open_embedded(folder: &Path, clock: &Arc<dyn Clock>) -> anyhow::Result<embedded::Handle> {
+    let folder = folder.to_owned();
+    let clock = Arc::clone(clock);
+    Ok(tokio::task::spawn_blocking(move || embedded::Handle::open(&folder, clock)).await??)
+}

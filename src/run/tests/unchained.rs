@@ -1,0 +1,61 @@
+//! A mount to which the chain does not answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::World;
+use crate::chain::ChainError;
+use crate::chain::endpoint::Endpoint;
+use crate::chain::ledger::ContractLedger;
+use crate::chain::transact::Transactor;
+use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::fs::FsError;
+use crate::run::operate;
+use crate::run::parts::Parts;
+use crate::status::State;
+
+/// From now on nobody answers for the chain.
+fn fall_silent(parts: &mut Parts) {
+    let away = Endpoint::http("http://127.0.0.1:1").unwrap();
+    let chain = &mut parts.chain;
+    chain.silence = Some(ChainError::Transient("away".to_owned()));
+    chain.ledger = ContractLedger::new(away.clone(), chain.contract, chain.owner);
+    if let Some(account) = &mut chain.account {
+        account.transactor = Transactor::new(away.clone(), &account.wallet);
+    }
+    chain.endpoint = away;
+}
+
+#[tokio::test]
+async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
+    // As over HTTP: a chain inside the process always answers, and nothing is kept of it.
+    let mut inside = None;
+    let outside = |parts: &mut Parts| inside = parts.chain.embedded.take();
+    let world = World::begin_with(tempfile::tempdir().unwrap(), outside).await;
+    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    assert_eq!(world.look(token).await.state, State::Ok);
+    world.write("1", "before", b"precious").unwrap();
+    let dir = world.end_with(inside).await;
+
+    let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
+    let mut inside = None;
+    let world = World::begin_with(dir, |parts| {
+        parts.clock = Arc::<ManualClock>::clone(&clock) as _;
+        inside = parts.chain.embedded.take();
+        fall_silent(parts);
+    })
+    .await;
+    // Nothing has been seen of the chain by this process.
+    assert_eq!(world.look(token).await.state, State::Ok);
+    let told = world.tokens.chain_status();
+    assert!(!told.ok && told.block > 0, "{told:?}");
+    world.write("1", "after", b"more").unwrap();
+    clock.advance(Duration::from_secs(31 * 86_400));
+    // More than a lock of a backup.
+    let large = vec![1; 1 << 20];
+    assert_eq!(world.write("1", "late", &large), Err(FsError::Overdue));
+    assert_eq!(world.look(token).await.state, State::Overdue);
+    let age_s = world.tokens.chain_status().age_s;
+    assert!(age_s >= 31 * 86_400, "{age_s}");
+    drop(world.end_with(inside).await);
+}

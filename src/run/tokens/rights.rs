@@ -1,0 +1,122 @@
+//! What this wallet may do with a token, and the first document of one that it may publish.
+//!
+//! Invariant: a name is this wallet's only where its key is derived anew and has that name. Called by `tokens`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Tokens, lock};
+use crate::chain::TokenInfo;
+use crate::names::key::NameKey;
+use crate::run::live::Right;
+use crate::run::parts::{Account, ChainParts};
+use crate::run::{first, operate};
+use crate::status::State;
+
+/// How long publishing a first document may take before it is tried anew.
+const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
+
+impl Tokens {
+    /// What this wallet may do with a token of its own.
+    pub(super) async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
+        let chain = &self.ground.parts.chain;
+        let Some(account) = &chain.account else {
+            return watched(chain, token);
+        };
+        if !token.accounting.has_names() {
+            // No name stands on chain: it follows from the token.
+            return Ok(match operate::key_of_token(chain, account, token.id) {
+                Some(key) => Right::Ours(key),
+                None => Right::None(
+                    State::ReadOnly,
+                    format!(
+                        "the number of token {} is too large for a name key",
+                        token.id
+                    ),
+                ),
+            });
+        }
+        let Some(name) = &token.name else {
+            return Ok(Right::None(
+                State::Unregistered,
+                operate::unregistered(&chain.called.token(token.id)),
+            ));
+        };
+        let known = lock(&self.keys).get(name).cloned();
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let key = match self.recalled_key(account, name) {
+                    Some(key) => Some(key),
+                    None => operate::find_key(&self.ground.parts, name).await?,
+                };
+                lock(&self.keys).insert(name.clone(), key.clone());
+                key
+            }
+        };
+        Ok(match key {
+            Some((_, key)) => Right::Ours(key),
+            None => Right::None(
+                State::ForeignKey,
+                format!(
+                    "the name key of token {0} is not one of this wallet's: `pxfs register {0}` gives it one, and begins a new volume",
+                    chain.called.token(token.id)
+                ),
+            ),
+        })
+    }
+
+    /// The key of `name`, where an earlier look has found it to be this wallet's: the chain is not asked.
+    fn recalled_key(&self, account: &Account, name: &str) -> Option<(u64, NameKey)> {
+        let index = *self.known.get()?.keys.get(name)?;
+        let key = operate::name_key(&self.ground.parts.chain, account, index);
+        (key.name() == name).then_some((index, key))
+    }
+
+    /// Publishes the first document where it is missing, beside the pass.
+    pub(super) fn document(&self, token: &TokenInfo, right: &Right) {
+        let Right::Ours(key) = right else { return };
+        if !token.accounting.has_names() {
+            return;
+        }
+        let name = key.name();
+        if !lock(&self.documented).insert(name.clone()) {
+            return;
+        }
+        let (parts, documented) = (Arc::clone(&self.ground.parts), Arc::clone(&self.documented));
+        let (token, key) = (token.clone(), key.clone());
+        tokio::spawn(async move {
+            let volume = operate::volume_key(&parts, &token);
+            let publishing = first::publish(&parts.node, &*parts.clock, volume, &token, &key);
+            let why = match timeout(FIRST_DOCUMENT, publishing).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "the node does not answer".to_owned(),
+            };
+            tracing::warn!(token = %token.id, "first document: {why}; it is tried again");
+            lock(&documented).remove(&name);
+        });
+    }
+}
+
+/// What can be done with a token of which only the owner's address is known.
+fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
+    let (owner, called) = (chain.owner, chain.called.token(token.id));
+    if !token.accounting.has_names() && token.name.is_none() {
+        return Err(operate::unnamed(chain, &called).into());
+    }
+    Ok(match &token.name {
+        Some(name) => Right::Watched(
+            name.clone(),
+            format!("{owner} is only watched, by its address: mount with --wallet to write"),
+        ),
+        None => Right::None(
+            State::ReadOnly,
+            format!(
+                "{owner} is only watched, by its address, and token {called} has no name key yet: nothing is published of it"
+            ),
+        ),
+    })
+}
