@@ -87,6 +87,8 @@ pub enum State {
     Poisoned,
     /// What is published cannot be charged, on a contract that charges each commit.
     Uncharged,
+    /// Nothing was published for minutes, and something waits for it; or the local disk is full.
+    Stuck,
 }
 
 impl State {
@@ -105,6 +107,7 @@ impl State {
             Self::Detached => "detached",
             Self::Poisoned => "poisoned",
             Self::Uncharged => "uncharged",
+            Self::Stuck => "stuck",
         }
     }
 }

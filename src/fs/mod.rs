@@ -48,6 +48,7 @@ mod rename;
 mod report;
 mod salvage;
 mod settle;
+mod vacancy;
 mod volume;
 
 #[cfg(test)]

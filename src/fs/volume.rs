@@ -31,15 +31,8 @@ use crate::journal::record::Record;
 use crate::journal::{Barrier, Batch, Disk, Journal, JournalError, Stage, Without, key};
 use crate::types::{Ino, VolumeKey};
 
-/// Local room that is never given to new data, in bytes: the journal needs it to go on.
-const SPARE_BYTES: u64 = 8 << 20;
-
 /// What the cache gives back where the disk is too full to open a volume.
 const OPENING_BYTES: u64 = 512 << 20;
-
-/// How long a writer waits for local room, and how many may wait at once.
-const ROOM_WAIT: Duration = Duration::from_secs(3);
-const ROOM_WAITERS: usize = 2;
 
 /// The journal's file.
 pub(super) const JOURNAL: &str = "journal.redb";
@@ -109,7 +102,7 @@ pub struct Volume {
     pub(super) accesses: Mutex<HashMap<Ino, i64>>,
     pub(super) labels: Mutex<super::report::Told>,
     pub(super) looks: Mutex<super::damage::Looks>,
-    room_waiters: AtomicUsize,
+    pub(super) room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
     /// Nothing is left to be kept durable: those who do that end.
     pub(super) resting: AtomicBool,
@@ -434,44 +427,6 @@ impl Volume {
         if folder.is_none_or(|folder| self.cache.shares_room(&folder)) {
             self.cache.give_way(bytes);
         }
-    }
-
-    /// Waits, within a bound, until the local disk has room for `len` more bytes, and for what a running cut keeps
-    /// of what they are written over; not where nobody works in the background who would make room.
-    pub(super) fn check_room(&self, len: u64) -> Result<(), FsError> {
-        self.journal.wait_for_room()?;
-        let needed = self.needed_room(len);
-        let has_room = || Ok::<bool, FsError>(self.stage.free_bytes()? >= needed);
-        if has_room()? {
-            return Ok(());
-        }
-        self.give_way(needed);
-        let patience = match self.journal.is_attended() {
-            true => ROOM_WAIT,
-            false => Duration::ZERO,
-        };
-        let waiting = self.room_waiters.fetch_add(1, Ordering::AcqRel);
-        let step = Duration::from_millis(100);
-        let mut waited = Duration::ZERO;
-        let result = loop {
-            if waiting >= ROOM_WAITERS || waited >= patience {
-                break Err(FsError::NoRoom);
-            }
-            std::thread::sleep(step);
-            waited += step;
-            match has_room() {
-                Ok(false) => {}
-                Ok(true) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        self.room_waiters.fetch_sub(1, Ordering::AcqRel);
-        result
-    }
-
-    /// Local room, in bytes, with which `len` more are sure not to fill the disk.
-    pub(super) fn needed_room(&self, len: u64) -> u64 {
-        SPARE_BYTES + len + self.spool_room(len) + 3 * self.journal.overlay_bytes()
     }
 
     /// Turns a failed write of local state into an error, and closes the volume for changes unless

@@ -234,7 +234,14 @@ impl Worker {
         self.failures = self.failures.saturating_add(1);
         self.receipts.note_end(false);
         let (token, failures) = (self.context.volume.key().token.token, self.failures);
-        let before = lock(&self.status).last_error.replace(error.clone());
+        let before = {
+            let mut status = lock(&self.status);
+            let before = status.last_error.replace(error.clone());
+            if before.is_none() {
+                status.failing_since = Some(self.context.clock.boottime());
+            }
+            before
+        };
         if before.as_ref() == Some(&error) {
             tracing::debug!(%token, %error, failures, "not published; it is tried again");
         } else {

@@ -82,7 +82,7 @@ pub struct Context {
 
 impl Context {
     /// Wall time, unix seconds.
-    pub(super) fn now_s(&self) -> u64 {
+    pub(crate) fn now_s(&self) -> u64 {
         u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
     }
 

@@ -91,6 +91,21 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// Whether it is the node, or the name that it keeps, that does not do what it is asked for.
+    #[must_use]
+    pub fn is_of_node(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Name(_) | Self::Unverified(_))
+    }
+
+    /// Whether nothing can be published while it lasts, and no other state of a token tells of it.
+    #[must_use]
+    pub fn keeps_all_back(&self) -> bool {
+        !matches!(
+            self,
+            Self::Conflict(_) | Self::Damaged(_) | Self::OverQuota(_) | Self::Stopped
+        )
+    }
+
     /// Whether another try may help before somebody has done something about it.
     #[must_use]
     pub fn may_pass(&self) -> bool {

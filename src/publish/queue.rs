@@ -56,6 +56,8 @@ pub struct PublishStatus {
     pub next_commit_s: Option<u64>,
     /// Why the last try failed, if it did.
     pub last_error: Option<PublishError>,
+    /// Since when all tries have failed, by the boot clock, if the last one did.
+    pub failing_since: Option<Duration>,
     /// Whether a commit is being made.
     pub busy: bool,
     /// Whether the last commit is another machine's.
@@ -184,6 +186,7 @@ impl Publisher {
         let status = lock(&self.status).clone();
         PublishStatus {
             next_commit_s: next_commit_s(&self.volume, status.last_commit_s),
+            failing_since: status.failing_since.filter(|_| status.last_error.is_some()),
             ..status
         }
     }

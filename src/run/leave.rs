@@ -28,6 +28,8 @@ pub(super) const REFUSED: Duration = Duration::from_secs(1);
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// How long whoever leaves waits for the charges of the last commits.
 pub(super) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a node that does not answer is asked whether it has all, where nothing waits to be published.
+const ASKED: Duration = Duration::from_secs(5);
 /// Time between two looks whether it has ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// Time between two looks whether anything has moved, and at what is pending.
@@ -108,8 +110,14 @@ pub(super) async fn publish(
                 if moved() != last {
                     (last, moved_at) = (moved(), Instant::now());
                 }
-                if moved_at.elapsed() > session.patience {
-                    let waited = session.patience.as_secs();
+                let stood = moved_at.elapsed();
+                let is_vain = || {
+                    stood > ASKED
+                        && session.is_node_away()
+                        && !chosen.iter().any(|live| live.is_pending())
+                };
+                if stood > session.patience || is_vain() {
+                    let waited = stood.as_secs();
                     let why = format!("nothing has moved for {waited} s: see the daemon's log");
                     return Err(unpublished(session, &chosen, &why));
                 }
@@ -183,8 +191,9 @@ fn unpublished(session: &Session, chosen: &[Arc<Live>], else_why: &str) -> Failu
         waiting = chosen.iter().collect();
     }
     // A call without an answer is why nothing moves; what failed before may be long past.
-    let why = session
-        .node_fault(session.patience / 2)
+    let stuck = waiting.iter().find_map(|live| live.stuck());
+    let why = stuck
+        .or_else(|| session.node_fault(session.patience / 2))
         .or_else(|| waiting.iter().find_map(|live| live.last_error()))
         .unwrap_or_else(|| else_why.to_owned());
     let names: Vec<&str> = waiting.iter().map(|live| &*live.directory).collect();

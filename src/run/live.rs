@@ -10,6 +10,7 @@ mod told;
 
 pub(super) use right::{Grant, Right};
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -55,6 +56,8 @@ pub(super) struct Live {
     pub(super) volume: Arc<Volume>,
     pub(super) publishing: Publishing,
     pub(super) keeper: Arc<Keeper>,
+    /// Where its local state is.
+    folder: PathBuf,
     seen: Mutex<Seen>,
     /// Why its commits are not charged, if so.
     charge_error: Mutex<Option<String>>,
@@ -232,6 +235,7 @@ impl Live {
     ) -> Self {
         Self {
             key: volume.key(),
+            folder: ground.state_dir.path().to_owned(),
             slot: 0,
             publishing,
             keeper,

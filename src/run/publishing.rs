@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::ground::Ground;
 use super::live::Right;
+use super::operate;
 use crate::chain::TokenInfo;
 use crate::cli::exit::fail;
 use crate::fs::Volume;
@@ -28,6 +29,8 @@ pub(super) const FIND: Duration = Duration::from_secs(600);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may hold up showing a volume that was used here before.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// For how long nothing may be published of what waits for it before that is a state of the token.
+pub(super) const STUCK: Duration = Duration::from_secs(120);
 /// Time between two looks whether another machine has gone on, for blocks that are missing.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
 /// Time between two looks of a flush whether the newest root is known.
@@ -49,6 +52,8 @@ const BEHIND: &str = "another machine has gone on from here: unmount, and mount 
 /// The publishing of one token.
 pub(super) struct Publishing {
     context: Option<Context>,
+    /// When it began, by the boot clock.
+    begun: Duration,
     timing: Timing,
     allowed: Allowed,
     /// Where its commits run.
@@ -112,6 +117,7 @@ impl Publishing {
                 None => Stage::Never,
             }),
             context,
+            begun: parts.clock.boottime(),
             timing: Timing {
                 idle: parts.config.commit_idle,
                 most: parts.config.commit_max,
@@ -382,6 +388,32 @@ impl Publishing {
         }
     }
 
+    /// Why nothing of what waits is published for minutes, since when, and what to do, if so.
+    pub(super) fn stuck(&self) -> Option<String> {
+        let context = self.context.as_ref()?;
+        if is_idle(&context.volume) {
+            return None;
+        }
+        let node = Some(context.node.label.as_str());
+        let (since, why, node) = match &*lock(&self.stage) {
+            Stage::Waiting(why) if !self.watches() => (
+                self.begun,
+                why.clone().unwrap_or_else(|| LATE.to_owned()),
+                node,
+            ),
+            Stage::On(publisher) => {
+                let status = publisher.status();
+                let error = status.last_error.filter(PublishError::keeps_all_back)?;
+                let node = node.filter(|_| error.is_of_node());
+                (status.failing_since?, error.to_string(), node)
+            }
+            _ => return None,
+        };
+        let failing = context.clock.boottime().saturating_sub(since);
+        let at = context.now_s().saturating_sub(failing.as_secs());
+        (failing >= STUCK).then(|| unpublished_since(at, &why, node))
+    }
+
     /// Since when blocks may be on the node that no pin holds yet (0: it is not known), unix seconds.
     pub(super) fn unpinned_since_s(&self) -> Option<u64> {
         match &*lock(&self.stage) {
@@ -472,6 +504,17 @@ impl Publishing {
             publisher.stop().await;
         }
     }
+}
+
+/// What is said where nothing was published since `since_s`, unix seconds, and what to do, where `node` is why.
+pub(super) fn unpublished_since(since_s: u64, why: &str, node: Option<&str>) -> String {
+    let at = operate::instant(since_s).map_or_else(String::new, |at| format!(" since {at}"));
+    let cure = node.map_or_else(String::new, |node| {
+        format!(
+            ": see that the node at {node} runs, answers and has room, or mount with another --node"
+        )
+    });
+    format!("nothing was published{at}: {why}{cure}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

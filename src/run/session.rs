@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::holdings::Holdings;
 use super::parts::Parts;
+use super::publishing::{STUCK, unpublished_since};
 use crate::cli::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
@@ -105,6 +106,18 @@ impl Session {
         error.map(|error| format!("the storage node: {error}"))
     }
 
+    /// Whether the last look at the node has failed, and it has answered nobody since.
+    pub(super) fn is_node_away(&self) -> bool {
+        self.node_error().is_some()
+    }
+
+    /// Since when the node has not answered, unix seconds, where that is for long: it is no longer waited for in hope.
+    fn silent_since_s(&self) -> Option<u64> {
+        let silence = self.parts.node.counts.silence();
+        let now_s = u64::try_from(self.parts.clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+        (silence >= STUCK && self.is_node_away()).then(|| now_s.saturating_sub(silence.as_secs()))
+    }
+
     /// What the last look at the node has met, unless it has answered somebody since.
     fn node_error(&self) -> Option<String> {
         let (error, begin) = lock(&self.node_error).clone()?;
@@ -140,6 +153,7 @@ impl Session {
         let mountpoint = self.mountpoint.to_string_lossy().into_owned();
         let now = self.parts.clock.boottime();
         let mut tokens = self.tokens.describe(&mountpoint);
+        let silent_since_s = self.silent_since_s();
         for token in &mut tokens {
             if self.read_only && token.state == State::Ok {
                 token.state = State::ReadOnly;
@@ -152,6 +166,11 @@ impl Session {
                 && token.state != State::Detached
             {
                 local.last_error = self.node_fault(SILENT);
+                if let (State::Ok, Some(since_s)) = (token.state, silent_since_s) {
+                    let (why, node) = ("it does not answer", &self.parts.node.label);
+                    token.reason = Some(unpublished_since(since_s, why, Some(node)));
+                    token.state = State::Stuck;
+                }
             }
         }
         let chains = self.tokens.chains();

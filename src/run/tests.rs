@@ -27,6 +27,7 @@ use crate::status::{State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
 mod guard;
+mod stuck;
 mod sync;
 mod unchained;
 

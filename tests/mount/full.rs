@@ -1,4 +1,4 @@
-//! A node whose disk is full: what was written waits here, and is sent when there is room.
+//! A node whose disk is full: what was written waits here, and is sent when there is room. And a full disk here.
 
 use std::fs;
 use std::path::Path;
@@ -66,4 +66,43 @@ fn an_ipfs_node_whose_disk_is_full_gets_the_rest_when_it_has_room() {
     }
     second.stop();
     drop((second, machine, node));
+}
+
+#[test]
+fn a_full_local_disk_is_told_with_its_folder_and_what_waits() {
+    let mut machine = Machine::prepared("demo");
+    let volumes = machine.state().join("volumes");
+    fs::create_dir_all(&volumes).expect("a folder");
+    Small::mount(&volumes, "size=48m");
+    let _small = Small(&volumes);
+    machine.start();
+    machine.fault("put-many fail");
+    let refused = (0..64).find_map(|n| {
+        let file = machine.dir().join(format!("f{n}"));
+        fs::write(file, pattern(n, 0, MIB)).err()
+    });
+    let refused = refused.expect("it is full some time");
+    assert_eq!(refused.kind(), std::io::ErrorKind::StorageFull, "{refused}");
+    let row = machine.token("1");
+    assert_eq!(row["state"], "stuck", "{row:#}");
+    let why = row["reason"].as_str().unwrap_or_default();
+    let folder = machine.state().display().to_string();
+    for words in [
+        "the local disk is full",
+        "bytes are free for",
+        &folder,
+        "wait here",
+    ] {
+        assert!(why.contains(words), "{words} is not in: {why}");
+    }
+    let flushed = machine.ask(&["flush"]).exits(7).one_line();
+    assert!(
+        flushed.stderr.contains("the local disk is full"),
+        "{flushed:?}"
+    );
+    Small::mount(&volumes, "remount,size=400m");
+    machine.fault("");
+    machine.flush();
+    machine.wait_for("1", "state", "ok");
+    machine.stop();
 }

@@ -153,6 +153,20 @@ fn unmounting_with_a_node_that_hangs_ends_and_keeps_everything() {
     second.stop();
 }
 
+/// Who leaves with nothing pending is not kept as long as a node that is to take something may take.
+#[test]
+fn leaving_with_nothing_pending_waits_for_no_node_that_is_away() {
+    for fault in ["all fail", "all hang"] {
+        let mut machine = Machine::demo_with(&LONG);
+        fs::write(machine.dir().join("file"), pattern(7, 0, 500_000)).expect("writable");
+        machine.flush();
+        machine.fault(fault);
+        let left = machine.umount().exits(7).one_line();
+        assert!(left.stderr.contains("nothing of token 1 waits"), "{left:?}");
+        machine.ended(LOCAL);
+    }
+}
+
 /// The kernel has asked for the page ahead of whoever read there, and waits for it.
 #[test]
 fn leaving_waits_for_no_page_that_nobody_reads_any_more() {

@@ -3,10 +3,12 @@
 //! Invariant: of several states the most serious is told, with what to do, and of what failed all. Called by
 //! `tokens`.
 
+use std::path::Path;
+
 use super::{Live, Seen, lock};
 use crate::chain::TokenInfo;
 use crate::clock::Clock;
-use crate::fs::{Access, Labels, Loss};
+use crate::fs::{Access, Labels, Loss, Pending};
 use crate::publish::PublishStatus;
 use crate::run::parts::Parts;
 use crate::run::{detached, operate, sync};
@@ -37,6 +39,9 @@ impl Live {
         }
         if let Some(reason) = self.publishing.conflict() {
             return (State::Conflict, Some(reason));
+        }
+        if let Some(reason) = self.stuck() {
+            return (State::Stuck, Some(reason));
         }
         if self.volume.overdue() {
             return (
@@ -96,6 +101,13 @@ impl Live {
         self.state_of(&seen.token, seen.now_s(clock), barred)
     }
 
+    /// Why nothing of it comes onto the node, or into the local disk, and what to do, if that lasts.
+    pub(in crate::run) fn stuck(&self) -> Option<String> {
+        let full = self.volume.full_disk();
+        let full = full.map(|free| full_disk(&self.folder, free));
+        full.or_else(|| self.publishing.stuck())
+    }
+
     /// What its directory tells in its virtual attributes.
     pub(super) fn labels(&self, clock: &dyn Clock) -> Labels {
         let seen = lock(&self.seen).clone();
@@ -147,6 +159,9 @@ impl Live {
             damaged_files,
             damaged,
         });
+        if status.state == State::Stuck {
+            status.reason = status.reason.map(|why| why + &waiting(&pending));
+        }
         if let (State::Ok, Some(local)) = (status.state, &status.local) {
             status.reason = lost(local)
                 .or_else(|| self.volume.torn_log())
@@ -191,6 +206,26 @@ fn theirs(published: &PublishStatus) -> String {
         "another machine published sequence {}{at}: that is shown here",
         published.sequence
     )
+}
+
+/// What to say of a local disk that is full.
+fn full_disk(folder: &Path, free: u64) -> String {
+    format!(
+        "the local disk is full: {free} bytes are free for {}, and nothing can be written: delete something else on that disk, or unmount, move that folder to a larger one, and mount with --state-dir",
+        folder.display()
+    )
+}
+
+/// What of a token waits to be published, behind the reason why it does.
+pub(in crate::run) fn waiting(pending: &Pending) -> String {
+    match (pending.files, pending.any) {
+        (0, false) => String::new(),
+        (0, true) => "; names wait here until then".to_owned(),
+        (files, _) => format!(
+            "; {} bytes in {files} files wait here until then",
+            pending.bytes
+        ),
+    }
 }
 
 /// All that is amiss, in one line.
