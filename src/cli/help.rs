@@ -131,9 +131,14 @@ pub(super) fn print(shown: &clap::Error) -> ExitCode {
     ExitCode::from(u8::from(written.is_err()))
 }
 
+/// The grammar as a manual page shows it: all options are described there.
+pub(super) fn page() -> Command {
+    command().mut_args(|arg| arg.hide_short_help(false))
+}
+
 /// The command `name` alone, for its own page.
 pub(super) fn page_of(name: &str) -> Option<Command> {
-    let mut all = command();
+    let mut all = page();
     all.build();
     let found = all.find_subcommand(name).filter(|sub| !sub.is_hide_set())?;
     Some(found.clone())
@@ -197,6 +202,27 @@ mod tests {
         let place = |text: &str| long.find(text).unwrap_or_else(|| panic!("{text}: {long}"));
         assert!(place("--package") < place("Chain:"), "{long}");
         assert!(place("Wallet:") < place("Output:"), "{long}");
+    }
+
+    #[test]
+    fn a_manual_page_describes_each_option_that_it_names() {
+        let pages = [page(), page_of("mount").unwrap(), page_of("sync").unwrap()];
+        for page in pages {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(page.clone())
+                .render(&mut text)
+                .unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let text = text.replace("\\*(Aq", "'").replace('\\', "");
+            let options = page.get_arguments().filter(|arg| !arg.is_hide_set());
+            let described: Vec<_> = options.filter_map(Arg::get_help).collect();
+            assert!(described.len() > 20, "{} options", described.len());
+            for help in described {
+                let help = help.to_string();
+                let begin: Vec<_> = help.split(' ').take(3).collect();
+                assert!(text.contains(&begin.join(" ")), "{help}");
+            }
+        }
     }
 
     #[test]

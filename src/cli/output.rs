@@ -97,7 +97,7 @@ pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
 /// Prints the manual page, or that of one command.
 pub(super) fn manual(command: Option<&str>) -> anyhow::Result<Exit> {
     let page = match command {
-        None => help::command(),
+        None => help::page(),
         Some(name) => match help::page_of(name) {
             Some(page) => page,
             None => fail!(Usage, "man: there is no command {name}: see `pxfs --help`"),
