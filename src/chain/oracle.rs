@@ -45,6 +45,8 @@ pub use reader::{Documents, Finding, NodeDocuments, Reader, Refusal};
 const LOGS_RANGE: u64 = 5_000;
 /// Blocks that are looked at again, in case the newest were replaced.
 const LOGS_AGAIN: u64 = 16;
+/// Requests for logs of one look: what is left is the next one's, up to the height that the chain tells then.
+const RANGES: usize = 64;
 /// Pauses between tries to answer one request.
 const TRY_MIN: Duration = Duration::from_millis(500);
 const TRY_MAX: Duration = Duration::from_secs(60);
@@ -449,8 +451,12 @@ impl Operator {
         let endpoint = self.payer.endpoint().clone();
         let height = endpoint.height().await?;
         // A chain that was set back has new blocks where old ones were.
-        let mut from = self.next_block.min(height + 1).saturating_sub(LOGS_AGAIN);
-        while from <= height {
+        let next = self.next_block.min(height.saturating_add(1));
+        let mut from = next.saturating_sub(LOGS_AGAIN);
+        for _ in 0..RANGES {
+            if from > height {
+                break;
+            }
             let to = height.min(from.saturating_add(self.range - 1));
             let filter = Filter::new()
                 .address(self.contract)
@@ -470,14 +476,13 @@ impl Operator {
             };
             self.take_in(&logs, from).await?;
             // What was looked through is so also where what follows cannot be had now.
-            self.next_block = to + 1;
+            self.next_block = to.saturating_add(1);
             // Fewer blocks at once were wanted of a moment, or of these alone.
             if to - from + 1 == self.range {
                 self.range = self.range.saturating_mul(2).min(LOGS_RANGE);
             }
-            from = to + 1;
+            from = self.next_block;
         }
-        self.next_block = height + 1;
         Ok(())
     }
 

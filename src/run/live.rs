@@ -271,7 +271,8 @@ impl Live {
         // Writing the same allowance with each look would wear the disk for nothing, and keep all tokens awake; a clock
         // of the chain that went another way than ours is news, by more than its blocks are apart. Of the block that was
         // seen last one token tells for all.
-        let expected_s = known.timestamp_s + now.saturating_sub(known.at).as_secs();
+        let since_s = now.saturating_sub(known.at).as_secs();
+        let expected_s = known.timestamp_s.saturating_add(since_s);
         let jumped = snapshot.timestamp_s.abs_diff(expected_s) > BLOCK_S;
         let mut wanted = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         let is_first = wanted.next().is_some_and(|first| first.id == token.id);

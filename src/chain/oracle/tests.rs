@@ -20,7 +20,7 @@ use crate::chain::embedded::{Genesis, Handle};
 use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::meddle::{Asked, Meddler};
-use crate::chain::transact::{SyncRequest, Synced};
+use crate::chain::transact::{Mined, SyncRequest, Synced};
 use crate::clock::SystemClock;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
@@ -373,7 +373,13 @@ async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_i
     let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
     let (few, none) = (refused(&scene, few), refused(&scene, none));
     let open = few.open_sync(scene.contract, scene.token);
-    assert_eq!(open.await.unwrap(), Some(request));
+    // What it cost is told by its receipt alone.
+    let mined = Mined {
+        paid: None,
+        ..request.mined
+    };
+    let found = Some(SyncRequest { mined, ..request });
+    assert_eq!(open.await.unwrap(), found);
     let short = Duration::from_millis(100);
     let waited = none.wait_synced(scene.contract, &request, short);
     let told = waited.await.unwrap_err().to_string();
@@ -440,6 +446,35 @@ async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
     operator.next_block = 0;
     operator.look().await.unwrap();
     assert!(operator.range >= 16, "{}", operator.range);
+}
+
+#[tokio::test]
+async fn a_server_that_tells_a_height_of_no_chain_once_keeps_no_operator_from_its_work() {
+    let scene = Scene::new().await;
+    let below = scene.payer.endpoint().provider();
+    let meddler = Meddler::new(BoxTransport::new(below.client().transport().clone()));
+    let lies = Arc::new(AtomicBool::new(true));
+    let told = Arc::clone(&lies);
+    meddler.lie(move |asked, honest| match asked.method.as_ref() {
+        "eth_blockNumber" if told.load(Ordering::Relaxed) => {
+            serde_json::json!("0xffffffffffffffff")
+        }
+        _ => honest,
+    });
+    let payer = Transactor::new(meddler.endpoint(), &Wallet::random().unwrap());
+    let refs: Vec<_> = scene.signers.iter().collect();
+    let sources = reader(&scene.names, &scene.blocks);
+    let mut operator = Operator::new(payer, scene.contract, &refs, sources, 0);
+    // Else it goes through all blocks that there can be.
+    let looked = tokio::time::timeout(LIMIT, operator.look()).await;
+    looked.expect("it ends").unwrap();
+    lies.store(false, Ordering::Relaxed);
+    let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
+    operator.look().await.unwrap();
+    assert!(operator.open.contains_key(&request.request));
+    let logs = meddler.asked().into_iter();
+    let logs = logs.filter(|asked| asked.method == "eth_getLogs");
+    assert!(logs.count() <= 2 * RANGES);
 }
 
 #[tokio::test]

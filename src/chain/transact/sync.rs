@@ -159,7 +159,10 @@ impl Transactor {
                 Err(LogsFault::TooMuch(why)) => return Err(ChainError::Transient(why)),
                 Err(LogsFault::Other(fault)) => return Err(fault),
             }
-            from = to + 1;
+            match to.checked_add(1) {
+                Some(next) => from = next,
+                None => break,
+            }
         }
         Ok(all)
     }
