@@ -50,6 +50,8 @@ struct Shared {
     mode: Mutex<Mode>,
     /// The methods that it was asked for.
     asked: Mutex<Vec<String>>,
+    /// In so many HTTP requests.
+    posts: Mutex<usize>,
     /// Bytes that it could send.
     sent_bytes: Mutex<u64>,
 }
@@ -63,6 +65,7 @@ impl Proxy {
             client: reqwest::Client::new(),
             mode: Mutex::new(Mode::Well),
             asked: Mutex::default(),
+            posts: Mutex::default(),
             sent_bytes: Mutex::default(),
         });
         let served = Arc::clone(&shared);
@@ -83,6 +86,11 @@ impl Proxy {
     /// The methods that it was asked for since the last time.
     pub(super) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap())
+    }
+
+    /// How many HTTP requests came since the last time.
+    pub(super) fn posts(&self) -> usize {
+        std::mem::take(&mut self.shared.posts.lock().unwrap())
     }
 
     /// Bytes that it could send.
@@ -108,7 +116,9 @@ impl Shared {
             .lock()
             .unwrap()
             .extend(methods.map(str::to_owned));
-        match self.mode_now() {
+        *self.posts.lock().unwrap() += 1;
+        let mode = self.mode_now();
+        match mode {
             Mode::Hang => tokio::time::sleep(Duration::from_secs(600)).await,
             Mode::Close => {}
             Mode::Status(status, after) => {
@@ -149,6 +159,10 @@ impl Shared {
                 let asked = self.client.post(&self.target).body(body);
                 let asked = asked.header("content-type", "application/json");
                 let answer = asked.send().await.ok()?.bytes().await.ok()?;
+                let answer = match mode {
+                    Mode::ChainId(id) => told(&all, &answer, id),
+                    _ => answer.to_vec(),
+                };
                 self.answer(&mut stream, 200, "", &answer).await;
             }
         }
@@ -192,6 +206,20 @@ impl Shared {
             *self.sent_bytes.lock().unwrap() += part.len() as u64;
         }
     }
+}
+
+/// `answer` with the chain `id` for each of `asked` that asks for it.
+fn told(asked: &[Value], answer: &[u8], id: u64) -> Vec<u8> {
+    let mut answer: Value = serde_json::from_slice(answer).unwrap();
+    let chains = asked.iter().filter(|one| one["method"] == "eth_chainId");
+    for chain in chains {
+        for one in answer.as_array_mut().into_iter().flatten() {
+            if one["id"] == chain["id"] {
+                one["result"] = json!(format!("{id:#x}"));
+            }
+        }
+    }
+    answer.to_string().into()
 }
 
 /// The body of an HTTP request.

@@ -1,7 +1,8 @@
 //! One server of a chain: what it is asked, what it may answer, and how it is.
 //!
 //! Invariant: an answer has exactly one response for each request, within the bound of bytes; a
-//! server whose chain is not the wanted one is asked for nothing but its chain. No words from here
+//! server whose chain is not the wanted one is asked for nothing but its chain, and where it has become
+//! another's since, nothing that it answers comes out. No words from here
 //! tell more of a URL than scheme and host. Called by `http`.
 
 use std::collections::BTreeSet;
@@ -13,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use alloy::primitives::U64;
-use alloy::rpc::json_rpc::{Id, RequestPacket, Response, ResponsePacket, SerializedRequest};
+use alloy::rpc::json_rpc::{
+    Id, Request, RequestPacket, Response, ResponsePacket, SerializedRequest,
+};
 use alloy::transports::http::reqwest::{self, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
@@ -55,6 +58,9 @@ pub(in crate::chain) struct HttpFault {
     pub(in crate::chain) what: String,
     pub(in crate::chain) kind: Kind,
 }
+
+/// A batch of fewer requests asks for the chain along: no server refuses it for one more.
+const SMALL: usize = 8;
 
 /// One server.
 pub(super) struct Server {
@@ -112,8 +118,14 @@ impl Server {
         })
     }
 
-    /// Asks, after its chain if that is not known.
+    /// Asks, after its chain if that is not known. A small batch asks for that along, where it was known before.
     pub(super) async fn ask(&self, packet: &RequestPacket) -> Result<ResponsePacket, HttpFault> {
+        if let RequestPacket::Batch(requests) = packet
+            && requests.len() < SMALL.min(self.batch_most.load(Ordering::Relaxed))
+            && self.is_to_ask_again()
+        {
+            return self.batch_with_chain(requests.clone()).await;
+        }
         self.check().await?;
         match packet {
             RequestPacket::Single(_) => self.exchange(packet).await,
@@ -126,6 +138,42 @@ impl Server {
                 Ok(ResponsePacket::Batch(all))
             }
         }
+    }
+
+    /// Whether its chain was known, and is to be asked for again.
+    fn is_to_ask_again(&self) -> bool {
+        let known = self.health().known;
+        known.is_some_and(|at| at.elapsed() >= self.limits.probe)
+    }
+
+    /// What it answers to `requests` while its chain is the wanted one, in one request.
+    async fn batch_with_chain(
+        &self,
+        mut requests: Vec<SerializedRequest>,
+    ) -> Result<ResponsePacket, HttpFault> {
+        let garbage = || self.fault(Kind::Garbage);
+        let chain = Id::String("chain".to_owned());
+        let question = Request::new("eth_chainId", chain.clone(), Vec::<u64>::new());
+        requests.push(question.serialize().map_err(|_| garbage())?);
+        let mut all = self.batch(requests).await?;
+        let at = all.iter().position(|one| one.id == chain);
+        let one = all.remove(at.ok_or_else(garbage)?);
+        if one.payload.as_error().is_some_and(busy::is_later) {
+            return Err(self.fault(Kind::Busy(None)));
+        }
+        let told = one.payload.as_success();
+        let id: Option<U64> = told.and_then(|json| serde_json::from_str(json.get()).ok());
+        self.note_chain(id.ok_or_else(garbage)?.to())?;
+        Ok(ResponsePacket::Batch(all))
+    }
+
+    /// It is of chain `id`.
+    fn note_chain(&self, id: u64) -> Result<(), HttpFault> {
+        if *self.wanted.get_or_init(|| id) != id {
+            return Err(self.fault(Kind::OtherChain(id)));
+        }
+        self.health().known = Some(Instant::now());
+        Ok(())
     }
 
     /// Timestamp of its newest block.
@@ -154,12 +202,7 @@ impl Server {
             return Ok(());
         }
         let id: U64 = self.simple("eth_chainId", json!([])).await?;
-        let id = id.to();
-        if *self.wanted.get_or_init(|| id) != id {
-            return Err(self.fault(Kind::OtherChain(id)));
-        }
-        self.health().known = Some(Instant::now());
-        Ok(())
+        self.note_chain(id.to())
     }
 
     /// A request of our own.

@@ -10,7 +10,7 @@ use super::*;
 use crate::chain::Ledger;
 use crate::chain::deploy::deploy;
 use crate::chain::endpoint::{Endpoint, LogsFault};
-use crate::chain::ledger::ContractLedger;
+use crate::chain::ledger::{ContractLedger, Reading};
 use crate::chain::tests::anvil::Anvil;
 use crate::chain::tests::anvil::keeper::Kept;
 use crate::chain::tests::rich;
@@ -182,6 +182,29 @@ async fn a_server_that_turns_into_one_of_another_chain_without_a_failure_is_noti
         told.is_err_and(|fault| fault.to_string().contains("is of chain 100, not of 31337"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_a_chain_that_is_asked_for_its_id_again_is_one_request() {
+    let (anvil, proxy) = site().await;
+    let (_, endpoint) = servers(&[&proxy.url], None);
+    let payer = Transactor::new(Endpoint::http(anvil.url()).unwrap(), &rich());
+    let suite = deploy(&payer, &[payer.address()], 1).await.unwrap();
+    let ledger = ContractLedger::new(endpoint, suite.contract, payer.address());
+    for _ in 0..2 {
+        ledger.look(Reading::Changed).await.unwrap();
+    }
+    tokio::time::sleep(limits().probe).await;
+    drop((proxy.asked(), proxy.posts()));
+    ledger.look(Reading::Changed).await.unwrap();
+    let asked = proxy.asked();
+    assert_eq!(proxy.posts(), 1, "{asked:?}");
+    assert!(asked.iter().any(|method| method == "eth_chainId"));
+    // What another chain answers then is none of this one.
+    proxy.set(Mode::ChainId(100));
+    tokio::time::sleep(limits().probe).await;
+    let told = ledger.look(Reading::Changed).await.unwrap_err().to_string();
+    assert!(told.contains("is of chain 100, not of 31337"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
