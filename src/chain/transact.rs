@@ -452,7 +452,7 @@ impl Transactor {
         serial: u64,
         mut hashes: Vec<B256>,
     ) -> Result<TransactionReceipt, ChainError> {
-        let mut look = Look::until(Instant::now() + self.limit);
+        let mut look = Look::within(self.limit);
         let mut stepped = Instant::now();
         loop {
             let hash = hashes.first().copied().unwrap_or_default();
@@ -539,10 +539,11 @@ struct Look {
 }
 
 impl Look {
-    fn until(deadline: Instant) -> Self {
+    fn within(limit: Duration) -> Self {
+        let begin = Instant::now();
         Self {
-            begin: Instant::now(),
-            deadline,
+            begin,
+            deadline: begin + limit,
             pause: PAUSE_MIN,
         }
     }

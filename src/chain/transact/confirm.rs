@@ -8,7 +8,6 @@ use std::time::Duration;
 use alloy::primitives::B256;
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
-use tokio::time::Instant;
 
 use super::{Look, Transactor};
 use crate::chain::ChainError;
@@ -41,7 +40,7 @@ impl Transactor {
         hashes: &[B256],
     ) -> Result<TransactionReceipt, ChainError> {
         let mut receipt = self.wait(serial, hashes.to_vec()).await?;
-        let mut look = Look::until(Instant::now() + self.confirming());
+        let mut look = Look::within(self.confirming());
         while !self.is_deep(&receipt, &mut look).await? {
             receipt = self.wait(serial, hashes.to_vec()).await?;
         }
@@ -56,7 +55,7 @@ impl Transactor {
         if self.confirmations == 0 {
             return Ok(());
         }
-        let mut look = Look::until(Instant::now() + self.confirming());
+        let mut look = Look::within(self.confirming());
         let receipt = self.endpoint.provider();
         let receipt = receipt.get_transaction_receipt(transaction).await;
         let receipt = receipt.map_err(|fault| self.endpoint.fault(fault))?;

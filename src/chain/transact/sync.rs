@@ -10,7 +10,7 @@ use alloy::primitives::{Address, B256, U256};
 use alloy::providers::Provider;
 use alloy::rpc::types::{Filter, Log};
 use alloy::sol_types::SolEvent;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::calldata::sync_calldata;
 use super::{Look, Mined, Transactor};
@@ -179,7 +179,7 @@ impl Transactor {
         limit: Duration,
     ) -> Result<Synced, ChainError> {
         let token = request.token;
-        let mut look = Look::until(Instant::now() + limit);
+        let mut look = Look::within(limit);
         let (mut from, mut range) = (request.mined.block, OPEN_BLOCKS);
         // The block that it has landed in, and how many lie on top.
         let mut landed = None;
@@ -192,7 +192,7 @@ impl Transactor {
                         return Ok(synced);
                     }
                     if landed.is_none() {
-                        look = Look::until(Instant::now() + self.confirming());
+                        look = Look::within(self.confirming());
                     }
                     landed = Some((block, on_top));
                 }
