@@ -726,7 +726,7 @@ async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let sender = Transactor::new(endpoint.clone(), &rich()).unasked();
     let client = endpoint.provider().client();
-    let purpose = |wei| Purpose {
+    let purpose = |wei: u64| Purpose {
         to: Some(Address::repeat_byte(9)),
         data: Bytes::new(),
         value: U256::from(wei),
@@ -749,7 +749,10 @@ async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked
         .await
         .unwrap();
     let _: Value = client.request("evm_mine", json!([])).await.unwrap();
-    let told = sender.post("second", purpose(2), None).await.unwrap_err();
+    // What goes along counts.
+    let hundredth = 10_u64.pow(16);
+    let told = sender.post("second", purpose(hundredth), None);
+    let told = told.await.unwrap_err();
     assert!(told.to_string().contains("--max-fee allows 0.09"), "{told}");
     assert_eq!(sender.posted().await.unwrap().len(), 1);
 }
