@@ -12,7 +12,7 @@ mod terms;
 use serde::{Deserialize, Serialize};
 
 pub use client::Client;
-pub use registry::{Entry, Registration, find_all, private_folder};
+pub use registry::{Entry, Registration, find_all, find_ended, private_folder};
 pub use server::{Handler, Progress, serve};
 pub use terms::{AskedUrl, Terms};
 
@@ -262,8 +262,43 @@ pub enum Reply {
 pub struct Step {
     /// What is being done.
     pub what: String,
-    /// Bytes that are not on the node yet.
+    /// How much of it is done.
+    #[serde(flatten)]
+    pub amount: Amount,
+}
+
+/// How much of a long request is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// Bytes that are still to be done; 0 where that is not known.
     pub pending_bytes: u64,
+    /// Bytes that are done.
+    #[serde(default)]
+    pub done_bytes: u64,
+    /// Whether what is pending is not known to the byte.
+    #[serde(default)]
+    pub is_about: bool,
+}
+
+impl Amount {
+    /// `done` of `total` bytes.
+    #[must_use]
+    pub fn of(done: u64, total: u64) -> Self {
+        Self {
+            pending_bytes: total.saturating_sub(done),
+            done_bytes: done,
+            is_about: false,
+        }
+    }
+
+    /// `done` of about `total` bytes.
+    #[must_use]
+    pub fn of_about(done: u64, total: u64) -> Self {
+        Self {
+            is_about: true,
+            ..Self::of(done, total)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Status {
         /// The drive
         mountpoint: Option<PathBuf>,
+        /// Show it again whenever something changes, until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
     },
     /// List the tokens that the wallet owns
     Tokens,
@@ -158,10 +161,10 @@ pub(crate) enum Command {
     },
     /// Deploy the contracts of px-sync
     Deploy {
-        /// An account that signs the oracle's reports; repeat for several (the wallet's own)
+        /// An account that signs the oracle's reports; repeat for several [default: the wallet's own]
         #[arg(long, value_name = "ADDRESS")]
         operator: Vec<alloy::primitives::Address>,
-        /// How many of them must sign (all)
+        /// How many of them must sign [default: all]
         #[arg(long, value_name = "K", requires = "operator")]
         threshold: Option<u64>,
         /// Trust a forwarder that is there, such as Chainlink's, and deploy none
@@ -182,7 +185,7 @@ pub(crate) enum Command {
         /// Gateways and peers may have this private address, or one of 10.0.0.0/8; may be repeated
         #[arg(long, value_name = "ADDRESS[/BITS]")]
         allow_address: Vec<crate::rpc::guard::Prefix>,
-        /// The first block to look at (10,000 before the newest, or where it stopped)
+        /// The first block to look at [default: 10,000 before the newest, or where it stopped]
         #[arg(long, value_name = "N")]
         from_block: Option<u64>,
         /// Deliveries to pay for, for each token and day; further requests wait
@@ -296,7 +299,7 @@ pub(crate) struct Options {
     /// Refuse any other chain
     #[arg(long, global = true, value_name = "N")]
     pub(crate) chain_id: Option<u64>,
-    /// Keystore V3 JSON or 64 hex digits; `env:NAME` for a variable that holds them
+    /// Keystore V3 JSON or 64 hex digits; `env:NAME` for a variable that holds them [default: the file `wallet` in the state folder]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet: Option<PathBuf>,
     /// File with the wallet's password
@@ -324,7 +327,7 @@ pub(crate) struct Options {
         conflicts_with = "node_token_file"
     )]
     pub(crate) node_password_file: Option<PathBuf>,
-    /// Mount only this token; may be repeated
+    /// Mount only this token; may be repeated [default: all]
     #[arg(long, global = true, value_name = "ID")]
     pub(crate) token: Vec<TokenRef>,
     /// With --address, of a contract that keeps no names: where a token's volume is found; may be repeated
@@ -343,6 +346,9 @@ pub(crate) struct Options {
     /// Encryption of a new volume: plain (sealed is not available yet) [default: plain]
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) volume: Option<VolumeKind>,
+    /// Which drive, where several are mounted: its mountpoint, or anything in it
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) drive: Option<PathBuf>,
     /// Local data that is not uploaded yet [default: ~/.local/state/pxfs]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
@@ -358,7 +364,7 @@ pub(crate) struct Options {
     /// Upload at the latest this long after the first change [default: 60s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) commit_max: Option<Span>,
-    /// The most that the gas of one transaction may cost, in the chain's coins, for example 0.01
+    /// The most that the gas of one transaction may cost, in the chain's coins, for example 0.01 [default: by chain and by recent prices, of what is sent unasked]
     #[arg(long, global = true, value_name = "COINS")]
     pub(crate) max_fee: Option<Coins>,
     /// Blocks on top of a transaction before mint, register, upgrade, sync, deploy and dev call say that it is done [default: 0]
@@ -367,7 +373,7 @@ pub(crate) struct Options {
     /// How long a read may wait for the network [default: 30s]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) read_timeout: Option<Span>,
-    /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas
+    /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas [default: never]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) auto_sync: Option<Span>,
     /// Answer the contract's sync requests, too, by the drive's wallet: for a node that no other oracle can read
@@ -379,13 +385,13 @@ pub(crate) struct Options {
     /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=, quota-errno=
     #[arg(short, global = true, value_name = "OPT,…", value_delimiter = ',')]
     pub(crate) options: Vec<String>,
-    /// error, warn, info, debug, trace, or a filter
+    /// error, warn, info, debug, trace, or a filter [default: info of a drive and an oracle, less of other commands]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log: Option<String>,
-    /// Form of log lines
+    /// Form of log lines [default: text]
     #[arg(long, global = true, value_name = "FORM")]
     pub(crate) log_format: Option<LogFormat>,
-    /// When to use colour
+    /// When to use colour [default: auto]
     #[arg(long, global = true, value_name = "WHEN")]
     pub(crate) color: Option<Color>,
     /// Answer in JSON
@@ -482,6 +488,7 @@ mod tests {
             "flush",
             "flush /m/1",
             "status /m",
+            "status --watch",
             "tokens --json",
             "packages",
             "mint --package 1 --yes",

@@ -14,7 +14,7 @@ use super::mount::runtime;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::chain::transact::OnProgress;
-use crate::control::{Request, Terms};
+use crate::control::{Amount, Request, Terms};
 use crate::run::operate;
 use crate::run::operator;
 use crate::run::parts::{self, Parts, open_wallet};
@@ -64,7 +64,7 @@ pub(super) fn answer_for<T: DeserializeOwned>(
         let progress = Progress::new(setup.progress);
         return Ok(locate::connect(&entry)?.ask(&request, |step| {
             if !step.what.is_empty() {
-                progress.set(&step.what, step.pending_bytes);
+                progress.set(&step.what, step.amount);
             }
         })?);
     }
@@ -89,7 +89,7 @@ pub(super) fn answer_for<T: DeserializeOwned>(
             ..Terms::default()
         };
         let progress = Progress::new(setup.progress);
-        let on_progress: OnProgress = Arc::new(move |what| progress.set(what, 0));
+        let on_progress: OnProgress = Arc::new(move |what| progress.set(what, Amount::default()));
         let held = all.iter().map(|parts| {
             let held = parts.under(&terms);
             Arc::new(held.with_progress(&on_progress))

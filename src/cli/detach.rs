@@ -42,7 +42,7 @@ pub(super) fn run(
                 save,
             };
             locate::connect(&entry)?.ask(&request, |step| {
-                progress.set(&step.what, step.pending_bytes);
+                progress.set(&step.what, step.amount);
             })?
         }
         None => here(setup, name, save.as_deref(), &progress)?,
@@ -63,7 +63,7 @@ fn here(
     let state_dir = StateDir::open(&config.state_dir)?;
     runtime()?.hold(async {
         let all = Parts::all(&config).await?;
-        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let tell = |what: &str, amount| progress.set(what, amount);
         let ended = detach::end(&all, state_dir, name, save, &tell).await;
         parts::close_chains(&all).await;
         ended

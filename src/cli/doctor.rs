@@ -21,7 +21,7 @@ use crate::rpc::Client;
 use crate::run::node::{self, Gives};
 use crate::run::operate::BY_ISSUER;
 use crate::run::parts::{Parts, open_wallet};
-use crate::status::{CheckAnswer, Status};
+use crate::status::{CheckAnswer, NodeStatus, Status};
 
 /// Charges that a month is told to take: one a day.
 const DAYS: u64 = 30;
@@ -85,22 +85,47 @@ fn render(checks: &[CheckAnswer]) -> String {
         .join("\n")
 }
 
+/// The device that mounts go through.
+const DEVICE: &str = "/dev/fuse";
+
 fn fuse_device() -> CheckAnswer {
-    match std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-    {
-        Ok(_) => good("/dev/fuse can be opened".to_owned()),
+    let opened = std::fs::File::options().read(true).write(true).open(DEVICE);
+    match opened {
+        Ok(_) => good(format!("{DEVICE} can be opened")),
         Err(fault) => {
-            let fix = match fault.kind() {
-                std::io::ErrorKind::PermissionDenied => {
-                    "run `chmod 666 /dev/fuse` as root, or let the container use the device"
-                }
-                _ => "run `modprobe fuse` as root, or pass the device to the container",
-            };
-            bad(format!("/dev/fuse: {fault}"), fix)
+            let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+            let meta = std::fs::metadata(DEVICE).ok();
+            let device = meta.map(|meta| (meta.mode(), meta.gid()));
+            let has_module = known.lines().any(|line| line.ends_with("\tfuse"));
+            bad(
+                format!("{DEVICE}: {fault}"),
+                remedy(&fault, device, has_module),
+            )
         }
+    }
+}
+
+/// What to do where the device cannot be opened: by its mode and group, where it is there, and whether the kernel has FUSE.
+fn remedy(fault: &std::io::Error, device: Option<(u32, u32)>, has_module: bool) -> String {
+    const CONTAINER: &str =
+        "let the container use it: `--device /dev/fuse --cap-add SYS_ADMIN` of docker and podman";
+    match device {
+        None if has_module => {
+            format!("it is missing and the kernel has FUSE: in a container, {CONTAINER}")
+        }
+        None => "run `modprobe fuse` as root".to_owned(),
+        // Nobody is refused by this mode.
+        Some((mode, _)) if mode & 0o006 == 0o006 => match fault.kind() {
+            std::io::ErrorKind::PermissionDenied => format!("its mode is right: {CONTAINER}"),
+            _ => "run `modprobe fuse` as root".to_owned(),
+        },
+        Some((mode, gid)) if mode & 0o060 == 0o060 && gid != 0 => format!(
+            "only group {gid} may open it: run `usermod -aG {gid} USER` as root and log in anew, or `chmod 666 {DEVICE}`"
+        ),
+        Some((mode, _)) => format!(
+            "its mode is {:o}: run `chmod 666 {DEVICE}` as root, as udev does",
+            mode & 0o777
+        ),
     }
 }
 
@@ -115,14 +140,29 @@ fn fusermount() -> CheckAnswer {
 }
 
 fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
-    let daemon = locate::find(setup, None);
-    if let Ok(Some(entry)) = &daemon {
-        return of_daemon(config, entry);
+    let dead = locate::dead(setup).into_iter().map(|path| {
+        let shown = path.display();
+        bad(
+            format!("the drive on {shown} is dead, its pxfs has ended"),
+            format!("run `pxfs umount --dead {shown}`, and mount it again"),
+        )
+    });
+    let mut checks: Vec<CheckAnswer> = dead.collect();
+    let daemons = match locate::each(setup, None) {
+        Ok(daemons) => daemons,
+        Err(failure) => {
+            checks.push(bad("the drive", failure.message));
+            return checks;
+        }
+    };
+    if !daemons.is_empty() {
+        checks.extend(daemons.iter().flat_map(|entry| of_daemon(config, entry)));
+        return checks;
     }
-    let mut checks = vec![
+    checks.extend([
         folder("state folder", "--state-dir", &config.state_dir),
         folder("cache folder", "--cache-dir", &config.cache_dir),
-    ];
+    ]);
     if let Err(failure) = mount_options(config) {
         checks.push(bad("mount options", failure.message));
     }
@@ -134,10 +174,8 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
         Ok(words) => good(words.clone()),
         Err(error) => bad("wallet", one_line(error)),
     });
-    match daemon {
-        Ok(_) if owner.is_ok() => checks.extend(of_parts(config)),
-        Ok(_) => {}
-        Err(failure) => checks.push(bad("the running pxfs", failure.message)),
+    if owner.is_ok() {
+        checks.extend(of_parts(config));
     }
     checks
 }
@@ -149,7 +187,11 @@ fn of_daemon(config: &Config, entry: &Entry) -> Vec<CheckAnswer> {
         Ok(status) => {
             let mut checks = of_status(&status);
             let quotas = status.tokens.iter().map(|token| token.quota_bytes);
-            checks.extend(of_node(config, quotas.fold(0, u64::saturating_add)));
+            let needed_bytes = quotas.fold(0, u64::saturating_add);
+            // What does not answer the daemon is told once.
+            let away = nodes_of(&status).filter(|node| !node.ok);
+            let away: Vec<&str> = away.map(|node| node.url.as_str()).collect();
+            checks.extend(of_node(config, needed_bytes, &away));
             checks
         }
         Err(failure) => vec![bad("the running pxfs", failure.message)],
@@ -182,17 +224,21 @@ fn folder(what: &str, option: &str, path: &Path) -> CheckAnswer {
     }
 }
 
+/// All nodes of a drive.
+fn nodes_of(status: &Status) -> impl Iterator<Item = &NodeStatus> {
+    std::iter::once(&status.node).chain(status.nodes.iter().skip(1))
+}
+
 fn of_status(status: &Status) -> Vec<CheckAnswer> {
-    let node = &status.node;
     let mut checks = vec![good(format!("mounted on {}", status.mountpoint))];
     checks.extend(status.chains.iter().map(|chain| match &chain.error {
         None => good(format!("chain {} at {} answers", chain.id, chain.url)),
         Some(error) => bad(format!("chain {}", chain.url), error),
     }));
-    checks.push(match &node.error {
+    checks.extend(nodes_of(status).map(|node| match &node.error {
         None => good(format!("node {} answers", node.url)),
         Some(error) => bad(format!("node {}", node.url), error),
-    });
+    }));
     checks
 }
 
@@ -236,7 +282,7 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
         })
     });
     let looked = looked.map(|(mut checks, needed_bytes)| {
-        checks.extend(of_node(config, needed_bytes));
+        checks.extend(of_node(config, needed_bytes, &[]));
         checks
     });
     looked.unwrap_or_else(|error| vec![bad("chain and node", one_line(&error))])
@@ -298,14 +344,17 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
     })
 }
 
-/// What each real node is, and which of its settings endanger data.
-fn of_node(config: &Config, needed_bytes: u64) -> Vec<CheckAnswer> {
+/// What each real node is that is not known to be `away`, and which of its settings endanger data.
+fn of_node(config: &Config, needed_bytes: u64, away: &[&str]) -> Vec<CheckAnswer> {
     let nodes = match node::real(config) {
         Ok(nodes) => nodes,
         Err(error) => return vec![bad("the node", one_line(&error))],
     };
     let mut checks = gateways(config);
     for (client, is_first) in nodes {
+        if away.contains(&client.label()) {
+            continue;
+        }
         let (name, needed_bytes) = match is_first {
             true => ("the node".to_owned(), Some(needed_bytes)),
             false => (format!("the node {}", client.label()), None),

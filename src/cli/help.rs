@@ -49,7 +49,14 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     (
         "Local folders and mount",
-        &["config", "state_dir", "cache_dir", "cache_size", "options"],
+        &[
+            "config",
+            "drive",
+            "state_dir",
+            "cache_dir",
+            "cache_size",
+            "options",
+        ],
     ),
     (
         "Output",
@@ -58,7 +65,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
 ];
 
 /// One example a command.
-const EXAMPLES: [(&str, &str); 22] = [
+const EXAMPLES: [(&str, &str); 24] = [
     ("demo", "pxfs demo ~/px"),
     (
         "mount",
@@ -91,11 +98,13 @@ const EXAMPLES: [(&str, &str); 22] = [
     ("export", "pxfs export 7 --tar volume.tar"),
     ("import", "pxfs import 7 volume.car"),
     ("dev", "pxfs dev advance 31d"),
+    ("dev advance", "pxfs dev advance 31d"),
     ("doctor", "pxfs doctor"),
     (
         "completions",
         "pxfs completions bash > /etc/bash_completion.d/pxfs",
     ),
+    ("man", "pxfs man mount > pxfs-mount.1"),
 ];
 
 /// The grammar, with all that its help shows.
@@ -108,12 +117,17 @@ pub(super) fn command() -> Command {
         .collect();
     let common = format!("Common options (described by --help): {}", names.join(" "));
     for (name, example) in EXAMPLES {
-        let common = common.clone();
-        command = command.mut_subcommand(name, move |sub| {
+        let show = |sub: Command| {
             let example = format!("Example:\n  {example}");
             sub.after_help(format!("{example}\n\n{common}"))
                 .after_long_help(example)
-        });
+        };
+        command = match name.split_once(' ') {
+            None => command.mut_subcommand(name, show),
+            Some((above, name)) => {
+                command.mut_subcommand(above, |above| above.mut_subcommand(name, show))
+            }
+        };
     }
     command.after_help(format!(
         "{common}\n\n`pxfs help COMMAND` describes a command; `pxfs demo MOUNTPOINT` tries everything out."
@@ -165,9 +179,10 @@ fn name(arg: &Arg) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Layer, Size, Span, VolumeKind};
 
     #[test]
-    fn each_common_option_is_in_a_group_and_each_command_has_an_example() {
+    fn each_common_option_is_in_a_group() {
         let command = command();
         for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
             let id = arg.get_id().as_str();
@@ -175,10 +190,130 @@ mod tests {
             let is_own = ["help", "version"].contains(&id);
             assert_eq!(groups.count(), usize::from(!is_own), "{id}");
         }
-        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-            let example = EXAMPLES.iter().find(|(name, _)| *name == sub.get_name());
-            let is_plain = ["man", "help"].contains(&sub.get_name());
-            assert!(example.is_some() || is_plain, "{}", sub.get_name());
+    }
+
+    /// Every command that is shown, with the words that call it.
+    fn all(of: &Command, words: &str) -> Vec<(String, Command)> {
+        let shown = of.get_subcommands().filter(|sub| !sub.is_hide_set());
+        let shown = shown.filter(|sub| sub.get_name() != "help");
+        let each = shown.flat_map(|sub| {
+            let words = format!("{words} {}", sub.get_name());
+            let below = all(sub, &words);
+            std::iter::once((words, sub.clone())).chain(below)
+        });
+        each.collect()
+    }
+
+    #[test]
+    fn the_help_of_each_command_has_one_example_of_it() {
+        let commands = all(&command(), "pxfs");
+        assert!(
+            commands
+                .iter()
+                .any(|(words, _)| words == "pxfs dev advance")
+        );
+        for (words, mut sub) in commands {
+            for help in [sub.render_help(), sub.render_long_help()] {
+                let help = help.to_string();
+                let (_, example) = help
+                    .split_once("Example:\n  ")
+                    .unwrap_or_else(|| panic!("{words}: {help}"));
+                assert!(example.starts_with(&words), "{words}: {example}");
+                assert!(!example.contains("Example:"), "{words}: {example}");
+            }
+        }
+    }
+
+    /// What is nothing where nobody says it.
+    const WITHOUT_DEFAULT: [&str; 22] = [
+        "rpc_url",
+        "rpc_url_file",
+        "contract",
+        "chain_id",
+        "wallet_password_file",
+        "address",
+        "node",
+        "node_token_file",
+        "node_password_file",
+        "named",
+        "config",
+        "drive",
+        "options",
+        "on",
+        "listen",
+        "peer",
+        "allow_address",
+        "forwarder",
+        "tar",
+        "save",
+        "package",
+        "uploads",
+    ];
+
+    #[test]
+    fn each_option_that_has_a_default_shows_it() {
+        let mut command = command();
+        command.build();
+        let commands = all(&command, "pxfs").into_iter();
+        for (words, mut sub) in commands.chain([("pxfs".to_owned(), command)]) {
+            let help = sub.render_long_help().to_string();
+            let args = sub.get_arguments().filter(|arg| {
+                let is_named = arg.get_long().is_some() && arg.get_action().takes_values();
+                is_named && !arg.is_required_set() && !arg.is_hide_set()
+            });
+            for arg in args {
+                let id = arg.get_id().as_str();
+                if WITHOUT_DEFAULT.contains(&id) {
+                    continue;
+                }
+                let own = format!("--{} ", arg.get_long().unwrap_or_default());
+                let from = help
+                    .find(&own)
+                    .unwrap_or_else(|| panic!("{words}: {own}: {help}"));
+                let rest = &help[from + own.len()..];
+                let end = rest.find("\n      --").unwrap_or(rest.len());
+                assert!(rest[..end].contains("[default: "), "{words} {own}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_defaults_that_are_shown_are_those_that_count() {
+        let folders = crate::config::Folders::from_env(|_| None, 1000);
+        let config = Config::resolve(Layer::default(), &folders);
+        let command = command();
+        let shown = |id: &str| {
+            let arg = command.get_arguments().find(|arg| arg.get_id() == id);
+            let help = arg.and_then(Arg::get_help).map(ToString::to_string);
+            let help = help.unwrap_or_else(|| panic!("{id}"));
+            let (_, default) = help
+                .split_once("[default: ")
+                .unwrap_or_else(|| panic!("{help}"));
+            default.split(']').next().unwrap_or_default().to_owned()
+        };
+        for (id, counts) in [
+            ("commit_idle", config.commit_idle),
+            ("commit_max", config.commit_max),
+            ("read_timeout", config.read_timeout),
+            ("refresh", config.refresh),
+        ] {
+            assert_eq!(shown(id).parse::<Span>().unwrap().0, counts, "{id}");
+        }
+        let size = shown("cache_size").parse::<Size>().unwrap();
+        assert_eq!(size.0, config.cache_bytes);
+        let kind = shown("volume").parse::<VolumeKind>().unwrap();
+        assert_eq!(kind, config.volume);
+        let home = std::path::Path::new("/root");
+        for (id, counts) in [
+            ("state_dir", config.state_dir),
+            ("cache_dir", config.cache_dir),
+            ("config", folders.config_file()),
+        ] {
+            assert_eq!(
+                home.join(shown(id).trim_start_matches("~/")),
+                counts,
+                "{id}"
+            );
         }
     }
 

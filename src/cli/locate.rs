@@ -1,6 +1,6 @@
 //! Which daemon a command speaks to.
 //!
-//! Invariant: the mountpoint that was named, else the state folder that was named, else the drive that the current
+//! Invariant: the mountpoint that was named (by itself, or by `--drive`), else the state folder that was named, else the drive that the current
 //! directory is in, else the only drive that is mounted; never a guess among several. Nothing here touches the file system behind
 //! a mount, whose daemon may not answer. Called by the commands.
 
@@ -8,63 +8,91 @@ use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use super::setup::Setup;
-use crate::control::{Client, Entry, find_all};
+use crate::control::{Client, Entry, find_all, find_ended};
 
 /// The daemon that holds `path` (the drive, or anything in it), or that the options mean; `None`
 /// when there is none.
+///
+/// # Errors
+/// Several are meant; none holds the drive that the options name.
 pub(super) fn find(setup: &Setup, path: Option<&Path>) -> Result<Option<Entry>, Failure> {
     let entries = find_all(&setup.folders.runtime);
     let state_dir = setup.layer.state_dir.as_deref().map(canonical);
-    let here = current(path, state_dir.as_deref(), &entries);
-    let path = path.map(canonical).or(here);
-    choose(
+    let named = path.or(setup.drive.as_deref()).map(canonical);
+    let here = match (&named, &state_dir) {
+        (None, None) => current(&entries),
+        _ => None,
+    };
+    let found = choose(
         entries,
-        path.as_deref(),
+        named.or(here).as_deref(),
         state_dir.as_deref(),
         &setup.folders.state,
-    )
+    )?;
+    match (&found, path, &setup.drive) {
+        // Nothing is done elsewhere that was asked for there.
+        (None, None, Some(_)) => Err(missing(setup, path)),
+        _ => Ok(found),
+    }
 }
 
-/// The current directory, where it is in a drive and nothing else was named. The kernel tells it without a look at the drive.
-fn current(path: Option<&Path>, state_dir: Option<&Path>, entries: &[Entry]) -> Option<PathBuf> {
-    if path.is_some() || state_dir.is_some() {
-        return None;
-    }
+/// The current directory, where it is in a drive. The kernel tells it without a look at the drive.
+fn current(entries: &[Entry]) -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     let is_inside = |entry: &Entry| here.starts_with(&entry.mountpoint);
     entries.iter().any(is_inside).then_some(here)
 }
 
-/// All drives, where none was named and the current directory is in none of them.
-pub(super) fn all(setup: &Setup, path: Option<&Path>) -> Vec<Entry> {
-    let entries = find_all(&setup.folders.runtime);
-    let is_one = path.is_some()
-        || setup.layer.state_dir.is_some()
-        || current(None, None, &entries).is_some();
-    match is_one {
-        true => Vec::new(),
-        false => entries,
+/// All drives, where none was named and the current directory is in none of them; else that one.
+///
+/// # Errors
+/// As [`find`].
+pub(super) fn each(setup: &Setup, path: Option<&Path>) -> Result<Vec<Entry>, Failure> {
+    let is_named = path.is_some() || setup.drive.is_some() || setup.layer.state_dir.is_some();
+    if !is_named {
+        let entries = find_all(&setup.folders.runtime);
+        if current(&entries).is_none() {
+            return Ok(entries);
+        }
     }
+    Ok(find(setup, path)?.into_iter().collect())
+}
+
+/// The drives whose pxfs has ended and left a dead mount behind: of those that the options mean.
+pub(super) fn dead(setup: &Setup) -> Vec<PathBuf> {
+    let state_dir = setup.layer.state_dir.as_deref().map(canonical);
+    let drive = setup.drive.as_deref().map(canonical);
+    let is_meant = |entry: &Entry| match (&drive, &state_dir) {
+        (Some(drive), _) => drive.starts_with(&entry.mountpoint),
+        (None, Some(folder)) => entry.state_dir == *folder,
+        (None, None) => true,
+    };
+    let left = find_ended(&setup.folders.runtime).into_iter();
+    let left = left.filter(is_meant).map(|entry| entry.mountpoint);
+    left.filter(|path| crate::mount::is_dead(path)).collect()
 }
 
 /// As [`find`], when the command cannot do without.
 pub(super) fn require(setup: &Setup, path: Option<&Path>) -> Result<Entry, Failure> {
-    find(setup, path)?.ok_or_else(|| {
-        let line = match (path, &setup.layer.state_dir) {
-            (Some(path), _) => format!("{} is not mounted by pxfs", path.display()),
-            (None, Some(folder)) => {
-                format!(
-                    "nothing is mounted from the state folder {}",
-                    folder.display()
-                )
-            }
-            (None, None) => "nothing is mounted".to_owned(),
-        };
-        Failure::new(
-            Exit::Mounted,
-            format!("{line}: mount it with `pxfs mount MOUNTPOINT`, or try `pxfs demo MOUNTPOINT`"),
-        )
-    })
+    find(setup, path)?.ok_or_else(|| missing(setup, path))
+}
+
+/// What is said where nothing is mounted.
+pub(super) fn missing(setup: &Setup, path: Option<&Path>) -> Failure {
+    let line = match (path.or(setup.drive.as_deref()), &setup.layer.state_dir) {
+        (Some(path), _) => format!("{} is not mounted by pxfs", path.display()),
+        (None, Some(folder)) => {
+            format!(
+                "nothing is mounted from the state folder {}",
+                folder.display()
+            )
+        }
+        (None, None) => "nothing is mounted".to_owned(),
+    };
+    Failure::new(
+        Exit::Mounted,
+        format!("{line}: mount it with `pxfs mount MOUNTPOINT`, or try `pxfs demo MOUNTPOINT`"),
+    )
 }
 
 /// Connects to a daemon that was found.
@@ -116,7 +144,7 @@ fn choose(
                 Err(Failure::new(
                     Exit::Usage,
                     format!(
-                        "several drives are mounted ({}): name one by --state-dir, or run this in one of them",
+                        "several drives are mounted ({}): name one by --drive, or run this in one of them",
                         all.join(", ")
                     ),
                 ))

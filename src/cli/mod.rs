@@ -24,6 +24,7 @@ mod setup;
 mod status;
 mod umount;
 mod volume;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -102,7 +103,13 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             mountpoint, now, ..
         } => umount::umount(&setup, &mountpoint, now),
         Command::Flush { path } => umount::flush(&setup, path.as_deref()),
-        Command::Status { mountpoint } => status::run(&setup, mountpoint.as_deref()),
+        Command::Status { mountpoint, watch } => {
+            let mountpoint = mountpoint.as_deref();
+            match watch {
+                true => watch::run(&setup, mountpoint),
+                false => status::run(&setup, mountpoint),
+            }
+        }
         Command::Tokens => chain::tokens(&setup),
         Command::Packages { on, uploads: false } => chain::packages(&setup, on),
         Command::Packages { on, uploads: true } => chain::upload_packages(&setup, on),

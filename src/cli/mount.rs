@@ -18,7 +18,7 @@ use super::log;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::config::{Config, VolumeKind};
-use crate::control::private_folder;
+use crate::control::{Amount, private_folder};
 use crate::mount::{self, CALL_THREADS};
 use crate::run::daemon::{Daemon, Place, mount_failure};
 use crate::run::parts::Parts;
@@ -165,13 +165,16 @@ pub(super) async fn hold(
     tracing::info!("mounted on {shown}");
     // Made when there is something to show: a bar at once would stand there for days.
     let progress = std::sync::OnceLock::new();
-    let tell = |what: &str, pending_bytes: u64| {
+    let tell = |what: &str, amount: Amount| {
         progress
             .get_or_init(|| Progress::new(setup.progress))
-            .set(what, pending_bytes);
+            .set(what, amount);
         notify(&[
             NotifyState::Stopping,
-            NotifyState::Status(&format!("{what}: {pending_bytes} bytes are not published")),
+            NotifyState::Status(&format!(
+                "{what}: {} bytes are not published",
+                amount.pending_bytes
+            )),
             NotifyState::ExtendTimeoutUsec(30_000_000),
         ]);
     };

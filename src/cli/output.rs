@@ -127,6 +127,26 @@ pub(super) fn bytes(count: u64) -> String {
     bytesize::ByteSize::b(count).display().iec().to_string()
 }
 
+/// How many of `parts` equal parts of `all` are done, rounded up, but all of them only where all is.
+pub(super) fn share(done: u64, all: u64, parts: u64) -> u64 {
+    if all == 0 {
+        return 0;
+    }
+    if done >= all {
+        return parts;
+    }
+    let part = (u128::from(done) * u128::from(parts)).div_ceil(u128::from(all));
+    u64::try_from(part).unwrap_or(parts).min(parts - 1)
+}
+
+/// A bar of `width` characters, full only where all is done.
+pub(super) fn bar(done: u64, all: u64, width: u64) -> String {
+    let full = share(done, all, width);
+    (0..width).fold("[".to_owned(), |bar, at| {
+        bar + if at < full { "#" } else { "." }
+    }) + "]"
+}
+
 /// Wei in decimal as people read them.
 pub(super) fn coins(chain_id: u64, wei: &str) -> String {
     match wei.parse::<U256>() {

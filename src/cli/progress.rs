@@ -1,51 +1,111 @@
-//! The bar of what is still to be published, or a line of what is waited for.
+//! How far a long command is: bytes, rate, and how long it still takes.
 //!
-//! Invariant: silent where stderr is no terminal. Called by the commands that flush, and by those that send transactions.
+//! Invariant: silent where stderr is no terminal; a bar is full only when all is done. Called by the commands that
+//! take long.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-/// A bar; gone when it is dropped.
+use super::output::{bar, share};
+use crate::control::Amount;
+
+/// Width of the bar: all of a line fits into 80 columns.
+const WIDTH: u64 = 16;
+/// Between two looks at the clock, which goes on also where nothing comes.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// What is done, or waited for.
+    Words,
+    /// And how many bytes are done, and how long that has taken.
+    Bytes,
+    /// And of how many, and how long it still takes.
+    Bar,
+    /// And of about how many.
+    About,
+}
+
+/// A line on the terminal; gone when it is dropped.
 pub(super) struct Progress(Option<Mutex<State>>);
 
 struct State {
     bar: ProgressBar,
-    most: u64,
+    form: Form,
+}
+
+impl Form {
+    fn of(amount: &Amount) -> Self {
+        match (amount.pending_bytes, amount.done_bytes) {
+            (0, 0) => Self::Words,
+            (0, _) => Self::Bytes,
+            _ if amount.is_about => Self::About,
+            _ => Self::Bar,
+        }
+    }
+
+    fn style(self) -> ProgressStyle {
+        let form = match self {
+            Self::Words => "{msg}",
+            Self::Bytes => "{msg}  {binary_bytes}  {binary_bytes_per_sec}  {elapsed}",
+            Self::Bar => {
+                "{msg}\n{filled}  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {left}"
+            }
+            Self::About => {
+                "{msg}\n{filled}  {binary_bytes} of about {binary_total_bytes}  {binary_bytes_per_sec}  {left}"
+            }
+        };
+        let style = ProgressStyle::with_template(form);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let style = style.with_key("left", |state: &ProgressState, out: &mut dyn Write| {
+            // Of what has not begun, nobody knows.
+            if state.pos() > 0 {
+                let _ = write!(out, "{:#} left", HumanDuration(state.eta()));
+            }
+        });
+        style.with_key("filled", |state: &ProgressState, out: &mut dyn Write| {
+            let (done, all) = (state.pos(), state.len().unwrap_or(0));
+            // What cannot be written is not shown.
+            let _ = write!(
+                out,
+                "{} {:>3} %",
+                bar(done, all, WIDTH),
+                share(done, all, 100)
+            );
+        })
+    }
 }
 
 impl Progress {
-    /// A bar, if one is `wanted` and can be seen.
+    /// A line, if one is `wanted` and can be seen.
     pub(super) fn new(wanted: bool) -> Self {
         if !wanted || !std::io::stderr().is_terminal() {
             return Self(None);
         }
-        let bar = ProgressBar::new(0);
-        // Until there are bytes.
-        restyle(&bar, "{msg}");
-        Self(Some(Mutex::new(State { bar, most: 0 })))
+        let (bar, form) = (ProgressBar::new(0), Form::Words);
+        bar.set_style(form.style());
+        bar.enable_steady_tick(TICK);
+        Self(Some(Mutex::new(State { bar, form })))
     }
 
     /// Shows how far it is.
-    pub(super) fn set(&self, what: &str, pending_bytes: u64) {
+    pub(super) fn set(&self, what: &str, amount: Amount) {
         let Some(state) = &self.0 else { return };
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.most == 0 && pending_bytes > 0 {
-            restyle(&state.bar, "{msg}  {bar:30}  {bytes} of {total_bytes}");
+        let form = Form::of(&amount);
+        if form != state.form {
+            state.form = form;
+            state.bar.set_style(form.style());
         }
-        state.most = state.most.max(pending_bytes);
-        state.bar.set_length(state.most);
-        state
-            .bar
-            .set_position(state.most.saturating_sub(pending_bytes));
+        let all = amount.done_bytes.saturating_add(amount.pending_bytes);
+        state.bar.set_length(all);
+        state.bar.set_position(amount.done_bytes);
         state.bar.set_message(what.to_owned());
-    }
-}
-
-fn restyle(bar: &ProgressBar, form: &str) {
-    if let Ok(style) = ProgressStyle::with_template(form) {
-        bar.set_style(style);
     }
 }
 
@@ -55,5 +115,21 @@ impl Drop for Progress {
             let state = state.lock().unwrap_or_else(PoisonError::into_inner);
             state.bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_shown_only_of_what_is_known() {
+        let form = |done, total| Form::of(&Amount::of(done, total));
+        assert_eq!(form(0, 0), Form::Words);
+        assert_eq!(form(7, 0), Form::Bytes);
+        assert_eq!(form(0, 9), Form::Bar);
+        // More than was thought.
+        assert_eq!(Form::of(&Amount::of_about(8, 9)), Form::About);
+        assert_eq!(Form::of(&Amount::of_about(10, 9)), Form::Bytes);
     }
 }

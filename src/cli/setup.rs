@@ -21,6 +21,8 @@ pub(crate) struct Setup {
     pub(crate) explicit: Layer,
     /// Flags, variables and the configuration file.
     pub(crate) layer: Layer,
+    /// The drive that was named.
+    pub(crate) drive: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) progress: bool,
@@ -49,6 +51,7 @@ impl Setup {
             .clone()
             .or_else(|| std::env::var_os("PXFS_CONFIG").map(PathBuf::from));
         let named = named.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let drive = std::env::var_os("PXFS_DRIVE").filter(|path| !path.is_empty());
         let file = read_file(named.as_deref(), &folders)?;
         let explicit = flags.over(variables);
         Ok(Self {
@@ -57,6 +60,7 @@ impl Setup {
             log: OnceLock::new(),
             stderr: Arc::default(),
             named,
+            drive: options.drive.clone().or(drive.map(PathBuf::from)),
             folders,
             json: options.json,
             quiet: options.quiet,

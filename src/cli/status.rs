@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::exit::{Exit, Failure};
 use super::locate;
-use super::output::{bytes, json_answer, table, text_answer};
+use super::output::{bar, bytes, json_answer, share, table, text_answer};
 use super::setup::Setup;
 use crate::control::{Entry, Request};
 use crate::status::{State, Status, TokenStatus};
@@ -19,20 +19,34 @@ const BAR: u64 = 12;
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Exit> {
-    let all = locate::all(setup, mountpoint);
-    if all.len() > 1 {
-        return several(setup, &all);
-    }
-    let entry = locate::require(setup, mountpoint)?;
-    let status: Status = locate::connect(&entry)?.ask(&Request::Status, |_| {})?;
-    match setup.json {
-        true => json_answer(&status),
-        false => text_answer(&render(&status)),
+    match &locate::each(setup, mountpoint)?[..] {
+        [] => Err(locate::missing(setup, mountpoint).into()),
+        [entry] => {
+            let status: Status = locate::connect(entry)?.ask(&Request::Status, |_| {})?;
+            match setup.json {
+                true => json_answer(&status),
+                false => text_answer(&render(&status)),
+            }
+        }
+        all => several(setup, all),
     }
 }
 
 /// Each drive; one that does not answer keeps no other from being shown.
 fn several(setup: &Setup, entries: &[Entry]) -> anyhow::Result<Exit> {
+    let (told, silent) = ask(entries);
+    let exit = match setup.json {
+        true => json_answer(&told)?,
+        false => text_answer(&render_all(&told))?,
+    };
+    match together(silent) {
+        None => Ok(exit),
+        Some(failure) => Err(failure.into()),
+    }
+}
+
+/// What each drive says, and why some do not.
+pub(super) fn ask(entries: &[Entry]) -> (Vec<Status>, Vec<Failure>) {
     let (mut told, mut silent) = (Vec::new(), Vec::new());
     for entry in entries {
         let asked = locate::connect(entry).and_then(|client| client.ask(&Request::Status, |_| {}));
@@ -41,15 +55,19 @@ fn several(setup: &Setup, entries: &[Entry]) -> anyhow::Result<Exit> {
             Err(failure) => silent.push(failure),
         }
     }
-    let exit = match setup.json {
-        true => json_answer(&told)?,
-        false => text_answer(&told.iter().map(render).collect::<Vec<_>>().join("\n\n"))?,
-    };
-    let lines: Vec<String> = silent.iter().map(Failure::to_string).collect();
-    match silent.first() {
-        None => Ok(exit),
-        Some(first) => Err(Failure::new(first.exit, lines.join("; ")).into()),
-    }
+    (told, silent)
+}
+
+/// All of them in one.
+pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
+    let lines: Vec<String> = failures.iter().map(Failure::to_string).collect();
+    let exit = failures.first()?.exit;
+    Some(Failure::new(exit, lines.join("; ")))
+}
+
+/// The text of several drives.
+pub(super) fn render_all(all: &[Status]) -> String {
+    all.iter().map(render).collect::<Vec<_>>().join("\n\n")
 }
 
 fn render(status: &Status) -> String {
@@ -183,7 +201,7 @@ fn row(token: &TokenStatus) -> Vec<String> {
         used.map_or_else(String::new, bytes),
         used.map_or_else(String::new, |used| {
             let quota = token.quota_bytes;
-            format!("{} {:>3} %", bar(used, quota), share(used, quota, 100))
+            format!("{} {:>3} %", bar(used, quota, BAR), share(used, quota, 100))
         }),
         local.map_or_else(String::new, |local| bytes(local.free_bytes)),
         local.map_or_else(String::new, |local| match local.pending_files {
@@ -206,18 +224,6 @@ fn state(token: &TokenStatus) -> &'static str {
     }
 }
 
-/// How many of `parts` equal parts of the quota are used, rounded up, but all of them only where it is.
-fn share(used: u64, quota: u64, parts: u64) -> u64 {
-    if quota == 0 {
-        return 0;
-    }
-    if used >= quota {
-        return parts;
-    }
-    let part = (u128::from(used) * u128::from(parts)).div_ceil(u128::from(quota));
-    u64::try_from(part).unwrap_or(parts).min(parts - 1)
-}
-
 fn uploads(token: &TokenStatus) -> String {
     let left = token.uploads_left;
     left.map_or_else(|| "-".to_owned(), |left| left.to_string())
@@ -225,11 +231,6 @@ fn uploads(token: &TokenStatus) -> String {
 
 fn deadline(token: &TokenStatus) -> String {
     token.sync_deadline.map_or_else(|| "-".to_owned(), day)
-}
-
-fn bar(used: u64, quota: u64) -> String {
-    let full = share(used, quota, BAR) as usize;
-    format!("[{}{}]", "#".repeat(full), ".".repeat(BAR as usize - full))
 }
 
 fn day(time: Timestamp) -> String {
@@ -462,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_full_at_the_quota_and_neither_before_nor_beyond() {
-        assert_eq!(bar(99, 100), "[###########.]");
+        assert_eq!(bar(99, 100, BAR), "[###########.]");
         assert_eq!(share(1, u64::MAX, 100), 1);
         assert_eq!(share(u64::MAX - 1, u64::MAX, 100), 99);
         let mut token = status().tokens.remove(0);
@@ -475,9 +476,9 @@ mod tests {
         };
         assert_eq!(shown(80 << 20), "ok");
         assert_eq!(shown(91 << 20), "nearly full");
-        assert_eq!(bar(0, 100), "[............]");
-        assert_eq!(bar(1, 100), "[#...........]");
-        assert_eq!(bar(u64::MAX, 100), "[############]");
-        assert_eq!(bar(5, 0), "[............]");
+        assert_eq!(bar(0, 100, BAR), "[............]");
+        assert_eq!(bar(1, 100, BAR), "[#...........]");
+        assert_eq!(bar(u64::MAX, 100, BAR), "[############]");
+        assert_eq!(bar(5, 0, BAR), "[............]");
     }
 }

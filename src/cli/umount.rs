@@ -12,7 +12,7 @@ use super::exit::{Exit, fail};
 use super::locate;
 use super::progress::Progress;
 use super::setup::Setup;
-use crate::control::{Entry, Request, Step};
+use crate::control::{Amount, Entry, Request, Step};
 use crate::mount::{self, MountError};
 use crate::status::UmountAnswer;
 
@@ -39,7 +39,7 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
         .as_ref()
         .is_err_and(|failure| failure.exit != Exit::Unpublished);
     if !refused {
-        progress.set("ending", 0);
+        progress.set("ending", Amount::default());
         let ended = wait_for_end(&entry.state_dir, END_LIMIT);
         for line in asked?.uncharged {
             eprintln!("pxfs: {line}");
@@ -128,12 +128,12 @@ fn directory(mountpoint: &Path, path: &Path) -> Option<String> {
 }
 
 fn show(progress: &Progress, step: &Step) {
-    progress.set(&step.what, step.pending_bytes);
+    progress.set(&step.what, step.amount);
 }
 
 /// Has the kernel hand over the pages of mapped files.
 fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
-    progress.set("collecting mapped pages", 0);
+    progress.set("collecting mapped pages", Amount::default());
     let (done, is_done) = mpsc::channel();
     let mountpoint: PathBuf = entry.mountpoint.clone();
     // A thread that may stay behind: the call cannot be interrupted.

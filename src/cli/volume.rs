@@ -168,7 +168,7 @@ fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<
     let progress = Progress::new(setup.progress);
     if let Some(entry) = locate::find(setup, None)? {
         let answer = locate::connect(&entry)?.ask(request, |step| {
-            progress.set(&step.what, step.pending_bytes);
+            progress.set(&step.what, step.amount);
         });
         return Ok(answer?);
     }
@@ -177,7 +177,7 @@ fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<
     let state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
         let all = Parts::any(&config).await?;
-        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let tell = |what: &str, amount| progress.set(what, amount);
         let answer = blocks::run(&all, state_dir, request, &tell).await;
         parts::close_chains(&all).await;
         answer

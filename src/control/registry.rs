@@ -89,6 +89,16 @@ impl Drop for Registration {
 /// left out.
 #[must_use]
 pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
+    find(folders, true)
+}
+
+/// The drives whose daemon has ended without a word: was killed, or lost with its machine.
+#[must_use]
+pub fn find_ended(folders: &[PathBuf]) -> Vec<Entry> {
+    find(folders, false)
+}
+
+fn find(folders: &[PathBuf], wanted: bool) -> Vec<Entry> {
     let mut found: Vec<Entry> = Vec::new();
     for folder in folders {
         let Some(owner) = private_owner(folder) else {
@@ -103,7 +113,7 @@ pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
             }
             if let Some(entry) = read(&file, owner)
                 && !found.contains(&entry)
-                && is_heard(&entry, owner)
+                && is_heard(&entry, owner) == wanted
             {
                 found.push(entry);
             }

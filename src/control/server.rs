@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::{Reply, Request, Step, frame};
+use super::{Amount, Reply, Request, Step, frame};
 use crate::cli::exit::{Exit, Failure};
 
 /// How long a peer may take to say or take a frame.
@@ -53,10 +53,10 @@ pub struct Progress {
 
 impl Progress {
     /// Says it.
-    pub fn set(&self, what: &str, pending_bytes: u64) {
+    pub fn set(&self, what: &str, amount: Amount) {
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         what.clone_into(&mut step.what);
-        step.pending_bytes = pending_bytes;
+        step.amount = amount;
     }
 
     /// The last that was said.

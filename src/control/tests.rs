@@ -22,7 +22,7 @@ impl Handler for Echo {
         match request {
             Request::Status => Ok(json!("here")),
             Request::Flush { .. } => {
-                progress.set("flush", 42);
+                progress.set("flush", Amount::of(0, 42));
                 // Who is never told how far it is fails, and does not hang.
                 let told = tokio::time::timeout(Duration::from_secs(60), self.0.notified());
                 let _ = told.await;
@@ -105,7 +105,10 @@ fn a_long_request_says_how_far_it_is() {
             is_seen.notify_one();
         })
         .unwrap();
-    assert_eq!(steps.first().map(|step| step.pending_bytes), Some(42));
+    assert_eq!(
+        steps.first().map(|step| step.amount.pending_bytes),
+        Some(42)
+    );
 }
 
 #[test]

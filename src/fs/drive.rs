@@ -6,6 +6,7 @@
 mod content;
 mod handles;
 mod labels;
+mod names;
 mod root;
 mod slots;
 mod trash;
@@ -15,9 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use handles::Handles;
 use slots::Slots;
-use trash::{Place, Trash};
+use trash::Trash;
 
-use super::create::NewInode;
 use super::volume::Volume;
 use super::{Attr, Caller, DirItem, FsError, Kind, SetAttr, StatFs, Want};
 use crate::types::{Fh, Ino};
@@ -150,105 +150,6 @@ impl Drive {
             volume.note_access(ino);
         }
         Ok(target)
-    }
-
-    /// Makes a node: `kind` is anything but a directory or symlink; `mode` has not had the umask applied.
-    ///
-    /// # Errors
-    /// Growth: see [`FsError::Quota`], [`FsError::Overdue`], [`FsError::NoRoom`].
-    pub fn mknod(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        kind: Kind,
-        mode: u16,
-        rdev: u32,
-    ) -> Result<Attr, FsError> {
-        let rdev = if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
-            rdev
-        } else {
-            0
-        };
-        self.make(caller, parent, name, kind, mode, rdev, &[])
-    }
-
-    /// Makes a directory.
-    ///
-    /// # Errors
-    /// Growth, as [`Drive::mknod`].
-    pub fn mkdir(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        mode: u16,
-    ) -> Result<Attr, FsError> {
-        self.make(caller, parent, name, Kind::Directory, mode, 0, &[])
-    }
-
-    /// Makes a symlink.
-    ///
-    /// # Errors
-    /// Growth, as [`Drive::mknod`].
-    pub fn symlink(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<Attr, FsError> {
-        self.make(caller, parent, name, Kind::Symlink, 0o777, 0, target)
-    }
-
-    /// Gives an inode a further name.
-    ///
-    /// # Errors
-    /// [`FsError::CrossDevice`] between tokens; growth, as [`Drive::mknod`].
-    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        let (slot, volume, ino) = self.split_changed(ino)?;
-        let dir = self.target(parent, name, slot)?;
-        let attr = volume
-            .link(ino, dir, name)
-            .map_err(|e| outer_error(slot, e))?;
-        Ok(outer_attr(slot, attr))
-    }
-
-    /// Removes a name.
-    ///
-    /// # Errors
-    /// [`FsError::IsDirectory`]; never for want of quota.
-    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        let (slot, volume, dir) = self.place(parent, name)?;
-        volume.unlink(dir, name).map_err(|e| outer_error(slot, e))
-    }
-
-    /// Removes an empty directory.
-    ///
-    /// # Errors
-    /// [`FsError::NotEmpty`]; never for want of quota.
-    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
-        let (slot, volume, dir) = self.place(parent, name)?;
-        volume.rmdir(dir, name).map_err(|e| outer_error(slot, e))
-    }
-
-    /// Renames; `flags` as renameat2(2): 0, `RENAME_NOREPLACE` (1), `RENAME_EXCHANGE` (2).
-    ///
-    /// # Errors
-    /// [`FsError::CrossDevice`] between tokens; never for want of quota.
-    pub fn rename(
-        &self,
-        parent: Ino,
-        name: &[u8],
-        to: Ino,
-        to_name: &[u8],
-        flags: u32,
-    ) -> Result<(), FsError> {
-        let (slot, volume, dir) = self.place(parent, name)?;
-        let to = self.target(to, to_name, slot)?;
-        volume
-            .rename(dir, name, to, to_name, flags)
-            .map_err(|e| outer_error(slot, e))
     }
 
     /// Which tree an inode is looked up in; `None` while another takes its place. What was found is to be
@@ -456,52 +357,6 @@ impl Drive {
         self.volumes()
             .into_iter()
             .try_for_each(|(_, _, volume)| volume.sync())
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn make(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &[u8],
-        kind: Kind,
-        mode: u16,
-        rdev: u32,
-        target: &[u8],
-    ) -> Result<Attr, FsError> {
-        let new = NewInode {
-            kind,
-            mode,
-            rdev,
-            target,
-        };
-        if let Some(trash) = Trash::of(parent) {
-            return self.make_in_trash(caller, trash, name, &new);
-        }
-        if is_hidden(parent, name, kind) {
-            return Err(FsError::NotPermitted);
-        }
-        self.on_inner(parent, |volume, dir| volume.create(caller, dir, name, &new))
-    }
-
-    /// Where the entry `name` of `parent` lies that a change takes away.
-    fn place(&self, parent: Ino, name: &[u8]) -> Result<Place, FsError> {
-        match Trash::of(parent) {
-            Some(trash) => self.thrown(trash, name),
-            None => self.split_changed(parent),
-        }
-    }
-
-    /// The directory of the volume in `slot` that something of it becomes `name` in.
-    fn target(&self, parent: Ino, name: &[u8], slot: u16) -> Result<Ino, FsError> {
-        if let Some(trash) = Trash::of(parent) {
-            return self.throw(trash, name, slot);
-        }
-        match self.split_changed(parent)? {
-            (other, ..) if other != slot => Err(FsError::CrossDevice),
-            _ if is_hidden(parent, name, Kind::Directory) => Err(FsError::NotPermitted),
-            (.., dir) => Ok(dir),
-        }
     }
 
     /// Runs `call` on the volume of `ino`, and numbers the answer as the mount does.

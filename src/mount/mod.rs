@@ -32,7 +32,7 @@ pub(crate) use errno::of as errno_of;
 pub use error::MountError;
 pub use miss::Fetcher;
 pub use mountinfo::is_mounted;
-pub use mountpoint::{check_mountpoint, unmount_dead};
+pub use mountpoint::{check_mountpoint, is_dead, unmount_dead};
 pub use notify::Notifier;
 pub use options::Options;
 pub use seats::THREADS as CALL_THREADS;

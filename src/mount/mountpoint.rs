@@ -84,7 +84,7 @@ fn remove_dead(path: &Path) -> Result<Option<String>, MountError> {
         let top = mountinfo::top(path)
             .map_err(|error| MountError::io("read what is mounted on", path, error))?;
         match top {
-            Some(entry) if entry.kind == device::KIND && is_dead(path) => {
+            Some(entry) if entry.kind == device::KIND && is_gone(path) => {
                 tracing::info!(path = %path.display(), "taking away the mount of a pxfs that has died");
                 device::unmount(path, device::How::Lazily)?;
             }
@@ -97,8 +97,14 @@ fn remove_dead(path: &Path) -> Result<Option<String>, MountError> {
     })
 }
 
+/// Whether a dead mount of pxfs lies at `path`, which is canonical.
+#[must_use]
+pub fn is_dead(path: &Path) -> bool {
+    mountinfo::is_mounted(path) && is_gone(path)
+}
+
 /// Whether the daemon behind the mount is gone. One that does not answer is not dead.
-fn is_dead(path: &Path) -> bool {
+fn is_gone(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
     std::thread::spawn(move || {

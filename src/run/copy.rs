@@ -46,6 +46,13 @@ pub(super) struct Saved {
     pub(super) bytes: u64,
 }
 
+/// How far a copy is.
+#[derive(Debug, Default)]
+pub(super) struct Copied {
+    pub(super) files: AtomicU64,
+    pub(super) bytes: AtomicU64,
+}
+
 /// A copy that is being made.
 pub(super) struct Copier {
     ground: Arc<Ground>,
@@ -57,8 +64,8 @@ pub(super) struct Copier {
     /// What could not be copied, and why.
     pub(super) failed: Vec<(PathBuf, String)>,
     pub(super) saved: Saved,
-    /// Bytes so far, for whoever waits.
-    copied: Arc<AtomicU64>,
+    /// What was copied so far, for whoever waits.
+    copied: Arc<Copied>,
     /// What was come to, and where it was copied to first, of a drive whose tree may be no tree.
     pub(super) seen: Option<BTreeMap<Ino, PathBuf>>,
     /// The target has no room: nothing more is tried.
@@ -100,8 +107,8 @@ impl From<rustix::io::Errno> for Why {
 }
 
 impl Copier {
-    /// A copy of nothing yet; `copied` is told the bytes as they come. Within a runtime.
-    pub(super) fn new(ground: &Arc<Ground>, copied: &Arc<AtomicU64>) -> Self {
+    /// A copy of nothing yet; `copied` is told what comes. Within a runtime.
+    pub(super) fn new(ground: &Arc<Ground>, copied: &Arc<Copied>) -> Self {
         Self {
             ground: Arc::clone(ground),
             runtime: Handle::current(),
@@ -272,6 +279,7 @@ impl Copier {
         if let Some(error) = missing {
             return Err(error.into());
         }
+        self.copied.files.fetch_add(1, Ordering::Relaxed);
         self.saved.files += 1;
         self.saved.bytes += bytes;
         Ok(())
@@ -318,7 +326,7 @@ impl Copier {
                     }
                 }
                 at += len;
-                self.copied.fetch_add(len, Ordering::Relaxed);
+                self.copied.bytes.fetch_add(len, Ordering::Relaxed);
             }
         }
         file.set_len(attr.size)?;

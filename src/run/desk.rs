@@ -16,7 +16,7 @@ use super::session::Session;
 use super::{blocks, leave, operate, parts, sync, terms};
 use crate::chain::transact::OnProgress;
 use crate::cli::exit::{Exit, Failure, fail};
-use crate::control::{Handler, Progress, Request};
+use crate::control::{Amount, Handler, Progress, Request};
 use crate::status::UmountAnswer;
 
 /// The desk of one mount.
@@ -44,9 +44,9 @@ impl Desk {
             // Who agreed to a price says it.
             request => (request, terms::unseen(all)),
         };
-        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let tell = |what: &str, amount| progress.set(what, amount);
         let heard = progress.clone();
-        let on_progress: OnProgress = Arc::new(move |what| heard.set(what, 0));
+        let on_progress: OnProgress = Arc::new(move |what| heard.set(what, Amount::default()));
         let all: Vec<_> = all
             .iter()
             .map(|parts| Arc::new(parts.with_progress(&on_progress)))
@@ -147,7 +147,7 @@ impl Desk {
         only: Option<&str>,
         progress: &Progress,
     ) -> Option<Result<(), Failure>> {
-        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let tell = |what: &str, amount| progress.set(what, amount);
         tokio::select! {
             published = leave::publish(&self.session, only, &tell) => Some(published),
             () = progress.peer_left() => None,
@@ -165,14 +165,14 @@ impl Desk {
             tracing::info!("umount: nobody waits for it any more, the drive stays");
             fail!(Unpublished, "umount: nobody waits for it any more");
         };
-        progress.set("unmounting", 0);
+        progress.set("unmounting", Amount::default());
         self.session.leaving.store(true, Ordering::Release);
         if let Err(error) = leave::unmount(&self.session).await {
             self.session.leaving.store(false, Ordering::Release);
             return Err(error);
         }
         // Nothing can be written any more.
-        let tell = |what: &str, pending_bytes| progress.set(what, pending_bytes);
+        let tell = |what: &str, amount| progress.set(what, amount);
         let uncharged = match flush {
             true => leave::charge(&self.session, &tell).await,
             false => Vec::new(),

@@ -17,6 +17,7 @@ use super::live::Live;
 use super::session::Session;
 use super::tokens::Tokens;
 use crate::cli::exit::{Exit, Failure};
+use crate::control::Amount;
 use crate::mount::UNMOUNT_PATIENCE;
 
 /// How long unmounting may take: as long as what does it is waited for, and a little more, so that its own
@@ -37,15 +38,15 @@ const BEAT: Duration = Duration::from_millis(300);
 /// So many times what the last look at what is pending took lie between two of them, at least.
 const SPARED: u32 = 10;
 
-/// Who is told how far it is: what is being done, bytes that are not on the node yet.
-pub(super) type Tell<'a> = &'a (dyn Fn(&str, u64) + Send + Sync);
+/// Who is told how far it is: what is being done, and how much of it is.
+pub(super) type Tell<'a> = &'a (dyn Fn(&str, Amount) + Send + Sync);
 
 /// Has the kernel hand over the pages of mapped files, then publishes everything.
 ///
 /// # Errors
 /// As [`publish`].
 pub(super) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
-    tell("collecting mapped pages", 0);
+    tell("collecting mapped pages", Amount::default());
     syncfs(&session.mountpoint).await;
     publish(session, None, tell).await
 }
@@ -87,14 +88,20 @@ pub(super) async fn publish(
     let (mut last, sent_before) = (moved(), sent_bytes());
     let mut moved_at = Instant::now();
     let telling = async {
-        let mut pause = BEAT;
+        let (mut pause, mut most) = (BEAT, 0);
         loop {
             sleep(pause).await;
             let begin = Instant::now();
-            let pending = pending_bytes(&chosen).await;
+            let (bytes, files) = pending(&chosen).await;
             // What a commit under way has sent counts as pending until it is named.
-            let sent = sent_bytes() - sent_before;
-            tell("publishing", pending.saturating_sub(sent));
+            let left = bytes.saturating_sub(sent_bytes() - sent_before);
+            most = left.max(most);
+            let what = match files {
+                0 => "publishing".to_owned(),
+                1 => "publishing 1 file".to_owned(),
+                files => format!("publishing {files} files"),
+            };
+            tell(&what, Amount::of(most - left, most));
             pause = BEAT.max(begin.elapsed() * SPARED);
         }
     };
@@ -141,7 +148,7 @@ pub(super) async fn charge(session: &Session, tell: Tell<'_>) -> Vec<String> {
         .filter(|one| owes(one))
         .collect();
     if !owing.is_empty() {
-        tell("charging", 0);
+        tell("charging", Amount::default());
     }
     let looks = join_all(owing.into_iter().map(|tokens| charge_last(tokens)));
     let left: Vec<String> = looks.await.into_iter().flatten().collect();
@@ -175,12 +182,15 @@ async fn left_over(session: &Session, only: Option<&str>) -> Option<Failure> {
     tokio::task::spawn_blocking(look).await.unwrap_or(None)
 }
 
-/// Bytes that are not on the node yet. Reads a record for each changed file, beside the runtime and the commits, which
-/// do so too.
-async fn pending_bytes(chosen: &[Arc<Live>]) -> u64 {
+/// Bytes that are not on the node yet, and files. Reads a record for each changed file, beside the runtime and the
+/// commits, which do so too.
+async fn pending(chosen: &[Arc<Live>]) -> (u64, u64) {
     let chosen = chosen.to_vec();
-    let sum = move || chosen.iter().map(|live| live.pending_bytes()).sum();
-    tokio::task::spawn_blocking(sum).await.unwrap_or(0)
+    let sum = move || {
+        let each = chosen.iter().map(|live| live.pending());
+        each.fold((0, 0), |(bytes, files), one| (bytes + one.0, files + one.1))
+    };
+    tokio::task::spawn_blocking(sum).await.unwrap_or_default()
 }
 
 /// What is told of `chosen`; `else_why` where neither node nor commits say why.

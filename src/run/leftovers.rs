@@ -16,6 +16,7 @@ use super::live::Live;
 use super::{keeper, salvage, save};
 use crate::chain::{ChainError, Ledger, Snapshot};
 use crate::cli::exit::{Exit, Failure, fail};
+use crate::control::Amount;
 use crate::status::{DetachAnswer, TokenStatus};
 use crate::types::{TokenId, TokenRef, VolumeKey};
 
@@ -380,7 +381,7 @@ impl Leftovers {
             answer.saved = Some(folder.display().to_string());
             (answer.files, answer.bytes) = (saved.files, saved.bytes);
         }
-        tell("removing local state", 0);
+        tell("removing local state", Amount::default());
         let ground = Arc::clone(&self.ground);
         tokio::task::spawn_blocking(move || match leftover {
             Leftover::Shown(one) => one.drop_state(&ground),

@@ -412,9 +412,10 @@ impl Live {
         })
     }
 
-    /// Bytes that are not on the node yet.
-    pub(super) fn pending_bytes(&self) -> u64 {
-        self.volume.pending().map_or(0, |pending| pending.bytes)
+    /// Bytes that are not on the node yet, and files.
+    pub(super) fn pending(&self) -> (u64, u64) {
+        let pending = self.volume.pending();
+        pending.map_or((0, 0), |pending| (pending.bytes, pending.files))
     }
 
     /// Moves while publishing comes nearer to its end.

@@ -8,17 +8,18 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::copy::{Copier, Saved};
+use super::copy::{Copied, Copier, Saved};
 use super::detached::Detached;
 use super::ground::Ground;
 use super::leave::Tell;
 use crate::cli::exit::fail;
+use crate::control::Amount;
 use crate::durable::sync_folder;
 
 /// How many of the entries that failed are named.
@@ -84,7 +85,7 @@ pub(super) async fn copy(
     tell: Tell<'_>,
     copying: impl FnOnce(&mut Copier, &Path) + Send + 'static,
 ) -> anyhow::Result<Copier> {
-    let copied = Arc::new(AtomicU64::new(0));
+    let copied = Arc::<Copied>::default();
     let mut copier = Copier::new(ground, &copied);
     let target = folder.to_owned();
     let mut work = tokio::task::spawn_blocking(move || -> anyhow::Result<Copier> {
@@ -102,7 +103,10 @@ pub(super) async fn copy(
     loop {
         tokio::select! {
             done = &mut work => return done?,
-            _ = beat.tick() => tell("saving", all.saturating_sub(copied.load(Ordering::Relaxed))),
+            _ = beat.tick() => {
+                let what = format!("saving: {} files", copied.files.load(Ordering::Relaxed));
+                tell(&what, Amount::of_about(copied.bytes.load(Ordering::Relaxed), all));
+            }
         }
     }
 }

@@ -398,7 +398,7 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
     world.statuses().await;
     assert_eq!(world.directories(), ["1.detached"]);
     let folder = world.dir.path().join("saved");
-    let quiet = |_: &str, _: u64| {};
+    let quiet = |_: &str, _: crate::control::Amount| {};
     let ended = world
         .tokens
         .detach("1", Some(&folder), &quiet)
@@ -542,7 +542,7 @@ async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_publ
     let mut directories = world.directories();
     directories.sort();
     assert_eq!(directories, ["1", "1.detached", "1.detached-2"]);
-    let quiet = |_: &str, _: u64| {};
+    let quiet = |_: &str, _: crate::control::Amount| {};
     let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
     assert!(refused.to_string().contains("1.detached-2"), "{refused}");
     world
@@ -639,7 +639,7 @@ async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
     std::fs::write(&journal, vec![7; 100_000]).unwrap();
     let statuses = world.statuses().await;
     assert_eq!(statuses[0].state, State::Detached);
-    let quiet = |_: &str, _: u64| {};
+    let quiet = |_: &str, _: crate::control::Amount| {};
     let folder = world.dir.path().join("saved");
     let refused = world.tokens.detach("1", Some(&folder), &quiet).await;
     let refused = refused.unwrap_err();
@@ -692,7 +692,7 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
         world.look(token).await;
         world.write("1", "mine", b"new").unwrap();
         let folder = world.dir.path().join("saved");
-        let quiet = |_: &str, _: u64| {};
+        let quiet = |_: &str, _: crate::control::Amount| {};
         world
             .tokens
             .detach("1", Some(&folder), &quiet)
@@ -727,7 +727,7 @@ async fn a_token_that_comes_back_in_its_epoch_goes_on_where_it_was() {
     world.tokens.get(token).unwrap().flush().await.unwrap();
     let local = world.look(token).await.local.unwrap();
     assert_eq!((local.pending_files, local.last_error), (0, None));
-    let quiet = |_: &str, _: u64| {};
+    let quiet = |_: &str, _: crate::control::Amount| {};
     let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
     assert!(
         refused.to_string().contains("is this wallet's"),

@@ -13,30 +13,30 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A home with a state folder and a mountpoint; everything is ended and unmounted with it.
-struct World {
+pub(super) struct World {
     dir: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn mountpoint(&self) -> PathBuf {
+    pub(super) fn mountpoint(&self) -> PathBuf {
         self.path("px")
     }
 
-    fn token(&self, id: &str) -> PathBuf {
+    pub(super) fn token(&self, id: &str) -> PathBuf {
         self.mountpoint().join(id)
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub(super) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pxfs"));
         command
             .env_clear()
@@ -48,11 +48,11 @@ impl World {
         command
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    pub(super) fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
 
-    fn succeeds(&self, words: &[&str]) -> String {
+    pub(super) fn succeeds(&self, words: &[&str]) -> String {
         let output = self.run(words);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words:?}: {error}");
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Unmounts. Programs that other tests start at this moment may hold for a moment what was open here.
-    fn leaves(&self, mountpoint: &str) {
+    pub(super) fn leaves(&self, mountpoint: &str) {
         let until = Instant::now() + PATIENCE;
         loop {
             let output = self.run(&["umount", mountpoint]);
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    fn fails(&self, exit: i32, words: &[&str]) -> String {
+    pub(super) fn fails(&self, exit: i32, words: &[&str]) -> String {
         let output = self.run(words);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(exit), "{words:?}: {error}");
@@ -82,14 +82,19 @@ impl World {
     }
 
     /// Starts `pxfs demo` and returns once it says that the drive is there.
-    fn demo(&self) -> Child {
+    pub(super) fn demo(&self) -> Child {
         self.demo_with(&[])
     }
 
-    fn demo_with(&self, more: &[&str]) -> Child {
+    pub(super) fn demo_with(&self, more: &[&str]) -> Child {
+        self.start(&[&["demo", "px"][..], more].concat())
+    }
+
+    /// Starts a demo by these words, and returns once it says that the drive is there.
+    pub(super) fn start(&self, words: &[&str]) -> Child {
         let log = fs::File::create(self.path("demo.err")).unwrap();
         let mut child = self
-            .command(&[&["demo", "px"][..], more].concat())
+            .command(words)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
@@ -116,7 +121,7 @@ impl World {
         self.succeeds(&words);
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn status(&self) -> Value {
         serde_json::from_str(&self.succeeds(&["status", "--json"])).unwrap()
     }
 
@@ -131,7 +136,7 @@ impl World {
         lock.trim().parse().unwrap()
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args([name, &self.daemon().to_string()])
             .status();
@@ -158,7 +163,7 @@ impl Drop for World {
 }
 
 /// Waits for a process that is to end.
-fn ended(child: &mut Child) -> i32 {
+pub(super) fn ended(child: &mut Child) -> i32 {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().unwrap() {

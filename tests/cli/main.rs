@@ -8,12 +8,14 @@ mod anvil;
 mod btfs;
 mod deploy;
 mod drive;
+mod drives;
 mod older;
 mod oracle;
 #[path = "../common/secret.rs"]
 mod secret;
 mod sync;
 mod upgrade;
+mod watch;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::{NewFile, patient, published};
 use crate::cli::exit::fail;
+use crate::control::Amount;
 use crate::pack::root::Root;
 use crate::run::ground::Ground;
 use crate::run::leave::Tell;
@@ -57,12 +58,14 @@ pub(super) async fn export(
         bytes: 0,
         left_out: 0,
     };
+    let total = published.record.usage();
     let mut add = |out: &mut NewFile<'_>, block: &Block| -> anyhow::Result<()> {
         out.write(&car::head(block))?;
         out.write(&block.data)?;
         answer.blocks += 1;
         answer.bytes += block.data.len() as u64;
-        tell("exporting", 0);
+        let what = format!("exporting: {} blocks", answer.blocks);
+        tell(&what, Amount::of_about(answer.bytes, total));
         Ok(())
     };
     if let Some(document) = &document {
@@ -135,10 +138,12 @@ pub(super) async fn import(
         bytes: 0,
         left_out: 0,
     };
+    let total = std::fs::metadata(file).map_or(0, |meta| meta.len());
     let note = |blocks, bytes| {
         answer.blocks += blocks;
         answer.bytes += bytes;
-        tell("importing", 0);
+        let what = format!("importing: {} blocks", answer.blocks);
+        tell(&what, Amount::of_about(answer.bytes, total));
     };
     send(open(file)?, &shown, &store, note).await?;
     for root in &roots {

@@ -21,6 +21,7 @@ use futures::StreamExt;
 use self::plan::{Missing, Tree, Use, Work};
 use super::published;
 use super::trees::{TWICE, Trees};
+use crate::control::Amount;
 use crate::fetch::remake::remade;
 use crate::fs::Volume;
 use crate::pack::entry::{Entry, Kind};
@@ -62,6 +63,7 @@ pub(super) async fn check(
         volume: published.volume,
         repair,
         tell,
+        total_bytes: published.record.usage(),
         seen: HashSet::new(),
         nodes: HashSet::new(),
         trees: Trees::default(),
@@ -117,6 +119,8 @@ struct Check<'a> {
     volume: Option<Arc<Volume>>,
     repair: bool,
     tell: Tell<'a>,
+    /// How much there is to be read, about.
+    total_bytes: u64,
     /// By the beginning of their digests: those that are right.
     seen: HashSet<u128>,
     /// Nodes of the content that is looked at, and how many bytes of it are below them.
@@ -196,7 +200,8 @@ impl Check<'_> {
                 0 => String::new(),
                 lost => format!(", {lost} missing"),
             };
-            (self.tell)(&format!("checking: {} blocks{lost}", self.answer.blocks), 0);
+            let what = format!("checking: {} blocks{lost}", self.answer.blocks);
+            (self.tell)(&what, Amount::of_about(self.answer.bytes, self.total_bytes));
         }
     }
 

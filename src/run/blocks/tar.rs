@@ -20,6 +20,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::trees::{TWICE, Trees};
 use super::{NewFile, patient, published};
 use crate::cli::exit::fail;
+use crate::control::Amount;
 use crate::fetch::source::Held;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::entry::{Attr, Entry, Inode, Kind, TreeRef, row_key};
@@ -64,6 +65,8 @@ pub(super) async fn export(
         out,
         unwritten: Vec::new(),
         tell,
+        entries: 0,
+        total_bytes: record.usage(),
         answer: ArchiveAnswer {
             token,
             root: published.root.cid.to_string(),
@@ -83,6 +86,7 @@ pub(super) async fn export(
         let path = [&folder.path[..], b"/", &entry.key[..]].concat();
         let shown = || text::path(&path);
         let below = export.entry(&path, entry).await.with_context(shown)?;
+        export.entries += 1;
         open.extend(below.map(|tree| Folder::new(path, tree)));
     }
     export.finish()
@@ -122,6 +126,10 @@ struct Export<'a> {
     out: NewFile<'a>,
     unwritten: Vec<u8>,
     tell: Tell<'a>,
+    /// Entries that are in the archive.
+    entries: u64,
+    /// How much there is to be read, about.
+    total_bytes: u64,
     answer: ArchiveAnswer,
 }
 
@@ -319,7 +327,8 @@ impl Export<'_> {
     fn count(&mut self, data: &Bytes) {
         self.answer.blocks += 1;
         self.answer.bytes += data.len() as u64;
-        (self.tell)("exporting", 0);
+        let what = format!("exporting: {} entries", self.entries);
+        (self.tell)(&what, Amount::of_about(self.answer.bytes, self.total_bytes));
     }
 
     fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {

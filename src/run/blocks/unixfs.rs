@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::NewFile;
 use crate::cli::exit::fail;
+use crate::control::Amount;
 use crate::pack::cid::{self as form, Kind};
 use crate::run::leave::Tell;
 use crate::store::{BlockStore, MAX_BLOCK_BYTES, StoreError};
@@ -85,7 +86,7 @@ pub(super) async fn read(
         level: 0,
         block: None,
     }]);
-    let mut written = 0;
+    let (mut written, mut total) = (0, 0);
     while let Some(mut item) = left.pop_front() {
         let Some(bytes) = item.block.take() else {
             left.push_front(item);
@@ -102,7 +103,10 @@ pub(super) async fn read(
         let refused = |why: &str| StoreError::Corrupt(item.cid, why.to_owned());
         let size = size.ok_or_else(|| refused("is longer than any file"))?;
         match item.size {
-            None => out.expect(size)?,
+            None => {
+                out.expect(size)?;
+                total = size;
+            }
             Some(declared) if declared == size => {}
             Some(_) => Err(refused("is not as long as its parent says"))?,
         }
@@ -119,7 +123,7 @@ pub(super) async fn read(
         }
         out.write(&data)?;
         written += data.len() as u64;
-        tell("fetching", 0);
+        tell("fetching", Amount::of(written, total));
     }
     Ok(written)
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::plan::Missing;
 use super::{AT_ONCE, Check, told};
+use crate::control::Amount;
 use crate::store::StoreError;
 
 /// How long one of the two may take.
@@ -69,7 +70,7 @@ impl Check<'_> {
                     let left = total - 1 - done.fetch_add(1, Ordering::Relaxed);
                     (check.tell)(
                         &format!("searching for what is missing: {left} blocks left"),
-                        0,
+                        Amount::default(),
                     );
                     (missing, found)
                 }

@@ -1,0 +1,137 @@
+//! `pxfs status --watch`: the same again, whenever something changes.
+//!
+//! Invariant: looks once a second at most, and ends at once with Ctrl-C, also while a drive does not answer. Called by
+//! `cli`.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
+
+use super::exit::{Exit, Failure};
+use super::locate;
+use super::setup::Setup;
+use super::status::{ask, render_all, together};
+use crate::control::Entry;
+use crate::status::Status;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// To the upper left corner; the rest of the line, and of the screen, is empty.
+const HOME: &str = "\x1b[H";
+const END_OF_LINE: &str = "\x1b[K\n";
+const END_OF_SCREEN: &str = "\x1b[J";
+
+enum Event {
+    /// What the drives said.
+    Told(Vec<Status>, Vec<Failure>),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Runs the command.
+pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Exit> {
+    let entries = locate::each(setup, mountpoint)?;
+    if entries.is_empty() {
+        return Err(locate::missing(setup, mountpoint).into());
+    }
+    let (tell, told) = mpsc::channel();
+    await_interrupt(tell.clone())?;
+    // It stays behind: a drive may take long to answer.
+    thread::spawn(move || look_again(&entries, &tell));
+    let is_screen = io::stdout().is_terminal() && !setup.json;
+    let (mut last, mut shown) = (Vec::new(), String::new());
+    loop {
+        match told.recv()? {
+            Event::Interrupted => return Ok(Exit::Ok),
+            Event::Told(all, silent) if all.is_empty() => {
+                return match together(silent) {
+                    Some(failure) => Err(failure.into()),
+                    None => Ok(Exit::Ok),
+                };
+            }
+            Event::Told(all, _) => {
+                let text = match setup.json {
+                    true => lines(&all)?,
+                    false => render_all(&all),
+                };
+                let all = timeless(all);
+                // Where nobody looks at it, time alone is no change.
+                let is_new = match is_screen {
+                    true => text != shown,
+                    false => all != last,
+                };
+                if is_new && !print(&text, is_screen, setup.json)? {
+                    return Ok(Exit::Ok);
+                }
+                (last, shown) = (all, text);
+            }
+        }
+    }
+}
+
+/// Has Ctrl-C told.
+fn await_interrupt(tell: Sender<Event>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    // Before the first look: none is missed.
+    let mut interrupt = {
+        let _within = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
+    };
+    thread::spawn(move || {
+        runtime.block_on(interrupt.recv());
+        // It has ended by itself.
+        let _ = tell.send(Event::Interrupted);
+    });
+    Ok(())
+}
+
+/// Until nobody listens, or nobody answers any more.
+fn look_again(entries: &[Entry], tell: &Sender<Event>) {
+    loop {
+        let (all, silent) = ask(entries);
+        let is_over = all.is_empty();
+        if tell.send(Event::Told(all, silent)).is_err() || is_over {
+            return;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// One object a line.
+fn lines(all: &[Status]) -> serde_json::Result<String> {
+    let lines: Result<Vec<String>, _> = all.iter().map(serde_json::to_string).collect();
+    Ok(lines?.join("\n"))
+}
+
+/// Without what goes on by itself.
+fn timeless(mut all: Vec<Status>) -> Vec<Status> {
+    for status in &mut all {
+        status.uptime_s = 0;
+        let chains = std::iter::once(&mut status.chain).chain(&mut status.chains);
+        for chain in chains {
+            (chain.age_s, chain.block) = (0, 0);
+        }
+    }
+    all
+}
+
+/// False where nobody reads it any more.
+fn print(text: &str, is_screen: bool, is_json: bool) -> io::Result<bool> {
+    let whole = match (is_screen, is_json) {
+        (true, _) => {
+            let lines = text.lines().map(|line| format!("{line}{END_OF_LINE}"));
+            format!("{HOME}{}{END_OF_SCREEN}", lines.collect::<String>())
+        }
+        (false, true) => format!("{text}\n"),
+        (false, false) => format!("{text}\n\n"),
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(whole.as_bytes()).and_then(|()| out.flush()) {
+        Err(fault) if fault.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
+}
