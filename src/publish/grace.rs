@@ -22,7 +22,7 @@ use crate::types::Ino;
 const GRACE_S: u64 = 24 * 3600;
 const MOST: usize = 100;
 
-/// How many are remembered that a node does not come to let go of.
+/// How many old roots are remembered that a node does not come to let go of.
 const MOST_LATE: usize = 1000;
 
 /// Pins that are to be released.
@@ -64,6 +64,14 @@ pub(super) struct Old {
     #[n(2)]
     #[cbor(default)]
     since_boot_s: i64,
+}
+
+impl Old {
+    /// Whether it held blocks until their commit was pinned, and is of no use since: there are as many as a commit has
+    /// megabytes, and each one that stayed would hold what is deleted later.
+    fn is_spent(&self) -> bool {
+        self.since_s == 0
+    }
 }
 
 /// An instant, by both clocks.
@@ -203,10 +211,16 @@ impl Grace {
             moves();
         }
         self.old.splice(0..0, due);
-        let many = self.old.len().saturating_sub(MOST_LATE);
-        for old in self.old.drain(..many) {
-            tracing::warn!(cid = %old.cid.0, "an old root stays pinned");
-        }
+        let roots = self.old.iter().filter(|old| !old.is_spent()).count();
+        let mut many = roots.saturating_sub(MOST_LATE);
+        self.old.retain(|old| {
+            let stays = many == 0 || old.is_spent();
+            if !stays {
+                many -= 1;
+                tracing::warn!(cid = %old.cid.0, "an old root stays pinned");
+            }
+            stays
+        });
     }
 
     /// All that is pinned and will be let go of.
@@ -311,6 +325,24 @@ mod tests {
         grace.add(cid, &at(1_000_000));
         assert_eq!(grace.due(&later(0, 5)), []);
         assert_eq!(grace.due(&later(1_000_000 + GRACE_S, 5 + GRACE_S)).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_held_a_great_commit_is_released_however_much_a_node_was_busy_first() {
+        let store = FaultStore::new(Arc::new(MemoryStore::new()));
+        let mut grace = Grace::default();
+        for n in 0..MOST_LATE + 200 {
+            let block = unique_leaf(n);
+            store.put_many(std::slice::from_ref(&block)).await.unwrap();
+            store.pin(&block.cid, None).await.unwrap();
+            grace.add_spent(block.cid);
+        }
+        let busy = StoreError::Transient("busy".to_owned());
+        store.set(Call::Unpin, Fault::Before(busy), Some(1));
+        for _ in 0..2 {
+            grace.release(&store, &at(GRACE_S), || ()).await;
+        }
+        assert_eq!(store.pins().await.unwrap(), []);
     }
 
     #[tokio::test]
