@@ -16,6 +16,7 @@ import {
   logTriggerConfig,
   type NodeRuntime,
   prepareReportRequest,
+  protoBigIntToBigint,
   type Runtime,
   TxStatus,
 } from "@chainlink/cre-sdk";
@@ -54,6 +55,8 @@ const REPORT = parseAbiParameters("bytes32, uint256, uint64, uint256, uint64, by
 
 /** A request for a sync. */
 type Request = { requestId: Hex; tokenId: bigint; epoch: bigint; name: string };
+/** The block that a request was seen in, and the time that the network agrees on, in seconds. */
+type Seen = { block: number; time: number };
 
 export function workflow(config: Config) {
   const { client } = network(config);
@@ -72,14 +75,15 @@ export function answer(runtime: Runtime<Config>, log: EVMLog): string {
   if (log.removed) return "the request's block was replaced";
   const { client, chainId } = network(runtime.config);
   const request = requestOf(log);
+  const seen = { block: blockOf(log), time: Math.floor(runtime.now().getTime() / 1000) };
   let report: Hex;
   try {
     const observed = runtime.runInNodeMode(observe, consensusIdenticalAggregation<string>());
-    report = observed(chainId, request).result() as Hex;
+    report = observed(chainId, request, seen).result() as Hex;
   } catch (error) {
     // The nodes saw different things, as they may while a commit spreads.
     runtime.log(`token ${request.tokenId}: the nodes do not agree: ${error instanceof Error ? error.message : error}`);
-    report = encode(request, { code: Code.oracleFailed, why: "no agreement" });
+    report = encode(request, { code: Code.oracleFailed, why: "no agreement" }, seen);
   }
   const signed = runtime.report(prepareReportRequest(report)).result();
   const gasConfig = { gasLimit: runtime.config.gasLimit };
@@ -92,14 +96,14 @@ export function answer(runtime: Runtime<Config>, log: EVMLog): string {
 }
 
 /** What this node finds, as the report that it would send. */
-function observe(node: NodeRuntime<Config>, chainId: bigint, request: Request): string {
+function observe(node: NodeRuntime<Config>, chainId: bigint, request: Request, seen: Seen): string {
   const { tokenId, epoch } = request;
   const wanted = { chainId, contract: node.config.contract, tokenId, epoch };
   const verdict = publicKey(request.name)
     ? best(fetchAll(node, request.name, wanted))
     : { code: Code.badKey, why: "the key is not the name of an ed25519 key" };
   if (verdict.code !== Code.fine) node.log(`token ${tokenId}: ${verdict.why}`);
-  return encode(request, verdict);
+  return encode(request, verdict, seen);
 }
 
 /** What each gateway leads to. All are asked before the first answer is waited for. */
@@ -140,10 +144,10 @@ export function best(verdicts: Verdict[]): Verdict {
   return newest ?? verdicts[0] ?? { code: Code.oracleFailed, why: "no gateway" };
 }
 
-/** The report of PxSync.onReport. */
-function encode(request: Request, verdict: Verdict): Hex {
+/** The report of PxSync.onReport: of a failure it tells the block, and the time, of which it is true. */
+function encode(request: Request, verdict: Verdict, seen: Seen): Hex {
   const { usage, sequence, root } =
-    verdict.code === Code.fine ? verdict.usage : { usage: 0, sequence: 0, root: NO_ROOT };
+    verdict.code === Code.fine ? verdict.usage : { usage: seen.block, sequence: seen.time, root: NO_ROOT };
   const { requestId, tokenId, epoch } = request;
   return encodeAbiParameters(REPORT, [
     requestId,
@@ -160,6 +164,10 @@ function requestOf(log: EVMLog): Request {
   const topics = log.topics.map((topic) => bytesToHex(topic)) as [Hex, ...Hex[]];
   const { args } = decodeEventLog({ abi: events, topics, data: bytesToHex(log.data) });
   return { requestId: args.requestId, tokenId: args.tokenId, epoch: args.epoch, name: args.btnsKey };
+}
+
+function blockOf(log: EVMLog): number {
+  return log.blockNumber ? Number(protoBigIntToBigint(log.blockNumber)) : 0;
 }
 
 function network(config: Config): { client: EVMClient; chainId: bigint } {

@@ -19,6 +19,10 @@ import {IReceiver} from "./interfaces/IReceiver.sol";
 contract PxSync is Tokens, IReceiver {
     /// @notice Seconds after which an open request may be renewed.
     uint256 public constant REQUEST_TIMEOUT = 5 minutes;
+    /// @notice Seconds after the block in which an oracle found nothing, for which that counts.
+    uint256 public constant FAILURE_AGE = 5 minutes;
+    /// How far an oracle's clock may be ahead of the block's time.
+    uint256 private constant CLOCK_SKEW = 1 minutes;
     /// The greatest integer of the usage metadata.
     uint256 private constant MAX_INTEGER = 2 ** 53 - 1;
     /// Enough for a forwarder to take coins, and for nothing else.
@@ -93,8 +97,10 @@ contract PxSync is Tokens, IReceiver {
     /// @inheritdoc IReceiver
     /// @dev report = abi.encode(bytes32 requestId, uint256 tokenId, uint64 epoch, uint256 usage,
     /// uint64 sequence, bytes32 root, uint8 error). Only a wrong caller reverts. A report of no open
-    /// request does nothing, so replays and late answers are harmless. Every other report closes its
-    /// request, with `Synced` or `SyncFailed`.
+    /// request does nothing, so replays and late answers are harmless. Where `error` is not 0, `usage` is the
+    /// number and `sequence` the time of the block that the oracle saw: what failed a while ago may have been
+    /// mended since, so such a report does nothing after `FAILURE_AGE`. Every other report closes its request,
+    /// with `Synced` or `SyncFailed`.
     function onReport(bytes calldata metadata, bytes calldata report) external {
         _checkReporter(metadata);
         if (report.length != REPORT_LENGTH) return;
@@ -104,6 +110,7 @@ contract PxSync is Tokens, IReceiver {
 
         Token storage token = _tokens[tokenId];
         if (!token.open || requestId != _requestId(tokenId, token)) return;
+        if (err != 0 && err < MALFORMED && _isOld(sequence)) return;
         token.open = false;
         uint256 fee = _releaseFee(token);
 
@@ -129,6 +136,11 @@ contract PxSync is Tokens, IReceiver {
     /// The token's last request, open or closed.
     function _requestId(uint256 tokenId, Token storage token) private view returns (bytes32) {
         return keccak256(abi.encode(block.chainid, address(this), tokenId, token.epoch, token.requests));
+    }
+
+    /// Whether what was seen at this time counts no more, or cannot have been seen yet.
+    function _isOld(uint256 seenAt) private view returns (bool) {
+        return seenAt > block.timestamp + CLOCK_SKEW || block.timestamp > seenAt + FAILURE_AGE;
     }
 
     /// @return Why a report is refused, as a code of `SyncFailed`; 0 when it is taken.

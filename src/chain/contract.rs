@@ -99,6 +99,8 @@ mod abi {
             function transferFrom(address from, address to, uint256 tokenId) external;
             function supportsInterface(bytes4 interfaceId) external view returns (bool);
             function forwarder() external view returns (address);
+            function isApprovedForAll(address owner, address operator) external view returns (bool);
+            function getApproved(uint256 tokenId) external view returns (address);
         }
 
         /// What the operators sign.
@@ -145,13 +147,24 @@ const fn fold<const N: usize>(selectors: [[u8; 4]; N]) -> [u8; 4] {
     id
 }
 
+/// A block that somebody saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seen {
+    /// Its time, in seconds.
+    pub(super) time_s: u64,
+    /// Its number.
+    pub(super) block: u64,
+}
+
 /// What the oracle reports to the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) request: B256,
     pub(super) token: U256,
     pub(super) epoch: u64,
+    /// Of a failure the number of the block that was seen.
     pub(super) usage: u64,
+    /// Of a failure the time of that block, in seconds.
     pub(super) sequence: u64,
     pub(super) root: B256,
     /// 0, or a code of `SyncFailed` from 1 to 127.
@@ -182,6 +195,16 @@ impl Report {
     /// The error of an encoded report.
     pub(super) fn code(report: &[u8]) -> Option<u8> {
         report.last().copied()
+    }
+
+    /// The block that an encoded report of the failure `code` was seen in.
+    pub(super) fn seen(report: &[u8], code: u8) -> Option<Seen> {
+        let word = |at: usize| {
+            let word = U256::try_from_be_slice(report.get(at * 32..(at + 1) * 32)?)?;
+            u64::try_from(word).ok()
+        };
+        let (block, time_s) = (word(3)?, word(4)?);
+        (code != 0 && Self::code(report) == Some(code)).then_some(Seen { time_s, block })
     }
 }
 

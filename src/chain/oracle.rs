@@ -26,6 +26,7 @@ use super::contract::PxSync;
 use super::endpoint::LogsFault;
 use super::transact::Transactor;
 use super::wallet::Wallet;
+use crate::clock::{Clock, SystemClock};
 use crate::durable::{Unnamed, sweep_unfinished, sync_folder};
 use crate::types::TokenId;
 
@@ -75,6 +76,9 @@ pub struct Operator {
     board: Board,
     tell: Option<Tell>,
     budget: Budget,
+    /// Whether a delivery was paid for that is not written down yet.
+    has_paid: bool,
+    clock: Arc<dyn Clock>,
     /// Where the place is kept, and what stands there.
     place: Option<(PathBuf, Option<u64>)>,
     turn: Duration,
@@ -200,6 +204,8 @@ impl Operator {
             board: Board::default(),
             tell: None,
             budget: Budget::default(),
+            has_paid: false,
+            clock: Arc::new(SystemClock),
             place: None,
             turn: TURN,
             next_block: from_block,
@@ -231,23 +237,35 @@ impl Operator {
     #[must_use]
     pub fn with_budget(self, most: usize) -> Self {
         Self {
-            budget: Budget::new(most),
+            budget: self.budget.of(most),
             ..self
         }
     }
 
-    /// The same, which keeps its place in `file` and goes on from what stands there.
+    /// The same, which keeps in `file` its place and what it has delivered in the last day, and goes on from what
+    /// stands there: the next block, then a line a delivery.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no block's number.
+    /// The file cannot be read, or holds something else.
     pub fn kept_in(self, file: PathBuf) -> io::Result<Self> {
-        let kept = match std::fs::read_to_string(&file) {
-            Err(fault) if fault.kind() == io::ErrorKind::NotFound => None,
-            text => Some(text?.trim().parse::<u64>().map_err(io::Error::other)?),
-        };
+        let (mut budget, mut kept) = (self.budget, None);
+        match std::fs::read_to_string(&file) {
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
+            text => {
+                let text = text?;
+                let mut lines = text.lines();
+                let next = lines.next().unwrap_or_default().trim();
+                kept = Some(next.parse::<u64>().map_err(io::Error::other)?);
+                for line in lines {
+                    let read = budget.read(line);
+                    read.ok_or_else(|| io::Error::other("a line is no delivery"))?;
+                }
+            }
+        }
         Ok(Self {
             next_block: kept.unwrap_or(self.next_block),
             place: Some((file, kept)),
+            budget,
             ..self
         })
     }
@@ -337,19 +355,23 @@ impl Operator {
             return;
         };
         let moved = kept.map_or(u64::MAX, |kept| next.abs_diff(kept));
-        if moved == 0 || (moved < KEEP_BLOCKS && !last) {
+        if !self.has_paid && (moved == 0 || (moved < KEEP_BLOCKS && !last)) {
             return;
         }
         let to = file.clone();
+        let text = format!("{next}\n{}", self.budget.lines());
         let written = tokio::task::spawn_blocking(move || {
             let folder = to.parent().ok_or_else(|| io::Error::other("no folder"))?;
             sweep_unfinished(folder);
-            let unnamed = Unnamed::write(folder, format!("{next}\n").as_bytes(), None)?;
+            let unnamed = Unnamed::write(folder, text.as_bytes(), None)?;
             unnamed.rename(&to)?;
             sync_folder(folder)
         });
         match written.await.map_err(io::Error::other).flatten() {
-            Ok(()) => *kept = Some(next),
+            Ok(()) => {
+                *kept = Some(next);
+                self.has_paid = false;
+            }
             Err(fault) => tracing::warn!("oracle: {}: {fault}", file.display()),
         }
     }
@@ -360,7 +382,7 @@ impl Operator {
     /// When the chain does not answer; nothing is forgotten then.
     pub async fn step(&mut self) -> Result<usize, ChainError> {
         self.look().await?;
-        let now = Instant::now();
+        let (now, now_s) = (Instant::now(), self.now_s());
         let due = self.open.iter().filter(|(_, open)| open.due <= now);
         let due: Vec<(B256, Open)> = due
             .map(|(request, open)| (*request, open.clone()))
@@ -368,7 +390,8 @@ impl Operator {
         let hands = Semaphore::new(AT_ONCE);
         let answers = due.iter().map(|(request, open)| async {
             let _hand = hands.acquire().await;
-            if let Some(until) = self.budget.wait_until(open.token, now) {
+            if let Some(wait_s) = self.budget.wait_s(open.token, now_s) {
+                let until = now + Duration::from_secs(wait_s);
                 let why = "this token's deliveries of the day are spent (--max-per-token)";
                 return Step::Later(Wait::Budget(until), why.to_owned());
             }
@@ -385,7 +408,8 @@ impl Operator {
             match answer {
                 Step::Closed(told) => {
                     if told.outcome != Outcome::Elsewhere {
-                        self.budget.spend(told.token, now);
+                        self.budget.spend(told.token, now_s);
+                        self.has_paid = true;
                     }
                     self.open.remove(request);
                     self.board.take_down(*request);
@@ -396,6 +420,10 @@ impl Operator {
             }
         }
         Ok(closed)
+    }
+
+    fn now_s(&self) -> u64 {
+        u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
     }
 
     fn postpone(&mut self, request: B256, wait: Wait, why: String) {

@@ -251,10 +251,7 @@ async fn the_oracles_error_closes_the_request_and_is_told() {
     let before = w.info(token).await;
     for code in [1u8, 6, 127] {
         let request = w.request(w.alice, token).await;
-        let report = Report {
-            error: U256::from(code),
-            ..w.answer(request, token, 9, 9, ROOT).await
-        };
+        let report = w.failed(request, token, code).await;
         assert_eq!(failure(&w.deliver(&report).await), code);
         assert_eq!(w.info(token).await.requestId, B256::ZERO);
     }
@@ -266,6 +263,37 @@ async fn the_oracles_error_closes_the_request_and_is_told() {
             ..before
         }
     );
+}
+
+/// What nobody could read five minutes ago may be there now, and the fee is paid for an answer that is true.
+#[tokio::test]
+async fn a_failure_that_was_seen_too_long_ago_closes_nothing() {
+    let w = World::new().await;
+    let token = w.mint(w.alice, 0).await;
+    let request = w.request(w.alice, token).await;
+    let old = w.failed(request, token, 2).await;
+    w.advance(301).await;
+    for seen in [
+        old.sequence,
+        U256::ZERO,
+        U256::from(w.now().await + 120),
+        U256::MAX,
+    ] {
+        let report = Report {
+            sequence: seen,
+            ..old.clone()
+        };
+        assert!(w.deliver(&report).await.logs().is_empty(), "{seen}");
+        assert_eq!(w.info(token).await.requestId, request);
+    }
+    let report = Report {
+        sequence: U256::from(w.now().await - 200),
+        ..old
+    };
+    assert_eq!(failure(&w.deliver(&report).await), 2);
+    let request = w.request(w.alice, token).await;
+    let good = w.answer(request, token, 9, 9, ROOT).await;
+    the::<PxSync::Synced>(&w.deliver(&good).await);
 }
 
 #[tokio::test]

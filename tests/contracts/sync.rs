@@ -121,10 +121,7 @@ async fn a_token_syncs_at_most_once_an_interval() {
     let request = w.request(w.alice, token).await;
 
     // A refused answer does not give the right back.
-    let report = Report {
-        error: U256::ONE,
-        ..w.answer(request, token, 1, 1, ROOT).await
-    };
+    let report = w.failed(request, token, 1).await;
     assert_eq!(failure(&w.deliver(&report).await), 1);
     assert_eq!(refusal(again()).await, "synced too recently");
 }
@@ -148,10 +145,7 @@ async fn an_overdue_token_need_not_wait_for_the_interval() {
     // Asked for, and refused, an hour before the window ends.
     w.advance(30 * DAY - 3600).await;
     let request = w.request(w.alice, token).await;
-    let report = Report {
-        error: U256::ONE,
-        ..w.answer(request, token, 1, 1, ROOT).await
-    };
+    let report = w.failed(request, token, 1).await;
     assert_eq!(failure(&w.deliver(&report).await), 1);
     assert_eq!(
         refusal(w.px.sync(token).from(w.alice)).await,
@@ -194,10 +188,7 @@ async fn a_token_locks_one_second_after_its_window_and_a_sync_opens_it() {
     // A request does not open it, an answer does.
     let request = w.request(w.alice, token).await;
     assert!(can().await.timestampLock);
-    let report = Report {
-        error: U256::ONE,
-        ..w.answer(request, token, 0, 0, B256::ZERO).await
-    };
+    let report = w.failed(request, token, 1).await;
     w.deliver(&report).await;
     assert!(can().await.timestampLock, "a failed sync does not");
     w.synced(token, 0, 0, B256::ZERO).await;
@@ -285,10 +276,7 @@ async fn the_fee_of_a_request_goes_to_who_answers_and_is_not_withdrawn_before() 
 
     // Whatever the answer is.
     let before = balance(w.oracle).await;
-    let report = Report {
-        error: U256::ONE,
-        ..w.answer(request, token, 1, 1, ROOT).await
-    };
+    let report = w.failed(request, token, 1).await;
     let receipt = w.deliver(&report).await;
     assert_eq!(the::<PxSync::SyncFailed>(&receipt).code, 1);
     assert_eq!(the::<PxSync::FeePaid>(&receipt).fee, fee);

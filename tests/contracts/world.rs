@@ -187,6 +187,14 @@ impl World {
         }
     }
 
+    /// The oracle's failure `code` for an open request, seen in the newest block.
+    pub(crate) async fn failed(&self, request: B256, token: U256, code: u8) -> Report {
+        Report {
+            error: U256::from(code),
+            ..self.answer(request, token, 1, self.now().await, ROOT).await
+        }
+    }
+
     /// Delivers a report as the oracle, and shows what came of it.
     pub(crate) async fn deliver(&self, report: &Report) -> TransactionReceipt {
         done(

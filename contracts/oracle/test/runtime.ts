@@ -124,6 +124,9 @@ function registerHttp(): void {
   });
 }
 
+/** The block that requests stand in. */
+export const BLOCK = 4711n;
+
 function logOf(config: Config, request: Required<Request>): EVMLog {
   const selector = toEventSelector(events[0]);
   const topics = [selector, pad(toHex(request.tokenId)), request.requestId];
@@ -133,5 +136,6 @@ function logOf(config: Config, request: Required<Request>): EVMLog {
     topics: topics.map((topic) => hexToBytes(topic)),
     eventSig: hexToBytes(selector),
     data: hexToBytes(data),
+    blockNumber: { absVal: hexToBytes(toHex(BLOCK)), sign: 1n },
   });
 }

@@ -10,7 +10,7 @@ import { Code } from "../usage.ts";
 import { configSchema, workflow } from "../workflow.ts";
 import { Bridge } from "./bridge.ts";
 import { Gateway } from "./gateway.ts";
-import { type Played, play } from "./runtime.ts";
+import { BLOCK, type Played, play } from "./runtime.ts";
 
 const golden = join(import.meta.dir, "../../../tests/golden/usage");
 const text = (file: string) => readFileSync(join(golden, file), "latin1");
@@ -99,7 +99,7 @@ test("one honest gateway is enough, whatever the others say", async () => {
   expect(report.slice(4)).toEqual([5n, ROOT, Code.fine]);
 });
 
-test("what cannot be had is reported with its code, and with zeros", async () => {
+test("what cannot be had is reported with its code, and the block and time of which that is true", async () => {
   const cases: [string, Code, Played][] = [
     ["nowhere", Code.noName, await answered("nowhere", { status: 404 })],
     ["gone", Code.noName, await answered("gone", { status: 410 })],
@@ -115,7 +115,9 @@ test("what cannot be had is reported with its code, and with zeros", async () =>
     cases.push([part, Code.otherToken, await answered(`other-${part}`, { text: text(`good-other-${part}.json`) })]);
   }
   for (const [what, code, { report }] of cases) {
-    expect([what, ...report.slice(3)]).toEqual([what, 0n, 0n, `0x${"0".repeat(64)}`, code]);
+    const [usage, seen, root, told] = report.slice(3);
+    expect([what, usage, root, told]).toEqual([what, BLOCK, `0x${"0".repeat(64)}`, code]);
+    expect(Math.abs(Number(seen) - Date.now() / 1000)).toBeLessThan(60);
   }
 });
 

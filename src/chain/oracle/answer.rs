@@ -6,6 +6,7 @@
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, B256, Bytes, U256};
+use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
@@ -16,10 +17,14 @@ use super::agree::{Council, Statement, settle};
 use super::reader::{Finding, Refusal};
 use super::{Open, Operator, Outcome, READS, Told, Wait};
 use crate::chain::ChainError;
-use crate::chain::contract::{OracleForwarder, PxSync, Report, failure, report_digest};
+use crate::chain::contract::{OracleForwarder, PxSync, Report, Seen, failure, report_digest};
 use crate::chain::outbox::Purpose;
 use crate::names::key::public_key;
 use crate::types::{TokenId, TokenKey, VolumeKey};
+
+/// How long operators go on to agree on a block that one of them saw, in seconds: the contract takes it for five
+/// minutes.
+const AGREED_S: u64 = 120;
 
 /// What became of one try to answer.
 pub(super) enum Step {
@@ -89,7 +94,16 @@ impl Operator {
             }
             _ => {}
         }
-        let report = report_of(request, open, &settled);
+        let seen = match &settled {
+            Ok(_) => Seen::default(),
+            Err(refusal) => {
+                let own = self.board.get(request);
+                let said = others.iter().filter(|other| admits(other)).chain(&own);
+                let head = self.head().await?;
+                agreed(refusal.code, head, said)
+            }
+        };
+        let report = report_of(request, open, &settled, seen);
         let statement = self.state(&report, digest(&report), &settled)?;
         self.board.put(request, statement.clone());
         let same = others.iter().filter(|other| other.report == report);
@@ -113,7 +127,25 @@ impl Operator {
         let receipt = self.deliver(forwarder, request, report, signatures).await?;
         let refusal = settled.err().map(|refusal| refusal.why);
         let outcome = outcome(self.contract, request, &receipt, refusal);
+        if outcome == Outcome::Elsewhere && self.open_info(request, open.token).await?.is_some() {
+            let why = "the contract has not taken the failure: it was mined too late";
+            return Ok(Step::Later(Wait::Read, why.to_owned()));
+        }
         Ok(Step::Closed(open.told(request, outcome)))
+    }
+
+    /// The newest block.
+    async fn head(&self) -> Result<Seen, ChainError> {
+        let endpoint = self.payer.endpoint();
+        let block = endpoint.provider().get_block(BlockId::latest()).await;
+        let block = block.map_err(|fault| endpoint.fault(fault))?;
+        let header = block.map(|block| block.header).ok_or_else(|| {
+            ChainError::Transient(format!("{} has no newest block", endpoint.current()))
+        })?;
+        Ok(Seen {
+            time_s: header.timestamp,
+            block: header.number,
+        })
     }
 
     /// What this operator says.
@@ -206,7 +238,15 @@ fn outdated(found: &Finding, info: &PxSync::TokenInfo) -> Option<String> {
     other.then(|| format!("the chain has another root at sequence {sequence}"))
 }
 
-fn report_of(request: B256, open: &Open, settled: &Result<Finding, Refusal>) -> Bytes {
+/// The block that a failure is told of: signatures count of the same bytes, so of those that were `said` lately the
+/// newest, where one was, and none that is newer than `head`.
+fn agreed<'a>(code: u8, head: Seen, said: impl Iterator<Item = &'a Statement>) -> Seen {
+    let seen = said.filter_map(|said| Report::seen(&said.report, code));
+    let is_recent = |seen: &Seen| *seen <= head && head.time_s - seen.time_s <= AGREED_S;
+    seen.filter(is_recent).max().unwrap_or(head)
+}
+
+fn report_of(request: B256, open: &Open, settled: &Result<Finding, Refusal>, seen: Seen) -> Bytes {
     let mut report = Report {
         request,
         token: open.token.0,
@@ -222,7 +262,10 @@ fn report_of(request: B256, open: &Open, settled: &Result<Finding, Refusal>) -> 
             report.sequence = found.sequence;
             report.root = found.root.unwrap_or_default();
         }
-        Err(refusal) => report.error = refusal.code,
+        Err(refusal) => {
+            (report.usage, report.sequence) = (seen.block, seen.time_s);
+            report.error = refusal.code;
+        }
     }
     report.encode()
 }
@@ -257,4 +300,48 @@ fn outcome(
         }
     }
     Outcome::Elsewhere
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(time_s: u64, code: u8) -> Statement {
+        let report = Report {
+            request: B256::ZERO,
+            token: U256::ONE,
+            epoch: 1,
+            usage: time_s / 2,
+            sequence: time_s,
+            root: B256::ZERO,
+            error: code,
+        };
+        Statement {
+            report: report.encode(),
+            signatures: Vec::new(),
+            document: None,
+        }
+    }
+
+    /// The forwarder counts signatures of the same bytes, and each operator has a newest block of its own.
+    #[test]
+    fn operators_come_to_tell_a_failure_of_one_block() {
+        let seen = |time_s| Seen {
+            time_s,
+            block: time_s / 2,
+        };
+        let head = seen(10_000);
+        let of = |all: &[Statement]| agreed(2, head, all.iter());
+        assert_eq!(of(&[]), head);
+        assert_eq!(of(&[said(9_990, 2), said(9_994, 2)]), seen(9_994));
+        // Another code, a document, a block that is not there yet, and one that is too old say nothing.
+        for other in [
+            said(9_990, 3),
+            said(9_990, 0),
+            said(10_002, 2),
+            said(9_000, 2),
+        ] {
+            assert_eq!(of(&[other]), head);
+        }
+    }
 }

@@ -1,53 +1,79 @@
 //! How many deliveries an operator pays for, a token and day.
 //!
 //! Invariant: what is remembered are deliveries of the last day alone, so it grows with what was paid
-//! and not with the tokens there are. It begins anew with the process.
+//! and not with the tokens there are. A clock that was set back makes nobody wait longer than a day.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::fmt::Write as _;
 
 use crate::types::TokenId;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY_S: u64 = 86_400;
 
-/// The deliveries of the last 24 hours, by token.
-#[derive(Debug, Default)]
+/// The deliveries of the last 24 hours, by token, in unix seconds.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Budget {
     /// Deliveries a token and day; none: as many as are asked for.
     most: Option<usize>,
-    delivered: BTreeMap<TokenId, VecDeque<Instant>>,
+    delivered: BTreeMap<TokenId, VecDeque<u64>>,
 }
 
 impl Budget {
-    pub(super) fn new(most: usize) -> Self {
+    /// The same with so many deliveries a token and day.
+    pub(super) fn of(self, most: usize) -> Self {
         Self {
             most: Some(most),
-            ..Self::default()
+            ..self
         }
     }
 
-    /// When the next delivery of `token` may be paid for, if not now.
-    pub(super) fn wait_until(&self, token: TokenId, now: Instant) -> Option<Instant> {
+    /// How many seconds from `now_s` on the next delivery of `token` may be paid for, if not now.
+    pub(super) fn wait_s(&self, token: TokenId, now_s: u64) -> Option<u64> {
         let most = self.most?;
         let delivered = self.delivered.get(&token)?;
-        let recent = delivered.iter().filter(|at| now < **at + DAY);
-        let recent: Vec<_> = recent.collect();
-        let first = recent.len().checked_sub(most)?;
-        recent.get(first).map(|at| **at + DAY)
+        let mut left: Vec<u64> = delivered
+            .iter()
+            .map(|at| ((*at).min(now_s) + DAY_S).saturating_sub(now_s))
+            .filter(|left_s| *left_s > 0)
+            .collect();
+        left.sort_unstable();
+        let first = left.len().checked_sub(most)?;
+        left.get(first).copied()
     }
 
     /// Notes a delivery of `token`.
-    pub(super) fn spend(&mut self, token: TokenId, now: Instant) {
+    pub(super) fn spend(&mut self, token: TokenId, now_s: u64) {
         if self.most.is_none() {
             return;
         }
         self.delivered.retain(|_, at| {
-            at.retain(|at| now < *at + DAY);
+            at.retain(|at| now_s < at.saturating_add(DAY_S));
             !at.is_empty()
         });
-        self.delivered.entry(token).or_default().push_back(now);
+        self.delivered.entry(token).or_default().push_back(now_s);
+    }
+
+    /// A line `delivered TOKEN UNIX_SECONDS` for each.
+    pub(super) fn lines(&self) -> String {
+        let mut lines = String::new();
+        for (token, times) in &self.delivered {
+            for at in times {
+                // Writing into memory does not fail.
+                let _ = writeln!(lines, "delivered {token} {at}");
+            }
+        }
+        lines
+    }
+
+    /// Takes in such a line; `None` when it is none.
+    pub(super) fn read(&mut self, line: &str) -> Option<()> {
+        let mut words = line.split(' ');
+        if words.next() != Some("delivered") {
+            return None;
+        }
+        let (token, at) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        self.delivered.entry(token).or_default().push_back(at);
+        words.next().is_none().then_some(())
     }
 }
 
@@ -55,35 +81,56 @@ impl Budget {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: u64 = 3600;
+    const BEGIN: u64 = 1_800_000_000;
 
     #[test]
     fn a_token_gets_its_deliveries_of_any_24_hours_and_no_more() {
         let (one, other) = (TokenId::from(1), TokenId::from(2));
-        let begin = Instant::now();
-        let mut budget = Budget::new(2);
-        budget.spend(one, begin);
-        assert_eq!(budget.wait_until(one, begin), None);
-        budget.spend(one, begin + HOUR);
-        let later = begin + 2 * HOUR;
-        assert_eq!(budget.wait_until(one, later), Some(begin + DAY));
-        assert_eq!(budget.wait_until(other, later), None);
-        assert_eq!(budget.wait_until(one, begin + DAY), None);
-        budget.spend(one, begin + DAY);
-        assert_eq!(
-            budget.wait_until(one, begin + DAY),
-            Some(begin + DAY + HOUR)
-        );
+        let mut budget = Budget::default().of(2);
+        budget.spend(one, BEGIN);
+        assert_eq!(budget.wait_s(one, BEGIN), None);
+        budget.spend(one, BEGIN + HOUR);
+        let later = BEGIN + 2 * HOUR;
+        assert_eq!(budget.wait_s(one, later), Some(22 * HOUR));
+        assert_eq!(budget.wait_s(other, later), None);
+        assert_eq!(budget.wait_s(one, BEGIN + DAY_S), None);
+        budget.spend(one, BEGIN + DAY_S);
+        assert_eq!(budget.wait_s(one, BEGIN + DAY_S), Some(HOUR));
         // What is a day old is forgotten.
-        budget.spend(other, begin + 3 * DAY);
+        budget.spend(other, BEGIN + 3 * DAY_S);
         assert_eq!(budget.delivered.len(), 1);
     }
 
     #[test]
     fn an_operator_without_a_bound_remembers_nothing() {
         let mut budget = Budget::default();
-        budget.spend(TokenId::from(1), Instant::now());
+        budget.spend(TokenId::from(1), BEGIN);
         assert!(budget.delivered.is_empty());
-        assert_eq!(budget.wait_until(TokenId::from(1), Instant::now()), None);
+        assert_eq!(budget.wait_s(TokenId::from(1), BEGIN), None);
+    }
+
+    #[test]
+    fn what_was_paid_is_read_again_as_it_was_written() {
+        let token = TokenId::from(7);
+        let mut budget = Budget::default().of(1);
+        budget.spend(token, BEGIN);
+        let mut again = Budget::default().of(1);
+        for line in budget.lines().lines() {
+            again.read(line).unwrap();
+        }
+        assert_eq!(again.wait_s(token, BEGIN + HOUR), Some(23 * HOUR));
+        // A clock that was set back by a year.
+        let before = BEGIN - 365 * DAY_S;
+        assert_eq!(again.wait_s(token, before), Some(DAY_S));
+        for line in [
+            "",
+            "delivered",
+            "delivered 7",
+            "delivered x 1",
+            "delivered 7 1 2",
+        ] {
+            assert_eq!(again.read(line), None, "{line}");
+        }
     }
 }

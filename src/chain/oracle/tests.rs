@@ -277,13 +277,21 @@ async fn a_key_that_is_no_name_is_said_so() {
 #[tokio::test]
 async fn a_token_that_is_synced_all_day_spends_no_more_than_its_budget() {
     let mut scene = Scene::new().await;
-    let refs: Vec<_> = scene.signers.iter().collect();
-    let sources = reader(&scene.names, &scene.blocks);
-    let operator = Operator::new(scene.payer.clone(), scene.contract, &refs, sources, 0);
-    scene.operator = operator.with_budget(2);
+    let folder = tempfile::tempdir().unwrap();
+    let begun = |scene: &Scene| {
+        let refs: Vec<_> = scene.signers.iter().collect();
+        let sources = reader(&scene.names, &scene.blocks);
+        let operator = Operator::new(scene.payer.clone(), scene.contract, &refs, sources, 0);
+        let kept = operator.with_budget(2).kept_in(folder.path().join("place"));
+        kept.unwrap()
+    };
+    scene.operator = begun(&scene);
     scene.publish_document(&scene.document()).await;
     for _ in 0..2 {
         scene.sync().await.unwrap();
+        // Whatever ends it.
+        scene.operator.keep(false).await;
+        scene.operator = begun(&scene);
     }
     let (contract, token) = (scene.contract, scene.token);
     scene.payer.sync(contract, token).await.unwrap();
