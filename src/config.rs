@@ -19,7 +19,9 @@ pub use contract::{ChainUrl, ContractAt};
 pub use folders::Folders;
 pub use layer::{ConfigError, Layer, wallet_variable};
 pub use named::NamedToken;
-pub use values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+pub use values::{
+    Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, SignerUrl, Size, Span, VolumeKind, host_only,
+};
 
 use crate::types::TokenRef;
 
@@ -42,8 +44,17 @@ pub struct Config {
     pub wallet: PathBuf,
     /// The file with the wallet's password.
     pub wallet_password_file: Option<PathBuf>,
-    /// The account whose tokens are watched, without its wallet; then the wallet is not looked at.
+    /// Which key of a mnemonic (BIP-44).
+    pub derivation_path: Option<String>,
+    /// What signs; then the wallet is not looked at.
+    pub signer: Option<SignerUrl>,
+    /// The account whose tokens are watched, without its wallet; then the wallet is not looked at. With a signer, its
+    /// account.
     pub address: Option<Address>,
+    /// Whose tokens these are, where the account that signs is not their owner.
+    pub owner: Option<Address>,
+    /// Files of name keys.
+    pub name_keys: Vec<PathBuf>,
     /// Storage nodes; the first is written to. Empty when nothing was configured.
     pub nodes: Vec<NodeUrl>,
     /// The file with a token that the node takes.
@@ -114,7 +125,11 @@ impl Config {
             contracts: layer.contract,
             chain_id: layer.chain_id,
             wallet_password_file: layer.wallet_password_file,
+            derivation_path: layer.derivation_path,
+            signer: layer.signer,
             address: layer.address.map(|account| account.0),
+            owner: layer.owner.map(|account| account.0),
+            name_keys: layer.name_key,
             nodes: layer.node,
             node_token_file: layer.node_token_file,
             node_password_file: layer.node_password_file,
@@ -146,6 +161,12 @@ impl Config {
             fault: layer.fault,
             state_dir,
         }
+    }
+
+    /// The account that is only watched: nothing can be signed for it.
+    #[must_use]
+    pub fn watched(&self) -> Option<Address> {
+        self.address.filter(|_| self.signer.is_none())
     }
 }
 

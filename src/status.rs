@@ -3,6 +3,7 @@
 //! Invariant: fields are added, never renamed or dropped; wei and token ids are strings, byte
 //! counts numbers. Filled by `run`, carried by `control`, printed by `cli`.
 
+use alloy::primitives::{Address, Bytes, U256};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -297,8 +298,8 @@ pub struct CallAnswer {
     pub value_wei: String,
     /// Call data, `0x…`.
     pub data: String,
-    /// The account nonce that the name key belongs to.
-    pub nonce: u64,
+    /// The account nonce that the name key belongs to, where it belongs to one.
+    pub nonce: Option<u64>,
     /// The name key's name; null where the contract keeps none.
     pub name: Option<String>,
     /// The account that sends it where pxfs does.
@@ -310,6 +311,24 @@ pub struct CallAnswer {
     /// What that costs at most, in wei, decimal.
     #[serde(default)]
     pub gas_cost_wei: Option<String>,
+}
+
+impl CallAnswer {
+    /// A call with `data`.
+    #[must_use]
+    pub fn new(chain_id: u64, to: Address, value: U256, data: &Bytes) -> Self {
+        Self {
+            chain_id,
+            to: to.to_string(),
+            value_wei: value.to_string(),
+            data: data.to_string(),
+            nonce: None,
+            name: None,
+            account: None,
+            gas: None,
+            gas_cost_wei: None,
+        }
+    }
 }
 
 /// Answer of `sync`.
@@ -338,8 +357,23 @@ pub struct SyncAnswer {
 pub struct SyncOffer {
     /// The transaction; null where nothing is sent that costs anything beyond what is on its way.
     pub call: Option<CallAnswer>,
+    /// The charges that the daemon sends by itself.
+    #[serde(default)]
+    pub charges: Vec<CallAnswer>,
     /// What there is to know of it.
     pub note: Option<String>,
+}
+
+impl SyncOffer {
+    /// One transaction, of which there is nothing more to know.
+    #[must_use]
+    pub fn of(call: CallAnswer) -> Self {
+        Self {
+            call: Some(call),
+            charges: Vec::new(),
+            note: None,
+        }
+    }
 }
 
 /// Answer of `detach`.

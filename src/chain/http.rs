@@ -28,7 +28,7 @@ use super::busy;
 use crate::clock::{Clock as _, SystemClock};
 
 #[cfg(test)]
-mod proxy;
+pub(super) mod proxy;
 mod server;
 #[cfg(test)]
 mod tests;

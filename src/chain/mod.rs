@@ -8,6 +8,7 @@ use self::anchor::Anchor;
 use crate::types::TokenId;
 
 pub mod anchor;
+pub mod approval;
 mod busy;
 pub mod charges;
 pub mod coin;
@@ -25,6 +26,7 @@ mod meddle;
 pub mod memory;
 pub mod oracle;
 pub mod outbox;
+pub mod signer;
 #[cfg(test)]
 mod tests;
 pub mod transact;
@@ -146,6 +148,9 @@ pub enum ChainError {
     /// The wallet's password is wrong or missing.
     #[error("wallet {0}")]
     WrongPassword(String),
+    /// What signs refuses, says nothing in time, or has signed something else: nothing is sent.
+    #[error("signer: {0}")]
+    Signer(String),
     /// Another process owns the folder of the embedded chain.
     #[error("embedded chain {0}")]
     Busy(String),

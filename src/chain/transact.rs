@@ -13,7 +13,6 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
-use alloy::signers::local::PrivateKeySigner;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ChainError;
@@ -21,6 +20,7 @@ use super::coin;
 use super::endpoint::Endpoint;
 use super::outbox::shelf::{MemoryShelf, Shelf};
 use super::outbox::{Outcome, Purpose};
+use super::signer::Signer;
 use super::wallet::Wallet;
 
 mod actions;
@@ -41,7 +41,7 @@ pub use calldata::{
 };
 pub use desk::Posted;
 pub use sign::Cost;
-pub use sync::{SyncRequest, Synced};
+pub use sync::{SyncRequest, Synced, sync_fee};
 
 use desk::{Desk, Progress};
 
@@ -62,7 +62,7 @@ pub type OnProgress = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone)]
 pub struct Transactor {
     endpoint: Endpoint,
-    signer: PrivateKeySigner,
+    signer: Signer,
     limit: Duration,
     patience: Duration,
     /// The most that the gas of one transaction may cost, in wei.
@@ -159,9 +159,15 @@ impl Transactor {
     /// Sends from the account of `wallet`; what was sent is forgotten with the process.
     #[must_use]
     pub fn new(endpoint: Endpoint, wallet: &Wallet) -> Self {
+        Self::signed_by(endpoint, Signer::Local(wallet.signer().clone()))
+    }
+
+    /// The same from the account of `signer`.
+    #[must_use]
+    pub fn signed_by(endpoint: Endpoint, signer: Signer) -> Self {
         Self {
             endpoint,
-            signer: wallet.signer().clone(),
+            signer,
             limit: RECEIPT_LIMIT,
             patience: PATIENCE,
             gas_cost_max: None,
@@ -307,6 +313,11 @@ impl Transactor {
         if let Some(progress) = &self.progress {
             progress(what);
         }
+    }
+
+    /// Whether nobody asks for what is sent each time.
+    fn is_unasked(&self) -> bool {
+        self.consent == Consent::Unasked
     }
 
     /// The account.

@@ -1,4 +1,5 @@
-//! The wallet: one secp256k1 private key, from a keystore file or from 64 hex digits.
+//! The wallet: one secp256k1 private key, from a keystore file, from 64 hex digits, or from the words of a
+//! mnemonic (BIP-39, English) by a derivation path (BIP-44).
 //!
 //! Invariant: the key is never printed, is wiped when dropped, and never comes from a file that
 //! the group or others may read. Called by `transact` and `oracle` (signatures) and by the name
@@ -12,6 +13,8 @@ use std::path::Path;
 
 use alloy::primitives::{Address, B256};
 use alloy::signers::local::PrivateKeySigner;
+use bip32::{DerivationPath, XPrv};
+use bip39::{Language, Mnemonic};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use zeroize::Zeroizing;
 
@@ -20,6 +23,21 @@ use super::keystore;
 
 /// The largest wallet file that is read, in bytes.
 const FILE_MAX: u64 = 64 * 1024;
+
+/// The fewest words of a mnemonic.
+const WORDS_MIN: usize = 12;
+
+/// The key of a mnemonic that is meant unless another is said (BIP-44: Ethereum's first account).
+const FIRST_KEY: &str = "m/44'/60'/0'/0/0";
+
+/// What a wallet is opened with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening<'a> {
+    /// The keystore's password, or the mnemonic's passphrase.
+    pub password: Option<&'a str>,
+    /// Which key of a mnemonic; `m/44'/60'/0'/0/0` unless it is said.
+    pub derivation_path: Option<&'a str>,
+}
 
 /// A private key that can sign, and from which other keys are derived.
 pub struct Wallet {
@@ -40,25 +58,64 @@ impl Wallet {
     /// [`ChainError::Wallet`] when there is no such file, others may read it, or it is not a
     /// wallet; [`ChainError::WrongPassword`] when a keystore's password is wrong or missing.
     pub fn open(path: &Path, password: Option<&str>) -> Result<Self, ChainError> {
-        Self::read(&read_private(path)?, password, path)
+        let opening = Opening {
+            password,
+            ..Opening::default()
+        };
+        Self::open_with(path, opening)
+    }
+
+    /// The same, of which `opening` says more.
+    ///
+    /// # Errors
+    /// As [`Wallet::open`].
+    pub fn open_with(path: &Path, opening: Opening<'_>) -> Result<Self, ChainError> {
+        Self::read(&read_private(path)?, opening, path)
     }
 
     /// The wallet in `text`, which came from `path`: as [`Wallet::open`].
     ///
     /// # Errors
     /// [`ChainError::Wallet`] when it is no wallet, [`ChainError::WrongPassword`].
-    pub fn read(text: &str, password: Option<&str>, path: &Path) -> Result<Self, ChainError> {
+    pub fn read(text: &str, opening: Opening<'_>, path: &Path) -> Result<Self, ChainError> {
+        let is_words = text.split_whitespace().count() >= WORDS_MIN;
+        if is_words && !text.trim_start().starts_with('{') {
+            return Self::from_words(text.trim(), opening, path);
+        }
+        if let Some(derived) = opening.derivation_path {
+            let what =
+                format!("is no mnemonic, and has no key {derived}: leave out --derivation-path");
+            return Err(refuse(path, &what));
+        }
         let secret = if text.trim_start().starts_with('{') {
-            keystore::open(text, password).map_err(|fault| fault.at(path))?
+            keystore::open(text, opening.password).map_err(|fault| fault.at(path))?
         } else {
             parse_hex(text.trim()).ok_or_else(|| {
                 refuse(
                     path,
-                    "is neither a keystore nor 64 hex digits: give another file",
+                    "is no keystore, no 64 hex digits, and no mnemonic: give another file",
                 )
             })?
         };
         Self::from_secret(secret).ok_or_else(|| refuse(path, "holds no valid private key"))
+    }
+
+    /// No error tells a word: most of them may be right.
+    fn from_words(words: &str, opening: Opening<'_>, path: &Path) -> Result<Self, ChainError> {
+        let words = Mnemonic::parse_in(Language::English, words).map_err(|_| {
+            let what = "holds words that are no mnemonic (BIP-39, English, 12 to 24 words): copy them again";
+            refuse(path, what)
+        })?;
+        let derived = opening.derivation_path.unwrap_or(FIRST_KEY);
+        let derived: DerivationPath = derived.parse().map_err(|_| {
+            let what = format!("--derivation-path {derived}: say for example m/44'/60'/0'/0/1");
+            ChainError::Wallet(what)
+        })?;
+        let seed = Zeroizing::new(words.to_seed(opening.password.unwrap_or_default()));
+        let key = XPrv::derive_from_path(seed.as_slice(), &derived).ok();
+        let secret = key.map(|key| Zeroizing::new(key.to_bytes()));
+        let wallet = secret.and_then(Self::from_secret);
+        wallet.ok_or_else(|| refuse(path, "holds no valid private key"))
     }
 
     /// Makes a new wallet from the system's randomness and writes it to `path` (mode 0600): as a
@@ -172,7 +229,10 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, ChainError> {
     }
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => Err(refuse(path, "is neither a keystore nor 64 hex digits")),
+        Err(_) => Err(refuse(
+            path,
+            "is no keystore, no 64 hex digits, and no mnemonic",
+        )),
     }
 }
 

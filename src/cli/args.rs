@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::config::{
-    Account, ChainUrl, Coins, Color, ContractAt, Layer, LogFormat, NamedToken, NodeUrl, Size, Span,
-    VolumeKind,
+    Account, ChainUrl, Coins, Color, ContractAt, Layer, LogFormat, NamedToken, NodeUrl, SignerUrl,
+    Size, Span, VolumeKind,
 };
 use crate::types::TokenRef;
 
@@ -299,13 +299,25 @@ pub(crate) struct Options {
     /// Refuse any other chain
     #[arg(long, global = true, value_name = "N")]
     pub(crate) chain_id: Option<u64>,
-    /// Keystore V3 JSON or 64 hex digits; `env:NAME` for a variable that holds them [default: the file `wallet` in the state folder]
+    /// Keystore V3 JSON, 64 hex digits, or the words of a mnemonic; `env:NAME` for a variable that holds them [default: the file `wallet` in the state folder]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet: Option<PathBuf>,
-    /// File with the wallet's password
+    /// File with the wallet's password, or the mnemonic's passphrase
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) wallet_password_file: Option<PathBuf>,
-    /// Without a wallet: the tokens of this account, read-only
+    /// Which key of a mnemonic [default: m/44'/60'/0'/0/0]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) derivation_path: Option<String>,
+    /// In place of a wallet, what signs: clef or another signer, http://…
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        conflicts_with_all = ["wallet", "wallet_password_file"]
+    )]
+    pub(crate) signer: Option<SignerUrl>,
+    /// Without a wallet: the tokens of this account, read-only, or writable by their --name-key; with --signer,
+    /// which of its accounts signs
     #[arg(
         long,
         global = true,
@@ -313,6 +325,12 @@ pub(crate) struct Options {
         conflicts_with_all = ["wallet", "wallet_password_file"]
     )]
     pub(crate) address: Option<Account>,
+    /// The tokens of this account, which has approved the wallet or signer: that pays; needs --name-key
+    #[arg(long, global = true, value_name = "0x…")]
+    pub(crate) owner: Option<Account>,
+    /// File with 64 hex digits: the key of a token's name, in place of the wallet's; may be repeated
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) name_key: Vec<PathBuf>,
     /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER; behind the first also gateway=URL
     #[arg(long, global = true, value_name = "KIND=URL")]
     pub(crate) node: Vec<NodeUrl>,
@@ -418,7 +436,11 @@ impl Options {
             chain_id: self.chain_id,
             wallet: self.wallet.clone(),
             wallet_password_file: self.wallet_password_file.clone(),
+            derivation_path: self.derivation_path.clone(),
+            signer: self.signer.clone(),
             address: self.address,
+            owner: self.owner,
+            name_key: self.name_key.clone(),
             node: self.node.clone(),
             node_token_file: self.node_token_file.clone(),
             node_password_file: self.node_password_file.clone(),

@@ -113,6 +113,7 @@ fn terms(setup: &Setup) -> anyhow::Result<Terms> {
     let account = match (&told.address, &told.wallet) {
         (Some(address), _) => Some(address.0),
         (None, Some(_)) => Some(open_wallet(&setup.config()?)?.address()),
+        // A signer is asked for its account by whoever has it sign.
         (None, None) => None,
     };
     Ok(Terms {
@@ -120,7 +121,8 @@ fn terms(setup: &Setup) -> anyhow::Result<Terms> {
         chain_id: told.chain_id,
         contracts: told.contract,
         account,
-        watches: told.address.is_some(),
+        owner: told.owner.map(|owner| owner.0),
+        watches: told.address.is_some() && told.signer.is_none(),
         max_fee: told.max_fee.map(|most| most.0),
         price: None,
         gas_cost: None,

@@ -269,7 +269,7 @@ pub(super) fn sync(
     }
     let mut agreed = None;
     if !yes {
-        let SyncOffer { call, note } = offer()?;
+        let SyncOffer { call, note, .. } = offer()?;
         agreed = Some(match (call, note) {
             (Some(call), None) => agree_to("sync", &format!("Sync token {token}"), call)?,
             (Some(call), Some(note)) => {
@@ -321,10 +321,15 @@ fn paid_lines(chain_id: u64, paid_wei: Option<&str>, transaction: &str) -> Strin
 
 fn show_offer(setup: &Setup, offer: &SyncOffer) -> anyhow::Result<Exit> {
     let note = offer.note.as_deref().unwrap_or("nothing is to be sent");
-    match &offer.call {
-        Some(call) => show(setup, call),
-        None if setup.json => json_answer(&offer.call),
-        None => text_answer(note),
+    match (&offer.call, offer.charges.as_slice()) {
+        (Some(call), _) => show(setup, call),
+        (None, []) if setup.json => json_answer(&offer.call),
+        (None, charges) if setup.json => json_answer(&charges),
+        (None, charges) => {
+            let charges = charges.iter().map(call_text);
+            let all: Vec<String> = std::iter::once(note.to_owned()).chain(charges).collect();
+            text_answer(&all.join("\n\n"))
+        }
     }
 }
 
@@ -379,14 +384,21 @@ fn show(setup: &Setup, call: &CallAnswer) -> anyhow::Result<Exit> {
     if setup.json {
         return json_answer(call);
     }
-    let name = call.name.as_ref().map_or_else(String::new, |name| {
-        let nonce = call.nonce;
-        format!("\nnonce {nonce} (the name key belongs to it)\nname  {name}")
+    text_answer(&call_text(call))
+}
+
+fn call_text(call: &CallAnswer) -> String {
+    let nonce = call.nonce.map_or_else(String::new, |nonce| {
+        format!("\nnonce {nonce} (the name key belongs to it)")
     });
-    text_answer(&format!(
-        "chain {}\nto    {}\nvalue {} wei{name}\ndata  {}",
+    let name = call
+        .name
+        .as_ref()
+        .map_or_else(String::new, |name| format!("\nname  {name}"));
+    format!(
+        "chain {}\nto    {}\nvalue {} wei{nonce}{name}\ndata  {}",
         call.chain_id, call.to, call.value_wei, call.data
-    ))
+    )
 }
 
 #[cfg(test)]

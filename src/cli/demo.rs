@@ -46,6 +46,7 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
         (layer.contract, layer.chain_id) = (Vec::new(), None);
         layer.wallet = Some(layout.wallet.clone());
         layer.wallet_password_file = None;
+        (layer.signer, layer.owner) = (None, None);
         layer.address = None;
         layer.volume = Some(VolumeKind::Plain);
         if layer.node.is_empty() {

@@ -20,7 +20,7 @@ use crate::control::{Entry, Request};
 use crate::rpc::Client;
 use crate::run::node::{self, Gives};
 use crate::run::operate::BY_ISSUER;
-use crate::run::parts::{Parts, open_wallet};
+use crate::run::parts::{Parts, open_signer, open_wallet};
 use crate::status::{CheckAnswer, NodeStatus, Status};
 
 /// Charges that a month is told to take: one a day.
@@ -139,6 +139,15 @@ fn fusermount() -> CheckAnswer {
     }
 }
 
+/// Whether what signs answers; it signs nothing for that.
+fn signer(config: &Config) -> anyhow::Result<String> {
+    runtime()?.hold(async {
+        let signer = open_signer(config).await?;
+        signer.check().await?;
+        Ok(format!("{} signs for {}", signer.label(), signer.address()))
+    })
+}
+
 fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     let dead = locate::dead(setup).into_iter().map(|path| {
         let shown = path.display();
@@ -166,9 +175,12 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     if let Err(failure) = mount_options(config) {
         checks.push(bad("mount options", failure.message));
     }
-    let owner = match config.address {
-        Some(owner) => Ok(format!("{owner} is watched, without its wallet")),
-        None => open_wallet(config).map(|wallet| format!("wallet {} opens", wallet.address())),
+    let owner = match (config.watched(), &config.signer) {
+        (Some(owner), _) => Ok(format!("{owner} is watched, without its wallet")),
+        (None, Some(_)) => signer(config),
+        (None, None) => {
+            open_wallet(config).map(|wallet| format!("wallet {} opens", wallet.address()))
+        }
     };
     checks.push(match &owner {
         Ok(words) => good(words.clone()),

@@ -176,7 +176,7 @@ fn of_chain(error: &ChainError) -> Exit {
         ChainError::Transient(_) | ChainError::Permanent(_) | ChainError::Unserved(_) => {
             Exit::Chain
         }
-        ChainError::Reverted(_) => Exit::Transaction,
+        ChainError::Reverted(_) | ChainError::Signer(_) => Exit::Transaction,
         ChainError::Oracle(_) => Exit::Oracle,
         ChainError::Wallet(_) => Exit::Usage,
         ChainError::WrongPassword(_) => Exit::Key,

@@ -26,7 +26,18 @@ const GROUPS: [(&str, &[&str]); 7] = [
             "refresh",
         ],
     ),
-    ("Wallet", &["wallet", "wallet_password_file", "address"]),
+    (
+        "Wallet",
+        &[
+            "wallet",
+            "wallet_password_file",
+            "derivation_path",
+            "signer",
+            "address",
+            "owner",
+            "name_key",
+        ],
+    ),
     (
         "Storage node",
         &[

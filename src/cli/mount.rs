@@ -49,7 +49,7 @@ pub(super) fn run(
     }
     let config = setup.config()?;
     let place = place(setup, &config, mountpoint)?;
-    if config.volume_is_default && config.address.is_none() && !setup.quiet {
+    if config.volume_is_default && config.watched().is_none() && !setup.quiet {
         // Nobody is left to tell when stderr is gone.
         let _ = writeln!(
             std::io::stderr(),
@@ -66,7 +66,7 @@ pub(super) fn run(
 fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Place> {
     refuse_writing(config)?;
     refuse_many_anew(config)?;
-    if config.volume == VolumeKind::Sealed && config.address.is_none() {
+    if config.volume == VolumeKind::Sealed && config.watched().is_none() {
         fail!(
             Usage,
             "sealed volumes come in a later version: leave --volume out, or say `--volume plain`, and know that what you store is not encrypted"
@@ -83,15 +83,16 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
 
 /// Where only an address is known, nothing can be asked for that writes or signs.
 fn refuse_writing(config: &Config) -> anyhow::Result<()> {
-    let Some(owner) = config.address else {
+    let Some(owner) = config.watched() else {
         return Ok(());
     };
+    let reads = config.name_keys.is_empty();
     let asked = [
         ("auto-sync", config.auto_sync.is_some()),
         ("operate", config.operate),
-        ("take-over", config.take_over),
-        ("begin-anew", config.begin_anew),
-        ("give-way", config.give_way),
+        ("take-over", config.take_over && reads),
+        ("begin-anew", config.begin_anew && reads),
+        ("give-way", config.give_way && reads),
     ];
     match asked.iter().find(|(_, is_asked)| *is_asked) {
         None => Ok(()),

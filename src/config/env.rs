@@ -22,7 +22,11 @@ impl Layer {
             chain_id: env.number("PXFS_CHAIN_ID")?,
             wallet: env.one("PXFS_WALLET")?,
             wallet_password_file: env.one("PXFS_WALLET_PASSWORD_FILE")?,
+            derivation_path: env.one("PXFS_DERIVATION_PATH")?,
+            signer: env.one("PXFS_SIGNER")?,
             address: env.one("PXFS_ADDRESS")?,
+            owner: env.one("PXFS_OWNER")?,
+            name_key: env.many("PXFS_NAME_KEY")?,
             node: env.many("PXFS_NODE")?,
             node_token_file: env.one("PXFS_NODE_TOKEN_FILE")?,
             node_password_file: env.one("PXFS_NODE_PASSWORD_FILE")?,
@@ -51,6 +55,7 @@ impl Layer {
             fault: env.one("PXFS_FAULT")?,
         };
         match layer.is_torn() {
+            true if layer.address.is_none() => Err(refuse("PXFS_SIGNER", TORN)),
             true => Err(refuse("PXFS_ADDRESS", TORN)),
             false => Ok(layer),
         }

@@ -10,7 +10,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::contract::{ChainUrl, ContractAt};
 use super::named::NamedToken;
-use super::values::{Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, Size, Span, VolumeKind};
+use super::values::{
+    Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, SignerUrl, Size, Span, VolumeKind,
+};
 use crate::types::TokenRef;
 
 /// What one source says. The keys of the file are the names of the flags.
@@ -31,8 +33,17 @@ pub struct Layer {
     pub wallet: Option<PathBuf>,
     /// The file with its password.
     pub wallet_password_file: Option<PathBuf>,
-    /// The account whose tokens are watched, without its wallet.
+    /// Which key of a mnemonic.
+    pub derivation_path: Option<String>,
+    /// What signs in place of a wallet file.
+    pub signer: Option<SignerUrl>,
+    /// The account whose tokens are watched, without its wallet; with a signer, its account.
     pub address: Option<Account>,
+    /// Whose tokens these are, where another account, which it has approved, signs.
+    pub owner: Option<Account>,
+    /// Files of name keys.
+    #[serde(deserialize_with = "one_or_many")]
+    pub name_key: Vec<PathBuf>,
     /// Storage nodes.
     #[serde(deserialize_with = "one_or_many")]
     pub node: Vec<NodeUrl>,
@@ -91,9 +102,8 @@ pub struct Layer {
     pub fault: Option<PathBuf>,
 }
 
-/// What is said of a layer that names a wallet and an address.
-pub(super) const TORN: &str =
-    "an address is watched without its wallet: leave out either the address or the wallet";
+/// What is said of a layer that names a wallet, and an address or a signer.
+pub(super) const TORN: &str = "an address is watched without its wallet, and a signer stands in its place: leave out the wallet, or the address and the signer";
 
 /// Why a layer cannot be used: one line.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -143,17 +153,23 @@ impl Layer {
             (line, fault.message().replace('\n', " "))
         })?;
         if layer.is_torn() {
-            let is_it = |line: &str| line.trim_start().starts_with("address");
+            let is_it = |line: &str| {
+                let line = line.trim_start();
+                line.starts_with("address") || line.starts_with("signer")
+            };
             let line = text.lines().position(is_it).map_or(0, |index| index + 1);
             return Err((line, TORN.to_owned()));
         }
         Ok(layer)
     }
 
-    /// Whether it names a wallet and an address too: one of them says whose tokens these are.
+    /// Whether it names a wallet, and an address or a signer too: one of them says whose tokens these are.
     pub(super) fn is_torn(&self) -> bool {
-        let wallet = self.wallet.is_some() || self.wallet_password_file.is_some();
-        self.address.is_some() && wallet
+        self.names_wallet() && (self.address.is_some() || self.signer.is_some())
+    }
+
+    fn names_wallet(&self) -> bool {
+        self.wallet.is_some() || self.wallet_password_file.is_some()
     }
 
     /// Makes relative paths absolute, from `folder` on.
@@ -169,7 +185,8 @@ impl Layer {
             &mut self.fault,
         ];
         let is_file = |path: &&mut PathBuf| wallet_variable(path).is_none();
-        for path in paths.into_iter().flatten().filter(is_file) {
+        let keys = self.name_key.iter_mut();
+        for path in paths.into_iter().flatten().filter(is_file).chain(keys) {
             *path = folder.join(&*path);
         }
         for url in &mut self.rpc_url {
@@ -194,32 +211,38 @@ impl Layer {
                 false => upper,
             }
         }
+        let wallet_here = self.names_wallet();
         // A file of endpoints and endpoints are one key.
         let urls_here = !self.rpc_url.is_empty() || self.rpc_url_file.is_some();
         let (rpc_url, rpc_url_file) = match urls_here {
             true => (self.rpc_url, self.rpc_url_file),
             false => (below.rpc_url, below.rpc_url_file),
         };
-        // So are a wallet and an address.
-        let (wallet_here, address_here) = (
-            self.wallet.is_some() || self.wallet_password_file.is_some(),
-            self.address.is_some(),
-        );
-        let wallet_below = match address_here {
+        // So are a wallet, a signer, and an address.
+        let (wallet_below, file_below) = match self.address.is_some() || self.signer.is_some() {
             true => (None, None),
             false => (below.wallet, below.wallet_password_file),
+        };
+        let signer_below = match wallet_here || self.address.is_some() {
+            true => None,
+            false => below.signer,
+        };
+        let address_below = match wallet_here || self.signer.is_some() {
+            true => None,
+            false => below.address,
         };
         Self {
             rpc_url,
             rpc_url_file,
             contract: list(self.contract, below.contract),
             chain_id: self.chain_id.or(below.chain_id),
-            wallet: self.wallet.or(wallet_below.0),
-            wallet_password_file: self.wallet_password_file.or(wallet_below.1),
-            address: self.address.or(match wallet_here {
-                true => None,
-                false => below.address,
-            }),
+            wallet: self.wallet.or(wallet_below),
+            wallet_password_file: self.wallet_password_file.or(file_below),
+            derivation_path: self.derivation_path.or(below.derivation_path),
+            signer: self.signer.or(signer_below),
+            address: self.address.or(address_below),
+            owner: self.owner.or(below.owner),
+            name_key: list(self.name_key, below.name_key),
             node: list(self.node, below.node),
             node_token_file: self.node_token_file.or(below.node_token_file),
             node_password_file: self.node_password_file.or(below.node_password_file),

@@ -146,6 +146,28 @@ impl fmt::Display for RpcUrl {
     }
 }
 
+/// Where a program is that signs in place of a wallet file: JSON-RPC over HTTP or HTTPS.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SignerUrl(pub String);
+
+impl fmt::Debug for SignerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&host_only(&self.0))
+    }
+}
+
+impl FromStr for SignerUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.starts_with("http://") || text.starts_with("https://") {
+            true => Ok(Self(text.to_owned())),
+            // The value is not repeated: a password may stand in it.
+            false => Err("a signer is http://… or https://…".to_owned()),
+        }
+    }
+}
+
 /// A storage node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeUrl {
@@ -217,7 +239,8 @@ impl fmt::Display for NodeUrl {
 
 /// `scheme://host:port` of a URL, without user, path and query. Of what is no URL nothing is shown: nobody knows where in
 /// it a password stands.
-fn host_only(url: &str) -> String {
+#[must_use]
+pub fn host_only(url: &str) -> String {
     let parsed = reqwest::Url::parse(url).ok();
     let shown = parsed.as_ref().and_then(|url| {
         let host = url.host_str()?;
@@ -320,7 +343,7 @@ macro_rules! deserialize_from_text {
     )+};
 }
 deserialize_from_text!(
-    Span, Coins, Account, RpcUrl, NodeUrl, VolumeKind, LogFormat, Color
+    Span, Coins, Account, RpcUrl, NodeUrl, SignerUrl, VolumeKind, LogFormat, Color
 );
 
 impl<'de> Deserialize<'de> for Size {

@@ -21,7 +21,10 @@ pub struct Terms {
     /// The token contracts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contracts: Vec<ContractAt>,
-    /// The account whose tokens these are, and which pays.
+    /// Whose tokens these are, where another account pays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Address>,
+    /// The account that pays, and whose tokens these are unless `owner` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Address>,
     /// Whether it was named by its address, without its wallet: then nothing is signed.

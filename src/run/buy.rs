@@ -5,6 +5,7 @@
 use alloy::primitives::{Address, Bytes, U256};
 use serde_json::Value;
 
+use super::approval;
 use super::operate::{json, owned};
 use super::parts::Parts;
 use crate::chain::ChainError;
@@ -43,21 +44,13 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         _ => return Ok(None),
     };
     let chain = &parts.chain;
-    let sender = &chain.account("upgrade")?.transactor;
     if print {
-        let call = CallAnswer {
-            chain_id: chain.chain_id,
-            to: chain.contract.to_string(),
-            value_wei: purchase.price.to_string(),
-            data: purchase.data.to_string(),
-            nonce: sender.next_nonce().await?,
-            name: None,
-            account: None,
-            gas: None,
-            gas_cost_wei: None,
-        };
+        let (price, data) = (purchase.price, &purchase.data);
+        let call = CallAnswer::new(chain.chain_id, chain.contract, price, data);
         return json(with_gas(parts, call).await).map(Some);
     }
+    approval::require(chain, "upgrade", token).await?;
+    let sender = &chain.account("upgrade")?.transactor;
     let info = sender
         .buy_for(chain.contract, purchase.tag, purchase.data, purchase.price)
         .await?;
@@ -161,23 +154,21 @@ pub(super) async fn call_of(
         told => told.ok(),
     };
     Ok(CallAnswer {
-        chain_id: chain.chain_id,
-        to: chain.contract.to_string(),
-        value_wei: value.to_string(),
-        data: data.to_string(),
-        nonce: sender.next_nonce().await?,
-        name: None,
-        account: Some(chain.owner.to_string()),
+        account: Some(sender.address().to_string()),
         gas: cost.map(|cost| cost.gas),
         gas_cost_wei: cost.map(|cost| cost.wei.to_string()),
+        ..CallAnswer::new(chain.chain_id, chain.contract, value, &data)
     })
 }
 
 /// The same call with who sends it, and what its gas costs, as far as the chain tells (it may not to who
 /// cannot pay).
 pub(super) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
+    let chain = &parts.chain;
+    // Who acts for another owner upgrades tokens, and mints and registers none.
+    let pays = chain.operates().filter(|_| call.name.is_none());
     let call = CallAnswer {
-        account: Some(parts.chain.owner.to_string()),
+        account: Some(pays.unwrap_or(chain.owner).to_string()),
         ..call
     };
     let asked = async {

@@ -21,6 +21,7 @@ use self::names::check_names;
 use self::reach::knock;
 use super::known;
 use super::parts::{Contracts, operator_file, outbox};
+use super::signing::{self, Keys, Names, needs_wallet};
 use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::embedded;
@@ -30,7 +31,7 @@ use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::clock::Clock;
-use crate::config::{Config, ContractAt, wallet_variable};
+use crate::config::{Config, ContractAt};
 use crate::types::{TokenId, TokenRef};
 
 /// One token contract on its chain, with the account whose tokens are mounted.
@@ -51,6 +52,8 @@ pub struct ChainParts {
     pub ledger: ContractLedger,
     /// What acts for the owner; `None` where only the address is known, and nothing is signed.
     pub account: Option<Account>,
+    /// What its tokens' names are signed by.
+    pub names: Names,
     /// The oracle's operator, where this process is one.
     pub operator: Option<Operator>,
     /// Why the chain has not answered yet, where it is known by its id, or by what is kept of it.
@@ -60,8 +63,8 @@ pub struct ChainParts {
 /// What acts for the owner.
 #[derive(Clone)]
 pub struct Account {
-    /// Its key.
-    pub wallet: Arc<Wallet>,
+    /// Its key, where that is in this process.
+    pub wallet: Option<Arc<Wallet>>,
     /// What it sends.
     pub transactor: Transactor,
 }
@@ -123,16 +126,13 @@ impl ChainParts {
     pub fn account(&self, what: &str) -> Result<&Account, Failure> {
         (self.account.as_ref()).ok_or_else(|| needs_wallet(what, &self.owner))
     }
-}
 
-/// What is said where `what` is asked of an address.
-fn needs_wallet(what: &str, owner: &Address) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        format!(
-            "{what}: {owner} is only watched here, by its address: give --wallet in place of --address"
-        ),
-    )
+    /// The account that signs, where it is not the owner's.
+    #[must_use]
+    pub fn operates(&self) -> Option<Address> {
+        let signs = self.account.as_ref()?.transactor.address();
+        (signs != self.owner).then_some(signs)
+    }
 }
 
 /// Which of several chains must answer before anything begins.
@@ -156,14 +156,12 @@ pub(super) async fn contracts(
     needed: Needed,
 ) -> anyhow::Result<Vec<ChainParts>> {
     check_names(config)?;
-    let wallet = match config.address {
-        Some(_) => None,
-        None => Some(Arc::new(open_wallet(config)?)),
-    };
-    let owner = match (&wallet, config.address) {
-        (Some(wallet), _) => wallet.address(),
-        (None, address) => address.unwrap_or_default(),
-    };
+    let Keys {
+        signer,
+        wallet,
+        names,
+        owner,
+    } = signing::open(config).await?;
     let mut chains: BTreeMap<Option<u64>, (Reached, Option<Account>)> = BTreeMap::new();
     let mut silent: BTreeMap<Option<u64>, ChainError> = BTreeMap::new();
     let mut all: Vec<ChainParts> = Vec::new();
@@ -212,12 +210,12 @@ pub(super) async fn contracts(
                     reached.endpoint.label()
                 );
             }
-            let account = wallet.clone().map(|wallet| Account {
-                transactor: Transactor::new(reached.endpoint.clone(), &wallet)
+            let account = signer.clone().map(|signer| Account {
+                wallet: wallet.clone(),
+                transactor: Transactor::signed_by(reached.endpoint.clone(), signer)
                     .kept_in(&outbox(&config.state_dir))
                     .on_chain(reached.chain_id)
                     .with_gas_cost_max(config.max_fee),
-                wallet,
             });
             chains.insert(chain, (reached, account));
         }
@@ -229,7 +227,8 @@ pub(super) async fn contracts(
             place: all.len(),
             count: wanted_count,
         };
-        let mut found = of_contract(config, reached, account.clone(), wanted, owner, called)?;
+        let who = (owner, account.clone(), names.clone());
+        let mut found = of_contract(config, reached, who, wanted, called)?;
         if let Entry::Vacant(silent) = silent.entry(chain) {
             match found.ledger.dialect().await {
                 // It has fallen silent since.
@@ -306,9 +305,8 @@ pub(super) fn only_contract<'a>(config: &'a Config, what: &str) -> anyhow::Resul
 fn of_contract(
     config: &Config,
     reached: &Reached,
-    account: Option<Account>,
+    (owner, account, names): (Address, Option<Account>, Names),
     wanted: Option<&ContractAt>,
-    owner: Address,
     called: Called,
 ) -> anyhow::Result<ChainParts> {
     let deployed = match &reached.embedded {
@@ -346,40 +344,10 @@ fn of_contract(
         called,
         owner,
         account,
+        names,
         operator,
         silence: None,
     })
-}
-
-/// The wallet that `config` names, opened by the password file where one is given. A variable is read only where it
-/// is named as the wallet.
-///
-/// # Errors
-/// As [`Wallet::open`]; the password file cannot be read; an address is named in its place.
-pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
-    if let Some(owner) = &config.address {
-        return Err(needs_wallet("wallet", owner).into());
-    }
-    let password = match &config.wallet_password_file {
-        None => None,
-        Some(file) => match std::fs::read_to_string(file) {
-            Ok(text) => Some(zeroize::Zeroizing::new(
-                text.trim_end_matches(['\n', '\r']).to_owned(),
-            )),
-            Err(fault) => fail!(Usage, "wallet password file {}: {fault}", file.display()),
-        },
-    };
-    let password = password.as_deref().map(String::as_str);
-    let Some(name) = wallet_variable(&config.wallet) else {
-        return Ok(Wallet::open(&config.wallet, password)?);
-    };
-    match std::env::var(name).map(zeroize::Zeroizing::new) {
-        Ok(text) => Ok(Wallet::read(&text, password, &config.wallet)?),
-        Err(_) => Err(ChainError::Wallet(format!(
-            "env:{name}: there is no such variable, or it is no text: set it, or give --wallet FILE"
-        ))
-        .into()),
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::primitives::B256;
+use alloy::primitives::{B256, U256};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout_at};
 
@@ -17,9 +17,10 @@ use super::live::Live;
 use super::older;
 use super::parts::Parts;
 use super::tokens::Tokens;
-use crate::chain::charges::{Charger, Report};
-use crate::chain::transact::Transactor;
+use crate::chain::charges::{Charger, Report, UNITS};
+use crate::chain::transact::{Transactor, update_calldata};
 use crate::chain::{Accounting, ChainError};
+use crate::status::CallAnswer;
 use crate::types::VolumeKey;
 
 /// Between two looks at what is to be charged, where there is anything.
@@ -165,6 +166,17 @@ pub(super) async fn have_charged(
             MINED_LIMIT.as_secs()
         ))
     }))
+}
+
+/// What is sent for the commits of `live` that are not charged yet.
+pub(super) fn calls(parts: &Parts, live: &Live) -> Vec<CallAnswer> {
+    let (chain, token) = (&parts.chain, live.key.token.token);
+    let commits = live.volume.charges().into_iter();
+    let calls = commits.map(|(_, bytes)| {
+        let data = update_calldata(chain.dialect(), token, bytes, UNITS);
+        CallAnswer::new(chain.chain_id, chain.contract, U256::ZERO, &data)
+    });
+    calls.collect()
 }
 
 fn charger(parts: &Parts, sender: &Transactor, live: &Live) -> Charger {

@@ -49,14 +49,14 @@ impl Deployer {
         threshold: Option<u64>,
         forwarder: Option<Address>,
     ) -> anyhow::Result<Self> {
-        let wallet = parts::open_wallet(config)?;
+        let signer = parts::open_signer(config).await?;
         let reached = chains::reach(
             config,
             chains::main_chain(config),
             &(Arc::new(SystemClock) as _),
         )
         .await?;
-        let payer = Transactor::new(reached.endpoint.clone(), &wallet)
+        let payer = Transactor::signed_by(reached.endpoint.clone(), signer)
             .kept_in(&parts::outbox(&config.state_dir))
             .on_chain(reached.chain_id)
             .with_gas_cost_max(config.max_fee)

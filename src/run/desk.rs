@@ -62,7 +62,7 @@ impl Desk {
                     published?;
                 }
                 let chain = &self.session.parts.chain;
-                if chain.account.is_none() {
+                if chain.account.is_none() && !chain.names.any_given() {
                     fail!(
                         Usage,
                         "flush: {} is only watched here, by its address: nothing can be written, and nothing is to be published",

@@ -6,6 +6,7 @@
 //! [`oracle`] is an operator of the oracle in a process of its own, [`operator`] one in the process of a drive. [`demo`] prepares a state folder that has all of it inside.
 
 mod anchors;
+mod approval;
 pub mod blocks;
 mod buy;
 mod chains;
@@ -43,6 +44,7 @@ mod salvage;
 mod save;
 mod session;
 mod signals;
+mod signing;
 pub mod state;
 mod sync;
 mod terms;

@@ -8,10 +8,10 @@ use alloy::primitives::{B256, U256};
 use serde_json::Value;
 
 use super::buy::{call_of, with_gas};
-use super::charges;
 use super::live::Live;
-use super::operate::{BY_ISSUER, json, owned};
+use super::operate::{BY_ISSUER, json, owned, refuse_to_mint};
 use super::parts::Parts;
+use super::{approval, charges};
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Package;
 use crate::chain::transact::{mint_bare_calldata, update_calldata};
@@ -61,6 +61,7 @@ async fn on_sale(parts: &Parts, package: u64) -> anyhow::Result<Package> {
 
 async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
+    refuse_to_mint(chain)?;
     let price = on_sale(parts, package).await?.price;
     let minted = chain
         .account("mint")?
@@ -80,17 +81,9 @@ async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
 
 async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let call = CallAnswer {
-        chain_id: chain.chain_id,
-        to: chain.contract.to_string(),
-        value_wei: on_sale(parts, package).await?.price.to_string(),
-        data: mint_bare_calldata(package).to_string(),
-        nonce: chain.account("mint")?.transactor.next_nonce().await?,
-        name: None,
-        account: None,
-        gas: None,
-        gas_cost_wei: None,
-    };
+    let price = on_sale(parts, package).await?.price;
+    let data = mint_bare_calldata(package);
+    let call = CallAnswer::new(chain.chain_id, chain.contract, price, &data);
     Ok(with_gas(parts, call).await)
 }
 
@@ -129,16 +122,24 @@ pub(super) async fn offer(
         let note = "what is published is charged, which the daemon does by itself: nothing is paid on top of that";
         return Ok(SyncOffer {
             call: None,
+            charges: live
+                .map(|live| charges::calls(parts, live))
+                .unwrap_or_default(),
             note: Some(note.to_owned()),
         });
     }
     let data = update_calldata(chain.dialect(), token, 0, 0);
+    if chain.account.is_none() {
+        let call = CallAnswer::new(chain.chain_id, chain.contract, U256::ZERO, &data);
+        return Ok(SyncOffer::of(call));
+    }
     let call = call_of(parts, "sync", (data, U256::ZERO)).await;
     Ok(SyncOffer {
         call: Some(call.map_err(|error| match error.downcast::<ChainError>() {
             Ok(fault) => refused(parts, token, fault),
             Err(error) => error,
         })?),
+        charges: Vec::new(),
         note: None,
     })
 }
@@ -148,6 +149,7 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     owned(parts, token).await?;
     refuse_by_issuer(parts)?;
+    approval::require(chain, "sync", token).await?;
     let sent = chain
         .account("sync")?
         .transactor

@@ -272,20 +272,20 @@ pub(super) fn instant(unix_s: u64) -> Option<Timestamp> {
 /// Unknown package; the chain's.
 async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let account = chain.account("mint")?;
-    let price = account.transactor.price(chain.contract, package).await?;
-    let nonce = account.transactor.next_nonce().await?;
-    let name = name_key(chain, account, nonce).name();
+    let all = chain.ledger.packages().await?;
+    let Some(found) = all.iter().find(|known| known.id == package) else {
+        fail!(
+            Token,
+            "package {package} does not exist: `pxfs packages` shows what there is"
+        );
+    };
+    let (key, nonce) = printed_key(parts, "mint").await?;
+    let name = key.name();
+    let data = mint_calldata(package, &name);
     let call = CallAnswer {
-        chain_id: chain.chain_id,
-        to: chain.contract.to_string(),
-        value_wei: price.to_string(),
-        data: mint_calldata(package, &name).to_string(),
         nonce,
         name: Some(name),
-        account: None,
-        gas: None,
-        gas_cost_wei: None,
+        ..CallAnswer::new(chain.chain_id, chain.contract, found.price, &data)
     };
     Ok(buy::with_gas(parts, call).await)
 }
@@ -297,10 +297,11 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
 pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
     let account = chain.account("mint")?;
+    refuse_to_mint(chain)?;
     // The nonce can be taken between the two calls, by the same wallet elsewhere.
     for attempt in 0.. {
         let nonce = account.transactor.next_nonce().await?;
-        let key = name_key(chain, account, nonce);
+        let key = fresh_key(parts, "mint", nonce).await?;
         let minted = account
             .transactor
             .mint(chain.contract, package, &key.name(), nonce)
@@ -311,8 +312,7 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
             }
             other => other?,
         };
-        // An earlier run may have sent it, with a key of its own.
-        let key = name_key(chain, account, minted.nonce);
+        let key = sent_key(parts, key, minted.nonce).await?;
         first_document(parts, minted.token, &key).await;
         return Ok(MintAnswer {
             token: minted.token,
@@ -327,27 +327,45 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
     fail!(Transaction, "mint: the account is busy: try again")
 }
 
+/// Who acts for another owner would get the token itself.
+pub(super) fn refuse_to_mint(chain: &ChainParts) -> anyhow::Result<()> {
+    match chain.operates() {
+        None => Ok(()),
+        Some(operator) => fail!(
+            Usage,
+            "mint: the token would be {operator}'s, who signs, and not {0}'s: leave out --owner, or have {0} send what --print shows",
+            chain.owner
+        ),
+    }
+}
+
 /// The transaction that [`register`] would send.
 ///
 /// # Errors
 /// The chain's.
 async fn register_call(parts: &Parts, token: TokenId) -> anyhow::Result<CallAnswer> {
     let chain = &parts.chain;
-    let account = chain.account("register")?;
-    let nonce = account.transactor.next_nonce().await?;
-    let name = name_key(chain, account, nonce).name();
+    let (key, nonce) = printed_key(parts, "register").await?;
+    let name = key.name();
+    let data = register_calldata(token, &name);
     let call = CallAnswer {
-        chain_id: chain.chain_id,
-        to: chain.contract.to_string(),
-        value_wei: "0".to_owned(),
-        data: register_calldata(token, &name).to_string(),
         nonce,
         name: Some(name),
-        account: None,
-        gas: None,
-        gas_cost_wei: None,
+        ..CallAnswer::new(chain.chain_id, chain.contract, U256::ZERO, &data)
     };
     Ok(buy::with_gas(parts, call).await)
+}
+
+/// The name key of a transaction that is sent elsewhere, and its nonce where the key belongs to one.
+async fn printed_key(parts: &Parts, what: &str) -> anyhow::Result<(NameKey, Option<u64>)> {
+    let nonce = match &parts.chain.account {
+        Some(account) if parts.chain.names.are_derived() => {
+            Some(account.transactor.next_nonce().await?)
+        }
+        _ => None,
+    };
+    let key = fresh_key(parts, what, nonce.unwrap_or_default()).await?;
+    Ok((key, nonce))
 }
 
 /// Another name key begins another epoch, and an empty volume with it: what the token holds now
@@ -373,9 +391,16 @@ async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
 async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
     let account = chain.account("register")?;
+    if let Some(operator) = chain.operates() {
+        fail!(
+            Usage,
+            "register: the contract takes a name key from a token's owner alone, and {operator} signs here: have {} send what --print shows",
+            chain.owner
+        );
+    }
     for attempt in 0.. {
         let nonce = account.transactor.next_nonce().await?;
-        let key = name_key(chain, account, nonce);
+        let key = fresh_key(parts, "register", nonce).await?;
         let sent = account
             .transactor
             .register(chain.contract, token, &key.name(), nonce)
@@ -386,7 +411,7 @@ async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<MintAnswer> {
             }
             other => other?,
         };
-        let key = name_key(chain, account, registered.nonce);
+        let key = sent_key(parts, key, registered.nonce).await?;
         first_document(parts, token, &key).await;
         return Ok(MintAnswer {
             token,
@@ -477,58 +502,66 @@ pub(super) fn volume_key(parts: &Parts, token: &TokenInfo) -> VolumeKey {
     }
 }
 
-/// The key of `token` on a contract that keeps no names; `None` where its number is too large.
-pub(super) fn key_of_token(
-    chain: &ChainParts,
-    account: &Account,
-    token: TokenId,
-) -> Option<NameKey> {
-    let (secret, contract) = (account.wallet.secret(), &chain.contract);
-    let id = token.as_u64()?;
-    Some(NameKey::derive_of_token(
-        secret,
-        chain.chain_id,
-        contract,
-        id,
-    ))
+/// The key of `token` on a contract that keeps no names; `None` where there is none, or its number is too large.
+pub(super) fn key_of_token(chain: &ChainParts, token: TokenId) -> Option<NameKey> {
+    let (id, contract) = (chain.chain_id, &chain.contract);
+    chain.names.of_token(id, contract, token)
 }
 
 /// The name of what is published of `token`, as far as it is known: by the contract, the wallet, or whoever watches.
 pub(super) fn name_of(chain: &ChainParts, token: &TokenInfo) -> Option<String> {
-    match (token.accounting, &chain.account) {
-        (accounting, Some(account)) if !accounting.has_names() => {
-            key_of_token(chain, account, token.id).map(|key| key.name())
+    if token.accounting.has_names() || token.name.is_some() {
+        return token.name.clone();
+    }
+    key_of_token(chain, token.id).map(|key| key.name())
+}
+
+/// The name key for what is sent with this nonce.
+async fn fresh_key(parts: &Parts, what: &str, nonce: u64) -> anyhow::Result<NameKey> {
+    let chain = &parts.chain;
+    let taken: Vec<String> = match chain.names.are_derived() {
+        true => Vec::new(),
+        false => {
+            let snapshot = chain.ledger.snapshot().await?;
+            let names = snapshot.tokens.into_iter().filter_map(|token| token.name);
+            names.collect()
         }
-        _ => token.name.clone(),
+    };
+    let is_taken = |name: &str| taken.iter().any(|taken| taken == name);
+    let fresh = chain
+        .names
+        .fresh(chain.chain_id, &chain.contract, nonce, is_taken);
+    match fresh {
+        Some(key) => Ok(key),
+        None => fail!(
+            Usage,
+            "{what}: there is no name key that no token has yet: give one by --name-key FILE (64 hex digits)"
+        ),
     }
 }
 
-pub(super) fn name_key(chain: &ChainParts, account: &Account, index: u64) -> NameKey {
-    NameKey::derive(
-        account.wallet.secret(),
-        chain.chain_id,
-        &chain.contract,
-        index,
-    )
+/// The key that was sent: an earlier run may have sent it at another nonce, with a key of its own.
+async fn sent_key(parts: &Parts, key: NameKey, nonce: u64) -> anyhow::Result<NameKey> {
+    match parts.chain.names.are_derived() {
+        true => fresh_key(parts, "name", nonce).await,
+        false => Ok(key),
+    }
 }
 
-/// The key of `name`, when it is one of this wallet's, and the account nonce that it is derived with.
+/// The key of `name`, when it is one of ours, and the account nonce that it is derived with (0 where it was given).
 ///
 /// # Errors
 /// The chain's.
 pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<(u64, NameKey)>> {
     let chain = &parts.chain;
-    // Who only watches has none.
-    let Some(account) = &chain.account else {
-        return Ok(None);
+    let nonce = match (chain.names.given(name), &chain.account) {
+        (Some(key), _) => return Ok(Some((0, key))),
+        (None, Some(account)) if chain.names.derives() => account.transactor.next_nonce().await?,
+        (None, _) => return Ok(None),
     };
-    let nonce = account.transactor.next_nonce().await?;
-    let secret = zeroize::Zeroizing::new(*account.wallet.secret());
+    let (names, name) = (chain.names.clone(), name.to_owned());
     let (chain_id, contract) = (chain.chain_id, chain.contract);
-    let name = name.to_owned();
-    let found = tokio::task::spawn_blocking(move || {
-        NameKey::find(&name, &secret, chain_id, &contract, nonce)
-    });
+    let found = tokio::task::spawn_blocking(move || names.find(&name, chain_id, &contract, nonce));
     Ok(found.await?)
 }
 
@@ -543,6 +576,9 @@ async fn moved_on(account: &Account, nonce: u64) -> bool {
 async fn first_document(parts: &Parts, token: TokenId, key: &NameKey) {
     let published = async {
         let info = parts.chain.ledger.token(token).await?;
+        if info.name.as_ref() != Some(&key.name()) {
+            anyhow::bail!("the chain has another name key of it");
+        }
         let volume = volume_key(parts, &info);
         first::publish(&parts.node, &*parts.clock, volume, &info, key).await
     };

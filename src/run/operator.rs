@@ -93,7 +93,7 @@ async fn embedded(parts: &Parts) -> anyhow::Result<Option<Operator>> {
     // One account has one desk.
     let account = parts.chain.account.as_ref();
     let payer = match account
-        .filter(|account| account.wallet.address() == operator.wallet.address())
+        .filter(|account| account.transactor.address() == operator.wallet.address())
     {
         Some(account) => account.transactor.clone(),
         None => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
@@ -132,7 +132,12 @@ async fn over_http(parts: &Parts) -> anyhow::Result<Operator> {
     let reader = Reader {
         sources: sources(parts)?,
     };
-    let wallet = &account.wallet;
+    let Some(wallet) = &account.wallet else {
+        fail!(
+            Usage,
+            "--operate: an operator signs reports by its key, and a signer is named in its place: give --wallet, or leave it out"
+        );
+    };
     let operator = Operator::new(payer, chain.contract, &[wallet], reader, from_block)
         .with_budget(MAX_PER_TOKEN)
         .kept_in(place.clone())

@@ -11,8 +11,9 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::chains::Needed;
-pub use super::chains::{Account, ChainParts, open_wallet};
+pub use super::chains::{Account, ChainParts};
 use super::counted::Counts;
+pub use super::signing::{Names, open_signer, open_wallet};
 use super::{chains, node};
 use crate::chain::deploy::Deployment;
 use crate::cli::exit::{Failure, fail};

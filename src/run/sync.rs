@@ -13,15 +13,15 @@ use serde_json::Value;
 use super::live::Live;
 use super::parts::Parts;
 use super::tokens::Tokens;
-use super::{buy, first, node, older, operate};
+use super::{approval, buy, first, node, older, operate};
 use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Finding, Reader, Refusal};
-use crate::chain::transact::{SyncRequest, sync_calldata};
+use crate::chain::transact::{SyncRequest, sync_calldata, sync_fee};
 use crate::chain::{Accounting, Ledger, TokenInfo};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
 use crate::rpc::guard::{Guard, Reach};
-use crate::status::{SyncAnswer, SyncOffer};
+use crate::status::{CallAnswer, SyncAnswer, SyncOffer};
 use crate::types::TokenId;
 
 /// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
@@ -140,10 +140,17 @@ pub(super) async fn offer(
     token: TokenId,
 ) -> anyhow::Result<SyncOffer> {
     let chain = &parts.chain;
-    let sender = &chain.account("sync")?.transactor;
     if chain.ledger.dialect().await? != Dialect::PxSync {
         return older::offer(parts, live, token).await;
     }
+    let Some(account) = &chain.account else {
+        operate::owned(parts, token).await?;
+        let fee = sync_fee(&chain.endpoint, chain.contract, token).await?;
+        let data = sync_calldata(token);
+        let call = CallAnswer::new(chain.chain_id, chain.contract, fee, &data);
+        return Ok(SyncOffer::of(call));
+    };
+    let sender = &account.transactor;
     let published = live.and_then(Live::published_sequence);
     let open = prepare(parts, token, published, By::User).await?;
     if let Some(request) = open {
@@ -153,6 +160,7 @@ pub(super) async fn offer(
         );
         return Ok(SyncOffer {
             call: None,
+            charges: Vec::new(),
             note: Some(note),
         });
     }
@@ -165,6 +173,7 @@ pub(super) async fn offer(
     });
     Ok(SyncOffer {
         call: Some(call),
+        charges: Vec::new(),
         note,
     })
 }
@@ -200,6 +209,7 @@ async fn prepare(
     let chain = &parts.chain;
     let info = operate::owned(parts, token).await?;
     let sender = &chain.account("sync")?.transactor;
+    approval::require(chain, "sync", token).await?;
     let Some(name) = &info.name else {
         fail!(
             Token,

@@ -59,7 +59,7 @@ impl Parts {
                 .with_gas_cost_max(max_fee)
                 .with_confirmations(confirmations);
             Account {
-                wallet: Arc::clone(&account.wallet),
+                wallet: account.wallet.clone(),
                 transactor: match (terms.price, terms.gas_cost) {
                     (Some(_), Some(shown)) => sender.agreed(shown),
                     _ => sender.unseen(),
@@ -74,7 +74,7 @@ impl Parts {
     pub(super) fn unasked(&self) -> Self {
         let account = self.chain.account.as_ref();
         self.with(account.map(|account| Account {
-            wallet: Arc::clone(&account.wallet),
+            wallet: account.wallet.clone(),
             transactor: account.transactor.unasked(),
         }))
     }
@@ -85,7 +85,7 @@ impl Parts {
         let account = self.chain.account.as_ref();
         self.with(account.map(|account| {
             Account {
-                wallet: Arc::clone(&account.wallet),
+                wallet: account.wallet.clone(),
                 transactor: account
                     .transactor
                     .clone()
@@ -109,6 +109,7 @@ impl Parts {
                 owner: chain.owner,
                 ledger: chain.ledger.clone(),
                 account,
+                names: chain.names.clone(),
                 operator: None,
                 silence: chain.silence.clone(),
             },
@@ -227,14 +228,30 @@ fn check_contracts(
 }
 
 fn check_account(about: &[Arc<Parts>], terms: &Terms) -> anyhow::Result<()> {
+    if let Some(asked) = terms.owner
+        && let Some(has) = about
+            .iter()
+            .map(|parts| parts.chain.owner)
+            .find(|has| *has != asked)
+    {
+        fail!(
+            Usage,
+            "--owner asks for {asked}, and {} has the tokens of {has}: {FIX}",
+            drive(about)
+        );
+    }
     let Some(asked) = terms.account else {
         return Ok(());
     };
-    let mut owners = about.iter().map(|parts| parts.chain.owner);
+    let signs = |chain: &ChainParts| match (terms.watches, chain.operates()) {
+        (false, Some(signs)) => signs,
+        _ => chain.owner,
+    };
+    let mut owners = about.iter().map(|parts| signs(&parts.chain));
     if let Some(has) = owners.find(|has| *has != asked) {
         let flag = match terms.watches {
             true => "--address",
-            false => "--wallet",
+            false => "--wallet or --signer",
         };
         fail!(
             Usage,

@@ -24,6 +24,7 @@ use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::approval::Approvals;
 use super::ground::Ground;
 use super::known::{Known, List};
 use super::leftovers::Leftovers;
@@ -32,7 +33,7 @@ use super::openings::Openings;
 use super::parts::Parts;
 use super::{keeper, operate};
 use crate::chain::ledger::Reading;
-use crate::chain::{ChainError, Snapshot, TokenInfo};
+use crate::chain::{Accounting, ChainError, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
@@ -58,6 +59,7 @@ pub(super) struct Tokens {
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
     /// Keys by name, and what they are derived with; looking for one costs a derivation for each transaction of the wallet.
     keys: Mutex<HashMap<String, Option<(u64, NameKey)>>>,
+    approvals: Approvals,
     /// Names whose first document is there, or on its way.
     documented: Arc<Mutex<HashSet<String>>>,
     view: Mutex<View>,
@@ -109,6 +111,7 @@ impl Tokens {
             openings: Openings::default(),
             failed: Mutex::default(),
             keys: Mutex::default(),
+            approvals: Approvals::default(),
             documented: Arc::default(),
             view: Mutex::default(),
             turns: Arc::new(Semaphore::new(TOKENS_AT_ONCE)),

@@ -268,6 +268,17 @@ impl Chain {
         panic!("the drive has every nonce");
     }
 
+    /// The same of data that somebody else has built.
+    pub(crate) fn send_data(&self, data: Bytes) {
+        self.send(data, U256::ZERO);
+    }
+
+    /// What one gas costs in a new block, in wei; in those that follow, a little less each.
+    pub(crate) fn base_fee(&self, wei: u64) {
+        self.anvil_does("anvil_setNextBlockBaseFeePerGas", &(U256::from(wei),));
+        self.anvil_does("evm_mine", &());
+    }
+
     /// The first package that is larger than the free one; what it costs.
     pub(crate) fn larger_package(&self) -> U256 {
         match self.kind {

@@ -186,6 +186,9 @@ impl Transactor {
             )));
         }
         let gas_cost_max = self.gas_cap(&purpose)?;
+        if !self.is_unasked() {
+            self.signer.wanted();
+        }
         let signed = self.sign_new(&purpose, next, gas_cost_max).await?;
         let kept = Kept {
             tag,

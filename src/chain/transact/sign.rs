@@ -3,10 +3,9 @@
 //! Invariant: a transaction that the node would not run, that the account cannot pay for, or that
 //! costs more than was allowed is not signed. Called by `carry`.
 
-use alloy::consensus::TxEnvelope;
 use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip2718::Encodable2718;
-use alloy::network::{EthereumWallet, NetworkTransactionBuilder, TransactionBuilder};
+use alloy::network::TransactionBuilder;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::providers::Provider;
 use alloy::providers::utils::{Eip1559Estimation, Eip1559Estimator, eip1559_default_estimator};
@@ -350,10 +349,7 @@ impl Transactor {
             }
             None => request.set_gas_price(fees.max_fee),
         }
-        let wallet = EthereumWallet::from(self.signer.clone());
-        let signed = request.build(&wallet).await;
-        let envelope: TxEnvelope =
-            signed.map_err(|fault| ChainError::Permanent(format!("cannot be signed: {fault}")))?;
+        let envelope = self.signer.sign(request).await?;
         Ok(Signed {
             hash: *envelope.tx_hash(),
             raw: envelope.encoded_2718().into(),

@@ -16,7 +16,7 @@ use super::calldata::sync_calldata;
 use super::{Look, Mined, Transactor};
 use crate::chain::ChainError;
 use crate::chain::contract::{PxSync, failure};
-use crate::chain::endpoint::LogsFault;
+use crate::chain::endpoint::{Endpoint, LogsFault};
 use crate::chain::outbox::Purpose;
 use crate::types::TokenId;
 
@@ -58,11 +58,7 @@ impl Transactor {
     /// # Errors
     /// [`ChainError::Reverted`] where there is no such token.
     pub async fn sync_fee(&self, contract: Address, token: TokenId) -> Result<U256, ChainError> {
-        if !self.info(contract, token).await?.requestId.is_zero() {
-            return Ok(U256::ZERO);
-        }
-        let call = PxSync::syncFeeCall {};
-        self.endpoint.call(contract, &call, BlockId::latest()).await
+        sync_fee(&self.endpoint, contract, token).await
     }
 
     /// Asks the oracle to sync `token`, and pays its fee.
@@ -302,7 +298,31 @@ impl Transactor {
         contract: Address,
         token: TokenId,
     ) -> Result<PxSync::TokenInfo, ChainError> {
-        let call = PxSync::tokenInfoCall { tokenId: token.0 };
-        self.endpoint.call(contract, &call, BlockId::latest()).await
+        info(&self.endpoint, contract, token).await
     }
+}
+
+/// As [`Transactor::sync_fee`], without an account.
+///
+/// # Errors
+/// As [`Endpoint::call`].
+pub async fn sync_fee(
+    endpoint: &Endpoint,
+    contract: Address,
+    token: TokenId,
+) -> Result<U256, ChainError> {
+    if !info(endpoint, contract, token).await?.requestId.is_zero() {
+        return Ok(U256::ZERO);
+    }
+    let call = PxSync::syncFeeCall {};
+    endpoint.call(contract, &call, BlockId::latest()).await
+}
+
+async fn info(
+    endpoint: &Endpoint,
+    contract: Address,
+    token: TokenId,
+) -> Result<PxSync::TokenInfo, ChainError> {
+    let call = PxSync::tokenInfoCall { tokenId: token.0 };
+    endpoint.call(contract, &call, BlockId::latest()).await
 }

@@ -128,3 +128,45 @@ fn a_keystore_made_here_opens_with_its_password_alone() {
         ));
     }
 }
+
+/// The first accounts of anvil, hardhat and all others that follow BIP-39 and BIP-44.
+#[test]
+fn a_mnemonic_gives_the_accounts_that_every_other_wallet_shows() {
+    const WORDS: &str = "test test test test test test test test test test test junk";
+    let folder = tempfile::tempdir().unwrap();
+    let path = put(&folder, &format!("  {WORDS}\n"), 0o600);
+    let open = |password, derivation_path| {
+        let opening = Opening {
+            password,
+            derivation_path,
+        };
+        Wallet::open_with(&path, opening)
+    };
+    let address = |password, derived| open(password, derived).unwrap().address().to_string();
+    let first = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
+    assert_eq!(address(None, None), first);
+    let second = address(None, Some("m/44'/60'/0'/0/1"));
+    assert_eq!(second, "0x70997970C51812dc3A010C7d01b50e0d17dc79C8");
+    assert_ne!(
+        address(Some("TREZOR"), None),
+        first,
+        "its passphrase counts"
+    );
+    for derived in ["44'/60'", "m/44'/60'/x", "m/4294967296"] {
+        let told = open(None, Some(derived)).unwrap_err().to_string();
+        assert!(told.contains("--derivation-path"), "{told}");
+    }
+    let wrong = put(&folder, &WORDS.replace("junk", "test"), 0o600);
+    let told = Wallet::open(&wrong, None).unwrap_err().to_string();
+    assert!(
+        told.contains("no mnemonic") && !told.contains("test test"),
+        "{told}"
+    );
+    let key = put(&folder, KEY, 0o600);
+    let opening = Opening {
+        derivation_path: Some("m/44'/60'/0'/0/1"),
+        ..Opening::default()
+    };
+    let told = Wallet::open_with(&key, opening).unwrap_err().to_string();
+    assert!(told.contains("leave out --derivation-path"), "{told}");
+}

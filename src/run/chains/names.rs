@@ -28,7 +28,7 @@ pub(super) fn check_names(config: &Config) -> anyhow::Result<()> {
         );
     }
     let mut named = config.names.iter().map(|named| &named.token);
-    if let Some(token) = named.clone().next().filter(|_| config.address.is_none()) {
+    if let Some(token) = named.clone().next().filter(|_| config.watched().is_none()) {
         fail!(
             Usage,
             "--name {token}=…: a wallet knows its own tokens' names: it is for who watches by --address"

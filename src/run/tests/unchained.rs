@@ -21,7 +21,8 @@ fn fall_silent(parts: &mut Parts) {
     chain.silence = Some(ChainError::Transient("away".to_owned()));
     chain.ledger = ContractLedger::new(away.clone(), chain.contract, chain.owner);
     if let Some(account) = &mut chain.account {
-        account.transactor = Transactor::new(away.clone(), &account.wallet);
+        let wallet = account.wallet.as_ref().unwrap();
+        account.transactor = Transactor::new(away.clone(), wallet);
     }
     chain.endpoint = away;
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Tokens, lock};
-use crate::chain::TokenInfo;
+use crate::chain::{Accounting, TokenInfo};
 use crate::names::key::NameKey;
 use crate::run::live::Right;
-use crate::run::parts::{Account, ChainParts};
+use crate::run::parts::ChainParts;
 use crate::run::{first, operate};
 use crate::status::State;
 
@@ -22,20 +22,20 @@ impl Tokens {
     /// What this wallet may do with a token of its own.
     pub(super) async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
         let chain = &self.ground.parts.chain;
-        let Some(account) = &chain.account else {
+        if chain.account.is_none() {
             return watched(chain, token);
-        };
+        }
+        if let Some(why) = self.approvals.refusal(chain, token.id).await? {
+            return Ok(match operate::name_of(chain, token) {
+                Some(name) => Right::Watched(name, why),
+                None => Right::None(State::ReadOnly, why),
+            });
+        }
         if !token.accounting.has_names() {
             // No name stands on chain: it follows from the token.
-            return Ok(match operate::key_of_token(chain, account, token.id) {
+            return Ok(match operate::key_of_token(chain, token.id) {
                 Some(key) => Right::Ours(key),
-                None => Right::None(
-                    State::ReadOnly,
-                    format!(
-                        "the number of token {} is too large for a name key",
-                        token.id
-                    ),
-                ),
+                None => Right::None(State::ReadOnly, keyless(chain, token)),
             });
         }
         let Some(name) = &token.name else {
@@ -48,7 +48,7 @@ impl Tokens {
         let key = match known {
             Some(key) => key,
             None => {
-                let key = match self.recalled_key(account, name) {
+                let key = match self.recalled_key(name) {
                     Some(key) => Some(key),
                     None => operate::find_key(&self.ground.parts, name).await?,
                 };
@@ -58,20 +58,17 @@ impl Tokens {
         };
         Ok(match key {
             Some((_, key)) => Right::Ours(key),
-            None => Right::None(
-                State::ForeignKey,
-                format!(
-                    "the name key of token {0} is not one of this wallet's: `pxfs register {0}` gives it one, and begins a new volume",
-                    chain.called.token(token.id)
-                ),
-            ),
+            None => Right::None(State::ForeignKey, foreign(chain, token)),
         })
     }
 
     /// The key of `name`, where an earlier look has found it to be this wallet's: the chain is not asked.
-    fn recalled_key(&self, account: &Account, name: &str) -> Option<(u64, NameKey)> {
+    fn recalled_key(&self, name: &str) -> Option<(u64, NameKey)> {
         let index = *self.known.get()?.keys.get(name)?;
-        let key = operate::name_key(&self.ground.parts.chain, account, index);
+        let chain = &self.ground.parts.chain;
+        let key = chain
+            .names
+            .derived(chain.chain_id, &chain.contract, index)?;
         (key.name() == name).then_some((index, key))
     }
 
@@ -101,11 +98,43 @@ impl Tokens {
     }
 }
 
+/// Why nothing can be written to a token whose name key follows from nothing here.
+fn keyless(chain: &ChainParts, token: &TokenInfo) -> String {
+    match token.id.as_u64() {
+        Some(_) => format!(
+            "token {}: no key of its name is here: give --name-key FILE (64 hex digits), the same each time",
+            chain.called.token(token.id)
+        ),
+        None => format!(
+            "the number of token {} is too large for a name key",
+            token.id
+        ),
+    }
+}
+
+/// The same where the name on chain is another's.
+fn foreign(chain: &ChainParts, token: &TokenInfo) -> String {
+    let called = chain.called.token(token.id);
+    match chain.names.are_derived() {
+        true => format!(
+            "the name key of token {called} is not one of this wallet's: `pxfs register {called}` gives it one, and begins a new volume"
+        ),
+        false => format!(
+            "the name key of token {called} is in no file here: give it by --name-key FILE, or have its owner send what `pxfs register {called} --print` shows, which begins a new volume"
+        ),
+    }
+}
+
 /// What can be done with a token of which only the owner's address is known.
 fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
     let (owner, called) = (chain.owner, chain.called.token(token.id));
     if !token.accounting.has_names() && token.name.is_none() {
         return Err(operate::unnamed(chain, &called).into());
+    }
+    // Where each commit is charged, whoever writes has to pay too.
+    let given = token.name.as_ref().and_then(|name| chain.names.given(name));
+    if let Some(key) = given.filter(|_| token.accounting == Accounting::Absolute) {
+        return Ok(Right::Ours(key));
     }
     Ok(match &token.name {
         Some(name) => Right::Watched(

@@ -1,0 +1,220 @@
+//! What signs for an account, and what its tokens' names are signed by.
+//!
+//! Invariant: a private key, a passphrase or a name key comes from a file, a credential or a variable that is named
+//! for it, and from no argument. Where another account owns the tokens, the key that signs transactions makes no
+//! name: a volume would begin beside the owner's. Called by `chains`, `deploy`, `oracle` and the command line.
+
+use std::sync::Arc;
+
+use alloy::primitives::Address;
+
+use crate::chain::ChainError;
+use crate::chain::signer::{RemoteSigner, Signer};
+use crate::chain::wallet::{Opening, Wallet};
+use crate::cli::exit::{Exit, Failure, fail};
+use crate::config::{Config, SignerUrl, wallet_variable};
+use crate::names::key::NameKey;
+use crate::types::TokenId;
+
+/// What the name keys of an account's tokens come from.
+#[derive(Clone, Default)]
+pub struct Names {
+    /// Those that were given, each for the token that has its name.
+    files: Arc<[NameKey]>,
+    /// What the others are derived from.
+    wallet: Option<Arc<Wallet>>,
+}
+
+/// What signs, and what names are signed by.
+pub(super) struct Keys {
+    /// `None` where the account is only watched.
+    pub(super) signer: Option<Signer>,
+    /// The key itself, where it is here.
+    pub(super) wallet: Option<Arc<Wallet>>,
+    pub(super) names: Names,
+    /// Whose tokens these are.
+    pub(super) owner: Address,
+}
+
+impl Names {
+    /// The key of `token` on a contract that keeps no names; `None` where there is none, or the token's number is too
+    /// large.
+    #[must_use]
+    pub fn of_token(&self, chain_id: u64, contract: &Address, token: TokenId) -> Option<NameKey> {
+        let id = token.as_u64()?;
+        let of = |secret: &[u8; 32]| NameKey::derive_of_token(secret, chain_id, contract, id);
+        match (self.files.first(), &self.wallet) {
+            (Some(file), _) => Some(of(&zeroize::Zeroizing::new(file.signing_key().to_bytes()))),
+            (None, Some(wallet)) => Some(of(wallet.secret())),
+            (None, None) => None,
+        }
+    }
+
+    /// The key that a transaction with the account nonce `index` sets, where `taken` tells the names that are in use
+    /// already; `None` where there is none left.
+    #[must_use]
+    pub fn fresh(
+        &self,
+        chain_id: u64,
+        contract: &Address,
+        index: u64,
+        taken: impl Fn(&str) -> bool,
+    ) -> Option<NameKey> {
+        if let Some(key) = self.files.iter().find(|key| !taken(&key.name())) {
+            return Some(key.clone());
+        }
+        self.derived(chain_id, contract, index)
+    }
+
+    /// Whether the keys of names that were not given may be found all the same.
+    #[must_use]
+    pub fn derives(&self) -> bool {
+        self.wallet.is_some()
+    }
+
+    /// Whether any was given.
+    #[must_use]
+    pub fn any_given(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Whether new names belong to the nonce of the transaction that sets them.
+    #[must_use]
+    pub fn are_derived(&self) -> bool {
+        self.files.is_empty() && self.wallet.is_some()
+    }
+
+    /// The key of `name`, and what it is derived with, where it is one that is derived with a nonce up to `nonce`. Takes
+    /// a while.
+    #[must_use]
+    pub fn find(
+        &self,
+        name: &str,
+        chain_id: u64,
+        contract: &Address,
+        nonce: u64,
+    ) -> Option<(u64, NameKey)> {
+        let wallet = self.wallet.as_ref()?;
+        NameKey::find(name, wallet.secret(), chain_id, contract, nonce)
+    }
+
+    /// The key that was derived with the nonce `index`; `None` where none are derived.
+    #[must_use]
+    pub fn derived(&self, chain_id: u64, contract: &Address, index: u64) -> Option<NameKey> {
+        let wallet = self.wallet.as_ref()?;
+        Some(NameKey::derive(wallet.secret(), chain_id, contract, index))
+    }
+
+    /// The same of those that were given: at once.
+    #[must_use]
+    pub fn given(&self, name: &str) -> Option<NameKey> {
+        self.files.iter().find(|key| key.name() == name).cloned()
+    }
+}
+
+/// Opens what `config` names.
+///
+/// # Errors
+/// One line each, with its exit code.
+pub(super) async fn open(config: &Config) -> anyhow::Result<Keys> {
+    let files = config.name_keys.iter().map(|path| NameKey::load(path));
+    let files: Result<Arc<[NameKey]>, _> = files.collect();
+    let files = files.map_err(|fault| Failure::new(Exit::Usage, fault.to_string()))?;
+    if let Some(watched) = config.watched() {
+        if config.owner.is_some() {
+            fail!(
+                Usage,
+                "--owner: {watched} is only watched, by its address: leave out one of them"
+            );
+        }
+        let names = Names {
+            files,
+            wallet: None,
+        };
+        return Ok(Keys {
+            signer: None,
+            wallet: None,
+            names,
+            owner: watched,
+        });
+    }
+    let (signer, wallet) = match config.signer {
+        Some(_) => (open_signer(config).await?, None),
+        None => {
+            let wallet = Arc::new(open_wallet(config)?);
+            (Signer::Local(wallet.signer().clone()), Some(wallet))
+        }
+    };
+    let owner = config.owner.unwrap_or(signer.address());
+    let own = wallet.clone().filter(|wallet| wallet.address() == owner);
+    Ok(Keys {
+        signer: Some(signer),
+        wallet,
+        names: Names { files, wallet: own },
+        owner,
+    })
+}
+
+/// What signs, by `config`.
+///
+/// # Errors
+/// As [`open_wallet`]; [`ChainError::Signer`].
+pub async fn open_signer(config: &Config) -> anyhow::Result<Signer> {
+    match &config.signer {
+        None => Ok(Signer::Local(open_wallet(config)?.signer().clone())),
+        Some(SignerUrl(url)) => {
+            let remote = RemoteSigner::open(url, config.address).await?;
+            Ok(Signer::Remote(Arc::new(remote)))
+        }
+    }
+}
+
+/// The wallet that `config` names, opened by the password file where one is given. A variable is read only where it
+/// is named as the wallet.
+///
+/// # Errors
+/// As [`Wallet::open`]; the password file cannot be read; an address or a signer is named in its place.
+pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
+    if let Some(owner) = config.watched() {
+        return Err(needs_wallet("wallet", &owner).into());
+    }
+    if config.signer.is_some() {
+        fail!(
+            Usage,
+            "wallet: a signer is named in its place, and this needs the key itself: give --wallet FILE"
+        );
+    }
+    let password = match &config.wallet_password_file {
+        None => None,
+        Some(file) => match std::fs::read_to_string(file) {
+            Ok(text) => Some(zeroize::Zeroizing::new(
+                text.trim_end_matches(['\n', '\r']).to_owned(),
+            )),
+            Err(fault) => fail!(Usage, "wallet password file {}: {fault}", file.display()),
+        },
+    };
+    let opening = Opening {
+        password: password.as_deref().map(String::as_str),
+        derivation_path: config.derivation_path.as_deref(),
+    };
+    let Some(name) = wallet_variable(&config.wallet) else {
+        return Ok(Wallet::open_with(&config.wallet, opening)?);
+    };
+    match std::env::var(name).map(zeroize::Zeroizing::new) {
+        Ok(text) => Ok(Wallet::read(&text, opening, &config.wallet)?),
+        Err(_) => Err(ChainError::Wallet(format!(
+            "env:{name}: there is no such variable, or it is no text: set it, or give --wallet FILE"
+        ))
+        .into()),
+    }
+}
+
+/// What is said where `what` is asked of an address.
+pub(super) fn needs_wallet(what: &str, owner: &Address) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!(
+            "{what}: {owner} is only watched here, by its address: give --wallet in place of --address"
+        ),
+    )
+}
