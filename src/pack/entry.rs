@@ -187,6 +187,15 @@ pub fn row_key(ino: Ino) -> Bytes {
     Bytes::copy_from_slice(&ino.0.to_be_bytes())
 }
 
+/// The inode number from which on the keys of rows are no less than `key`, which may be a border between pages.
+pub(crate) fn row_number(key: &[u8]) -> u64 {
+    let mut number = [0; 8];
+    for (to, from) in number.iter_mut().zip(key) {
+        *to = *from;
+    }
+    u64::from_be_bytes(number)
+}
+
 /// Whether the link of an entry called `name` needs another name.
 fn escaped(name: &[u8]) -> bool {
     name.starts_with(ESCAPE) || std::str::from_utf8(name).is_err()

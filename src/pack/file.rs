@@ -98,6 +98,36 @@ pub fn chunk_of(root: &Cid, size: u64, leaf: &Cid, blocks: &dyn Blocks) -> Optio
     None
 }
 
+/// Where in the content `root` of `size` bytes the node `cid` lies; `None` where it is none of its nodes.
+pub fn place_of(
+    root: &Cid,
+    size: u64,
+    cid: &Cid,
+    blocks: &dyn Blocks,
+) -> Result<Option<Place>, PackError> {
+    let (mut seen, mut missing) = (HashSet::new(), Vec::new());
+    let mut below = vec![Place::top(root, size)];
+    while let Some(place) = below.pop() {
+        if place.level == 0 {
+            continue;
+        }
+        if place.cid == *cid {
+            return Ok(Some(place));
+        }
+        if place.level == 1 || !seen.insert(place.cid) {
+            continue;
+        }
+        match blocks.get(&place.cid) {
+            Some(bytes) => below.extend(place.children(&bytes)?),
+            None => missing.push(place.cid),
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(None),
+        false => Err(PackError::Need(missing)),
+    }
+}
+
 /// A node or leaf of a file and where in the file it lies: for who goes through its blocks, each once, and not through
 /// its chunks, of which a few blocks may hold any number.
 #[derive(Clone, Debug)]
@@ -183,6 +213,26 @@ impl Place {
             size: self.size,
         });
         Ok(below.collect())
+    }
+
+    /// The node of this place, where `leaf` tells each chunk below it.
+    ///
+    /// # Errors
+    /// It would be no block.
+    pub fn made(&self, leaf: &dyn Fn(u64) -> Child) -> Result<(Block, Child), PackError> {
+        let below = parts_of(self.level, &self.span).map(|span| {
+            let bytes = span_bytes(&span, self.size);
+            let child = match self.level {
+                0 | 1 => leaf(span.start),
+                level => {
+                    Self::new(&self.cid, level - 1, span, self.size)
+                        .made(leaf)?
+                        .1
+                }
+            };
+            Ok((child, bytes))
+        });
+        inner(&below.collect::<Result<Vec<_>, PackError>>()?)
     }
 
     /// Refuses a chunk that is not a leaf.

@@ -1,5 +1,5 @@
-//! A block that the node has lost and the cache has not got: made again where it is a page of a directory that is
-//! known here, else looked for on the other nodes, and the gateways.
+//! A block that the node has lost and the cache has not got: made again of what is here where it stands above that,
+//! else looked for on the other nodes, and the gateways.
 //!
 //! Invariant: nobody is waited for long, and where several in a row do not answer no more are asked: after a great loss each
 //! would take its time in vain. Who does not answer may have the block. Called by `heal` and `sample`.
@@ -12,10 +12,9 @@ use cid::Cid;
 use tokio::time::{Instant, timeout};
 
 use super::commit::Context;
-use crate::fetch::remake::remade;
+use crate::fetch::remake::{Of, remade};
 use crate::pack::cid as form;
 use crate::store::StoreError;
-use crate::types::Ino;
 
 /// How long all of them together may take for a block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,24 +33,24 @@ pub(super) struct Elsewhere {
 pub(super) struct Silent;
 
 impl Elsewhere {
-    /// `data`, or where there is none the block as it is made again where it is a page of `dir`, or as somebody else
+    /// `data`, or where there is none the block as it is made again where that is known of what it is, or as somebody else
     /// has it.
     pub(super) async fn or_find(
         &self,
         context: &Context,
         cid: &Cid,
         data: Option<Bytes>,
-        dir: Option<Ino>,
+        of: Option<Of>,
     ) -> Result<Option<Bytes>, Silent> {
         if data.is_some() {
             return Ok(data);
         }
-        if let Some(dir) = dir {
+        if let Some(of) = of {
             let (source, deadline) = (context.node.fetcher.source(), Instant::now() + PATIENCE);
-            match remade(source, &context.volume, dir, cid, deadline).await {
+            match remade(source, &context.volume, of, cid, deadline).await {
                 Ok(Some(page)) => return Ok(Some(page)),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(%error, block = %cid, "a page cannot be made again"),
+                Err(error) => tracing::debug!(%error, block = %cid, "a block cannot be made again"),
             }
         }
         if self.silent.load(Ordering::Relaxed) >= MOST_SILENT {

@@ -23,6 +23,7 @@ use super::head::Head;
 use super::pending::keep;
 use super::receipt::Receipts;
 use super::whole::lost_below;
+use crate::fetch::remake::Of;
 use crate::fetch::source::blocking;
 use crate::fs::{Loss, Volume};
 use crate::journal::record::{CidBytes, Record as _};
@@ -291,8 +292,8 @@ async fn put_again(
     let data = source
         .cached(&loss.block, &loss.of, loss.size, loss.chunk)
         .await?;
-    let dir = loss.size.is_none().then_some(loss.ino);
-    let data = match elsewhere.or_find(context, &loss.block, data, dir).await {
+    let of = Of::what(loss.ino, loss.of, loss.size, loss.chunk);
+    let data = match elsewhere.or_find(context, &loss.block, data, of).await {
         Ok(Some(data)) => data,
         Ok(None) => return Ok(Ok(false)),
         Err(Silent) => return Ok(Err(Silent)),

@@ -276,6 +276,20 @@ impl Cut {
         self.names_below(&key::entries(dir), after, limit)
     }
 
+    /// Up to `limit` inode numbers that are here, in order, behind `after`.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub(crate) fn numbers(&self, after: Option<Ino>, limit: usize) -> Result<Vec<Ino>, FsError> {
+        let (first, after) = (key::inode(Ino(0)), after.map(key::inode));
+        let prefix = first.get(..1).unwrap_or_default();
+        let found = self.snapshot.scan(prefix, after.as_deref(), limit)?;
+        Ok(found
+            .iter()
+            .filter_map(|(key, _)| key::parse_ino(key))
+            .collect())
+    }
+
     /// What stands behind `prefix` in up to `limit` keys, from `after` on.
     fn names_below(
         &self,

@@ -10,6 +10,7 @@ use cid::Cid;
 use tokio::time::timeout;
 
 use super::{PATIENCE, Sampler};
+use crate::fetch::remake::Of;
 use crate::fetch::source::{Held, answer_or_needed, blocking};
 use crate::fs::{FsError, LostBlock};
 use crate::journal::record::CidBytes;
@@ -165,8 +166,8 @@ impl Sampler {
                 .await?
             }
             Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {
-                let dir = need.size.is_none().then_some(need.ino);
-                let found = self.elsewhere.or_find(context, cid, None, dir).await;
+                let of = Of::what(need.ino, need.of, need.size, None);
+                let found = self.elsewhere.or_find(context, cid, None, of).await;
                 let Ok(Some(data)) = found else {
                     return Err(FsError::Lost(Box::new(missing(cid, None))).into());
                 };
@@ -202,8 +203,8 @@ impl Sampler {
         }
         let source = context.node.fetcher.source();
         let data = source.cached(cid, &need.of, need.size, chunk).await?;
-        let dir = need.size.is_none().then_some(need.ino);
-        if let Ok(Some(data)) = self.elsewhere.or_find(context, cid, data, dir).await {
+        let of = Of::what(need.ino, need.of, need.size, chunk);
+        if let Ok(Some(data)) = self.elsewhere.or_find(context, cid, data, of).await {
             self.put_again(context, Block { cid: *cid, data }).await?;
             return Ok(true);
         }

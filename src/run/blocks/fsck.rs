@@ -22,7 +22,7 @@ use self::plan::{Missing, Tree, Use, Work};
 use super::published;
 use super::trees::{TWICE, Trees};
 use crate::control::Amount;
-use crate::fetch::remake::remade;
+use crate::fetch::remake::{Of, remade};
 use crate::fs::Volume;
 use crate::pack::entry::{Entry, Kind};
 use crate::pack::tree::{self, TreeKind};
@@ -243,14 +243,18 @@ impl Check<'_> {
         if let Ok(Some(page)) = tree::empty_page(cid) {
             return Ok(Some(page.data));
         }
-        let (Some(volume), Some(ino), None) = (&self.volume, what.ino, size) else {
+        let made = match what.ino {
+            Some(ino) => Of::what(ino, of, size, what.chunk),
+            None => Some(Of::Table),
+        };
+        let (Some(volume), Some(made)) = (&self.volume, made) else {
             return Ok(None);
         };
         let deadline = tokio::time::Instant::now() + search::PATIENCE;
-        match remade(source, volume, ino, cid, deadline).await {
+        match remade(source, volume, made, cid, deadline).await {
             Ok(page) => Ok(page),
             Err(error) => {
-                tracing::debug!(%error, block = %cid, "a page cannot be made again");
+                tracing::debug!(%error, block = %cid, "a block cannot be made again");
                 Ok(None)
             }
         }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use cid::Cid;
 use tokio::time::sleep;
 
-use crate::fs::{Caller, Drive, FsError};
+use crate::fs::{Built, Caller, Drive, FsError};
 use crate::pack::cid::leaf_cid;
+use crate::pack::entry::Kind;
 use crate::run::blocks::fsck;
 use crate::run::operate;
 use crate::run::tests::World;
@@ -91,6 +92,11 @@ fn content(dir: usize, file: usize) -> Vec<u8> {
     format!("{dir} {file}").into_bytes()
 }
 
+/// A file of several chunks, none of which is like another.
+fn large() -> Vec<u8> {
+    (0..5_u8).flat_map(|chunk| vec![chunk; 700_000]).collect()
+}
+
 fn leaves() -> impl Iterator<Item = Cid> {
     let all = (0..DIRECTORIES).flat_map(|dir| (0..FILES).map(move |file| (dir, file)));
     all.map(|(dir, file)| leaf_cid(&content(dir, file)))
@@ -122,6 +128,10 @@ async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
             drive.release(attr.ino, opened.fh);
         }
     }
+    world.write("1", "large", &large()).unwrap();
+    world.write("1", "small", b"of two names").unwrap();
+    let small = drive.lookup(root, b"small").unwrap().ino;
+    drive.link(small, root, b"twin").unwrap();
     world.flush().await;
     let (cache, state) = (
         world.parts.config.cache_dir.clone(),
@@ -160,7 +170,7 @@ async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
                 let name = format!("f{file}");
                 let found = call(&world, |drive| drive.lookup(found.ino, name.as_bytes()));
                 let file = found.await.unwrap();
-                read(&world, file.ino).await.unwrap();
+                read(&world, file.ino, 100).await.unwrap();
             }
         }
     }
@@ -181,9 +191,9 @@ async fn call<T>(world: &World, call: impl Fn(&Drive) -> Result<T, FsError>) -> 
     }
 }
 
-async fn read(world: &World, ino: Ino) -> Result<Vec<u8>, FsError> {
+async fn read(world: &World, ino: Ino, len: u32) -> Result<Vec<u8>, FsError> {
     let opened = world.ground.drive.open(ino, 0)?;
-    let read = call(world, |drive| drive.read(ino, opened.fh, 0, 100)).await;
+    let read = call(world, |drive| drive.read(ino, opened.fh, 0, len)).await;
     world.ground.drive.release(ino, opened.fh);
     read
 }
@@ -223,6 +233,35 @@ async fn a_repair_makes_the_directories_again_where_they_were_only_read() {
     assert_eq!(paths(&mended), [""; 0]);
     assert_eq!(mended.repaired, DIRECTORIES as u64);
     assert!(node.lost.lock().unwrap().is_empty());
+    assert_eq!(check(&world, token, false).await.damaged, []);
+    world.end().await;
+}
+
+/// Of what was read a while ago the cache has let go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_makes_nodes_of_files_and_the_inode_table_again_where_they_were_only_read() {
+    let (world, node, token) = reader(true, false).await;
+    let root = world.ground.drive.lookup(Ino::ROOT, b"1").unwrap().ino;
+    let file = call(&world, |drive| drive.lookup(root, b"large")).await;
+    let read = read(&world, file.unwrap().ino, 8 << 20).await.unwrap();
+    assert!(read == large());
+    let cache = &world.ground.cache;
+    std::fs::remove_dir_all(world.parts.config.cache_dir.join("v1/small")).unwrap();
+    cache.forget();
+    let _ = cache.usage();
+    let view = world.volume().view().unwrap();
+    let entry = view.entry(Ino::ROOT, &"large".into(), &Built::default());
+    let Kind::File { content, .. } = entry.unwrap().unwrap().inode.unwrap().kind else {
+        panic!("a file");
+    };
+    let lost = [content.cid, view.table().unwrap().unwrap().root.cid];
+    drop(view);
+    for cid in &lost {
+        assert_eq!(cache.node(cid), None);
+    }
+    node.lose(lost);
+    let mended = check(&world, token, true).await;
+    assert_eq!((paths(&mended), mended.repaired), (vec![], 2));
     assert_eq!(check(&world, token, false).await.damaged, []);
     world.end().await;
 }
