@@ -213,6 +213,8 @@ mod tests {
         };
         assert_eq!(journal(|| say(rustix::io::Errno::NOENT)), "");
         assert_ne!(journal(|| say(rustix::io::Errno::INVAL)), "");
+        let device = || tracing::error!(target: "fuser::mnt", "/dev/fuse: {}", io::Error::from(rustix::io::Errno::NOENT));
+        assert_ne!(journal(device), "");
         assert_ne!(
             journal(|| tracing::error!("no reply: No such file or directory (os error 2)")),
             ""

@@ -928,6 +928,14 @@ async fn what_does_not_come_on_is_not_sent_at_each_look_of_all_that_wait_behind_
     let rounds = began.elapsed().as_millis() / patience.as_millis() + 1;
     let most = u128::from(many) * rounds;
     assert!(count as u128 <= most, "{count} in {rounds} rounds");
+    // However long that lasts, less and less often: here each look is a round.
+    let hasty = sender.clone().with_patience(Duration::ZERO);
+    let looks = 60;
+    for _ in 0..looks {
+        let _ = hasty.carry().await;
+    }
+    let count = sent();
+    assert!(0 < count && count < looks / 2, "{count} in {looks} looks");
 }
 
 /// Hundreds of tokens are flushed at once, and each commit is charged.
