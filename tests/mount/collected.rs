@@ -9,6 +9,8 @@ use crate::samples::{assert_pattern, pattern};
 
 /// Changes that are published one after the other.
 const ROUNDS: u64 = 8;
+/// Who collects, so that one begins while another ends.
+const COLLECTORS: usize = 3;
 const LARGE: u64 = 900_000;
 const SMALL: u64 = 3_000;
 
@@ -56,12 +58,14 @@ fn commits_beside_a_collection_without_end_are_all_published_whole() {
             }
         }
         let _end = End(&is_over);
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Acquire) {
-                node.ipfs(&["repo", "gc"]);
-                collections.fetch_add(1, Ordering::AcqRel);
-            }
-        });
+        for _ in 0..COLLECTORS {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Acquire) {
+                    node.ipfs(&["repo", "gc", "--quiet"]);
+                    collections.fetch_add(1, Ordering::AcqRel);
+                }
+            });
+        }
         for round in 0..ROUNDS {
             let before = collections.load(Ordering::Acquire);
             change(&machine, round);
