@@ -142,7 +142,7 @@ async fn over_http(parts: &Parts) -> anyhow::Result<Operator> {
         .with_budget(MAX_PER_TOKEN)
         .kept_in(place.clone())
         .with_context(|| format!("{}: remove it to begin anew", place.display()))?;
-    operator.check().await?;
+    operator.check().await.context("--operate")?;
     tracing::info!(
         "oracle: {} is the operator of contract {} on chain {}, from block {} on",
         wallet.address(),
