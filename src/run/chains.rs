@@ -29,7 +29,7 @@ use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
-use crate::cli::exit::{Exit, Failure, fail};
+use crate::cli::exit::{Failure, fail};
 use crate::clock::Clock;
 use crate::config::{Config, ContractAt};
 use crate::types::{TokenId, TokenRef};
@@ -122,7 +122,7 @@ impl ChainParts {
     /// What acts for the owner, to do `what`.
     ///
     /// # Errors
-    /// [`Exit::Usage`]: only the address is known.
+    /// [`Exit::Usage`](crate::cli::exit::Exit::Usage): only the address is known.
     pub fn account(&self, what: &str) -> Result<&Account, Failure> {
         (self.account.as_ref()).ok_or_else(|| needs_wallet(what, &self.owner))
     }

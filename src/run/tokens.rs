@@ -33,7 +33,7 @@ use super::openings::Openings;
 use super::parts::Parts;
 use super::{keeper, operate};
 use crate::chain::ledger::Reading;
-use crate::chain::{Accounting, ChainError, Snapshot, TokenInfo};
+use crate::chain::{ChainError, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
