@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use handles::Handles;
-use slots::Slots;
+pub use slots::Unused;
+use slots::{Shows, Slots};
 use trash::Trash;
 
 use super::volume::Volume;
@@ -108,13 +109,18 @@ impl Drive {
     /// The attributes of an inode.
     ///
     /// # Errors
-    /// [`FsError::NotFound`] when it is gone.
+    /// [`FsError::NotFound`] when it is gone; [`FsError::NotLocal`] when its volume must be opened first.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         if ino == Ino::ROOT {
             return Ok(self.root_attr());
         }
         if let Some(trash) = Trash::of(ino) {
             return Ok(self.trash_attr(trash));
+        }
+        if let Some((slot, unused)) = self.unused(ino)
+            && unused.is_new
+        {
+            return self.token_attr(slot, &Shows::Unused(unused));
         }
         self.on(ino, |volume, ino| volume.getattr(ino))
     }
@@ -259,6 +265,9 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotFound`] when the token is not shown any more.
     pub fn statfs(&self, ino: Ino) -> Result<StatFs, FsError> {
+        if let Some((_, unused)) = self.unused(ino) {
+            return Ok(unused.stat);
+        }
         if !is_of_mountpoint(ino) {
             let (slot, volume, _) = self.split(ino)?;
             let stat = volume.statfs();
@@ -279,11 +288,11 @@ impl Drive {
             files: 1,
             files_free: 0,
         };
-        for (slot, _, volume) in self.volumes() {
-            if self.slots.is_aside(slot) {
-                continue;
-            }
-            let one = volume.statfs();
+        for shows in self.slots.in_use() {
+            let one = match shows {
+                Shows::Volume(volume) => volume.statfs(),
+                Shows::Unused(unused) => unused.stat,
+            };
             sum.blocks = sum.blocks.saturating_add(one.blocks);
             sum.free = sum.free.saturating_add(one.free);
             sum.files = sum.files.saturating_add(one.files);
@@ -314,7 +323,8 @@ impl Drive {
     /// # Errors
     /// [`FsError::NoAttribute`].
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
-        if is_of_mountpoint(ino) {
+        let is_virtual = name.starts_with(super::attributes::VIRTUAL);
+        if is_of_mountpoint(ino) || !is_virtual && self.is_new(ino) {
             super::attributes::check_attribute_name(name)?;
             return Err(FsError::NoAttribute);
         }
@@ -332,7 +342,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotFound`].
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        if is_of_mountpoint(ino) {
+        if is_of_mountpoint(ino) || self.is_new(ino) {
             return Ok(Vec::new());
         }
         let (_, volume, ino) = self.split(ino)?;
@@ -386,8 +396,25 @@ impl Drive {
 
     fn split(&self, ino: Ino) -> Result<(u16, Arc<Volume>, Ino), FsError> {
         let slot = u16::try_from(ino.0 >> INO_BITS).map_err(|_| FsError::NotFound)?;
-        let volume = self.volume(slot).ok_or(FsError::NotFound)?;
-        Ok((slot, volume, Ino(ino.0 & Ino::MAX.0)))
+        match self.slots.get(slot) {
+            Some(Shows::Volume(volume)) => Ok((slot, volume, Ino(ino.0 & Ino::MAX.0))),
+            Some(Shows::Unused(_)) => Err(FsError::NotLocal(Box::new(Want::Volume { slot }))),
+            None => Err(FsError::NotFound),
+        }
+    }
+
+    /// The directory of a token that nobody has used yet, and its slot, where `ino` is one.
+    fn unused(&self, ino: Ino) -> Option<(u16, Unused)> {
+        let slot = u16::try_from(ino.0 >> INO_BITS).ok()?;
+        match self.slots.get(slot)? {
+            Shows::Unused(unused) => Some((slot, unused)),
+            Shows::Volume(_) => None,
+        }
+    }
+
+    /// Whether `ino` is the directory of a token that nobody has ever used, as far as is known.
+    fn is_new(&self, ino: Ino) -> bool {
+        self.unused(ino).is_some_and(|(_, unused)| unused.is_new)
     }
 
     fn split_changed(&self, ino: Ino) -> Result<(u16, Arc<Volume>, Ino), FsError> {
@@ -428,7 +455,9 @@ fn outer_error(slot: u16, error: FsError) -> FsError {
     match error {
         FsError::NotLocal(mut want) => {
             match want.as_mut() {
-                Want::Directory { slot: of, .. } | Want::Content { slot: of, .. } => *of = slot,
+                Want::Directory { slot: of, .. }
+                | Want::Content { slot: of, .. }
+                | Want::Volume { slot: of } => *of = slot,
             }
             FsError::NotLocal(want)
         }

@@ -30,6 +30,11 @@ pub enum Want {
         /// Number of bytes wanted.
         len: u64,
     },
+    /// The volume of a token that nobody has used yet.
+    Volume {
+        /// Its slot.
+        slot: u16,
+    },
 }
 
 /// A block that the node has lost, or gives otherwise than it was.

@@ -59,7 +59,7 @@ pub use attr::{Attr, Caller, DirItem, Kind, SetAttr, StatFs};
 pub use behind::{Behind, Place, What};
 pub use cut::{Built, Changes, Contents, Cut, CutFile};
 pub use damage::Loss;
-pub use drive::{Drive, Opened};
+pub use drive::{Drive, Opened, Unused};
 pub use error::{FsError, LostBlock, Want};
 pub use io::Terms;
 pub use limits::Limits;

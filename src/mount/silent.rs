@@ -70,7 +70,7 @@ fn meet(one: &Want, other: &Want) -> bool {
             len,
             ..
         } => Some(((slot, cid), offset..offset.saturating_add(len))),
-        Want::Directory { .. } => None,
+        Want::Directory { .. } | Want::Volume { .. } => None,
     };
     match (range(one), range(other)) {
         (Some((of, first)), Some((other, second))) => {

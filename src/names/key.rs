@@ -3,6 +3,7 @@
 //! Invariant: a secret key is zeroized when it is dropped and never printed; a name's text has one
 //! form. Called by `chain` (mint, register, the oracle), `publish` (signing) and `mount` (finding).
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -94,6 +95,32 @@ impl NameKey {
             .rev()
             .map(|index| (index, deriver.key(index)))
             .find(|(_, key)| key.0.verifying_key() == wanted)
+    }
+
+    /// The keys of those of `names` that are the wallet's, each index derived once: the others have `None`.
+    #[must_use]
+    pub fn find_all(
+        names: BTreeSet<String>,
+        secret: &[u8; 32],
+        chain_id: u64,
+        contract: &Address,
+        nonce: u64,
+    ) -> HashMap<String, Option<(u64, Self)>> {
+        let named = |name: &String| Some((public_key(name).ok()?.to_bytes(), name.clone()));
+        let mut wanted: HashMap<[u8; 32], String> = names.iter().filter_map(named).collect();
+        let mut found: HashMap<String, Option<(u64, Self)>> =
+            names.into_iter().map(|name| (name, None)).collect();
+        let deriver = Deriver::new(secret, chain_id, contract);
+        for index in (0..=nonce.min(MOST_INDICES)).rev() {
+            if wanted.is_empty() {
+                break;
+            }
+            let key = deriver.key(index);
+            if let Some(name) = wanted.remove(&key.0.verifying_key().to_bytes()) {
+                found.insert(name, Some((index, key)));
+            }
+        }
+        found
     }
 
     /// Reads a key file: 64 hex digits of the seed. Refused when others than its owner can read it.

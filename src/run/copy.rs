@@ -366,7 +366,7 @@ fn lacking(error: &FsError) -> Option<Range<u64>> {
     };
     match **want {
         Want::Content { offset, len, .. } => Some(offset..offset + len),
-        Want::Directory { .. } => None,
+        Want::Directory { .. } | Want::Volume { .. } => None,
     }
 }
 

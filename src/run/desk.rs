@@ -16,7 +16,7 @@ use super::session::Session;
 use super::{blocks, leave, operate, parts, sync, terms};
 use crate::chain::transact::OnProgress;
 use crate::cli::exit::{Exit, Failure, fail};
-use crate::control::{Amount, Handler, Progress, Request};
+use crate::control::{Amount, Handler, Progress, Request, Subject};
 use crate::status::UmountAnswer;
 
 /// The desk of one mount.
@@ -98,6 +98,9 @@ impl Desk {
                     self.refuse_own(file)?;
                 }
                 let tokens = self.session.tokens.of(request.subject())?;
+                if let Subject::Token(token) = request.subject() {
+                    tokens.open_for_command(token.id).await;
+                }
                 let answer = tokio::select! {
                     answer = blocks::answer(tokens.ground(), &request, &tell) => answer?,
                     () = progress.peer_left() => {

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::cli::exit::fail;
 use crate::control::private_folder;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
-use crate::fs::{Drive, Volume};
+use crate::fs::{Drive, FsError, Volume};
 use crate::types::VolumeKey;
 
 /// What the tokens of one contract stand on.
@@ -166,6 +166,18 @@ impl Volumes for Shown {
             match owner {
                 Some(tokens) => tokens.renew(slot).await,
                 None => false,
+            }
+        })
+    }
+
+    fn open(&self, slot: u16) -> BoxFuture<'_, Result<(), FsError>> {
+        Box::pin(async move {
+            let all = self.all().clone();
+            let mut all = all.iter().filter_map(Weak::upgrade);
+            match all.find(|tokens| tokens.unused_in(slot).is_some()) {
+                Some(tokens) => tokens.open_slot(slot).await,
+                // It has just been opened, or has gone: the call is made again, and sees.
+                None => Ok(()),
             }
         })
     }

@@ -147,6 +147,11 @@ impl Holdings {
         all.find_map(|tokens| tokens.leftovers.unpublished(only))
     }
 
+    /// Whether a directory of this name is one that nobody has used here yet.
+    pub(super) fn is_unused(&self, directory: &str) -> bool {
+        self.all.iter().any(|tokens| tokens.is_unused(directory))
+    }
+
     /// Whether a directory of this name is what an earlier epoch has left.
     pub(super) fn has_leftover(&self, directory: &str) -> bool {
         let mut all = self.all.iter();

@@ -71,6 +71,9 @@ pub(super) async fn publish(
         if session.tokens.has_leftover(name) {
             return left.map_or(Ok(()), Err);
         }
+        if session.tokens.is_unused(name) {
+            return Ok(());
+        }
         return Err(Failure::new(
             Exit::Token,
             format!(

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context;
 use tokio::sync::Semaphore;
 
-use self::slot::preferred_slot;
+pub(super) use self::slot::preferred_slot;
 use super::detached::{self, Detached};
 use super::ground::Ground;
 use super::keeper::{self, Keeper};
@@ -41,9 +41,8 @@ pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
 
 /// By how many seconds the time of the newest block may differ from ours for no reason.
 const BLOCK_S: u64 = 15;
-/// After how many seconds an allowance that has not changed is written anew: of the first token, and of any other.
+/// After how many seconds the first token's allowance is written anew, which has not changed; that of any other is not.
 const FIRST_LASTS_S: u64 = 60;
-const LASTS_S: u64 = 3600;
 
 /// A volume that is opened, and what publishes it.
 pub(super) type Opened = (Arc<Volume>, Publishing);
@@ -276,8 +275,7 @@ impl Live {
         let jumped = snapshot.timestamp_s.abs_diff(expected_s) > BLOCK_S;
         let mut wanted = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         let is_first = wanted.next().is_some_and(|first| first.id == token.id);
-        let lasts_s = if is_first { FIRST_LASTS_S } else { LASTS_S };
-        let stale = now.saturating_sub(known.at).as_secs() >= lasts_s;
+        let stale = is_first && now.saturating_sub(known.at).as_secs() >= FIRST_LASTS_S;
         // A server that shows one block for ever has no news but of the token.
         let newer = snapshot.timestamp_s != known.timestamp_s;
         let fresh = newer && (jumped || stale) || known.token != *token;

@@ -3,6 +3,7 @@
 //! Invariant: the same code whether the daemon is asked or the command holds the state folder
 //! itself. Called by `handler` and by `cli`.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -562,6 +563,28 @@ pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option
     let (names, name) = (chain.names.clone(), name.to_owned());
     let (chain_id, contract) = (chain.chain_id, chain.contract);
     let found = tokio::task::spawn_blocking(move || names.find(&name, chain_id, &contract, nonce));
+    Ok(found.await?)
+}
+
+/// The keys of those of `names` that are this wallet's; `None` for the others.
+///
+/// # Errors
+/// The chain's.
+pub(super) async fn find_keys(
+    parts: &Parts,
+    names: BTreeSet<String>,
+) -> anyhow::Result<HashMap<String, Option<(u64, NameKey)>>> {
+    let chain = &parts.chain;
+    // Who only watches has none.
+    let Some(account) = &chain.account else {
+        return Ok(HashMap::new());
+    };
+    let nonce = account.transactor.next_nonce().await?;
+    let secret = zeroize::Zeroizing::new(*account.wallet.secret());
+    let (chain_id, contract) = (chain.chain_id, chain.contract);
+    let found = tokio::task::spawn_blocking(move || {
+        NameKey::find_all(names, &secret, chain_id, &contract, nonce)
+    });
     Ok(found.await?)
 }
 

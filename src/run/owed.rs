@@ -1,7 +1,7 @@
 //! Charges of a volume's folder that another one takes the place of: handed over, whatever happens in between.
 //!
 //! Invariant: they are in one place that is charged from, durably: the folder, or a file beside it that every folder of the volume
-//! takes in when it is opened, before anybody asks for its charges. Called by `keeper` and `live`.
+//! takes in when it is opened, before anybody asks for its charges. Called by `keeper`, `live` and `tokens`.
 
 use std::fs;
 use std::io;
@@ -52,6 +52,11 @@ pub(super) fn take(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
     }
     // Also where it was gone already: else a power cut brings it back when its charges are settled, and forgotten.
     Ok(sync_folder(state.path())?)
+}
+
+/// Whether an earlier folder of the volume `key` has left any.
+pub(super) fn is_left(state: &StateDir, key: &VolumeKey) -> bool {
+    place(state, key).exists()
 }
 
 fn place(state: &StateDir, key: &VolumeKey) -> PathBuf {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use super::live::Live;
 use super::parts::Parts;
 use super::sync;
 use super::tokens::Tokens;
@@ -108,13 +107,15 @@ pub(super) async fn run(
         // Whether a try was paid for is seen by the nonce, which all contracts of the chain take from.
         let ours = turn.lock().await;
         let now = parts.clock.boottime();
-        let due = tokens.all().into_iter().filter_map(|live| {
-            let token = due(&live, &parts, before, |token, now_s| {
-                tries.may(&live.key, token, now, now_s)
-            })?;
-            Some((live.key, token, live))
+        let live = tokens.all().into_iter().filter_map(|live| {
+            let (token, now_s) = live.syncable(&*parts.clock)?;
+            Some((live.key, token, now_s))
         });
-        let Some((key, info, live)) = tries.next(due) else {
+        let all = live.chain(tokens.unused_to_sync());
+        let due = all.filter(|(key, token, now_s)| {
+            is_due(key, token, before, *now_s) && tries.may(key, token, now, *now_s)
+        });
+        let Some((key, info, _)) = tries.next(due) else {
             continue;
         };
         let token = key.token.token;
@@ -140,24 +141,19 @@ pub(super) async fn run(
             Err(error) => {
                 tracing::warn!(%token, "auto-sync: {error:#}");
                 let why = format!("auto-sync failed, and is tried again: {error:#}");
-                live.set_sync_error(Some(why));
+                if let Some(live) = tokens.get(token) {
+                    live.set_sync_error(Some(why));
+                }
             }
         }
     }
 }
 
-/// The token, where it is due and `may` be tried (at chain time).
-fn due(
-    live: &Live,
-    parts: &Parts,
-    before: Duration,
-    may: impl Fn(&TokenInfo, u64) -> bool,
-) -> Option<TokenInfo> {
-    let (token, now_s) = live.syncable(&*parts.clock)?;
+/// Whether a token is due at chain time `now_s`.
+fn is_due(key: &VolumeKey, token: &TokenInfo, before: Duration, now_s: u64) -> bool {
     let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
     let window = Duration::from_secs(token.sync_window_s);
-    let is_due = now_s >= due_s(&live.key, deadline_s, before.min(window));
-    (is_due && may(&token, now_s)).then_some(token)
+    now_s >= due_s(key, deadline_s, before.min(window))
 }
 
 /// When a token is due: at the earliest `before` ahead of its deadline, at the latest half of that.

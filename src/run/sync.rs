@@ -68,6 +68,9 @@ pub(super) async fn of_mount(
         true => Arc::clone(parts),
         false => Arc::new(parts.unasked()),
     };
+    if by == By::User {
+        tokens.open_for_command(token).await;
+    }
     let Some(live) = tokens.get(token) else {
         let token = token.into();
         return operate::answer(parts, &Request::Sync { token, wait }).await;

@@ -30,6 +30,7 @@ mod guard;
 mod stuck;
 mod sync;
 mod unchained;
+mod unused;
 
 /// Names that answer once two of them were asked for at the same time.
 struct Together {
@@ -136,8 +137,10 @@ impl World {
         minted.unwrap().token
     }
 
+    /// What is told of a token, which is open then.
     pub(super) async fn look(&self, token: TokenId) -> TokenStatus {
         self.tokens.refresh().await.unwrap();
+        self.tokens.open_for_command(token).await;
         let all = self.tokens.describe("/m");
         all.into_iter().find(|status| status.id == token).unwrap()
     }
@@ -153,8 +156,7 @@ impl World {
     }
 
     fn directories(&self) -> Vec<String> {
-        let volumes = self.ground.drive.volumes();
-        volumes.into_iter().map(|(_, name, _)| name).collect()
+        self.ground.drive.directories()
     }
 
     /// Writes a file into a directory of the drive.
@@ -761,7 +763,8 @@ async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
 async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
     let world = World::new().await;
     for package in 0..2 {
-        operate::mint(&world.parts, package).await.unwrap();
+        let token = operate::mint(&world.parts, package).await.unwrap().token;
+        world.look(token).await;
     }
     let dir = world.end().await;
     let world = World::begin_with(dir, |parts| {

@@ -9,13 +9,14 @@ mod lost;
 mod pace;
 mod rights;
 mod tell;
+mod unused;
 mod view;
 
 pub(super) use tell::Teller;
 use view::View;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(super) struct Tokens {
     pub(super) leftovers: Leftovers,
     teller: Teller,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
+    /// Those that nobody has used here yet.
+    unused: Mutex<unused::All>,
     openings: Openings,
     /// Owned tokens that cannot be shown, as the chain has them, and why.
     failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
@@ -70,6 +73,8 @@ pub(super) struct Tokens {
     /// For looks at what is published, beside the passes.
     turns: Arc<Semaphore>,
     pass: tokio::sync::Mutex<()>,
+    /// Nothing is opened any more.
+    has_ended: AtomicBool,
 }
 
 /// What a pass goes by.
@@ -108,6 +113,7 @@ impl Tokens {
             ground,
             teller: Teller::default(),
             live: Mutex::default(),
+            unused: Mutex::default(),
             openings: Openings::default(),
             failed: Mutex::default(),
             keys: Mutex::default(),
@@ -116,6 +122,7 @@ impl Tokens {
             view: Mutex::default(),
             turns: Arc::new(Semaphore::new(TOKENS_AT_ONCE)),
             pass: tokio::sync::Mutex::default(),
+            has_ended: AtomicBool::new(false),
         }
     }
 
@@ -157,7 +164,7 @@ impl Tokens {
         let mut pass = tokio::spawn(async move { tokens.refresh().await });
         match timeout(patience, &mut pass).await {
             Ok(ended) => ended?,
-            Err(_) if !lock(&self.live).is_empty() => Ok(()),
+            Err(_) if self.any_shown() => Ok(()),
             Err(_) => {
                 pass.abort();
                 anyhow::bail!(
@@ -252,7 +259,8 @@ impl Tokens {
                 view.error = self.lag(&snapshot);
                 view.is_blind = false;
             }
-            goes_on && !view.overruled
+            view.doubts = goes_on && !view.overruled;
+            view.doubts
         };
         let grant = match sight {
             Sight::Kept => Grant::Nothing,
@@ -261,9 +269,14 @@ impl Tokens {
         };
         let parts = &self.ground.parts;
         let tokens = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
+        if is_new {
+            self.find_keys(tokens.clone()).await;
+        }
+        // The first one is always open: it keeps the block that was seen last, for all.
+        let tokens = tokens.zip(std::iter::once(true).chain(std::iter::repeat(false)));
         futures::stream::iter(tokens)
-            .for_each_concurrent(TOKENS_AT_ONCE, async |token| {
-                match self.take(&snapshot, token, grant).await {
+            .for_each_concurrent(TOKENS_AT_ONCE, async |(token, is_first)| {
+                match self.take(&snapshot, token, grant, is_first).await {
                     Ok(()) => {
                         lock(&self.failed).remove(&token.id);
                     }
@@ -286,6 +299,7 @@ impl Tokens {
         let wanted = owned.map(|token| operate::volume_key(parts, token));
         self.openings.keep(&wanted.collect());
         lock(&self.failed).retain(|id, _| snapshot.tokens.iter().any(|token| token.id == *id));
+        self.drop_unused(&snapshot);
         for live in self.all() {
             let id = live.key.token.token;
             if !snapshot.tokens.iter().any(|token| token.id == id) {
@@ -346,24 +360,26 @@ impl Tokens {
 
     /// Whether anything of the contract is shown.
     pub(super) fn any_shown(&self) -> bool {
-        !lock(&self.live).is_empty() || self.leftovers.any_shown()
+        let is_empty = lock(&self.live).is_empty() && lock(&self.unused).is_empty();
+        !is_empty || self.leftovers.any_shown()
     }
 
-    /// Shows a token, or brings one that is shown up to date.
+    /// Shows a token, or brings one that is shown up to date. One that nobody has used here is not opened, unless it
+    /// `is_first`.
     async fn take(
         &self,
         snapshot: &Snapshot,
         token: &TokenInfo,
         grant: Grant,
+        is_first: bool,
     ) -> anyhow::Result<()> {
-        let right = self.right(token).await?;
-        // Whether the chain has taken one since is not known.
-        if grant != Grant::Nothing {
-            self.document(token, &right);
-        }
-        let known = self.get(token.id);
-        if let Some(live) = known {
+        if let Some(live) = self.get(token.id) {
             if live.key.epoch == token.epoch {
+                let right = self.right(token).await?;
+                // Whether the chain has taken one since is not known.
+                if grant != Grant::Nothing {
+                    self.document(token, &right);
+                }
                 live.go_on(token, &self.turns, &self.teller);
                 self.teller.followed(&live);
                 let turned = live.refresh(&self.ground.parts, snapshot, token, &right, grant)?;
@@ -376,6 +392,7 @@ impl Tokens {
         }
         let key = operate::volume_key(&self.ground.parts, token);
         if let Some(left) = self.leftovers.give_back(&key).await {
+            let right = self.right(token).await?;
             return self.take_back(snapshot, token, &right, left).await;
         }
         if self.leftovers.holds(&key) {
@@ -392,7 +409,26 @@ impl Tokens {
                 "nothing of it is here, and the chain does not answer: it is shown when it does"
             );
         }
-        let count = snapshot.tokens.len();
+        let is_known = lock(&self.unused).contains_key(&token.id);
+        if (is_known || !is_first) && self.take_unused(snapshot, token).await? {
+            return Ok(());
+        }
+        self.open(snapshot, token, grant).await
+    }
+
+    /// Opens a token, and shows its volume.
+    async fn open(
+        &self,
+        snapshot: &Snapshot,
+        token: &TokenInfo,
+        grant: Grant,
+    ) -> anyhow::Result<()> {
+        let right = self.right(token).await?;
+        // Whether the chain has taken one since is not known.
+        if grant != Grant::Nothing {
+            self.document(token, &right);
+        }
+        let count = (snapshot.tokens.len()).saturating_sub(lock(&self.unused).len());
         let opened = (self.openings.open(&self.ground, count, token, &right)).await?;
         let live = Live::start(&self.ground, snapshot, token, &right, grant, opened)?;
         if grant != Grant::All {
@@ -438,6 +474,7 @@ impl Tokens {
                 .values()
                 .map(|(status, _)| status.clone()),
         );
+        tokens.extend(self.describe_unused(mountpoint));
         tokens.extend(self.leftovers.describe(mountpoint));
         tokens.sort_by_key(|token| token.id);
         tokens
@@ -445,6 +482,7 @@ impl Tokens {
 
     /// Ends all publishers.
     pub(super) async fn stop_publishing(&self) {
+        self.has_ended.store(true, Ordering::Release);
         self.openings.keep(&BTreeSet::new());
         let all = self.all();
         join_all(all.iter().map(|live| live.stop_publishing())).await;

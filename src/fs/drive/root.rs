@@ -1,21 +1,30 @@
 //! The root of the mount: a read-only directory with one entry a token.
 
+use super::slots::Shows;
 use super::trash::Trash;
 use super::{Drive, outer_attr, outer_ino};
 use crate::fs::create::MAX_NAME;
 use crate::fs::{Attr, DirItem, FsError, Kind};
 use crate::types::Ino;
 
+/// Directories that a listing takes at a time.
+const PAGE: usize = 256;
+
 impl Drive {
     pub(super) fn root_attr(&self) -> Attr {
-        let tokens = self.volumes().len();
+        let tokens = self.slots.count();
+        self.new_directory(u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(2))
+    }
+
+    /// A directory of the drive's owner, with so many links.
+    fn new_directory(&self, nlink: u32) -> Attr {
         Attr {
             ino: Ino::ROOT,
             kind: Kind::Directory,
             size: 4096,
             blocks: 0,
             mode: 0o755,
-            nlink: u32::try_from(tokens).unwrap_or(u32::MAX).saturating_add(2),
+            nlink,
             uid: self.owner.0,
             gid: self.owner.1,
             rdev: 0,
@@ -33,8 +42,25 @@ impl Drive {
         if let Some(trash) = Trash::named(name) {
             return Ok(self.trash_attr(trash));
         }
-        let (slot, volume) = self.slots.find(name).ok_or(FsError::NotFound)?;
-        Ok(outer_attr(slot, volume.getattr(Ino::ROOT)?))
+        let (slot, shows) = self.slots.find(name).ok_or(FsError::NotFound)?;
+        self.token_attr(slot, &shows)
+    }
+
+    /// The attributes of a token's directory. Those of one that nobody has used yet are a new one's: where that is not
+    /// known to be so, nobody may believe them ([`Drive::is_guessed`]).
+    pub(super) fn token_attr(&self, slot: u16, shows: &Shows) -> Result<Attr, FsError> {
+        let attr = match shows {
+            Shows::Volume(volume) => volume.getattr(Ino::ROOT)?,
+            Shows::Unused(_) => self.new_directory(2),
+        };
+        Ok(outer_attr(slot, attr))
+    }
+
+    /// Whether the attributes of `ino` are a guess, which nobody may believe for any time: whoever asks for them alone is
+    /// told the true ones.
+    #[must_use]
+    pub fn is_guessed(&self, ino: Ino) -> bool {
+        self.unused(ino).is_some_and(|(_, unused)| !unused.is_new)
     }
 
     pub(super) fn read_root(
@@ -43,35 +69,39 @@ impl Drive {
         plus: bool,
         add: &mut dyn FnMut(&DirItem, Option<&Attr>) -> bool,
     ) -> Result<(), FsError> {
-        let dots =
-            [(1, &b"."[..]), (2, b"..")].map(|(own, name)| (own, name.to_vec(), Ino::ROOT, None));
-        let tokens = self.volumes().into_iter().map(|(slot, name, volume)| {
-            let ino = outer_ino(slot, Ino::ROOT);
-            (
-                u64::from(slot) + 2,
-                name.into_bytes(),
-                ino,
-                Some((slot, volume)),
-            )
-        });
-        for (own, name, ino, volume) in dots.into_iter().chain(tokens) {
-            if own <= cookie {
-                continue;
-            }
-            let attr = match volume.filter(|_| plus) {
-                Some((slot, volume)) => Some(outer_attr(slot, volume.getattr(Ino::ROOT)?)),
-                None => None,
-            };
+        for (own, name) in [(1, &b"."[..]), (2, b"..")] {
             let item = DirItem {
                 cookie: own,
-                ino,
+                ino: Ino::ROOT,
                 kind: Kind::Directory,
-                name,
+                name: name.to_vec(),
             };
-            if !add(&item, attr.as_ref()) {
-                break;
+            if own > cookie && !add(&item, None) {
+                return Ok(());
             }
         }
-        Ok(())
+        let mut last = u16::try_from(cookie.saturating_sub(2)).unwrap_or(u16::MAX);
+        loop {
+            let page = self.slots.after(last, PAGE);
+            for (slot, name, shows) in &page {
+                let attr = match plus {
+                    true => Some(self.token_attr(*slot, shows)?),
+                    false => None,
+                };
+                let item = DirItem {
+                    cookie: u64::from(*slot) + 2,
+                    ino: outer_ino(*slot, Ino::ROOT),
+                    kind: Kind::Directory,
+                    name: name.clone(),
+                };
+                if !add(&item, attr.as_ref()) {
+                    return Ok(());
+                }
+            }
+            match page.last() {
+                Some((slot, ..)) => last = *slot,
+                None => return Ok(()),
+            }
+        }
     }
 }

@@ -66,6 +66,7 @@ impl Fetcher for OneFile {
 impl OneFile {
     fn bring(&self, want: &Want) -> Result<(), FsError> {
         match want {
+            Want::Volume { .. } => Err(FsError::NotFound),
             Want::Directory { dir, .. } => {
                 let entry = LoadedEntry {
                     name: Bytes::from_static(b"published"),

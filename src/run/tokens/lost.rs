@@ -111,7 +111,8 @@ impl Tokens {
 
     /// Whether `name` means a directory of this contract.
     pub(in crate::run) fn is_meant(&self, name: &str) -> bool {
-        self.leftovers.is_meant(name) || self.all().iter().any(|live| live.directory == name)
+        let is_shown = self.all().iter().any(|live| live.directory == name);
+        is_shown || self.leftovers.is_meant(name) || self.is_unused(name)
     }
 
     /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.

@@ -36,7 +36,7 @@ impl Tokens {
                 || owes(live) && live.charge_error().is_none()
                 || live.lost().is_some() && live.is_pending()
         };
-        let is_awaited = || all.iter().any(awaits);
+        let is_awaited = || all.iter().any(awaits) || self.awaits_unused();
         is_due(age, parts.config.refresh, is_awaited).then_some(reading)
     }
 }

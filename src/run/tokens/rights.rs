@@ -2,6 +2,7 @@
 //!
 //! Invariant: a name is this wallet's only where its key is derived anew and has that name. Called by `tokens`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,27 @@ impl Tokens {
             Some((_, key)) => Right::Ours(key),
             None => Right::None(State::ForeignKey, foreign(chain, token)),
         })
+    }
+
+    /// Looks for the keys of all names that are new: each of the wallet's is derived once for all of them.
+    pub(super) async fn find_keys(&self, tokens: impl Iterator<Item = &TokenInfo>) {
+        let names: BTreeSet<String> = {
+            let keys = lock(&self.keys);
+            let named = tokens.filter(|token| token.accounting.has_names());
+            let names = named.filter_map(|token| token.name.as_ref());
+            names
+                .filter(|name| !keys.contains_key(*name))
+                .cloned()
+                .collect()
+        };
+        // Of one it is looked for when it is asked for.
+        if names.len() < 2 {
+            return;
+        }
+        match operate::find_keys(&self.ground.parts, names).await {
+            Ok(found) => lock(&self.keys).extend(found),
+            Err(error) => tracing::debug!("the keys of the tokens' names: {error:#}"),
+        }
     }
 
     /// The key of `name`, where an earlier look has found it to be this wallet's: the chain is not asked.

@@ -27,6 +27,8 @@ pub(super) struct View {
     pub(super) is_blind: bool,
     /// Whether a later block that was seen was never true: what is kept of one counts no more.
     pub(super) overruled: bool,
+    /// Whether what a volume keeps of a later block holds.
+    pub(super) doubts: bool,
 }
 
 impl Tokens {
