@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::command::wait_until;
 use crate::harness::Machine;
 use crate::samples::{assert_pattern, files_below, pattern};
 
@@ -12,6 +14,8 @@ const DAMAGED: i32 = 9;
 /// Small enough for the journal, and too large for it.
 const SIZES: [u64; 2] = [1_000, 300_000];
 const BLOCK: usize = 4096;
+/// What comes by itself has to come within this time.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The names of the files, in the order in which they were made durable.
 const NAMES: [&str; 4] = ["one", "two", "three", "four"];
@@ -23,6 +27,11 @@ fn size(n: usize) -> u64 {
 /// A machine that was killed with files that are in the log of its journal alone.
 fn killed() -> Machine {
     let mut machine = Machine::demo();
+    fill_and_kill(&mut machine);
+    machine
+}
+
+fn fill_and_kill(machine: &mut Machine) {
     machine.fault("all fail");
     for (n, name) in NAMES.iter().enumerate() {
         let mut file = File::create(machine.dir().join(name)).expect("made");
@@ -32,7 +41,6 @@ fn killed() -> Machine {
     }
     machine.kill();
     machine.clear_fault();
-    machine
 }
 
 /// The frame of the log that tells of the file `name`: in which file, and from where to where.
@@ -71,20 +79,36 @@ fn named(saved: &Path) -> Vec<String> {
     list.lines().map(first).collect()
 }
 
-/// Mounting is refused, with the command that gets out what can be got out; that command, its answer, and where it saved to.
-fn saved(machine: &mut Machine) -> PathBuf {
-    let before = files_below(&machine.state().join("volumes"));
-    let log = machine.try_start().expect_err("it is damaged");
+/// What lies below `folder`.
+fn bytes_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let read = |(path, _)| {
+        let bytes = fs::read(&path).expect("readable");
+        (path, bytes)
+    };
+    files_below(folder).into_iter().map(read).collect()
+}
+
+/// The token whose log is `log` is refused, with the command that gets out what can be got out; where that has saved it. A
+/// daemon that has other tokens does it itself.
+fn saved(machine: &mut Machine, log: &Path, other: Option<&Path>) -> PathBuf {
+    let home = log.parent().expect("a folder");
+    let told = machine.try_start().expect_err("it is damaged");
     for word in ["was changed on the disk", "pxfs detach TOKEN --save DIR"] {
-        assert!(log.contains(word), "{word}: {log}");
+        assert!(told.contains(word), "{word}: {told}");
     }
-    machine.kill();
+    match other {
+        Some(other) => wait_until("the other is shown", SOON, || other.exists()),
+        None => machine.kill(),
+    }
+    let before = bytes_below(home);
     let saved = machine.scratch().join("saved");
     let answer = machine.ask(&["detach", "1", "--save", saved.to_str().expect("UTF-8")]);
     let told = answer.exits(DAMAGED).stdout;
     assert!(told.contains("saved.not-sure"), "{told}");
-    let after = files_below(&machine.state().join("volumes"));
-    assert_eq!(after, before, "the local state is as it was");
+    assert!(
+        bytes_below(home) == before,
+        "the local state is not as it was"
+    );
     saved
 }
 
@@ -93,7 +117,7 @@ fn files_outside_a_changed_frame_of_the_log_are_saved_whole() {
     let mut machine = killed();
     let (path, _, at) = frame_of(&machine, "two");
     change(&path, |bytes| bytes[at] ^= 0x20);
-    let saved = saved(&mut machine);
+    let saved = saved(&mut machine, &path, None);
     let named = named(&saved);
     for (n, name) in NAMES.iter().enumerate() {
         let is_named = named.iter().any(|path| path == name);
@@ -118,11 +142,26 @@ fn files_outside_a_changed_frame_of_the_log_are_saved_whole() {
 }
 
 #[test]
+fn a_daemon_with_other_tokens_saves_what_it_cannot_show() {
+    let mut machine = Machine::demo();
+    machine.ask(&["mint", "--package", "1", "--yes"]).ok();
+    let other = machine.mountpoint().join("2");
+    wait_until("it is shown", SOON, || other.exists());
+    fill_and_kill(&mut machine);
+    let (path, _, at) = frame_of(&machine, "two");
+    change(&path, |bytes| bytes[at] ^= 0x20);
+    let saved = saved(&mut machine, &path, Some(&other));
+    assert_pattern(&saved.join("one"), 0, size(0));
+    assert_pattern(&saved.join("four"), 3, size(3));
+    assert!(named(&saved).iter().any(|path| path == "two"));
+}
+
+#[test]
 fn nothing_is_passed_off_as_whole_where_a_frame_tells_nothing_more() {
     let mut machine = killed();
     let (path, begin, _) = frame_of(&machine, "two");
     change(&path, |bytes| bytes[begin..begin + BLOCK].fill(0));
-    let saved = saved(&mut machine);
+    let saved = saved(&mut machine, &path, None);
     let named = named(&saved);
     for (n, name) in NAMES.iter().enumerate() {
         match *name {
