@@ -575,16 +575,14 @@ pub(super) async fn find_keys(
     names: BTreeSet<String>,
 ) -> anyhow::Result<HashMap<String, Option<(u64, NameKey)>>> {
     let chain = &parts.chain;
-    // Who only watches has none.
-    let Some(account) = &chain.account else {
+    // Who only watches has none; those that were given are at hand.
+    let Some(account) = chain.account.as_ref().filter(|_| chain.names.are_derived()) else {
         return Ok(HashMap::new());
     };
     let nonce = account.transactor.next_nonce().await?;
-    let secret = zeroize::Zeroizing::new(*account.wallet.secret());
-    let (chain_id, contract) = (chain.chain_id, chain.contract);
-    let found = tokio::task::spawn_blocking(move || {
-        NameKey::find_all(names, &secret, chain_id, &contract, nonce)
-    });
+    let (keys, chain_id, contract) = (chain.names.clone(), chain.chain_id, chain.contract);
+    let found =
+        tokio::task::spawn_blocking(move || keys.find_all(names, chain_id, &contract, nonce));
     Ok(found.await?)
 }
 

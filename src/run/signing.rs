@@ -4,6 +4,7 @@
 //! for it, and from no argument. Where another account owns the tokens, the key that signs transactions makes no
 //! name: a volume would begin beside the owner's. Called by `chains`, `deploy`, `oracle` and the command line.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use alloy::primitives::Address;
@@ -96,6 +97,21 @@ impl Names {
     ) -> Option<(u64, NameKey)> {
         let wallet = self.wallet.as_ref()?;
         NameKey::find(name, wallet.secret(), chain_id, contract, nonce)
+    }
+
+    /// The same for many names at once, each nonce's key derived once; empty where none are derived.
+    #[must_use]
+    pub fn find_all(
+        &self,
+        names: BTreeSet<String>,
+        chain_id: u64,
+        contract: &Address,
+        nonce: u64,
+    ) -> HashMap<String, Option<(u64, NameKey)>> {
+        match &self.wallet {
+            Some(wallet) => NameKey::find_all(names, wallet.secret(), chain_id, contract, nonce),
+            None => HashMap::new(),
+        }
     }
 
     /// The key that was derived with the nonce `index`; `None` where none are derived.
