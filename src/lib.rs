@@ -24,24 +24,22 @@
 #[cfg(test)]
 extern crate self as pxfs;
 
+pub use pxfs_base::{clock, durable, text, types};
+pub use pxfs_format as pack;
+
 pub mod cache;
 pub mod chain;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod control;
-pub mod durable;
 pub mod fault;
 pub mod fetch;
 pub mod fs;
 pub mod journal;
 pub mod mount;
 pub mod names;
-pub mod pack;
 pub mod publish;
 pub mod rpc;
 pub mod run;
 pub mod status;
 pub mod store;
-pub mod text;
-pub mod types;

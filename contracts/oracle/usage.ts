@@ -2,7 +2,7 @@
 //
 // Pure: nothing of node, of a browser or of Chainlink is used here. The workflow runs it in
 // WebAssembly; the tests hold it to the documents in tests/golden, as they hold the reader in Rust.
-// The form of the document stands in src/pack/usage.rs; one meaning has one sequence of bytes, and
+// The form of the document stands in crates/format/src/usage.rs; one meaning has one sequence of bytes, and
 // nothing else is taken.
 import { ed25519 } from "@noble/curves/ed25519.js";
 import { sha512 } from "@noble/hashes/sha2.js";

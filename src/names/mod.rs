@@ -8,15 +8,14 @@
 pub mod embedded;
 pub mod fault;
 pub mod gateway;
-pub mod key;
 pub mod late;
 pub mod memory;
-pub mod record;
 pub mod rpc;
 #[doc(hidden)]
 pub mod suite;
 
 use async_trait::async_trait;
+pub use pxfs_format::{key, record};
 
 use record::{MAX_RECORD_BYTES, Record, RecordError};
 

@@ -31,24 +31,13 @@ use cid::Cid;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::pack::cid::{self as form, CidError};
+use pxfs_format::block;
+pub use pxfs_format::block::{Block, BlockError, MAX_BLOCK_BYTES};
 
 pub(crate) use links::links;
 
-/// The greatest block that any store takes, in bytes.
-pub const MAX_BLOCK_BYTES: usize = 1 << 20;
-
 /// Leaves that are asked for at one time where each takes a call of its own.
 const LEAVES_AT_ONCE: usize = 8;
-
-/// One block: at most 1 MiB of bytes and the CID that names them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Block {
-    /// CIDv1 raw for leaves, CIDv0 (dag-pb) for nodes; nothing else is stored.
-    pub cid: Cid,
-    /// The bytes; their SHA-256 is in `cid`.
-    pub data: Bytes,
-}
 
 /// What went wrong at a store, by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -141,37 +130,16 @@ async fn some_at_once<T>(
     calls.try_collect().await
 }
 
-impl Block {
-    /// Checks what every store demands before it takes a block: one of the two forms of CID
-    /// ([`StoreError::Permanent`]), at most [`MAX_BLOCK_BYTES`] ([`StoreError::Permanent`]), and
-    /// bytes that hash to the CID ([`StoreError::Corrupt`]).
-    pub fn check(&self) -> Result<(), StoreError> {
-        check_bytes(&self.cid, &self.data)
+impl From<BlockError> for StoreError {
+    fn from(error: BlockError) -> Self {
+        match error {
+            BlockError::Corrupt(cid, why) => Self::Corrupt(cid, why),
+            BlockError::TooLarge(_) | BlockError::Form(_) => Self::Permanent(error.to_string()),
+        }
     }
-
-    /// The same but for the hash: for a store that is told by another one if that is wrong.
-    pub(crate) fn check_form(&self) -> Result<(), StoreError> {
-        check_form(&self.cid, &self.data)
-    }
-}
-
-/// [`Block::check_form`] for bytes that are not in a block yet.
-fn check_form(cid: &Cid, data: &[u8]) -> Result<(), StoreError> {
-    form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
-    if data.len() > MAX_BLOCK_BYTES {
-        let why = format!("a block of {} bytes is above {MAX_BLOCK_BYTES}", data.len());
-        return Err(StoreError::Permanent(why));
-    }
-    Ok(())
 }
 
 /// [`Block::check`] for bytes that are not in a block yet.
 pub(crate) fn check_bytes(cid: &Cid, data: &[u8]) -> Result<(), StoreError> {
-    check_form(cid, data)?;
-    form::verify(cid, data).map_err(|e| match e {
-        CidError::Mismatch(found) => {
-            StoreError::Corrupt(*cid, format!("its {} bytes are {found}", data.len()))
-        }
-        CidError::Form(_) => StoreError::Permanent(e.to_string()),
-    })
+    Ok(block::check_bytes(cid, data)?)
 }
