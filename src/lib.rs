@@ -26,20 +26,17 @@ extern crate self as pxfs;
 
 pub use pxfs_base::{clock, durable, text, types};
 pub use pxfs_format as pack;
+pub use pxfs_storage::{fault, names, rpc, store};
 
 pub mod cache;
 pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod fault;
 pub mod fetch;
 pub mod fs;
 pub mod journal;
 pub mod mount;
-pub mod names;
 pub mod publish;
-pub mod rpc;
 pub mod run;
 pub mod status;
-pub mod store;

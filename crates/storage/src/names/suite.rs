@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::key::NameKey;
 use super::record::{Network, Record};
 use super::{NameError, NameStore, is_same};
-use crate::pack::cid::leaf_cid;
+use pxfs_format::cid::leaf_cid;
 
 /// 2026-11-21 00:00:00 UTC.
 pub const NOW_NS: i64 = 1_795_219_200_000_000_000;
@@ -206,9 +206,9 @@ async fn names_do_not_mix(world: &World, store: &dyn NameStore) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualClock;
     use crate::names::fault::{Call, Fault, FaultNames};
     use crate::names::memory::MemoryNames;
+    use pxfs_base::clock::ManualClock;
 
     fn memory() -> Arc<MemoryNames> {
         Arc::new(MemoryNames::new(Arc::new(ManualClock::at(NOW_NS))))

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::Usage;
-use crate::clock::Clock;
-use crate::durable::{self, Unnamed};
-use crate::pack::cid as form;
 use crate::store::walk::Source;
 use crate::store::{Block, MAX_BLOCK_BYTES, StoreError, check_bytes, links};
+use pxfs_base::clock::Clock;
+use pxfs_base::durable::{self, Unnamed};
+use pxfs_format::cid as form;
 
 /// The form of the folder's content.
 const FORMAT: &str = "pxfs blocks 1";

@@ -77,7 +77,7 @@ fn understood(answer: &[u8]) -> Result<Found, RpcError> {
             true => Dialect::Btfs,
             false => Dialect::Ipfs,
         },
-        agent: crate::text::name(&id.agent),
+        agent: pxfs_base::text::name(&id.agent),
     })
 }
 

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use cid::Cid;
 use tokio::time::Instant;
 
-use crate::pack::cid::{self as form, Kind};
 use crate::rpc::{Client, Gateway};
 use crate::store::{MAX_BLOCK_BYTES, check_bytes};
+use pxfs_format::cid::{self as form, Kind};
 
 /// How long it may take for a block: the RPC has its time afterwards.
 const SOON: Duration = Duration::from_secs(2);

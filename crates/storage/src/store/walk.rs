@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use cid::Cid;
 
 use super::StoreError;
-use crate::pack::cid::{self as form, Kind};
+use pxfs_format::cid::{self as form, Kind};
 
 /// What a walk reads of a store.
 pub(super) trait Source {

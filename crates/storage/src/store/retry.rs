@@ -124,9 +124,9 @@ impl BlockStore for RetryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::cid::leaf_cid;
     use crate::store::fault::{Call, Fault, FaultStore};
     use crate::store::memory::MemoryStore;
+    use pxfs_format::cid::leaf_cid;
 
     fn stores(deadline: Duration) -> (Arc<FaultStore>, RetryStore) {
         let fault = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));

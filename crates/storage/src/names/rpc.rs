@@ -19,9 +19,9 @@ use tokio::time::timeout;
 use super::key::public_key;
 use super::record::MAX_GIVEN_BYTES;
 use super::{Admission, NameError, NameStore, admit, is_same, verify};
-use crate::clock::Clock;
 use crate::rpc::{Client, Dialect, File, RpcError};
-use crate::text;
+use pxfs_base::clock::Clock;
+use pxfs_base::text;
 
 /// How long a node may look for a name. One with many peers was seen to take about 30 s.
 const FIND: Duration = Duration::from_secs(90);

@@ -7,7 +7,7 @@ use cid::Cid;
 use prost::Message;
 
 use super::StoreError;
-use crate::pack::cid::{self as form, Kind};
+use pxfs_format::cid::{self as form, Kind};
 
 /// A dag-pb node, as far as a walk needs it (names, sizes and data are skipped).
 ///
@@ -30,7 +30,7 @@ struct PbLink {
 }
 
 /// The children of the block `cid` with the verified bytes `data`, in their order: none for a leaf.
-pub(crate) fn links(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, StoreError> {
+pub fn links(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, StoreError> {
     let corrupt = |why: String| StoreError::Corrupt(*cid, why);
     match form::kind(cid) {
         Ok(Kind::Leaf) => return Ok(Vec::new()),
@@ -65,7 +65,7 @@ pub(super) fn node_of(children: &[Cid]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::cid::{leaf_cid, node_cid};
+    use pxfs_format::cid::{leaf_cid, node_cid};
 
     #[test]
     fn a_pin_follows_every_link_of_a_foreign_node() {

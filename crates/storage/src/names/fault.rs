@@ -101,11 +101,11 @@ impl NameStore for FaultNames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualClock;
     use crate::names::key::NameKey;
     use crate::names::memory::MemoryNames;
     use crate::names::record::Record;
     use crate::names::suite::{NOW_NS, record};
+    use pxfs_base::clock::ManualClock;
 
     #[tokio::test]
     async fn each_fault_is_what_it_says() {

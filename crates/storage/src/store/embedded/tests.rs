@@ -7,11 +7,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::clock::ManualClock;
-use crate::durable::simulated::{Power, Sync};
-use crate::pack::cid::leaf_cid;
 use crate::store::fault::FaultStore;
 use crate::store::suite::{self, node, unique_leaf, unique_tree};
+use pxfs_base::clock::ManualClock;
+use pxfs_base::durable::simulated::{Power, Sync};
+use pxfs_format::cid::leaf_cid;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

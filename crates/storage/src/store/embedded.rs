@@ -29,7 +29,7 @@ pub use collect::Collected;
 use folder::{Folder, Placed};
 
 use super::{Block, BlockStore, StoreError, walk};
-use crate::clock::Clock;
+use pxfs_base::clock::Clock;
 
 /// Files that one `put_many` writes and syncs at a time; also the most threads that writing takes.
 const WRITERS: usize = 8;

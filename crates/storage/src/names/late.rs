@@ -109,11 +109,11 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::clock::ManualClock;
     use crate::names::fault::{Call, Fault, FaultNames};
     use crate::names::key::NameKey;
     use crate::names::memory::MemoryNames;
     use crate::names::suite::{self, NOW_NS, record};
+    use pxfs_base::clock::ManualClock;
 
     fn memory() -> Arc<MemoryNames> {
         Arc::new(MemoryNames::new(Arc::new(ManualClock::at(NOW_NS))))

@@ -10,7 +10,7 @@ use cid::Cid;
 
 use super::links::node_of;
 use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError};
-use crate::pack::cid::{leaf_cid, node_cid};
+use pxfs_format::cid::{leaf_cid, node_cid};
 
 /// Runs every case on `store`.
 pub async fn passes(store: Arc<dyn BlockStore>) {

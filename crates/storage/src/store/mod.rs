@@ -34,7 +34,7 @@ use futures::{StreamExt, TryStreamExt};
 use pxfs_format::block;
 pub use pxfs_format::block::{Block, BlockError, MAX_BLOCK_BYTES};
 
-pub(crate) use links::links;
+pub use links::links;
 
 /// Leaves that are asked for at one time where each takes a call of its own.
 const LEAVES_AT_ONCE: usize = 8;
@@ -140,6 +140,6 @@ impl From<BlockError> for StoreError {
 }
 
 /// [`Block::check`] for bytes that are not in a block yet.
-pub(crate) fn check_bytes(cid: &Cid, data: &[u8]) -> Result<(), StoreError> {
+pub fn check_bytes(cid: &Cid, data: &[u8]) -> Result<(), StoreError> {
     Ok(block::check_bytes(cid, data)?)
 }

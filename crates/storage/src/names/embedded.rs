@@ -22,8 +22,8 @@ use tokio::task::spawn_blocking;
 use super::key::public_key;
 use super::record::MAX_RECORD_BYTES;
 use super::{Admission, NameError, NameStore, admit, verify};
-use crate::clock::Clock;
-use crate::durable::{self, Unnamed};
+use pxfs_base::clock::Clock;
+use pxfs_base::durable::{self, Unnamed};
 
 /// The most threads that it takes.
 const WORKERS: usize = 4;
@@ -167,10 +167,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::clock::ManualClock;
-    use crate::durable::simulated::{Power, Sync};
     use crate::names::key::NameKey;
     use crate::names::suite::{self, NOW_NS, record};
+    use pxfs_base::clock::ManualClock;
+    use pxfs_base::durable::simulated::{Power, Sync};
 
     fn open(dir: &TempDir) -> EmbeddedNames {
         EmbeddedNames::open(dir.path(), Arc::new(ManualClock::at(NOW_NS))).unwrap()

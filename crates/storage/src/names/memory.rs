@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::{Admission, NameError, NameStore, admit, verify};
-use crate::clock::Clock;
+use pxfs_base::clock::Clock;
 
 /// A name store that forgets.
 pub struct MemoryNames {

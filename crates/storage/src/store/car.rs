@@ -17,8 +17,8 @@ use minicbor::data::Tag;
 use minicbor::{Decoder, Encoder};
 
 use super::{Block, MAX_BLOCK_BYTES};
-use crate::pack::cid as form;
 use crate::rpc::File;
+use pxfs_format::cid as form;
 
 /// DAG-CBOR's tag of a link, and the byte before its CID.
 const LINK: Tag = Tag::new(42);

@@ -219,8 +219,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pack::cid::leaf_cid;
     use crate::store::memory::MemoryStore;
+    use pxfs_format::cid::leaf_cid;
 
     fn block(data: &'static [u8]) -> Block {
         Block {

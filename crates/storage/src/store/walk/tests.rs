@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::pack::cid::{leaf_cid, node_cid};
 use crate::store::links::{links, node_of};
+use pxfs_format::cid::{leaf_cid, node_cid};
 
 /// Blocks by CID, with a count of what a walk reads.
 #[derive(Default)]

@@ -109,7 +109,7 @@ pub(super) fn judge(path: &str, reply: &Reply) -> Option<RpcError> {
 pub(super) fn one_line(text: &[u8]) -> String {
     let head = text.get(..4 * LONGEST_TEXT).unwrap_or(text);
     let text = String::from_utf8_lossy(head);
-    crate::text::message(&text)
+    pxfs_base::text::message(&text)
 }
 
 /// What went wrong, without the URL, down to the first cause.
