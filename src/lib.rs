@@ -25,11 +25,11 @@
 extern crate self as pxfs;
 
 pub use pxfs_base::{clock, durable, text, types};
+pub use pxfs_chain as chain;
 pub use pxfs_format as pack;
 pub use pxfs_storage::{fault, names, rpc, store};
 
 pub mod cache;
-pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod control;

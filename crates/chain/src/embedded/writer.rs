@@ -1,0 +1,158 @@
+//! The one writer of the embedded chain: a thread that mines, one transaction a block.
+//!
+//! Invariant: a record is durable in the log before the chain shows it and before anybody is told.
+//! No lock is held while the log is written; a run of the EVM holds the read lock only, so calls go
+//! on beside it. Called by `mod` through commands.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use alloy::primitives::{B256, Bytes};
+use tokio::sync::oneshot;
+
+use super::chain::Chain;
+use super::fault::Fault;
+use super::log::Log;
+use super::record::Record;
+use pxfs_base::clock::Clock;
+
+/// The most empty blocks that one command mines.
+const MINE_MAX: u64 = 10_000;
+
+/// The chain as its readers and its writer share it.
+pub(super) struct Shared {
+    chain: RwLock<Chain>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Shared {
+    pub(super) fn new(chain: Chain, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            chain: RwLock::new(chain),
+            clock,
+        }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Chain> {
+        self.chain.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Chain> {
+        self.chain.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wall time in seconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        wall_s(&*self.clock)
+    }
+}
+
+/// Wall time in seconds since 1970.
+pub(super) fn wall_s(clock: &dyn Clock) -> u64 {
+    u64::try_from(clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+}
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Mine this raw transaction in a block of its own.
+    Send(Bytes),
+    /// Mine so many empty blocks.
+    Mine(u64),
+    /// Let so many seconds pass.
+    Advance(u64),
+    /// Remember this state.
+    Snapshot,
+    /// Go back to a remembered state.
+    Revert(u64),
+}
+
+/// What the writer has done.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// Hash of the transaction that is in the newest block now.
+    Sent(B256),
+    /// The empty blocks are mined.
+    Mined,
+    /// Seconds that chain time is ahead of wall time.
+    Advanced(u64),
+    /// Number of the snapshot.
+    Remembered(u64),
+    /// Whether there was such a snapshot.
+    Reverted(bool),
+}
+
+/// An order and where its answer goes.
+pub(super) struct Command {
+    pub(super) order: Order,
+    pub(super) answer: oneshot::Sender<Result<Done, Fault>>,
+}
+
+/// The writer's own state; `log` is `None` when the chain lives in memory alone.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) log: Option<Log>,
+    /// Remembered states: block and clock offset, the index is the number of the snapshot.
+    pub(super) snapshots: Vec<(u64, u64)>,
+}
+
+impl Writer {
+    /// Carries orders out until nobody can send any more.
+    pub(super) fn run(mut self, orders: Receiver<Command>) {
+        for command in orders {
+            let done = self.carry_out(command.order);
+            // Whoever asked may have given up.
+            drop(command.answer.send(done));
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) -> Result<Done, Fault> {
+        match order {
+            Order::Send(raw) => {
+                let now = self.shared.now();
+                let (hash, block) = self.shared.read().mine(raw, now)?;
+                self.commit(Record::Block(Box::new(block)))?;
+                Ok(Done::Sent(hash))
+            }
+            Order::Mine(count) => {
+                if count > MINE_MAX {
+                    return Err(Fault::params(format!("at most {MINE_MAX} blocks at once")));
+                }
+                for _ in 0..count {
+                    let now = self.shared.now();
+                    let block = self.shared.read().mine_empty(now);
+                    self.commit(Record::Block(Box::new(block)))?;
+                }
+                Ok(Done::Mined)
+            }
+            Order::Advance(seconds) => {
+                let offset_s = self.shared.read().offset_s.saturating_add(seconds);
+                self.commit(Record::Clock(offset_s))?;
+                Ok(Done::Advanced(offset_s))
+            }
+            Order::Snapshot => {
+                let chain = self.shared.read();
+                self.snapshots.push((chain.height(), chain.offset_s));
+                Ok(Done::Remembered(self.snapshots.len() as u64 - 1))
+            }
+            Order::Revert(number) => {
+                let index = usize::try_from(number).unwrap_or(usize::MAX);
+                let Some((block, offset_s)) = self.snapshots.get(index).copied() else {
+                    return Ok(Done::Reverted(false));
+                };
+                self.commit(Record::Revert { block, offset_s })?;
+                self.snapshots.truncate(index);
+                Ok(Done::Reverted(true))
+            }
+        }
+    }
+
+    /// First the disk, then the chain.
+    fn commit(&mut self, record: Record) -> Result<(), Fault> {
+        if let Some(log) = &mut self.log {
+            log.append(&record)
+                .map_err(|fault| Fault::internal(fault.to_string()))?;
+        }
+        self.shared.write().take(record).map_err(Fault::internal)
+    }
+}

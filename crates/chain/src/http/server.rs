@@ -1,0 +1,473 @@
+//! One server of a chain: what it is asked, what it may answer, and how it is.
+//!
+//! Invariant: an answer has exactly one response for each request, within the bound of bytes; a
+//! server whose chain is not the wanted one is asked for nothing but its chain, and where it has become
+//! another's since, nothing that it answers comes out. No words from here
+//! tell more of a URL than scheme and host. Called by `http`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use alloy::primitives::U64;
+use alloy::rpc::json_rpc::{
+    Id, Request, RequestPacket, Response, ResponsePacket, SerializedRequest,
+};
+use alloy::transports::http::reqwest::{self, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::Limits;
+use crate::busy;
+
+/// What is wrong with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// No connection, or it broke.
+    Unreachable,
+    /// It cannot be spoken to in secret: no TLS there, or no certificate that is trusted here.
+    Untrusted,
+    Broken,
+    /// No answer in time.
+    Slow,
+    /// The answer is larger than anything that is asked for.
+    TooLarge,
+    /// The answer is none of a chain.
+    Garbage,
+    /// It asks for time; how much, if it says so.
+    Busy(Option<Duration>),
+    /// HTTP says so.
+    Status(u16),
+    /// It is of this chain, not of the wanted one.
+    OtherChain(u64),
+    /// Its newest block is so many seconds behind the others'.
+    Behind(u64),
+    /// Its newest block is of a time that is so many seconds from now.
+    Ahead(u64),
+}
+
+/// A failure in one line, with the server's label.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct HttpFault {
+    pub(crate) what: String,
+    pub(crate) kind: Kind,
+}
+
+/// A batch of fewer requests asks for the chain along: no server refuses it for one more.
+const SMALL: usize = 8;
+
+/// One server.
+pub(super) struct Server {
+    pub(super) label: Arc<str>,
+    url: reqwest::Url,
+    client: reqwest::Client,
+    limits: Limits,
+    wanted: Arc<OnceLock<u64>>,
+    health: Mutex<Health>,
+    /// Requests of one batch that it takes; 0 where it takes no batches at all.
+    batch_most: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Health {
+    /// Why it rests, and until when.
+    rest: Option<(HttpFault, Instant)>,
+    /// How long it rests next time.
+    pause: Duration,
+    /// When its chain was asked for, if since it last failed.
+    known: Option<Instant>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({})", self.label)
+    }
+}
+
+impl Server {
+    /// The server at `url`; what is wrong with it otherwise.
+    pub(super) fn new(
+        url: &str,
+        client: reqwest::Client,
+        limits: Limits,
+        wanted: Arc<OnceLock<u64>>,
+    ) -> Result<Self, String> {
+        let url = reqwest::Url::parse(url).map_err(|fault| format!("is not a URL: {fault}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("is neither http:// nor https://".to_owned());
+        }
+        let label = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
+            (Some(host), None) => format!("{}://{host}", url.scheme()),
+            (None, _) => return Err("has no host".to_owned()),
+        };
+        Ok(Self {
+            label: label.into(),
+            url,
+            client,
+            limits,
+            wanted,
+            health: Mutex::default(),
+            batch_most: AtomicUsize::new(usize::MAX),
+        })
+    }
+
+    /// Asks, after its chain if that is not known. A small batch asks for that along, where it was known before.
+    pub(super) async fn ask(&self, packet: &RequestPacket) -> Result<ResponsePacket, HttpFault> {
+        if let RequestPacket::Batch(requests) = packet
+            && requests.len() < SMALL.min(self.batch_most.load(Ordering::Relaxed))
+            && self.is_to_ask_again()
+        {
+            return self.batch_with_chain(requests.clone()).await;
+        }
+        self.check().await?;
+        match packet {
+            RequestPacket::Single(_) => self.exchange(packet).await,
+            RequestPacket::Batch(requests) => {
+                let most = self.batch_most.load(Ordering::Relaxed);
+                let mut all = Vec::with_capacity(requests.len());
+                for some in requests.chunks(most.max(1)) {
+                    all.extend(self.batch(some.to_vec()).await?);
+                }
+                Ok(ResponsePacket::Batch(all))
+            }
+        }
+    }
+
+    /// Whether its chain was known, and is to be asked for again.
+    fn is_to_ask_again(&self) -> bool {
+        let known = self.health().known;
+        known.is_some_and(|at| at.elapsed() >= self.limits.probe)
+    }
+
+    /// What it answers to `requests` while its chain is the wanted one, in one request.
+    async fn batch_with_chain(
+        &self,
+        mut requests: Vec<SerializedRequest>,
+    ) -> Result<ResponsePacket, HttpFault> {
+        let garbage = || self.fault(Kind::Garbage);
+        let chain = Id::String("chain".to_owned());
+        let question = Request::new("eth_chainId", chain.clone(), Vec::<u64>::new());
+        requests.push(question.serialize().map_err(|_| garbage())?);
+        let mut all = self.batch(requests).await?;
+        let at = all.iter().position(|one| one.id == chain);
+        let one = all.remove(at.ok_or_else(garbage)?);
+        if one.payload.as_error().is_some_and(busy::is_later) {
+            return Err(self.fault(Kind::Busy(None)));
+        }
+        let told = one.payload.as_success();
+        let id: Option<U64> = told.and_then(|json| serde_json::from_str(json.get()).ok());
+        self.note_chain(id.ok_or_else(garbage)?.to())?;
+        Ok(ResponsePacket::Batch(all))
+    }
+
+    /// It is of chain `id`.
+    fn note_chain(&self, id: u64) -> Result<(), HttpFault> {
+        if *self.wanted.get_or_init(|| id) != id {
+            return Err(self.fault(Kind::OtherChain(id)));
+        }
+        self.health().known = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Timestamp of its newest block.
+    pub(super) async fn head(&self) -> Result<u64, HttpFault> {
+        #[derive(Deserialize)]
+        struct Block {
+            timestamp: U64,
+        }
+        self.check().await?;
+        let block: Block = self
+            .simple("eth_getBlockByNumber", json!(["latest", false]))
+            .await?;
+        Ok(block.timestamp.to())
+    }
+
+    /// Whether it is said which chain is wanted, by the configuration or by a server.
+    pub(super) fn chain_is_known(&self) -> bool {
+        self.wanted.get().is_some()
+    }
+
+    /// Asks for its chain, if that is not known since it last failed, or since a while: another may be put behind its
+    /// URL without a call that fails.
+    pub(super) async fn check(&self) -> Result<(), HttpFault> {
+        let known = self.health().known;
+        if known.is_some_and(|at| at.elapsed() < self.limits.probe) {
+            return Ok(());
+        }
+        let id: U64 = self.simple("eth_chainId", json!([])).await?;
+        self.note_chain(id.to())
+    }
+
+    /// A request of our own.
+    async fn simple<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: &str,
+        params: serde_json::Value,
+    ) -> Result<T, HttpFault> {
+        let request = json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params});
+        let body = self.post(request.to_string().into()).await?;
+        let answer: ResponsePacket =
+            serde_json::from_slice(&body).map_err(|_| self.fault(Kind::Garbage))?;
+        if answer.iter_errors().any(busy::is_later) {
+            return Err(self.fault(Kind::Busy(None)));
+        }
+        let one = answer.as_single().filter(|one| one.id == Id::Number(0));
+        let payload = one.and_then(|one| one.payload.as_success());
+        let result = payload.and_then(|json| serde_json::from_str(json.get()).ok());
+        result.ok_or_else(|| self.fault(Kind::Garbage))
+    }
+
+    /// A batch, in halves where the server does not take it whole; what it takes is kept in mind.
+    fn batch(
+        &self,
+        requests: Vec<SerializedRequest>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Response>, HttpFault>> + Send + '_>> {
+        Box::pin(async move {
+            if let ([one], 0) = (&*requests, self.batch_most.load(Ordering::Relaxed)) {
+                return self.alone(one).await;
+            }
+            let packet = RequestPacket::Batch(requests);
+            let refused = match self.exchange(&packet).await {
+                Ok(ResponsePacket::Batch(all)) => return Ok(all),
+                Ok(ResponsePacket::Single(one)) => match one.payload.as_error() {
+                    Some(error) if busy::is_later(error) => Some(Kind::Busy(None)),
+                    _ => None,
+                },
+                Err(HttpFault {
+                    kind: Kind::Status(400 | 413 | 422) | Kind::TooLarge,
+                    ..
+                }) => None,
+                Err(fault) => return Err(fault),
+            };
+            if let Some(kind) = refused {
+                return Err(self.fault(kind));
+            }
+            let RequestPacket::Batch(mut requests) = packet else {
+                return Err(self.fault(Kind::Garbage));
+            };
+            if let [one] = requests.as_slice() {
+                let one = self.alone(one).await?;
+                self.batch_most.store(0, Ordering::Relaxed);
+                return Ok(one);
+            }
+            let half = requests.split_off(requests.len().div_ceil(2));
+            let most = requests.len();
+            let mut all = self.batch(requests).await?;
+            all.extend(self.batch(half).await?);
+            self.batch_most.fetch_min(most, Ordering::Relaxed);
+            Ok(all)
+        })
+    }
+
+    async fn alone(&self, one: &SerializedRequest) -> Result<Vec<Response>, HttpFault> {
+        let one = self.exchange(&RequestPacket::Single(one.clone())).await?;
+        Ok(one.responses().to_vec())
+    }
+
+    /// One HTTP request; its answer fits it, or is one error for a whole batch.
+    async fn exchange(&self, packet: &RequestPacket) -> Result<ResponsePacket, HttpFault> {
+        let garbage = || self.fault(Kind::Garbage);
+        let body = serde_json::to_vec(packet).map_err(|_| garbage())?;
+        let body = self.post(body).await?;
+        let answer: ResponsePacket = serde_json::from_slice(&body).map_err(|_| garbage())?;
+        if let (RequestPacket::Batch(_), ResponsePacket::Single(one)) = (packet, &answer)
+            && one.payload.is_error()
+        {
+            return Ok(answer);
+        }
+        // go-ethereum gives it in a batch of one.
+        if let (RequestPacket::Batch(asked), ResponsePacket::Batch(told)) = (packet, &answer)
+            && let ([_, _, ..], [one]) = (asked.as_slice(), told.as_slice())
+            && one.payload.is_error()
+        {
+            return Ok(ResponsePacket::Single(one.clone()));
+        }
+        let asked: BTreeSet<_> = packet.requests().iter().map(|one| one.id()).collect();
+        let told: BTreeSet<_> = answer.response_ids().collect();
+        let each_once = answer.responses().len() == packet.requests().len();
+        match asked == told && each_once {
+            true => Ok(answer),
+            false => Err(garbage()),
+        }
+    }
+
+    async fn post(&self, body: Vec<u8>) -> Result<Vec<u8>, HttpFault> {
+        let broken = |fault: reqwest::Error| {
+            self.fault(if fault.is_timeout() {
+                Kind::Slow
+            } else if of_tls(&fault) {
+                Kind::Untrusted
+            } else if fault.is_connect() {
+                Kind::Unreachable
+            } else {
+                Kind::Broken
+            })
+        };
+        let request = self.client.post(self.url.clone()).body(body);
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        let mut response = request.send().await.map_err(broken)?;
+        let status = response.status();
+        if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
+            let after = response.headers().get(header::RETRY_AFTER);
+            let after = after.and_then(|after| after.to_str().ok()?.trim().parse().ok());
+            let after = after.map(Duration::from_secs);
+            return Err(self.fault(Kind::Busy(after)));
+        }
+        let mut whole = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(broken)? {
+            if whole.len() + part.len() > self.limits.answer_bytes {
+                return Err(self.fault(Kind::TooLarge));
+            }
+            whole.extend_from_slice(&part);
+        }
+        // Some give errors of the chain a status of their own.
+        let is_answer = || {
+            let answer = serde_json::from_slice::<ResponsePacket>(&whole);
+            answer.is_ok_and(|answer| answer.is_error())
+        };
+        match status.is_success() || is_answer() {
+            true => Ok(whole),
+            false => Err(self.fault(Kind::Status(status.as_u16()))),
+        }
+    }
+
+    /// A failure of this server.
+    pub(super) fn fault(&self, kind: Kind) -> HttpFault {
+        let at = &self.label;
+        let what = match kind {
+            Kind::Unreachable => format!("{at} cannot be reached"),
+            Kind::Untrusted => format!(
+                "{at} has no TLS, or no certificate that is trusted here: check the URL and the clock"
+            ),
+            Kind::Broken => format!("{at} broke the connection"),
+            Kind::Slow => format!("{at} does not answer in time"),
+            Kind::TooLarge => {
+                let most = self.limits.answer_bytes >> 20;
+                format!("{at} answers with more than {most} MiB")
+            }
+            Kind::Garbage => format!("{at} does not answer as a chain does"),
+            Kind::Busy(_) => format!("{at} is busy: it asks for fewer requests"),
+            Kind::Status(status) => format!("{at} answered with HTTP status {status}"),
+            Kind::OtherChain(id) => {
+                let wanted = self.wanted.get().copied().unwrap_or_default();
+                format!("{at} is of chain {id}, not of {wanted}: give another --rpc-url")
+            }
+            Kind::Behind(by_s) => format!("{at} is behind: its newest block is {by_s} s old"),
+            Kind::Ahead(by_s) => format!(
+                "{at} is not believed: its newest block is of {by_s} s from now: check the clock here, or give another --rpc-url"
+            ),
+        };
+        HttpFault { what, kind }
+    }
+
+    /// It has answered.
+    pub(super) fn well(&self) {
+        let mut health = self.health();
+        health.pause = Duration::ZERO;
+        health
+            .rest
+            .take_if(|(fault, _)| !matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
+    }
+
+    /// Its newest block is as new as the others', and can be.
+    pub(super) fn is_level(&self) {
+        let mut health = self.health();
+        health
+            .rest
+            .take_if(|(fault, _)| matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
+    }
+
+    /// It is left alone for a while, for this reason.
+    pub(super) fn rest(&self, fault: &HttpFault) {
+        let limits = &self.limits;
+        let mut health = self.health();
+        let pause = (health.pause * 2).clamp(limits.rest_min, limits.rest_max);
+        let rest = match fault.kind {
+            Kind::Busy(Some(after)) => after.min(limits.rest_max),
+            Kind::OtherChain(_) => limits.rest_max,
+            // Until all are looked at again.
+            Kind::Behind(_) | Kind::Ahead(_) => limits.probe * 2,
+            _ => pause,
+        };
+        if !matches!(fault.kind, Kind::Busy(_) | Kind::Behind(_) | Kind::Ahead(_)) {
+            // Who comes back may be another.
+            health.known = None;
+        }
+        health.pause = pause;
+        health.rest = Some((fault.clone(), Instant::now() + rest));
+    }
+
+    /// Why it rests, if it does.
+    pub(super) fn resting(&self) -> HttpFault {
+        let rest = self.health().rest.clone();
+        rest.map_or_else(|| self.fault(Kind::Slow), |(fault, _)| fault)
+    }
+
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        self.health()
+            .rest
+            .as_ref()
+            .is_none_or(|(_, until)| *until <= now)
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.rests(|kind| matches!(kind, Kind::Behind(_)))
+    }
+
+    pub(super) fn is_ahead(&self) -> bool {
+        self.rests(|kind| matches!(kind, Kind::Ahead(_)))
+    }
+
+    /// Whether it may have recovered before its rest is over.
+    pub(super) fn may_be_tried(&self) -> bool {
+        !self.rests(|kind| matches!(kind, Kind::Busy(_) | Kind::OtherChain(_) | Kind::Ahead(_)))
+    }
+
+    /// Whether a look at all may ask it: not while it wants to be left alone.
+    pub(super) fn may_be_looked_at(&self) -> bool {
+        self.busy_until()
+            .is_none_or(|until| until <= Instant::now())
+    }
+
+    pub(super) fn busy_until(&self) -> Option<Instant> {
+        let health = self.health();
+        let (fault, until) = health.rest.as_ref()?;
+        matches!(fault.kind, Kind::Busy(_)).then_some(*until)
+    }
+
+    fn rests(&self, why: impl Fn(Kind) -> bool) -> bool {
+        let health = self.health();
+        health
+            .rest
+            .as_ref()
+            .is_some_and(|(fault, _)| why(fault.kind))
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a connection failed in the handshake: rustls gives what it does not like as invalid data.
+fn of_tls(fault: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(fault);
+    while let Some(one) = cause {
+        if one.downcast_ref().is_some_and(is_invalid) {
+            return fault.is_connect();
+        }
+        cause = one.source();
+    }
+    false
+}
+
+fn is_invalid(fault: &std::io::Error) -> bool {
+    let within = || fault.get_ref().and_then(|within| within.downcast_ref());
+    fault.kind() == std::io::ErrorKind::InvalidData || within().is_some_and(is_invalid)
+}

@@ -1,0 +1,287 @@
+//! What has changed on the contract since the last look, told by its logs: where nothing has, a look is one small
+//! request, whatever the number of tokens.
+//!
+//! Invariant: a token is taken from the last look only where no log tells of it in the blocks since, and none that was
+//! seen in the last [`AGAIN`] blocks has gone. Now and then, and where the server gives no logs, all are read.
+//! Called through [`ContractLedger::look`] by the mount.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alloy::eips::{BlockId, BlockNumberOrTag};
+use alloy::primitives::{B256, Bytes, U256};
+use alloy::rpc::types::{Filter, Log};
+use alloy::sol_types::{SolCall, SolEvent};
+
+use super::{ContractLedger, Head, PAGE, token};
+use crate::contract::PxSync;
+use crate::dialect::Dialect;
+use crate::endpoint::LogsFault;
+use crate::{ChainError, Snapshot, TokenInfo};
+use pxfs_base::types::TokenId;
+
+/// Blocks whose logs are asked for again, in case the newest were replaced, or a server had not all of them yet.
+const AGAIN: u64 = 64;
+/// Seconds of chain time after which all tokens of `px-sync` are read, and seconds more for each of them: a list of
+/// thousands is megabytes.
+const ALL_S: u64 = 3_600;
+const ALL_MORE_S: u64 = 6;
+/// The same for each token of the older contracts, which have changes that leave no log; and at most.
+const ALL_ADDITIVE_MORE_S: u64 = 5;
+const ALL_ADDITIVE_S: u64 = 600;
+/// Seconds of chain time for which a server that gave no logs is not asked for any.
+const NO_LOGS_S: u64 = 3_600;
+
+/// What a look reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All tokens.
+    All,
+    /// Those that logs tell of.
+    Changed,
+}
+
+/// The last look.
+#[derive(Debug)]
+struct Known {
+    snapshot: Snapshot,
+    /// Chain time when all tokens were read, and when logs were refused.
+    all_s: u64,
+    refused_s: Option<u64>,
+    /// The logs of its last blocks; `None` where they are not known.
+    logs: Option<Logs>,
+}
+
+/// Logs that tell of a change, by number and hash of their block, and their place in it.
+type Logs = BTreeMap<(u64, B256, u64), Told>;
+
+/// What a log tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Token(TokenId),
+    /// Of any token.
+    Any,
+}
+
+/// The last look of a ledger, if there was one.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    last: Mutex<Option<Arc<Known>>>,
+    /// How a server that answers, but not for logs, is told from one that is away: after a look that asked for logs
+    /// and failed (1) one goes without; where that comes to an end (2), logs are asked for once more (3).
+    tries: AtomicU8,
+}
+
+impl Followed {
+    fn last(&self) -> Option<Arc<Known>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
+    fn keep(&self, known: Known) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(Arc::new(known));
+    }
+
+    /// A look begins, which may end at any moment: whether it asks for logs, and what to tell [`Followed::end`].
+    fn begin(&self) -> (bool, u8) {
+        let tries = self.tries.load(Ordering::Relaxed);
+        let asks = tries.is_multiple_of(2);
+        let failed = if asks { tries + 1 } else { 0 };
+        self.tries.store(failed, Ordering::Relaxed);
+        (asks, tries)
+    }
+
+    /// It has come to its end; whether that says that the server gives no logs.
+    fn end(&self, (asks, tries): (bool, u8), has_logs: bool) -> bool {
+        match (asks, tries) {
+            // As after a failure.
+            (true, _) if !has_logs => return false,
+            (false, 1) => self.tries.store(2, Ordering::Relaxed),
+            _ => self.tries.store(0, Ordering::Relaxed),
+        }
+        (asks, tries) == (false, 3)
+    }
+}
+
+impl ContractLedger {
+    /// All tokens of the wallet, as of the newest block. Where only what has `Changed` is read, the others are those
+    /// of the last look.
+    ///
+    /// # Errors
+    /// As [`Ledger::snapshot`](crate::Ledger::snapshot).
+    pub async fn look(&self, reading: Reading) -> Result<Snapshot, ChainError> {
+        let dialect = self.dialect().await?;
+        let last = self.followed.last();
+        let mut refused_s = last.as_ref().and_then(|last| last.refused_s);
+        let open = last.as_ref().filter(|_| refused_s.is_none());
+        let begun = open.map(|_| self.followed.begin());
+        let asked = open.filter(|_| begun.is_some_and(|(asks, _)| asks));
+        let first = asked.map(|last| last.snapshot.block.saturating_sub(AGAIN));
+        let filter = first.map(|first| self.changes_since(first));
+        let (head, logs) = self.newest(filter.as_ref()).await?;
+        let is_told = !matches!(logs, Some(Err(LogsFault::Other(_))));
+        if begun.is_some_and(|begun| self.followed.end(begun, is_told)) {
+            refused_s = Some(head.timestamp_s);
+        }
+        refused_s =
+            refused_s.filter(|since_s| head.timestamp_s < since_s.saturating_add(NO_LOGS_S));
+        let known = last.as_ref().map(|last| last.snapshot.tokens.as_slice());
+        let logs = match logs {
+            Some(Ok(logs)) => Some(self.telling(&logs, known.unwrap_or_default(), head.number)),
+            Some(Err(fault)) => {
+                tracing::debug!("all tokens are read, since there are no logs: {fault}");
+                let blocks = head.number.saturating_sub(first.unwrap_or_default());
+                // Of so many blocks as after a pause others give none either.
+                if is_told && blocks < 4 * AGAIN {
+                    refused_s = Some(head.timestamp_s);
+                }
+                None
+            }
+            None => None,
+        };
+        let changed = match (&last, &logs) {
+            (Some(last), Some(logs)) if reading == Reading::Changed => {
+                last.changed(dialect, &head, logs)
+            }
+            _ => None,
+        };
+        let (tokens, all_s) = match (last, changed) {
+            (Some(last), Some(changed)) => {
+                let tokens = last.snapshot.tokens.clone();
+                let tokens = self.renewed(dialect, tokens, &changed, head.at).await?;
+                (tokens, last.all_s)
+            }
+            _ => (self.all(dialect, &head).await?, head.timestamp_s),
+        };
+        let snapshot = Snapshot {
+            block: head.number,
+            timestamp_s: head.timestamp_s,
+            tokens,
+        };
+        self.followed.keep(Known {
+            snapshot: snapshot.clone(),
+            all_s,
+            refused_s,
+            logs,
+        });
+        Ok(snapshot)
+    }
+
+    /// `tokens` with those of `changed` as they are in block `at`.
+    async fn renewed(
+        &self,
+        dialect: Dialect,
+        mut tokens: Vec<TokenInfo>,
+        changed: &BTreeSet<TokenId>,
+        at: BlockId,
+    ) -> Result<Vec<TokenInfo>, ChainError> {
+        if changed.is_empty() {
+            return Ok(tokens);
+        }
+        let ids: Vec<U256> = changed.iter().map(|id| id.0).collect();
+        let read = match dialect {
+            Dialect::PxSync => self.infos(&ids, at).await?,
+            Dialect::PxV2 | Dialect::PxV1 => self.read_additive(dialect, &ids, at).await?,
+        };
+        tokens.retain(|token| !changed.contains(&token.id));
+        tokens.extend(read.into_iter().filter(|token| token.owner == self.owner));
+        tokens.sort_unstable_by_key(|token| token.id);
+        Ok(tokens)
+    }
+
+    /// These tokens of `px-sync`, but for those that do not exist.
+    async fn infos(&self, ids: &[U256], at: BlockId) -> Result<Vec<TokenInfo>, ChainError> {
+        let calls = ids.iter().map(|&id| {
+            let call = PxSync::tokenInfoCall { tokenId: id };
+            call.abi_encode().into()
+        });
+        let calls: Vec<Bytes> = calls.collect();
+        let mut tokens = Vec::with_capacity(ids.len());
+        for answer in self.endpoint.call_many(self.contract, &calls, at).await? {
+            let Ok(answer) = answer else { continue };
+            let read = self
+                .endpoint
+                .read::<PxSync::tokenInfoCall>(self.contract, &answer)?;
+            tokens.push(token(read));
+        }
+        Ok(tokens)
+    }
+
+    /// The logs that tell of changes, from block `first` on.
+    fn changes_since(&self, first: u64) -> Filter {
+        let events = vec![
+            PxSync::Transfer::SIGNATURE_HASH,
+            PxSync::Registered::SIGNATURE_HASH,
+            PxSync::SyncRequested::SIGNATURE_HASH,
+            PxSync::Synced::SIGNATURE_HASH,
+            PxSync::SyncFailed::SIGNATURE_HASH,
+            PxSync::MetadataUpdate::SIGNATURE_HASH,
+            PxSync::BatchMetadataUpdate::SIGNATURE_HASH,
+        ];
+        Filter::new()
+            .address(self.contract)
+            .event_signature(events)
+            .from_block(first)
+            .to_block(BlockNumberOrTag::Latest)
+    }
+
+    /// Those of them that tell of a change of this wallet's tokens, which `known` was the last time, up to block `head`:
+    /// later ones are there the next time, too.
+    fn telling(&self, logs: &[Log], known: &[TokenInfo], head: u64) -> Logs {
+        let told = logs.iter().filter_map(|log| {
+            let place = (log.block_number?, log.block_hash?, log.log_index?);
+            let told = self.told_by(log, known)?;
+            (place.0 <= head).then_some((place, told))
+        });
+        told.collect()
+    }
+
+    fn told_by(&self, log: &Log, known: &[TokenInfo]) -> Option<Told> {
+        let topics = log.topics();
+        let event = topics.first().copied()?;
+        if event == PxSync::BatchMetadataUpdate::SIGNATURE_HASH {
+            return Some(Told::Any);
+        }
+        let is_transfer = event == PxSync::Transfer::SIGNATURE_HASH;
+        let word = match topics {
+            [_] => B256::try_from(log.data().data.as_ref()).ok()?,
+            [_, _, _, word] if is_transfer => *word,
+            [_, word, ..] => *word,
+            [] => return None,
+        };
+        let id = TokenId(U256::from_be_bytes(word.0));
+        let is_known = known.binary_search_by_key(&id, |token| token.id).is_ok();
+        let comes = is_transfer && topics.get(2) == Some(&self.owner.into_word());
+        (is_known || comes).then_some(Told::Token(id))
+    }
+}
+
+impl Known {
+    /// Which tokens are to be read anew in `head`, by `logs`; `None` where all are.
+    fn changed(&self, dialect: Dialect, head: &Head, logs: &Logs) -> Option<BTreeSet<TokenId>> {
+        let count = self.snapshot.tokens.len() as u64;
+        let all_after_s = match dialect {
+            Dialect::PxSync => ALL_S + ALL_MORE_S * count,
+            Dialect::PxV2 | Dialect::PxV1 => ALL_ADDITIVE_S.min(ALL_ADDITIVE_MORE_S * count),
+        };
+        if head.number < self.snapshot.block
+            || head.timestamp_s >= self.all_s.saturating_add(all_after_s)
+        {
+            return None;
+        }
+        let before = self.logs.as_ref()?;
+        let first = self.snapshot.block.saturating_sub(AGAIN);
+        let gone = before
+            .iter()
+            .filter(|(place, _)| place.0 >= first && !logs.contains_key(place));
+        let come = logs.iter().filter(|(place, _)| !before.contains_key(place));
+        let changed = gone.chain(come).map(|(_, told)| match told {
+            Told::Token(id) => Some(*id),
+            Told::Any => None,
+        });
+        let changed: BTreeSet<TokenId> = changed.collect::<Option<_>>()?;
+        (changed.len() as u64 <= PAGE).then_some(changed)
+    }
+}

@@ -1,0 +1,109 @@
+//! Signers elsewhere: anvil, which signs for its own accounts, and what stands in the way of it.
+
+use alloy::primitives::U256;
+
+use super::*;
+use crate::ChainError;
+use crate::endpoint::Endpoint;
+use crate::http::proxy::{Mode, Proxy};
+use crate::signer::Signer;
+use crate::tests::anvil::Anvil;
+use crate::transact::Transactor;
+use std::sync::Arc;
+
+/// anvil's first account.
+const ACCOUNT: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
+
+/// A chain, another anvil that signs, and what stands before it.
+async fn site() -> (Anvil, Anvil, Proxy, Transactor) {
+    let (chain, signer) = (Anvil::start(&[]), Anvil::start(&[]));
+    let proxy = Proxy::before(signer.url()).await;
+    let place = Place::new(&proxy.url, Duration::from_secs(2)).unwrap();
+    let remote = RemoteSigner::at(place, ACCOUNT.parse().unwrap());
+    let endpoint = Endpoint::http(chain.url()).unwrap();
+    let payer = Transactor::signed_by(endpoint, Signer::Remote(Arc::new(remote)));
+    (chain, signer, proxy, payer)
+}
+
+async fn pay(payer: &Transactor, wei: u64) -> Result<(), ChainError> {
+    let to = Some(Address::repeat_byte(9));
+    let sent = payer.send(to, Bytes::from(vec![1, 2, 3]), U256::from(wei), None);
+    sent.await.map(drop)
+}
+
+#[tokio::test]
+async fn a_signer_elsewhere_is_asked_for_one_signature_and_nothing_else() {
+    let (_chain, _signer, proxy, payer) = site().await;
+    pay(&payer, 1).await.unwrap();
+    let asked = proxy.asked();
+    assert_eq!(asked, ["account_version", "eth_signTransaction"]);
+    pay(&payer, 2).await.unwrap();
+    assert_eq!(proxy.asked(), ["eth_signTransaction"]);
+}
+
+/// A person is not asked for the same again and again.
+#[tokio::test]
+async fn what_a_signer_refuses_is_told_and_not_asked_for_again_unless_somebody_wants_it() {
+    let (_chain, _signer, proxy, payer) = site().await;
+    pay(&payer, 1).await.unwrap();
+    let unasked = payer.unasked().with_gas_cost_max(Some(U256::MAX));
+    proxy.asked();
+    proxy.set(Mode::Refuse(-32000, "Request denied\n\u{1b}[2J"));
+    for _ in 0..3 {
+        let told = pay(&unasked, 5).await.unwrap_err();
+        assert!(matches!(told, ChainError::Signer(_)), "{told}");
+        let told = told.to_string();
+        assert!(
+            told.contains("refuses") && told.contains("Request denied"),
+            "{told}"
+        );
+        assert!(
+            told.lines().count() == 1 && !told.contains('\u{1b}'),
+            "{told}"
+        );
+    }
+    assert_eq!(proxy.asked(), ["eth_signTransaction"]);
+    // Something else is another question.
+    pay(&unasked, 6).await.unwrap_err();
+    assert_eq!(proxy.asked(), ["eth_signTransaction"]);
+    proxy.set(Mode::Well);
+    pay(&unasked, 5).await.unwrap_err();
+    pay(&payer, 5).await.unwrap();
+    pay(&unasked, 5).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_signer_that_answers_nothing_or_nonsense_ends_in_one_line() {
+    let (_chain, _signer, proxy, payer) = site().await;
+    pay(&payer, 1).await.unwrap();
+    for (mode, words) in [
+        (Mode::Hang, "has not answered"),
+        (Mode::Flood, "without end"),
+        (Mode::Say("<html>"), "no JSON-RPC"),
+        (
+            Mode::Say("{\"result\":\"0x1234\"}"),
+            "no signed transaction",
+        ),
+        (Mode::Refuse(-32601, "no such method"), "does not know"),
+        (Mode::Close, "breaks the connection off"),
+    ] {
+        proxy.set(mode);
+        let told = pay(&payer, 7).await.unwrap_err();
+        assert!(matches!(told, ChainError::Signer(_)), "{told}");
+        assert!(told.to_string().contains(words), "{told}");
+    }
+    drop(proxy);
+    let told = pay(&payer, 8).await.unwrap_err().to_string();
+    assert!(told.contains("cannot be reached"), "{told}");
+}
+
+#[tokio::test]
+async fn a_signer_with_one_account_needs_no_address_and_one_with_several_does() {
+    let several = Anvil::start(&["--accounts", "2"]);
+    let told = RemoteSigner::open(several.url(), None).await.err().unwrap();
+    assert!(told.to_string().contains("--address"), "{told}");
+    let one = Anvil::start(&["--accounts", "1"]);
+    let found = RemoteSigner::open(one.url(), None).await.unwrap();
+    assert_eq!(found.address().to_string(), ACCOUNT);
+    found.check().await.unwrap();
+}
