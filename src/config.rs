@@ -15,12 +15,13 @@ use alloy::primitives::{Address, U256};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::rpc::host_only;
 pub use contract::{ChainUrl, ContractAt};
 pub use folders::Folders;
 pub use layer::{ConfigError, Layer, wallet_variable};
 pub use named::NamedToken;
 pub use values::{
-    Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, SignerUrl, Size, Span, VolumeKind, host_only,
+    Account, Coins, Color, LogFormat, NodeUrl, RpcUrl, SignerUrl, Size, Span, VolumeKind,
 };
 
 use crate::types::TokenRef;

@@ -3,6 +3,7 @@
 //! Invariant: parsing never panics, and what is refused says what would be right. Called by
 //! `config` and by clap.
 
+use crate::rpc::host_only;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -235,21 +236,6 @@ impl fmt::Display for NodeUrl {
             Self::Embedded(folder) => write!(f, "embedded:{}", folder.display()),
         }
     }
-}
-
-/// `scheme://host:port` of a URL, without user, path and query. Of what is no URL nothing is shown: nobody knows where in
-/// it a password stands.
-#[must_use]
-pub fn host_only(url: &str) -> String {
-    let parsed = reqwest::Url::parse(url).ok();
-    let shown = parsed.as_ref().and_then(|url| {
-        let host = url.host_str()?;
-        let port = url
-            .port()
-            .map_or_else(String::new, |port| format!(":{port}"));
-        Some(format!("{}://{host}{port}", url.scheme()))
-    });
-    shown.unwrap_or_else(|| "a URL that is none".to_owned())
 }
 
 /// Whether a new volume is sealed.

@@ -77,7 +77,7 @@ impl Endpoint {
     }
 
     /// The chain behind any client.
-    pub(crate) fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
+    pub fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
         Self {
             provider: RootProvider::new(client).erased(),
             label: label.into(),
@@ -140,7 +140,7 @@ impl Endpoint {
 
     /// Whether the chain mines only when there is a transaction, so that its time is ahead of its
     /// newest block: embedded, or anvil. Asked once.
-    pub(crate) async fn is_idle(&self) -> Result<bool, ChainError> {
+    pub async fn is_idle(&self) -> Result<bool, ChainError> {
         let ask = || async {
             if self.embedded {
                 return Ok(true);
@@ -364,7 +364,7 @@ pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
         (None, words) if words.is_empty() || words.starts_with("custom error") => {
             match data.is_empty() {
                 true => WITHOUT_REASON.to_owned(),
-                false => crate::text::message(&format!("reverted with {data}")),
+                false => pxfs_base::text::message(&format!("reverted with {data}")),
             }
         }
         (None, words) => format!("reverted: {}", words.trim_start_matches("revert: ")),

@@ -375,11 +375,11 @@ fn token(info: PxSync::TokenInfo) -> TokenInfo {
     TokenInfo {
         id: TokenId(info.tokenId),
         owner: info.owner,
-        package: crate::text::name(&info.packageName),
+        package: pxfs_base::text::name(&info.packageName),
         epoch: info.epoch,
         // What is none is told apart from every name by what it shows.
         name: (!info.btnsKey.is_empty())
-            .then(|| crate::text::name(&crate::text::path(info.btnsKey.as_bytes()))),
+            .then(|| pxfs_base::text::name(&pxfs_base::text::path(info.btnsKey.as_bytes()))),
         size_bytes: saturate(info.sizeInBytes),
         usage_bytes: saturate(info.usage),
         uploads_left: None,

@@ -188,7 +188,7 @@ pub fn row_key(ino: Ino) -> Bytes {
 }
 
 /// The inode number from which on the keys of rows are no less than `key`, which may be a border between pages.
-pub(crate) fn row_number(key: &[u8]) -> u64 {
+pub fn row_number(key: &[u8]) -> u64 {
     let mut number = [0; 8];
     for (to, from) in number.iter_mut().zip(key) {
         *to = *from;

@@ -246,7 +246,7 @@ pub fn name_of(key: &VerifyingKey) -> String {
 /// The key that owns `name`, which must match `^k51[0-9a-z]{59}$`, decode to an ed25519 key in its
 /// one form, and not be of small order (such a key signs anything for anybody).
 pub fn public_key(name: &str) -> Result<VerifyingKey, NameTextError> {
-    let refused = || NameTextError(crate::text::name(name));
+    let refused = || NameTextError(pxfs_base::text::name(name));
     let plain = name.len() == NAME_CHARS
         && name.starts_with("k51")
         && name

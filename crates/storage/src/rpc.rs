@@ -49,3 +49,18 @@ impl Dialect {
         }
     }
 }
+
+/// `scheme://host:port` of a URL, without user, path and query. Of what is no URL nothing is shown: nobody knows where in
+/// it a password stands.
+#[must_use]
+pub fn host_only(url: &str) -> String {
+    let parsed = reqwest::Url::parse(url).ok();
+    let shown = parsed.as_ref().and_then(|url| {
+        let host = url.host_str()?;
+        let port = url
+            .port()
+            .map_or_else(String::new, |port| format!(":{port}"));
+        Some(format!("{}://{host}{port}", url.scheme()))
+    });
+    shown.unwrap_or_else(|| "a URL that is none".to_owned())
+}

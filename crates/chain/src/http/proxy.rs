@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 /// How it behaves.
 #[derive(Clone, Debug)]
-pub(in crate::chain) enum Mode {
+pub(crate) enum Mode {
     /// As the chain behind it.
     Well,
     /// HTTP status, and `Retry-After` in seconds.
@@ -38,8 +38,8 @@ pub(in crate::chain) enum Mode {
 }
 
 /// The server; ends with its value.
-pub(in crate::chain) struct Proxy {
-    pub(in crate::chain) url: String,
+pub(crate) struct Proxy {
+    pub(crate) url: String,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -57,7 +57,7 @@ struct Shared {
 }
 
 impl Proxy {
-    pub(in crate::chain) async fn before(target: &str) -> Self {
+    pub(crate) async fn before(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
@@ -79,12 +79,12 @@ impl Proxy {
     }
 
     /// Behaves so from now on.
-    pub(in crate::chain) fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
     }
 
     /// The methods that it was asked for since the last time.
-    pub(in crate::chain) fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap())
     }
 
@@ -94,7 +94,7 @@ impl Proxy {
     }
 
     /// Bytes that it could send.
-    pub(in crate::chain) fn sent_bytes(&self) -> u64 {
+    pub(crate) fn sent_bytes(&self) -> u64 {
         *self.shared.sent_bytes.lock().unwrap()
     }
 }

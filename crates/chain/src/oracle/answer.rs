@@ -19,8 +19,8 @@ use super::{Open, Operator, Outcome, READS, Told, Wait};
 use crate::ChainError;
 use crate::contract::{OracleForwarder, PxSync, Report, Seen, failure, report_digest};
 use crate::outbox::Purpose;
-use pxfs_storage::names::key::public_key;
 use pxfs_base::types::{TokenId, TokenKey, VolumeKey};
+use pxfs_storage::names::key::public_key;
 
 /// How long operators go on to agree on a block that one of them saw, in seconds: the contract takes it for five
 /// minutes.

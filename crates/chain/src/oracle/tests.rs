@@ -22,15 +22,15 @@ use crate::ledger::ContractLedger;
 use crate::meddle::{Asked, Meddler};
 use crate::transact::{Mined, SyncRequest, Synced};
 use pxfs_base::clock::SystemClock;
+use pxfs_base::types::{TokenKey, VolumeKey};
+use pxfs_format::cid::{leaf_cid, node_cid, node_of_digest};
+use pxfs_format::usage::Usage;
 use pxfs_storage::names::key::NameKey;
 use pxfs_storage::names::memory::MemoryNames;
 use pxfs_storage::names::record::{Network, Record};
 use pxfs_storage::names::{NameError, NameStore};
-use pxfs_format::cid::{leaf_cid, node_cid, node_of_digest};
-use pxfs_format::usage::Usage;
 use pxfs_storage::store::memory::MemoryStore;
 use pxfs_storage::store::{Block, BlockStore};
-use pxfs_base::types::{TokenKey, VolumeKey};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::ChainError;
-use crate::config::host_only;
+use pxfs_storage::rpc::host_only;
 
 /// How long a person may take to agree.
 const PERSON: Duration = Duration::from_secs(120);

@@ -11,7 +11,7 @@ use super::{Block, BlockStore, StoreError};
 
 /// A store that is another one but for the calls that are written out.
 #[async_trait]
-pub(crate) trait Hook: Send + Sync {
+pub trait Hook: Send + Sync {
     /// Where calls go.
     fn inner(&self) -> &dyn BlockStore;
     /// [`BlockStore::put_many`]

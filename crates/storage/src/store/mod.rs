@@ -14,8 +14,8 @@ pub mod car;
 pub mod embedded;
 pub mod fault;
 pub mod gateway;
-#[cfg(test)]
-pub(crate) mod hook;
+#[cfg(any(test, feature = "testing"))]
+pub mod hook;
 mod links;
 pub mod many;
 pub mod memory;

@@ -21,9 +21,9 @@ use serde::Deserialize;
 use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, car, check_bytes};
 use crate::rpc::client::whole;
 use crate::rpc::{Client, Dialect, File, RpcError, probe};
-use crate::text;
 use batch::Pace;
 use beside::{Answer, Beside};
+use pxfs_base::text;
 use pxfs_format::cid::{self as form, Kind};
 
 /// The longest answer to a question.
