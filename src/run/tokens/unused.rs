@@ -4,6 +4,7 @@
 //! Invariant: of such a token nothing here is unpublished: it has no state folder, and owes no charge. It costs no task, no
 //! open file and no timer until it is opened, by one at a time. Called by `tokens`, and by the fetcher's calls.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,7 +68,7 @@ impl Tokens {
                 }
                 None => {}
             }
-            if !all.contains_key(&token.id) {
+            if let Entry::Vacant(place) = all.entry(token.id) {
                 if !self.may_wait(&key) {
                     return Ok(false);
                 }
@@ -84,7 +85,7 @@ impl Tokens {
                     is_wanted: false,
                     turn: Arc::default(),
                 };
-                all.insert(token.id, unused);
+                place.insert(unused);
                 return Ok(true);
             }
         }
