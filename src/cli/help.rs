@@ -236,13 +236,16 @@ mod tests {
     }
 
     /// What is nothing where nobody says it.
-    const WITHOUT_DEFAULT: [&str; 22] = [
+    const WITHOUT_DEFAULT: [&str; 25] = [
         "rpc_url",
         "rpc_url_file",
         "contract",
         "chain_id",
         "wallet_password_file",
         "address",
+        "signer",
+        "owner",
+        "name_key",
         "node",
         "node_token_file",
         "node_password_file",

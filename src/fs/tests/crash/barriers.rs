@@ -2,7 +2,7 @@
 //! keep all promises.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::violation::Lost;
 use super::{Plan, Scene, all};
@@ -118,10 +118,10 @@ const HELD: [(&str, usize, Held); 28] = {
         // Two are the syncs themselves, which the simulated folder hears of. One is made again right behind it, where
         // folders are made in the one that is opened; and one is for what lies beside the program.
         (
-            "durable.rs",
+            "base/durable.rs",
             5,
             Cut(
-                "store/embedded/tests.rs",
+                "storage/store/embedded/tests.rs",
                 "a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_released",
             ),
         ),
@@ -186,14 +186,14 @@ const HELD: [(&str, usize, Held); 28] = {
             ),
         ),
         (
-            "names/embedded.rs",
+            "storage/names/embedded.rs",
             1,
             Cut(
-                "names/embedded.rs",
+                "storage/names/embedded.rs",
                 "a_power_cut_takes_no_record_that_was_answered_as_published",
             ),
         ),
-        ("names/key.rs", 2, Not(REAL)),
+        ("format/key.rs", 2, Not(REAL)),
         ("run/blocks/new_file.rs", 2, Not(REAL)),
         ("run/copy.rs", 2, Not(REAL)),
         ("run/demo.rs", 1, Not(REAL)),
@@ -201,10 +201,10 @@ const HELD: [(&str, usize, Held); 28] = {
         ("run/save.rs", 1, Not(REAL)),
         ("run/state.rs", 5, Not(REAL)),
         (
-            "store/embedded/folder.rs",
+            "storage/store/embedded/folder.rs",
             3,
             Cut(
-                "store/embedded/tests.rs",
+                "storage/store/embedded/tests.rs",
                 "a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_released",
             ),
         ),
@@ -224,6 +224,19 @@ fn syncs(text: &str) -> usize {
     calls
         .map(|line| SYNCS.iter().filter(|sync| line.contains(*sync)).count())
         .sum()
+}
+
+/// The folders of sources: `src/`, and that of each crate below it under the crate's name.
+fn folders() -> Vec<(String, PathBuf)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let crates = std::fs::read_dir(top.join("crates")).expect("the crates");
+    let mut folders = vec![(String::new(), top.join("src"))];
+    folders.extend(crates.map(|entry| {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().to_string_lossy().into_owned();
+        (format!("{name}/"), entry.path().join("src"))
+    }));
+    folders
 }
 
 /// Calls `each` with the name and the text of each source that is no test.
@@ -248,8 +261,8 @@ fn each_source(folder: &Path, name: &str, each: &mut dyn FnMut(String, &str)) {
 #[test]
 fn no_sync_is_without_a_barrier_or_a_reason() {
     let (mut found, mut asked) = (BTreeMap::new(), HashSet::new());
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    each_source(&sources, "", &mut |path, text| {
+    let folders = folders();
+    let mut note = |path: String, text: &str| {
         let syncs = syncs(text);
         if syncs > 0 {
             found.insert(path, syncs);
@@ -261,12 +274,15 @@ fn no_sync_is_without_a_barrier_or_a_reason() {
                 .filter(is_asked)
                 .map(|b| format!("{b:?}")),
         );
-    });
+    };
+    for (name, folder) in &folders {
+        each_source(folder, name, &mut note);
+    }
     let held = HELD
         .iter()
         .map(|(file, syncs, _)| ((*file).to_owned(), *syncs));
     let held: BTreeMap<String, usize> = held.filter(|(_, syncs)| *syncs > 0).collect();
-    assert_eq!(found, held, "found in src/, and held by the table");
+    assert_eq!(found, held, "found in the sources, and held by the table");
     for barrier in Barrier::ALL {
         assert!(
             asked.contains(&format!("{barrier:?}")),
@@ -279,7 +295,12 @@ fn no_sync_is_without_a_barrier_or_a_reason() {
             Held::Partly(barriers, why) => (*barriers, Some(*why)),
             Held::Not(why) => (&[][..], Some(*why)),
             Held::Cut(path, test) => {
-                let text = std::fs::read_to_string(sources.join(path)).expect("a source");
+                let source = folders.iter().rev().find_map(|(name, folder)| {
+                    path.strip_prefix(name.as_str())
+                        .map(|rest| folder.join(rest))
+                });
+                let source = source.expect("a folder");
+                let text = std::fs::read_to_string(source).expect("a source");
                 assert!(text.contains(&format!("fn {test}()")), "{path}: {test}");
                 continue;
             }
