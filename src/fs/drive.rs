@@ -117,9 +117,7 @@ impl Drive {
         if let Some(trash) = Trash::of(ino) {
             return Ok(self.trash_attr(trash));
         }
-        if let Some((slot, unused)) = self.unused(ino)
-            && unused.is_new
-        {
+        if let Some((slot, unused)) = self.unused(ino) {
             return self.token_attr(slot, &Shows::Unused(unused));
         }
         self.on(ino, |volume, ino| volume.getattr(ino))
@@ -324,7 +322,7 @@ impl Drive {
     /// [`FsError::NoAttribute`].
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {
         let is_virtual = name.starts_with(super::attributes::VIRTUAL);
-        if is_of_mountpoint(ino) || !is_virtual && self.is_new(ino) {
+        if is_of_mountpoint(ino) || !is_virtual && self.unused(ino).is_some() {
             super::attributes::check_attribute_name(name)?;
             return Err(FsError::NoAttribute);
         }
@@ -342,7 +340,7 @@ impl Drive {
     /// # Errors
     /// [`FsError::NotFound`].
     pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
-        if is_of_mountpoint(ino) || self.is_new(ino) {
+        if is_of_mountpoint(ino) || self.unused(ino).is_some() {
             return Ok(Vec::new());
         }
         let (_, volume, ino) = self.split(ino)?;
@@ -410,11 +408,6 @@ impl Drive {
             Shows::Unused(unused) => Some((slot, unused)),
             Shows::Volume(_) => None,
         }
-    }
-
-    /// Whether `ino` is the directory of a token that nobody has ever used, as far as is known.
-    fn is_new(&self, ino: Ino) -> bool {
-        self.unused(ino).is_some_and(|(_, unused)| unused.is_new)
     }
 
     fn split_changed(&self, ino: Ino) -> Result<(u16, Arc<Volume>, Ino), FsError> {

@@ -88,8 +88,7 @@ impl Filesystem for Adapter {
                 Err(FsError::NotFound) => None,
                 found => Some(found?),
             };
-            let is_guessed = found.is_some_and(|attr| drive.is_guessed(attr.ino));
-            let stays = turn.is_some() && turn == drive.turn(parent) && !is_guessed;
+            let stays = turn.is_some() && turn == drive.turn(parent);
             Ok((found, stays))
         };
         self.pool.serve(
@@ -511,8 +510,7 @@ impl Filesystem for Adapter {
             let turn = drive.turn(of);
             list(drive, of, cookie, true, |item, attr| {
                 let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
-                let is_guessed = drive.is_guessed(item.ino);
-                let stays = turn.is_some() && turn == drive.turn(of) && !is_guessed;
+                let stays = turn.is_some() && turn == drive.turn(of);
                 let entry_ttl = convert::entry_ttl(of, stays);
                 let ttl = attr.map_or(entry_ttl, |attr| entry_ttl.min(convert::attr_ttl(attr)));
                 let name = OsStr::from_bytes(&item.name);

@@ -46,21 +46,13 @@ impl Drive {
         self.token_attr(slot, &shows)
     }
 
-    /// The attributes of a token's directory. Those of one that nobody has used yet are a new one's: where that is not
-    /// known to be so, nobody may believe them ([`Drive::is_guessed`]).
+    /// The attributes of a token's directory. Those of one that nobody has used yet are a new one's.
     pub(super) fn token_attr(&self, slot: u16, shows: &Shows) -> Result<Attr, FsError> {
         let attr = match shows {
             Shows::Volume(volume) => volume.getattr(Ino::ROOT)?,
             Shows::Unused(_) => self.new_directory(2),
         };
         Ok(outer_attr(slot, attr))
-    }
-
-    /// Whether the attributes of `ino` are a guess, which nobody may believe for any time: whoever asks for them alone is
-    /// told the true ones.
-    #[must_use]
-    pub fn is_guessed(&self, ino: Ino) -> bool {
-        self.unused(ino).is_some_and(|(_, unused)| !unused.is_new)
     }
 
     pub(super) fn read_root(

@@ -37,19 +37,17 @@ pub(super) enum Shows {
     Unused(Unused),
 }
 
-/// A token's directory that nobody has used yet.
+/// A token's directory that nobody has used yet: it is as a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unused {
     /// Room and use, by what the chain says.
     pub stat: StatFs,
-    /// Whether nothing was ever published of it, as far as the chain knows: its directory is as a new one.
-    pub is_new: bool,
 }
 
 impl Unused {
-    /// With what `allowance` grants; whether nothing was ever published of it.
+    /// With what `allowance` grants.
     #[must_use]
-    pub fn of(allowance: Allowance, is_new: bool) -> Self {
+    pub fn of(allowance: Allowance) -> Self {
         let (blocks, free, files_free) = Self::quota(allowance).statfs();
         let stat = StatFs {
             blocks,
@@ -57,7 +55,7 @@ impl Unused {
             files: files_free.saturating_add(1),
             files_free,
         };
-        Self { stat, is_new }
+        Self { stat }
     }
 
     /// What `allowance` grants to a token of which no more is known.

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::fs::Want;
+use crate::run::operator;
+use crate::run::sync::{self, By};
 use crate::types::Fh;
 
 /// Tokens of the wallet, each with its name.
@@ -155,6 +157,35 @@ async fn what_was_published_elsewhere_is_there_at_the_first_use() {
         found => found,
     };
     assert_eq!(found.unwrap().size, 8);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_the_chain_knows_as_published_is_opened_by_a_mount_without_its_folder() {
+    let world = World::new().await;
+    world.show();
+    let tokens = minted(&world, 3).await;
+    world.statuses().await;
+    world.list("2").await.unwrap();
+    world.write("2", "mine", b"precious").unwrap();
+    world.tokens.get(tokens[1]).unwrap().flush().await.unwrap();
+    let (parts, all) = (&world.parts, &world.tokens);
+    let oracle = operator::begin(parts).await.unwrap().unwrap();
+    let oracle = tokio::spawn(oracle);
+    sync::of_mount(parts, all, tokens[1], By::User, true)
+        .await
+        .unwrap();
+    oracle.abort();
+    let key = world.tokens.get(tokens[1]).unwrap().key;
+    let dir = world.end().await;
+    let state = dir.path().join("state");
+    StateDir::open(&state).unwrap().drop_volume(&key).unwrap();
+    let world = World::begin(dir).await;
+    world.show();
+    world.statuses().await;
+    // Its name is renewed and its blocks are looked after from here, though nobody uses it.
+    assert!(world.tokens.get(tokens[1]).is_some());
+    assert!(world.tokens.get(tokens[2]).is_none());
     world.end().await;
 }
 

@@ -1,8 +1,9 @@
-//! Tokens that nobody has used here yet: shown by what the chain says of them, and opened when a call, or a command, needs
+//! Tokens that nobody has used yet: shown by what the chain says of them, and opened when a call, or a command, needs
 //! more than that.
 //!
-//! Invariant: of such a token nothing here is unpublished: it has no state folder, and owes no charge. It costs no task, no
-//! open file and no timer until it is opened, by one at a time. Called by `tokens`, and by the fetcher's calls.
+//! Invariant: of such a token nothing here is unpublished, because it has no state folder and owes no charge, and nothing
+//! of it is published as far as the chain knows: what is has to be looked after, and is opened by the mount. It costs no
+//! task, no open file and no timer until it is opened, by one at a time. Called by `tokens`, and by the fetcher's calls.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -35,8 +36,8 @@ pub(super) struct Unused {
 pub(super) type All = BTreeMap<TokenId, Unused>;
 
 impl Tokens {
-    /// Shows `token` as one that nobody has used here, where that is so; one that somebody wants is opened. False for one
-    /// that is to be opened at once.
+    /// Shows `token` as one that nobody has used, if that is so; one that somebody wants, or that was published elsewhere
+    /// meanwhile, is opened. False for one that is to be opened at once.
     ///
     /// # Errors
     /// It is wanted, and cannot be opened; there is no room for another directory.
@@ -52,7 +53,7 @@ impl Tokens {
             match all.get_mut(&token.id) {
                 // It is being opened.
                 Some(known) if known.turn.try_lock().is_err() => return Ok(true),
-                Some(known) if known.key == key && !known.is_wanted => {
+                Some(known) if known.key == key && !known.is_wanted && is_new(token) => {
                     if known.token != *token {
                         let shown = unused(snapshot, token, &*parts.clock);
                         let drive = &self.ground.drive;
@@ -69,7 +70,7 @@ impl Tokens {
                 None => {}
             }
             if let Entry::Vacant(place) = all.entry(token.id) {
-                if !self.may_wait(&key) {
+                if !self.may_wait(&key, token) {
                     return Ok(false);
                 }
                 let directory = parts.chain.called.token(token.id);
@@ -93,10 +94,10 @@ impl Tokens {
         Ok(true)
     }
 
-    /// Whether nothing of the volume `key` is here, so that it may be opened later.
-    fn may_wait(&self, key: &VolumeKey) -> bool {
+    /// Whether nothing of the volume `key` is here or was published, so that it may be opened later.
+    fn may_wait(&self, key: &VolumeKey, token: &TokenInfo) -> bool {
         let state_dir = &self.ground.state_dir;
-        !state_dir.volume(key).exists() && !owed::is_left(state_dir, key)
+        is_new(token) && !state_dir.volume(key).exists() && !owed::is_left(state_dir, key)
     }
 
     /// Opens the token, where it is one of them; whoever comes meanwhile waits for that.
@@ -263,8 +264,13 @@ impl Tokens {
 /// What its directory tells.
 fn unused(snapshot: &Snapshot, token: &TokenInfo, clock: &dyn Clock) -> fs::Unused {
     let allowance = Allowance::of(token, snapshot.block, snapshot.timestamp_s, clock);
-    let is_new = token.usage_bytes == 0 && token.root.is_none() && token.anchor.is_none();
-    fs::Unused::of(allowance, is_new)
+    fs::Unused::of(allowance)
+}
+
+/// Whether nothing of it was ever published, as far as the chain knows.
+fn is_new(token: &TokenInfo) -> bool {
+    let names_nothing = token.sequence.unwrap_or(0) == 0 && token.root.is_none();
+    token.usage_bytes == 0 && names_nothing && token.anchor.is_none()
 }
 
 /// Whether a request of it is open that may still be answered.

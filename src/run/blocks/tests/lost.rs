@@ -8,9 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use crate::cache::Presence;
 use crate::fs::{Built, Caller, Drive, FsError};
+use crate::pack::chunk;
 use crate::pack::cid::leaf_cid;
 use crate::pack::entry::Kind;
 use crate::run::blocks::fsck;
@@ -256,6 +258,15 @@ async fn a_repair_makes_nodes_of_files_and_the_inode_table_again_where_they_were
     };
     let lost = [content.cid, view.table().unwrap().unwrap().root.cid];
     drop(view);
+    // Chunks come onto the disk after they were read.
+    let size = large().len() as u64;
+    let is_here = |chunk| cache.presence(&content.cid, size, chunk) != Presence::Absent;
+    let all = async {
+        while !(0..chunk::count(size)).all(is_here) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), all).await.unwrap();
     for cid in &lost {
         assert_eq!(cache.node(cid), None);
     }
