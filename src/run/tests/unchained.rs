@@ -1,5 +1,7 @@
 //! A mount to which the chain does not answer.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,9 @@ use crate::run::operate;
 use crate::run::parts::Parts;
 use crate::status::State;
 
+/// More than the package that is minted.
+const MORE_BYTES: u64 = 1 << 40;
+
 /// From now on nobody answers for the chain.
 fn fall_silent(parts: &mut Parts) {
     let away = Endpoint::http("http://127.0.0.1:1").unwrap();
@@ -27,6 +32,17 @@ fn fall_silent(parts: &mut Parts) {
     chain.endpoint = away;
 }
 
+/// Has the list that is kept there tell of a larger token, which was synced later.
+fn promise_more(folder: &Path) {
+    let file = fs::read_dir(folder).unwrap().next().unwrap().unwrap();
+    let bytes = fs::read(file.path()).unwrap();
+    let mut list: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let token = &mut list["snapshot"]["tokens"][0];
+    let later = token["last_sync_s"].as_u64().unwrap() + 365 * 86_400;
+    (token["size_bytes"], token["last_sync_s"]) = (MORE_BYTES.into(), later.into());
+    fs::write(file.path(), list.to_string()).unwrap();
+}
+
 #[tokio::test]
 async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
     // As over HTTP: a chain inside the process always answers, and nothing is kept of it.
@@ -37,6 +53,7 @@ async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
     assert_eq!(world.look(token).await.state, State::Ok);
     world.write("1", "before", b"precious").unwrap();
     let dir = world.end_with(inside).await;
+    promise_more(&dir.path().join("state/known"));
 
     let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
     let mut inside = None;
@@ -51,6 +68,8 @@ async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
     let told = world.tokens.chain_status();
     assert!(!told.ok && told.block > 0, "{told:?}");
     world.write("1", "after", b"more").unwrap();
+    let room = world.volume().with_quota(|quota| quota.room_bytes());
+    assert!(room < 100 << 20, "a list grants nothing: {room}");
     clock.advance(Duration::from_secs(31 * 86_400));
     // More than a lock of a backup.
     let large = vec![1; 1 << 20];
