@@ -131,7 +131,7 @@ impl Machine {
         self
     }
 
-    /// Makes the node behave as `script` says (see `docs/operations.md`); empty ends all faults.
+    /// Makes the node behave as `script` says (see `docs/operator.md`); empty ends all faults.
     /// Returns when the daemon has taken it up.
     #[track_caller]
     pub(crate) fn fault(&self, script: &str) {
@@ -383,7 +383,7 @@ impl Machine {
         })
     }
 
-    /// Puts the one folder that gave way back in the place of the volume that took its own, as docs/operations.md says.
+    /// Puts the one folder that gave way back in the place of the volume that took its own, as docs/user.md says.
     pub(crate) fn bring_back_what_gave_way(&self) {
         let state = self.state();
         let aside = fs::read_dir(state.join("set-aside"))

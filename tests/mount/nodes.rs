@@ -293,7 +293,7 @@ fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_
     assert_found_elsewhere(machine, &url, &login, &local);
 }
 
-/// As docs/operations.md has it: whoever has not got the token can delete nothing.
+/// As docs/operator.md has it: whoever has not got the token can delete nothing.
 #[test]
 fn a_volume_on_an_ipfs_node_that_wants_a_login_survives_another_token_and_a_new_machine() {
     let mut node = Kubo::guarded("bearer:the first token");

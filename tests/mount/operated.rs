@@ -1,6 +1,6 @@
 //! A drive that is its own oracle: a chain over HTTP, and a storage node inside the daemon that nobody else can read.
 //!
-//! The way of docs/own-oracle.md, by the program alone.
+//! The way of docs/oracle.md, by the program alone.
 
 use std::fs;
 use std::io;
