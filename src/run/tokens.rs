@@ -5,6 +5,7 @@
 //! was seen, also before a restart, changes nothing but the age that `status` shows: tokens are shown as they were known
 //! last, and nothing is granted by that. Started by `daemon`; `desk` has it look after each transaction.
 
+mod failed;
 mod lost;
 mod pace;
 mod rights;
@@ -38,7 +39,7 @@ use crate::chain::{ChainError, Snapshot, TokenInfo};
 use crate::cli::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
-use crate::status::{State, TokenStatus};
+use crate::status::TokenStatus;
 use crate::types::TokenId;
 
 /// Time between two looks at the chain inside this process.
@@ -320,42 +321,6 @@ impl Tokens {
         let ours = (keys.iter()).filter_map(|(name, key)| Some((name.clone(), key.as_ref()?.0)));
         let (now_s, snapshot) = (self.now_s(), snapshot.clone());
         Some(Known::new(now_s, dialect, snapshot, ours.collect()))
-    }
-
-    /// Tries go on with every pass; the log hears of it once.
-    fn note_failed(&self, snapshot: &Snapshot, token: &TokenInfo, error: &anyhow::Error) {
-        let failure = Failure::from_error(error);
-        let mut status = operate::describe(&self.ground.parts, token, snapshot.timestamp_s);
-        status.state = State::ReadOnly;
-        let is_late = self.is_late(token);
-        let what = match is_late {
-            true => "is not shown yet",
-            false => "cannot be shown",
-        };
-        status.reason = Some(format!("{what}: {failure}"));
-        let mut failed = lock(&self.failed);
-        if failed.get(&token.id).is_none_or(|known| known.1 != failure) {
-            match is_late {
-                true => tracing::warn!(token = status.directory, "{what}: {failure}"),
-                false => tracing::error!(token = status.directory, "{what}: {failure}"),
-            }
-        }
-        failed.insert(token.id, (status, failure));
-    }
-
-    /// Whether the node has not said yet what was published of it.
-    fn is_late(&self, token: &TokenInfo) -> bool {
-        let key = operate::volume_key(&self.ground.parts, token);
-        self.openings.is_late(&key)
-    }
-
-    /// Why a token cannot be shown, if that is so of any, and none is waited for.
-    pub(super) fn first_failure(&self) -> Option<Failure> {
-        if self.openings.are_late() {
-            return None;
-        }
-        let failed = lock(&self.failed);
-        failed.values().next().map(|(_, failure)| failure.clone())
     }
 
     /// Whether anything of the contract is shown.
