@@ -38,7 +38,7 @@ use crate::mount::{self, Ended, MountError, Mounted};
 
 /// How long the first look at chain and node may hold up the mount. A token that takes longer comes later.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
-/// Between two looks at what was sent and is not final yet.
+/// Between two looks at what was sent and is not final yet; where all is, nothing is looked at.
 const CARRY: Duration = Duration::from_secs(5);
 /// How long the answer to `pxfs umount` may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(leave::CHARGE_LIMIT.as_secs() + 10);
@@ -303,13 +303,18 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
 pub(super) async fn carry(transactor: Transactor) {
     let mut told = None;
     loop {
-        let fault = transactor.carry().await.err();
+        let carried = transactor.carry().await;
+        let is_over = carried == Ok(true);
+        let fault = carried.err();
         if let Some(fault) = &fault
             && told.as_ref() != Some(fault)
         {
             tracing::warn!("{fault}");
         }
         told = fault;
+        if is_over {
+            transactor.asked().await;
+        }
         tokio::time::sleep(CARRY).await;
     }
 }

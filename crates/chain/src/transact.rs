@@ -106,6 +106,8 @@ enum Place {
 struct Outbox {
     /// One at a time looks, signs and sends; `None` until the shelf is read.
     desk: tokio::sync::Mutex<Option<Desk>>,
+    /// Something is on its way that was not before.
+    asked: tokio::sync::Notify,
     /// What somebody in this process waits for, by serial number.
     awaited: Mutex<BTreeSet<u64>>,
     /// How far the blocks were gone through for who has a nonce: the next one.
@@ -434,6 +436,7 @@ impl Transactor {
                 Some(serial) => {
                     tracing::warn!("what an earlier command sent, and did not see the end of, is not sent once more");
                     desk.reopen(serial);
+                    this.outbox.asked.notify_one();
                     serial
                 }
                 None => this.begin(desk, tag, purpose, None, nonce).await?,

@@ -130,6 +130,12 @@ impl Transactor {
         failed.map(|()| open.is_empty())
     }
 
+    /// Returns when something is on its way that was not before; at once if there was since this returned last. Who carries
+    /// waits for it when nothing was on its way.
+    pub async fn asked(&self) {
+        self.outbox.asked.notified().await;
+    }
+
     /// What has not ended.
     async fn open(&self) -> Result<Vec<u64>, ChainError> {
         let desk = self.desk().await?;
@@ -210,6 +216,7 @@ impl Transactor {
         let serial = last.map_or(0, |(serial, _)| serial + 1);
         desk.shelf.put(serial, kept.to_bytes()?).await?;
         desk.items.insert(serial, Item::new(kept));
+        self.outbox.asked.notify_one();
         let left = self.broadcast(desk, serial).await;
         left.map_err(|fault| match fault {
             // It is not forgotten for that: a server may have passed it on.

@@ -17,6 +17,7 @@ use alloy::rpc::types::{Filter, TransactionRequest};
 use alloy::sol_types::SolEvent;
 use alloy::transports::{BoxTransport, TransportError, TransportErrorKind, TransportFut};
 use async_trait::async_trait;
+use futures::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
 use tower::Service;
@@ -855,7 +856,11 @@ async fn an_estimate_below_what_any_transaction_takes_is_not_signed_for() {
     assert!(told.contains("takes 22600 at least"), "{told}");
     assert_eq!(sender.posted().await.unwrap(), []);
     meddler.lie(|_, honest| honest);
+    // Whoever carries sleeps until it is called.
+    assert_eq!(sender.carry().await, Ok(true));
+    assert_eq!(sender.asked().now_or_never(), None);
     sender.post("charge", purpose, None).await.unwrap();
+    assert_eq!(sender.asked().now_or_never(), Some(()));
     sender.carry().await.unwrap();
     assert_eq!(sender.posted().await.unwrap()[0].mined, Some(1));
 }
