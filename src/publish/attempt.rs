@@ -251,6 +251,7 @@ impl Worker {
 
     pub(super) fn note_head(&self) {
         note_head(&self.context.volume, &mut lock(&self.status));
+        self.signs.published.notify_one();
     }
 }
 

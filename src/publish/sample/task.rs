@@ -1,5 +1,5 @@
-//! When the sampler goes on: a step a minute, one after the other while it sweeps; and what it and the
-//! publisher's worker tell one another.
+//! When the sampler goes on: a step a minute, one after the other while it sweeps, and none before anything is published;
+//! and what it and the publisher's worker tell one another.
 //!
 //! Invariant: a turn ends, whatever the node does. Spawned by `queue`.
 
@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Sampler;
 use crate::publish::commit::Context;
+use crate::publish::head::Head;
 
 /// Before the first look at what the node has, and between two.
 const FIRST_SAMPLE: Duration = Duration::from_secs(10);
@@ -34,6 +35,8 @@ pub(in crate::publish) struct Signs {
     pub(in crate::publish) bare: AtomicBool,
     /// A commit has missed blocks that it did not send: all is to be looked at.
     pub(in crate::publish) sweep: Notify,
+    /// Something is published that may be the first.
+    pub(in crate::publish) published: Notify,
     /// The worker is to look what there is to do.
     pub(in crate::publish) work: Notify,
 }
@@ -55,12 +58,22 @@ pub(in crate::publish) async fn run(context: Context, mut sampler: Sampler, sign
         pause = turn(&context, &mut sampler, &signs).await;
     }
     loop {
+        // Nothing can be asked for: no timer is to wake it.
+        while !is_published(&context) {
+            signs.published.notified().await;
+        }
         tokio::select! {
             () = sleep(pause) => {}
             () = signs.sweep.notified() => sampler.sweep(),
         }
         pause = turn(&context, &mut sampler, &signs).await;
     }
+}
+
+/// Whether there is a head; so also where the journal cannot say.
+fn is_published(context: &Context) -> bool {
+    let head = context.volume.meta::<Head>("head");
+    !head.is_ok_and(|head| head.is_none_or(|head| head.root.is_none()))
 }
 
 /// A step, the pin where it has gone, and what is told of both; the pause before the next turn.

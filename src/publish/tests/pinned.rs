@@ -1,12 +1,19 @@
 //! The pin of what is published: without it the node's next collection takes the volume. It comes back.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use cid::Cid;
+use futures::FutureExt;
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{sleep, timeout};
 
 use super::rig::{Machine, Shared, second};
 use crate::fault::Fault;
 use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
-use crate::publish::sample::task::{Signs, turn};
+use crate::publish::sample::task::{self, Signs, turn};
+use crate::publish::{Publisher, Timing};
 use crate::store::fault::Call;
 use crate::store::{BlockStore, StoreError};
 
@@ -122,4 +129,37 @@ async fn a_machine_that_has_not_seen_yet_that_another_went_on_pins_no_old_root_a
     // Who knows the newest does.
     one_turn(&other, &mut begin(&other)).await;
     assert_eq!(shared.blocks.pins().await.unwrap().len(), 2);
+}
+
+#[test]
+fn the_sampler_sets_no_timer_before_anything_is_published() {
+    let machine = Machine::new(&Shared::new());
+    let sampling = || task::run(machine.context.clone(), begin(&machine), Arc::default());
+    // A timer cannot be set here.
+    let untimed = Builder::new_current_thread().build().unwrap();
+    let waits = untimed.block_on(async { sampling().now_or_never() });
+    assert_eq!(waits, None);
+}
+
+#[tokio::test]
+async fn a_pin_of_the_first_commit_of_a_mount_is_looked_after() {
+    let shared = Shared::new();
+    let machine = Machine::new(&shared);
+    let publisher = Publisher::spawn(
+        machine.context.clone(),
+        Timing::default(),
+        &Handle::current(),
+    );
+    // It is asleep by now, as far as that can be told.
+    tokio::task::yield_now().await;
+    machine.put(machine.root, "first", &[(0, b"one")]).await;
+    publisher.flush().await.unwrap();
+    unpin_all(&shared).await;
+    let again = async {
+        while shared.blocks.pins().await.unwrap().len() < 2 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let again = timeout(Duration::from_secs(120), again).await;
+    again.expect("it is pinned again");
 }
