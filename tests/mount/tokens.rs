@@ -1,5 +1,7 @@
 //! Tokens come, go and lack a key while the drive is mounted.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -73,6 +75,49 @@ fn a_token_minted_while_mounted_appears_and_can_be_used() {
         .map(|entry| entry.expect("an entry").file_name())
         .collect();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+/// The folders of volumes in which the daemon has a file open.
+#[track_caller]
+fn open_volumes(machine: &Machine) -> BTreeSet<OsString> {
+    let volumes = machine.state().join("volumes");
+    let volumes = volumes.canonicalize().expect("a folder of volumes");
+    let open = format!("/proc/{}/fd", machine.pid().as_raw_nonzero());
+    let open = fs::read_dir(open).expect("what the daemon has open");
+    let files = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+    let below = files.filter_map(|file| Some(file.strip_prefix(&volumes).ok()?.to_owned()));
+    below
+        .filter_map(|file| Some(file.iter().next()?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_token_that_nobody_used_has_no_open_file_before_its_first_listing() {
+    let mut machine = Machine::demo();
+    for _ in 0..2 {
+        machine.ask(&["mint", "--package", "1", "--yes"]).ok();
+    }
+    machine.restart();
+    let dir = |token: &str| machine.mountpoint().join(token);
+    wait_until("all directories are there", SOON, || dir("3").is_dir());
+    let names = || {
+        fs::read_dir(machine.mountpoint())
+            .expect("a listing")
+            .count()
+    };
+    assert_eq!(names(), 3);
+    assert_eq!(
+        dir("2").metadata().expect("its attributes").mode(),
+        0o40_755
+    );
+    assert_eq!(machine.token("2")["state"], "ok");
+    let first = open_volumes(&machine);
+    assert_eq!(first.len(), 1, "the first token alone: {first:?}");
+    assert_eq!(fs::read_dir(dir("3")).expect("a listing").count(), 0);
+    assert_eq!(open_volumes(&machine).len(), 2);
+    fs::write(dir("3").join("file"), pattern(1, 0, 5000)).expect("writable at once");
+    machine.flush();
+    assert_pattern(&dir("3").join("file"), 1, 5000);
 }
 
 #[test]
