@@ -60,9 +60,8 @@ impl Volume {
         // Whoever only asks for them does not wait for the disk.
         let _one = lock(&self.charging);
         let mut then = self.charges();
-        if let Some(charge) = charge
-            && !then.iter().any(|(sequence, _)| *sequence == charge.0)
-        {
+        let new = charge.filter(|(new, _)| !then.iter().any(|(known, _)| known == new));
+        if let Some(charge) = new {
             then.push(charge);
             values.push((CHARGES, Some(to_bytes(&then))));
         }
@@ -70,7 +69,11 @@ impl Volume {
         // The journal says so from here on, whether the disk has it yet or not.
         lock(&self.charges).clone_from(&then);
         self.quota().end_cut(then);
-        self.keep(Vec::new())
+        self.keep(Vec::new())?;
+        if new.is_some() {
+            self.tell_charge();
+        }
+        Ok(())
     }
 
     /// Keeps durably that these commits (sequence, bytes) are to be charged, too: an earlier folder of the volume has

@@ -1,7 +1,8 @@
-//! Who publishes a volume is told when there may be something to do, and need not look again and again.
+//! Who publishes a volume, and who has its commits charged, is told when there may be something to do, and need not look
+//! again and again.
 //!
 //! Invariant: told behind the change, and of the first one alone until it was dealt with. Locks are held meanwhile, so who is
-//! told waits for nothing. Called by `volume`, `ahead` and `follow`; `publish` listens.
+//! told waits for nothing. Called by `volume`, `ahead`, `charges` and `follow`; `publish` and `run` listen.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,20 +20,36 @@ pub enum News {
 
 /// Who is told.
 #[derive(Default)]
-pub(super) struct Listener(Mutex<Option<Told>>);
+pub(super) struct Listener {
+    news: Mutex<Option<Told>>,
+    charges: Mutex<Option<Called>>,
+}
 
 type Told = Arc<dyn Fn(News) + Send + Sync>;
+type Called = Arc<dyn Fn() + Send + Sync>;
 
 impl Volume {
     /// Has `told` called from now on, in the place of who was told before.
     pub fn on_news(&self, told: impl Fn(News) + Send + Sync + 'static) {
-        *lock(&self.listener.0) = Some(Arc::new(told));
+        *lock(&self.listener.news) = Some(Arc::new(told));
+    }
+
+    /// Has `called` called from now on when another commit is to be charged, in the place of who was called before.
+    pub fn on_charge(&self, called: impl Fn() + Send + Sync + 'static) {
+        *lock(&self.listener.charges) = Some(Arc::new(called));
     }
 
     pub(super) fn tell(&self, news: News) {
-        let told = lock(&self.listener.0).clone();
+        let told = lock(&self.listener.news).clone();
         if let Some(told) = told {
             told(news);
+        }
+    }
+
+    pub(super) fn tell_charge(&self) {
+        let called = lock(&self.listener.charges).clone();
+        if let Some(called) = called {
+            called();
         }
     }
 }

@@ -40,15 +40,25 @@ impl Anchors {
         }
     }
 
-    /// Asks for an anchor of what is published of `all` and not anchored.
-    pub(super) async fn look(&mut self, parts: &Parts, sender: &Transactor, all: &[Arc<Live>]) {
+    /// Asks for an anchor of what is published of `all` and not anchored. Whether one is on its way: it is to be looked at
+    /// again soon.
+    pub(super) async fn look(
+        &mut self,
+        parts: &Parts,
+        sender: &Transactor,
+        all: &[Arc<Live>],
+    ) -> bool {
         if parts.chain.dialect() != Dialect::PxV2 || all.is_empty() {
-            return;
+            return false;
         }
         let posted = match sender.posted().await {
             Ok(posted) => posted,
-            Err(fault) => return tracing::debug!("anchors: {fault}"),
+            Err(fault) => {
+                tracing::debug!("anchors: {fault}");
+                return true;
+            }
         };
+        let mut is_under_way = false;
         for live in all {
             let Some(anchor) = live.to_anchor() else {
                 continue;
@@ -60,22 +70,26 @@ impl Anchors {
                 continue;
             }
             let sequence = anchor.sequence;
-            if let Err(fault) = self.keep(sender, live, anchor, &posted).await {
-                let token = live.key.token.token;
-                tracing::warn!(%token, "what is published is not anchored on chain: {fault}");
-                self.failed.insert(live.key, (sequence, Instant::now()));
+            match self.keep(sender, live, anchor, &posted).await {
+                Ok(posted) => is_under_way |= posted,
+                Err(fault) => {
+                    let token = live.key.token.token;
+                    tracing::warn!(%token, "what is published is not anchored on chain: {fault}");
+                    self.failed.insert(live.key, (sequence, Instant::now()));
+                }
             }
         }
+        is_under_way
     }
 
-    /// Asks for `anchor`, unless the chain has it, or something on its way does.
+    /// Asks for `anchor`, unless the chain has it, or something on its way does. Whether one is in no block yet.
     async fn keep(
         &self,
         sender: &Transactor,
         live: &Live,
         anchor: Anchor,
         posted: &[Posted],
-    ) -> Result<(), ChainError> {
+    ) -> Result<bool, ChainError> {
         let (token, contract) = (live.key.token.token, live.key.token.contract);
         let prefix = format!("anchor {contract:#x} {token} ");
         let seen = live.token().published(&anchor.name);
@@ -91,12 +105,12 @@ impl Anchors {
                 Some(Outcome::Happened) if sequence > seen => known = known.max(sequence),
                 Some(_) => sender.forget(&posted.tag).await?,
                 // So that commits in quick succession have one together.
-                None if posted.mined.is_none() && !self.is_last => return Ok(()),
+                None if posted.mined.is_none() && !self.is_last => return Ok(true),
                 None => known = known.max(sequence),
             }
         }
         if known >= Some(anchor.sequence) {
-            return Ok(());
+            return Ok(false);
         }
         let purpose = Purpose {
             to: Some(contract),
@@ -106,6 +120,7 @@ impl Anchors {
             bound: true,
         };
         let tag = format!("{prefix}{}", anchor.sequence);
-        sender.post(&tag, purpose, None).await.map(drop)
+        let posted = sender.post(&tag, purpose, None).await?;
+        Ok(posted.mined.is_none())
     }
 }

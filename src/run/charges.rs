@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use alloy::primitives::{B256, U256};
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::anchors::Anchors;
 use super::live::Live;
@@ -23,7 +23,7 @@ use crate::chain::{Accounting, ChainError};
 use crate::status::CallAnswer;
 use crate::types::VolumeKey;
 
-/// Between two looks at what is to be charged, where there is anything.
+/// Between two looks at what is to be charged.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The same where a charge was refused, which every look asks the chain for anew: longer each time, up to this.
 const REFUSED_MAX: Duration = Duration::from_secs(30);
@@ -39,20 +39,22 @@ pub(super) fn applies(parts: &Parts) -> bool {
     parts.chain.ledger.known_accounting() == Some(Accounting::Additive)
 }
 
-/// Looks again and again; never returns.
+/// Looks when it is called, and again until all is charged; never returns.
 pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
     let mut swept = HashSet::new();
     // What was given up for good is told for as long as the token is shown.
     let mut ended: HashMap<VolumeKey, String> = HashMap::new();
     let mut anchors = Anchors::default();
     let mut refused: HashMap<VolumeKey, (Instant, Duration)> = HashMap::new();
+    let (mut last, mut next) = (None, None);
     loop {
-        tokio::time::sleep(PAUSE).await;
+        wait(&tokens, last, next).await;
+        let now = Instant::now();
+        (last, next) = (Some(now), None);
         // What it speaks may be known no sooner than its first token.
         if !applies(&parts) {
             continue;
         }
-        let now = Instant::now();
         let is_due = |live: &Arc<Live>| refused.get(&live.key).is_none_or(|(due, _)| *due <= now);
         let due = tokens.all().into_iter().filter(is_due).collect();
         for (live, looked) in look(&parts, &sender, due, &swept).await {
@@ -84,7 +86,29 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
             }
             live.set_charge_error(error);
         }
-        anchors.look(&parts, &sender, &tokens.all()).await;
+        let all = tokens.all();
+        let is_anchoring = anchors.look(&parts, &sender, &all).await;
+        let is_open = |live: &Arc<Live>| {
+            let is_done = swept.contains(&live.key) && live.volume.charges().is_empty();
+            !is_done || refused.contains_key(&live.key)
+        };
+        let due = |live: &Arc<Live>| refused.get(&live.key).map_or(now, |(due, _)| *due);
+        let open = all.iter().filter(|live| is_open(live)).map(due);
+        next = open.chain(is_anchoring.then_some(now)).min();
+    }
+}
+
+/// Waits until it is called or `next` comes, and in any case until the pause behind the `last` look is over.
+async fn wait(tokens: &Tokens, last: Option<Instant>, next: Option<Instant>) {
+    match next {
+        Some(next) => tokio::select! {
+            () = sleep_until(next) => {}
+            () = tokens.charge_called() => {}
+        },
+        None => tokens.charge_called().await,
+    }
+    if let Some(last) = last {
+        sleep_until(last + PAUSE).await;
     }
 }
 

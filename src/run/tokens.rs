@@ -5,6 +5,7 @@
 //! was seen, also before a restart, changes nothing but the age that `status` shows: tokens are shown as they were known
 //! last, and nothing is granted by that. Started by `daemon`; `desk` has it look after each transaction.
 
+mod charging;
 mod failed;
 mod lost;
 mod pace;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::approval::Approvals;
@@ -74,6 +75,8 @@ pub(super) struct Tokens {
     /// For looks at what is published, beside the passes.
     turns: Arc<Semaphore>,
     pass: tokio::sync::Mutex<()>,
+    /// A commit may be to be charged, or a charge may have come on.
+    charging: Arc<Notify>,
     /// Nothing is opened any more.
     has_ended: AtomicBool,
 }
@@ -123,6 +126,7 @@ impl Tokens {
             view: Mutex::default(),
             turns: Arc::new(Semaphore::new(TOKENS_AT_ONCE)),
             pass: tokio::sync::Mutex::default(),
+            charging: Arc::default(),
             has_ended: AtomicBool::new(false),
         }
     }
@@ -311,6 +315,7 @@ impl Tokens {
         let looked = self.leftovers.look(&snapshot, &open, doubts).await?;
         self.note_seen(looked.seen_block);
         self.teller.changed(looked.appeared);
+        self.charging.notify_one();
         Ok(())
     }
 
@@ -404,7 +409,7 @@ impl Tokens {
             epoch = token.epoch,
             "shown as a directory"
         );
-        lock(&self.live).insert(token.id, Arc::clone(&live));
+        self.add(&live);
         self.teller.changed([live.directory.clone()]);
         Ok(())
     }

@@ -89,6 +89,21 @@ fn a_token_that_is_charged_by_the_commit_takes_files_and_gives_them_to_another_m
     }
 }
 
+#[test]
+fn a_commit_is_charged_though_nothing_else_looks_at_the_chain() {
+    let chain = Chain::new(Kind::V2);
+    let mut machine = quiet(&chain).with_args(&["--refresh", "1h"]);
+    machine.start();
+    // What is looked at because the token was shown is over then.
+    std::thread::sleep(Duration::from_secs(6));
+    for commit in 1..=2 {
+        fs::write(machine.dir().join("file"), pattern(commit, 0, 1 << 20)).expect("a file");
+        machine.flush();
+        all_charged(&chain, &machine, 0);
+    }
+    machine.stop();
+}
+
 /// As `px-v1` is deployed: its own owner alone reports usage, and nothing locks.
 #[test]
 fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_nothing_is_sent() {

@@ -1,6 +1,8 @@
 //! What a commit is charged, when the daemon dies between the commit and its charge.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -44,6 +46,24 @@ fn what_was_charged_is_not_free_while_the_allowance_is_older_than_its_block() {
     assert_eq!(settled, Ok(vec![1]));
     assert_eq!(left(), charged);
     assert!(rig.volume.charges().is_empty());
+}
+
+#[test]
+fn who_charges_is_called_for_each_new_commit_alone() {
+    let rig = Rig::new();
+    let called = Arc::new(AtomicU64::new(0));
+    let calls = Arc::clone(&called);
+    rig.volume.on_charge(move || {
+        calls.fetch_add(1, Ordering::Relaxed);
+    });
+    let keep = |charge| rig.volume.keep_charged(Vec::new(), charge).unwrap();
+    keep(None);
+    assert_eq!(called.load(Ordering::Relaxed), 0);
+    keep(Some((1, 4096)));
+    keep(Some((1, 4096)));
+    assert_eq!(called.load(Ordering::Relaxed), 1);
+    keep(Some((2, 4096)));
+    assert_eq!(called.load(Ordering::Relaxed), 2);
 }
 
 #[test]

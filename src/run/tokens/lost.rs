@@ -95,7 +95,7 @@ impl Tokens {
             }
         };
         tracing::info!(token = live.directory, "this wallet's again: it goes on");
-        lock(&self.live).insert(token.id, Arc::clone(&live));
+        self.add(&live);
         self.teller
             .changed([live.directory.clone(), left.directory.clone()]);
         Ok(())
