@@ -26,16 +26,14 @@ extern crate self as pxfs;
 
 pub use pxfs_base::{clock, durable, text, types};
 pub use pxfs_chain as chain;
+pub use pxfs_engine::{cache, fs, journal};
 pub use pxfs_format as pack;
 pub use pxfs_storage::{fault, names, rpc, store};
 
-pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod fetch;
-pub mod fs;
-pub mod journal;
 pub mod mount;
 pub mod publish;
 pub mod run;

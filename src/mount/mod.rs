@@ -27,8 +27,6 @@ mod silent;
 pub(crate) use device::UNMOUNT_PATIENCE;
 pub use device::find_fusermount;
 pub use errno::Full;
-#[cfg(test)]
-pub(crate) use errno::of as errno_of;
 pub use error::MountError;
 pub use miss::Fetcher;
 pub use mountinfo::is_mounted;

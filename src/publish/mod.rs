@@ -11,6 +11,7 @@
 //! the chain say of it. Called by `run`.
 
 mod ahead;
+mod allowance;
 mod attempt;
 mod bootstrap;
 mod build;
@@ -45,6 +46,7 @@ use crate::names::NameError;
 use crate::pack::PackError;
 use crate::store::StoreError;
 
+pub use allowance::allowance;
 pub use bootstrap::{Allowed, Bootstrap, bootstrap, recent};
 pub use commit::{Context, Node, Other};
 pub use confirm::is_ours;

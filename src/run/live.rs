@@ -30,7 +30,7 @@ use crate::chain::anchor::Anchor;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
-use crate::fs::{Access, Allowance, Volume};
+use crate::fs::{Access, Volume};
 use crate::pack::cid as form;
 use crate::status::State;
 use crate::types::VolumeKey;
@@ -281,8 +281,12 @@ impl Live {
         let fresh = newer && (jumped || stale) || known.token != *token;
         let grants = grant != Grant::Nothing;
         if grants && (fresh || !known.granted) {
-            let allowance =
-                Allowance::of(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
+            let allowance = crate::publish::allowance(
+                token,
+                snapshot.block,
+                snapshot.timestamp_s,
+                &*parts.clock,
+            );
             self.volume.set_allowance(&allowance)?;
         }
         let barred = right.barred().or_else(|| self.publishing.barred());

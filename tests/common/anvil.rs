@@ -50,7 +50,10 @@ impl Anvil {
 
 /// Where anvil is; `PXFS_TEST_ANVIL` names it where npm has none for the machine.
 fn program() -> String {
-    let top = env!("CARGO_MANIFEST_DIR");
+    // A crate's tests have it above themselves.
+    let mut folders = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let top = folders.find(|folder| folder.join("contracts").is_dir());
+    let top = top.expect("the contracts").display();
     let installed = "contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil";
     std::env::var("PXFS_TEST_ANVIL").unwrap_or_else(|_| format!("{top}/{installed}"))
 }

@@ -114,6 +114,7 @@ fn a_token_that_ceases_to_exist_is_read_only_and_says_so() {
         wait_until("the new directory appears", SOON, || dir.is_dir());
         assert_eq!(size_bytes(&dir), LARGE_BYTES, "{kind:?}");
         assert_eq!(size_bytes(&machine.mountpoint()), LARGE_BYTES + FREE_BYTES);
+        fs::read_dir(&dir).expect("one that was never used would just go");
         chain.set_back(&before);
         wait_until("it is told", SOON, || {
             let reason = machine.token("2")["reason"].to_string();

@@ -312,7 +312,6 @@ fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
     let sent = chain.sent();
     for asked in [
         &["mint", "--package", "0", "--yes"][..],
-        &["mint", "--package", "0", "--print"],
         &["register", "1", "--yes"],
         &["upgrade", "1", "--package", "1", "--yes"],
         &["sync", "1", "--yes"],
@@ -326,6 +325,10 @@ fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
             refused.stderr
         );
     }
+    // What another wallet is to sign needs none here, but a key for the name.
+    let refused = watcher.ask(&["mint", "--package", "0", "--print"]);
+    let refused = refused.exits(USAGE).one_line();
+    assert!(refused.stderr.contains("--name-key"), "{}", refused.stderr);
     // The same where the command says whose drive it means; another's it is not.
     let (owner, other) = (chain.owner().to_string(), format!("0x{}", "11".repeat(20)));
     for (address, words) in [(&owner, "only watched"), (&other, "--address is account")] {

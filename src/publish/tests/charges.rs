@@ -6,7 +6,6 @@ use super::guard::publish_beside;
 use super::rig::{Machine, Shared, second, token};
 use crate::chain::{Accounting, TokenInfo};
 use crate::fault::Fault;
-use crate::fs::Allowance;
 use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
 use crate::publish::{Bootstrap, PublishError};
@@ -33,7 +32,7 @@ fn grant(machine: &Machine, units: u64) {
         ..token()
     };
     let clock = machine.context.clock.as_ref();
-    let allowance = Allowance::of(&token, 1, 1_800_000_000, clock);
+    let allowance = crate::publish::allowance(&token, 1, 1_800_000_000, clock);
     machine.volume.set_allowance(&allowance).unwrap();
 }
 

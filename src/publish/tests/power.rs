@@ -1,9 +1,13 @@
 //! Power cuts amid commits: at every write, every sync and every call of the node, the next start
 //! finishes or gives up what was on its way, and publishes all that was synced, once.
 
+#[path = "../../../tests/shared/dice.rs"]
+mod dice;
 mod judge;
 mod life;
 mod node;
+#[path = "../../../tests/shared/pattern.rs"]
+mod text;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +19,6 @@ use cid::Cid;
 
 use super::rig::{Machine, token};
 use crate::clock::{Clock, ManualClock};
-use crate::fs::tests::{dice, text};
 use crate::journal::simulated::{Event, Image, Kept, Left, Power};
 use crate::publish::Bootstrap;
 use crate::publish::pending::{PENDING, Pending};

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, ManualClock};
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
-use crate::fs::{Allowance, Caller, Drive, FsError, Kind, Limits, SetAttr, Volume, VolumeOptions};
+use crate::fs::{Caller, Drive, FsError, Kind, Limits, SetAttr, Volume, VolumeOptions};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::journal::{Disk, FolderDisk, Without};
 use crate::names::NameStore;
@@ -228,7 +228,7 @@ impl Machine {
             },
         )
         .unwrap();
-        let allowance = Allowance::of(&token(), 1, 1_800_000_000, clock.as_ref());
+        let allowance = crate::publish::allowance(&token(), 1, 1_800_000_000, clock.as_ref());
         volume.set_allowance(&allowance).unwrap();
         let drive = Arc::new(Drive::new((0, 0), 0));
         let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();

@@ -384,7 +384,7 @@ async fn a_killed_process_has_mined_what_it_has_reported() {
         .close();
     let mut reported = Vec::new();
     for round in 0..6 {
-        let name = "chain::embedded::tests::a_killed_process_has_mined_what_it_has_reported";
+        let name = "embedded::tests::a_killed_process_has_mined_what_it_has_reported";
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(VICTIM, folder.path())

@@ -10,7 +10,7 @@ use super::text::pattern;
 use crate::chain::{Accounting, TokenInfo};
 use crate::clock::ManualClock;
 use crate::fault::Fault;
-use crate::fs::{Allowance, Volume};
+use crate::fs::Volume;
 use crate::journal::simulated::{Left, Power};
 use crate::names::fault::{Call as NameCall, FaultNames};
 use crate::names::{NameError, NameStore};
@@ -76,7 +76,7 @@ impl Life {
                 uploads_left: Some(50),
                 ..token()
             };
-            let allowance = Allowance::of(&token, 1, 1_800_000_000, clock.as_ref());
+            let allowance = crate::publish::allowance(&token, 1, 1_800_000_000, clock.as_ref());
             machine
                 .volume
                 .set_allowance(&allowance)

@@ -1,0 +1,523 @@
+//! One token's tree on this machine: its journal, stage, cache, files in use and quota.
+//!
+//! Invariant: every change is one batch in the journal; the quota in memory is the journal's
+//! charge plus what files in use have grown since they were saved. The operations are in the
+//! files beside this one: `lookup`, `create`, `remove`, `rename`, `attributes`, `io`.
+//!
+//! # The order of locks
+//! `charging` before a file's `saving` before its `body` before `names` before the table of files before a
+//! file's `account` before the quota's and the journal's own. A body is held across local I/O, by who writes, reads
+//! or saves, so it is never waited for with `names` held: what changes names needs none ([`super::account`]), what
+//! changes content and attributes does the one after the other, and who needs both (a tree that is
+//! taken over) takes the bodies first. Of several bodies only that one holds more than one.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::FsError;
+use super::cut::ActiveCut;
+use super::emptied::Emptied;
+use super::files::{File, FileRef, Files, Left};
+use super::limits::Limits;
+use super::news::News;
+use super::places::Places;
+use super::quota::{Access, Allowance, Quota, SCRATCH, Scratch};
+use super::removed::Removed;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::journal::record::Record;
+use crate::journal::{Barrier, Batch, Disk, Journal, JournalError, Stage, Without, key};
+use crate::types::{Ino, VolumeKey};
+
+/// What the cache gives back where the disk is too full to open a volume.
+const OPENING_BYTES: u64 = 512 << 20;
+
+/// The journal's file.
+pub(super) const JOURNAL: &str = "journal.redb";
+
+/// How a volume is opened.
+pub struct VolumeOptions {
+    /// Which volume it is.
+    pub key: VolumeKey,
+    /// Page cache of the journal, bytes.
+    pub journal_cache_bytes: usize,
+    /// Owner and group of a new volume's root directory.
+    pub owner: (u32, u32),
+    /// What is left out, for tests: nothing.
+    pub without: Without,
+    /// How much of one file is dealt with at a time.
+    pub limits: Limits,
+}
+
+/// When a volume was changed, by [`Clock::boottime`]; `None` when nothing is unpublished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// The first change that is not published.
+    pub first: Duration,
+    /// The last change.
+    pub last: Duration,
+}
+
+/// One token's tree.
+pub struct Volume {
+    pub(super) key: VolumeKey,
+    pub(super) journal: Journal,
+    pub(super) stage: Stage,
+    pub(super) without: Without,
+    pub(super) limits: Limits,
+    pub(super) cache: Arc<Cache>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) files: Files,
+    pub(super) removed: Removed,
+    /// Held by every operation that changes names or inodes (not content). Nothing waits for a disk under it
+    /// but for pages of the journal, nor for a file's content.
+    pub(super) names: Mutex<()>,
+    /// Unlinked files whose records and stage files could not be removed yet.
+    pub(super) unpurged: Mutex<Vec<(Ino, Vec<u64>)>>,
+    /// Where removed names were listed.
+    pub(super) places: Mutex<Places>,
+    pub(super) quota: Mutex<Quota>,
+    /// Commits whose charge is not known to be final; locked across the write that keeps them, and by
+    /// nothing that a call waits for.
+    pub(super) charges: Mutex<Vec<(u64, u64)>>,
+    /// Whoever changes them; taken before all others.
+    pub(super) charging: Mutex<()>,
+    /// Files whose content differs from the journal.
+    pub(super) unsaved: Mutex<HashSet<Ino>>,
+    /// Files that were emptied and not saved since.
+    pub(super) emptied: Mutex<HashMap<Ino, Emptied>>,
+    pub(super) cut: RwLock<Option<Arc<ActiveCut>>>,
+    pub(super) ended: super::ahead::Ended,
+    pub(super) listener: super::news::Listener,
+    activity: Mutex<Option<Activity>>,
+    /// Stage files that hold exactly a published content, with its CID and length.
+    pub(super) adoptions: Mutex<super::adoptions::Adoptions>,
+    /// Files with mapped pages that came when growth was refused.
+    pub(super) late: Mutex<BTreeSet<Ino>>,
+    /// Since when pages that were stored through mappings find no room on the disk.
+    pub(super) want: Mutex<Option<super::late::Want>>,
+    /// Access times that the journal does not have yet, ns.
+    pub(super) accesses: Mutex<HashMap<Ino, i64>>,
+    pub(super) labels: Mutex<super::report::Told>,
+    pub(super) looks: Mutex<super::damage::Looks>,
+    pub(super) room_waiters: AtomicUsize,
+    pub(super) stopped: AtomicBool,
+    /// Nothing is left to be kept durable: those who do that end.
+    pub(super) resting: AtomicBool,
+    /// What was last asked for by [`Volume::set_access`]; locked before the quota, which has what holds.
+    access: Mutex<Access>,
+    /// Another machine's tree has taken this one's place since the volume was opened.
+    pub(super) followed: AtomicBool,
+    /// It is doing so.
+    pub(super) following: AtomicBool,
+    /// How often it has.
+    pub(super) turns: AtomicUsize,
+    /// What a take-over has left that came to no end.
+    pub(super) half_followed: Mutex<Option<super::follow::Half>>,
+    /// The inodes that were known when it did, until the kernel is told.
+    pub(super) followed_inodes: Mutex<Option<Vec<Ino>>>,
+    /// Why the volume takes nothing any more: a local sync failed.
+    poison: Mutex<Option<String>>,
+}
+
+impl Volume {
+    /// Opens the volume that `home` holds, or begins an empty one: the journal in its file
+    /// `journal.redb`, the stage files on `stage`. Unlinked files and unmapped bytes that a crash left
+    /// are removed.
+    ///
+    /// # Errors
+    /// The journal cannot be opened or is damaged, or has gone from beside its stage files; the disk fails.
+    pub fn open(
+        home: Arc<dyn Disk>,
+        stage: Arc<dyn Disk>,
+        cache: Arc<Cache>,
+        clock: Arc<dyn Clock>,
+        options: &VolumeOptions,
+    ) -> Result<Arc<Self>, JournalError> {
+        let stage = Stage::new(stage, options.without);
+        // Begun anew it would take them for what a crash has left.
+        if !Journal::exists(home.as_ref(), JOURNAL)? && stage.has_files()? {
+            return Err(JournalError::Corrupt(format!(
+                "{JOURNAL} is missing or empty, and the stage beside it holds bytes that were not published: put \
+                 the file back from a copy, or move the folder `stage` away to begin without them"
+            )));
+        }
+        let journal = with_room(&cache, || {
+            let (home, bytes) = (Arc::clone(&home), options.journal_cache_bytes);
+            Journal::open(home, JOURNAL, bytes, options.without)
+        })?;
+        // Nobody can stop it yet, and what a crash has left may be more than the disk has room for.
+        journal.end();
+        if journal.get(&key::inode(Ino::ROOT))?.is_none() {
+            super::recover::begin(&journal, options.owner, clock.wall_ns())?;
+        }
+        let volume = Self::with(journal, stage, cache, clock, options)?;
+        with_room(&volume.cache, || {
+            volume.recover(super::recover::Bounds::default())
+        })?;
+        volume.journal.begin();
+        volume.load_charges()?;
+        volume.load_late()?;
+        Ok(volume)
+    }
+
+    /// As the journal says, with nothing looked after yet.
+    pub(super) fn with(
+        journal: Journal,
+        stage: Stage,
+        cache: Arc<Cache>,
+        clock: Arc<dyn Clock>,
+        options: &VolumeOptions,
+    ) -> Result<Arc<Self>, JournalError> {
+        let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
+        let scratch = journal.get(&key::meta(SCRATCH))?;
+        let scratch = Scratch::read(&scratch.unwrap_or_default());
+        Ok(Arc::new(Self {
+            key: options.key,
+            stage,
+            without: options.without,
+            limits: options.limits,
+            cache,
+            clock,
+            files: Files::default(),
+            removed: Removed::default(),
+            unpurged: Mutex::default(),
+            names: Mutex::new(()),
+            places: Mutex::default(),
+            quota: Mutex::new(Quota::new(allowance, 0).with_scratch(scratch)),
+            unsaved: Mutex::default(),
+            emptied: Mutex::default(),
+            cut: RwLock::new(None),
+            ended: super::ahead::Ended::default(),
+            listener: super::news::Listener::default(),
+            activity: Mutex::new(None),
+            adoptions: Mutex::default(),
+            late: Mutex::default(),
+            charges: Mutex::default(),
+            charging: Mutex::default(),
+            accesses: Mutex::default(),
+            labels: Mutex::new(Arc::new(super::report::Labels::default)),
+            looks: Mutex::default(),
+            room_waiters: AtomicUsize::new(0),
+            want: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+            access: Mutex::new(Access::Open),
+            followed: AtomicBool::new(false),
+            following: AtomicBool::new(false),
+            turns: AtomicUsize::new(0),
+            half_followed: Mutex::default(),
+            followed_inodes: Mutex::default(),
+            poison: Mutex::new(None),
+            journal,
+        }))
+    }
+
+    /// Which volume this is.
+    #[must_use]
+    pub fn key(&self) -> VolumeKey {
+        self.key
+    }
+
+    /// Takes a newer allowance and keeps it, so that it holds offline and after a restart too.
+    ///
+    /// # Errors
+    /// The journal takes nothing.
+    pub fn set_allowance(&self, allowance: &Allowance) -> Result<(), FsError> {
+        let taken = {
+            let mut quota = self.quota();
+            quota.set_allowance(allowance.clone());
+            quota.allowance().cloned()
+        };
+        let mut batch = Batch::default();
+        batch.put(key::meta("allowance"), taken.as_ref().unwrap_or(allowance));
+        self.journal.apply(batch)?;
+        self.tell(News::Due);
+        Ok(())
+    }
+
+    /// Opens or closes the volume for every change. One whose local sync has failed stays closed, and one
+    /// that another tree is taking the place of until that has ended.
+    pub fn set_access(&self, access: Access) {
+        let mut asked = lock(&self.access);
+        *asked = access;
+        self.enforce(&asked);
+    }
+
+    /// What was asked for holds again, or no longer: a take-over has begun or ended.
+    pub(super) fn renew_access(&self) {
+        self.enforce(&lock(&self.access));
+    }
+
+    fn enforce(&self, asked: &Access) {
+        let taken_over = self.following.load(Ordering::Acquire);
+        let closed = self
+            .poisoned()
+            .or_else(|| taken_over.then(|| super::follow::TAKEN_OVER.to_owned()));
+        let access = closed.map_or_else(|| asked.clone(), Access::ReadOnly);
+        self.quota().set_access(access);
+    }
+
+    /// Looks at the quota.
+    pub fn with_quota<T>(&self, look: impl FnOnce(&mut Quota) -> T) -> T {
+        look(&mut self.quota())
+    }
+
+    /// Whether the sync is overdue by now.
+    #[must_use]
+    pub fn overdue(&self) -> bool {
+        self.quota().overdue(self.clock.as_ref())
+    }
+
+    /// Seconds until growth is locked, where an allowance is known.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        self.quota().seconds_left(self.clock.as_ref())
+    }
+
+    /// When the volume was changed, if anything is unpublished.
+    #[must_use]
+    pub fn activity(&self) -> Option<Activity> {
+        *lock(&self.activity)
+    }
+
+    /// Why a failed local sync has made the volume read-only, if one has.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<String> {
+        lock(&self.poison).clone()
+    }
+
+    /// What to tell of a log whose last entry a start found not whole, and did not use.
+    #[must_use]
+    pub fn torn_log(&self) -> Option<String> {
+        let place = self.journal.unused()?;
+        Some(format!(
+            "the last entry of the log ({place}) was not whole at the start and was not used: a crash cut it off, or it \
+             changed on the disk; look whether what you changed last is there, and check the disk"
+        ))
+    }
+
+    /// A small value that the commit keeps beside the tree.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn meta<R: Record>(&self, name: &str) -> Result<Option<R>, FsError> {
+        Ok(self.journal.record(&key::meta(name))?)
+    }
+
+    /// A small value as its bytes.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn raw_meta(&self, name: &str) -> Result<Option<bytes::Bytes>, FsError> {
+        Ok(self.journal.get(&key::meta(name))?)
+    }
+
+    /// Keeps small values durably, all or none; `None` removes one.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn keep(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
+        self.note(values)?;
+        if self.without.lacks(Barrier::Keep) {
+            return Ok(());
+        }
+        let kept = self.sync_journal();
+        self.sweep();
+        kept
+    }
+
+    /// As [`Volume::keep`], durable with what is kept next.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub fn note(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
+        let mut batch = Batch::default();
+        put_values(&mut batch, values);
+        Ok(self.journal.apply(batch)?)
+    }
+
+    /// Has `wake` called when there is something for [`Volume::keep_durable`], and nobody was called since that
+    /// returned. It waits for nothing: locks are held meanwhile.
+    pub fn on_change(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.journal.on_call(wake);
+    }
+
+    /// Ends [`Volume::keep_durable`].
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.journal.end();
+    }
+
+    /// Holds a regular file.
+    pub(super) fn hold(&self, ino: Ino) -> Result<FileRef, FsError> {
+        self.files.hold(ino, || self.load_body(ino))
+    }
+
+    /// The files without a name that are open and lie over published content. Waits for nobody.
+    pub fn open_without_name(&self) -> Vec<Ino> {
+        let files = self.files.orphans().into_iter();
+        files
+            .filter(|file| file.lies_over_published())
+            .map(|file| file.ino)
+            .collect()
+    }
+
+    /// Lets go of a file; the last user of an unlinked one removes it.
+    pub(super) fn leave(&self, held: FileRef) {
+        let ino = held.ino;
+        let file = self.files.peek(ino);
+        if self.files.leave(held, |file| self.end_room(file)) == Left::Orphan {
+            let stages = file.map_or_else(Vec::new, |file| file.body_mut().take_stages());
+            if let Err(error) = self.purge(ino, stages.clone()) {
+                tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed yet");
+                lock(&self.unpurged).push((ino, stages));
+                self.journal.call();
+            }
+        }
+    }
+
+    /// Runs `change` on a held file.
+    pub(super) fn with_file<T>(
+        &self,
+        ino: Ino,
+        change: impl FnOnce(&File) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let held = self.hold(ino)?;
+        let result = change(&held);
+        self.leave(held);
+        result
+    }
+
+    /// Remembers that a file's content differs from the journal.
+    pub(super) fn note_unsaved(&self, ino: Ino) {
+        lock(&self.unsaved).insert(ino);
+        self.note_change();
+        self.journal.call();
+    }
+
+    /// Applies a change of the tree.
+    pub(super) fn apply(&self, batch: Batch) -> Result<(), FsError> {
+        self.apply_quietly(batch)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// Applies what is no change to publish.
+    pub(super) fn apply_quietly(&self, mut batch: Batch) -> Result<(), FsError> {
+        let retired = batch.take_retired();
+        for stage in &retired {
+            for number in self.stage.take_patches(*stage) {
+                batch.remove(key::patch(*stage, number));
+            }
+        }
+        self.journal.apply(batch)?;
+        if !retired.is_empty() {
+            self.stage.retire(retired);
+            self.journal.call();
+        }
+        Ok(())
+    }
+
+    /// What the cache can fetch again makes room for `bytes` on the disk of what is nowhere else, where it can.
+    pub(super) fn give_way(&self, bytes: u64) {
+        let folder = self.stage.folder();
+        if folder.is_none_or(|folder| self.cache.shares_room(&folder)) {
+            self.cache.give_way(bytes);
+        }
+    }
+
+    /// Turns a failed write of local state into an error, and closes the volume for changes unless
+    /// it was want of room.
+    pub(super) fn poison(&self, error: JournalError) -> FsError {
+        if !matches!(error, JournalError::NoRoom | JournalError::TooLarge) {
+            let reason = format!("local state cannot be made durable ({error}); restart pxfs");
+            lock(&self.poison).get_or_insert(reason);
+            self.renew_access();
+        }
+        error.into()
+    }
+
+    pub(super) fn quota(&self) -> MutexGuard<'_, Quota> {
+        lock(&self.quota)
+    }
+
+    pub(super) fn lock_names(&self) -> MutexGuard<'_, ()> {
+        lock(&self.names)
+    }
+
+    pub(super) fn active_cut(&self) -> Option<Arc<ActiveCut>> {
+        self.cut
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Nothing is unpublished since `since` saw the last change: there is no activity any more.
+    pub(super) fn note_published(&self, since: Option<Activity>) {
+        let mut activity = lock(&self.activity);
+        if *activity == since {
+            *activity = None;
+        } else if let (Some(now), Some(before)) = (activity.as_mut(), since) {
+            now.first = now.first.max(before.last);
+        }
+    }
+
+    pub(super) fn note_change(&self) {
+        let now = self.clock.boottime();
+        let before = {
+            let mut activity = lock(&self.activity);
+            let first = activity.map_or(now, |a| a.first);
+            activity.replace(Activity { first, last: now })
+        };
+        if before.is_none() {
+            self.tell(News::Due);
+        }
+    }
+}
+
+/// Does `work`, once more where the disk had no room for it: what can be fetched again makes room for what is nowhere
+/// else.
+fn with_room<T>(
+    cache: &Cache,
+    work: impl Fn() -> Result<T, JournalError>,
+) -> Result<T, JournalError> {
+    match work() {
+        Err(JournalError::NoRoom) => {
+            cache.give_way(OPENING_BYTES);
+            work()
+        }
+        done => done,
+    }
+}
+
+/// Adds small values to what is applied; `None` removes one.
+pub(super) fn put_values(batch: &mut Batch, values: Vec<(&str, Option<bytes::Bytes>)>) {
+    for (name, value) in values {
+        match value {
+            Some(bytes) => batch.put_bytes(key::meta(name), bytes),
+            None => batch.remove(key::meta(name)),
+        }
+    }
+}
+
+pub(super) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<JournalError> for FsError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::NoRoom => Self::NoRoom,
+            JournalError::TooLarge => Self::TooLarge,
+            JournalError::Disk(what) => Self::Disk(what),
+            JournalError::Corrupt(what) => Self::Damaged(what),
+        }
+    }
+}
