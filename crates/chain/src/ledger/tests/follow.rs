@@ -65,24 +65,33 @@ impl Followed {
         let packets = self.meddler.packets();
         let lists = PxSync::tokensOfCall::SELECTOR;
         let listed = self.meddler.asked().iter().any(|asked| asked.calls(lists));
-        let all = ContractLedger::new(
-            Endpoint::embedded(&self.handle),
-            self.contract(),
-            self.payer.address(),
-        );
-        let all = all.snapshot().await.unwrap();
+        let all = self.all().await;
         assert_eq!((seen.block, seen.tokens), (all.block, all.tokens));
         (packets, listed)
     }
 
-    /// The oracle has read `usage` of `token`.
+    /// What another ledger sees.
+    async fn all(&self) -> Snapshot {
+        let endpoint = Endpoint::embedded(&self.handle);
+        let ledger = ContractLedger::new(endpoint, self.contract(), self.payer.address());
+        ledger.snapshot().await.unwrap()
+    }
+
+    /// The oracle has read `usage` of `token`; of an error it tells the block in which it saw that.
     async fn report(&self, token: TokenId, request: B256, usage: u64, error: u8) {
+        let (usage, sequence) = match error {
+            0 => (usage, 1),
+            _ => {
+                let head = self.all().await;
+                (head.block, head.timestamp_s)
+            }
+        };
         let report = Report {
             request,
             token: token.0,
             epoch: 1,
             usage,
-            sequence: 1,
+            sequence,
             root: B256::repeat_byte(7),
             error,
         };
