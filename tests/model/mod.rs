@@ -6,7 +6,7 @@
 //! short as it can. Hardly a call has a precondition: one that makes no sense has an error number,
 //! and that is compared too, so a sequence stays a sequence whatever is taken out of it.
 //!
-//! The same machine drives `fs::Drive` (`src/fs/tests/model.rs`) and a real mount
+//! The same machine drives `fs::Drive` (`crates/engine/src/fs/tests/model.rs`) and a real mount
 //! (`tests/mount/model.rs`): each is one implementation of [`System`].
 
 mod access;
