@@ -9,7 +9,6 @@ use super::exit::{Exit, fail};
 use super::mount::{hold, mount_options, runtime, runtime_dir};
 use super::output::{bytes, text_answer};
 use super::setup::Setup;
-use crate::chain::Ledger;
 use crate::config::{Config, Layer, VolumeKind};
 use crate::mount;
 use crate::run::daemon::{Place, mount_failure};

@@ -14,7 +14,7 @@ use super::mount::{mount_options, runtime};
 use super::output::{coins, json_answer, text_answer};
 use super::setup::Setup;
 use crate::chain::transact::{sync_calldata, update_calldata};
-use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
+use crate::chain::{Accounting, ChainError, TokenInfo};
 use crate::config::{Config, NodeUrl, VolumeKind};
 use crate::control::{Entry, Request};
 use crate::rpc::Client;

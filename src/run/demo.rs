@@ -16,7 +16,7 @@ use crate::chain::embedded::{self, Genesis};
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
-use crate::chain::{ChainError, Ledger, deploy};
+use crate::chain::{ChainError, deploy};
 use crate::cli::exit::fail;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{NodeUrl, RpcUrl};

@@ -11,7 +11,6 @@ use super::leave::Tell;
 use super::leftovers::Leftovers;
 use super::parts::Parts;
 use super::state::StateDir;
-use crate::chain::Ledger;
 use crate::cli::exit::fail;
 use crate::status::DetachAnswer;
 

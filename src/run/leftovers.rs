@@ -14,7 +14,7 @@ use super::ground::Ground;
 use super::leave::Tell;
 use super::live::Live;
 use super::{keeper, salvage, save};
-use crate::chain::{ChainError, Ledger, Snapshot};
+use crate::chain::{ChainError, Snapshot};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Amount;
 use crate::status::{DetachAnswer, TokenStatus};

@@ -15,7 +15,7 @@ use super::{approval, charges};
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Package;
 use crate::chain::transact::{mint_bare_calldata, update_calldata};
-use crate::chain::{Accounting, ChainError, Ledger};
+use crate::chain::{Accounting, ChainError};
 use crate::cli::exit::fail;
 use crate::control::Request;
 use crate::status::{CallAnswer, MintAnswer, SyncAnswer, SyncOffer};

@@ -18,7 +18,7 @@ use super::parts::{self, Account, ChainParts, Parts};
 use super::{buy, first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::chain::transact::{mint_calldata, register_calldata};
-use crate::chain::{Accounting, ChainError, Ledger, TokenInfo};
+use crate::chain::{Accounting, ChainError, TokenInfo};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
 use crate::names::key::NameKey;

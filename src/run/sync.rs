@@ -17,7 +17,7 @@ use super::{approval, buy, first, node, older, operate};
 use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Finding, Reader, Refusal};
 use crate::chain::transact::{SyncRequest, sync_calldata, sync_fee};
-use crate::chain::{Accounting, Ledger, TokenInfo};
+use crate::chain::{Accounting, TokenInfo};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
 use crate::rpc::guard::{Guard, Reach};

@@ -13,7 +13,6 @@ use super::parts::{ChainParts, Parts};
 use super::state::StateDir;
 use super::tokens::Tokens;
 use super::{demo, operate, operator, terms};
-use crate::chain::Ledger;
 use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;

@@ -2,8 +2,7 @@
 //! dialect.
 //!
 //! Invariant: a snapshot is of one block, and costs two requests, whatever the number of tokens, where
-//! the wallet has those that it had before; where nothing has changed, a look costs one. Called
-//! through [`Ledger`] by `run`, `mount` and `publish`; the list of packages by the command line.
+//! the wallet has those that it had before; where nothing has changed, a look costs one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +15,6 @@ use alloy::providers::Provider;
 use alloy::rpc::client::BatchRequest;
 use alloy::rpc::types::{Block, Filter, Log};
 use alloy::sol_types::SolCall;
-use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use self::follow::Followed;
@@ -25,7 +23,7 @@ use self::owned::Owned;
 use super::contract::{PxSync, PxV1, PxV2};
 use super::dialect::Dialect;
 use super::endpoint::{Endpoint, LogsFault};
-use super::{Accounting, ChainError, Ledger, Snapshot, TokenInfo};
+use super::{Accounting, ChainError, Snapshot, TokenInfo};
 use pxfs_base::types::TokenId;
 
 mod additive;
@@ -336,9 +334,9 @@ impl ContractLedger {
     }
 }
 
-#[async_trait]
-impl Ledger for ContractLedger {
-    async fn snapshot(&self) -> Result<Snapshot, ChainError> {
+impl ContractLedger {
+    /// All tokens of the wallet, read in one block.
+    pub async fn snapshot(&self) -> Result<Snapshot, ChainError> {
         let dialect = self.dialect().await?;
         let (head, _) = self.newest(None).await?;
         Ok(Snapshot {
@@ -348,7 +346,8 @@ impl Ledger for ContractLedger {
         })
     }
 
-    async fn token(&self, id: TokenId) -> Result<TokenInfo, ChainError> {
+    /// One token, whoever owns it.
+    pub async fn token(&self, id: TokenId) -> Result<TokenInfo, ChainError> {
         let absent = || {
             ChainError::Missing(format!(
                 "token {id} does not exist on contract {}",

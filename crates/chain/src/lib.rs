@@ -1,7 +1,6 @@
 //! The chain: which tokens a wallet owns, what each grants, and the transactions that change it.
 
 use alloy::primitives::{Address, B256};
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::anchor::Anchor;
@@ -23,7 +22,6 @@ pub mod ledger;
 mod many;
 #[cfg(test)]
 mod meddle;
-pub mod memory;
 pub mod oracle;
 pub mod outbox;
 pub mod signer;
@@ -166,13 +164,4 @@ impl ChainError {
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Transient(_) | Self::Unserved(_))
     }
-}
-
-/// What the mount reads of the chain.
-#[async_trait]
-pub trait Ledger: Send + Sync {
-    /// All tokens of the wallet, read in one block.
-    async fn snapshot(&self) -> Result<Snapshot, ChainError>;
-    /// One token, whoever owns it.
-    async fn token(&self, id: TokenId) -> Result<TokenInfo, ChainError>;
 }

@@ -15,6 +15,7 @@ use alloy::sol_types::{SolEvent, SolValue};
 use zeroize::Zeroizing;
 
 use self::anvil::Anvil;
+use super::ChainError;
 use super::contract::PxSync;
 use super::deploy::{Deployment, deploy};
 use super::embedded::{Genesis, Handle};
@@ -22,7 +23,6 @@ use super::endpoint::Endpoint;
 use super::ledger::ContractLedger;
 use super::transact::{self, Transactor};
 use super::wallet::Wallet;
-use super::{ChainError, Ledger};
 use pxfs_base::clock::SystemClock;
 use pxfs_base::types::TokenId;
 

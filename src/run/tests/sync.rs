@@ -10,7 +10,6 @@ use axum::routing::get;
 use serde_json::Value;
 
 use super::World;
-use crate::chain::Ledger;
 use crate::cli::exit::{Exit, of};
 use crate::config::NodeUrl;
 use crate::control::{Request, Terms};

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Tokens, lock};
-use crate::chain::{ChainError, Ledger, Snapshot, TokenInfo};
+use crate::chain::{ChainError, Snapshot, TokenInfo};
 use crate::cli::exit::fail;
 use crate::run::detached::Detached;
 use crate::run::leave::Tell;

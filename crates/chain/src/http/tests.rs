@@ -7,7 +7,6 @@ use alloy::rpc::types::Filter;
 
 use super::proxy::{Mode, Proxy};
 use super::*;
-use crate::Ledger;
 use crate::deploy::deploy;
 use crate::endpoint::{Endpoint, LogsFault};
 use crate::ledger::{ContractLedger, Reading};

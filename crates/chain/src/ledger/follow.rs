@@ -110,7 +110,7 @@ impl ContractLedger {
     /// of the last look.
     ///
     /// # Errors
-    /// As [`Ledger::snapshot`](crate::Ledger::snapshot).
+    /// As [`ContractLedger::snapshot`](super::ContractLedger::snapshot).
     pub async fn look(&self, reading: Reading) -> Result<Snapshot, ChainError> {
         let dialect = self.dialect().await?;
         let last = self.followed.last();

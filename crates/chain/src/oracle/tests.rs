@@ -13,7 +13,6 @@ use alloy::providers::Provider;
 use alloy::transports::BoxTransport;
 
 use super::*;
-use crate::Ledger;
 use crate::contract::{OracleForwarder, failure, report_digest};
 use crate::deploy::deploy;
 use crate::embedded::{Genesis, Handle};
