@@ -1,6 +1,9 @@
 //! Signers elsewhere: anvil, which signs for its own accounts, and what stands in the way of it.
 
-use alloy::primitives::U256;
+use alloy::eips::Encodable2718;
+use alloy::network::TransactionBuilder;
+use alloy::primitives::{U256, b256, hex};
+use alloy::signers::local::PrivateKeySigner;
 
 use super::*;
 use crate::ChainError;
@@ -95,6 +98,31 @@ async fn a_signer_that_answers_nothing_or_nonsense_ends_in_one_line() {
     drop(proxy);
     let told = pay(&payer, 8).await.unwrap_err().to_string();
     assert!(told.contains("cannot be reached"), "{told}");
+}
+
+/// It has signed for the account, but to pay somebody else.
+#[tokio::test]
+async fn a_signer_that_signs_something_else_has_nothing_sent() {
+    let (_chain, _signer, proxy, payer) = site().await;
+    pay(&payer, 1).await.unwrap();
+    let key = b256!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80");
+    let theirs = TransactionRequest::default()
+        .with_to(Address::repeat_byte(66))
+        .with_value(U256::from(1_000))
+        .with_nonce(1)
+        .with_chain_id(31337)
+        .with_gas_limit(50_000)
+        .with_max_fee_per_gas(10_000_000_000)
+        .with_max_priority_fee_per_gas(1_000_000_000);
+    let signer = Signer::Local(PrivateKeySigner::from_bytes(&key).unwrap());
+    let signed = signer.sign(theirs).await.unwrap().encoded_2718();
+    let answer = format!("{{\"result\":\"{}\"}}", hex::encode_prefixed(signed));
+    proxy.set(Mode::Say(answer.leak()));
+    let told = pay(&payer, 7).await.unwrap_err();
+    assert!(matches!(told, ChainError::Signer(_)), "{told}");
+    assert!(told.to_string().contains("another transaction"), "{told}");
+    proxy.set(Mode::Well);
+    assert_eq!(payer.next_nonce().await.unwrap(), 1);
 }
 
 #[tokio::test]
