@@ -118,6 +118,19 @@ fn what_lies_in_the_trash_is_whole_in_its_own_token() {
 }
 
 #[test]
+fn a_file_of_any_length_beside_what_is_thrown_away_stays_whole() {
+    let machine = machine();
+    let (trash, second) = (trash(&machine), machine.mountpoint().join("2"));
+    let info = trash.join("info/long.trashinfo");
+    // It is made in the first token, and what is thrown away is of the second.
+    let content = pattern(6, 0, 200_000);
+    fs::write(&info, &content).expect("written");
+    fs::write(second.join("long"), "x").expect("written");
+    fs::rename(second.join("long"), trash.join("files/long")).expect("thrown");
+    assert!(fs::read(&info).expect("there") == content);
+}
+
+#[test]
 fn the_trash_is_emptied_and_gives_its_room_back() {
     let machine = machine();
     let (first, second) = (machine.dir(), machine.mountpoint().join("2"));

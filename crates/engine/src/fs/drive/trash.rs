@@ -371,7 +371,7 @@ impl Drive {
     }
 }
 
-/// Copies a file of `info`, as it is.
+/// Copies a file of `info`, as it is; all of it, or none.
 fn copy(
     name: &[u8],
     (from, dir): (&Volume, Ino),
@@ -382,6 +382,9 @@ fn copy(
     let read = from.read(&file, 0, INFO_MAX);
     from.leave(file);
     let content = read?;
+    if content.len() as u64 != found.size {
+        return Err(FsError::TooLarge);
+    }
     let by = Caller {
         uid: found.uid,
         gid: found.gid,
@@ -397,7 +400,15 @@ fn copy(
     let file = to.hold(made.ino)?;
     let written = to.write(&file, 0, &content, Terms::default());
     to.leave(file);
-    written.map(drop)
+    let whole = written.and_then(|len| match len {
+        Some(len) if len as usize == content.len() => Ok(()),
+        _ => Err(FsError::Quota),
+    });
+    if whole.is_err() {
+        // What cannot be removed is a part that nobody has taken the whole for: that stays.
+        let _ = to.unlink(to_dir, name);
+    }
+    whole
 }
 
 #[cfg(test)]
