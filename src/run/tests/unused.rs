@@ -24,6 +24,32 @@ fn open_below(folder: &std::path::Path) -> usize {
 }
 
 impl World {
+    /// A mount of `count` tokens, of which the second has something published.
+    async fn published(count: u64) -> (Self, Vec<TokenId>) {
+        let world = Self::new().await;
+        world.show();
+        let tokens = minted(&world, count).await;
+        world.statuses().await;
+        world.list("2").await.unwrap();
+        world.write("2", "mine", b"precious").unwrap();
+        let live = world.tokens.get(tokens[1]).unwrap();
+        live.flush().await.unwrap();
+        drop(live);
+        (world, tokens)
+    }
+
+    /// The next mount, after the local state of `token` is gone.
+    async fn without(self, token: TokenId) -> Self {
+        let key = self.tokens.get(token).unwrap().key;
+        let dir = self.end().await;
+        let state = dir.path().join("state");
+        StateDir::open(&state).unwrap().drop_volume(&key).unwrap();
+        let world = Self::begin(dir).await;
+        world.show();
+        world.statuses().await;
+        world
+    }
+
     /// Opens a directory as a call of the mount does: what it lacks is fetched.
     async fn list(&self, directory: &str) -> Result<Fh, FsError> {
         let drive = &self.ground.drive;
@@ -130,21 +156,8 @@ async fn many_calls_that_want_a_token_open_it_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_published_elsewhere_is_there_at_the_first_use() {
-    let world = World::new().await;
-    world.show();
-    let tokens = minted(&world, 2).await;
-    world.statuses().await;
-    world.list("2").await.unwrap();
-    world.write("2", "mine", b"precious").unwrap();
-    world.tokens.get(tokens[1]).unwrap().flush().await.unwrap();
-    // The local state of this machine is gone.
-    let key = world.tokens.get(tokens[1]).unwrap().key;
-    let dir = world.end().await;
-    let state = dir.path().join("state");
-    StateDir::open(&state).unwrap().drop_volume(&key).unwrap();
-    let world = World::begin(dir).await;
-    world.show();
-    world.statuses().await;
+    let (world, tokens) = World::published(2).await;
+    let world = world.without(tokens[1]).await;
     assert!(world.tokens.get(tokens[1]).is_none());
     world.list("2").await.unwrap();
     let drive = &world.ground.drive;
@@ -162,13 +175,7 @@ async fn what_was_published_elsewhere_is_there_at_the_first_use() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_the_chain_knows_as_published_is_opened_by_a_mount_without_its_folder() {
-    let world = World::new().await;
-    world.show();
-    let tokens = minted(&world, 3).await;
-    world.statuses().await;
-    world.list("2").await.unwrap();
-    world.write("2", "mine", b"precious").unwrap();
-    world.tokens.get(tokens[1]).unwrap().flush().await.unwrap();
+    let (world, tokens) = World::published(3).await;
     let (parts, all) = (&world.parts, &world.tokens);
     let oracle = operator::begin(parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
@@ -176,13 +183,7 @@ async fn a_token_that_the_chain_knows_as_published_is_opened_by_a_mount_without_
         .await
         .unwrap();
     oracle.abort();
-    let key = world.tokens.get(tokens[1]).unwrap().key;
-    let dir = world.end().await;
-    let state = dir.path().join("state");
-    StateDir::open(&state).unwrap().drop_volume(&key).unwrap();
-    let world = World::begin(dir).await;
-    world.show();
-    world.statuses().await;
+    let world = world.without(tokens[1]).await;
     // Its name is renewed and its blocks are looked after from here, though nobody uses it.
     assert!(world.tokens.get(tokens[1]).is_some());
     assert!(world.tokens.get(tokens[2]).is_none());
