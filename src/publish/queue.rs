@@ -4,9 +4,10 @@
 //! `run`; `worker` does the work.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(super) use pxfs_base::lock;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -274,8 +275,4 @@ pub(super) fn next_commit_s(volume: &Volume, last_commit_s: u64) -> Option<u64> 
     }
     let left_s = volume.seconds_left()?;
     Some(last_commit_s.saturating_add(left_s / units.max(1)))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

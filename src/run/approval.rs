@@ -4,9 +4,11 @@
 //! contract refuses. Nothing is asked where the owner signs. Called by `tokens`, `operate` and `sync`.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use alloy::primitives::Address;
+
+use pxfs_base::lock;
 
 use super::chains::ChainParts;
 use crate::chain::{ChainError, approval};
@@ -56,7 +58,7 @@ impl Approvals {
         token: TokenId,
     ) -> Result<bool, ChainError> {
         let (all, one) = {
-            let known = self.lock();
+            let known = lock(&self.known);
             (known.all, known.each.get(&token).copied())
         };
         let all = match all {
@@ -64,7 +66,7 @@ impl Approvals {
             None => {
                 let (at, contract) = (&chain.endpoint, chain.contract);
                 let all = approval::of_all(at, contract, chain.owner, operator).await?;
-                self.lock().all = Some(all);
+                lock(&self.known).all = Some(all);
                 all
             }
         };
@@ -74,14 +76,10 @@ impl Approvals {
             None => {
                 let (at, contract) = (&chain.endpoint, chain.contract);
                 let one = approval::of_one(at, contract, token).await? == operator;
-                self.lock().each.insert(token, one);
+                lock(&self.known).each.insert(token, one);
                 Ok(one)
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

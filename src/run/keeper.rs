@@ -10,6 +10,7 @@ use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use pxfs_base::lock;
 
 use super::ground::Ground;
 use super::owed;
@@ -244,10 +245,6 @@ impl Keeper {
         self.post.end();
         self.volume.end_keeping();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The latest block that the chain was seen with, as far as `volume` keeps it.

@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use alloy::primitives::Address;
+use pxfs_base::lock;
 use serde::{Deserialize, Serialize};
 
 use super::parts::ChainParts;
@@ -113,8 +114,7 @@ impl List {
 
     /// What was told last, as far as it is kept.
     pub(super) fn get(&self) -> Option<Arc<Known>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.clone()
+        lock(&self.kept).clone()
     }
 
     /// Keeps `known`, where it is news. That it cannot be written is no fault of a mount.
@@ -126,8 +126,7 @@ impl List {
         let written = tokio::task::spawn_blocking(move || known.write(&file).map(|()| known));
         match written.await.map_err(io::Error::other).flatten() {
             Ok(known) => {
-                let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                *kept = Some(Arc::new(known));
+                *lock(&self.kept) = Some(Arc::new(known));
             }
             Err(fault) => tracing::debug!("what the chain told is not kept: {fault}"),
         }

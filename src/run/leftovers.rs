@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::detached::{self, Detached, bare_status, is_pending, remedy};
 use super::ground::Ground;
@@ -19,6 +19,7 @@ use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Amount;
 use crate::status::{DetachAnswer, TokenStatus};
 use crate::types::{TokenId, TokenRef, VolumeKey};
+use pxfs_base::lock;
 
 /// One volume that was left.
 #[derive(Clone)]
@@ -470,8 +471,4 @@ impl Leftovers {
 /// What is said of a volume of another epoch than the token's.
 pub(super) fn other_epoch(called: &str, left: u64, now: u64) -> String {
     format!("token {called} is in epoch {now}, and this is of epoch {left}")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

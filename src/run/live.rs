@@ -11,9 +11,10 @@ mod told;
 pub(super) use right::{Grant, Right};
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
+use pxfs_base::lock;
 use tokio::sync::Semaphore;
 
 pub(super) use self::slot::preferred_slot;
@@ -32,6 +33,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::fs::{Access, Volume};
 use crate::pack::cid as form;
+use crate::publish::allowance;
 use crate::status::State;
 use crate::types::VolumeKey;
 
@@ -281,12 +283,7 @@ impl Live {
         let fresh = newer && (jumped || stale) || known.token != *token;
         let grants = grant != Grant::Nothing;
         if grants && (fresh || !known.granted) {
-            let allowance = crate::publish::allowance(
-                token,
-                snapshot.block,
-                snapshot.timestamp_s,
-                &*parts.clock,
-            );
+            let allowance = allowance(token, snapshot.block, snapshot.timestamp_s, &*parts.clock);
             self.volume.set_allowance(&allowance)?;
         }
         let barred = right.barred().or_else(|| self.publishing.barred());
@@ -486,8 +483,4 @@ async fn open(
     let publishing = Publishing::new(ground, &volume, right);
     publishing.begin(token, FIND).await?;
     Ok((volume, publishing))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,9 +3,10 @@
 //! Invariant: nothing is published before it is known which root is the newest; a volume that was
 //! never used here is not shown before that. Called by `live`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pxfs_base::lock;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
@@ -515,8 +516,4 @@ pub(super) fn unpublished_since(since_s: u64, why: &str, node: Option<&str>) -> 
         )
     });
     format!("nothing was published{at}: {why}{cure}")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

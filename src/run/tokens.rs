@@ -14,12 +14,13 @@ mod tell;
 mod unused;
 mod view;
 
+use pxfs_base::lock;
 pub(super) use tell::Teller;
 use view::View;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -480,8 +481,4 @@ impl Tokens {
         });
         self.leftovers.stop();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,3 +5,11 @@ pub mod clock;
 pub mod durable;
 pub mod text;
 pub mod types;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks `mutex`, also if a thread that held it has panicked: what is behind a mutex here is whole between any two
+/// statements.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -8,6 +8,7 @@ use crate::chain::{Accounting, TokenInfo};
 use crate::fault::Fault;
 use crate::names::NameError;
 use crate::names::fault::Call as NameCall;
+use crate::publish::allowance;
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::StoreError;
 use crate::store::fault::Call;
@@ -32,7 +33,7 @@ fn grant(machine: &Machine, units: u64) {
         ..token()
     };
     let clock = machine.context.clock.as_ref();
-    let allowance = crate::publish::allowance(&token, 1, 1_800_000_000, clock);
+    let allowance = allowance(&token, 1, 1_800_000_000, clock);
     machine.volume.set_allowance(&allowance).unwrap();
 }
 

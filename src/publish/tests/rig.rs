@@ -21,6 +21,7 @@ use crate::names::fault::FaultNames;
 use crate::names::key::NameKey;
 use crate::names::memory::MemoryNames;
 use crate::names::record::Network;
+use crate::publish::allowance;
 use crate::publish::commit::{Done, commit};
 use crate::publish::head::Head;
 use crate::publish::pending::{PENDING, Pending};
@@ -228,7 +229,7 @@ impl Machine {
             },
         )
         .unwrap();
-        let allowance = crate::publish::allowance(&token(), 1, 1_800_000_000, clock.as_ref());
+        let allowance = allowance(&token(), 1, 1_800_000_000, clock.as_ref());
         volume.set_allowance(&allowance).unwrap();
         let drive = Arc::new(Drive::new((0, 0), 0));
         let slot = drive.attach("1", 1, Arc::clone(&volume)).unwrap();

@@ -15,6 +15,7 @@ use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::cli::exit::{Exit, Failure, fail};
 use crate::clock::Clock;
 use crate::fs::{self, FsError};
+use crate::publish::allowance;
 use crate::run::live::{Grant, preferred_slot};
 use crate::run::{operate, owed, sync};
 use crate::status::{LocalStatus, TokenStatus};
@@ -250,7 +251,7 @@ impl Tokens {
         status.path = Some(format!("{top}/{}", one.directory));
         status.volume = Some("plain".to_owned());
         let clock = &*parts.clock;
-        let quota = fs::Unused::quota(crate::publish::allowance(&one.token, 0, now_s, clock));
+        let quota = fs::Unused::quota(allowance(&one.token, 0, now_s, clock));
         status.local = Some(LocalStatus {
             used_bytes: quota.used_bytes(),
             reserved_bytes: quota.reserve_bytes(),
@@ -263,7 +264,7 @@ impl Tokens {
 
 /// What its directory tells.
 fn unused(snapshot: &Snapshot, token: &TokenInfo, clock: &dyn Clock) -> fs::Unused {
-    let allowance = crate::publish::allowance(token, snapshot.block, snapshot.timestamp_s, clock);
+    let allowance = allowance(token, snapshot.block, snapshot.timestamp_s, clock);
     fs::Unused::of(allowance)
 }
 

@@ -8,8 +8,9 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
+use crate::lock;
 use tempfile::TempDir;
 
 /// All machines of this process: syncs are made by threads of anybody.
@@ -142,8 +143,4 @@ fn each_with(path: &Path, each: impl Fn(&mut Disk)) {
         .iter()
         .filter(|machine| path.starts_with(machine.folder()));
     own.for_each(|machine| each(&mut lock(&machine.disk)));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::journal::record::Record;
 use crate::journal::{Barrier, Batch, Disk, Journal, JournalError, Stage, Without, key};
 use crate::types::{Ino, VolumeKey};
+pub(super) use pxfs_base::lock;
 
 /// What the cache gives back where the disk is too full to open a volume.
 const OPENING_BYTES: u64 = 512 << 20;
@@ -505,10 +506,6 @@ pub(super) fn put_values(batch: &mut Batch, values: Vec<(&str, Option<bytes::Byt
 
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl From<JournalError> for FsError {

@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::draft::Draft;
 use super::{Disk, DiskFile};
+use pxfs_base::lock;
 
 /// A folder whose changes are in memory alone.
 pub(crate) struct CowDisk {
@@ -119,10 +120,6 @@ impl Disk for CowDisk {
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.below.path(name)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One file with its changes.

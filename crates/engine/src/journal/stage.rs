@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::disk::{Disk, DiskFile};
 use super::record::Patch;
 use super::unsynced::{Patches, Unsynced};
 use super::{Barrier, JournalError, Without};
+use pxfs_base::lock;
 
 /// Files that are synced one by one at a start; more of them all at once, which syncs what others have written
 /// to the same file system too, but waits for the disk's own cache once.
@@ -440,10 +441,6 @@ impl Stage {
 
 fn name(number: u64) -> String {
     number.to_string()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

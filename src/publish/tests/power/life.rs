@@ -15,6 +15,7 @@ use crate::journal::simulated::{Left, Power};
 use crate::names::fault::{Call as NameCall, FaultNames};
 use crate::names::{NameError, NameStore};
 use crate::publish::Bootstrap;
+use crate::publish::allowance;
 use crate::publish::naming::renew;
 use crate::publish::tests::rig::{Machine, Shared, token};
 use crate::store::fault::{Call, FaultStore};
@@ -76,7 +77,7 @@ impl Life {
                 uploads_left: Some(50),
                 ..token()
             };
-            let allowance = crate::publish::allowance(&token, 1, 1_800_000_000, clock.as_ref());
+            let allowance = allowance(&token, 1, 1_800_000_000, clock.as_ref());
             machine
                 .volume
                 .set_allowance(&allowance)
