@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -25,6 +25,8 @@ const BEAT: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 32;
 /// Peers that have asked nothing yet; where there are more, the one that came first goes.
 const SILENT: usize = 64;
+/// Connections at once; whoever comes then waits until one ends.
+const SEATS: usize = SILENT + 2 * AT_ONCE;
 /// The longest request in bytes.
 const LONGEST_REQUEST: usize = 64 * 1024;
 
@@ -79,8 +81,12 @@ impl Progress {
 pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
     let uid = rustix::process::geteuid().as_raw();
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let seats = Arc::new(Semaphore::new(SEATS));
     let mut silent: VecDeque<AbortHandle> = VecDeque::new();
     loop {
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -96,14 +102,14 @@ pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
             first.abort();
         }
         let (handler, places) = (Arc::clone(&handler), Arc::clone(&places));
-        let peer = tokio::spawn(listen(stream, uid, handler, places));
+        let peer = tokio::spawn(listen((stream, seat), uid, handler, places));
         silent.push_back(peer.abort_handle());
     }
 }
 
 /// Reads what a peer asks, and has it answered by a task that does not end with this one.
 async fn listen(
-    mut stream: UnixStream,
+    (mut stream, seat): (UnixStream, OwnedSemaphorePermit),
     uid: u32,
     handler: Arc<dyn Handler>,
     places: Arc<Semaphore>,
@@ -114,6 +120,7 @@ async fn listen(
         Err(_) => return tracing::debug!("socket: a peer asked nothing"),
     };
     tokio::spawn(async move {
+        let _seat = seat;
         let Ok(_place) = places.acquire().await else {
             return;
         };

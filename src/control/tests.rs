@@ -90,6 +90,38 @@ fn peers_that_say_nothing_keep_nobody_from_an_answer() {
     assert!(gone > 100 && !is_gone(&silent[199]), "{gone}");
 }
 
+/// The connections that the daemon has taken on its socket.
+fn taken(entry: &Entry) -> usize {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = entry.socket.to_str().unwrap();
+    let is_taken = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // Connected, and with an inode: one that waits to be taken has none.
+        matches!(fields[..], [.., "03", inode, at] if at == path && inode != "0")
+    };
+    sockets.lines().filter(is_taken).count()
+}
+
+#[test]
+fn peers_that_all_ask_at_once_take_no_more_than_their_share_of_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let _daemon = daemon(dir.path(), Path::new("/state"));
+    let entry = find_all(&[dir.path().to_owned()]).remove(0);
+    let asking: Vec<_> = (0..200)
+        .map(|_| {
+            let mut peer = StdStream::connect(&entry.socket).unwrap();
+            frame::write(&mut peer, &Request::Flush { token: None }).unwrap();
+            peer
+        })
+        .collect();
+    let mut before = 0;
+    while before < 32 || before != taken(&entry) {
+        before = taken(&entry);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(before <= 128, "{before} of {}", asking.len());
+}
+
 #[test]
 fn a_long_request_says_how_far_it_is() {
     let dir = tempfile::tempdir().unwrap();
