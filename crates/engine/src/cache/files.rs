@@ -3,8 +3,8 @@
 //! Invariant: the bytes on disk that are accounted for never pass the limit (room is made before a
 //! byte is written, least recently used contents first, then chunks of the content being filled);
 //! a file is trusted only while it is the very inode that was opened or created here. No lock is
-//! held across I/O; the index lock and a content's lock are never held together.
-//! Called by [`super::Cache`].
+//! held across I/O; the index lock and a content's lock are never held together. The one exception: a new
+//! file is created under a lock that only threads which fill the cache take.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -31,6 +31,8 @@ pub(super) struct Files {
     dir: PathBuf,
     buffers: Buffers,
     index: Mutex<Index>,
+    /// Held while a file is created: of two threads that create the same one, each would remove the other's.
+    creating: Mutex<()>,
 }
 
 struct Index {
@@ -82,6 +84,7 @@ impl Files {
             dir: dir.to_owned(),
             buffers: Buffers::default(),
             index: Mutex::new(index),
+            creating: Mutex::new(()),
         })
     }
 
@@ -158,7 +161,7 @@ impl Files {
     ) -> bool {
         let content = match self.content(key, size) {
             Some(content) if !self.is_unlinked(key, &content) => content,
-            _ => match self.create(key, size) {
+            _ => match self.content_or_new(key, size) {
                 Ok(content) => content,
                 Err(_) => return false,
             },
@@ -351,6 +354,15 @@ impl Files {
             self.forget(key, content);
         }
         !linked
+    }
+
+    /// The content, with a new file if it has none.
+    fn content_or_new(&self, key: Key, size: u64) -> io::Result<Arc<Content>> {
+        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.content(key, size) {
+            Some(content) => Ok(content),
+            None => self.create(key, size),
+        }
     }
 
     /// A new, empty file for a content; what stood under its name is removed.

@@ -229,6 +229,35 @@ fn what_has_just_come_is_read_before_it_is_on_the_disk_and_pushes_no_small_file_
 }
 
 #[test]
+fn the_first_chunks_of_a_file_that_arrive_together_are_all_stored() {
+    const CHUNKS: u64 = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = Cache::open(dir.path(), 256 * MIB).unwrap();
+    let size = CHUNKS * MIB;
+    for content in 0..24 {
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for chunk in 0..CHUNKS {
+                let (cache, start) = (&cache, &start);
+                scope.spawn(move || {
+                    let bytes = chunk_bytes(content, size, chunk);
+                    start.wait();
+                    cache.fill(&cid_of(content), size, chunk, &bytes);
+                });
+            }
+        });
+        cache.forget();
+        for chunk in 0..CHUNKS {
+            let read = read_chunk(&cache, content, size, chunk);
+            assert!(
+                read == Some(chunk_bytes(content, size, chunk)),
+                "chunk {chunk} of content {content} is not stored"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_cap_holds_and_what_was_used_last_stays() {
     let dir = tempfile::tempdir().unwrap();
     let cap = 16 * MIB;
