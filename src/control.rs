@@ -253,7 +253,7 @@ pub enum Reply {
         /// One line.
         error: String,
         /// The exit code.
-        exit: crate::cli::exit::Exit,
+        exit: crate::exit::Exit,
     },
 }
 

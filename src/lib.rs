@@ -33,6 +33,7 @@ pub use pxfs_storage::{fault, names, rpc, store};
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod exit;
 pub mod fetch;
 pub mod mount;
 pub mod publish;

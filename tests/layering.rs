@@ -60,7 +60,9 @@ const VALUES: &[(&str, &str)] = &[
 ];
 
 /// Modules at the top, which put the parts together: they may name any.
-const TOP: &[&str] = &["lib", "main", "run", "cli", "config", "control", "metrics"];
+const TOP: &[&str] = &[
+    "lib", "main", "run", "cli", "config", "control", "exit", "metrics",
+];
 
 /// A word, and the files of `src/` (or folders, ending in `/`) outside which it must not appear.
 const ONLY_IN: &[(&str, &[&str])] = &[

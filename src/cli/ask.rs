@@ -8,13 +8,13 @@ use std::sync::Arc;
 use alloy::primitives::U256;
 use serde::de::DeserializeOwned;
 
-use super::exit::{Exit, Failure};
 use super::locate;
 use super::mount::runtime;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::chain::transact::OnProgress;
 use crate::control::{Amount, Request, Terms};
+use crate::exit::{Exit, Failure};
 use crate::run::operate;
 use crate::run::operator;
 use crate::run::parts::{self, Parts, open_wallet};

@@ -5,13 +5,13 @@
 use alloy::primitives::{B256, Bytes, U256};
 
 use super::ask::{Agreed, answer, answer_for, at_most};
-use super::exit::{Exit, Failure, fail};
 use super::output::{bytes, cancelled, coins, confirm, json_answer, report, table, text_answer};
 use super::setup::Setup;
 use super::status::chain_table;
 use crate::chain::coin;
 use crate::config::Span;
 use crate::control::Request;
+use crate::exit::{Exit, Failure, fail};
 use crate::status::{
     AdvanceAnswer, CallAnswer, MintAnswer, PackageAnswer, SyncAnswer, SyncOffer, TokensAnswer,
     UploadsAnswer,

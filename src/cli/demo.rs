@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::exit::{Exit, fail};
 use super::mount::{hold, mount_options, runtime, runtime_dir};
 use super::output::{bytes, text_answer};
 use super::setup::Setup;
 use crate::config::{Config, Layer, VolumeKind};
+use crate::exit::{Exit, fail};
 use crate::mount;
 use crate::run::daemon::{Place, mount_failure};
 use crate::run::demo::{first_token, prepare};

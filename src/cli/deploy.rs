@@ -5,10 +5,10 @@
 use alloy::primitives::Address;
 
 use super::ask::at_most;
-use super::exit::{Exit, fail};
 use super::mount::runtime;
 use super::output::{cancelled, coins, confirm, json_answer, text_answer};
 use super::setup::Setup;
+use crate::exit::{Exit, fail};
 use crate::run::deploy::Deployer;
 use crate::run::state::StateDir;
 use crate::status::DeployAnswer;

@@ -4,13 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::exit::{Exit, fail};
 use super::locate;
 use super::mount::runtime;
 use super::output::{bytes, cancelled, confirm, json_answer, text_answer};
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::control::Request;
+use crate::exit::{Exit, fail};
 use crate::run::detach;
 use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;

@@ -8,7 +8,6 @@ use std::path::Path;
 use alloy::primitives::U256;
 use alloy::providers::Provider;
 
-use super::exit::{Exit, one_line, without_number};
 use super::locate;
 use super::mount::{mount_options, runtime};
 use super::output::{coins, json_answer, text_answer};
@@ -17,6 +16,7 @@ use crate::chain::transact::{sync_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError, TokenInfo};
 use crate::config::{Config, NodeUrl, VolumeKind};
 use crate::control::{Entry, Request};
+use crate::exit::{Exit, one_line, without_number};
 use crate::rpc::Client;
 use crate::run::node::{self, Gives};
 use crate::run::operate::BY_ISSUER;

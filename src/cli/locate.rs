@@ -6,9 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::exit::{Exit, Failure};
 use super::setup::Setup;
 use crate::control::{Client, Entry, find_all, find_ended};
+use crate::exit::{Exit, Failure};
 
 /// The daemon that holds `path` (the drive, or anything in it), or that the options mean; `None`
 /// when there is none.

@@ -1,7 +1,7 @@
-//! The `pxfs` command: one file a command, `args` the grammar, `exit` the codes.
+//! The `pxfs` command: one file a command, `args` the grammar, `crate::exit` the codes.
 //!
 //! Invariant: an error is one line on stderr (with `--json` one object, and nothing on stdout), and
-//! its code is in `exit`. Called by `main`.
+//! its code is in `crate::exit`.
 
 mod arenas;
 mod args;
@@ -12,7 +12,6 @@ mod deploy;
 mod detach;
 mod doctor;
 mod dumps;
-pub mod exit;
 mod help;
 mod locate;
 mod log;
@@ -31,8 +30,8 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use clap::error::ErrorKind;
 
+use crate::exit::{Exit, Failure};
 use args::{Cli, Command, Dev};
-use exit::{Exit, Failure};
 use setup::Setup;
 
 use crate::run::oracle::Plan;

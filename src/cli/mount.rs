@@ -13,12 +13,12 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
-use super::exit::{Exit, Failure, fail};
 use super::log;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::config::{Config, VolumeKind};
 use crate::control::{Amount, private_folder};
+use crate::exit::{Exit, Failure, fail};
 use crate::mount::{self, CALL_THREADS};
 use crate::run::daemon::{Daemon, Place, mount_failure};
 use crate::run::parts::Parts;
@@ -193,7 +193,7 @@ pub(super) fn notify(states: &[NotifyState<'_>]) {
 fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
     private_folder(state_dir)
         .with_context(|| format!("state folder {}", state_dir.display()))
-        .map_err(|error| Failure::new(Exit::Usage, super::exit::one_line(&error)))?;
+        .map_err(|error| Failure::new(Exit::Usage, crate::exit::one_line(&error)))?;
     let log_path = state_dir.join("log");
     let log = log::open(&log_path).with_context(|| log_path.display().to_string())?;
     let mut child = Command::new("/proc/self/exe")
@@ -255,7 +255,7 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         });
     }
     // The line is said: not again on the log.
-    Ok(outcome.unwrap_or_else(|error| super::exit::of(&error)))
+    Ok(outcome.unwrap_or_else(|error| crate::exit::of(&error)))
 }
 
 fn say(word: &Word) -> anyhow::Result<()> {

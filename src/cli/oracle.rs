@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use sd_notify::NotifyState;
 
-use super::exit::Exit;
 use super::mount::{notify, runtime};
 use super::setup::Setup;
+use crate::exit::Exit;
 use crate::run::oracle::{Oracle, Plan};
 use crate::run::state::StateDir;
 

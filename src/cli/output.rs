@@ -11,9 +11,9 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::json;
 
-use super::exit::{Exit, Failure, fail};
 use super::help;
 use crate::chain::coin;
+use crate::exit::{Exit, Failure, fail};
 
 /// Prints the error of a command.
 pub(super) fn report(failure: &Failure, json: bool) {

@@ -10,9 +10,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use super::args::Options;
-use super::exit::{Exit, Failure};
 use super::log::{Journal, Lines, NoInterrupted, Stderr, is_journal};
 use crate::config::{Color, Config, ConfigError, Folders, Layer, LogFormat};
+use crate::exit::{Exit, Failure};
 
 /// The start of a command.
 pub(crate) struct Setup {

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::exit::{Exit, Failure};
 use super::locate;
 use super::output::{bar, bytes, json_answer, share, table, text_answer};
 use super::setup::Setup;
 use crate::control::{Entry, Request};
+use crate::exit::{Exit, Failure};
 use crate::status::{State, Status, TokenStatus};
 
 /// Width of the quota bar.

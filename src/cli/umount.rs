@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::exit::{Exit, fail};
 use super::locate;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::control::{Amount, Entry, Request, Step};
+use crate::exit::{Exit, fail};
 use crate::mount::{self, MountError};
 use crate::status::UmountAnswer;
 

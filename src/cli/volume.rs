@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::exit::{Exit, fail};
 use super::locate;
 use super::mount::runtime;
 use super::output::{bytes, json_answer, text_answer};
@@ -14,6 +13,7 @@ use super::progress::Progress;
 use super::setup::Setup;
 use super::umount;
 use crate::control::Request;
+use crate::exit::{Exit, fail};
 use crate::run::blocks;
 use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;

@@ -9,11 +9,11 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::Duration;
 
-use super::exit::{Exit, Failure};
 use super::locate;
 use super::setup::Setup;
 use super::status::{ask, render_all, together};
 use crate::control::Entry;
+use crate::exit::{Exit, Failure};
 use crate::status::Status;
 
 /// Between two looks.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::{Reply, Request, Step, frame, registry};
-use crate::cli::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure};
 
 /// The longest silence of a daemon that is well.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::{Amount, Reply, Request, Step, frame};
-use crate::cli::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure};
 
 /// How long a peer may take to say or take a frame.
 const PATIENCE: Duration = Duration::from_secs(10);

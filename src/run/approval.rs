@@ -12,7 +12,7 @@ use pxfs_base::lock;
 
 use super::chains::ChainParts;
 use crate::chain::{ChainError, approval};
-use crate::cli::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure};
 use crate::types::TokenId;
 
 /// What is known of one contract's approvals.

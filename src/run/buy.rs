@@ -11,8 +11,8 @@ use super::parts::Parts;
 use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::transact::{upgrade_calldata, uploads_calldata};
-use crate::cli::exit::fail;
 use crate::control::Request;
+use crate::exit::fail;
 use crate::status::{CallAnswer, MintAnswer, UploadsAnswer};
 use crate::types::TokenId;
 

@@ -29,9 +29,9 @@ use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
-use crate::cli::exit::{Failure, fail};
 use crate::clock::Clock;
 use crate::config::{Config, ContractAt};
+use crate::exit::{Failure, fail};
 use crate::types::{TokenId, TokenRef};
 
 /// One token contract on its chain, with the account whose tokens are mounted.
@@ -122,7 +122,7 @@ impl ChainParts {
     /// What acts for the owner, to do `what`.
     ///
     /// # Errors
-    /// [`Exit::Usage`](crate::cli::exit::Exit::Usage): only the address is known.
+    /// [`Exit::Usage`](crate::exit::Exit::Usage): only the address is known.
     pub fn account(&self, what: &str) -> Result<&Account, Failure> {
         (self.account.as_ref()).ok_or_else(|| needs_wallet(what, &self.owner))
     }

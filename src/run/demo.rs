@@ -17,10 +17,10 @@ use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::chain::{ChainError, deploy};
-use crate::cli::exit::fail;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{NodeUrl, RpcUrl};
 use crate::durable::{Unnamed, sync_folder};
+use crate::exit::fail;
 use crate::status::MintAnswer;
 use crate::types::TokenId;
 

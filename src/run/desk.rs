@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::session::Session;
 use super::{blocks, leave, operate, parts, sync, terms};
 use crate::chain::transact::OnProgress;
-use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::{Amount, Handler, Progress, Request, Subject};
+use crate::exit::{Exit, Failure, fail};
 use crate::status::UmountAnswer;
 
 /// The desk of one mount.

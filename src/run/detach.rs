@@ -11,7 +11,7 @@ use super::leave::Tell;
 use super::leftovers::Leftovers;
 use super::parts::Parts;
 use super::state::StateDir;
-use crate::cli::exit::fail;
+use crate::exit::fail;
 use crate::status::DetachAnswer;
 
 /// Ends what `name` means (a token, or a directory as the drive would show it): saves it first,

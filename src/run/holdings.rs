@@ -16,8 +16,8 @@ use super::leave::Tell;
 use super::live::Live;
 use super::parts::{self, Parts};
 use super::tokens::Tokens;
-use crate::cli::exit::{Failure, fail};
 use crate::control::Subject;
+use crate::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::status::{ChainStatus, DetachAnswer, TokenStatus};
 

@@ -16,8 +16,8 @@ use super::charges;
 use super::live::Live;
 use super::session::Session;
 use super::tokens::Tokens;
-use crate::cli::exit::{Exit, Failure};
 use crate::control::Amount;
+use crate::exit::{Exit, Failure};
 use crate::mount::UNMOUNT_PATIENCE;
 
 /// How long unmounting may take: as long as what does it is waited for, and a little more, so that its own

@@ -16,8 +16,8 @@ use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Package;
 use crate::chain::transact::{mint_bare_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError};
-use crate::cli::exit::fail;
 use crate::control::Request;
+use crate::exit::fail;
 use crate::status::{CallAnswer, MintAnswer, SyncAnswer, SyncOffer};
 use crate::types::TokenId;
 

@@ -16,7 +16,7 @@ use super::live::{Live, Opened, Right};
 use super::operate;
 use super::publishing::{LATE, PATIENCE};
 use crate::chain::TokenInfo;
-use crate::cli::exit::fail;
+use crate::exit::fail;
 use crate::types::VolumeKey;
 
 /// How long a later pass waits for one.

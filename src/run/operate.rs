@@ -19,8 +19,8 @@ use super::{buy, first, older, sync};
 use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::chain::transact::{mint_calldata, register_calldata};
 use crate::chain::{Accounting, ChainError, TokenInfo};
-use crate::cli::exit::{Exit, Failure, fail};
 use crate::control::Request;
+use crate::exit::{Exit, Failure, fail};
 use crate::names::key::NameKey;
 use crate::status::{
     AdvanceAnswer, CallAnswer, LeftOut, MintAnswer, PackageAnswer, State, TokenStatus, TokensAnswer,

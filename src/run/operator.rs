@@ -19,7 +19,7 @@ use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::Transactor;
-use crate::cli::exit::fail;
+use crate::exit::fail;
 use crate::rpc::guard::{Guard, Reach};
 
 /// How often requests are looked for on a chain in this process.

@@ -31,9 +31,9 @@ use crate::chain::oracle::agree::{Board, Colleagues, Statement};
 use crate::chain::oracle::{Operator, Reader, Tell};
 use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
-use crate::cli::exit::fail;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::exit::fail;
 use crate::rpc::guard::{Guard, Prefix, Reach};
 
 /// How far back a first start looks, in blocks: a request can be made anew after five minutes.

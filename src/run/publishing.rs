@@ -15,7 +15,7 @@ use super::ground::Ground;
 use super::live::Right;
 use super::operate;
 use crate::chain::TokenInfo;
-use crate::cli::exit::fail;
+use crate::exit::fail;
 use crate::fs::Volume;
 use crate::publish::{
     Allowed, Bootstrap, Context, Key, Node, PublishError, PublishStatus, Publisher, Timing,

@@ -18,9 +18,9 @@ use super::copy::{Copied, Copier, Saved};
 use super::detached::Detached;
 use super::ground::Ground;
 use super::leave::Tell;
-use crate::cli::exit::fail;
 use crate::control::Amount;
 use crate::durable::sync_folder;
+use crate::exit::fail;
 
 /// How many of the entries that failed are named.
 const NAMED: usize = 10;

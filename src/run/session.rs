@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::holdings::Holdings;
 use super::parts::Parts;
 use super::publishing::{STUCK, unpublished_since};
-use crate::cli::exit::Exit;
+use crate::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
 use crate::status::{NodeStatus, State, Status};

@@ -12,8 +12,8 @@ use alloy::primitives::Address;
 use crate::chain::ChainError;
 use crate::chain::signer::{RemoteSigner, Signer};
 use crate::chain::wallet::{Opening, Wallet};
-use crate::cli::exit::{Exit, Failure, fail};
 use crate::config::{Config, SignerUrl, wallet_variable};
+use crate::exit::{Exit, Failure, fail};
 use crate::names::key::NameKey;
 use crate::types::TokenId;
 

@@ -24,9 +24,9 @@ use std::path::{Path, PathBuf};
 
 use alloy::primitives::Address;
 
-use crate::cli::exit::{Exit, Failure};
 use crate::control::private_folder;
 use crate::durable::{Unnamed, create_folder, sweep_unfinished, sync_folder};
+use crate::exit::{Exit, Failure};
 use crate::types::{TokenKey, VolumeKey};
 
 /// A state folder that this process owns.

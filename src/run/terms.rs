@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::chains::{self, Account, ChainParts};
 use super::parts::{self, Parts};
 use crate::chain::transact::OnProgress;
-use crate::cli::exit::fail;
 use crate::config::ContractAt;
 use crate::control::{AskedUrl, Subject, Terms};
+use crate::exit::fail;
 
 /// What to do where a command and the drive do not agree.
 const FIX: &str = "leave it out, or name another state folder by --state-dir";

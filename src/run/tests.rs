@@ -353,7 +353,7 @@ async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
         },
     ] {
         let error = operate::answer(&world.parts, &request).await.unwrap_err();
-        assert_eq!(crate::cli::exit::of(&error), crate::cli::exit::Exit::Token);
+        assert_eq!(crate::exit::of(&error), crate::exit::Exit::Token);
     }
     world.end().await;
 }
@@ -412,10 +412,7 @@ async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
     assert_eq!(world.directories(), Vec::<String>::new());
     assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
     let refused = world.tokens.detach("1", None, &quiet).await.unwrap_err();
-    assert_eq!(
-        crate::cli::exit::of(&refused),
-        crate::cli::exit::Exit::Token
-    );
+    assert_eq!(crate::exit::of(&refused), crate::exit::Exit::Token);
     world.end().await;
 }
 
@@ -644,10 +641,7 @@ async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
     let folder = world.dir.path().join("saved");
     let refused = world.tokens.detach("1", Some(&folder), &quiet).await;
     let refused = refused.unwrap_err();
-    assert_eq!(
-        crate::cli::exit::of(&refused),
-        crate::cli::exit::Exit::Damage
-    );
+    assert_eq!(crate::exit::of(&refused), crate::exit::Exit::Damage);
     assert!(journal.exists());
     world.tokens.detach("1", None, &quiet).await.unwrap();
     assert_eq!(world.ground.state_dir.volumes().unwrap(), []);
@@ -812,12 +806,12 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
     );
     // Commands need it.
     let refused = Parts::all(&both).await.err().unwrap();
-    let exit = crate::cli::exit::of(&refused);
-    assert_eq!(exit, crate::cli::exit::Exit::Chain, "{refused:#}");
+    let exit = crate::exit::of(&refused);
+    assert_eq!(exit, crate::exit::Exit::Chain, "{refused:#}");
     let none = config(vec![away], &[of("two", 100)]);
     let refused = Parts::any(&none).await.err().unwrap();
-    let exit = crate::cli::exit::of(&refused);
-    assert_eq!(exit, crate::cli::exit::Exit::Chain, "{refused:#}");
+    let exit = crate::exit::of(&refused);
+    assert_eq!(exit, crate::exit::Exit::Chain, "{refused:#}");
 
     let parts = Parts::any(&both).await.unwrap();
     let ground = Ground::build(Arc::clone(&parts[0]), Arc::new(state_dir)).await;

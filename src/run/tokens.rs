@@ -38,7 +38,7 @@ use super::parts::Parts;
 use super::{keeper, operate};
 use crate::chain::ledger::Reading;
 use crate::chain::{ChainError, Snapshot, TokenInfo};
-use crate::cli::exit::{Failure, fail};
+use crate::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
 use crate::status::TokenStatus;

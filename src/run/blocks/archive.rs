@@ -15,8 +15,8 @@ use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
 
 use super::{NewFile, patient, published};
-use crate::cli::exit::fail;
 use crate::control::Amount;
+use crate::exit::fail;
 use crate::pack::root::Root;
 use crate::run::ground::Ground;
 use crate::run::leave::Tell;

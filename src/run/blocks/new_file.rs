@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
 
-use crate::cli::exit::fail;
 use crate::durable;
+use crate::exit::fail;
 
 /// A file that is not there until it is finished.
 pub(super) struct NewFile<'a> {

@@ -19,8 +19,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::trees::{TWICE, Trees};
 use super::{NewFile, patient, published};
-use crate::cli::exit::fail;
 use crate::control::Amount;
+use crate::exit::fail;
 use crate::fetch::source::Held;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::entry::{Attr, Entry, Inode, Kind, TreeRef, row_key};

@@ -13,8 +13,8 @@ use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 
 use super::NewFile;
-use crate::cli::exit::fail;
 use crate::control::Amount;
+use crate::exit::fail;
 use crate::pack::cid::{self as form, Kind};
 use crate::run::leave::Tell;
 use crate::store::{BlockStore, MAX_BLOCK_BYTES, StoreError};

@@ -1,7 +1,7 @@
 //! Whether the contracts and tokens of a configuration are told apart by their names. Called by `chains`.
 
-use crate::cli::exit::{Exit, Failure, fail};
 use crate::config::Config;
+use crate::exit::{Exit, Failure, fail};
 use crate::types::TokenRef;
 
 /// Several contracts have a name each, and each token that is named is one of theirs.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use crate::chain::ChainError;
 use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
-use crate::cli::exit::fail;
 use crate::clock::Clock;
 use crate::config::{Config, RpcUrl};
+use crate::exit::fail;
 
 /// A chain that is reached, and is the one that was asked for.
 pub(in crate::run) struct Reached {

@@ -10,9 +10,9 @@ use axum::routing::get;
 use serde_json::Value;
 
 use super::World;
-use crate::cli::exit::{Exit, of};
 use crate::config::NodeUrl;
 use crate::control::{Request, Terms};
+use crate::exit::{Exit, of};
 use crate::names::key::NameKey;
 use crate::names::record::Record;
 use crate::pack::cid::node_of_digest;

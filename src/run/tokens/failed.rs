@@ -4,7 +4,7 @@
 
 use super::{Tokens, lock};
 use crate::chain::{Snapshot, TokenInfo};
-use crate::cli::exit::Failure;
+use crate::exit::Failure;
 use crate::run::operate;
 use crate::status::State;
 

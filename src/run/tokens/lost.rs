@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::{Tokens, lock};
 use crate::chain::{ChainError, Snapshot, TokenInfo};
-use crate::cli::exit::fail;
+use crate::exit::fail;
 use crate::run::detached::Detached;
 use crate::run::leave::Tell;
 use crate::run::leftovers::other_epoch;

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering;
 
 use super::{Tokens, lock};
 use crate::chain::{Accounting, Snapshot, TokenInfo};
-use crate::cli::exit::{Exit, Failure, fail};
 use crate::clock::Clock;
+use crate::exit::{Exit, Failure, fail};
 use crate::fs::{self, FsError};
 use crate::publish::allowance;
 use crate::run::live::{Grant, preferred_slot};

@@ -1,8 +1,7 @@
 //! The exit codes, and how an error becomes one.
 //!
-//! Invariant: a code once released keeps its meaning (a retired one is never used again); every
-//! failure of every command passes through [`of`]. Called by `cli` and, for answers over the
-//! socket, by `control` and `run`.
+//! Invariant: a released code keeps its meaning, and a retired one is never used again. Every failure of every
+//! command passes through [`of`]; answers over the daemon's socket carry the same codes.
 
 use std::fmt;
 
@@ -110,8 +109,8 @@ impl std::error::Error for Failure {}
 /// Ends the function with a [`Failure`].
 macro_rules! fail {
     ($exit:ident, $($line:tt)+) => {
-        return Err($crate::cli::exit::Failure::new(
-            $crate::cli::exit::Exit::$exit,
+        return Err($crate::exit::Failure::new(
+            $crate::exit::Exit::$exit,
             format!($($line)+),
         ).into())
     };
