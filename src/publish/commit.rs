@@ -83,7 +83,7 @@ pub struct Context {
 impl Context {
     /// Wall time, unix seconds.
     pub(crate) fn now_s(&self) -> u64 {
-        u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+        self.clock.wall_s()
     }
 
     /// Now, by both clocks.

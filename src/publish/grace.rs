@@ -86,7 +86,7 @@ pub(super) struct Moment {
 impl Moment {
     pub(super) fn now(clock: &dyn Clock) -> Self {
         Self {
-            wall_s: u64::try_from(clock.wall_ns() / 1_000_000_000).unwrap_or(0),
+            wall_s: clock.wall_s(),
             boot_s: seconds(clock.boottime().as_secs()),
             boot: clock.boot_id(),
         }

@@ -67,7 +67,7 @@ async fn collect(
     if oldest_s == Some(0) || !store.is_collection_due(PERIOD).await? {
         return Ok(None);
     }
-    let now_s = u64::try_from(clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+    let now_s = clock.wall_s();
     // A second more: times of files are finer than these.
     let busy_s = oldest_s.map_or(0, |oldest_s| now_s.saturating_sub(oldest_s) + 1);
     let grace = EmbeddedStore::GRACE.max(Duration::from_secs(busy_s));

@@ -43,7 +43,7 @@ pub(super) async fn publish(
         Err(fault) => return Err(fault.into()),
         Ok(_) => return Ok(false),
     }
-    let now_s = clock.wall_ns() / 1_000_000_000;
+    let now_s = clock.wall_s();
     let document = Usage {
         volume,
         quota: token.size_bytes,
@@ -52,7 +52,7 @@ pub(super) async fn publish(
         cid: None,
         root: None,
         sequence: 0,
-        updated_s: u64::try_from(now_s).unwrap_or(0),
+        updated_s: now_s,
     };
     let data = Bytes::from(document.sign(key.signing_key())?);
     let block = usage::block(&data)?;
@@ -66,7 +66,7 @@ pub(super) async fn publish(
             Network::Btfs => BTNS_SEQUENCE,
             Network::Ipfs => ipns_sequence(0, 0).unwrap_or(0),
         },
-        end_of_life: Timestamp::from_second(now_s.saturating_add(LIFE_S))?,
+        end_of_life: Timestamp::from_second(now_s.cast_signed().saturating_add(LIFE_S))?,
         ttl_ns: u64::try_from(TTL.as_nanos()).unwrap_or(u64::MAX),
     };
     node.names.publish(&name, &record.sign(key)).await?;

@@ -127,8 +127,8 @@ impl Live {
             (volume, publishing) if ground.parts.config.give_way && publishing.is_conflict() => {
                 leave_owed(ground, &volume).await?;
                 drop((volume, publishing));
-                let now_s = u64::try_from(ground.parts.clock.wall_ns() / 1_000_000_000);
-                let place = ground.state_dir.set_aside(&key, now_s.unwrap_or(0));
+                let now_s = ground.parts.clock.wall_s();
+                let place = ground.state_dir.set_aside(&key, now_s);
                 let place = place.context("state folder")?;
                 tracing::warn!(
                     token = %token.id, place = %place.display(),

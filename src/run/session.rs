@@ -115,7 +115,7 @@ impl Session {
     /// Since when the node has not answered, unix seconds, where that is for long: it is no longer waited for in hope.
     fn silent_since_s(&self) -> Option<u64> {
         let silence = self.parts.node.counts.silence();
-        let now_s = u64::try_from(self.parts.clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+        let now_s = self.parts.clock.wall_s();
         (silence >= STUCK && self.is_node_away()).then(|| now_s.saturating_sub(silence.as_secs()))
     }
 

@@ -302,7 +302,7 @@ async fn foresee(
         }
     };
     let newest = own.ok().map(|own| own.sequence).max(published);
-    let now_s = u64::try_from(parts.clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+    let now_s = parts.clock.wall_s();
     let recent = |found: &Finding| now_s.saturating_sub(found.updated_s) < RECENT_S;
     let newest = match (&found, by) {
         (Ok(found), By::Itself) if recent(found) => None,

@@ -17,6 +17,10 @@ use until::Moves;
 pub trait Clock: Send + Sync {
     /// Wall time in nanoseconds since 1970-01-01 UTC; may jump.
     fn wall_ns(&self) -> i64;
+    /// Wall time in whole seconds since 1970-01-01 UTC; 0 if the clock stands before that.
+    fn wall_s(&self) -> u64 {
+        u64::try_from(self.wall_ns() / 1_000_000_000).unwrap_or(0)
+    }
     /// Time since boot including sleep (`CLOCK_BOOTTIME`); never goes back within a boot.
     fn boottime(&self) -> Duration;
     /// Identifies the boot that [`Clock::boottime`] counts from (`/proc/sys/kernel/random/boot_id`).

@@ -235,7 +235,7 @@ impl Servers {
             }
         });
         let heads = futures::future::join_all(heads).await;
-        let now_s = u64::try_from(inner.clock.wall_ns() / 1_000_000_000).unwrap_or(0);
+        let now_s = inner.clock.wall_s();
         let verdicts = judge(&heads, now_s, &inner.limits);
         for (server, verdict) in inner.servers.iter().zip(verdicts) {
             match verdict {

@@ -423,7 +423,7 @@ impl Operator {
     }
 
     fn now_s(&self) -> u64 {
-        u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+        self.clock.wall_s()
     }
 
     fn postpone(&mut self, request: B256, wait: Wait, why: String) {

@@ -117,7 +117,7 @@ impl Tokens {
 
     /// Time by this machine's clock, unix seconds.
     pub(super) fn now_s(&self) -> u64 {
-        u64::try_from(self.ground.parts.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+        self.ground.parts.clock.wall_s()
     }
 
     /// What `status` tells of the chain.

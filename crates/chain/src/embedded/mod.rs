@@ -40,7 +40,7 @@ use self::chain::Chain;
 use self::fault::Fault;
 use self::log::Log;
 use self::record::Record;
-use self::writer::{Command, Done, Order, Shared, Writer, wall_s};
+use self::writer::{Command, Done, Order, Shared, Writer};
 use super::ChainError;
 use pxfs_base::clock::Clock;
 
@@ -83,7 +83,7 @@ impl Handle {
         genesis: &Genesis,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ChainError> {
-        let timestamp = wall_s(&*clock);
+        let timestamp = clock.wall_s();
         let log = Log::create(folder, &Record::Genesis(genesis.clone(), timestamp))?;
         Self::start(Chain::new(genesis, timestamp), Some(log), clock)
     }
@@ -113,7 +113,7 @@ impl Handle {
     /// # Errors
     /// [`ChainError::Damaged`] when the system gives no thread.
     pub fn memory(genesis: &Genesis, clock: Arc<dyn Clock>) -> Result<Self, ChainError> {
-        let chain = Chain::new(genesis, wall_s(&*clock));
+        let chain = Chain::new(genesis, clock.wall_s());
         Self::start(chain, None, clock)
     }
 

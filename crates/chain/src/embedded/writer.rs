@@ -43,13 +43,8 @@ impl Shared {
 
     /// Wall time in seconds since 1970.
     pub(super) fn now(&self) -> u64 {
-        wall_s(&*self.clock)
+        self.clock.wall_s()
     }
-}
-
-/// Wall time in seconds since 1970.
-pub(super) fn wall_s(clock: &dyn Clock) -> u64 {
-    u64::try_from(clock.wall_ns() / 1_000_000_000).unwrap_or(0)
 }
 
 /// What the writer is asked to do.

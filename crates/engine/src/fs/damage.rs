@@ -319,7 +319,7 @@ impl Volume {
 
     /// Wall time, unix seconds.
     pub fn now_s(&self) -> u64 {
-        u64::try_from(self.clock.wall_ns() / 1_000_000_000).unwrap_or(0)
+        self.clock.wall_s()
     }
 
     /// The first name of an inode, below the token's directory, as it is shown; of one that is gone, its number.
