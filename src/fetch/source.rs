@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cid::Cid;
 use futures::{StreamExt, TryStreamExt};
+use pxfs_base::backoff::Backoff;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -84,7 +85,7 @@ impl Source {
     /// a call of a mount tries once more and no longer.
     pub(crate) async fn block(&self, cid: &Cid, deadline: Instant) -> Result<Bytes, FsError> {
         let mut attempt = self.attempt;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let (mut was_wrong, mut was_refused, mut begin) = (false, false, None);
         loop {
             if let Some(silence) = &self.silence {
@@ -134,12 +135,11 @@ impl Source {
                     format!("block {cid} is on no node, and no gateway gives it"),
                 ));
             }
-            let next = Instant::now() + pause;
+            let next = Instant::now() + backoff.pause();
             if next >= deadline {
                 return Err(FsError::TimedOut);
             }
             sleep_until(next).await;
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
 

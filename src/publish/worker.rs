@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pxfs_base::backoff::{Backoff, jittered};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -318,12 +319,6 @@ impl Worker {
 
     /// Longer after each failure, and never the same for two machines.
     fn pause(&self, is_awaited: bool) -> Duration {
-        if self.failures == 0 {
-            return Duration::ZERO;
-        }
-        let doubled = FIRST_PAUSE.saturating_mul(1 << (self.failures - 1).min(10));
-        let mut noise = [0; 1];
-        let _ = getrandom::fill(&mut noise);
         // Room on the local disk may be there at any moment, and costs no node a call to find out.
         let wants_room = matches!(
             lock(&self.status).last_error,
@@ -334,9 +329,7 @@ impl Worker {
         } else {
             LONGEST_PAUSE
         };
-        doubled
-            .min(longest)
-            .mul_f64(0.5 + f64::from(noise[0]) / 512.0)
+        jittered(Backoff::new(FIRST_PAUSE, longest).after(self.failures))
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{B256, U256};
+use pxfs_base::backoff::Backoff;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -45,7 +46,7 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     // What was given up for good is told for as long as the token is shown.
     let mut ended: HashMap<VolumeKey, String> = HashMap::new();
     let mut anchors = Anchors::default();
-    let mut refused: HashMap<VolumeKey, (Instant, Duration)> = HashMap::new();
+    let mut refused: HashMap<VolumeKey, (Instant, Backoff)> = HashMap::new();
     let (mut last, mut next) = (None, None);
     loop {
         wait(&tokens, last, next).await;
@@ -79,9 +80,9 @@ pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
             match &error {
                 None => drop(refused.remove(&live.key)),
                 Some(_) => {
-                    let known = refused.get(&live.key);
-                    let pause = known.map_or(PAUSE, |(_, pause)| (*pause * 2).min(REFUSED_MAX));
-                    refused.insert(live.key, (now + pause, pause));
+                    let first = || (now, Backoff::new(PAUSE, REFUSED_MAX));
+                    let (due, backoff) = refused.entry(live.key).or_insert_with(first);
+                    *due = now + backoff.pause();
                 }
             }
             live.set_charge_error(error);

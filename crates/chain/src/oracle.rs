@@ -26,6 +26,7 @@ use super::contract::PxSync;
 use super::endpoint::LogsFault;
 use super::transact::Transactor;
 use super::wallet::Wallet;
+use pxfs_base::backoff::Backoff;
 use pxfs_base::clock::{Clock, SystemClock};
 use pxfs_base::durable::{Unnamed, sweep_unfinished, sync_folder};
 use pxfs_base::types::TokenId;
@@ -99,7 +100,7 @@ struct Open {
     name: String,
     block: u64,
     reads: u32,
-    pause: Duration,
+    backoff: Backoff,
     due: Instant,
     seen: Instant,
     /// Why it waits.
@@ -316,7 +317,7 @@ impl Operator {
     /// Answers requests until `stop` turns true (or its sender is gone), looking every `pause`.
     pub async fn run(mut self, pause: Duration, mut stop: watch::Receiver<bool>) {
         let mut last = None;
-        let mut rest = pause;
+        let mut faults = Backoff::new(pause * 2, FAULT_MAX.max(pause));
         while !*stop.borrow() {
             let stepped = tokio::select! {
                 stepped = self.step() => stepped,
@@ -326,9 +327,12 @@ impl Operator {
                 },
             };
             let fault = stepped.err();
-            rest = match &fault {
-                Some(_) => (rest * 2).min(FAULT_MAX.max(pause)),
-                None => pause,
+            let rest = match &fault {
+                Some(_) => faults.pause(),
+                None => {
+                    faults.reset();
+                    pause
+                }
             };
             if let Some(fault) = &fault
                 && last.as_ref() != Some(fault)
@@ -436,12 +440,11 @@ impl Operator {
             Wait::Budget(_) => TRY_MIN,
         };
         open.reads += u32::from(wait == Wait::Read);
-        open.pause = open.pause.min(most);
+        let pause = open.backoff.pause_within(most);
         open.due = match wait {
             Wait::Budget(until) => until,
-            _ => Instant::now() + open.pause,
+            _ => Instant::now() + pause,
         };
-        open.pause = (open.pause * 2).min(most);
         if open.why != why {
             open.why.clone_from(&why);
             let told = open.told(request, Outcome::Waits { reason: why });
@@ -526,7 +529,7 @@ impl Operator {
                     name: asked.btnsKey.clone(),
                     block: log.block_number.unwrap_or(from),
                     reads: 0,
-                    pause: TRY_MIN,
+                    backoff: Backoff::new(TRY_MIN, TRY_MAX),
                     due: now,
                     seen: now,
                     why: String::new(),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use alloy::primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy::providers::Provider;
 use alloy::rpc::types::TransactionReceipt;
+use pxfs_base::backoff::Backoff;
 use pxfs_base::lock;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -550,7 +551,7 @@ impl Drop for Awaited {
 struct Look {
     begin: Instant,
     deadline: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Look {
@@ -559,7 +560,7 @@ impl Look {
         Self {
             begin,
             deadline: begin + limit,
-            pause: PAUSE_MIN,
+            backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
         }
     }
 
@@ -580,8 +581,8 @@ impl Look {
         if Instant::now() >= self.deadline {
             return false;
         }
-        sleep(self.pause.min(self.deadline - Instant::now())).await;
-        self.pause = (self.pause * 3 / 2).min(PAUSE_MAX);
+        let left = self.deadline - Instant::now();
+        sleep(self.backoff.pause().min(left)).await;
         true
     }
 }

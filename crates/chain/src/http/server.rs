@@ -18,6 +18,7 @@ use alloy::rpc::json_rpc::{
     Id, Request, RequestPacket, Response, ResponsePacket, SerializedRequest,
 };
 use alloy::transports::http::reqwest::{self, StatusCode, header};
+use pxfs_base::backoff::Backoff;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -74,12 +75,11 @@ pub(super) struct Server {
     batch_most: AtomicUsize,
 }
 
-#[derive(Default)]
 struct Health {
     /// Why it rests, and until when.
     rest: Option<(HttpFault, Instant)>,
     /// How long it rests next time.
-    pause: Duration,
+    backoff: Backoff,
     /// When its chain was asked for, if since it last failed.
     known: Option<Instant>,
 }
@@ -107,13 +107,18 @@ impl Server {
             (Some(host), None) => format!("{}://{host}", url.scheme()),
             (None, _) => return Err("has no host".to_owned()),
         };
+        let backoff = Backoff::new(limits.rest_min, limits.rest_max);
         Ok(Self {
             label: label.into(),
             url,
             client,
             limits,
             wanted,
-            health: Mutex::default(),
+            health: Mutex::new(Health {
+                rest: None,
+                backoff,
+                known: None,
+            }),
             batch_most: AtomicUsize::new(usize::MAX),
         })
     }
@@ -370,7 +375,7 @@ impl Server {
     /// It has answered.
     pub(super) fn well(&self) {
         let mut health = self.health();
-        health.pause = Duration::ZERO;
+        health.backoff.reset();
         health
             .rest
             .take_if(|(fault, _)| !matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
@@ -388,7 +393,7 @@ impl Server {
     pub(super) fn rest(&self, fault: &HttpFault) {
         let limits = &self.limits;
         let mut health = self.health();
-        let pause = (health.pause * 2).clamp(limits.rest_min, limits.rest_max);
+        let pause = health.backoff.pause();
         let rest = match fault.kind {
             Kind::Busy(Some(after)) => after.min(limits.rest_max),
             Kind::OtherChain(_) => limits.rest_max,
@@ -400,7 +405,6 @@ impl Server {
             // Who comes back may be another.
             health.known = None;
         }
-        health.pause = pause;
         health.rest = Some((fault.clone(), Instant::now() + rest));
     }
 

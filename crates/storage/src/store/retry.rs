@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
 use futures::future::BoxFuture;
+use pxfs_base::backoff::{Backoff, jittered};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Block, BlockStore, StoreError};
@@ -55,7 +56,7 @@ impl RetryStore {
         call: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.policy.deadline;
-        let mut pause = self.policy.first_pause;
+        let mut backoff = Backoff::new(self.policy.first_pause, self.policy.longest_pause);
         let mut last = "no answer".to_owned();
         loop {
             match timeout_at(deadline, call()).await {
@@ -63,23 +64,15 @@ impl RetryStore {
                 Ok(Err(StoreError::Transient(why) | StoreError::Away(why))) => last = why,
                 Ok(answer) => return answer,
             }
-            let wait = jittered(pause);
+            let wait = jittered(backoff.pause());
             if Instant::now() + wait >= deadline {
                 break;
             }
             sleep(wait).await;
-            pause = pause.saturating_mul(2).min(self.policy.longest_pause);
         }
         let tried = self.policy.deadline.as_secs_f32();
         Err(StoreError::Transient(format!("{last} (for {tried} s)")))
     }
-}
-
-/// Between half of `pause` and all of it, so that many callers do not come back at once.
-fn jittered(pause: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or(0);
-    let half = pause / 2;
-    half + half.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[async_trait]
@@ -184,13 +177,5 @@ mod tests {
         let error = store.put_many(&[block()]).await.unwrap_err();
         assert!(matches!(&error, StoreError::Transient(why) if why.contains("no answer")));
         assert_eq!(fault.count(Call::PutMany), 1);
-    }
-
-    #[test]
-    fn pauses_are_spread() {
-        let pause = Duration::from_secs(8);
-        let pauses: Vec<Duration> = (0..64).map(|_| jittered(pause)).collect();
-        assert!(pauses.iter().all(|p| *p >= pause / 2 && *p <= pause));
-        assert!(pauses.iter().any(|p| *p != pauses[0]));
     }
 }
