@@ -287,7 +287,7 @@ pub(crate) struct Options {
     /// Configuration file [default: ~/.config/pxfs/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Chain: https://…, or embedded:FOLDER; repeat for fallbacks, with CHAIN= before each for several chains
+    /// Chain: https://…, wss://… (announces changes), or embedded:FOLDER; repeat for fallbacks, with CHAIN= before each for several chains
     #[arg(long, global = true, value_name = "[CHAIN=]URL")]
     pub(crate) rpc_url: Vec<ChainUrl>,
     /// File with one chain URL a line

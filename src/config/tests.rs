@@ -223,6 +223,8 @@ fn a_url_is_shown_without_its_keys() {
         .parse()
         .unwrap();
     assert_eq!(url.to_string(), "https://rpc.example:8545");
+    let url: RpcUrl = "wss://user:pw@rpc.example/KEY".parse().unwrap();
+    assert_eq!(url.to_string(), "wss://rpc.example");
     let url: NodeUrl = "ipfs=http://n?KEY".parse().unwrap();
     assert_eq!(url.to_string(), "http://n");
 }

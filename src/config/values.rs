@@ -113,7 +113,7 @@ impl FromStr for Account {
 /// A chain endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RpcUrl {
-    /// JSON-RPC over HTTP or HTTPS: the URL.
+    /// JSON-RPC over HTTP, or a WebSocket that announces changes; either in the clear or over TLS: the URL.
     Http(String),
     /// The chain inside pxfs, in this folder.
     Embedded(PathBuf),
@@ -129,11 +129,12 @@ impl FromStr for RpcUrl {
         {
             return Ok(Self::Embedded(PathBuf::from(folder)));
         }
-        match text.starts_with("http://") || text.starts_with("https://") {
-            true => Ok(Self::Http(text.to_owned())),
-            // The value is not repeated: a key may stand in it.
-            false => Err("a chain is http://…, https://… or embedded:FOLDER".to_owned()),
+        let schemes = ["http://", "https://", "ws://", "wss://"];
+        if schemes.iter().any(|scheme| text.starts_with(scheme)) {
+            return Ok(Self::Http(text.to_owned()));
         }
+        // The value is not repeated: a key may stand in it.
+        Err("a chain is https://…, http://…, wss://…, ws://… or embedded:FOLDER".to_owned())
     }
 }
 

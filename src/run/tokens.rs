@@ -37,6 +37,7 @@ use super::openings::Openings;
 use super::parts::Parts;
 use super::{keeper, operate};
 use crate::chain::ledger::Reading;
+use crate::chain::subscription::{Announced, Subscription};
 use crate::chain::{ChainError, Snapshot, TokenInfo};
 use crate::exit::{Failure, fail};
 use crate::mount::Notifier;
@@ -46,6 +47,8 @@ use crate::types::TokenId;
 
 /// Time between two looks at the chain inside this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
+/// Time that the announcements of one moment are gathered for.
+const ANNOUNCED_PAUSE: Duration = Duration::from_secs(1);
 /// How long one look may take.
 const LOOK: Duration = Duration::from_secs(20);
 /// Tokens that are looked at side by side.
@@ -142,18 +145,35 @@ impl Tokens {
         self.teller.told().await;
     }
 
-    /// Looks again and again; never returns.
+    /// Checks again and again, and at once when the chain announces a change; never returns.
     pub(super) async fn run(self: Arc<Self>) {
-        let pause = match self.ground.parts.chain.embedded {
+        let chain = &self.ground.parts.chain;
+        let pause = match chain.embedded {
             Some(_) => EMBEDDED_PAUSE,
             None => self.ground.parts.config.refresh,
         };
+        let mut subscription = Subscription::open(&chain.ledger);
+        let mut seen = Announced::default();
         loop {
-            tokio::time::sleep(pause).await;
-            let due = match self.ground.parts.chain.embedded {
-                Some(_) => Some(Reading::All),
-                None => self.due(),
+            let announced = match &mut subscription {
+                None => {
+                    tokio::time::sleep(pause).await;
+                    seen
+                }
+                Some(subscription) => {
+                    // Many changes of one moment are one check.
+                    let gathering = pause.min(ANNOUNCED_PAUSE);
+                    tokio::time::sleep(gathering).await;
+                    let changed = timeout(pause - gathering, subscription.changed()).await;
+                    changed.unwrap_or_else(|_| subscription.announced())
+                }
             };
+            let due = match chain.embedded {
+                Some(_) => Some(Reading::All),
+                None if announced.changes > seen.changes => Some(self.reading()),
+                None => self.due(announced),
+            };
+            seen = announced;
             if let Err(error) = self.pass(due).await {
                 tracing::warn!("tokens: {error:#}");
             }

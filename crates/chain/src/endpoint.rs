@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 
 use super::ChainError;
 use super::contract::error_words;
-use super::http::{HttpFault, Kind, Limits, Servers};
+use super::http::{HttpFault, Kind, Limits, Servers, SocketUrl};
 use super::many::Many;
 use super::{busy, embedded};
 
@@ -30,6 +30,7 @@ pub struct Endpoint {
     provider: DynProvider,
     label: Arc<str>,
     servers: Option<Servers>,
+    sockets: Arc<[SocketUrl]>,
     embedded: bool,
     chain_id: Arc<OnceCell<u64>>,
     idle: Arc<OnceCell<bool>>,
@@ -51,14 +52,20 @@ impl Endpoint {
         Self::over_http(&[url], None)
     }
 
-    /// The chain behind several JSON-RPC URLs, of which the first that is well is asked; of the
-    /// chain with this id, where one is given. Nothing is asked yet.
+    /// The chain behind several JSON-RPC URLs, of which the first healthy one is asked; only the chain with this id, if
+    /// one is given. WebSocket URLs announce changes; if there are no others, requests go to the same URLs over HTTP.
+    /// Nothing is asked yet.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when there is none, or one is not an http or https URL.
+    /// [`ChainError::Permanent`] when there is none, or one has another scheme.
     pub fn over_http(urls: &[&str], chain_id: Option<u64>) -> Result<Self, ChainError> {
-        let servers = Servers::new(urls, chain_id, Limits::default())?;
-        Ok(Self::over(servers))
+        let (sockets, urls) = SocketUrl::among(urls)?;
+        let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+        let servers = Servers::new(&urls, chain_id, Limits::default())?;
+        Ok(Self {
+            sockets: sockets.into(),
+            ..Self::over(servers)
+        })
     }
 
     /// The chain behind these servers.
@@ -82,11 +89,17 @@ impl Endpoint {
             provider: RootProvider::new(client).erased(),
             label: label.into(),
             servers: None,
+            sockets: Arc::default(),
             embedded,
             chain_id: Arc::default(),
             idle: Arc::default(),
             many: Arc::default(),
         }
+    }
+
+    /// Where changes are announced.
+    pub(super) fn sockets(&self) -> &[SocketUrl] {
+        &self.sockets
     }
 
     /// What it knows of answering many calls at once.

@@ -23,6 +23,7 @@ use tower::Service;
 
 use self::server::Server;
 pub(super) use self::server::{HttpFault, Kind};
+pub(super) use self::socket_url::SocketUrl;
 use super::ChainError;
 use super::busy;
 use pxfs_base::clock::{Clock as _, SystemClock};
@@ -30,6 +31,7 @@ use pxfs_base::clock::{Clock as _, SystemClock};
 #[cfg(test)]
 pub(super) mod proxy;
 mod server;
+mod socket_url;
 #[cfg(test)]
 mod tests;
 
@@ -97,7 +99,6 @@ impl Servers {
         wanted: Option<u64>,
         limits: Limits,
     ) -> Result<Self, ChainError> {
-        let broken = |what: String| ChainError::Permanent(format!("--rpc-url {what}"));
         // Configured, or that of the first server that answers.
         let id = Arc::new(wanted.map_or_else(OnceLock::new, OnceLock::from));
         // Without redirects: whoever gives them may send the question, and its key, anywhere.
@@ -251,6 +252,10 @@ impl Servers {
             }
         }
     }
+}
+
+fn broken(what: String) -> ChainError {
+    ChainError::Permanent(format!("--rpc-url {what}"))
 }
 
 /// What a server's newest block says of it, beside the others'.

@@ -155,6 +155,11 @@ impl ContractLedger {
         }
     }
 
+    /// Where its chain is reached.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// The token contract.
     #[must_use]
     pub fn contract(&self) -> Address {

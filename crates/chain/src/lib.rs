@@ -25,6 +25,7 @@ mod meddle;
 pub mod oracle;
 pub mod outbox;
 pub mod signer;
+pub mod subscription;
 #[cfg(test)]
 mod tests;
 pub mod transact;

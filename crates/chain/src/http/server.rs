@@ -102,14 +102,9 @@ impl Server {
         if !matches!(url.scheme(), "http" | "https") {
             return Err("is neither http:// nor https://".to_owned());
         }
-        let label = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
-            (Some(host), None) => format!("{}://{host}", url.scheme()),
-            (None, _) => return Err("has no host".to_owned()),
-        };
         let backoff = Backoff::new(limits.rest_min, limits.rest_max);
         Ok(Self {
-            label: label.into(),
+            label: label_of(&url)?.into(),
             url,
             client,
             limits,
@@ -457,6 +452,15 @@ impl Server {
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Scheme and host of `url`: keys stand in the rest.
+pub(super) fn label_of(url: &reqwest::Url) -> Result<String, String> {
+    let host = url.host_str().ok_or("has no host")?;
+    Ok(match url.port() {
+        Some(port) => format!("{}://{host}:{port}", url.scheme()),
+        None => format!("{}://{host}", url.scheme()),
+    })
 }
 
 /// Whether a connection failed in the handshake: rustls gives what it does not like as invalid data.

@@ -209,8 +209,8 @@ impl ContractLedger {
         Ok(tokens)
     }
 
-    /// The logs that tell of changes, from block `first` on.
-    fn changes_since(&self, first: u64) -> Filter {
+    /// The logs that tell of changes.
+    pub(crate) fn changes(&self) -> Filter {
         let events = vec![
             PxSync::Transfer::SIGNATURE_HASH,
             PxSync::Registered::SIGNATURE_HASH,
@@ -220,11 +220,20 @@ impl ContractLedger {
             PxSync::MetadataUpdate::SIGNATURE_HASH,
             PxSync::BatchMetadataUpdate::SIGNATURE_HASH,
         ];
-        Filter::new()
-            .address(self.contract)
-            .event_signature(events)
-            .from_block(first)
-            .to_block(BlockNumberOrTag::Latest)
+        Filter::new().address(self.contract).event_signature(events)
+    }
+
+    /// The same, from block `first` on.
+    fn changes_since(&self, first: u64) -> Filter {
+        let all = self.changes().from_block(first);
+        all.to_block(BlockNumberOrTag::Latest)
+    }
+
+    /// Whether `log` tells of a change of this wallet's tokens.
+    pub(crate) fn concerns(&self, log: &Log) -> bool {
+        let last = self.followed.last();
+        let known = last.as_ref().map(|last| last.snapshot.tokens.as_slice());
+        self.told_by(log, known.unwrap_or_default()).is_some()
     }
 
     /// Those of them that tell of a change of this wallet's tokens, which `known` was the last time, up to block `head`:

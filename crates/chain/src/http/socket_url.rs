@@ -1,0 +1,73 @@
+//! The WebSocket endpoints among the URLs of a chain.
+
+use std::sync::Arc;
+
+use alloy::transports::http::reqwest;
+
+use super::server::label_of;
+use super::{ChainError, Limits, broken};
+
+/// A WebSocket endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct SocketUrl {
+    label: Arc<str>,
+    /// The same with `http` for `ws`: so the handshake begins.
+    url: reqwest::Url,
+    client: reqwest::Client,
+}
+
+impl SocketUrl {
+    /// Those of `urls` that are WebSocket endpoints, and those that requests go to: the others, or if there are none,
+    /// the same URLs over HTTP.
+    ///
+    /// # Errors
+    /// [`ChainError::Permanent`] when one of them is no URL.
+    pub(crate) fn among(urls: &[&str]) -> Result<(Vec<Self>, Vec<String>), ChainError> {
+        let (sockets, mut http): (Vec<&str>, Vec<&str>) =
+            urls.iter().partition(|url| over_http(url).is_some());
+        let twins: Vec<String> = sockets.iter().filter_map(|url| over_http(url)).collect();
+        if http.is_empty() {
+            http = twins.iter().map(String::as_str).collect();
+        }
+        let http = http.into_iter().map(str::to_owned).collect();
+        if sockets.is_empty() {
+            return Ok((Vec::new(), http));
+        }
+        // A socket outlives every time limit of a request, and begins as HTTP/1.1.
+        let client = reqwest::Client::builder()
+            .connect_timeout(Limits::default().connect)
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            .build()
+            .map_err(|fault| broken(format!("gets no client: {}", fault.without_url())))?;
+        let sockets = sockets.iter().zip(&twins).map(|(url, twin)| {
+            let parse =
+                |url: &str| reqwest::Url::parse(url).map_err(|f| format!("is not a URL: {f}"));
+            let label = label_of(&parse(url)?)?;
+            Ok(Self {
+                label: label.into(),
+                url: parse(twin)?,
+                client: client.clone(),
+            })
+        });
+        let sockets: Result<_, String> = sockets.collect();
+        Ok((sockets.map_err(broken)?, http))
+    }
+
+    /// Scheme and host.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The request that a handshake begins with.
+    pub(crate) fn get(&self) -> reqwest::RequestBuilder {
+        self.client.get(self.url.clone())
+    }
+}
+
+/// A WebSocket URL with the scheme of HTTP; `None` for every other.
+fn over_http(url: &str) -> Option<String> {
+    let rest = url.strip_prefix("ws")?;
+    let is_socket = rest.starts_with("://") || rest.starts_with("s://");
+    is_socket.then(|| format!("http{rest}"))
+}
