@@ -32,10 +32,12 @@ pub use pxfs_storage::{fault, names, rpc, store};
 
 pub mod cli;
 pub mod config;
+pub mod contracts;
 pub mod control;
 pub mod exit;
 pub mod fetch;
 pub mod mount;
+pub mod node;
 pub mod publish;
 pub mod run;
 pub mod status;

@@ -13,11 +13,11 @@ use super::mount::runtime;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::chain::transact::OnProgress;
+use crate::contracts::{self, Parts, open_wallet};
 use crate::control::{Amount, Request, Terms};
 use crate::exit::{Exit, Failure};
 use crate::run::operate;
 use crate::run::operator;
-use crate::run::parts::{self, Parts, open_wallet};
 use crate::run::state::StateDir;
 
 /// The answer to a request that needs no mount.
@@ -98,7 +98,7 @@ pub(super) fn answer_for<T: DeserializeOwned>(
         for oracle in oracles {
             oracle.abort();
         }
-        parts::close_chains(&all).await;
+        contracts::close_chains(&all).await;
         answer
     })?;
     Ok(serde_json::from_value(answer)?)

@@ -9,11 +9,11 @@ use super::mount::{hold, mount_options, runtime, runtime_dir};
 use super::output::{bytes, text_answer};
 use super::setup::Setup;
 use crate::config::{Config, Layer, VolumeKind};
+use crate::contracts::Parts;
 use crate::exit::{Exit, fail};
 use crate::mount;
 use crate::run::daemon::{Place, mount_failure};
 use crate::run::demo::{first_token, prepare};
-use crate::run::parts::Parts;
 use crate::run::state::StateDir;
 
 /// Runs the command.

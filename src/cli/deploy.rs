@@ -8,8 +8,8 @@ use super::ask::at_most;
 use super::mount::runtime;
 use super::output::{cancelled, coins, confirm, json_answer, text_answer};
 use super::setup::Setup;
+use crate::contracts::deploy::Deployer;
 use crate::exit::{Exit, fail};
-use crate::run::deploy::Deployer;
 use crate::run::state::StateDir;
 use crate::status::DeployAnswer;
 

@@ -9,10 +9,10 @@ use super::mount::runtime;
 use super::output::{bytes, cancelled, confirm, json_answer, text_answer};
 use super::progress::Progress;
 use super::setup::Setup;
+use crate::contracts::{self, Parts};
 use crate::control::Request;
 use crate::exit::{Exit, fail};
 use crate::run::detach;
-use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;
 use crate::status::{DetachAnswer, Unsure};
 use crate::types::TokenRef;
@@ -65,7 +65,7 @@ fn here(
         let all = Parts::all(&config).await?;
         let tell = |what: &str, amount| progress.set(what, amount);
         let ended = detach::end(&all, state_dir, name, save, &tell).await;
-        parts::close_chains(&all).await;
+        contracts::close_chains(&all).await;
         ended
     })
 }

@@ -15,12 +15,13 @@ use super::setup::Setup;
 use crate::chain::transact::{sync_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError, TokenInfo};
 use crate::config::{Config, NodeUrl, VolumeKind};
+use crate::contracts::token_status;
 use crate::control::{Entry, Request};
 use crate::exit::{Exit, one_line, without_number};
+use crate::node::{self, Gives};
 use crate::rpc::Client;
-use crate::run::node::{self, Gives};
-use crate::run::operate::BY_ISSUER;
-use crate::run::parts::{Parts, open_signer, open_wallet};
+
+use crate::contracts::{Parts, open_signer, open_wallet};
 use crate::status::{CheckAnswer, NodeStatus, Status};
 
 /// Charges that a month is told to take: one a day.
@@ -310,7 +311,7 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
             let data = update_calldata(chain.dialect(), token.id, 0, 0);
             ("a charge", DAYS, data)
         }
-        Accounting::ByIssuer => return Some(good(BY_ISSUER.to_owned())),
+        Accounting::ByIssuer => return Some(good(token_status::BY_ISSUER.to_owned())),
     };
     let asked = async {
         let one = sender.gas_of(chain.contract, data, U256::ZERO).await?;

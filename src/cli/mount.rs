@@ -17,11 +17,11 @@ use super::log;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::config::{Config, VolumeKind};
+use crate::contracts::Parts;
 use crate::control::{Amount, private_folder};
 use crate::exit::{Exit, Failure, fail};
 use crate::mount::{self, CALL_THREADS};
 use crate::run::daemon::{Daemon, Place, mount_failure};
-use crate::run::parts::Parts;
 use crate::run::state::StateDir;
 
 /// How long what still runs may hold up the end of the process.

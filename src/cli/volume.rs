@@ -12,10 +12,10 @@ use super::output::{bytes, json_answer, text_answer};
 use super::progress::Progress;
 use super::setup::Setup;
 use super::umount;
+use crate::contracts::{self, Parts};
 use crate::control::Request;
 use crate::exit::{Exit, fail};
 use crate::run::blocks;
-use crate::run::parts::{self, Parts};
 use crate::run::state::StateDir;
 use crate::status::{ArchiveAnswer, FsckAnswer, GetAnswer, ShareAnswer};
 use crate::types::TokenRef;
@@ -179,7 +179,7 @@ fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<
         let all = Parts::any(&config).await?;
         let tell = |what: &str, amount| progress.set(what, amount);
         let answer = blocks::run(&all, state_dir, request, &tell).await;
-        parts::close_chains(&all).await;
+        contracts::close_chains(&all).await;
         answer
     })?;
     Ok(serde_json::from_value(answer)?)

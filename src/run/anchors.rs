@@ -10,13 +10,13 @@ use std::time::Duration;
 use alloy::primitives::U256;
 use tokio::time::Instant;
 
-use super::live::Live;
-use super::parts::Parts;
 use crate::chain::ChainError;
 use crate::chain::anchor::Anchor;
 use crate::chain::dialect::Dialect;
 use crate::chain::outbox::{Outcome, Purpose};
 use crate::chain::transact::{Posted, Transactor, anchor_calldata};
+use crate::contracts::Parts;
+use crate::run::live::Live;
 use crate::types::VolumeKey;
 
 /// How long what the chain does not take is left alone, unless something newer is published.
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(600);
 
 /// What could not be anchored.
 #[derive(Default)]
-pub(super) struct Anchors {
+pub(crate) struct Anchors {
     /// Sequence and time of the last try.
     failed: HashMap<VolumeKey, (u64, Instant)>,
     /// Whether this is the last look: then one goes behind another that is on its way.
@@ -33,7 +33,7 @@ pub(super) struct Anchors {
 
 impl Anchors {
     /// For a look on the way out.
-    pub(super) fn last() -> Self {
+    pub(crate) fn last() -> Self {
         Self {
             is_last: true,
             ..Self::default()
@@ -42,7 +42,7 @@ impl Anchors {
 
     /// Asks for an anchor of what is published of `all` and not anchored. Whether one is on its way: it is to be looked at
     /// again soon.
-    pub(super) async fn look(
+    pub(crate) async fn look(
         &mut self,
         parts: &Parts,
         sender: &Transactor,

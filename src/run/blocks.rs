@@ -22,24 +22,25 @@ use ed25519_dalek::VerifyingKey;
 use serde_json::Value;
 
 use self::new_file::NewFile;
-use super::ground::Ground;
-use super::leave::Tell;
-use super::node;
-use super::operate;
-use super::parts::{self, Parts};
-use super::state::StateDir;
 use crate::chain::{Accounting, TokenInfo};
 use crate::config::Config;
+use crate::contracts::token_status;
+use crate::contracts::{self, Parts};
 use crate::control::Request;
 use crate::exit::fail;
 use crate::fs::Volume;
 use crate::names::NameError;
 use crate::names::key::public_key;
 use crate::names::record::Record;
+use crate::node;
 use crate::pack::cid as form;
 use crate::pack::root::Root;
 use crate::pack::usage::{self, Usage};
 use crate::publish::{is_ours, standing};
+use crate::run::ground::Ground;
+use crate::run::leave::Tell;
+use crate::run::operate;
+use crate::run::state::StateDir;
 use crate::status::{GetAnswer, ShareAnswer};
 use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, StoreError};
@@ -55,7 +56,7 @@ pub async fn run(
     request: &Request,
     tell: Tell<'_>,
 ) -> anyhow::Result<Value> {
-    let parts = Arc::clone(parts::pick(all, request.subject())?);
+    let parts = Arc::clone(contracts::pick(all, request.subject())?);
     let ground = Ground::build(parts, Arc::new(state_dir)).await?;
     match answer(&ground, request, tell).await? {
         Some(answer) => Ok(answer),
@@ -64,7 +65,7 @@ pub async fn run(
 }
 
 /// Answers a request about blocks; `None` for any other.
-pub(super) async fn answer(
+pub(crate) async fn answer(
     ground: &Ground,
     request: &Request,
     tell: Tell<'_>,
@@ -170,12 +171,12 @@ struct Published {
 /// The newest root of a token that a node's name or the chain tells of.
 async fn published(ground: &Ground, id: TokenId) -> anyhow::Result<Published> {
     let parts = &ground.parts;
-    let info = operate::owned(parts, id).await?;
+    let info = parts.owned(id).await?;
     let token = parts.chain.called.token(id);
-    let key = operate::volume_key(parts, &info);
+    let key = parts.volume_key(&info);
     let store = patient(&parts.node.reads);
     let named = named(parts, &info, &key, &store).await?;
-    let name = operate::name_of(&parts.chain, &info);
+    let name = parts.chain.name_of(&info);
     let chain = name.and_then(|name| info.published(&name));
     let chain = chain.and_then(|(sequence, root)| Some((sequence, root?)));
     let chain = chain.filter(|(sequence, _)| {
@@ -234,10 +235,10 @@ async fn named(
 ) -> anyhow::Result<Option<(Usage, Block)>> {
     let chain = &parts.chain;
     let called = || chain.called.token(info.id);
-    let name = match (operate::name_of(chain, info), info.accounting) {
+    let name = match (chain.name_of(info), info.accounting) {
         (Some(name), _) => name,
-        (None, Accounting::Absolute) => fail!(Token, "{}", operate::unregistered(&called())),
-        (None, _) => return Err(operate::unnamed(chain, &called()).into()),
+        (None, Accounting::Absolute) => fail!(Token, "{}", token_status::unregistered(&called())),
+        (None, _) => return Err(token_status::unnamed(chain, &called()).into()),
     };
     let signer = public_key(&name)?;
     let others = parts.node.others.iter().map(|other| &other.names);

@@ -5,14 +5,14 @@
 use alloy::primitives::{Address, Bytes, U256};
 use serde_json::Value;
 
-use super::approval;
-use super::operate::{json, owned};
-use super::parts::Parts;
 use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::transact::{upgrade_calldata, uploads_calldata};
+use crate::contracts;
+use crate::contracts::Parts;
 use crate::control::Request;
 use crate::exit::fail;
+use crate::run::operate::json;
 use crate::status::{CallAnswer, MintAnswer, UploadsAnswer};
 use crate::types::TokenId;
 
@@ -28,7 +28,7 @@ struct Purchase {
 ///
 /// # Errors
 /// Those of the operation.
-pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
+pub(crate) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
     let (token, purchase, print) = match *request {
         Request::UploadPackages { .. } => return json(upload_packages(parts).await?).map(Some),
         Request::Upgrade {
@@ -49,7 +49,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         let call = CallAnswer::new(chain.chain_id, chain.contract, price, data);
         return json(with_gas(parts, call).await).map(Some);
     }
-    approval::require(chain, "upgrade", token).await?;
+    contracts::require_approval(chain, "upgrade", token).await?;
     let sender = &chain.account("upgrade")?.transactor;
     let info = sender
         .buy_for(chain.contract, purchase.tag, purchase.data, purchase.price)
@@ -59,7 +59,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
         directory: chain.called.token(token),
         contract: format!("{:#x}", chain.contract),
         transaction: info.transaction.to_string(),
-        name: owned(parts, token).await?.name,
+        name: parts.owned(token).await?.name,
         chain_id: chain.chain_id,
         paid_wei: info.paid.map(|wei| wei.to_string()),
     })
@@ -68,7 +68,7 @@ pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<O
 
 async fn larger(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<Purchase> {
     let chain = &parts.chain;
-    let info = owned(parts, token).await?;
+    let info = parts.owned(token).await?;
     let all = chain.ledger.packages().await?;
     let Some(found) = all.into_iter().find(|known| known.id == package) else {
         fail!(
@@ -124,7 +124,7 @@ async fn upload_packages(parts: &Parts) -> anyhow::Result<Vec<UploadsAnswer>> {
 async fn uploads(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<Purchase> {
     let chain = &parts.chain;
     let all = upload_packages(parts).await?;
-    owned(parts, token).await?;
+    parts.owned(token).await?;
     let Some(found) = all.into_iter().find(|known| known.id == package) else {
         fail!(
             Token,
@@ -142,7 +142,7 @@ async fn uploads(parts: &Parts, token: TokenId, package: u64) -> anyhow::Result<
 ///
 /// # Errors
 /// The contract would refuse it, or the account cannot pay for it.
-pub(super) async fn call_of(
+pub(crate) async fn call_of(
     parts: &Parts,
     command: &str,
     (data, value): (Bytes, U256),
@@ -163,7 +163,7 @@ pub(super) async fn call_of(
 
 /// The same call with who sends it, and what its gas costs, as far as the chain tells (it may not to who
 /// cannot pay).
-pub(super) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
+pub(crate) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
     let chain = &parts.chain;
     // Who acts for another owner upgrades tokens, and mints and registers none.
     let pays = chain.operates().filter(|_| call.name.is_none());

@@ -13,14 +13,14 @@ use pxfs_base::backoff::Backoff;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::anchors::Anchors;
-use super::live::Live;
-use super::older;
-use super::parts::Parts;
-use super::tokens::Tokens;
 use crate::chain::charges::{Charger, Report, UNITS};
 use crate::chain::transact::{Transactor, update_calldata};
 use crate::chain::{Accounting, ChainError};
+use crate::contracts::Parts;
+use crate::run::anchors::Anchors;
+use crate::run::live::Live;
+use crate::run::older;
+use crate::run::tokens::Tokens;
 use crate::status::CallAnswer;
 use crate::types::VolumeKey;
 
@@ -36,12 +36,12 @@ const MINED_PAUSE: Duration = Duration::from_millis(250);
 type Looked = (Arc<Live>, Result<Option<String>, String>);
 
 /// Whether the contract of `parts` charges each commit, as far as is known.
-pub(super) fn applies(parts: &Parts) -> bool {
+pub(crate) fn applies(parts: &Parts) -> bool {
     parts.chain.ledger.known_accounting() == Some(Accounting::Additive)
 }
 
 /// Looks when it is called, and again until all is charged; never returns.
-pub(super) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
+pub(crate) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
     let mut swept = HashSet::new();
     // What was given up for good is told for as long as the token is shown.
     let mut ended: HashMap<VolumeKey, String> = HashMap::new();
@@ -115,7 +115,7 @@ async fn wait(tokens: &Tokens, last: Option<Instant>, next: Option<Instant>) {
 
 /// One last look at `all`, which are anchored, too: what is to be said of those whose last commits cannot be charged now. What is sent
 /// needs nobody any more.
-pub(super) async fn look_last(
+pub(crate) async fn look_last(
     parts: &Parts,
     sender: &Transactor,
     all: Vec<Arc<Live>>,
@@ -131,7 +131,7 @@ pub(super) async fn look_last(
 }
 
 /// What is said on the way out of a token whose last commits are not charged.
-pub(super) fn uncharged(live: &Live, why: &str) -> String {
+pub(crate) fn uncharged(live: &Live, why: &str) -> String {
     format!(
         "token {}: {why}; it is asked for again after the next mount",
         live.directory
@@ -144,7 +144,7 @@ pub(super) fn uncharged(live: &Live, why: &str) -> String {
 /// # Errors
 /// [`ChainError::Reverted`] where the contract refuses it; [`ChainError::Transient`] where it is in no block in
 /// time: it stays on its way.
-pub(super) async fn have_charged(
+pub(crate) async fn have_charged(
     parts: &Parts,
     sender: &Transactor,
     live: &Live,
@@ -194,7 +194,7 @@ pub(super) async fn have_charged(
 }
 
 /// What is sent for the commits of `live` that are not charged yet.
-pub(super) fn calls(parts: &Parts, live: &Live) -> Vec<CallAnswer> {
+pub(crate) fn calls(parts: &Parts, live: &Live) -> Vec<CallAnswer> {
     let (chain, token) = (&parts.chain, live.key.token.token);
     let commits = live.volume.charges().into_iter();
     let calls = commits.map(|(_, bytes)| {

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::holdings::Holdings;
 use crate::clock::Clock;
+use crate::run::holdings::Holdings;
 use crate::store::StoreError;
 use crate::store::embedded::{Collected, EmbeddedStore};
 
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(60);
 const AFTER_FAILURE: Duration = Duration::from_secs(3600);
 
 /// Collects again and again; never returns.
-pub(super) async fn run(store: EmbeddedStore, clock: Arc<dyn Clock>, tokens: Arc<Holdings>) {
+pub(crate) async fn run(store: EmbeddedStore, clock: Arc<dyn Clock>, tokens: Arc<Holdings>) {
     let mut pause = FIRST_LOOK;
     loop {
         tokio::time::sleep(pause).await;

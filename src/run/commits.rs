@@ -17,7 +17,7 @@ const WORKERS: usize = 2;
 const BLOCKING: usize = 64;
 
 /// The threads of all commits of a mount. They end with it, without being waited for.
-pub(super) struct Commits {
+pub(crate) struct Commits {
     handle: Handle,
     /// Taken out by `drop` alone.
     runtime: Option<Runtime>,
@@ -26,7 +26,7 @@ pub(super) struct Commits {
 impl Commits {
     /// # Errors
     /// The system has no more threads.
-    pub(super) fn begin() -> anyhow::Result<Self> {
+    pub(crate) fn begin() -> anyhow::Result<Self> {
         // A thread begins as nice as the one that made it, which may be a nicer one.
         let ours = rustix::process::getpriority_process(None).unwrap_or(0);
         let runtime = Builder::new_multi_thread()
@@ -44,7 +44,7 @@ impl Commits {
     }
 
     /// Where a commit's tasks are spawned.
-    pub(super) fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
 }

@@ -22,9 +22,9 @@ use rustix::fs::{
 };
 use tokio::runtime::Handle;
 
-use super::ground::Ground;
 use crate::durable::sync_folder;
 use crate::fs::{Attr, FsError, Kind, Want};
+use crate::run::ground::Ground;
 use crate::types::{Fh, Ino};
 
 /// Bytes that are read at a time.
@@ -39,22 +39,22 @@ const SEEK_HOLE: i32 = 4;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Saved {
+pub(crate) struct Saved {
     /// Regular files; one with several names once.
-    pub(super) files: u64,
+    pub(crate) files: u64,
     /// Their bytes, without holes.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// How far a copy is.
 #[derive(Debug, Default)]
-pub(super) struct Copied {
-    pub(super) files: AtomicU64,
-    pub(super) bytes: AtomicU64,
+pub(crate) struct Copied {
+    pub(crate) files: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 /// A copy that is being made.
-pub(super) struct Copier {
+pub(crate) struct Copier {
     ground: Arc<Ground>,
     runtime: Handle,
     /// Fetches in a row that passed their deadline.
@@ -62,12 +62,12 @@ pub(super) struct Copier {
     /// Where the first name of an inode with several was copied to.
     links: HashMap<Ino, PathBuf>,
     /// What could not be copied, and why.
-    pub(super) failed: Vec<(PathBuf, String)>,
-    pub(super) saved: Saved,
+    pub(crate) failed: Vec<(PathBuf, String)>,
+    pub(crate) saved: Saved,
     /// What was copied so far, for whoever waits.
     copied: Arc<Copied>,
     /// What was come to, and where it was copied to first, of a drive whose tree may be no tree.
-    pub(super) seen: Option<BTreeMap<Ino, PathBuf>>,
+    pub(crate) seen: Option<BTreeMap<Ino, PathBuf>>,
     /// The target has no room: nothing more is tried.
     full: bool,
 }
@@ -108,7 +108,7 @@ impl From<rustix::io::Errno> for Why {
 
 impl Copier {
     /// A copy of nothing yet; `copied` is told what comes. Within a runtime.
-    pub(super) fn new(ground: &Arc<Ground>, copied: &Arc<Copied>) -> Self {
+    pub(crate) fn new(ground: &Arc<Ground>, copied: &Arc<Copied>) -> Self {
         Self {
             ground: Arc::clone(ground),
             runtime: Handle::current(),
@@ -123,7 +123,7 @@ impl Copier {
     }
 
     /// Copies the directory `root` of the drive into the folder `target`, which is empty.
-    pub(super) fn tree(&mut self, root: Ino, target: &Path) {
+    pub(crate) fn tree(&mut self, root: Ino, target: &Path) {
         let mut steps = vec![Step::Enter(root, target.to_owned())];
         while let Some(step) = steps.pop() {
             match step {
@@ -142,7 +142,7 @@ impl Copier {
     }
 
     /// Copies the file `ino`, which no directory names, to `path`.
-    pub(super) fn stray(&mut self, ino: Ino, path: &Path) {
+    pub(crate) fn stray(&mut self, ino: Ino, path: &Path) {
         let made = self.entry(ino, path, &mut Vec::new());
         self.note(path, made);
     }

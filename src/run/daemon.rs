@@ -16,25 +16,25 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use super::charges;
-use super::collection;
-use super::desk::Desk;
-use super::ground::Ground;
-use super::holdings::Holdings;
-use super::leave::{self, Tell};
-use super::node;
-use super::parts::{self, Parts};
-use super::renewal;
-use super::session::Session;
-use super::signals::{Signal, Signals};
-use super::state::StateDir;
 use crate::chain::Accounting;
 use crate::chain::transact::Transactor;
+use crate::contracts::{self, Parts};
 use crate::control::{self, Registration};
 use crate::exit::{Exit, Failure};
 use crate::fetch::Fetcher;
 use crate::fs::{Drive, FsError, Want};
 use crate::mount::{self, Ended, MountError, Mounted};
+use crate::node;
+use crate::run::charges;
+use crate::run::collection;
+use crate::run::desk::Desk;
+use crate::run::ground::Ground;
+use crate::run::holdings::Holdings;
+use crate::run::leave::{self, Tell};
+use crate::run::renewal;
+use crate::run::session::Session;
+use crate::run::signals::{Signal, Signals};
+use crate::run::state::StateDir;
 
 /// How long the first look at chain and node may hold up the mount. A token that takes longer comes later.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
@@ -262,7 +262,7 @@ impl Daemon {
             task.abort();
         }
         stop(Arc::clone(&self.session.tokens)).await;
-        parts::close_chains(self.session.tokens.parts()).await;
+        contracts::close_chains(self.session.tokens.parts()).await;
         self.registration = None;
     }
 }
@@ -275,7 +275,7 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
     for tokens in all.each() {
         let (parts, tokens) = (Arc::clone(tokens.parts()), Arc::clone(tokens));
         tasks.push(Box::pin(Arc::clone(&tokens).run()));
-        if let Some(oracle) = super::operator::begin(&parts).await? {
+        if let Some(oracle) = crate::run::operator::begin(&parts).await? {
             tasks.push(oracle);
         }
         let Some(account) = &parts.chain.account else {
@@ -300,7 +300,7 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
 }
 
 /// Brings to its end what was sent, also by earlier processes; never returns.
-pub(super) async fn carry(transactor: Transactor) {
+pub(crate) async fn carry(transactor: Transactor) {
     let mut told = None;
     loop {
         let carried = transactor.carry().await;

@@ -9,9 +9,6 @@ use std::sync::Arc;
 use alloy::primitives::U256;
 use anyhow::Context;
 
-use super::operate;
-use super::parts::{self, Contracts, Parts};
-use super::state::StateDir;
 use crate::chain::embedded::{self, Genesis};
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
@@ -19,8 +16,11 @@ use crate::chain::wallet::Wallet;
 use crate::chain::{ChainError, deploy};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{NodeUrl, RpcUrl};
+use crate::contracts::{self, Deployed, Parts};
 use crate::durable::{Unnamed, sync_folder};
 use crate::exit::fail;
+use crate::run::operate;
+use crate::run::state::StateDir;
 use crate::status::MintAnswer;
 use crate::types::TokenId;
 
@@ -81,7 +81,7 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
     let (wallet, operator, handle) = tokio::task::spawn_blocking(move || {
         crate::control::private_folder(&files.chain)?;
         // Before the chain: it is funded in the genesis.
-        let operator = open_or_create(&parts::operator_file(&files.chain))?;
+        let operator = open_or_create(&contracts::operator_file(&files.chain))?;
         let handle = match embedded::Handle::exists(&files.chain) {
             true => embedded::Handle::open(&files.chain, clock)?,
             false => {
@@ -98,12 +98,12 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
         anyhow::Ok((wallet, operator, handle))
     })
     .await??;
-    if Contracts::read(&layout.chain)?.is_none() {
+    if Deployed::read(&layout.chain)?.is_none() {
         let payer = Transactor::new(Endpoint::embedded(&handle), &wallet)
-            .kept_in(&parts::outbox(state_dir.path()));
+            .kept_in(&contracts::outbox(state_dir.path()));
         let deployed = deploy::deploy(&payer, &[operator.address()], 1).await?;
-        let text = serde_json::to_vec_pretty(&Contracts::of(&deployed))?;
-        write(&Contracts::file(&layout.chain), &text)?;
+        let text = serde_json::to_vec_pretty(&Deployed::of(&deployed))?;
+        write(&Deployed::file(&layout.chain), &text)?;
     }
     // The folder is opened again with the rest of the parts.
     tokio::task::spawn_blocking(move || handle.close()).await?;

@@ -12,22 +12,27 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::session::Session;
-use super::{blocks, leave, operate, parts, sync, terms};
 use crate::chain::transact::OnProgress;
+use crate::contracts;
+use crate::contracts::terms;
 use crate::control::{Amount, Handler, Progress, Request, Subject};
 use crate::exit::{Exit, Failure, fail};
+use crate::run::blocks;
+use crate::run::leave;
+use crate::run::operate;
+use crate::run::session::Session;
+use crate::run::sync;
 use crate::status::UmountAnswer;
 
 /// The desk of one mount.
-pub(super) struct Desk {
+pub(crate) struct Desk {
     session: Arc<Session>,
     /// The exit code of an unmounting whose answer is not sent yet.
     last: Mutex<Option<Exit>>,
 }
 
 impl Desk {
-    pub(super) fn new(session: Arc<Session>) -> Self {
+    pub(crate) fn new(session: Arc<Session>) -> Self {
         Self {
             session,
             last: Mutex::default(),
@@ -112,14 +117,14 @@ impl Desk {
             }
             Request::Sync { ref token, wait } => {
                 let tokens = self.session.tokens.of(request.subject())?;
-                let (parts, id) = (parts::pick(&all, request.subject())?, token.id);
+                let (parts, id) = (contracts::pick(&all, request.subject())?, token.id);
                 let answer = sync::of_mount(parts, tokens, id, sync::By::User, wait).await?;
                 self.look().await;
                 Ok(answer)
             }
             Request::SyncOffer { ref token } => {
                 let live = self.session.tokens.of(request.subject())?.get(token.id);
-                let parts = parts::pick(&all, request.subject())?;
+                let parts = contracts::pick(&all, request.subject())?;
                 operate::json(sync::offer(parts, live.as_deref(), token.id).await?)
             }
             other => {

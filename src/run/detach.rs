@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::ground::Ground;
-use super::leave::Tell;
-use super::leftovers::Leftovers;
-use super::parts::Parts;
-use super::state::StateDir;
+use crate::contracts::Parts;
 use crate::exit::fail;
+use crate::run::ground::Ground;
+use crate::run::leave::Tell;
+use crate::run::leftovers::Leftovers;
+use crate::run::state::StateDir;
 use crate::status::DetachAnswer;
 
 /// Ends what `name` means (a token, or a directory as the drive would show it): saves it first,

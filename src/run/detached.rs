@@ -8,19 +8,19 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::ground::Ground;
-use super::keeper::{self, Keeper};
-use super::live::{JOURNAL_CACHE_MIN_BYTES, Live};
 use crate::chain::dialect::Dialect;
 use crate::fs::{Access, Labels, Pending, Volume};
+use crate::run::ground::Ground;
+use crate::run::keeper::{self, Keeper};
+use crate::run::live::{JOURNAL_CACHE_MIN_BYTES, Live};
 use crate::status::{LocalStatus, State, TokenStatus};
 use crate::types::{Ino, VolumeKey};
 
 /// One of them.
-pub(super) struct Detached {
-    pub(super) key: VolumeKey,
+pub(crate) struct Detached {
+    pub(crate) key: VolumeKey,
     /// `TOKEN.detached`, or `TOKEN.detached-EPOCH` beside another.
-    pub(super) directory: String,
+    pub(crate) directory: String,
     slot: u16,
     volume: Arc<Volume>,
     keeper: Arc<Keeper>,
@@ -31,7 +31,7 @@ pub(super) struct Detached {
 ///
 /// # Errors
 /// Its local state is damaged.
-pub(super) async fn open(ground: &Ground, key: VolumeKey) -> anyhow::Result<Arc<Volume>> {
+pub(crate) async fn open(ground: &Ground, key: VolumeKey) -> anyhow::Result<Arc<Volume>> {
     let volume = keeper::open(ground, key, JOURNAL_CACHE_MIN_BYTES).await?;
     volume.set_access(Access::ReadOnly("no longer this wallet's".to_owned()));
     Ok(volume)
@@ -42,7 +42,7 @@ impl Detached {
     ///
     /// # Errors
     /// There is no room for another directory.
-    pub(super) fn show(
+    pub(crate) fn show(
         ground: &Ground,
         volume: Arc<Volume>,
         directory: String,
@@ -63,7 +63,7 @@ impl Detached {
     ///
     /// # Errors
     /// The name is taken.
-    pub(super) fn take(
+    pub(crate) fn take(
         ground: &Ground,
         live: &Live,
         directory: String,
@@ -106,33 +106,33 @@ impl Detached {
     }
 
     /// The volume, and what keeps it durable.
-    pub(super) fn volume(&self) -> (Arc<Volume>, Arc<Keeper>) {
+    pub(crate) fn volume(&self) -> (Arc<Volume>, Arc<Keeper>) {
         (Arc::clone(&self.volume), Arc::clone(&self.keeper))
     }
 
     /// The number that its inodes begin with.
-    pub(super) fn slot(&self) -> u16 {
+    pub(crate) fn slot(&self) -> u16 {
         self.slot
     }
 
     /// Its root directory, as the mount numbers it.
-    pub(super) fn root(&self, ground: &Ground) -> Option<Ino> {
+    pub(crate) fn root(&self, ground: &Ground) -> Option<Ino> {
         let found = ground.drive.lookup(Ino::ROOT, self.directory.as_bytes());
         found.ok().map(|attr| attr.ino)
     }
 
     /// Bytes in it, by the rule of the quota.
-    pub(super) fn used_bytes(&self) -> u64 {
+    pub(crate) fn used_bytes(&self) -> u64 {
         self.volume.with_quota(|quota| quota.used_bytes())
     }
 
     /// Whether it holds anything that was not published.
-    pub(super) fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         is_pending(&self.volume)
     }
 
     /// What `status` tells. Reads the journal: blocks on the disk.
-    pub(super) fn describe(&self, dialect: Dialect, mountpoint: &str) -> TokenStatus {
+    pub(crate) fn describe(&self, dialect: Dialect, mountpoint: &str) -> TokenStatus {
         let pending = pending(&self.volume);
         TokenStatus {
             path: Some(format!(
@@ -154,7 +154,7 @@ impl Detached {
     }
 
     /// Ends it; it is shown again by the next mount. Blocks on the disk.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.keeper.stop();
     }
 
@@ -162,7 +162,7 @@ impl Detached {
     ///
     /// # Errors
     /// The disk's: it is still there, and still shown.
-    pub(super) fn drop_state(&self, ground: &Ground) -> std::io::Result<()> {
+    pub(crate) fn drop_state(&self, ground: &Ground) -> std::io::Result<()> {
         ground.state_dir.drop_volume(&self.key)?;
         ground.drive.detach(self.slot);
         self.keeper.abandon();
@@ -171,7 +171,7 @@ impl Detached {
 }
 
 /// What a volume holds that was not published. One that cannot tell holds something.
-pub(super) fn pending(volume: &Volume) -> Pending {
+pub(crate) fn pending(volume: &Volume) -> Pending {
     volume.pending().unwrap_or_else(|error| {
         tracing::debug!(%error, token = %volume.key().token.token, "what is pending is not known");
         Pending {
@@ -182,18 +182,18 @@ pub(super) fn pending(volume: &Volume) -> Pending {
 }
 
 /// Whether a volume holds anything that was not published. One that cannot tell does.
-pub(super) fn is_pending(volume: &Volume) -> bool {
+pub(crate) fn is_pending(volume: &Volume) -> bool {
     pending(volume).any
 }
 
 /// What ends a directory.
-pub(super) fn remedy(directory: &str) -> String {
+pub(crate) fn remedy(directory: &str) -> String {
     let named = directory.strip_suffix(".detached").unwrap_or(directory);
     format!("`pxfs detach {named} --save DIR | --discard`")
 }
 
 /// The status of what cannot be looked into.
-pub(super) fn bare_status(
+pub(crate) fn bare_status(
     key: &VolumeKey,
     dialect: Dialect,
     directory: &str,
@@ -223,7 +223,7 @@ pub(super) fn bare_status(
 }
 
 /// Far from the slots of tokens with small ids, and the same at every mount.
-pub(super) fn preferred_slot(key: &VolumeKey) -> u16 {
+pub(crate) fn preferred_slot(key: &VolumeKey) -> u16 {
     let mut hash = Sha256::new();
     hash.update(key.token.token.0.to_be_bytes::<32>());
     hash.update(key.epoch.to_be_bytes());

@@ -8,28 +8,28 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use anyhow::Context;
 use futures::future::BoxFuture;
 
-use super::commits::Commits;
-use super::keeper::{self, Keepers};
-use super::live::JOURNAL_CACHE_MIN_BYTES;
-use super::parts::Parts;
-use super::state::StateDir;
-use super::tokens::Tokens;
 use crate::cache::Cache;
+use crate::contracts::Parts;
 use crate::control::private_folder;
 use crate::exit::fail;
 use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Drive, FsError, Volume};
+use crate::run::commits::Commits;
+use crate::run::keeper::{self, Keepers};
+use crate::run::live::JOURNAL_CACHE_MIN_BYTES;
+use crate::run::state::StateDir;
+use crate::run::tokens::Tokens;
 use crate::types::VolumeKey;
 
 /// What the tokens of one contract stand on.
-pub(super) struct Ground {
-    pub(super) parts: Arc<Parts>,
-    pub(super) state_dir: Arc<StateDir>,
-    pub(super) cache: Arc<Cache>,
-    pub(super) drive: Arc<Drive>,
-    pub(super) fetcher: Arc<Fetcher>,
-    pub(super) commits: Arc<Commits>,
-    pub(super) keepers: Arc<Keepers>,
+pub(crate) struct Ground {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) state_dir: Arc<StateDir>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) drive: Arc<Drive>,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) commits: Arc<Commits>,
+    pub(crate) keepers: Arc<Keepers>,
     shown: Arc<Shown>,
 }
 
@@ -38,7 +38,7 @@ impl Ground {
     ///
     /// # Errors
     /// The cache folder cannot be used.
-    pub(super) async fn build(
+    pub(crate) async fn build(
         parts: Arc<Parts>,
         state_dir: Arc<StateDir>,
     ) -> anyhow::Result<Arc<Self>> {
@@ -93,7 +93,7 @@ impl Ground {
     }
 
     /// This one, and one beside it for each of `all` but the first, whose it is.
-    pub(super) fn with_others(self: Arc<Self>, all: &[Arc<Parts>]) -> Vec<Arc<Self>> {
+    pub(crate) fn with_others(self: Arc<Self>, all: &[Arc<Parts>]) -> Vec<Arc<Self>> {
         let others = all
             .iter()
             .skip(1)
@@ -103,12 +103,12 @@ impl Ground {
     }
 
     /// From now on `tokens` are asked for newer trees, too.
-    pub(super) fn renew_by(&self, tokens: &Arc<Tokens>) {
+    pub(crate) fn renew_by(&self, tokens: &Arc<Tokens>) {
         self.shown.all().push(Arc::downgrade(tokens));
     }
 
     /// The volume `key`, where it is shown.
-    pub(super) fn shown_volume(&self, key: &VolumeKey) -> Option<Arc<Volume>> {
+    pub(crate) fn shown_volume(&self, key: &VolumeKey) -> Option<Arc<Volume>> {
         let tokens: Vec<Arc<Tokens>> = self.shown_by();
         let mut all = tokens.iter().flat_map(|tokens| tokens.all());
         let live = all.find(|live| live.key == *key)?;
@@ -116,7 +116,7 @@ impl Ground {
     }
 
     /// The volume `key` as this state folder knows it, shown or not; `None` where it does not, or is about to show it.
-    pub(super) async fn known_volume(
+    pub(crate) async fn known_volume(
         &self,
         key: &VolumeKey,
     ) -> anyhow::Result<Option<Arc<Volume>>> {

@@ -11,25 +11,25 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::ground::Ground;
-use super::leave::Tell;
-use super::live::Live;
-use super::parts::{self, Parts};
-use super::tokens::Tokens;
+use crate::contracts::{self, Parts};
 use crate::control::Subject;
 use crate::exit::{Failure, fail};
 use crate::mount::Notifier;
+use crate::run::ground::Ground;
+use crate::run::leave::Tell;
+use crate::run::live::Live;
+use crate::run::tokens::Tokens;
 use crate::status::{ChainStatus, DetachAnswer, TokenStatus};
 
 /// The tokens of each contract, in the order of the configuration.
-pub(super) struct Holdings {
+pub(crate) struct Holdings {
     all: Vec<Arc<Tokens>>,
     parts: Vec<Arc<Parts>>,
 }
 
 impl Holdings {
     /// Those that stand on `grounds`.
-    pub(super) fn new(grounds: &[Arc<Ground>]) -> Self {
+    pub(crate) fn new(grounds: &[Arc<Ground>]) -> Self {
         let made = grounds.iter().map(|ground| {
             let tokens = Arc::new(Tokens::new(Arc::clone(ground)));
             ground.renew_by(&tokens);
@@ -45,33 +45,33 @@ impl Holdings {
     }
 
     /// Of each contract.
-    pub(super) fn each(&self) -> &[Arc<Tokens>] {
+    pub(crate) fn each(&self) -> &[Arc<Tokens>] {
         &self.all
     }
 
     /// The contracts' parts.
-    pub(super) fn parts(&self) -> &[Arc<Parts>] {
+    pub(crate) fn parts(&self) -> &[Arc<Parts>] {
         &self.parts
     }
 
     /// Those that `subject` is about; the first where it is about none.
     ///
     /// # Errors
-    /// As [`parts::pick`].
-    pub(super) fn of(&self, subject: Subject<'_>) -> Result<&Arc<Tokens>, Failure> {
-        let picked = parts::pick(&self.parts, subject)?;
+    /// As [`contracts::pick`].
+    pub(crate) fn of(&self, subject: Subject<'_>) -> Result<&Arc<Tokens>, Failure> {
+        let picked = contracts::pick(&self.parts, subject)?;
         let found = self
             .all
             .iter()
             .find(|tokens| Arc::ptr_eq(tokens.parts(), picked));
-        found.ok_or_else(|| parts::none_of(&self.parts, subject))
+        found.ok_or_else(|| contracts::none_of(&self.parts, subject))
     }
 
     /// The first look at all of them, for as long as `patience`.
     ///
     /// # Errors
     /// Nothing of any can be shown: why not of the first.
-    pub(super) async fn look_first(&self, patience: Duration) -> anyhow::Result<()> {
+    pub(crate) async fn look_first(&self, patience: Duration) -> anyhow::Result<()> {
         let looks = join_all(self.all.iter().map(|tokens| tokens.look_first(patience)));
         let looked = looks.await;
         let any_shown = self.all.iter().any(|tokens| tokens.any_shown());
@@ -90,7 +90,7 @@ impl Holdings {
     }
 
     /// Brings all of them in step with their chains.
-    pub(super) async fn refresh(&self) {
+    pub(crate) async fn refresh(&self) {
         for looked in join_all(self.all.iter().map(|tokens| tokens.refresh())).await {
             if let Err(error) = looked {
                 tracing::warn!("tokens: {error:#}");
@@ -99,25 +99,25 @@ impl Holdings {
     }
 
     /// Returns when the kernel has been told of what changed, or a while later.
-    pub(super) async fn told(&self) {
+    pub(crate) async fn told(&self) {
         join_all(self.all.iter().map(|tokens| tokens.told())).await;
     }
 
     /// From now on the kernel is told what appears.
-    pub(super) fn set_notifier(&self, notifier: &Notifier) {
+    pub(crate) fn set_notifier(&self, notifier: &Notifier) {
         for tokens in &self.all {
             tokens.set_notifier(notifier.clone());
         }
     }
 
     /// All that are shown.
-    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
         self.all.iter().flat_map(|tokens| tokens.all()).collect()
     }
 
     /// What `status` tells of their chains, each once: as the contract on it sees it that has something to
     /// complain of.
-    pub(super) fn chains(&self) -> Vec<ChainStatus> {
+    pub(crate) fn chains(&self) -> Vec<ChainStatus> {
         let mut order = Vec::new();
         let mut chains: BTreeMap<u64, ChainStatus> = BTreeMap::new();
         for status in self.all.iter().map(|tokens| tokens.chain_status()) {
@@ -135,25 +135,25 @@ impl Holdings {
     }
 
     /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
-    pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
+    pub(crate) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let told = self.all.iter().map(|tokens| tokens.describe(mountpoint));
         told.flatten().collect()
     }
 
     /// Why not everything of the drive, or of the directory `only`, is published by what earlier epochs have
     /// left, if so. Reads the journals: blocks on the disk.
-    pub(super) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
+    pub(crate) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
         let mut all = self.all.iter();
         all.find_map(|tokens| tokens.leftovers.unpublished(only))
     }
 
     /// Whether a directory of this name is one that nobody has used here yet.
-    pub(super) fn is_unused(&self, directory: &str) -> bool {
+    pub(crate) fn is_unused(&self, directory: &str) -> bool {
         self.all.iter().any(|tokens| tokens.is_unused(directory))
     }
 
     /// Whether a directory of this name is what an earlier epoch has left.
-    pub(super) fn has_leftover(&self, directory: &str) -> bool {
+    pub(crate) fn has_leftover(&self, directory: &str) -> bool {
         let mut all = self.all.iter();
         all.any(|tokens| tokens.leftovers.has(directory))
     }
@@ -162,7 +162,7 @@ impl Holdings {
     ///
     /// # Errors
     /// As [`Tokens::detach`].
-    pub(super) async fn detach(
+    pub(crate) async fn detach(
         &self,
         name: &str,
         save: Option<&Path>,
@@ -176,12 +176,12 @@ impl Holdings {
     }
 
     /// Ends all publishers.
-    pub(super) async fn stop_publishing(&self) {
+    pub(crate) async fn stop_publishing(&self) {
         join_all(self.all.iter().map(|tokens| tokens.stop_publishing())).await;
     }
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         for tokens in &self.all {
             tokens.stop();
         }

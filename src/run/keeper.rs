@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use pxfs_base::lock;
 
-use super::ground::Ground;
-use super::owed;
 use crate::fs::{Limits, Volume, VolumeOptions};
-use crate::journal::FolderDisk;
+use crate::journal::{Barrier, FolderDisk, Without};
+use crate::run::ground::Ground;
+use crate::run::owed;
 use crate::types::{TokenId, VolumeKey};
 
 /// Volumes that have threads of their own at a time; one thread saves those that wait for that, one after the other.
@@ -24,7 +24,7 @@ const MOST: usize = 64;
 const TURN: Duration = Duration::from_secs(1);
 
 /// Gives threads to the volumes of a mount that have something to keep.
-pub(super) struct Keepers {
+pub(crate) struct Keepers {
     desk: Arc<Desk>,
 }
 
@@ -63,7 +63,7 @@ enum State {
 impl Keepers {
     /// # Errors
     /// The system has no more threads.
-    pub(super) fn begin() -> anyhow::Result<Self> {
+    pub(crate) fn begin() -> anyhow::Result<Self> {
         let desk = Arc::<Desk>::default();
         let served = Arc::clone(&desk);
         let thread = Builder::new().name("keepers".to_owned());
@@ -199,17 +199,17 @@ impl Drop for Free<'_> {
 }
 
 /// Keeps one volume durable.
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     volume: Arc<Volume>,
     post: Arc<Post>,
     /// Whoever asks for charges: what is to be charged is read, asked for, settled and forgotten by one at a time, since
     /// what another has settled meanwhile would be asked for as if it had never been.
-    pub(super) charging: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) charging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Keeper {
     /// Keeps `volume` durable from now on.
-    pub(super) fn start(keepers: &Keepers, volume: &Arc<Volume>) -> Arc<Self> {
+    pub(crate) fn start(keepers: &Keepers, volume: &Arc<Volume>) -> Arc<Self> {
         let post = Arc::new(Post {
             token: volume.key().token.token,
             volume: Arc::downgrade(volume),
@@ -231,7 +231,7 @@ impl Keeper {
     }
 
     /// Ends it; everything acknowledged is durable afterwards. Blocks on the disk.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         if let Err(error) = self.volume.sync() {
             let token = self.post.token;
             tracing::error!(%error, %token, "local state is not durable");
@@ -240,7 +240,7 @@ impl Keeper {
     }
 
     /// Ends it as it is.
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.volume.stop();
         self.post.end();
         self.volume.end_keeping();
@@ -248,7 +248,7 @@ impl Keeper {
 }
 
 /// The latest block that the chain was seen with, as far as `volume` keeps it.
-pub(super) fn seen_block(volume: &Volume) -> u64 {
+pub(crate) fn seen_block(volume: &Volume) -> u64 {
     volume.with_quota(|quota| quota.allowance().map_or(0, |seen| seen.seen.block))
 }
 
@@ -256,7 +256,7 @@ pub(super) fn seen_block(volume: &Volume) -> u64 {
 ///
 /// # Errors
 /// Its local state is damaged, or the disk fails.
-pub(super) async fn open(
+pub(crate) async fn open(
     ground: &Ground,
     key: VolumeKey,
     journal_cache_bytes: usize,
@@ -284,7 +284,7 @@ pub(super) async fn open(
 ///
 /// # Errors
 /// What is left out for a test is not known.
-pub(super) fn options(key: VolumeKey, journal_cache_bytes: usize) -> anyhow::Result<VolumeOptions> {
+pub(crate) fn options(key: VolumeKey, journal_cache_bytes: usize) -> anyhow::Result<VolumeOptions> {
     Ok(VolumeOptions {
         key,
         journal_cache_bytes,
@@ -292,9 +292,20 @@ pub(super) fn options(key: VolumeKey, journal_cache_bytes: usize) -> anyhow::Res
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         ),
-        without: super::fault::without()?,
+        without: without()?,
         limits: Limits::default(),
     })
+}
+
+/// What of making local state durable is left out: in debug builds that whose name (see
+/// [`Barrier`]) is the value of `PXFS_TEST_WITHOUT`.
+fn without() -> anyhow::Result<Without> {
+    let named = std::env::var("PXFS_TEST_WITHOUT").ok();
+    let named = named.filter(|_| cfg!(debug_assertions));
+    let barrier: Option<Barrier> = named
+        .map(|name| name.parse().map_err(anyhow::Error::msg))
+        .transpose()?;
+    Ok(barrier.map_or_else(Without::default, Without::the))
 }
 
 #[cfg(test)]

@@ -12,23 +12,23 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::charges;
-use super::live::Live;
-use super::session::Session;
-use super::tokens::Tokens;
 use crate::control::Amount;
 use crate::exit::{Exit, Failure};
 use crate::mount::UNMOUNT_PATIENCE;
+use crate::run::charges;
+use crate::run::live::Live;
+use crate::run::session::Session;
+use crate::run::tokens::Tokens;
 
 /// How long unmounting may take: as long as what does it is waited for, and a little more, so that its own
 /// answer is told.
-pub(super) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
+pub(crate) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
 /// What is in use is refused by then.
-pub(super) const REFUSED: Duration = Duration::from_secs(1);
+pub(crate) const REFUSED: Duration = Duration::from_secs(1);
 /// How long syncfs(2) may take.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// How long whoever leaves waits for the charges of the last commits.
-pub(super) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a node that does not answer is asked whether it has all, where nothing waits to be published.
 const ASKED: Duration = Duration::from_secs(5);
 /// Time between two looks whether it has ended.
@@ -39,13 +39,13 @@ const BEAT: Duration = Duration::from_millis(300);
 const SPARED: u32 = 10;
 
 /// Who is told how far it is: what is being done, and how much of it is.
-pub(super) type Tell<'a> = &'a (dyn Fn(&str, Amount) + Send + Sync);
+pub(crate) type Tell<'a> = &'a (dyn Fn(&str, Amount) + Send + Sync);
 
 /// Has the kernel hand over the pages of mapped files, then publishes everything.
 ///
 /// # Errors
 /// As [`publish`].
-pub(super) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
+pub(crate) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failure> {
     tell("collecting mapped pages", Amount::default());
     syncfs(&session.mountpoint).await;
     publish(session, None, tell).await
@@ -56,7 +56,7 @@ pub(super) async fn flush(session: &Session, tell: Tell<'_>) -> Result<(), Failu
 /// # Errors
 /// [`Exit::Unpublished`] when nothing moves for the patience, or no other try helps;
 /// [`Exit::Token`] for a directory that is not there.
-pub(super) async fn publish(
+pub(crate) async fn publish(
     session: &Session,
     only: Option<&str>,
     tell: Tell<'_>,
@@ -138,7 +138,7 @@ pub(super) async fn publish(
 
 /// Has what was published last charged, where each commit is: what cannot be, in lines. Nothing is lost by that, and
 /// nobody waits for it for long.
-pub(super) async fn charge(session: &Session, tell: Tell<'_>) -> Vec<String> {
+pub(crate) async fn charge(session: &Session, tell: Tell<'_>) -> Vec<String> {
     let owes = |tokens: &Arc<Tokens>| {
         let all = tokens.all();
         let any = all.iter().any(|live| !live.volume.charges().is_empty());
@@ -235,7 +235,7 @@ fn unpublished(session: &Session, chosen: &[Arc<Live>], else_why: &str) -> Failu
 }
 
 /// What a second signal leaves behind; `None` when nothing is pending.
-pub(super) fn left_behind(session: &Session) -> Option<Failure> {
+pub(crate) fn left_behind(session: &Session) -> Option<Failure> {
     let all = session.tokens.all();
     all.iter()
         .any(|live| live.is_pending())
@@ -247,7 +247,7 @@ pub(super) fn left_behind(session: &Session) -> Option<Failure> {
 ///
 /// # Errors
 /// It is busy, or does not end.
-pub(super) async fn unmount(session: &Session) -> anyhow::Result<()> {
+pub(crate) async fn unmount(session: &Session) -> anyhow::Result<()> {
     let mounted = Arc::clone(&session.mounted);
     let mut work = tokio::task::spawn_blocking(move || mounted.unmount());
     let mut done = timeout(REFUSED, &mut work).await;
@@ -261,7 +261,7 @@ pub(super) async fn unmount(session: &Session) -> anyhow::Result<()> {
         failed => {
             give_up_reads(session, false);
             match failed {
-                Ok(done) => Ok(done?.map_err(super::daemon::mount_failure)?),
+                Ok(done) => Ok(done?.map_err(crate::run::daemon::mount_failure)?),
                 Err(_) => anyhow::bail!(
                     "{}: unmounting does not end: close what is open there",
                     session.mountpoint.display()
@@ -272,7 +272,7 @@ pub(super) async fn unmount(session: &Session) -> anyhow::Result<()> {
 }
 
 /// Whether what is read of the mount and is not here fails at once.
-pub(super) fn give_up_reads(session: &Session, gives_up: bool) {
+pub(crate) fn give_up_reads(session: &Session, gives_up: bool) {
     if let Some(tokens) = session.tokens.each().first() {
         tokens.ground().fetcher.give_up(gives_up);
     }

@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use super::detached::{self, Detached, bare_status, is_pending, remedy};
-use super::ground::Ground;
-use super::leave::Tell;
-use super::live::Live;
-use super::{keeper, salvage, save};
 use crate::chain::{ChainError, Snapshot};
 use crate::control::Amount;
 use crate::exit::{Exit, Failure, fail};
+use crate::run::detached::{self, Detached, bare_status, is_pending, remedy};
+use crate::run::ground::Ground;
+use crate::run::keeper;
+use crate::run::leave::Tell;
+use crate::run::live::Live;
+use crate::run::salvage;
+use crate::run::save;
 use crate::status::{DetachAnswer, TokenStatus};
 use crate::types::{TokenId, TokenRef, VolumeKey};
 use pxfs_base::lock;
@@ -47,15 +49,15 @@ struct Ending {
 
 /// What a look came to.
 #[derive(Default)]
-pub(super) struct Looked {
+pub(crate) struct Looked {
     /// The names that appeared.
-    pub(super) appeared: Vec<String>,
+    pub(crate) appeared: Vec<String>,
     /// The latest block that the chain was seen with by a volume that was not judged.
-    pub(super) seen_block: u64,
+    pub(crate) seen_block: u64,
 }
 
 /// All of one state folder.
-pub(super) struct Leftovers {
+pub(crate) struct Leftovers {
     ground: Arc<Ground>,
     known: Mutex<BTreeMap<VolumeKey, Leftover>>,
     /// Volumes that were shown in this run and are not to be opened again in it.
@@ -67,7 +69,7 @@ pub(super) struct Leftovers {
 }
 
 impl Leftovers {
-    pub(super) fn new(ground: Arc<Ground>) -> Self {
+    pub(crate) fn new(ground: Arc<Ground>) -> Self {
         Self {
             ground,
             known: Mutex::default(),
@@ -83,7 +85,7 @@ impl Leftovers {
     ///
     /// # Errors
     /// The state folder cannot be read.
-    pub(super) async fn look(
+    pub(crate) async fn look(
         &self,
         snapshot: &Snapshot,
         open: &BTreeSet<VolumeKey>,
@@ -133,12 +135,12 @@ impl Leftovers {
     }
 
     /// Whether a volume is one that must not be opened as a token's in this run.
-    pub(super) fn holds(&self, key: &VolumeKey) -> bool {
+    pub(crate) fn holds(&self, key: &VolumeKey) -> bool {
         lock(&self.known).contains_key(key) || lock(&self.spent).contains(key)
     }
 
     /// A volume that was shown goes out of sight; it is judged by the next mount.
-    pub(super) fn note_spent(&self, key: VolumeKey) {
+    pub(crate) fn note_spent(&self, key: VolumeKey) {
         lock(&self.spent).insert(key);
     }
 
@@ -236,7 +238,7 @@ impl Leftovers {
     ///
     /// # Errors
     /// Another directory has its name.
-    pub(super) fn take(&self, live: &Live, why: &str) -> anyhow::Result<String> {
+    pub(crate) fn take(&self, live: &Live, why: &str) -> anyhow::Result<String> {
         let directory = self.name_for(&live.key);
         let taken = Detached::take(&self.ground, live, directory.clone(), why)?;
         tracing::warn!("{why}; what was not published is shown as {directory}");
@@ -245,7 +247,7 @@ impl Leftovers {
     }
 
     /// What is shown of the volume `key`, which is a token's of this wallet again: it is none of them any more.
-    pub(super) async fn give_back(&self, key: &VolumeKey) -> Option<Arc<Detached>> {
+    pub(crate) async fn give_back(&self, key: &VolumeKey) -> Option<Arc<Detached>> {
         // Nobody is in the middle of ending it.
         let _one = self.ending.lock().await;
         let mut known = lock(&self.known);
@@ -260,7 +262,7 @@ impl Leftovers {
     }
 
     /// It could not be shown as the token's: it stays one of them.
-    pub(super) fn keep(&self, left: Arc<Detached>) {
+    pub(crate) fn keep(&self, left: Arc<Detached>) {
         lock(&self.known).insert(left.key, Leftover::Shown(left));
     }
 
@@ -276,13 +278,13 @@ impl Leftovers {
     }
 
     /// Whether anything of them is shown.
-    pub(super) fn any_shown(&self) -> bool {
+    pub(crate) fn any_shown(&self) -> bool {
         let known = lock(&self.known);
         known.values().any(|one| matches!(one, Leftover::Shown(_)))
     }
 
     /// What `status` tells of them. Reads the journals: blocks on the disk.
-    pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
+    pub(crate) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let known = lock(&self.known).clone();
         let dialect = self.ground.parts.chain.dialect();
         let tell = |(key, one): (VolumeKey, Leftover)| match one {
@@ -297,7 +299,7 @@ impl Leftovers {
 
     /// Why not everything of the drive, or of the directory `only`, is published, if so. Reads the
     /// journals: blocks on the disk.
-    pub(super) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
+    pub(crate) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
         let known = lock(&self.known).clone();
         let waiting = known
             .values()
@@ -317,12 +319,12 @@ impl Leftovers {
     }
 
     /// Whether anything of this token is one of them.
-    pub(super) fn concerns_token(&self, token: TokenId) -> bool {
+    pub(crate) fn concerns_token(&self, token: TokenId) -> bool {
         lock(&self.known).keys().any(|key| key.token.token == token)
     }
 
     /// Whether `name` means any of them.
-    pub(super) fn is_meant(&self, name: &str) -> bool {
+    pub(crate) fn is_meant(&self, name: &str) -> bool {
         let has_any = |token| {
             let folders = self.folders_of(token);
             self.concerns_token(token) || folders.is_ok_and(|folders| !folders.is_empty())
@@ -331,7 +333,7 @@ impl Leftovers {
     }
 
     /// Whether a directory of this name is one of them.
-    pub(super) fn has(&self, directory: &str) -> bool {
+    pub(crate) fn has(&self, directory: &str) -> bool {
         lock(&self.known)
             .values()
             .any(|one| one.directory() == directory)
@@ -341,7 +343,7 @@ impl Leftovers {
     ///
     /// # Errors
     /// There is none, or more than one; something of it could not be saved: then all is still there.
-    pub(super) async fn end(
+    pub(crate) async fn end(
         &self,
         name: &str,
         save: Option<&Path>,
@@ -458,7 +460,7 @@ impl Leftovers {
     }
 
     /// Ends all of them; the next mount shows them again. Blocks on the disk.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let all = std::mem::take(&mut *lock(&self.known));
         for one in all.into_values() {
             if let Leftover::Shown(one) = one {
@@ -469,6 +471,6 @@ impl Leftovers {
 }
 
 /// What is said of a volume of another epoch than the token's.
-pub(super) fn other_epoch(called: &str, left: u64, now: u64) -> String {
+pub(crate) fn other_epoch(called: &str, left: u64, now: u64) -> String {
     format!("token {called} is in epoch {now}, and this is of epoch {left}")
 }

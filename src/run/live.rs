@@ -8,7 +8,7 @@ mod right;
 mod slot;
 mod told;
 
-pub(super) use right::{Grant, Right};
+pub(crate) use right::{Grant, Right};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -17,29 +17,28 @@ use anyhow::Context;
 use pxfs_base::lock;
 use tokio::sync::Semaphore;
 
-pub(super) use self::slot::preferred_slot;
-use super::detached::{self, Detached};
-use super::ground::Ground;
-use super::keeper::{self, Keeper};
-use super::operate;
-use super::owed;
-use super::parts::Parts;
-use super::publishing::{FIND, PATIENCE, Publishing};
-use super::sync;
-use super::tokens::Teller;
+pub(crate) use self::slot::preferred_slot;
 use crate::chain::anchor::Anchor;
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::clock::Clock;
+use crate::contracts::Parts;
+use crate::contracts::token_status;
 use crate::exit::{Exit, Failure};
 use crate::fs::{Access, Volume};
 use crate::pack::cid as form;
 use crate::publish::allowance;
+use crate::run::detached::{self, Detached};
+use crate::run::ground::Ground;
+use crate::run::keeper::{self, Keeper};
+use crate::run::owed;
+use crate::run::publishing::{FIND, PATIENCE, Publishing};
+use crate::run::tokens::Teller;
 use crate::status::State;
 use crate::types::VolumeKey;
 
 /// Page cache of all journals, and the least of one, in bytes.
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
-pub(super) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
+pub(crate) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
 
 /// By how many seconds the time of the newest block may differ from ours for no reason.
 const BLOCK_S: u64 = 15;
@@ -47,16 +46,16 @@ const BLOCK_S: u64 = 15;
 const FIRST_LASTS_S: u64 = 60;
 
 /// A volume that is opened, and what publishes it.
-pub(super) type Opened = (Arc<Volume>, Publishing);
+pub(crate) type Opened = (Arc<Volume>, Publishing);
 
 /// A mounted token.
-pub(super) struct Live {
-    pub(super) key: VolumeKey,
-    pub(super) directory: String,
-    pub(super) slot: u16,
-    pub(super) volume: Arc<Volume>,
-    pub(super) publishing: Publishing,
-    pub(super) keeper: Arc<Keeper>,
+pub(crate) struct Live {
+    pub(crate) key: VolumeKey,
+    pub(crate) directory: String,
+    pub(crate) slot: u16,
+    pub(crate) volume: Arc<Volume>,
+    pub(crate) publishing: Publishing,
+    pub(crate) keeper: Arc<Keeper>,
     /// Where its local state is.
     folder: PathBuf,
     seen: Mutex<Seen>,
@@ -92,7 +91,7 @@ impl Seen {
     fn is_syncing(&self, clock: &dyn Clock) -> bool {
         let open = self.token.sync_asked_s;
         open.is_some_and(|asked_s| {
-            self.now_s(clock) < asked_s.saturating_add(sync::REQUEST_TIMEOUT_S)
+            self.now_s(clock) < asked_s.saturating_add(token_status::REQUEST_TIMEOUT_S)
         })
     }
 }
@@ -103,13 +102,13 @@ impl Live {
     ///
     /// # Errors
     /// That cannot be known now; the journal cannot be opened.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         ground: &Ground,
         count: usize,
         token: &TokenInfo,
         right: &Right,
     ) -> anyhow::Result<Opened> {
-        let key = operate::volume_key(&ground.parts, token);
+        let key = ground.parts.volume_key(token);
         // As if the other contracts had as many.
         let journals = count * ground.parts.chain.called.count;
         let cache_bytes = (JOURNALS_CACHE_BYTES / journals.max(1)).max(JOURNAL_CACHE_MIN_BYTES);
@@ -141,7 +140,7 @@ impl Live {
     }
 
     /// Shows the volume of `token`, which is opened, in the drive.
-    pub(super) fn start(
+    pub(crate) fn start(
         ground: &Ground,
         snapshot: &Snapshot,
         token: &TokenInfo,
@@ -183,7 +182,7 @@ impl Live {
     ///
     /// # Errors
     /// What was published of it is not known now; another directory has its name. It is as it was, then.
-    pub(super) async fn again(
+    pub(crate) async fn again(
         ground: &Ground,
         snapshot: &Snapshot,
         token: &TokenInfo,
@@ -259,7 +258,7 @@ impl Live {
 
     /// Takes what the chain says now, and grants the volume what of that is news. True when the kernel's view of the
     /// directory is out of date.
-    pub(super) fn refresh(
+    pub(crate) fn refresh(
         &self,
         parts: &Parts,
         snapshot: &Snapshot,
@@ -299,7 +298,7 @@ impl Live {
         if token.last_sync_s > known.token.last_sync_s {
             self.set_sync_error(None);
         }
-        let name = operate::name_of(&parts.chain, token);
+        let name = parts.chain.name_of(token);
         let mut seen = lock(&self.seen);
         if fresh && newer {
             (seen.timestamp_s, seen.at) = (snapshot.timestamp_s, now);
@@ -312,7 +311,7 @@ impl Live {
 
     /// Looks for the newest root beside the pass, where that is not known yet, or another machine may have made it.
     /// What has changed by it is told by `teller`.
-    pub(super) fn go_on(
+    pub(crate) fn go_on(
         self: &Arc<Self>,
         token: &TokenInfo,
         turns: &Arc<Semaphore>,
@@ -330,7 +329,7 @@ impl Live {
     }
 
     /// Makes it read-only: it is no longer ours. True when it was not so already.
-    pub(super) fn close(&self, reason: &str) -> bool {
+    pub(crate) fn close(&self, reason: &str) -> bool {
         let access = Access::ReadOnly(reason.to_owned());
         self.volume.set_access(access.clone());
         let mut seen = lock(&self.seen);
@@ -341,25 +340,25 @@ impl Live {
     }
 
     /// Why it is this wallet's no more, as far as that was asked for since it last was.
-    pub(super) fn lost(&self) -> Option<String> {
+    pub(crate) fn lost(&self) -> Option<String> {
         lock(&self.seen).lost.clone()
     }
 
-    pub(super) fn set_lost(&self, why: &str) {
+    pub(crate) fn set_lost(&self, why: &str) {
         lock(&self.seen).lost = Some(why.to_owned());
     }
 
     /// What the chain last said of it.
-    pub(super) fn token(&self) -> TokenInfo {
+    pub(crate) fn token(&self) -> TokenInfo {
         lock(&self.seen).token.clone()
     }
 
     /// Why its commits are not charged, if so.
-    pub(super) fn charge_error(&self) -> Option<String> {
+    pub(crate) fn charge_error(&self) -> Option<String> {
         lock(&self.charge_error).clone()
     }
 
-    pub(super) fn set_sync_error(&self, error: Option<String>) {
+    pub(crate) fn set_sync_error(&self, error: Option<String>) {
         let last_sync_s = lock(&self.seen).token.last_sync_s;
         let mut known = lock(&self.sync_error);
         if *known != error {
@@ -370,7 +369,7 @@ impl Live {
 
     /// The token, and chain time now, where a sync could help it: it is ours, has a name if it needs one,
     /// and no request is open that may still be answered.
-    pub(super) fn syncable(&self, clock: &dyn Clock) -> Option<(TokenInfo, u64)> {
+    pub(crate) fn syncable(&self, clock: &dyn Clock) -> Option<(TokenInfo, u64)> {
         let seen = lock(&self.seen);
         let token = &seen.token;
         let named = token.name.is_some() || token.accounting == Accounting::Additive;
@@ -380,23 +379,23 @@ impl Live {
     }
 
     /// Whether a request for a sync is open that may still be answered.
-    pub(super) fn awaits_sync(&self, clock: &dyn Clock) -> bool {
+    pub(crate) fn awaits_sync(&self, clock: &dyn Clock) -> bool {
         lock(&self.seen).is_syncing(clock)
     }
 
-    pub(super) fn set_charge_error(&self, error: Option<String>) {
+    pub(crate) fn set_charge_error(&self, error: Option<String>) {
         *lock(&self.charge_error) = error;
     }
 
     /// Sequence of the newest document that was published from here, or taken over.
-    pub(super) fn published_sequence(&self) -> Option<u64> {
+    pub(crate) fn published_sequence(&self) -> Option<u64> {
         let published = self.publishing.status();
         published.root.map(|_| published.sequence)
     }
 
     /// What its contract is to have as its anchor; `None` before anything is published under our own name, and while
     /// nothing is published from here.
-    pub(super) fn to_anchor(&self) -> Option<Anchor> {
+    pub(crate) fn to_anchor(&self) -> Option<Anchor> {
         if !self.publishing.is_on() {
             return None;
         }
@@ -412,24 +411,24 @@ impl Live {
     }
 
     /// Bytes that are not on the node yet, and files.
-    pub(super) fn pending(&self) -> (u64, u64) {
+    pub(crate) fn pending(&self) -> (u64, u64) {
         let pending = self.volume.pending();
         pending.map_or((0, 0), |pending| (pending.bytes, pending.files))
     }
 
     /// Moves while publishing comes nearer to its end.
-    pub(super) fn moved(&self) -> u64 {
+    pub(crate) fn moved(&self) -> u64 {
         self.publishing.moved()
     }
 
     /// What the last commit failed of.
-    pub(super) fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.publishing.error()
     }
 
     /// Returns when everything that was written before is published (P3), or when waiting has no
     /// sense.
-    pub(super) async fn flush(&self) -> Result<(), Failure> {
+    pub(crate) async fn flush(&self) -> Result<(), Failure> {
         match self.publishing.flush(&self.volume).await {
             Ok(()) => Ok(()),
             Err(why) => Err(Failure::new(
@@ -447,19 +446,19 @@ impl Live {
     }
 
     /// Whether anything is not on the node yet, for all that is known.
-    pub(super) fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         let is_published = crate::publish::is_idle(&self.volume) && !self.publishing.is_bare();
         detached::is_pending(&self.volume) || !is_published
     }
 
     /// Ends its publisher; a commit under way is finished after the next mount.
-    pub(super) async fn stop_publishing(&self) {
+    pub(crate) async fn stop_publishing(&self) {
         self.publishing.stop().await;
     }
 
     /// Ends what else runs for it; everything acknowledged is durable here afterwards. Blocks on
     /// the disk.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.keeper.stop();
     }
 }

@@ -6,48 +6,37 @@
 //! [`oracle`] is an operator of the oracle in a process of its own, [`operator`] one in the process of a drive. [`demo`] prepares a state folder that has all of it inside.
 
 mod anchors;
-mod approval;
 pub mod blocks;
 mod buy;
-mod chains;
 mod charges;
 mod collection;
 mod commits;
 mod copy;
-mod counted;
 pub mod daemon;
 pub mod demo;
-pub mod deploy;
 mod desk;
 pub mod detach;
 mod detached;
-mod fault;
-mod first;
 mod ground;
 mod holdings;
 mod keeper;
-mod known;
 mod leave;
 mod leftovers;
 mod live;
-pub mod node;
 mod older;
 mod openings;
 pub mod operate;
 pub mod operator;
 pub mod oracle;
 mod owed;
-pub mod parts;
 mod publishing;
 mod renewal;
 mod salvage;
 mod save;
 mod session;
 mod signals;
-mod signing;
 pub mod state;
 mod sync;
-mod terms;
 mod tokens;
 
 #[cfg(test)]

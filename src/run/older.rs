@@ -7,17 +7,19 @@
 use alloy::primitives::{B256, U256};
 use serde_json::Value;
 
-use super::buy::{call_of, with_gas};
-use super::live::Live;
-use super::operate::{BY_ISSUER, json, owned, refuse_to_mint};
-use super::parts::Parts;
-use super::{approval, charges};
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Package;
 use crate::chain::transact::{mint_bare_calldata, update_calldata};
 use crate::chain::{Accounting, ChainError};
+use crate::contracts;
+use crate::contracts::Parts;
+use crate::contracts::token_status;
 use crate::control::Request;
 use crate::exit::fail;
+use crate::run::buy::{call_of, with_gas};
+use crate::run::charges;
+use crate::run::live::Live;
+use crate::run::operate::{json, refuse_to_mint};
 use crate::status::{CallAnswer, MintAnswer, SyncAnswer, SyncOffer};
 use crate::types::TokenId;
 
@@ -25,7 +27,7 @@ use crate::types::TokenId;
 ///
 /// # Errors
 /// Those of the operation.
-pub(super) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
+pub(crate) async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Option<Value>> {
     let dialect = parts.chain.ledger.dialect().await?;
     if dialect == Dialect::PxSync {
         return Ok(None);
@@ -92,7 +94,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
 ///
 /// # Errors
 /// As [`answer`].
-pub(super) async fn report(parts: &Parts, live: &Live) -> anyhow::Result<SyncAnswer> {
+pub(crate) async fn report(parts: &Parts, live: &Live) -> anyhow::Result<SyncAnswer> {
     let token = live.key.token.token;
     // The daemon sends charges by itself: what somebody agreed to is for what comes on top.
     let sender = parts.chain.account("sync")?.transactor.unasked();
@@ -110,13 +112,13 @@ pub(super) async fn report(parts: &Parts, live: &Live) -> anyhow::Result<SyncAns
 ///
 /// # Errors
 /// As [`answer`], and where the contract would refuse it.
-pub(super) async fn offer(
+pub(crate) async fn offer(
     parts: &Parts,
     live: Option<&Live>,
     token: TokenId,
 ) -> anyhow::Result<SyncOffer> {
     let chain = &parts.chain;
-    owned(parts, token).await?;
+    parts.owned(token).await?;
     refuse_by_issuer(parts)?;
     if live.is_some_and(|live| !live.volume.charges().is_empty()) {
         let note = "what is published is charged, which the daemon does by itself: nothing is paid on top of that";
@@ -147,9 +149,9 @@ pub(super) async fn offer(
 /// Charges nothing: the time of the last update is renewed.
 async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
-    owned(parts, token).await?;
+    parts.owned(token).await?;
     refuse_by_issuer(parts)?;
-    approval::require(chain, "sync", token).await?;
+    contracts::require_approval(chain, "sync", token).await?;
     let sent = chain
         .account("sync")?
         .transactor
@@ -163,9 +165,9 @@ async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
 ///
 /// # Errors
 /// It does.
-pub(super) fn refuse_by_issuer(parts: &Parts) -> anyhow::Result<()> {
+pub(crate) fn refuse_by_issuer(parts: &Parts) -> anyhow::Result<()> {
     match parts.chain.ledger.known_accounting() {
-        Some(Accounting::ByIssuer) => fail!(Failure, "sync: {BY_ISSUER}"),
+        Some(Accounting::ByIssuer) => fail!(Failure, "sync: {}", token_status::BY_ISSUER),
         _ => Ok(()),
     }
 }
@@ -185,7 +187,7 @@ fn refused(parts: &Parts, token: TokenId, fault: ChainError) -> anyhow::Error {
 const UNAUTHORIZED: &str = "0x118cdaa7";
 
 /// What to do about a refusal of the contract; what was not sent says that itself.
-pub(super) fn hint(called: &str, fault: &ChainError) -> Option<String> {
+pub(crate) fn hint(called: &str, fault: &ChainError) -> Option<String> {
     let ChainError::Reverted(why) = fault else {
         return None;
     };

@@ -11,12 +11,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::ground::Ground;
-use super::live::{Live, Opened, Right};
-use super::operate;
-use super::publishing::{LATE, PATIENCE};
 use crate::chain::TokenInfo;
 use crate::exit::fail;
+use crate::run::ground::Ground;
+use crate::run::live::{Live, Opened, Right};
+use crate::run::publishing::{LATE, PATIENCE};
 use crate::types::VolumeKey;
 
 /// How long a later pass waits for one.
@@ -24,7 +23,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The openings that a pass did not see the end of.
 #[derive(Default)]
-pub(super) struct Openings {
+pub(crate) struct Openings {
     late: Mutex<HashMap<VolumeKey, Opening>>,
 }
 
@@ -42,14 +41,14 @@ impl Openings {
     ///
     /// # Errors
     /// As [`Live::open`]; the node has not answered yet: then it [is late](Openings::is_late).
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         ground: &Arc<Ground>,
         count: usize,
         token: &TokenInfo,
         right: &Right,
     ) -> anyhow::Result<Opened> {
-        let key = operate::volume_key(&ground.parts, token);
+        let key = ground.parts.volume_key(token);
         let begun = self.lock().remove(&key);
         let patience = match begun {
             None => PATIENCE,
@@ -71,17 +70,17 @@ impl Openings {
     }
 
     /// Whether it was begun, and the node has not answered yet.
-    pub(super) fn is_late(&self, key: &VolumeKey) -> bool {
+    pub(crate) fn is_late(&self, key: &VolumeKey) -> bool {
         self.lock().contains_key(key)
     }
 
     /// Whether that is so of any.
-    pub(super) fn are_late(&self) -> bool {
+    pub(crate) fn are_late(&self) -> bool {
         !self.lock().is_empty()
     }
 
     /// Ends those of other volumes than `wanted`.
-    pub(super) fn keep(&self, wanted: &BTreeSet<VolumeKey>) {
+    pub(crate) fn keep(&self, wanted: &BTreeSet<VolumeKey>) {
         self.lock().retain(|key, _| wanted.contains(key));
     }
 

@@ -3,29 +3,30 @@
 //! Invariant: the same code whether the daemon is asked or the command holds the state folder
 //! itself. Called by `handler` and by `cli`.
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{B256, Bytes, U256};
 use futures::future::join_all;
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::parts::{self, Account, ChainParts, Parts};
-use super::{buy, first, older, sync};
-use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::chain::transact::{mint_calldata, register_calldata};
-use crate::chain::{Accounting, ChainError, TokenInfo};
+use crate::chain::{ChainError, TokenInfo};
+use crate::contracts::first_document;
+use crate::contracts::token_status;
+use crate::contracts::{self, Account, ChainParts, Parts};
 use crate::control::Request;
-use crate::exit::{Exit, Failure, fail};
+use crate::exit::{Failure, fail};
 use crate::names::key::NameKey;
+use crate::run::buy;
+use crate::run::older;
+use crate::run::sync;
 use crate::status::{
-    AdvanceAnswer, CallAnswer, LeftOut, MintAnswer, PackageAnswer, State, TokenStatus, TokensAnswer,
+    AdvanceAnswer, CallAnswer, LeftOut, MintAnswer, PackageAnswer, TokenStatus, TokensAnswer,
 };
-use crate::types::{TokenId, TokenKey, VolumeKey};
+use crate::types::TokenId;
 
 /// How long a list of tokens waits for one contract, whose logs may have to be searched.
 const LIST: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ pub async fn answer_of(all: &[Arc<Parts>], request: &Request) -> anyhow::Result<
     if *request == Request::Tokens {
         return json(list(all).await?);
     }
-    answer(parts::pick(all, request.subject())?, request).await
+    answer(contracts::pick(all, request.subject())?, request).await
 }
 
 /// The same by one contract.
@@ -66,7 +67,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
             new_volume,
         } => {
             let token = token.id;
-            let info = owned(parts, token).await?;
+            let info = parts.owned(token).await?;
             if !new_volume {
                 refuse_live(parts, &info).await?;
             }
@@ -105,7 +106,7 @@ pub async fn answer(parts: &Parts, request: &Request) -> anyhow::Result<Value> {
     }
 }
 
-pub(super) fn json(answer: impl Serialize) -> anyhow::Result<Value> {
+pub(crate) fn json(answer: impl Serialize) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(answer)?)
 }
 
@@ -181,90 +182,8 @@ async fn tokens(parts: &Parts) -> anyhow::Result<Vec<TokenStatus>> {
     Ok(snapshot
         .tokens
         .iter()
-        .map(|token| describe(parts, token, snapshot.timestamp_s))
+        .map(|token| token_status::describe(parts, token, snapshot.timestamp_s))
         .collect())
-}
-
-/// A token as the chain alone knows it, at chain time `now_s`.
-pub(super) fn describe(parts: &Parts, token: &TokenInfo, now_s: u64) -> TokenStatus {
-    let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
-    let called = parts.chain.called.token(token.id);
-    let (state, reason) = if token.accounting.has_names() && token.name.is_none() {
-        (State::Unregistered, Some(unregistered(&called)))
-    } else if now_s > deadline_s {
-        (State::Overdue, Some(overdue(&called, token, now_s)))
-    } else if let Some(asked_s) = token.sync_asked_s {
-        (State::Syncing, Some(sync::waiting(&called, asked_s, now_s)))
-    } else {
-        (State::Ok, by_issuer(token))
-    };
-    TokenStatus {
-        id: token.id,
-        directory: called,
-        chain_id: parts.chain.chain_id,
-        contract: format!("{:#x}", parts.chain.contract),
-        dialect: parts.chain.dialect().name().to_owned(),
-        path: None,
-        volume: None,
-        state,
-        reason,
-        quota_bytes: token.size_bytes,
-        local: None,
-        uploads_left: token.uploads_left,
-        last_sync: instant(token.last_sync_s),
-        sync_deadline: instant(deadline_s),
-        usage_on_chain_bytes: token.usage_bytes,
-        name: name_of(&parts.chain, token),
-        epoch: token.epoch,
-        sequence: token.sequence,
-        root: token
-            .root
-            .map(|digest| crate::pack::cid::node_of_digest(digest.0).to_string()),
-    }
-}
-
-/// What is said of tokens whose usage is not reported from here.
-pub const BY_ISSUER: &str = "this contract (px-v1) lets PollinationX alone report usage: what is stored from here is charged to nobody, and no sync is due";
-
-/// The same, where `token` is one.
-pub(super) fn by_issuer(token: &TokenInfo) -> Option<String> {
-    (token.accounting == Accounting::ByIssuer).then(|| BY_ISSUER.to_owned())
-}
-
-pub(super) fn unregistered(called: &str) -> String {
-    format!("token {called} has no name key: run `pxfs register {called}`")
-}
-
-/// What is said of a token whose volume its wallet alone finds, where only the address is known.
-pub(super) fn unnamed(chain: &ChainParts, called: &str) -> Failure {
-    let (contract, dialect) = (chain.contract, chain.dialect().name());
-    Failure::new(
-        Exit::Token,
-        format!(
-            "token {called}: contract {contract} ({dialect}) keeps no names, and what is stored is found by its name alone: say --name {called}=k51… (its owner's `pxfs status --json` has it), or give --wallet in place of --address"
-        ),
-    )
-}
-
-/// What is to be said of a token whose deadline has passed, at chain time `now_s`.
-pub(super) fn overdue(called: &str, token: &TokenInfo, now_s: u64) -> String {
-    if token.accounting == Accounting::ByIssuer {
-        return format!(
-            "the contract takes no upload of token {called} now (`canUpload`), and PollinationX alone can change that; until then nothing can grow"
-        );
-    }
-    let deadline_s = token.last_sync_s.saturating_add(token.sync_window_s);
-    let since = instant(deadline_s).map_or_else(String::new, |at| format!(" since {at}"));
-    let next = match token.sync_asked_s {
-        Some(asked_s) => sync::waiting(called, asked_s, now_s),
-        None => format!("run `pxfs sync {called}`"),
-    };
-    format!("the sync is overdue{since}: {next}; until then nothing can grow")
-}
-
-/// Unix seconds as a time; `None` when it is beyond what a calendar holds.
-pub(super) fn instant(unix_s: u64) -> Option<Timestamp> {
-    Timestamp::from_second(i64::try_from(unix_s).ok()?).ok()
 }
 
 /// The transaction that [`mint`] would send.
@@ -295,7 +214,7 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
 ///
 /// # Errors
 /// Unknown package, no money, or the chain's.
-pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
+pub(crate) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnswer> {
     let chain = &parts.chain;
     let account = chain.account("mint")?;
     refuse_to_mint(chain)?;
@@ -329,7 +248,7 @@ pub(super) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
 }
 
 /// Who acts for another owner would get the token itself.
-pub(super) fn refuse_to_mint(chain: &ChainParts) -> anyhow::Result<()> {
+pub(crate) fn refuse_to_mint(chain: &ChainParts) -> anyhow::Result<()> {
     match chain.operates() {
         None => Ok(()),
         Some(operator) => fail!(
@@ -373,7 +292,7 @@ async fn printed_key(parts: &Parts, what: &str) -> anyhow::Result<(NameKey, Opti
 /// is not taken along. A key that this wallet has is not lost, so that must be meant.
 async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
     if let Some(name) = &info.name
-        && find_key(parts, name).await?.is_some()
+        && parts.find_key(name).await?.is_some()
     {
         fail!(
             Failure,
@@ -454,67 +373,13 @@ async fn advance(parts: &Parts, step: Duration) -> anyhow::Result<AdvanceAnswer>
     }
     parts.chain.endpoint.advance(step).await?;
     let now_s = parts.chain.ledger.snapshot().await?.timestamp_s;
-    match instant(now_s) {
+    match token_status::instant(now_s) {
         Some(chain_time) => Ok(AdvanceAnswer { chain_time }),
         None => fail!(
             Failure,
             "dev advance: chain time is beyond the calendar now"
         ),
     }
-}
-
-/// What the configured nodes give.
-pub(super) fn own_node(parts: &Parts) -> Arc<dyn Documents> {
-    Arc::new(NodeDocuments {
-        names: Arc::clone(&parts.node.names),
-        blocks: Arc::clone(&parts.node.reads),
-        clock: Arc::clone(&parts.clock),
-    })
-}
-
-/// The token, if it is ours.
-pub(super) async fn owned(parts: &Parts, token: TokenId) -> anyhow::Result<TokenInfo> {
-    let info = parts.chain.ledger.token(token).await?;
-    let (owner, chain) = (info.owner, &parts.chain);
-    if owner != chain.owner {
-        let ours = match chain.account {
-            Some(_) => "this wallet",
-            None => "the address that is watched",
-        };
-        fail!(
-            Token,
-            "token {} belongs to {owner}, not to {ours} ({})",
-            chain.called.token(token),
-            chain.owner
-        );
-    }
-    Ok(info)
-}
-
-/// What names the volume of a token.
-pub(super) fn volume_key(parts: &Parts, token: &TokenInfo) -> VolumeKey {
-    VolumeKey {
-        token: TokenKey {
-            chain_id: parts.chain.chain_id,
-            contract: parts.chain.contract,
-            token: token.id,
-        },
-        epoch: token.epoch,
-    }
-}
-
-/// The key of `token` on a contract that keeps no names; `None` where there is none, or its number is too large.
-pub(super) fn key_of_token(chain: &ChainParts, token: TokenId) -> Option<NameKey> {
-    let (id, contract) = (chain.chain_id, &chain.contract);
-    chain.names.of_token(id, contract, token)
-}
-
-/// The name of what is published of `token`, as far as it is known: by the contract, the wallet, or whoever watches.
-pub(super) fn name_of(chain: &ChainParts, token: &TokenInfo) -> Option<String> {
-    if token.accounting.has_names() || token.name.is_some() {
-        return token.name.clone();
-    }
-    key_of_token(chain, token.id).map(|key| key.name())
 }
 
 /// The name key for what is sent with this nonce.
@@ -549,43 +414,6 @@ async fn sent_key(parts: &Parts, key: NameKey, nonce: u64) -> anyhow::Result<Nam
     }
 }
 
-/// The key of `name`, when it is one of ours, and the account nonce that it is derived with (0 where it was given).
-///
-/// # Errors
-/// The chain's.
-pub(super) async fn find_key(parts: &Parts, name: &str) -> anyhow::Result<Option<(u64, NameKey)>> {
-    let chain = &parts.chain;
-    let nonce = match (chain.names.given(name), &chain.account) {
-        (Some(key), _) => return Ok(Some((0, key))),
-        (None, Some(account)) if chain.names.derives() => account.transactor.next_nonce().await?,
-        (None, _) => return Ok(None),
-    };
-    let (names, name) = (chain.names.clone(), name.to_owned());
-    let (chain_id, contract) = (chain.chain_id, chain.contract);
-    let found = tokio::task::spawn_blocking(move || names.find(&name, chain_id, &contract, nonce));
-    Ok(found.await?)
-}
-
-/// The keys of those of `names` that are this wallet's; `None` for the others.
-///
-/// # Errors
-/// The chain's.
-pub(super) async fn find_keys(
-    parts: &Parts,
-    names: BTreeSet<String>,
-) -> anyhow::Result<HashMap<String, Option<(u64, NameKey)>>> {
-    let chain = &parts.chain;
-    // Who only watches has none; those that were given are at hand.
-    let Some(account) = chain.account.as_ref().filter(|_| chain.names.are_derived()) else {
-        return Ok(HashMap::new());
-    };
-    let nonce = account.transactor.next_nonce().await?;
-    let (keys, chain_id, contract) = (chain.names.clone(), chain.chain_id, chain.contract);
-    let found =
-        tokio::task::spawn_blocking(move || keys.find_all(names, chain_id, &contract, nonce));
-    Ok(found.await?)
-}
-
 /// Whether the account has sent something since its next nonce was `nonce`.
 async fn moved_on(account: &Account, nonce: u64) -> bool {
     let next = account.transactor.next_nonce().await;
@@ -600,8 +428,8 @@ async fn first_document(parts: &Parts, token: TokenId, key: &NameKey) {
         if info.name.as_ref() != Some(&key.name()) {
             anyhow::bail!("the chain has another name key of it");
         }
-        let volume = volume_key(parts, &info);
-        first::publish(&parts.node, &*parts.clock, volume, &info, key).await
+        let volume = parts.volume_key(&info);
+        first_document::publish(&parts.node, &*parts.clock, volume, &info, key).await
     };
     if let Err(error) = published.await {
         tracing::warn!(%token, "the first document is not published yet: {error:#}");

@@ -11,16 +11,15 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::node;
-use super::operate::own_node;
-use super::oracle::{FIRST_LOOK, MAX_PER_TOKEN, MINED, place_of};
-use super::parts::{self, Parts};
 use crate::chain::ChainError;
 use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Documents, NodeDocuments, Operator, Reader};
 use crate::chain::transact::Transactor;
+use crate::contracts::{self, Parts};
 use crate::exit::fail;
+use crate::node;
 use crate::rpc::guard::{Guard, Reach};
+use crate::run::oracle::{FIRST_LOOK, MAX_PER_TOKEN, MINED, place_of};
 
 /// How often requests are looked for on a chain in this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_millis(500);
@@ -89,7 +88,7 @@ async fn embedded(parts: &Parts) -> anyhow::Result<Option<Operator>> {
     let Some(operator) = &parts.chain.operator else {
         return Ok(None);
     };
-    let outbox = parts::outbox(&parts.config.state_dir);
+    let outbox = contracts::outbox(&parts.config.state_dir);
     // One account has one desk.
     let account = parts.chain.account.as_ref();
     let payer = match account
@@ -99,7 +98,7 @@ async fn embedded(parts: &Parts) -> anyhow::Result<Option<Operator>> {
         None => Transactor::new(parts.chain.endpoint.clone(), &operator.wallet).kept_in(&outbox),
     };
     let reader = Reader {
-        sources: vec![own_node(parts)],
+        sources: vec![parts.own_documents()],
     };
     let operator = Operator::new(
         payer,
@@ -154,8 +153,8 @@ async fn over_http(parts: &Parts) -> anyhow::Result<Operator> {
 }
 
 /// All nodes and gateways of the mount. Whoever configured them here stands for them.
-pub(super) fn sources(parts: &Parts) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
-    let mut sources = vec![own_node(parts)];
+pub(crate) fn sources(parts: &Parts) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
+    let mut sources = vec![parts.own_documents()];
     for other in &parts.node.others {
         sources.push(Arc::new(NodeDocuments {
             names: Arc::clone(&other.names),

@@ -21,9 +21,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::chains::{self, Reached};
-use super::signals::Signals;
-use super::{daemon, node, parts};
 use crate::chain::dialect::Dialect;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
@@ -33,13 +30,17 @@ use crate::chain::transact::Transactor;
 use crate::chain::wallet::Wallet;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::contracts::{self, ConnectedChain};
 use crate::exit::fail;
+use crate::node;
 use crate::rpc::guard::{Guard, Prefix, Reach};
+use crate::run::daemon;
+use crate::run::signals::Signals;
 
 /// How far back a first start looks, in blocks: a request can be made anew after five minutes.
-pub(super) const FIRST_LOOK: u64 = 10_000;
+pub(crate) const FIRST_LOOK: u64 = 10_000;
 /// How long a delivery may take to be mined, before others are looked at.
-pub(super) const MINED: Duration = Duration::from_secs(60);
+pub(crate) const MINED: Duration = Duration::from_secs(60);
 /// Deliveries of one token that an operator pays for in 24 hours, unless told otherwise.
 pub const MAX_PER_TOKEN: usize = 24;
 /// How long another operator may take to say what it says, and how long that may be.
@@ -97,8 +98,8 @@ impl Oracle {
     /// One line each, with its exit code.
     pub async fn new(config: &Config, plan: &Plan, tell: Tell) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let wallet = parts::open_wallet(config)?;
-        let wanted = chains::only_contract(config, "oracle")?;
+        let wallet = contracts::open_wallet(config)?;
+        let wanted = contracts::only_contract(config, "oracle")?;
         let contract = wanted.address;
         let guard = Guard::new(Reach::Public(plan.allowed.clone()))?;
         let sources = node::documents(config, &clock, &guard).await?;
@@ -108,11 +109,11 @@ impl Oracle {
                 "oracle: nowhere to read from: give --node gateway=https://HOST, or a node"
             );
         }
-        let Reached {
+        let ConnectedChain {
             endpoint,
             embedded,
             chain_id,
-        } = chains::reach(config, chains::chain_of(config, wanted.chain), &clock).await?;
+        } = contracts::connect(config, contracts::chain_of(config, wanted.chain), &clock).await?;
         if embedded.is_some() {
             fail!(
                 Usage,
@@ -192,14 +193,14 @@ impl Oracle {
 }
 
 /// Where an operator keeps its place in a state folder.
-pub(super) fn place_of(state: &Path, chain_id: u64, contract: &Address) -> PathBuf {
+pub(crate) fn place_of(state: &Path, chain_id: u64, contract: &Address) -> PathBuf {
     state.join(format!("oracle-{chain_id}-{contract:#x}"))
 }
 
 /// What sends an operator's deliveries: whoever asks for them decides how many there are, and sees no price.
 fn payer(config: &Config, endpoint: Endpoint, wallet: &Wallet) -> Transactor {
     Transactor::new(endpoint, wallet)
-        .kept_in(&parts::outbox(&config.state_dir))
+        .kept_in(&contracts::outbox(&config.state_dir))
         .with_gas_cost_max(config.max_fee)
         .with_limit(MINED)
         .unasked()

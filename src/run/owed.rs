@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::state::{StateDir, name_of};
 use crate::durable::{Unnamed, sync_folder};
 use crate::fs::Volume;
+use crate::run::state::{StateDir, name_of};
 use crate::types::VolumeKey;
 
 /// Commits that are to be charged: sequence and bytes.
@@ -21,7 +21,7 @@ type Owed = Vec<(u64, u64)>;
 ///
 /// # Errors
 /// The disk's; nothing is lost, and nothing owed twice.
-pub(super) fn leave(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
+pub(crate) fn leave(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
     let owed = volume.charges();
     if owed.is_empty() {
         return Ok(());
@@ -38,7 +38,7 @@ pub(super) fn leave(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The disk's; then nothing may be charged yet.
-pub(super) fn take(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
+pub(crate) fn take(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
     let place = place(state, &volume.key());
     match fs::read(&place) {
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
@@ -55,7 +55,7 @@ pub(super) fn take(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
 }
 
 /// Whether an earlier folder of the volume `key` has left any.
-pub(super) fn is_left(state: &StateDir, key: &VolumeKey) -> bool {
+pub(crate) fn is_left(state: &StateDir, key: &VolumeKey) -> bool {
     place(state, key).exists()
 }
 

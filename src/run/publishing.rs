@@ -11,27 +11,27 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ground::Ground;
-use super::live::Right;
-use super::operate;
 use crate::chain::TokenInfo;
+use crate::contracts::token_status;
 use crate::exit::fail;
 use crate::fs::Volume;
 use crate::publish::{
     Allowed, Bootstrap, Context, Key, Node, PublishError, PublishStatus, Publisher, Timing,
     bootstrap, follow, is_idle, is_ours, recent, standing, watch,
 };
+use crate::run::ground::Ground;
+use crate::run::live::Right;
 use crate::status::State;
 
 /// How long finding the newest root may take: a node with many peers was seen to take half a minute for each look
 /// at a name, and each call has a bound of its own.
-pub(super) const FIND: Duration = Duration::from_secs(600);
+pub(crate) const FIND: Duration = Duration::from_secs(600);
 /// How long it may take before it is told that it is waited for, and what one pass waits for it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may hold up showing a volume that was used here before.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// For how long nothing may be published of what waits for it before that is a state of the token.
-pub(super) const STUCK: Duration = Duration::from_secs(120);
+pub(crate) const STUCK: Duration = Duration::from_secs(120);
 /// Time between two looks whether another machine has gone on, for blocks that are missing.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
 /// Time between two looks of a flush whether the newest root is known.
@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const WATCH_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is said while the node takes its time.
-pub(super) const LATE: &str =
+pub(crate) const LATE: &str =
     "the storage node has not said yet what was published last: it is waited for";
 /// What is said of a name that leads to another tree than the one that was seen at its place.
 const PARTED: &str = "what is published does not contain what was seen before: that is shown until its owner goes on";
@@ -51,7 +51,7 @@ const WATCHED: &str = "only the address is known here: mount with --wallet to pu
 const BEHIND: &str = "another machine has gone on from here: unmount, and mount again";
 
 /// The publishing of one token.
-pub(super) struct Publishing {
+pub(crate) struct Publishing {
     context: Option<Context>,
     /// When it began, by the boot clock.
     begun: Duration,
@@ -91,7 +91,7 @@ enum Stage {
 }
 
 impl Publishing {
-    pub(super) fn new(ground: &Ground, volume: &Arc<Volume>, right: &Right) -> Self {
+    pub(crate) fn new(ground: &Ground, volume: &Arc<Volume>, right: &Right) -> Self {
         let parts = &ground.parts;
         let key = match right {
             Right::None(..) => None,
@@ -143,7 +143,7 @@ impl Publishing {
     ///
     /// # Errors
     /// The volume was never used here, and what was published of it cannot be known now.
-    pub(super) async fn begin(&self, token: &TokenInfo, patience: Duration) -> anyhow::Result<()> {
+    pub(crate) async fn begin(&self, token: &TokenInfo, patience: Duration) -> anyhow::Result<()> {
         let Some(context) = &self.context else {
             return Ok(());
         };
@@ -174,7 +174,7 @@ impl Publishing {
     /// Starts publishing as soon as the newest root is known, and the moment after another machine's
     /// commit has passed; follows what is only read, or has nothing unpublished, when it has one of `turns`. One look at a time;
     /// another one meanwhile returns at once.
-    pub(super) async fn go_on(&self, token: &TokenInfo, turns: &Semaphore) {
+    pub(crate) async fn go_on(&self, token: &TokenInfo, turns: &Semaphore) {
         let Some(context) = &self.context else { return };
         let Ok(_one) = self.look.try_lock() else {
             return;
@@ -276,7 +276,7 @@ impl Publishing {
 
     /// A block is missing: whether another machine has gone on, and its tree has just taken this
     /// one's place. Asked once in a while; it goes on when nobody waits for it.
-    pub(super) async fn renew(&self) -> bool {
+    pub(crate) async fn renew(&self) -> bool {
         let Some(context) = self.context.clone() else {
             return false;
         };
@@ -302,7 +302,7 @@ impl Publishing {
     }
 
     /// Whether the newest root is still to be found, or to be looked at again: for who only reads, always.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         match &*lock(&self.stage) {
             Stage::Waiting(_) | Stage::Watching(_) => true,
             Stage::Barred(_) => self.recent().is_none(),
@@ -311,7 +311,7 @@ impl Publishing {
     }
 
     /// Whether what another machine may have published meanwhile is to be looked for.
-    pub(super) fn is_to_look(&self) -> bool {
+    pub(crate) fn is_to_look(&self) -> bool {
         self.is_waiting() || self.idle().is_some()
     }
 
@@ -339,17 +339,17 @@ impl Publishing {
     }
 
     /// Whether another machine has gone on from here: the volume is to be begun anew.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         matches!(*lock(&self.stage), Stage::Behind)
     }
 
     /// Whether two machines wrote, and the name has the other one's tree.
-    pub(super) fn is_conflict(&self) -> bool {
+    pub(crate) fn is_conflict(&self) -> bool {
         matches!(*lock(&self.stage), Stage::Conflict(_))
     }
 
     /// Why nothing may be written, if so.
-    pub(super) fn barred(&self) -> Option<(State, String)> {
+    pub(crate) fn barred(&self) -> Option<(State, String)> {
         match &*lock(&self.stage) {
             Stage::Behind => Some((State::ReadOnly, BEHIND.to_owned())),
             Stage::Barred(reason) => {
@@ -363,7 +363,7 @@ impl Publishing {
     }
 
     /// What to do about two machines that wrote, if so.
-    pub(super) fn conflict(&self) -> Option<String> {
+    pub(crate) fn conflict(&self) -> Option<String> {
         match &*lock(&self.stage) {
             Stage::Conflict(why) => Some(why.clone()),
             Stage::On(publisher) => match publisher.status().last_error {
@@ -375,7 +375,7 @@ impl Publishing {
     }
 
     /// Why it is not published, if so.
-    pub(super) fn error(&self) -> Option<String> {
+    pub(crate) fn error(&self) -> Option<String> {
         match &*lock(&self.stage) {
             Stage::Never | Stage::Ended => None,
             Stage::Waiting(why) | Stage::Watching(why) => why.clone(),
@@ -390,7 +390,7 @@ impl Publishing {
     }
 
     /// Why nothing of what waits is published for minutes, since when, and what to do, if so.
-    pub(super) fn stuck(&self) -> Option<String> {
+    pub(crate) fn stuck(&self) -> Option<String> {
         let context = self.context.as_ref()?;
         if is_idle(&context.volume) {
             return None;
@@ -416,7 +416,7 @@ impl Publishing {
     }
 
     /// Since when blocks may be on the node that no pin holds yet (0: it is not known), unix seconds.
-    pub(super) fn unpinned_since_s(&self) -> Option<u64> {
+    pub(crate) fn unpinned_since_s(&self) -> Option<u64> {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.status().unpinned_since_s,
             Stage::Waiting(_) => Some(0),
@@ -425,24 +425,24 @@ impl Publishing {
     }
 
     /// The node removed blocks that nothing held.
-    pub(super) fn forget_receipts(&self) {
+    pub(crate) fn forget_receipts(&self) {
         if let Stage::On(publisher) = &*lock(&self.stage) {
             publisher.forget_receipts();
         }
     }
 
     /// Whether the node lacks what was published last.
-    pub(super) fn is_bare(&self) -> bool {
+    pub(crate) fn is_bare(&self) -> bool {
         matches!(&*lock(&self.stage), Stage::On(publisher) if publisher.is_bare())
     }
 
     /// Whether what is written is published from here.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         matches!(*lock(&self.stage), Stage::On(_))
     }
 
     /// What its publisher tells.
-    pub(super) fn status(&self) -> PublishStatus {
+    pub(crate) fn status(&self) -> PublishStatus {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.status(),
             _ => match &self.context {
@@ -453,7 +453,7 @@ impl Publishing {
     }
 
     /// Moves while publishing comes nearer to its end.
-    pub(super) fn moved(&self) -> u64 {
+    pub(crate) fn moved(&self) -> u64 {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.moved(),
             _ => 0,
@@ -476,7 +476,7 @@ impl Publishing {
     ///
     /// # Errors
     /// Why no other try helps.
-    pub(super) async fn flush(&self, volume: &Volume) -> Result<(), String> {
+    pub(crate) async fn flush(&self, volume: &Volume) -> Result<(), String> {
         loop {
             if is_idle(volume) && !self.is_bare() && !self.is_to_ask(volume) {
                 return Ok(());
@@ -499,7 +499,7 @@ impl Publishing {
     }
 
     /// Ends it.
-    pub(super) async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let stage = std::mem::replace(&mut *lock(&self.stage), Stage::Ended);
         if let Stage::On(publisher) = stage {
             publisher.stop().await;
@@ -508,8 +508,8 @@ impl Publishing {
 }
 
 /// What is said where nothing was published since `since_s`, unix seconds, and what to do, where `node` is why.
-pub(super) fn unpublished_since(since_s: u64, why: &str, node: Option<&str>) -> String {
-    let at = operate::instant(since_s).map_or_else(String::new, |at| format!(" since {at}"));
+pub(crate) fn unpublished_since(since_s: u64, why: &str, node: Option<&str>) -> String {
+    let at = token_status::instant(since_s).map_or_else(String::new, |at| format!(" since {at}"));
     let cure = node.map_or_else(String::new, |node| {
         format!(
             ": see that the node at {node} runs, answers and has room, or mount with another --node"

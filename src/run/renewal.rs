@@ -13,12 +13,12 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
-use super::parts::Parts;
-use super::sync;
-use super::tokens::Tokens;
 use crate::chain::TokenInfo;
 use crate::chain::dialect::Dialect;
 use crate::chain::ledger::Reading;
+use crate::contracts::Parts;
+use crate::run::sync;
+use crate::run::tokens::Tokens;
 use crate::types::VolumeKey;
 
 /// Between two looks at what is due.
@@ -92,7 +92,7 @@ impl Tries {
 
 /// Looks again and again, when it is this contract's `turn` of those of the chain; returns where nothing can
 /// be signed.
-pub(super) async fn run(
+pub(crate) async fn run(
     parts: Arc<Parts>,
     tokens: Arc<Tokens>,
     before: Duration,

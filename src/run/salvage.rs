@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::copy::{Copier, Saved};
-use super::detached::preferred_slot;
-use super::ground::Ground;
-use super::leave::Tell;
-use super::live::JOURNAL_CACHE_MIN_BYTES;
-use super::{keeper, save};
 use crate::durable::Unnamed;
 use crate::exit::fail;
 use crate::fs::{Access, Volume};
 use crate::journal::{Doubts, FolderDisk};
+use crate::run::copy::{Copier, Saved};
+use crate::run::detached::preferred_slot;
+use crate::run::ground::Ground;
+use crate::run::keeper;
+use crate::run::leave::Tell;
+use crate::run::live::JOURNAL_CACHE_MIN_BYTES;
+use crate::run::save;
 use crate::status::Unsure;
 use crate::text;
 use crate::types::{Ino, VolumeKey};
@@ -28,7 +29,7 @@ use crate::types::{Ino, VolumeKey};
 const STRAYS: &str = "lost+found";
 
 /// Whether the volume `key`, which nobody has open, cannot be opened for damage.
-pub(super) async fn is_damaged(ground: &Ground, key: VolumeKey) -> anyhow::Result<bool> {
+pub(crate) async fn is_damaged(ground: &Ground, key: VolumeKey) -> anyhow::Result<bool> {
     let folder = ground.state_dir.volume(&key);
     let options = keeper::options(key, JOURNAL_CACHE_MIN_BYTES)?;
     let look = move || {
@@ -43,7 +44,7 @@ pub(super) async fn is_damaged(ground: &Ground, key: VolumeKey) -> anyhow::Resul
 ///
 /// # Errors
 /// The folder, or the file beside it, cannot be used; nothing can be read.
-pub(super) async fn save(
+pub(crate) async fn save(
     ground: &Arc<Ground>,
     key: VolumeKey,
     directory: &str,

@@ -14,13 +14,13 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::copy::{Copied, Copier, Saved};
-use super::detached::Detached;
-use super::ground::Ground;
-use super::leave::Tell;
 use crate::control::Amount;
 use crate::durable::sync_folder;
 use crate::exit::fail;
+use crate::run::copy::{Copied, Copier, Saved};
+use crate::run::detached::Detached;
+use crate::run::ground::Ground;
+use crate::run::leave::Tell;
 
 /// How many of the entries that failed are named.
 const NAMED: usize = 10;
@@ -32,7 +32,7 @@ const BEAT: Duration = Duration::from_millis(300);
 /// # Errors
 /// The folder cannot be used; some entries could not be copied: they are named, and what was
 /// copied stays.
-pub(super) async fn save(
+pub(crate) async fn save(
     ground: &Arc<Ground>,
     one: &Detached,
     folder: &Path,
@@ -78,7 +78,7 @@ pub(super) async fn save(
 ///
 /// # Errors
 /// The folder cannot be used. What cannot be copied is noted in the answer.
-pub(super) async fn copy(
+pub(crate) async fn copy(
     ground: &Arc<Ground>,
     folder: &Path,
     all: u64,
@@ -112,7 +112,7 @@ pub(super) async fn copy(
 }
 
 /// What lies in these may be removed at any time, or by this very command.
-pub(super) fn refuse_own(ground: &Ground, folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn refuse_own(ground: &Ground, folder: &Path) -> anyhow::Result<()> {
     let cache = &ground.parts.config.cache_dir;
     let cache = cache.canonicalize().unwrap_or_else(|_| cache.clone());
     for own in [ground.state_dir.path(), &cache] {

@@ -12,12 +12,12 @@ use pxfs_base::lock;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::holdings::Holdings;
-use super::parts::Parts;
-use super::publishing::{STUCK, unpublished_since};
+use crate::contracts::Parts;
 use crate::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
+use crate::run::holdings::Holdings;
+use crate::run::publishing::{STUCK, unpublished_since};
 use crate::status::{NodeStatus, State, Status};
 use crate::store::{BlockStore, StoreError};
 
@@ -28,18 +28,18 @@ const LOOK: Duration = Duration::from_secs(5);
 const SILENT: Duration = Duration::from_secs(5);
 
 /// A mount that runs.
-pub(super) struct Session {
+pub(crate) struct Session {
     /// Of the first contract: what all have in common is in there.
-    pub(super) parts: Arc<Parts>,
-    pub(super) tokens: Arc<Holdings>,
-    pub(super) mounted: Arc<Mounted>,
-    pub(super) mountpoint: PathBuf,
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) tokens: Arc<Holdings>,
+    pub(crate) mounted: Arc<Mounted>,
+    pub(crate) mountpoint: PathBuf,
     /// How long publishing may go without progress before leaving gives up.
-    pub(super) patience: Duration,
+    pub(crate) patience: Duration,
     /// `pxfs umount` is on its way: the mount's end is no surprise.
-    pub(super) leaving: AtomicBool,
+    pub(crate) leaving: AtomicBool,
     /// Set when the daemon is to end, with its exit code.
-    pub(super) end: watch::Sender<Option<Exit>>,
+    pub(crate) end: watch::Sender<Option<Exit>>,
     /// Mounted with `-o ro`.
     read_only: bool,
     born: Duration,
@@ -50,7 +50,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
+    pub(crate) fn new(
         parts: Arc<Parts>,
         tokens: Arc<Holdings>,
         mounted: Mounted,
@@ -73,7 +73,7 @@ impl Session {
     }
 
     /// Looks whether the node answers, again and again; never returns.
-    pub(super) async fn watch_node(self: Arc<Self>) {
+    pub(crate) async fn watch_node(self: Arc<Self>) {
         // Any block does: it is the answer that counts.
         let asked = leaf_cid(b"");
         loop {
@@ -97,7 +97,7 @@ impl Session {
     }
 
     /// What is amiss with the node, if it has been silent for `silent`, or the last look failed.
-    pub(super) fn node_fault(&self, silent: Duration) -> Option<String> {
+    pub(crate) fn node_fault(&self, silent: Duration) -> Option<String> {
         let silence = self.parts.node.counts.silence();
         if silence >= silent {
             let waited = silence.as_secs();
@@ -108,7 +108,7 @@ impl Session {
     }
 
     /// Whether the last look at the node has failed, and it has answered nobody since.
-    pub(super) fn is_node_away(&self) -> bool {
+    pub(crate) fn is_node_away(&self) -> bool {
         self.node_error().is_some()
     }
 
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// What all tokens may hold, in bytes. Reads the journals: blocks on the disk.
-    pub(super) fn quota_bytes(&self) -> u64 {
+    pub(crate) fn quota_bytes(&self) -> u64 {
         let tokens = self.tokens.describe("");
         let quotas = tokens.iter().map(|token| token.quota_bytes);
         quotas.fold(0, u64::saturating_add)
@@ -150,7 +150,7 @@ impl Session {
     }
 
     /// What `status` tells. Reads the journals: blocks on the disk.
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let mountpoint = self.mountpoint.to_string_lossy().into_owned();
         let now = self.parts.clock.boottime();
         let mut tokens = self.tokens.describe(&mountpoint);

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(crate) enum Signal {
     /// Flush, unmount, end.
     End,
     /// Read the configuration again.
@@ -16,7 +16,7 @@ pub(super) enum Signal {
 }
 
 /// The signals of this process, from now on.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     term: Stream,
     int: Stream,
     hup: Stream,
@@ -24,7 +24,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -34,7 +34,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.term.recv() => Signal::End,
             _ = self.int.recv() => Signal::End,
@@ -44,7 +44,7 @@ impl Signals {
     }
 
     /// The next that ends.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         while self.next().await != Signal::End {}
     }
 }

@@ -208,7 +208,7 @@ impl StateDir {
 }
 
 /// The name of a volume's folder.
-pub(super) fn name_of(key: &VolumeKey) -> String {
+pub(crate) fn name_of(key: &VolumeKey) -> String {
     format!(
         "{}-{:#x}-{}-{}",
         key.token.chain_id, key.token.contract, key.token.token, key.epoch

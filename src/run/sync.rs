@@ -10,34 +10,37 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::live::Live;
-use super::parts::Parts;
-use super::tokens::Tokens;
-use super::{approval, buy, first, node, older, operate};
 use crate::chain::dialect::Dialect;
 use crate::chain::oracle::{Finding, Reader, Refusal};
 use crate::chain::transact::{SyncRequest, sync_calldata, sync_fee};
 use crate::chain::{Accounting, TokenInfo};
+use crate::contracts;
+use crate::contracts::Parts;
+use crate::contracts::first_document;
+use crate::contracts::token_status;
 use crate::control::Request;
 use crate::exit::{Exit, Failure, fail};
+use crate::node;
 use crate::rpc::guard::{Guard, Reach};
+use crate::run::buy;
+use crate::run::live::Live;
+use crate::run::older;
+use crate::run::operate;
+use crate::run::tokens::Tokens;
 use crate::status::{CallAnswer, SyncAnswer, SyncOffer};
 use crate::types::TokenId;
 
 /// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
-const LIMIT: Duration = Duration::from_secs(REQUEST_TIMEOUT_S);
+const LIMIT: Duration = Duration::from_secs(token_status::REQUEST_TIMEOUT_S);
 /// On the embedded chain the oracle is in this process.
 const EMBEDDED_LIMIT: Duration = Duration::from_secs(60);
-/// After so many seconds of chain time an open request may be made anew (`PxSync.sol`).
-pub(super) const REQUEST_TIMEOUT_S: u64 = 300;
-
 /// A drive that is written to all the time is always ahead of gateways, which keep what they have read
 /// for minutes. So a sync unasked, which is there for the deadline, takes what is no older than this.
 const RECENT_S: u64 = 900;
 
 /// Who wants a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(crate) enum By {
     /// A user, who wants what is stored now to count.
     User,
     /// `--auto-sync`, which wants the deadline to be kept.
@@ -45,8 +48,8 @@ pub(super) enum By {
 }
 
 /// A sync that is on its way, and what is said of it.
-pub(super) struct Asked {
-    pub(super) answer: SyncAnswer,
+pub(crate) struct Asked {
+    pub(crate) answer: SyncAnswer,
     request: SyncRequest,
 }
 
@@ -54,7 +57,7 @@ pub(super) struct Asked {
 ///
 /// # Errors
 /// As [`sync`].
-pub(super) async fn of_mount(
+pub(crate) async fn of_mount(
     parts: &Arc<Parts>,
     tokens: &Tokens,
     token: TokenId,
@@ -117,7 +120,7 @@ fn is_agreed(parts: &Parts) -> bool {
 /// # Errors
 /// No such token, not ours, no name key; the oracle would not find the newest; the chain's or the
 /// oracle's.
-pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
+pub(crate) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
     let unasked;
     let parts = match is_agreed(parts) {
         true => parts,
@@ -137,7 +140,7 @@ pub(super) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::R
 ///
 /// # Errors
 /// As [`sync`]; nothing is sent.
-pub(super) async fn offer(
+pub(crate) async fn offer(
     parts: &Parts,
     live: Option<&Live>,
     token: TokenId,
@@ -147,7 +150,7 @@ pub(super) async fn offer(
         return older::offer(parts, live, token).await;
     }
     let Some(account) = &chain.account else {
-        operate::owned(parts, token).await?;
+        parts.owned(token).await?;
         let fee = sync_fee(&chain.endpoint, chain.contract, token).await?;
         let data = sync_calldata(token);
         let call = CallAnswer::new(chain.chain_id, chain.contract, fee, &data);
@@ -169,9 +172,9 @@ pub(super) async fn offer(
     }
     let fee = sender.sync_fee(chain.contract, token).await?;
     let call = buy::call_of(parts, "sync", (sync_calldata(token), fee)).await?;
-    let asked_s = operate::owned(parts, token).await?.sync_asked_s;
+    let asked_s = parts.owned(token).await?.sync_asked_s;
     let note = asked_s.map(|asked_s| {
-        let at = operate::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
+        let at = token_status::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
         format!("the request{at} is open, and its fee is paid; asked again, it costs gas alone")
     });
     Ok(SyncOffer {
@@ -210,19 +213,19 @@ async fn prepare(
     by: By,
 ) -> anyhow::Result<Option<SyncRequest>> {
     let chain = &parts.chain;
-    let info = operate::owned(parts, token).await?;
+    let info = parts.owned(token).await?;
     let sender = &chain.account("sync")?.transactor;
-    approval::require(chain, "sync", token).await?;
+    contracts::require_approval(chain, "sync", token).await?;
     let Some(name) = &info.name else {
         fail!(
             Token,
             "{}",
-            operate::unregistered(&chain.called.token(token))
+            token_status::unregistered(&chain.called.token(token))
         );
     };
     if let Some(asked_s) = info.sync_asked_s {
         let now_s = chain.ledger.snapshot().await?.timestamp_s;
-        let open = match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
+        let open = match now_s < asked_s.saturating_add(token_status::REQUEST_TIMEOUT_S) {
             true => sender.open_sync(chain.contract, token).await?,
             false => None,
         };
@@ -230,9 +233,9 @@ async fn prepare(
             return Ok(open);
         }
     }
-    if let Some((_, key)) = operate::find_key(parts, name).await? {
-        let volume = operate::volume_key(parts, &info);
-        first::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
+    if let Some((_, key)) = parts.find_key(name).await? {
+        let volume = parts.volume_key(&info);
+        first_document::publish(&parts.node, &*parts.clock, volume, &info, &key).await?;
     }
     foresee(parts, &info, name, published, by).await?;
     Ok(None)
@@ -282,9 +285,9 @@ async fn foresee(
     published: Option<u64>,
     by: By,
 ) -> anyhow::Result<()> {
-    let volume = operate::volume_key(parts, info);
+    let volume = parts.volume_key(info);
     let own = Reader {
-        sources: vec![operate::own_node(parts)],
+        sources: vec![parts.own_documents()],
     };
     // Whoever configured them here stands for them.
     let gateways = match parts.config.operate {
@@ -371,25 +374,14 @@ fn unfit(
     })
 }
 
-/// What is to be said of a request that is open since `asked_s`, at chain time `now_s`.
-pub(super) fn waiting(called: &str, asked_s: u64, now_s: u64) -> String {
-    let at = operate::instant(asked_s).map_or_else(String::new, |at| format!(" of {at}"));
-    match now_s < asked_s.saturating_add(REQUEST_TIMEOUT_S) {
-        true => format!("the oracle has not answered the sync request{at} yet"),
-        false => format!(
-            "no operator of the oracle has answered the sync request{at}: look after the oracle, and run `pxfs sync {called}` again, which costs gas alone"
-        ),
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use alloy::primitives::{Address, B256};
     use bytes::Bytes;
 
     use super::*;
 
-    pub(in crate::run) fn info(sequence: Option<u64>) -> TokenInfo {
+    pub(crate) fn info(sequence: Option<u64>) -> TokenInfo {
         TokenInfo {
             id: TokenId::from(7),
             owner: Address::ZERO,
@@ -455,16 +447,5 @@ pub(super) mod tests {
                 assert!(told.iter().any(|words| why.contains(words)), "{why}");
             }
         }
-    }
-
-    #[test]
-    fn a_request_that_nobody_answers_is_told_as_that() {
-        let token = "7";
-        assert!(waiting(token, 1000, 1299).contains("yet"));
-        let late = waiting(token, 1000, 1300);
-        assert!(
-            late.contains("no operator") && late.contains("`pxfs sync 7`"),
-            "{late}"
-        );
     }
 }

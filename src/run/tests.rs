@@ -7,21 +7,24 @@ use alloy::rpc::client::RpcClient;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::ground::Ground;
-use super::holdings::Holdings;
-use super::parts::{ChainParts, Parts};
-use super::state::StateDir;
-use super::tokens::Tokens;
-use super::{demo, operate, operator, terms};
 use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{ChainUrl, Config, Folders, Layer, VolumeKind};
+use crate::contracts::terms;
+use crate::contracts::{ChainParts, Parts};
 use crate::control::{Request, Terms};
 use crate::fs::{Caller, FsError, Volume};
 use crate::names::key::NameKey;
 use crate::names::{NameError, NameStore};
+use crate::run::demo;
+use crate::run::ground::Ground;
+use crate::run::holdings::Holdings;
+use crate::run::operate;
+use crate::run::operator;
+use crate::run::state::StateDir;
+use crate::run::tokens::Tokens;
 use crate::status::{State, TokenStatus};
 use crate::types::{Ino, TokenId};
 
@@ -60,15 +63,15 @@ impl NameStore for Together {
 }
 
 /// A drive on embedded parts with its tokens, not mounted.
-pub(super) struct World {
-    pub(super) parts: Arc<Parts>,
+pub(crate) struct World {
+    pub(crate) parts: Arc<Parts>,
     tokens: Arc<Tokens>,
-    pub(super) ground: Arc<Ground>,
+    pub(crate) ground: Arc<Ground>,
     dir: tempfile::TempDir,
 }
 
 impl World {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::begin(tempfile::tempdir().unwrap()).await
     }
 
@@ -85,7 +88,7 @@ impl World {
     }
 
     /// With parts that `change` has changed.
-    pub(super) async fn begin_with(
+    pub(crate) async fn begin_with(
         dir: tempfile::TempDir,
         change: impl FnOnce(&mut Parts),
     ) -> Self {
@@ -137,7 +140,7 @@ impl World {
     }
 
     /// What is told of a token, which is open then.
-    pub(super) async fn look(&self, token: TokenId) -> TokenStatus {
+    pub(crate) async fn look(&self, token: TokenId) -> TokenStatus {
         self.tokens.refresh().await.unwrap();
         self.tokens.open_for_command(token).await;
         let all = self.tokens.describe("/m");
@@ -145,12 +148,12 @@ impl World {
     }
 
     /// From now on commands find the volumes of the drive as in a mount.
-    pub(super) fn show(&self) {
+    pub(crate) fn show(&self) {
         self.ground.renew_by(&self.tokens);
     }
 
     /// The volume of its one token.
-    pub(super) fn volume(&self) -> Arc<Volume> {
+    pub(crate) fn volume(&self) -> Arc<Volume> {
         self.ground.drive.volumes().remove(0).2
     }
 
@@ -159,7 +162,7 @@ impl World {
     }
 
     /// Writes a file into a directory of the drive.
-    pub(super) fn write(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<(), FsError> {
+    pub(crate) fn write(&self, directory: &str, name: &str, bytes: &[u8]) -> Result<(), FsError> {
         let drive = &self.ground.drive;
         let dir = drive.lookup(Ino::ROOT, directory.as_bytes())?.ino;
         let caller = Caller {
@@ -192,7 +195,7 @@ impl World {
     }
 
     /// Publishes all of its one token.
-    pub(super) async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         self.tokens.all().remove(0).flush().await.unwrap();
     }
 
@@ -201,7 +204,7 @@ impl World {
         self.tokens.describe("/m")
     }
 
-    pub(super) async fn end(self) -> tempfile::TempDir {
+    pub(crate) async fn end(self) -> tempfile::TempDir {
         let chain = self.parts.chain.embedded.clone();
         self.end_with(chain).await
     }
@@ -829,7 +832,7 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
     tokio::task::spawn_blocking(move || holdings.stop())
         .await
         .unwrap();
-    super::parts::close_chains(&parts).await;
+    crate::contracts::close_chains(&parts).await;
 }
 
 /// No look at the chain comes between.

@@ -15,7 +15,7 @@ mod unused;
 mod view;
 
 use pxfs_base::lock;
-pub(super) use tell::Teller;
+pub(crate) use tell::Teller;
 use view::View;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -28,20 +28,20 @@ use futures::future::join_all;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-use super::approval::Approvals;
-use super::ground::Ground;
-use super::known::{Known, List};
-use super::leftovers::Leftovers;
-use super::live::{Grant, Live};
-use super::openings::Openings;
-use super::parts::Parts;
-use super::{keeper, operate};
 use crate::chain::ledger::Reading;
 use crate::chain::subscription::{Announced, Subscription};
 use crate::chain::{ChainError, Snapshot, TokenInfo};
+use crate::contracts::Approvals;
+use crate::contracts::Parts;
+use crate::contracts::{Known, List};
 use crate::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::names::key::NameKey;
+use crate::run::ground::Ground;
+use crate::run::keeper;
+use crate::run::leftovers::Leftovers;
+use crate::run::live::{Grant, Live};
+use crate::run::openings::Openings;
 use crate::status::TokenStatus;
 use crate::types::TokenId;
 
@@ -55,10 +55,10 @@ const LOOK: Duration = Duration::from_secs(20);
 const TOKENS_AT_ONCE: usize = 16;
 
 /// The tokens of a mount.
-pub(super) struct Tokens {
+pub(crate) struct Tokens {
     ground: Arc<Ground>,
     /// What earlier epochs have left.
-    pub(super) leftovers: Leftovers,
+    pub(crate) leftovers: Leftovers,
     teller: Teller,
     live: Mutex<BTreeMap<TokenId, Arc<Live>>>,
     /// Those that nobody has used here yet.
@@ -98,21 +98,21 @@ enum Sight {
 
 impl Tokens {
     /// What they stand on.
-    pub(super) fn ground(&self) -> &Ground {
+    pub(crate) fn ground(&self) -> &Ground {
         &self.ground
     }
 
     /// The contract's parts.
-    pub(super) fn parts(&self) -> &Arc<Parts> {
+    pub(crate) fn parts(&self) -> &Arc<Parts> {
         &self.ground.parts
     }
 
     /// Whether one of them is shown in `slot`.
-    pub(super) fn has_slot(&self, slot: u16) -> bool {
+    pub(crate) fn has_slot(&self, slot: u16) -> bool {
         lock(&self.live).values().any(|live| live.slot == slot)
     }
 
-    pub(super) fn new(ground: Arc<Ground>) -> Self {
+    pub(crate) fn new(ground: Arc<Ground>) -> Self {
         let parts = &ground.parts;
         Self {
             known: List::of(&parts.config.state_dir, &parts.chain),
@@ -136,17 +136,17 @@ impl Tokens {
     }
 
     /// From now on the kernel is told what appears.
-    pub(super) fn set_notifier(&self, notifier: Notifier) {
+    pub(crate) fn set_notifier(&self, notifier: Notifier) {
         self.teller.set(notifier);
     }
 
     /// Returns when the kernel has been told of what changed, or a while later.
-    pub(super) async fn told(&self) {
+    pub(crate) async fn told(&self) {
         self.teller.told().await;
     }
 
     /// Checks again and again, and at once when the chain announces a change; never returns.
-    pub(super) async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self: Arc<Self>) {
         let chain = &self.ground.parts.chain;
         let pause = match chain.embedded {
             Some(_) => EMBEDDED_PAUSE,
@@ -185,7 +185,7 @@ impl Tokens {
     ///
     /// # Errors
     /// As [`Tokens::refresh`]; nothing is shown when the time is over.
-    pub(super) async fn look_first(self: &Arc<Self>, patience: Duration) -> anyhow::Result<()> {
+    pub(crate) async fn look_first(self: &Arc<Self>, patience: Duration) -> anyhow::Result<()> {
         let tokens = Arc::clone(self);
         let mut pass = tokio::spawn(async move { tokens.refresh().await });
         match timeout(patience, &mut pass).await {
@@ -205,7 +205,7 @@ impl Tokens {
     ///
     /// # Errors
     /// As [`Tokens::pass`].
-    pub(super) async fn refresh(&self) -> anyhow::Result<()> {
+    pub(crate) async fn refresh(&self) -> anyhow::Result<()> {
         self.pass(Some(Reading::All)).await
     }
 
@@ -256,7 +256,7 @@ impl Tokens {
     /// # Errors
     /// The chain does not answer, and nothing is known of it; a token that cannot be opened is told in the log, and the rest
     /// goes on.
-    pub(super) async fn pass(&self, due: Option<Reading>) -> anyhow::Result<()> {
+    pub(crate) async fn pass(&self, due: Option<Reading>) -> anyhow::Result<()> {
         let _one = self.pass.lock().await;
         let (snapshot, sight) = self.sight(due).await?;
         let is_new = sight == Sight::New;
@@ -322,7 +322,7 @@ impl Tokens {
             self.known.keep(told).await;
         }
         let owned = snapshot.tokens.iter();
-        let wanted = owned.map(|token| operate::volume_key(parts, token));
+        let wanted = owned.map(|token| parts.volume_key(token));
         self.openings.keep(&wanted.collect());
         lock(&self.failed).retain(|id, _| snapshot.tokens.iter().any(|token| token.id == *id));
         self.drop_unused(&snapshot);
@@ -350,7 +350,7 @@ impl Tokens {
     }
 
     /// Whether anything of the contract is shown.
-    pub(super) fn any_shown(&self) -> bool {
+    pub(crate) fn any_shown(&self) -> bool {
         let is_empty = lock(&self.live).is_empty() && lock(&self.unused).is_empty();
         !is_empty || self.leftovers.any_shown()
     }
@@ -381,7 +381,7 @@ impl Tokens {
             }
             self.retire(&live, token.epoch).await?;
         }
-        let key = operate::volume_key(&self.ground.parts, token);
+        let key = self.ground.parts.volume_key(token);
         if let Some(left) = self.leftovers.give_back(&key).await {
             let right = self.right(token).await?;
             return self.take_back(snapshot, token, &right, left).await;
@@ -436,7 +436,7 @@ impl Tokens {
     }
 
     /// The volume in `slot` misses a block: whether a newer tree has just taken its place.
-    pub(super) async fn renew(&self, slot: u16) -> bool {
+    pub(crate) async fn renew(&self, slot: u16) -> bool {
         let Some(live) = self.all().into_iter().find(|live| live.slot == slot) else {
             return false;
         };
@@ -445,16 +445,16 @@ impl Tokens {
         renewed
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Live>> {
         lock(&self.live).values().cloned().collect()
     }
 
-    pub(super) fn get(&self, id: TokenId) -> Option<Arc<Live>> {
+    pub(crate) fn get(&self, id: TokenId) -> Option<Arc<Live>> {
         lock(&self.live).get(&id).cloned()
     }
 
     /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
-    pub(super) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
+    pub(crate) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let shown = self.all();
         let mut tokens: Vec<TokenStatus> = shown
             .iter()
@@ -472,7 +472,7 @@ impl Tokens {
     }
 
     /// Ends all publishers.
-    pub(super) async fn stop_publishing(&self) {
+    pub(crate) async fn stop_publishing(&self) {
         self.has_ended.store(true, Ordering::Release);
         self.openings.keep(&BTreeSet::new());
         let all = self.all();
@@ -480,7 +480,7 @@ impl Tokens {
     }
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // A mount that is in use is only out of sight: who has something open there goes on calling. It is the
         // drive of all contracts: whoever is first ends it.
         self.ground.drive.end();

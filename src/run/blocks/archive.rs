@@ -20,7 +20,6 @@ use crate::exit::fail;
 use crate::pack::root::Root;
 use crate::run::ground::Ground;
 use crate::run::leave::Tell;
-use crate::run::operate;
 use crate::status::ArchiveAnswer;
 use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, StoreError, car, links};
@@ -109,8 +108,8 @@ pub(super) async fn import(
     tell: Tell<'_>,
 ) -> anyhow::Result<ArchiveAnswer> {
     let shown = file.display().to_string();
-    let info = operate::owned(&ground.parts, token).await?;
-    let volume = operate::volume_key(&ground.parts, &info);
+    let info = ground.parts.owned(token).await?;
+    let volume = ground.parts.volume_key(&info);
     let found = tokio::task::block_in_place(|| look(file)).with_context(|| shown.clone())?;
     let roots = found.roots;
     let Some((root, record)) = found.volume else {

@@ -5,7 +5,7 @@ use crate::status::State;
 
 /// What the volumes are granted by a look at the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::run) enum Grant {
+pub(crate) enum Grant {
     /// What it says.
     All,
     /// The same, unless the volume keeps what a later block said.
@@ -16,7 +16,7 @@ pub(in crate::run) enum Grant {
 
 /// What the wallet has to say of a token's name.
 #[derive(Clone, Debug)]
-pub(in crate::run) enum Right {
+pub(crate) enum Right {
     /// The name is ours.
     Ours(NameKey),
     /// The name is known without its key, and the token is read alone: the name, and why.

@@ -6,7 +6,7 @@ use crate::types::VolumeKey;
 
 /// The number that a token's inodes begin with: its id where that is small, and its contract the first in the
 /// configuration; else a hash.
-pub(in crate::run) fn preferred_slot(key: &VolumeKey, place: usize) -> u16 {
+pub(crate) fn preferred_slot(key: &VolumeKey, place: usize) -> u16 {
     if let Some(small) = key
         .token
         .token

@@ -8,10 +8,11 @@ use std::path::Path;
 use super::{Live, Seen, lock};
 use crate::chain::TokenInfo;
 use crate::clock::Clock;
+use crate::contracts::Parts;
+use crate::contracts::token_status;
 use crate::fs::{Access, Labels, Loss, Pending};
 use crate::publish::PublishStatus;
-use crate::run::parts::Parts;
-use crate::run::{detached, operate, sync};
+use crate::run::detached;
 use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
 
 /// Damaged files that `status` names.
@@ -46,11 +47,11 @@ impl Live {
         if self.volume.overdue() {
             return (
                 State::Overdue,
-                Some(operate::overdue(&self.directory, token, now_s)),
+                Some(token_status::overdue(&self.directory, token, now_s)),
             );
         }
         if let Some(asked_s) = token.sync_asked_s {
-            let why = sync::waiting(&self.directory, asked_s, now_s);
+            let why = token_status::waiting(&self.directory, asked_s, now_s);
             return (State::Syncing, Some(why));
         }
         let (used, room) =
@@ -102,7 +103,7 @@ impl Live {
     }
 
     /// Why nothing of it comes onto the node, or into the local disk, and what to do, if that lasts.
-    pub(in crate::run) fn stuck(&self) -> Option<String> {
+    pub(crate) fn stuck(&self) -> Option<String> {
         let full = self.volume.full_disk();
         let full = full.map(|free| full_disk(&self.folder, free));
         full.or_else(|| self.publishing.stuck())
@@ -120,9 +121,9 @@ impl Live {
     }
 
     /// What `status` tells.
-    pub(in crate::run) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
+    pub(crate) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
         let seen = lock(&self.seen).clone();
-        let mut status = operate::describe(parts, &seen.token, seen.timestamp_s);
+        let mut status = token_status::describe(parts, &seen.token, seen.timestamp_s);
         (status.state, status.reason) = self.state_now(&seen, parts.clock.as_ref());
         let published = self.publishing.status();
         let pending = detached::pending(&self.volume);
@@ -147,10 +148,10 @@ impl Live {
             pending_bytes: pending.bytes,
             pending_files: pending.files,
             pending: pending.any,
-            last_commit: operate::instant(published.last_commit_s)
+            last_commit: token_status::instant(published.last_commit_s)
                 .filter(|_| published.last_commit_s > 0),
             next_commit: (published.next_commit_s.filter(|_| pending.any))
-                .and_then(operate::instant),
+                .and_then(token_status::instant),
             last_error: all_of([
                 self.publishing.error(),
                 self.charge_error(),
@@ -166,7 +167,7 @@ impl Live {
             status.reason = lost(local)
                 .or_else(|| self.volume.torn_log())
                 .or_else(|| published.is_theirs.then(|| theirs(&published)))
-                .or_else(|| operate::by_issuer(&seen.token));
+                .or_else(|| token_status::by_issuer(&seen.token));
         }
         if published.root.is_some() {
             status.sequence = Some(published.sequence);
@@ -200,7 +201,7 @@ impl Live {
 
 /// What to say of a token of which another machine's tree is shown.
 fn theirs(published: &PublishStatus) -> String {
-    let at = operate::instant(published.last_commit_s);
+    let at = token_status::instant(published.last_commit_s);
     let at = at.map_or_else(String::new, |at| format!(" at {at}"));
     format!(
         "another machine published sequence {}{at}: that is shown here",
@@ -217,7 +218,7 @@ fn full_disk(folder: &Path, free: u64) -> String {
 }
 
 /// What of a token waits to be published, behind the reason why it does.
-pub(in crate::run) fn waiting(pending: &Pending) -> String {
+pub(crate) fn waiting(pending: &Pending) -> String {
     match (pending.files, pending.any) {
         (0, false) => String::new(),
         (0, true) => "; names wait here until then".to_owned(),

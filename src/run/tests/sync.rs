@@ -93,11 +93,8 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     world.tokens.get(token).unwrap().flush().await.unwrap();
     let newest = published(&world, &name).await;
     let info = world.chain().ledger.token(token).await.unwrap();
-    let volume = operate::volume_key(&world.parts, &info);
-    let (_, key) = operate::find_key(&world.parts, &name)
-        .await
-        .unwrap()
-        .unwrap();
+    let volume = world.parts.volume_key(&info);
+    let (_, key) = world.parts.find_key(&name).await.unwrap().unwrap();
     let before = nonce(&world).await;
 
     let mut other = volume;
@@ -186,7 +183,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     let (url, shelf) = gateway().await;
-    let broken = |parts: &mut crate::run::parts::Parts| {
+    let broken = |parts: &mut crate::contracts::Parts| {
         parts.config.nodes.push(NodeUrl::Gateway(url.clone()));
     };
     let world = World::begin_with(tempfile::tempdir().unwrap(), broken).await;

@@ -11,9 +11,9 @@ use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
 use crate::chain::transact::Transactor;
 use crate::clock::{Clock, ManualClock, SystemClock};
+use crate::contracts::Parts;
 use crate::fs::FsError;
 use crate::run::operate;
-use crate::run::parts::Parts;
 use crate::status::State;
 
 /// More than the package that is minted.

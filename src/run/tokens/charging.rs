@@ -18,7 +18,7 @@ impl Tokens {
     }
 
     /// Returns when there may be something to be charged; at once if there was since it returned last.
-    pub(in crate::run) async fn charge_called(&self) {
+    pub(crate) async fn charge_called(&self) {
         self.charging.notified().await;
     }
 }

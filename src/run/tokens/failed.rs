@@ -4,8 +4,8 @@
 
 use super::{Tokens, lock};
 use crate::chain::{Snapshot, TokenInfo};
+use crate::contracts::token_status;
 use crate::exit::Failure;
-use crate::run::operate;
 use crate::status::State;
 
 impl Tokens {
@@ -17,7 +17,7 @@ impl Tokens {
         error: &anyhow::Error,
     ) {
         let failure = Failure::from_error(error);
-        let mut status = operate::describe(&self.ground.parts, token, snapshot.timestamp_s);
+        let mut status = token_status::describe(&self.ground.parts, token, snapshot.timestamp_s);
         status.state = State::ReadOnly;
         let is_late = self.is_late(token);
         let what = match is_late {
@@ -37,12 +37,12 @@ impl Tokens {
 
     /// Whether the node has not said yet what was published of it.
     fn is_late(&self, token: &TokenInfo) -> bool {
-        let key = operate::volume_key(&self.ground.parts, token);
+        let key = self.ground.parts.volume_key(token);
         self.openings.is_late(&key)
     }
 
     /// Why a token cannot be shown, if that is so of any, and none is waited for.
-    pub(in crate::run) fn first_failure(&self) -> Option<Failure> {
+    pub(crate) fn first_failure(&self) -> Option<Failure> {
         if self.openings.are_late() {
             return None;
         }

@@ -103,14 +103,14 @@ impl Tokens {
 
     /// As if the token had been found to be another's twice.
     #[cfg(test)]
-    pub(in crate::run) async fn pretend_lost(&self, live: &Arc<Live>) {
+    pub(crate) async fn pretend_lost(&self, live: &Arc<Live>) {
         let why = "the token belongs to another now";
         live.close(why);
         self.set_aside(live, why).await.unwrap();
     }
 
     /// Whether `name` means a directory of this contract.
-    pub(in crate::run) fn is_meant(&self, name: &str) -> bool {
+    pub(crate) fn is_meant(&self, name: &str) -> bool {
         let is_shown = self.all().iter().any(|live| live.directory == name);
         is_shown || self.leftovers.is_meant(name) || self.is_unused(name)
     }
@@ -119,7 +119,7 @@ impl Tokens {
     ///
     /// # Errors
     /// It is this wallet's, or not there; something could not be saved.
-    pub(in crate::run) async fn detach(
+    pub(crate) async fn detach(
         &self,
         name: &str,
         save: Option<&Path>,

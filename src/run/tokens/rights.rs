@@ -10,10 +10,11 @@ use tokio::time::timeout;
 
 use super::{Tokens, lock};
 use crate::chain::{Accounting, TokenInfo};
+use crate::contracts::ChainParts;
+use crate::contracts::first_document;
+use crate::contracts::token_status;
 use crate::names::key::NameKey;
 use crate::run::live::Right;
-use crate::run::parts::ChainParts;
-use crate::run::{first, operate};
 use crate::status::State;
 
 /// How long publishing a first document may take before it is tried anew.
@@ -27,14 +28,14 @@ impl Tokens {
             return watched(chain, token);
         }
         if let Some(why) = self.approvals.refusal(chain, token.id).await? {
-            return Ok(match operate::name_of(chain, token) {
+            return Ok(match chain.name_of(token) {
                 Some(name) => Right::Watched(name, why),
                 None => Right::None(State::ReadOnly, why),
             });
         }
         if !token.accounting.has_names() {
             // No name stands on chain: it follows from the token.
-            return Ok(match operate::key_of_token(chain, token.id) {
+            return Ok(match chain.key_of_token(token.id) {
                 Some(key) => Right::Ours(key),
                 None => Right::None(State::ReadOnly, keyless(chain, token)),
             });
@@ -42,7 +43,7 @@ impl Tokens {
         let Some(name) = &token.name else {
             return Ok(Right::None(
                 State::Unregistered,
-                operate::unregistered(&chain.called.token(token.id)),
+                token_status::unregistered(&chain.called.token(token.id)),
             ));
         };
         let known = lock(&self.keys).get(name).cloned();
@@ -51,7 +52,7 @@ impl Tokens {
             None => {
                 let key = match self.recalled_key(name) {
                     Some(key) => Some(key),
-                    None => operate::find_key(&self.ground.parts, name).await?,
+                    None => self.ground.parts.find_key(name).await?,
                 };
                 lock(&self.keys).insert(name.clone(), key.clone());
                 key
@@ -78,7 +79,7 @@ impl Tokens {
         if names.len() < 2 {
             return;
         }
-        match operate::find_keys(&self.ground.parts, names).await {
+        match self.ground.parts.find_keys(names).await {
             Ok(found) => lock(&self.keys).extend(found),
             Err(error) => tracing::debug!("the keys of the tokens' names: {error:#}"),
         }
@@ -107,8 +108,9 @@ impl Tokens {
         let (parts, documented) = (Arc::clone(&self.ground.parts), Arc::clone(&self.documented));
         let (token, key) = (token.clone(), key.clone());
         tokio::spawn(async move {
-            let volume = operate::volume_key(&parts, &token);
-            let publishing = first::publish(&parts.node, &*parts.clock, volume, &token, &key);
+            let volume = parts.volume_key(&token);
+            let publishing =
+                first_document::publish(&parts.node, &*parts.clock, volume, &token, &key);
             let why = match timeout(FIRST_DOCUMENT, publishing).await {
                 Ok(Ok(_)) => return,
                 Ok(Err(error)) => format!("{error:#}"),
@@ -151,7 +153,7 @@ fn foreign(chain: &ChainParts, token: &TokenInfo) -> String {
 fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
     let (owner, called) = (chain.owner, chain.called.token(token.id));
     if !token.accounting.has_names() && token.name.is_none() {
-        return Err(operate::unnamed(chain, &called).into());
+        return Err(token_status::unnamed(chain, &called).into());
     }
     // Where each commit is charged, whoever writes has to pay too.
     let given = token.name.as_ref().and_then(|name| chain.names.given(name));

@@ -23,7 +23,7 @@ const TOLD: Duration = Duration::from_secs(1);
 
 /// Tells the kernel, once there is a mount. Clones share it.
 #[derive(Clone, Default)]
-pub(in crate::run) struct Teller {
+pub(crate) struct Teller {
     notifier: Arc<Mutex<Option<Notifier>>>,
     /// What is being told.
     telling: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -31,12 +31,12 @@ pub(in crate::run) struct Teller {
 
 impl Teller {
     /// From now on the kernel is told.
-    pub(in crate::run) fn set(&self, notifier: Notifier) {
+    pub(crate) fn set(&self, notifier: Notifier) {
         *lock(&self.notifier) = Some(notifier);
     }
 
     /// Directories of these names came, went or turned.
-    pub(in crate::run) fn changed(&self, names: impl IntoIterator<Item = String>) {
+    pub(crate) fn changed(&self, names: impl IntoIterator<Item = String>) {
         let names: Vec<String> = names.into_iter().collect();
         let Some(notifier) = lock(&self.notifier).clone().filter(|_| !names.is_empty()) else {
             return;
@@ -57,7 +57,7 @@ impl Teller {
     }
 
     /// Returns when the kernel has been told of all until now, or a while later.
-    pub(in crate::run) async fn told(&self) {
+    pub(crate) async fn told(&self) {
         let telling = std::mem::take(&mut *lock(&self.telling));
         if timeout(TOLD, join_all(telling)).await.is_err() {
             tracing::debug!("the kernel has not been told yet");
@@ -65,7 +65,7 @@ impl Teller {
     }
 
     /// Another tree has taken the place of the one that the kernel knows, if so.
-    pub(in crate::run) fn followed(&self, live: &Live) {
+    pub(crate) fn followed(&self, live: &Live) {
         let Some(inodes) = live.volume.take_followed() else {
             return;
         };

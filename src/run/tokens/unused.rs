@@ -13,11 +13,12 @@ use std::sync::atomic::Ordering;
 use super::{Tokens, lock};
 use crate::chain::{Accounting, Snapshot, TokenInfo};
 use crate::clock::Clock;
+use crate::contracts::token_status;
 use crate::exit::{Exit, Failure, fail};
 use crate::fs::{self, FsError};
 use crate::publish::allowance;
 use crate::run::live::{Grant, preferred_slot};
-use crate::run::{operate, owed, sync};
+use crate::run::owed;
 use crate::status::{LocalStatus, TokenStatus};
 use crate::types::{TokenId, VolumeKey};
 
@@ -48,7 +49,7 @@ impl Tokens {
         token: &TokenInfo,
     ) -> anyhow::Result<bool> {
         let parts = &self.ground.parts;
-        let key = operate::volume_key(parts, token);
+        let key = parts.volume_key(token);
         {
             let mut all = lock(&self.unused);
             match all.get_mut(&token.id) {
@@ -148,7 +149,7 @@ impl Tokens {
     ///
     /// # Errors
     /// [`FsError::TimedOut`]: the node does not say what was published of it; [`FsError::Disk`].
-    pub(in crate::run) async fn open_slot(self: Arc<Self>, slot: u16) -> Result<(), FsError> {
+    pub(crate) async fn open_slot(self: Arc<Self>, slot: u16) -> Result<(), FsError> {
         let Some(id) = self.unused_in(slot) else {
             return Ok(());
         };
@@ -166,21 +167,21 @@ impl Tokens {
     }
 
     /// Opens the token that a command is about; why it cannot be is told by what the command meets then.
-    pub(in crate::run) async fn open_for_command(&self, id: TokenId) {
+    pub(crate) async fn open_for_command(&self, id: TokenId) {
         if let Err(error) = self.open_unused(id).await {
             tracing::debug!(token = %id, "{error:#}");
         }
     }
 
     /// The token that is shown in `slot` and that nobody has used here.
-    pub(in crate::run) fn unused_in(&self, slot: u16) -> Option<TokenId> {
+    pub(crate) fn unused_in(&self, slot: u16) -> Option<TokenId> {
         let all = lock(&self.unused);
         let mut found = all.iter().filter(|(_, one)| one.slot == slot);
         found.next().map(|(id, _)| *id)
     }
 
     /// Whether a directory of this name is one of them.
-    pub(in crate::run) fn is_unused(&self, directory: &str) -> bool {
+    pub(crate) fn is_unused(&self, directory: &str) -> bool {
         let all = lock(&self.unused);
         all.values().any(|one| one.directory == directory)
     }
@@ -201,7 +202,7 @@ impl Tokens {
     }
 
     /// What could be synced of them, with chain time now: the volumes' keys, and the tokens.
-    pub(in crate::run) fn unused_to_sync(&self) -> Vec<(VolumeKey, TokenInfo, u64)> {
+    pub(crate) fn unused_to_sync(&self) -> Vec<(VolumeKey, TokenInfo, u64)> {
         let Some(now_s) = self.chain_now_s() else {
             return Vec::new();
         };
@@ -246,7 +247,7 @@ impl Tokens {
 
     fn describe_one(&self, one: &Unused, now_s: u64, mountpoint: &str) -> TokenStatus {
         let parts = &self.ground.parts;
-        let mut status = operate::describe(parts, &one.token, now_s);
+        let mut status = token_status::describe(parts, &one.token, now_s);
         let top = mountpoint.trim_end_matches('/');
         status.path = Some(format!("{top}/{}", one.directory));
         status.volume = Some("plain".to_owned());
@@ -276,7 +277,7 @@ fn is_new(token: &TokenInfo) -> bool {
 
 /// Whether a request of it is open that may still be answered.
 fn is_syncing(token: &TokenInfo, now_s: u64) -> bool {
-    let until_s = |asked_s: u64| asked_s.saturating_add(sync::REQUEST_TIMEOUT_S);
+    let until_s = |asked_s: u64| asked_s.saturating_add(token_status::REQUEST_TIMEOUT_S);
     token
         .sync_asked_s
         .is_some_and(|asked_s| now_s < until_s(asked_s))

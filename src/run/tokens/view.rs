@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Tokens, lock};
 use crate::chain::{ChainError, Snapshot};
-use crate::run::operate;
+use crate::contracts::token_status;
 use crate::status::ChainStatus;
 
 /// The age of a chain's newest block at which something is wrong.
@@ -69,7 +69,7 @@ impl Tokens {
 
     /// As if the chain had been seen with this block.
     #[cfg(test)]
-    pub(in crate::run) fn pretend_seen(&self, block: u64) {
+    pub(crate) fn pretend_seen(&self, block: u64) {
         lock(&self.view).block = block;
     }
 
@@ -121,10 +121,10 @@ impl Tokens {
     }
 
     /// What `status` tells of the chain.
-    pub(in crate::run) fn chain_status(&self) -> ChainStatus {
+    pub(crate) fn chain_status(&self) -> ChainStatus {
         let view = lock(&self.view);
         let since_s = self.silent_since_s(&view);
-        let since = since_s.and_then(operate::instant);
+        let since = since_s.and_then(token_status::instant);
         let error = match (&view.error, since) {
             (Some(error), Some(since)) => Some(format!(
                 "{error}; it has told nothing since {since}, and the figures of its tokens are of then"

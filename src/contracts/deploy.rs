@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use alloy::primitives::{Address, U256};
 
-use super::chains::{self, Reached};
-use super::parts;
+use super::build::main_chain;
+use super::connect::{ConnectedChain, connect};
+use super::embedded::outbox;
+use super::signing::open_signer;
 use crate::chain::deploy::{self, Forwarder};
 use crate::chain::transact::Transactor;
 use crate::clock::SystemClock;
@@ -17,7 +19,7 @@ use crate::status::DeployAnswer;
 
 /// A deployment that can be begun.
 pub struct Deployer {
-    reached: Reached,
+    connected: ConnectedChain,
     payer: Transactor,
     forwarder: Forwarder,
 }
@@ -27,7 +29,7 @@ pub struct Deployer {
 pub struct Price {
     /// EIP-155 id of the chain.
     pub chain_id: u64,
-    /// Where the chain is reached: scheme and host.
+    /// Where the chain is connected: scheme and host.
     pub at: String,
     /// Who pays, and owns the contracts.
     pub owner: Address,
@@ -49,16 +51,11 @@ impl Deployer {
         threshold: Option<u64>,
         forwarder: Option<Address>,
     ) -> anyhow::Result<Self> {
-        let signer = parts::open_signer(config).await?;
-        let reached = chains::reach(
-            config,
-            chains::main_chain(config),
-            &(Arc::new(SystemClock) as _),
-        )
-        .await?;
-        let payer = Transactor::signed_by(reached.endpoint.clone(), signer)
-            .kept_in(&parts::outbox(&config.state_dir))
-            .on_chain(reached.chain_id)
+        let signer = open_signer(config).await?;
+        let connected = connect(config, main_chain(config), &(Arc::new(SystemClock) as _)).await?;
+        let payer = Transactor::signed_by(connected.endpoint.clone(), signer)
+            .kept_in(&outbox(&config.state_dir))
+            .on_chain(connected.chain_id)
             .with_gas_cost_max(config.max_fee)
             .with_confirmations(config.confirmations);
         let forwarder = match forwarder {
@@ -73,7 +70,7 @@ impl Deployer {
             }
         };
         Ok(Self {
-            reached,
+            connected,
             payer,
             forwarder,
         })
@@ -87,8 +84,8 @@ impl Deployer {
     pub async fn price(&self) -> anyhow::Result<Price> {
         let cost = deploy::cost(&self.payer, &self.forwarder).await?;
         Ok(Price {
-            chain_id: self.reached.chain_id,
-            at: self.reached.endpoint.current().to_string(),
+            chain_id: self.connected.chain_id,
+            at: self.connected.endpoint.current().to_string(),
             owner: self.payer.address(),
             gas: cost.gas,
             cost_wei: cost.wei,
@@ -127,7 +124,7 @@ impl Deployer {
     /// Lets go of the chain.
     pub async fn close(self) {
         drop(self.payer);
-        if let Some((chain, _)) = self.reached.embedded {
+        if let Some((chain, _)) = self.connected.embedded {
             let closed = tokio::task::spawn_blocking(move || chain.close()).await;
             if closed.is_err() {
                 tracing::error!("the embedded chain did not end in order");

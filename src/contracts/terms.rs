@@ -6,8 +6,9 @@
 use std::slice;
 use std::sync::Arc;
 
-use super::chains::{self, Account, ChainParts};
-use super::parts::{self, Parts};
+use super::chain::{Account, ChainParts};
+use super::connect::{chain_of, urls_of};
+use super::parts::{Parts, pick};
 use crate::chain::transact::OnProgress;
 use crate::config::ContractAt;
 use crate::control::{AskedUrl, Subject, Terms};
@@ -20,14 +21,14 @@ const FIX: &str = "leave it out, or name another state folder by --state-dir";
 ///
 /// # Errors
 /// What it is about is of another chain, contract or account; it is about none of them.
-pub(super) fn hold(
+pub(crate) fn hold(
     all: &[Arc<Parts>],
     terms: &Terms,
     subject: Subject<'_>,
 ) -> anyhow::Result<Vec<Arc<Parts>>> {
     let about = match subject {
         Subject::Nothing => all,
-        subject => slice::from_ref(parts::pick(all, subject)?),
+        subject => slice::from_ref(pick(all, subject)?),
     };
     check_chain(all, about, terms)?;
     check_contracts(all, about, terms, subject)?;
@@ -37,7 +38,7 @@ pub(super) fn hold(
 }
 
 /// All of a mount for a request that nothing was said with.
-pub(super) fn unseen(all: &[Arc<Parts>]) -> Vec<Arc<Parts>> {
+pub(crate) fn unseen(all: &[Arc<Parts>]) -> Vec<Arc<Parts>> {
     let terms = Terms::default();
     all.iter()
         .map(|parts| Arc::new(parts.under(&terms)))
@@ -71,7 +72,7 @@ impl Parts {
     /// These parts for what nobody asks for each time: as [`Transactor::unasked`]. They run no oracle.
     ///
     /// [`Transactor::unasked`]: crate::chain::transact::Transactor::unasked
-    pub(super) fn unasked(&self) -> Self {
+    pub(crate) fn unasked(&self) -> Self {
         let account = self.chain.account.as_ref();
         self.with(account.map(|account| Account {
             wallet: account.wallet.clone(),
@@ -126,8 +127,8 @@ impl Parts {
     fn is_reached_by(&self, asked: &AskedUrl) -> bool {
         let chain = &self.chain;
         let wanted = self.config.contracts.get(chain.called.place);
-        let named = chains::chain_of(&self.config, wanted.and_then(|wanted| wanted.chain));
-        let mut urls = chains::urls_of(&self.config, named).into_iter();
+        let named = chain_of(&self.config, wanted.and_then(|wanted| wanted.chain));
+        let mut urls = urls_of(&self.config, named).into_iter();
         asked.chain.is_none_or(|id| id == chain.chain_id)
             && urls.any(|url| Terms::digest(url) == asked.digest)
     }

@@ -14,7 +14,7 @@ use alloy::primitives::Address;
 use pxfs_base::lock;
 use serde::{Deserialize, Serialize};
 
-use super::parts::ChainParts;
+use super::chain::ChainParts;
 use crate::chain::Snapshot;
 use crate::chain::dialect::Dialect;
 use crate::durable::{Unnamed, create_folder, sweep_unfinished};
@@ -27,20 +27,20 @@ const LASTS_S: u64 = 3_600;
 /// What was told last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Known {
+pub(crate) struct Known {
     version: u8,
     /// When it was read, Unix seconds by this machine's clock.
-    pub(super) read_s: u64,
+    pub(crate) read_s: u64,
     /// What the contract speaks.
-    pub(super) dialect: Dialect,
+    pub(crate) dialect: Dialect,
     /// The tokens, and the block that they were read in.
-    pub(super) snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     /// Of the names that are this wallet's, the account nonces that their keys are derived with.
-    pub(super) keys: BTreeMap<String, u64>,
+    pub(crate) keys: BTreeMap<String, u64>,
 }
 
 impl Known {
-    pub(super) fn new(
+    pub(crate) fn new(
         read_s: u64,
         dialect: Dialect,
         snapshot: Snapshot,
@@ -76,7 +76,7 @@ impl Known {
     }
 
     /// The tokens as they were, at the time that the chain may have at `now_s` of this machine's clock.
-    pub(super) fn snapshot_at(&self, now_s: u64) -> Snapshot {
+    pub(crate) fn snapshot_at(&self, now_s: u64) -> Snapshot {
         let passed_s = now_s.saturating_sub(self.read_s);
         Snapshot {
             timestamp_s: self.snapshot.timestamp_s.saturating_add(passed_s),
@@ -92,7 +92,7 @@ impl Known {
 }
 
 /// The list of one contract, and the file that keeps it.
-pub(super) struct List {
+pub(crate) struct List {
     /// `None` of a chain inside this process, which always answers.
     file: Option<PathBuf>,
     kept: Mutex<Option<Arc<Known>>>,
@@ -100,7 +100,7 @@ pub(super) struct List {
 
 impl List {
     /// That of `chain` in the state folder `state`.
-    pub(super) fn of(state: &Path, chain: &ChainParts) -> Self {
+    pub(crate) fn of(state: &Path, chain: &ChainParts) -> Self {
         let file = match &chain.embedded {
             Some(_) => None,
             None => Some(file(state, chain.chain_id, &chain.contract, &chain.owner)),
@@ -113,12 +113,12 @@ impl List {
     }
 
     /// What was told last, as far as it is kept.
-    pub(super) fn get(&self) -> Option<Arc<Known>> {
+    pub(crate) fn get(&self) -> Option<Arc<Known>> {
         lock(&self.kept).clone()
     }
 
     /// Keeps `known`, where it is news. That it cannot be written is no fault of a mount.
-    pub(super) async fn keep(&self, known: Known) {
+    pub(crate) async fn keep(&self, known: Known) {
         let is_news = self.get().is_none_or(|before| known.is_news(&before));
         let Some(file) = self.file.clone().filter(|_| is_news) else {
             return;
@@ -140,7 +140,7 @@ fn file(state: &Path, chain_id: u64, contract: &Address, owner: &Address) -> Pat
 }
 
 /// The chain that `owner` had tokens of `contract` on, by what is kept in `state`; `None` where there are several.
-pub(super) fn chain_of(state: &Path, contract: &Address, owner: &Address) -> Option<u64> {
+pub(crate) fn chain_of(state: &Path, contract: &Address, owner: &Address) -> Option<u64> {
     let rest = format!("-{contract:#x}-{owner:#x}.json");
     let entries = std::fs::read_dir(state.join("known")).ok()?;
     let names = entries.flatten().filter_map(|entry| {
@@ -153,7 +153,7 @@ pub(super) fn chain_of(state: &Path, contract: &Address, owner: &Address) -> Opt
 }
 
 /// What `contract` speaks, by what is kept in `state`; `None` where nothing is.
-pub(super) fn dialect_of(
+pub(crate) fn dialect_of(
     state: &Path,
     chain_id: u64,
     contract: &Address,

@@ -10,14 +10,14 @@ use alloy::primitives::Address;
 
 use pxfs_base::lock;
 
-use super::chains::ChainParts;
+use super::chain::ChainParts;
 use crate::chain::{ChainError, approval};
 use crate::exit::{Exit, Failure};
 use crate::types::TokenId;
 
 /// What is known of one contract's approvals.
 #[derive(Default)]
-pub(super) struct Approvals {
+pub(crate) struct Approvals {
     known: Mutex<Known>,
 }
 
@@ -34,7 +34,7 @@ impl Approvals {
     ///
     /// # Errors
     /// The chain's.
-    pub(super) async fn refusal(
+    pub(crate) async fn refusal(
         &self,
         chain: &ChainParts,
         token: TokenId,
@@ -97,7 +97,11 @@ fn missing(chain: &ChainParts, operator: Address, token: TokenId) -> String {
 ///
 /// # Errors
 /// It has not; the chain's.
-pub(super) async fn require(chain: &ChainParts, what: &str, token: TokenId) -> anyhow::Result<()> {
+pub(crate) async fn require_approval(
+    chain: &ChainParts,
+    what: &str,
+    token: TokenId,
+) -> anyhow::Result<()> {
     match Approvals::default().refusal(chain, token).await? {
         None => Ok(()),
         Some(why) => Err(Failure::new(Exit::Token, format!("{what}: {why}")).into()),

@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure, fail};
 use crate::types::TokenRef;
 
 /// Several contracts have a name each, and each token that is named is one of theirs.
-pub(super) fn check_names(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn check_names(config: &Config) -> anyhow::Result<()> {
     let contracts = &config.contracts;
     let names: Vec<&str> = contracts
         .iter()
@@ -63,7 +63,7 @@ pub(super) fn check_names(config: &Config) -> anyhow::Result<()> {
 }
 
 /// What is said where a contract is not told by its name.
-pub(in crate::run) fn unknown(what: &str, names: &[&str]) -> Failure {
+pub(crate) fn unknown(what: &str, names: &[&str]) -> Failure {
     let line = match names {
         [] | [_] => format!("{what}: there is one contract, and it is not called so"),
         names => format!(

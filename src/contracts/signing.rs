@@ -27,14 +27,14 @@ pub struct Names {
 }
 
 /// What signs, and what names are signed by.
-pub(super) struct Keys {
+pub(crate) struct Keys {
     /// `None` where the account is only watched.
-    pub(super) signer: Option<Signer>,
+    pub(crate) signer: Option<Signer>,
     /// The key itself, where it is here.
-    pub(super) wallet: Option<Arc<Wallet>>,
-    pub(super) names: Names,
+    pub(crate) wallet: Option<Arc<Wallet>>,
+    pub(crate) names: Names,
     /// Whose tokens these are.
-    pub(super) owner: Address,
+    pub(crate) owner: Address,
 }
 
 impl Names {
@@ -132,7 +132,7 @@ impl Names {
 ///
 /// # Errors
 /// One line each, with its exit code.
-pub(super) async fn open(config: &Config) -> anyhow::Result<Keys> {
+pub(crate) async fn open(config: &Config) -> anyhow::Result<Keys> {
     let files = config.name_keys.iter().map(|path| NameKey::load(path));
     let files: Result<Arc<[NameKey]>, _> = files.collect();
     let files = files.map_err(|fault| Failure::new(Exit::Usage, fault.to_string()))?;
@@ -226,7 +226,7 @@ pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
 }
 
 /// What is said where `what` is asked of an address.
-pub(super) fn needs_wallet(what: &str, owner: &Address) -> Failure {
+pub(crate) fn needs_wallet(what: &str, owner: &Address) -> Failure {
     Failure::new(
         Exit::Usage,
         format!(

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::parts::NodeParts;
 use crate::chain::TokenInfo;
 use crate::clock::Clock;
 use crate::names::NameError;
 use crate::names::key::NameKey;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
+use crate::node::NodeParts;
 use crate::pack::usage::{self, Usage};
 use crate::types::VolumeKey;
 
@@ -27,7 +27,7 @@ const TTL: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// The node refuses, or does not answer.
-pub(super) async fn publish(
+pub(crate) async fn publish(
     node: &NodeParts,
     clock: &dyn Clock,
     volume: VolumeKey,

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Span;
-use crate::journal::{Barrier, Without};
 use crate::names::fault::{self as names, FaultNames};
 use crate::names::{NameError, NameStore};
 use crate::store::fault::{Call, Fault, FaultStore};
@@ -27,7 +26,7 @@ use crate::store::{BlockStore, StoreError};
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Wraps both stores, and watches `file` for as long as somebody uses them.
-pub(super) fn wrap(
+pub(crate) fn wrap(
     store: Arc<dyn BlockStore>,
     names: Arc<dyn NameStore>,
     file: &Path,
@@ -50,17 +49,6 @@ pub(super) fn wrap(
         }
     });
     (store, names)
-}
-
-/// What of making local state durable is left out: in debug builds that whose name (see
-/// [`Barrier`]) is the value of `PXFS_TEST_WITHOUT`.
-pub(super) fn without() -> anyhow::Result<Without> {
-    let named = std::env::var("PXFS_TEST_WITHOUT").ok();
-    let named = named.filter(|_| cfg!(debug_assertions));
-    let barrier: Option<Barrier> = named
-        .map(|name| name.parse().map_err(anyhow::Error::msg))
-        .transpose()?;
-    Ok(barrier.map_or_else(Without::default, Without::the))
 }
 
 fn read(file: &PathBuf) -> String {

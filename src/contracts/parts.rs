@@ -3,70 +3,19 @@
 //! Invariant: the only place that builds them, for the daemon and for commands without one. What
 //! is refused is refused here, with what to do. Called by `operate`, `daemon`, `demo`, `cli`.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use alloy::primitives::Address;
-use anyhow::Context;
-use serde::{Deserialize, Serialize};
-
-use super::chains::Needed;
-pub use super::chains::{Account, ChainParts};
-use super::counted::Counts;
-pub use super::signing::{Names, open_signer, open_wallet};
-use super::{chains, node};
-use crate::chain::deploy::Deployment;
+use super::build::{self, Needed};
+use super::chain::ChainParts;
+use super::naming;
+use crate::chain::TokenInfo;
+use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::Subject;
 use crate::exit::{Failure, fail};
-use crate::names::NameStore;
-use crate::names::record::Network;
-use crate::publish::Other;
-use crate::rpc::Client;
-use crate::store::BlockStore;
-use crate::store::embedded::EmbeddedStore;
-use crate::types::{TokenId, TokenRef};
-
-/// The storage node.
-#[derive(Clone)]
-pub struct NodeParts {
-    /// What it is, for `status`.
-    pub kind: &'static str,
-    /// Where it is, for `status`.
-    pub label: String,
-    /// The namespace that its records name content in.
-    pub network: Network,
-    /// Blocks.
-    pub store: Arc<dyn BlockStore>,
-    /// The same to read from, and from all other nodes.
-    pub reads: Arc<dyn BlockStore>,
-    /// The names of the other nodes.
-    pub others: Vec<Other>,
-    /// Names.
-    pub names: Arc<dyn NameStore>,
-    /// What both have done.
-    pub counts: Arc<Counts>,
-    /// The node inside this process, which collects its garbage when it is told to.
-    pub embedded: Option<EmbeddedStore>,
-    /// The way to the node, where it is a process of its own.
-    pub client: Option<Client>,
-    /// The nodes that are only read from.
-    pub more: Vec<MoreNode>,
-}
-
-/// A node that is only read from.
-#[derive(Clone)]
-pub struct MoreNode {
-    /// What it is, for `status`.
-    pub kind: &'static str,
-    /// Where it is, for `status`.
-    pub label: String,
-    /// What it has itself.
-    pub near: Arc<dyn BlockStore>,
-    /// The way to it, where it is a process of its own.
-    pub client: Option<Client>,
-}
+use crate::node::{self, NodeParts};
+use crate::types::{TokenId, TokenKey, TokenRef, VolumeKey};
 
 /// Everything that the tokens of one contract stand on.
 pub struct Parts {
@@ -148,7 +97,7 @@ impl Parts {
         node: NodeParts,
         needed: Needed,
     ) -> anyhow::Result<Vec<Self>> {
-        let contracts = chains::contracts(config, &clock, needed).await?;
+        let contracts = build::contracts(config, &clock, needed).await?;
         let with = |chain| Self {
             config: config.clone(),
             clock: Arc::clone(&clock),
@@ -156,6 +105,46 @@ impl Parts {
             node: node.clone(),
         };
         Ok(contracts.into_iter().map(with).collect())
+    }
+
+    /// What names the volume of a token.
+    pub(crate) fn volume_key(&self, token: &TokenInfo) -> VolumeKey {
+        VolumeKey {
+            token: TokenKey {
+                chain_id: self.chain.chain_id,
+                contract: self.chain.contract,
+                token: token.id,
+            },
+            epoch: token.epoch,
+        }
+    }
+
+    /// The token, if it is ours.
+    pub(crate) async fn owned(&self, token: TokenId) -> anyhow::Result<TokenInfo> {
+        let info = self.chain.ledger.token(token).await?;
+        let (owner, chain) = (info.owner, &self.chain);
+        if owner != chain.owner {
+            let ours = match chain.account {
+                Some(_) => "this wallet",
+                None => "the address that is watched",
+            };
+            fail!(
+                Token,
+                "token {} belongs to {owner}, not to {ours} ({})",
+                chain.called.token(token),
+                chain.owner
+            );
+        }
+        Ok(info)
+    }
+
+    /// What the configured nodes give.
+    pub(crate) fn own_documents(&self) -> Arc<dyn Documents> {
+        Arc::new(NodeDocuments {
+            names: Arc::clone(&self.node.names),
+            blocks: Arc::clone(&self.node.reads),
+            clock: Arc::clone(&self.clock),
+        })
     }
 
     /// Whether `id` is to be mounted.
@@ -184,7 +173,7 @@ pub fn pick<'a>(all: &'a [Arc<Parts>], subject: Subject<'_>) -> Result<&'a Arc<P
 }
 
 /// What is said where `subject` is about none of `all`.
-pub(super) fn none_of(all: &[Arc<Parts>], subject: Subject<'_>) -> Failure {
+pub(crate) fn none_of(all: &[Arc<Parts>], subject: Subject<'_>) -> Failure {
     let what = match subject {
         Subject::Token(token) => format!("token {token}"),
         Subject::Contract(Some(name)) => format!("--on {name}"),
@@ -193,7 +182,7 @@ pub(super) fn none_of(all: &[Arc<Parts>], subject: Subject<'_>) -> Failure {
     let names = all
         .iter()
         .filter_map(|parts| parts.chain.called.name.as_deref());
-    chains::unknown(&what, &names.collect::<Vec<_>>())
+    naming::unknown(&what, &names.collect::<Vec<_>>())
 }
 
 /// Ends the chains inside this process that `all` stand on.
@@ -211,108 +200,5 @@ pub async fn close_chains(all: &[Arc<Parts>]) {
         if ended.is_err() {
             tracing::error!("the embedded chain did not end in order");
         }
-    }
-}
-
-/// What the folder of an embedded chain keeps of the contracts on it: `contracts.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Contracts {
-    /// Version of this file, 1.
-    pub version: u8,
-    /// The token contract.
-    pub contract: Address,
-    /// The forwarder of the oracle's reports.
-    pub forwarder: Address,
-    /// Block of the token contract.
-    pub block: u64,
-}
-
-impl Contracts {
-    /// Of a deployment.
-    #[must_use]
-    pub fn of(deployment: &Deployment) -> Self {
-        Self {
-            version: 1,
-            contract: deployment.contract,
-            forwarder: deployment.forwarder,
-            block: deployment.block,
-        }
-    }
-
-    /// The file in a chain's folder.
-    #[must_use]
-    pub fn file(chain: &Path) -> PathBuf {
-        chain.join("contracts.json")
-    }
-
-    /// What the chain in `chain` has; `None` when nothing was deployed yet.
-    ///
-    /// # Errors
-    /// The file is damaged.
-    pub fn read(chain: &Path) -> anyhow::Result<Option<Self>> {
-        let file = Self::file(chain);
-        let bytes = match std::fs::read(&file) {
-            Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            other => other.with_context(|| file.display().to_string())?,
-        };
-        let what = || format!("{}: damaged", file.display());
-        let read: Self = serde_json::from_slice(&bytes).with_context(what)?;
-        match read.version {
-            1 => Ok(Some(read)),
-            other => fail!(
-                Failure,
-                "{}: version {other} is not known: use a newer pxfs",
-                file.display()
-            ),
-        }
-    }
-}
-
-/// What is on its way to the chain, in a state folder.
-#[must_use]
-pub fn outbox(state: &Path) -> PathBuf {
-    state.join("outbox")
-}
-
-/// The file of the operator's key in the folder of an embedded chain.
-#[must_use]
-pub fn operator_file(chain: &Path) -> PathBuf {
-    chain.join("operator")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whoever changes this file's form leaves the chains of earlier versions without contracts.
-    #[test]
-    fn contracts_are_found_again_by_every_later_version() {
-        let golden = include_str!("../../tests/golden/state/contracts.json");
-        let contracts = Contracts {
-            version: 1,
-            contract: "0x5fbdb2315678afecb367f032d93f642f64180aa3"
-                .parse()
-                .unwrap(),
-            forwarder: "0xe7f1725e7734ce288f8367e1bb143e90bb3f0512"
-                .parse()
-                .unwrap(),
-            block: 2,
-        };
-        assert_eq!(
-            serde_json::to_string_pretty(&contracts).unwrap(),
-            golden.trim_end()
-        );
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(Contracts::file(dir.path()), golden).unwrap();
-        assert_eq!(Contracts::read(dir.path()).unwrap(), Some(contracts));
-    }
-
-    #[test]
-    fn a_damaged_list_of_contracts_is_no_missing_one() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Contracts::read(dir.path()).unwrap(), None);
-        std::fs::write(Contracts::file(dir.path()), "{").unwrap();
-        assert!(Contracts::read(dir.path()).is_err());
     }
 }

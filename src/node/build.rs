@@ -4,10 +4,9 @@
 //! not, since what was written here waits for it. Called by `parts` and by `doctor`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::counted::{Counted, Counts};
-use super::fault;
+use super::faults;
+use super::metered::{Meter, Metered};
 use super::parts::{MoreNode, NodeParts};
 use crate::chain::oracle::{Documents, NodeDocuments};
 use crate::clock::Clock;
@@ -22,7 +21,7 @@ use crate::names::record::Network;
 use crate::names::rpc::RpcNames;
 use crate::publish::Other;
 use crate::rpc::guard::Guard;
-use crate::rpc::probe::{self, Found, Warning};
+use crate::rpc::probe;
 use crate::rpc::{Client, Dialect, Gateway, Login, RpcError};
 use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
@@ -30,13 +29,6 @@ use crate::store::gateway::GatewayStore;
 use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::rpc::{Patience, RpcStore};
-
-/// The CID of no bytes, which it contains: no gateway has to look for it.
-const EMPTY: &str = "bafkqaaa";
-/// How much a gateway may say that does not give it: a page.
-const GATEWAY_ANSWER: usize = 64 << 10;
-/// How long a gateway may take to answer.
-const GATEWAY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A node that is built.
 struct Opened {
@@ -53,7 +45,7 @@ struct Opened {
 ///
 /// # Errors
 /// There is none; a folder cannot be opened; one is something else than it is given as.
-pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
+pub(crate) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
     let Some((url, further)) = config.nodes.split_first() else {
         fail!(
             Usage,
@@ -62,12 +54,12 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     };
     let first = open_one(config, url, clock).await?;
     let (store, names) = match &config.fault {
-        Some(file) => fault::wrap(first.store, first.names, file),
+        Some(file) => faults::wrap(first.store, first.names, file),
         None => (first.store, first.names),
     };
-    let counts = Arc::new(Counts::default());
-    let store: Arc<dyn BlockStore> = Arc::new(Counted::new(store, &counts));
-    let near: Arc<dyn BlockStore> = Arc::new(Counted::new(first.near, &counts));
+    let counts = Arc::new(Meter::default());
+    let store: Arc<dyn BlockStore> = Arc::new(Metered::new(store, &counts));
+    let near: Arc<dyn BlockStore> = Arc::new(Metered::new(first.near, &counts));
     let (mut others, mut more) = (Vec::new(), Vec::new());
     let (mut stores, mut keepers) = (vec![Arc::clone(&near)], vec![near]);
     for url in further {
@@ -106,7 +98,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         },
         others,
         store,
-        names: Arc::new(Counted::new(names, &counts)),
+        names: Arc::new(Metered::new(names, &counts)),
         counts,
         embedded: first.embedded,
         client: first.client,
@@ -115,7 +107,7 @@ pub(super) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
 }
 
 /// No node: for what is about the chain alone. It holds nothing.
-pub(super) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
+pub(crate) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
     let store: Arc<dyn BlockStore> = Arc::new(MemoryStore::new());
     NodeParts {
         kind: "none",
@@ -125,7 +117,7 @@ pub(super) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
         store,
         others: Vec::new(),
         names: Arc::new(MemoryNames::new(Arc::clone(clock))),
-        counts: Arc::new(Counts::default()),
+        counts: Arc::new(Meter::default()),
         embedded: None,
         client: None,
         more: Vec::new(),
@@ -136,7 +128,7 @@ pub(super) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
 ///
 /// # Errors
 /// As [`open`].
-pub(super) async fn documents(
+pub(crate) async fn documents(
     config: &Config,
     clock: &Arc<dyn Clock>,
     guard: &Guard,
@@ -159,7 +151,7 @@ pub(super) async fn documents(
 ///
 /// # Errors
 /// One is no URL.
-pub(super) fn gateways(config: &Config, guard: &Guard) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
+pub(crate) fn gateways(config: &Config, guard: &Guard) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
     let mut sources: Vec<Arc<dyn Documents>> = Vec::new();
     for url in &config.nodes {
         if let NodeUrl::Gateway(place) = url {
@@ -217,49 +209,6 @@ async fn open_one(
     })
 }
 
-/// What the node says of itself, and which of its settings endanger data where the tokens may hold
-/// `needed_bytes`; none for a node that is only read from.
-///
-/// # Errors
-/// It does not answer, or refuses.
-pub async fn look(
-    client: &Client,
-    needed_bytes: Option<u64>,
-) -> anyhow::Result<(Found, Vec<Warning>)> {
-    let unwell = |error: RpcError| anyhow::anyhow!("node {}: {error}", client.label());
-    let found = probe::identify(client).await.map_err(unwell)?;
-    let warnings = probe::warnings(client, needed_bytes).await;
-    Ok((found, warnings.map_err(unwell)?))
-}
-
-/// Whether anybody who reaches an IPFS node may call it; of a BTFS node, which has a login by default, false.
-///
-/// # Errors
-/// It does not answer.
-pub async fn is_open(client: &Client) -> anyhow::Result<bool> {
-    match client.dialect() {
-        Dialect::Btfs => Ok(false),
-        Dialect::Ipfs => Ok(probe::is_open(client).await?),
-    }
-}
-
-/// Looks over the nodes of a mount, and tells in the log what was found.
-pub(super) async fn look_over(nodes: Vec<(Client, Option<u64>)>) {
-    for (client, needed_bytes) in nodes {
-        let node = client.label();
-        match look(&client, needed_bytes).await {
-            Ok((found, warnings)) => {
-                let (is, kind) = (found.agent, found.dialect.as_str());
-                tracing::info!(node, is, kind, "the node");
-                for warning in warnings {
-                    tracing::warn!("the storage node {node}: {}: {}", warning.what, warning.fix);
-                }
-            }
-            Err(error) => tracing::warn!("{error:#}"),
-        }
-    }
-}
-
 /// Clients of the nodes that are processes of their own, and whether each is the one that is written to.
 ///
 /// # Errors
@@ -277,46 +226,7 @@ pub fn real(config: &Config) -> anyhow::Result<Vec<(Client, bool)>> {
     real.collect()
 }
 
-/// What a gateway is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gives {
-    /// Single blocks: what the nodes have not got is read from it.
-    Blocks,
-    /// What a name leads to, and no single blocks: it is given as a URL with `{name}` in it.
-    Names,
-    /// It answers, and gives no single blocks.
-    Nothing,
-}
-
-/// What the gateway at `url` is good for here. It is asked for the empty block, whose CID has all of it.
-///
-/// # Errors
-/// It does not answer.
-pub async fn look_at_gateway(url: &NodeUrl) -> anyhow::Result<Gives> {
-    let NodeUrl::Gateway(place) = url else {
-        return Ok(Gives::Nothing);
-    };
-    let is_for_names = place.contains("{name}");
-    let host = url.to_string();
-    let place = if is_for_names { &host } else { place };
-    let gateway = gateway(place)?;
-    let asked = gateway.block(EMPTY, GATEWAY_ANSWER, GATEWAY_PATIENCE);
-    match asked.await {
-        // What answers everything with a page of its own is none.
-        Ok(Some(data)) if data.is_empty() && !is_for_names => return Ok(Gives::Blocks),
-        Ok(_) => {}
-        // It answers, with an error.
-        Err(RpcError::Transport(why)) if why.contains("the gateway answers") => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(if is_for_names {
-        Gives::Names
-    } else {
-        Gives::Nothing
-    })
-}
-
-fn gateway(url: &str) -> anyhow::Result<Gateway> {
+pub(crate) fn gateway(url: &str) -> anyhow::Result<Gateway> {
     match Gateway::new(url) {
         Ok(gateway) => Ok(gateway),
         Err(error) => fail!(Usage, "--node: {error}"),

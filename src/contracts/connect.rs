@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::config::{Config, RpcUrl};
 use crate::exit::fail;
 
-/// A chain that is reached, and is the one that was asked for.
-pub(in crate::run) struct Reached {
+/// A chain that is connected, and is the one that was asked for.
+pub(crate) struct ConnectedChain {
     /// Where.
     pub endpoint: Endpoint,
     /// The chain inside this process, when that is the one, and its folder.
@@ -21,36 +21,41 @@ pub(in crate::run) struct Reached {
     pub chain_id: u64,
 }
 
-/// The endpoints that `chain` is reached by.
-pub(in crate::run) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
+/// The endpoints that `chain` is connected by.
+pub(crate) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
     let numbered = config.rpc.iter().any(|one| one.chain.is_some());
     // Where no endpoint says what it is of, all are of the chain that is meant.
     let its = (config.rpc.iter()).filter(|one| one.chain == chain || !numbered);
     its.map(|one| &one.url).collect()
 }
 
+/// By which number the endpoints of a contract's chain are named.
+pub(crate) fn chain_of(config: &Config, said: Option<u64>) -> Option<u64> {
+    said.or_else(|| config.rpc.first().and_then(|first| first.chain))
+}
+
 /// Reaches the chain whose endpoints are named by `chain`.
 ///
 /// # Errors
 /// There is none, it does not answer, or has another id.
-pub(in crate::run) async fn reach(
+pub(crate) async fn connect(
     config: &Config,
     chain: Option<u64>,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Reached> {
-    match knock(config, chain, None, clock).await? {
-        (reached, None) => Ok(reached),
+) -> anyhow::Result<ConnectedChain> {
+    match probe(config, chain, None, clock).await? {
+        (connected, None) => Ok(connected),
         (_, Some(fault)) => Err(fault.into()),
     }
 }
 
 /// The same; of a chain that is said by its id, or was `kept` in mind by that, and does not answer now, why.
-pub(super) async fn knock(
+pub(crate) async fn probe(
     config: &Config,
     chain: Option<u64>,
     kept: Option<u64>,
     clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Reached, Option<ChainError>)> {
+) -> anyhow::Result<(ConnectedChain, Option<ChainError>)> {
     if let (Some(wanted), Some(chain)) = (config.chain_id, chain)
         && wanted != chain
     {
@@ -86,12 +91,12 @@ pub(super) async fn knock(
     let chain_id = match (endpoint.chain_id().await, wanted.or(kept)) {
         // Each server is asked for it again before it is asked for anything else.
         (Err(fault), Some(chain_id)) if fault.is_silence() => {
-            let reached = Reached {
+            let connected = ConnectedChain {
                 endpoint: over_http(Some(chain_id))?,
                 embedded,
                 chain_id,
             };
-            return Ok((reached, Some(fault)));
+            return Ok((connected, Some(fault)));
         }
         (told, _) => told?,
     };
@@ -108,12 +113,12 @@ pub(super) async fn knock(
             endpoint.label()
         );
     }
-    let reached = Reached {
+    let connected = ConnectedChain {
         endpoint,
         embedded,
         chain_id,
     };
-    Ok((reached, None))
+    Ok((connected, None))
 }
 
 /// Opens the chain in `folder`.

@@ -1,4 +1,4 @@
-//! Counts what a storage node takes, and sees whether it answers.
+//! Meter what a storage node takes, and sees whether it answers.
 //!
 //! Invariant: passes every call on as it is. Built by `parts`, read by `leave`.
 
@@ -17,7 +17,7 @@ use crate::store::{Block, BlockStore, StoreError};
 
 /// What a node has done since the start.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct Meter {
     sent_bytes: AtomicU64,
     /// When the calls that have no answer yet began.
     open: Mutex<BTreeMap<u64, Instant>>,
@@ -27,7 +27,7 @@ pub struct Counts {
 }
 
 /// A call that has no answer yet.
-struct Open<'a>(&'a Counts, u64);
+struct Open<'a>(&'a Meter, u64);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
@@ -35,7 +35,7 @@ impl Drop for Open<'_> {
     }
 }
 
-impl Counts {
+impl Meter {
     /// Bytes of blocks that it took.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
@@ -100,13 +100,13 @@ impl Refusal for NameError {
 }
 
 /// A store of blocks or names whose calls are counted.
-pub(super) struct Counted<S: ?Sized> {
+pub(crate) struct Metered<S: ?Sized> {
     inner: Arc<S>,
-    counts: Arc<Counts>,
+    counts: Arc<Meter>,
 }
 
-impl<S: ?Sized> Counted<S> {
-    pub(super) fn new(inner: Arc<S>, counts: &Arc<Counts>) -> Self {
+impl<S: ?Sized> Metered<S> {
+    pub(crate) fn new(inner: Arc<S>, counts: &Arc<Meter>) -> Self {
         Self {
             inner,
             counts: Arc::clone(counts),
@@ -115,7 +115,7 @@ impl<S: ?Sized> Counted<S> {
 }
 
 #[async_trait]
-impl BlockStore for Counted<dyn BlockStore> {
+impl BlockStore for Metered<dyn BlockStore> {
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
         self.counts.watch(self.inner.put_many(blocks)).await?;
         self.counts.note_sent(blocks);
@@ -179,7 +179,7 @@ impl BlockStore for Counted<dyn BlockStore> {
 }
 
 #[async_trait]
-impl NameStore for Counted<dyn NameStore> {
+impl NameStore for Metered<dyn NameStore> {
     async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         self.counts.watch(self.inner.publish(name, record)).await
     }
@@ -197,9 +197,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_node_takes_is_counted_and_what_it_refuses_is_not() {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Meter::default());
         let inner: Arc<dyn BlockStore> = Arc::new(MemoryStore::default());
-        let store = Counted::new(inner, &counts);
+        let store = Metered::new(inner, &counts);
         let data = Bytes::from_static(b"abc");
         let cid = leaf_cid(&data);
         store.put_many(&[Block { cid, data }]).await.unwrap();
@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_node_has_met_is_over_once_it_answers_anybody() {
-        let counts = Counts::default();
+        let counts = Meter::default();
         let away = StoreError::Away("Connection refused".to_owned());
         for (answer, is_heard) in [
             (Err(away), false),
@@ -229,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_silent_is_seen_to_be_and_a_call_given_up_is_forgotten() {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Meter::default());
         assert_eq!(counts.silence(), Duration::ZERO);
         let asked = Arc::clone(&counts);
         let hangs = tokio::spawn(async move {
