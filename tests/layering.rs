@@ -61,7 +61,22 @@ const VALUES: &[(&str, &str)] = &[
 
 /// Modules at the top, which put the parts together: they may name any.
 const TOP: &[&str] = &[
-    "lib", "main", "run", "cli", "config", "control", "exit", "metrics",
+    "lib",
+    "main",
+    "run",
+    "cli",
+    "config",
+    "control",
+    "exit",
+    "metrics",
+    "node",
+    "contracts",
+    "context",
+    "tokens",
+    "billing",
+    "archive",
+    "oracle",
+    "signals",
 ];
 
 /// A word, and the files of `src/` (or folders, ending in `/`) outside which it must not appear.
@@ -72,6 +87,14 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         &[
             "run.rs",
             "run/",
+            "node/",
+            "contracts/",
+            "context/",
+            "tokens/",
+            "billing/",
+            "archive/",
+            "oracle/",
+            "signals.rs",
             "cli/",
             "control.rs",
             "control/",
