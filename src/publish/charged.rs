@@ -59,8 +59,8 @@ impl Charged {
         let counts = move |sequence: u64| own.max(kept).is_some_and(|last| sequence <= last);
         let asked = Arc::clone(volume);
         let notes = blocking(move || {
-            asked.forget_built(|sequence| !counts(sequence))?;
-            asked.built()
+            asked.notes().remove_built(|sequence| !counts(sequence))?;
+            asked.notes().built()
         });
         let notes = notes.await??;
         let blocks = notes.iter().flat_map(|(_, note)| note.as_chunks::<16>().0);
@@ -93,7 +93,7 @@ impl Charged {
     pub(super) fn keep(&mut self) -> Result<(), PublishError> {
         let note = std::mem::take(&mut self.built);
         if !note.is_empty() {
-            (self.volume).note_built(self.sequence, self.notes, note.into())?;
+            (self.volume.notes()).store_built(self.sequence, self.notes, note.into())?;
             self.notes += 1;
         }
         Ok(())
@@ -103,11 +103,11 @@ impl Charged {
 /// The commit `sequence` is given up: nothing that it built is charged.
 pub(super) async fn give_up(volume: &Arc<Volume>, sequence: u64) -> Result<(), PublishError> {
     let volume = Arc::clone(volume);
-    Ok(blocking(move || volume.forget_built(|noted| noted == sequence)).await??)
+    Ok(blocking(move || volume.notes().remove_built(|noted| noted == sequence)).await??)
 }
 
 /// All is settled: what is built from here on is charged.
 pub(super) async fn settled(volume: &Arc<Volume>) -> Result<(), PublishError> {
     let volume = Arc::clone(volume);
-    Ok(blocking(move || volume.forget_built(|_| true)).await??)
+    Ok(blocking(move || volume.notes().remove_built(|_| true)).await??)
 }

@@ -89,7 +89,7 @@ impl Receipts {
 
     /// Those that `volume` keeps of the node that is called `node`; those of another go.
     pub(super) fn of(volume: &Arc<Volume>, node: &str) -> Self {
-        let (notes, is_of_new_node) = volume.begin_receipts(node).unwrap_or_else(|error| {
+        let (notes, is_of_new_node) = volume.notes().begin_receipts(node).unwrap_or_else(|error| {
             tracing::warn!(%error, "what the node has acknowledged is not known: it is sent again");
             (Vec::new(), false)
         });
@@ -320,7 +320,7 @@ impl Known {
 
 /// What cannot be kept is sent again one day; the journal's own failure is told elsewhere.
 fn keep(volume: &Volume, note: Option<(u64, Bytes)>, gone: std::ops::Range<u64>) {
-    if let Err(error) = volume.keep_receipt(note, gone) {
+    if let Err(error) = volume.notes().store_receipt(note, gone) {
         tracing::debug!(%error, "what the node has acknowledged is not kept");
     }
 }

@@ -1,18 +1,18 @@
-//! What the quota holds for one file in use: what its content is charged, and what is kept for bytes that
-//! are to come.
+//! What the quota holds for one file in use: what its content is charged, and what is kept for bytes that are to come.
 //!
-//! Invariant: while nobody changes the file it is what its content is charged (`Body::charge`) and, with room behind
-//! its end, what it would be charged with that room written (`Body::charge_with`): so a write into it takes
-//! nothing of the quota. Who changes the content books the difference here before. The account of a file
-//! without a name is closed: all of it was given back, and nothing that is written there is charged. It is locked
-//! for a moment and never across a disk, so a name can be removed while somebody writes below it. Nothing of it
-//! is kept beyond a run. Called by `booking`, `remove`, `follow`, and by `volume` when a file is let go of.
+//! Invariant: while nobody changes the file, it holds what its content is charged (`Body::charge`) and, with room behind
+//! its end, what it would be charged with that room written (`Body::charge_with`): a write into the room takes nothing
+//! more of the quota. Who changes the content reserves the difference first. The account of a file without a name is
+//! closed: nothing written there is charged. Accounts are not stored.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use pxfs_base::lock;
 
 use super::body::{Body, chunks_of};
-use super::files::File;
-use super::volume::{Volume, lock, signed};
+use super::quota::{Quota, SharedQuota, signed};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::holes::Holes;
 
@@ -161,30 +161,102 @@ impl Account {
     }
 }
 
-impl Volume {
+/// The account of a file. It belongs to the quota's lock: who has that locked reaches it, and waits for nobody.
+pub(crate) struct AccountCell {
+    account: Mutex<Account>,
+    /// [`Account::held`]'s charge; [`CLOSED`] without a name.
+    charged: AtomicU64,
+    keeps_room: AtomicBool,
+}
+
+const CLOSED: u64 = u64::MAX;
+
+impl AccountCell {
+    pub(super) fn new(account: Account) -> Self {
+        let charged = AtomicU64::new(account.held.charged);
+        Self {
+            account: Mutex::new(account),
+            charged,
+            keeps_room: AtomicBool::new(false),
+        }
+    }
+
+    /// The account, with the quota locked.
+    pub(super) fn with(&self, _quota: &Quota) -> AccountMut<'_> {
+        AccountMut {
+            account: lock(&self.account),
+            cell: self,
+        }
+    }
+
+    /// Whether it keeps room for bytes that are to come. True of who alone uses the file.
+    pub(super) fn keeps_room(&self) -> bool {
+        self.keeps_room.load(Ordering::Acquire)
+    }
+
+    /// Whether `body` is charged what it is to be charged. True of who has it locked.
+    pub(super) fn is_charged_as(&self, body: &Body) -> bool {
+        let charged = self.charged.load(Ordering::Acquire);
+        charged == CLOSED || charged == body.charge()
+    }
+}
+
+/// An account, to change.
+pub(super) struct AccountMut<'a> {
+    account: MutexGuard<'a, Account>,
+    cell: &'a AccountCell,
+}
+
+impl Deref for AccountMut<'_> {
+    type Target = Account;
+
+    fn deref(&self) -> &Account {
+        &self.account
+    }
+}
+
+impl DerefMut for AccountMut<'_> {
+    fn deref_mut(&mut self) -> &mut Account {
+        &mut self.account
+    }
+}
+
+impl Drop for AccountMut<'_> {
+    fn drop(&mut self) {
+        let charged = match self.account.is_closed {
+            true => CLOSED,
+            false => self.account.held.charged,
+        };
+        let keeps_room = !self.account.room.is_empty() || self.account.held.kept > 0;
+        self.cell.charged.store(charged, Ordering::Release);
+        self.cell.keeps_room.store(keeps_room, Ordering::Release);
+    }
+}
+
+impl SharedQuota {
     /// The last name of a file is gone: what was held for it is free.
-    pub(super) fn close_account(&self, file: &File) {
-        let mut account = lock(&file.account);
-        let then = std::mem::replace(&mut *account, Account::closed()).held;
-        let mut quota = self.quota();
+    pub(super) fn close_account(&self, cell: &AccountCell) {
+        let mut quota = self.lock();
+        let then = std::mem::replace(&mut *cell.with(&quota), Account::closed()).held;
         quota.adjust(-signed(then.charged));
         quota.give_room_back(then.kept);
     }
 
     /// Another tree has taken the place of the one that the account was of, with what that is charged.
-    pub(super) fn replace_account(&self, file: &File, new: Account) {
-        let mut account = lock(&file.account);
-        let then = std::mem::replace(&mut *account, new).held;
-        self.quota().give_room_back(then.kept);
+    pub(super) fn replace_account(&self, cell: &AccountCell, new: Account) {
+        let mut quota = self.lock();
+        let then = std::mem::replace(&mut *cell.with(&quota), new).held;
+        quota.give_room_back(then.kept);
     }
 
     /// Nobody uses the file any more: the room that it keeps ends.
-    pub(super) fn end_room(&self, file: &File) {
-        let mut account = lock(&file.account);
-        account.room = Room::default();
-        let kept = std::mem::take(&mut account.held.kept);
-        if kept > 0 {
-            self.quota().give_room_back(kept);
-        }
+    pub(super) fn end_room(&self, cell: &AccountCell) {
+        let mut quota = self.lock();
+        let kept = {
+            let mut account = cell.with(&quota);
+            account.room = Room::default();
+            std::mem::take(&mut account.held.kept)
+        };
+        quota.give_room_back(kept);
     }
 }

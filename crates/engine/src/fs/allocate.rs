@@ -9,7 +9,7 @@ use super::FsError;
 use super::account::{Due, Room};
 use super::body::{Body, Source, edges};
 use super::files::File;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
 
@@ -65,8 +65,8 @@ impl Volume {
             range.end
         };
         let range = range.start.min(end)..end;
-        let mut booked = self.booking();
-        booked.charge(file, |room| match can_keep {
+        let mut reserved = self.quota.reservation();
+        reserved.charge(file, |room| match can_keep {
             true => kept(&body, room, &asked),
             false => Due::written(&body, room, &range),
         })?;
@@ -75,10 +75,10 @@ impl Volume {
             return Err(FsError::NotSupported);
         }
         if range.is_empty() {
-            booked.keep();
+            reserved.confirm();
             return Ok(());
         }
-        let mut rewritten = self.booking();
+        let mut rewritten = self.quota.reservation();
         let changed = match zeroes {
             true => range.clone(),
             false => range.end.min(body.size)..range.end,
@@ -88,14 +88,14 @@ impl Volume {
         let version = self.journal.next_version();
         let prepared = self.prepare(file.ino, &mut body, &range, zeroes, version);
         if prepared.is_ok() || body.version != before {
-            rewritten.keep();
+            rewritten.confirm();
         }
         if prepared.is_err() {
             // A part of it may be zeroed.
             self.note_unsaved(file.ino);
         }
         prepared?;
-        booked.keep();
+        reserved.confirm();
         body.allocate(range.clone(), version);
         let now = self.clock.wall_ns();
         (body.mtime_ns, body.ctime_ns) = (now, now);
@@ -113,13 +113,14 @@ impl Volume {
     /// [`FsError::Quota`] where that does not fit: the disk need not be asked for it.
     fn check_quota(&self, file: &File, range: &Range<u64>) -> Result<u64, FsError> {
         let body = file.body();
-        let account = lock(&file.account);
+        let quota = self.quota();
+        let account = file.account.with(&quota);
         if account.is_closed() {
             return Ok(0);
         }
         let due = kept(&body, &account.room, range);
         let growth = due.held.total().saturating_sub(account.held.total());
-        match growth > self.quota().room_bytes() {
+        match growth > quota.room_bytes() {
             true => Err(FsError::Quota),
             false => Ok(growth),
         }
@@ -161,11 +162,11 @@ impl Volume {
         let mut body = self.body_to_change(file)?;
         let punched = range.clone();
         let give_back = |body: &Body| {
-            let mut booked = self.booking();
-            booked.force(file, |room| {
+            let mut reserved = self.quota.reservation();
+            reserved.force(file, |room| {
                 Due::with_room(body, room.without(&punched), &(0..0))
             });
-            booked.keep();
+            reserved.confirm();
         };
         let range = range.start..range.end.min(body.size);
         if range.is_empty() {
@@ -174,11 +175,11 @@ impl Volume {
         }
         let version = self.journal.next_version();
         let parts = parts_to_zero(&body, &range, body.size);
-        let mut rewritten = self.booking();
+        let mut rewritten = self.quota.reservation();
         for part in &parts {
             rewritten.force_rewrite(file, part, body.size);
         }
-        rewritten.keep();
+        rewritten.confirm();
         let zeroed = parts
             .into_iter()
             .try_for_each(|part| self.write_zeros(file.ino, &mut body, part, version));

@@ -3,7 +3,8 @@
 
 use super::acl::{self, Acl};
 use super::create::xattrs_bytes;
-use super::volume::{Volume, signed};
+use super::quota::signed;
+use super::volume::Volume;
 use super::{Attr, Caller, FsError, Kind, SetAttr};
 use crate::journal::record::{Inode, Xattr};
 use crate::journal::{Batch, key};
@@ -189,13 +190,13 @@ impl Volume {
             - signed(charge::xattrs_charge(before));
         // What has no name any more is charged nothing.
         let cost = if inode.nlink == 0 { 0 } else { cost };
-        let mut booked = self.booking();
+        let mut reserved = self.quota.reservation();
         match u64::try_from(cost) {
             Ok(growth) if growth > 0 => {
                 self.quota().check_write(self.clock.as_ref())?;
-                booked.grow(growth)?;
+                reserved.grow(growth)?;
             }
-            _ => booked.adjust(cost),
+            _ => reserved.adjust(cost),
         }
         inode.ctime_ns = self.clock.wall_ns();
         if self.removed.change(ino, &inode)? {
@@ -206,7 +207,7 @@ impl Volume {
         batch.mark(key::dirty_inode(ino));
         batch.charge(cost);
         self.apply(batch)?;
-        booked.keep();
+        reserved.confirm();
         Ok(())
     }
 }

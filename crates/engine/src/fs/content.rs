@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::FsError;
 use super::body::{Body, allocated_bytes};
-use super::volume::{Volume, signed};
+use super::quota::signed;
+use super::volume::Volume;
 use crate::journal::key::Key;
 use crate::journal::record::{Content, Record};
 use crate::journal::{Batch, key};

@@ -9,7 +9,7 @@ use super::FsError;
 use super::account::Due;
 use super::files::File;
 use super::io::Terms;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use crate::journal::key;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 
@@ -73,17 +73,17 @@ impl Volume {
             return Ok(None);
         };
         // Where room is kept for what is to come, that is written.
-        if !lock(&to.account).room.is_empty() {
+        if to.account.keeps_room() {
             return Ok(None);
         }
         let charge = body.charge_after_share(&shared);
-        let mut booked = self.booking();
-        match booked.charge(to, |_| Due::without_room(charge)) {
+        let mut reserved = self.quota.reservation();
+        match reserved.charge(to, |_| Due::without_room(charge)) {
             // As many bytes as fit are copied instead.
             Err(FsError::Quota) => return Ok(None),
             other => other?,
         }
-        booked.keep();
+        reserved.confirm();
         self.note_shared(to.ino);
         body.share(&shared, self.journal.next_version());
         let now = self.clock.wall_ns();

@@ -1,7 +1,8 @@
 //! New names: files, directories, symlinks, nodes, links. All of them growth.
 
 use super::quota::SCRATCH;
-use super::volume::{Volume, lock, signed};
+use super::quota::signed;
+use super::volume::{Volume, lock};
 use super::{Attr, Caller, FsError, Kind, acl};
 use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Xattr};
 use crate::journal::{Batch, key};
@@ -57,8 +58,8 @@ impl Volume {
         };
         let cost = charge::entry_charge(name, sum_xattrs(&xattrs), new.target.len() as u64)
             + if directory { charge::DIRECTORY } else { 0 };
-        let mut booked = self.booking();
-        booked.grow(cost)?;
+        let mut reserved = self.quota.reservation();
+        reserved.grow(cost)?;
 
         let now = self.clock.wall_ns();
         let ino = Ino(self.journal.next_ino());
@@ -123,7 +124,7 @@ impl Volume {
         }
         self.apply(batch)
             .inspect_err(|_| _ = self.quota().forget_scratch(ino))?;
-        booked.keep();
+        reserved.confirm();
         drop(names);
         self.attr_of(ino, &inode, None)
     }
@@ -159,8 +160,8 @@ impl Volume {
         if !inode.hard {
             self.mark_names(&mut batch, ino)?;
         }
-        let mut booked = self.booking();
-        booked.grow(u64::try_from(cost).unwrap_or(0))?;
+        let mut reserved = self.quota.reservation();
+        reserved.grow(u64::try_from(cost).unwrap_or(0))?;
         inode.hard = true;
         inode.nlink += 1;
         inode.ctime_ns = now;
@@ -170,7 +171,7 @@ impl Volume {
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(cost);
         self.apply(batch)?;
-        booked.keep();
+        reserved.confirm();
         drop(names);
         self.getattr(ino)
     }

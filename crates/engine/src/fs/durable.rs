@@ -2,8 +2,8 @@
 //! let go of.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, TryLockError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -353,8 +353,7 @@ impl Volume {
     /// Saves the changed files that nobody is saving: what others wait for may take long.
     fn save_others(&self) -> Result<(), FsError> {
         let mut unsaved = self.unsaved();
-        let is_free =
-            |file: &File| !matches!(file.saving.try_lock(), Err(TryLockError::WouldBlock));
+        let is_free = |file: &File| file.saving.try_lock().is_some();
         unsaved.retain(|ino| self.files.peek(*ino).is_none_or(|file| is_free(&file)));
         self.save_each(&unsaved, Duration::ZERO)
     }
@@ -412,7 +411,7 @@ impl Volume {
 
     /// As [`Volume::save`]; false where `may` forbids it, which is asked under the file's lock.
     fn save_if(&self, file: &File, may: impl FnOnce() -> bool) -> Result<bool, FsError> {
-        let _one = lock(&file.saving);
+        let _one = file.saving.lock();
         if self.files.is_orphan(file.ino) {
             lock(&self.unsaved).remove(&file.ino);
             lock(&self.emptied).remove(&file.ino);
@@ -475,7 +474,7 @@ impl Volume {
         let saving = file.saving.try_lock();
         let saved = {
             let mut body = self.body_to_change(file)?;
-            let all_else_is_saved = !body.unsaved && saving.is_ok();
+            let all_else_is_saved = !body.unsaved && saving.is_some();
             (body.mtime_ns, body.ctime_ns) = (mtime_ns, ctime_ns);
             body.unsaved = true;
             // No byte was written since the last save, so none is waited for.

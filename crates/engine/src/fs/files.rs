@@ -2,34 +2,32 @@
 //!
 //! Invariant: there is at most one [`File`] an inode, for as long as anybody holds a [`FileRef`] or
 //! its content differs from the journal. So whoever changes content sees all changes.
-//!
-//! The order of locks is told in `volume`.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
-};
 
 use super::FsError;
-use super::account::Account;
+use super::account::{Account, AccountCell};
 use super::body::Body;
-use super::volume::lock;
+use super::locks::{
+    Content, Memory, Ordered, OrderedGuard, OrderedRw, ReadGuard, Saving, WriteGuard,
+};
 use crate::types::Ino;
 
 /// One regular file in use.
 pub(crate) struct File {
     pub(crate) ino: Ino,
-    body: RwLock<Body>,
+    body: OrderedRw<Body, Content>,
     /// What the last change has left to be told.
-    seen: Mutex<Seen>,
+    seen: Ordered<Seen, Memory>,
     /// Held while the content is made durable and saved: one at a time, in order.
-    pub(crate) saving: Mutex<()>,
+    pub(crate) saving: Ordered<(), Saving>,
     /// How often all of it was saved.
     pub(super) saves: AtomicU64,
     /// What it is charged.
-    pub(super) account: Mutex<Account>,
+    pub(super) account: AccountCell,
     /// Its access time as far as it is known, ns: reads look at it first.
     pub(super) atime_ns: AtomicI64,
     /// How often its bytes were read. Counted with the body locked, so that it stands still for who changes it.
@@ -65,8 +63,8 @@ impl Seen {
 
 /// The content, locked for a change.
 pub(crate) struct BodyMut<'a> {
-    body: RwLockWriteGuard<'a, Body>,
-    seen: &'a Mutex<Seen>,
+    body: WriteGuard<'a, Body, Content>,
+    seen: &'a Ordered<Seen, Memory>,
 }
 
 impl Deref for BodyMut<'_> {
@@ -86,7 +84,7 @@ impl DerefMut for BodyMut<'_> {
 impl Drop for BodyMut<'_> {
     fn drop(&mut self) {
         // Holes are runs, of which there are few thousand at most.
-        *lock(self.seen) = Seen::of(&self.body, self.body.allocated_bytes());
+        *self.seen.lock() = Seen::of(&self.body, self.body.allocated_bytes());
     }
 }
 
@@ -94,18 +92,28 @@ impl File {
     /// What `stat` tells, and the virtual attributes. Waits for nobody: while the content is being changed, which may
     /// wait for the disk, it is what was there before.
     pub(crate) fn look(&self) -> Seen {
-        *lock(&self.seen)
+        *self.seen.lock()
     }
 
     /// The content, to read.
-    pub(crate) fn body(&self) -> RwLockReadGuard<'_, Body> {
-        self.body.read().unwrap_or_else(PoisonError::into_inner)
+    #[track_caller]
+    pub(crate) fn body(&self) -> ReadGuard<'_, Body, Content> {
+        self.body.read()
     }
 
     /// The content, to change.
+    #[track_caller]
     pub(crate) fn body_mut(&self) -> BodyMut<'_> {
         BodyMut {
-            body: self.body.write().unwrap_or_else(PoisonError::into_inner),
+            body: self.body.write(),
+            seen: &self.seen,
+        }
+    }
+
+    /// As [`File::body_mut`], for a take-over, which holds the contents of all files.
+    pub(super) fn body_mut_beside(&self) -> BodyMut<'_> {
+        BodyMut {
+            body: self.body.write_beside(),
             seen: &self.seen,
         }
     }
@@ -113,15 +121,9 @@ impl File {
     /// Whether some of it may be published content. Waits for nobody: one that is being changed may.
     pub(crate) fn lies_over_published(&self) -> bool {
         match self.body.try_read() {
-            Ok(body) => body.base.is_some_and(|base| base.valid > 0),
-            Err(_) => true,
+            Some(body) => body.base.is_some_and(|base| base.valid > 0),
+            None => true,
         }
-    }
-
-    /// Whether the account says what the content does.
-    fn is_charged_as(&self, body: &Body) -> bool {
-        let account = lock(&self.account);
-        account.is_closed() || account.held.charged == body.charge()
     }
 }
 
@@ -135,7 +137,7 @@ struct Slot {
 /// The table of files in use.
 #[derive(Default)]
 pub(crate) struct Files {
-    table: Mutex<Table>,
+    table: Ordered<Table, Memory>,
 }
 
 #[derive(Default)]
@@ -213,10 +215,10 @@ impl Files {
             table.slots.entry(ino).or_insert_with(|| Slot {
                 file: Arc::new(File {
                     ino,
-                    account: Mutex::new(Account::of(body.charge())),
-                    seen: Mutex::new(Seen::of(&body, body.allocated_bytes())),
-                    body: RwLock::new(body),
-                    saving: Mutex::new(()),
+                    account: AccountCell::new(Account::of(body.charge())),
+                    seen: Ordered::new(Seen::of(&body, body.allocated_bytes())),
+                    body: OrderedRw::new(body),
+                    saving: Ordered::new(()),
                     saves: AtomicU64::new(0),
                     atime_ns: AtomicI64::new(super::access::UNKNOWN),
                     reads: AtomicU64::new(0),
@@ -254,8 +256,8 @@ impl Files {
             .map(|slot| Arc::clone(&slot.file))
     }
 
-    /// Lets go of a file. The last user does `at_last` with it, before another can come.
-    pub(crate) fn leave(&self, held: FileRef, at_last: impl FnOnce(&File)) -> Left {
+    /// Lets go of a file. The last user ends its room with `end_room`, before another can come.
+    pub(crate) fn leave(&self, held: FileRef, end_room: impl Fn(&File)) -> Left {
         loop {
             let mut table = self.lock();
             let Some(slot) = table.slots.get_mut(&held.ino) else {
@@ -265,23 +267,26 @@ impl Files {
                 slot.users -= 1;
                 return Left::InUse;
             }
+            if held.account.keeps_room() {
+                drop(table);
+                end_room(&held);
+                continue;
+            }
             let orphan = slot.orphan;
             let unsaved = match held.body.try_read() {
-                Ok(body) => {
-                    debug_assert!(held.is_charged_as(&body));
+                Some(body) => {
+                    debug_assert!(held.account.is_charged_as(&body));
                     body.unsaved
                 }
-                Err(TryLockError::Poisoned(body)) => body.get_ref().unsaved,
                 // Who has it may come for the table next (a tree that is taken over locks all files
                 // first), so it is waited for without the table, and the file held as long.
-                Err(TryLockError::WouldBlock) => {
+                None => {
                     drop(table);
                     drop(held.body());
                     continue;
                 }
             };
             slot.users = 0;
-            at_last(&held);
             if !orphan && unsaved {
                 return Left::InUse;
             }
@@ -342,8 +347,9 @@ impl Files {
         slots.map(|slot| Arc::clone(&slot.file)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    #[track_caller]
+    fn lock(&self) -> OrderedGuard<'_, Table, Memory> {
+        self.table.lock()
     }
 }
 

@@ -23,10 +23,6 @@ use crate::types::Ino;
 /// Records that are let go of at once; with more, the next mount follows.
 const MOST_RECORDS: usize = 200_000;
 
-/// Why nothing can be changed meanwhile.
-pub(super) const TAKEN_OVER: &str = "another machine has gone on, and its work is being taken over; if this stays: \
-                                     unmount, and mount again";
-
 /// A tree that has taken the place of another, and whose files in use are still the old ones. Dropped
 /// before the end it is kept in the volume, and the next one to follow goes on.
 pub struct Followed {
@@ -75,7 +71,7 @@ impl Volume {
             half,
             is_done: false,
         };
-        if self.following.swap(true, Ordering::AcqRel) {
+        if self.quota().set_taken_over(true) {
             let Some(half) = lock(&self.half_followed).take() else {
                 return Ok(None);
             };
@@ -88,15 +84,13 @@ impl Volume {
             followed.half.used.extend(taken.used);
             return self.made_durable(followed);
         }
-        self.renew_access();
         match self.take_tree(root) {
             Ok(Some(half)) => {
                 // From here on it is to be ended, whatever the disk says.
                 self.made_durable(with(half))
             }
             other => {
-                self.following.store(false, Ordering::Release);
-                self.renew_access();
+                self.quota().set_taken_over(false);
                 other.map(|_| None)
             }
         }
@@ -117,11 +111,10 @@ impl Volume {
     /// Why nothing can be changed for as long as another tree is taken over, if so.
     #[must_use]
     pub fn following(&self) -> Option<String> {
-        if !self.following.load(Ordering::Acquire) {
-            return None;
-        }
-        match self.with_quota(|quota| quota.access().clone()) {
-            Access::ReadOnly(reason) => Some(reason),
+        let quota = self.quota();
+        match quota.access() {
+            _ if !quota.is_taken_over() => None,
+            Access::ReadOnly(reason) => Some(reason.clone()),
             Access::Open => Some("another machine has gone on".to_owned()),
         }
     }
@@ -129,7 +122,7 @@ impl Volume {
     /// How many trees have taken this one's place; `None` while one does.
     pub(super) fn turn(&self) -> Option<usize> {
         let turns = self.turns.load(Ordering::Acquire);
-        (!self.following.load(Ordering::Acquire)).then_some(turns)
+        (!self.quota().is_taken_over()).then_some(turns)
     }
 
     /// The content of a held file, to change. Whoever waited for it while another tree was taken over
@@ -155,7 +148,7 @@ impl Volume {
         let files = self.files.all();
         // Writers that were let in before have ended when their files' locks are here; who comes with another
         // file is refused.
-        let bodies: Vec<_> = files.iter().map(|file| file.body_mut()).collect();
+        let bodies: Vec<_> = files.iter().map(|file| file.body_mut_beside()).collect();
         let _names = self.lock_names();
         let busy = bodies.iter().any(|body| body.unsaved)
             || !lock(&self.unsaved).is_empty()
@@ -246,15 +239,15 @@ impl Volume {
             .extend(inos);
         followed.is_done = true;
         self.turns.fetch_add(1, Ordering::AcqRel);
-        self.following.store(false, Ordering::Release);
-        self.renew_access();
+        self.quota().set_taken_over(false);
         Ok(())
     }
 
     /// A file in use is in the newer tree.
     fn find(&self, file: &File, body: &mut BodyMut<'_>, new: Body) {
         // What all of the new tree is charged was taken over with it.
-        self.replace_account(file, Account::of(new.charge()));
+        self.quota
+            .replace_account(&file.account, Account::of(new.charge()));
         **body = new;
         self.removed.find(file.ino);
         self.files.linked_again(file.ino);
@@ -268,7 +261,7 @@ impl Volume {
             return;
         }
         file.lost.store(true, Ordering::Release);
-        self.replace_account(file, Account::closed());
+        self.quota.replace_account(&file.account, Account::closed());
         if let Some(inode) = inode {
             self.removed.keep_lost(file.ino, inode);
         }

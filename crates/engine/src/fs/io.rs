@@ -113,9 +113,9 @@ impl Volume {
         if wanted == 0 {
             return Ok(Some(0));
         }
-        let mut rewritten = self.booking();
+        let mut rewritten = self.quota.reservation();
         rewritten.rewrite(file, &(offset..offset + wanted), body.size)?;
-        let mut grown = self.booking();
+        let mut grown = self.quota.reservation();
         let due = |room: &Room, len| Due::written(&body, room, &(offset..offset + len));
         let fits = grown.fit(file, wanted, due)?;
         rewritten.ends_at(offset + fits);
@@ -125,10 +125,10 @@ impl Volume {
         let stored = self.store(file.ino, &mut body, offset, data);
         if stored.is_ok() || body.version != before {
             // Also what a failed write may have changed is sent once more.
-            rewritten.keep();
+            rewritten.confirm();
         }
         stored?;
-        grown.keep();
+        grown.confirm();
         Ok(Some(fits as u32))
     }
 
@@ -160,19 +160,19 @@ impl Volume {
         };
         let now = self.clock.wall_ns();
         let charge = body.charge_after_resize(size);
-        let mut booked = self.booking();
+        let mut reserved = self.quota.reservation();
         // The chunk at the end that is the shorter one, before or then, is sent once more.
         let end = size.min(body.size);
         let last = end - end % CHUNK_SIZE..end;
         if size > body.size {
-            booked.rewrite(file, &last, end)?;
-            booked.charge(file, |_| Due::without_room(charge))?;
+            reserved.rewrite(file, &last, end)?;
+            reserved.charge(file, |_| Due::without_room(charge))?;
         } else {
             if size < body.size {
-                booked.force_rewrite(file, &last, end);
+                reserved.force_rewrite(file, &last, end);
             }
             // Never refused, also where what was a hole at the end is a short chunk of zeros now.
-            booked.force(file, |_| Due::without_room(charge));
+            reserved.force(file, |_| Due::without_room(charge));
         }
         let version = self.journal.next_version();
         // Also what was empty: a file that is opened to be written anew has begun that.
@@ -189,7 +189,7 @@ impl Volume {
             }
             body.extend(size, version);
         }
-        booked.keep();
+        reserved.confirm();
         (body.mtime_ns, body.ctime_ns) = (now, now);
         body.unsaved = true;
         drop(body);

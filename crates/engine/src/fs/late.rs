@@ -53,13 +53,13 @@ impl Volume {
             return Err(FsError::TooLarge);
         }
         let range = offset..offset + len;
-        let (mut rewritten, mut booked) = (self.booking(), self.booking());
+        let (mut rewritten, mut reserved) = (self.quota.reservation(), self.quota.reservation());
         let due = |room: &Room| Due::written(&body, room, &range);
-        let fits =
-            rewritten.rewrite(file, &range, body.size).is_ok() && booked.charge(file, due).is_ok();
+        let fits = rewritten.rewrite(file, &range, body.size).is_ok()
+            && reserved.charge(file, due).is_ok();
         if !fits {
             rewritten.force_rewrite(file, &range, body.size);
-            booked.force(file, due);
+            reserved.force(file, due);
         }
         if !fits || self.quota().overdue(self.clock.as_ref()) {
             self.change_late(|late| late.insert(file.ino))?;
@@ -67,10 +67,10 @@ impl Volume {
         let before = body.version;
         let stored = self.store(file.ino, &mut body, offset, data);
         if stored.is_ok() || body.version != before {
-            rewritten.keep();
+            rewritten.confirm();
         }
         stored?;
-        booked.keep();
+        reserved.confirm();
         Ok(data.len() as u32)
     }
 

@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use cid::Cid;
 
-use super::volume::{Volume, put_values};
+use super::notes::put_values;
+use super::quota::signed;
+use super::volume::Volume;
 use super::{FsError, Kind};
 use crate::journal::record::{
     Base, CidBytes, Content, Cookie, Directory, Entry, Inode, Tree, Xattr,
@@ -86,7 +88,7 @@ impl Volume {
     /// What a published root counts: after its records.
     pub(super) fn take_counts(&self, root: &Root) {
         let mut quota = self.quota();
-        let delta = super::volume::signed(root.usage()) - super::volume::signed(quota.used_bytes());
+        let delta = signed(root.usage()) - signed(quota.used_bytes());
         quota.adjust(delta);
     }
 

@@ -9,9 +9,11 @@ use minicbor::{CborLen, Decode, Encode};
 
 mod additive;
 mod scratch;
+mod shared;
 
 pub(super) use additive::Taken;
 pub(super) use scratch::{SCRATCH, Scratch};
+pub(super) use shared::SharedQuota;
 
 use super::FsError;
 use crate::clock::Clock;
@@ -19,6 +21,10 @@ use crate::pack::charge;
 
 /// What growth never takes: room for calls that must not fail for want of quota.
 const MIN_RESERVE_BYTES: u64 = 64 << 10;
+
+/// Why nothing can be changed while another tree is taken over.
+pub(super) const TAKEN_OVER: &str = "another machine has gone on, and its work is being taken over; if this stays: unmount, and \
+                          mount again";
 
 /// Unit of `statfs`, in bytes.
 const BLOCK: u64 = 4096;
@@ -124,7 +130,13 @@ pub struct Quota {
     used_bytes: u64,
     /// Kept for bytes that files in use are to get, beside what is used.
     kept_bytes: u64,
+    /// What holds: see [`Quota::renew_access`].
     access: Access,
+    asked: Access,
+    /// Why nothing is taken any more: a local sync failed.
+    failed: Option<String>,
+    /// Another tree is taking this one's place.
+    is_taken_over: bool,
     unsettled: additive::Unsettled,
     scratch: scratch::Scratch,
     /// The latest chain time ever estimated; time on chain does not go back.
@@ -140,6 +152,9 @@ impl Quota {
             used_bytes,
             kept_bytes: 0,
             access: Access::Open,
+            asked: Access::Open,
+            failed: None,
+            is_taken_over: false,
             unsettled: additive::Unsettled::default(),
             scratch: scratch::Scratch::default(),
             latest_s: 0,
@@ -164,9 +179,38 @@ impl Quota {
         self.allowance = Some(allowance);
     }
 
-    /// Opens or closes the volume for every change.
+    /// Opens or closes the volume for every change. It stays closed after [`Quota::fail`], and during a take-over.
     pub fn set_access(&mut self, access: Access) {
-        self.access = access;
+        self.asked = access;
+        self.renew_access();
+    }
+
+    /// Closes the volume for good, for this reason or an earlier one.
+    pub(super) fn fail(&mut self, reason: String) {
+        self.failed.get_or_insert(reason);
+        self.renew_access();
+    }
+
+    /// Why it is closed for good.
+    pub(super) fn failed(&self) -> Option<&String> {
+        self.failed.as_ref()
+    }
+
+    /// Closes the volume while another tree takes this one's place; whether it was closed for that before.
+    pub(super) fn set_taken_over(&mut self, is_taken_over: bool) -> bool {
+        let before = std::mem::replace(&mut self.is_taken_over, is_taken_over);
+        self.renew_access();
+        before
+    }
+
+    pub(super) fn is_taken_over(&self) -> bool {
+        self.is_taken_over
+    }
+
+    fn renew_access(&mut self) {
+        let closed = self.failed.clone();
+        let closed = closed.or_else(|| self.is_taken_over.then(|| TAKEN_OVER.to_owned()));
+        self.access = closed.map_or_else(|| self.asked.clone(), Access::ReadOnly);
     }
 
     /// Whether the volume takes changes.
@@ -318,6 +362,11 @@ impl Quota {
             free / charge::SMALLEST_ENTRY,
         )
     }
+}
+
+/// Bytes as a change of what is used.
+pub(super) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use bytes::Bytes;
-
 use super::climb::climb;
-use super::volume::{Volume, signed};
+use super::pages::each_page;
+use super::quota::signed;
+use super::volume::Volume;
 use super::{FsError, Kind};
 use crate::journal::record::{Chunk, Content, Directory, Inode, Patch, Record};
 use crate::journal::{Barrier, Batch, Journal, JournalError, key};
@@ -47,7 +47,7 @@ impl Volume {
     pub(super) fn recover(&self, bounds: Bounds) -> Result<(), JournalError> {
         self.check_ways()?;
         self.patch_again()?;
-        self.each_page(&key::orphans(), bounds.page, |found, _| {
+        each_page(&self.journal, &key::orphans(), bounds.page, |found, _| {
             self.journal.wait_for_room()?;
             match key::parse_ino(found) {
                 Some(ino) => {
@@ -123,26 +123,6 @@ impl Volume {
         }
     }
 
-    /// Calls `each` with every key below `prefix` and its value, in order; at most `page` of them are in memory.
-    pub(super) fn each_page(
-        &self,
-        prefix: &[u8],
-        page: usize,
-        mut each: impl FnMut(&[u8], Bytes) -> Result<(), JournalError>,
-    ) -> Result<(), JournalError> {
-        let mut after: Option<key::Key> = None;
-        loop {
-            let some = self.journal.scan(prefix, after.as_deref(), page)?;
-            if some.is_empty() {
-                return Ok(());
-            }
-            for (found, value) in some {
-                each(&found, value)?;
-                after = Some(found);
-            }
-        }
-    }
-
     /// The stage files from number `first` on that records name, with the length that is mapped in each:
     /// so many as are looked after at a time, and the number behind them where there are more.
     fn mapped_from(
@@ -152,22 +132,27 @@ impl Volume {
     ) -> Result<(BTreeMap<u64, u64>, Option<u64>), JournalError> {
         let mut mapped = BTreeMap::new();
         let mut end: Option<u64> = None;
-        self.each_page(&key::dirty_inodes(), bounds.page, |found, _| {
-            let Some(ino) = key::parse_ino(found) else {
-                return Ok(());
-            };
-            let content: Option<Content> = self.journal.record(&key::content(ino))?;
-            let stage = content.and_then(|content| content.stage);
-            let wanted = |stage: &u64| *stage >= first && end.is_none_or(|end| *stage < end);
-            let Some(stage) = stage.filter(wanted) else {
-                return Ok(());
-            };
-            mapped.insert(stage, self.mapped_len(ino, bounds.page)?);
-            if mapped.len() > bounds.files {
-                end = mapped.pop_last().map(|(greatest, _)| greatest);
-            }
-            Ok(())
-        })?;
+        each_page(
+            &self.journal,
+            &key::dirty_inodes(),
+            bounds.page,
+            |found, _| {
+                let Some(ino) = key::parse_ino(found) else {
+                    return Ok(());
+                };
+                let content: Option<Content> = self.journal.record(&key::content(ino))?;
+                let stage = content.and_then(|content| content.stage);
+                let wanted = |stage: &u64| *stage >= first && end.is_none_or(|end| *stage < end);
+                let Some(stage) = stage.filter(wanted) else {
+                    return Ok(());
+                };
+                mapped.insert(stage, self.mapped_len(ino, bounds.page)?);
+                if mapped.len() > bounds.files {
+                    end = mapped.pop_last().map(|(greatest, _)| greatest);
+                }
+                Ok(())
+            },
+        )?;
         Ok((mapped, end))
     }
 

@@ -7,12 +7,13 @@
 
 use std::sync::MutexGuard;
 
-use super::booking::Booking;
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
 use super::files::FileRef;
 use super::quota::SCRATCH;
-use super::volume::{Volume, lock, signed};
+use super::quota::signed;
+use super::reservation::Reservation;
+use super::volume::{Volume, lock};
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
 use crate::journal::{Batch, key};
@@ -63,11 +64,11 @@ impl Volume {
         if Kind::from_number(entry.kind)? == Kind::Directory {
             return Err(FsError::IsDirectory);
         }
-        let (mut batch, mut booked) = (Batch::default(), self.booking());
+        let (mut batch, mut reserved) = (Batch::default(), self.quota.reservation());
         let held = &mut going.held;
-        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry, held)?;
+        let unlinked = self.drop_name(&mut batch, &mut reserved, dir, name, &entry, held)?;
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
-        self.end_removal(names, batch, booked, unlinked)
+        self.end_removal(names, batch, reserved, unlinked)
     }
 
     /// Removes the empty directory `name`.
@@ -81,12 +82,12 @@ impl Volume {
             return Err(FsError::NotDirectory);
         }
         self.check_empty(Ino(entry.ino))?;
-        let (mut batch, mut booked) = (Batch::default(), self.booking());
+        let (mut batch, mut reserved) = (Batch::default(), self.quota.reservation());
         let held = &mut None;
-        let unlinked = self.drop_name(&mut batch, &mut booked, dir, name, &entry, held)?;
+        let unlinked = self.drop_name(&mut batch, &mut reserved, dir, name, &entry, held)?;
         parent.nlink = parent.nlink.saturating_sub(1);
         touch_directory(&mut batch, dir, &mut parent, self.clock.wall_ns());
-        self.end_removal(names, batch, booked, unlinked)
+        self.end_removal(names, batch, reserved, unlinked)
     }
 
     /// Refuses a directory that has entries; a directory that is not loaded knows by its sums.
@@ -138,7 +139,7 @@ impl Volume {
     pub(super) fn drop_name(
         &self,
         batch: &mut Batch,
-        booked: &mut Booking<'_>,
+        reserved: &mut Reservation<'_>,
         dir: Ino,
         name: &[u8],
         entry: &Entry,
@@ -162,10 +163,10 @@ impl Volume {
                 batch.remove(key::directory(ino));
             }
             batch.count_inodes(-1);
-            unlinked = self.drop_inode(batch, booked, ino, &inode, held)?;
+            unlinked = self.drop_inode(batch, reserved, ino, &inode, held)?;
         }
         batch.charge(-freed);
-        booked.adjust(-freed);
+        reserved.adjust(-freed);
         Ok(unlinked)
     }
 
@@ -175,16 +176,16 @@ impl Volume {
         &self,
         names: MutexGuard<'_, ()>,
         batch: Batch,
-        booked: Booking<'_>,
+        reserved: Reservation<'_>,
         unlinked: Option<FileRef>,
     ) -> Result<(), FsError> {
         let made = self.apply(batch);
         if made.is_ok() {
-            booked.keep();
+            reserved.confirm();
         }
         if let Some(held) = unlinked {
             if made.is_ok() {
-                self.close_account(&held);
+                self.quota.close_account(&held.account);
                 self.keep_removed(held);
             } else {
                 self.files.linked_again(held.ino);
@@ -209,7 +210,7 @@ impl Volume {
     fn drop_inode(
         &self,
         batch: &mut Batch,
-        booked: &mut Booking<'_>,
+        reserved: &mut Reservation<'_>,
         ino: Ino,
         inode: &Inode,
         held: &mut Option<FileRef>,
@@ -245,7 +246,7 @@ impl Volume {
         let dropped = content.map_err(FsError::from).and_then(|content| {
             content.map_or(Ok(()), |content| {
                 if unlinked.is_none() {
-                    booked.adjust(-signed(content_charge(&content)));
+                    reserved.adjust(-signed(content_charge(&content)));
                 }
                 self.drop_content(batch, ino, &content)
             })

@@ -8,7 +8,8 @@ use std::sync::MutexGuard;
 use super::climb::climb;
 use super::create::{check_name, touch_directory};
 use super::files::FileRef;
-use super::volume::{Volume, signed};
+use super::quota::signed;
+use super::volume::Volume;
 use super::{FsError, Kind};
 use crate::journal::record::{Cookie, Entry, Inode};
 use crate::journal::{Barrier, Batch, key};
@@ -146,7 +147,7 @@ impl Volume {
     ) -> Result<(), FsError> {
         let now = self.clock.wall_ns();
         let ino = Ino(from.entry.ino);
-        let (mut batch, mut booked) = (Batch::default(), self.booking());
+        let (mut batch, mut reserved) = (Batch::default(), self.quota.reservation());
         let directory = from.kind == Kind::Directory;
         let lost = i64::from(directory && replaced.is_some());
         let moved = i64::from(directory && from.dir != to);
@@ -156,7 +157,7 @@ impl Volume {
         let unlinked = match replaced {
             Some(End {
                 dir, name, entry, ..
-            }) => self.drop_name(&mut batch, &mut booked, *dir, name, entry, held)?,
+            }) => self.drop_name(&mut batch, &mut reserved, *dir, name, entry, held)?,
             None => None,
         };
         self.take_name(&mut batch, from.dir, from.name, &from.entry);
@@ -165,8 +166,8 @@ impl Volume {
         let cost = signed(charge::entry_charge(to_name, 0, 0))
             - signed(charge::entry_charge(from.name, 0, 0));
         batch.charge(cost);
-        booked.adjust(cost);
-        self.end_removal(names, batch, booked, unlinked)
+        reserved.adjust(cost);
+        self.end_removal(names, batch, reserved, unlinked)
     }
 
     fn exchange(&self, one: &End, other: &End) -> Result<(), FsError> {

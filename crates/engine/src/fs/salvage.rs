@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::pages::each_page;
 use super::volume::{JOURNAL, Volume, VolumeOptions};
 use super::{FsError, Kind};
 use crate::cache::Cache;
@@ -54,7 +55,7 @@ impl Volume {
     /// # Errors
     /// The journal cannot be read.
     pub fn each_file(&self, mut each: impl FnMut(Ino)) -> Result<(), FsError> {
-        let all = self.each_page(&key::inodes(), PAGE, |found, value| {
+        let all = each_page(&self.journal, &key::inodes(), PAGE, |found, value| {
             let inode = Inode::from_bytes(&value);
             let is_file =
                 inode.is_ok_and(|inode| inode.kind == Kind::File as u8 && inode.nlink > 0);

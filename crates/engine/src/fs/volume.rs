@@ -21,9 +21,11 @@ use super::cut::ActiveCut;
 use super::emptied::Emptied;
 use super::files::{File, FileRef, Files, Left};
 use super::limits::Limits;
+use super::locks::{Memory, OrderedGuard};
 use super::news::News;
+use super::notes::Notes;
 use super::places::Places;
-use super::quota::{Access, Allowance, Quota, SCRATCH, Scratch};
+use super::quota::{Access, Allowance, Quota, SharedQuota};
 use super::removed::Removed;
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -64,7 +66,7 @@ pub struct Activity {
 /// One token's tree.
 pub struct Volume {
     pub(super) key: VolumeKey,
-    pub(super) journal: Journal,
+    pub(super) journal: Arc<Journal>,
     pub(super) stage: Stage,
     pub(super) without: Without,
     pub(super) limits: Limits,
@@ -79,12 +81,7 @@ pub struct Volume {
     pub(super) unpurged: Mutex<Vec<(Ino, Vec<u64>)>>,
     /// Where removed names were listed.
     pub(super) places: Mutex<Places>,
-    pub(super) quota: Mutex<Quota>,
-    /// Commits whose charge is not known to be final; locked across the write that keeps them, and by
-    /// nothing that a call waits for.
-    pub(super) charges: Mutex<Vec<(u64, u64)>>,
-    /// Whoever changes them; taken before all others.
-    pub(super) charging: Mutex<()>,
+    pub(super) quota: SharedQuota,
     /// Files whose content differs from the journal.
     pub(super) unsaved: Mutex<HashSet<Ino>>,
     /// Files that were emptied and not saved since.
@@ -107,20 +104,14 @@ pub struct Volume {
     pub(super) stopped: AtomicBool,
     /// Nothing is left to be kept durable: those who do that end.
     pub(super) resting: AtomicBool,
-    /// What was last asked for by [`Volume::set_access`]; locked before the quota, which has what holds.
-    access: Mutex<Access>,
     /// Another machine's tree has taken this one's place since the volume was opened.
     pub(super) followed: AtomicBool,
-    /// It is doing so.
-    pub(super) following: AtomicBool,
     /// How often it has.
     pub(super) turns: AtomicUsize,
     /// What a take-over has left that came to no end.
     pub(super) half_followed: Mutex<Option<super::follow::Half>>,
     /// The inodes that were known when it did, until the kernel is told.
     pub(super) followed_inodes: Mutex<Option<Vec<Ino>>>,
-    /// Why the volume takes nothing any more: a local sync failed.
-    poison: Mutex<Option<String>>,
 }
 
 impl Volume {
@@ -159,7 +150,7 @@ impl Volume {
             volume.recover(super::recover::Bounds::default())
         })?;
         volume.journal.begin();
-        volume.load_charges()?;
+        volume.quota.load_charges()?;
         volume.load_late()?;
         Ok(volume)
     }
@@ -172,22 +163,19 @@ impl Volume {
         clock: Arc<dyn Clock>,
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, JournalError> {
-        let allowance = journal.record::<Allowance>(&key::meta("allowance"))?;
-        let scratch = journal.get(&key::meta(SCRATCH))?;
-        let scratch = Scratch::read(&scratch.unwrap_or_default());
+        let journal = Arc::new(journal);
         Ok(Arc::new(Self {
             key: options.key,
             stage,
             without: options.without,
             limits: options.limits,
             cache,
-            clock,
             files: Files::default(),
             removed: Removed::default(),
             unpurged: Mutex::default(),
             names: Mutex::new(()),
             places: Mutex::default(),
-            quota: Mutex::new(Quota::new(allowance, 0).with_scratch(scratch)),
+            quota: SharedQuota::load(&journal, Arc::clone(&clock))?,
             unsaved: Mutex::default(),
             emptied: Mutex::default(),
             cut: RwLock::new(None),
@@ -196,8 +184,6 @@ impl Volume {
             activity: Mutex::new(None),
             adoptions: Mutex::default(),
             late: Mutex::default(),
-            charges: Mutex::default(),
-            charging: Mutex::default(),
             accesses: Mutex::default(),
             labels: Mutex::new(Arc::new(super::report::Labels::default)),
             looks: Mutex::default(),
@@ -205,13 +191,11 @@ impl Volume {
             want: Mutex::default(),
             stopped: AtomicBool::new(false),
             resting: AtomicBool::new(false),
-            access: Mutex::new(Access::Open),
             followed: AtomicBool::new(false),
-            following: AtomicBool::new(false),
             turns: AtomicUsize::new(0),
             half_followed: Mutex::default(),
             followed_inodes: Mutex::default(),
-            poison: Mutex::new(None),
+            clock,
             journal,
         }))
     }
@@ -227,14 +211,7 @@ impl Volume {
     /// # Errors
     /// The journal takes nothing.
     pub fn set_allowance(&self, allowance: &Allowance) -> Result<(), FsError> {
-        let taken = {
-            let mut quota = self.quota();
-            quota.set_allowance(allowance.clone());
-            quota.allowance().cloned()
-        };
-        let mut batch = Batch::default();
-        batch.put(key::meta("allowance"), taken.as_ref().unwrap_or(allowance));
-        self.journal.apply(batch)?;
+        self.quota.set_allowance(allowance)?;
         self.tell(News::Due);
         Ok(())
     }
@@ -242,23 +219,7 @@ impl Volume {
     /// Opens or closes the volume for every change. One whose local sync has failed stays closed, and one
     /// that another tree is taking the place of until that has ended.
     pub fn set_access(&self, access: Access) {
-        let mut asked = lock(&self.access);
-        *asked = access;
-        self.enforce(&asked);
-    }
-
-    /// What was asked for holds again, or no longer: a take-over has begun or ended.
-    pub(super) fn renew_access(&self) {
-        self.enforce(&lock(&self.access));
-    }
-
-    fn enforce(&self, asked: &Access) {
-        let taken_over = self.following.load(Ordering::Acquire);
-        let closed = self
-            .poisoned()
-            .or_else(|| taken_over.then(|| super::follow::TAKEN_OVER.to_owned()));
-        let access = closed.map_or_else(|| asked.clone(), Access::ReadOnly);
-        self.quota().set_access(access);
+        self.quota.set_access(access);
     }
 
     /// Looks at the quota.
@@ -269,7 +230,7 @@ impl Volume {
     /// Whether the sync is overdue by now.
     #[must_use]
     pub fn overdue(&self) -> bool {
-        self.quota().overdue(self.clock.as_ref())
+        self.quota.is_overdue()
     }
 
     /// Seconds until growth is locked, where an allowance is known.
@@ -287,7 +248,7 @@ impl Volume {
     /// Why a failed local sync has made the volume read-only, if one has.
     #[must_use]
     pub fn poisoned(&self) -> Option<String> {
-        lock(&self.poison).clone()
+        self.quota().failed().cloned()
     }
 
     /// What to tell of a log whose last entry a start found not whole, and did not use.
@@ -305,7 +266,7 @@ impl Volume {
     /// # Errors
     /// The journal cannot be read.
     pub fn meta<R: Record>(&self, name: &str) -> Result<Option<R>, FsError> {
-        Ok(self.journal.record(&key::meta(name))?)
+        self.notes().value(name)
     }
 
     /// A small value as its bytes.
@@ -313,7 +274,7 @@ impl Volume {
     /// # Errors
     /// The journal cannot be read.
     pub fn raw_meta(&self, name: &str) -> Result<Option<bytes::Bytes>, FsError> {
-        Ok(self.journal.get(&key::meta(name))?)
+        self.notes().bytes(name)
     }
 
     /// Keeps small values durably, all or none; `None` removes one.
@@ -335,9 +296,13 @@ impl Volume {
     /// # Errors
     /// The journal cannot be written.
     pub fn note(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
-        let mut batch = Batch::default();
-        put_values(&mut batch, values);
-        Ok(self.journal.apply(batch)?)
+        self.notes().store(values)
+    }
+
+    /// What publishing and billing store beside the tree.
+    #[must_use]
+    pub fn notes(&self) -> Notes {
+        Notes::of(&self.journal)
     }
 
     /// Has `wake` called when there is something for [`Volume::keep_durable`], and nobody was called since that
@@ -370,7 +335,11 @@ impl Volume {
     pub(super) fn leave(&self, held: FileRef) {
         let ino = held.ino;
         let file = self.files.peek(ino);
-        if self.files.leave(held, |file| self.end_room(file)) == Left::Orphan {
+        if self
+            .files
+            .leave(held, |file| self.quota.end_room(&file.account))
+            == Left::Orphan
+        {
             let stages = file.map_or_else(Vec::new, |file| file.body_mut().take_stages());
             if let Err(error) = self.purge(ino, stages.clone()) {
                 tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed yet");
@@ -435,14 +404,14 @@ impl Volume {
     pub(super) fn poison(&self, error: JournalError) -> FsError {
         if !matches!(error, JournalError::NoRoom | JournalError::TooLarge) {
             let reason = format!("local state cannot be made durable ({error}); restart pxfs");
-            lock(&self.poison).get_or_insert(reason);
-            self.renew_access();
+            self.quota().fail(reason);
         }
         error.into()
     }
 
-    pub(super) fn quota(&self) -> MutexGuard<'_, Quota> {
-        lock(&self.quota)
+    #[track_caller]
+    pub(super) fn quota(&self) -> OrderedGuard<'_, Quota, Memory> {
+        self.quota.lock()
     }
 
     pub(super) fn lock_names(&self) -> MutexGuard<'_, ()> {
@@ -492,20 +461,6 @@ fn with_room<T>(
         }
         done => done,
     }
-}
-
-/// Adds small values to what is applied; `None` removes one.
-pub(super) fn put_values(batch: &mut Batch, values: Vec<(&str, Option<bytes::Bytes>)>) {
-    for (name, value) in values {
-        match value {
-            Some(bytes) => batch.put_bytes(key::meta(name), bytes),
-            None => batch.remove(key::meta(name)),
-        }
-    }
-}
-
-pub(super) fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 impl From<JournalError> for FsError {

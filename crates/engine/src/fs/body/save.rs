@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Body, Staged};
+use crate::fs::quota::signed;
 use crate::fs::ranges::Ranges;
-use crate::fs::volume::signed;
 use crate::journal::StageFile;
 use crate::journal::record;
 

@@ -244,6 +244,11 @@ impl Quota {
         self.unsettled.charges = charges;
     }
 
+    /// Charges that are not known to be final.
+    pub(in crate::fs) fn charges(&self) -> &[(u64, u64)] {
+        &self.unsettled.charges
+    }
+
     /// These charges are not known to be final.
     pub(in crate::fs) fn set_charges(&mut self, charges: Vec<(u64, u64)>) {
         self.unsettled.charges = charges;

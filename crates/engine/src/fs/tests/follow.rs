@@ -10,7 +10,7 @@ use super::rig::{CALLER, READ_WRITE, Rig, open};
 use crate::cache::Cache;
 use crate::clock::ManualClock;
 use crate::fs::body::Body;
-use crate::fs::follow::TAKEN_OVER;
+use crate::fs::quota::TAKEN_OVER;
 use crate::fs::{Access, FsError, LoadedEntry, SetAttr, Volume};
 use crate::journal::Without;
 use crate::journal::simulated::{Call, Left, Power};

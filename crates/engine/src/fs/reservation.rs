@@ -1,66 +1,63 @@
-//! What an operation has taken from the quota before it is sure to be made.
+//! What an operation has taken from the quota before it is sure to succeed.
 //!
-//! Invariant: dropped before [`Booking::keep`] it gives back all that it took, so that an operation that
-//! fails on its way, wherever that is, leaves the quota as it was. What was booked for a file stands in its
-//! account; the file's body is locked until the booking ends. Called by every operation that is
-//! charged or gives room back.
+//! Invariant: dropped before [`Reservation::confirm`] it gives back all that it took, so an operation that fails anywhere
+//! leaves the quota as it was. What was reserved for a file stands in its account; the file's content stays locked until
+//! the reservation ends.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
+use super::FsError;
 use super::account::{Due, Held, Room};
 use super::files::File;
-use super::quota::Taken;
-use super::volume::{Volume, lock, signed};
-use super::{FsError, Quota};
+use super::quota::{SharedQuota, Taken, signed};
 use crate::pack::chunk::CHUNK_SIZE;
 
-/// What was taken, until it is kept.
+/// What was taken, until it is confirmed.
 #[must_use]
-pub(super) struct Booking<'a> {
-    quota: &'a Mutex<Quota>,
+pub(super) struct Reservation<'a> {
+    quota: &'a SharedQuota,
     taken: Taken,
-    file: Option<Booked<'a>>,
+    file: Option<Charged<'a>>,
 }
 
-/// What was booked for a file.
-struct Booked<'a> {
+/// What was reserved for a file.
+struct Charged<'a> {
     file: &'a File,
     /// What was held for it before.
     before: Held,
-    /// Its room when the booking is kept, where that is another one.
+    /// Its room once this is confirmed, if it changes.
     room: Option<Room>,
 }
 
-impl Volume {
-    /// A booking of nothing yet.
-    pub(super) fn booking(&self) -> Booking<'_> {
-        Booking {
-            quota: &self.quota,
-            taken: self.quota().begin_taking(),
+impl SharedQuota {
+    /// A reservation of nothing yet.
+    pub(super) fn reservation(&self) -> Reservation<'_> {
+        Reservation {
+            quota: self,
+            taken: self.lock().begin_taking(),
             file: None,
         }
     }
 }
 
-impl<'a> Booking<'a> {
+impl<'a> Reservation<'a> {
     /// Takes `bytes` for growth.
     ///
     /// # Errors
     /// [`FsError::Quota`] when they do not fit.
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), FsError> {
-        lock(self.quota).grow(bytes)?;
+        self.quota.lock().grow(bytes)?;
         self.taken.note(signed(bytes));
         Ok(())
     }
 
-    /// Books a change that is not growth, up or down: never refused.
+    /// Takes a change that is not growth, up or down: never refused.
     pub(super) fn adjust(&mut self, delta: i64) {
-        lock(self.quota).adjust(delta);
+        self.quota.lock().adjust(delta);
         self.taken.note(delta);
     }
 
-    /// Books what `due` makes of the room of `file`. One without a name is charged nothing: nobody will
+    /// Reserves what `due` makes of the room of `file`. One without a name is charged nothing: nobody will
     /// publish it.
     ///
     /// # Errors
@@ -73,7 +70,7 @@ impl<'a> Booking<'a> {
         self.charge_as(file, due, true)
     }
 
-    /// As [`Booking::charge`], whatever is left.
+    /// As [`Reservation::charge`], whatever is left.
     pub(super) fn force(&mut self, file: &'a File, due: impl FnOnce(&Room) -> Due) {
         let forced = self.charge_as(file, due, false);
         debug_assert!(forced.is_ok());
@@ -85,18 +82,19 @@ impl<'a> Booking<'a> {
         due: impl FnOnce(&Room) -> Due,
         may_fail: bool,
     ) -> Result<(), FsError> {
-        let mut account = lock(&file.account);
+        let mut quota = self.quota.lock();
+        let mut account = file.account.with(&quota);
         if account.is_closed() {
             return Ok(());
         }
         let (before, due) = (account.held, due(&account.room));
         let used = signed(due.held.charged) - signed(before.charged);
         let kept = signed(due.held.kept) - signed(before.kept);
-        lock(self.quota).hold(used, kept, may_fail)?;
+        quota.hold(used, kept, may_fail)?;
         self.taken.note(used);
         self.taken.note_kept(kept);
         account.held = due.held;
-        self.file = Some(Booked {
+        self.file = Some(Charged {
             file,
             before,
             room: due.room,
@@ -104,7 +102,7 @@ impl<'a> Booking<'a> {
         Ok(())
     }
 
-    /// Books as many of `wanted` bytes as fit, at least one; how many. `due` says what so many of them make of
+    /// Reserves as many of `wanted` bytes as fit, at least one; how many. `due` says what so many of them make of
     /// the room, which does not fall as they become more.
     ///
     /// # Errors
@@ -119,11 +117,15 @@ impl<'a> Booking<'a> {
             if self.charge(file, |room| due(room, wanted)).is_ok() {
                 return Ok(wanted);
             }
-            let (before, kept) = {
-                let account = lock(&file.account);
-                (account.held.total(), account.room.clone())
+            let (before, kept, room) = {
+                let quota = self.quota.lock();
+                let account = file.account.with(&quota);
+                (
+                    account.held.total(),
+                    account.room.clone(),
+                    quota.room_bytes(),
+                )
             };
-            let room = lock(self.quota).room_bytes();
             let (mut fits, mut beyond) = (0, wanted);
             while beyond - fits > 1 {
                 let middle = fits + (beyond - fits) / 2;
@@ -156,7 +158,7 @@ impl<'a> Booking<'a> {
         self.rewrite_as(file, range, size, true)
     }
 
-    /// As [`Booking::rewrite`], whatever is left.
+    /// As [`Reservation::rewrite`], whatever is left.
     pub(super) fn force_rewrite(&mut self, file: &File, range: &Range<u64>, size: u64) {
         let forced = self.rewrite_as(file, range, size, false);
         debug_assert!(forced.is_ok());
@@ -169,10 +171,10 @@ impl<'a> Booking<'a> {
         size: u64,
         may_fail: bool,
     ) -> Result<(), FsError> {
-        if range.is_empty() || lock(&file.account).is_closed() {
+        let mut quota = self.quota.lock();
+        if range.is_empty() || file.account.with(&quota).is_closed() {
             return Ok(());
         }
-        let mut quota = lock(self.quota);
         if range.end > size && !size.is_multiple_of(CHUNK_SIZE) {
             quota.rewrite(&mut self.taken, file.ino, &(size - 1..size), size, may_fail)?;
         }
@@ -181,19 +183,20 @@ impl<'a> Booking<'a> {
 
     /// The write ends at `end`: what was reserved for chunks behind it is given back.
     pub(super) fn ends_at(&mut self, end: u64) {
-        lock(self.quota).end_rewrite(&mut self.taken, end);
+        self.quota.lock().end_rewrite(&mut self.taken, end);
     }
 
-    /// The operation is made.
-    pub(super) fn keep(mut self) {
-        lock(self.quota).keep(&std::mem::take(&mut self.taken));
-        if let Some(Booked {
+    /// The operation succeeds.
+    pub(super) fn confirm(mut self) {
+        let mut quota = self.quota.lock();
+        quota.keep(&std::mem::take(&mut self.taken));
+        if let Some(Charged {
             file,
             room: Some(room),
             ..
         }) = self.file.take()
         {
-            let mut account = lock(&file.account);
+            let mut account = file.account.with(&quota);
             if !account.is_closed() {
                 account.room = room;
             }
@@ -201,18 +204,21 @@ impl<'a> Booking<'a> {
     }
 }
 
-impl Drop for Booking<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        let of = self.file.as_ref();
-        let mut account = of.map(|of| (lock(&of.file.account), of.before));
-        match &mut account {
-            // With the last name all of it was given back.
-            Some((account, _)) if account.is_closed() => self.taken.forget_used(),
-            Some((account, before)) => account.held = *before,
-            None => {}
+        let charged = self.file.take();
+        if charged.is_none() && self.taken.is_nothing() {
+            return;
         }
-        if !self.taken.is_nothing() {
-            lock(self.quota).give_back(&self.taken);
+        let mut quota = self.quota.lock();
+        if let Some(Charged { file, before, .. }) = charged {
+            let mut account = file.account.with(&quota);
+            match account.is_closed() {
+                // With the last name all of it was given back.
+                true => self.taken.forget_used(),
+                false => account.held = before,
+            }
         }
+        quota.give_back(&self.taken);
     }
 }
