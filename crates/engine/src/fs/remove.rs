@@ -5,11 +5,10 @@
 //! name any more is charged nothing from here on, and lives on until the kernel, too, has let go of it, since whoever
 //! has found it by name is about to call on it: in memory alone, or, where somebody has it open, with its records.
 
-use std::sync::MutexGuard;
-
 use super::content::content_charge;
 use super::create::{hard_surcharge, touch_directory, xattrs_bytes};
 use super::files::FileRef;
+use super::locks::{Names, OrderedGuard};
 use super::quota::SCRATCH;
 use super::quota::signed;
 use super::reservation::Reservation;
@@ -174,7 +173,7 @@ impl Volume {
     /// nothing from here on.
     pub(super) fn end_removal(
         &self,
-        names: MutexGuard<'_, ()>,
+        names: OrderedGuard<'_, (), Names>,
         batch: Batch,
         reserved: Reservation<'_>,
         unlinked: Option<FileRef>,

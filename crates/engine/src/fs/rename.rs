@@ -3,11 +3,10 @@
 //! The bytes of a file that takes the place of another are made durable before the batch that does it
 //! (a file replaced by rename is the old one or the new one, never an empty one).
 
-use std::sync::MutexGuard;
-
 use super::climb::climb;
 use super::create::{check_name, touch_directory};
 use super::files::FileRef;
+use super::locks::{Names, OrderedGuard};
 use super::quota::signed;
 use super::volume::Volume;
 use super::{FsError, Kind};
@@ -139,7 +138,7 @@ impl Volume {
 
     fn move_name(
         &self,
-        names: MutexGuard<'_, ()>,
+        names: OrderedGuard<'_, (), Names>,
         from: &End,
         (to, to_name): (Ino, &[u8]),
         replaced: Option<&End>,

@@ -4,16 +4,12 @@
 //! charge plus what files in use have grown since they were saved. The operations are in the
 //! files beside this one: `lookup`, `create`, `remove`, `rename`, `attributes`, `io`.
 //!
-//! # The order of locks
-//! `charging` before a file's `saving` before its `body` before `names` before the table of files before a
-//! file's `account` before the quota's and the journal's own. A body is held across local I/O, by who writes, reads
-//! or saves, so it is never waited for with `names` held: what changes names needs none ([`super::account`]), what
-//! changes content and attributes does the one after the other, and who needs both (a tree that is
-//! taken over) takes the bodies first. Of several bodies only that one holds more than one.
+//! The order of locks is in [`super::locks`]. A writer may hold a content across local I/O, so nobody waits for one with the
+//! names locked: what needs both takes the content first.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::FsError;
@@ -21,7 +17,7 @@ use super::cut::ActiveCut;
 use super::emptied::Emptied;
 use super::files::{File, FileRef, Files, Left};
 use super::limits::Limits;
-use super::locks::{Memory, OrderedGuard};
+use super::locks::{Memory, Names, Ordered, OrderedGuard};
 use super::news::News;
 use super::notes::Notes;
 use super::places::Places;
@@ -76,7 +72,7 @@ pub struct Volume {
     pub(super) removed: Removed,
     /// Held by every operation that changes names or inodes (not content). Nothing waits for a disk under it
     /// but for pages of the journal, nor for a file's content.
-    pub(super) names: Mutex<()>,
+    pub(super) names: Ordered<(), Names>,
     /// Unlinked files whose records and stage files could not be removed yet.
     pub(super) unpurged: Mutex<Vec<(Ino, Vec<u64>)>>,
     /// Where removed names were listed.
@@ -173,7 +169,7 @@ impl Volume {
             files: Files::default(),
             removed: Removed::default(),
             unpurged: Mutex::default(),
-            names: Mutex::new(()),
+            names: Ordered::default(),
             places: Mutex::default(),
             quota: SharedQuota::load(&journal, Arc::clone(&clock))?,
             unsaved: Mutex::default(),
@@ -414,8 +410,9 @@ impl Volume {
         self.quota.lock()
     }
 
-    pub(super) fn lock_names(&self) -> MutexGuard<'_, ()> {
-        lock(&self.names)
+    #[track_caller]
+    pub(super) fn lock_names(&self) -> OrderedGuard<'_, (), Names> {
+        self.names.lock()
     }
 
     pub(super) fn active_cut(&self) -> Option<Arc<ActiveCut>> {
