@@ -2,7 +2,7 @@
 //! and what it takes where nothing was said. Plain data; nothing here opens anything but the file.
 //!
 //! Invariant: a key means the same as a flag, as a variable and in a file; flag > variable > file >
-//! default, key by key; a key that is not known is an error. Called by `cli`; read by `run`.
+//! default, key by key; a key that is not known is an error.
 
 mod contract;
 mod env;
@@ -110,9 +110,12 @@ impl Config {
             .clone()
             .unwrap_or_else(|| folders.state.clone());
         let own_state = layer.state_dir.is_some();
-        let cache_dir = layer.cache_dir.unwrap_or_else(|| match own_state {
-            true => state_dir.join("cache"),
-            false => folders.cache.clone(),
+        let cache_dir = layer.cache_dir.unwrap_or_else(|| {
+            if own_state {
+                state_dir.join("cache")
+            } else {
+                folders.cache.clone()
+            }
         });
         let wallet = layer
             .wallet

@@ -3,7 +3,7 @@
 //! glibc gives each thread an arena of its own, up to eight a core, and what is freed in one is of use to
 //! none of the others: a commit of many files, whose parts run on many threads, leaves several times
 //! what it needs. It is told by its environment, so before the process begins: where nothing is set
-//! there, the process begins once more. Called by the commands that mount.
+//! there, the process begins once more.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;

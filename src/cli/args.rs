@@ -1,16 +1,13 @@
-//! The command line's grammar.
+//! The commands and their own options.
 //!
 //! Invariant: names here are an interface; an option that is not implemented is not accepted.
-//! Called by `cli` alone.
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::config::{
-    Account, ChainUrl, Coins, Color, ContractAt, Layer, LogFormat, NamedToken, NodeUrl, SignerUrl,
-    Size, Span, VolumeKind,
-};
+use super::options::Options;
+use crate::config::Span;
 use crate::types::TokenRef;
 
 /// Mount PollinationX storage NFTs as a drive.
@@ -28,9 +25,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A drive with nothing else installed: chain, storage node and wallet of its own
+    /// Try it: a drive with its own test chain, storage node and wallet; nothing else to install
     Demo {
-        /// Where the drive appears; made when it is missing
+        /// Where to mount it; created if it is missing
         mountpoint: PathBuf,
         /// The package of the first token
         #[arg(long, default_value_t = 0, value_name = "N")]
@@ -43,7 +40,7 @@ pub(crate) enum Command {
         /// Stay in the foreground
         #[arg(short, long)]
         foreground: bool,
-        /// The process that goes to the background: says on stdout when it is mounted.
+        /// The background process: says on stdout when it is mounted.
         #[arg(long, hide = true)]
         ready: bool,
     },
@@ -51,23 +48,23 @@ pub(crate) enum Command {
     Umount {
         /// The drive
         mountpoint: PathBuf,
-        /// Unmount without uploading; what is pending is kept here
+        /// Unmount without uploading; pending data stays on this machine
         #[arg(long)]
         now: bool,
-        /// Only take away what a pxfs that was killed left there; a drive that works stays
+        /// Only remove the dead mount of a pxfs that was killed; a working drive stays mounted
         #[arg(long, conflicts_with = "now")]
         dead: bool,
     },
     /// Upload everything now and wait
     Flush {
-        /// The drive, or anything in it: then only that token
+        /// The drive, or a path in it: then only that token
         path: Option<PathBuf>,
     },
     /// Show tokens, quota, pending uploads, sync deadlines, node and chain
     Status {
         /// The drive
         mountpoint: Option<PathBuf>,
-        /// Show it again whenever something changes, until Ctrl-C
+        /// Update it whenever something changes, until Ctrl-C
         #[arg(short, long)]
         watch: bool,
     },
@@ -75,22 +72,22 @@ pub(crate) enum Command {
     Tokens,
     /// List the packages that can be minted, with their prices
     Packages {
-        /// Of which contract, where there are several
+        /// Contract, if there are several
         #[arg(long, value_name = "NAME")]
         on: Option<String>,
-        /// The packages of upload units instead, where the contract counts uploads
+        /// List packages of upload units instead (for contracts that count uploads)
         #[arg(long)]
         uploads: bool,
     },
     /// Mint a token
     Mint {
-        /// Of which contract, where there are several
+        /// Contract, if there are several
         #[arg(long, value_name = "NAME")]
         on: Option<String>,
         /// Which package (see `pxfs packages`)
         #[arg(long, value_name = "N")]
         package: u64,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
         /// Show the transaction instead of sending it
@@ -101,10 +98,10 @@ pub(crate) enum Command {
     Register {
         /// The token
         token: TokenRef,
-        /// Also where it has one of this wallet's: begins an empty volume, takes nothing along
+        /// Also if this wallet has set it up already: starts an empty volume, and moves no files there
         #[arg(long)]
         new_volume: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
         /// Show the transaction instead of sending it
@@ -122,17 +119,17 @@ pub(crate) enum Command {
         /// The package of upload units (see `pxfs packages --uploads`)
         #[arg(long, value_name = "N")]
         uploads: Option<u64>,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
         /// Show the transaction instead of sending it
         #[arg(long)]
         print: bool,
     },
-    /// Save or discard what a token that this wallet no longer owns had not uploaded, or save what can be read of damaged local state
+    /// Save or discard data that was not uploaded before a token left this wallet, or save what is readable of damaged local state
     #[command(group(clap::ArgGroup::new("end").required(true).args(["save", "discard"])))]
     Detach {
-        /// The token, or its directory: 7, or 7.detached-3 where there are several
+        /// The token or its directory: 7, or 7.detached-3 if there are several
         #[arg(value_name = "TOKEN")]
         name: String,
         /// Copy everything into this folder (missing or empty), then remove it here; damaged local state is not removed
@@ -141,7 +138,7 @@ pub(crate) enum Command {
         /// Remove it without a copy
         #[arg(long)]
         discard: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
     },
@@ -152,7 +149,7 @@ pub(crate) enum Command {
         /// Return once the transaction is mined
         #[arg(long)]
         no_wait: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
         /// Show the transaction instead of sending it
@@ -161,34 +158,34 @@ pub(crate) enum Command {
     },
     /// Deploy the contracts of px-sync
     Deploy {
-        /// An account that signs the oracle's reports; repeat for several [default: the wallet's own]
+        /// Account that signs the oracle's reports; repeat for several [default: the wallet's own]
         #[arg(long, value_name = "ADDRESS")]
         operator: Vec<alloy::primitives::Address>,
         /// How many of them must sign [default: all]
         #[arg(long, value_name = "K", requires = "operator")]
         threshold: Option<u64>,
-        /// Trust a forwarder that is there, such as Chainlink's, and deploy none
+        /// Trust an existing forwarder, such as Chainlink's, and deploy none
         #[arg(long, value_name = "ADDRESS", conflicts_with = "operator")]
         forwarder: Option<alloy::primitives::Address>,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         yes: bool,
     },
-    /// Be an operator of the oracle: answer the contract's sync requests
+    /// Run an oracle operator: answer the contract's sync requests
     Oracle {
-        /// Where the other operators can ask what this one has signed, for example 0.0.0.0:4010
+        /// Where other operators fetch this one's signatures, for example 0.0.0.0:4010
         #[arg(long, value_name = "ADDRESS:PORT")]
         listen: Option<std::net::SocketAddr>,
-        /// Another operator, where several must sign; repeat for each
+        /// Another operator, if several must sign; repeat for each
         #[arg(long, value_name = "URL")]
         peer: Vec<String>,
-        /// Gateways and peers may have this private address, or one of 10.0.0.0/8; may be repeated
+        /// Allow gateways and peers at this private address or range, for example 10.0.0.0/8; may be repeated
         #[arg(long, value_name = "ADDRESS[/BITS]")]
         allow_address: Vec<crate::rpc::guard::Prefix>,
-        /// The first block to look at [default: 10,000 before the newest, or where it stopped]
+        /// First block to scan [default: 10,000 before the newest, or where it stopped]
         #[arg(long, value_name = "N")]
         from_block: Option<u64>,
-        /// Deliveries to pay for, for each token and day; further requests wait
+        /// Most deliveries to pay for per token and day; further requests wait
         #[arg(long, value_name = "N", default_value_t = crate::run::oracle::MAX_PER_TOKEN)]
         max_per_token: usize,
     },
@@ -196,7 +193,7 @@ pub(crate) enum Command {
     Get {
         /// The file: Qm… or bafkrei…
         cid: String,
-        /// Where it is written; must not be there yet
+        /// Where to write it; must not exist yet
         file: PathBuf,
     },
     /// Publish and pin one file; print its CID
@@ -208,7 +205,7 @@ pub(crate) enum Command {
     Fsck {
         /// The token
         token: TokenRef,
-        /// Upload again what is lost and still held here, or on another node
+        /// Upload lost blocks again that are still here or on another node
         #[arg(long)]
         repair: bool,
     },
@@ -216,14 +213,14 @@ pub(crate) enum Command {
     Export {
         /// The token
         token: TokenRef,
-        /// For the blocks; must not be there yet
+        /// For the blocks; must not exist yet
         #[arg(required_unless_present = "tar", conflicts_with = "tar")]
         file: Option<PathBuf>,
-        /// For the files, as a tar archive; must not be there yet
+        /// For the files, as a tar archive; must not exist yet
         #[arg(long, value_name = "FILE")]
         tar: Option<PathBuf>,
     },
-    /// Put the blocks of an exported file onto the node, and pin them
+    /// Upload the blocks of an exported file to the node, and pin them
     Import {
         /// The token
         token: TokenRef,
@@ -236,16 +233,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Dev,
     },
-    /// Check FUSE, folders, wallet, chain and node; say what to mend
+    /// Check FUSE, folders, wallet, chain and node, and say how to fix what is wrong
     Doctor,
-    /// Print the completions of a shell
+    /// Print shell completions
     Completions {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page, or that of one command
     Man {
-        /// Which command's
+        /// The command
         command: Option<String>,
     },
     /// syncfs(2) of a path in a process of its own.
@@ -278,196 +275,6 @@ pub(crate) enum Dev {
         #[arg(long, value_name = "NAME")]
         on: Option<String>,
     },
-}
-
-/// Options of every command.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Options of every command")]
-pub(crate) struct Options {
-    /// Configuration file [default: ~/.config/pxfs/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Chain: https://…, wss://… (announces changes), or embedded:FOLDER; repeat for fallbacks, with CHAIN= before each for several chains
-    #[arg(long, global = true, value_name = "[CHAIN=]URL")]
-    pub(crate) rpc_url: Vec<ChainUrl>,
-    /// File with one chain URL a line
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) rpc_url_file: Option<PathBuf>,
-    /// Token contract; repeat for several, each with a name: directories are NAME-TOKEN then
-    #[arg(long, global = true, value_name = "[NAME=]ADDRESS[@CHAIN]")]
-    pub(crate) contract: Vec<ContractAt>,
-    /// Refuse any other chain
-    #[arg(long, global = true, value_name = "N")]
-    pub(crate) chain_id: Option<u64>,
-    /// Keystore V3 JSON, 64 hex digits, or the words of a mnemonic; `env:NAME` for a variable that holds them [default: the file `wallet` in the state folder]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) wallet: Option<PathBuf>,
-    /// File with the wallet's password, or the mnemonic's passphrase
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) wallet_password_file: Option<PathBuf>,
-    /// Which key of a mnemonic [default: m/44'/60'/0'/0/0]
-    #[arg(long, global = true, value_name = "PATH")]
-    pub(crate) derivation_path: Option<String>,
-    /// In place of a wallet, what signs: clef or another signer, http://…
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        conflicts_with_all = ["wallet", "wallet_password_file"]
-    )]
-    pub(crate) signer: Option<SignerUrl>,
-    /// Without a wallet: the tokens of this account, read-only, or writable by their --name-key; with --signer,
-    /// which of its accounts signs
-    #[arg(
-        long,
-        global = true,
-        value_name = "0x…",
-        conflicts_with_all = ["wallet", "wallet_password_file"]
-    )]
-    pub(crate) address: Option<Account>,
-    /// The tokens of this account, which has approved the wallet or signer: that pays; needs --name-key
-    #[arg(long, global = true, value_name = "0x…")]
-    pub(crate) owner: Option<Account>,
-    /// File with 64 hex digits: the key of a token's name, in place of the wallet's; may be repeated
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) name_key: Vec<PathBuf>,
-    /// Storage node: btfs=URL, ipfs=URL or embedded=FOLDER; behind the first also gateway=URL
-    #[arg(long, global = true, value_name = "KIND=URL")]
-    pub(crate) node: Vec<NodeUrl>,
-    /// File with a token that the node takes
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) node_token_file: Option<PathBuf>,
-    /// File with the node's password
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        conflicts_with = "node_token_file"
-    )]
-    pub(crate) node_password_file: Option<PathBuf>,
-    /// Mount only this token; may be repeated [default: all]
-    #[arg(long, global = true, value_name = "ID")]
-    pub(crate) token: Vec<TokenRef>,
-    /// With --address, of a contract that keeps no names: where a token's volume is found; may be repeated
-    #[arg(id = "named", long = "name", global = true, value_name = "TOKEN=k51…")]
-    pub(crate) name: Vec<NamedToken>,
-    /// Write although another machine did within the last 10 minutes; in a conflict, publish what is
-    /// here over it
-    #[arg(long, global = true)]
-    pub(crate) take_over: bool,
-    /// Where nobody has what was published of a token any more: begin anew over it; with --token
-    #[arg(long, global = true)]
-    pub(crate) begin_anew: bool,
-    /// In a conflict, show what another machine published, and set aside what is here
-    #[arg(long, global = true, conflicts_with = "take_over")]
-    pub(crate) give_way: bool,
-    /// Encryption of a new volume: plain (sealed is not available yet) [default: plain]
-    #[arg(long, global = true, value_name = "KIND")]
-    pub(crate) volume: Option<VolumeKind>,
-    /// Which drive, where several are mounted: its mountpoint, or anything in it
-    #[arg(long, global = true, value_name = "PATH")]
-    pub(crate) drive: Option<PathBuf>,
-    /// Local data that is not uploaded yet [default: ~/.local/state/pxfs]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) state_dir: Option<PathBuf>,
-    /// Cache; safe to delete [default: ~/.cache/pxfs]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) cache_dir: Option<PathBuf>,
-    /// Greatest size of the cache [default: 10GiB]
-    #[arg(long, global = true, value_name = "SIZE")]
-    pub(crate) cache_size: Option<Size>,
-    /// Upload this long after the last change [default: 5s]
-    #[arg(long, global = true, value_name = "TIME")]
-    pub(crate) commit_idle: Option<Span>,
-    /// Upload at the latest this long after the first change [default: 60s]
-    #[arg(long, global = true, value_name = "TIME")]
-    pub(crate) commit_max: Option<Span>,
-    /// The most that the gas of one transaction may cost, in the chain's coins, for example 0.01 [default: by chain and by recent prices, of what is sent unasked]
-    #[arg(long, global = true, value_name = "COINS")]
-    pub(crate) max_fee: Option<Coins>,
-    /// Blocks on top of a transaction before mint, register, upgrade, sync, deploy and dev call say that it is done [default: 0]
-    #[arg(long, global = true, value_name = "N")]
-    pub(crate) confirmations: Option<u64>,
-    /// How long a read may wait for the network [default: 30s]
-    #[arg(long, global = true, value_name = "TIME")]
-    pub(crate) read_timeout: Option<Span>,
-    /// Sync tokens unasked, this long before their deadlines, for example 3d: it costs gas [default: never]
-    #[arg(long, global = true, value_name = "TIME")]
-    pub(crate) auto_sync: Option<Span>,
-    /// Answer the contract's sync requests, too, by the drive's wallet: for a node that no other oracle can read
-    #[arg(long, global = true)]
-    pub(crate) operate: bool,
-    /// How often to poll the chain while a sync or a charge is on its way, else a fifth as often [default: 15s]
-    #[arg(long, global = true, value_name = "TIME")]
-    pub(crate) refresh: Option<Span>,
-    /// ro, allow_other, default_permissions, uid=, gid=, umask=, fsname=, quota-errno=
-    #[arg(short, global = true, value_name = "OPT,…", value_delimiter = ',')]
-    pub(crate) options: Vec<String>,
-    /// error, warn, info, debug, trace, or a filter [default: info of a drive and an oracle, less of other commands]
-    #[arg(long, global = true, value_name = "LEVEL")]
-    pub(crate) log: Option<String>,
-    /// Form of log lines [default: text]
-    #[arg(long, global = true, value_name = "FORM")]
-    pub(crate) log_format: Option<LogFormat>,
-    /// When to use colour [default: auto]
-    #[arg(long, global = true, value_name = "WHEN")]
-    pub(crate) color: Option<Color>,
-    /// Answer in JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Say only errors
-    #[arg(short, long, global = true)]
-    pub(crate) quiet: bool,
-    /// No progress
-    #[arg(long, global = true, action = ArgAction::SetTrue)]
-    pub(crate) no_progress: bool,
-    /// A file that makes the storage node hang or fail.
-    #[arg(long, global = true, hide = true, value_name = "FILE")]
-    pub(crate) fault: Option<PathBuf>,
-}
-
-impl Options {
-    /// The layer that the flags give.
-    pub(crate) fn layer(&self) -> Layer {
-        Layer {
-            rpc_url: self.rpc_url.clone(),
-            rpc_url_file: self.rpc_url_file.clone(),
-            contract: self.contract.clone(),
-            chain_id: self.chain_id,
-            wallet: self.wallet.clone(),
-            wallet_password_file: self.wallet_password_file.clone(),
-            derivation_path: self.derivation_path.clone(),
-            signer: self.signer.clone(),
-            address: self.address,
-            owner: self.owner,
-            name_key: self.name_key.clone(),
-            node: self.node.clone(),
-            node_token_file: self.node_token_file.clone(),
-            node_password_file: self.node_password_file.clone(),
-            token: self.token.clone(),
-            name: self.name.clone(),
-            take_over: self.take_over.then_some(true),
-            begin_anew: self.begin_anew.then_some(true),
-            give_way: self.give_way.then_some(true),
-            volume: self.volume,
-            state_dir: self.state_dir.clone(),
-            cache_dir: self.cache_dir.clone(),
-            cache_size: self.cache_size,
-            commit_idle: self.commit_idle,
-            commit_max: self.commit_max,
-            max_fee: self.max_fee,
-            confirmations: self.confirmations,
-            read_timeout: self.read_timeout,
-            auto_sync: self.auto_sync,
-            operate: self.operate.then_some(true),
-            refresh: self.refresh,
-            options: self.options.clone(),
-            log: self.log.clone(),
-            log_format: self.log_format,
-            color: self.color,
-            fault: self.fault.clone(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Has a request answered: by the daemon that owns the state folder, else in this process.
 //!
 //! Invariant: one process owns a state folder, so what the daemon can answer is asked of it, and refused by
-//! it where the command was told of another chain, contract or account. Called by the commands.
+//! it where the command was told of another chain, contract or account.
 
 use std::sync::Arc;
 
@@ -54,12 +54,13 @@ pub(super) fn answer_for<T: DeserializeOwned>(
             gas_cost,
             ..terms(setup)?
         };
-        let request = match terms.is_empty() {
-            true => request.clone(),
-            false => Request::Under {
+        let request = if terms.is_empty() {
+            request.clone()
+        } else {
+            Request::Under {
                 terms,
                 request: Box::new(request.clone()),
-            },
+            }
         };
         let progress = Progress::new(setup.progress);
         return Ok(locate::connect(&entry)?.ask(&request, |step| {
@@ -72,9 +73,10 @@ pub(super) fn answer_for<T: DeserializeOwned>(
     let config = setup.config_or_demo()?;
     let _state_dir = StateDir::open(&config.state_dir)?;
     let answer = runtime()?.hold(async {
-        let all = match request.needs_node() {
-            true => Parts::any(&config).await?,
-            false => Parts::without_node(&config).await?,
+        let all = if request.needs_node() {
+            Parts::any(&config).await?
+        } else {
+            Parts::without_node(&config).await?
         };
         let is_sync = matches!(request, Request::Sync { .. });
         let mut oracles = Vec::new();

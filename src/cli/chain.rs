@@ -1,6 +1,4 @@
 //! `tokens`, `packages`, `mint`, `register`, `upgrade`, `sync`, `dev advance`.
-//!
-//! Called by `cli`.
 
 use alloy::primitives::{B256, Bytes, U256};
 
@@ -24,7 +22,7 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
     let shown = match (setup.json, tokens.is_empty()) {
         (true, _) => json_answer(&tokens),
         (false, true) if !left_out.is_empty() => Ok(Exit::Ok),
-        (false, true) => text_answer("no tokens: `pxfs packages` shows what can be minted"),
+        (false, true) => text_answer("no tokens: `pxfs packages` lists what can be minted"),
         (false, false) => text_answer(&chain_table(&tokens)),
     }?;
     if left_out.is_empty() {
@@ -34,14 +32,15 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
     let exit = Exit::Chain;
     let lines = left_out.iter().map(|one| {
         let (id, contract, why) = (one.chain_id, &one.contract, &one.error);
-        format!("tokens: those of chain {id}, contract {contract}, are left out: {why}")
+        format!("tokens: the list lacks those of contract {contract} on chain {id}: {why}")
     });
-    match setup.json {
-        true => report(
+    if setup.json {
+        report(
             &Failure::new(exit, lines.collect::<Vec<_>>().join("; ")),
             true,
-        ),
-        false => lines.for_each(|line| report(&Failure::new(exit, line), false)),
+        )
+    } else {
+        lines.for_each(|line| report(&Failure::new(exit, line), false))
     }
     Ok(exit)
 }
@@ -121,15 +120,16 @@ pub(super) fn register(
         if let (None, Some(silent)) = (named, answer.left_out.first()) {
             fail!(
                 Chain,
-                "register: whether token {token} has a name key already is not known: {}",
+                "register: cannot tell whether token {token} has a name key already: {}",
                 silent.error
             );
         }
-        let what = match named.is_some_and(|known| known.name.is_some()) {
-            true => format!(
-                "Register token {token}, whose name key is replaced (another one begins a new, empty volume, and takes nothing along),"
-            ),
-            false => format!("Register token {token}"),
+        let what = if named.is_some_and(|known| known.name.is_some()) {
+            format!(
+                "Register token {token} again, which replaces its name key and starts an empty drive (its files are not moved there),"
+            )
+        } else {
+            format!("Register token {token}")
         };
         agreed = Some(agree(setup, "register", &what, &request(true))?);
     }
@@ -207,7 +207,7 @@ fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Res
         let known: Vec<String> = packages.iter().map(|known| known.id.to_string()).collect();
         fail!(
             Token,
-            "package {package} cannot be minted: give one of {}",
+            "no package {package} can be minted: choose one of {}",
             known.join(", ")
         );
     };
@@ -248,7 +248,7 @@ fn agree_to(command: &str, what: &str, call: CallAnswer) -> anyhow::Result<Agree
             price: call.value_wei.parse()?,
             gas_cost,
         }),
-        false => fail!(Failure, "{} ({what})", cancelled(command, "sent")),
+        false => Err(cancelled(command, &what).into()),
     }
 }
 
@@ -304,7 +304,7 @@ pub(super) fn sync(
         _ if synced.request.is_none() => {
             format!("token {token} is up to date, by transaction {transaction}")
         }
-        _ => format!("token {token}: the oracle is asked, in transaction {transaction}"),
+        _ => format!("token {token}: asked the oracle, in transaction {transaction}"),
     };
     let paid = paid_lines(synced.chain_id, synced.paid_wei.as_deref(), transaction);
     text_answer(&(text + &paid))
@@ -320,7 +320,7 @@ fn paid_lines(chain_id: u64, paid_wei: Option<&str>, transaction: &str) -> Strin
 }
 
 fn show_offer(setup: &Setup, offer: &SyncOffer) -> anyhow::Result<Exit> {
-    let note = offer.note.as_deref().unwrap_or("nothing is to be sent");
+    let note = offer.note.as_deref().unwrap_or("nothing to send");
     match (&offer.call, offer.charges.as_slice()) {
         (Some(call), _) => show(setup, call),
         (None, []) if setup.json => json_answer(&offer.call),
@@ -337,9 +337,10 @@ fn show_offer(setup: &Setup, offer: &SyncOffer) -> anyhow::Result<Exit> {
 pub(super) fn advance(setup: &Setup, on: Option<String>, step: Span) -> anyhow::Result<Exit> {
     let seconds = step.0.as_secs();
     let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds, on })?;
-    match setup.json {
-        true => json_answer(&advanced),
-        false => text_answer(&format!("chain time is {} now", advanced.chain_time)),
+    if setup.json {
+        json_answer(&advanced)
+    } else {
+        text_answer(&format!("chain time is now {}", advanced.chain_time))
     }
 }
 
@@ -356,9 +357,10 @@ pub(super) fn call(
         on,
     };
     let hash: B256 = answer(setup, &request)?;
-    match setup.json {
-        true => json_answer(&hash),
-        false => text_answer(&format!("transaction {hash}")),
+    if setup.json {
+        json_answer(&hash)
+    } else {
+        text_answer(&format!("transaction {hash}"))
     }
 }
 
@@ -389,7 +391,7 @@ fn show(setup: &Setup, call: &CallAnswer) -> anyhow::Result<Exit> {
 
 fn call_text(call: &CallAnswer) -> String {
     let nonce = call.nonce.map_or_else(String::new, |nonce| {
-        format!("\nnonce {nonce} (the name key belongs to it)")
+        format!("\nnonce {nonce} (the name key is derived from it)")
     });
     let name = call
         .name

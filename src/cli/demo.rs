@@ -1,6 +1,4 @@
 //! `pxfs demo`: a drive with nothing else installed.
-//!
-//! Called by `cli`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +21,7 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
     if layer.volume == Some(VolumeKind::Sealed) {
         fail!(
             Usage,
-            "demo: sealed volumes come in a later version: leave --volume out, this version makes plain ones"
+            "demo: sealed volumes are not available yet: leave out --volume"
         );
     }
     setup.start_log("warn")?;
@@ -75,9 +73,12 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
             options,
             runtime_dir: runtime_dir(setup)?,
         };
-        hold(setup, place, state_dir, vec![parts], || match setup.quiet {
-            true => Ok(()),
-            false => text_answer(&banner).map(drop),
+        hold(setup, place, state_dir, vec![parts], || {
+            if setup.quiet {
+                Ok(())
+            } else {
+                text_answer(&banner).map(drop)
+            }
         })
         .await
     })
@@ -92,7 +93,7 @@ fn check_file(file: &Path) -> anyhow::Result<()> {
         Err(error) => error.to_string(),
         Ok(layer) if layer.rpc_url.is_empty() || layer.node.is_empty() => {
             format!(
-                "{}: names no chain or no node: it is cut short",
+                "{}: names no chain or no node, so it is incomplete",
                 file.display()
             )
         }
@@ -100,7 +101,7 @@ fn check_file(file: &Path) -> anyhow::Result<()> {
     };
     fail!(
         Usage,
-        "{why}: mend it, or remove it and the demo writes it anew"
+        "{why}: fix it, or remove it and the demo writes it again"
     )
 }
 
@@ -110,7 +111,7 @@ fn make_mountpoint(path: &Path) -> anyhow::Result<()> {
         Err(fault) if fault.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(fault) => fail!(
             Usage,
-            "mountpoint {}: {fault}: name a directory that can be made",
+            "mountpoint {}: {fault}: give a directory that can be created",
             path.display()
         ),
         Ok(()) => Ok(()),
@@ -125,31 +126,32 @@ fn banner(
 ) -> String {
     let Some((id, size)) = token else {
         return format!(
-            "This wallet has no token any more: `{} packages` shows what can be minted.\n\
-             Ctrl-C publishes what is pending, and unmounts.",
+            "This wallet has no token any more: `{} packages` lists what can be minted.\n\
+             Ctrl-C uploads what is pending, and unmounts.",
             program()
         );
     };
-    let size = format!(", {}", bytes(size));
+    let size = format!(" ({})", bytes(size));
     let drive = mountpoint.join(&id);
     let drive = drive.display();
     let pxfs = program();
-    let with = match own_state {
-        true => format!(" --state-dir {}", state.display()),
-        false => String::new(),
+    let with = if own_state {
+        format!(" --state-dir {}", state.display())
+    } else {
+        String::new()
     };
     let state = state.display();
     format!(
-        "Token {id}{size}, is mounted on {drive}\n\
-         Its chain, node and wallet are in {state}; run the same command again and all is still there.\n\
-         This version makes plain volumes: what you store is NOT encrypted.\n\
+        "Token {id}{size} is mounted on {drive}\n\
+         Its chain, node and wallet are in {state}; run the same command again to find everything there.\n\
+         Volumes are plain: what you store is NOT encrypted.\n\
          In another terminal, try:\n\
-         \x20 cp -a /etc/ssl {drive}/        put something in; then look with ls, or df -h {drive}\n\
-         \x20 {pxfs} status{with}            quota, what is pending, the sync's deadline\n\
-         \x20 {pxfs} flush{with}             returns when all of it is on the node\n\
-         \x20 {pxfs} dev advance 31d{with}   let 31 days pass: the sync is overdue, nothing can grow\n\
-         \x20 {pxfs} sync {id}{with}            the oracle takes the usage to the chain: it can grow again\n\
-         Ctrl-C publishes what is pending, and unmounts."
+         \x20 cp -a /etc/ssl {drive}/        copy something in; look with ls, or df -h {drive}\n\
+         \x20 {pxfs} status{with}            quota, pending uploads, sync deadline\n\
+         \x20 {pxfs} flush{with}             upload everything now and wait\n\
+         \x20 {pxfs} dev advance 31d{with}   let 31 days pass: the sync is overdue, writing fails\n\
+         \x20 {pxfs} sync {id}{with}            report the usage on chain: writing works again\n\
+         Ctrl-C uploads what is pending, and unmounts."
     )
 }
 

@@ -1,6 +1,4 @@
 //! `deploy`.
-//!
-//! Called by `cli`.
 
 use alloy::primitives::Address;
 
@@ -9,7 +7,7 @@ use super::mount::runtime;
 use super::output::{cancelled, coins, confirm, json_answer, text_answer};
 use super::setup::Setup;
 use crate::contracts::deploy::Deployer;
-use crate::exit::{Exit, fail};
+use crate::exit::Exit;
 use crate::run::state::StateDir;
 use crate::status::DeployAnswer;
 
@@ -29,10 +27,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
     let (operators, threshold) = (&trust.operators, trust.threshold);
     let made: DeployAnswer = runtime()?.hold(async {
         let deployer = Deployer::new(&config, operators, threshold, trust.forwarder).await?;
-        let deployer = match yes {
-            true => deployer.unseen(),
-            false => deployer,
-        };
+        let deployer = if yes { deployer.unseen() } else { deployer };
         let made = async {
             let price = deployer.price().await?;
             let most = at_most(price.cost_wei);
@@ -45,7 +40,7 @@ pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exi
                 true if !setup.quiet => eprintln!("{what}"),
                 true => {}
                 false if confirm(&format!("{what}. Go on?")) => {}
-                false => fail!(Failure, "{} ({what})", cancelled("deploy", "sent")),
+                false => return Err(cancelled("deploy", &what).into()),
             }
             deployer.deploy((!yes).then_some(most)).await
         };

@@ -1,6 +1,4 @@
 //! `pxfs detach`: saves, or gives up, what a token that is no longer ours had not published.
-//!
-//! Called by `cli`.
 
 use std::path::{Path, PathBuf};
 
@@ -29,10 +27,10 @@ pub(super) fn run(
     if save.is_none()
         && !yes
         && !confirm(&format!(
-            "Remove what was never published of {name}? Nobody can bring it back."
+            "Remove the files of {name} that were never uploaded? They cannot be recovered."
         ))
     {
-        fail!(Failure, "{}", cancelled("detach", "removed"));
+        return Err(cancelled("detach", &format!("removes the local data of {name}")).into());
     }
     let progress = Progress::new(setup.progress);
     let answer = match locate::find(setup, None)? {
@@ -84,7 +82,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
         Ok(_) if known => Ok(()),
         _ => fail!(
             Usage,
-            "detach {name}: name a token, or a directory such as 7.detached"
+            "detach {name}: give a token, or a directory such as 7.detached"
         ),
     }
 }
@@ -97,13 +95,13 @@ fn whole(folder: &Path) -> anyhow::Result<PathBuf> {
         return Ok(folder.canonicalize()?);
     }
     let (Some(parent), Some(name)) = (folder.parent(), folder.file_name()) else {
-        fail!(Usage, "--save {shown}: name a folder");
+        fail!(Usage, "--save {shown}: give a folder");
     };
     match parent.canonicalize() {
         Ok(parent) => Ok(parent.join(name)),
         Err(fault) => fail!(
             Usage,
-            "--save {shown}: {fault}: name a folder that can be made"
+            "--save {shown}: {fault}: give a folder that can be created"
         ),
     }
 }
@@ -118,12 +116,12 @@ fn show(setup: &Setup, answer: &DetachAnswer) -> anyhow::Result<Exit> {
     }
     match &answer.saved {
         Some(folder) => text_answer(&format!(
-            "{} is saved in {folder}: {} of files ({}); it is gone from here",
+            "{} is saved in {folder}: {} in {} files; removed from this machine",
             answer.directory,
             bytes(answer.bytes),
             answer.files
         )),
-        None => text_answer(&format!("{} is gone", answer.directory)),
+        None => text_answer(&format!("{} is removed", answer.directory)),
     }
 }
 
@@ -133,9 +131,8 @@ fn show_unsure(setup: &Setup, answer: &DetachAnswer, unsure: &Unsure) -> anyhow:
         return json_answer(answer);
     }
     text_answer(&format!(
-        "what could be read of {} is saved in {}: {} of files ({}); its local state is damaged: {} paths are not sure, or \
-         missing: they are named in {}; nothing was removed: look whether you have what you need, move {} away, and mount \
-         again",
+        "saved what is readable of {} in {}: {} in {} files. Its local state is damaged: {} paths are missing or \
+         uncertain, listed in {}. Nothing was removed: check that you have what you need, move {} away, and mount again",
         answer.directory,
         answer.saved.as_deref().unwrap_or_default(),
         bytes(answer.bytes),

@@ -1,6 +1,6 @@
 //! `pxfs doctor`: looks at everything a drive needs; each line is ok or says what to do.
 //!
-//! Invariant: changes nothing. Called by `cli`.
+//! Invariant: changes nothing.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -40,14 +40,12 @@ pub(super) fn run(setup: &Setup) -> anyhow::Result<Exit> {
         }
     }
     let well = checks.iter().all(|check| check.ok);
-    match setup.json {
-        true => json_answer(&checks)?,
-        false => text_answer(&render(&checks))?,
+    if setup.json {
+        json_answer(&checks)?
+    } else {
+        text_answer(&render(&checks))?
     };
-    Ok(match well {
-        true => Exit::Ok,
-        false => Exit::Failure,
-    })
+    Ok(if well { Exit::Ok } else { Exit::Failure })
 }
 
 fn good(check: String) -> CheckAnswer {
@@ -108,20 +106,21 @@ fn fuse_device() -> CheckAnswer {
 
 /// What to do where the device cannot be opened: by its mode and group, where it is there, and whether the kernel has FUSE.
 fn remedy(fault: &std::io::Error, device: Option<(u32, u32)>, has_module: bool) -> String {
-    const CONTAINER: &str =
-        "let the container use it: `--device /dev/fuse --cap-add SYS_ADMIN` of docker and podman";
+    const CONTAINER: &str = "start docker or podman with `--device /dev/fuse --cap-add SYS_ADMIN`";
     match device {
         None if has_module => {
-            format!("it is missing and the kernel has FUSE: in a container, {CONTAINER}")
+            format!("it is missing but the kernel has FUSE: in a container, {CONTAINER}")
         }
         None => "run `modprobe fuse` as root".to_owned(),
         // Nobody is refused by this mode.
         Some((mode, _)) if mode & 0o006 == 0o006 => match fault.kind() {
-            std::io::ErrorKind::PermissionDenied => format!("its mode is right: {CONTAINER}"),
+            std::io::ErrorKind::PermissionDenied => {
+                format!("its mode is right, so in a container, {CONTAINER}")
+            }
             _ => "run `modprobe fuse` as root".to_owned(),
         },
         Some((mode, gid)) if mode & 0o060 == 0o060 && gid != 0 => format!(
-            "only group {gid} may open it: run `usermod -aG {gid} USER` as root and log in anew, or `chmod 666 {DEVICE}`"
+            "only group {gid} may open it: run `usermod -aG {gid} USER` as root and log in again, or `chmod 666 {DEVICE}`"
         ),
         Some((mode, _)) => format!(
             "its mode is {:o}: run `chmod 666 {DEVICE}` as root, as udev does",
@@ -153,7 +152,7 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     let dead = locate::dead(setup).into_iter().map(|path| {
         let shown = path.display();
         bad(
-            format!("the drive on {shown} is dead, its pxfs has ended"),
+            format!("the drive on {shown} is dead: its pxfs has ended"),
             format!("run `pxfs umount --dead {shown}`, and mount it again"),
         )
     });
@@ -177,7 +176,7 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
         checks.push(bad("mount options", failure.message));
     }
     let owner = match (config.watched(), &config.signer) {
-        (Some(owner), _) => Ok(format!("{owner} is watched, without its wallet")),
+        (Some(owner), _) => Ok(format!("{owner} is read-only: there is no wallet for it")),
         (None, Some(_)) => signer(config),
         (None, None) => {
             open_wallet(config).map(|wallet| format!("wallet {} opens", wallet.address()))
@@ -215,25 +214,25 @@ fn folder(what: &str, option: &str, path: &Path) -> CheckAnswer {
     let shown = path.display();
     match std::fs::metadata(path) {
         Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => {
-            good(format!("{what} {shown} will be made"))
+            good(format!("{what} {shown} will be created"))
         }
         Err(fault) => bad(
             format!("{what} {shown}: {fault}"),
-            format!("give another {option}"),
+            format!("choose another with {option}"),
         ),
         Ok(meta) if !meta.is_dir() => bad(
             format!("{what} {shown} is not a folder"),
-            format!("give another {option}"),
+            format!("choose another with {option}"),
         ),
         Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => bad(
             format!("{what} {shown} belongs to user {}", meta.uid()),
-            format!("run as that user, or give another {option}"),
+            format!("run as that user, or choose another with {option}"),
         ),
         Ok(meta) if meta.mode() & 0o077 != 0 => bad(
-            format!("{what} {shown} can be entered by others"),
+            format!("{what} {shown} is open to other users"),
             format!("run `chmod 700 {shown}`"),
         ),
-        Ok(_) => good(format!("{what} {shown} is ours alone")),
+        Ok(_) => good(format!("{what} {shown} is private")),
     }
 }
 
@@ -278,8 +277,8 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
                 let quotas = tokens.iter().map(|token| token.size_bytes);
                 needed_bytes = quotas.fold(needed_bytes, u64::saturating_add);
                 let ours = match tokens.len() {
-                    1 => "1 token is ours".to_owned(),
-                    owned => format!("{owned} tokens are ours"),
+                    1 => "1 token".to_owned(),
+                    owned => format!("{owned} tokens"),
                 };
                 checks.push(good(format!("{chain}: {ours}")));
                 if let Some(token) = tokens.first() {
@@ -329,9 +328,9 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
     let shown = |wei: U256| coins(chain.chain_id, &wei.to_string());
     let all = one.saturating_mul(U256::from(times));
     let check = match times {
-        1 => format!("a month takes {what}, for {} at most", shown(one)),
+        1 => format!("a month needs {what}, at most {}", shown(one)),
         _ => format!(
-            "{what}, which each published change takes, costs {} at most: {} for a month of one a day",
+            "{what} (one per published change) costs at most {}: {} for a month of one a day",
             shown(one),
             shown(all)
         ),
@@ -341,14 +340,14 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
         Some(most) => bad(
             check,
             format!(
-                "no more than {} is spent unasked: allow more by --max-fee",
+                "unattended transactions may spend {}: allow more with --max-fee",
                 shown(most)
             ),
         ),
         None if balance < all => bad(
             check,
             format!(
-                "{} has {}: send coins there",
+                "{} has only {}: send more there",
                 sender.address(),
                 shown(balance)
             ),
@@ -368,9 +367,10 @@ fn of_node(config: &Config, needed_bytes: u64, away: &[&str]) -> Vec<CheckAnswer
         if away.contains(&client.label()) {
             continue;
         }
-        let (name, needed_bytes) = match is_first {
-            true => ("the node".to_owned(), Some(needed_bytes)),
-            false => (format!("the node {}", client.label()), None),
+        let (name, needed_bytes) = if is_first {
+            ("the node".to_owned(), Some(needed_bytes))
+        } else {
+            (format!("the node {}", client.label()), None)
         };
         match runtime().and_then(|runtime| runtime.hold(node::look(&client, needed_bytes))) {
             Ok((found, warnings)) => {
@@ -382,8 +382,8 @@ fn of_node(config: &Config, needed_bytes: u64, away: &[&str]) -> Vec<CheckAnswer
                 );
                 if config.volume == VolumeKind::Plain && is_open(&client) {
                     checks.push(doubtful(
-                        format!("{name} answers every user of this machine, who can find a plain volume by its pins, read it, and remove them"),
-                        "where others use this machine set API.Authorizations there, and give --node-token-file",
+                        format!("{name} answers every user of this machine: they can find a plain volume by its pins, read it, and unpin it"),
+                        "if others use this machine, set API.Authorizations there, and give --node-token-file",
                     ));
                 }
             }
@@ -410,15 +410,15 @@ fn gateways(config: &Config) -> Vec<CheckAnswer> {
         let looked = runtime().and_then(|runtime| runtime.hold(node::look_at_gateway(url)));
         match looked {
             Ok(Gives::Blocks) => good(format!(
-                "gateway {url} gives single blocks: what the nodes have not got is read from it"
+                "gateway {url} serves single blocks: blocks that the nodes lack are read from it"
             )),
             Ok(Gives::Names) => good(format!(
-                "gateway {url} gives whole files by their names, to the oracle and the look before a sync: no single blocks are \
+                "gateway {url} serves whole files by name, to the oracle and the check before a sync: no single blocks are \
                  read from it"
             )),
             Ok(Gives::Nothing) => bad(
-                format!("gateway {url} gives no single blocks, as those of BTFS do not: nothing is read from it"),
-                "give it as gateway=URL/btns/{name} to the oracle and the look before a sync, which read whole files, or leave it out",
+                format!("gateway {url} serves no single blocks, as usual for BTFS: nothing is read from it"),
+                "use gateway=URL/btns/{name} for the oracle and the check before a sync, which read whole files, or leave it out",
             ),
             Err(error) => bad(format!("gateway {url}"), one_line(&error)),
         }

@@ -3,7 +3,7 @@
 //! A bound on the size of a core dump does not hold where the kernel pipes dumps into a program (systemd-coredump,
 //! apport), so the process is made one of which there are none. For that, `ptrace(2)` and its like are refused
 //! to everybody but root, and its files in `/proc` are root's. It does not outlast an `exec`: each
-//! process of ours begins with it. Called first of all, by `cli`.
+//! process of ours begins with it.
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! What `--help`, `pxfs help` and the manual pages show beside the grammar: options grouped by task, and an example a command.
 //!
 //! Invariant: the grammar itself stands in `args`; nothing here changes what is understood. `-h` shows a command's own
-//! options, and the common ones by name; `--help` shows all. Called by `cli`.
+//! options, and the common ones by name; `--help` shows all.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -149,9 +149,10 @@ pub(super) fn command() -> Command {
 pub(super) fn print(shown: &clap::Error) -> ExitCode {
     let text = shown.render();
     let mut out = std::io::stdout().lock();
-    let written = match out.is_terminal() {
-        true => write!(out, "{}", text.ansi()),
-        false => write!(out, "{text}"),
+    let written = if out.is_terminal() {
+        write!(out, "{}", text.ansi())
+    } else {
+        write!(out, "{text}")
     };
     ExitCode::from(u8::from(written.is_err()))
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the mountpoint that was named (by itself, or by `--drive`), else the state folder that was named, else the drive that the current
 //! directory is in, else the only drive that is mounted; never a guess among several. Nothing here touches the file system behind
-//! a mount, whose daemon may not answer. Called by the commands.
+//! a mount, whose daemon may not answer.
 
 use std::path::{Path, PathBuf};
 
@@ -101,7 +101,7 @@ pub(super) fn connect(entry: &Entry) -> Result<Client, Failure> {
         Failure::new(
             Exit::Mounted,
             format!(
-                "the pxfs (process {}) that holds {} does not answer: {fault}",
+                "pxfs (process {}) on {} does not answer: {fault}",
                 entry.pid,
                 entry.mountpoint.display()
             ),
@@ -144,7 +144,7 @@ fn choose(
                 Err(Failure::new(
                     Exit::Usage,
                     format!(
-                        "several drives are mounted ({}): name one by --drive, or run this in one of them",
+                        "several drives are mounted ({}): choose one with --drive, or run this inside one",
                         all.join(", ")
                     ),
                 ))

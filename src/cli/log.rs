@@ -2,7 +2,7 @@
 //! goes when it has grown.
 //!
 //! Invariant: an answer to a caller who was interrupted is no error; under journald a line has a priority
-//! and no time of its own. Called by `setup` and `mount`.
+//! and no time of its own.
 
 use std::fmt::{self, Debug};
 use std::fs::File;
@@ -160,8 +160,9 @@ impl Visit for Message {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
 
+    use pxfs_base::lock;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
@@ -178,7 +179,7 @@ mod tests {
             .with(NoInterrupted)
             .with(form);
         tracing::subscriber::with_default(registry, log);
-        let written = written.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = lock(&written);
         String::from_utf8(written.clone()).unwrap()
     }
 
@@ -186,7 +187,7 @@ mod tests {
 
     impl Write for Shared {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = lock(&self.0);
             all.write(bytes)
         }
 

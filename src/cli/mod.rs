@@ -16,6 +16,7 @@ mod help;
 mod locate;
 mod log;
 mod mount;
+mod options;
 mod oracle;
 mod output;
 mod progress;
@@ -42,9 +43,8 @@ pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
     let json = words.iter().any(|word| word == "--json");
     if let Err(fault) = dumps::forbid() {
-        let line = format!(
-            "this process cannot be kept out of core dumps, and nothing secret is read: {fault}"
-        );
+        let line =
+            format!("cannot turn off core dumps, which could hold the wallet's key: {fault}");
         output::report(&Failure::new(Exit::Failure, line), json);
         return ExitCode::from(u8::from(Exit::Failure));
     }
@@ -104,9 +104,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Flush { path } => umount::flush(&setup, path.as_deref()),
         Command::Status { mountpoint, watch } => {
             let mountpoint = mountpoint.as_deref();
-            match watch {
-                true => watch::run(&setup, mountpoint),
-                false => status::run(&setup, mountpoint),
+            if watch {
+                watch::run(&setup, mountpoint)
+            } else {
+                status::run(&setup, mountpoint)
             }
         }
         Command::Tokens => chain::tokens(&setup),

@@ -1,7 +1,7 @@
 //! `pxfs mount`: in the foreground, or by a process of its own that stays when it is mounted.
 //!
 //! Invariant: the background process is a new one (`exec`, never `fork` of threads); the command
-//! returns 0 only once the drive is there. Called by `cli`; [`hold`] by `demo` too.
+//! returns 0 only once the drive is there.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(super) fn run(
         // Nobody is left to tell when stderr is gone.
         let _ = writeln!(
             std::io::stderr(),
-            "pxfs: this version makes plain volumes: what you store is NOT encrypted (--volume plain says that you know)"
+            "pxfs: what you store is NOT encrypted: sealed volumes are not available yet (--volume plain hides this line)"
         );
     }
     if foreground {
@@ -69,7 +69,7 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
     if config.volume == VolumeKind::Sealed && config.watched().is_none() {
         fail!(
             Usage,
-            "sealed volumes come in a later version: leave --volume out, or say `--volume plain`, and know that what you store is not encrypted"
+            "mount: sealed volumes are not available yet: use --volume plain (files are not encrypted)"
         );
     }
     let options = mount_options(config)?;
@@ -98,7 +98,7 @@ fn refuse_writing(config: &Config) -> anyhow::Result<()> {
         None => Ok(()),
         Some((option, _)) => fail!(
             Usage,
-            "--{option}: {owner} is only watched, by its address: leave out --{option}, or give --wallet in place of --address"
+            "--{option} writes or signs, but --address {owner} only reads: leave out --{option}, or use --wallet instead of --address"
         ),
     }
 }
@@ -109,7 +109,7 @@ fn refuse_many_anew(config: &Config) -> anyhow::Result<()> {
         (false, _) | (true, 1) => Ok(()),
         (true, _) => fail!(
             Usage,
-            "--begin-anew gives up what was published of a token: say of which one, by a single --token ID"
+            "--begin-anew gives up a token's published files: name the one token with --token ID"
         ),
     }
 }
@@ -135,7 +135,7 @@ pub(super) fn runtime_dir(setup: &Setup) -> Result<PathBuf, Failure> {
     }
     Err(Failure::new(
         Exit::Failure,
-        format!("no place for the socket: {why}: set XDG_RUNTIME_DIR"),
+        format!("no folder for the daemon's socket: {why}: set XDG_RUNTIME_DIR"),
     ))
 }
 
@@ -173,7 +173,7 @@ pub(super) async fn hold(
         notify(&[
             NotifyState::Stopping,
             NotifyState::Status(&format!(
-                "{what}: {} bytes are not published",
+                "{what}: {} bytes wait for upload",
                 amount.pending_bytes
             )),
             NotifyState::ExtendTimeoutUsec(30_000_000),
@@ -203,7 +203,7 @@ fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .context("the background process does not start")?;
+        .context("cannot start the background process")?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout).read_line(&mut line)?;
@@ -217,7 +217,7 @@ fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
         }
         Err(_) => fail!(
             Failure,
-            "{}: the background process ended before it was mounted: see {}",
+            "{}: the background process ended before it mounted: see {}",
             mountpoint.display(),
             log_path.display()
         ),

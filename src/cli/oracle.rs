@@ -1,7 +1,7 @@
 //! `oracle`.
 //!
 //! Invariant: with `--json` stdout has one object a line, the first of what it is, then one for each
-//! thing that became of a request. Called by `cli`.
+//! thing that became of a request.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! What goes to the user's eyes: answers on stdout, everything else on stderr.
 //!
-//! Invariant: stdout carries the answer and nothing else; a closed pipe is no panic. Called by the
-//! commands.
+//! Invariant: stdout carries the answer and nothing else; a closed pipe is no panic.
 
 use std::io::{IsTerminal, Write};
 
@@ -17,9 +16,10 @@ use crate::exit::{Exit, Failure, fail};
 
 /// Prints the error of a command.
 pub(super) fn report(failure: &Failure, json: bool) {
-    let line = match json {
-        true => json!({ "error": failure.message, "exit": failure.exit }).to_string(),
-        false => format!("pxfs: {}", failure.message),
+    let line = if json {
+        json!({ "error": failure.message, "exit": failure.exit }).to_string()
+    } else {
+        format!("pxfs: {}", failure.message)
     };
     // Nobody is left to tell when stderr is gone.
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -100,7 +100,7 @@ pub(super) fn manual(command: Option<&str>) -> anyhow::Result<Exit> {
         None => help::page(),
         Some(name) => match help::page_of(name) {
             Some(page) => page,
-            None => fail!(Usage, "man: there is no command {name}: see `pxfs --help`"),
+            None => fail!(Usage, "man: no command {name}: see `pxfs --help`"),
         },
     };
     let mut text = Vec::new();
@@ -155,14 +155,14 @@ pub(super) fn coins(chain_id: u64, wei: &str) -> String {
     }
 }
 
-/// What a command says that was not let go on.
-pub(super) fn cancelled(command: &str, what: &str) -> String {
-    match can_ask() {
-        true => format!("{command}: cancelled: nothing was {what}"),
-        false => format!(
-            "{command}: nothing was {what}: it needs --yes where there is no terminal to ask on"
-        ),
-    }
+/// The failure of a command that asked before doing `what` and was not allowed to.
+pub(super) fn cancelled(command: &str, what: &str) -> Failure {
+    let line = if can_ask() {
+        format!("{command}: cancelled")
+    } else {
+        format!("{command}: no terminal to ask on: to go on, repeat it with --yes ({what})")
+    };
+    Failure::new(Exit::Failure, line)
 }
 
 /// Whether somebody is there to be asked.

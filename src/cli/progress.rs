@@ -1,14 +1,14 @@
 //! How far a long command is: bytes, rate, and how long it still takes.
 //!
-//! Invariant: silent where stderr is no terminal; a bar is full only when all is done. Called by the commands that
-//! take long.
+//! Invariant: silent where stderr is no terminal; a bar is full only when all is done.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
+use pxfs_base::lock;
 
 use super::output::{bar, share};
 use crate::control::Amount;
@@ -96,7 +96,7 @@ impl Progress {
     /// Shows how far it is.
     pub(super) fn set(&self, what: &str, amount: Amount) {
         let Some(state) = &self.0 else { return };
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(state);
         let form = Form::of(&amount);
         if form != state.form {
             state.form = form;
@@ -112,7 +112,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(state) = &self.0 {
-            let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = lock(state);
             state.bar.finish_and_clear();
         }
     }

@@ -1,6 +1,6 @@
 //! What every command starts from: its configuration, its folders, its log.
 //!
-//! Invariant: layers are read in one place and in one order. Called by `cli`.
+//! Invariant: layers are read in one place and in one order.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,8 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
-use super::args::Options;
 use super::log::{Journal, Lines, NoInterrupted, Stderr, is_journal};
+use super::options::Options;
 use crate::config::{Color, Config, ConfigError, Folders, Layer, LogFormat};
 use crate::exit::{Exit, Failure};
 
@@ -113,10 +113,11 @@ impl Setup {
         if self.log.get().is_some() {
             return Ok(());
         }
-        let wanted = self.layer.log.as_deref().unwrap_or(match self.quiet {
-            true => "error",
-            false => default,
-        });
+        let wanted =
+            self.layer
+                .log
+                .as_deref()
+                .unwrap_or(if self.quiet { "error" } else { default });
         let (filter, handle) = reload::Layer::new(filter(wanted)?);
         let form = fmt::layer()
             .with_target(false)
@@ -183,12 +184,13 @@ fn read_file(named: Option<&Path>, folders: &Folders) -> anyhow::Result<Layer> {
 
 fn filter(wanted: &str) -> anyhow::Result<EnvFilter> {
     // A bare level is meant for pxfs; the libraries below are loud at debug.
-    let text = match wanted.contains(['=', ',']) {
-        true => wanted.to_owned(),
-        false => format!("warn,pxfs={wanted}"),
+    let text = if wanted.contains(['=', ',']) {
+        wanted.to_owned()
+    } else {
+        format!("warn,pxfs={wanted}")
     };
     EnvFilter::try_new(&text).map_err(|_| {
-        let line = format!("--log {wanted}: say error, warn, info, debug or trace");
+        let line = format!("--log {wanted}: use error, warn, info, debug or trace");
         Failure::new(Exit::Usage, line).into()
     })
 }

@@ -1,6 +1,4 @@
 //! `pxfs status`: one table, and a line for the drive, the node and the chain.
-//!
-//! Called by `cli`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,9 +21,10 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
         [] => Err(locate::missing(setup, mountpoint).into()),
         [entry] => {
             let status: Status = locate::connect(entry)?.ask(&Request::Status, |_| {})?;
-            match setup.json {
-                true => json_answer(&status),
-                false => text_answer(&render(&status)),
+            if setup.json {
+                json_answer(&status)
+            } else {
+                text_answer(&render(&status))
             }
         }
         all => several(setup, all),
@@ -35,9 +34,10 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
 /// Each drive; one that does not answer keeps no other from being shown.
 fn several(setup: &Setup, entries: &[Entry]) -> anyhow::Result<Exit> {
     let (told, silent) = ask(entries);
-    let exit = match setup.json {
-        true => json_answer(&told)?,
-        false => text_answer(&render_all(&told))?,
+    let exit = if setup.json {
+        json_answer(&told)?
+    } else {
+        text_answer(&render_all(&told))?
     };
     match together(silent) {
         None => Ok(exit),
@@ -92,9 +92,10 @@ fn render(status: &Status) -> String {
             health(chain.ok, chain.error.as_deref())
         );
     }
-    match status.tokens.is_empty() {
-        true => text + "\nno tokens: `pxfs packages` shows what can be minted",
-        false => text + "\n" + &token_table(&status.tokens),
+    if status.tokens.is_empty() {
+        text + "\nno tokens: `pxfs packages` lists what can be minted"
+    } else {
+        text + "\n" + &token_table(&status.tokens)
     }
 }
 
@@ -157,7 +158,7 @@ fn plan(token: &TokenStatus, now: Timestamp) -> Option<String> {
     let waits = matches!(token.state, State::Ok | State::Quota | State::Syncing);
     (waits && local.last_error.is_none() && at > now).then(|| {
         format!(
-            "the next commit is planned for {}, so that the uploads last: `pxfs flush` publishes at once",
+            "next upload planned for {}, so that the upload units last: `pxfs flush` uploads now",
             day(at)
         )
     })

@@ -1,7 +1,6 @@
 //! `pxfs umount`, `pxfs flush`, and the hidden `pxfs syncfs`.
 //!
 //! Invariant: mapped pages are collected by syncfs(2) in this process, before the daemon is asked.
-//! Called by `cli`.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -47,8 +46,8 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
         if !ended {
             fail!(
                 Failure,
-                "{}: unmounted, but its pxfs has not ended after {} s and holds {}: see its log, and mount \
-                 again when it has",
+                "{}: unmounted, but its pxfs still runs after {} s and holds {}: see its log, and mount again \
+                 when it has ended",
                 mountpoint.display(),
                 END_LIMIT.as_secs(),
                 entry.state_dir.display()
@@ -64,15 +63,12 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
 fn without_daemon(mountpoint: &Path) -> anyhow::Result<Exit> {
     let shown = mountpoint.display();
     if !locate::is_mounted(mountpoint) {
-        fail!(
-            Mounted,
-            "{shown} is not mounted by pxfs: nothing to unmount"
-        );
+        fail!(Mounted, "{shown} is not a pxfs mount: nothing to unmount");
     }
     match mount::check_mountpoint(mountpoint) {
         Err(MountError::AlreadyMounted { .. }) => fail!(
             Mounted,
-            "the pxfs that holds {shown} cannot be found from here: ask as the user who mounted it"
+            "{shown}: its pxfs cannot be found: unmount as the user who mounted it"
         ),
         // What lies below is no longer our business.
         _ => Ok(Exit::Ok),
@@ -133,7 +129,7 @@ fn show(progress: &Progress, step: &Step) {
 
 /// Has the kernel hand over the pages of mapped files.
 fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
-    progress.set("collecting mapped pages", Amount::default());
+    progress.set("writing mapped pages back", Amount::default());
     let (done, is_done) = mpsc::channel();
     let mountpoint: PathBuf = entry.mountpoint.clone();
     // A thread that may stay behind: the call cannot be interrupted.
@@ -146,12 +142,12 @@ fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(fault)) => fail!(
             Failure,
-            "{}: mapped files cannot be collected: {fault}",
+            "{}: cannot write mapped files back: {fault}",
             entry.mountpoint.display()
         ),
         Err(_) => fail!(
             Failure,
-            "{}: mapped files are not collected after {} s: see the daemon's log",
+            "{}: writing mapped files back takes more than {} s: see the daemon's log",
             entry.mountpoint.display(),
             SYNCFS_LIMIT.as_secs()
         ),

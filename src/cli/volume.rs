@@ -1,6 +1,4 @@
 //! `pxfs get`, `share`, `fsck`, `export`, `import`: what is done with blocks.
-//!
-//! Called by `cli`.
 
 use std::path::{Path, PathBuf};
 
@@ -24,9 +22,10 @@ use crate::types::TokenRef;
 pub(super) fn get(setup: &Setup, cid: String, file: &Path) -> anyhow::Result<Exit> {
     let file = absolute(file)?;
     let answer: GetAnswer = ask(setup, &Request::Get { cid, file })?;
-    match setup.json {
-        true => json_answer(&answer),
-        false => text_answer(&format!("{}: {}", answer.file, bytes(answer.bytes))),
+    if setup.json {
+        json_answer(&answer)
+    } else {
+        text_answer(&format!("{}: {}", answer.file, bytes(answer.bytes)))
     }
 }
 
@@ -34,7 +33,7 @@ pub(super) fn get(setup: &Setup, cid: String, file: &Path) -> anyhow::Result<Exi
 pub(super) fn share(setup: &Setup, path: &Path) -> anyhow::Result<Exit> {
     let shown = path.display();
     if !path.is_file() {
-        fail!(Usage, "share {shown}: name a file in a mounted drive");
+        fail!(Usage, "share {shown}: give a file in a mounted drive");
     }
     locate::require(setup, Some(path))?;
     umount::flush(setup, Some(path))?;
@@ -43,14 +42,15 @@ pub(super) fn share(setup: &Setup, path: &Path) -> anyhow::Result<Exit> {
         Ok(length) => String::from_utf8_lossy(&cid[..length]).into_owned(),
         Err(fault) => fail!(
             Unpublished,
-            "share {shown}: it is not published: {fault}: `pxfs flush` says why"
+            "share {shown}: not uploaded yet ({fault}): `pxfs flush` says why"
         ),
     };
     let entry = locate::require(setup, Some(path))?;
     let answer: ShareAnswer = locate::connect(&entry)?.ask(&Request::Share { cid }, |_| {})?;
-    match setup.json {
-        true => json_answer(&answer),
-        false => text_answer(&answer.cid),
+    if setup.json {
+        json_answer(&answer)
+    } else {
+        text_answer(&answer.cid)
     }
 }
 
@@ -72,16 +72,17 @@ pub(super) fn fsck(setup: &Setup, token: &TokenRef, repair: bool) -> anyhow::Res
             bytes(answer.bytes)
         );
         if answer.repaired > 0 {
-            text.push_str(&format!("\n{} put again", answer.repaired));
+            text.push_str(&format!("\n{} uploaded again", answer.repaired));
         }
         for block in &answer.damaged {
             text.push_str(&format!("\n{}: {} {}", block.path, block.cid, block.reason));
         }
         text_answer(&text)?;
     }
-    Ok(match answer.damaged.is_empty() {
-        true => Exit::Ok,
-        false => Exit::Damage,
+    Ok(if answer.damaged.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damage
     })
 }
 
@@ -93,7 +94,7 @@ pub(super) fn export(
     tar: Option<&Path>,
 ) -> anyhow::Result<Exit> {
     let Some(file) = tar.or(file) else {
-        fail!(Usage, "export: name a file");
+        fail!(Usage, "export: give a file");
     };
     let request = Request::Export {
         token: token.clone(),
@@ -132,21 +133,20 @@ fn show(
     answer: &ArchiveAnswer,
     where_it_is: &str,
 ) -> anyhow::Result<Exit> {
-    match setup.json {
-        true => json_answer(answer),
-        false => {
-            let mut text = format!(
-                "token {token} (root {}) {where_it_is} {}: {} blocks, {}",
-                answer.root,
-                answer.file,
-                answer.blocks,
-                bytes(answer.bytes)
-            );
-            if answer.left_out > 0 {
-                text.push_str(&format!("\nwithout {} sockets", answer.left_out));
-            }
-            text_answer(&text)
+    if setup.json {
+        json_answer(answer)
+    } else {
+        let mut text = format!(
+            "token {token} (root {}) {where_it_is} {}: {} blocks, {}",
+            answer.root,
+            answer.file,
+            answer.blocks,
+            bytes(answer.bytes)
+        );
+        if answer.left_out > 0 {
+            text.push_str(&format!("\nwithout {} sockets", answer.left_out));
         }
+        text_answer(&text)
     }
 }
 
@@ -155,7 +155,7 @@ fn absolute(file: &Path) -> anyhow::Result<PathBuf> {
     let file = std::path::absolute(file)?;
     let shown = file.display();
     let (Some(parent), Some(name)) = (file.parent(), file.file_name()) else {
-        fail!(Usage, "{shown}: name a file");
+        fail!(Usage, "{shown}: give a file");
     };
     match parent.canonicalize() {
         Ok(parent) => Ok(parent.join(name)),

@@ -1,7 +1,6 @@
 //! `pxfs status --watch`: the same again, whenever something changes.
 //!
-//! Invariant: looks once a second at most, and ends at once with Ctrl-C, also while a drive does not answer. Called by
-//! `cli`.
+//! Invariant: looks once a second at most, and ends at once with Ctrl-C, also while a drive does not answer.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -52,15 +51,17 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
                 };
             }
             Event::Told(all, _) => {
-                let text = match setup.json {
-                    true => lines(&all)?,
-                    false => render_all(&all),
+                let text = if setup.json {
+                    lines(&all)?
+                } else {
+                    render_all(&all)
                 };
                 let all = timeless(all);
                 // Where nobody looks at it, time alone is no change.
-                let is_new = match is_screen {
-                    true => text != shown,
-                    false => all != last,
+                let is_new = if is_screen {
+                    text != shown
+                } else {
+                    all != last
                 };
                 if is_new && !print(&text, is_screen, setup.json)? {
                     return Ok(Exit::Ok);

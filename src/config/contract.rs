@@ -1,7 +1,6 @@
 //! Which contracts, and on which chains: as flags, variables and files name them.
 //!
-//! Invariant: parsing never panics, and what is refused says what would be right. Called by `config` and
-//! by clap.
+//! Invariant: parsing never panics, and what is refused says what would be right.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! The layer that the `PXFS_…` variables give.
 //!
 //! Invariant: the variable of a key is `PXFS_` and the flag's name in upper case with underscores;
-//! lists are separated by commas or spaces. Called by `cli`.
+//! lists are separated by commas or spaces.
 
 use std::ffi::OsString;
 use std::str::FromStr;

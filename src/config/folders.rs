@@ -1,7 +1,6 @@
 //! Where things live when nobody says so: the XDG folders, or the system's for a service.
 //!
-//! Invariant: computed from an environment that is handed in, so tests need no global. Called by
-//! `cli`.
+//! Invariant: computed from an environment that is handed in, so tests need no global.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,7 @@
 //! One layer of the configuration, as a file, the variables or the flags give it, and how layers
 //! lie over each other.
 //!
-//! Invariant: a key that is absent says nothing (an empty list is absent). Called by `config` and
-//! `cli`.
+//! Invariant: a key that is absent says nothing (an empty list is absent).
 
 use std::path::{Path, PathBuf};
 
@@ -206,30 +205,31 @@ impl Layer {
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         fn list<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
-            match upper.is_empty() {
-                true => lower,
-                false => upper,
-            }
+            if upper.is_empty() { lower } else { upper }
         }
         let wallet_here = self.names_wallet();
         // A file of endpoints and endpoints are one key.
         let urls_here = !self.rpc_url.is_empty() || self.rpc_url_file.is_some();
-        let (rpc_url, rpc_url_file) = match urls_here {
-            true => (self.rpc_url, self.rpc_url_file),
-            false => (below.rpc_url, below.rpc_url_file),
+        let (rpc_url, rpc_url_file) = if urls_here {
+            (self.rpc_url, self.rpc_url_file)
+        } else {
+            (below.rpc_url, below.rpc_url_file)
         };
         // So are a wallet, a signer, and an address.
-        let (wallet_below, file_below) = match self.address.is_some() || self.signer.is_some() {
-            true => (None, None),
-            false => (below.wallet, below.wallet_password_file),
+        let (wallet_below, file_below) = if self.address.is_some() || self.signer.is_some() {
+            (None, None)
+        } else {
+            (below.wallet, below.wallet_password_file)
         };
-        let signer_below = match wallet_here || self.address.is_some() {
-            true => None,
-            false => below.signer,
+        let signer_below = if wallet_here || self.address.is_some() {
+            None
+        } else {
+            below.signer
         };
-        let address_below = match wallet_here || self.signer.is_some() {
-            true => None,
-            false => below.address,
+        let address_below = if wallet_here || self.signer.is_some() {
+            None
+        } else {
+            below.address
         };
         Self {
             rpc_url,

@@ -1,6 +1,6 @@
 //! The name of a token that is watched, as flags, variables and files give it.
 //!
-//! Invariant: it is the name of an ed25519 key, in its one form. Called by `config` and by clap.
+//! Invariant: it is the name of an ed25519 key, in its one form.
 
 use std::str::FromStr;
 

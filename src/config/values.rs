@@ -1,7 +1,6 @@
 //! The values that options take, as plain types with their one text form.
 //!
-//! Invariant: parsing never panics, and what is refused says what would be right. Called by
-//! `config` and by clap.
+//! Invariant: parsing never panics, and what is refused says what would be right.
 
 use crate::rpc::host_only;
 use std::fmt;
@@ -47,9 +46,10 @@ impl FromStr for Span {
                 .ok_or_else(refused)?;
             rest = tail;
         }
-        match text.is_empty() {
-            true => Err(refused()),
-            false => Ok(Self(sum)),
+        if text.is_empty() {
+            Err(refused())
+        } else {
+            Ok(Self(sum))
         }
     }
 }
@@ -100,9 +100,10 @@ impl FromStr for Account {
             ));
         }
         let has = |range: std::ops::RangeInclusive<u8>| digits.bytes().any(|b| range.contains(&b));
-        let parsed = match has(b'a'..=b'f') && has(b'A'..=b'F') {
-            true => Address::parse_checksummed(text, None).ok(),
-            false => text.parse().ok(),
+        let parsed = if has(b'a'..=b'f') && has(b'A'..=b'F') {
+            Address::parse_checksummed(text, None).ok()
+        } else {
+            text.parse().ok()
         };
         parsed.map(Self).ok_or_else(|| {
             format!("`{text}` has a digit wrong, or one in the wrong case: copy the address again")

@@ -1,7 +1,7 @@
 //! The asking side of the socket, without a runtime.
 //!
 //! Invariant: no wait is longer than [`PATIENCE`] without a frame; the daemon sends progress at
-//! least every second while it works. Called by `cli`.
+//! least every second while it works.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -51,10 +51,7 @@ impl Client {
                 io::ErrorKind::UnexpectedEof => "it ended before it answered".to_owned(),
                 _ => fault.to_string(),
             };
-            Failure::new(
-                Exit::Failure,
-                format!("the pxfs that holds the mount: {why}"),
-            )
+            Failure::new(Exit::Failure, format!("the running pxfs: {why}"))
         };
         frame::write(&mut self.stream, request).map_err(silent)?;
         loop {

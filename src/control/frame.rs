@@ -6,7 +6,7 @@
 //! | 1 | version, 1 |
 //! | n | one JSON value |
 //!
-//! Invariant: a length is checked before anything is allocated. Called by `client` and `server`.
+//! Invariant: a length is checked before anything is allocated.
 
 use std::io::{self, Read, Write};
 
@@ -36,7 +36,7 @@ fn length(head: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_be_bytes(head);
     match length {
         1..=LONGEST => Ok(length as usize),
-        _ => Err(broken("a frame of a wrong length")),
+        _ => Err(broken("a frame has an invalid length")),
     }
 }
 
@@ -44,7 +44,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
     match body.split_first() {
         Some((&VERSION, json)) => Ok(serde_json::from_slice(json)?),
         Some((other, _)) => Err(broken(&format!(
-            "it speaks version {other} of the socket, this pxfs version {VERSION}: use one pxfs for both"
+            "it speaks version {other} of the socket protocol and this command version {VERSION}: run the same pxfs version, or restart the drive"
         ))),
         None => Err(broken("an empty frame")),
     }

@@ -2,7 +2,7 @@
 //!
 //! A daemon writes `ID.json` and listens at `ID.sock` in the runtime folder; ID is a hash of its
 //! state folder. Invariant: an entry is believed only from a folder that nobody else can write, and only while
-//! the user of that folder listens: root asks no daemon of whom another user names. Called by `run` (announcing) and `cli` (finding).
+//! the user of that folder listens: root asks no daemon of whom another user names.
 
 use std::fs::File;
 use std::io::{self, Read};

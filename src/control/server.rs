@@ -5,10 +5,11 @@
 //! for none of them. One request has no effect on another's connection. Started by `run`.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pxfs_base::lock;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -56,7 +57,7 @@ pub struct Progress {
 impl Progress {
     /// Says it.
     pub fn set(&self, what: &str, amount: Amount) {
-        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut step = lock(&self.step);
         what.clone_into(&mut step.what);
         step.amount = amount;
     }
@@ -64,10 +65,7 @@ impl Progress {
     /// The last that was said.
     #[must_use]
     pub fn get(&self) -> Step {
-        self.step
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.step).clone()
     }
 
     /// Returns when the peer has gone away.
@@ -140,7 +138,8 @@ async fn converse(
     let peer = stream.peer_cred()?.uid();
     if peer != uid && peer != 0 {
         let refused = Reply::Failed {
-            error: "this drive belongs to another user: ask as that user or as root".to_owned(),
+            error: "this drive belongs to another user: run the command as that user or as root"
+                .to_owned(),
             exit: Exit::Failure,
         };
         return send(&mut stream, &refused).await;

@@ -1,7 +1,6 @@
 //! The kernel's calls: each is trace, convert, call, answer, and nothing else.
 //!
 //! Invariant: no policy and no state; what a call means is `fs`'s to say, how it waits `miss`'s.
-//! Called by fuser's session threads, several at a time.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -164,13 +163,19 @@ impl Filesystem for Adapter {
     fn access(&self, _req: &Request, of: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         trace!(ino = of.0, %mask, "access");
         let (of, show) = (ino(of), self.show);
-        let call = move |drive: &Drive, _: &mut _| match mask.contains(AccessFlags::X_OK) {
-            true => drive.getattr(of).map(|attr| show.can_be_run(&attr)),
-            false => Ok(true),
+        let call = move |drive: &Drive, _: &mut _| {
+            if mask.contains(AccessFlags::X_OK) {
+                drive.getattr(of).map(|attr| show.can_be_run(&attr))
+            } else {
+                Ok(true)
+            }
         };
-        let send = |reply: ReplyEmpty, may: bool| match may {
-            true => reply.ok(),
-            false => reply.error(errno::NOT_RUNNABLE),
+        let send = |reply: ReplyEmpty, may: bool| {
+            if may {
+                reply.ok()
+            } else {
+                reply.error(errno::NOT_RUNNABLE)
+            }
         };
         self.pool.serve(Lane::Look, "access", reply, call, send);
     }
@@ -673,9 +678,10 @@ impl Filesystem for Adapter {
         let caching = Arc::clone(&self.caching);
         let call = move |drive: &Drive, _: &mut _| {
             let found = ask(drive);
-            match caching.doubts(of, seek, &found) {
-                true => Ok(None),
-                false => found.and_then(told).map(Some),
+            if caching.doubts(of, seek, &found) {
+                Ok(None)
+            } else {
+                found.and_then(told).map(Some)
             }
         };
         let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());

@@ -19,13 +19,14 @@
 //!
 //! A page that is stored into through a mapping is the kernel's until it is written back, and may lie in what the drive
 //! takes for a hole. So whoever is about to be told of a hole, while a handle is open that can be mapped to store
-//! (a mapping keeps its own open), has it written back first ([`Caching::seek`]). Called by `adapter` alone.
+//! (a mapping keeps its own open), has it written back first ([`Caching::seek`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use fuser::FopenFlags;
+use pxfs_base::lock;
 
 use super::Notifier;
 use crate::fs::FsError;
@@ -135,7 +136,7 @@ impl Caching {
     pub(super) fn opened(&self, ino: Ino, fh: Fh, flags: i32, capable: bool) -> FopenFlags {
         let access = flags & O_ACCMODE;
         let may = access == O_WRONLY && !capable && self.direct.load(Ordering::Relaxed);
-        let mut table = self.lock();
+        let mut table = lock(&self.open);
         let open = table.entry(ino).or_default();
         let mut how = FopenFlags::FOPEN_KEEP_CACHE;
         if may && open.cached == 0 {
@@ -155,7 +156,7 @@ impl Caching {
 
     /// The handle is gone.
     pub(super) fn closed(&self, ino: Ino, fh: Fh) {
-        let mut table = self.lock();
+        let mut table = lock(&self.open);
         let Some(open) = table.get_mut(&ino) else {
             return;
         };
@@ -183,7 +184,7 @@ impl Caching {
 
     /// The file may have [`CAPABILITY`]: the next write takes it away.
     pub(super) fn doubt_capability(&self, ino: Ino) {
-        if let Some(open) = self.lock().get_mut(&ino) {
+        if let Some(open) = lock(&self.open).get_mut(&ino) {
             open.capable = true;
         }
     }
@@ -197,7 +198,7 @@ impl Caching {
 
     /// How a write by `fh` is to be made.
     pub(super) fn way(&self, ino: Ino, fh: Fh) -> Way {
-        match self.lock().get(&ino).filter(|open| open.has(fh)) {
+        match lock(&self.open).get(&ino).filter(|open| open.has(fh)) {
             None => Way::Cached,
             Some(open) if open.met => Way::Beside,
             Some(_) => Way::Alone,
@@ -239,7 +240,9 @@ impl Caching {
 
     /// Whether what `found` says, the answer to `seek`, may be otherwise for pages that only the kernel has.
     pub(super) fn doubts(&self, ino: Ino, seek: Seek, found: &Result<u64, FsError>) -> bool {
-        let is_stored = self.lock().get(&ino).is_some_and(|o| !o.storing.is_empty());
+        let is_stored = lock(&self.open)
+            .get(&ino)
+            .is_some_and(|o| !o.storing.is_empty());
         is_stored && seek.hole(found).is_some()
     }
 
@@ -288,7 +291,7 @@ impl Caching {
         take_away: impl FnOnce() -> Result<(), FsError>,
         sync: impl FnOnce() -> Result<(), FsError>,
     ) -> Result<(), FsError> {
-        let capable = match self.lock().get_mut(&ino).filter(|open| open.has(fh)) {
+        let capable = match lock(&self.open).get_mut(&ino).filter(|open| open.has(fh)) {
             Some(open) => std::mem::take(&mut open.capable),
             None => return Ok(()),
         };
@@ -307,12 +310,8 @@ impl Caching {
 
     /// Whether a write by `fh` with `flags` is to be made durable here.
     pub(super) fn syncs(&self, ino: Ino, fh: Fh, flags: i32) -> bool {
-        let is_direct = || self.lock().get(&ino).is_some_and(|open| open.has(fh));
+        let is_direct = || lock(&self.open).get(&ino).is_some_and(|open| open.has(fh));
         flags & O_DSYNC != 0 && is_direct()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Ino, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Between what the drive says and what the kernel speaks: attributes, kinds, times, modes.
 //!
-//! Invariant: pure functions; what goes to the kernel and comes back is the same. Called by
-//! `adapter` alone.
+//! Invariant: pure functions; what goes to the kernel and comes back is the same.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -3,7 +3,6 @@
 //! fuser can mount too, but loses the error number, calls the type `fuse`, and unmounts a second
 //! time what somebody else has unmounted (it takes `POLLERR` for "still mounted"), which hits
 //! whatever is mounted there by then; so it is handed a connection that is mounted already.
-//! Called by `session` and `mountpoint`.
 
 use std::ffi::{CString, OsStr};
 use std::fs::OpenOptions;

@@ -5,11 +5,13 @@
 //! led to another inode than the one that it knew by that name, and it lets go of this one answer.
 //!
 //! Invariant: counted before the answer is sent, so no FORGET of it comes first. Four bytes an inode that lie side by
-//! side, as inodes do that were made or loaded together. Called by `adapter` and `reply`.
+//! side, as inodes do that were made or loaded together.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use pxfs_base::lock;
 
 use crate::types::Ino;
 
@@ -80,7 +82,7 @@ impl Lookups {
 
     fn part(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Page>> {
         let part = &self.parts[number as usize % PARTS];
-        part.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(part)
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Invariants: every call is answered exactly once, whatever panics; no call waits for the network, or for a
 //! thread once it has what it lacked, beyond its deadline, counted from its arrival; a thread of the session never waits for the
-//! network, and one of them at least never for the disk. Called by `adapter` alone.
+//! network, and one of them at least never for the disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! What is mounted where: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 //!
 //! Invariant: reading it asks no file system anything, so a hung one cannot hold the reader up.
-//! Called by `mountpoint` and `session`, and by the commands that look for a drive.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,7 +1,7 @@
 //! The words of `-o`: what the mount is asked to be.
 //!
 //! Invariant: a word that is not known is refused, never ignored; words that only `mount(8)`,
-//! fstab or systemd read are known and change nothing. Called by `cli` and by `session`.
+//! fstab or systemd read are known and change nothing.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Small change between fuser's types and ours: numbers, names, callers, and answers.
 //!
-//! Invariant: nothing is decided here. Called by [`super::adapter`] alone.
+//! Invariant: nothing is decided here.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -2,7 +2,6 @@
 //!
 //! Invariant: who waits for the one takes no thread from who waits for the other, nor, beyond [`THREADS`] of the
 //! runtime's, from what fetches, tells the status or unmounts. What finds no seat waits without a thread.
-//! Called by `miss` alone.
 
 use std::sync::Arc;
 

@@ -2,13 +2,13 @@
 //!
 //! The kernel reads ahead of a program; where that is answered with an error it asks once more for the very page, in
 //! the same thread. The program would wait for both, twice as long as any call may take. So what has just timed out is
-//! answered at once when the same thread asks for it again; who else asks may find the node well. Called by
-//! [`super::miss`] alone.
+//! answered at once when the same thread asks for it again; who else asks may find the node well.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use pxfs_base::lock;
 use tokio::time::Instant;
 
 use crate::fs::Want;
@@ -38,7 +38,7 @@ impl Silent {
     pub(super) fn note(&self, thread: u32, want: &Want) {
         if let Want::Content { .. } = want {
             let (want, noted) = (want.clone(), Instant::now());
-            let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ranges = lock(&self.ranges);
             ranges.push_back(Kept {
                 thread,
                 want,
@@ -52,7 +52,7 @@ impl Silent {
 
     /// Whether `thread`, which asks for `want` at `arrived`, waited for a part of it until a moment before.
     pub(super) fn has(&self, thread: u32, want: &Want, arrived: Instant) -> bool {
-        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = lock(&self.ranges);
         ranges.retain(|kept| arrived.saturating_duration_since(kept.noted) < KEPT);
         ranges
             .iter()

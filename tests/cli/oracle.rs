@@ -60,9 +60,10 @@ fn a_sync_reads_both_forms_of_a_document_through_the_gateway_of_a_btfs_node() {
     let names = RpcNames::new(client, std::sync::Arc::new(pxfs::clock::SystemClock));
     for (sequence, is_leaf) in [(5, true), (6, false)] {
         let document = bytes::Bytes::from(world.document(&token, sequence, 100));
-        let block = match is_leaf {
-            true => chunk::leaf(document),
-            false => usage::block(&document).unwrap(),
+        let block = if is_leaf {
+            chunk::leaf(document)
+        } else {
+            usage::block(&document).unwrap()
         };
         let record = Record {
             network: Network::Btfs,

@@ -193,7 +193,7 @@ fn commits_are_spread_over_the_time_that_the_units_have_to_last() {
     // 30 days over 24 units.
     assert!((29.0..31.0).contains(&hours), "{hours} h in {token:#}");
     let shown = machine.ask(&["status"]).ok().stdout;
-    assert!(shown.contains("the next commit is planned for"), "{shown}");
+    assert!(shown.contains("next upload planned for"), "{shown}");
     let sequence = machine.commits("1");
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(machine.commits("1"), sequence, "it waits");

@@ -193,9 +193,10 @@ impl World {
             "--allow-address=127.0.0.1".to_owned(),
         ];
         for (other, port) in ports.iter().enumerate() {
-            words.push(match other == index {
-                true => format!("--listen=127.0.0.1:{port}"),
-                false => format!("--peer=http://127.0.0.1:{port}"),
+            words.push(if other == index {
+                format!("--listen=127.0.0.1:{port}")
+            } else {
+                format!("--peer=http://127.0.0.1:{port}")
             });
         }
         self.start(index, words)
