@@ -573,7 +573,7 @@ impl Filesystem for Adapter {
             reply.statfs(
                 s.blocks,
                 s.free,
-                s.free,
+                s.available,
                 s.files,
                 s.files_free,
                 4096,

@@ -300,6 +300,8 @@ pub(crate) trait System: Sized + 'static {
     fn fresh(quota: u64) -> Self;
     /// Bytes that growth may take in that directory, where the quota is `quota`.
     fn room(quota: u64) -> u64;
+    /// Bytes beyond them that small new files may take.
+    fn small_room(quota: u64) -> u64;
     /// Makes a call.
     fn call(&mut self, call: &Call) -> Result<Reply, Errno>;
     /// Bytes of the quota that are used, as exactly as the system tells.

@@ -103,7 +103,7 @@ impl Reference {
         }
         let offset = self.landing(&open, offset);
         let write = |content: &mut Content, len| content.write(offset, len, text);
-        self.put_what_fits(open.file, len, write)
+        self.put_what_fits(open.file, (len, offset + len), write)
     }
 
     /// Where a write at `offset` goes.
@@ -114,11 +114,16 @@ impl Reference {
         }
     }
 
-    /// Makes the change of as many of `len` bytes as the quota has room for.
-    fn put_what_fits(&mut self, file: Id, len: u64, change: impl Fn(&mut Content, u64)) -> Outcome {
+    /// Makes the change of as many of `len` bytes, up to `end`, as the quota has room for.
+    fn put_what_fits(
+        &mut self,
+        file: Id,
+        (len, end): (u64, u64),
+        change: impl Fn(&mut Content, u64),
+    ) -> Outcome {
         let fits = |len: u64| {
             let changed = self.changed(file, |content| change(content, len));
-            self.fits(file, &changed).then_some(changed)
+            self.fits_up_to(file, end, &changed).then_some(changed)
         };
         let (mut least, mut beyond) = (0, len + 1);
         let mut done = None;
@@ -153,7 +158,7 @@ impl Reference {
             self.put(target.file, changed);
             return Ok(Answer::Count(len));
         }
-        self.put_what_fits(target.file, len, |changed, len| {
+        self.put_what_fits(target.file, (len, u64::MAX), |changed, len| {
             changed.copy(&content, &(from.1..from.1 + len), to.1);
         })
     }
@@ -195,7 +200,7 @@ impl Reference {
     pub(super) fn resize(&mut self, file: Id, size: u64) -> Outcome {
         let changed = self.changed(file, |content| content.resize(size));
         // Down is never refused, also where a hole at the end counts as data then.
-        if size > self.node(file).size() && !self.fits(file, &changed) {
+        if size > self.node(file).size() && !self.fits_up_to(file, size, &changed) {
             return Err(Errno::DQUOT);
         }
         self.put(file, changed);
@@ -307,8 +312,13 @@ impl Reference {
 
     /// Whether the quota has room for a content; what has no name is charged nothing.
     fn fits(&self, file: Id, content: &Content) -> bool {
+        self.fits_up_to(file, u64::MAX, content)
+    }
+
+    /// As [`Reference::fits`], of a write or growth up to `end`, which small new files may use the reserve for.
+    fn fits_up_to(&self, file: Id, end: u64, content: &Content) -> bool {
         let before = self.content(file).map_or(0, Content::charge);
-        self.node(file).nlink == 0 || self.has_room(before, content.charge())
+        self.node(file).nlink == 0 || self.has_room_up_to(file, end, before, content.charge())
     }
 
     fn put(&mut self, file: Id, mut content: Content) {

@@ -36,7 +36,7 @@ impl State {
         let begins = T::EVENTS.iter().any(|(_, event)| *event == Event::Cut);
         Self {
             quota,
-            reference: Reference::new(T::room(quota), begins),
+            reference: Reference::new(T::room(quota), T::small_room(quota), begins),
             outcome: Ok(Answer::Done),
         }
     }

@@ -3,7 +3,7 @@
 //! The calls on names are in `tree`, on open files in `files`, on attributes in `attributes`. A call
 //! that fails changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::io::Errno;
 
@@ -39,6 +39,10 @@ pub(crate) enum Answer {
 /// The directory of the sequence.
 pub(super) const ROOT: Id = 0;
 
+/// Small new files that a full quota takes, and bytes of each, at most.
+const SMALL_FILES: usize = 64;
+const SMALL_BYTES: u64 = 16 << 10;
+
 /// A file system in memory.
 #[derive(Clone)]
 pub(crate) struct Reference {
@@ -50,13 +54,17 @@ pub(crate) struct Reference {
     next: Id,
     /// Bytes that [`Reference::used`] may come to by growth.
     room: u64,
+    /// Bytes beyond them that small new files may take.
+    small_room: u64,
+    /// Files and directories that have been made there since there was ordinary room.
+    small: BTreeSet<Id>,
     /// A commit begins by an event of its own; else [`Event::Settle`] publishes what is there then.
     begins: bool,
 }
 
 impl Reference {
     /// Nothing but an empty directory, with room for so many bytes in it.
-    pub(super) fn new(room: u64, begins: bool) -> Self {
+    pub(super) fn new(room: u64, small_room: u64, begins: bool) -> Self {
         let root = Node::new(Body::Directory(BTreeMap::new()), 0o755, 0);
         Self {
             nodes: BTreeMap::from([(ROOT, root)]),
@@ -65,6 +73,8 @@ impl Reference {
             now: 0,
             next: ROOT + 1,
             room,
+            small_room,
+            small: BTreeSet::new(),
             begins,
         }
     }
@@ -131,6 +141,7 @@ impl Reference {
                     self.close_all();
                 }
                 if *event == Event::Move {
+                    self.small.clear();
                     // It is not published.
                     let all = self.nodes.values_mut();
                     all.for_each(|node| node.atime = Stamp::Lost);
@@ -167,15 +178,47 @@ impl Reference {
 
     /// Takes `bytes` more of the quota, if they are there.
     pub(super) fn grow(&self, bytes: u64) -> Result<(), Errno> {
-        match self.used().saturating_add(bytes) > self.room {
-            true if bytes > 0 => Err(Errno::DQUOT),
-            _ => Ok(()),
+        match self.fits_in(self.room, bytes) {
+            true => Ok(()),
+            false => Err(Errno::DQUOT),
         }
+    }
+
+    fn fits_in(&self, room: u64, bytes: u64) -> bool {
+        bytes == 0 || self.used().saturating_add(bytes) <= room
     }
 
     /// Whether a change of `charge` from one to the other has room.
     pub(super) fn has_room(&self, before: u64, after: u64) -> bool {
         self.grow(after.saturating_sub(before)).is_ok()
+    }
+
+    /// As [`Reference::has_room`], of a call after which `file` may end at `end`.
+    pub(super) fn has_room_up_to(&self, file: Id, end: u64, before: u64, after: u64) -> bool {
+        let is_small = self.small.contains(&file) && end <= SMALL_BYTES;
+        let more = if is_small { self.small_room } else { 0 };
+        self.fits_in(self.room + more, after.saturating_sub(before))
+    }
+
+    /// Takes `bytes` for a new file or directory; whether they lie where only small ones may.
+    pub(super) fn grow_new(&self, bytes: u64) -> Result<bool, Errno> {
+        let fits = self.fits_in(self.room, bytes);
+        match fits || self.fits_in(self.room + self.small_room, bytes) {
+            true if fits || self.small.len() < SMALL_FILES => Ok(!fits),
+            _ => Err(Errno::DQUOT),
+        }
+    }
+
+    /// A file or directory is made, or gone.
+    pub(super) fn note_new(&mut self, id: Id, is_small: bool) {
+        match is_small {
+            true => _ = self.small.insert(id),
+            false => self.small.clear(),
+        }
+    }
+
+    pub(super) fn note_gone(&mut self, id: Id) {
+        self.small.remove(&id);
     }
 
     pub(super) fn add_node(&mut self, node: Node) -> Id {

@@ -115,9 +115,17 @@ impl Reference {
             node.gid = self.node(dir).gid;
             node.mode |= if node.is_directory() { 0o2000 } else { 0 };
         }
-        self.grow(name_charge(name) + node.charge())?;
+        let cost = name_charge(name) + node.charge();
+        let may_be_small = matches!(node.body, Body::File(_) | Body::Directory(_));
+        let is_small = match may_be_small {
+            true => self.grow_new(cost)?,
+            false => self.grow(cost).map(|()| false)?,
+        };
         let links = u32::from(node.is_directory());
         let id = self.add_node(node);
+        if may_be_small {
+            self.note_new(id, is_small);
+        }
         self.node_mut(dir).nlink += links;
         self.add_name(dir, name, id);
         Ok(id)
@@ -275,7 +283,11 @@ impl Reference {
         node.ctime = now;
         let links = u32::from(node.is_directory());
         node.nlink = if links > 0 { 0 } else { node.nlink - 1 };
+        let is_gone = node.nlink == 0;
         self.node_mut(dir).nlink -= links;
+        if is_gone {
+            self.note_gone(id);
+        }
         self.collect(id);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{StatVfs, statvfs};
@@ -29,7 +29,7 @@ fn used(path: &Path) -> u64 {
 /// Writes to `file` at `offset` until nothing more fits; how many bytes were accepted. The last
 /// piece that is accepted may be short; then the very next byte is refused.
 #[track_caller]
-fn fill(file: &File, id: u64, mut offset: u64) -> u64 {
+pub(crate) fn fill(file: &File, id: u64, mut offset: u64) -> u64 {
     loop {
         let piece = pattern(id, offset, 1 << 20);
         match file.write_at(&piece, offset) {
@@ -135,13 +135,20 @@ fn one_file_fills_the_quota_and_all_that_was_accepted_is_kept() {
         "only {len} of {FREE} bytes fit"
     );
     assert_eq!(fs::metadata(dir.join("filler")).expect("stat").len(), len);
+    let told = df(&dir);
+    assert_eq!((told.f_bavail, told.f_ffree), (0, 0));
+    assert!(
+        told.f_bfree * 4096 >= FREE / 1000 - 4096,
+        "{}",
+        told.f_bfree
+    );
 
     // What is not growth goes on.
     fs::set_permissions(dir.join("filler"), Permissions::from_mode(0o600)).expect("chmod");
     let long = dir.join("l".repeat(250));
     fs::rename(dir.join("filler"), &long).expect("rename to a long name");
     // The longer name has taken more than was free.
-    let why = fs::write(dir.join("one more"), b"").expect_err("growth at a full quota");
+    let why = symlink("early", dir.join("one more")).expect_err("growth at a full quota");
     assert_eq!(why.raw_os_error(), Some(Errno::DQUOT.raw_os_error()));
 
     // A commit at a full quota succeeds.

@@ -176,6 +176,10 @@ impl<P: Pace> System for Mount<P> {
         QUOTA - (QUOTA / 1000).max(64 << 10) - beside(quota)
     }
 
+    fn small_room(_quota: u64) -> u64 {
+        (QUOTA / 1000).max(64 << 10) / 2
+    }
+
     fn call(&mut self, call: &Call) -> Result<Reply, Errno> {
         let reply = self.make(call);
         if self.is_tight && reply == Err(Errno::DQUOT) {

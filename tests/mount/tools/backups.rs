@@ -1,13 +1,14 @@
 //! Backup programs: restic, borg, rsync, rclone.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
 use super::start_anew;
 use crate::command::{Answer, TOOL, run, tool};
 use crate::harness::Machine;
+use crate::quota::fill;
 use crate::samples::{assert_same, odd_tree, pattern, plain_tree, source_tree};
 
 #[test]
@@ -39,6 +40,92 @@ fn a_restic_backup_can_be_checked_and_restored() {
         restored.to_str().expect("UTF-8"),
     ]);
     assert_same(source_tree(), &restored);
+}
+
+/// Fills the drive with one file.
+#[track_caller]
+fn fill_up(machine: &Machine) {
+    let file = File::create(machine.dir().join("filler")).expect("create");
+    fill(&file, 5, 0);
+}
+
+#[test]
+fn a_full_token_gives_its_restic_backup_back_and_can_be_tidied_up() {
+    let mut machine = Machine::demo();
+    let scratch = machine.scratch();
+    let original = scratch.join("original");
+    plain_tree(&original);
+    let repository = machine.dir().join("backup");
+    let restic = |args: &[&str]| {
+        let mut command = Command::new("restic");
+        command
+            .env("RESTIC_PASSWORD", "x")
+            .env("RESTIC_REPOSITORY", &repository)
+            .env("RESTIC_CACHE_DIR", scratch.join("restic-cache"))
+            .current_dir(&original)
+            .args(args);
+        run(command, TOOL).ok()
+    };
+    restic(&["init"]);
+    // In packs of its own, which a prune only has to remove.
+    let once = scratch.join("once");
+    fs::write(&once, pattern(8, 0, 3_000_000)).expect("write");
+    let once = once.to_str().expect("UTF-8");
+    restic(&["backup", "--quiet", "--host", "other", once]);
+    restic(&["backup", "--quiet", "."]);
+    fill_up(&machine);
+    restic(&["check", "--read-data"]);
+    let restored = scratch.join("restored");
+    let target = restored.to_str().expect("UTF-8");
+    restic(&["restore", "latest", "--quiet", "--target", target]);
+    assert_same(&original, &restored);
+    restic(&["unlock"]);
+    let free = machine.number("1", "free_bytes");
+    let mut old = restic(&["snapshots", "--host", "other", "--json"]).json();
+    let old = old[0]["short_id"].take();
+    restic(&["forget", old.as_str().expect("an id")]);
+    restic(&["prune", "--max-repack-size", "0"]);
+    let freed = machine.number("1", "free_bytes") - free;
+    assert!(freed > 2_500_000, "{freed}");
+    start_anew(&mut machine);
+    restic(&["check", "--read-data"]);
+}
+
+#[test]
+fn a_full_token_gives_its_borg_backup_back() {
+    let machine = Machine::demo();
+    let scratch = machine.scratch();
+    let (original, restored) = (scratch.join("original"), scratch.join("restored"));
+    odd_tree(&original);
+    fs::create_dir(&restored).expect("mkdir");
+    let repository = machine.dir().join("borg");
+    let borg = |folder: &Path, args: &[&str]| {
+        let mut command = Command::new("borg");
+        command
+            .env("BORG_REPO", &repository)
+            .env("BORG_PASSPHRASE", "x")
+            .env("BORG_BASE_DIR", scratch.join("borg-base"))
+            .current_dir(folder)
+            .args(args);
+        run(command, TOOL).ok()
+    };
+    borg(&original, &["init", "--encryption=repokey-blake2"]);
+    // Its own reserve is half a gigabyte.
+    borg(
+        &original,
+        &[
+            "config",
+            &repository.to_string_lossy(),
+            "additional_free_space",
+            "1M",
+        ],
+    );
+    borg(&original, &["create", "::first", "."]);
+    fill_up(&machine);
+    borg(&original, &["list"]);
+    borg(&original, &["check", "--archives-only"]);
+    borg(&restored, &["extract", "--sparse", "::first"]);
+    assert_same(&original, &restored);
 }
 
 #[test]

@@ -111,10 +111,12 @@ pub struct DirItem {
 pub struct StatFs {
     /// The quota.
     pub blocks: u64,
-    /// What is free.
+    /// What is not used.
     pub free: u64,
+    /// What of it ordinary writes may take: not the reserve.
+    pub available: u64,
     /// Inodes in use and free.
     pub files: u64,
-    /// Inodes free.
+    /// Inodes that ordinary writes may still make.
     pub files_free: u64,
 }

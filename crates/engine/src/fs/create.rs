@@ -1,7 +1,6 @@
 //! New names: files, directories, symlinks, nodes, links. All of them growth.
 
-use super::quota::SCRATCH;
-use super::quota::signed;
+use super::quota::{Claim, SCRATCH, signed};
 use super::volume::{Volume, lock};
 use super::{Attr, Caller, FsError, Kind, acl};
 use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Xattr};
@@ -41,8 +40,8 @@ impl Volume {
             return Err(FsError::NameTooLong);
         }
         let directory = new.kind == Kind::Directory;
-        let may_be_scratch = directory || new.kind == Kind::File;
-        match may_be_scratch {
+        let may_be_small = directory || new.kind == Kind::File;
+        match may_be_small {
             true => self.quota().admit_new(self.clock.as_ref())?,
             false => self.quota().check_write(self.clock.as_ref())?,
         }
@@ -59,7 +58,15 @@ impl Volume {
         let cost = charge::entry_charge(name, sum_xattrs(&xattrs), new.target.len() as u64)
             + if directory { charge::DIRECTORY } else { 0 };
         let mut reserved = self.quota.reservation();
-        reserved.grow(cost)?;
+        let mut claim = Claim::Ordinary;
+        if let Err(full) = reserved.grow(cost) {
+            if !may_be_small {
+                return Err(full);
+            }
+            claim = Claim::SmallFile;
+            reserved = self.quota.reservation_for(claim);
+            reserved.grow(cost)?;
+        }
 
         let now = self.clock.wall_ns();
         let ino = Ino(self.journal.next_ino());
@@ -117,8 +124,8 @@ impl Volume {
         touch_directory(&mut batch, dir, &mut parent, now);
         batch.charge(signed(cost));
         batch.count_inodes(1);
-        if may_be_scratch
-            && let Some(record) = self.quota().note_scratch(self.clock.as_ref(), ino)?
+        if may_be_small
+            && let Some(record) = self.quota().note_scratch(self.clock.as_ref(), ino, claim)?
         {
             batch.put_bytes(key::meta(SCRATCH), record);
         }

@@ -275,6 +275,7 @@ impl Drive {
                 true => StatFs {
                     blocks: stat.blocks.saturating_sub(stat.free),
                     free: 0,
+                    available: 0,
                     files: stat.files.saturating_sub(stat.files_free),
                     files_free: 0,
                 },
@@ -283,6 +284,7 @@ impl Drive {
         let mut sum = StatFs {
             blocks: 0,
             free: 0,
+            available: 0,
             files: 1,
             files_free: 0,
         };
@@ -293,6 +295,7 @@ impl Drive {
             };
             sum.blocks = sum.blocks.saturating_add(one.blocks);
             sum.free = sum.free.saturating_add(one.free);
+            sum.available = sum.available.saturating_add(one.available);
             sum.files = sum.files.saturating_add(one.files);
             sum.files_free = sum.files_free.saturating_add(one.files_free);
         }

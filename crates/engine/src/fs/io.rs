@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::account::{Due, Room};
 use super::body::{Body, INLINE_MAX, Source};
 use super::files::File;
+use super::quota::Claim;
 use super::volume::{Volume, lock};
 use super::{FsError, Want};
 use crate::journal::StageFile;
@@ -94,7 +95,7 @@ impl Volume {
         data: &[u8],
         terms: Terms,
     ) -> Result<Option<u32>, FsError> {
-        let most = (self.quota()).admit_write(self.clock.as_ref(), file.ino)?;
+        let admitted = (self.quota()).admit_write(self.clock.as_ref(), file.ino)?;
         self.check_room(data.len() as u64)?;
         let mut body = self.body_to_change(file)?;
         let reads = file.reads.load(Ordering::SeqCst);
@@ -107,15 +108,13 @@ impl Volume {
         if offset.checked_add(wanted).is_none_or(|end| end > MAX_FILE) {
             return Err(FsError::TooLarge);
         }
-        if offset + wanted > most {
-            return Err(FsError::Overdue);
-        }
+        let claim = admitted.up_to(offset + wanted)?;
         if wanted == 0 {
             return Ok(Some(0));
         }
-        let mut rewritten = self.quota.reservation();
+        let mut rewritten = self.quota.reservation_for(claim);
         rewritten.rewrite(file, &(offset..offset + wanted), body.size)?;
-        let mut grown = self.quota.reservation();
+        let mut grown = self.quota.reservation_for(claim);
         let due = |room: &Room, len| Due::written(&body, room, &(offset..offset + len));
         let fits = grown.fit(file, wanted, due)?;
         rewritten.ends_at(offset + fits);
@@ -142,13 +141,12 @@ impl Volume {
         if size == 0 {
             self.save_rewritten(file)?;
         }
+        let mut claim = Claim::Ordinary;
         let mut body = loop {
             let grows = size > file.look().size;
             if grows {
-                let most = (self.quota()).admit_write(self.clock.as_ref(), file.ino)?;
-                if size > most {
-                    return Err(FsError::Overdue);
-                }
+                let admitted = (self.quota()).admit_write(self.clock.as_ref(), file.ino)?;
+                claim = admitted.up_to(size)?;
                 // May wait, so not with the content locked.
                 self.check_room(0)?;
             }
@@ -160,7 +158,7 @@ impl Volume {
         };
         let now = self.clock.wall_ns();
         let charge = body.charge_after_resize(size);
-        let mut reserved = self.quota.reservation();
+        let mut reserved = self.quota.reservation_for(claim);
         // The chunk at the end that is the shorter one, before or then, is sent once more.
         let end = size.min(body.size);
         let last = end - end % CHUNK_SIZE..end;

@@ -15,7 +15,7 @@ pub(super) use additive::Taken;
 pub(super) use scratch::{SCRATCH, Scratch};
 pub(super) use shared::SharedQuota;
 
-use super::FsError;
+use super::{FsError, StatFs};
 use crate::clock::Clock;
 use crate::pack::charge;
 
@@ -25,6 +25,10 @@ const MIN_RESERVE_BYTES: u64 = 64 << 10;
 /// Why nothing can be changed while another tree is taken over.
 pub(super) const TAKEN_OVER: &str = "another machine has gone on, and its work is being taken over; if this stays: unmount, and \
                           mount again";
+
+/// Share of the reserve that small new files may take, and bytes of it at most. The rest is for calls that must not fail.
+const SMALL_SHARE: u64 = 2;
+const MAX_SMALL_BYTES: u64 = scratch::FILES as u64 * scratch::FILE_BYTES;
 
 /// Unit of `statfs`, in bytes.
 const BLOCK: u64 = 4096;
@@ -121,6 +125,17 @@ pub enum Access {
     Open,
     /// Nothing may be changed, for this reason.
     ReadOnly(String),
+}
+
+/// Who asks for room, and so how much of the quota it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// Ordinary growth: all but the reserve.
+    Ordinary,
+    /// A small new file: also its share of the reserve.
+    SmallFile,
+    /// What must not fail: all, and more.
+    Forced,
 }
 
 /// The quota of one volume.
@@ -250,7 +265,7 @@ impl Quota {
         self.size_bytes().saturating_sub(others)
     }
 
-    /// Bytes that `statfs` calls free.
+    /// Bytes that are not used. Ordinary writes get [`Quota::room_bytes`] of them.
     #[must_use]
     pub fn free_bytes(&self) -> u64 {
         match self.is_additive() {
@@ -313,12 +328,32 @@ impl Quota {
         self.free_bytes().saturating_sub(self.reserve_bytes())
     }
 
-    /// Takes `bytes` for growth.
+    /// Bytes that `claim` may still take.
+    pub(super) fn room_for(&self, claim: Claim) -> u64 {
+        match claim {
+            Claim::Ordinary => self.room_bytes(),
+            // Where usage never falls again, locks would eat up for good what commits need.
+            Claim::SmallFile if self.is_additive() => self.room_bytes(),
+            Claim::SmallFile => {
+                let reserve = self.reserve_bytes();
+                let share = (reserve / SMALL_SHARE).min(MAX_SMALL_BYTES);
+                self.free_bytes().saturating_sub(reserve - share)
+            }
+            Claim::Forced => u64::MAX,
+        }
+    }
+
+    /// Takes `bytes` for ordinary growth.
     ///
     /// # Errors
     /// [`FsError::Quota`] when they do not fit: nothing is taken.
     pub fn grow(&mut self, bytes: u64) -> Result<(), FsError> {
-        if bytes > self.room_bytes() {
+        self.grow_as(bytes, Claim::Ordinary)
+    }
+
+    /// As [`Quota::grow`], for `claim`.
+    pub(super) fn grow_as(&mut self, bytes: u64, claim: Claim) -> Result<(), FsError> {
+        if bytes > self.room_for(claim) {
             return Err(FsError::Quota);
         }
         self.used_bytes = self.used_bytes.saturating_add(bytes);
@@ -326,14 +361,13 @@ impl Quota {
         Ok(())
     }
 
-    /// Moves what is used and what is kept, by so many bytes each. Where `may_fail` both together are
-    /// growth.
+    /// Moves what is used and what is kept, by so many bytes each. Both together are growth.
     ///
     /// # Errors
     /// [`FsError::Quota`] when that does not fit: nothing is moved.
-    pub(super) fn hold(&mut self, used: i64, kept: i64, may_fail: bool) -> Result<(), FsError> {
+    pub(super) fn hold(&mut self, used: i64, kept: i64, claim: Claim) -> Result<(), FsError> {
         let growth = u64::try_from(used.saturating_add(kept)).unwrap_or(0);
-        if may_fail && growth > self.room_bytes() {
+        if growth > self.room_for(claim) {
             return Err(FsError::Quota);
         }
         self.kept_bytes = self.kept_bytes.saturating_add_signed(kept);
@@ -352,15 +386,17 @@ impl Quota {
         self.take(u64::try_from(delta).unwrap_or(0));
     }
 
-    /// (blocks, free blocks, free inodes) of `statfs`.
+    /// What `statfs` tells of a volume of `inodes`.
     #[must_use]
-    pub fn statfs(&self) -> (u64, u64, u64) {
-        let free = self.free_bytes();
-        (
-            self.size_bytes() / BLOCK,
-            free / BLOCK,
-            free / charge::SMALLEST_ENTRY,
-        )
+    pub fn statfs(&self, inodes: u64) -> StatFs {
+        let files_free = self.room_bytes() / charge::SMALLEST_ENTRY;
+        StatFs {
+            blocks: self.size_bytes() / BLOCK,
+            free: self.free_bytes() / BLOCK,
+            available: self.room_bytes() / BLOCK,
+            files: inodes.saturating_add(files_free),
+            files_free,
+        }
     }
 }
 
@@ -439,10 +475,35 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn small_new_files_get_half_of_the_reserve_and_never_pass_the_quota() {
+        let clock = ManualClock::at(0);
+        for (size, share) in [
+            (100 << 20, (100 << 20) / 1000 / 2),
+            (1 << 20, 32 << 10),
+            (1 << 40, 1 << 20),
+        ] {
+            let mut quota = Quota::new(Some(allowance(&clock, size)), 0);
+            quota.grow(quota.room_bytes()).unwrap();
+            assert_eq!(quota.room_for(Claim::SmallFile), share, "{size}");
+            let grown = quota.grow_as(share + 1, Claim::SmallFile);
+            assert_eq!(grown, Err(FsError::Quota), "{size}");
+            quota.grow_as(share, Claim::SmallFile).unwrap();
+            assert!(quota.used_bytes() < size);
+        }
+        let mut additive = allowance(&clock, 1 << 30);
+        additive.additive = true;
+        let mut quota = Quota::new(Some(additive), 0);
+        quota.grow(quota.room_bytes()).unwrap();
+        assert_eq!(quota.room_for(Claim::SmallFile), 0);
+    }
+
+    #[test]
     fn a_full_volume_has_no_free_blocks_and_never_negative_ones() {
         let clock = ManualClock::at(0);
         let quota = Quota::new(Some(allowance(&clock, 10_000)), 20_000);
-        assert_eq!(quota.statfs(), (2, 0, 0));
+        let told = quota.statfs(9);
+        assert_eq!((told.blocks, told.free, told.available), (2, 0, 0));
+        assert_eq!((told.files, told.files_free), (9, 0));
     }
 
     #[test]

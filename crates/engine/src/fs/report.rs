@@ -39,14 +39,8 @@ pub struct Pending {
 impl Volume {
     /// Room and use of this token.
     pub(super) fn statfs(&self) -> StatFs {
-        let (blocks, free, files_free) = self.quota().statfs();
-        let files = self.journal.counters().inodes;
-        StatFs {
-            blocks,
-            free,
-            files: files.saturating_add(files_free),
-            files_free,
-        }
+        let inodes = self.journal.counters().inodes;
+        self.quota().statfs(inodes)
     }
 
     /// Makes one inode, and every name, durable.

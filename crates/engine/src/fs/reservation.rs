@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::FsError;
 use super::account::{Due, Held, Room};
 use super::files::File;
-use super::quota::{SharedQuota, Taken, signed};
+use super::quota::{Claim, SharedQuota, Taken, signed};
 use crate::pack::chunk::CHUNK_SIZE;
 
 /// What was taken, until it is confirmed.
@@ -17,6 +17,7 @@ use crate::pack::chunk::CHUNK_SIZE;
 pub(super) struct Reservation<'a> {
     quota: &'a SharedQuota,
     taken: Taken,
+    claim: Claim,
     file: Option<Charged<'a>>,
 }
 
@@ -30,11 +31,17 @@ struct Charged<'a> {
 }
 
 impl SharedQuota {
-    /// A reservation of nothing yet.
+    /// A reservation of nothing yet, for ordinary growth.
     pub(super) fn reservation(&self) -> Reservation<'_> {
+        self.reservation_for(Claim::Ordinary)
+    }
+
+    /// A reservation of nothing yet.
+    pub(super) fn reservation_for(&self, claim: Claim) -> Reservation<'_> {
         Reservation {
             quota: self,
             taken: self.lock().begin_taking(),
+            claim,
             file: None,
         }
     }
@@ -46,7 +53,7 @@ impl<'a> Reservation<'a> {
     /// # Errors
     /// [`FsError::Quota`] when they do not fit.
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), FsError> {
-        self.quota.lock().grow(bytes)?;
+        self.quota.lock().grow_as(bytes, self.claim)?;
         self.taken.note(signed(bytes));
         Ok(())
     }
@@ -67,12 +74,12 @@ impl<'a> Reservation<'a> {
         file: &'a File,
         due: impl FnOnce(&Room) -> Due,
     ) -> Result<(), FsError> {
-        self.charge_as(file, due, true)
+        self.charge_as(file, due, self.claim)
     }
 
     /// As [`Reservation::charge`], whatever is left.
     pub(super) fn force(&mut self, file: &'a File, due: impl FnOnce(&Room) -> Due) {
-        let forced = self.charge_as(file, due, false);
+        let forced = self.charge_as(file, due, Claim::Forced);
         debug_assert!(forced.is_ok());
     }
 
@@ -80,7 +87,7 @@ impl<'a> Reservation<'a> {
         &mut self,
         file: &'a File,
         due: impl FnOnce(&Room) -> Due,
-        may_fail: bool,
+        claim: Claim,
     ) -> Result<(), FsError> {
         let mut quota = self.quota.lock();
         let mut account = file.account.with(&quota);
@@ -90,7 +97,7 @@ impl<'a> Reservation<'a> {
         let (before, due) = (account.held, due(&account.room));
         let used = signed(due.held.charged) - signed(before.charged);
         let kept = signed(due.held.kept) - signed(before.kept);
-        quota.hold(used, kept, may_fail)?;
+        quota.hold(used, kept, claim)?;
         self.taken.note(used);
         self.taken.note_kept(kept);
         account.held = due.held;
@@ -123,7 +130,7 @@ impl<'a> Reservation<'a> {
                 (
                     account.held.total(),
                     account.room.clone(),
-                    quota.room_bytes(),
+                    quota.room_for(self.claim),
                 )
             };
             let (mut fits, mut beyond) = (0, wanted);
@@ -155,12 +162,12 @@ impl<'a> Reservation<'a> {
         range: &Range<u64>,
         size: u64,
     ) -> Result<(), FsError> {
-        self.rewrite_as(file, range, size, true)
+        self.rewrite_as(file, range, size, self.claim)
     }
 
     /// As [`Reservation::rewrite`], whatever is left.
     pub(super) fn force_rewrite(&mut self, file: &File, range: &Range<u64>, size: u64) {
-        let forced = self.rewrite_as(file, range, size, false);
+        let forced = self.rewrite_as(file, range, size, Claim::Forced);
         debug_assert!(forced.is_ok());
     }
 
@@ -169,16 +176,16 @@ impl<'a> Reservation<'a> {
         file: &File,
         range: &Range<u64>,
         size: u64,
-        may_fail: bool,
+        claim: Claim,
     ) -> Result<(), FsError> {
         let mut quota = self.quota.lock();
         if range.is_empty() || file.account.with(&quota).is_closed() {
             return Ok(());
         }
         if range.end > size && !size.is_multiple_of(CHUNK_SIZE) {
-            quota.rewrite(&mut self.taken, file.ino, &(size - 1..size), size, may_fail)?;
+            quota.rewrite(&mut self.taken, file.ino, &(size - 1..size), size, claim)?;
         }
-        quota.rewrite(&mut self.taken, file.ino, range, size, may_fail)
+        quota.rewrite(&mut self.taken, file.ino, range, size, claim)
     }
 
     /// The write ends at `end`: what was reserved for chunks behind it is given back.

@@ -48,14 +48,9 @@ impl Unused {
     /// With what `allowance` grants.
     #[must_use]
     pub fn of(allowance: Allowance) -> Self {
-        let (blocks, free, files_free) = Self::quota(allowance).statfs();
-        let stat = StatFs {
-            blocks,
-            free,
-            files: files_free.saturating_add(1),
-            files_free,
-        };
-        Self { stat }
+        Self {
+            stat: Self::quota(allowance).statfs(1),
+        }
     }
 
     /// What `allowance` grants to a token of which no more is known.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-use super::Quota;
+use super::{Claim, Quota};
 use crate::fs::FsError;
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
@@ -145,14 +145,14 @@ impl Quota {
     /// once more.
     ///
     /// # Errors
-    /// [`FsError::Quota`] when they do not fit, where it `may_fail`: nothing is reserved.
+    /// [`FsError::Quota`] when they do not fit: nothing is reserved.
     pub(in crate::fs) fn rewrite(
         &mut self,
         taken: &mut Taken,
         ino: Ino,
         range: &Range<u64>,
         size: u64,
-        may_fail: bool,
+        claim: Claim,
     ) -> Result<(), FsError> {
         if !self.is_additive() || range.is_empty() {
             return Ok(());
@@ -166,7 +166,7 @@ impl Quota {
             })
             .collect();
         let bytes = fresh.iter().map(|(_, _, bytes)| bytes).sum();
-        if may_fail && bytes > self.room_bytes() {
+        if bytes > self.room_for(claim) {
             return Err(FsError::Quota);
         }
         self.take(bytes);
@@ -305,18 +305,30 @@ mod tests {
                     Ino(2),
                     &(10..10 + CHUNK_SIZE),
                     size,
-                    true,
+                    Claim::Ordinary,
                 )
                 .unwrap();
         }
         assert_eq!(before - quota.free_bytes(), size);
         quota.begin_cut();
         quota
-            .rewrite(&mut Taken::default(), Ino(2), &(10..11), size, true)
+            .rewrite(
+                &mut Taken::default(),
+                Ino(2),
+                &(10..11),
+                size,
+                Claim::Ordinary,
+            )
             .unwrap();
         assert_eq!(before - quota.free_bytes(), size + CHUNK_SIZE);
         assert_eq!(
-            quota.rewrite(&mut Taken::default(), Ino(3), &(0..GIB), GIB, true),
+            quota.rewrite(
+                &mut Taken::default(),
+                Ino(3),
+                &(0..GIB),
+                GIB,
+                Claim::Ordinary
+            ),
             Err(FsError::Quota),
             "it does not fit"
         );

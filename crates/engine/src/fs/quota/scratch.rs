@@ -1,8 +1,9 @@
-//! Small new files while a sync is overdue: backup programs write a lock before they restore anything.
+//! Small new files while a sync is overdue or the quota is full: backup programs write a lock before they restore,
+//! check or delete anything.
 //!
-//! Invariant: in the time that one sync is overdue at most [`FILES`] files and directories are there that were made in it, and
-//! no file among them has more than [`FILE_BYTES`], so 1 MiB in all, however often the daemon starts. They are charged like any
-//! others. Called by `create`, `remove` and `io`.
+//! Invariant: until the next sync, or until there is ordinary room again, at most [`FILES`] such files and directories are
+//! there, and no file among them has more than [`FILE_BYTES`], so 1 MiB in all, however often the daemon starts. They are
+//! charged like any others; at a full quota they take their share of the reserve, and not a byte beyond.
 //!
 //! | bytes | the record of them |
 //! |---|---|
@@ -14,11 +15,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{FsError, Quota};
+use super::{Claim, FsError, Quota};
 use crate::clock::Clock;
 use crate::types::Ino;
 
-/// Files and directories that are made while a sync is overdue, at most.
+/// Such files and directories, at most.
 pub(in crate::fs) const FILES: usize = 64;
 
 /// Bytes of each of these files, at most.
@@ -28,7 +29,7 @@ pub(in crate::fs) const FILE_BYTES: u64 = 16 << 10;
 pub(in crate::fs) const SCRATCH: &str = "scratch";
 const VERSION: u8 = 1;
 
-/// The files and directories that were made while a sync is overdue.
+/// The files and directories that were made while the sync is overdue or the quota is full.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::fs) struct Scratch {
     /// The deadline that had passed: after a sync there is another, and they are files like any others.
@@ -58,7 +59,7 @@ impl Scratch {
 }
 
 impl Quota {
-    /// The same quota, with what was made while overdue before a restart.
+    /// The same quota, with what was made so before a restart.
     pub(in crate::fs) fn with_scratch(self, scratch: Scratch) -> Self {
         Self { scratch, ..self }
     }
@@ -78,7 +79,7 @@ impl Quota {
         &mut self.scratch.inos
     }
 
-    /// Refuses a new file or directory; [`Quota::note_scratch`] where it is made while the sync is overdue.
+    /// Refuses a new file or directory; [`Quota::note_scratch`] where it is made.
     ///
     /// # Errors
     /// As [`Quota::check_write`], but [`FsError::Overdue`] only where there are [`FILES`] already.
@@ -89,20 +90,28 @@ impl Quota {
         }
     }
 
-    /// Remembers a file or directory that is being made, where the sync is overdue: the record of them, to be kept with it.
+    /// Remembers a file or directory that is being made, if the sync is overdue or it lies in the reserve: the record
+    /// of them, to be kept with it. Where there is ordinary room again, those before are files like any others.
     ///
     /// # Errors
-    /// [`FsError::Overdue`] where others have been made meanwhile.
+    /// [`FsError::Overdue`] or [`FsError::Quota`] where others have been made meanwhile.
     pub(in crate::fs) fn note_scratch(
         &mut self,
         clock: &dyn Clock,
         ino: Ino,
+        claim: Claim,
     ) -> Result<Option<Bytes>, FsError> {
-        if !self.overdue(clock) {
-            return Ok(None);
-        }
+        let refused = match (self.overdue(clock), claim) {
+            (true, _) => FsError::Overdue,
+            (false, Claim::SmallFile) => FsError::Quota,
+            (false, _) if self.scratch.inos.is_empty() => return Ok(None),
+            (false, _) => {
+                self.scratch.inos.clear();
+                return Ok(Some(self.scratch.to_bytes()));
+            }
+        };
         if self.made().len() >= FILES {
-            return Err(FsError::Overdue);
+            return Err(refused);
         }
         self.made().insert(ino);
         Ok(Some(self.scratch.to_bytes()))
@@ -114,7 +123,7 @@ impl Quota {
         was_one.then(|| self.scratch.to_bytes())
     }
 
-    /// Refuses a write or growth of `ino`; where it is admitted, up to which length of the file.
+    /// Refuses a write or growth of `ino`; what it may use where it is admitted.
     ///
     /// # Errors
     /// As [`Quota::check_write`], but for files that [`Quota::note_scratch`] knows.
@@ -122,13 +131,39 @@ impl Quota {
         &mut self,
         clock: &dyn Clock,
         ino: Ino,
-    ) -> Result<u64, FsError> {
+    ) -> Result<Admitted, FsError> {
+        let is_small = self.made().contains(&ino);
         match self.check_write(clock) {
-            Ok(()) => Ok(u64::MAX),
-            Err(FsError::Overdue) if self.made().contains(&ino) => {
-                self.check_units().map(|()| FILE_BYTES)
-            }
+            Ok(()) => Ok(Admitted {
+                is_small,
+                is_overdue: false,
+            }),
+            Err(FsError::Overdue) if is_small => self.check_units().map(|()| Admitted {
+                is_small,
+                is_overdue: true,
+            }),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// A write that is admitted if the file stays small enough.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fs) struct Admitted {
+    is_small: bool,
+    is_overdue: bool,
+}
+
+impl Admitted {
+    /// What may be used by a file that ends at `end` then.
+    ///
+    /// # Errors
+    /// [`FsError::Overdue`] where that is more than a small file.
+    pub(in crate::fs) fn up_to(self, end: u64) -> Result<Claim, FsError> {
+        match (self.is_small && end <= FILE_BYTES, self.is_overdue) {
+            (true, _) => Ok(Claim::SmallFile),
+            (false, false) => Ok(Claim::Ordinary),
+            (false, true) => Err(FsError::Overdue),
         }
     }
 }

@@ -95,6 +95,10 @@ impl System for Core {
         quota.saturating_sub(reserve + overhead())
     }
 
+    fn small_room(quota: u64) -> u64 {
+        (quota / 1000).max(64 << 10) / 2
+    }
+
     fn call(&mut self, call: &Call) -> Result<Reply, Errno> {
         let reply = self.make(call);
         self.rig.clock.advance(Duration::from_secs(1));
@@ -105,13 +109,17 @@ impl System for Core {
     }
 
     fn used(&mut self) -> RangeInclusive<u64> {
-        let (used, quota) = self
-            .rig
-            .volume
-            .with_quota(|q| (q.used_bytes() + q.kept_bytes(), q.size_bytes()));
+        let (used, quota, room) = (self.rig.volume).with_quota(|q| {
+            (
+                q.used_bytes() + q.kept_bytes(),
+                q.size_bytes(),
+                q.room_bytes(),
+            )
+        });
         let told = self.rig.drive.statfs(self.root).unwrap();
         assert_eq!(told.blocks, quota / 4096);
         assert_eq!(told.free, quota.saturating_sub(used) / 4096);
+        assert_eq!(told.available, room / 4096);
         let used = used - overhead();
         used..=used
     }

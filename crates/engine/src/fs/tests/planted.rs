@@ -37,6 +37,10 @@ impl<D: Defect> System for Planted<D> {
         Core::room(quota)
     }
 
+    fn small_room(quota: u64) -> u64 {
+        Core::small_room(quota)
+    }
+
     fn call(&mut self, call: &Call) -> Result<Reply, Errno> {
         self.defect.call(&mut self.core, call)
     }

@@ -75,7 +75,7 @@ fn a_full_volume_takes_what_fits_and_still_lets_one_tidy_up() {
     assert!(end as f64 >= 0.995 * QUOTA as f64, "only {end} bytes fit");
     assert!(rig.used() <= QUOTA);
     assert_eq!(
-        rig.drive.mkdir(CALLER, rig.root, b"d", 0o755),
+        rig.drive.symlink(CALLER, rig.root, b"d", b"t"),
         Err(FsError::Quota)
     );
     // Overwriting what is paid for needs no room.
@@ -229,6 +229,68 @@ fn a_backup_program_can_write_its_lock_while_a_sync_is_overdue_and_nobody_can_wr
     rig.clock.advance(Duration::from_secs(60 * 86_400));
     assert_eq!(write(0), Err(FsError::Overdue));
     rig.put("the next lock", &[9; 300]).unwrap();
+}
+
+#[test]
+fn a_full_token_takes_a_lock_and_never_passes_its_quota() {
+    let mut rig = Rig::new();
+    let root = rig.root;
+    fn grow(rig: &Rig, name: &str, len: usize) -> bool {
+        let ino = rig.ino(name);
+        let opened = rig.drive.open(ino, READ_WRITE).unwrap();
+        let end = rig.drive.getattr(ino).unwrap().size;
+        let written = rig.drive.write(ino, opened.fh, end, &vec![7; len], false);
+        rig.drive.release(ino, opened.fh);
+        written == Ok(len as u32)
+    }
+    rig.put("old", b"content").unwrap();
+    rig.put("doomed", &[1; 200_000]).unwrap();
+    rig.put("filler", b"").unwrap();
+    while grow(&rig, "filler", 1 << 20) {}
+    while grow(&rig, "filler", 1) {}
+    let full = rig.volume.with_quota(|quota| quota.room_bytes());
+    assert_eq!(full, 0);
+    // As restic and borg do.
+    rig.put("lock-tmp", &[7; 300]).unwrap();
+    rig.drive
+        .rename(root, b"lock-tmp", root, b"lock", 0)
+        .unwrap();
+    rig.drive
+        .mkdir(CALLER, root, b"lock.exclusive", 0o755)
+        .unwrap();
+    assert_eq!(rig.read("lock"), [7; 300]);
+    // Neither a file from before nor other calls, nor more than a small file.
+    assert!(!grow(&rig, "old", 1));
+    let link = rig.drive.link(rig.ino("old"), root, b"n").map(drop);
+    assert_eq!(link, Err(FsError::Quota));
+    assert_eq!(rig.put("large", &[1; (16 << 10) + 1]), Err(FsError::Quota));
+    // Over restarts, too, one ends at the share of the reserve.
+    let mut made = 0;
+    for _ in 0..3 {
+        while rig.put(&format!("f{made}"), &[1; 4000]).is_ok() {
+            made += 1;
+        }
+        rig.volume.sync().unwrap();
+        rig.reopen();
+    }
+    let (used, reserve) = (rig.volume).with_quota(|q| (q.used_bytes(), q.reserve_bytes()));
+    assert!(made >= 5, "{made}");
+    assert!(used <= QUOTA - reserve / 2, "{used}");
+    // One that is renewed takes the place of the one before.
+    let root = rig.root;
+    rig.drive.unlink(root, b"lock").unwrap();
+    rig.put("lock", &[8; 300]).unwrap();
+    // With ordinary room again those are files like any others, and another 64 can be made at the next time.
+    rig.drive.unlink(root, b"doomed").unwrap();
+    for n in 0..100 {
+        rig.put(&format!("n{n}"), b"").unwrap();
+    }
+    assert!(grow(&rig, "f0", 1));
+    while grow(&rig, "filler", 1) {}
+    for n in 0..64 {
+        rig.put(&format!("m{n}"), b"").unwrap();
+    }
+    assert_eq!(rig.put("one more", b""), Err(FsError::Quota));
 }
 
 #[test]
@@ -435,7 +497,7 @@ fn room_that_is_granted_no_more_is_not_told_as_free() {
     let root = rig.drive.statfs(crate::types::Ino::ROOT).unwrap();
     assert_eq!((root.blocks, root.free), (0, 0));
     let own = rig.drive.statfs(rig.root).unwrap();
-    assert_eq!(own.free, 0);
+    assert_eq!((own.free, own.available), (0, 0));
     assert!(own.blocks >= 200_000 / 4096, "{own:?}");
     assert!(rig.drive.lookup(crate::types::Ino::ROOT, b"1").is_err());
 }
