@@ -16,6 +16,7 @@ use crate::names::key::NameKey;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
 use crate::node::NodeParts;
 use crate::pack::usage::{self, Usage};
+use crate::store::BlockStoreExt;
 use crate::types::VolumeKey;
 
 /// How long a record lives: one year.

@@ -82,16 +82,17 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Fetches from `store` into `cache` and `volumes`; one call takes `patience` at most. `store`
-    /// need not verify nor try again.
+    /// need not verify nor try again. `own_nodes` are those of `store` that are no gateways, if it has gateways.
     #[must_use]
     pub fn new(
         store: Arc<dyn BlockStore>,
+        own_nodes: Option<Arc<dyn BlockStore>>,
         cache: Arc<Cache>,
         volumes: Arc<dyn Volumes>,
         patience: Duration,
     ) -> Self {
         let source = Arc::new(Source::new(store, cache, patience / 2));
-        let for_calls = Arc::new(source.for_calls());
+        let for_calls = Arc::new(source.for_calls(own_nodes));
         let directories = Arc::new(Flights::new());
         Self {
             walks: Arc::new(Walks::new(

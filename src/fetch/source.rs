@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::fs::{FsError, LostBlock};
 use crate::pack::cid::Kind;
 use crate::pack::{self, PackError};
-use crate::store::{BlockStore, StoreError};
+use crate::store::{BlockStore, BlockStoreExt, Lookup, StoreError};
 
 /// Blocks that are fetched at one time, by all together; each is 1 MiB at most.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -45,8 +45,8 @@ pub(crate) struct Source {
     attempt: Duration,
     room: Arc<Semaphore>,
     nodes: Arc<Flights<Cid, Bytes>>,
-    /// Whether a block that no node has is lost where a gateway does not say whether it has it.
-    is_told_by_nodes: bool,
+    /// The nodes alone, if gateways are asked too: a block that no node has is lost, whatever a gateway fails to say.
+    own_nodes: Option<Arc<dyn BlockStore>>,
     /// What fails calls at once; `None` for who has time.
     pub(super) silence: Option<Arc<Silence>>,
 }
@@ -59,7 +59,7 @@ impl Source {
             attempt,
             room: Arc::new(Semaphore::new(BLOCKS_AT_ONCE)),
             nodes: Arc::new(Flights::new()),
-            is_told_by_nodes: false,
+            own_nodes: None,
             silence: None,
         }
     }
@@ -67,10 +67,10 @@ impl Source {
     /// The same for calls of a mount, which want to know whether what they wait for is lost: what every node says that
     /// it has not got is, once the gateways have had the time of a try. Who acts on a loss does not take it from there: a
     /// gateway may have the block all the same.
-    pub(super) fn for_calls(&self) -> Self {
+    pub(super) fn for_calls(&self, own_nodes: Option<Arc<dyn BlockStore>>) -> Self {
         Self {
             nodes: Arc::new(Flights::new()),
-            is_told_by_nodes: true,
+            own_nodes,
             silence: Some(Arc::default()),
             ..self.clone()
         }
@@ -99,11 +99,12 @@ impl Source {
             };
             let begin = *begin.get_or_insert_with(Instant::now);
             let end = deadline.min(Instant::now() + attempt);
-            let asked = match was_wrong {
-                false => self.store.get_unverified(cid),
-                true => self.store.get(cid),
+            let how = if was_wrong {
+                Lookup::Network
+            } else {
+                Lookup::Unverified
             };
-            let answer = timeout_at(end, asked).await;
+            let answer = timeout_at(end, self.store.lookup(cid, how)).await;
             drop(room);
             if let (Ok(heard), Some(silence)) = (&answer, &self.silence) {
                 match heard {
@@ -145,12 +146,12 @@ impl Source {
 
     /// Whether each node says so, and whoever asks wants to know.
     async fn is_on_no_node(&self, cid: &Cid, deadline: Instant) -> bool {
-        if !self.is_told_by_nodes {
+        let Some(own_nodes) = &self.own_nodes else {
             return false;
-        }
+        };
         let end = deadline.min(Instant::now() + SAY);
-        let kept = timeout_at(end, self.store.get_kept(cid)).await;
-        matches!(kept, Ok(Some(Err(StoreError::Missing(_)))))
+        let answer = timeout_at(end, own_nodes.get_local(cid)).await;
+        matches!(answer, Ok(Err(StoreError::Missing(_))))
     }
 
     /// The node `cid`, from the cache or else from the store.

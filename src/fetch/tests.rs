@@ -19,7 +19,7 @@ use crate::pack::{Blocks, Child, chunk, file};
 use crate::store::fault::{Call, Fault, FaultStore};
 use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
-use crate::store::{Block, StoreError};
+use crate::store::{Block, BlockStoreExt, StoreError};
 use crate::types::{TokenId, TokenKey};
 
 const MIB: u64 = CHUNK_BYTES;
@@ -62,7 +62,13 @@ impl Stage {
         patience: Duration,
     ) -> Self {
         let cache = Arc::new(cache);
-        let fetcher = Fetcher::new(store.clone(), cache.clone(), Arc::new(mount), patience);
+        let fetcher = Fetcher::new(
+            store.clone(),
+            None,
+            cache.clone(),
+            Arc::new(mount),
+            patience,
+        );
         Self {
             memory,
             store,
@@ -446,7 +452,8 @@ impl Fallback {
         let keepers: Vec<Arc<dyn BlockStore>> = vec![nodes[0].clone(), nodes[1].clone()];
         let mut near = keepers.clone();
         near.push(gateway.clone());
-        let many = ManyStore::new(nodes[0].clone(), near).kept_by(keepers);
+        let many = Arc::new(ManyStore::new(nodes[0].clone(), near));
+        let own_nodes = Arc::new(ManyStore::new(nodes[0].clone(), keepers));
         let (cache, sink) = (Arc::new(Cache::in_memory()), Arc::new(Sink::default()));
         let mount = Arc::new(Mount(Some(sink.clone())));
         Self {
@@ -454,7 +461,7 @@ impl Fallback {
             gateway,
             held,
             sink,
-            fetcher: Fetcher::new(Arc::new(many), cache, mount, patience),
+            fetcher: Fetcher::new(many, Some(own_nodes), cache, mount, patience),
         }
     }
 

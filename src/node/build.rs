@@ -91,10 +91,13 @@ pub(crate) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
         kind: url.kind(),
         label: url.to_string(),
         network: first.network,
-        reads: match (stores.len(), stores.len() > keepers.len()) {
-            (1, _) => Arc::clone(&store),
-            (_, false) => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
-            (_, true) => Arc::new(ManyStore::new(Arc::clone(&store), stores).kept_by(keepers)),
+        own_nodes: match stores.len() > keepers.len() {
+            true => Some(Arc::new(ManyStore::new(Arc::clone(&store), keepers))),
+            false => None,
+        },
+        reads: match stores.len() {
+            1 => Arc::clone(&store),
+            _ => Arc::new(ManyStore::new(Arc::clone(&store), stores)),
         },
         others,
         store,
@@ -114,6 +117,7 @@ pub(crate) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
         label: "none".to_owned(),
         network: Network::Ipfs,
         reads: Arc::clone(&store),
+        own_nodes: None,
         store,
         others: Vec::new(),
         names: Arc::new(MemoryNames::new(Arc::clone(clock))),

@@ -131,6 +131,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::names::memory::MemoryNames;
+    use crate::store::BlockStoreExt;
     use crate::store::memory::MemoryStore;
 
     fn stores() -> (FaultStore, FaultNames) {

@@ -13,7 +13,7 @@ use cid::Cid;
 use tokio::time::Instant;
 
 use crate::names::{NameError, NameStore};
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, Lookup, StoreError};
 
 /// What a node has done since the start.
 #[derive(Debug, Default)]
@@ -116,31 +116,16 @@ impl<S: ?Sized> Metered<S> {
 
 #[async_trait]
 impl BlockStore for Metered<dyn BlockStore> {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.counts.watch(self.inner.put_many(blocks)).await?;
-        self.counts.note_sent(blocks);
-        Ok(())
-    }
-
-    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
-        let held = self.counts.watch(self.inner.put_held(blocks, bundle));
-        let held = held.await?;
-        if held {
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
+        let stored = self.counts.watch(self.inner.put(blocks, bundle)).await?;
+        if stored {
             self.counts.note_sent(blocks);
         }
-        Ok(held)
+        Ok(stored)
     }
 
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.counts.watch(self.inner.get(cid)).await
-    }
-
-    async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.counts.watch(self.inner.get_unverified(cid)).await
-    }
-
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.counts.watch(self.inner.get_near(cid)).await
+    async fn lookup(&self, cid: &Cid, how: Lookup) -> Result<Bytes, StoreError> {
+        self.counts.watch(self.inner.lookup(cid, how)).await
     }
 
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
@@ -151,17 +136,13 @@ impl BlockStore for Metered<dyn BlockStore> {
         self.counts.watch(self.inner.has(cid)).await
     }
 
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.counts.watch(self.inner.pin(root, from)).await
-    }
-
-    async fn pin_while(
+    async fn pin_with(
         &self,
         root: &Cid,
         from: Option<&Cid>,
-        moves: &(dyn Fn() + Send + Sync),
+        progress: &(dyn Fn() + Send + Sync),
     ) -> Result<(), StoreError> {
-        let pinned = self.inner.pin_while(root, from, moves);
+        let pinned = self.inner.pin_with(root, from, progress);
         self.counts.watch(pinned).await
     }
 
@@ -169,12 +150,8 @@ impl BlockStore for Metered<dyn BlockStore> {
         self.counts.watch(self.inner.unpin(root)).await
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.counts.watch(self.inner.pins()).await
-    }
-
-    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
-        self.counts.watch(self.inner.all_pinned(roots)).await
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
+        self.counts.watch(self.inner.pinned(among)).await
     }
 }
 
@@ -193,6 +170,7 @@ impl NameStore for Metered<dyn NameStore> {
 mod tests {
     use super::*;
     use crate::pack::cid::leaf_cid;
+    use crate::store::BlockStoreExt;
     use crate::store::memory::MemoryStore;
 
     #[tokio::test]

@@ -23,6 +23,8 @@ pub struct NodeParts {
     pub store: Arc<dyn BlockStore>,
     /// The same to read from, and from all other nodes.
     pub reads: Arc<dyn BlockStore>,
+    /// Those of `reads` that are no gateways, if there are gateways.
+    pub own_nodes: Option<Arc<dyn BlockStore>>,
     /// The names of the other nodes.
     pub others: Vec<Other>,
     /// Names.

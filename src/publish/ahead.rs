@@ -20,6 +20,7 @@ use crate::fetch::source::blocking;
 use crate::fs::{Access, ChunkVersion};
 use crate::pack::chunk;
 use crate::store::Block;
+use crate::store::BlockStoreExt;
 
 /// From the first chunk that is whole until it leaves: others leave with it.
 const GATHER: Duration = Duration::from_millis(200);

@@ -33,7 +33,7 @@ use crate::pack::root::Root;
 use crate::pack::tree::TreeKind;
 use crate::pack::usage::{self, Usage, UsageError};
 use crate::pack::{Child, chunk, tree};
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::Ino;
 
 /// Where a commit goes.
@@ -547,7 +547,7 @@ pub(super) async fn pin(
         let from = from.map(|from| from.0);
         // However much there is to pin: while the node comes on, so does the commit.
         let moves = || receipts.beat();
-        store.pin_while(cid, from.as_ref(), &moves).await?;
+        store.pin_with(cid, from.as_ref(), &moves).await?;
     }
     match store.all_pinned(tops).await? {
         true => Ok(()),

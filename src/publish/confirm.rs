@@ -12,6 +12,7 @@ use super::commit::Context;
 use super::head::Head;
 use super::naming::{is_named, renew};
 use crate::fs::Volume;
+use crate::store::BlockStoreExt;
 
 /// Whether the head was published from this state folder.
 #[must_use]

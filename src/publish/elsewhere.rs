@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::commit::Context;
 use crate::fetch::remake::{Of, remade};
 use crate::pack::cid as form;
-use crate::store::StoreError;
+use crate::store::{BlockStoreExt, StoreError};
 
 /// How long all of them together may take for a block.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ impl Elsewhere {
             return Err(Silent);
         }
         let source = context.node.fetcher.source();
-        let answer = timeout(PATIENCE, source.store().get_near(cid)).await;
+        let answer = timeout(PATIENCE, source.store().get_local(cid)).await;
         let found = match answer {
             Ok(Ok(data)) => Ok(form::verify(cid, &data).is_ok().then_some(data)),
             Ok(Err(StoreError::Missing(_) | StoreError::Corrupt(..))) => Ok(None),

@@ -235,6 +235,7 @@ mod tests {
     use super::*;
     use crate::fault::Fault;
     use crate::pack::cid::node_cid;
+    use crate::store::BlockStoreExt;
     use crate::store::fault::{Call, FaultStore};
     use crate::store::memory::MemoryStore;
     use crate::store::suite::unique_leaf;

@@ -29,6 +29,7 @@ use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
 use crate::pack::root::{Root, WriterId};
 use crate::pack::usage::{self, Usage};
+use crate::store::BlockStoreExt;
 
 /// The value of a volume that stands from a take-over to the commit that ends it.
 pub(super) const TAKEN_OVER: &str = "taken-over";

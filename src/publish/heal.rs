@@ -28,7 +28,7 @@ use crate::fetch::source::blocking;
 use crate::fs::{Loss, Volume};
 use crate::journal::record::{CidBytes, Record as _};
 use crate::pack::cid as form;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::Ino;
 
 /// Losses that are looked at before one commit; of one that comes after a try that failed, the same again for as

@@ -18,6 +18,7 @@ use super::receipt::Receipts;
 use crate::fetch::source::blocking;
 use crate::journal::record::Record as _;
 use crate::names::record::{Network, Record};
+use crate::store::BlockStoreExt;
 
 /// A commit that a crash interrupted is finished, or given up for good where its blocks are gone, or never all
 /// left, and it never left for the name: what it held stays marked as changed and comes with the next commit.

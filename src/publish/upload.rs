@@ -17,7 +17,7 @@ use crate::fs::{ChunkVersion, Volume};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::pack::cid as form;
 use crate::pack::dagpb;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 
 /// Blocks and bytes of one request.
 const BATCH_BLOCKS: usize = 128;
@@ -218,7 +218,7 @@ impl Upload {
         };
         self.flying.spawn(async move {
             let is_held = match &bundle {
-                Some(bundle) => store.put_held(&batch, bundle).await?,
+                Some(bundle) => store.put(&batch, Some(bundle)).await?,
                 None => false,
             };
             if !is_held {

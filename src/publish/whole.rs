@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::PublishError;
 use crate::fs::LostBlock;
 use crate::pack::cid::{self as form, Kind};
-use crate::store::{BlockStore, StoreError, links};
+use crate::store::{BlockStore, BlockStoreExt, StoreError, links};
 
 /// Questions under way at a time.
 const AT_ONCE: usize = 16;

@@ -43,7 +43,7 @@ use crate::run::operate;
 use crate::run::state::StateDir;
 use crate::status::{GetAnswer, ShareAnswer};
 use crate::store::retry::{Policy, RetryStore};
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::{TokenId, VolumeKey};
 
 /// Answers a request about blocks where nothing is mounted.

@@ -82,6 +82,7 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::pack::cid::leaf_cid;
+    use crate::store::BlockStoreExt;
     use crate::store::{Block, BlockStore};
 
     const DAY_S: u64 = 24 * 3600;

@@ -62,6 +62,7 @@ impl Ground {
         let volumes: Arc<dyn Volumes> = Arc::<Shown>::clone(&shown);
         let fetcher = Arc::new(Fetcher::new(
             Arc::clone(&parts.node.reads),
+            parts.node.own_nodes.clone(),
             Arc::clone(&cache),
             volumes,
             config.read_timeout,

@@ -12,7 +12,7 @@ use pxfs::names::record::{BTNS_SEQUENCE, Network, Record};
 use pxfs::names::rpc::RpcNames;
 use pxfs::pack::{chunk, usage};
 use pxfs::rpc::{Client, Dialect, Login};
-use pxfs::store::BlockStore;
+use pxfs::store::BlockStoreExt;
 use pxfs::store::rpc::{Patience, RpcStore};
 use serde_json::{Value, json};
 

@@ -13,7 +13,7 @@ use pxfs::clock::SystemClock;
 use pxfs::names::embedded::EmbeddedNames;
 use pxfs::names::record::Record;
 use pxfs::names::{NameStore, key};
-use pxfs::store::BlockStore;
+use pxfs::store::BlockStoreExt;
 use pxfs::store::embedded::EmbeddedStore;
 use rustix::fs::getxattr;
 use serde_json::Value;

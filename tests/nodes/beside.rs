@@ -7,7 +7,7 @@ use pxfs::rpc::{Dialect, Login};
 use pxfs::store::many::ManyStore;
 use pxfs::store::rpc::RpcStore;
 use pxfs::store::suite::unique_leaf;
-use pxfs::store::{Block, BlockStore, StoreError};
+use pxfs::store::{Block, BlockStore, BlockStoreExt, StoreError};
 
 use crate::front::{Fault, Front};
 use crate::kubo::Kubo;

@@ -14,7 +14,7 @@ use pxfs::rpc::{Client, Dialect, File, Login, RpcError};
 use pxfs::store::retry::{Policy, RetryStore};
 use pxfs::store::rpc::{Patience, RpcStore};
 use pxfs::store::suite::{unique_leaf, unique_tree};
-use pxfs::store::{Block, BlockStore, StoreError, car};
+use pxfs::store::{Block, BlockStore, BlockStoreExt, StoreError, car};
 use tokio::time::timeout;
 
 use crate::btfs::Btfs;

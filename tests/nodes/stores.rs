@@ -8,7 +8,7 @@ use pxfs::pack::dagpb::bundle;
 use pxfs::rpc::{Client, Dialect, File, Login};
 use pxfs::store::rpc::{Patience, RpcStore};
 use pxfs::store::suite::{self, unique_leaf, unique_tree};
-use pxfs::store::{BlockStore, StoreError};
+use pxfs::store::{BlockStore, BlockStoreExt, StoreError};
 
 use crate::btfs::Btfs;
 use crate::front::{Fault, Front};
@@ -46,7 +46,7 @@ async fn what_an_ipfs_node_stores_held_outlives_its_collection_until_it_is_let_g
     let mut blocks = unique_tree(3);
     let left_out = blocks.remove(0);
     let bundle = bundle(&blocks).expect("a node");
-    assert!(store.put_held(&blocks, &bundle).await.expect("stored"));
+    assert!(store.put(&blocks, Some(&bundle)).await.expect("stored"));
     node.ipfs(&["repo", "gc"]);
     for block in &blocks {
         assert!(store.has(&block.cid).await.expect("an answer"));
@@ -369,7 +369,7 @@ async fn a_pin_is_waited_for_while_it_moves_and_not_while_it_stands_still() {
         moved.fetch_add(1, Ordering::SeqCst);
     };
     front.asked();
-    assert_eq!(store.pin_while(&root, None, &moves).await, Ok(()));
+    assert_eq!(store.pin_with(&root, None, &moves).await, Ok(()));
     assert_eq!(store.all_pinned(&[root]).await, Ok(true));
     let asked = front.asked();
     let asked = asked.iter().filter(|path| path.ends_with("pin/add"));

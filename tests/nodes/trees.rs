@@ -10,7 +10,7 @@ use cid::Cid;
 use pxfs::pack::chunk;
 use pxfs::pack::dagpb::{Link, Node, Unixfs, symlink};
 use pxfs::rpc::{Client, Dialect, Login, RpcError};
-use pxfs::store::{Block, BlockStore};
+use pxfs::store::{Block, BlockStore, BlockStoreExt};
 use serde_json::{Value, json};
 
 use crate::btfs::Btfs;

@@ -13,10 +13,9 @@ use crate::fetch::{Fetcher, Volumes};
 use crate::fs::{LoadedEntry, LostBlock, Want};
 use crate::pack::chunk;
 use crate::pack::entry::TreeRef;
-use crate::store::BlockStore as _;
 use crate::store::fault::{Call, Fault, FaultStore};
 use crate::store::memory::MemoryStore;
-use crate::store::{Block, StoreError};
+use crate::store::{Block, BlockStoreExt, StoreError};
 
 /// The number of the folder above all.
 const TOP: u64 = 1;
@@ -130,7 +129,7 @@ impl Stage {
         let cache = Arc::new(Cache::in_memory());
         let mount = Arc::new(Mount(Arc::clone(&tree)));
         let patience = Duration::from_secs(20);
-        let fetcher = Fetcher::new(store.clone(), cache.clone(), mount, patience);
+        let fetcher = Fetcher::new(store.clone(), None, cache.clone(), mount, patience);
         Self {
             tree,
             store,

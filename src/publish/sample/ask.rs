@@ -21,7 +21,7 @@ use crate::publish::PublishError;
 use crate::publish::commit::Context;
 use crate::publish::heal::is_there;
 use crate::publish::pending::Doubted;
-use crate::store::{Block, StoreError};
+use crate::store::{Block, BlockStoreExt, StoreError};
 use crate::types::Ino;
 
 /// What a block is needed for.
@@ -156,7 +156,7 @@ impl Sampler {
         if let Some(data) = source.cached(cid, cid, None, None).await? {
             return Ok(data);
         }
-        let data = match context.node.store.get_near(cid).await {
+        let data = match context.node.store.get_local(cid).await {
             Ok(data) if form::verify(cid, &data).is_ok() => {
                 let (cache, cid, data) = (Arc::clone(&source.cache), *cid, data.clone());
                 blocking(move || {

@@ -15,6 +15,7 @@ use crate::publish::PublishError;
 use crate::publish::commit::Context;
 use crate::publish::head::{self, Head};
 use crate::publish::pending::keep;
+use crate::store::BlockStoreExt;
 use crate::store::StoreError;
 
 /// How long the name may take to say whether another machine has gone on.

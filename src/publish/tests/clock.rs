@@ -15,7 +15,7 @@ use crate::pack::cid as form;
 use crate::publish::Bootstrap;
 use crate::publish::head::Head;
 use crate::publish::naming::renew;
-use crate::store::BlockStore;
+use crate::store::BlockStoreExt;
 
 const DAY_NS: i64 = 86_400_000_000_000;
 

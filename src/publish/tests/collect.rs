@@ -18,7 +18,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::Call;
 use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
-use crate::store::{Block, BlockStore, StoreError, links};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, links};
 
 const DAY: Duration = Duration::from_secs(24 * 3600 + 1);
 const BIG: usize = 3 << 20;

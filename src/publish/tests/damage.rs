@@ -21,7 +21,7 @@ use crate::publish::sample::task::{Signs, turn};
 use crate::store::fault::Call;
 use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::Ino;
 
 pub(super) const CHUNK: usize = CHUNK_SIZE as usize;
@@ -367,7 +367,7 @@ impl Hook for Searching {
         self.searches.fetch_add(searches, Ordering::Relaxed);
         found
     }
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    async fn get_local(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         self.inner.get(cid).await
     }
 }

@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::pack::cid::leaf_cid;
 use crate::store::fault::{Call, FaultStore};
 use crate::store::memory::MemoryStore;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStoreExt, StoreError};
 
 fn content(i: usize) -> Block {
     let data = format!("content {i}").into_bytes();

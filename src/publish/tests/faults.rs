@@ -20,7 +20,7 @@ use crate::publish::receipt::Receipts;
 use crate::publish::{Bootstrap, PublishError};
 use crate::store::fault::Call;
 use crate::store::hook::Hook;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 
 fn head_of(machine: &Machine) -> Head {
     machine.volume.meta("head").unwrap().unwrap()
@@ -336,7 +336,7 @@ impl Hook for Telling {
         self.inner.as_ref()
     }
 
-    async fn pin_while(
+    async fn pin_with(
         &self,
         root: &Cid,
         from: Option<&Cid>,

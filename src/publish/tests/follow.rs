@@ -12,7 +12,7 @@ use crate::names::fault::{Call, Fault};
 use crate::pack::cid as form;
 use crate::publish::{Key, PublishError, Publisher, Timing, follow, standing, watch};
 use crate::store::embedded::EmbeddedStore;
-use crate::store::{Block, BlockStore};
+use crate::store::{Block, BlockStoreExt};
 use crate::types::Ino;
 
 const MIB: usize = 1 << 20;

@@ -12,7 +12,7 @@ use crate::pack::cid::leaf_cid;
 use crate::publish::heal::{PATIENCE, heal};
 use crate::publish::sample::Sampler;
 use crate::publish::sample::task::{Signs, turn};
-use crate::store::BlockStore;
+use crate::store::BlockStoreExt;
 use crate::store::fault::Call;
 use crate::types::Ino;
 

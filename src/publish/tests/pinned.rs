@@ -15,7 +15,7 @@ use crate::publish::sample::Sampler;
 use crate::publish::sample::task::{self, Signs, turn};
 use crate::publish::{Publisher, Timing};
 use crate::store::fault::Call;
-use crate::store::{BlockStore, StoreError};
+use crate::store::{BlockStore, BlockStoreExt, StoreError};
 
 /// A machine that has published more than a step of a sweep asks for, and has it in its cache; and the node's pins.
 async fn published(shared: &Shared) -> (Machine, Vec<Cid>) {

@@ -28,7 +28,7 @@ use crate::publish::writers::were_seen_lately;
 use crate::publish::{PublishError, Publisher, Timing, is_idle, standing};
 use crate::store::fault::{Call, FaultStore};
 use crate::store::memory::MemoryStore;
-use crate::store::{BlockStore, StoreError};
+use crate::store::{BlockStore, BlockStoreExt, StoreError};
 
 /// More than anything here takes on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(120);

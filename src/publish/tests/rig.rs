@@ -27,11 +27,11 @@ use crate::publish::head::Head;
 use crate::publish::pending::{PENDING, Pending};
 use crate::publish::receipt::Receipts;
 use crate::publish::{Allowed, Bootstrap, Context, Key, Node, PublishError, bootstrap, follow};
-use crate::store::BlockStore;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::fault::FaultStore;
 use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
+use crate::store::{BlockStore, BlockStoreExt};
 use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
 
 pub(super) const CALLER: Caller = Caller {
@@ -247,7 +247,7 @@ impl Machine {
                 vec![Arc::clone(&reads), Arc::<FaultStore>::clone(elsewhere)];
             reads = Arc::new(ManyStore::new(reads, near));
         }
-        let fetcher = Arc::new(Fetcher::new(reads, cache, volumes, patience));
+        let fetcher = Arc::new(Fetcher::new(reads, None, cache, volumes, patience));
         let names = Arc::new(FaultNames::new(Arc::<MemoryNames>::clone(&shared.names)));
         let context = Context {
             volume: Arc::clone(&volume),

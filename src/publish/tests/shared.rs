@@ -6,7 +6,7 @@ use cid::Cid;
 
 use super::damage::{CHUNK, assert_whole, content, leaf, losses, lost, read, sample};
 use super::rig::{Machine, Shared, second};
-use crate::store::BlockStore;
+use crate::store::BlockStoreExt;
 
 /// As [`lost`], and somebody has shared the file before: its CID.
 async fn lost_and_shared(shared: &Shared) -> (Machine, Cid) {

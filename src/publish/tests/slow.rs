@@ -15,7 +15,7 @@ use crate::publish::receipt::Receipts;
 use crate::publish::sample::Sampler;
 use crate::store::fault::Call;
 use crate::store::hook::Hook;
-use crate::store::{BlockStore, StoreError};
+use crate::store::{BlockStore, BlockStoreExt, StoreError};
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ use crate::run::ground::Ground;
 use crate::run::leave::Tell;
 use crate::status::ArchiveAnswer;
 use crate::store::retry::{Policy, RetryStore};
-use crate::store::{Block, BlockStore, StoreError, car, links};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, car, links};
 use crate::types::TokenId;
 
 /// Blocks fetched at one time.

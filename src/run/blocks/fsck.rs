@@ -31,7 +31,7 @@ use crate::run::ground::Ground;
 use crate::run::leave::Tell;
 use crate::status::{DamagedBlock, FsckAnswer};
 use crate::store::retry::{Policy, RetryStore};
-use crate::store::{Block, BlockStore, StoreError, check_bytes};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, check_bytes};
 use crate::text;
 use crate::types::{Ino, TokenId};
 
@@ -393,13 +393,8 @@ impl Check<'_> {
 
     /// Whether what was read is held.
     async fn pins(&mut self, roots: &[Cid]) -> anyhow::Result<()> {
-        if self.store.all_pinned(roots).await? {
-            return Ok(());
-        }
-        for root in roots {
-            if self.store.all_pinned(&[*root]).await? {
-                continue;
-            }
+        let pinned = self.store.pinned(Some(roots)).await?;
+        for root in roots.iter().filter(|root| !pinned.contains(root)) {
             if self.repair && self.answer.damaged.is_empty() {
                 // It ends by itself: how long it takes is the volume's affair.
                 self.ground.parts.node.store.pin(root, None).await?;
@@ -414,7 +409,7 @@ impl Check<'_> {
 
 /// A block as the node has it, or why it is lost; an error where the node does not answer.
 async fn get(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Result<Bytes, String>, StoreError> {
-    told(cid, store.get_near(cid).await)
+    told(cid, store.get_local(cid).await)
 }
 
 /// What was given for a block, or why it is lost; an error where it is not known.

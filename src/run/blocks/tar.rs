@@ -30,7 +30,7 @@ use crate::pack::{PackError, chunk, file};
 use crate::run::ground::Ground;
 use crate::run::leave::Tell;
 use crate::status::ArchiveAnswer;
-use crate::store::{BlockStore, StoreError, check_bytes};
+use crate::store::{BlockStore, BlockStoreExt, StoreError, check_bytes};
 use crate::text;
 use crate::types::{Ino, TokenId};
 use header::{BLOCK, Type};

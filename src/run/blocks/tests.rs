@@ -27,7 +27,7 @@ use crate::store::memory::MemoryStore;
 use crate::store::retry::Policy;
 use crate::store::rpc::{Patience, RpcStore};
 use crate::store::suite::unique_leaf;
-use crate::store::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, car};
+use crate::store::{Block, BlockStore, BlockStoreExt, MAX_BLOCK_BYTES, StoreError, car};
 
 /// Far beyond what anything here may take.
 const BOUND: Duration = Duration::from_secs(30);

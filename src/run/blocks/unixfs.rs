@@ -17,7 +17,7 @@ use crate::control::Amount;
 use crate::exit::fail;
 use crate::pack::cid::{self as form, Kind};
 use crate::run::leave::Tell;
-use crate::store::{BlockStore, MAX_BLOCK_BYTES, StoreError};
+use crate::store::{BlockStore, BlockStoreExt, MAX_BLOCK_BYTES, StoreError};
 
 /// Blocks fetched at one time.
 const AT_ONCE: usize = 16;

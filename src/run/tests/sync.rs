@@ -20,6 +20,7 @@ use crate::pack::usage::{self, Usage};
 use crate::run::operate;
 use crate::run::operator;
 use crate::run::sync::{self, By};
+use crate::store::BlockStoreExt;
 use crate::types::{TokenId, VolumeKey};
 
 /// What the gateway has; `None` makes it fail.

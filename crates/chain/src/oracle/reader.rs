@@ -24,7 +24,7 @@ use pxfs_storage::names::gateway::NameGateway;
 use pxfs_storage::names::key::public_key;
 use pxfs_storage::names::record::Record;
 use pxfs_storage::names::{NameError, NameStore};
-use pxfs_storage::store::{BlockStore, StoreError};
+use pxfs_storage::store::{BlockStore, BlockStoreExt, StoreError};
 
 /// How long looking a name up, or fetching the document, may take.
 const LIMIT: Duration = Duration::from_secs(30);

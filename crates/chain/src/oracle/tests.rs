@@ -29,7 +29,7 @@ use pxfs_storage::names::memory::MemoryNames;
 use pxfs_storage::names::record::{Network, Record};
 use pxfs_storage::names::{NameError, NameStore};
 use pxfs_storage::store::memory::MemoryStore;
-use pxfs_storage::store::{Block, BlockStore};
+use pxfs_storage::store::{Block, BlockStore, BlockStoreExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

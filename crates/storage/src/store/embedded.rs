@@ -28,7 +28,7 @@ use tokio::task::spawn_blocking;
 pub use collect::Collected;
 use folder::{Folder, Placed};
 
-use super::{Block, BlockStore, StoreError, walk};
+use super::{Block, BlockStore, Lookup, StoreError, those, walk};
 use pxfs_base::clock::Clock;
 
 /// Files that one `put_many` writes and syncs at a time; also the most threads that writing takes.
@@ -101,7 +101,10 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl BlockStore for EmbeddedStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
+        if bundle.is_some() {
+            return Ok(false);
+        }
         let share = Arc::new(self.share().await);
         let size = blocks.len().div_ceil(WRITERS).max(1);
         let parts = blocks.chunks(size).map(|part| {
@@ -132,10 +135,12 @@ impl BlockStore for EmbeddedStore {
                 folder.sync(&shard)
             })
         });
-        futures::future::join_all(syncs).await.into_iter().collect()
+        let synced = futures::future::join_all(syncs).await;
+        synced.into_iter().collect::<Result<(), _>>()?;
+        Ok(true)
     }
 
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    async fn lookup(&self, cid: &Cid, _: Lookup) -> Result<Bytes, StoreError> {
         let cid = *cid;
         self.work(&self.readers, move |folder| folder.read(&cid))
             .await
@@ -148,7 +153,12 @@ impl BlockStore for EmbeddedStore {
     }
 
     /// A root that is pinned already is not walked again.
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+    async fn pin_with(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        _: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
         let (root, from, share) = (*root, from.copied(), self.share().await);
         self.work(&self.writers, move |folder| {
             let _share = share;
@@ -171,8 +181,9 @@ impl BlockStore for EmbeddedStore {
             .await
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.work(&self.readers, Folder::pins).await
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
+        let pins = self.work(&self.readers, Folder::pins).await?;
+        Ok(those(pins, among))
     }
 }
 

@@ -10,24 +10,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
 
-use super::{Block, BlockStore, StoreError};
+use super::{Block, BlockStore, Lookup, StoreError};
 pub use crate::fault::Fault;
 use crate::fault::{Outcome, Script};
 
 /// The calls of a [`BlockStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
-    /// [`BlockStore::put_many`]
+    /// [`BlockStore::put`]
     PutMany,
-    /// [`BlockStore::get`]
+    /// [`BlockStore::lookup`]
     Get,
     /// [`BlockStore::has`]
     Has,
-    /// [`BlockStore::pin`]
+    /// [`BlockStore::pin_with`]
     Pin,
     /// [`BlockStore::unpin`]
     Unpin,
-    /// [`BlockStore::pins`], [`BlockStore::all_pinned`]
+    /// [`BlockStore::pinned`]
     Pins,
 }
 
@@ -64,7 +64,7 @@ impl FaultStore {
     }
 
     /// From now on `call` meets `fault`: `times` times, or (`None`) until [`FaultStore::clear`].
-    /// [`Fault::Corrupt`] changes what `get` gives, and nothing of the other calls.
+    /// [`Fault::Corrupt`] changes what `lookup` gives, and nothing of the other calls.
     pub fn set(&self, call: Call, fault: Fault<StoreError>, times: Option<u64>) {
         self.script.set(call, fault, times);
     }
@@ -87,7 +87,7 @@ impl FaultStore {
         self.script.count(call)
     }
 
-    /// Blocks that were offered to `put_many` since then.
+    /// Blocks that were offered to `put` since then.
     #[must_use]
     pub fn block_count(&self) -> u64 {
         self.block_count.load(Ordering::SeqCst)
@@ -134,35 +134,19 @@ fn changed(data: &Bytes) -> Bytes {
 
 #[async_trait]
 impl BlockStore for FaultStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.count_blocks(blocks);
-        match self.script.enter(Call::PutMany).await? {
-            Outcome::Drop => Ok(()),
-            outcome => answer(outcome, self.inner.put_many(blocks).await),
-        }
-    }
-
-    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
         self.count_blocks(blocks);
         match self.script.enter(Call::PutMany).await? {
             Outcome::Drop => Ok(true),
-            outcome => answer(outcome, self.inner.put_held(blocks, bundle).await),
+            outcome => answer(outcome, self.inner.put(blocks, bundle).await),
         }
     }
 
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    async fn lookup(&self, cid: &Cid, how: Lookup) -> Result<Bytes, StoreError> {
         match self.script.enter(Call::Get).await? {
             Outcome::Drop => Err(StoreError::Missing(*cid)),
-            Outcome::Corrupt => Ok(changed(&self.inner.get(cid).await?)),
-            outcome => answer(outcome, self.inner.get(cid).await),
-        }
-    }
-
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        match self.script.enter(Call::Get).await? {
-            Outcome::Drop => Err(StoreError::Missing(*cid)),
-            Outcome::Corrupt => Ok(changed(&self.inner.get_near(cid).await?)),
-            outcome => answer(outcome, self.inner.get_near(cid).await),
+            Outcome::Corrupt => Ok(changed(&self.inner.lookup(cid, how).await?)),
+            outcome => answer(outcome, self.inner.lookup(cid, how).await),
         }
     }
 
@@ -173,22 +157,15 @@ impl BlockStore for FaultStore {
         }
     }
 
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        match self.script.enter(Call::Pin).await? {
-            Outcome::Drop => Ok(()),
-            outcome => answer(outcome, self.inner.pin(root, from).await),
-        }
-    }
-
-    async fn pin_while(
+    async fn pin_with(
         &self,
         root: &Cid,
         from: Option<&Cid>,
-        moves: &(dyn Fn() + Send + Sync),
+        progress: &(dyn Fn() + Send + Sync),
     ) -> Result<(), StoreError> {
         match self.script.enter(Call::Pin).await? {
             Outcome::Drop => Ok(()),
-            outcome => answer(outcome, self.inner.pin_while(root, from, moves).await),
+            outcome => answer(outcome, self.inner.pin_with(root, from, progress).await),
         }
     }
 
@@ -199,17 +176,10 @@ impl BlockStore for FaultStore {
         }
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
         match self.script.enter(Call::Pins).await? {
             Outcome::Drop => Ok(Vec::new()),
-            outcome => answer(outcome, self.inner.pins().await),
-        }
-    }
-
-    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
-        match self.script.enter(Call::Pins).await? {
-            Outcome::Drop => Ok(roots.is_empty()),
-            outcome => answer(outcome, self.inner.all_pinned(roots).await),
+            outcome => answer(outcome, self.inner.pinned(among).await),
         }
     }
 }
@@ -219,6 +189,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::store::BlockStoreExt;
     use crate::store::memory::MemoryStore;
     use pxfs_format::cid::leaf_cid;
 

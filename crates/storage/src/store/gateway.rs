@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cid::Cid;
 
-use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, check_bytes};
+use super::{Block, BlockStore, BlockStoreExt, Lookup, MAX_BLOCK_BYTES, StoreError, check_bytes};
 use crate::rpc::{Gateway, RpcError};
 
 /// How long a gateway may take for one block.
@@ -38,11 +38,11 @@ fn refused() -> StoreError {
 
 #[async_trait]
 impl BlockStore for GatewayStore {
-    async fn put_many(&self, _: &[Block]) -> Result<(), StoreError> {
+    async fn put(&self, _: &[Block], _: Option<&Block>) -> Result<bool, StoreError> {
         Err(refused())
     }
 
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    async fn lookup(&self, cid: &Cid, _: Lookup) -> Result<Bytes, StoreError> {
         let answer = self
             .0
             .block(&cid.to_string(), MAX_BLOCK_BYTES, PATIENCE)
@@ -61,7 +61,12 @@ impl BlockStore for GatewayStore {
         }
     }
 
-    async fn pin(&self, _: &Cid, _: Option<&Cid>) -> Result<(), StoreError> {
+    async fn pin_with(
+        &self,
+        _: &Cid,
+        _: Option<&Cid>,
+        _: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
         Err(refused())
     }
 
@@ -69,7 +74,7 @@ impl BlockStore for GatewayStore {
         Err(refused())
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+    async fn pinned(&self, _: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
         Ok(Vec::new())
     }
 }

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::sleep;
 
-use super::{Block, BlockStore, StoreError, check_bytes};
+use super::{Block, BlockStore, BlockStoreExt, Lookup, StoreError, check_bytes};
 
 /// How long a store may be silent before the next one is asked beside it.
 const HEDGE: Duration = Duration::from_secs(2);
@@ -25,8 +25,6 @@ pub struct ManyStore {
     first: Arc<dyn BlockStore>,
     /// In the order in which they are asked.
     near: Vec<Arc<dyn BlockStore>>,
-    /// Those of them that keep what they are given, where not all do.
-    keepers: Option<Vec<Arc<dyn BlockStore>>>,
     hedge: Duration,
 }
 
@@ -38,16 +36,8 @@ impl ManyStore {
         Self {
             first,
             near,
-            keepers: None,
             hedge: HEDGE,
         }
-    }
-
-    /// The same, where `keepers` are those of `near` that keep what they are given: the others are gateways.
-    #[must_use]
-    pub fn kept_by(mut self, keepers: Vec<Arc<dyn BlockStore>>) -> Self {
-        self.keepers = Some(keepers);
-        self
     }
 
     /// The verified bytes of `cid` from one of `left`, which are asked in this order.
@@ -90,7 +80,7 @@ fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
 
 /// The block from `store`, verified: asked for once more where what comes at first is another.
 async fn ask(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Bytes, StoreError> {
-    let data = store.get_unverified(cid).await?;
+    let data = store.lookup(cid, Lookup::Unverified).await?;
     if check_bytes(cid, &data).is_ok() {
         return Ok(data);
     }
@@ -100,55 +90,34 @@ async fn ask(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Bytes, StoreError
 
 #[async_trait]
 impl BlockStore for ManyStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.first.put_many(blocks).await
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
+        self.first.put(blocks, bundle).await
     }
 
-    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
-        self.first.put_held(blocks, bundle).await
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        let all = self.near.iter().chain(std::iter::once(&self.first));
-        self.ask_each(all, cid).await
-    }
-
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.ask_each(self.near.iter(), cid).await
-    }
-
-    async fn get_kept(&self, cid: &Cid) -> Option<Result<Bytes, StoreError>> {
-        let keepers = self.keepers.as_ref()?;
-        Some(self.ask_each(keepers.iter(), cid).await)
+    async fn lookup(&self, cid: &Cid, how: Lookup) -> Result<Bytes, StoreError> {
+        let last = (how != Lookup::Local).then_some(&self.first);
+        self.ask_each(self.near.iter().chain(last), cid).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.first.has(cid).await
     }
 
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.first.pin(root, from).await
-    }
-
-    async fn pin_while(
+    async fn pin_with(
         &self,
         root: &Cid,
         from: Option<&Cid>,
-        moves: &(dyn Fn() + Send + Sync),
+        progress: &(dyn Fn() + Send + Sync),
     ) -> Result<(), StoreError> {
-        self.first.pin_while(root, from, moves).await
+        self.first.pin_with(root, from, progress).await
     }
 
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
         self.first.unpin(root).await
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.first.pins().await
-    }
-
-    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
-        self.first.all_pinned(roots).await
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
+        self.first.pinned(among).await
     }
 }
 
@@ -219,12 +188,12 @@ mod tests {
             first.reset_counts();
             let answer = match searches {
                 true => many.get(&absent).await,
-                false => many.get_near(&absent).await,
+                false => many.get_local(&absent).await,
             };
             assert_eq!(answer, Err(StoreError::Missing(absent)));
             assert_eq!(first.count(Call::Get), asked);
         }
-        assert_eq!(many.get_near(&block.cid).await, Ok(block.data.clone()));
+        assert_eq!(many.get_local(&block.cid).await, Ok(block.data.clone()));
         // While it is well the others are left in peace.
         second.reset_counts();
         many.get(&block.cid).await.unwrap();

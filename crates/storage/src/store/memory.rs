@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::walk::{self, Source};
-use super::{Block, BlockStore, StoreError, check_bytes, links};
+use super::{Block, BlockStore, Lookup, StoreError, check_bytes, links, those};
 
 /// A store that forgets.
 #[derive(Debug, Default)]
@@ -79,16 +79,19 @@ impl Source for &State {
 
 #[async_trait]
 impl BlockStore for MemoryStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
+        if bundle.is_some() {
+            return Ok(false);
+        }
         blocks.iter().try_for_each(Block::check)?;
         let mut state = self.state();
         for block in blocks {
             state.blocks.insert(block.cid, block.data.clone());
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    async fn lookup(&self, cid: &Cid, _: Lookup) -> Result<Bytes, StoreError> {
         self.state().get(cid)
     }
 
@@ -96,7 +99,12 @@ impl BlockStore for MemoryStore {
         Ok(self.state().blocks.contains_key(cid))
     }
 
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+    async fn pin_with(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        _: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
         let mut state = self.state();
         if state.pins.contains(root) {
             return Ok(());
@@ -112,7 +120,7 @@ impl BlockStore for MemoryStore {
         Ok(())
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        Ok(self.state().pins.iter().copied().collect())
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
+        Ok(those(self.state().pins.iter().copied().collect(), among))
     }
 }

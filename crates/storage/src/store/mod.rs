@@ -1,9 +1,7 @@
 //! The block store: where a volume's blocks live, addressed by CID.
 //!
-//! Invariant: no implementation hands out a byte that it has not verified against its CID (but for
-//! [`BlockStore::get_unverified`], which says so), and
-//! none reports a block as put before it is durable there. Called by `publish` (put, pin) and
-//! `fetch` (get).
+//! Invariant: no implementation hands out a byte that it has not verified against its CID, except for
+//! [`Lookup::Unverified`], and none reports a block as put before it is durable there.
 //!
 //! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks, a [`gateway`] is read from alone; [`fault`] and
 //! [`retry`] wrap any store,
@@ -62,64 +60,86 @@ pub enum StoreError {
 /// A place for blocks.
 #[async_trait]
 pub trait BlockStore: Send + Sync {
-    /// Stores `blocks`; returns once every one of them is durable there. A block whose bytes do
-    /// not hash to its CID is refused ([`StoreError::Corrupt`]) and nothing is claimed for the rest.
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError>;
-    /// As [`BlockStore::put_many`], in one step with a pin of `bundle`, a node that links to each of them: no collection of
-    /// garbage comes between. False, and nothing is stored, where the store cannot do that.
-    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
-        let _ = (blocks, bundle);
-        Ok(false)
-    }
-    /// The verified bytes of `cid`.
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError>;
-    /// As [`BlockStore::get`], for one who verifies it himself: what the store has under `cid`, at most
-    /// [`MAX_BLOCK_BYTES`] of it, which need not be that block: then [`BlockStore::get`] may still have it. So it is hashed once.
-    async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.get(cid).await
-    }
-    /// As [`BlockStore::get`]: what the store has itself, where several are one what each has, and no search for what
-    /// none has.
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.get(cid).await
-    }
-    /// As [`BlockStore::get_near`], of those alone that keep what they are given, where others are asked beside them
-    /// that do not: `None` where there are no such others.
-    async fn get_kept(&self, cid: &Cid) -> Option<Result<Bytes, StoreError>> {
-        let _ = cid;
-        None
-    }
-    /// The verified bytes of some small leaves, of which the length is known too, in their order: in as
-    /// few calls as the store knows how to. The first error is told for all of them; then each may
-    /// still be had by itself.
+    /// Stores `blocks`, and returns true once all of them are durable there. A block whose bytes do not
+    /// hash to its CID is refused ([`StoreError::Corrupt`]), and nothing is claimed for the rest.
+    ///
+    /// `bundle` is a node that links to each of `blocks`: it is stored and pinned in the same step, so that no
+    /// garbage collection comes between. A store that cannot do that stores nothing and returns false.
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError>;
+    /// The bytes of `cid`.
+    async fn lookup(&self, cid: &Cid, how: Lookup) -> Result<Bytes, StoreError>;
+    /// The verified bytes of some small leaves, given with their lengths, in their order: in as few calls as the
+    /// store can. The first error fails them all; each may still be had by itself.
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
         some_at_once(leaves.iter().map(|(cid, _)| self.get(cid)).collect()).await
     }
-    /// Whether the block is there, without reading it.
+    /// Whether the store itself has the block, without reading it.
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
-    /// Pins `root` and all below it. `from`, when it is still pinned, is a root that shares most
-    /// blocks with it, so that only the difference is walked; it stays pinned.
-    /// [`StoreError::Missing`] when a block below `root` is not there.
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError>;
-    /// As [`BlockStore::pin`]; where the store tells how far it is, `moves` is called whenever that is further.
-    async fn pin_while(
+    /// Pins `root` and all below it, and calls `progress` whenever the store reports more of it.
+    /// `from`, when it is still pinned, is a root that shares most blocks with it, so that only the
+    /// difference is walked; it stays pinned. [`StoreError::Missing`] when a block below `root` is not there.
+    async fn pin_with(
         &self,
         root: &Cid,
         from: Option<&Cid>,
-        moves: &(dyn Fn() + Send + Sync),
-    ) -> Result<(), StoreError> {
-        let _ = moves;
-        self.pin(root, from).await
-    }
+        progress: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError>;
     /// Releases the pin of `root`; no error when it was not pinned.
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError>;
-    /// The roots that are pinned recursively, in no order.
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError>;
+    /// The roots that are pinned recursively, in no order: those of `among`, or all.
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError>;
+}
+
+/// Where a store looks for a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// In what it has, and then in its network. The bytes are verified.
+    Network,
+    /// As [`Lookup::Network`], for callers that verify: at most [`MAX_BLOCK_BYTES`] under that CID. If they are not the
+    /// block, [`Lookup::Network`] may still find it. So each block is hashed once.
+    Unverified,
+    /// In what it has; several stores each in what it has. The bytes are verified.
+    Local,
+}
+
+/// The usual calls of a [`BlockStore`].
+#[async_trait]
+pub trait BlockStoreExt: BlockStore {
+    /// Stores `blocks`: see [`BlockStore::put`].
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        self.put(blocks, None).await.map(drop)
+    }
+    /// The verified bytes of `cid`, wherever the store finds them.
+    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.lookup(cid, Lookup::Network).await
+    }
+    /// The verified bytes of `cid` if the store itself has them.
+    async fn get_local(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+        self.lookup(cid, Lookup::Local).await
+    }
+    /// Pins `root`: see [`BlockStore::pin_with`].
+    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
+        self.pin_with(root, from, &|| {}).await
+    }
+    /// All roots that are pinned recursively.
+    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
+        self.pinned(None).await
+    }
     /// Whether each of `roots` is pinned recursively.
     async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
-        let pins = self.pins().await?;
-        Ok(roots.iter().all(|root| pins.contains(root)))
+        let pinned = self.pinned(Some(roots)).await?;
+        Ok(roots.iter().all(|root| pinned.contains(root)))
     }
+}
+
+impl<S: BlockStore + ?Sized> BlockStoreExt for S {}
+
+/// Those of `pins` that are in `among`.
+fn those(mut pins: Vec<Cid>, among: Option<&[Cid]>) -> Vec<Cid> {
+    if let Some(among) = among {
+        pins.retain(|pin| among.contains(pin));
+    }
+    pins
 }
 
 /// The answers of many calls, in their order, or the first error.

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use pxfs_base::backoff::{Backoff, jittered};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Block, BlockStore, StoreError};
+use super::{Block, BlockStore, Lookup, StoreError};
 
 /// When to try again.
 #[derive(Clone, Copy, Debug)]
@@ -77,46 +77,40 @@ impl RetryStore {
 
 #[async_trait]
 impl BlockStore for RetryStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        self.run(|| self.inner.put_many(blocks)).await
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
+        self.run(|| self.inner.put(blocks, bundle)).await
     }
 
-    async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
-        self.run(|| self.inner.put_held(blocks, bundle)).await
-    }
-
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.run(|| self.inner.get(cid)).await
-    }
-
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        self.run(|| self.inner.get_near(cid)).await
+    async fn lookup(&self, cid: &Cid, how: Lookup) -> Result<Bytes, StoreError> {
+        self.run(|| self.inner.lookup(cid, how)).await
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.run(|| self.inner.has(cid)).await
     }
 
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.run(|| self.inner.pin(root, from)).await
+    async fn pin_with(
+        &self,
+        root: &Cid,
+        from: Option<&Cid>,
+        progress: &(dyn Fn() + Send + Sync),
+    ) -> Result<(), StoreError> {
+        self.run(|| self.inner.pin_with(root, from, progress)).await
     }
 
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
         self.run(|| self.inner.unpin(root)).await
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        self.run(|| self.inner.pins()).await
-    }
-
-    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
-        self.run(|| self.inner.all_pinned(roots)).await
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
+        self.run(|| self.inner.pinned(among)).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::BlockStoreExt;
     use crate::store::fault::{Call, Fault, FaultStore};
     use crate::store::memory::MemoryStore;
     use pxfs_format::cid::leaf_cid;

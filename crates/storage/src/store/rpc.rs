@@ -18,7 +18,7 @@ use bytes::Bytes;
 use cid::Cid;
 use serde::Deserialize;
 
-use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError, car, check_bytes};
+use super::{Block, BlockStore, Lookup, MAX_BLOCK_BYTES, StoreError, car, check_bytes};
 use crate::rpc::client::whole;
 use crate::rpc::{Client, Dialect, File, RpcError, probe};
 use batch::Pace;
@@ -28,8 +28,6 @@ use pxfs_format::cid::{self as form, Kind};
 
 /// The longest answer to a question.
 const ANSWER: usize = 1 << 20;
-/// The longest list of pins: about half a million.
-const PIN_LIST: usize = 64 << 20;
 
 /// How long a node may take.
 #[derive(Clone, Copy, Debug)]
@@ -241,7 +239,6 @@ impl RpcStore {
 
     /// What the node has under `cid`, or finds, by its RPC.
     async fn fetch(&self, cid: &Cid) -> Result<Bytes, StoreError> {
-        form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
         match self.local_unverified(cid).await {
             Err(StoreError::Missing(_)) if !self.patience.network.is_zero() => {}
             other => return other,
@@ -261,24 +258,8 @@ impl RpcStore {
             answer => answered(cid, answer),
         }
     }
-}
 
-#[async_trait]
-impl BlockStore for RpcStore {
-    async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {
-        blocks.iter().try_for_each(Block::check_form)?;
-        let sent = self
-            .pace
-            .send(blocks, |batch, limit| self.put(batch, limit))
-            .await;
-        // The node hashes every block that it takes, and refuses or names otherwise what is not as its CID says: so
-        // it is hashed here only to tell whose fault it is.
-        if sent.is_err() {
-            blocks.iter().try_for_each(Block::check)?;
-        }
-        sent
-    }
-
+    /// [`BlockStore::put`] with a bundle.
     async fn put_held(&self, blocks: &[Block], bundle: &Block) -> Result<bool, StoreError> {
         if self.client.dialect() != Dialect::Ipfs {
             return Ok(false);
@@ -291,7 +272,8 @@ impl BlockStore for RpcStore {
         Ok(true)
     }
 
-    async fn get(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    /// [`Lookup::Network`].
+    async fn verified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         if self.beside.has_given(cid) {
             self.beside.close("what the gateway gave was not enough");
         }
@@ -299,7 +281,8 @@ impl BlockStore for RpcStore {
         check_bytes(cid, &data).map(|()| data)
     }
 
-    async fn get_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    /// [`Lookup::Unverified`].
+    async fn unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let beside = self.beside.leaf(&self.client, cid).await;
         if let Answer::Given(data) = beside {
             return Ok(data);
@@ -311,10 +294,34 @@ impl BlockStore for RpcStore {
         }
         Ok(data)
     }
+}
 
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+#[async_trait]
+impl BlockStore for RpcStore {
+    async fn put(&self, blocks: &[Block], bundle: Option<&Block>) -> Result<bool, StoreError> {
+        if let Some(bundle) = bundle {
+            return self.put_held(blocks, bundle).await;
+        }
+        blocks.iter().try_for_each(Block::check_form)?;
+        let sent = self
+            .pace
+            .send(blocks, |batch, limit| self.put(batch, limit))
+            .await;
+        // The node hashes every block that it takes, and refuses or names otherwise what is not as its CID says: so
+        // it is hashed here only to tell whose fault it is.
+        if sent.is_err() {
+            blocks.iter().try_for_each(Block::check)?;
+        }
+        sent.map(|()| true)
+    }
+
+    async fn lookup(&self, cid: &Cid, how: Lookup) -> Result<Bytes, StoreError> {
         form::kind(cid).map_err(|e| StoreError::Permanent(e.to_string()))?;
-        self.local(cid).await
+        match how {
+            Lookup::Network => self.verified(cid).await,
+            Lookup::Unverified => self.unverified(cid).await,
+            Lookup::Local => self.local(cid).await,
+        }
     }
 
     async fn get_leaves(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
@@ -345,17 +352,13 @@ impl BlockStore for RpcStore {
         }
     }
 
-    async fn pin(&self, root: &Cid, from: Option<&Cid>) -> Result<(), StoreError> {
-        self.pin_whole(root, from, &|| {}).await
-    }
-
-    async fn pin_while(
+    async fn pin_with(
         &self,
         root: &Cid,
         from: Option<&Cid>,
-        moves: &(dyn Fn() + Send + Sync),
+        progress: &(dyn Fn() + Send + Sync),
     ) -> Result<(), StoreError> {
-        self.pin_whole(root, from, moves).await
+        self.pin_whole(root, from, progress).await
     }
 
     async fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
@@ -375,22 +378,11 @@ impl BlockStore for RpcStore {
         }
     }
 
-    async fn pins(&self) -> Result<Vec<Cid>, StoreError> {
-        let args = [("type", "recursive"), ("stream", "true")];
-        let answer = self
-            .client
-            .call("pin/ls", &args, &[], PIN_LIST, 2 * self.patience.ask)
-            .await;
-        let listed = lines::<pin::PinLine>(&answer.map_err(plain)?)?;
-        // Others may have pinned what we would not.
-        Ok(listed
-            .into_iter()
-            .filter_map(|line| form::parse(&line.cid).ok())
-            .collect())
-    }
-
-    async fn all_pinned(&self, roots: &[Cid]) -> Result<bool, StoreError> {
-        self.lists(roots).await
+    async fn pinned(&self, among: Option<&[Cid]>) -> Result<Vec<Cid>, StoreError> {
+        match among {
+            Some(roots) => self.listed_of(roots).await,
+            None => self.listed().await,
+        }
     }
 }
 

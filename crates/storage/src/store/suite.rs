@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::links::node_of;
-use super::{Block, BlockStore, MAX_BLOCK_BYTES, StoreError};
+use super::{Block, BlockStore, BlockStoreExt, Lookup, MAX_BLOCK_BYTES, StoreError};
 use pxfs_format::cid::{leaf_cid, node_cid};
 
 /// Runs every case on `store`.
@@ -79,7 +79,7 @@ async fn blocks_come_back(store: &dyn BlockStore) {
     store.put_many(&blocks).await.expect("blocks are taken");
     for block in &blocks {
         assert_eq!(store.get(&block.cid).await, Ok(block.data.clone()));
-        let unverified = store.get_unverified(&block.cid).await;
+        let unverified = store.lookup(&block.cid, Lookup::Unverified).await;
         assert_eq!(unverified, Ok(block.data.clone()));
         assert_eq!(store.has(&block.cid).await, Ok(true));
     }
@@ -105,7 +105,7 @@ async fn leaves_come_back_together(store: &dyn BlockStore) {
 async fn missing_blocks_are_missing(store: &dyn BlockStore) {
     for cid in [unique_leaf(16).cid, node(&[unique_leaf(16).cid]).cid] {
         assert_eq!(store.get(&cid).await, Err(StoreError::Missing(cid)));
-        let unverified = store.get_unverified(&cid).await;
+        let unverified = store.lookup(&cid, Lookup::Unverified).await;
         assert_eq!(unverified, Err(StoreError::Missing(cid)));
         assert_eq!(store.has(&cid).await, Ok(false));
         assert_eq!(store.pin(&cid, None).await, Err(StoreError::Missing(cid)));

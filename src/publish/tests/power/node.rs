@@ -14,7 +14,7 @@ use crate::names::{NameError, NameStore};
 use crate::publish::tests::rig::Shared;
 use crate::store::hook::Hook;
 use crate::store::memory::MemoryStore;
-use crate::store::{Block, BlockStore, StoreError, links};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, links};
 
 /// What a node did.
 #[derive(Clone, Debug)]

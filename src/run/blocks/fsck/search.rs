@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::plan::Missing;
 use super::{AT_ONCE, Check, told};
 use crate::control::Amount;
+use crate::store::BlockStoreExt;
 use crate::store::StoreError;
 
 /// How long one of the two may take.
@@ -107,7 +108,7 @@ impl Check<'_> {
                     Ok(_) | Err(StoreError::Missing(_) | StoreError::Corrupt(..))
                 )
             };
-            match others.one(reads.get_near(cid), is_silent).await {
+            match others.one(reads.get_local(cid), is_silent).await {
                 Some(answer) => match told(cid, answer) {
                     Ok(Ok(data)) => return Found::Elsewhere(data),
                     Ok(Err(_)) => {}

@@ -21,7 +21,7 @@ use crate::run::tests::World;
 use crate::status::FsckAnswer;
 use crate::store::hook::Hook;
 use crate::store::retry::Policy;
-use crate::store::{Block, BlockStore, StoreError};
+use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::{Ino, TokenId};
 
 /// How long it looks through its network.
@@ -75,7 +75,7 @@ impl Hook for Lossy {
         }
         self.inner.get(cid).await
     }
-    async fn get_near(&self, cid: &Cid) -> Result<Bytes, StoreError> {
+    async fn get_local(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         match self.lacks(cid) {
             true => Err(StoreError::Missing(*cid)),
             false => self.inner.get(cid).await,

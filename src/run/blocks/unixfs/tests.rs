@@ -5,6 +5,7 @@ use prost::Message;
 use super::*;
 use crate::pack::cid::{leaf_cid, node_cid};
 use crate::store::Block;
+use crate::store::BlockStoreExt;
 use crate::store::memory::MemoryStore;
 
 /// A node over `links`, which says that they are so long, as other programs write it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::BlockStoreExt;
 use crate::store::fault::FaultStore;
 use crate::store::suite::{self, node, unique_leaf, unique_tree};
 use pxfs_base::clock::ManualClock;

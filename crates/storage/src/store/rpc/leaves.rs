@@ -8,14 +8,14 @@ use bytes::Bytes;
 use cid::Cid;
 
 use super::{RpcStore, plain, unfinished};
-use crate::store::{BlockStore, StoreError, check_bytes, some_at_once};
+use crate::store::{BlockStoreExt, StoreError, check_bytes, some_at_once};
 
 /// The most leaves, and bytes of them, of one call.
 const MOST_LEAVES: usize = 128;
 const MOST_BYTES: u64 = 8 << 20;
 
 impl RpcStore {
-    /// See [`BlockStore::get_leaves`]. Not from the network of the node.
+    /// See [`crate::store::BlockStore::get_leaves`]. Not from the network of the node.
     pub(super) async fn cat(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
         let bytes: u64 = leaves.iter().map(|(_, size)| size).sum();
         let fits = (2..=MOST_LEAVES).contains(&leaves.len()) && bytes <= MOST_BYTES;

@@ -21,18 +21,21 @@ use crate::rpc::RpcError;
 use crate::rpc::client::whole;
 use crate::store::walk::{self, Source};
 use crate::store::{BlockStore, StoreError, links};
+use pxfs_format::cid as form;
 
 /// How often a pin that stands still is asked for anew.
 const TRIES: usize = 3;
+/// The longest list of pins: about half a million.
+const PIN_LIST: usize = 64 << 20;
 /// When a node that has lost us without noticing gives a pin up: a week. Here it is given up as soon as it stands
 /// still for long.
 const LONGEST: &str = "168h";
 
 /// A line of `pin/ls` with `stream`.
 #[derive(Deserialize)]
-pub(super) struct PinLine {
+struct PinLine {
     #[serde(rename = "Cid")]
-    pub(super) cid: String,
+    cid: String,
 }
 
 /// A line of `pin/add` with `progress`: one comes every half second, whether there is more to tell or not.
@@ -79,7 +82,7 @@ impl Moves<'_> {
 }
 
 impl RpcStore {
-    /// [`BlockStore::pin_while`].
+    /// [`BlockStore::pin_with`].
     pub(super) async fn pin_whole(
         &self,
         root: &Cid,
@@ -179,8 +182,39 @@ impl RpcStore {
         }
     }
 
-    /// [`BlockStore::all_pinned`]: asked in one call.
-    pub(super) async fn lists(&self, roots: &[Cid]) -> Result<bool, StoreError> {
+    /// All that the node lists as pinned recursively.
+    pub(super) async fn listed(&self) -> Result<Vec<Cid>, StoreError> {
+        let args = [("type", "recursive"), ("stream", "true")];
+        let answer = self
+            .client
+            .call("pin/ls", &args, &[], PIN_LIST, 2 * self.patience.ask)
+            .await;
+        let listed = lines::<PinLine>(&answer.map_err(plain)?)?;
+        // Others may have pinned what we would not.
+        Ok(listed
+            .into_iter()
+            .filter_map(|line| form::parse(&line.cid).ok())
+            .collect())
+    }
+
+    /// Those of `roots` that it lists: asked in one call, and one by one if it does not list all.
+    pub(super) async fn listed_of(&self, roots: &[Cid]) -> Result<Vec<Cid>, StoreError> {
+        if roots.is_empty() || self.lists(roots).await? {
+            return Ok(roots.to_vec());
+        }
+        let mut listed = Vec::new();
+        if roots.len() > 1 {
+            for root in roots {
+                if self.lists(&[*root]).await? {
+                    listed.push(*root);
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Whether it lists all of `roots`: asked in one call.
+    async fn lists(&self, roots: &[Cid]) -> Result<bool, StoreError> {
         let texts: Vec<String> = roots.iter().map(Cid::to_string).collect();
         let mut args: Vec<(&str, &str)> = texts.iter().map(|text| ("arg", text.as_str())).collect();
         args.extend([("type", "recursive"), ("stream", "true")]);
