@@ -3,16 +3,17 @@
 //! Invariant: the bytes on disk that are accounted for never pass the limit (room is made before a
 //! byte is written, least recently used contents first, then chunks of the content being filled);
 //! a file is trusted only while it is the very inode that was opened or created here. No lock is
-//! held across I/O; the index lock and a content's lock are never held together. The one exception: a new
-//! file is created under a lock that only threads which fill the cache take.
+//! held across I/O; the index lock and a content's lock are never held together. The one exception: a file
+//! gets or loses its name under [`Files::names`], which only threads that fill or evict take.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
+use pxfs_base::lock;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use super::content::{Content, Identity};
@@ -31,8 +32,9 @@ pub(super) struct Files {
     dir: PathBuf,
     buffers: Buffers,
     index: Mutex<Index>,
-    /// Held while a file is created: of two threads that create the same one, each would remove the other's.
-    creating: Mutex<()>,
+    /// Held while a file and its entry in the index come or go together: else a thread that evicts a content, or
+    /// replaces its file, would unlink the new file of another thread. Taken before [`Files::index`].
+    names: Mutex<()>,
 }
 
 struct Index {
@@ -84,13 +86,13 @@ impl Files {
             dir: dir.to_owned(),
             buffers: Buffers::default(),
             index: Mutex::new(index),
-            creating: Mutex::new(()),
+            names: Mutex::new(()),
         })
     }
 
     /// Bytes on disk.
     pub(super) fn bytes(&self) -> u64 {
-        self.lock().used_bytes
+        self.index().used_bytes
     }
 
     /// Reads a part of one chunk; true only when all of it was here and verified.
@@ -218,11 +220,14 @@ impl Files {
         if data.len() != size {
             return false;
         }
-        self.remove(key);
+        self.remove(key, |_| true);
         if !self.make_room(bytes, limit_bytes, None) {
             return false;
         }
+        let ranges = data_ranges(&file, size);
+        let content = Content::adopted(size, Identity::of(&data), bytes, &ranges);
         let home = self.path(key);
+        let _names = lock(&self.names);
         let moved = home
             .parent()
             .map_or(Ok(()), std::fs::create_dir_all)
@@ -231,8 +236,6 @@ impl Files {
             self.give_back(bytes);
             return false;
         }
-        let ranges = data_ranges(&file, size);
-        let content = Content::adopted(size, Identity::of(&data), bytes, &ranges);
         self.insert(key, &Arc::new(content), file);
         true
     }
@@ -253,40 +256,61 @@ impl Files {
         if need > limit_bytes {
             return false;
         }
-        loop {
-            let victim = {
-                let mut index = self.lock();
-                if index.used_bytes + need <= limit_bytes {
-                    index.used_bytes += need;
-                    return true;
-                }
-                if let Some((key, ..)) = filling {
-                    index.contents.promote(&key);
-                }
-                let last = index.contents.len() == 1
-                    && filling.is_some_and(|(key, ..)| index.contents.contains(&key));
-                let victim = if last { None } else { index.contents.pop_lru() };
-                if let Some((key, _)) = &victim {
-                    index.open.pop(key);
-                }
-                victim
-            };
-            match (victim, filling) {
-                (Some((key, content)), _) => {
-                    let freed = content.end();
-                    let _ = std::fs::remove_file(self.path(key));
-                    tracing::trace!(content = %key.cid(), bytes = freed, "evicted");
-                    self.give_back(freed);
-                }
-                (None, Some((key, content, chunk))) => {
-                    let Some(behind) = content.claim_behind(chunk) else {
-                        return false;
-                    };
-                    self.punch(key, content, behind);
-                }
-                (None, None) => return false,
+        while !self.reserve(need, limit_bytes) {
+            if self.evict(need, limit_bytes, filling.map(|(key, ..)| key)) {
+                continue;
             }
+            let Some((key, content, chunk)) = filling else {
+                return false;
+            };
+            let Some(behind) = content.claim_behind(chunk) else {
+                return false;
+            };
+            self.punch(key, content, behind);
         }
+        true
+    }
+
+    fn reserve(&self, need: u64, limit_bytes: u64) -> bool {
+        let mut index = self.index();
+        let fits = index.used_bytes + need <= limit_bytes;
+        if fits {
+            index.used_bytes += need;
+        }
+        fits
+    }
+
+    /// Evicts the content used least recently, unless `need` bytes fit by now; false if there is none but `filling`.
+    fn evict(&self, need: u64, limit_bytes: u64, filling: Option<Key>) -> bool {
+        let _names = lock(&self.names);
+        let victim = {
+            let mut index = self.index();
+            if index.used_bytes + need <= limit_bytes {
+                return true;
+            }
+            if let Some(key) = filling {
+                index.contents.promote(&key);
+            }
+            let is_last = index.contents.len() == 1
+                && filling.is_some_and(|key| index.contents.contains(&key));
+            let victim = if is_last {
+                None
+            } else {
+                index.contents.pop_lru()
+            };
+            if let Some((key, _)) = &victim {
+                index.open.pop(key);
+            }
+            victim
+        };
+        let Some((key, content)) = victim else {
+            return false;
+        };
+        let freed = content.end();
+        let _ = std::fs::remove_file(self.path(key));
+        tracing::trace!(content = %key.cid(), bytes = freed, "evicted");
+        self.give_back(freed);
+        true
     }
 
     /// Makes a hole of a chunk that is claimed.
@@ -302,7 +326,7 @@ impl Files {
 
     /// The content, when its length is `size`, as the one used last; its chunks looked for.
     fn content(&self, key: Key, size: u64) -> Option<Arc<Content>> {
-        let content = self.lock().contents.get(&key).cloned()?;
+        let content = self.index().contents.get(&key).cloned()?;
         if content.size != size {
             return None;
         }
@@ -316,7 +340,7 @@ impl Files {
     /// The open file of `content`; `None`, and the content is forgotten, when it is not there any
     /// more or is another one.
     fn file(&self, key: Key, content: &Arc<Content>) -> Option<Arc<File>> {
-        if let Some((of, file)) = self.lock().open.get(&key)
+        if let Some((of, file)) = self.index().open.get(&key)
             && Arc::ptr_eq(of, content)
         {
             return Some(Arc::clone(file));
@@ -331,7 +355,7 @@ impl Files {
             self.forget(key, content);
             return None;
         };
-        let mut index = self.lock();
+        let mut index = self.index();
         if !index
             .contents
             .peek(&key)
@@ -358,8 +382,9 @@ impl Files {
 
     /// The content, with a new file if it has none.
     fn content_or_new(&self, key: Key, size: u64) -> io::Result<Arc<Content>> {
-        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.content(key, size) {
+        let _names = lock(&self.names);
+        let known = self.index().contents.get(&key).cloned();
+        match known.filter(|content| content.size == size) {
             Some(content) => Ok(content),
             None => self.create(key, size),
         }
@@ -367,7 +392,6 @@ impl Files {
 
     /// A new, empty file for a content; what stood under its name is removed.
     fn create(&self, key: Key, size: u64) -> io::Result<Arc<Content>> {
-        self.remove(key);
         let path = self.path(key);
         if let Some(shelf) = path.parent() {
             std::fs::create_dir_all(shelf)?;
@@ -392,10 +416,10 @@ impl Files {
         Ok(content)
     }
 
-    /// Enters a content; one that another thread entered meanwhile is ended.
+    /// Enters a content whose file has just got its name.
     fn insert(&self, key: Key, content: &Arc<Content>, file: File) {
         let other = {
-            let mut index = self.lock();
+            let mut index = self.index();
             index.keep_open(key, content, &Arc::new(file));
             index.contents.put(key, Arc::clone(content))
         };
@@ -404,14 +428,15 @@ impl Files {
         }
     }
 
-    /// Deletes the content's file.
-    fn remove(&self, key: Key) {
-        let known = {
-            let mut index = self.lock();
-            index.open.pop(&key);
-            index.contents.pop(&key)
+    /// Deletes the content and its file, if it is the one meant.
+    fn remove(&self, key: Key, is_meant: impl FnOnce(&Arc<Content>) -> bool) {
+        let _names = lock(&self.names);
+        let removed = {
+            let mut index = self.index();
+            let meant = index.contents.peek(&key).is_some_and(is_meant);
+            meant.then(|| index.remove(key)).flatten()
         };
-        if let Some(content) = known {
+        if let Some(content) = removed {
             let _ = std::fs::remove_file(self.path(key));
             self.give_back(content.end());
         }
@@ -419,18 +444,11 @@ impl Files {
 
     /// Forgets `content`, whose file is gone or broken.
     fn forget(&self, key: Key, content: &Arc<Content>) {
-        let same = self
-            .lock()
-            .contents
-            .peek(&key)
-            .is_some_and(|known| Arc::ptr_eq(known, content));
-        if same {
-            self.remove(key);
-        }
+        self.remove(key, |known| Arc::ptr_eq(known, content));
     }
 
     fn give_back(&self, bytes: u64) {
-        let mut index = self.lock();
+        let mut index = self.index();
         index.used_bytes = index.used_bytes.saturating_sub(bytes);
     }
 
@@ -441,12 +459,17 @@ impl Files {
             .join(key.cid().to_string())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    fn index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
     }
 }
 
 impl Index {
+    fn remove(&mut self, key: Key) -> Option<Arc<Content>> {
+        self.open.pop(&key);
+        self.contents.pop(&key)
+    }
+
     fn keep_open(&mut self, key: Key, content: &Arc<Content>, file: &Arc<File>) {
         self.open.put(key, (Arc::clone(content), Arc::clone(file)));
         while self.open.len() > OPEN_FILES {

@@ -3,10 +3,11 @@
 //! Invariant: every byte here was verified in this process; never more than the bound, except for
 //! one chunk alone. Called by [`super::Cache`].
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use lru::LruCache;
+use pxfs_base::lock;
 
 use super::key::Key;
 
@@ -70,6 +71,6 @@ impl Recent {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.held)
     }
 }

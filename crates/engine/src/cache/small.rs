@@ -13,9 +13,10 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use pxfs_base::lock;
 
 use super::key::Key;
 use generation::{Generation, PAGE_BYTES, largest_bytes, pages};
@@ -30,6 +31,8 @@ pub(super) struct Small {
     generation_bytes: u64,
     calls: AtomicU64,
     generations: Mutex<Generations>,
+    /// Held while a generation takes the place of another. Taken before [`Small::generations`].
+    rotating: Mutex<()>,
 }
 
 struct Generations {
@@ -65,6 +68,7 @@ impl Small {
                 old: kept.next(),
                 next: numbers.first().map_or(1, |newest| newest.saturating_add(1)),
             }),
+            rotating: Mutex::default(),
         })
     }
 
@@ -152,6 +156,8 @@ impl Small {
     /// Puts a new young generation in place of `full`, and deletes the old one. `None` when the
     /// disk does not allow it.
     fn rotate(&self, full: Option<&Arc<Generation>>) -> Option<Arc<Generation>> {
+        // A second thread would delete the generation that the first has just put aside.
+        let _one = lock(&self.rotating);
         let number = {
             let mut held = self.lock();
             if let Some(young) = &held.young
@@ -169,29 +175,13 @@ impl Small {
         }
         let fresh = Generation::create(&self.dir, number, self.generation_bytes).ok()?;
         let fresh = Arc::new(fresh);
-        let loser = {
-            let mut held = self.lock();
-            match &held.young {
-                Some(young) if !full.is_some_and(|full| Arc::ptr_eq(full, young)) => {
-                    Some(Arc::clone(young))
-                }
-                _ => {
-                    held.old = held.young.replace(Arc::clone(&fresh));
-                    None
-                }
-            }
-        };
-        if let Some(young) = loser {
-            Generation::delete(&self.dir, fresh.number);
-            return Some(young);
-        }
+        let mut held = self.lock();
+        held.old = held.young.replace(Arc::clone(&fresh));
         Some(fresh)
     }
 
     fn lock(&self) -> MutexGuard<'_, Generations> {
-        self.generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.generations)
     }
 }
 

@@ -258,6 +258,42 @@ fn the_first_chunks_of_a_file_that_arrive_together_are_all_stored() {
 }
 
 #[test]
+fn a_published_file_stays_whole_while_its_chunks_are_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("cache");
+    let size = 2 * MIB;
+    for content in 0..60 {
+        let cache = Cache::open(&home, 256 * MIB).unwrap();
+        let staged = dir.path().join("staged");
+        let whole: Vec<u8> = (0..2).flat_map(|c| chunk_bytes(content, size, c)).collect();
+        std::fs::write(&staged, &whole).unwrap();
+        let start = std::sync::Barrier::new(3);
+        std::thread::scope(|scope| {
+            for chunk in 0..2 {
+                let (cache, start) = (&cache, &start);
+                scope.spawn(move || {
+                    let bytes = chunk_bytes(content, size, chunk);
+                    start.wait();
+                    cache.fill(&cid_of(content), size, chunk, &bytes);
+                });
+            }
+            start.wait();
+            cache.adopt_file(&cid_of(content), size, &staged);
+        });
+        assert_eq!(cache.usage().disk_bytes, disk_bytes(&home), "{content}");
+        drop(cache);
+        let cache = Cache::open(&home, 256 * MIB).unwrap();
+        for chunk in 0..2 {
+            let found = cache.unverified(&cid_of(content), size, chunk);
+            assert!(
+                found == Some(chunk_bytes(content, size, chunk)),
+                "chunk {chunk} of content {content} is gone"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_cap_holds_and_what_was_used_last_stays() {
     let dir = tempfile::tempdir().unwrap();
     let cap = 16 * MIB;
