@@ -29,15 +29,14 @@ pub use pxfs_chain as chain;
 pub use pxfs_engine::{cache, fs, journal};
 pub use pxfs_format as pack;
 pub use pxfs_storage::{fault, names, rpc, store};
+pub use pxfs_transfer::{fetch, publish};
 
 pub mod cli;
 pub mod config;
 pub mod contracts;
 pub mod control;
 pub mod exit;
-pub mod fetch;
 pub mod mount;
 pub mod node;
-pub mod publish;
 pub mod run;
 pub mod status;

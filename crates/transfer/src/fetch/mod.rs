@@ -7,10 +7,10 @@
 mod content;
 mod directory;
 mod flight;
-pub(crate) mod remake;
+pub mod remake;
 mod root;
 mod silence;
-pub(crate) mod source;
+pub mod source;
 mod walk;
 
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Fetcher {
     }
 
     /// From now on [`Fetcher::fetch`] fails at once, also where it is under way; or does not any more.
-    pub(crate) fn give_up(&self, gives_up: bool) {
+    pub fn give_up(&self, gives_up: bool) {
         self.gives_up.send_replace(gives_up);
     }
 
@@ -206,7 +206,7 @@ impl Fetcher {
     }
 
     /// Loads a directory into a volume that is not shown, perhaps.
-    pub(crate) async fn load_directory(
+    pub async fn load_directory(
         &self,
         volume: Arc<dyn DirectorySink>,
         dir: Ino,
@@ -216,7 +216,7 @@ impl Fetcher {
     }
 
     /// Where its blocks come from.
-    pub(crate) fn source(&self) -> &Source {
+    pub fn source(&self) -> &Source {
         &self.source
     }
 

@@ -1,12 +1,12 @@
 //! Power cuts amid commits: at every write, every sync and every call of the node, the next start
 //! finishes or gives up what was on its way, and publishes all that was synced, once.
 
-#[path = "../../../tests/shared/dice.rs"]
+#[path = "../../../../../tests/shared/dice.rs"]
 mod dice;
 mod judge;
 mod life;
 mod node;
-#[path = "../../../tests/shared/pattern.rs"]
+#[path = "../../../../../tests/shared/pattern.rs"]
 mod text;
 
 use std::collections::BTreeMap;

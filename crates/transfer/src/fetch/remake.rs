@@ -26,7 +26,7 @@ const MOST_BYTES: u64 = 64 << 30;
 
 /// What a block is of.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Of {
+pub enum Of {
     /// The pages of a directory; of the root's also those of the inode table.
     Directory(Ino),
     /// The inode table.
@@ -38,7 +38,7 @@ pub(crate) enum Of {
 impl Of {
     /// Of what belongs to `ino`: a node of the content `of`, if that has a `size`, else a page of a directory. A `chunk` is
     /// made of nothing.
-    pub(crate) fn what(ino: Ino, of: Cid, size: Option<u64>, chunk: Option<u64>) -> Option<Self> {
+    pub fn what(ino: Ino, of: Cid, size: Option<u64>, chunk: Option<u64>) -> Option<Self> {
         match (size, chunk) {
             (None, _) => Some(Self::Directory(ino)),
             (Some(size), None) => Some(Self::Content(of, size)),
@@ -49,7 +49,7 @@ impl Of {
 
 /// Block `cid` of what `volume` has published; `None` where it cannot be made. What stands above it is fetched by
 /// `deadline`.
-pub(crate) async fn remade(
+pub async fn remade(
     source: &Source,
     volume: &Arc<Volume>,
     of: Of,

@@ -34,11 +34,11 @@ const SAY: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Blocks at hand for one call of `pack`, or for several that follow one another.
-pub(crate) type Held = HashMap<Cid, Bytes>;
+pub type Held = HashMap<Cid, Bytes>;
 
 /// Where blocks come from; a handle.
 #[derive(Clone)]
-pub(crate) struct Source {
+pub struct Source {
     store: Arc<dyn BlockStore>,
     pub(crate) cache: Arc<Cache>,
     /// How long one try may take at first; twice as long after each that took too long.
@@ -179,7 +179,7 @@ impl Source {
 
     /// The block `cid`, verified, from the cache alone: as a node, or as chunk `chunk` (looked for
     /// where it is not known) of the content `of`, whose length is `size`.
-    pub(crate) async fn cached(
+    pub async fn cached(
         &self,
         cid: &Cid,
         of: &Cid,
@@ -283,7 +283,7 @@ fn lost(cid: &Cid, why: String) -> FsError {
 }
 
 /// Runs what hashes, or waits for the local disk, beside the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, FsError> {
     // It fails only when the work panicked or the runtime ends.

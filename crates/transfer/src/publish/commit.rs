@@ -82,7 +82,7 @@ pub struct Context {
 
 impl Context {
     /// Wall time, unix seconds.
-    pub(crate) fn now_s(&self) -> u64 {
+    pub fn now_s(&self) -> u64 {
         self.clock.wall_s()
     }
 
