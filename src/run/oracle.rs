@@ -8,15 +8,22 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256};
 use anyhow::Context;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::join_all;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -36,6 +43,7 @@ use crate::node;
 use crate::rpc::guard::{Guard, Prefix, Reach};
 use crate::run::daemon;
 use crate::run::signals::Signals;
+use pxfs_base::lock;
 
 /// How far back a first start looks, in blocks: a request can be made anew after five minutes.
 pub(crate) const FIRST_LOOK: u64 = 10_000;
@@ -49,7 +57,7 @@ const STATEMENT_BYTES: usize = 64 << 10;
 /// Connections to the counter at once, how long one may take, and the longest question.
 const GUESTS: usize = 64;
 const GUEST: Duration = Duration::from_secs(5);
-const QUESTION_BYTES: usize = 4 << 10;
+const QUESTION_BYTES: usize = 8 << 10;
 
 /// What an operator is told beside the configuration.
 #[derive(Clone, Debug, Default)]
@@ -248,7 +256,7 @@ impl Peers {
             Ok(answer) => Some(format!("it answers {}", answer.status)),
             Err(fault) => Some(fault.to_string()),
         };
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent = lock(&self.silent);
         match fault {
             None if silent.remove(&at) => tracing::info!("oracle: peer {label} is back"),
             Some(why) if silent.insert(at) => tracing::warn!("oracle: peer {label}: {why}"),
@@ -283,7 +291,7 @@ async fn serve(counter: TcpListener, board: Board) {
             Ok((guest, _)) => {
                 let board = board.clone();
                 tokio::spawn(async move {
-                    let served = timeout(GUEST, tell(guest, &board)).await;
+                    let served = timeout(GUEST, answer(guest, &board)).await;
                     drop((served, place));
                 });
             }
@@ -296,60 +304,76 @@ async fn serve(counter: TcpListener, board: Board) {
     }
 }
 
-async fn tell(mut guest: TcpStream, board: &Board) -> std::io::Result<()> {
-    let mut asked = Vec::new();
-    while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
-        if asked.len() > QUESTION_BYTES || guest.read_buf(&mut asked).await? == 0 {
-            return Ok(());
-        }
-    }
-    let (status, body) = match request_of(&asked).map(|request| board.get(request)) {
-        None => ("400 Bad Request", Vec::new()),
-        Some(None) => ("404 Not Found", Vec::new()),
-        Some(Some(statement)) => ("200 OK", serde_json::to_vec(&statement)?),
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    guest.write_all(&[head.as_bytes(), &body].concat()).await?;
-    guest.shutdown().await
+/// Serves one connection: one question, no more bytes of it than are needed.
+async fn answer(guest: TcpStream, board: &Board) -> hyper::Result<()> {
+    let service = service_fn(async |question: Request<Incoming>| {
+        let said = request_of(question.method(), question.uri().path()).map(|it| board.get(it));
+        let (status, body) = match said {
+            None => (StatusCode::BAD_REQUEST, Vec::new()),
+            Some(None) => (StatusCode::NOT_FOUND, Vec::new()),
+            Some(Some(statement)) => (StatusCode::OK, serde_json::to_vec(&statement)?),
+        };
+        let mut answer = Response::new(Full::<Bytes>::from(body));
+        *answer.status_mut() = status;
+        let json = HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(header::CONTENT_TYPE, json);
+        Ok::<_, serde_json::Error>(answer)
+    });
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(QUESTION_BYTES)
+        .serve_connection(TokioIo::new(guest), service);
+    served.await
 }
 
 /// The request that a question is about.
-fn request_of(asked: &[u8]) -> Option<B256> {
-    let line = asked.split(|byte| *byte == b'\r').next()?;
-    let mut words = std::str::from_utf8(line).ok()?.split(' ');
-    let (method, path, protocol) = (words.next()?, words.next()?, words.next()?);
-    let plain = method == "GET" && protocol.starts_with("HTTP/1.") && words.next().is_none();
+fn request_of(method: &Method, path: &str) -> Option<B256> {
     // Behind a proxy it may lie in a folder.
     let (_, request) = path.rsplit_once("/v1/")?;
-    plain.then(|| request.parse().ok()).flatten()
+    let request = request.parse().ok()?;
+    (method == Method::GET).then_some(request)
 }
 
 #[cfg(test)]
 mod tests {
     use alloy::primitives::U256;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::config::{Folders, Layer};
 
-    #[test]
-    fn a_question_that_is_none_gets_no_statement() {
+    #[tokio::test]
+    async fn a_question_that_is_none_gets_no_statement() {
+        let counter = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = counter.local_addr().unwrap();
+        let serving = tokio::spawn(serve(counter, Board::default()));
+        let ask = async |head: String| {
+            let mut guest = TcpStream::connect(at).await.unwrap();
+            // A server that has heard enough may hang up amid the question.
+            let _ = guest.write_all(head.as_bytes()).await;
+            let mut answer = Vec::new();
+            let _ = guest.read_to_end(&mut answer).await;
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            answer.get(9..12).unwrap_or_default().to_owned()
+        };
         let request = B256::repeat_byte(7);
-        let ask = |line: String| request_of(format!("{line}\r\nhost: x\r\n\r\n").as_bytes());
-        assert_eq!(ask(format!("GET /v1/{request} HTTP/1.1")), Some(request));
-        assert_eq!(ask(format!("GET /a/v1/{request} HTTP/1.0")), Some(request));
-        for line in [
-            format!("POST /v1/{request} HTTP/1.1"),
-            format!("GET /v2/{request} HTTP/1.1"),
-            format!("GET /v1/{request}0 HTTP/1.1"),
-            format!("GET /v1/{request} HTTP/1.1 more"),
-            "GET /v1/ HTTP/1.1".to_owned(),
-            String::new(),
+        for (line, status) in [
+            (format!("GET /v1/{request} HTTP/1.1"), "404"),
+            (format!("GET /a/v1/{request} HTTP/1.0"), "404"),
+            (format!("POST /v1/{request} HTTP/1.1"), "400"),
+            (format!("GET /v2/{request} HTTP/1.1"), "400"),
+            (format!("GET /v1/{request}0 HTTP/1.1"), "400"),
+            (format!("GET /v1/{request} HTTP/1.1 more"), "400"),
+            ("GET /v1/ HTTP/1.1".to_owned(), "400"),
+            (
+                format!("GET /v1/{} HTTP/1.1", "7".repeat(QUESTION_BYTES)),
+                "431",
+            ),
         ] {
-            assert_eq!(ask(line.clone()), None, "{line}");
+            let told = ask(format!("{line}\r\nhost: x\r\n\r\n")).await;
+            assert_eq!(told, status, "{line}");
         }
+        serving.abort();
     }
 
     /// Each request has it pay for a delivery.
