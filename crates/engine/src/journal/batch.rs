@@ -36,7 +36,7 @@ impl Batch {
     }
 
     /// Sets raw bytes.
-    pub(crate) fn put_bytes(&mut self, key: Key, bytes: Bytes) {
+    pub fn put_bytes(&mut self, key: Key, bytes: Bytes) {
         self.puts.push((key, Some(bytes)));
     }
 

@@ -393,7 +393,7 @@ impl Journal {
     ///
     /// # Errors
     /// The first error of a failed commit.
-    pub(crate) fn apply(&self, batch: Batch) -> Result<(), JournalError> {
+    pub fn apply(&self, batch: Batch) -> Result<(), JournalError> {
         let records = batch.puts.len();
         #[cfg(test)]
         self.longest_batch.fetch_max(records, Ordering::Relaxed);
