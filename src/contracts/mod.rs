@@ -11,6 +11,7 @@ mod connect;
 pub mod deploy;
 mod embedded;
 pub(crate) mod first_document;
+mod key_file;
 mod last_seen;
 mod name_keys;
 mod naming;

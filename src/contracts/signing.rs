@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use alloy::primitives::Address;
 
+use super::key_file;
 use crate::chain::ChainError;
 use crate::chain::signer::{RemoteSigner, Signer};
 use crate::chain::wallet::{Opening, Wallet};
@@ -133,7 +134,7 @@ impl Names {
 /// # Errors
 /// One line each, with its exit code.
 pub(crate) async fn open(config: &Config) -> anyhow::Result<Keys> {
-    let files = config.name_keys.iter().map(|path| NameKey::load(path));
+    let files = config.name_keys.iter().map(|path| key_file::load(path));
     let files: Result<Arc<[NameKey]>, _> = files.collect();
     let files = files.map_err(|fault| Failure::new(Exit::Usage, fault.to_string()))?;
     if let Some(watched) = config.watched() {

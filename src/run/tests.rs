@@ -297,7 +297,7 @@ async fn a_token_given_away_turns_read_only_and_says_to_whom() {
 async fn a_key_made_elsewhere_is_not_written_under() {
     let world = World::new().await;
     let chain = world.chain();
-    let foreign = NameKey::random().unwrap().name();
+    let foreign = NameKey::random().name();
     let nonce = world.sender().next_nonce().await.unwrap();
     let minted = world.sender().mint(chain.contract, 0, &foreign, nonce);
     let token = minted.await.unwrap().token;

@@ -92,7 +92,7 @@ pub(crate) async fn holds(client: &Client) {
     );
 
     // A record that is refused is refused in silence, and one that is taken comes back.
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let route = format!("/btns/{}", key.name());
     let (told, error) = ask(client, "dht/get", &[("arg", &route)], &[])
         .await
@@ -138,7 +138,7 @@ pub(crate) async fn holds(client: &Client) {
         "{told}"
     );
     // One that leads into the other network is stored, and leads nowhere.
-    let other = NameKey::random().expect("a key");
+    let other = NameKey::random();
     let route = format!("/btns/{}", other.name());
     let world = World {
         network: Network::Ipfs,

@@ -163,7 +163,7 @@ async fn bears(fault: Fault, front: &Front, client: Client, direct: &RpcStore) {
 async fn names_bear(fault: Fault, front: &Front, dialect: Dialect) {
     let (world, store) = names(&front.url(), dialect, Login::Open);
     let hasty = store.with_patience(patience(fault).ask);
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let name = key.name();
     let signed = |sequence, years| {
         let mut record = world.record(sequence, years);

@@ -55,7 +55,7 @@ async fn a_btfs_node_passes() {
 
 #[tokio::test]
 async fn a_name_is_still_there_after_the_node_was_killed() {
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let mut node = Kubo::start();
     let (world, store) = names(node.url(), Dialect::Ipfs, Login::Open);
     let record = world.record(7, 1).sign(&key);
@@ -75,7 +75,7 @@ async fn a_name_is_still_there_after_the_node_was_killed() {
 
 /// A name that was published so, and is found so.
 async fn published(store: Arc<RpcNames>, world: World) {
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let record = world.record(7, 1).sign(&key);
     let back = store.publish(&key.name(), &record).await;
     assert_eq!(back.as_ref(), Ok(&record));
@@ -115,7 +115,7 @@ async fn a_node_that_takes_40_s_to_find_a_name_is_waited_for() {
     .map(|(url, dialect)| async move {
         let front = Front::of(&url);
         let (world, store) = names(&front.url(), dialect, Login::Open);
-        let key = NameKey::random().expect("a key");
+        let key = NameKey::random();
         let record = world.record(7, 1).sign(&key);
         store.publish(&key.name(), &record).await.expect("told");
         let late = Fault::Late(Duration::from_secs(40));
@@ -205,7 +205,7 @@ fn meddled(record: &[u8], dialect: Dialect) -> Vec<Vec<u8>> {
 /// Of records of one sequence and one end an IPFS node keeps the greater bytes, and a BTFS node any.
 #[tokio::test]
 async fn bytes_that_anybody_adds_to_an_ipns_record_do_not_silence_the_name() {
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let name = key.name();
     let node = Kubo::start();
     let (world, store) = names(node.url(), Dialect::Ipfs, Login::Open);
@@ -225,7 +225,7 @@ async fn bytes_that_anybody_adds_to_an_ipns_record_do_not_silence_the_name() {
 /// A BTFS node takes a sequence that nobody signed: with rising ones, one forgery silences the name for good.
 #[tokio::test]
 async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let node = Btfs::start();
     let (world, store) = names(&node.url(), Dialect::Btfs, Login::Open);
     let name = key.name();
@@ -261,7 +261,7 @@ async fn a_forged_sequence_neither_wins_a_btfs_name_nor_silences_it() {
     assert_eq!(store.resolve(&name).await, Ok(third));
 
     // What it is good for: a name whose sequences rise is taken back, and takes no honest record any more.
-    let key = NameKey::random().expect("a key");
+    let key = NameKey::random();
     let name = key.name();
     let rising = |n: u64| world.record(n, n as i64).sign(&key);
     for n in [1, 2] {

@@ -1,8 +1,8 @@
 //! dag-pb nodes and the UnixFS message in them, in the one form that is written.
 //!
 //! Invariant: links come before data, fields in their order, no field twice, none unknown, shortest
-//! varints, so bytes and meaning are one to one: what decodes encodes to the same bytes. Called by
-//! `file`, `page` and `root`.
+//! varints, so bytes and meaning are one to one: what does not encode to the same bytes is refused.
+//! [`foreign`] reads the nodes of other programs.
 //!
 //! | bytes | field (dag-pb `PBNode`) |
 //! |---|---|
@@ -11,8 +11,13 @@
 //!
 //! Sources: the dag-pb and UnixFS v1 specifications of IPFS; live nodes ask nothing else.
 
+pub mod foreign;
+mod message;
+
 use ::cid::Cid;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use message::{DIRECTORY, FILE, PbLink, PbNode, PbUnixfs, SYMLINK};
+use prost::Message;
 
 use super::cid::{self, node_cid};
 use super::{Child, PackError};
@@ -57,15 +62,22 @@ pub struct Node {
     pub unixfs: Unixfs,
 }
 
-const DIRECTORY: u64 = 1;
-const FILE: u64 = 2;
-const SYMLINK: u64 = 4;
-
 impl Node {
     /// The block, and what its parents link to. [`PackError::Limit`] above [`MAX_BLOCK_BYTES`].
     pub fn encode(&self) -> Result<(Block, Child), PackError> {
+        let out = self.to_bytes();
+        if out.len() > MAX_BLOCK_BYTES {
+            return Err(PackError::Limit(format!("a block of {} bytes", out.len())));
+        }
+        let data = Bytes::from(out);
+        let cid = node_cid(&data);
+        let below = self.links.iter().map(|link| link.tsize);
+        let tsize = below.fold(data.len() as u64, u64::saturating_add);
+        Ok((Block { cid, data }, Child::new(cid, tsize)))
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.links.len() * 64 + self.data_len());
-        let mut below = 0u64;
         for link in &self.links {
             let cid = link.cid.to_bytes();
             put_tag(
@@ -76,7 +88,6 @@ impl Node {
             put_bytes(&mut out, 0x0a, &cid);
             put_bytes(&mut out, 0x12, &link.name);
             put_tag(&mut out, 0x18, link.tsize);
-            below = below.saturating_add(link.tsize);
         }
         put_tag(&mut out, 0x0a, self.data_len() as u64);
         match &self.unixfs {
@@ -101,13 +112,7 @@ impl Node {
                 put_bytes(&mut out, 0x12, target);
             }
         }
-        if out.len() > MAX_BLOCK_BYTES {
-            return Err(PackError::Limit(format!("a block of {} bytes", out.len())));
-        }
-        let data = Bytes::from(out);
-        let cid = node_cid(&data);
-        let tsize = below.saturating_add(data.len() as u64);
-        Ok((Block { cid, data }, Child::new(cid, tsize)))
+        out
     }
 
     /// Reads the bytes of the block `cid`; parts of them are shared, not copied.
@@ -189,105 +194,39 @@ fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
 }
 
 fn parse(bytes: &Bytes) -> Result<Node, &'static str> {
-    let mut fields = Fields(bytes.clone());
-    let mut links = Vec::new();
-    while let Some(link) = fields.optional(0x12)? {
-        links.push(parse_link(link)?);
+    let node = PbNode::decode(bytes.clone()).map_err(|_| "it is not dag-pb")?;
+    let links = node.links.into_iter().map(read_link);
+    let node = Node {
+        links: links.collect::<Result<_, _>>()?,
+        unixfs: read_unixfs(node.data.unwrap_or_default())?,
+    };
+    match node.to_bytes() == bytes[..] {
+        true => Ok(node),
+        false => Err("it is not in the one form that is written"),
     }
-    let unixfs = parse_unixfs(fields.bytes(0x0a)?)?;
-    fields.end()?;
-    Ok(Node { links, unixfs })
 }
 
-fn parse_link(bytes: Bytes) -> Result<Link, &'static str> {
-    let mut fields = Fields(bytes);
-    let hash = fields.bytes(0x0a)?;
+fn read_link(link: PbLink) -> Result<Link, &'static str> {
+    let PbLink { hash, name, tsize } = link;
     let cid = cid::from_bytes(&hash).map_err(|_| "a link's CID has a form that is not stored")?;
-    let name = fields.bytes(0x12)?;
-    let tsize = fields.number(0x18)?;
-    fields.end()?;
     if std::str::from_utf8(&name).is_err() {
         return Err("a link's name is not UTF-8");
     }
     Ok(Link { cid, name, tsize })
 }
 
-fn parse_unixfs(bytes: Bytes) -> Result<Unixfs, &'static str> {
-    let mut fields = Fields(bytes);
-    let unixfs = match fields.number(0x08)? {
-        DIRECTORY => Unixfs::Directory(fields.bytes(0x12)?),
-        SYMLINK => Unixfs::Symlink(fields.bytes(0x12)?),
-        FILE if fields.next_is(0x12) => {
-            let bytes = fields.bytes(0x12)?;
-            if fields.number(0x18)? != bytes.len() as u64 {
-                return Err("a file has another size than bytes");
-            }
-            Unixfs::Whole(bytes)
-        }
-        FILE => {
-            let size = fields.number(0x18)?;
-            let mut parts = Vec::new();
-            while fields.next_is(0x20) {
-                parts.push(fields.number(0x20)?);
-            }
-            Unixfs::File { size, parts }
-        }
+fn read_unixfs(bytes: Bytes) -> Result<Unixfs, &'static str> {
+    let message = PbUnixfs::decode(bytes).map_err(|_| "it is not UnixFS")?;
+    Ok(match (message.kind, message.data) {
+        (DIRECTORY, data) => Unixfs::Directory(data.unwrap_or_default()),
+        (SYMLINK, data) => Unixfs::Symlink(data.unwrap_or_default()),
+        (FILE, Some(data)) => Unixfs::Whole(data),
+        (FILE, None) => Unixfs::File {
+            size: message.size.unwrap_or_default(),
+            parts: message.parts,
+        },
         _ => return Err("a UnixFS type that is not written"),
-    };
-    fields.end()?;
-    Ok(unixfs)
-}
-
-/// What is left of a protobuf message.
-struct Fields(Bytes);
-
-impl Fields {
-    fn next_is(&self, tag: u8) -> bool {
-        self.0.first() == Some(&tag)
-    }
-
-    /// A varint field that must come next.
-    fn number(&mut self, tag: u8) -> Result<u64, &'static str> {
-        if !self.next_is(tag) {
-            return Err("a field is missing, unknown, or out of its order");
-        }
-        let mut value = 0u64;
-        for (i, byte) in self.0.iter().skip(1).take(10).enumerate() {
-            let bits = u64::from(byte & 0x7f);
-            // The tenth byte has one bit left; a last byte of 0 would be a longer form.
-            if (i == 9 && bits > 1) || (i > 0 && *byte == 0) {
-                break;
-            }
-            value |= bits << (7 * i);
-            if byte & 0x80 == 0 {
-                self.0.advance(i + 2);
-                return Ok(value);
-            }
-        }
-        Err("a number is cut, too large, or not in its shortest form")
-    }
-
-    /// A field of bytes that must come next.
-    fn bytes(&mut self, tag: u8) -> Result<Bytes, &'static str> {
-        let len = usize::try_from(self.number(tag)?).map_err(|_| "a field is too long")?;
-        if len > self.0.len() {
-            return Err("a field is longer than the block");
-        }
-        Ok(self.0.split_to(len))
-    }
-
-    /// A field of bytes, if it comes next.
-    fn optional(&mut self, tag: u8) -> Result<Option<Bytes>, &'static str> {
-        self.next_is(tag).then(|| self.bytes(tag)).transpose()
-    }
-
-    fn end(&self) -> Result<(), &'static str> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err("unknown bytes at an end")
-        }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -1,21 +1,15 @@
 //! Name keys: the ed25519 keys that own names, where they come from, and their text.
 //!
-//! Invariant: a secret key is zeroized when it is dropped and never printed; a name's text has one
-//! form. Called by `chain` (mint, register, the oracle), `publish` (signing) and `mount` (finding).
+//! Invariant: a secret key is zeroized when it is dropped and never printed; a name has one text.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 
 use alloy_primitives::Address;
 use cid::multibase::{self, Base};
 use data_encoding::HEXLOWER;
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use hkdf::Hkdf;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -43,11 +37,24 @@ impl NameKey {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// A new random key.
-    pub fn random() -> io::Result<Self> {
+    /// The key of a seed of 64 lower-case hex digits; `None` for any other text.
+    #[must_use]
+    pub fn from_hex(digits: &[u8]) -> Option<Self> {
         let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut()).map_err(|e| io::Error::other(e.to_string()))?;
-        Ok(Self::from_seed(&seed))
+        let is_whole = digits.len() == 64 && HEXLOWER.decode_mut(digits, seed.as_mut()) == Ok(32);
+        is_whole.then(|| Self::from_seed(&seed))
+    }
+
+    /// A new random key.
+    ///
+    /// # Panics
+    /// The system gives no random bytes.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn random() -> Self {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut()).expect("random bytes");
+        Self::from_seed(&seed)
     }
 
     /// The name key that the wallet with private key `secret` sets on `contract` in its
@@ -123,50 +130,6 @@ impl NameKey {
         found
     }
 
-    /// Reads a key file: 64 hex digits of the seed. Refused when others than its owner can read it.
-    pub fn load(path: &Path) -> Result<Self, KeyFileError> {
-        let failed = |e| KeyFileError::Io(path.to_owned(), e);
-        let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyFileError::Readable(path.to_owned(), mode));
-        }
-        let mut text = Zeroizing::new(String::with_capacity(128));
-        file.take(128).read_to_string(&mut text).map_err(failed)?;
-        let mut seed = Zeroizing::new([0; 32]);
-        let digits = text.trim_end().as_bytes();
-        let whole = digits.len() == 64 && HEXLOWER.decode_mut(digits, seed.as_mut()) == Ok(32);
-        whole
-            .then(|| Self::from_seed(&seed))
-            .ok_or_else(|| KeyFileError::Form(path.to_owned()))
-    }
-
-    /// Writes a new key file, mode 0600, durable on return. Never overwrites one.
-    pub fn store(&self, path: &Path) -> Result<(), KeyFileError> {
-        let failed = |e| KeyFileError::Io(path.to_owned(), e);
-        let seed = Zeroizing::new(self.0.to_bytes());
-        let text = Zeroizing::new(HEXLOWER.encode(seed.as_ref()) + "\n");
-        // A crash leaves the whole file or none under its name.
-        let fresh = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)
-            .map_err(failed)?;
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        let moved = renameat_with(CWD, &fresh, CWD, path, RenameFlags::NOREPLACE);
-        if let Err(e) = moved {
-            let _ = std::fs::remove_file(&fresh);
-            return Err(failed(e.into()));
-        }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(failed)?;
-        folder.sync_all().map_err(failed)
-    }
-
     /// The name that this key owns: `k51…`.
     #[must_use]
     pub fn name(&self) -> String {
@@ -216,20 +179,6 @@ impl Deriver {
     }
 }
 
-/// Why a name key file was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
-    /// The file system said no.
-    #[error("name key {0}: {1}")]
-    Io(PathBuf, io::Error),
-    /// Others could read the secret.
-    #[error("name key {0} has mode {1:03o}: others can read it; chmod 600 it")]
-    Readable(PathBuf, u32),
-    /// Not 64 hex digits.
-    #[error("name key {0} is not 64 lower-case hex digits")]
-    Form(PathBuf),
-}
-
 /// Why a text is not a name.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is not the name of an ed25519 key (k51…)")]
@@ -269,8 +218,6 @@ pub fn public_key(name: &str) -> Result<VerifyingKey, NameTextError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     const SECRET: [u8; 32] = [7; 32];
@@ -347,45 +294,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_comes_back_and_is_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("1.key");
-        let key = NameKey::random().unwrap();
-        key.store(&path).unwrap();
-        assert_eq!(NameKey::load(&path).unwrap().name(), key.name());
-        assert!(NameKey::random().unwrap().store(&path).is_err());
-        assert_eq!(NameKey::load(&path).unwrap().name(), key.name());
-    }
-
-    #[test]
-    fn a_key_file_that_others_can_read_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("1.key");
-        NameKey::random().unwrap().store(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(
-            NameKey::load(&path),
-            Err(KeyFileError::Readable(_, 0o640))
-        ));
-    }
-
-    #[test]
-    fn a_damaged_key_file_is_refused_whatever_is_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("1.key");
-        NameKey::random().unwrap().store(&path).unwrap();
-        let long = "ab".repeat(1_000);
-        for bad in ["", "abc", &"g".repeat(64), &"ab".repeat(31), &long] {
-            std::fs::write(&path, bad).unwrap();
-            assert!(
-                matches!(NameKey::load(&path), Err(KeyFileError::Form(_))),
-                "{bad}"
-            );
+    fn a_damaged_seed_is_no_key() {
+        let seed = "ab".repeat(32);
+        assert!(NameKey::from_hex(seed.as_bytes()).is_some());
+        for bad in [
+            "",
+            "abc",
+            &"g".repeat(64),
+            &seed[2..],
+            &seed.to_uppercase(),
+            &seed.repeat(9),
+        ] {
+            assert!(NameKey::from_hex(bad.as_bytes()).is_none(), "{bad}");
         }
-        assert!(matches!(
-            NameKey::load(&dir.path().join("2.key")),
-            Err(KeyFileError::Io(..))
-        ));
     }
 
     #[test]

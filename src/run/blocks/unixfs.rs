@@ -10,12 +10,12 @@ use std::sync::Arc;
 use ::cid::Cid;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use prost::Message;
 
 use super::NewFile;
 use crate::control::Amount;
 use crate::exit::fail;
 use crate::pack::cid::{self as form, Kind};
+use crate::pack::dagpb::foreign::{self, Foreign};
 use crate::run::leave::Tell;
 use crate::store::{BlockStore, BlockStoreExt, MAX_BLOCK_BYTES, StoreError};
 
@@ -24,38 +24,6 @@ const AT_ONCE: usize = 16;
 
 /// Levels of a file: eight do for all that a balanced tree can hold.
 const DEEPEST: u32 = 32;
-
-/// A dag-pb node as any program writes it.
-#[derive(Clone, PartialEq, Message)]
-struct Node {
-    #[prost(bytes = "vec", optional, tag = "1")]
-    data: Option<Vec<u8>>,
-    #[prost(message, repeated, tag = "2")]
-    links: Vec<Link>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Link {
-    #[prost(bytes = "vec", optional, tag = "1")]
-    hash: Option<Vec<u8>>,
-}
-
-/// The UnixFS message in it.
-#[derive(Clone, PartialEq, Message)]
-struct Unixfs {
-    #[prost(int32, tag = "1")]
-    kind: i32,
-    #[prost(bytes = "vec", optional, tag = "2")]
-    data: Option<Vec<u8>>,
-    #[prost(uint64, optional, tag = "3")]
-    size: Option<u64>,
-    #[prost(uint64, repeated, packed = "false", tag = "4")]
-    parts: Vec<u64>,
-}
-
-const RAW: i32 = 0;
-const DIRECTORY: i32 = 1;
-const FILE: i32 = 2;
 
 /// What is still to be written, in order.
 struct Item {
@@ -158,31 +126,11 @@ async fn fetch(store: &Arc<dyn BlockStore>, left: &mut VecDeque<Item>) -> Result
 
 /// The bytes of a file's node, and what comes behind them, with the length of each.
 fn parse(cid: &Cid, bytes: &Bytes) -> anyhow::Result<(Bytes, Vec<(Cid, u64)>)> {
-    let refused = |why: &str| StoreError::Corrupt(*cid, why.to_owned());
-    let node = Node::decode(&bytes[..]).map_err(|_| refused("not dag-pb"))?;
-    let unixfs = Unixfs::decode(node.data.as_deref().unwrap_or_default());
-    let unixfs = unixfs.map_err(|_| refused("not UnixFS"))?;
-    match unixfs.kind {
-        RAW | FILE => {}
-        DIRECTORY => fail!(Usage, "get {cid}: is a directory: name a file of it"),
-        _ => fail!(Usage, "get {cid}: is no file"),
+    match foreign::read(cid, bytes).map_err(StoreError::from)? {
+        Foreign::File { data, parts } => Ok((data, parts)),
+        Foreign::Directory => fail!(Usage, "get {cid}: is a directory: name a file of it"),
+        Foreign::Other => fail!(Usage, "get {cid}: is no file"),
     }
-    if unixfs.parts.len() != node.links.len() || unixfs.parts.contains(&0) {
-        Err(refused("does not say how long its parts are"))?;
-    }
-    let mut links = Vec::with_capacity(node.links.len());
-    for (link, size) in node.links.into_iter().zip(unixfs.parts) {
-        let hash = link.hash.unwrap_or_default();
-        let cid = form::from_bytes(&hash).map_err(|error| refused(&error.to_string()))?;
-        links.push((cid, size));
-    }
-    let data: Bytes = unixfs.data.unwrap_or_default().into();
-    let below = links.iter().map(|(_, size)| *size);
-    let size = below.fold(data.len() as u64, u64::saturating_add);
-    if unixfs.size.is_some_and(|declared| declared != size) {
-        Err(refused("is not as long as it says"))?;
-    }
-    Ok((data, links))
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn a_record_is_there_after_a_restart_and_still_bars_older_ones() {
         let dir = tempfile::tempdir().unwrap();
-        let key = NameKey::random().unwrap();
+        let key = NameKey::random();
         let (old, new) = (record(4, 1).sign(&key), record(5, 1).sign(&key));
         open(&dir).publish(&key.name(), &new).await.unwrap();
         fs::write(dir.path().join("new/77-1"), b"half a rec").unwrap();
@@ -207,7 +207,7 @@ mod tests {
         let clock = Arc::new(ManualClock::at(NOW_NS));
         let store = EmbeddedNames::open(power.folder(), clock.clone()).unwrap();
         power.lose(lost);
-        let key = NameKey::random().unwrap();
+        let key = NameKey::random();
         let new = record(5, 1).sign(&key);
         store.publish(&key.name(), &new).await.unwrap();
         let left = power.cut();
@@ -230,7 +230,7 @@ mod tests {
     async fn a_damaged_record_is_told_and_healed_by_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
-        let key = NameKey::random().unwrap();
+        let key = NameKey::random();
         let good = record(5, 1).sign(&key);
         let path = dir.path().join("records").join(key.name());
         let mut changed = good.clone();

@@ -112,7 +112,7 @@ mod tests {
         let clock = Arc::new(ManualClock::at(NOW_NS));
         let memory = Arc::new(MemoryNames::new(clock));
         let store = FaultNames::new(memory.clone());
-        let key = NameKey::random().unwrap();
+        let key = NameKey::random();
         let (name, bytes) = (key.name(), record(1, 1).sign(&key));
         let lost = NameError::Transient("connection reset".into());
 

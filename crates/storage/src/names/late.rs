@@ -145,7 +145,7 @@ mod tests {
                 fresh,
                 ..LateNames::new(Arc::<FaultNames>::clone(&slow))
             };
-            let key = NameKey::random().unwrap();
+            let key = NameKey::random();
             let (name, told) = (key.name(), record(1, 1).sign(&key));
             names.publish(&name, &told).await.unwrap();
             let world = Self {
@@ -261,7 +261,7 @@ mod tests {
             falls: AtomicBool::new(true),
         });
         let names = LateNames::new(Arc::<Falls>::clone(&node));
-        let key = NameKey::random().unwrap();
+        let key = NameKey::random();
         let (name, told) = (key.name(), record(1, 1).sign(&key));
         names.publish(&name, &told).await.unwrap();
         // Whoever asked has gone before it falls.

@@ -11,7 +11,7 @@ pub mod gateway;
 pub mod late;
 pub mod memory;
 pub mod rpc;
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub mod suite;
 
 use async_trait::async_trait;

@@ -19,7 +19,7 @@ pub mod many;
 pub mod memory;
 pub mod retry;
 pub mod rpc;
-#[doc(hidden)]
+#[cfg(any(test, feature = "testing"))]
 pub mod suite;
 mod walk;
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cid::Cid;
 
-use super::links::node_of;
 use super::{Block, BlockStore, BlockStoreExt, Lookup, MAX_BLOCK_BYTES, StoreError};
 use pxfs_format::cid::{leaf_cid, node_cid};
+use pxfs_format::dagpb::foreign::node_of;
 
 /// Runs every case on `store`.
 pub async fn passes(store: Arc<dyn BlockStore>) {

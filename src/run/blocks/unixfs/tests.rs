@@ -8,6 +8,35 @@ use crate::store::Block;
 use crate::store::BlockStoreExt;
 use crate::store::memory::MemoryStore;
 
+/// The messages as other programs know them.
+#[derive(Clone, PartialEq, Message)]
+struct Node {
+    #[prost(bytes = "vec", optional, tag = "1")]
+    data: Option<Vec<u8>>,
+    #[prost(message, repeated, tag = "2")]
+    links: Vec<Link>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Link {
+    #[prost(bytes = "vec", optional, tag = "1")]
+    hash: Option<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Unixfs {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    data: Option<Vec<u8>>,
+    #[prost(uint64, optional, tag = "3")]
+    size: Option<u64>,
+    #[prost(uint64, repeated, packed = "false", tag = "4")]
+    parts: Vec<u64>,
+}
+
+const FILE: i32 = 2;
+
 /// A node over `links`, which says that they are so long, as other programs write it.
 fn node(links: &[(Cid, u64)]) -> Block {
     let unixfs = Unixfs {

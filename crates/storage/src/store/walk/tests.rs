@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::store::links::{links, node_of};
+use crate::store::links::links;
 use pxfs_format::cid::{leaf_cid, node_cid};
+use pxfs_format::dagpb::foreign::node_of;
 
 /// Blocks by CID, with a count of what a walk reads.
 #[derive(Default)]
