@@ -34,6 +34,27 @@ fn look(machine: &Machine) {
     machine.ask(&["dev", "advance", "1s"]).ok();
 }
 
+/// Writes a file of the first token, and publishes it.
+#[track_caller]
+fn publish(machine: &Machine, name: &str, content: impl AsRef<[u8]>) {
+    fs::write(machine.dir().join(name), content).expect("a file");
+    machine.flush();
+}
+
+fn started(mut machine: Machine) -> Machine {
+    machine.start();
+    machine
+}
+
+/// Waits until the drive has seen of the chain what `is_so` asks for.
+#[track_caller]
+fn knows(machine: &Machine, is_so: impl Fn() -> bool) {
+    wait_until("the drive knows", SOON, || {
+        look(machine);
+        is_so()
+    });
+}
+
 /// Waits until the chain has as many charges as there are commits, and the last one's anchor.
 fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
     wait_until("each commit is charged", SOON, || {
@@ -52,16 +73,14 @@ fn a_token_that_is_charged_by_the_commit_takes_files_and_gives_them_to_another_m
         let mut machine = quiet(&chain);
         machine.start();
         let content = pattern(7, 0, 3 << 20);
-        fs::write(machine.dir().join("file"), &content).expect("a file");
-        machine.flush();
+        publish(&machine, "file", &content);
         wait_until("the commit is charged", SOON, || chain.storage().0 > 0);
         let (usage, units) = chain.storage();
         assert!(
             (3 << 20..(3 << 20) + (64 << 10)).contains(&usage),
             "{usage}"
         );
-        wait_until("the drive knows", SOON, || {
-            look(&machine);
+        knows(&machine, || {
             let token = machine.token("1");
             let left = match kind == Kind::V2 {
                 true => Value::from(units),
@@ -97,8 +116,7 @@ fn a_commit_is_charged_though_nothing_else_looks_at_the_chain() {
     // What is looked at because the token was shown is over then.
     std::thread::sleep(Duration::from_secs(6));
     for commit in 1..=2 {
-        fs::write(machine.dir().join("file"), pattern(commit, 0, 1 << 20)).expect("a file");
-        machine.flush();
+        publish(&machine, "file", pattern(commit, 0, 1 << 20));
         all_charged(&chain, &machine, 0);
     }
     machine.stop();
@@ -113,8 +131,7 @@ fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_not
     let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
     machine.start();
     let content = pattern(7, 0, 3 << 20);
-    fs::write(machine.dir().join("file"), &content).expect("a file");
-    machine.flush();
+    publish(&machine, "file", &content);
     machine.ask(&["dev", "advance", "40d"]).ok();
     fs::write(machine.dir().join("second"), &content).expect("no lock");
     machine.flush();
@@ -133,8 +150,7 @@ fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_not
     // What the contract counts is others', and comes on top.
     let free = machine.number("1", "free_bytes");
     chain.issuer_reports(50 << 20);
-    wait_until("the drive knows", SOON, || {
-        look(&machine);
+    knows(&machine, || {
         machine.number("1", "free_bytes") == free - (50 << 20)
     });
     fs::remove_file(machine.dir().join("file")).expect("a file less");
@@ -151,16 +167,11 @@ fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_not
 #[test]
 fn without_upload_units_nothing_grows_and_deleting_goes_on() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = chain.machine(None);
-    machine.start();
-    fs::write(machine.dir().join("file"), b"content").expect("a file");
-    machine.flush();
+    let mut machine = started(chain.machine(None));
+    publish(&machine, "file", b"content");
     all_charged(&chain, &machine, 0);
     chain.charge(1000, UNITS - 2);
-    wait_until("the drive knows", SOON, || {
-        look(&machine);
-        machine.number("1", "uploads_left") == 1
-    });
+    knows(&machine, || machine.number("1", "uploads_left") == 1);
     let refused = fs::write(machine.dir().join("more"), b"x").map_err(|fault| fault.raw_os_error());
     assert_eq!(refused, Err(Some(Errno::DQUOT.raw_os_error())));
     let token = machine.token("1");
@@ -176,10 +187,8 @@ fn without_upload_units_nothing_grows_and_deleting_goes_on() {
 #[test]
 fn commits_are_spread_over_the_time_that_the_units_have_to_last() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = chain.machine(None);
-    machine.start();
-    fs::write(machine.dir().join("first"), b"content").expect("a file");
-    machine.flush();
+    let mut machine = started(chain.machine(None));
+    publish(&machine, "first", b"content");
     fs::write(machine.dir().join("second"), b"content").expect("a file");
     let token = machine.token("1");
     let plan: jiff::Timestamp = token["next_commit"]
@@ -205,8 +214,7 @@ fn commits_are_spread_over_the_time_that_the_units_have_to_last() {
 #[test]
 fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = chain.machine(None);
-    machine.start();
+    let mut machine = started(chain.machine(None));
     for round in 0..8_u64 {
         let wrote: io::Result<()> =
             fs::write(machine.dir().join("file"), pattern(round, 0, 100_000));
@@ -229,8 +237,7 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
 #[test]
 fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty() {
     let chain = Chain::new(Kind::V1);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
     machine.stop();
     assert!(chain.storage().0 > 0);
@@ -269,8 +276,7 @@ fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty
 #[test]
 fn a_tree_whose_record_is_gone_is_found_by_what_the_contract_keeps_beside_its_token() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     for (round, name) in [(1, "first"), (2, "second")] {
         fs::write(machine.dir().join(name), pattern(round, 0, 100_000)).expect("a file");
         machine.flush();
@@ -297,10 +303,8 @@ fn a_tree_whose_record_is_gone_is_found_by_what_the_contract_keeps_beside_its_to
 #[test]
 fn a_record_that_is_older_than_what_the_contract_keeps_rolls_nothing_back() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain);
-    machine.start();
-    fs::write(machine.dir().join("first"), pattern(1, 0, 100_000)).expect("a file");
-    machine.flush();
+    let mut machine = started(quiet(&chain));
+    publish(&machine, "first", pattern(1, 0, 100_000));
     // Somebody keeps the record of now, and brings it back later.
     let names = machine.node().join("names");
     let old = machine.scratch().join("old");
@@ -320,8 +324,7 @@ fn a_record_that_is_older_than_what_the_contract_keeps_rolls_nothing_back() {
 #[test]
 fn a_token_whose_tree_nobody_has_any_more_can_be_begun_anew() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
     machine.stop();
     assert_eq!(chain.anchored()["sequence"], 1);
@@ -378,8 +381,7 @@ fn copy_folder(from: &Path, to: &Path) {
 #[test]
 fn what_another_owner_has_anchored_is_not_taken_for_ones_own() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
     machine.stop();
     let anchored = chain.anchored();
@@ -433,8 +435,7 @@ fn what_was_published_last_is_charged_before_the_drive_is_left() {
 #[test]
 fn who_leaves_a_chain_that_does_not_answer_is_told_what_is_not_charged() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
     chain.end();
     let left = machine.ask(&["umount", machine.mountpoint().to_str().expect("a path")]);
@@ -523,13 +524,11 @@ fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
     let chain = Chain::new(Kind::V1);
     let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
     machine.start();
-    fs::write(machine.dir().join("first"), pattern(1, 0, 100_000)).expect("a file");
-    machine.flush();
+    publish(&machine, "first", pattern(1, 0, 100_000));
     wait_until("the first is charged", SOON, || chain.storage().0 > 0);
     let first = chain.storage().0;
     chain.mines(false);
-    fs::write(machine.dir().join("second"), pattern(2, 0, 100_000)).expect("a file");
-    machine.flush();
+    publish(&machine, "second", pattern(2, 0, 100_000));
     wait_until("the second is on its way", SOON, || chain.waits());
     let waits = std::thread::scope(|scope| {
         let asked = scope.spawn(|| machine.ask(&["sync", "1", "--yes"]));
@@ -615,11 +614,9 @@ fn has_charge(outbox: &Path) -> bool {
 #[test]
 fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
     let chain = Chain::new(Kind::V1);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     for round in 1..=3_u64 {
-        fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
-        machine.flush();
+        publish(&machine, "file", pattern(round, 0, 100_000));
         let synced = machine.ask(&["sync", "1", "--yes", "--json"]).ok().json();
         let usage = chain.storage().0;
         assert!(
@@ -646,8 +643,7 @@ fn upload_units_are_told_as_the_chain_has_them() {
     let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
     machine.start();
     chain.mines(false);
-    fs::write(machine.dir().join("file"), b"content").expect("a file");
-    machine.flush();
+    publish(&machine, "file", b"content");
     wait_until("the charge is on its way", SOON, || chain.waits());
     assert_eq!(machine.number("1", "uploads_left"), UNITS);
     chain.mines(true);
@@ -660,11 +656,9 @@ fn upload_units_are_told_as_the_chain_has_them() {
 #[test]
 fn what_a_sync_has_charged_is_counted_once() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain);
-    machine.start();
+    let mut machine = started(quiet(&chain));
     for round in 1..=3_u64 {
-        fs::write(machine.dir().join("file"), pattern(round, 0, 100_000)).expect("a file");
-        machine.flush();
+        publish(&machine, "file", pattern(round, 0, 100_000));
         machine.ask(&["sync", "1", "--yes"]).ok();
         let token = machine.token("1");
         assert_eq!(token["uploads_left"], UNITS - round, "{token:#}");
