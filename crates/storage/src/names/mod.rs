@@ -3,7 +3,7 @@
 //! Records are signed here, by a key that no node holds, so any node can publish them.
 //!
 //! [`key`] makes name keys and names, [`record`] the signed records; [`memory`], [`embedded`] and
-//! [`rpc`] (a BTFS or IPFS node) keep records; [`gateway`] gives what a name leads to; [`fault`] and [`late`] wrap any store; [`suite`] is what every one of them must pass.
+//! [`rpc`] (a BTFS or IPFS node) keep records; [`gateway`] gives what a name leads to; [`fault`] and [`late`] wrap any store; `suite` is what every one of them must pass.
 
 pub mod embedded;
 pub mod fault;

@@ -6,7 +6,7 @@
 //! [`memory`], [`embedded`] and [`rpc`] (a BTFS or IPFS node) hold blocks, a [`gateway`] is read from alone; [`fault`] and
 //! [`retry`] wrap any store,
 //! [`many`] several; [`car`] is an archive of blocks;
-//! [`suite`] is what every one of them must pass.
+//! `suite` is what every one of them must pass.
 
 pub mod car;
 pub mod embedded;
