@@ -45,7 +45,7 @@ fn a_token_moves_to_a_larger_package_once_price_and_gas_are_agreed_to() {
     let minted = ask(&home, &["mint", "--package", "0", "--yes"], &parts);
     let line = asked(&["register", "1", "--new-volume"]);
     assert!(
-        line.contains(" gas, at most 0.0") && line.contains("empty volume"),
+        line.contains(" gas, at most 0.0") && line.contains("empty drive"),
         "{line}"
     );
     let line = asked(&["upgrade", "1", "--package", "2"]);
@@ -144,11 +144,11 @@ fn uploads_are_bought_where_the_contract_counts_them() {
         String::from_utf8(output.stdout).unwrap()
     };
     let told = doctor(&[]);
-    let month = "ok    a charge, which each published change takes, costs 0.00";
+    let month = "ok    a charge (one per published change) costs at most 0.00";
     assert!(told.contains(month), "{told}");
     let told = doctor(&["--max-fee", "0.0001"]);
     assert!(
-        told.contains("no more than 0.0001 coins is spent unasked"),
+        told.contains("unattended transactions may spend 0.0001 coins"),
         "{told}"
     );
 }

@@ -582,7 +582,7 @@ fn a_gateway_of_a_btfs_node_is_of_use_to_the_oracle_alone_and_doctor_says_so() {
         matches!(&told[..], [line] if line.starts_with("ok ")),
         "{told:?}"
     );
-    assert!(told[0].contains("whole files by their names"), "{told:?}");
+    assert!(told[0].contains("whole files by name"), "{told:?}");
     let told = doctor(&gateway);
     assert!(
         matches!(&told[..], [line] if line.starts_with("FAIL ")),
