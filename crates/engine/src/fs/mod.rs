@@ -68,7 +68,7 @@ pub use io::Terms;
 pub use limits::Limits;
 pub use load::LoadedEntry;
 pub use news::News;
-pub use notes::{Notes, UNHELD};
+pub use notes::{Notes, UNHELD, Values};
 pub use quota::{Access, Allowance, ChainTime, Quota};
 
 pub use report::{Labels, Pending};

@@ -5,9 +5,10 @@
 //! to those who write them.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use pxfs_base::lock;
 
 use super::FsError;
 use super::pages::each_page;
@@ -25,12 +26,18 @@ const PAGE: usize = 256;
 #[derive(Clone)]
 pub struct Notes {
     journal: Arc<Journal>,
+    /// Held by each write of small values, so that none comes between what a change reads and what it writes.
+    writing: Arc<Mutex<()>>,
 }
+
+/// Small values by name; `None` removes one.
+pub type Values = Vec<(&'static str, Option<Bytes>)>;
 
 impl Notes {
     pub(super) fn of(journal: &Arc<Journal>) -> Self {
         Self {
             journal: Arc::clone(journal),
+            writing: Arc::default(),
         }
     }
 
@@ -55,6 +62,26 @@ impl Notes {
     /// # Errors
     /// The journal cannot be written.
     pub fn store(&self, values: Vec<(&str, Option<Bytes>)>) -> Result<(), FsError> {
+        let _one = lock(&self.writing);
+        self.store_locked(values)
+    }
+
+    /// Stores the values that `change` makes of what it reads, before any other small value is written. `change` itself
+    /// stores nothing.
+    ///
+    /// # Errors
+    /// The journal cannot be written; those of `change`.
+    pub fn change<T, E: From<FsError>>(
+        &self,
+        change: impl FnOnce(&Self) -> Result<(T, Values), E>,
+    ) -> Result<T, E> {
+        let _one = lock(&self.writing);
+        let (changed, values) = change(self)?;
+        self.store_locked(values)?;
+        Ok(changed)
+    }
+
+    fn store_locked(&self, values: Vec<(&str, Option<Bytes>)>) -> Result<(), FsError> {
         let mut batch = Batch::default();
         put_values(&mut batch, values);
         Ok(self.journal.apply(batch)?)

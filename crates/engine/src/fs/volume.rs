@@ -63,6 +63,7 @@ pub struct Activity {
 pub struct Volume {
     pub(super) key: VolumeKey,
     pub(super) journal: Arc<Journal>,
+    notes: Notes,
     pub(super) stage: Stage,
     pub(super) without: Without,
     pub(super) limits: Limits,
@@ -160,6 +161,7 @@ impl Volume {
         options: &VolumeOptions,
     ) -> Result<Arc<Self>, JournalError> {
         let journal = Arc::new(journal);
+        let notes = Notes::of(&journal);
         Ok(Arc::new(Self {
             key: options.key,
             stage,
@@ -171,7 +173,7 @@ impl Volume {
             unpurged: Mutex::default(),
             names: Ordered::default(),
             places: Mutex::default(),
-            quota: SharedQuota::load(&journal, Arc::clone(&clock))?,
+            quota: SharedQuota::load(&journal, notes.clone(), Arc::clone(&clock))?,
             unsaved: Mutex::default(),
             emptied: Mutex::default(),
             cut: RwLock::new(None),
@@ -193,6 +195,7 @@ impl Volume {
             followed_inodes: Mutex::default(),
             clock,
             journal,
+            notes,
         }))
     }
 
@@ -262,7 +265,7 @@ impl Volume {
     /// # Errors
     /// The journal cannot be read.
     pub fn meta<R: Record>(&self, name: &str) -> Result<Option<R>, FsError> {
-        self.notes().value(name)
+        self.notes.value(name)
     }
 
     /// A small value as its bytes.
@@ -270,7 +273,7 @@ impl Volume {
     /// # Errors
     /// The journal cannot be read.
     pub fn raw_meta(&self, name: &str) -> Result<Option<bytes::Bytes>, FsError> {
-        self.notes().bytes(name)
+        self.notes.bytes(name)
     }
 
     /// Keeps small values durably, all or none; `None` removes one.
@@ -292,13 +295,13 @@ impl Volume {
     /// # Errors
     /// The journal cannot be written.
     pub fn note(&self, values: Vec<(&str, Option<bytes::Bytes>)>) -> Result<(), FsError> {
-        self.notes().store(values)
+        self.notes.store(values)
     }
 
     /// What publishing and billing store beside the tree.
     #[must_use]
     pub fn notes(&self) -> Notes {
-        Notes::of(&self.journal)
+        self.notes.clone()
     }
 
     /// Has `wake` called when there is something for [`Volume::keep_durable`], and nobody was called since that

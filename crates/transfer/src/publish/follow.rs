@@ -16,7 +16,7 @@ use super::commit::Context;
 use super::head::{self, Head, Named};
 use super::judge;
 use super::past::Past;
-use super::pending::{PENDING, Versions, keep};
+use super::pending::{PENDING, Versions, change};
 use super::writers;
 use crate::chain::TokenInfo;
 use crate::fetch::source::blocking;
@@ -140,29 +140,34 @@ async fn go_on(context: &Context, offer: Offer) -> Result<Step, PublishError> {
         fetcher.load_directory(taker, dir).await?;
         dirs.extend(volume.once_loaded(&followed, dir)?);
     }
-    let versions = Versions::of(&root);
-    let head = Head {
-        sequence: root.sequence,
-        root: Some(CidBytes(cid)),
-        document: offer.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
-        uploads: offer.uploads.unwrap_or(known.uploads),
-        renewals: 0,
-        time_s: head::made_s(context, &root),
-        next: known.next.max(root.sequence + 1),
-        own: known.own,
-    };
-    let past = Past::moved_on(volume, known.document, head.document)?;
-    let values = vec![
-        past,
-        ("head", Some(head.to_bytes())),
-        ("versions", Some(versions.to_bytes())),
-        ("header", Some(header.encode()?.data)),
-        (PENDING, None),
-        ("root-block", Some(root.encode()?.data)),
-        // What stands above the tree can be put again from here.
-        ("document", offer.document.map(|(_, bytes)| bytes)),
-    ];
-    keep(volume, values).await?;
+    let (versions, time_s) = (Versions::of(&root), head::made_s(context, &root));
+    let (header, root_block) = (header.encode()?.data, root.encode()?.data);
+    let of = Arc::clone(volume);
+    change(volume, move |notes| {
+        let known: Head = notes.value("head")?.unwrap_or_default();
+        let head = Head {
+            sequence: root.sequence,
+            root: Some(CidBytes(cid)),
+            document: offer.document.as_ref().map(|(cid, _)| CidBytes(*cid)),
+            uploads: offer.uploads.unwrap_or(known.uploads),
+            renewals: 0,
+            time_s,
+            next: known.next.max(root.sequence + 1),
+            own: known.own,
+        };
+        let values = vec![
+            Past::moved_on(&of, known.document, head.document)?,
+            ("head", Some(head.to_bytes())),
+            ("versions", Some(versions.to_bytes())),
+            ("header", Some(header)),
+            (PENDING, None),
+            ("root-block", Some(root_block)),
+            // What stands above the tree can be put again from here.
+            ("document", offer.document.map(|(_, bytes)| bytes)),
+        ];
+        Ok(((), values))
+    })
+    .await?;
     let taker = Arc::clone(volume);
     blocking(move || taker.finish_following(followed)).await??;
     let token = volume.key().token.token;

@@ -18,7 +18,7 @@ use super::follow::{self, Step};
 use super::gone::{Gone, lost_document};
 use super::head::{self, Head};
 use super::judge;
-use super::pending::keep;
+use super::pending::change;
 use super::writers;
 use crate::journal::record::Record as _;
 use crate::names::record::{BTNS_SEQUENCE, Network, Record, ipns_sequence};
@@ -41,7 +41,7 @@ const OTHERS_BESIDE: Duration = Duration::from_secs(600);
 
 /// Puts the record of the last commit again, with a later end of life.
 pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
-    let (mut head, held_end_s) = newest_head(context).await?;
+    let (head, held_end_s) = newest_head(context).await?;
     let Some(document) = head.document else {
         return Ok(());
     };
@@ -50,13 +50,27 @@ pub(super) async fn renew(context: &Context) -> Result<(), PublishError> {
     let end_s = named.as_ref().map_or(0, |named| named.end_s);
     let held_end_s = held_end_s.max(end_s);
     let held = named.filter(|named| named.usage.sequence == head.sequence);
-    head.renewals = held.map_or(0, |held| held.renewals).max(head.renewals) + 1;
-    let told = (document.0, head.sequence, head.renewals);
-    let (bytes, end_s) = record(context, context.node.network, told, held_end_s)?;
-    let root = head.root.map(|root| root.0);
-    let value = ("head", Some(head.to_bytes()));
-    keep(&context.volume, vec![value, end_value(end_s)]).await?;
-    put_record(context, &bytes, root, &head).await?;
+    let held_renewals = held.map_or(0, |held| held.renewals);
+    let (signer, expected) = (context.clone(), head.clone());
+    let renewed = change(&context.volume, move |notes| {
+        let now: Head = notes.value("head")?.unwrap_or_default();
+        if (now.sequence, now.document) != (expected.sequence, expected.document) {
+            return Ok((None, Vec::new()));
+        }
+        let head = Head {
+            renewals: now.renewals.max(held_renewals) + 1,
+            ..now
+        };
+        let told = (document.0, head.sequence, head.renewals);
+        let (bytes, end_s) = record(&signer, signer.node.network, told, held_end_s)?;
+        let values = vec![("head", Some(head.to_bytes())), end_value(end_s)];
+        Ok((Some((head, told, bytes)), values))
+    });
+    let Some((head, told, bytes)) = renewed.await? else {
+        // Another machine's commit became the head while the node answered, and has a record of its own.
+        return Ok(());
+    };
+    put_record(context, &bytes, head.root.map(|root| root.0), &head).await?;
     tell_others(context, told).await;
     Ok(())
 }

@@ -17,7 +17,7 @@ use minicbor::{CborLen, Decode, Encode};
 use super::PublishError;
 use super::charged;
 use crate::fetch::source::blocking;
-use crate::fs::Volume;
+use crate::fs::{Notes, Values, Volume};
 use crate::journal::record::CidBytes;
 use crate::pack::chunk;
 use crate::pack::cid as form;
@@ -28,13 +28,24 @@ use crate::store::Block;
 /// The value of a volume that stands from before a commit leaves until it is the head.
 pub(super) const PENDING: &str = "pending";
 
-/// Small values of a volume; `None` removes one.
-type Values = Vec<(&'static str, Option<Bytes>)>;
-
 /// [`Volume::keep`] beside the runtime: the local disk may take its time.
 pub(super) async fn keep(volume: &Arc<Volume>, values: Values) -> Result<(), PublishError> {
     let volume = Arc::clone(volume);
     Ok(blocking(move || volume.keep(values)).await??)
+}
+
+/// Makes durable what `change` makes of the values as they are: nobody else writes one in between.
+pub(super) async fn change<T: Send + 'static>(
+    volume: &Arc<Volume>,
+    change: impl FnOnce(&Notes) -> Result<(T, Values), PublishError> + Send + 'static,
+) -> Result<T, PublishError> {
+    let volume = Arc::clone(volume);
+    let write = move || {
+        let changed = volume.notes().change(change)?;
+        volume.keep(Vec::new())?;
+        Ok(changed)
+    };
+    blocking(write).await?
 }
 
 /// [`Volume::keep_charged`] beside the runtime.

@@ -57,6 +57,7 @@ impl SharedQuota {
     /// As the journal has it, but for charges: see [`SharedQuota::load_charges`].
     pub(in crate::fs) fn load(
         journal: &Arc<Journal>,
+        notes: Notes,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, JournalError> {
         let allowance = journal.record::<Allowance>(&key::meta(ALLOWANCE))?;
@@ -64,7 +65,7 @@ impl SharedQuota {
         let scratch = Scratch::read(&scratch.unwrap_or_default());
         Ok(Self {
             quota: Ordered::new(Quota::new(allowance, 0).with_scratch(scratch)),
-            notes: Notes::of(journal),
+            notes,
             journal: Arc::clone(journal),
             clock,
         })

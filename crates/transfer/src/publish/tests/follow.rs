@@ -1,15 +1,20 @@
 //! One machine reads what another goes on writing, over one embedded node that collects its garbage.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy::primitives::B256;
+use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use super::rig::{CALLER, Machine, Shared, second, token};
 use crate::chain::TokenInfo;
 use crate::fs::FsError;
-use crate::names::NameError;
 use crate::names::fault::{Call, Fault};
+use crate::names::{NameError, NameStore};
 use crate::pack::cid as form;
+use crate::publish::naming::renew;
 use crate::publish::{Key, PublishError, Publisher, Timing, follow, standing, watch};
 use crate::store::embedded::EmbeddedStore;
 use crate::store::{Block, BlockStoreExt};
@@ -296,4 +301,54 @@ async fn who_only_watches_believes_the_chain_before_the_name_and_signs_nothing()
     let refused = watch(&reader.context, &token()).await.unwrap_err();
     assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
     assert!(reader.tree().await.contains_key("/mine"));
+}
+
+/// Names of a node whose second answer is old: `meanwhile` ends before it arrives.
+struct Overtaken {
+    inner: Arc<dyn NameStore>,
+    resolved: AtomicUsize,
+    meanwhile: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+#[async_trait]
+impl NameStore for Overtaken {
+    async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
+        self.inner.publish(name, record).await
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError> {
+        let answer = self.inner.resolve(name).await;
+        if self.resolved.fetch_add(1, Ordering::Relaxed) == 1 {
+            let meanwhile = self.meanwhile.lock().unwrap().take().unwrap();
+            meanwhile.await;
+        }
+        answer
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_leaves_the_head_that_was_followed_meanwhile() {
+    let shared = Shared::new();
+    let (writer, reader) = two(&shared).await;
+    let followed = reader.context.clone();
+    let mut renewing = reader.context.clone();
+    let names = Overtaken {
+        inner: Arc::clone(&renewing.node.names),
+        resolved: AtomicUsize::new(0),
+        meanwhile: Mutex::new(Some(Box::pin(async move {
+            writer.put(writer.root, "new", &[(0, b"new")]).await;
+            writer.commit().await.unwrap();
+            assert!(follow(&followed).await.unwrap());
+        }))),
+    };
+    renewing.node.names = Arc::new(names);
+    renew(&renewing).await.unwrap();
+    let head = standing(&reader.volume);
+    assert_eq!((head.sequence, head.is_theirs), (2, true));
+    let root = reader.root;
+    let new = reader.call(|d| d.lookup(root, b"new")).await.unwrap();
+    assert_eq!(new.size, 3);
+    // And the name still leads there.
+    let third = second(&shared).await;
+    assert!(third.tree().await.contains_key("/new"));
 }
