@@ -165,6 +165,12 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use pxfs_base::lock;
+    use redb::{Database, StorageBackend, TableDefinition};
+
     use super::*;
 
     fn file() -> Vec<u8> {
@@ -236,6 +242,74 @@ mod tests {
                 "cut at {at}"
             );
         }
+    }
+
+    /// redb's file in memory.
+    #[derive(Clone, Debug, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl StorageBackend for Memory {
+        fn len(&self) -> io::Result<u64> {
+            Ok(lock(&self.0).len() as u64)
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let at = offset as usize;
+            out.copy_from_slice(&lock(&self.0)[at..at + out.len()]);
+            Ok(())
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            lock(&self.0).resize(len as usize, 0);
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let at = offset as usize;
+            lock(&self.0)[at..at + data.len()].copy_from_slice(data);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_header_of_redb_is_where_a_mark_looks_for_it() {
+        let memory = Memory::default();
+        let db = Database::builder().create_with_backend(memory.clone());
+        let db = db.unwrap();
+        let first = || lock(&memory.0)[..BLOCK as usize].to_vec();
+        let mut before = first();
+        assert_eq!(before[..CHOICE], *b"redb\x1a\x0a\xa9\x0d\x0a");
+        assert_eq!(before[CHOICE] & OPENED, OPENED);
+        let slot = |first: &[u8]| usize::from(first[CHOICE] & 1);
+        let table = TableDefinition::<u64, &[u8]>::new("table");
+        for round in 0..20_u64 {
+            let mut write = db.begin_write().unwrap();
+            write.set_two_phase_commit(true);
+            let value = vec![7; 100_000];
+            write
+                .open_table(table)
+                .unwrap()
+                .insert(round, &value[..])
+                .unwrap();
+            write.commit().unwrap();
+            let after = first();
+            assert_eq!(slot(&after), 1 - slot(&before), "each commit takes turns");
+            assert_ne!(identity(&after), identity(&before), "a commit counts");
+            for at in 0..BLOCK as usize {
+                let may_change = at == CHOICE
+                    || LAYOUT.contains(&at)
+                    || SLOTS[slot(&after)].contains(&at)
+                    || SLOTS[slot(&before)].contains(&at);
+                assert!(may_change || after[at] == before[at], "byte {at}");
+            }
+            before = after;
+        }
+        drop(db);
+        assert_eq!(first()[CHOICE] & OPENED, 0, "closed");
     }
 
     #[test]
