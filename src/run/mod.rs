@@ -1,6 +1,6 @@
 //! Where all concrete parts are built and put together; nobody else does that.
 //!
-//! [`parts`] builds contracts on their chains, wallet and node from the configuration; [`operate`] is what commands do
+//! [`crate::contracts`] builds contracts on their chains, wallet and node from the configuration; [`operate`] is what commands do
 //! with them (mint, register, sync); [`daemon`] mounts and serves until it is told to end, with
 //! [`tokens`] keeping the drive in step with one contract, [`holdings`] with all of them, and [`leftovers`] what earlier epochs left.
 //! [`oracle`] is an operator of the oracle in a process of its own, [`operator`] one in the process of a drive. [`demo`] prepares a state folder that has all of it inside.

@@ -103,7 +103,7 @@ impl Reference {
         }
         let offset = self.landing(&open, offset);
         let write = |content: &mut Content, len| content.write(offset, len, text);
-        self.put_what_fits(open.file, (len, offset + len), write)
+        self.put_what_fits(open.file, (offset, len), write)
     }
 
     /// Where a write at `offset` goes.
@@ -114,16 +114,17 @@ impl Reference {
         }
     }
 
-    /// Makes the change of as many of `len` bytes, up to `end`, as the quota has room for.
+    /// Makes the change of as many of `len` bytes at `offset` as the quota has room for.
     fn put_what_fits(
         &mut self,
         file: Id,
-        (len, end): (u64, u64),
+        (offset, len): (u64, u64),
         change: impl Fn(&mut Content, u64),
     ) -> Outcome {
         let fits = |len: u64| {
             let changed = self.changed(file, |content| change(content, len));
-            self.fits_up_to(file, end, &changed).then_some(changed)
+            self.fits_up_to(file, offset + len, &changed)
+                .then_some(changed)
         };
         let (mut least, mut beyond) = (0, len + 1);
         let mut done = None;
@@ -158,7 +159,7 @@ impl Reference {
             self.put(target.file, changed);
             return Ok(Answer::Count(len));
         }
-        self.put_what_fits(target.file, (len, u64::MAX), |changed, len| {
+        self.put_what_fits(target.file, (to.1, len), |changed, len| {
             changed.copy(&content, &(from.1..from.1 + len), to.1);
         })
     }

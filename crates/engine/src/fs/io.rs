@@ -116,7 +116,14 @@ impl Volume {
         rewritten.rewrite(file, &(offset..offset + wanted), body.size)?;
         let mut grown = self.quota.reservation_for(claim);
         let due = |room: &Room, len| Due::written(&body, room, &(offset..offset + len));
-        let fits = grown.fit(file, wanted, due)?;
+        let mut fits = grown.fit(file, wanted, due);
+        // However the kernel splits a write, as much of it fits: the part that a small file may have uses the reserve.
+        let small = admitted.small_part(offset);
+        if small < wanted && *fits.as_ref().unwrap_or(&0) < small {
+            grown = self.quota.reservation_for(Claim::SmallFile);
+            fits = grown.fit(file, small, due);
+        }
+        let fits = fits?;
         rewritten.ends_at(offset + fits);
         let data = data.get(..fits as usize).unwrap_or(data);
         let before = body.version;

@@ -166,6 +166,14 @@ impl Admitted {
             (false, true) => Err(FsError::Overdue),
         }
     }
+
+    /// Bytes of a write at `offset` that a small file may have.
+    pub(in crate::fs) fn small_part(self, offset: u64) -> u64 {
+        match self.is_small {
+            true => FILE_BYTES.saturating_sub(offset),
+            false => 0,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ enum Held {
 const REAL: &str = "made on real files, and no test cuts the power below them";
 
 /// Each file with syncs: how many, and what holds them.
-const HELD: [(&str, usize, Held); 29] = {
+const HELD: [(&str, usize, Held); 28] = {
     use Barrier as B;
     use Held::{By, Cut, Not, Partly};
     [
@@ -193,7 +193,6 @@ const HELD: [(&str, usize, Held); 29] = {
                 "a_power_cut_takes_no_record_that_was_answered_as_published",
             ),
         ),
-        ("format/key.rs", 2, Not(REAL)),
         ("run/blocks/new_file.rs", 2, Not(REAL)),
         ("run/copy.rs", 2, Not(REAL)),
         ("run/demo.rs", 1, Not(REAL)),
