@@ -1,6 +1,6 @@
 //! Blocks in memory: the twin of the real stores for tests.
 //!
-//! Invariant: behaves as [`super::suite`] demands of every store; nothing survives the process.
+//! Invariant: behaves as the suite beside it demands of every store; nothing survives the process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
