@@ -287,7 +287,7 @@ fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
         "--cache-size",
         "6MiB",
         "--log",
-        "warn,pxfs=info,pxfs_engine::cache::files=trace,pxfs::fetch::content=trace",
+        "warn,pxfs=info,pxfs_engine::cache::files=trace,pxfs_transfer::fetch::content=trace",
     ]);
     let begun = machine.log().len();
     let came_back = || fetched_again(&machine.log()[begun..]);
