@@ -5,7 +5,7 @@
 //! to those who write them.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use pxfs_base::lock;
@@ -26,7 +26,8 @@ const PAGE: usize = 256;
 #[derive(Clone)]
 pub struct Notes {
     journal: Arc<Journal>,
-    /// Held by each write of small values, so that none comes between what a change reads and what it writes.
+    /// Held by each write of small values (but for those that the quota alone changes), so that none comes between what
+    /// a change reads and what it writes.
     writing: Arc<Mutex<()>>,
 }
 
@@ -57,13 +58,23 @@ impl Notes {
         Ok(self.journal.get(&key::meta(name))?)
     }
 
+    /// The right to write small values, which one at a time has. Taken before the locks of [`Memory`]: who has it may read
+    /// pages of the journal.
+    ///
+    /// [`Memory`]: super::locks::Memory
+    pub(super) fn writing(&self) -> Writing<'_> {
+        Writing {
+            journal: &self.journal,
+            _one: lock(&self.writing),
+        }
+    }
+
     /// Stores small values, all or none; `None` removes one.
     ///
     /// # Errors
     /// The journal cannot be written.
     pub fn store(&self, values: Vec<(&str, Option<Bytes>)>) -> Result<(), FsError> {
-        let _one = lock(&self.writing);
-        self.store_locked(values)
+        self.writing().store(values)
     }
 
     /// Stores the values that `change` makes of what it reads, before any other small value is written. `change` itself
@@ -75,16 +86,10 @@ impl Notes {
         &self,
         change: impl FnOnce(&Self) -> Result<(T, Values), E>,
     ) -> Result<T, E> {
-        let _one = lock(&self.writing);
+        let writing = self.writing();
         let (changed, values) = change(self)?;
-        self.store_locked(values)?;
+        writing.store(values)?;
         Ok(changed)
-    }
-
-    fn store_locked(&self, values: Vec<(&str, Option<Bytes>)>) -> Result<(), FsError> {
-        let mut batch = Batch::default();
-        put_values(&mut batch, values);
-        Ok(self.journal.apply(batch)?)
     }
 
     /// The receipts of the node called `node`, by rising number, and whether what was published is [`UNHELD`] there.
@@ -185,6 +190,21 @@ impl Notes {
                 Ok(())
             },
         )?)
+    }
+}
+
+/// See [`Notes::writing`].
+pub(super) struct Writing<'a> {
+    journal: &'a Journal,
+    _one: MutexGuard<'a, ()>,
+}
+
+impl Writing<'_> {
+    /// As [`Notes::store`].
+    pub(super) fn store(&self, values: Vec<(&str, Option<Bytes>)>) -> Result<(), FsError> {
+        let mut batch = Batch::default();
+        put_values(&mut batch, values);
+        Ok(self.journal.apply(batch)?)
     }
 }
 

@@ -13,10 +13,10 @@ use super::{Access, Allowance, Quota, SCRATCH, Scratch};
 use crate::clock::Clock;
 use crate::fs::FsError;
 use crate::fs::locks::{Memory, Ordered, OrderedGuard};
-use crate::fs::notes::Notes;
+use crate::fs::notes::{Notes, put_values};
 use crate::fs::pages::each_page;
 use crate::journal::record::{Content, Record as _};
-use crate::journal::{Journal, JournalError, key};
+use crate::journal::{Batch, Journal, JournalError, key};
 use crate::pack::chunk;
 use crate::types::Ino;
 
@@ -76,6 +76,13 @@ impl SharedQuota {
         self.quota.lock()
     }
 
+    /// Stores a value that the quota alone changes, so its lock is enough.
+    fn store(&self, name: &str, value: Option<Bytes>) -> Result<(), FsError> {
+        let mut batch = Batch::default();
+        put_values(&mut batch, vec![(name, value)]);
+        Ok(self.journal.apply(batch)?)
+    }
+
     pub(in crate::fs) fn is_overdue(&self) -> bool {
         self.lock().overdue(self.clock.as_ref())
     }
@@ -85,7 +92,7 @@ impl SharedQuota {
         let mut quota = self.lock();
         quota.set_allowance(allowance.clone());
         let taken = quota.allowance().map(|taken| taken.to_bytes());
-        self.notes.store(vec![(ALLOWANCE, taken)])
+        self.store(ALLOWANCE, taken)
     }
 
     pub(in crate::fs) fn set_access(&self, access: Access) {
@@ -103,6 +110,8 @@ impl SharedQuota {
         mut values: Vec<(&str, Option<Bytes>)>,
         charge: Option<(u64, u64)>,
     ) -> Result<bool, FsError> {
+        // It comes first: whoever else has it may wait for the disk, and every call asks the quota.
+        let writing = self.notes.writing();
         let mut quota = self.lock();
         let mut charges = quota.charges().to_vec();
         let new = charge.filter(|(new, _)| !charges.iter().any(|(known, _)| known == new));
@@ -110,7 +119,7 @@ impl SharedQuota {
             charges.push(charge);
             values.push((CHARGES, Some(to_bytes(&charges))));
         }
-        self.notes.store(values)?;
+        writing.store(values)?;
         quota.end_cut(charges);
         Ok(new.is_some())
     }
@@ -124,8 +133,7 @@ impl SharedQuota {
         let new: Vec<_> = owed.iter().filter(is_new).copied().collect();
         charges.extend(new);
         charges.sort_unstable();
-        self.notes
-            .store(vec![(CHARGES, Some(to_bytes(&charges)))])?;
+        self.store(CHARGES, Some(to_bytes(&charges)))?;
         quota.set_charges(charges);
         Ok(())
     }
@@ -133,7 +141,7 @@ impl SharedQuota {
     /// Removes all charges: another folder has them.
     pub(in crate::fs) fn drop_charges(&self) -> Result<(), FsError> {
         let mut quota = self.lock();
-        self.notes.store(vec![(CHARGES, None)])?;
+        self.store(CHARGES, None)?;
         quota.set_charges(Vec::new());
         Ok(())
     }
@@ -154,8 +162,7 @@ impl SharedQuota {
         let over: Vec<u64> = over.into_iter().map(|(sequence, _)| sequence).collect();
         if !over.is_empty() {
             charges.retain(|(sequence, _)| !over.contains(sequence));
-            self.notes
-                .store(vec![(CHARGES, Some(to_bytes(&charges)))])?;
+            self.store(CHARGES, Some(to_bytes(&charges)))?;
         }
         quota.set_charges(charges);
         quota.set_mined(mined);

@@ -491,3 +491,30 @@ fn a_file_that_is_made_longer_is_read_and_written_while_that_waits_for_room() {
         [2, 2, 2, 0, 0]
     );
 }
+
+/// Who changes small values may read the journal's pages meanwhile, which a slow disk holds up.
+#[test]
+fn the_quota_answers_while_publishing_reads_what_it_changes() {
+    let rig = super::rig::Rig::new();
+    let volume = Arc::clone(&rig.volume);
+    let (reading, reads) = channel();
+    let (go_on, waits) = channel();
+    let notes = volume.notes();
+    let changing = thread::spawn(move || {
+        notes.change(|_| {
+            reading.send(()).unwrap();
+            waits.recv_timeout(PATIENCE).unwrap();
+            Ok::<_, FsError>(((), Vec::new()))
+        })
+    });
+    reads.recv_timeout(PATIENCE).unwrap();
+    let committing = Arc::clone(&volume);
+    let committed = thread::spawn(move || committing.keep_charged(Vec::new(), Some((1, 4096))));
+    thread::sleep(LOOK);
+    assert!(comes_back(PATIENCE, move || {
+        assert!(volume.with_quota(|quota| quota.room_bytes()) > 0);
+    }));
+    go_on.send(()).unwrap();
+    assert_eq!(changing.join().unwrap(), Ok(()));
+    assert_eq!(committed.join().unwrap(), Ok(()));
+}
