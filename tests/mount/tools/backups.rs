@@ -11,21 +11,26 @@ use crate::harness::Machine;
 use crate::quota::fill;
 use crate::samples::{assert_same, odd_tree, pattern, plain_tree, source_tree};
 
+/// Runs restic in `folder`, with this repository and its cache in `scratch`.
+fn restic_with(repository: &Path, scratch: &Path, folder: &Path) -> impl Fn(&[&str]) -> Answer {
+    move |args| {
+        let mut command = Command::new("restic");
+        command
+            .env("RESTIC_PASSWORD", "x")
+            .env("RESTIC_REPOSITORY", repository)
+            .env("RESTIC_CACHE_DIR", scratch.join("restic-cache"))
+            .current_dir(folder)
+            .args(args);
+        run(command, TOOL).ok()
+    }
+}
+
 #[test]
 fn a_restic_backup_can_be_checked_and_restored() {
     let mut machine = Machine::demo_with(&["--package", "1"]);
     let repository = machine.dir().join("backup");
     let scratch = machine.scratch();
-    let restic = |args: &[&str]| {
-        let mut command = Command::new("restic");
-        command
-            .env("RESTIC_PASSWORD", "x")
-            .env("RESTIC_REPOSITORY", &repository)
-            .env("RESTIC_CACHE_DIR", scratch.join("restic-cache"))
-            .current_dir(source_tree())
-            .args(args);
-        run(command, TOOL).ok()
-    };
+    let restic = restic_with(&repository, &scratch, source_tree());
     restic(&["init"]);
     restic(&["backup", "--quiet", "."]);
     restic(&["check", "--read-data"]);
@@ -56,16 +61,7 @@ fn a_full_token_gives_its_restic_backup_back_and_can_be_tidied_up() {
     let original = scratch.join("original");
     plain_tree(&original);
     let repository = machine.dir().join("backup");
-    let restic = |args: &[&str]| {
-        let mut command = Command::new("restic");
-        command
-            .env("RESTIC_PASSWORD", "x")
-            .env("RESTIC_REPOSITORY", &repository)
-            .env("RESTIC_CACHE_DIR", scratch.join("restic-cache"))
-            .current_dir(&original)
-            .args(args);
-        run(command, TOOL).ok()
-    };
+    let restic = restic_with(&repository, &scratch, &original);
     restic(&["init"]);
     // In packs of its own, which a prune only has to remove.
     let once = scratch.join("once");
@@ -91,6 +87,20 @@ fn a_full_token_gives_its_restic_backup_back_and_can_be_tidied_up() {
     restic(&["check", "--read-data"]);
 }
 
+/// Runs borg in a folder, with this repository and its own files in `scratch`.
+fn borg_with(repository: &Path, scratch: &Path) -> impl Fn(&Path, &[&str]) {
+    move |folder, args| {
+        let mut command = Command::new("borg");
+        command
+            .env("BORG_REPO", repository)
+            .env("BORG_PASSPHRASE", "x")
+            .env("BORG_BASE_DIR", scratch.join("borg-base"))
+            .current_dir(folder)
+            .args(args);
+        run(command, TOOL).ok();
+    }
+}
+
 #[test]
 fn a_full_token_gives_its_borg_backup_back() {
     let machine = Machine::demo();
@@ -99,16 +109,7 @@ fn a_full_token_gives_its_borg_backup_back() {
     odd_tree(&original);
     fs::create_dir(&restored).expect("mkdir");
     let repository = machine.dir().join("borg");
-    let borg = |folder: &Path, args: &[&str]| {
-        let mut command = Command::new("borg");
-        command
-            .env("BORG_REPO", &repository)
-            .env("BORG_PASSPHRASE", "x")
-            .env("BORG_BASE_DIR", scratch.join("borg-base"))
-            .current_dir(folder)
-            .args(args);
-        run(command, TOOL).ok()
-    };
+    let borg = borg_with(&repository, &scratch);
     borg(&original, &["init", "--encryption=repokey-blake2"]);
     // Its own reserve is half a gigabyte.
     borg(
@@ -137,16 +138,7 @@ fn a_borg_backup_can_be_verified_pruned_and_extracted() {
     let (original, restored) = (scratch.join("original"), scratch.join("restored"));
     odd_tree(&original);
     fs::create_dir(&restored).expect("mkdir");
-    let borg = |folder: &Path, args: &[&str]| {
-        let mut command = Command::new("borg");
-        command
-            .env("BORG_REPO", &repository)
-            .env("BORG_PASSPHRASE", "x")
-            .env("BORG_BASE_DIR", scratch.join("borg-base"))
-            .current_dir(folder)
-            .args(args);
-        run(command, TOOL).ok()
-    };
+    let borg = borg_with(&repository, &scratch);
     borg(&original, &["init", "--encryption=repokey-blake2"]);
     borg(&original, &["create", "::first", "."]);
     fs::write(original.join("changed"), pattern(9, 0, 300_000)).expect("write");
