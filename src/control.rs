@@ -267,6 +267,9 @@ pub struct Step {
     pub amount: Amount,
 }
 
+/// Hears how far a piece of work is: what is being done, and how much of it.
+pub type Report<'a> = &'a (dyn Fn(&str, Amount) + Send + Sync);
+
 /// How much of a long request is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {

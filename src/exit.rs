@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::ChainError;
 use crate::journal::JournalError;
+use crate::mount::MountError;
 use crate::names::NameError;
 use crate::store::StoreError;
 
@@ -167,6 +168,24 @@ pub fn without_number(text: &str) -> String {
         }
     }
     words
+}
+
+/// The exit code and line of a mount that is refused.
+#[must_use]
+pub fn of_mount(error: MountError) -> Failure {
+    let exit = match &error {
+        MountError::NotFound(_)
+        | MountError::NotDirectory(_)
+        | MountError::NotEmpty(_)
+        | MountError::Option { .. } => Exit::Usage,
+        MountError::AlreadyMounted { .. } => Exit::Mounted,
+        MountError::NoFusermount(_)
+        | MountError::NoDevice(_)
+        | MountError::Denied { .. }
+        | MountError::Busy(_)
+        | MountError::Io { .. } => Exit::Failure,
+    };
+    Failure::new(exit, error.to_string())
 }
 
 fn of_chain(error: &ChainError) -> Exit {

@@ -31,12 +31,18 @@ pub use pxfs_format as pack;
 pub use pxfs_storage::{fault, names, rpc, store};
 pub use pxfs_transfer::{fetch, publish};
 
+pub mod archive;
+pub mod billing;
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod contracts;
 pub mod control;
 pub mod exit;
 pub mod mount;
 pub mod node;
+pub mod oracle;
 pub mod run;
+mod signals;
 pub mod status;
+pub mod tokens;

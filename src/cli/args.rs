@@ -186,7 +186,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         from_block: Option<u64>,
         /// Most deliveries to pay for per token and day; further requests wait
-        #[arg(long, value_name = "N", default_value_t = crate::run::oracle::MAX_PER_TOKEN)]
+        #[arg(long, value_name = "N", default_value_t = crate::oracle::MAX_PER_TOKEN)]
         max_per_token: usize,
     },
     /// Fetch one stored file by its CID

@@ -12,13 +12,13 @@ use super::locate;
 use super::mount::runtime;
 use super::progress::Progress;
 use super::setup::Setup;
+use crate::billing;
 use crate::chain::transact::OnProgress;
+use crate::context::StateDir;
 use crate::contracts::{self, Parts, open_wallet};
 use crate::control::{Amount, Request, Terms};
 use crate::exit::{Exit, Failure};
-use crate::run::operate;
-use crate::run::operator;
-use crate::run::state::StateDir;
+use crate::oracle;
 
 /// The answer to a request that needs no mount.
 pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<T> {
@@ -81,8 +81,8 @@ pub(super) fn answer_for<T: DeserializeOwned>(
         let is_sync = matches!(request, Request::Sync { .. });
         let mut oracles = Vec::new();
         for parts in all.iter().filter(|_| request.needs_node()) {
-            if operator::is_wanted(parts, is_sync) {
-                oracles.extend(operator::begin(parts).await?.map(tokio::spawn));
+            if oracle::is_wanted(parts, is_sync) {
+                oracles.extend(oracle::begin(parts).await?.map(tokio::spawn));
             }
         }
         let terms = Terms {
@@ -96,7 +96,7 @@ pub(super) fn answer_for<T: DeserializeOwned>(
             let held = parts.under(&terms);
             Arc::new(held.with_progress(&on_progress))
         });
-        let answer = operate::answer_of(&held.collect::<Vec<_>>(), request).await;
+        let answer = billing::answer_of(&held.collect::<Vec<_>>(), request).await;
         for oracle in oracles {
             oracle.abort();
         }

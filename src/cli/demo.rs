@@ -7,12 +7,13 @@ use super::mount::{hold, mount_options, runtime, runtime_dir};
 use super::output::{bytes, text_answer};
 use super::setup::Setup;
 use crate::config::{Config, Layer, VolumeKind};
+use crate::context::StateDir;
 use crate::contracts::Parts;
+use crate::exit::of_mount;
 use crate::exit::{Exit, fail};
 use crate::mount;
-use crate::run::daemon::{Place, mount_failure};
+use crate::run::daemon::Place;
 use crate::run::demo::{first_token, prepare};
-use crate::run::state::StateDir;
 
 /// Runs the command.
 pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Result<Exit> {
@@ -26,7 +27,7 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
     }
     setup.start_log("warn")?;
     make_mountpoint(mountpoint)?;
-    let mountpoint = mount::check_mountpoint(mountpoint).map_err(mount_failure)?;
+    let mountpoint = mount::check_mountpoint(mountpoint).map_err(of_mount)?;
     let state = layer
         .state_dir
         .clone()

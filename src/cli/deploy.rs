@@ -6,9 +6,9 @@ use super::ask::at_most;
 use super::mount::runtime;
 use super::output::{cancelled, coins, confirm, json_answer, text_answer};
 use super::setup::Setup;
+use crate::context::StateDir;
 use crate::contracts::deploy::Deployer;
 use crate::exit::Exit;
-use crate::run::state::StateDir;
 use crate::status::DeployAnswer;
 
 /// Which forwarder the contract trusts.

@@ -7,11 +7,11 @@ use super::mount::runtime;
 use super::output::{bytes, cancelled, confirm, json_answer, text_answer};
 use super::progress::Progress;
 use super::setup::Setup;
+use crate::context::StateDir;
 use crate::contracts::{self, Parts};
 use crate::control::Request;
 use crate::exit::{Exit, fail};
 use crate::run::detach;
-use crate::run::state::StateDir;
 use crate::status::{DetachAnswer, Unsure};
 use crate::types::TokenRef;
 

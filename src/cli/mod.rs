@@ -35,7 +35,7 @@ use crate::exit::{Exit, Failure};
 use args::{Cli, Command, Dev};
 use setup::Setup;
 
-use crate::run::oracle::Plan;
+use crate::oracle::Plan;
 
 /// Runs the command of this process.
 #[must_use]

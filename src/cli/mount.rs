@@ -17,12 +17,13 @@ use super::log;
 use super::progress::Progress;
 use super::setup::Setup;
 use crate::config::{Config, VolumeKind};
+use crate::context::StateDir;
 use crate::contracts::Parts;
 use crate::control::{Amount, private_folder};
+use crate::exit::of_mount;
 use crate::exit::{Exit, Failure, fail};
 use crate::mount::{self, CALL_THREADS};
-use crate::run::daemon::{Daemon, Place, mount_failure};
-use crate::run::state::StateDir;
+use crate::run::daemon::{Daemon, Place};
 
 /// How long what still runs may hold up the end of the process.
 const LAST_TASKS: Duration = Duration::from_secs(2);
@@ -73,7 +74,7 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
         );
     }
     let options = mount_options(config)?;
-    let mountpoint = mount::check_mountpoint(mountpoint).map_err(mount_failure)?;
+    let mountpoint = mount::check_mountpoint(mountpoint).map_err(of_mount)?;
     Ok(Place {
         mountpoint,
         options,
@@ -118,7 +119,7 @@ fn refuse_many_anew(config: &Config) -> anyhow::Result<()> {
 pub(super) fn mount_options(config: &Config) -> Result<mount::Options, Failure> {
     let mut options = mount::Options::default();
     for word in &config.options {
-        options.apply(word).map_err(mount_failure)?;
+        options.apply(word).map_err(of_mount)?;
     }
     options.read_timeout = config.read_timeout;
     Ok(options)

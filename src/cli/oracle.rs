@@ -10,9 +10,9 @@ use sd_notify::NotifyState;
 
 use super::mount::{notify, runtime};
 use super::setup::Setup;
+use crate::context::StateDir;
 use crate::exit::Exit;
-use crate::run::oracle::{Oracle, Plan};
-use crate::run::state::StateDir;
+use crate::oracle::{Oracle, Plan};
 
 /// `pxfs oracle`.
 pub(super) fn run(setup: &Setup, plan: &Plan) -> anyhow::Result<Exit> {

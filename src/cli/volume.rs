@@ -10,11 +10,11 @@ use super::output::{bytes, json_answer, text_answer};
 use super::progress::Progress;
 use super::setup::Setup;
 use super::umount;
+use crate::archive;
+use crate::context::StateDir;
 use crate::contracts::{self, Parts};
 use crate::control::Request;
 use crate::exit::{Exit, fail};
-use crate::run::blocks;
-use crate::run::state::StateDir;
 use crate::status::{ArchiveAnswer, FsckAnswer, GetAnswer, ShareAnswer};
 use crate::types::TokenRef;
 
@@ -178,7 +178,7 @@ fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<
     let answer = runtime()?.hold(async {
         let all = Parts::any(&config).await?;
         let tell = |what: &str, amount| progress.set(what, amount);
-        let answer = blocks::run(&all, state_dir, request, &tell).await;
+        let answer = archive::run(&all, state_dir, request, &tell).await;
         contracts::close_chains(&all).await;
         answer
     })?;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::build::{self, Needed};
 use super::chain::ChainParts;
 use super::naming;
-use crate::chain::TokenInfo;
 use crate::chain::oracle::{Documents, NodeDocuments};
+use crate::chain::{Accounting, TokenInfo};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::control::Subject;
@@ -145,6 +145,11 @@ impl Parts {
             blocks: Arc::clone(&self.node.reads),
             clock: Arc::clone(&self.clock),
         })
+    }
+
+    /// Whether the contract charges each commit, as far as is known.
+    pub(crate) fn charges_commits(&self) -> bool {
+        self.chain.ledger.known_accounting() == Some(Accounting::Additive)
     }
 
     /// Whether `id` is to be mounted.

@@ -16,32 +16,31 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::Instrument;
 
+use crate::billing::auto_sync;
+use crate::billing::charges;
 use crate::chain::Accounting;
-use crate::chain::transact::Transactor;
+use crate::context::MountContext;
+use crate::context::StateDir;
+use crate::contracts::drive_pending;
 use crate::contracts::{self, Parts};
+use crate::control::Report;
 use crate::control::{self, Registration};
 use crate::exit::{Exit, Failure};
 use crate::fetch::Fetcher;
 use crate::fs::{Drive, FsError, Want};
-use crate::mount::{self, Ended, MountError, Mounted};
+use crate::mount::{self, Ended, Mounted};
 use crate::node;
-use crate::run::charges;
-use crate::run::collection;
-use crate::run::desk::Desk;
-use crate::run::ground::Ground;
-use crate::run::holdings::Holdings;
-use crate::run::leave::{self, Tell};
-use crate::run::renewal;
+use crate::run::garbage_collection;
+use crate::run::handler::SocketHandler;
 use crate::run::session::Session;
-use crate::run::signals::{Signal, Signals};
-use crate::run::state::StateDir;
+use crate::run::shutdown;
+use crate::signals::{Signal, Signals};
+use crate::tokens::MountedContracts;
 
 /// How long the first look at chain and node may hold up the mount. A token that takes longer comes later.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
-/// Between two looks at what was sent and is not final yet; where all is, nothing is looked at.
-const CARRY: Duration = Duration::from_secs(5);
 /// How long the answer to `pxfs umount` may take to leave.
-const LAST_WORD: Duration = Duration::from_secs(leave::CHARGE_LIMIT.as_secs() + 10);
+const LAST_WORD: Duration = Duration::from_secs(shutdown::CHARGE_LIMIT.as_secs() + 10);
 
 /// How a daemon mounts.
 #[derive(Clone, Debug)]
@@ -84,9 +83,9 @@ impl Daemon {
         state_dir.claim(first.chain.owner)?;
         let swept = Arc::clone(&state_dir);
         tokio::task::spawn_blocking(move || swept.empty_trash()).await?;
-        let ground = Ground::build(Arc::clone(&first), Arc::clone(&state_dir)).await?;
+        let ground = MountContext::build(Arc::clone(&first), Arc::clone(&state_dir)).await?;
         let (drive, fetcher) = (Arc::clone(&ground.drive), Arc::clone(&ground.fetcher));
-        let tokens = Arc::new(Holdings::new(&ground.with_others(&parts)));
+        let tokens = Arc::new(MountedContracts::new(&ground.with_others(&parts)));
         tokens.look_first(FIRST_LOOK).await?;
         let read_only = place.options.read_only;
         let mounted = mount(drive, fetcher, &place).await;
@@ -128,7 +127,7 @@ impl Daemon {
         self.registration = Some(registration);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let desk = Arc::new(Desk::new(Arc::clone(session)));
+        let desk = Arc::new(SocketHandler::new(Arc::clone(session)));
         self.tasks
             .push(tokio::spawn(control::serve(listener, desk)));
         let watching = Arc::clone(session).watch_node();
@@ -158,7 +157,7 @@ impl Daemon {
                 Arc::clone(&session.parts.clock),
             );
             self.tasks
-                .push(tokio::spawn(collection::run(store, clock, tokens)));
+                .push(tokio::spawn(garbage_collection::run(store, clock, tokens)));
         }
         for task in of_contracts(&session.tokens).await? {
             self.tasks.push(tokio::spawn(task));
@@ -173,7 +172,7 @@ impl Daemon {
     /// Not everything is published; the mount broke.
     pub async fn serve(
         mut self,
-        tell: Tell<'_>,
+        tell: Report<'_>,
         reload: &(dyn Fn() + Send + Sync),
     ) -> anyhow::Result<Exit> {
         let session = Arc::clone(&self.session);
@@ -191,12 +190,12 @@ impl Daemon {
         outcome
     }
 
-    async fn end_by_signal(&mut self, tell: Tell<'_>) -> anyhow::Result<Exit> {
+    async fn end_by_signal(&mut self, tell: Report<'_>) -> anyhow::Result<Exit> {
         let session = Arc::clone(&self.session);
         let (flushed, at_once) = tokio::select! {
-            flushed = leave::flush(&session, tell) => (flushed, false),
+            flushed = shutdown::flush(&session, tell) => (flushed, false),
             // The second one: leave at once. The journal keeps what is pending.
-            () = self.signals.end() => (leave::left_behind(&session).map_or(Ok(()), Err), true),
+            () = self.signals.end() => (shutdown::left_behind(&session).map_or(Ok(()), Err), true),
         };
         self.detach().await;
         if !at_once {
@@ -206,7 +205,7 @@ impl Daemon {
         Ok(Exit::Ok)
     }
 
-    async fn end_by_mount(&mut self, ended: Ended, tell: Tell<'_>) -> anyhow::Result<Exit> {
+    async fn end_by_mount(&mut self, ended: Ended, tell: Report<'_>) -> anyhow::Result<Exit> {
         let session = &Arc::clone(&self.session);
         if session.leaving.load(Ordering::Acquire) {
             // `pxfs umount` gets its answer first.
@@ -222,17 +221,17 @@ impl Daemon {
             return Err(Failure::new(Exit::Failure, line).into());
         }
         // Somebody called umount(8).
-        let published = leave::publish(session, None, tell).await;
+        let published = shutdown::publish(session, None, tell).await;
         self.charge(tell).await;
         published?;
         Ok(Exit::Ok)
     }
 
     /// What was published last is charged, unless a further signal comes.
-    async fn charge(&mut self, tell: Tell<'_>) {
+    async fn charge(&mut self, tell: Report<'_>) {
         let session = Arc::clone(&self.session);
         tokio::select! {
-            _ = leave::charge(&session, tell) => {}
+            _ = shutdown::charge(&session, tell) => {}
             () = self.signals.end() => {}
         }
     }
@@ -242,10 +241,10 @@ impl Daemon {
         let mounted = Arc::clone(&self.session.mounted);
         let mut left =
             tokio::task::spawn_blocking(move || mounted.unmount().or_else(|_| mounted.detach()));
-        let mut done = timeout(leave::REFUSED, &mut left).await;
+        let mut done = timeout(shutdown::REFUSED, &mut left).await;
         if done.is_err() {
-            leave::give_up_reads(&self.session, true);
-            done = timeout(leave::UNMOUNT_LIMIT, left).await;
+            shutdown::give_up_reads(&self.session, true);
+            done = timeout(shutdown::UNMOUNT_LIMIT, left).await;
         }
         match done {
             Ok(Ok(Ok(()))) => {}
@@ -268,14 +267,14 @@ impl Daemon {
 }
 
 /// What goes on beside the mount for each contract, and for each chain.
-async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, ()>>> {
+async fn of_contracts(all: &MountedContracts) -> anyhow::Result<Vec<BoxFuture<'static, ()>>> {
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     let mut carried = BTreeSet::new();
     let mut turns: BTreeMap<u64, Arc<Mutex<()>>> = BTreeMap::new();
     for tokens in all.each() {
         let (parts, tokens) = (Arc::clone(tokens.parts()), Arc::clone(tokens));
         tasks.push(Box::pin(Arc::clone(&tokens).run()));
-        if let Some(oracle) = crate::run::operator::begin(&parts).await? {
+        if let Some(oracle) = crate::oracle::begin(&parts).await? {
             tasks.push(oracle);
         }
         let Some(account) = &parts.chain.account else {
@@ -284,7 +283,7 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
         // One outbox a chain.
         let sender = account.transactor.clone();
         if carried.insert(parts.chain.chain_id) {
-            tasks.push(Box::pin(carry(sender.clone())));
+            tasks.push(Box::pin(drive_pending(sender.clone())));
         }
         let counts = parts.chain.ledger.known_accounting();
         if counts.is_none_or(|counts| counts == Accounting::Additive) {
@@ -293,30 +292,10 @@ async fn of_contracts(all: &Holdings) -> anyhow::Result<Vec<BoxFuture<'static, (
         }
         if let Some(before) = parts.config.auto_sync {
             let turn = Arc::clone(turns.entry(parts.chain.chain_id).or_default());
-            tasks.push(Box::pin(renewal::run(parts, tokens, before, turn)));
+            tasks.push(Box::pin(auto_sync::run(parts, tokens, before, turn)));
         }
     }
     Ok(tasks)
-}
-
-/// Brings to its end what was sent, also by earlier processes; never returns.
-pub(crate) async fn carry(transactor: Transactor) {
-    let mut told = None;
-    loop {
-        let carried = transactor.carry().await;
-        let is_over = carried == Ok(true);
-        let fault = carried.err();
-        if let Some(fault) = &fault
-            && told.as_ref() != Some(fault)
-        {
-            tracing::warn!("{fault}");
-        }
-        told = fault;
-        if is_over {
-            transactor.asked().await;
-        }
-        tokio::time::sleep(CARRY).await;
-    }
 }
 
 async fn mount(drive: Arc<Drive>, fetcher: Arc<Fetcher>, place: &Place) -> anyhow::Result<Mounted> {
@@ -331,10 +310,10 @@ async fn mount(drive: Arc<Drive>, fetcher: Arc<Fetcher>, place: &Place) -> anyho
             &options,
         )
     });
-    Ok(mounted.await?.map_err(mount_failure)?)
+    Ok(mounted.await?.map_err(crate::exit::of_mount)?)
 }
 
-async fn stop(tokens: Arc<Holdings>) {
+async fn stop(tokens: Arc<MountedContracts>) {
     tokens.stop_publishing().await;
     if tokio::task::spawn_blocking(move || tokens.stop())
         .await
@@ -363,24 +342,6 @@ impl mount::Fetcher for Bringer {
     fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>> {
         Box::pin(self.0.fetch(want))
     }
-}
-
-/// The exit code and line of a mount that is refused.
-#[must_use]
-pub fn mount_failure(error: MountError) -> Failure {
-    let exit = match &error {
-        MountError::NotFound(_)
-        | MountError::NotDirectory(_)
-        | MountError::NotEmpty(_)
-        | MountError::Option { .. } => Exit::Usage,
-        MountError::AlreadyMounted { .. } => Exit::Mounted,
-        MountError::NoFusermount(_)
-        | MountError::NoDevice(_)
-        | MountError::Denied { .. }
-        | MountError::Busy(_)
-        | MountError::Io { .. } => Exit::Failure,
-    };
-    Failure::new(exit, error.to_string())
 }
 
 /// Takes as many open files as this process may have: every file that is being written has one.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use alloy::primitives::U256;
 use anyhow::Context;
 
+use crate::billing;
 use crate::chain::embedded::{self, Genesis};
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
@@ -16,11 +17,10 @@ use crate::chain::wallet::Wallet;
 use crate::chain::{ChainError, deploy};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{NodeUrl, RpcUrl};
+use crate::context::StateDir;
 use crate::contracts::{self, Deployed, Parts};
 use crate::durable::{Unnamed, sync_folder};
 use crate::exit::fail;
-use crate::run::operate;
-use crate::run::state::StateDir;
 use crate::status::MintAnswer;
 use crate::types::TokenId;
 
@@ -142,7 +142,7 @@ pub async fn first_token(parts: &Parts, package: u64) -> anyhow::Result<Option<M
         return Ok(None);
     }
     match parts.chain.ledger.token(TokenId::from(1)).await {
-        Err(ChainError::Missing(_)) => Ok(Some(operate::mint(parts, package).await?)),
+        Err(ChainError::Missing(_)) => Ok(Some(billing::mint(parts, package).await?)),
         Err(fault) => Err(fault.into()),
         Ok(_) => Ok(None),
     }

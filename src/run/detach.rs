@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::context::MountContext;
+use crate::context::StateDir;
 use crate::contracts::Parts;
+use crate::control::Report;
 use crate::exit::fail;
-use crate::run::ground::Ground;
-use crate::run::leave::Tell;
-use crate::run::leftovers::Leftovers;
-use crate::run::state::StateDir;
 use crate::status::DetachAnswer;
+use crate::tokens::OrphanedVolumes;
 
 /// Ends what `name` means (a token, or a directory as the drive would show it): saves it first,
 /// where a folder is given.
@@ -25,19 +25,19 @@ pub async fn end(
     state_dir: StateDir,
     name: &str,
     save: Option<&Path>,
-    tell: Tell<'_>,
+    tell: Report<'_>,
 ) -> anyhow::Result<DetachAnswer> {
     let Some(first) = all.first() else {
         fail!(Token, "detach {name}: there is nothing of it");
     };
     state_dir.claim(first.chain.owner)?;
     state_dir.empty_trash();
-    let ground = Ground::build(Arc::clone(first), Arc::new(state_dir)).await?;
+    let ground = MountContext::build(Arc::clone(first), Arc::new(state_dir)).await?;
     let mut looked = Vec::new();
     for ground in ground.with_others(all) {
         let snapshot = ground.parts.chain.ledger.snapshot().await?;
         let doubts = !ground.parts.chain.endpoint.is_idle().await.unwrap_or(false);
-        let leftovers = Leftovers::new(ground);
+        let leftovers = OrphanedVolumes::new(ground);
         leftovers.look(&snapshot, &BTreeSet::new(), doubts).await?;
         looked.push(leftovers);
     }
@@ -46,7 +46,7 @@ pub async fn end(
         Some(leftovers) => leftovers.end(name, save, tell).await,
         None => fail!(Token, "detach {name}: there is nothing of it"),
     };
-    let stop = move || looked.iter().for_each(Leftovers::stop);
+    let stop = move || looked.iter().for_each(OrphanedVolumes::stop);
     tokio::task::spawn_blocking(stop).await?;
     ended
 }

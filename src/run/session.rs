@@ -16,10 +16,10 @@ use crate::contracts::Parts;
 use crate::exit::Exit;
 use crate::mount::Mounted;
 use crate::pack::cid::leaf_cid;
-use crate::run::holdings::Holdings;
-use crate::run::publishing::{STUCK, unpublished_since};
 use crate::status::{NodeStatus, State, Status};
 use crate::store::{BlockStore, StoreError};
+use crate::tokens::MountedContracts;
+use crate::tokens::{STUCK, unpublished_since};
 
 /// Time between two looks at the node, and how long one may take.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const SILENT: Duration = Duration::from_secs(5);
 pub(crate) struct Session {
     /// Of the first contract: what all have in common is in there.
     pub(crate) parts: Arc<Parts>,
-    pub(crate) tokens: Arc<Holdings>,
+    pub(crate) tokens: Arc<MountedContracts>,
     pub(crate) mounted: Arc<Mounted>,
     pub(crate) mountpoint: PathBuf,
     /// How long publishing may go without progress before leaving gives up.
@@ -52,7 +52,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(
         parts: Arc<Parts>,
-        tokens: Arc<Holdings>,
+        tokens: Arc<MountedContracts>,
         mounted: Mounted,
         mountpoint: PathBuf,
         read_only: bool,

@@ -7,25 +7,25 @@ use alloy::rpc::client::RpcClient;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
+use crate::billing;
 use crate::chain::embedded;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::transact::Transactor;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::config::{ChainUrl, Config, Folders, Layer, VolumeKind};
+use crate::context::MountContext;
+use crate::context::StateDir;
 use crate::contracts::terms;
 use crate::contracts::{ChainParts, Parts};
 use crate::control::{Request, Terms};
 use crate::fs::{Caller, FsError, Volume};
 use crate::names::key::NameKey;
 use crate::names::{NameError, NameStore};
+use crate::oracle;
 use crate::run::demo;
-use crate::run::ground::Ground;
-use crate::run::holdings::Holdings;
-use crate::run::operate;
-use crate::run::operator;
-use crate::run::state::StateDir;
-use crate::run::tokens::Tokens;
 use crate::status::{State, TokenStatus};
+use crate::tokens::MountedContracts;
+use crate::tokens::Tokens;
 use crate::types::{Ino, TokenId};
 
 mod guard;
@@ -66,7 +66,7 @@ impl NameStore for Together {
 pub(crate) struct World {
     pub(crate) parts: Arc<Parts>,
     tokens: Arc<Tokens>,
-    pub(crate) ground: Arc<Ground>,
+    pub(crate) ground: Arc<MountContext>,
     dir: tempfile::TempDir,
 }
 
@@ -108,7 +108,7 @@ impl World {
         let mut parts = Parts::build(&config).await.unwrap();
         change(&mut parts);
         let parts = Arc::new(parts);
-        let ground = Ground::build(Arc::clone(&parts), Arc::new(state_dir));
+        let ground = MountContext::build(Arc::clone(&parts), Arc::new(state_dir));
         let ground = ground.await.unwrap();
         Self {
             parts,
@@ -149,7 +149,9 @@ impl World {
 
     /// From now on commands find the volumes of the drive as in a mount.
     pub(crate) fn show(&self) {
-        self.ground.renew_by(&self.tokens);
+        let tokens: std::sync::Weak<dyn crate::context::ShownVolumes> =
+            Arc::<Tokens>::downgrade(&self.tokens);
+        self.ground.renew_by(tokens);
     }
 
     /// The volume of its one token.
@@ -239,7 +241,7 @@ async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
         print: false,
         new_volume: false,
     };
-    operate::answer(&world.parts, &request).await.unwrap();
+    billing::answer(&world.parts, &request).await.unwrap();
     let status = world.look(token).await;
     assert_eq!((status.state, status.reason), (State::Ok, None));
     assert_eq!(world.directories(), ["1"]);
@@ -279,7 +281,7 @@ async fn a_command_whose_price_nobody_has_seen_pays_no_more_gas_than_is_allowed(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_given_away_turns_read_only_and_says_to_whom() {
     let world = World::new().await;
-    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let minted = billing::mint(&world.parts, 0).await.unwrap();
     assert_eq!(world.look(minted.token).await.state, State::Ok);
     let other = Address::repeat_byte(0x77);
     let chain = world.chain();
@@ -310,7 +312,7 @@ async fn a_key_made_elsewhere_is_not_written_under() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unused_token_can_sync_because_its_first_document_is_there() {
     let world = World::new().await;
-    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let minted = billing::mint(&world.parts, 0).await.unwrap();
     assert!(
         world
             .parts
@@ -320,13 +322,13 @@ async fn an_unused_token_can_sync_because_its_first_document_is_there() {
             .await
             .is_ok()
     );
-    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
+    let oracle = oracle::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let request = Request::Sync {
         token: minted.token.into(),
         wait: true,
     };
-    let answer = operate::answer(&world.parts, &request).await.unwrap();
+    let answer = billing::answer(&world.parts, &request).await.unwrap();
     assert_eq!(
         (&answer["usage"], &answer["sequence"]),
         (&0.into(), &0.into())
@@ -338,7 +340,7 @@ async fn an_unused_token_can_sync_because_its_first_document_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
     let world = World::new().await;
-    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let minted = billing::mint(&world.parts, 0).await.unwrap();
     let chain = world.chain();
     let other = Address::repeat_byte(0x77);
     let sent = world.sender().transfer(chain.contract, minted.token, other);
@@ -355,7 +357,7 @@ async fn a_token_of_somebody_else_is_neither_synced_nor_registered() {
             new_volume: false,
         },
     ] {
-        let error = operate::answer(&world.parts, &request).await.unwrap_err();
+        let error = billing::answer(&world.parts, &request).await.unwrap_err();
         assert_eq!(crate::exit::of(&error), crate::exit::Exit::Token);
     }
     world.end().await;
@@ -375,7 +377,7 @@ async fn a_demo_that_is_prepared_twice_has_one_contract_and_one_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"precious").unwrap();
     world.write("1", "thrown", b"regretted").unwrap();
@@ -439,7 +441,7 @@ fn pretend_kept(world: &World, size_bytes: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_behind_right_after_a_restart_grants_nothing() {
     let world = World::begin_with(tempfile::tempdir().unwrap(), network).await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     let before = world.look(token).await.quota_bytes;
     let size = |world: &World| {
@@ -469,7 +471,7 @@ async fn a_server_that_is_behind_right_after_a_restart_takes_no_token_away() {
         })
     };
     let world = begin(tempfile::tempdir().unwrap()).await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     let size = world.look(token).await.quota_bytes;
     world.write("1", "mine", b"precious").unwrap();
     pretend_kept(&world, size);
@@ -492,7 +494,7 @@ async fn a_server_that_is_behind_right_after_a_restart_takes_no_token_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_look_that_is_older_than_the_one_before_takes_no_token_away() {
     let world = World::begin_with(tempfile::tempdir().unwrap(), network).await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"precious").unwrap();
     world.give_away(token).await;
@@ -515,7 +517,7 @@ async fn a_look_that_is_older_than_the_one_before_takes_no_token_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_published() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "old", b"first").unwrap();
     let register = |new_volume| Request::Register {
@@ -524,12 +526,12 @@ async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_publ
         new_volume,
     };
     // Not by mistake.
-    let refused = operate::answer(&world.parts, &register(false)).await;
+    let refused = billing::answer(&world.parts, &register(false)).await;
     assert!(refused.unwrap_err().to_string().contains("--new-volume"));
     assert_eq!(world.look(token).await.epoch, 1);
 
     for _ in 0..2 {
-        operate::answer(&world.parts, &register(true))
+        billing::answer(&world.parts, &register(true))
             .await
             .unwrap();
         world.look(token).await;
@@ -565,7 +567,7 @@ async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_publ
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_of_which_all_is_published_leaves_nothing_behind() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"published").unwrap();
     world.tokens.all()[0].flush().await.unwrap();
@@ -585,7 +587,7 @@ async fn an_epoch_of_which_all_is_published_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_that_cannot_tell_what_is_pending_is_not_taken_for_published() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"published").unwrap();
     let live = Arc::clone(&world.tokens.all()[0]);
@@ -609,7 +611,7 @@ async fn a_volume_that_cannot_tell_what_is_pending_is_not_taken_for_published() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_chain_does_not_know_of_is_never_removed() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     let known = world.ground.state_dir.volumes().unwrap()[0];
     let (mut later, mut other) = (known, known);
@@ -631,7 +633,7 @@ async fn what_the_chain_does_not_know_of_is_never_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     let key = world.ground.state_dir.volumes().unwrap()[0];
     world.give_away(token).await;
@@ -655,7 +657,7 @@ async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
 async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_published() {
     for seen in [true, false] {
         let mut world = World::new().await;
-        let token = operate::mint(&world.parts, 0).await.unwrap().token;
+        let token = billing::mint(&world.parts, 0).await.unwrap().token;
         world.look(token).await;
         world.write("1", "mine", b"precious").unwrap();
         if !seen {
@@ -686,7 +688,7 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
             print: false,
             new_volume: false,
         };
-        operate::answer(&world.parts, &request).await.unwrap();
+        billing::answer(&world.parts, &request).await.unwrap();
         world.look(token).await;
         world.write("1", "mine", b"new").unwrap();
         let folder = world.dir.path().join("saved");
@@ -706,7 +708,7 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_comes_back_in_its_epoch_goes_on_where_it_was() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "mine", b"precious").unwrap();
     let live = world.tokens.get(token).unwrap();
@@ -740,7 +742,7 @@ async fn a_token_that_comes_back_in_its_epoch_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.give_away(token).await;
     world.statuses().await;
@@ -759,7 +761,7 @@ async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
 async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
     let world = World::new().await;
     for package in 0..2 {
-        let token = operate::mint(&world.parts, package).await.unwrap().token;
+        let token = billing::mint(&world.parts, package).await.unwrap().token;
         world.look(token).await;
     }
     let dir = world.end().await;
@@ -778,7 +780,7 @@ async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mounted() {
     let world = World::new().await;
-    operate::mint(&world.parts, 0).await.unwrap();
+    billing::mint(&world.parts, 0).await.unwrap();
     let (chain_id, contract) = (world.chain().chain_id, world.chain().contract);
     let dir = world.end().await;
     let state = dir.path().join("state");
@@ -817,9 +819,9 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
     assert_eq!(exit, crate::exit::Exit::Chain, "{refused:#}");
 
     let parts = Parts::any(&both).await.unwrap();
-    let ground = Ground::build(Arc::clone(&parts[0]), Arc::new(state_dir)).await;
+    let ground = MountContext::build(Arc::clone(&parts[0]), Arc::new(state_dir)).await;
     let ground = ground.unwrap();
-    let holdings = Holdings::new(&Arc::clone(&ground).with_others(&parts));
+    let holdings = MountedContracts::new(&Arc::clone(&ground).with_others(&parts));
     let patience = std::time::Duration::from_secs(120);
     holdings.look_first(patience).await.unwrap();
     let shown = ground.drive.volumes().into_iter().map(|(_, name, _)| name);
@@ -841,7 +843,7 @@ async fn what_a_directory_says_of_its_state_is_so_at_the_moment_it_is_asked() {
     let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
     let dir = tempfile::tempdir().unwrap();
     let world = World::begin_at(dir, Some(Arc::<ManualClock>::clone(&clock) as _)).await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     let status = world.look(token).await;
     let root = world.ground.drive.lookup(Ino::ROOT, b"1").unwrap().ino;
     let label = |name: &str| {

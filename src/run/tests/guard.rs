@@ -33,7 +33,7 @@ async fn write(world: &World) -> Result<(), FsError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drive_that_waits_for_another_machine_becomes_writable_by_itself() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     world.write("1", "theirs", b"theirs").unwrap();
     world.tokens.all().remove(0).flush().await.unwrap();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::World;
+use crate::billing;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::names::{NameError, NameStore};
-use crate::run::operate;
 use crate::status::State;
 
 /// A node that takes no name while it is full.
@@ -47,7 +47,7 @@ async fn a_token_that_nothing_is_published_of_for_minutes_is_not_called_well() {
     })
     .await;
     let full = full.unwrap();
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     assert_eq!(world.look(token).await.state, State::Ok);
 
     full.is_full.store(true, Ordering::Relaxed);

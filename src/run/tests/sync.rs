@@ -10,16 +10,16 @@ use axum::routing::get;
 use serde_json::Value;
 
 use super::World;
+use crate::billing;
+use crate::billing::sync::{self, By};
 use crate::config::NodeUrl;
 use crate::control::{Request, Terms};
 use crate::exit::{Exit, of};
 use crate::names::key::NameKey;
 use crate::names::record::Record;
+use crate::oracle;
 use crate::pack::cid::node_of_digest;
 use crate::pack::usage::{self, Usage};
-use crate::run::operate;
-use crate::run::operator;
-use crate::run::sync::{self, By};
 use crate::store::BlockStoreExt;
 use crate::types::{TokenId, VolumeKey};
 
@@ -86,7 +86,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
         parts.config.nodes.push(NodeUrl::Gateway(url));
     })
     .await;
-    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let minted = billing::mint(&world.parts, 0).await.unwrap();
     let (token, name) = (minted.token, minted.name.unwrap());
     world.look(token).await;
     let first = published(&world, &name).await;
@@ -136,7 +136,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     assert_eq!(nonce(&world).await, before + 1);
 
     *shelf.lock().unwrap() = Some(newest);
-    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
+    let oracle = oracle::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     let answer = world.sync(token).await.unwrap();
     assert_eq!(answer["sequence"], 1);
@@ -148,7 +148,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     // No operator runs yet.
     let asked = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
@@ -157,7 +157,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     let reason = status.reason.unwrap();
     assert!(reason.contains("has not answered"), "{reason}");
     let before = nonce(&world).await;
-    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
+    let oracle = oracle::begin(&world.parts).await.unwrap().unwrap();
     // The same account delivers, so what is asked again must not be asked before that is known.
     let again = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     assert_eq!(again.await.unwrap()["request"], asked["request"]);
@@ -188,7 +188,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
         parts.config.nodes.push(NodeUrl::Gateway(url.clone()));
     };
     let world = World::begin_with(tempfile::tempdir().unwrap(), broken).await;
-    let minted = operate::mint(&world.parts, 0).await.unwrap();
+    let minted = billing::mint(&world.parts, 0).await.unwrap();
     let (token, name) = (minted.token, minted.name.unwrap());
     world.look(token).await;
     world.sync(token).await.unwrap_err();
@@ -198,7 +198,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     let dir = world.end().await;
     let world = World::begin_with(dir, broken).await;
     assert_eq!(world.told().await, Some(told), "it is forgotten");
-    let oracle = operator::begin(&world.parts).await.unwrap().unwrap();
+    let oracle = oracle::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     *shelf.lock().unwrap() = Some(published(&world, &name).await);
     // By a command that knows nothing of this drive's tokens.
@@ -208,7 +208,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     };
     let later = std::time::Duration::from_secs(9);
     world.chain().endpoint.advance(later).await.unwrap();
-    operate::answer(&world.parts, &request).await.unwrap();
+    billing::answer(&world.parts, &request).await.unwrap();
     oracle.abort();
     let dir = world.end().await;
     let world = World::begin_with(dir, broken).await;
@@ -220,7 +220,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fee_that_was_raised_beyond_the_bound_is_not_paid_by_a_sync_that_is_typed() {
     let world = World::new().await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
     let coin = U256::from(10).pow(U256::from(18));
     let set_fee = [
@@ -241,7 +241,7 @@ async fn a_fee_that_was_raised_beyond_the_bound_is_not_paid_by_a_sync_that_is_ty
     // By the drive, and by a command that has no drive to ask.
     for refused in [
         world.sync(token).await,
-        operate::answer(&world.parts.under(&Terms::default()), &request).await,
+        billing::answer(&world.parts.under(&Terms::default()), &request).await,
     ] {
         let words = format!("{:#}", refused.unwrap_err());
         assert!(words.contains("it costs 1 coins and its gas"), "{words}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::World;
+use crate::billing;
 use crate::chain::ChainError;
 use crate::chain::endpoint::Endpoint;
 use crate::chain::ledger::ContractLedger;
@@ -13,7 +14,6 @@ use crate::chain::transact::Transactor;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::contracts::Parts;
 use crate::fs::FsError;
-use crate::run::operate;
 use crate::status::State;
 
 /// More than the package that is minted.
@@ -49,7 +49,7 @@ async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
     let mut inside = None;
     let outside = |parts: &mut Parts| inside = parts.chain.embedded.take();
     let world = World::begin_with(tempfile::tempdir().unwrap(), outside).await;
-    let token = operate::mint(&world.parts, 0).await.unwrap().token;
+    let token = billing::mint(&world.parts, 0).await.unwrap().token;
     assert_eq!(world.look(token).await.state, State::Ok);
     world.write("1", "before", b"precious").unwrap();
     let dir = world.end_with(inside).await;

@@ -1,9 +1,9 @@
 //! Tokens that nobody has used here: what they cost, and that they are no less safe for it.
 
 use super::*;
+use crate::billing::sync::{self, By};
 use crate::fs::Want;
-use crate::run::operator;
-use crate::run::sync::{self, By};
+use crate::oracle;
 use crate::types::Fh;
 
 /// Tokens of the wallet, each with its name.
@@ -11,7 +11,7 @@ async fn minted(world: &World, count: u64) -> Vec<TokenId> {
     let mut all = Vec::new();
     for n in 0..count {
         let package = u64::from(n > 0);
-        all.push(operate::mint(&world.parts, package).await.unwrap().token);
+        all.push(billing::mint(&world.parts, package).await.unwrap().token);
     }
     all
 }
@@ -177,7 +177,7 @@ async fn what_was_published_elsewhere_is_there_at_the_first_use() {
 async fn a_token_that_the_chain_knows_as_published_is_opened_by_a_mount_without_its_folder() {
     let (world, tokens) = World::published(3).await;
     let (parts, all) = (&world.parts, &world.tokens);
-    let oracle = operator::begin(parts).await.unwrap().unwrap();
+    let oracle = oracle::begin(parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     sync::of_mount(parts, all, tokens[1], By::User, true)
         .await

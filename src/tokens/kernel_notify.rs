@@ -1,0 +1,91 @@
+//! What the kernel is told of directories and files that change without it.
+//!
+//! Invariant: a call in progress may hold the telling up, and nobody waits long for that. Called by `tokens`
+//! and `live`.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::fs::Volume;
+use crate::mount::Notifier;
+use crate::types::Ino;
+use pxfs_base::lock;
+
+/// Time within which a program has surely been given what the kernel was answered.
+const ANSWERED: Duration = Duration::from_secs(5);
+
+/// How long a command waits until the kernel has been told of what it did.
+const TOLD: Duration = Duration::from_secs(1);
+
+/// Tells the kernel, once there is a mount. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct KernelNotifier {
+    notifier: Arc<Mutex<Option<Notifier>>>,
+    /// What is being told.
+    telling: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl KernelNotifier {
+    /// From now on the kernel is told.
+    pub(crate) fn set(&self, notifier: Notifier) {
+        *lock(&self.notifier) = Some(notifier);
+    }
+
+    /// Directories of these names came, went or turned.
+    pub(crate) fn changed(&self, names: impl IntoIterator<Item = String>) {
+        let names: Vec<String> = names.into_iter().collect();
+        let Some(notifier) = lock(&self.notifier).clone().filter(|_| !names.is_empty()) else {
+            return;
+        };
+        let told = tokio::task::spawn_blocking(move || {
+            for name in names {
+                notifier.inval_entry(Ino::ROOT, name.as_bytes());
+            }
+            notifier.inval_inode(Ino::ROOT);
+        });
+        self.note(told);
+    }
+
+    fn note(&self, told: JoinHandle<()>) {
+        let mut telling = lock(&self.telling);
+        telling.retain(|told| !told.is_finished());
+        telling.push(told);
+    }
+
+    /// Returns when the kernel has been told of all until now, or a while later.
+    pub(crate) async fn told(&self) {
+        let telling = std::mem::take(&mut *lock(&self.telling));
+        if timeout(TOLD, join_all(telling)).await.is_err() {
+            tracing::debug!("the kernel has not been told yet");
+        }
+    }
+
+    /// Another tree has taken the place of the one that the kernel knows, if so.
+    pub(crate) fn followed(&self, volume: &Volume, directory: &str, slot: u16) {
+        let Some(inodes) = volume.take_followed() else {
+            return;
+        };
+        self.changed([directory.to_owned()]);
+        let Some(notifier) = lock(&self.notifier).clone() else {
+            return;
+        };
+        // Once more when whoever asked before has surely read the answer, and keeps it no longer.
+        let (again, name) = (notifier.clone(), directory.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(ANSWERED).await;
+            let tell = move || again.inval_entry(Ino::ROOT, name.as_bytes());
+            drop(tokio::task::spawn_blocking(tell));
+        });
+        let slot = u64::from(slot) << 48;
+        let told = tokio::task::spawn_blocking(move || {
+            for ino in inodes {
+                notifier.inval_inode(Ino(slot | ino.0));
+            }
+        });
+        self.note(told);
+    }
+}

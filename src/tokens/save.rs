@@ -1,0 +1,162 @@
+//! Saving a directory of the drive to a local folder.
+//!
+//! Invariant: it reads through the drive, not through the mount, so it needs none and waits for no
+//! callback; when it succeeds everything is durable in the folder. Called by `leftovers`.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::context::MountContext;
+use crate::control::Amount;
+use crate::control::Report;
+use crate::durable::sync_folder;
+use crate::exit::fail;
+use crate::tokens::copy::{Copied, Copier, Saved};
+use crate::tokens::orphan::OrphanedVolume;
+
+/// How many of the entries that failed are named.
+const NAMED: usize = 10;
+/// Time between two words of progress.
+const BEAT: Duration = Duration::from_millis(300);
+
+/// Copies all of `one` into `folder`, which must be missing or empty.
+///
+/// # Errors
+/// The folder cannot be used; some entries could not be copied: they are named, and what was
+/// copied stays.
+pub(crate) async fn save(
+    ground: &Arc<MountContext>,
+    one: &OrphanedVolume,
+    folder: &Path,
+    tell: Report<'_>,
+) -> anyhow::Result<Saved> {
+    refuse_own(ground, folder)?;
+    let root = one.root(ground).context("it is shown no longer")?;
+    let name = one.directory.clone();
+    let all = one.used_bytes();
+    let copier = copy(ground, folder, all, tell, move |copier, target| {
+        copier.tree(root, target);
+    })
+    .await?;
+    if copier.failed.is_empty() {
+        return Ok(copier.saved);
+    }
+    for (path, why) in &copier.failed {
+        tracing::warn!(path = %path.display(), why, "not saved");
+    }
+    let count = copier.failed.len();
+    let mut named: Vec<String> = copier
+        .failed
+        .iter()
+        .take(NAMED)
+        .map(|(path, why)| {
+            let path = path.strip_prefix(folder).unwrap_or(path);
+            format!("{}: {why}", path.display())
+        })
+        .collect();
+    if count > NAMED {
+        named.push(format!("and {} more", count - NAMED));
+    }
+    fail!(
+        Failure,
+        "{name}: {count} entries could not be saved ({}): nothing is dropped; what was saved is in {}",
+        named.join("; "),
+        folder.display()
+    )
+}
+
+/// Has `copying` fill `folder`, which is made, or empty; `all` bytes are told as what is left to do. The folder's name is
+/// durable then.
+///
+/// # Errors
+/// The folder cannot be used. What cannot be copied is noted in the answer.
+pub(crate) async fn copy(
+    ground: &Arc<MountContext>,
+    folder: &Path,
+    all: u64,
+    tell: Report<'_>,
+    copying: impl FnOnce(&mut Copier, &Path) + Send + 'static,
+) -> anyhow::Result<Copier> {
+    let copied = Arc::<Copied>::default();
+    let mut copier = Copier::new(ground, &copied);
+    let target = folder.to_owned();
+    let mut work = tokio::task::spawn_blocking(move || -> anyhow::Result<Copier> {
+        make_empty(&target)?;
+        copying(&mut copier, &target);
+        if let Some(parent) = target.parent()
+            && let Err(fault) = sync_folder(parent)
+        {
+            copier.failed.push((target.clone(), fault.to_string()));
+        }
+        Ok(copier)
+    });
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            done = &mut work => return done?,
+            _ = beat.tick() => {
+                let what = format!("saving: {} files", copied.files.load(Ordering::Relaxed));
+                tell(&what, Amount::of_about(copied.bytes.load(Ordering::Relaxed), all));
+            }
+        }
+    }
+}
+
+/// What lies in these may be removed at any time, or by this very command.
+pub(crate) fn refuse_own(ground: &MountContext, folder: &Path) -> anyhow::Result<()> {
+    let cache = &ground.parts.config.cache_dir;
+    let cache = cache.canonicalize().unwrap_or_else(|_| cache.clone());
+    for own in [ground.state_dir.path(), &cache] {
+        if folder.starts_with(own) {
+            fail!(
+                Usage,
+                "--save {}: lies in {}: name a folder elsewhere",
+                folder.display(),
+                own.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Makes `folder`, or takes one that is empty.
+fn make_empty(folder: &Path) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => return Ok(()),
+        Err(fault) if fault.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(fault) => fail!(
+            Usage,
+            "--save {}: {fault}: name a folder that can be made",
+            folder.display()
+        ),
+    }
+    let empty = || {
+        let empty = std::fs::read_dir(folder)?.next().is_none();
+        if std::fs::metadata(folder)?.uid() != rustix::process::geteuid().as_raw() {
+            // Its owner could change what is below our feet.
+            return Err(io::Error::other("belongs to another user"));
+        }
+        if empty {
+            std::fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        }
+        Ok(empty)
+    };
+    match empty() {
+        Ok(true) => Ok(()),
+        Ok(false) => fail!(
+            Usage,
+            "--save {}: not empty: name a new or an empty folder",
+            folder.display()
+        ),
+        Err(fault) => fail!(Usage, "--save {}: {fault}", folder.display()),
+    }
+}
