@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
+use super::contract_tokens::Tokens;
 use crate::context::{MountContext, ShownVolumes};
 use crate::contracts::{self, Parts};
 use crate::control::Report;
@@ -18,7 +19,6 @@ use crate::control::Subject;
 use crate::exit::{Failure, fail};
 use crate::mount::Notifier;
 use crate::status::{ChainStatus, DetachAnswer, TokenStatus};
-use crate::tokens::Tokens;
 use crate::tokens::mounted::MountedToken;
 
 /// The tokens of each contract, in the order of the configuration.
