@@ -22,7 +22,7 @@ const BLOCKS: u64 = 10;
 const FILES: usize = 100;
 
 /// Has the log tell each call of a node, and what makes it.
-const TELLING: &str = "info,pxfs_storage::rpc=trace,pxfs_transfer::publish=debug,pxfs::run=debug";
+const TELLING: &str = "info,pxfs_storage::rpc=trace,pxfs_transfer::publish=debug,pxfs::run=debug,pxfs::tokens=debug,pxfs::context=debug,pxfs::node=debug,pxfs::billing=debug";
 /// What looks at the node by itself: for what it has lost, and whether it answers.
 const BY_ITSELF: [&str; 2] = [" sample:", " look:"];
 
