@@ -32,8 +32,8 @@ use crate::exit::fail;
 use crate::node;
 use crate::pack::cid as form;
 use crate::status::{GetAnswer, ShareAnswer};
-use crate::store::StoreError;
 use crate::store::retry::Policy;
+use crate::store::{BlockStoreExt, StoreError};
 
 /// Answers a request about blocks where nothing is mounted.
 ///
