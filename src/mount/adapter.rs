@@ -3,7 +3,6 @@
 //! Invariant: no policy and no state; what a call means is `fs`'s to say, how it waits `miss`'s.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,21 +14,22 @@ use fuser::{
     ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
-use tokio::time::Instant;
 use tracing::trace;
 
-use super::caching::{ACL, CAPABILITY, Caching, Seek, Way};
+use super::caching::Caching;
 use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::handshake;
 use super::lookups::Lookups;
 use super::miss::{Lane, Pool};
 use super::reply::{
-    NONE, NoReply, attr, attribute, bytes, caller, empty, entry, fh, generation, ino, list,
-    looked_up,
+    NoReply, attr, attribute, bytes, caller, created, empty, entry, fh, ino, list_entries,
+    list_names, look_up, looked_up, statfs,
 };
+use super::seek::Lseek;
+use super::write::Write;
 use crate::clock::Clock;
-use crate::fs::{Attr, Drive, FsError, Opened, StatFs, Terms};
+use crate::fs::{Attr, Drive, FsError};
 use crate::types::{Fh, Ino};
 
 /// The file system that fuser serves.
@@ -67,11 +67,6 @@ impl Adapter {
     }
 }
 
-/// Whether a call's deadline has passed.
-fn is_over(deadline: Instant) -> impl Fn() -> bool {
-    move || Instant::now() >= deadline
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         handshake::agree(config, &self.caching, self.acls);
@@ -81,22 +76,9 @@ impl Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         trace!(parent = parent.0, ?name, "lookup");
         let (parent, name) = (ino(parent), bytes(name));
-        let call = move |drive: &Drive, _: &mut _| {
-            let turn = drive.turn(parent);
-            let found = match drive.lookup(parent, &name) {
-                Err(FsError::NotFound) => None,
-                found => Some(found?),
-            };
-            let stays = turn.is_some() && turn == drive.turn(parent);
-            Ok((found, stays))
-        };
-        self.pool.serve(
-            Lane::Look,
-            "lookup",
-            reply,
-            call,
-            looked_up(self.show, &self.lookups, parent),
-        );
+        let call = move |drive: &Drive, _: &mut _| look_up(drive, parent, &name);
+        let send = looked_up(self.show, &self.lookups, parent);
+        self.pool.serve(Lane::Look, "lookup", reply, call, send);
     }
 
     /// Has no answer.
@@ -284,19 +266,9 @@ impl Filesystem for Adapter {
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         trace!(ino = of.0, flags = flags.0, "open");
         let (of, caching) = (ino(of), Arc::clone(&self.caching));
-        let given = caching.capabilities();
-        let call = move |drive: &Drive, _: &mut _| {
-            let opened = drive.open(of, flags.0)?;
-            let capable = opened.writes && drive.getxattr(of, CAPABILITY).is_ok();
-            Ok((opened, capable))
-        };
-        let send = move |reply: ReplyOpen, (opened, capable): (Opened, bool)| {
-            let how = caching.opened(of, opened.fh, flags.0, capable);
-            if opened.writes && given != caching.capabilities() {
-                // It may have been this file, after it was asked and before this handle was known.
-                caching.doubt_capability(of);
-            }
-            reply.opened(FileHandle(opened.fh.0), how);
+        let call = move |drive: &Drive, _: &mut _| caching.open(drive, of, flags.0);
+        let send = |reply: ReplyOpen, (handle, how): (Fh, FopenFlags)| {
+            reply.opened(FileHandle(handle.0), how);
         };
         self.pool.serve(Lane::Read, "open", reply, call, send);
     }
@@ -313,17 +285,13 @@ impl Filesystem for Adapter {
     ) {
         trace!(parent = parent.0, ?name, mode, flags, "create");
         let (by, parent, name) = (caller(req, umask), ino(parent), bytes(name));
-        let (mode, show) = (convert::permissions(mode), self.show);
-        let (caching, lookups) = (Arc::clone(&self.caching), Arc::clone(&self.lookups));
-        let call = move |drive: &Drive, _: &mut _| drive.create(by, parent, &name, mode, flags);
-        // One time limit for entry and attributes here: the shorter.
-        let send = move |reply: ReplyCreate, (attr, opened): (Attr, Opened)| {
-            lookups.give(attr.ino);
-            let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(&attr));
-            let handle = FileHandle(opened.fh.0);
+        let (mode, caching) = (convert::permissions(mode), Arc::clone(&self.caching));
+        let call = move |drive: &Drive, _: &mut _| {
+            let (attr, opened) = drive.create(by, parent, &name, mode, flags)?;
             let how = caching.opened(attr.ino, opened.fh, flags, false);
-            reply.created(&ttl, &show.file_attr(&attr), generation(&attr), handle, how);
+            Ok((attr, opened.fh, how))
         };
+        let send = created(self.show, &self.lookups, parent);
         self.pool.serve(Lane::Name, "create", reply, call, send);
     }
 
@@ -359,68 +327,19 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         trace!(ino = of.0, fh = handle.0, offset, len = data.len(), "write");
-        let (of, handle) = (ino(of), fh(handle));
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let appends = convert::appends(flags.0);
-        let terms = move |reads| Terms { appends, reads };
-        let end = {
-            let caching = Arc::clone(&self.caching);
-            move |drive: &Drive, written: u32| {
-                let take_away = || drive.removexattr(of, CAPABILITY);
-                let sync = || drive.fsync(of, true);
-                caching.after_write(of, handle, flags.0, take_away, sync)?;
-                Ok(written)
-            }
+        let call = Write {
+            caching: Arc::clone(&self.caching),
+            ino: ino(of),
+            fh: fh(handle),
+            offset,
+            data,
+            flags: flags.0,
+            kill: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            mapped: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
-        let (caching, end_beside) = (Arc::clone(&self.caching), end.clone());
-        let write = move |drive: &Drive, data: &[u8]| {
-            if mapped {
-                return drive.write_mapped(of, handle, offset, data).map(Ok);
-            }
-            // Counted before it is asked who may read: see `caching`.
-            let reads = drive.reads(handle)?;
-            match caching.way(of, handle) {
-                Way::Cached => drive.write_on(handle, offset, data, kill, terms(None)),
-                Way::Alone => {
-                    let terms = terms(Some(reads));
-                    let written = drive.write_on(handle, offset, data, kill, terms)?;
-                    written.map(|written| end(drive, written)).transpose()
-                }
-                Way::Beside => Ok(None),
-            }
-            .map(|written| written.ok_or_else(|| data.to_vec()))
-        };
-        let first = |drive: &Drive| write(drive, data);
-        let own = || {
-            let (write, data) = (write.clone(), data.to_vec());
-            move |drive: &Drive, _: &mut _| write(drive, &data)
-        };
-        let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
-        let send = move |reply: ReplyWrite, written: Result<u32, Vec<u8>>| {
-            let data = match written {
-                Ok(written) => return reply.written(written),
-                Err(data) => data,
-            };
-            let work = move |drive: &Drive, deadline| {
-                let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                let reads = || drive.reads(handle);
-                let write = |reads| drive.write_on(handle, offset, &data, kill, terms(Some(reads)));
-                let written =
-                    caching.write_beside(of, offset, len, reads, write, is_over(deadline))?;
-                end_beside(drive, written)
-            };
-            aside.run("write", reply, work, ReplyWrite::written);
-        };
-        let lane = if mapped {
-            Lane::Page
-        } else if self.caching.syncs(of, handle, flags.0) {
-            Lane::Sync
-        } else {
-            Lane::Change
-        };
+        let send = ReplyWrite::written;
         self.pool
-            .serve_borrowed(lane, "write", reply, first, own, send);
+            .serve_patient(call.lane(), "write", reply, &call, send);
     }
 
     fn flush(
@@ -490,13 +409,7 @@ impl Filesystem for Adapter {
     ) {
         trace!(ino = of.0, cookie, "readdir");
         let of = ino(of);
-        let call = move |drive: &Drive, reply: &mut ReplyDirectory| {
-            list(drive, of, cookie, false, |item, _| {
-                let kind = convert::file_type(item.kind);
-                let name = OsStr::from_bytes(&item.name);
-                !reply.add(INodeNo(item.ino.0), item.cookie, kind, name)
-            })
-        };
+        let call = move |drive: &Drive, reply: &mut _| list_names(drive, of, cookie, reply);
         let send = |reply: ReplyDirectory, ()| reply.ok();
         self.pool.serve(Lane::Look, "readdir", reply, call, send);
     }
@@ -511,22 +424,8 @@ impl Filesystem for Adapter {
     ) {
         trace!(ino = of.0, cookie, "readdirplus");
         let (of, show, lookups) = (ino(of), self.show, Arc::clone(&self.lookups));
-        let call = move |drive: &Drive, reply: &mut ReplyDirectoryPlus| {
-            let turn = drive.turn(of);
-            list(drive, of, cookie, true, |item, attr| {
-                let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
-                let stays = turn.is_some() && turn == drive.turn(of);
-                let entry_ttl = convert::entry_ttl(of, stays);
-                let ttl = attr.map_or(entry_ttl, |attr| entry_ttl.min(convert::attr_ttl(attr)));
-                let name = OsStr::from_bytes(&item.name);
-                let which = attr.map_or(NONE, generation);
-                let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, which);
-                // The kernel takes neither `.` nor `..` for an answer to a lookup.
-                if fitted && attr.is_some() {
-                    lookups.give(item.ino);
-                }
-                fitted
-            })
+        let call = move |drive: &Drive, reply: &mut _| {
+            list_entries(drive, (of, cookie), show, &lookups, reply)
         };
         let send = |reply: ReplyDirectoryPlus, ()| reply.ok();
         self.pool
@@ -569,19 +468,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, "statfs");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.statfs(of);
-        let send = |reply: ReplyStatfs, s: StatFs| {
-            reply.statfs(
-                s.blocks,
-                s.free,
-                s.available,
-                s.files,
-                s.files_free,
-                4096,
-                255,
-                4096,
-            );
-        };
-        self.pool.serve(Lane::Look, "statfs", reply, call, send);
+        self.pool.serve(Lane::Look, "statfs", reply, call, statfs);
     }
 
     fn setxattr(
@@ -599,11 +486,7 @@ impl Filesystem for Adapter {
         let caching = Arc::clone(&self.caching);
         let call = move |drive: &Drive, _: &mut _| {
             drive.setxattr(by, of, &name, &value, flags)?;
-            match name.as_slice() {
-                CAPABILITY => caching.note_capability(of),
-                ACL => caching.drop_attributes(of),
-                _ => {}
-            }
+            caching.note_attribute(of, &name);
             Ok(())
         };
         self.pool.serve(Lane::Name, "setxattr", reply, call, empty);
@@ -665,37 +548,16 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         trace!(ino = of.0, fh = handle.0, offset, whence, "lseek");
-        let (of, handle) = (ino(of), fh(handle));
-        let Ok(offset) = u64::try_from(offset) else {
-            return reply.error(errno::of(&FsError::NoData));
+        let call = Lseek {
+            caching: Arc::clone(&self.caching),
+            ino: ino(of),
+            fh: fh(handle),
+            offset,
+            whence,
         };
-        let seek = match whence {
-            libc::SEEK_DATA => Seek::Data(offset),
-            _ => Seek::Hole,
-        };
-        let ask = move |drive: &Drive| drive.lseek(of, handle, offset, whence);
-        let told = |found: u64| i64::try_from(found).map_err(|_| FsError::TooLarge);
-        let caching = Arc::clone(&self.caching);
-        let call = move |drive: &Drive, _: &mut _| {
-            let found = ask(drive);
-            if caching.doubts(of, seek, &found) {
-                Ok(None)
-            } else {
-                found.and_then(told).map(Some)
-            }
-        };
-        let (caching, aside) = (Arc::clone(&self.caching), self.pool.aside());
-        let send = move |reply: ReplyLseek, found: Option<i64>| {
-            let work = move |drive: &Drive, deadline| {
-                let found = caching.seek(of, seek, || ask(drive), is_over(deadline));
-                found.and_then(told)
-            };
-            match found {
-                Some(found) => reply.offset(found),
-                None => aside.run("lseek", reply, work, ReplyLseek::offset),
-            }
-        };
-        self.pool.serve(Lane::Read, "lseek", reply, call, send);
+        let send = ReplyLseek::offset;
+        self.pool
+            .serve_patient(Lane::Read, "lseek", reply, &call, send);
     }
 
     fn copy_file_range(

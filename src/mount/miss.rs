@@ -41,6 +41,22 @@ pub(super) trait Reply: Send + 'static {
     fn fail(self, errno: Errno);
 }
 
+/// A call that may find that it has to wait for other calls: it then runs where it takes no thread from these.
+pub(super) trait Patient {
+    /// What it answers.
+    type Answer: Send + 'static;
+    /// The same call with what it borrows from the request.
+    type Owned: Patient<Answer = Self::Answer, Owned = Self::Owned> + Send + 'static;
+
+    fn owned(&self) -> Self::Owned;
+
+    /// The answer, or `None` if it has to wait.
+    fn attempt(&self, drive: &Drive) -> Result<Option<Self::Answer>, FsError>;
+
+    /// Waits for the answer until `deadline`.
+    fn wait(self, drive: &Drive, deadline: Instant) -> Result<Self::Answer, FsError>;
+}
+
 /// A reply that cannot be lost: dropped without an answer, by a panic or with the runtime, it
 /// answers [`errno::DEFECT`].
 pub(super) struct Pending<R: Reply> {
@@ -230,7 +246,7 @@ impl Pool {
     }
 
     /// The same for a call that borrows from the request: `own` makes the call that can wait.
-    pub(super) fn serve_borrowed<R, T, C, S>(
+    fn serve_borrowed<R, T, C, S>(
         &self,
         lane: Lane,
         op: &'static str,
@@ -254,8 +270,37 @@ impl Pool {
         });
     }
 
+    /// Answers `reply` with what `call` gives at once, or, if it has to wait for other calls, with what it gives then.
+    pub(super) fn serve_patient<R, P, S>(
+        &self,
+        lane: Lane,
+        op: &'static str,
+        reply: R,
+        call: &P,
+        send: S,
+    ) where
+        R: Reply,
+        P: Patient,
+        S: FnOnce(R, P::Answer) + Send + 'static,
+    {
+        let aside = self.aside();
+        let first = |drive: &Drive| answer_or_call(call, drive);
+        let own = || {
+            let call = call.owned();
+            move |drive: &Drive, _: &mut R| answer_or_call(&call, drive)
+        };
+        let send = move |reply: R, answer: Result<P::Answer, P::Owned>| match answer {
+            Ok(answer) => send(reply, answer),
+            Err(call) => {
+                let work = move |drive: &Drive, deadline| call.wait(drive, deadline);
+                aside.run(op, reply, work, send);
+            }
+        };
+        self.serve_borrowed(lane, op, reply, first, own, send);
+    }
+
     /// Where an answer can be given that has to wait for other calls.
-    pub(super) fn aside(&self) -> Aside {
+    fn aside(&self) -> Aside {
         Aside {
             drive: Arc::clone(&self.shared.drive),
             seats: self.aside.clone(),
@@ -304,8 +349,16 @@ impl Pool {
     }
 }
 
+/// The answer of `call`, or the call itself if it has to wait.
+fn answer_or_call<P: Patient>(
+    call: &P,
+    drive: &Drive,
+) -> Result<Result<P::Answer, P::Owned>, FsError> {
+    Ok(call.attempt(drive)?.ok_or_else(|| call.owned()))
+}
+
 /// Threads that answer no call.
-pub(super) struct Aside {
+struct Aside {
     drive: Arc<Drive>,
     seats: Seats,
     patience: Duration,
@@ -314,7 +367,7 @@ pub(super) struct Aside {
 
 impl Aside {
     /// Answers `reply` with what `work` gives, there; `work` is told its deadline.
-    pub(super) fn run<R, T>(
+    fn run<R, T>(
         self,
         op: &'static str,
         reply: R,

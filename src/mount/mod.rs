@@ -1,7 +1,7 @@
 //! FUSE in, [`crate::fs::Drive`] out; no policy.
 //!
 //! A call comes in at `adapter`, which converts it (`convert`), asks the drive, and answers (`reply`;
-//! `errno` is the one table of error numbers); `caching` says what the kernel keeps of a file, `lookups` counts which inodes
+//! `errno` is the one table of error numbers); `caching` says what the kernel keeps of a file, and `write` and `seek` act on it; `lookups` counts which inodes
 //! it holds. What is not held on this machine moves with its reply into `miss`, which fetches and asks again within a
 //! deadline; what has to wait runs on threads that `seats` counts. `session` mounts (`handshake` is what it
 //! agrees with the kernel), watches and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
@@ -21,8 +21,10 @@ mod notify;
 mod options;
 mod reply;
 mod seats;
+mod seek;
 mod session;
 mod silent;
+mod write;
 
 pub(crate) use device::UNMOUNT_PATIENCE;
 pub use device::find_fusermount;

@@ -1,4 +1,4 @@
-//! Small change between fuser's types and ours: numbers, names, callers, and answers.
+//! Conversions between fuser's types and ours: numbers, names, callers, and answers.
 //!
 //! Invariant: nothing is decided here.
 
@@ -7,26 +7,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use fuser::{
-    Errno, FileHandle, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request,
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request,
 };
 
 use super::convert::{self, Presentation};
 use super::errno;
 use super::lookups::Lookups;
 use super::miss::Reply;
-use crate::fs::{Attr, Caller, DirItem, Drive, FsError};
+use crate::fs::{Attr, Caller, DirItem, Drive, FsError, StatFs};
 use crate::types::{Fh, Ino};
 
 /// What tells an inode from another one of its number: another volume's, which has the directory of this one by now. It
 /// stays the same over mounts, as the number does.
-pub(super) fn generation(attr: &Attr) -> Generation {
+fn generation(attr: &Attr) -> Generation {
     Generation(convert::generation(attr).into())
 }
 
 /// That of an answer which gives no inode.
-pub(super) const NONE: Generation = Generation(0);
+const NONE: Generation = Generation(0);
 
 pub(super) fn ino(number: INodeNo) -> Ino {
     Ino(number.0)
@@ -110,6 +110,90 @@ pub(super) fn looked_up(
     }
 }
 
+/// Looks `name` up in `parent`.
+pub(super) fn look_up(drive: &Drive, parent: Ino, name: &[u8]) -> Result<Looked, FsError> {
+    let turn = drive.turn(parent);
+    let found = match drive.lookup(parent, name) {
+        Err(FsError::NotFound) => None,
+        found => Some(found?),
+    };
+    let stays = turn.is_some() && turn == drive.turn(parent);
+    Ok((found, stays))
+}
+
+/// The answer of `create`: one time limit for entry and attributes, the shorter.
+pub(super) fn created(
+    show: Presentation,
+    lookups: &Arc<Lookups>,
+    parent: Ino,
+) -> impl FnOnce(ReplyCreate, (Attr, Fh, FopenFlags)) + Send + use<> {
+    let lookups = Arc::clone(lookups);
+    move |reply, (attr, fh, how)| {
+        lookups.give(attr.ino);
+        let ttl = convert::entry_ttl(parent, true).min(convert::attr_ttl(&attr));
+        let shown = show.file_attr(&attr);
+        reply.created(&ttl, &shown, generation(&attr), FileHandle(fh.0), how);
+    }
+}
+
+/// The answer of `statfs`.
+pub(super) fn statfs(reply: ReplyStatfs, s: StatFs) {
+    let (files, names) = ((s.files, s.files_free), 255);
+    reply.statfs(
+        s.blocks,
+        s.free,
+        s.available,
+        files.0,
+        files.1,
+        4096,
+        names,
+        4096,
+    );
+}
+
+/// Lists names into a reply.
+pub(super) fn list_names(
+    drive: &Drive,
+    dir: Ino,
+    cookie: u64,
+    reply: &mut ReplyDirectory,
+) -> Result<(), FsError> {
+    list(drive, dir, cookie, false, |item, _| {
+        let name = OsStr::from_bytes(&item.name);
+        !reply.add(
+            INodeNo(item.ino.0),
+            item.cookie,
+            convert::file_type(item.kind),
+            name,
+        )
+    })
+}
+
+/// Lists entries with their attributes into a reply.
+pub(super) fn list_entries(
+    drive: &Drive,
+    (dir, cookie): (Ino, u64),
+    show: Presentation,
+    lookups: &Lookups,
+    reply: &mut ReplyDirectoryPlus,
+) -> Result<(), FsError> {
+    let turn = drive.turn(dir);
+    list(drive, dir, cookie, true, |item, attr| {
+        let shown = attr.map_or_else(|| convert::bare_attr(item), |a| show.file_attr(a));
+        let stays = turn.is_some() && turn == drive.turn(dir);
+        let entry_ttl = convert::entry_ttl(dir, stays);
+        let ttl = attr.map_or(entry_ttl, |attr| entry_ttl.min(convert::attr_ttl(attr)));
+        let name = OsStr::from_bytes(&item.name);
+        let which = attr.map_or(NONE, generation);
+        let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, which);
+        // The kernel takes neither `.` nor `..` for an answer to a lookup.
+        if fitted && attr.is_some() {
+            lookups.give(item.ino);
+        }
+        fitted
+    })
+}
+
 /// The answer of every call that gives attributes.
 pub(super) fn attr(show: Presentation) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
     move |reply, attr| reply.attr(&convert::attr_ttl(&attr), &show.file_attr(&attr))
@@ -117,7 +201,7 @@ pub(super) fn attr(show: Presentation) -> impl FnOnce(ReplyAttr, Attr) + Send + 
 
 /// Lists into a reply: `push` says whether an entry fitted. What stopped a listing that has entries
 /// already is told by the call that goes on behind them.
-pub(super) fn list(
+fn list(
     drive: &Drive,
     dir: Ino,
     cookie: u64,
