@@ -16,7 +16,6 @@ use crate::status::{
 };
 use crate::types::TokenRef;
 
-/// `pxfs tokens`.
 pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
     let TokensAnswer { tokens, left_out } = answer(setup, &Request::Tokens)?;
     let shown = match (setup.json, tokens.is_empty()) {
@@ -45,7 +44,6 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-/// `pxfs packages`.
 pub(super) fn packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit> {
     let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages { on })?;
     if setup.json {
@@ -69,7 +67,6 @@ pub(super) fn packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit
     text_answer(&table(&heading, rows))
 }
 
-/// `pxfs mint`.
 pub(super) fn mint(
     setup: &Setup,
     on: Option<String>,
@@ -94,7 +91,6 @@ pub(super) fn mint(
     show_minted(setup, &minted, "minted")
 }
 
-/// `pxfs register`.
 pub(super) fn register(
     setup: &Setup,
     token: &TokenRef,
@@ -137,7 +133,6 @@ pub(super) fn register(
     show_minted(setup, &registered, "registered")
 }
 
-/// `pxfs packages --uploads`.
 pub(super) fn upload_packages(setup: &Setup, on: Option<String>) -> anyhow::Result<Exit> {
     let packages: Vec<UploadsAnswer> = answer(setup, &Request::UploadPackages { on })?;
     if setup.json {
@@ -200,7 +195,6 @@ pub(super) fn upgrade(
     show_minted(setup, &upgraded, "upgraded")
 }
 
-/// A package with its size.
 fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Result<String> {
     let packages: Vec<PackageAnswer> = answer(setup, &Request::Packages { on })?;
     let Some(wanted) = packages.iter().find(|known| known.id == package) else {
@@ -224,7 +218,6 @@ fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::R
     agree_to(command, what, answer(setup, print)?)
 }
 
-/// The same for a transaction that is at hand.
 fn agree_to(command: &str, what: &str, call: CallAnswer) -> anyhow::Result<Agreed> {
     let gas_cost = call.gas_cost_wei.map(|wei| wei.parse()).transpose()?;
     let gas_cost = gas_cost.map(at_most);
@@ -252,7 +245,6 @@ fn agree_to(command: &str, what: &str, call: CallAnswer) -> anyhow::Result<Agree
     }
 }
 
-/// `pxfs sync`.
 pub(super) fn sync(
     setup: &Setup,
     token: &TokenRef,
@@ -310,7 +302,6 @@ pub(super) fn sync(
     text_answer(&(text + &paid))
 }
 
-/// What was paid, and where it can be looked at, where either is known.
 fn paid_lines(chain_id: u64, paid_wei: Option<&str>, transaction: &str) -> String {
     let paid = paid_wei.map(|wei| format!("\npaid {}", coins(chain_id, wei)));
     let hash = transaction.parse().ok();
@@ -333,7 +324,6 @@ fn show_offer(setup: &Setup, offer: &SyncOffer) -> anyhow::Result<Exit> {
     }
 }
 
-/// `pxfs dev advance`.
 pub(super) fn advance(setup: &Setup, on: Option<String>, step: Span) -> anyhow::Result<Exit> {
     let seconds = step.0.as_secs();
     let advanced: AdvanceAnswer = answer(setup, &Request::Advance { seconds, on })?;
@@ -344,7 +334,6 @@ pub(super) fn advance(setup: &Setup, on: Option<String>, step: Span) -> anyhow::
     }
 }
 
-/// `pxfs dev call`.
 pub(super) fn call(
     setup: &Setup,
     on: Option<String>,

@@ -15,7 +15,6 @@ use crate::mount;
 use crate::run::daemon::Place;
 use crate::run::demo::{first_token, prepare};
 
-/// Runs the command.
 pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Result<Exit> {
     // The configuration file is of a drive on a real chain: a demo has its own.
     let mut layer = setup.explicit.clone();

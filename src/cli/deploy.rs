@@ -18,7 +18,6 @@ pub(super) struct Trust {
     pub(super) forwarder: Option<Address>,
 }
 
-/// `pxfs deploy`.
 pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exit> {
     setup.start_log("warn")?;
     let config = setup.config_or_demo()?;

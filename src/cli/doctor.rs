@@ -27,7 +27,6 @@ use crate::status::{CheckAnswer, NodeStatus, Status};
 /// Charges that a month is told to take: one a day.
 const DAYS: u64 = 30;
 
-/// Runs the command.
 pub(super) fn run(setup: &Setup) -> anyhow::Result<Exit> {
     // A wrong --log is refused.
     setup.start_log("error")?;
@@ -84,7 +83,6 @@ fn render(checks: &[CheckAnswer]) -> String {
         .join("\n")
 }
 
-/// The device that mounts go through.
 const DEVICE: &str = "/dev/fuse";
 
 fn fuse_device() -> CheckAnswer {
@@ -236,7 +234,6 @@ fn folder(what: &str, option: &str, path: &Path) -> CheckAnswer {
     }
 }
 
-/// All nodes of a drive.
 fn nodes_of(status: &Status) -> impl Iterator<Item = &NodeStatus> {
     std::iter::once(&status.node).chain(status.nodes.iter().skip(1))
 }
@@ -400,7 +397,6 @@ fn is_open(client: &Client) -> bool {
     asked.unwrap_or(false)
 }
 
-/// What each gateway is good for.
 fn gateways(config: &Config) -> Vec<CheckAnswer> {
     let names = config
         .nodes

@@ -77,7 +77,6 @@ pub(super) fn require(setup: &Setup, path: Option<&Path>) -> Result<Entry, Failu
     find(setup, path)?.ok_or_else(|| missing(setup, path))
 }
 
-/// What is said where nothing is mounted.
 pub(super) fn missing(setup: &Setup, path: Option<&Path>) -> Failure {
     let line = match (path.or(setup.drive.as_deref()), &setup.layer.state_dir) {
         (Some(path), _) => format!("{} is not mounted by pxfs", path.display()),
@@ -95,7 +94,6 @@ pub(super) fn missing(setup: &Setup, path: Option<&Path>) -> Failure {
     )
 }
 
-/// Connects to a daemon that was found.
 pub(super) fn connect(entry: &Entry) -> Result<Client, Failure> {
     Client::connect(&entry.socket).map_err(|fault| {
         Failure::new(

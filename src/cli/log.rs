@@ -66,7 +66,6 @@ impl Stderr {
     }
 }
 
-/// Writes whole lines to stderr.
 pub(crate) struct Line(Arc<Stderr>);
 
 impl Write for Line {
@@ -83,7 +82,6 @@ impl Write for Line {
     }
 }
 
-/// Makes [`Line`]s.
 pub(crate) struct Lines(pub(crate) Arc<Stderr>);
 
 impl<'a> MakeWriter<'a> for Lines {
@@ -167,7 +165,6 @@ mod tests {
 
     use super::*;
 
-    /// What `log` writes in the form for journald.
     fn journal(log: impl FnOnce()) -> String {
         let written = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&written);

@@ -38,7 +38,6 @@ enum Word {
     Ready { ready: bool },
 }
 
-/// Runs the command.
 pub(super) fn run(
     setup: &Setup,
     mountpoint: &Path,
@@ -104,7 +103,6 @@ fn refuse_writing(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// What was published is given up for no token that nobody has named.
 fn refuse_many_anew(config: &Config) -> anyhow::Result<()> {
     match (config.begin_anew, config.tokens.len()) {
         (false, _) | (true, 1) => Ok(()),
@@ -225,7 +223,6 @@ fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
     }
 }
 
-/// The process that stays.
 fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
     let work = || {
         setup.start_log("info")?;
@@ -268,10 +265,8 @@ fn say(word: &Word) -> anyhow::Result<()> {
 /// Threads that may wait for a disk or hash, besides those that calls of the kernel have for themselves.
 const OTHER_THREADS: usize = 40;
 
-/// A runtime that ends in bounded time.
 pub(super) struct Runtime(tokio::runtime::Runtime);
 
-/// The runtime of a command or a daemon.
 pub(super) fn runtime() -> anyhow::Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))

@@ -14,7 +14,6 @@ use crate::context::StateDir;
 use crate::exit::Exit;
 use crate::oracle::{Oracle, Plan};
 
-/// `pxfs oracle`.
 pub(super) fn run(setup: &Setup, plan: &Plan) -> anyhow::Result<Exit> {
     setup.start_log("info")?;
     let config = setup.config()?;

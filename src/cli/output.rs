@@ -14,7 +14,6 @@ use super::help;
 use crate::chain::coin;
 use crate::exit::{Exit, Failure, fail};
 
-/// Prints the error of a command.
 pub(super) fn report(failure: &Failure, json: bool) {
     let line = if json {
         json!({ "error": failure.message, "exit": failure.exit }).to_string()
@@ -51,7 +50,6 @@ fn without_urls(fault: &clap::Error) -> String {
     line
 }
 
-/// clap's error in one line.
 pub(super) fn usage_line(fault: &clap::Error) -> String {
     let text = without_urls(fault);
     let mut lines = text
@@ -71,12 +69,10 @@ pub(super) fn usage_line(fault: &clap::Error) -> String {
     line
 }
 
-/// Prints a JSON answer.
 pub(super) fn json_answer(answer: &impl Serialize) -> anyhow::Result<Exit> {
     text_answer(&serde_json::to_string_pretty(answer)?)
 }
 
-/// Prints a text answer.
 pub(super) fn text_answer(text: &str) -> anyhow::Result<Exit> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -87,14 +83,12 @@ pub(super) fn text_answer(text: &str) -> anyhow::Result<Exit> {
     }
 }
 
-/// Prints the completions of a shell.
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Exit> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut help::command(), "pxfs", &mut text);
     text_answer(String::from_utf8_lossy(&text).trim_end())
 }
 
-/// Prints the manual page, or that of one command.
 pub(super) fn manual(command: Option<&str>) -> anyhow::Result<Exit> {
     let page = match command {
         None => help::page(),
@@ -165,7 +159,6 @@ pub(super) fn cancelled(command: &str, what: &str) -> Failure {
     Failure::new(Exit::Failure, line)
 }
 
-/// Whether somebody is there to be asked.
 pub(super) fn can_ask() -> bool {
     std::io::stdin().is_terminal()
 }

@@ -93,7 +93,6 @@ impl Progress {
         Self(Some(Mutex::new(State { bar, form })))
     }
 
-    /// Shows how far it is.
     pub(super) fn set(&self, what: &str, amount: Amount) {
         let Some(state) = &self.0 else { return };
         let mut state = lock(state);

@@ -14,7 +14,6 @@ use super::options::Options;
 use crate::config::{Color, Config, ConfigError, Folders, Layer, LogFormat};
 use crate::exit::{Exit, Failure};
 
-/// The start of a command.
 pub(crate) struct Setup {
     pub(crate) folders: Folders,
     /// Flags and variables.
@@ -34,7 +33,6 @@ pub(crate) struct Setup {
     named: Option<PathBuf>,
 }
 
-/// Sets another filter of the log.
 type Reload = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 
 impl Setup {
@@ -162,7 +160,6 @@ impl Setup {
         read_file(self.named.as_deref(), &self.folders)
     }
 
-    /// Whether to colour what goes to stderr.
     pub(crate) fn colorful(&self) -> bool {
         use std::io::IsTerminal;
         match self.layer.color.unwrap_or(Color::Auto) {

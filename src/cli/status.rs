@@ -12,10 +12,8 @@ use crate::control::{Entry, Request};
 use crate::exit::{Exit, Failure};
 use crate::status::{State, Status, TokenStatus};
 
-/// Width of the quota bar.
 const BAR: u64 = 12;
 
-/// Runs the command.
 pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Exit> {
     match &locate::each(setup, mountpoint)?[..] {
         [] => Err(locate::missing(setup, mountpoint).into()),
@@ -58,14 +56,12 @@ pub(super) fn ask(entries: &[Entry]) -> (Vec<Status>, Vec<Failure>) {
     (told, silent)
 }
 
-/// All of them in one.
 pub(super) fn together(failures: Vec<Failure>) -> Option<Failure> {
     let lines: Vec<String> = failures.iter().map(Failure::to_string).collect();
     let exit = failures.first()?.exit;
     Some(Failure::new(exit, lines.join("; ")))
 }
 
-/// The text of several drives.
 pub(super) fn render_all(all: &[Status]) -> String {
     all.iter().map(render).collect::<Vec<_>>().join("\n\n")
 }
@@ -126,7 +122,6 @@ fn token_table(tokens: &[TokenStatus]) -> String {
     table(&heading, rows) + &reasons(tokens)
 }
 
-/// A line for each thing that is amiss.
 fn reasons(tokens: &[TokenStatus]) -> String {
     let mut text = String::new();
     for token in tokens {
@@ -164,7 +159,6 @@ fn plan(token: &TokenStatus, now: Timestamp) -> Option<String> {
     })
 }
 
-/// Whether one of two lines holds the other.
 fn alike(one: &str, other: &str) -> bool {
     one.contains(other) || other.contains(one)
 }

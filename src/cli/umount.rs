@@ -20,7 +20,6 @@ const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// How long the daemon may take to end once it has unmounted.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
-/// `pxfs umount`.
 pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Result<Exit> {
     let entry = match locate::find(setup, Some(mountpoint))? {
         Some(entry) if is_mountpoint(&entry, mountpoint) => entry,
@@ -81,7 +80,6 @@ pub(super) fn dead(mountpoint: &Path) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// `pxfs flush`.
 pub(super) fn flush(setup: &Setup, path: Option<&Path>) -> anyhow::Result<Exit> {
     let entry = locate::require(setup, path)?;
     let progress = Progress::new(setup.progress);

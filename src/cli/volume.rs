@@ -18,7 +18,6 @@ use crate::exit::{Exit, fail};
 use crate::status::{ArchiveAnswer, FsckAnswer, GetAnswer, ShareAnswer};
 use crate::types::TokenRef;
 
-/// `pxfs get`.
 pub(super) fn get(setup: &Setup, cid: String, file: &Path) -> anyhow::Result<Exit> {
     let file = absolute(file)?;
     let answer: GetAnswer = ask(setup, &Request::Get { cid, file })?;
@@ -29,7 +28,6 @@ pub(super) fn get(setup: &Setup, cid: String, file: &Path) -> anyhow::Result<Exi
     }
 }
 
-/// `pxfs share`.
 pub(super) fn share(setup: &Setup, path: &Path) -> anyhow::Result<Exit> {
     let shown = path.display();
     if !path.is_file() {
@@ -54,7 +52,6 @@ pub(super) fn share(setup: &Setup, path: &Path) -> anyhow::Result<Exit> {
     }
 }
 
-/// `pxfs fsck`.
 pub(super) fn fsck(setup: &Setup, token: &TokenRef, repair: bool) -> anyhow::Result<Exit> {
     let answer: FsckAnswer = ask(
         setup,
@@ -86,7 +83,6 @@ pub(super) fn fsck(setup: &Setup, token: &TokenRef, repair: bool) -> anyhow::Res
     })
 }
 
-/// `pxfs export`.
 pub(super) fn export(
     setup: &Setup,
     token: &TokenRef,
@@ -105,7 +101,6 @@ pub(super) fn export(
     show(setup, token, &answer, "is in")
 }
 
-/// `pxfs import`.
 pub(super) fn import(setup: &Setup, token: &TokenRef, file: &Path) -> anyhow::Result<Exit> {
     let file = absolute(file)?;
     let (told, token_of) = (setup.told(), token.clone());

@@ -21,7 +21,7 @@ use super::convert::{self, Change, Presentation};
 use super::errno;
 use super::handshake;
 use super::lookups::Lookups;
-use super::miss::{Lane, Pool};
+use super::miss::{Pool, Queue};
 use super::reply::{
     NoReply, attr, attribute, bytes, caller, created, empty, entry, fh, ino, list_entries,
     list_names, look_up, looked_up, statfs,
@@ -78,7 +78,8 @@ impl Filesystem for Adapter {
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| look_up(drive, parent, &name);
         let send = looked_up(self.show, &self.lookups, parent);
-        self.pool.serve(Lane::Look, "lookup", reply, call, send);
+        self.pool
+            .serve(Queue::Immediate, "lookup", reply, call, send);
     }
 
     /// Has no answer.
@@ -94,7 +95,7 @@ impl Filesystem for Adapter {
             Ok(())
         };
         self.pool
-            .serve(Lane::Change, "forget", NoReply, call, |_, ()| ());
+            .serve(Queue::Change, "forget", NoReply, call, |_, ()| ());
     }
 
     fn getattr(&self, _req: &Request, of: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -102,7 +103,7 @@ impl Filesystem for Adapter {
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.getattr(of);
         self.pool
-            .serve(Lane::Look, "getattr", reply, call, attr(self.show));
+            .serve(Queue::Immediate, "getattr", reply, call, attr(self.show));
     }
 
     fn setattr(
@@ -135,9 +136,9 @@ impl Filesystem for Adapter {
         let set = change.to_set_attr(req.uid(), self.show, self.clock.wall_ns());
         let (of, handle) = (ino(of), handle.map(fh));
         let call = move |drive: &Drive, _: &mut _| drive.setattr(of, handle, &set);
-        let lane = size.map_or(Lane::Name, |_| Lane::Change);
+        let queue = size.map_or(Queue::Name, |_| Queue::Change);
         self.pool
-            .serve(lane, "setattr", reply, call, attr(self.show));
+            .serve(queue, "setattr", reply, call, attr(self.show));
     }
 
     /// Comes where the kernel compares no modes (`device::mount`), for access(2) and chdir(2): only root is there,
@@ -159,7 +160,8 @@ impl Filesystem for Adapter {
                 reply.error(errno::NOT_RUNNABLE)
             }
         };
-        self.pool.serve(Lane::Look, "access", reply, call, send);
+        self.pool
+            .serve(Queue::Immediate, "access", reply, call, send);
     }
 
     fn readlink(&self, _req: &Request, of: INodeNo, reply: ReplyData) {
@@ -167,7 +169,8 @@ impl Filesystem for Adapter {
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.readlink(of);
         let send = |reply: ReplyData, target: Vec<u8>| reply.data(&target);
-        self.pool.serve(Lane::Look, "readlink", reply, call, send);
+        self.pool
+            .serve(Queue::Immediate, "readlink", reply, call, send);
     }
 
     fn mknod(
@@ -188,7 +191,7 @@ impl Filesystem for Adapter {
             drive.mknod(by, parent, &name, kind, mode, rdev)
         };
         self.pool
-            .serve(Lane::Name, "mknod", reply, call, self.entry(parent));
+            .serve(Queue::Name, "mknod", reply, call, self.entry(parent));
     }
 
     fn mkdir(
@@ -205,21 +208,21 @@ impl Filesystem for Adapter {
         let mode = convert::permissions(mode);
         let call = move |drive: &Drive, _: &mut _| drive.mkdir(by, parent, &name, mode);
         self.pool
-            .serve(Lane::Name, "mkdir", reply, call, self.entry(parent));
+            .serve(Queue::Name, "mkdir", reply, call, self.entry(parent));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(parent = parent.0, ?name, "unlink");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.unlink(parent, &name);
-        self.pool.serve(Lane::Name, "unlink", reply, call, empty);
+        self.pool.serve(Queue::Name, "unlink", reply, call, empty);
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         trace!(parent = parent.0, ?name, "rmdir");
         let (parent, name) = (ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.rmdir(parent, &name);
-        self.pool.serve(Lane::Name, "rmdir", reply, call, empty);
+        self.pool.serve(Queue::Name, "rmdir", reply, call, empty);
     }
 
     fn symlink(
@@ -235,7 +238,7 @@ impl Filesystem for Adapter {
         let target = bytes(target.as_os_str());
         let call = move |drive: &Drive, _: &mut _| drive.symlink(by, parent, &name, &target);
         self.pool
-            .serve(Lane::Name, "symlink", reply, call, self.entry(parent));
+            .serve(Queue::Name, "symlink", reply, call, self.entry(parent));
     }
 
     fn rename(
@@ -252,7 +255,7 @@ impl Filesystem for Adapter {
         let (parent, name) = (ino(parent), bytes(name));
         let (to, to_name, flags) = (ino(to), bytes(to_name), flags.bits());
         let call = move |drive: &Drive, _: &mut _| drive.rename(parent, &name, to, &to_name, flags);
-        self.pool.serve(Lane::Name, "rename", reply, call, empty);
+        self.pool.serve(Queue::Name, "rename", reply, call, empty);
     }
 
     fn link(&self, _req: &Request, of: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -260,7 +263,7 @@ impl Filesystem for Adapter {
         let (of, parent, name) = (ino(of), ino(parent), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.link(of, parent, &name);
         self.pool
-            .serve(Lane::Name, "link", reply, call, self.entry(parent));
+            .serve(Queue::Name, "link", reply, call, self.entry(parent));
     }
 
     fn open(&self, _req: &Request, of: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -270,7 +273,7 @@ impl Filesystem for Adapter {
         let send = |reply: ReplyOpen, (handle, how): (Fh, FopenFlags)| {
             reply.opened(FileHandle(handle.0), how);
         };
-        self.pool.serve(Lane::Read, "open", reply, call, send);
+        self.pool.serve(Queue::Read, "open", reply, call, send);
     }
 
     fn create(
@@ -292,7 +295,7 @@ impl Filesystem for Adapter {
             Ok((attr, opened.fh, how))
         };
         let send = created(self.show, &self.lookups, parent);
-        self.pool.serve(Lane::Name, "create", reply, call, send);
+        self.pool.serve(Queue::Name, "create", reply, call, send);
     }
 
     fn read(
@@ -311,7 +314,7 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, _: &mut _| drive.read(of, handle, offset, size);
         let send = |reply: ReplyData, data: Vec<u8>| reply.data(&data);
         self.pool
-            .serve_thread(req.pid(), Lane::Read, "read", reply, call, send);
+            .serve_thread(req.pid(), Queue::Read, "read", reply, call, send);
     }
 
     fn write(
@@ -339,7 +342,7 @@ impl Filesystem for Adapter {
         };
         let send = ReplyWrite::written;
         self.pool
-            .serve_patient(call.lane(), "write", reply, &call, send);
+            .serve_patient(call.queue(), "write", reply, &call, send);
     }
 
     fn flush(
@@ -353,7 +356,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, fh = handle.0, "flush");
         let (of, handle) = (ino(of), fh(handle));
         let call = move |drive: &Drive, _: &mut _| drive.flush(of, handle);
-        self.pool.serve(Lane::Read, "flush", reply, call, empty);
+        self.pool.serve(Queue::Read, "flush", reply, call, empty);
     }
 
     fn release(
@@ -373,7 +376,7 @@ impl Filesystem for Adapter {
             drive.release(of, handle);
             Ok(())
         };
-        self.pool.serve(Lane::Read, "release", reply, call, empty);
+        self.pool.serve(Queue::Read, "release", reply, call, empty);
     }
 
     fn fsync(
@@ -387,7 +390,7 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, fh = handle.0, data_only, "fsync");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.fsync(of, data_only);
-        self.pool.serve(Lane::Sync, "fsync", reply, call, empty);
+        self.pool.serve(Queue::Sync, "fsync", reply, call, empty);
     }
 
     fn opendir(&self, _req: &Request, of: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -396,7 +399,8 @@ impl Filesystem for Adapter {
         let call = move |drive: &Drive, _: &mut _| drive.opendir(of);
         let send =
             |reply: ReplyOpen, handle: Fh| reply.opened(FileHandle(handle.0), FopenFlags::empty());
-        self.pool.serve(Lane::Look, "opendir", reply, call, send);
+        self.pool
+            .serve(Queue::Immediate, "opendir", reply, call, send);
     }
 
     fn readdir(
@@ -411,7 +415,8 @@ impl Filesystem for Adapter {
         let of = ino(of);
         let call = move |drive: &Drive, reply: &mut _| list_names(drive, of, cookie, reply);
         let send = |reply: ReplyDirectory, ()| reply.ok();
-        self.pool.serve(Lane::Look, "readdir", reply, call, send);
+        self.pool
+            .serve(Queue::Immediate, "readdir", reply, call, send);
     }
 
     fn readdirplus(
@@ -429,7 +434,7 @@ impl Filesystem for Adapter {
         };
         let send = |reply: ReplyDirectoryPlus, ()| reply.ok();
         self.pool
-            .serve(Lane::Look, "readdirplus", reply, call, send);
+            .serve(Queue::Immediate, "readdirplus", reply, call, send);
     }
 
     fn releasedir(
@@ -447,7 +452,7 @@ impl Filesystem for Adapter {
             Ok(())
         };
         self.pool
-            .serve(Lane::Look, "releasedir", reply, call, empty);
+            .serve(Queue::Immediate, "releasedir", reply, call, empty);
     }
 
     fn fsyncdir(
@@ -461,14 +466,15 @@ impl Filesystem for Adapter {
         trace!(ino = of.0, data_only, "fsyncdir");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.fsync(of, data_only);
-        self.pool.serve(Lane::Sync, "fsyncdir", reply, call, empty);
+        self.pool.serve(Queue::Sync, "fsyncdir", reply, call, empty);
     }
 
     fn statfs(&self, _req: &Request, of: INodeNo, reply: ReplyStatfs) {
         trace!(ino = of.0, "statfs");
         let of = ino(of);
         let call = move |drive: &Drive, _: &mut _| drive.statfs(of);
-        self.pool.serve(Lane::Look, "statfs", reply, call, statfs);
+        self.pool
+            .serve(Queue::Immediate, "statfs", reply, call, statfs);
     }
 
     fn setxattr(
@@ -489,7 +495,7 @@ impl Filesystem for Adapter {
             caching.note_attribute(of, &name);
             Ok(())
         };
-        self.pool.serve(Lane::Name, "setxattr", reply, call, empty);
+        self.pool.serve(Queue::Name, "setxattr", reply, call, empty);
     }
 
     fn getxattr(&self, req: &Request, of: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -497,7 +503,7 @@ impl Filesystem for Adapter {
         let (of, name, by) = (ino(of), bytes(name), req.uid());
         let call = move |drive: &Drive, _: &mut _| drive.getxattr_for(by, of, &name);
         self.pool
-            .serve(Lane::Look, "getxattr", reply, call, attribute(size));
+            .serve(Queue::Immediate, "getxattr", reply, call, attribute(size));
     }
 
     fn listxattr(&self, req: &Request, of: INodeNo, size: u32, reply: ReplyXattr) {
@@ -508,7 +514,7 @@ impl Filesystem for Adapter {
             Ok(convert::shown_attributes(names, by))
         };
         self.pool
-            .serve(Lane::Look, "listxattr", reply, call, attribute(size));
+            .serve(Queue::Immediate, "listxattr", reply, call, attribute(size));
     }
 
     fn removexattr(&self, _req: &Request, of: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -516,7 +522,7 @@ impl Filesystem for Adapter {
         let (of, name) = (ino(of), bytes(name));
         let call = move |drive: &Drive, _: &mut _| drive.removexattr(of, &name);
         self.pool
-            .serve(Lane::Name, "removexattr", reply, call, empty);
+            .serve(Queue::Name, "removexattr", reply, call, empty);
     }
 
     fn fallocate(
@@ -534,7 +540,7 @@ impl Filesystem for Adapter {
         let call =
             move |drive: &Drive, _: &mut _| drive.fallocate(of, handle, offset, length, mode, kill);
         self.pool
-            .serve(Lane::Change, "fallocate", reply, call, empty);
+            .serve(Queue::Change, "fallocate", reply, call, empty);
     }
 
     /// Only `SEEK_DATA` and `SEEK_HOLE` come here; the kernel knows the others.
@@ -557,7 +563,7 @@ impl Filesystem for Adapter {
         };
         let send = ReplyLseek::offset;
         self.pool
-            .serve_patient(Lane::Read, "lseek", reply, &call, send);
+            .serve_patient(Queue::Read, "lseek", reply, &call, send);
     }
 
     fn copy_file_range(
@@ -585,7 +591,7 @@ impl Filesystem for Adapter {
         let kill = convert::kills_set_id(req.uid());
         let call = move |drive: &Drive, _: &mut _| drive.copy_file_range(from, to, len, kill);
         self.pool.serve(
-            Lane::Change,
+            Queue::Change,
             "copy_file_range",
             reply,
             call,

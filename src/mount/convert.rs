@@ -105,10 +105,8 @@ pub(super) fn entry_ttl(parent: Ino, stays: bool) -> Duration {
     }
 }
 
-/// Set-user-id and set-group-id bits.
 const SET_ID: u16 = 0o6000;
 
-/// `O_APPEND` of open(2).
 const O_APPEND: i32 = 0o2000;
 
 /// Whether a descriptor with these flags appends, as far as the single call does not say otherwise.
@@ -130,7 +128,6 @@ pub(super) fn attr_ttl(attr: &Attr) -> Duration {
     }
 }
 
-/// Whether it is the mountpoint, or the directory of a token.
 fn is_root(attr: &Attr) -> bool {
     attr.ino.0 & Ino::MAX.0 == Ino::ROOT.0
 }
@@ -214,7 +211,6 @@ pub(super) fn shown_attributes(mut names: Vec<u8>, by: u32) -> Vec<u8> {
     names
 }
 
-/// What `setattr` brings, as fuser hands it over.
 pub(super) struct Change {
     pub(super) mode: Option<u32>,
     pub(super) uid: Option<u32>,

@@ -23,10 +23,8 @@ use super::{MountError, Options};
 /// The file system type that `mount` and `findmnt` show.
 pub(super) const KIND: &str = "fuse.pxfs";
 
-/// Where the kernel offers FUSE.
 const DEVICE: &str = "/dev/fuse";
 
-/// How long `fusermount3` may take to mount.
 const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long it may take to unmount: the kernel writes mapped pages back first, and each of these
@@ -258,7 +256,6 @@ fn unmount_error(path: &Path, error: io::Error) -> MountError {
     }
 }
 
-/// What a helper said.
 struct Said {
     success: bool,
     /// Its standard error in one line.

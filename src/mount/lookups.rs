@@ -15,7 +15,6 @@ use pxfs_base::lock;
 
 use crate::types::Ino;
 
-/// Inodes of a page.
 const PAGE: usize = 64;
 
 /// Pages lie in that many parts, so that calls seldom meet.
@@ -72,7 +71,6 @@ impl Lookups {
         gone
     }
 
-    /// Whether the kernel holds `ino`.
     pub(super) fn holds(&self, ino: Ino) -> bool {
         let (number, at) = place(ino);
         self.part(number)

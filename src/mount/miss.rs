@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::errno::{self, Full};
-use super::seats::{self, Seats};
-use super::silent::Silent;
+use super::permits::{self, Permits};
+use super::timeouts::Timeouts;
 use crate::fs::{Drive, FsError, Want};
 
 /// Calls that fetch at one time; others queue, within their deadlines.
@@ -37,24 +37,7 @@ pub trait Fetcher: Send + Sync {
 
 /// Anything through which the kernel can be told an error: fuser's reply types.
 pub(super) trait Reply: Send + 'static {
-    /// Answers with an error.
     fn fail(self, errno: Errno);
-}
-
-/// A call that may find that it has to wait for other calls: it then runs where it takes no thread from these.
-pub(super) trait Patient {
-    /// What it answers.
-    type Answer: Send + 'static;
-    /// The same call with what it borrows from the request.
-    type Owned: Patient<Answer = Self::Answer, Owned = Self::Owned> + Send + 'static;
-
-    fn owned(&self) -> Self::Owned;
-
-    /// The answer, or `None` if it has to wait.
-    fn attempt(&self, drive: &Drive) -> Result<Option<Self::Answer>, FsError>;
-
-    /// Waits for the answer until `deadline`.
-    fn wait(self, drive: &Drive, deadline: Instant) -> Result<Self::Answer, FsError>;
 }
 
 /// A reply that cannot be lost: dropped without an answer, by a panic or with the runtime, it
@@ -63,13 +46,13 @@ pub(super) struct Pending<R: Reply> {
     op: &'static str,
     /// Who asks, where that is known: the kernel's number of the thread.
     thread: Option<u32>,
-    arrived: Instant,
+    pub(super) arrived: Instant,
     reply: Option<R>,
     full: Full,
 }
 
 impl<R: Reply> Pending<R> {
-    fn new(op: &'static str, reply: R, full: Full) -> Self {
+    pub(super) fn new(op: &'static str, reply: R, full: Full) -> Self {
         Self {
             full,
             op,
@@ -79,7 +62,7 @@ impl<R: Reply> Pending<R> {
         }
     }
 
-    fn fail(mut self, error: &FsError) {
+    pub(super) fn fail(mut self, error: &FsError) {
         tracing::debug!(op = self.op, %error, "refused");
         if let Some(reply) = self.reply.take() {
             reply.fail(self.full.number(error));
@@ -98,7 +81,7 @@ impl<R: Reply> Pending<R> {
     }
 
     /// `send` answers, or panics and leaves the answer to fuser's own guard.
-    fn send<T>(mut self, send: impl FnOnce(R, T), value: T) {
+    pub(super) fn send<T>(mut self, send: impl FnOnce(R, T), value: T) {
         if let Some(reply) = self.reply.take() {
             send(reply, value);
         }
@@ -116,9 +99,9 @@ impl<R: Reply> Drop for Pending<R> {
 
 /// What a call may wait for on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum Queue {
     /// Nothing.
-    Look,
+    Immediate,
     /// Now and then for who changes the same file.
     Read,
     /// The same, or for room in the journal: names and attributes, which no write of bytes may hold up.
@@ -133,30 +116,30 @@ pub(super) enum Lane {
 
 /// What answers calls; one a mount.
 pub(super) struct Pool {
-    shared: Arc<Shared>,
-    full: Full,
+    pub(super) shared: Arc<Shared>,
+    pub(super) full: Full,
     runtime: Handle,
     threads: usize,
     /// How many of the threads run a call that may wait.
     waiting: AtomicUsize,
     /// For calls that the session's threads do not take.
-    syncs: Seats,
-    names: Seats,
-    changes: Seats,
-    reads: Seats,
-    pages: Seats,
+    syncs: Permits,
+    names: Permits,
+    changes: Permits,
+    reads: Permits,
+    pages: Permits,
     /// For those that wait for other calls.
-    aside: Seats,
+    pub(super) aside: Permits,
 }
 
-struct Shared {
-    drive: Arc<Drive>,
+pub(super) struct Shared {
+    pub(super) drive: Arc<Drive>,
     fetcher: Arc<dyn Fetcher>,
-    permits: Semaphore,
+    fetches: Semaphore,
     /// For calls that have what they lacked.
-    fetched: Seats,
-    silent: Silent,
-    patience: Duration,
+    fetched: Permits,
+    timeouts: Timeouts,
+    pub(super) patience: Duration,
 }
 
 impl Pool {
@@ -168,25 +151,25 @@ impl Pool {
         threads: usize,
         patience: Duration,
     ) -> Self {
-        let seats = |count| Seats::new(count, runtime.clone());
+        let permits = |count| Permits::new(count, runtime.clone());
         Self {
             shared: Arc::new(Shared {
                 drive,
                 fetcher,
-                permits: Semaphore::new(FETCHES_MAX),
-                fetched: seats(seats::FETCHED),
-                silent: Silent::default(),
+                fetches: Semaphore::new(FETCHES_MAX),
+                fetched: permits(permits::FETCHED),
+                timeouts: Timeouts::default(),
                 patience,
             }),
             full: Full::default(),
             threads,
             waiting: AtomicUsize::new(0),
-            syncs: seats(seats::SYNCS),
-            names: seats(seats::NAMES),
-            changes: seats(seats::CHANGES),
-            reads: seats(seats::READS),
-            pages: seats(seats::PAGES),
-            aside: seats(seats::ASIDE),
+            syncs: permits(permits::SYNCS),
+            names: permits(permits::NAMES),
+            changes: permits(permits::CHANGES),
+            reads: permits(permits::READS),
+            pages: permits(permits::PAGES),
+            aside: permits(permits::ASIDE),
             runtime,
         }
     }
@@ -198,21 +181,27 @@ impl Pool {
 
     /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
     /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
-    pub(super) fn serve<R, T, C, S>(&self, lane: Lane, op: &'static str, reply: R, call: C, send: S)
-    where
+    pub(super) fn serve<R, T, C, S>(
+        &self,
+        queue: Queue,
+        op: &'static str,
+        reply: R,
+        call: C,
+        send: S,
+    ) where
         R: Reply,
         T: Send + 'static,
         C: FnMut(&Drive, &mut R) -> Result<T, FsError> + Send + 'static,
         S: FnOnce(R, T) + Send + 'static,
     {
-        self.serve_pending(lane, Pending::new(op, reply, self.full), call, send);
+        self.serve_pending(queue, Pending::new(op, reply, self.full), call, send);
     }
 
-    /// The same for a call that `thread` may make twice, though its program asked once: see [`Silent`].
+    /// The same for a call that `thread` may make twice, though its program asked once: see [`Timeouts`].
     pub(super) fn serve_thread<R, T, C, S>(
         &self,
         thread: u32,
-        lane: Lane,
+        queue: Queue,
         op: &'static str,
         reply: R,
         call: C,
@@ -226,10 +215,10 @@ impl Pool {
         let mut pending = Pending::new(op, reply, self.full);
         // 0 are all that the daemon cannot see.
         pending.thread = (thread != 0).then_some(thread);
-        self.serve_pending(lane, pending, call, send);
+        self.serve_pending(queue, pending, call, send);
     }
 
-    fn serve_pending<R, T, C, S>(&self, lane: Lane, mut pending: Pending<R>, mut call: C, send: S)
+    fn serve_pending<R, T, C, S>(&self, queue: Queue, mut pending: Pending<R>, mut call: C, send: S)
     where
         R: Reply,
         T: Send + 'static,
@@ -237,8 +226,8 @@ impl Pool {
         S: FnOnce(R, T) + Send + 'static,
     {
         guarded(pending.op, || {
-            let Some(_slot) = self.enter(lane) else {
-                return self.hand_over(lane, pending, call, send);
+            let Some(_slot) = self.enter(queue) else {
+                return self.hand_over(queue, pending, call, send);
             };
             let result = pending.ask(&self.shared.drive, &mut call);
             finish(&self.shared, &self.runtime, pending, result, || call, send);
@@ -246,9 +235,9 @@ impl Pool {
     }
 
     /// The same for a call that borrows from the request: `own` makes the call that can wait.
-    fn serve_borrowed<R, T, C, S>(
+    pub(super) fn serve_borrowed<R, T, C, S>(
         &self,
-        lane: Lane,
+        queue: Queue,
         op: &'static str,
         reply: R,
         first: impl FnOnce(&Drive) -> Result<T, FsError>,
@@ -262,61 +251,22 @@ impl Pool {
     {
         guarded(op, || {
             let pending = Pending::new(op, reply, self.full);
-            let Some(_slot) = self.enter(lane) else {
-                return self.hand_over(lane, pending, own(), send);
+            let Some(_slot) = self.enter(queue) else {
+                return self.hand_over(queue, pending, own(), send);
             };
             let result = first(&self.shared.drive);
             finish(&self.shared, &self.runtime, pending, result, own, send);
         });
     }
 
-    /// Answers `reply` with what `call` gives at once, or, if it has to wait for other calls, with what it gives then.
-    pub(super) fn serve_patient<R, P, S>(
-        &self,
-        lane: Lane,
-        op: &'static str,
-        reply: R,
-        call: &P,
-        send: S,
-    ) where
-        R: Reply,
-        P: Patient,
-        S: FnOnce(R, P::Answer) + Send + 'static,
-    {
-        let aside = self.aside();
-        let first = |drive: &Drive| answer_or_call(call, drive);
-        let own = || {
-            let call = call.owned();
-            move |drive: &Drive, _: &mut R| answer_or_call(&call, drive)
-        };
-        let send = move |reply: R, answer: Result<P::Answer, P::Owned>| match answer {
-            Ok(answer) => send(reply, answer),
-            Err(call) => {
-                let work = move |drive: &Drive, deadline| call.wait(drive, deadline);
-                aside.run(op, reply, work, send);
-            }
-        };
-        self.serve_borrowed(lane, op, reply, first, own, send);
-    }
-
-    /// Where an answer can be given that has to wait for other calls.
-    fn aside(&self) -> Aside {
-        Aside {
-            drive: Arc::clone(&self.shared.drive),
-            seats: self.aside.clone(),
-            patience: self.shared.patience,
-            full: self.full,
-        }
-    }
-
-    /// Whether a call of `lane` may run on this thread. That saves it the way to another one, so it
+    /// Whether a call of `queue` may run on this thread. That saves it the way to another one, so it
     /// may as long as enough threads stay free: half of them from syncs, one from everything that
     /// may wait, so that looking always goes on.
-    fn enter(&self, lane: Lane) -> Option<Slot<'_>> {
-        let most = match lane {
-            Lane::Look => return Some(Slot(None)),
-            Lane::Read | Lane::Name | Lane::Change => self.threads.saturating_sub(1),
-            Lane::Page | Lane::Sync => self.threads / 2,
+    fn enter(&self, queue: Queue) -> Option<Slot<'_>> {
+        let most = match queue {
+            Queue::Immediate => return Some(Slot(None)),
+            Queue::Read | Queue::Name | Queue::Change => self.threads.saturating_sub(1),
+            Queue::Page | Queue::Sync => self.threads / 2,
         };
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let slot = Slot(Some(&self.waiting));
@@ -324,7 +274,7 @@ impl Pool {
     }
 
     /// Runs a call that may wait on one of the runtime's blocking threads.
-    fn hand_over<R, T, C, S>(&self, lane: Lane, pending: Pending<R>, call: C, send: S)
+    fn hand_over<R, T, C, S>(&self, queue: Queue, pending: Pending<R>, call: C, send: S)
     where
         R: Reply,
         T: Send + 'static,
@@ -332,63 +282,18 @@ impl Pool {
         S: FnOnce(R, T) + Send + 'static,
     {
         let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
-        let seats = match lane {
-            Lane::Sync => &self.syncs,
-            Lane::Look | Lane::Read => &self.reads,
-            Lane::Name => &self.names,
-            Lane::Change => &self.changes,
-            Lane::Page => &self.pages,
+        let permits = match queue {
+            Queue::Sync => &self.syncs,
+            Queue::Immediate | Queue::Read => &self.reads,
+            Queue::Name => &self.names,
+            Queue::Change => &self.changes,
+            Queue::Page => &self.pages,
         };
-        seats.run(move || {
+        permits.run(move || {
             guarded(pending.op, move || {
                 let (mut pending, mut call) = (pending, call);
                 let result = pending.ask(&shared.drive, &mut call);
                 finish(&shared, &runtime, pending, result, || call, send);
-            });
-        });
-    }
-}
-
-/// The answer of `call`, or the call itself if it has to wait.
-fn answer_or_call<P: Patient>(
-    call: &P,
-    drive: &Drive,
-) -> Result<Result<P::Answer, P::Owned>, FsError> {
-    Ok(call.attempt(drive)?.ok_or_else(|| call.owned()))
-}
-
-/// Threads that answer no call.
-struct Aside {
-    drive: Arc<Drive>,
-    seats: Seats,
-    patience: Duration,
-    full: Full,
-}
-
-impl Aside {
-    /// Answers `reply` with what `work` gives, there; `work` is told its deadline.
-    fn run<R, T>(
-        self,
-        op: &'static str,
-        reply: R,
-        work: impl FnOnce(&Drive, Instant) -> Result<T, FsError> + Send + 'static,
-        send: impl FnOnce(R, T) + Send + 'static,
-    ) where
-        R: Reply,
-    {
-        let Self {
-            drive,
-            seats,
-            patience,
-            full,
-        } = self;
-        let pending = Pending::new(op, reply, full);
-        let deadline = pending.arrived + patience;
-        seats.run(move || {
-            guarded(op, move || match work(&drive, deadline) {
-                _ if drive.has_ended() => pending.fail(&FsError::Ended),
-                Ok(value) => pending.send(send, value),
-                Err(error) => pending.fail(&error),
             });
         });
     }
@@ -413,7 +318,7 @@ fn finish<R, T, C, S>(
         Ok(value) => pending.send(send, value),
         Err(FsError::NotLocal(want)) => {
             let want = *want;
-            if (pending.thread).is_some_and(|by| shared.silent.has(by, &want, pending.arrived)) {
+            if (pending.thread).is_some_and(|by| shared.timeouts.has(by, &want, pending.arrived)) {
                 return pending.fail(&FsError::TimedOut);
             }
             let deadline = pending.arrived + shared.patience;
@@ -446,11 +351,11 @@ impl Shared {
                 return pending.fail(&error);
             }
             // What was begun is not given up: it may have been done.
-            let Some(seat) = self.fetched.take_by(deadline).await else {
+            let Some(permit) = self.fetched.take_by(deadline).await else {
                 return pending.fail(&FsError::TimedOut);
             };
             let shared = Arc::clone(&self);
-            let again = tokio::task::spawn_blocking(seat.holding(move || {
+            let again = tokio::task::spawn_blocking(permit.holding(move || {
                 let result = pending.ask(&shared.drive, &mut call);
                 (pending, call, result)
             }));
@@ -475,7 +380,6 @@ impl Shared {
         }
     }
 
-    /// One fetch, with the wait for its turn.
     async fn fetch(
         &self,
         deadline: Instant,
@@ -485,7 +389,7 @@ impl Shared {
         let asked = want.clone();
         let turn = async {
             // The semaphore is never closed; a permit only bounds, so its lack would do no harm.
-            let _permit = self.permits.acquire().await;
+            let _permit = self.fetches.acquire().await;
             AssertUnwindSafe(self.fetcher.fetch(want))
                 .catch_unwind()
                 .await
@@ -498,14 +402,14 @@ impl Shared {
         // By this clock, or by the fetcher's own.
         let done = (timeout_at(deadline, turn).await).unwrap_or(Err(FsError::TimedOut));
         if let (Err(FsError::TimedOut), Some(thread)) = (&done, thread) {
-            self.silent.note(thread, &asked);
+            self.timeouts.note(thread, &asked);
         }
         done
     }
 }
 
 /// Keeps a panic from the session's thread, which would end without a sign.
-fn guarded(op: &'static str, handler: impl FnOnce()) {
+pub(super) fn guarded(op: &'static str, handler: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(handler)).is_err() {
         tracing::error!(op, "a call panicked; its caller got an I/O error");
     }

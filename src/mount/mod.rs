@@ -3,7 +3,7 @@
 //! A call comes in at `adapter`, which converts it (`convert`), asks the drive, and answers (`reply`;
 //! `errno` is the one table of error numbers); `caching` says what the kernel keeps of a file, and `write` and `seek` act on it; `lookups` counts which inodes
 //! it holds. What is not held on this machine moves with its reply into `miss`, which fetches and asks again within a
-//! deadline; what has to wait runs on threads that `seats` counts. `session` mounts (`handshake` is what it
+//! deadline; calls that wait for others are `patient`; what has to wait runs on threads that `permits` counts. `session` mounts (`handshake` is what it
 //! agrees with the kernel), watches and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
 
 mod adapter;
@@ -19,11 +19,12 @@ mod mountinfo;
 mod mountpoint;
 mod notify;
 mod options;
+mod patient;
+mod permits;
 mod reply;
-mod seats;
 mod seek;
 mod session;
-mod silent;
+mod timeouts;
 mod write;
 
 pub(crate) use device::UNMOUNT_PATIENCE;
@@ -35,5 +36,5 @@ pub use mountinfo::is_mounted;
 pub use mountpoint::{check_mountpoint, is_dead, unmount_dead};
 pub use notify::Notifier;
 pub use options::Options;
-pub use seats::THREADS as CALL_THREADS;
+pub use permits::THREADS as CALL_THREADS;
 pub use session::{Ended, Mounted, start};

@@ -166,7 +166,6 @@ impl BareDirectory {
         self.set_mode(self.mode & !0o222);
     }
 
-    /// Gives it back as it was found.
     pub(super) fn restore(&self) {
         self.set_mode(self.mode | 0o200);
         // Most often there is none to be removed but ours; somebody else's directory has none.

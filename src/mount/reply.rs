@@ -110,7 +110,6 @@ pub(super) fn looked_up(
     }
 }
 
-/// Looks `name` up in `parent`.
 pub(super) fn look_up(drive: &Drive, parent: Ino, name: &[u8]) -> Result<Looked, FsError> {
     let turn = drive.turn(parent);
     let found = match drive.lookup(parent, name) {
@@ -136,7 +135,6 @@ pub(super) fn created(
     }
 }
 
-/// The answer of `statfs`.
 pub(super) fn statfs(reply: ReplyStatfs, s: StatFs) {
     let (files, names) = ((s.files, s.files_free), 255);
     reply.statfs(
@@ -151,7 +149,6 @@ pub(super) fn statfs(reply: ReplyStatfs, s: StatFs) {
     );
 }
 
-/// Lists names into a reply.
 pub(super) fn list_names(
     drive: &Drive,
     dir: Ino,
@@ -169,7 +166,6 @@ pub(super) fn list_names(
     })
 }
 
-/// Lists entries with their attributes into a reply.
 pub(super) fn list_entries(
     drive: &Drive,
     (dir, cookie): (Ino, u64),
@@ -217,7 +213,6 @@ fn list(
     if some { Ok(()) } else { result }
 }
 
-/// The reply to a call that has none.
 pub(super) struct NoReply;
 
 impl Reply for NoReply {

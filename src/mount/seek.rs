@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::caching::{Caching, Seek};
-use super::miss::Patient;
+use super::patient::Patient;
 use crate::fs::{Drive, FsError};
 use crate::types::{Fh, Ino};
 

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::caching::{CAPABILITY, Caching, Way};
 use super::convert;
-use super::miss::{Lane, Patient};
+use super::miss::Queue;
+use super::patient::Patient;
 use crate::fs::{Drive, FsError, Terms};
 use crate::types::{Fh, Ino};
 
@@ -27,13 +28,13 @@ pub(super) struct Write<D> {
 
 impl<D: AsRef<[u8]>> Write<D> {
     /// What it may wait for.
-    pub(super) fn lane(&self) -> Lane {
+    pub(super) fn queue(&self) -> Queue {
         if self.mapped {
-            Lane::Page
+            Queue::Page
         } else if self.caching.syncs(self.ino, self.fh, self.flags) {
-            Lane::Sync
+            Queue::Sync
         } else {
-            Lane::Change
+            Queue::Change
         }
     }
 

@@ -86,7 +86,7 @@ impl Rig {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             // One is left for what is no call.
-            .max_blocking_threads(seats::THREADS + 1)
+            .max_blocking_threads(permits::THREADS + 1)
             .enable_time()
             .build()
             .unwrap();
@@ -108,13 +108,13 @@ impl Rig {
 
     fn serve(
         &self,
-        lane: Lane,
+        queue: Queue,
         call: impl FnMut() -> Result<u32, FsError> + Send + 'static,
     ) -> Receiver<Seen> {
         let (sender, seen) = channel();
         let mut call = call;
         self.pool
-            .serve(lane, "test", Answer(sender), move |_, _| call(), ok);
+            .serve(queue, "test", Answer(sender), move |_, _| call(), ok);
         seen
     }
 }
@@ -138,8 +138,11 @@ fn lacking(wants: Vec<Want>) -> impl FnMut() -> Result<u32, FsError> {
 fn what_is_here_is_answered_at_once() {
     let rig = Rig::new(LONG, hangs);
     // Nothing runs but this thread, so the answers are there on return.
-    assert_eq!(rig.serve(Lane::Look, || Ok(3)).try_recv().unwrap(), Ok(3));
-    let refused = rig.serve(Lane::Change, || Err(FsError::Quota));
+    assert_eq!(
+        rig.serve(Queue::Immediate, || Ok(3)).try_recv().unwrap(),
+        Ok(3)
+    );
+    let refused = rig.serve(Queue::Change, || Err(FsError::Quota));
     assert_eq!(
         refused.try_recv().unwrap(),
         Err(errno::of(&FsError::Quota).code())
@@ -150,7 +153,7 @@ fn what_is_here_is_answered_at_once() {
 #[test]
 fn what_is_missing_is_fetched_one_after_the_other_and_then_answered() {
     let rig = Rig::new(LONG, brings);
-    let seen = rig.serve(Lane::Look, lacking(vec![dir(1), dir(2), dir(2)]));
+    let seen = rig.serve(Queue::Immediate, lacking(vec![dir(1), dir(2), dir(2)]));
     assert!(seen.try_recv().is_err());
     assert_eq!(answer(&seen), Ok(7));
     assert_eq!(rig.node.asked(), [dir(1), dir(2), dir(2)]);
@@ -159,7 +162,7 @@ fn what_is_missing_is_fetched_one_after_the_other_and_then_answered() {
 #[test]
 fn a_node_that_hangs_ends_the_call_at_its_deadline() {
     let rig = Rig::new(SHORT, hangs);
-    let seen = rig.serve(Lane::Look, lacking(vec![dir(1)]));
+    let seen = rig.serve(Queue::Immediate, lacking(vec![dir(1)]));
     assert_eq!(answer(&seen), Err(errno::of(&FsError::TimedOut).code()));
 }
 
@@ -167,7 +170,7 @@ fn a_node_that_hangs_ends_the_call_at_its_deadline() {
 fn more_calls_than_may_fetch_at_once_all_end_at_their_own_deadline() {
     let rig = Rig::new(SHORT, hangs);
     let all: Vec<_> = (0..3 * FETCHES_MAX)
-        .map(|_| rig.serve(Lane::Look, lacking(vec![dir(1)])))
+        .map(|_| rig.serve(Queue::Immediate, lacking(vec![dir(1)])))
         .collect();
     for seen in &all {
         assert_eq!(answer(seen), Err(errno::of(&FsError::TimedOut).code()));
@@ -178,7 +181,9 @@ fn more_calls_than_may_fetch_at_once_all_end_at_their_own_deadline() {
 #[test]
 fn what_is_evicted_again_and_again_ends_at_the_deadline_too() {
     let rig = Rig::new(SHORT, brings);
-    let seen = rig.serve(Lane::Look, || Err(FsError::NotLocal(Box::new(dir(1)))));
+    let seen = rig.serve(Queue::Immediate, || {
+        Err(FsError::NotLocal(Box::new(dir(1))))
+    });
     assert_eq!(answer(&seen), Err(errno::of(&FsError::TimedOut).code()));
     // It pauses between the fetches.
     let most = SHORT.as_millis() / PAUSE.as_millis() + 2;
@@ -190,7 +195,7 @@ fn a_damaged_block_is_told_as_such_and_not_fetched_again() {
     let rig = Rig::new(LONG, || {
         ready(Err(FsError::Damaged("gone".to_owned()))).boxed()
     });
-    let seen = rig.serve(Lane::Look, lacking(vec![dir(1)]));
+    let seen = rig.serve(Queue::Immediate, lacking(vec![dir(1)]));
     let damaged = errno::of(&FsError::Damaged(String::new())).code();
     assert_eq!(answer(&seen), Err(damaged));
     assert_eq!(rig.node.asked().len(), 1);
@@ -200,19 +205,19 @@ fn a_damaged_block_is_told_as_such_and_not_fetched_again() {
 fn a_panic_is_an_io_error_for_its_caller_and_nothing_for_the_others() {
     let rig = Rig::new(LONG, brings);
     let defect = Err(errno::DEFECT.code());
-    for lane in [Lane::Look, Lane::Change, Lane::Sync] {
-        let seen = rig.serve(lane, || panic!("a defect, on purpose"));
+    for queue in [Queue::Immediate, Queue::Change, Queue::Sync] {
+        let seen = rig.serve(queue, || panic!("a defect, on purpose"));
         assert_eq!(seen.try_recv().unwrap(), defect);
     }
     let mut first = true;
-    let later = rig.serve(Lane::Look, move || {
+    let later = rig.serve(Queue::Immediate, move || {
         if std::mem::take(&mut first) {
             return Err(FsError::NotLocal(Box::new(dir(1))));
         }
         panic!("a defect after the fetch, on purpose")
     });
     assert_eq!(answer(&later), defect);
-    assert_eq!(rig.serve(Lane::Sync, || Ok(1)).try_recv().unwrap(), Ok(1));
+    assert_eq!(rig.serve(Queue::Sync, || Ok(1)).try_recv().unwrap(), Ok(1));
 }
 
 #[test]
@@ -220,7 +225,7 @@ fn a_panic_of_the_fetcher_is_an_io_error_for_its_caller() {
     let rig = Rig::new(LONG, || {
         async { panic!("a defect of the fetcher, on purpose") }.boxed()
     });
-    let seen = rig.serve(Lane::Look, lacking(vec![dir(1)]));
+    let seen = rig.serve(Queue::Immediate, lacking(vec![dir(1)]));
     assert_eq!(answer(&seen), Err(errno::DEFECT.code()));
 }
 
@@ -234,7 +239,7 @@ fn the_end_of_the_daemon_answers_what_still_waits() {
     let (sender, seen) = channel();
     let mut call = lacking(vec![dir(1)]);
     let answer = Answer(sender);
-    pool.serve(Lane::Look, "test", answer, move |_, _| call(), ok);
+    pool.serve(Queue::Immediate, "test", answer, move |_, _| call(), ok);
     assert!(seen.try_recv().is_err());
     drop(runtime);
     assert_eq!(seen.try_recv().unwrap(), Err(errno::DEFECT.code()));
@@ -252,7 +257,7 @@ fn a_write_that_lacks_something_keeps_its_bytes_until_it_can_go_on() {
         };
         let first = |_: &Drive| Err(FsError::NotLocal(Box::new(dir(1))));
         rig.pool
-            .serve_borrowed(Lane::Change, "test", Answer(sender), first, own, ok);
+            .serve_borrowed(Queue::Change, "test", Answer(sender), first, own, ok);
     }
     assert_eq!(answer(&seen), Ok(6));
 }
@@ -271,25 +276,25 @@ fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
             held.recv().unwrap();
             Ok(1)
         };
-        pool.serve(Lane::Sync, "test", Answer(sender), call, ok);
+        pool.serve(Queue::Sync, "test", Answer(sender), call, ok);
         seen.recv().unwrap()
     });
     inside.recv().unwrap();
     // The second, this one, takes no call that may wait: it is handed over.
     let here = std::thread::current().id();
-    for lane in [Lane::Name, Lane::Change, Lane::Sync] {
-        let seen = rig.serve(lane, move || {
+    for queue in [Queue::Name, Queue::Change, Queue::Sync] {
+        let seen = rig.serve(queue, move || {
             Ok(u32::from(std::thread::current().id() == here))
         });
         assert_eq!(answer(&seen), Ok(0));
     }
-    let seen = rig.serve(Lane::Look, move || {
+    let seen = rig.serve(Queue::Immediate, move || {
         Ok(u32::from(std::thread::current().id() == here))
     });
     assert_eq!(seen.try_recv().unwrap(), Ok(1));
     release.send(()).unwrap();
     assert_eq!(stuck.join().unwrap(), Ok(1));
-    let seen = rig.serve(Lane::Change, move || {
+    let seen = rig.serve(Queue::Change, move || {
         Ok(u32::from(std::thread::current().id() == here))
     });
     assert_eq!(seen.try_recv().unwrap(), Ok(1));
@@ -347,21 +352,21 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
             .boxed()
     });
     // The session's threads are taken.
-    let slots = [rig.pool.enter(Lane::Sync), rig.pool.enter(Lane::Sync)];
+    let slots = [rig.pool.enter(Queue::Sync), rig.pool.enter(Queue::Sync)];
     let mut held = Held::new();
-    let syncs: Vec<_> = (0..3 * seats::SYNCS)
-        .map(|_| rig.serve(Lane::Sync, held.call(Vec::new())))
+    let syncs: Vec<_> = (0..3 * permits::SYNCS)
+        .map(|_| rig.serve(Queue::Sync, held.call(Vec::new())))
         .collect();
-    held.await_begun(seats::SYNCS);
-    let read = rig.serve(Lane::Look, lacking(vec![dir(1), dir(2)]));
+    held.await_begun(permits::SYNCS);
+    let read = rig.serve(Queue::Immediate, lacking(vec![dir(1), dir(2)]));
     assert_eq!(answer(&read), Ok(7));
     // Nor do the bytes of others hold up a name.
     let mut writing = Held::new();
-    let writes: Vec<_> = (0..3 * seats::CHANGES)
-        .map(|_| rig.serve(Lane::Change, writing.call(Vec::new())))
+    let writes: Vec<_> = (0..3 * permits::CHANGES)
+        .map(|_| rig.serve(Queue::Change, writing.call(Vec::new())))
         .collect();
-    writing.await_begun(seats::CHANGES);
-    assert_eq!(answer(&rig.serve(Lane::Name, || Ok(8))), Ok(8));
+    writing.await_begun(permits::CHANGES);
+    assert_eq!(answer(&rig.serve(Queue::Name, || Ok(8))), Ok(8));
     let (sender, seen) = channel();
     let aside = rig.pool.aside();
     aside.run("test", Answer(sender), |_, _| Ok(9), ok);
@@ -380,11 +385,11 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
 fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_longer() {
     let rig = Rig::new(SHORT, brings);
     let mut held = Held::new();
-    let stuck: Vec<_> = (0..seats::FETCHED)
-        .map(|_| rig.serve(Lane::Change, held.call(vec![dir(1)])))
+    let stuck: Vec<_> = (0..permits::FETCHED)
+        .map(|_| rig.serve(Queue::Change, held.call(vec![dir(1)])))
         .collect();
-    held.await_begun(seats::FETCHED);
-    let late = rig.serve(Lane::Change, lacking(vec![dir(2)]));
+    held.await_begun(permits::FETCHED);
+    let late = rig.serve(Queue::Change, lacking(vec![dir(2)]));
     assert_eq!(answer(&late), Err(errno::of(&FsError::TimedOut).code()));
     // What has begun may have been done, so its answer is waited for.
     held.release.clear();
@@ -418,7 +423,7 @@ fn is_waited_for_once(rig: &Rig) {
         let (sender, seen) = channel();
         let mut lacks = lacking(vec![want(offset)]);
         let call = move |_: &Drive, _: &mut Answer| lacks();
-        (rig.pool).serve_thread(thread, Lane::Read, "test", Answer(sender), call, ok);
+        (rig.pool).serve_thread(thread, Queue::Read, "test", Answer(sender), call, ok);
         answer(&seen)
     };
     let timed_out = Err(Errno::ETIMEDOUT.code());

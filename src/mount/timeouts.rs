@@ -21,11 +21,10 @@ const MOST: usize = 64;
 
 /// What has just timed out.
 #[derive(Default)]
-pub(super) struct Silent {
+pub(super) struct Timeouts {
     ranges: Mutex<VecDeque<Kept>>,
 }
 
-/// One of them.
 struct Kept {
     /// Who was kept waiting: the kernel's number of the thread.
     thread: u32,
@@ -33,7 +32,7 @@ struct Kept {
     noted: Instant,
 }
 
-impl Silent {
+impl Timeouts {
     /// `thread` waited for `want` until its deadline.
     pub(super) fn note(&self, thread: u32, want: &Want) {
         if let Want::Content { .. } = want {
@@ -99,9 +98,9 @@ mod tests {
 
     #[test]
     fn what_has_just_timed_out_is_known_where_it_is_asked_for_again_and_not_for_long() {
-        let silent = Silent::default();
+        let timeouts = Timeouts::default();
         let before = Instant::now();
-        silent.note(1, &content(b"a", 4096, 8192));
+        timeouts.note(1, &content(b"a", 4096, 8192));
         let now = Instant::now();
         for (want, known) in [
             (content(b"a", 4096, 4096), true),
@@ -110,12 +109,15 @@ mod tests {
             (content(b"a", 12_288, 4096), false),
             (content(b"b", 4096, 4096), false),
         ] {
-            assert_eq!(silent.has(1, &want, now), known, "{want:?}");
+            assert_eq!(timeouts.has(1, &want, now), known, "{want:?}");
         }
         let want = content(b"a", 4096, 4096);
-        assert!(!silent.has(2, &want, now), "another thread was not waiting");
+        assert!(
+            !timeouts.has(2, &want, now),
+            "another thread was not waiting"
+        );
         // Who was asking already waits for its own deadline.
-        assert!(!silent.has(1, &want, before - Duration::from_millis(1)));
-        assert!(!silent.has(1, &want, now + KEPT));
+        assert!(!timeouts.has(1, &want, before - Duration::from_millis(1)));
+        assert!(!timeouts.has(1, &want, now + KEPT));
     }
 }

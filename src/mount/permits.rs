@@ -1,7 +1,7 @@
 //! Threads for calls that cannot be answered where they came in, counted by what they may wait for.
 //!
 //! Invariant: who waits for the one takes no thread from who waits for the other, nor, beyond [`THREADS`] of the
-//! runtime's, from what fetches, tells the status or unmounts. What finds no seat waits without a thread.
+//! runtime's, from what fetches, tells the status or unmounts. What finds no permit waits without a thread.
 
 use std::sync::Arc;
 
@@ -21,54 +21,53 @@ pub(super) const ASIDE: usize = 8;
 /// Blocking threads of the runtime that calls may have for themselves; everything else needs others.
 pub const THREADS: usize = SYNCS + NAMES + CHANGES + READS + PAGES + FETCHED + ASIDE;
 
-/// The seats of one kind.
+/// The permits of one kind.
 #[derive(Clone)]
-pub(super) struct Seats {
+pub(super) struct Permits {
     free: Arc<Semaphore>,
     runtime: Handle,
 }
 
-/// One of them, taken.
-pub(super) struct Seat(OwnedSemaphorePermit);
+pub(super) struct Permit(OwnedSemaphorePermit);
 
-impl Seats {
+impl Permits {
     pub(super) fn new(count: usize, runtime: Handle) -> Self {
         let free = Arc::new(Semaphore::new(count));
         Self { free, runtime }
     }
 
-    /// Runs `work` on a blocking thread, at once or as soon as a seat is free. It is dropped where the runtime
+    /// Runs `work` on a blocking thread, at once or as soon as a permit is free. It is dropped where the runtime
     /// ends before.
     pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) {
-        if let Ok(seat) = Arc::clone(&self.free).try_acquire_owned() {
-            return self.begin(Seat(seat), work);
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return self.begin(Permit(permit), work);
         }
-        let seats = self.clone();
+        let permits = self.clone();
         self.runtime.spawn(async move {
             // The semaphore is never closed.
-            if let Ok(seat) = Arc::clone(&seats.free).acquire_owned().await {
-                seats.begin(Seat(seat), work);
+            if let Ok(permit) = Arc::clone(&permits.free).acquire_owned().await {
+                permits.begin(Permit(permit), work);
             }
         });
     }
 
-    /// A seat by `deadline`, if one becomes free.
-    pub(super) async fn take_by(&self, deadline: Instant) -> Option<Seat> {
+    /// A permit by `deadline`, if one becomes free.
+    pub(super) async fn take_by(&self, deadline: Instant) -> Option<Permit> {
         let free = Arc::clone(&self.free).acquire_owned();
-        timeout_at(deadline, free).await.ok()?.ok().map(Seat)
+        timeout_at(deadline, free).await.ok()?.ok().map(Permit)
     }
 
-    fn begin(&self, seat: Seat, work: impl FnOnce() + Send + 'static) {
-        let work = seat.holding(work);
+    fn begin(&self, permit: Permit, work: impl FnOnce() + Send + 'static) {
+        let work = permit.holding(work);
         self.runtime.spawn_blocking(work);
     }
 }
 
-impl Seat {
-    /// `work`, with the seat until it has ended.
+impl Permit {
+    /// `work`, with the permit until it has ended.
     pub(super) fn holding<T>(self, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
         move || {
-            let _seat = self.0;
+            let _permit = self.0;
             work()
         }
     }
