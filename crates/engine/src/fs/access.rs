@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use super::FsError;
 use super::files::File;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use crate::journal::record::Inode;
 use crate::journal::{Batch, key};
 use crate::types::Ino;
@@ -61,7 +61,7 @@ impl Volume {
 
     fn move_access(&self, ino: Ino, now_ns: i64) -> Option<i64> {
         self.quota().check_change().ok()?;
-        let mut moved = lock(&self.accesses);
+        let mut moved = self.accesses.lock();
         if moved.len() >= MOST && !moved.contains_key(&ino) {
             return None;
         }
@@ -73,13 +73,13 @@ impl Volume {
 
     /// The access time of an inode where it was moved and its record does not say so yet.
     pub(super) fn moved_access(&self, ino: Ino) -> Option<i64> {
-        lock(&self.accesses).get(&ino).copied()
+        self.accesses.lock().get(&ino).copied()
     }
 
     /// The inode's record has changed, its access time where `is_set`. The lock of names is held.
     pub(super) fn forget_access(&self, ino: Ino, is_set: bool) {
         if is_set {
-            lock(&self.accesses).remove(&ino);
+            self.accesses.lock().remove(&ino);
         }
         if let Some(file) = self.files.peek(ino) {
             file.atime_ns.store(UNKNOWN, Ordering::Relaxed);
@@ -89,7 +89,7 @@ impl Volume {
     /// Puts the access times that were moved into the journal. It waits for no room there: who makes that
     /// room is the caller, and there are few.
     pub(super) fn save_accesses(&self) -> Result<(), FsError> {
-        let moved: Vec<(Ino, i64)> = lock(&self.accesses).iter().map(|(i, t)| (*i, *t)).collect();
+        let moved: Vec<(Ino, i64)> = self.accesses.lock().iter().map(|(i, t)| (*i, *t)).collect();
         for step in moved.chunks(STEP) {
             // What the disk has to be asked for is read before anybody waits for it.
             for (ino, _) in step {
@@ -107,14 +107,14 @@ impl Volume {
                 }
                 // Not one that was set, or removed, since.
                 if let Some(inode) = inode
-                    && lock(&self.accesses).get(ino) == Some(atime_ns)
+                    && self.accesses.lock().get(ino) == Some(atime_ns)
                 {
                     let atime_ns = *atime_ns;
                     batch.put(key::inode(*ino), &Inode { atime_ns, ..inode });
                 }
             }
             self.apply_quietly(batch)?;
-            let mut moved = lock(&self.accesses);
+            let mut moved = self.accesses.lock();
             for (ino, atime_ns) in step {
                 if moved.get(ino) == Some(atime_ns) && !nameless.contains(ino) {
                     moved.remove(ino);

@@ -6,13 +6,14 @@
 //! the commit. Filled by `io`, read by `publish`.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::FsError;
 use super::body::Body;
 use super::cut::CutFile;
+use super::locks::{Memory, Ordered};
 use super::news::News;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use crate::journal::StageFile;
 use crate::pack::chunk::{self, CHUNK_SIZE};
 use crate::types::Ino;
@@ -42,7 +43,7 @@ pub struct WholeChunk {
 
 /// Chunks whose last byte was written.
 #[derive(Default)]
-pub(super) struct Ended(Mutex<VecDeque<(Ino, u64)>>);
+pub(super) struct Ended(Ordered<VecDeque<(Ino, u64)>, Memory>);
 
 impl Volume {
     /// `len` bytes at `offset` were written into the stage file of a content.
@@ -52,7 +53,7 @@ impl Volume {
             return;
         }
         let was_empty = {
-            let mut noted = lock(&self.ended.0);
+            let mut noted = self.ended.0.lock();
             let (was_empty, room) = (noted.is_empty(), MOST.saturating_sub(noted.len()));
             noted.extend(ended.take(room).map(|index| (ino, index)));
             was_empty
@@ -64,7 +65,7 @@ impl Volume {
 
     /// Whether [`Volume::take_whole`] may have something to give.
     pub fn has_whole(&self) -> bool {
-        !lock(&self.ended.0).is_empty()
+        !self.ended.0.lock().is_empty()
     }
 
     /// The next chunk that was written to its end, if it is whole and its file still in use.
@@ -73,7 +74,7 @@ impl Volume {
     /// The stage cannot be read.
     pub fn take_whole(&self) -> Result<Option<WholeChunk>, FsError> {
         loop {
-            let next = lock(&self.ended.0).pop_front();
+            let next = self.ended.0.lock().pop_front();
             let Some((ino, index)) = next else {
                 return Ok(None);
             };
@@ -104,7 +105,7 @@ impl Volume {
 
     /// A commit has what was noted, or it is not to be sent.
     pub fn forget_whole(&self) {
-        lock(&self.ended.0).clear();
+        self.ended.0.lock().clear();
     }
 }
 

@@ -1,7 +1,7 @@
 //! New names: files, directories, symlinks, nodes, links. All of them growth.
 
 use super::quota::{Claim, SCRATCH, signed};
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use super::{Attr, Caller, FsError, Kind, acl};
 use crate::journal::record::{Content, Cookie, Directory, Entry, Inode, Xattr};
 use crate::journal::{Batch, key};
@@ -185,7 +185,7 @@ impl Volume {
 
     /// Adds the records of a name, listed where it was if it was there a moment ago.
     pub(super) fn add_name(&self, batch: &mut Batch, dir: Ino, name: &[u8], ino: Ino, kind: Kind) {
-        let before = lock(&self.places).take(dir, name);
+        let before = self.places.lock().take(dir, name);
         let cookie = before.unwrap_or_else(|| self.journal.next_cookies(1));
         batch.put(
             key::entry(dir, name),

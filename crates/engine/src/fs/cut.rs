@@ -11,7 +11,7 @@ mod changes;
 mod contents;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -88,7 +88,7 @@ impl Volume {
         self.sync()?;
         let active = Arc::new(ActiveCut::new(self.stage.create_scratch()?));
         {
-            let mut current = self.cut.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.cut.lock();
             if current.is_some() {
                 return Err(FsError::Invalid);
             }
@@ -132,7 +132,7 @@ impl Volume {
     }
 
     fn end_cut(&self) {
-        *self.cut.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.cut.lock() = None;
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use cid::Cid;
 
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use super::{FsError, Kind, LostBlock};
 use crate::journal::record::{CidBytes, Content, Directory, Inode, Lost};
 use crate::journal::{Batch, key};
@@ -138,30 +138,30 @@ impl Volume {
     /// The next losses that are marked as damaged, or that are not: round and round, from behind the
     /// last that [`Volume::note_looked`] was told of.
     pub fn next_losses(&self, marked: bool, limit: usize) -> Result<Vec<Loss>, FsError> {
-        let after = lock(&self.looks).after.get(usize::from(marked)).copied();
+        let after = self.looks.lock().after.get(usize::from(marked)).copied();
         self.losses_after(after.flatten(), limit, |loss| loss.marked == marked)
     }
 
     /// The next look begins behind this one.
     pub fn note_looked(&self, loss: &Loss) {
-        if let Some(after) = lock(&self.looks).after.get_mut(usize::from(loss.marked)) {
+        if let Some(after) = self.looks.lock().after.get_mut(usize::from(loss.marked)) {
             *after = Some(loss.ino);
         }
     }
 
     /// The lost block of a damaged entry is there: the next commit finds out whether it is whole.
     pub fn note_back(&self, ino: Ino) {
-        lock(&self.looks).back.insert(ino);
+        self.looks.lock().back.insert(ino);
     }
 
     /// Damaged entries whose lost block is there, as far as that is known.
     pub fn back(&self) -> Vec<Ino> {
-        lock(&self.looks).back.iter().copied().collect()
+        self.looks.lock().back.iter().copied().collect()
     }
 
     /// The loss of a damaged entry whose block is there, which is looked after now.
     pub fn take_back(&self, ino: Ino) -> Result<Option<Loss>, FsError> {
-        lock(&self.looks).back.remove(&ino);
+        self.looks.lock().back.remove(&ino);
         Ok(self.loss(ino)?.filter(|loss| loss.marked))
     }
 
@@ -254,12 +254,12 @@ impl Volume {
 
     /// Whether the journal may not have yet what the file is.
     fn is_unsaved(&self, ino: Ino) -> bool {
-        lock(&self.unsaved).contains(&ino)
+        self.unsaved.contains(ino)
     }
 
     /// The block is there again, or nobody needs it any more.
     pub fn forget_loss(&self, ino: Ino) -> Result<(), FsError> {
-        lock(&self.looks).back.remove(&ino);
+        self.looks.lock().back.remove(&ino);
         let mut batch = Batch::default();
         batch.remove(key::lost(ino));
         self.apply_quietly(batch)

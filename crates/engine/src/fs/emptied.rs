@@ -8,20 +8,14 @@ use std::time::Duration;
 
 use super::FsError;
 use super::files::File;
-use super::volume::{Volume, lock};
+use super::unsaved::Emptied;
+use super::volume::Volume;
 use crate::journal::Barrier;
 use crate::types::Ino;
 
 /// For how long a file that was emptied, and is open, is taken to be written anew. Until then the
 /// journal keeps the old content, so that a crash leaves the old one or the new one.
 pub(super) const REWRITE: Duration = Duration::from_secs(2);
-
-/// When a file was emptied that was not saved since, by [`crate::clock::Clock::boottime`].
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Emptied {
-    first: Duration,
-    last: Duration,
-}
 
 /// How often it is looked whether a rewrite is over.
 const STEP: Duration = Duration::from_millis(5);
@@ -64,25 +58,20 @@ impl Volume {
     /// A file was cut to nothing, or was empty and is to be written anew. Its lock is held.
     pub(super) fn note_emptied(&self, ino: Ino) {
         let now = self.clock.boottime();
-        let new = Emptied {
-            first: now,
-            last: now,
-        };
-        lock(&self.emptied).entry(ino).or_insert(new).last = now;
+        self.unsaved.note_emptied(ino, now);
     }
 
     /// Whether a file was emptied a moment ago, and not saved since.
     pub(super) fn was_just_emptied(&self, ino: Ino) -> bool {
         let now = self.clock.boottime();
-        let emptied = lock(&self.emptied);
-        let when = emptied.get(&ino);
+        let when = self.unsaved.emptied(ino);
         when.is_some_and(|when| now.saturating_sub(when.last) < REWRITE)
             && !self.without.lacks(Barrier::Rewrite)
     }
 
     /// When a file was emptied last that was not saved since, by [`crate::clock::Clock::boottime`].
     pub(super) fn last_emptied(&self, ino: Ino) -> Option<Duration> {
-        lock(&self.emptied).get(&ino).map(|when| when.last)
+        self.unsaved.emptied(ino).map(|when| when.last)
     }
 
     /// Before a file is emptied once more, whose last save is long ago: what was written since is whole now.
@@ -91,8 +80,8 @@ impl Volume {
     /// It cannot be made durable; want of room is none, since emptying a file makes some.
     pub(super) fn save_rewritten(&self, file: &File) -> Result<(), FsError> {
         let now = self.clock.boottime();
-        let is_due = |when: &Emptied| now.saturating_sub(when.first) >= REWRITE;
-        let is_due = lock(&self.emptied).get(&file.ino).is_some_and(is_due);
+        let is_due = |when: Emptied| now.saturating_sub(when.first) >= REWRITE;
+        let is_due = self.unsaved.emptied(file.ino).is_some_and(is_due);
         if !is_due {
             return Ok(());
         }

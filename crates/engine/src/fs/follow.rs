@@ -13,7 +13,8 @@ use super::body::Body;
 use super::files::{BodyMut, File};
 use super::news::News;
 use super::quota::Access;
-use super::volume::{Volume, lock};
+use super::takeover::Half;
+use super::volume::Volume;
 use super::{FsError, Kind};
 use crate::journal::record::{Directory, Entry, Inode, Record as _};
 use crate::journal::{Batch, key};
@@ -31,17 +32,6 @@ pub struct Followed {
     is_done: bool,
 }
 
-/// What is needed to end a take-over that was begun.
-#[derive(Clone)]
-pub(super) struct Half {
-    /// Inodes that were known: the kernel may have attributes of them.
-    known: HashSet<Ino>,
-    /// Directories that were loaded, and may be wanted again.
-    loaded: HashSet<Ino>,
-    /// Attributes of the files that were in use.
-    used: HashMap<Ino, Inode>,
-}
-
 impl Followed {
     /// Whether the directory was loaded in the tree before.
     pub(super) fn was_loaded(&self, dir: Ino) -> bool {
@@ -52,7 +42,7 @@ impl Followed {
 impl Drop for Followed {
     fn drop(&mut self) {
         if !self.is_done {
-            *lock(&self.volume.half_followed) = Some(self.half.clone());
+            self.volume.takeover.leave_half(self.half.clone());
             self.volume.tell(News::Due);
         }
     }
@@ -72,7 +62,7 @@ impl Volume {
             is_done: false,
         };
         if self.quota().set_taken_over(true) {
-            let Some(half) = lock(&self.half_followed).take() else {
+            let Some(half) = self.takeover.take_half() else {
                 return Ok(None);
             };
             let mut followed = with(half);
@@ -105,7 +95,7 @@ impl Volume {
     /// Whether a take-over was begun and came to no end.
     #[must_use]
     pub fn is_half_followed(&self) -> bool {
-        lock(&self.half_followed).is_some()
+        self.takeover.is_half()
     }
 
     /// Why nothing can be changed for as long as another tree is taken over, if so.
@@ -121,7 +111,7 @@ impl Volume {
 
     /// How many trees have taken this one's place; `None` while one does.
     pub(super) fn turn(&self) -> Option<usize> {
-        let turns = self.turns.load(Ordering::Acquire);
+        let turns = self.takeover.generation();
         (!self.quota().is_taken_over()).then_some(turns)
     }
 
@@ -140,7 +130,7 @@ impl Volume {
     /// have attributes of, or pages.
     #[must_use]
     pub fn take_followed(&self) -> Option<Vec<Ino>> {
-        lock(&self.followed_inodes).take()
+        self.takeover.take_stale()
     }
 
     /// What was here; `None` where this tree is to stay. Not durable on return.
@@ -151,7 +141,7 @@ impl Volume {
         let bodies: Vec<_> = files.iter().map(|file| file.body_mut_beside()).collect();
         let _names = self.lock_names();
         let busy = bodies.iter().any(|body| body.unsaved)
-            || !lock(&self.unsaved).is_empty()
+            || self.unsaved.has_files()
             || self.activity().is_some()
             || self.active_cut().is_some();
         if busy {
@@ -188,10 +178,10 @@ impl Volume {
             }
         }
         self.enter_root(&mut batch, root);
-        self.followed.store(true, Ordering::Release);
+        self.takeover.note_begun();
         self.apply_quietly(batch)?;
         self.files.forget_past();
-        lock(&self.places).clear();
+        self.places.lock().clear();
         self.take_counts(root);
         Ok(Some(Half {
             known,
@@ -234,11 +224,9 @@ impl Volume {
             inos.push(file.ino);
         }
         inos.extend(known);
-        lock(&self.followed_inodes)
-            .get_or_insert_default()
-            .extend(inos);
+        self.takeover.add_stale(inos);
         followed.is_done = true;
-        self.turns.fetch_add(1, Ordering::AcqRel);
+        self.takeover.note_ended();
         self.quota().set_taken_over(false);
         Ok(())
     }
@@ -281,9 +269,7 @@ impl Volume {
             let new = self.load_body(ino)?;
             self.find(&file, &mut body, new);
             // What the kernel has of it are pages of the tree before.
-            lock(&self.followed_inodes)
-                .get_or_insert_default()
-                .push(ino);
+            self.takeover.add_stale([ino]);
         }
         Ok(())
     }
@@ -297,7 +283,7 @@ impl Volume {
                 .is_ok_and(|found| found.is_none())
         };
         match error {
-            FsError::NotFound if self.followed.load(Ordering::Acquire) && gone() => FsError::Stale,
+            FsError::NotFound if self.takeover.has_begun() && gone() => FsError::Stale,
             other => other,
         }
     }

@@ -7,7 +7,7 @@ use super::account::{Due, Room};
 use super::body::{Body, INLINE_MAX, Source};
 use super::files::File;
 use super::quota::Claim;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use super::{FsError, Want};
 use crate::journal::StageFile;
 use crate::journal::record::Base;
@@ -73,13 +73,13 @@ impl Volume {
     /// false where there is none.
     fn read_adopted(&self, cid: &cid::Cid, size: u64, offset: u64, part: &mut [u8]) -> bool {
         let content = (*cid, size);
-        let Some(number) = lock(&self.adoptions).holding(&content) else {
+        let Some(number) = self.adoptions.lock().holding(&content) else {
             return false;
         };
         let read = self.stage.get(number);
         let is_read = read.is_ok_and(|stage| stage.read_at(part, offset).is_ok());
         // What the cache has taken over meanwhile it may have emptied.
-        is_read && lock(&self.adoptions).holds(number, &content)
+        is_read && self.adoptions.lock().holds(number, &content)
     }
 
     /// Writes `data` at `offset` of a held file, as much of it as the quota has room for. `None` where the
@@ -102,7 +102,7 @@ impl Volume {
         if terms.reads.is_some_and(|known| known != reads) {
             return Ok(None);
         }
-        let behind_the_kernel = terms.appends && self.followed.load(Ordering::Acquire);
+        let behind_the_kernel = terms.appends && self.takeover.has_begun();
         let offset = if behind_the_kernel { body.size } else { offset };
         let wanted = data.len() as u64;
         if offset.checked_add(wanted).is_none_or(|end| end > MAX_FILE) {
@@ -253,7 +253,7 @@ impl Volume {
         let len = data.len() as u64;
         self.keep_for_cut(stage, offset, len)?;
         // From here on it may be another content than what was published of it.
-        lock(&self.adoptions).remove(stage.number());
+        self.adoptions.lock().remove(stage.number());
         if let Err(error) = stage.write_at(data, offset) {
             // A part of it may have taken the place of bytes that the body names.
             body.disturbed(offset, len, version);

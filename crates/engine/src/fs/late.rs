@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::FsError;
 use super::account::{Due, Room};
 use super::files::File;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use crate::journal::{Batch, JournalError, key};
 use crate::pack::chunk::MAX_FILE;
 use crate::types::Ino;
@@ -86,12 +86,12 @@ impl Volume {
             };
             let needed = self.needed_room(len);
             if has_memory && self.stage.free_bytes()? >= needed {
-                lock(&self.want).take();
+                self.want.lock().take();
                 return Ok(());
             }
             let now = self.clock.boottime();
             let (is_first, since) = {
-                let mut want = lock(&self.want);
+                let mut want = self.want.lock();
                 let known = want.filter(|want| now.saturating_sub(want.met) < OVER);
                 let since = known.map_or(now, |known| known.since);
                 *want = Some(Want { since, met: now });
@@ -110,13 +110,16 @@ impl Volume {
     /// For how long pages have met want of room.
     fn wanted_for(&self) -> Duration {
         let now = self.clock.boottime();
-        let want = lock(&self.want).filter(|want| now.saturating_sub(want.met) < OVER);
+        let want = self
+            .want
+            .lock()
+            .filter(|want| now.saturating_sub(want.met) < OVER);
         want.map_or(Duration::ZERO, |want| now.saturating_sub(want.since))
     }
 
     /// What `fsync` and `close` of a file have to tell, all of whose bytes are kept.
     pub(super) fn check_late(&self, ino: Ino) -> Result<(), FsError> {
-        if !lock(&self.late).contains(&ino) {
+        if !self.late.lock().contains(&ino) {
             return Ok(());
         }
         let mut quota = self.quota();
@@ -135,7 +138,7 @@ impl Volume {
     /// are never refused, and what they take is told to the chain as it is.
     #[must_use]
     pub fn over_quota(&self, used_bytes: u64) -> Option<String> {
-        let late: Vec<Ino> = lock(&self.late).iter().copied().collect();
+        let late: Vec<Ino> = self.late.lock().iter().copied().collect();
         if late.is_empty() {
             return None;
         }
@@ -172,13 +175,13 @@ impl Volume {
     pub(super) fn load_late(&self) -> Result<(), JournalError> {
         if let Some(bytes) = self.journal.get(&key::meta(LATE))? {
             let numbers = bytes.chunks_exact(8).filter_map(|b| b.try_into().ok());
-            *lock(&self.late) = numbers.map(|b| Ino(u64::from_be_bytes(b))).collect();
+            *self.late.lock() = numbers.map(|b| Ino(u64::from_be_bytes(b))).collect();
         }
         Ok(())
     }
 
     fn change_late(&self, change: impl FnOnce(&mut BTreeSet<Ino>) -> bool) -> Result<(), FsError> {
-        let mut late = lock(&self.late);
+        let mut late = self.late.lock();
         if change(&mut late) {
             let bytes: Vec<u8> = late.iter().flat_map(|ino| ino.0.to_be_bytes()).collect();
             let mut batch = Batch::default();

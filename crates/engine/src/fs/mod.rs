@@ -40,6 +40,7 @@ mod notes;
 mod owing;
 mod pages;
 mod places;
+mod purge;
 mod quota;
 mod ranges;
 mod recover;
@@ -49,7 +50,10 @@ mod rename;
 mod report;
 mod reservation;
 mod salvage;
+mod save;
 mod settle;
+mod takeover;
+mod unsaved;
 mod vacancy;
 mod volume;
 

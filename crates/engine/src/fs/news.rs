@@ -4,9 +4,10 @@
 //! Invariant: told behind the change, and of the first one alone until it was dealt with. Locks are held meanwhile, so who is
 //! told waits for nothing. Called by `volume`, `ahead`, `charges` and `follow`; `publish` and `run` listen.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::volume::{Volume, lock};
+use super::locks::{Memory, Ordered};
+use super::volume::Volume;
 
 /// What there is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,8 @@ pub enum News {
 /// Who is told.
 #[derive(Default)]
 pub(super) struct Listener {
-    news: Mutex<Option<Told>>,
-    charges: Mutex<Option<Called>>,
+    news: Ordered<Option<Told>, Memory>,
+    charges: Ordered<Option<Called>, Memory>,
 }
 
 type Told = Arc<dyn Fn(News) + Send + Sync>;
@@ -31,23 +32,23 @@ type Called = Arc<dyn Fn() + Send + Sync>;
 impl Volume {
     /// Has `told` called from now on, in the place of who was told before.
     pub fn on_news(&self, told: impl Fn(News) + Send + Sync + 'static) {
-        *lock(&self.listener.news) = Some(Arc::new(told));
+        *self.listener.news.lock() = Some(Arc::new(told));
     }
 
     /// Has `called` called from now on when another commit is to be charged, in the place of who was called before.
     pub fn on_charge(&self, called: impl Fn() + Send + Sync + 'static) {
-        *lock(&self.listener.charges) = Some(Arc::new(called));
+        *self.listener.charges.lock() = Some(Arc::new(called));
     }
 
     pub(super) fn tell(&self, news: News) {
-        let told = lock(&self.listener.news).clone();
+        let told = self.listener.news.lock().clone();
         if let Some(told) = told {
             told(news);
         }
     }
 
     pub(super) fn tell_charge(&self) {
-        let called = lock(&self.listener.charges).clone();
+        let called = self.listener.charges.lock().clone();
         if let Some(called) = called {
             called();
         }

@@ -12,7 +12,7 @@ use super::locks::{Names, OrderedGuard};
 use super::quota::SCRATCH;
 use super::quota::signed;
 use super::reservation::Reservation;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use super::{FsError, Kind};
 use crate::journal::record::{Content, Entry, Inode};
 use crate::journal::{Batch, key};
@@ -198,7 +198,7 @@ impl Volume {
 
     /// Removes the records that tie `name` to its inode.
     pub(super) fn take_name(&self, batch: &mut Batch, dir: Ino, name: &[u8], entry: &Entry) {
-        lock(&self.places).keep(dir, name, entry.cookie);
+        self.places.lock().keep(dir, name, entry.cookie);
         batch.remove(key::entry(dir, name));
         batch.remove(key::cookie(dir, entry.cookie));
         batch.remove(key::link(Ino(entry.ino), dir, name));

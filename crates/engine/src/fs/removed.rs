@@ -8,19 +8,19 @@
 //! away is here in the same way, and cannot be changed. Called by `remove`, `lookup`, `attributes`, `follow`, and `drive`.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
 use super::FsError;
 use super::files::FileRef;
-use super::volume::{Volume, lock};
+use super::locks::{Memory, Ordered};
+use super::volume::Volume;
 use crate::journal::record::Inode;
 use crate::types::Ino;
 
 /// All of them.
 #[derive(Default)]
 pub(super) struct Removed {
-    files: Mutex<HashMap<Ino, FileRef>>,
-    others: Mutex<HashMap<Ino, Kept>>,
+    files: Ordered<HashMap<Ino, FileRef>, Memory>,
+    others: Ordered<HashMap<Ino, Kept>, Memory>,
 }
 
 /// Attributes that the journal does not have.
@@ -43,7 +43,7 @@ impl Removed {
 
     /// The newer tree shows it after all.
     pub(super) fn find(&self, ino: Ino) {
-        lock(&self.others).remove(&ino);
+        self.others.lock().remove(&ino);
     }
 
     fn insert(&self, ino: Ino, inode: &Inode, is_lost: bool) {
@@ -51,12 +51,12 @@ impl Removed {
             nlink: 0,
             ..inode.clone()
         };
-        lock(&self.others).insert(ino, Kept { inode, is_lost });
+        self.others.lock().insert(ino, Kept { inode, is_lost });
     }
 
     /// The attributes of an inode that the journal does not have.
     pub(super) fn get(&self, ino: Ino) -> Option<Inode> {
-        lock(&self.others).get(&ino).map(|kept| kept.inode.clone())
+        self.others.lock().get(&ino).map(|kept| kept.inode.clone())
     }
 
     /// Changes the attributes of a removed inode; false where they are the journal's to keep.
@@ -67,7 +67,7 @@ impl Removed {
         if inode.nlink > 0 {
             return Ok(false);
         }
-        match lock(&self.others).get_mut(&ino) {
+        match self.others.lock().get_mut(&ino) {
             Some(kept) if kept.is_lost => Err(FsError::Stale),
             Some(kept) => {
                 kept.inode.clone_from(inode);
@@ -80,14 +80,15 @@ impl Removed {
     /// How many there are.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
-        lock(&self.files).len() + lock(&self.others).len()
+        let files = self.files.lock().len();
+        files + self.others.lock().len()
     }
 }
 
 impl Volume {
     /// Holds a regular file until the kernel forgets it.
     pub(super) fn keep_removed(&self, held: FileRef) {
-        let before = lock(&self.removed.files).insert(held.ino, held);
+        let before = self.removed.files.lock().insert(held.ino, held);
         if let Some(held) = before {
             self.leave(held);
         }
@@ -96,8 +97,8 @@ impl Volume {
     /// The kernel does not hold `ino` any more, unless `is_held`. May wait for room in the journal.
     pub(super) fn forget(&self, ino: Ino, is_held: impl Fn() -> bool) {
         // Asked while nothing is kept: who removes it meanwhile has been given it before, and that counts.
-        take(&mut lock(&self.removed.others), ino, &is_held);
-        let held = take(&mut lock(&self.removed.files), ino, &is_held);
+        take(&mut self.removed.others.lock(), ino, &is_held);
+        let held = take(&mut self.removed.files.lock(), ino, &is_held);
         if let Some(held) = held {
             self.leave(held);
         }
@@ -110,13 +111,13 @@ impl Volume {
             Err(error) => return Err(error),
             Ok(_) => {}
         }
-        lock(&self.places).opened(dir);
+        self.places.lock().opened(dir);
         Ok(())
     }
 
     /// A handle of a directory is gone.
     pub(super) fn close_directory(&self, dir: Ino) {
-        lock(&self.places).closed(dir);
+        self.places.lock().closed(dir);
     }
 }
 

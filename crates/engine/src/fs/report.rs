@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::content::data_bytes;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use super::{FsError, Kind, StatFs};
 use crate::journal::key;
 use crate::journal::record::Content;
@@ -91,7 +91,7 @@ impl Volume {
             ..Pending::default()
         };
         // Files in use differ from their records until they are saved.
-        let unsaved: Vec<Ino> = lock(&self.unsaved).iter().copied().collect();
+        let unsaved: Vec<Ino> = self.unsaved.files();
         let mut known = HashSet::new();
         for ino in unsaved {
             if let Some(file) = self.files.peek(ino).filter(|_| !self.files.is_orphan(ino)) {
@@ -125,7 +125,7 @@ impl Volume {
     /// Has the token's directory tell in its virtual attributes what `told` says at the moment they are read. It waits for
     /// nothing.
     pub fn set_labels(&self, told: impl Fn() -> Labels + Send + Sync + 'static) {
-        *lock(&self.labels) = Arc::new(told);
+        *self.labels.lock() = Arc::new(told);
     }
 
     /// CID of the last published root, from what is kept of it with the commit itself: true as soon as that is settled.
@@ -146,7 +146,7 @@ impl Volume {
                 .map_err(|_| FsError::NoAttribute);
         }
         if ino == Ino::ROOT {
-            let told = Arc::clone(&lock(&self.labels));
+            let told = Arc::clone(&self.labels.lock());
             let labels = told();
             let text = match field {
                 b"token" => labels.token,

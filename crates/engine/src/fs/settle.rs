@@ -7,7 +7,7 @@ use super::FsError;
 use super::body::Body;
 use super::cut::{Built, Changes, Cut, CutFile};
 use super::files::File;
-use super::volume::{Volume, lock};
+use super::volume::Volume;
 use crate::journal::record::{Base, CidBytes, Directory, Tree};
 use crate::journal::{Barrier, Batch, key};
 use crate::pack::Child;
@@ -110,7 +110,7 @@ fn settle_held(cut: &Cut, held: &File, file: &CutFile, content: &Child) -> Resul
         body.drop_clean(then.version, chunk_version, from, volume.limits.chunks)
     };
     let note_unsaved = || {
-        lock(&volume.unsaved).insert(file.ino);
+        volume.unsaved.note(file.ino);
         volume.journal.call();
     };
     // What is open without a name is in no tree that comes: only this machine has it.
@@ -153,7 +153,10 @@ fn settle_held(cut: &Cut, held: &File, file: &CutFile, content: &Child) -> Resul
             if let Some(stage) = body.stage.as_ref().filter(|_| whole)
                 && body.is_clean(chunk_version)
             {
-                lock(&volume.adoptions).insert(stage.number(), (content.cid, file.size));
+                volume
+                    .adoptions
+                    .lock()
+                    .insert(stage.number(), (content.cid, file.size));
             }
             next = drop_clean(&mut body, 0);
         }

@@ -7,14 +7,13 @@
 //! The order of locks is in [`super::locks`]. A writer may hold a content across local I/O, so nobody waits for one with the
 //! names locked: what needs both takes the content first.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::FsError;
 use super::cut::ActiveCut;
-use super::emptied::Emptied;
 use super::files::{File, FileRef, Files, Left};
 use super::limits::Limits;
 use super::locks::{Memory, Names, Ordered, OrderedGuard};
@@ -23,12 +22,13 @@ use super::notes::Notes;
 use super::places::Places;
 use super::quota::{Access, Allowance, Quota, SharedQuota};
 use super::removed::Removed;
+use super::takeover::Takeover;
+use super::unsaved::Unsaved;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::journal::record::Record;
 use crate::journal::{Barrier, Batch, Disk, Journal, JournalError, Stage, Without, key};
 use crate::types::{Ino, VolumeKey};
-pub(super) use pxfs_base::lock;
 
 /// What the cache gives back where the disk is too full to open a volume.
 const OPENING_BYTES: u64 = 512 << 20;
@@ -74,41 +74,29 @@ pub struct Volume {
     /// Held by every operation that changes names or inodes (not content). Nothing waits for a disk under it
     /// but for pages of the journal, nor for a file's content.
     pub(super) names: Ordered<(), Names>,
-    /// Unlinked files whose records and stage files could not be removed yet.
-    pub(super) unpurged: Mutex<Vec<(Ino, Vec<u64>)>>,
     /// Where removed names were listed.
-    pub(super) places: Mutex<Places>,
+    pub(super) places: Ordered<Places, Memory>,
     pub(super) quota: SharedQuota,
-    /// Files whose content differs from the journal.
-    pub(super) unsaved: Mutex<HashSet<Ino>>,
-    /// Files that were emptied and not saved since.
-    pub(super) emptied: Mutex<HashMap<Ino, Emptied>>,
-    pub(super) cut: RwLock<Option<Arc<ActiveCut>>>,
+    pub(super) unsaved: Unsaved,
+    pub(super) cut: Ordered<Option<Arc<ActiveCut>>, Memory>,
     pub(super) ended: super::ahead::Ended,
     pub(super) listener: super::news::Listener,
-    activity: Mutex<Option<Activity>>,
+    activity: Ordered<Option<Activity>, Memory>,
     /// Stage files that hold exactly a published content, with its CID and length.
-    pub(super) adoptions: Mutex<super::adoptions::Adoptions>,
+    pub(super) adoptions: Ordered<super::adoptions::Adoptions, Memory>,
     /// Files with mapped pages that came when growth was refused.
-    pub(super) late: Mutex<BTreeSet<Ino>>,
+    pub(super) late: Ordered<BTreeSet<Ino>, Memory>,
     /// Since when pages that were stored through mappings find no room on the disk.
-    pub(super) want: Mutex<Option<super::late::Want>>,
+    pub(super) want: Ordered<Option<super::late::Want>, Memory>,
     /// Access times that the journal does not have yet, ns.
-    pub(super) accesses: Mutex<HashMap<Ino, i64>>,
-    pub(super) labels: Mutex<super::report::Told>,
-    pub(super) looks: Mutex<super::damage::Looks>,
+    pub(super) accesses: Ordered<HashMap<Ino, i64>, Memory>,
+    pub(super) labels: Ordered<super::report::Told, Memory>,
+    pub(super) looks: Ordered<super::damage::Looks, Memory>,
     pub(super) room_waiters: AtomicUsize,
     pub(super) stopped: AtomicBool,
     /// Nothing is left to be kept durable: those who do that end.
     pub(super) resting: AtomicBool,
-    /// Another machine's tree has taken this one's place since the volume was opened.
-    pub(super) followed: AtomicBool,
-    /// How often it has.
-    pub(super) turns: AtomicUsize,
-    /// What a take-over has left that came to no end.
-    pub(super) half_followed: Mutex<Option<super::follow::Half>>,
-    /// The inodes that were known when it did, until the kernel is told.
-    pub(super) followed_inodes: Mutex<Option<Vec<Ino>>>,
+    pub(super) takeover: Takeover,
 }
 
 impl Volume {
@@ -170,29 +158,24 @@ impl Volume {
             cache,
             files: Files::default(),
             removed: Removed::default(),
-            unpurged: Mutex::default(),
             names: Ordered::default(),
-            places: Mutex::default(),
+            places: Ordered::default(),
             quota: SharedQuota::load(&journal, notes.clone(), Arc::clone(&clock))?,
-            unsaved: Mutex::default(),
-            emptied: Mutex::default(),
-            cut: RwLock::new(None),
+            unsaved: Unsaved::default(),
+            cut: Ordered::default(),
             ended: super::ahead::Ended::default(),
             listener: super::news::Listener::default(),
-            activity: Mutex::new(None),
-            adoptions: Mutex::default(),
-            late: Mutex::default(),
-            accesses: Mutex::default(),
-            labels: Mutex::new(Arc::new(super::report::Labels::default)),
-            looks: Mutex::default(),
+            activity: Ordered::default(),
+            adoptions: Ordered::default(),
+            late: Ordered::default(),
+            accesses: Ordered::default(),
+            labels: Ordered::new(Arc::new(super::report::Labels::default)),
+            looks: Ordered::default(),
             room_waiters: AtomicUsize::new(0),
-            want: Mutex::default(),
+            want: Ordered::default(),
             stopped: AtomicBool::new(false),
             resting: AtomicBool::new(false),
-            followed: AtomicBool::new(false),
-            turns: AtomicUsize::new(0),
-            half_followed: Mutex::default(),
-            followed_inodes: Mutex::default(),
+            takeover: Takeover::default(),
             clock,
             journal,
             notes,
@@ -241,7 +224,7 @@ impl Volume {
     /// When the volume was changed, if anything is unpublished.
     #[must_use]
     pub fn activity(&self) -> Option<Activity> {
-        *lock(&self.activity)
+        *self.activity.lock()
     }
 
     /// Why a failed local sync has made the volume read-only, if one has.
@@ -342,7 +325,7 @@ impl Volume {
             let stages = file.map_or_else(Vec::new, |file| file.body_mut().take_stages());
             if let Err(error) = self.purge(ino, stages.clone()) {
                 tracing::warn!(%error, ino = ino.0, "an unlinked file could not be removed yet");
-                lock(&self.unpurged).push((ino, stages));
+                self.unsaved.note_unlinked(ino, stages);
                 self.journal.call();
             }
         }
@@ -362,7 +345,7 @@ impl Volume {
 
     /// Remembers that a file's content differs from the journal.
     pub(super) fn note_unsaved(&self, ino: Ino) {
-        lock(&self.unsaved).insert(ino);
+        self.unsaved.note(ino);
         self.note_change();
         self.journal.call();
     }
@@ -419,15 +402,12 @@ impl Volume {
     }
 
     pub(super) fn active_cut(&self) -> Option<Arc<ActiveCut>> {
-        self.cut
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.cut.lock().clone()
     }
 
     /// Nothing is unpublished since `since` saw the last change: there is no activity any more.
     pub(super) fn note_published(&self, since: Option<Activity>) {
-        let mut activity = lock(&self.activity);
+        let mut activity = self.activity.lock();
         if *activity == since {
             *activity = None;
         } else if let (Some(now), Some(before)) = (activity.as_mut(), since) {
@@ -438,7 +418,7 @@ impl Volume {
     pub(super) fn note_change(&self) {
         let now = self.clock.boottime();
         let before = {
-            let mut activity = lock(&self.activity);
+            let mut activity = self.activity.lock();
             let first = activity.map_or(now, |a| a.first);
             activity.replace(Activity { first, last: now })
         };

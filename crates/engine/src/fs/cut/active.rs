@@ -6,11 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use crate::fs::FsError;
-use crate::fs::volume::{Volume, lock};
+use crate::fs::locks::{Memory, Ordered};
+use crate::fs::volume::Volume;
 use crate::journal::{DiskFile, StageFile};
 use crate::pack::chunk::CHUNK_SIZE;
 use crate::types::Ino;
@@ -26,10 +27,10 @@ pub(in crate::fs) struct ActiveCut {
     /// Stage files from this number on are younger than the cut.
     first_young_stage: AtomicU64,
     spool: Arc<dyn DiskFile>,
-    kept: Mutex<Kept>,
+    kept: Ordered<Kept, Memory>,
     /// The spool could not take what it should: the cut is void.
     void: AtomicBool,
-    shorter: Mutex<HashMap<Ino, Shorter>>,
+    shorter: Ordered<HashMap<Ino, Shorter>, Memory>,
 }
 
 /// A file was cut shorter, with the snapshot taken; or got another base, as if it had been cut to nothing.
@@ -127,9 +128,9 @@ impl ActiveCut {
         Self {
             first_young_stage: AtomicU64::new(NOT_BEGUN),
             spool,
-            kept: Mutex::default(),
+            kept: Ordered::default(),
             void: AtomicBool::new(false),
-            shorter: Mutex::default(),
+            shorter: Ordered::default(),
         }
     }
 
@@ -147,7 +148,8 @@ impl ActiveCut {
         if self.first_young_stage.load(Ordering::Acquire) == NOT_BEGUN {
             return;
         }
-        lock(&self.shorter)
+        self.shorter
+            .lock()
             .entry(ino)
             .and_modify(|known| {
                 known.times += 1;
@@ -167,20 +169,20 @@ impl ActiveCut {
     /// from [`ActiveCut::begin`] on, and a file is saved with all of its cuts up to one of them: if one that was
     /// not noted is missing in the snapshot, none that was noted is in it, and the file counts more of them.
     pub(super) fn lowest(&self, ino: Ino, times: u64) -> Option<u64> {
-        let shorter = lock(&self.shorter).get(&ino).copied()?;
+        let shorter = self.shorter.lock().get(&ino).copied()?;
         (shorter.times == times).then_some(shorter.lowest)
     }
 
     fn keep(&self, chunk: u64, bytes: Range<u64>, stage: &StageFile) -> Result<(), FsError> {
         let number = stage.number();
-        let Some(blocks) = lock(&self.kept).missing(number, chunk, bytes) else {
+        let Some(blocks) = self.kept.lock().missing(number, chunk, bytes) else {
             return Ok(());
         };
         let start = blocks.start * BLOCK;
         let bytes = stage.read_some(start, blocks.end * BLOCK - start)?;
         let len = bytes.len() as u64;
         let at = {
-            let mut kept = lock(&self.kept);
+            let mut kept = self.kept.lock();
             kept.spooled += len;
             kept.spooled - len
         };
@@ -188,7 +190,7 @@ impl ActiveCut {
             self.void.store(true, Ordering::Release);
         }
         // Not before it can be read there; and not after what the caller writes.
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         for block in blocks.clone() {
             let before = ((block - blocks.start) * BLOCK).min(len);
             let place = (at + before, BLOCK.min(len - before));
@@ -210,7 +212,7 @@ impl ActiveCut {
         let blocks = blocks_of(chunk);
         let first = blocks.start;
         let known: Vec<_> = {
-            let kept = lock(&self.kept);
+            let kept = self.kept.lock();
             let place = |block| Some((block, *kept.blocks.get(&(stage, block))?));
             blocks.filter_map(place).collect()
         };
@@ -233,7 +235,7 @@ impl ActiveCut {
 
     /// The commit reads a chunk no more: writers need not copy it.
     pub(super) fn release(&self, stage: u64, chunk: u64) {
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         kept.read.insert((stage, chunk));
         for block in blocks_of(chunk) {
             kept.blocks.remove(&(stage, block));

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use cid::Cid;
 
 use crate::fs::FsError;
-use crate::fs::volume::lock;
 use crate::journal::DiskFile;
 use crate::pack::Child;
 use crate::types::Ino;
+use pxfs_base::lock;
 
 /// Bytes of one content: inode, size below, whether it is damaged, length of the CID, CID.
 const RECORD: usize = 8 + 8 + 1 + 1 + LONGEST_CID;

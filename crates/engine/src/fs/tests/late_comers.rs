@@ -38,10 +38,12 @@ fn what_is_written_while_the_background_takes_its_file_for_closed_is_saved() {
     rig.put("f", b"old").unwrap();
     rig.drive.sync().unwrap();
     let ino = rig.ino("f");
+    rig.volume.unsaved.note(ino);
+    let stamp = rig.volume.unsaved.stamp(ino);
     let fh = rig.drive.open(ino, READ_WRITE).unwrap().fh;
     rig.drive.write(ino, fh, 0, b"new", false).unwrap();
     // The background has found that nobody has it open, just before; it says so now.
-    rig.volume.note_closed(ino);
+    rig.volume.unsaved.note_closed(ino, stamp);
     rig.drive.release(ino, fh);
     rig.drive.sync().unwrap();
     rig = rig.crash();

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::meter::Meter;
 use super::rig::{CALLER, READ_WRITE, Rig};
-use crate::fs::volume::lock;
 use crate::fs::{FsError, Kind, SetAttr};
 use crate::journal::key;
 use crate::pack::chunk::CHUNK_SIZE;
@@ -167,7 +166,7 @@ fn names_that_are_removed_while_a_folder_is_open_keep_their_places_however_many_
     assert!((0..most).all(|i| seen.contains(&name(i))));
     rig.drive.unlink(dir, &name(0)).unwrap();
     rig.drive.releasedir(dir, fh);
-    assert_eq!(lock(&rig.volume.places).count(), 0);
+    assert_eq!(rig.volume.places.lock().count(), 0);
 }
 
 #[test]

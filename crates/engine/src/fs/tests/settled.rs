@@ -5,7 +5,6 @@ use std::cell::RefCell;
 
 use super::rig::{READ_WRITE, Rig};
 use crate::fs::SetAttr;
-use crate::fs::volume::lock;
 use crate::journal::key;
 use crate::journal::record::Content;
 use crate::types::Ino;
@@ -86,7 +85,7 @@ fn an_fsync_at_a_full_quota_saves_the_files_that_gave_the_room_and_no_other() {
     rig.drive.fsync(rig.ino("g"), false).unwrap();
     let is_unsaved = |name| {
         let ino = Ino(rig.ino(name).0 & Ino::MAX.0);
-        lock(&rig.volume.unsaved).contains(&ino)
+        rig.volume.unsaved.contains(ino)
     };
     let unsaved = ["f", "g", "other"].map(is_unsaved);
     assert_eq!(unsaved, [false, false, true]);
