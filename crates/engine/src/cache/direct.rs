@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_to_the_disk_as_they_are_wherever_they_lie_in_memory() {
+    fn direct_writes_store_the_right_bytes_at_any_memory_alignment() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let memory: Vec<u8> = (0..4 * BORDER as u32).map(|at| (at / 7) as u8).collect();

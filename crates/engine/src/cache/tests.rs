@@ -197,7 +197,7 @@ fn what_goes_past_the_kernels_cache_is_on_the_disk_and_right() {
 }
 
 #[test]
-fn what_has_just_come_is_read_before_it_is_on_the_disk_and_pushes_no_small_file_out() {
+fn fetched_chunks_are_readable_before_reaching_disk_and_evict_no_small_file() {
     let dir = tempfile::tempdir().unwrap();
     let cache = Cache::open(dir.path(), 64 * MIB).unwrap();
     let leaf = b"a small file".to_vec();

@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_lie_in_one_another_are_damage_and_no_walk_without_end() {
+    fn a_cycle_of_directories_is_reported_as_damage_instead_of_looping() {
         for circle in 1..40 {
             for before in 0..40 {
                 // From the last number down to 2, and from there to the end of the circle.

@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_takes_beside_its_holes_is_told_as_it_is_while_it_is_saved() {
+    fn allocated_bytes_of_a_sparse_file_are_right_while_it_is_saved() {
         let files = Files::default();
         let sparse = || {
             let record = Content {
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_file_may_come_for_the_table_while_another_lets_go_of_it() {
+    fn closing_a_busy_file_does_not_block_the_open_file_table() {
         let files = Arc::new(Files::default());
         let held = files.hold(Ino(1), || Ok(empty())).unwrap();
         let file = files.peek(Ino(1)).unwrap();

@@ -430,7 +430,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_others_have_used_is_not_free_and_stays_so_over_a_restart() {
+    fn space_used_by_others_is_not_free_even_after_restart() {
         let clock = ManualClock::at(0);
         let mut quota = Quota::new(None, 0);
         quota.set_allowance(Allowance {
@@ -475,7 +475,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn small_new_files_get_half_of_the_reserve_and_never_pass_the_quota() {
+    fn small_new_files_get_half_the_reserve_but_never_exceed_the_quota() {
         let clock = ManualClock::at(0);
         for (size, share) in [
             (100 << 20, (100 << 20) / 1000 / 2),
@@ -530,7 +530,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_block_with_a_time_far_ahead_locks_nothing_once_the_next_one_has_the_right_time() {
+    fn one_block_with_a_future_timestamp_does_not_lock_the_drive() {
         let clock = ManualClock::at(0);
         let mut quota = Quota::new(Some(allowance(&clock, 1 << 30)), 0);
         let mut ahead = allowance(&clock, 1 << 30);

@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_files_are_held_open_for_their_patches_than_a_daemon_may_have() {
+    fn files_held_open_for_patches_are_limited() {
         let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
         let stage = Stage::new(disk, Without::default());
         let mut patched = 0;

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_was_changed_is_not_believed_and_one_that_nobody_knows_is() {
+    fn a_changed_block_is_detected_and_an_unknown_one_is_trusted() {
         let sums = Sums::default();
         let file = file();
         sums.note(0, &file[..4 * BLOCK as usize]);

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_taken_once_and_too_much_of_it_not_at_all() {
+    fn unsynced_ranges_are_taken_once_and_dropped_if_too_many() {
         let mut unsynced = Unsynced::default();
         assert_eq!(unsynced.take(), Some(vec![]));
         unsynced.note(10, 5);

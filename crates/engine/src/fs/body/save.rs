@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_fsync_of_a_few_bytes_takes_no_longer_in_a_large_image() {
+    fn saving_a_few_bytes_costs_no_more_in_a_large_file() {
         let mut body = image(50_000);
         let all = body.save();
         assert_eq!((all.chunks.len(), all.looked_at), (50_000, 50_000));

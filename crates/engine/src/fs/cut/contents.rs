@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_commit_of_many_files_has_built_is_found_again_and_is_not_kept_in_memory() {
+    fn contents_built_by_a_large_commit_are_found_without_filling_memory() {
         let scratch = MemoryDisk::default().create("built").unwrap();
         let mut contents = Contents::in_file(Some(scratch));
         for n in 0..10_000 {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_without_room_for_scratch_does_not_keep_a_commit_from_being_made() {
+    fn a_full_disk_for_scratch_does_not_prevent_a_commit() {
         #[derive(Debug)]
         struct Full;
         impl DiskFile for Full {

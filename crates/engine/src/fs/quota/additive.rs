@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_paid_for_once_a_commit_however_often_it_is_written() {
+    fn a_chunk_rewritten_many_times_is_charged_once_per_commit() {
         let mut quota = additive(9);
         let size = 3 * CHUNK_SIZE / 2;
         let before = quota.free_bytes();

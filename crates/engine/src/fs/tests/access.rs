@@ -25,7 +25,7 @@ fn read_moves(rig: &Rig, ino: Ino, flags: i32) -> bool {
 }
 
 #[test]
-fn the_first_read_after_a_change_or_a_day_moves_the_access_time() {
+fn atime_moves_on_the_first_read_after_a_change_or_day() {
     let mut rig = Rig::new();
     rig.put("f", b"content").unwrap();
     let ino = rig.ino("f");
@@ -76,7 +76,7 @@ fn the_first_read_after_a_change_or_a_day_moves_the_access_time() {
 }
 
 #[test]
-fn listing_moves_the_access_time_of_a_folder_unless_it_is_not_to() {
+fn listing_updates_a_directorys_atime_unless_turned_off() {
     let rig = Rig::new();
     let folder = rig.drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap().ino;
     for (of_folders, moves) in [(true, true), (false, false)] {
@@ -130,7 +130,7 @@ fn reading_leaves_nothing_to_publish_and_brings_back_nothing_that_was_removed() 
 }
 
 #[test]
-fn an_access_time_is_not_told_as_it_was_before_while_the_journal_takes_it() {
+fn atime_never_goes_backwards_while_the_journal_saves_it() {
     let rig = Rig::new();
     let folder = rig.drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap().ino;
     let ino = Ino(folder.0 & Ino::MAX.0);

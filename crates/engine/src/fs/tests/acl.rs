@@ -91,7 +91,7 @@ fn the_mode_and_the_acl_of_a_file_never_say_different_things() {
 }
 
 #[test]
-fn what_is_made_in_a_folder_is_open_to_whom_its_default_acl_says() {
+fn a_new_entry_inherits_its_directorys_default_acl() {
     let mut rig = Rig::new();
     let by = Caller {
         umask: 0o077,
@@ -168,7 +168,7 @@ fn what_is_made_in_a_folder_is_open_to_whom_its_default_acl_says() {
 }
 
 #[test]
-fn an_acl_takes_room_of_the_quota_and_is_handed_on_only_where_there_is_some() {
+fn acls_count_against_the_quota_when_set_or_inherited() {
     let rig = Rig::new();
     let dir = rig
         .drive
@@ -200,7 +200,7 @@ fn an_acl_takes_room_of_the_quota_and_is_handed_on_only_where_there_is_some() {
 }
 
 #[test]
-fn what_is_no_acl_or_cannot_have_one_is_refused_and_changes_nothing() {
+fn an_invalid_or_unsupported_acl_is_refused_and_changes_nothing() {
     let rig = Rig::new();
     rig.put("f", b"x").unwrap();
     let (file, before) = (rig.ino("f"), mode(&rig, rig.ino("f")));
@@ -230,7 +230,7 @@ fn what_is_no_acl_or_cannot_have_one_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn whoever_is_in_another_group_cannot_keep_a_groups_set_id_bit_by_an_acl() {
+fn setting_an_acl_clears_setgid_for_callers_outside_the_group() {
     let rig = Rig::new();
     rig.put("f", b"x").unwrap();
     let ino = rig.ino("f");

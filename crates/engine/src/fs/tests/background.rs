@@ -114,7 +114,7 @@ impl Drop for Ending<'_> {
 }
 
 #[test]
-fn a_machine_without_a_thread_to_give_makes_everything_durable_all_the_same() {
+fn everything_becomes_durable_even_if_no_thread_can_be_spawned() {
     let scene = Scene::new();
     thread::scope(|scope| {
         let _ending = Ending(&scene.volume);
@@ -133,7 +133,7 @@ fn a_machine_without_a_thread_to_give_makes_everything_durable_all_the_same() {
 }
 
 #[test]
-fn what_others_have_made_is_on_the_disk_before_somebody_waits_for_an_fsync() {
+fn the_flusher_saves_other_files_before_anyone_waits_for_fsync() {
     const SMALL: usize = 60_000;
     let scene = Scene::new();
     thread::scope(|scope| {
@@ -170,7 +170,7 @@ fn what_others_have_made_is_on_the_disk_before_somebody_waits_for_an_fsync() {
 }
 
 #[test]
-fn a_panic_of_what_keeps_a_volume_durable_closes_it_and_is_told() {
+fn a_panic_in_the_flusher_closes_the_volume_and_is_reported() {
     let scene = Scene::new();
     thread::scope(|scope| {
         let _ending = Ending(&scene.volume);
@@ -186,7 +186,7 @@ fn a_panic_of_what_keeps_a_volume_durable_closes_it_and_is_told() {
 }
 
 #[test]
-fn what_a_cut_file_gave_up_does_not_come_back_beside_what_has_its_room() {
+fn truncated_data_does_not_reappear_beside_data_that_reused_its_quota() {
     let scene = Scene::new();
     let quota = 6_000_000;
     let allowance = super::rig::allowance(&scene.clock, quota);
@@ -250,7 +250,7 @@ impl Drop for Opening<'_> {
 struct Opening<'a>(&'a Gate);
 
 #[test]
-fn a_file_that_the_disk_is_slow_to_take_keeps_no_later_one_waiting() {
+fn a_slow_save_of_one_file_does_not_delay_later_ones() {
     let scene = Scene::new();
     let gate = Arc::<Gate>::default();
     let own = Arc::clone(&gate);
@@ -272,7 +272,7 @@ fn a_file_that_the_disk_is_slow_to_take_keeps_no_later_one_waiting() {
 }
 
 #[test]
-fn a_file_that_is_written_anew_while_a_commit_of_it_is_settled_is_never_found_half() {
+fn a_file_rewritten_while_its_commit_settles_is_never_found_half_written() {
     const HALF: u64 = 1_000;
     let scene = Scene::new();
     scene.put("f").unwrap();

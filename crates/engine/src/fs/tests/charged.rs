@@ -22,7 +22,7 @@ fn seen(rig: &Rig, block: u64, used: u64) -> Allowance {
 }
 
 #[test]
-fn what_was_charged_is_not_free_while_the_allowance_is_older_than_its_block() {
+fn a_charge_stays_counted_until_the_allowance_includes_its_block() {
     let rig = Rig::new();
     let left = || {
         rig.volume
@@ -67,7 +67,7 @@ fn who_charges_is_called_for_each_new_commit_alone() {
 }
 
 #[test]
-fn a_charge_is_kept_through_a_crash_until_the_chain_has_it_for_good() {
+fn a_charge_survives_crashes_until_it_is_final_on_chain() {
     let rig = Rig::new();
     let head = || vec![("head", Some(Bytes::from_static(b"of commit 1")))];
     rig.volume.keep_charged(head(), Some((1, 4096))).unwrap();

@@ -59,7 +59,7 @@ fn assert_linked_as_it_is(rig: &Rig, name: &str) {
 }
 
 #[test]
-fn a_copy_of_a_published_file_needs_no_byte_of_it_and_is_charged_in_full() {
+fn copying_a_published_file_reads_no_data_and_is_charged_in_full() {
     let mut rig = published();
     let before = rig.used();
     rig.put("to", b"what was there before").unwrap();
@@ -96,7 +96,7 @@ fn a_commit_puts_nothing_below_a_copy_that_was_made_beside_it() {
 }
 
 #[test]
-fn a_copy_in_pieces_is_shared_too_with_holes_and_over_what_was_staged() {
+fn copies_in_pieces_share_blocks_with_holes_and_over_staged_data() {
     let mut rig = published();
     let from = rig.ino("from");
     let opened = rig.drive.open(from, READ_WRITE).unwrap();
@@ -219,7 +219,7 @@ fn lose(rig: &Rig) {
 }
 
 #[test]
-fn a_loss_is_told_again_when_a_crash_brings_back_the_file_that_has_it() {
+fn a_loss_is_reported_again_if_a_crash_restores_its_file() {
     let rig = published();
     lose(&rig);
     let count = |rig: &Rig| rig.volume.losses(9).unwrap().len();

@@ -34,7 +34,7 @@ fn nothing_but_fsync_waits_for_the_disk() {
 }
 
 #[test]
-fn an_fsync_waits_for_one_sync_of_the_journal_and_one_of_its_own_bytes() {
+fn fsync_costs_one_journal_sync_and_one_of_its_own_data() {
     let meter = Meter::new();
     let (small, large, other) = (
         meter.create("small"),
@@ -90,7 +90,7 @@ fn an_fsync_waits_for_no_removal_of_what_another_has_deleted() {
 }
 
 #[test]
-fn a_write_while_a_commit_runs_copies_the_block_that_it_meets_once_and_never_the_file() {
+fn a_write_during_a_commit_copies_only_the_blocks_it_touches_once() {
     const BLOCK: u64 = 64 << 10;
     let meter = Meter::new();
     let file = meter.create("image");
@@ -119,7 +119,7 @@ fn a_write_while_a_commit_runs_copies_the_block_that_it_meets_once_and_never_the
 }
 
 #[test]
-fn a_file_that_was_removed_leaves_nothing_to_sync_when_the_kernel_forgets_it() {
+fn forgetting_a_deleted_file_needs_no_further_sync() {
     let meter = Meter::new();
     let file = meter.create("gone");
     meter.write(file, 0, b"small");
@@ -135,7 +135,7 @@ fn a_file_that_was_removed_leaves_nothing_to_sync_when_the_kernel_forgets_it() {
 }
 
 #[test]
-fn what_is_written_much_of_is_on_its_way_to_the_disk_before_somebody_waits_for_it() {
+fn large_writes_are_flushed_early_before_anyone_calls_fsync() {
     let meter = Meter::new();
     let file = meter.create("large");
     meter.write(file, 0, &vec![1; 1 << 20]);
@@ -180,7 +180,7 @@ fn a_commit_of_a_closed_file_takes_few_batches_and_syncs() {
 }
 
 #[test]
-fn a_large_image_is_settled_in_batches_that_hold_up_nobody_who_looks_at_names() {
+fn settling_a_large_file_uses_small_batches_that_do_not_block_names() {
     let meter = Meter::new();
     let (file, fh) = meter.create("image");
     let len = 5_000 * CHUNK_SIZE;

@@ -138,7 +138,7 @@ fn is_new(body: &Body) -> bool {
 }
 
 #[test]
-fn a_body_that_was_loaded_before_a_newer_tree_came_is_not_believed() {
+fn a_body_loaded_before_a_newer_tree_arrived_is_reloaded() {
     let (rig, ino) = published();
     let followed = RefCell::new(None);
     let held = rig.volume.files.hold(ino, || {
@@ -187,7 +187,7 @@ fn times_set_on_what_was_before_do_not_bring_it_back() {
 }
 
 #[test]
-fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
+fn a_file_deleted_here_but_present_in_the_newer_tree_opens() {
     let (mut rig, ino) = published();
     let file = rig.ino("f");
     rig.drive.unlink(rig.root, b"f").unwrap();
@@ -204,7 +204,7 @@ fn a_file_that_was_deleted_here_and_is_in_the_newer_tree_can_be_opened() {
 }
 
 #[test]
-fn a_take_over_that_came_to_no_end_is_begun_anew_and_changes_are_let_in_again() {
+fn a_switch_to_a_newer_tree_restarts_after_an_abort() {
     let (rig, ino) = published();
     let followed = rig.volume.begin_following(&newer(&rig.volume)).unwrap();
     // One at a time.
@@ -231,7 +231,7 @@ fn a_take_over_that_came_to_no_end_is_begun_anew_and_changes_are_let_in_again() 
 }
 
 #[test]
-fn the_kernel_is_told_of_everything_that_it_may_remember_of_the_tree_before() {
+fn switching_trees_invalidates_everything_the_kernel_may_have_cached() {
     let mut rig = Rig::new();
     let drive = &rig.drive;
     let dir = drive.mkdir(CALLER, rig.root, b"d", 0o755).unwrap();
@@ -261,7 +261,7 @@ fn the_kernel_is_told_of_everything_that_it_may_remember_of_the_tree_before() {
 }
 
 #[test]
-fn a_tree_that_is_half_taken_over_is_opened_by_nobody_and_then_to_what_was_last_asked_for() {
+fn a_half_switched_tree_stays_read_only_until_the_switch_finishes() {
     let closed = || Access::ReadOnly("it is no longer ours".to_owned());
     for (before, meanwhile) in [(closed(), Access::Open), (Access::Open, closed())] {
         let (rig, ino) = published();
@@ -311,7 +311,7 @@ fn no_call_waits_for_the_disk_that_makes_another_tree_durable() {
 }
 
 #[test]
-fn what_is_written_to_a_file_that_another_machine_has_moved_is_refused_or_kept_and_never_dropped() {
+fn writes_to_a_file_moved_elsewhere_are_refused_or_stored_never_dropped() {
     let (mut rig, ino) = published();
     let (file, dir) = (rig.ino("f"), Ino(9));
     let opened = rig.drive.open(file, READ_WRITE).unwrap();
@@ -350,7 +350,7 @@ fn what_is_written_to_a_file_that_another_machine_has_moved_is_refused_or_kept_a
 }
 
 #[test]
-fn a_file_that_another_machine_has_deleted_is_gone_with_its_last_descriptor() {
+fn a_file_deleted_on_another_machine_goes_at_its_last_close() {
     let (rig, ino) = published();
     let file = rig.ino("f");
     let opened = rig.drive.open(file, READ_WRITE).unwrap();

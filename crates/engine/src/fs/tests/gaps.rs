@@ -40,7 +40,7 @@ fn resize(rig: &Rig, ino: Ino, size: usize) {
 }
 
 #[test]
-fn one_byte_here_and_there_costs_no_memory_for_each_and_reads_as_written() {
+fn scattered_one_byte_writes_use_bounded_memory_and_read_back() {
     for fresh in [true, false] {
         let mut rig = Rig::new();
         let (attr, opened) = rig.create("f");
@@ -80,7 +80,7 @@ fn one_byte_here_and_there_costs_no_memory_for_each_and_reads_as_written() {
 }
 
 #[test]
-fn one_byte_here_and_there_of_what_is_published_is_filled_with_what_is_here_of_it() {
+fn scattered_writes_to_a_published_file_merge_using_local_data_only() {
     for is_here in [true, false] {
         let mut rig = Rig::new();
         let mut known: Vec<u8> = (0..LEN).map(|at| (at / 7) as u8).collect();
@@ -117,7 +117,7 @@ fn one_byte_here_and_there_of_what_is_published_is_filled_with_what_is_here_of_i
 }
 
 #[test]
-fn a_disk_that_fails_while_gaps_are_filled_takes_nothing_of_what_was_written() {
+fn a_disk_error_while_merging_ranges_loses_no_written_data() {
     for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
         let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
         let power = Power::on(Left::default());

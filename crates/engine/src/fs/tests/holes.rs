@@ -35,7 +35,7 @@ fn publish(rig: &mut Rig) {
 }
 
 #[test]
-fn punching_goes_on_at_a_full_quota_and_while_a_sync_is_overdue_and_frees_at_once() {
+fn punching_holes_frees_space_even_if_overdue_or_quota_is_full() {
     let rig = Rig::with_quota(8 << 20);
     rig.put("f", &content()).unwrap();
     let free = rig.volume.with_quota(|quota| quota.room_bytes());
@@ -135,7 +135,7 @@ fn no_file_passes_the_limit_of_holes() {
 }
 
 #[test]
-fn a_byte_that_divides_holes_beyond_their_limit_is_charged_the_smallest_of_them() {
+fn splitting_holes_beyond_the_limit_charges_for_the_smallest_hole() {
     const RUN: u64 = 4000;
     let rig = Rig::with_quota(64 << 30);
     let (attr, opened) = rig.create("f");
@@ -172,7 +172,7 @@ fn a_byte_that_divides_holes_beyond_their_limit_is_charged_the_smallest_of_them(
 }
 
 #[test]
-fn more_than_a_token_has_is_refused_before_programs_write_it_in_blocks_instead() {
+fn preallocating_beyond_the_quota_is_refused_at_once() {
     let rig = Rig::with_quota(128 << 30);
     rig.put("f", b"content").unwrap();
     let (used, attr) = (rig.used(), rig.drive.getattr(rig.ino("f")).unwrap());
@@ -193,7 +193,7 @@ fn more_than_a_token_has_is_refused_before_programs_write_it_in_blocks_instead()
 }
 
 #[test]
-fn a_file_that_is_punched_whole_leaves_no_bytes_on_the_local_disk() {
+fn a_fully_punched_file_leaves_no_local_data() {
     let rig = Rig::new();
     rig.put("f", &content()).unwrap();
     rig.drive.sync().unwrap();
@@ -223,7 +223,7 @@ fn what_is_pending_of_a_sparse_file_is_its_data_alone() {
 }
 
 #[test]
-fn a_sparse_file_is_charged_each_chunk_that_has_a_byte_of_data_and_one_for_all_its_holes() {
+fn a_sparse_file_is_charged_its_data_chunks_plus_one_hole() {
     let mut rig = Rig::new();
     let (attr, opened) = rig.create("image");
     let resize = |rig: &Rig, size| {

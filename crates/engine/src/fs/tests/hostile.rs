@@ -90,7 +90,7 @@ fn enter(rig: &Rig, dir: Ino, of: &[u8], entries: &[LoadedEntry]) -> Result<(), 
 }
 
 #[test]
-fn an_inode_that_stands_in_a_tree_twice_or_in_itself_is_refused_as_damage() {
+fn a_tree_that_repeats_or_nests_an_inode_is_refused_as_damage() {
     for (what, bad) in [
         ("the root", vec![directory("x", 1)]),
         ("a directory in itself", vec![directory("x", 3)]),

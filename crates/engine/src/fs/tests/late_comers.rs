@@ -33,7 +33,7 @@ fn additive(meter: &Meter) -> Allowance {
 }
 
 #[test]
-fn what_is_written_while_the_background_takes_its_file_for_closed_is_saved() {
+fn a_write_racing_with_the_flushers_close_check_is_saved() {
     let mut rig = Rig::new();
     rig.put("f", b"old").unwrap();
     rig.drive.sync().unwrap();
@@ -51,7 +51,7 @@ fn what_is_written_while_the_background_takes_its_file_for_closed_is_saved() {
 }
 
 #[test]
-fn what_is_written_while_a_commit_is_cut_stays_reserved_for_the_next() {
+fn a_write_during_a_snapshot_stays_reserved_for_the_next_commit() {
     let meter = Arc::new(Meter::new());
     meter.volume.set_allowance(&additive(&meter)).unwrap();
     let (first, other) = (meter.create("first"), meter.create("other"));
@@ -77,7 +77,7 @@ fn what_is_written_while_a_commit_is_cut_stays_reserved_for_the_next() {
 }
 
 #[test]
-fn a_commit_is_not_cut_on_a_full_disk_and_what_is_deleted_meanwhile_gives_room() {
+fn a_full_disk_prevents_a_snapshot_while_deleting_still_frees_space() {
     let meter = Meter::new();
     let file = meter.create("f");
     meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
@@ -95,7 +95,7 @@ fn a_commit_is_not_cut_on_a_full_disk_and_what_is_deleted_meanwhile_gives_room()
 }
 
 #[test]
-fn a_commit_is_charged_also_where_the_disk_was_full_when_it_ended() {
+fn a_commit_is_charged_even_if_the_disk_is_full_then() {
     let meter = Meter::new();
     let head = || vec![("head", Some(Bytes::from_static(b"of a commit")))];
     meter.journal.set_free_bytes(0);
@@ -108,7 +108,7 @@ fn a_commit_is_charged_also_where_the_disk_was_full_when_it_ended() {
 }
 
 #[test]
-fn pages_of_a_mapping_wait_for_room_anew_where_an_earlier_want_is_over() {
+fn mmap_pages_wait_for_space_again_after_an_earlier_wait_expired() {
     let meter = Arc::new(Meter::new());
     let big = meter.create("big");
     meter.write(big, 0, &vec![1; CHUNK_SIZE as usize]);
@@ -144,7 +144,7 @@ fn pages_of_a_mapping_wait_for_room_anew_where_an_earlier_want_is_over() {
 }
 
 #[test]
-fn what_a_system_has_in_memory_after_a_failed_sync_is_not_believed_by_the_next_start() {
+fn a_restart_rereads_data_from_disk_instead_of_trusting_the_page_cache() {
     let meter = Meter::new();
     let file = meter.create("f");
     meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
@@ -164,7 +164,7 @@ fn what_a_system_has_in_memory_after_a_failed_sync_is_not_believed_by_the_next_s
 }
 
 #[test]
-fn a_commit_that_saves_what_it_takes_leaves_nothing_that_counts_as_pending() {
+fn data_that_a_snapshot_saves_is_not_pending_after_its_commit() {
     let meter = Arc::new(Meter::new());
     let file = meter.create("f");
     meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
@@ -182,7 +182,7 @@ fn a_commit_that_saves_what_it_takes_leaves_nothing_that_counts_as_pending() {
 }
 
 #[test]
-fn a_removed_file_whose_room_could_not_be_given_back_on_a_full_disk_gives_it_later() {
+fn a_file_deleted_on_a_full_disk_frees_its_space_later() {
     let meter = Meter::new();
     let file = meter.create("f");
     meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);

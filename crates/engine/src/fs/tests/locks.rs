@@ -198,7 +198,7 @@ fn nobody_waits_for_a_touch_of_a_file_that_is_being_written() {
 }
 
 #[test]
-fn a_file_that_is_being_written_is_removed_replaced_and_linked_without_waiting() {
+fn unlink_rename_and_link_do_not_wait_for_a_file_being_written() {
     let used = |meter: &Meter| meter.volume.with_quota(|quota| quota.used_bytes());
     let before = used(&Meter::new());
     for replaced in [false, true] {
@@ -307,7 +307,7 @@ fn a_file_that_is_being_written_is_looked_at_without_waiting() {
 }
 
 #[test]
-fn names_are_made_for_as_long_as_a_large_file_is_being_synced() {
+fn creating_files_does_not_wait_while_a_large_file_syncs() {
     let meter = Arc::new(Meter::new());
     let big = meter.create("big");
     meter.write(big, 0, &vec![1; 2 * CHUNK_SIZE as usize]);
@@ -415,7 +415,7 @@ fn an_fsync_waits_for_no_other_file_that_the_background_saves() {
 }
 
 #[test]
-fn an_fsync_waits_for_no_other_file_that_a_commit_saves_before_it_begins() {
+fn fsync_does_not_wait_for_other_files_that_a_snapshot_saves() {
     let cut = syncing(|meter, big| {
         let cut = meter.volume.cut().unwrap();
         let published = cut.file(Ino(big.0.0 & Ino::MAX.0)).unwrap();
@@ -425,7 +425,7 @@ fn an_fsync_waits_for_no_other_file_that_a_commit_saves_before_it_begins() {
 }
 
 #[test]
-fn a_page_that_was_stored_through_a_mapping_waits_for_room_and_is_not_dropped() {
+fn mmap_pages_wait_for_disk_space_instead_of_being_dropped() {
     let meter = Arc::new(Meter::new());
     let big = meter.create("big");
     meter.write(big, 0, &vec![1; CHUNK_SIZE as usize]);
@@ -455,7 +455,7 @@ fn a_page_that_was_stored_through_a_mapping_waits_for_room_and_is_not_dropped() 
 }
 
 #[test]
-fn a_file_that_is_made_longer_is_read_and_written_while_that_waits_for_room() {
+fn a_file_stays_usable_while_its_extension_waits_for_space() {
     let meter = Arc::new(Meter::new());
     let file = meter.create("f");
     meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);

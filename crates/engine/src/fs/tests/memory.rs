@@ -149,7 +149,7 @@ fn recovery_of(count: u64) -> isize {
 }
 
 #[test]
-fn a_recovery_takes_no_more_memory_of_more_records_chunks_and_stage_files() {
+fn recovery_memory_does_not_grow_with_records_chunks_or_stage_files() {
     let (few, many) = (recovery_of(500), recovery_of(4000));
     assert!(
         many <= few + SLACK,
@@ -192,7 +192,7 @@ fn listing_of(count: u64) -> (isize, isize) {
 }
 
 #[test]
-fn a_folder_of_more_entries_is_listed_in_no_more_memory_and_none_of_them_is_kept() {
+fn listing_a_larger_directory_takes_and_retains_no_more_memory() {
     let ((few, few_left), (many, many_left)) = (listing_of(1000), listing_of(8000));
     assert!(
         many <= few + SLACK && many_left <= few_left + SLACK,

@@ -44,7 +44,7 @@ fn every_call_answers_as_the_reference_does_whatever_came_before() {
 }
 
 #[test]
-fn a_file_is_charged_the_same_whether_or_not_it_was_published_empty() {
+fn a_file_costs_the_same_whether_or_not_first_published_empty() {
     let how = How {
         create: true,
         ..How::default()

@@ -17,7 +17,7 @@ fn bytes(seed: usize, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_recovery_holds_a_page_of_records_at_a_time_and_cleans_all_that_a_crash_left() {
+fn recovery_works_a_page_at_a_time_and_removes_crash_leftovers() {
     let rig = Rig::new();
     // Staged files, one of them of many chunks.
     for n in 0..40 {
@@ -96,7 +96,7 @@ fn a_recovery_holds_a_page_of_records_at_a_time_and_cleans_all_that_a_crash_left
 }
 
 #[test]
-fn a_commit_of_a_large_directory_reads_its_names_a_page_at_a_time_and_each_once() {
+fn committing_a_large_directory_reads_each_name_once_page_by_page() {
     let rig = Rig::new();
     for n in 0..50 {
         rig.put(&format!("old-{n:02}"), b"old").unwrap();

@@ -88,7 +88,7 @@ impl Defect for LostOverwrite {
 }
 
 #[test]
-fn a_write_that_is_lost_is_found_and_told_in_a_few_calls() {
+fn the_model_finds_a_lost_write_in_a_few_calls() {
     let failure = found::<LostOverwrite>();
     let writes = |call: &Call| matches!(call, Call::Write { .. });
     assert!(failure.calls.iter().any(writes), "{failure:?}");
@@ -114,7 +114,7 @@ impl Defect for KeptSetId {
 }
 
 #[test]
-fn a_program_that_keeps_its_set_id_bit_is_found_and_told_in_a_few_calls() {
+fn the_model_finds_a_set_id_bit_that_survives_chown() {
     let failure = found::<KeptSetId>();
     let owner = |call: &Call| matches!(call, Call::Chown(..));
     assert!(failure.calls.iter().any(owner), "{failure:?}");
@@ -148,7 +148,7 @@ impl Defect for SkippedEntry {
 }
 
 #[test]
-fn an_entry_that_a_listing_skips_is_found_and_told_in_a_few_calls() {
+fn the_model_finds_an_entry_skipped_by_readdir() {
     let failure = found::<SkippedEntry>();
     let removal = |call: &Call| matches!(call, Call::Unlink(_));
     assert!(failure.calls.iter().any(removal), "{failure:?}");

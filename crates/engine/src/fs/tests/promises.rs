@@ -43,7 +43,7 @@ fn what_a_crash_takes_is_the_end_of_the_history_alone() {
 }
 
 #[test]
-fn a_volume_whose_local_sync_failed_takes_nothing_whatever_the_chain_says_later() {
+fn a_poisoned_volume_stays_read_only_whatever_access_is_set_later() {
     let rig = Rig::new();
     rig.put("before", b"x").unwrap();
     rig.volume
@@ -161,7 +161,7 @@ fn an_overdue_sync_stops_growth_and_nothing_else() {
 }
 
 #[test]
-fn a_backup_program_can_write_its_lock_while_a_sync_is_overdue_and_nobody_can_write_a_drive_full() {
+fn overdue_drives_take_a_backups_lock_file_but_cannot_be_filled() {
     let mut rig = Rig::new();
     rig.put("old", b"content").unwrap();
     rig.clock.advance(Duration::from_secs(31 * 86_400));
@@ -460,7 +460,7 @@ fn a_directory_cannot_move_below_itself_and_links_are_counted() {
 }
 
 #[test]
-fn files_of_an_old_epoch_are_never_taken_for_those_of_the_new_one() {
+fn files_of_an_orphaned_volume_never_pass_for_a_new_volumes() {
     let old = Rig::new();
     old.put("file", b"old").unwrap();
     let slot = old.drive.volumes()[0].0;
@@ -476,7 +476,7 @@ fn files_of_an_old_epoch_are_never_taken_for_those_of_the_new_one() {
 }
 
 #[test]
-fn inode_numbers_of_tokens_that_want_the_same_ones_stay_whoever_is_there_first() {
+fn tokens_with_colliding_inode_slots_keep_theirs_in_any_mount_order() {
     let (first, second) = (Rig::new(), Rig::new());
     let attach =
         |drive: &Drive, rig: &Rig, name: &str| drive.attach(name, 7, rig.volume.clone()).unwrap();
@@ -527,7 +527,7 @@ fn what_is_not_published_counts_before_it_is_saved_and_once_after() {
 }
 
 #[test]
-fn a_file_that_is_cut_shorter_during_every_commit_needs_no_root_older_than_the_last() {
+fn truncating_during_every_commit_needs_only_the_last_root() {
     let mut rig = Rig::new();
     rig.put("log", &vec![7; 3 << 20]).unwrap();
     let ino = rig.ino("log");
@@ -612,7 +612,7 @@ fn half_loaded(rig: &Rig) -> Vec<LoadedEntry> {
 }
 
 #[test]
-fn what_is_removed_while_its_directory_is_being_loaded_does_not_come_back() {
+fn removals_while_a_directory_loads_are_refused_and_later_ones_stick() {
     let rig = Rig::new();
     let entries = half_loaded(&rig);
     let (root, drive) = (rig.root, &rig.drive);

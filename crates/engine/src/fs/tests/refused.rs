@@ -53,7 +53,7 @@ fn free(volume: &Volume) -> u64 {
 }
 
 #[test]
-fn an_unlink_or_a_rename_that_fails_on_its_way_gives_no_room_away() {
+fn a_failed_unlink_or_rename_frees_no_quota() {
     let power = Power::on(Left::default());
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
     {
@@ -99,7 +99,7 @@ fn an_unlink_or_a_rename_that_fails_on_its_way_gives_no_room_away() {
 }
 
 #[test]
-fn a_write_that_is_refused_leaves_nothing_reserved_of_what_is_charged_by_the_commit() {
+fn a_refused_write_leaves_no_reservation_on_an_additive_contract() {
     let power = Power::on(Left::default());
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
     let (drive, volume, root) = mount(&power, &clock);

@@ -15,7 +15,7 @@ use crate::types::Ino;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
+fn a_file_unlinked_between_lookup_and_open_can_be_used() {
     let mut rig = Rig::new();
     let before = rig.used();
     // Saved and closed, written and closed, and replaced: each is found, and its name goes.
@@ -78,7 +78,7 @@ fn a_file_that_was_found_is_there_though_its_name_went_before_it_was_opened() {
 }
 
 #[test]
-fn a_removed_folder_is_there_for_who_holds_it_and_costs_nothing_when_nobody_does() {
+fn a_removed_directory_works_while_held_then_costs_nothing() {
     let mut rig = Rig::new();
     let drive = &rig.drive;
     let dir = drive.mkdir(CALLER, rig.root, b"d", 0o750).unwrap();
@@ -129,7 +129,7 @@ fn a_removed_folder_is_there_for_who_holds_it_and_costs_nothing_when_nobody_does
 }
 
 #[test]
-fn names_that_are_removed_while_a_folder_is_open_keep_their_places_however_many_they_are() {
+fn readdir_cookies_stay_valid_while_thousands_of_names_are_removed() {
     let rig = Rig::new();
     let (dir, most) = (rig.root, 6000);
     let name = |i: usize| format!("f{i}").into_bytes();
@@ -170,7 +170,7 @@ fn names_that_are_removed_while_a_folder_is_open_keep_their_places_however_many_
 }
 
 #[test]
-fn a_file_of_many_chunks_is_removed_without_holding_up_who_changes_names() {
+fn deleting_a_file_of_many_chunks_does_not_block_name_changes() {
     let meter = Meter::new();
     let used = || meter.volume.with_quota(|quota| quota.used_bytes());
     let before = used();
@@ -250,7 +250,7 @@ fn a_file_is_loaded_before_its_name_goes_while_others_change_theirs() {
 }
 
 #[test]
-fn a_name_that_became_another_files_while_the_one_before_was_loaded_is_the_one_that_goes() {
+fn unlink_racing_with_a_rename_removes_the_newly_named_file() {
     let meter = Arc::new(Meter::new());
     let used = || meter.volume.with_quota(|quota| quota.used_bytes());
     let mut found = Vec::new();

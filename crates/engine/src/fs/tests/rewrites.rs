@@ -28,7 +28,7 @@ fn rewriting(rig: &Rig, old: &[u8], new: &[u8]) -> (Ino, Fh) {
 }
 
 #[test]
-fn a_file_that_is_emptied_and_written_anew_is_the_old_or_the_new_one_after_a_crash() {
+fn a_rewritten_file_is_wholly_old_or_new_after_a_crash() {
     for len in [1_000, 300_000] {
         let (old, new) = (vec![1; len], vec![2; len]);
         // Emptied just before the flusher comes, which takes all else.
@@ -75,7 +75,7 @@ fn committed_meanwhile(old: &[u8], new: &[u8]) -> (bool, Vec<u8>) {
 }
 
 #[test]
-fn a_file_that_is_written_anew_for_long_is_durable_all_the_same() {
+fn a_long_rewrite_becomes_durable_all_the_same() {
     let rig = Rig::new();
     rewriting(&rig, &[1; 1_000], &[2; 500]);
     rig.clock.advance(REWRITE);
@@ -94,7 +94,7 @@ fn a_file_that_is_written_anew_for_long_is_durable_all_the_same() {
 }
 
 #[test]
-fn a_file_that_is_written_anew_each_second_is_durable_all_the_same() {
+fn a_file_rewritten_every_second_becomes_durable_within_seconds() {
     let rig = Rig::new();
     let (ino, fh) = rewriting(&rig, &[1; 1_000], &[2; 500]);
     let emptied = SetAttr {
@@ -112,7 +112,7 @@ fn a_file_that_is_written_anew_each_second_is_durable_all_the_same() {
 }
 
 #[test]
-fn a_file_that_is_written_anew_every_other_second_is_never_found_empty() {
+fn a_file_rewritten_every_other_second_is_never_found_empty() {
     for len in [100, 300_000] {
         let (old, new) = (vec![1; len], vec![2; len]);
         let rig = Rig::new();
@@ -129,7 +129,7 @@ fn a_file_that_is_written_anew_every_other_second_is_never_found_empty() {
 }
 
 #[test]
-fn a_file_that_is_written_anew_again_is_not_saved_in_the_middle_of_that() {
+fn a_second_truncate_and_rewrite_is_not_saved_halfway() {
     let rig = Rig::new();
     let (ino, fh) = rewriting(&rig, &[1; 1_000], &[2; 1_000]);
     let emptied = SetAttr {
@@ -145,7 +145,7 @@ fn a_file_that_is_written_anew_again_is_not_saved_in_the_middle_of_that() {
 }
 
 #[test]
-fn a_file_that_was_empty_is_not_saved_in_the_middle_of_what_is_written() {
+fn the_first_content_of_an_empty_file_is_not_saved_halfway() {
     let rig = Rig::new();
     rewriting(&rig, &[], &[2; 500]);
     rig.clock.advance(REWRITE - Duration::from_millis(100));
@@ -170,7 +170,7 @@ fn a_file_that_is_emptied_again_and_again_comes_back_empty() {
 }
 
 #[test]
-fn a_file_that_was_deleted_while_open_makes_no_sync_wait_for_who_is_writing_anew() {
+fn a_deleted_open_file_does_not_make_syncs_wait_for_a_rewrite() {
     let mut rig = Rig::with_quota(1_000_000);
     rig.put("gone", &[1; 600_000]).unwrap();
     rig.volume.save_changed().unwrap();

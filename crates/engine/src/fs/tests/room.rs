@@ -60,7 +60,7 @@ fn zero(rig: &Rig, (ino, fh): (Ino, Fh), offset: u64, len: u64) -> Result<(), Fs
 }
 
 #[test]
-fn nobody_else_gets_the_room_that_a_file_keeps_and_it_can_be_written_at_a_full_quota() {
+fn space_preallocated_for_a_file_stays_its_own_at_full_quota() {
     // Small and inline, with chunks, and with the room apart from the end.
     for (len, offset, room) in [
         (0, 0, 5 * CHUNK_SIZE),
@@ -114,7 +114,7 @@ fn nobody_else_gets_the_room_that_a_file_keeps_and_it_can_be_written_at_a_full_q
 }
 
 #[test]
-fn what_is_kept_is_given_back_by_the_last_close_by_any_truncation_by_a_punch_and_by_removal() {
+fn preallocated_space_is_freed_by_close_truncate_punch_and_unlink() {
     let rig = Rig::with_quota(QUOTA);
     let file = opened(&rig, "f", 1000);
     let free_before = free(&rig);
@@ -214,7 +214,7 @@ fn room_is_refused_where_there_is_none_of_it() {
 }
 
 #[test]
-fn a_write_that_the_disk_refuses_leaves_the_room_kept_for_the_next_one() {
+fn a_write_the_disk_refuses_retains_the_files_preallocation() {
     let power = Power::on(Left::default());
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000_000));
     let cache = Arc::new(Cache::in_memory());

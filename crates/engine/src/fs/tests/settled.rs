@@ -10,7 +10,7 @@ use crate::journal::record::Content;
 use crate::types::Ino;
 
 #[test]
-fn what_was_just_published_is_read_here_before_the_cache_has_taken_it_over() {
+fn published_data_is_readable_locally_before_the_cache_adopts_it() {
     let mut rig = Rig::new();
     rig.put("f", &[7; 200_000]).unwrap();
     let ino = rig.ino("f");
@@ -71,7 +71,7 @@ fn a_crash_brings_back_no_more_than_the_quota() {
 }
 
 #[test]
-fn an_fsync_at_a_full_quota_saves_the_files_that_gave_the_room_and_no_other() {
+fn fsync_at_full_quota_saves_only_files_that_gave_space() {
     let rig = Rig::with_quota(1 << 20);
     rig.put("f", &[7; 600_000]).unwrap();
     rig.volume.sync().unwrap();

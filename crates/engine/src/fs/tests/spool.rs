@@ -42,7 +42,7 @@ fn a_commit_ends_however_much_is_written_over_beside_it() {
 }
 
 #[test]
-fn a_commit_has_each_byte_as_it_was_wherever_it_is_written_over() {
+fn a_snapshot_stays_unchanged_wherever_its_file_is_overwritten() {
     const LEN: usize = 2 * CHUNK_SIZE as usize + 100_001;
     let mut dice = Dice(1);
     let rig = Rig::new();
@@ -72,7 +72,7 @@ fn a_commit_has_each_byte_as_it_was_wherever_it_is_written_over() {
 }
 
 #[test]
-fn a_write_does_not_wait_for_what_a_commit_reads_of_its_file() {
+fn a_write_does_not_wait_for_a_snapshot_reading_its_file() {
     let meter = Arc::new(Meter::new());
     let file = meter.create("f");
     meter.write(file, 0, &vec![1; CHUNK_SIZE as usize]);
@@ -113,7 +113,7 @@ fn what_a_late_writer_keeps_for_an_ended_commit_meets_no_other() {
 }
 
 #[test]
-fn files_that_come_and_go_beside_a_commit_take_no_room_until_it_ends() {
+fn short_lived_files_take_no_disk_space_during_a_commit() {
     let rig = Rig::new();
     let large = vec![7; 100_000];
     rig.put("old", &large).unwrap();
@@ -142,7 +142,7 @@ fn files_that_come_and_go_beside_a_commit_take_no_room_until_it_ends() {
 }
 
 #[test]
-fn a_commit_that_gives_the_journal_its_room_back_publishes_what_it_has_cut() {
+fn a_snapshot_moved_out_of_the_journal_publishes_the_same_content() {
     let mut rig = Rig::new();
     rig.put("image", &[1; 200_000]).unwrap();
     rig.put("gone", b"small").unwrap();
@@ -198,7 +198,7 @@ fn cut_beside(
 }
 
 #[test]
-fn a_database_finds_in_no_commit_what_it_wrote_after_an_fsync_without_what_that_made_durable() {
+fn a_snapshot_never_holds_a_write_without_the_fsynced_data_before() {
     for nth in 0.. {
         let meter = Arc::new(Meter::new());
         let (log, base) = (meter.create("log"), meter.create("base"));
@@ -224,7 +224,7 @@ fn a_database_finds_in_no_commit_what_it_wrote_after_an_fsync_without_what_that_
 }
 
 #[test]
-fn a_write_that_comes_while_a_commit_is_cut_is_in_it_whole_or_not_at_all_and_never_lost() {
+fn a_write_during_a_snapshot_is_wholly_in_or_out_never_lost() {
     let part = 4000..12_192_usize;
     let of_one_kind = |content: &[u8]| {
         let found = &content[part.clone()];

@@ -84,7 +84,7 @@ impl Disk for Asked {
 }
 
 #[test]
-fn a_batch_of_many_records_is_not_kept_in_memory_as_if_it_were_one_change() {
+fn a_batch_of_many_records_counts_as_many_changes_in_memory() {
     let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
     let journal = Journal::open(disk, "journal", 1 << 20, Without::default()).unwrap();
     let remove = |count: u64| {
@@ -115,7 +115,7 @@ fn nobody_waits_while_the_disk_is_asked_for_its_room() {
 }
 
 #[test]
-fn a_call_that_finds_no_room_ends_also_when_others_wait_beside_it() {
+fn a_sync_without_space_ends_even_if_others_wait_too() {
     let disk = Arc::new(MemoryDisk::default());
     let mut journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
     disk.set_free_bytes(0);
@@ -168,7 +168,7 @@ fn lefts(image: &Image, moment: usize) -> [(Kept, Left); 4] {
 }
 
 #[test]
-fn a_new_journal_that_lost_its_power_is_begun_anew_and_not_taken_for_a_damaged_one() {
+fn a_journal_cut_off_while_created_is_recreated_not_called_corrupt() {
     let power = Power::on(Left::default());
     let begin =
         |power: &Arc<Power>| Journal::open(power.disk(0), "journal", CACHE, Without::default());
@@ -219,7 +219,7 @@ fn closed(dir: &tempfile::TempDir) -> PathBuf {
 }
 
 #[test]
-fn a_changed_byte_of_the_journal_is_told_and_never_taken_for_a_record() {
+fn a_changed_byte_in_the_journal_is_reported_never_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = closed(&dir);
     let good = std::fs::read(&path).unwrap();
@@ -272,7 +272,7 @@ fn open_marked(folder: &Path) -> Result<Journal, JournalError> {
 }
 
 #[test]
-fn a_changed_byte_of_a_marked_journal_is_told_when_it_is_read_and_never_taken_for_a_record() {
+fn a_changed_byte_in_a_marked_journal_is_reported_on_reading() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open_marked(dir.path()).unwrap();
     for number in 0..300 {
@@ -325,7 +325,7 @@ fn fill(journal: &Journal, numbers: std::ops::Range<u64>) {
 type End = fn(Journal);
 
 #[test]
-fn a_large_journal_that_was_closed_or_killed_is_opened_without_reading_all_of_it() {
+fn a_large_journal_reopens_without_being_read_in_full() {
     for end in [drop as End, std::mem::forget as End] {
         let power = Power::on(Left::default());
         let journal = on(&power);
@@ -351,7 +351,7 @@ fn a_large_journal_that_was_closed_or_killed_is_opened_without_reading_all_of_it
 }
 
 #[test]
-fn a_power_cut_beside_a_mark_leaves_every_record_that_was_synced_and_none_that_was_not_written() {
+fn power_loss_around_a_mark_keeps_exactly_the_synced_records() {
     let power = Power::on(Left::default());
     let mut synced = Vec::new();
     let journal = on(&power);
@@ -507,7 +507,7 @@ impl Disk for Stuck {
 }
 
 #[test]
-fn who_syncs_waits_for_no_commit_of_the_table_and_a_start_finds_both() {
+fn a_sync_does_not_wait_for_a_table_commit_and_both_survive() {
     let disk = Arc::new(Stuck::default());
     let open = |disk| Journal::open(disk, "journal", CACHE, Without::default()).unwrap();
     let journal = Arc::new(open(Arc::<Stuck>::clone(&disk)));
@@ -562,7 +562,7 @@ fn a_log_that_nobody_empties_does_not_fill_the_disk() {
 }
 
 #[test]
-fn a_frame_that_was_changed_is_told_and_the_last_one_alone_may_be_torn() {
+fn a_changed_log_frame_is_reported_and_only_the_last_may_tear() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path()).unwrap();
     for number in 0..4 {
@@ -610,7 +610,7 @@ fn a_frame_that_was_changed_is_told_and_the_last_one_alone_may_be_torn() {
 }
 
 #[test]
-fn who_lists_beside_a_removal_of_everything_copies_little_of_what_is_gone() {
+fn listing_during_a_mass_removal_copies_little_of_the_removed() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path()).unwrap();
     let of = |number| key::inode(Ino(number));
@@ -655,7 +655,7 @@ fn a_log_that_is_gone_is_told() {
 }
 
 #[test]
-fn a_start_after_a_crash_on_a_full_disk_says_so_and_loses_nothing() {
+fn recovery_on_a_full_disk_fails_clearly_and_loses_nothing() {
     let power = Power::on(Left::default());
     let open = || Journal::open(power.disk(0), "journal", CACHE, Without::default());
     let journal = open().unwrap();
@@ -704,7 +704,7 @@ fn copy(from: &MemoryDisk, to: &MemoryDisk, names: &[&str]) {
 }
 
 #[test]
-fn an_old_journal_beside_a_newer_log_is_refused_or_goes_on_from_it_and_never_mixes_them() {
+fn an_old_table_with_a_newer_log_is_never_mixed_up() {
     const ALL: [&str; 3] = ["journal", "journal.wal0", "journal.wal1"];
     let disk = Arc::new(MemoryDisk::default());
     let open = |disk: &Arc<MemoryDisk>| {
@@ -753,7 +753,7 @@ fn an_old_journal_beside_a_newer_log_is_refused_or_goes_on_from_it_and_never_mix
 }
 
 #[test]
-fn a_log_that_is_full_of_what_the_table_has_is_left_alone() {
+fn a_log_already_in_the_table_causes_no_busy_loop() {
     let disk = Arc::new(MemoryDisk::default());
     let journal = Journal::open(disk, "journal", CACHE, Without::default()).unwrap();
     put(&journal, 1);
@@ -770,7 +770,7 @@ fn a_log_that_is_full_of_what_the_table_has_is_left_alone() {
 }
 
 #[test]
-fn an_fsync_that_finds_no_room_has_an_end_and_is_made_up_for_in_order() {
+fn an_fsync_without_space_fails_in_time_and_later_keeps_order() {
     let power = Power::on(Left::default());
     let open = || Journal::open(power.disk(0), "journal", CACHE, Without::default()).unwrap();
     let mut journal = open();
@@ -830,7 +830,7 @@ fn a_start_that_the_disk_refuses_is_not_called_damage() {
 }
 
 #[test]
-fn a_file_that_the_disk_calls_too_large_ends_the_journal_for_good() {
+fn a_file_too_large_for_the_disk_ends_the_journal() {
     let power = Power::on(Left::default());
     let journal = Journal::open(power.disk(0), "journal", CACHE, Without::default()).unwrap();
     put(&journal, 1);
@@ -844,7 +844,7 @@ fn a_file_that_the_disk_calls_too_large_ends_the_journal_for_good() {
 }
 
 #[test]
-fn a_journal_comes_to_rest_only_where_it_need_not_wait_for_room() {
+fn a_journal_rests_only_if_it_need_not_wait_for_space() {
     let disk = Arc::new(MemoryDisk::default());
     let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
     put(&journal, 1);
@@ -855,7 +855,7 @@ fn a_journal_comes_to_rest_only_where_it_need_not_wait_for_room() {
 }
 
 #[test]
-fn a_frame_without_room_beside_a_commit_of_the_table_leaves_no_gap_behind_it() {
+fn a_frame_refused_during_a_table_commit_leaves_no_log_gap() {
     let disk = Arc::new(Stuck::default());
     let open = |disk| Journal::open(disk, "journal", CACHE, Without::default()).unwrap();
     let mut journal = open(Arc::<Stuck>::clone(&disk));
@@ -935,7 +935,7 @@ fn who_syncs_carries_little_of_what_others_have_put_before() {
 }
 
 #[test]
-fn who_waits_for_memory_goes_on_when_it_is_handed_over_to_the_disk_not_when_the_disk_has_it() {
+fn writers_waiting_for_memory_resume_before_the_disk_finishes() {
     let disk = Arc::new(Stuck::default());
     let journal = Journal::open(disk.clone(), "journal", CACHE, Without::default()).unwrap();
     journal.lock().attended = true;

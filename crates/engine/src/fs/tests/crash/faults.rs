@@ -61,7 +61,7 @@ fn cut_power(world: &World, luck: u64) -> World {
 }
 
 #[test]
-fn a_sync_that_failed_is_told_for_ever_and_loses_nothing_that_was_synced_before() {
+fn a_failed_sync_is_reported_forever_and_loses_no_synced_data() {
     for (folder, call, kind) in [
         (STAGE, Call::SyncData, ErrorKind::Other),
         (STAGE, Call::SyncFolder, ErrorKind::Other),
@@ -179,7 +179,7 @@ fn cut_power_after(left: &Left, world: &World, luck: u64) -> World {
 }
 
 #[test]
-fn a_disk_that_fails_once_at_any_call_loses_nothing_that_was_acknowledged() {
+fn one_disk_error_at_any_call_loses_no_acknowledged_data() {
     let lens = [200_000, 100, 70_000, 30_000, 1_100_000];
     let left = old();
     for kind in [
@@ -251,7 +251,7 @@ impl Refuses {
 }
 
 #[test]
-fn a_disk_that_refuses_from_any_call_on_and_for_ever_loses_nothing_that_was_acknowledged() {
+fn a_disk_that_fails_for_good_loses_no_acknowledged_data() {
     let lens = [200_000, 100, 70_000, 30_000, 1_100_000];
     let left = old();
     for (refuses, kind) in [
@@ -317,7 +317,7 @@ fn a_disk_that_refuses_from_any_call_on_and_for_ever_loses_nothing_that_was_ackn
 /// From the first read that the disk fails for good, nobody knows what the journal holds: that is told, and what was
 /// acknowledged is made durable all the same.
 #[test]
-fn a_journal_that_cannot_be_read_closes_the_volume_and_keeps_what_was_acknowledged() {
+fn an_unreadable_journal_closes_the_volume_without_losing_acknowledged_data() {
     let left = old();
     let world = open_frugally(&left);
     let made = world
@@ -349,7 +349,7 @@ fn a_journal_that_cannot_be_read_closes_the_volume_and_keeps_what_was_acknowledg
 }
 
 #[test]
-fn a_disk_that_is_full_for_a_while_is_told_or_waited_for_and_all_goes_on() {
+fn a_temporarily_full_disk_is_reported_and_work_resumes_afterwards() {
     for folder in [HOME, STAGE] {
         let world = open(Left::default());
         put(&world, 1, 200_000).unwrap();
@@ -445,7 +445,7 @@ fn edits() -> [(&'static str, Edit); 7] {
 }
 
 #[test]
-fn a_change_that_the_local_disk_refuses_fails_alone_and_closes_no_volume() {
+fn a_change_the_disk_refuses_fails_alone_and_the_volume_stays_open() {
     let kinds = [
         ErrorKind::FileTooLarge,
         ErrorKind::StorageFull,

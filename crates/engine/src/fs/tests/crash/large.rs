@@ -187,7 +187,7 @@ fn survive(act: Act, dice: &mut Dice) -> usize {
 }
 
 #[test]
-fn a_power_cut_amid_the_settling_of_a_large_file_loses_none_of_it() {
+fn power_loss_while_a_large_file_settles_loses_none_of_it() {
     let mut dice = Dice(7);
     for (act, nth) in ACTS.into_iter().zip(0..) {
         let in_part = survive(act, &mut dice);
@@ -196,7 +196,7 @@ fn a_power_cut_amid_the_settling_of_a_large_file_loses_none_of_it() {
 }
 
 #[test]
-fn a_file_that_loses_its_name_while_it_is_settled_keeps_its_bytes_for_who_has_it_open() {
+fn unlinking_a_file_while_it_settles_keeps_it_readable_if_open() {
     let world = Arc::new(open(Left::default(), BEGIN_NS));
     let file = create(&world, "image");
     let whole = pattern(2, 0, LEN);
@@ -214,7 +214,7 @@ fn a_file_that_loses_its_name_while_it_is_settled_keeps_its_bytes_for_who_has_it
 }
 
 #[test]
-fn a_large_file_is_read_here_while_it_is_settled_and_never_as_what_was_written_to_it_since() {
+fn a_large_file_stays_readable_while_it_settles_despite_new_writes() {
     for writes in [false, true] {
         let world = Arc::new(open(Left::default(), BEGIN_NS));
         let (file, copy) = (create(&world, "image"), create(&world, "copy"));
