@@ -1,6 +1,6 @@
-//! The kernel's calls: each is trace, convert, call, answer, and nothing else.
+//! Adapts the kernel's calls: each callback traces, converts, calls and answers.
 //!
-//! Invariant: no policy and no state; what a call means is `fs`'s to say, how it waits `miss`'s.
+//! Invariant: no policy and no state; [`crate::fs`] says what a call means, `miss` how it waits.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -32,7 +32,6 @@ use crate::clock::Clock;
 use crate::fs::{Attr, Drive, FsError};
 use crate::types::{Fh, Ino};
 
-/// The file system that fuser serves.
 pub(super) struct Adapter {
     pool: Pool,
     show: Presentation,
@@ -82,7 +81,6 @@ impl Filesystem for Adapter {
             .serve(Queue::Immediate, "lookup", reply, call, send);
     }
 
-    /// Has no answer.
     fn forget(&self, _req: &Request, of: INodeNo, times: u64) {
         trace!(ino = of.0, times, "forget");
         let of = ino(of);
@@ -141,8 +139,8 @@ impl Filesystem for Adapter {
             .serve(queue, "setattr", reply, call, attr(self.show));
     }
 
-    /// Comes where the kernel compares no modes (`device::mount`), for access(2) and chdir(2): only root is there,
-    /// whom everything is open to but running what nobody may run.
+    /// The kernel sends this only if it does not compare modes (`device::mount`). Then only root
+    /// enters, who may do all but run a file that nobody may run.
     fn access(&self, _req: &Request, of: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         trace!(ino = of.0, %mask, "access");
         let (of, show) = (ino(of), self.show);
@@ -543,7 +541,7 @@ impl Filesystem for Adapter {
             .serve(Queue::Change, "fallocate", reply, call, empty);
     }
 
-    /// Only `SEEK_DATA` and `SEEK_HOLE` come here; the kernel knows the others.
+    /// The kernel sends only `SEEK_DATA` and `SEEK_HOLE`.
     fn lseek(
         &self,
         _req: &Request,
@@ -613,7 +611,6 @@ impl Filesystem for Adapter {
         reply.error(errno::NO_SUCH_IOCTL);
     }
 
-    /// The kernel then takes every file for ready, and asks no more.
     fn poll(
         &self,
         _req: &Request,

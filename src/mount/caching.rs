@@ -1,25 +1,22 @@
-//! What the kernel keeps of a file's content: one rule for every open.
+//! Decides what the kernel caches of a file's content: one rule for every open.
 //!
-//! A handle that only writes, opened while nobody else has the file open to read, goes past the page
-//! cache (`FOPEN_DIRECT_IO`): no second copy of what nobody reads back, and no question for
-//! privileges before the first write. All other handles are cached, and keep what earlier ones read.
+//! A write-only handle, opened while nobody reads the file, bypasses the page cache
+//! (`FOPEN_DIRECT_IO`): this saves a second copy and the privilege check before the first write.
+//! All other handles are cached.
 //!
-//! Invariant: at the moment in which a direct write takes effect there is no page in the cache of what it
-//! writes. So every page that is there afterwards was read afterwards, and has the written bytes: no reader
-//! sees older ones, and a page that is stored into through a mapping takes none back when it is written.
+//! Invariant: when a direct write takes effect, the cache holds no page of its range. So every
+//! later page holds the written bytes, and a mapped page that is written back reverts none of them.
 //!
-//! What holds it up: one write to a file goes on in the kernel at a time, so only reads fill pages beside it.
-//! The kernel drops the pages that it meets before it sends a direct write. While no other handle is open,
-//! which is asked after the reads were counted, nobody reads ([`Way::Alone`]); where one is, or was, the
-//! pages are dropped again, after a count, which waits for the reads and write-backs that are under way
-//! ([`Caching::write_beside`]). Either way the write is made only if, with the file locked, the count of reads
-//! is still that one: else a page may have come, and it is done again.
-//! (A kernel before 6.16 does not wait for a page's write-back: there one that is on its way may still come
-//! behind the write.)
+//! Why it holds: the kernel runs one write to a file at a time, so only reads fill pages meanwhile,
+//! and it drops the pages it meets before it sends a direct write. If no other handle is open
+//! ([`Way::Alone`]), nobody reads. Otherwise [`Caching::write_beside`] counts the reads, drops the
+//! pages (which waits for reads and write-backs in progress), and writes only if, with the file
+//! locked, the count is unchanged; else it retries. (Before Linux 6.16 the kernel does not wait for
+//! a page's write-back, so one in progress may still land after the write.)
 //!
-//! A page that is stored into through a mapping is the kernel's until it is written back, and may lie in what the drive
-//! takes for a hole. So whoever is about to be told of a hole, while a handle is open that can be mapped to store
-//! (a mapping keeps its own open), has it written back first ([`Caching::seek`]).
+//! A page stored into through a mapping may lie in what the drive takes for a hole. So if a handle
+//! that can be mapped for storing is open, [`Caching::seek`] has the page written back before it
+//! reports a hole.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,60 +29,54 @@ use super::Notifier;
 use crate::fs::{Drive, FsError};
 use crate::types::{Fh, Ino};
 
-/// The flags of open(2) that matter here.
 const O_ACCMODE: i32 = 0o3;
 const O_RDONLY: i32 = 0o0;
 const O_WRONLY: i32 = 0o1;
 const O_RDWR: i32 = 0o2;
 const O_DSYNC: i32 = 0o10000;
 
-/// How often a write is tried beside readers: each time one of them has to come within microseconds.
+/// Tries of a write beside readers: for each retry a reader has to come within microseconds.
 const TRIES: usize = 1000;
 
-/// Pages that are written back at a time before a hole is believed, bytes, also where it is smaller.
+/// Pages written back at a time before a hole is believed, bytes.
 const HOLE: u64 = 1 << 20;
 
-/// The extended attribute that a write takes away. On the way through the page cache the kernel does
-/// so by itself, as it asks for an `fsync` where the write wants one; past it the file system must.
+/// A write removes this attribute. For cached writes the kernel does so, as it syncs `O_DSYNC`
+/// writes; for direct ones the file system must.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
-/// The extended attribute that changes the mode.
+/// This attribute changes the mode.
 const ACL: &[u8] = b"system.posix_acl_access";
 
-/// How the files that are open are cached.
 #[derive(Default)]
 pub(super) struct Caching {
-    /// The kernel does what direct handles need.
+    /// The kernel supports direct handles that can be mapped.
     direct: AtomicBool,
     notifier: OnceLock<Notifier>,
     open: Mutex<HashMap<Ino, Open>>,
-    /// How often a file was given [`CAPABILITY`].
+    /// How often any file was given [`CAPABILITY`].
     capabilities: AtomicU64,
 }
 
-/// An inode with open handles.
 #[derive(Default)]
 struct Open {
     direct: Vec<Fh>,
-    /// How many other handles.
     cached: usize,
-    /// Those of them that can be mapped to store.
+    /// Cached handles that can be mapped for storing.
     storing: Vec<Fh>,
-    /// One of them was open beside a direct one: it may have read, and be gone, while a write was on
-    /// its way.
+    /// A cached handle was open beside a direct one: it may have read during a write.
     met: bool,
-    /// Was given [`CAPABILITY`] while open.
+    /// The file was given [`CAPABILITY`] while open.
     capable: bool,
 }
 
 /// How a write is to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The kernel has changed its pages itself, or will.
     Cached,
-    /// Past the cache, where nobody can fill it.
+    /// Past the cache; nobody can fill it.
     Alone,
-    /// Past the cache, by [`Caching::write_beside`].
+    /// Past the cache, beside readers ([`Caching::write_beside`]).
     Beside,
 }
 
@@ -99,7 +90,8 @@ pub(super) enum Seek {
 }
 
 impl Seek {
-    /// The hole that the answer `found` tells of, as far as it has to be one for that; 0 bytes are all that follow.
+    /// The hole in `found`, as far as it must be one for that answer; 0 bytes mean all that
+    /// follows.
     fn hole(self, found: &Result<u64, FsError>) -> Option<(u64, u64)> {
         match (self, found) {
             (Self::Data(from), Ok(found)) => {
@@ -114,27 +106,25 @@ impl Seek {
 }
 
 impl Open {
-    /// Whether `fh` is direct.
     fn has(&self, fh: Fh) -> bool {
         self.direct.contains(&fh)
     }
 }
 
 impl Caching {
-    /// The kernel lets direct handles be mapped (it asks for that with all of them or with none).
+    /// The kernel lets direct handles be mapped; it asks for all of them or none.
     pub(super) fn allow_direct(&self) {
         self.direct.store(true, Ordering::Relaxed);
     }
 
-    /// The mount's notifier, before the first call.
     pub(super) fn tell_through(&self, notifier: Notifier) {
         let _ = self.notifier.set(notifier);
     }
 
-    /// Opens `ino` with `flags` of open(2): the handle, and how it is to be cached.
+    /// Opens `ino` with `flags` of open(2): the handle, and how to cache it.
     ///
     /// # Errors
-    /// What the drive says.
+    /// The drive's.
     pub(super) fn open(
         &self,
         drive: &Drive,
@@ -146,13 +136,12 @@ impl Caching {
         let capable = opened.writes && drive.getxattr(ino, CAPABILITY).is_ok();
         let how = self.opened(ino, opened.fh, flags, capable);
         if opened.writes && given != self.capabilities() {
-            // It may have been this file, after it was asked and before this handle was known.
+            // Another thread may have given this file the attribute before the handle was known.
             self.doubt_capability(ino);
         }
         Ok((opened.fh, how))
     }
 
-    /// The file was given the extended attribute `name`.
     pub(super) fn note_attribute(&self, ino: Ino, name: &[u8]) {
         match name {
             CAPABILITY => self.note_capability(ino),
@@ -161,8 +150,8 @@ impl Caching {
         }
     }
 
-    /// How the handle `fh`, opened with `flags` of open(2), is to be cached; known until
-    /// [`Caching::closed`]. `capable`: the file has [`CAPABILITY`], which the kernel looks after.
+    /// How to cache the handle `fh`, opened with `flags` of open(2), until [`Caching::closed`].
+    /// `capable`: the file has [`CAPABILITY`].
     pub(super) fn opened(&self, ino: Ino, fh: Fh, flags: i32, capable: bool) -> FopenFlags {
         let access = flags & O_ACCMODE;
         let may = access == O_WRONLY && !capable && self.direct.load(Ordering::Relaxed);
@@ -178,13 +167,12 @@ impl Caching {
         }
         open.met |= open.cached > 0 && !open.direct.is_empty();
         if access == O_RDONLY {
-            // Nothing can have gone wrong that `close` would have to tell.
+            // `close` has no error to report.
             how |= FopenFlags::FOPEN_NOFLUSH;
         }
         how
     }
 
-    /// The handle is gone.
     pub(super) fn closed(&self, ino: Ino, fh: Fh) {
         let mut table = lock(&self.open);
         let Some(open) = table.get_mut(&ino) else {
@@ -201,7 +189,7 @@ impl Caching {
         }
     }
 
-    /// How often some file was given [`CAPABILITY`]: more than before, where one may have been since.
+    /// Grows whenever some file is given [`CAPABILITY`].
     fn capabilities(&self) -> u64 {
         self.capabilities.load(Ordering::SeqCst)
     }
@@ -212,14 +200,15 @@ impl Caching {
         self.doubt_capability(ino);
     }
 
-    /// The file may have [`CAPABILITY`]: the next write takes it away.
+    /// The file may have [`CAPABILITY`]: the next write removes it.
     fn doubt_capability(&self, ino: Ino) {
         if let Some(open) = lock(&self.open).get_mut(&ino) {
             open.capable = true;
         }
     }
 
-    /// The file was given [`ACL`]: a kernel that does not compare it goes on showing the mode that was.
+    /// The file was given [`ACL`]; a kernel that does not compare ACLs would go on showing the old
+    /// mode.
     fn drop_attributes(&self, ino: Ino) {
         if let Some(notifier) = self.notifier.get() {
             notifier.inval_attributes(ino);
@@ -235,13 +224,13 @@ impl Caching {
         }
     }
 
-    /// Makes a direct write of `len` bytes at `offset` while no page of them is in the cache. `reads` counts the
-    /// reads of the file; `write` writes if there were not more than so many, else gives `None`. Waits for
-    /// reads and write-backs of the pages: not for a thread that answers them.
+    /// Makes a direct write of `len` bytes at `offset` while the cache holds no page of them. `reads` counts
+    /// the file's reads; `write` writes unless there were more than that, else returns `None`. Waits for
+    /// reads and write-backs of the pages: never call it from a thread that answers them.
     ///
     /// # Errors
-    /// What `write` says; [`FsError::Disk`] where readers come between again and again, and
-    /// [`FsError::TimedOut`] where they do until `is_over`.
+    /// Those of `write`; [`FsError::Disk`] if readers come between [`TRIES`] times, [`FsError::TimedOut`] if
+    /// they do until `is_over`.
     pub(super) fn write_beside(
         &self,
         ino: Ino,
@@ -268,7 +257,7 @@ impl Caching {
         ))
     }
 
-    /// Whether what `found` says, the answer to `seek`, may be otherwise for pages that only the kernel has.
+    /// Whether pages that only the kernel has may change `found`, the answer to `seek`.
     pub(super) fn doubts(&self, ino: Ino, seek: Seek, found: &Result<u64, FsError>) -> bool {
         let is_stored = lock(&self.open)
             .get(&ino)
@@ -276,11 +265,11 @@ impl Caching {
         is_stored && seek.hole(found).is_some()
     }
 
-    /// Answers `seek` by `ask` when the hole that it tells of has no page that was stored into. Waits for
-    /// write-backs: not for a thread that answers them.
+    /// Answers `seek` by `ask` once no page was stored into the hole that it reports. Waits for
+    /// write-backs: never call it from a thread that answers them.
     ///
     /// # Errors
-    /// What `ask` says; [`FsError::TimedOut`] where pages come again and again until `is_over`.
+    /// Those of `ask`; [`FsError::TimedOut`] if pages keep coming until `is_over`.
     pub(super) fn seek(
         &self,
         ino: Ino,
@@ -307,12 +296,11 @@ impl Caching {
         found
     }
 
-    /// Does what a write by `fh` leaves to be done: takes [`CAPABILITY`] away by `take_away`, and makes the
-    /// file durable by `sync`, as whoever writes with `O_DSYNC` is promised. `flags` are those of the write, in
-    /// the words of open(2).
+    /// Finishes a direct write by `fh`: removes [`CAPABILITY`] by `take_away`, and makes the file durable by
+    /// `sync` if `O_DSYNC` asks for it. `flags` are those of open(2) at the write.
     ///
     /// # Errors
-    /// What these say.
+    /// Those of `take_away` and `sync`.
     pub(super) fn after_write(
         &self,
         ino: Ino,

@@ -1,6 +1,6 @@
-//! Between what the drive says and what the kernel speaks: attributes, kinds, times, modes.
+//! Converts attributes, kinds, times and modes between the drive and the kernel.
 //!
-//! Invariant: pure functions; what goes to the kernel and comes back is the same.
+//! Invariant: pure functions; a round trip changes nothing.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,14 +10,14 @@ use super::Options;
 use crate::fs::{Attr, DirItem, Kind, SetAttr};
 use crate::types::Ino;
 
-/// How long the kernel may believe an entry or an attribute: only this daemon changes them, and it
-/// says so when it does.
+/// How long the kernel may believe an entry or attribute: only this daemon changes them, and it
+/// notifies the kernel.
 const TTL: Duration = Duration::from_secs(3600);
 
-/// The same for what the chain changes: the tokens in the mount root, and the state of each.
+/// The same for what the chain changes: the tokens in the mount root, and their states.
 const ROOT_TTL: Duration = Duration::from_secs(1);
 
-/// What is shown in place of what is stored (`-o uid=,gid=,umask=`).
+/// What to show instead of what is stored (`-o uid=,gid=,umask=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Presentation {
     uid: Option<u32>,
@@ -34,12 +34,12 @@ impl Presentation {
         }
     }
 
-    /// Whether anybody may run it, or pass through it: as what is shown says, and no user passes over.
+    /// Whether somebody may run it, or pass through it, by the shown mode.
     pub(super) fn can_be_run(&self, attr: &Attr) -> bool {
         attr.kind == Kind::Directory || self.file_attr(attr).perm & 0o111 != 0
     }
 
-    /// `attr` as the kernel gets it. `rdev` is Linux's own 32-bit encoding in both.
+    /// `rdev` is Linux's 32-bit encoding in both.
     pub(super) fn file_attr(&self, attr: &Attr) -> FileAttr {
         let mode = match self.umask {
             Some(umask) => 0o777 & !umask,
@@ -65,13 +65,12 @@ impl Presentation {
     }
 }
 
-/// The attributes of an entry that has none (`.` and `..`): readdirplus needs number and kind, and
-/// the kernel looks at nothing else of these two.
+/// For `.` and `..`, of which readdirplus needs only number and kind.
 pub(super) fn bare_attr(item: &DirItem) -> FileAttr {
     numbered(item.ino, item.kind)
 }
 
-/// The attributes of an entry that is not there: the kernel looks at the number alone, which is 0.
+/// For an absent entry: the kernel looks only at the number, 0.
 pub(super) fn no_attr() -> FileAttr {
     numbered(Ino(0), Kind::File)
 }
@@ -94,12 +93,12 @@ fn numbered(ino: Ino, kind: Kind) -> FileAttr {
     })
 }
 
-/// How long an entry of `parent` may be believed, or that there is none; not at all where it `stays` not.
+/// How long to believe an entry of `parent`, or its absence; zero unless it `stays`.
 pub(super) fn entry_ttl(parent: Ino, stays: bool) -> Duration {
     match parent {
         _ if !stays => Duration::ZERO,
         Ino::ROOT => ROOT_TTL,
-        // The directories of the trash, which have entries of several volumes.
+        // Directories of the trash, whose entries come from several volumes.
         _ if parent.0 <= Ino::MAX.0 => Duration::ZERO,
         _ => TTL,
     }
@@ -109,15 +108,15 @@ const SET_ID: u16 = 0o6000;
 
 const O_APPEND: i32 = 0o2000;
 
-/// Whether a descriptor with these flags appends, as far as the single call does not say otherwise.
+/// Whether a descriptor with these flags appends, unless the call says otherwise.
 pub(super) fn appends(flags: i32) -> bool {
     flags & O_APPEND != 0
 }
 
-/// How long attributes may be believed.
+/// How long to believe attributes.
 ///
-/// The root of a volume has number 1 in it, below the 16 bits of its slot. Set-id bits go with somebody's
-/// write, which the kernel does not see: such attributes are asked for each time.
+/// A volume's root has number 1, below the 16 bits of its slot. A write clears set-id bits without
+/// the kernel's knowledge, so such attributes are never cached.
 pub(super) fn attr_ttl(attr: &Attr) -> Duration {
     if attr.mode & SET_ID != 0 {
         Duration::ZERO
@@ -132,8 +131,8 @@ fn is_root(attr: &Attr) -> bool {
     attr.ino.0 & Ino::MAX.0 == Ino::ROOT.0
 }
 
-/// A number that other inodes of the same number do not have: that of the moment in which it was made. A token's directory
-/// is the same, whatever volume is shown there.
+/// Tells inodes of one number apart: by birth time. A token's directory stays the same, whatever
+/// volume it shows.
 pub(super) fn generation(attr: &Attr) -> u32 {
     let [high, low] = [attr.birth_ns >> 32, attr.birth_ns].map(|half| half as u32);
     if is_root(attr) { 0 } else { high ^ low }
@@ -151,7 +150,7 @@ pub(super) fn file_type(kind: Kind) -> FileType {
     }
 }
 
-/// What `mknod(2)` is to make; `None` for what it cannot.
+/// `None` for what `mknod(2)` cannot make.
 pub(super) fn node_kind(mode: u32) -> Option<Kind> {
     match mode & libc::S_IFMT {
         0 | libc::S_IFREG => Some(Kind::File),
@@ -168,7 +167,7 @@ pub(super) fn permissions(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).unwrap_or(0)
 }
 
-/// Every time that the drive can hold is one that the kernel understands.
+/// Every time that the drive can hold is valid for the kernel.
 pub(super) fn system_time(ns: i64) -> SystemTime {
     let distance = Duration::from_nanos(ns.unsigned_abs());
     if ns >= 0 {
@@ -178,10 +177,10 @@ pub(super) fn system_time(ns: i64) -> SystemTime {
     }
 }
 
-/// Nanoseconds of a time that came from the kernel, saturating (years 1677 to 2262).
+/// Nanoseconds of a time from the kernel, saturating (years 1677 to 2262).
 ///
-/// fuser 0.18 reads seconds and nanoseconds before the epoch as *minus (seconds plus
-/// nanoseconds)*, where the kernel means minus seconds, plus nanoseconds; that is undone here.
+/// fuser 0.18 reads a time before the epoch as *minus (seconds plus nanoseconds)*; the kernel means
+/// minus seconds, plus nanoseconds. This undoes it.
 pub(super) fn kernel_ns(time: SystemTime) -> i64 {
     let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (i128::from(after.as_secs()), after.subsec_nanos()),
@@ -194,13 +193,13 @@ pub(super) fn kernel_ns(time: SystemTime) -> i64 {
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }
 
-/// Whether a change of content by the user `by` takes set-id bits, where the call does not say so: it
-/// does for whoever lacks `CAP_FSETID`, of which the uid is the best witness here.
+/// Whether a change of content by the user `by` clears set-id bits if the call does not say: it
+/// does unless the caller has `CAP_FSETID`, which the uid stands for here.
 pub(super) fn kills_set_id(by: u32) -> bool {
     by != 0
 }
 
-/// What the user `by` is shown of a list of extended attributes, each with a NUL behind it: `trusted` ones are root's.
+/// The NUL-terminated attribute names that the user `by` may see: `trusted` ones are root's.
 pub(super) fn shown_attributes(mut names: Vec<u8>, by: u32) -> Vec<u8> {
     if by != 0 {
         let shown = names
@@ -221,12 +220,12 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// `by` is the caller's uid. fuser does not hand `FATTR_KILL_SUIDGID` on; this is the rule by
-    /// which the kernel sets it (`fuse_do_setattr`): a change of owner takes the set-id bits, and a
-    /// truncation as [`kills_set_id`] says. A mode given in the same call is what the caller wants. Nothing at all is
-    /// what comes of a `chown` that changes neither owner nor group, which takes the bits as any; and it comes before the
-    /// write of somebody without the privilege, who need not be the owner: the write itself takes them then. So it takes
-    /// them for root and the owner alone, who is `shown` to be that or is it.
+    /// `by` is the caller's uid. fuser does not pass `FATTR_KILL_SUIDGID` on, so this follows the
+    /// kernel's rule for it (`fuse_do_setattr`): a change of owner clears the set-id bits, a
+    /// truncation does as [`kills_set_id`] says, and a mode in the same call wins. An empty request
+    /// has two causes: a `chown` that changes nothing, which clears the bits, and the write of an
+    /// unprivileged user, which clears them itself. So an empty request clears them only for root
+    /// and the owner, stored or `shown`.
     pub(super) fn to_set_attr(&self, by: u32, shown: Presentation, now_ns: i64) -> SetAttr {
         let at = |time: TimeOrNow| match time {
             TimeOrNow::SpecificTime(time) => kernel_ns(time),

@@ -1,8 +1,8 @@
-//! Mounting and unmounting: by system call as root, through `fusermount3` for everybody else.
+//! Mounts and unmounts: by system call as root, through `fusermount3` for everybody else.
 //!
-//! fuser can mount too, but loses the error number, calls the type `fuse`, and unmounts a second
-//! time what somebody else has unmounted (it takes `POLLERR` for "still mounted"), which hits
-//! whatever is mounted there by then; so it is handed a connection that is mounted already.
+//! fuser's own mounting loses the error number, names the type `fuse`, and unmounts twice if
+//! somebody else has unmounted (it takes `POLLERR` for "still mounted"), which hits whatever is
+//! mounted there by then. So fuser gets a connection that is mounted already.
 
 use std::ffi::{CString, OsStr};
 use std::fs::OpenOptions;
@@ -27,20 +27,19 @@ const DEVICE: &str = "/dev/fuse";
 
 const HELPER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long it may take to unmount: the kernel writes mapped pages back first, and each of these
-/// writes may wait for room.
+/// How long unmounting may take: the kernel first writes mapped pages back, and each write may wait
+/// for room.
 pub(crate) const UNMOUNT_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// Only if nothing is in use there.
+    /// Only if nothing is in use.
     Cleanly,
-    /// Out of sight at once, gone when the last user is.
+    /// Out of sight at once, gone with the last user.
     Lazily,
 }
 
-/// Mounts on `path` (canonical) and gives the connection that the session is to serve.
+/// Mounts on the canonical `path`; returns the connection for the session.
 pub(super) fn mount(path: &Path, options: &Options) -> Result<OwnedFd, MountError> {
     if geteuid().is_root() {
         mount_as_root(path, options)
@@ -49,7 +48,7 @@ pub(super) fn mount(path: &Path, options: &Options) -> Result<OwnedFd, MountErro
     }
 }
 
-/// Takes away the topmost mount at `path`.
+/// Unmounts the topmost mount at `path`.
 pub(super) fn unmount(path: &Path, how: How) -> Result<(), MountError> {
     if geteuid().is_root() {
         let flags = match how {
@@ -62,8 +61,8 @@ pub(super) fn unmount(path: &Path, how: How) -> Result<(), MountError> {
     }
 }
 
-/// Whether a thread may have its own descriptor of the connection (`FUSE_DEV_IOC_CLONE` opens the
-/// device anew; a user behind `fusermount3` may lack the permission).
+/// Whether a thread may have its own descriptor of the connection: `FUSE_DEV_IOC_CLONE` opens the
+/// device anew, which users behind `fusermount3` may be denied.
 pub(super) fn can_clone() -> bool {
     open_device().is_ok()
 }
@@ -78,7 +77,7 @@ fn mount_as_root(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
         io::ErrorKind::PermissionDenied => no_privilege(path),
         _ => MountError::NoDevice(error),
     })?;
-    // user_id and group_id are the daemon's; `rootmode` is read for its file type alone.
+    // user_id and group_id are the daemon's; the kernel reads only the file type of `rootmode`.
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={}",
         device.as_raw_fd(),
@@ -110,16 +109,16 @@ fn mount_as_root(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
     Ok(device)
 }
 
-/// Whether the kernel is to compare the ACLs of files, which it does with their modes alone. Not where the mount says which
-/// modes are shown: these are what is asked then.
+/// Whether the kernel should compare ACLs, and with them modes. Not if the mount overrides the
+/// modes: those decide then.
 pub(super) fn compares_acls(options: &Options) -> bool {
     let compares_modes = !geteuid().is_root() || checks_permissions(options);
     compares_modes && options.umask.is_none()
 }
 
-/// Whether the kernel is to compare modes and owners. Where nobody but root enters it need not: root
-/// passes each of these checks, and they cost a call to the daemon for every entry that is made or
-/// removed (the kernel forgets a directory's attributes with each change of it).
+/// Whether the kernel should check modes and owners. If only root enters it need not: root passes
+/// every check, and each costs a call for every entry made or removed (the kernel drops a
+/// directory's attributes with each change).
 fn checks_permissions(options: &Options) -> bool {
     options.allow_other || options.default_permissions
 }
@@ -141,7 +140,7 @@ fn flags(options: &Options) -> MountFlags {
     flags
 }
 
-/// The same for `fusermount3`, which takes words and lets nobody but root have `suid` and `dev`.
+/// The same for `fusermount3`, which takes words and allows `suid` and `dev` only to root.
 fn words(options: &Options) -> String {
     let mut words = vec![
         if options.read_only { "ro" } else { "rw" },
@@ -157,9 +156,9 @@ fn words(options: &Options) -> String {
     format!("{},fsname={}", words.join(","), options.fsname)
 }
 
-/// `fusermount3` mounts and sends the connection over the socket that `_FUSE_COMMFD` names
-/// (libfuse, `util/fusermount.c`). It is handed over as standard input, so that no other program
-/// started at the same time inherits it.
+/// `fusermount3` sends the connection over the socket that `_FUSE_COMMFD` names (libfuse,
+/// `util/fusermount.c`). The socket is its standard input, so that no program started meanwhile
+/// inherits it.
 fn mount_as_user(path: &Path, options: &Options) -> Result<OwnedFd, MountError> {
     let failed = |error| MountError::io("mount on", path, error);
     if options.suid || options.dev {
@@ -189,7 +188,7 @@ fn mount_as_user(path: &Path, options: &Options) -> Result<OwnedFd, MountError> 
     }
 }
 
-/// What `fusermount3` said (it has one exit code for everything), by meaning.
+/// Reads the meaning from the message, because `fusermount3` has one exit code for everything.
 fn refusal(path: &Path, said: String) -> MountError {
     let about_device = said.contains(DEVICE) || said.contains("modprobe");
     let denied = said.contains("ermission denied");
@@ -204,7 +203,7 @@ fn refusal(path: &Path, said: String) -> MountError {
     }
 }
 
-/// The descriptor that comes over `socket`; `None` when the other side closes without one.
+/// `None` if the other side closes without sending one.
 fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -258,11 +257,11 @@ fn unmount_error(path: &Path, error: io::Error) -> MountError {
 
 struct Said {
     success: bool,
-    /// Its standard error in one line.
+    /// Standard error in one line.
     text: String,
 }
 
-/// Waits for `child`, and ends it when it takes longer than `patience`.
+/// Waits for `child`, and kills it after `patience`.
 fn finish(mut child: Child, patience: Duration) -> io::Result<Said> {
     let until = Instant::now() + patience;
     let status = loop {
@@ -290,18 +289,18 @@ fn finish(mut child: Child, patience: Duration) -> io::Result<Said> {
     })
 }
 
-/// The helper of libfuse 3, or that of libfuse 2, which speaks the same.
+/// libfuse 3's helper, or libfuse 2's, which speaks the same.
 fn fusermount(path: &Path) -> Result<PathBuf, MountError> {
     find_fusermount().ok_or_else(|| MountError::NoFusermount(path.to_owned()))
 }
 
-/// The program that mounts for everybody but root.
+/// The helper that mounts for users other than root, if there is one.
 #[must_use]
 pub fn find_fusermount() -> Option<PathBuf> {
     find_helper(&std::env::var_os("PATH").unwrap_or_default())
 }
 
-/// Services often have no `PATH` to speak of.
+/// Services often have no useful `PATH`.
 fn find_helper(search: &OsStr) -> Option<PathBuf> {
     let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
     let dirs: Vec<PathBuf> = std::env::split_paths(search)

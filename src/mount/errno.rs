@@ -1,4 +1,4 @@
-//! The error numbers that the kernel is answered with: those of [`FsError::errno`], and a few that no error stands for.
+//! The errors that the kernel gets: those of [`FsError::errno`], and a few more.
 //!
 //! Invariant: no other file of the crate names an error number.
 
@@ -6,31 +6,31 @@ use fuser::Errno;
 
 use crate::fs::FsError;
 
-/// A call that the kernel is to handle by itself, and not to ask again (`poll`: always ready).
+/// The kernel shall handle this call itself, and never ask again (`poll`: always ready).
 pub(super) const NOT_IMPLEMENTED: Errno = Errno::ENOSYS;
 
-/// An `ioctl` that files here do not have. Not [`NOT_IMPLEMENTED`], which the kernel hands on to
-/// programs that know only this answer to "is it a terminal, has it flags".
+/// Unknown `ioctl`. Not [`NOT_IMPLEMENTED`], because the kernel passes that on, and programs expect
+/// this answer to "is it a terminal, has it flags".
 pub(super) const NO_SUCH_IOCTL: Errno = Errno::ENOTTY;
 
 /// `access` for running what nobody may run.
 pub(super) const NOT_RUNNABLE: Errno = Errno::EACCES;
 
-/// A call that ended without an answer: a defect of pxfs.
+/// A call ended without an answer: a bug in pxfs.
 pub(super) const DEFECT: Errno = Errno::EIO;
 
-/// What a mount says where the quota is full.
+/// The error for a full quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Full {
-    /// `EDQUOT`: what POSIX has for it.
+    /// `EDQUOT`: POSIX's own.
     #[default]
     Quota,
-    /// `ENOSPC`: some programs end at once with it, and try again for minutes with the other.
+    /// `ENOSPC`: some programs stop at once with it, and retry for minutes with the other.
     Space,
 }
 
 impl Full {
-    /// What the caller of a failed call sees.
+    /// The errno for the caller.
     pub(super) fn number(self, error: &FsError) -> Errno {
         match (self, error) {
             (Self::Space, FsError::Quota) => of(&FsError::NoRoom),
@@ -39,7 +39,7 @@ impl Full {
     }
 }
 
-/// What the caller of a failed call sees, without any option.
+/// The errno for the caller, without mount options.
 pub(super) fn of(error: &FsError) -> Errno {
     Errno::from_i32(error.errno().raw_os_error())
 }

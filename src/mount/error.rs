@@ -1,6 +1,6 @@
 //! What can go wrong in mounting and unmounting, by what the user can do about it.
 //!
-//! Invariant: each variant prints as one line: what failed, on what, and what to do.
+//! Invariant: each variant prints as one line: what failed, on what, and the remedy.
 
 use std::path::PathBuf;
 
@@ -16,15 +16,15 @@ pub enum MountError {
     /// The mountpoint has entries that the mount would hide.
     #[error("mountpoint {0} is not empty: name an empty directory")]
     NotEmpty(PathBuf),
-    /// A FUSE file system is mounted there: its type.
+    /// A FUSE file system is mounted there.
     #[error("{path} is already mounted ({kind}): unmount it first, or name another directory")]
     AlreadyMounted {
         /// The mountpoint.
         path: PathBuf,
-        /// File system type, as `/proc/self/mountinfo` names it.
+        /// As `/proc/self/mountinfo` names it.
         kind: String,
     },
-    /// Only root mounts by itself; others need the helper.
+    /// Not root, and no helper.
     #[error(
         "cannot mount on {0} as this user without `fusermount3`: install the package `fuse3`, or run as root"
     )]
@@ -32,33 +32,33 @@ pub enum MountError {
     /// The kernel offers no FUSE.
     #[error("/dev/fuse: {0}: run `modprobe fuse`, or pass the device to the container")]
     NoDevice(std::io::Error),
-    /// Mounting or unmounting is not allowed; what said so.
+    /// Mounting or unmounting is not allowed.
     #[error("not allowed to mount or unmount {path}: {reason}")]
     Denied {
         /// The mountpoint.
         path: PathBuf,
-        /// Who refused and why, with what to do where that is known.
+        /// Who refused and why, with the remedy if known.
         reason: String,
     },
     /// Files are open below the mountpoint.
     #[error("{0} is busy: close what is open there (`fuser -vm {0}` shows it), then try again")]
     Busy(PathBuf),
-    /// A word of `-o` that is unknown or has no sense.
+    /// A word of `-o` is unknown or makes no sense.
     #[error("mount option `{word}`: {reason}")]
     Option {
         /// The word, as given.
         word: String,
-        /// What is wrong with it and what is right.
+        /// What is wrong and what is right.
         reason: String,
     },
-    /// Anything else that the operating system refused.
+    /// Any other refusal of the operating system.
     #[error("cannot {doing} {path}: {source}")]
     Io {
-        /// What was being done, as a verb.
+        /// The action, as a verb.
         doing: &'static str,
-        /// On what.
+        /// Its object.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }

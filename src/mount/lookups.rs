@@ -1,11 +1,11 @@
-//! How often the kernel was given each inode, less what it has forgotten: the lookup count of FUSE.
+//! FUSE lookup counts: how often the kernel was given each inode, less what it forgot.
 //!
-//! Every answer with an entry counts one, and each FORGET takes some back; at none the kernel holds the inode no more.
-//! It forgets one also while it goes on holding the inode: a name that it asked for anew, since it was replaced, has
-//! led to another inode than the one that it knew by that name, and it lets go of this one answer.
+//! Every answer with an entry adds one; FORGET subtracts; at zero the kernel no longer holds the
+//! inode. A FORGET may also return a single answer, if a replaced name led to another inode than
+//! the kernel knew.
 //!
-//! Invariant: counted before the answer is sent, so no FORGET of it comes first. Four bytes an inode that lie side by
-//! side, as inodes do that were made or loaded together.
+//! Invariant: a count grows before its answer is sent, so its FORGET comes later. Costs four bytes
+//! for each inode made or loaded beside others.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,24 +17,23 @@ use crate::types::Ino;
 
 const PAGE: usize = 64;
 
-/// Pages lie in that many parts, so that calls seldom meet.
+/// Shards of pages, so that calls seldom contend.
 const PARTS: usize = 16;
 
-/// The counts of one mount.
 #[derive(Default)]
 pub(super) struct Lookups {
     parts: [Mutex<HashMap<u64, Page>>; PARTS],
 }
 
-/// Counts of inodes that follow each other.
+/// Counts of consecutive inodes.
 struct Page {
     counts: [u32; PAGE],
-    /// How many of them are not 0.
+    /// Counts that are not 0.
     held: u32,
 }
 
 impl Lookups {
-    /// The kernel is about to be given `ino`.
+    /// The kernel is about to get `ino`.
     pub(super) fn give(&self, ino: Ino) {
         let (number, at) = place(ino);
         let mut part = self.part(number);
@@ -46,8 +45,7 @@ impl Lookups {
         page.counts[at] = page.counts[at].saturating_add(1);
     }
 
-    /// The kernel lets go of `ino` `times`; whether it holds it no more. A count that has reached its greatest number
-    /// stays there.
+    /// Subtracts `times`; true if the kernel no longer holds the inode. A saturated count stays.
     pub(super) fn take_back(&self, ino: Ino, times: u64) -> bool {
         let (number, at) = place(ino);
         let mut part = self.part(number);
@@ -84,7 +82,7 @@ impl Lookups {
     }
 }
 
-/// The page of an inode, and its place there.
+/// The page of an inode, and its index there.
 fn place(ino: Ino) -> (u64, usize) {
     (ino.0 / PAGE as u64, (ino.0 % PAGE as u64) as usize)
 }

@@ -1,9 +1,8 @@
-//! How a call is answered: at once where it comes in, or from the pool, once what it lacks was
-//! fetched, or once the local disk is done.
+//! Answers calls: at once in place, or from the pool after a fetch or after the local disk is done.
 //!
-//! Invariants: every call is answered exactly once, whatever panics; no call waits for the network, or for a
-//! thread once it has what it lacked, beyond its deadline, counted from its arrival; a thread of the session never waits for the
-//! network, and one of them at least never for the disk.
+//! Invariants: every call is answered exactly once, whatever panics. No call waits for the network,
+//! or for a thread after its fetch, beyond its deadline, counted from arrival. A session thread
+//! never waits for the network, and at least one never waits for the disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,29 +21,28 @@ use super::permits::{self, Permits};
 use super::timeouts::Timeouts;
 use crate::fs::{Drive, FsError, Want};
 
-/// Calls that fetch at one time; others queue, within their deadlines.
 const FETCHES_MAX: usize = 32;
 
-/// The pause before fetching again what was there and is gone (a cache under pressure).
+/// The pause before fetching again what the cache has lost.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Brings what a call lacks to this machine.
+/// Brings to this machine what a call lacks.
 pub trait Fetcher: Send + Sync {
-    /// Fetches `want`; on success the call that asked for it finds it locally. The future may be
-    /// dropped at any await when the caller's deadline passes.
+    /// Fetches `want`; on success the call finds it locally. The future may be dropped at any await
+    /// when the caller's deadline passes.
     fn fetch(&self, want: Want) -> BoxFuture<'_, Result<(), FsError>>;
 }
 
-/// Anything through which the kernel can be told an error: fuser's reply types.
+/// A fuser reply type that can carry an error.
 pub(super) trait Reply: Send + 'static {
     fn fail(self, errno: Errno);
 }
 
-/// A reply that cannot be lost: dropped without an answer, by a panic or with the runtime, it
-/// answers [`errno::DEFECT`].
+/// A reply that cannot be lost: if dropped unanswered, by a panic or with the runtime, it answers
+/// [`errno::DEFECT`].
 pub(super) struct Pending<R: Reply> {
     op: &'static str,
-    /// Who asks, where that is known: the kernel's number of the thread.
+    /// The kernel's thread number of the caller, if known.
     thread: Option<u32>,
     pub(super) arrived: Instant,
     reply: Option<R>,
@@ -80,7 +78,7 @@ impl<R: Reply> Pending<R> {
         }
     }
 
-    /// `send` answers, or panics and leaves the answer to fuser's own guard.
+    /// If `send` panics, fuser's own guard answers.
     pub(super) fn send<T>(mut self, send: impl FnOnce(R, T), value: T) {
         if let Some(reply) = self.reply.take() {
             send(reply, value);
@@ -102,13 +100,14 @@ impl<R: Reply> Drop for Pending<R> {
 pub(super) enum Queue {
     /// Nothing.
     Immediate,
-    /// Now and then for who changes the same file.
+    /// Now and then for another change of the same file.
     Read,
-    /// The same, or for room in the journal: names and attributes, which no write of bytes may hold up.
+    /// The same, or for room in the journal: names and attributes, which no write of bytes may
+    /// delay.
     Name,
-    /// The same, or for room on the disk, and for a disk that takes no more bytes.
+    /// The same, or for room on a full or stalled disk.
     Change,
-    /// Long for room, where there is none: pages of mappings, which nobody can be refused.
+    /// Long for room: mapped pages, which nobody can be refused.
     Page,
     /// For the disk, always.
     Sync,
@@ -120,15 +119,15 @@ pub(super) struct Pool {
     pub(super) full: Full,
     runtime: Handle,
     threads: usize,
-    /// How many of the threads run a call that may wait.
+    /// Session threads running a call that may wait.
     waiting: AtomicUsize,
-    /// For calls that the session's threads do not take.
+    /// For calls that session threads do not take.
     syncs: Permits,
     names: Permits,
     changes: Permits,
     reads: Permits,
     pages: Permits,
-    /// For those that wait for other calls.
+    /// For calls that wait for other calls.
     pub(super) aside: Permits,
 }
 
@@ -143,7 +142,6 @@ pub(super) struct Shared {
 }
 
 impl Pool {
-    /// `threads` is how many the session has; `patience` how long a call may wait for the network.
     pub(super) fn new(
         drive: Arc<Drive>,
         fetcher: Arc<dyn Fetcher>,
@@ -174,13 +172,12 @@ impl Pool {
         }
     }
 
-    /// The same pool, that says `full` where the quota is full.
     pub(super) fn saying(self, full: Full) -> Self {
         Self { full, ..self }
     }
 
-    /// Answers `reply` with what `call` gives: here and now, or from the pool when it lacks
-    /// something. `call` runs again after each fetch; it may fill the reply, if it then succeeds.
+    /// Answers `reply` with the result of `call`, here and now or from the pool after a fetch.
+    /// `call` runs again after each fetch.
     pub(super) fn serve<R, T, C, S>(
         &self,
         queue: Queue,
@@ -197,7 +194,6 @@ impl Pool {
         self.serve_pending(queue, Pending::new(op, reply, self.full), call, send);
     }
 
-    /// The same for a call that `thread` may make twice, though its program asked once: see [`Timeouts`].
     pub(super) fn serve_thread<R, T, C, S>(
         &self,
         thread: u32,
@@ -213,7 +209,7 @@ impl Pool {
         S: FnOnce(R, T) + Send + 'static,
     {
         let mut pending = Pending::new(op, reply, self.full);
-        // 0 are all that the daemon cannot see.
+        // The kernel sends 0 for threads that the daemon cannot see.
         pending.thread = (thread != 0).then_some(thread);
         self.serve_pending(queue, pending, call, send);
     }
@@ -234,7 +230,7 @@ impl Pool {
         });
     }
 
-    /// The same for a call that borrows from the request: `own` makes the call that can wait.
+    /// The same for a call that borrows from the request; `own` makes the one that can wait.
     pub(super) fn serve_borrowed<R, T, C, S>(
         &self,
         queue: Queue,
@@ -259,9 +255,9 @@ impl Pool {
         });
     }
 
-    /// Whether a call of `queue` may run on this thread. That saves it the way to another one, so it
-    /// may as long as enough threads stay free: half of them from syncs, one from everything that
-    /// may wait, so that looking always goes on.
+    /// Whether a call of `queue` may run on this thread, which saves a hand-over. Enough threads
+    /// must stay free: half of them from syncs, and one from everything that may wait, so that
+    /// reads go on.
     fn enter(&self, queue: Queue) -> Option<Slot<'_>> {
         let most = match queue {
             Queue::Immediate => return Some(Slot(None)),
@@ -273,7 +269,7 @@ impl Pool {
         (before < most).then_some(slot)
     }
 
-    /// Runs a call that may wait on one of the runtime's blocking threads.
+    /// Runs a call that may wait on a blocking thread of the runtime.
     fn hand_over<R, T, C, S>(&self, queue: Queue, pending: Pending<R>, call: C, send: S)
     where
         R: Reply,
@@ -299,7 +295,7 @@ impl Pool {
     }
 }
 
-/// Answers, or sends the call to fetch what it lacks.
+/// Answers, or fetches what the call lacks.
 fn finish<R, T, C, S>(
     shared: &Arc<Shared>,
     runtime: &Handle,
@@ -330,7 +326,7 @@ fn finish<R, T, C, S>(
 }
 
 impl Shared {
-    /// Fetches and calls again until the call has an answer, or the deadline has passed.
+    /// Fetches and calls again until there is an answer or the deadline passes.
     async fn resolve<R, T, C, S>(
         self: Arc<Self>,
         deadline: Instant,
@@ -350,7 +346,7 @@ impl Shared {
             if let Err(error) = self.fetch(deadline, want.clone(), pending.thread).await {
                 return pending.fail(&error);
             }
-            // What was begun is not given up: it may have been done.
+            // What has begun is not given up: it may have been done.
             let Some(permit) = self.fetched.take_by(deadline).await else {
                 return pending.fail(&FsError::TimedOut);
             };
@@ -359,7 +355,7 @@ impl Shared {
                 let result = pending.ask(&shared.drive, &mut call);
                 (pending, call, result)
             }));
-            // No answer: the call panicked or the runtime ends, and `pending` has answered.
+            // The call panicked or the runtime ends: `pending` has answered.
             let Ok(answer) = again.await else {
                 return;
             };
@@ -388,18 +384,17 @@ impl Shared {
     ) -> Result<(), FsError> {
         let asked = want.clone();
         let turn = async {
-            // The semaphore is never closed; a permit only bounds, so its lack would do no harm.
             let _permit = self.fetches.acquire().await;
             AssertUnwindSafe(self.fetcher.fetch(want))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(FsError::Damaged("the fetch failed inside".to_owned())))
         };
-        // A fetch that is done at once would be taken beyond the deadline, too.
+        // A fetch that is done at once would be accepted past the deadline.
         if Instant::now() >= deadline {
             return Err(FsError::TimedOut);
         }
-        // By this clock, or by the fetcher's own.
+        // By this clock, or by the fetcher's.
         let done = (timeout_at(deadline, turn).await).unwrap_or(Err(FsError::TimedOut));
         if let (Err(FsError::TimedOut), Some(thread)) = (&done, thread) {
             self.timeouts.note(thread, &asked);
@@ -408,14 +403,14 @@ impl Shared {
     }
 }
 
-/// Keeps a panic from the session's thread, which would end without a sign.
+/// Catches a panic, which would end the session's thread silently.
 pub(super) fn guarded(op: &'static str, handler: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(handler)).is_err() {
         tracing::error!(op, "a call panicked; its caller got an I/O error");
     }
 }
 
-/// One of the session's threads, with a call that may wait.
+/// A session thread that runs a call that may wait.
 struct Slot<'a>(Option<&'a AtomicUsize>);
 
 impl Drop for Slot<'_> {

@@ -1,10 +1,10 @@
 //! FUSE in, [`crate::fs::Drive`] out; no policy.
 //!
-//! A call comes in at `adapter`, which converts it (`convert`), asks the drive, and answers (`reply`;
-//! `errno` is the one table of error numbers); `caching` says what the kernel keeps of a file, and `write` and `seek` act on it; `lookups` counts which inodes
-//! it holds. What is not held on this machine moves with its reply into `miss`, which fetches and asks again within a
-//! deadline; calls that wait for others are `patient`; what has to wait runs on threads that `permits` counts. `session` mounts (`handshake` is what it
-//! agrees with the kernel), watches and unmounts, by way of `mountpoint` (what is mounted where) and `device` (how to mount).
+//! `adapter` receives a call, converts it (`convert`), asks the drive and answers (`reply`,
+//! `errno`). `caching` decides what the kernel caches, and `write` and `seek` follow it; `lookups`
+//! counts inodes. If data is missing here, the reply moves to `miss`, which fetches and retries
+//! within a deadline. Calls that wait for others are `patient`; `permits` bounds the threads that
+//! may block. `session` mounts (`handshake`, `device`, `mountpoint`), watches and unmounts.
 
 mod adapter;
 mod caching;

@@ -1,36 +1,33 @@
-//! What is mounted where: `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+//! Mounts in `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 //!
-//! Invariant: reading it asks no file system anything, so a hung one cannot hold the reader up.
+//! Invariant: reading it touches no file system, so a hung one cannot block the reader.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Where it is mounted.
     pub(super) path: PathBuf,
-    /// `major:minor`, which names the file system for as long as it lives.
+    /// `major:minor`, unique while the file system lives.
     pub(super) device: String,
-    /// File system type, such as `ext4` or `fuse.pxfs`.
     pub(super) kind: String,
 }
 
-/// The topmost mount at exactly `path` (canonical), if there is one.
+/// The topmost mount at exactly the canonical `path`.
 pub(super) fn top(path: &Path) -> io::Result<Option<Entry>> {
     Ok(top_of(&std::fs::read("/proc/self/mountinfo")?, path))
 }
 
-/// Whether a drive of pxfs, alive or dead, is the topmost mount at `path`, which is canonical.
+/// Whether a pxfs mount, alive or dead, is topmost at the canonical `path`.
 #[must_use]
 pub fn is_mounted(path: &Path) -> bool {
     let top = top(path).ok().flatten();
     top.is_some_and(|entry| entry.kind == "fuse.pxfs")
 }
 
-/// Mounts on one path stand in the order in which they were stacked.
+/// Mounts on one path are listed in stacking order.
 fn top_of(table: &[u8], path: &Path) -> Option<Entry> {
     table
         .split(|byte| *byte == b'\n')
@@ -53,7 +50,7 @@ fn parse(line: &[u8]) -> Option<Entry> {
     })
 }
 
-/// Space, tab, newline and backslash are written as three octal digits.
+/// Space, tab, newline and backslash are octal escapes.
 fn unescape(field: &[u8]) -> OsString {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,8 +1,7 @@
-//! The directory below the mount: whether it can be mounted on, and that nobody writes into it by
-//! mistake.
+//! The directory below the mount: checks that it can be mounted on, and keeps others from writing
+//! into it.
 //!
-//! Invariant: no call here waits for a file system that does not answer. `cli` asks
-//! [`check_mountpoint`] before it starts anything slow, `session` asks again as it mounts.
+//! Invariant: no call waits for a file system that does not answer.
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -15,14 +14,14 @@ use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 
 use super::{MountError, device, mountinfo};
 
-/// Dead mounts of earlier runs that may lie on top of each other.
+/// Dead mounts of earlier runs, stacked.
 const STALE_MAX: usize = 16;
 
-/// How long a file system that is mounted there already may take to say that it lives.
+/// How long a mounted file system has to show that it lives.
 const LIFE_SIGN: Duration = Duration::from_secs(5);
 
-/// Checks that `path` is an empty directory that no FUSE file system is mounted on, and gives its
-/// canonical form. The mount of a pxfs that has died is taken away first.
+/// Checks that `path` is an empty directory without a FUSE mount; returns its canonical form. Removes
+/// the mount of a dead pxfs first.
 ///
 /// # Errors
 /// [`MountError`] by meaning: missing, not a directory, not empty, already mounted.
@@ -53,8 +52,7 @@ fn refusal(doing: &'static str, path: &Path, error: io::Error) -> MountError {
     }
 }
 
-/// Takes away what a pxfs that has died left at `path`, and nothing else: a drive that lives, another
-/// file system and the directory below stay as they are.
+/// Removes the mount of a dead pxfs at `path`, and nothing else.
 ///
 /// # Errors
 /// [`MountError`]: the path is missing, or the kernel refuses.
@@ -65,20 +63,20 @@ pub fn unmount_dead(path: &Path) -> Result<(), MountError> {
     remove_dead(&canonical).map(drop)
 }
 
-/// The same, where something is to be mounted: a live FUSE file system there is an error.
+/// Also refuses a live FUSE file system there.
 fn remove_stale(path: &Path) -> Result<(), MountError> {
     match remove_dead(path)? {
         Some(kind) if kind.starts_with("fuse") => Err(MountError::AlreadyMounted {
             path: path.to_owned(),
             kind,
         }),
-        // A disk or a bind mount is a directory like any other (containers share them).
+        // A disk or bind mount is fine (containers share them).
         Some(_) | None => Ok(()),
     }
 }
 
-/// A daemon that was killed leaves its mount, and every call there fails with "transport endpoint
-/// is not connected"; only pxfs's own are taken away. Answers the kind of what is mounted there then.
+/// A killed daemon leaves a mount on which every call fails with "transport endpoint is not
+/// connected". Removes only pxfs's own; returns the type of what is mounted there then.
 fn remove_dead(path: &Path) -> Result<Option<String>, MountError> {
     for _ in 0..STALE_MAX {
         let top = mountinfo::top(path)
@@ -97,47 +95,45 @@ fn remove_dead(path: &Path) -> Result<Option<String>, MountError> {
     })
 }
 
-/// Whether a dead mount of pxfs lies at `path`, which is canonical.
+/// Whether a dead pxfs mount lies at the canonical `path`.
 #[must_use]
 pub fn is_dead(path: &Path) -> bool {
     mountinfo::is_mounted(path) && is_gone(path)
 }
 
-/// Whether the daemon behind the mount is gone. One that does not answer is not dead.
+/// Whether the daemon behind the mount has died. One that does not answer is not dead.
 fn is_gone(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
     std::thread::spawn(move || {
-        // The kernel answers `stat` from its cache for an hour; `statfs` it has to ask.
+        // The kernel answers `stat` from its cache for an hour, but asks for each `statfs`.
         let dead = rustix::fs::statfs(&path)
             .is_err_and(|error| io::Error::from(error).kind() == io::ErrorKind::NotConnected);
-        // Nobody listens any more when it came too late.
+        // Too late: nobody listens any more.
         let _ = answer.send(dead);
     });
     answered.recv_timeout(LIFE_SIGN).unwrap_or(false)
 }
 
-/// The bare directory, held open from before it was mounted over.
+/// The directory below the mount, opened before mounting.
 ///
-/// While the drive is mounted it cannot be written by its owner: should the mount vanish without
-/// us (an `umount -l` by somebody, a restart after a crash), a backup that goes on fails instead of
-/// filling the disk below. Root is not held back by modes; against that stands that pxfs never
-/// unmounts by itself when it dies, so that calls fail with "not connected" until the next start.
-/// `chattr +i` would hold root back too, but would outlive a crash as a directory that cannot be
-/// removed, so it is left to the operator.
+/// While mounted, its owner cannot write to it: if the mount vanishes (`umount -l`, a restart after
+/// a crash), a running backup fails instead of filling the disk below. Modes do not stop root; but
+/// pxfs never unmounts when it dies, so calls fail with "not connected" until the next start.
+/// `chattr +i` would stop root too, but would survive a crash as a directory that cannot be
+/// removed, so that is left to the operator.
 pub(super) struct BareDirectory {
     dir: File,
     mode: u32,
     ours: bool,
 }
 
-/// The extended attribute of a sealed directory with the mode that it is to be given back: who is killed does not
-/// come to that, and the next one does.
+/// Stores a sealed directory's mode, so that the next pxfs can restore it after a kill.
 const MODE: &str = "user.pxfs.mode";
 
 impl BareDirectory {
-    /// Opens it, and sees to it that `fusermount3` takes it: that asks for a writable mountpoint,
-    /// which one that was left behind by a killed pxfs is not.
+    /// Restores the mode that a killed pxfs left, because `fusermount3` demands a writable
+    /// mountpoint.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let dir = File::open(path)?;
         let about = dir.metadata()?;
@@ -154,7 +150,7 @@ impl BareDirectory {
         Ok(bare)
     }
 
-    /// Takes the write permissions away; to be called once the mount covers it.
+    /// Removes the write permissions; call it once the mount covers it.
     pub(super) fn seal(&self) {
         if self.ours && self.mode & 0o222 != 0 {
             let mode = format!("{:o}", self.mode);
@@ -168,19 +164,18 @@ impl BareDirectory {
 
     pub(super) fn restore(&self) {
         self.set_mode(self.mode | 0o200);
-        // Most often there is none to be removed but ours; somebody else's directory has none.
+        // Usually only our own attribute can be there.
         let _ = fremovexattr(&self.dir, MODE);
         self.set_mode(self.mode);
     }
 
-    /// The mode that it has below the mount.
+    /// The mode below the mount.
     #[cfg(test)]
     pub(super) fn mode_now(&self) -> u32 {
         self.dir.metadata().map_or(0, |about| about.mode() & 0o7777)
     }
 
-    /// A directory of somebody else, or on a read-only disk, stays as it is: the mount does not
-    /// depend on it.
+    /// Fails silently on somebody else's directory or a read-only disk: the mount does not need it.
     fn set_mode(&self, mode: u32) {
         if !self.ours {
             return;
@@ -191,14 +186,14 @@ impl BareDirectory {
     }
 }
 
-/// The mode that a directory had before it was sealed, which has `mode` now.
+/// The mode before sealing, given the present one.
 fn unsealed(dir: &File, mode: u32) -> u32 {
     let mut text = [0; 8];
     let kept = fgetxattr(dir, MODE, &mut text[..])
         .ok()
         .and_then(|len| std::str::from_utf8(text.get(..len)?).ok())
         .and_then(|text| u32::from_str_radix(text, 8).ok());
-    // Unless somebody has given it another one since.
+    // Unless somebody has changed it since.
     kept.filter(|kept| kept & !0o222 == mode).unwrap_or(mode)
 }
 
@@ -267,7 +262,7 @@ mod tests {
         let set = |mode| std::fs::set_permissions(dir.path(), Permissions::from_mode(mode));
         set(0o1775).unwrap();
         for _ in 0..2 {
-            // It is never restored.
+            // Never restored.
             BareDirectory::open(dir.path()).unwrap().seal();
             assert_eq!(mode(), 0o1555);
         }
@@ -275,7 +270,7 @@ mod tests {
         bare.seal();
         bare.restore();
         assert_eq!(mode(), 0o1775);
-        // What its owner gave it since is left, and one that was closed before stays closed.
+        // A mode that the owner set since stays, and so does one that was closed before.
         bare.seal();
         for given in [0o700, 0o500] {
             set(given).unwrap();

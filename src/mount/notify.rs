@@ -1,8 +1,8 @@
-//! Telling the kernel that something it has cached has changed without it.
+//! Tells the kernel that cached data has changed.
 //!
-//! Invariant: never called from a file-system call or an async task, but for [`Notifier::inval_attributes`]: the kernel
-//! takes the lock of the directory, which a call in progress may hold until it is answered. `run` calls it from a
-//! blocking task when tokens appear, vanish or change their state.
+//! Invariant: never called from a file-system call or an async task, except
+//! [`Notifier::inval_attributes`]: the kernel takes the directory's lock, which a call in progress
+//! may hold until it is answered.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,7 @@ use fuser::INodeNo;
 
 use crate::types::Ino;
 
-/// A cheap handle; it outlives the mount, and then does nothing.
+/// A cheap handle; does nothing after the mount has ended.
 #[derive(Clone, Debug)]
 pub struct Notifier(fuser::Notifier);
 
@@ -20,8 +20,8 @@ impl Notifier {
         Self(inner)
     }
 
-    /// The entry `name` of `parent` appeared, vanished or became another inode. Blocks while a
-    /// call that changes `parent` is in progress.
+    /// The entry `name` of `parent` appeared, vanished or became another inode. Blocks during a
+    /// call that changes `parent`.
     pub fn inval_entry(&self, parent: Ino, name: &[u8]) {
         let name = OsStr::from_bytes(name);
         if let Err(error) = self.0.inval_entry(INodeNo(parent.0), name) {
@@ -29,8 +29,8 @@ impl Notifier {
         }
     }
 
-    /// `len` bytes at `offset` of `ino` changed, or all behind `offset` where `len` is 0; pages that were stored into
-    /// are written back first. Blocks while pages there are being read.
+    /// `len` bytes at `offset` of `ino` changed (0: all behind it); the kernel first writes dirty
+    /// pages back. Blocks while those pages are being read.
     pub(super) fn drop_pages(&self, ino: Ino, offset: u64, len: u64) {
         tracing::trace!(ino = ino.0, offset, len, "drop pages");
         let [offset, len] = [offset, len].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
@@ -39,7 +39,7 @@ impl Notifier {
         }
     }
 
-    /// Attributes of `ino` changed. Waits for nothing, so that the call which changes them may say it.
+    /// Attributes of `ino` changed. Never blocks, so the call that changes them may report it.
     pub(super) fn inval_attributes(&self, ino: Ino) {
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
             tracing::debug!(ino = ino.0, %error, "the kernel did not take attributes back");

@@ -1,44 +1,44 @@
-//! The words of `-o`: what the mount is asked to be.
+//! Parses `-o`.
 //!
-//! Invariant: a word that is not known is refused, never ignored; words that only `mount(8)`,
-//! fstab or systemd read are known and change nothing.
+//! Invariant: an unknown word is refused, never ignored; words for `mount(8)`, fstab or systemd are
+//! known and change nothing.
 
 use std::time::Duration;
 
 use super::MountError;
 use super::errno::Full;
 
-/// How the mount behaves; [`Options::default`] is a mount without any `-o`.
+/// How the mount behaves; the default is a mount without `-o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Nothing can be changed through this mount (`ro`).
+    /// Read-only mount (`ro`).
     pub read_only: bool,
-    /// Users other than the daemon's may enter (`allow_other`).
+    /// Other users may enter (`allow_other`).
     pub allow_other: bool,
-    /// The kernel checks permissions also where nobody but root may enter (`default_permissions`);
-    /// everywhere else it always does.
+    /// The kernel checks permissions even if only root may enter (`default_permissions`); otherwise
+    /// it always does.
     pub default_permissions: bool,
-    /// Owner shown for every file instead of the stored one (`uid=`).
+    /// Owner to show instead of the stored one (`uid=`).
     pub uid: Option<u32>,
-    /// Group shown for every file instead of the stored one (`gid=`).
+    /// Group to show instead of the stored one (`gid=`).
     pub gid: Option<u32>,
-    /// Permission bits missing from every file, which otherwise shows all (`umask=`, octal).
+    /// Permission bits to hide (`umask=`, octal).
     pub umask: Option<u16>,
-    /// What `df` and `mount` name as the source (`fsname=`).
+    /// Source that `df` and `mount` show (`fsname=`).
     pub fsname: String,
-    /// Programs can be run from the mount (`exec`, `noexec`).
+    /// Programs can run from the mount (`exec`, `noexec`).
     pub exec: bool,
-    /// Set-id bits have an effect (`suid`, `nosuid`); only root can ask for it.
+    /// Set-id bits take effect (`suid`, `nosuid`); root only.
     pub suid: bool,
-    /// Device nodes have an effect (`dev`, `nodev`); only root can ask for it.
+    /// Device nodes work (`dev`, `nodev`); root only.
     pub dev: bool,
-    /// Reads move access times (`relatime`, `noatime`).
+    /// Reads update access times (`relatime`, `noatime`).
     pub access_times: bool,
-    /// Listing a folder does, too (`diratime`, `nodiratime`).
+    /// Listings do, too (`diratime`, `nodiratime`).
     pub folder_access_times: bool,
-    /// What growth past the quota is answered with (`quota-errno=`).
+    /// Error for growth past the quota (`quota-errno=`).
     pub full: Full,
-    /// How long a call may wait for the network. Not a word of `-o`: `--read-timeout` sets it.
+    /// How long a call may wait for the network; set by `--read-timeout`, not by `-o`.
     pub read_timeout: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Applies one argument of `-o`: words separated by commas, a later one over an earlier one.
+    /// Applies one `-o` argument: words separated by commas, the last one wins.
     ///
     /// # Errors
     /// [`MountError::Option`] names the first word that is unknown or malformed.
@@ -130,7 +130,7 @@ fn refuse(word: &str, reason: &str) -> MountError {
     }
 }
 
-/// A user or group id; the greatest number means "none" to the kernel.
+/// The greatest number means "none" to the kernel.
 fn number(word: &str, text: &str) -> Result<u32, MountError> {
     match text.parse() {
         Ok(id) if id != u32::MAX && !text.starts_with('+') => Ok(id),
@@ -145,7 +145,7 @@ fn permission_bits(word: &str, text: &str) -> Result<u16, MountError> {
     }
 }
 
-/// Commas and backslashes would need quoting in fusermount3's own option list.
+/// fusermount3 would need commas and backslashes quoted.
 fn source_name(word: &str, name: &str) -> Result<String, MountError> {
     let plain = |c: char| !c.is_control() && c != '\\';
     if !name.is_empty() && name.chars().all(plain) {

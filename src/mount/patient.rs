@@ -1,5 +1,5 @@
-//! Calls that may have to wait for other calls of the same file: they then run on threads of their own, so that they
-//! take none from the calls that they wait for.
+//! Runs calls that must wait for other calls of the same file on threads of their own, so that they
+//! take none from those calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::miss::{Pending, Pool, Queue, Reply, guarded};
 use super::permits::Permits;
 use crate::fs::{Drive, FsError};
 
-/// A call that may find that it has to wait for other calls: it then runs where it takes no thread from these.
+/// A call that may have to wait for other calls.
 pub(super) trait Patient {
     type Answer: Send + 'static;
-    /// The same call with what it borrows from the request.
+    /// The call with owned data.
     type Owned: Patient<Answer = Self::Answer, Owned = Self::Owned> + Send + 'static;
 
     fn owned(&self) -> Self::Owned;
@@ -27,7 +27,7 @@ pub(super) trait Patient {
 }
 
 impl Pool {
-    /// Answers `reply` with what `call` gives at once, or, if it has to wait for other calls, with what it gives then.
+    /// Answers `reply` with the result of `call`, waiting aside if it has to.
     pub(super) fn serve_patient<R, P, S>(
         &self,
         queue: Queue,
@@ -56,7 +56,7 @@ impl Pool {
         self.serve_borrowed(queue, op, reply, first, own, send);
     }
 
-    /// Where an answer can be given that has to wait for other calls.
+    /// Where to answer a call that waits for others.
     pub(super) fn aside(&self) -> Aside {
         Aside {
             drive: Arc::clone(&self.shared.drive),
@@ -67,7 +67,7 @@ impl Pool {
     }
 }
 
-/// The answer of `call`, or the call itself if it has to wait.
+/// The answer, or the call itself if it has to wait.
 fn answer_or_call<P: Patient>(
     call: &P,
     drive: &Drive,
@@ -75,7 +75,7 @@ fn answer_or_call<P: Patient>(
     Ok(call.attempt(drive)?.ok_or_else(|| call.owned()))
 }
 
-/// Threads that answer no call.
+/// Threads that answer no other calls.
 pub(super) struct Aside {
     drive: Arc<Drive>,
     permits: Permits,

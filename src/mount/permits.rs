@@ -1,7 +1,8 @@
-//! Threads for calls that cannot be answered where they came in, counted by what they may wait for.
+//! Bounds the threads of calls that may block, by what they wait for.
 //!
-//! Invariant: who waits for the one takes no thread from who waits for the other, nor, beyond [`THREADS`] of the
-//! runtime's, from what fetches, tells the status or unmounts. What finds no permit waits without a thread.
+//! Invariant: callers waiting for one thing take no thread from those waiting for another, nor,
+//! beyond [`THREADS`], from fetching, status or unmounting. Without a permit a call waits without a
+//! thread.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-/// Calls of each kind that run at a time.
+/// Concurrent calls of each kind.
 pub(super) const SYNCS: usize = 32;
 pub(super) const NAMES: usize = 8;
 pub(super) const CHANGES: usize = 16;
@@ -18,7 +19,7 @@ pub(super) const PAGES: usize = 8;
 pub(super) const FETCHED: usize = 16;
 pub(super) const ASIDE: usize = 8;
 
-/// Blocking threads of the runtime that calls may have for themselves; everything else needs others.
+/// Blocking threads that calls may occupy; the runtime needs more for everything else.
 pub const THREADS: usize = SYNCS + NAMES + CHANGES + READS + PAGES + FETCHED + ASIDE;
 
 /// The permits of one kind.
@@ -36,8 +37,7 @@ impl Permits {
         Self { free, runtime }
     }
 
-    /// Runs `work` on a blocking thread, at once or as soon as a permit is free. It is dropped where the runtime
-    /// ends before.
+    /// Runs `work` on a blocking thread once a permit is free; drops it if the runtime ends first.
     pub(super) fn run(&self, work: impl FnOnce() + Send + 'static) {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             return self.begin(Permit(permit), work);
@@ -64,7 +64,7 @@ impl Permits {
 }
 
 impl Permit {
-    /// `work`, with the permit until it has ended.
+    /// `work`, holding the permit until it ends.
     pub(super) fn holding<T>(self, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
         move || {
             let _permit = self.0;

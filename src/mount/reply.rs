@@ -1,6 +1,6 @@
-//! Conversions between fuser's types and ours: numbers, names, callers, and answers.
+//! Converts between fuser's types and ours.
 //!
-//! Invariant: nothing is decided here.
+//! Invariant: decides nothing.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -19,13 +19,13 @@ use super::miss::Reply;
 use crate::fs::{Attr, Caller, DirItem, Drive, FsError, StatFs};
 use crate::types::{Fh, Ino};
 
-/// What tells an inode from another one of its number: another volume's, which has the directory of this one by now. It
-/// stays the same over mounts, as the number does.
+/// Tells an inode from one with its number in another volume that now has the directory. Stable
+/// over mounts, as the number is.
 fn generation(attr: &Attr) -> Generation {
     Generation(convert::generation(attr).into())
 }
 
-/// That of an answer which gives no inode.
+/// For an answer without an inode.
 const NONE: Generation = Generation(0);
 
 pub(super) fn ino(number: INodeNo) -> Ino {
@@ -40,7 +40,7 @@ pub(super) fn bytes(name: &OsStr) -> Vec<u8> {
     name.as_bytes().to_vec()
 }
 
-/// `umask` is that of who makes something.
+/// `umask` is the creator's.
 pub(super) fn caller(req: &Request, umask: u32) -> Caller {
     Caller {
         uid: req.uid(),
@@ -53,7 +53,7 @@ pub(super) fn empty(reply: ReplyEmpty, (): ()) {
     reply.ok();
 }
 
-/// `size` is the room that the caller has; 0 asks how much it needs.
+/// `size` is the caller's buffer; 0 asks how much it needs.
 pub(super) fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 'static {
     move |reply, value| match u32::try_from(value.len()) {
         Ok(needed) if size == 0 => reply.size(needed),
@@ -62,7 +62,6 @@ pub(super) fn attribute(size: u32) -> impl FnOnce(ReplyXattr, Vec<u8>) + Send + 
     }
 }
 
-/// The answer of every call that gives an entry of `parent`.
 pub(super) fn entry(
     show: Presentation,
     lookups: &Arc<Lookups>,
@@ -81,12 +80,12 @@ pub(super) fn entry(
     }
 }
 
-/// What a lookup has found, and whether that is to be believed for a while: not where another tree
-/// has meanwhile begun to take the place of the one that was looked at.
+/// What a lookup found, and whether to believe it: not if another tree has begun to replace the one
+/// searched.
 pub(super) type Looked = (Option<Attr>, bool);
 
-/// The answer of `lookup`: also that there is no such entry is believed for a while. Who makes one
-/// goes through the kernel, or tells it.
+/// The kernel may cache absence too: whoever creates an entry goes through the kernel or notifies
+/// it.
 pub(super) fn looked_up(
     show: Presentation,
     lookups: &Arc<Lookups>,
@@ -120,7 +119,7 @@ pub(super) fn look_up(drive: &Drive, parent: Ino, name: &[u8]) -> Result<Looked,
     Ok((found, stays))
 }
 
-/// The answer of `create`: one time limit for entry and attributes, the shorter.
+/// One time limit for entry and attributes, the shorter.
 pub(super) fn created(
     show: Presentation,
     lookups: &Arc<Lookups>,
@@ -182,7 +181,7 @@ pub(super) fn list_entries(
         let name = OsStr::from_bytes(&item.name);
         let which = attr.map_or(NONE, generation);
         let fitted = !reply.add(shown.ino, item.cookie, name, &ttl, &shown, which);
-        // The kernel takes neither `.` nor `..` for an answer to a lookup.
+        // The kernel rejects `.` and `..` as a lookup's answer.
         if fitted && attr.is_some() {
             lookups.give(item.ino);
         }
@@ -190,13 +189,12 @@ pub(super) fn list_entries(
     })
 }
 
-/// The answer of every call that gives attributes.
 pub(super) fn attr(show: Presentation) -> impl FnOnce(ReplyAttr, Attr) + Send + 'static {
     move |reply, attr| reply.attr(&convert::attr_ttl(&attr), &show.file_attr(&attr))
 }
 
-/// Lists into a reply: `push` says whether an entry fitted. What stopped a listing that has entries
-/// already is told by the call that goes on behind them.
+/// `push` says whether an entry fitted. If an error stops a listing that has entries, the next call
+/// reports it.
 fn list(
     drive: &Drive,
     dir: Ino,

@@ -1,4 +1,4 @@
-//! lseek(2) for data and holes, of which mapped pages that only the kernel has may make untruths.
+//! lseek(2) for data and holes, with regard to mapped pages that only the kernel has.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! One mount: started, watched, ended.
+//! Starts, watches and ends one mount.
 //!
-//! Invariants: it never unmounts by itself (a daemon that dies leaves calls failing with "not
-//! connected", not writing into the bare directory); it never unmounts what it has not mounted.
-//! `run` starts it and ends it.
+//! Invariants: it never unmounts by itself, so that calls to a dead daemon fail with "not
+//! connected" instead of writing into the directory below; it never unmounts what it has not
+//! mounted.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,36 +22,36 @@ use super::{Fetcher, MountError, Notifier, Options, mountinfo};
 use crate::clock::{Clock, SystemClock};
 use crate::fs::Drive;
 
-/// Threads that read calls. With one, every call waits for the slowest; beyond eight nothing is
-/// gained, since what is slow leaves its thread (`miss`).
+/// Threads that read calls. One would wait for the slowest call; more than eight gain nothing,
+/// because slow calls leave their thread (`miss`).
 const THREADS_MIN: usize = 4;
 const THREADS_MAX: usize = 8;
 
 /// How a mount ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was unmounted, by us or by somebody else.
+    /// Unmounted, by us or by somebody else.
     Unmounted,
-    /// The kernel's connection broke; what was said.
+    /// The kernel's connection broke; the message.
     Failed(String),
 }
 
-/// A mount that runs. Dropping it takes the mount out of sight.
+/// A running mount. Dropping it detaches it lazily.
 pub struct Mounted {
     path: PathBuf,
-    /// Names our file system among those that may be mounted there, for as long as it lives.
+    /// Identifies our file system among stacked mounts while it lives.
     device: String,
     bare: Arc<BareDirectory>,
     notifier: Notifier,
     ended: watch::Receiver<Option<Ended>>,
 }
 
-/// Mounts `drive` on `mountpoint` and answers calls until it is unmounted. Blocks for some
-/// milliseconds (with `fusermount3` or a dead mount to take away, up to seconds); on return the
-/// mount answers. What a call lacks is fetched by tasks of `runtime`.
+/// Mounts `drive` on `mountpoint` and answers calls until it is unmounted. Blocks for milliseconds, or
+/// for seconds with `fusermount3` or a dead mount; on return the mount answers. Tasks of `runtime`
+/// fetch what a call lacks.
 ///
 /// # Errors
-/// [`MountError`] by meaning; nothing is left mounted.
+/// [`MountError`] by meaning; nothing stays mounted.
 pub fn start(
     drive: Arc<Drive>,
     fetcher: Arc<dyn Fetcher>,
@@ -81,7 +81,7 @@ pub fn start(
     })
 }
 
-/// Shakes hands over `connection` and starts the threads that serve it.
+/// Negotiates over `connection` and starts the threads.
 fn serve(
     adapter: Adapter,
     caching: &Caching,
@@ -94,8 +94,8 @@ fn serve(
     let mut config = Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = device::can_clone();
-    // The kernel keeps other users out, unless `allow_other` lets them in. fuser's own check would
-    // do the same a second time, but fail the `close` of a program that has changed its user.
+    // The kernel keeps other users out unless `allow_other` is set. fuser's own check would repeat
+    // that, but fail the `close` of a program that has changed its user.
     let acl = SessionACL::All;
     let session = Session::from_fd(adapter, connection, acl, config).map_err(failed)?;
     let notifier = Notifier::new(session.notifier());
@@ -126,7 +126,7 @@ fn serve(
     })
 }
 
-/// The thread that waits for the session's own threads.
+/// Joins the session's threads.
 struct Watch {
     end: watch::Sender<Option<Ended>>,
     path: PathBuf,
@@ -165,15 +165,14 @@ impl Mounted {
         self.notifier.clone()
     }
 
-    /// How it ended, or `None` while it runs.
+    /// `None` while it runs.
     #[must_use]
     pub fn ended(&self) -> Option<Ended> {
         self.ended.borrow().clone()
     }
 
-    /// Returns once the mount has ended, whoever ended it (somebody's `umount /mnt`, too). After
-    /// [`Mounted::unmount`] that is when the last copy of the mount in another mount namespace is
-    /// gone, so bound it.
+    /// Returns once the mount has ended, whoever ended it. After [`Mounted::unmount`] that is when
+    /// its last copy in any mount namespace is gone, so bound the wait.
     pub async fn wait(&self) -> Ended {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await.as_deref() {
@@ -182,27 +181,26 @@ impl Mounted {
         }
     }
 
-    /// Unmounts. Blocks while the kernel writes mapped pages back, and these writes come here: call
-    /// it from a blocking task, with everything that answers calls still running. Without effect
-    /// when somebody else has unmounted it.
+    /// Unmounts; does nothing if somebody else has. Blocks while the kernel writes mapped pages back to us:
+    /// call it from a blocking task, while everything that answers calls still runs.
     ///
     /// # Errors
-    /// [`MountError::Busy`] while files are open there; the mount then goes on.
+    /// [`MountError::Busy`] if files are open; the mount goes on.
     pub fn unmount(&self) -> Result<(), MountError> {
         self.take_away(How::Cleanly)
     }
 
-    /// Takes the mount out of sight at once; what is open there goes on until it is closed or the
-    /// daemon ends. Without effect when it is not mounted any more.
+    /// Detaches the mount; open files work until closed or until the daemon ends. Does nothing if it is
+    /// not mounted.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system's refusal.
     pub fn detach(&self) -> Result<(), MountError> {
         self.take_away(How::Lazily)
     }
 
     fn take_away(&self, how: How) -> Result<(), MountError> {
-        // From then on our device number may be another's.
+        // From then on another mount may have our device number.
         if self.ended() == Some(Ended::Unmounted) {
             return Ok(());
         }
@@ -214,7 +212,7 @@ impl Mounted {
                 self.bare.restore();
                 Ok(())
             }
-            // Something else was mounted over ours.
+            // Another mount covers ours.
             Some(_) if how == How::Cleanly => Err(MountError::Busy(self.path.clone())),
             Some(_) | None => Ok(()),
         }

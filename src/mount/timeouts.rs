@@ -1,8 +1,8 @@
-//! Contents that a node has just kept somebody waiting for in vain.
+//! Remembers contents that have just timed out.
 //!
-//! The kernel reads ahead of a program; where that is answered with an error it asks once more for the very page, in
-//! the same thread. The program would wait for both, twice as long as any call may take. So what has just timed out is
-//! answered at once when the same thread asks for it again; who else asks may find the node well.
+//! If readahead fails, the kernel asks once more for the very page in the same thread, so the
+//! program would wait twice its deadline. So a repeat by the same thread fails at once; others may
+//! find the node well.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use crate::fs::Want;
 
-/// For how long: the kernel asks within milliseconds; a program that tries again after that is let through.
+/// The kernel repeats within milliseconds; a program that retries later is let through.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// Ranges that are kept at most, the last ones.
+/// The most ranges remembered.
 const MOST: usize = 64;
 
 /// What has just timed out.
@@ -26,7 +26,7 @@ pub(super) struct Timeouts {
 }
 
 struct Kept {
-    /// Who was kept waiting: the kernel's number of the thread.
+    /// The kernel's thread number of the caller.
     thread: u32,
     want: Want,
     noted: Instant,
@@ -49,7 +49,7 @@ impl Timeouts {
         }
     }
 
-    /// Whether `thread`, which asks for `want` at `arrived`, waited for a part of it until a moment before.
+    /// Whether `thread`, asking for `want` at `arrived`, has just waited for a part of it.
     pub(super) fn has(&self, thread: u32, want: &Want, arrived: Instant) -> bool {
         let mut ranges = lock(&self.ranges);
         ranges.retain(|kept| arrived.saturating_duration_since(kept.noted) < KEPT);
@@ -59,7 +59,7 @@ impl Timeouts {
     }
 }
 
-/// Whether both are ranges of one content that have bytes in common.
+/// Whether both are ranges of one content with common bytes.
 fn meet(one: &Want, other: &Want) -> bool {
     let range = |want: &Want| match *want {
         Want::Content {
@@ -116,7 +116,7 @@ mod tests {
             !timeouts.has(2, &want, now),
             "another thread was not waiting"
         );
-        // Who was asking already waits for its own deadline.
+        // A caller that was waiting already keeps its own deadline.
         assert!(!timeouts.has(1, &want, before - Duration::from_millis(1)));
         assert!(!timeouts.has(1, &want, now + KEPT));
     }

@@ -22,12 +22,11 @@ pub(super) struct Write<D> {
     pub(super) flags: i32,
     /// Takes the set-id bits.
     pub(super) kill: bool,
-    /// The kernel writes pages of a mapping back.
+    /// A write-back of mapped pages.
     pub(super) mapped: bool,
 }
 
 impl<D: AsRef<[u8]>> Write<D> {
-    /// What it may wait for.
     pub(super) fn queue(&self) -> Queue {
         if self.mapped {
             Queue::Page
@@ -38,14 +37,13 @@ impl<D: AsRef<[u8]>> Write<D> {
         }
     }
 
-    /// Writes, unless the file was read more than `reads` times: `None` then.
+    /// `None` if the file was read more than `reads` times.
     fn write(&self, drive: &Drive, reads: Option<u64>) -> Result<Option<u32>, FsError> {
         let appends = convert::appends(self.flags);
         let terms = Terms { appends, reads };
         drive.write_on(self.fh, self.offset, self.data.as_ref(), self.kill, terms)
     }
 
-    /// What a write past the page cache leaves to be done.
     fn end(&self, drive: &Drive, written: u32) -> Result<u32, FsError> {
         let take_away = || drive.removexattr(self.ino, CAPABILITY);
         let sync = || drive.fsync(self.ino, true);
@@ -78,7 +76,7 @@ impl<D: AsRef<[u8]>> Patient for Write<D> {
             let written = drive.write_mapped(ino, fh, self.offset, self.data.as_ref());
             return written.map(Some);
         }
-        // Counted before it is asked who may read: see `caching`.
+        // Counted before asking who may read: see `caching`.
         let reads = drive.reads(fh)?;
         match self.caching.way(ino, fh) {
             Way::Cached => self.write(drive, None),

@@ -8,7 +8,7 @@ fn caching() -> Caching {
     caching
 }
 
-/// Whether a write that has come this far is made durable.
+/// Whether such a write is made durable.
 fn is_synced(caching: &Caching, fh: Fh, flags: i32) -> bool {
     let mut synced = false;
     let sync = || {
@@ -32,7 +32,6 @@ fn a_reader_beside_a_direct_writer_is_never_forgotten() {
     for flags in [O_RDONLY, O_RDWR] {
         assert!(!is_direct(caching.opened(FILE, Fh(2), flags, false)));
         assert_eq!(caching.way(FILE, Fh(1)), Way::Beside);
-        // What goes through the cache changes the pages itself.
         assert_eq!(caching.way(FILE, Fh(2)), Way::Cached);
         caching.closed(FILE, Fh(2));
         // It may have read while a write was on its way.
@@ -48,7 +47,7 @@ fn a_write_is_never_made_over_a_page_that_was_read_meanwhile() {
     let caching = caching();
     let reads = std::cell::Cell::new(7);
     let mut left = 3;
-    // Somebody reads between the first looks and the write.
+    // Somebody reads between the first check and the write.
     let write = |known| {
         reads.set(reads.get() + u64::from(left > 0));
         left -= u32::from(left > 0);
@@ -56,7 +55,7 @@ fn a_write_is_never_made_over_a_page_that_was_read_meanwhile() {
     };
     let written = caching.write_beside(FILE, 0, 5, || Ok(reads.get()), write, || false);
     assert_eq!((written, reads.get()), (Ok(5), 10));
-    // One who never lets it through is not waited for without end.
+    // A reader that never stops is not waited for without end.
     let never = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(None), || false);
     assert!(matches!(never, Err(FsError::Disk(_))));
 }
@@ -77,10 +76,10 @@ fn readers_that_come_again_and_again_hold_a_call_up_until_its_deadline_and_no_lo
     let over = || tries.get() == 3;
     let written = caching.write_beside(FILE, 0, 5, || Ok(0), never, over);
     assert_eq!(written, Err(FsError::TimedOut));
-    // What is done is told, however late.
+    // A write that is done is reported, however late.
     let written = caching.write_beside(FILE, 0, 5, || Ok(0), |_| Ok(Some(5)), || true);
     assert_eq!(written, Ok(5));
-    // Holes that are filled as soon as they are found: it asks once before it doubts.
+    // Holes that fill as soon as they are found: one question before it doubts.
     tries.set(0);
     let found = caching.seek(FILE, Seek::Hole, || Ok(count(4) << 20), || tries.get() == 4);
     assert_eq!(found, Err(FsError::TimedOut));
@@ -127,7 +126,7 @@ fn a_write_never_leaves_the_file_its_capabilities() {
     assert!(is_direct(caching.opened(FILE, Fh(2), O_WRONLY, false)));
     let given = caching.capabilities();
     caching.note_capability(FILE);
-    // Who was opening a file meanwhile, and had asked before, learns that it may have been this one.
+    // Whoever was opening a file meanwhile learns that it may have been this one.
     assert_ne!(caching.capabilities(), given);
     let mut asked = Vec::new();
     for answer in [Err(FsError::ReadOnly(String::new())), Ok(()), Ok(())] {
@@ -139,7 +138,7 @@ fn a_write_never_leaves_the_file_its_capabilities() {
         let ended = caching.after_write(FILE, Fh(2), 0, taken, || Ok(()));
         assert_eq!(ended.is_ok(), may);
     }
-    // Tried again while it fails, and then no more.
+    // It is retried while it fails, then no more.
     assert_eq!(asked, [false, true]);
 }
 

@@ -32,8 +32,8 @@ const STORED: Presentation = Presentation {
     umask: None,
 };
 
-/// What the kernel reads from a `SystemTime` in a reply, and what fuser makes of it on the way
-/// back: `fuser::time`, both directions as they stand in 0.18.
+/// What the kernel reads from a `SystemTime` in a reply, and what fuser 0.18 makes of it on the way
+/// back (`fuser::time`).
 fn through_the_kernel(time: SystemTime) -> SystemTime {
     let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (
@@ -125,7 +125,6 @@ fn new_tokens_are_seen_at_once_and_files_are_cached_long() {
         born(ATTR.ino, 1_700_000_000_000_000_001)
     );
     assert_ne!(born(ATTR.ino, 1 << 40), born(ATTR.ino, 1 << 41));
-    // A token's directory is made anew with each volume that is shown there.
     assert_eq!(born(token_root, 5), born(token_root, 6));
     assert!(ROOT_TTL <= Duration::from_secs(1));
 }
@@ -194,7 +193,7 @@ fn set_id_bits_do_not_survive_a_new_owner_or_a_strangers_truncation() {
     assert!(chgrp.to_set_attr(0, STORED, 0).kill_set_id);
     assert!(cut.to_set_attr(1000, STORED, 0).kill_set_id);
     assert!(!cut.to_set_attr(0, STORED, 0).kill_set_id);
-    // A chown to nobody is a chown, if it is root's or the owner's.
+    // A chown to nobody counts if root or the owner makes it.
     let nothing = |by, shown| NOTHING.to_set_attr(by, shown, 0);
     assert!(nothing(0, STORED).kill_set_id && nothing(1000, STORED).kill_set_id);
     assert_eq!(nothing(0, STORED).only_by_owner, None);

@@ -1,4 +1,4 @@
-//! Calls as fuser hands them over, but with replies that a test can read.
+//! Calls as fuser delivers them, with replies that a test can read.
 
 use std::future::{pending, ready};
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ fn ok(reply: Answer, value: u32) {
     reply.0.send(Ok(value)).unwrap();
 }
 
-/// A fetcher that notes what it is asked for, and how much at once.
+/// Records what it is asked for, and how much at once.
 struct Node {
     asked: Mutex<Vec<Want>>,
     running: AtomicUsize,
@@ -65,13 +65,12 @@ fn dir(number: u64) -> Want {
     }
 }
 
-/// Longer than any test runs: an answer that comes only with it is a test that hangs.
+/// Longer than any test runs: an answer that needs it is a hang.
 const LONG: Duration = Duration::from_secs(600);
 
-/// For the tests that are about the deadline.
 const SHORT: Duration = Duration::from_secs(3);
 
-/// A machine that is too slow so often shows nothing.
+/// A machine that is too slow so often proves nothing.
 const TRIES: usize = 10;
 
 struct Rig {
@@ -81,11 +80,10 @@ struct Rig {
 }
 
 impl Rig {
-    /// As a session with two threads has it.
     fn new(patience: Duration, answer: fn() -> BoxFuture<'static, Result<(), FsError>>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            // One is left for what is no call.
+            // One more for what is not a call.
             .max_blocking_threads(permits::THREADS + 1)
             .enable_time()
             .build()
@@ -119,7 +117,7 @@ impl Rig {
     }
 }
 
-/// Waits for the answer; a caller that gets none is what must never be.
+/// Every caller must get an answer.
 fn answer(seen: &Receiver<Seen>) -> Seen {
     seen.recv_timeout(Duration::from_secs(60))
         .expect("no call stays without an answer")
@@ -137,7 +135,7 @@ fn lacking(wants: Vec<Want>) -> impl FnMut() -> Result<u32, FsError> {
 #[test]
 fn what_is_here_is_answered_at_once() {
     let rig = Rig::new(LONG, hangs);
-    // Nothing runs but this thread, so the answers are there on return.
+    // Only this thread runs, so the answers are there on return.
     assert_eq!(
         rig.serve(Queue::Immediate, || Ok(3)).try_recv().unwrap(),
         Ok(3)
@@ -268,7 +266,7 @@ fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
     let pool = Arc::clone(&rig.pool);
     let (release, held) = channel::<()>();
     let (entered, inside) = channel();
-    // The first of the two session threads waits for the disk.
+    // One of two session threads waits for the disk.
     let stuck = std::thread::spawn(move || {
         let (sender, seen) = channel();
         let call = move |_: &Drive, _: &mut Answer| {
@@ -280,7 +278,7 @@ fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
         seen.recv().unwrap()
     });
     inside.recv().unwrap();
-    // The second, this one, takes no call that may wait: it is handed over.
+    // The other, this one, hands calls over that may wait.
     let here = std::thread::current().id();
     for queue in [Queue::Name, Queue::Change, Queue::Sync] {
         let seen = rig.serve(queue, move || {
@@ -300,7 +298,7 @@ fn while_calls_wait_for_the_disk_a_thread_stays_free_to_look() {
     assert_eq!(seen.try_recv().unwrap(), Ok(1));
 }
 
-/// Calls that wait until they are let go on, and how many of them have begun.
+/// Calls that block until released, and how many have begun.
 struct Held {
     begun: Receiver<()>,
     release: Vec<Sender<()>>,
@@ -318,7 +316,6 @@ impl Held {
         }
     }
 
-    /// One of them, as soon as it has what it lacks of `wants`.
     fn call(&mut self, wants: Vec<Want>) -> impl FnMut() -> Result<u32, FsError> + use<> {
         let (release, held) = channel();
         self.release.push(release);
@@ -328,7 +325,7 @@ impl Held {
             Some(want) => Err(FsError::NotLocal(Box::new(want))),
             None => {
                 begins.send(()).unwrap();
-                // Let go on also when the test has failed.
+                // Released also when the test fails.
                 let _ = held.recv();
                 Ok(1)
             }
@@ -345,13 +342,12 @@ impl Held {
 
 #[test]
 fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answered_aside() {
-    // Brings what is verified beside the runtime.
+    // Verification runs beside the runtime.
     let rig = Rig::new(LONG, || {
         async { drop(tokio::task::spawn_blocking(|| ()).await) }
             .map(Ok)
             .boxed()
     });
-    // The session's threads are taken.
     let slots = [rig.pool.enter(Queue::Sync), rig.pool.enter(Queue::Sync)];
     let mut held = Held::new();
     let syncs: Vec<_> = (0..3 * permits::SYNCS)
@@ -360,7 +356,6 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
     held.await_begun(permits::SYNCS);
     let read = rig.serve(Queue::Immediate, lacking(vec![dir(1), dir(2)]));
     assert_eq!(answer(&read), Ok(7));
-    // Nor do the bytes of others hold up a name.
     let mut writing = Held::new();
     let writes: Vec<_> = (0..3 * permits::CHANGES)
         .map(|_| rig.serve(Queue::Change, writing.call(Vec::new())))
@@ -371,7 +366,6 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
     let aside = rig.pool.aside();
     aside.run("test", Answer(sender), |_, _| Ok(9), ok);
     assert_eq!(answer(&seen), Ok(9));
-    // Each of them ends once, those too that had to wait for a thread.
     held.release.clear();
     writing.release.clear();
     for seen in syncs.iter().chain(&writes) {
@@ -391,7 +385,6 @@ fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_long
     held.await_begun(permits::FETCHED);
     let late = rig.serve(Queue::Change, lacking(vec![dir(2)]));
     assert_eq!(answer(&late), Err(errno::of(&FsError::TimedOut).code()));
-    // What has begun may have been done, so its answer is waited for.
     held.release.clear();
     for seen in &stuck {
         assert_eq!(answer(seen), Ok(1));
@@ -405,7 +398,6 @@ fn the_kernel_that_asks_once_more_for_what_has_timed_out_keeps_nobody_waiting_tw
     }
 }
 
-/// As a fetcher whose own clock is over first.
 fn gives_up() -> BoxFuture<'static, Result<(), FsError>> {
     ready(Err(FsError::TimedOut)).boxed()
 }
@@ -427,7 +419,7 @@ fn is_waited_for_once(rig: &Rig) {
         answer(&seen)
     };
     let timed_out = Err(Errno::ETIMEDOUT.code());
-    // A thread that is late with it has it looked for again.
+    // A thread that asks too late causes another fetch.
     let is_spared = (0..TRIES).any(|_| {
         assert_eq!(ask(1, 0), timed_out);
         let asked = rig.node.asked().len();
@@ -436,7 +428,7 @@ fn is_waited_for_once(rig: &Rig) {
     });
     assert!(is_spared, "the node was asked again each time");
     let asked = rig.node.asked().len();
-    // What is elsewhere is looked for, and who else asks has it looked for.
+    // Other contents, and other threads, are fetched again.
     assert_eq!(ask(1, 8192), timed_out);
     assert_eq!(ask(2, 0), timed_out);
     assert_eq!(rig.node.asked().len(), asked + 2);

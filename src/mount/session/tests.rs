@@ -1,5 +1,5 @@
-//! Real mounts: they need `/dev/fuse`, and root or `fusermount3` (the test with two users needs
-//! root), and fail without.
+//! Real mounts: they fail without `/dev/fuse`, and root or `fusermount3` (the test with two users
+//! needs root).
 
 #[path = "tests/rig.rs"]
 mod rig;
@@ -146,7 +146,7 @@ fn copying_locking_and_asking_for_a_terminal_work_as_on_a_disk() {
     assert!(second.try_lock().is_err());
     file.unlock().unwrap();
     second.try_lock().unwrap();
-    // "Is it a terminal" must be answered no, not that the question is unknown.
+    // "Is it a terminal" must be answered no, not "unknown question".
     let asked = sh(&format!("LC_ALL=C stty < {}", rig.path("to").display()));
     let said = String::from_utf8_lossy(&asked.stderr);
     assert!(said.contains("Inappropriate ioctl"), "{said}");
@@ -193,7 +193,7 @@ fn a_node_that_hangs_holds_nobody_up_but_its_reader_and_him_until_the_deadline()
             std::thread::spawn(move || fs::read(path).unwrap_err())
         })
         .collect();
-    // Answered while twenty calls wait, which are more than there are threads.
+    // Answered while more calls wait than there are threads.
     rustix::fs::statvfs(rig.path("")).unwrap();
     fs::read_dir(rig.root()).unwrap().for_each(drop);
     for reader in readers {
@@ -267,7 +267,7 @@ fn a_mountpoint_in_use_is_refused_and_one_of_a_dead_daemon_is_cleaned() {
     ));
     rig.unmount();
     assert_eq!(rig.end(), Ended::Unmounted);
-    // Daemons that died; one on top of the other where that can be (`fusermount3` refuses).
+    // Stacked dead mounts where possible (`fusermount3` refuses).
     let canonical = root.canonicalize().unwrap();
     let deaths = if us().0 == 0 { 2 } else { 1 };
     for _ in 0..deaths {
@@ -327,7 +327,7 @@ fn what_was_looked_up_while_another_tree_came_is_not_believed_later() {
     assert!(!rig.path("later").exists());
     assert!(rig.path("published").exists());
     volume.finish_following(followed).unwrap();
-    // As it may be in the newer tree: nothing that goes through the kernel.
+    // As in a newer tree: nothing that goes through the kernel.
     let dir = Ino(rig.path("").metadata().unwrap().ino());
     let by = Caller {
         uid: 0,

@@ -24,12 +24,12 @@ use crate::types::{Ino, TokenId, TokenKey, VolumeKey};
 pub(super) const PUBLISHED: &[u8] = b"published by another machine";
 pub(super) const QUOTA: u64 = 1 << 30;
 
-/// What the node does when it is asked.
+/// How the node answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     Answers,
     Hangs,
-    /// Answers when it is let go.
+    /// Answers when released.
     Held,
     Panics,
 }
@@ -94,7 +94,6 @@ impl OneFile {
     }
 }
 
-/// A mounted drive with one token, `1`.
 pub(super) struct Rig {
     pub(super) mounted: Mounted,
     pub(super) drive: Arc<Drive>,
@@ -108,7 +107,7 @@ impl Rig {
         Self::with(Node::Answers, &Options::default(), false)
     }
 
-    /// `elsewhere`: the token's tree is on the node, none of it here.
+    /// `elsewhere`: the token's tree is only on the node.
     pub(super) fn with(node: Node, options: &Options, elsewhere: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mountpoint = folder.path().join("mnt");
@@ -149,7 +148,7 @@ impl Rig {
         self.root().join("1").join(name)
     }
 
-    /// Unmounts it; a child that another test has just begun may have a descriptor of it for a moment.
+    /// A child that another test has just forked may hold a descriptor for a moment.
     pub(super) fn unmount(&self) {
         let begun = Instant::now();
         loop {
@@ -162,7 +161,7 @@ impl Rig {
         }
     }
 
-    /// Waits for the end of the mount; a test that would wait for ever fails instead.
+    /// Fails instead of waiting for ever.
     pub(super) fn end(&self) -> Ended {
         let most = Duration::from_secs(60);
         self.runtime
@@ -176,7 +175,6 @@ impl Rig {
     }
 }
 
-/// Who runs the test.
 pub(super) fn us() -> (u32, u32) {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     (user.as_raw(), group.as_raw())
