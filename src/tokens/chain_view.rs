@@ -1,7 +1,7 @@
-//! How the chain looked last: whether a look at it counts, and what `status` tells of it.
+//! How the chain last looked: whether to believe a view of it, and what `status` shows.
 //!
-//! Invariant: a server that shows an older block than was seen, also before a restart, is not believed. Called by
-//! `tokens`.
+//! Invariant: a server that shows an older block than one seen before, even before a restart, is
+//! not believed.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::contracts::token_status;
 use crate::status::ChainStatus;
 use pxfs_base::lock;
 
-/// The age of a chain's newest block at which something is wrong.
+/// Older than this, a chain's newest block is reported as a problem.
 const OLD_BLOCK: Duration = Duration::from_secs(300);
 
 impl Tokens {
-    /// Whether the chain was seen with a later block than this look is of.
+    /// Whether a later block than this snapshot's was seen.
     pub(super) fn is_behind(&self, snapshot: &Snapshot) -> bool {
         let mut view = lock(&self.view);
         if snapshot.block >= view.block {
@@ -26,7 +26,7 @@ impl Tokens {
         let age = parts.clock.boottime().saturating_sub(seen);
         let is_fresh = self.age_s(snapshot) <= OLD_BLOCK.as_secs();
         if age > OLD_BLOCK && is_fresh {
-            // The later one was never true, or the chain began anew: this one goes on, and that does not.
+            // The later block was never true, or the chain was reset: this snapshot wins.
             view.overruled = true;
             return false;
         }
@@ -44,24 +44,24 @@ impl Tokens {
         true
     }
 
-    /// The chain was seen with this block, here or by an earlier process.
+    /// Records a block seen here or by an earlier process.
     pub(super) fn note_seen(&self, block: u64) {
         let mut view = lock(&self.view);
         view.block = view.block.max(block);
     }
 
-    /// As if the chain had been seen with this block.
+    /// Pretends that the chain was seen with this block.
     #[cfg(test)]
     pub(crate) fn pretend_seen(&self, block: u64) {
         lock(&self.view).block = block;
     }
 
-    /// How old the newest block is, in seconds.
+    /// Age of the newest block, seconds.
     fn age_s(&self, snapshot: &Snapshot) -> u64 {
         self.now_s().saturating_sub(snapshot.timestamp_s)
     }
 
-    /// What is to be said of a chain whose newest block is old: its server may have stopped.
+    /// Warns about an old newest block: the server may have stopped.
     pub(super) fn lag(&self, snapshot: &Snapshot) -> Option<String> {
         let parts = &self.ground.parts;
         let age_s = self.age_s(snapshot);
@@ -74,7 +74,7 @@ impl Tokens {
         })
     }
 
-    /// A look has come to nothing: what is shown stays.
+    /// A check failed: what is shown stays.
     pub(super) fn blind(&self, fault: &ChainError) {
         let mut view = lock(&self.view);
         if !view.is_blind {
@@ -85,7 +85,7 @@ impl Tokens {
         (view.error, view.is_blind) = (Some(fault.to_string()), true);
     }
 
-    /// Since when the chain has told nothing, where it does not: unix seconds by this machine's clock.
+    /// Unix seconds by this machine's clock; `None` if the chain answers.
     fn silent_since_s(&self, view: &View) -> Option<u64> {
         if !view.is_blind {
             return None;
@@ -98,12 +98,11 @@ impl Tokens {
         }
     }
 
-    /// Time by this machine's clock, unix seconds.
+    /// This machine's clock, unix seconds.
     pub(super) fn now_s(&self) -> u64 {
         self.ground.parts.clock.wall_s()
     }
 
-    /// What `status` tells of the chain.
     pub(crate) fn chain_status(&self) -> ChainStatus {
         let view = lock(&self.view);
         let since_s = self.silent_since_s(&view);

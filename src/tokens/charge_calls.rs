@@ -1,7 +1,7 @@
-//! Calls who has the commits of the tokens charged, so that it need not look again and again.
+//! Wakes the task that charges commits, so that it need not poll.
 //!
-//! Invariant: it is called behind each commit that is to be charged, behind each token that is shown, and behind each look at
-//! the chain, by which charges come to their end. Called by `tokens`; `charges` waits for it.
+//! Invariant: it wakes after each commit to be charged, each newly shown token, and each check of
+//! the chain, because these complete charges.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use crate::tokens::mounted::MountedToken;
 use pxfs_base::lock;
 
 impl Tokens {
-    /// Shows `live` from now on.
     pub(super) fn add(&self, live: &Arc<MountedToken>) {
         let charging = Arc::clone(&self.charging);
         live.volume.on_charge(move || charging.notify_one());
@@ -18,7 +17,7 @@ impl Tokens {
         self.charging.notify_one();
     }
 
-    /// Returns when there may be something to be charged; at once if there was since it returned last.
+    /// Returns when there may be something to charge; at once if there was since the last return.
     pub(crate) async fn charge_called(&self) {
         self.charging.notified().await;
     }

@@ -1,8 +1,8 @@
-//! When the chain is checked: often while something is awaited of it, else seldom, and seldom too while it announces
-//! changes by itself.
+//! Schedules checks of the chain: often while a change is expected, seldom otherwise or while the
+//! chain announces changes.
 //!
-//! Invariant: no more than [`IDLE`] pauses lie between two checks, or [`IDLE`] times as many while changes are
-//! announced; and while a charge is not known to be in the usage on chain, a check reads that usage.
+//! Invariant: at most [`IDLE`] pauses lie between two checks, [`IDLE`] times as many while changes
+//! are announced. While a charge is unconfirmed, a check reads the usage on chain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,11 @@ use crate::chain::subscription::Announced;
 use crate::tokens::mounted::MountedToken;
 use pxfs_base::lock;
 
-/// How many pauses lie between two checks while nothing is awaited, and how much longer a pause is while changes are
-/// announced.
+/// Pauses between two idle checks, and the factor on a pause while changes are announced.
 const IDLE: u32 = 5;
 
 impl Tokens {
-    /// What the next check reads; `None` while the last one holds.
+    /// What the next check reads; `None` while the last one is recent enough.
     pub(super) fn due(&self, announced: Announced) -> Option<Reading> {
         let parts = &self.ground.parts;
         let all = self.all();
@@ -29,7 +28,7 @@ impl Tokens {
             let age = seen.map(|seen| parts.clock.boottime().saturating_sub(seen));
             (age, view.snapshot.as_ref().map_or(0, |seen| seen.block))
         };
-        // What cannot be charged now is not awaited: it may stay so for days.
+        // A token that cannot be charged now is not waited for: that may last days.
         let awaits = |live: &Arc<MountedToken>| {
             live.awaits_sync(&*parts.clock)
                 || self.owes(live) && live.charge_error().is_none()
@@ -37,17 +36,17 @@ impl Tokens {
         };
         let is_awaited = || all.iter().any(awaits) || self.awaits_unused();
         let pause = parts.config.refresh;
-        // A change was announced that the server of the last check did not know yet.
+        // The last check's server did not know the announced change yet.
         if age.is_some_and(|age| age >= pause) && block < announced.block {
             return Some(self.reading());
         }
-        // On other contracts some changes leave no log, and nothing announces them.
+        // Legacy contracts change some state without a log, so nothing announces it.
         let is_announced = announced.is_live && parts.chain.dialect() == Dialect::PxSync;
         let pause = if is_announced { pause * IDLE } else { pause };
         is_due(age, pause, is_awaited).then(|| self.reading())
     }
 
-    /// What a check reads that follows an announcement.
+    /// What to read after an announcement.
     pub(super) fn reading(&self) -> Reading {
         match self.all().iter().any(|live| self.owes(live)) {
             true => Reading::All,
@@ -55,13 +54,13 @@ impl Tokens {
         }
     }
 
-    /// Whether a charge of `live` is not known to be in the usage on chain.
+    /// Whether a charge of `live` may still be missing from the usage on chain.
     fn owes(&self, live: &MountedToken) -> bool {
         self.ground.parts.charges_commits() && !live.volume.charges().is_empty()
     }
 }
 
-/// Whether the last check, of this age, is to be followed by another.
+/// Whether a check of this age needs another.
 fn is_due(age: Option<Duration>, pause: Duration, is_awaited: impl FnOnce() -> bool) -> bool {
     let Some(age) = age else { return true };
     age >= pause * IDLE || age >= pause && is_awaited()
@@ -71,7 +70,7 @@ fn is_due(age: Option<Duration>, pause: Duration, is_awaited: impl FnOnce() -> b
 mod tests {
     use super::*;
 
-    /// Checks of an hour whose passes are a pause apart.
+    /// Checks in an hour of passes that are a pause apart.
     fn checks_of_an_hour(pause_s: u64, is_awaited: bool) -> u64 {
         let pause = Duration::from_secs(pause_s);
         let (mut seen_s, mut looks) = (None::<u64>, 0);

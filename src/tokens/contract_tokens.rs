@@ -24,79 +24,77 @@ use crate::tokens::pending_opens::PendingOpens;
 use crate::types::{TokenId, VolumeKey};
 use pxfs_base::lock;
 
-/// Tokens that are checked at a time.
+/// Tokens checked concurrently.
 pub(super) const TOKENS_AT_ONCE: usize = 16;
 
-/// All of a contract.
+/// All of one contract.
 pub(super) type UnusedTokens = BTreeMap<TokenId, UnusedToken>;
 
-/// One of them.
 pub(super) struct UnusedToken {
     pub(super) key: VolumeKey,
     pub(super) directory: String,
     pub(super) slot: u16,
     pub(super) token: TokenInfo,
-    /// Somebody wants it, and it could not be opened yet: each pass tries again.
+    /// It was wanted but could not be opened: each pass retries.
     pub(super) is_wanted: bool,
-    /// Whoever opens it holds this.
+    /// Held while opening it.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// How the chain looked last.
+/// How the chain last looked.
 #[derive(Default)]
 pub(super) struct View {
-    /// Of this process, or what the volumes keep of an earlier one.
+    /// Seen by this process, or stored in the volumes by an earlier one.
     pub(super) block: u64,
     pub(super) seen: Option<Duration>,
     /// What was seen then.
     pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) error: Option<String>,
-    /// Whether the last look has come to nothing.
+    /// Whether the last check failed.
     pub(super) is_blind: bool,
-    /// Whether a later block that was seen was never true: what is kept of one counts no more.
+    /// A later block was seen but never true: stored ones count no more.
     pub(super) overruled: bool,
-    /// Whether what a volume keeps of a later block holds.
+    /// Whether stored allowances of a later block hold.
     pub(super) doubts: bool,
 }
 
 /// The tokens of a mount.
 pub(crate) struct Tokens {
     pub(super) ground: Arc<MountContext>,
-    /// What earlier epochs have left.
+    /// Volumes of earlier epochs.
     pub(crate) leftovers: OrphanedVolumes,
     pub(super) teller: KernelNotifier,
     pub(super) live: Mutex<BTreeMap<TokenId, Arc<MountedToken>>>,
-    /// Those that nobody has used here yet.
+    /// Tokens not used here yet.
     pub(super) unused: Mutex<UnusedTokens>,
     pub(super) openings: PendingOpens,
-    /// Owned tokens that cannot be shown, as the chain has them, and why.
+    /// Owned tokens that cannot be shown, and why.
     pub(super) failed: Mutex<BTreeMap<TokenId, (TokenStatus, Failure)>>,
-    /// Keys by name, and what they are derived with; looking for one costs a derivation for each transaction of the wallet.
+    /// Keys by name, with their transaction nonce; a search derives one for each transaction of the
+    /// wallet.
     pub(super) keys: Mutex<HashMap<String, Option<(u64, NameKey)>>>,
     pub(super) approvals: Approvals,
-    /// Names whose first document is there, or on its way.
+    /// Names whose first document is published, or on its way.
     pub(super) documented: Arc<Mutex<HashSet<String>>>,
     pub(super) view: Mutex<View>,
-    /// What the chain told last, also an earlier process.
+    /// What the chain last said, also to an earlier process.
     pub(super) known: List,
-    /// Why the chain did not answer before the first look.
+    /// Why the chain did not answer before the first check.
     pub(super) silence: Mutex<Option<ChainError>>,
-    /// For looks at what is published, beside the passes.
+    /// Bounds checks of published roots, beside the passes.
     pub(super) turns: Arc<Semaphore>,
     pub(super) pass: tokio::sync::Mutex<()>,
-    /// A commit may be to be charged, or a charge may have come on.
+    /// Signals that a commit may need charging, or a charge advanced.
     pub(super) charging: Arc<Notify>,
-    /// Nothing is opened any more.
+    /// Opens nothing from now on.
     pub(super) has_ended: AtomicBool,
 }
 
 impl Tokens {
-    /// What they stand on.
     pub(crate) fn ground(&self) -> &MountContext {
         &self.ground
     }
 
-    /// The contract's parts.
     pub(crate) fn parts(&self) -> &Arc<Parts> {
         &self.ground.parts
     }
@@ -124,17 +122,16 @@ impl Tokens {
         }
     }
 
-    /// From now on the kernel is told what appears.
+    /// From now on the kernel is notified.
     pub(crate) fn set_notifier(&self, notifier: Notifier) {
         self.teller.set(notifier);
     }
 
-    /// Returns when the kernel has been told of what changed, or a while later.
+    /// Returns once the kernel was notified of all changes, or after a timeout.
     pub(crate) async fn told(&self) {
         self.teller.told().await;
     }
 
-    /// Whether anything of the contract is shown.
     pub(crate) fn any_shown(&self) -> bool {
         let is_empty = lock(&self.live).is_empty() && lock(&self.unused).is_empty();
         !is_empty || self.leftovers.any_shown()
@@ -148,7 +145,6 @@ impl Tokens {
         lock(&self.live).get(&id).cloned()
     }
 
-    /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
     pub(crate) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let shown = self.all();
         let mut tokens: Vec<TokenStatus> = shown
@@ -176,8 +172,8 @@ impl Tokens {
 
     /// Ends all volumes; everything acknowledged is durable here afterwards. Blocks on the disk.
     pub(crate) fn stop(&self) {
-        // A mount that is in use is only out of sight: who has something open there goes on calling. It is the
-        // drive of all contracts: whoever is first ends it.
+        // A detached mount still gets calls from open files, so the drive ends here. All contracts
+        // share it; the first to stop ends it.
         self.ground.drive.end();
         let all = std::mem::take(&mut *lock(&self.live));
         let all: Vec<Arc<MountedToken>> = all.into_values().collect();
@@ -189,7 +185,7 @@ impl Tokens {
         };
         std::thread::scope(|scope| {
             for _ in 1..all.len().min(TOKENS_AT_ONCE) {
-                // Where the system has no thread to give the others do its part.
+                // Without a thread from the system, the others do its part.
                 drop(std::thread::Builder::new().spawn_scoped(scope, stop));
             }
             stop();

@@ -1,8 +1,7 @@
-//! The copying of a tree of the drive to a local folder: content, holes, names, attributes.
+//! Copies a tree of the drive to a local folder: content, holes, names, attributes.
 //!
-//! Invariant: each entry is durable in the folder when its copy succeeds; what fails is noted, and
-//! the rest is copied all the same. Reads by the calls of the mount's callbacks, on a thread that
-//! may wait. Called by `save`.
+//! Invariant: an entry that succeeds is durable; one that fails is noted, and the rest is copied.
+//! Reads as the mount's callbacks do, on a thread that may block.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -27,11 +26,11 @@ use crate::durable::sync_folder;
 use crate::fs::{Attr, FsError, Kind, Want};
 use crate::types::{Fh, Ino};
 
-/// Bytes that are read at a time.
+/// Bytes per read.
 const STEP: u64 = 1 << 20;
-/// So many deadlines in a row, and the node is asked no more: each is half a minute long.
+/// Consecutive timeouts, each half a minute, after which the node is not asked again.
 const DEADLINES: u32 = 3;
-/// How often what a call lacks is fetched before it is given up: a cache may lose it again.
+/// Fetches per call before it is given up, because the cache may evict again.
 const TRIES: usize = 64;
 /// `SEEK_DATA` and `SEEK_HOLE` of lseek(2).
 const SEEK_DATA: i32 = 3;
@@ -40,43 +39,39 @@ const SEEK_HOLE: i32 = 4;
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Saved {
-    /// Regular files; one with several names once.
     pub(crate) files: u64,
     /// Their bytes, without holes.
     pub(crate) bytes: u64,
 }
 
-/// How far a copy is.
 #[derive(Debug, Default)]
 pub(crate) struct Copied {
     pub(crate) files: AtomicU64,
     pub(crate) bytes: AtomicU64,
 }
 
-/// A copy that is being made.
 pub(crate) struct Copier {
     ground: Arc<MountContext>,
     runtime: Handle,
-    /// Fetches in a row that passed their deadline.
+    /// Consecutive timeouts.
     deadlines: Cell<u32>,
-    /// Where the first name of an inode with several was copied to.
+    /// The first copy of each inode with several names.
     links: HashMap<Ino, PathBuf>,
-    /// What could not be copied, and why.
+    /// Paths that failed, and why.
     pub(crate) failed: Vec<(PathBuf, String)>,
     pub(crate) saved: Saved,
-    /// What was copied so far, for whoever waits.
+    /// Progress for whoever waits.
     copied: Arc<Copied>,
-    /// What was come to, and where it was copied to first, of a drive whose tree may be no tree.
+    /// Inodes reached and their first copy, for a damaged drive whose tree may have cycles.
     pub(crate) seen: Option<BTreeMap<Ino, PathBuf>>,
-    /// The target has no room: nothing more is tried.
+    /// The target is full: nothing more is tried.
     full: bool,
 }
 
-/// What is still to be done.
 enum Step {
-    /// Go into a directory whose copy is made already.
+    /// Enter a directory whose copy exists.
     Enter(Ino, PathBuf),
-    /// All in it is done: its attributes, and what makes it durable.
+    /// Finish a directory: attributes and durability.
     Leave(Attr, PathBuf),
 }
 
@@ -107,7 +102,7 @@ impl From<rustix::io::Errno> for Why {
 }
 
 impl Copier {
-    /// A copy of nothing yet; `copied` is told what comes. Within a runtime.
+    /// An empty copy that reports to `copied`. Call it within a runtime.
     pub(crate) fn new(ground: &Arc<MountContext>, copied: &Arc<Copied>) -> Self {
         Self {
             ground: Arc::clone(ground),
@@ -122,7 +117,7 @@ impl Copier {
         }
     }
 
-    /// Copies the directory `root` of the drive into the folder `target`, which is empty.
+    /// Copies the directory `root` of the drive into the empty folder `target`.
     pub(crate) fn tree(&mut self, root: Ino, target: &Path) {
         let mut steps = vec![Step::Enter(root, target.to_owned())];
         while let Some(step) = steps.pop() {
@@ -141,7 +136,6 @@ impl Copier {
         }
     }
 
-    /// Copies the file `ino`, which no directory names, to `path`.
     pub(crate) fn stray(&mut self, ino: Ino, path: &Path) {
         let made = self.entry(ino, path, &mut Vec::new());
         self.note(path, made);
@@ -162,7 +156,7 @@ impl Copier {
         self.failed.push((path.to_owned(), why));
     }
 
-    /// Calls the drive; fetches what is not on this machine.
+    /// Calls the drive, fetching what is not on this machine.
     fn ask<T>(&self, call: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
         for _ in 0..TRIES {
             let want = match call() {
@@ -261,8 +255,8 @@ impl Copier {
         Ok(())
     }
 
-    /// Copies a file. Where the node does not give what was published of it, what is on this machine
-    /// alone is in the copy all the same.
+    /// Copies a file; if the node does not give its published content, the copy still has what is
+    /// on this machine.
     fn file(&mut self, attr: &Attr, path: &Path) -> Done {
         let drive = Arc::clone(&self.ground.drive);
         let file = OpenOptions::new()
@@ -285,7 +279,7 @@ impl Copier {
         Ok(())
     }
 
-    /// Copies what is no hole; how many bytes that was, and why some are missing, if so.
+    /// Copies the data, not the holes; returns the bytes, and why some are missing.
     fn content(&self, attr: &Attr, fh: Fh, file: &File) -> Result<(u64, Option<FsError>), Why> {
         let drive = &self.ground.drive;
         let (mut bytes, mut missing) = (0, None);
@@ -301,7 +295,7 @@ impl Copier {
                 let read = |len| drive.read(attr.ino, fh, at, u32::try_from(len).unwrap_or(0));
                 let data = match missing {
                     None => self.ask(|| read(len)),
-                    // The node was asked once for this file: what is here is picked out.
+                    // The node has failed for this file: read only what is here.
                     Some(_) => match read(len) {
                         Err(error) if lacking(&error).is_some_and(|lost| lost.start > at) => {
                             len = lacking(&error).map_or(len, |lost| lost.start - at);
@@ -333,8 +327,8 @@ impl Copier {
         Ok((bytes, missing))
     }
 
-    /// Sets owner, extended attributes, mode and times, in this order: a change of owner takes
-    /// capabilities and set-id bits away. Only root can give things away.
+    /// Sets owner, extended attributes, mode and times, in this order, because a change of owner
+    /// clears capabilities and set-id bits. Only root can set owners.
     fn attributes(&self, attr: &Attr, path: &Path) -> Done {
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::lchown(path, Some(attr.uid), Some(attr.gid))?;
@@ -359,7 +353,7 @@ impl Copier {
     }
 }
 
-/// The bytes of a file that a read lacked.
+/// The bytes that a read lacked.
 fn lacking(error: &FsError) -> Option<Range<u64>> {
     let FsError::NotLocal(want) = error else {
         return None;
@@ -377,7 +371,7 @@ fn timespec(ns: i64) -> Timespec {
     }
 }
 
-/// The kernel's 32-bit form of a device number as makedev(3) has it.
+/// makedev(3) of the kernel's 32-bit device number.
 fn device(rdev: u32) -> rustix::fs::Dev {
     makedev(
         (rdev >> 8) & 0xfff,

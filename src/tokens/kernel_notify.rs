@@ -1,7 +1,6 @@
-//! What the kernel is told of directories and files that change without it.
+//! Notifies the kernel of directories and files that change without it.
 //!
-//! Invariant: a call in progress may hold the telling up, and nobody waits long for that. Called by `tokens`
-//! and `live`.
+//! Invariant: a call in progress may delay a notification; nobody waits long for that.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,27 +14,26 @@ use crate::mount::Notifier;
 use crate::types::Ino;
 use pxfs_base::lock;
 
-/// Time within which a program has surely been given what the kernel was answered.
+/// Within this time a program has surely read the kernel's answer.
 const ANSWERED: Duration = Duration::from_secs(5);
 
-/// How long a command waits until the kernel has been told of what it did.
+/// How long a command waits for its notifications.
 const TOLD: Duration = Duration::from_secs(1);
 
-/// Tells the kernel, once there is a mount. Clones share it.
+/// Notifies the kernel once there is a mount. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct KernelNotifier {
     notifier: Arc<Mutex<Option<Notifier>>>,
-    /// What is being told.
+    /// Notifications in progress.
     telling: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl KernelNotifier {
-    /// From now on the kernel is told.
     pub(crate) fn set(&self, notifier: Notifier) {
         *lock(&self.notifier) = Some(notifier);
     }
 
-    /// Directories of these names came, went or turned.
+    /// Directories of these names came, went or changed.
     pub(crate) fn changed(&self, names: impl IntoIterator<Item = String>) {
         let names: Vec<String> = names.into_iter().collect();
         let Some(notifier) = lock(&self.notifier).clone().filter(|_| !names.is_empty()) else {
@@ -64,7 +62,7 @@ impl KernelNotifier {
         }
     }
 
-    /// Another tree has taken the place of the one that the kernel knows, if so.
+    /// Another tree may have replaced the one the kernel knows.
     pub(crate) fn followed(&self, volume: &Volume, directory: &str, slot: u16) {
         let Some(inodes) = volume.take_followed() else {
             return;
@@ -73,7 +71,7 @@ impl KernelNotifier {
         let Some(notifier) = lock(&self.notifier).clone() else {
             return;
         };
-        // Once more when whoever asked before has surely read the answer, and keeps it no longer.
+        // Again once earlier answers have surely been read, so that none stays cached.
         let (again, name) = (notifier.clone(), directory.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(ANSWERED).await;

@@ -1,8 +1,7 @@
-//! Tokens that are lost, or begin a new epoch: closed at once, and what they had not published is
-//! set aside.
+//! Closes lost tokens, and tokens with a new epoch, and sets aside what they had not published.
 //!
-//! Invariant: a volume is closed for changes, and what it took by then durable, before it is judged
-//! whether anything of it is unpublished. Called by `tokens` and `desk`.
+//! Invariant: before a volume is judged as published, it is closed for changes and everything it
+//! took is durable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,21 +18,21 @@ use crate::tokens::right::Right;
 use pxfs_base::lock;
 
 impl Tokens {
-    /// A token that was ours is read-only from now on. Where it holds what is not published, that
-    /// is set aside (where `twice`, not before a second look has found it lost); else it is shown until the
-    /// drive is unmounted.
+    /// Makes a lost token read-only. If it holds unpublished data, that is set aside (if `twice`,
+    /// only once a second check has confirmed the loss); otherwise it stays visible until the
+    /// unmount.
     pub(super) async fn close_lost(&self, live: &Arc<MountedToken>, twice: bool) {
         let (id, called) = (live.key.token.token, &live.directory);
         let known = live.lost();
         let is_sure = known.is_some() || !twice;
         let why = match known {
-            // Asked once: what is shown of lost tokens shall not cost a request at each look.
+            // Asked once: a lost token shall not cost a request per check.
             Some(why) => why,
             None => match self.ground.parts.chain.ledger.token(id).await {
                 Ok(token) if token.owner == self.ground.parts.chain.owner => return,
                 Ok(token) => format!("token {called} belongs to {} now", token.owner),
                 Err(ChainError::Missing(_)) => format!("token {called} does not exist any more"),
-                // Not known: nothing changes.
+                // Unknown: nothing changes.
                 Err(_) => return,
             },
         };
@@ -43,7 +42,7 @@ impl Tokens {
             tracing::warn!("{reason}");
             self.teller.changed([live.directory.clone()]);
         }
-        // Again with every pass: a write that was under way may have come in since.
+        // Again each pass: a write in progress may have landed since.
         if is_sure
             && live.is_pending()
             && let Err(error) = self.set_aside(live, &why).await
@@ -52,12 +51,12 @@ impl Tokens {
         }
     }
 
-    /// A new epoch has begun: the volume of the old one makes room for the new one's.
+    /// A new epoch began: the old volume makes room for the new one's.
     pub(super) async fn retire(&self, live: &Arc<MountedToken>, epoch: u64) -> anyhow::Result<()> {
         let why = other_epoch(&live.directory, live.key.epoch, epoch);
         live.close(&why);
         live.stop_publishing().await;
-        // What was under way when it was closed counts too.
+        // Writes in progress at the close count too.
         if !make_durable(live).await || live.is_pending() {
             return self.set_aside(live, &why).await;
         }
@@ -71,7 +70,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// Shows what was a token's directory under another name from now on.
+    /// Renames a token's directory to an orphan's from now on.
     async fn set_aside(&self, live: &Arc<MountedToken>, why: &str) -> anyhow::Result<()> {
         live.stop_publishing().await;
         make_durable(live).await;
@@ -81,7 +80,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// The token of what was set aside is this wallet's again, in the same epoch: it goes on where it was.
+    /// The wallet has the token again, in the same epoch: its volume continues.
     pub(super) async fn take_back(
         &self,
         snapshot: &Snapshot,
@@ -103,7 +102,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// As if the token had been found to be another's twice.
+    /// Pretends that two checks found the token lost.
     #[cfg(test)]
     pub(crate) async fn pretend_lost(&self, live: &Arc<MountedToken>) {
         let why = "the token belongs to another now";
@@ -111,16 +110,16 @@ impl Tokens {
         self.set_aside(live, why).await.unwrap();
     }
 
-    /// Whether `name` means a directory of this contract.
+    /// Whether `name` is a directory of this contract.
     pub(crate) fn is_meant(&self, name: &str) -> bool {
         let is_shown = self.all().iter().any(|live| live.directory == name);
         is_shown || self.leftovers.is_meant(name) || self.is_unused(name)
     }
 
-    /// `pxfs detach`: ends what `name` means, after it was saved where a folder is given.
+    /// `pxfs detach`: ends the orphan `name`, after saving it to a folder if one is given.
     ///
     /// # Errors
-    /// It is this wallet's, or not there; something could not be saved.
+    /// The token is this wallet's, or is not here; something could not be saved.
     pub(crate) async fn detach(
         &self,
         name: &str,

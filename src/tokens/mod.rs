@@ -1,9 +1,9 @@
-//! The tokens of the wallet as directories of the drive: each is mounted while the wallet owns it, and what it had not
-//! published when it was lost stays readable as an orphaned volume.
+//! The wallet's tokens as directories: each is mounted while the wallet owns it; after a loss its
+//! unpublished data stays readable as an orphaned volume.
 //!
-//! [`Tokens`] are those of one contract, [`MountedContracts`] those of all. Each pass (`passes`) compares the drive with the
-//! chain: a [`MountedToken`] has a volume and what publishes it, an unused token is opened when a call needs it (`unused`),
-//! and a lost one is closed (`lost`).
+//! [`Tokens`] are those of one contract, [`MountedContracts`] those of all. Each pass (`passes`)
+//! compares the drive with the chain: a [`MountedToken`] has a volume and its publisher, an unused
+//! token is opened on demand (`unused`), and a lost one is closed (`lost`).
 
 mod chain_view;
 mod charge_calls;

@@ -1,7 +1,7 @@
-//! One token that is mounted: its volume, its directory, and what publishes it.
+//! One mounted token: its volume, its directory, and its publisher.
 //!
-//! Invariant: made whole by [`MountedToken::start`] and ended in order by [`MountedToken::stop`]; in between only
-//! its allowance and its access change. Called by `tokens` and `leave`.
+//! Invariant: [`MountedToken::start`] makes it whole and [`MountedToken::stop`] ends it in order;
+//! in between only its allowance and access change.
 
 mod status;
 
@@ -34,18 +34,17 @@ use crate::tokens::orphan::OrphanedVolume;
 use crate::tokens::publishing::{FIND, PATIENCE, Publishing};
 use crate::types::VolumeKey;
 
-/// Page cache of all journals, and the least of one, in bytes.
+/// Page cache of all journals, and the minimum for one, bytes.
 const JOURNALS_CACHE_BYTES: usize = 32 << 20;
 
-/// By how many seconds the time of the newest block may differ from ours for no reason.
+/// By how many seconds the newest block's time may differ from ours.
 const BLOCK_S: u64 = 15;
-/// After how many seconds the first token's allowance is written anew, which has not changed; that of any other is not.
+/// Seconds after which the first token's unchanged allowance is written again; the others' never
+/// is.
 const FIRST_LASTS_S: u64 = 60;
 
-/// A volume that is opened, and what publishes it.
 pub(crate) type Opened = (Arc<Volume>, Publishing);
 
-/// A mounted token.
 pub(crate) struct MountedToken {
     pub(crate) key: VolumeKey,
     pub(crate) directory: String,
@@ -53,33 +52,32 @@ pub(crate) struct MountedToken {
     pub(crate) volume: Arc<Volume>,
     pub(crate) publishing: Publishing,
     pub(crate) keeper: Arc<Flusher>,
-    /// Where its local state is.
+    /// Local state folder.
     folder: PathBuf,
     seen: Mutex<Seen>,
-    /// Why its commits are not charged, if so.
+    /// Why its commits are not charged.
     charge_error: Mutex<Option<String>>,
-    /// Why it could not be synced, if so; kept over a restart.
+    /// Why the last sync failed; stored.
     sync_error: Mutex<Option<String>>,
 }
 
-/// What the chain last said of it.
+/// What the chain last said.
 #[derive(Clone)]
 struct Seen {
     token: TokenInfo,
-    /// What is published is found by.
+    /// The name that published data is found by.
     name: Option<String>,
     timestamp_s: u64,
     at: std::time::Duration,
-    /// Whether the volume has been granted anything by it yet.
+    /// Whether the volume got an allowance from it yet.
     granted: bool,
     access: Access,
     state: State,
-    /// Why it is this wallet's no more, if so.
+    /// Why the wallet no longer owns it.
     lost: Option<String>,
 }
 
 impl Seen {
-    /// Chain time now, unix seconds.
     fn now_s(&self, clock: &dyn Clock) -> u64 {
         let passed = clock.boottime().saturating_sub(self.at);
         self.timestamp_s.saturating_add(passed.as_secs())
@@ -94,11 +92,11 @@ impl Seen {
 }
 
 impl MountedToken {
-    /// Opens the volume of `token`, one of `count`, where it is known what was published of it, or it was used here
-    /// before.
+    /// Opens the volume of `token`, one of `count`, once its newest root is known, or at once if it was used
+    /// here before.
     ///
     /// # Errors
-    /// That cannot be known now; the journal cannot be opened.
+    /// The root cannot be found now; the journal cannot be opened.
     pub(crate) async fn open(
         ground: &MountContext,
         count: usize,
@@ -106,11 +104,11 @@ impl MountedToken {
         right: &Right,
     ) -> anyhow::Result<Opened> {
         let key = ground.parts.volume_key(token);
-        // As if the other contracts had as many.
+        // Assumes that each other contract has as many.
         let journals = count * ground.parts.chain.called.count;
         let cache_bytes = (JOURNALS_CACHE_BYTES / journals.max(1)).max(JOURNAL_CACHE_MIN_BYTES);
         Ok(match open(ground, key, cache_bytes, token, right).await? {
-            // Nothing here is unpublished: what the other machine wrote takes its place.
+            // Nothing here is unpublished, so the other machine's tree replaces it.
             (volume, publishing) if publishing.is_behind() => {
                 leave_owed(ground, &volume).await?;
                 drop((volume, publishing));
@@ -136,7 +134,7 @@ impl MountedToken {
         })
     }
 
-    /// Shows the volume of `token`, which is opened, in the drive.
+    /// Shows the opened volume of `token` in the drive.
     pub(crate) fn start(
         ground: &MountContext,
         snapshot: &Snapshot,
@@ -156,7 +154,7 @@ impl MountedToken {
         let shown = live
             .refresh(&ground.parts, snapshot, token, right, grant)
             .and_then(|_| {
-                // Whoever sees it already is told these.
+                // For those who see the volume already.
                 let labels = live.labels(ground.parts.clock.as_ref());
                 live.volume.set_labels(move || labels.clone());
                 let (volume, slot) = (
@@ -174,11 +172,10 @@ impl MountedToken {
         }
     }
 
-    /// Shows again, as the directory of `token`, what was set aside when the token seemed to be another's: the volume
-    /// was not closed since, and whoever has files open there goes on.
+    /// Shows an orphan again as `token`'s directory. The volume was never closed, so open files keep working.
     ///
     /// # Errors
-    /// What was published of it is not known now; another directory has its name. It is as it was, then.
+    /// Its published root is unknown now, or another directory has its name; the orphan is unchanged.
     pub(crate) async fn again(
         ground: &MountContext,
         snapshot: &Snapshot,
@@ -192,7 +189,7 @@ impl MountedToken {
             publishing.stop().await;
             return Err(error);
         }
-        // The first look opens it.
+        // Read-only until the first check.
         let closed = Access::ReadOnly(String::new());
         let live = Self::of(ground, token, (volume, keeper), publishing, closed);
         let slot = left.slot();
@@ -210,8 +207,8 @@ impl MountedToken {
         }
     }
 
-    /// From now on its directory tells in its virtual attributes what holds when they are read: a commit, a conflict or a
-    /// deadline is there at once.
+    /// Computes the virtual attributes when they are read, so that a commit, conflict or deadline
+    /// shows at once.
     fn labelled(self, clock: &Arc<dyn Clock>) -> Arc<Self> {
         let live = Arc::new(self);
         let (of, clock) = (Arc::downgrade(&live), Arc::clone(clock));
@@ -222,7 +219,7 @@ impl MountedToken {
         live
     }
 
-    /// With nothing known of the chain yet but `token`, and that the volume has this `access`.
+    /// Knows only `token` of the chain, and the volume's `access`.
     fn of(
         ground: &MountContext,
         token: &TokenInfo,
@@ -253,8 +250,8 @@ impl MountedToken {
         }
     }
 
-    /// Takes what the chain says now, and grants the volume what of that is news. True when the kernel's view of the
-    /// directory is out of date.
+    /// Takes what the chain says, and grants the volume what is new. True if the kernel's view of
+    /// the directory is stale.
     pub(crate) fn refresh(
         &self,
         parts: &Parts,
@@ -265,16 +262,16 @@ impl MountedToken {
     ) -> anyhow::Result<bool> {
         let now = parts.clock.boottime();
         let known = lock(&self.seen).clone();
-        // Writing the same allowance with each look would wear the disk for nothing, and keep all tokens awake; a clock
-        // of the chain that went another way than ours is news, by more than its blocks are apart. Of the block that was
-        // seen last one token tells for all.
+        // Writing an unchanged allowance at each check would wear the disk and keep all tokens
+        // awake. A chain clock that drifts by more than its blocks' spacing is news. One token
+        // stores the last seen block for all.
         let since_s = now.saturating_sub(known.at).as_secs();
         let expected_s = known.timestamp_s.saturating_add(since_s);
         let jumped = snapshot.timestamp_s.abs_diff(expected_s) > BLOCK_S;
         let mut wanted = snapshot.tokens.iter().filter(|token| parts.wants(token.id));
         let is_first = wanted.next().is_some_and(|first| first.id == token.id);
         let stale = is_first && now.saturating_sub(known.at).as_secs() >= FIRST_LASTS_S;
-        // A server that shows one block for ever has no news but of the token.
+        // A server stuck at one block has no news but the token's.
         let newer = snapshot.timestamp_s != known.timestamp_s;
         let fresh = newer && (jumped || stale) || known.token != *token;
         let grants = grant != Grant::Nothing;
@@ -306,8 +303,8 @@ impl MountedToken {
         Ok(turned)
     }
 
-    /// Looks for the newest root beside the pass, where that is not known yet, or another machine may have made it.
-    /// What has changed by it is told by `teller`.
+    /// Looks for the newest root beside the pass, if unknown or perhaps another machine's; `teller`
+    /// reports what changed.
     pub(crate) fn go_on(
         self: &Arc<Self>,
         token: &TokenInfo,
@@ -325,12 +322,11 @@ impl MountedToken {
         });
     }
 
-    /// Has the kernel forget what another machine's tree has taken the place of, if one has.
+    /// Has the kernel drop what another machine's tree has replaced.
     pub(super) fn notify_followed(&self, notifier: &KernelNotifier) {
         notifier.followed(&self.volume, &self.directory, self.slot);
     }
 
-    /// Makes it read-only: it is no longer ours. True when it was not so already.
     pub(crate) fn close(&self, reason: &str) -> bool {
         let access = Access::ReadOnly(reason.to_owned());
         self.volume.set_access(access.clone());
@@ -341,7 +337,7 @@ impl MountedToken {
         turned
     }
 
-    /// Why it is this wallet's no more, as far as that was asked for since it last was.
+    /// Why the wallet no longer owns it, if that was asked.
     pub(crate) fn lost(&self) -> Option<String> {
         lock(&self.seen).lost.clone()
     }
@@ -350,7 +346,6 @@ impl MountedToken {
         lock(&self.seen).lost = Some(why.to_owned());
     }
 
-    /// What the chain last said of it.
     pub(crate) fn token(&self) -> TokenInfo {
         lock(&self.seen).token.clone()
     }
@@ -369,18 +364,18 @@ impl MountedToken {
         }
     }
 
-    /// The token, and chain time now, where a sync could help it: it is ours, has a name if it needs one,
-    /// and no request is open that may still be answered.
+    /// The token and chain time, if a sync could help: owned, named if it must be, and no request
+    /// still open.
     pub(crate) fn syncable(&self, clock: &dyn Clock) -> Option<(TokenInfo, u64)> {
         let seen = lock(&self.seen);
         let token = &seen.token;
         let named = token.name.is_some() || token.accounting == Accounting::Additive;
-        // One that nobody answered is no reason to let the deadline pass.
+        // An unanswered request must not let the deadline pass.
         let can = named && !seen.is_syncing(clock) && seen.lost.is_none();
         can.then(|| (token.clone(), seen.now_s(clock)))
     }
 
-    /// Whether a request for a sync is open that may still be answered.
+    /// Whether a sync request is open that may still be answered.
     pub(crate) fn awaits_sync(&self, clock: &dyn Clock) -> bool {
         lock(&self.seen).is_syncing(clock)
     }
@@ -389,14 +384,14 @@ impl MountedToken {
         *lock(&self.charge_error) = error;
     }
 
-    /// Sequence of the newest document that was published from here, or taken over.
+    /// Sequence of the newest document that was published or taken over here.
     pub(crate) fn published_sequence(&self) -> Option<u64> {
         let published = self.publishing.status();
         published.root.map(|_| published.sequence)
     }
 
-    /// What its contract is to have as its anchor; `None` before anything is published under our own name, and while
-    /// nothing is published from here.
+    /// The anchor for its contract; `None` until something is published from here under our own
+    /// name.
     pub(crate) fn to_anchor(&self) -> Option<Anchor> {
         if !self.publishing.is_on() {
             return None;
@@ -412,24 +407,23 @@ impl MountedToken {
         })
     }
 
-    /// Bytes that are not on the node yet, and files.
+    /// Bytes and files that are not on the node yet.
     pub(crate) fn pending(&self) -> (u64, u64) {
         let pending = self.volume.pending();
         pending.map_or((0, 0), |pending| (pending.bytes, pending.files))
     }
 
-    /// Moves while publishing comes nearer to its end.
+    /// Changes as publishing progresses.
     pub(crate) fn moved(&self) -> u64 {
         self.publishing.moved()
     }
 
-    /// What the last commit failed of.
+    /// Why the last commit failed.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.publishing.error()
     }
 
-    /// Returns when everything that was written before is published (P3), or when waiting has no
-    /// sense.
+    /// Returns when everything written before is published (P3), or when waiting is pointless.
     pub(crate) async fn flush(&self) -> Result<(), Failure> {
         match self.publishing.flush(&self.volume).await {
             Ok(()) => Ok(()),
@@ -447,32 +441,31 @@ impl MountedToken {
         }
     }
 
-    /// Whether anything is not on the node yet, for all that is known.
+    /// Whether anything may not be on the node yet.
     pub(crate) fn is_pending(&self) -> bool {
         let is_published = crate::publish::is_idle(&self.volume) && !self.publishing.is_bare();
         pending::is_pending(&self.volume) || !is_published
     }
 
-    /// Ends its publisher; a commit under way is finished after the next mount.
+    /// Ends its publisher; the next mount finishes a commit in progress.
     pub(crate) async fn stop_publishing(&self) {
         self.publishing.stop().await;
     }
 
-    /// Ends what else runs for it; everything acknowledged is durable here afterwards. Blocks on
-    /// the disk.
+    /// Ends the rest; everything acknowledged is durable here afterwards. Blocks on the disk.
     pub(crate) fn stop(&self) {
         self.keeper.stop();
     }
 }
 
-/// [`unpaid::leave`], beside the runtime.
+/// [`unpaid::leave`] on a blocking thread.
 async fn leave_owed(ground: &MountContext, volume: &Arc<Volume>) -> anyhow::Result<()> {
     let (state_dir, volume) = (Arc::clone(&ground.state_dir), Arc::clone(volume));
     let left = tokio::task::spawn_blocking(move || unpaid::leave(&state_dir, &volume));
     left.await?.context("state folder")
 }
 
-/// Opens the volume; one that was never used here begins from what was published.
+/// Opens the volume; one never used here starts from what was published.
 async fn open(
     ground: &MountContext,
     key: VolumeKey,

@@ -1,8 +1,7 @@
 //! The tokens of all contracts of a mount.
 //!
-//! Invariant: they stand on one drive, one node and one state folder, and each contract is looked at by itself: a
-//! chain that does not answer keeps no other's tokens from being shown and published. Called by `daemon`, `desk`,
-//! `leave` and `collection`.
+//! Invariant: contracts share drive, node and state folder but are checked separately: an
+//! unreachable chain does not affect the tokens of others.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,14 +20,12 @@ use crate::mount::Notifier;
 use crate::status::{ChainStatus, DetachAnswer, TokenStatus};
 use crate::tokens::mounted::MountedToken;
 
-/// The tokens of each contract, in the order of the configuration.
 pub(crate) struct MountedContracts {
     all: Vec<Arc<Tokens>>,
     parts: Vec<Arc<Parts>>,
 }
 
 impl MountedContracts {
-    /// Those that stand on `grounds`.
     pub(crate) fn new(grounds: &[Arc<MountContext>]) -> Self {
         let made = grounds.iter().map(|ground| {
             let tokens = Arc::new(Tokens::new(Arc::clone(ground)));
@@ -45,17 +42,15 @@ impl MountedContracts {
         }
     }
 
-    /// Of each contract.
     pub(crate) fn each(&self) -> &[Arc<Tokens>] {
         &self.all
     }
 
-    /// The contracts' parts.
     pub(crate) fn parts(&self) -> &[Arc<Parts>] {
         &self.parts
     }
 
-    /// Those that `subject` is about; the first where it is about none.
+    /// The tokens of the contract that `subject` names; the first contract's if it names none.
     ///
     /// # Errors
     /// As [`contracts::pick`].
@@ -68,10 +63,10 @@ impl MountedContracts {
         found.ok_or_else(|| contracts::none_of(&self.parts, subject))
     }
 
-    /// The first look at all of them, for as long as `patience`.
+    /// The first check of all contracts, within `patience`.
     ///
     /// # Errors
-    /// Nothing of any can be shown: why not of the first.
+    /// No contract can be shown: the first one's reason.
     pub(crate) async fn look_first(&self, patience: Duration) -> anyhow::Result<()> {
         let looks = join_all(self.all.iter().map(|tokens| tokens.look_first(patience)));
         let looked = looks.await;
@@ -90,7 +85,6 @@ impl MountedContracts {
         }
     }
 
-    /// Brings all of them in step with their chains.
     pub(crate) async fn refresh(&self) {
         for looked in join_all(self.all.iter().map(|tokens| tokens.refresh())).await {
             if let Err(error) = looked {
@@ -99,25 +93,23 @@ impl MountedContracts {
         }
     }
 
-    /// Returns when the kernel has been told of what changed, or a while later.
+    /// Returns once the kernel was notified of all changes, or after a timeout.
     pub(crate) async fn told(&self) {
         join_all(self.all.iter().map(|tokens| tokens.told())).await;
     }
 
-    /// From now on the kernel is told what appears.
+    /// From now on the kernel is notified.
     pub(crate) fn set_notifier(&self, notifier: &Notifier) {
         for tokens in &self.all {
             tokens.set_notifier(notifier.clone());
         }
     }
 
-    /// All that are shown.
     pub(crate) fn all(&self) -> Vec<Arc<MountedToken>> {
         self.all.iter().flat_map(|tokens| tokens.all()).collect()
     }
 
-    /// What `status` tells of their chains, each once: as the contract on it sees it that has something to
-    /// complain of.
+    /// The status of each chain once, preferring a contract that reports a problem.
     pub(crate) fn chains(&self) -> Vec<ChainStatus> {
         let mut order = Vec::new();
         let mut chains: BTreeMap<u64, ChainStatus> = BTreeMap::new();
@@ -135,25 +127,24 @@ impl MountedContracts {
         order.iter().filter_map(|id| chains.remove(id)).collect()
     }
 
-    /// What `status` tells of the tokens. Reads the journals: blocks on the disk.
     pub(crate) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let told = self.all.iter().map(|tokens| tokens.describe(mountpoint));
         told.flatten().collect()
     }
 
-    /// Why not everything of the drive, or of the directory `only`, is published by what earlier epochs have
-    /// left, if so. Reads the journals: blocks on the disk.
+    /// Why orphans of the drive, or of the directory `only`, hold unpublished data, if they do.
+    /// Reads the journals.
     pub(crate) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
         let mut all = self.all.iter();
         all.find_map(|tokens| tokens.leftovers.unpublished(only))
     }
 
-    /// Whether a directory of this name is one that nobody has used here yet.
+    /// Whether `directory` is a token not used here yet.
     pub(crate) fn is_unused(&self, directory: &str) -> bool {
         self.all.iter().any(|tokens| tokens.is_unused(directory))
     }
 
-    /// Whether a directory of this name is what an earlier epoch has left.
+    /// Whether `directory` is an orphan.
     pub(crate) fn has_leftover(&self, directory: &str) -> bool {
         let mut all = self.all.iter();
         all.any(|tokens| tokens.leftovers.has(directory))
@@ -176,7 +167,6 @@ impl MountedContracts {
         }
     }
 
-    /// Ends all publishers.
     pub(crate) async fn stop_publishing(&self) {
         join_all(self.all.iter().map(|tokens| tokens.stop_publishing())).await;
     }

@@ -1,8 +1,8 @@
-//! A volume that is no token's of this wallet any more, and holds what was never published: shown
-//! read-only under a name of its own, until it is saved or given up.
+//! A volume with unpublished data whose token the wallet lost: shown read-only under its own name
+//! until saved or given up.
 //!
-//! Invariant: nothing of it is changed or published; its state folder stays until
-//! [`OrphanedVolume::drop_state`]. Called by `leftovers`.
+//! Invariant: it never changes and is never published; its state folder stays until
+//! [`OrphanedVolume::drop_state`].
 
 use std::sync::Arc;
 
@@ -16,10 +16,9 @@ use crate::fs::{Access, Labels, Volume};
 use crate::status::{LocalStatus, State, TokenStatus};
 use crate::types::{Ino, VolumeKey};
 
-/// One of them.
 pub(crate) struct OrphanedVolume {
     pub(crate) key: VolumeKey,
-    /// `TOKEN.detached`, or `TOKEN.detached-EPOCH` beside another.
+    /// `TOKEN.detached`, or `TOKEN.detached-EPOCH` if that is taken.
     pub(crate) directory: String,
     slot: u16,
     volume: Arc<Volume>,
@@ -27,7 +26,7 @@ pub(crate) struct OrphanedVolume {
     reason: String,
 }
 
-/// Opens what is left of `key`.
+/// Opens the volume left of `key`.
 ///
 /// # Errors
 /// Its local state is damaged.
@@ -38,7 +37,7 @@ pub(crate) async fn open(ground: &MountContext, key: VolumeKey) -> anyhow::Resul
 }
 
 impl OrphanedVolume {
-    /// Shows a volume that was opened for it.
+    /// Shows an opened volume.
     ///
     /// # Errors
     /// There is no room for another directory.
@@ -58,8 +57,7 @@ impl OrphanedVolume {
         Ok(Self::of(key, called, directory, slot, volume, keeper, why))
     }
 
-    /// Shows what was a token's directory until now as this: whoever has files open there goes on
-    /// reading.
+    /// Shows a token's directory as an orphan; open files stay readable.
     ///
     /// # Errors
     /// The name is taken.
@@ -104,12 +102,10 @@ impl OrphanedVolume {
         }
     }
 
-    /// The volume, and what keeps it durable.
     pub(crate) fn volume(&self) -> (Arc<Volume>, Arc<Flusher>) {
         (Arc::clone(&self.volume), Arc::clone(&self.keeper))
     }
 
-    /// The number that its inodes begin with.
     pub(crate) fn slot(&self) -> u16 {
         self.slot
     }
@@ -120,17 +116,14 @@ impl OrphanedVolume {
         found.ok().map(|attr| attr.ino)
     }
 
-    /// Bytes in it, by the rule of the quota.
     pub(crate) fn used_bytes(&self) -> u64 {
         self.volume.with_quota(|quota| quota.used_bytes())
     }
 
-    /// Whether it holds anything that was not published.
     pub(crate) fn is_pending(&self) -> bool {
         is_pending(&self.volume)
     }
 
-    /// What `status` tells. Reads the journal: blocks on the disk.
     pub(crate) fn describe(&self, dialect: Dialect, mountpoint: &str) -> TokenStatus {
         let pending = pending(&self.volume);
         TokenStatus {
@@ -157,7 +150,7 @@ impl OrphanedVolume {
         self.keeper.stop();
     }
 
-    /// Ends it for good: its state folder goes. Blocks on the disk.
+    /// Ends it for good and removes its state folder. Blocks on the disk.
     ///
     /// # Errors
     /// The disk's: it is still there, and still shown.
@@ -169,13 +162,13 @@ impl OrphanedVolume {
     }
 }
 
-/// What ends a directory.
+/// How to end such a directory.
 pub(crate) fn remedy(directory: &str) -> String {
     let named = directory.strip_suffix(".detached").unwrap_or(directory);
     format!("`pxfs detach {named} --save DIR | --discard`")
 }
 
-/// The status of what cannot be looked into.
+/// The status of one that cannot be opened.
 pub(crate) fn bare_status(
     key: &VolumeKey,
     dialect: Dialect,
@@ -205,7 +198,7 @@ pub(crate) fn bare_status(
     }
 }
 
-/// Far from the slots of tokens with small ids, and the same at every mount.
+/// Far from the slots of small token ids, and the same at every mount.
 pub(crate) fn preferred_slot(key: &VolumeKey) -> u16 {
     let mut hash = Sha256::new();
     hash.update(key.token.token.0.to_be_bytes::<32>());

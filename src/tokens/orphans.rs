@@ -1,9 +1,7 @@
-//! What earlier epochs have left in the state folder: removed where all of it is published, shown
-//! as `TOKEN.detached` where not.
+//! Volumes of earlier epochs: removed if fully published, else shown as `TOKEN.detached`.
 //!
-//! Invariant: a folder goes only when nothing in it is unpublished and the chain is past its
-//! epoch, or when its owner says so; a volume that this process has open is not opened again.
-//! Called by `tokens`, and by `detach` where nothing is mounted.
+//! Invariant: a folder is removed only if all of it is published and the chain is past its epoch,
+//! or its owner says so; an open volume is not opened again.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -24,11 +22,10 @@ use crate::tokens::save;
 use crate::types::{TokenId, TokenRef, VolumeKey};
 use pxfs_base::lock;
 
-/// One volume that was left.
 #[derive(Clone)]
 enum Orphan {
     Shown(Arc<OrphanedVolume>),
-    /// It cannot be opened: its name, and why.
+    /// Cannot be opened: its name, and why.
     Broken(String, Failure),
 }
 
@@ -41,31 +38,30 @@ impl Orphan {
     }
 }
 
-/// Why a volume is no token's any more.
+/// Why a volume no longer belongs to a token.
 struct Ending {
     why: String,
-    /// The chain is past its epoch: that will not be taken back.
+    /// The chain is past its epoch, which is final.
     past: bool,
 }
 
-/// What a look came to.
+/// The result of a check.
 #[derive(Default)]
 pub(crate) struct Looked {
-    /// The names that appeared.
+    /// Names that appeared.
     pub(crate) appeared: Vec<String>,
-    /// The latest block that the chain was seen with by a volume that was not judged.
+    /// The latest block seen by volumes that were not judged.
     pub(crate) seen_block: u64,
 }
 
-/// All of one state folder.
 pub(crate) struct OrphanedVolumes {
     ground: Arc<MountContext>,
     known: Mutex<BTreeMap<VolumeKey, Orphan>>,
-    /// Volumes that were shown in this run and are not to be opened again in it.
+    /// Volumes shown earlier in this run; not to be opened again.
     spent: Mutex<HashSet<VolumeKey>>,
     /// Whether all folders have been judged.
     looked: Mutex<bool>,
-    /// One is ended at a time.
+    /// Serialises endings.
     ending: tokio::sync::Mutex<()>,
 }
 
@@ -80,9 +76,9 @@ impl OrphanedVolumes {
         }
     }
 
-    /// Looks at every folder once; again with the next pass at those that the chain does not tell
-    /// enough of. `open` are the volumes of the tokens that are shown. Where it `doubts`, a volume that keeps a later
-    /// block than that of `snapshot` is not judged by it.
+    /// Judges every folder once; the next pass retries those that the chain says too little of. `open` are
+    /// the volumes of shown tokens. If it `doubts`, a volume that has seen a later block than `snapshot` is
+    /// not judged by it.
     ///
     /// # Errors
     /// The state folder cannot be read.
@@ -135,17 +131,17 @@ impl OrphanedVolumes {
             && parts.wants(key.token.token)
     }
 
-    /// Whether a volume is one that must not be opened as a token's in this run.
+    /// Whether a volume must not be opened as a token's in this run.
     pub(crate) fn holds(&self, key: &VolumeKey) -> bool {
         lock(&self.known).contains_key(key) || lock(&self.spent).contains(key)
     }
 
-    /// A volume that was shown goes out of sight; it is judged by the next mount.
+    /// A shown volume is hidden; the next mount judges it.
     pub(crate) fn note_spent(&self, key: VolumeKey) {
         lock(&self.spent).insert(key);
     }
 
-    /// Why a volume is no token's of this wallet; `None` when it is.
+    /// Why a volume is no token of this wallet; `None` if it is one.
     async fn judge(
         &self,
         snapshot: &Snapshot,
@@ -168,7 +164,7 @@ impl OrphanedVolumes {
                 why: format!("token {called} belongs to {} now", token.owner),
                 past: token.epoch > key.epoch,
             })),
-            // Not for certain: an endpoint may lag behind, a chain may have been reset.
+            // Not certain: an endpoint may lag, or a chain was reset.
             Err(ChainError::Missing(_)) => Ok(Some(Ending {
                 why: format!("token {called} does not exist"),
                 past: false,
@@ -177,8 +173,8 @@ impl OrphanedVolumes {
         }
     }
 
-    /// Removes a volume of which everything is published, or shows it; its name then. One that was seen with a later
-    /// block than `latest` stays as it is: that block.
+    /// Removes a fully published volume, or shows it and returns its name. One that has seen a
+    /// later block than `latest` stays; returns that block.
     async fn admit(
         &self,
         key: VolumeKey,
@@ -235,10 +231,10 @@ impl OrphanedVolumes {
         }
     }
 
-    /// Takes over what was a token's directory until now. Its name then.
+    /// Takes over a token's directory; returns the orphan's name.
     ///
     /// # Errors
-    /// Another directory has its name.
+    /// Another directory has that name.
     pub(crate) fn take(&self, live: &MountedToken, why: &str) -> anyhow::Result<String> {
         let directory = self.name_for(&live.key);
         let taken = OrphanedVolume::take(
@@ -253,9 +249,9 @@ impl OrphanedVolumes {
         Ok(directory)
     }
 
-    /// What is shown of the volume `key`, which is a token's of this wallet again: it is none of them any more.
+    /// Gives up the orphan of `key`, because the wallet has its token again.
     pub(crate) async fn give_back(&self, key: &VolumeKey) -> Option<Arc<OrphanedVolume>> {
-        // Nobody is in the middle of ending it.
+        // No ending of it is in progress.
         let _one = self.ending.lock().await;
         let mut known = lock(&self.known);
         match known.get(key) {
@@ -268,12 +264,13 @@ impl OrphanedVolumes {
         }
     }
 
-    /// It could not be shown as the token's: it stays one of them.
+    /// Takes it back: it could not be shown as the token's.
     pub(crate) fn keep(&self, left: Arc<OrphanedVolume>) {
         lock(&self.known).insert(left.key, Orphan::Shown(left));
     }
 
-    /// `TOKEN.detached`, with the contract's name where there are several; with the epoch where another of this token has that name.
+    /// `TOKEN.detached`, with the contract's name if there are several, and with the epoch if the
+    /// name is taken.
     fn name_for(&self, key: &VolumeKey) -> String {
         let known = lock(&self.known);
         let token = self.ground.parts.chain.called.token(key.token.token);
@@ -284,13 +281,11 @@ impl OrphanedVolumes {
         }
     }
 
-    /// Whether anything of them is shown.
     pub(crate) fn any_shown(&self) -> bool {
         let known = lock(&self.known);
         known.values().any(|one| matches!(one, Orphan::Shown(_)))
     }
 
-    /// What `status` tells of them. Reads the journals: blocks on the disk.
     pub(crate) fn describe(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let known = lock(&self.known).clone();
         let dialect = self.ground.parts.chain.dialect();
@@ -304,8 +299,7 @@ impl OrphanedVolumes {
         known.into_iter().map(tell).collect()
     }
 
-    /// Why not everything of the drive, or of the directory `only`, is published, if so. Reads the
-    /// journals: blocks on the disk.
+    /// Why the drive, or the directory `only`, is not fully published, if so. Reads the journals.
     pub(crate) fn unpublished(&self, only: Option<&str>) -> Option<Failure> {
         let known = lock(&self.known).clone();
         let waiting = known
@@ -325,12 +319,11 @@ impl OrphanedVolumes {
         ))
     }
 
-    /// Whether anything of this token is one of them.
+    /// Whether any is of this token.
     pub(crate) fn concerns_token(&self, token: TokenId) -> bool {
         lock(&self.known).keys().any(|key| key.token.token == token)
     }
 
-    /// Whether `name` means any of them.
     pub(crate) fn is_meant(&self, name: &str) -> bool {
         let has_any = |token| {
             let folders = self.folders_of(token);
@@ -339,17 +332,16 @@ impl OrphanedVolumes {
         self.has(name) || self.token_of(name).is_some_and(has_any)
     }
 
-    /// Whether a directory of this name is one of them.
     pub(crate) fn has(&self, directory: &str) -> bool {
         lock(&self.known)
             .values()
             .any(|one| one.directory() == directory)
     }
 
-    /// Ends what `name` means (a token, or a directory): saves it first, where a folder is given.
+    /// Ends what `name` (a token or directory) means, after saving it to a folder if one is given.
     ///
     /// # Errors
-    /// There is none, or more than one; something of it could not be saved: then all is still there.
+    /// None or several match; something could not be saved, then everything is still there.
     pub(crate) async fn end(
         &self,
         name: &str,
@@ -404,8 +396,8 @@ impl OrphanedVolumes {
         Ok(answer)
     }
 
-    /// What `name` means, where nothing of it can be shown because its journal is damaged, and what it is called: one that was
-    /// left, or this wallet's own.
+    /// The volume that `name` means if its journal is too damaged to be shown, and what to call it:
+    /// an orphan's, or this wallet's own.
     async fn find_damaged(&self, name: &str) -> anyhow::Result<Option<(VolumeKey, String)>> {
         match self.find(name) {
             Ok((key, Orphan::Broken(directory, _))) => {
@@ -427,14 +419,14 @@ impl OrphanedVolumes {
         Ok(None)
     }
 
-    /// The token of this contract that `name` is.
+    /// The token of this contract that `name` means.
     fn token_of(&self, name: &str) -> Option<TokenId> {
         let token = name.parse::<TokenRef>().ok()?;
         let is_of = self.ground.parts.chain.called.is(&token);
         is_of.then_some(token.id)
     }
 
-    /// The volumes of a token that have a folder here.
+    /// The volumes of a token with a folder here.
     fn folders_of(&self, token: TokenId) -> std::io::Result<Vec<VolumeKey>> {
         let mut folders = self.ground.state_dir.volumes()?;
         folders.retain(|key| key.token.token == token && self.concerns(key));
@@ -477,7 +469,7 @@ impl OrphanedVolumes {
     }
 }
 
-/// What is said of a volume of another epoch than the token's.
+/// The message for a volume of another epoch than the token's.
 pub(crate) fn other_epoch(called: &str, left: u64, now: u64) -> String {
     format!("token {called} is in epoch {now}, and this is of epoch {left}")
 }

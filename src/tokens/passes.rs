@@ -1,9 +1,9 @@
-//! Keeps the drive in step with the chain: new tokens appear, allowances move, lost tokens close,
-//! and what they had not published is set aside.
+//! Keeps the drive in step with the chain: tokens appear, allowances change, lost tokens close, and
+//! their unpublished data is set aside.
 //!
-//! Invariant: one pass at a time; a chain that does not answer, or a server that shows an older block than
-//! was seen, also before a restart, changes nothing but the age that `status` shows: tokens are shown as they were known
-//! last, and nothing is granted by that. Started by `daemon`; `desk` has it look after each transaction.
+//! Invariant: one pass at a time. An unreachable chain, or a server that shows an older block than
+//! one seen before, even before a restart, changes only the age in `status`: tokens stay as last
+//! known, and nothing is granted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,28 +22,27 @@ use crate::exit::fail;
 use crate::tokens::mounted::MountedToken;
 use pxfs_base::lock;
 
-/// Time that the announcements of one moment are gathered for.
+/// Gathers simultaneous announcements.
 const ANNOUNCED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Time between two looks at the chain inside this process.
+/// Pause between checks of a chain inside this process.
 const EMBEDDED_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long one look may take.
+/// How long one check may take.
 const LOOK: Duration = Duration::from_secs(20);
 
-/// What a pass goes by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sight {
     /// The chain, now.
     New,
-    /// The last look of this process.
+    /// This process's last check.
     Last,
-    /// What an earlier process has kept.
+    /// What an earlier process stored.
     Kept,
 }
 
 impl Tokens {
-    /// Checks again and again, and at once when the chain announces a change; never returns.
+    /// Checks periodically, and at once when the chain announces a change; never returns.
     pub(crate) async fn run(self: Arc<Self>) {
         let chain = &self.ground.parts.chain;
         let pause = match chain.embedded {
@@ -59,7 +58,7 @@ impl Tokens {
                     seen
                 }
                 Some(subscription) => {
-                    // Many changes of one moment are one check.
+                    // Simultaneous changes make one check.
                     let gathering = pause.min(ANNOUNCED_PAUSE);
                     tokio::time::sleep(gathering).await;
                     let changed = timeout(pause - gathering, subscription.changed()).await;
@@ -78,8 +77,8 @@ impl Tokens {
         }
     }
 
-    /// The first pass, for as long as `patience`. One that takes longer goes on by itself where a token is
-    /// shown already: the others appear when their nodes answer.
+    /// The first pass, within `patience`. If a token is shown by then, a slower pass goes on by itself: the
+    /// others appear when their nodes answer.
     ///
     /// # Errors
     /// As [`Tokens::refresh`]; nothing is shown when the time is over.
@@ -99,7 +98,7 @@ impl Tokens {
         }
     }
 
-    /// One pass over all that the chain has now.
+    /// One pass over the present state of the chain.
     ///
     /// # Errors
     /// As [`Tokens::pass`].
@@ -107,9 +106,8 @@ impl Tokens {
         self.pass(Some(Reading::All)).await
     }
 
-    /// What the chain has.
     pub(super) async fn look(&self, reading: Reading) -> Result<Snapshot, ChainError> {
-        // It has just been asked in vain.
+        // It has just failed.
         if let Some(fault) = lock(&self.silence).take() {
             return Err(fault);
         }
@@ -124,10 +122,10 @@ impl Tokens {
         timeout(LOOK, ledger.look(reading)).await.map_err(late)?
     }
 
-    /// What the next pass goes by: the chain where a look at it is `due`, else what is known of it, where anything is.
+    /// What the next pass goes by: the chain if a check is `due`, else what is known of it.
     ///
     /// # Errors
-    /// The chain tells nothing, and nothing is known of it.
+    /// The chain does not answer, and nothing is known of it.
     async fn sight(&self, due: Option<Reading>) -> Result<(Arc<Snapshot>, Sight), ChainError> {
         let last = lock(&self.view).snapshot.clone();
         let (due, last) = match (due, last) {
@@ -148,18 +146,18 @@ impl Tokens {
         known.ok_or(fault)
     }
 
-    /// One pass, after a look at the chain where one is `due`: else over what the last one has seen. All tokens are
-    /// looked at side by side: one that takes its time keeps no other.
+    /// One pass, after a check of the chain if one is `due`, else over the last one. Tokens run concurrently,
+    /// so a slow one delays no other.
     ///
     /// # Errors
-    /// The chain does not answer, and nothing is known of it; a token that cannot be opened is told in the log, and the rest
-    /// goes on.
+    /// The chain does not answer, and nothing is known of it. A token that cannot be opened is logged, and
+    /// the rest goes on.
     pub(crate) async fn pass(&self, due: Option<Reading>) -> anyhow::Result<()> {
         let _one = self.pass.lock().await;
         let (snapshot, sight) = self.sight(due).await?;
         let is_new = sight == Sight::New;
-        // Time and blocks of a development chain are moved at will; any other has been seen with a later
-        // block, so this comes from a server that is behind.
+        // Development chains move time and blocks at will; on any other, an older block means that
+        // the server lags.
         let goes_on = match sight {
             Sight::Kept => true,
             _ => !self
@@ -196,7 +194,7 @@ impl Tokens {
         if is_new {
             self.find_keys(tokens.clone()).await;
         }
-        // The first one is always open: it keeps the block that was seen last, for all.
+        // The first is always open: it stores the last seen block for all.
         let tokens = tokens.zip(std::iter::once(true).chain(std::iter::repeat(false)));
         futures::stream::iter(tokens)
             .for_each_concurrent(TOKENS_AT_ONCE, async |(token, is_first)| {
@@ -209,11 +207,11 @@ impl Tokens {
             })
             .await;
         if !is_new {
-            // What is lost is judged by the next look.
+            // The next check judges lost tokens.
             return Ok(());
         }
         if doubts && self.is_behind(&snapshot) {
-            // What the volumes keep is later: what is not in this look is no less there for that.
+            // The volumes know a later block, so absence from this snapshot proves nothing.
             return Ok(());
         }
         if let Some(told) = self.heard(&snapshot) {
@@ -238,7 +236,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// What is kept of this look, for a mount to which the chain does not answer.
+    /// What to store of this check, for a mount while the chain does not answer.
     pub(super) fn heard(&self, snapshot: &Snapshot) -> Option<Known> {
         let dialect = self.ground.parts.chain.ledger.known_dialect()?;
         let keys = lock(&self.keys);
@@ -247,8 +245,7 @@ impl Tokens {
         Some(Known::new(now_s, dialect, snapshot, ours.collect()))
     }
 
-    /// Shows a token, or brings one that is shown up to date. One that nobody has used here is not opened, unless it
-    /// `is_first`.
+    /// Shows or updates a token. One not used here is not opened, unless it `is_first`.
     pub(super) async fn take(
         &self,
         snapshot: &Snapshot,
@@ -259,7 +256,7 @@ impl Tokens {
         if let Some(live) = self.get(token.id) {
             if live.key.epoch == token.epoch {
                 let right = self.right(token).await?;
-                // Whether the chain has taken one since is not known.
+                // Whether the chain has accepted a document since is unknown.
                 if grant != Grant::Nothing {
                     self.document(token, &right);
                 }
@@ -299,7 +296,7 @@ impl Tokens {
         self.open(snapshot, token, grant).await
     }
 
-    /// Opens a token, and shows its volume.
+    /// Opens a token and shows its volume.
     pub(super) async fn open(
         &self,
         snapshot: &Snapshot,
@@ -307,7 +304,7 @@ impl Tokens {
         grant: Grant,
     ) -> anyhow::Result<()> {
         let right = self.right(token).await?;
-        // Whether the chain has taken one since is not known.
+        // Whether the chain has accepted a document since is unknown.
         if grant != Grant::Nothing {
             self.document(token, &right);
         }

@@ -1,8 +1,8 @@
-//! What a volume holds that was not published yet.
+//! Unpublished data of a volume.
 
 use crate::fs::{Pending, Volume};
 
-/// What a volume holds that was not published. One that cannot tell holds something.
+/// What is unpublished. A volume that cannot tell counts as holding something.
 pub(crate) fn pending(volume: &Volume) -> Pending {
     volume.pending().unwrap_or_else(|error| {
         tracing::debug!(%error, token = %volume.key().token.token, "what is pending is not known");
@@ -13,7 +13,7 @@ pub(crate) fn pending(volume: &Volume) -> Pending {
     })
 }
 
-/// Whether a volume holds anything that was not published. One that cannot tell does.
+/// Whether anything is unpublished, or cannot be told.
 pub(crate) fn is_pending(volume: &Volume) -> bool {
     pending(volume).any
 }

@@ -1,8 +1,7 @@
-//! Volumes that are being opened. One that was never used here waits for the node to say what was published of it,
-//! longer than a pass may take.
+//! Opens volumes in the background: one never used here waits for the node to name its root, longer
+//! than a pass may take.
 //!
-//! Invariant: one opening a volume at a time; a pass waits a bounded time for it, and a later one goes on with it.
-//! Called by `tokens`.
+//! Invariant: one opening per volume at a time; each pass waits for it a bounded time.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,13 +21,12 @@ use crate::types::VolumeKey;
 /// How long a later pass waits for one.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The openings that a pass did not see the end of.
+/// Openings that outlasted their pass.
 #[derive(Default)]
 pub(crate) struct PendingOpens {
     late: Mutex<HashMap<VolumeKey, Opening>>,
 }
 
-/// One of them; it ends with its value.
 struct Opening(JoinHandle<anyhow::Result<Opened>>);
 
 impl Drop for Opening {
@@ -38,7 +36,7 @@ impl Drop for Opening {
 }
 
 impl PendingOpens {
-    /// Opens the volume of `token`, one of `count`, or goes on with that.
+    /// Opens the volume of `token`, one of `count`, or continues an opening in progress.
     ///
     /// # Errors
     /// As [`MountedToken::open`]; the node has not answered yet: then it [is late](PendingOpens::is_late).
@@ -70,17 +68,17 @@ impl PendingOpens {
         }
     }
 
-    /// Whether it was begun, and the node has not answered yet.
+    /// Whether an opening waits for the node.
     pub(crate) fn is_late(&self, key: &VolumeKey) -> bool {
         self.lock().contains_key(key)
     }
 
-    /// Whether that is so of any.
+    /// Whether any opening waits for the node.
     pub(crate) fn are_late(&self) -> bool {
         !self.lock().is_empty()
     }
 
-    /// Ends those of other volumes than `wanted`.
+    /// Aborts openings of volumes not `wanted`.
     pub(crate) fn keep(&self, wanted: &BTreeSet<VolumeKey>) {
         self.lock().retain(|key, _| wanted.contains(key));
     }

@@ -1,7 +1,7 @@
-//! Whether, and from where, a mounted token is published.
+//! Whether a mounted token is published, and from which root.
 //!
-//! Invariant: nothing is published before it is known which root is the newest; a volume that was
-//! never used here is not shown before that. Called by `live`.
+//! Invariant: nothing is published before the newest root is known; a volume never used here is not
+//! shown before that.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,34 +23,33 @@ use crate::publish::{
 use crate::status::State;
 use crate::tokens::right::Right;
 
-/// How long finding the newest root may take: a node with many peers was seen to take half a minute for each look
-/// at a name, and each call has a bound of its own.
+/// How long finding the newest root may take: a node with many peers took half a minute per name
+/// lookup, and each call has its own bound.
 pub(crate) const FIND: Duration = Duration::from_secs(600);
-/// How long it may take before it is told that it is waited for, and what one pass waits for it.
+/// After this time the wait is reported, and a pass stops waiting.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may hold up showing a volume that was used here before.
+/// How long finding the root may delay showing a volume used here before.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
-/// For how long nothing may be published of what waits for it before that is a state of the token.
+/// After this time, a volume that cannot publish is reported as stuck.
 pub(crate) const STUCK: Duration = Duration::from_secs(120);
-/// Time between two looks whether another machine has gone on, for blocks that are missing.
+/// Pause between two checks for another machine's commits because of missing blocks.
 const RENEW_PAUSE: Duration = Duration::from_secs(5);
-/// Time between two looks of a flush whether the newest root is known.
+/// Pause between a flush's checks for the newest root.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long taking over what its owner published may take, for who only reads.
+/// How long a reader may take over what the owner published.
 const WATCH_PATIENCE: Duration = Duration::from_secs(600);
 
-/// What is said while the node takes its time.
+/// The message while the node is slow.
 pub(crate) const LATE: &str =
     "the storage node has not said yet what was published last: it is waited for";
-/// What is said of a name that leads to another tree than the one that was seen at its place.
+/// The message for a name that leads to another tree than before.
 const PARTED: &str = "what is published does not contain what was seen before: that is shown until its owner goes on";
-/// Why what an earlier mount has written is not published.
+/// Why an earlier mount's writes are not published.
 const WATCHED: &str = "only the address is known here: mount with --wallet to publish it";
-/// What is to be done when another machine has gone on.
+/// The remedy once another machine has published since.
 const BEHIND: &str = "another machine has gone on from here: unmount, and mount again";
 
-/// The publishing of one token.
 pub(crate) struct Publishing {
     context: Option<Context>,
     /// When it began, by the boot clock.
@@ -59,32 +58,32 @@ pub(crate) struct Publishing {
     allowed: Allowed,
     /// Where its commits run.
     runtime: Handle,
-    /// How long after a look whether another machine has gone on there is none again; `None` where no other machine can write
-    /// to its nodes.
+    /// Minimum pause between two checks for another machine's commits; `None` if no other machine
+    /// can write to its nodes.
     pace: Option<Duration>,
-    /// When that was looked for last.
+    /// The last such check.
     looked: Mutex<Option<Instant>>,
     stage: Mutex<Stage>,
-    /// One look for the newest root at a time.
+    /// Serialises searches for the newest root.
     look: tokio::sync::Mutex<()>,
-    /// When the name was resolved for a block that is missing.
+    /// When the name was last resolved for a missing block.
     renewed: Mutex<Option<Instant>>,
 }
 
 enum Stage {
-    /// The name is not ours: never.
+    /// Never: the name is not ours.
     Never,
-    /// The newest root is not known yet; why not.
+    /// The newest root is unknown; why.
     Waiting(Option<String>),
-    /// It is being published.
+    /// Publishing.
     On(Arc<Publisher>),
     /// Two machines wrote.
     Conflict(String),
-    /// Another machine has gone on from here, and nothing here is unpublished.
+    /// Another machine has published since, and nothing here is unpublished.
     Behind,
-    /// Another machine wrote a moment ago: why not by us, not yet.
+    /// Another machine has just written: why we may not yet.
     Barred(String),
-    /// It is read alone, and what its owner publishes is followed; why the last look failed.
+    /// Read-only follower of the owner's commits; why the last check failed.
     Watching(Option<String>),
     /// The mount is ending.
     Ended,
@@ -128,7 +127,8 @@ impl Publishing {
                 begin_anew: parts.config.begin_anew,
             },
             runtime: ground.commits.handle(),
-            // An embedded node is this process's own. Half: passes that come a little early are not left out.
+            // An embedded node is this process's own. Half, so that a pass that comes slightly
+            // early still checks.
             pace: (parts.node.client.is_some() || !parts.node.others.is_empty())
                 .then(|| parts.config.refresh / 2),
             looked: Mutex::default(),
@@ -137,12 +137,11 @@ impl Publishing {
         }
     }
 
-    /// Finds the newest root for a volume that is about to be shown. One that was used here before
-    /// can be shown from local state; the look goes on with [`Publishing::go_on`]. Any other is waited for as long
-    /// as `patience`.
+    /// Finds the newest root for a volume about to be shown. One used here before can be shown from local
+    /// state while [`Publishing::go_on`] continues the search; any other waits up to `patience`.
     ///
     /// # Errors
-    /// The volume was never used here, and what was published of it cannot be known now.
+    /// The volume was never used here, and its root cannot be found now.
     pub(crate) async fn begin(&self, token: &TokenInfo, patience: Duration) -> anyhow::Result<()> {
         let Some(context) = &self.context else {
             return Ok(());
@@ -171,9 +170,9 @@ impl Publishing {
         }
     }
 
-    /// Starts publishing as soon as the newest root is known, and the moment after another machine's
-    /// commit has passed; follows what is only read, or has nothing unpublished, when it has one of `turns`. One look at a time;
-    /// another one meanwhile returns at once.
+    /// Starts publishing once the newest root is known and another machine's commit is old enough.
+    /// A volume that is only read, or fully published, follows the newest root within `turns`.
+    /// Returns at once if a search is running.
     pub(crate) async fn go_on(&self, token: &TokenInfo, turns: &Semaphore) {
         let Some(context) = &self.context else { return };
         let Ok(_one) = self.look.try_lock() else {
@@ -184,11 +183,11 @@ impl Publishing {
                 let Some(publisher) = self.idle() else { return };
                 *lock(&self.looked) = Some(Instant::now());
                 let _turn = turns.acquire().await;
-                // What it is at may take long.
+                // Its work may take long.
                 let _ = timeout(WATCH_PATIENCE, publisher.follow()).await;
             }
             (true, true) => {
-                // There may be hundreds, and all are looked at again and again. It is never closed.
+                // Hundreds of tokens are checked repeatedly. Never closed.
                 let _turn = turns.acquire().await;
                 self.watch(context, token).await;
             }
@@ -196,11 +195,11 @@ impl Publishing {
         }
     }
 
-    /// Finds the newest root, and begins what can be begun then.
+    /// Finds the newest root, and starts what it allows.
     async fn find(&self, context: &Context, token: &TokenInfo) {
         let was_barred = matches!(*lock(&self.stage), Stage::Barred(_));
         let look = async {
-            // What the other machine has written since is nothing to be mounted again for.
+            // The other machine's new commits need no remount.
             if was_barred {
                 follow(context).await?;
             }
@@ -217,7 +216,7 @@ impl Publishing {
         let stage = match found {
             Ok(Ok(Bootstrap::Behind)) => Stage::Behind,
             Ok(Ok(_)) if self.watches() => Stage::Watching(None),
-            // What was seen first stays, until its owner goes on.
+            // The root first seen stays until its owner publishes.
             Ok(Err(PublishError::Conflict(_))) if self.watches() => {
                 Stage::Watching(Some(PARTED.to_owned()))
             }
@@ -235,27 +234,26 @@ impl Publishing {
             ))),
         };
         let mut now = lock(&self.stage);
-        // Unless the mount is ending meanwhile.
+        // Unless the mount is ending.
         if matches!(*now, Stage::Waiting(_) | Stage::Barred(_)) {
             *now = stage;
         }
     }
 
-    /// The look takes long: it goes on, and says so.
+    /// The search is slow: it continues, and says so.
     fn note_late(&self) {
         if let Stage::Waiting(why) = &mut *lock(&self.stage) {
             *why = Some(LATE.to_owned());
         }
     }
 
-    /// Whether it is another's name, which is read alone.
+    /// Whether another's name is followed read-only.
     fn watches(&self) -> bool {
         let context = self.context.as_ref();
         context.is_some_and(|context| matches!(context.key, Key::Theirs(_)))
     }
 
-    /// Takes over what was published since, if anything was. It may take its time: what was begun is
-    /// to be ended.
+    /// Takes over newer commits. Slow, but must run to its end.
     async fn watch(&self, context: &Context, token: &TokenInfo) {
         let error = match timeout(WATCH_PATIENCE, watch(context, token)).await {
             Ok(Ok(_)) => None,
@@ -274,8 +272,8 @@ impl Publishing {
         *now = Stage::Watching(error);
     }
 
-    /// A block is missing: whether another machine has gone on, and its tree has just taken this
-    /// one's place. Asked once in a while; it goes on when nobody waits for it.
+    /// A block is missing: whether another machine's tree has just replaced this one. Rate-limited;
+    /// continues when nobody waits for it.
     pub(crate) async fn renew(&self) -> bool {
         let Some(context) = self.context.clone() else {
             return false;
@@ -301,7 +299,7 @@ impl Publishing {
         }
     }
 
-    /// Whether the newest root is still to be found, or to be looked at again: for who only reads, always.
+    /// Whether the newest root must be searched for (again); always for a follower.
     pub(crate) fn is_waiting(&self) -> bool {
         match &*lock(&self.stage) {
             Stage::Waiting(_) | Stage::Watching(_) => true,
@@ -310,12 +308,12 @@ impl Publishing {
         }
     }
 
-    /// Whether what another machine may have published meanwhile is to be looked for.
+    /// Whether to check for another machine's commits.
     pub(crate) fn is_to_look(&self) -> bool {
         self.is_waiting() || self.idle().is_some()
     }
 
-    /// Its publisher, where that has nothing to do, and it is time to look whether another machine has gone on.
+    /// Its idle publisher, if it is time to check for another machine's commits.
     fn idle(&self) -> Option<Arc<Publisher>> {
         let Stage::On(publisher) = &*lock(&self.stage) else {
             return None;
@@ -326,7 +324,7 @@ impl Publishing {
         (is_time && is_idle(&context.volume)).then(|| Arc::clone(publisher))
     }
 
-    /// Why nothing may be written yet, by what the state folder knows.
+    /// Why nothing may be written yet, from the state folder.
     fn recent(&self) -> Option<String> {
         if self.allowed.take_over || self.watches() {
             return None;
@@ -338,12 +336,12 @@ impl Publishing {
         })
     }
 
-    /// Whether another machine has gone on from here: the volume is to be begun anew.
+    /// Whether another machine has published since: the volume must be opened anew.
     pub(crate) fn is_behind(&self) -> bool {
         matches!(*lock(&self.stage), Stage::Behind)
     }
 
-    /// Whether two machines wrote, and the name has the other one's tree.
+    /// Whether two machines wrote, and the name has the other's tree.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(*lock(&self.stage), Stage::Conflict(_))
     }
@@ -356,13 +354,13 @@ impl Publishing {
                 let reason = self.recent().unwrap_or_else(|| reason.clone());
                 Some((State::ReadOnly, reason))
             }
-            // Also where the node is slow to say more.
+            // Also while the node is slow.
             Stage::Waiting(_) => self.recent().map(|reason| (State::ReadOnly, reason)),
             _ => None,
         }
     }
 
-    /// What to do about two machines that wrote, if so.
+    /// The remedy for two machines that wrote, if so.
     pub(crate) fn conflict(&self) -> Option<String> {
         match &*lock(&self.stage) {
             Stage::Conflict(why) => Some(why.clone()),
@@ -389,7 +387,7 @@ impl Publishing {
         }
     }
 
-    /// Why nothing of what waits is published for minutes, since when, and what to do, if so.
+    /// Why nothing has been published for minutes, since when, and the remedy.
     pub(crate) fn stuck(&self) -> Option<String> {
         let context = self.context.as_ref()?;
         if is_idle(&context.volume) {
@@ -415,7 +413,7 @@ impl Publishing {
         (failing >= STUCK).then(|| unpublished_since(at, &why, node))
     }
 
-    /// Since when blocks may be on the node that no pin holds yet (0: it is not known), unix seconds.
+    /// Since when the node may hold unpinned blocks, unix seconds; 0 if unknown.
     pub(crate) fn unpinned_since_s(&self) -> Option<u64> {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.status().unpinned_since_s,
@@ -424,24 +422,22 @@ impl Publishing {
         }
     }
 
-    /// The node removed blocks that nothing held.
+    /// The node removed unpinned blocks.
     pub(crate) fn forget_receipts(&self) {
         if let Stage::On(publisher) = &*lock(&self.stage) {
             publisher.forget_receipts();
         }
     }
 
-    /// Whether the node lacks what was published last.
+    /// Whether the node lacks the last published root.
     pub(crate) fn is_bare(&self) -> bool {
         matches!(&*lock(&self.stage), Stage::On(publisher) if publisher.is_bare())
     }
 
-    /// Whether what is written is published from here.
     pub(crate) fn is_on(&self) -> bool {
         matches!(*lock(&self.stage), Stage::On(_))
     }
 
-    /// What its publisher tells.
     pub(crate) fn status(&self) -> PublishStatus {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.status(),
@@ -452,7 +448,7 @@ impl Publishing {
         }
     }
 
-    /// Moves while publishing comes nearer to its end.
+    /// Changes as publishing progresses.
     pub(crate) fn moved(&self) -> u64 {
         match &*lock(&self.stage) {
             Stage::On(publisher) => publisher.moved(),
@@ -460,8 +456,8 @@ impl Publishing {
         }
     }
 
-    /// Whether what was published last is from here, so that the node is to say that it still has it. Whoever has
-    /// published nothing needs neither node nor name, nor does who gave way to another machine.
+    /// Whether the node should confirm that it has the last root: only if that was published from
+    /// here.
     fn is_to_ask(&self, volume: &Volume) -> bool {
         let may_ask = match &*lock(&self.stage) {
             Stage::On(_) | Stage::Conflict(_) => true,
@@ -471,11 +467,11 @@ impl Publishing {
         may_ask && is_ours(volume)
     }
 
-    /// Returns when everything that was written before is published. What may still succeed is
-    /// tried again and again: whoever waits has a patience of his own.
+    /// Returns when everything written before is published. Retries without end what may still succeed; the
+    /// caller bounds the wait.
     ///
     /// # Errors
-    /// Why no other try helps.
+    /// Why a retry is pointless.
     pub(crate) async fn flush(&self, volume: &Volume) -> Result<(), String> {
         loop {
             if is_idle(volume) && !self.is_bare() && !self.is_to_ask(volume) {
@@ -498,7 +494,6 @@ impl Publishing {
         }
     }
 
-    /// Ends it.
     pub(crate) async fn stop(&self) {
         let stage = std::mem::replace(&mut *lock(&self.stage), Stage::Ended);
         if let Stage::On(publisher) = stage {
@@ -507,7 +502,8 @@ impl Publishing {
     }
 }
 
-/// What is said where nothing was published since `since_s`, unix seconds, and what to do, where `node` is why.
+/// The message if nothing was published since `since_s`, unix seconds, with the remedy if `node` is
+/// the cause.
 pub(crate) fn unpublished_since(since_s: u64, why: &str, node: Option<&str>) -> String {
     let at = token_status::instant(since_s).map_or_else(String::new, |at| format!(" since {at}"));
     let cure = node.map_or_else(String::new, |node| {

@@ -1,6 +1,6 @@
-//! What this wallet may do with a token, and the first document of one that it may publish.
+//! What this wallet may do with a token, and the first document of one it may publish.
 //!
-//! Invariant: a name is this wallet's only where its key is derived anew and has that name. Called by `tokens`.
+//! Invariant: a name counts as this wallet's only if its derived key has that name.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::status::State;
 use crate::tokens::right::Right;
 use pxfs_base::lock;
 
-/// How long publishing a first document may take before it is tried anew.
+/// How long publishing a first document may take before a retry.
 const FIRST_DOCUMENT: Duration = Duration::from_secs(20);
 
 impl Tokens {
-    /// What this wallet may do with a token of its own.
+    /// What this wallet may do with its own token.
     pub(super) async fn right(&self, token: &TokenInfo) -> anyhow::Result<Right> {
         let chain = &self.ground.parts.chain;
         if chain.account.is_none() {
@@ -35,7 +35,7 @@ impl Tokens {
             });
         }
         if !token.accounting.has_names() {
-            // No name stands on chain: it follows from the token.
+            // The chain has no names: they follow from the tokens.
             return Ok(match chain.key_of_token(token.id) {
                 Some(key) => Right::Ours(key),
                 None => Right::None(State::ReadOnly, keyless(chain, token)),
@@ -65,7 +65,7 @@ impl Tokens {
         })
     }
 
-    /// Looks for the keys of all names that are new: each of the wallet's is derived once for all of them.
+    /// Finds the keys of all new names together: each of the wallet's keys is derived once.
     pub(super) async fn find_keys(&self, tokens: impl Iterator<Item = &TokenInfo>) {
         let names: BTreeSet<String> = {
             let keys = lock(&self.keys);
@@ -76,7 +76,7 @@ impl Tokens {
                 .cloned()
                 .collect()
         };
-        // Of one it is looked for when it is asked for.
+        // A single one is found on demand.
         if names.len() < 2 {
             return;
         }
@@ -86,7 +86,7 @@ impl Tokens {
         }
     }
 
-    /// The key of `name`, where an earlier look has found it to be this wallet's: the chain is not asked.
+    /// The key of `name`, if known to be this wallet's, without asking the chain.
     fn recalled_key(&self, name: &str) -> Option<(u64, NameKey)> {
         let index = *self.known.get()?.keys.get(name)?;
         let chain = &self.ground.parts.chain;
@@ -96,7 +96,7 @@ impl Tokens {
         (key.name() == name).then_some((index, key))
     }
 
-    /// Publishes the first document where it is missing, beside the pass.
+    /// Publishes a missing first document, beside the pass.
     pub(super) fn document(&self, token: &TokenInfo, right: &Right) {
         let Right::Ours(key) = right else { return };
         if !token.accounting.has_names() {
@@ -123,7 +123,7 @@ impl Tokens {
     }
 }
 
-/// Why nothing can be written to a token whose name key follows from nothing here.
+/// Why a token without a name key cannot be written to.
 fn keyless(chain: &ChainParts, token: &TokenInfo) -> String {
     match token.id.as_u64() {
         Some(_) => format!(
@@ -137,7 +137,7 @@ fn keyless(chain: &ChainParts, token: &TokenInfo) -> String {
     }
 }
 
-/// The same where the name on chain is another's.
+/// The same if the name on chain is another's.
 fn foreign(chain: &ChainParts, token: &TokenInfo) -> String {
     let called = chain.called.token(token.id);
     match chain.names.are_derived() {
@@ -150,13 +150,13 @@ fn foreign(chain: &ChainParts, token: &TokenInfo) -> String {
     }
 }
 
-/// What can be done with a token of which only the owner's address is known.
+/// What can be done with a token if only the owner's address is known.
 fn watched(chain: &ChainParts, token: &TokenInfo) -> anyhow::Result<Right> {
     let (owner, called) = (chain.owner, chain.called.token(token.id));
     if !token.accounting.has_names() && token.name.is_none() {
         return Err(token_status::unnamed(chain, &called).into());
     }
-    // Where each commit is charged, whoever writes has to pay too.
+    // If each commit is charged, the writer has to pay too.
     let given = token.name.as_ref().and_then(|name| chain.names.given(name));
     if let Some(key) = given.filter(|_| token.accounting == Accounting::Absolute) {
         return Ok(Right::Ours(key));

@@ -1,7 +1,6 @@
-//! Saving what can be got out of a volume whose local state is damaged.
+//! Recovers files from a volume whose local state is damaged.
 //!
-//! Invariant: nothing of the local state is changed. A file that is not sure to be whole is named in the list. Called by
-//! `leftovers`.
+//! Invariant: the local state is not changed; files that may be incomplete are listed.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -25,10 +24,10 @@ use crate::tokens::orphan::preferred_slot;
 use crate::tokens::save;
 use crate::types::{Ino, VolumeKey};
 
-/// Where files are saved that no directory names.
+/// Where files without a directory go.
 const STRAYS: &str = "lost+found";
 
-/// Whether the volume `key`, which nobody has open, cannot be opened for damage.
+/// Whether the volume `key`, which nobody has open, is too damaged to open.
 pub(crate) async fn is_damaged(ground: &MountContext, key: VolumeKey) -> anyhow::Result<bool> {
     let folder = ground.state_dir.volume(&key);
     let options = context::volume_options(key, JOURNAL_CACHE_MIN_BYTES)?;
@@ -39,11 +38,11 @@ pub(crate) async fn is_damaged(ground: &MountContext, key: VolumeKey) -> anyhow:
     tokio::task::spawn_blocking(look).await?
 }
 
-/// Copies what can be read of `key` into `folder`, which must be missing or empty, and names what is not sure in a file
+/// Copies what is readable of `key` into `folder` (missing or empty), and lists doubtful files in a file
 /// beside it.
 ///
 /// # Errors
-/// The folder, or the file beside it, cannot be used; nothing can be read.
+/// The folder or the list cannot be used; nothing is readable.
 pub(crate) async fn save(
     ground: &Arc<MountContext>,
     key: VolumeKey,
@@ -90,7 +89,7 @@ pub(crate) async fn save(
     Ok((copier.saved, unsure))
 }
 
-/// The name of the list, which is there not yet.
+/// An unused name for the list.
 fn list_beside(folder: &Path) -> anyhow::Result<PathBuf> {
     let mut name = folder.as_os_str().to_owned();
     name.push(".not-sure");
@@ -119,7 +118,6 @@ async fn open(ground: &MountContext, key: VolumeKey) -> anyhow::Result<(Arc<Volu
     opened.await?.context(what)
 }
 
-/// Copies the files that no directory has led to.
 fn strays(copier: &mut Copier, volume: &Volume, of_drive: &impl Fn(Ino) -> Ino, target: &Path) {
     let mut strays = BTreeSet::new();
     let seen = copier.seen.take().unwrap_or_default();
@@ -158,7 +156,7 @@ fn strays(copier: &mut Copier, volume: &Volume, of_drive: &impl Fn(Ino) -> Ino, 
     }
 }
 
-/// All that is not sure, by its path below `target`, and why.
+/// Every doubtful path below `target`, and why.
 fn name_all(
     copier: &mut Copier,
     volume: &Volume,

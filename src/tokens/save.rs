@@ -1,7 +1,7 @@
-//! Saving a directory of the drive to a local folder.
+//! Saves a directory of the drive to a local folder.
 //!
-//! Invariant: it reads through the drive, not through the mount, so it needs none and waits for no
-//! callback; when it succeeds everything is durable in the folder. Called by `leftovers`.
+//! Invariant: it reads through the drive, not the mount, so it waits for no callback; on success
+//! everything in the folder is durable.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -22,16 +22,15 @@ use crate::exit::fail;
 use crate::tokens::copy::{Copied, Copier, Saved};
 use crate::tokens::orphan::OrphanedVolume;
 
-/// How many of the entries that failed are named.
+/// Failed entries that are named.
 const NAMED: usize = 10;
-/// Time between two words of progress.
+/// Pause between progress reports.
 const BEAT: Duration = Duration::from_millis(300);
 
-/// Copies all of `one` into `folder`, which must be missing or empty.
+/// Copies all of `one` into `folder` (missing or empty).
 ///
 /// # Errors
-/// The folder cannot be used; some entries could not be copied: they are named, and what was
-/// copied stays.
+/// The folder cannot be used; some entries failed: they are named, and what was copied stays.
 pub(crate) async fn save(
     ground: &Arc<MountContext>,
     one: &OrphanedVolume,
@@ -73,11 +72,11 @@ pub(crate) async fn save(
     )
 }
 
-/// Has `copying` fill `folder`, which is made, or empty; `all` bytes are told as what is left to do. The folder's name is
-/// durable then.
+/// Has `copying` fill `folder` (missing or empty), then makes its name durable; `all` is the total for
+/// progress, bytes.
 ///
 /// # Errors
-/// The folder cannot be used. What cannot be copied is noted in the answer.
+/// The folder cannot be used. Entries that fail are noted in the answer.
 pub(crate) async fn copy(
     ground: &Arc<MountContext>,
     folder: &Path,
@@ -111,7 +110,7 @@ pub(crate) async fn copy(
     }
 }
 
-/// What lies in these may be removed at any time, or by this very command.
+/// Files there may be removed at any time, or by this very command.
 pub(crate) fn refuse_own(ground: &MountContext, folder: &Path) -> anyhow::Result<()> {
     let cache = &ground.parts.config.cache_dir;
     let cache = cache.canonicalize().unwrap_or_else(|_| cache.clone());
@@ -128,7 +127,7 @@ pub(crate) fn refuse_own(ground: &MountContext, folder: &Path) -> anyhow::Result
     Ok(())
 }
 
-/// Makes `folder`, or takes one that is empty.
+/// Makes `folder`, or accepts an empty one.
 fn make_empty(folder: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Ok(()) => return Ok(()),
@@ -142,7 +141,7 @@ fn make_empty(folder: &Path) -> anyhow::Result<()> {
     let empty = || {
         let empty = std::fs::read_dir(folder)?.next().is_none();
         if std::fs::metadata(folder)?.uid() != rustix::process::geteuid().as_raw() {
-            // Its owner could change what is below our feet.
+            // Its owner could change it under us.
             return Err(io::Error::other("belongs to another user"));
         }
         if empty {

@@ -1,4 +1,4 @@
-//! What the fetcher asks of the tokens: newer trees, and volumes that are not opened yet.
+//! What the fetcher asks of the tokens: newer trees, and unopened volumes.
 
 use std::sync::Arc;
 

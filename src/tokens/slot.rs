@@ -1,11 +1,9 @@
-//! The numbers that the inodes of a token begin with. Called by `live` and `tokens`.
+//! The slots that tokens' inode numbers begin with.
 
 use sha2::{Digest, Sha256};
 
 use crate::types::VolumeKey;
 
-/// The number that a token's inodes begin with: its id where that is small, and its contract the first in the
-/// configuration; else a hash.
 pub(crate) fn preferred_slot(key: &VolumeKey, place: usize) -> u16 {
     if let Some(small) = key
         .token

@@ -1,4 +1,4 @@
-//! Why the last sync of a token failed, as its volume keeps it: `status` says so after a restart too, until one lands.
+//! Stores why a token's last sync failed, so that `status` says so after a restart, until one lands.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -6,27 +6,24 @@
 //! | 8 | `lastUpdateTimestamp` when it failed, u64be |
 //! | n | why, UTF-8 |
 //!
-//! Invariant: nothing waits for the disk here, and what cannot be kept or read is a line less in `status`. Called
-//! by `live`.
+//! Invariant: nothing here waits for the disk; a lost entry costs only a line of `status`.
 
 use bytes::Bytes;
 
 use crate::chain::TokenInfo;
 use crate::fs::Volume;
 
-/// The value of a volume.
 const NAME: &str = "sync-failed";
-/// Its version byte.
 const VERSION: u8 = 1;
 
-/// What is kept of it, where no sync of `token` has landed since.
+/// The stored failure, unless a sync of `token` has landed since.
 pub(super) fn kept(volume: &Volume, token: &TokenInfo) -> Option<String> {
     let bytes = volume.raw_meta(NAME).ok().flatten()?;
     let (last_sync_s, why) = read(&bytes)?;
     (token.last_sync_s <= last_sync_s).then_some(why)
 }
 
-/// Keeps it, or that there is none.
+/// Stores the failure, or that there is none.
 pub(super) fn keep(volume: &Volume, last_sync_s: u64, why: Option<&str>) {
     let value = why.map(|why| write(last_sync_s, why));
     if let Err(error) = volume.note(vec![(NAME, value)]) {
@@ -61,7 +58,7 @@ mod tests {
             read_again,
             Some((1_800_000_000, "sync: no operator".to_owned()))
         );
-        // What is damaged, or of a later version, says nothing.
+        // Damaged values and later versions say nothing.
         for bytes in [&b""[..], b"\x01\0\0", b"\x02\0\0\0\0\0\0\0\0x"] {
             assert_eq!(read(bytes), None, "{bytes:?}");
         }

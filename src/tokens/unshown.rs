@@ -1,6 +1,6 @@
-//! Tokens that cannot be shown, or not yet: why, for `status` and for whoever waits for the mount.
+//! Why tokens cannot be shown, or not yet.
 //!
-//! Invariant: each pass tries them again, and the log hears of a reason once. Called by `tokens`.
+//! Invariant: each pass retries them, and a reason is logged once.
 
 use super::contract_tokens::Tokens;
 use crate::chain::{Snapshot, TokenInfo};
@@ -10,7 +10,7 @@ use crate::status::State;
 use pxfs_base::lock;
 
 impl Tokens {
-    /// Tries go on with every pass; the log hears of it once.
+    /// Logged once, however often passes retry.
     pub(super) fn note_failed(
         &self,
         snapshot: &Snapshot,
@@ -36,13 +36,13 @@ impl Tokens {
         failed.insert(token.id, (status, failure));
     }
 
-    /// Whether the node has not said yet what was published of it.
+    /// Whether the node has not named its root yet.
     fn is_late(&self, token: &TokenInfo) -> bool {
         let key = self.ground.parts.volume_key(token);
         self.openings.is_late(&key)
     }
 
-    /// Why a token cannot be shown, if that is so of any, and none is waited for.
+    /// Why a token cannot be shown, unless one may still appear.
     pub(crate) fn first_failure(&self) -> Option<Failure> {
         if self.openings.are_late() {
             return None;

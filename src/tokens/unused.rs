@@ -1,9 +1,9 @@
-//! Tokens that nobody has used yet: shown by what the chain says of them, and opened when a call, or a command, needs
-//! more than that.
+//! Tokens that nobody has used: shown from the chain's data, opened when a call or command needs
+//! more.
 //!
-//! Invariant: of such a token nothing here is unpublished, because it has no state folder and owes no charge, and nothing
-//! of it is published as far as the chain knows: what is has to be looked after, and is opened by the mount. It costs no
-//! task, no open file and no timer until it is opened, by one at a time. Called by `tokens`, and by the fetcher's calls.
+//! Invariant: such a token has no state folder, owes no charge, and has nothing published as far as
+//! the chain knows; any other must be mounted. Until opened, by one task at a time, it costs no
+//! task, file or timer.
 
 use std::collections::HashSet;
 use std::collections::btree_map::Entry;
@@ -25,11 +25,11 @@ use crate::types::{TokenId, VolumeKey};
 use pxfs_base::lock;
 
 impl Tokens {
-    /// Shows `token` as one that nobody has used, if that is so; one that somebody wants, or that was published elsewhere
-    /// meanwhile, is opened. False for one that is to be opened at once.
+    /// Shows `token` as unused, if it is; opens one that is wanted or was published elsewhere meanwhile.
+    /// False for one to be opened at once.
     ///
     /// # Errors
-    /// It is wanted, and cannot be opened; there is no room for another directory.
+    /// It is wanted and cannot be opened; there is no room for another directory.
     pub(super) async fn take_unused(
         &self,
         snapshot: &Snapshot,
@@ -83,16 +83,16 @@ impl Tokens {
         Ok(true)
     }
 
-    /// Whether nothing of the volume `key` is here or was published, so that it may be opened later.
+    /// Whether nothing of the volume `key` is here or published, so that opening can wait.
     fn may_wait(&self, key: &VolumeKey, token: &TokenInfo) -> bool {
         let state_dir = &self.ground.state_dir;
         is_new(token) && !state_dir.volume(key).exists() && !unpaid::is_left(state_dir, key)
     }
 
-    /// Opens the token, where it is one of them; whoever comes meanwhile waits for that.
+    /// Opens the token if it is unused; concurrent callers wait for that.
     ///
     /// # Errors
-    /// As when it is shown at first: it stays one of them, and each pass tries again.
+    /// As when first shown: it stays unused, and each pass retries.
     pub(super) async fn open_unused(&self, id: TokenId) -> anyhow::Result<()> {
         let wanted = |one: &mut UnusedToken| {
             one.is_wanted = true;
@@ -132,10 +132,10 @@ impl Tokens {
         }
     }
 
-    /// Opens the token in `slot` for a call that needs it. What was begun goes on when nobody waits for it any more.
+    /// Opens the token in `slot` for a call; the opening goes on when nobody waits for it.
     ///
     /// # Errors
-    /// [`FsError::TimedOut`]: the node does not say what was published of it; [`FsError::Disk`].
+    /// [`FsError::TimedOut`]: the node does not name its root; [`FsError::Disk`].
     pub(crate) async fn open_in_slot(self: Arc<Self>, slot: u16) -> Result<(), FsError> {
         let Some(id) = self.unused_in(slot) else {
             return Ok(());
@@ -153,27 +153,26 @@ impl Tokens {
         })
     }
 
-    /// Opens the token that a command is about; why it cannot be is told by what the command meets then.
+    /// Opens the token for a command; the command itself meets any failure.
     pub(crate) async fn open_for_command(&self, id: TokenId) {
         if let Err(error) = self.open_unused(id).await {
             tracing::debug!(token = %id, "{error:#}");
         }
     }
 
-    /// The token that is shown in `slot` and that nobody has used here.
+    /// The unused token in `slot`.
     pub(crate) fn unused_in(&self, slot: u16) -> Option<TokenId> {
         let all = lock(&self.unused);
         let mut found = all.iter().filter(|(_, one)| one.slot == slot);
         found.next().map(|(id, _)| *id)
     }
 
-    /// Whether a directory of this name is one of them.
     pub(crate) fn is_unused(&self, directory: &str) -> bool {
         let all = lock(&self.unused);
         all.values().any(|one| one.directory == directory)
     }
 
-    /// Those that the chain does not have any more are shown no longer: nothing of them is here.
+    /// Hides those that the chain no longer has: nothing of them is here.
     pub(super) fn drop_unused(&self, snapshot: &Snapshot) {
         let owned: HashSet<TokenId> = snapshot.tokens.iter().map(|token| token.id).collect();
         let mut gone = Vec::new();
@@ -188,7 +187,7 @@ impl Tokens {
         self.teller.changed(gone);
     }
 
-    /// What could be synced of them, with chain time now: the volumes' keys, and the tokens.
+    /// Those that could be synced, with chain time: volume keys and tokens.
     pub(crate) fn unused_to_sync(&self) -> Vec<(VolumeKey, TokenInfo, u64)> {
         let Some(now_s) = self.chain_now_s() else {
             return Vec::new();
@@ -203,7 +202,7 @@ impl Tokens {
             .collect()
     }
 
-    /// Whether a sync of any is awaited.
+    /// Whether a sync of any is open.
     pub(super) fn awaits_unused(&self) -> bool {
         let Some(now_s) = self.chain_now_s() else {
             return false;
@@ -212,7 +211,7 @@ impl Tokens {
         all.values().any(|one| is_syncing(&one.token, now_s))
     }
 
-    /// Chain time now, unix seconds, by the last look.
+    /// Chain time, unix seconds, by the last check.
     fn chain_now_s(&self) -> Option<u64> {
         let view = lock(&self.view);
         let (snapshot, seen) = (view.snapshot.as_ref()?, view.seen?);
@@ -220,7 +219,7 @@ impl Tokens {
         Some(snapshot.timestamp_s.saturating_add(passed.as_secs()))
     }
 
-    /// What `status` tells of them, but for those that could not be opened.
+    /// Their status, except those that could not be opened.
     pub(super) fn describe_unused(&self, mountpoint: &str) -> Vec<TokenStatus> {
         let Some(now_s) = self.chain_now_s() else {
             return Vec::new();
@@ -250,19 +249,18 @@ impl Tokens {
     }
 }
 
-/// What its directory tells.
+/// The labels of its directory.
 fn unused(snapshot: &Snapshot, token: &TokenInfo, clock: &dyn Clock) -> fs::Unused {
     let allowance = allowance(token, snapshot.block, snapshot.timestamp_s, clock);
     fs::Unused::of(allowance)
 }
 
-/// Whether nothing of it was ever published, as far as the chain knows.
+/// Whether nothing was ever published, as far as the chain knows.
 fn is_new(token: &TokenInfo) -> bool {
     let names_nothing = token.sequence.unwrap_or(0) == 0 && token.root.is_none();
     token.usage_bytes == 0 && names_nothing && token.anchor.is_none()
 }
 
-/// Whether a request of it is open that may still be answered.
 fn is_syncing(token: &TokenInfo, now_s: u64) -> bool {
     let until_s = |asked_s: u64| asked_s.saturating_add(token_status::REQUEST_TIMEOUT_S);
     token

@@ -1,7 +1,6 @@
-//! What `status` tells of a mounted token.
+//! What `status` says of a mounted token.
 //!
-//! Invariant: of several states the most serious is told, with what to do, and of what failed all. Called by
-//! `tokens`.
+//! Invariant: the most serious state is shown, with the remedy, and every error.
 
 use std::path::Path;
 
@@ -17,11 +16,11 @@ use crate::publish::PublishStatus;
 use crate::status::{DamagedFile, LocalStatus, State, TokenStatus};
 use crate::tokens::pending;
 
-/// Damaged files that `status` names.
+/// Damaged files that `status` lists.
 const MOST_DAMAGED: usize = 100;
 
 impl MountedToken {
-    /// What can be done with the token at chain time `now_s`, most serious first.
+    /// The token's state at chain time `now_s`, most serious first.
     pub(super) fn state_of(
         &self,
         token: &TokenInfo,
@@ -95,7 +94,8 @@ impl MountedToken {
         (State::Ok, None)
     }
 
-    /// The same by what was `seen` of the chain, now: the deadline may have passed, and the quota been used up, since.
+    /// The state now, from what was `seen`: since then the deadline may have passed or the quota
+    /// filled.
     fn state_now(&self, seen: &Seen, clock: &dyn Clock) -> (State, Option<String>) {
         let barred = match &seen.access {
             Access::ReadOnly(reason) => Some((seen.state, reason.clone())),
@@ -104,14 +104,14 @@ impl MountedToken {
         self.state_of(&seen.token, seen.now_s(clock), barred)
     }
 
-    /// Why nothing of it comes onto the node, or into the local disk, and what to do, if that lasts.
+    /// Why nothing reaches the node or the local disk, and the remedy, if that lasts.
     pub(crate) fn stuck(&self) -> Option<String> {
         let full = self.volume.full_disk();
         let full = full.map(|free| full_disk(&self.folder, free));
         full.or_else(|| self.publishing.stuck())
     }
 
-    /// What its directory tells in its virtual attributes.
+    /// The virtual attributes of its directory.
     pub(super) fn labels(&self, clock: &dyn Clock) -> Labels {
         let seen = lock(&self.seen).clone();
         let (state, _) = self.state_now(&seen, clock);
@@ -122,7 +122,6 @@ impl MountedToken {
         }
     }
 
-    /// What `status` tells.
     pub(crate) fn describe(&self, parts: &Parts, mountpoint: &str) -> TokenStatus {
         let seen = lock(&self.seen).clone();
         let mut status = token_status::describe(parts, &seen.token, seen.timestamp_s);
@@ -178,8 +177,7 @@ impl MountedToken {
         status
     }
 
-    /// What the node has lost, as far as that is known: the first of it, and how much in all. Reads
-    /// the journal.
+    /// The first known losses on the node, and how many in all. Reads the journal.
     fn damaged(&self) -> (Vec<DamagedFile>, u64) {
         let known = self.volume.counted_losses(MOST_DAMAGED, |_| true);
         let (losses, count) = known.unwrap_or_default();
@@ -201,7 +199,7 @@ impl MountedToken {
     }
 }
 
-/// What to say of a token of which another machine's tree is shown.
+/// The message for a token that shows another machine's tree.
 fn theirs(published: &PublishStatus) -> String {
     let at = token_status::instant(published.last_commit_s);
     let at = at.map_or_else(String::new, |at| format!(" at {at}"));
@@ -211,7 +209,7 @@ fn theirs(published: &PublishStatus) -> String {
     )
 }
 
-/// What to say of a local disk that is full.
+/// The message for a full local disk.
 fn full_disk(folder: &Path, free: u64) -> String {
     format!(
         "the local disk is full: {free} bytes are free for {}, and nothing can be written: delete something else on that disk, or unmount, move that folder to a larger one, and mount with --state-dir",
@@ -219,7 +217,7 @@ fn full_disk(folder: &Path, free: u64) -> String {
     )
 }
 
-/// What of a token waits to be published, behind the reason why it does.
+/// What waits to be published, for use after the reason.
 pub(crate) fn waiting(pending: &Pending) -> String {
     match (pending.files, pending.any) {
         (0, false) => String::new(),
@@ -231,13 +229,13 @@ pub(crate) fn waiting(pending: &Pending) -> String {
     }
 }
 
-/// All that is amiss, in one line.
+/// Joins the errors in one line.
 fn all_of(errors: [Option<String>; 3]) -> Option<String> {
     let errors: Vec<String> = errors.into_iter().flatten().collect();
     (!errors.is_empty()).then(|| errors.join("; "))
 }
 
-/// What to say of a token that the node has lost blocks of, if it has.
+/// The message if the node has lost blocks.
 fn lost(local: &LocalStatus) -> Option<String> {
     let first = local.damaged.first()?;
     let more = match local.damaged_files.saturating_sub(1) {
