@@ -1,28 +1,29 @@
-//! The anchor of a token on `px-v2`: which root its owner published last, kept on the contract beside the token
-//! (`addExtraContent`), so that a tree is found where its name's record is gone, and none is rolled back.
+//! The anchor of a `px-v2` token: the root its owner published last, stored on the contract beside
+//! the token (`addExtraContent`), so that a tree is found after its name record is gone, and none
+//! is rolled back.
 //!
-//! Form: JSON in one line, `{"owner":"0x…","name":"k51…","sequence":5,"root":"Qm…"}`, under the key [`KEY`].
-//! Invariant: it counts only for the owner that it names, and only under that name, so whoever buys a token does not
-//! take its tree for the own one. Called by `ledger`, `publish` and `run`.
+//! Form: JSON in one line, `{"owner":"0x…","name":"k51…","sequence":5,"root":"Qm…"}`, under the key
+//! [`KEY`]. Invariant: it counts only for the owner and the name in it, so a buyer does not take
+//! its tree for the own one.
 
 use alloy::primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
 use pxfs_format::cid::{self as form, Kind};
 
-/// What it is kept under.
+/// Its key on the contract.
 pub const KEY: &str = "pxfs";
-/// The longest text that is read as one, in bytes.
+/// The longest text that can be an anchor, bytes.
 const LONGEST: usize = 300;
-/// The highest sequence: what a name's record can hold, with room for renewals.
+/// The highest sequence: what a name record can hold, with room for renewals.
 const LAST: u64 = (1 << 44) - 2;
 
 /// What was published last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
-    /// Who owned the token then.
+    /// The owner then.
     pub owner: Address,
-    /// The name that it is published under.
+    /// The name it is published under.
     pub name: String,
     /// Its sequence.
     pub sequence: u64,
@@ -30,7 +31,6 @@ pub struct Anchor {
     pub root: B256,
 }
 
-/// As it is written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -41,14 +41,14 @@ struct Written {
 }
 
 impl Anchor {
-    /// What `text` says; `None` where it is none, whoever wrote it.
+    /// `None` if `text` is no anchor, whoever wrote it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > LONGEST {
             return None;
         }
         let written: Written = serde_json::from_str(text).ok()?;
-        // The one form of a name, as clients of contracts that keep it check it.
+        // The one form of a name, as clients of name-keeping contracts check it.
         let is_name = written.name.len() == 62
             && written.name.starts_with("k51")
             && written.name.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -64,7 +64,7 @@ impl Anchor {
         })
     }
 
-    /// As it is written: shorter than 300 bytes.
+    /// Its stored text, below 300 bytes.
     #[must_use]
     pub fn to_text(&self) -> String {
         let written = Written {
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(Anchor::parse(golden.trim_end()), Some(anchor));
     }
 
-    /// Others keep texts there, too, and the owner may write any.
+    /// Others store texts there too, and the owner may write any.
     #[test]
     fn what_is_no_anchor_is_none() {
         let golden = include_str!("../../../tests/golden/state/anchor.json").trim_end();

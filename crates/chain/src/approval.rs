@@ -1,6 +1,4 @@
-//! Which accounts an owner has approved for its tokens (ERC-721), on contracts of every dialect.
-//!
-//! Called by `run`.
+//! ERC-721 approvals, on contracts of every dialect.
 
 use alloy::eips::BlockId;
 use alloy::primitives::Address;
@@ -10,7 +8,7 @@ use super::contract::PxSync;
 use super::endpoint::Endpoint;
 use pxfs_base::types::TokenId;
 
-/// Whether `owner` has approved `operator` for all its tokens of `contract`.
+/// Whether `operator` may move all tokens of `owner` on `contract`.
 ///
 /// # Errors
 /// As [`Endpoint::call`].
@@ -24,7 +22,7 @@ pub async fn of_all(
     endpoint.call(contract, &call, BlockId::latest()).await
 }
 
-/// The account that is approved for `token` of `contract` alone; zero where none is.
+/// The account approved for `token` alone; zero if none.
 ///
 /// # Errors
 /// As [`Endpoint::call`].

@@ -1,19 +1,19 @@
-//! Which refusals of an endpoint mean "later", and which mean "less".
+//! Classifies an endpoint's refusals: "later" or "less".
 //!
-//! Invariant: a refusal that asks for fewer blocks or logs is never taken for one that asks for
-//! time, whatever its code: providers give both the same. Called by `endpoint` and `http`.
+//! Invariant: a request for fewer blocks or logs is never taken for a rate limit, whatever its
+//! code, because providers use one code for both.
 
 use alloy::rpc::json_rpc::ErrorPayload;
 
-/// Codes that say nothing but "later", whatever the words: HTTP's own; Cloudflare's; QuickNode's
-/// credits; a socket with too many requests.
+/// Codes that always mean "later": HTTP's; Cloudflare's; QuickNode's credits; a socket with too
+/// many requests.
 const CODES: [i64; 5] = [429, -32055, -32012, -32029, 1008];
-/// The code of a contract's refusal (geth).
+/// A contract's refusal (geth).
 const REVERTED: i64 = 3;
-/// The code that providers took from EIP-1474 ("limit exceeded"), for requests and for results.
+/// EIP-1474's "limit exceeded", which providers use for rates and for results.
 const LIMIT_EXCEEDED: i64 = -32005;
 
-/// What asks for time, in lower case.
+/// Words for "later", in lower case.
 const LATER: [&str; 24] = [
     "rate limit",
     "rate-limit",
@@ -41,7 +41,7 @@ const LATER: [&str; 24] = [
     "try again later",
 ];
 
-/// What asks for less, in lower case.
+/// Words for "less", in lower case.
 const LESS: [&str; 12] = [
     "block range",
     "blocks range",
@@ -57,10 +57,10 @@ const LESS: [&str; 12] = [
     "batch",
 ];
 
-/// Whether the same request may be answered later.
+/// Whether the same request may succeed later.
 pub(super) fn is_later(payload: &ErrorPayload) -> bool {
     let words = payload.message.to_lowercase();
-    // Whatever a contract says, it is no server that says it.
+    // These are the contract's words, not a server's.
     if payload.code == REVERTED || words.contains("revert") {
         return false;
     }
@@ -72,7 +72,7 @@ pub(super) fn is_later(payload: &ErrorPayload) -> bool {
         return false;
     }
     payload.code == LIMIT_EXCEEDED || LATER.iter().any(|later| words.contains(later))
-        // A node behind a load balancer that has not got the newest block yet.
+        // A node behind a load balancer lacks the newest block.
         || words == "header not found"
 }
 

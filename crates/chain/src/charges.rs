@@ -1,7 +1,7 @@
-//! Charges on `px-v1` and `px-v2`: what a commit has stored is told to the contract, once.
+//! Charges on `px-v1` and `px-v2`: reports to the contract what a commit has stored, once.
 //!
-//! Invariant: a commit is charged under one tag, so asking again, in this process or a later one, never
-//! charges it twice; it counts as done only when its block is final. Called by the daemon.
+//! Invariant: a commit is charged under one tag, so no process ever charges it twice; it is done
+//! only when its block is final.
 
 use std::collections::BTreeMap;
 
@@ -29,26 +29,25 @@ pub struct Charger {
     token: TokenId,
 }
 
-/// How far the charges are.
+/// The state of the charges.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Commits (by sequence) whose charge is in a final block, and a number that this block's is no greater
-    /// than. Where what the chain was seen to have is of such a block: keep them no longer, durably, and
-    /// then say [`Charger::forget`].
+    /// Commits (by sequence) charged in a final block, and a number no lower than its. Once the
+    /// chain is known up to such a block, delete them durably, then call [`Charger::forget`].
     pub done: Vec<(u64, u64)>,
-    /// Commits whose charge is in a block that is not final, and its number.
+    /// Commits charged in a block that is not final, and its number.
     pub mined: BTreeMap<u64, u64>,
-    /// Commits that will never be charged, since the token is another's for good, or no more. Keep them no longer,
-    /// durably, and then say [`Charger::forget`].
+    /// Commits that can never be charged, because the token was sold or burned for good. Delete
+    /// them durably, then call [`Charger::forget`].
     pub lost: Vec<u64>,
-    /// Why it does not come on, if so.
+    /// Why it makes no progress.
     pub error: Option<ChainError>,
-    /// What the last of the commits is charged by, if by anything yet.
+    /// The charge of the last commit, if any.
     pub transaction: Option<B256>,
 }
 
 impl Report {
-    /// Whether each of `commits` is charged in a block, final or not.
+    /// Whether all of `commits` are charged in a block, final or not.
     #[must_use]
     pub fn is_mined(&self, commits: &[(u64, u64)]) -> bool {
         self.done.len() + self.mined.len() >= commits.len()
@@ -56,7 +55,7 @@ impl Report {
 }
 
 impl Charger {
-    /// Of `token` on `contract`.
+    /// Charges `token` on `contract`.
     #[must_use]
     pub fn new(
         transactor: Transactor,
@@ -72,7 +71,7 @@ impl Charger {
         }
     }
 
-    /// Sees to it that each of `commits` (sequence and bytes, in order) is charged.
+    /// Drives the charge of each of `commits` (sequence and bytes, in order).
     ///
     /// # Errors
     /// The outbox cannot be read.
@@ -105,7 +104,7 @@ impl Charger {
                         .extend(posted.mined.map(|block| (sequence, block)));
                 }
                 Some(Outcome::Refused | Outcome::Lost) => {
-                    // It took no effect: it is asked for anew, and the chain says why it would not.
+                    // It had no effect: ask again, and the chain says why it refuses.
                     self.transactor.forget(&tag).await?;
                     let line = format!(
                         "token {}: a charge was refused, and is tried anew",
@@ -125,7 +124,7 @@ impl Charger {
         Ok(report)
     }
 
-    /// The commit is kept no longer by whoever asked.
+    /// Forgets a commit that the caller has deleted.
     ///
     /// # Errors
     /// The outbox cannot be written.
@@ -133,8 +132,7 @@ impl Charger {
         self.transactor.forget(&self.tag(sequence)).await
     }
 
-    /// Forgets what a crash has left over: charges that have ended, of commits that are none of `kept`, since
-    /// whoever kept them had done with them.
+    /// Forgets ended charges that a crash left: those of commits not in `kept`.
     ///
     /// # Errors
     /// The outbox cannot be read or written.
@@ -154,8 +152,8 @@ impl Charger {
         Ok(())
     }
 
-    /// Of `commits` those that will never be charged: the token is another's in a final block, or is no more, and
-    /// nothing that was signed for them can still be mined.
+    /// Those of `commits` that can never be charged: a final block shows the token sold or burned,
+    /// and nothing signed for them can still be mined.
     async fn lost(&self, commits: &[(u64, u64)]) -> Result<Vec<u64>, ChainError> {
         let (contract, token) = (self.contract, self.token.0);
         if !self.transactor.has_lost(contract, token).await? {
@@ -165,7 +163,7 @@ impl Charger {
         let is_ended = |sequence: &u64| {
             let tag = self.tag(*sequence);
             let posted = known.iter().find(|posted| posted.tag == tag);
-            // What has happened is settled as any other.
+            // Those that happened are settled normally.
             posted
                 .is_none_or(|posted| matches!(posted.over, Some(Outcome::Refused | Outcome::Lost)))
         };

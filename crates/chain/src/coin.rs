@@ -1,9 +1,8 @@
-//! The coins of known chains: what they are called, and what one transaction may take of them where nobody
-//! was asked.
+//! Known chains: their coin's name, and how much of it one transaction may cost without consent.
 //!
-//! Invariant: this bounds what a server that lies about fees can have spent, so a bound leaves room for the
-//! dearest call of a token contract (a mint: 5 million gas) at several times the chain's usual price, and for
-//! no more than a few dollars. `--max-fee` replaces it. Called by `transact`, and by `cli`, to print amounts.
+//! Invariant: the limit bounds what a lying server can have spent. It covers the dearest call of a
+//! token contract (a mint: 5 million gas) at several times the usual price, and a few dollars at
+//! most. `--max-fee` replaces it.
 
 use alloy::primitives::{B256, U256};
 
@@ -12,15 +11,15 @@ use alloy::primitives::{B256, U256};
 pub struct Coin {
     /// EIP-155 id of the chain.
     pub chain_id: u64,
-    /// What it is called.
+    /// Its ticker.
     pub symbol: &'static str,
-    /// The most that one transaction takes unasked, in thousandths of a coin.
+    /// The most for one transaction without consent, in thousandths of a coin.
     milli: u64,
-    /// Where a transaction can be looked at, up to its hash.
+    /// URL of a transaction, without its hash.
     explorer: &'static str,
 }
 
-/// Thousandths of a coin where the chain is not known.
+/// The limit on unknown chains.
 const UNKNOWN: u64 = 100;
 const MILLI: U256 = U256::from_limbs([1_000_000_000_000_000, 0, 0, 0]);
 
@@ -45,7 +44,7 @@ const COINS: [Coin; 10] = [
         20_000,
         "https://explorer.oasis.io/mainnet/sapphire/tx/",
     ),
-    // Coins of test networks are worth nothing.
+    // Coins of test networks are worthless.
     coin(
         10_200,
         "xDAI",
@@ -62,20 +61,19 @@ const COINS: [Coin; 10] = [
     ),
 ];
 
-/// The coin of a chain, where it is known.
+/// `None` if the chain is unknown.
 #[must_use]
 pub fn of(chain_id: u64) -> Option<&'static Coin> {
     COINS.iter().find(|coin| coin.chain_id == chain_id)
 }
 
-/// What one transaction on this chain may take unasked, in wei.
+/// The most that one transaction may cost without consent, wei.
 #[must_use]
 pub fn unseen_max(chain_id: u64) -> U256 {
     U256::from(of(chain_id).map_or(UNKNOWN, |coin| coin.milli)) * MILLI
 }
 
-/// Wei as people read them, in units of 10^18 with at most six digits that count, never less than they are:
-/// `0.05 POL`.
+/// `wei` for people, rounded up to six significant digits: `0.05 POL`.
 #[must_use]
 pub fn amount(chain_id: u64, wei: U256) -> String {
     let symbol = of(chain_id).map_or("coins", |coin| coin.symbol);
@@ -90,7 +88,7 @@ pub fn amount(chain_id: u64, wei: U256) -> String {
     }
 }
 
-/// Where a transaction of this chain can be looked at.
+/// Its page in the chain's explorer, if known.
 #[must_use]
 pub fn link(chain_id: u64, transaction: B256) -> Option<String> {
     of(chain_id).map(|coin| format!("{}{transaction}", coin.explorer))
@@ -115,7 +113,7 @@ mod tests {
         }
     }
 
-    /// Of the token contract that is deployed today, with what is added to an estimate, at twice the base fee.
+    /// With the spare added to an estimate, at twice the base fee.
     #[test]
     fn a_mint_and_a_charge_fit_at_the_usual_price_of_each_chain() {
         let gwei = 1_000_000_000_u64;

@@ -1,7 +1,6 @@
 //! The contracts' interfaces and code: the only file that knows the ABI.
 //!
-//! Invariant: what stands here is in the committed artifacts, function by function (a test compares
-//! them). Called by `dialect`, `ledger`, `transact`, `deploy`, `oracle`.
+//! Invariant: a test compares every function here with the committed artifacts.
 
 use alloy::primitives::{Address, B256, Bytes, FixedBytes, U256, hex};
 use alloy::sol;
@@ -21,7 +20,7 @@ mod abi {
     use super::sol;
 
     sol! {
-        /// Many calls as one: what is needed of Multicall3.
+        /// The part of Multicall3 that pxfs uses.
         interface IMulticall3 {
             struct Call3 {
                 address target;
@@ -110,7 +109,7 @@ mod abi {
             bytes report;
         }
 
-        /// The forwarder for chains where Chainlink's network does not run.
+        /// The forwarder for chains without Chainlink's network.
         #[derive(Debug)]
         interface OracleForwarder {
             function deliver(address receiver, bytes calldata metadata, bytes calldata report, bytes[] calldata signatures) external;
@@ -121,8 +120,7 @@ mod abi {
     }
 }
 
-/// ERC-165 identifier by which `px-sync` is told from other dialects: the selectors of
-/// `IPxSync.sol`, exclusive-ored.
+/// ERC-165 identifier of `px-sync`: the xor of the selectors in `IPxSync.sol`.
 pub(super) const PX_SYNC_ID: FixedBytes<4> = FixedBytes(fold([
     PxSync::mint_0Call::SELECTOR,
     PxSync::mint_1Call::SELECTOR,
@@ -147,24 +145,20 @@ const fn fold<const N: usize>(selectors: [[u8; 4]; N]) -> [u8; 4] {
     id
 }
 
-/// A block that somebody saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seen {
-    /// Its time, in seconds.
     pub(super) time_s: u64,
-    /// Its number.
     pub(super) block: u64,
 }
 
-/// What the oracle reports to the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) request: B256,
     pub(super) token: U256,
     pub(super) epoch: u64,
-    /// Of a failure the number of the block that was seen.
+    /// For a failure: the number of the block seen.
     pub(super) usage: u64,
-    /// Of a failure the time of that block, in seconds.
+    /// For a failure: the time of that block, seconds.
     pub(super) sequence: u64,
     pub(super) root: B256,
     /// 0, or a code of `SyncFailed` from 1 to 127.
@@ -186,7 +180,7 @@ impl Report {
         words.abi_encode_params().into()
     }
 
-    /// Whether an encoded report is about this request.
+    /// Whether the encoded report answers this request.
     pub(super) fn is_about(report: &[u8], request: B256, token: U256, epoch: u64) -> bool {
         let first = (request, token, epoch).abi_encode_params();
         report.len() == 7 * 32 && report.starts_with(&first)
@@ -197,7 +191,7 @@ impl Report {
         report.last().copied()
     }
 
-    /// The block that an encoded report of the failure `code` was seen in.
+    /// The block in which the failure `code` was seen.
     pub(super) fn seen(report: &[u8], code: u8) -> Option<Seen> {
         let word = |at: usize| {
             let word = U256::try_from_be_slice(report.get(at * 32..(at + 1) * 32)?)?;
@@ -209,7 +203,7 @@ impl Report {
 }
 
 /// What the operators sign (`OracleForwarder.digest`, EIP-712), computed here so that no node can
-/// have another one signed.
+/// substitute another.
 pub(super) fn report_digest(
     chain_id: u64,
     forwarder: Address,
@@ -231,7 +225,7 @@ pub(super) fn report_digest(
     signed.eip712_signing_hash(&domain)
 }
 
-/// What an error of the contract without words means; `None` when it is not one of those known.
+/// Words for a custom error; `None` if unknown.
 pub(super) fn error_words(data: &[u8]) -> Option<String> {
     use PxSync::IPxSyncErrors as Known;
     Some(match Known::abi_decode(data).ok()? {
@@ -249,7 +243,7 @@ pub(super) fn error_words(data: &[u8]) -> Option<String> {
     })
 }
 
-/// What a code of `SyncFailed` means (`PxSync.sol`).
+/// The meaning of a `SyncFailed` code (`PxSync.sol`).
 pub(super) fn failure(code: u8) -> &'static str {
     match code {
         1 => "the token's name leads nowhere: flush, and try again",
@@ -266,7 +260,7 @@ pub(super) fn failure(code: u8) -> &'static str {
     }
 }
 
-/// Creation code of the token contract, constructor arguments included.
+/// Creation code of the token contract with constructor arguments.
 pub(super) fn token_code(owner: Address, forwarder: Address) -> Result<Bytes, ChainError> {
     let arguments = (owner, forwarder).abi_encode_params();
     creation(
@@ -275,7 +269,7 @@ pub(super) fn token_code(owner: Address, forwarder: Address) -> Result<Bytes, Ch
     )
 }
 
-/// Creation code of the forwarder, constructor arguments included. `operators` ascend.
+/// Creation code of the forwarder with constructor arguments. `operators` must ascend.
 pub(super) fn forwarder_code(
     owner: Address,
     operators: &[Address],
@@ -306,7 +300,7 @@ mod tests {
 
     use super::*;
 
-    /// `name(type,…)` of every entry of `kind` in an artifact; for functions with their returns.
+    /// `name(type,…)` of each entry of `kind`; for functions with their returns.
     fn signatures(artifact: &str, kind: &str) -> BTreeSet<String> {
         let artifact: Value = serde_json::from_str(artifact).unwrap();
         let entries = artifact["abi"].as_array().unwrap().iter();
@@ -356,7 +350,7 @@ mod tests {
         }
     }
 
-    /// What a function answers, as the ABI has it.
+    /// A function's return types in the ABI.
     fn answers(artifact: &str, function: &str) -> String {
         let artifact: Value = serde_json::from_str(artifact).unwrap();
         let mut entries = artifact["abi"].as_array().unwrap().iter();
@@ -405,7 +399,7 @@ mod tests {
         );
     }
 
-    /// Types and names of the fields of the struct that a function answers.
+    /// Types and names of the fields of the returned struct.
     fn listed(artifact: &str, function: &str) -> String {
         let artifact: Value = serde_json::from_str(artifact).unwrap();
         let mut entries = artifact["abi"].as_array().unwrap().iter();

@@ -1,8 +1,7 @@
-//! Deploys the contract suite: the oracle's forwarder, and the token contract that trusts it.
+//! Deploys the oracle's forwarder and the token contract that trusts it.
 //!
-//! Invariant: what is deployed is the committed bytecode, and the two are wired by their
-//! constructors, so there is no moment in which the token contract trusts another. Called by
-//! `pxfs demo` and `pxfs deploy`.
+//! Invariant: the bytecode is the committed one, and constructors wire the two, so the token
+//! contract never trusts another.
 
 use alloy::primitives::{Address, Bytes};
 
@@ -19,21 +18,20 @@ pub struct Deployment {
     pub contract: Address,
     /// The forwarder that delivers the oracle's reports.
     pub forwarder: Address,
-    /// Block of the token contract: nothing that concerns it is older.
+    /// The token contract's block: no log of it is older.
     pub block: u64,
 }
 
 /// The forwarder that a token contract trusts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forwarder {
-    /// One that is there, such as Chainlink's.
+    /// An existing one, such as Chainlink's.
     There(Address),
-    /// A new one, of which so many of these operators must sign a report.
+    /// A new one: its operators, and how many must sign a report.
     New(Vec<Address>, u64),
 }
 
-/// Deploys both contracts, owned by the account that pays. `threshold` of the `operators` must sign
-/// a report.
+/// Deploys both contracts, owned by the payer. `threshold` of the `operators` must sign a report.
 ///
 /// # Errors
 /// As [`deploy_with`].
@@ -45,12 +43,11 @@ pub async fn deploy(
     deploy_with(payer, &Forwarder::New(operators.to_vec(), threshold)).await
 }
 
-/// Deploys the token contract, owned by the account that pays, and before it the forwarder, where it is
-/// new.
+/// Deploys the token contract, owned by the payer, after its forwarder if that is new.
 ///
 /// # Errors
-/// [`ChainError::Reverted`] when the money does not suffice or the operators are not acceptable
-/// (none, twice the same, more than 32, threshold out of range), else as [`Transactor::send`].
+/// [`ChainError::Reverted`] if the money does not suffice or the operators are invalid (none,
+/// duplicates, more than 32, threshold out of range), else as [`Transactor::send`].
 pub async fn deploy_with(
     payer: &Transactor,
     forwarder: &Forwarder,
@@ -81,7 +78,7 @@ pub async fn deploy_with(
     })
 }
 
-/// What that takes; the account has it.
+/// The cost of [`deploy_with`]; the account has that much.
 ///
 /// # Errors
 /// As [`deploy_with`].
@@ -99,7 +96,7 @@ pub async fn cost(payer: &Transactor, forwarder: &Forwarder) -> Result<Cost, Cha
     payer.cost(codes.map(|code| (None, code))).await
 }
 
-/// Creation code of the forwarder, or the one that is there.
+/// The creation code of a new forwarder, or the existing one's address.
 fn new_forwarder(
     payer: &Transactor,
     forwarder: &Forwarder,

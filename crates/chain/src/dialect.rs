@@ -1,7 +1,7 @@
-//! Which dialect a token contract speaks.
+//! Detects a token contract's dialect.
 //!
-//! Invariant: a contract is told by what it answers (ERC-165, the shape of its answers), never by
-//! its address, nor by the words of a refusal. Called by `ledger`, once for each contract.
+//! Invariant: by what it answers (ERC-165, the shape of answers), never by its address or by the
+//! words of a refusal.
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, FixedBytes, U256, hex};
@@ -20,11 +20,11 @@ const ERC721_ID: FixedBytes<4> = FixedBytes(hex!("80ac58cd"));
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialect {
-    /// The protocol with name keys, epochs and an oracle.
+    /// Name keys, epochs and an oracle.
     PxSync,
-    /// The contracts that count uploads, and add usage up.
+    /// Counts uploads, and only adds usage up.
     PxV2,
-    /// The older ones, which count no uploads, know no lock, and let their own owner alone report usage.
+    /// Counts no uploads, has no lock, and only its owner reports usage.
     PxV1,
 }
 
@@ -39,11 +39,11 @@ impl Dialect {
         }
     }
 
-    /// Asks `contract` what it speaks.
+    /// Detects the dialect of `contract`.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when there is no contract, or it speaks no dialect that is known
-    /// here; [`ChainError::Transient`] when the chain does not answer.
+    /// [`ChainError::Permanent`] if there is no contract, or its dialect is unknown;
+    /// [`ChainError::Transient`] if the chain does not answer.
     pub async fn of(endpoint: &Endpoint, contract: Address) -> Result<Self, ChainError> {
         let code = endpoint.provider().get_code_at(contract).await;
         if code.map_err(|fault| endpoint.fault(fault))?.is_empty() {
@@ -56,10 +56,10 @@ impl Dialect {
         let speaks = async |id| {
             let question = PxSync::supportsInterfaceCall { interfaceId: id };
             let answer = asked(endpoint, contract, &question).await?;
-            // Exactly one word that is 1: a fallback that answers anything is no answer.
+            // Exactly the word 1: a fallback that answers anything does not count.
             Ok::<_, ChainError>(answer.is_some_and(|answer| one_word(&answer) == Some(U256::ONE)))
         };
-        // By ERC-165 nobody speaks this one: who says so says yes to everything.
+        // ERC-165 forbids this identifier: a contract that claims it says yes to everything.
         let honest = !speaks(FixedBytes([0xff; 4])).await?;
         if honest && speaks(PX_SYNC_ID).await? {
             return Ok(Self::PxSync);
@@ -76,7 +76,7 @@ impl Dialect {
     }
 }
 
-/// Which of the older dialects, if one: these answer about tokens that do not exist, too.
+/// The older dialect, if it is one: these answer about tokens that do not exist, too.
 async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>, ChainError> {
     let can = PxV2::canUploadCall {
         tokenId: U256::ZERO,
@@ -93,7 +93,7 @@ async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>
     let Some(read) = asked(endpoint, contract, &read).await? else {
         return Ok(None);
     };
-    // Both forms begin with the offset of the first text, which lies right behind the fields.
+    // Both forms begin with the offset of the first text, which follows the fields.
     let fields = read
         .first_chunk()
         .map(|word| U256::from_be_bytes::<32>(*word));
@@ -102,7 +102,7 @@ async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>
     match (is_new, is_old, can_bytes) {
         (true, _, 96) => Ok(Some(Dialect::PxV2)),
         (_, true, 32) => Ok(Some(Dialect::PxV1)),
-        // Of these one locks after a day, and another lets nobody but its owner report.
+        // Other versions: one locks after a day, one lets only its owner report.
         (true, _, _) => Err(ChainError::Permanent(format!(
             "contract {contract} is of a version between px-v1 and px-v2, whose rules pxfs does not know: use a token of another contract"
         ))),
@@ -110,7 +110,7 @@ async fn older(endpoint: &Endpoint, contract: Address) -> Result<Option<Dialect>
     }
 }
 
-/// What the contract answers; `None` when it refuses.
+/// `None` if the contract refuses.
 async fn asked<C: SolCall>(
     endpoint: &Endpoint,
     contract: Address,

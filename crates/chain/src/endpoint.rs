@@ -1,8 +1,7 @@
-//! Where a chain is reached: one alloy provider, whatever lies below it (HTTP or embedded).
+//! A connection to a chain: one alloy provider over HTTP or the embedded chain.
 //!
-//! Invariant: every request ends in bounded time, and no error or label tells more of a URL than
-//! scheme and host (keys stand in paths and queries). Called by `ledger`, `transact`, `deploy`,
-//! `oracle`.
+//! Invariant: every request ends in bounded time, and no error or label shows more of a URL than
+//! scheme and host, because paths and queries hold keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use super::http::{HttpFault, Kind, Limits, Servers, SocketUrl};
 use super::many::Many;
 use super::{busy, embedded};
 
-/// A chain that can be asked. Cheap to clone.
+/// A chain connection. Cheap to clone.
 #[derive(Clone)]
 pub struct Endpoint {
     provider: DynProvider,
@@ -44,20 +43,20 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// The chain behind a JSON-RPC URL; nothing is asked yet.
+    /// Connects to a JSON-RPC URL; sends nothing yet.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when `url` is not an http or https URL.
+    /// [`ChainError::Permanent`] if `url` is not an http or https URL.
     pub fn http(url: &str) -> Result<Self, ChainError> {
         Self::over_http(&[url], None)
     }
 
-    /// The chain behind several JSON-RPC URLs, of which the first healthy one is asked; only the chain with this id, if
-    /// one is given. WebSocket URLs announce changes; if there are no others, requests go to the same URLs over HTTP.
-    /// Nothing is asked yet.
+    /// Connects to several JSON-RPC URLs, of which the first healthy one is asked; only to the chain with
+    /// this id, if given. WebSocket URLs announce changes; if there are no others, requests go to the same
+    /// URLs over HTTP. Sends nothing yet.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when there is none, or one has another scheme.
+    /// [`ChainError::Permanent`] if there is none, or one has another scheme.
     pub fn over_http(urls: &[&str], chain_id: Option<u64>) -> Result<Self, ChainError> {
         let (sockets, urls) = SocketUrl::among(urls)?;
         let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
@@ -68,7 +67,7 @@ impl Endpoint {
         })
     }
 
-    /// The chain behind these servers.
+    /// Over these servers.
     pub(super) fn over(servers: Servers) -> Self {
         let client = RpcClient::new(servers.clone(), false);
         Self {
@@ -77,13 +76,13 @@ impl Endpoint {
         }
     }
 
-    /// The chain inside this process.
+    /// Over the chain inside this process.
     #[must_use]
     pub fn embedded(chain: &embedded::Handle) -> Self {
         Self::new(RpcClient::new(chain.clone(), true), "embedded", true)
     }
 
-    /// The chain behind any client.
+    /// Over any client.
     pub fn new(client: RpcClient, label: &str, embedded: bool) -> Self {
         Self {
             provider: RootProvider::new(client).erased(),
@@ -102,7 +101,7 @@ impl Endpoint {
         &self.sockets
     }
 
-    /// What it knows of answering many calls at once.
+    /// What it knows about batching calls.
     pub(super) fn many(&self) -> &Many {
         &self.many
     }
@@ -119,14 +118,14 @@ impl Endpoint {
         &self.label
     }
 
-    /// Scheme and host of the server that answered last, or `embedded`.
+    /// The label of the server that answered last.
     #[must_use]
     pub fn current(&self) -> Arc<str> {
         let servers = self.servers.as_ref();
         servers.map_or_else(|| Arc::clone(&self.label), Servers::current)
     }
 
-    /// The provider below, for anything that alloy can do.
+    /// The alloy provider.
     #[must_use]
     pub fn provider(&self) -> &DynProvider {
         &self.provider
@@ -151,14 +150,14 @@ impl Endpoint {
         height.map_err(|fault| self.fault(fault))
     }
 
-    /// Whether the chain mines only when there is a transaction, so that its time is ahead of its
-    /// newest block: embedded, or anvil. Asked once.
+    /// Whether the chain mines only on demand, so that its time runs ahead of its newest block
+    /// (embedded, anvil). Asked once.
     pub async fn is_idle(&self) -> Result<bool, ChainError> {
         let ask = || async {
             if self.embedded {
                 return Ok(true);
             }
-            // Not every provider answers this; those that do not are no development chains.
+            // Providers that do not answer this are no development chains.
             match self.provider.get_client_version().await {
                 Ok(version) => Ok(version.starts_with("anvil")),
                 Err(RpcError::ErrorResp(_)) => Ok(false),
@@ -168,7 +167,7 @@ impl Endpoint {
         self.idle.get_or_try_init(ask).await.copied()
     }
 
-    /// Lets the time of a development chain (embedded, anvil) pass, and mines a block in it.
+    /// Advances a development chain's time (embedded, anvil), and mines a block.
     ///
     /// # Errors
     /// [`ChainError::Permanent`] on every other chain.
@@ -190,11 +189,11 @@ impl Endpoint {
         mined.map(drop).map_err(|fault| self.fault(fault))
     }
 
-    /// The answer of a contract's function that only reads.
+    /// Calls a read-only function of a contract.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] with the contract's reason, [`ChainError::Permanent`] when the
-    /// answer is not of this function, else as [`Endpoint::fault`].
+    /// [`ChainError::Reverted`] with the contract's reason, [`ChainError::Permanent`] if the answer is
+    /// malformed, else as [`Endpoint::fault`].
     pub async fn call<C: SolCall>(
         &self,
         contract: Address,
@@ -207,7 +206,7 @@ impl Endpoint {
         self.read::<C>(contract, &output)
     }
 
-    /// The bytes that a contract answers to `data`.
+    /// The raw answer of a contract to `data`.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with the contract's reason, else as [`Endpoint::fault`].
@@ -221,10 +220,10 @@ impl Endpoint {
         output.await.map_err(|fault| self.fault(fault))
     }
 
-    /// Whether a transaction of `from` with `data` would succeed now; nothing is sent.
+    /// Whether a transaction of `from` with `data` would succeed now; sends nothing.
     ///
     /// # Errors
-    /// As [`Endpoint::fault`]; that the contract refuses is an answer.
+    /// As [`Endpoint::fault`]; a contract's refusal is an answer.
     pub(super) async fn would_succeed(
         &self,
         from: Address,
@@ -244,7 +243,7 @@ impl Endpoint {
         }
     }
 
-    /// Reads what a function has answered.
+    /// Decodes a function's answer.
     pub(super) fn read<C: SolCall>(
         &self,
         contract: Address,
@@ -259,10 +258,10 @@ impl Endpoint {
         })
     }
 
-    /// The logs that `filter` asks for.
+    /// The logs for `filter`.
     ///
     /// # Errors
-    /// [`LogsFault::TooMuch`] when the endpoint does not give so many, or so old ones, at once.
+    /// [`LogsFault::TooMuch`] if the endpoint gives fewer logs, or no such old ones, at once.
     pub(super) async fn logs(&self, filter: &Filter) -> Result<Vec<Log>, LogsFault> {
         let logs = self.provider.get_logs(filter).await;
         logs.map_err(|fault| self.logs_fault(fault))
@@ -270,7 +269,7 @@ impl Endpoint {
 
     /// Why there are no logs.
     pub(super) fn logs_fault(&self, fault: TransportError) -> LogsFault {
-        // Endpoints word it in a hundred ways, so whatever refuses these blocks alone counts.
+        // Endpoints word it in a hundred ways, so any refusal of just these blocks counts.
         let too_much = match &fault {
             RpcError::ErrorResp(payload) => !busy::is_later(payload),
             RpcError::Transport(TransportErrorKind::Custom(fault)) => {
@@ -288,11 +287,12 @@ impl Endpoint {
         }
     }
 
-    /// What an error of the transport means, in one line.
+    /// A transport error in one line.
     ///
-    /// [`ChainError::Reverted`] for a refusal of the contract or of the transaction,
-    /// [`ChainError::Transient`] when the endpoint does not answer or is too busy,
-    /// [`ChainError::Unserved`] when it does not answer as a chain does, [`ChainError::Permanent`] for the rest.
+    /// [`ChainError::Reverted`] if the contract refuses or the transaction is invalid,
+    /// [`ChainError::Transient`] if the endpoint does not answer or is busy,
+    /// [`ChainError::Unserved`] if it does not answer as a chain does, else
+    /// [`ChainError::Permanent`].
     #[must_use]
     pub fn fault(&self, fault: TransportError) -> ChainError {
         let at = &self.label;
@@ -309,18 +309,17 @@ impl Endpoint {
     }
 }
 
-/// Why there are no logs.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogsFault {
-    /// Fewer blocks may do.
+    /// Fewer blocks may work.
     #[error("{0}")]
     TooMuch(String),
-    /// It has nothing to do with the blocks.
+    /// Independent of the number of blocks.
     #[error("{0}")]
     Other(ChainError),
 }
 
-/// A call as `eth_call` takes it.
+/// For `eth_call`.
 pub(super) fn request(contract: Address, data: Bytes) -> TransactionRequest {
     TransactionRequest {
         to: Some(TxKind::Call(contract)),
@@ -356,17 +355,17 @@ fn refusal(payload: &ErrorPayload, at: &str) -> ChainError {
     }
 }
 
-/// A refusal of a contract that has no words.
+/// A contract's refusal without words.
 pub(super) const WITHOUT_REASON: &str = "reverted without a reason";
 
-/// Whether it was the contract that refused ([`refused`]), and not the chain a transaction.
+/// Whether the contract refused ([`refused`]), not the chain a transaction.
 pub(super) fn is_refusal(fault: &ChainError) -> bool {
     matches!(fault, ChainError::Reverted(why) if why.starts_with("reverted"))
 }
 
-/// A contract has refused with `data`, which a node has put into `words`.
+/// The contract's refusal `data`, which a node put into `words`.
 pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
-    // An error without words is worded in another way by each node: by its data it is the same.
+    // Nodes word a reasonless refusal differently; its data is the same.
     let told = Revert::abi_decode(data).map(|told| pxfs_base::text::message(&told.reason));
     let words = match told {
         Ok(told) if words.is_empty() => told,
@@ -384,8 +383,8 @@ pub(super) fn refused(data: &Bytes, words: &str) -> ChainError {
     })
 }
 
-/// The bytes that a contract refused with, out of an error's `data`: hex, or text that ends in it,
-/// or an object that holds it somewhere.
+/// The refusal bytes in an error's `data`: hex, text that ends in it, or an object that contains
+/// it.
 fn revert_data(json: &str) -> Option<Bytes> {
     fn find(value: &serde_json::Value) -> Option<Bytes> {
         match value {
@@ -397,21 +396,21 @@ fn revert_data(json: &str) -> Option<Bytes> {
     find(&serde_json::from_str(json).ok()?)
 }
 
-/// What follows the word that a contract refused, as each kind of node says it.
+/// What follows each node's words for a revert.
 fn reverted(payload: &ErrorPayload) -> Option<&str> {
     let message = payload.message.as_ref();
     let known = [
         "execution reverted",
         "Execution reverted",
         "VM Exception while processing transaction: revert",
-        // OpenEthereum and Nethermind tell the rest in the data.
+        // OpenEthereum and Nethermind put the rest in the data.
         "VM execution error",
         "reverted",
     ];
     let rest = known.iter().find_map(|known| message.strip_prefix(known));
     match rest {
         Some(rest) => Some(rest.trim_start_matches([':', ' ', '.', ','])),
-        // Code 3 is what geth gives this, whatever the words.
+        // geth's code for it, whatever the words.
         None => (payload.code == 3).then_some(""),
     }
 }

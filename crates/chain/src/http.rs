@@ -1,14 +1,13 @@
-//! A chain over HTTP: one or several servers behind one transport.
+//! A chain over HTTP: one or more servers behind one transport.
 //!
-//! A request goes to the first server that is well, in the order they were given. One that fails
-//! rests for a while (longer each time) and is then tried again, so a first choice that comes back
-//! is used again. With several, all are looked at once a minute: one that is of another chain is
-//! refused, one whose newest block is behind the others' is put last, and one whose newest block is of a
-//! time that is still to come is not asked while there is, or was, another.
+//! Each request goes to the first healthy server in the given order. One that fails rests, longer
+//! each time, and is then retried, so a recovered first choice is used again. Several are checked
+//! once a minute: one of another chain is refused, one that lags behind the others goes last, and
+//! one whose newest block is from the future is not asked while there is, or was, another.
 //!
 //! Invariant: every request ends within [`Limits::total`], holds at most [`Limits::answer_bytes`],
-//! and is answered by a server of the wanted chain, or not at all; transactions may reach several
-//! servers, which is one transaction still. Called by `endpoint`.
+//! and is answered by a server of the wanted chain or not at all. A transaction may reach several
+//! servers; it is still one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -38,20 +37,18 @@ mod tests;
 /// How long, and how much.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// One request, over all servers.
     pub(super) total: Duration,
-    /// One try, where there is another server.
+    /// One try, if there is another server.
     pub(super) attempt: Duration,
-    /// Connecting to a server.
     pub(super) connect: Duration,
-    /// How long a server rests after its first failure, and at most.
+    /// A server's first and longest rest.
     pub(super) rest_min: Duration,
     pub(super) rest_max: Duration,
-    /// Between two looks at all servers.
+    /// Between two checks of all servers.
     pub(super) probe: Duration,
-    /// How far behind a server may be, in seconds of block time.
+    /// How far a server may lag, seconds of block time.
     pub(super) behind_s: u64,
-    /// How far its newest block may be ahead of this machine's clock, in seconds.
+    /// How far its newest block may be ahead of this clock, seconds.
     pub(super) ahead_s: u64,
     /// The largest answer.
     pub(super) answer_bytes: usize,
@@ -73,7 +70,7 @@ impl Default for Limits {
     }
 }
 
-/// The servers of one chain, as a transport. Cheap to clone.
+/// One chain's servers as a transport. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Servers {
     inner: Arc<Inner>,
@@ -82,26 +79,25 @@ pub(super) struct Servers {
 struct Inner {
     servers: Vec<Server>,
     limits: Limits,
-    /// When all were looked at last.
+    /// The last check of all.
     probed: Mutex<Option<Instant>>,
-    /// Index of the server that answered last.
     current: AtomicUsize,
     clock: SystemClock,
 }
 
 impl Servers {
-    /// The servers at `urls`, of the chain with id `wanted` where that is known; nothing is asked.
+    /// The servers at `urls`, of the chain `wanted` if known; sends nothing.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when there is none, or one is not an http or https URL.
+    /// [`ChainError::Permanent`] if there is none, or one is not an http or https URL.
     pub(super) fn new(
         urls: &[&str],
         wanted: Option<u64>,
         limits: Limits,
     ) -> Result<Self, ChainError> {
-        // Configured, or that of the first server that answers.
+        // Configured, or the first answering server's.
         let id = Arc::new(wanted.map_or_else(OnceLock::new, OnceLock::from));
-        // Without redirects: whoever gives them may send the question, and its key, anywhere.
+        // No redirects: they may send the question, and its key, anywhere.
         let client = reqwest::Client::builder()
             .timeout(limits.total)
             .connect_timeout(limits.connect)
@@ -126,7 +122,6 @@ impl Servers {
         })
     }
 
-    /// Scheme and host of the server that answered last.
     pub(super) fn current(&self) -> Arc<str> {
         let index = self.inner.current.load(Ordering::Relaxed);
         Arc::clone(&self.inner.servers[index].label)
@@ -135,14 +130,14 @@ impl Servers {
     async fn ask(&self, packet: &RequestPacket) -> Result<ResponsePacket, TransportError> {
         let inner = &*self.inner;
         let deadline = Instant::now() + inner.limits.total;
-        // What it has not found by then is found at the next look.
+        // The next check finds the rest.
         let _ = timeout_at(deadline, self.probe()).await;
         let mut tried = vec![false; inner.servers.len()];
         let mut last = None;
         loop {
             let now = Instant::now();
             let Some(index) = inner.pick(&tried, now) else {
-                // Whoever asked for time only may be asked again.
+                // A server that asked only for time may be asked again.
                 let Some((index, due)) = inner.busy_until().filter(|(_, due)| *due < deadline)
                 else {
                     break;
@@ -185,8 +180,8 @@ impl Servers {
         last.map_err(TransportErrorKind::custom)
     }
 
-    /// Looks at all servers, where there are several and the last look is a while ago. The first
-    /// look is waited for: the first choice may be wrong.
+    /// Checks all servers if there are several and it is due. The first check is awaited: the first
+    /// choice may be wrong.
     async fn probe(&self) {
         let inner = &self.inner;
         if inner.servers.len() < 2 {
@@ -211,7 +206,7 @@ impl Servers {
 
     async fn look(&self) {
         let inner = &self.inner;
-        // Where no chain is configured, that of the first choice counts: no other may say it sooner.
+        // Without a configured chain the first choice's counts: no other may decide it sooner.
         for server in &inner.servers {
             if server.chain_is_known() {
                 break;
@@ -244,7 +239,7 @@ impl Servers {
                 Some(Verdict::Level) => server.is_level(),
                 Some(Verdict::Behind(by_s)) => server.rest(&server.fault(Kind::Behind(by_s))),
                 Some(Verdict::Ahead(by_s)) => server.rest(&server.fault(Kind::Ahead(by_s))),
-                // Of what is known of others nothing says that its time is the right one.
+                // Nothing known of others says that its time is right.
                 Some(Verdict::AllAhead(by_s)) if server.is_ahead() => {
                     server.rest(&server.fault(Kind::Ahead(by_s)));
                 }
@@ -258,20 +253,20 @@ fn broken(what: String) -> ChainError {
     ChainError::Permanent(format!("--rpc-url {what}"))
 }
 
-/// What a server's newest block says of it, beside the others'.
+/// A server's newest block compared with the others'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Level,
-    /// So many seconds older than the newest that can be.
+    /// Seconds older than the newest valid one.
     Behind(u64),
-    /// So many seconds later than it can be, and another's can.
+    /// Seconds later than valid, while another's is valid.
     Ahead(u64),
-    /// The same, and no other's can: a development chain, or this machine's clock is behind.
+    /// The same, and no other's is valid: a development chain, or this clock is slow.
     AllAhead(u64),
 }
 
-/// What the timestamps of the servers' newest blocks say of them at `now_s`; of one that told none, nothing. A
-/// time that is still to come makes no other look old.
+/// Judges the servers by their newest blocks' timestamps at `now_s`; those without one get no
+/// verdict. A future time makes no other server old.
 fn judge(heads: &[Option<u64>], now_s: u64, limits: &Limits) -> Vec<Option<Verdict>> {
     let latest_s = now_s.saturating_add(limits.ahead_s);
     let told = || heads.iter().flatten().copied();
@@ -291,13 +286,12 @@ fn judge(heads: &[Option<u64>], now_s: u64, limits: &Limits) -> Vec<Option<Verdi
 }
 
 impl Inner {
-    /// The server to try next: the first that does not rest; where all do, one of those that may
-    /// have recovered.
+    /// The next server to try: the first that does not rest, else one that may have recovered.
     fn pick(&self, tried: &[bool], now: Instant) -> Option<usize> {
         let open = |index: &usize| !tried[*index];
         let all = || (0..self.servers.len()).filter(open);
         let well = all().find(|&index| self.servers[index].is_well(now));
-        // Better an old block than none, and better a try than none.
+        // An old block beats none, and a try beats none.
         let behind = || all().find(|&index| self.servers[index].is_behind());
         let any = || {
             let first = !tried.contains(&true);
@@ -306,14 +300,14 @@ impl Inner {
         well.or_else(behind).or_else(any)
     }
 
-    /// The first server that asked for time to be ready again, and when.
+    /// The first server ready again after asking for time, and when.
     fn busy_until(&self) -> Option<(usize, Instant)> {
         let servers = self.servers.iter().enumerate();
         let busy = servers.filter_map(|(index, server)| Some((index, server.busy_until()?)));
         busy.min_by_key(|(_, due)| *due)
     }
 
-    /// Another server answers than before: that is said once.
+    /// Logs once that another server answers than before.
     fn note(&self, index: usize) {
         let before = self.current.swap(index, Ordering::Relaxed);
         if before != index {

@@ -1,14 +1,14 @@
 //! The interfaces of the older dialects, `px-v2` and `px-v1`.
 //!
-//! Invariant: as those of the newest one, they are in the committed artifacts (of the test contracts
-//! that behave as the deployed ones). Called by `dialect`, `ledger`, `transact`.
+//! Invariant: a test compares them with the artifacts of test contracts that behave as the deployed
+//! ones.
 
 #![allow(missing_docs, unreachable_pub, reason = "made by a macro")]
 
 use alloy::sol;
 
 sol! {
-    /// `px-v2`, and what `px-v1` has in common with it.
+    /// `px-v2`, and what `px-v1` shares with it.
     #[derive(Debug)]
     interface IPxV2 {
         struct Package {

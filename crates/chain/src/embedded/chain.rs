@@ -1,8 +1,6 @@
-//! The embedded chain in memory: its blocks, its newest state, its clock.
+//! The embedded chain in memory: blocks, newest state, clock.
 //!
-//! Invariant: it is a function of the records that were taken, in their order; a block that is
-//! taken has the hash that its record says. Called by `writer` (the only one that changes it) and
-//! `rpc` (reads).
+//! Invariant: a function of its records in order; a block has the hash in its record.
 
 use std::collections::HashMap;
 
@@ -21,7 +19,7 @@ use super::evm::{self, BLOCK_GAS, End, Setting};
 use super::record::{Account, BlockRecord, Change, Genesis, MinedRecord, Record, encode_changes};
 use super::state::{State, Undo, View};
 
-/// A block with what is asked about it.
+/// A block with derived data.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) hash: B256,
@@ -30,7 +28,6 @@ pub(super) struct Block {
     undo: Undo,
 }
 
-/// The transaction of a block.
 #[derive(Debug)]
 pub(super) struct Mined {
     pub(super) envelope: TxEnvelope,
@@ -43,30 +40,28 @@ pub(super) struct Mined {
 /// Why a raw transaction is not mined.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// It is not a transaction that this chain knows.
     Malformed(&'static str),
-    /// It is in a block already.
+    /// Mined already.
     Known,
     /// It breaks a rule.
     Invalid(InvalidTransaction),
 }
 
-/// The chain; see the head of this file.
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) chain_id: u64,
     genesis: Block,
-    /// From number 1 on.
+    /// From number 1.
     blocks: Vec<Block>,
     by_hash: HashMap<B256, u64>,
     by_transaction: HashMap<B256, u64>,
     state: State,
-    /// Seconds that chain time is ahead of wall time.
+    /// Chain time minus wall time, seconds.
     pub(super) offset_s: u64,
 }
 
 impl Chain {
-    /// A chain of one block, the genesis.
+    /// A chain with only the genesis.
     pub(super) fn new(genesis: &Genesis, timestamp: u64) -> Self {
         let changes: Vec<_> = genesis
             .funded
@@ -108,10 +103,10 @@ impl Chain {
         }
     }
 
-    /// Takes a record that was mined here, or read from the log.
+    /// Applies a record that was mined here or read from the log.
     ///
     /// # Errors
-    /// One line, when the record cannot follow on the ones before.
+    /// One line, if the record cannot follow the ones before.
     pub(super) fn take(&mut self, record: Record) -> Result<(), String> {
         match record {
             Record::Genesis(..) => Err("a second genesis".to_owned()),
@@ -153,7 +148,7 @@ impl Chain {
         Ok(())
     }
 
-    /// The record of the next block, with this transaction in it.
+    /// The next block's record, with this transaction.
     pub(super) fn mine(&self, raw: Bytes, now: u64) -> Result<(B256, BlockRecord), Refusal> {
         let envelope = TxEnvelope::decode_2718_exact(&raw)
             .map_err(|_| Refusal::Malformed("failed to decode signed transaction"))?;
@@ -198,7 +193,7 @@ impl Chain {
         Ok((hash, block))
     }
 
-    /// The record of a next block that is empty.
+    /// The record of an empty next block.
     pub(super) fn mine_empty(&self, now: u64) -> BlockRecord {
         let timestamp = self.next_timestamp(now);
         BlockRecord {
@@ -210,13 +205,13 @@ impl Chain {
         }
     }
 
-    /// The header of a next block that is empty.
+    /// The header of an empty next block.
     pub(super) fn next_header(&self, now: u64) -> Header {
         self.header(self.next_timestamp(now), None, 0, &[])
     }
 
-    /// The header of the next block. Its state root is no Merkle root: it is a digest over all
-    /// changes since the genesis, which nothing here has to prove to anybody.
+    /// The state root is no Merkle root but a digest of all changes since the genesis, because
+    /// nobody needs proofs.
     fn header(
         &self,
         timestamp: u64,
@@ -244,7 +239,6 @@ impl Chain {
         header
     }
 
-    /// Number of the newest block.
     pub(super) fn height(&self) -> u64 {
         self.tip().header.number
     }
@@ -268,13 +262,12 @@ impl Chain {
         self.block(*self.by_transaction.get(&hash)?)
     }
 
-    /// The blocks of a range of numbers, both ends included.
     pub(super) fn range(&self, from: u64, to: u64) -> impl Iterator<Item = &Block> {
         let end = to.min(self.height());
         (from..=end).filter_map(|number| self.block(number))
     }
 
-    /// The state as block `number` left it.
+    /// The state after block `number`.
     pub(super) fn view_at<'a>(&'a self, number: u64, hashes: &'a dyn Fn(u64) -> B256) -> View<'a> {
         let newer = self.blocks.iter().rev();
         let newer = newer.take_while(|block| block.header.number > number);
@@ -287,9 +280,8 @@ impl Chain {
             .unwrap_or_default()
     }
 
-    /// What a block mined now has for a time: wall time and offset, but never before its parent.
-    /// (Two blocks may have the same second, as on anvil, so that a burst of blocks does not push
-    /// chain time ahead of wall time.)
+    /// Wall time plus offset, but never before the parent. (Two blocks may share a second, as on
+    /// anvil, so that a burst does not push chain time ahead.)
     pub(super) fn next_timestamp(&self, now: u64) -> u64 {
         let ahead = now.saturating_add(self.offset_s);
         ahead.max(self.tip().header.timestamp)
@@ -301,7 +293,7 @@ impl Chain {
             .unwrap_or(INITIAL_BASE_FEE)
     }
 
-    /// The next block, which calls at `latest` and `pending` are part of.
+    /// The next block, as calls at `latest` and `pending` see it.
     pub(super) fn next_setting(&self, now: u64) -> Setting {
         let tip = self.tip();
         Setting {
@@ -346,7 +338,7 @@ impl Chain {
 }
 
 impl Mined {
-    /// The receipt as it goes into the receipts root; the block holds no other transaction.
+    /// The receipt for the receipts root; a block has one transaction.
     pub(super) fn receipt(&self, gas_used: u64) -> ReceiptEnvelope {
         let receipt = Receipt {
             status: self.success.into(),

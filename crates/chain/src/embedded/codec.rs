@@ -1,11 +1,9 @@
-//! The bytes of the log's records: big-endian numbers, length-prefixed byte strings.
+//! The encoding of log records: big-endian numbers, length-prefixed byte strings.
 //!
-//! Invariant: the reader never goes past its input and never allocates more than the input holds.
-//! Called by `record`.
+//! Invariant: the reader never passes the end of its input nor allocates more than it holds.
 
 use alloy::primitives::{Address, B256, U256};
 
-/// Appends values to a byte string.
 #[derive(Default)]
 pub(super) struct Writer(pub(super) Vec<u8>);
 
@@ -34,7 +32,7 @@ impl Writer {
         self.0.extend(value.0.0);
     }
 
-    /// u32 length, then the bytes. Nothing that is written here comes near 4 GiB.
+    /// u32 length, then the bytes; never near 4 GiB.
     pub(super) fn bytes(&mut self, value: &[u8]) {
         self.count(value.len());
         self.0.extend(value);
@@ -45,11 +43,11 @@ impl Writer {
     }
 }
 
-/// The input ended early, or a value in it makes no sense.
+/// The input ended early, or a value is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// Takes values off the front of a byte string.
+/// Takes values off the front.
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -57,7 +55,6 @@ impl<'a> Reader<'a> {
         Self(input)
     }
 
-    /// Refuses what is left over.
     pub(super) fn end(self) -> Result<(), Malformed> {
         self.0.is_empty().then_some(()).ok_or(Malformed)
     }
@@ -108,7 +105,7 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// A u32 count, then as many values, each of at least one byte.
+    /// A u32 count, then as many values of at least one byte each.
     pub(super) fn list<T>(
         &mut self,
         mut value: impl FnMut(&mut Self) -> Result<T, Malformed>,

@@ -1,13 +1,13 @@
-//! How much gas a transaction needs: a search between what it used and what a block has.
+//! Estimates gas by search between what a transaction used and the block limit.
 //!
-//! Invariant: with the answer as its limit, the run returned. Called by `rpc`.
+//! Invariant: with the answer as its limit, the run returned.
 
 use alloy::rpc::types::TransactionRequest;
 
 use super::evm::{BLOCK_GAS, End, Outcome};
 use super::fault::Fault;
 
-/// The least gas with which `run` returns, at most 1.5 % too much (as go-ethereum has it).
+/// The least gas with which `run` returns, at most 1.5 % too much (as in go-ethereum).
 pub(super) fn gas(
     request: &TransactionRequest,
     run: impl Fn(u64) -> Result<Outcome, Fault>,
@@ -18,7 +18,7 @@ pub(super) fn gas(
         return Err(Fault::of_end(first.end));
     }
     let enough = |gas| matches!(run(gas).map(|outcome| outcome.end), Ok(End::Return(_)));
-    // Most transactions need just what they use: no refunds, and no calls that pass 63/64 on.
+    // Most transactions need just what they use: no refunds, no calls that pass 63/64 on.
     let used = first.gas_used;
     if enough(used) {
         return Ok(used);

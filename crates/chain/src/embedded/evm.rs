@@ -1,7 +1,6 @@
-//! One run of the EVM on a state: for a call, an estimate or a transaction.
+//! One EVM run on a state: a call, an estimate or a transaction.
 //!
-//! Invariant: a run changes nothing; what it would change is in its outcome. The rules are those of
-//! the Prague hard fork. Called by `chain`.
+//! Invariant: a run changes nothing; its outcome holds the changes. Rules of the Prague hard fork.
 
 use alloy::consensus::{Transaction, TxEnvelope};
 use alloy::primitives::{Address, B256, Bytes, KECCAK256_EMPTY, Log, TxKind, U256};
@@ -16,10 +15,9 @@ use revm::{Context, ExecuteEvm, MainBuilder, MainContext};
 use super::record::{Account, Change};
 use super::state::View;
 
-/// Gas that one block, and so one transaction or call, may use.
+/// Gas limit of a block, and so of a transaction or call.
 pub(super) const BLOCK_GAS: u64 = 30_000_000;
 
-/// The block that a run is part of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
     pub(super) chain_id: u64,
@@ -42,11 +40,9 @@ pub(super) struct Outcome {
 /// How a run ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// With this return value.
     Return(Bytes),
-    /// Reverted, with this reason.
     Revert(Bytes),
-    /// Out of gas, or an operation that is not allowed.
+    /// Out of gas, or an invalid operation.
     Halt(HaltReason),
 }
 
@@ -74,7 +70,7 @@ pub(super) fn transact(
     run(view, setting, tx, |_| ())
 }
 
-/// Runs a call as if `request` were a transaction of the next block: for free, whatever the nonce.
+/// Runs `request` as a free transaction of the next block, with any nonce.
 pub(super) fn call(
     view: View<'_>,
     setting: &Setting,
@@ -144,8 +140,7 @@ fn run(
     })
 }
 
-/// The changes that a run made, in a fixed order, and the code it brought in. `known` tells which
-/// code is there already.
+/// A run's changes, in a fixed order, and its new code. `known` says which code exists already.
 pub(super) fn effects(state: EvmState, known: impl Fn(B256) -> bool) -> (Vec<Bytes>, Vec<Change>) {
     let mut codes = Vec::new();
     let mut changes = Vec::new();

@@ -1,6 +1,4 @@
-//! What the embedded chain answers when it refuses a request: JSON-RPC errors as nodes word them.
-//!
-//! Called by `rpc` and `writer`.
+//! The embedded chain's JSON-RPC errors, worded as nodes word them.
 
 use alloy::primitives::Bytes;
 use alloy::rpc::json_rpc::ErrorPayload;
@@ -11,7 +9,6 @@ use serde_json::value::to_raw_value;
 use super::chain::Refusal;
 use super::evm::End;
 
-/// A JSON-RPC error.
 #[derive(Debug)]
 pub(super) struct Fault {
     code: i64,
@@ -36,7 +33,7 @@ impl Fault {
         Self::new(-32603, what)
     }
 
-    /// The error of a run that did not return, with the contract's reason as it gave it.
+    /// The error of a run that did not return, with the contract's reason.
     pub(super) fn of_end(end: End) -> Self {
         match end {
             End::Return(_) => Self::internal("no error"),
@@ -44,7 +41,7 @@ impl Fault {
             End::Revert(data) => {
                 let message = match decode_revert_reason(&data) {
                     Some(reason) if !data.is_empty() => {
-                        // alloy sets the kind of the error before the words of `require`.
+                        // alloy puts the kind of error before the words of `require`.
                         let words = reason.strip_prefix("revert: ").unwrap_or(&reason);
                         format!("execution reverted: {words}")
                     }
@@ -79,7 +76,7 @@ impl From<Refusal> for Fault {
 }
 
 impl From<InvalidTransaction> for Fault {
-    /// The words of go-ethereum where it has some, since clients look for them.
+    /// Uses go-ethereum's words, because clients look for them.
     fn from(fault: InvalidTransaction) -> Self {
         let message = match &fault {
             InvalidTransaction::NonceTooLow { tx, state } => {

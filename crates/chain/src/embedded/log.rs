@@ -1,15 +1,15 @@
 //! The append-only file of the embedded chain.
 //!
 //! Invariant: a record is on disk before [`Log::append`] returns, and records come back in order,
-//! whole, or not at all. A tail that a crash left half-written is cut when the log is opened;
-//! damage before the last record is an error. Called by `writer` (append) and `mod` (open).
+//! whole, or not at all. Opening truncates a half-written tail; damage before the last record is an
+//! error.
 //!
 //! | part | bytes |
 //! |---|---|
 //! | frame | u32be length of the record, its complement, the record, first 8 bytes of SHA-256 of all that |
 //!
-//! `chain.log` is frames and nothing else; the first is the genesis. `lock` is held by flock(2)
-//! for as long as the log is open.
+//! `chain.log` is frames only; the first is the genesis. `lock` is held by flock(2) while the log is
+//! open.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -24,10 +24,10 @@ use pxfs_base::durable::{create_folder, lock_whole};
 
 const HEAD_BYTES: usize = 8;
 const SUM_BYTES: usize = 8;
-/// A record is far smaller: a block holds one transaction of at most 30 million gas.
+/// Far above a block with one transaction of at most 30 million gas.
 const RECORD_MAX: usize = 64 << 20;
 
-/// The open log of a folder, which no other process can open.
+/// The open log of a folder, exclusive to this process.
 #[derive(Debug)]
 pub(super) struct Log {
     file: File,
@@ -43,7 +43,7 @@ impl Log {
         path_in(folder).exists()
     }
 
-    /// Makes the folder (0700) and a log that begins with `genesis`.
+    /// Creates the folder (0700) and a log that begins with `genesis`.
     pub(super) fn create(folder: &Path, genesis: &Record) -> Result<Self, ChainError> {
         let fault = |fault| damaged(folder, format!("cannot be made: {fault}"));
         create_folder(folder).map_err(fault)?;
@@ -51,7 +51,7 @@ impl Log {
         if Self::exists(folder) {
             return Err(damaged(folder, "holds a chain already".to_owned()));
         }
-        // Whole or not at all: a log without genesis never has its name.
+        // Renamed when whole: a log without genesis never has the final name.
         let draft = folder.join("chain.log.new");
         let content = frame(&genesis.encode());
         let made = (|| {
@@ -77,8 +77,8 @@ impl Log {
         })
     }
 
-    /// Opens the log and hands each record to `take`, oldest first; what `take` refuses is damage.
-    /// A half-written last record is cut off.
+    /// Opens the log and passes each record to `take`, oldest first; what `take` refuses is damage.
+    /// Truncates a half-written last record.
     pub(super) fn open(
         folder: &Path,
         mut take: impl FnMut(Record) -> Result<(), String>,
@@ -132,8 +132,8 @@ impl Log {
         })
     }
 
-    /// Appends a record; it is durable on return. After an error nothing more is taken: what the
-    /// disk holds of the record is found out at the next opening.
+    /// Durable on return. After an error nothing more is accepted: the next opening finds out what
+    /// the disk holds.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), ChainError> {
         if self.broken {
             let what = "could not be written before: start again".to_owned();
@@ -145,12 +145,12 @@ impl Log {
             .seek(SeekFrom::Start(self.length))
             .and_then(|_| self.file.write_all(&content));
         if let Err(fault) = written {
-            // Nothing was promised: back to what was, and a later try may succeed.
+            // Nothing was promised: roll back, and a retry may succeed.
             self.broken = self.file.set_len(self.length).is_err();
             return Err(damaged(&self.folder, format!("cannot be written: {fault}")));
         }
         if let Err(fault) = self.file.sync_data() {
-            // After a failed sync the page cache tells nothing of the disk (fsync(2)).
+            // After a failed sync the page cache says nothing of the disk (fsync(2)).
             self.broken = true;
             return Err(damaged(&self.folder, format!("cannot be written: {fault}")));
         }
@@ -199,7 +199,7 @@ pub(super) fn frame(record: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The record of the whole and intact frame at the front of `input`, and what follows the frame.
+/// The intact record at the front of `input`, and what follows its frame.
 fn next_frame(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = input.split_first_chunk::<4>()?;
     let (complement, rest) = rest.split_first_chunk::<4>()?;
@@ -214,8 +214,8 @@ fn next_frame(input: &[u8]) -> Option<(&[u8], &[u8])> {
     (Sha256::digest(summed).get(..SUM_BYTES) == Some(sum)).then_some((record, rest))
 }
 
-/// Whether an intact frame begins anywhere in `input`. Each record was on disk before the next was
-/// begun, so behind a half-written one there is none.
+/// Whether an intact frame begins anywhere in `input`: none can follow a half-written one, because
+/// each was on disk before the next began.
 fn holds_frame(input: &[u8]) -> bool {
     (1..input.len()).any(|at| input.get(at..).and_then(next_frame).is_some())
 }
@@ -256,7 +256,7 @@ mod tests {
             assert_eq!(read(folder.path()).unwrap(), samples()[..whole]);
             let kept = std::fs::metadata(path_in(folder.path())).unwrap().len();
             assert_eq!(kept as usize, ends[whole - 1], "the torn tail is cut");
-            // What follows goes behind the cut.
+            // What follows is written behind the truncation.
             let mut log = Log::open(folder.path(), |_| Ok(())).unwrap();
             log.append(&Record::Clock(77)).unwrap();
             drop(log);

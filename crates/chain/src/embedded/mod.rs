@@ -1,12 +1,11 @@
-//! A chain inside this process: a real EVM (revm) behind alloy's transport, kept in a folder.
+//! A chain inside this process: a real EVM (revm) behind alloy's transport, stored in a folder.
 //!
-//! It mines each transaction at once, in a block of its own, as anvil does. What a block did is in
-//! an append-only log before anybody sees the block (`log`, `record`), so a crash at any moment
-//! leaves each transaction mined or not, and after opening again hashes, times and receipts are the
-//! same. Unlike on other chains, calls at `latest` see the present time, not the newest block's.
+//! It mines each transaction at once in its own block, as anvil does. A block's effects are logged
+//! before anybody sees it (`log`, `record`), so a crash leaves each transaction mined or not, and
+//! hashes, times and receipts survive reopening. Unlike on other chains, calls at `latest` see the
+//! present time.
 //!
-//! Invariant: one process owns the folder; one thread (`writer`) changes the chain. Called by
-//! whoever builds an `Endpoint`.
+//! Invariant: one process owns the folder; one thread (`writer`) changes the chain.
 //!
 //! The way of a transaction: `service` (request) → `writer` (one at a time) → `chain` and `evm`
 //! (run) → `log` (durable) → `chain` (visible) → response.
@@ -44,11 +43,10 @@ use self::writer::{Command, Done, Order, Shared, Writer};
 use super::ChainError;
 use pxfs_base::clock::Clock;
 
-/// How long an order may take: it waits for the orders before it and for the disk.
+/// How long an order may wait for earlier ones and the disk.
 const ORDER_LIMIT: Duration = Duration::from_secs(60);
 
-/// An embedded chain. Cheap to clone; the chain closes with its last clone, or by
-/// [`Handle::close`].
+/// An embedded chain. Cheap to clone; closes with its last clone, or by [`Handle::close`].
 #[derive(Clone)]
 pub struct Handle {
     inner: Arc<Inner>,
@@ -73,11 +71,11 @@ impl Handle {
         Log::exists(folder)
     }
 
-    /// Makes a new chain in `folder` (made too, 0700) and opens it.
+    /// Creates `folder` (0700) with a new chain and opens it.
     ///
     /// # Errors
-    /// [`ChainError::Damaged`] when there is one already or the disk refuses,
-    /// [`ChainError::Busy`] when another process has the folder.
+    /// [`ChainError::Damaged`] if it has a chain already or the disk refuses, [`ChainError::Busy`] if
+    /// another process has the folder.
     pub fn create(
         folder: &Path,
         genesis: &Genesis,
@@ -88,12 +86,11 @@ impl Handle {
         Self::start(Chain::new(genesis, timestamp), Some(log), clock)
     }
 
-    /// Opens the chain in `folder`. What a crash left half-written is cut off; blocks until the
-    /// log is read.
+    /// Opens the chain in `folder`, truncating a half-written record; blocks until the log is read.
     ///
     /// # Errors
-    /// [`ChainError::Damaged`] when there is none, or it is damaged (byte and reason are told, and
-    /// nothing is changed); [`ChainError::Busy`] when another process has the folder.
+    /// [`ChainError::Damaged`] if there is none, or it is damaged (with byte and reason; nothing is
+    /// changed); [`ChainError::Busy`] if another process has the folder.
     pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> Result<Self, ChainError> {
         let mut chain = None;
         let log = Log::open(folder, |record| match (&mut chain, record) {
@@ -108,10 +105,10 @@ impl Handle {
         Self::start(chain.ok_or_else(what)?, Some(log), clock)
     }
 
-    /// A chain that lives in memory alone.
+    /// A chain in memory only.
     ///
     /// # Errors
-    /// [`ChainError::Damaged`] when the system gives no thread.
+    /// [`ChainError::Damaged`] if the system gives no thread.
     pub fn memory(genesis: &Genesis, clock: Arc<dyn Clock>) -> Result<Self, ChainError> {
         let chain = Chain::new(genesis, clock.wall_s());
         Self::start(chain, None, clock)
@@ -150,11 +147,10 @@ impl Handle {
         self.inner.shared.read().height()
     }
 
-    /// Lets chain time pass: everything after, the block that is mined here included, is `step`
-    /// (whole seconds) later. Durable on return.
+    /// Moves chain time forward by `step` (whole seconds) and mines a block. Durable on return.
     ///
     /// # Errors
-    /// [`ChainError::Transient`] when the chain is closed or its disk refuses.
+    /// [`ChainError::Transient`] if the chain is closed or its disk refuses.
     pub async fn advance(&self, step: Duration) -> Result<(), ChainError> {
         let fault = |fault: Fault| ChainError::Transient(fault.payload().message.into_owned());
         self.order(Order::Advance(step.as_secs()))
@@ -164,8 +160,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Ends writing and gives the folder free; what was mined can still be read. Waits for the
-    /// transaction that is being mined.
+    /// Ends writing and releases the folder; mined blocks stay readable. Waits for a transaction
+    /// being mined.
     pub fn close(&self) {
         self.inner.close();
     }

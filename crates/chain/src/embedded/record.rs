@@ -1,8 +1,8 @@
 //! What the log of the embedded chain holds: its genesis, its blocks with all their effects, and
 //! the moves of its clock.
 //!
-//! A block is kept with what it did to the state, not to be run again: opening is fast, and a later
-//! version of the EVM cannot change a block that is mined. Called by `log` and `chain`.
+//! A block is stored with its effects, not run again: opening is fast, and a later EVM cannot change a
+//! mined block.
 //!
 //! Numbers are big-endian; `bytes` is u32 length ‖ bytes, `list` is u32 count ‖ values. Version 1:
 //!
@@ -31,12 +31,12 @@ const VERSION: u8 = 1;
 pub struct Genesis {
     /// EIP-155 chain id.
     pub chain_id: u64,
-    /// Accounts that have money from the start, in wei.
+    /// Accounts funded from the start, wei.
     pub funded: Vec<(Address, U256)>,
 }
 
 impl Default for Genesis {
-    /// Chain id 31337 (as anvil has it), nobody funded.
+    /// anvil's chain id 31337, nobody funded.
     fn default() -> Self {
         Self {
             chain_id: 31337,
@@ -46,7 +46,7 @@ impl Default for Genesis {
 }
 
 impl Genesis {
-    /// The same with `accounts` funded with 10,000 coins each.
+    /// Also funds `accounts` with 10,000 coins each.
     #[must_use]
     pub fn fund(mut self, accounts: impl IntoIterator<Item = Address>) -> Self {
         let coins = U256::from(10_000) * U256::from(10).pow(U256::from(18));
@@ -65,7 +65,7 @@ pub(super) enum Record {
     Revert { block: u64, offset_s: u64 },
 }
 
-/// A mined block; its number is one more than that of the block before.
+/// A mined block; numbers are consecutive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BlockRecord {
     pub(super) hash: B256,
@@ -75,7 +75,7 @@ pub(super) struct BlockRecord {
     pub(super) changes: Vec<Change>,
 }
 
-/// The one transaction of a block, and what came of it.
+/// A block's one transaction and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MinedRecord {
     pub(super) raw: Bytes,
@@ -86,7 +86,7 @@ pub(super) struct MinedRecord {
     pub(super) logs: Vec<Log>,
 }
 
-/// An account after a block that touched it; `None` when it does not exist (any more).
+/// An account after a block that touched it; `None` if it no longer exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) address: Address,
@@ -94,7 +94,6 @@ pub(super) struct Change {
     pub(super) slots: Vec<(U256, U256)>,
 }
 
-/// Balance, nonce and code of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) balance: U256,
@@ -173,7 +172,7 @@ impl Record {
     }
 }
 
-/// The changes as they stand in a block record; their digest goes into the block's hash.
+/// The changes as in a block record; their digest goes into the block's hash.
 pub(super) fn encode_changes(w: &mut Writer, changes: &[Change]) {
     w.count(changes.len());
     for change in changes {
@@ -261,7 +260,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// One record of each kind, every part present.
+    /// A record of each kind, every part present.
     pub(in super::super) fn samples() -> Vec<Record> {
         let account = address!("00000000000000000000000000000000000000a1");
         let code_hash = b256!("c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470");

@@ -1,9 +1,9 @@
-//! The reading half of the embedded chain's JSON-RPC: what contract calls, fillers, receipts and
-//! logs need.
+//! The read half of the embedded chain's JSON-RPC: what contract calls, fillers, receipts and logs
+//! need.
 //!
-//! Invariant: answers come from one state of the chain and change nothing. Calls and estimates at
-//! `latest` or `pending` are part of the block that would be mined now, so that `block.timestamp`
-//! moves on while no block is mined; at a number or a hash they see that block. Called by `service`.
+//! Invariant: an answer comes from one state and changes nothing. Calls and estimates at `latest`
+//! or `pending` belong to a block mined now, so that `block.timestamp` advances without blocks; at
+//! a number or hash they see that block.
 
 use alloy::consensus::Receipt;
 use alloy::consensus::transaction::Recovered;
@@ -23,14 +23,14 @@ use super::estimate;
 use super::evm::{self, BLOCK_GAS, End, Setting};
 use super::fault::Fault;
 
-/// The tip that is proposed to senders, in wei: there is nobody to outbid.
+/// The tip proposed to senders, wei: nobody bids against them.
 const TIP: u128 = 1_000_000_000;
-/// The most blocks of one fee history.
+/// The most blocks in a fee history.
 const HISTORY_MAX: u64 = 1024;
 
 type Answer = Result<Box<RawValue>, Fault>;
 
-/// Answers a request that changes nothing. `now` is wall time in seconds.
+/// Answers a read. `now` is wall time, seconds.
 pub(super) fn answer(chain: &Chain, now: u64, method: &str, params: &Params) -> Answer {
     match method {
         "eth_chainId" => json(&U64::from(chain.chain_id)),
@@ -105,12 +105,11 @@ pub(super) fn answer(chain: &Chain, now: u64, method: &str, params: &Params) -> 
     }
 }
 
-/// The parameters of a request, by position.
 #[derive(Debug, Default)]
 pub(super) struct Params(Vec<Value>);
 
 impl Params {
-    /// Reads `params`; none at all is as good as an empty list.
+    /// Absent parameters count as an empty list.
     pub(super) fn new(params: Option<&RawValue>) -> Result<Self, Fault> {
         match params {
             None => Ok(Self::default()),
@@ -209,7 +208,6 @@ fn block(block: &Block, full: bool) -> RpcBlock {
     }
 }
 
-/// The block that would be mined now, were it empty.
 fn pending(chain: &Chain, now: u64) -> RpcBlock {
     RpcBlock {
         header: Header::new(chain.next_header(now)),

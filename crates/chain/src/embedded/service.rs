@@ -1,7 +1,6 @@
-//! The embedded chain as a transport of alloy: requests in, responses out, no socket between.
+//! The embedded chain as an alloy transport, without a socket.
 //!
-//! Invariant: the requests of a batch are answered in their order, and reads that stand together
-//! see one state. Called by alloy's providers.
+//! Invariant: a batch is answered in order, and consecutive reads see one state.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -80,7 +79,7 @@ impl Handle {
         Ok(responses)
     }
 
-    /// Answers reads from one state, on a thread that may be busy for a while.
+    /// Answers reads from one state, on a thread that may be busy a while.
     async fn read_all(
         &self,
         reads: Vec<(SerializedRequest, Params)>,
@@ -131,7 +130,7 @@ fn step(request: &SerializedRequest) -> Step {
     order.unwrap_or_else(Step::Refuse)
 }
 
-/// A whole number as clients send it: a JSON number, or decimal or 0x text.
+/// A JSON number, or decimal or 0x text.
 fn whole(value: &Value) -> Result<u64, Fault> {
     let number = match value {
         Value::Number(number) => number.as_u64(),

@@ -1,7 +1,7 @@
-//! The accounts of the embedded chain, now and at any earlier block.
+//! The embedded chain's accounts, now and at any earlier block.
 //!
-//! Invariant: [`State::apply`] and [`State::undo`] are each other's inverse, so that walking the
-//! undos back gives the state of any block. Called by `chain` (changes) and `evm` (reads).
+//! Invariant: [`State::apply`] and [`State::undo`] are inverse, so walking the undos back gives any
+//! block's state.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -21,7 +21,7 @@ pub(super) struct State {
     codes: HashMap<B256, Bytecode>,
 }
 
-/// What a block took the place of.
+/// What a block replaced.
 #[derive(Debug, Default)]
 pub(super) struct Undo {
     accounts: Vec<(Address, Option<Account>)>,
@@ -44,12 +44,12 @@ impl State {
         hash == KECCAK_EMPTY || self.codes.contains_key(&hash)
     }
 
-    /// The code with this hash; empty when there is none.
+    /// Empty if there is none.
     pub(super) fn code(&self, hash: B256) -> Bytecode {
         self.codes.get(&hash).cloned().unwrap_or_default()
     }
 
-    /// Takes the effects of a block on; answers how to take them back.
+    /// Applies a block's effects; returns how to undo them.
     pub(super) fn apply(&mut self, codes: &[Bytes], changes: &[Change]) -> Undo {
         for code in codes {
             let code = Bytecode::new_legacy(code.clone());
@@ -95,7 +95,7 @@ impl State {
     }
 }
 
-/// The state as one block left it, to run calls on. Nothing is ever written through it.
+/// The state after one block, to run calls on; read-only.
 pub(super) struct View<'a> {
     state: &'a State,
     hashes: &'a dyn Fn(u64) -> B256,
@@ -104,8 +104,8 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The state before the blocks of `undos`, which are given newest first. `hashes` answers the
-    /// hash of a block by its number.
+    /// The state before the blocks of `undos`, newest first. `hashes` maps a block number to its
+    /// hash.
     pub(super) fn new<'u>(
         state: &'a State,
         hashes: &'a dyn Fn(u64) -> B256,

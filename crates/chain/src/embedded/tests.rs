@@ -1,4 +1,4 @@
-//! What is lost, or not, when the process that holds the chain is killed.
+//! What a killed process loses, or not.
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, B256, Bytes, U256};
@@ -40,7 +40,7 @@ struct Sample {
     contract: Address,
 }
 
-/// A chain of a few blocks with contracts, tokens and moved time.
+/// A few blocks with contracts, tokens and moved time.
 async fn sample() -> Sample {
     let folder = tempfile::tempdir().unwrap();
     let wallet = Wallet::random().unwrap();
@@ -94,7 +94,7 @@ async fn a_chain_is_the_same_after_it_was_closed_and_opened() {
     let logs = provider.get_logs(&logs).await.unwrap();
     let minted = logs.iter().filter(|log| log.topics().len() == 4);
     assert_eq!(minted.count(), 2);
-    // Time has moved on for good, and the chain goes on.
+    // Time has moved for good, and the chain goes on.
     let before = sample.history.last().unwrap().0.header.timestamp;
     chain.advance(Duration::from_secs(5)).await.unwrap();
     let now = provider
@@ -110,7 +110,7 @@ async fn a_chain_is_the_same_after_it_was_closed_and_opened() {
 async fn a_kill_at_any_byte_leaves_a_block_whole_or_absent() {
     let sample = sample().await;
     let path = sample.folder.path().join("chain.log");
-    // From the last block but two on: the end of the deployment is far behind.
+    // From the last block but two: the deployment ends far before.
     let from = sample.content.len() - 2500;
     let mut heights = std::collections::BTreeSet::new();
     for length in from..=sample.content.len() {
@@ -151,7 +151,7 @@ async fn a_record_that_was_changed_is_told_and_nothing_is_lost() {
 async fn a_record_whose_sum_was_mended_does_not_fit_its_hash() {
     let sample = sample().await;
     let path = sample.folder.path().join("chain.log");
-    // Another balance in the last block, in a frame that is right again.
+    // Another balance in the last block, with a valid frame.
     let last = (0..sample.content.len()).rev().find_map(|at| {
         let tail = sample.content.get(at..)?;
         let length = u32::from_be_bytes(*tail.first_chunk()?) as usize;
@@ -228,7 +228,7 @@ async fn chain_time_follows_the_wall_and_never_goes_back() {
         110,
         "two blocks may have one second"
     );
-    // A wall clock that is set back.
+    // A wall clock set back.
     let back: Arc<dyn Clock> = Arc::new(ManualClock::at(0));
     let folder = tempfile::tempdir().unwrap();
     let chain = Handle::create(folder.path(), &Genesis::default(), system()).unwrap();
@@ -245,7 +245,7 @@ async fn chain_time_follows_the_wall_and_never_goes_back() {
     assert_eq!(latest(&Endpoint::embedded(&chain)).await, before);
 }
 
-/// Writes a chain of so many blocks, without a sync each; opens it; answers the CPU time of that.
+/// Writes a chain of so many blocks without syncs, opens it, and returns the CPU time of that.
 fn open_long(blocks: u64) -> Duration {
     let cpu = || rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let folder = tempfile::tempdir().unwrap();
@@ -350,15 +350,15 @@ async fn requests_that_make_no_sense_are_refused_and_harm_nothing() {
     assert_eq!(absent.unwrap(), None);
 }
 
-/// Tells the process that [`a_killed_process_has_mined_what_it_has_reported`] starts that it is the
-/// one to be killed, and where its chain is.
+/// Tells the child of [`a_killed_process_has_mined_what_it_has_reported`] that it is the victim,
+/// and where its chain is.
 const VICTIM: &str = "PXFS_TEST_CHAIN_VICTIM";
 
 fn payer() -> Wallet {
     Wallet::from_secret(zeroize::Zeroizing::new([7; 32])).unwrap()
 }
 
-/// Sends transactions and reports each, until it is killed.
+/// Sends transactions and reports each, until killed.
 async fn victim(folder: &Path) {
     let chain = Handle::open(folder, system()).unwrap();
     let payer = Transactor::new(Endpoint::embedded(&chain), &payer());
@@ -410,7 +410,7 @@ async fn a_killed_process_has_mined_what_it_has_reported() {
             let receipt = endpoint.provider().get_transaction_receipt(*hash).await;
             assert_eq!(receipt.unwrap().unwrap().block_hash, Some(*block));
         }
-        // One more may be mined that could not be reported any more.
+        // One more may be mined than was reported.
         assert!(chain.height() <= reported.len() as u64 + round as u64 + 1);
         chain.close();
     }

@@ -1,8 +1,7 @@
-//! The one writer of the embedded chain: a thread that mines, one transaction a block.
+//! The embedded chain's one writer: a thread that mines one transaction a block.
 //!
-//! Invariant: a record is durable in the log before the chain shows it and before anybody is told.
-//! No lock is held while the log is written; a run of the EVM holds the read lock only, so calls go
-//! on beside it. Called by `mod` through commands.
+//! Invariant: a record is durable before the chain shows it or anybody hears of it. No lock is held
+//! during log writes; an EVM run holds only the read lock, so calls continue.
 
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,10 +15,9 @@ use super::log::Log;
 use super::record::Record;
 use pxfs_base::clock::Clock;
 
-/// The most empty blocks that one command mines.
+/// The most empty blocks of one command.
 const MINE_MAX: u64 = 10_000;
 
-/// The chain as its readers and its writer share it.
 pub(super) struct Shared {
     chain: RwLock<Chain>,
     clock: Arc<dyn Clock>,
@@ -41,39 +39,34 @@ impl Shared {
         self.chain.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wall time in seconds since 1970.
     pub(super) fn now(&self) -> u64 {
         self.clock.wall_s()
     }
 }
 
-/// What the writer is asked to do.
+/// An order to the writer.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// Mine this raw transaction in a block of its own.
     Send(Bytes),
-    /// Mine so many empty blocks.
     Mine(u64),
-    /// Let so many seconds pass.
+    /// Advance chain time by seconds.
     Advance(u64),
     /// Remember this state.
     Snapshot,
-    /// Go back to a remembered state.
+    /// Revert to a snapshot.
     Revert(u64),
 }
 
 /// What the writer has done.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// Hash of the transaction that is in the newest block now.
+    /// Hash of the transaction now in the newest block.
     Sent(B256),
-    /// The empty blocks are mined.
     Mined,
-    /// Seconds that chain time is ahead of wall time.
     Advanced(u64),
-    /// Number of the snapshot.
+    /// The snapshot's number.
     Remembered(u64),
-    /// Whether there was such a snapshot.
+    /// Whether the snapshot existed.
     Reverted(bool),
 }
 
@@ -83,20 +76,19 @@ pub(super) struct Command {
     pub(super) answer: oneshot::Sender<Result<Done, Fault>>,
 }
 
-/// The writer's own state; `log` is `None` when the chain lives in memory alone.
+/// `log` is `None` for a chain in memory.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) log: Option<Log>,
-    /// Remembered states: block and clock offset, the index is the number of the snapshot.
+    /// Block and clock offset of each snapshot, by number.
     pub(super) snapshots: Vec<(u64, u64)>,
 }
 
 impl Writer {
-    /// Carries orders out until nobody can send any more.
     pub(super) fn run(mut self, orders: Receiver<Command>) {
         for command in orders {
             let done = self.carry_out(command.order);
-            // Whoever asked may have given up.
+            // The caller may have given up.
             drop(command.answer.send(done));
         }
     }

@@ -1,7 +1,6 @@
-//! A server that stands before anvil and behaves badly on demand.
+//! A server in front of anvil that misbehaves on demand.
 //!
-//! Invariant: it closes every connection after one answer, so that what it is told counts at once.
-//! Called by the tests of `http`.
+//! Invariant: it closes every connection after one answer, so that a new mode counts at once.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,29 +14,25 @@ use tokio::task::JoinHandle;
 /// How it behaves.
 #[derive(Clone, Debug)]
 pub(crate) enum Mode {
-    /// As the chain behind it.
     Well,
     /// HTTP status, and `Retry-After` in seconds.
     Status(u16, Option<u64>),
-    /// A JSON-RPC error.
     Refuse(i64, &'static str),
-    /// As often; then well.
+    /// So often; then well.
     Times(u32, Box<Mode>),
-    /// Takes the question and never answers.
     Hang,
-    /// Closes the connection.
     Close,
     /// Sends this with status 200.
     Say(&'static str),
     /// Sends 100 MiB.
     Flood,
-    /// Tells this chain id, and is well otherwise.
+    /// Reports this chain id, otherwise well.
     ChainId(u64),
-    /// Gives one error for a batch of more; as go-ethereum does, in a batch of one, where that is said.
+    /// Answers larger batches with one error; wrapped in a batch of one, as go-ethereum does, if
+    /// set.
     Batches(usize, bool),
 }
 
-/// The server; ends with its value.
 pub(crate) struct Proxy {
     pub(crate) url: String,
     shared: Arc<Shared>,
@@ -48,11 +43,11 @@ struct Shared {
     target: String,
     client: reqwest::Client,
     mode: Mutex<Mode>,
-    /// The methods that it was asked for.
+    /// The methods asked for.
     asked: Mutex<Vec<String>>,
-    /// In so many HTTP requests.
+    /// HTTP requests.
     posts: Mutex<usize>,
-    /// Bytes that it could send.
+    /// Bytes it could send.
     sent_bytes: Mutex<u64>,
 }
 
@@ -78,22 +73,19 @@ impl Proxy {
         Self { url, shared, task }
     }
 
-    /// Behaves so from now on.
     pub(crate) fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
     }
 
-    /// The methods that it was asked for since the last time.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.asked.lock().unwrap())
     }
 
-    /// How many HTTP requests came since the last time.
+    /// HTTP requests since the last call.
     pub(super) fn posts(&self) -> usize {
         std::mem::take(&mut self.shared.posts.lock().unwrap())
     }
 
-    /// Bytes that it could send.
     pub(crate) fn sent_bytes(&self) -> u64 {
         *self.shared.sent_bytes.lock().unwrap()
     }
@@ -106,7 +98,6 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    /// One question, one answer.
     async fn serve(&self, mut stream: TcpStream) -> Option<()> {
         let body = question(&mut stream).await?;
         let asked: Value = serde_json::from_slice(&body).ok()?;
@@ -191,7 +182,7 @@ impl Shared {
             "HTTP/1.1 {status} Status\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
         );
         let whole = [head.as_bytes(), body].concat();
-        // Whoever asked may have given up.
+        // The client may have given up.
         let _ = stream.write_all(&whole).await;
     }
 
@@ -208,7 +199,7 @@ impl Shared {
     }
 }
 
-/// `answer` with the chain `id` for each of `asked` that asks for it.
+/// `answer`, with chain `id` for each of `asked` that wants it.
 fn told(asked: &[Value], answer: &[u8], id: u64) -> Vec<u8> {
     let mut answer: Value = serde_json::from_slice(answer).unwrap();
     let chains = asked.iter().filter(|one| one["method"] == "eth_chainId");

@@ -1,9 +1,8 @@
-//! One server of a chain: what it is asked, what it may answer, and how it is.
+//! One server of a chain.
 //!
-//! Invariant: an answer has exactly one response for each request, within the bound of bytes; a
-//! server whose chain is not the wanted one is asked for nothing but its chain, and where it has become
-//! another's since, nothing that it answers comes out. No words from here
-//! tell more of a URL than scheme and host. Called by `http`.
+//! Invariant: an answer has exactly one response per request, within the size bound. A server of
+//! unknown chain is asked only for that; if its chain has changed since, its answers are dropped.
+//! No message shows more of a URL than scheme and host.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,26 +28,24 @@ use crate::busy;
 /// What is wrong with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// No connection, or it broke.
     Unreachable,
-    /// It cannot be spoken to in secret: no TLS there, or no certificate that is trusted here.
+    /// No TLS, or no certificate trusted here.
     Untrusted,
     Broken,
-    /// No answer in time.
     Slow,
-    /// The answer is larger than anything that is asked for.
+    /// Larger than any valid answer.
     TooLarge,
-    /// The answer is none of a chain.
+    /// Not the answer of a chain.
     Garbage,
-    /// It asks for time; how much, if it says so.
+    /// Rate-limited, and for how long if it says so.
     Busy(Option<Duration>),
     /// HTTP says so.
     Status(u16),
-    /// It is of this chain, not of the wanted one.
+    /// It serves this chain, not the wanted one.
     OtherChain(u64),
-    /// Its newest block is so many seconds behind the others'.
+    /// Its newest block lags by seconds.
     Behind(u64),
-    /// Its newest block is of a time that is so many seconds from now.
+    /// Its newest block is seconds in the future.
     Ahead(u64),
 }
 
@@ -60,10 +57,9 @@ pub(crate) struct HttpFault {
     pub(crate) kind: Kind,
 }
 
-/// A batch of fewer requests asks for the chain along: no server refuses it for one more.
+/// A batch below this also asks for the chain: no server refuses it for one more.
 const SMALL: usize = 8;
 
-/// One server.
 pub(super) struct Server {
     pub(super) label: Arc<str>,
     url: reqwest::Url,
@@ -71,16 +67,16 @@ pub(super) struct Server {
     limits: Limits,
     wanted: Arc<OnceLock<u64>>,
     health: Mutex<Health>,
-    /// Requests of one batch that it takes; 0 where it takes no batches at all.
+    /// Requests it accepts per batch; 0 for no batches.
     batch_most: AtomicUsize,
 }
 
 struct Health {
     /// Why it rests, and until when.
     rest: Option<(HttpFault, Instant)>,
-    /// How long it rests next time.
+    /// The next rest.
     backoff: Backoff,
-    /// When its chain was asked for, if since it last failed.
+    /// When its chain was last asked for since a failure.
     known: Option<Instant>,
 }
 
@@ -91,7 +87,7 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// The server at `url`; what is wrong with it otherwise.
+    /// The server at `url`, or what is wrong with the URL.
     pub(super) fn new(
         url: &str,
         client: reqwest::Client,
@@ -118,7 +114,8 @@ impl Server {
         })
     }
 
-    /// Asks, after its chain if that is not known. A small batch asks for that along, where it was known before.
+    /// Asks it, after its chain if unknown. A small batch includes that question if the chain was
+    /// known before.
     pub(super) async fn ask(&self, packet: &RequestPacket) -> Result<ResponsePacket, HttpFault> {
         if let RequestPacket::Batch(requests) = packet
             && requests.len() < SMALL.min(self.batch_most.load(Ordering::Relaxed))
@@ -140,13 +137,13 @@ impl Server {
         }
     }
 
-    /// Whether its chain was known, and is to be asked for again.
+    /// Whether its known chain is due to be asked for again.
     fn is_to_ask_again(&self) -> bool {
         let known = self.health().known;
         known.is_some_and(|at| at.elapsed() >= self.limits.probe)
     }
 
-    /// What it answers to `requests` while its chain is the wanted one, in one request.
+    /// Asks for `requests` and the chain at once; answers only if the chain is the wanted one.
     async fn batch_with_chain(
         &self,
         mut requests: Vec<SerializedRequest>,
@@ -167,7 +164,7 @@ impl Server {
         Ok(ResponsePacket::Batch(all))
     }
 
-    /// It is of chain `id`.
+    /// Records that it serves chain `id`.
     fn note_chain(&self, id: u64) -> Result<(), HttpFault> {
         if *self.wanted.get_or_init(|| id) != id {
             return Err(self.fault(Kind::OtherChain(id)));
@@ -189,13 +186,13 @@ impl Server {
         Ok(block.timestamp.to())
     }
 
-    /// Whether it is said which chain is wanted, by the configuration or by a server.
+    /// Whether the wanted chain is known, from the configuration or a server.
     pub(super) fn chain_is_known(&self) -> bool {
         self.wanted.get().is_some()
     }
 
-    /// Asks for its chain, if that is not known since it last failed, or since a while: another may be put behind its
-    /// URL without a call that fails.
+    /// Asks for its chain if unknown since a failure, or if due: the server behind a URL may change
+    /// without a failed call.
     pub(super) async fn check(&self) -> Result<(), HttpFault> {
         let known = self.health().known;
         if known.is_some_and(|at| at.elapsed() < self.limits.probe) {
@@ -224,7 +221,7 @@ impl Server {
         result.ok_or_else(|| self.fault(Kind::Garbage))
     }
 
-    /// A batch, in halves where the server does not take it whole; what it takes is kept in mind.
+    /// A batch, halved if the server refuses it whole; remembers the size it takes.
     fn batch(
         &self,
         requests: Vec<SerializedRequest>,
@@ -271,7 +268,7 @@ impl Server {
         Ok(one.responses().to_vec())
     }
 
-    /// One HTTP request; its answer fits it, or is one error for a whole batch.
+    /// One HTTP request; its answer fits it, or is one error for the batch.
     async fn exchange(&self, packet: &RequestPacket) -> Result<ResponsePacket, HttpFault> {
         let garbage = || self.fault(Kind::Garbage);
         let body = serde_json::to_vec(packet).map_err(|_| garbage())?;
@@ -282,7 +279,7 @@ impl Server {
         {
             return Ok(answer);
         }
-        // go-ethereum gives it in a batch of one.
+        // go-ethereum wraps it in a batch of one.
         if let (RequestPacket::Batch(asked), ResponsePacket::Batch(told)) = (packet, &answer)
             && let ([_, _, ..], [one]) = (asked.as_slice(), told.as_slice())
             && one.payload.is_error()
@@ -327,7 +324,7 @@ impl Server {
             }
             whole.extend_from_slice(&part);
         }
-        // Some give errors of the chain a status of their own.
+        // Some give chain errors an HTTP status of their own.
         let is_answer = || {
             let answer = serde_json::from_slice::<ResponsePacket>(&whole);
             answer.is_ok_and(|answer| answer.is_error())
@@ -367,7 +364,6 @@ impl Server {
         HttpFault { what, kind }
     }
 
-    /// It has answered.
     pub(super) fn well(&self) {
         let mut health = self.health();
         health.backoff.reset();
@@ -376,7 +372,7 @@ impl Server {
             .take_if(|(fault, _)| !matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
     }
 
-    /// Its newest block is as new as the others', and can be.
+    /// Its newest block is valid and as new as the others'.
     pub(super) fn is_level(&self) {
         let mut health = self.health();
         health
@@ -384,7 +380,7 @@ impl Server {
             .take_if(|(fault, _)| matches!(fault.kind, Kind::Behind(_) | Kind::Ahead(_)));
     }
 
-    /// It is left alone for a while, for this reason.
+    /// Leaves it alone for a while, for this reason.
     pub(super) fn rest(&self, fault: &HttpFault) {
         let limits = &self.limits;
         let mut health = self.health();
@@ -392,18 +388,18 @@ impl Server {
         let rest = match fault.kind {
             Kind::Busy(Some(after)) => after.min(limits.rest_max),
             Kind::OtherChain(_) => limits.rest_max,
-            // Until all are looked at again.
+            // Until the next check of all.
             Kind::Behind(_) | Kind::Ahead(_) => limits.probe * 2,
             _ => pause,
         };
         if !matches!(fault.kind, Kind::Busy(_) | Kind::Behind(_) | Kind::Ahead(_)) {
-            // Who comes back may be another.
+            // A server that comes back may be another.
             health.known = None;
         }
         health.rest = Some((fault.clone(), Instant::now() + rest));
     }
 
-    /// Why it rests, if it does.
+    /// Why it rests.
     pub(super) fn resting(&self) -> HttpFault {
         let rest = self.health().rest.clone();
         rest.map_or_else(|| self.fault(Kind::Slow), |(fault, _)| fault)
@@ -424,12 +420,12 @@ impl Server {
         self.rests(|kind| matches!(kind, Kind::Ahead(_)))
     }
 
-    /// Whether it may have recovered before its rest is over.
+    /// Whether it may have recovered early.
     pub(super) fn may_be_tried(&self) -> bool {
         !self.rests(|kind| matches!(kind, Kind::Busy(_) | Kind::OtherChain(_) | Kind::Ahead(_)))
     }
 
-    /// Whether a look at all may ask it: not while it wants to be left alone.
+    /// Whether a check may ask it: not while it wants to be left alone.
     pub(super) fn may_be_looked_at(&self) -> bool {
         self.busy_until()
             .is_none_or(|until| until <= Instant::now())
@@ -454,7 +450,7 @@ impl Server {
     }
 }
 
-/// Scheme and host of `url`: keys stand in the rest.
+/// Scheme and host of `url`, because the rest holds keys.
 pub(super) fn label_of(url: &reqwest::Url) -> Result<String, String> {
     let host = url.host_str().ok_or("has no host")?;
     Ok(match url.port() {
@@ -463,7 +459,7 @@ pub(super) fn label_of(url: &reqwest::Url) -> Result<String, String> {
     })
 }
 
-/// Whether a connection failed in the handshake: rustls gives what it does not like as invalid data.
+/// Whether TLS failed: rustls reports invalid data.
 fn of_tls(fault: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(fault);
     while let Some(one) = cause {

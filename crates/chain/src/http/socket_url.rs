@@ -1,4 +1,4 @@
-//! The WebSocket endpoints among the URLs of a chain.
+//! The WebSocket endpoints among a chain's URLs.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use super::{ChainError, Limits, broken};
 #[derive(Clone, Debug)]
 pub(crate) struct SocketUrl {
     label: Arc<str>,
-    /// The same with `http` for `ws`: so the handshake begins.
+    /// With `http` for `ws`, for the handshake.
     url: reqwest::Url,
     client: reqwest::Client,
 }
 
 impl SocketUrl {
-    /// Those of `urls` that are WebSocket endpoints, and those that requests go to: the others, or if there are none,
-    /// the same URLs over HTTP.
+    /// Splits `urls` into WebSocket endpoints and request URLs: the others, or if there are none, the same
+    /// URLs over HTTP.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when one of them is no URL.
+    /// [`ChainError::Permanent`] if one is no URL.
     pub(crate) fn among(urls: &[&str]) -> Result<(Vec<Self>, Vec<String>), ChainError> {
         let (sockets, mut http): (Vec<&str>, Vec<&str>) =
             urls.iter().partition(|url| over_http(url).is_some());
@@ -33,7 +33,7 @@ impl SocketUrl {
         if sockets.is_empty() {
             return Ok((Vec::new(), http));
         }
-        // A socket outlives every time limit of a request, and begins as HTTP/1.1.
+        // A socket outlives request timeouts, and begins as HTTP/1.1.
         let client = reqwest::Client::builder()
             .connect_timeout(Limits::default().connect)
             .redirect(reqwest::redirect::Policy::none())
@@ -59,13 +59,13 @@ impl SocketUrl {
         &self.label
     }
 
-    /// The request that a handshake begins with.
+    /// The handshake's request.
     pub(crate) fn get(&self) -> reqwest::RequestBuilder {
         self.client.get(self.url.clone())
     }
 }
 
-/// A WebSocket URL with the scheme of HTTP; `None` for every other.
+/// The URL with an HTTP scheme; `None` unless it is a WebSocket URL.
 fn over_http(url: &str) -> Option<String> {
     let rest = url.strip_prefix("ws")?;
     let is_socket = rest.starts_with("://") || rest.starts_with("s://");

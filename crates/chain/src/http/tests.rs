@@ -1,4 +1,4 @@
-//! A chain that misbehaves: what is told, what goes on, and that everything ends.
+//! A misbehaving chain: what is reported, what goes on, and that everything ends.
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, U256};
@@ -15,7 +15,7 @@ use crate::tests::anvil::keeper::Kept;
 use crate::tests::rich;
 use crate::transact::Transactor;
 
-/// Rests that a test can wait for, and bounds that nothing meets which answers.
+/// Rests that a test can wait for, and bounds that no answer reaches.
 fn limits() -> Limits {
     Limits {
         total: Duration::from_secs(60),
@@ -24,7 +24,7 @@ fn limits() -> Limits {
         rest_min: Duration::from_millis(100),
         rest_max: Duration::from_millis(400),
         probe: Duration::from_millis(200),
-        // Their chains are moved at will.
+        // Tests move these chains' time.
         ahead_s: 1_000_000,
         ..Limits::default()
     }
@@ -48,14 +48,14 @@ fn within(limits: Limits, urls: &[&str], wanted: Option<u64>) -> (Servers, Endpo
     (servers, endpoint)
 }
 
-/// An anvil and a server before it.
+/// An anvil and a proxy before it.
 async fn site() -> (Anvil, Proxy) {
     let anvil = Anvil::start(&[]);
     let proxy = Proxy::before(anvil.url()).await;
     (anvil, proxy)
 }
 
-/// Waits until a condition holds; the test ends by its runner's bound if it never does.
+/// Waits for a condition; the test runner bounds it.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
     while !holds().await {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -108,7 +108,7 @@ async fn fails_over(anvil: &Anvil, fault: Mode) {
         *servers.current() == *url
     };
     until(async || answered_by(&first.url).await).await;
-    // It fails while it is in use; that it is of another chain now is seen when it has failed.
+    // It fails in use; that it serves another chain is noticed after a failure.
     first.set(fault.clone());
     if matches!(fault, Mode::ChainId(_)) {
         let first = &servers.inner.servers[0];
@@ -132,7 +132,7 @@ async fn ends(anvil: &Anvil, fault: Mode) {
     let limits = if permanent { limits() } else { short() };
     let (_, endpoint) = within(limits, &[&proxy.url], Some(31337));
     proxy.set(fault.clone());
-    // Far beyond what it may take, and far below for ever.
+    // Far above its limit, far below for ever.
     let told = tokio::time::timeout(limits.total * 10, endpoint.height()).await;
     let told = told.expect("it ends").unwrap_err();
     let line = told.to_string();
@@ -163,7 +163,7 @@ async fn a_server_of_another_chain_is_asked_for_nothing_else() {
         asked.len() >= 2 && asked.iter().all(|method| method == "eth_chainId"),
         "{asked:?}"
     );
-    // Where no id is configured, that of the first choice counts, not that of the fastest.
+    // Without a configured id the first choice's counts, not the fastest's.
     for _ in 0..20 {
         let (_, endpoint) = servers(&[anvil.url(), &proxy.url], None);
         assert_eq!(endpoint.chain_id().await.unwrap(), 31337);
@@ -199,7 +199,7 @@ async fn a_look_at_a_chain_that_is_asked_for_its_id_again_is_one_request() {
     let asked = proxy.asked();
     assert_eq!(proxy.posts(), 1, "{asked:?}");
     assert!(asked.iter().any(|method| method == "eth_chainId"));
-    // What another chain answers then is none of this one.
+    // What another chain then answers does not count.
     proxy.set(Mode::ChainId(100));
     tokio::time::sleep(limits().probe).await;
     let told = ledger.look(Reading::Changed).await.unwrap_err().to_string();
@@ -209,7 +209,7 @@ async fn a_look_at_a_chain_that_is_asked_for_its_id_again_is_one_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limit_is_waited_for_and_not_hammered() {
     let (_anvil, proxy) = site().await;
-    // All that is asked for is counted: no look at the chain in between.
+    // Every request counts: no chain check in between.
     let limits = Limits {
         probe: Duration::from_secs(600),
         ..limits()
@@ -230,7 +230,7 @@ async fn a_rate_limit_is_waited_for_and_not_hammered() {
         assert!(height.is_ok(), "{busy:?}: {height:?}");
         assert_eq!(proxy.asked().len(), 3, "{busy:?}");
     }
-    // While it rests nobody asks it, however many want to.
+    // Nobody asks it while it rests.
     let (_, endpoint) = within(short(), &[&proxy.url], None);
     until(async || endpoint.height().await.is_ok()).await;
     proxy.set(Mode::Status(429, Some(3600)));
@@ -251,7 +251,7 @@ async fn an_answer_without_end_is_cut() {
     let told = endpoint.height().await.unwrap_err().to_string();
     assert!(told.contains("more than 16 MiB"), "{told}");
     assert!(proxy.sent_bytes() < 40 << 20, "{}", proxy.sent_bytes());
-    // Of logs fewer may be asked for.
+    // Fewer logs may be requested.
     let logs = endpoint.logs(&Filter::new()).await;
     assert!(matches!(logs, Err(LogsFault::TooMuch(_))), "{logs:?}");
 }
@@ -293,14 +293,14 @@ async fn a_server_of_a_time_that_is_still_to_come_makes_no_honest_one_look_old()
     for urls in [[honest.url(), liar.url()], [liar.url(), honest.url()]] {
         let servers = Servers::new(&urls, None, strict).unwrap();
         let endpoint = Endpoint::over(servers.clone());
-        // The liar's is one block longer.
+        // The liar's chain is one block longer.
         for _ in 0..3 {
             assert_eq!(endpoint.height().await, Ok(0), "{urls:?}");
             tokio::time::sleep(limits().probe).await;
         }
         assert_eq!(*servers.current(), *honest.url());
     }
-    // Also when no other is left is it not believed.
+    // It is not believed even as the last one left.
     let soon = Limits {
         total: short().total,
         ..strict
@@ -313,7 +313,7 @@ async fn a_server_of_a_time_that_is_still_to_come_makes_no_honest_one_look_old()
         assert!(matches!(told, Err(ChainError::Transient(_))), "{told:?}");
         tokio::time::sleep(limits().probe).await;
     }
-    // The time of a development chain is moved for all of its servers.
+    // A development chain's time moves for all its servers.
     let servers = Servers::new(&[liar.url(), liar.url()], None, strict).unwrap();
     assert_eq!(Endpoint::over(servers).height().await, Ok(1));
 }
@@ -335,7 +335,7 @@ fn what_a_server_is_depends_on_the_newest_time_that_can_be() {
         of(&[now_s - 61, now_s + 901, now_s]),
         [Behind(61), Ahead(901), Level]
     );
-    // A clock here that is a little behind.
+    // A slow clock here.
     assert_eq!(of(&[now_s + 900, now_s + 840]), [Level, Level]);
     assert_eq!(
         of(&[now_s + 5_000, now_s + 4_000]),
@@ -378,7 +378,7 @@ async fn batches_that_are_too_large_are_sent_in_parts() {
             "{most}"
         );
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 1);
-        // What it takes is kept in mind: nothing is refused again.
+        // The accepted size is remembered: no refusal again.
         proxy.asked();
         let answers = endpoint.call_many(suite.contract, &calls, BlockId::latest());
         assert_eq!(answers.await.unwrap().len(), 7);
@@ -393,7 +393,7 @@ async fn a_transaction_that_reaches_two_servers_is_one() {
     let payer = Transactor::new(endpoint.clone(), &rich());
     let to = Address::repeat_byte(5);
     for _ in 0..3 {
-        // The first server takes each question on its way, and its answer is lost.
+        // The first server forwards each request, and its answer is lost.
         let sent = payer.send(Some(to), Bytes::new(), U256::ONE, None);
         let breaking = async {
             for _ in 0..20 {
@@ -408,7 +408,7 @@ async fn a_transaction_that_reaches_two_servers_is_one() {
     assert_eq!(got, U256::from(3));
 }
 
-/// A server that has no TLS to offer: it answers in the clear, or ends the handshake.
+/// A server without TLS: it answers in the clear, or ends the handshake.
 async fn without_tls(answer: &'static [u8]) -> (String, tokio::task::JoinHandle<()>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -443,7 +443,7 @@ async fn a_server_without_tls_is_told_as_that_and_the_next_one_answers() {
     }
 }
 
-/// A server whose certificate nobody has signed but itself.
+/// A server with a self-signed certificate.
 fn untrusted() -> (String, Kept) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
