@@ -1,7 +1,7 @@
-//! The keystore file, version 3 (Web3 Secret Storage): a private key sealed by a password.
+//! Keystore files, version 3 (Web3 Secret Storage): a private key sealed by a password.
 //!
-//! Invariant: reads what any common tool writes (scrypt or PBKDF2, AES-128-CTR) within bounds of
-//! memory and time, and writes with scrypt N = 2^17. Called by `wallet`.
+//! Invariant: reads what common tools write (scrypt or PBKDF2, AES-128-CTR) within memory and time
+//! bounds; writes with scrypt N = 2^17.
 
 use std::path::Path;
 
@@ -17,17 +17,15 @@ use zeroize::Zeroizing;
 use super::ChainError;
 use super::wallet::refuse;
 
-/// log2 of the scrypt cost that we write: 128 MiB, about half a second.
+/// log2 of the scrypt cost for writing: 128 MiB, half a second.
 const LOG_N: u8 = 17;
-/// The greatest work that a keystore may ask of scrypt: 128 · N · r · p bytes, of which p parts may all be in
-/// memory at one time.
+/// The most scrypt work accepted: 128 · N · r · p bytes, of which p parts may be in memory at once.
 const SCRYPT_BYTES_MAX: u64 = 1 << 30;
-/// The greatest iteration count of PBKDF2 that is believed.
+/// The most PBKDF2 iterations accepted.
 const PBKDF2_ROUNDS_MAX: u32 = 50_000_000;
 
-/// Why a keystore does not open.
 pub(super) enum Fault {
-    /// Not a keystore that can be read here.
+    /// Not a readable keystore.
     Form(String),
     /// The password is wrong or missing.
     Password(&'static str),
@@ -224,7 +222,7 @@ fn form(fault: impl std::fmt::Display) -> Fault {
     Fault::Form(fault.to_string())
 }
 
-/// Sixteen random bytes as a version 4 UUID.
+/// A version 4 UUID.
 fn uuid(random: &[u8]) -> String {
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(random) {

@@ -1,8 +1,7 @@
-//! The ledger over a real contract: the tokens of a wallet and what each grants, whatever the
-//! dialect.
+//! The ledger of a real contract: a wallet's tokens and what each grants, in any dialect.
 //!
-//! Invariant: a snapshot is of one block, and costs two requests, whatever the number of tokens, where
-//! the wallet has those that it had before; where nothing has changed, a look costs one.
+//! Invariant: a snapshot is of one block. It costs two requests, however many tokens, if the wallet
+//! has the same ones as before; one if nothing has changed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -32,28 +31,28 @@ mod owned;
 #[cfg(test)]
 pub(super) mod tests;
 
-/// Tokens of one request, and the most tokens of a wallet.
+/// Tokens per request, and the most tokens of a wallet.
 const PAGE: u64 = 100;
 const TOKENS_MAX: u64 = 10_000;
 
-/// What can be minted.
+/// A package that can be minted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Package {
     /// Its number, for `mint`.
     pub id: u64,
     /// Its name, such as `5GB`.
     pub name: String,
-    /// Price in wei.
+    /// In wei.
     pub price: U256,
-    /// Quota in bytes.
+    /// Quota, bytes.
     pub size_bytes: u64,
-    /// Upload units; `None` where the contract has none.
+    /// Upload units; `None` if the contract has none.
     pub uploads: Option<u64>,
     /// Whether it can be bought now.
     pub on_sale: bool,
 }
 
-/// Upload units that can be bought.
+/// Upload units for sale.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadPackage {
     /// Its number.
@@ -68,39 +67,38 @@ pub struct UploadPackage {
     pub on_sale: bool,
 }
 
-/// The logs that were asked for, or why there are none.
+/// The logs, or why there are none.
 type GivenLogs = Result<Vec<Log>, LogsFault>;
 
-/// A block that is read.
 struct Head {
     number: u64,
     at: BlockId,
     timestamp_s: u64,
 }
 
-/// The ledger of one contract, as one owner sees it.
+/// One contract's ledger, as one owner sees it.
 #[derive(Clone, Debug)]
 pub struct ContractLedger {
     endpoint: Endpoint,
     contract: Address,
     owner: Address,
     dialect: Arc<OnceCell<Dialect>>,
-    /// What it spoke when it was asked by an earlier process.
+    /// The dialect that an earlier process detected.
     spoke: Option<Dialect>,
-    /// Who reports the usage of tokens of `px-v1`.
+    /// Who reports the usage of `px-v1` tokens.
     reported: Arc<OnceCell<Accounting>>,
-    /// What was found where the contract does not list a wallet's tokens.
+    /// Tokens found on a contract that does not list them.
     found: Arc<Owned>,
-    /// How many tokens a contract that lists them had the last time.
+    /// A listing contract's last number of tokens.
     count: Arc<AtomicU64>,
-    /// The last look.
+    /// The last check.
     followed: Arc<Followed>,
-    /// What is told of tokens whose contract keeps no names.
+    /// Names given by the user, for contracts without names.
     names: Arc<HashMap<TokenId, String>>,
 }
 
 impl ContractLedger {
-    /// The ledger of `contract` for the tokens of `owner`; nothing is asked yet.
+    /// The ledger of `contract` for `owner`'s tokens; sends nothing yet.
     #[must_use]
     pub fn new(endpoint: Endpoint, contract: Address, owner: Address) -> Self {
         Self {
@@ -117,7 +115,7 @@ impl ContractLedger {
         }
     }
 
-    /// The same, knowing the names of these tokens where the contract keeps none.
+    /// Adds these tokens' names, for contracts without names.
     #[must_use]
     pub fn with_names(self, names: impl Iterator<Item = (TokenId, String)>) -> Self {
         Self {
@@ -126,7 +124,7 @@ impl ContractLedger {
         }
     }
 
-    /// The same of a contract that spoke this the last time: so it counts until it is asked.
+    /// Assumes the dialect that an earlier process detected, until asked.
     #[must_use]
     pub fn that_spoke(self, dialect: Option<Dialect>) -> Self {
         Self {
@@ -135,8 +133,8 @@ impl ContractLedger {
         }
     }
 
-    /// The same, keeping between runs, in `folder`, which tokens it has found. (Only contracts that
-    /// do not list a wallet's tokens need that; nothing is lost with the file.)
+    /// Stores found tokens in `folder` between runs. (Only for contracts that do not list a
+    /// wallet's tokens; nothing is lost with the file.)
     #[must_use]
     pub fn remember(self, chain_id: u64, folder: &Path) -> Self {
         let file = format!("{chain_id}-{:#x}-{:#x}.json", self.contract, self.owner);
@@ -146,7 +144,7 @@ impl ContractLedger {
         }
     }
 
-    /// The same as [`ContractLedger::remember`] with one `file`, at another pace.
+    /// As [`ContractLedger::remember`] with one `file`, at another pace.
     #[cfg(test)]
     fn at_pace(self, file: std::path::PathBuf, pace: owned::Pace) -> Self {
         Self {
@@ -155,7 +153,6 @@ impl ContractLedger {
         }
     }
 
-    /// Where its chain is reached.
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -166,7 +163,7 @@ impl ContractLedger {
         self.contract
     }
 
-    /// What the contract speaks, asked once.
+    /// The contract's dialect, asked once.
     ///
     /// # Errors
     /// As [`Dialect::of`].
@@ -175,13 +172,13 @@ impl ContractLedger {
         self.dialect.get_or_try_init(ask).await.copied()
     }
 
-    /// What the contract speaks, where it was asked already, here or before.
+    /// The dialect, if already known to this or an earlier process.
     #[must_use]
     pub fn known_dialect(&self) -> Option<Dialect> {
         self.dialect.get().copied().or(self.spoke)
     }
 
-    /// How the contract accounts for stored bytes, as far as that is known.
+    /// The accounting of stored bytes, if known.
     #[must_use]
     pub fn known_accounting(&self) -> Option<Accounting> {
         match self.known_dialect()? {
@@ -221,7 +218,7 @@ impl ContractLedger {
         })
     }
 
-    /// All packages of upload units, of a contract of `px-v2`.
+    /// All upload packages of a `px-v2` contract.
     ///
     /// # Errors
     /// [`ChainError::Transient`] or [`ChainError::Permanent`].
@@ -239,8 +236,8 @@ impl ContractLedger {
         Ok(all.collect())
     }
 
-    /// The newest block, and chain time: that block's, but on a chain that mines only when there is
-    /// a transaction the time that a block mined now would have. In the same request the logs of `filter`.
+    /// The newest block and chain time: its timestamp, or on a chain that mines on demand that of a
+    /// block mined now. The same request gets the logs of `filter`.
     async fn newest(
         &self,
         filter: Option<&Filter>,
@@ -297,7 +294,7 @@ impl ContractLedger {
         }
     }
 
-    /// All pages that there were the last time are asked for at once.
+    /// Requests as many pages at once as there were last time.
     async fn owned(&self, block: BlockId) -> Result<Vec<TokenInfo>, ChainError> {
         let mut tokens = Vec::new();
         let mut page = 0;
@@ -340,7 +337,7 @@ impl ContractLedger {
 }
 
 impl ContractLedger {
-    /// All tokens of the wallet, read in one block.
+    /// All tokens of the wallet, in one block.
     pub async fn snapshot(&self) -> Result<Snapshot, ChainError> {
         let dialect = self.dialect().await?;
         let (head, _) = self.newest(None).await?;
@@ -381,7 +378,7 @@ fn token(info: PxSync::TokenInfo) -> TokenInfo {
         owner: info.owner,
         package: pxfs_base::text::name(&info.packageName),
         epoch: info.epoch,
-        // What is none is told apart from every name by what it shows.
+        // An invalid name shows as one.
         name: (!info.btnsKey.is_empty())
             .then(|| pxfs_base::text::name(&pxfs_base::text::path(info.btnsKey.as_bytes()))),
         size_bytes: saturate(info.sizeInBytes),

@@ -37,64 +37,65 @@ pub mod wallet;
 pub enum Accounting {
     /// Usage on chain is the live usage, from the metadata (`px-sync`): deleting frees space.
     Absolute,
-    /// Usage on chain only grows, and each commit is charged (`px-v2`).
+    /// Usage on chain only grows; each commit is charged (`px-v2`).
     Additive,
-    /// Usage on chain is what the contract's owner alone reports (`px-v1` as deployed): nothing is charged from
-    /// here, and what is stored from here comes on top of it.
+    /// Only the contract's owner reports usage (deployed `px-v1`): nothing is charged from here,
+    /// and what is stored here comes on top.
     ByIssuer,
 }
 
 impl Accounting {
-    /// Whether the contract keeps a name key for each token; else the name follows from the token's number.
+    /// Whether the contract stores a name key per token; else the name follows from the token's
+    /// number.
     #[must_use]
     pub fn has_names(self) -> bool {
         self == Self::Absolute
     }
 }
 
-/// [`TokenInfo::sync_window_s`] of a contract that never locks.
+/// [`TokenInfo::sync_window_s`] of a contract without a lock.
 pub const NO_LOCK_S: u64 = u64::MAX;
 
-/// What the chain says of one token, read in one block.
+/// One token on chain, read in one block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
-    /// The token.
+    /// Its id.
     pub id: TokenId,
-    /// Who owns it.
+    /// Its owner.
     pub owner: Address,
     /// Package name.
     pub package: String,
-    /// Epoch (0 on contracts that have none).
+    /// Epoch; 0 on contracts without.
     pub epoch: u64,
-    /// The name key assigned to the token; `None` when it is not registered. On contracts that keep none: what
-    /// whoever watches it was told.
+    /// The token's name key; `None` if not registered. On contracts without names: the one given by
+    /// a watching user.
     pub name: Option<String>,
-    /// Quota in bytes.
+    /// Quota, bytes.
     pub size_bytes: u64,
-    /// Usage on chain in bytes.
+    /// Usage on chain, bytes.
     pub usage_bytes: u64,
-    /// Upload units left; `None` where the contract has none.
+    /// Upload units left; `None` if the contract has none.
     pub uploads_left: Option<u64>,
     /// Accounting rule.
     pub accounting: Accounting,
-    /// Unix time of the last sync (`lastUpdateTimestamp`), seconds.
+    /// Last sync (`lastUpdateTimestamp`), Unix seconds.
     pub last_sync_s: u64,
-    /// Seconds a token may go without a sync; growth is locked when chain time is greater than
-    /// `last_sync_s + sync_window_s`. [`NO_LOCK_S`] where the contract knows no lock, 0 where it says itself that
-    /// nothing can be uploaded now.
+    /// Seconds a token may go without a sync; growth locks when chain time exceeds `last_sync_s +
+    /// sync_window_s`. [`NO_LOCK_S`] without a lock; 0 if the contract says that nothing can be
+    /// uploaded now.
     pub sync_window_s: u64,
-    /// Sequence of the newest document that the chain has taken in this epoch; `None` before.
+    /// Sequence of the newest document that the chain took in this epoch.
     pub sequence: Option<u64>,
-    /// Digest of the root of that document; `None` for none.
+    /// Digest of that document's root, if any.
     pub root: Option<B256>,
-    /// What its owner has anchored there, on contracts that keep texts beside a token.
+    /// The owner's anchor, on contracts that store texts.
     pub anchor: Option<Anchor>,
-    /// Since when a sync request is open, Unix seconds; `None` when none is.
+    /// When the open sync request was made, Unix seconds.
     pub sync_asked_s: Option<u64>,
 }
 
 impl TokenInfo {
-    /// What the chain knows of what is published under `name`: its sequence, and the digest of its root, if it has one.
+    /// Sequence and root digest of what the chain knows to be published under `name`.
     #[must_use]
     pub fn published(&self, name: &str) -> Option<(u64, Option<B256>)> {
         let anchor = self.anchor.as_ref().filter(|anchor| anchor.name == name);
@@ -106,48 +107,48 @@ impl TokenInfo {
     }
 }
 
-/// The tokens of a wallet as one block had them.
+/// A wallet's tokens in one block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Block number.
     pub block: u64,
-    /// Timestamp of that block, unix seconds.
+    /// Its timestamp, Unix seconds.
     pub timestamp_s: u64,
     /// Owned tokens, by ascending id.
     pub tokens: Vec<TokenInfo>,
 }
 
-/// What went wrong at the chain, by what the caller can do about it.
+/// A chain failure, by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChainError {
     /// No such token, or not ours.
     #[error("{0}")]
     Missing(String),
-    /// Worth another try: the endpoint does not answer.
+    /// The endpoint does not answer: retry.
     #[error("chain: {0}")]
     Transient(String),
-    /// The endpoint or the contract is not what was asked for.
+    /// The endpoint or contract is not the requested one.
     #[error("chain: {0}")]
     Permanent(String),
-    /// The endpoint answers, and not as a chain: it lets nobody in (HTTP 401, 403, 404), or says something else.
+    /// The endpoint does not answer as a chain does: HTTP 401, 403, 404, or garbage.
     #[error("chain: {0}")]
     Unserved(String),
     /// A transaction failed or was reverted.
     #[error("transaction: {0}")]
     Reverted(String),
-    /// What was sent, or is to be sent, cannot be written down or read.
+    /// A sent or planned transaction cannot be stored or read.
     #[error("outbox: {0}")]
     Outbox(String),
-    /// The oracle answered with an error, or not in time.
+    /// The oracle answered with an error, or too late.
     #[error("oracle: {0}")]
     Oracle(String),
-    /// The wallet file cannot be used: missing, readable by others, or not a wallet.
+    /// The wallet file is missing, readable by others, or no wallet.
     #[error("wallet {0}")]
     Wallet(String),
     /// The wallet's password is wrong or missing.
     #[error("wallet {0}")]
     WrongPassword(String),
-    /// What signs refuses, says nothing in time, or has signed something else: nothing is sent.
+    /// The signer refused, timed out, or signed something else: nothing is sent.
     #[error("signer: {0}")]
     Signer(String),
     /// Another process owns the folder of the embedded chain.
@@ -159,8 +160,7 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    /// Whether it is the server that does not serve now, for whatever reason: no other chain, and no other contract,
-    /// than was named.
+    /// Whether the server just does not serve now, rather than being of another chain or contract.
     #[must_use]
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Transient(_) | Self::Unserved(_))

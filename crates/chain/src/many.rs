@@ -1,10 +1,10 @@
-//! Many calls of a contract in as few requests as the chain allows.
+//! Batches contract calls into as few requests as possible.
 //!
-//! Where Multicall3 is deployed they are one `eth_call`, else one batch of them; either is cut in halves
-//! where the endpoint does not take it whole, and the size that it takes is kept.
+//! With Multicall3 they are one `eth_call`, else one batch; either is halved if the endpoint
+//! refuses it whole, and the accepted size is remembered.
 //!
-//! Invariant: all calls are answered as of one block, each in its place, and none is taken for refused
-//! by the contract because gas was short. Called by `ledger`.
+//! Invariant: all answers are of one block, each in its place, and a call that ran short of gas is
+//! never taken for a refusal.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,18 +20,17 @@ use super::ChainError;
 use super::contract::Multicall;
 use super::endpoint::{Endpoint, refused, request};
 
-/// Where Multicall3 is, on the chains that have it (<https://www.multicall3.com>).
+/// Where Multicall3 is deployed (<https://www.multicall3.com>).
 const MULTICALL: Address = address!("cA11bde05977b3631167028862bE2a173976CA11");
-/// Calls of one batch (the transport finds out how many a server takes), and of one call of Multicall3, at
-/// most.
+/// The most calls of one batch (the transport finds a server's limit), and of one Multicall3 call.
 const BATCH: usize = 4_000;
 const TOGETHER: usize = 2_000;
 
-/// What an endpoint knows of its chain and of its own bounds.
+/// What an endpoint knows of its chain and limits.
 #[derive(Debug)]
 pub(super) struct Many {
     multicall: OnceCell<Option<Address>>,
-    /// Calls that one call of Multicall3 may hold.
+    /// Calls per Multicall3 call.
     most: AtomicUsize,
 }
 
@@ -44,11 +43,11 @@ impl Default for Many {
     }
 }
 
-/// What a contract answers to one call, or [`ChainError::Reverted`].
+/// The contract's answer to one call, or [`ChainError::Reverted`].
 type Answer = Result<Bytes, ChainError>;
 
 impl Endpoint {
-    /// The same chain, where Multicall3 is at `multicall`, or is not at all.
+    /// The same chain with Multicall3 at `multicall`, or without it.
     #[cfg(test)]
     pub(super) fn with_multicall(&self, multicall: Option<Address>) -> Self {
         let many = Many {
@@ -58,11 +57,11 @@ impl Endpoint {
         self.clone().with_many(many)
     }
 
-    /// What a contract answers to each of `calls`, in as few requests as are allowed; those that it
-    /// refuses are [`ChainError::Reverted`], each in its place.
+    /// The answers to `calls`, in as few requests as allowed; refused ones are [`ChainError::Reverted`], each
+    /// in its place.
     ///
     /// # Errors
-    /// As [`Endpoint::fault`], when one has no answer at all.
+    /// As [`Endpoint::fault`], if a call gets no answer at all.
     pub(super) async fn call_many(
         &self,
         contract: Address,
@@ -79,7 +78,7 @@ impl Endpoint {
         }
     }
 
-    /// Where Multicall3 is on this chain, if it is; asked once.
+    /// Multicall3's address on this chain, if any; asked once.
     async fn multicall(&self) -> Result<Option<Address>, ChainError> {
         let ask = || async {
             let code = self.provider().get_code_at(MULTICALL).await;
@@ -105,7 +104,7 @@ impl Endpoint {
         answers.collect()
     }
 
-    /// The same; whatever is wrong with one call stands in its place.
+    /// The same; an error stands in its call's place.
     async fn batch(
         &self,
         contract: Address,
@@ -165,7 +164,7 @@ impl Endpoint {
                         }
                     }
                     None if range.len() > 1 => {
-                        // Too much gas, too long an answer, or too long a question.
+                        // Too much gas, or too long an answer or question.
                         let half = range.len() / 2;
                         self.many()
                             .most
@@ -197,8 +196,7 @@ fn pack(contract: Address, calls: &[Bytes]) -> Bytes {
     Multicall::aggregate3Call { calls }.abi_encode().into()
 }
 
-/// What it answered to `count` calls; `None` for one that was refused without a word, for which gas may
-/// have been short.
+/// The `count` answers; `None` for a refusal without words, which may be a lack of gas.
 fn unpack(told: &Bytes, count: usize) -> Option<Vec<Option<Answer>>> {
     let results = Multicall::aggregate3Call::abi_decode_returns_validate(told).ok()?;
     let answers = results.into_iter().map(|result| match result.success {

@@ -1,7 +1,4 @@
-//! A transport that the tests put before a chain: it notes what is asked, and refuses or answers in another way
-//! what it is told to.
-//!
-//! Invariant: all else goes through as it is. Called by the tests of `ledger` and `transact`.
+//! A flaky transport for tests: records requests, and refuses or falsifies answers on demand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,12 +14,11 @@ use tower::Service;
 
 use super::endpoint::Endpoint;
 
-/// Why a request is refused: code and words.
+/// Code and words of a refusal.
 pub(super) type Refusal = (i64, &'static str);
-/// No refusal: such a request is never answered.
+/// Such a request is never answered.
 pub(super) const SILENCE: Refusal = (i64::MIN, "");
 type Rule = dyn Fn(&Asked) -> Option<Refusal> + Send + Sync;
-/// Makes another answer of the honest one.
 type Lie = dyn Fn(&Asked, Value) -> Value + Send + Sync;
 
 /// A request as it was seen.
@@ -41,7 +37,7 @@ impl Asked {
         }
     }
 
-    /// How many blocks logs are asked of.
+    /// The number of blocks that a log request covers.
     pub(super) fn log_blocks(&self) -> Option<u64> {
         let filter = self
             .params
@@ -54,14 +50,13 @@ impl Asked {
         Some(number("toBlock")? - number("fromBlock")? + 1)
     }
 
-    /// Whether it calls this function of a contract.
+    /// Whether it calls this contract function.
     pub(super) fn calls(&self, selector: [u8; 4]) -> bool {
         let data = self.params[0]["input"].as_str().unwrap_or_default();
         self.method == "eth_call" && data.starts_with(&alloy::hex::encode_prefixed(selector))
     }
 }
 
-/// The transport.
 #[derive(Clone)]
 pub(super) struct Meddler {
     below: BoxTransport,
@@ -89,22 +84,21 @@ impl Meddler {
         *self.rule.lock().unwrap() = Arc::new(rule);
     }
 
-    /// Answers by `lie` from now on.
     pub(super) fn lie(&self, lie: impl Fn(&Asked, Value) -> Value + Send + Sync + 'static) {
         *self.lie.lock().unwrap() = Arc::new(lie);
     }
 
-    /// What was asked since the last time.
+    /// Requests since the last call.
     pub(super) fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
-    /// Requests on the wire since the last time: a batch is one.
+    /// HTTP requests since the last call; a batch is one.
     pub(super) fn packets(&self) -> u64 {
         self.packets.swap(0, Ordering::Relaxed)
     }
 
-    /// Bytes of questions and answers since the last time, without what HTTP adds.
+    /// Bytes sent and received since the last call, without HTTP's own.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.swap(0, Ordering::Relaxed)
     }

@@ -1,10 +1,9 @@
-//! The oracle operator: answers the contract's sync requests where Chainlink's network does not run.
+//! The oracle operator: answers sync requests where Chainlink's network does not run.
 //!
-//! Invariant: a request is answered until the chain shows it closed, also after a restart. Runs in the
-//! daemon on the embedded chain, and as `pxfs oracle`.
+//! Invariant: a request is answered until the chain shows it closed, also after a restart.
 //!
-//! An operator signs with all keys that it has been given. Where the forwarder wants more, it asks the
-//! [`Colleagues`] for theirs ([`agree`]).
+//! An operator signs with all its keys. If the forwarder wants more signatures, it asks its
+//! [`Colleagues`] ([`agree`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,28 +42,28 @@ use answer::Step;
 use budget::Budget;
 pub use reader::{Documents, Finding, NodeDocuments, Reader, Refusal};
 
-/// Blocks of one question for logs.
+/// Blocks per log request.
 const LOGS_RANGE: u64 = 5_000;
-/// Blocks that are looked at again, in case the newest were replaced.
+/// Blocks read again, because the newest may have been replaced.
 const LOGS_AGAIN: u64 = 16;
-/// Requests for logs of one look: what is left is the next one's, up to the height that the chain tells then.
+/// Log requests per check; the next check does the rest.
 const RANGES: usize = 64;
 /// Pauses between tries to answer one request.
 const TRY_MIN: Duration = Duration::from_millis(500);
 const TRY_MAX: Duration = Duration::from_secs(60);
-/// The longest pause while others are waited for.
+/// The longest pause while waiting for others.
 const OTHERS_MAX: Duration = Duration::from_secs(4);
-/// How long an operator leaves a request to each of those whose turn is before its own.
+/// How long an operator leaves a request to each one before it.
 const TURN: Duration = Duration::from_secs(10);
-/// How often a document that cannot be had is tried before the request is answered with that.
+/// Reads of a missing document before the request is answered with that.
 const READS: u32 = 3;
-/// The longest that one request may take, so that it does not hold up the others for ever.
+/// The limit for one request, so that it cannot hold up others for ever.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
-/// Requests that are worked on at once.
+/// Concurrent requests.
 const AT_ONCE: usize = 16;
 /// The longest pause after the chain did not answer.
 const FAULT_MAX: Duration = Duration::from_secs(60);
-/// The place is written down at the latest after so many blocks without a request.
+/// The most blocks without a request before the place is written.
 const KEEP_BLOCKS: u64 = 500;
 
 /// One operator.
@@ -77,22 +76,21 @@ pub struct Operator {
     board: Board,
     tell: Option<Tell>,
     budget: Budget,
-    /// Whether a delivery was paid for that is not written down yet.
+    /// Whether a paid delivery is not written down yet.
     has_paid: bool,
     clock: Arc<dyn Clock>,
-    /// Where the place is kept, and what stands there.
+    /// The file for the place, and what it says.
     place: Option<(PathBuf, Option<u64>)>,
     turn: Duration,
     next_block: u64,
-    /// Blocks of one question for logs, as the endpoint takes them.
+    /// Blocks per log request, as the endpoint accepts.
     range: u64,
     open: BTreeMap<B256, Open>,
 }
 
-/// Hears what became of requests.
+/// Receives the outcomes of requests.
 pub type Tell = Arc<dyn Fn(&Told) + Send + Sync>;
 
-/// A request that waits for its answer.
 #[derive(Clone, Debug)]
 struct Open {
     token: TokenId,
@@ -103,14 +101,13 @@ struct Open {
     backoff: Backoff,
     due: Instant,
     seen: Instant,
-    /// Why it waits.
     why: String,
 }
 
-/// What became of a request, for whoever watches an operator.
+/// The outcome of a request, for observers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Told {
-    /// The contract's id of it.
+    /// Its id in the contract.
     pub request: B256,
     /// The token.
     pub token: TokenId,
@@ -125,7 +122,7 @@ pub struct Told {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// The contract has what the document says.
+    /// The contract took the document.
     Synced {
         /// Bytes in use.
         usage: u64,
@@ -134,36 +131,36 @@ pub enum Outcome {
         /// The delivery.
         transaction: B256,
     },
-    /// The request was closed by a code of `SyncFailed`.
+    /// Closed by a code of `SyncFailed`.
     Failed {
         /// The code.
         code: u8,
-        /// What it means, and what was found.
+        /// Its meaning, and what was found.
         reason: String,
         /// The delivery.
         transaction: B256,
     },
-    /// It is tried again.
+    /// Will be retried.
     Waits {
         /// Why.
         reason: String,
     },
-    /// It is no longer open: another operator has answered, or it was asked anew.
+    /// No longer open: another operator answered, or it was made anew.
     Elsewhere,
 }
 
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
-    /// A document that can be had.
+    /// A document.
     Read,
     /// The other operators.
     Signatures,
-    /// An operator whose turn it is.
+    /// An earlier operator's turn.
     Turn,
     /// The chain.
     Chain,
-    /// The time when this token's next delivery may be paid for.
+    /// The token's next delivery that the budget allows.
     Budget(Instant),
 }
 
@@ -179,9 +176,9 @@ impl Open {
 }
 
 impl Operator {
-    /// An operator for `contract` that signs with `signers`, reads through `reader`, and looks for
-    /// requests from `from_block` on (the contract's deployment, or what [`Operator::next_block`]
-    /// said before). `payer` pays for the deliveries.
+    /// An operator for `contract` that signs with `signers`, reads through `reader`, and starts at
+    /// `from_block` (the deployment, or an earlier [`Operator::next_block`]). `payer` pays for
+    /// deliveries.
     #[must_use]
     pub fn new(
         payer: Transactor,
@@ -215,7 +212,7 @@ impl Operator {
         }
     }
 
-    /// The same, with others whose signatures count beside its own.
+    /// Also counts these colleagues' signatures.
     #[must_use]
     pub fn with_colleagues(self, colleagues: Arc<dyn Colleagues>) -> Self {
         Self {
@@ -224,7 +221,7 @@ impl Operator {
         }
     }
 
-    /// The same, whose outcomes are told.
+    /// Reports outcomes to `tell`.
     #[must_use]
     pub fn telling(self, tell: Tell) -> Self {
         Self {
@@ -233,8 +230,7 @@ impl Operator {
         }
     }
 
-    /// The same, which pays for no more than `most` deliveries of one token in 24 hours: what is
-    /// asked for beyond that waits.
+    /// Pays for at most `most` deliveries per token in 24 hours; more requests wait.
     #[must_use]
     pub fn with_budget(self, most: usize) -> Self {
         Self {
@@ -243,8 +239,8 @@ impl Operator {
         }
     }
 
-    /// The same, which keeps in `file` its place and what it has delivered in the last day, and goes on from what
-    /// stands there: the next block, then a line a delivery.
+    /// Stores its place and the last day's deliveries in `file`, and resumes from it: the next block, then
+    /// a line for each delivery.
     ///
     /// # Errors
     /// The file cannot be read, or holds something else.
@@ -271,23 +267,23 @@ impl Operator {
         })
     }
 
-    /// What it says about open requests, for the others.
+    /// Its statements on open requests, for the others.
     #[must_use]
     pub fn board(&self) -> Board {
         self.board.clone()
     }
 
-    /// Where to go on after a restart: every request before this block is answered.
+    /// Where to resume: every request before this block is answered.
     #[must_use]
     pub fn next_block(&self) -> u64 {
         let open = self.open.values().map(|open| open.block);
         open.fold(self.next_block, u64::min)
     }
 
-    /// Checks that it is an operator, and that its signatures suffice, or may with others'.
+    /// Checks that it is an operator, and that its signatures suffice, alone or with others'.
     ///
     /// # Errors
-    /// [`ChainError::Permanent`] when they do not, or the contract has no forwarder.
+    /// [`ChainError::Permanent`] if not, or if the contract has no forwarder.
     pub async fn check(&self) -> Result<(), ChainError> {
         let forwarder = self.forwarder().await?;
         let council = self.council(forwarder).await?;
@@ -314,7 +310,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Answers requests until `stop` turns true (or its sender is gone), looking every `pause`.
+    /// Answers requests until `stop` turns true (or its sender is gone), checking every `pause`.
     pub async fn run(mut self, pause: Duration, mut stop: watch::Receiver<bool>) {
         let mut last = None;
         let mut faults = Backoff::new(pause * 2, FAULT_MAX.max(pause));
@@ -352,7 +348,7 @@ impl Operator {
         self.keep(true).await;
     }
 
-    /// Writes its place down, where that has moved.
+    /// Stores its place if that has moved.
     async fn keep(&mut self, last: bool) {
         let next = self.next_block();
         let Some((file, kept)) = &mut self.place else {
@@ -380,10 +376,10 @@ impl Operator {
         }
     }
 
-    /// Looks for new requests and tries to answer those that are due; answers how many were closed.
+    /// Reads new requests and tries those that are due; returns how many were closed.
     ///
     /// # Errors
-    /// When the chain does not answer; nothing is forgotten then.
+    /// The chain does not answer; nothing is forgotten then.
     pub async fn step(&mut self) -> Result<usize, ChainError> {
         self.look().await?;
         let (now, now_s) = (Instant::now(), self.now_s());
@@ -477,11 +473,11 @@ impl Operator {
         }
     }
 
-    /// Takes in the requests of new blocks. Of a token only the last can be open.
+    /// Reads the requests in new blocks. Only a token's last can be open.
     async fn look(&mut self) -> Result<(), ChainError> {
         let endpoint = self.payer.endpoint().clone();
         let height = endpoint.height().await?;
-        // A chain that was set back has new blocks where old ones were.
+        // A chain that was set back has new blocks in place of old ones.
         let next = self.next_block.min(height.saturating_add(1));
         let mut from = next.saturating_sub(LOGS_AGAIN);
         for _ in 0..RANGES {
@@ -506,9 +502,9 @@ impl Operator {
                 Err(LogsFault::Other(fault)) => return Err(fault),
             };
             self.take_in(&logs, from).await?;
-            // What was looked through is so also where what follows cannot be had now.
+            // Progress counts even if later blocks are unavailable now.
             self.next_block = to.saturating_add(1);
-            // Fewer blocks at once were wanted of a moment, or of these alone.
+            // The endpoint wanted fewer blocks only for a moment, or only of these.
             if to - from + 1 == self.range {
                 self.range = self.range.saturating_mul(2).min(LOGS_RANGE);
             }
@@ -517,7 +513,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Takes in what was asked for in blocks from `from` on.
+    /// Takes requests from blocks from `from` on.
     async fn take_in(&mut self, logs: &[Log], from: u64) -> Result<(), ChainError> {
         let mut found: BTreeMap<TokenId, (B256, Open)> = BTreeMap::new();
         for log in logs {

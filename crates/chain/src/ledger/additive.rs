@@ -1,6 +1,6 @@
-//! Tokens of `px-v2` and `px-v1`: what the contracts answer, as the one type that hides the difference.
+//! Tokens of `px-v2` and `px-v1`, as the common type.
 //!
-//! Invariant: what is read of a token, its owner too, is of one block. Called by `ledger`.
+//! Invariant: everything read of a token, its owner too, is of one block.
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, U256};
@@ -15,13 +15,13 @@ use crate::{Accounting, ChainError, NO_LOCK_S, TokenInfo};
 use pxfs_base::text;
 use pxfs_base::types::TokenId;
 
-/// Seconds after its last update at which a token of `px-v2` locks: a constant of the contracts.
+/// Seconds after its last update at which a `px-v2` token locks: a contract constant.
 const LOCK_S: u64 = 30 * 86_400;
 /// The most packages of a contract that does not list them.
 const PACKAGES_MAX: u64 = 64;
 
 impl ContractLedger {
-    /// The tokens of the wallet, by ascending id, in block `at`, which is number `block`.
+    /// The wallet's tokens, by ascending id, in block `at`, number `block`.
     pub(super) async fn owned_additive(
         &self,
         dialect: Dialect,
@@ -47,7 +47,7 @@ impl ContractLedger {
             self.found.note_whole(block).await;
             return Ok(tokens);
         }
-        // Some have come: they are looked for.
+        // More have come: search.
         let owned = self
             .found
             .tokens(&self.endpoint, self.contract, self.owner, (block, at))
@@ -57,7 +57,7 @@ impl ContractLedger {
         Ok(tokens)
     }
 
-    /// These tokens, but for those that do not exist, in their order.
+    /// These tokens in their order, without nonexistent ones.
     pub(super) async fn read_additive(
         &self,
         dialect: Dialect,
@@ -71,7 +71,7 @@ impl ContractLedger {
         self.tokens_additive(dialect, ids, &answers).await
     }
 
-    /// The packages of a contract that tells them one by one.
+    /// Reads packages one by one.
     pub(super) async fn each_package(&self) -> Result<Vec<Package>, ChainError> {
         let calls = (0..PACKAGES_MAX).map(|id| {
             let call = PxV1::pxStoragePackageCall {
@@ -100,7 +100,8 @@ impl ContractLedger {
         Ok(packages)
     }
 
-    /// Who reports the usage of these tokens of `px-v1`: whether this owner may is asked of the contract once.
+    /// Who reports the usage of these `px-v1` tokens: asks the contract once whether this owner
+    /// may.
     async fn reported(&self, tokens: &[TokenInfo]) -> Result<Accounting, ChainError> {
         let Some(own) = tokens.iter().find(|token| token.owner == self.owner) else {
             return Ok(self.reported.get().copied().unwrap_or(Accounting::ByIssuer));
@@ -116,7 +117,7 @@ impl ContractLedger {
         self.reported.get_or_try_init(ask).await.copied()
     }
 
-    /// Those of `ids` that exist, by what was answered to the [`token_calls`] of each.
+    /// Those of `ids` that exist, from the answers to each one's [`token_calls`].
     async fn tokens_additive(
         &self,
         dialect: Dialect,
@@ -129,7 +130,7 @@ impl ContractLedger {
             let [owner, read, third] = answers else {
                 continue;
             };
-            // It has no owner: there is no such token.
+            // No owner: no such token.
             let Ok(owner) = owner else { continue };
             let owner = self
                 .endpoint
@@ -158,7 +159,7 @@ impl ContractLedger {
         Ok(tokens)
     }
 
-    /// The window of a token of `px-v1`, by what it answers to whether nothing more can be uploaded.
+    /// A `px-v1` token's window, from its answer whether uploads are barred.
     fn window(
         &self,
         token: &TokenInfo,
@@ -172,7 +173,7 @@ impl ContractLedger {
         Ok(if can || is_full { NO_LOCK_S } else { 0 })
     }
 
-    /// What is anchored, by the answer to the question for it. There is nothing, or something of others': no anchor.
+    /// The anchor in the answer; `None` for nothing or something else.
     fn anchor(&self, answer: &Result<Bytes, ChainError>) -> Option<Anchor> {
         let answer = answer.as_ref().ok()?;
         let read = self
@@ -222,9 +223,9 @@ impl ContractLedger {
     }
 }
 
-/// What is asked of a token.
+/// The calls for one token.
 fn token_calls(dialect: Dialect, id: U256) -> [Bytes; 3] {
-    // Both dialects call it the same.
+    // Both dialects have it.
     let read = PxV2::pxStorageCall { tokenId: id };
     let third = match dialect {
         Dialect::PxV1 => PxV1::canUploadCall {
@@ -241,7 +242,6 @@ fn token_calls(dialect: Dialect, id: U256) -> [Bytes; 3] {
     [owner_call(id), read.abi_encode().into(), third.into()]
 }
 
-/// `ownerOf(id)`.
 pub(super) fn owner_call(id: U256) -> Bytes {
     PxV2::ownerOfCall { tokenId: id }.abi_encode().into()
 }

@@ -1,9 +1,9 @@
-//! What has changed on the contract since the last look, told by its logs: where nothing has, a look is one small
-//! request, whatever the number of tokens.
+//! Follows the contract's logs, so that a check costs one small request while nothing changes,
+//! however many tokens.
 //!
-//! Invariant: a token is taken from the last look only where no log tells of it in the blocks since, and none that was
-//! seen in the last [`AGAIN`] blocks has gone. Now and then, and where the server gives no logs, all are read.
-//! Called through [`ContractLedger::look`] by the mount.
+//! Invariant: a token is reused from the last check only if no later log concerns it, and no log
+//! seen in the last [`AGAIN`] blocks has vanished. Periodically, and if the server gives no logs,
+//! all tokens are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -21,42 +21,41 @@ use crate::endpoint::LogsFault;
 use crate::{ChainError, Snapshot, TokenInfo};
 use pxfs_base::types::TokenId;
 
-/// Blocks whose logs are asked for again, in case the newest were replaced, or a server had not all of them yet.
+/// Blocks whose logs are requested again, because the newest may have been replaced or incomplete.
 const AGAIN: u64 = 64;
-/// Seconds of chain time after which all tokens of `px-sync` are read, and seconds more for each of them: a list of
-/// thousands is megabytes.
+/// Seconds of chain time after which all `px-sync` tokens are read, plus seconds per token: a list
+/// of thousands is megabytes.
 const ALL_S: u64 = 3_600;
 const ALL_MORE_S: u64 = 6;
-/// The same for each token of the older contracts, which have changes that leave no log; and at most.
+/// The same per token of legacy contracts, where some changes leave no log; and the maximum.
 const ALL_ADDITIVE_MORE_S: u64 = 5;
 const ALL_ADDITIVE_S: u64 = 600;
-/// Seconds of chain time for which a server that gave no logs is not asked for any.
+/// Seconds of chain time for which a server without logs is not asked for them.
 const NO_LOGS_S: u64 = 3_600;
 
-/// What a look reads.
+/// What a check reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// All tokens.
     All,
-    /// Those that logs tell of.
+    /// Those that logs concern.
     Changed,
 }
 
-/// The last look.
 #[derive(Debug)]
 struct Known {
     snapshot: Snapshot,
     /// Chain time when all tokens were read, and when logs were refused.
     all_s: u64,
     refused_s: Option<u64>,
-    /// The logs of its last blocks; `None` where they are not known.
+    /// The logs of its last blocks, if known.
     logs: Option<Logs>,
 }
 
-/// Logs that tell of a change, by number and hash of their block, and their place in it.
+/// Logs of changes, by number and hash of their block and index in it.
 type Logs = BTreeMap<(u64, B256, u64), Told>;
 
-/// What a log tells of.
+/// What a log concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Token(TokenId),
@@ -64,12 +63,12 @@ enum Told {
     Any,
 }
 
-/// The last look of a ledger, if there was one.
+/// A ledger's last check.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     last: Mutex<Option<Arc<Known>>>,
-    /// How a server that answers, but not for logs, is told from one that is away: after a look that asked for logs
-    /// and failed (1) one goes without; where that comes to an end (2), logs are asked for once more (3).
+    /// Tells a server without logs from one that is down: after a check with logs fails (1), one
+    /// goes without; if that succeeds (2), logs are tried once more (3).
     tries: AtomicU8,
 }
 
@@ -84,7 +83,8 @@ impl Followed {
         *last = Some(Arc::new(known));
     }
 
-    /// A look begins, which may end at any moment: whether it asks for logs, and what to tell [`Followed::end`].
+    /// Begins a check, which may be aborted: whether to ask for logs, and what to pass to
+    /// [`Followed::end`].
     fn begin(&self) -> (bool, u8) {
         let tries = self.tries.load(Ordering::Relaxed);
         let asks = tries.is_multiple_of(2);
@@ -93,7 +93,7 @@ impl Followed {
         (asks, tries)
     }
 
-    /// It has come to its end; whether that says that the server gives no logs.
+    /// Ends it; true if the server gives no logs.
     fn end(&self, (asks, tries): (bool, u8), has_logs: bool) -> bool {
         match (asks, tries) {
             // As after a failure.
@@ -106,8 +106,7 @@ impl Followed {
 }
 
 impl ContractLedger {
-    /// All tokens of the wallet, as of the newest block. Where only what has `Changed` is read, the others are those
-    /// of the last look.
+    /// The wallet's tokens in the newest block. With `Changed`, unchanged ones are from the last check.
     ///
     /// # Errors
     /// As [`ContractLedger::snapshot`](super::ContractLedger::snapshot).
@@ -133,7 +132,7 @@ impl ContractLedger {
             Some(Err(fault)) => {
                 tracing::debug!("all tokens are read, since there are no logs: {fault}");
                 let blocks = head.number.saturating_sub(first.unwrap_or_default());
-                // Of so many blocks as after a pause others give none either.
+                // Other servers refuse as many blocks as follow a pause, too.
                 if is_told && blocks < 4 * AGAIN {
                     refused_s = Some(head.timestamp_s);
                 }
@@ -169,7 +168,7 @@ impl ContractLedger {
         Ok(snapshot)
     }
 
-    /// `tokens` with those of `changed` as they are in block `at`.
+    /// `tokens`, with those of `changed` read anew in block `at`.
     async fn renewed(
         &self,
         dialect: Dialect,
@@ -191,7 +190,7 @@ impl ContractLedger {
         Ok(tokens)
     }
 
-    /// These tokens of `px-sync`, but for those that do not exist.
+    /// These `px-sync` tokens, without nonexistent ones.
     async fn infos(&self, ids: &[U256], at: BlockId) -> Result<Vec<TokenInfo>, ChainError> {
         let calls = ids.iter().map(|&id| {
             let call = PxSync::tokenInfoCall { tokenId: id };
@@ -209,7 +208,7 @@ impl ContractLedger {
         Ok(tokens)
     }
 
-    /// The logs that tell of changes.
+    /// The filter for logs of changes.
     pub(crate) fn changes(&self) -> Filter {
         let events = vec![
             PxSync::Transfer::SIGNATURE_HASH,
@@ -229,15 +228,15 @@ impl ContractLedger {
         all.to_block(BlockNumberOrTag::Latest)
     }
 
-    /// Whether `log` tells of a change of this wallet's tokens.
+    /// Whether `log` changes this wallet's tokens.
     pub(crate) fn concerns(&self, log: &Log) -> bool {
         let last = self.followed.last();
         let known = last.as_ref().map(|last| last.snapshot.tokens.as_slice());
         self.told_by(log, known.unwrap_or_default()).is_some()
     }
 
-    /// Those of them that tell of a change of this wallet's tokens, which `known` was the last time, up to block `head`:
-    /// later ones are there the next time, too.
+    /// The logs that change this wallet's tokens, last `known`, up to block `head`; later ones come
+    /// again.
     fn telling(&self, logs: &[Log], known: &[TokenInfo], head: u64) -> Logs {
         let told = logs.iter().filter_map(|log| {
             let place = (log.block_number?, log.block_hash?, log.log_index?);
@@ -268,7 +267,7 @@ impl ContractLedger {
 }
 
 impl Known {
-    /// Which tokens are to be read anew in `head`, by `logs`; `None` where all are.
+    /// The tokens to read anew in `head`; `None` for all.
     fn changed(&self, dialect: Dialect, head: &Head, logs: &Logs) -> Option<BTreeSet<TokenId>> {
         let count = self.snapshot.tokens.len() as u64;
         let all_after_s = match dialect {

@@ -1,14 +1,12 @@
-//! Which tokens a wallet owns on a contract that does not list them.
+//! Finds a wallet's tokens on a contract that does not list them.
 //!
-//! Every token that came to the wallet has left a `Transfer` log. Logs are asked for in ranges of
-//! blocks that halve when the endpoint refuses one and grow again when it does not: forward from
-//! where the last look ended, then back from there. `balanceOf` says when all are found, so old
-//! blocks are looked at only as far as needed. Where logs are not to be had, or would take long, the
-//! ids themselves are tried one by one (`_tokenIds` says how many there are).
+//! Every received token left a `Transfer` log. The search reads logs in block ranges that halve on
+//! refusal and grow again: forward from the last check's end, then backward. `balanceOf` says when
+//! all are found, so old blocks are read only as needed. Without logs, or if they take long, it
+//! tries the ids (`_tokenIds` counts them).
 //!
-//! Invariant: what is answered was confirmed by `ownerOf` in the block that was asked for; what is
-//! remembered is only where to look. It is written down after each range, so a look that is cut off at any
-//! moment is gone on with at the next, also by another process. Called by `ledger`.
+//! Invariant: `ownerOf` in the requested block confirms each answer; memory only says where to
+//! search. It is written after each range, so an aborted search resumes, also in another process.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -31,27 +29,27 @@ mod memory;
 
 use memory::Notes;
 
-/// Blocks of the first question for logs, and of the largest.
+/// Blocks of the first log request, and of the largest.
 const RANGE_FIRST: u64 = 2_000;
 const RANGE_MAX: u64 = 1_000_000;
-/// Blocks that are looked at again, in case the newest were replaced.
+/// Blocks read again, because the newest may have been replaced.
 const AGAIN: u64 = 64;
-/// Questions for old logs before the ids are tried, and in one look at all.
+/// Requests for old logs before the ids are tried, and in one check at all.
 const RANGES_SOON: u32 = 16;
 const RANGES_MOST: u32 = 200;
-/// What a range that takes too long is divided by.
+/// Divides a range that takes too long.
 const SLOW_LESS: u64 = 8;
-/// The most ids that are tried.
+/// The most ids tried.
 const IDS_MAX: u64 = 20_000;
-/// Ids without an owner after which there are no more, where the contract does not count them.
+/// Consecutive ids without an owner that end the search if the contract does not count them.
 const IDS_EMPTY: u64 = 64;
 
-/// How the search goes on.
+/// The search's pace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// How long the logs of one range are waited for.
+    /// How long to wait for one range's logs.
     pub(super) logs: Duration,
-    /// Ids that are tried at once.
+    /// Ids tried at once.
     pub(super) ids: u64,
 }
 
@@ -64,14 +62,14 @@ impl Default for Pace {
     }
 }
 
-/// The tokens of one wallet on one contract, as far as they were found.
+/// One wallet's tokens on one contract, as far as found.
 #[derive(Debug, Default)]
 pub(super) struct Owned {
     notes: Mutex<Notes>,
     pace: Pace,
 }
 
-/// One look.
+/// One check.
 struct Look<'a> {
     endpoint: &'a Endpoint,
     contract: Address,
@@ -83,7 +81,7 @@ struct Look<'a> {
 }
 
 impl Owned {
-    /// With what `file` remembers, and keeping there what is found.
+    /// Starts from what `file` remembers, and stores findings there.
     pub(super) fn kept(file: PathBuf) -> Self {
         Self {
             notes: Mutex::new(Notes::of(file)),
@@ -91,30 +89,29 @@ impl Owned {
         }
     }
 
-    /// The same at another pace.
     #[cfg(test)]
     pub(super) fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
     }
 
-    /// Where to look first: the tokens that came at some time, by ascending id.
+    /// Where to look first: tokens that ever came, by ascending id.
     pub(super) async fn known(&self) -> Vec<U256> {
         let notes = self.notes.lock().await;
         notes.memory.tokens.iter().copied().collect()
     }
 
-    /// All that there are in block `head` are among the known ones.
+    /// All tokens in block `head` are among the known ones.
     pub(super) async fn note_whole(&self, head: u64) {
         let mut notes = self.notes.lock().await;
         notes.memory.set_whole(head);
         notes.keep().await;
     }
 
-    /// The tokens that `owner` has in block `at`, which has number `head`; by ascending id.
+    /// The tokens that `owner` has in block `at` (number `head`), by ascending id.
     ///
     /// # Errors
-    /// [`ChainError::Transient`] when the endpoint does not answer, or not all are found yet;
-    /// [`ChainError::Permanent`] when there are too many.
+    /// [`ChainError::Transient`] if the endpoint does not answer, or not all are found yet;
+    /// [`ChainError::Permanent`] if there are too many.
     pub(super) async fn tokens(
         &self,
         endpoint: &Endpoint,
@@ -151,7 +148,7 @@ impl Look<'_> {
     async fn find(&mut self, notes: &mut Notes, head: u64) -> Result<(), ChainError> {
         let memory = &mut notes.memory;
         if memory.to.is_some_and(|to| to > head + AGAIN) {
-            // A development chain that began anew.
+            // A development chain was reset.
             (memory.from, memory.to) = (None, None);
         }
         let known: Vec<U256> = memory.tokens.iter().copied().collect();
@@ -185,7 +182,7 @@ impl Look<'_> {
         self.owned.len() >= self.balance
     }
 
-    /// Asks who owns these, and keeps those that are ours.
+    /// Asks who owns these, and takes ours.
     async fn confirm(&mut self, ids: &[U256]) -> Result<u64, ChainError> {
         let calls: Vec<_> = ids.iter().map(|&id| owner_call(id)).collect();
         let answers = self
@@ -206,14 +203,14 @@ impl Look<'_> {
         Ok(exist)
     }
 
-    /// What has come since the last look, and what came before, range by range.
+    /// Reads new logs, then old ones, range by range.
     async fn by_logs(
         &mut self,
         notes: &mut Notes,
         head: u64,
         effort: Effort,
     ) -> Result<Logs, ChainError> {
-        // Blocks may have been replaced since; those of the search itself are not looked at twice.
+        // Blocks may have been replaced; the search's own are not read twice.
         let to = notes.memory.to;
         let mut next = to.map_or(head + 1, |to| to.saturating_sub(AGAIN));
         for _ in 0..effort.ranges() {
@@ -251,7 +248,7 @@ impl Look<'_> {
         })
     }
 
-    /// Looks at one range of blocks at one end of `from..=to`.
+    /// Reads one range at one end of `from..=to`.
     async fn range(
         &mut self,
         notes: &mut Notes,
@@ -290,7 +287,7 @@ impl Look<'_> {
                 }
                 Err(_) => {
                     tracing::debug!("no logs of {blocks} blocks in time");
-                    // A server that takes its time is not one that has none.
+                    // A slow server still has logs.
                     memory.range = (blocks / SLOW_LESS).max(1);
                     notes.keep().await;
                     match effort {
@@ -314,7 +311,7 @@ impl Look<'_> {
         }
     }
 
-    /// Tries all ids, from where that was left; whether that was possible.
+    /// Tries all ids, from where it stopped; whether that was possible.
     async fn by_ids(&mut self, notes: &mut Notes) -> Result<bool, ChainError> {
         let call = PxV2::_tokenIdsCall {};
         let counted = self.endpoint.call(self.contract, &call, self.at).await;
@@ -331,13 +328,13 @@ impl Look<'_> {
         let began = notes.memory.id;
         self.try_ids(notes, counted).await?;
         if began > 0 && !self.is_whole() {
-            // What came to the wallet since may have one that was tried before.
+            // A token received since may have an id tried before.
             self.try_ids(notes, counted).await?;
         }
         Ok(true)
     }
 
-    /// Tries the ids from the next one on; the first is the next then.
+    /// Tries ids from the next one on.
     async fn try_ids(&mut self, notes: &mut Notes, counted: Option<u64>) -> Result<(), ChainError> {
         let last = counted.unwrap_or(IDS_MAX);
         let mut empty = 0;
@@ -362,10 +359,10 @@ impl Look<'_> {
     }
 }
 
-/// How far the logs have got us.
+/// The result of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Logs {
-    /// All that there are were read, or all tokens are found.
+    /// All were read, or all tokens are found.
     Whole,
     /// There are more.
     Later,
@@ -373,23 +370,23 @@ enum Logs {
     Refused,
 }
 
-/// What became of one range.
+/// The result of one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Range {
-    /// It was looked at, to this other end.
+    /// Read up to this other end.
     To(u64),
-    /// No logs came in time; fewer blocks are asked for the next time.
+    /// No logs in time; the next request is smaller.
     Slow,
-    /// The endpoint gives no logs, of however few blocks.
+    /// The endpoint refuses even few blocks.
     Refused,
 }
 
-/// How long the logs are gone through in one look.
+/// How many logs one check reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effort {
-    /// The ids may be quicker.
+    /// The ids may be faster.
     Little,
-    /// There is nothing else.
+    /// There is no other way.
     Much,
 }
 
@@ -402,7 +399,7 @@ impl Effort {
     }
 }
 
-/// From which end a range is taken.
+/// The end to take a range from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Up,

@@ -30,7 +30,7 @@ sol! {
 const BOTH: [Dialect; 2] = [Dialect::PxV1, Dialect::PxV2];
 
 const V1: &str = include_str!("../../../../contracts/artifacts/PxV1.json");
-/// The same, which lists neither packages nor tokens.
+/// The same, listing neither packages nor tokens.
 const V1_BARE: &str = include_str!("../../../../contracts/artifacts/PxV1Bare.json");
 
 /// Deploys the contract that behaves as `dialect`.
@@ -48,7 +48,7 @@ async fn deployed(payer: &Transactor, artifact: &str) -> Address {
     receipt.contract_address.unwrap()
 }
 
-/// Puts package 1 on sale: 1 GiB, 50 uploads, for nothing.
+/// Puts package 1 on sale: 1 GiB, 50 uploads, free.
 pub(crate) async fn add_package(payer: &Transactor, contract: Address, dialect: Dialect) {
     let (price, size) = (U256::ZERO, U256::ONE);
     let data: Bytes = match dialect {
@@ -116,8 +116,8 @@ async fn every_dialect_is_told_by_what_the_contract_answers() {
     .await;
 }
 
-/// Nine fields as in `px-v2`, and one answer to `canUpload`: of two such versions one locks after a day, and the
-/// other has its update for its owner alone.
+/// Nine fields as in `px-v2`, and one answer to `canUpload`: one such version locks after a day,
+/// another reserves its update for its owner.
 #[tokio::test]
 async fn a_contract_between_the_dialects_is_refused_in_words() {
     let meddler = Meddler::new(BoxTransport::new(embedded_handle()));
@@ -138,7 +138,7 @@ async fn a_contract_between_the_dialects_is_refused_in_words() {
     );
 }
 
-/// A user's ledger of a contract of `px-v1` that is another's, as all that are deployed, with a token of his.
+/// A user's ledger and token of somebody else's `px-v1` contract, as all deployed ones are.
 async fn issued(site: &Site, artifact: &str) -> (ContractLedger, Transactor, TokenId) {
     let contract = deployed(&site.payer, artifact).await;
     add_package(&site.payer, contract, Dialect::PxV1).await;
@@ -172,7 +172,7 @@ async fn where_the_contracts_owner_alone_reports_nothing_is_charged_and_no_lock_
             let renewed = user.renew(contract, Dialect::PxV1, token).await;
             assert!(matches!(renewed, Err(ChainError::Reverted(_))));
 
-            // To the contract's owner it does not say no.
+            // The contract's owner is not refused.
             let own = site.payer.mint_for(contract, 1, U256::ZERO).await.unwrap();
             let issuer = ContractLedger::new(site.endpoint.clone(), contract, site.payer.address());
             let seen = issuer.token(own.token).await.unwrap();
@@ -253,7 +253,7 @@ async fn shows_what_it_grants(site: &Site, dialect: Dialect) {
     let renewed = token.last_sync_s;
     assert!(renewed <= snapshot.timestamp_s && renewed + 100 > snapshot.timestamp_s);
 
-    // What is given away goes, and what comes is found.
+    // Given tokens vanish, received ones appear.
     let other = Address::repeat_byte(9);
     payer.transfer(contract, free, other).await.unwrap();
     assert_eq!(ids(&ledger.snapshot().await.unwrap()), [large]);
@@ -286,7 +286,7 @@ async fn an_update_of_nothing_charges_nothing_and_renews_the_time() {
     .await;
 }
 
-/// An embedded chain that is meddled with, a contract on it with one token, and 1,200 blocks above.
+/// An embedded chain behind a flaky transport, a contract with one token, and 1,200 blocks on top.
 struct Old {
     meddler: Meddler,
     payer: Transactor,
@@ -317,7 +317,7 @@ impl Old {
         ContractLedger::new(self.meddler.endpoint(), self.contract, self.payer.address())
     }
 
-    /// The ranges of logs that were asked for since the last time, in blocks.
+    /// Block ranges of log requests since the last call.
     fn ranges(&self) -> Vec<u64> {
         let asked = self.meddler.asked();
         asked
@@ -380,7 +380,7 @@ async fn tokens_are_found_where_old_logs_are_gone() {
             gone.then_some((-32000, "pruned history unavailable"))
         });
         assert_eq!(ids(&old.ledger().snapshot().await.unwrap()), [old.token]);
-        // A contract that does not say how many tokens there are.
+        // A contract that does not count its tokens.
         old.meddler.refuse(|asked| {
             let gone = asked.method == "eth_getLogs";
             let private = asked.calls(PxV2::_tokenIdsCall::SELECTOR);
@@ -402,7 +402,7 @@ async fn what_was_found_is_not_searched_for_again() {
     assert_eq!(ids(&kept.snapshot().await.unwrap()), [old.token]);
     assert_eq!(old.ranges(), [0; 0], "remembered between runs");
 
-    // What comes later is in the newest blocks: no more is looked at.
+    // Newer tokens are in the newest blocks: nothing else is read.
     let (payer, contract) = (&old.payer, old.contract);
     add_package(payer, contract, Dialect::PxV1).await;
     let late = payer.mint_for(contract, 1, U256::ZERO).await.unwrap().token;
@@ -410,7 +410,7 @@ async fn what_was_found_is_not_searched_for_again() {
     assert_eq!(ids(&kept.snapshot().await.unwrap()), [old.token, late]);
     assert!(old.ranges().iter().sum::<u64>() < 200);
 
-    // The file only says where to look: what is not ours in it is not shown.
+    // A foreign token in the file is not shown.
     let file = std::fs::read_dir(&folder)
         .unwrap()
         .next()
@@ -438,7 +438,6 @@ async fn a_search_that_is_cut_short_goes_on_and_shows_nothing_wrong() {
     assert_eq!(ids(&ledger.snapshot().await.unwrap()), [old.token]);
 }
 
-/// Answers only a few questions that `counts` counts, and none after them; then that is told.
 fn tire(old: &Old, counts: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> Arc<Notify> {
     let silent = Arc::new(Notify::new());
     let (left, told) = (AtomicU64::new(6), Arc::clone(&silent));
@@ -458,8 +457,8 @@ fn tire(old: &Old, counts: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> A
     silent
 }
 
-/// A look is cut off after some seconds by whoever waits for it, and a command that fails is typed again:
-/// each is another process.
+/// Waiters abort a check after seconds, and a failed command is typed again: each time another
+/// process.
 async fn comes_to_its_end(old: &Old, counts: fn(&Asked) -> bool) -> Vec<TokenId> {
     let state = tempfile::tempdir().unwrap();
     let file = state.path().join("owned").join("1.json");
@@ -530,7 +529,7 @@ async fn a_contract_that_answers_anything_is_of_no_dialect() {
     let handle = embedded_handle();
     let endpoint = Endpoint::embedded(&handle);
     let payer = Transactor::new(endpoint.clone(), &rich());
-    // Returns one word, 1, to every call; returns 96 bytes of ones; refuses everything.
+    // Returns the word 1 to every call; returns 96 bytes of ones; refuses everything.
     for code in [
         "600160005260206000f3",
         "60016000526001602052600160405260606000f3",

@@ -1,13 +1,12 @@
-//! How operators on several machines come to one report that enough of them have signed.
+//! How operators on several machines agree on one signed report.
 //!
-//! The forwarder counts signatures of the same bytes, and operators may have read different documents:
-//! a commit spreads, a gateway is down. So each tells the others, beside its report and signature, the
-//! document itself. A document counts by the signature of the token's own key, whoever hands it on:
-//! each operator verifies it and takes the newest, and so all end with the same. Where nobody has one,
-//! the code that tells most is reported.
+//! The forwarder counts signatures of the same bytes, and operators may have read different
+//! documents (a commit spreads, a gateway is down). So each shares the document with its report and
+//! signature. The token's own key signs a document, so each operator can verify and take the
+//! newest: all converge. Without any document, they report the code that tells most.
 //!
-//! Invariant: nothing of a statement is believed but a document's own signature, and an operator's on
-//! the very report that is delivered. Called by the operator.
+//! Invariant: nothing in a statement is trusted but a document's own signature, and an operator's
+//! on the very report delivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,26 +20,26 @@ use super::reader::{Finding, Refusal, best, judge, more_telling};
 use crate::contract::Report;
 use pxfs_base::types::VolumeKey;
 
-/// What an operator says about a request.
+/// An operator's statement on a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
     /// The report that it would deliver.
     pub report: Bytes,
-    /// Its signatures of that report, 65 bytes each.
+    /// Its signatures of the report, 65 bytes each.
     pub signatures: Vec<Bytes>,
-    /// The usage metadata that the report is made from; `None` where it found none.
+    /// The usage metadata behind the report, if it found any.
     pub document: Option<String>,
 }
 
 /// The other operators.
 #[async_trait]
 pub trait Colleagues: Send + Sync {
-    /// What those that answer in time say about a request.
+    /// The statements on `request` of those that answer in time.
     async fn statements(&self, request: B256) -> Vec<Statement>;
 }
 
-/// What this operator says about the requests that are open, for the others to read. Clones share it.
+/// This operator's statements on open requests, for the others. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Board(Arc<Mutex<BTreeMap<B256, Statement>>>);
 
@@ -72,7 +71,7 @@ pub(super) struct Council {
 }
 
 impl Council {
-    /// Who of the operators has signed `digest`, in ascending order, as the forwarder wants it.
+    /// The operators that signed `digest`, ascending, as the forwarder wants them.
     pub(super) fn votes<'a>(
         &self,
         digest: B256,
@@ -87,8 +86,8 @@ impl Council {
         votes.collect()
     }
 
-    /// How many of the others have the first turn at `request` before one of `own`: each request
-    /// begins with another operator, so that they share the gas.
+    /// How many others come before one of `own` at `request`: the first one rotates, so that they
+    /// share the gas.
     pub(super) fn turns_before(&self, request: B256, own: &[Address]) -> u32 {
         let count = self.operators.len().max(1);
         let first = usize::from(request.0[31]) % count;
@@ -100,7 +99,7 @@ impl Council {
     }
 }
 
-/// Whose signature it is, in the one form that the forwarder takes.
+/// The signer, if the signature has the one form that the forwarder takes.
 fn signer(digest: B256, bytes: &Bytes) -> Option<Address> {
     let plain = bytes.len() == 65 && matches!(bytes.last(), Some(27 | 28));
     let signature = Signature::from_raw(bytes).ok().filter(|_| plain)?;
@@ -110,7 +109,7 @@ fn signer(digest: B256, bytes: &Bytes) -> Option<Address> {
     signature.recover_address_from_prehash(&digest).ok()
 }
 
-/// What is to be reported, from what was read here and what the others say.
+/// What to report, from our own reading and the others' statements.
 pub(super) fn settle(
     own: Result<Finding, Refusal>,
     others: &[Statement],

@@ -1,8 +1,7 @@
-//! One request: read, agreed upon, signed, delivered.
+//! Answers one request: reads, agrees, signs, delivers.
 //!
-//! Invariant: what is signed is what [`Reader`](super::Reader) has verified, or an error code; a
-//! delivery has the tag of its request, so that a restart goes on with the one that is on its way.
-//! Called by the operator.
+//! Invariant: it signs only what [`Reader`](super::Reader) has verified, or an error code; a
+//! delivery is tagged with its request, so that a restart resumes it.
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, B256, Bytes, U256};
@@ -22,18 +21,18 @@ use crate::outbox::Purpose;
 use pxfs_base::types::{TokenId, TokenKey, VolumeKey};
 use pxfs_storage::names::key::public_key;
 
-/// How long operators go on to agree on a block that one of them saw, in seconds: the contract takes it for five
+/// How long operators keep to a block that one of them saw, seconds; the contract takes it for five
 /// minutes.
 const AGREED_S: u64 = 120;
 
-/// What became of one try to answer.
+/// The result of one try.
 pub(super) enum Step {
     Closed(Told),
     Later(Wait, String),
 }
 
 impl Operator {
-    /// The open request of `token`, and what the chain has of it, if this one is open.
+    /// The chain's data on `token`, if this request is its open one.
     pub(super) async fn open_info(
         &self,
         request: B256,
@@ -88,7 +87,7 @@ impl Operator {
             Err(refusal) if refusal.again && !last_read => {
                 return Ok(Step::Later(Wait::Read, refusal.why.clone()));
             }
-            // A cache on the way may be old, and the contract would close the request.
+            // A cache may be stale, and the contract would close the request.
             Ok(found) if !last_read && let Some(why) = outdated(found, &info) => {
                 return Ok(Step::Later(Wait::Read, why));
             }
@@ -223,7 +222,7 @@ impl Operator {
     }
 }
 
-/// Why the contract would refuse what was found, if so.
+/// Why the contract would refuse the finding.
 fn outdated(found: &Finding, info: &PxSync::TokenInfo) -> Option<String> {
     if !info.synced {
         return None;
@@ -238,8 +237,8 @@ fn outdated(found: &Finding, info: &PxSync::TokenInfo) -> Option<String> {
     other.then(|| format!("the chain has another root at sequence {sequence}"))
 }
 
-/// The block that a failure is told of: signatures count of the same bytes, so of those that were `said` lately the
-/// newest, where one was, and none that is newer than `head`.
+/// The block to report with a failure: signatures must cover the same bytes, so the newest block
+/// recently `said`, if any, but none above `head`.
 fn agreed<'a>(code: u8, head: Seen, said: impl Iterator<Item = &'a Statement>) -> Seen {
     let seen = said.filter_map(|said| Report::seen(&said.report, code));
     let is_recent = |seen: &Seen| *seen <= head && head.time_s - seen.time_s <= AGREED_S;
@@ -323,7 +322,8 @@ mod tests {
         }
     }
 
-    /// The forwarder counts signatures of the same bytes, and each operator has a newest block of its own.
+    /// The forwarder counts signatures of the same bytes, but each operator has its own newest
+    /// block.
     #[test]
     fn operators_come_to_tell_a_failure_of_one_block() {
         let seen = |time_s| Seen {
@@ -334,7 +334,7 @@ mod tests {
         let of = |all: &[Statement]| agreed(2, head, all.iter());
         assert_eq!(of(&[]), head);
         assert_eq!(of(&[said(9_990, 2), said(9_994, 2)]), seen(9_994));
-        // Another code, a document, a block that is not there yet, and one that is too old say nothing.
+        // Another code, a document, a future block and an old one do not count.
         for other in [
             said(9_990, 3),
             said(9_990, 0),

@@ -1,7 +1,7 @@
-//! How many deliveries an operator pays for, a token and day.
+//! Limits the deliveries an operator pays for, per token and day.
 //!
-//! Invariant: what is remembered are deliveries of the last day alone, so it grows with what was paid
-//! and not with the tokens there are. A clock that was set back makes nobody wait longer than a day.
+//! Invariant: only the last day's deliveries are remembered, so it grows with payments, not tokens.
+//! A clock set back delays nobody by more than a day.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -10,16 +10,15 @@ use pxfs_base::types::TokenId;
 
 const DAY_S: u64 = 86_400;
 
-/// The deliveries of the last 24 hours, by token, in unix seconds.
+/// The last 24 hours' deliveries by token, Unix seconds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Budget {
-    /// Deliveries a token and day; none: as many as are asked for.
+    /// Per token and day; `None` for unlimited.
     most: Option<usize>,
     delivered: BTreeMap<TokenId, VecDeque<u64>>,
 }
 
 impl Budget {
-    /// The same with so many deliveries a token and day.
     pub(super) fn of(self, most: usize) -> Self {
         Self {
             most: Some(most),
@@ -27,7 +26,7 @@ impl Budget {
         }
     }
 
-    /// How many seconds from `now_s` on the next delivery of `token` may be paid for, if not now.
+    /// Seconds from `now_s` until the next delivery of `token` is allowed.
     pub(super) fn wait_s(&self, token: TokenId, now_s: u64) -> Option<u64> {
         let most = self.most?;
         let delivered = self.delivered.get(&token)?;
@@ -41,7 +40,6 @@ impl Budget {
         left.get(first).copied()
     }
 
-    /// Notes a delivery of `token`.
     pub(super) fn spend(&mut self, token: TokenId, now_s: u64) {
         if self.most.is_none() {
             return;
@@ -58,14 +56,14 @@ impl Budget {
         let mut lines = String::new();
         for (token, times) in &self.delivered {
             for at in times {
-                // Writing into memory does not fail.
+                // Writing to memory does not fail.
                 let _ = writeln!(lines, "delivered {token} {at}");
             }
         }
         lines
     }
 
-    /// Takes in such a line; `None` when it is none.
+    /// Reads such a line; `None` if it is none.
     pub(super) fn read(&mut self, line: &str) -> Option<()> {
         let mut words = line.split(' ');
         if words.next() != Some("delivered") {
@@ -97,7 +95,7 @@ mod tests {
         assert_eq!(budget.wait_s(one, BEGIN + DAY_S), None);
         budget.spend(one, BEGIN + DAY_S);
         assert_eq!(budget.wait_s(one, BEGIN + DAY_S), Some(HOUR));
-        // What is a day old is forgotten.
+        // Deliveries expire after a day.
         budget.spend(other, BEGIN + 3 * DAY_S);
         assert_eq!(budget.delivered.len(), 1);
     }
@@ -120,7 +118,7 @@ mod tests {
             again.read(line).unwrap();
         }
         assert_eq!(again.wait_s(token, BEGIN + HOUR), Some(23 * HOUR));
-        // A clock that was set back by a year.
+        // A clock set back by a year.
         let before = BEGIN - 365 * DAY_S;
         assert_eq!(again.wait_s(token, before), Some(DAY_S));
         for line in [

@@ -1,9 +1,9 @@
-//! Reads and verifies the usage metadata that a token's name leads to.
+//! Reads and verifies the usage metadata under a token's name.
 //!
-//! Invariant: a finding is of a document that the name's key signed, for this chain, contract,
-//! token and epoch; everything else is a refusal with the contract's code for it (`PxSync.sol`).
-//! All sources are asked at once, and the newest valid document counts, as in the workflow under
-//! `contracts/oracle`. Every read ends in bounded time. Called by the operator, and before a sync.
+//! Invariant: the name's key signed a finding's document for this chain, contract, token and epoch;
+//! all else is a refusal with the contract's code (`PxSync.sol`). All sources are asked at once and
+//! the newest valid document counts, as in the workflow under `contracts/oracle`. Every read ends
+//! in bounded time.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -26,13 +26,13 @@ use pxfs_storage::names::record::Record;
 use pxfs_storage::names::{NameError, NameStore};
 use pxfs_storage::store::{BlockStore, BlockStoreExt, StoreError};
 
-/// How long looking a name up, or fetching the document, may take.
+/// How long resolving a name, or fetching the document, may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Gives what a name leads to. What it gives is verified by whoever asks.
+/// Source of documents. The caller verifies them.
 #[async_trait]
 pub trait Documents: Send + Sync {
-    /// What it is, for the log.
+    /// For the log.
     fn label(&self) -> String;
     /// What `name` leads to.
     async fn document(&self, name: &str) -> Result<Bytes, Refusal>;
@@ -45,18 +45,18 @@ pub struct NodeDocuments {
     pub names: Arc<dyn NameStore>,
     /// Has the documents.
     pub blocks: Arc<dyn BlockStore>,
-    /// Tells whether a record is still alive.
+    /// Decides whether a record has expired.
     pub clock: Arc<dyn Clock>,
 }
 
 /// Where documents come from.
 #[derive(Clone)]
 pub struct Reader {
-    /// All of them are asked.
+    /// All are asked.
     pub sources: Vec<Arc<dyn Documents>>,
 }
 
-/// What a verified document says.
+/// A verified document's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Its bytes.
@@ -67,7 +67,7 @@ pub struct Finding {
     pub sequence: u64,
     /// When it was made, by its machine's clock, Unix seconds.
     pub updated_s: u64,
-    /// Digest of the volume's root; `None` for none.
+    /// Digest of the volume's root, if any.
     pub root: Option<B256>,
 }
 
@@ -76,9 +76,9 @@ pub struct Finding {
 pub struct Refusal {
     /// The contract's code, 1 to 6.
     pub code: u8,
-    /// One line for the log.
+    /// For the log, one line.
     pub why: String,
-    /// Whether another try may find something.
+    /// Whether a retry may find something.
     pub again: bool,
 }
 
@@ -99,7 +99,7 @@ impl Refusal {
     }
 }
 
-/// Of several refusals, the code that tells most comes first.
+/// Refusal codes, the most telling first.
 const TELLING: [u8; 4] = [OTHER_TOKEN, NOT_VALID, NO_DOCUMENT, NO_NAME];
 const NO_NAME: u8 = 1;
 const NO_DOCUMENT: u8 = 2;
@@ -109,10 +109,10 @@ const BAD_KEY: u8 = 5;
 const ORACLE_FAILED: u8 = 6;
 
 impl Reader {
-    /// The newest document under `name`, verified for `volume`.
+    /// The newest document under `name` that is valid for `volume`.
     ///
     /// # Errors
-    /// The [`Refusal`] that tells most, where no source has a valid one.
+    /// The most telling [`Refusal`], if no source has a valid one.
     pub async fn read(&self, volume: &VolumeKey, name: &str) -> Result<Finding, Refusal> {
         let key = public_key(name).map_err(|fault| Refusal::new(BAD_KEY, fault))?;
         let asked = self.sources.iter().map(|source| async {
@@ -127,7 +127,7 @@ impl Reader {
     }
 }
 
-/// What a document says, if the name's key signed it for this volume.
+/// A document's content, if the name's key signed it for this volume.
 ///
 /// # Errors
 /// [`Refusal`].
@@ -153,7 +153,7 @@ pub(super) fn judge(
     })
 }
 
-/// The newest of the findings; where there is none, what tells most.
+/// The newest finding, else the most telling refusal.
 pub(super) fn best(
     answers: impl IntoIterator<Item = Result<Finding, Refusal>>,
 ) -> Result<Finding, Refusal> {
@@ -161,7 +161,7 @@ pub(super) fn best(
     let mut refusals = Vec::new();
     for answer in answers {
         match answer {
-            // Two of one sequence are of a broken client; all operators take the same.
+            // Two with one sequence come from a broken client; all operators pick the same.
             Ok(found)
                 if newest.as_ref().is_none_or(|known| {
                     (known.sequence, &known.document) < (found.sequence, &found.document)
@@ -179,7 +179,7 @@ pub(super) fn best(
         }
         return Ok(newest);
     }
-    // Whoever did not answer may have what the others have not.
+    // A source that did not answer may have what others lack.
     let again = refusals.iter().any(|refusal| refusal.again);
     let rank = |refusal: &Refusal| {
         let place = TELLING.iter().position(|code| *code == refusal.code);
@@ -195,7 +195,7 @@ pub(super) fn best(
     Err(Refusal { code, why, again })
 }
 
-/// Which of two codes tells more; all operators agree on it.
+/// The more telling code; all operators agree on it.
 pub(super) fn more_telling(one: u8, other: u8) -> u8 {
     let rank = |code: u8| TELLING.iter().position(|known| *known == code);
     match (rank(one), rank(other)) {

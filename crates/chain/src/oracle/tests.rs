@@ -1,4 +1,4 @@
-//! The oracle the whole way: request, name, document, report, effect on the contract.
+//! The oracle end to end: request, name, document, report, effect on the contract.
 
 use std::collections::BTreeSet;
 
@@ -138,7 +138,7 @@ impl Scene {
             .await;
     }
 
-    /// Asks for a sync and lets the operator answer.
+    /// Requests a sync and lets the operator answer.
     async fn sync(&mut self) -> Result<Synced, ChainError> {
         let request = self.payer.sync(self.contract, self.token).await.unwrap();
         while self.operator.step().await.unwrap() == 0 {
@@ -191,7 +191,7 @@ async fn a_sync_brings_the_documents_values_onto_the_chain() {
         (4711, Some(5), Some(ROOT))
     );
     assert_eq!(info.sync_asked_s, None);
-    // An idle token syncs again, and less usage frees space.
+    // An idle token syncs again; less usage frees space.
     scene.sync().await.unwrap();
     let less = Usage {
         usage: 7,
@@ -263,7 +263,7 @@ async fn documents_of_another_chain_contract_token_or_epoch_are_refused() {
     scene.sync().await.unwrap();
 }
 
-/// Contracts that are deployed may have taken one.
+/// Deployed contracts may have taken one.
 #[tokio::test]
 async fn a_key_that_is_no_name_is_said_so() {
     let scene = Scene::new().await;
@@ -317,7 +317,7 @@ async fn every_golden_document_is_judged_on_its_way_to_the_chain() {
             continue;
         };
         scene.publish(&std::fs::read(&path).unwrap()).await;
-        // The good ones are of other tokens: rightly signed, and not ours.
+        // The good ones are signed, but for other tokens.
         let code = if verdict == "good" { 4 } else { 3 };
         scene.fails_with(code).await;
         judged.insert(verdict.to_owned());
@@ -341,14 +341,13 @@ async fn a_request_made_while_the_oracle_was_away_is_answered_after_its_start() 
         .wait_synced(scene.contract, &request, LIMIT)
         .await
         .unwrap();
-    // One more operator, and this one again after a restart, find nothing left to do.
+    // Another operator, and this one after a restart, find nothing left to do.
     let before = scene.payer.next_nonce().await.unwrap();
     assert_eq!(start(0).step().await.unwrap(), 0);
     assert_eq!(start(first.next_block()).step().await.unwrap(), 0);
     assert_eq!(scene.payer.next_nonce().await.unwrap(), before);
 }
 
-/// The payer of a scene behind an endpoint that refuses what `rule` says.
 fn refused(
     scene: &Scene,
     rule: impl Fn(&Asked) -> Option<(i64, &'static str)> + Send + Sync + 'static,
@@ -380,7 +379,7 @@ async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_i
     let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
     let (few, none) = (refused(&scene, few), refused(&scene, none));
     let open = few.open_sync(scene.contract, scene.token);
-    // What it cost is told by its receipt alone.
+    // Only its receipt tells what it cost.
     let mined = Mined {
         paid: None,
         ..request.mined
@@ -406,7 +405,7 @@ async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_i
     assert_eq!(waited.await.unwrap(), landed);
     let waited = none.wait_synced(scene.contract, &request, short);
     assert_eq!(waited.await.unwrap(), landed);
-    // What landed before the request is no answer to it.
+    // An earlier landing does not answer the request.
     let again = scene.payer.sync(scene.contract, scene.token).await.unwrap();
     let early = SyncRequest {
         mined: request.mined,
@@ -427,7 +426,7 @@ async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
     }
     let busy = Arc::new(AtomicBool::new(true));
     let rule = Arc::clone(&busy);
-    // Four blocks at once, and of the newer ones nothing for now.
+    // Four blocks at once, and none of the newer ones for now.
     let payer = refused(&scene, move |asked| {
         let blocks = asked.log_blocks()?;
         let from = asked.params[0]["fromBlock"]
@@ -448,7 +447,7 @@ async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
     assert!(operator.next_block > 25, "{}", operator.next_block);
     assert!(operator.open.contains_key(&request.request));
     assert_eq!(operator.next_block(), request.mined.block);
-    // And a server that gives more again is asked for more again.
+    // A server that gives more again is asked for more.
     busy.store(false, Ordering::Relaxed);
     operator.next_block = 0;
     operator.look().await.unwrap();
@@ -472,7 +471,7 @@ async fn a_server_that_tells_a_height_of_no_chain_once_keeps_no_operator_from_it
     let refs: Vec<_> = scene.signers.iter().collect();
     let sources = reader(&scene.names, &scene.blocks);
     let mut operator = Operator::new(payer, scene.contract, &refs, sources, 0);
-    // Else it goes through all blocks that there can be.
+    // Otherwise it would read every possible block.
     let looked = tokio::time::timeout(LIMIT, operator.look()).await;
     looked.expect("it ends").unwrap();
     lies.store(false, Ordering::Relaxed);
@@ -571,7 +570,6 @@ async fn a_store_that_is_down_for_a_moment_fails_no_sync() {
     }
 }
 
-/// What the others say.
 #[derive(Default)]
 struct Others(std::sync::Mutex<Vec<Statement>>);
 
@@ -629,7 +627,7 @@ async fn what_another_operator_says_counts_as_far_as_it_is_signed_and_no_further
             signatures: sign(&stranger, &mine.report),
             ..mine.clone()
         },
-        // Its own, come back.
+        // Its own, returned.
         mine.clone(),
         Statement {
             signatures: sign(&scene.signers[1], &failed),

@@ -1,8 +1,8 @@
-//! What the search for a wallet's tokens remembers between runs: a small file.
+//! Remembers a token search between runs in a small file.
 //!
-//! Form: JSON, `{"version": 1, "tokens": ["7"], "from": 100, "to": 200, "range": 2000, "id": 500}`; the
-//! golden file is `tests/golden/state/owned.json`. Invariant: it only says where to look, so a file that is
-//! damaged, or of another version, is as good as none. Called by `owned`.
+//! Form: JSON, `{"version": 1, "tokens": ["7"], "from": 100, "to": 200, "range": 2000, "id": 500}`;
+//! golden file `tests/golden/state/owned.json`. Invariant: it only says where to search, so a
+//! damaged or other-version file counts as none.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,24 +18,22 @@ use pxfs_base::types::TokenId;
 /// The version of the file.
 const VERSION: u8 = 1;
 
-/// Blocks without news that are worth a write.
+/// Blocks without news that justify a write.
 const BLOCKS_NEWS: u64 = 10_000;
 
-/// What is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// Tokens that came to the wallet at some time, or were found to be its own.
+    /// Tokens that ever came to the wallet, or were found to be its own.
     pub(super) tokens: BTreeSet<U256>,
-    /// The oldest and the newest block of those whose logs were read.
+    /// The oldest and newest block whose logs were read.
     pub(super) from: Option<u64>,
     pub(super) to: Option<u64>,
-    /// Blocks of the next question.
+    /// Blocks of the next request.
     pub(super) range: u64,
-    /// Where the ids themselves are tried: the next one.
+    /// The next id to try.
     pub(super) id: u64,
 }
 
-/// The memory, and the file that keeps it.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) memory: Memory,
@@ -45,7 +43,7 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// What `file` remembers, and will.
+    /// Loads `file`, and writes to it.
     pub(super) fn of(file: PathBuf) -> Self {
         let memory = Memory::read(&file);
         Self {
@@ -55,7 +53,7 @@ impl Notes {
         }
     }
 
-    /// Writes down what is news. Whoever is cut off in the middle of that has the old file, or the new one.
+    /// Writes news atomically.
     pub(super) async fn keep(&mut self) {
         let is_news = self.memory.is_news(&self.written);
         let Some(file) = self.file.clone().filter(|_| is_news) else {
@@ -95,7 +93,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// What `file` holds; nothing when it is not there, or not whole.
+    /// Empty if the file is missing or damaged.
     pub(super) fn read(file: &Path) -> Self {
         let bytes = std::fs::read(file).unwrap_or_default();
         let written = serde_json::from_slice::<Written>(&bytes).ok();
@@ -109,13 +107,13 @@ impl Memory {
         })
     }
 
-    /// All tokens up to block `head` are known: whatever comes from now on has a log in a block to come.
+    /// All tokens up to block `head` are known: later ones leave logs in later blocks.
     pub(super) fn set_whole(&mut self, head: u64) {
         (self.from, self.to) = (Some(0), Some(head));
     }
 
-    /// Whether it says enough more than `before` to be written. That nothing has come in some blocks
-    /// more is told again soon enough, and so is that more blocks may be asked for at once.
+    /// Whether it differs from `before` enough for a write. Some more empty blocks, or a larger
+    /// range, are soon learnt again.
     fn is_news(&self, before: &Self) -> bool {
         let to = |memory: &Self| memory.to.unwrap_or(0);
         let passed = to(self).abs_diff(to(before)) >= BLOCKS_NEWS;
@@ -123,7 +121,7 @@ impl Memory {
         passed || found || self.id != before.id || self.range < before.range
     }
 
-    /// Puts it into `file`, whole. Nothing is written where there is no state folder.
+    /// Writes `file` atomically, if there is a state folder.
     pub(super) fn write(&self, file: &Path) -> io::Result<()> {
         let Some(folder) = file.parent() else {
             return Ok(());
@@ -151,7 +149,7 @@ impl Memory {
 mod tests {
     use super::*;
 
-    /// Whoever changes this file's form makes every wallet's tokens be searched for anew.
+    /// A changed form makes every wallet's search start over.
     #[test]
     fn found_tokens_are_found_again_by_every_later_version() {
         let golden = include_str!("../../../../../tests/golden/state/owned.json");

@@ -1,4 +1,4 @@
-//! Looks that go by what the contract's logs tell.
+//! Checks that follow the contract's logs.
 
 use alloy::primitives::{B256, keccak256};
 use alloy::sol_types::SolValue;
@@ -9,7 +9,7 @@ use crate::embedded::Handle;
 
 const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
 
-/// A contract of `px-sync` whose reports the payer makes himself, behind a transport that counts.
+/// A `px-sync` contract whose reports the payer makes, behind a counting transport.
 struct Followed {
     handle: Handle,
     meddler: Meddler,
@@ -38,13 +38,13 @@ impl Followed {
         self.ledger.contract()
     }
 
-    /// Chain time passes, and blocks with it.
+    /// Chain time passes, with blocks.
     async fn pass(&self, seconds: u64) {
         let chain = Endpoint::embedded(&self.handle);
         chain.advance(Duration::from_secs(seconds)).await.unwrap();
     }
 
-    /// The first looks: from here on logs suffice.
+    /// The first checks; from here logs suffice.
     async fn follow(&self) {
         for _ in 0..2 {
             self.ledger.look(Reading::Changed).await.unwrap();
@@ -58,7 +58,7 @@ impl Followed {
         self.meddler.bytes();
     }
 
-    /// What a look costs, which finds all as it is: requests on the wire, and whether tokens were listed.
+    /// Requests of a check that finds no change, and whether it listed tokens.
     async fn sees_all(&self) -> (u64, bool) {
         self.forget();
         let seen = self.ledger.look(Reading::Changed).await.unwrap();
@@ -70,14 +70,13 @@ impl Followed {
         (packets, listed)
     }
 
-    /// What another ledger sees.
     async fn all(&self) -> Snapshot {
         let endpoint = Endpoint::embedded(&self.handle);
         let ledger = ContractLedger::new(endpoint, self.contract(), self.payer.address());
         ledger.snapshot().await.unwrap()
     }
 
-    /// The oracle has read `usage` of `token`; of an error it tells the block in which it saw that.
+    /// Reports `usage` of `token`, or an error with the block in which it was seen.
     async fn report(&self, token: TokenId, request: B256, usage: u64, error: u8) {
         let (usage, sequence) = match error {
             0 => (usage, 1),
@@ -135,7 +134,7 @@ async fn whatever_happens_to_a_token_is_seen_without_reading_the_others() {
     seen("a token that was given away").await;
 }
 
-/// Tokens of others come and go, and cost nothing but their logs.
+/// Others' tokens cost nothing but their logs.
 #[tokio::test]
 async fn what_happens_to_others_tokens_is_not_read() {
     let world = Followed::new().await;
@@ -235,12 +234,11 @@ async fn a_server_that_never_answers_for_logs_still_shows_what_there_is() {
     for _ in 0..20 {
         tokio::select! {
             seen = world.ledger.look(Reading::Changed) => assert_eq!(seen.unwrap().tokens.len(), 2),
-            // Whoever waits gives it up.
+            // The waiter gives up.
             () = silent.notified() => failed += 1,
         }
     }
     assert!(failed <= 2, "{failed} looks of 20 came to nothing");
-    // One that was away is another matter: it is asked for logs again as soon as it is back.
     let world = Followed::new().await;
     world.follow().await;
     world.meddler.refuse(|_| Some((-32000, "server is busy")));
@@ -254,7 +252,7 @@ async fn a_server_that_never_answers_for_logs_still_shows_what_there_is() {
     assert_eq!(world.sees_all().await, (1, false));
 }
 
-/// On the older contracts some changes leave no log.
+/// On legacy contracts some changes leave no log.
 #[tokio::test]
 async fn what_no_log_tells_of_an_older_contract_is_seen_a_while_later() {
     let old = old(Dialect::PxV2).await;
@@ -286,7 +284,7 @@ async fn what_no_log_tells_of_an_older_contract_is_seen_a_while_later() {
     assert_eq!(ledger.look(Reading::Changed).await.unwrap().tokens, []);
 }
 
-/// Requests and bytes an hour while nothing happens, looked at once in 75 s (`run/tokens/pace.rs`), in the mean of ten.
+/// Requests and bytes of an idle hour with a check every 75 s, averaged over ten.
 async fn idle_hour(count: u64) -> (u64, u64) {
     let world = Followed::new().await;
     let price = world.ledger.packages().await.unwrap()[1].price;

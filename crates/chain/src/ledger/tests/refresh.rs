@@ -1,4 +1,4 @@
-//! What a look at the tokens costs: the same for one and for five hundred.
+//! A check costs the same for one token and for five hundred.
 
 use alloy::consensus::TxEnvelope;
 use alloy::eips::eip2718::Encodable2718;
@@ -14,7 +14,7 @@ use crate::transact::mint_bare_calldata;
 /// More than one page, and more than one block could mint.
 const MANY: u64 = 500;
 
-/// A chain that is meddled with, and the account that acts on it.
+/// A flaky chain and the account that acts on it.
 pub(super) struct Counted {
     meddler: Meddler,
     payer: Transactor,
@@ -23,7 +23,7 @@ pub(super) struct Counted {
 
 impl Counted {
     fn both() -> [Self; 2] {
-        // As much gas for a call as nodes give; anvil gives as much as a block has.
+        // A node's usual gas for a call; anvil's default is a block's.
         let anvil = Anvil::start(&["--gas-limit", "50000000"]);
         let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
         let over_http = (BoxTransport::new(servers), Some(anvil));
@@ -66,7 +66,7 @@ impl Counted {
         }
     }
 
-    /// Mints `count` tokens of package 1, where each takes little gas without waiting for each.
+    /// Mints `count` tokens of package 1 without waiting for each.
     pub(super) async fn mint(&self, contract: Address, dialect: Dialect, count: u64, price: U256) {
         if dialect != Dialect::PxSync {
             for _ in 0..count {
@@ -101,7 +101,7 @@ impl Counted {
                 last = sent.await.unwrap();
             }
         }
-        // Its nonce may be there before its block is.
+        // The nonce may advance before its block shows.
         let mined = async || {
             let receipt = endpoint.provider().get_transaction_receipt(last);
             receipt.await.unwrap()
@@ -111,7 +111,7 @@ impl Counted {
         }
     }
 
-    /// What a second look costs: requests on the wire, and calls in them.
+    /// Requests and calls of a second check.
     async fn cost(&self, ledger: &ContractLedger, tokens: u64) -> (u64, usize) {
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len() as u64, tokens);
         self.meddler.asked();
@@ -152,7 +152,7 @@ async fn hundreds_of_tokens_are_looked_at_in_as_many_requests_as_one() {
             // The newest block, and one request for all tokens.
             assert_eq!([one[0].0, one[1].0], [2, 2], "{name}");
             assert_eq!([many[0].0, many[1].0], [2, 2], "{name}");
-            // Two blocks are asked for on a chain that mines when it is asked to.
+            // A chain that mines on demand needs two block requests.
             assert_eq!((one[1].1, many[1].1), (3, 3), "{name}");
         }
     }
@@ -169,14 +169,14 @@ async fn what_a_call_for_all_tokens_cannot_carry_is_asked_in_parts_and_nothing_i
         let price = ledger.packages().await.unwrap()[1].price;
         site.mint(contract, dialect, 250, price).await;
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 250);
-        // Whatever is longer than this is refused, as where the gas is short.
+        // Longer requests are refused, as for lack of gas.
         site.meddler.refuse(|asked| {
             let data = asked.params[0]["input"].as_str().unwrap_or_default();
             let short = asked.method == "eth_call" && data.len() > 9_000;
             short.then_some((-32000, "out of gas"))
         });
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 250);
-        // What was learnt is kept: nothing is refused the next time.
+        // The size is remembered: no refusal next time.
         site.meddler.packets();
         assert_eq!(ledger.snapshot().await.unwrap().tokens.len(), 250);
         assert_eq!(site.meddler.packets(), 2, "{}", dialect.name());
