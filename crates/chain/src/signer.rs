@@ -1,8 +1,7 @@
-//! Who signs an account's transactions: its key here, or a signer of its own.
+//! Signs an account's transactions: a key here, or an external signer.
 //!
-//! Invariant: what comes back is the transaction that was asked for, signed by the account, or an error: a signer
-//! that changes anything has signed nothing. A signer elsewhere is told of that transaction alone. Called by
-//! `transact`.
+//! Invariant: the result is the requested transaction signed by the account, or an error. An
+//! external signer learns only that transaction.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,12 +18,12 @@ pub use remote::RemoteSigner;
 
 mod remote;
 
-/// Signs the transactions of one account. Cheap to clone.
+/// Signs one account's transactions. Cheap to clone.
 #[derive(Clone)]
 pub enum Signer {
-    /// By its key, which is in this process.
+    /// A key in this process.
     Local(PrivateKeySigner),
-    /// By another program, which is asked each time.
+    /// Another program, asked each time.
     Remote(Arc<RemoteSigner>),
 }
 
@@ -44,7 +43,7 @@ impl Signer {
         }
     }
 
-    /// Where it is, as words.
+    /// Where it is, in words.
     #[must_use]
     pub fn label(&self) -> &str {
         match self {
@@ -53,7 +52,7 @@ impl Signer {
         }
     }
 
-    /// Whether it answers; nothing is signed, and nobody is asked.
+    /// Whether it answers; signs nothing and disturbs nobody.
     ///
     /// # Errors
     /// [`ChainError::Signer`].
@@ -64,17 +63,17 @@ impl Signer {
         }
     }
 
-    /// Somebody asks for what comes next: what was refused before may be asked for again.
+    /// A user asks: a refused request may be repeated.
     pub(super) fn wanted(&self) {
         if let Self::Remote(signer) = self {
             signer.wanted();
         }
     }
 
-    /// Signs what `request` describes whole: nonce, chain, gas and fees are set.
+    /// Signs `request`, with nonce, chain, gas and fees set.
     ///
     /// # Errors
-    /// [`ChainError::Signer`]: it refuses, says nothing in time, or has signed something else.
+    /// [`ChainError::Signer`]: it refuses, times out, or has signed something else.
     pub(super) async fn sign(&self, request: TransactionRequest) -> Result<TxEnvelope, ChainError> {
         match self {
             Self::Local(signer) => {
@@ -135,7 +134,7 @@ mod tests {
             .with_max_priority_fee_per_gas(2)
     }
 
-    /// Who signs is asked in good faith, and answers what it likes.
+    /// The signer may answer what it likes.
     #[tokio::test]
     async fn a_signature_of_anything_else_than_was_asked_for_is_refused() {
         let key = PrivateKeySigner::random();

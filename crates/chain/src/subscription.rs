@@ -1,10 +1,11 @@
-//! What a chain announces over a WebSocket, so that nobody has to poll it.
+//! Chain announcements over a WebSocket, so that nobody polls.
 //!
-//! Two subscriptions share one socket. The logs of the contract say that a token of the wallet has changed. The heads
-//! say that the socket still speaks: if the chain has grown and the socket has not said so, it is dropped.
+//! Two subscriptions share a socket. The contract's logs show that a token of the wallet changed.
+//! The heads show that the socket is alive: if the chain has grown without one, the socket is
+//! dropped.
 //!
-//! Invariant: [`Announced::is_live`] is true only while both subscriptions are open on a server of the right chain, and
-//! each time they are opened anew counts as a change, because nobody heard what happened in between.
+//! Invariant: [`Announced::is_live`] is true only while both subscriptions are open on a server of
+//! the right chain, and each reopening counts as a change, because events in between went unheard.
 
 use std::time::Duration;
 
@@ -25,21 +26,21 @@ mod tests;
 /// What has been announced so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// Whether changes are announced now.
+    /// Whether announcements are arriving.
     pub is_live: bool,
-    /// How many changes there were.
+    /// Changes so far.
     pub changes: u64,
-    /// The newest block that had one.
+    /// The newest block with a change.
     pub block: u64,
 }
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// Before the first new attempt to connect, and at most.
+    /// First and longest pause before reconnecting.
     retry_min: Duration,
     retry_max: Duration,
-    /// For a head, at least and at most.
+    /// Shortest and longest wait for a head.
     head_min: Duration,
     head_max: Duration,
 }
@@ -55,10 +56,10 @@ impl Default for Pace {
     }
 }
 
-/// A socket is checked after so many block times without a head.
+/// Missed block times after which a socket is checked.
 const MISSED_HEADS: u32 = 4;
 
-/// A subscription to the changes of a wallet's tokens. It connects, and connects again, until it is dropped.
+/// A subscription to changes of a wallet's tokens; reconnects until dropped.
 #[derive(Debug)]
 pub struct Subscription {
     announced: watch::Receiver<Announced>,
@@ -66,7 +67,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// To what `ledger` shows; `None` if its chain has no WebSocket endpoint.
+    /// Subscribes to what `ledger` shows; `None` without a WebSocket endpoint.
     #[must_use]
     pub fn open(ledger: &ContractLedger) -> Option<Self> {
         Self::at_pace(ledger, Pace::default())
@@ -88,10 +89,10 @@ impl Subscription {
         *self.announced.borrow()
     }
 
-    /// Returns when more has been announced since the last call, or the socket came or went.
+    /// Returns after a new announcement, or when the socket came or went.
     pub async fn changed(&mut self) -> Announced {
         if self.announced.changed().await.is_err() {
-            // Only a panic ends the task: from then on the caller's timer does the work.
+            // Only a panic ends the task: then the caller's timer does the work.
             std::future::pending::<()>().await;
         }
         *self.announced.borrow_and_update()
@@ -122,7 +123,7 @@ async fn follow(ledger: &ContractLedger, pace: Pace, announced: &watch::Sender<A
                 let opened_at = Instant::now();
                 let fault = listen(ledger, opened, pace, announced).await;
                 announced.send_modify(|all| all.is_live = false);
-                // A server that drops each connection at once is not asked more and more often.
+                // Backs off from a server that drops each connection at once.
                 if opened_at.elapsed() > pause {
                     backoff.reset();
                 }
@@ -141,7 +142,7 @@ async fn follow(ledger: &ContractLedger, pace: Pace, announced: &watch::Sender<A
     }
 }
 
-/// A socket with both subscriptions, and the newest block it knew before.
+/// A socket with both subscriptions, and the newest block before them.
 async fn subscribe(ledger: &ContractLedger, url: &SocketUrl) -> Result<(Socket, u64), String> {
     let chain = ledger.endpoint().chain_id().await;
     let chain = chain.map_err(|fault| fault.to_string())?;
@@ -156,7 +157,7 @@ async fn subscribe(ledger: &ContractLedger, url: &SocketUrl) -> Result<(Socket, 
     Ok((socket, head))
 }
 
-/// Passes on what `socket` says, until it breaks or is found silent; why.
+/// Forwards the socket's notices until it breaks or falls silent; returns why.
 async fn listen(
     ledger: &ContractLedger,
     (mut socket, mut head): (Socket, u64),
@@ -165,7 +166,7 @@ async fn listen(
 ) -> String {
     let opened_at = Instant::now();
     let mut heads = 0;
-    // What others say is the newest block, since the socket said nothing for a while.
+    // The newest block by others, since the socket is silent.
     let mut known = head;
     loop {
         let patience = match opened_at.elapsed().checked_div(heads) {

@@ -1,7 +1,7 @@
-//! One suite for every transport: what holds on the embedded chain holds on a chain over HTTP.
+//! One suite for every transport: the embedded chain and a chain over HTTP behave alike.
 //!
-//! Each test runs on an embedded chain and on an anvil of its own; what both saw must be equal:
-//! addresses, gas, reverts, logs.
+//! Each test runs on an embedded chain and its own anvil; addresses, gas, reverts and logs must be
+//! equal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::wallet::Wallet;
 use pxfs_base::clock::SystemClock;
 use pxfs_base::types::TokenId;
 
-/// The first account that anvil funds; funded on the embedded chains here too.
+/// anvil's first funded account; funded on the embedded chains here too.
 const RICH: B256 = b256!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80");
 /// A name that the contract takes.
 const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
@@ -34,16 +34,16 @@ const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel
 #[path = "../../../tests/common/anvil.rs"]
 pub(super) mod anvil;
 
-/// A chain under test, with a fresh account that has a thousand coins.
+/// A chain under test, with a fresh account of a thousand coins.
 pub(super) struct Site {
     pub(super) endpoint: Endpoint,
     pub(super) payer: Transactor,
     pub(super) wallet: Wallet,
-    /// The process behind it, if there is one.
+    /// Its process, if any.
     _anvil: Option<Anvil>,
 }
 
-/// The same fresh account on every chain, so that addresses are the same.
+/// The same fresh account everywhere, so that addresses match.
 async fn sites() -> Vec<Site> {
     let secret = *Wallet::random().unwrap().secret();
     let anvil = Anvil::start(&[]);
@@ -66,7 +66,7 @@ pub(super) fn rich() -> Wallet {
     Wallet::from_secret(Zeroizing::new(RICH.0)).unwrap()
 }
 
-/// An embedded chain in memory, on which [`rich`] has coins.
+/// An in-memory embedded chain, on which [`rich`] has coins.
 pub(super) fn embedded_handle() -> Handle {
     let genesis = Genesis::default().fund([rich().address()]);
     Handle::memory(&genesis, Arc::new(SystemClock)).unwrap()
@@ -84,7 +84,7 @@ pub(super) async fn give(endpoint: &Endpoint, to: Address) {
     given.expect("the chain's first account pays");
 }
 
-/// Runs `test` on every chain; what it answers must be the same on all.
+/// Runs `test` on every chain; all results must be equal.
 pub(super) async fn everywhere<T: PartialEq + std::fmt::Debug>(
     test: impl AsyncFn(&Site) -> T,
 ) -> T {
@@ -430,7 +430,7 @@ async fn a_reverted_state_is_as_it_was() {
         let after = ledger.snapshot().await.unwrap();
         assert_eq!((after.block, after.tokens), (before.block, before.tokens));
         assert!(after.timestamp_s - before.timestamp_s < 500);
-        // One that does not bring back what the chain has lost.
+        // It does not restore what the chain has lost.
         let payer = Transactor::new(endpoint.clone(), &site.wallet);
         assert_eq!(payer.next_nonce().await.unwrap(), nonce);
         let again: bool = client.request("evm_revert", (snapshot,)).await.unwrap();

@@ -1,8 +1,7 @@
-//! Transactions: signed here, written down, sent, and waited for.
+//! Transactions: signed, stored, sent and awaited.
 //!
-//! Invariant: what a transaction would revert with is told before it is signed and paid for; what is
-//! signed is on the shelf before it leaves, and is looked after until its block is final (`carry`);
-//! every wait has an end. Called by the command line, by the daemon (sync, charges) and by the oracle.
+//! Invariant: a revert is reported before signing and paying; what is signed is stored before it is
+//! sent, and driven until its block is final (`carry`); every wait ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -47,72 +46,73 @@ pub use sync::{SyncRequest, Synced, sync_fee};
 
 use desk::{Desk, Progress};
 
-/// How long a transaction may take to be mined, unless told otherwise.
+/// The default limit for mining a transaction.
 const RECEIPT_LIMIT: Duration = Duration::from_secs(180);
-/// How long what was sent is left alone before it is sent again, or for more.
+/// How long to wait before sending again, or for more.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at all that concerns a transaction that is waited for.
+/// Between two full checks of an awaited transaction.
 const STEP: Duration = Duration::from_secs(2);
-/// First and longest pause between two looks.
+/// First and longest pause between two checks.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Hears what is waited for.
+/// Receives progress messages.
 pub type OnProgress = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Sends transactions of one account. Clones share its outbox: use clones of one for one account.
+/// Sends one account's transactions. Clones share its outbox: use one instance's clones per
+/// account.
 #[derive(Clone)]
 pub struct Transactor {
     endpoint: Endpoint,
     signer: Signer,
     limit: Duration,
     patience: Duration,
-    /// The most that the gas of one transaction may cost, in wei.
+    /// The most for one transaction's gas, wei.
     gas_cost_max: Option<U256>,
-    /// Whose coin is spent; 0 where that is not known.
+    /// The chain whose coin is spent; 0 if unknown.
     chain_id: u64,
     consent: Consent,
-    /// What somebody was told that gas costs at most, and has agreed to, in wei.
+    /// The gas cost that the user was shown and agreed to, wei.
     agreed: Option<U256>,
-    /// The price that somebody has seen and agreed to, in wei.
+    /// The price that the user was shown and agreed to, wei.
     price: Option<U256>,
-    /// Blocks on top of what is waited for before it counts as done.
+    /// Blocks on top required before something counts as done.
     confirmations: u64,
     progress: Option<OnProgress>,
     place: Place,
     outbox: Arc<Outbox>,
 }
 
-/// Who has agreed to what is spent.
+/// Who agreed to the cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consent {
-    /// Somebody who was told, or who bounds it.
+    /// A user who saw it, or who bounds it.
     Seen,
-    /// Somebody who was told what its gas costs at most: that is the bound.
+    /// A user who saw the highest gas cost: that is the limit.
     Agreed,
-    /// Somebody who was told of no fees: what its gas costs has a bound.
+    /// A user who saw no fees: gas is limited.
     Unseen,
-    /// Nobody each time: value and gas have a bound together.
+    /// Nobody: value and gas share a limit.
     Unasked,
 }
 
-/// Where its shelf is.
+/// Where entries are stored.
 #[derive(Clone)]
 enum Place {
     Folder(PathBuf),
     Shelf(Arc<dyn Shelf>),
 }
 
-/// What the clones of a transactor share.
+/// Shared by clones.
 #[derive(Default)]
 struct Outbox {
-    /// One at a time looks, signs and sends; `None` until the shelf is read.
+    /// Serialises checking, signing and sending; `None` until entries are loaded.
     desk: tokio::sync::Mutex<Option<Desk>>,
-    /// Something is on its way that was not before.
+    /// Signals that something new is pending.
     asked: tokio::sync::Notify,
-    /// What somebody in this process waits for, by serial number.
+    /// Serial numbers that somebody in this process waits for.
     awaited: Mutex<BTreeSet<u64>>,
-    /// How far the blocks were gone through for who has a nonce: the next one.
+    /// The next block to search for each nonce's user.
     walked: Mutex<BTreeMap<u64, u64>>,
 }
 
@@ -122,23 +122,23 @@ impl fmt::Debug for Transactor {
     }
 }
 
-/// A transaction that is mined and took effect.
+/// A mined transaction that took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mined {
     /// Hash of the transaction.
     pub transaction: B256,
     /// Number of its block.
     pub block: u64,
-    /// What it took from the account, in wei: what went along, and its gas. Nothing where that is not at hand.
+    /// Its cost to the account, wei: value and gas. `None` if unknown.
     pub paid: Option<U256>,
 }
 
 /// A transaction that took effect, with its receipt.
 struct Sent {
     receipt: TransactionReceipt,
-    /// The nonce that it was first signed for.
+    /// The nonce first signed.
     nonce: u64,
-    /// What went along, in wei.
+    /// Its value, wei.
     value: U256,
     awaited: Awaited,
 }
@@ -153,20 +153,20 @@ impl Sent {
     }
 }
 
-/// What the gas of a transaction has cost, in wei.
+/// A transaction's gas cost, wei.
 #[must_use]
 pub fn gas_paid(receipt: &TransactionReceipt) -> U256 {
     U256::from(receipt.gas_used).saturating_mul(U256::from(receipt.effective_gas_price))
 }
 
 impl Transactor {
-    /// Sends from the account of `wallet`; what was sent is forgotten with the process.
+    /// Sends from `wallet`'s account; sent transactions are forgotten with the process.
     #[must_use]
     pub fn new(endpoint: Endpoint, wallet: &Wallet) -> Self {
         Self::signed_by(endpoint, Signer::Local(wallet.signer().clone()))
     }
 
-    /// The same from the account of `signer`.
+    /// Sends from `signer`'s account.
     #[must_use]
     pub fn signed_by(endpoint: Endpoint, signer: Signer) -> Self {
         Self {
@@ -186,13 +186,13 @@ impl Transactor {
         }
     }
 
-    /// The same, keeping in `folder`, which one process has, what is on its way.
+    /// Stores pending transactions in `folder`, exclusive to one process.
     #[must_use]
     pub fn kept_in(self, folder: &Path) -> Self {
         self.over(Place::Folder(folder.to_owned()))
     }
 
-    /// The same, with another shelf.
+    /// Uses another storage.
     #[must_use]
     pub fn with_shelf(self, shelf: Arc<dyn Shelf>) -> Self {
         self.over(Place::Shelf(shelf))
@@ -206,19 +206,19 @@ impl Transactor {
         }
     }
 
-    /// The same with another bound on the time until a transaction is mined.
+    /// Limits the time until a transaction is mined.
     #[must_use]
     pub fn with_limit(self, limit: Duration) -> Self {
         Self { limit, ..self }
     }
 
-    /// The same with another time after which something is sent again.
+    /// Sets the time after which something is sent again.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// The same with a bound on what the gas of one transaction may cost, in wei.
+    /// Limits the gas cost of one transaction, wei.
     #[must_use]
     pub fn with_gas_cost_max(self, gas_cost_max: Option<U256>) -> Self {
         Self {
@@ -227,20 +227,19 @@ impl Transactor {
         }
     }
 
-    /// The same, bounded by what the coin of a chain is worth where no bound is given.
+    /// Without a limit, applies the one for the chain's coin.
     #[must_use]
     pub fn on_chain(self, chain_id: u64) -> Self {
         Self { chain_id, ..self }
     }
 
-    /// The same for what a price was agreed to, in wei: nothing that costs more is begun.
+    /// Nothing that costs more than this agreed price is begun, wei.
     #[must_use]
     pub fn with_price(self, price: Option<U256>) -> Self {
         Self { price, ..self }
     }
 
-    /// The same for somebody who was told that the gas of a transaction costs `most` wei at most; a lower bound that
-    /// is given stays.
+    /// The user agreed to gas of at most `most` wei; a lower limit stays.
     #[must_use]
     pub fn agreed(self, most: U256) -> Self {
         let is_bounded = self.gas_cost_max.is_some_and(|given| given < most);
@@ -254,8 +253,8 @@ impl Transactor {
         }
     }
 
-    /// The same for what somebody asks for who has seen no fees (`--yes`): where no bound is given, gas costs no
-    /// more than is known of the chain's coin, nor much more than it did a moment ago.
+    /// For a user who saw no fees (`--yes`): without a limit, gas costs no more than the coin's
+    /// limit, nor much more than a moment ago.
     #[must_use]
     pub fn unseen(self) -> Self {
         Self {
@@ -264,7 +263,7 @@ impl Transactor {
         }
     }
 
-    /// What the gas of a transaction without value may cost at most, in wei; `None` where that is not bounded.
+    /// The limit on the gas of a transaction without value, wei, if any.
     #[must_use]
     pub fn bound(&self) -> Option<U256> {
         match self.consent {
@@ -277,8 +276,8 @@ impl Transactor {
         }
     }
 
-    /// The same for what nobody asks for each time: the bound counts the value that goes along, too, and is
-    /// known of the chain's coin where none is given. A server that is asked for the fees cannot have more spent.
+    /// For unattended transactions: the limit covers gas and value, and defaults to the coin's, so
+    /// that a lying server cannot have more spent.
     #[must_use]
     pub fn unasked(&self) -> Self {
         Self {
@@ -289,13 +288,13 @@ impl Transactor {
         }
     }
 
-    /// Whether somebody has seen a price and agreed to it.
+    /// Whether a user saw a price and agreed to it.
     #[must_use]
     pub fn is_agreed(&self) -> bool {
         self.price.is_some()
     }
 
-    /// The same, for which something is done when so many blocks lie on top of it.
+    /// Requires this many blocks on top.
     #[must_use]
     pub fn with_confirmations(self, confirmations: u64) -> Self {
         Self {
@@ -304,7 +303,7 @@ impl Transactor {
         }
     }
 
-    /// The same, which says what it waits for.
+    /// Reports what it waits for.
     #[must_use]
     pub fn with_progress(self, progress: OnProgress) -> Self {
         Self {
@@ -319,7 +318,7 @@ impl Transactor {
         }
     }
 
-    /// Whether nobody asks for what is sent each time.
+    /// Whether transactions are unattended.
     fn is_unasked(&self) -> bool {
         self.consent == Consent::Unasked
     }
@@ -336,8 +335,8 @@ impl Transactor {
         &self.endpoint
     }
 
-    /// The nonce of the account's next transaction; transactions that wait to be mined count. It is
-    /// the index of the name key that `mint` or `register` sets (see `names::key`).
+    /// The nonce of the account's next transaction, counting pending ones. It is the index of the name key
+    /// that `mint` or `register` sets (see `names::key`).
     ///
     /// # Errors
     /// [`ChainError::Transient`] or [`ChainError::Permanent`].
@@ -346,14 +345,13 @@ impl Transactor {
         self.free_nonce(desk.get()?).await
     }
 
-    /// Signs and sends a transaction (`to` is `None` to create a contract) and waits until it is
-    /// mined. Without a `nonce` it takes the account's next; one that was made for a `nonce` is never
-    /// signed at another. The same transaction that an earlier process has left on its way is waited
-    /// for, and not sent once more.
+    /// Signs and sends a transaction (`to` is `None` to create a contract), and waits until it is mined.
+    /// Without a `nonce` it takes the next; with one it is never signed at another. If an earlier process
+    /// left the same transaction pending, this waits for that one instead.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] with the reason, [`ChainError::Transient`] when `nonce` is not the
-    /// account's next any more, or the transaction is not mined in time (it may be, later).
+    /// [`ChainError::Reverted`] with the reason, [`ChainError::Transient`] if `nonce` is no longer the next,
+    /// or it is not mined in time (it may be, later).
     pub async fn send(
         &self,
         to: Option<Address>,
@@ -370,7 +368,7 @@ impl Transactor {
         Ok((self.send_as(call_tag(&purpose), purpose, nonce).await?).receipt)
     }
 
-    /// The same for what `tag` names, whatever its bytes: what is on its way under it is waited for.
+    /// Identifies the transaction by `tag`, whatever its bytes: waits for a pending one.
     pub(super) async fn send_tagged(
         &self,
         tag: String,
@@ -379,7 +377,7 @@ impl Transactor {
         Ok(self.send_as(tag, purpose, None).await?.receipt)
     }
 
-    /// The same under a `tag` that says what it is, whatever its bytes.
+    /// The same, with a `tag` from the caller.
     async fn send_as(
         &self,
         tag: String,
@@ -391,8 +389,8 @@ impl Transactor {
         Ok(sent)
     }
 
-    /// Makes contracts, one behind the other: `codes` gives the next creation code by the addresses of those
-    /// before it, and `None` at the end. The same call, cut off, goes on where it was.
+    /// Creates contracts in sequence: `codes` gives the next creation code from the addresses before it,
+    /// `None` at the end. An aborted call resumes if repeated.
     ///
     /// # Errors
     /// As [`Transactor::send`].
@@ -415,7 +413,7 @@ impl Transactor {
             })?);
             all.push(sent);
         }
-        // Not before the last is there: who begins anew finds all of them again.
+        // Only after the last: a new attempt must find all of them.
         for sent in &all {
             self.tell(sent.awaited.serial).await;
         }
@@ -423,7 +421,7 @@ impl Transactor {
         Ok(made.into_iter().zip(mined).collect())
     }
 
-    /// The same, whose outcome is told by the caller; a refusal is told here.
+    /// The same; the caller reports success, this a refusal.
     async fn send_for(
         &self,
         tag: String,
@@ -517,7 +515,7 @@ impl Transactor {
     }
 }
 
-/// The tag of a call that has no name.
+/// The tag of an unnamed call.
 fn call_tag(purpose: &Purpose) -> String {
     let to_whom = purpose.to.map(Address::into_array).unwrap_or_default();
     let value = purpose.value.to_be_bytes::<32>();
@@ -525,7 +523,7 @@ fn call_tag(purpose: &Purpose) -> String {
     format!("call {}", keccak256(parts.concat()))
 }
 
-/// Somebody waits for an entry: nobody else takes it over.
+/// A waiter for an entry: nobody else takes it over.
 struct Awaited {
     outbox: Arc<Outbox>,
     serial: u64,
@@ -547,7 +545,7 @@ impl Drop for Awaited {
     }
 }
 
-/// Looks again and again, ever more slowly, until a deadline.
+/// Retries ever more slowly until a deadline.
 struct Look {
     begin: Instant,
     deadline: Instant,
@@ -564,19 +562,19 @@ impl Look {
         }
     }
 
-    /// How long it has gone on, and how long it will: `0:12 of 5:00`.
+    /// Elapsed and total time: `0:12 of 5:00`.
     fn clock(&self) -> String {
         let shown = |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
         let all = self.deadline.saturating_duration_since(self.begin);
         format!("{} of {}", shown(self.begin.elapsed()), shown(all))
     }
 
-    /// The outcome of `task`, unless the deadline comes first.
+    /// The result of `task`, unless the deadline comes first.
     async fn bound<T>(&self, task: impl IntoFuture<Output = T>) -> Option<T> {
         timeout_at(self.deadline, task.into_future()).await.ok()
     }
 
-    /// Waits; false when the deadline has passed.
+    /// Waits; false once the deadline has passed.
     async fn again(&mut self) -> bool {
         if Instant::now() >= self.deadline {
             return false;

@@ -1,9 +1,8 @@
-//! The wallet: one secp256k1 private key, from a keystore file, from 64 hex digits, or from the words of a
-//! mnemonic (BIP-39, English) by a derivation path (BIP-44).
+//! The wallet: one secp256k1 private key, from a keystore file, 64 hex digits, or a mnemonic
+//! (BIP-39, English) with a derivation path (BIP-44).
 //!
-//! Invariant: the key is never printed, is wiped when dropped, and never comes from a file that
-//! the group or others may read. Called by `transact` and `oracle` (signatures) and by the name
-//! keys and key slots (derivation).
+//! Invariant: the key is never printed, is wiped when dropped, and never comes from a file that the
+//! group or others may read.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -21,21 +20,21 @@ use zeroize::Zeroizing;
 use super::ChainError;
 use super::keystore;
 
-/// The largest wallet file that is read, in bytes.
+/// The largest wallet file, bytes.
 const FILE_MAX: u64 = 64 * 1024;
 
-/// The fewest words of a mnemonic.
+/// The shortest mnemonic, words.
 const WORDS_MIN: usize = 12;
 
-/// The key of a mnemonic that is meant unless another is said (BIP-44: Ethereum's first account).
+/// The default key of a mnemonic (BIP-44: Ethereum's first account).
 const FIRST_KEY: &str = "m/44'/60'/0'/0/0";
 
-/// What a wallet is opened with.
+/// How to open a wallet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening<'a> {
     /// The keystore's password, or the mnemonic's passphrase.
     pub password: Option<&'a str>,
-    /// Which key of a mnemonic; `m/44'/60'/0'/0/0` unless it is said.
+    /// The key of a mnemonic; `m/44'/60'/0'/0/0` by default.
     pub derivation_path: Option<&'a str>,
 }
 
@@ -52,11 +51,11 @@ impl fmt::Debug for Wallet {
 }
 
 impl Wallet {
-    /// The wallet in `path`: a keystore V3 file (opened by `password`) or 64 hex digits.
+    /// Opens the wallet in `path`: a keystore V3 file (with `password`) or 64 hex digits.
     ///
     /// # Errors
-    /// [`ChainError::Wallet`] when there is no such file, others may read it, or it is not a
-    /// wallet; [`ChainError::WrongPassword`] when a keystore's password is wrong or missing.
+    /// [`ChainError::Wallet`] if the file is missing, readable by others, or no wallet;
+    /// [`ChainError::WrongPassword`] if a keystore's password is wrong or missing.
     pub fn open(path: &Path, password: Option<&str>) -> Result<Self, ChainError> {
         let opening = Opening {
             password,
@@ -65,7 +64,7 @@ impl Wallet {
         Self::open_with(path, opening)
     }
 
-    /// The same, of which `opening` says more.
+    /// The same, with more options.
     ///
     /// # Errors
     /// As [`Wallet::open`].
@@ -73,10 +72,10 @@ impl Wallet {
         Self::read(&read_private(path)?, opening, path)
     }
 
-    /// The wallet in `text`, which came from `path`: as [`Wallet::open`].
+    /// Parses the wallet in `text`, which came from `path`.
     ///
     /// # Errors
-    /// [`ChainError::Wallet`] when it is no wallet, [`ChainError::WrongPassword`].
+    /// [`ChainError::Wallet`] if it is no wallet, [`ChainError::WrongPassword`].
     pub fn read(text: &str, opening: Opening<'_>, path: &Path) -> Result<Self, ChainError> {
         let is_words = text.split_whitespace().count() >= WORDS_MIN;
         if is_words && !text.trim_start().starts_with('{') {
@@ -100,7 +99,7 @@ impl Wallet {
         Self::from_secret(secret).ok_or_else(|| refuse(path, "holds no valid private key"))
     }
 
-    /// No error tells a word: most of them may be right.
+    /// No error shows a word, because most may be right.
     fn from_words(words: &str, opening: Opening<'_>, path: &Path) -> Result<Self, ChainError> {
         let words = Mnemonic::parse_in(Language::English, words).map_err(|_| {
             let what = "holds words that are no mnemonic (BIP-39, English, 12 to 24 words): copy them again";
@@ -118,12 +117,11 @@ impl Wallet {
         wallet.ok_or_else(|| refuse(path, "holds no valid private key"))
     }
 
-    /// Makes a new wallet from the system's randomness and writes it to `path` (mode 0600): as a
-    /// keystore when there is a `password`, else as 64 hex digits. The file appears whole or not
-    /// at all, and is durable on return; a file that exists is never overwritten.
+    /// Creates a random wallet in `path` (mode 0600): as a keystore with a `password`, else as 64 hex
+    /// digits. The file appears whole or not at all, is durable on return, and never overwrites another.
     ///
     /// # Errors
-    /// [`ChainError::Wallet`] when the file exists or cannot be written.
+    /// [`ChainError::Wallet`] if the file exists or cannot be written.
     pub fn create(path: &Path, password: Option<&str>) -> Result<Self, ChainError> {
         let wallet = Self::random().map_err(|fault| refuse(path, &fault))?;
         let text = match password {
@@ -138,12 +136,12 @@ impl Wallet {
         Ok(wallet)
     }
 
-    /// A wallet that lives in memory alone.
+    /// A random wallet in memory only.
     ///
     /// # Errors
-    /// One line, when the system gives no randomness.
+    /// One line, if the system gives no randomness.
     pub fn random() -> Result<Self, String> {
-        // A random number is a valid key but for one case in 2^128.
+        // A random number is an invalid key once in 2^128.
         for _ in 0..4 {
             let mut secret = Zeroizing::new([0; 32]);
             getrandom::fill(secret.as_mut_slice())
@@ -155,7 +153,7 @@ impl Wallet {
         Err("no randomness".to_owned())
     }
 
-    /// The wallet of a private key; `None` when it is zero or above the curve's order.
+    /// The wallet of a private key; `None` if it is zero or above the curve's order.
     #[must_use]
     pub fn from_secret(secret: Zeroizing<[u8; 32]>) -> Option<Self> {
         let signer = PrivateKeySigner::from_bytes(&B256::from(*secret)).ok()?;
@@ -168,13 +166,13 @@ impl Wallet {
         self.signer.address()
     }
 
-    /// The private key, for deriving other keys (HKDF) and nothing else.
+    /// The private key, only for deriving other keys (HKDF).
     #[must_use]
     pub fn secret(&self) -> &[u8; 32] {
         &self.secret
     }
 
-    /// The signer of transactions and digests.
+    /// Signs transactions and digests.
     #[must_use]
     pub fn signer(&self) -> &PrivateKeySigner {
         &self.signer
@@ -201,7 +199,7 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, ChainError> {
         ErrorKind::NotFound => refuse(path, "does not exist: give --wallet FILE"),
         _ => refuse(path, &format!("cannot be read: {fault}")),
     };
-    // Without waiting: a FIFO given by mistake must not hang us.
+    // Non-blocking: a FIFO given by mistake must not hang us.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -220,7 +218,7 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, ChainError> {
             ),
         ));
     }
-    // Taken whole at once, so that no growing buffer leaves copies behind.
+    // Read whole at once, so that no growing buffer leaves copies.
     let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_MAX as usize + 1));
     let mut limited = Read::by_ref(&mut file).take(FILE_MAX + 1);
     limited.read_to_end(&mut bytes).map_err(broken)?;
@@ -236,9 +234,9 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, ChainError> {
     }
 }
 
-/// Whether anybody but the owner, root and this user may use the file. systemd gives a service
-/// user its credential by an ACL entry, and then the group bits of the mode are the ACL's mask
-/// (acl(5)): the ACL tells what is true.
+/// Whether anybody but the owner, root and this user can use the file. systemd grants a service
+/// user its credential by an ACL entry; then the mode's group bits are the ACL's mask (acl(5)), so
+/// the ACL decides.
 fn shared(file: &File, mode: u32) -> bool {
     if mode & 0o007 != 0 {
         return true;
@@ -257,7 +255,7 @@ fn shared(file: &File, mode: u32) -> bool {
 }
 
 /// Reads `system.posix_acl_access`: u32le version 2, then entries of u16le tag, u16le permissions,
-/// u32le id (linux/posix_acl_xattr.h). True when another user or any group has a permission.
+/// u32le id (linux/posix_acl_xattr.h). True if another user or any group has a permission.
 fn acl_shared(acl: &[u8], uid: u32) -> bool {
     const OWNER: u16 = 0x01;
     const USER: u16 = 0x02;
@@ -298,7 +296,7 @@ fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
             .open(&draft)?;
         file.write_all(content)?;
         file.sync_all()?;
-        // A link, unlike a rename, never takes the place of a file that is there.
+        // A link, unlike a rename, never replaces an existing file.
         std::fs::hard_link(&draft, path)
     })();
     let cleaned = std::fs::remove_file(&draft);

@@ -1,7 +1,7 @@
-//! Where what was signed is written down before it is sent, and found again after a crash.
+//! Stores what was signed before it is sent, so that a crash loses none of it.
 //!
-//! One file an entry: `DIR/CHAIN-GENESIS-ACCOUNT/SERIAL`, whole and durable under its name or not there;
-//! beside the folder, `….lock`, which one process has.
+//! One file an entry: `DIR/CHAIN-GENESIS-ACCOUNT/SERIAL`, whole and durable under its name or absent;
+//! one process holds `….lock` beside the folder.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | n | CBOR array: tag; purpose (4 fields); tries; watch; told; outcome; claimed; and, where there is one, the cap (see [`Kept`]) |
 //! | 32 | SHA-256 of what stands before |
 //!
-//! Invariant: what was put is there after any crash; what cannot be read is an error, never taken for
-//! nothing: a purpose that is forgotten could be signed twice. Called by `transact`.
+//! Invariant: entries survive any crash, and an unreadable one is an error, because a forgotten purpose
+//! could be signed twice.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -29,54 +29,53 @@ use pxfs_base::durable::{Unnamed, create_folder, lock_whole, sync_folder};
 
 /// Version byte of a file.
 const VERSION: u8 = 1;
-/// Bytes of the sum at its end.
 const SUM: usize = 32;
-/// Tries to lock the folder, of half a second each.
+/// Tries to lock the folder, half a second each.
 const LOCK_TRIES: u32 = 6;
 
-/// How a charge that happened elsewhere would show: usage of a token that has grown by as much.
+/// How a charge that happened elsewhere shows: a token's usage has grown as much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
     /// The token.
     pub token: U256,
-    /// What the charge adds to its usage.
+    /// What the charge adds to the usage.
     pub bytes: U256,
-    /// Its usage when the charge was first signed.
+    /// The usage when the charge was first signed.
     pub before: U256,
 }
 
 /// An entry, and what the sender knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// What it is, in the words of whoever asked for it; the same purpose has the same tag.
+    /// The caller's description; one purpose has one tag.
     pub tag: String,
     /// The entry.
     pub entry: Entry,
-    /// What shows that it happened, where anything does.
+    /// Evidence that it happened, if any.
     pub watch: Option<Watch>,
-    /// Whether whoever asked for it comes back for its outcome, by its tag, after any crash.
+    /// Whether the caller returns for the outcome by its tag, after any crash.
     pub claimed: bool,
-    /// Whether whoever asked for it knows its outcome.
+    /// Whether the caller knows the outcome.
     pub told: bool,
-    /// How it ended, for good.
+    /// The final outcome.
     pub over: Option<Outcome>,
-    /// The most that its gas may cost, in wei, where that was said when it was asked for.
+    /// The most for its gas, wei, if set when requested.
     pub gas_cost_max: Option<U256>,
 }
 
-/// A place for entries, by serial number.
+/// Storage for entries by serial number.
 #[async_trait]
 pub trait Shelf: Send + Sync {
-    /// All that is there, in order.
+    /// All entries in order.
     async fn load(&self) -> Result<BTreeMap<u64, Vec<u8>>, ChainError>;
-    /// Puts or replaces one; durable on return.
+    /// Adds or replaces one; durable on return.
     async fn put(&self, serial: u64, bytes: Vec<u8>) -> Result<(), ChainError>;
     /// Removes one; durable on return.
     async fn remove(&self, serial: u64) -> Result<(), ChainError>;
 }
 
-/// A folder. Once it was read nobody else can read it until this is dropped: two that number what they
-/// sign by themselves would replace each other's files.
+/// A folder, exclusive once read: two processes that number independently would replace each
+/// other's files.
 #[derive(Debug)]
 pub struct FolderShelf {
     folder: PathBuf,
@@ -84,7 +83,7 @@ pub struct FolderShelf {
 }
 
 impl FolderShelf {
-    /// The shelf of an account in `folder`; made when something is first put.
+    /// An account's storage in `folder`; created on the first put.
     #[must_use]
     pub fn new(folder: &Path, chain_id: u64, genesis: &B256, account: &Address) -> Self {
         let short = alloy::hex::encode(&genesis[..8]);
@@ -94,7 +93,7 @@ impl FolderShelf {
         }
     }
 
-    /// Locks it, unless it is locked by this one. Blocks.
+    /// Locks it unless we have the lock. Blocks.
     fn lock(folder: &Path) -> std::io::Result<File> {
         let file = folder.with_extension("lock");
         if let Some(parent) = file.parent() {
@@ -105,7 +104,7 @@ impl FolderShelf {
             .truncate(false)
             .write(true)
             .open(file)?;
-        // Whoever ends now may have a write to finish.
+        // An ending process may have a write to finish.
         for _ in 0..LOCK_TRIES {
             match lock_whole(&file) {
                 Ok(()) => return Ok(file),
@@ -157,7 +156,7 @@ impl Shelf for FolderShelf {
             let mut found = BTreeMap::new();
             for entry in entries {
                 let entry = entry?;
-                // Another name is a draft that a crash left: nothing of it was sent.
+                // Other names are drafts from a crash: nothing of them was sent.
                 let name = entry.file_name();
                 let serial = name.to_str().and_then(|name| name.parse().ok());
                 match serial.filter(|&serial| *file_name(serial) == *name) {
@@ -192,7 +191,7 @@ fn file_name(serial: u64) -> String {
     format!("{serial:020}")
 }
 
-/// The twin in memory: for accounts that live no longer than the process.
+/// In memory, for accounts that live no longer than the process.
 #[derive(Debug, Default)]
 pub struct MemoryShelf(Mutex<BTreeMap<u64, Vec<u8>>>);
 
@@ -219,7 +218,6 @@ impl Shelf for MemoryShelf {
     }
 }
 
-/// [`Kept`] as it is written.
 #[derive(Encode, Decode)]
 #[cbor(array)]
 struct Form {
@@ -244,7 +242,7 @@ struct Form {
     over: Option<u8>,
     #[n(9)]
     claimed: bool,
-    /// Not there in what earlier versions wrote; they pass over it.
+    /// Absent in earlier versions' files; they skip it.
     #[n(10)]
     gas_cost_max: Option<ByteArray<32>>,
 }
@@ -287,10 +285,10 @@ struct WatchForm {
 }
 
 impl Kept {
-    /// The bytes that go onto a shelf.
+    /// The stored form.
     ///
     /// # Errors
-    /// [`ChainError::Outbox`]; none that is known of.
+    /// [`ChainError::Outbox`]; none is known.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ChainError> {
         let mut bytes = vec![VERSION];
         minicbor::encode(self.form(), &mut bytes)
@@ -300,10 +298,10 @@ impl Kept {
         Ok(bytes)
     }
 
-    /// The entry of `bytes`.
+    /// Decodes a stored entry.
     ///
     /// # Errors
-    /// [`ChainError::Outbox`] when they are damaged, or of another version.
+    /// [`ChainError::Outbox`] if it is damaged or of another version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ChainError> {
         let damaged = || {
             ChainError::Outbox(
@@ -478,7 +476,7 @@ mod tests {
             told.contains("sends from the same account") && told.lines().count() == 1,
             "{told}"
         );
-        // Another account has a folder of its own.
+        // Another account has its own folder.
         let other = FolderShelf::new(dir.path(), 1, &B256::ZERO, &Address::repeat_byte(1));
         other.load().await.unwrap();
         drop(first);
@@ -498,7 +496,7 @@ mod tests {
         assert!(Kept::from_bytes(b"").is_err());
     }
 
-    /// Whoever changes this form leaves what earlier versions sent behind, to be sent twice.
+    /// A changed form loses earlier versions' entries, which would then be sent twice.
     #[test]
     fn what_was_sent_is_found_again_by_every_later_version() {
         let golden = include_str!("../../../../tests/golden/state/outbox.hex");

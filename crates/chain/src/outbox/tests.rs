@@ -1,8 +1,8 @@
-//! The machine against a chain that does its worst: thousands of runs, and each charge counted.
+//! The machine against a hostile chain: thousands of runs, each charge counted.
 
 use super::*;
 
-/// Blocks above one that make it final.
+/// Blocks on top that make a block final.
 const FINAL: usize = 4;
 const RULES: Rules = Rules {
     patience: Duration::from_secs(10),
@@ -10,7 +10,7 @@ const RULES: Rules = Rules {
     again: true,
 };
 
-/// Numbers that look random and are the same at each run.
+/// Reproducible pseudo-random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -40,11 +40,11 @@ struct Tx {
     max_fee: u128,
 }
 
-/// A chain whose only account is ours: blocks of at most one transaction, and what waits.
+/// A chain with only our account: blocks of at most one transaction, and the mempool.
 #[derive(Clone, Default)]
 struct World {
     blocks: Vec<Option<Tx>>,
-    /// So many of them are final.
+    /// The number of final blocks.
     settled: usize,
     pool: Vec<Tx>,
     fee: u128,
@@ -74,7 +74,7 @@ impl World {
         self.settled = self.settled.max(deep);
     }
 
-    /// Replaces the newest blocks; what was in them comes back, or does not.
+    /// Replaces the newest blocks; their transactions return, or not.
     fn reorganise(&mut self, dice: &mut Dice) {
         let depth = usize::try_from(dice.roll(FINAL as u64)).unwrap();
         let keep = self.blocks.len().saturating_sub(depth).max(self.settled);
@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    /// What a node that sees this would say.
+    /// What a node with this view would say.
     fn look(&self, entry: &Entry, waited: Duration) -> Look {
         let last = entry.tries.last();
         let place = last.and_then(|last| {
@@ -129,7 +129,7 @@ fn signed(max_fee: u128) -> Signed {
     }
 }
 
-/// Carries a step out, as a daemon that may be killed between any two things; true when it is over.
+/// Executes a step as a daemon that may be killed at any point; true when over.
 fn carry_out(
     step: Step,
     entry: &mut Entry,
@@ -139,7 +139,7 @@ fn carry_out(
 ) -> bool {
     let killed = |dice: &mut Dice| !calm && dice.one_in(6);
     if killed(dice) {
-        // Before anything is written: nothing was sent.
+        // Nothing written or sent.
         return false;
     }
     match step {
@@ -177,14 +177,14 @@ fn carry_out(
         what: What::Ours,
         max_fee: last.signed.last().unwrap().max_fee,
     };
-    // Sent once, or twice, or lost on its way.
+    // Sent once, twice, or lost.
     for _ in 0..if calm { 1 } else { dice.roll(3) } {
         world.pool.push(tx);
     }
     false
 }
 
-/// One life of a purpose; the chain at its end.
+/// One purpose's life; the chain at its end.
 fn live(seed: u64) -> (Entry, World) {
     let mut dice = Dice(seed * 2_654_435_761 + 88_172_645_463_325_252);
     let mut world = World {
@@ -199,7 +199,7 @@ fn live(seed: u64) -> (Entry, World) {
         match dice.roll(8) {
             0 if !calm => world.reorganise(&mut dice),
             1 if !calm => {
-                // A browser wallet, at our nonce or the one after.
+                // A browser wallet, at our nonce or the next.
                 let nonce = world.next() + dice.roll(2);
                 world.pool.push(Tx {
                     nonce,
@@ -219,7 +219,7 @@ fn live(seed: u64) -> (Entry, World) {
         if over {
             continue;
         }
-        // A node that lags, or has seen nothing of the nonce, is asked as well.
+        // A lagging node, or one that has not seen the nonce, is asked too.
         let seen = if !calm && dice.one_in(4) {
             &old
         } else {
@@ -245,7 +245,7 @@ fn no_purpose_is_lost_or_charged_twice_in_five_thousand_lives() {
         again += usize::from(entry.tries.len() > 1);
         replaced += usize::from(entry.tries.iter().any(|one| one.signed.len() > 1));
     }
-    // The lives are as bad as they are meant to be.
+    // The runs are as hostile as intended.
     assert!(again > 500 && replaced > 500, "{again} {replaced}");
 }
 
@@ -326,7 +326,7 @@ fn a_fee_that_is_too_low_is_raised_up_to_the_cap_and_never_beyond() {
     );
     assert_eq!(step(1_000), Step::Replace { max_fee: 1_000 });
     assert_eq!(step(1_001), Step::Wait(Wait::FeeCap));
-    // Its fee suffices, and its gas does not.
+    // Enough fee, too little gas.
     let short = Look {
         gas: 21_001,
         ..look(7, None)

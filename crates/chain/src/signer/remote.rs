@@ -1,10 +1,10 @@
-//! A signer in another process, over JSON-RPC: clef (`account_signTransaction`), or whatever answers
-//! `eth_signTransaction` (Web3Signer, a node with accounts of its own).
+//! A signer in another process, over JSON-RPC: clef (`account_signTransaction`), or whatever
+//! answers `eth_signTransaction` (Web3Signer, a node with accounts).
 //!
-//! Invariant: each question may stand before a person. So it is asked once for each signature, and what it has
-//! refused, or left without an answer, is not asked again for [`REST`] unless somebody wants it anew. Every question
-//! ends in bounded time with an answer of bounded size; it sees the transaction and nothing else, no URL of a chain
-//! or node, and no error tells more of its own URL than scheme and host.
+//! Invariant: each question may face a person. So each signature is requested once, and after a
+//! refusal or timeout not again for [`REST`] unless a user asks anew. Every request ends in bounded
+//! time with a bounded answer; it holds only the transaction, no URL of a chain or node, and no
+//! error shows more of the signer's URL than scheme and host.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,44 +21,44 @@ use tokio::time::{Instant, timeout};
 use crate::ChainError;
 use pxfs_storage::rpc::host_only;
 
-/// How long a person may take to agree.
+/// How long a person may take to approve.
 const PERSON: Duration = Duration::from_secs(120);
-/// How long what was not signed is not asked for again unasked.
+/// How long a refused request rests.
 const REST: Duration = Duration::from_secs(600);
-/// How long what needs nobody may take.
+/// The timeout of requests without approval.
 const MACHINE: Duration = Duration::from_secs(10);
-/// The largest answer, in bytes.
+/// The largest answer, bytes.
 const ANSWER_BYTES: usize = 1 << 20;
-/// What a server says that does not know a method (JSON-RPC 2.0).
+/// JSON-RPC 2.0: unknown method.
 const UNKNOWN: i64 = -32601;
 
-/// A signer, and the account that it signs for.
+/// An external signer and its account.
 pub struct RemoteSigner {
     place: Place,
     address: Address,
-    /// What was not signed lately, and why: by what it does, whatever its nonce and fees.
+    /// Recent refusals and reasons, by what the transaction does, ignoring nonce and fees.
     refused: Mutex<HashMap<B256, (Instant, String)>>,
 }
 
-/// Where it is asked, and how.
+/// How to reach it.
 struct Place {
     url: reqwest::Url,
     label: String,
     client: reqwest::Client,
     person: Duration,
-    /// Whether it speaks as clef does, once that is known.
+    /// Whether it speaks clef's dialect, once known.
     is_clef: OnceLock<bool>,
 }
 
 /// Why there is no answer.
 enum Fault {
-    /// It does not know the method.
+    /// Unknown method.
     Unknown,
-    /// It says no, in its words.
+    /// Its refusal.
     Refused(String),
-    /// It has said nothing for so long.
+    /// Timed out after this long.
     Silent(Duration),
-    /// One line, about the signer.
+    /// One line about the signer.
     Told(String),
 }
 
@@ -77,10 +77,10 @@ struct Refusal {
 }
 
 impl RemoteSigner {
-    /// The signer at `url`, for `account`; without one, for the only account that it has, which it is asked for.
+    /// The signer at `url` for `account`, or for its only account.
     ///
     /// # Errors
-    /// [`ChainError::Signer`]: it does not answer, or does not say one account.
+    /// [`ChainError::Signer`]: it does not answer, or does not name one account.
     pub async fn open(url: &str, account: Option<Address>) -> Result<Self, ChainError> {
         let place = Place::new(url, PERSON)?;
         let address = match account {
@@ -98,7 +98,7 @@ impl RemoteSigner {
         }
     }
 
-    /// Somebody wants something: what was refused may be asked for again.
+    /// A user asks: a refused request may be repeated.
     pub(super) fn wanted(&self) {
         self.refused().clear();
     }
@@ -119,7 +119,7 @@ impl RemoteSigner {
         &self.place.label
     }
 
-    /// Whether it answers; nothing is signed, and nobody is asked.
+    /// Whether it answers; signs nothing and disturbs nobody.
     ///
     /// # Errors
     /// [`ChainError::Signer`].
@@ -130,7 +130,7 @@ impl RemoteSigner {
     /// Has `request` signed.
     ///
     /// # Errors
-    /// [`ChainError::Signer`]: it refuses, says nothing in time, or answers what is no transaction.
+    /// [`ChainError::Signer`]: it refuses, times out, or returns no transaction.
     pub(super) async fn sign(
         &self,
         request: &TransactionRequest,
@@ -160,7 +160,7 @@ impl RemoteSigner {
             }
             ChainError::Signer(told)
         })?;
-        // clef and geth give it with what it says beside it.
+        // clef and geth wrap it.
         let raw = answer.get("raw").unwrap_or(&answer);
         let raw: Option<Bytes> = raw.as_str().and_then(|raw| raw.parse().ok());
         let decoded = raw.and_then(|raw| TxEnvelope::decode_2718_exact(&raw).ok());
@@ -173,24 +173,24 @@ impl RemoteSigner {
     }
 }
 
-/// What a transaction does.
+/// Identifies a transaction's effect.
 fn what(request: &TransactionRequest) -> B256 {
     let what = (&request.to, request.value, request.input.input());
     keccak256(format!("{what:?}"))
 }
 
-/// A transaction as signers take it: each field once, under the name that both clef and geth know.
+/// Each field once, under the name that clef and geth both know.
 fn form(request: &TransactionRequest) -> Value {
     let mut form = serde_json::to_value(request).unwrap_or_default();
     if let Value::Object(fields) = &mut form {
         let to = request.to.as_ref().and_then(TxKind::to);
-        // clef warns its user of an address without a checksum.
+        // clef warns its user about addresses without checksums.
         for (name, address) in [("from", request.from.as_ref()), ("to", to)] {
             if let Some(address) = address {
                 fields.insert(name.to_owned(), json!(address.to_checksum(None)));
             }
         }
-        // clef refuses both, and older signers know `data` alone.
+        // clef rejects both together, and older signers know only `data`.
         let input = fields.remove("input");
         let data = fields.remove("data").or(input);
         fields.insert("data".to_owned(), data.unwrap_or_else(|| json!("0x")));
@@ -205,7 +205,7 @@ impl Place {
         let parsed = reqwest::Url::parse(url).ok().filter(reqwest::Url::has_host);
         let url = parsed.ok_or_else(|| broken("is no http:// or https:// URL"))?;
         let label = host_only(url.as_str());
-        // Without redirects: whoever gives them may send the question anywhere.
+        // No redirects: they may send the question anywhere.
         let client = reqwest::Client::builder()
             .connect_timeout(MACHINE)
             .redirect(reqwest::redirect::Policy::none())
@@ -220,7 +220,7 @@ impl Place {
         })
     }
 
-    /// Asked by what clef answers without asking its user.
+    /// Tested with a method that clef answers without its user.
     async fn is_clef(&self) -> Result<bool, ChainError> {
         if let Some(known) = self.is_clef.get() {
             return Ok(*known);

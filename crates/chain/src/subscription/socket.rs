@@ -1,8 +1,8 @@
-//! JSON-RPC over one WebSocket: a few questions, then notices.
+//! JSON-RPC over one WebSocket: a few requests, then notices.
 //!
-//! The handshake goes through the HTTP client, so that certificates, proxies and time limits are those of every other
-//! request. Invariant: a message holds at most [`MESSAGE_BYTES`], each question is answered in [`ANSWER`] or fails, and
-//! no error shows more of a URL than its scheme and host.
+//! The handshake uses the HTTP client, for its certificates, proxies and timeouts. Invariant: a
+//! message holds at most [`MESSAGE_BYTES`], each request is answered in [`ANSWER`] or fails, and no
+//! error shows more of a URL than scheme and host.
 
 use std::time::Duration;
 
@@ -20,17 +20,17 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use crate::http::SocketUrl;
 
-/// How long connecting may take, and each answer.
+/// The limit for connecting, and for each answer.
 const ANSWER: Duration = Duration::from_secs(15);
-/// The largest message. A head has about 2 KiB.
+/// The largest message. A head takes about 2 KiB.
 const MESSAGE_BYTES: usize = 1 << 20;
 
-/// What a server announces.
+/// A server's announcement.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A block of this number.
     Head(u64),
-    /// Something happened on the contract, or did not happen after all.
+    /// A contract log, or its removal.
     Log(Box<Log>),
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Notice {
 pub(super) struct Socket {
     stream: WebSocketStream<Upgraded>,
     asked: u64,
-    /// What the server calls the two subscriptions.
+    /// The server's ids of the two subscriptions.
     heads: Option<Value>,
     logs: Option<Value>,
 }
@@ -77,7 +77,7 @@ impl Socket {
         })
     }
 
-    /// The number that `method` gives.
+    /// The number that `method` returns.
     pub(super) async fn number(&mut self, method: &str) -> Result<u64, String> {
         let told = self.ask(method, json!([])).await?;
         let number: U64 = serde_json::from_value(told).map_err(|_| garbage())?;
@@ -114,7 +114,7 @@ impl Socket {
         }
     }
 
-    /// The answer to one question. Notices that come before it are dropped: whoever has just subscribed reads all anew.
+    /// One answer. Drops notices before it, because a new subscriber reads everything anyway.
     async fn ask(&mut self, method: &str, params: Value) -> Result<Value, String> {
         self.asked += 1;
         let id = self.asked;
@@ -142,14 +142,14 @@ impl Socket {
                     return serde_json::from_str(&text).map_err(|_| garbage());
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return Err(broken()),
-                // The stream answers pings by itself.
+                // The stream answers pings itself.
                 Some(Ok(_)) => {}
             }
         }
     }
 }
 
-/// Has the server at `url` change from HTTP to WebSocket (RFC 6455, section 4.1).
+/// Upgrades the connection to WebSocket (RFC 6455, section 4.1).
 async fn upgrade(url: &SocketUrl) -> Result<Upgraded, String> {
     let key = generate_key();
     let request = url.get().header(header::CONNECTION, "Upgrade");

@@ -1,4 +1,4 @@
-//! A chain that announces its changes, through a connection that breaks and falls silent.
+//! A chain that announces changes through an unreliable connection.
 
 use alloy::primitives::{Address, U256, address, b256};
 use alloy::sol;
@@ -39,13 +39,13 @@ fn pace() -> Pace {
     }
 }
 
-/// What a connection does with what goes through it.
+/// How the connection behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
     Open,
-    /// Takes everything and passes nothing on.
+    /// Swallows everything.
     Mute,
-    /// Breaks, and so do new ones.
+    /// Broken, also for new connections.
     Cut,
 }
 
@@ -101,7 +101,7 @@ async fn pass(
             read = from.read(&mut bytes) => read.unwrap_or(0),
             _ = wire.changed() => continue,
         };
-        // What was read while the line changed goes by what it is now.
+        // Data read during a change follows the new state.
         let is_open = *wire.borrow() == Wire::Open;
         if read == 0 || is_open && to.write_all(&bytes[..read]).await.is_err() {
             return;
@@ -109,8 +109,8 @@ async fn pass(
     }
 }
 
-/// A contract on anvil with a wallet that watches it: over HTTP through a proxy that counts, and over a socket through
-/// a line that breaks.
+/// A contract on anvil with a watching wallet: over HTTP through a counting proxy, and over an
+/// unreliable socket.
 struct World {
     payer: Transactor,
     contract: Address,
@@ -148,7 +148,7 @@ impl World {
         world
     }
 
-    /// Waits for an announcement; the test ends by its runner's bound if it never comes.
+    /// Waits for an announcement; the test runner bounds it.
     async fn until(&mut self, holds: impl Fn(Announced) -> bool) -> Announced {
         let mut announced = self.subscription.announced();
         while !holds(announced) {
@@ -162,7 +162,7 @@ impl World {
         minted.unwrap().token
     }
 
-    /// Sells `token` to a stranger; in which block.
+    /// Sells `token` to a stranger; returns the block.
     async fn sell(&self, token: TokenId) -> u64 {
         let call = transferFromCall {
             from: self.payer.address(),
@@ -180,7 +180,7 @@ impl World {
         seen.tokens.iter().map(|token| token.id).collect()
     }
 
-    /// What was asked over HTTP since the last time, but for the height: a silent socket is told by that.
+    /// HTTP requests since the last call, except for the height, which detects a silent socket.
     fn polls(&self) -> Vec<String> {
         let mut asked = self.proxy.asked();
         asked.retain(|method| !matches!(&**method, "eth_blockNumber" | "eth_chainId"));
@@ -212,7 +212,7 @@ async fn a_new_token_and_a_sold_one_are_announced_without_a_poll() {
 async fn what_happens_to_tokens_of_others_makes_nobody_ask() {
     let mut world = World::new().await;
     let (first, last) = (world.mint().await, world.mint().await);
-    // A sale has one log, and a server announces logs in the order of the chain.
+    // A sale has one log, and a server announces logs in chain order.
     let sold = world.sell(first).await;
     let before = world.until(|now| now.block == sold).await;
     let to = Transactor::new(Endpoint::http(world.anvil.url()).unwrap(), &second());
@@ -254,7 +254,7 @@ async fn a_socket_stays_while_its_chain_stands_still() {
     let mut world = World::new().await;
     let before = world.subscription.announced();
     world.proxy.asked();
-    // Its patience has ended twice.
+    // Two timeouts have passed.
     let mut asked = 0;
     while asked < 2 {
         tokio::task::yield_now().await;

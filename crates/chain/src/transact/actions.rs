@@ -1,7 +1,7 @@
-//! What is done with tokens: mint, register, upgrade, give away.
+//! Token actions: mint, register, upgrade, transfer.
 //!
-//! Invariant: each waits until it is mined and took effect, and answers what the contract said in
-//! its events. Called by the command line and the daemon.
+//! Invariant: each waits until it is mined and took effect, and returns what the contract's events
+//! say.
 
 use alloy::eips::BlockId;
 use alloy::primitives::{Address, Bytes, U256};
@@ -26,16 +26,16 @@ pub struct Minted {
     pub token: TokenId,
     /// The transaction.
     pub mined: Mined,
-    /// The nonce that its name key was made for, where it was minted with one.
+    /// The nonce of its name key, if minted with one.
     pub nonce: u64,
 }
 
-/// A token that was given a name key.
+/// A token with a new name key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registered {
     /// The transaction.
     pub mined: Mined,
-    /// The nonce that the key was made for.
+    /// The key's nonce.
     pub nonce: u64,
 }
 
@@ -44,7 +44,7 @@ impl Transactor {
     ///
     /// # Errors
     /// [`ChainError::Missing`] for an unknown package, [`ChainError::Reverted`] with the reason,
-    /// [`ChainError::Transient`] when the nonce was taken meanwhile (derive the next key).
+    /// [`ChainError::Transient`] if the nonce was taken meanwhile (derive the next key).
     pub async fn mint(
         &self,
         contract: Address,
@@ -58,7 +58,7 @@ impl Transactor {
         self.buy(contract, what, data, Some(nonce)).await
     }
 
-    /// Mints a token of `package` that has no name key yet, as a block explorer does.
+    /// Mints a token of `package` without a name key, as a block explorer does.
     ///
     /// # Errors
     /// As [`Transactor::mint`].
@@ -67,8 +67,8 @@ impl Transactor {
         self.mint_for(contract, package, price).await
     }
 
-    /// Mints a token of `package`, whose price in wei is known, without a name key: the one way on
-    /// `px-v1` and `px-v2`.
+    /// Mints a token of `package` for a known price in wei, without a name key: the only way on `px-v1` and
+    /// `px-v2`.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with the reason.
@@ -84,7 +84,7 @@ impl Transactor {
             && why == WITHOUT_REASON
             && self.is_paused(contract).await
         {
-            // Those of `px-v2` refuse it without a word.
+            // `px-v2` refuses it without words.
             let line = "the contract has paused minting: try later";
             return Err(ChainError::Reverted(line.to_owned()));
         }
@@ -97,11 +97,11 @@ impl Transactor {
         paused.await.is_ok_and(|paused| !paused.is_zero())
     }
 
-    /// Tells a contract of `px-v1` or `px-v2` that nothing was uploaded, which renews the time of
-    /// the last update. Sent twice it does no more than once.
+    /// Reports an empty upload to a `px-v1` or `px-v2` contract, which renews the time of the last update.
+    /// Idempotent.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] with the reason: `No bandwidth` where no upload units are left.
+    /// [`ChainError::Reverted`] with the reason: `No bandwidth` without upload units.
     pub async fn renew(
         &self,
         contract: Address,
@@ -113,8 +113,7 @@ impl Transactor {
         self.act(tag, contract, data, U256::ZERO).await
     }
 
-    /// Sends a call to `contract` under `tag`; the same that an earlier process left on its way is
-    /// waited for instead.
+    /// Sends a call under `tag`, or waits for the same one that an earlier process left pending.
     async fn act(
         &self,
         tag: String,
@@ -163,7 +162,7 @@ impl Transactor {
         })
     }
 
-    /// What `package` costs, in wei.
+    /// The price of `package`, wei.
     ///
     /// # Errors
     /// [`ChainError::Missing`] for an unknown package.
@@ -225,7 +224,7 @@ impl Transactor {
         self.buy_for(contract, tag, data, price).await
     }
 
-    /// Pays `price` for what `data` wants of `contract`; `tag` says what it is.
+    /// Pays `price` for the call `data` to `contract`; `tag` describes it.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with the reason.
@@ -239,10 +238,10 @@ impl Transactor {
         self.act(tag, contract, data, price).await
     }
 
-    /// Gives `token` to another account.
+    /// Transfers `token` to another account.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] when it is not ours.
+    /// [`ChainError::Reverted`] if it is not ours.
     pub async fn transfer(
         &self,
         contract: Address,

@@ -1,6 +1,4 @@
-//! The calls that are sent, as bytes: for the senders here, and for a wallet elsewhere (`--print`).
-//!
-//! Called by `actions`, `sync`, and by the command line.
+//! Calldata, for the senders here and for external wallets (`--print`).
 
 use alloy::primitives::{Bytes, U256};
 use alloy::sol_types::SolCall;
@@ -10,7 +8,7 @@ use crate::contract::{PxSync, PxV1, PxV2};
 use crate::dialect::Dialect;
 use pxfs_base::types::TokenId;
 
-/// Calldata of `mint(package, name)`, for a wallet elsewhere.
+/// Calldata of `mint(package, name)`.
 #[must_use]
 pub fn mint_calldata(package: u64, name: &str) -> Bytes {
     let call = PxSync::mint_0Call {
@@ -20,7 +18,7 @@ pub fn mint_calldata(package: u64, name: &str) -> Bytes {
     call.abi_encode().into()
 }
 
-/// Calldata of `mint(package)`, which sets no name key.
+/// Calldata of `mint(package)`, without a name key.
 #[must_use]
 pub fn mint_bare_calldata(package: u64) -> Bytes {
     let call = PxSync::mint_1Call {
@@ -65,8 +63,7 @@ pub fn sync_calldata(token: TokenId) -> Bytes {
     PxSync::syncCall { tokenId: token.0 }.abi_encode().into()
 }
 
-/// Calldata that charges `token` with what a commit has stored: bytes, and upload units where the
-/// dialect has them.
+/// Calldata that charges `token` for a commit: bytes, and upload units if the dialect has them.
 #[must_use]
 pub fn update_calldata(dialect: Dialect, token: TokenId, bytes: u64, units: u64) -> Bytes {
     let usage = U256::from(bytes);
@@ -86,7 +83,7 @@ pub fn update_calldata(dialect: Dialect, token: TokenId, bytes: u64, units: u64)
     .into()
 }
 
-/// Calldata that keeps `anchor` beside `token`, of `px-v2`.
+/// Calldata that stores `anchor` beside `token`, on `px-v2`.
 #[must_use]
 pub fn anchor_calldata(token: TokenId, anchor: &Anchor) -> Bytes {
     let call = PxV2::addExtraContentCall {

@@ -1,8 +1,7 @@
-//! Carrying what was asked for to its end: written down, sent, sent again, replaced, found, forgotten.
+//! Drives pending transactions to their end: stored, sent, resent, replaced, found, forgotten.
 //!
-//! Invariant: what [`Entry::next`] wants signed is on the shelf before it is sent; what is on the shelf
-//! goes only when its block is final and nobody comes back for it. Called by [`Transactor`]'s senders,
-//! and by the daemon for all that is on its way.
+//! Invariant: what [`Entry::next`] wants signed is stored before it is sent; an entry is deleted
+//! only when its block is final and nobody returns for it.
 
 use std::time::Duration;
 
@@ -20,26 +19,26 @@ use crate::endpoint::is_refusal;
 use crate::outbox::shelf::{Kept, Watch};
 use crate::outbox::{Entry, Look, Outcome, Purpose, Rules, Step, Taker, Try, Wait};
 
-/// What is said of a transaction that a server refuses when it is written down already.
+/// The message if a server refuses a transaction that is already stored.
 fn kept_all_the_same(why: &str) -> String {
     format!(
         "{why}: it stays written down, and is sent again by the daemon, or by the same command, which waits for it"
     )
 }
 
-/// What does not come on is sent again after one patience, two, four, and from then on after this many.
+/// Resend after one patience, two, four, at most this many.
 const ROUNDS_MAX: u32 = 16;
-/// How long the chain may be looked at for one entry: others wait for the desk meanwhile.
+/// The limit on checking the chain for one entry, while others wait.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 
 impl Transactor {
-    /// Asks for `purpose`, under a `tag` of its own, and does not wait: [`Transactor::carry`] brings it
-    /// to its end, in this process or the next. Asking again for the same changes nothing. Whoever
-    /// asked comes back for the outcome, and then says [`Transactor::forget`].
+    /// Requests `purpose` under its own `tag`, without waiting: [`Transactor::carry`] completes it, in this
+    /// process or the next. Idempotent. The caller returns for the outcome, then calls
+    /// [`Transactor::forget`].
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] when the chain would refuse it, [`ChainError::Transient`] when it does
-    /// not answer: then nothing was signed, unless it stands in [`Transactor::posted`].
+    /// [`ChainError::Reverted`] if the chain would refuse it, [`ChainError::Transient`] if it does not
+    /// answer: then nothing was signed, unless [`Transactor::posted`] lists it.
     pub async fn post(
         &self,
         tag: &str,
@@ -60,15 +59,15 @@ impl Transactor {
         .await
     }
 
-    /// Everything that was posted and not forgotten, in order.
+    /// All that was posted and not forgotten, in order.
     ///
     /// # Errors
-    /// The shelf cannot be read; the chain does not answer at the first call.
+    /// The entries cannot be read; the chain does not answer at the first call.
     pub async fn posted(&self) -> Result<Vec<Posted>, ChainError> {
         let mut desk = self.desk().await?;
         let items = || desk.get().map(|desk| desk.items.values());
         let claimed = |item: &&Item| item.kept.claimed && !item.kept.told;
-        // What ended in an earlier process did so in a block that is known no more: not in a later one.
+        // Its block is unknown if it ended in an earlier process, but is not later than now.
         let blind = |item: &&Item| item.kept.over.is_some() && item.mined.is_none();
         if items()?.filter(claimed).any(|item| blind(&item)) {
             let height = self.endpoint.height().await?;
@@ -87,10 +86,10 @@ impl Transactor {
             .collect())
     }
 
-    /// The outcome of what was posted under `tag` is known: it may go.
+    /// Drops what was posted under `tag`: its outcome is known.
     ///
     /// # Errors
-    /// The shelf cannot be written.
+    /// The entries cannot be written.
     pub async fn forget(&self, tag: &str) -> Result<(), ChainError> {
         let tag = tag.to_owned();
         self.whole(|this| async move {
@@ -105,10 +104,10 @@ impl Transactor {
         .await
     }
 
-    /// Takes all that is on its way one step further; true when nothing is.
+    /// Takes everything pending one step further; true when nothing is.
     ///
     /// # Errors
-    /// Why something did not come further; the rest did all the same.
+    /// Why something did not advance; the rest did.
     pub async fn carry(&self) -> Result<bool, ChainError> {
         let open = self.open().await?;
         let mut failed = Ok(());
@@ -130,13 +129,13 @@ impl Transactor {
         failed.map(|()| open.is_empty())
     }
 
-    /// Returns when something is on its way that was not before; at once if there was since this returned last. Who carries
-    /// waits for it when nothing was on its way.
+    /// Returns when something new is pending; at once if there was since the last return. The
+    /// driver waits here while idle.
     pub async fn asked(&self) {
         self.outbox.asked.notified().await;
     }
 
-    /// What has not ended.
+    /// Entries that have not ended.
     async fn open(&self) -> Result<Vec<u64>, ChainError> {
         let desk = self.desk().await?;
         let items = desk.get()?.items.iter();
@@ -144,7 +143,7 @@ impl Transactor {
         Ok(open.map(|(serial, _)| *serial).collect())
     }
 
-    /// Nothing can be seen of the chain: that is why nothing comes on.
+    /// The chain is invisible: that is why nothing advances.
     async fn blind(&self, fault: ChainError) -> ChainError {
         if let Ok(mut desk) = self.desk().await
             && let Ok(desk) = desk.get_mut()
@@ -156,8 +155,8 @@ impl Transactor {
         fault
     }
 
-    /// Takes one of many a step further, where all see the chain as it is `now`. What is in a block, and waits for that to
-    /// become final, is looked at again only then, or after a while: blocks are replaced now and then.
+    /// Takes one of many a step further, all by the same view `now`. A mined entry is checked again
+    /// only when its block may be final, or after a while, because blocks get replaced.
     async fn carry_one(&self, serial: u64, now: Heads) -> Result<(), ChainError> {
         {
             let mut desk = self.desk().await?;
@@ -173,7 +172,7 @@ impl Transactor {
         self.step_by(serial, Some(now)).await.map(drop)
     }
 
-    /// Signs, writes down and sends something new; its serial number.
+    /// Signs, stores and sends something new; returns its serial number.
     pub(super) async fn begin(
         &self,
         desk: &mut Desk,
@@ -219,7 +218,7 @@ impl Transactor {
         self.outbox.asked.notify_one();
         let left = self.broadcast(desk, serial).await;
         left.map_err(|fault| match fault {
-            // It is not forgotten for that: a server may have passed it on.
+            // Not forgotten for that: a server may have forwarded it.
             ChainError::Reverted(why) => ChainError::Reverted(kept_all_the_same(&why)),
             ChainError::Permanent(why) => ChainError::Permanent(kept_all_the_same(&why)),
             ChainError::Unserved(why) => ChainError::Unserved(kept_all_the_same(&why)),
@@ -228,8 +227,8 @@ impl Transactor {
         Ok(serial)
     }
 
-    /// What an earlier process has left may not have been sent: without it nothing that comes after
-    /// its nonce is mined.
+    /// An earlier process may not have sent its entries, and later nonces are not mined without
+    /// them.
     async fn resume(&self, desk: &mut Desk) {
         let left = desk.items.iter().filter(|(_, item)| {
             item.kept.over.is_none() && item.sent.is_none() && item.mined.is_none()
@@ -242,7 +241,7 @@ impl Transactor {
         }
     }
 
-    /// The first nonce that nothing has: neither in a block, nor waiting at the node, nor here.
+    /// The first nonce free in blocks, in the node's mempool, and here.
     pub(super) async fn free_nonce(&self, desk: &Desk) -> Result<u64, ChainError> {
         let pending = self.endpoint.provider();
         let pending = pending.get_transaction_count(self.address()).pending();
@@ -251,8 +250,7 @@ impl Transactor {
         Ok(ours.max(pending))
     }
 
-    /// Whoever waited for an entry knows its outcome. What the shelf does not take here costs the same
-    /// answer once more.
+    /// The waiter knows the outcome. A failed write only repeats the answer.
     pub(super) async fn tell(&self, serial: u64) {
         let told = async {
             self.step(serial).await?;
@@ -269,12 +267,12 @@ impl Transactor {
         }
     }
 
-    /// Looks at the chain, and does what is next for an entry.
+    /// Checks the chain and does an entry's next step.
     pub(super) async fn step(&self, serial: u64) -> Result<Progress, ChainError> {
         self.step_by(serial, None).await
     }
 
-    /// The same by `heads` that were looked at a moment ago, where there are any.
+    /// The same, by recent `heads` if given.
     async fn step_by(&self, serial: u64, heads: Option<Heads>) -> Result<Progress, ChainError> {
         self.whole(move |this| async move {
             let mut desk = this.desk().await?;
@@ -361,8 +359,8 @@ impl Transactor {
                     && is_refusal(fault)
                     && self.is_refused(purpose).await?
                 {
-                    // Nothing of it can be mined any more, and it would take no effect: whoever wants it still
-                    // asks anew.
+                    // None of it can be mined any more, and it would have no effect: the caller
+                    // asks anew if needed.
                     tracing::warn!("{}: not sent again: {fault}", kept.tag);
                     let over = Outcome::Refused;
                     let kept = Kept {
@@ -391,7 +389,7 @@ impl Transactor {
                 if wanted {
                     desk.put(serial, kept).await?;
                 } else if let Some(item) = desk.items.get_mut(&serial) {
-                    // Found again after a crash, it is over again.
+                    // Found again after a crash, it ends again.
                     item.kept = kept;
                 }
                 return Ok(match receipt {
@@ -407,8 +405,7 @@ impl Transactor {
         })
     }
 
-    /// What is to be said of a `step` that brings the transaction with `nonce` no further, though nothing
-    /// failed.
+    /// The message for a `step` without failure or progress at `nonce`.
     fn stall(&self, step: &Step, rounds: u32, nonce: u64, hash: &B256) -> Option<String> {
         match step {
             Step::Send | Step::Wait(Wait::Sent) if rounds > 1 => Some(format!(
@@ -464,11 +461,11 @@ impl Transactor {
         Ok((look, place.and_then(|place| place.receipt)))
     }
 
-    /// What had a nonce before ours is gone: what is ours there is sent again; what waits there at the
-    /// node is left alone; else it is given to nothing.
+    /// A nonce before ours is free again: resends our own transaction there, leaves what waits at
+    /// the node, else sends nothing of value.
     async fn fill(&self, desk: &mut Desk, nonce: u64) -> Result<(), ChainError> {
         if let Some(serial) = desk.at_nonce(nonce) {
-            // Its own turn sends it, and replaces it; all that wait for it look at it in vain.
+            // Its own step sends and replaces it; the waiters check in vain.
             let sent = desk.items.get(&serial).and_then(|item| item.sent);
             return match sent.is_some_and(|sent| sent.elapsed() < self.patience) {
                 true => Ok(()),
@@ -485,7 +482,7 @@ impl Transactor {
         self.leave(&nothing.raw).await
     }
 
-    /// Sends the newest bytes of an entry once more, less and less often.
+    /// Sends an entry's newest bytes again, ever more rarely.
     async fn broadcast_again(&self, desk: &mut Desk, serial: u64) -> Result<(), ChainError> {
         let item = desk.items.get_mut(&serial).ok_or_else(missing)?;
         item.rounds = item.rounds.saturating_add(1);
@@ -510,11 +507,11 @@ impl Transactor {
         let sent = self.endpoint.provider().send_raw_transaction(raw).await;
         match sent.map_err(|fault| self.endpoint.fault(fault)) {
             Ok(_) => Ok(()),
-            // It may have arrived although no answer came.
+            // It may have arrived without an answer.
             Err(ChainError::Transient(_)) => Ok(()),
             Err(fault) => {
                 let words = fault.to_string().to_lowercase();
-                // It is there, or what replaces it is, or its nonce was taken meanwhile: looked at next.
+                // It, or its replacement, is there, or the nonce is taken: the next check tells.
                 let known = ["already", "nonce too low", "underpriced"];
                 match known.iter().any(|known| words.contains(known)) {
                     true => Ok(()),

@@ -1,7 +1,6 @@
-//! Waiting until blocks lie on top of what was done: `--confirmations`.
+//! Waits for `--confirmations` blocks on top.
 //!
-//! Invariant: what has moved to another block in the meantime is waited for anew, and every wait has an end. Called by
-//! the senders of [`Transactor`], and for charges.
+//! Invariant: a transaction that moved to another block is waited for anew, and every wait ends.
 
 use std::time::Duration;
 
@@ -12,16 +11,16 @@ use alloy::rpc::types::TransactionReceipt;
 use super::{Look, Transactor};
 use crate::ChainError;
 
-/// The longest that a block may take, of a chain that runs.
+/// The longest block time of a running chain.
 const BLOCK: Duration = Duration::from_secs(60);
 
 impl Transactor {
-    /// How long the blocks that are wanted on top may take.
+    /// The limit for the required blocks.
     pub(super) fn confirming(&self) -> Duration {
         BLOCK.saturating_mul(u32::try_from(self.confirmations).unwrap_or(u32::MAX))
     }
 
-    /// Blocks on top of `block`; none where the chain does not tell.
+    /// Blocks on top of `block`; 0 if unknown.
     pub(super) async fn on_top(&self, block: u64) -> u64 {
         match self.confirmations {
             0 => 0,
@@ -33,7 +32,7 @@ impl Transactor {
         }
     }
 
-    /// The receipt of what is on its way, once it lies as deep as is wanted.
+    /// The receipt, once deep enough.
     pub(super) async fn wait_deep(
         &self,
         serial: u64,
@@ -47,10 +46,10 @@ impl Transactor {
         Ok(receipt)
     }
 
-    /// Waits until `transaction`, which is in a block, lies as deep as is wanted.
+    /// Waits until the mined `transaction` is deep enough.
     ///
     /// # Errors
-    /// [`ChainError::Transient`] where it does not in time, or is in no block any more.
+    /// [`ChainError::Transient`] if that takes too long, or it is in no block any more.
     pub async fn confirm(&self, transaction: B256) -> Result<(), ChainError> {
         if self.confirmations == 0 {
             return Ok(());
@@ -71,7 +70,7 @@ impl Transactor {
         }
     }
 
-    /// Waits until as many blocks as are wanted lie on top; false where it is in that block no more.
+    /// Waits for the required blocks on top; false if it left its block.
     async fn is_deep(
         &self,
         receipt: &TransactionReceipt,
@@ -89,7 +88,7 @@ impl Transactor {
                 match look.bound(now).await {
                     Some(Ok(Some(now))) => return Ok(now.block_hash == receipt.block_hash),
                     Some(Ok(None)) => return Ok(false),
-                    // Worth another look.
+                    // Retry.
                     Some(Err(_)) | None => {}
                 }
             }
@@ -103,7 +102,7 @@ impl Transactor {
         }
     }
 
-    /// What is said of something that took effect, where the blocks on top do not come.
+    /// The message if something took effect but the blocks on top do not come.
     pub(super) fn too_shallow(&self, what: &str, block: u64, on_top: u64) -> ChainError {
         ChainError::Transient(format!(
             "{what} took effect in block {block}, and has {on_top} of {} blocks on top after {} s: nothing needs to be paid again; look at `pxfs tokens` later",

@@ -1,8 +1,7 @@
-//! The desk of an account: what was signed and not forgotten, as it is on the shelf.
+//! An account's entries: what was signed and not forgotten.
 //!
-//! Invariant: what is here is on the shelf, and what is not on the shelf is not here. One at a time has it,
-//! and whatever was begun with it comes to its end, also where nobody waits for that any more. Called by
-//! `carry`.
+//! Invariant: this mirrors the storage. One task at a time has it, and its work completes even if
+//! nobody waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -20,26 +19,25 @@ use crate::ChainError;
 use crate::outbox::Outcome;
 use crate::outbox::shelf::{FolderShelf, Kept, Shelf};
 
-/// The entries of an account, as they are on its shelf.
+/// An account's stored entries.
 pub(super) struct Desk {
     pub(super) shelf: Arc<dyn Shelf>,
     pub(super) items: BTreeMap<u64, Item>,
 }
 
-/// One of them.
 pub(super) struct Item {
     pub(super) kept: Kept,
-    /// When it was last sent by this process.
+    /// When this process last sent it.
     pub(super) sent: Option<Instant>,
-    /// How often the patience with its newest bytes has ended.
+    /// How many patiences have passed with its newest bytes.
     pub(super) rounds: u32,
-    /// Its block, once it is in one, and under which hash.
+    /// Its block and hash, once mined.
     pub(super) mined: Option<u64>,
     pub(super) mined_as: Option<B256>,
-    /// When it was last looked at by this process.
+    /// When this process last checked it.
     pub(super) looked: Option<Instant>,
     pub(super) error: Option<String>,
-    /// Why nothing could be done at the last look, though nothing failed.
+    /// Why the last check could do nothing, without a failure.
     pub(super) stalled: Option<String>,
 }
 
@@ -47,15 +45,15 @@ pub(super) struct Item {
 pub(super) struct SignedAs {
     /// Its first nonce.
     pub(super) nonce: u64,
-    /// What goes along, in wei.
+    /// The value, wei.
     pub(super) value: U256,
-    /// The hashes that it may be mined under.
+    /// Hashes under which it may be mined.
     pub(super) hashes: Vec<B256>,
 }
 
 /// How far an entry is.
 pub(super) enum Progress {
-    /// On its way, under one of these hashes.
+    /// Pending, under one of these hashes.
     Open(Vec<B256>),
     /// In a block.
     Mined(Box<TransactionReceipt>),
@@ -63,22 +61,22 @@ pub(super) enum Progress {
     Over(Outcome),
 }
 
-/// What is told of something that was posted.
+/// The state of a posted entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Posted {
     /// Its tag.
     pub tag: String,
-    /// The block that it is in, final or not; of what has ended perhaps a later one.
+    /// Its block, final or not; for an ended entry perhaps a later one.
     pub mined: Option<u64>,
-    /// Its hash there, or that of its newest form.
+    /// Its hash there, or of its newest form.
     pub transaction: Option<B256>,
-    /// How it ended, for good.
+    /// The final outcome.
     pub over: Option<Outcome>,
-    /// Why it does not come on, if so.
+    /// Why it makes no progress.
     pub error: Option<String>,
 }
 
-/// The desk, while nobody else has it.
+/// Exclusive access to the entries.
 pub(super) struct Turn<'a>(MutexGuard<'a, Option<Desk>>);
 
 impl Turn<'_> {
@@ -96,8 +94,8 @@ pub(super) fn missing() -> ChainError {
 }
 
 impl Desk {
-    /// What an earlier process has left on its way under `tag`, or one that stopped waiting; or what has
-    /// ended and was not told to whoever paid for it.
+    /// A pending entry with `tag` that an earlier process, or an aborted waiter, left; or an ended
+    /// one whose payer was not told.
     pub(super) fn orphan(&self, tag: &str, awaited: &BTreeSet<u64>) -> Option<u64> {
         let mut items = self.items.iter();
         let found = items.find(|(serial, item)| {
@@ -110,7 +108,7 @@ impl Desk {
         found.map(|(serial, _)| *serial)
     }
 
-    /// Looks anew at what has ended, for somebody who wants to hear of it.
+    /// Checks an ended entry again, for somebody who wants its outcome.
     pub(super) fn reopen(&mut self, serial: u64) {
         if let Some(item) = self.items.get_mut(&serial)
             && !item.kept.claimed
@@ -119,7 +117,6 @@ impl Desk {
         }
     }
 
-    /// How an entry was signed.
     pub(super) fn signed(&self, serial: u64) -> Result<SignedAs, ChainError> {
         let item = self.items.get(&serial).ok_or_else(missing)?;
         let first = item.kept.entry.tries.first().ok_or_else(missing)?;
@@ -130,19 +127,19 @@ impl Desk {
         })
     }
 
-    /// The nonces that all entries had or have.
+    /// All past and present nonces of the entries.
     pub(super) fn nonces(&self) -> BTreeSet<u64> {
         self.items.values().flat_map(Item::nonces).collect()
     }
 
-    /// What somebody has posted under `tag`, and not forgotten.
+    /// The entry posted under `tag` and not forgotten.
     pub(super) fn claimed(&self, tag: &str) -> Option<Posted> {
         let mut items = self.items.values();
         let found = items.find(|item| item.is_claimed(tag));
         found.map(Item::posted)
     }
 
-    /// The entry that `nonce` is to be had by.
+    /// The entry that should use `nonce`.
     pub(super) fn at_nonce(&self, nonce: u64) -> Option<u64> {
         let mut items = self.items.iter();
         let found = items.find(|(_, item)| {
@@ -160,7 +157,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Whoever waited for an entry knows its outcome; nothing where there is no such entry.
+    /// The waiter knows the outcome. No-op for unknown entries.
     pub(super) async fn tell(&mut self, serial: u64) -> Result<(), ChainError> {
         let Some(item) = self.items.get(&serial) else {
             return Ok(());
@@ -172,10 +169,9 @@ impl Desk {
         self.put(serial, kept).await
     }
 
-    /// Removes what is over and wanted by nobody: what was paid for, and whose sender was cut off before it
-    /// heard of it, waits for the same command. What is still open must be able to tell the account's
-    /// own nonces from others', from its first one on; and a server that lags must not have a nonce
-    /// signed for once more: what has later nonces stays, and what has the last one.
+    /// Removes ended entries that nobody wants. One whose payer was cut off waits for the same
+    /// command. Entries at or above the first open nonce stay, so that the open ones can tell our
+    /// nonces from others'; so does the last, so that a lagging server gets no nonce signed twice.
     pub(super) async fn sweep(&mut self) -> Result<(), ChainError> {
         let open = self.items.values().filter(|item| item.kept.over.is_none());
         let first_open = open.filter_map(|item| item.nonces().next()).min();
@@ -196,9 +192,9 @@ impl Desk {
     }
 }
 
-/// Whether a command has done with it what must not be done once more for nothing (it paid, or made a
-/// contract), and does not know. A sync that has ended is no answer to a later one, and the token itself
-/// shows whether it is open.
+/// Whether a command paid, or made a contract, and does not know it: it must not happen twice. A
+/// sync does not count, because an ended one does not answer a later request, and the token shows
+/// an open one.
 pub(super) fn is_unheard(kept: &Kept) -> bool {
     let purpose = &kept.entry.purpose;
     let paid = !purpose.value.is_zero() && !kept.tag.starts_with(SYNC_TAG);
@@ -207,7 +203,7 @@ pub(super) fn is_unheard(kept: &Kept) -> bool {
 }
 
 impl Item {
-    /// The nonces that it had, the first first.
+    /// Its nonces, in order.
     fn nonces(&self) -> impl Iterator<Item = u64> {
         self.kept.entry.tries.iter().map(|one| one.nonce)
     }
@@ -248,7 +244,7 @@ impl Item {
 }
 
 impl Transactor {
-    /// The desk; the shelf is read at the first call.
+    /// The entries; loaded at the first call.
     pub(super) async fn desk(&self) -> Result<Turn<'_>, ChainError> {
         let mut desk = self.outbox.desk.lock().await;
         if desk.is_none() {
@@ -258,7 +254,7 @@ impl Transactor {
                     let genesis = self.endpoint.provider();
                     let genesis = genesis.get_block_by_number(0.into()).await;
                     let genesis = genesis.map_err(|fault| self.endpoint.fault(fault))?;
-                    // Another folder would be taken for one where nothing was signed yet.
+                    // A wrong folder would look as if nothing was signed yet.
                     let genesis = genesis.ok_or_else(|| {
                         let server = self.endpoint.current();
                         ChainError::Permanent(format!(
@@ -286,8 +282,8 @@ impl Transactor {
         Ok(Turn(desk))
     }
 
-    /// Does `work` to its end: a signed transaction whose sender thinks better of it in the middle of a
-    /// write would be on the shelf and not at the desk.
+    /// Runs `work` to its end: if its caller gave up during a write, a signed transaction would be
+    /// stored but not listed here.
     pub(super) async fn whole<T, F>(&self, work: impl FnOnce(Self) -> F) -> Result<T, ChainError>
     where
         T: Send + 'static,

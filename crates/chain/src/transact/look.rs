@@ -1,8 +1,7 @@
-//! Looking at the chain: who has a nonce of the account, and whether that is for good.
+//! Checks the chain: who used a nonce of the account, and whether finally.
 //!
-//! Invariant: what is called final lies in a block that was final before it was looked at, so answers
-//! that are old, or come from a server that lags, make an outcome late and never wrong. Called by
-//! `carry`.
+//! Invariant: what is called final was in a final block before the check, so stale answers make an
+//! outcome late, never wrong.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,29 +23,29 @@ use crate::endpoint::is_refusal;
 use crate::outbox::shelf::{Kept, Watch};
 use crate::outbox::{Purpose, Taker, Try};
 
-/// Blocks above one that make it final, where the chain does not say what is.
+/// Blocks on top that make a block final if the chain does not say.
 const DEPTH: u64 = 64;
-/// Blocks that are gone through one by one where a server does not know an account's past.
+/// Blocks searched one by one if a server does not know an account's past.
 const WALK: u64 = 4096;
-/// Of these, how many at once: others wait for the desk meanwhile.
+/// How many of them at once, because others wait meanwhile.
 const PORTION: usize = 64;
-/// How long what was seen of the chain's end serves the entries that are looked at one behind the other.
+/// How long the view of the newest blocks serves consecutive entries.
 const HEADS_FRESH: Duration = Duration::from_secs(5);
-/// Foreign nonces that are looked through for a purpose.
+/// Foreign nonces searched for a purpose.
 const FOREIGN: u64 = 256;
 
-/// Who has a nonce.
+/// Who used a nonce.
 pub(super) struct Place {
     pub(super) taker: Taker,
     pub(super) is_final: bool,
-    /// Of the transaction, where it does what we wanted.
+    /// The receipt, if the transaction does what we wanted.
     pub(super) receipt: Option<TransactionReceipt>,
 }
 
-/// How far the chain is, of which every look at an entry begins.
+/// The chain's newest blocks, with which each check begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
-    /// Number of the newest block that is final.
+    /// Number of the newest final block.
     pub(super) settled: u64,
     /// The account's next nonce in the newest block.
     pub(super) next: u64,
@@ -54,17 +53,16 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// Whether another look need not ask again: what is older makes an outcome late, and no wrong one.
+    /// Whether to reuse it: an older view makes an outcome late, never wrong.
     pub(super) fn are_fresh(&self) -> bool {
         self.at.elapsed() < HEADS_FRESH
     }
 }
 
 impl Transactor {
-    /// How far the chain is.
     pub(super) async fn heads(&self) -> Result<Heads, ChainError> {
         let at = Instant::now();
-        // In this order: what lies in a block that is final now is so later.
+        // This order, because a block final now is final later.
         let settled = self.final_block().await?;
         let next = self.endpoint.provider();
         let next = next.get_transaction_count(self.address()).await;
@@ -72,7 +70,7 @@ impl Transactor {
         Ok(Heads { settled, next, at })
     }
 
-    /// Number of the newest block that is final.
+    /// Number of the newest final block.
     pub(super) async fn final_block(&self) -> Result<u64, ChainError> {
         let provider = self.endpoint.provider();
         let told = provider.get_block_by_number(BlockNumberOrTag::Finalized);
@@ -81,7 +79,7 @@ impl Transactor {
             Err(RpcError::ErrorResp(told)) if busy::is_later(&told) => {
                 Err(self.endpoint.fault(RpcError::ErrorResp(told)))
             }
-            // Not every chain has the word.
+            // Not every chain knows "finalized".
             Ok(None) | Err(RpcError::ErrorResp(_)) => {
                 Ok(self.endpoint.height().await?.saturating_sub(DEPTH))
             }
@@ -89,8 +87,8 @@ impl Transactor {
         }
     }
 
-    /// Who has the nonce of `last`, where `next` is the account's next one in the newest block and
-    /// `settled` the newest final block; `None` when nobody has, or it cannot be told.
+    /// Who used the nonce of `last`, given the account's `next` nonce and the final block
+    /// `settled`; `None` if nobody, or unknown.
     pub(super) async fn place(
         &self,
         purpose: &Purpose,
@@ -140,7 +138,7 @@ impl Transactor {
         }))
     }
 
-    /// Whether a charge that did not happen at its nonce has happened at one that is not in `own`.
+    /// Whether a charge that did not happen at its nonce happened at one not in `own`.
     pub(super) async fn elsewhere(
         &self,
         kept: &Kept,
@@ -155,7 +153,7 @@ impl Transactor {
         if usage < watch.before.saturating_add(watch.bytes) {
             return Ok(Some(false));
         }
-        // Usage has grown by as much, by whomever: what else this account has sent tells.
+        // Usage has grown as much; this account's other transactions tell by whom.
         let Some(first) = kept.entry.tries.first() else {
             return Ok(None);
         };
@@ -190,7 +188,7 @@ impl Transactor {
         watch: &Watch,
         block: u64,
     ) -> Result<U256, ChainError> {
-        // The first fields of the answer are the same in every dialect.
+        // All dialects share the first fields of the answer.
         let call = PxV2::getStorageUsageInBytesCall {
             tokenId: watch.token,
         };
@@ -199,8 +197,8 @@ impl Transactor {
             .await
     }
 
-    /// Whether the contract refuses the call, in the newest block and in the newest final one: it does not do so for a
-    /// moment, or by a server that is behind.
+    /// Whether the contract refuses the call in the newest and in the newest final block: so
+    /// neither a lagging server nor a passing state decides.
     pub(super) async fn is_refused(&self, purpose: &Purpose) -> Result<bool, ChainError> {
         let settled = BlockId::number(self.final_block().await?);
         for block in [settled, BlockId::latest()] {
@@ -221,7 +219,7 @@ impl Transactor {
         Ok(true)
     }
 
-    /// Whether `token` is another's for good, or no token any more.
+    /// Whether `token` was sold or burned for good.
     ///
     /// # Errors
     /// As [`Endpoint::fault`](crate::endpoint::Endpoint::fault).
@@ -232,7 +230,7 @@ impl Transactor {
     ) -> Result<bool, ChainError> {
         let settled = BlockId::number(self.final_block().await?);
         let call = PxV2::ownerOfCall { tokenId: token };
-        // The final one alone may be from before the token came; the newest one may be gone again.
+        // The final block may precede the token's arrival; the newest may be replaced.
         for at in [BlockId::latest(), settled] {
             match self.endpoint.call(contract, &call, at).await {
                 Ok(owner) if owner == self.address() => return Ok(false),
@@ -244,7 +242,7 @@ impl Transactor {
         Ok(true)
     }
 
-    /// Whether a receipt is of a final block: one with this number was final before it was asked for.
+    /// Whether a receipt's block is final: one with this number was, before asking.
     async fn is_settled(
         &self,
         receipt: &TransactionReceipt,
@@ -269,15 +267,15 @@ impl Transactor {
         count.await.map_err(|fault| self.endpoint.fault(fault))
     }
 
-    /// The account's transaction with `nonce`, which came after block `since` (or a little before,
-    /// where blocks were replaced) and no later than in block `until`.
+    /// The account's transaction with `nonce`, mined after block `since` (or slightly before, if
+    /// blocks were replaced) and by block `until`.
     async fn find(
         &self,
         nonce: u64,
         since: u64,
         until: u64,
     ) -> Result<Option<alloy::rpc::types::Transaction>, ChainError> {
-        // Before `low` nobody has it, in `high` somebody has.
+        // Unused before `low`, used in `high`.
         let (mut low, mut high) = (since.min(until), until);
         let mut step = 1;
         loop {
@@ -289,7 +287,7 @@ impl Transactor {
                     low = low.saturating_sub(step);
                     step *= 2;
                 }
-                // Its past is not known there: block by block, then.
+                // Its past is unknown there: search block by block.
                 Err(ChainError::Permanent(_) | ChainError::Unserved(_)) => {
                     return self.walk(nonce, since, until).await;
                 }
@@ -318,11 +316,11 @@ impl Transactor {
         for number in (first..=last).take(PORTION) {
             let found = self.in_block(nonce, number).await?;
             if found.is_some() {
-                // It is there the next time too, unless blocks are replaced.
+                // It stays there unless blocks are replaced.
                 lock(&self.outbox.walked).insert(nonce, number);
                 return Ok(found);
             }
-            // Kept with each, since a walk that is cut off is gone on with.
+            // Stored at each block, so that an aborted search resumes.
             lock(&self.outbox.walked).insert(nonce, number + 1);
         }
         let next = lock(&self.outbox.walked).get(&nonce).copied();

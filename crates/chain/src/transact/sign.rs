@@ -1,7 +1,7 @@
-//! Signing: gas and fees, whether the account can pay, and the bytes.
+//! Signing: gas, fees, the balance check, and the bytes.
 //!
-//! Invariant: a transaction that the node would not run, that the account cannot pay for, or that
-//! costs more than was allowed is not signed. Called by `carry`.
+//! Invariant: it signs nothing that the node would not run, the account cannot pay, or costs more
+//! than allowed.
 
 use alloy::eips::BlockNumberOrTag;
 use alloy::eips::eip2718::Encodable2718;
@@ -16,7 +16,7 @@ use crate::ChainError;
 use crate::coin;
 use crate::outbox::{Purpose, Signed};
 
-/// What the chain wants for one gas, in wei.
+/// The chain's price for gas, wei.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fees {
     pub(super) max_fee: u128,
@@ -24,16 +24,16 @@ pub(super) struct Fees {
     pub(super) tip: Option<u128>,
 }
 
-/// What something costs at most.
+/// The most that something costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
     /// Gas.
     pub gas: u64,
-    /// Coins for it, in wei.
+    /// Its cost, wei.
     pub wei: U256,
 }
 
-/// Blocks whose fees are compared with what a server asks for now, and how many times as much is paid unasked.
+/// Blocks whose fees are compared with the present, and the highest factor paid unattended.
 const RECENT: u64 = 128;
 const DEARER: u128 = 10;
 
@@ -41,12 +41,12 @@ fn gwei(wei: u128) -> String {
     format!("{} gwei", wei.div_ceil(1_000_000_000))
 }
 
-/// The state may be another when it is mined; what is not used is not paid.
+/// The state may differ when mined; unused gas is not paid.
 fn spare(gas: u64) -> u64 {
     gas.saturating_add(gas / 4)
 }
 
-/// The limit of what replaces `before`, where `now` is what it uses.
+/// The gas limit for replacing `before`, given the present use.
 pub(super) fn gas_instead(before: &Signed, now: u64) -> u64 {
     match now > before.gas {
         true => spare(now),
@@ -54,7 +54,7 @@ pub(super) fn gas_instead(before: &Signed, now: u64) -> u64 {
     }
 }
 
-/// The gas that a transaction takes before anything of it is run, by EIP-2028 and EIP-3860: no chain takes less.
+/// Gas before execution, by EIP-2028 and EIP-3860: no chain takes less.
 fn intrinsic(purpose: &Purpose) -> u64 {
     let zeros = purpose.data.iter().filter(|byte| **byte == 0).count() as u64;
     let others = purpose.data.len() as u64 - zeros;
@@ -65,8 +65,7 @@ fn intrinsic(purpose: &Purpose) -> u64 {
     21_000 + creates + 4 * zeros + 16 * others
 }
 
-/// alloy's rule (twice the base fee, and the median of what was paid beside it), for whatever numbers a
-/// server has told.
+/// alloy's rule (twice the base fee, plus the median tip), for any numbers from a server.
 fn estimate(base_fee: u128, rewards: &[Vec<u128>]) -> Eip1559Estimation {
     const MOST: u128 = u128::MAX >> 3;
     let bounded = |reward: &Vec<u128>| reward.iter().map(|one| MOST.min(*one)).collect();
@@ -75,7 +74,7 @@ fn estimate(base_fee: u128, rewards: &[Vec<u128>]) -> Eip1559Estimation {
 }
 
 impl Transactor {
-    /// What the chain wants now.
+    /// The chain's present fees.
     pub(super) async fn fees(&self) -> Result<Fees, ChainError> {
         let provider = self.endpoint.provider();
         let estimator = Eip1559Estimator::new(estimate);
@@ -95,8 +94,8 @@ impl Transactor {
         }
     }
 
-    /// What it would cost to send these (to whom, or `None` to create a contract), one behind the other,
-    /// without value; the account has that much.
+    /// The cost of sending these in sequence (recipient, or `None` to create a contract), without value; the
+    /// account has that much.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with what is missing, or why the chain would refuse one; else as
@@ -130,10 +129,10 @@ impl Transactor {
         Ok(Cost { gas, wei })
     }
 
-    /// What the gas of a call with `value` would cost at most, now.
+    /// The highest gas cost of a call with `value` now.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] where the chain would refuse it, or the account cannot pay.
+    /// [`ChainError::Reverted`] if the chain would refuse it, or the account cannot pay.
     pub async fn gas_of(&self, to: Address, data: Bytes, value: U256) -> Result<Cost, ChainError> {
         let purpose = Purpose {
             to: Some(to),
@@ -148,9 +147,8 @@ impl Transactor {
         Ok(Cost { gas, wei })
     }
 
-    /// Signs `purpose` at `nonce`, for what the chain wants now, where its gas does not cost more than
-    /// allowed. A node runs it for that, so here a
-    /// revert comes out.
+    /// Signs `purpose` at `nonce` at present prices, within its gas limit. A node runs it for that,
+    /// so a revert shows here.
     pub(super) async fn sign_new(
         &self,
         purpose: &Purpose,
@@ -166,7 +164,7 @@ impl Transactor {
         let gas = gas.map_err(|fault| self.endpoint.fault(fault))?;
         let least = intrinsic(purpose);
         if gas < least {
-            // No node takes it with less, and all that comes behind its nonce would wait for it.
+            // Nodes refuse less, and every later nonce would wait for it.
             return Err(ChainError::Transient(format!(
                 "not sent: {} says that it takes {gas} gas, and it takes {least} at least: give another --rpc-url, or try later",
                 self.endpoint.current()
@@ -192,7 +190,7 @@ impl Transactor {
         self.sign_for(purpose, nonce, gas, fees).await
     }
 
-    /// Where nobody has seen the fees, and none were bounded, a moment in which gas is dear is waited out.
+    /// If nobody saw or limited the fees, waits out a price peak.
     async fn is_usual(&self, fees: Fees) -> Result<(), ChainError> {
         let Some(tip) = fees.tip else {
             return Ok(());
@@ -203,14 +201,14 @@ impl Transactor {
         }
         let provider = self.endpoint.provider();
         let told = provider.get_fee_history(RECENT, BlockNumberOrTag::Latest, &[]);
-        // Not every server tells: then the bound on the whole stands alone.
+        // Not every server tells; then only the total limit holds.
         let Ok(told) = told.await else {
             return Ok(());
         };
         let mut paid = told.base_fee_per_gas;
         paid.sort_unstable();
         let usual = paid.get(paid.len() / 2).copied().unwrap_or_default();
-        // Twice the base fee is offered.
+        // The offer is twice the base fee.
         let asked = fees.max_fee.saturating_sub(tip) / 2;
         match usual > 0 && asked > usual.saturating_mul(DEARER) {
             true => Err(ChainError::Reverted(format!(
@@ -222,7 +220,7 @@ impl Transactor {
         }
     }
 
-    /// What `purpose` would use of gas at `nonce` now; 0 where the chain does not tell.
+    /// The present gas of `purpose` at `nonce`; 0 if unknown.
     pub(super) async fn gas_now(&self, purpose: &Purpose, nonce: u64) -> u64 {
         let Ok(request) = self.request(purpose, nonce).await else {
             return 0;
@@ -231,8 +229,8 @@ impl Transactor {
         gas.unwrap_or(0)
     }
 
-    /// Signs `purpose` at `nonce` in place of `before`, for at most `max_fee` wei a gas, and for no less than the
-    /// gas that it uses `now`.
+    /// Signs `purpose` at `nonce` to replace `before`, for at most `max_fee` wei a gas, and at
+    /// least the gas that it uses `now`.
     pub(super) async fn sign_instead(
         &self,
         purpose: &Purpose,
@@ -251,7 +249,7 @@ impl Transactor {
             .await
     }
 
-    /// A transfer of nothing to ourselves, for a nonce that must be had by something: nobody asks for that.
+    /// A transfer of nothing to ourselves, to use up a nonce; unattended.
     pub(super) async fn sign_nothing(&self, nonce: u64) -> Result<Signed, ChainError> {
         let nothing = Purpose {
             to: Some(self.address()),
@@ -263,7 +261,7 @@ impl Transactor {
         self.sign_new(&nothing, nonce, gas_cost_max).await
     }
 
-    /// The most that is paid for one of `gas` of something of which `first` was signed first, in wei.
+    /// The most for one of `gas`, wei, given the `first` signature.
     pub(super) fn fee_cap(&self, first: &Signed, gas: u64, gas_cost_max: Option<U256>) -> u128 {
         match gas_cost_max {
             Some(most) => u128::try_from(most / U256::from(gas.max(1))).unwrap_or(u128::MAX),
@@ -271,11 +269,11 @@ impl Transactor {
         }
     }
 
-    /// The most that the gas of `purpose` may cost, in wei: what is sent unasked has no price that somebody
-    /// has seen and agreed to, so there the value counts too.
+    /// The most for the gas of `purpose`, wei. Unattended transactions have no agreed price, so the value
+    /// counts too.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] where the value is more than may be spent, or was agreed to.
+    /// [`ChainError::Reverted`] if the value exceeds what may be spent or was agreed to.
     pub(super) fn gas_cap(&self, purpose: &Purpose) -> Result<Option<U256>, ChainError> {
         if let Some(price) = self.price.filter(|price| purpose.value > *price) {
             return Err(ChainError::Reverted(format!(

@@ -1,6 +1,4 @@
-//! Syncs: asked for in a transaction, answered by the oracle, and waited for in the contract's events.
-//!
-//! Called by the command line and the daemon.
+//! Syncs: requested in a transaction, answered by the oracle, awaited in the contract's events.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -20,13 +18,13 @@ use crate::endpoint::{Endpoint, LogsFault};
 use crate::outbox::Purpose;
 use pxfs_base::types::TokenId;
 
-/// How far back a request that is worth waiting for can lie, in blocks.
+/// The age up to which a request is worth waiting for, blocks.
 const OPEN_BLOCKS: u64 = 5_000;
-/// What the tags of syncs begin with.
+/// The prefix of sync tags.
 pub(super) const SYNC_TAG: &str = "sync ";
-/// Blocks that are looked at again at each look.
+/// Blocks read again at each check.
 const LOGS_AGAIN: u64 = 64;
-/// How long the last look may take.
+/// The limit on the last check.
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
 /// A sync that was asked for.
@@ -34,34 +32,34 @@ const LAST_LOOK: Duration = Duration::from_secs(10);
 pub struct SyncRequest {
     /// The token.
     pub token: TokenId,
-    /// The contract's id of the request.
+    /// The contract's id of it.
     pub request: B256,
     /// The transaction.
     pub mined: Mined,
 }
 
-/// A sync that has landed.
+/// A completed sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Synced {
-    /// Usage that the chain has now, in bytes.
+    /// Usage on chain now, bytes.
     pub usage_bytes: u64,
-    /// Sequence of the document that it took.
+    /// Sequence of the document taken.
     pub sequence: u64,
-    /// Digest of the root of that document; `None` for none.
+    /// Digest of that document's root, if any.
     pub root: Option<B256>,
 }
 
 impl Transactor {
-    /// What goes along with a sync of `token`, in wei: the contract's fee, and nothing where it is paid already, since a
-    /// request is open.
+    /// The value to send with a sync of `token`, wei: the contract's fee, or nothing if an open request has
+    /// paid it.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] where there is no such token.
+    /// [`ChainError::Reverted`] if there is no such token.
     pub async fn sync_fee(&self, contract: Address, token: TokenId) -> Result<U256, ChainError> {
         sync_fee(&self.endpoint, contract, token).await
     }
 
-    /// Asks the oracle to sync `token`, and pays its fee.
+    /// Requests a sync of `token`, and pays its fee.
     ///
     /// # Errors
     /// [`ChainError::Reverted`] with the reason (`sync already requested`, `not registered`, …).
@@ -95,11 +93,11 @@ impl Transactor {
         })
     }
 
-    /// The sync of `token` that is open, to wait for it instead of asking again; `None` where none is,
-    /// or it was asked for thousands of blocks ago.
+    /// The open sync of `token`, to wait for it instead of asking again; `None` if there is none, or it is
+    /// thousands of blocks old.
     ///
     /// # Errors
-    /// [`ChainError::Reverted`] when there is no such token.
+    /// [`ChainError::Reverted`] if there is no such token.
     pub async fn open_sync(
         &self,
         contract: Address,
@@ -132,8 +130,8 @@ impl Transactor {
         }))
     }
 
-    /// The logs that `filter` asks for in `blocks`, by at most `range` blocks at once, which becomes less
-    /// where the endpoint does not give so many.
+    /// The logs of `filter` in `blocks`, at most `range` blocks at once; shrinks the range if the
+    /// endpoint refuses.
     async fn logs(
         &self,
         filter: &Filter,
@@ -163,11 +161,11 @@ impl Transactor {
         Ok(all)
     }
 
-    /// Waits until the sync has landed. What the endpoint does not answer is asked again, and at last the
-    /// token itself: that it was paid for is no reason to say that it failed.
+    /// Waits until the sync has landed. Retries if the endpoint does not answer, and finally asks the token
+    /// itself, because a paid request must not be reported as failed wrongly.
     ///
     /// # Errors
-    /// [`ChainError::Oracle`] when the oracle answers with an error, or not within `limit`.
+    /// [`ChainError::Oracle`] if the oracle answers with an error, or not within `limit`.
     pub async fn wait_synced(
         &self,
         contract: Address,
@@ -177,7 +175,7 @@ impl Transactor {
         let token = request.token;
         let mut look = Look::within(limit);
         let (mut from, mut range) = (request.mined.block, OPEN_BLOCKS);
-        // The block that it has landed in, and how many lie on top.
+        // The block it landed in, and the blocks on top.
         let mut landed = None;
         loop {
             let looked = self.look_synced(contract, request, &mut from, &mut range);
@@ -193,7 +191,7 @@ impl Transactor {
                     landed = Some((block, on_top));
                 }
                 Some(Err(failed @ ChainError::Oracle(_))) => return Err(failed),
-                // Worth another look.
+                // Retry.
                 Some(Ok(None) | Err(_)) | None => {}
             }
             let Mined {
@@ -232,7 +230,7 @@ impl Transactor {
         }
     }
 
-    /// What the contract's events say, in blocks from `from` on, which moves on with the chain; and in which block.
+    /// The contract's events in blocks from `from` on, which advances; and their block.
     async fn look_synced(
         &self,
         contract: Address,
@@ -257,7 +255,8 @@ impl Transactor {
                 let line = format!("token {token} is not synced: {why} (code {code})");
                 return Err(ChainError::Oracle(line));
             }
-            // A token has one open request, so what has landed is the answer to ours unless ours is open.
+            // A token has one open request, so a landed sync answers ours unless ours is still
+            // open.
             if let Ok(synced) = PxSync::Synced::decode_log(&log.inner)
                 && self.info(contract, token).await?.requestId != request.request
             {
@@ -269,12 +268,12 @@ impl Transactor {
                 return Ok(Some((landed, log.block_number.unwrap_or(height))));
             }
         }
-        // Blocks that are replaced are looked at again.
+        // Replaced blocks are read again.
         *from = height.saturating_sub(LOGS_AGAIN).max(*from);
         Ok(None)
     }
 
-    /// What the token itself says: `None` where nothing has landed since the request.
+    /// What the token says; `None` if nothing has landed since the request.
     async fn has_synced(
         &self,
         contract: Address,

@@ -1,11 +1,10 @@
-//! Charges and syncs through everything that a network does, counted on chain.
+//! Charges and syncs through everything a network does, counted on chain.
 //!
-//! Each run is a life of a wallet on an anvil that mines when the test says so: the sender is killed at
-//! any call and at any write of its shelf, and begun anew from what was written; calls are dropped
-//! before or after they are carried out, doubled, delayed, arrive behind later ones, or have the answer of an earlier
-//! one; blocks
-//! are replaced (`anvil_reorg`, snapshot and revert), what waits is lost, fees rise, and another program
-//! sends from the same account, at our nonces.
+//! Each run is a wallet's life on an anvil that mines on demand. The sender is killed at any call
+//! or write, and restarted from what was stored. Calls are dropped before or after execution,
+//! doubled, delayed, reordered, or answered with an earlier answer. Blocks are replaced
+//! (`anvil_reorg`, snapshot and revert), pending transactions are lost, fees rise, and another
+//! program sends from the same account at our nonces.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,18 +33,18 @@ use crate::tests::anvil::Anvil;
 use crate::tests::rich;
 use pxfs_base::types::TokenId;
 
-/// Blocks above one that make it final: two epochs of the two slots that anvil is told of.
+/// Blocks on top that make a block final: two epochs of anvil's two slots.
 const FINAL: u64 = 4;
-/// Until a fee that was set is in force (`SyncSettings.sol`).
+/// When a changed fee takes effect (`SyncSettings.sol`).
 const SETTING_DELAY_S: u64 = 7 * 86_400;
-/// Runs of a test that nobody asked more of (`PXFS_OUTBOX_RUNS`).
+/// The default number of runs (`PXFS_OUTBOX_RUNS`).
 const RUNS: u64 = 12;
-/// Things that happen in a run before the network is calm, and at most.
+/// The most events in a run before the network is calm.
 const WILD: u32 = 40;
 const MOST: u32 = 600;
 const NAME: &str = "k51qzi5uqu5dgutdk6i1ynyzgkqngpha5xpgia3a5qqp4jsh0u4csozksxel2r";
 
-/// Numbers that look random and are the same at each run.
+/// Reproducible pseudo-random numbers.
 struct Dice(Mutex<u64>);
 
 impl Dice {
@@ -67,13 +66,13 @@ impl Dice {
     }
 }
 
-/// What kills the sender and spoils its calls, until it is told to be calm.
+/// Kills the sender and spoils its calls, until calm.
 struct Evil {
     dice: Arc<Dice>,
     calm: AtomicBool,
     killed: Notify,
     deaths: Mutex<u64>,
-    /// What is still on its way, whoever sent it, and how much of it arrived behind what was sent later.
+    /// Requests in flight, and how many were overtaken.
     late: Mutex<Vec<RequestPacket>>,
     reordered: Mutex<u64>,
 }
@@ -83,7 +82,7 @@ impl Evil {
         !self.calm.load(Ordering::Relaxed) && self.dice.one_in(sides)
     }
 
-    /// Something that arrives now, in any order; in the end all of it.
+    /// A request that arrives now, in any order; in the end all do.
     fn arrival(&self) -> Option<RequestPacket> {
         let mut late = self.late.lock().unwrap();
         let is_calm = self.calm.load(Ordering::Relaxed);
@@ -95,7 +94,7 @@ impl Evil {
         Some(late.swap_remove(usize::try_from(place).unwrap()))
     }
 
-    /// Now and then the end: whoever asks never goes on.
+    /// Sometimes kills the sender: the caller never continues.
     async fn may_kill(&self, sides: u64) {
         if self.strikes(sides) {
             *self.deaths.lock().unwrap() += 1;
@@ -105,7 +104,7 @@ impl Evil {
     }
 }
 
-/// A shelf whose writer dies before or after a write.
+/// Storage whose writer dies before or after a write.
 struct MortalShelf {
     below: Arc<MemoryShelf>,
     evil: Arc<Evil>,
@@ -132,12 +131,12 @@ impl Shelf for MortalShelf {
     }
 }
 
-/// A transport that loses, doubles, delays, reorders and kills.
+/// Loses, doubles, delays, reorders and kills.
 #[derive(Clone)]
 struct EvilTransport {
     below: BoxTransport,
     evil: Arc<Evil>,
-    /// The last answers to each question about the newest block: a server lags, or an answer comes late.
+    /// Recent answers about the newest block: a server lags, or an answer is late.
     answers: Arc<Mutex<BTreeMap<String, Vec<ResponsePacket>>>>,
 }
 
@@ -192,8 +191,8 @@ impl EvilTransport {
     }
 }
 
-/// The question, where its answer changes as blocks come: what is asked of a block by its number is the same on all
-/// servers, or not there yet.
+/// The question, if its answer depends on the newest block: by number, all servers agree or lack
+/// it.
 fn of_newest(one: &SerializedRequest) -> Option<String> {
     let params = one.params().map_or("", |params| params.get());
     let changes = match one.method() {
@@ -222,7 +221,7 @@ impl Service<RequestPacket> for EvilTransport {
     }
 }
 
-/// A chain, and the contracts on it.
+/// A chain with its contracts.
 struct Site {
     _anvil: Anvil,
     endpoint: Endpoint,
@@ -266,13 +265,13 @@ struct Life<'a> {
     shelf: Arc<MemoryShelf>,
     token: TokenId,
     synced: TokenId,
-    /// Commits that are not known to be charged: what a volume keeps.
+    /// Commits not known to be charged: what a volume stores.
     commits: Vec<(u64, u64)>,
-    /// Whether the sync is known to have happened.
+    /// Whether the sync is known to be done.
     sync_open: bool,
-    /// A state to go back to, and its block.
+    /// A state to revert to, and its block.
     snapshot: Option<(Value, u64)>,
-    /// The newest block that was ever final: it stays, also where newer ones go.
+    /// The newest block that was ever final: it stays, whatever is replaced.
     settled: u64,
 }
 
@@ -298,7 +297,7 @@ impl Life<'_> {
         format!("sync {}", self.synced)
     }
 
-    /// What a daemon does again and again.
+    /// One loop of a daemon.
     async fn pass(&mut self, sender: &Transactor) -> Result<bool, ChainError> {
         let charger = Charger::new(
             sender.clone(),
@@ -331,7 +330,7 @@ impl Life<'_> {
         Ok(idle && self.commits.is_empty() && !self.sync_open)
     }
 
-    /// The other program sends something from the same account.
+    /// Another program sends from the same account.
     async fn foreign(&self) {
         let provider = self.site.endpoint.provider();
         let next = provider.get_transaction_count(self.wallet.address()).await;
@@ -349,11 +348,11 @@ impl Life<'_> {
         let wallet = alloy::network::EthereumWallet::from(self.wallet.signer().clone());
         let signed = alloy::network::NetworkTransactionBuilder::build(request, &wallet).await;
         let raw = alloy::eips::eip2718::Encodable2718::encoded_2718(&signed.unwrap());
-        // It may be too cheap for what waits there.
+        // Perhaps too cheap to replace what waits there.
         let _ = provider.send_raw_transaction(&raw).await;
     }
 
-    /// Something that the network does.
+    /// A network event.
     async fn happen(&mut self) {
         let site = self.site;
         let height = site.endpoint.height().await.unwrap();
@@ -388,7 +387,7 @@ impl Life<'_> {
         }
     }
 
-    /// Until everything is done; how often it was killed, and how much came in another order.
+    /// Runs until everything is done; returns how often it was killed, and how much was reordered.
     async fn live(&mut self) -> (u64, u64) {
         let mut sender = self.transactor();
         for turn in 0..MOST {
@@ -408,7 +407,7 @@ impl Life<'_> {
                 }
             };
             match passed {
-                // What it knew is gone; what it wrote down is not.
+                // Its memory is gone; its storage is not.
                 None => sender = self.transactor(),
                 Some(Ok(true)) if turn >= WILD => {
                     let evil = &self.evil;
@@ -422,7 +421,7 @@ impl Life<'_> {
     }
 }
 
-/// A life by this seed; how often its sender was killed, and how much of what it sent came in another order.
+/// One life by this seed; its deaths and reordered requests.
 async fn run(site: &Site, seed: u64) -> (u64, u64) {
     let dice = Dice::new(seed);
     let wallet = Wallet::random().unwrap();
@@ -499,12 +498,12 @@ async fn no_commit_is_charged_twice_and_no_sync_is_lost_whatever_the_network_doe
     println!(
         "{runs} runs, {deaths} times killed, {reordered} sent that came in another order: 0 double charges, 0 lost syncs"
     );
-    // The lives are as bad as they are meant to be.
+    // The runs are as hostile as intended.
     assert!(deaths >= runs, "{deaths} deaths in {runs} runs");
     assert!(reordered >= runs / 4, "{reordered} in {runs} runs");
 }
 
-/// What `task` gives, for which blocks are mined until it has ended.
+/// Mines blocks until `task` ends; its result.
 async fn while_mining<T>(task: tokio::task::JoinHandle<T>, mine: &impl AsyncFn()) -> T {
     while !task.is_finished() {
         mine().await;
@@ -534,7 +533,7 @@ async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
     let first = while_mining(waiting, &mine).await.unwrap();
     let given = async || endpoint.provider().get_balance(whom).await.unwrap();
     assert_eq!(given().await, U256::ONE, "once, by two commands");
-    // Whoever knows that it was done, and asks again, means it.
+    // A caller who knows that it was done, and asks again, means it.
     let waiting = tokio::spawn(give(sender()));
     assert_ne!(while_mining(waiting, &mine).await.unwrap(), first);
     assert_eq!(given().await, U256::from(2));
@@ -557,7 +556,7 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
     let mine = async || {
         let _: Value = client.request("evm_mine", json!([])).await.unwrap();
     };
-    // The next daemons look after it until its block is final, and other things are sent meanwhile.
+    // The next daemons drive it until its block is final, and send other things meanwhile.
     for _ in 0..2 {
         let daemon = sender();
         while !daemon.carry().await.unwrap() {
@@ -579,7 +578,7 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
     let told = timeout_at(Instant::now() + Duration::from_secs(60), give(sender())).await;
     let first = told.expect("it is mined already").unwrap();
     assert_eq!(given().await, U256::ONE, "it was paid twice");
-    // Whoever has heard of it, and asks again, means it.
+    // A caller who was told, and asks again, means it.
     let waiting = tokio::spawn(give(sender()));
     assert_ne!(while_mining(waiting, &mine).await.unwrap(), first);
     assert_eq!(given().await, U256::from(2));
@@ -641,7 +640,7 @@ async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there(
     let made = crate::deploy::deploy(&payer(), &operators, 1).await;
     assert_eq!(made.unwrap().forwarder, rich().address().create(0));
     assert_eq!(payer().next_nonce().await.unwrap(), 2);
-    // Said again when both are there, it means two others.
+    // Repeated when both exist, it means two others.
     crate::deploy::deploy(&payer(), &operators, 1)
         .await
         .unwrap();
@@ -692,7 +691,7 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
     let before = payer.next_nonce().await.unwrap();
     let sender = |most| payer.clone().with_gas_cost_max(Some(most));
 
-    // Half a coin is enough for the gas, and not for the fee of one.
+    // Half a coin covers the gas, but not one gas fee.
     let half = sender(coin / U256::from(2));
     let words = half.unasked().sync(contract, token).await.unwrap_err();
     let words = words.to_string();
@@ -708,7 +707,7 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
         before,
         "something was sent"
     );
-    // Nor is more spent unasked than a tenth of a coin where nothing is allowed.
+    // Unattended, at most a tenth of a coin is spent by default.
     let words = payer.unasked().sync(contract, token).await.unwrap_err();
     assert!(words.to_string().contains("allows 0.1"), "{words}");
     assert_eq!(
@@ -750,7 +749,7 @@ async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked
         .await
         .unwrap();
     let _: Value = client.request("evm_mine", json!([])).await.unwrap();
-    // What goes along counts.
+    // The value counts.
     let hundredth = 10_u64.pow(16);
     let told = sender.post("second", purpose(hundredth), None);
     let told = told.await.unwrap_err();
@@ -765,7 +764,7 @@ async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_
     let payer = Transactor::new(endpoint.clone(), &rich()).unseen();
     let coin = U256::from(10).pow(U256::from(18));
     let whom = Some(Address::repeat_byte(9));
-    // The value is what was asked for.
+    // The value was requested.
     let sent = payer.send(whom, Bytes::new(), coin, None).await;
     sent.unwrap();
     // 10,000 gwei for one gas: 0.5 coins for the least that there is.
@@ -785,7 +784,7 @@ async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_
     sent.unwrap();
 }
 
-/// On Sonic, with the gas of a charge and the price that is usual there.
+/// On Sonic, with a charge's gas at the usual price.
 #[tokio::test]
 async fn a_charge_at_the_usual_price_is_sent_unasked_and_one_in_a_moment_of_rush_waits() {
     let anvil = Anvil::start(&["--chain-id", "146", "--base-fee", "55000000000"]);
@@ -798,7 +797,7 @@ async fn a_charge_at_the_usual_price_is_sent_unasked_and_one_in_a_moment_of_rush
         let client = endpoint.provider().client();
         let _: Value = client.request(method, params).await.unwrap();
     };
-    // Blocks that are nearly empty would have brought the price down.
+    // Nearly empty blocks would have lowered the price.
     let price = async |wei: &str| {
         rpc("anvil_setNextBlockBaseFeePerGas", json!([wei])).await;
         rpc("evm_mine", json!([])).await;
@@ -812,20 +811,20 @@ async fn a_charge_at_the_usual_price_is_sent_unasked_and_one_in_a_moment_of_rush
     while payer.posted().await.unwrap()[0].mined.is_none() {
         payer.carry().await.unwrap();
     }
-    // 1,100 gwei: within the bound on the whole, were the gas that of a transfer.
+    // 1,100 gwei: within the total limit for the gas of a transfer.
     price("0x1001d1bf800").await;
     let whom = Some(Address::repeat_byte(9));
     let unasked = payer.unasked();
     let sent = unasked.send(whom, Bytes::new(), U256::ONE, None);
     let told = sent.await.unwrap_err().to_string();
     assert!(told.contains("more than 10 times what it did"), "{told}");
-    // Who allows it has it at once.
+    // A user who allows it gets it at once.
     let allowed = payer.with_gas_cost_max(Some(U256::from(10).pow(U256::from(18))));
     let sent = allowed.send(whom, Bytes::new(), U256::ONE, None);
     sent.await.unwrap();
 }
 
-/// An anvil that mines when it is told to, before which somebody tells three tenths of each estimate.
+/// An on-demand anvil behind a proxy that reports three tenths of each estimate.
 fn short_sighted(anvil: &Anvil) -> Meddler {
     let over = alloy::transports::http::Http::new(anvil.url().parse().unwrap());
     let meddler = Meddler::new(BoxTransport::new(over));
@@ -839,7 +838,7 @@ fn short_sighted(anvil: &Anvil) -> Meddler {
     meddler
 }
 
-/// No node takes a transaction with less than it takes before anything is run, and all behind its nonce would wait.
+/// Nodes refuse less than the intrinsic gas, and all later nonces would wait.
 #[tokio::test]
 async fn an_estimate_below_what_any_transaction_takes_is_not_signed_for() {
     let anvil = Anvil::start(&[]);
@@ -856,7 +855,7 @@ async fn an_estimate_below_what_any_transaction_takes_is_not_signed_for() {
     assert!(told.contains("takes 22600 at least"), "{told}");
     assert_eq!(sender.posted().await.unwrap(), []);
     meddler.lie(|_, honest| honest);
-    // Whoever carries sleeps until it is called.
+    // The driver sleeps until called.
     assert_eq!(sender.carry().await, Ok(true));
     assert_eq!(sender.asked().now_or_never(), None);
     sender.post("charge", purpose, None).await.unwrap();
@@ -865,7 +864,7 @@ async fn an_estimate_below_what_any_transaction_takes_is_not_signed_for() {
     assert_eq!(sender.posted().await.unwrap()[0].mined, Some(1));
 }
 
-/// What is signed for too little gas holds up all charges behind it until more is signed for it.
+/// Too little gas blocks all later charges until a replacement.
 #[tokio::test]
 async fn a_charge_that_was_signed_for_too_little_gas_is_replaced_by_one_that_takes_effect() {
     let anvil = Anvil::start(&[]);
@@ -885,7 +884,7 @@ async fn a_charge_that_was_signed_for_too_little_gas_is_replaced_by_one_that_tak
     charger.report(&commits[..1]).await.unwrap();
     meddler.lie(|_, honest| honest);
     charger.report(&commits).await.unwrap();
-    // What is behind the first is looked at when that is in a block.
+    // Later ones are checked when the first is in a block.
     for _ in &commits {
         sender.carry().await.unwrap();
         rpc("evm_mine", json!([])).await;
@@ -926,14 +925,14 @@ async fn what_does_not_come_on_is_not_sent_at_each_look_of_all_that_wait_behind_
     };
     let mut count = 0;
     for _ in 0..60 {
-        // That nothing comes on is told.
+        // The stall is reported.
         let _ = sender.carry().await;
         count += sent();
     }
     let rounds = began.elapsed().as_millis() / patience.as_millis() + 1;
     let most = u128::from(many) * rounds;
     assert!(count as u128 <= most, "{count} in {rounds} rounds");
-    // However long that lasts, less and less often: here each look is a round.
+    // However long it lasts, ever more rarely: here each check is a round.
     let hasty = sender.clone().with_patience(Duration::ZERO);
     let looks = 60;
     for _ in 0..looks {
@@ -943,7 +942,7 @@ async fn what_does_not_come_on_is_not_sent_at_each_look_of_all_that_wait_behind_
     assert!(0 < count && count < looks / 2, "{count} in {looks} looks");
 }
 
-/// Hundreds of tokens are flushed at once, and each commit is charged.
+/// Hundreds of tokens are flushed at once, each commit charged.
 #[tokio::test]
 async fn what_is_on_its_way_costs_one_look_each_and_none_while_it_waits_to_be_final() {
     let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "8"]);
@@ -997,7 +996,7 @@ async fn what_is_on_its_way_costs_one_look_each_and_none_while_it_waits_to_be_fi
     );
 }
 
-/// Asked on a terminal, with the price and what the gas costs at most.
+/// Asked on a terminal, with the price and the highest gas cost.
 #[tokio::test]
 async fn gas_that_costs_more_by_now_than_was_agreed_to_is_not_paid() {
     let anvil = Anvil::start(&[]);
@@ -1023,13 +1022,13 @@ async fn gas_that_costs_more_by_now_than_was_agreed_to_is_not_paid() {
     let told = told.unwrap_err().to_string();
     assert!(told.contains("was agreed to: ask again"), "{told}");
     assert_eq!(payer.next_nonce().await.unwrap(), 0, "something was sent");
-    // A little more than at the time of the question is within what was shown.
+    // Slightly more than at the question is within what was shown.
     raise("0x59682f00").await;
     let sent = agreed.send(Some(whom), Bytes::new(), U256::ONE, None).await;
     let sent = sent.unwrap();
     let paid = U256::from(sent.effective_gas_price) * U256::from(sent.gas_used);
     assert!(paid <= most);
-    // A bound that is given stays where it is lower.
+    // A lower limit stays.
     let bounded = payer.with_gas_cost_max(Some(U256::ONE)).agreed(most);
     let told = bounded
         .send(Some(whom), Bytes::new(), U256::ONE, None)
@@ -1068,7 +1067,7 @@ async fn the_cap_of_a_command_is_kept_by_whoever_carries_its_transaction_on() {
         let sender = Transactor::new(endpoint.clone(), &rich()).kept_in(dir.path());
         sender.with_patience(Duration::from_millis(1))
     };
-    // Enough for 21,000 gas and some to spare now, and not when one costs some times as much.
+    // Enough for 21,000 gas plus spare now, not at several times the price.
     let cap = U256::from(10).pow(U256::from(14));
     let hasty = sender().with_gas_cost_max(Some(cap));
     let hasty = hasty.with_limit(Duration::from_millis(50));
@@ -1083,7 +1082,7 @@ async fn the_cap_of_a_command_is_kept_by_whoever_carries_its_transaction_on() {
     ask("anvil_setNextBlockBaseFeePerGas", json!(["0x12a05f200"])).await;
     ask("evm_mine", json!([])).await;
     let daemon = sender();
-    // Twice: at first it is sent again as it is.
+    // Twice: first it is resent unchanged.
     let mut told = daemon.carry().await;
     if told.is_ok() {
         sleep(Duration::from_millis(5)).await;
@@ -1153,7 +1152,7 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
     assert_eq!(given, U256::ZERO, "it was sent again");
 }
 
-/// A charge is owed, and its token is sold at the very nonce that it was signed for.
+/// A charge is unpaid, and its token is sold at the very nonce it was signed for.
 #[tokio::test]
 async fn a_charge_of_a_token_that_was_sold_ends_once_nothing_of_it_can_be_mined() {
     let site = Site::new().await;
@@ -1174,7 +1173,7 @@ async fn a_charge_of_a_token_that_was_sold_ends_once_nothing_of_it_can_be_mined(
     assert_eq!((report.error, report.lost), (None, vec![]));
     let nonce = sender.next_nonce().await.unwrap() - 2;
 
-    // Another wallet of the account sells it, for a higher fee, and sends nothing at the nonce behind.
+    // Another wallet of the account sells it for a higher fee, and sends nothing at the next nonce.
     let sale = Purpose {
         to: Some(site.additive),
         data: calldata::transfer_calldata(wallet.address(), Address::repeat_byte(9), token),
@@ -1278,7 +1277,7 @@ async fn what_waits_for_a_server_that_does_not_know_who_has_its_nonce_says_so() 
             .await
             .unwrap()
     };
-    // Its nonce is had by something that no block shows.
+    // Its nonce was used by something that no block shows.
     ask("anvil_dropAllTransactions", json!([])).await;
     ask("anvil_setNonce", json!([sender.address(), "0x1"])).await;
     ask("evm_mine", json!([])).await;
@@ -1327,7 +1326,7 @@ async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for()
         value: U256::from(7),
         bound: false,
     };
-    // It is signed, is lost on its way, and another program has its nonce 300 blocks later.
+    // Signed, lost on its way, and 300 blocks later another program has its nonce.
     meddler.refuse(|asked| {
         let lost = asked.method == "eth_sendRawTransaction";
         lost.then_some((-32005, "limit exceeded"))
@@ -1369,7 +1368,7 @@ async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_twice() {
-    /// A shelf whose writes end when they may.
+    /// Storage whose writes end when permitted.
     struct SlowShelf(Arc<MemoryShelf>, Arc<Semaphore>);
 
     #[async_trait]

@@ -1,4 +1,4 @@
-//! Signers elsewhere: anvil, which signs for its own accounts, and what stands in the way of it.
+//! External signers: anvil, which signs for its own accounts, and a proxy in front.
 
 use alloy::eips::Encodable2718;
 use alloy::network::TransactionBuilder;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// anvil's first account.
 const ACCOUNT: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
 
-/// A chain, another anvil that signs, and what stands before it.
+/// A chain, another anvil that signs, and a proxy before it.
 async fn site() -> (Anvil, Anvil, Proxy, Transactor) {
     let (chain, signer) = (Anvil::start(&[]), Anvil::start(&[]));
     let proxy = Proxy::before(signer.url()).await;
@@ -44,7 +44,7 @@ async fn a_signer_elsewhere_is_asked_for_one_signature_and_nothing_else() {
     assert_eq!(proxy.asked(), ["eth_signTransaction"]);
 }
 
-/// A person is not asked for the same again and again.
+/// A person is not asked the same again and again.
 #[tokio::test]
 async fn what_a_signer_refuses_is_told_and_not_asked_for_again_unless_somebody_wants_it() {
     let (_chain, _signer, proxy, payer) = site().await;
@@ -66,7 +66,7 @@ async fn what_a_signer_refuses_is_told_and_not_asked_for_again_unless_somebody_w
         );
     }
     assert_eq!(proxy.asked(), ["eth_signTransaction"]);
-    // Something else is another question.
+    // Another transaction is another question.
     pay(&unasked, 6).await.unwrap_err();
     assert_eq!(proxy.asked(), ["eth_signTransaction"]);
     proxy.set(Mode::Well);
