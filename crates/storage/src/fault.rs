@@ -1,8 +1,7 @@
-//! A script of faults: what the fault wrappers of block and name stores play.
+//! A script of faults for the fault wrappers of block and name stores.
 //!
-//! Invariant: without a fault set, a wrapper does nothing but count. Faults are set and cleared
-//! while calls run; a call that hangs goes on when its fault is cleared. Called by tests, and by a
-//! development switch.
+//! Invariant: without a fault, a wrapper only counts. Faults change while calls run; clearing a
+//! fault releases the calls that hang on it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,19 +16,18 @@ use tokio::sync::watch;
 pub enum Fault<E> {
     /// Fails without having done anything.
     Before(E),
-    /// Does it, and fails all the same: the answer was lost.
+    /// Does it and fails: the answer was lost.
     After(E),
-    /// Does not answer before the fault is cleared.
+    /// Hangs until the fault is cleared.
     Hang,
     /// Answers late.
     Delay(Duration),
-    /// Gives other bytes than are there.
+    /// Gives wrong bytes.
     Corrupt,
-    /// Says that it did, and did not; says of what is asked for that it is not there.
+    /// Claims success without doing it; reports what is asked for as missing.
     Drop,
 }
 
-/// How a call goes on once it was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome<E> {
     /// As it should.
@@ -42,15 +40,15 @@ pub(crate) enum Outcome<E> {
     Drop,
 }
 
-/// The faults set for the calls `C`, and how often each was called.
+/// The faults set for the calls `C`, and a count of each.
 pub(crate) struct Script<C, E> {
     state: Mutex<State<C, E>>,
-    /// Moves on with every change of the faults.
+    /// Changes with the faults.
     changes: watch::Sender<u64>,
 }
 
 struct State<C, E> {
-    /// The fault of a call, and how often it strikes; `None` for always.
+    /// A call's fault, and how often it strikes; `None` for always.
     faults: HashMap<C, (Fault<E>, Option<u64>)>,
     counts: HashMap<C, u64>,
 }
@@ -60,7 +58,6 @@ where
     C: Copy + Eq + Hash,
     E: Clone,
 {
-    /// No faults, nothing counted.
     pub(crate) fn new() -> Self {
         Self {
             state: Mutex::new(State {
@@ -93,7 +90,7 @@ where
         self.state().counts.clear();
     }
 
-    /// Begins a call: counts it, lets it wait, and says how it goes on.
+    /// Begins a call: counts it, delays it, and decides its outcome.
     pub(crate) async fn enter(&self, call: C) -> Result<Outcome<E>, E> {
         let mut changes = self.changes.subscribe();
         *self.state().counts.entry(call).or_insert(0) += 1;
@@ -114,13 +111,12 @@ where
         }
     }
 
-    /// The fault that strikes `call` now, counted off.
     fn strike(&self, call: C) -> Option<Fault<E>> {
         let mut state = self.state();
         let (fault, times) = state.faults.get_mut(&call)?;
         let fault = fault.clone();
         match times {
-            // A call that hangs waits for a change, so its turns are not counted off.
+            // A hanging call waits for a change, so its turns are not counted.
             Some(left) if !matches!(fault, Fault::Hang) => {
                 *left = left.saturating_sub(1);
                 if *left == 0 {
@@ -133,7 +129,7 @@ where
     }
 
     fn state(&self) -> MutexGuard<'_, State<C, E>> {
-        // Every change is one insert or remove, so the state is whole after a panic too.
+        // Every change is one insert or remove, so the state is valid even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

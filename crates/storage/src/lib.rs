@@ -1,7 +1,7 @@
-//! Where blocks and name records lie: at BTFS and IPFS nodes, behind gateways, and in a folder of this machine.
+//! Stores for blocks and name records: BTFS and IPFS nodes, gateways, and local folders.
 //!
-//! [`store`] holds blocks by CID, [`names`] the signed records of names; both reach nodes by [`rpc`]. [`fault`] is the
-//! script that their fault wrappers play.
+//! [`store`] holds blocks by CID, [`names`] signed name records; both reach nodes by [`rpc`].
+//! [`fault`] scripts their fault wrappers.
 
 pub mod fault;
 pub mod names;

@@ -1,12 +1,12 @@
-//! The HTTP RPC of storage nodes: one client for BTFS and IPFS nodes.
+//! The HTTP RPC of storage nodes: one client for BTFS and IPFS.
 //!
-//! Invariant: every call ends by its deadline; an answer counts only when it came whole, without an
-//! error in its trailer; no secret (token, password, path or query of the URL) stands in an error or
-//! a log line. Called by `store::rpc` and `names::rpc`, built by `run`.
+//! Invariant: every call ends by its deadline; an answer counts only if whole, without an error in
+//! its trailer; no secret (token, password, path or query of the URL) appears in an error or log
+//! line.
 //!
-//! [`client`] makes calls, `http` sends one and reads its answer, [`error`] says what a failure means,
-//! [`Gateway`] gives blocks over GET, [`guard`] fetches from strangers, [`auth`] logs in where a node wants it, [`probe`] asks a node what it is and how it is set up.
-//! `docs/nodes.md` has the facts that this relies on.
+//! [`client`] makes calls, `http` sends them, [`error`] classifies failures, [`Gateway`] gets
+//! blocks by GET, [`guard`] fetches from strangers, [`auth`] logs in, [`probe`] asks a node what it
+//! is. Facts relied on: `docs/nodes.md`.
 
 pub mod auth;
 pub mod client;
@@ -22,7 +22,7 @@ pub use error::RpcError;
 pub use gateway::Gateway;
 pub use http::File;
 
-/// Which of the two kinds of node this is: they share most calls, not their names and arguments.
+/// The kind of node: they share most calls, not their names and arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// go-btfs.
@@ -41,7 +41,7 @@ impl Dialect {
         }
     }
 
-    /// What every call's path begins with. A BTFS node opens some calls without a login under `v1` alone.
+    /// The path prefix of calls. A BTFS node opens some without a login only under `v1`.
     fn base(self) -> &'static str {
         match self {
             Self::Btfs => "api/v1",
@@ -50,8 +50,8 @@ impl Dialect {
     }
 }
 
-/// `scheme://host:port` of a URL, without user, path and query. Of what is no URL nothing is shown: nobody knows where in
-/// it a password stands.
+/// `scheme://host:port` of a URL, without user, path and query. Shows nothing of an invalid URL,
+/// because a password may be anywhere in it.
 #[must_use]
 pub fn host_only(url: &str) -> String {
     let parsed = reqwest::Url::parse(url).ok();

@@ -1,8 +1,7 @@
 //! The embedded name store: a folder of signed records.
 //!
-//! Invariant: a file under a name is whole and durable; it is verified each time it is read, and
-//! only a newer record takes its place. One process at a time owns the folder. Built by `run`, used
-//! through [`NameStore`].
+//! Invariant: a file under a name is whole and durable; each read verifies it, and only a newer record
+//! replaces it. One process at a time owns the folder.
 //!
 //! ```text
 //! DIR/lock, DIR/format     one owner; `pxfs names 1`
@@ -25,25 +24,25 @@ use super::{Admission, NameError, NameStore, admit, verify};
 use pxfs_base::clock::Clock;
 use pxfs_base::durable::{self, Unnamed};
 
-/// The most threads that it takes.
+/// The most threads used.
 const WORKERS: usize = 4;
-/// The form of the folder's content.
+/// The folder's format.
 const FORMAT: &str = "pxfs names 1";
 
-/// A name store in a folder. Cheap to clone; clones share the folder.
+/// A name store in a folder. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct EmbeddedNames {
     folder: Arc<Folder>,
     workers: Arc<Semaphore>,
-    /// Publishing compares, then replaces: one at a time, in the order of arrival. Its holder only
-    /// waits for the local disk.
+    /// Serialises publishing, which compares, then replaces. Held only while waiting for the local
+    /// disk.
     turn: Arc<Mutex<()>>,
 }
 
 impl EmbeddedNames {
-    /// Opens the folder `dir`, creates it where it is missing, and sweeps what a crash left
-    /// unfinished; `clock` tells whether an offered record is alive. Blocks on the disk.
-    /// [`NameError::Permanent`] when another process has it open.
+    /// Opens or creates the folder `dir`, and removes what a crash left unfinished; `clock` decides
+    /// whether an offered record has expired. Blocks on the disk. [`NameError::Permanent`] if
+    /// another process has it open.
     pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, NameError> {
         Ok(Self {
             folder: Arc::new(Folder::open(dir, clock)?),
@@ -52,7 +51,7 @@ impl EmbeddedNames {
         })
     }
 
-    /// Runs `work` on a thread that may block. It runs to its end even when nobody waits for it.
+    /// Runs `work` on a blocking thread, to its end even if nobody waits for it.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Folder) -> Result<T, NameError> + Send + 'static,
@@ -99,7 +98,7 @@ struct Folder {
     records: PathBuf,
     new: PathBuf,
     clock: Arc<dyn Clock>,
-    /// Held as long as the folder is open.
+    /// Held while the folder is open.
     _lock: File,
 }
 
@@ -114,7 +113,7 @@ impl Folder {
         })
     }
 
-    /// What is held then.
+    /// Returns the stored record.
     fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let held = self.read(name)?;
         let admission = admit(name, record, held.as_deref(), self.clock.wall_ns())?;
@@ -128,18 +127,18 @@ impl Folder {
                 record.to_vec()
             }
         };
-        // Also of one that is held: whoever put it may not have got this far.
+        // Even if it was stored already: its writer may not have synced it.
         durable::sync_folder(&self.records).map_err(|e| trouble(&self.records, &e))?;
         Ok(kept)
     }
 
-    /// The bytes under `name`, not verified yet; `None` when there are none.
+    /// The unverified bytes under `name`, if any.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, NameError> {
-        // Only a name becomes part of a path.
+        // Only a valid name becomes part of a path.
         public_key(name).map_err(|e| NameError::Permanent(e.to_string()))?;
         let path = self.records.join(name);
         let mut bytes = Vec::new();
-        // One byte more than a record has shows a file that is too long.
+        // One byte more than a record can have detects an oversized file.
         let limit = MAX_RECORD_BYTES as u64 + 1;
         let read = File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
         match read {
@@ -150,7 +149,7 @@ impl Folder {
     }
 }
 
-/// A disk error, by what can be done about it.
+/// Classifies a disk error.
 fn trouble(path: &Path, error: &io::Error) -> NameError {
     let text = format!("{}: {error}", path.display());
     if durable::is_transient(error) {
@@ -201,7 +200,7 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 0);
     }
 
-    /// What is left of a published record after a cut of the power, where such syncs do not come to the disk.
+    /// What a power cut leaves of a published record if such syncs are lost.
     async fn left_without(lost: Option<fn(Sync<'_>) -> bool>) -> (Vec<u8>, Option<Vec<u8>>) {
         let power = Power::on();
         let clock = Arc::new(ManualClock::at(NOW_NS));

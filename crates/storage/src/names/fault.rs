@@ -1,7 +1,6 @@
-//! Faults and counts around any name store: for tests of everything that stands on one.
+//! Faults and counts around any name store, for tests.
 //!
-//! Invariant: without a fault set it changes nothing; every call is counted, also one that fails.
-//! Called by tests and a development switch.
+//! Invariant: without a fault it changes nothing; failed calls count too.
 
 use std::sync::Arc;
 
@@ -20,14 +19,14 @@ pub enum Call {
     Resolve,
 }
 
-/// A name store with faults on demand, and counts. Share it in an `Arc` to switch it while it works.
+/// A name store with faults on demand, and counts. Share it in an `Arc` to switch it in use.
 pub struct FaultNames {
     inner: Arc<dyn NameStore>,
     script: Script<Call, NameError>,
 }
 
 impl FaultNames {
-    /// `inner`, without faults.
+    /// Wraps `inner`, without faults.
     #[must_use]
     pub fn new(inner: Arc<dyn NameStore>) -> Self {
         Self {
@@ -37,8 +36,8 @@ impl FaultNames {
     }
 
     /// From now on `call` meets `fault`: `times` times, or (`None`) until [`FaultNames::clear`].
-    /// [`Fault::Drop`] is what BTFS nodes do with a record that they refuse: success, and nothing
-    /// stored. [`Fault::Corrupt`] changes what `resolve` gives, and nothing of `publish`.
+    /// [`Fault::Drop`] imitates a BTFS node that refuses a record: success, and nothing stored.
+    /// [`Fault::Corrupt`] affects only `resolve`.
     pub fn set(&self, call: Call, fault: Fault<NameError>, times: Option<u64>) {
         self.script.set(call, fault, times);
     }
@@ -49,12 +48,12 @@ impl FaultNames {
         self.set(Call::Resolve, fault.clone(), None);
     }
 
-    /// Ends all faults; calls that hang go on.
+    /// Ends all faults; hanging calls go on.
     pub fn clear(&self) {
         self.script.clear();
     }
 
-    /// How often `call` was called since the begin or [`FaultNames::reset_counts`].
+    /// Calls since the start or [`FaultNames::reset_counts`].
     #[must_use]
     pub fn count(&self, call: Call) -> u64 {
         self.script.count(call)

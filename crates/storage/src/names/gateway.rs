@@ -1,7 +1,7 @@
-//! What a name leads to, as a gateway gives it: the bytes alone, without the record.
+//! Resolves names through a gateway, which gives the content without the record.
 //!
-//! Invariant: nothing that it gives is believed here: whoever asks verifies it by the name's key.
-//! Only what has the form of a name gets into a URL. Called by the oracle, and before a sync.
+//! Invariant: nothing from it is trusted: the caller verifies it by the name's key. Only valid
+//! names get into a URL.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use super::key::public_key;
 use crate::rpc::RpcError;
 use crate::rpc::guard::Guard;
 
-/// How long a gateway may take.
+/// A gateway's timeout.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The longest answer that is read. (What is longer than usage metadata may be is no metadata.)
+/// The longest answer read; usage metadata is never longer.
 const MOST_BYTES: usize = 64 << 10;
-/// What stands for the name in a URL.
+/// Stands for the name in a URL.
 const PLACE: &str = "{name}";
 
 /// A gateway that resolves names. Cheap to clone.
 #[derive(Clone)]
 pub struct NameGateway {
     guard: Guard,
-    /// With [`PLACE`] in it.
+    /// Contains [`PLACE`].
     url: String,
     label: String,
 }
@@ -38,11 +38,10 @@ impl fmt::Display for NameGateway {
 }
 
 impl NameGateway {
-    /// The gateway at `url`, in which `{name}` stands for a name; without, names are below `/ipns/`.
+    /// The gateway at `url`, in which `{name}` stands for a name; without it, names are below `/ipns/`.
     ///
     /// # Errors
-    /// [`RpcError::Refused`]: not a URL, or an address that may not be reached, in one line that does
-    /// not repeat it.
+    /// [`RpcError::Refused`]: no URL, or a forbidden address, in one line that does not repeat it.
     pub fn new(url: &str, guard: Guard) -> Result<Self, RpcError> {
         let url = match url.matches(PLACE).count() {
             0 => format!("{}/ipns/{PLACE}", url.trim_end_matches('/')),
@@ -50,7 +49,7 @@ impl NameGateway {
             _ => return Err(RpcError::Refused("its URL names {name} twice".to_owned())),
         };
         let parsed = parse(&url)?;
-        // A name in the host would have us ask whoever a name names.
+        // A name in the host would make us ask any host that a name spells.
         let Some(host) = parsed.host_str().filter(|host| !host.contains(['{', '%'])) else {
             return Err(RpcError::Refused("its URL has no host".to_owned()));
         };
@@ -60,11 +59,11 @@ impl NameGateway {
         Ok(Self { guard, url, label })
     }
 
-    /// What `name` leads to: a small file.
+    /// The small file that `name` leads to.
     ///
     /// # Errors
-    /// [`NameError::Missing`] where it leads nowhere, [`NameError::Permanent`] where the gateway may
-    /// not be asked, else [`NameError::Transient`].
+    /// [`NameError::Missing`] if it leads nowhere, [`NameError::Permanent`] if the gateway may not be asked,
+    /// else [`NameError::Transient`].
     pub async fn fetch(&self, name: &str) -> Result<Bytes, NameError> {
         let url = match public_key(name) {
             Ok(_) => parse(&self.url.replace(PLACE, name)).map(with_type),
@@ -88,7 +87,7 @@ impl NameGateway {
     }
 }
 
-/// A gateway of BTFS sends no byte of a raw leaf unless a file name tells its type.
+/// A BTFS gateway sends no raw leaf unless a file name tells its type.
 fn with_type(mut url: Url) -> Url {
     if !url.query_pairs().any(|(key, _)| key == "filename") {
         url.query_pairs_mut().append_pair("filename", "usage.json");

@@ -1,8 +1,8 @@
-//! Names of a node whose answers may come late: a look that nobody waits for any more goes on, and what it finds is
-//! what is known until a newer answer comes.
+//! Names of a slow node: a lookup continues when nobody waits for it, and its answer holds until a
+//! newer one.
 //!
-//! Invariant: one look for a name at a time; an answer that came late is given at most once, and only where a look
-//! that began after it has found nothing within [`FRESH`]. Built by `run`, for nodes that no commit waits long for.
+//! Invariant: one lookup per name at a time; a late answer is given at most once, and only if a
+//! later lookup found nothing within [`FRESH`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,23 +14,23 @@ use tokio::time::timeout;
 
 use super::{NameError, NameStore};
 
-/// How long a fresh answer is waited for where there is an older one. Whoever asks waits longer than that.
+/// How long to wait for a fresh answer if there is an older one; callers wait longer than that.
 const FRESH: Duration = Duration::from_secs(3);
 
 type Answer = Result<Vec<u8>, NameError>;
-/// A look: `None` until it has ended.
+/// A lookup: `None` until it ends.
 type Look = watch::Receiver<Option<Answer>>;
 
-/// A node as a store of names, whose answers come when they come.
+/// A node's name store that keeps late answers.
 pub struct LateNames {
     inner: Arc<dyn NameStore>,
     fresh: Duration,
-    /// By name: the looks that are under way, or that nobody has heard of.
+    /// By name: lookups in progress, or unheard.
     looks: Mutex<HashMap<String, Look>>,
 }
 
 impl LateNames {
-    /// The names of `inner`, each of whose calls ends by a bound of its own.
+    /// Wraps `inner`, each of whose calls must end by itself.
     #[must_use]
     pub fn new(inner: Arc<dyn NameStore>) -> Self {
         Self {
@@ -40,14 +40,14 @@ impl LateNames {
         }
     }
 
-    /// The look for `name` that is under way, or a new one; and what an earlier one has found since.
+    /// The running lookup for `name`, or a new one; and an earlier one's unheard answer.
     fn look(&self, name: &str) -> (Look, Option<Answer>) {
         let mut looks = self.lock();
         let late = match looks.get(name) {
             None => None,
             Some(look) => match look.borrow().clone() {
                 Some(answer) => Some(answer),
-                // One whose task has ended without a word is none.
+                // A lookup whose task died does not count.
                 None if look.has_changed().is_ok() => return (look.clone(), None),
                 None => None,
             },
@@ -62,7 +62,7 @@ impl LateNames {
         (look, late)
     }
 
-    /// What `look` has found was heard.
+    /// The answer of `look` was heard.
     fn heard(&self, name: &str, look: &Look) {
         let mut looks = self.lock();
         if looks.get(name).is_some_and(|kept| kept.same_channel(look)) {
@@ -124,11 +124,11 @@ mod tests {
         suite::passes(Arc::new(LateNames::new(memory()))).await;
     }
 
-    /// How long somebody waits who does not hear of it, and far beyond what any answer here may take.
+    /// How long an impatient caller waits, and far beyond any answer's time here.
     const CUT: Duration = Duration::from_millis(50);
     const BOUND: Duration = Duration::from_secs(60);
 
-    /// A name that a node has a record of, which begins to hang.
+    /// A node with a record for a name, which begins to hang.
     struct World {
         slow: Arc<FaultNames>,
         names: LateNames,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     impl World {
-        /// A fresh answer is waited for so long.
+        /// `fresh`: how long a fresh answer is awaited.
         async fn new(fresh: Duration) -> Self {
             let slow = Arc::new(FaultNames::new(memory()));
             let names = LateNames {
@@ -163,7 +163,7 @@ mod tests {
             self.slow.set(Call::Resolve, Fault::Hang, None);
         }
 
-        /// Asks, and does not hear.
+        /// Asks, and gives up.
         async fn ask_in_vain(&self) {
             let waited = timeout(CUT, self.names.resolve(&self.name)).await;
             assert!(waited.is_err(), "{waited:?}");
@@ -174,7 +174,7 @@ mod tests {
             answer.expect("an answer")
         }
 
-        /// The node answers what it is asked, and then hangs again.
+        /// The node answers, then hangs again.
         async fn answer_late(&self) {
             self.slow.clear();
             while self.names.lock()[&self.name].borrow().is_none() {
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// A node that takes longer than anybody waits would never be heard.
+    /// Otherwise a node slower than every caller would never be heard.
     #[tokio::test]
     async fn what_a_node_says_when_nobody_waits_any_more_is_known_the_next_time() {
         let world = World::new(Duration::from_millis(10)).await;
@@ -195,7 +195,7 @@ mod tests {
         world.answer_late().await;
         assert_eq!(world.ask().await, Ok(world.told.clone()));
         assert_eq!(world.slow.count(Call::Resolve), 2, "it is asked anew");
-        // Once: what is older than that is not told again.
+        // Once: an older answer is not given again.
         world.ask_in_vain().await;
         assert_eq!(world.slow.count(Call::Resolve), 2, "one look at a time");
     }
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(world.ask().await, Ok(newer));
     }
 
-    /// It may be any age by the time that the node is slow.
+    /// It may be any age by the time the node is slow.
     #[tokio::test]
     async fn what_somebody_has_heard_is_not_told_again_when_the_node_is_slow() {
         let world = World::new(Duration::from_millis(10)).await;
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(timeout(BOUND, second).await, Ok(Ok(world.told.clone())));
     }
 
-    /// A node whose looks fall over while it is to.
+    /// A node whose lookups panic on demand.
     struct Falls {
         inner: Arc<MemoryNames>,
         falls: AtomicBool,
@@ -264,7 +264,7 @@ mod tests {
         let key = NameKey::random();
         let (name, told) = (key.name(), record(1, 1).sign(&key));
         names.publish(&name, &told).await.unwrap();
-        // Whoever asked has gone before it falls.
+        // The caller has left before it panics.
         assert!(futures::poll!(names.resolve(&name)).is_pending());
         while names.lock()[&name].has_changed().is_ok() {
             yield_now().await;

@@ -1,6 +1,6 @@
-//! Name records in memory: the twin of the real stores for tests.
+//! Name records in memory, for tests.
 //!
-//! Invariant: behaves as the suite beside it demands of every store; nothing survives the process.
+//! Invariant: passes the suite beside it; nothing survives the process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use super::{Admission, NameError, NameStore, admit, verify};
 use pxfs_base::clock::Clock;
 
-/// A name store that forgets.
+/// A name store in memory.
 pub struct MemoryNames {
     clock: Arc<dyn Clock>,
     records: Mutex<HashMap<String, Vec<u8>>>,
 }
 
 impl MemoryNames {
-    /// An empty store; `clock` tells whether an offered record is alive.
+    /// An empty store; `clock` decides whether an offered record has expired.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -26,13 +26,13 @@ impl MemoryNames {
         }
     }
 
-    /// Replaces the bytes under `name` without looking at them. A test's tool.
+    /// Replaces the bytes under `name` unchecked. A test's tool.
     pub fn damage(&self, name: &str, bytes: Vec<u8>) {
         self.records().insert(name.to_owned(), bytes);
     }
 
     fn records(&self) -> MutexGuard<'_, HashMap<String, Vec<u8>>> {
-        // Every change is one insert, so the map is whole after a panic too.
+        // Every change is one insert, so the map is valid even after a panic.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

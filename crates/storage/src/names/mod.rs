@@ -2,8 +2,9 @@
 //!
 //! Records are signed here, by a key that no node holds, so any node can publish them.
 //!
-//! [`key`] makes name keys and names, [`record`] the signed records; [`memory`], [`embedded`] and
-//! [`rpc`] (a BTFS or IPFS node) keep records; [`gateway`] gives what a name leads to; [`fault`] and [`late`] wrap any store; `suite` is what every one of them must pass.
+//! [`key`] makes name keys and names, [`record`] signed records; [`memory`], [`embedded`] and
+//! [`rpc`] (a BTFS or IPFS node) store records; [`gateway`] resolves names; [`fault`] and [`late`]
+//! wrap any store; every store passes `suite`.
 
 pub mod embedded;
 pub mod fault;
@@ -19,56 +20,55 @@ pub use pxfs_format::{key, record};
 
 use record::{MAX_RECORD_BYTES, Record, RecordError};
 
-/// What went wrong at a name store, by what the caller can do about it.
+/// A name store's failure, by what the caller can do about it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NameError {
     /// No record is known for the name.
     #[error("name {0} has no record")]
     Missing(String),
-    /// Worth another try.
+    /// Retry.
     #[error("name store: {0}")]
     Transient(String),
     /// Refused for good.
     #[error("name store: {0}")]
     Permanent(String),
-    /// A record that is not valid for its name.
+    /// The record is not valid for its name.
     #[error("name record of {0} is invalid: {1}")]
     Corrupt(String, String),
-    /// The store holds a newer record: sequence there, sequence offered.
+    /// The store has a newer record.
     #[error("name store holds sequence {held}, refused {offered}")]
     Stale {
-        /// Sequence of the record that the store holds.
+        /// Sequence of the stored record.
         held: u64,
-        /// Sequence of the record that was offered.
+        /// Sequence of the offered record.
         offered: u64,
     },
 }
 
-/// A place for signed name records. `name` is the text form: `k51…`, base36 CIDv1 libp2p-key.
+/// A store of signed name records. `name` is the text form: `k51…`, base36 CIDv1 libp2p-key.
 #[async_trait]
 pub trait NameStore: Send + Sync {
-    /// Publishes the encoded record (IPNS protobuf, V1+V2) under `name`; durable there on return. The
-    /// bytes that the store has for the name then: a caller that must not be lied to compares them ([`is_same`]).
-    /// [`NameError::Stale`] unless it is the one held, or newer ([`Record::replaces`]; of two of one commit
-    /// that end at one time a store may keep either);
-    /// [`NameError::Corrupt`] when it is not valid for `name`; [`NameError::Permanent`] when its end
-    /// of life has passed.
+    /// Publishes the encoded record (IPNS protobuf, V1+V2) under `name`; durable on return. Returns
+    /// the bytes that the store then has; a cautious caller compares them ([`is_same`]).
+    /// [`NameError::Stale`] unless it is the stored one, or newer ([`Record::replaces`]; of two of
+    /// one commit with one expiry a store may keep either); [`NameError::Corrupt`] if it is not
+    /// valid for `name`; [`NameError::Permanent`] if it has expired.
     async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError>;
-    /// The newest record that the store has for `name`, verified against the name. Its end of life
-    /// may have passed: the caller decides ([`Record::check_alive`]).
+    /// The newest record stored for `name`, verified against it. It may have expired: the caller
+    /// decides ([`Record::check_alive`]).
     async fn resolve(&self, name: &str) -> Result<Vec<u8>, NameError>;
 }
 
-/// What a store does with a record that is offered to it.
+/// What to do with an offered record.
 enum Admission {
-    /// It is newer than what is held, or nothing valid is held.
+    /// Newer than the stored one, or nothing valid is stored.
     Take,
-    /// It is what is held, though something else may stand around it there.
+    /// The stored one, perhaps with other data around it.
     Held,
 }
 
-/// The rule of every store that keeps one record a name: `offered` must be valid for `name` and
-/// alive at `now_ns`, and replace `held`. A held record that cannot be verified protects nothing.
+/// The rule for every store with one record per name: `offered` must be valid for `name` and alive
+/// at `now_ns`, and replace `held`. An invalid stored record protects nothing.
 fn admit(
     name: &str,
     offered: &[u8],
@@ -97,7 +97,7 @@ fn admit(
     }
 }
 
-/// Whether two encoded records say the same of `name`, whatever stands around what was signed of them.
+/// Whether two encoded records say the same of `name`, whatever unsigned data surrounds them.
 #[must_use]
 pub fn is_same(name: &str, one: &[u8], other: &[u8]) -> bool {
     let verified = |bytes| Record::verify(name, bytes).ok();

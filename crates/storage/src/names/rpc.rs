@@ -1,11 +1,9 @@
-//! The name records of a storage node, by its RPC: BTNS on BTFS nodes, IPNS on IPFS nodes.
+//! A node's name records over RPC: BTNS on BTFS nodes, IPNS on IPFS nodes.
 //!
-//! Invariant: a record counts as published only when the node has given it back; that it has told other nodes
-//! of it is not waited for, and goes on. A BTFS node refuses
-//! in silence, under status 200, and an IPFS node does not take a record of the sequence that it
-//! holds by the call that checks sequences: both are seen to here. What a node gives is verified; it may give more than was
-//! signed, put there by anybody.
-//! Built by `run`; wire facts: `docs/nodes.md`.
+//! Invariant: a record counts as published only when the node has returned it; spreading it to
+//! other nodes continues unawaited. A BTFS node refuses silently with status 200, and an IPFS
+//! node's sequence-checking call rejects the sequence that it has: both are handled here. Answers
+//! are verified; anybody may have added unsigned data. Wire facts: `docs/nodes.md`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,21 +21,21 @@ use crate::rpc::{Client, Dialect, File, RpcError};
 use pxfs_base::clock::Clock;
 use pxfs_base::text;
 
-/// How long a node may look for a name. One with many peers was seen to take about 30 s.
+/// How long a node may search for a name. One with many peers took about 30 s.
 const FIND: Duration = Duration::from_secs(90);
-/// How long it may tell others of a record: longer than any was seen to take. It looks for the name before that.
+/// How long it may spread a record: longer than ever observed. It first searches for the name.
 const TELL: Duration = Duration::from_secs(300);
-/// How long it may take before it is looked whether it has the record by now.
+/// How long before checking whether it has the record.
 const LOOK: Duration = Duration::from_secs(10);
-/// The longest answer: a routing call tells a line for each peer it has asked, and each record that was better than the
-/// one before, in base64.
+/// The longest answer: a routing call reports a line for each peer asked, and each better record in
+/// base64.
 const ANSWER: usize = 4 * MAX_GIVEN_BYTES;
-/// The kind of a routing event that carries a value.
+/// A routing event with a value.
 const VALUE: i64 = 5;
-/// The kind of one that carries an error.
+/// A routing event with an error.
 const FAILED: i64 = 3;
 
-/// A node as a store of names.
+/// A node as a name store.
 #[derive(Clone)]
 pub struct RpcNames {
     client: Client,
@@ -57,7 +55,7 @@ struct Event {
 }
 
 impl RpcNames {
-    /// The node behind `client`; `clock` tells whether an offered record is alive.
+    /// The node behind `client`; `clock` decides whether an offered record has expired.
     #[must_use]
     pub fn new(client: Client, clock: Arc<dyn Clock>) -> Self {
         Self {
@@ -69,7 +67,7 @@ impl RpcNames {
         }
     }
 
-    /// The same; each call to the node ends after `patience`.
+    /// Limits each call to `patience`.
     #[must_use]
     pub fn with_patience(&self, patience: Duration) -> Self {
         Self {
@@ -80,7 +78,7 @@ impl RpcNames {
         }
     }
 
-    /// The same; that the node has a record is looked for this long after that was sent, and again and again.
+    /// Checks for the record this long after sending it, repeatedly.
     #[must_use]
     pub fn with_look(&self, look: Duration) -> Self {
         Self {
@@ -89,7 +87,7 @@ impl RpcNames {
         }
     }
 
-    /// What the node calls the name, and the calls that read and write it.
+    /// The node's term for the name.
     fn key(&self, name: &str) -> String {
         match self.client.dialect() {
             Dialect::Btfs => format!("/btns/{name}"),
@@ -110,12 +108,11 @@ impl RpcNames {
             .await
     }
 
-    /// The bytes that the node finds for `name`, as they are; `None` when there are none.
+    /// The raw bytes that the node finds for `name`, if any.
     async fn found(&self, name: &str) -> Result<Option<Vec<u8>>, NameError> {
         self.ask(name, &[]).await
     }
 
-    /// The bytes that the node has for `name`. A BTFS node looks for newer ones at others, too.
     async fn held(&self, name: &str) -> Result<Option<Vec<u8>>, NameError> {
         match self.client.dialect() {
             Dialect::Btfs => self.found(name).await,
@@ -162,7 +159,7 @@ impl RpcNames {
         }
     }
 
-    /// Offers the record to the node, which takes no older one.
+    /// Offers the record; the node takes no older one.
     async fn put(&self, name: &str, record: &[u8], now_ns: i64) -> Result<(), NameError> {
         let file = File::new(Bytes::copy_from_slice(record));
         let key = self.key(name);
@@ -171,7 +168,7 @@ impl RpcNames {
             Dialect::Ipfs => {
                 let args = [("arg", key.as_str()), ("allow-offline", "true")];
                 match self.send("name/put", &args, &file).await {
-                    // A renewal under the same sequence, or a node from before that call.
+                    // A renewal under the same sequence, or a node without that call.
                     Err(error) if is_unchecked(&error) => {
                         let found = match self.found(name).await {
                             Err(NameError::Corrupt(..)) => None,
@@ -187,15 +184,16 @@ impl RpcNames {
             }
         };
         match sent {
-            // That it found nobody to tell, or not all in time, is no failure of ours: it has it, or the read tells.
+            // If it found nobody to spread to, or not all in time, it still has the record, or the
+            // read tells.
             Ok(_) | Err(RpcError::TimedOut(_)) => Ok(()),
             Err(error) if error.is_search_over() => Ok(()),
             Err(error) => Err(plain(error)),
         }
     }
 
-    /// [`RpcNames::put`], which goes on for as long as the node has to tell others; returns when the node has the
-    /// record, or will not take it.
+    /// [`RpcNames::put`], which continues while the node spreads; returns once the node has the
+    /// record, or refuses it.
     async fn offer(&self, name: &str, record: &[u8], now_ns: i64) -> Result<(), NameError> {
         let (teller, told, sent) = (self.clone(), name.to_owned(), record.to_vec());
         let mut put = tokio::spawn(async move { teller.put(&told, &sent, now_ns).await });
@@ -223,13 +221,13 @@ impl RpcNames {
 impl NameStore for RpcNames {
     async fn publish(&self, name: &str, record: &[u8]) -> Result<Vec<u8>, NameError> {
         let now_ns = self.clock.wall_ns();
-        // Before anything is asked: what is not valid is nobody's business.
+        // First of all: an invalid record is nobody's business.
         admit(name, record, None, now_ns)?;
         self.offer(name, record, now_ns).await?;
         match self.held(name).await? {
             Some(back) if is_same(name, &back, record) => Ok(back),
             Some(other) => {
-                // Somebody else's, newer than ours, or one that the node would not part with.
+                // Somebody else's, newer than ours, or one that the node would not replace.
                 admit(name, record, Some(&other), now_ns)?;
                 Err(NameError::Transient(
                     "it holds another record than the one it took".into(),
@@ -250,7 +248,7 @@ impl NameStore for RpcNames {
     }
 }
 
-/// Whether the call that checks sequences leaves the record to us.
+/// Whether the sequence-checking call leaves the record to us.
 fn is_unchecked(error: &RpcError) -> bool {
     match error {
         RpcError::Failed(why) => why.contains("existing IPNS record"),
@@ -263,7 +261,7 @@ fn corrupt(name: &str, why: &str) -> NameError {
     NameError::Corrupt(name.to_owned(), why.to_owned())
 }
 
-/// What a failed call means.
+/// Classifies a failed call.
 fn plain(error: RpcError) -> NameError {
     match error.is_permanent() {
         true => NameError::Permanent(error.to_string()),

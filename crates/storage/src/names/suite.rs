@@ -1,7 +1,7 @@
-//! What every name store must do, as one suite that each implementation passes.
+//! The suite that every name store must pass.
 //!
-//! Invariant: each case uses a name of its own, so that the suite also runs on a store that holds
-//! other records, more than once. Called by tests alone; a case that fails panics.
+//! Invariant: each case uses its own name, so that it also runs on a store with other records,
+//! repeatedly. A failing case panics.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use pxfs_format::cid::leaf_cid;
 /// 2026-11-21 00:00:00 UTC.
 pub const NOW_NS: i64 = 1_795_219_200_000_000_000;
 
-/// What the store under test expects of records.
+/// What the tested store expects of records.
 #[derive(Clone, Copy, Debug)]
 pub struct World {
     /// The network of their values.
     pub network: Network,
-    /// The store's clock stands within a year after this.
+    /// The store's clock is within a year after this.
     pub now_ns: i64,
 }
 
@@ -35,7 +35,7 @@ impl Default for World {
 }
 
 impl World {
-    /// A record with this sequence that ends so many years from now.
+    /// A record with this sequence that expires after so many years.
     #[must_use]
     pub fn record(&self, sequence: u64, years: i64) -> Record {
         let life = SignedDuration::from_hours(years * 365 * 24);
@@ -56,7 +56,7 @@ pub fn record(sequence: u64, years: i64) -> Record {
     World::default().record(sequence, years)
 }
 
-/// Runs every case on `store`, which is of the default world.
+/// Runs every case on `store`, in the default world.
 pub async fn passes(store: Arc<dyn NameStore>) {
     passes_in(World::default(), store).await;
 }
@@ -80,7 +80,7 @@ async fn records_come_back(world: &World, store: &dyn NameStore) {
     let key = fresh_key();
     let bytes = world.record(7, 2).sign(&key);
     for _ in 0..2 {
-        // The second time it is what the store holds.
+        // Published again, it is the stored one.
         let published = store.publish(&key.name(), &bytes).await;
         assert_eq!(published.as_ref(), Ok(&bytes));
         assert_eq!(store.resolve(&key.name()).await.as_ref(), Ok(&bytes));
@@ -120,7 +120,7 @@ async fn newer_records_win(world: &World, store: &dyn NameStore) {
     assert_eq!(store.resolve(&name).await, Ok(bytes));
 }
 
-/// Anybody can put more around a record, and nodes take it.
+/// Anybody can add data around a record, and nodes take it.
 async fn padded_records_are_what_they_were(world: &World, store: &dyn NameStore) {
     let key = fresh_key();
     let name = key.name();
@@ -220,7 +220,7 @@ mod tests {
         passes(Arc::new(FaultNames::new(memory()))).await;
     }
 
-    /// Else the suite could not fail.
+    /// Otherwise the suite could not fail.
     #[tokio::test]
     #[should_panic(expected = "left: Ok([])")]
     async fn a_store_that_forgets_does_not_pass() {

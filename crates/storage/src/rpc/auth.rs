@@ -1,7 +1,7 @@
-//! The login that a node wants. Of a BTFS node: a token for a day, which a restart of the node makes void; of an IPFS
-//! node with `API.Authorizations`: the bearer token that stands there.
+//! The login for a node. BTFS: a token for a day, void after the node restarts; IPFS with
+//! `API.Authorizations`: its bearer token.
 //!
-//! Invariant: password and token are never shown, also not by `Debug`. Called by `client`.
+//! Invariant: password and token are never shown, not even by `Debug`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,15 +11,15 @@ use zeroize::Zeroizing;
 
 use super::Dialect;
 
-/// What to log in with.
+/// How to log in.
 #[derive(Clone, Default)]
 pub enum Login {
-    /// Nothing: the node must be open to us.
+    /// Not at all: the node must be open to us.
     #[default]
     Open,
-    /// A file with a token, which somebody keeps fresh: read again when the node refuses.
+    /// Bearer token file that somebody renews: read again when the node refuses.
     TokenFile(PathBuf),
-    /// A file with the node's password.
+    /// Password file of the node.
     PasswordFile(PathBuf),
 }
 
@@ -61,7 +61,7 @@ impl Login {
 #[derive(Default)]
 pub(super) struct Token {
     current: Mutex<Option<Zeroizing<String>>>,
-    /// One login at a time: many calls are refused at once when a token ends.
+    /// One login at a time, because many calls fail at once when a token expires.
     pub(super) renewing: tokio::sync::Mutex<()>,
 }
 

@@ -1,8 +1,7 @@
-//! A node's RPC: calls with a deadline, logged in where the node wants it.
+//! A node's RPC: calls with a deadline, and a login if the node wants it.
 //!
-//! Invariant: see [`super`]. A node that finds an error after it has begun to answer says so in the
-//! trailer `X-Stream-Error`, under status 200: such an answer is an error here. Called by the stores
-//! of blocks and names, and by `probe`.
+//! Invariant: see [`super`]. A node that fails after it has begun to answer says so in the trailer
+//! `X-Stream-Error`, under status 200: here that is an error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +18,12 @@ use super::auth::{Login, Token};
 use super::error::{RpcError, judge};
 use super::http::{Call, File, Http, Reply};
 
-/// How long a login may take.
+/// A login's timeout.
 const LOGIN: Duration = Duration::from_secs(10);
-/// Added to what the node itself was told to keep to, so that its own error comes first.
+/// Added to the node's own timeout, so that its error comes first.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A node's RPC; a handle.
+/// A handle on a node's RPC.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -35,7 +34,7 @@ struct Inner {
     dialect: Dialect,
     login: Login,
     token: Token,
-    /// Whether it is known to be what it is taken for.
+    /// Whether its kind is confirmed.
     met: AtomicBool,
 }
 
@@ -49,10 +48,10 @@ struct LoggedIn {
 }
 
 impl Client {
-    /// A client for the node at `url`; nothing is sent yet.
+    /// A client for the node at `url`; sends nothing yet.
     ///
     /// # Errors
-    /// [`RpcError::Refused`]: not a URL, in one line that does not repeat it.
+    /// [`RpcError::Refused`]: no URL, in one line that does not repeat it.
     pub fn new(url: &str, dialect: Dialect, login: Login) -> Result<Self, RpcError> {
         Ok(Self {
             inner: Arc::new(Inner {
@@ -65,13 +64,13 @@ impl Client {
         })
     }
 
-    /// Which kind of node it is taken for.
+    /// The expected kind of node.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.inner.dialect
     }
 
-    /// Whether the node has said that it is what it is taken for.
+    /// Whether the node has confirmed its kind.
     pub(super) fn is_met(&self) -> bool {
         self.inner.met.load(Ordering::Relaxed)
     }
@@ -86,13 +85,13 @@ impl Client {
         &self.inner.http.label
     }
 
-    /// Whether the node is on this machine, as far as its URL says.
+    /// Whether the URL is on this machine.
     pub(super) fn is_loopback(&self) -> bool {
         self.inner.http.is_loopback()
     }
 
-    /// Calls `path` (`block/get`) with `args` in the query and `files` in the body; the whole body of
-    /// the answer, of at most `most` bytes. Ends after `limit`, or with the error of the trailer.
+    /// Calls `path` (`block/get`) with `args` in the query and `files` in the body; returns the whole body,
+    /// at most `most` bytes. Ends after `limit`, or with the trailer's error.
     ///
     /// # Errors
     /// As [`RpcError`] says.
@@ -107,7 +106,7 @@ impl Client {
         whole(self.stream(path, args, files, most, limit).await?)
     }
 
-    /// As [`Client::call`], and what came before an error in the trailer, beside that error.
+    /// As [`Client::call`], but returns an error in the trailer beside the body before it.
     ///
     /// # Errors
     /// As [`RpcError`] says.
@@ -124,11 +123,11 @@ impl Client {
         Ok((reply.body, reply.trailer))
     }
 
-    /// As [`Client::call`], for what would do harm to another node than the one that was [`super::probe::meet`] just
-    /// now: it is not sent a second time over another connection.
+    /// As [`Client::call`], for calls that would harm another node than the one just [`super::probe::meet`]:
+    /// never resent over another connection.
     ///
     /// # Errors
-    /// As [`RpcError`] says; [`RpcError::Broken`] also where another try would go through.
+    /// As [`RpcError`] says; [`RpcError::Broken`] even if a retry would succeed.
     pub async fn call_once(
         &self,
         path: &str,
@@ -142,7 +141,7 @@ impl Client {
         whole((reply.body, reply.trailer))
     }
 
-    /// The reply to `call`: logged in again where the node wants that, and where it may be, sent once more.
+    /// Sends `call`, with a new login if needed, and once more if allowed.
     async fn exchange(
         &self,
         call: &Call<'_>,
@@ -153,9 +152,9 @@ impl Client {
         let sending = async {
             let token = self.token().await?;
             let reply = match http.send(call, token.as_ref()).await {
-                // A connection from before a restart of the node; or a node that turns us away before
-                // it has read all that we send, which a small call tells. Every call may be made twice, but
-                // for those of [`Client::follow`] and [`Client::call_once`].
+                // A connection from before the node's restart; or a node that refuses before it has
+                // read everything, which a small call detects. Every call is repeatable except
+                // those of [`Client::follow`] and [`Client::call_once`].
                 Err(RpcError::Broken(_)) if is_repeated => {
                     let small = match call.files {
                         [] => None,
@@ -198,7 +197,8 @@ impl Client {
         }
     }
 
-    /// What the node does not say itself, another one may have said, or nobody: who is there is asked anew then.
+    /// An answer not from the node itself may come from another, or nobody: then its kind is asked
+    /// anew.
     fn note<T>(&self, answer: Result<T, RpcError>) -> Result<T, RpcError> {
         if !matches!(answer, Ok(_) | Err(RpcError::Failed(_))) {
             self.set_met(false);
@@ -206,7 +206,7 @@ impl Client {
         answer
     }
 
-    /// Whether the node wants a login, or another one. An IPFS node does not tell that from what nobody may do.
+    /// Whether the node wants a (new) login. An IPFS node does not tell that from forbidden calls.
     fn is_denied(&self, reply: &Reply) -> bool {
         match reply.status {
             StatusCode::UNAUTHORIZED => true,
@@ -215,8 +215,8 @@ impl Client {
         }
     }
 
-    /// As [`Client::stream`], for what a node may have to ask others for: it is told to give up after
-    /// `patience`, and a moment longer is waited for it to say so.
+    /// As [`Client::stream`], for what a node may search in its network: it is told to give up after
+    /// `patience`, and gets a moment longer to say so.
     ///
     /// # Errors
     /// As [`RpcError`] says.
@@ -234,12 +234,12 @@ impl Client {
         self.stream(path, &args, files, most, limit).await
     }
 
-    /// As [`Client::stream`], for a call that tells how far it is, a line at a time, and that is not to be made
-    /// twice unseen: each line is shown to `moves`, and the last one is the answer. It goes on for as long as
-    /// within `patience` a line comes of which `moves` says that it tells more than those before.
+    /// As [`Client::stream`], for a non-repeatable call that reports progress in lines: `moves` gets each
+    /// line, and the last is the answer. It continues while within each `patience` a line comes for which
+    /// `moves` returns true.
     ///
     /// # Errors
-    /// As [`RpcError`] says; [`RpcError::Broken`] also where another try would go through.
+    /// As [`RpcError`] says; [`RpcError::Broken`] even if a retry would succeed.
     pub async fn follow(
         &self,
         path: &str,
@@ -256,7 +256,7 @@ impl Client {
             let sending = http.send_while(&call, token.as_ref(), patience, moves);
             let mut reply = sending.await?;
             if self.is_denied(&reply) {
-                // It was turned away: nothing was done.
+                // Refused: nothing was done.
                 let token = timeout(patience, self.log_in(token.as_ref())).await;
                 let token = token.unwrap_or(Err(RpcError::TimedOut(patience)))?;
                 let sending = http.send_while(&call, Some(&token), patience, moves);
@@ -271,8 +271,7 @@ impl Client {
         self.note(answer)
     }
 
-    /// Calls `path` without arguments, as if the node were of another kind than it is taken for, and
-    /// without a token.
+    /// Calls `path` without arguments or token, as if the node were of the given kind.
     pub(super) async fn call_as(
         &self,
         dialect: Dialect,
@@ -286,7 +285,7 @@ impl Client {
         };
         let sending = async {
             match self.inner.http.send(&call, None).await {
-                // A connection from before a restart of the node.
+                // A connection from before the node's restart.
                 Err(RpcError::Broken(_)) => self.inner.http.send(&call, None).await,
                 other => other,
             }
@@ -295,10 +294,10 @@ impl Client {
         Ok(reply.body)
     }
 
-    /// Whether `path` is answered to somebody who has no login at all, also none in the URL.
+    /// Whether `path` answers without any login, even one in the URL.
     ///
     /// # Errors
-    /// Those of the call, but for a refusal.
+    /// The call's, except a refusal.
     pub(super) async fn is_open(
         &self,
         path: &str,
@@ -316,7 +315,7 @@ impl Client {
         }
     }
 
-    /// The token that calls are made with, where the node wants one.
+    /// The token for calls, if the node wants one.
     async fn token(&self) -> Result<Option<Zeroizing<String>>, RpcError> {
         match (self.inner.token.get(), &self.inner.login) {
             (None, Login::TokenFile(_) | Login::PasswordFile(_)) => {
@@ -326,7 +325,7 @@ impl Client {
         }
     }
 
-    /// A token other than `refused`, which the node has just turned away.
+    /// A token other than `refused`, which the node has just rejected.
     async fn log_in(
         &self,
         refused: Option<&Zeroizing<String>>,
@@ -335,7 +334,7 @@ impl Client {
         if let Some(token) = self.inner.token.get()
             && Some(&token) != refused
         {
-            // Somebody else has logged in while we waited.
+            // Somebody else has logged in meanwhile.
             return Ok(token);
         }
         let secret = self.inner.login.secret(self.inner.dialect);
@@ -363,7 +362,7 @@ impl Client {
     }
 }
 
-/// The body of an answer that has no error behind it.
+/// The body, unless an error followed it.
 pub(crate) fn whole((body, error): (Bytes, Option<String>)) -> Result<Bytes, RpcError> {
     match error {
         None => Ok(body),
@@ -371,7 +370,7 @@ pub(crate) fn whole((body, error): (Bytes, Option<String>)) -> Result<Bytes, Rpc
     }
 }
 
-/// The reply to a call of `path`, in time and with a status that is no error.
+/// The reply to a call of `path`, in time and without an error status.
 async fn finish(
     path: &str,
     limit: Duration,

@@ -1,8 +1,7 @@
-//! Why a call to a node has no answer, and what its words mean.
+//! Why a call to a node failed, and what its message means.
 //!
-//! Invariant: one line of a bounded length each, without URL and secrets; what the node says itself
-//! ([`RpcError::Failed`]) is told from what stands between it and us. Called by `http` and `client`,
-//! read by the stores.
+//! Invariant: one bounded line each, without URL and secrets; the node's own words
+//! ([`RpcError::Failed`]) are told apart from those of anything in between.
 
 use std::time::Duration;
 
@@ -11,31 +10,31 @@ use serde::Deserialize;
 
 use super::http::Reply;
 
-/// The longest error text that is repeated, in characters.
+/// The longest error text repeated, characters.
 const LONGEST_TEXT: usize = 300;
 
-/// Why a call has no answer.
+/// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RpcError {
-    /// It cannot be reached, or what it says is not understood.
+    /// It cannot be reached, or its answer is unintelligible.
     #[error("{0}")]
     Transport(String),
-    /// Nobody is there: the connection is refused, or no way leads to it.
+    /// Connection refused, or no route.
     #[error("{0}")]
     Away(String),
-    /// The connection broke in the middle.
+    /// The connection broke midway.
     #[error("{0}")]
     Broken(String),
     /// It did not answer in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// It answered with an error of its own: its text.
+    /// The node's own error text.
     #[error("{0}")]
     Failed(String),
-    /// It is busy or unwell, or something before it is: a status that says no more than that.
+    /// It, or a proxy, is busy or unwell: a status that says no more.
     #[error("{0}")]
     Unwell(String),
-    /// It will not do this for us however often it is asked.
+    /// It will never do this for us.
     #[error("{0}")]
     Refused(String),
     /// It has no such call.
@@ -44,7 +43,7 @@ pub enum RpcError {
 }
 
 impl RpcError {
-    /// Whether another try does not help before somebody has done something about it.
+    /// Whether a retry is pointless until somebody acts.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
@@ -58,13 +57,13 @@ impl RpcError {
         }
     }
 
-    /// Whether the node itself says that it has not got what was asked for.
+    /// Whether the node itself says that it lacks what was asked for.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         self.says("could not find") || self.says("not found")
     }
 
-    /// Whether the node itself says that it has looked for as long as it was told to.
+    /// Whether the node itself says that its search timed out.
     #[must_use]
     pub fn is_search_over(&self) -> bool {
         self.says("deadline exceeded")
@@ -75,14 +74,14 @@ impl RpcError {
     }
 }
 
-/// The JSON of an error.
+/// An error's JSON.
 #[derive(Deserialize)]
 struct Failure {
     #[serde(rename = "Message")]
     message: String,
 }
 
-/// The error that a status tells; `None` for success.
+/// The error of a status; `None` for success.
 pub(super) fn judge(path: &str, reply: &Reply) -> Option<RpcError> {
     if reply.status == StatusCode::OK {
         return None;
@@ -105,14 +104,14 @@ pub(super) fn judge(path: &str, reply: &Reply) -> Option<RpcError> {
     })
 }
 
-/// The first line of a text, of a bounded length.
+/// The first line, bounded.
 pub(super) fn one_line(text: &[u8]) -> String {
     let head = text.get(..4 * LONGEST_TEXT).unwrap_or(text);
     let text = String::from_utf8_lossy(head);
     pxfs_base::text::message(&text)
 }
 
-/// What went wrong, without the URL, down to the first cause.
+/// The causes, without the URL.
 pub(super) fn told(fault: &reqwest::Error) -> String {
     let mut text = match (fault.is_connect(), fault.is_body() || fault.is_decode()) {
         (true, _) => "cannot be reached".to_owned(),
@@ -178,7 +177,7 @@ mod tests {
         assert_eq!(one_line(b"a\x1b[31mb\xff"), "a[31mb\u{fffd}");
     }
 
-    /// Whoever takes one for the other tells a user that a block is lost while a node is away.
+    /// Confusing them would report a lost block while a node is just down.
     #[test]
     fn only_the_nodes_own_words_say_that_it_has_not_got_something() {
         let json =

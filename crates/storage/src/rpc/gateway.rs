@@ -1,7 +1,7 @@
-//! A gateway: blocks by their CIDs over GET (`?format=raw`), and nothing else.
+//! A gateway: blocks by CID over GET (`?format=raw`).
 //!
-//! Invariant: what it gives is not verified here. Called by `store::gateway` and `store::rpc`. Sources:
-//! specs.ipfs.tech/http-gateways/trustless-gateway and /path-gateway (`only-if-cached`).
+//! Invariant: verifies nothing. Sources: specs.ipfs.tech/http-gateways/trustless-gateway and
+//! /path-gateway (`only-if-cached`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,24 +15,24 @@ use super::error::RpcError;
 use super::http::Http;
 use super::{Client, Dialect};
 
-/// How long a node may take to tell where its gateway is, and how much it may say.
+/// How long and how much a node may answer about its gateway.
 const ASK: Duration = Duration::from_secs(5);
 const ANSWER: usize = 64 << 10;
 
-/// The way to a gateway.
+/// A connection to a gateway.
 pub struct Gateway(Http);
 
 impl Gateway {
-    /// The gateway at `url`; nothing is sent yet.
+    /// The gateway at `url`; sends nothing yet.
     ///
     /// # Errors
-    /// [`RpcError::Refused`]: not a URL, in one line that does not repeat it.
+    /// [`RpcError::Refused`]: no URL, in one line that does not repeat it.
     pub fn new(url: &str) -> Result<Self, RpcError> {
         Http::new(url).map(Self)
     }
 
-    /// The gateway of the IPFS node behind `client`, as the node's configuration has it: where both are on this
-    /// machine. Nothing is sent to it yet, and another's may be at that address.
+    /// The gateway in the configuration of the IPFS node behind `client`, if both are on this machine. Sends
+    /// it nothing yet; another node's may be at that address.
     ///
     /// # Errors
     /// Those of the call.
@@ -52,7 +52,7 @@ impl Gateway {
             .transpose()
     }
 
-    /// The bytes that it has for a CID, at most `most`; `None` where it has none. Ends after `limit`.
+    /// The bytes of a CID, at most `most`; `None` if it has none. Ends after `limit`.
     ///
     /// # Errors
     /// As [`RpcError`] says.
@@ -65,7 +65,7 @@ impl Gateway {
         self.fetch(cid, false, most, limit).await
     }
 
-    /// As [`Gateway::block`], without a search in its network.
+    /// As [`Gateway::block`], without a network search.
     ///
     /// # Errors
     /// As [`RpcError`] says.
@@ -97,7 +97,7 @@ impl Gateway {
     }
 }
 
-/// Where what listens at this multiaddress is reached, if that is this machine: any address of it, or its own.
+/// How to reach this multiaddress's listener, if it is on this machine.
 fn of_this_machine(address: &str) -> Option<SocketAddr> {
     let (host, port) = address.trim_start_matches('/').split_once("/tcp/")?;
     let ip = match host.split_once('/')? {
@@ -110,7 +110,7 @@ fn of_this_machine(address: &str) -> Option<SocketAddr> {
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    // Port 0 is another one each time the node starts.
+    // Port 0 changes with each start.
     let port: u16 = port.parse().ok()?;
     (ip.is_loopback() && port != 0).then_some(SocketAddr::new(ip, port))
 }

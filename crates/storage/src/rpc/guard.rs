@@ -1,9 +1,8 @@
-//! GET of what strangers serve: gateways, and other operators of an oracle.
+//! GETs from strangers: gateways, and other oracle operators.
 //!
-//! Invariant: a connection is made only to an address that was checked, the one that the name has led
-//! to at that moment (a name that leads elsewhere a moment later gains nothing), behind a redirect as
-//! well, and past no proxy; every answer is bounded in bytes, time and redirects. Called by
-//! `names::gateway` and by `run`.
+//! Invariant: it connects only to checked addresses, the ones just resolved (so later DNS changes
+//! gain nothing), also after a redirect, and never through a proxy; every answer is bounded in
+//! bytes, time and redirects.
 
 use std::error::Error;
 use std::fmt;
@@ -21,12 +20,12 @@ use tokio::time::timeout;
 use super::error::RpcError;
 use super::http::{broken, read};
 
-/// How long a connection may take to come about.
+/// The connection timeout.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How often an answer may send us elsewhere.
+/// The most redirects.
 const REDIRECTS: usize = 3;
 
-/// Addresses that have the same first bits: `10.0.0.0/8`, or one alone.
+/// An address prefix: `10.0.0.0/8`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     ip: IpAddr,
@@ -68,12 +67,12 @@ impl FromStr for Prefix {
     }
 }
 
-/// Which addresses may be connected to.
+/// Which addresses may be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// All: whoever configured the URL stands for it.
+    /// All: whoever configured the URL vouches for it.
     Everywhere,
-    /// Those of the public network, and these.
+    /// Public ones, and these.
     Public(Vec<Prefix>),
 }
 
@@ -87,7 +86,7 @@ impl Reach {
     }
 }
 
-/// Whether an address is anybody's to reach (IANA's registries of special addresses).
+/// Whether an address is public (IANA's registries of special addresses).
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
@@ -108,8 +107,7 @@ fn is_public(ip: IpAddr) -> bool {
     }
 }
 
-/// Of what is given out (2000::/3), all but what stands for something else: protocols, tunnels into
-/// other networks, documentation.
+/// In the assigned range (2000::/3), except protocols, tunnels and documentation.
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [a, b, ..] = ip.segments();
     a & 0xe000 == 0x2000
@@ -119,7 +117,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         && a & 0xfff0 != 0x3ff0
 }
 
-/// An address that may not be reached, as an error on the way through the libraries.
+/// A forbidden address, as an error that passes through the libraries.
 #[derive(Debug)]
 struct Private(String);
 
@@ -135,7 +133,7 @@ impl fmt::Display for Private {
 
 impl Error for Private {}
 
-/// Resolves names to addresses that may be reached, which are then those that are connected to.
+/// Resolves names to permitted addresses only; those are connected to.
 struct Checked(Arc<Reach>);
 
 impl Resolve for Checked {
@@ -157,10 +155,10 @@ impl Resolve for Checked {
     }
 }
 
-/// What came back.
+/// An answer.
 #[derive(Debug)]
 pub struct Fetched {
-    /// The status of the last answer.
+    /// The last answer's status.
     pub status: StatusCode,
     /// Its bytes.
     pub body: Bytes,
@@ -174,7 +172,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// One that reaches these addresses.
+    /// One that may reach these addresses.
     ///
     /// # Errors
     /// [`RpcError::Refused`]: this machine gives no client.
@@ -186,18 +184,17 @@ impl Guard {
             .dns_resolver(Checked(Arc::clone(&reach)))
             // Followed here, each checked.
             .redirect(reqwest::redirect::Policy::none())
-            // A proxy would connect in our place, unchecked.
+            // A proxy would connect for us, unchecked.
             .no_proxy()
             .build()
             .map_err(|fault| RpcError::Refused(super::error::told(&fault)))?;
         Ok(Self { http, reach })
     }
 
-    /// Fetches `url`: at most `most` bytes, for at most `limit`.
+    /// Fetches `url`: at most `most` bytes, within `limit`.
     ///
     /// # Errors
-    /// [`RpcError::Refused`] where it leads to an address that may not be reached; else as
-    /// [`RpcError`] says.
+    /// [`RpcError::Refused`] for a forbidden address; else as [`RpcError`] says.
     pub async fn get(&self, url: &Url, most: usize, limit: Duration) -> Result<Fetched, RpcError> {
         let fetched = timeout(limit, self.follow(url.clone(), most)).await;
         fetched.unwrap_or(Err(RpcError::TimedOut(limit)))
@@ -231,7 +228,7 @@ impl Guard {
         Err(RpcError::Transport(why))
     }
 
-    /// Refuses what no resolver is asked for: addresses that stand in the URL itself.
+    /// Checks addresses in the URL itself, for which no resolver is asked.
     ///
     /// # Errors
     /// [`RpcError::Refused`].
@@ -251,7 +248,6 @@ impl Guard {
     }
 }
 
-/// What became of a request that got no answer.
 fn unreached(fault: reqwest::Error) -> RpcError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&fault);
     while let Some(inner) = cause {
@@ -331,7 +327,7 @@ mod tests {
         }
     }
 
-    /// A server on one of this machine's own addresses, and how often it was asked.
+    /// A server on a local address, and its request count.
     async fn server(ip: &str, app: Router<Arc<AtomicUsize>>) -> (u16, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();

@@ -1,7 +1,7 @@
-//! One HTTP request to a node, and what comes back: body up to a bound, status, trailer.
+//! One HTTP request to a node, and its answer: bounded body, status, trailer.
 //!
-//! Invariant: an answer is here whole, or there is none; no secret (token, password, path or query of
-//! the URL) stands in an error. Called by `client`, `gateway` and `guard`.
+//! Invariant: an answer is whole or absent; no secret (token, password, path or query of the URL)
+//! appears in an error.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -18,19 +18,20 @@ use zeroize::Zeroizing;
 use super::Dialect;
 use super::error::{RpcError, one_line, told};
 
-/// How long a connection may take to come about.
+/// The connection timeout.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A connection whose other side acknowledges nothing for so long is dead.
+/// A connection without acknowledgements for so long is dead.
 const DEAD: Duration = Duration::from_secs(30);
-/// Idle connections are kept so long: less than nodes keep them.
+/// Idle connections are closed before nodes close them.
 const IDLE: Duration = Duration::from_secs(20);
-/// A body that announces such a length begins at a border in memory, from where a disk can take it as it lies.
+/// From this announced length on, a body is page-aligned, so that it can be written to disk
+/// directly.
 const LARGE: usize = 64 << 10;
 const BORDER: usize = 4096;
-/// The trailer of an error that came after the answer had begun.
+/// The trailer for an error after the answer began.
 const STREAM_ERROR: &str = "x-stream-error";
 
-/// A file to send: its bytes in pieces, none of which is copied.
+/// A file to send: pieces that are never copied.
 #[derive(Clone, Debug, Default)]
 pub struct File(Vec<Bytes>);
 
@@ -64,20 +65,20 @@ impl File {
     }
 }
 
-/// What goes out.
+/// A request.
 pub(super) struct Call<'a> {
     pub(super) dialect: Dialect,
     pub(super) path: &'a str,
     pub(super) args: &'a [(&'a str, &'a str)],
     pub(super) files: &'a [File],
-    /// Bytes of the answer.
+    /// The most bytes of the answer.
     pub(super) most: usize,
-    /// Without the user and the password of the node's URL.
+    /// Without the user and password of the node's URL.
     pub(super) is_bare: bool,
 }
 
 impl Call<'_> {
-    /// One that wants the same login, and costs nothing.
+    /// A free call that wants the same login.
     pub(super) fn small(&self) -> Self {
         Self {
             path: "version",
@@ -88,14 +89,13 @@ impl Call<'_> {
     }
 }
 
-/// What came back over HTTP.
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
     pub(super) trailer: Option<String>,
 }
 
-/// The way to one node.
+/// A connection to one node.
 pub(super) struct Http {
     http: reqwest::Client,
     base: Url,
@@ -125,14 +125,14 @@ impl Http {
             .tcp_user_timeout(DEAD)
             .pool_idle_timeout(IDLE)
             .redirect(reqwest::redirect::Policy::none())
-            // A node stands on this machine or in its network.
+            // A node is on this machine or in its network.
             .no_proxy()
             .build()
             .map_err(|fault| refused(told(&fault)))?;
         Ok(Self { http, base, label })
     }
 
-    /// Sends `call`, with `token` as nodes of its dialect want it.
+    /// Sends `call`, with `token` in its dialect's form.
     pub(super) async fn send(
         &self,
         call: &Call<'_>,
@@ -142,8 +142,8 @@ impl Http {
         read(call.path, response, call.most).await
     }
 
-    /// As [`Http::send`]; each line of the answer is shown to `moves` as it comes, and the last one is the
-    /// body. It ends when for `limit` nothing came of which that says that it moves.
+    /// As [`Http::send`], but passes each line to `moves` as it comes; the last one is the body.
+    /// Ends if no line moves for `limit`.
     pub(super) async fn send_while(
         &self,
         call: &Call<'_>,
@@ -161,7 +161,7 @@ impl Http {
         while let Some(frame) = timeout_at(deadline, body.frame()).await.map_err(late)? {
             let frame = frame.map_err(broken)?;
             for byte in frame.data_ref().into_iter().flatten() {
-                // The last line is kept, with its end, until the next one begins.
+                // The last line stays, with its end, until the next begins.
                 if line.last() == Some(&b'\n') {
                     line.clear();
                 }
@@ -195,11 +195,11 @@ impl Http {
             is_bare,
             ..
         } = *call;
-        // Without its arguments: a login is among them.
+        // Without its arguments, which may include a login.
         tracing::trace!(path, at = self.label, "a node is asked");
         let mut url = self.base.clone();
         if is_bare {
-            // It has a host: so both can be taken out.
+            // A URL with a host has both.
             let _ = url.set_username("");
             let _ = url.set_password(None);
         }
@@ -229,7 +229,8 @@ impl Http {
         request.send().await.map_err(broken)
     }
 
-    /// Fetches `path` (`ipfs/CID`) with this query, by GET; where `is_held`, only what the other side has itself.
+    /// GETs `path` (`ipfs/CID`) with this query; with `is_held`, only what the other side has
+    /// itself.
     pub(super) async fn get(
         &self,
         path: &str,
@@ -249,7 +250,7 @@ impl Http {
         read(path, response, most).await
     }
 
-    /// Whether it leads to this machine, as far as its URL says.
+    /// Whether the URL is on this machine.
     pub(super) fn is_loopback(&self) -> bool {
         let host = self.base.host_str().unwrap_or_default();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -257,7 +258,7 @@ impl Http {
     }
 }
 
-/// What became of a call that found its way, or did not.
+/// Classifies a failed request.
 pub(super) fn broken(fault: reqwest::Error) -> RpcError {
     match fault.is_connect() {
         true if is_refused(&fault) => RpcError::Away(told(&fault)),
@@ -266,7 +267,7 @@ pub(super) fn broken(fault: reqwest::Error) -> RpcError {
     }
 }
 
-/// Whether the other side, or the network, has said at once that nobody is there.
+/// Whether the other side, or the network, refused at once.
 fn is_refused(fault: &reqwest::Error) -> bool {
     let first = std::error::Error::source(fault);
     std::iter::successors(first, |cause| cause.source()).any(|cause| {
@@ -281,14 +282,14 @@ fn is_refused(fault: &reqwest::Error) -> bool {
     })
 }
 
-/// The whole answer to a call of `path`, of at most `most` bytes.
+/// The whole answer to a call of `path`, at most `most` bytes.
 pub(super) async fn read(
     path: &str,
     response: reqwest::Response,
     most: usize,
 ) -> Result<Reply, RpcError> {
     let status = response.status();
-    // What is announced is not believed beyond what it may be.
+    // The announced length is trusted only up to the limit.
     let announced = response.content_length().unwrap_or(0).min(most as u64);
     let room = usize::try_from(announced).unwrap_or(0);
     let mut body = reqwest::Body::from(response);
@@ -315,7 +316,7 @@ pub(super) async fn read(
     })
 }
 
-/// The error that a trailer tells.
+/// The error in a trailer.
 fn error_in(trailers: &HeaderMap) -> Option<String> {
     let error = trailers.get(STREAM_ERROR)?;
     Some(one_line(error.as_bytes())).filter(|text| !text.is_empty())

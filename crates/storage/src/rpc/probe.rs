@@ -1,7 +1,6 @@
-//! What a node is and how it is set up, by asking it.
+//! Asks a node what it is and how it is configured.
 //!
-//! Invariant: asks only; what is not answered is not guessed. Called by `run` at a mount, by `doctor`, and by
-//! `store::rpc` before the first block is sent.
+//! Invariant: it only asks, and never guesses.
 
 use std::time::Duration;
 
@@ -12,26 +11,26 @@ use serde_json::Value;
 
 use super::{Client, Dialect, RpcError};
 
-/// How long each question may take.
+/// Timeout of each question.
 const ASK: Duration = Duration::from_secs(5);
-/// The longest answer: a configuration may have many peers in it.
+/// The longest answer: a configuration may list many peers.
 const ANSWER: usize = 4 << 20;
 
-/// What a node said of itself.
+/// A node's self-description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Which kind it is.
+    /// Its kind.
     pub dialect: Dialect,
     /// Its name and version: `kubo/0.42.0`.
     pub agent: String,
 }
 
-/// A setting that endangers data, and what to do.
+/// A dangerous setting, and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// What was found.
+    /// The finding.
     pub what: String,
-    /// What to do.
+    /// The remedy.
     pub fix: String,
 }
 
@@ -39,16 +38,16 @@ pub struct Warning {
 struct Id {
     #[serde(rename = "AgentVersion")]
     agent: String,
-    /// Only BTFS nodes have it.
+    /// BTFS nodes only.
     #[serde(rename = "BttcAddress")]
     bttc_address: Option<String>,
 }
 
-/// Asks the node what it is, whatever it is taken for. A BTFS node wants no login for that; an IPFS node may, and is
-/// given what is meant for it, once it is none of BTFS.
+/// Asks the node what it is, whatever is expected. A BTFS node wants no login for that; an IPFS node may,
+/// and gets its own once BTFS is ruled out.
 ///
 /// # Errors
-/// Those of the call; [`RpcError::Refused`] when it is neither kind of node.
+/// Those of the call; [`RpcError::Refused`] if it is neither.
 pub async fn identify(client: &Client) -> Result<Found, RpcError> {
     let answer = match (ask_as_btfs(client).await, client.dialect()) {
         (Ok(Some(answer)), _) => answer,
@@ -59,7 +58,7 @@ pub async fn identify(client: &Client) -> Result<Found, RpcError> {
     understood(&answer)
 }
 
-/// What a BTFS node says of itself. IPFS nodes have no v1; what stands before one may refuse it.
+/// Asks as a BTFS node. IPFS nodes have no v1; a proxy may refuse it.
 async fn ask_as_btfs(client: &Client) -> Result<Option<Bytes>, RpcError> {
     match client.call_as(Dialect::Btfs, "id", ANSWER, ASK).await {
         Ok(answer) => Ok(Some(answer)),
@@ -81,10 +80,10 @@ fn understood(answer: &[u8]) -> Result<Found, RpcError> {
     })
 }
 
-/// Asks the node what it is, unless it has said so and has answered itself ever since.
+/// Asks the node what it is, unless it said so and has answered itself ever since.
 ///
 /// # Errors
-/// As [`identify`]; [`RpcError::Refused`] when it is of the other kind, with what to do.
+/// As [`identify`]; [`RpcError::Refused`] with the remedy if it is of the other kind.
 pub async fn meet(client: &Client) -> Result<(), RpcError> {
     match client.is_met() {
         true => Ok(()),
@@ -92,8 +91,7 @@ pub async fn meet(client: &Client) -> Result<(), RpcError> {
     }
 }
 
-/// As [`meet`], and asks whether it is not a BTFS node also of one that was met: another may have come to its address
-/// without a word.
+/// As [`meet`], and also checks a known node for BTFS: another may have come to its address silently.
 ///
 /// # Errors
 /// As [`meet`].
@@ -103,7 +101,7 @@ pub async fn meet_again(client: &Client) -> Result<(), RpcError> {
     }
     match ask_as_btfs(client).await? {
         None => Ok(()),
-        // That it is a node was seen before: what says anything else is unwell.
+        // It was a node before: any other answer means that it is unwell.
         Some(answer) => match understood(&answer) {
             Ok(found) => fits(client, &found),
             Err(_) => Err(RpcError::Transport(
@@ -113,7 +111,7 @@ pub async fn meet_again(client: &Client) -> Result<(), RpcError> {
     }
 }
 
-/// Whether what was found is what `client` takes it for.
+/// Whether the finding is what `client` expects.
 fn fits(client: &Client, found: &Found) -> Result<(), RpcError> {
     let fits = found.dialect == client.dialect();
     client.set_met(fits);
@@ -127,8 +125,8 @@ fn fits(client: &Client, found: &Found) -> Result<(), RpcError> {
     )))
 }
 
-/// Looks at the node's configuration. `needed_bytes` is the sum of the quotas that it has to hold; none where it is only
-/// read from.
+/// Checks the node's configuration. `needed_bytes` is the sum of the quotas it must hold; `None` for
+/// reading only.
 ///
 /// # Errors
 /// Those of the calls.
@@ -141,13 +139,13 @@ pub async fn warnings(
         .map_err(|_| RpcError::Failed("its configuration is no JSON".into()))?;
     let is_guarded = match client.dialect() {
         Dialect::Btfs => config["API"]["EnableTokenAuth"] == true,
-        // It keeps `API.Authorizations` to itself.
+        // It does not show `API.Authorizations`.
         Dialect::Ipfs => !is_open(client).await?,
     };
     Ok(judge(&config, client.dialect(), is_guarded, needed_bytes))
 }
 
-/// Whether an IPFS node answers who has no token.
+/// Whether an IPFS node answers without a token.
 ///
 /// # Errors
 /// Those of the call.
@@ -220,7 +218,7 @@ fn judge(
     warnings
 }
 
-/// Whether a listening address is of this machine alone.
+/// Whether a listening address is local.
 fn is_local(address: &str) -> bool {
     [
         "/ip4/127.",
@@ -233,7 +231,7 @@ fn is_local(address: &str) -> bool {
     .any(|local| address.starts_with(local))
 }
 
-/// Whether a datastore of the tree writes without syncing.
+/// Whether any datastore in the tree writes without syncing.
 fn has_unsynced(spec: &Value) -> bool {
     let here = ["sync", "syncWrites"].iter().any(|key| spec[key] == false);
     let below = spec["mounts"].as_array().into_iter().flatten();

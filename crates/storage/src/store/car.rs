@@ -1,8 +1,7 @@
 //! An archive of blocks (CARv1): as IPFS nodes import it, and as a file.
 //!
-//! Invariant: what is written holds just the blocks given, none of whose bytes is copied; what is read is
-//! verified block by block, and no length is believed before it is compared with a bound. Source:
-//! ipld.io/specs/transport/car/carv1. Called by `rpc` and `run`.
+//! Invariant: writing copies no block's bytes; reading verifies each block, and checks each length
+//! against a bound first. Source: ipld.io/specs/transport/car/carv1.
 //!
 //! | part | content |
 //! |---|---|
@@ -20,14 +19,14 @@ use super::{Block, MAX_BLOCK_BYTES};
 use crate::rpc::File;
 use pxfs_format::cid as form;
 
-/// DAG-CBOR's tag of a link, and the byte before its CID.
+/// DAG-CBOR's link tag, and the byte before its CID.
 const LINK: Tag = Tag::new(42);
 const LINK_PREFIX: [u8; 1] = [0];
-/// The longest header that is read, and the greatest number of roots.
+/// The longest header read, and the most roots.
 const MAX_HEADER: usize = 64 << 10;
 const MAX_ROOTS: u64 = 64;
 
-/// The blocks as one file. An archive names a root: the last block is it.
+/// The blocks as one file. The last block is the archive's root.
 pub(super) fn archive(blocks: &[Block]) -> File {
     let mut pieces = Vec::with_capacity(2 * blocks.len() + 1);
     if let Some(last) = blocks.last() {
@@ -40,19 +39,19 @@ pub(super) fn archive(blocks: &[Block]) -> File {
     File::of(pieces)
 }
 
-/// How an archive with these roots begins.
+/// The beginning of an archive with these roots.
 #[must_use]
 pub fn header(roots: &[Cid]) -> Bytes {
     counted(&map(roots), 0)
 }
 
-/// What stands before the bytes of a block.
+/// What precedes a block's bytes.
 #[must_use]
 pub fn head(block: &Block) -> Bytes {
     counted(&block.cid.to_bytes(), block.data.len())
 }
 
-/// `bytes` behind the varint of their length and `more`.
+/// `bytes` after the varint length of them and `more`.
 fn counted(bytes: &[u8], more: usize) -> Bytes {
     let mut buffer = unsigned_varint::encode::usize_buffer();
     let length = unsigned_varint::encode::usize(bytes.len() + more, &mut buffer);
@@ -64,7 +63,7 @@ fn counted(bytes: &[u8], more: usize) -> Bytes {
 
 fn map(roots: &[Cid]) -> Vec<u8> {
     let mut out = Encoder::new(Vec::new());
-    // Writing into a vector cannot fail.
+    // Writing to a vector cannot fail.
     let _: Result<(), minicbor::encode::Error<std::convert::Infallible>> = (|| {
         out.map(2)?.str("roots")?.array(roots.len() as u64)?;
         for root in roots {
@@ -87,8 +86,7 @@ impl<R: Read> Reader<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// `InvalidData`: it is no archive of this version, or names blocks of a form that volumes have
-    /// not; the reader's.
+    /// `InvalidData`: not an archive of this version, or blocks of a form that volumes lack; the reader's.
     pub fn new(mut from: R) -> io::Result<Self> {
         let header = frame(&mut from, MAX_HEADER)?.ok_or_else(|| broken("it is empty"))?;
         let roots = parse_map(&header).map_err(|_| broken("it is no archive of blocks (CARv1)"))?;
@@ -100,7 +98,7 @@ impl<R: Read> Reader<R> {
         })
     }
 
-    /// The roots that its header names.
+    /// The roots in its header.
     pub fn roots(&self) -> &[Cid] {
         &self.roots
     }
@@ -108,13 +106,13 @@ impl<R: Read> Reader<R> {
     /// The next block, verified; `None` at the end.
     ///
     /// # Errors
-    /// `InvalidData`: it is cut, or a block is not what its CID says, or of a form that volumes have
-    /// not; the reader's.
+    /// `InvalidData`: truncated, or a block does not match its CID, or has a form that volumes lack; the
+    /// reader's.
     pub fn next_block(&mut self) -> io::Result<Option<Block>> {
         let Some(bytes) = frame(&mut self.from, MAX_BLOCK_BYTES + 64)? else {
             return Ok(None);
         };
-        // CIDv0 is a bare hash of 34 bytes; before the hash of a CIDv1 stand version and codec.
+        // CIDv0 is a bare hash of 34 bytes; a CIDv1 has version and codec before the hash.
         let length = match bytes.first() {
             Some(0x12) => 34,
             _ => 36,
@@ -130,7 +128,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Bytes behind their length; `None` where the reader has ended.
+/// Length-prefixed bytes; `None` at the reader's end.
 fn frame(from: &mut impl Read, most: usize) -> io::Result<Option<Bytes>> {
     let mut length = 0usize;
     for i in 0..4 {
@@ -229,7 +227,7 @@ mod tests {
         let whole = bytes(&unique_tree(2));
         let count = read(&whole).unwrap().len();
         for cut in 0..whole.len() {
-            // At the end of a block it looks whole: the pin finds what is missing.
+            // Cut after a block it looks whole: the pin finds what is missing.
             assert!(
                 read(&whole[..cut]).is_err_and(|e| e.kind() == io::ErrorKind::InvalidData)
                     || read(&whole[..cut]).unwrap().len() < count

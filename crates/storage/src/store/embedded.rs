@@ -1,8 +1,7 @@
 //! The embedded node: a folder of blocks by CID, and of pins.
 //!
-//! Invariant: a file under a CID is whole and durable, and is verified each time it is read; what a
-//! pin reaches is never collected. One process at a time owns the folder. Built by `run`, used
-//! through [`BlockStore`].
+//! Invariant: a file under a CID is whole and durable, and each read verifies it; what a pin reaches is
+//! never collected. One process at a time owns the folder.
 //!
 //! ```text
 //! DIR/lock, DIR/format     one owner; `pxfs blocks 1`
@@ -31,24 +30,23 @@ use folder::{Folder, Placed};
 use super::{Block, BlockStore, Lookup, StoreError, those, walk};
 use pxfs_base::clock::Clock;
 
-/// Files that one `put_many` writes and syncs at a time; also the most threads that writing takes.
+/// Files that a put writes and syncs at once; also the most writing threads.
 const WRITERS: usize = 8;
-/// The most threads that reading takes.
+/// The most reading threads.
 const READERS: usize = 8;
 
-/// A store in a folder. Cheap to clone; clones share the folder.
+/// A store in a folder. Clones are cheap and share it.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     folder: Arc<Folder>,
     writers: Arc<Semaphore>,
     readers: Arc<Semaphore>,
-    /// Puts and pins share it; a collection takes it alone for each batch that it removes, so that
-    /// no block goes between the look that finds it there and the promise that it is. Readers do
-    /// not wait for it.
+    /// Puts and pins share it; a collection takes it alone for each batch it removes, so that no
+    /// block vanishes between a put's check and its promise. Readers ignore it.
     gate: Arc<RwLock<()>>,
 }
 
-/// What the folder holds.
+/// A folder's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Blocks.
@@ -58,8 +56,8 @@ pub struct Usage {
 }
 
 impl EmbeddedStore {
-    /// Opens the folder `dir`, creates it where it is missing, and sweeps what a crash left
-    /// unfinished. Blocks on the disk. [`StoreError::Permanent`] when another process has it open.
+    /// Opens or creates the folder `dir`, and removes what a crash left unfinished. Blocks on the
+    /// disk. [`StoreError::Permanent`] if another process has it open.
     pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         Ok(Self {
             folder: Arc::new(Folder::open(dir, clock)?),
@@ -69,13 +67,13 @@ impl EmbeddedStore {
         })
     }
 
-    /// Counts blocks and their bytes; costs a look at each file.
+    /// Counts blocks and bytes; stats each file.
     pub async fn usage(&self) -> Result<Usage, StoreError> {
         self.work(&self.readers, Folder::usage).await
     }
 
-    /// Runs `work` on a thread that may block, at most as many at a time as `limit` has permits.
-    /// It runs to its end even when nobody waits for it any more.
+    /// Runs `work` on a blocking thread, within the permits of `limit`, to its end even if nobody
+    /// waits for it.
     async fn work<T: Send + 'static>(
         &self,
         limit: &Arc<Semaphore>,
@@ -93,7 +91,7 @@ impl EmbeddedStore {
         .map_err(|e| ended(e.to_string()))?
     }
 
-    /// A share of the gate, to be moved into the work that needs it.
+    /// A share of the gate, for the work that needs it.
     async fn share(&self) -> OwnedRwLockReadGuard<()> {
         self.gate.clone().read_owned().await
     }
@@ -114,7 +112,7 @@ impl BlockStore for EmbeddedStore {
                 part.iter().map(|block| folder.place(block)).collect()
             })
         });
-        // All end before an error is told, so that nothing is written after it.
+        // All end before an error is reported, so that no write follows it.
         let placed = futures::future::join_all(parts).await;
         let placed: Vec<Vec<Placed>> = placed.into_iter().collect::<Result<_, _>>()?;
         let shared = share.clone();
@@ -152,7 +150,7 @@ impl BlockStore for EmbeddedStore {
             .await
     }
 
-    /// A root that is pinned already is not walked again.
+    /// A pinned root is not walked again.
     async fn pin_with(
         &self,
         root: &Cid,

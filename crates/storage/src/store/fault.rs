@@ -1,7 +1,6 @@
-//! Faults and counts around any store: for tests of everything that stands on one.
+//! Faults and counts around any block store, for tests.
 //!
-//! Invariant: without a fault set it changes nothing; every call is counted, also one that fails.
-//! Called by tests and a development switch.
+//! Invariant: without a fault it changes nothing; failed calls count too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +31,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// All of them.
+    /// All calls.
     pub const ALL: [Self; 6] = [
         Self::PutMany,
         Self::Get,
@@ -43,7 +42,7 @@ impl Call {
     ];
 }
 
-/// A store with faults on demand, and counts. Share it in an `Arc` to switch it while it works.
+/// A store with faults on demand, and counts. Share it in an `Arc` to switch it in use.
 pub struct FaultStore {
     inner: Arc<dyn BlockStore>,
     script: Script<Call, StoreError>,
@@ -52,7 +51,7 @@ pub struct FaultStore {
 }
 
 impl FaultStore {
-    /// `inner`, without faults.
+    /// Wraps `inner`, without faults.
     #[must_use]
     pub fn new(inner: Arc<dyn BlockStore>) -> Self {
         Self {
@@ -64,7 +63,7 @@ impl FaultStore {
     }
 
     /// From now on `call` meets `fault`: `times` times, or (`None`) until [`FaultStore::clear`].
-    /// [`Fault::Corrupt`] changes what `lookup` gives, and nothing of the other calls.
+    /// [`Fault::Corrupt`] affects only `lookup`.
     pub fn set(&self, call: Call, fault: Fault<StoreError>, times: Option<u64>) {
         self.script.set(call, fault, times);
     }
@@ -76,24 +75,24 @@ impl FaultStore {
         }
     }
 
-    /// Ends all faults; calls that hang go on.
+    /// Ends all faults; hanging calls go on.
     pub fn clear(&self) {
         self.script.clear();
     }
 
-    /// How often `call` was called since the begin or [`FaultStore::reset_counts`].
+    /// Calls since the start or [`FaultStore::reset_counts`].
     #[must_use]
     pub fn count(&self, call: Call) -> u64 {
         self.script.count(call)
     }
 
-    /// Blocks that were offered to `put` since then.
+    /// Blocks offered to `put` since then.
     #[must_use]
     pub fn block_count(&self) -> u64 {
         self.block_count.load(Ordering::SeqCst)
     }
 
-    /// Bytes of these blocks.
+    /// Their bytes.
     #[must_use]
     pub fn block_bytes(&self) -> u64 {
         self.block_bytes.load(Ordering::SeqCst)
@@ -114,7 +113,7 @@ impl FaultStore {
     }
 }
 
-/// `result` of a call that was let in as `outcome`.
+/// The answer of a call with this `outcome`.
 fn answer<T>(outcome: Outcome<StoreError>, result: Result<T, StoreError>) -> Result<T, StoreError> {
     match outcome {
         Outcome::Fail(error) => Err(error),
@@ -122,7 +121,7 @@ fn answer<T>(outcome: Outcome<StoreError>, result: Result<T, StoreError>) -> Res
     }
 }
 
-/// The same number of bytes, one of them changed; of none, one.
+/// The same length with one byte changed; one byte for none.
 fn changed(data: &Bytes) -> Bytes {
     let mut bytes = data.to_vec();
     match bytes.first_mut() {
@@ -246,7 +245,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(!hung.is_finished() && memory.block_count() == 0);
-        // Another fault set does not let it go.
+        // Another fault does not release it.
         store.set(Call::Get, Fault::Delay(Duration::ZERO), None);
         tokio::task::yield_now().await;
         assert!(!hung.is_finished());

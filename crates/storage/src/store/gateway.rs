@@ -1,6 +1,6 @@
-//! The blocks of a gateway: to read from, behind nodes.
+//! A gateway's blocks, for reading.
 //!
-//! Invariant: what it gives is verified, and it is never asked to take or hold anything. Built by `run`.
+//! Invariant: it verifies what it gets, and never writes.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use cid::Cid;
 use super::{Block, BlockStore, BlockStoreExt, Lookup, MAX_BLOCK_BYTES, StoreError, check_bytes};
 use crate::rpc::{Gateway, RpcError};
 
-/// How long a gateway may take for one block.
+/// A gateway's timeout for one block.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A gateway as a store that is read from.
+/// A gateway as a read-only store.
 pub struct GatewayStore(Gateway);
 
 impl GatewayStore {
-    /// What `gateway` has.
+    /// Reads from `gateway`.
     #[must_use]
     pub fn new(gateway: Gateway) -> Self {
         Self(gateway)

@@ -1,7 +1,6 @@
-//! Stores of tests: each passes its calls on to another one, but for those that it does something else at.
+//! Test stores that override some calls of another store.
 //!
-//! Invariant: a [`Hook`] says what is different, and nothing else; a call that is not hooked goes through those
-//! that are.
+//! Invariant: a [`Hook`] overrides only what it names; other calls go through the overridden ones.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,10 +8,10 @@ use cid::Cid;
 
 use super::{Block, BlockStore, BlockStoreExt, Lookup, StoreError, those};
 
-/// A store that is another one but for the calls that are written out.
+/// A store that overrides some calls of another.
 #[async_trait]
 pub trait Hook: Send + Sync {
-    /// Where calls go.
+    /// The store below.
     fn inner(&self) -> &dyn BlockStore;
     /// [`BlockStore::put`] without a bundle
     async fn put_many(&self, blocks: &[Block]) -> Result<(), StoreError> {

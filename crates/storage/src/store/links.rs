@@ -1,4 +1,4 @@
-//! The links of a block: what a pin must hold besides it.
+//! A block's links: what a pin must hold besides it.
 
 use cid::Cid;
 
@@ -6,7 +6,7 @@ use super::StoreError;
 use pxfs_format::cid::{self as form, Kind};
 use pxfs_format::dagpb::foreign;
 
-/// The children of the block `cid` with the verified bytes `data`, in their order: none for a leaf.
+/// The children of the block `cid` with the verified bytes `data`, in order; none for a leaf.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`]: it is not dag-pb. [`StoreError::Permanent`]: `cid` has a form that is not stored.

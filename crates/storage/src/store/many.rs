@@ -1,8 +1,8 @@
-//! Several nodes as one store to read from: what each has itself first, then what one finds in its
-//! network; the next is asked where one fails or is slow.
+//! Several nodes as one store for reading: first what each has itself, then what one finds in its
+//! network. If one fails or is slow, the next is asked.
 //!
-//! Invariant: what is put or pinned, and whether it is there, is one store's affair alone; a block is
-//! missing only where every store says so. Built by `run` for readers.
+//! Invariant: one store alone handles writes, pins and existence; a block is missing only if every
+//! store says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +16,21 @@ use tokio::time::sleep;
 
 use super::{Block, BlockStore, BlockStoreExt, Lookup, StoreError, check_bytes};
 
-/// How long a store may be silent before the next one is asked beside it.
+/// How long a store may be silent before the next is asked as well.
 const HEDGE: Duration = Duration::from_secs(2);
 
-/// A store, and others that may have what it has not.
+/// A store, and others that may have what it lacks.
 pub struct ManyStore {
-    /// What is written to, and asked last: it may search for long.
+    /// Takes writes, and is asked last, because it may search for long.
     first: Arc<dyn BlockStore>,
-    /// In the order in which they are asked.
+    /// In the order of asking.
     near: Vec<Arc<dyn BlockStore>>,
     hedge: Duration,
 }
 
 impl ManyStore {
-    /// `first` to write to. To read from: `near`, stores that answer from what they have, and then
-    /// `first`. None of them need verify.
+    /// Writes to `first`. Reads from `near`, stores that answer from what they have, then from
+    /// `first`. None need verify.
     #[must_use]
     pub fn new(first: Arc<dyn BlockStore>, near: Vec<Arc<dyn BlockStore>>) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl ManyStore {
         }
     }
 
-    /// The verified bytes of `cid` from one of `left`, which are asked in this order.
+    /// The verified bytes of `cid` from one of `left`, asked in order.
     async fn ask_each<'a>(
         &self,
         mut left: impl Iterator<Item = &'a Arc<dyn BlockStore>> + Send,
@@ -68,7 +68,7 @@ impl ManyStore {
     }
 }
 
-/// What is told when no store gave the block: that one may come back, else what the last said.
+/// The error to report when no store gave the block: one that may pass, else the last.
 fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
     match (told, next) {
         (Some(told @ StoreError::Transient(_)), _) => told,
@@ -78,7 +78,7 @@ fn worse(told: Option<StoreError>, next: StoreError) -> StoreError {
     }
 }
 
-/// The block from `store`, verified: asked for once more where what comes at first is another.
+/// The verified block from `store`; asks once more if the first answer is wrong.
 async fn ask(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Bytes, StoreError> {
     let data = store.lookup(cid, Lookup::Unverified).await?;
     if check_bytes(cid, &data).is_ok() {
@@ -174,7 +174,7 @@ mod tests {
                 "{fault:?}"
             );
         }
-        // A node that may come back may have it.
+        // A node that may return may have it.
         first.clear();
         let absent = unique_leaf(100).cid;
         assert_eq!(many.get(&absent).await, Err(StoreError::Missing(absent)));
@@ -183,7 +183,7 @@ mod tests {
             assert_eq!(many.get(&absent).await, Err(away.clone()));
             store.clear();
         }
-        // Nor is the first one asked to search for it where nobody wants that.
+        // Nor is the first searched if the caller wants no search.
         for (searches, asked) in [(true, 2), (false, 1)] {
             first.reset_counts();
             let answer = match searches {
@@ -194,7 +194,7 @@ mod tests {
             assert_eq!(first.count(Call::Get), asked);
         }
         assert_eq!(many.get_local(&block.cid).await, Ok(block.data.clone()));
-        // While it is well the others are left in peace.
+        // While it is healthy, the others rest.
         second.reset_counts();
         many.get(&block.cid).await.unwrap();
         assert_eq!(second.count(Call::Get), 0);

@@ -1,6 +1,6 @@
-//! Blocks in memory: the twin of the real stores for tests.
+//! Blocks in memory, for tests.
 //!
-//! Invariant: behaves as the suite beside it demands of every store; nothing survives the process.
+//! Invariant: passes the suite beside it; nothing survives the process.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use cid::Cid;
 use super::walk::{self, Source};
 use super::{Block, BlockStore, Lookup, StoreError, check_bytes, links, those};
 
-/// A store that forgets.
+/// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -31,30 +31,30 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// How many blocks there are.
+    /// The number of blocks.
     #[must_use]
     pub fn block_count(&self) -> usize {
         self.state().blocks.len()
     }
 
-    /// All of them. A test's tool.
+    /// All CIDs. A test's tool.
     #[must_use]
     pub fn all(&self) -> Vec<Cid> {
         self.state().blocks.keys().copied().collect()
     }
 
-    /// Loses a block, as a damaged node does; whether it was there. A test's tool.
+    /// Loses a block, as a damaged node does; whether it existed. A test's tool.
     pub fn lose(&self, cid: &Cid) -> bool {
         self.state().blocks.remove(cid).is_some()
     }
 
-    /// Replaces the bytes under `cid` without looking at them. A test's tool.
+    /// Replaces the bytes under `cid` unchecked. A test's tool.
     pub fn damage(&self, cid: &Cid, data: Bytes) {
         self.state().blocks.insert(*cid, data);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is one insert or remove, so the state is whole after a panic too.
+        // Every change is one insert or remove, so the state is valid even after a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

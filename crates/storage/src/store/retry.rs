@@ -1,7 +1,7 @@
-//! Retries around any store: what is transient is tried again, within a deadline.
+//! Retries around any store, within a deadline.
 //!
-//! Invariant: no call takes longer than the deadline, also when the store within never answers;
-//! what is not transient is never tried twice. Built by `run`.
+//! Invariant: no call exceeds the deadline, even if the store below never answers; only transient
+//! errors are retried.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Block, BlockStore, Lookup, StoreError};
 
-/// When to try again.
+/// When to retry.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// The longest pause before the second try; it doubles with each further one.
+    /// The longest pause before the first retry; it doubles.
     pub first_pause: Duration,
-    /// The longest pause of all.
+    /// The longest pause.
     pub longest_pause: Duration,
-    /// How long one call may take in all.
+    /// The limit for one call in all.
     pub deadline: Duration,
 }
 
@@ -37,20 +37,20 @@ impl Default for Policy {
     }
 }
 
-/// A store that tries again.
+/// A retrying store.
 pub struct RetryStore {
     inner: Arc<dyn BlockStore>,
     policy: Policy,
 }
 
 impl RetryStore {
-    /// Tries the calls of `inner` by `policy`.
+    /// Retries the calls of `inner` by `policy`.
     #[must_use]
     pub fn new(inner: Arc<dyn BlockStore>, policy: Policy) -> Self {
         Self { inner, policy }
     }
 
-    /// Calls until the answer is not transient, or the deadline has come.
+    /// Calls until the answer is not transient, or the deadline passes.
     async fn run<'a, T>(
         &self,
         call: impl Fn() -> BoxFuture<'a, Result<T, StoreError>>,

@@ -1,9 +1,9 @@
-//! The blocks of a storage node, by its RPC: BTFS or IPFS.
+//! A node's blocks over RPC: BTFS or IPFS.
 //!
-//! Invariant: a block counts as put only when the node has named it in its answer, or has counted it
-//! in one that came to its end; what it gives is verified where it is not asked for without that; every call ends by a deadline of its own.
-//! A root that is pinned is never pinned again: an IPFS node that does not find a block of it then
-//! drops the pin that it had. Built by `run`; wire facts: `docs/nodes.md`.
+//! Invariant: a block counts as put only if the node named it in its answer, or counted it in a
+//! complete one. Reads are verified unless the caller asks otherwise; every call ends by its own
+//! deadline. A pinned root is never pinned again, because an IPFS node that lacks one of its blocks
+//! then drops the pin. Wire facts: `docs/nodes.md`.
 
 mod batch;
 mod beside;
@@ -29,16 +29,16 @@ use pxfs_format::cid::{self as form, Kind};
 /// The longest answer to a question.
 const ANSWER: usize = 1 << 20;
 
-/// How long a node may take.
+/// A node's timeouts.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// For what it answers from its own disk; for what is sent to it, beside the time for its bytes.
+    /// For answers from its disk; for sent data, beside the time for its bytes.
     pub ask: Duration,
-    /// In the network, for one block; zero: it is not asked to.
+    /// In the network, per block; zero: never.
     pub network: Duration,
-    /// For a pin that stands still: how long it takes in all is its tree's affair.
+    /// For a pin without progress; its total depends on the tree.
     pub pin: Duration,
-    /// How long a pin may take before it is looked whether a block is missing.
+    /// When to check whether a slow pin lacks a block.
     pub doubt: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Default for Patience {
     }
 }
 
-/// A node as a store.
+/// A node as a block store.
 #[derive(Clone)]
 pub struct RpcStore {
     client: Client,
@@ -78,7 +78,7 @@ struct ImportLine {
     root: Option<ImportRoot>,
 }
 
-/// What became of the pin of an archive's root.
+/// The result of pinning an archive's root.
 #[derive(Deserialize)]
 struct ImportRoot {
     #[serde(rename = "PinErrorMsg", default)]
@@ -105,7 +105,7 @@ impl RpcStore {
         }
     }
 
-    /// The same node, which is not asked to look for what it has not got.
+    /// The same node, without network searches.
     #[must_use]
     pub fn near(&self) -> Self {
         let mut near = self.clone();
@@ -113,7 +113,7 @@ impl RpcStore {
         near
     }
 
-    /// Sends a batch, in whatever form the node takes.
+    /// Sends a batch in a form that the node takes.
     async fn put(&self, blocks: Vec<Block>, limit: Duration) -> Result<(), StoreError> {
         match self.client.dialect() {
             Dialect::Ipfs => self.import(&blocks, limit, false).await,
@@ -133,8 +133,8 @@ impl RpcStore {
         }
     }
 
-    /// One archive, of which the node tells how many blocks it held. Where its root, the last block, is to be pinned, no
-    /// collection comes before that.
+    /// Sends one archive, whose blocks the node counts. If its root, the last block, is pinned, no
+    /// collection comes before.
     async fn import(
         &self,
         blocks: &[Block],
@@ -149,13 +149,13 @@ impl RpcStore {
         let archive = [car::archive(blocks)];
         let mut is_first = true;
         let answer = loop {
-            // This call ends the process of a BTFS node, which may have come to the address of the other at any time.
+            // This call kills a BTFS node, and one may have taken over the address at any time.
             probe::meet_again(&self.client).await.map_err(plain)?;
             let sent = self
                 .client
                 .call_once("dag/import", &args, &archive, ANSWER, limit);
             match sent.await {
-                // A connection from before a restart of the node.
+                // A connection from before the node's restart.
                 Err(RpcError::Broken(_)) if is_first => is_first = false,
                 answer => break answer.map_err(plain)?,
             }
@@ -183,7 +183,7 @@ impl RpcStore {
         }
     }
 
-    /// Many files, each of which the node names by its CID.
+    /// Sends many files, each of which the node names by CID.
     async fn put_parts(
         &self,
         blocks: &[&Block],
@@ -221,13 +221,13 @@ impl RpcStore {
         }
     }
 
-    /// The block from the node's own disk.
+    /// The block from the node's disk.
     async fn local(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let data = self.local_unverified(cid).await?;
         check_bytes(cid, &data).map(|()| data)
     }
 
-    /// What the node's own disk has under `cid`.
+    /// What the node's disk has under `cid`.
     async fn local_unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let text = cid.to_string();
         let args = [("arg", text.as_str()), ("offline", "true")];
@@ -237,7 +237,7 @@ impl RpcStore {
         answered(cid, answer.await)
     }
 
-    /// What the node has under `cid`, or finds, by its RPC.
+    /// What the node has or finds under `cid`, by RPC.
     async fn fetch(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         match self.local_unverified(cid).await {
             Err(StoreError::Missing(_)) if !self.patience.network.is_zero() => {}
@@ -246,7 +246,8 @@ impl RpcStore {
         self.far(cid).await
     }
 
-    /// What another node has under `cid`. That it is missing only the node can say: not one that is away.
+    /// What another node has under `cid`. Only the node itself can call it missing, not its
+    /// absence.
     async fn far(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let (text, patience) = (cid.to_string(), self.patience.network);
         let args = [("arg", text.as_str())];
@@ -265,14 +266,13 @@ impl RpcStore {
             return Ok(false);
         }
         blocks.iter().try_for_each(Block::check)?;
-        // In one piece: what is held is held by the last block.
+        // In one piece, because the last block holds the rest.
         let all = [blocks, std::slice::from_ref(bundle)].concat();
         let bytes = all.iter().map(|block| block.data.len()).sum();
         self.import(&all, self.pace.limit(bytes), true).await?;
         Ok(true)
     }
 
-    /// [`Lookup::Network`].
     async fn verified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         if self.beside.has_given(cid) {
             self.beside.close("what the gateway gave was not enough");
@@ -281,7 +281,6 @@ impl RpcStore {
         check_bytes(cid, &data).map(|()| data)
     }
 
-    /// [`Lookup::Unverified`].
     async fn unverified(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let beside = self.beside.leaf(&self.client, cid).await;
         if let Answer::Given(data) = beside {
@@ -307,8 +306,8 @@ impl BlockStore for RpcStore {
             .pace
             .send(blocks, |batch, limit| self.put(batch, limit))
             .await;
-        // The node hashes every block that it takes, and refuses or names otherwise what is not as its CID says: so
-        // it is hashed here only to tell whose fault it is.
+        // The node hashes every block, and refuses or renames a wrong one; so hashing here only
+        // tells whose fault it is.
         if sent.is_err() {
             blocks.iter().try_for_each(Block::check)?;
         }
@@ -386,7 +385,7 @@ impl BlockStore for RpcStore {
     }
 }
 
-/// One JSON value a line; an error when the last one is cut.
+/// One JSON value a line; fails if the last is truncated.
 fn lines<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Vec<T>, StoreError> {
     serde_json::Deserializer::from_slice(answer)
         .into_iter::<T>()
@@ -398,7 +397,7 @@ fn unfinished(why: &str) -> StoreError {
     StoreError::Transient(text::message(why))
 }
 
-/// What an error of a call means where no block is asked for.
+/// Classifies an error of a call without a block.
 fn plain(error: RpcError) -> StoreError {
     match error {
         RpcError::Away(why) => StoreError::Away(why),
@@ -407,7 +406,7 @@ fn plain(error: RpcError) -> StoreError {
     }
 }
 
-/// What it means where `cid` is asked for.
+/// Classifies an error of a request for `cid`.
 fn of_block(cid: &Cid, error: RpcError) -> StoreError {
     match error.is_absence() {
         true => StoreError::Missing(*cid),
@@ -415,7 +414,7 @@ fn of_block(cid: &Cid, error: RpcError) -> StoreError {
     }
 }
 
-/// What was answered where `cid` was asked for: at most as long as a block.
+/// The answer for `cid`: at most a block's length.
 fn answered(cid: &Cid, answer: Result<Bytes, RpcError>) -> Result<Bytes, StoreError> {
     let data = answer.map_err(|error| of_block(cid, error))?;
     if data.is_empty() && form::verify(cid, &data).is_err() {

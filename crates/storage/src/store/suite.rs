@@ -1,7 +1,7 @@
-//! What every store must do, as one suite that each implementation passes.
+//! The suite that every block store must pass.
 //!
-//! Invariant: each case uses blocks of its own, so that the suite also runs on a store that holds
-//! other things, more than once. Called by tests alone; a case that fails panics.
+//! Invariant: each case uses its own blocks, so that it also runs on a store with other content,
+//! repeatedly. A failing case panics.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub async fn passes(store: Arc<dyn BlockStore>) {
     a_pin_does_not_trust_what_is_not_pinned(store).await;
 }
 
-/// A leaf of `length` bytes that no other call gives.
+/// A unique leaf of `length` bytes.
 #[must_use]
 pub fn unique_leaf(length: usize) -> Block {
     let mut data = vec![0; length.max(16)];
@@ -49,7 +49,7 @@ pub fn node(children: &[Cid]) -> Block {
     }
 }
 
-/// A tree of three levels: root, `width` nodes, `width` leaves below each. Root last.
+/// A tree of three levels: root, `width` nodes, `width` leaves each. Root last.
 #[must_use]
 pub fn unique_tree(width: usize) -> Vec<Block> {
     let mut blocks = Vec::new();
@@ -97,7 +97,7 @@ async fn leaves_come_back_together(store: &dyn BlockStore) {
     let data: Vec<Bytes> = leaves.iter().map(|leaf| leaf.data.clone()).collect();
     assert_eq!(store.get_leaves(&wanted).await, Ok(data));
     assert_eq!(store.get_leaves(&[]).await, Ok(Vec::new()));
-    // One that is missing is not passed over.
+    // A missing one is not skipped.
     wanted.insert(1, named(&unique_leaf(100)));
     assert!(store.get_leaves(&wanted).await.is_err());
 }
@@ -130,7 +130,7 @@ async fn wrong_blocks_are_refused(store: &dyn BlockStore) {
     let refused = store.put_many(&[too_big]).await;
     assert!(matches!(refused, Err(StoreError::Permanent(_))));
 
-    // CIDv1 dag-pb: nodes of one network collect it although it is pinned.
+    // CIDv1 dag-pb: nodes of one network collect it although pinned.
     let node = node(&[good.cid]);
     let other_form = Block {
         cid: node.cid.into_v1().expect("CIDv0 has a CIDv1"),
@@ -256,7 +256,7 @@ mod tests {
         passes(Arc::new(FaultStore::new(inner()))).await;
     }
 
-    /// Else the suite could not fail.
+    /// Otherwise the suite could not fail.
     #[tokio::test]
     #[should_panic(expected = "Missing")]
     async fn a_store_that_forgets_does_not_pass() {

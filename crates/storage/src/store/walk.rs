@@ -1,7 +1,7 @@
-//! Walks of a tree of blocks: is it whole, and what does it hold?
+//! Walks a tree of blocks: is it whole, and what does it hold?
 //!
-//! Invariant: no block is read twice in one walk. The walk of a tree that shares most blocks with
-//! another costs what the difference costs, not what the tree does. Called by `pin` and `collect`.
+//! Invariant: no block is read twice in a walk. Walking a tree that shares most blocks with another
+//! costs only the difference.
 
 use std::collections::HashSet;
 
@@ -12,16 +12,16 @@ use pxfs_format::cid::{self as form, Kind};
 
 /// What a walk reads of a store.
 pub(super) trait Source {
-    /// The children of a node, whose bytes were verified. [`StoreError::Missing`] when it is not there.
+    /// A node's verified children. [`StoreError::Missing`] if it is not there.
     fn links(&mut self, node: &Cid) -> Result<Vec<Cid>, StoreError>;
-    /// Whether a leaf is there, without reading it.
+    /// Whether a leaf exists, without reading it.
     fn has_leaf(&mut self, leaf: &Cid) -> Result<bool, StoreError>;
 }
 
-/// A CID in 33 bytes: kind ‖ digest. A walk of a volume holds one for each of its blocks.
+/// A CID in 33 bytes: kind ‖ digest, because a walk holds one for each block of a volume.
 pub(super) type Key = [u8; 33];
 
-/// The key of `cid`; [`StoreError::Permanent`] when it is not one of the two forms.
+/// The key of `cid`; [`StoreError::Permanent`] for any other form.
 pub(super) fn key(cid: &Cid) -> Result<Key, StoreError> {
     let refused = |e: form::CidError| StoreError::Permanent(e.to_string());
     let mut key = [0; 33];
@@ -34,12 +34,12 @@ pub(super) fn key(cid: &Cid) -> Result<Key, StoreError> {
     Ok(key)
 }
 
-/// Checks that `root` and all below it is there. What `whole`, a root whose tree is known to be
-/// there, covers is not looked at.
+/// Checks that `root` and everything below exists. `whole` is a root whose tree is known to exist,
+/// so its blocks are skipped.
 ///
-/// The two trees are unfolded level by level, always the one with the narrower front, and each
-/// drops from its front what the other has shown. So a subtree that both contain is never
-/// unfolded, wherever it stands: also when a page was split or joined, or the tree grew a level.
+/// Both trees are unfolded level by level, the narrower front first, and each drops what the other
+/// has shown. So a shared subtree is never unfolded, wherever it is, even if a page was split or
+/// joined, or the tree grew a level.
 pub(super) fn check_whole(
     root: &Cid,
     whole: Option<&Cid>,
@@ -64,8 +64,8 @@ pub(super) fn check_whole(
     Ok(())
 }
 
-/// Adds the keys of `root` and of all below it to `held`; what is in `held` already is taken to be
-/// there with all below it. An error when a node is missing or damaged: what lies below is unknown.
+/// Adds the keys of `root` and everything below to `held`; keys already in it count with all below
+/// them. Fails if a node is missing or damaged, because what lies below is unknown.
 pub(super) fn hold(
     root: &Cid,
     held: &mut HashSet<Key>,
@@ -83,9 +83,9 @@ pub(super) fn hold(
 /// The state of [`check_whole`].
 #[derive(Default)]
 struct Walk {
-    /// Blocks of the new tree still to be looked at.
+    /// Blocks of the new tree to check.
     front: Vec<Cid>,
-    /// Nodes of the old tree still to be unfolded.
+    /// Nodes of the old tree to unfold.
     old: Vec<Cid>,
     /// All that the new tree has shown.
     seen: HashSet<Key>,
@@ -94,7 +94,6 @@ struct Walk {
 }
 
 impl Walk {
-    /// Notes a block of the old tree.
     fn cover(&mut self, cid: Cid) -> Result<(), StoreError> {
         let key = key(&cid)?;
         let is_new = self.covered.insert(key) && !self.seen.contains(&key);
@@ -104,12 +103,11 @@ impl Walk {
         Ok(())
     }
 
-    /// Unfolds the old tree by a level.
     fn unfold_old(&mut self, source: &mut dyn Source) -> Result<(), StoreError> {
         for node in std::mem::take(&mut self.old) {
             match source.links(&node) {
                 Ok(links) => links.into_iter().try_for_each(|c| self.cover(c))?,
-                // A node that cannot be read covers only itself.
+                // An unreadable node covers only itself.
                 Err(StoreError::Missing(_) | StoreError::Corrupt(..)) => {}
                 Err(e) => return Err(e),
             }
@@ -120,7 +118,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Looks at the front of the new tree and unfolds it by a level.
+    /// Checks the new tree's front and unfolds it by a level.
     fn unfold_new(&mut self, source: &mut dyn Source) -> Result<(), StoreError> {
         for cid in std::mem::take(&mut self.front) {
             if form::kind(&cid) == Ok(Kind::Leaf) {

@@ -1,7 +1,7 @@
 //! Garbage collection of the embedded node.
 //!
-//! Invariant: removes a block only if no pin reaches it at the moment of removal and it was put
-//! longer ago than the grace time; removes nothing as long as a pinned tree is damaged.
+//! Invariant: it removes a block only if no pin reaches it at that moment and its last put is older
+//! than the grace time; while a pinned tree is damaged it removes nothing.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::store::walk::{self, Key};
 /// Blocks removed while puts and pins wait.
 const BATCH: usize = 256;
 
-/// What a collection did.
+/// A collection's result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
     /// Blocks removed.
@@ -33,7 +33,7 @@ struct Held {
 }
 
 impl Held {
-    /// Adds what was pinned since the last look.
+    /// Adds newer pins.
     fn look(&mut self, folder: &Folder) -> Result<(), StoreError> {
         for root in folder.pins()? {
             if !self.roots.contains(&root) {
@@ -67,19 +67,19 @@ impl Held {
 }
 
 impl EmbeddedStore {
-    /// How long a block is kept that no pin reaches yet: an upload under way.
+    /// How long an unpinned block stays, because an upload may be in progress.
     pub const GRACE: Duration = Duration::from_secs(3600);
 
-    /// Removes the blocks that no pin reaches and that were put longer than `grace` ago
-    /// ([`Self::GRACE`]). Puts, pins and reads go on meanwhile. An error when a pinned tree has
-    /// lost a block: what lies below it cannot be told from garbage.
+    /// Removes blocks that no pin reaches and that were put longer than `grace` ago
+    /// ([`Self::GRACE`]). Puts, pins and reads continue meanwhile. Fails if a pinned tree has lost
+    /// a block, because what lies below it looks like garbage.
     pub async fn collect(&self, grace: Duration) -> Result<Collected, StoreError> {
         let limit = self.folder.now().checked_sub(grace);
         let limit = limit.unwrap_or(SystemTime::UNIX_EPOCH);
         let mut collected = Collected::default();
         let mut held = Held::default();
         for digit in SHARDS.chars() {
-            // The walk of all pins happens here, the first time, while nobody waits.
+            // The first walk of all pins happens here, while nobody waits.
             let (blocks, back) = self
                 .work(&self.readers, move |folder| {
                     held.look(folder)?;
@@ -107,8 +107,8 @@ impl EmbeddedStore {
         Ok(collected)
     }
 
-    /// Whether the last collection ended longer than `period` ago, or never. A clock that went
-    /// back makes it due.
+    /// Whether the last collection ended longer than `period` ago, or never. A clock set back makes
+    /// it due.
     pub async fn is_collection_due(&self, period: Duration) -> Result<bool, StoreError> {
         let now = self.folder.now();
         let last = self.work(&self.readers, Folder::collected).await?;

@@ -1,6 +1,6 @@
-//! The folder below the embedded node: every call blocks on the disk.
+//! The embedded node's folder: every call blocks on the disk.
 //!
-//! Invariant: as in [`super`]. Called on threads that may block.
+//! Invariant: as in [`super`].
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -18,9 +18,9 @@ use pxfs_base::clock::Clock;
 use pxfs_base::durable::{self, Unnamed};
 use pxfs_format::cid as form;
 
-/// The form of the folder's content.
+/// The folder's format.
 const FORMAT: &str = "pxfs blocks 1";
-/// The shards, by the last hex digit of the digest: few, since each put syncs those it touched.
+/// Shards by the digest's last hex digit: few, because each put syncs those it touched.
 pub(super) const SHARDS: &str = "0123456789abcdef";
 
 /// An open folder.
@@ -30,15 +30,15 @@ pub(super) struct Folder {
     new: PathBuf,
     collected: PathBuf,
     clock: Arc<dyn Clock>,
-    /// Held as long as the folder is open.
+    /// Held while the folder is open.
     _lock: File,
 }
 
-/// A block on its way into the folder.
+/// A block being stored.
 pub(super) enum Placed {
-    /// It is there, whole.
+    /// Stored, whole.
     Held(Cid),
-    /// Its bytes are durable, its name is to come.
+    /// Its bytes are durable, its name is not there yet.
     New(Cid, Unnamed),
 }
 
@@ -61,13 +61,13 @@ impl Folder {
         })
     }
 
-    /// Makes the bytes of `block` durable, unless they are there already; a damaged file is
-    /// replaced. [`Folder::name`] and [`Folder::sync`] come next.
+    /// Makes the bytes of `block` durable unless they are; replaces a damaged file.
+    /// [`Folder::name`] and [`Folder::sync`] follow.
     pub(super) fn place(&self, block: &Block) -> Result<Placed, StoreError> {
         block.check()?;
         let (path, now) = (self.path(&block.cid)?, self.now());
         if self.read(&block.cid).is_ok() {
-            // A collection under way must see that somebody relies on it again.
+            // A running collection must see that it is in use again.
             let touched = File::options().write(true).open(&path);
             touched
                 .and_then(|file| file.set_modified(now))
@@ -79,9 +79,9 @@ impl Folder {
         Ok(Placed::New(block.cid, new))
     }
 
-    /// Gives a placed block its name; the shard that is to be synced.
+    /// Names a placed block; returns the shard to sync.
     ///
-    /// Also of a block that was there: whoever put it may not have synced the shard yet.
+    /// Also for a stored block: its writer may not have synced the shard yet.
     pub(super) fn name(&self, placed: Placed) -> Result<PathBuf, StoreError> {
         let cid = match placed {
             Placed::Held(cid) => cid,
@@ -94,7 +94,7 @@ impl Folder {
         self.shard(&cid)
     }
 
-    /// Makes the names in a shard durable.
+    /// Makes a shard's names durable.
     pub(super) fn sync(&self, shard: &Path) -> Result<(), StoreError> {
         durable::sync_folder(shard).map_err(|e| trouble(shard, &e))
     }
@@ -104,7 +104,7 @@ impl Folder {
         let path = self.path(cid)?;
         let file = File::open(&path).map_err(|e| missing_or(cid, &path, &e))?;
         let mut data = Vec::new();
-        // One byte more than a block has shows a file that is too long.
+        // One byte more than a block can have detects an oversized file.
         let limit = MAX_BLOCK_BYTES as u64 + 1;
         let expected = file.metadata().map_or(0, |m| m.len().min(limit));
         data.reserve_exact(usize::try_from(expected).unwrap_or(0));
@@ -119,7 +119,7 @@ impl Folder {
         Ok(data.into())
     }
 
-    /// Whether there is a file for `cid`.
+    /// Whether a file for `cid` exists.
     pub(super) fn holds(&self, cid: &Cid) -> Result<bool, StoreError> {
         exists(&self.path(cid)?)
     }
@@ -131,7 +131,7 @@ impl Folder {
         durable::sync_folder(&self.pins).map_err(|e| trouble(&self.pins, &e))
     }
 
-    /// Releases the pin of `root`, durable on return.
+    /// Unpins `root`, durable on return.
     pub(super) fn unpin(&self, root: &Cid) -> Result<(), StoreError> {
         let path = self.pins.join(root.to_string());
         match fs::remove_file(&path) {
@@ -159,7 +159,7 @@ impl Folder {
         let mut usage = Usage::default();
         for digit in SHARDS.chars() {
             each_cid(&self.blocks.join(digit.to_string()), |_, entry| {
-                // A file that went meanwhile counts for nothing.
+                // A file that vanished meanwhile does not count.
                 if let Ok(metadata) = entry.metadata() {
                     usage.block_count += 1;
                     usage.block_bytes += metadata.len();
@@ -180,8 +180,8 @@ impl Folder {
         Ok(blocks)
     }
 
-    /// Removes the block `cid` if it was put before `limit`; its size then. Not made durable: a
-    /// block that is back after a crash is collected again.
+    /// Removes the block `cid` if it was put before `limit`; returns its size. Not durable: a block
+    /// that returns after a crash is collected again.
     pub(super) fn remove_older(
         &self,
         cid: &Cid,
@@ -201,7 +201,7 @@ impl Folder {
         }
     }
 
-    /// When the last collection ended; `None` before the first.
+    /// When the last collection ended.
     pub(super) fn collected(&self) -> Result<Option<SystemTime>, StoreError> {
         let modified = fs::metadata(&self.collected).and_then(|data| data.modified());
         match modified {
@@ -211,14 +211,13 @@ impl Folder {
         }
     }
 
-    /// A collection ended now. Not made durable: one too many does no harm.
+    /// A collection has ended. Not durable: an extra one is harmless.
     pub(super) fn note_collected(&self) -> Result<(), StoreError> {
         File::create(&self.collected)
             .and_then(|file| file.set_modified(self.now()))
             .map_err(|e| trouble(&self.collected, &e))
     }
 
-    /// The time by the clock that was handed in.
     pub(super) fn now(&self) -> SystemTime {
         let ns = u64::try_from(self.clock.wall_ns()).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
@@ -245,7 +244,7 @@ impl Source for &Folder {
     }
 }
 
-/// Shows `each` the entries of `folder` that are named by a CID; others are none of ours.
+/// Passes the entries of `folder` with a CID as name to `each`; others are not ours.
 fn each_cid(
     folder: &Path,
     mut each: impl FnMut(Cid, &fs::DirEntry) -> Result<(), StoreError>,
@@ -271,7 +270,7 @@ fn missing_or(cid: &Cid, path: &Path, error: &io::Error) -> StoreError {
     }
 }
 
-/// A disk error, by what can be done about it.
+/// Classifies a disk error.
 fn trouble(path: &Path, error: &io::Error) -> StoreError {
     let text = format!("{}: {error}", path.display());
     if durable::is_transient(error) {

@@ -1,4 +1,4 @@
-//! The embedded node: what must survive, what must be noticed, what may be collected.
+//! The embedded node: what must survive, be noticed, or be collected.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,7 +30,6 @@ impl Fixture {
         Self { dir, clock, store }
     }
 
-    /// Ends the process that has the folder and starts another.
     fn restart(self) -> Self {
         let Self { dir, clock, store } = self;
         drop(store);
@@ -101,12 +100,12 @@ async fn blocks_and_pins_are_there_after_a_restart() {
     assert_eq!(fixture.restart().store.pins().await, Ok(vec![]));
 }
 
-/// What keeps the folder's promises.
+/// The syncs behind the folder's promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
-    /// The names of the folder itself, and of those that it is in.
+    /// Of the folder's own name, and its parents'.
     Folders,
-    /// Those of the folders in it.
+    /// Of names inside it.
     Below,
     Bytes,
     Shards,
@@ -114,7 +113,7 @@ enum Kept {
     Unpin,
 }
 
-/// What was promised and is not there after a cut of the power, where syncs of that kind do not come to the disk.
+/// A promise that a power cut breaks if syncs of that kind are lost.
 async fn lost_without(left_out: Option<Kept>) -> Option<String> {
     let power = Power::on();
     let is_out = |kept| left_out == Some(kept);
@@ -287,7 +286,7 @@ async fn an_upload_under_way_is_not_collected() {
         .put_many(std::slice::from_ref(&young))
         .await
         .unwrap();
-    // Put again: the upload that follows relies on it as on a new one.
+    // Put again: the next upload relies on it as on a new one.
     fixture.store.put_many(&old).await.unwrap();
     assert_eq!(fixture.collect().await, 0);
     fixture.clock.advance(HOUR + HOUR / 2);
@@ -311,7 +310,7 @@ async fn a_shared_block_stays_until_the_last_pin_goes() {
     fixture.clock.advance(2 * HOUR);
     assert_eq!(fixture.collect().await, 0);
     fixture.store.unpin(&a).await.unwrap();
-    // Root a, its third node and the leaves of that.
+    // Root a, its third node and that node's leaves.
     assert_eq!(fixture.collect().await, 5);
     assert_eq!(fixture.store.has(&tree[0].cid).await, Ok(true));
     fixture.store.unpin(&b.cid).await.unwrap();
@@ -345,7 +344,7 @@ async fn a_damaged_pinned_tree_stops_collection_rather_than_losing_what_is_below
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_and_pins_during_a_collection_lose_nothing() {
     let fixture = Fixture::new();
-    // Old garbage that is about to be put again and pinned, while it is collected.
+    // Old garbage that is put again and pinned during its collection.
     let mut trees = Vec::new();
     for _ in 0..8 {
         trees.push(fixture.put_tree(6).await);

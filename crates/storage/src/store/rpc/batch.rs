@@ -1,7 +1,7 @@
-//! How much is sent in one request: as much as the node takes in a short time.
+//! Sizes requests by what the node takes in a short time.
 //!
-//! Invariant: a request has one block at least, and [`MOST_BYTES`] at most; the limit of its time
-//! follows from its size, so that a slow node is waited for and a silent one is not.
+//! Invariant: a request has at least one block and at most [`MOST_BYTES`]; its timeout grows with
+//! its size, so that a slow node is waited for and a silent one is not.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,29 +12,28 @@ use tokio::sync::Semaphore;
 
 use crate::store::{Block, StoreError};
 
-/// The greatest request, in bytes and blocks.
+/// The largest request, bytes and blocks.
 const MOST_BYTES: usize = 8 << 20;
 const MOST_BLOCKS: usize = 256;
-/// What the first request to a node has at most.
+/// The largest first request.
 const FIRST_BYTES: usize = 2 << 20;
-/// The smallest bound that a slow node is given.
+/// The smallest limit for a slow node.
 const LEAST_BYTES: usize = 64 << 10;
-/// Requests on their way at one time, of all callers.
+/// Requests in flight, of all callers.
 const IN_FLIGHT: usize = 4;
-/// A request that took less than this may be followed by a greater one, one that took more than
-/// that by a smaller one.
+/// A faster request lets the next grow, a slower one shrinks it.
 const SHORT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(15);
-/// What every node bears: so long is waited for the bytes of a request.
+/// The slowest node tolerated: bounds the wait for a request's bytes.
 const LEAST_BYTES_PER_S: usize = 8 << 10;
 
 /// The pace of one node.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Bytes of the next request.
+    /// The next request's bytes.
     bytes: AtomicUsize,
     room: Semaphore,
-    /// How long a request may take beside the time for its bytes.
+    /// A request's timeout beside the time for its bytes.
     ask: Duration,
 }
 
@@ -47,8 +46,7 @@ impl Pace {
         }
     }
 
-    /// Sends `blocks`, each once, in requests by `put`, which is told how long it may take. The first
-    /// error ends it.
+    /// Sends `blocks`, each once, by `put`, which gets its timeout. The first error ends it.
     pub(super) async fn send<F>(
         &self,
         blocks: &[Block],
@@ -82,7 +80,7 @@ impl Pace {
         let next = match (is_done, took) {
             (false, _) => now / 2,
             (true, took) if took > LONG => now / 2,
-            // Small ones say nothing of great ones.
+            // Small ones say nothing of large ones.
             (true, took) if took < SHORT && bytes * 2 > now => now * 2,
             _ => now,
         };
@@ -90,7 +88,7 @@ impl Pace {
         self.bytes.store(next, Ordering::Relaxed);
     }
 
-    /// How long a request of so many bytes may take.
+    /// The timeout for so many bytes.
     pub(super) fn limit(&self, bytes: usize) -> Duration {
         let slowest = u64::try_from(bytes / LEAST_BYTES_PER_S).unwrap_or(u64::MAX);
         self.ask + Duration::from_secs(slowest)
@@ -153,7 +151,7 @@ mod tests {
         assert_eq!(bytes(), LEAST_BYTES);
         pace.note(10, Duration::ZERO, true);
         assert_eq!(bytes(), LEAST_BYTES, "a small one says nothing");
-        // The greatest block still has its time over a line of 10 KiB/s.
+        // Even the largest block has its time on a line of 10 KiB/s.
         assert!(pace.limit(1 << 20) > Duration::from_secs(105));
     }
 

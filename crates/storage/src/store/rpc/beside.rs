@@ -1,9 +1,9 @@
-//! The gateway that an IPFS node has beside its RPC: leaves are read there while that goes well, since it gives them
-//! in greater pieces than `block/get` does, for half of the node's time.
+//! The gateway beside an IPFS node's RPC: leaves are read there while that works, because its
+//! pieces are larger than those of `block/get` and cost half of the node's time.
 //!
-//! Invariant: it is a shorter way and nothing else. It is used once it has given a block that was verified; what it
-//! does not give, whole and in time, is asked of the RPC, and it is left alone for [`REST`] then. Whether the node
-//! has a block is not asked here: at that address another node may be. Called by [`super`].
+//! Invariant: only a shortcut. It is used once it has given a verified block; whatever it does not
+//! give, whole and in time, comes from the RPC, and it rests for [`REST`]. Existence is not checked
+//! here, because another node may be at that address.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,39 +17,39 @@ use crate::rpc::{Client, Gateway};
 use crate::store::{MAX_BLOCK_BYTES, check_bytes};
 use pxfs_format::cid::{self as form, Kind};
 
-/// How long it may take for a block: the RPC has its time afterwards.
+/// Its timeout for a block; the RPC's follows.
 const SOON: Duration = Duration::from_secs(2);
-/// How long it is left alone.
+/// How long it rests.
 const REST: Duration = Duration::from_secs(60);
-/// Blocks that are remembered as given.
+/// Blocks remembered as given.
 const GIVEN: usize = 64;
 
-/// A node's gateway, as far as is known.
+/// A node's gateway, as far as known.
 pub(super) struct Beside(Mutex<Held>);
 
 struct Held {
     state: State,
-    /// What it gave last, which nobody has verified here.
+    /// Its last blocks, which nobody has verified here.
     given: VecDeque<Cid>,
 }
 
 enum State {
-    /// Not before then.
+    /// Until then.
     Closed(Option<Instant>),
     Looking,
     Open(Arc<Gateway>),
 }
 
-/// What came of asking it.
+/// Its answer.
 pub(super) enum Answer {
     Given(Bytes),
-    /// It says that it has not got the block.
+    /// It says that it lacks the block.
     Lacks,
-    /// It was not asked, or has failed.
+    /// Not asked, or failed.
     Nothing,
 }
 
-/// Asked, and not answered yet. Who does not wait for the answer has waited for too long.
+/// A question in progress. A caller that drops it has waited too long.
 struct Asked<'a>(Option<&'a Beside>);
 
 impl Beside {
@@ -60,7 +60,7 @@ impl Beside {
         })))
     }
 
-    /// What it has for `cid`, not verified. Where it is not known yet it is looked for, which nobody waits for.
+    /// What it has for `cid`, unverified. If still unknown, it is searched in the background.
     pub(super) async fn leaf(self: &Arc<Self>, client: &Client, cid: &Cid) -> Answer {
         if form::kind(cid) != Ok(Kind::Leaf) {
             return Answer::Nothing;
@@ -88,18 +88,18 @@ impl Beside {
         }
     }
 
-    /// It is left alone for a while.
+    /// It rests for a while.
     pub(super) fn close(&self, why: &str) {
         tracing::debug!(why, "blocks come by the RPC alone for a while");
         self.lock().state = State::Closed(Some(Instant::now() + REST));
     }
 
-    /// Whether it gave `cid` a moment ago: who asks again has found it to be something else.
+    /// Whether it just gave `cid`: a caller that asks again found it wrong.
     pub(super) fn has_given(&self, cid: &Cid) -> bool {
         self.lock().given.contains(cid)
     }
 
-    /// The gateway, where it is open; where it is time to, the search for it begins, with `cid` to try it by.
+    /// The gateway if open; starts a due search for it, to be tried with `cid`.
     fn open(self: &Arc<Self>, client: &Client, cid: &Cid) -> Option<Arc<Gateway>> {
         let mut held = self.lock();
         match &held.state {
@@ -132,7 +132,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// The gateway of the node, if it has `cid` and gives it as it is.
+/// The node's gateway, if it gives a valid `cid`.
 async fn find(client: &Client, cid: &Cid) -> Option<Gateway> {
     let gateway = Gateway::beside(client).await.ok()??;
     let held = gateway.held(&cid.to_string(), MAX_BLOCK_BYTES, SOON).await;

@@ -1,8 +1,6 @@
-//! Many leaves in one call: a node's `cat` gives the bytes of all that it is asked for, one behind
-//! the other.
+//! Many leaves in one call: a node's `cat` returns all their bytes in sequence.
 //!
-//! Invariant: what leaves here was compared with its CID, one by one; a node that lacks any of them gives
-//! none. Called by [`super`].
+//! Invariant: each leaf is compared with its CID; a node that lacks one gives none.
 
 use bytes::Bytes;
 use cid::Cid;
@@ -10,12 +8,12 @@ use cid::Cid;
 use super::{RpcStore, plain, unfinished};
 use crate::store::{BlockStoreExt, StoreError, check_bytes, some_at_once};
 
-/// The most leaves, and bytes of them, of one call.
+/// The most leaves, and bytes, per call.
 const MOST_LEAVES: usize = 128;
 const MOST_BYTES: u64 = 8 << 20;
 
 impl RpcStore {
-    /// See [`crate::store::BlockStore::get_leaves`]. Not from the network of the node.
+    /// See [`crate::store::BlockStore::get_leaves`]. Not from the node's network.
     pub(super) async fn cat(&self, leaves: &[(Cid, u64)]) -> Result<Vec<Bytes>, StoreError> {
         let bytes: u64 = leaves.iter().map(|(_, size)| size).sum();
         let fits = (2..=MOST_LEAVES).contains(&leaves.len()) && bytes <= MOST_BYTES;

@@ -1,11 +1,9 @@
-//! Pinning at a node: never what is pinned already, and never without an end.
+//! Pinning at a node: never what is pinned already, and never without end.
 //!
-//! Invariant: `pin/add` is sent only for a root that `pin/ls` does not list, also where an earlier one was not
-//! answered (`pin/update` to one that is
-//! pinned does no harm). How long a pin may take is its tree's affair: it is waited for as long as the node
-//! tells of more and more blocks. A node waits for a block
-//! that it has not got, and does not say which: where a pin takes long, the tree is walked here, over
-//! what the node has on its own disk, and what is missing is told.
+//! Invariant: `pin/add` goes out only for a root that `pin/ls` does not list, even after an
+//! unanswered one (`pin/update` to a pinned root is harmless). A pin may last while the node
+//! reports more blocks. A node waits for a missing block without naming it: so if a pin is slow, we
+//! walk the tree on the node's disk and report what is missing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,12 +21,12 @@ use crate::store::walk::{self, Source};
 use crate::store::{BlockStore, StoreError, links};
 use pxfs_format::cid as form;
 
-/// How often a pin that stands still is asked for anew.
+/// How often a stalled pin is requested again.
 const TRIES: usize = 3;
-/// The longest list of pins: about half a million.
+/// The longest pin list: about half a million.
 const PIN_LIST: usize = 64 << 20;
-/// When a node that has lost us without noticing gives a pin up: a week. Here it is given up as soon as it stands
-/// still for long.
+/// When a node that has lost us silently gives up a pin: a week. We give up once it has stalled for
+/// long.
 const LONGEST: &str = "168h";
 
 /// A line of `pin/ls` with `stream`.
@@ -38,30 +36,29 @@ struct PinLine {
     cid: String,
 }
 
-/// A line of `pin/add` with `progress`: one comes every half second, whether there is more to tell or not.
+/// A line of `pin/add` with `progress`: every half second, changed or not.
 #[derive(Deserialize)]
 struct Progress {
     /// Blocks so far.
     #[serde(rename = "Progress", default)]
     blocks: u64,
-    /// In the last line: what is pinned.
+    /// In the last line: the pinned roots.
     #[serde(rename = "Pins", default)]
     pins: Option<Vec<String>>,
 }
 
-/// How far a pin is that is being made.
 struct Moves<'a> {
     blocks: AtomicU64,
-    /// Is called when there is more.
+    /// Called on progress.
     tell: &'a (dyn Fn() + Send + Sync),
 }
 
-/// Why a pin stands still that has all it needs.
+/// Why a pin with all its blocks stalls.
 #[derive(Clone, Copy)]
 enum Still {
-    /// It may wait for a block that has come since, and not hear of it.
+    /// It may wait for a block that has since arrived.
     Waits,
-    /// It is compared with a tree of which blocks are lost, and waits for those.
+    /// It is compared with a tree that has lost blocks, and waits for those.
     Lost,
 }
 
@@ -70,7 +67,7 @@ impl Moves<'_> {
         self.blocks.load(Ordering::Relaxed)
     }
 
-    /// Whether this line tells of more than those before it.
+    /// Whether this line reports more than those before.
     fn take(&self, line: &[u8]) -> bool {
         let told = serde_json::from_slice::<Progress>(line).map_or(0, |line| line.blocks);
         let moves = told > self.blocks.fetch_max(told, Ordering::Relaxed);
@@ -100,7 +97,7 @@ impl RpcStore {
         Ok(())
     }
 
-    /// False where it cannot be had from `from`: then nothing was done.
+    /// False if it cannot be derived from `from`: nothing was done.
     async fn pin_from(
         &self,
         root: &Cid,
@@ -108,7 +105,7 @@ impl RpcStore {
         tell: &(dyn Fn() + Send + Sync),
     ) -> Result<bool, StoreError> {
         for tries in 0..=TRIES {
-            // The one before may have come to its end unseen.
+            // The earlier one may have completed unseen.
             if tries > 0 && from.is_none() && self.lists(&[*root]).await? {
                 return Ok(true);
             }
@@ -129,7 +126,7 @@ impl RpcStore {
                 },
             };
             match answer {
-                // A connection from before a restart of the node; or it has restarted meanwhile.
+                // A connection from before the node's restart; or it has restarted since.
                 Err(RpcError::Broken(_)) if tries == 0 => {}
                 answer => return answer.map_err(plain),
             }
@@ -137,8 +134,8 @@ impl RpcStore {
         Err(unfinished("its pin does not come to an end"))
     }
 
-    /// Returns when the tree is whole on the node's disk, or not known, and the pin stands still all the same. What is
-    /// missing or corrupt, if so.
+    /// Returns if the tree is whole on the node's disk, or unknown, and the pin stalls all the
+    /// same. Fails with what is missing or corrupt.
     async fn stands_still(
         &self,
         root: &Cid,
@@ -158,10 +155,10 @@ impl RpcStore {
         }
     }
 
-    /// Looks here whether the tree is whole on the node's disk: what is missing or corrupt, if so. False where it is, but
-    /// not what the node compares it with.
+    /// Walks the tree on the node's disk; fails with what is missing or corrupt. False if it is
+    /// whole, but the one it is compared with is not.
     async fn walk(&self, root: &Cid, from: Option<Cid>) -> Result<bool, StoreError> {
-        // The walk ends with this call: it is of use to nobody else.
+        // The walk ends with this call, because nobody else needs it.
         let call = Arc::new(());
         let mut disk = OnDisk {
             store: self.clone(),
@@ -176,13 +173,11 @@ impl RpcStore {
         });
         match walk.await {
             Ok((Err(error @ (StoreError::Missing(_) | StoreError::Corrupt(..))), _)) => Err(error),
-            // What is lacking of a tree that is whole is of the other one.
             Ok((Ok(()), lacks)) => Ok(!lacks),
             _ => Ok(true),
         }
     }
 
-    /// All that the node lists as pinned recursively.
     pub(super) async fn listed(&self) -> Result<Vec<Cid>, StoreError> {
         let args = [("type", "recursive"), ("stream", "true")];
         let answer = self
@@ -197,7 +192,7 @@ impl RpcStore {
             .collect())
     }
 
-    /// Those of `roots` that it lists: asked in one call, and one by one if it does not list all.
+    /// Those of `roots` that it lists: one call, then one by one if any is missing.
     pub(super) async fn listed_of(&self, roots: &[Cid]) -> Result<Vec<Cid>, StoreError> {
         if roots.is_empty() || self.lists(roots).await? {
             return Ok(roots.to_vec());
@@ -213,7 +208,7 @@ impl RpcStore {
         Ok(listed)
     }
 
-    /// Whether it lists all of `roots`: asked in one call.
+    /// Whether it lists all of `roots`, in one call.
     async fn lists(&self, roots: &[Cid]) -> Result<bool, StoreError> {
         let texts: Vec<String> = roots.iter().map(Cid::to_string).collect();
         let mut args: Vec<(&str, &str)> = texts.iter().map(|text| ("arg", text.as_str())).collect();
@@ -223,7 +218,7 @@ impl RpcStore {
             .call("pin/ls", &args, &[], ANSWER, self.patience.ask)
             .await
         {
-            // What it does not list it refuses to list: nothing at all is no answer.
+            // It refuses to list what it lacks; an empty answer is invalid.
             Ok(answer) => {
                 let listed = lines::<PinLine>(&answer)?;
                 let listed: Vec<&str> = listed.iter().map(|line| line.cid.as_str()).collect();
@@ -237,8 +232,8 @@ impl RpcStore {
         }
     }
 
-    /// False where it cannot be had from `from`. A node says so of a root that it was to pin and has, too: no
-    /// error.
+    /// False if it cannot be derived from `from`. A node says that also of a root that it has
+    /// pinned: no error.
     async fn ask_pin(
         &self,
         root: &Cid,
@@ -255,7 +250,7 @@ impl RpcStore {
             .search("pin/update", &args, &[], ANSWER, self.patience.pin);
         match asked.await.and_then(whole) {
             Ok(_) => Ok(true),
-            // This call tells nothing of how far it is: where much differs, the other one does.
+            // This call reports no progress: for large differences the other one does.
             Err(RpcError::TimedOut(_)) => Ok(false),
             Err(error) if error.is_search_over() => Ok(false),
             Err(RpcError::Failed(why)) if why.contains("'from' cid was not recursively pinned") => {
@@ -289,13 +284,13 @@ impl RpcStore {
     }
 }
 
-/// A walk's view of what the node has on its disk. For threads that may block.
+/// A walk's view of the node's disk. Blocks.
 struct OnDisk {
     store: RpcStore,
     handle: Handle,
     /// Lives as long as the call that began the walk.
     call: Weak<()>,
-    /// Whether it had a node not, or not as it was.
+    /// Whether a node was missing or wrong.
     lacks: bool,
 }
 

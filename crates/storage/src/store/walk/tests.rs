@@ -1,4 +1,4 @@
-//! Walks over trees in memory: right answers, and at the right cost.
+//! Walks over trees in memory: right answers at the right cost.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::store::links::links;
 use pxfs_format::cid::{leaf_cid, node_cid};
 use pxfs_format::dagpb::foreign::node_of;
 
-/// Blocks by CID, with a count of what a walk reads.
+/// Blocks by CID, counting a walk's reads.
 #[derive(Default)]
 struct Tree {
     blocks: HashMap<Cid, Vec<u8>>,
@@ -30,7 +30,7 @@ impl Tree {
         cid
     }
 
-    /// A balanced tree with `fanout` children a node over the leaves of these numbers.
+    /// A balanced tree of this fanout over the leaves with these numbers.
     fn build(&mut self, leaves: &[usize], fanout: usize) -> Cid {
         let mut level: Vec<Cid> = leaves.iter().map(|n| self.leaf(*n)).collect();
         while level.len() > 1 {
@@ -108,7 +108,7 @@ fn moving_a_pin_costs_the_difference_not_the_volume() {
     assert!(tree.cost(&from, None) > 100_000);
     assert_eq!(tree.cost(&from, Some(&from)), 0);
 
-    // One leaf replaced: the path in both trees, and the leaf.
+    // One replaced leaf: its path in both trees, and the leaf.
     let mut new = old.clone();
     new[54_321] = 777_777;
     let root = tree.build(&new, 100);
