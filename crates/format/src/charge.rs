@@ -18,7 +18,7 @@
 //! | content with `h` whole holes among `n` chunks | its length − `h` MiB + one zero leaf of 1 MiB + its nodes + 24 for each of min(`h`, `n` − `h` + 1, 4,096) runs |
 //!
 //! *Link name*: the name itself; where that is not UTF-8 or begins with the escape prefix, prefix
-//! and hex ([`super::entry::link_name`]). *Nodes of content*: a file of `n` > 1 chunks has at level
+//! and hex ([`super::link_name::link_name`]). *Nodes of content*: a file of `n` > 1 chunks has at level
 //! 1 ⌈n ÷ 174⌉ nodes, above that again ⌈÷ 174⌉ until one is left; where the file has whole holes,
 //! of each level at most `n` − `h` + 2 are counted (those that hold data, one of nothing but holes,
 //! one at the right edge), and at most 174 links for each. A *whole hole* is a chunk of 1 MiB that
@@ -31,9 +31,9 @@
 //! charged at least 1/32 more than it takes.
 
 use super::chunk::{self, CHUNK_SIZE};
-use super::entry::link_name_len;
 use super::file::LINKS;
 use super::holes::MAX_RUNS;
+use super::link_name::link_name_len;
 
 /// What every volume is charged, in bytes.
 pub const VOLUME_OVERHEAD: u64 = 4096;

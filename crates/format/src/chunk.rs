@@ -4,6 +4,7 @@
 //! border or the file's end; an empty file has one empty chunk. Called by `file`, by a commit that
 //! makes leaves and by a reader that looks for one.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
@@ -28,6 +29,12 @@ pub fn count(size: u64) -> u64 {
 pub fn len(size: u64, index: u64) -> u64 {
     size.saturating_sub(index.saturating_mul(CHUNK_SIZE))
         .min(CHUNK_SIZE)
+}
+
+/// The chunks that `len` bytes at `offset` lie in.
+#[must_use]
+pub fn chunks_of(offset: u64, len: u64) -> Range<u64> {
+    offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE)
 }
 
 /// The leaf over `data` (at most [`CHUNK_SIZE`] bytes).

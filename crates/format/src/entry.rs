@@ -33,9 +33,6 @@ pub const MAX_TARGET: usize = 4095;
 /// Bytes of all extended attributes of an inode, as [`charge::xattrs_bytes`] counts them: the longest value that there is
 /// (64 KiB) has room with any name, and the names of all of them in one list of the kernel (64 KiB).
 pub const MAX_XATTRS: u64 = 65 << 10;
-/// What link names begin with that stand for a name as hex. Stock tools can write such a name to
-/// disk; a name of more than 125 bytes that needs it becomes longer than most disks take.
-pub const ESCAPE: &[u8] = b"_px_";
 
 /// Which of the two trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -194,33 +191,6 @@ pub fn row_number(key: &[u8]) -> u64 {
         *to = *from;
     }
     u64::from_be_bytes(number)
-}
-
-/// Whether the link of an entry called `name` needs another name.
-fn escaped(name: &[u8]) -> bool {
-    name.starts_with(ESCAPE) || std::str::from_utf8(name).is_err()
-}
-
-/// The length of [`link_name`] of `name`.
-#[must_use]
-pub fn link_name_len(name: &[u8]) -> u64 {
-    if escaped(name) {
-        (ESCAPE.len() + 2 * name.len()) as u64
-    } else {
-        name.len() as u64
-    }
-}
-
-/// The name of the link of a directory's entry called `name`: the same; [`ESCAPE`] ‖ hex of all of
-/// it where it is not UTF-8 or begins with [`ESCAPE`]. No two names have one link name.
-#[must_use]
-pub fn link_name(name: &Bytes) -> Bytes {
-    if !escaped(name) {
-        return name.clone();
-    }
-    let mut out = ESCAPE.to_vec();
-    out.extend_from_slice(data_encoding::HEXLOWER.encode(name).as_bytes());
-    out.into()
 }
 
 impl Inode {

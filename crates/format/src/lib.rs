@@ -35,6 +35,7 @@ pub mod file;
 pub mod header;
 pub mod holes;
 pub mod key;
+pub mod link_name;
 mod page;
 pub mod record;
 pub mod root;

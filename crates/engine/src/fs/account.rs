@@ -11,63 +11,12 @@ use std::sync::{Mutex, MutexGuard};
 
 use pxfs_base::lock;
 
-use super::body::{Body, chunks_of};
+use super::body::Body;
+use super::preallocation::Preallocation;
 use super::quota::{Quota, SharedQuota, signed};
-use crate::pack::chunk::CHUNK_SIZE;
-use crate::pack::holes::Holes;
 
 /// What a file that is written in parts is charged beyond the whole at most: the run of its first hole.
 const BETWEEN: u64 = 24;
-
-/// Room for bytes that are to come, as `FALLOC_FL_KEEP_SIZE` asks for behind a file's end. Bytes that have
-/// come since count as well, until it ends.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Room {
-    chunks: Holes,
-    end: u64,
-}
-
-impl Room {
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
-    /// The chunks that it is for.
-    pub(super) fn chunks(&self) -> &Holes {
-        &self.chunks
-    }
-
-    /// The length that a file would have with it.
-    pub(super) fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// With room for `range` too.
-    pub(super) fn with(&self, range: &Range<u64>) -> Self {
-        let mut room = self.clone();
-        if !range.is_empty() {
-            room.chunks
-                .insert(chunks_of(range.start, range.end - range.start));
-            room.end = room.end.max(range.end);
-        }
-        room
-    }
-
-    /// Without the chunks that `range` covers.
-    pub(super) fn without(&self, range: &Range<u64>) -> Self {
-        let mut room = self.clone();
-        let behind = match range.end >= self.end {
-            true => u64::MAX,
-            false => range.end / CHUNK_SIZE,
-        };
-        let first = range.start.div_ceil(CHUNK_SIZE);
-        room.chunks.remove(first..behind.max(first));
-        let last = room.chunks.runs().last();
-        room.end = room.end.min(last.map_or(0, |run| run.end * CHUNK_SIZE));
-        room
-    }
-}
 
 /// What an account holds of the quota, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +37,7 @@ impl Held {
 pub(super) struct Due {
     pub(super) held: Held,
     /// The room, where it is another one then.
-    pub(super) room: Option<Room>,
+    pub(super) room: Option<Preallocation>,
 }
 
 impl Due {
@@ -96,12 +45,12 @@ impl Due {
     pub(super) fn without_room(charged: u64) -> Self {
         Self {
             held: Held { charged, kept: 0 },
-            room: Some(Room::default()),
+            room: Some(Preallocation::default()),
         }
     }
 
     /// After `written` was written, which may be empty, the room staying as it is.
-    pub(super) fn written(body: &Body, room: &Room, written: &Range<u64>) -> Self {
+    pub(super) fn written(body: &Body, room: &Preallocation, written: &Range<u64>) -> Self {
         Self {
             held: held(body, room, written),
             room: None,
@@ -109,7 +58,7 @@ impl Due {
     }
 
     /// As [`Due::written`], with `room` from then on.
-    pub(super) fn with_room(body: &Body, room: Room, written: &Range<u64>) -> Self {
+    pub(super) fn with_room(body: &Body, room: Preallocation, written: &Range<u64>) -> Self {
         Self {
             held: held(body, &room, written),
             room: Some(room),
@@ -117,7 +66,7 @@ impl Due {
     }
 }
 
-fn held(body: &Body, room: &Room, written: &Range<u64>) -> Held {
+fn held(body: &Body, room: &Preallocation, written: &Range<u64>) -> Held {
     let charged = match written.is_empty() {
         true => body.charge(),
         false => body.charge_after_write(written.start, written.end - written.start),
@@ -133,7 +82,7 @@ fn held(body: &Body, room: &Room, written: &Range<u64>) -> Held {
 #[derive(Debug)]
 pub(crate) struct Account {
     pub(super) held: Held,
-    pub(super) room: Room,
+    pub(super) room: Preallocation,
     is_closed: bool,
 }
 
@@ -142,7 +91,7 @@ impl Account {
     pub(crate) fn of(charged: u64) -> Self {
         Self {
             held: Held { charged, kept: 0 },
-            room: Room::default(),
+            room: Preallocation::default(),
             is_closed: false,
         }
     }
@@ -254,7 +203,7 @@ impl SharedQuota {
         let mut quota = self.lock();
         let kept = {
             let mut account = cell.with(&quota);
-            account.room = Room::default();
+            account.room = Preallocation::default();
             std::mem::take(&mut account.held.kept)
         };
         quota.give_room_back(kept);

@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use super::FsError;
-use super::account::{Due, Room};
+use super::account::Due;
 use super::body::{Body, Source, edges};
 use super::files::File;
+use super::preallocation::Preallocation;
 use super::volume::Volume;
 use crate::pack::chunk::{CHUNK_SIZE, MAX_FILE};
 use crate::types::Ino;
@@ -228,7 +229,7 @@ impl Volume {
 }
 
 /// After `range` was allocated as far as the file has it, and room is kept for the rest.
-fn kept(body: &Body, room: &Room, range: &Range<u64>) -> Due {
+fn kept(body: &Body, room: &Preallocation, range: &Range<u64>) -> Due {
     let end = range.end.min(body.size);
     let behind = range.start.max(body.size)..range.end;
     Due::with_room(body, room.with(&behind), &(range.start.min(end)..end))

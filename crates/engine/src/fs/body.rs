@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::account::Room;
+use super::preallocation::Preallocation;
 use super::ranges::Ranges;
 use crate::journal::StageFile;
 use crate::journal::record::Base;
 use crate::pack::charge::file_charge;
-use crate::pack::chunk::{self, CHUNK_SIZE};
+use crate::pack::chunk::{self, CHUNK_SIZE, chunks_of};
 use crate::pack::holes::Holes;
 
 pub(crate) use save::Saved;
@@ -105,7 +105,7 @@ impl Body {
     }
 
     /// The charge with `room` written as well, after `written`, which may be empty, was.
-    pub(crate) fn charge_with(&self, room: &Room, written: &Range<u64>) -> u64 {
+    pub(crate) fn charge_with(&self, room: &Preallocation, written: &Range<u64>) -> u64 {
         let size = self.size.max(room.end()).max(written.end);
         let mut holes = self.holes.clone();
         holes.insert(self.end_chunk()..count(size));
@@ -298,11 +298,6 @@ pub(crate) fn allocated_bytes(size: u64, holes: &Holes) -> u64 {
 /// Chunks that a file of `size` bytes has bytes in; none when it is empty.
 fn count(size: u64) -> u64 {
     if size == 0 { 0 } else { chunk::count(size) }
-}
-
-/// Chunks that `len` bytes at `offset` lie in.
-pub(super) fn chunks_of(offset: u64, len: u64) -> Range<u64> {
-    offset / CHUNK_SIZE..(offset + len).div_ceil(CHUNK_SIZE)
 }
 
 /// The chunks that `range` covers as far as a file of `size` bytes has them.

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::FsError;
-use super::body::{Body, Source, chunks_of};
+use super::body::{Body, Source};
 use super::volume::Volume;
+use crate::pack::chunk::chunks_of;
 use crate::types::Ino;
 
 impl Volume {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::account::{Due, Room};
+use super::account::Due;
 use super::body::{Body, INLINE_MAX, Source};
 use super::files::File;
+use super::preallocation::Preallocation;
 use super::quota::Claim;
 use super::volume::Volume;
 use super::{FsError, Want};
@@ -115,7 +116,7 @@ impl Volume {
         let mut rewritten = self.quota.reservation_for(claim);
         rewritten.rewrite(file, &(offset..offset + wanted), body.size)?;
         let mut grown = self.quota.reservation_for(claim);
-        let due = |room: &Room, len| Due::written(&body, room, &(offset..offset + len));
+        let due = |room: &Preallocation, len| Due::written(&body, room, &(offset..offset + len));
         let mut fits = grown.fit(file, wanted, due);
         // However the kernel splits a write, as much of it fits: the part that a small file may have uses the reserve.
         let small = admitted.small_part(offset);

@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::FsError;
-use super::account::{Due, Room};
+use super::account::Due;
 use super::files::File;
+use super::preallocation::Preallocation;
 use super::volume::Volume;
 use crate::journal::{Batch, JournalError, key};
 use crate::pack::chunk::MAX_FILE;
@@ -54,7 +55,7 @@ impl Volume {
         }
         let range = offset..offset + len;
         let (mut rewritten, mut reserved) = (self.quota.reservation(), self.quota.reservation());
-        let due = |room: &Room| Due::written(&body, room, &range);
+        let due = |room: &Preallocation| Due::written(&body, room, &range);
         let fits = rewritten.rewrite(file, &range, body.size).is_ok()
             && reserved.charge(file, due).is_ok();
         if !fits {

@@ -40,6 +40,7 @@ mod notes;
 mod owing;
 mod pages;
 mod places;
+mod preallocation;
 mod purge;
 mod quota;
 mod ranges;

@@ -7,8 +7,9 @@
 use std::ops::Range;
 
 use super::FsError;
-use super::account::{Due, Held, Room};
+use super::account::{Due, Held};
 use super::files::File;
+use super::preallocation::Preallocation;
 use super::quota::{Claim, SharedQuota, Taken, signed};
 use crate::pack::chunk::CHUNK_SIZE;
 
@@ -27,7 +28,7 @@ struct Charged<'a> {
     /// What was held for it before.
     before: Held,
     /// Its room once this is confirmed, if it changes.
-    room: Option<Room>,
+    room: Option<Preallocation>,
 }
 
 impl SharedQuota {
@@ -72,13 +73,13 @@ impl<'a> Reservation<'a> {
     pub(super) fn charge(
         &mut self,
         file: &'a File,
-        due: impl FnOnce(&Room) -> Due,
+        due: impl FnOnce(&Preallocation) -> Due,
     ) -> Result<(), FsError> {
         self.charge_as(file, due, self.claim)
     }
 
     /// As [`Reservation::charge`], whatever is left.
-    pub(super) fn force(&mut self, file: &'a File, due: impl FnOnce(&Room) -> Due) {
+    pub(super) fn force(&mut self, file: &'a File, due: impl FnOnce(&Preallocation) -> Due) {
         let forced = self.charge_as(file, due, Claim::Forced);
         debug_assert!(forced.is_ok());
     }
@@ -86,7 +87,7 @@ impl<'a> Reservation<'a> {
     fn charge_as(
         &mut self,
         file: &'a File,
-        due: impl FnOnce(&Room) -> Due,
+        due: impl FnOnce(&Preallocation) -> Due,
         claim: Claim,
     ) -> Result<(), FsError> {
         let mut quota = self.quota.lock();
@@ -118,7 +119,7 @@ impl<'a> Reservation<'a> {
         &mut self,
         file: &'a File,
         wanted: u64,
-        due: impl Fn(&Room, u64) -> Due,
+        due: impl Fn(&Preallocation, u64) -> Due,
     ) -> Result<u64, FsError> {
         loop {
             if self.charge(file, |room| due(room, wanted)).is_ok() {

@@ -23,10 +23,11 @@ use bytes::Bytes;
 use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
-use super::{Attr, Entry, Inode, Kind, Sums, TreeKind, TreeRef, link_name};
+use super::{Attr, Entry, Inode, Kind, Sums, TreeKind, TreeRef};
 use crate::chunk::CHUNK_SIZE;
 use crate::dagpb::{self, Link};
 use crate::holes::{Holes, MAX_RUNS};
+use crate::link_name::link_name;
 use crate::{Child, PackError, cid};
 use pxfs_base::types::Ino;
 

@@ -184,26 +184,7 @@ fn what_the_format_cannot_hold_is_refused() {
     assert!(row.check(TreeKind::Table).is_err());
 }
 
-#[test]
-fn names_that_stock_tools_cannot_hold_are_escaped() {
-    let link = |name: &'static [u8]| link_name(&Bytes::from_static(name));
-    assert_eq!(link(b"plain"), "plain");
-    assert_eq!(link("ünï".as_bytes()), "ünï");
-    assert_eq!(link(b"caf\xe9"), "_px_636166e9");
-    assert_eq!(link(b"_px_"), "_px_5f70785f");
-    assert_eq!(link(b"_px"), "_px");
-}
-
 proptest! {
-    /// Two names with one link name would be one file to stock tools, and one lost.
-    #[test]
-    fn no_two_names_have_one_link(a in prop::collection::vec(any::<u8>(), 1..9), b in prop::collection::vec(any::<u8>(), 1..9)) {
-        let (a, b) = (Bytes::from(a), Bytes::from(b));
-        prop_assert_eq!(link_name(&a) == link_name(&b), a == b);
-        prop_assert_eq!(link_name(&a) == link_name(&link_name(&b)), a == link_name(&b));
-        prop_assert_eq!(link_name(&a).len() as u64, link_name_len(&a));
-    }
-
     /// Pages are cut by weight; a wrong one would make blocks that no node takes.
     #[test]
     fn the_weight_of_an_entry_is_what_it_takes(

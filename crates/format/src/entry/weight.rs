@@ -4,8 +4,9 @@
 //! small position saves, and two for a symlink. Called by `page`.
 
 use super::codec::CHUNK_UNIT;
-use super::{Entry, Kind, Sums, TreeKind, link_name_len};
+use super::{Entry, Kind, Sums, TreeKind};
 use crate::chunk::CHUNK_SIZE;
+use crate::link_name::link_name_len;
 use crate::{Child, cid, dagpb};
 
 /// Bytes of the head of a CBOR item with this argument, so of a number.
