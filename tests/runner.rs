@@ -58,7 +58,7 @@ fn a_failed_test_fails_the_run_and_is_named() {
 }
 
 #[test]
-fn an_ignored_test_fails_the_run_unless_it_is_a_benchmark_or_of_a_given_node() {
+fn an_ignored_test_fails_the_run_unless_a_benchmark_or_opt_in() {
     let log = format!("{FINE}test c ... ignored, needs a network\n");
     assert_eq!(verdict(&log, 0), ("15 passed, 1 failed".to_owned(), false));
     let log = format!("{FINE}test c ... ignored\n");
@@ -70,7 +70,7 @@ fn an_ignored_test_fails_the_run_unless_it_is_a_benchmark_or_of_a_given_node() {
 }
 
 #[test]
-fn a_build_that_breaks_or_a_suite_that_crashes_or_hangs_fails_the_run() {
+fn a_broken_build_or_a_crashed_or_hung_suite_fails() {
     assert_eq!(
         verdict("error: could not compile `pxfs`\n", 101),
         ("0 passed, 1 failed".to_owned(), false)

@@ -63,7 +63,7 @@ async fn import(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_whose_batches_each_come_on_is_not_given_up_however_long_it_takes_in_all() {
+async fn an_import_may_take_any_time_while_batches_keep_finishing() {
     let (bytes, node) = archive(5);
     let limit = Duration::from_secs(2);
     node.set(Call::PutMany, Fault::Delay(limit / 3), None);
@@ -75,7 +75,7 @@ async fn an_import_whose_batches_each_come_on_is_not_given_up_however_long_it_ta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_of_which_a_batch_does_not_end_is_given_up_and_the_batch_not_counted() {
+async fn an_import_fails_if_a_batch_hangs_and_does_not_count_it() {
     let (bytes, node) = archive(3);
     let mut batches = 0;
     let sent = import(&bytes, &node, Duration::from_millis(500), |_, _| {
@@ -103,7 +103,7 @@ async fn a_batch_that_fails_for_a_moment_ends_no_import() {
 
 /// The slowest line that is borne: 8 KiB a second.
 #[test]
-fn the_greatest_batch_of_an_import_has_its_time_over_the_slowest_line() {
+fn the_largest_import_batch_fits_its_timeout_on_the_slowest_line() {
     let slowest_s = (BATCH_BYTES + MAX_BLOCK_BYTES) >> 13;
     assert!(BATCH_LIMIT > Duration::from_secs(slowest_s as u64));
 }
@@ -220,7 +220,7 @@ async fn repair(steps: u64, ends: bool) -> (anyhow::Result<u64>, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repair_waits_for_a_pin_that_comes_on_longer_than_for_anything_else() {
+async fn a_repair_waits_as_long_as_its_pin_makes_progress() {
     let steps = 3 * STILL.as_millis() / BEAT.as_millis() / 2;
     let (repaired, asked) = repair(steps as u64, true).await;
     assert_eq!((repaired.unwrap(), asked), (1, 1));

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_oracle_that_is_silent_for_a_week_is_paid_four_times_a_day() {
+    fn an_oracle_silent_for_a_week_is_paid_four_times_daily() {
         assert_eq!(tries_of_a_week(true), 3 + 27);
         // What costs nothing is tried on: a gateway that is back shall be in time.
         assert_eq!(tries_of_a_week(false), 7 * 24 * 6);

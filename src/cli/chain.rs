@@ -397,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_of_a_known_chain_is_shown_with_its_price_and_link() {
+    fn a_paid_transaction_is_shown_with_price_and_explorer_link() {
         let hash = format!("0x{}", "ab".repeat(32));
         assert_eq!(
             paid_lines(137, Some("50000000000000000"), &hash),

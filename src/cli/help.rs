@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_help_of_a_command_begins_with_its_own_options_and_names_the_others() {
+    fn short_help_lists_own_options_first_and_names_the_rest() {
         let help = |words: &[&str]| {
             let shown = command().try_get_matches_from(words).unwrap_err();
             shown.render().to_string()

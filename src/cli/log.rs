@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_was_interrupted_is_no_error_and_a_reply_that_is_refused_is() {
+    fn only_a_refused_fuse_reply_is_logged_not_an_interrupted_call() {
         let say = |errno: rustix::io::Errno| {
             let err = io::Error::from(errno);
             tracing::error!(target: "fuser::reply", "Failed to send FUSE reply: {err}");

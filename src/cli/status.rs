@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_only_read_from_and_does_not_answer_is_named() {
+    fn status_names_a_read_only_node_that_does_not_answer() {
         let mut status = status();
         let away = NodeStatus {
             kind: "btfs".into(),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_several_contracts_are_told_apart_and_each_chain_has_its_line() {
+    fn status_tells_contracts_tokens_apart_and_lists_each_chain() {
         let mut status = status();
         let mut other = status.tokens[0].clone();
         (other.directory, other.chain_id) = ("px-7".into(), 100);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn when_what_waits_for_its_turn_is_published_is_told_with_how_to_have_it_at_once() {
+    fn status_says_when_pending_data_publishes_and_how_to_hurry() {
         let mut token = status().tokens.remove(0);
         let at: Timestamp = "2026-12-25T05:00:00Z".parse().unwrap();
         let before: Timestamp = "2026-12-24T23:00:00Z".parse().unwrap();

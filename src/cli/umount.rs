@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_daemon_that_does_not_end_is_not_taken_for_one_that_has() {
+    fn umount_reports_a_daemon_that_does_not_exit() {
         let folder = tempfile::tempdir().unwrap();
         let brief = Duration::from_millis(1);
         assert!(wait_for_end(folder.path(), brief), "there is no lock");

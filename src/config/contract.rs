@@ -116,7 +116,7 @@ mod tests {
     const PLAIN: &str = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
 
     #[test]
-    fn a_contract_is_an_address_with_or_without_a_name_and_a_chain() {
+    fn a_contract_is_an_address_with_optional_name_and_chain() {
         let read = |text: String| text.parse::<ContractAt>();
         let plain = read(PLAIN.to_owned()).unwrap();
         assert_eq!((&plain.name, plain.chain), (&None, None));

@@ -107,7 +107,7 @@ fn every_key_of_the_file_is_taken() {
 
 /// One of the two says whose tokens are mounted: neither is taken by the way.
 #[test]
-fn an_address_and_a_wallet_stand_for_each_other_and_never_beside_each_other() {
+fn an_address_and_a_wallet_replace_each_other_and_never_combine() {
     let address = "0x5FbDB2315678afecb367f032d93F642f64180aa3";
     let watched = file(&format!("address = '{address}'\n")).unwrap();
     let owner = Config::resolve(watched.clone(), &home()).address;

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_threads_while_it_has_something_to_keep_and_none_besides() {
+    fn an_idle_token_uses_no_threads() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Arc::new(Cache::open(folder.path(), 1 << 20).unwrap());
         let keepers = Flushers::begin().unwrap();

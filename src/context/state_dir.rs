@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_found_by_its_name_and_a_stranger_is_left_alone() {
+    fn volumes_are_found_by_folder_name_and_foreign_folders_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         assert_eq!(state.volumes().unwrap(), []);

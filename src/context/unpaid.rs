@@ -99,7 +99,7 @@ mod tests {
 
     /// Else a commit that was published is never paid for, or paid for twice.
     #[test]
-    fn what_a_folder_owes_is_owed_once_by_the_one_in_its_place_whenever_a_crash_comes() {
+    fn unpaid_charges_move_to_the_new_folder_exactly_once_despite_crashes() {
         let place = tempfile::tempdir().unwrap();
         let state = StateDir::open(place.path()).unwrap();
         let owed = [(3, 100), (4, 7)];

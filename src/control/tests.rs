@@ -103,7 +103,7 @@ fn taken(entry: &Entry) -> usize {
 }
 
 #[test]
-fn peers_that_all_ask_at_once_take_no_more_than_their_share_of_descriptors() {
+fn simultaneous_control_clients_use_a_limited_share_of_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     let _daemon = daemon(dir.path(), Path::new("/state"));
     let entry = find_all(&[dir.path().to_owned()]).remove(0);
@@ -187,7 +187,7 @@ fn an_entry_in_a_folder_that_others_can_write_is_not_believed() {
 }
 
 #[test]
-fn root_believes_no_user_who_names_the_socket_or_the_file_of_another() {
+fn root_trusts_no_control_file_or_socket_of_another_user() {
     assert!(
         rustix::process::geteuid().is_root(),
         "this test acts as another user: run it as root"

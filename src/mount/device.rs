@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn the_helper_is_found_on_the_path_first_and_never_below_the_working_directory() {
+    fn fusermount3_is_found_on_path_never_in_the_working_directory() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("fusermount3"), b"").unwrap();
         assert_eq!(

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bare_directory_is_closed_while_it_is_covered_and_as_before_afterwards() {
+    fn the_mountpoint_is_read_only_while_mounted_and_restored_after() {
         let dir = tempfile::tempdir().unwrap();
         let mode = || dir.path().metadata().unwrap().mode() & 0o7777;
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o1775)).unwrap();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bare_directory_gets_its_mode_back_from_the_next_one_after_a_kill() {
+    fn the_next_mount_restores_the_mountpoints_mode_after_a_kill() {
         let dir = tempfile::tempdir().unwrap();
         let mode = || dir.path().metadata().unwrap().mode() & 0o7777;
         let set = |mode| std::fs::set_permissions(dir.path(), Permissions::from_mode(mode));

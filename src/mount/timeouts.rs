@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_just_timed_out_is_known_where_it_is_asked_for_again_and_not_for_long() {
+    fn a_recent_timeout_is_remembered_briefly_for_the_same_data() {
         let timeouts = Timeouts::default();
         let before = Instant::now();
         timeouts.note(1, &content(b"a", 4096, 8192));

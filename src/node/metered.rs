@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_is_silent_is_seen_to_be_and_a_call_given_up_is_forgotten() {
+    async fn a_silent_node_is_noticed_but_an_abandoned_call_does_not_count() {
         let counts = Arc::new(Meter::default());
         assert_eq!(counts.silence(), Duration::ZERO);
         let asked = Arc::clone(&counts);

@@ -226,7 +226,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
+async fn a_token_without_a_key_is_read_only_until_registered() {
     let world = World::new().await;
     let token = world.mint_bare().await;
     let status = world.look(token).await;
@@ -251,7 +251,7 @@ async fn a_token_without_a_key_is_shown_read_only_until_it_is_registered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_price_nobody_has_seen_pays_no_more_gas_than_is_allowed() {
+async fn unpriced_commands_pay_no_more_gas_than_the_limit() {
     let world = World::new().await;
     let all = [Arc::clone(&world.parts)];
     let bound = |parts: &Parts| parts.chain.account.as_ref().unwrap().transactor.bound();
@@ -375,7 +375,7 @@ async fn a_demo_that_is_prepared_twice_has_one_contract_and_one_token() {
 
 /// What a token that was given away had not published, from the moment on until it is saved.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_published_when_a_token_was_given_away_can_be_saved() {
+async fn unpublished_data_of_a_transferred_token_can_be_saved() {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
@@ -461,7 +461,7 @@ async fn a_server_that_is_behind_right_after_a_restart_grants_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_behind_right_after_a_restart_takes_no_token_away() {
+async fn a_lagging_server_right_after_restart_takes_no_token_away() {
     let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
     let begin = |dir| {
         let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
@@ -492,7 +492,7 @@ async fn a_server_that_is_behind_right_after_a_restart_takes_no_token_away() {
 
 /// A provider has many servers, of which some are behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_that_is_older_than_the_one_before_takes_no_token_away() {
+async fn an_older_chain_view_takes_no_token_away() {
     let world = World::begin_with(tempfile::tempdir().unwrap(), network).await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
@@ -515,7 +515,7 @@ async fn a_look_that_is_older_than_the_one_before_takes_no_token_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_key_begins_another_volume_and_keeps_what_the_old_one_had_not_published() {
+async fn a_new_key_starts_a_new_volume_and_retains_unpublished_data() {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
@@ -585,7 +585,7 @@ async fn an_epoch_of_which_all_is_published_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_cannot_tell_what_is_pending_is_not_taken_for_published() {
+async fn a_volume_with_unreadable_pending_state_is_not_considered_published() {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
@@ -654,7 +654,7 @@ async fn a_leftover_that_cannot_be_read_is_told_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_published() {
+async fn a_rebought_token_starts_empty_and_its_unpublished_data_stays() {
     for seen in [true, false] {
         let mut world = World::new().await;
         let token = billing::mint(&world.parts, 0).await.unwrap().token;
@@ -706,7 +706,7 @@ async fn a_token_sold_and_bought_back_begins_anew_beside_what_it_had_not_publish
 
 /// On contracts without epochs, and where blocks were replaced, a token comes back to the volume that it had.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_comes_back_in_its_epoch_goes_on_where_it_was() {
+async fn a_token_returning_in_the_same_epoch_resumes_its_volume() {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
@@ -740,7 +740,7 @@ async fn a_token_that_comes_back_in_its_epoch_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
+async fn a_write_accepted_while_its_token_is_lost_is_retained() {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;
@@ -758,7 +758,7 @@ async fn a_write_that_comes_in_while_a_token_is_lost_is_not_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
+async fn a_token_with_a_silent_node_does_not_delay_other_tokens() {
     let world = World::new().await;
     for package in 0..2 {
         let token = billing::mint(&world.parts, package).await.unwrap().token;
@@ -778,7 +778,7 @@ async fn a_token_whose_node_does_not_answer_keeps_no_other_from_being_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mounted() {
+async fn a_chain_unreachable_at_start_does_not_stop_others_mounting() {
     let world = World::new().await;
     billing::mint(&world.parts, 0).await.unwrap();
     let (chain_id, contract) = (world.chain().chain_id, world.chain().contract);
@@ -839,7 +839,7 @@ async fn a_chain_that_does_not_answer_at_the_start_keeps_no_other_from_being_mou
 
 /// No look at the chain comes between.
 #[tokio::test]
-async fn what_a_directory_says_of_its_state_is_so_at_the_moment_it_is_asked() {
+async fn state_xattrs_of_a_directory_are_current_when_read() {
     let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
     let dir = tempfile::tempdir().unwrap();
     let world = World::begin_at(dir, Some(Arc::<ManualClock>::clone(&clock) as _)).await;

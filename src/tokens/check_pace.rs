@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drive_of_which_nothing_is_awaited_leaves_the_chain_alone_for_a_minute() {
+    fn an_idle_drive_checks_the_chain_once_a_minute() {
         assert_eq!(checks_of_an_hour(15, false), 48);
         assert_eq!(checks_of_an_hour(15, true), 240);
         assert_eq!(

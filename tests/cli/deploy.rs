@@ -30,7 +30,7 @@ pub(crate) fn with<'a>(words: &[&'a str], parts: &'a [String]) -> Vec<&'a str> {
 }
 
 #[test]
-fn contracts_are_deployed_once_the_price_is_agreed_to_and_can_be_minted_on() {
+fn deploy_asks_for_consent_to_the_price_then_allows_minting() {
     let (home, anvil) = (Home::new(), Anvil::start(&[]));
     let parts = parts(&home, &anvil, RICH);
     // Nobody is there to be asked.
@@ -76,7 +76,7 @@ fn contracts_are_deployed_once_the_price_is_agreed_to_and_can_be_minted_on() {
 }
 
 #[test]
-fn who_cannot_pay_is_told_how_much_is_missing_and_nothing_is_sent() {
+fn deploy_without_funds_says_what_is_missing_and_sends_nothing() {
     let (home, anvil) = (Home::new(), Anvil::start(&[]));
     let parts = parts(&home, &anvil, POOR);
     let line = home.refused(6, &with(&["deploy", "--yes"], &parts));
@@ -87,7 +87,7 @@ fn who_cannot_pay_is_told_how_much_is_missing_and_nothing_is_sent() {
 }
 
 #[test]
-fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
+fn the_wallet_key_never_appears_in_logs_answers_or_files() {
     let (home, anvil) = (Home::new(), Anvil::start(&[]));
     let parts = parts(&home, &anvil, RICH);
     let mut said: Vec<Vec<u8>> = Vec::new();
@@ -146,7 +146,7 @@ fn no_log_no_answer_and_no_file_has_the_key_of_the_wallet_at_any_level() {
 }
 
 #[test]
-fn a_key_in_a_variable_is_taken_where_it_is_named_and_nowhere_else() {
+fn a_wallet_key_is_read_only_from_the_variable_named() {
     let (home, anvil) = (Home::new(), Anvil::start(&[]));
     let rpc = format!("--rpc-url={}", anvil.url());
     let node = format!("--node=embedded={}", home.path("node").display());

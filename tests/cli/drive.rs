@@ -264,7 +264,7 @@ fn a_token_minted_while_mounted_is_there_when_the_command_returns() {
 }
 
 #[test]
-fn a_command_that_names_another_chain_contract_or_wallet_spends_nothing_of_the_drive() {
+fn a_command_for_another_chain_contract_or_wallet_spends_nothing() {
     let world = World::new();
     let mut demo = world.demo();
     let status = world.status();
@@ -399,7 +399,7 @@ fn a_drive_in_use_is_not_unmounted_and_goes_on() {
 }
 
 #[test]
-fn a_damaged_journal_is_refused_in_one_line_and_left_as_it_is() {
+fn a_damaged_journal_is_refused_in_one_line_and_left_unchanged() {
     let world = World::new();
     let mut demo = world.demo();
     fs::write(world.token("1").join("file"), "x").unwrap();

@@ -51,7 +51,7 @@ fn check(checks: &[Value], what: &str) -> Value {
 }
 
 #[test]
-fn of_several_drives_all_are_shown_and_a_command_takes_the_one_it_is_told() {
+fn several_drives_are_all_listed_and_commands_need_one_named() {
     let world = World::new();
     let mut first = world.demo();
     let second = Second::new(&world);
@@ -211,7 +211,7 @@ fn doctor_says_what_to_do_about_a_fuse_device_of_any_mode() {
 }
 
 #[test]
-fn doctor_reports_one_fault_once_and_refuses_a_log_level_that_is_none() {
+fn doctor_reports_each_fault_once_and_rejects_unknown_log_levels() {
     let world = World::new();
     let line = world.fails(2, &["doctor", "--log", "loud"]);
     assert!(line.contains("--log loud"), "{line}");

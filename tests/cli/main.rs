@@ -216,7 +216,7 @@ fn a_wallet_that_is_missing_or_no_wallet_is_refused() {
 }
 
 #[test]
-fn a_configuration_cut_short_or_misspelt_is_one_line_that_names_the_place() {
+fn a_broken_configuration_gives_one_line_naming_the_place() {
     let home = Home::new();
     let config = home.path(".config/pxfs/config.toml");
     fs::create_dir_all(config.parent().unwrap()).unwrap();

@@ -21,7 +21,7 @@ use crate::secret::{FORMS, LEVELS, assert_nowhere};
 use world::{Gateway, World};
 
 #[test]
-fn one_operator_answers_ends_when_told_to_and_goes_on_where_it_was() {
+fn an_operator_answers_stops_on_request_and_resumes_where_it_was() {
     let world = World::new(1, 1);
     let gateway = Gateway::start();
     let token = world.mint(7);
@@ -49,7 +49,7 @@ fn one_operator_answers_ends_when_told_to_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_sync_reads_both_forms_of_a_document_through_the_gateway_of_a_btfs_node() {
+fn a_sync_reads_both_document_forms_through_a_btfs_gateway() {
     let (world, node) = (World::new(1, 1), Btfs::start());
     let gateway = format!("--node=gateway={}/btns/{{name}}", node.gateway_url());
     let operator = world.operator_with(&[&gateway, "--allow-address=127.0.0.1"]);
@@ -85,7 +85,7 @@ fn a_sync_reads_both_forms_of_a_document_through_the_gateway_of_a_btfs_node() {
 }
 
 #[test]
-fn two_of_three_operators_suffice_and_agree_on_the_newest_document_that_one_has() {
+fn two_of_three_operators_agree_on_the_newest_document_they_have() {
     let world = World::new(3, 2);
     let (fresh, old) = (Gateway::start(), Gateway::start());
     let token = world.mint(7);
@@ -112,7 +112,7 @@ fn two_of_three_operators_suffice_and_agree_on_the_newest_document_that_one_has(
 }
 
 #[test]
-fn a_batch_that_a_kill_cut_off_is_answered_to_its_end_and_each_request_once() {
+fn a_batch_interrupted_by_kill_answers_each_request_exactly_once() {
     const TOKENS: u8 = 12;
     let world = World::new(1, 1);
     let gateway = Gateway::start();
@@ -233,7 +233,7 @@ fn who_is_no_operator_or_cannot_pay_is_told_so() {
 }
 
 #[test]
-fn no_log_no_line_and_no_file_of_an_operator_has_its_key_at_any_level() {
+fn an_operators_key_never_appears_in_its_output_or_files() {
     let world = World::new(1, 1);
     let gateway = Gateway::start();
     let token = world.mint(7);

@@ -21,7 +21,7 @@ fn ask(home: &Home, words: &[&str], parts: &[String]) -> Value {
 }
 
 #[test]
-fn a_token_moves_to_a_larger_package_once_price_and_gas_are_agreed_to() {
+fn upgrade_needs_consent_to_price_and_gas() {
     let (home, anvil) = (Home::new(), Anvil::start(&[]));
     let mut parts = parts(&home, &anvil, RICH).to_vec();
     let made = ask(&home, &["deploy", "--yes"], &parts);

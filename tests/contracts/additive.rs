@@ -42,7 +42,7 @@ async fn the_last_byte_fits_and_one_more_is_refused() {
 }
 
 #[tokio::test]
-async fn the_owner_the_approved_and_the_contracts_owner_write_usage_and_nobody_else() {
+async fn only_the_token_owner_approved_accounts_or_contract_owner_write_usage() {
     let w = World::new(Old::V2).await;
     let token = w.mint(w.alice).await;
     let stranger = w.update(token, 1, 1).from(w.bob);
@@ -291,7 +291,7 @@ async fn the_dialects_differ_in_the_number_of_words() {
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_exist_reads_as_zeros_and_has_no_owner() {
+async fn a_nonexistent_token_reads_as_zeros_and_has_no_owner() {
     for old in BOTH {
         let w = World::new(old).await;
         w.mint(w.alice).await;

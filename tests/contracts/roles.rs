@@ -122,7 +122,7 @@ async fn a_fee_and_a_window_are_announced_seven_days_ahead() {
 }
 
 #[tokio::test]
-async fn a_later_announcement_takes_the_place_of_one_that_is_not_in_force() {
+async fn a_later_announcement_replaces_one_not_yet_in_force() {
     let w = World::new().await;
     let thousand = U256::from(1000);
     done(w.px.setSyncFee(thousand).from(w.owner)).await;

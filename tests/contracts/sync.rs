@@ -56,7 +56,7 @@ async fn the_fee_is_kept_and_the_surplus_goes_back() {
 }
 
 #[tokio::test]
-async fn one_request_is_open_at_a_time_and_is_renewed_after_its_timeout() {
+async fn only_one_request_is_open_and_it_can_be_renewed_after_timeout() {
     let w = World::new().await;
     let token = w.mint(w.alice, 0).await;
     let first = w.request(w.alice, token).await;
@@ -160,7 +160,7 @@ async fn an_overdue_token_need_not_wait_for_the_interval() {
 }
 
 #[tokio::test]
-async fn a_token_locks_one_second_after_its_window_and_a_sync_opens_it() {
+async fn a_token_locks_right_after_its_window_until_the_next_sync() {
     let w = World::new().await;
     let token = w.mint(w.alice, 0).await;
     let window = 30 * DAY;
@@ -264,7 +264,7 @@ async fn a_renewal_is_not_paid_twice() {
 }
 
 #[tokio::test]
-async fn the_fee_of_a_request_goes_to_who_answers_and_is_not_withdrawn_before() {
+async fn a_sync_fee_is_held_for_whoever_answers() {
     let w = World::new().await;
     let fee = U256::from(1000);
     w.set_fee(fee).await;

@@ -32,7 +32,7 @@ fn link(drive: &Drive, file: Ino, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_exabytes_in_a_few_blocks_is_checked_block_by_block() {
+async fn fsck_of_an_exabyte_sparse_file_reads_only_its_few_blocks() {
     let (world, token, file) = drive().await;
     let set = SetAttr {
         size: Some(1 << 60),
@@ -50,7 +50,7 @@ async fn a_file_of_exabytes_in_a_few_blocks_is_checked_block_by_block() {
 
 /// Else a directory of such names, in which no inode stands, can be in the volume any number of times.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_comes_out_as_often_as_the_inode_table_says_and_no_more() {
+async fn an_export_refuses_a_file_named_more_often_than_recorded() {
     let (world, token, file) = drive().await;
     for name in ["g", "h"] {
         link(&world.ground.drive, file, name);

@@ -241,7 +241,7 @@ async fn a_repair_makes_the_directories_again_where_they_were_only_read() {
 
 /// Of what was read a while ago the cache has let go.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repair_makes_nodes_of_files_and_the_inode_table_again_where_they_were_only_read() {
+async fn a_repair_rebuilds_lost_nodes_of_files_that_were_only_read() {
     let (world, node, token) = reader(true, false).await;
     let root = world.ground.drive.lookup(Ino::ROOT, b"1").unwrap().ino;
     let file = call(&world, |drive| drive.lookup(root, b"large")).await;
@@ -278,7 +278,7 @@ async fn a_repair_makes_nodes_of_files_and_the_inode_table_again_where_they_were
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_lost_blocks_are_searched_for_side_by_side_and_no_more_once_that_is_in_vain() {
+async fn lost_blocks_are_searched_in_parallel_and_no_longer_than_it_helps() {
     let (world, node, token) = reader(true, false).await;
     node.lose(leaves());
     let told = check(&world, token, false).await;
@@ -292,7 +292,7 @@ async fn many_lost_blocks_are_searched_for_side_by_side_and_no_more_once_that_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_network_still_has_is_no_damage_nor_is_what_stands_below() {
+async fn blocks_the_network_still_has_are_not_reported_as_damage() {
     let (world, node, token) = reader(true, true).await;
     let whole = check(&world, token, false).await;
     assert_eq!(whole.damaged, []);
@@ -303,7 +303,7 @@ async fn what_the_network_still_has_is_no_damage_nor_is_what_stands_below() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_check_has_found_stands_in_the_status_until_a_check_finds_it_whole() {
+async fn damage_stays_in_the_status_until_a_later_fsck_clears_it() {
     let (world, node, token) = reader(false, false).await;
     let damaged = async || {
         let local = world.look(token).await.local.unwrap();

@@ -61,7 +61,7 @@ fn a_write_is_never_made_over_a_page_that_was_read_meanwhile() {
 }
 
 #[test]
-fn readers_that_come_again_and_again_hold_a_call_up_until_its_deadline_and_no_longer() {
+fn repeated_readers_delay_a_write_until_its_deadline_at_most() {
     let caching = caching();
     let tries = std::cell::Cell::new(0);
     let count = |most: u64| {

@@ -171,7 +171,7 @@ fn touch_sets_the_time_given_or_the_daemons_own() {
 }
 
 #[test]
-fn set_id_bits_do_not_survive_a_new_owner_or_a_strangers_truncation() {
+fn set_id_bits_are_cleared_by_chown_or_a_strangers_truncation() {
     let chown = Change {
         uid: Some(5),
         ..NOTHING

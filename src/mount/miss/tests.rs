@@ -165,7 +165,7 @@ fn a_node_that_hangs_ends_the_call_at_its_deadline() {
 }
 
 #[test]
-fn more_calls_than_may_fetch_at_once_all_end_at_their_own_deadline() {
+fn calls_beyond_the_fetch_limit_end_at_their_own_deadlines() {
     let rig = Rig::new(SHORT, hangs);
     let all: Vec<_> = (0..3 * FETCHES_MAX)
         .map(|_| rig.serve(Queue::Immediate, lacking(vec![dir(1)])))
@@ -200,7 +200,7 @@ fn a_damaged_block_is_told_as_such_and_not_fetched_again() {
 }
 
 #[test]
-fn a_panic_is_an_io_error_for_its_caller_and_nothing_for_the_others() {
+fn a_panic_gives_its_caller_eio_and_harms_no_other() {
     let rig = Rig::new(LONG, brings);
     let defect = Err(errno::DEFECT.code());
     for queue in [Queue::Immediate, Queue::Change, Queue::Sync] {
@@ -244,7 +244,7 @@ fn the_end_of_the_daemon_answers_what_still_waits() {
 }
 
 #[test]
-fn a_write_that_lacks_something_keeps_its_bytes_until_it_can_go_on() {
+fn a_write_that_waits_for_a_fetch_retains_its_bytes() {
     let rig = Rig::new(LONG, brings);
     let (sender, seen) = channel();
     {
@@ -341,7 +341,7 @@ impl Held {
 }
 
 #[test]
-fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answered_aside() {
+fn calls_blocked_on_disk_do_not_delay_fetches_changes_or_replies() {
     // Verification runs beside the runtime.
     let rig = Rig::new(LONG, || {
         async { drop(tokio::task::spawn_blocking(|| ()).await) }
@@ -376,7 +376,7 @@ fn however_many_calls_wait_for_the_disk_others_are_fetched_for_changed_and_answe
 }
 
 #[test]
-fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_longer() {
+fn a_fetched_call_waits_for_a_thread_until_its_deadline_only() {
     let rig = Rig::new(SHORT, brings);
     let mut held = Held::new();
     let stuck: Vec<_> = (0..permits::FETCHED)
@@ -392,7 +392,7 @@ fn a_call_that_was_fetched_for_waits_for_a_thread_until_its_deadline_and_no_long
 }
 
 #[test]
-fn the_kernel_that_asks_once_more_for_what_has_timed_out_keeps_nobody_waiting_twice() {
+fn a_kernel_retry_after_a_timeout_does_not_wait_twice() {
     for silence in [hangs, gives_up] {
         is_waited_for_once(&Rig::new(SHORT, silence));
     }

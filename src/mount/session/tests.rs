@@ -109,7 +109,7 @@ fn the_callers_umask_is_applied_once() {
 }
 
 #[test]
-fn set_id_bits_go_with_a_new_owner_and_with_a_strangers_write() {
+fn set_id_bits_go_on_chown_or_a_strangers_write_when_mounted() {
     let mut options = Options::default();
     options.apply("allow_other").unwrap();
     let rig = Rig::with(Node::Answers, &options, false);
@@ -181,7 +181,7 @@ fn what_is_on_the_node_alone_is_listed_and_read() {
 }
 
 #[test]
-fn a_node_that_hangs_holds_nobody_up_but_its_reader_and_him_until_the_deadline() {
+fn a_hanging_node_delays_only_its_readers_until_their_deadline() {
     let options = Options {
         read_timeout: Duration::from_millis(300),
         ..Options::default()
@@ -226,7 +226,7 @@ fn a_busy_mount_stays_until_its_files_are_closed() {
 }
 
 #[test]
-fn a_detached_mount_is_gone_while_a_call_still_runs_and_the_call_ends() {
+fn a_lazy_unmount_takes_effect_at_once_and_running_calls_end() {
     let rig = Rig::with(Node::Held, &Options::default(), true);
     let path = rig.path("published");
     let reader = std::thread::spawn(move || fs::read(path).unwrap_err());
@@ -242,7 +242,7 @@ fn a_detached_mount_is_gone_while_a_call_still_runs_and_the_call_ends() {
 }
 
 #[test]
-fn somebody_elses_umount_is_noticed_and_what_is_mounted_there_next_is_left_alone() {
+fn a_foreign_umount_is_noticed_and_the_next_mount_left_alone() {
     let rig = Rig::new();
     let mode = || rig.root().metadata().unwrap().mode() & 0o777;
     let root = rig.root().canonicalize().unwrap();
@@ -258,7 +258,7 @@ fn somebody_elses_umount_is_noticed_and_what_is_mounted_there_next_is_left_alone
 }
 
 #[test]
-fn a_mountpoint_in_use_is_refused_and_one_of_a_dead_daemon_is_cleaned() {
+fn a_mountpoint_in_use_is_refused_and_a_dead_one_cleaned() {
     let rig = Rig::new();
     let root = rig.root();
     assert!(matches!(

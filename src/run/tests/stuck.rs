@@ -33,7 +33,7 @@ impl NameStore for Full {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_nothing_is_published_of_for_minutes_is_not_called_well() {
+async fn a_token_that_cannot_publish_for_minutes_is_not_reported_ok() {
     let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));
     let mut full = None;
     let world = World::begin_with(tempfile::tempdir().unwrap(), |parts| {

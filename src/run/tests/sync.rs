@@ -218,7 +218,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
 
 /// The contract's owner may set a fee of a whole coin, and a user who is overdue types the command.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fee_that_was_raised_beyond_the_bound_is_not_paid_by_a_sync_that_is_typed() {
+async fn a_typed_sync_refuses_a_fee_above_the_limit() {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
     world.look(token).await;

@@ -65,7 +65,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_nobody_uses_has_no_open_file_and_opens_at_its_first_use() {
+async fn an_unused_token_holds_no_open_file_until_first_use() {
     let world = World::new().await;
     world.show();
     minted(&world, 3).await;
@@ -174,7 +174,7 @@ async fn what_was_published_elsewhere_is_there_at_the_first_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_the_chain_knows_as_published_is_opened_by_a_mount_without_its_folder() {
+async fn a_published_token_without_a_local_folder_is_opened_at_mount() {
     let (world, tokens) = World::published(3).await;
     let (parts, all) = (&world.parts, &world.tokens);
     let oracle = oracle::begin(parts).await.unwrap().unwrap();
@@ -191,7 +191,7 @@ async fn a_token_that_the_chain_knows_as_published_is_opened_by_a_mount_without_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_nobody_used_goes_when_it_is_given_away_and_leaves_nothing() {
+async fn an_unused_token_that_is_transferred_leaves_nothing_behind() {
     let world = World::new().await;
     let tokens = minted(&world, 3).await;
     world.statuses().await;
