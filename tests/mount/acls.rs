@@ -43,7 +43,7 @@ echo inherits >folder/new; mkdir folder/inner
 ";
 
 #[test]
-fn what_tools_copy_has_its_acls_after_a_crash_and_on_another_machine() {
+fn acls_copied_by_tools_survive_crash_and_move_to_another_machine() {
     let mut machine = Machine::demo_with(&["--commit-idle", "1h", "--commit-max", "1h"]);
     let (original, dir) = (machine.scratch().join("original"), machine.dir());
     fs::create_dir(&original).expect("mkdir");
@@ -89,7 +89,7 @@ fn what_tools_copy_has_its_acls_after_a_crash_and_on_another_machine() {
 }
 
 #[test]
-fn users_are_let_in_and_kept_out_by_acls_as_on_a_local_disk() {
+fn acls_allow_and_deny_users_as_on_a_local_disk() {
     let (_machine, dirs) = here_and_there();
     let script = "
         setfacl -m u:65534:r-- letter; setfacl -m u:65534:--- open
@@ -136,7 +136,7 @@ t(os.setxattr, 'masked', 'system.posix_acl_access', os.getxattr('team', 'system.
 }
 
 #[test]
-fn what_is_made_has_the_folders_default_acl_or_the_umask_as_on_a_local_disk() {
+fn default_acl_or_umask_applies_as_on_a_local_disk() {
     let (_machine, dirs) = here_and_there();
     let script = "
         mkdir plain given; setfacl -m d:u:65533:rwx,d:g::r-x,d:o::r given

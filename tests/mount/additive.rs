@@ -67,7 +67,7 @@ fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
 }
 
 #[test]
-fn a_token_that_is_charged_by_the_commit_takes_files_and_gives_them_to_another_machine() {
+fn tokens_charged_per_commit_take_files_and_share_them_across_machines() {
     for kind in [Kind::V1, Kind::V2] {
         let chain = Chain::new(kind);
         let mut machine = quiet(&chain);
@@ -124,7 +124,7 @@ fn a_commit_is_charged_though_nothing_else_looks_at_the_chain() {
 
 /// As `px-v1` is deployed: its own owner alone reports usage, and nothing locks.
 #[test]
-fn where_a_contract_takes_no_report_from_its_users_a_drive_is_written_to_and_nothing_is_sent() {
+fn a_contract_without_user_reports_allows_writing_and_is_sent_nothing() {
     let chain = Chain::new(Kind::V1);
     chain.hand_over();
     let sent = chain.sent();
@@ -235,7 +235,7 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
 /// The folder of the node, or its record, is gone: what the chain counts is somewhere, and a drive that looked empty
 /// would be written over it.
 #[test]
-fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty() {
+fn a_lost_name_record_never_makes_a_used_token_look_empty() {
     let chain = Chain::new(Kind::V1);
     let mut machine = started(quiet(&chain));
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
@@ -274,7 +274,7 @@ fn a_token_whose_record_is_gone_though_the_chain_counts_bytes_is_not_shown_empty
 
 /// `px-v2` keeps texts beside a token: root and sequence of what was published last are one.
 #[test]
-fn a_tree_whose_record_is_gone_is_found_by_what_the_contract_keeps_beside_its_token() {
+fn a_tree_without_its_record_is_found_by_its_contract_anchor() {
     let chain = Chain::new(Kind::V2);
     let mut machine = started(quiet(&chain));
     for (round, name) in [(1, "first"), (2, "second")] {
@@ -301,7 +301,7 @@ fn a_tree_whose_record_is_gone_is_found_by_what_the_contract_keeps_beside_its_to
 }
 
 #[test]
-fn a_record_that_is_older_than_what_the_contract_keeps_rolls_nothing_back() {
+fn a_record_older_than_the_contract_anchor_rolls_nothing_back() {
     let chain = Chain::new(Kind::V2);
     let mut machine = started(quiet(&chain));
     publish(&machine, "first", pattern(1, 0, 100_000));
@@ -433,7 +433,7 @@ fn what_was_published_last_is_charged_before_the_drive_is_left() {
 }
 
 #[test]
-fn who_leaves_a_chain_that_does_not_answer_is_told_what_is_not_charged() {
+fn umount_with_an_unreachable_chain_says_what_is_uncharged() {
     let chain = Chain::new(Kind::V2);
     let mut machine = started(quiet(&chain));
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
@@ -520,7 +520,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, shut: &AtomicBool) {
 
 /// One charge becomes final, is settled and forgotten, while a command that has seen it open waits for another.
 #[test]
-fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
+fn a_charge_settled_while_a_sync_waits_is_not_resent() {
     let chain = Chain::new(Kind::V1);
     let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
     machine.start();
@@ -554,7 +554,7 @@ fn a_charge_that_is_settled_while_a_sync_waits_is_not_sent_once_more() {
 /// The folder that gave way has what it published charged by the one in its place, and not once more when somebody
 /// moves it back.
 #[test]
-fn a_folder_that_gave_way_and_is_moved_back_has_nothing_charged_twice() {
+fn a_give_way_folder_moved_back_is_not_charged_twice() {
     let chain = Chain::new(Kind::V2);
     let mut first = quiet(&chain);
     first.start();

@@ -75,7 +75,7 @@ fn make_inodes(dir: &Path) {
 }
 
 #[test]
-fn attributes_of_every_kind_come_back_after_a_crash_a_new_mount_and_on_another_machine() {
+fn xattrs_of_all_kinds_survive_crash_remount_and_another_machine() {
     let mut machine = Machine::demo_with(&["--commit-idle", "1h", "--commit-max", "1h"]);
     let dir = machine.dir();
     make_inodes(&dir);
@@ -140,7 +140,7 @@ fn attributes_of_every_kind_come_back_after_a_crash_a_new_mount_and_on_another_m
 }
 
 #[test]
-fn a_value_as_long_as_the_kernel_takes_one_comes_back_on_another_machine() {
+fn an_xattr_of_maximum_length_reaches_another_machine() {
     let mut machine = Machine::demo();
     let dir = machine.dir();
     fs::create_dir(dir.join("folder")).expect("mkdir");

@@ -73,7 +73,7 @@ fn a_loss_on_the_embedded_node_is_told_by_path_and_mended() {
 }
 
 #[test]
-fn a_loss_on_an_ipfs_node_is_told_by_path_and_mended_and_its_pin() {
+fn fsck_on_ipfs_names_lost_files_and_repairs_blocks_and_pin() {
     let node = Kubo::start();
     let url = format!("ipfs={}", node.url());
     is_checked_and_mended(&["--node", &url], |_, leaf, root| {
@@ -91,7 +91,7 @@ fn a_loss_on_a_btfs_node_is_told_by_path_and_mended() {
 }
 
 #[test]
-fn a_volume_goes_from_btfs_to_ipfs_and_back_as_an_archive_that_stock_tools_read_and_write() {
+fn a_volume_moves_between_btfs_and_ipfs_as_a_standard_archive() {
     let (btfs, ipfs) = (Btfs::start(), Kubo::start());
     let from = format!("btfs={}", btfs.url());
     let mut machine = Machine::demo_with(&["--node", &from]);
@@ -152,7 +152,7 @@ fn a_volume_goes_from_btfs_to_ipfs_and_back_as_an_archive_that_stock_tools_read_
 
 /// A drive is on one node, and the archive is to be on another.
 #[test]
-fn an_archive_goes_onto_the_node_that_is_named_also_beside_a_mounted_drive() {
+fn import_goes_to_the_named_node_even_beside_a_mounted_drive() {
     let (node, other) = (Btfs::start(), Btfs::start());
     let machine = Machine::demo_with(&["--node", &format!("btfs={}", node.url())]);
     fs::write(machine.dir().join("f"), pattern(1, 0, 100_000)).expect("written");
@@ -179,7 +179,7 @@ fn an_archive_goes_onto_the_node_that_is_named_also_beside_a_mounted_drive() {
 
 /// Each search takes seconds, and a node without peers has nobody to find anything.
 #[test]
-fn who_leaves_at_once_or_gives_up_a_check_waits_for_no_search() {
+fn umount_or_an_aborted_fsck_does_not_wait_for_block_searches() {
     let node = Btfs::start();
     let front = Front::of(&node.url());
     let url = format!("btfs={}", front.url());
@@ -236,7 +236,7 @@ fn who_leaves_at_once_or_gives_up_a_check_waits_for_no_search() {
 }
 
 #[test]
-fn one_file_is_shared_by_its_cid_and_fetched_by_it_also_one_that_others_have_added() {
+fn a_file_is_shared_and_fetched_by_cid_even_if_foreign() {
     let node = Kubo::start();
     let url = format!("ipfs={}", node.url());
     let machine = Machine::demo_with(&["--node", &url]);
@@ -311,7 +311,7 @@ fn is_shared_and_fetched(node: &[&str], only: impl FnOnce(&str)) {
 }
 
 #[test]
-fn a_file_that_is_shared_on_a_btfs_node_stays_there_when_its_volume_goes() {
+fn a_shared_file_on_btfs_survives_deleting_its_volume() {
     let node = Btfs::start();
     let url = format!("btfs={}", node.url());
     let client = Client::new(&node.url(), Dialect::Btfs, Login::Open).expect("a client");
@@ -333,7 +333,7 @@ fn a_file_that_is_shared_on_a_btfs_node_stays_there_when_its_volume_goes() {
 }
 
 #[test]
-fn a_file_on_the_embedded_node_is_shared_and_fetched_by_its_cid() {
+fn a_file_on_the_embedded_node_is_shared_and_fetched_by_cid() {
     is_shared_and_fetched(&[], |_| {});
 }
 
@@ -365,7 +365,7 @@ fn found(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn all_files_of_a_volume_come_out_as_an_archive_that_tar_unpacks_as_they_were() {
+fn export_gives_a_tar_that_unpacks_every_file_unchanged() {
     let mut machine = Machine::demo();
     let top = machine.dir().join("all");
     fs::create_dir_all(top.join("empty")).expect("a directory");
@@ -443,7 +443,7 @@ fn all_files_of_a_volume_come_out_as_an_archive_that_tar_unpacks_as_they_were() 
 
 /// That a gateway says nothing of one loss keeps no other from being told.
 #[test]
-fn a_repair_beside_a_gateway_that_does_not_answer_tells_all_that_is_lost() {
+fn a_repair_reports_every_loss_despite_a_silent_gateway() {
     let node = Kubo::start();
     let first = format!("ipfs={}", node.url());
     let mut machine = Machine::demo_with(&["--node", &first]);
@@ -478,7 +478,7 @@ fn a_repair_beside_a_gateway_that_does_not_answer_tells_all_that_is_lost() {
 }
 
 #[test]
-fn a_node_whose_name_is_wrong_or_leads_nowhere_keeps_no_other_from_being_asked() {
+fn a_node_with_a_wrong_name_does_not_stop_asking_others() {
     let (node, other) = (Kubo::start(), Kubo::start());
     let front = Front::of(node.url());
     let first = format!("ipfs={}", front.url());
@@ -519,7 +519,7 @@ fn a_node_whose_name_is_wrong_or_leads_nowhere_keeps_no_other_from_being_asked()
 }
 
 #[test]
-fn what_a_name_leads_to_comes_whole_through_the_gateway_of_a_btfs_node() {
+fn a_btfs_gateway_serves_a_names_document_in_full() {
     let node = Btfs::start();
     let mut machine = Machine::demo_with(&["--node", &format!("btfs={}", node.url())]);
     fs::write(machine.dir().join("f"), "content").expect("written");

@@ -364,7 +364,7 @@ fn renames_do_what_their_flags_say() {
 }
 
 #[test]
-fn an_open_file_outlives_its_name_and_its_bytes_are_free_at_once() {
+fn an_unlinked_open_file_stays_readable_and_its_quota_is_free() {
     let machine = Machine::demo();
     let path = machine.dir().join("file");
     fs::write(&path, pattern(1, 0, 5 << 20)).expect("write");

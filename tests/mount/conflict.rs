@@ -52,7 +52,7 @@ fn parted() -> (Machine, Machine) {
 }
 
 #[test]
-fn in_a_conflict_the_drive_goes_on_here_and_the_status_says_the_ways_out() {
+fn a_conflicting_drive_stays_usable_and_status_names_the_remedies() {
     let (mut first, _second) = parted();
     first.start();
     first.wait_for("1", "state", "conflict");
@@ -108,7 +108,7 @@ fn giving_way_shows_the_other_tree_and_sets_this_one_aside() {
 }
 
 #[test]
-fn a_moment_after_another_machine_wrote_no_mount_is_writable_until_somebody_takes_over() {
+fn a_second_machine_mounts_read_only_until_someone_takes_over() {
     let mut first = Machine::prepared("demo");
     first.start();
     write(&first, "base", 1);
@@ -138,7 +138,7 @@ fn a_moment_after_another_machine_wrote_no_mount_is_writable_until_somebody_take
 
 /// Whoever has nothing unpublished goes on from what the other one has published, and shows it.
 #[test]
-fn two_drives_that_are_mounted_all_the_time_and_write_in_turn_show_each_others_files() {
+fn two_mounted_drives_that_write_in_turn_see_each_others_files() {
     let (chain, _kubo, node, first) = owned();
     write(&first, "first", 1);
     first.flush();

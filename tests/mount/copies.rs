@@ -20,7 +20,7 @@ fn cp(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_copy_of_a_published_file_sends_a_handful_of_blocks_and_needs_no_node() {
+fn copying_a_published_file_sends_few_blocks_and_needs_no_node() {
     let mut machine = Machine::demo_with(&["--package", "1"]);
     let dir = machine.dir();
     let (from, to) = (dir.join("from"), dir.join("to"));
@@ -128,7 +128,7 @@ fn a_copy_is_what_its_source_is_wherever_its_bytes_are() {
 }
 
 #[test]
-fn no_reflink_reaches_a_drive_and_a_copy_between_tokens_is_one_of_bytes() {
+fn reflinks_are_refused_and_copies_between_tokens_copy_the_bytes() {
     let machine = Machine::demo();
     machine.ask(&["mint", "--package", "1", "--yes"]).ok();
     let other = machine.mountpoint().join("2");

@@ -205,7 +205,7 @@ print(epoll.poll(5) == [(fd, select.EPOLLIN)])
 }
 
 #[test]
-fn calls_that_go_too_far_are_refused_by_the_number_that_is_told() {
+fn calls_beyond_a_limit_fail_with_the_documented_errno() {
     let machine = Machine::demo();
     let dir = machine.dir();
     let (file, other) = (dir.join("file"), dir.join("other"));
@@ -405,7 +405,7 @@ fn nothing_can_be_changed_on_a_drive_that_is_mounted_read_only() {
 }
 
 #[test]
-fn a_time_far_beyond_what_is_stored_becomes_the_nearest_and_hangs_nobody() {
+fn a_timestamp_out_of_range_is_clamped_without_hanging() {
     let machine = Machine::demo();
     let path = machine.dir().join("file");
     fs::write(&path, "x").expect("write");

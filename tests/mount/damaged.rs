@@ -175,7 +175,7 @@ fn nothing_is_passed_off_as_whole_where_a_frame_tells_nothing_more() {
 }
 
 #[test]
-fn a_last_entry_of_the_log_that_is_not_whole_is_told_by_status() {
+fn status_reports_an_incomplete_last_log_entry() {
     let mut machine = killed();
     let (path, _, at) = frame_of(&machine, "four");
     change(&path, |bytes| bytes[at] ^= 0x20);

@@ -255,7 +255,7 @@ fn sync_that_fails(scene: &Scene, file: &File, bytes: &[u8], errno: Errno) -> Op
 }
 
 #[test]
-fn one_sync_that_fails_is_told_for_ever_and_takes_nothing_that_was_acknowledged() {
+fn one_failed_sync_is_reported_forever_and_loses_nothing_acknowledged() {
     let mut scene = Scene::new();
     scene.keep("published", GREAT);
     scene.machine.flush();
@@ -331,32 +331,32 @@ fn fails_for_good(mut scene: Scene, health: Health) {
 }
 
 #[test]
-fn a_disk_that_turns_read_only_takes_nothing_that_was_acknowledged_and_holds_nobody_up() {
+fn a_read_only_disk_loses_nothing_acknowledged_and_blocks_nobody() {
     fails_for_good(Scene::new(), Health::ReadOnly);
 }
 
 #[test]
-fn a_machine_whose_one_disk_turns_read_only_reads_what_it_has_and_loses_nothing() {
+fn a_sole_disk_turned_read_only_stays_readable_and_loses_nothing() {
     fails_for_good(Scene::whole(), Health::ReadOnly);
 }
 
 #[test]
-fn a_disk_that_takes_nothing_more_is_told_to_who_closes_a_file_and_holds_nobody_up() {
+fn a_broken_disk_is_reported_on_close_and_blocks_nobody() {
     fails_for_good(Scene::new(), Health::Broken);
 }
 
 #[test]
-fn a_machine_whose_one_disk_takes_nothing_more_reads_what_it_has_and_loses_nothing() {
+fn a_sole_disk_that_breaks_stays_readable_and_loses_nothing() {
     fails_for_good(Scene::whole(), Health::Broken);
 }
 
 #[test]
-fn a_disk_whose_syncs_all_fail_is_told_to_who_closes_a_file_and_holds_nobody_up() {
+fn failing_syncs_are_reported_on_close_and_block_nobody() {
     fails_for_good(Scene::new(), Health::FailsSyncs);
 }
 
 #[test]
-fn a_large_write_that_the_disk_does_not_take_is_told_at_once() {
+fn a_large_write_the_disk_refuses_is_reported_at_once() {
     let mut scene = Scene::new();
     scene.keep("great", GREAT);
     for health in [Health::Broken, Health::ReadOnly] {
@@ -422,11 +422,11 @@ fn waits_for_room(health: Health) {
 }
 
 #[test]
-fn who_syncs_while_the_disk_is_full_has_it_durable_when_there_is_room() {
+fn an_fsync_on_a_full_disk_succeeds_once_there_is_space() {
     waits_for_room(Health::Full);
 }
 
 #[test]
-fn who_syncs_while_the_disk_is_full_and_does_not_say_so_has_it_durable_when_there_is_room() {
+fn an_fsync_hit_by_an_unreported_full_disk_succeeds_once_space_returns() {
     waits_for_room(Health::FullUnsaid);
 }

@@ -304,12 +304,12 @@ fn comes_back_empty<N: Node>() {
 }
 
 #[test]
-fn a_btfs_node_that_comes_back_empty_gets_all_that_is_held_here() {
+fn a_btfs_node_that_comes_back_empty_is_filled_again() {
     comes_back_empty::<Btfs>();
 }
 
 #[test]
-fn an_ipfs_node_that_comes_back_empty_gets_all_that_is_held_here() {
+fn an_ipfs_node_that_comes_back_empty_is_filled_again() {
     comes_back_empty::<Kubo>();
 }
 
@@ -349,12 +349,12 @@ fn withholds_and_replays<N: Node>() {
 }
 
 #[test]
-fn an_ipfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_back() {
+fn an_ipfs_node_hiding_or_replaying_records_rolls_nothing_back() {
     withholds_and_replays::<Kubo>();
 }
 
 #[test]
-fn a_btfs_node_that_withholds_a_name_or_replays_an_old_record_takes_nothing_back() {
+fn a_btfs_node_hiding_or_replaying_records_rolls_nothing_back() {
     withholds_and_replays::<Btfs>();
 }
 

@@ -33,7 +33,7 @@ impl Drop for Small<'_> {
 }
 
 #[test]
-fn an_ipfs_node_whose_disk_is_full_gets_the_rest_when_it_has_room() {
+fn an_ipfs_node_with_a_full_disk_gets_the_rest_later() {
     let place = tempfile::Builder::new().prefix("px-full-").tempdir();
     let place = place.expect("a folder");
     Small::mount(place.path(), "size=24m");

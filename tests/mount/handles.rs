@@ -49,7 +49,7 @@ fn told(dir: &Path, kept: &Path, names: &[&str]) -> String {
 }
 
 #[test]
-fn a_handle_opens_its_file_after_the_kernel_forgot_it_and_never_another_one() {
+fn a_file_handle_always_opens_its_own_file_never_another() {
     let mut machine = Machine::demo();
     let (dir, kept) = (machine.dir(), machine.scratch().join("handles"));
     fs::create_dir_all(dir.join("a/b/c")).expect("mkdir");

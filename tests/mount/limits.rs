@@ -23,7 +23,7 @@ fn refused<T>(result: io::Result<T>, errno: Errno) {
 }
 
 #[test]
-fn a_sparse_file_of_16_tib_keeps_what_is_written_anywhere_in_it() {
+fn a_sparse_16_tib_file_retains_writes_anywhere_in_it() {
     let mut machine = Machine::demo();
     let path = machine.dir().join("image");
     let free = || rustix::fs::statvfs(machine.dir()).expect("statfs").f_bavail * 4096;
@@ -195,7 +195,7 @@ fn a_name_may_have_any_byte_and_255_of_them() {
 }
 
 #[test]
-fn a_path_may_be_as_long_as_the_system_takes_one_and_a_tree_deeper() {
+fn a_path_may_reach_path_max_and_a_tree_go_deeper() {
     let mut machine = Machine::demo();
     let dir = machine.dir();
     // 4,095 bytes and their NUL are the most that a call takes.

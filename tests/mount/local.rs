@@ -25,7 +25,7 @@ fn tells_the_same(program: &str) {
 }
 
 #[test]
-fn what_is_removed_while_it_is_held_answers_as_on_a_local_disk() {
+fn unlinked_but_open_files_and_directories_answer_like_a_local_disk() {
     tells_the_same(include_str!("local/removed.py"));
 }
 
@@ -35,7 +35,7 @@ fn odd_calls_are_answered_as_on_a_local_disk() {
 }
 
 #[test]
-fn locks_handles_limits_and_every_kind_of_descriptor_are_as_on_a_local_disk() {
+fn locks_handles_limits_and_descriptors_behave_as_on_a_local_disk() {
     tells_the_same(include_str!("local/descriptors.py"));
 }
 
@@ -45,6 +45,6 @@ fn programs_run_and_asynchronous_calls_are_answered_as_on_a_local_disk() {
 }
 
 #[test]
-fn attributes_that_are_too_many_or_make_no_sense_are_refused_as_on_a_local_disk() {
+fn excessive_or_invalid_xattrs_are_refused_as_on_a_local_disk() {
     tells_the_same(include_str!("local/attributes.py"));
 }

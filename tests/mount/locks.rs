@@ -24,7 +24,7 @@ death: waits waits True ok ok
 ";
 
 #[test]
-fn who_waits_for_bytes_that_another_process_has_locked_gets_them_and_a_ring_is_told() {
+fn blocked_byte_locks_are_granted_later_and_deadlocks_are_reported() {
     // Python's name of EDEADLK.
     let ring = "ring: ok ok waits EDEADLOCK ok ok\n";
     assert_eq!(queue_is_served("posix"), format!("{SERVED}{ring}"));

@@ -27,7 +27,7 @@ pub(crate) fn leaf_file(machine: &Machine, data: &[u8]) -> PathBuf {
 }
 
 #[test]
-fn the_node_gives_back_the_room_of_what_nothing_holds_while_the_drive_is_in_use() {
+fn the_node_frees_unreferenced_blocks_while_the_drive_is_mounted() {
     let mut machine = Machine::demo();
     fs::write(machine.dir().join("kept"), pattern(1, 0, 3 * MIB)).expect("writable");
     machine.stop();
@@ -69,7 +69,7 @@ fn published() -> Machine {
 }
 
 #[test]
-fn a_block_that_the_node_loses_in_silence_comes_back_from_this_machine() {
+fn a_silently_lost_block_is_restored_from_this_machine() {
     let mut machine = published();
     let leaf = leaf_file(&machine, &pattern(1, MIB as u64, MIB));
     fs::remove_file(&leaf).expect("a leaf");
@@ -83,7 +83,7 @@ fn a_block_that_the_node_loses_in_silence_comes_back_from_this_machine() {
 }
 
 #[test]
-fn a_lost_block_costs_its_file_and_the_status_names_it_until_it_is_written_anew() {
+fn a_lost_block_affects_one_file_and_status_names_it() {
     let mut machine = published();
     fs::remove_dir_all(machine.cache()).expect("a cache");
     let lost = pattern(1, MIB as u64, MIB);

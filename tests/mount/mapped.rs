@@ -40,7 +40,7 @@ with mmap.mmap(fd, size) as m:
 "#;
 
 #[test]
-fn what_is_stored_through_a_mapping_at_a_full_quota_is_kept_and_told() {
+fn mmap_writes_at_full_quota_are_retained_and_reported() {
     let mut machine = Machine::demo();
     let (sparse, filler) = (machine.dir().join("sparse"), machine.dir().join("filler"));
     File::create(&sparse)
@@ -102,7 +102,7 @@ fn check(path: &Path) {
 }
 
 #[test]
-fn a_mapping_of_a_descriptor_that_appends_is_stored_where_it_is_mapped() {
+fn mmap_of_an_append_descriptor_writes_at_the_mapped_offset() {
     let machine = Machine::demo();
     let path = machine.dir().join("log");
     fs::write(&path, pattern(1, 0, 200_000)).expect("writable");
@@ -211,7 +211,7 @@ print(lost)
 "#;
 
 #[test]
-fn a_write_that_was_synced_is_never_undone_by_a_page_that_was_mapped_before() {
+fn a_synced_write_is_never_undone_by_an_older_mapped_page() {
     let machine = Machine::demo();
     let path = machine.dir().join("both");
     let python = ["-c", WRITE_BESIDE_A_MAPPING].map(Path::new);
@@ -286,7 +286,7 @@ fd = os.open(sys.argv[1], os.O_RDWR)
 "#;
 
 #[test]
-fn a_mapping_ends_where_its_file_is_cut_and_is_zeros_when_it_grows_again() {
+fn a_mapping_ends_at_a_truncation_and_reads_zeros_after_growth() {
     let machine = Machine::demo();
     let path = machine.dir().join("file");
     let program = format!(
@@ -320,7 +320,7 @@ print(os.pread(fd, 2, 2_500_000), private[2_500_000])
 /// On ext4 these are zeros since Linux 6.13. The kernel tells a daemon of the new length before it writes the page back,
 /// and writes back what is in it then.
 #[test]
-fn what_is_stored_behind_a_files_end_and_not_written_back_before_it_grows_is_its_content() {
+fn mapped_bytes_past_eof_become_content_if_the_file_grows() {
     let machine = Machine::demo();
     let path = machine.dir().join("file");
     let program = r#"
@@ -406,7 +406,7 @@ print(list(os.pread(fd, 3, MIB + 5)))
 }
 
 #[test]
-fn a_mapped_file_that_is_removed_keeps_its_bytes_for_the_mapping_and_is_charged_to_nobody() {
+fn an_unlinked_mapped_file_retains_its_bytes_and_costs_no_quota() {
     let machine = Machine::demo();
     let program = r#"
 import mmap, os, sys, time
@@ -493,7 +493,7 @@ print("old", content("g"))
 "#;
 
 #[test]
-fn a_copy_of_a_file_has_what_another_program_has_stored_into_a_hole() {
+fn a_copy_includes_what_another_program_mapped_into_a_hole() {
     let machine = Machine::demo();
     let whole = |what| format!("{what} (8.0, b'here', 7, True)\n");
     let copied = ["cp", "sparse cp", "tar", "after stat"].map(whole).concat();

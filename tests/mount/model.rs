@@ -72,12 +72,12 @@ fn every_call_on_a_mount_answers_as_the_reference_does() {
 }
 
 #[test]
-fn thousands_of_sequences_answer_as_the_reference_does_while_commits_run_and_the_cache_is_lost() {
+fn random_calls_match_the_model_during_commits_and_cache_loss() {
     run_on::<Busy>(3, BUSY);
 }
 
 #[test]
-fn a_full_quota_refuses_what_the_reference_says_and_loses_nothing_while_commits_run() {
+fn full_quota_refusals_match_the_model_during_commits() {
     run_on::<Tight>(4, TIGHT);
     // Of a few sequences none may meet it.
     let are_few = all_sequences() < SEQUENCES;
@@ -85,6 +85,6 @@ fn a_full_quota_refuses_what_the_reference_says_and_loses_nothing_while_commits_
 }
 
 #[test]
-fn every_call_answers_as_the_reference_does_while_commits_and_restarts_come_between() {
+fn every_call_matches_the_model_across_commits_and_restarts() {
     run_on::<Restless>(2, DISTURBED);
 }

@@ -41,7 +41,7 @@ fn assert_locked(machine: &Machine) {
 }
 
 #[test]
-fn after_a_month_growth_waits_for_an_operator_and_each_failure_before_says_what_to_do() {
+fn an_overdue_token_stops_growing_and_each_failure_names_its_remedy() {
     let (node, chain) = (Kubo::start(), Chain::new(Kind::Sync));
     let mut machine = started(&chain, &node);
     let local = publish_tree(&machine);

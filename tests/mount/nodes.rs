@@ -153,7 +153,7 @@ fn assert_found_elsewhere(mut machine: Machine, node: &str, more: &[&str], tree:
 }
 
 #[test]
-fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
+fn an_ipfs_volume_is_readable_without_pxfs_and_from_another_machine() {
     let mut node = Kubo::start();
     let front = Front::of(node.url());
     let url = format!("ipfs={}", front.url());
@@ -199,7 +199,7 @@ fn a_volume_on_an_ipfs_node_can_be_had_without_pxfs_and_from_another_machine() {
 
 /// Whoever lets it collect while pxfs commits loses nothing, and waits no longer than for a second try.
 #[test]
-fn what_is_written_is_published_beside_collections_of_an_ipfs_node_that_follow_one_another() {
+fn commits_succeed_despite_constant_garbage_collection_on_an_ipfs_node() {
     let node = Kubo::start();
     let url = format!("ipfs={}", node.url());
     let machine = Machine::demo_with(&["--node", &url]);
@@ -224,7 +224,7 @@ fn what_is_written_is_published_beside_collections_of_an_ipfs_node_that_follow_o
 }
 
 #[test]
-fn a_volume_whose_pins_somebody_removed_at_the_node_is_pinned_again_and_outlives_a_collection() {
+fn removed_pins_are_restored_and_the_volume_survives_garbage_collection() {
     let node = Kubo::start();
     let url = format!("ipfs={}", node.url());
     let machine = Machine::demo_with(&["--node", &url]);
@@ -251,7 +251,7 @@ fn a_volume_whose_pins_somebody_removed_at_the_node_is_pinned_again_and_outlives
 }
 
 #[test]
-fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_new_machine() {
+fn a_password_protected_btfs_volume_survives_gc_restart_and_new_machine() {
     let mut node = Btfs::guarded("the node's password");
     let url = format!("btfs={}", node.url());
     let secret = tempfile::NamedTempFile::new().expect("a file");
@@ -295,7 +295,7 @@ fn a_volume_on_a_btfs_node_that_wants_a_login_survives_collection_restart_and_a_
 
 /// As docs/operator.md has it: whoever has not got the token can delete nothing.
 #[test]
-fn a_volume_on_an_ipfs_node_that_wants_a_login_survives_another_token_and_a_new_machine() {
+fn a_token_protected_ipfs_volume_survives_new_credentials_and_new_machine() {
     let mut node = Kubo::guarded("bearer:the first token");
     let front = Front::of(node.url());
     let url = format!("ipfs={}", front.url());
@@ -335,7 +335,7 @@ fn a_volume_on_an_ipfs_node_that_wants_a_login_survives_another_token_and_a_new_
 
 /// Whoever comes in by a door of any of them can delete what is read from there.
 #[test]
-fn a_node_that_others_can_use_is_told_also_where_it_is_not_the_first_one() {
+fn a_publicly_accessible_node_is_reported_even_if_not_first() {
     let (ipfs, btfs) = (Kubo::start(), Btfs::start());
     btfs.listen_too("/ip4/0.0.0.0/tcp/5101");
     let (first, second) = (
@@ -365,7 +365,7 @@ fn a_node_of_the_other_kind_is_refused_with_what_to_do() {
 /// A node with many peers takes longer for a name than a mount may: a machine that begins there waits for it, and
 /// does not begin anew with each look.
 #[test]
-fn a_new_machine_on_a_node_that_takes_long_for_a_name_is_told_so_and_shows_the_drive_in_the_end() {
+fn a_new_machine_waits_for_a_slow_name_and_says_so() {
     let node = Kubo::start();
     let front = Front::of(node.url());
     let url = format!("ipfs={}", front.url());
@@ -455,7 +455,7 @@ fn a_volume_moves_from_an_ipfs_node_to_a_btfs_node() {
 
 /// The old one is gone, and nothing was written since.
 #[test]
-fn a_flush_to_a_node_that_is_new_and_empty_ends_when_all_is_there() {
+fn flush_to_a_new_empty_node_returns_once_everything_is_there() {
     let ((_btfs, from), (_ipfs, to)) = both();
     let mut machine = Machine::demo_with(&["--node", &from]);
     let local = publish_tree(&machine);
@@ -475,7 +475,7 @@ fn a_flush_to_a_node_that_is_new_and_empty_ends_when_all_is_there() {
 
 /// The node has nothing of the volume, and a gateway all: the next commit brings it there.
 #[test]
-fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged() {
+fn blocks_only_on_a_gateway_are_copied_not_published_as_damage() {
     let ipfs = Kubo::start();
     let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
     let local = publish_tree(&machine);
@@ -507,7 +507,7 @@ fn what_only_a_gateway_has_comes_onto_the_node_and_is_not_published_as_damaged()
 
 /// A gateway that finds nothing says so late, as a failure of its own, or not at all; and a node that is away may have it.
 #[test]
-fn a_block_that_the_node_has_lost_is_named_beside_a_gateway_and_not_while_another_node_is_away() {
+fn a_lost_block_is_named_unless_an_unreachable_node_may_hold_it() {
     const MIB: usize = 1 << 20;
     let (mut node, mut old) = (Kubo::start(), Btfs::start());
     let front = Front::of(node.url());
@@ -558,7 +558,7 @@ fn a_block_that_the_node_has_lost_is_named_beside_a_gateway_and_not_while_anothe
 
 /// It serves files, and no single blocks: nothing can be read from it, and nothing hangs or is taken for lost for that.
 #[test]
-fn a_gateway_of_a_btfs_node_is_of_use_to_the_oracle_alone_and_doctor_says_so() {
+fn doctor_says_a_btfs_gateway_only_serves_the_oracle() {
     let (old, empty) = (Btfs::start(), Btfs::start());
     let mut machine = Machine::demo_with(&["--node", &format!("btfs={}", old.url())]);
     publish_tree(&machine);
@@ -593,7 +593,7 @@ fn a_gateway_of_a_btfs_node_is_of_use_to_the_oracle_alone_and_doctor_says_so() {
 
 /// The node has nothing of the volume; a gateway has, and is not believed.
 #[test]
-fn what_the_node_has_not_got_is_read_from_a_gateway_and_verified() {
+fn blocks_missing_on_the_node_are_read_from_a_gateway_and_verified() {
     let ipfs = Kubo::start();
     let mut machine = Machine::demo_with(&["--node", &format!("ipfs={}", ipfs.url())]);
     let local = publish_tree(&machine);

@@ -38,7 +38,7 @@ fn mounted(kind: Kind) -> (Chain, Machine) {
 }
 
 #[test]
-fn without_the_chain_what_was_synced_is_read_gone_on_with_and_published() {
+fn an_offline_chain_leaves_a_synced_drive_readable_writable_and_publishing() {
     for kind in [Kind::Sync, Kind::V2] {
         let (chain, mut machine) = mounted(kind);
         let dir = machine.dir();

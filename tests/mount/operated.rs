@@ -33,7 +33,7 @@ fn deployed(anvil: &Anvil) -> (Machine, Vec<String>) {
 }
 
 #[test]
-fn a_drive_whose_node_is_its_own_is_synced_by_its_own_daemon() {
+fn a_drive_with_its_own_node_is_synced_by_its_daemon() {
     let anvil = Anvil::start(&[]);
     let (machine, way) = deployed(&anvil);
     let way: Vec<&str> = way.iter().map(String::as_str).collect();
@@ -60,7 +60,7 @@ fn a_drive_whose_node_is_its_own_is_synced_by_its_own_daemon() {
 }
 
 #[test]
-fn a_wallet_that_is_no_operator_is_told_so_and_nothing_is_mounted() {
+fn a_wallet_that_is_no_operator_is_refused_before_mounting() {
     let anvil = Anvil::start(&[]);
     let (machine, mut way) = deployed(&anvil);
     let other = machine.scratch().join("stranger");

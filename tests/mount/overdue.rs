@@ -214,7 +214,7 @@ print(all_of(fd, m), all_of(second, n))
 "#;
 
 #[test]
-fn what_is_stored_through_a_mapping_while_overdue_is_kept_and_told_and_published_after_the_sync() {
+fn mmap_writes_while_overdue_are_retained_reported_and_published_after_sync() {
     let mut machine = Machine::demo();
     let paths = ["before", "after"].map(|name| machine.dir().join(name));
     for path in &paths {

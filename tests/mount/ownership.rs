@@ -68,7 +68,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_token_that_is_given_away_and_comes_back_is_read_only_in_between() {
+fn a_token_transferred_and_returned_is_read_only_in_between() {
     for kind in Kind::ALL {
         let (chain, mut machine) = mounted(kind, &[]);
         let dir = machine.dir();
@@ -204,7 +204,7 @@ fn a_contract_that_is_paused_mints_nothing_and_leaves_the_drive_alone() {
 }
 
 #[test]
-fn a_chain_whose_blocks_are_old_is_told_and_the_drive_goes_on() {
+fn a_chain_with_stale_blocks_is_reported_and_the_drive_works() {
     let chain = Chain::with(Kind::V2, &["--timestamp", "1700000000"]);
     let mut machine = chain.machine(None).with_args(&["--refresh", "1s"]);
     machine.start();
@@ -222,7 +222,7 @@ fn a_chain_whose_blocks_are_old_is_told_and_the_drive_goes_on() {
 }
 
 #[test]
-fn a_chain_that_is_gone_leaves_the_drive_as_it_was_and_its_age_is_told() {
+fn a_vanished_chain_leaves_the_drive_working_and_its_age_shown() {
     for kind in Kind::ALL {
         let (chain, mut machine) = mounted(kind, &["--commit-idle", "1h", "--commit-max", "1h"]);
         let dir = machine.dir();

@@ -123,7 +123,7 @@ fn a_drive_that_is_not_open_to_others_is_closed_to_them() {
 }
 
 #[test]
-fn what_leads_to_content_on_a_node_is_shown_to_its_owner_alone() {
+fn cids_are_shown_to_the_files_owner_only() {
     let (machine, dir) = open_to_all();
     make_file(&dir.join("mine"), ONE, ONE, 0o644);
     make_file(&dir.join("roots"), 0, 0, 0o644);
@@ -316,7 +316,7 @@ print(sorted(os.listxattr("f")))
 }
 
 #[test]
-fn devices_and_set_id_programs_have_an_effect_only_where_the_mount_says_so() {
+fn devices_and_setuid_work_only_with_dev_and_suid_options() {
     for (options, effect) in [("allow_other", false), ("allow_other,dev,suid", true)] {
         let machine = Machine::demo_with(&["-o", options]);
         let (device, program) = (machine.dir().join("null"), machine.dir().join("id"));
@@ -337,7 +337,7 @@ fn devices_and_set_id_programs_have_an_effect_only_where_the_mount_says_so() {
 }
 
 #[test]
-fn owners_and_modes_that_the_mount_says_are_shown_and_asked_and_hide_what_is_stored() {
+fn uid_gid_and_umask_options_override_stored_owners_and_modes() {
     let shown = format!("allow_other,uid={ONE},gid={TEAM},umask=027");
     let mut machine = Machine::demo_with(&["-o", &shown]);
     let file = machine.dir().join("file");

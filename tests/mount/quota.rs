@@ -55,7 +55,7 @@ pub(crate) fn fill(file: &File, id: u64, mut offset: u64) -> u64 {
 }
 
 #[test]
-fn who_asks_for_it_is_told_that_no_space_is_left_where_the_quota_is_full() {
+fn quota_errno_option_reports_enospc_at_full_quota() {
     for (args, told) in [
         (&["-o", "quota-errno=ENOSPC"][..], Errno::NOSPC),
         (&[], Errno::DQUOT),
@@ -250,7 +250,7 @@ fn small_files_fill_the_quota_too() {
 
 /// Where the drive calls that unsupported, glibc writes a byte in each block instead, until nothing is left.
 #[test]
-fn a_download_that_reserves_more_than_there_is_is_refused_at_once_and_leaves_the_room_to_others() {
+fn preallocating_more_than_the_quota_fails_at_once_without_using_space() {
     let machine = Machine::demo();
     let (dir, path) = (machine.dir(), machine.dir().join("download"));
     let program = r#"

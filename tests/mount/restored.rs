@@ -68,7 +68,7 @@ fn assert_elsewhere(machine: &Machine, front: &Front) {
 }
 
 #[test]
-fn a_flush_after_the_node_was_put_back_to_an_older_copy_ends_when_all_is_there_again() {
+fn flush_after_a_node_rollback_returns_once_all_is_restored() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_node, front, mut machine) = lost(folder.path(), false);
     let node = format!("ipfs={}", front.url());
@@ -84,7 +84,7 @@ fn a_flush_after_the_node_was_put_back_to_an_older_copy_ends_when_all_is_there_a
 }
 
 #[test]
-fn an_unmount_after_the_node_was_emptied_ends_when_all_is_there_again() {
+fn umount_after_the_node_was_emptied_restores_everything_first() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_node, front, mut machine) = lost(folder.path(), true);
     let node = format!("ipfs={}", front.url());

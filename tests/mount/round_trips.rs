@@ -119,7 +119,7 @@ fn a_small_change_takes_an_ipfs_node_few_calls_and_few_blocks() {
 
 #[test]
 #[ignore = "benchmark: the same among 100,000 files, which take minutes to be made"]
-fn a_small_change_among_100_000_files_takes_an_ipfs_node_as_few() {
+fn a_small_change_among_100_000_files_costs_ipfs_few_calls() {
     is_cheap_for_ipfs(1000);
 }
 
@@ -170,7 +170,7 @@ fn reads_of(asked: &[String]) -> usize {
 }
 
 #[test]
-fn a_listing_of_what_is_not_here_takes_a_call_for_each_page_of_a_folder() {
+fn listing_uncached_directories_takes_one_call_per_page() {
     const FOLDERS: usize = 50;
     let node = Kubo::start();
     let machine = Machine::demo_with(&["--node", &format!("ipfs={}", node.url())]);
@@ -195,7 +195,7 @@ fn a_listing_of_what_is_not_here_takes_a_call_for_each_page_of_a_folder() {
 }
 
 #[test]
-fn a_read_at_a_random_place_of_what_is_not_here_takes_one_block() {
+fn an_uncached_random_read_fetches_one_block() {
     const MIB: u64 = 1 << 20;
     let node = Kubo::start();
     let machine = Machine::demo_with(&["--node", &format!("ipfs={}", node.url())]);

@@ -102,7 +102,7 @@ fn a_large_file_is_never_held_in_memory() {
 
 #[test]
 #[ignore = "benchmark: some minutes; `cargo test --release --test mount -- --ignored --nocapture million`"]
-fn a_million_entries_in_one_directory_are_made_listed_published_and_found_again() {
+fn a_directory_of_a_million_entries_lists_publishes_and_reloads() {
     let mut machine = Machine::demo_with(&["--package", "1"]);
     let folder = machine.dir().join("million");
     let told = |machine: &Machine, what: &str, begin: Instant| {

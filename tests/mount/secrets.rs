@@ -14,7 +14,7 @@ use crate::secret::{FORMS, LEVELS, assert_nowhere, files_below};
 const BYTES: usize = 300_000;
 
 #[test]
-fn no_log_no_answer_and_no_file_of_a_mount_has_the_key_of_its_wallet_at_any_level() {
+fn a_mounts_logs_answers_and_files_never_contain_its_wallet_key() {
     let chain = Chain::new(Kind::Sync);
     let mut machine = chain.machine(None);
     let wallet = machine.scratch().join("wallet");

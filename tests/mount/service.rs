@@ -37,7 +37,7 @@ fn hears(told: &Receiver<String>, wanted: &str) {
 }
 
 #[test]
-fn a_service_is_ready_when_it_is_mounted_and_takes_the_wallet_as_a_credential() {
+fn a_systemd_service_is_ready_once_mounted_with_a_credential_wallet() {
     let mut first = Machine::demo();
     fs::write(first.dir().join("file"), b"kept").expect("writable");
     first.flush();

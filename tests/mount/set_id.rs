@@ -99,7 +99,7 @@ fn what_somebody_else_changes_loses_its_set_id_bits() {
 }
 
 #[test]
-fn a_chown_that_changes_nobody_takes_set_id_bits_for_root_and_the_owner_alone() {
+fn a_no_op_chown_clears_set_id_only_for_root_or_owner() {
     let (_machine, dirs) = here_and_there();
     let chown = "t(os.chown, 'file', -1, -1)";
     for owners in ["-1, -1", "0, -1", "-1, 0", "65534, 65534"] {
@@ -131,7 +131,7 @@ fn a_chown_that_changes_nobody_takes_set_id_bits_for_root_and_the_owner_alone() 
 
 /// Nobody runs anything by it. A local disk keeps it for members of the group alone; the daemon does not know them.
 #[test]
-fn a_set_group_id_bit_without_the_execute_bit_stays_with_a_write() {
+fn setgid_without_group_execute_survives_a_write() {
     let (_machine, [local, drive]) = here_and_there();
     for (change, program) in CHANGES {
         for (before, groups, here, there) in [
@@ -151,7 +151,7 @@ fn a_set_group_id_bit_without_the_execute_bit_stays_with_a_write() {
 
 /// The daemon is not told of the privilege to keep set-id bits, `CAP_FSETID`, but with a write, and goes by the user.
 #[test]
-fn a_truncation_takes_set_id_bits_by_the_user_and_a_write_by_the_privilege() {
+fn truncation_clears_set_id_by_user_and_write_by_cap_fsetid() {
     let (_machine, [local, drive]) = here_and_there();
     let cuts = ["truncate", "ftruncate", "O_TRUNC"];
     let others = ["fallocate", "punching", "copy_file_range"];

@@ -66,7 +66,7 @@ fn registered(machine: &Machine, token: &str) {
 }
 
 #[test]
-fn tokens_of_several_contracts_stand_side_by_side_and_are_told_apart_everywhere() {
+fn tokens_of_several_contracts_are_mounted_together_and_kept_distinct() {
     let chain = Chain::new(Kind::Sync);
     let (sync, v2) = (chain.contract(), chain.another(Kind::V2));
     let contracts = [format!("one={sync}"), format!("my-two={v2}")];
@@ -208,7 +208,7 @@ fn tokens_of_several_contracts_stand_side_by_side_and_are_told_apart_everywhere(
 }
 
 #[test]
-fn a_chain_that_does_not_answer_keeps_no_other_chains_tokens_from_anything() {
+fn an_unreachable_chain_does_not_affect_other_chains_tokens() {
     let first = Chain::new(Kind::Sync);
     let second = Chain::with(Kind::Sync, &["--chain-id", "100"]);
     let chains = [
@@ -354,7 +354,7 @@ fn denies() -> String {
 }
 
 #[test]
-fn a_chain_whose_provider_lets_nobody_in_keeps_no_other_chains_tokens_from_anything() {
+fn a_chain_that_denies_access_does_not_affect_other_chains_tokens() {
     let chain = Chain::new(Kind::Sync);
     let denied = denies();
     let urls = [format!("31337={}", chain.url()), format!("100={denied}")];
@@ -390,7 +390,7 @@ fn assert_left_out(answer: &Answer, tokens: &[&str], silent: &str) {
 }
 
 #[test]
-fn what_one_of_several_contracts_had_not_published_is_set_aside_under_its_name() {
+fn unpublished_data_of_a_lost_token_carries_its_contracts_name() {
     let chain = Chain::new(Kind::Sync);
     let other = chain.another(Kind::Sync);
     let contracts = [format!("one={}", chain.contract()), format!("two={other}")];

@@ -38,7 +38,7 @@ fn without_wallet(chain: &Chain, first: Option<&Machine>, options: &[&str]) -> M
 }
 
 #[test]
-fn a_drive_is_charged_by_a_signer_elsewhere_and_says_when_that_is_gone() {
+fn a_remote_signer_charges_a_drive_and_its_loss_is_reported() {
     let (chain, signer) = (Chain::new(Kind::V2), Anvil::start(&[]));
     let owner = chain.owner().to_string();
     let options = ["--signer", signer.url(), "--address", &owner];
@@ -119,7 +119,7 @@ fn an_approved_account_pays_for_a_drive_whose_owner_signs_nothing() {
 }
 
 #[test]
-fn a_token_is_registered_by_hardware_and_written_to_by_its_name_key_alone() {
+fn a_token_registered_by_hardware_is_writable_with_its_name_key() {
     let chain = Chain::new(Kind::Sync);
     let owner = chain.owner().to_string();
     let mut machine = without_wallet(&chain, None, &["--address", &owner]);

@@ -58,7 +58,7 @@ fn records(path: PathBuf, started: mpsc::Sender<()>) -> JoinHandle<u64> {
 }
 
 #[test]
-fn whoever_writes_on_while_the_daemon_is_told_to_end_loses_nothing_that_was_acknowledged() {
+fn writing_during_shutdown_loses_nothing_acknowledged() {
     let mut machine = Machine::demo();
     for (round, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
         let folder = machine.dir().join(format!("folder{round}"));

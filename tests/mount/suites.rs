@@ -282,7 +282,7 @@ fn every_byte_of_a_random_history_reads_as_it_was_written() {
 }
 
 #[test]
-fn every_byte_reads_as_written_while_commits_run_and_the_cache_is_too_small() {
+fn every_byte_reads_back_despite_commits_and_a_tiny_cache() {
     let machine = Machine::demo_with(&[
         "--cache-size",
         "6MiB",

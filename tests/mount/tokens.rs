@@ -92,7 +92,7 @@ fn open_volumes(machine: &Machine) -> BTreeSet<OsString> {
 }
 
 #[test]
-fn a_token_that_nobody_used_has_no_open_file_before_its_first_listing() {
+fn an_unused_token_opens_no_file_before_its_first_listing() {
     let mut machine = Machine::demo();
     for _ in 0..2 {
         machine.ask(&["mint", "--package", "1", "--yes"]).ok();
@@ -258,7 +258,7 @@ fn is_read_only(dir: &Path) {
 }
 
 #[test]
-fn what_a_token_given_away_had_not_published_stays_readable_until_it_is_saved() {
+fn unpublished_data_of_a_transferred_token_is_readable_until_saved() {
     let (mut machine, reference) = given_away_with_unpublished_data();
     let original = reference.path().join("1");
     assert!(!machine.dir().exists(), "it has another name now");
@@ -396,7 +396,7 @@ fn what_was_left_can_be_saved_or_given_up_without_a_mount() {
 }
 
 #[test]
-fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_published() {
+fn a_reregistered_token_starts_empty_and_its_unpublished_data_stays_readable() {
     let mut machine = Machine::demo_with(&["--commit-idle", "1h", "--commit-max", "1h"]);
     fs::write(machine.dir().join("old"), pattern(1, 0, 200_000)).expect("writable");
     let mut open = File::open(machine.dir().join("old")).expect("readable");
@@ -461,7 +461,7 @@ fn a_token_registered_anew_begins_empty_beside_what_its_old_key_had_not_publishe
 }
 
 #[test]
-fn a_token_given_away_with_all_published_is_gone_after_the_next_mount() {
+fn a_transferred_token_without_unpublished_data_is_gone_at_next_mount() {
     let mut machine = Machine::demo();
     fs::write(machine.dir().join("mine"), pattern(1, 0, 5000)).expect("writable");
     machine.flush();

@@ -88,7 +88,7 @@ with open(sys.argv[1], "r+b") as f:
 }
 
 #[test]
-fn an_editor_that_writes_a_new_file_and_renames_it_over_loses_nothing_in_a_crash() {
+fn saving_by_rename_loses_nothing_in_a_crash() {
     let mut machine = Machine::demo();
     let dir = machine.dir();
     let document = dir.join("document");
@@ -110,7 +110,7 @@ fn an_editor_that_writes_a_new_file_and_renames_it_over_loses_nothing_in_a_crash
 }
 
 #[test]
-fn an_editor_that_keeps_a_backup_and_writes_in_place_loses_nothing_in_a_crash() {
+fn saving_in_place_with_a_backup_loses_nothing_in_a_crash() {
     let mut machine = Machine::demo();
     let dir = machine.dir();
     let (document, backup) = (dir.join("document"), dir.join("document~"));

@@ -12,7 +12,7 @@ const GWEI: u64 = 1_000_000_000;
 const SOON: Duration = Duration::from_secs(120);
 
 #[test]
-fn a_commit_that_is_too_dear_to_charge_is_told_and_charged_when_gas_is_cheaper() {
+fn a_commit_too_expensive_to_charge_is_charged_when_gas_falls() {
     let chain = Chain::new(Kind::V2);
     let mut machine = chain.machine_with(None, &QUIET);
     machine.start();

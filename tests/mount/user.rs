@@ -31,7 +31,7 @@ not mounted
 ";
 
 #[test]
-fn an_ordinary_user_mounts_a_drive_uses_it_alone_and_finds_everything_again() {
+fn an_unprivileged_user_can_mount_use_and_remount_a_drive_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("chmod");
     // Whatever becomes of the test, nothing of it stays: neither mounts nor processes.

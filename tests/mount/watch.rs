@@ -174,7 +174,7 @@ fn a_watched_drive_shows_what_its_owner_publishes_and_sends_nothing() {
 
 /// Their names follow from the wallet and stand nowhere on chain: the owner tells them.
 #[test]
-fn a_token_of_a_contract_that_keeps_no_names_is_watched_by_the_name_that_its_owner_tells() {
+fn a_token_whose_contract_stores_no_name_is_watched_by_name() {
     for kind in [Kind::V1, Kind::V2] {
         let (chain, kubo) = (Chain::new(kind), Kubo::start());
         let node = format!("ipfs={}", kubo.url());
@@ -243,7 +243,7 @@ fn tool_label(dir: &Path) -> String {
 
 /// The folder of a drive that was killed is mounted by the address alone, and with the wallet again.
 #[test]
-fn what_a_mount_with_the_wallet_had_not_published_is_shown_and_kept_and_told() {
+fn unpublished_data_is_shown_and_retained_when_mounted_by_address() {
     let (chain, _kubo, _node, mut owner) = owned();
     fs::write(owner.dir().join("published"), pattern(1, 0, 5000)).expect("written");
     owner.flush();
@@ -303,7 +303,7 @@ fn a_token_of_a_watched_address_comes_and_goes_with_the_chain() {
 }
 
 #[test]
-fn what_a_watched_drive_cannot_do_is_said_in_one_line_with_what_to_do() {
+fn a_watched_drive_refuses_each_command_in_one_clear_line() {
     let chain = Chain::new(Kind::Sync);
     let store = tempfile::tempdir().expect("a folder");
     let node = format!("embedded={}", store.path().display());

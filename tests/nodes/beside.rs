@@ -84,7 +84,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_gateway_does_the_block_comes_and_the_gateway_is_left_alone() {
+async fn no_gateway_fault_prevents_a_read_and_a_faulty_one_is_skipped() {
     let rows = Fault::SILENT.into_iter().chain(Fault::WRONG);
     let more = [404, 412, 502, 301].map(Fault::Status);
     let rows = rows.chain(more).map(|fault| async move {
@@ -110,7 +110,7 @@ async fn whatever_a_gateway_does_the_block_comes_and_the_gateway_is_left_alone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_gives_up_on_a_gateway_that_hangs_does_not_meet_it_again() {
+async fn a_hanging_gateway_is_skipped_after_a_read_was_abandoned() {
     let world = World::new();
     let block = world.put(1000).await;
     world.reads_beside(&block).await;
@@ -132,7 +132,7 @@ async fn who_gives_up_on_a_gateway_that_hangs_does_not_meet_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_lies_from_the_beginning_or_is_another_nodes_is_never_relied_on() {
+async fn a_gateway_lying_from_the_start_or_of_another_node_is_distrusted() {
     let other = Kubo::start();
     for (fault, why) in [
         (None, "another node's"),
@@ -164,7 +164,7 @@ async fn a_gateway_that_lies_from_the_beginning_or_is_another_nodes_is_never_rel
 
 /// The gateway's word that a block is there counts for nothing where the node is asked whether it has it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_only_the_gateway_has_counts_as_lost_by_the_node() {
+async fn a_block_only_the_gateway_has_counts_as_lost() {
     let world = World::new();
     let (block, lost) = (world.put(1000).await, world.put(1000).await);
     world.reads_beside(&block).await;

@@ -222,7 +222,7 @@ async fn the_stand_in_speaks_it() {
 }
 
 #[tokio::test]
-async fn the_gateway_of_the_stand_in_sends_what_that_of_a_btfs_node_does() {
+async fn the_btfs_stand_ins_gateway_answers_like_a_real_one() {
     let btfs = Btfs::start();
     let client = Client::new(&btfs.url(), Dialect::Btfs, Login::Open).expect("a client");
     let text = Bytes::from_static(b"{}");
@@ -363,7 +363,7 @@ async fn a_node_says_which_kind_it_is_whatever_it_is_taken_for() {
 
 /// It shows nobody what it wants of whom: whether it lets everybody in is seen at its door.
 #[tokio::test]
-async fn an_ipfs_node_that_others_can_use_is_told_and_one_that_wants_a_login_is_not() {
+async fn an_ipfs_node_open_to_others_is_reported_unless_it_needs_login() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "a token").expect("a file");
     for (node, address, is_open) in [

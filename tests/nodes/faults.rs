@@ -276,7 +276,7 @@ fn uploads(front: &Front) -> usize {
 
 /// A node that stops in the middle of what it is sent has not taken the rest, and will say nothing of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_is_cut_half_way_ends_in_time_counts_for_nothing_and_is_sent_again() {
+async fn an_upload_cut_halfway_ends_in_time_and_is_sent_again() {
     let (ipfs, btfs) = (Kubo::start(), Btfs::start());
     let nodes = [
         (ipfs.url().to_owned(), Dialect::Ipfs),
@@ -409,7 +409,7 @@ async fn pins_asked(front: &Front, direct: &RpcStore, dialect: Dialect, fault: F
 
 /// An IPFS node takes a pin away before it makes it anew: who asks twice can end with none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pin_that_was_made_and_not_answered_is_never_asked_for_again() {
+async fn a_pin_whose_answer_was_lost_is_not_requested_again() {
     let (ipfs, btfs) = (Kubo::start(), Btfs::start());
     for (url, dialect) in [(ipfs.url(), Dialect::Ipfs), (&*btfs.url(), Dialect::Btfs)] {
         let front = Front::of(url);

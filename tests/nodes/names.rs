@@ -83,7 +83,7 @@ async fn published(store: Arc<RpcNames>, world: World) {
 
 /// A node with many peers takes minutes to tell all of them, and has the record all the while.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_a_node_has_is_published_however_long_it_tells_others() {
+async fn a_record_counts_as_published_once_its_node_stores_it() {
     let for_ever = Some(Fault::Late(Duration::from_secs(3600)));
     let node = Kubo::start();
     let front = Front::of(node.url());
@@ -106,7 +106,7 @@ async fn a_record_that_a_node_has_is_published_however_long_it_tells_others() {
 
 /// Such a node takes half a minute for a name.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_takes_40_s_to_find_a_name_is_waited_for() {
+async fn a_name_lookup_of_40_s_is_waited_for() {
     let (ipfs, btfs) = (Kubo::start(), Btfs::start());
     let waits = [
         (ipfs.url().to_owned(), Dialect::Ipfs),
@@ -127,7 +127,7 @@ async fn a_node_that_takes_40_s_to_find_a_name_is_waited_for() {
 
 /// A record that came by another node is what the node has on its own disk, too: that is what is looked at.
 #[tokio::test]
-async fn a_node_with_peers_has_the_record_that_it_took_on_its_own_disk() {
+async fn a_node_with_peers_stores_an_accepted_record_on_its_disk() {
     let (a, b) = (Kubo::start(), Kubo::start());
     a.connect(&b);
     let (world, store) = names(a.url(), Dialect::Ipfs, Login::Open);
@@ -204,7 +204,7 @@ fn meddled(record: &[u8], dialect: Dialect) -> Vec<Vec<u8>> {
 
 /// Of records of one sequence and one end an IPFS node keeps the greater bytes, and a BTFS node any.
 #[tokio::test]
-async fn bytes_that_anybody_adds_to_an_ipns_record_do_not_silence_the_name() {
+async fn bytes_anyone_appends_to_an_ipns_record_do_not_hide_it() {
     let key = NameKey::random();
     let name = key.name();
     let node = Kubo::start();

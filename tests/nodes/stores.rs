@@ -40,7 +40,7 @@ async fn an_ipfs_node_passes() {
 
 /// Its nodes are held by their bytes: what they link to need not be there.
 #[tokio::test]
-async fn what_an_ipfs_node_stores_held_outlives_its_collection_until_it_is_let_go_of() {
+async fn blocks_held_on_an_ipfs_node_survive_gc_until_unpinned() {
     let node = Kubo::start();
     let store = store(node.url(), Dialect::Ipfs, Login::Open);
     let mut blocks = unique_tree(3);
@@ -96,7 +96,7 @@ async fn a_btfs_node_that_wants_a_login_passes_also_after_its_restart() {
 
 /// It denies with 403, where a BTFS node has 401, and tells also what it is to nobody without a login.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_ipfs_node_that_wants_a_login_passes_also_when_its_token_is_another() {
+async fn an_ipfs_node_with_bearer_login_works_after_its_token_changes() {
     let mut node = Kubo::guarded("bearer:the first token");
     let front = Front::of(node.url());
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -133,7 +133,7 @@ async fn an_ipfs_node_that_wants_a_login_passes_also_when_its_token_is_another()
 }
 
 #[tokio::test]
-async fn an_ipfs_node_with_user_and_password_passes_with_those_in_its_url() {
+async fn an_ipfs_node_with_basic_auth_works_by_its_url() {
     let node = Kubo::guarded("basic:drive:pass word");
     let url = node.url().replace("://", "://drive:pass%20word@");
     suite::passes(store(&url, Dialect::Ipfs, Login::Open)).await;
@@ -147,7 +147,7 @@ async fn an_ipfs_node_with_user_and_password_passes_with_those_in_its_url() {
 
 /// What an IPFS node is sent first ends the process of a BTFS node.
 #[tokio::test]
-async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_killed() {
+async fn a_btfs_node_mistaken_for_ipfs_and_started_late_is_not_killed() {
     let mut node = Btfs::start();
     let store = store(&node.url(), Dialect::Ipfs, Login::Open);
     let block = [unique_leaf(100)];
@@ -168,7 +168,7 @@ async fn a_btfs_node_that_is_taken_for_an_ipfs_node_and_comes_up_late_is_not_kil
 
 /// One that was met may be followed by another at its address, with or without a call that fails in between.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_btfs_node_that_comes_to_the_address_of_an_ipfs_node_is_not_killed() {
+async fn a_btfs_node_at_an_ipfs_nodes_address_is_not_killed() {
     let ipfs = Kubo::start();
     let rows = [
         None,
@@ -204,7 +204,7 @@ async fn a_btfs_node_that_comes_to_the_address_of_an_ipfs_node_is_not_killed() {
 
 /// What was on its way to the one is not sent again to the other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_btfs_node_that_takes_the_place_of_an_ipfs_node_during_an_upload_is_not_killed() {
+async fn a_btfs_node_replacing_an_ipfs_node_during_upload_is_not_killed() {
     let (ipfs, btfs) = (Kubo::start(), Btfs::start());
     let front = Front::of(ipfs.url());
     let store = store(&front.url(), Dialect::Ipfs, Login::Open);
@@ -234,7 +234,7 @@ async fn a_btfs_node_that_takes_the_place_of_an_ipfs_node_during_an_upload_is_no
 
 /// A connection that was kept ends with the node; the next one leads to whoever listens by then.
 #[tokio::test]
-async fn a_btfs_node_that_is_started_where_an_ipfs_node_was_ended_is_not_killed() {
+async fn a_btfs_node_started_in_a_stopped_ipfs_nodes_place_survives() {
     for is_noticed in [true, false] {
         let mut ipfs = Kubo::start();
         let store = store(ipfs.url(), Dialect::Ipfs, Login::Open);
@@ -263,7 +263,7 @@ fn is_refused(put: &Result<(), StoreError>) {
 
 /// A BTFS node answers an upload that ends in the middle with 200, and names what came.
 #[tokio::test]
-async fn what_did_not_reach_a_btfs_node_in_a_cut_upload_is_not_taken_for_stored() {
+async fn a_cut_upload_to_btfs_counts_only_blocks_that_arrived() {
     let node = Btfs::start();
     let front = Front::of(&node.url());
     let through = client(&front.url(), Dialect::Btfs, Login::Open);
@@ -292,7 +292,7 @@ async fn what_did_not_reach_a_btfs_node_in_a_cut_upload_is_not_taken_for_stored(
 
 /// The sampler of a commit is not what finds this: the pin says which block it is.
 #[tokio::test]
-async fn a_block_that_a_btfs_node_lost_is_named_by_the_next_pin() {
+async fn a_pin_on_btfs_names_the_lost_block() {
     let node = Btfs::start();
     let store = store(&node.url(), Dialect::Btfs, Login::Open);
     let tree = unique_tree(3);
@@ -305,7 +305,7 @@ async fn a_block_that_a_btfs_node_lost_is_named_by_the_next_pin() {
 
 /// An IPFS node that waits for a block does not always hear that it has come.
 #[tokio::test]
-async fn a_block_that_comes_while_a_pin_waits_for_it_ends_the_wait() {
+async fn a_pin_ends_its_wait_once_the_missing_block_arrives() {
     let node = Kubo::start();
     let patience = Patience {
         doubt: Duration::from_secs(1),
@@ -327,7 +327,7 @@ async fn a_block_that_comes_while_a_pin_waits_for_it_ends_the_wait() {
 
 /// A node compares a root with the one before to know what is new, and waits for what it has lost of that.
 #[tokio::test]
-async fn a_root_is_pinned_whatever_an_ipfs_node_has_lost_of_the_one_before() {
+async fn a_root_is_pinned_even_if_its_predecessor_lost_blocks() {
     let mut node = Kubo::start();
     let patience = Patience {
         doubt: Duration::from_secs(1),
@@ -351,7 +351,7 @@ async fn a_root_is_pinned_whatever_an_ipfs_node_has_lost_of_the_one_before() {
 
 /// However long a pin takes in all: a great volume is pinned for as long as the node comes on, and no longer.
 #[tokio::test]
-async fn a_pin_is_waited_for_while_it_moves_and_not_while_it_stands_still() {
+async fn a_pin_is_waited_for_only_while_it_makes_progress() {
     let node = Btfs::start();
     let front = Front::of(&node.url());
     let patience = Patience {
@@ -492,7 +492,7 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test]
-async fn a_node_that_is_gone_is_transient_and_what_it_had_comes_back() {
+async fn a_stopped_node_is_transient_and_its_blocks_return_with_it() {
     let mut node = Kubo::start();
     let block = unique_leaf(5000);
     let before = store(node.url(), Dialect::Ipfs, Login::Open);

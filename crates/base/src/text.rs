@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_others_have_made_is_one_line_and_told_from_each_other() {
+    fn foreign_paths_print_on_one_line_without_losing_their_difference() {
         assert_eq!(
             path("a\nb/\u{1b}[2J\u{202e}c".as_bytes()),
             "a\\u{a}b/\\u{1b}[2J\\u{202e}c"

@@ -115,7 +115,7 @@ mod tests {
 
     /// With the spare added to an estimate, at twice the base fee.
     #[test]
-    fn a_mint_and_a_charge_fit_at_the_usual_price_of_each_chain() {
+    fn minting_and_charging_fit_the_gas_limit_at_usual_prices() {
         let gwei = 1_000_000_000_u64;
         let (mint, charge) = (3_819_098 * 5 / 4, 912_000 * 5 / 4);
         for (chain, usual) in [(100, 20), (137, 200), (146, 55), (250, 200), (23_294, 100)] {

@@ -462,7 +462,7 @@ async fn an_address_that_is_no_token_contract_is_named() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_not_there_is_told_in_one_line_without_its_secrets() {
+async fn an_unreachable_endpoint_is_reported_in_one_line_without_secrets() {
     let endpoint = Endpoint::http("http://user:pass@127.0.0.1:9/v3/secret?key=secret").unwrap();
     let fault = endpoint.chain_id().await.unwrap_err();
     assert_eq!(

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_volume_is_refused_by_its_policy_and_not_read_as_plain() {
+    fn a_sealed_volume_is_refused_not_read_as_plain() {
         let mut bytes = Header::plain([7; 16]).encode().unwrap().data.to_vec();
         bytes[5] = 1;
         let sealed = Header::decode(&chunk::leaf(bytes.clone().into()));

@@ -143,7 +143,7 @@ fn over(mut bytes: Vec<u8>, text: u64, offset: usize, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn bytes_written_over_synced_ones_are_there_by_blocks_or_not_and_nothing_else_is() {
+fn overwritten_bytes_are_found_old_or_new_block_by_block() {
     let old = || pattern(1, 0, 20_000);
     let changes = [write(2, 3_000, 10_000)];
     let check = |synced: usize, bytes: &[u8]| fault_after(&changes, synced, bytes);
@@ -181,7 +181,7 @@ fn what_was_cut_off_and_is_there_again_is_zero() {
 }
 
 #[test]
-fn a_file_that_was_emptied_and_rewritten_is_the_old_or_the_new_one() {
+fn a_truncated_and_rewritten_file_is_found_old_or_new() {
     let mut worker = sample();
     worker.operations.truncate(2);
     let file = &mut worker.files[0];

@@ -17,7 +17,7 @@ fn in_folder(folder: &Path, program: &str, args: &[&str]) {
 }
 
 #[test]
-fn a_tar_archive_on_the_drive_holds_a_tree_and_gives_it_back() {
+fn a_tar_archive_on_the_drive_restores_its_tree() {
     let mut machine = Machine::demo();
     let (dir, original) = (machine.dir(), machine.scratch().join("original"));
     odd_tree(&original);
@@ -44,7 +44,7 @@ fn a_tar_archive_on_the_drive_holds_a_tree_and_gives_it_back() {
 }
 
 #[test]
-fn a_zip_archive_on_the_drive_holds_a_tree_and_gives_it_back() {
+fn a_zip_archive_on_the_drive_restores_its_tree() {
     let mut machine = Machine::demo();
     let (dir, original) = (machine.dir(), machine.scratch().join("original"));
     plain_tree(&original);

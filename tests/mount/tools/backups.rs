@@ -55,7 +55,7 @@ fn fill_up(machine: &Machine) {
 }
 
 #[test]
-fn a_full_token_gives_its_restic_backup_back_and_can_be_tidied_up() {
+fn a_restic_backup_on_a_full_token_can_be_restored_and_pruned() {
     let mut machine = Machine::demo();
     let scratch = machine.scratch();
     let original = scratch.join("original");

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_moment_that_is_near_or_past_or_hours_away_is_waited_for() {
+    async fn waiting_for_a_deadline_works_whether_near_past_or_far() {
         let now = SystemClock.boottime();
         boottime(now).await;
         let soon = now + Duration::from_millis(30);

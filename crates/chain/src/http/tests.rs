@@ -86,7 +86,7 @@ fn faults() -> Vec<Mode> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_the_first_server_does_the_second_answers_and_the_first_is_used_again() {
+async fn any_fault_of_the_first_endpoint_fails_over_and_back() {
     let anvil = Anvil::start(&[]);
     let all = faults().into_iter().map(|fault| fails_over(&anvil, fault));
     futures::future::join_all(all).await;
@@ -171,7 +171,7 @@ async fn a_server_of_another_chain_is_asked_for_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_turns_into_one_of_another_chain_without_a_failure_is_noticed() {
+async fn an_endpoint_that_switches_to_another_chain_is_noticed() {
     let (_anvil, proxy) = site().await;
     let (_, endpoint) = servers(&[&proxy.url], None);
     endpoint.height().await.unwrap();
@@ -184,7 +184,7 @@ async fn a_server_that_turns_into_one_of_another_chain_without_a_failure_is_noti
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_at_a_chain_that_is_asked_for_its_id_again_is_one_request() {
+async fn rechecking_the_chain_id_adds_no_request_to_a_check() {
     let (anvil, proxy) = site().await;
     let (_, endpoint) = servers(&[&proxy.url], None);
     let payer = Transactor::new(Endpoint::http(anvil.url()).unwrap(), &rich());
@@ -257,7 +257,7 @@ async fn an_answer_without_end_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_behind_is_not_believed_until_it_has_caught_up() {
+async fn a_lagging_endpoint_is_not_used_until_it_catches_up() {
     let (old, new) = (Anvil::start(&[]), Anvil::start(&[]));
     let advance = async |anvil: &Anvil| {
         let endpoint = Endpoint::http(anvil.url()).unwrap();
@@ -281,7 +281,7 @@ async fn a_server_that_is_behind_is_not_believed_until_it_has_caught_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_of_a_time_that_is_still_to_come_makes_no_honest_one_look_old() {
+async fn an_endpoint_with_future_timestamps_makes_no_honest_one_look_stale() {
     let week = Duration::from_secs(7 * 86_400);
     let (honest, liar) = (Anvil::start(&[]), Anvil::start(&[]));
     let lies = Endpoint::http(liar.url()).unwrap();
@@ -424,7 +424,7 @@ async fn without_tls(answer: &'static [u8]) -> (String, tokio::task::JoinHandle<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_tls_is_told_as_that_and_the_next_one_answers() {
+async fn a_missing_tls_is_named_and_the_next_endpoint_answers() {
     let anvil = Anvil::start(&[]);
     // A fatal alert, `handshake_failure`.
     let alert: &[u8] = &[0x15, 3, 3, 0, 2, 2, 40];
@@ -473,7 +473,7 @@ fn untrusted() -> (String, Kept) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_whose_certificate_is_not_trusted_is_told_nothing_and_the_next_one_answers() {
+async fn an_untrusted_certificate_is_sent_nothing_and_the_next_endpoint_answers() {
     let anvil = Anvil::start(&[]);
     let (url, _kept) = untrusted();
     let (_, alone) = within(short(), &[&url], None);

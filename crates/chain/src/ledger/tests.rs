@@ -151,7 +151,7 @@ async fn issued(site: &Site, artifact: &str) -> (ContractLedger, Transactor, Tok
 }
 
 #[tokio::test]
-async fn where_the_contracts_owner_alone_reports_nothing_is_charged_and_no_lock_is_invented() {
+async fn issuer_accounted_tokens_are_neither_charged_nor_locked() {
     everywhere(async |site| {
         for artifact in [V1, V1_BARE] {
             let (ledger, user, token) = issued(site, artifact).await;
@@ -328,7 +328,7 @@ impl Old {
 }
 
 #[tokio::test]
-async fn tokens_are_found_where_logs_are_given_a_hundred_blocks_at_a_time() {
+async fn tokens_are_found_with_log_queries_limited_to_100_blocks() {
     let old = old(Dialect::PxV2).await;
     old.meddler.refuse(|asked| {
         let refused = asked.log_blocks().is_some_and(|blocks| blocks > 100);
@@ -481,14 +481,14 @@ async fn comes_to_its_end(old: &Old, counts: fn(&Asked) -> bool) -> Vec<TokenId>
 }
 
 #[tokio::test]
-async fn a_search_of_logs_that_is_cut_off_again_and_again_comes_to_its_end() {
+async fn a_repeatedly_interrupted_log_search_completes() {
     let old = old(Dialect::PxV2).await;
     let found = comes_to_its_end(&old, |asked| asked.log_blocks().is_some()).await;
     assert_eq!(found, [old.token]);
 }
 
 #[tokio::test]
-async fn a_search_of_ids_that_is_cut_off_again_and_again_comes_to_its_end() {
+async fn a_repeatedly_interrupted_token_id_search_completes() {
     let old = old(Dialect::PxV2).await;
     add_package(&old.payer, old.contract, Dialect::PxV2).await;
     let mint = || old.payer.mint_for(old.contract, 1, U256::ZERO);

@@ -274,7 +274,7 @@ async fn a_key_that_is_no_name_is_said_so() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_synced_all_day_spends_no_more_than_its_budget() {
+async fn a_token_synced_all_day_stays_within_the_oracles_budget() {
     let mut scene = Scene::new().await;
     let folder = tempfile::tempdir().unwrap();
     let begun = |scene: &Scene| {
@@ -327,7 +327,7 @@ async fn every_golden_document_is_judged_on_its_way_to_the_chain() {
 }
 
 #[tokio::test]
-async fn a_request_made_while_the_oracle_was_away_is_answered_after_its_start() {
+async fn a_request_made_while_the_oracle_was_down_is_answered() {
     let scene = Scene::new().await;
     scene.publish_document(&scene.document()).await;
     let request = scene.payer.sync(scene.contract, scene.token).await.unwrap();
@@ -365,7 +365,7 @@ fn refused(
 }
 
 #[tokio::test]
-async fn a_sync_that_lands_is_not_called_failed_by_a_server_that_does_not_give_its_logs() {
+async fn a_successful_sync_is_not_called_failed_if_logs_are_refused() {
     let mut scene = Scene::new().await;
     scene.publish_document(&scene.document()).await;
     let few = |asked: &Asked| {
@@ -455,7 +455,7 @@ async fn an_operator_that_catches_up_keeps_what_it_has_looked_through() {
 }
 
 #[tokio::test]
-async fn a_server_that_tells_a_height_of_no_chain_once_keeps_no_operator_from_its_work() {
+async fn one_absurd_block_height_does_not_stop_an_operator() {
     let scene = Scene::new().await;
     let below = scene.payer.endpoint().provider();
     let meddler = Meddler::new(BoxTransport::new(below.client().transport().clone()));
@@ -581,7 +581,7 @@ impl Colleagues for Others {
 }
 
 #[tokio::test]
-async fn what_another_operator_says_counts_as_far_as_it_is_signed_and_no_further() {
+async fn another_operators_report_counts_only_if_its_signature_is_valid() {
     use alloy::signers::SignerSync;
     let scene = Scene::with_key(NameKey::from_seed(&[8; 32]), 2).await;
     scene.publish_document(&scene.document()).await;

@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_down_is_there_after_a_crash_and_drafts_are_not() {
+    async fn stored_transactions_survive_a_crash_and_drafts_do_not() {
         let dir = tempfile::tempdir().unwrap();
         let open = || FolderShelf::new(dir.path(), 1, &B256::ZERO, &Address::ZERO);
         assert!(open().load().await.unwrap().is_empty());

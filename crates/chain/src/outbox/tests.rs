@@ -272,7 +272,7 @@ fn look(next: u64, taken: Option<(Taker, bool)>) -> Look {
 }
 
 #[test]
-fn a_second_nonce_is_used_only_when_the_first_is_another_s_for_good() {
+fn a_second_nonce_is_signed_only_once_the_first_is_lost() {
     let step = |next, taken| sent().next(&look(next, taken), &RULES);
     let same = Taker::Same { success: true };
     assert_eq!(step(8, Some((Taker::Other, true))), Step::Sign { nonce: 8 });
@@ -308,7 +308,7 @@ fn it_is_over_only_in_a_final_block() {
 }
 
 #[test]
-fn a_fee_that_is_too_low_is_raised_up_to_the_cap_and_never_beyond() {
+fn a_fee_too_low_is_raised_but_never_beyond_the_cap() {
     let step = |fee| {
         sent().next(
             &Look {
@@ -340,7 +340,7 @@ fn a_fee_that_is_too_low_is_raised_up_to_the_cap_and_never_beyond() {
 }
 
 #[test]
-fn what_happened_at_a_foreign_nonce_or_may_have_is_not_signed_again() {
+fn what_happened_elsewhere_or_may_have_is_not_signed_again() {
     let step = |elsewhere, bound| {
         let mut sent = sent();
         sent.purpose.bound = bound;
@@ -357,7 +357,7 @@ fn what_happened_at_a_foreign_nonce_or_may_have_is_not_signed_again() {
 }
 
 #[test]
-fn what_a_command_sent_is_not_signed_again_once_it_was_cancelled_elsewhere() {
+fn a_commands_transaction_cancelled_elsewhere_is_not_signed_again() {
     let rules = Rules {
         again: false,
         ..RULES

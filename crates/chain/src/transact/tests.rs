@@ -485,7 +485,7 @@ async fn run(site: &Site, seed: u64) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_commit_is_charged_twice_and_no_sync_is_lost_whatever_the_network_does() {
+async fn no_network_fault_charges_a_commit_twice_or_loses_a_sync() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
     let runs: u64 = number("PXFS_OUTBOX_RUNS").unwrap_or(RUNS);
     let first: u64 = number("PXFS_OUTBOX_SEED").unwrap_or(1);
@@ -513,7 +513,7 @@ async fn while_mining<T>(task: tokio::task::JoinHandle<T>, mine: &impl AsyncFn()
 }
 
 #[tokio::test]
-async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
+async fn an_interrupted_command_waits_for_its_transaction_instead_of_resending() {
     let anvil = Anvil::start(&["--no-mining"]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -540,7 +540,7 @@ async fn a_command_that_was_cut_off_is_waited_for_and_not_sent_once_more() {
 }
 
 #[tokio::test]
-async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_again() {
+async fn a_command_repeated_after_a_kill_reports_its_payment_without_repaying() {
     let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "1"]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -585,7 +585,7 @@ async fn what_a_command_paid_whose_daemon_was_killed_is_told_to_it_and_not_paid_
 }
 
 #[tokio::test]
-async fn a_sync_that_was_cut_off_and_ended_long_ago_is_no_answer_to_a_later_one() {
+async fn an_old_interrupted_sync_does_not_answer_a_later_one() {
     let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let payer = Transactor::new(endpoint.clone(), &rich());
@@ -620,7 +620,7 @@ async fn a_sync_that_was_cut_off_and_ended_long_ago_is_no_answer_to_a_later_one(
 }
 
 #[tokio::test]
-async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there() {
+async fn an_interrupted_deployment_resumes_with_its_forwarder() {
     let anvil = Anvil::start(&[]);
     let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
     let meddler = Meddler::new(BoxTransport::new(servers));
@@ -648,7 +648,7 @@ async fn a_deployment_that_was_cut_off_goes_on_with_the_forwarder_that_is_there(
 }
 
 #[tokio::test]
-async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_signed() {
+async fn an_underfunded_wallet_is_told_what_is_missing_before_signing() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let wallet = Wallet::random().unwrap();
@@ -665,7 +665,7 @@ async fn a_wallet_without_enough_is_told_what_is_missing_before_anything_is_sign
 }
 
 #[tokio::test]
-async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_together() {
+async fn unattended_transactions_stay_within_the_limit_on_fee_plus_gas() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let payer = Transactor::new(endpoint.clone(), &rich());
@@ -721,7 +721,7 @@ async fn what_nobody_asks_for_each_time_costs_no_more_than_allowed_fee_and_gas_t
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked() {
+async fn an_endpoint_quoting_any_fee_cannot_exceed_the_unattended_limit() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let sender = Transactor::new(endpoint.clone(), &rich()).unasked();
@@ -758,7 +758,7 @@ async fn a_server_that_asks_for_any_fee_has_no_more_than_the_bound_spent_unasked
 }
 
 #[tokio::test]
-async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_a_coin_for_gas() {
+async fn without_a_shown_estimate_gas_is_limited_to_0_1_coins() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let payer = Transactor::new(endpoint.clone(), &rich()).unseen();
@@ -786,7 +786,7 @@ async fn what_is_sent_without_having_seen_the_fees_pays_no_more_than_a_tenth_of_
 
 /// On Sonic, with a charge's gas at the usual price.
 #[tokio::test]
-async fn a_charge_at_the_usual_price_is_sent_unasked_and_one_in_a_moment_of_rush_waits() {
+async fn a_charge_is_sent_at_usual_prices_and_waits_during_spikes() {
     let anvil = Anvil::start(&["--chain-id", "146", "--base-fee", "55000000000"]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let payer = Transactor::new(endpoint.clone(), &rich()).on_chain(146);
@@ -866,7 +866,7 @@ async fn an_estimate_below_what_any_transaction_takes_is_not_signed_for() {
 
 /// Too little gas blocks all later charges until a replacement.
 #[tokio::test]
-async fn a_charge_that_was_signed_for_too_little_gas_is_replaced_by_one_that_takes_effect() {
+async fn a_charge_signed_with_too_little_gas_is_replaced() {
     let anvil = Anvil::start(&[]);
     let honest = Endpoint::http(anvil.url()).unwrap();
     let payer = Transactor::new(honest.clone(), &rich());
@@ -898,7 +898,7 @@ async fn a_charge_that_was_signed_for_too_little_gas_is_replaced_by_one_that_tak
 }
 
 #[tokio::test]
-async fn what_does_not_come_on_is_not_sent_at_each_look_of_all_that_wait_behind_it() {
+async fn a_stuck_queue_is_not_resent_at_every_check() {
     let anvil = Anvil::start(&["--no-mining"]);
     let over = alloy::transports::http::Http::new(anvil.url().parse().unwrap());
     let meddler = Meddler::new(BoxTransport::new(over));
@@ -944,7 +944,7 @@ async fn what_does_not_come_on_is_not_sent_at_each_look_of_all_that_wait_behind_
 
 /// Hundreds of tokens are flushed at once, each commit charged.
 #[tokio::test]
-async fn what_is_on_its_way_costs_one_look_each_and_none_while_it_waits_to_be_final() {
+async fn a_pending_transaction_costs_one_check_and_none_while_awaiting_finality() {
     let anvil = Anvil::start(&["--no-mining", "--slots-in-an-epoch", "8"]);
     let over = alloy::transports::http::Http::new(anvil.url().parse().unwrap());
     let meddler = Meddler::new(BoxTransport::new(over));
@@ -998,7 +998,7 @@ async fn what_is_on_its_way_costs_one_look_each_and_none_while_it_waits_to_be_fi
 
 /// Asked on a terminal, with the price and the highest gas cost.
 #[tokio::test]
-async fn gas_that_costs_more_by_now_than_was_agreed_to_is_not_paid() {
+async fn gas_dearer_than_agreed_is_not_paid() {
     let anvil = Anvil::start(&[]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let payer = Transactor::new(endpoint.clone(), &rich());
@@ -1059,7 +1059,7 @@ async fn what_costs_more_by_now_than_was_agreed_to_is_not_bought() {
 }
 
 #[tokio::test]
-async fn the_cap_of_a_command_is_kept_by_whoever_carries_its_transaction_on() {
+async fn a_commands_gas_cap_holds_for_whoever_resends_its_transaction() {
     let anvil = Anvil::start(&["--no-mining"]);
     let endpoint = Endpoint::http(anvil.url()).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -1154,7 +1154,7 @@ async fn what_was_cancelled_in_another_wallet_is_not_sent_again() {
 
 /// A charge is unpaid, and its token is sold at the very nonce it was signed for.
 #[tokio::test]
-async fn a_charge_of_a_token_that_was_sold_ends_once_nothing_of_it_can_be_mined() {
+async fn a_sold_tokens_charge_ends_once_it_can_no_longer_mine() {
     let site = Site::new().await;
     let wallet = Wallet::random().unwrap();
     let funds = json!([wallet.address(), "0x56bc75e2d63100000"]);
@@ -1235,7 +1235,7 @@ async fn a_charge_of_a_token_that_was_sold_ends_once_nothing_of_it_can_be_mined(
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_once_written_down_is_said_to_be_kept_and_is_sent_again() {
+async fn a_stored_transaction_an_endpoint_refuses_is_sent_again() {
     let anvil = Anvil::start(&[]);
     let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
     let meddler = Meddler::new(BoxTransport::new(servers));
@@ -1256,7 +1256,7 @@ async fn what_a_server_refuses_once_written_down_is_said_to_be_kept_and_is_sent_
 }
 
 #[tokio::test]
-async fn what_waits_for_a_server_that_does_not_know_who_has_its_nonce_says_so() {
+async fn a_nonce_taken_by_an_unknown_transaction_is_reported() {
     let anvil = Anvil::start(&["--no-mining"]);
     let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
     let meddler = Meddler::new(BoxTransport::new(servers));
@@ -1288,7 +1288,7 @@ async fn what_waits_for_a_server_that_does_not_know_who_has_its_nonce_says_so() 
 }
 
 #[tokio::test]
-async fn a_server_that_is_busy_is_not_taken_for_one_that_does_not_know_what_is_final() {
+async fn a_busy_endpoint_does_not_count_as_lacking_finality() {
     let anvil = Anvil::start(&[]);
     let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
     let meddler = Meddler::new(BoxTransport::new(servers));
@@ -1307,7 +1307,7 @@ async fn a_server_that_is_busy_is_not_taken_for_one_that_does_not_know_what_is_f
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for() {
+async fn an_endpoint_without_history_does_not_block_a_nonce_search() {
     let anvil = Anvil::start(&["--slots-in-an-epoch", "1"]);
     let servers = Servers::new(&[anvil.url()], None, Limits::default()).unwrap();
     let meddler = Meddler::new(BoxTransport::new(servers));
@@ -1367,7 +1367,7 @@ async fn a_server_without_the_past_holds_nobody_up_while_a_nonce_is_looked_for()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_thinks_better_of_it_in_the_middle_of_a_write_has_no_serial_given_twice() {
+async fn abandoning_a_store_write_never_reuses_its_serial() {
     /// Storage whose writes end when permitted.
     struct SlowShelf(Arc<MemoryShelf>, Arc<Semaphore>);
 

@@ -260,7 +260,7 @@ fn written(stamp: u32, len: u64) -> Cid {
 }
 
 #[test]
-fn a_changed_chunk_of_a_large_file_costs_its_way_to_the_root() {
+fn changing_one_chunk_rebuilds_only_its_path_to_the_root() {
     let size = CHUNK_SIZE * 174 * 174 * 2;
     let (mut store, mut builder) = (Store::new(), Builder::new());
     for _ in 0..chunk::count(size) {
@@ -376,7 +376,7 @@ proptest! {
 }
 
 #[test]
-fn a_leaf_of_a_sparse_file_of_16_tib_is_found_by_a_few_nodes() {
+fn a_leaf_in_a_16_tib_sparse_file_needs_few_nodes() {
     let size = 16 << 40;
     let at = 11_111_111;
     let leaf = chunk::leaf(vec![7; CHUNK_SIZE as usize].into());

@@ -337,7 +337,7 @@ fn values_that_no_node_resolves_alike_are_refused() {
 }
 
 #[test]
-fn a_record_bigger_than_nodes_pass_on_is_refused_before_it_is_parsed() {
+fn an_oversized_record_is_refused_before_parsing() {
     let bytes = vec![0; MAX_GIVEN_BYTES + 1];
     assert_eq!(
         Record::verify(&key().name(), &bytes),

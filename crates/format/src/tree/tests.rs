@@ -202,7 +202,7 @@ fn large(count: u64) -> (TreeRef, Store) {
 }
 
 #[test]
-fn one_file_of_100_000_costs_one_page_and_the_way_to_it() {
+fn changing_one_of_100_000_files_rewrites_only_its_path() {
     let (tree, mut store) = large(100_000);
     assert_eq!(tree.sums.entries, 100_000);
     for (name, gone) in [
@@ -311,7 +311,7 @@ fn entries_of_any_weight_fit_into_blocks() {
 }
 
 #[test]
-fn a_page_that_is_lost_is_made_again_from_the_entries_between_its_borders() {
+fn a_lost_page_is_rebuilt_from_the_entries_in_its_range() {
     let (tree, store) = large(100_000);
     let all = scan(TreeKind::Directory, &tree, None, usize::MAX, &store).unwrap();
     let known = reachable(&store, tree.root.cid);

@@ -186,7 +186,7 @@ mod tests {
 
     /// Otherwise a node slower than every caller would never be heard.
     #[tokio::test]
-    async fn what_a_node_says_when_nobody_waits_any_more_is_known_the_next_time() {
+    async fn a_late_answer_of_a_node_is_used_next_time() {
         let world = World::new(Duration::from_millis(10)).await;
         for _ in 0..2 {
             world.ask_in_vain().await;
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_late_hides_no_newer_record_that_the_node_tells_in_time() {
+    async fn a_late_answer_hides_no_newer_record_that_came_in_time() {
         let world = World::new(BOUND).await;
         world.ask_in_vain().await;
         world.answer_late().await;
@@ -213,7 +213,7 @@ mod tests {
 
     /// It may be any age by the time the node is slow.
     #[tokio::test]
-    async fn what_somebody_has_heard_is_not_told_again_when_the_node_is_slow() {
+    async fn a_delivered_record_is_not_repeated_when_the_node_is_slow() {
         let world = World::new(Duration::from_millis(10)).await;
         world.slow.clear();
         assert_eq!(world.ask().await, Ok(world.told.clone()));

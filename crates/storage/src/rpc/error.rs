@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_will_never_do_is_told_from_what_it_may_do_later() {
+    fn permanent_node_errors_are_distinguished_from_transient_ones() {
         let json = r#"{"Message":"blockstore: is full","Code":0,"Type":"error"}"#;
         assert_eq!(judge("id", &reply(200, "")), None);
         assert_eq!(

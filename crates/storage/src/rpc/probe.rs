@@ -284,8 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_door_of_a_btfs_node_that_is_open_to_others_is_told_also_where_it_is_not_the_one_that_is_used()
-     {
+    fn a_btfs_api_open_to_others_is_reported_even_if_unused() {
         let mut open = config(json!("/ip4/127.0.0.1/tcp/5001"), false, "32GB", true);
         open["Addresses"]["RemoteAPI"] = json!(["/ip4/0.0.0.0/tcp/5101"]);
         let warnings = judge(&open, Dialect::Btfs, false, None);

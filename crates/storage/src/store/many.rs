@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_is_wrong_with_the_first_node_another_one_that_has_the_block_gives_it() {
+    async fn if_the_first_node_fails_another_one_provides_the_block() {
         let (first, second, many) = stores();
         let block = unique_leaf(100);
         let blocks = std::slice::from_ref(&block);

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_stays_away_or_hangs_is_given_up_on_in_time() {
+    async fn a_node_that_stays_away_or_hangs_times_out() {
         let (fault, store) = stores(Duration::from_secs(3));
         fault.set_all(&Fault::Before(reset()));
         let error = store.pins().await.unwrap_err();

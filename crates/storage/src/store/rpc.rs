@@ -428,7 +428,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_node_writes_into_an_answer_fills_no_log_and_moves_no_cursor() {
+    fn a_nodes_answers_cannot_flood_or_corrupt_the_log() {
         let long = "x".repeat(ANSWER / 2);
         let json = format!("{{\"Stats\":{{\"BlockCount\":\"\u{202e}{long}\"}}}}");
         let wrong = lines::<ImportLine>(json.as_bytes()).err();

@@ -188,7 +188,7 @@ async fn a_block_that_is_replaced_takes_back_what_it_told() {
 }
 
 #[tokio::test]
-async fn where_logs_are_refused_all_tokens_are_read_and_logs_left_alone_for_an_hour() {
+async fn refused_log_queries_fall_back_to_full_reads_for_an_hour() {
     let world = Followed::new().await;
     world.payer.mint_bare(world.contract(), 1).await.unwrap();
     world.follow().await;
@@ -254,7 +254,7 @@ async fn a_server_that_never_answers_for_logs_still_shows_what_there_is() {
 
 /// On legacy contracts some changes leave no log.
 #[tokio::test]
-async fn what_no_log_tells_of_an_older_contract_is_seen_a_while_later() {
+async fn changes_without_a_log_on_legacy_contracts_are_seen_later() {
     let old = old(Dialect::PxV2).await;
     let ledger = old.ledger();
     let usage = async |reading| {

@@ -159,7 +159,7 @@ async fn hundreds_of_tokens_are_looked_at_in_as_many_requests_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_call_for_all_tokens_cannot_carry_is_asked_in_parts_and_nothing_is_missed() {
+async fn oversized_multicalls_are_split_and_nothing_is_missed() {
     let [site, _] = Counted::both();
     let multicall = site.multicall().await;
     for dialect in [Dialect::PxSync, Dialect::PxV2] {

@@ -46,7 +46,7 @@ async fn a_signer_elsewhere_is_asked_for_one_signature_and_nothing_else() {
 
 /// A person is not asked the same again and again.
 #[tokio::test]
-async fn what_a_signer_refuses_is_told_and_not_asked_for_again_unless_somebody_wants_it() {
+async fn a_signers_refusal_is_reported_and_not_retried_unasked() {
     let (_chain, _signer, proxy, payer) = site().await;
     pay(&payer, 1).await.unwrap();
     let unasked = payer.unasked().with_gas_cost_max(Some(U256::MAX));
@@ -126,7 +126,7 @@ async fn a_signer_that_signs_something_else_has_nothing_sent() {
 }
 
 #[tokio::test]
-async fn a_signer_with_one_account_needs_no_address_and_one_with_several_does() {
+async fn only_a_signer_with_several_accounts_needs_an_address() {
     let several = Anvil::start(&["--accounts", "2"]);
     let told = RemoteSigner::open(several.url(), None).await.err().unwrap();
     assert!(told.to_string().contains("--address"), "{told}");

@@ -172,7 +172,7 @@ async fn lost_without(left_out: Option<Kept>) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_released() {
+async fn power_loss_undoes_no_confirmed_store_pin_or_unpin() {
     assert_eq!(lost_without(None).await, None);
     for kept in [
         Kept::Folders,
@@ -188,7 +188,7 @@ async fn a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_release
 }
 
 #[tokio::test]
-async fn a_changed_or_cut_file_is_noticed_and_healed_by_the_next_put() {
+async fn a_damaged_block_file_is_detected_and_repaired_by_the_next_put() {
     let fixture = Fixture::new();
     let block = unique_leaf(1000);
     let put = || fixture.store.put_many(std::slice::from_ref(&block));
@@ -241,7 +241,7 @@ async fn a_put_that_is_refused_leaves_no_file() {
 }
 
 #[tokio::test]
-async fn a_folder_in_use_or_of_another_form_is_refused_in_one_line() {
+async fn a_folder_in_use_or_of_unknown_format_is_refused() {
     let fixture = Fixture::new();
     let open = || EmbeddedStore::open(fixture.dir.path(), fixture.clock.clone());
     let Err(StoreError::Permanent(why)) = open().map(|_| ()) else {

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_node_gets_less_at_a_time_and_a_fast_one_more() {
+    fn batches_shrink_for_a_slow_node_and_grow_for_a_fast() {
         let pace = Pace::new(Duration::from_secs(30));
         let bytes = || pace.bytes.load(Ordering::Relaxed);
         for _ in 0..10 {

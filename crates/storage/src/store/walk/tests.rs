@@ -156,7 +156,7 @@ fn an_old_root_that_lost_a_node_covers_nothing_below_it() {
 }
 
 #[test]
-fn what_a_pin_holds_is_all_of_its_tree_or_is_not_known() {
+fn a_pin_holds_its_whole_tree_or_reports_it_missing() {
     let mut tree = Tree::default();
     let root = tree.build(&(0..100).collect::<Vec<_>>(), 5);
     let lost_leaf = leaf_cid(&50_usize.to_le_bytes());
@@ -175,7 +175,7 @@ fn what_a_pin_holds_is_all_of_its_tree_or_is_not_known() {
 }
 
 #[test]
-fn a_leaf_with_the_bytes_of_a_node_does_not_stand_in_for_it() {
+fn a_leaf_with_a_nodes_bytes_does_not_replace_it() {
     let mut tree = Tree::default();
     let child = tree.leaf(1);
     let data = node_of(&[child]);

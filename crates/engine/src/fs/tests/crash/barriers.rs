@@ -122,7 +122,7 @@ const HELD: [(&str, usize, Held); 29] = {
             5,
             Cut(
                 "storage/store/embedded/tests.rs",
-                "a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_released",
+                "power_loss_undoes_no_confirmed_store_pin_or_unpin",
             ),
         ),
         // `fsync`, the background, a cut.
@@ -202,7 +202,7 @@ const HELD: [(&str, usize, Held); 29] = {
             3,
             Cut(
                 "storage/store/embedded/tests.rs",
-                "a_power_cut_loses_nothing_that_was_answered_as_stored_pinned_or_released",
+                "power_loss_undoes_no_confirmed_store_pin_or_unpin",
             ),
         ),
     ]
