@@ -7,6 +7,7 @@ mod anvil;
 #[path = "../nodes/btfs/mod.rs"]
 mod btfs;
 mod deploy;
+mod docs;
 mod drive;
 mod drives;
 mod older;
