@@ -1,11 +1,8 @@
 //! Contracts that add usage up and charge each commit, `px-v1` and `px-v2`, on a chain over HTTP.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pxfs::chain::outbox::shelf::Kept;
@@ -17,6 +14,7 @@ use serde_json::Value;
 use crate::command::wait_until;
 use crate::contract::{Chain, Kind};
 use crate::harness::Machine;
+use crate::line::Line;
 use crate::samples::{assert_pattern, pattern};
 
 /// Upload units of the free package.
@@ -450,12 +448,12 @@ fn umount_with_an_unreachable_chain_says_what_is_uncharged() {
 #[test]
 fn who_leaves_a_chain_that_hangs_is_not_kept_there() {
     let chain = Chain::new(Kind::V2);
-    let valve = Valve::before(chain.url());
+    let line = Line::to(chain.url());
     let mut machine = quiet(&chain);
-    machine.replace_arg("--rpc-url", "--rpc-url", &valve.url);
+    machine.replace_arg("--rpc-url", "--rpc-url", &line.url("http"));
     machine.start();
     fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
-    valve.shut.store(true, Ordering::Relaxed);
+    line.hang(true);
     let left = machine.ask(&["umount", machine.mountpoint().to_str().expect("a path")]);
     let left = left.ok();
     assert!(machine.ended(SOON).success(), "{}", machine.log());
@@ -467,55 +465,10 @@ fn who_leaves_a_chain_that_hangs_is_not_kept_there() {
         assert!(left.stderr.contains(words), "{}", left.stderr);
     }
     assert_eq!(chain.storage().0, 0);
-    valve.shut.store(false, Ordering::Relaxed);
+    line.hang(false);
     machine.start();
     all_charged(&chain, &machine, 0);
     machine.stop();
-}
-
-/// What lets bytes through to a server, until it is shut: then they stay where they are.
-struct Valve {
-    url: String,
-    shut: Arc<AtomicBool>,
-}
-
-impl Valve {
-    fn before(url: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let own = format!("http://{}", listener.local_addr().expect("bound"));
-        let behind = url.trim_start_matches("http://").to_owned();
-        let shut = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&shut);
-        std::thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let Ok(far) = TcpStream::connect(&behind) else {
-                    continue;
-                };
-                let (from, to) = (near.try_clone(), far.try_clone());
-                for (from, to) in [
-                    (near, to.expect("a socket")),
-                    (far, from.expect("a socket")),
-                ] {
-                    let shut = Arc::clone(&told);
-                    std::thread::spawn(move || pass(from, to, &shut));
-                }
-            }
-        });
-        Self { url: own, shut }
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, shut: &AtomicBool) {
-    let mut bytes = [0; 16 << 10];
-    while let Ok(count @ 1..) = from.read(&mut bytes) {
-        while shut.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        if to.write_all(&bytes[..count]).is_err() {
-            break;
-        }
-    }
-    drop(to.shutdown(Shutdown::Both));
 }
 
 /// One charge becomes final, is settled and forgotten, while a command that has seen it open waits for another.

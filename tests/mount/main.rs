@@ -11,6 +11,7 @@
 
 mod acls;
 mod additive;
+mod announced;
 #[path = "../common/anvil.rs"]
 mod anvil;
 mod attributes;
@@ -34,6 +35,7 @@ mod hanging;
 mod harness;
 mod kill;
 mod limits;
+mod line;
 mod local;
 mod locks;
 mod lost;
