@@ -1,7 +1,7 @@
 //! A whole volume as one archive of blocks (CARv1), and back onto a node.
 //!
-//! Invariant: an archive that was finished holds every block below the root, each verified; what is put back is
-//! verified before it is sent, and pinned before it is told as done. Called by `blocks`.
+//! Invariant: a finished archive holds every block below the root, each verified; an import
+//! verifies blocks before it sends them, and pins them before it reports success.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -28,13 +28,14 @@ use crate::types::TokenId;
 
 /// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
-/// What is sent at one time.
+/// Blocks sent at one time.
 pub(super) const BATCH_BLOCKS: usize = 128;
 pub(super) const BATCH_BYTES: usize = 8 << 20;
-/// How long sending that may take, with all tries: at 8 KiB a second, which every node bears, it takes 17 min.
+/// The limit for sending them with all retries; at 8 KiB a second, the slowest node tolerated, it
+/// takes 17 min.
 pub(super) const BATCH_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// Writes all blocks of a token's published volume, and its usage metadata, into a new file.
+/// Writes all blocks of a token's published volume, and its usage metadata, to a new file.
 pub(super) async fn export(
     ground: &MountContext,
     token: TokenId,
@@ -100,7 +101,7 @@ pub(super) async fn export(
     Ok(answer)
 }
 
-/// Puts the blocks of an archive onto `node`, and pins its roots.
+/// Uploads an archive's blocks to `node`, and pins its roots.
 pub(super) async fn import(
     ground: &MountContext,
     node: &Arc<dyn BlockStore>,
@@ -147,7 +148,7 @@ pub(super) async fn import(
     };
     send(open(file)?, &shown, &store, note).await?;
     for root in &roots {
-        // It ends by itself: how long it takes is the volume's affair.
+        // It ends by itself; the volume's size decides when.
         match node.pin(root, None).await {
             Err(error @ StoreError::Missing(_)) => {
                 return Err(anyhow::Error::from(error).context("the archive is not whole"));
@@ -164,7 +165,7 @@ pub(super) async fn import(
     Ok(answer)
 }
 
-/// The same store; a batch may take `limit`, with all tries.
+/// The same store; a batch may take `limit` with all retries.
 pub(super) fn bounded(node: &Arc<dyn BlockStore>, limit: Duration) -> RetryStore {
     let policy = Policy {
         deadline: limit,
@@ -173,7 +174,7 @@ pub(super) fn bounded(node: &Arc<dyn BlockStore>, limit: Duration) -> RetryStore
     RetryStore::new(Arc::clone(node), policy)
 }
 
-/// Sends all blocks of an archive, a batch at a time; `note` hears how many blocks and bytes each had.
+/// Sends an archive's blocks in batches; `note` gets each one's blocks and bytes.
 pub(super) async fn send(
     mut reader: car::Reader<impl Read>,
     shown: &str,
@@ -210,7 +211,7 @@ fn open(file: &Path) -> anyhow::Result<car::Reader<BufReader<File>>> {
 /// What an archive holds.
 struct Found {
     roots: Vec<Cid>,
-    /// Which of them is a volume's.
+    /// The volume's root, if any.
     volume: Option<(Cid, Root)>,
 }
 

@@ -1,11 +1,10 @@
-//! Reads all that is published of a token from its node, and verifies it; puts again what is lost and held
-//! here.
+//! Verifies everything published of a token on its node; uploads lost blocks that are still here.
 //!
-//! Invariant: a block that is told as damaged was asked for, and did not come as its CID says; a node
-//! that does not answer is told as that. The node is not to search its network for one block after the other: what it has
-//! not got is searched for at the end, side by side ([`search`]). Each block is looked at once, whatever a tree makes of a
-//! few. Memory is bounded by a directory's pages and what is lost, and 16 bytes a block and a directory.
-//! Called by `blocks`.
+//! Invariant: a block reported as damaged was requested and did not match its CID; a node that does
+//! not answer is reported as that. The node must not search its network for each block: missing
+//! ones are searched at the end, concurrently ([`search`]). Each block is checked once, however
+//! often a tree repeats it. Memory is bounded by a directory's pages, the losses, and 16 bytes per
+//! block and directory.
 
 mod drive;
 mod plan;
@@ -35,17 +34,17 @@ use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, check_bytes};
 use crate::text;
 use crate::types::{Ino, TokenId};
 
-/// Leaves that are read at one time.
+/// Leaves read at one time.
 const AT_ONCE: usize = 16;
-/// Leaves that are noted before they are read.
+/// Leaves queued before they are read.
 const NOTED: usize = 256;
-/// Entries of a directory that are looked at at one time.
+/// Directory entries checked at one time.
 const STEP: usize = 512;
-/// Pages of a directory that are kept for its next entries.
+/// Directory pages retained for the next entries.
 const MOST_NODES: usize = 1024;
 
-/// Checks a token; with `repair` what is lost is looked for in the cache and on the other nodes. What fails for the
-/// moment is tried again by `policy`.
+/// Checks a token; `repair` also searches losses in the cache and on other nodes. Retries transient
+/// failures by `policy`.
 pub(super) async fn check(
     ground: &MountContext,
     token: TokenId,
@@ -86,7 +85,7 @@ pub(super) async fn check(
     let mut roots = Vec::new();
     for block in tops.into_iter().flatten() {
         roots.push(block.cid);
-        // They are at hand, from wherever they came.
+        // They are at hand, wherever they came from.
         check.read(&block.cid, &top.here(block.data), None).await?;
     }
     check.read(&record.header.cid, &top, None).await?;
@@ -119,24 +118,24 @@ struct Check<'a> {
     volume: Option<Arc<Volume>>,
     repair: bool,
     tell: Report<'a>,
-    /// How much there is to be read, about.
+    /// An estimate of the total.
     total_bytes: u64,
-    /// By the beginning of their digests: those that are right.
+    /// Valid blocks, by digest prefix.
     seen: HashSet<u128>,
-    /// Nodes of the content that is looked at, and how many bytes of it are below them.
+    /// Nodes of the current content, and the bytes below each.
     nodes: HashSet<(u128, u64)>,
     trees: Trees,
     work: Vec<Work>,
-    /// Leaves that are to be read.
+    /// Leaves to read.
     leaves: Vec<(Cid, Use)>,
     lost: Vec<Missing>,
-    /// Inodes of which something is lost.
+    /// Inodes that have lost something.
     damaged: HashSet<Ino>,
     answer: FsckAnswer,
 }
 
 impl Check<'_> {
-    /// Does what is to be done next; false at the end.
+    /// Does the next piece of work; false at the end.
     async fn go_on(&mut self) -> anyhow::Result<bool> {
         if self.leaves.len() >= NOTED || (self.work.is_empty() && !self.leaves.is_empty()) {
             self.read_leaves().await?;
@@ -151,7 +150,7 @@ impl Check<'_> {
         Ok(true)
     }
 
-    /// A block; `None` where it is lost, which is noted, with the work that waits for it.
+    /// Reads a block. If it is lost, notes that with the `work` that waits for it.
     async fn read(
         &mut self,
         cid: &Cid,
@@ -162,7 +161,6 @@ impl Check<'_> {
         self.take(cid, what, work, fetched).await
     }
 
-    /// What became of a block that was asked for.
     async fn take(
         &mut self,
         cid: &Cid,
@@ -229,7 +227,7 @@ impl Check<'_> {
         });
     }
 
-    /// A block as this machine has it, or makes it.
+    /// A block that this machine has, or can make.
     async fn held(&self, cid: &Cid, what: &Use) -> anyhow::Result<Option<Bytes>> {
         if what.data.is_some() {
             return Ok(what.data.clone());
@@ -260,7 +258,7 @@ impl Check<'_> {
         }
     }
 
-    /// The next entries of a tree. The others come next, and its directories when it is done.
+    /// Checks a tree's next entries, then queues the rest and its directories.
     async fn tree(&mut self, mut tree: Tree) -> anyhow::Result<()> {
         let Some(entries) = self.entries(&mut tree).await? else {
             return Ok(());
@@ -269,7 +267,7 @@ impl Check<'_> {
         for entry in &entries {
             let what = tree.what.below(tree.kind, entry);
             match entry.inode.as_ref().map(|inode| &inode.kind) {
-                // Also what is told as damaged: it may be there again.
+                // Also one reported as damaged: it may be back.
                 Some(Kind::Directory(found)) => match self.trees.is_new(found) {
                     true => {
                         let what = what.in_directory(entry.ino, found);
@@ -297,7 +295,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Up to [`STEP`] entries; `None` where a page is lost, or refused.
+    /// Up to [`STEP`] entries; `None` if a page is lost or refused.
     async fn entries(&mut self, tree: &mut Tree) -> anyhow::Result<Option<Vec<Entry>>> {
         if tree.held.len() > MOST_NODES {
             tree.held.clear();
@@ -327,13 +325,13 @@ impl Check<'_> {
         }
     }
 
-    /// A node of a content, or a leaf, which is noted to be read with others. Of a hole, and of whatever else a few blocks
-    /// make long, each block is looked at once.
+    /// A node of a content, or a leaf, which is queued. Each block is checked once, also of holes
+    /// and other repetitions.
     async fn part(&mut self, what: Use, place: file::Place) -> anyhow::Result<()> {
         let cid = *place.cid();
         let (content, size) = what.of.unwrap_or((cid, None));
         if size == Some(place.bytes()) {
-            // The begin of a content: no two are looked at beside one another.
+            // A content begins: they are checked one after another.
             self.nodes.clear();
         }
         if place.is_chunk() {
@@ -368,7 +366,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Goes on with what has waited for a block.
+    /// Resumes work that waited for a block.
     fn resume(&mut self, work: Option<Work>) {
         if let Some(Work::Part(_, place)) = &work {
             self.nodes.remove(&(short(place.cid()), place.bytes()));
@@ -376,7 +374,7 @@ impl Check<'_> {
         self.work.extend(work);
     }
 
-    /// Reads the leaves that are noted, some at a time.
+    /// Reads the queued leaves, some at a time.
     async fn read_leaves(&mut self) -> anyhow::Result<()> {
         let store = Arc::clone(&self.store);
         let mut fetched = futures::stream::iter(std::mem::take(&mut self.leaves))
@@ -391,12 +389,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Whether what was read is held.
     async fn pins(&mut self, roots: &[Cid]) -> anyhow::Result<()> {
         let pinned = self.store.pinned(Some(roots)).await?;
         for root in roots.iter().filter(|root| !pinned.contains(root)) {
             if self.repair && self.answer.damaged.is_empty() {
-                // It ends by itself: how long it takes is the volume's affair.
+                // It ends by itself; the volume's size decides when.
                 self.ground.parts.node.store.pin(root, None).await?;
                 self.answer.repaired += 1;
             } else {
@@ -407,12 +404,12 @@ impl Check<'_> {
     }
 }
 
-/// A block as the node has it, or why it is lost; an error where the node does not answer.
+/// The node's block, or why it is lost; fails if the node does not answer.
 async fn get(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Result<Bytes, String>, StoreError> {
     told(cid, store.get_local(cid).await)
 }
 
-/// What was given for a block, or why it is lost; an error where it is not known.
+/// The block, or why it is lost; fails if that is unknown.
 fn told(cid: &Cid, given: Result<Bytes, StoreError>) -> Result<Result<Bytes, String>, StoreError> {
     let data = given.and_then(|data| check_bytes(cid, &data).map(|()| data));
     match data {

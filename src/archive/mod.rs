@@ -1,8 +1,7 @@
-//! What commands do with blocks: fetch a file, keep one that is shared, check a volume, take all of it
-//! out, put all of it back.
+//! Block commands: fetch a file, share one, check, export and import a volume.
 //!
-//! Invariant: the same code whether the daemon is asked or the command holds the state folder itself;
-//! no byte is written or believed that was not verified. Called by `desk` and `cli`.
+//! Invariant: the same code in the daemon and in a command that owns the state folder; no
+//! unverified byte is written or trusted.
 
 mod car;
 mod fsck;
@@ -35,7 +34,7 @@ use crate::status::{GetAnswer, ShareAnswer};
 use crate::store::retry::Policy;
 use crate::store::{BlockStoreExt, StoreError};
 
-/// Answers a request about blocks where nothing is mounted.
+/// Answers a block request without a mount.
 ///
 /// # Errors
 /// Those of the operation.
@@ -53,7 +52,7 @@ pub async fn run(
     }
 }
 
-/// Answers a request about blocks; `None` for any other.
+/// Answers a block request; `None` for any other.
 pub(crate) async fn answer(
     ground: &MountContext,
     request: &Request,
@@ -102,7 +101,6 @@ pub(crate) async fn answer(
     answer.map(Some)
 }
 
-/// Fetches one stored file.
 async fn get(
     ground: &MountContext,
     cid: &str,
@@ -129,7 +127,7 @@ async fn get(
     })
 }
 
-/// Pins a stored file for itself: it stays when its volume goes on.
+/// Pins a stored file by itself: it survives changes of its volume.
 async fn share(ground: &MountContext, cid: &str) -> anyhow::Result<ShareAnswer> {
     let cid = parse(cid)?;
     ground.parts.node.store.pin(&cid, None).await?;

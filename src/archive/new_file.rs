@@ -1,8 +1,8 @@
 //! A file that a command writes for its user.
 //!
-//! Invariant: it has its name only once it is whole and durable, and never takes the place of another. Until
-//! then it has no name, so whatever ends the process leaves nothing behind; where a file system has no such
-//! files, it is a draft beside the name. Called by `blocks`.
+//! Invariant: it gets its name only once whole and durable, and never replaces another. Until then
+//! it is anonymous, so that an abort leaves nothing behind, or a draft on file systems without
+//! anonymous files.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,11 +16,11 @@ use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
 use crate::durable;
 use crate::exit::fail;
 
-/// A file that is not there until it is finished.
+/// A file that is invisible until finished.
 pub(super) struct NewFile<'a> {
     path: &'a Path,
     file: File,
-    /// Where it stands meanwhile, if it has to have a name.
+    /// The draft's path, if it needs one.
     draft: Option<PathBuf>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> NewFile<'a> {
         Self::draft(path).or_else(|fault| refused(&fault))
     }
 
-    /// The same with a name meanwhile.
+    /// With a draft.
     fn draft(path: &'a Path) -> io::Result<Self> {
         let mut name = std::ffi::OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
@@ -62,7 +62,7 @@ impl<'a> NewFile<'a> {
         })
     }
 
-    /// Refuses what the disk has no room for, before any of it is written.
+    /// Refuses what does not fit on the disk, before writing.
     pub(super) fn expect(&self, bytes: u64) -> anyhow::Result<()> {
         let disk = rustix::fs::fstatvfs(&self.file)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -76,13 +76,13 @@ impl<'a> NewFile<'a> {
         Ok(())
     }
 
-    /// Writes, beside the runtime.
+    /// Writes on a blocking thread.
     pub(super) fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         tokio::task::block_in_place(|| self.file.write_all(bytes))
             .with_context(|| self.path.display().to_string())
     }
 
-    /// Makes it durable, then gives it its name, and makes that durable.
+    /// Makes it durable, then names it, and makes the name durable.
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
         let named = tokio::task::block_in_place(|| {
             self.file.sync_all()?;
@@ -98,7 +98,7 @@ impl<'a> NewFile<'a> {
             return Ok(linkat(CWD, open, CWD, self.path, AtFlags::SYMLINK_FOLLOW)?);
         };
         match renameat_with(CWD, draft, CWD, self.path, RenameFlags::NOREPLACE) {
-            // Not every file system can.
+            // Not every file system supports it.
             Err(rustix::io::Errno::INVAL) if self.path.symlink_metadata().is_err() => {
                 std::fs::rename(draft, self.path)?;
             }
@@ -112,7 +112,7 @@ impl<'a> NewFile<'a> {
 impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         if let Some(draft) = &self.draft {
-            // What is half there is of no use; that it stays is no more than untidy.
+            // An incomplete draft is useless, but harmless if it stays.
             let _ = std::fs::remove_file(draft);
         }
     }

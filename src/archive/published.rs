@@ -1,4 +1,4 @@
-//! What is published of a token: the newest root that a name or the chain leads to.
+//! What is published of a token: the newest root by its name or the chain.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, BlockStoreExt};
 use crate::types::{TokenId, VolumeKey};
 
-/// The same store; what fails for the moment is tried again.
+/// The same store with retries.
 pub(super) fn patient(store: &Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
     Arc::new(RetryStore::new(Arc::clone(store), Policy::default()))
 }
@@ -32,15 +32,15 @@ pub(super) fn patient(store: &Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
 pub(super) struct Published {
     pub(super) root: Block,
     pub(super) record: Root,
-    /// The usage metadata; not where the chain alone knows the root.
+    /// The usage metadata; `None` if only the chain knows the root.
     pub(super) document: Option<Block>,
-    /// Sequence and root of what was published last from this state folder, if anything was.
+    /// Sequence and root last published from this state folder.
     pub(super) ours: Option<(u64, Cid)>,
-    /// The volume, where this state folder knows it.
+    /// The volume, if this state folder has it.
     pub(super) volume: Option<Arc<Volume>>,
 }
 
-/// The newest root of a token that a node's name or the chain tells of.
+/// A token's newest root, by node or chain.
 pub(super) async fn published(ground: &MountContext, id: TokenId) -> anyhow::Result<Published> {
     let parts = &ground.parts;
     let info = parts.owned(id).await?;
@@ -98,7 +98,7 @@ pub(super) async fn published(ground: &MountContext, id: TokenId) -> anyhow::Res
     })
 }
 
-/// The newest usage metadata that a node's name leads to.
+/// The newest usage metadata by name.
 async fn named(
     parts: &Parts,
     info: &TokenInfo,
@@ -124,7 +124,7 @@ async fn named(
                 continue;
             }
         };
-        // One node's wrong answer is not the last word: another may have the right one.
+        // One node's wrong answer is not final: another may have the right one.
         let (usage, document) = match document_of(&name, &signer, &bytes, store).await {
             Ok(found) => found,
             Err(error) => {
@@ -148,7 +148,7 @@ async fn named(
     }
 }
 
-/// The usage metadata that the record `bytes` of `name` leads to, verified.
+/// The verified usage metadata that the record `bytes` of `name` leads to.
 async fn document_of(
     name: &str,
     signer: &VerifyingKey,
@@ -165,7 +165,7 @@ async fn document_of(
     Ok((Usage::verify(&text, signer)?, document))
 }
 
-/// The volume `key` as this state folder knows it, shown or not; `None` where it does not, or is about to show it.
+/// The volume `key` of this state folder, shown or not; `None` if unknown, or about to be shown.
 async fn known_volume(
     ground: &MountContext,
     key: &VolumeKey,

@@ -1,10 +1,11 @@
-//! The files of a volume as one tar archive: with owners, modes, times, extended attributes, holes and hard links.
+//! A volume's files as one tar archive: with owners, modes, times, extended attributes, holes and
+//! hard links.
 //!
-//! Invariant: an archive that was finished holds every name of what is published but for sockets, which no archive
-//! can hold; each byte of it was verified. Memory is bounded by a page of entries for each level of folders, the
-//! chunks on their way, 16 bytes a folder, and of each file with several names its number, and a path while others of them
-//! are still to come. No inode is written more often than the inode table says, and nothing where the disk has no room for
-//! what is declared. Called by `blocks`.
+//! Invariant: a finished archive holds every published name except sockets, which tar cannot hold;
+//! each byte was verified. Memory is bounded by a page of entries per folder level, the chunks in
+//! flight, 16 bytes a folder, and for files with several names a number each, and a path until the
+//! last name. No inode is written more often than the inode table says, and nothing if the declared
+//! size does not fit on the disk.
 
 mod header;
 
@@ -38,14 +39,13 @@ use header::{BLOCK, Type};
 
 /// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
-/// Entries of a folder, and chunks of a file, that are looked at at one time.
+/// Folder entries, and file chunks, processed at one time.
 const STEP: usize = 512;
-/// Nodes that are kept for what comes next.
 const MOST_NODES: usize = 1024;
 /// Bytes that are written at one time.
 const WRITTEN: usize = 1 << 20;
 
-/// Writes all files of a token's published volume into a new archive.
+/// Writes all files of a token's published volume to a new archive.
 pub(super) async fn export(
     ground: &MountContext,
     token: TokenId,
@@ -55,7 +55,7 @@ pub(super) async fn export(
     let published = published(ground, token).await?;
     let record = &published.record;
     let out = NewFile::create(path)?;
-    // A few blocks may declare any number of bytes.
+    // A few blocks may declare any size.
     out.expect(record.usage())?;
     let mut export = Export {
         store: patient(&ground.parts.node.reads),
@@ -93,13 +93,13 @@ pub(super) async fn export(
     export.finish()
 }
 
-/// A folder whose entries are being written.
+/// A folder being written.
 struct Folder {
     path: Vec<u8>,
     tree: TreeRef,
-    /// Those that are read and not written.
+    /// Read, not yet written.
     entries: VecDeque<Entry>,
-    /// The last one that was read, and whether it is the last of all.
+    /// The last entry read, and whether it is the very last.
     after: Option<Bytes>,
     is_read: bool,
 }
@@ -118,18 +118,18 @@ impl Folder {
 
 struct Export<'a> {
     store: Arc<dyn BlockStore>,
-    /// The inode table, and pages of it.
+    /// The inode table's pages.
     table: TreeRef,
     rows: Held,
-    /// Files with several names: how many are still to come, and the first one until then.
+    /// Files with several names: how many remain, and the first name.
     linked: HashMap<Ino, (u32, Vec<u8>)>,
     trees: Trees,
     out: NewFile<'a>,
     unwritten: Vec<u8>,
     tell: Report<'a>,
-    /// Entries that are in the archive.
+    /// Entries in the archive.
     entries: u64,
-    /// How much there is to be read, about.
+    /// An estimate of the total.
     total_bytes: u64,
     answer: ArchiveAnswer,
 }
@@ -151,7 +151,7 @@ impl Export<'_> {
         Ok(folder.entries.pop_front())
     }
 
-    /// Writes one entry; what is below it, where it is a folder.
+    /// Writes one entry; returns the folder to descend into, if it is one.
     async fn entry(&mut self, path: &[u8], entry: Entry) -> anyhow::Result<Option<TreeRef>> {
         let inode = match entry.inode {
             Some(inode) => inode,
@@ -218,7 +218,7 @@ impl Export<'_> {
         self.write(&header::header(path, &Type::Directory, attr))
     }
 
-    /// Writes a file: where it has holes, only what is not in them.
+    /// Writes a file; of a sparse one only the data.
     async fn file(
         &mut self,
         path: &[u8],
@@ -239,7 +239,7 @@ impl Export<'_> {
             self.out.expect(size)?;
             self.write(&header::header(path, &Type::File(size), attr))?;
         } else {
-            // That it ends in a hole has to be said.
+            // A hole at the end must be stated.
             parts.push((size, 0));
             let map = header::map(&parts);
             let stored = map.len() as u64 + data;
@@ -266,7 +266,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Writes these leaves of a file, in order.
+    /// Writes these leaves in order.
     async fn leaves(&mut self, leaves: Vec<(u64, Cid)>, size: u64) -> anyhow::Result<()> {
         let store = Arc::clone(&self.store);
         let mut fetched = futures::stream::iter(leaves)
@@ -286,7 +286,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// The inode of a file that has, or had, several names.
+    /// The inode of a file with several names, now or earlier.
     async fn row(&mut self, ino: Ino) -> anyhow::Result<Inode> {
         let (table, key) = (self.table, row_key(ino));
         let mut rows = std::mem::take(&mut self.rows);
@@ -302,7 +302,7 @@ impl Export<'_> {
         }
     }
 
-    /// Asks `pack` with the blocks in `held` until it needs no more of them.
+    /// Calls `pack` with the blocks in `held` until it needs no more.
     async fn solve<T>(
         &mut self,
         held: &mut Held,
@@ -349,7 +349,7 @@ impl Export<'_> {
     }
 }
 
-/// The runs of chunks that are in no hole.
+/// The chunks outside holes.
 fn data_runs(size: u64, holes: &Holes) -> Vec<std::ops::Range<u64>> {
     let count = size.div_ceil(CHUNK_SIZE);
     let (mut runs, mut at) = (Vec::new(), 0);

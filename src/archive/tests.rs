@@ -1,4 +1,4 @@
-//! What commands do with blocks on a node that takes long, stands still, or has lost some.
+//! Block commands on a slow, stalled or lossy node.
 
 mod hostile;
 mod lost;
@@ -29,7 +29,6 @@ use crate::store::rpc::{Patience, RpcStore};
 use crate::store::suite::unique_leaf;
 use crate::store::{Block, BlockStore, BlockStoreExt, MAX_BLOCK_BYTES, StoreError, car};
 
-/// Far beyond what anything here may take.
 const BOUND: Duration = Duration::from_secs(30);
 
 /// An archive of so many batches, and a node without faults.
@@ -48,7 +47,7 @@ fn archive(batches: usize) -> (Vec<u8>, Arc<FaultStore>) {
     )
 }
 
-/// Sends an archive to a node, each batch within `limit`; `note` hears of each batch.
+/// Uploads an archive, each batch within `limit`; `note` hears of each.
 async fn import(
     bytes: &[u8],
     node: &Arc<FaultStore>,
@@ -101,21 +100,21 @@ async fn a_batch_that_fails_for_a_moment_ends_no_import() {
     assert_eq!(blocks, 2 * BATCH_BLOCKS as u64);
 }
 
-/// The slowest line that is borne: 8 KiB a second.
+/// The slowest line tolerated: 8 KiB a second.
 #[test]
 fn the_largest_import_batch_fits_its_timeout_on_the_slowest_line() {
     let slowest_s = (BATCH_BYTES + MAX_BLOCK_BYTES) >> 13;
     assert!(BATCH_LIMIT > Duration::from_secs(slowest_s as u64));
 }
 
-/// How a node pins: it tells that it has one block more so many times, then for ever the same.
+/// A node that reports so many blocks while pinning, then stalls.
 struct Pinning {
     steps: u64,
     ends: bool,
     asked: AtomicU64,
 }
 
-/// How often it tells how far it is.
+/// Its reporting interval.
 const BEAT: Duration = Duration::from_millis(100);
 
 /// Such a node, as far as pins go.
@@ -169,10 +168,10 @@ async fn pinning(steps: u64, ends: bool) -> (RpcStore, Arc<Pinning>) {
     (RpcStore::new(client, patience), node)
 }
 
-/// How long a pin may stand still, and any other call take.
+/// The limits for a stalled pin and any other call.
 const STILL: Duration = Duration::from_secs(2);
 
-/// The embedded node, which pins as another one does.
+/// The embedded node with such pins.
 struct Slow {
     blocks: Arc<dyn BlockStore>,
     pins: RpcStore,
@@ -189,7 +188,7 @@ impl Hook for Slow {
     }
 }
 
-/// `fsck --repair` of a volume that is not pinned, on a node that pins so; how often a pin was asked for.
+/// `fsck --repair` of an unpinned volume on such a node; how often it was asked to pin.
 async fn repair(steps: u64, ends: bool) -> (anyhow::Result<u64>, u64) {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;

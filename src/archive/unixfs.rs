@@ -1,8 +1,8 @@
-//! One stored file by its CID, in order, also one that other programs have added.
+//! Reads one stored file by CID, in order, also one from other programs.
 //!
-//! Invariant: what is written was verified, and is as long as the topmost node declares: each node is held to
-//! what its parent says of it, none is empty, none deeper than [`DEEPEST`], so a tree that shares its nodes ends.
-//! Memory is bounded by [`AT_ONCE`] blocks, beside the links of one node a level. Called by `blocks`.
+//! Invariant: output is verified and as long as the top node declares: each node must match its
+//! parent, none is empty or deeper than [`DEEPEST`], so a tree with shared nodes ends. Memory is
+//! bounded by [`AT_ONCE`] blocks plus one node's links per level.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,29 +19,28 @@ use crate::pack::cid::{self as form, Kind};
 use crate::pack::dagpb::foreign::{self, Foreign};
 use crate::store::{BlockStore, BlockStoreExt, MAX_BLOCK_BYTES, StoreError};
 
-/// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
 
-/// Levels of a file: eight do for all that a balanced tree can hold.
+/// A file's levels: a balanced tree needs at most eight.
 const DEEPEST: u32 = 32;
 
-/// What is still to be written, in order.
+/// Pending output, in order.
 struct Item {
     cid: Cid,
-    /// Its length as its parent has it; nobody says that of the topmost.
+    /// Its length by its parent; `None` for the top.
     size: Option<u64>,
     level: u32,
     block: Option<Bytes>,
 }
 
 impl Item {
-    /// Whether no more than a block can be behind it: only that is fetched before its turn.
+    /// Whether it is at most one block; only such are fetched ahead.
     fn is_small(&self) -> bool {
         self.size.is_some_and(|size| size <= MAX_BLOCK_BYTES as u64)
     }
 }
 
-/// Writes the file `cid` to `out`; its length in bytes.
+/// Writes the file `cid` to `out`; returns its length.
 pub(super) async fn read(
     store: &Arc<dyn BlockStore>,
     cid: &Cid,
@@ -96,7 +95,7 @@ pub(super) async fn read(
     Ok(written)
 }
 
-/// Fetches the next block, and those of the next leaves.
+/// Fetches the next block, and the following leaves.
 async fn fetch(store: &Arc<dyn BlockStore>, left: &mut VecDeque<Item>) -> Result<(), StoreError> {
     let mut wanted: Vec<&mut Item> = left
         .iter_mut()
@@ -124,7 +123,7 @@ async fn fetch(store: &Arc<dyn BlockStore>, left: &mut VecDeque<Item>) -> Result
     Ok(())
 }
 
-/// The bytes of a file's node, and what comes behind them, with the length of each.
+/// A node's bytes, and its children with their lengths.
 fn parse(cid: &Cid, bytes: &Bytes) -> anyhow::Result<(Bytes, Vec<(Cid, u64)>)> {
     match foreign::read(cid, bytes).map_err(StoreError::from)? {
         Foreign::File { data, parts } => Ok((data, parts)),

@@ -1,7 +1,7 @@
-//! Keeps anchored what was published last, on contracts that keep texts beside a token (`px-v2`): see `chain::anchor`.
+//! Anchors the last published root on contracts that store texts (`px-v2`): see `chain::anchor`.
 //!
-//! Invariant: none is asked for that is older than what the chain was seen with, or than one that is on its way. A lost
-//! one costs nothing but age: the next look asks for what is published by then. Called by `charges`.
+//! Invariant: it never requests an anchor older than the chain's, or than a pending one. A lost one
+//! costs only age: the next check anchors what is published then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::contracts::Parts;
 use crate::tokens::MountedToken;
 use crate::types::VolumeKey;
 
-/// How long what the chain does not take is left alone, unless something newer is published.
+/// How long to wait after a refusal, unless something newer is published.
 const PAUSE: Duration = Duration::from_secs(600);
 
-/// What could not be anchored.
+/// Refused anchors.
 #[derive(Default)]
 pub(crate) struct Anchors {
     /// Sequence and time of the last try.
     failed: HashMap<VolumeKey, (u64, Instant)>,
-    /// Whether this is the last look: then one goes behind another that is on its way.
+    /// At the last check, an anchor may follow a pending one.
     is_last: bool,
 }
 
@@ -40,8 +40,8 @@ impl Anchors {
         }
     }
 
-    /// Asks for an anchor of what is published of `all` and not anchored. Whether one is on its way: it is to be looked at
-    /// again soon.
+    /// Requests missing anchors for what is published of `all`. True if one is pending: check again
+    /// soon.
     pub(crate) async fn look(
         &mut self,
         parts: &Parts,
@@ -82,7 +82,7 @@ impl Anchors {
         is_under_way
     }
 
-    /// Asks for `anchor`, unless the chain has it, or something on its way does. Whether one is in no block yet.
+    /// Requests `anchor`, unless the chain has it, or it is pending. True if one is not mined yet.
     async fn keep(
         &self,
         sender: &Transactor,
@@ -101,10 +101,10 @@ impl Anchors {
             };
             let sequence = sequence.parse::<u64>().ok();
             match posted.over {
-                // The chain has to be seen with it first.
+                // The chain must show it first.
                 Some(Outcome::Happened) if sequence > seen => known = known.max(sequence),
                 Some(_) => sender.forget(&posted.tag).await?,
-                // So that commits in quick succession have one together.
+                // So that quick successive commits share one.
                 None if posted.mined.is_none() && !self.is_last => return Ok(true),
                 None => known = known.max(sequence),
             }
@@ -116,7 +116,8 @@ impl Anchors {
             to: Some(contract),
             data: anchor_calldata(token, &anchor),
             value: U256::ZERO,
-            // One that lost its nonce is asked for anew with what is published by then, and never behind a later one.
+            // If it loses its nonce, the next request anchors what is published then, never after a
+            // later one.
             bound: true,
         };
         let tag = format!("{prefix}{}", anchor.sequence);

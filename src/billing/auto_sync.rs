@@ -1,10 +1,9 @@
-//! Syncs tokens by itself, a while before their deadlines: `--auto-sync`.
+//! Syncs tokens before their deadlines: `--auto-sync`.
 //!
-//! Invariant: one token of a chain at a time, none again before it could have had an effect, and ever more
-//! seldom while what was paid for brings no sync; with `--max-fee`, which counts fee and gas here, what is
-//! spent is bounded. Tokens of a contract that are due together are spread over half of the time that is left,
-//! and of those the one that was tried longest ago comes first. Asks the chain nothing until one is due.
-//! Started by `daemon`.
+//! Invariant: one token per chain at a time, none again before the last try could take effect, and
+//! ever more rarely while paid tries bring no sync. `--max-fee`, which here covers fee and gas,
+//! bounds the cost. A contract's tokens with a common deadline are spread over half of the time
+//! left; the one tried longest ago comes first. It queries the chain only when one is due.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,21 +20,20 @@ use crate::contracts::Parts;
 use crate::tokens::Tokens;
 use crate::types::VolumeKey;
 
-/// Between two looks at what is due.
+/// Between two checks.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Before a token is tried again, after none, one, two and more tries that were paid for and brought no
-/// sync. The contract lets a request be renewed after 5 minutes.
+/// The pause before a retry, after none, one, two and more paid tries without a sync. The contract
+/// renews a request after 5 minutes.
 const AGAIN: [Duration; 4] = [
     Duration::from_secs(600),
     Duration::from_secs(600),
     Duration::from_secs(3600),
     Duration::from_secs(6 * 3600),
 ];
-/// Before a request is made anew of which this process does not know how many came before, in seconds of
-/// chain time.
+/// The pause before renewing a request with unknown history, seconds of chain time.
 const UNKNOWN_S: u64 = 3600;
 
-/// What was tried in this process.
+/// This process's tries.
 #[derive(Default)]
 struct Tries(HashMap<VolumeKey, Tried>);
 
@@ -43,14 +41,14 @@ struct Tries(HashMap<VolumeKey, Tried>);
 #[derive(Clone, Copy)]
 struct Tried {
     at: Duration,
-    /// Tries that were paid for since the last sync.
+    /// Paid tries since the last sync.
     paid: usize,
     /// Time of that sync.
     last_sync_s: u64,
 }
 
 impl Tries {
-    /// When `token` was last tried since its last sync; `None` when it was not.
+    /// The last try since the token's last sync.
     fn of(&self, key: &VolumeKey, token: &TokenInfo) -> Option<Tried> {
         let tried = self.0.get(key).copied();
         tried.filter(|tried| tried.last_sync_s == token.last_sync_s)
@@ -68,7 +66,7 @@ impl Tries {
         }
     }
 
-    /// Of those that may be tried the one whose last try is longest ago.
+    /// Of those that may be tried, the one tried longest ago.
     fn next<T>(
         &self,
         due: impl IntoIterator<Item = (VolumeKey, TokenInfo, T)>,
@@ -78,7 +76,7 @@ impl Tries {
         due.into_iter().min_by_key(tried)
     }
 
-    /// `token` was tried, and it was `paid` for.
+    /// Notes a try, and whether it was `paid` for.
     fn note(&mut self, key: VolumeKey, token: &TokenInfo, at: Duration, paid: bool) {
         let before = self.of(&key, token).map_or(0, |tried| tried.paid);
         let tried = Tried {
@@ -90,8 +88,8 @@ impl Tries {
     }
 }
 
-/// Looks again and again, when it is this contract's `turn` of those of the chain; returns where nothing can
-/// be signed.
+/// Checks repeatedly when it is this contract's `turn` on the chain; returns if nothing can be
+/// signed.
 pub(crate) async fn run(
     parts: Arc<Parts>,
     tokens: Arc<Tokens>,
@@ -104,7 +102,7 @@ pub(crate) async fn run(
     };
     loop {
         tokio::time::sleep(PAUSE).await;
-        // Whether a try was paid for is seen by the nonce, which all contracts of the chain take from.
+        // The nonce, which all contracts of the chain share, shows whether a try was paid for.
         let ours = turn.lock().await;
         let now = parts.clock.boottime();
         let live = tokens.all().into_iter().filter_map(|live| {
@@ -121,7 +119,7 @@ pub(crate) async fn run(
         let token = key.token.token;
         let nonce = account.transactor.next_nonce().await.ok();
         let sent = sync::of_mount(&parts, &tokens, token, sync::By::Itself, false).await;
-        // What failed may have been sent all the same.
+        // A failed one may have been sent.
         let next = account.transactor.next_nonce().await.ok();
         let paid = sent.is_ok() || nonce.is_none() || nonce != next;
         drop(ours);
@@ -129,7 +127,7 @@ pub(crate) async fn run(
         match sent {
             Ok(_) => {
                 tracing::info!(%token, "auto-sync: sent");
-                // Of the older contracts no log need tell what was done.
+                // Legacy contracts may leave no log of it.
                 let reading = match parts.chain.dialect() {
                     Dialect::PxSync => Reading::Changed,
                     Dialect::PxV2 | Dialect::PxV1 => Reading::All,
@@ -156,7 +154,7 @@ fn is_due(key: &VolumeKey, token: &TokenInfo, before: Duration, now_s: u64) -> b
     now_s >= due_s(key, deadline_s, before.min(window))
 }
 
-/// When a token is due: at the earliest `before` ahead of its deadline, at the latest half of that.
+/// Between `before` ahead of the deadline and half of that.
 fn due_s(key: &VolumeKey, deadline_s: u64, before: Duration) -> u64 {
     let mut hash = Sha256::new();
     hash.update(key.token.chain_id.to_be_bytes());
@@ -194,7 +192,7 @@ mod tests {
         }
     }
 
-    /// Tries made within a week while each request goes unanswered, and what is paid for.
+    /// Tries, and paid ones, within a week of unanswered requests.
     fn tries_of_a_week(paid: bool) -> usize {
         let (mut tries, mut count) = (Tries::default(), 0);
         for minute in 0..7 * 24 * 60 {
@@ -210,7 +208,7 @@ mod tests {
     #[test]
     fn an_oracle_silent_for_a_week_is_paid_four_times_daily() {
         assert_eq!(tries_of_a_week(true), 3 + 27);
-        // What costs nothing is tried on: a gateway that is back shall be in time.
+        // Free tries continue, so that a gateway that returns is used in time.
         assert_eq!(tries_of_a_week(false), 7 * 24 * 6);
     }
 
@@ -246,7 +244,7 @@ mod tests {
             }
         }
         assert_eq!(seen, [1, 2, 3, 1, 2, 3, 1, 2, 3]);
-        // Each try takes as long as it keeps one back: all have their turn still.
+        // Each try lasts as long as its pause: all get their turn.
         let mut tries = Tries::default();
         let mut seen = Vec::new();
         for turn in 0..6 {
@@ -268,7 +266,7 @@ mod tests {
         let all: Vec<u64> = (0..500).map(due).collect();
         let (first, last) = (all.iter().min().unwrap(), all.iter().max().unwrap());
         assert!(*first >= deadline_s - before_s && *last <= deadline_s - before_s / 2);
-        // Within each of 36 hours some, and nowhere a crowd.
+        // Some within each of 36 hours, and no crowd.
         let mut hours = [0; 37];
         for due in &all {
             hours[usize::try_from((due - (deadline_s - before_s)) / 3600).unwrap()] += 1;

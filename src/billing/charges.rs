@@ -1,8 +1,7 @@
-//! Has the commits of mounted tokens charged, on contracts that charge each commit.
+//! Charges the commits of mounted tokens, on contracts that charge each.
 //!
-//! Invariant: a volume keeps a charge until the chain has it for good and was seen with it, so that a crash at any moment ends in
-//! asking again, which charges nothing twice. Started by `daemon`, which also has it look once more on the way out;
-//! called by `sync`.
+//! Invariant: a volume stores a charge until a final block has it and the chain was seen with it,
+//! so that a crash only repeats a request, which charges nothing twice.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,21 +23,21 @@ use crate::tokens::MountedToken;
 use crate::tokens::Tokens;
 use crate::types::VolumeKey;
 
-/// Between two looks at what is to be charged.
+/// Between two checks.
 const PAUSE: Duration = Duration::from_secs(2);
-/// The same where a charge was refused, which every look asks the chain for anew: longer each time, up to this.
+/// The same after a refusal, because each check asks the chain again; grows up to this.
 const REFUSED_MAX: Duration = Duration::from_secs(30);
-/// How long whoever waits for a charge waits until it is in a block, and between two looks at it.
+/// How long to wait until a charge is mined, and between two checks of it.
 const MINED_LIMIT: Duration = Duration::from_secs(180);
 const MINED_PAUSE: Duration = Duration::from_millis(250);
 
-/// What one look has found of a token: what was given up for good, if anything, or why it does not come on.
+/// A check's finding on a token: what was abandoned, or why it does not advance.
 type Looked = (Arc<MountedToken>, Result<Option<String>, String>);
 
-/// Looks when it is called, and again until all is charged; never returns.
+/// Checks when woken, and until all is charged; never returns.
 pub(crate) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Tokens>) {
     let mut swept = HashSet::new();
-    // What was given up for good is told for as long as the token is shown.
+    // An abandoned charge is reported while the token is shown.
     let mut ended: HashMap<VolumeKey, String> = HashMap::new();
     let mut anchors = Anchors::default();
     let mut refused: HashMap<VolumeKey, (Instant, Backoff)> = HashMap::new();
@@ -47,7 +46,7 @@ pub(crate) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
         wait(&tokens, last, next).await;
         let now = Instant::now();
         (last, next) = (Some(now), None);
-        // What it speaks may be known no sooner than its first token.
+        // The dialect may be unknown before the first token.
         if !parts.charges_commits() {
             continue;
         }
@@ -63,7 +62,7 @@ pub(crate) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
                 }
                 Err(error) => Some(error),
             };
-            // The state tells the rest: what the chain asks for differs at each look.
+            // Only state changes are logged: the chain's figures differ at each check.
             match (live.charge_error(), &error) {
                 (None, Some(error)) => {
                     tracing::warn!(token = %live.key.token.token, "charges: {error}");
@@ -95,7 +94,7 @@ pub(crate) async fn run(parts: Arc<Parts>, sender: Transactor, tokens: Arc<Token
     }
 }
 
-/// Waits until it is called or `next` comes, and in any case until the pause behind the `last` look is over.
+/// Waits until woken or `next`, and at least for the pause after the `last` check.
 async fn wait(tokens: &Tokens, last: Option<Instant>, next: Option<Instant>) {
     match next {
         Some(next) => tokio::select! {
@@ -109,14 +108,14 @@ async fn wait(tokens: &Tokens, last: Option<Instant>, next: Option<Instant>) {
     }
 }
 
-/// One last look at `all`, which are anchored, too: what is to be said of those whose last commits cannot be charged now. What is sent
-/// needs nobody any more.
+/// The last check of `all`, with anchors: reports tokens whose last commits cannot be charged now.
+/// What is sent proceeds by itself.
 pub(crate) async fn look_last(
     parts: &Parts,
     sender: &Transactor,
     all: Vec<Arc<MountedToken>>,
 ) -> Vec<String> {
-    // What earlier crashes have left over is looked for at the next mount.
+    // The next mount removes what earlier crashes left.
     let swept = all.iter().map(|live| live.key).collect();
     let mut told = Vec::new();
     for (live, looked) in look(parts, sender, all.clone(), &swept).await {
@@ -126,7 +125,7 @@ pub(crate) async fn look_last(
     told
 }
 
-/// What is said on the way out of a token whose last commits are not charged.
+/// The message at shutdown for uncharged commits.
 pub(crate) fn uncharged(live: &MountedToken, why: &str) -> String {
     format!(
         "token {}: {why}; it is asked for again after the next mount",
@@ -134,12 +133,12 @@ pub(crate) fn uncharged(live: &MountedToken, why: &str) -> String {
     )
 }
 
-/// Has all that is published of `live` by now charged, and waits until it is in a block: the transaction of the last
-/// charge, or `None` where there was nothing that was in none.
+/// Charges all that is published of `live` by now, and waits until it is mined: the last charge's
+/// transaction, or `None` if everything was mined already.
 ///
 /// # Errors
-/// [`ChainError::Reverted`] where the contract refuses it; [`ChainError::Transient`] where it is in no block in
-/// time: it stays on its way.
+/// [`ChainError::Reverted`] if the contract refuses it; [`ChainError::Transient`] if it is not mined in
+/// time: it stays pending.
 pub(crate) async fn have_charged(
     parts: &Parts,
     sender: &Transactor,
@@ -153,7 +152,7 @@ pub(crate) async fn have_charged(
         let Ok(begun) = timeout_at(until, begun).await else {
             break;
         };
-        // What has been settled since is none of this any more.
+        // Without those settled since.
         let Some(turn) = begun?.filter(|turn| turn.commits.iter().any(|one| wanted.contains(one)))
         else {
             return Ok(last);
@@ -161,7 +160,7 @@ pub(crate) async fn have_charged(
         let is_mined = turn.report.is_mined(&turn.commits);
         let transaction = turn.report.transaction;
         why.clone_from(&turn.report.error);
-        // The volume counts with what is in a block from here on.
+        // From here the volume counts what is mined.
         let Ok(ended) = timeout_at(until, turn.end(live)).await else {
             break;
         };
@@ -189,7 +188,7 @@ pub(crate) async fn have_charged(
     }))
 }
 
-/// What is sent for the commits of `live` that are not charged yet.
+/// The calls for the uncharged commits of `live`.
 pub(crate) fn calls(parts: &Parts, live: &MountedToken) -> Vec<CallAnswer> {
     let (chain, token) = (&parts.chain, live.key.token.token);
     let commits = live.volume.charges().into_iter();
@@ -205,8 +204,8 @@ fn charger(parts: &Parts, sender: &Transactor, live: &MountedToken) -> Charger {
     Charger::new(sender.clone(), key.contract, dialect, key.token)
 }
 
-/// One look at `all`. What is on its way is carried on once for all of them, so that the work of a look grows
-/// with what is open and not with its square.
+/// One check of `all`. Drives pending transactions once for all, so that its work is linear in the
+/// open ones.
 async fn look(
     parts: &Parts,
     sender: &Transactor,
@@ -225,7 +224,7 @@ async fn look(
             }
         }
     }
-    // Most are in a block at once: what the chain has shall not count twice.
+    // Most are mined at once: the chain's usage must not count twice.
     if open.iter().any(|(_, turn)| turn.is_under_way())
         && let Err(fault) = sender.carry().await
     {
@@ -238,7 +237,7 @@ async fn look(
     told
 }
 
-/// One token with commits that are to be charged, in one look: nobody else asks for them meanwhile.
+/// One token's charges in a check, exclusively.
 struct Turn {
     _turn: OwnedMutexGuard<()>,
     charger: Charger,
@@ -247,8 +246,8 @@ struct Turn {
 }
 
 impl Turn {
-    /// Asks for what was not asked for yet; `None` where nothing is to be charged. Of one that is not `swept` yet,
-    /// what a crash has left over is forgotten first.
+    /// Requests new charges; `None` if nothing is to be charged. First removes what a crash left,
+    /// unless `swept`.
     async fn begin(
         charger: Charger,
         live: &MountedToken,
@@ -271,15 +270,15 @@ impl Turn {
         }))
     }
 
-    /// Whether another look may find it further.
+    /// Whether another check may find progress.
     fn is_under_way(&self) -> bool {
         self.report.error.is_none() && !self.report.is_mined(&self.commits)
     }
 
-    /// Lets the volume know: what was given up for good, if anything.
+    /// Updates the volume; returns what was abandoned.
     ///
     /// # Errors
-    /// Why it does not come on.
+    /// Why it does not advance.
     async fn end(self, live: &MountedToken) -> Result<Option<String>, String> {
         let words = |fault: ChainError| words(&live.directory, &fault);
         let report = match self.is_under_way() {
@@ -287,7 +286,7 @@ impl Turn {
             false => self.report,
         };
         let (volume, mut done) = (Arc::clone(&live.volume), report.done);
-        // No block has to be waited for.
+        // No block to wait for.
         done.extend(report.lost.iter().map(|sequence| (*sequence, 0)));
         let mined = report.mined;
         let settled =

@@ -1,7 +1,6 @@
-//! What commands do on the chain: list, mint, register, sync, let time pass.
+//! Chain commands: list, mint, register, sync, advance time.
 //!
-//! Invariant: the same code whether the daemon is asked or the command holds the state folder
-//! itself. Called by `handler` and by `cli`.
+//! Invariant: the same code in the daemon and in a command that owns the state folder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use crate::contracts::{self, Parts};
 use crate::control::Request;
 use crate::exit::fail;
 
-/// Answers a request that needs chains and the node alone, by the contract of `all` that it is about.
+/// Answers a request that needs only chains and node, by the contract of `all` that it names.
 ///
 /// # Errors
 /// Those of the operation; a request that needs a mount is refused.
@@ -28,7 +27,7 @@ pub async fn answer_of(all: &[Arc<Parts>], request: &Request) -> anyhow::Result<
     answer(contracts::pick(all, request.subject())?, request).await
 }
 
-/// The same by one contract.
+/// The same for one contract.
 ///
 /// # Errors
 /// As [`answer_of`].

@@ -1,5 +1,3 @@
-//! `pxfs dev`: sends calls, and moves the time of a development chain.
-
 use std::time::Duration;
 
 use alloy::primitives::{B256, Bytes, U256};
@@ -9,7 +7,7 @@ use crate::contracts::token_status;
 use crate::exit::fail;
 use crate::status::AdvanceAnswer;
 
-/// Sends a call to the token contract; the transaction.
+/// Sends a call to the token contract; returns the transaction.
 ///
 /// # Errors
 /// The chain's.
@@ -23,10 +21,10 @@ pub(crate) async fn call(parts: &Parts, data: Bytes, value_wei: U256) -> anyhow:
     Ok(receipt.transaction_hash)
 }
 
-/// Lets chain time pass.
+/// Advances chain time.
 ///
 /// # Errors
-/// The chain is not one whose time can be moved.
+/// The chain is no development chain.
 pub(crate) async fn advance(parts: &Parts, step: Duration) -> anyhow::Result<AdvanceAnswer> {
     if step.as_secs() == 0 {
         fail!(

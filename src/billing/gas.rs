@@ -6,10 +6,10 @@ use crate::chain::ChainError;
 use crate::contracts::Parts;
 use crate::status::CallAnswer;
 
-/// A call of the token contract with what its gas costs, for `command`.
+/// A call to the token contract with its gas cost, for `command`.
 ///
 /// # Errors
-/// The contract would refuse it, or the account cannot pay for it.
+/// The contract would refuse it, or the account cannot pay.
 pub(crate) async fn call_of(
     parts: &Parts,
     command: &str,
@@ -29,11 +29,10 @@ pub(crate) async fn call_of(
     })
 }
 
-/// The same call with who sends it, and what its gas costs, as far as the chain tells (it may not to who
+/// The call with its sender, and its gas cost if the chain tells it (it may not if the account
 /// cannot pay).
 pub(crate) async fn with_gas(parts: &Parts, call: CallAnswer) -> CallAnswer {
     let chain = &parts.chain;
-    // Who acts for another owner upgrades tokens, and mints and registers none.
     let pays = chain.operates().filter(|_| call.name.is_none());
     let call = CallAnswer {
         account: Some(pays.unwrap_or(chain.owner).to_string()),

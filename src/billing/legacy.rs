@@ -1,8 +1,6 @@
-//! What commands do on contracts of `px-v1` and `px-v2`: mint, and renew the time of the last update where that is
-//! the owner's to do.
+//! Commands on `px-v1` and `px-v2`: mint, and renew the last update if the owner may.
 //!
-//! Invariant: nothing here charges a token by itself: that is done where its volume is (`charges`).
-//! Called by `operate` and `sync`.
+//! Invariant: charges are left to the volume's owner (`charges`).
 
 use alloy::primitives::{B256, U256};
 use serde_json::Value;
@@ -25,7 +23,7 @@ use crate::status::{CallAnswer, MintAnswer, SyncAnswer, SyncOffer};
 use crate::tokens::MountedToken;
 use crate::types::TokenId;
 
-/// Answers a request that these contracts want done in another way; `None` for all others.
+/// Answers a request that these contracts need handled differently; `None` for all others.
 ///
 /// # Errors
 /// Those of the operation.
@@ -91,14 +89,13 @@ async fn mint_call(parts: &Parts, package: u64) -> anyhow::Result<CallAnswer> {
     Ok(with_gas(parts, call).await)
 }
 
-/// Reports what is published of a token of a mount and not reported yet; where that is nothing, renews the time of
-/// its last update.
+/// Reports what is published and unreported of a mounted token; if nothing is, renews its last update.
 ///
 /// # Errors
 /// As [`answer`].
 pub(crate) async fn report(parts: &Parts, live: &MountedToken) -> anyhow::Result<SyncAnswer> {
     let token = live.key.token.token;
-    // The daemon sends charges by itself: what somebody agreed to is for what comes on top.
+    // Charges are unattended: the user agreed to what comes on top.
     let sender = parts.chain.account("sync")?.transactor.unasked();
     let charged = charges::have_charged(parts, &sender, live).await;
     match charged.map_err(|fault| refused(parts, token, fault))? {
@@ -110,10 +107,10 @@ pub(crate) async fn report(parts: &Parts, live: &MountedToken) -> anyhow::Result
     }
 }
 
-/// What a sync would send beside the charges, which the daemon sends by itself.
+/// What a sync would send beside the charges, which are automatic.
 ///
 /// # Errors
-/// As [`answer`], and where the contract would refuse it.
+/// As [`answer`], and if the contract would refuse it.
 pub(crate) async fn offer(
     parts: &Parts,
     live: Option<&MountedToken>,
@@ -148,7 +145,7 @@ pub(crate) async fn offer(
     })
 }
 
-/// Charges nothing: the time of the last update is renewed.
+/// Renews the last update without a charge.
 pub(crate) async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     parts.owned(token).await?;
@@ -163,7 +160,7 @@ pub(crate) async fn renew(parts: &Parts, token: TokenId) -> anyhow::Result<SyncA
     reported(parts, token, (mined.transaction, mined.paid)).await
 }
 
-/// Refuses where the contract lets nobody but its own owner report.
+/// Fails if the contract lets only its own owner report.
 ///
 /// # Errors
 /// It does.
@@ -174,7 +171,7 @@ pub(crate) fn refuse_by_issuer(parts: &Parts) -> anyhow::Result<()> {
     }
 }
 
-/// With what to do where it was the contract that refused.
+/// Adds the remedy if the contract refused.
 fn refused(parts: &Parts, token: TokenId, fault: ChainError) -> anyhow::Error {
     let called = parts.chain.called.token(token);
     let hint = hint(&called, &fault);
@@ -185,7 +182,7 @@ fn refused(parts: &Parts, token: TokenId, fault: ChainError) -> anyhow::Error {
     }
 }
 
-/// What the chain has now, by `transaction`, for which so much was paid.
+/// What the chain has after `transaction`, at this cost.
 async fn reported(
     parts: &Parts,
     token: TokenId,

@@ -12,10 +12,10 @@ use crate::contracts::token_status;
 use crate::exit::Failure;
 use crate::status::{LeftOut, PackageAnswer, TokenStatus, TokensAnswer};
 
-/// How long a list of tokens waits for one contract, whose logs may have to be searched.
+/// A contract's limit for listing tokens, which may need a log search.
 const LIST: Duration = Duration::from_secs(60);
 
-/// What can be minted now.
+/// Packages on sale.
 ///
 /// # Errors
 /// The chain's.
@@ -35,11 +35,10 @@ pub(crate) async fn packages(parts: &Parts) -> anyhow::Result<Vec<PackageAnswer>
         .collect())
 }
 
-/// The owned tokens of all contracts. A chain that does not answer, which is asked beside the others, keeps
-/// no other's from being listed.
+/// The owned tokens of all contracts, queried concurrently; a chain that does not answer affects no other.
 ///
 /// # Errors
-/// The first one's, where no chain answers.
+/// The first one's, if no chain answers.
 pub(crate) async fn list(all: &[Arc<Parts>]) -> anyhow::Result<TokensAnswer> {
     let looks = all.iter().map(|parts| async {
         let late = || {
@@ -78,7 +77,7 @@ pub(crate) async fn list(all: &[Arc<Parts>]) -> anyhow::Result<TokensAnswer> {
     }
 }
 
-/// The owned tokens as the chain knows them.
+/// The owned tokens by the chain.
 ///
 /// # Errors
 /// The chain's.

@@ -1,5 +1,5 @@
-//! Mints tokens, and registers those that were minted elsewhere: each gets a name key of this wallet, and its first
-//! document.
+//! Mints tokens, and registers those minted elsewhere: each gets a name key of this wallet, and its
+//! first document.
 
 use alloy::primitives::U256;
 
@@ -12,7 +12,7 @@ use crate::names::key::NameKey;
 use crate::status::{CallAnswer, MintAnswer};
 use crate::types::TokenId;
 
-/// The transaction that [`mint`] would send.
+/// The transaction of [`mint`].
 ///
 /// # Errors
 /// Unknown package; the chain's.
@@ -44,7 +44,7 @@ pub(crate) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
     let chain = &parts.chain;
     let account = chain.account("mint")?;
     refuse_to_mint(chain)?;
-    // The nonce can be taken between the two calls, by the same wallet elsewhere.
+    // The same wallet elsewhere may take the nonce meanwhile.
     for attempt in 0.. {
         let nonce = account.transactor.next_nonce().await?;
         let key = fresh_key(parts, "mint", nonce).await?;
@@ -73,7 +73,7 @@ pub(crate) async fn mint(parts: &Parts, package: u64) -> anyhow::Result<MintAnsw
     fail!(Transaction, "mint: the account is busy: try again")
 }
 
-/// Who acts for another owner would get the token itself.
+/// An operator would get the token itself.
 pub(crate) fn refuse_to_mint(chain: &ChainParts) -> anyhow::Result<()> {
     match chain.operates() {
         None => Ok(()),
@@ -85,7 +85,7 @@ pub(crate) fn refuse_to_mint(chain: &ChainParts) -> anyhow::Result<()> {
     }
 }
 
-/// The transaction that [`register`] would send.
+/// The transaction of [`register`].
 ///
 /// # Errors
 /// The chain's.
@@ -144,8 +144,8 @@ pub(crate) async fn register(parts: &Parts, token: TokenId) -> anyhow::Result<Mi
     fail!(Transaction, "register: the account is busy: try again")
 }
 
-/// Another name key begins another epoch, and an empty volume with it: what the token holds now
-/// is not taken along. A key that this wallet has is not lost, so that must be meant.
+/// A new name key starts a new epoch with an empty volume, without the token's present files. If
+/// this wallet has the present key, that must be intended.
 pub(crate) async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Result<()> {
     if let Some(name) = &info.name
         && parts.find_key(name).await?.is_some()
@@ -160,7 +160,7 @@ pub(crate) async fn refuse_live(parts: &Parts, info: &TokenInfo) -> anyhow::Resu
     Ok(())
 }
 
-/// The name key of a transaction that is sent elsewhere, and its nonce where the key belongs to one.
+/// The name key of a transaction sent elsewhere, and the nonce it belongs to, if any.
 async fn printed_key(parts: &Parts, what: &str) -> anyhow::Result<(NameKey, Option<u64>)> {
     let nonce = match &parts.chain.account {
         Some(account) if parts.chain.names.are_derived() => {
@@ -172,7 +172,7 @@ async fn printed_key(parts: &Parts, what: &str) -> anyhow::Result<(NameKey, Opti
     Ok((key, nonce))
 }
 
-/// The name key for what is sent with this nonce.
+/// The name key for a transaction with this nonce.
 async fn fresh_key(parts: &Parts, what: &str, nonce: u64) -> anyhow::Result<NameKey> {
     let chain = &parts.chain;
     let taken: Vec<String> = match chain.names.are_derived() {
@@ -196,7 +196,7 @@ async fn fresh_key(parts: &Parts, what: &str, nonce: u64) -> anyhow::Result<Name
     }
 }
 
-/// The key that was sent: an earlier run may have sent it at another nonce, with a key of its own.
+/// The key in use: an earlier run may have sent another nonce's.
 async fn sent_key(parts: &Parts, key: NameKey, nonce: u64) -> anyhow::Result<NameKey> {
     match parts.chain.names.are_derived() {
         true => fresh_key(parts, "name", nonce).await,
@@ -210,8 +210,8 @@ async fn moved_on(account: &Account, nonce: u64) -> bool {
     next.is_ok_and(|next| next != nonce)
 }
 
-/// The transaction is mined: that the node does not answer now is no reason to say that it failed.
-/// Every later start, and `sync`, tries again.
+/// Succeeds even if the node does not answer, because the transaction is mined. Later starts, and
+/// `sync`, retry.
 async fn first_document(parts: &Parts, token: TokenId, key: &NameKey) {
     let published = async {
         let info = parts.chain.ledger.token(token).await?;

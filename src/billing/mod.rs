@@ -1,7 +1,7 @@
-//! What costs something on the chain: minting, packages, syncs, and the charges of commits.
+//! Costs on chain: minting, packages, syncs, and charges.
 //!
-//! [`answer_of`] does what a command asks for. Beside the mount, `charges` has each commit charged on contracts that charge
-//! commits, `anchors` keeps the newest root on chain, and `auto_sync` syncs tokens before their deadlines.
+//! [`answer_of`] serves commands. Beside the mount, `charges` charges commits, `anchors` stores the
+//! newest root on chain, and `auto_sync` syncs tokens before their deadlines.
 
 mod anchors;
 mod answer;

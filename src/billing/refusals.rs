@@ -1,11 +1,11 @@
-//! What to do if a contract refuses a charge or an update.
+//! Remedies for a contract's refusal of a charge or update.
 
 use crate::chain::ChainError;
 
 /// `OwnableUnauthorizedAccount(address)`.
 const UNAUTHORIZED: &str = "0x118cdaa7";
 
-/// What to do about a refusal of the contract; what was not sent says that itself.
+/// The remedy for a contract's refusal; what was not sent says that itself.
 pub(crate) fn hint(called: &str, fault: &ChainError) -> Option<String> {
     let ChainError::Reverted(why) = fault else {
         return None;
@@ -46,7 +46,7 @@ mod tests {
             "reverted without a reason",
         ] {
             assert!(!sells(why) && told(why).is_some(), "{why}");
-            // An update of nothing opens what is locked: no lock refuses one.
+            // An empty update unlocks: no lock refuses it.
             assert!(
                 told(why).is_some_and(|hint| !hint.contains("unlock")),
                 "{why}"

@@ -1,9 +1,8 @@
-//! `pxfs sync`: has the oracle take a token's usage to the chain, once that is sure to come to something.
+//! `pxfs sync`: has the oracle report a token's usage on chain, if that can succeed.
 //!
-//! Invariant: nothing is sent, and nothing spent, unless what the oracle would read is valid and the
-//! newest there is; a request that is open already is waited for instead of being paid again; for a
-//! token of a mount every failure stands in `status` until a sync has landed. Called by `operate`, by
-//! the desk and by `renewal`.
+//! Invariant: it sends and spends nothing unless the oracle would read the newest valid document;
+//! it waits for an open request instead of paying again; for a mounted token `status` shows each
+//! failure until a sync lands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,30 +28,30 @@ use crate::tokens::MountedToken;
 use crate::tokens::Tokens;
 use crate::types::TokenId;
 
-/// How long a sync may take to land: the contract lets a request be renewed after 5 minutes.
+/// How long a sync may take: the contract renews a request after 5 minutes.
 const LIMIT: Duration = Duration::from_secs(token_status::REQUEST_TIMEOUT_S);
-/// On the embedded chain the oracle is in this process.
+/// An embedded chain's oracle is in this process.
 const EMBEDDED_LIMIT: Duration = Duration::from_secs(60);
-/// A drive that is written to all the time is always ahead of gateways, which keep what they have read
-/// for minutes. So a sync unasked, which is there for the deadline, takes what is no older than this.
+/// Gateways cache for minutes, so they always lag behind a busy drive. An automatic sync, which is
+/// for the deadline, accepts documents up to this age.
 const RECENT_S: u64 = 900;
 
-/// Who wants a sync.
+/// Who requests a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// A user, who wants what is stored now to count.
+    /// A user: what is stored now must count.
     User,
-    /// `--auto-sync`, which wants the deadline to be kept.
+    /// `--auto-sync`: the deadline must be kept.
     Itself,
 }
 
-/// A sync that is on its way, and what is said of it.
+/// A pending sync, and its message.
 pub(crate) struct Asked {
     pub(crate) answer: SyncAnswer,
     request: SyncRequest,
 }
 
-/// The same for a token of a mount: what comes of it is seen in `status`.
+/// The same for a mounted token; `status` shows the outcome.
 ///
 /// # Errors
 /// As [`sync`].
@@ -63,7 +62,7 @@ pub(crate) async fn of_mount(
     by: By,
     wait: bool,
 ) -> anyhow::Result<Value> {
-    // That it cannot be asked for says nothing of the token.
+    // A missing account is not the token's failure.
     parts.chain.account("sync")?;
     legacy::refuse_by_issuer(parts)?;
     let parts = &match is_agreed(parts) {
@@ -110,17 +109,18 @@ async fn of_live(
     Ok(answer)
 }
 
-/// Whether somebody has seen what it costs. Else fee and gas have a bound together: the contract's owner may set any fee.
+/// Whether a user saw the cost. If not, fee and gas share a limit, because the contract's owner may
+/// set any fee.
 fn is_agreed(parts: &Parts) -> bool {
     let account = parts.chain.account.as_ref();
     account.is_some_and(|account| account.transactor.is_agreed())
 }
 
-/// Has the oracle sync a token; its first document is published before, where it is missing.
+/// Syncs a token through the oracle, after publishing a missing first document.
 ///
 /// # Errors
-/// No such token, not ours, no name key; the oracle would not find the newest; the chain's or the
-/// oracle's.
+/// No such token, not ours, no name key; the oracle would not find the newest document; the chain's or
+/// the oracle's.
 pub(crate) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::Result<SyncAnswer> {
     let unasked;
     let parts = match is_agreed(parts) {
@@ -137,7 +137,7 @@ pub(crate) async fn sync(parts: &Parts, token: TokenId, wait: bool) -> anyhow::R
     }
 }
 
-/// What a sync of `token`, of a mount or not, would send now.
+/// What a sync of `token`, mounted or not, would send now.
 ///
 /// # Errors
 /// As [`sync`]; nothing is sent.
@@ -185,7 +185,7 @@ pub(crate) async fn offer(
     })
 }
 
-/// Asks, unless the oracle would not find what is `published`, or something newer.
+/// Requests it, unless the oracle would not find `published`, or something newer.
 async fn ask(
     parts: &Parts,
     token: TokenId,
@@ -206,7 +206,7 @@ async fn ask(
     Ok(Asked::new(request, chain.chain_id))
 }
 
-/// All that comes before a request is paid for; one that is open already, and still waited for, is paid for no more.
+/// Everything before paying; an open request that is still awaited is not paid again.
 async fn prepare(
     parts: &Parts,
     token: TokenId,
@@ -259,7 +259,7 @@ impl Asked {
     }
 }
 
-/// Waits until it has landed.
+/// Waits until it lands.
 async fn land(parts: &Parts, asked: Asked) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     let limit = match chain.embedded {
@@ -278,7 +278,7 @@ async fn land(parts: &Parts, asked: Asked) -> anyhow::Result<SyncAnswer> {
     })
 }
 
-/// Refuses where the oracle, if it reads where we do, would not find the newest document.
+/// Fails if an oracle reading where we do would not find the newest document.
 async fn foresee(
     parts: &Parts,
     info: &TokenInfo,
@@ -290,7 +290,7 @@ async fn foresee(
     let own = Reader {
         sources: vec![parts.own_documents()],
     };
-    // Whoever configured them here stands for them.
+    // Whoever configured them here vouches for them.
     let gateways = match parts.config.operate {
         // The oracle is here, and reads the node.
         true => Vec::new(),
@@ -325,7 +325,7 @@ async fn foresee(
     }
 }
 
-/// Why what the oracle would find is not to be paid for, and what to do.
+/// Why the oracle's document is not worth paying for, and the remedy.
 fn unfit(
     info: &TokenInfo,
     newest: Option<u64>,
@@ -418,7 +418,7 @@ pub(crate) mod tests {
         assert_eq!(why(None, None, 0), None);
         assert_eq!(why(Some(5), Some(6), 6), None);
         assert_eq!(why(Some(5), Some(5), 5), None);
-        // The gateway is ahead of what we know: another machine went on.
+        // The gateway is ahead: another machine published.
         assert_eq!(why(Some(5), Some(6), 7), None);
         for (chain, newest, sequence) in [
             (Some(5), None, 4),

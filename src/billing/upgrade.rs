@@ -1,6 +1,6 @@
-//! What a token can be given more of: a larger package, upload units. And what anything costs.
+//! Buys larger packages and upload units; and the cost of anything.
 //!
-//! Invariant: what would have no effect is refused before anything is signed. Called by `operate`.
+//! Invariant: a purchase without effect is refused before signing.
 
 use alloy::primitives::{Bytes, U256};
 use serde_json::Value;
@@ -18,13 +18,13 @@ use crate::types::TokenId;
 
 /// What is bought.
 struct Purchase {
-    /// Says what it is, whatever its bytes.
+    /// Identifies it, whatever its bytes.
     tag: String,
     data: Bytes,
     price: U256,
 }
 
-/// Answers a request of this kind; `None` for all others.
+/// Answers such a request; `None` for all others.
 ///
 /// # Errors
 /// Those of the operation.

@@ -1,7 +1,7 @@
-//! What a check has found, where a drive shows the volume: its `status` tells it from then on.
+//! Records a check's findings in a mounted drive, whose `status` shows them.
 //!
-//! Invariant: a loss is noted for what needs the block, and forgotten where the check has found all of it.
-//! Called by the check.
+//! Invariant: a loss is noted for what needs the block, and forgotten once the check has found all
+//! of it.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::fetch::source::blocking;
 use crate::fs::{LostBlock, Volume};
 
 impl Check<'_> {
-    /// A drive tells from now on what is lost, and what is not any more.
+    /// The drive reports new losses, and no longer the repaired ones.
     pub(super) async fn settle(&mut self) -> anyhow::Result<()> {
         let Some(volume) = self.shown().cloned() else {
             return Ok(());
@@ -35,7 +35,7 @@ impl Check<'_> {
         .await?
     }
 
-    /// The volume, where a drive shows it.
+    /// The volume, if a drive shows it.
     fn shown(&self) -> Option<&Arc<Volume>> {
         let volume = self.volume.as_ref()?;
         let shown = self.ground.shown_volume(&volume.key());
@@ -44,8 +44,8 @@ impl Check<'_> {
             .then_some(volume)
     }
 
-    /// Notes a loss where a drive tells of it. The directories that lead there are loaded first: one of them may say
-    /// that it is damaged.
+    /// Notes a loss in the drive. First loads the directories above, one of which may report its
+    /// own damage.
     pub(super) async fn note_lost(&self, missing: &Missing) {
         let (Some(volume), Some(ino), Some((of, _))) =
             (self.shown(), missing.what.ino, missing.what.of)

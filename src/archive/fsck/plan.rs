@@ -1,7 +1,6 @@
-//! What a check has still to look at, and what for.
+//! What a check still has to do.
 //!
-//! Invariant: where a block is lost, what waits for it stands with it, and goes on from there once it is found.
-//! Called by the check.
+//! Invariant: work that waits for a lost block is stored with it, and resumes once it is found.
 
 use std::sync::Arc;
 
@@ -14,15 +13,15 @@ use crate::pack::file;
 use crate::pack::tree::TreeKind;
 use crate::types::Ino;
 
-/// What a block is needed for: where it may be had, and how it is told.
+/// What needs a block: where to find it, and how to report it.
 #[derive(Clone)]
 pub(super) struct Use {
     /// Below the token's directory.
     pub(super) path: Arc<[u8]>,
-    /// Whose content or tree it is, and the directories that lead there, from the root.
+    /// The inode of the content or tree, after the directories above it, from the root.
     pub(super) ino: Option<Ino>,
     pub(super) above: Arc<[Ino]>,
-    /// The content, or the tree, and the length of the content.
+    /// The content or tree, and a content's length.
     pub(super) of: Option<(Cid, Option<u64>)>,
     pub(super) chunk: Option<u64>,
     pub(super) data: Option<Bytes>,
@@ -47,7 +46,7 @@ impl Use {
         }
     }
 
-    /// For what stands in this directory under the name of `entry`.
+    /// For `entry` in this directory.
     pub(super) fn below(&self, kind: TreeKind, entry: &Entry) -> Self {
         let number = entry.ino.0.to_string();
         let name = match kind {
@@ -66,7 +65,7 @@ impl Use {
         }
     }
 
-    /// For the pages of the directory that this is about.
+    /// For this directory's own pages.
     pub(super) fn in_directory(&self, ino: Ino, tree: &TreeRef) -> Self {
         Self {
             ino: Some(ino),
@@ -85,14 +84,14 @@ impl Use {
     }
 }
 
-/// What is still to be looked at.
+/// Pending work.
 pub(super) enum Work {
     Tree(Tree),
     /// A part of a content.
     Part(Use, file::Place),
 }
 
-/// Entries of a tree behind a key.
+/// Entries after a key.
 pub(super) struct Tree {
     pub(super) what: Use,
     pub(super) kind: TreeKind,
@@ -122,11 +121,11 @@ impl Tree {
     }
 }
 
-/// A block that the node has not got, nor this machine.
+/// A block that neither node nor machine has.
 pub(super) struct Missing {
     pub(super) cid: Cid,
     pub(super) what: Use,
     pub(super) reason: String,
-    /// What cannot go on without it.
+    /// The work that waits for it.
     pub(super) work: Option<Work>,
 }

@@ -1,8 +1,8 @@
-//! What neither the node nor this machine has: looked for on the other nodes where it is to be put again, and in the
-//! node's network.
+//! Searches what neither node nor machine has: on other nodes for a repair, and in the node's
+//! network.
 //!
-//! Invariant: it ends soon, however much is lost: all are looked for side by side, and no more once [`IN_VAIN`] in a row have
-//! found nothing, or nobody says anything. Called by the check, when all else is done.
+//! Invariant: it ends soon, however much is lost: searches are concurrent, and stop once
+//! [`IN_VAIN`] in a row have failed, or nobody answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,17 +18,17 @@ use crate::control::Amount;
 use crate::store::BlockStoreExt;
 use crate::store::StoreError;
 
-/// How long one of the two may take.
+/// The limit of each of the two.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-/// Looks in a row without success, after which there are no more.
+/// Consecutive failures after which searching stops.
 const IN_VAIN: usize = 8;
 
-/// Looks that may be given up.
+/// Searches that can be given up.
 #[derive(Default)]
 struct Looks(AtomicUsize);
 
 impl Looks {
-    /// What comes of `look`; `None` where it was not begun any more, or takes too long. `is_vain` says whether it was in vain.
+    /// The result of `look`; `None` if it was not started, or timed out. `is_vain` judges it.
     async fn one<T>(
         &self,
         look: impl Future<Output = T>,
@@ -46,18 +46,18 @@ impl Looks {
     }
 }
 
-/// What has come of one.
+/// The result of a search.
 enum Found {
-    /// Somebody else has it.
+    /// Another node has it.
     Elsewhere(Bytes),
     /// The node has it now.
     There(Bytes),
-    /// Nobody; and why that is not sure.
+    /// Nobody; and why that is uncertain.
     Nowhere(Option<String>),
 }
 
 impl Check<'_> {
-    /// Looks for what is missing by now; what waits for it goes on, and the rest is told as damaged.
+    /// Searches the missing blocks; waiting work resumes, and the rest is reported as damaged.
     pub(super) async fn search(&mut self) -> anyhow::Result<()> {
         let lost = std::mem::take(&mut self.lost);
         let (others, network) = (Looks::default(), Looks::default());

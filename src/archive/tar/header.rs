@@ -1,42 +1,42 @@
-//! Headers of a tar archive (POSIX.1-2001, "pax"): what stands before each member.
+//! Tar headers (POSIX.1-2001, "pax").
 //!
-//! Invariant: every value is exact. What the fields of the header of 1988 cannot hold stands in a record of the
-//! extended header before it; what is sparse is written as GNU tar does, version 1.0. Pure. Called by `tar`.
+//! Invariant: every value is exact. What the 1988 header cannot hold is in an extended header
+//! before it; sparse files follow GNU tar's version 1.0. Pure.
 
 use bytes::Bytes;
 
 use crate::pack::entry::Attr;
 
-/// Everything in an archive is a whole number of these.
+/// Archives consist of whole blocks.
 pub(super) const BLOCK: usize = 512;
 
-/// The greatest number in a field of 8 and of 12 bytes.
+/// The greatest numbers in fields of 8 and 12 bytes.
 const MOST_7: u64 = 0o7_777_777;
 const MOST_11: u64 = 0o77_777_777_777;
 
 /// What a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Type {
-    /// So many bytes follow.
+    /// With this many bytes.
     File(u64),
-    /// A file of this length of which some is holes: so many bytes follow, those of [`map`] among them.
+    /// A sparse file of this length; the stored bytes include those of [`map`].
     Sparse {
         size: u64,
         stored: u64,
     },
-    /// Another name of the member that has this path.
+    /// A hard link to this path.
     Link(Vec<u8>),
     /// Its target.
     Symlink(Bytes),
-    /// Its number, as Linux has it.
+    /// Linux's device number.
     CharDevice(u32),
-    /// Its number, as Linux has it.
+    /// Linux's device number.
     BlockDevice(u32),
     Directory,
     Fifo,
 }
 
-/// The header of the member `path`: the extended one, where it is needed, and its own.
+/// The headers of the member `path`: extended if needed, then its own.
 pub(super) fn header(path: &[u8], kind: &Type, attr: &Attr) -> Vec<u8> {
     let mut records = Records::default();
     let (flag, size, target, device) = match kind {
@@ -101,7 +101,7 @@ pub(super) fn header(path: &[u8], kind: &Type, attr: &Attr) -> Vec<u8> {
     out
 }
 
-/// The list of the parts (offset, length) of a sparse file that are stored, which stands before their bytes.
+/// The map of a sparse file's stored parts (offset, length), which precedes their bytes.
 pub(super) fn map(parts: &[(u64, u64)]) -> Vec<u8> {
     let mut text = format!("{}\n", parts.len());
     for (offset, len) in parts {
@@ -113,7 +113,7 @@ pub(super) fn map(parts: &[(u64, u64)]) -> Vec<u8> {
     map
 }
 
-/// Fills up after `len` bytes.
+/// Pads after `len` bytes.
 pub(super) fn pad(out: &mut Vec<u8>, len: usize) {
     let more = len.next_multiple_of(BLOCK) - len;
     out.resize(out.len() + more, 0);
@@ -130,7 +130,7 @@ fn seconds(ns: i64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Records of an extended header.
+/// Extended header records.
 #[derive(Default)]
 struct Records(Vec<u8>);
 
@@ -161,7 +161,7 @@ impl Records {
         }
     }
 
-    /// A number, as the field takes it.
+    /// The number for the field.
     fn number(&mut self, key: &str, value: u64, most: u64) -> u64 {
         if value <= most {
             return value;

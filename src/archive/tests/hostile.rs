@@ -1,4 +1,4 @@
-//! A volume of few blocks that is long, or contradicts itself: who goes through it comes to an end.
+//! A volume of few blocks that is long or contradictory must not trap its reader.
 
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use crate::run::tests::World;
 use crate::store::retry::Policy;
 use crate::types::{Ino, TokenId};
 
-/// Far beyond what anything here may take.
 const BOUND: Duration = Duration::from_secs(60);
 
 /// A drive with the file `f` in its one token; its inode.
@@ -48,7 +47,8 @@ async fn fsck_of_an_exabyte_sparse_file_reads_only_its_few_blocks() {
     world.end().await;
 }
 
-/// Else a directory of such names, in which no inode stands, can be in the volume any number of times.
+/// Otherwise a directory of such names, in which no inode is stored, could be in the volume any
+/// number of times.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_refuses_a_file_named_more_often_than_recorded() {
     let (world, token, file) = drive().await;

@@ -1,4 +1,4 @@
-//! `fsck` on a node that has lost blocks, and looks through its network for what it has not got.
+//! `fsck` on a node that has lost blocks and searches its network.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,10 +24,10 @@ use crate::store::retry::Policy;
 use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::{Ino, TokenId};
 
-/// How long it looks through its network.
+/// Its search timeout.
 const SEARCH: Duration = Duration::from_millis(50);
 
-/// The embedded node, which loses blocks behind its pins. All that it has lost is in its network, or nothing.
+/// The embedded node, losing blocks behind its pins. Its network has all losses, or none.
 struct Lossy {
     inner: Arc<dyn BlockStore>,
     lost: Mutex<HashSet<Cid>>,
@@ -86,7 +86,7 @@ impl Hook for Lossy {
     }
 }
 
-/// What a machine has written and published: so many files in each of so many directories.
+/// A machine has published so many files in each of so many directories.
 const DIRECTORIES: usize = 10;
 const FILES: usize = 4;
 
@@ -94,7 +94,6 @@ fn content(dir: usize, file: usize) -> Vec<u8> {
     format!("{dir} {file}").into_bytes()
 }
 
-/// A file of several chunks, none of which is like another.
 fn large() -> Vec<u8> {
     (0..5_u8).flat_map(|chunk| vec![chunk; 700_000]).collect()
 }
@@ -104,7 +103,7 @@ fn leaves() -> impl Iterator<Item = Cid> {
     all.map(|(dir, file)| leaf_cid(&content(dir, file)))
 }
 
-/// A machine that has only read that, all of it where it `reads`, with nothing in its cache, on such a node.
+/// A machine that only reads, all of it if `reads`, with an empty cache, on such a node.
 async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
     let world = World::new().await;
     let token = billing::mint(&world.parts, 0).await.unwrap().token;
@@ -158,7 +157,7 @@ async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
     })
     .await;
     world.look(token).await;
-    // It has taken over, which makes a commit of its own.
+    // A take-over makes its own commit.
     world.flush().await;
     world.show();
     if reads {
@@ -183,7 +182,7 @@ async fn reader(reads: bool, is_found: bool) -> (World, Arc<Lossy>, TokenId) {
     (world, node.unwrap(), token)
 }
 
-/// Makes a call of the drive, fetching what it wants first.
+/// Calls the drive, fetching what it wants.
 async fn call<T>(world: &World, call: impl Fn(&Drive) -> Result<T, FsError>) -> Result<T, FsError> {
     loop {
         match call(&world.ground.drive) {
@@ -239,7 +238,7 @@ async fn a_repair_makes_the_directories_again_where_they_were_only_read() {
     world.end().await;
 }
 
-/// Of what was read a while ago the cache has let go.
+/// The cache has evicted what was read long ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repair_rebuilds_lost_nodes_of_files_that_were_only_read() {
     let (world, node, token) = reader(true, false).await;
@@ -258,7 +257,7 @@ async fn a_repair_rebuilds_lost_nodes_of_files_that_were_only_read() {
     };
     let lost = [content.cid, view.table().unwrap().unwrap().root.cid];
     drop(view);
-    // Chunks come onto the disk after they were read.
+    // Chunks reach the disk after they were read.
     let size = large().len() as u64;
     let is_here = |chunk| cache.presence(&content.cid, size, chunk) != Presence::Absent;
     let all = async {

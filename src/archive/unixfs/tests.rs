@@ -1,4 +1,4 @@
-//! Trees that somebody made to fill a disk or a memory.
+//! Trees made to fill a disk or memory.
 
 use prost::Message;
 
@@ -8,7 +8,7 @@ use crate::store::Block;
 use crate::store::BlockStoreExt;
 use crate::store::memory::MemoryStore;
 
-/// The messages as other programs know them.
+/// The messages as other programs define them.
 #[derive(Clone, PartialEq, Message)]
 struct Node {
     #[prost(bytes = "vec", optional, tag = "1")]
@@ -37,7 +37,7 @@ struct Unixfs {
 
 const FILE: i32 = 2;
 
-/// A node over `links`, which says that they are so long, as other programs write it.
+/// A node over `links` of these declared lengths, as other programs write it.
 fn node(links: &[(Cid, u64)]) -> Block {
     let unixfs = Unixfs {
         kind: FILE,
@@ -71,7 +71,7 @@ fn leaf(bytes: &'static [u8]) -> Block {
     }
 }
 
-/// What `get` writes of the last of `blocks`, and the error that it ends with.
+/// What `get` writes of the last block, and its error.
 async fn got(blocks: &[Block]) -> anyhow::Result<Vec<u8>> {
     let store = MemoryStore::new();
     store.put_many(blocks).await.unwrap();
