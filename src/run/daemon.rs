@@ -1,7 +1,6 @@
-//! The process that holds a mount: puts the parts together, serves until it is told to end.
+//! The process that holds a mount: builds the parts, and serves until told to end.
 //!
-//! Invariant: whatever ends it, everything acknowledged is durable in the state folder before the
-//! process ends by itself. Called by `cli`.
+//! Invariant: however it ends itself, everything acknowledged is durable in the state folder first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -37,7 +36,7 @@ use crate::run::shutdown;
 use crate::signals::{Signal, Signals};
 use crate::tokens::MountedContracts;
 
-/// How long the first look at chain and node may hold up the mount. A token that takes longer comes later.
+/// How long the first check of chain and node may delay the mount. Slower tokens appear later.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// How long the answer to `pxfs umount` may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(shutdown::CHARGE_LIMIT.as_secs() + 10);
@@ -45,7 +44,7 @@ const LAST_WORD: Duration = Duration::from_secs(shutdown::CHARGE_LIMIT.as_secs()
 /// How a daemon mounts.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// Where: checked, canonical.
+    /// Checked, canonical.
     pub mountpoint: PathBuf,
     /// The words of `-o`.
     pub options: mount::Options,
@@ -53,13 +52,13 @@ pub struct Place {
     pub runtime_dir: PathBuf,
 }
 
-/// A mount that serves.
+/// A serving mount.
 pub struct Daemon {
     session: Arc<Session>,
     tasks: Vec<JoinHandle<()>>,
     signals: Signals,
     registration: Option<Registration>,
-    /// The lock goes last.
+    /// Dropped last.
     _state_dir: Arc<StateDir>,
 }
 
@@ -67,7 +66,7 @@ impl Daemon {
     /// Mounts, and answers.
     ///
     /// # Errors
-    /// One line each, with its exit code; nothing is left mounted.
+    /// One line each, with its exit code; nothing stays mounted.
     pub async fn start(
         place: Place,
         state_dir: StateDir,
@@ -76,7 +75,7 @@ impl Daemon {
         let Some(first) = parts.first().cloned() else {
             return Err(Failure::new(Exit::Usage, "no token contract: give --contract 0x…").into());
         };
-        // Before anything is mounted: a signal that comes meanwhile must not kill the process.
+        // Before mounting: a signal meanwhile must not kill the process.
         let signals = Signals::new()?;
         allow_many_files();
         let state_dir = Arc::new(state_dir);
@@ -148,7 +147,7 @@ impl Daemon {
             .map(|(client, bytes)| (client.clone(), bytes))
             .collect();
         self.tasks.push(tokio::spawn(node::look_over(nodes)));
-        // Who only watches does not know what of a node's blocks is on its way to a pin.
+        // Who only watches does not know which blocks of a node await a pin.
         if let Some(store) = session.parts.node.embedded.clone()
             && session.parts.chain.account.is_some()
         {
@@ -165,8 +164,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Serves until a signal, `pxfs umount`, or somebody else's `umount` ends it. `tell` hears how
-    /// far the last flush is; `reload` is called on HUP.
+    /// Serves until a signal, `pxfs umount` or umount(8) ends it. `tell` hears the last flush's progress;
+    /// `reload` is called on HUP.
     ///
     /// # Errors
     /// Not everything is published; the mount broke.
@@ -194,7 +193,7 @@ impl Daemon {
         let session = Arc::clone(&self.session);
         let (flushed, at_once) = tokio::select! {
             flushed = shutdown::flush(&session, tell) => (flushed, false),
-            // The second one: leave at once. The journal keeps what is pending.
+            // The second signal: leave at once. The journal has what is pending.
             () = self.signals.end() => (shutdown::left_behind(&session).map_or(Ok(()), Err), true),
         };
         self.detach().await;
@@ -220,14 +219,14 @@ impl Daemon {
             let line = format!("the mount on {} broke: {why}", session.mountpoint.display());
             return Err(Failure::new(Exit::Failure, line).into());
         }
-        // Somebody called umount(8).
+        // umount(8).
         let published = shutdown::publish(session, None, tell).await;
         self.charge(tell).await;
         published?;
         Ok(Exit::Ok)
     }
 
-    /// What was published last is charged, unless a further signal comes.
+    /// Charges the last commits, unless another signal comes.
     async fn charge(&mut self, tell: Report<'_>) {
         let session = Arc::clone(&self.session);
         tokio::select! {
@@ -236,7 +235,7 @@ impl Daemon {
         }
     }
 
-    /// Unmounts; what is in use is taken out of sight.
+    /// Unmounts, lazily if in use.
     async fn detach(&self) {
         let mounted = Arc::clone(&self.session.mounted);
         let mut left =
@@ -266,7 +265,7 @@ impl Daemon {
     }
 }
 
-/// What goes on beside the mount for each contract, and for each chain.
+/// What runs for each contract and chain.
 async fn of_contracts(all: &MountedContracts) -> anyhow::Result<Vec<BoxFuture<'static, ()>>> {
     let mut tasks: Vec<BoxFuture<'static, ()>> = Vec::new();
     let mut carried = BTreeSet::new();
@@ -335,7 +334,7 @@ async fn report(session: &Arc<Session>) {
     }
 }
 
-/// The mount's view of the fetcher.
+/// Adapts the fetcher to the mount.
 struct Bringer(Arc<Fetcher>);
 
 impl mount::Fetcher for Bringer {
@@ -344,7 +343,7 @@ impl mount::Fetcher for Bringer {
     }
 }
 
-/// Takes as many open files as this process may have: every file that is being written has one.
+/// Raises the limit of open files, because each file being written has one.
 fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

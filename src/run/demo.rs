@@ -1,7 +1,7 @@
-//! A state folder with everything inside: wallet, chain with the contracts, node, a first token.
+//! A self-contained state folder: wallet, chain with contracts, node, a first token.
 //!
-//! Invariant: each step is taken only where it was not taken before, so that a demo that was killed
-//! at any moment goes on where it stopped, and a second run finds everything. Called by `cli`.
+//! Invariant: each step runs only if not done before, so a killed demo resumes, and a second run
+//! finds everything.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::exit::fail;
 use crate::status::MintAnswer;
 use crate::types::TokenId;
 
-/// What the accounts of a demo have: a thousand coins.
+/// A thousand coins for each account of a demo.
 const FUNDS_WEI: u128 = 1_000 * 1_000_000_000_000_000_000;
 
-/// The places of a demo in its state folder.
+/// A demo's paths in its state folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The embedded chain.
@@ -36,7 +36,7 @@ pub struct Layout {
     pub node: PathBuf,
     /// The wallet.
     pub wallet: PathBuf,
-    /// The configuration that other commands find.
+    /// The configuration file for other commands.
     pub config: PathBuf,
 }
 
@@ -52,20 +52,20 @@ impl Layout {
         }
     }
 
-    /// The chain, as `--rpc-url` takes it.
+    /// For `--rpc-url`.
     #[must_use]
     pub fn rpc_url(&self) -> RpcUrl {
         RpcUrl::Embedded(self.chain.clone())
     }
 
-    /// The node, as `--node` takes it.
+    /// For `--node`.
     #[must_use]
     pub fn node_url(&self) -> NodeUrl {
         NodeUrl::Embedded(self.node.clone())
     }
 }
 
-/// Makes wallet, chain and contracts where they are missing.
+/// Creates what is missing of wallet, chain and contracts.
 ///
 /// # Errors
 /// The disk refuses, or what is there is damaged.
@@ -76,11 +76,11 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
     let wallet = wallet.to_owned();
     let files = layout.clone();
     let wallet = tokio::task::spawn_blocking(move || open_or_create(&wallet)).await??;
-    // Before the chain, whose coins are this wallet's alone.
+    // Before the chain, because only this wallet has its coins.
     state_dir.claim(wallet.address())?;
     let (wallet, operator, handle) = tokio::task::spawn_blocking(move || {
         crate::control::private_folder(&files.chain)?;
-        // Before the chain: it is funded in the genesis.
+        // Before the chain, because the genesis funds it.
         let operator = open_or_create(&contracts::operator_file(&files.chain))?;
         let handle = match embedded::Handle::exists(&files.chain) {
             true => embedded::Handle::open(&files.chain, clock)?,
@@ -105,7 +105,7 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
         let text = serde_json::to_vec_pretty(&Deployed::of(&deployed))?;
         write(&Deployed::file(&layout.chain), &text)?;
     }
-    // The folder is opened again with the rest of the parts.
+    // The folder is reopened with the other parts.
     tokio::task::spawn_blocking(move || handle.close()).await?;
     if !layout.config.try_exists()? {
         write(&layout.config, config_text().as_bytes())?;
@@ -113,7 +113,7 @@ pub async fn prepare(state_dir: &StateDir, wallet: &Path) -> anyhow::Result<Layo
     Ok(layout)
 }
 
-/// A new wallet would own nothing of what is here, and could pay for nothing.
+/// A new wallet would own nothing here, and could pay for nothing.
 fn refuse_orphaned(state_dir: &StateDir, layout: &Layout, wallet: &Path) -> anyhow::Result<()> {
     if wallet.try_exists()?
         || (!embedded::Handle::exists(&layout.chain) && state_dir.volumes()?.is_empty())
@@ -132,7 +132,7 @@ fn refuse_orphaned(state_dir: &StateDir, layout: &Layout, wallet: &Path) -> anyh
     )
 }
 
-/// Mints the first token, where none was ever minted: one that was given away is not made up for.
+/// Mints the first token if none was ever minted; a token given away is not replaced.
 ///
 /// # Errors
 /// Unknown package, or the chain's.

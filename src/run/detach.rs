@@ -1,6 +1,6 @@
-//! `pxfs detach` where nothing is mounted: the state folder is opened for as long as it takes.
+//! `pxfs detach` without a mount: opens the state folder meanwhile.
 //!
-//! Invariant: no token's volume is opened, and nothing is published. Called by `cli`.
+//! Invariant: opens no token's volume, and publishes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,12 +14,10 @@ use crate::exit::fail;
 use crate::status::DetachAnswer;
 use crate::tokens::OrphanedVolumes;
 
-/// Ends what `name` means (a token, or a directory as the drive would show it): saves it first,
-/// where a folder is given.
+/// Ends the orphan `name` (a token, or a directory name), after saving it if a folder is given.
 ///
 /// # Errors
-/// The chain's; there is none, or more than one; something of it could not be saved: then all is
-/// still there.
+/// The chain's; none or several match; something could not be saved: then all is still there.
 pub async fn end(
     all: &[Arc<Parts>],
     state_dir: StateDir,

@@ -1,8 +1,7 @@
-//! When the embedded node collects its garbage: once a day, beside everything else.
+//! Collects the embedded node's garbage once a day.
 //!
-//! Invariant: what a commit has put and not pinned yet stays, however long it takes and also where
-//! a crash interrupted it: a collection leaves what is younger than the oldest of these. Started by
-//! `daemon`.
+//! Invariant: blocks that a commit has put and not pinned yet stay, however long that takes and
+//! after a crash: a collection leaves whatever is younger than the oldest of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +11,16 @@ use crate::store::StoreError;
 use crate::store::embedded::{Collected, EmbeddedStore};
 use crate::tokens::MountedContracts;
 
-/// Time between two collections.
+/// Between two collections.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
-/// Before the first look: mounting comes first.
+/// Before the first check: mounting comes first.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
-/// Time between two looks whether one is due.
+/// Between two checks.
 const LOOK: Duration = Duration::from_secs(60);
-/// The pause after one that failed: it has walked all pins for nothing.
+/// After a failed one, which has walked all pins for nothing.
 const AFTER_FAILURE: Duration = Duration::from_secs(3600);
 
-/// Collects again and again; never returns.
+/// Collects repeatedly; never returns.
 pub(crate) async fn run(
     store: EmbeddedStore,
     clock: Arc<dyn Clock>,
@@ -60,8 +59,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Collects, where that is due; `None` where it is not, or not known what must stay. `since` has,
-/// for each token, since when blocks of its commits are on the node without a pin.
+/// Collects if due; `None` if not, or if unpinned blocks are unknown. `since` says for each token
+/// since when its commits have unpinned blocks on the node.
 async fn collect(
     store: &EmbeddedStore,
     clock: &dyn Clock,
@@ -72,7 +71,7 @@ async fn collect(
         return Ok(None);
     }
     let now_s = clock.wall_s();
-    // A second more: times of files are finer than these.
+    // A second more, because file times are coarser.
     let busy_s = oldest_s.map_or(0, |oldest_s| now_s.saturating_sub(oldest_s) + 1);
     let grace = EmbeddedStore::GRACE.max(Duration::from_secs(busy_s));
     store.collect(grace).await.map(Some)

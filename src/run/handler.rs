@@ -1,7 +1,7 @@
-//! Answers the socket's requests for a mount that runs.
+//! Answers the socket's requests for a running mount.
 //!
-//! Invariant: each transaction is followed by a look at the chain before the answer goes out, so
-//! that its effect is seen in the drive at once. Called by `control`.
+//! Invariant: after each transaction it checks the chain before it answers, so that the drive shows
+//! the effect at once.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::run::session::Session;
 use crate::run::shutdown;
 use crate::status::UmountAnswer;
 
-/// The desk of one mount.
+/// The handler of one mount.
 pub(crate) struct SocketHandler {
     session: Arc<Session>,
-    /// The exit code of an unmounting whose answer is not sent yet.
+    /// The exit code of an unmount whose answer is not sent yet.
     last: Mutex<Option<Exit>>,
 }
 
@@ -46,7 +46,7 @@ impl SocketHandler {
                 let held = terms::hold(all, &terms, request.subject())?;
                 (*request, held)
             }
-            // Who agreed to a price says it.
+            // A caller who agreed to a price says so.
             request => (request, terms::unseen(all)),
         };
         let tell = |what: &str, amount| progress.set(what, amount);
@@ -135,7 +135,7 @@ impl SocketHandler {
         }
     }
 
-    /// This process answers for the drive: it must not wait for it.
+    /// This process serves the drive: it must not wait for it.
     fn refuse_own(&self, folder: &Path) -> anyhow::Result<()> {
         let mountpoint = &self.session.mountpoint;
         if folder.starts_with(mountpoint) {
@@ -149,7 +149,7 @@ impl SocketHandler {
         Ok(())
     }
 
-    /// Publishes, for as long as somebody waits for it: `None` when nobody does any more.
+    /// Publishes while somebody waits; `None` once nobody does.
     async fn publish(
         &self,
         only: Option<&str>,
@@ -169,7 +169,7 @@ impl SocketHandler {
             false => Some(Ok(())),
         };
         let Some(published) = published else {
-            // Whoever asked has thought better of it.
+            // The caller gave up.
             tracing::info!("umount: nobody waits for it any more, the drive stays");
             fail!(Unpublished, "umount: nobody waits for it any more");
         };
@@ -179,7 +179,7 @@ impl SocketHandler {
             self.session.leaving.store(false, Ordering::Release);
             return Err(error);
         }
-        // Nothing can be written any more.
+        // Nothing more can be written.
         let tell = |what: &str, amount| progress.set(what, amount);
         let uncharged = match flush {
             true => shutdown::charge(&self.session, &tell).await,
@@ -193,7 +193,7 @@ impl SocketHandler {
         Ok(serde_json::to_value(UmountAnswer { uncharged })?)
     }
 
-    /// Brings the drive in step with the chain; that it cannot is no fault of the request.
+    /// Syncs the drive with the chain; a failure is not the request's.
     async fn look(&self) {
         self.session.tokens.refresh().await;
         self.session.tokens.told().await;

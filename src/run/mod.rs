@@ -1,7 +1,8 @@
-//! The process that holds a mount: it builds the parts, mounts, answers its socket, and ends in order.
+//! The process that holds a mount.
 //!
-//! [`daemon`] mounts and serves until a signal or a command ends it; `handler` answers requests, `session` is what runs, and
-//! `shutdown` publishes and unmounts. [`demo`] prepares a state folder that has chain, node and wallet inside.
+//! [`daemon`] mounts and serves until a signal or command ends it; `handler` answers requests,
+//! `session` is the running mount, and `shutdown` publishes and unmounts. [`demo`] prepares a
+//! self-contained state folder.
 
 pub mod daemon;
 pub mod demo;

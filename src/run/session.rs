@@ -1,6 +1,6 @@
-//! A mount while it runs: what the socket's desk, the signals and the way out all speak of.
+//! A running mount, shared by handler, signals and shutdown.
 //!
-//! Invariant: its end is announced once, by whoever comes first. Called by `daemon`, `desk`, `leave`.
+//! Invariant: its end is announced once, by whoever comes first.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -21,31 +21,31 @@ use crate::store::{BlockStore, StoreError};
 use crate::tokens::MountedContracts;
 use crate::tokens::{STUCK, unpublished_since};
 
-/// Time between two looks at the node, and how long one may take.
+/// Between two node checks, and the limit of one.
 const LOOK_PAUSE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(5);
-/// A node that has not answered a call for so long hangs.
+/// A node without an answer for so long hangs.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// A mount that runs.
+/// A running mount.
 pub(crate) struct Session {
-    /// Of the first contract: what all have in common is in there.
+    /// The first contract's, which hold what all share.
     pub(crate) parts: Arc<Parts>,
     pub(crate) tokens: Arc<MountedContracts>,
     pub(crate) mounted: Arc<Mounted>,
     pub(crate) mountpoint: PathBuf,
-    /// How long publishing may go without progress before leaving gives up.
+    /// How long publishing may make no progress before shutdown gives up.
     pub(crate) patience: Duration,
-    /// `pxfs umount` is on its way: the mount's end is no surprise.
+    /// `pxfs umount` is in progress: the mount's end is expected.
     pub(crate) leaving: AtomicBool,
-    /// Set when the daemon is to end, with its exit code.
+    /// The exit code, once the daemon is to end.
     pub(crate) end: watch::Sender<Option<Exit>>,
     /// Mounted with `-o ro`.
     read_only: bool,
     born: Duration,
-    /// What the last look at the node has met, and when it began.
+    /// The last node check's error, and when it began.
     node_error: Mutex<Option<(String, Instant)>>,
-    /// The same of those that are only read from, in their order.
+    /// The same for read-only nodes, in order.
     more_errors: Mutex<Vec<Option<String>>>,
 }
 
@@ -72,9 +72,9 @@ impl Session {
         }
     }
 
-    /// Looks whether the node answers, again and again; never returns.
+    /// Checks the node repeatedly; never returns.
     pub(crate) async fn watch_node(self: Arc<Self>) {
-        // Any block does: it is the answer that counts.
+        // Any block will do: only the answer counts.
         let asked = leaf_cid(b"");
         loop {
             let look = async |store: &Arc<dyn BlockStore>| match timeout(LOOK, store.has(&asked))
@@ -96,7 +96,7 @@ impl Session {
         }
     }
 
-    /// What is amiss with the node, if it has been silent for `silent`, or the last look failed.
+    /// The node's problem, if it was silent for `silent`, or the last check failed.
     pub(crate) fn node_fault(&self, silent: Duration) -> Option<String> {
         let silence = self.parts.node.counts.silence();
         if silence >= silent {
@@ -107,33 +107,33 @@ impl Session {
         error.map(|error| format!("the storage node: {error}"))
     }
 
-    /// Whether the last look at the node has failed, and it has answered nobody since.
+    /// Whether the last node check failed, and the node has answered nobody since.
     pub(crate) fn is_node_away(&self) -> bool {
         self.node_error().is_some()
     }
 
-    /// Since when the node has not answered, unix seconds, where that is for long: it is no longer waited for in hope.
+    /// Since when the node has been silent, Unix seconds, if that is long.
     fn silent_since_s(&self) -> Option<u64> {
         let silence = self.parts.node.counts.silence();
         let now_s = self.parts.clock.wall_s();
         (silence >= STUCK && self.is_node_away()).then(|| now_s.saturating_sub(silence.as_secs()))
     }
 
-    /// What the last look at the node has met, unless it has answered somebody since.
+    /// The last check's error, unless the node has answered since.
     fn node_error(&self) -> Option<String> {
         let (error, begin) = lock(&self.node_error).clone()?;
         let counts = &self.parts.node.counts;
         (!counts.is_heard_since(begin)).then_some(error)
     }
 
-    /// What all tokens may hold, in bytes. Reads the journals: blocks on the disk.
+    /// All tokens' quotas, bytes. Reads the journals.
     pub(crate) fn quota_bytes(&self) -> u64 {
         let tokens = self.tokens.describe("");
         let quotas = tokens.iter().map(|token| token.quota_bytes);
         quotas.fold(0, u64::saturating_add)
     }
 
-    /// The node that is written to, and those that are only read from, as they were at the last look.
+    /// All nodes, as last checked.
     fn node_status(&self) -> Vec<NodeStatus> {
         let told = |kind: &str, url: &str, error: Option<String>| NodeStatus {
             kind: kind.to_owned(),
@@ -149,7 +149,7 @@ impl Session {
         std::iter::once(first).chain(more).collect()
     }
 
-    /// What `status` tells. Reads the journals: blocks on the disk.
+    /// The answer to `status`. Reads the journals.
     pub(crate) fn status(&self) -> Status {
         let mountpoint = self.mountpoint.to_string_lossy().into_owned();
         let now = self.parts.clock.boottime();
@@ -160,7 +160,7 @@ impl Session {
                 token.state = State::ReadOnly;
                 token.reason = Some("mounted with `-o ro`".to_owned());
             }
-            // A commit that hangs has failed of nothing yet, and never ends to tell.
+            // A hanging commit has no error of its own.
             if let Some(local) = &mut token.local
                 && local.last_error.is_none()
                 && (local.pending || local.pending_files > 0)

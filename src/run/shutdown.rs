@@ -1,7 +1,7 @@
-//! Publishing on demand, and the way out.
+//! Flush and shutdown.
 //!
-//! Invariant: gives up only when nothing has moved for the session's patience, and then says what
-//! is kept; nothing here loses anything. Called by `desk` and `daemon`.
+//! Invariant: it gives up only after the session's patience without progress, and then reports what
+//! stays here; it loses nothing.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -20,25 +20,24 @@ use crate::run::session::Session;
 use crate::tokens::MountedToken;
 use crate::tokens::Tokens;
 
-/// How long unmounting may take: as long as what does it is waited for, and a little more, so that its own
-/// answer is told.
+/// How long unmounting may take: slightly longer than the unmount itself, whose answer is reported.
 pub(crate) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
-/// What is in use is refused by then.
+/// By then a busy mount is refused.
 pub(crate) const REFUSED: Duration = Duration::from_secs(1);
-/// How long syncfs(2) may take.
+/// The limit of syncfs(2).
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
-/// How long whoever leaves waits for the charges of the last commits.
+/// How long shutdown waits for the last charges.
 pub(crate) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a node that does not answer is asked whether it has all, where nothing waits to be published.
+/// How long an unresponsive node is asked whether it has everything, if nothing is pending.
 const ASKED: Duration = Duration::from_secs(5);
-/// Time between two looks whether it has ended.
+/// Between two checks for the end.
 const LOOK: Duration = Duration::from_millis(10);
-/// Time between two looks whether anything has moved, and at what is pending.
+/// Between two checks for progress and pending data.
 const BEAT: Duration = Duration::from_millis(300);
-/// So many times what the last look at what is pending took lie between two of them, at least.
+/// At least so many times the duration of a pending check lies between two.
 const SPARED: u32 = 10;
 
-/// Has the kernel hand over the pages of mapped files, then publishes everything.
+/// Has the kernel write mapped pages back, then publishes everything.
 ///
 /// # Errors
 /// As [`publish`].
@@ -48,11 +47,11 @@ pub(crate) async fn flush(session: &Session, tell: Report<'_>) -> Result<(), Fai
     publish(session, None, tell).await
 }
 
-/// Publishes everything that was written before, of all tokens or of one directory.
+/// Publishes everything written before, of all tokens or one directory.
 ///
 /// # Errors
-/// [`Exit::Unpublished`] when nothing moves for the patience, or no other try helps;
-/// [`Exit::Token`] for a directory that is not there.
+/// [`Exit::Unpublished`] if nothing moves for the patience, or a retry is pointless; [`Exit::Token`] for
+/// an unknown directory.
 pub(crate) async fn publish(
     session: &Session,
     only: Option<&str>,
@@ -79,7 +78,7 @@ pub(crate) async fn publish(
             ),
         ));
     }
-    // All of them: that one cannot be published keeps no other from it.
+    // All: a failing one must not stop the others.
     let flushes = join_all(chosen.iter().map(|live| live.flush()));
     let work = async { flushes.await.into_iter().collect::<Result<(), Failure>>() };
     tokio::pin!(work);
@@ -93,7 +92,7 @@ pub(crate) async fn publish(
             sleep(pause).await;
             let begin = Instant::now();
             let (bytes, files) = pending(&chosen).await;
-            // What a commit under way has sent counts as pending until it is named.
+            // What a running commit has sent is pending until it is named.
             let left = bytes.saturating_sub(sent_bytes() - sent_before);
             most = left.max(most);
             let what = match files {
@@ -110,7 +109,7 @@ pub(crate) async fn publish(
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // What nobody can publish is said last: the rest is published all the same.
+            // What cannot be published is reported last, after the rest.
             outcome = &mut work => return outcome.and(left.map_or(Ok(()), Err)),
             () = &mut telling => {}
             _ = beat.tick() => {
@@ -133,8 +132,7 @@ pub(crate) async fn publish(
     }
 }
 
-/// Has what was published last charged, where each commit is: what cannot be, in lines. Nothing is lost by that, and
-/// nobody waits for it for long.
+/// Charges the last commits; returns what failed, in lines. Brief, because nothing is lost.
 pub(crate) async fn charge(session: &Session, tell: Report<'_>) -> Vec<String> {
     let owes = |tokens: &Arc<Tokens>| {
         let all = tokens.all();
@@ -158,7 +156,7 @@ pub(crate) async fn charge(session: &Session, tell: Report<'_>) -> Vec<String> {
     left
 }
 
-/// The same of one contract's tokens.
+/// The same for one contract.
 async fn charge_last(tokens: &Tokens) -> Vec<String> {
     let (parts, all) = (tokens.parts(), tokens.all());
     let Some(account) = &parts.chain.account else {
@@ -174,16 +172,14 @@ async fn charge_last(tokens: &Tokens) -> Vec<String> {
     })
 }
 
-/// What earlier epochs have left unpublished, in all or in one directory. Reads the journals,
-/// beside the runtime.
+/// Orphans' unpublished data, in all or in one directory. Reads the journals on a blocking thread.
 async fn left_over(session: &Session, only: Option<&str>) -> Option<Failure> {
     let (tokens, only) = (Arc::clone(&session.tokens), only.map(str::to_owned));
     let look = move || tokens.unpublished(only.as_deref());
     tokio::task::spawn_blocking(look).await.unwrap_or(None)
 }
 
-/// Bytes that are not on the node yet, and files. Reads a record for each changed file, beside the runtime and the
-/// commits, which do so too.
+/// Bytes and files not on the node yet. Reads a record per changed file, on a blocking thread.
 async fn pending(chosen: &[Arc<MountedToken>]) -> (u64, u64) {
     let chosen = chosen.to_vec();
     let sum = move || {
@@ -193,7 +189,7 @@ async fn pending(chosen: &[Arc<MountedToken>]) -> (u64, u64) {
     tokio::task::spawn_blocking(sum).await.unwrap_or_default()
 }
 
-/// What is told of `chosen`; `else_why` where neither node nor commits say why.
+/// The failure for `chosen`; `else_why` if neither node nor commits say why.
 fn unpublished(session: &Session, chosen: &[Arc<MountedToken>], else_why: &str) -> Failure {
     let mut waiting: Vec<&Arc<MountedToken>> =
         chosen.iter().filter(|live| live.is_pending()).collect();
@@ -201,7 +197,7 @@ fn unpublished(session: &Session, chosen: &[Arc<MountedToken>], else_why: &str) 
     if is_asked {
         waiting = chosen.iter().collect();
     }
-    // A call without an answer is why nothing moves; what failed before may be long past.
+    // A hanging call is why nothing moves; earlier errors may be stale.
     let stuck = waiting.iter().find_map(|live| live.stuck());
     let why = stuck
         .or_else(|| session.node_fault(session.patience / 2))
@@ -232,7 +228,7 @@ fn unpublished(session: &Session, chosen: &[Arc<MountedToken>], else_why: &str) 
     )
 }
 
-/// What a second signal leaves behind; `None` when nothing is pending.
+/// What a second signal leaves unpublished, if anything.
 pub(crate) fn left_behind(session: &Session) -> Option<Failure> {
     let all = session.tokens.all();
     all.iter()
@@ -241,7 +237,7 @@ pub(crate) fn left_behind(session: &Session) -> Option<Failure> {
         .or_else(|| session.tokens.unpublished(None))
 }
 
-/// Unmounts; the mount goes on when it is in use.
+/// Unmounts; a busy mount goes on.
 ///
 /// # Errors
 /// It is busy, or does not end.
@@ -250,7 +246,7 @@ pub(crate) async fn unmount(session: &Session) -> anyhow::Result<()> {
     let mut work = tokio::task::spawn_blocking(move || mounted.unmount());
     let mut done = timeout(REFUSED, &mut work).await;
     if done.is_err() {
-        // It is out of sight: the kernel waits for pages that nobody reads any more, and they for a node.
+        // It is detached: the kernel waits for pages that nobody reads, and they for a node.
         give_up_reads(session, true);
         done = timeout(UNMOUNT_LIMIT, work).await;
     }
@@ -269,15 +265,15 @@ pub(crate) async fn unmount(session: &Session) -> anyhow::Result<()> {
     }
 }
 
-/// Whether what is read of the mount and is not here fails at once.
+/// Whether reads of missing data fail at once.
 pub(crate) fn give_up_reads(session: &Session, gives_up: bool) {
     if let Some(tokens) = session.tokens.each().first() {
         tokens.ground().fetcher.give_up(gives_up);
     }
 }
 
-/// syncfs(2) of the mount from another process: in this one, whose threads must answer the kernel
-/// meanwhile, a wait that cannot be interrupted would keep it from ending.
+/// syncfs(2) in another process, because its wait cannot be interrupted and this process must
+/// answer the kernel.
 async fn syncfs(mountpoint: &Path) {
     let child = std::process::Command::new("/proc/self/exe")
         .arg("syncfs")
@@ -285,7 +281,7 @@ async fn syncfs(mountpoint: &Path) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Ctrl-C in the terminal is meant for us, not for it.
+        // The terminal's Ctrl-C is for us.
         .process_group(0)
         .spawn();
     let mut child = match child {

@@ -34,7 +34,7 @@ mod sync;
 mod unchained;
 mod unused;
 
-/// Names that answer once two of them were asked for at the same time.
+/// Names that answer once two were requested at the same time.
 struct Together {
     names: Arc<dyn NameStore>,
     asked: Mutex<HashSet<String>>,
@@ -79,7 +79,7 @@ impl World {
         Self::begin_at(dir, None).await
     }
 
-    /// With a clock of the test's own, where one is given.
+    /// With the test's clock, if given.
     async fn begin_at(dir: tempfile::TempDir, clock: Option<Arc<dyn Clock>>) -> Self {
         Self::begin_with(dir, |parts| {
             parts.clock = clock.unwrap_or_else(|| Arc::clone(&parts.clock));
@@ -87,7 +87,7 @@ impl World {
         .await
     }
 
-    /// With parts that `change` has changed.
+    /// With parts modified by `change`.
     pub(crate) async fn begin_with(
         dir: tempfile::TempDir,
         change: impl FnOnce(&mut Parts),
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// The process ends and begins again, the drive is unmounted in between.
+    /// Restarts the process, with the drive unmounted in between.
     async fn again(self) -> Self {
         let dir = self.end().await;
         Self::begin(dir).await
@@ -139,7 +139,7 @@ impl World {
         minted.unwrap().token
     }
 
-    /// What is told of a token, which is open then.
+    /// A token's status; opens the token.
     pub(crate) async fn look(&self, token: TokenId) -> TokenStatus {
         self.tokens.refresh().await.unwrap();
         self.tokens.open_for_command(token).await;
@@ -147,7 +147,7 @@ impl World {
         all.into_iter().find(|status| status.id == token).unwrap()
     }
 
-    /// From now on commands find the volumes of the drive as in a mount.
+    /// From now on commands find the drive's volumes as in a mount.
     pub(crate) fn show(&self) {
         let tokens: std::sync::Weak<dyn crate::context::ShownVolumes> =
             Arc::<Tokens>::downgrade(&self.tokens);
@@ -211,7 +211,7 @@ impl World {
         self.end_with(chain).await
     }
 
-    /// The same of one that was told to be without the `chain` that is in its folder.
+    /// The same, if it was not told of the `chain` in its folder.
     async fn end_with(self, chain: Option<embedded::Handle>) -> tempfile::TempDir {
         self.tokens.stop_publishing().await;
         let tokens = self.tokens;
@@ -269,11 +269,12 @@ async fn unpriced_commands_pay_no_more_gas_than_the_limit() {
     let seven = Some(U256::from(7));
     assert_eq!(said(None, None, None), Some(tenth));
     assert_eq!(said(seven, None, None), seven);
-    // Shown on a terminal, with what its gas costs, and agreed to: that is kept to, and so is a bound below.
+    // Shown on a terminal with its gas cost, and agreed to: that limit holds, and so does a lower
+    // one.
     assert_eq!(said(None, Some(U256::ZERO), Some(7)), seven);
     assert_eq!(said(seven, Some(U256::ZERO), Some(9)), seven);
     assert_eq!(said(Some(U256::from(9)), Some(U256::ZERO), Some(7)), seven);
-    // Where no cost of the gas was to be had, nobody has agreed to one.
+    // Without a known gas cost, nobody agreed to one.
     assert_eq!(said(None, Some(U256::ZERO), None), Some(tenth));
     world.end().await;
 }
@@ -373,7 +374,7 @@ async fn a_demo_that_is_prepared_twice_has_one_contract_and_one_token() {
     world.end().await;
 }
 
-/// What a token that was given away had not published, from the moment on until it is saved.
+/// Unpublished data of a token given away, until it is saved.
 #[tokio::test(flavor = "multi_thread")]
 async fn unpublished_data_of_a_transferred_token_can_be_saved() {
     let world = World::new().await;
@@ -421,14 +422,14 @@ async fn unpublished_data_of_a_transferred_token_can_be_saved() {
     world.end().await;
 }
 
-/// The same chain, as one that is no development chain.
+/// The same chain, but no development chain.
 fn network(parts: &mut Parts) {
     let below = parts.chain.endpoint.provider().client().transport().clone();
     let client = RpcClient::new(below, true);
     parts.chain.endpoint = Endpoint::new(client, "network", false);
 }
 
-/// As if the only volume had been seen with a much later block, and with this size.
+/// Pretends that the only volume has seen a much later block, and this size.
 fn pretend_kept(world: &World, size_bytes: u64) {
     let volume = world.ground.drive.volumes().remove(0).2;
     let kept = volume.with_quota(|quota| quota.allowance().cloned());
@@ -448,7 +449,7 @@ async fn a_server_that_is_behind_right_after_a_restart_grants_nothing() {
         let volume = world.ground.drive.volumes().remove(0).2;
         volume.with_quota(|quota| quota.size_bytes())
     };
-    // It was made smaller, say, in a block that the server does not have yet.
+    // For example it shrank in a block that the server lacks.
     pretend_kept(&world, before / 2);
     let dir = world.end().await;
     let world = World::begin_with(dir, network).await;
@@ -490,7 +491,7 @@ async fn a_lagging_server_right_after_restart_takes_no_token_away() {
     world.end().await;
 }
 
-/// A provider has many servers, of which some are behind.
+/// A provider has many servers, some of which lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_chain_view_takes_no_token_away() {
     let world = World::begin_with(tempfile::tempdir().unwrap(), network).await;
@@ -503,7 +504,7 @@ async fn an_older_chain_view_takes_no_token_away() {
     assert_eq!(world.directories(), ["1"]);
     world.write("1", "more", b"precious").unwrap();
 
-    // It is so: closed at once, and set aside when it is seen to stay so.
+    // Confirmed: closed at once, set aside at the second check.
     world.tokens.pretend_seen(0);
     world.statuses().await;
     assert_eq!(world.directories(), ["1"]);
@@ -573,7 +574,7 @@ async fn an_epoch_of_which_all_is_published_leaves_nothing_behind() {
     world.tokens.all()[0].flush().await.unwrap();
     world.give_away(token).await;
     let statuses = world.statuses().await;
-    // It can be read for as long as it is shown.
+    // It stays readable while it is shown.
     assert_eq!(world.directories(), ["1"]);
     assert_eq!(statuses[0].state, State::ReadOnly);
     assert_eq!(world.ground.state_dir.volumes().unwrap().len(), 1);
@@ -597,7 +598,7 @@ async fn a_volume_with_unreadable_pending_state_is_not_considered_published() {
     assert!(live.volume.pending().is_err() && live.is_pending());
     let local = world.look(token).await.local.unwrap();
     assert!(local.pending && live.volume.activity().is_none());
-    // So it is kept when the token is lost.
+    // So it stays when the token is lost.
     world.give_away(token).await;
     let statuses = world.statuses().await;
     assert_eq!(world.directories(), ["1.detached"]);
@@ -607,7 +608,7 @@ async fn a_volume_with_unreadable_pending_state_is_not_considered_published() {
     world.end().await;
 }
 
-/// A chain that was reset, or lags behind, is no reason to remove anything.
+/// A reset or lagging chain is no reason to remove anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_chain_does_not_know_of_is_never_removed() {
     let world = World::new().await;
@@ -661,7 +662,7 @@ async fn a_rebought_token_starts_empty_and_its_unpublished_data_stays() {
         world.look(token).await;
         world.write("1", "mine", b"precious").unwrap();
         if !seen {
-            // All of it happens while nothing is mounted.
+            // Everything happens while nothing is mounted.
             let dir = world.end().await;
             world = World::begin(dir).await;
         }
@@ -704,7 +705,7 @@ async fn a_rebought_token_starts_empty_and_its_unpublished_data_stays() {
     }
 }
 
-/// On contracts without epochs, and where blocks were replaced, a token comes back to the volume that it had.
+/// On contracts without epochs, and after replaced blocks, a token returns to its volume.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_returning_in_the_same_epoch_resumes_its_volume() {
     let world = World::new().await;
@@ -723,7 +724,7 @@ async fn a_token_returning_in_the_same_epoch_resumes_its_volume() {
     assert_eq!(told, [State::Ok], "{statuses:?}");
     assert_eq!(world.directories(), ["1"]);
     world.write("1", "more", b"again").unwrap();
-    // It is published as any other, and its name counts as that of a token.
+    // It publishes like any other, and its name counts as a token's.
     world.tokens.get(token).unwrap().flush().await.unwrap();
     let local = world.look(token).await.local.unwrap();
     assert_eq!((local.pending_files, local.last_error), (0, None));
@@ -747,7 +748,7 @@ async fn a_write_accepted_while_its_token_is_lost_is_retained() {
     world.give_away(token).await;
     world.statuses().await;
     assert_eq!(world.directories(), ["1"]);
-    // As one that had passed the check when the token was closed.
+    // It had passed the check when the token was closed.
     let volume = world.ground.drive.volumes().remove(0).2;
     volume.set_access(crate::fs::Access::Open);
     world.write("1", "late", b"accepted").unwrap();
@@ -802,7 +803,7 @@ async fn a_chain_unreachable_at_start_does_not_stop_others_mounting() {
         };
         Config::resolve(layer, &Folders::from_env(|_| None, 0))
     };
-    // Nobody listens there, and nothing is known of what the contract speaks.
+    // Nobody listens there, and the contract's dialect is unknown.
     let away: ChainUrl = "100=http://127.0.0.1:1".parse().unwrap();
     let of = |name: &str, chain: u64| format!("{name}={contract}@{chain}");
     let both = config(
@@ -837,7 +838,7 @@ async fn a_chain_unreachable_at_start_does_not_stop_others_mounting() {
     crate::contracts::close_chains(&parts).await;
 }
 
-/// No look at the chain comes between.
+/// No chain check comes between.
 #[tokio::test]
 async fn state_xattrs_of_a_directory_are_current_when_read() {
     let clock = Arc::new(ManualClock::at(SystemClock.wall_ns()));

@@ -1,11 +1,11 @@
-//! A state folder that is fresh, a moment after another one was written from.
+//! A fresh state folder, a moment after another one published.
 
 use std::time::Duration;
 
 use super::*;
 use crate::clock::{ManualClock, SystemClock};
 
-/// Waits for a state that comes with one of the next passes.
+/// Waits for a state that a later pass brings.
 async fn wait_for(world: &World, token: TokenId, state: State) -> TokenStatus {
     let reached = async {
         loop {
@@ -20,7 +20,7 @@ async fn wait_for(world: &World, token: TokenId, state: State) -> TokenStatus {
     reached.unwrap_or_else(|_| panic!("never {state:?}"))
 }
 
-/// Writes a file into a directory that may not be known here yet.
+/// Writes to a directory that may not be known here yet.
 async fn write(world: &World) -> Result<(), FsError> {
     loop {
         match world.write("1", "mine", b"mine") {
@@ -60,7 +60,7 @@ async fn a_drive_that_waits_for_another_machine_becomes_writable_by_itself() {
     clock.advance(Duration::from_secs(600));
     wait_for(&world, token, State::Ok).await;
     write(&world).await.unwrap();
-    // Where another machine was seen a flush looks at the name once more, a moment later.
+    // After another machine's commit a flush resolves the name again a moment later.
     let live = world.tokens.all().remove(0);
     let passes = async {
         loop {

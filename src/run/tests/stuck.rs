@@ -1,4 +1,4 @@
-//! A token of which nothing comes onto the node.
+//! A token that cannot reach its node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::names::{NameError, NameStore};
 use crate::status::State;
 
-/// A node that takes no name while it is full.
+/// A full node takes no name.
 struct Full {
     names: Arc<dyn NameStore>,
     is_full: AtomicBool,
@@ -76,7 +76,7 @@ async fn a_token_that_cannot_publish_for_minutes_is_not_reported_ok() {
     ] {
         assert!(why.contains(words), "{words} is not in: {why}");
     }
-    // Whoever flushes is told the same.
+    // A flush reports the same.
     assert!(why.starts_with(&live.stuck().unwrap()), "{why}");
 
     full.is_full.store(false, Ordering::Relaxed);

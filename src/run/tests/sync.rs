@@ -1,4 +1,4 @@
-//! A sync is paid for only where the gateways have what the oracle would take; each failure is told.
+//! A sync is paid only if gateways have the oracle's document; each failure is reported.
 
 use std::sync::{Arc, Mutex};
 
@@ -23,7 +23,7 @@ use crate::pack::usage::{self, Usage};
 use crate::store::BlockStoreExt;
 use crate::types::{TokenId, VolumeKey};
 
-/// What the gateway has; `None` makes it fail.
+/// The gateway's content; `None` makes it fail.
 type Shelf = Arc<Mutex<Option<Vec<u8>>>>;
 
 async fn gateway() -> (String, Shelf) {
@@ -41,7 +41,7 @@ async fn gateway() -> (String, Shelf) {
     (url, shelf)
 }
 
-/// The document that the node has under the token's name.
+/// The node's document under the token's name.
 async fn published(world: &World, name: &str) -> Vec<u8> {
     let record = world.parts.node.names.resolve(name).await.unwrap();
     let record = Record::verify(name, &record).unwrap();
@@ -72,7 +72,7 @@ impl World {
         sync::of_mount(&self.parts, &self.tokens, token, By::User, true).await
     }
 
-    /// What `status` tells of failures of the one token.
+    /// The status's failures of the only token.
     async fn told(&self) -> Option<String> {
         let status = self.statuses().await.remove(0);
         status.local.and_then(|local| local.last_error)
@@ -124,7 +124,7 @@ async fn nothing_is_spent_unless_the_gateways_have_the_newest_document() {
     }
     assert_eq!(nonce(&world).await, before, "something was sent");
 
-    // Only for the deadline does a document do that was the newest a moment ago.
+    // A slightly older document suffices only for the deadline.
     let unasked = |bytes: &[u8]| {
         *shelf.lock().unwrap() = Some(bytes.to_vec());
         sync::of_mount(&world.parts, &world.tokens, token, By::Itself, false)
@@ -158,7 +158,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     assert!(reason.contains("has not answered"), "{reason}");
     let before = nonce(&world).await;
     let oracle = oracle::begin(&world.parts).await.unwrap().unwrap();
-    // The same account delivers, so what is asked again must not be asked before that is known.
+    // The same account delivers, so no new request before that is known.
     let again = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     assert_eq!(again.await.unwrap()["request"], asked["request"]);
     assert_eq!(nonce(&world).await, before);
@@ -166,7 +166,7 @@ async fn a_request_that_is_open_is_waited_for_and_not_paid_again() {
     world.sync(token).await.unwrap();
     oracle.abort();
 
-    // Nobody answers: after five minutes that is said, and asked anew.
+    // After five minutes without an answer that is reported, and requested again.
     let open = sync::of_mount(&world.parts, &world.tokens, token, By::User, false);
     let open = open.await.unwrap();
     let minutes = std::time::Duration::from_secs(301);
@@ -201,7 +201,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     let oracle = oracle::begin(&world.parts).await.unwrap().unwrap();
     let oracle = tokio::spawn(oracle);
     *shelf.lock().unwrap() = Some(published(&world, &name).await);
-    // By a command that knows nothing of this drive's tokens.
+    // By a command that does not know this drive's tokens.
     let request = crate::control::Request::Sync {
         token: token.into(),
         wait: true,
@@ -216,7 +216,7 @@ async fn why_a_sync_failed_is_told_after_a_restart_until_one_lands() {
     world.end().await;
 }
 
-/// The contract's owner may set a fee of a whole coin, and a user who is overdue types the command.
+/// The contract's owner may set a fee of a whole coin, and an overdue user syncs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_typed_sync_refuses_a_fee_above_the_limit() {
     let world = World::new().await;
@@ -230,7 +230,7 @@ async fn a_typed_sync_refuses_a_fee_above_the_limit() {
     let (sender, contract) = (world.sender(), world.chain().contract);
     let set = sender.send(Some(contract), set_fee.concat().into(), U256::ZERO, None);
     set.await.unwrap();
-    // It is in force seven days later.
+    // In force seven days later.
     let week = std::time::Duration::from_secs(7 * 86_400);
     world.chain().endpoint.advance(week).await.unwrap();
     let before = nonce(&world).await;
@@ -238,7 +238,7 @@ async fn a_typed_sync_refuses_a_fee_above_the_limit() {
         token: token.into(),
         wait: true,
     };
-    // By the drive, and by a command that has no drive to ask.
+    // By the drive, and by a command without a drive.
     for refused in [
         world.sync(token).await,
         billing::answer(&world.parts.under(&Terms::default()), &request).await,

@@ -1,4 +1,4 @@
-//! A mount to which the chain does not answer.
+//! A mount while the chain does not answer.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::contracts::Parts;
 use crate::fs::FsError;
 use crate::status::State;
 
-/// More than the package that is minted.
+/// More than the minted package.
 const MORE_BYTES: u64 = 1 << 40;
 
 /// From now on nobody answers for the chain.
@@ -32,7 +32,7 @@ fn fall_silent(parts: &mut Parts) {
     chain.endpoint = away;
 }
 
-/// Has the list that is kept there tell of a larger token, which was synced later.
+/// Makes the stored list claim a larger token, synced later.
 fn promise_more(folder: &Path) {
     let file = fs::read_dir(folder).unwrap().next().unwrap().unwrap();
     let bytes = fs::read(file.path()).unwrap();
@@ -45,7 +45,7 @@ fn promise_more(folder: &Path) {
 
 #[tokio::test]
 async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
-    // As over HTTP: a chain inside the process always answers, and nothing is kept of it.
+    // As over HTTP: an in-process chain always answers, and nothing is stored of it.
     let mut inside = None;
     let outside = |parts: &mut Parts| inside = parts.chain.embedded.take();
     let world = World::begin_with(tempfile::tempdir().unwrap(), outside).await;
@@ -63,7 +63,7 @@ async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
         fall_silent(parts);
     })
     .await;
-    // Nothing has been seen of the chain by this process.
+    // This process has seen nothing of the chain.
     assert_eq!(world.look(token).await.state, State::Ok);
     let told = world.tokens.chain_status();
     assert!(!told.ok && told.block > 0, "{told:?}");
@@ -71,7 +71,7 @@ async fn without_the_chain_a_drive_grows_until_the_deadline_that_is_known() {
     let room = world.volume().with_quota(|quota| quota.room_bytes());
     assert!(room < 100 << 20, "a list grants nothing: {room}");
     clock.advance(Duration::from_secs(31 * 86_400));
-    // More than a lock of a backup.
+    // More than a backup's lock.
     let large = vec![1; 1 << 20];
     assert_eq!(world.write("1", "late", &large), Err(FsError::Overdue));
     assert_eq!(world.look(token).await.state, State::Overdue);

@@ -1,4 +1,4 @@
-//! Tokens that nobody has used here: what they cost, and that they are no less safe for it.
+//! Unused tokens: what they cost, and that they are as safe.
 
 use super::*;
 use crate::billing::sync::{self, By};
@@ -24,7 +24,7 @@ fn open_below(folder: &std::path::Path) -> usize {
 }
 
 impl World {
-    /// A mount of `count` tokens, of which the second has something published.
+    /// A mount of `count` tokens; the second has published data.
     async fn published(count: u64) -> (Self, Vec<TokenId>) {
         let world = Self::new().await;
         world.show();
@@ -38,7 +38,7 @@ impl World {
         (world, tokens)
     }
 
-    /// The next mount, after the local state of `token` is gone.
+    /// The next mount, after `token` lost its local state.
     async fn without(self, token: TokenId) -> Self {
         let key = self.tokens.get(token).unwrap().key;
         let dir = self.end().await;
@@ -50,7 +50,7 @@ impl World {
         world
     }
 
-    /// Opens a directory as a call of the mount does: what it lacks is fetched.
+    /// Opens a directory as the mount does, fetching what it lacks.
     async fn list(&self, directory: &str) -> Result<Fh, FsError> {
         let drive = &self.ground.drive;
         let dir = drive.lookup(Ino::ROOT, directory.as_bytes())?.ino;
@@ -75,7 +75,7 @@ async fn an_unused_token_holds_no_open_file_until_first_use() {
     let of_first = open_below(&folder);
     assert!(of_first > 0, "the first one is open");
     assert_eq!(world.ground.state_dir.volumes().unwrap().len(), 1);
-    // What is told of one that waits is what is told of one that is open.
+    // A waiting token reports what an open one does.
     let told = |status: &TokenStatus| {
         let local = status.local.clone().unwrap();
         (status.state, local.used_bytes, local.pending)
@@ -96,7 +96,7 @@ async fn an_unused_token_holds_no_open_file_until_first_use() {
 
     world.list("2").await.unwrap();
     assert_eq!(open_below(&folder), 2 * of_first);
-    // Neither its number nor its room has changed by that.
+    // Its number and room stay.
     assert_eq!(ino(b"2"), attr.ino);
     assert_eq!(drive.statfs(attr.ino).unwrap(), before);
     world.write("2", "mine", b"kept").unwrap();
@@ -184,7 +184,7 @@ async fn a_published_token_without_a_local_folder_is_opened_at_mount() {
         .unwrap();
     oracle.abort();
     let world = world.without(tokens[1]).await;
-    // Its name is renewed and its blocks are looked after from here, though nobody uses it.
+    // Its name is renewed and its blocks are checked, though nobody uses it.
     assert!(world.tokens.get(tokens[1]).is_some());
     assert!(world.tokens.get(tokens[2]).is_none());
     world.end().await;
