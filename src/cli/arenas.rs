@@ -1,9 +1,8 @@
-//! How many arenas the C library's allocator has in the process that stays.
+//! Limits the allocator's arenas in the staying process.
 //!
-//! glibc gives each thread an arena of its own, up to eight a core, and what is freed in one is of use to
-//! none of the others: a commit of many files, whose parts run on many threads, leaves several times
-//! what it needs. It is told by its environment, so before the process begins: where nothing is set
-//! there, the process begins once more.
+//! glibc gives each thread an arena, up to eight a core, and memory freed in one is useless to
+//! others: a commit of many files on many threads leaves several times what it needs. glibc reads
+//! its environment at the start, so if nothing is set there, the process executes itself again.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,8 +11,8 @@ use std::process::Command;
 const VARIABLE: &str = "MALLOC_ARENA_MAX";
 const ARENAS: &str = "2";
 
-/// Begins this process once more, with its number, its arguments and few arenas. Comes back where it has
-/// them, where somebody has chosen otherwise, or where it cannot be.
+/// Executes this process again with few arenas, keeping its id and arguments. Returns if it has
+/// them, if the user chose otherwise, or on failure.
 pub(super) fn bound() {
     let is_set = |name| std::env::var_os(name).is_some();
     if is_set(VARIABLE) || is_set("GLIBC_TUNABLES") {

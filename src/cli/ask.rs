@@ -1,7 +1,7 @@
-//! Has a request answered: by the daemon that owns the state folder, else in this process.
+//! Answers a request: by the daemon that owns the state folder, else in this process.
 //!
-//! Invariant: one process owns a state folder, so what the daemon can answer is asked of it, and refused by
-//! it where the command was told of another chain, contract or account.
+//! Invariant: one process owns a state folder, so the daemon answers whatever it can, and refuses a
+//! command for another chain, contract or account.
 
 use std::sync::Arc;
 
@@ -25,22 +25,22 @@ pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> a
     answer_for(setup, request, None)
 }
 
-/// What somebody was shown, and has agreed to, in wei.
+/// What a user saw and agreed to, wei.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreed {
     /// The price.
     pub(super) price: U256,
-    /// The most that its gas costs, where that was to be had.
+    /// The highest gas cost, if known.
     pub(super) gas_cost: Option<U256>,
 }
 
-/// What is shown as the most that gas costs which is estimated at `wei`: fees may rise until it is agreed to, and what
-/// does not come on is replaced for more, and no more than this is paid.
+/// The highest gas cost to show for an estimate of `wei`: fees may rise before consent, and
+/// replacements cost more, up to this.
 pub(super) fn at_most(wei: U256) -> U256 {
     wei.saturating_mul(U256::from(2))
 }
 
-/// The same for what was `agreed` to; what costs more is refused.
+/// The same with what was `agreed`; refuses higher costs.
 pub(super) fn answer_for<T: DeserializeOwned>(
     setup: &Setup,
     request: &Request,
@@ -106,8 +106,8 @@ pub(super) fn answer_for<T: DeserializeOwned>(
     Ok(serde_json::from_value(answer)?)
 }
 
-/// What this command was told of chain, contract, account and money: a drive that is another's must not
-/// carry it out.
+/// The command's chain, contract, account and costs, because another one's drive must not execute
+/// it.
 fn terms(setup: &Setup) -> anyhow::Result<Terms> {
     let mut told = setup.told().clone();
     told.read_url_file()
@@ -115,7 +115,7 @@ fn terms(setup: &Setup) -> anyhow::Result<Terms> {
     let account = match (&told.address, &told.wallet) {
         (Some(address), _) => Some(address.0),
         (None, Some(_)) => Some(open_wallet(&setup.config()?)?.address()),
-        // A signer is asked for its account by whoever has it sign.
+        // The signing process asks the signer for its account.
         (None, None) => None,
     };
     Ok(Terms {

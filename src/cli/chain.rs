@@ -27,7 +27,7 @@ pub(super) fn tokens(setup: &Setup) -> anyhow::Result<Exit> {
     if left_out.is_empty() {
         return Ok(shown);
     }
-    // The list is not whole, and whoever reads it by a program has to notice.
+    // The list is incomplete, and programs must notice.
     let exit = Exit::Chain;
     let lines = left_out.iter().map(|one| {
         let (id, contract, why) = (one.chain_id, &one.contract, &one.error);
@@ -112,7 +112,7 @@ pub(super) fn register(
         let called = token.to_string();
         let mut tokens = answer.tokens.iter();
         let named = tokens.find(|known| known.directory == called);
-        // What it would replace has to be told.
+        // What it would replace must be known.
         if let (None, Some(silent)) = (named, answer.left_out.first()) {
             fail!(
                 Chain,
@@ -151,7 +151,7 @@ pub(super) fn upload_packages(setup: &Setup, on: Option<String>) -> anyhow::Resu
     ))
 }
 
-/// `pxfs upgrade`: to a package, or by a package of uploads.
+/// `pxfs upgrade`: a larger package, or upload units.
 pub(super) fn upgrade(
     setup: &Setup,
     token: &TokenRef,
@@ -212,8 +212,8 @@ fn package_words(setup: &Setup, on: Option<String>, package: u64) -> anyhow::Res
     ))
 }
 
-/// Asks whether `what` is to be done, with where, by whom, its price and what its gas costs; `print` builds
-/// the transaction. What was agreed to.
+/// Asks for consent to `what`, showing place, account, price and gas cost; `print` builds the
+/// transaction. Returns what was agreed.
 fn agree(setup: &Setup, command: &str, what: &str, print: &Request) -> anyhow::Result<Agreed> {
     agree_to(command, what, answer(setup, print)?)
 }
@@ -267,7 +267,7 @@ pub(super) fn sync(
             (Some(call), Some(note)) => {
                 agree_to("sync", &format!("Sync token {token} ({note})"), call)?
             }
-            // Nobody was asked for anything, so nothing is paid.
+            // Nobody was asked, so nothing is paid.
             (None, note) => {
                 if let Some(note) = note.filter(|_| !setup.quiet) {
                     eprintln!("token {token}: {note}");

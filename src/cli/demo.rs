@@ -16,7 +16,7 @@ use crate::run::daemon::Place;
 use crate::run::demo::{first_token, prepare};
 
 pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Result<Exit> {
-    // The configuration file is of a drive on a real chain: a demo has its own.
+    // The configuration file is for a real chain: a demo has its own.
     let mut layer = setup.explicit.clone();
     if layer.volume == Some(VolumeKind::Sealed) {
         fail!(
@@ -33,7 +33,7 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
         .unwrap_or_else(|| setup.folders.demo());
     let state_dir = StateDir::open(&state)?;
     let state = state_dir.path().to_owned();
-    // Not used here, but by every other command: better told now than by those.
+    // Unused here, but read by every later command: fail now.
     check_file(&state.join("config.toml"))?;
     layer.state_dir = Some(state.clone());
     runtime()?.hold(async {
@@ -84,7 +84,7 @@ pub(super) fn run(setup: &Setup, mountpoint: &Path, package: u64) -> anyhow::Res
     })
 }
 
-/// Refuses a configuration that the demo wrote and that does not say any more what it wrote.
+/// Refuses a demo configuration that was changed.
 fn check_file(file: &Path) -> anyhow::Result<()> {
     if !file.exists() {
         return Ok(());
@@ -105,7 +105,7 @@ fn check_file(file: &Path) -> anyhow::Result<()> {
     )
 }
 
-/// Makes the mountpoint where it is missing; its parent must be there.
+/// Creates the mountpoint; its parent must exist.
 fn make_mountpoint(path: &Path) -> anyhow::Result<()> {
     match std::fs::create_dir(path) {
         Err(fault) if fault.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -155,7 +155,7 @@ fn banner(
     )
 }
 
-/// How this program can be called from another terminal.
+/// How to call this program from another terminal.
 fn program() -> String {
     let here = std::env::current_exe().and_then(std::fs::canonicalize);
     let Ok(here) = here else {

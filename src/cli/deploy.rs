@@ -21,7 +21,7 @@ pub(super) struct Trust {
 pub(super) fn run(setup: &Setup, trust: &Trust, yes: bool) -> anyhow::Result<Exit> {
     setup.start_log("warn")?;
     let config = setup.config_or_demo()?;
-    // What was signed is kept there.
+    // Stores signed transactions.
     let _state_dir = StateDir::open(&config.state_dir)?;
     let (operators, threshold) = (&trust.operators, trust.threshold);
     let made: DeployAnswer = runtime()?.hold(async {

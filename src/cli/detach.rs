@@ -1,4 +1,4 @@
-//! `pxfs detach`: saves, or gives up, what a token that is no longer ours had not published.
+//! `pxfs detach`: saves or discards what a lost token had not published.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::run::detach;
 use crate::status::{DetachAnswer, Unsure};
 use crate::types::TokenRef;
 
-/// Runs the command; without a folder to save to, what there is is given up.
+/// Runs the command; without a save folder it discards.
 pub(super) fn run(
     setup: &Setup,
     name: &str,
@@ -68,7 +68,7 @@ fn here(
     })
 }
 
-/// `TOKEN`, `TOKEN.detached` or `TOKEN.detached-EPOCH`, of several contracts with a name before it.
+/// `TOKEN`, `TOKEN.detached` or `TOKEN.detached-EPOCH`, after a contract name if there are several.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let (token, rest) = name.split_once('.').unwrap_or((name, "detached"));
     let epoch = rest.strip_prefix("detached");
@@ -87,7 +87,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The folder as the daemon, which is elsewhere, can name it too.
+/// The folder as the daemon, elsewhere, can name it.
 fn whole(folder: &Path) -> anyhow::Result<PathBuf> {
     let folder = std::path::absolute(folder)?;
     let shown = folder.display();
@@ -125,7 +125,7 @@ fn show(setup: &Setup, answer: &DetachAnswer) -> anyhow::Result<Exit> {
     }
 }
 
-/// Of a directory whose local state is damaged.
+/// For a directory with damaged local state.
 fn show_unsure(setup: &Setup, answer: &DetachAnswer, unsure: &Unsure) -> anyhow::Result<Exit> {
     if setup.json {
         return json_answer(answer);

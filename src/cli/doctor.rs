@@ -1,4 +1,4 @@
-//! `pxfs doctor`: looks at everything a drive needs; each line is ok or says what to do.
+//! `pxfs doctor`: checks everything a drive needs; each line is ok or gives the remedy.
 //!
 //! Invariant: changes nothing.
 
@@ -24,7 +24,7 @@ use crate::rpc::Client;
 use crate::contracts::{Parts, open_signer, open_wallet};
 use crate::status::{CheckAnswer, NodeStatus, Status};
 
-/// Charges that a month is told to take: one a day.
+/// Charges assumed per month: one a day.
 const DAYS: u64 = 30;
 
 pub(super) fn run(setup: &Setup) -> anyhow::Result<Exit> {
@@ -63,7 +63,7 @@ fn bad(check: impl Into<String>, fix: impl Into<String>) -> CheckAnswer {
     }
 }
 
-/// What works, and may be unwanted.
+/// Works, but may be unwanted.
 fn doubtful(check: impl Into<String>, fix: impl Into<String>) -> CheckAnswer {
     CheckAnswer {
         ok: true,
@@ -102,7 +102,7 @@ fn fuse_device() -> CheckAnswer {
     }
 }
 
-/// What to do where the device cannot be opened: by its mode and group, where it is there, and whether the kernel has FUSE.
+/// The remedy if the device cannot be opened, by its mode and group and the kernel's support.
 fn remedy(fault: &std::io::Error, device: Option<(u32, u32)>, has_module: bool) -> String {
     const CONTAINER: &str = "start docker or podman with `--device /dev/fuse --cap-add SYS_ADMIN`";
     match device {
@@ -110,7 +110,7 @@ fn remedy(fault: &std::io::Error, device: Option<(u32, u32)>, has_module: bool) 
             format!("it is missing but the kernel has FUSE: in a container, {CONTAINER}")
         }
         None => "run `modprobe fuse` as root".to_owned(),
-        // Nobody is refused by this mode.
+        // This mode refuses nobody.
         Some((mode, _)) if mode & 0o006 == 0o006 => match fault.kind() {
             std::io::ErrorKind::PermissionDenied => {
                 format!("its mode is right, so in a container, {CONTAINER}")
@@ -137,7 +137,7 @@ fn fusermount() -> CheckAnswer {
     }
 }
 
-/// Whether what signs answers; it signs nothing for that.
+/// Whether the signer answers; signs nothing.
 fn signer(config: &Config) -> anyhow::Result<String> {
     runtime()?.hold(async {
         let signer = open_signer(config).await?;
@@ -190,7 +190,7 @@ fn of_config(setup: &Setup, config: &Config) -> Vec<CheckAnswer> {
     checks
 }
 
-/// What the daemon knows, which owns state folder, wallet, chain and node: this user's own need not be there.
+/// The findings of the daemon that owns state folder, wallet, chain and node.
 fn of_daemon(config: &Config, entry: &Entry) -> Vec<CheckAnswer> {
     let status = locate::connect(entry).and_then(|client| client.ask(&Request::Status, |_| {}));
     match status {
@@ -198,7 +198,7 @@ fn of_daemon(config: &Config, entry: &Entry) -> Vec<CheckAnswer> {
             let mut checks = of_status(&status);
             let quotas = status.tokens.iter().map(|token| token.quota_bytes);
             let needed_bytes = quotas.fold(0, u64::saturating_add);
-            // What does not answer the daemon is told once.
+            // Nodes that do not answer the daemon are reported once.
             let away = nodes_of(&status).filter(|node| !node.ok);
             let away: Vec<&str> = away.map(|node| node.url.as_str()).collect();
             checks.extend(of_node(config, needed_bytes, &away));
@@ -297,7 +297,7 @@ fn of_parts(config: &Config) -> Vec<CheckAnswer> {
     looked.unwrap_or_else(|error| vec![bad("chain and node", one_line(&error))])
 }
 
-/// What a month costs on the contract of `token`, and whether the account has it and it may be spent.
+/// A month's cost on the contract of `token`, and whether the account has and may spend it.
 async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
     let chain = &parts.chain;
     let sender = &chain.account.as_ref()?.transactor;
@@ -318,7 +318,7 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
     };
     let (one, balance) = match asked.await {
         Ok(told) => told,
-        // Not now: a fee goes along, or one was a moment ago. Of a charge that is news.
+        // Not now: a fee is due, or was a moment ago. For a charge that is news.
         Err(_) if token.accounting == Accounting::Absolute => return None,
         Err(fault) => return Some(bad("a month", format!("a charge would fail: {fault}"))),
     };
@@ -353,7 +353,7 @@ async fn month(parts: &Parts, token: &TokenInfo) -> Option<CheckAnswer> {
     })
 }
 
-/// What each real node is that is not known to be `away`, and which of its settings endanger data.
+/// Each real node not known to be `away`, and its dangerous settings.
 fn of_node(config: &Config, needed_bytes: u64, away: &[&str]) -> Vec<CheckAnswer> {
     let nodes = match node::real(config) {
         Ok(nodes) => nodes,
@@ -393,7 +393,7 @@ fn of_node(config: &Config, needed_bytes: u64, away: &[&str]) -> Vec<CheckAnswer
 /// Whether anybody who reaches an IPFS node may call it.
 fn is_open(client: &Client) -> bool {
     let asked = runtime().and_then(|runtime| runtime.hold(node::is_open(client)));
-    // One that does not say is told of by the other checks.
+    // Other checks report one that does not say.
     asked.unwrap_or(false)
 }
 

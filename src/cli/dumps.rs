@@ -1,9 +1,8 @@
-//! Keeps what is in memory, such as a wallet's key, out of core dumps and from other processes of the same user.
+//! Keeps memory, such as a wallet's key, out of core dumps and from the user's other processes.
 //!
-//! A bound on the size of a core dump does not hold where the kernel pipes dumps into a program (systemd-coredump,
-//! apport), so the process is made one of which there are none. For that, `ptrace(2)` and its like are refused
-//! to everybody but root, and its files in `/proc` are root's. It does not outlast an `exec`: each
-//! process of ours begins with it.
+//! A core size limit fails if the kernel pipes dumps to a program (systemd-coredump, apport), so
+//! the process is made undumpable. Then only root may `ptrace(2)` it, and owns its files in
+//! `/proc`. An `exec` resets this: each of our processes starts with it.
 
 use std::io;
 
@@ -11,13 +10,13 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 
-/// From now on there is no core dump of this process.
+/// Disables core dumps of this process.
 ///
 /// # Errors
-/// Something around the process, such as a filter of system calls, does not let it be so.
+/// Something around it, such as a seccomp filter, forbids it.
 pub(super) fn forbid() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // Nor of the programs that it starts.
+    // Nor of its children.
     let none = Rlimit {
         current: Some(0),
         ..getrlimit(Resource::Core)

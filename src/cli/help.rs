@@ -1,6 +1,7 @@
-//! What `--help`, `pxfs help` and the manual pages show beside the grammar: options grouped by task, and an example a command.
+//! What `--help`, `pxfs help` and the manual pages add to the grammar: option groups, and an
+//! example for each command.
 //!
-//! Invariant: the grammar itself stands in `args`; nothing here changes what is understood. `-h` shows a command's own
+//! Invariant: `args` has the grammar; nothing here changes parsing. `-h` shows a command's own
 //! options, and the common ones by name; `--help` shows all.
 
 use std::io::{IsTerminal, Write};
@@ -118,7 +119,7 @@ const EXAMPLES: [(&str, &str); 24] = [
     ("man", "pxfs man mount > pxfs-mount.1"),
 ];
 
-/// The grammar, with all that its help shows.
+/// The grammar with its help.
 pub(super) fn command() -> Command {
     let mut command = Cli::command().mut_args(grouped);
     let names: Vec<String> = command
@@ -145,7 +146,7 @@ pub(super) fn command() -> Command {
     ))
 }
 
-/// Prints help that was asked for, also by a command line that stops where a command is due.
+/// Prints requested help, also for a command line without its command.
 pub(super) fn print(shown: &clap::Error) -> ExitCode {
     let text = shown.render();
     let mut out = std::io::stdout().lock();
@@ -157,12 +158,12 @@ pub(super) fn print(shown: &clap::Error) -> ExitCode {
     ExitCode::from(u8::from(written.is_err()))
 }
 
-/// The grammar as a manual page shows it: all options are described there.
+/// The grammar for a manual page, with all options.
 pub(super) fn page() -> Command {
     command().mut_args(|arg| arg.hide_short_help(false))
 }
 
-/// The command `name` alone, for its own page.
+/// The command `name` for its own page.
 pub(super) fn page_of(name: &str) -> Option<Command> {
     let mut all = page();
     all.build();
@@ -170,7 +171,7 @@ pub(super) fn page_of(name: &str) -> Option<Command> {
     Some(found.clone())
 }
 
-/// A common option in its group, and out of `-h`.
+/// Puts a common option in its group, and out of `-h`.
 fn grouped(arg: Arg) -> Arg {
     let id = arg.get_id().as_str();
     let group = GROUPS.iter().find(|(_, ids)| ids.contains(&id));
@@ -204,7 +205,7 @@ mod tests {
         }
     }
 
-    /// Every command that is shown, with the words that call it.
+    /// Every visible command, with the words that call it.
     fn all(of: &Command, words: &str) -> Vec<(String, Command)> {
         let shown = of.get_subcommands().filter(|sub| !sub.is_hide_set());
         let shown = shown.filter(|sub| sub.get_name() != "help");
@@ -236,7 +237,7 @@ mod tests {
         }
     }
 
-    /// What is nothing where nobody says it.
+    /// Options whose absence means nothing.
     const WITHOUT_DEFAULT: [&str; 25] = [
         "rpc_url",
         "rpc_url_file",

@@ -1,8 +1,8 @@
-//! Which daemon a command speaks to.
+//! Finds the daemon for a command.
 //!
-//! Invariant: the mountpoint that was named (by itself, or by `--drive`), else the state folder that was named, else the drive that the current
-//! directory is in, else the only drive that is mounted; never a guess among several. Nothing here touches the file system behind
-//! a mount, whose daemon may not answer.
+//! Invariant: the named mountpoint (argument or `--drive`), else the named state folder, else the
+//! drive of the current directory, else the only mounted drive; never a guess among several. It
+//! never touches a mount's file system, whose daemon may hang.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,11 @@ use super::setup::Setup;
 use crate::control::{Client, Entry, find_all, find_ended};
 use crate::exit::{Exit, Failure};
 
-/// The daemon that holds `path` (the drive, or anything in it), or that the options mean; `None`
-/// when there is none.
+/// The daemon that holds `path` (the drive, or anything in it), or that the options name; `None` if there
+/// is none.
 ///
 /// # Errors
-/// Several are meant; none holds the drive that the options name.
+/// Several match; none holds the drive that the options name.
 pub(super) fn find(setup: &Setup, path: Option<&Path>) -> Result<Option<Entry>, Failure> {
     let entries = find_all(&setup.folders.runtime);
     let state_dir = setup.layer.state_dir.as_deref().map(canonical);
@@ -30,20 +30,20 @@ pub(super) fn find(setup: &Setup, path: Option<&Path>) -> Result<Option<Entry>, 
         &setup.folders.state,
     )?;
     match (&found, path, &setup.drive) {
-        // Nothing is done elsewhere that was asked for there.
+        // A request for that drive is not served elsewhere.
         (None, None, Some(_)) => Err(missing(setup, path)),
         _ => Ok(found),
     }
 }
 
-/// The current directory, where it is in a drive. The kernel tells it without a look at the drive.
+/// The current directory, if it is in a drive, as the kernel tells without asking the drive.
 fn current(entries: &[Entry]) -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
     let is_inside = |entry: &Entry| here.starts_with(&entry.mountpoint);
     entries.iter().any(is_inside).then_some(here)
 }
 
-/// All drives, where none was named and the current directory is in none of them; else that one.
+/// All drives, if none was named and the current directory is in none; else that one.
 ///
 /// # Errors
 /// As [`find`].
@@ -58,7 +58,7 @@ pub(super) fn each(setup: &Setup, path: Option<&Path>) -> Result<Vec<Entry>, Fai
     Ok(find(setup, path)?.into_iter().collect())
 }
 
-/// The drives whose pxfs has ended and left a dead mount behind: of those that the options mean.
+/// Drives with a dead mount, of those that the options mean.
 pub(super) fn dead(setup: &Setup) -> Vec<PathBuf> {
     let state_dir = setup.layer.state_dir.as_deref().map(canonical);
     let drive = setup.drive.as_deref().map(canonical);
@@ -72,7 +72,7 @@ pub(super) fn dead(setup: &Setup) -> Vec<PathBuf> {
     left.filter(|path| crate::mount::is_dead(path)).collect()
 }
 
-/// As [`find`], when the command cannot do without.
+/// As [`find`], but required.
 pub(super) fn require(setup: &Setup, path: Option<&Path>) -> Result<Entry, Failure> {
     find(setup, path)?.ok_or_else(|| missing(setup, path))
 }
@@ -107,7 +107,7 @@ pub(super) fn connect(entry: &Entry) -> Result<Client, Failure> {
     })
 }
 
-/// Whether a pxfs is, or was, mounted at `path`, by what the kernel says.
+/// Whether the kernel lists a pxfs mount, alive or dead, at `path`.
 pub(super) fn is_mounted(path: &Path) -> bool {
     crate::mount::is_mounted(&canonical(path))
 }
@@ -119,7 +119,7 @@ fn choose(
     default_state: &Path,
 ) -> Result<Option<Entry>, Failure> {
     if let Some(path) = path {
-        // The innermost, should one be mounted in another.
+        // The innermost, if nested.
         entries.retain(|entry| path.starts_with(&entry.mountpoint));
         return Ok(entries
             .into_iter()
@@ -152,8 +152,7 @@ fn choose(
     Ok(entries.pop())
 }
 
-/// The canonical form without a look at the last component, which may be a mount that does not
-/// answer.
+/// Canonicalises all but the last component, which may be a hung mount.
 fn canonical(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     match (path.parent(), path.file_name()) {

@@ -1,8 +1,7 @@
-//! The log on stderr: what it lets through, how a line reads, and where the file of a background process
-//! goes when it has grown.
+//! The log on stderr: filter, format, and rotation of a background process's file.
 //!
-//! Invariant: an answer to a caller who was interrupted is no error; under journald a line has a priority
-//! and no time of its own.
+//! Invariant: a reply to an interrupted caller is no error; under journald a line has a priority
+//! and no time.
 
 use std::fmt::{self, Debug};
 use std::fs::File;
@@ -20,10 +19,10 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The log of a background process is put aside when it is larger, in bytes.
+/// Size from which a background log is rotated, bytes.
 pub(super) const LOG_BYTES: u64 = 10 << 20;
 
-/// Opens the log of a background process; one that is large is put aside as `log.old` first.
+/// Opens a background log, after renaming a large one to `log.old`.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     if std::fs::metadata(path).is_ok_and(|meta| meta.len() > LOG_BYTES) {
         std::fs::rename(path, path.with_extension("old"))?;
@@ -35,7 +34,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Stderr, and the file behind it where this process is to put that aside by itself.
+/// Stderr, and the file behind it if this process rotates it.
 #[derive(Debug, Default)]
 pub(crate) struct Stderr {
     file: OnceLock<PathBuf>,
@@ -43,21 +42,21 @@ pub(crate) struct Stderr {
 }
 
 impl Stderr {
-    /// From now on the log is the file at `path`, which stderr leads to.
+    /// Rotates the file at `path`, which stderr leads to.
     pub(super) fn rotate(&self, path: PathBuf) {
         let so_far = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         self.written.store(so_far, Ordering::Relaxed);
-        // Nobody sets another one.
+        // Nobody sets another.
         let _ = self.file.set(path);
     }
 
-    /// Counts what was written; answers the file that comes next, where this one is full.
+    /// Counts written bytes; returns the next file if this one is full.
     fn next_file(&self, written: usize) -> Option<File> {
         let path = self.file.get()?;
         let written = written as u64;
         let before = self.written.fetch_add(written, Ordering::Relaxed);
         if before <= LOG_BYTES && before + written > LOG_BYTES {
-            // Where that fails the file grows on: a log that is too long is better than none.
+            // On failure the file grows: too long beats none.
             let next = open(path).ok()?;
             self.written.store(0, Ordering::Relaxed);
             return Some(next);
@@ -101,7 +100,7 @@ pub(crate) fn is_journal(stream: Option<&str>) -> bool {
         .is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
-/// A line for journald: `<priority>` (sd-daemon(3)) and the text; the journal has the time.
+/// A journald line: `<priority>` (sd-daemon(3)) and text; the journal adds the time.
 pub(crate) struct Journal;
 
 impl<S, N> FormatEvent<S, N> for Journal
@@ -127,8 +126,8 @@ where
     }
 }
 
-/// Lets everything through but what fuser calls an error and is none: the kernel answers ENOENT to a
-/// reply whose caller was interrupted and has gone.
+/// Drops one false error of fuser: the kernel answers ENOENT to a reply whose caller was
+/// interrupted.
 pub(crate) struct NoInterrupted;
 
 impl<S: Subscriber> Layer<S> for NoInterrupted {

@@ -37,7 +37,7 @@ use setup::Setup;
 
 use crate::oracle::Plan;
 
-/// Runs the command of this process.
+/// Runs this process's command.
 #[must_use]
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();

@@ -1,7 +1,7 @@
-//! `pxfs mount`: in the foreground, or by a process of its own that stays when it is mounted.
+//! `pxfs mount`: in the foreground, or in a background process.
 //!
-//! Invariant: the background process is a new one (`exec`, never `fork` of threads); the command
-//! returns 0 only once the drive is there.
+//! Invariant: the background process is a new one (`exec`, never a `fork` of threads); the command
+//! returns 0 only once the drive is mounted.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -25,16 +25,16 @@ use crate::exit::{Exit, Failure, fail};
 use crate::mount::{self, CALL_THREADS};
 use crate::run::daemon::{Daemon, Place};
 
-/// How long what still runs may hold up the end of the process.
+/// How long running tasks may delay the end of the process.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
-/// The one line that a background process says to its parent.
+/// The one line from a background process to its parent.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Word {
-    /// It did not come to a mount.
+    /// Mounting failed.
     Failed { error: String, exit: Exit },
-    /// The drive is there.
+    /// The drive is mounted.
     Ready { ready: bool },
 }
 
@@ -50,7 +50,7 @@ pub(super) fn run(
     let config = setup.config()?;
     let place = place(setup, &config, mountpoint)?;
     if config.volume_is_default && config.watched().is_none() && !setup.quiet {
-        // Nobody is left to tell when stderr is gone.
+        // Without stderr there is nobody to tell.
         let _ = writeln!(
             std::io::stderr(),
             "pxfs: what you store is NOT encrypted: sealed volumes are not available yet (--volume plain hides this line)"
@@ -62,7 +62,7 @@ pub(super) fn run(
     spawn(&config.state_dir, &place.mountpoint)
 }
 
-/// What is checked before anything slow begins.
+/// Checks before anything slow.
 fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Place> {
     refuse_writing(config)?;
     refuse_many_anew(config)?;
@@ -81,7 +81,7 @@ fn place(setup: &Setup, config: &Config, mountpoint: &Path) -> anyhow::Result<Pl
     })
 }
 
-/// Where only an address is known, nothing can be asked for that writes or signs.
+/// With only an address, writing and signing are impossible.
 fn refuse_writing(config: &Config) -> anyhow::Result<()> {
     let Some(owner) = config.watched() else {
         return Ok(());
@@ -113,7 +113,7 @@ fn refuse_many_anew(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// The words of `-o` and what else the mount is told.
+/// The mount options from `-o` and elsewhere.
 pub(super) fn mount_options(config: &Config) -> Result<mount::Options, Failure> {
     let mut options = mount::Options::default();
     for word in &config.options {
@@ -163,7 +163,7 @@ pub(super) async fn hold(
         NotifyState::Status(&format!("mounted on {shown}")),
     ]);
     tracing::info!("mounted on {shown}");
-    // Made when there is something to show: a bar at once would stand there for days.
+    // Created on demand: an early bar would stay for days.
     let progress = std::sync::OnceLock::new();
     let tell = |what: &str, amount: Amount| {
         progress
@@ -181,14 +181,14 @@ pub(super) async fn hold(
     daemon.serve(&tell, &|| setup.reload_log()).await
 }
 
-/// Tells the service manager, if there is one.
+/// Notifies the service manager, if any.
 pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "sd_notify");
     }
 }
 
-/// Starts the process that stays, and waits for its word.
+/// Starts the background process, and waits for its line.
 fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
     private_folder(state_dir)
         .with_context(|| format!("state folder {}", state_dir.display()))
@@ -210,7 +210,7 @@ fn spawn(state_dir: &Path, mountpoint: &Path) -> anyhow::Result<Exit> {
     match serde_json::from_str(&line) {
         Ok(Word::Ready { .. }) => Ok(Exit::Ok),
         Ok(Word::Failed { error, exit }) => {
-            // It has nothing left to do: no need to leave a zombie behind.
+            // It is done: reap it.
             child.wait()?;
             Err(Failure::new(exit, error).into())
         }
@@ -230,8 +230,8 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
         let place = place(setup, &config, mountpoint)?;
         let state_dir = StateDir::open(&config.state_dir)?;
         setup.stderr.rotate(config.state_dir.join("log"));
-        // A session of its own: closing the terminal, or Ctrl-C in it, is not meant for us. It
-        // fails for who leads one already, which is as good.
+        // Its own session, so that closing the terminal, or Ctrl-C, does not reach it. A session
+        // leader fails, which is fine.
         let _ = rustix::process::setsid();
         rustix::process::chdir("/")?;
         runtime()?.hold(async {
@@ -246,13 +246,13 @@ fn background(setup: &Setup, mountpoint: &Path) -> anyhow::Result<Exit> {
     if let Err(error) = &outcome {
         let Failure { exit, message } = Failure::from_error(error);
         tracing::error!("{message}");
-        // After the ready word nobody listens any more.
+        // After the ready line nobody listens.
         let _ = say(&Word::Failed {
             error: message,
             exit,
         });
     }
-    // The line is said: not again on the log.
+    // Already reported: not again in the log.
     Ok(outcome.unwrap_or_else(|error| crate::exit::of(&error)))
 }
 
@@ -262,7 +262,7 @@ fn say(word: &Word) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Threads that may wait for a disk or hash, besides those that calls of the kernel have for themselves.
+/// Threads that may block on disk or hashing, beside those of kernel calls.
 const OTHER_THREADS: usize = 40;
 
 pub(super) struct Runtime(tokio::runtime::Runtime);
@@ -278,7 +278,7 @@ pub(super) fn runtime() -> anyhow::Result<Runtime> {
 }
 
 impl Runtime {
-    /// Runs `work`, then ends; what hangs is left behind.
+    /// Runs `work`, then ends; abandons what hangs.
     pub(super) fn hold<T>(
         self,
         work: impl Future<Output = anyhow::Result<T>>,

@@ -1,7 +1,8 @@
-//! Whether the account that signs may act on tokens of another owner (ERC-721: `isApprovedForAll`, `getApproved`).
+//! Whether the signing account may act on another owner's tokens (ERC-721: `isApprovedForAll`,
+//! `getApproved`).
 //!
-//! Invariant: what was seen at the mount holds as long as it: an approval that is withdrawn is seen where the
-//! contract refuses. Nothing is asked where the owner signs. Called by `tokens`, `operate` and `sync`.
+//! Invariant: what was seen at the mount holds for its duration; the contract itself refuses after
+//! a withdrawal. If the owner signs, nothing is asked.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -15,7 +16,7 @@ use crate::chain::{ChainError, approval};
 use crate::exit::{Exit, Failure};
 use crate::types::TokenId;
 
-/// What is known of one contract's approvals.
+/// One contract's known approvals.
 #[derive(Default)]
 pub(crate) struct Approvals {
     known: Mutex<Known>,
@@ -23,9 +24,9 @@ pub(crate) struct Approvals {
 
 #[derive(Default)]
 struct Known {
-    /// Of all tokens of the owner.
+    /// For all of the owner's tokens.
     all: Option<bool>,
-    /// Of one token.
+    /// For single tokens.
     each: BTreeMap<TokenId, bool>,
 }
 
@@ -45,7 +46,7 @@ impl Approvals {
         match self.asked(chain, operator, token).await {
             Ok(true) => Ok(None),
             Ok(false) => Ok(Some(missing(chain, operator, token))),
-            // What was written here is not to be hidden for that: the contract refuses where it is missing.
+            // Local writes stay visible: without an approval the contract refuses.
             Err(fault) if fault.is_silence() => Ok(None),
             Err(fault) => Err(fault),
         }
@@ -83,7 +84,7 @@ impl Approvals {
     }
 }
 
-/// What is said where `operator` may not act on `token`.
+/// The message if `operator` may not act on `token`.
 fn missing(chain: &ChainParts, operator: Address, token: TokenId) -> String {
     format!(
         "{owner} has not approved {operator} for token {called}: have it send `approve({operator}, {token})` or `setApprovalForAll({operator}, true)` to {contract}, then mount again",
@@ -93,10 +94,10 @@ fn missing(chain: &ChainParts, operator: Address, token: TokenId) -> String {
     )
 }
 
-/// Refuses to do `what` where the owner of `token` has not approved who signs.
+/// Fails unless the owner of `token` has approved the signer for `what`.
 ///
 /// # Errors
-/// It has not; the chain's.
+/// No approval; the chain's.
 pub(crate) async fn require_approval(
     chain: &ChainParts,
     what: &str,

@@ -1,8 +1,7 @@
-//! The chains and contracts that a configuration names, with the account that acts on them.
+//! The chains and contracts of a configuration, with their accounts.
 //!
-//! Invariant: a chain is connected once, however many contracts are on it, and has one account with one outbox:
-//! nonces are an account's on a chain. What is refused is refused here, with what to do. Called by `parts`,
-//! `deploy` and `oracle`.
+//! Invariant: however many contracts share a chain, it has one connection, one account and one
+//! outbox, because nonces are per account and chain. Refusals happen here, with the remedy.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,21 +24,21 @@ use crate::clock::Clock;
 use crate::config::{Config, ContractAt};
 use crate::exit::fail;
 
-/// Which of several chains must answer before anything begins.
+/// Which of several chains must answer first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needed {
     /// All.
     Each,
-    /// One: the tokens of the others come when they answer.
+    /// One: the others' tokens appear when they answer.
     Any,
-    /// None of whose tokens it is kept what they were: see [`last_seen`].
+    /// Those without a stored token list: see [`last_seen`].
     Unknown,
 }
 
-/// All contracts that `config` names, in their order; at least one.
+/// All contracts in `config`, in order; at least one.
 ///
 /// # Errors
-/// One line each, with its exit code; where only `Any` is `needed`, that no chain answers.
+/// One line each, with its exit code; if only `Any` is `needed`, that no chain answers.
 pub(crate) async fn contracts(
     config: &Config,
     clock: &Arc<dyn Clock>,
@@ -59,7 +58,7 @@ pub(crate) async fn contracts(
     let wanted_count = all_wanted.len();
     let chain_wanted =
         |wanted: Option<&ContractAt>| chain_of(config, wanted.and_then(|wanted| wanted.chain));
-    // All at once: each of them may take its time not to answer.
+    // Concurrently: each may be slow to fail.
     let ids: BTreeSet<_> = all_wanted.iter().copied().map(chain_wanted).collect();
     let kept = |chain| {
         let its = config.contracts.iter();
@@ -91,7 +90,7 @@ pub(crate) async fn contracts(
                 .values()
                 .find(|(other, _)| other.chain_id == connected.chain_id)
             {
-                // Two outboxes of one account would take each other's nonces.
+                // One account's two outboxes would take each other's nonces.
                 fail!(
                     Usage,
                     "chain {0} is named twice ({1} and {2}): write --rpc-url {0}=URL and ADDRESS@{0} for all of it",
@@ -156,7 +155,7 @@ pub(crate) async fn contracts(
     }
 }
 
-/// The contracts that are named; `None` where it is that of the embedded chain.
+/// The named contracts; `None` for the embedded chain's.
 fn wanted(config: &Config) -> Vec<Option<&ContractAt>> {
     match config.contracts.is_empty() {
         true => vec![None],
@@ -164,7 +163,7 @@ fn wanted(config: &Config) -> Vec<Option<&ContractAt>> {
     }
 }
 
-/// The chain of a command that needs no contract: that of `--chain-id`, else the first one.
+/// The chain of a command without a contract: `--chain-id`, else the first.
 pub(crate) fn main_chain(config: &Config) -> Option<u64> {
     let wanted = config
         .chain_id
@@ -172,7 +171,7 @@ pub(crate) fn main_chain(config: &Config) -> Option<u64> {
     chain_of(config, wanted)
 }
 
-/// The only contract of a command that is about one.
+/// The only contract, for a command about one.
 ///
 /// # Errors
 /// There is none, or there are several.
@@ -204,7 +203,7 @@ fn of_contract(
         (None, None) => fail!(Usage, "no token contract: give --contract 0x…"),
     };
     let operator = match deployed {
-        // Of another contract it is none. Who watches signs nothing, reports neither.
+        // Not of another contract. A watcher signs nothing, reports neither.
         Some((contracts, folder)) if contracts.contract == contract && account.is_some() => {
             Some(Operator {
                 wallet: Wallet::open(&operator_file(folder), None)?,

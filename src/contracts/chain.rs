@@ -17,36 +17,36 @@ use crate::types::{TokenId, TokenRef};
 
 /// One token contract on its chain, with the account whose tokens are mounted.
 pub struct ChainParts {
-    /// Where the chain is reached.
+    /// The connection.
     pub endpoint: Endpoint,
-    /// The chain inside this process, when that is the one.
+    /// The in-process chain, if it is one.
     pub embedded: Option<embedded::Handle>,
     /// EIP-155 id.
     pub chain_id: u64,
     /// The token contract.
     pub contract: Address,
-    /// What its tokens are called.
+    /// Its tokens' naming.
     pub called: Called,
-    /// Whose tokens these are.
+    /// The tokens' owner.
     pub owner: Address,
-    /// What it owns.
+    /// The owner's tokens.
     pub ledger: ContractLedger,
-    /// What acts for the owner; `None` where only the address is known, and nothing is signed.
+    /// The acting account; `None` if only the address is known, and nothing is signed.
     pub account: Option<Account>,
-    /// What its tokens' names are signed by.
+    /// The name keys.
     pub names: Names,
-    /// The oracle's operator, where this process is one.
+    /// The oracle operator, if this process is one.
     pub operator: Option<Operator>,
-    /// Why the chain has not answered yet, where it is known by its id, or by what is kept of it.
+    /// Why a chain with a known id, or a stored list, has not answered yet.
     pub silence: Option<ChainError>,
 }
 
-/// What acts for the owner.
+/// The account that acts for the owner.
 #[derive(Clone)]
 pub struct Account {
-    /// Its key, where that is in this process.
+    /// Its key, if in this process.
     pub wallet: Option<Arc<Wallet>>,
-    /// What it sends.
+    /// Its transactions.
     pub transactor: Transactor,
 }
 
@@ -54,36 +54,36 @@ pub struct Account {
 pub struct Operator {
     /// Its account.
     pub wallet: Wallet,
-    /// Nothing that concerns it is older than this block.
+    /// No earlier block concerns it.
     pub from_block: u64,
 }
 
-/// What the tokens of a contract are called.
+/// How a contract's tokens are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Called {
-    /// The contract's name, where it has one.
+    /// The contract's name, if any.
     pub name: Option<String>,
-    /// How many contracts stand before it; its tokens' inode numbers depend on that.
+    /// The contract's index, on which its tokens' inode numbers depend.
     pub place: usize,
-    /// How many contracts there are; of several the name stands before the token's number.
+    /// The number of contracts; if several, the name precedes the token's number.
     pub count: usize,
 }
 
 impl Called {
-    /// What `id` is called in commands, and as a directory.
+    /// The name of `id` in commands and as a directory.
     #[must_use]
     pub fn token(&self, id: TokenId) -> String {
         let contract = self.name.clone().filter(|_| self.count > 1);
         TokenRef { contract, id }.to_string()
     }
 
-    /// Whether `token` may be one of this contract.
+    /// Whether `token` may belong to this contract.
     #[must_use]
     pub fn is(&self, token: &TokenRef) -> bool {
         self.is_named(token.contract.as_deref())
     }
 
-    /// Whether the contract is meant by `name`; `None` means the only one.
+    /// Whether `name` means this contract; `None` means the only one.
     #[must_use]
     pub fn is_named(&self, name: Option<&str>) -> bool {
         match name {
@@ -94,13 +94,13 @@ impl Called {
 }
 
 impl ChainParts {
-    /// What the contract speaks: known wherever any of its tokens is.
+    /// The dialect: known whenever any of its tokens is.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.ledger.known_dialect().unwrap_or(Dialect::PxSync)
     }
 
-    /// What acts for the owner, to do `what`.
+    /// The account that acts for the owner, to do `what`.
     ///
     /// # Errors
     /// [`Exit::Usage`](crate::exit::Exit::Usage): only the address is known.
@@ -108,7 +108,7 @@ impl ChainParts {
         (self.account.as_ref()).ok_or_else(|| needs_wallet(what, &self.owner))
     }
 
-    /// The account that signs, where it is not the owner's.
+    /// The signing account, if not the owner's.
     #[must_use]
     pub fn operates(&self) -> Option<Address> {
         let signs = self.account.as_ref()?.transactor.address();

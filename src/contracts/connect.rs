@@ -1,5 +1,4 @@
-//! Reaching a chain, over HTTP or inside this process, and finding that it is the one that is meant. Called by
-//! `chains`, `deploy` and `oracle`.
+//! Connects to a chain, over HTTP or in this process, and checks that it is the right one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,30 +10,30 @@ use crate::clock::Clock;
 use crate::config::{Config, RpcUrl};
 use crate::exit::fail;
 
-/// A chain that is connected, and is the one that was asked for.
+/// A connected chain, confirmed to be the requested one.
 pub(crate) struct ConnectedChain {
     /// Where.
     pub endpoint: Endpoint,
-    /// The chain inside this process, when that is the one, and its folder.
+    /// The in-process chain and its folder, if it is one.
     pub embedded: Option<(embedded::Handle, PathBuf)>,
     /// EIP-155 id.
     pub chain_id: u64,
 }
 
-/// The endpoints that `chain` is connected by.
+/// The endpoints for `chain`.
 pub(crate) fn urls_of(config: &Config, chain: Option<u64>) -> Vec<&RpcUrl> {
     let numbered = config.rpc.iter().any(|one| one.chain.is_some());
-    // Where no endpoint says what it is of, all are of the chain that is meant.
+    // If no endpoint names its chain, all are of the requested one.
     let its = (config.rpc.iter()).filter(|one| one.chain == chain || !numbered);
     its.map(|one| &one.url).collect()
 }
 
-/// By which number the endpoints of a contract's chain are named.
+/// The id that endpoints of a contract's chain have.
 pub(crate) fn chain_of(config: &Config, said: Option<u64>) -> Option<u64> {
     said.or_else(|| config.rpc.first().and_then(|first| first.chain))
 }
 
-/// Reaches the chain whose endpoints are named by `chain`.
+/// Connects to the endpoints of `chain`.
 ///
 /// # Errors
 /// There is none, it does not answer, or has another id.
@@ -49,7 +48,7 @@ pub(crate) async fn connect(
     }
 }
 
-/// The same; of a chain that is said by its id, or was `kept` in mind by that, and does not answer now, why.
+/// The same; if a chain whose id is configured or `kept` does not answer, returns why.
 pub(crate) async fn probe(
     config: &Config,
     chain: Option<u64>,
@@ -89,7 +88,7 @@ pub(crate) async fn probe(
         (Some(RpcUrl::Http(_)), _) => (over_http(wanted)?, None),
     };
     let chain_id = match (endpoint.chain_id().await, wanted.or(kept)) {
-        // Each server is asked for it again before it is asked for anything else.
+        // Each server is asked for it again first.
         (Err(fault), Some(chain_id)) if fault.is_silence() => {
             let connected = ConnectedChain {
                 endpoint: over_http(Some(chain_id))?,

@@ -1,7 +1,6 @@
-//! Deploys the contracts of `px-sync` to the chain that is configured.
+//! Deploys the `px-sync` contracts.
 //!
-//! Invariant: what it costs at most is known before anything is signed; a deployment that was cut off is
-//! gone on with by the same command. Called by `cli`.
+//! Invariant: the highest cost is known before signing; repeating an aborted deployment resumes it.
 
 use std::sync::Arc;
 
@@ -17,31 +16,31 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::status::DeployAnswer;
 
-/// A deployment that can be begun.
+/// A prepared deployment.
 pub struct Deployer {
     connected: ConnectedChain,
     payer: Transactor,
     forwarder: Forwarder,
 }
 
-/// What it takes.
+/// Its cost.
 #[derive(Clone, Debug)]
 pub struct Price {
     /// EIP-155 id of the chain.
     pub chain_id: u64,
-    /// Where the chain is connected: scheme and host.
+    /// The endpoint's scheme and host.
     pub at: String,
     /// Who pays, and owns the contracts.
     pub owner: Address,
-    /// Gas, with some to spare.
+    /// Gas, with spare.
     pub gas: u64,
-    /// What that may cost, in wei.
+    /// Its highest cost, wei.
     pub cost_wei: U256,
 }
 
 impl Deployer {
-    /// Reaches the chain. Without `operators` the owner is the only one; with `forwarder` one that is
-    /// there is trusted, and none is deployed. The caller owns the state folder.
+    /// Connects to the chain. Without `operators` the owner is the only one; a given `forwarder` is trusted,
+    /// and none is deployed. The caller owns the state folder.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -76,11 +75,11 @@ impl Deployer {
         })
     }
 
-    /// What it takes; the account has that much.
+    /// The cost; the account has that much.
     ///
     /// # Errors
     /// [`ChainError::Reverted`](crate::chain::ChainError) with what is missing, or why the chain would
-    /// refuse it; else as the chain's.
+    /// refuse it; else the chain's.
     pub async fn price(&self) -> anyhow::Result<Price> {
         let cost = deploy::cost(&self.payer, &self.forwarder).await?;
         Ok(Price {
@@ -92,8 +91,8 @@ impl Deployer {
         })
     }
 
-    /// The same for somebody who has not agreed to the price: each transaction costs no more than `--max-fee`, or
-    /// a tenth of a coin.
+    /// For a user who has not agreed to the price: each transaction costs at most `--max-fee`, or a
+    /// tenth of a coin.
     #[must_use]
     pub fn unseen(self) -> Self {
         Self {
@@ -102,7 +101,7 @@ impl Deployer {
         }
     }
 
-    /// Deploys, where no transaction costs more than `agreed` wei; without that, as [`Deployer::unseen`] says.
+    /// Deploys; no transaction costs more than `agreed` wei, or the limit of [`Deployer::unseen`].
     ///
     /// # Errors
     /// As [`deploy::deploy_with`].
@@ -121,7 +120,7 @@ impl Deployer {
         })
     }
 
-    /// Lets go of the chain.
+    /// Releases the chain.
     pub async fn close(self) {
         drop(self.payer);
         if let Some((chain, _)) = self.connected.embedded {

@@ -1,4 +1,4 @@
-//! The folder of an embedded chain beside the chain itself: its contracts, and its oracle operator's key.
+//! What lies beside an embedded chain: its contracts, and its oracle operator's key.
 
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,22 @@ use serde::{Deserialize, Serialize};
 use crate::chain::deploy::Deployment;
 use crate::exit::fail;
 
-/// What the folder of an embedded chain keeps of the contracts on it: `contracts.json`.
+/// The contracts of an embedded chain: `contracts.json` in its folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deployed {
-    /// Version of this file, 1.
+    /// The file's version, 1.
     pub version: u8,
     /// The token contract.
     pub contract: Address,
     /// The forwarder of the oracle's reports.
     pub forwarder: Address,
-    /// Block of the token contract.
+    /// The token contract's block.
     pub block: u64,
 }
 
 impl Deployed {
-    /// Of a deployment.
+    /// From a deployment.
     #[must_use]
     pub fn of(deployment: &Deployment) -> Self {
         Self {
@@ -35,13 +35,13 @@ impl Deployed {
         }
     }
 
-    /// The file in a chain's folder.
+    /// The file's path in a chain's folder.
     #[must_use]
     pub fn file(chain: &Path) -> PathBuf {
         chain.join("contracts.json")
     }
 
-    /// What the chain in `chain` has; `None` when nothing was deployed yet.
+    /// The contracts of `chain`; `None` before a deployment.
     ///
     /// # Errors
     /// The file is damaged.
@@ -64,13 +64,13 @@ impl Deployed {
     }
 }
 
-/// What is on its way to the chain, in a state folder.
+/// The outbox in a state folder.
 #[must_use]
 pub fn outbox(state: &Path) -> PathBuf {
     state.join("outbox")
 }
 
-/// The file of the operator's key in the folder of an embedded chain.
+/// The operator's key file in an embedded chain's folder.
 #[must_use]
 pub fn operator_file(chain: &Path) -> PathBuf {
     chain.join("operator")
@@ -80,7 +80,7 @@ pub fn operator_file(chain: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    /// Whoever changes this file's form leaves the chains of earlier versions without contracts.
+    /// A changed form leaves earlier versions' chains without contracts.
     #[test]
     fn contracts_are_found_again_by_every_later_version() {
         let golden = include_str!("../../tests/golden/state/contracts.json");

@@ -1,8 +1,7 @@
-//! The first document of a token: usage 0, no root, so that an unused token can sync.
+//! A token's first document: usage 0, no root, so that an unused token can sync.
 //!
-//! Invariant: it is published only where the name has no record and the chain has taken no
-//! document in this epoch; so it can be tried again at any time, and that is what makes it durable.
-//! Called after mint and register, by the token task, and before a sync.
+//! Invariant: published only if the name has no record and the chain took no document in this
+//! epoch; so retries are always safe, and make it durable.
 
 use std::time::Duration;
 
@@ -19,12 +18,12 @@ use crate::pack::usage::{self, Usage};
 use crate::store::BlockStoreExt;
 use crate::types::VolumeKey;
 
-/// How long a record lives: one year.
+/// A record's life: one year.
 const LIFE_S: i64 = 365 * 86_400;
-/// How long a cache may answer from it: five minutes.
+/// How long caches may use it: five minutes.
 const TTL: Duration = Duration::from_secs(300);
 
-/// Publishes the first document of `token` under `key`, unless there is one. True when it did.
+/// Publishes the first document of `token` under `key` if there is none; true if it did.
 ///
 /// # Errors
 /// The node refuses, or does not answer.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::names::key::NameKey;
 
-/// The most that is read of a file.
+/// The most read of a file.
 const MAX_BYTES: u64 = 128;
 
 /// Why a name key file was refused.
@@ -23,7 +23,7 @@ pub(super) enum KeyFileError {
     Form(PathBuf),
 }
 
-/// Reads a name key. Refused when others than its owner can read the file.
+/// Reads a name key; refuses a file that others than its owner can read.
 pub(super) fn load(path: &Path) -> Result<NameKey, KeyFileError> {
     let failed = |e| KeyFileError::Io(path.to_owned(), e);
     let file = File::open(path).map_err(failed)?;

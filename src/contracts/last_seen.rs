@@ -1,9 +1,9 @@
-//! What a chain told last of the tokens of one owner on one contract, kept in the state folder: a mount to which the
-//! chain does not answer shows them by that.
+//! What a chain last said of an owner's tokens on a contract, stored so that a mount can show them
+//! while the chain does not answer.
 //!
-//! Form: JSON, `known/CHAIN-CONTRACT-OWNER.json`; the golden file is `tests/golden/state/known.json`. Invariant: it
-//! grants nothing: what may grow, and until when, is what each volume keeps itself. A list that is damaged, or of another
-//! version, is as good as none. Called by `chains` and `tokens`.
+//! Form: JSON, `known/CHAIN-CONTRACT-OWNER.json`; golden file `tests/golden/state/known.json`.
+//! Invariant: it grants nothing: each volume stores its own allowance. A damaged or other-version
+//! list counts as none.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,21 +21,21 @@ use crate::durable::{Unnamed, create_folder, sweep_unfinished};
 
 /// The version of the file.
 const VERSION: u8 = 1;
-/// After how many seconds the same is written again, for its time alone.
+/// Seconds after which an unchanged list is written again.
 const LASTS_S: u64 = 3_600;
 
-/// What was told last.
+/// The last known list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Known {
     version: u8,
     /// When it was read, Unix seconds by this machine's clock.
     pub(crate) read_s: u64,
-    /// What the contract speaks.
+    /// The contract's dialect.
     pub(crate) dialect: Dialect,
-    /// The tokens, and the block that they were read in.
+    /// The tokens, and their block.
     pub(crate) snapshot: Snapshot,
-    /// Of the names that are this wallet's, the account nonces that their keys are derived with.
+    /// Account nonces of the keys of this wallet's names.
     pub(crate) keys: BTreeMap<String, u64>,
 }
 
@@ -55,7 +55,7 @@ impl Known {
         }
     }
 
-    /// What `file` has, if that is whole.
+    /// `None` if `file` is missing or damaged.
     fn read(file: &Path) -> Option<Self> {
         let bytes = std::fs::read(file).ok()?;
         let known = serde_json::from_slice::<Self>(&bytes).ok();
@@ -75,7 +75,7 @@ impl Known {
         Unnamed::write(folder, &bytes, None)?.rename(file)
     }
 
-    /// The tokens as they were, at the time that the chain may have at `now_s` of this machine's clock.
+    /// The tokens, at the chain's likely time when this clock says `now_s`.
     pub(crate) fn snapshot_at(&self, now_s: u64) -> Snapshot {
         let passed_s = now_s.saturating_sub(self.read_s);
         Snapshot {
@@ -91,9 +91,9 @@ impl Known {
     }
 }
 
-/// The list of one contract, and the file that keeps it.
+/// One contract's list and its file.
 pub(crate) struct List {
-    /// `None` of a chain inside this process, which always answers.
+    /// `None` for an in-process chain, which always answers.
     file: Option<PathBuf>,
     kept: Mutex<Option<Arc<Known>>>,
 }
@@ -112,12 +112,12 @@ impl List {
         }
     }
 
-    /// What was told last, as far as it is kept.
+    /// The stored list.
     pub(crate) fn get(&self) -> Option<Arc<Known>> {
         lock(&self.kept).clone()
     }
 
-    /// Keeps `known`, where it is news. That it cannot be written is no fault of a mount.
+    /// Stores `known` if changed. A failure does not affect the mount.
     pub(crate) async fn keep(&self, known: Known) {
         let is_news = self.get().is_none_or(|before| known.is_news(&before));
         let Some(file) = self.file.clone().filter(|_| is_news) else {
@@ -133,13 +133,13 @@ impl List {
     }
 }
 
-/// The file of a list in the state folder `state`.
+/// A list's path in the state folder `state`.
 fn file(state: &Path, chain_id: u64, contract: &Address, owner: &Address) -> PathBuf {
     let name = format!("{chain_id}-{contract:#x}-{owner:#x}.json");
     state.join("known").join(name)
 }
 
-/// The chain that `owner` had tokens of `contract` on, by what is kept in `state`; `None` where there are several.
+/// The chain of `owner`'s tokens of `contract`, by the lists in `state`; `None` if several.
 pub(crate) fn chain_of(state: &Path, contract: &Address, owner: &Address) -> Option<u64> {
     let rest = format!("-{contract:#x}-{owner:#x}.json");
     let entries = std::fs::read_dir(state.join("known")).ok()?;
@@ -152,7 +152,7 @@ pub(crate) fn chain_of(state: &Path, contract: &Address, owner: &Address) -> Opt
     ids.next().filter(|_| ids.next().is_none())
 }
 
-/// What `contract` speaks, by what is kept in `state`; `None` where nothing is.
+/// The dialect of `contract`, by the lists in `state`.
 pub(crate) fn dialect_of(
     state: &Path,
     chain_id: u64,
@@ -217,7 +217,7 @@ mod tests {
         Known::new(1_800_000_201, Dialect::PxSync, snapshot, keys)
     }
 
-    /// Whoever changes this file's form has every state folder wait for its chain once.
+    /// A changed form makes every state folder wait for its chain once.
     #[test]
     fn what_the_chain_told_is_read_by_every_later_version() {
         let golden = include_str!("../../tests/golden/state/known.json");
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(of(&contract, &owner), Some(100));
         assert_eq!(of(&owner, &owner), None);
         assert_eq!(of(&contract, &contract), None);
-        // One that cannot be read says nothing.
+        // An unreadable one says nothing.
         let damaged = file(dir.path(), 7, &contract, &owner);
         std::fs::write(&damaged, "{").unwrap();
         assert_eq!(of(&contract, &owner), Some(100));

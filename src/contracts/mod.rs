@@ -1,8 +1,8 @@
-//! The token contracts that a configuration names, each on its chain, with the account that acts on its tokens.
+//! The configured token contracts, each on its chain with its account.
 //!
-//! [`Parts`] is everything that the tokens of one contract stand on. `build` connects to the chains (`connect`) and opens
-//! what signs (`signing`); `terms` holds a request to what it was asked for; `token_status` and `name_keys` say what the
-//! chain and the wallet know of a token.
+//! [`Parts`] is all that one contract's tokens need. `build` connects to chains (`connect`) and
+//! opens signers (`signing`); `terms` checks a request's conditions; `token_status` and `name_keys`
+//! say what chain and wallet know of a token.
 
 mod approval;
 mod build;

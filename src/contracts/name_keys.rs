@@ -1,4 +1,4 @@
-//! The keys that sign the names of tokens: which are this wallet's, and how they are found.
+//! Finds the keys that sign tokens' names.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,13 +9,14 @@ use crate::names::key::NameKey;
 use crate::types::TokenId;
 
 impl ChainParts {
-    /// The key of `token` on a contract that keeps no names; `None` where there is none, or its number is too large.
+    /// The key of `token` on a contract without names; `None` if there is none, or its number is
+    /// too large.
     pub(crate) fn key_of_token(&self, token: TokenId) -> Option<NameKey> {
         let (id, contract) = (self.chain_id, &self.contract);
         self.names.of_token(id, contract, token)
     }
 
-    /// The name of what is published of `token`, as far as it is known: by the contract, the wallet, or whoever watches.
+    /// The name of `token`, by the contract, the wallet, or the watching user.
     pub(crate) fn name_of(&self, token: &TokenInfo) -> Option<String> {
         if token.accounting.has_names() || token.name.is_some() {
             return token.name.clone();
@@ -25,7 +26,7 @@ impl ChainParts {
 }
 
 impl Parts {
-    /// The key of `name`, when it is one of ours, and the account nonce that it is derived with (0 where it was given).
+    /// The key of `name` if ours, with the account nonce it is derived from (0 if given).
     ///
     /// # Errors
     /// The chain's.
@@ -45,7 +46,7 @@ impl Parts {
         Ok(found.await?)
     }
 
-    /// The keys of those of `names` that are this wallet's; `None` for the others.
+    /// The keys of `names`; `None` for those not this wallet's.
     ///
     /// # Errors
     /// The chain's.
@@ -54,7 +55,7 @@ impl Parts {
         names: BTreeSet<String>,
     ) -> anyhow::Result<HashMap<String, Option<(u64, NameKey)>>> {
         let chain = &self.chain;
-        // Who only watches has none; those that were given are at hand.
+        // A watcher derives none; given ones are at hand.
         let Some(account) = chain.account.as_ref().filter(|_| chain.names.are_derived()) else {
             return Ok(HashMap::new());
         };

@@ -1,10 +1,10 @@
-//! Whether the contracts and tokens of a configuration are told apart by their names. Called by `chains`.
+//! Checks that names tell contracts and tokens apart.
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure, fail};
 use crate::types::TokenRef;
 
-/// Several contracts have a name each, and each token that is named is one of theirs.
+/// Several contracts need distinct names, and each named token must belong to one.
 pub(crate) fn check_names(config: &Config) -> anyhow::Result<()> {
     let contracts = &config.contracts;
     let names: Vec<&str> = contracts
@@ -62,7 +62,7 @@ pub(crate) fn check_names(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is said where a contract is not told by its name.
+/// The message for an unknown contract name.
 pub(crate) fn unknown(what: &str, names: &[&str]) -> Failure {
     let line = match names {
         [] | [_] => format!("{what}: there is one contract, and it is not called so"),

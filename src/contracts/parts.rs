@@ -1,7 +1,7 @@
-//! The concrete parts that a configuration names: contracts on their chains, and the node.
+//! The parts of a configuration: contracts on their chains, and the node.
 //!
-//! Invariant: the only place that builds them, for the daemon and for commands without one. What
-//! is refused is refused here, with what to do. Called by `operate`, `daemon`, `demo`, `cli`.
+//! Invariant: only this file builds them, for the daemon and for commands without one. Refusals
+//! happen here, with the remedy.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::exit::{Failure, fail};
 use crate::node::{self, NodeParts};
 use crate::types::{TokenId, TokenKey, TokenRef, VolumeKey};
 
-/// Everything that the tokens of one contract stand on.
+/// Everything that one contract's tokens need.
 pub struct Parts {
-    /// What was configured.
+    /// The configuration.
     pub config: Config,
-    /// Time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The contract, on its chain.
     pub chain: ChainParts,
@@ -30,7 +30,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Builds what `config` names, of its only contract.
+    /// Builds the parts of the only contract in `config`.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -42,8 +42,8 @@ impl Parts {
         }
     }
 
-    /// Builds what `config` names, once for each contract, in their order: at least one. The node and what
-    /// belongs to one chain are the same for all.
+    /// Builds the parts of each contract in `config`, in order; at least one. They share the node and each
+    /// chain.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -52,8 +52,8 @@ impl Parts {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    /// The same for what is about one contract: of several chains one has to answer. The tokens of the
-    /// others come when they do, and what is about one of them fails as it does.
+    /// The same for a request about one contract: one chain must answer. The others' tokens come later, and
+    /// requests about them fail until then.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -62,7 +62,7 @@ impl Parts {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    /// The same for a mount, which begins without any chain where it is kept what its tokens were.
+    /// The same for a mount, which needs no chain if token lists are stored.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -71,7 +71,7 @@ impl Parts {
         Ok(all.into_iter().map(Arc::new).collect())
     }
 
-    /// The same for what is about the chain alone: where no node is named, none is missed.
+    /// The same for a request about the chain alone: the node may be missing.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -107,7 +107,7 @@ impl Parts {
         Ok(contracts.into_iter().map(with).collect())
     }
 
-    /// What names the volume of a token.
+    /// The key of a token's volume.
     pub(crate) fn volume_key(&self, token: &TokenInfo) -> VolumeKey {
         VolumeKey {
             token: TokenKey {
@@ -138,7 +138,7 @@ impl Parts {
         Ok(info)
     }
 
-    /// What the configured nodes give.
+    /// Documents from the configured nodes.
     pub(crate) fn own_documents(&self) -> Arc<dyn Documents> {
         Arc::new(NodeDocuments {
             names: Arc::clone(&self.node.names),
@@ -147,7 +147,7 @@ impl Parts {
         })
     }
 
-    /// Whether the contract charges each commit, as far as is known.
+    /// Whether the contract charges each commit, if known.
     pub(crate) fn charges_commits(&self) -> bool {
         self.chain.ledger.known_accounting() == Some(Accounting::Additive)
     }
@@ -161,10 +161,10 @@ impl Parts {
     }
 }
 
-/// Those of `all` that `subject` is about: the first where it is about none.
+/// Those of `all` that `subject` names; the first if it names none.
 ///
 /// # Errors
-/// There are several, and none of them is named.
+/// There are several, and none is named.
 pub fn pick<'a>(all: &'a [Arc<Parts>], subject: Subject<'_>) -> Result<&'a Arc<Parts>, Failure> {
     let found = all.iter().find(|parts| {
         let called = &parts.chain.called;
@@ -177,7 +177,7 @@ pub fn pick<'a>(all: &'a [Arc<Parts>], subject: Subject<'_>) -> Result<&'a Arc<P
     found.ok_or_else(|| none_of(all, subject))
 }
 
-/// What is said where `subject` is about none of `all`.
+/// The message if `subject` names none of `all`.
 pub(crate) fn none_of(all: &[Arc<Parts>], subject: Subject<'_>) -> Failure {
     let what = match subject {
         Subject::Token(token) => format!("token {token}"),
@@ -190,7 +190,7 @@ pub(crate) fn none_of(all: &[Arc<Parts>], subject: Subject<'_>) -> Failure {
     naming::unknown(&what, &names.collect::<Vec<_>>())
 }
 
-/// Ends the chains inside this process that `all` stand on.
+/// Closes the in-process chains of `all`.
 pub async fn close_chains(all: &[Arc<Parts>]) {
     let mut closed = Vec::new();
     for parts in all {

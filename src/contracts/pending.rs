@@ -1,13 +1,13 @@
-//! Drives transactions that were sent and are not final yet.
+//! Drives transactions that are sent but not final.
 
 use std::time::Duration;
 
 use crate::chain::transact::Transactor;
 
-/// Between two checks of the pending transactions; none while nothing is pending.
+/// Between two checks while something is pending.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Brings to its end what was sent, also by earlier processes; never returns.
+/// Completes sent transactions, also earlier processes'; never returns.
 pub(crate) async fn drive_pending(transactor: Transactor) {
     let mut told = None;
     loop {

@@ -1,8 +1,8 @@
-//! What signs for an account, and what its tokens' names are signed by.
+//! Opens what signs for an account, and its tokens' name keys.
 //!
-//! Invariant: a private key, a passphrase or a name key comes from a file, a credential or a variable that is named
-//! for it, and from no argument. Where another account owns the tokens, the key that signs transactions makes no
-//! name: a volume would begin beside the owner's. Called by `chains`, `deploy`, `oracle` and the command line.
+//! Invariant: a private key, passphrase or name key comes from a file, credential or variable named
+//! for it, never from an argument. If another account owns the tokens, the signing key makes no
+//! names, because they would start other volumes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use crate::exit::{Exit, Failure, fail};
 use crate::names::key::NameKey;
 use crate::types::TokenId;
 
-/// What the name keys of an account's tokens come from.
+/// The source of name keys.
 #[derive(Clone, Default)]
 pub struct Names {
-    /// Those that were given, each for the token that has its name.
+    /// Given ones, each for the token with its name.
     files: Arc<[NameKey]>,
-    /// What the others are derived from.
+    /// The wallet that derives the others.
     wallet: Option<Arc<Wallet>>,
 }
 
-/// What signs, and what names are signed by.
+/// Signer and name keys.
 pub(crate) struct Keys {
-    /// `None` where the account is only watched.
+    /// `None` for a watched account.
     pub(crate) signer: Option<Signer>,
-    /// The key itself, where it is here.
+    /// The key itself, if here.
     pub(crate) wallet: Option<Arc<Wallet>>,
     pub(crate) names: Names,
-    /// Whose tokens these are.
+    /// The tokens' owner.
     pub(crate) owner: Address,
 }
 
 impl Names {
-    /// The key of `token` on a contract that keeps no names; `None` where there is none, or the token's number is too
-    /// large.
+    /// The key of `token` on a contract without names; `None` if there is none, or the token's
+    /// number is too large.
     #[must_use]
     pub fn of_token(&self, chain_id: u64, contract: &Address, token: TokenId) -> Option<NameKey> {
         let id = token.as_u64()?;
@@ -52,8 +52,8 @@ impl Names {
         }
     }
 
-    /// The key that a transaction with the account nonce `index` sets, where `taken` tells the names that are in use
-    /// already; `None` where there is none left.
+    /// The key set by a transaction with nonce `index`, given a test for names in use; `None` if
+    /// none is left.
     #[must_use]
     pub fn fresh(
         &self,
@@ -68,7 +68,7 @@ impl Names {
         self.derived(chain_id, contract, index)
     }
 
-    /// Whether the keys of names that were not given may be found all the same.
+    /// Whether keys of names that were not given can be derived.
     #[must_use]
     pub fn derives(&self) -> bool {
         self.wallet.is_some()
@@ -80,14 +80,13 @@ impl Names {
         !self.files.is_empty()
     }
 
-    /// Whether new names belong to the nonce of the transaction that sets them.
+    /// Whether new names belong to their transaction's nonce.
     #[must_use]
     pub fn are_derived(&self) -> bool {
         self.files.is_empty() && self.wallet.is_some()
     }
 
-    /// The key of `name`, and what it is derived with, where it is one that is derived with a nonce up to `nonce`. Takes
-    /// a while.
+    /// The key of `name` and its nonce, if derived with one up to `nonce`. Slow.
     #[must_use]
     pub fn find(
         &self,
@@ -100,7 +99,7 @@ impl Names {
         NameKey::find(name, wallet.secret(), chain_id, contract, nonce)
     }
 
-    /// The same for many names at once, each nonce's key derived once; empty where none are derived.
+    /// The same for many names, deriving each nonce's key once; empty if none are derived.
     #[must_use]
     pub fn find_all(
         &self,
@@ -115,21 +114,21 @@ impl Names {
         }
     }
 
-    /// The key that was derived with the nonce `index`; `None` where none are derived.
+    /// The key derived with the nonce `index`; `None` if none are derived.
     #[must_use]
     pub fn derived(&self, chain_id: u64, contract: &Address, index: u64) -> Option<NameKey> {
         let wallet = self.wallet.as_ref()?;
         Some(NameKey::derive(wallet.secret(), chain_id, contract, index))
     }
 
-    /// The same of those that were given: at once.
+    /// The given key of `name`.
     #[must_use]
     pub fn given(&self, name: &str) -> Option<NameKey> {
         self.files.iter().find(|key| key.name() == name).cloned()
     }
 }
 
-/// Opens what `config` names.
+/// Opens the signer and keys in `config`.
 ///
 /// # Errors
 /// One line each, with its exit code.
@@ -172,7 +171,7 @@ pub(crate) async fn open(config: &Config) -> anyhow::Result<Keys> {
     })
 }
 
-/// What signs, by `config`.
+/// Opens the signer in `config`.
 ///
 /// # Errors
 /// As [`open_wallet`]; [`ChainError::Signer`].
@@ -186,11 +185,11 @@ pub async fn open_signer(config: &Config) -> anyhow::Result<Signer> {
     }
 }
 
-/// The wallet that `config` names, opened by the password file where one is given. A variable is read only where it
-/// is named as the wallet.
+/// Opens the wallet in `config`, with the password file if given. Reads a variable only if it is named as
+/// the wallet.
 ///
 /// # Errors
-/// As [`Wallet::open`]; the password file cannot be read; an address or a signer is named in its place.
+/// As [`Wallet::open`]; the password file cannot be read; an address or a signer is named instead.
 pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
     if let Some(owner) = config.watched() {
         return Err(needs_wallet("wallet", &owner).into());
@@ -226,7 +225,7 @@ pub fn open_wallet(config: &Config) -> anyhow::Result<Wallet> {
     }
 }
 
-/// What is said where `what` is asked of an address.
+/// The message if `what` needs a wallet.
 pub(crate) fn needs_wallet(what: &str, owner: &Address) -> Failure {
     Failure::new(
         Exit::Usage,

@@ -1,7 +1,7 @@
-//! Holds a request to what it was asked for: chain, contract, account, price, cap.
+//! Checks a request's conditions: chain, contract, account, price, limit.
 //!
-//! Invariant: what names another chain, contract or account than the contract has that it is for is refused
-//! before anything is read for it. Called by `desk`, and by commands that have no daemon.
+//! Invariant: a request for another chain, contract or account is refused before anything is read
+//! for it.
 
 use std::slice;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::config::ContractAt;
 use crate::control::{AskedUrl, Subject, Terms};
 use crate::exit::fail;
 
-/// What to do where a command and the drive do not agree.
+/// The remedy if command and drive disagree.
 const FIX: &str = "leave it out, or name another state folder by --state-dir";
 
-/// All of a mount for a request that is about `subject`, under `terms`: as [`Parts::under`].
+/// The mount's parts for a request about `subject` under `terms`: as [`Parts::under`].
 ///
 /// # Errors
-/// What it is about is of another chain, contract or account; it is about none of them.
+/// It is about another chain, contract or account, or about none.
 pub(crate) fn hold(
     all: &[Arc<Parts>],
     terms: &Terms,
@@ -37,7 +37,7 @@ pub(crate) fn hold(
     Ok(held.collect())
 }
 
-/// All of a mount for a request that nothing was said with.
+/// The mount's parts for a request without terms.
 pub(crate) fn unseen(all: &[Arc<Parts>]) -> Vec<Arc<Parts>> {
     let terms = Terms::default();
     all.iter()
@@ -46,9 +46,8 @@ pub(crate) fn unseen(all: &[Arc<Parts>]) -> Vec<Arc<Parts>> {
 }
 
 impl Parts {
-    /// These parts for a request under `terms`: its cap and what was agreed to are kept to, where no cost of the
-    /// gas was seen it has a bound all the same, and who named an address in place of a wallet has nothing signed.
-    /// They run no oracle.
+    /// These parts under `terms`: with its limit and agreed costs; if nobody saw the gas cost, with
+    /// a default limit; if an address replaces the wallet, without a signer. They run no oracle.
     #[must_use]
     pub fn under(&self, terms: &Terms) -> Self {
         let max_fee = terms.max_fee.or(self.config.max_fee);
@@ -69,7 +68,7 @@ impl Parts {
         }))
     }
 
-    /// These parts for what nobody asks for each time: as [`Transactor::unasked`]. They run no oracle.
+    /// These parts for unattended transactions: as [`Transactor::unasked`]. They run no oracle.
     ///
     /// [`Transactor::unasked`]: crate::chain::transact::Transactor::unasked
     pub(crate) fn unasked(&self) -> Self {
@@ -80,7 +79,7 @@ impl Parts {
         }))
     }
 
-    /// These parts, which say what a transaction waits for. They run no oracle.
+    /// These parts, reporting what a transaction waits for. They run no oracle.
     #[must_use]
     pub fn with_progress(&self, progress: &OnProgress) -> Self {
         let account = self.chain.account.as_ref();
@@ -117,13 +116,13 @@ impl Parts {
         }
     }
 
-    /// Whether the contract is the one that was `asked` for.
+    /// Whether the contract is the requested one.
     fn is_contract(&self, asked: &ContractAt) -> bool {
         let chain = &self.chain;
         asked.address == chain.contract && asked.chain.is_none_or(|id| id == chain.chain_id)
     }
 
-    /// Whether the contract's chain is reached by the endpoint that was `asked` for.
+    /// Whether the requested endpoint reaches the contract's chain.
     fn is_reached_by(&self, asked: &AskedUrl) -> bool {
         let chain = &self.chain;
         let wanted = self.config.contracts.get(chain.called.place);
@@ -134,7 +133,7 @@ impl Parts {
     }
 }
 
-/// What the commands of this state folder work with, as words.
+/// What this state folder's commands use, in words.
 fn drive(all: &[Arc<Parts>]) -> String {
     let folder = all.first().map(|parts| parts.config.state_dir.display());
     let folder = folder.map_or_else(String::new, |folder| format!(" {folder}"));
