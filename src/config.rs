@@ -1,8 +1,8 @@
-//! The configuration: what a command was told by its flags, by `PXFS_…` variables, by TOML files,
-//! and what it takes where nothing was said. Plain data; nothing here opens anything but the file.
+//! The configuration: flags, `PXFS_…` variables, TOML files, and defaults. Plain data; only the
+//! file is opened.
 //!
 //! Invariant: a key means the same as a flag, as a variable and in a file; flag > variable > file >
-//! default, key by key; a key that is not known is an error.
+//! default, key by key; an unknown key is an error.
 
 mod contract;
 mod env;
@@ -26,71 +26,70 @@ pub use values::{
 
 use crate::types::TokenRef;
 
-/// What a command works with once all layers are merged and the defaults are filled in.
+/// The merged configuration with defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where the durable state lives.
+    /// The state folder.
     pub state_dir: PathBuf,
-    /// Where bytes are kept that can be fetched again; `None` follows the state folder.
+    /// The cache folder.
     pub cache_dir: PathBuf,
-    /// The cache's cap in bytes.
+    /// The cache's limit, bytes.
     pub cache_bytes: u64,
-    /// Chain endpoints, the first is asked first; empty when nothing was configured.
+    /// Chain endpoints, in order of preference; empty if not configured.
     pub rpc: Vec<ChainUrl>,
-    /// Token contracts; empty means that of the embedded chain.
+    /// Token contracts; empty means the embedded chain's.
     pub contracts: Vec<ContractAt>,
-    /// Refuse a chain with another id.
+    /// Any other chain is refused.
     pub chain_id: Option<u64>,
-    /// The wallet file, or `env:NAME` where it is in a variable.
+    /// The wallet file, or `env:NAME` for a variable.
     pub wallet: PathBuf,
     /// The file with the wallet's password.
     pub wallet_password_file: Option<PathBuf>,
-    /// Which key of a mnemonic (BIP-44).
+    /// The key of a mnemonic (BIP-44).
     pub derivation_path: Option<String>,
-    /// What signs; then the wallet is not looked at.
+    /// Replaces the wallet.
     pub signer: Option<SignerUrl>,
-    /// The account whose tokens are watched, without its wallet; then the wallet is not looked at. With a signer, its
-    /// account.
+    /// The watched account, instead of a wallet; with a signer, its account.
     pub address: Option<Address>,
-    /// Whose tokens these are, where the account that signs is not their owner.
+    /// The tokens' owner, if another account signs.
     pub owner: Option<Address>,
-    /// Files of name keys.
+    /// Name key files.
     pub name_keys: Vec<PathBuf>,
-    /// Storage nodes; the first is written to. Empty when nothing was configured.
+    /// Storage nodes; the first is written to. Empty if not configured.
     pub nodes: Vec<NodeUrl>,
-    /// The file with a token that the node takes.
+    /// Bearer token file for the node.
     pub node_token_file: Option<PathBuf>,
-    /// The file with the node's password.
+    /// Password file for the node.
     pub node_password_file: Option<PathBuf>,
     /// Only these tokens; empty means all.
     pub tokens: Vec<TokenRef>,
-    /// The names of tokens that are watched, of contracts that keep none.
+    /// Names of watched tokens, for contracts without names.
     pub names: Vec<NamedToken>,
-    /// What a token without a volume gets.
+    /// The kind of a new volume.
     pub volume: VolumeKind,
-    /// Nobody has said which.
+    /// The kind was not configured.
     pub volume_is_default: bool,
-    /// Write although another machine did a moment ago; in a conflict, publish what is here.
+    /// Write despite another machine's recent commit; in a conflict, publish this machine's files.
     pub take_over: bool,
-    /// Begin anew where nobody has what was published; of one token alone.
+    /// If nobody has the published files any more, start over; for one token only.
     pub begin_anew: bool,
-    /// In a conflict, take what another machine published.
+    /// In a conflict, take the other machine's files.
     pub give_way: bool,
     /// A commit begins this long after the last change.
     pub commit_idle: Duration,
     /// A commit begins at the latest this long after the first change.
     pub commit_max: Duration,
-    /// The most that the gas of one transaction may cost, in wei; `None` for no bound.
+    /// The most for one transaction's gas, wei; `None` for no limit.
     pub max_fee: Option<U256>,
-    /// Blocks on top of a transaction before a command says that it is done.
+    /// Blocks on top before a command reports success.
     pub confirmations: u64,
     /// How long a read may wait for the network.
     pub read_timeout: Duration,
-    /// Sync tokens unasked this long before their deadlines.
+    /// Sync tokens automatically this long before their deadlines.
     pub auto_sync: Option<Duration>,
-    /// Be the oracle's operator of the contracts, by the wallet.
+    /// Run the contracts' oracle operator with the wallet.
     pub operate: bool,
-    /// Between two looks at a chain over HTTP while something is awaited of it; five times that lies between others.
+    /// Between two checks of a chain over HTTP while something is pending; else five times that.
     pub refresh: Duration,
     /// The words of `-o`.
     pub options: Vec<String>,
@@ -98,11 +97,11 @@ pub struct Config {
     pub fault: Option<PathBuf>,
 }
 
-/// Cap of the cache where nothing is said: 10 GiB.
+/// The default cache limit: 10 GiB.
 const CACHE_BYTES: u64 = 10 << 30;
 
 impl Config {
-    /// Fills what no layer says. `layer` is the merged one.
+    /// Fills the defaults into the merged `layer`.
     #[must_use]
     pub fn resolve(layer: Layer, folders: &Folders) -> Self {
         let state_dir = layer
@@ -142,7 +141,7 @@ impl Config {
             take_over: layer.take_over.unwrap_or(false),
             begin_anew: layer.begin_anew.unwrap_or(false),
             give_way: layer.give_way.unwrap_or(false),
-            // Sealed as soon as there are sealed volumes.
+            // Sealed once sealed volumes exist.
             volume: layer.volume.unwrap_or(VolumeKind::Plain),
             volume_is_default: layer.volume.is_none(),
             commit_idle: layer
@@ -167,7 +166,7 @@ impl Config {
         }
     }
 
-    /// The account that is only watched: nothing can be signed for it.
+    /// The watched account, for which nothing can be signed.
     #[must_use]
     pub fn watched(&self) -> Option<Address> {
         self.address.filter(|_| self.signer.is_none())

@@ -1,7 +1,7 @@
-//! The daemon's socket: how one pxfs process asks another.
+//! The daemon's socket: how pxfs processes talk.
 //!
-//! Invariant: the socket is 0600 in a folder 0700, every request's peer is checked, every wait on
-//! either side has a bound. `cli` asks through [`Client`], `run` answers through [`serve`].
+//! Invariant: the socket is 0600 in a folder 0700, every request's peer is checked, and every wait
+//! is bounded. [`Client`] asks, [`serve`] answers.
 
 mod client;
 mod frame;
@@ -19,26 +19,25 @@ pub use terms::{AskedUrl, Terms};
 use crate::config::NodeUrl;
 use crate::types::TokenRef;
 
-/// Version of the frames; a daemon of another version is not spoken to.
+/// Version of the frames; other versions are not spoken to.
 pub const VERSION: u8 = 2;
 
-/// What a command asks of the daemon.
+/// A command's request to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
-    /// What is asked, unless that contradicts the drive. A daemon that does not know of terms does not
-    /// answer it.
+    /// A request, unless its terms contradict the drive. Older daemons do not answer it.
     Under {
-        /// What it was asked for.
+        /// The conditions.
         terms: Terms,
-        /// What is asked; not this again.
+        /// The request; not this variant again.
         request: Box<Request>,
     },
-    /// Everything the daemon knows.
+    /// The status.
     Status,
     /// The owned tokens, freshly read.
     Tokens,
-    /// What can be minted.
+    /// The packages on sale.
     Packages {
         /// Of which contract; `None` for the only one.
         #[serde(default)]
@@ -60,11 +59,11 @@ pub enum Request {
         token: TokenRef,
         /// Only build the call.
         print: bool,
-        /// Also where it has one of this wallet's: another volume begins.
+        /// Even if it has one of this wallet's: a new volume starts.
         #[serde(default)]
         new_volume: bool,
     },
-    /// What upload units can be bought.
+    /// The upload packages on sale.
     UploadPackages {
         /// Of which contract; `None` for the only one.
         #[serde(default)]
@@ -95,7 +94,7 @@ pub enum Request {
         /// Wait for its effect on chain.
         wait: bool,
     },
-    /// What a sync of a token would send. A daemon that does not know of it refuses it.
+    /// What a sync of a token would send. Older daemons refuse it.
     SyncOffer {
         /// The token.
         token: TokenRef,
@@ -112,56 +111,56 @@ pub enum Request {
     Call {
         /// The calldata.
         data: alloy::primitives::Bytes,
-        /// Coins that go with it.
+        /// Its value.
         value_wei: alloy::primitives::U256,
         /// Which contract; `None` for the only one.
         #[serde(default)]
         on: Option<String>,
     },
-    /// End the local state of a token that is no longer this wallet's.
+    /// End an orphaned volume.
     Detach {
         /// A token, or a directory.
         name: String,
-        /// Copy everything into this folder first.
+        /// First copy everything into this folder.
         save: Option<std::path::PathBuf>,
     },
     /// Fetch one stored file.
     Get {
         /// Its CID.
         cid: String,
-        /// A file that is not there yet.
+        /// Must not exist.
         file: std::path::PathBuf,
     },
-    /// Keep one published file for itself.
+    /// Pin one published file by itself.
     Share {
         /// Its CID.
         cid: String,
     },
-    /// Read all that is published of a token, and verify it.
+    /// Verify everything published of a token.
     Fsck {
         /// The token.
         token: TokenRef,
-        /// Put again what is lost and held here.
+        /// Upload lost blocks again that are here.
         repair: bool,
     },
     /// Write all blocks of a token's volume into a file.
     Export {
         /// The token.
         token: TokenRef,
-        /// A file that is not there yet.
+        /// Must not exist.
         file: std::path::PathBuf,
         /// Its files instead, as a tar archive.
         #[serde(default)]
         as_files: bool,
     },
-    /// Put the blocks of such a file onto the node.
+    /// Upload such a file's blocks to the node.
     Import {
         /// The token.
         token: TokenRef,
         /// The file.
         file: std::path::PathBuf,
     },
-    /// The same onto another node than the drive's. A daemon that does not know of it refuses it.
+    /// The same to another node. Older daemons refuse it.
     ImportTo {
         /// The token.
         token: TokenRef,
@@ -169,36 +168,36 @@ pub enum Request {
         file: std::path::PathBuf,
         /// The node.
         node: NodeUrl,
-        /// The files with what it is to be asked with.
+        /// Its bearer token file.
         token_file: Option<std::path::PathBuf>,
-        /// The same, with a password.
+        /// Its password file.
         password_file: Option<std::path::PathBuf>,
     },
-    /// Publish everything that was written before.
+    /// Publish everything written before.
     Flush {
         /// Only this token's directory.
         token: Option<String>,
     },
-    /// Leave the mountpoint and end.
+    /// Unmount and end.
     Umount {
-        /// Publish everything before.
+        /// Publish everything first.
         flush: bool,
     },
 }
 
-/// What a request is about, of several contracts.
+/// Which of several contracts a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
     /// One token.
     Token(&'a TokenRef),
-    /// One contract, or its chain: its name, where it is said.
+    /// One contract, or its chain, by name if given.
     Contract(Option<&'a str>),
     /// None of them.
     Nothing,
 }
 
 impl Request {
-    /// Whether a storage node has anything to do with it; else the chain alone answers, and nothing is sent.
+    /// Whether a storage node is needed; otherwise the chain alone answers, and nothing is sent.
     #[must_use]
     pub fn needs_node(&self) -> bool {
         !matches!(
@@ -237,15 +236,15 @@ impl Request {
     }
 }
 
-/// What the daemon says, one frame each; the last is `Done` or `Failed`.
+/// The daemon's answer, one frame each; `Done` or `Failed` is last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Reply {
-    /// Still at it.
+    /// Still working.
     Progress(Step),
     /// The answer.
     Done {
-        /// One of the shapes of `status`, or null.
+        /// A shape of `status`, or null.
         answer: serde_json::Value,
     },
     /// What went wrong.
@@ -257,28 +256,28 @@ pub enum Reply {
     },
 }
 
-/// How far a long request is.
+/// A long request's progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What is being done.
+    /// The present step.
     pub what: String,
     /// How much of it is done.
     #[serde(flatten)]
     pub amount: Amount,
 }
 
-/// Hears how far a piece of work is: what is being done, and how much of it.
+/// Receives progress: the step and its amount.
 pub type Report<'a> = &'a (dyn Fn(&str, Amount) + Send + Sync);
 
-/// How much of a long request is done.
+/// How much is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
-    /// Bytes that are still to be done; 0 where that is not known.
+    /// Pending bytes; 0 if unknown.
     pub pending_bytes: u64,
     /// Bytes that are done.
     #[serde(default)]
     pub done_bytes: u64,
-    /// Whether what is pending is not known to the byte.
+    /// Whether the pending bytes are an estimate.
     #[serde(default)]
     pub is_about: bool,
 }

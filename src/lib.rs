@@ -1,26 +1,25 @@
-//! pxfs mounts PollinationX storage NFTs as a drive: each token that a wallet owns is a directory,
-//! what is written there goes to a storage node, and the chain says how much that may be.
+//! pxfs mounts PollinationX storage NFTs as a drive: each token of a wallet is a directory, its
+//! content goes to a storage node, and the chain sets its size.
 //!
-//! Two halves and one seam. The foreground is synchronous and local, the background speaks to the
-//! network, and the journal between them is all that they share.
+//! Two halves and one seam: the foreground is synchronous and local, the background uses the
+//! network, and they share only the journal.
 //!
-//! **The way of a write.** The kernel calls [`mount`] (convert, nothing else), which calls
-//! [`fs::Drive`] and there one [`fs::Volume`]: the quota takes what the write adds, the bytes go
-//! into the stage or, while a file is small, stay with it, the records into the overlay of
-//! [`journal`]; `fsync` and the next seconds make both durable. [`publish`] notices, cuts one
-//! instant of the tree, builds what differs as blocks of [`pack`], puts them into the [`store`],
-//! pins the new root, signs the usage metadata and the name record ([`names`]), reads it back, and
-//! settles: what was published is clean here. [`chain`] takes the usage at the next sync.
+//! **The way of a write.** The kernel calls [`mount`] (conversion only), which calls [`fs::Drive`]
+//! and there one [`fs::Volume`]: the quota takes the growth, bytes go to the stage or, in a small
+//! file, stay with it, records to the overlay of [`journal`]; `fsync` and the next seconds make
+//! both durable. [`publish`] takes a snapshot of the tree, builds what differs as blocks of
+//! [`pack`], puts them into the [`store`], pins the new root, signs the usage metadata and the name
+//! record ([`names`]), reads it back, and marks the snapshot clean. [`chain`] gets the usage at the
+//! next sync.
 //!
-//! **The way of a read.** `fs` lays the stage over the [`cache`]; what neither has is answered
-//! "not local", and `mount` has [`fetch`] bring it, verified, within a deadline, and asks again.
+//! **The way of a read.** `fs` lays the stage over the [`cache`]; for what neither has, `mount` has
+//! [`fetch`] get it, verified, within a deadline, and asks again.
 //!
-//! **Around it.** [`cli`] is the grammar and what a user sees; [`run`] alone builds concrete parts
-//! and runs the daemon, which others reach through its socket, [`control`]; [`status`] is what it
-//! tells; [`config`], [`types`], [`clock`], [`durable`] (whole files), [`fault`] (faults on
-//! demand) and [`text`] (what others have written) serve all.
+//! **Around it.** [`cli`] is the grammar and output; [`run`] is the daemon, which others reach
+//! through its socket, [`control`]; [`status`] is its report; [`config`], [`types`], [`clock`],
+//! [`durable`] (whole files), [`fault`] (faults on demand) and [`text`] (foreign text) serve all.
 
-// What tests of the crate and of the program share says `pxfs` in both.
+// Tests shared by crate and program name it `pxfs` in both.
 #[cfg(test)]
 extern crate self as pxfs;
 

@@ -1,6 +1,4 @@
-//! The signals of a daemon: TERM and INT end it, HUP reloads, USR1 reports.
-//!
-//! Called by `daemon`.
+//! A daemon's signals: TERM and INT end it, HUP reloads, USR1 reports.
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
@@ -15,7 +13,7 @@ pub(crate) enum Signal {
     Report,
 }
 
-/// The signals of this process, from now on.
+/// This process's signals, from now on.
 pub(crate) struct Signals {
     term: Stream,
     int: Stream,
@@ -33,7 +31,7 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// The next signal.
     pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.term.recv() => Signal::End,
@@ -43,7 +41,7 @@ impl Signals {
         }
     }
 
-    /// The next that ends.
+    /// The next one that ends.
     pub(crate) async fn end(&mut self) {
         while self.next().await != Signal::End {}
     }

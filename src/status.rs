@@ -1,6 +1,7 @@
-//! The shapes of `--json`, an interface that scripts rely on. `run` fills them, `cli` prints them.
+//! The shapes of `--json`, an interface for scripts.
 //!
-//! Invariant: fields are added, never renamed or dropped; wei and token ids are strings, byte counts numbers.
+//! Invariant: fields are added, never renamed or dropped; wei and token ids are strings, byte
+//! counts numbers.
 
 mod answers;
 
@@ -24,34 +25,34 @@ pub struct Status {
     pub mountpoint: String,
     /// Seconds since it was mounted.
     pub uptime_s: u64,
-    /// The chain; of several the first contract's.
+    /// The first contract's chain.
     pub chain: ChainStatus,
-    /// All chains that contracts of the drive are on, each once.
+    /// All chains of the drive's contracts, each once.
     #[serde(default)]
     pub chains: Vec<ChainStatus>,
     /// The storage node that is written to.
     pub node: NodeStatus,
-    /// All storage nodes, that one first; gateways are not looked at.
+    /// All storage nodes, that one first; gateways are not checked.
     #[serde(default)]
     pub nodes: Vec<NodeStatus>,
-    /// The tokens, by contract as they are configured, and by ascending id.
+    /// The tokens, by contract as configured, then by ascending id.
     pub tokens: Vec<TokenStatus>,
 }
 
-/// The chain, as it was last seen.
+/// The chain as last seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainStatus {
     /// EIP-155 id.
     pub id: u64,
     /// Scheme and host only.
     pub url: String,
-    /// Whether the last look succeeded.
+    /// Whether the last check succeeded.
     pub ok: bool,
-    /// Block of the last look that succeeded.
+    /// Block of the last successful check.
     pub block: u64,
-    /// Seconds since that look.
+    /// Seconds since that check.
     pub age_s: u64,
-    /// Why the last look failed.
+    /// Why the last check failed.
     pub error: Option<String>,
 }
 
@@ -64,7 +65,7 @@ pub struct NodeStatus {
     pub url: String,
     /// Whether the last call succeeded.
     pub ok: bool,
-    /// Why it did not.
+    /// Why it failed.
     pub error: Option<String>,
 }
 
@@ -84,22 +85,22 @@ pub enum State {
     Unregistered,
     /// The token's name key is not ours.
     ForeignKey,
-    /// Nothing can be written; the reason says why.
+    /// Nothing can be written; see the reason.
     ReadOnly,
-    /// Another machine moved the name on.
+    /// Another machine published under the name.
     Conflict,
-    /// No longer ours, and holds what is not published.
+    /// No longer ours, with unpublished data.
     Detached,
     /// A local fsync failed.
     Poisoned,
-    /// What is published cannot be charged, on a contract that charges each commit.
+    /// A published commit cannot be charged, on a contract that charges each.
     Uncharged,
-    /// Nothing was published for minutes, and something waits for it; or the local disk is full.
+    /// Nothing was published for minutes while something waits, or the local disk is full.
     Stuck,
 }
 
 impl State {
-    /// The text of the interface.
+    /// Its text in the interface.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,13 +120,13 @@ impl State {
     }
 }
 
-/// One token. In `pxfs tokens --json` the fields that only a mount knows are left out.
+/// One token. `pxfs tokens --json` omits the fields that only a mount knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenStatus {
     /// The token.
     pub id: TokenId,
-    /// What it is called in commands, and as a directory: its id, with the contract's name before it where
-    /// there are several.
+    /// Its name in commands and as a directory: its id, after the contract's name if there are
+    /// several.
     #[serde(default)]
     pub directory: String,
     /// EIP-155 id of its chain.
@@ -147,10 +148,10 @@ pub struct TokenStatus {
     pub reason: Option<String>,
     /// The quota in bytes.
     pub quota_bytes: u64,
-    /// What is in use, by the rule of the quota.
+    /// What is in use, by the quota's rule.
     #[serde(flatten)]
     pub local: Option<LocalStatus>,
-    /// Upload units left; null where the contract has none.
+    /// Upload units left; null if the contract has none.
     pub uploads_left: Option<u64>,
     /// When the chain last took a sync.
     pub last_sync: Option<Timestamp>,
@@ -162,9 +163,9 @@ pub struct TokenStatus {
     pub name: Option<String>,
     /// The token's epoch.
     pub epoch: u64,
-    /// Sequence of the newest document: of the mount's, else the chain's.
+    /// Sequence of the newest document, the mount's or else the chain's.
     pub sequence: Option<u64>,
-    /// CID of the volume root that is published.
+    /// CID of the published volume root.
     pub root: Option<String>,
 }
 
@@ -173,40 +174,40 @@ pub struct TokenStatus {
 pub struct LocalStatus {
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Bytes set aside for calls that are not growth.
+    /// Bytes reserved for calls that are not growth.
     pub reserved_bytes: u64,
-    /// Bytes that can still be written.
+    /// Bytes that can be written.
     pub free_bytes: u64,
     /// Bytes that are not on the node yet.
     pub pending_bytes: u64,
     /// Files that are not on the node yet.
     pub pending_files: u64,
-    /// Whether anything at all is not published yet: names and attributes too.
+    /// Whether anything is unpublished, names and attributes included.
     #[serde(default)]
     pub pending: bool,
     /// When the last commit was published.
     pub last_commit: Option<Timestamp>,
-    /// Where uploads are counted: when the next commit is made, unless `pxfs flush` asks for it sooner.
+    /// If uploads are counted: time of the next commit without `pxfs flush`.
     #[serde(default)]
     pub next_commit: Option<Timestamp>,
-    /// What the last commit failed of.
+    /// Why the last commit failed.
     pub last_error: Option<String>,
-    /// How many files and directories the node has lost blocks of, as far as that is known.
+    /// Files and directories with known block losses on the node.
     #[serde(default)]
     pub damaged_files: u64,
-    /// The first hundred of them.
+    /// The first hundred.
     #[serde(default)]
     pub damaged: Vec<DamagedFile>,
 }
 
-/// A file or directory that the node has lost a block of.
+/// A file or directory with a lost block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedFile {
-    /// Where it is below the token's directory.
+    /// Its path below the token's directory.
     pub path: String,
     /// The block.
     pub cid: String,
-    /// What that means, and what to do.
+    /// The meaning, and the remedy.
     pub reason: String,
 }
 
@@ -248,7 +249,7 @@ mod tests {
         }
     }
 
-    /// The fields of the interface, all of them, by name.
+    /// All fields of the interface by name.
     #[test]
     fn scripts_find_every_field_of_a_status() {
         let chain = ChainStatus {

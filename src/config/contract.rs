@@ -1,6 +1,6 @@
-//! Which contracts, and on which chains: as flags, variables and files name them.
+//! Contracts and chains in flags, variables and files.
 //!
-//! Invariant: parsing never panics, and what is refused says what would be right.
+//! Invariant: parsing never panics, and an error says what would be right.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +14,11 @@ use crate::types::is_contract_name;
 /// A token contract: `[NAME=]ADDRESS[@CHAIN]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContractAt {
-    /// What its tokens' directories begin with, where there are several contracts.
+    /// The prefix of its tokens' directories, if there are several contracts.
     pub name: Option<String>,
     /// Where it is.
     pub address: Address,
-    /// EIP-155 id of its chain; `None` for that of the first endpoint.
+    /// EIP-155 id of its chain; `None` for the first endpoint's.
     pub chain: Option<u64>,
 }
 
@@ -69,10 +69,10 @@ impl fmt::Display for ContractAt {
     }
 }
 
-/// A chain endpoint, and the chain that it is of: `[CHAIN=]URL`.
+/// A chain endpoint and its chain: `[CHAIN=]URL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainUrl {
-    /// EIP-155 id, where it is said.
+    /// EIP-155 id, if given.
     pub chain: Option<u64>,
     /// The endpoint.
     pub url: RpcUrl,
@@ -103,7 +103,7 @@ impl FromStr for ChainUrl {
 }
 
 impl fmt::Display for ChainUrl {
-    /// As the URL: without its keys.
+    /// The URL without its keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.url.fmt(f)
     }

@@ -1,7 +1,7 @@
-//! The layer that the `PXFS_…` variables give.
+//! The layer of `PXFS_…` variables.
 //!
-//! Invariant: the variable of a key is `PXFS_` and the flag's name in upper case with underscores;
-//! lists are separated by commas or spaces.
+//! Invariant: a key's variable is `PXFS_` and the flag's name in upper case with underscores;
+//! commas or spaces separate lists.
 
 use std::ffi::OsString;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use std::str::FromStr;
 use super::layer::{ConfigError, Layer, TORN};
 
 impl Layer {
-    /// What the variables that `get` answers say. An empty variable says nothing.
+    /// Reads the variables by `get`. An empty variable counts as unset.
     ///
     /// # Errors
-    /// [`ConfigError::Variable`], without the value: it may be secret.
+    /// [`ConfigError::Variable`], without the value, which may be secret.
     pub fn from_env(get: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let env = Env { get };
         let layer = Self {
@@ -33,7 +33,7 @@ impl Layer {
             token: env.many("PXFS_TOKEN")?,
             name: env.many("PXFS_NAME")?,
             take_over: env.flag("PXFS_TAKE_OVER")?,
-            // Said on the command line alone.
+            // Only on the command line.
             begin_anew: None,
             give_way: env.flag("PXFS_GIVE_WAY")?,
             volume: env.one("PXFS_VOLUME")?,

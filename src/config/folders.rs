@@ -1,6 +1,6 @@
-//! Where things live when nobody says so: the XDG folders, or the system's for a service.
+//! Default folders: XDG, or the system's for a service.
 //!
-//! Invariant: computed from an environment that is handed in, so tests need no global.
+//! Invariant: computed from a given environment, so tests need no global.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,25 +10,25 @@ use std::path::{Path, PathBuf};
 pub struct Folders {
     /// Durable state: `$XDG_STATE_HOME/pxfs`, or `/var/lib/pxfs` for a service.
     pub state: PathBuf,
-    /// What can be fetched again: `$XDG_CACHE_HOME/pxfs`, or `/var/cache/pxfs`.
+    /// Cache: `$XDG_CACHE_HOME/pxfs`, or `/var/cache/pxfs`.
     pub cache: PathBuf,
     /// Configuration: `$XDG_CONFIG_HOME/pxfs`, or `/etc/pxfs`.
     pub config: PathBuf,
-    /// Where a daemon puts its socket, best first; a client looks in all of them.
+    /// Socket folders, best first; a client looks in all.
     pub runtime: Vec<PathBuf>,
     /// `$CREDENTIALS_DIRECTORY` of systemd.
     pub credentials: Option<PathBuf>,
 }
 
 impl Folders {
-    /// From the variables that `get` answers; `uid` is the effective user.
+    /// From the variables that `get` returns; `uid` is the effective user.
     pub fn from_env(get: impl Fn(&str) -> Option<OsString>, uid: u32) -> Self {
         let var = |name: &str| {
             get(name)
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };
-        // A system service gets its folders by these; the first of a list is ours.
+        // systemd gives a service its folders; the first of a list is ours.
         let service = |name: &str| {
             let list = get(name)?.into_string().ok()?;
             let first = PathBuf::from(list.split(':').next()?);
@@ -74,7 +74,7 @@ impl Folders {
         )
     }
 
-    /// The configuration file that is read when none is named.
+    /// The default configuration file.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.config.join("config.toml")
@@ -86,7 +86,7 @@ impl Folders {
         self.state.join("demo")
     }
 
-    /// A systemd credential, when there is one of that name.
+    /// The systemd credential `name`, if any.
     #[must_use]
     pub fn credential(&self, name: &str) -> Option<PathBuf> {
         let path = self.credentials.as_deref().map(|dir: &Path| dir.join(name));

@@ -1,7 +1,6 @@
-//! One layer of the configuration, as a file, the variables or the flags give it, and how layers
-//! lie over each other.
+//! One layer of the configuration (file, variables or flags), and merging.
 //!
-//! Invariant: a key that is absent says nothing (an empty list is absent).
+//! Invariant: an absent key, or an empty list, says nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use super::values::{
 };
 use crate::types::TokenRef;
 
-/// What one source says. The keys of the file are the names of the flags.
+/// One source. The file's keys are the flags' names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Layer {
@@ -26,7 +25,7 @@ pub struct Layer {
     /// Token contracts.
     #[serde(deserialize_with = "one_or_many")]
     pub contract: Vec<ContractAt>,
-    /// The only chain id that is accepted.
+    /// The only accepted chain id.
     pub chain_id: Option<u64>,
     /// Wallet file.
     pub wallet: Option<PathBuf>,
@@ -34,11 +33,11 @@ pub struct Layer {
     pub wallet_password_file: Option<PathBuf>,
     /// Which key of a mnemonic.
     pub derivation_path: Option<String>,
-    /// What signs in place of a wallet file.
+    /// The signer that replaces the wallet file.
     pub signer: Option<SignerUrl>,
-    /// The account whose tokens are watched, without its wallet; with a signer, its account.
+    /// The watched account, instead of a wallet; with a signer, its account.
     pub address: Option<Account>,
-    /// Whose tokens these are, where another account, which it has approved, signs.
+    /// The tokens' owner, if an approved account signs.
     pub owner: Option<Account>,
     /// Files of name keys.
     #[serde(deserialize_with = "one_or_many")]
@@ -46,22 +45,22 @@ pub struct Layer {
     /// Storage nodes.
     #[serde(deserialize_with = "one_or_many")]
     pub node: Vec<NodeUrl>,
-    /// The file with a token that the node takes.
+    /// Bearer token file for the node.
     pub node_token_file: Option<PathBuf>,
-    /// The file with the node's password.
+    /// Password file for the node.
     pub node_password_file: Option<PathBuf>,
     /// Mount only these.
     #[serde(deserialize_with = "one_or_many")]
     pub token: Vec<TokenRef>,
-    /// The names of tokens that are watched, of contracts that keep none.
+    /// Names of watched tokens, for contracts without names.
     #[serde(deserialize_with = "one_or_many")]
     pub name: Vec<NamedToken>,
-    /// Write although another machine did within the last 10 minutes.
+    /// Write despite another machine's recent commit.
     pub take_over: Option<bool>,
-    /// Begin anew where nobody has what was published; said on the command line alone.
+    /// If nobody has the published files any more, start over; only on the command line.
     #[serde(skip)]
     pub begin_anew: Option<bool>,
-    /// In a conflict, take what another machine published.
+    /// In a conflict, take the other machine's files.
     pub give_way: Option<bool>,
     /// Kind of a new volume.
     pub volume: Option<VolumeKind>,
@@ -75,17 +74,17 @@ pub struct Layer {
     pub commit_idle: Option<Span>,
     /// Longest time before a commit.
     pub commit_max: Option<Span>,
-    /// The most that the gas of one transaction may cost.
+    /// The most for one transaction's gas.
     pub max_fee: Option<Coins>,
-    /// Blocks on top of a transaction before it counts as done.
+    /// Blocks on top before success is reported.
     pub confirmations: Option<u64>,
-    /// Deadline of a read that needs the network.
+    /// Deadline of a network read.
     pub read_timeout: Option<Span>,
-    /// Sync unasked this long before a deadline.
+    /// Sync automatically this long before a deadline.
     pub auto_sync: Option<Span>,
     /// Be the oracle's operator.
     pub operate: Option<bool>,
-    /// Between two looks at the chain.
+    /// Between two checks of the chain.
     pub refresh: Option<Span>,
     /// Words of `-o`.
     #[serde(deserialize_with = "one_or_many")]
@@ -101,7 +100,7 @@ pub struct Layer {
     pub fault: Option<PathBuf>,
 }
 
-/// What is said of a layer that names a wallet, and an address or a signer.
+/// The error for a wallet beside an address or signer.
 pub(super) const TORN: &str = "an address is watched without its wallet, and a signer stands in its place: leave out the wallet, or the address and the signer";
 
 /// Why a layer cannot be used: one line.
@@ -110,22 +109,22 @@ pub enum ConfigError {
     /// The file cannot be read: path, reason.
     #[error("config {0}: {1}")]
     Unreadable(PathBuf, String),
-    /// The file is not what it should be: path, line (from 1) and reason.
+    /// The file is invalid: path, line (from 1) and reason.
     #[error("config {0}, line {1}: {2}")]
     Invalid(PathBuf, usize, String),
-    /// A variable holds what cannot be used: name, reason.
+    /// A variable is invalid: name, reason.
     #[error("{0}: {1}")]
     Variable(String, String),
 }
 
-/// The variable that a wallet is in, where it is said so: `env:NAME` in place of its file.
+/// The variable in `env:NAME`, which replaces a wallet file.
 #[must_use]
 pub fn wallet_variable(wallet: &Path) -> Option<&str> {
     wallet.to_str()?.strip_prefix("env:")
 }
 
 impl Layer {
-    /// What the TOML file at `path` says; relative paths in it are relative to its folder.
+    /// Reads the TOML file at `path`; relative paths are relative to its folder.
     ///
     /// # Errors
     /// [`ConfigError::Unreadable`] and [`ConfigError::Invalid`].
@@ -142,7 +141,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// The layer of a TOML text; an error has its line (from 1) and one line of reason.
+    /// Parses TOML; an error has its line (from 1) and a reason.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         let layer: Self = toml::from_str(text).map_err(|fault| {
             let at = fault.span().map_or(0, |span| span.start.min(text.len()));
@@ -162,7 +161,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// Whether it names a wallet, and an address or a signer too: one of them says whose tokens these are.
+    /// Whether it names a wallet beside an address or a signer, so that the owner is ambiguous.
     pub(super) fn is_torn(&self) -> bool {
         self.names_wallet() && (self.address.is_some() || self.signer.is_some())
     }
@@ -171,7 +170,7 @@ impl Layer {
         self.wallet.is_some() || self.wallet_password_file.is_some()
     }
 
-    /// Makes relative paths absolute, from `folder` on.
+    /// Makes paths absolute, from `folder`.
     pub fn resolve_paths(&mut self, folder: &Path) {
         let paths = [
             &mut self.rpc_url_file,
@@ -200,22 +199,21 @@ impl Layer {
         }
     }
 
-    /// This layer over `below`: what this one does not say is taken from there. A list is taken
-    /// whole.
+    /// This layer over `below`, key by key; lists are taken whole.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         fn list<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
             if upper.is_empty() { lower } else { upper }
         }
         let wallet_here = self.names_wallet();
-        // A file of endpoints and endpoints are one key.
+        // Endpoints and their file are one key.
         let urls_here = !self.rpc_url.is_empty() || self.rpc_url_file.is_some();
         let (rpc_url, rpc_url_file) = if urls_here {
             (self.rpc_url, self.rpc_url_file)
         } else {
             (below.rpc_url, below.rpc_url_file)
         };
-        // So are a wallet, a signer, and an address.
+        // So are wallet, signer, and address.
         let (wallet_below, file_below) = if self.address.is_some() || self.signer.is_some() {
             (None, None)
         } else {
@@ -271,7 +269,7 @@ impl Layer {
         }
     }
 
-    /// Reads the file of endpoints, if one is named, into `rpc_url`.
+    /// Reads the endpoints' file, if named, into `rpc_url`.
     ///
     /// # Errors
     /// [`ConfigError::Unreadable`] and [`ConfigError::Invalid`]; never with the URL itself.

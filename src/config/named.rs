@@ -1,13 +1,13 @@
-//! The name of a token that is watched, as flags, variables and files give it.
+//! The name of a watched token.
 //!
-//! Invariant: it is the name of an ed25519 key, in its one form.
+//! Invariant: it is an ed25519 key's name in its one form.
 
 use std::str::FromStr;
 
 use crate::names::key::public_key;
 use crate::types::TokenRef;
 
-/// A token, and the name that its owner publishes it under: `TOKEN=k51…`.
+/// A token and its owner's name for it: `TOKEN=k51…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedToken {
     /// The token.

@@ -105,7 +105,7 @@ fn every_key_of_the_file_is_taken() {
     assert_eq!(config.state_dir, PathBuf::from("/s"));
 }
 
-/// One of the two says whose tokens are mounted: neither is taken by the way.
+/// One of them says whose tokens to mount: neither is ignored.
 #[test]
 fn an_address_and_a_wallet_replace_each_other_and_never_combine() {
     let address = "0x5FbDB2315678afecb367f032d93F642f64180aa3";

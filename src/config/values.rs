@@ -1,6 +1,6 @@
-//! The values that options take, as plain types with their one text form.
+//! Option values, as plain types with one text form each.
 //!
-//! Invariant: parsing never panics, and what is refused says what would be right.
+//! Invariant: parsing never panics, and an error says what would be right.
 
 use crate::rpc::host_only;
 use std::fmt;
@@ -14,8 +14,7 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A length of time: a number with `ms`, `s`, `m`, `h` or `d`; several may follow each other
-/// (`1h30m`).
+/// A duration: a number with `ms`, `s`, `m`, `h` or `d`; combinable (`1h30m`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -68,7 +67,7 @@ impl FromStr for Size {
     }
 }
 
-/// An amount of a chain's coins, in wei: `0.01`, `2`.
+/// A chain's coins, in wei: `0.01`, `2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Coins(pub U256);
 
@@ -85,7 +84,7 @@ impl FromStr for Coins {
     }
 }
 
-/// An account: `0x` and 40 hex digits; where upper and lower case are mixed, with the checksum of EIP-55.
+/// An account: `0x` and 40 hex digits; in mixed case with EIP-55's checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account(pub Address);
 
@@ -114,9 +113,9 @@ impl FromStr for Account {
 /// A chain endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RpcUrl {
-    /// JSON-RPC over HTTP, or a WebSocket that announces changes; either in the clear or over TLS: the URL.
+    /// JSON-RPC over HTTP, or a WebSocket that announces changes; plain or TLS.
     Http(String),
-    /// The chain inside pxfs, in this folder.
+    /// The chain in this folder, inside pxfs.
     Embedded(PathBuf),
 }
 
@@ -134,7 +133,7 @@ impl FromStr for RpcUrl {
         if schemes.iter().any(|scheme| text.starts_with(scheme)) {
             return Ok(Self::Http(text.to_owned()));
         }
-        // The value is not repeated: a key may stand in it.
+        // Not repeated: it may hold a key.
         Err("a chain is https://…, http://…, wss://…, ws://… or embedded:FOLDER".to_owned())
     }
 }
@@ -149,7 +148,7 @@ impl fmt::Display for RpcUrl {
     }
 }
 
-/// Where a program is that signs in place of a wallet file: JSON-RPC over HTTP or HTTPS.
+/// An external signer: JSON-RPC over HTTP or HTTPS.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SignerUrl(pub String);
 
@@ -165,7 +164,7 @@ impl FromStr for SignerUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.starts_with("http://") || text.starts_with("https://") {
             true => Ok(Self(text.to_owned())),
-            // The value is not repeated: a password may stand in it.
+            // Not repeated: it may hold a password.
             false => Err("a signer is http://… or https://…".to_owned()),
         }
     }
@@ -178,9 +177,9 @@ pub enum NodeUrl {
     Btfs(String),
     /// An IPFS node's RPC.
     Ipfs(String),
-    /// The store inside pxfs, in this folder.
+    /// The store in this folder, inside pxfs.
     Embedded(PathBuf),
-    /// A gateway, which gives blocks by CID and takes none.
+    /// A gateway: read-only blocks by CID.
     Gateway(String),
 }
 
@@ -215,7 +214,7 @@ impl NodeUrl {
 }
 
 impl Serialize for NodeUrl {
-    /// As it is given, whole: for the socket alone.
+    /// The whole URL: only for the socket.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let kind = self.kind();
         match self {

@@ -1,25 +1,24 @@
-//! The threads that commits run on: they give way to those that answer calls.
+//! The threads of commits, which yield to those that answer calls.
 //!
-//! Invariant: what a commit hashes, packs and sends is done on these threads alone, each of which is
-//! nicer than the process; it goes on, more slowly, also on a machine whose processors are all busy.
-//! Built by `ground`, used by `publishing`.
+//! Invariant: a commit hashes, packs and sends only on these threads, each nicer than the process;
+//! it progresses, slowly, even on a busy machine.
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How much nicer than the rest of the process: on a busy processor a tenth of the share of a thread that
-/// answers calls. With 5, a third, a write beside a commit waits twice as long for a processor (`benches/beside
-/// sparse`); with the nicest or the idle class a lock that a commit holds, or a flush, might wait for ever.
+/// How much nicer than the process: a tenth of a call thread's share of a busy processor. With 5, a
+/// third, a write beside a commit waits twice as long (`benches/beside sparse`); at the nicest, or
+/// in the idle class, a lock held by a commit or a flush might wait for ever.
 const NICER: i32 = 10;
-/// Threads that turn the network's answers into work: one would do.
+/// Threads for network answers; one would do.
 const WORKERS: usize = 2;
-/// Threads that read, hash and write at one time, of all commits.
+/// Concurrent reading, hashing and writing threads, of all commits.
 const BLOCKING: usize = 64;
 
-/// The threads of all commits of a mount. They end with it, without being waited for.
+/// All commits' threads. They end with the mount, unawaited.
 pub(crate) struct Commits {
     handle: Handle,
-    /// Taken out by `drop` alone.
+    /// Only `drop` takes it.
     runtime: Option<Runtime>,
 }
 
@@ -27,7 +26,7 @@ impl Commits {
     /// # Errors
     /// The system has no more threads.
     pub(crate) fn begin() -> anyhow::Result<Self> {
-        // A thread begins as nice as the one that made it, which may be a nicer one.
+        // A thread inherits its creator's niceness.
         let ours = rustix::process::getpriority_process(None).unwrap_or(0);
         let runtime = Builder::new_multi_thread()
             .worker_threads(WORKERS)
@@ -43,7 +42,7 @@ impl Commits {
         })
     }
 
-    /// Where a commit's tasks are spawned.
+    /// Where to spawn commits' tasks.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -57,7 +56,7 @@ impl Drop for Commits {
     }
 }
 
-/// Makes the calling thread this nice; on Linux that is the affair of each thread.
+/// Sets the calling thread's niceness, which Linux has per thread.
 fn give_way(niceness: i32) {
     if let Err(error) = rustix::process::setpriority_process(None, niceness) {
         tracing::debug!(%error, "a commit's thread has the priority of the others");
@@ -91,7 +90,7 @@ mod tests {
         });
         assert_eq!(task.await.unwrap(), (wanted, vec![wanted; 8]));
         assert_eq!(blocking(niceness).await.unwrap(), mine);
-        // Also where asynchronous code lets go of it.
+        // Also if asynchronous code drops it.
         drop(commits);
     }
 }

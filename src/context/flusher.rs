@@ -1,8 +1,8 @@
-//! A volume that is open, and the threads that keep local state durable: one volume has some from its first change until
-//! all of it is durable, and none while nobody changes it.
+//! An open volume, and the threads that make it durable: a volume has some from its first change
+//! until all is durable, none while idle.
 //!
-//! Invariant: a volume's folder is opened once at a time. A change is durable within the time that is promised also where
-//! the system has no thread for its volume. Called by `live` and `detached`.
+//! Invariant: a volume's folder is opened once at a time. A change is durable within the promised
+//! time even if the system gives its volume no thread.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,12 +15,12 @@ use pxfs_base::lock;
 use crate::fs::Volume;
 use crate::types::TokenId;
 
-/// Volumes that have threads of their own at a time; one thread saves those that wait for that, one after the other.
+/// Volumes with their own threads; one thread serves the others in turn.
 const MOST: usize = 64;
-/// Between two times that it does, and before a thread is asked for again that the system did not give.
+/// The pause between its rounds, and before asking again for a refused thread.
 const TURN: Duration = Duration::from_secs(1);
 
-/// Gives threads to the volumes of a mount that have something to keep.
+/// Gives threads to a mount's changed volumes.
 pub(crate) struct Flushers {
     desk: Arc<Desk>,
 }
@@ -38,7 +38,7 @@ struct Calls {
     ended: bool,
 }
 
-/// What a volume's threads are held by.
+/// A volume's flushing state.
 struct Post {
     token: TokenId,
     volume: Weak<Volume>,
@@ -49,11 +49,11 @@ struct Post {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// No thread is at it.
+    /// No thread works on it.
     Free,
-    /// One is.
+    /// One does.
     Busy,
-    /// None comes any more.
+    /// No more will.
     Ended,
 }
 
@@ -82,7 +82,7 @@ impl Desk {
         self.changed.notify_all();
     }
 
-    /// Gives a thread to each volume that has called, until the mount ends.
+    /// Gives a thread to each waiting volume, until the mount ends.
     fn serve(&self) {
         let mut refused = Instant::now().checked_sub(TURN);
         let mut calls = lock(&self.calls);
@@ -113,7 +113,7 @@ impl Desk {
                 }
                 continue;
             }
-            // Nobody else comes to these in time.
+            // Nobody else serves these in time.
             let begun = Instant::now();
             let waiting = calls.waiting.clone();
             drop(calls);
@@ -142,7 +142,7 @@ impl Desk {
 }
 
 impl Post {
-    /// Keeps the volume on a thread of its own; false where the system has none.
+    /// Flushes the volume on its own thread; false if the system has none.
     fn begin(self: &Arc<Self>) -> bool {
         let post = Arc::clone(self);
         let thread = Builder::new().name(format!("durable-{}", self.token));
@@ -156,7 +156,7 @@ impl Post {
         spawned.is_ok()
     }
 
-    /// Does `work`, when whoever is at it has ended: that one may have seen nothing of what this is called for.
+    /// Does `work` after the present worker, which may have missed what it is for.
     fn work(&self, work: impl FnOnce(&Volume)) {
         let mut state = self.idle();
         if *state == State::Ended {
@@ -165,7 +165,7 @@ impl Post {
         *state = State::Busy;
         drop(state);
         let _free = Free(self);
-        // Nobody holds it behind that: it may be opened again then.
+        // Not held beyond this, so that it may be opened again.
         if let Some(volume) = self.volume.upgrade() {
             work(&volume);
         }
@@ -179,13 +179,13 @@ impl Post {
         idle.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when nobody is at it, and nobody comes any more.
+    /// Returns when nobody works on it, and nobody will.
     fn end(&self) {
         *self.idle() = State::Ended;
     }
 }
 
-/// Nobody is at a volume any more when this goes, also where the work ended in a panic.
+/// Frees the volume when dropped, also after a panic.
 struct Free<'a>(&'a Post);
 
 impl Drop for Free<'_> {
@@ -195,17 +195,17 @@ impl Drop for Free<'_> {
     }
 }
 
-/// Keeps one volume durable.
+/// Makes one volume durable.
 pub(crate) struct Flusher {
     volume: Arc<Volume>,
     post: Arc<Post>,
-    /// Whoever asks for charges: what is to be charged is read, asked for, settled and forgotten by one at a time, since
-    /// what another has settled meanwhile would be asked for as if it had never been.
+    /// Serialises charging: reading, requesting, settling and forgetting, because what another has
+    /// settled meanwhile would be requested again.
     pub(crate) charging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Flusher {
-    /// Keeps `volume` durable from now on.
+    /// Flushes `volume` from now on.
     pub(crate) fn start(keepers: &Flushers, volume: &Arc<Volume>) -> Arc<Self> {
         let post = Arc::new(Post {
             token: volume.key().token.token,
@@ -259,7 +259,7 @@ mod tests {
         umask: 0,
     };
 
-    /// A token's directory on a drive of its own, with what keeps it.
+    /// A token's directory on its own drive, with its flusher.
     fn token(keepers: &Flushers, cache: &Arc<Cache>, id: u64) -> (Drive, Ino, Arc<Flusher>) {
         let options = VolumeOptions {
             key: VolumeKey {
@@ -329,7 +329,7 @@ mod tests {
         let tokens: Vec<_> = (77_000..77_000 + MOST as u64 + 8)
             .map(|id| token(&keepers, &cache, id))
             .collect();
-        // More of them than have threads of their own at a time.
+        // More than have their own threads at a time.
         assert!(comes(|| tokens
             .iter()
             .all(|(.., keeper)| keeper.volume.is_kept())));

@@ -1,7 +1,8 @@
-//! What all tokens of a mount share: the state folder, the cache, the drive, and the threads that flush and commit.
+//! What all tokens of a mount share: state folder, cache, drive, and the threads that flush and
+//! commit.
 //!
-//! [`MountContext`] holds it for the tokens of one contract. Volumes are opened here ([`open_volume`]), made durable by
-//! the `flusher`, and their unpaid charges outlive their folder (`unpaid`).
+//! [`MountContext`] holds it for one contract's tokens. [`open_volume`] opens volumes, the
+//! `flusher` makes them durable, and their unpaid charges outlive their folder (`unpaid`).
 
 mod commit_threads;
 mod flusher;

@@ -1,7 +1,7 @@
-//! What the tokens of one contract stand on: its parts, and the state folder, the cache, the drive, which it
-//! shares with the other contracts of the mount.
+//! What one contract's tokens need: its parts, and state folder, cache and drive, shared with the
+//! mount's other contracts.
 //!
-//! Invariant: one state folder, cache and drive a process. Built by `daemon`, `detach` and `blocks`.
+//! Invariant: one state folder, cache and drive per process.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -19,7 +19,6 @@ use crate::fetch::{DirectorySink, Fetcher, Volumes};
 use crate::fs::{Drive, FsError, Volume};
 use crate::types::VolumeKey;
 
-/// What the tokens of one contract stand on.
 pub(crate) struct MountContext {
     pub(crate) parts: Arc<Parts>,
     pub(crate) state_dir: Arc<StateDir>,
@@ -77,7 +76,7 @@ impl MountContext {
         }))
     }
 
-    /// The same for another contract.
+    /// For another contract.
     fn beside(&self, parts: Arc<Parts>) -> Arc<Self> {
         Arc::new(Self {
             parts,
@@ -91,7 +90,7 @@ impl MountContext {
         })
     }
 
-    /// This one, and one beside it for each of `all` but the first, whose it is.
+    /// This context, and one for each further contract of `all`.
     pub(crate) fn with_others(self: Arc<Self>, all: &[Arc<Parts>]) -> Vec<Arc<Self>> {
         let others = all
             .iter()
@@ -106,7 +105,7 @@ impl MountContext {
         self.shown.all().push(tokens);
     }
 
-    /// The volume `key`, where it is shown.
+    /// The volume `key`, if shown.
     pub(crate) fn shown_volume(&self, key: &VolumeKey) -> Option<Arc<Volume>> {
         let shown = self.shown_by();
         shown.iter().find_map(|tokens| tokens.volume(key))
@@ -117,31 +116,30 @@ impl MountContext {
         !self.shown_by().is_empty()
     }
 
-    /// The tokens of each contract, where anything is shown.
+    /// Each contract's tokens, if it shows any.
     fn shown_by(&self) -> Vec<Arc<dyn ShownVolumes>> {
         let shown = self.shown.all();
         shown.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
-/// The volumes that the tokens of one contract show in the drive.
+/// The volumes that one contract's tokens show.
 pub(crate) trait ShownVolumes: Send + Sync {
-    /// The volume `key`, where it is shown.
     fn volume(&self, key: &VolumeKey) -> Option<Arc<Volume>>;
     /// Whether a volume is shown in `slot`.
     fn has_slot(&self, slot: u16) -> bool;
-    /// Whether the token in `slot` is shown, and its volume not opened yet.
+    /// Whether the token in `slot` is shown with its volume unopened.
     fn is_unopened(&self, slot: u16) -> bool;
-    /// The volume in `slot` misses a block: whether a newer tree has just taken its place.
+    /// A block of the volume in `slot` is missing: whether a newer tree has just replaced it.
     fn renew(&self, slot: u16) -> BoxFuture<'_, bool>;
     /// Opens the volume of the token in `slot`.
     fn open_slot(self: Arc<Self>, slot: u16) -> BoxFuture<'static, Result<(), FsError>>;
 }
 
-/// The fetcher's view of the drive.
+/// Adapts the drive to the fetcher.
 struct Shown {
     drive: Arc<Drive>,
-    /// Of each contract.
+    /// One for each contract.
     tokens: Mutex<Vec<Weak<dyn ShownVolumes>>>,
 }
 
@@ -177,7 +175,7 @@ impl Volumes for Shown {
             let mut all = all.iter().filter_map(Weak::upgrade);
             match all.find(|tokens| tokens.is_unopened(slot)) {
                 Some(tokens) => tokens.open_slot(slot).await,
-                // It has just been opened, or has gone: the call is made again, and sees.
+                // It was just opened, or has gone: the repeated call sees that.
                 None => Ok(()),
             }
         })

@@ -1,4 +1,4 @@
-//! The state folder: made, checked, and owned by one process.
+//! The state folder: created, checked, and owned by one process.
 //!
 //! ```text
 //! DIR/lock               held (flock) by the process that owns the folder; its process id
@@ -7,15 +7,15 @@
 //! DIR/address            the wallet that everything here belongs to, one line: 0x and 40 hex digits
 //! DIR/volumes/KEY/       one volume: chain id, contract, token, epoch
 //! DIR/set-aside/KEY-N/   one that gave way to another machine's; N: unix time
-//! DIR/owed-KEY           charges of a volume's folder that went, until the next one has them
-//! DIR/outbox/            what was signed and is not final yet, an account and chain a folder
-//! DIR/owned/, DIR/known/   which tokens a wallet was found to have, and what the chain told of them last
+//! DIR/owed-KEY           unpaid charges of a removed volume folder, until the next one takes them
+//! DIR/outbox/            signed transactions that are not final, a folder per account and chain
+//! DIR/owned/, DIR/known/   tokens found for a wallet, and what the chain last said of them
 //! DIR/oracle-CHAIN-CONTRACT   the next block of an oracle's operator
-//! DIR/trash/             volumes that are being removed; emptied at the next start
-//! DIR/log                what a daemon in the background says
+//! DIR/trash/             volumes being removed; emptied at the next start
+//! DIR/log                a background daemon's log
 //! ```
 //!
-//! Invariant: 0700, ours, and locked as long as [`StateDir`] lives. Called by `run` and `doctor`.
+//! Invariant: 0700, ours, and locked while [`StateDir`] lives.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -29,19 +29,19 @@ use crate::durable::{Unnamed, create_folder, sweep_unfinished, sync_folder};
 use crate::exit::{Exit, Failure};
 use crate::types::{TokenKey, VolumeKey};
 
-/// A state folder that this process owns.
+/// A state folder owned by this process.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// The lock goes with it.
+    /// Releases the lock on drop.
     _lock: File,
 }
 
 impl StateDir {
-    /// Makes the folder where it is missing, and takes it.
+    /// Creates the folder if needed, and locks it.
     ///
     /// # Errors
-    /// [`Exit::Locked`] when another process owns it; [`Exit::Usage`] when it cannot be used.
+    /// [`Exit::Locked`] if another process owns it; [`Exit::Usage`] if it cannot be used.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let unusable = |fault: io::Error| {
             Failure::new(
@@ -74,7 +74,7 @@ impl StateDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is, in canonical form.
+    /// Its canonical path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -86,7 +86,7 @@ impl StateDir {
         self.path.join("volumes").join(name_of(key))
     }
 
-    /// Moves the folder of a volume that nobody has open out of the way, whole; where it is then.
+    /// Moves the folder of a closed volume aside, whole; returns the new path.
     ///
     /// # Errors
     /// The disk's.
@@ -100,7 +100,7 @@ impl StateDir {
         Ok(place)
     }
 
-    /// The volumes that have a folder here, in order.
+    /// The volumes with a folder here, in order.
     ///
     /// # Errors
     /// The disk's.
@@ -111,15 +111,14 @@ impl StateDir {
         };
         let mut found = Vec::new();
         for entry in entries {
-            // What has another name is not ours to judge.
+            // Other names are not ours.
             found.extend(entry?.file_name().to_str().and_then(key_of));
         }
         found.sort_unstable();
         Ok(found)
     }
 
-    /// Removes the folder of a volume: after a crash it is whole, or gone from
-    /// [`StateDir::volumes`].
+    /// Removes a volume's folder: after a crash it is whole, or gone from [`StateDir::volumes`].
     ///
     /// # Errors
     /// The disk's: it is still there.
@@ -143,7 +142,7 @@ impl StateDir {
         Ok(())
     }
 
-    /// Removes what a crash left of volumes that were dropped.
+    /// Removes what a crash left of dropped volumes.
     pub fn empty_trash(&self) {
         match std::fs::remove_dir_all(self.path.join("trash")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -156,7 +155,7 @@ impl StateDir {
     /// The wallet that this folder belongs to, once one has used it.
     ///
     /// # Errors
-    /// The note of it cannot be read.
+    /// Its file cannot be read.
     pub fn owner(&self) -> Result<Option<Address>, Failure> {
         let file = self.path.join("address");
         let damaged = |why: String| {
@@ -176,11 +175,11 @@ impl StateDir {
         }
     }
 
-    /// Ties the folder to `wallet`, for as long as it holds a volume or a chain: with another wallet
-    /// all of its tokens would look as if they were given away.
+    /// Binds the folder to `wallet` while it holds a volume or a chain: with another wallet all tokens would
+    /// look as if given away.
     ///
     /// # Errors
-    /// [`Exit::Key`] when it is another's; the disk's.
+    /// [`Exit::Key`] if it is another's; the disk's.
     pub fn claim(&self, wallet: Address) -> Result<(), Failure> {
         let owner = self.owner()?;
         if owner == Some(wallet) {
@@ -215,7 +214,7 @@ pub(crate) fn name_of(key: &VolumeKey) -> String {
     )
 }
 
-/// The volume whose folder has this name.
+/// The volume of a folder's name.
 fn key_of(name: &str) -> Option<VolumeKey> {
     let mut parts = name.split('-');
     let key = VolumeKey {
@@ -226,7 +225,7 @@ fn key_of(name: &str) -> Option<VolumeKey> {
         },
         epoch: parts.next()?.parse().ok()?,
     };
-    // One name a volume: what reads the same but is written in another way is a stranger.
+    // One name per volume: another spelling is a stranger.
     (parts.next().is_none() && name_of(&key) == name).then_some(key)
 }
 
@@ -308,7 +307,7 @@ mod tests {
         for epoch in [1, 2] {
             create_folder(&state.volume(&key(epoch)).join("stage")).unwrap();
         }
-        // What a crash left of an earlier one is not in the way.
+        // A leftover of a crash is not in the way.
         create_folder(
             &dir.path()
                 .join("trash")

@@ -1,7 +1,7 @@
-//! Charges of a volume's folder that another one takes the place of: handed over, whatever happens in between.
+//! Moves unpaid charges from a replaced volume folder to its successor, crash-safe.
 //!
-//! Invariant: they are in one place that is charged from, durably: the folder, or a file beside it that every folder of the volume
-//! takes in when it is opened, before anybody asks for its charges. Called by `keeper`, `live` and `tokens`.
+//! Invariant: exactly one durable place is charged from: the folder, or a file beside it that the
+//! volume's next folder takes in when opened, before anybody asks for its charges.
 
 use std::fs;
 use std::io;
@@ -14,13 +14,14 @@ use crate::durable::{Unnamed, sync_folder};
 use crate::fs::Volume;
 use crate::types::VolumeKey;
 
-/// Commits that are to be charged: sequence and bytes.
+/// Commits to charge: sequence and bytes.
 type Owed = Vec<(u64, u64)>;
 
-/// Moves what is owed out of the folder of `volume`, which is about to go, or to be set aside. Blocks on the disk.
+/// Moves unpaid charges out of the folder of `volume`, which is about to be removed or set aside. Blocks
+/// on the disk.
 ///
 /// # Errors
-/// The disk's; nothing is lost, and nothing owed twice.
+/// The disk's; nothing is lost, or charged twice.
 pub(crate) fn leave(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
     let owed = volume.charges();
     if owed.is_empty() {
@@ -30,11 +31,11 @@ pub(crate) fn leave(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
     let text = serde_json::to_vec(&owed)?;
     Unnamed::write(state.path(), &text, None)?.rename(&place)?;
     sync_folder(state.path())?;
-    // A crash before this leaves them in both, and whoever opens the folder makes one list of it.
+    // After a crash before this both have them, and opening the folder merges the lists.
     Ok(volume.disown_charges()?)
 }
 
-/// Has `volume` owe what an earlier folder of it has left behind. Blocks on the disk.
+/// Takes an earlier folder's unpaid charges into `volume`. Blocks on the disk.
 ///
 /// # Errors
 /// The disk's; then nothing may be charged yet.
@@ -50,11 +51,12 @@ pub(crate) fn take(state: &StateDir, volume: &Volume) -> anyhow::Result<()> {
             fs::remove_file(&place)?;
         }
     }
-    // Also where it was gone already: else a power cut brings it back when its charges are settled, and forgotten.
+    // Even if it was gone: else a power cut could bring it back after its charges were settled and
+    // forgotten.
     Ok(sync_folder(state.path())?)
 }
 
-/// Whether an earlier folder of the volume `key` has left any.
+/// Whether an earlier folder of the volume `key` left any.
 pub(crate) fn is_left(state: &StateDir, key: &VolumeKey) -> bool {
     place(state, key).exists()
 }
@@ -97,7 +99,7 @@ mod tests {
         Volume::open(home, stage, Arc::new(Cache::in_memory()), clock, &options).unwrap()
     }
 
-    /// Else a commit that was published is never paid for, or paid for twice.
+    /// Otherwise a published commit is never paid, or paid twice.
     #[test]
     fn unpaid_charges_move_to_the_new_folder_exactly_once_despite_crashes() {
         let place = tempfile::tempdir().unwrap();
@@ -107,7 +109,7 @@ mod tests {
         old.owe(&owed).unwrap();
         leave(&state, &old).unwrap();
         drop(old);
-        // A crash before the old folder has gone: it has them itself, and leaves them again.
+        // A crash before the old folder is gone: it still has them, and leaves them again.
         let old = open(&state);
         take(&state, &old).unwrap();
         assert_eq!(old.charges(), owed);
@@ -121,7 +123,7 @@ mod tests {
         take(&state, &new).unwrap();
         assert_eq!(new.charges(), [(3, 100), (4, 7), (9, 1)]);
         drop(new);
-        // Later starts add nothing, and lose nothing.
+        // Later starts add and lose nothing.
         let new = open(&state);
         take(&state, &new).unwrap();
         assert_eq!(new.charges(), [(3, 100), (4, 7), (9, 1)]);

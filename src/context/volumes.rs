@@ -1,6 +1,6 @@
-//! Opens the volumes of the state folder.
+//! Opens the state folder's volumes.
 //!
-//! Invariant: a volume's folder is opened once at a time, and owes what an earlier folder of it left unpaid.
+//! Invariant: a volume's folder is opened once at a time, with its earlier folder's unpaid charges.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::fs::{Limits, Volume, VolumeOptions};
 use crate::journal::{Barrier, FolderDisk, Without};
 use crate::types::VolumeKey;
 
-/// The least page cache of one journal, in bytes.
+/// The smallest page cache of a journal, bytes.
 pub(crate) const JOURNAL_CACHE_MIN_BYTES: usize = 2 << 20;
 
-/// Opens the volume `key` of the state folder, or begins an empty one.
+/// Opens the volume `key` of the state folder, or starts an empty one.
 ///
 /// # Errors
 /// Its local state is damaged, or the disk fails.
@@ -43,10 +43,10 @@ pub(crate) async fn open_volume(
     opened.await?.context(what)
 }
 
-/// How the volume `key` of this user is opened.
+/// This user's options for opening the volume `key`.
 ///
 /// # Errors
-/// What is left out for a test is not known.
+/// An unknown test omission.
 pub(crate) fn volume_options(
     key: VolumeKey,
     journal_cache_bytes: usize,
@@ -63,8 +63,7 @@ pub(crate) fn volume_options(
     })
 }
 
-/// What of making local state durable is left out: in debug builds that whose name (see
-/// [`Barrier`]) is the value of `PXFS_TEST_WITHOUT`.
+/// The durability step to omit: in debug builds the [`Barrier`] named by `PXFS_TEST_WITHOUT`.
 fn without() -> anyhow::Result<Without> {
     let named = std::env::var("PXFS_TEST_WITHOUT").ok();
     let named = named.filter(|_| cfg!(debug_assertions));
@@ -74,7 +73,7 @@ fn without() -> anyhow::Result<Without> {
     Ok(barrier.map_or_else(Without::default, Without::the))
 }
 
-/// The latest block that the chain was seen with, as far as `volume` keeps it.
+/// The latest chain block that `volume` stores.
 pub(crate) fn seen_block(volume: &Volume) -> u64 {
     volume.with_quota(|quota| quota.allowance().map_or(0, |seen| seen.seen.block))
 }

@@ -1,7 +1,7 @@
-//! The asking side of the socket, without a runtime.
+//! The socket's client, without a runtime.
 //!
-//! Invariant: no wait is longer than [`PATIENCE`] without a frame; the daemon sends progress at
-//! least every second while it works.
+//! Invariant: no wait exceeds [`PATIENCE`] without a frame; a working daemon sends progress every
+//! second.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -13,20 +13,20 @@ use serde::de::DeserializeOwned;
 use super::{Reply, Request, Step, frame, registry};
 use crate::exit::{Exit, Failure};
 
-/// The longest silence of a daemon that is well.
+/// The longest silence of a healthy daemon.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A connection to a daemon; one request each.
+/// A connection to a daemon, for one request.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
 }
 
 impl Client {
-    /// Connects to the daemon that listens at `socket`.
+    /// Connects to the daemon at `socket`.
     ///
     /// # Errors
-    /// The connection's: nobody listens when it is `NotFound` or `ConnectionRefused`.
+    /// The connection's: `NotFound` or `ConnectionRefused` if nobody listens.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         let stream = registry::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -34,10 +34,10 @@ impl Client {
         Ok(Self { stream })
     }
 
-    /// Asks, tells `progress` how far the daemon is, and returns its answer.
+    /// Sends a request, passes progress to `progress`, and returns the answer.
     ///
     /// # Errors
-    /// What the daemon answered, or that it does not.
+    /// The daemon's answer, or that there is none.
     pub fn ask<T: DeserializeOwned>(
         mut self,
         request: &Request,

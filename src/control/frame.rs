@@ -54,7 +54,7 @@ fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Reads one frame; the reader has its own deadline.
+/// The reader has its own deadline.
 pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
     let mut head = [0; 4];
     from.read_exact(&mut head)?;
@@ -63,7 +63,7 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
     decode(&body)
 }
 
-/// Writes one frame; the writer has its own deadline.
+/// The writer has its own deadline.
 pub(super) fn write(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     to.write_all(&encode(value)?)
 }

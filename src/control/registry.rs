@@ -1,8 +1,8 @@
-//! Which drives are mounted, and where their daemons listen.
+//! The registry of mounted drives and their sockets.
 //!
 //! A daemon writes `ID.json` and listens at `ID.sock` in the runtime folder; ID is a hash of its
-//! state folder. Invariant: an entry is believed only from a folder that nobody else can write, and only while
-//! the user of that folder listens: root asks no daemon of whom another user names.
+//! state folder. Invariant: an entry counts only in a folder that nobody else can write, and while
+//! that folder's user listens: root never talks to a daemon that another user names.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,10 +17,10 @@ use sha2::{Digest, Sha256};
 
 use crate::durable::create_folder;
 
-/// The longest entry in bytes: three paths.
+/// The longest entry, bytes: three paths.
 const LONGEST: u64 = 16 * 1024;
 
-/// A drive that is, or was, mounted.
+/// A drive, mounted now or before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The daemon's process.
@@ -33,7 +33,7 @@ pub struct Entry {
     pub socket: PathBuf,
 }
 
-/// The entry of this process; withdrawn when dropped.
+/// This process's entry; removed on drop.
 #[derive(Debug)]
 pub struct Registration {
     file: PathBuf,
@@ -41,10 +41,10 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Announces a drive in `folder`, which is made when it is missing, and listens.
+    /// Registers a drive in `folder`, creating it if needed, and listens.
     ///
     /// # Errors
-    /// When the folder is not private or cannot be written.
+    /// The folder is not private or cannot be written.
     pub fn announce(
         folder: &Path,
         state_dir: &Path,
@@ -54,7 +54,7 @@ impl Registration {
         let digest = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
         let id = HEXLOWER.encode(digest.get(..8).unwrap_or_default());
         let socket = folder.join(format!("{id}.sock"));
-        // Whoever held the state folder before is gone: its lock is ours.
+        // Its former owner is gone, because the state folder's lock is ours.
         match std::fs::remove_file(&socket) {
             Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
             _ => {}
@@ -85,14 +85,13 @@ impl Drop for Registration {
     }
 }
 
-/// The drives that are mounted now, by what the `folders` say. An entry whose daemon has ended is
-/// left out.
+/// The mounted drives registered in `folders`, without ended daemons.
 #[must_use]
 pub fn find_all(folders: &[PathBuf]) -> Vec<Entry> {
     find(folders, true)
 }
 
-/// The drives whose daemon has ended without a word: was killed, or lost with its machine.
+/// Drives whose daemon died unregistered.
 #[must_use]
 pub fn find_ended(folders: &[PathBuf]) -> Vec<Entry> {
     find(folders, false)
@@ -123,13 +122,12 @@ fn find(folders: &[PathBuf], wanted: bool) -> Vec<Entry> {
     found
 }
 
-/// Makes `folder` (0700) when it is missing, and refuses one that others can write or that is
-/// another user's.
+/// Creates `folder` (0700) if needed; refuses one that others can write, or another user's.
 ///
 /// # Errors
 /// `PermissionDenied` with one line of reason, or the disk's.
 pub fn private_folder(folder: &Path) -> io::Result<()> {
-    // What is lost with its name is lost: the names above it are durable first.
+    // Losing a name loses its content, so the names above are made durable first.
     create_folder(folder)?;
     let meta = std::fs::metadata(folder)?;
     if meta.uid() != rustix::process::geteuid().as_raw() {
@@ -148,7 +146,7 @@ fn denied(folder: &Path, why: &str) -> io::Error {
     )
 }
 
-/// Whose entries in `folder` can be believed: ours (or anybody's, where root asks), while only he can write there.
+/// Whose entries in `folder` count: ours (for root anybody's), if only that user can write there.
 fn private_owner(folder: &Path) -> Option<u32> {
     let uid = rustix::process::geteuid().as_raw();
     let meta = std::fs::metadata(folder).ok()?;
@@ -156,7 +154,7 @@ fn private_owner(folder: &Path) -> Option<u32> {
     is_private.then(|| meta.uid())
 }
 
-/// An entry that `owner` wrote: a file of his, of a bounded length, and no link to anything else.
+/// An entry written by `owner`: a regular, bounded file.
 fn read(file: &Path, owner: u32) -> Option<Entry> {
     let opened = File::options()
         .read(true)
@@ -172,7 +170,7 @@ fn read(file: &Path, owner: u32) -> Option<Entry> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Whether a process of `owner` listens for this entry.
+/// Whether a process of `owner` listens.
 fn is_heard(entry: &Entry, owner: u32) -> bool {
     connect(&entry.socket).is_ok_and(|stream| {
         let peer = rustix::net::sockopt::socket_peercred(&stream);
@@ -180,18 +178,17 @@ fn is_heard(entry: &Entry, owner: u32) -> bool {
     })
 }
 
-/// Listens at `socket`, however long its path is.
+/// Listens at a path of any length.
 fn listen(socket: &Path) -> io::Result<UnixListener> {
     with_short_path(socket, |path| UnixListener::bind(path))
 }
 
-/// Connects to `socket`, however long its path is.
+/// Connects to a path of any length.
 pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
     with_short_path(socket, |path| UnixStream::connect(path))
 }
 
-/// A socket's address holds 108 bytes (unix(7)): a longer path goes through its folder's
-/// descriptor.
+/// A socket address holds 108 bytes (unix(7)): longer paths go through their folder's descriptor.
 fn with_short_path<T>(socket: &Path, call: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
     if socket.as_os_str().len() < 100 {
         return call(socket);

@@ -1,8 +1,8 @@
-//! The answering side of the socket.
+//! The socket's server.
 //!
-//! Invariant: a peer that is neither the daemon's user nor root is refused; a peer that says
-//! nothing, or does not read, is dropped after [`PATIENCE`], and before that where many say nothing: whoever asks waits
-//! for none of them. One request has no effect on another's connection. Started by `run`.
+//! Invariant: it refuses peers other than the daemon's user and root; it drops a peer that is
+//! silent or does not read after [`PATIENCE`], earlier if many are silent, so that they delay
+//! nobody. Connections are independent.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -18,36 +18,35 @@ use tokio::time::timeout;
 use super::{Amount, Reply, Request, Step, frame};
 use crate::exit::{Exit, Failure};
 
-/// How long a peer may take to say or take a frame.
+/// How long a peer may take per frame.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a request that is being worked on says that it is.
+/// How often a running request reports.
 const BEAT: Duration = Duration::from_millis(500);
-/// Requests served at once; more wait.
+/// Concurrent requests; more wait.
 const AT_ONCE: usize = 32;
-/// Peers that have asked nothing yet; where there are more, the one that came first goes.
+/// Silent peers; the oldest beyond that is dropped.
 const SILENT: usize = 64;
-/// Connections at once; whoever comes then waits until one ends.
+/// Concurrent connections; more wait.
 const SEATS: usize = SILENT + 2 * AT_ONCE;
-/// The longest request in bytes.
+/// The longest request, bytes.
 const LONGEST_REQUEST: usize = 64 * 1024;
 
 /// What answers requests.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. Runs to its end even when the peer goes away, which
-    /// [`Progress::peer_left`] tells.
+    /// Answers one request. Runs to its end even if the peer leaves, which [`Progress::peer_left`]
+    /// tells.
     async fn handle(
         &self,
         request: Request,
         progress: &Progress,
     ) -> Result<serde_json::Value, Failure>;
 
-    /// Called once the answer to a request was sent, or could not be.
+    /// Called once the answer was sent, or could not be.
     fn replied(&self) {}
 }
 
-/// Where a handler says how far it is, which is sent on with the next beat, and hears that nobody
-/// listens any more.
+/// Sends a handler's progress with the next beat, and tells it that the peer has left.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
     step: Arc<Mutex<Step>>,
@@ -55,27 +54,27 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Says it.
+    /// Reports progress.
     pub fn set(&self, what: &str, amount: Amount) {
         let mut step = lock(&self.step);
         what.clone_into(&mut step.what);
         step.amount = amount;
     }
 
-    /// The last that was said.
+    /// The last report.
     #[must_use]
     pub fn get(&self) -> Step {
         lock(&self.step).clone()
     }
 
-    /// Returns when the peer has gone away.
+    /// Returns when the peer has left.
     pub async fn peer_left(&self) {
-        // Its sender lives as long as it does.
+        // Its sender lives as long.
         drop(self.left.subscribe().wait_for(|left| *left).await);
     }
 }
 
-/// Answers on `listener` until it is dropped with the task.
+/// Serves `listener` until its task is dropped.
 pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
     let uid = rustix::process::geteuid().as_raw();
     let places = Arc::new(Semaphore::new(AT_ONCE));
@@ -105,7 +104,7 @@ pub async fn serve(listener: UnixListener, handler: Arc<dyn Handler>) {
     }
 }
 
-/// Reads what a peer asks, and has it answered by a task that does not end with this one.
+/// Reads a request, and answers it in a task that outlives this one.
 async fn listen(
     (mut stream, seat): (UnixStream, OwnedSemaphorePermit),
     uid: u32,
@@ -134,7 +133,7 @@ async fn converse(
     uid: u32,
     handler: Arc<dyn Handler>,
 ) -> std::io::Result<()> {
-    // At each request, not when the socket was made: its folder may have been opened up since.
+    // Checked at each request, because the folder may have been opened up since.
     let peer = stream.peer_cred()?.uid();
     if peer != uid && peer != 0 {
         let refused = Reply::Failed {
@@ -145,8 +144,8 @@ async fn converse(
         return send(&mut stream, &refused).await;
     }
     let progress = Progress::default();
-    // A task of its own: a peer that goes away must not stop a transaction half way. What may end
-    // for that listens to `Progress::peer_left`.
+    // Its own task, because a leaving peer must not stop a transaction midway. Work that may stop
+    // listens to `Progress::peer_left`.
     let mut work = tokio::spawn({
         let (progress, handler) = (progress.clone(), Arc::clone(&handler));
         async move { handler.handle(request, &progress).await }

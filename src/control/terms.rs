@@ -1,14 +1,13 @@
-//! What a command was told itself of chain, contract, account and money, for a daemon to hold it to.
+//! A command's own chain, contract, account and costs, which the daemon checks.
 //!
-//! Invariant: no endpoint stands in it, only its digest: keys stand in URLs. Made by `cli`, checked by
-//! `run`.
+//! Invariant: it has endpoints only as digests, because URLs hold keys.
 
 use alloy::primitives::{Address, B256, U256, keccak256};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ChainUrl, ContractAt, RpcUrl};
 
-/// What a request was asked for. What it does not name is the drive's own.
+/// A request's conditions; the drive decides the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Terms {
@@ -21,26 +20,25 @@ pub struct Terms {
     /// The token contracts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contracts: Vec<ContractAt>,
-    /// Whose tokens these are, where another account pays.
+    /// The tokens' owner, if another account pays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<Address>,
-    /// The account that pays, and whose tokens these are unless `owner` says.
+    /// The paying account; also the owner without `owner`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<Address>,
-    /// Whether it was named by its address, without its wallet: then nothing is signed.
+    /// Whether only its address was given: then nothing is signed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub watches: bool,
-    /// The most that the gas of one transaction may cost, in wei.
+    /// The most for one transaction's gas, wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_fee: Option<U256>,
-    /// The price that was agreed to, in wei.
+    /// The agreed price, wei.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<U256>,
-    /// What was shown, with that price, as the most that its gas would cost, in wei; nothing where that was not
-    /// to be had.
+    /// The highest gas cost that was shown with that price, wei, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gas_cost: Option<U256>,
-    /// Blocks on top of what is done before it counts as done.
+    /// Blocks on top before success is reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confirmations: Option<u64>,
 }
@@ -49,10 +47,10 @@ pub struct Terms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AskedUrl {
-    /// Id of the chain that it was said to be of, where that was said.
+    /// Its chain's id, if given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<u64>,
-    /// What stands for it ([`Terms::digest`]).
+    /// Its [`Terms::digest`].
     pub digest: B256,
 }
 
@@ -72,7 +70,7 @@ impl Terms {
         *self == Self::default()
     }
 
-    /// What stands for an endpoint.
+    /// An endpoint's digest.
     #[must_use]
     pub fn digest(url: &RpcUrl) -> B256 {
         match url {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::*;
 use crate::exit::{Exit, Failure};
 
-/// Ends a flush when it is told to.
+/// Ends a flush on demand.
 #[derive(Default)]
 struct Echo(Arc<Notify>);
 
@@ -23,7 +23,7 @@ impl Handler for Echo {
             Request::Status => Ok(json!("here")),
             Request::Flush { .. } => {
                 progress.set("flush", Amount::of(0, 42));
-                // Who is never told how far it is fails, and does not hang.
+                // Without a notification it fails instead of hanging.
                 let told = tokio::time::timeout(Duration::from_secs(60), self.0.notified());
                 let _ = told.await;
                 Ok(Value::Null)
@@ -81,7 +81,7 @@ fn peers_that_say_nothing_keep_nobody_from_an_answer() {
         .map(|_| StdStream::connect(&entry.socket).unwrap())
         .collect();
     assert_eq!(ask(&entry, &Request::Status), Ok(json!("here")));
-    // Those that came first were let go of, and no other.
+    // Only the oldest were dropped.
     let is_gone = |mut peer: &StdStream| {
         peer.set_nonblocking(true).unwrap();
         std::io::Read::read(&mut peer, &mut [0]).is_ok_and(|read| read == 0)
@@ -90,13 +90,13 @@ fn peers_that_say_nothing_keep_nobody_from_an_answer() {
     assert!(gone > 100 && !is_gone(&silent[199]), "{gone}");
 }
 
-/// The connections that the daemon has taken on its socket.
+/// Connections that the daemon has accepted on its socket.
 fn taken(entry: &Entry) -> usize {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
     let path = entry.socket.to_str().unwrap();
     let is_taken = |line: &&str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        // Connected, and with an inode: one that waits to be taken has none.
+        // Connected, with an inode; one waiting to be accepted has none.
         matches!(fields[..], [.., "03", inode, at] if at == path && inode != "0")
     };
     sockets.lines().filter(is_taken).count()
@@ -221,7 +221,7 @@ fn a_long_state_path_does_not_keep_the_daemon_from_listening() {
 fn a_daemon_that_takes_over_a_state_folder_takes_over_its_socket() {
     let dir = tempfile::tempdir().unwrap();
     let first = daemon(dir.path(), Path::new("/state"));
-    // As after kill -9: nobody withdrew the entry.
+    // As after kill -9: the entry stays.
     first.1.shutdown_background();
     std::mem::forget(first.0);
     let _second = daemon(dir.path(), Path::new("/state"));

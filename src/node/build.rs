@@ -1,7 +1,7 @@
-//! The storage nodes that a configuration names: built, asked what they are, looked over.
+//! Builds the configured storage nodes and checks them.
 //!
-//! Invariant: a node of another kind than it is given as is refused; one that does not answer now is
-//! not, since what was written here waits for it. Called by `parts` and by `doctor`.
+//! Invariant: a node of the wrong kind is refused; one that does not answer is not, because local
+//! writes wait for it.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::rpc::{Patience, RpcStore};
 
-/// A node that is built.
+/// A built node.
 struct Opened {
     store: Arc<dyn BlockStore>,
-    /// The same, which searches no network.
+    /// The same without network searches.
     near: Arc<dyn BlockStore>,
     names: Arc<dyn NameStore>,
     network: Network,
@@ -44,7 +44,7 @@ struct Opened {
 /// Builds the nodes of `config`: the first is written to, and all are read from.
 ///
 /// # Errors
-/// There is none; a folder cannot be opened; one is something else than it is given as.
+/// There is none; a folder cannot be opened; one is of another kind.
 pub(crate) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Result<NodeParts> {
     let Some((url, further)) = config.nodes.split_first() else {
         fail!(
@@ -64,7 +64,7 @@ pub(crate) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     let (mut stores, mut keepers) = (vec![Arc::clone(&near)], vec![near]);
     for url in further {
         if let NodeUrl::Gateway(place) = url {
-            // One that has a place for names gives no blocks.
+            // A gateway for names gives no blocks.
             if place.contains("{name}") {
                 continue;
             }
@@ -109,7 +109,7 @@ pub(crate) async fn open(config: &Config, clock: &Arc<dyn Clock>) -> anyhow::Res
     })
 }
 
-/// No node: for what is about the chain alone. It holds nothing.
+/// No node, for requests about the chain alone.
 pub(crate) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
     let store: Arc<dyn BlockStore> = Arc::new(MemoryStore::new());
     NodeParts {
@@ -128,7 +128,7 @@ pub(crate) fn none(clock: &Arc<dyn Clock>) -> NodeParts {
     }
 }
 
-/// Where an oracle reads usage metadata: all nodes and gateways of `config`, gateways by `guard`.
+/// An oracle's document sources: all nodes and gateways of `config`, gateways by `guard`.
 ///
 /// # Errors
 /// As [`open`].
@@ -151,7 +151,7 @@ pub(crate) async fn documents(
     Ok(sources)
 }
 
-/// The gateways of `config`, to look names up.
+/// The gateways of `config`, for names.
 ///
 /// # Errors
 /// One is no URL.
@@ -213,10 +213,10 @@ async fn open_one(
     })
 }
 
-/// Clients of the nodes that are processes of their own, and whether each is the one that is written to.
+/// Clients of external nodes, and whether each is written to.
 ///
 /// # Errors
-/// A URL is none; what it is to be asked with does not fit it.
+/// An invalid URL, or a login that does not fit it.
 pub fn real(config: &Config) -> anyhow::Result<Vec<(Client, bool)>> {
     let nodes = config.nodes.iter().enumerate();
     let real = nodes.filter_map(|(n, node)| {
@@ -239,7 +239,7 @@ pub(crate) fn gateway(url: &str) -> anyhow::Result<Gateway> {
 
 /// A client of the node at `url`.
 fn client(config: &Config, url: &str, dialect: Dialect) -> anyhow::Result<Client> {
-    // A secret is for one of several nodes: a password for the first BTFS node, a token for the first.
+    // One of several nodes gets the login: the first BTFS node a password, the first node a token.
     let is_first = |node: &NodeUrl| match node {
         NodeUrl::Btfs(first) | NodeUrl::Ipfs(first) => first == url,
         NodeUrl::Embedded(_) | NodeUrl::Gateway(_) => false,
@@ -269,7 +269,7 @@ fn client(config: &Config, url: &str, dialect: Dialect) -> anyhow::Result<Client
     }
 }
 
-/// Refuses a node of the other kind, and what is no node at all.
+/// Refuses a node of the other kind, and what is no node.
 async fn meet(config: &Config, url: &NodeUrl, client: &Client) -> anyhow::Result<()> {
     match probe::meet(client).await {
         Ok(()) => Ok(()),

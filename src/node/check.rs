@@ -1,4 +1,4 @@
-//! What a node or a gateway says of itself, and whether its settings endanger data.
+//! Checks a node or gateway, and its settings.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use crate::config::NodeUrl;
 use crate::rpc::probe::{self, Found, Warning};
 use crate::rpc::{Client, Dialect, RpcError};
 
-/// The CID of no bytes, which it contains: no gateway has to look for it.
+/// The CID that contains its empty block, so that no gateway has to search.
 const EMPTY: &str = "bafkqaaa";
-/// How much a gateway may say that does not give it: a page.
+/// The most read of a wrong answer: a page.
 const GATEWAY_ANSWER: usize = 64 << 10;
-/// How long a gateway may take to answer.
+/// A gateway's timeout.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the node says of itself, and which of its settings endanger data where the tokens may hold
-/// `needed_bytes`; none for a node that is only read from.
+/// A node's self-description, and its dangerous settings if the tokens may hold `needed_bytes`; `None`
+/// for a read-only node.
 ///
 /// # Errors
 /// It does not answer, or refuses.
@@ -29,7 +29,7 @@ pub async fn look(
     Ok((found, warnings.map_err(unwell)?))
 }
 
-/// Whether anybody who reaches an IPFS node may call it; of a BTFS node, which has a login by default, false.
+/// Whether anybody who reaches an IPFS node may call it; false for BTFS, which has a login by default.
 ///
 /// # Errors
 /// It does not answer.
@@ -40,7 +40,7 @@ pub async fn is_open(client: &Client) -> anyhow::Result<bool> {
     }
 }
 
-/// Looks over the nodes of a mount, and tells in the log what was found.
+/// Checks a mount's nodes, and logs the findings.
 pub(crate) async fn look_over(nodes: Vec<(Client, Option<u64>)>) {
     for (client, needed_bytes) in nodes {
         let node = client.label();
@@ -57,18 +57,18 @@ pub(crate) async fn look_over(nodes: Vec<(Client, Option<u64>)>) {
     }
 }
 
-/// What a gateway is good for.
+/// What a gateway is useful for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gives {
-    /// Single blocks: what the nodes have not got is read from it.
+    /// Blocks that the nodes lack.
     Blocks,
-    /// What a name leads to, and no single blocks: it is given as a URL with `{name}` in it.
+    /// Names, not blocks: its URL contains `{name}`.
     Names,
-    /// It answers, and gives no single blocks.
+    /// It answers, but gives no blocks.
     Nothing,
 }
 
-/// What the gateway at `url` is good for here. It is asked for the empty block, whose CID has all of it.
+/// What the gateway at `url` is useful for. Asks for the empty block, which its CID contains.
 ///
 /// # Errors
 /// It does not answer.
@@ -82,10 +82,10 @@ pub async fn look_at_gateway(url: &NodeUrl) -> anyhow::Result<Gives> {
     let gateway = gateway(place)?;
     let asked = gateway.block(EMPTY, GATEWAY_ANSWER, GATEWAY_PATIENCE);
     match asked.await {
-        // What answers everything with a page of its own is none.
+        // It answers everything with its own page.
         Ok(Some(data)) if data.is_empty() && !is_for_names => return Ok(Gives::Blocks),
         Ok(_) => {}
-        // It answers, with an error.
+        // It answers with an error.
         Err(RpcError::Transport(why)) if why.contains("the gateway answers") => {}
         Err(error) => return Err(error.into()),
     }

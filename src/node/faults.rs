@@ -2,15 +2,14 @@
 //! the file says, and go on as soon as the file says otherwise.
 //!
 //! One rule a line, `CALL FAULT [TIMES]`; `#` begins a comment; a missing or empty file is no fault.
-//! Each change of the file is logged, with the number of blocks that were sent by then.
+//! Each change of the file is logged, with the number of blocks sent by then.
 //!
 //! | word | values |
 //! |---|---|
 //! | CALL | `all`, `put-many`, `get`, `has`, `pin`, `unpin`, `pins`, `publish`, `resolve` |
 //! | FAULT | `hang`, `fail`, `fail-after`, `refuse`, `delay=500ms`, `corrupt`, `drop` |
 //!
-//! Invariant: a rule that is not understood is told in the log and changes nothing. Called by
-//! `parts`, and `keeper` for what is left out of making local state durable.
+//! Invariant: an invalid rule is logged and changes nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,10 +21,10 @@ use crate::names::{NameError, NameStore};
 use crate::store::fault::{Call, Fault, FaultStore};
 use crate::store::{BlockStore, StoreError};
 
-/// How often the file is looked at.
+/// How often the file is read.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Wraps both stores, and watches `file` for as long as somebody uses them.
+/// Wraps both stores, and watches `file` while they are used.
 pub(crate) fn wrap(
     store: Arc<dyn BlockStore>,
     names: Arc<dyn NameStore>,

@@ -1,6 +1,6 @@
-//! Meter what a storage node takes, and sees whether it answers.
+//! Meters a storage node's uploads and answers.
 //!
-//! Invariant: passes every call on as it is. Built by `parts`, read by `leave`.
+//! Invariant: passes every call on unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,18 +15,18 @@ use tokio::time::Instant;
 use crate::names::{NameError, NameStore};
 use crate::store::{Block, BlockStore, Lookup, StoreError};
 
-/// What a node has done since the start.
+/// A node's activity since the start.
 #[derive(Debug, Default)]
 pub struct Meter {
     sent_bytes: AtomicU64,
-    /// When the calls that have no answer yet began.
+    /// When unanswered calls began.
     open: Mutex<BTreeMap<u64, Instant>>,
     begun: AtomicU64,
-    /// When it did last what it was asked for, or said that it has not got it.
+    /// Its last success, or statement that it lacks something.
     heard: Mutex<Option<Instant>>,
 }
 
-/// A call that has no answer yet.
+/// An unanswered call.
 struct Open<'a>(&'a Meter, u64);
 
 impl Drop for Open<'_> {
@@ -36,13 +36,13 @@ impl Drop for Open<'_> {
 }
 
 impl Meter {
-    /// Bytes of blocks that it took.
+    /// Block bytes it took.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// How long the oldest call that has no answer yet has been waiting for it.
+    /// The age of the oldest unanswered call.
     #[must_use]
     pub fn silence(&self) -> Duration {
         let open = self.open();
@@ -57,11 +57,11 @@ impl Meter {
         heard.is_some_and(|heard| heard > then)
     }
 
-    /// Waits for the answer to a call.
+    /// Awaits a call's answer.
     async fn watch<T, E: Refusal>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let serial = self.begun.fetch_add(1, Ordering::Relaxed);
         self.open().insert(serial, Instant::now());
-        // Also when nobody waits for the answer any more.
+        // Also if nobody waits any more.
         let _open = Open(self, serial);
         let answer = call.await;
         if answer.as_ref().err().is_none_or(Refusal::is_absence) {
@@ -81,9 +81,9 @@ impl Meter {
     }
 }
 
-/// Why a call did not do what it was asked for.
+/// Why a call failed.
 trait Refusal {
-    /// Whether the node says by it that it has not got something.
+    /// Whether the node says that it lacks something.
     fn is_absence(&self) -> bool;
 }
 
@@ -99,7 +99,7 @@ impl Refusal for NameError {
     }
 }
 
-/// A store of blocks or names whose calls are counted.
+/// A metered block or name store.
 pub(crate) struct Metered<S: ?Sized> {
     inner: Arc<S>,
     counts: Arc<Meter>,
@@ -218,7 +218,7 @@ mod tests {
         while counts.silence() < pause {
             tokio::time::sleep(pause).await;
         }
-        // What is answered meanwhile does not speak for what is not.
+        // Other answers do not speak for it.
         counts
             .watch(async { Ok::<_, StoreError>(()) })
             .await

@@ -1,6 +1,6 @@
-//! The storage nodes that a configuration names: the first is written to, and all are read from.
+//! The configured storage nodes: the first is written to, and all are read from.
 //!
-//! [`open`] builds them, [`look`] asks one what it is, and [`Meter`] counts what the first one takes.
+//! [`open`] builds them, [`look`] asks one what it is, and [`Meter`] meters the first one.
 
 mod build;
 mod check;

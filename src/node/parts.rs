@@ -1,4 +1,4 @@
-//! The storage nodes of a process, once they are built.
+//! A process's storage nodes.
 
 use std::sync::Arc;
 
@@ -13,41 +13,41 @@ use crate::store::embedded::EmbeddedStore;
 /// The storage node.
 #[derive(Clone)]
 pub struct NodeParts {
-    /// What it is, for `status`.
+    /// Its kind, for `status`.
     pub kind: &'static str,
-    /// Where it is, for `status`.
+    /// Its address, for `status`.
     pub label: String,
-    /// The namespace that its records name content in.
+    /// The network of its records' values.
     pub network: Network,
     /// Blocks.
     pub store: Arc<dyn BlockStore>,
-    /// The same to read from, and from all other nodes.
+    /// For reading, from all nodes.
     pub reads: Arc<dyn BlockStore>,
-    /// Those of `reads` that are no gateways, if there are gateways.
+    /// `reads` without gateways, if there are any.
     pub own_nodes: Option<Arc<dyn BlockStore>>,
     /// The names of the other nodes.
     pub others: Vec<Other>,
     /// Names.
     pub names: Arc<dyn NameStore>,
-    /// What both have done.
+    /// The activity of both.
     pub counts: Arc<Meter>,
-    /// The node inside this process, which collects its garbage when it is told to.
+    /// The in-process node, whose garbage collection is explicit.
     pub embedded: Option<EmbeddedStore>,
-    /// The way to the node, where it is a process of its own.
+    /// The client, if it is its own process.
     pub client: Option<Client>,
-    /// The nodes that are only read from.
+    /// Read-only nodes.
     pub more: Vec<MoreNode>,
 }
 
-/// A node that is only read from.
+/// A read-only node.
 #[derive(Clone)]
 pub struct MoreNode {
-    /// What it is, for `status`.
+    /// Its kind, for `status`.
     pub kind: &'static str,
-    /// Where it is, for `status`.
+    /// Its address, for `status`.
     pub label: String,
     /// What it has itself.
     pub near: Arc<dyn BlockStore>,
-    /// The way to it, where it is a process of its own.
+    /// The client, if it is its own process.
     pub client: Option<Client>,
 }

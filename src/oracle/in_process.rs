@@ -1,8 +1,8 @@
-//! The oracle's operator in this process: always on an embedded chain, and on a chain over HTTP with `--operate`.
+//! The oracle operator in this process: always on an embedded chain, and over HTTP with
+//! `--operate`.
 //!
-//! Invariant: what it signs was read from this process's own nodes (and the gateways that are named), which is how a
-//! drive whose node nobody else can reach is synced at all. Of several contracts one that cannot be operated keeps
-//! nothing else back. Called by `daemon`, and by `cli` for commands without one.
+//! Invariant: it signs what it read from this process's own nodes (and named gateways), so that a
+//! drive with a private node can sync at all. A contract that cannot be operated affects no other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +21,13 @@ use crate::node;
 use crate::oracle::process::{FIRST_LOOK, MAX_PER_TOKEN, MINED, place_of};
 use crate::rpc::guard::{Guard, Reach};
 
-/// How often requests are looked for on a chain in this process.
+/// How often to check an in-process chain for requests.
 const EMBEDDED_PAUSE: Duration = Duration::from_millis(500);
 
-/// The operator of the contract of `parts`, where this process is one: a task that never ends.
+/// The operator of the contract of `parts`, if this process is one: a task that never ends.
 ///
 /// # Errors
-/// Its signature does not suffice; the chain's, but that it does not answer now: then it begins when it does.
+/// Its signature does not suffice; the chain's, unless it just does not answer: then it starts later.
 pub(crate) async fn begin(parts: &Arc<Parts>) -> anyhow::Result<Option<BoxFuture<'static, ()>>> {
     if parts.chain.embedded.is_some() {
         let embedded = embedded(parts).await?;
@@ -53,8 +53,8 @@ pub(crate) async fn begin(parts: &Arc<Parts>) -> anyhow::Result<Option<BoxFuture
     })
 }
 
-/// Whether a command without a daemon has to be the operator while it works: on an embedded chain nobody else is, and
-/// over HTTP a sync alone waits for one.
+/// Whether a command without a daemon must operate meanwhile: on an embedded chain nobody else
+/// does, and over HTTP only a sync waits for it.
 #[must_use]
 pub fn is_wanted(parts: &Parts, is_sync: bool) -> bool {
     parts.chain.embedded.is_some() || is_sync
@@ -62,7 +62,7 @@ pub fn is_wanted(parts: &Parts, is_sync: bool) -> bool {
 
 fn run(operator: Operator, pause: Duration) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        // Ends with the task: a request that is open then is answered after the next start.
+        // Ends with the task: the next start answers an open request.
         let (_go_on, stop) = watch::channel(false);
         operator.run(pause, stop).await;
     })
@@ -89,7 +89,7 @@ async fn embedded(parts: &Parts) -> anyhow::Result<Option<Operator>> {
         return Ok(None);
     };
     let outbox = contracts::outbox(&parts.config.state_dir);
-    // One account has one desk.
+    // One account has one outbox.
     let account = parts.chain.account.as_ref();
     let payer = match account
         .filter(|account| account.transactor.address() == operator.wallet.address())
@@ -111,8 +111,8 @@ async fn embedded(parts: &Parts) -> anyhow::Result<Option<Operator>> {
     Ok(Some(operator))
 }
 
-/// The drive's own wallet as the operator. It has one outbox with all else that the wallet sends on this chain, and its
-/// place is where `pxfs oracle` with this state folder has it.
+/// The drive's own wallet as the operator. It shares the wallet's outbox on this chain, and the
+/// place of `pxfs oracle` with this state folder.
 async fn over_http(parts: &Parts) -> anyhow::Result<Operator> {
     let chain = &parts.chain;
     let account = chain.account("--operate")?;
@@ -152,7 +152,7 @@ async fn over_http(parts: &Parts) -> anyhow::Result<Operator> {
     Ok(operator)
 }
 
-/// All nodes and gateways of the mount. Whoever configured them here stands for them.
+/// All nodes and gateways of the mount. Whoever configured them vouches for them.
 pub(crate) fn sources(parts: &Parts) -> anyhow::Result<Vec<Arc<dyn Documents>>> {
     let mut sources = vec![parts.own_documents()];
     for other in &parts.node.others {

@@ -1,9 +1,7 @@
-//! `pxfs oracle`: an operator in a process of its own, the others that it asks, and the counter where
-//! they read what it says.
+//! `pxfs oracle`: an operator in its own process, its peers, and the server for its statements.
 //!
-//! Invariant: the counter tells what the operator has already signed, and starts nothing: however often
-//! it is asked, nothing is fetched, signed or sent for that. Every connection to it is bounded in time
-//! and bytes, and so is their number. Called by `cli`.
+//! Invariant: the server only shows what is already signed: requests fetch, sign and send nothing.
+//! Every connection is bounded in time and bytes, and so is their number.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -44,62 +42,62 @@ use crate::rpc::guard::{Guard, Prefix, Reach};
 use crate::signals::Signals;
 use pxfs_base::lock;
 
-/// How far back a first start looks, in blocks: a request can be made anew after five minutes.
+/// How far back a first start scans, blocks: requests are renewable after five minutes.
 pub(crate) const FIRST_LOOK: u64 = 10_000;
-/// How long a delivery may take to be mined, before others are looked at.
+/// How long to wait for a delivery before others are checked.
 pub(crate) const MINED: Duration = Duration::from_secs(60);
-/// Deliveries of one token that an operator pays for in 24 hours, unless told otherwise.
+/// Default deliveries paid per token in 24 hours.
 pub const MAX_PER_TOKEN: usize = 24;
-/// How long another operator may take to say what it says, and how long that may be.
+/// A peer's timeout and longest answer.
 const PEER: Duration = Duration::from_secs(5);
 const STATEMENT_BYTES: usize = 64 << 10;
-/// Connections to the counter at once, how long one may take, and the longest question.
+/// The server's most connections, their time limit, and the longest question.
 const GUESTS: usize = 64;
 const GUEST: Duration = Duration::from_secs(5);
 const QUESTION_BYTES: usize = 8 << 10;
 
-/// What an operator is told beside the configuration.
+/// An operator's own options.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Where the others read what it says.
+    /// The server's address.
     pub listen: Option<SocketAddr>,
-    /// Where it reads what the others say.
+    /// The other operators.
     pub peers: Vec<String>,
-    /// Private addresses that gateways and peers may have.
+    /// Private addresses allowed for gateways and peers.
     pub allowed: Vec<Prefix>,
-    /// The first block that is looked at, where no place is kept.
+    /// The first block to scan without a stored place.
     pub from_block: Option<u64>,
-    /// Deliveries of one token that it pays for in 24 hours.
+    /// Deliveries paid per token in 24 hours.
     pub max_per_token: usize,
 }
 
-/// An operator that is ready.
+/// A ready operator.
 pub struct Oracle {
     operator: Operator,
     payer: Transactor,
     counter: Option<TcpListener>,
     pause: Duration,
-    /// What it is.
+    /// Its description.
     pub start: Start,
 }
 
-/// What an operator says of itself at its start.
+/// An operator's description at its start.
 #[derive(Clone, Debug, Serialize)]
 pub struct Start {
-    /// Whose signatures it gives.
+    /// Its account.
     pub operator: Address,
     /// EIP-155 id.
     pub chain_id: u64,
-    /// Whose requests it answers.
+    /// The contract it serves.
     pub contract: Address,
-    /// The next block that it looks at.
+    /// The next block it scans.
     pub next_block: u64,
-    /// Where the others can ask it.
+    /// Its server's address.
     pub listening: Option<SocketAddr>,
 }
 
 impl Oracle {
-    /// Reaches the chain, the nodes and gateways. The caller owns the state folder.
+    /// Connects to chain, nodes and gateways. The caller owns the state folder.
     ///
     /// # Errors
     /// One line each, with its exit code.
@@ -179,7 +177,7 @@ impl Oracle {
     /// Answers until a signal ends it.
     ///
     /// # Errors
-    /// Signals cannot be had.
+    /// No signal handler.
     pub async fn serve(self) -> anyhow::Result<()> {
         let mut signals = Signals::new()?;
         let (end, ended) = watch::channel(false);
@@ -199,12 +197,12 @@ impl Oracle {
     }
 }
 
-/// Where an operator keeps its place in a state folder.
+/// An operator's place file in a state folder.
 pub(crate) fn place_of(state: &Path, chain_id: u64, contract: &Address) -> PathBuf {
     state.join(format!("oracle-{chain_id}-{contract:#x}"))
 }
 
-/// What sends an operator's deliveries: whoever asks for them decides how many there are, and sees no price.
+/// Sends deliveries unattended: requesters decide their number, and see no price.
 fn payer(config: &Config, endpoint: Endpoint, wallet: &Wallet) -> Transactor {
     Transactor::new(endpoint, wallet)
         .kept_in(&contracts::outbox(&config.state_dir))
@@ -216,9 +214,9 @@ fn payer(config: &Config, endpoint: Endpoint, wallet: &Wallet) -> Transactor {
 /// The other operators, over HTTP.
 struct Peers {
     guard: Guard,
-    /// With a slash at the end.
+    /// With a trailing slash.
     urls: Vec<(reqwest::Url, String)>,
-    /// Those that did not answer the last time, by their place.
+    /// Indices of those that did not answer last time.
     silent: Mutex<BTreeSet<usize>>,
 }
 
@@ -279,7 +277,7 @@ impl Colleagues for Peers {
     }
 }
 
-/// Tells what is on the board, `GET /v1/REQUEST`; never returns.
+/// Serves the board, `GET /v1/REQUEST`; never returns.
 async fn serve(counter: TcpListener, board: Board) {
     let places = Arc::new(Semaphore::new(GUESTS));
     loop {
@@ -295,7 +293,7 @@ async fn serve(counter: TcpListener, board: Board) {
                 });
             }
             Err(fault) => {
-                // No more files, say: the next may be served.
+                // Out of files, for example: the next may work.
                 tracing::debug!("oracle: {fault}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -303,7 +301,7 @@ async fn serve(counter: TcpListener, board: Board) {
     }
 }
 
-/// Serves one connection: one question, no more bytes of it than are needed.
+/// Serves one connection: one question, reading no more than needed.
 async fn answer(guest: TcpStream, board: &Board) -> hyper::Result<()> {
     let service = service_fn(async |question: Request<Incoming>| {
         let said = request_of(question.method(), question.uri().path()).map(|it| board.get(it));
@@ -325,9 +323,9 @@ async fn answer(guest: TcpStream, board: &Board) -> hyper::Result<()> {
     served.await
 }
 
-/// The request that a question is about.
+/// The request in a question.
 fn request_of(method: &Method, path: &str) -> Option<B256> {
-    // Behind a proxy it may lie in a folder.
+    // A proxy may add a folder.
     let (_, request) = path.rsplit_once("/v1/")?;
     let request = request.parse().ok()?;
     (method == Method::GET).then_some(request)
@@ -348,7 +346,7 @@ mod tests {
         let serving = tokio::spawn(serve(counter, Board::default()));
         let ask = async |head: String| {
             let mut guest = TcpStream::connect(at).await.unwrap();
-            // A server that has heard enough may hang up amid the question.
+            // A server may hang up midway.
             let _ = guest.write_all(head.as_bytes()).await;
             let mut answer = Vec::new();
             let _ = guest.read_to_end(&mut answer).await;
@@ -375,7 +373,7 @@ mod tests {
         serving.abort();
     }
 
-    /// Each request has it pay for a delivery.
+    /// Each request makes it pay for a delivery.
     #[test]
     fn an_operator_pays_no_more_for_one_delivery_than_is_allowed() {
         let wallet = Wallet::random().unwrap();

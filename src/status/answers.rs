@@ -1,4 +1,4 @@
-//! What commands other than `status` answer: their shapes in `--json`.
+//! The `--json` shapes of other commands' answers.
 
 use alloy::primitives::{Address, Bytes, U256};
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ pub struct PackageAnswer {
     pub price_wei: String,
     /// What it grants.
     pub size_bytes: u64,
-    /// Upload units; null where the contract has none.
+    /// Upload units; null if the contract has none.
     pub uploads: Option<u64>,
     /// EIP-155 id of its chain.
     #[serde(default)]
@@ -30,19 +30,19 @@ pub struct PackageAnswer {
 pub struct MintAnswer {
     /// The token.
     pub token: TokenId,
-    /// What it is called in commands, and as a directory.
+    /// Its name in commands and as a directory.
     #[serde(default)]
     pub directory: String,
     /// The token contract.
     pub contract: String,
     /// Hash of the transaction.
     pub transaction: String,
-    /// The name key's name; null where the contract keeps none.
+    /// The name key's name; null if the contract stores none.
     pub name: Option<String>,
     /// EIP-155 id of the chain.
     #[serde(default)]
     pub chain_id: u64,
-    /// What it took from the account, price and gas, in wei, decimal.
+    /// Its cost to the account, price and gas, wei, decimal.
     #[serde(default)]
     pub paid_wei: Option<String>,
 }
@@ -50,13 +50,13 @@ pub struct MintAnswer {
 /// What the daemon answers to `pxfs tokens`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokensAnswer {
-    /// The tokens of all chains that have answered.
+    /// Tokens of all chains that answered.
     pub tokens: Vec<TokenStatus>,
     /// The others.
     pub left_out: Vec<LeftOut>,
 }
 
-/// A contract whose tokens are not in a list.
+/// A contract whose tokens are missing in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// EIP-155 id of its chain.
@@ -70,7 +70,7 @@ pub struct LeftOut {
 /// Answer of `umount` and `flush`, from the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UmountAnswer {
-    /// What is published and cannot be charged now, where each commit is: a line for each token.
+    /// Published commits that cannot be charged now: a line per token.
     pub uncharged: Vec<String>,
 }
 
@@ -90,7 +90,8 @@ pub struct UploadsAnswer {
     pub chain_id: u64,
 }
 
-/// Answer of `mint`, `register`, `upgrade` and `sync` with `--print`: the transaction that is to be sent by other means.
+/// Answer of `mint`, `register`, `upgrade` and `sync` with `--print`: a transaction to send by
+/// other means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallAnswer {
     /// Chain id.
@@ -101,17 +102,17 @@ pub struct CallAnswer {
     pub value_wei: String,
     /// Call data, `0x…`.
     pub data: String,
-    /// The account nonce that the name key belongs to, where it belongs to one.
+    /// The account nonce that the name key belongs to, if any.
     pub nonce: Option<u64>,
-    /// The name key's name; null where the contract keeps none.
+    /// The name key's name; null if the contract stores none.
     pub name: Option<String>,
-    /// The account that sends it where pxfs does.
+    /// The account that would send it.
     #[serde(default)]
     pub account: Option<String>,
-    /// Gas, with some to spare; null where the chain does not tell.
+    /// Gas, with spare; null if unknown.
     #[serde(default)]
     pub gas: Option<u64>,
-    /// What that costs at most, in wei, decimal.
+    /// Its highest cost, wei, decimal.
     #[serde(default)]
     pub gas_cost_wei: Option<String>,
 }
@@ -141,16 +142,17 @@ pub struct SyncAnswer {
     pub token: TokenId,
     /// Hash of the transaction.
     pub transaction: String,
-    /// The request; null where no oracle is asked.
+    /// The request; null without an oracle.
     pub request: Option<String>,
-    /// Usage that the chain took; null when it was not waited for.
+    /// Usage that the chain took; null if not awaited.
     pub usage: Option<u64>,
-    /// Sequence that the chain took; null when it was not waited for.
+    /// Sequence that the chain took; null if not awaited.
     pub sequence: Option<u64>,
     /// EIP-155 id of the chain.
     #[serde(default)]
     pub chain_id: u64,
-    /// What it took from the account, fee and gas, in wei, decimal; null where nothing was sent, or charges were.
+    /// Its cost to the account, fee and gas, wei, decimal; null if nothing, or only charges, were
+    /// sent.
     #[serde(default)]
     pub paid_wei: Option<String>,
 }
@@ -158,17 +160,17 @@ pub struct SyncAnswer {
 /// What `sync` would send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncOffer {
-    /// The transaction; null where nothing is sent that costs anything beyond what is on its way.
+    /// The transaction; null if nothing new costs anything.
     pub call: Option<CallAnswer>,
     /// The charges that the daemon sends by itself.
     #[serde(default)]
     pub charges: Vec<CallAnswer>,
-    /// What there is to know of it.
+    /// A remark.
     pub note: Option<String>,
 }
 
 impl SyncOffer {
-    /// One transaction, of which there is nothing more to know.
+    /// One transaction, without a remark.
     #[must_use]
     pub fn of(call: CallAnswer) -> Self {
         Self {
@@ -186,25 +188,25 @@ pub struct DetachAnswer {
     pub token: TokenId,
     /// The directory that was ended.
     pub directory: String,
-    /// Where it was saved; null when it was discarded.
+    /// Where it was saved; null if discarded.
     pub saved: Option<String>,
     /// Files that were saved.
     pub files: u64,
     /// Their bytes, without holes.
     pub bytes: u64,
-    /// Where its local state is damaged: what is not sure. Nothing was removed then.
+    /// For damaged local state, what is doubtful; nothing was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsure: Option<Unsure>,
 }
 
-/// What of a damaged directory could not be saved, or is not sure.
+/// What of a damaged directory was not saved, or is doubtful.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsure {
     /// How many paths.
     pub paths: u64,
     /// A file that names them, one a line.
     pub list: String,
-    /// The local state, which is as it was.
+    /// The unchanged local state.
     pub state: String,
 }
 
@@ -248,11 +250,11 @@ pub struct ArchiveAnswer {
     pub root: String,
     /// The archive.
     pub file: String,
-    /// Blocks in it, or that its files were read from.
+    /// Blocks in it, or read for its files.
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Sockets, which an archive of files cannot hold.
+    /// Sockets, which tar cannot hold.
     #[serde(default)]
     pub left_out: u64,
 }
@@ -262,13 +264,13 @@ pub struct ArchiveAnswer {
 pub struct FsckAnswer {
     /// The token.
     pub token: TokenId,
-    /// Blocks that were read, each once.
+    /// Blocks read, each once.
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What is lost, and was not put again.
+    /// What is lost, and was not repaired.
     pub damaged: Vec<DamagedBlock>,
-    /// Blocks that were put again.
+    /// Blocks uploaded again.
     pub repaired: u64,
 }
 
@@ -293,10 +295,10 @@ pub struct AdvanceAnswer {
 /// One line of `doctor`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckAnswer {
-    /// What was looked at, and what was found.
+    /// The check and its finding.
     pub check: String,
-    /// Whether it is as it should be.
+    /// Whether it passed.
     pub ok: bool,
-    /// What to do; null when it is.
+    /// The remedy; null if it passed.
     pub fix: Option<String>,
 }
