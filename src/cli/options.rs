@@ -1,4 +1,4 @@
-//! The options that every command takes, each also a configuration key and a variable.
+//! Options of every command, each also a configuration key and a variable.
 //!
 //! Invariant: names here are an interface.
 
@@ -158,7 +158,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The layer that the flags give.
+    /// The flags' layer.
     pub(crate) fn layer(&self) -> Layer {
         Layer {
             rpc_url: self.rpc_url.clone(),

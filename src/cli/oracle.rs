@@ -1,7 +1,7 @@
 //! `oracle`.
 //!
-//! Invariant: with `--json` stdout has one object a line, the first of what it is, then one for each
-//! thing that became of a request.
+//! Invariant: with `--json` stdout has one object a line: its description, then one for each
+//! outcome.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::oracle::{Oracle, Plan};
 pub(super) fn run(setup: &Setup, plan: &Plan) -> anyhow::Result<Exit> {
     setup.start_log("info")?;
     let config = setup.config()?;
-    // Its outbox and its place are there.
+    // For its outbox and place.
     let _state_dir = StateDir::open(&config.state_dir)?;
     let json = setup.json;
     runtime()?.hold(async {
@@ -47,7 +47,7 @@ pub(super) fn run(setup: &Setup, plan: &Plan) -> anyhow::Result<Exit> {
 }
 
 fn say(what: &impl serde::Serialize) {
-    // Whoever stopped reading is no reason to stop answering.
+    // A closed stdout does not stop it.
     if let Ok(line) = serde_json::to_string(what) {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());

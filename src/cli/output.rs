@@ -1,6 +1,6 @@
-//! What goes to the user's eyes: answers on stdout, everything else on stderr.
+//! User output: answers on stdout, everything else on stderr.
 //!
-//! Invariant: stdout carries the answer and nothing else; a closed pipe is no panic.
+//! Invariant: stdout carries only the answer; a closed pipe is no panic.
 
 use std::io::{IsTerminal, Write};
 
@@ -20,14 +20,14 @@ pub(super) fn report(failure: &Failure, json: bool) {
     } else {
         format!("pxfs: {}", failure.message)
     };
-    // Nobody is left to tell when stderr is gone.
+    // Without stderr there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// What may have a password or a key in it where it is mistyped: these options' values, and whatever looks like a URL.
+/// Mistyped values of these options may hold a password or key, as may anything like a URL.
 const SECRETIVE: [&str; 3] = ["--node", "--rpc-url", "--peer"];
 
-/// clap's words without what the user gave in the place of a URL.
+/// clap's message without the user's URLs.
 fn without_urls(fault: &clap::Error) -> String {
     let given = |kind| match fault.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
@@ -102,7 +102,7 @@ pub(super) fn manual(command: Option<&str>) -> anyhow::Result<Exit> {
     text_answer(String::from_utf8_lossy(&text).trim_end())
 }
 
-/// A table with its heading, without borders and without blanks at the ends of lines.
+/// A table with a heading, without borders and trailing blanks.
 pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
@@ -116,12 +116,12 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> String {
     lines.join("\n")
 }
 
-/// Bytes as people read them: `1.5 MiB`.
+/// Bytes for people: `1.5 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     bytesize::ByteSize::b(count).display().iec().to_string()
 }
 
-/// How many of `parts` equal parts of `all` are done, rounded up, but all of them only where all is.
+/// How many of `parts` are done, rounded up; all only if everything is.
 pub(super) fn share(done: u64, all: u64, parts: u64) -> u64 {
     if all == 0 {
         return 0;
@@ -133,7 +133,7 @@ pub(super) fn share(done: u64, all: u64, parts: u64) -> u64 {
     u64::try_from(part).unwrap_or(parts).min(parts - 1)
 }
 
-/// A bar of `width` characters, full only where all is done.
+/// A bar of `width` characters, full only at the end.
 pub(super) fn bar(done: u64, all: u64, width: u64) -> String {
     let full = share(done, all, width);
     (0..width).fold("[".to_owned(), |bar, at| {
@@ -141,7 +141,7 @@ pub(super) fn bar(done: u64, all: u64, width: u64) -> String {
     }) + "]"
 }
 
-/// Wei in decimal as people read them.
+/// Decimal wei for people.
 pub(super) fn coins(chain_id: u64, wei: &str) -> String {
     match wei.parse::<U256>() {
         Ok(wei) => coin::amount(chain_id, wei),
@@ -149,7 +149,7 @@ pub(super) fn coins(chain_id: u64, wei: &str) -> String {
     }
 }
 
-/// The failure of a command that asked before doing `what` and was not allowed to.
+/// The failure if the user did not confirm `what`.
 pub(super) fn cancelled(command: &str, what: &str) -> Failure {
     let line = if can_ask() {
         format!("{command}: cancelled")
@@ -163,7 +163,7 @@ pub(super) fn can_ask() -> bool {
     std::io::stdin().is_terminal()
 }
 
-/// Asks on the terminal; false where there is none.
+/// Asks on the terminal; false without one.
 pub(super) fn confirm(question: &str) -> bool {
     if !can_ask() {
         return false;

@@ -1,6 +1,6 @@
-//! How far a long command is: bytes, rate, and how long it still takes.
+//! A long command's progress: bytes, rate, time left.
 //!
-//! Invariant: silent where stderr is no terminal; a bar is full only when all is done.
+//! Invariant: silent without a terminal; a bar is full only at the end.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -13,25 +13,25 @@ use pxfs_base::lock;
 use super::output::{bar, share};
 use crate::control::Amount;
 
-/// Width of the bar: all of a line fits into 80 columns.
+/// Keeps the line within 80 columns.
 const WIDTH: u64 = 16;
-/// Between two looks at the clock, which goes on also where nothing comes.
+/// How often the clock is shown, progress or not.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What is known of it.
+/// What is known of the amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// What is done, or waited for.
+    /// Only the step.
     Words,
-    /// And how many bytes are done, and how long that has taken.
+    /// And the bytes done, and the time.
     Bytes,
-    /// And of how many, and how long it still takes.
+    /// And the total, and the time left.
     Bar,
-    /// And of about how many.
+    /// And an estimated total.
     About,
 }
 
-/// A line on the terminal; gone when it is dropped.
+/// A line on the terminal; removed on drop.
 pub(super) struct Progress(Option<Mutex<State>>);
 
 struct State {
@@ -63,14 +63,14 @@ impl Form {
         let style = ProgressStyle::with_template(form);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
         let style = style.with_key("left", |state: &ProgressState, out: &mut dyn Write| {
-            // Of what has not begun, nobody knows.
+            // Before the start nothing is known.
             if state.pos() > 0 {
                 let _ = write!(out, "{:#} left", HumanDuration(state.eta()));
             }
         });
         style.with_key("filled", |state: &ProgressState, out: &mut dyn Write| {
             let (done, all) = (state.pos(), state.len().unwrap_or(0));
-            // What cannot be written is not shown.
+            // An unwritable line is skipped.
             let _ = write!(
                 out,
                 "{} {:>3} %",
@@ -82,7 +82,7 @@ impl Form {
 }
 
 impl Progress {
-    /// A line, if one is `wanted` and can be seen.
+    /// A line, if `wanted` and visible.
     pub(super) fn new(wanted: bool) -> Self {
         if !wanted || !std::io::stderr().is_terminal() {
             return Self(None);
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(form(0, 0), Form::Words);
         assert_eq!(form(7, 0), Form::Bytes);
         assert_eq!(form(0, 9), Form::Bar);
-        // More than was thought.
+        // More than estimated.
         assert_eq!(Form::of(&Amount::of_about(8, 9)), Form::About);
         assert_eq!(Form::of(&Amount::of_about(10, 9)), Form::Bytes);
     }

@@ -1,6 +1,6 @@
-//! What every command starts from: its configuration, its folders, its log.
+//! What every command starts from: configuration, folders, log.
 //!
-//! Invariant: layers are read in one place and in one order.
+//! Invariant: layers are read in one place and order.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -20,24 +20,23 @@ pub(crate) struct Setup {
     pub(crate) explicit: Layer,
     /// Flags, variables and the configuration file.
     pub(crate) layer: Layer,
-    /// The drive that was named.
+    /// The named drive.
     pub(crate) drive: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) progress: bool,
-    /// Where a new filter of the log goes.
+    /// Receives new log filters.
     log: OnceLock<Reload>,
-    /// Where the log goes.
+    /// The log's target.
     pub(crate) stderr: Arc<Stderr>,
-    /// The configuration file that was named.
+    /// The named configuration file.
     named: Option<PathBuf>,
 }
 
 type Reload = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
 
 impl Setup {
-    /// Reads the layers: flags, variables, the file. The state folder's own file comes with
-    /// [`Setup::config`].
+    /// Reads flags, variables and the file. [`Setup::config`] adds the state folder's own file.
     pub(crate) fn of(options: &Options) -> anyhow::Result<Self> {
         let folders = Folders::of_process();
         let mut flags = options.layer();
@@ -66,8 +65,8 @@ impl Setup {
         })
     }
 
-    /// The configuration for the state folder that the layers name, with the file in that folder
-    /// (which `pxfs demo` writes) below all others.
+    /// The configuration, with the state folder's own file (written by `pxfs demo`) below all
+    /// layers.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         let state = self
             .layer
@@ -82,7 +81,7 @@ impl Setup {
         Ok(Config::resolve(layer, &self.folders))
     }
 
-    /// What this command was told itself: by flags, variables, and a file that was named for it.
+    /// What this command was told itself: flags, variables, and a named file.
     pub(crate) fn told(&self) -> &Layer {
         match self.named {
             Some(_) => &self.layer,
@@ -90,7 +89,7 @@ impl Setup {
         }
     }
 
-    /// As [`Setup::config`]; where nothing at all is configured, that of the demo, if there is one.
+    /// As [`Setup::config`]; without any configuration, the demo's, if there is one.
     pub(crate) fn config_or_demo(&self) -> anyhow::Result<Config> {
         let config = self.config()?;
         let demo = self.folders.demo();
@@ -106,7 +105,7 @@ impl Setup {
         Ok(Config::resolve(layer, &self.folders))
     }
 
-    /// Starts the log on stderr, once: a command that asks first comes here twice.
+    /// Starts the log on stderr, once: a command that asks first calls this twice.
     pub(crate) fn start_log(&self, default: &str) -> anyhow::Result<()> {
         if self.log.get().is_some() {
             return Ok(());
@@ -140,7 +139,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Reads the configuration file again; of what it says, the log level takes effect at once.
+    /// Reads the configuration file again; only the log level takes effect.
     pub(crate) fn reload_log(&self) {
         let read = self.config_file().and_then(|file| {
             let layer = self.explicit.clone().over(file);
@@ -180,7 +179,7 @@ fn read_file(named: Option<&Path>, folders: &Folders) -> anyhow::Result<Layer> {
 }
 
 fn filter(wanted: &str) -> anyhow::Result<EnvFilter> {
-    // A bare level is meant for pxfs; the libraries below are loud at debug.
+    // A bare level is for pxfs, because the libraries are loud at debug.
     let text = if wanted.contains(['=', ',']) {
         wanted.to_owned()
     } else {

@@ -1,4 +1,4 @@
-//! `pxfs status`: one table, and a line for the drive, the node and the chain.
+//! `pxfs status`: a table, and a line each for drive, node and chain.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
     }
 }
 
-/// Each drive; one that does not answer keeps no other from being shown.
+/// Each drive; one that does not answer hides no other.
 fn several(setup: &Setup, entries: &[Entry]) -> anyhow::Result<Exit> {
     let (told, silent) = ask(entries);
     let exit = if setup.json {
@@ -43,7 +43,7 @@ fn several(setup: &Setup, entries: &[Entry]) -> anyhow::Result<Exit> {
     }
 }
 
-/// What each drive says, and why some do not.
+/// Each drive's answer, or why there is none.
 pub(super) fn ask(entries: &[Entry]) -> (Vec<Status>, Vec<Failure>) {
     let (mut told, mut silent) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -95,7 +95,7 @@ fn render(status: &Status) -> String {
     }
 }
 
-/// What the tokens' contracts on a chain speak, as it is put behind the chain.
+/// The dialects on a chain, to print behind it.
 fn dialects(chain_id: u64, tokens: &[TokenStatus]) -> String {
     let there = tokens.iter().filter(|token| token.chain_id == chain_id);
     let spoken: BTreeSet<&str> = there.map(|token| token.dialect.as_str()).collect();
@@ -130,11 +130,11 @@ fn reasons(tokens: &[TokenStatus]) -> String {
             .as_ref()
             .and_then(|local| local.last_error.as_deref());
         let reason = token.reason.as_deref();
-        // What is the reason already is not said twice.
+        // The reason is not repeated.
         let error = error.filter(|error| reason.is_none_or(|reason| !alike(reason, error)));
         let plan = plan(token, Timestamp::now());
         for line in [reason, error, plan.as_deref()].into_iter().flatten() {
-            // What an earlier epoch has left is no token any more.
+            // An orphan is no token.
             text += match token.state {
                 State::Detached => "\n",
                 _ => "\ntoken ",
@@ -145,11 +145,11 @@ fn reasons(tokens: &[TokenStatus]) -> String {
     text
 }
 
-/// When what is pending is to be published, where commits are spread over the time that their units have to last.
+/// When pending data is to be published, if commits are spread over their units' time.
 fn plan(token: &TokenStatus, now: Timestamp) -> Option<String> {
     let local = token.local.as_ref()?;
     let at = local.next_commit?;
-    // Where nothing may grow any more, what was deleted waits all the same; what fails is not waited for.
+    // Deletions wait even when nothing may grow; failures are not waited for.
     let waits = matches!(token.state, State::Ok | State::Quota | State::Syncing);
     (waits && local.last_error.is_none() && at > now).then(|| {
         format!(
@@ -163,7 +163,7 @@ fn alike(one: &str, other: &str) -> bool {
     one.contains(other) || other.contains(one)
 }
 
-/// The tokens as the chain alone knows them.
+/// The tokens by the chain alone.
 pub(super) fn chain_table(tokens: &[TokenStatus]) -> String {
     let rows = tokens.iter().map(|token| {
         vec![
@@ -210,7 +210,7 @@ fn row(token: &TokenStatus) -> Vec<String> {
     ]
 }
 
-/// The state, and that little is left of the quota.
+/// The state, or that the quota is nearly full.
 fn state(token: &TokenStatus) -> &'static str {
     let used = token.local.as_ref().map_or(0, |local| local.used_bytes);
     match token.state {
@@ -395,11 +395,11 @@ mod tests {
             told.contains("2026-12-25 05:00 UTC") && told.contains("`pxfs flush`"),
             "{told}"
         );
-        // It begins now; it waits for something else; there is nothing to wait for.
+        // It begins now; it waits for something else; nothing waits.
         assert_eq!(plan(&token, at), None);
         set(&mut token, State::Overdue, Some(at));
         assert_eq!(plan(&token, before), None);
-        // What was deleted waits for the last unit.
+        // The deletion waits for the last unit.
         set(&mut token, State::Quota, Some(at));
         assert!(plan(&token, before).is_some());
         if let Some(local) = &mut token.local {
@@ -435,7 +435,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("token 7: the sync is overdue"), "{text}");
-        // Nor in a mount that cannot show the token: what it uses is not known there.
+        // Nor in a mount that cannot show the token, where its use is unknown.
         let text = token_table(&[token]);
         assert!(!text.contains("3.0 MiB") && !text.contains('['), "{text}");
     }

@@ -1,6 +1,6 @@
 //! `pxfs umount`, `pxfs flush`, and the hidden `pxfs syncfs`.
 //!
-//! Invariant: mapped pages are collected by syncfs(2) in this process, before the daemon is asked.
+//! Invariant: this process collects mapped pages by syncfs(2) before it asks the daemon.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use crate::exit::{Exit, fail};
 use crate::mount::{self, MountError};
 use crate::status::UmountAnswer;
 
-/// How long syncfs(2) may take: mapped pages go to the daemon, never to the network.
+/// The limit of syncfs(2), which never reaches the network.
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
-/// How long the daemon may take to end once it has unmounted.
+/// How long an unmounted daemon may take to end.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Result<Exit> {
@@ -58,7 +58,7 @@ pub(super) fn umount(setup: &Setup, mountpoint: &Path, now: bool) -> anyhow::Res
     Ok(Exit::Ok)
 }
 
-/// Nobody answers for the mountpoint: what a pxfs that has died left there is taken away.
+/// Without a daemon: removes a dead pxfs mount.
 fn without_daemon(mountpoint: &Path) -> anyhow::Result<Exit> {
     let shown = mountpoint.display();
     if !locate::is_mounted(mountpoint) {
@@ -69,12 +69,12 @@ fn without_daemon(mountpoint: &Path) -> anyhow::Result<Exit> {
             Mounted,
             "{shown}: its pxfs cannot be found: unmount as the user who mounted it"
         ),
-        // What lies below is no longer our business.
+        // What lies below is not ours.
         _ => Ok(Exit::Ok),
     }
 }
 
-/// `pxfs umount --dead`: for a service's end, after which nothing of it may be in the way of the next start.
+/// `pxfs umount --dead`: after a service's end, so that the next start finds nothing in its way.
 pub(super) fn dead(mountpoint: &Path) -> anyhow::Result<Exit> {
     mount::unmount_dead(mountpoint)?;
     Ok(Exit::Ok)
@@ -88,14 +88,14 @@ pub(super) fn flush(setup: &Setup, path: Option<&Path>) -> anyhow::Result<Exit> 
     let request = Request::Flush { token };
     let told: Option<UmountAnswer> =
         locate::connect(&entry)?.ask(&request, |step| show(&progress, step))?;
-    // All of it is on the node, and the contract does not know of it yet.
+    // Everything is on the node, but not known to the contract yet.
     for line in told.into_iter().flat_map(|told| told.uncharged) {
         eprintln!("pxfs: {line}");
     }
     Ok(Exit::Ok)
 }
 
-/// `pxfs syncfs`: for the daemon, whose own threads must not wait for its mount.
+/// `pxfs syncfs`: for the daemon, whose threads must not wait for its mount.
 pub(super) fn syncfs(path: &Path) -> anyhow::Result<Exit> {
     rustix::fs::syncfs(File::open(path)?)?;
     Ok(Exit::Ok)
@@ -110,7 +110,7 @@ fn directory(mountpoint: &Path, path: &Path) -> Option<String> {
     let path = std::path::absolute(path).ok()?;
     let below = match path.strip_prefix(mountpoint) {
         Ok(below) => below.to_owned(),
-        // By way of a symlink.
+        // Through a symlink.
         Err(_) => {
             let parent = path.parent()?.canonicalize().ok()?;
             let whole = parent.join(path.file_name()?);
@@ -125,15 +125,15 @@ fn show(progress: &Progress, step: &Step) {
     progress.set(&step.what, step.amount);
 }
 
-/// Has the kernel hand over the pages of mapped files.
+/// Has the kernel write mapped pages back.
 fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
     progress.set("writing mapped pages back", Amount::default());
     let (done, is_done) = mpsc::channel();
     let mountpoint: PathBuf = entry.mountpoint.clone();
-    // A thread that may stay behind: the call cannot be interrupted.
+    // On a thread that may be abandoned, because the call cannot be interrupted.
     std::thread::spawn(move || {
         let synced = File::open(mountpoint).and_then(|root| Ok(rustix::fs::syncfs(root)?));
-        // Nobody listens any more when it came too late.
+        // Too late: nobody listens.
         let _ = done.send(synced);
     });
     match is_done.recv_timeout(SYNCFS_LIMIT) {
@@ -152,8 +152,7 @@ fn collect(entry: &Entry, progress: &Progress) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until the daemon has let go of the state folder, so that the next mount finds it free; false where
-/// it still holds it at the end of `limit`.
+/// Waits until the daemon has released the state folder for the next mount; false after `limit`.
 fn wait_for_end(state_dir: &Path, limit: Duration) -> bool {
     let until = Instant::now() + limit;
     let Ok(lock) = OpenOptions::new().read(true).open(state_dir.join("lock")) else {

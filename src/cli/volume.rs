@@ -1,4 +1,4 @@
-//! `pxfs get`, `share`, `fsck`, `export`, `import`: what is done with blocks.
+//! `pxfs get`, `share`, `fsck`, `export`, `import`: block commands.
 
 use std::path::{Path, PathBuf};
 
@@ -105,7 +105,7 @@ pub(super) fn import(setup: &Setup, token: &TokenRef, file: &Path) -> anyhow::Re
     let file = absolute(file)?;
     let (told, token_of) = (setup.told(), token.clone());
     let request = match told.node.first() {
-        // A drive may be on another one.
+        // The drive may use another one.
         Some(node) => Request::ImportTo {
             token: token_of,
             file,
@@ -145,7 +145,7 @@ fn show(
     }
 }
 
-/// The file as the daemon, which is elsewhere, can name it too.
+/// The file as the daemon, elsewhere, can name it.
 fn absolute(file: &Path) -> anyhow::Result<PathBuf> {
     let file = std::path::absolute(file)?;
     let shown = file.display();
@@ -158,7 +158,7 @@ fn absolute(file: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Has the daemon answer, or does it here where nothing is mounted.
+/// Asks the daemon, or works here without a mount.
 fn ask<T: DeserializeOwned>(setup: &Setup, request: &Request) -> anyhow::Result<T> {
     let progress = Progress::new(setup.progress);
     if let Some(entry) = locate::find(setup, None)? {

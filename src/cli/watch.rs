@@ -1,6 +1,6 @@
-//! `pxfs status --watch`: the same again, whenever something changes.
+//! `pxfs status --watch`: repeats the status at each change.
 //!
-//! Invariant: looks once a second at most, and ends at once with Ctrl-C, also while a drive does not answer.
+//! Invariant: checks at most once a second; Ctrl-C ends it at once, even if a drive hangs.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -15,21 +15,19 @@ use crate::control::Entry;
 use crate::exit::{Exit, Failure};
 use crate::status::Status;
 
-/// Between two looks.
+/// Between two checks.
 const PAUSE: Duration = Duration::from_secs(1);
-/// To the upper left corner; the rest of the line, and of the screen, is empty.
+/// Moves to the upper left corner, and clears the line and the screen.
 const HOME: &str = "\x1b[H";
 const END_OF_LINE: &str = "\x1b[K\n";
 const END_OF_SCREEN: &str = "\x1b[J";
 
 enum Event {
-    /// What the drives said.
+    /// The drives' answers.
     Told(Vec<Status>, Vec<Failure>),
-    /// Ctrl-C.
     Interrupted,
 }
 
-/// Runs the command.
 pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Exit> {
     let entries = locate::each(setup, mountpoint)?;
     if entries.is_empty() {
@@ -37,7 +35,7 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
     }
     let (tell, told) = mpsc::channel();
     await_interrupt(tell.clone())?;
-    // It stays behind: a drive may take long to answer.
+    // Abandoned at the end, because a drive may take long.
     thread::spawn(move || look_again(&entries, &tell));
     let is_screen = io::stdout().is_terminal() && !setup.json;
     let (mut last, mut shown) = (Vec::new(), String::new());
@@ -57,7 +55,7 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
                     render_all(&all)
                 };
                 let all = timeless(all);
-                // Where nobody looks at it, time alone is no change.
+                // Off screen, mere time is no change.
                 let is_new = if is_screen {
                     text != shown
                 } else {
@@ -72,12 +70,12 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
     }
 }
 
-/// Has Ctrl-C told.
+/// Reports Ctrl-C.
 fn await_interrupt(tell: Sender<Event>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    // Before the first look: none is missed.
+    // Before the first check, so that none is missed.
     let mut interrupt = {
         let _within = runtime.enter();
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?
@@ -90,7 +88,7 @@ fn await_interrupt(tell: Sender<Event>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Until nobody listens, or nobody answers any more.
+/// Until nobody listens, or nobody answers.
 fn look_again(entries: &[Entry], tell: &Sender<Event>) {
     loop {
         let (all, silent) = ask(entries);
@@ -108,7 +106,7 @@ fn lines(all: &[Status]) -> serde_json::Result<String> {
     Ok(lines?.join("\n"))
 }
 
-/// Without what goes on by itself.
+/// Without what changes by itself.
 fn timeless(mut all: Vec<Status>) -> Vec<Status> {
     for status in &mut all {
         status.uptime_s = 0;
@@ -120,7 +118,7 @@ fn timeless(mut all: Vec<Status>) -> Vec<Status> {
     all
 }
 
-/// False where nobody reads it any more.
+/// False once nobody reads.
 fn print(text: &str, is_screen: bool, is_json: bool) -> io::Result<bool> {
     let whole = match (is_screen, is_json) {
         (true, _) => {
