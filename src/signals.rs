@@ -2,7 +2,6 @@
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     /// Flush, unmount, end.
@@ -13,7 +12,6 @@ pub(crate) enum Signal {
     Report,
 }
 
-/// This process's signals, from now on.
 pub(crate) struct Signals {
     term: Stream,
     int: Stream,
@@ -31,7 +29,6 @@ impl Signals {
         })
     }
 
-    /// The next signal.
     pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.term.recv() => Signal::End,
@@ -41,7 +38,6 @@ impl Signals {
         }
     }
 
-    /// The next one that ends.
     pub(crate) async fn end(&mut self) {
         while self.next().await != Signal::End {}
     }

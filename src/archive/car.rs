@@ -26,9 +26,7 @@ use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, car, links};
 use crate::types::TokenId;
 
-/// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
-/// Blocks sent at one time.
 pub(super) const BATCH_BLOCKS: usize = 128;
 pub(super) const BATCH_BYTES: usize = 8 << 20;
 /// The limit for sending them with all retries; at 8 KiB a second, the slowest node tolerated, it
@@ -208,14 +206,12 @@ fn open(file: &Path) -> anyhow::Result<car::Reader<BufReader<File>>> {
     }
 }
 
-/// What an archive holds.
 struct Found {
     roots: Vec<Cid>,
     /// The volume's root, if any.
     volume: Option<(Cid, Root)>,
 }
 
-/// Verifies all blocks of an archive.
 fn look(file: &Path) -> anyhow::Result<Found> {
     let mut reader = open(file)?;
     let roots = reader.roots().to_vec();

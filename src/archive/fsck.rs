@@ -34,7 +34,6 @@ use crate::store::{Block, BlockStore, BlockStoreExt, StoreError, check_bytes};
 use crate::text;
 use crate::types::{Ino, TokenId};
 
-/// Leaves read at one time.
 const AT_ONCE: usize = 16;
 /// Leaves queued before they are read.
 const NOTED: usize = 256;

@@ -23,12 +23,10 @@ use crate::store::retry::{Policy, RetryStore};
 use crate::store::{Block, BlockStore, BlockStoreExt};
 use crate::types::{TokenId, VolumeKey};
 
-/// The same store with retries.
 pub(super) fn patient(store: &Arc<dyn BlockStore>) -> Arc<dyn BlockStore> {
     Arc::new(RetryStore::new(Arc::clone(store), Policy::default()))
 }
 
-/// What is published of a token.
 pub(super) struct Published {
     pub(super) root: Block,
     pub(super) record: Root,

@@ -37,7 +37,6 @@ use crate::text;
 use crate::types::{Ino, TokenId};
 use header::{BLOCK, Type};
 
-/// Blocks fetched at one time.
 const AT_ONCE: usize = 16;
 /// Folder entries, and file chunks, processed at one time.
 const STEP: usize = 512;
@@ -93,7 +92,6 @@ pub(super) async fn export(
     export.finish()
 }
 
-/// A folder being written.
 struct Folder {
     path: Vec<u8>,
     tree: TreeRef,
@@ -135,7 +133,6 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    /// The next entry of a folder.
     async fn next(&mut self, folder: &mut Folder) -> anyhow::Result<Option<Entry>> {
         if folder.entries.is_empty() && !folder.is_read {
             let (tree, after) = (folder.tree, folder.after.clone());
@@ -349,7 +346,6 @@ impl Export<'_> {
     }
 }
 
-/// The chunks outside holes.
 fn data_runs(size: u64, holes: &Holes) -> Vec<std::ops::Range<u64>> {
     let count = size.div_ceil(CHUNK_SIZE);
     let (mut runs, mut at) = (Vec::new(), 0);
@@ -373,7 +369,6 @@ fn refuse_lost(is_damaged: bool) -> anyhow::Result<()> {
     }
 }
 
-/// A block, verified.
 async fn get(store: &Arc<dyn BlockStore>, cid: &Cid) -> Result<Bytes, StoreError> {
     let data = store.get(cid).await?;
     check_bytes(cid, &data)?;

@@ -171,7 +171,6 @@ async fn pinning(steps: u64, ends: bool) -> (RpcStore, Arc<Pinning>) {
 /// The limits for a stalled pin and any other call.
 const STILL: Duration = Duration::from_secs(2);
 
-/// The embedded node with such pins.
 struct Slow {
     blocks: Arc<dyn BlockStore>,
     pins: RpcStore,

@@ -24,7 +24,6 @@ const AT_ONCE: usize = 16;
 /// A file's levels: a balanced tree needs at most eight.
 const DEEPEST: u32 = 32;
 
-/// Pending output, in order.
 struct Item {
     cid: Cid,
     /// Its length by its parent; `None` for the top.

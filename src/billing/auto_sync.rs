@@ -20,7 +20,6 @@ use crate::contracts::Parts;
 use crate::tokens::Tokens;
 use crate::types::VolumeKey;
 
-/// Between two checks.
 const PAUSE: Duration = Duration::from_secs(5);
 /// The pause before a retry, after none, one, two and more paid tries without a sync. The contract
 /// renews a request after 5 minutes.
@@ -33,7 +32,6 @@ const AGAIN: [Duration; 4] = [
 /// The pause before renewing a request with unknown history, seconds of chain time.
 const UNKNOWN_S: u64 = 3600;
 
-/// This process's tries.
 #[derive(Default)]
 struct Tries(HashMap<VolumeKey, Tried>);
 

@@ -23,7 +23,6 @@ use crate::tokens::MountedToken;
 use crate::tokens::Tokens;
 use crate::types::VolumeKey;
 
-/// Between two checks.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The same after a refusal, because each check asks the chain again; grows up to this.
 const REFUSED_MAX: Duration = Duration::from_secs(30);

@@ -2,7 +2,6 @@
 
 use crate::chain::ChainError;
 
-/// `OwnableUnauthorizedAccount(address)`.
 const UNAUTHORIZED: &str = "0x118cdaa7";
 
 /// The remedy for a contract's refusal; what was not sent says that itself.

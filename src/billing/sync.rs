@@ -45,7 +45,6 @@ pub(crate) enum By {
     Itself,
 }
 
-/// A pending sync, and its message.
 pub(crate) struct Asked {
     pub(crate) answer: SyncAnswer,
     request: SyncRequest,
@@ -259,7 +258,6 @@ impl Asked {
     }
 }
 
-/// Waits until it lands.
 async fn land(parts: &Parts, asked: Asked) -> anyhow::Result<SyncAnswer> {
     let chain = &parts.chain;
     let limit = match chain.embedded {

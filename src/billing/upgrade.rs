@@ -16,7 +16,6 @@ use crate::exit::fail;
 use crate::status::{CallAnswer, MintAnswer, UploadsAnswer};
 use crate::types::TokenId;
 
-/// What is bought.
 struct Purchase {
     /// Identifies it, whatever its bytes.
     tag: String,

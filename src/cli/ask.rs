@@ -28,9 +28,7 @@ pub(super) fn answer<T: DeserializeOwned>(setup: &Setup, request: &Request) -> a
 /// What a user saw and agreed to, wei.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreed {
-    /// The price.
     pub(super) price: U256,
-    /// The highest gas cost, if known.
     pub(super) gas_cost: Option<U256>,
 }
 

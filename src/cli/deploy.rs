@@ -11,7 +11,6 @@ use crate::contracts::deploy::Deployer;
 use crate::exit::Exit;
 use crate::status::DeployAnswer;
 
-/// Which forwarder the contract trusts.
 pub(super) struct Trust {
     pub(super) operators: Vec<Address>,
     pub(super) threshold: Option<u64>,

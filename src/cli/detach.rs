@@ -49,7 +49,6 @@ pub(super) fn run(
     show(setup, &answer)
 }
 
-/// In this process: nothing is mounted.
 fn here(
     setup: &Setup,
     name: &str,

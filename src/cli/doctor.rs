@@ -137,7 +137,6 @@ fn fusermount() -> CheckAnswer {
     }
 }
 
-/// Whether the signer answers; signs nothing.
 fn signer(config: &Config) -> anyhow::Result<String> {
     runtime()?.hold(async {
         let signer = open_signer(config).await?;

@@ -76,7 +76,6 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
 ];
 
-/// One example a command.
 const EXAMPLES: [(&str, &str); 24] = [
     ("demo", "pxfs demo ~/px"),
     (

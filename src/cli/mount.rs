@@ -181,7 +181,6 @@ pub(super) async fn hold(
     daemon.serve(&tell, &|| setup.reload_log()).await
 }
 
-/// Notifies the service manager, if any.
 pub(super) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "sd_notify");

@@ -158,7 +158,6 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The flags' layer.
     pub(crate) fn layer(&self) -> Layer {
         Layer {
             rpc_url: self.rpc_url.clone(),

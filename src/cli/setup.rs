@@ -16,18 +16,15 @@ use crate::exit::{Exit, Failure};
 
 pub(crate) struct Setup {
     pub(crate) folders: Folders,
-    /// Flags and variables.
     pub(crate) explicit: Layer,
     /// Flags, variables and the configuration file.
     pub(crate) layer: Layer,
-    /// The named drive.
     pub(crate) drive: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) progress: bool,
     /// Receives new log filters.
     log: OnceLock<Reload>,
-    /// The log's target.
     pub(crate) stderr: Arc<Stderr>,
     /// The named configuration file.
     named: Option<PathBuf>,

@@ -15,7 +15,6 @@ use crate::control::Entry;
 use crate::exit::{Exit, Failure};
 use crate::status::Status;
 
-/// Between two checks.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Moves to the upper left corner, and clears the line and the screen.
 const HOME: &str = "\x1b[H";
@@ -70,7 +69,6 @@ pub(super) fn run(setup: &Setup, mountpoint: Option<&Path>) -> anyhow::Result<Ex
     }
 }
 
-/// Reports Ctrl-C.
 fn await_interrupt(tell: Sender<Event>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -100,7 +98,6 @@ fn look_again(entries: &[Entry], tell: &Sender<Event>) {
     }
 }
 
-/// One object a line.
 fn lines(all: &[Status]) -> serde_json::Result<String> {
     let lines: Result<Vec<String>, _> = all.iter().map(serde_json::to_string).collect();
     Ok(lines?.join("\n"))

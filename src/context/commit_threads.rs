@@ -42,7 +42,6 @@ impl Commits {
         })
     }
 
-    /// Where to spawn commits' tasks.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }

@@ -195,7 +195,6 @@ impl Drop for Free<'_> {
     }
 }
 
-/// Makes one volume durable.
 pub(crate) struct Flusher {
     volume: Arc<Volume>,
     post: Arc<Post>,

@@ -76,7 +76,6 @@ impl MountContext {
         }))
     }
 
-    /// For another contract.
     fn beside(&self, parts: Arc<Parts>) -> Arc<Self> {
         Arc::new(Self {
             parts,
@@ -105,7 +104,6 @@ impl MountContext {
         self.shown.all().push(tokens);
     }
 
-    /// The volume `key`, if shown.
     pub(crate) fn shown_volume(&self, key: &VolumeKey) -> Option<Arc<Volume>> {
         let shown = self.shown_by();
         shown.iter().find_map(|tokens| tokens.volume(key))

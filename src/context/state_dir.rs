@@ -214,7 +214,6 @@ pub(crate) fn name_of(key: &VolumeKey) -> String {
     )
 }
 
-/// The volume of a folder's name.
 fn key_of(name: &str) -> Option<VolumeKey> {
     let mut parts = name.split('-');
     let key = VolumeKey {

@@ -16,7 +16,6 @@ use crate::chain::{ChainError, approval};
 use crate::exit::{Exit, Failure};
 use crate::types::TokenId;
 
-/// One contract's known approvals.
 #[derive(Default)]
 pub(crate) struct Approvals {
     known: Mutex<Known>,

@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use crate::names::key::NameKey;
 
-/// The most read of a file.
 const MAX_BYTES: u64 = 128;
 
 /// Why a name key file was refused.

@@ -19,7 +19,6 @@ use crate::chain::Snapshot;
 use crate::chain::dialect::Dialect;
 use crate::durable::{Unnamed, create_folder, sweep_unfinished};
 
-/// The version of the file.
 const VERSION: u8 = 1;
 /// Seconds after which an unchanged list is written again.
 const LASTS_S: u64 = 3_600;
@@ -33,7 +32,6 @@ pub(crate) struct Known {
     pub(crate) read_s: u64,
     /// The contract's dialect.
     pub(crate) dialect: Dialect,
-    /// The tokens, and their block.
     pub(crate) snapshot: Snapshot,
     /// Account nonces of the keys of this wallet's names.
     pub(crate) keys: BTreeMap<String, u64>,
@@ -91,7 +89,6 @@ impl Known {
     }
 }
 
-/// One contract's list and its file.
 pub(crate) struct List {
     /// `None` for an in-process chain, which always answers.
     file: Option<PathBuf>,
@@ -112,7 +109,6 @@ impl List {
         }
     }
 
-    /// The stored list.
     pub(crate) fn get(&self) -> Option<Arc<Known>> {
         lock(&self.kept).clone()
     }

@@ -107,7 +107,6 @@ impl Parts {
         Ok(contracts.into_iter().map(with).collect())
     }
 
-    /// The key of a token's volume.
     pub(crate) fn volume_key(&self, token: &TokenInfo) -> VolumeKey {
         VolumeKey {
             token: TokenKey {
@@ -119,7 +118,6 @@ impl Parts {
         }
     }
 
-    /// The token, if it is ours.
     pub(crate) async fn owned(&self, token: TokenId) -> anyhow::Result<TokenInfo> {
         let info = self.chain.ledger.token(token).await?;
         let (owner, chain) = (info.owner, &self.chain);
@@ -138,7 +136,6 @@ impl Parts {
         Ok(info)
     }
 
-    /// Documents from the configured nodes.
     pub(crate) fn own_documents(&self) -> Arc<dyn Documents> {
         Arc::new(NodeDocuments {
             names: Arc::clone(&self.node.names),

@@ -27,14 +27,12 @@ pub struct Names {
     wallet: Option<Arc<Wallet>>,
 }
 
-/// Signer and name keys.
 pub(crate) struct Keys {
     /// `None` for a watched account.
     pub(crate) signer: Option<Signer>,
     /// The key itself, if here.
     pub(crate) wallet: Option<Arc<Wallet>>,
     pub(crate) names: Names,
-    /// The tokens' owner.
     pub(crate) owner: Address,
 }
 

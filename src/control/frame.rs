@@ -19,7 +19,6 @@ use super::VERSION;
 /// The longest frame: the status of some 20,000 tokens.
 const LONGEST: u32 = 16 << 20;
 
-/// The bytes of a frame.
 pub(super) fn encode(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(value)?;
     let length = u32::try_from(body.len() + 1)
@@ -84,7 +83,6 @@ pub(super) async fn read_async<T: DeserializeOwned>(
     decode(&body)
 }
 
-/// Writes one frame.
 pub(super) async fn write_async(
     to: &mut (impl AsyncWrite + Unpin),
     value: &impl Serialize,

@@ -170,7 +170,6 @@ fn read(file: &Path, owner: u32) -> Option<Entry> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Whether a process of `owner` listens.
 fn is_heard(entry: &Entry, owner: u32) -> bool {
     connect(&entry.socket).is_ok_and(|stream| {
         let peer = rustix::net::sockopt::socket_peercred(&stream);

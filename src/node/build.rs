@@ -30,7 +30,6 @@ use crate::store::many::ManyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::rpc::{Patience, RpcStore};
 
-/// A built node.
 struct Opened {
     store: Arc<dyn BlockStore>,
     /// The same without network searches.

@@ -11,7 +11,6 @@ use crate::rpc::{Client, Dialect, RpcError};
 const EMPTY: &str = "bafkqaaa";
 /// The most read of a wrong answer: a page.
 const GATEWAY_ANSWER: usize = 64 << 10;
-/// A gateway's timeout.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A node's self-description, and its dangerous settings if the tokens may hold `needed_bytes`; `None`

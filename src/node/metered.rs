@@ -26,7 +26,6 @@ pub struct Meter {
     heard: Mutex<Option<Instant>>,
 }
 
-/// An unanswered call.
 struct Open<'a>(&'a Meter, u64);
 
 impl Drop for Open<'_> {
@@ -57,7 +56,6 @@ impl Meter {
         heard.is_some_and(|heard| heard > then)
     }
 
-    /// Awaits a call's answer.
     async fn watch<T, E: Refusal>(&self, call: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let serial = self.begun.fetch_add(1, Ordering::Relaxed);
         self.open().insert(serial, Instant::now());

@@ -211,7 +211,6 @@ fn payer(config: &Config, endpoint: Endpoint, wallet: &Wallet) -> Transactor {
         .unasked()
 }
 
-/// The other operators, over HTTP.
 struct Peers {
     guard: Guard,
     /// With a trailing slash.
@@ -323,7 +322,6 @@ async fn answer(guest: TcpStream, board: &Board) -> hyper::Result<()> {
     served.await
 }
 
-/// The request in a question.
 fn request_of(method: &Method, path: &str) -> Option<B256> {
     // A proxy may add a folder.
     let (_, request) = path.rsplit_once("/v1/")?;

@@ -235,7 +235,6 @@ impl Daemon {
         }
     }
 
-    /// Unmounts, lazily if in use.
     async fn detach(&self) {
         let mounted = Arc::clone(&self.session.mounted);
         let mut left =
@@ -254,7 +253,6 @@ impl Daemon {
         }
     }
 
-    /// Ends everything in order.
     async fn close(&mut self) {
         for task in self.tasks.drain(..) {
             task.abort();

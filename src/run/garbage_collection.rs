@@ -15,12 +15,10 @@ use crate::tokens::MountedContracts;
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// Before the first check: mounting comes first.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
-/// Between two checks.
 const LOOK: Duration = Duration::from_secs(60);
 /// After a failed one, which has walked all pins for nothing.
 const AFTER_FAILURE: Duration = Duration::from_secs(3600);
 
-/// Collects repeatedly; never returns.
 pub(crate) async fn run(
     store: EmbeddedStore,
     clock: Arc<dyn Clock>,

@@ -27,7 +27,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A node without an answer for so long hangs.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// A running mount.
 pub(crate) struct Session {
     /// The first contract's, which hold what all share.
     pub(crate) parts: Arc<Parts>,

@@ -24,13 +24,11 @@ use crate::tokens::Tokens;
 pub(crate) const UNMOUNT_LIMIT: Duration = Duration::from_secs(UNMOUNT_PATIENCE.as_secs() + 5);
 /// By then a busy mount is refused.
 pub(crate) const REFUSED: Duration = Duration::from_secs(1);
-/// The limit of syncfs(2).
 const SYNCFS_LIMIT: Duration = Duration::from_secs(60);
 /// How long shutdown waits for the last charges.
 pub(crate) const CHARGE_LIMIT: Duration = Duration::from_secs(10);
 /// How long an unresponsive node is asked whether it has everything, if nothing is pending.
 const ASKED: Duration = Duration::from_secs(5);
-/// Between two checks for the end.
 const LOOK: Duration = Duration::from_millis(10);
 /// Between two checks for progress and pending data.
 const BEAT: Duration = Duration::from_millis(300);

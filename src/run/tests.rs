@@ -79,7 +79,6 @@ impl World {
         Self::begin_at(dir, None).await
     }
 
-    /// With the test's clock, if given.
     async fn begin_at(dir: tempfile::TempDir, clock: Option<Arc<dyn Clock>>) -> Self {
         Self::begin_with(dir, |parts| {
             parts.clock = clock.unwrap_or_else(|| Arc::clone(&parts.clock));
@@ -87,7 +86,6 @@ impl World {
         .await
     }
 
-    /// With parts modified by `change`.
     pub(crate) async fn begin_with(
         dir: tempfile::TempDir,
         change: impl FnOnce(&mut Parts),
@@ -154,7 +152,6 @@ impl World {
         self.ground.renew_by(tokens);
     }
 
-    /// The volume of its one token.
     pub(crate) fn volume(&self) -> Arc<Volume> {
         self.ground.drive.volumes().remove(0).2
     }
@@ -196,7 +193,6 @@ impl World {
         sent.await.unwrap();
     }
 
-    /// Publishes all of its one token.
     pub(crate) async fn flush(&self) {
         self.tokens.all().remove(0).flush().await.unwrap();
     }

@@ -102,7 +102,6 @@ mod abi {
             function getApproved(uint256 tokenId) external view returns (address);
         }
 
-        /// What the operators sign.
         struct Report {
             address receiver;
             bytes metadata;
@@ -186,7 +185,6 @@ impl Report {
         report.len() == 7 * 32 && report.starts_with(&first)
     }
 
-    /// The error of an encoded report.
     pub(super) fn code(report: &[u8]) -> Option<u8> {
         report.last().copied()
     }

@@ -13,7 +13,6 @@ use super::ChainError;
 use super::contract::{PX_SYNC_ID, PxSync, PxV1, PxV2};
 use super::endpoint::Endpoint;
 
-/// ERC-165 identifier of ERC-721.
 const ERC721_ID: FixedBytes<4> = FixedBytes(hex!("80ac58cd"));
 
 /// The dialects of the token contract.

@@ -67,7 +67,6 @@ impl Endpoint {
         })
     }
 
-    /// Over these servers.
     pub(super) fn over(servers: Servers) -> Self {
         let client = RpcClient::new(servers.clone(), false);
         Self {
@@ -96,7 +95,6 @@ impl Endpoint {
         }
     }
 
-    /// Where changes are announced.
     pub(super) fn sockets(&self) -> &[SocketUrl] {
         &self.sockets
     }
@@ -243,7 +241,6 @@ impl Endpoint {
         }
     }
 
-    /// Decodes a function's answer.
     pub(super) fn read<C: SolCall>(
         &self,
         contract: Address,
@@ -267,7 +264,6 @@ impl Endpoint {
         logs.map_err(|fault| self.logs_fault(fault))
     }
 
-    /// Why there are no logs.
     pub(super) fn logs_fault(&self, fault: TransportError) -> LogsFault {
         // Endpoints word it in a hundred ways, so any refusal of just these blocks counts.
         let too_much = match &fault {
@@ -319,7 +315,6 @@ pub(super) enum LogsFault {
     Other(ChainError),
 }
 
-/// For `eth_call`.
 pub(super) fn request(contract: Address, data: Bytes) -> TransactionRequest {
     TransactionRequest {
         to: Some(TxKind::Call(contract)),

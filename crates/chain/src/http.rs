@@ -34,14 +34,12 @@ mod socket_url;
 #[cfg(test)]
 mod tests;
 
-/// How long, and how much.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) total: Duration,
     /// One try, if there is another server.
     pub(super) attempt: Duration,
     pub(super) connect: Duration,
-    /// A server's first and longest rest.
     pub(super) rest_min: Duration,
     pub(super) rest_max: Duration,
     /// Between two checks of all servers.
@@ -50,7 +48,6 @@ pub(super) struct Limits {
     pub(super) behind_s: u64,
     /// How far its newest block may be ahead of this clock, seconds.
     pub(super) ahead_s: u64,
-    /// The largest answer.
     pub(super) answer_bytes: usize,
 }
 

@@ -21,7 +21,6 @@ use super::wallet::refuse;
 const LOG_N: u8 = 17;
 /// The most scrypt work accepted: 128 · N · r · p bytes, of which p parts may be in memory at once.
 const SCRYPT_BYTES_MAX: u64 = 1 << 30;
-/// The most PBKDF2 iterations accepted.
 const PBKDF2_ROUNDS_MAX: u32 = 50_000_000;
 
 pub(super) enum Fault {
@@ -222,7 +221,6 @@ fn form(fault: impl std::fmt::Display) -> Fault {
     Fault::Form(fault.to_string())
 }
 
-/// A version 4 UUID.
 fn uuid(random: &[u8]) -> String {
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(random) {

@@ -88,7 +88,6 @@ impl Endpoint {
         self.many().multicall.get_or_try_init(ask).await.copied()
     }
 
-    /// Each call by itself, in batches.
     async fn each(
         &self,
         contract: Address,
@@ -128,7 +127,6 @@ impl Endpoint {
         Ok(answers)
     }
 
-    /// All calls through Multicall3.
     async fn together(
         &self,
         multicall: Address,

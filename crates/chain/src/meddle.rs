@@ -21,7 +21,6 @@ pub(super) const SILENCE: Refusal = (i64::MIN, "");
 type Rule = dyn Fn(&Asked) -> Option<Refusal> + Send + Sync;
 type Lie = dyn Fn(&Asked, Value) -> Value + Send + Sync;
 
-/// A request as it was seen.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) method: String,
@@ -50,7 +49,6 @@ impl Asked {
         Some(number("toBlock")? - number("fromBlock")? + 1)
     }
 
-    /// Whether it calls this contract function.
     pub(super) fn calls(&self, selector: [u8; 4]) -> bool {
         let data = self.params[0]["input"].as_str().unwrap_or_default();
         self.method == "eth_call" && data.starts_with(&alloy::hex::encode_prefixed(selector))
@@ -103,7 +101,6 @@ impl Meddler {
         self.bytes.swap(0, Ordering::Relaxed)
     }
 
-    /// The chain through it.
     pub(super) fn endpoint(&self) -> Endpoint {
         Endpoint::new(RpcClient::new(self.clone(), true), "meddled", true)
     }

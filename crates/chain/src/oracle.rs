@@ -42,7 +42,6 @@ use answer::Step;
 use budget::Budget;
 pub use reader::{Documents, Finding, NodeDocuments, Reader, Refusal};
 
-/// Blocks per log request.
 const LOGS_RANGE: u64 = 5_000;
 /// Blocks read again, because the newest may have been replaced.
 const LOGS_AGAIN: u64 = 16;
@@ -59,7 +58,6 @@ const TURN: Duration = Duration::from_secs(10);
 const READS: u32 = 3;
 /// The limit for one request, so that it cannot hold up others for ever.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
-/// Concurrent requests.
 const AT_ONCE: usize = 16;
 /// The longest pause after the chain did not answer.
 const FAULT_MAX: Duration = Duration::from_secs(60);
@@ -149,7 +147,6 @@ pub enum Outcome {
     Elsewhere,
 }
 
-/// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     /// A document.

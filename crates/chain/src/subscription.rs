@@ -34,7 +34,6 @@ pub struct Announced {
     pub block: u64,
 }
 
-/// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// First and longest pause before reconnecting.

@@ -76,7 +76,6 @@ fn embedded() -> Endpoint {
     Endpoint::embedded(&embedded_handle())
 }
 
-/// A thousand coins.
 pub(super) async fn give(endpoint: &Endpoint, to: Address) {
     let coins = U256::from(10).pow(U256::from(21));
     let rich = Transactor::new(endpoint.clone(), &rich());

@@ -318,7 +318,6 @@ impl Transactor {
         }
     }
 
-    /// Whether transactions are unattended.
     fn is_unasked(&self) -> bool {
         self.consent == Consent::Unasked
     }
@@ -515,7 +514,6 @@ impl Transactor {
     }
 }
 
-/// The tag of an unnamed call.
 fn call_tag(purpose: &Purpose) -> String {
     let to_whom = purpose.to.map(Address::into_array).unwrap_or_default();
     let value = purpose.value.to_be_bytes::<32>();

@@ -20,7 +20,6 @@ use zeroize::Zeroizing;
 use super::ChainError;
 use super::keystore;
 
-/// The largest wallet file, bytes.
 const FILE_MAX: u64 = 64 * 1024;
 
 /// The shortest mnemonic, words.

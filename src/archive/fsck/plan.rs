@@ -84,7 +84,6 @@ impl Use {
     }
 }
 
-/// Pending work.
 pub(super) enum Work {
     Tree(Tree),
     /// A part of a content.
@@ -112,7 +111,6 @@ impl Tree {
         }
     }
 
-    /// The same, without the pages.
     pub(super) fn again(&self) -> Work {
         Work::Tree(Self {
             after: self.after.clone(),
@@ -126,6 +124,5 @@ pub(super) struct Missing {
     pub(super) cid: Cid,
     pub(super) what: Use,
     pub(super) reason: String,
-    /// The work that waits for it.
     pub(super) work: Option<Work>,
 }

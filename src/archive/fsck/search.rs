@@ -46,7 +46,6 @@ impl Looks {
     }
 }
 
-/// The result of a search.
 enum Found {
     /// Another node has it.
     Elsewhere(Bytes),

@@ -14,7 +14,6 @@ pub(super) const BLOCK: usize = 512;
 const MOST_7: u64 = 0o7_777_777;
 const MOST_11: u64 = 0o77_777_777_777;
 
-/// What a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     /// With this many bytes.
@@ -130,7 +129,6 @@ fn seconds(ns: i64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Extended header records.
 #[derive(Default)]
 struct Records(Vec<u8>);
 
@@ -171,7 +169,6 @@ impl Records {
     }
 }
 
-/// The fields of a header.
 #[derive(Default)]
 struct Fields<'a> {
     name: &'a [u8],

@@ -24,7 +24,6 @@ use crate::store::retry::Policy;
 use crate::store::{Block, BlockStore, BlockStoreExt, StoreError};
 use crate::types::{Ino, TokenId};
 
-/// Its search timeout.
 const SEARCH: Duration = Duration::from_millis(50);
 
 /// The embedded node, losing blocks behind its pins. Its network has all losses, or none.

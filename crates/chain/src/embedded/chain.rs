@@ -61,7 +61,6 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// A chain with only the genesis.
     pub(super) fn new(genesis: &Genesis, timestamp: u64) -> Self {
         let changes: Vec<_> = genesis
             .funded
@@ -267,7 +266,6 @@ impl Chain {
         (from..=end).filter_map(|number| self.block(number))
     }
 
-    /// The state after block `number`.
     pub(super) fn view_at<'a>(&'a self, number: u64, hashes: &'a dyn Fn(u64) -> B256) -> View<'a> {
         let newer = self.blocks.iter().rev();
         let newer = newer.take_while(|block| block.header.number > number);

@@ -27,7 +27,6 @@ pub(super) struct Setting {
     pub(super) random: B256,
 }
 
-/// What came of a run.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) end: End,
@@ -37,7 +36,6 @@ pub(super) struct Outcome {
     pub(super) state: EvmState,
 }
 
-/// How a run ended.
 #[derive(Debug)]
 pub(super) enum End {
     Return(Bytes),

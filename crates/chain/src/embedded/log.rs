@@ -38,7 +38,6 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Whether `folder` holds a chain.
     pub(super) fn exists(folder: &Path) -> bool {
         path_in(folder).exists()
     }
@@ -187,7 +186,6 @@ fn lock(folder: &Path) -> Result<File, ChainError> {
     }
 }
 
-/// The frame around a record.
 pub(super) fn frame(record: &[u8]) -> Vec<u8> {
     let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
     let mut bytes = Vec::with_capacity(HEAD_BYTES + record.len() + SUM_BYTES);

@@ -23,7 +23,6 @@ use alloy::primitives::{Address, B256, Bytes, Log, U256};
 
 use super::codec::{Malformed, Reader, Writer};
 
-/// Version of the log.
 const VERSION: u8 = 1;
 
 /// How a new chain begins.
@@ -56,7 +55,6 @@ impl Genesis {
     }
 }
 
-/// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Genesis(Genesis, u64),

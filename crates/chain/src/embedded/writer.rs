@@ -44,7 +44,6 @@ impl Shared {
     }
 }
 
-/// An order to the writer.
 #[derive(Debug)]
 pub(super) enum Order {
     Send(Bytes),
@@ -57,7 +56,6 @@ pub(super) enum Order {
     Revert(u64),
 }
 
-/// What the writer has done.
 #[derive(Debug)]
 pub(super) enum Done {
     /// Hash of the transaction now in the newest block.

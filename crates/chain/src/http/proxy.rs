@@ -11,7 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// How it behaves.
 #[derive(Clone, Debug)]
 pub(crate) enum Mode {
     Well,
@@ -213,7 +212,6 @@ fn told(asked: &[Value], answer: &[u8], id: u64) -> Vec<u8> {
     answer.to_string().into()
 }
 
-/// The body of an HTTP request.
 async fn question(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {

@@ -25,7 +25,6 @@ use tokio::time::Instant;
 use super::Limits;
 use crate::busy;
 
-/// What is wrong with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Unreachable,
@@ -173,7 +172,6 @@ impl Server {
         Ok(())
     }
 
-    /// Timestamp of its newest block.
     pub(super) async fn head(&self) -> Result<u64, HttpFault> {
         #[derive(Deserialize)]
         struct Block {
@@ -202,7 +200,6 @@ impl Server {
         self.note_chain(id.to())
     }
 
-    /// A request of our own.
     async fn simple<T: for<'de> Deserialize<'de>>(
         &self,
         method: &str,
@@ -335,7 +332,6 @@ impl Server {
         }
     }
 
-    /// A failure of this server.
     pub(super) fn fault(&self, kind: Kind) -> HttpFault {
         let at = &self.label;
         let what = match kind {
@@ -399,7 +395,6 @@ impl Server {
         health.rest = Some((fault.clone(), Instant::now() + rest));
     }
 
-    /// Why it rests.
     pub(super) fn resting(&self) -> HttpFault {
         let rest = self.health().rest.clone();
         rest.map_or_else(|| self.fault(Kind::Slow), |(fault, _)| fault)

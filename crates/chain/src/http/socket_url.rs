@@ -7,7 +7,6 @@ use alloy::transports::http::reqwest;
 use super::server::label_of;
 use super::{ChainError, Limits, broken};
 
-/// A WebSocket endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct SocketUrl {
     label: Arc<str>,
@@ -54,12 +53,10 @@ impl SocketUrl {
         Ok((sockets.map_err(broken)?, http))
     }
 
-    /// Scheme and host.
     pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
-    /// The handshake's request.
     pub(crate) fn get(&self) -> reqwest::RequestBuilder {
         self.client.get(self.url.clone())
     }

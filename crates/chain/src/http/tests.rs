@@ -443,7 +443,6 @@ async fn a_missing_tls_is_named_and_the_next_endpoint_answers() {
     }
 }
 
-/// A server with a self-signed certificate.
 fn untrusted() -> (String, Kept) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -71,7 +71,6 @@ impl ContractLedger {
         self.tokens_additive(dialect, ids, &answers).await
     }
 
-    /// Reads packages one by one.
     pub(super) async fn each_package(&self) -> Result<Vec<Package>, ChainError> {
         let calls = (0..PACKAGES_MAX).map(|id| {
             let call = PxV1::pxStoragePackageCall {
@@ -223,7 +222,6 @@ impl ContractLedger {
     }
 }
 
-/// The calls for one token.
 fn token_calls(dialect: Dialect, id: U256) -> [Bytes; 3] {
     // Both dialects have it.
     let read = PxV2::pxStorageCall { tokenId: id };

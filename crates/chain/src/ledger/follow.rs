@@ -55,7 +55,6 @@ struct Known {
 /// Logs of changes, by number and hash of their block and index in it.
 type Logs = BTreeMap<(u64, B256, u64), Told>;
 
-/// What a log concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Token(TokenId),
@@ -63,7 +62,6 @@ enum Told {
     Any,
 }
 
-/// A ledger's last check.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     last: Mutex<Option<Arc<Known>>>,
@@ -190,7 +188,6 @@ impl ContractLedger {
         Ok(tokens)
     }
 
-    /// These `px-sync` tokens, without nonexistent ones.
     async fn infos(&self, ids: &[U256], at: BlockId) -> Result<Vec<TokenInfo>, ChainError> {
         let calls = ids.iter().map(|&id| {
             let call = PxSync::tokenInfoCall { tokenId: id };
@@ -222,7 +219,6 @@ impl ContractLedger {
         Filter::new().address(self.contract).event_signature(events)
     }
 
-    /// The same, from block `first` on.
     fn changes_since(&self, first: u64) -> Filter {
         let all = self.changes().from_block(first);
         all.to_block(BlockNumberOrTag::Latest)

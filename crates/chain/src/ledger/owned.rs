@@ -39,17 +39,14 @@ const RANGES_SOON: u32 = 16;
 const RANGES_MOST: u32 = 200;
 /// Divides a range that takes too long.
 const SLOW_LESS: u64 = 8;
-/// The most ids tried.
 const IDS_MAX: u64 = 20_000;
 /// Consecutive ids without an owner that end the search if the contract does not count them.
 const IDS_EMPTY: u64 = 64;
 
-/// The search's pace.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// How long to wait for one range's logs.
     pub(super) logs: Duration,
-    /// Ids tried at once.
     pub(super) ids: u64,
 }
 
@@ -69,7 +66,6 @@ pub(super) struct Owned {
     pace: Pace,
 }
 
-/// One check.
 struct Look<'a> {
     endpoint: &'a Endpoint,
     contract: Address,
@@ -359,7 +355,6 @@ impl Look<'_> {
     }
 }
 
-/// The result of the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Logs {
     /// All were read, or all tokens are found.
@@ -370,7 +365,6 @@ enum Logs {
     Refused,
 }
 
-/// The result of one range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Range {
     /// Read up to this other end.

@@ -68,7 +68,6 @@ async fn send(payer: &Transactor, contract: Address, data: Bytes) {
     sent.unwrap();
 }
 
-/// Charges an upload.
 async fn charge(
     payer: &Transactor,
     contract: Address,

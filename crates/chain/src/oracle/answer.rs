@@ -25,7 +25,6 @@ use pxfs_storage::names::key::public_key;
 /// minutes.
 const AGREED_S: u64 = 120;
 
-/// The result of one try.
 pub(super) enum Step {
     Closed(Told),
     Later(Wait, String),
@@ -133,7 +132,6 @@ impl Operator {
         Ok(Step::Closed(open.told(request, outcome)))
     }
 
-    /// The newest block.
     async fn head(&self) -> Result<Seen, ChainError> {
         let endpoint = self.payer.endpoint();
         let block = endpoint.provider().get_block(BlockId::latest()).await;
@@ -147,7 +145,6 @@ impl Operator {
         })
     }
 
-    /// What this operator says.
     fn state(
         &self,
         report: &Bytes,

@@ -127,7 +127,6 @@ impl Scene {
         self.names.publish(&self.key.name(), &record).await.unwrap();
     }
 
-    /// Publishes bytes as the token's document.
     async fn publish(&self, bytes: &[u8]) {
         let cid = self.put(bytes).await;
         self.point(cid).await;
@@ -529,7 +528,6 @@ async fn the_running_operator_answers_and_stops() {
     timeout(LIMIT, task).await.unwrap().unwrap();
 }
 
-/// Fails so often before it answers.
 struct Flaky {
     inner: Arc<MemoryNames>,
     failures: std::sync::atomic::AtomicU32,

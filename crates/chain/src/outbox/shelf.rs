@@ -27,7 +27,6 @@ use super::{Entry, Outcome, Purpose, Signed, Try};
 use crate::ChainError;
 use pxfs_base::durable::{Unnamed, create_folder, lock_whole, sync_folder};
 
-/// Version byte of a file.
 const VERSION: u8 = 1;
 const SUM: usize = 32;
 /// Tries to lock the folder, half a second each.

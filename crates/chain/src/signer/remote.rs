@@ -27,9 +27,7 @@ const PERSON: Duration = Duration::from_secs(120);
 const REST: Duration = Duration::from_secs(600);
 /// The timeout of requests without approval.
 const MACHINE: Duration = Duration::from_secs(10);
-/// The largest answer, bytes.
 const ANSWER_BYTES: usize = 1 << 20;
-/// JSON-RPC 2.0: unknown method.
 const UNKNOWN: i64 = -32601;
 
 /// An external signer and its account.
@@ -50,7 +48,6 @@ struct Place {
     is_clef: OnceLock<bool>,
 }
 
-/// Why there is no answer.
 enum Fault {
     /// Unknown method.
     Unknown,
@@ -274,7 +271,6 @@ impl Place {
         }
     }
 
-    /// Asks once.
     async fn ask(&self, method: &str, params: Value, limit: Duration) -> Result<Value, Fault> {
         let question = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         let asked = async {

@@ -25,7 +25,6 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// The largest message. A head takes about 2 KiB.
 const MESSAGE_BYTES: usize = 1 << 20;
 
-/// A server's announcement.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// A block of this number.
@@ -34,7 +33,6 @@ pub(super) enum Notice {
     Log(Box<Log>),
 }
 
-/// An open socket.
 pub(super) struct Socket {
     stream: WebSocketStream<Upgraded>,
     asked: u64,
@@ -77,7 +75,6 @@ impl Socket {
         })
     }
 
-    /// The number that `method` returns.
     pub(super) async fn number(&mut self, method: &str) -> Result<u64, String> {
         let told = self.ask(method, json!([])).await?;
         let number: U64 = serde_json::from_value(told).map_err(|_| garbage())?;

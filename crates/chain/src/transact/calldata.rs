@@ -94,7 +94,6 @@ pub fn anchor_calldata(token: TokenId, anchor: &Anchor) -> Bytes {
     call.abi_encode().into()
 }
 
-/// Calldata of `transferFrom(from, to, token)`.
 pub(super) fn transfer_calldata(
     from: alloy::primitives::Address,
     to: alloy::primitives::Address,

@@ -135,7 +135,6 @@ impl Transactor {
         self.outbox.asked.notified().await;
     }
 
-    /// Entries that have not ended.
     async fn open(&self) -> Result<Vec<u64>, ChainError> {
         let desk = self.desk().await?;
         let items = desk.get()?.items.iter();

@@ -15,7 +15,6 @@ use crate::ChainError;
 const BLOCK: Duration = Duration::from_secs(60);
 
 impl Transactor {
-    /// The limit for the required blocks.
     pub(super) fn confirming(&self) -> Duration {
         BLOCK.saturating_mul(u32::try_from(self.confirmations).unwrap_or(u32::MAX))
     }
@@ -32,7 +31,6 @@ impl Transactor {
         }
     }
 
-    /// The receipt, once deep enough.
     pub(super) async fn wait_deep(
         &self,
         serial: u64,

@@ -19,7 +19,6 @@ use crate::ChainError;
 use crate::outbox::Outcome;
 use crate::outbox::shelf::{FolderShelf, Kept, Shelf};
 
-/// An account's stored entries.
 pub(super) struct Desk {
     pub(super) shelf: Arc<dyn Shelf>,
     pub(super) items: BTreeMap<u64, Item>,
@@ -41,11 +40,8 @@ pub(super) struct Item {
     pub(super) stalled: Option<String>,
 }
 
-/// How an entry was signed.
 pub(super) struct SignedAs {
-    /// Its first nonce.
     pub(super) nonce: u64,
-    /// The value, wei.
     pub(super) value: U256,
     /// Hashes under which it may be mined.
     pub(super) hashes: Vec<B256>,
@@ -76,7 +72,6 @@ pub struct Posted {
     pub error: Option<String>,
 }
 
-/// Exclusive access to the entries.
 pub(super) struct Turn<'a>(MutexGuard<'a, Option<Desk>>);
 
 impl Turn<'_> {

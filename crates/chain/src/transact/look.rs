@@ -31,10 +31,8 @@ const WALK: u64 = 4096;
 const PORTION: usize = 64;
 /// How long the view of the newest blocks serves consecutive entries.
 const HEADS_FRESH: Duration = Duration::from_secs(5);
-/// Foreign nonces searched for a purpose.
 const FOREIGN: u64 = 256;
 
-/// Who used a nonce.
 pub(super) struct Place {
     pub(super) taker: Taker,
     pub(super) is_final: bool,
@@ -45,7 +43,6 @@ pub(super) struct Place {
 /// The chain's newest blocks, with which each check begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
-    /// Number of the newest final block.
     pub(super) settled: u64,
     /// The account's next nonce in the newest block.
     pub(super) next: u64,

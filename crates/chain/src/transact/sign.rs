@@ -16,7 +16,6 @@ use crate::ChainError;
 use crate::coin;
 use crate::outbox::{Purpose, Signed};
 
-/// The chain's price for gas, wei.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fees {
     pub(super) max_fee: u128,
@@ -74,7 +73,6 @@ fn estimate(base_fee: u128, rewards: &[Vec<u128>]) -> Eip1559Estimation {
 }
 
 impl Transactor {
-    /// The chain's present fees.
     pub(super) async fn fees(&self) -> Result<Fees, ChainError> {
         let provider = self.endpoint.provider();
         let estimator = Eip1559Estimator::new(estimate);

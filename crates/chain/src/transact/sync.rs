@@ -20,7 +20,6 @@ use pxfs_base::types::TokenId;
 
 /// The age up to which a request is worth waiting for, blocks.
 const OPEN_BLOCKS: u64 = 5_000;
-/// The prefix of sync tags.
 pub(super) const SYNC_TAG: &str = "sync ";
 /// Blocks read again at each check.
 const LOGS_AGAIN: u64 = 64;

@@ -131,7 +131,6 @@ impl Shelf for MortalShelf {
     }
 }
 
-/// Loses, doubles, delays, reorders and kills.
 #[derive(Clone)]
 struct EvilTransport {
     below: BoxTransport,
@@ -221,7 +220,6 @@ impl Service<RequestPacket> for EvilTransport {
     }
 }
 
-/// A chain with its contracts.
 struct Site {
     _anvil: Anvil,
     endpoint: Endpoint,
@@ -256,7 +254,6 @@ impl Site {
     }
 }
 
-/// One life.
 struct Life<'a> {
     site: &'a Site,
     dice: Arc<Dice>,
@@ -297,7 +294,6 @@ impl Life<'_> {
         format!("sync {}", self.synced)
     }
 
-    /// One loop of a daemon.
     async fn pass(&mut self, sender: &Transactor) -> Result<bool, ChainError> {
         let charger = Charger::new(
             sender.clone(),
@@ -352,7 +348,6 @@ impl Life<'_> {
         let _ = provider.send_raw_transaction(&raw).await;
     }
 
-    /// A network event.
     async fn happen(&mut self) {
         let site = self.site;
         let height = site.endpoint.height().await.unwrap();
@@ -1368,7 +1363,6 @@ async fn an_endpoint_without_history_does_not_block_a_nonce_search() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoning_a_store_write_never_reuses_its_serial() {
-    /// Storage whose writes end when permitted.
     struct SlowShelf(Arc<MemoryShelf>, Arc<Semaphore>);
 
     #[async_trait]

@@ -24,9 +24,7 @@ use super::{Admission, NameError, NameStore, admit, verify};
 use pxfs_base::clock::Clock;
 use pxfs_base::durable::{self, Unnamed};
 
-/// The most threads used.
 const WORKERS: usize = 4;
-/// The folder's format.
 const FORMAT: &str = "pxfs names 1";
 
 /// A name store in a folder. Clones are cheap and share it.
@@ -149,7 +147,6 @@ impl Folder {
     }
 }
 
-/// Classifies a disk error.
 fn trouble(path: &Path, error: &io::Error) -> NameError {
     let text = format!("{}: {error}", path.display());
     if durable::is_transient(error) {

@@ -14,7 +14,6 @@ use super::key::public_key;
 use crate::rpc::RpcError;
 use crate::rpc::guard::Guard;
 
-/// A gateway's timeout.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The longest answer read; usage metadata is never longer.
 const MOST_BYTES: usize = 64 << 10;

@@ -62,7 +62,6 @@ impl LateNames {
         (look, late)
     }
 
-    /// The answer of `look` was heard.
     fn heard(&self, name: &str, look: &Look) {
         let mut looks = self.lock();
         if looks.get(name).is_some_and(|kept| kept.same_channel(look)) {
@@ -163,7 +162,6 @@ mod tests {
             self.slow.set(Call::Resolve, Fault::Hang, None);
         }
 
-        /// Asks, and gives up.
         async fn ask_in_vain(&self) {
             let waited = timeout(CUT, self.names.resolve(&self.name)).await;
             assert!(waited.is_err(), "{waited:?}");
@@ -174,7 +172,6 @@ mod tests {
             answer.expect("an answer")
         }
 
-        /// The node answers, then hangs again.
         async fn answer_late(&self) {
             self.slow.clear();
             while self.names.lock()[&self.name].borrow().is_none() {

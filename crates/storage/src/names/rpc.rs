@@ -95,7 +95,6 @@ impl RpcNames {
         }
     }
 
-    /// Sends a record.
     async fn send(
         &self,
         path: &str,
@@ -261,7 +260,6 @@ fn corrupt(name: &str, why: &str) -> NameError {
     NameError::Corrupt(name.to_owned(), why.to_owned())
 }
 
-/// Classifies a failed call.
 fn plain(error: RpcError) -> NameError {
     match error.is_permanent() {
         true => NameError::Permanent(error.to_string()),

@@ -57,7 +57,6 @@ impl Login {
     }
 }
 
-/// The token in use.
 #[derive(Default)]
 pub(super) struct Token {
     current: Mutex<Option<Zeroizing<String>>>,

@@ -18,7 +18,6 @@ use super::auth::{Login, Token};
 use super::error::{RpcError, judge};
 use super::http::{Call, File, Http, Reply};
 
-/// A login's timeout.
 const LOGIN: Duration = Duration::from_secs(10);
 /// Added to the node's own timeout, so that its error comes first.
 const GRACE: Duration = Duration::from_secs(2);
@@ -38,7 +37,6 @@ struct Inner {
     met: AtomicBool,
 }
 
-/// The answer to a login.
 #[derive(Deserialize)]
 struct LoggedIn {
     #[serde(rename = "Success")]

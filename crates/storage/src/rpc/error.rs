@@ -74,7 +74,6 @@ impl RpcError {
     }
 }
 
-/// An error's JSON.
 #[derive(Deserialize)]
 struct Failure {
     #[serde(rename = "Message")]

@@ -20,9 +20,7 @@ use tokio::time::timeout;
 use super::error::RpcError;
 use super::http::{broken, read};
 
-/// The connection timeout.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The most redirects.
 const REDIRECTS: usize = 3;
 
 /// An address prefix: `10.0.0.0/8`, or one address.

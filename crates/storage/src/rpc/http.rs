@@ -18,7 +18,6 @@ use zeroize::Zeroizing;
 use super::Dialect;
 use super::error::{RpcError, one_line, told};
 
-/// The connection timeout.
 const CONNECT: Duration = Duration::from_secs(10);
 /// A connection without acknowledgements for so long is dead.
 const DEAD: Duration = Duration::from_secs(30);
@@ -65,7 +64,6 @@ impl File {
     }
 }
 
-/// A request.
 pub(super) struct Call<'a> {
     pub(super) dialect: Dialect,
     pub(super) path: &'a str,
@@ -95,7 +93,6 @@ pub(super) struct Reply {
     pub(super) trailer: Option<String>,
 }
 
-/// A connection to one node.
 pub(super) struct Http {
     http: reqwest::Client,
     base: Url,
@@ -104,7 +101,6 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// To the node at `url`.
     pub(super) fn new(url: &str) -> Result<Self, RpcError> {
         let refused = |why: String| RpcError::Refused(why);
         let mut base =
@@ -258,7 +254,6 @@ impl Http {
     }
 }
 
-/// Classifies a failed request.
 pub(super) fn broken(fault: reqwest::Error) -> RpcError {
     match fault.is_connect() {
         true if is_refused(&fault) => RpcError::Away(told(&fault)),
@@ -316,7 +311,6 @@ pub(super) async fn read(
     })
 }
 
-/// The error in a trailer.
 fn error_in(trailers: &HeaderMap) -> Option<String> {
     let error = trailers.get(STREAM_ERROR)?;
     Some(one_line(error.as_bytes())).filter(|text| !text.is_empty())

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use super::{Client, Dialect, RpcError};
 
-/// Timeout of each question.
 const ASK: Duration = Duration::from_secs(5);
 /// The longest answer: a configuration may list many peers.
 const ANSWER: usize = 4 << 20;
@@ -218,7 +217,6 @@ fn judge(
     warnings
 }
 
-/// Whether a listening address is local.
 fn is_local(address: &str) -> bool {
     [
         "/ip4/127.",

@@ -32,7 +32,6 @@ use pxfs_base::clock::Clock;
 
 /// Files that a put writes and syncs at once; also the most writing threads.
 const WRITERS: usize = 8;
-/// The most reading threads.
 const READERS: usize = 8;
 
 /// A store in a folder. Clones are cheap and share it.

@@ -11,7 +11,6 @@ use cid::Cid;
 use super::{Block, BlockStore, BlockStoreExt, Lookup, MAX_BLOCK_BYTES, StoreError, check_bytes};
 use crate::rpc::{Gateway, RpcError};
 
-/// A gateway's timeout for one block.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A gateway as a read-only store.

@@ -26,7 +26,6 @@ use beside::{Answer, Beside};
 use pxfs_base::text;
 use pxfs_format::cid::{self as form, Kind};
 
-/// The longest answer to a question.
 const ANSWER: usize = 1 << 20;
 
 /// A node's timeouts.

@@ -256,7 +256,6 @@ mod tests {
         passes(Arc::new(FaultStore::new(inner()))).await;
     }
 
-    /// Otherwise the suite could not fail.
     #[tokio::test]
     #[should_panic(expected = "Missing")]
     async fn a_store_that_forgets_does_not_pass() {

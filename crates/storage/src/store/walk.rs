@@ -80,7 +80,6 @@ pub(super) fn hold(
     Ok(())
 }
 
-/// The state of [`check_whole`].
 #[derive(Default)]
 struct Walk {
     /// Blocks of the new tree to check.

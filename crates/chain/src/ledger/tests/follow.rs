@@ -38,7 +38,6 @@ impl Followed {
         self.ledger.contract()
     }
 
-    /// Chain time passes, with blocks.
     async fn pass(&self, seconds: u64) {
         let chain = Endpoint::embedded(&self.handle);
         chain.advance(Duration::from_secs(seconds)).await.unwrap();

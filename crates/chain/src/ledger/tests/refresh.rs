@@ -57,7 +57,6 @@ impl Counted {
         made.unwrap().contract_address.unwrap()
     }
 
-    /// Those that somebody has.
     pub(super) fn of(meddler: Meddler, payer: &Transactor) -> Self {
         Self {
             meddler,

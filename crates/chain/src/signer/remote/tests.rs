@@ -14,7 +14,6 @@ use crate::tests::anvil::Anvil;
 use crate::transact::Transactor;
 use std::sync::Arc;
 
-/// anvil's first account.
 const ACCOUNT: &str = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266";
 
 /// A chain, another anvil that signs, and a proxy before it.

@@ -33,7 +33,6 @@ struct Held {
 }
 
 impl Held {
-    /// Adds newer pins.
     fn look(&mut self, folder: &Folder) -> Result<(), StoreError> {
         for root in folder.pins()? {
             if !self.roots.contains(&root) {

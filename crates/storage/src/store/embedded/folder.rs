@@ -18,12 +18,10 @@ use pxfs_base::clock::Clock;
 use pxfs_base::durable::{self, Unnamed};
 use pxfs_format::cid as form;
 
-/// The folder's format.
 const FORMAT: &str = "pxfs blocks 1";
 /// Shards by the digest's last hex digit: few, because each put syncs those it touched.
 pub(super) const SHARDS: &str = "0123456789abcdef";
 
-/// An open folder.
 pub(super) struct Folder {
     blocks: PathBuf,
     pins: PathBuf,
@@ -34,7 +32,6 @@ pub(super) struct Folder {
     _lock: File,
 }
 
-/// A block being stored.
 pub(super) enum Placed {
     /// Stored, whole.
     Held(Cid),
@@ -99,7 +96,6 @@ impl Folder {
         durable::sync_folder(shard).map_err(|e| trouble(shard, &e))
     }
 
-    /// The verified bytes of `cid`.
     pub(super) fn read(&self, cid: &Cid) -> Result<Bytes, StoreError> {
         let path = self.path(cid)?;
         let file = File::open(&path).map_err(|e| missing_or(cid, &path, &e))?;
@@ -119,7 +115,6 @@ impl Folder {
         Ok(data.into())
     }
 
-    /// Whether a file for `cid` exists.
     pub(super) fn holds(&self, cid: &Cid) -> Result<bool, StoreError> {
         exists(&self.path(cid)?)
     }
@@ -201,7 +196,6 @@ impl Folder {
         }
     }
 
-    /// When the last collection ended.
     pub(super) fn collected(&self) -> Result<Option<SystemTime>, StoreError> {
         let modified = fs::metadata(&self.collected).and_then(|data| data.modified());
         match modified {
@@ -270,7 +264,6 @@ fn missing_or(cid: &Cid, path: &Path, error: &io::Error) -> StoreError {
     }
 }
 
-/// Classifies a disk error.
 fn trouble(path: &Path, error: &io::Error) -> StoreError {
     let text = format!("{}: {error}", path.display());
     if durable::is_transient(error) {

@@ -37,7 +37,6 @@ impl Fixture {
         Self { dir, clock, store }
     }
 
-    /// The files below `folder`, by name.
     fn files(&self, folder: &str) -> Vec<PathBuf> {
         let mut folders = vec![self.dir.path().join(folder)];
         let mut files = Vec::new();

@@ -12,10 +12,8 @@ use tokio::sync::Semaphore;
 
 use crate::store::{Block, StoreError};
 
-/// The largest request, bytes and blocks.
 const MOST_BYTES: usize = 8 << 20;
 const MOST_BLOCKS: usize = 256;
-/// The largest first request.
 const FIRST_BYTES: usize = 2 << 20;
 /// The smallest limit for a slow node.
 const LEAST_BYTES: usize = 64 << 10;
@@ -27,7 +25,6 @@ const LONG: Duration = Duration::from_secs(15);
 /// The slowest node tolerated: bounds the wait for a request's bytes.
 const LEAST_BYTES_PER_S: usize = 8 << 10;
 
-/// The pace of one node.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// The next request's bytes.
@@ -88,7 +85,6 @@ impl Pace {
         self.bytes.store(next, Ordering::Relaxed);
     }
 
-    /// The timeout for so many bytes.
     pub(super) fn limit(&self, bytes: usize) -> Duration {
         let slowest = u64::try_from(bytes / LEAST_BYTES_PER_S).unwrap_or(u64::MAX);
         self.ask + Duration::from_secs(slowest)

@@ -19,7 +19,6 @@ use pxfs_format::cid::{self as form, Kind};
 
 /// Its timeout for a block; the RPC's follows.
 const SOON: Duration = Duration::from_secs(2);
-/// How long it rests.
 const REST: Duration = Duration::from_secs(60);
 /// Blocks remembered as given.
 const GIVEN: usize = 64;
@@ -40,7 +39,6 @@ enum State {
     Open(Arc<Gateway>),
 }
 
-/// Its answer.
 pub(super) enum Answer {
     Given(Bytes),
     /// It says that it lacks the block.
@@ -88,7 +86,6 @@ impl Beside {
         }
     }
 
-    /// It rests for a while.
     pub(super) fn close(&self, why: &str) {
         tracing::debug!(why, "blocks come by the RPC alone for a while");
         self.lock().state = State::Closed(Some(Instant::now() + REST));
