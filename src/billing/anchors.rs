@@ -32,7 +32,7 @@ pub(crate) struct Anchors {
 }
 
 impl Anchors {
-    /// For a look on the way out.
+    /// For the last check before the end.
     pub(crate) fn last() -> Self {
         Self {
             is_last: true,

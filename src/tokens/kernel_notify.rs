@@ -54,7 +54,7 @@ impl KernelNotifier {
         telling.push(told);
     }
 
-    /// Returns when the kernel has been told of all until now, or a while later.
+    /// Returns once the kernel was notified of everything so far, or after a timeout.
     pub(crate) async fn told(&self) {
         let telling = std::mem::take(&mut *lock(&self.telling));
         if timeout(TOLD, join_all(telling)).await.is_err() {

@@ -23,6 +23,7 @@ sol! {
 
 const STRANGER: Address = address!("0x0707070707070707070707070707070707070707");
 
+/// The second account that anvil funds.
 fn second() -> Wallet {
     let secret = b256!("59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d");
     Wallet::from_secret(zeroize::Zeroizing::new(secret.0)).unwrap()
@@ -38,6 +39,7 @@ fn pace() -> Pace {
     }
 }
 
+/// How the connection behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wire {
     Open,
@@ -172,6 +174,7 @@ impl World {
         sent.await.unwrap().block_number.unwrap()
     }
 
+    /// The tokens that a check finds.
     async fn look(&self) -> Vec<TokenId> {
         let seen = self.ledger.look(Reading::Changed).await.unwrap();
         seen.tokens.iter().map(|token| token.id).collect()
