@@ -25,7 +25,7 @@ fn mint(chain: &Chain, dir: &Path) {
 }
 
 #[test]
-fn a_new_token_comes_at_once_by_socket_and_by_polling_once_it_breaks() {
+fn new_tokens_appear_by_websocket_and_by_polling_once_it_breaks() {
     let chain = Chain::new(Kind::Sync);
     let line = Line::to(chain.url());
     // The drive polls seldom enough that only an announcement shows a change while the test runs.
