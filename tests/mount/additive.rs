@@ -1,8 +1,7 @@
 //! Contracts that add usage up and charge each commit, `px-v1` and `px-v2`, on a chain over HTTP.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pxfs::chain::outbox::shelf::Kept;
@@ -32,16 +31,61 @@ fn look(machine: &Machine) {
     machine.ask(&["dev", "advance", "1s"]).ok();
 }
 
-/// Writes a file of the first token, and publishes it.
+/// Such a drive of a new chain, mounted.
 #[track_caller]
-fn publish(machine: &Machine, name: &str, content: impl AsRef<[u8]>) {
-    fs::write(machine.dir().join(name), content).expect("a file");
-    machine.flush();
+fn mounted(kind: Kind) -> (Chain, Machine) {
+    let chain = Chain::new(kind);
+    let machine = started(quiet(&chain));
+    (chain, machine)
 }
 
+#[track_caller]
 fn started(mut machine: Machine) -> Machine {
     machine.start();
     machine
+}
+
+/// Writes a file of the first token.
+#[track_caller]
+fn write(machine: &Machine, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let file = machine.dir().join(name);
+    fs::write(&file, content).expect("a file");
+    file
+}
+
+/// The same, and it survives a crash.
+#[track_caller]
+fn write_durably(machine: &Machine, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let file = write(machine, name, content);
+    let synced = File::open(&file).and_then(|file| file.sync_all());
+    synced.expect("durable here");
+    file
+}
+
+/// The same, and it is published.
+#[track_caller]
+fn publish(machine: &Machine, name: &str, content: impl AsRef<[u8]>) {
+    write(machine, name, content);
+    machine.flush();
+}
+
+#[track_caller]
+fn assert_empty(machine: &Machine) {
+    let mut entries = fs::read_dir(machine.dir()).expect("a folder");
+    assert!(entries.next().is_none());
+}
+
+#[track_caller]
+fn assert_says(text: &str, all: &[&str]) {
+    for words in all {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+/// It is not mounted, and says why.
+#[track_caller]
+fn assert_refused(machine: &mut Machine, why: &[&str]) {
+    assert_says(&machine.try_start().expect_err("nothing is mounted"), why);
 }
 
 /// Waits until the drive has seen of the chain what `is_so` asks for.
@@ -67,9 +111,7 @@ fn all_charged(chain: &Chain, machine: &Machine, foreign_units: u64) {
 #[test]
 fn tokens_charged_per_commit_take_files_and_share_them_across_machines() {
     for kind in [Kind::V1, Kind::V2] {
-        let chain = Chain::new(kind);
-        let mut machine = quiet(&chain);
-        machine.start();
+        let (chain, mut machine) = mounted(kind);
         let content = pattern(7, 0, 3 << 20);
         publish(&machine, "file", &content);
         wait_until("the commit is charged", SOON, || chain.storage().0 > 0);
@@ -95,11 +137,10 @@ fn tokens_charged_per_commit_take_files_and_share_them_across_machines() {
             machine.number("1", "free_bytes") <= free,
             "deleting gives nothing back"
         );
-        fs::write(machine.dir().join("second"), &content).expect("a file");
+        write(&machine, "second", &content);
         machine.stop();
 
-        let mut other = chain.machine(Some(&machine));
-        other.start();
+        let mut other = started(chain.machine(Some(&machine)));
         assert_pattern(&other.dir().join("second"), 7, 3 << 20);
         assert!(!other.dir().join("file").exists());
         other.stop();
@@ -109,8 +150,7 @@ fn tokens_charged_per_commit_take_files_and_share_them_across_machines() {
 #[test]
 fn a_commit_is_charged_though_nothing_else_looks_at_the_chain() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain).with_args(&["--refresh", "1h"]);
-    machine.start();
+    let mut machine = started(quiet(&chain).with_args(&["--refresh", "1h"]));
     // What is looked at because the token was shown is over then.
     std::thread::sleep(Duration::from_secs(6));
     for commit in 1..=2 {
@@ -126,8 +166,7 @@ fn a_contract_without_user_reports_allows_writing_and_is_sent_nothing() {
     let chain = Chain::new(Kind::V1);
     chain.hand_over();
     let sent = chain.sent();
-    let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
-    machine.start();
+    let mut machine = started(quiet(&chain).with_args(&["--refresh", "1s"]));
     let content = pattern(7, 0, 3 << 20);
     publish(&machine, "file", &content);
     machine.ask(&["dev", "advance", "40d"]).ok();
@@ -156,8 +195,7 @@ fn a_contract_without_user_reports_allows_writing_and_is_sent_nothing() {
     machine.stop();
     assert_eq!((chain.sent(), chain.storage().0), (sent, 50 << 20));
 
-    let mut other = chain.machine(Some(&machine));
-    other.start();
+    let mut other = started(chain.machine(Some(&machine)));
     assert_pattern(&other.dir().join("second"), 7, 3 << 20);
     other.stop();
 }
@@ -187,7 +225,7 @@ fn commits_are_spread_over_the_time_that_the_units_have_to_last() {
     let chain = Chain::new(Kind::V2);
     let mut machine = started(chain.machine(None));
     publish(&machine, "first", b"content");
-    fs::write(machine.dir().join("second"), b"content").expect("a file");
+    write(&machine, "second", b"content");
     let token = machine.token("1");
     let plan: jiff::Timestamp = token["next_commit"]
         .as_str()
@@ -214,10 +252,7 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
     let chain = Chain::new(Kind::V2);
     let mut machine = started(chain.machine(None));
     for round in 0..8_u64 {
-        let wrote: io::Result<()> =
-            fs::write(machine.dir().join("file"), pattern(round, 0, 100_000));
-        wrote.expect("a file");
-        machine.flush();
+        publish(&machine, "file", pattern(round, 0, 100_000));
         // Anywhere between the commit and what follows its charge.
         std::thread::sleep(Duration::from_millis(400 * round));
         machine.kill();
@@ -234,35 +269,24 @@ fn each_commit_is_charged_once_however_often_the_daemon_is_killed() {
 /// would be written over it.
 #[test]
 fn a_lost_name_record_never_makes_a_used_token_look_empty() {
-    let chain = Chain::new(Kind::V1);
-    let mut machine = started(quiet(&chain));
-    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    let (chain, mut machine) = mounted(Kind::V1);
+    write(&machine, "file", pattern(1, 0, 100_000));
     machine.stop();
     assert!(chain.storage().0 > 0);
 
     let mut other = quiet(&chain);
-    let refused = other.try_start().expect_err("what was stored is not known");
-    for words in ["no node has the record of its name", "--begin-anew"] {
-        assert!(refused.contains(words), "{refused}");
-    }
+    assert_refused(
+        &mut other,
+        &["no node has the record of its name", "--begin-anew"],
+    );
     drop(other);
     let mut other = quiet(&chain).with_args(&["--begin-anew"]);
-    let refused = other.try_start().expect_err("of which token?");
-    assert!(refused.contains("--token"), "{refused}");
+    assert_refused(&mut other, &["--token"]);
     let mut other = other.with_args(&["--token", "1"]);
     other.start();
-    assert!(
-        fs::read_dir(other.dir())
-            .expect("a folder")
-            .next()
-            .is_none()
-    );
+    assert_empty(&other);
     // What was begun goes on, also before anything of it is published.
-    let begun = other.dir().join("anew");
-    fs::write(&begun, b"x").expect("begun anew");
-    fs::File::open(&begun)
-        .and_then(|file| file.sync_all())
-        .expect("durable here");
+    let begun = write_durably(&other, "anew", b"x");
     other.kill();
     other.remove_arg("--begin-anew");
     other.start();
@@ -273,11 +297,9 @@ fn a_lost_name_record_never_makes_a_used_token_look_empty() {
 /// `px-v2` keeps texts beside a token: root and sequence of what was published last are one.
 #[test]
 fn a_tree_without_its_record_is_found_by_its_contract_anchor() {
-    let chain = Chain::new(Kind::V2);
-    let mut machine = started(quiet(&chain));
+    let (chain, mut machine) = mounted(Kind::V2);
     for (round, name) in [(1, "first"), (2, "second")] {
-        fs::write(machine.dir().join(name), pattern(round, 0, 100_000)).expect("a file");
-        machine.flush();
+        publish(&machine, name, pattern(round, 0, 100_000));
     }
     machine.stop();
     assert_eq!(chain.anchored()["sequence"], 2, "{}", chain.anchored());
@@ -287,33 +309,30 @@ fn a_tree_without_its_record_is_found_by_its_contract_anchor() {
     // The node has the blocks, and no name any more.
     let names = machine.node().join("names");
     fs::remove_dir_all(&names).expect("the records");
-    let mut other = chain.machine_with(Some(&machine), &["--take-over"]);
-    other.start();
+    let mut other = started(chain.machine_with(Some(&machine), &["--take-over"]));
     for (round, name) in [(1, "first"), (2, "second")] {
         assert_pattern(&other.dir().join(name), round, 100_000);
     }
     assert_eq!(chain.sent(), sent, "what is anchored is not anchored again");
-    fs::write(other.dir().join("third"), b"on from there").expect("a file");
+    write(&other, "third", b"on from there");
     other.stop();
     assert_eq!(chain.anchored()["sequence"], 3);
 }
 
 #[test]
 fn a_record_older_than_the_contract_anchor_rolls_nothing_back() {
-    let chain = Chain::new(Kind::V2);
-    let mut machine = started(quiet(&chain));
+    let (chain, mut machine) = mounted(Kind::V2);
     publish(&machine, "first", pattern(1, 0, 100_000));
     // Somebody keeps the record of now, and brings it back later.
     let names = machine.node().join("names");
     let old = machine.scratch().join("old");
     copy_folder(&names, &old);
-    fs::write(machine.dir().join("second"), pattern(2, 0, 100_000)).expect("a file");
+    write(&machine, "second", pattern(2, 0, 100_000));
     machine.stop();
     fs::remove_dir_all(&names).expect("the records");
     copy_folder(&old, &names);
 
-    let mut other = chain.machine(Some(&machine));
-    other.start();
+    let mut other = started(chain.machine(Some(&machine)));
     assert_pattern(&other.dir().join("second"), 2, 100_000);
     other.stop();
 }
@@ -321,27 +340,21 @@ fn a_record_older_than_the_contract_anchor_rolls_nothing_back() {
 /// The disk of the only node is gone, and the machine that wrote: the token is not.
 #[test]
 fn a_token_whose_tree_nobody_has_any_more_can_be_begun_anew() {
-    let chain = Chain::new(Kind::V2);
-    let mut machine = started(quiet(&chain));
-    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    let (chain, mut machine) = mounted(Kind::V2);
+    write(&machine, "file", pattern(1, 0, 100_000));
     machine.stop();
     assert_eq!(chain.anchored()["sequence"], 1);
     drop(machine);
 
     let mut other = quiet(&chain).with_args(&["--token", "1", "--take-over"]);
-    let refused = other.try_start().expect_err("a tree is missing");
-    for words in ["no node has what was published last", "--begin-anew"] {
-        assert!(refused.contains(words), "{refused}");
-    }
+    assert_refused(
+        &mut other,
+        &["no node has what was published last", "--begin-anew"],
+    );
     other.remove_arg("--take-over");
     let mut other = other.with_args(&["--begin-anew"]);
     other.start();
-    assert!(
-        fs::read_dir(other.dir())
-            .expect("a folder")
-            .next()
-            .is_none()
-    );
+    assert_empty(&other);
     other.stop();
     // What was begun is gone on with, and what is published then is the newest.
     other.remove_arg("--begin-anew");
@@ -378,9 +391,8 @@ fn copy_folder(from: &Path, to: &Path) {
 /// Whoever buys a token sees what the one before has anchored, and that is not theirs.
 #[test]
 fn what_another_owner_has_anchored_is_not_taken_for_ones_own() {
-    let chain = Chain::new(Kind::V2);
-    let mut machine = started(quiet(&chain));
-    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    let (chain, mut machine) = mounted(Kind::V2);
+    write(&machine, "file", pattern(1, 0, 100_000));
     machine.stop();
     let anchored = chain.anchored();
     assert_eq!(anchored["sequence"], 1);
@@ -399,29 +411,18 @@ fn what_another_owner_has_anchored_is_not_taken_for_ones_own() {
         &other.to_lowercase(),
     );
     chain.anchor(&forged);
-    let refused = chain.watcher(&node).try_start();
-    let refused = refused.expect_err("nothing is known of it");
-    assert!(refused.contains("keeps no names"), "{refused}");
+    assert_refused(&mut chain.watcher(&node), &["keeps no names"]);
 }
 
 #[test]
 fn what_was_published_last_is_charged_before_the_drive_is_left() {
     for leave in ["umount", "signal", "umount(8)"] {
-        let chain = Chain::new(Kind::V2);
-        let mut machine = quiet(&chain);
-        machine.start();
-        fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
-        let place = machine.mountpoint();
+        let (chain, mut machine) = mounted(Kind::V2);
+        write(&machine, "file", pattern(1, 0, 100_000));
         match leave {
-            "umount" => drop(
-                machine
-                    .ask(&["umount", place.to_str().expect("a path")])
-                    .ok(),
-            ),
+            "umount" => drop(machine.umount().ok()),
             "signal" => machine.signal(Signal::TERM),
-            _ => {
-                unmount(&place, UnmountFlags::empty()).expect("nothing is open");
-            }
+            _ => unmount(machine.mountpoint(), UnmountFlags::empty()).expect("nothing is open"),
         }
         assert!(machine.ended(SOON).success(), "{}", machine.log());
         let (usage, units) = chain.storage();
@@ -432,16 +433,15 @@ fn what_was_published_last_is_charged_before_the_drive_is_left() {
 
 #[test]
 fn umount_with_an_unreachable_chain_says_what_is_uncharged() {
-    let chain = Chain::new(Kind::V2);
-    let mut machine = started(quiet(&chain));
-    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    let (chain, mut machine) = mounted(Kind::V2);
+    write(&machine, "file", pattern(1, 0, 100_000));
     chain.end();
-    let left = machine.ask(&["umount", machine.mountpoint().to_str().expect("a path")]);
-    let left = left.ok();
+    let left = machine.umount().ok();
     machine.ended(SOON);
-    for words in ["token 1:", "not charged yet", "after the next mount"] {
-        assert!(left.stderr.contains(words), "{}", left.stderr);
-    }
+    assert_says(
+        &left.stderr,
+        &["token 1:", "not charged yet", "after the next mount"],
+    );
 }
 
 /// A server that takes every call and answers none is waited for no longer than a person would wait.
@@ -452,18 +452,18 @@ fn who_leaves_a_chain_that_hangs_is_not_kept_there() {
     let mut machine = quiet(&chain);
     machine.replace_arg("--rpc-url", "--rpc-url", &line.url("http"));
     machine.start();
-    fs::write(machine.dir().join("file"), pattern(1, 0, 100_000)).expect("a file");
+    write(&machine, "file", pattern(1, 0, 100_000));
     line.hang(true);
-    let left = machine.ask(&["umount", machine.mountpoint().to_str().expect("a path")]);
-    let left = left.ok();
+    let left = machine.umount().ok();
     assert!(machine.ended(SOON).success(), "{}", machine.log());
-    for words in [
-        "token 1:",
-        "does not tell within 10 s",
-        "after the next mount",
-    ] {
-        assert!(left.stderr.contains(words), "{}", left.stderr);
-    }
+    assert_says(
+        &left.stderr,
+        &[
+            "token 1:",
+            "does not tell within 10 s",
+            "after the next mount",
+        ],
+    );
     assert_eq!(chain.storage().0, 0);
     line.hang(false);
     machine.start();
@@ -475,8 +475,7 @@ fn who_leaves_a_chain_that_hangs_is_not_kept_there() {
 #[test]
 fn a_charge_settled_while_a_sync_waits_is_not_resent() {
     let chain = Chain::new(Kind::V1);
-    let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
-    machine.start();
+    let mut machine = started(quiet(&chain).with_args(&["--refresh", "1s"]));
     publish(&machine, "first", pattern(1, 0, 100_000));
     wait_until("the first is charged", SOON, || chain.storage().0 > 0);
     let first = chain.storage().0;
@@ -508,26 +507,17 @@ fn a_charge_settled_while_a_sync_waits_is_not_resent() {
 /// moves it back.
 #[test]
 fn a_give_way_folder_moved_back_is_not_charged_twice() {
-    let chain = Chain::new(Kind::V2);
-    let mut first = quiet(&chain);
-    first.start();
-    fs::write(first.dir().join("base"), pattern(1, 0, 100_000)).expect("a file");
-    first.flush();
+    let (chain, mut first) = mounted(Kind::V2);
+    publish(&first, "base", pattern(1, 0, 100_000));
     all_charged(&chain, &first, 0);
     chain.mines(false);
-    fs::write(first.dir().join("published"), pattern(2, 0, 100_000)).expect("a file");
-    first.flush();
+    publish(&first, "published", pattern(2, 0, 100_000));
     wait_until("its charge is on its way", SOON, || chain.waits());
-    let mine = first.dir().join("mine");
-    fs::write(&mine, pattern(3, 0, 100_000)).expect("a file");
-    fs::File::open(&mine)
-        .and_then(|file| file.sync_all())
-        .expect("durable here");
+    let mine = write_durably(&first, "mine", pattern(3, 0, 100_000));
     first.kill();
     chain.mines(true);
-    let mut second = chain.machine_with(Some(&first), &["--take-over"]);
-    second.start();
-    fs::write(second.dir().join("theirs"), pattern(4, 0, 100_000)).expect("a file");
+    let mut second = started(chain.machine_with(Some(&first), &["--take-over"]));
+    write(&second, "theirs", pattern(4, 0, 100_000));
     second.stop();
 
     let mut first = first.with_args(&["--give-way"]);
@@ -566,8 +556,7 @@ fn has_charge(outbox: &Path) -> bool {
 
 #[test]
 fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
-    let chain = Chain::new(Kind::V1);
-    let mut machine = started(quiet(&chain));
+    let (chain, mut machine) = mounted(Kind::V1);
     for round in 1..=3_u64 {
         publish(&machine, "file", pattern(round, 0, 100_000));
         let synced = machine.ask(&["sync", "1", "--yes", "--json"]).ok().json();
@@ -593,8 +582,7 @@ fn a_sync_reports_what_is_published_and_only_renews_where_nothing_is() {
 #[test]
 fn upload_units_are_told_as_the_chain_has_them() {
     let chain = Chain::new(Kind::V2);
-    let mut machine = quiet(&chain).with_args(&["--refresh", "1s"]);
-    machine.start();
+    let mut machine = started(quiet(&chain).with_args(&["--refresh", "1s"]));
     chain.mines(false);
     publish(&machine, "file", b"content");
     wait_until("the charge is on its way", SOON, || chain.waits());
@@ -608,8 +596,7 @@ fn upload_units_are_told_as_the_chain_has_them() {
 
 #[test]
 fn what_a_sync_has_charged_is_counted_once() {
-    let chain = Chain::new(Kind::V2);
-    let mut machine = started(quiet(&chain));
+    let (chain, mut machine) = mounted(Kind::V2);
     for round in 1..=3_u64 {
         publish(&machine, "file", pattern(round, 0, 100_000));
         machine.ask(&["sync", "1", "--yes"]).ok();
