@@ -4,7 +4,8 @@
 //! byte is written, least recently used contents first, then chunks of the content being filled);
 //! a file is trusted only while it is the very inode that was opened or created here. No lock is
 //! held across I/O; the index lock and a content's lock are never held together. The one exception: a file
-//! gets or loses its name under [`Files::names`], which only threads that fill or evict take.
+//! gets or loses its name under [`Files::names`]. Threads that fill, adopt, evict or give way take it, and a reader that
+//! meets a broken file.
 
 use std::fs::{File, OpenOptions};
 use std::io;
